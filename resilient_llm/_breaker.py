@@ -1,0 +1,373 @@
+"""`breaker(name)`: one guard on the process-wide circuit of that name.
+
+A guard counts what passes through it and refuses while its circuit is open. It holds no
+task, loop or thread. The first of the entries that are in it at once is kept in two slots;
+further ones, and those that took a leased place, in a list with who entered them.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from resilient_llm import _checks as check
+from resilient_llm._core import facts
+from resilient_llm._classify import classify
+from resilient_llm._core.layers import Block
+from resilient_llm._core.permit import admit, held_places, permit_of_inlined
+from resilient_llm._core.window import Era
+from resilient_llm._drive.tasks import current_task
+from resilient_llm._errors import BreakerOpenError, ConfigurationError
+from resilient_llm._runtime import runtime
+from resilient_llm._settings import checked_options
+from resilient_llm._values import ErrorKind, normal_key
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Generator
+    from contextvars import Token
+    from types import TracebackType
+
+    from typing import Unpack
+
+    from resilient_llm._core.circuit import Circuit
+    from resilient_llm._core.layers import Place
+    from resilient_llm._core.permit import Permit
+    from resilient_llm._settings import BreakerOptions
+    from resilient_llm._values import State
+
+F = TypeVar("F")
+
+_NOBODY = Era(0.0, 1.0)
+"""Stands for no entry. Its ``due`` is long past, so leaving it never takes the short way."""
+_TAKEN = Era(0.0, 1.0)
+"""Stands for a first entry that has left while others are still in: new ones join those."""
+_SEVERAL = float("inf")
+"""Stands for the time of the first entry while there are others, with the same effect."""
+
+
+class _Entry:
+    """One entry that is not the guard's first."""
+
+    __slots__ = ("owner", "permit", "token")
+
+    def __init__(self, owner: object, permit: Permit) -> None:
+        self.owner = owner
+        self.permit = permit
+        self.token: Token[tuple[Place, ...]] | None = None
+
+
+class _More:
+    """What few guards need: options they name, entries beside the first."""
+
+    __slots__ = ("entries", "first_at", "options")
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.options = options
+        self.first_at = 0.0
+        self.entries: list[_Entry] = []
+
+
+class Breaker:
+    """A guard; made by `breaker`. For ``with``, ``async with`` and as decorator.
+
+    A guard kept in a variable may be entered nested and by many tasks and threads at once,
+    and left from another task than it was entered in.
+    """
+
+    __slots__ = ("_at", "_circuit", "_era", "_more")
+
+    _circuit: Circuit
+    _era: Era
+    _at: float
+    _more: _More | None
+
+    def __enter__(self) -> Breaker:
+        now = runtime.clock()
+        era = self._circuit.slot
+        # From here to the stores nothing is called, so no other thread comes in between.
+        if era is not None and self._era is _NOBODY:
+            self._era = era
+            self._at = now
+            return self
+        return self._enter_slowly()
+
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        era = self._era
+        if error is None and self._at < era.due:
+            era.n += 1
+            self._era = _NOBODY
+            return
+        self._leave(error)
+
+    async def __aenter__(self) -> Breaker:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.__exit__(error_type, error, traceback)
+
+    @property
+    def state(self) -> State:
+        """``"closed"``, ``"open"`` or ``"half_open"``: the key's own, as of now."""
+        return self._here().state(runtime.clock())
+
+    @property
+    def name(self) -> str:
+        """The key that is guarded."""
+        return self._circuit.key
+
+    def record(self, error: BaseException | None, seconds: float) -> None:
+        """Report a call that was made elsewhere and has just ended.
+
+        Args:
+            error: What it raised, or None if it succeeded.
+            seconds: How long it took, 0 or more.
+
+        Raises:
+            ConfigurationError: If ``seconds`` is no duration.
+        """
+        took = check.seconds("seconds", seconds, zero=True)
+        if error is not None and not isinstance(error, BaseException):  # pyright: ignore[reportUnnecessaryIsInstance]  # users' input
+            raise ConfigurationError(f"error of type {type(error).__name__} is not allowed: write an exception, or None")
+        now = runtime.clock()
+        permit = admit(self._here(), now)
+        if isinstance(permit, Block):
+            return  # nobody was let through, so this call was admitted in an earlier state
+        permit.entered_at = now - took
+        _report(permit, error, now)
+
+    def __call__(self, fn: F, /) -> F:
+        """Guard a function, method, generator or callable object; its signature is kept."""
+        return _guarded(self, fn)
+
+    def __repr__(self) -> str:
+        return f"breaker({self._circuit.key!r})"
+
+    def _here(self) -> Circuit:
+        """Return the circuit of this key in the present state of the process."""
+        circuit = self._circuit
+        if circuit.suspended or runtime.circuits.get(circuit.key) is not circuit:
+            options = None if self._more is None else self._more.options
+            circuit = self._circuit = runtime.registry.circuit(circuit.key, options)
+        return circuit
+
+    def _enter_slowly(self) -> Breaker:
+        circuit = self._here()
+        now = runtime.clock()
+        permit = admit(circuit, now)
+        if isinstance(permit, Block):
+            retry_after = None if permit.until is None else max(0.0, permit.until - now)
+            raise BreakerOpenError(circuit.key, permit.reason, retry_after)
+        entry = _Entry(_owner(), permit)
+        if permit.places:
+            entry.token = held_places.set(held_places.get() + permit.places)
+        if self._more is None:
+            self._more = _More({})
+        more = self._more
+        more.entries.append(entry)
+        if self._era is _NOBODY:
+            self._era = _TAKEN
+        elif self._era is not _TAKEN and self._at != _SEVERAL:
+            more.first_at, self._at = self._at, _SEVERAL
+        return self
+
+    def _leave(self, error: BaseException | None) -> None:
+        permit, token = self._take()
+        if token is not None:
+            try:
+                held_places.reset(token)
+            except ValueError:  # left from another task than it was entered in: its context ends by itself
+                pass
+        _report(permit, error, runtime.clock())
+
+    def _take(self) -> tuple[Permit, Token[tuple[Place, ...]] | None]:
+        """Return the permit of the entry that is being left."""
+        more = self._more
+        if more is not None and more.entries:
+            owner = _owner()
+            mine = [entry for entry in more.entries if entry.owner == owner]
+            # Left from another task: the first entry has no owner on record, so it goes first.
+            if mine or self._era is _TAKEN or self._era is _NOBODY:
+                entry = (mine or more.entries)[-1]
+                more.entries.remove(entry)
+                if not more.entries and self._era is _TAKEN:
+                    self._era = _NOBODY
+                return entry.permit, entry.token
+        era = self._era
+        self._era = _TAKEN if more is not None and more.entries else _NOBODY
+        if era is _NOBODY or era is _TAKEN:
+            raise RuntimeError(f"{self!r} was left more often than it was entered")
+        entered_at = more.first_at if more is not None and self._at == _SEVERAL else self._at
+        return permit_of_inlined(self._circuit, era, entered_at), None
+
+
+def _owner() -> object:
+    return threading.get_ident(), current_task()
+
+
+def _report(permit: Permit, error: BaseException | None, now: float) -> None:
+    """Count what left a block."""
+    if error is None:
+        permit.succeeded(now, now - permit.entered_at)
+        return
+    verdict = classify(error)
+    if verdict.kind is ErrorKind.CANCELLED:
+        permit.cancelled(now)
+        return
+    if verdict.kind is ErrorKind.UNKNOWN:
+        permit.circuit.note(facts.UnknownError, now, type_name=type(error).__name__, status=verdict.status)
+    permit.failed(error, now, verdict)
+
+
+def breaker(name: str, **options: Unpack[BreakerOptions]) -> Breaker:
+    """Return a guard on the process-wide circuit of a name, the one that chains use.
+
+    Example:
+        >>> async with breaker("groq"):
+        ...     reply = await client.chat.completions.create(...)
+
+    Args:
+        name: ``"provider"`` or ``"provider/model"``; ``"provider@account/…"`` for one account.
+        **options: Named ones change the circuit's setting, the others stay: ``failures=5``
+            in a row; ``error_rate=0.5`` with ``min_calls=10`` over ``window=300.0`` seconds;
+            ``slow_call=None`` seconds with ``slow_rate=0.8``; ``cooldown=30.0`` and
+            ``max_cooldown=300.0`` seconds; ``probes=1`` at once while half-open;
+            ``successes_to_close=1``; ``probe_lease=None`` seconds; ``mode="enforce"``,
+            ``"metrics_only"``, ``"disabled"`` or ``"forced_open"``.
+
+    Raises:
+        ConfigurationError: If the name is no key, or an option is unknown or out of range.
+        BreakerOpenError: When the guard is entered while its circuit is open.
+    """
+    if not options:
+        try:
+            circuit = runtime.circuits[name]
+        except (KeyError, TypeError):  # new, spelled otherwise, or no text at all
+            pass
+        else:
+            guard = Breaker()  # and no __init__, which would cost as much as all the rest
+            guard._circuit = circuit  # pyright: ignore[reportPrivateUsage]  # this file owns the class
+            guard._era = _NOBODY  # pyright: ignore[reportPrivateUsage]  # this file owns the class
+            guard._more = None  # pyright: ignore[reportPrivateUsage]  # this file owns the class
+            return guard
+    return _of(normal_key(name), checked_options(options))
+
+
+def _of(key: str, options: dict[str, Any]) -> Breaker:
+    guard = Breaker()
+    guard._circuit = runtime.registry.circuit(key, options)  # pyright: ignore[reportPrivateUsage]  # this file owns the class
+    guard._era = _NOBODY  # pyright: ignore[reportPrivateUsage]  # this file owns the class
+    guard._more = _More(options) if options else None  # pyright: ignore[reportPrivateUsage]  # this file owns the class
+    return guard
+
+
+def _guarded(guard: Breaker, fn: Any) -> Any:
+    """Return the function with a fresh guard around every call."""
+    key = guard.name
+    options = {} if guard._more is None else guard._more.options  # pyright: ignore[reportPrivateUsage]  # this file owns the class
+    if isinstance(fn, (classmethod, staticmethod)):
+        return type(fn)(_guarded(guard, fn.__func__))  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    name = getattr(fn, "__name__", type(fn).__name__)
+    if not callable(fn) or inspect.isclass(fn):
+        raise ConfigurationError(f"{name} cannot be guarded: decorate a function, a method or a callable object")
+
+    def fresh() -> Breaker:
+        return _of(key, options)
+
+    inner = fn.func if isinstance(fn, functools.partial) else fn  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    if not inspect.isroutine(inner):
+        inner = type(inner).__call__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType, reportUnknownArgumentType]
+    if inspect.iscoroutinefunction(inner):
+        return _guarded_coroutine(fn, fresh)
+    if inspect.isasyncgenfunction(inner):
+        return _guarded_asyncgen(fn, lambda: fresh().__enter__())
+    if inspect.isgeneratorfunction(inner):
+        return _guarded_generator(fn, lambda: fresh().__enter__())
+    return _guarded_function(fn, fresh)
+
+
+def _guarded_coroutine(fn: Any, fresh: Callable[[], Breaker]) -> Any:
+    @functools.wraps(fn)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        with fresh():
+            return await fn(*args, **kwargs)
+
+    return wrapper
+
+
+def _guarded_function(fn: Any, fresh: Callable[[], Breaker]) -> Any:
+    @functools.wraps(fn)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        guard = fresh().__enter__()
+        try:
+            result = fn(*args, **kwargs)
+        except BaseException as error:
+            guard.__exit__(type(error), error, error.__traceback__)
+            raise
+        # What came back decides how long the guard is needed.
+        if inspect.isawaitable(result):
+            return _awaited(guard, result)
+        if inspect.isgenerator(result):
+            return _guarded_generator(lambda: result, lambda: guard)()
+        if inspect.isasyncgen(result):
+            return _guarded_asyncgen(lambda: result, lambda: guard)()
+        guard.__exit__(None, None, None)
+        return result
+
+    return wrapper
+
+
+async def _awaited(guard: Breaker, result: Any) -> Any:
+    try:
+        value = await result
+    except BaseException as error:
+        guard.__exit__(type(error), error, error.__traceback__)
+        raise
+    guard.__exit__(None, None, None)
+    return value
+
+
+def _guarded_generator(fn: Any, entered: Callable[[], Breaker]) -> Any:
+    @functools.wraps(fn)
+    def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        guard = entered()
+        try:
+            result = yield from fn(*args, **kwargs)
+        except BaseException as error:
+            guard.__exit__(type(error), error, error.__traceback__)
+            raise
+        guard.__exit__(None, None, None)
+        return result
+
+    return wrapper
+
+
+def _guarded_asyncgen(fn: Any, entered: Callable[[], Breaker]) -> Any:
+    @functools.wraps(fn)
+    async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        guard = entered()
+        try:
+            stream: AsyncGenerator[Any, Any] = fn(*args, **kwargs)
+            item = await stream.asend(None)
+            while True:
+                try:
+                    sent = yield item
+                except GeneratorExit:
+                    await stream.aclose()
+                    raise
+                except BaseException as thrown:  # noqa: BLE001  # by the consumer, for the stream to handle
+                    item = await stream.athrow(thrown)
+                else:
+                    item = await stream.asend(sent)
+        except StopAsyncIteration:
+            guard.__exit__(None, None, None)
+        except BaseException as error:
+            guard.__exit__(type(error), error, error.__traceback__)
+            raise
+
+    return wrapper

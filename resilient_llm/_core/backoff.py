@@ -1,0 +1,94 @@
+"""How long to wait before the next attempt on the same target."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+from resilient_llm._errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from random import Random
+
+    Backoff = Callable[[int, BaseException | None, Random], float]
+
+BASE: Final = 0.2
+CAP: Final = 10.0
+_MOST_DOUBLINGS: Final = 64
+
+
+def full_jitter(attempt: int, base: float, cap: float, rng: Random) -> float:
+    """Return how long to wait before the next attempt.
+
+    Uniform between zero and an exponential ceiling, which keeps many clients from coming
+    back together ("full jitter" in M. Brooker, "Exponential Backoff And Jitter", AWS
+    Architecture Blog, 2015).
+
+    Args:
+        attempt: Number of the attempt that just failed, from 1.
+        base: Ceiling of the first wait, in seconds.
+        cap: Ceiling of any wait, in seconds.
+        rng: Source of randomness; tests pass a seeded one.
+
+    Returns:
+        Seconds in ``[0, min(cap, base * 2 ** (attempt - 1))]``.
+
+    Raises:
+        ValueError: If ``attempt`` is smaller than 1.
+    """
+    if attempt < 1:
+        raise ValueError(f"attempt={attempt} is not a number from 1")
+    doublings = min(attempt - 1, _MOST_DOUBLINGS)  # a power above would overflow a float
+    return rng.uniform(0.0, min(cap, base * 2.0**doublings))
+
+
+def _default(attempt: int, error: BaseException | None, rng: Random) -> float:
+    return full_jitter(attempt, BASE, CAP, rng)
+
+
+def as_backoff(given: Any) -> Backoff:
+    """Return one form for what users may write: None, a tenacity wait, or ``n -> seconds``.
+
+    Raises:
+        ConfigurationError: If it is none of these, or a function that gives no duration.
+    """
+    if given is None:
+        return _default
+    if not callable(given) or isinstance(given, type):
+        raise ConfigurationError(
+            f"backoff of type {type(given).__name__} is not allowed: write None, a tenacity wait, "
+            "or a function from the number of the failed attempt to seconds"
+        )
+    if any(base.__name__ == "wait_base" and base.__module__.startswith("tenacity") for base in type(given).__mro__):
+        return _of_tenacity(given)
+    seconds = given(1)
+    if not _is_duration(seconds):
+        raise ConfigurationError("backoff(1) gave no duration: return a finite number of seconds, 0 or more")
+
+    def of_function(attempt: int, error: BaseException | None, rng: Random) -> float:
+        return _duration(given(attempt), attempt, rng)
+
+    return of_function
+
+
+def _of_tenacity(wait: Any) -> Backoff:
+    def of_tenacity(attempt: int, error: BaseException | None, rng: Random) -> float:
+        from tenacity import RetryCallState
+
+        state = RetryCallState(retry_object=None, fn=None, args=(), kwargs={})  # type: ignore[arg-type]  # waits read the number and the outcome only
+        state.attempt_number = attempt
+        if error is not None:
+            state.set_exception((type(error), error, error.__traceback__))
+        return _duration(wait(state), attempt, rng)
+
+    return of_tenacity
+
+
+def _duration(seconds: Any, attempt: int, rng: Random) -> float:
+    # A broken backoff shows where it is written if it can; in an outage it must not add one.
+    return float(seconds) if _is_duration(seconds) else _default(attempt, None, rng)
+
+
+def _is_duration(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0

@@ -1,0 +1,232 @@
+"""One call on its way through its chain: what the story works on. Owned by one driver.
+
+Everything foreign is handed in: the rules, the budgets, randomness, observers. There is no
+clock in it: whoever drives the story says what time it is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from resilient_llm._core import facts
+from resilient_llm._core.circuit import CallTag, Circuit
+from resilient_llm._core.permit import Permit, admit, block_of
+from resilient_llm._errors import BreakerOpenError, ChainExhaustedError
+from resilient_llm._values import AttemptRecord, ErrorKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from random import Random
+
+    from resilient_llm._core.backoff import Backoff
+    from resilient_llm._core.layers import Block
+    from resilient_llm._core.retry_budget import RetryBudgets
+    from resilient_llm._policy import Options
+    from resilient_llm._settings import Settings
+    from resilient_llm._values import Target, Verdict
+
+
+class Lane:
+    """One target of a policy with its circuit in the present state, and how to call it."""
+
+    __slots__ = ("circuit", "invoke", "target")
+
+    def __init__(self, target: Target, circuit: Circuit, invoke: Callable[..., Any]) -> None:
+        self.target = target
+        self.circuit = circuit
+        self.invoke = invoke
+        """``(step, args, kwargs) -> answer or awaitable``"""
+
+
+class World:
+    """What a call needs of its surroundings."""
+
+    __slots__ = ("backoff", "budgets", "classify", "rng", "settings")
+
+    def __init__(
+        self,
+        *,
+        classify: Callable[[BaseException], Verdict],
+        backoff: Backoff,
+        budgets: RetryBudgets,
+        settings: Settings,
+        rng: Random,
+    ) -> None:
+        self.classify = classify
+        self.backoff = backoff
+        self.budgets = budgets
+        self.settings = settings
+        self.rng = rng
+
+
+class Call:
+    """One call: its lanes in order, its deadline, and what came of each."""
+
+    __slots__ = (
+        "args",
+        "attempts",
+        "blocks",
+        "deadline",
+        "ended",
+        "kwargs",
+        "lanes",
+        "last_failed",
+        "needs_window",
+        "options",
+        "records",
+        "served_by",
+        "tag",
+        "told_limit",
+        "waiting",
+        "world",
+    )
+
+    def __init__(
+        self,
+        options: Options,
+        lanes: Sequence[Lane],
+        world: World,
+        call_id: str,
+        deadline: float | None,
+        *,
+        told_limit: bool,
+    ) -> None:
+        self.options = options
+        self.lanes = lanes
+        self.world = world
+        self.tag = CallTag(call_id, options.observers)
+        self.deadline = deadline
+        self.told_limit = told_limit
+        """Whether an attempt knows or feels its limit: async, or told by an `Attempt`."""
+        self.attempts = 0
+        self.records: list[AttemptRecord] = []
+        self.served_by: str | None = None
+        self.ended: dict[str, tuple[Exception, AttemptRecord]] = {}
+        """``{key: (last error or rejection, its record)}``"""
+        self.blocks: dict[str, Block] = {}
+        self.waiting: list[Lane] = list(lanes)
+        """Lanes that this call has neither used nor passed over yet."""
+        self.last_failed: tuple[Lane, Verdict] | None = None
+        self.needs_window: int | None = None
+        """Only targets with a larger context window than this may be called."""
+        self.args: tuple[Any, ...] = ()
+        self.kwargs: dict[str, Any] = {}
+
+    def clear(self) -> None:
+        """Let go of everything that holds an argument, an error or a frame."""
+        self.args = ()
+        self.kwargs = {}
+        self.ended = {}
+
+    # Targets.
+
+    def enter(self, lane: Lane, now: float, *, last_resort: bool = False) -> Permit | None:
+        """Return leave for an attempt on a lane, or None after noting why there is none."""
+        limit = self.limit_of(lane)
+        leave = admit(lane.circuit, now, limit or 0.0, last_resort=last_resort)
+        if isinstance(leave, Permit):
+            return leave
+        self.skip(lane, leave, now)
+        return None
+
+    def skip(self, lane: Lane, block: Block, now: float) -> None:
+        """Note that a lane was passed over; what it was called for before stays its last error."""
+        key = lane.target.key
+        self.blocks[key] = block
+        if key in self.ended and not isinstance(self.ended[key][0], BreakerOpenError):
+            return
+        retry_after = None if block.until is None else max(0.0, block.until - now)
+        record = AttemptRecord(key, 0, ErrorKind.REJECTED, block.reason, type_name="BreakerOpenError")
+        known = key in self.ended
+        self.ended[key] = (BreakerOpenError(key, block.reason, retry_after), record)
+        if not known:
+            self.records.append(record)
+            self.tell(lane, facts.TargetSkipped, now, reason=block.reason)
+
+    def other_is_live(self, now: float) -> bool:
+        """Return whether a target that this call has not used could be called now."""
+        return any(self.fits(lane) and block_of(lane.circuit, now) is None for lane in self.waiting)
+
+    def fits(self, lane: Lane) -> bool:
+        """Return whether the request is known, or not known not, to fit into a target's window."""
+        if self.needs_window is None:
+            return True
+        window = lane.target.context_window
+        return window is not None and window > self.needs_window
+
+    # Time.
+
+    def remaining(self, now: float) -> float | None:
+        """Return the seconds until the deadline, or None if there is none."""
+        return None if self.deadline is None else self.deadline - now
+
+    def limit_of(self, lane: Lane) -> float | None:
+        """Return the attempt timeout of a lane, its target's own before the policy's."""
+        own = lane.target.attempt_timeout
+        return self.options.attempt_timeout if own is None else own
+
+    # Facts.
+
+    def record(self, lane: Lane, number: int, seconds: float, error: Exception, verdict: Verdict) -> None:
+        """Keep what came of an attempt, as this target's last word."""
+        record = AttemptRecord(
+            lane.target.key, number, verdict.kind, verdict.reason, seconds, verdict.status, type(error).__name__
+        )
+        self.records.append(record)
+        self.ended[lane.target.key] = (error, record)
+
+    def tell(self, lane: Lane, kind: facts.Fact, now: float, /, **details: Any) -> None:
+        """Tell observers, if any of them listens to this."""
+        lane.circuit.note(kind, now, tag=self.tag, **details)
+
+    def exhausted(self, now: float) -> ChainExhaustedError:
+        """Return the error that says what came of every target, in the order of the chain."""
+        members: list[Exception] = []
+        records: list[AttemptRecord] = []
+        for lane in self.lanes:
+            error, record = self.ended.get(lane.target.key, (None, None))
+            if error is None or record is None:
+                continue
+            members.append(error)
+            records.append(record)
+            _add_note(error, _note_of(record))
+        last = next((record for record in reversed(self.records) if record.number), None)
+        last_error = self.ended[last.target][0] if last is not None else None
+        kinds = {record.kind for record in records}
+        kind = kinds.pop() if len(kinds) == 1 else None
+        summary = "; ".join(f"{record.target}: {record.kind}, {record.reason}" for record in records)
+        error = ChainExhaustedError(
+            f"no target answered ({summary})",
+            members,
+            attempts=self.records,
+            last_error=last_error,
+            kind=kind,
+            retry_after=self._worthwhile_in(now),
+            records=records,
+        )
+        reasons = {record.reason for record in records}
+        if kind is ErrorKind.AUTH_DEAD and len(reasons) == 1:
+            error.add_note(f"every target said {reasons.pop()}: look at the credentials, not at the providers")
+        return error
+
+    def _worthwhile_in(self, now: float) -> float | None:
+        waits: list[float] = []
+        for lane in self.lanes:
+            block = block_of(lane.circuit, now)
+            if block is None:
+                return 0.0
+            if block.until is not None:
+                waits.append(max(0.0, block.until - now))
+        return min(waits, default=None)
+
+
+def _note_of(record: AttemptRecord) -> str:
+    if record.number == 0:
+        return f"{record.target}: not called, {record.reason}"
+    return f"{record.target}: attempt {record.number}, {record.kind}, {record.reason}"
+
+
+def _add_note(error: BaseException, note: str) -> None:
+    # An error that is raised again and again must not collect the same note each time.
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)

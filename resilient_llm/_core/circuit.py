@@ -1,0 +1,818 @@
+"""One circuit: whether a key may be called now, and what its results do to that.
+
+Owns the state of one key, under one lock that is never held while anything foreign is
+called. Knows no clock, no dice and no registry: time and randomness are handed in.
+
+Theory of operation. Three layers can block a key, each with an end of its own.
+
+*manual*  An operator's bench. No result touches it.
+*pause*   A rate limit. The closed period beneath goes on: calls that were admitted in it
+          still count, and the longest wait that any of them brings back is kept.
+*core*    Closed (an `Era`), open (an `Opened`) or half-open (a `HalfOpen`).
+
+Whoever is admitted gets a grant: the era itself, or a `Place` in a half-open or open
+state. A report is held against the state that gave the grant. If that state is gone the
+report is late and changes nothing, whatever it says: a success from before the trip does
+not close, a failure from before it does not lengthen, a probe of an earlier half-open
+period neither settles nor frees anything of this one.
+
+A place is a lease. When it ends the place may be given to the next caller, so that a probe
+which hangs for ever wedges nothing; its late report in the same period still counts.
+
+`slot` is the one thing that the healthy path reads: the era while calls may pass, else
+None. It is None for a target also while its provider's slot is None. Lock order: a
+provider's lock before a target's, never the other way round.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING, Any, Protocol
+
+from resilient_llm._core import facts
+from resilient_llm._core import triggers
+from resilient_llm._core.layers import FOREVER, Bench, Block, Grant, HalfOpen, Opened, Pause, Place
+from resilient_llm._core.window import NEVER, Era
+from resilient_llm._settings import (
+    LONGEST_HINT,
+    MEMORY_PRESSURE_BENCH,
+    RATE_LIMIT_PAUSE,
+    SHORTEST_HUNG,
+    BreakerSettings,
+)
+from resilient_llm._values import ErrorKind
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from resilient_llm._core.triggers import Status
+    from resilient_llm._values import State, Verdict
+
+class CallTag:
+    """Which call an event belongs to, and who besides the process-wide observers is told."""
+
+    __slots__ = ("call_id", "observers")
+
+    def __init__(self, call_id: str, observers: tuple[Any, ...] = ()) -> None:
+        self.call_id = call_id
+        self.observers = observers
+
+
+class News(Protocol):
+    """Where a circuit's events go. ``wants`` is asked under the lock, ``deliver`` outside."""
+
+    def wants(self, kind: facts.Fact, tag: CallTag | None = None, /) -> bool: ...
+    def deliver(self, circuit: Circuit, /) -> None: ...
+
+
+class Circuit:
+    """The breaker of one key. All methods may be called from any thread."""
+
+    __slots__ = (
+        "__weakref__",
+        "_changed",
+        "_half",
+        "_lock",
+        "_manual",
+        "_open",
+        "_pause",
+        "_said_until",
+        "_status",
+        "_void",
+        "children",
+        "consecutive",
+        "delivering",
+        "era",
+        "failed_probes",
+        "healthy_since",
+        "key",
+        "last_error",
+        "last_latency",
+        "news",
+        "outbox",
+        "own",
+        "provider",
+        "rng",
+        "settings",
+        "shut_until",
+        "slot",
+        "suspended",
+        "touched_at",
+    )
+
+    def __init__(
+        self,
+        key: str,
+        settings: BreakerSettings,
+        *,
+        now: float,
+        rng: Random,
+        news: News,
+        provider: Circuit | None = None,
+    ) -> None:
+        self.key = key
+        self.settings = settings
+        self.own: dict[str, Any] = {}
+        """Options that guards named for this key; the registry merges them."""
+        self.rng = rng
+        self.news = news
+        self.provider = provider
+        self.children: weakref.WeakSet[Circuit] = weakref.WeakSet()
+        self.outbox: deque[tuple[facts.Fact, float, dict[str, Any]]] = deque()
+        self.delivering = threading.Lock()
+        self._lock = threading.Lock()
+        self.era = Era(now, settings.window)
+        self._void = Era(now, settings.window)
+        self._void.due = FOREVER
+        self._open: Opened | None = None
+        self._half: HalfOpen | None = None
+        self._pause: Pause | None = None
+        self._manual: Bench | None = None
+        self._said_until = NEVER
+        self._status: Status = "healthy"
+        self._changed = False
+        self.consecutive = 0
+        self.failed_probes = 0
+        self.healthy_since = now
+        self.touched_at = now
+        self.last_error: tuple[ErrorKind, str] | None = None
+        self.last_latency: float | None = None
+        self.suspended = False
+        self.slot: Era | None = None
+        self.shut_until = NEVER
+        self._publish_locked()
+        if provider is not None:
+            with provider._lock:
+                provider.children.add(self)
+                with self._lock:
+                    self._publish_locked()
+
+    # Asking.
+
+    def admit(self, now: float, lease: float = 0.0) -> Grant | Block:
+        """Return leave for one attempt, or why there is none.
+
+        Args:
+            now: Monotonic seconds.
+            lease: Seconds that the attempt may take, as far as its policy knows.
+        """
+        with self._lock:
+            self._advance_locked(now)
+            self.touched_at = now
+            block = self._block_locked(now)
+            if block is not None:
+                result: Grant | Block = block
+            elif self._half is None:
+                result = self._void if self.settings.mode == "disabled" else self.era
+            else:
+                result = self._take_locked(self._half, now, lease)
+        self._after()
+        return result
+
+    def admit_last_resort(self, now: float, lease: float = 0.0) -> Grant | Block:
+        """Return leave for one attempt in spite of an automatic bench, or why there is none.
+
+        Never past a manual bench, a forced mode, a dead key or a wait that the provider named.
+        """
+        with self._lock:
+            self._advance_locked(now)
+            result = self._last_resort_locked(now, lease)
+        self._after()
+        return result
+
+    def share(self, places: tuple[Place, ...]) -> Place | None:
+        """Return the one of these places that this circuit's present state gave, or None."""
+        with self._lock:
+            current = (self._half, self._open, self._pause)
+            return next((place for place in places if place.state in current), None)
+
+    def block(self, now: float) -> Block | None:
+        """Return why a caller would be refused now, without taking anything."""
+        with self._lock:
+            self._advance_locked(now)
+            block = self._block_locked(now)
+            if block is None and self._half is not None and not self._has_place_locked(self._half, now):
+                block = Block(self.key, "probes taken", None)
+        self._after()
+        return block
+
+    def state(self, now: float) -> State:
+        """Return ``"closed"``, ``"open"`` or ``"half_open"``, as of now."""
+        with self._lock:
+            self._advance_locked(now)
+            blocked = self._block_locked(now) is not None
+            state: State = "open" if blocked else "half_open" if self._half is not None else "closed"
+        self._after()
+        return state
+
+    def bench_now(self, now: float) -> Bench | None:
+        """Return the bench that holds the key now: the operator's, else the one that ends last."""
+        with self._lock:
+            self._advance_locked(now)
+            layers = self._layers_locked()
+            forced = self.settings.mode == "forced_open"
+            since = self.era.started_at
+        self._after()
+        if not layers:
+            return Bench(since, FOREVER, "forced_open", None, manual=False) if forced else None
+        until = FOREVER if forced else max(layer.until for layer in layers)
+        shown = next((layer for layer in layers if layer.manual), None)
+        shown = shown or max(layers, key=lambda layer: layer.until)
+        return Bench(shown.since, until, shown.reason, shown.kind, manual=shown.manual)
+
+    def average_latency(self, now: float) -> float | None:
+        """Return the average seconds of successes, or what it last was, or None."""
+        with self._lock:
+            return self._latency_locked(now)
+
+    def hung_after(self, now: float) -> float:
+        """Return the seconds after which a cancelled call counts as hung."""
+        if self.settings.slow_call is not None:
+            return self.settings.slow_call
+        return max(SHORTEST_HUNG, 10.0 * (self.average_latency(now) or 0.0))
+
+    def answered(self) -> int:
+        """Return a figure that grows with every success; a provider's also with its targets'."""
+        return self.era.n + sum(child.era.n for child in list(self.children))
+
+    def first_attempts(self, now: float, seconds: float) -> int:
+        """Return the successes of the last seconds; a provider's are the sum over its targets."""
+        own = self.era.recent_successes(now, seconds)
+        return own + sum(child.era.recent_successes(now, seconds) for child in list(self.children))
+
+    def is_idle(self, now: float) -> bool:
+        """Return whether nothing would be lost but counts of successes if the key were forgotten."""
+        with self._lock:
+            self._advance_locked(now)
+            _, errors, _ = self.era.counts(now)
+            ill = self._open or self._half or self._pause or self._manual or self.consecutive or errors
+            return not ill and not self.failed_probes
+
+    def numbers(self, now: float) -> tuple[int, int]:
+        """Return ``(total, errors)`` in the window since it last closed; a provider's with its targets'."""
+        with self._lock:
+            total, errors, _ = self._counts_locked(now)
+            return total, errors + self._children_errors_locked(now)
+
+    def status(self, now: float) -> Status:
+        """Return how the key is doing."""
+        with self._lock:
+            self._advance_locked(now)
+            return self._status_locked(now)
+
+    # Telling.
+
+    def success(self, grant: Grant, now: float, seconds: float) -> None:
+        """Count a success. One of a late grant changes nothing."""
+        with self._lock:
+            if isinstance(grant, Place):
+                self._place_succeeded_locked(grant, now, seconds)
+            elif grant is self.era and self._is_closed_locked():
+                slow = self._is_slow(seconds)
+                grant.success(now, seconds, slow=slow)
+                self._answered_locked()
+                self._trip_locked(now, None, None)
+                self._calm_locked(now, seconds)
+            self._health_locked(now)
+        self._tell_provider(now, seconds)
+        self._after()
+
+    def child_answered(self, now: float, seconds: float) -> None:
+        """Note that a target of this provider answered; its count is the target's."""
+        with self._lock:
+            if not self._is_closed_locked():
+                return
+            self._answered_locked()
+            if self._is_slow(seconds):
+                self._trip_locked(now, None, None)
+            self._health_locked(now)
+        self._after()
+
+    def failure(
+        self,
+        grant: Grant,
+        now: float,
+        verdict: Verdict,
+        seconds: float,
+        *,
+        cooldown: float | None = None,
+        tag: CallTag | None = None,
+    ) -> None:
+        """Count an error and bench the key if it asks for it. One of a late grant changes nothing."""
+        rate_limited = verdict.kind is ErrorKind.RATE_LIMITED
+        if not verdict.harms_health and not rate_limited:
+            self.abandon(grant)
+            return
+        with self._lock:
+            if isinstance(grant, Place):
+                self._place_failed_locked(grant, now, verdict, cooldown, tag)
+            elif grant is self.era and self._is_closed_locked():
+                self._error_locked(now, verdict, seconds)
+                if verdict.reason != "hung" and not rate_limited:
+                    self.consecutive += 1
+                    self._changed = bool(self.children)
+                    self._ill_locked(now)
+                if rate_limited:
+                    self._pause_locked(now, verdict, tag)
+                self._trip_locked(now, verdict, cooldown, tag)
+            self._health_locked(now)
+        self._after()
+
+    def abandon(self, grant: Grant) -> None:
+        """Give a place back without a verdict."""
+        if isinstance(grant, Place):
+            with self._lock:
+                self._give_back_locked(grant)
+
+    def pause(self, grant: Grant, now: float, verdict: Verdict, tag: CallTag | None = None) -> None:
+        """Sit out for the wait that an error named, though it was no rate limit."""
+        with self._lock:
+            if grant is self.era and self._is_closed_locked():
+                self._pause_locked(now, verdict, tag)
+                self._health_locked(now)
+        self._after()
+
+    def exhausted(
+        self,
+        grant: Grant,
+        now: float,
+        verdict: Verdict,
+        attempts: int,
+        answered: int,
+        *,
+        cooldown: float | None = None,
+        tag: CallTag | None = None,
+    ) -> None:
+        """Open because one call used up its attempts, if the key answered nobody meanwhile.
+
+        Args:
+            grant: Grant of the last attempt.
+            now: Monotonic seconds.
+            verdict: What the last error was.
+            attempts: How many attempts the call made.
+            answered: What ``answered()`` said when the first of them failed.
+            cooldown: First bench of the policy, if the circuit has none of its own.
+            tag: Which call it was.
+        """
+        with self._lock:
+            current = grant is self.era and self._is_closed_locked() and self.settings.mode != "disabled"
+            if current and self.answered() == answered:
+                self._open_locked(now, verdict, f"exhausted {attempts}/{attempts}", cooldown, tag)
+                self._health_locked(now)
+        self._after()
+
+    def bench(self, now: float, until: float, reason: str) -> None:
+        """Bench by hand until a moment; ``inf`` until unbenched."""
+        with self._lock:
+            self._advance_locked(now)
+            self._manual = Bench(now, until, reason, None, manual=True)
+            self._note_bench_locked(now, None, reason, "manual", until, None, None)
+            self._publish_locked()
+            self._health_locked(now)
+        self._after()
+
+    def unbench(self, now: float) -> bool:
+        """End every bench of this key, and trust it again; return whether it was benched."""
+        with self._lock:
+            self._advance_locked(now)
+            was_benched = bool(self._layers_locked())
+            self._manual = self._pause = None
+            if not self._is_closed_locked():
+                self._close_locked(now)
+            self.failed_probes = 0
+            if was_benched:
+                self._note_locked(facts.TargetUnbenched, now, reason="manual")
+            self._publish_locked()
+            self._health_locked(now)
+        self._after()
+        return was_benched
+
+    def forget(self, now: float) -> None:
+        """Forget everything automatic; a manual bench stays."""
+        with self._lock:
+            self._advance_locked(now)
+            was_benched = self._open is not None or self._pause is not None
+            self._pause = None
+            self._close_locked(now)
+            self.failed_probes = 0
+            self.last_error = None
+            self.last_latency = None
+            self._said_until = NEVER
+            if was_benched:
+                self._note_locked(facts.TargetUnbenched, now, reason="reset")
+            self._publish_locked()
+            self._health_locked(now)
+        self._after()
+
+    def configure(self, settings: BreakerSettings, now: float) -> bool:
+        """Change the settings, keeping the state; return whether anything changed."""
+        with self._lock:
+            if settings == self.settings:
+                return False
+            if settings.window != self.settings.window:
+                self.era.resize(settings.window)
+            self.settings = settings
+            if settings.mode in ("disabled", "metrics_only"):
+                # Neither blocks anybody: what was automatic ends here.
+                self._pause = None
+                if not self._is_closed_locked():
+                    self._close_locked(now)
+            self.era.calm = False
+            self.era.due = NEVER
+            self._publish_locked()
+            self._health_locked(now)
+        self._after()
+        return True
+
+    def suspend(self, *, suspended: bool) -> None:
+        """Take the circuit out of use, or back: while another state of the process is in force."""
+        with self._lock:
+            self.suspended = suspended
+            self._publish_locked()
+            if suspended:
+                self.shut_until = NEVER
+
+    def after_fork(self) -> None:
+        """Replace what a thread of the parent may have held, and free its callers' places."""
+        self._lock = threading.Lock()
+        self.delivering = threading.Lock()
+        self.outbox = deque()
+        if self._half is not None:
+            self._half.places = []
+        for layer in (self._open, self._pause):
+            if layer is not None:
+                layer.last_resort = None
+
+    def note(self, kind: facts.Fact, now: float, /, **details: Any) -> None:
+        """Tell observers of something that happened on this key. Called without the lock."""
+        if self.news.wants(kind, details.get("tag")):
+            self.outbox.append((kind, now, details))
+            self.news.deliver(self)
+
+    # Under the lock: the three layers.
+
+    def _is_closed_locked(self) -> bool:
+        return self._open is None and self._half is None
+
+    def _layers_locked(self) -> list[Bench]:
+        return [layer for layer in (self._manual, self._open, self._pause) if layer is not None]
+
+    def _block_locked(self, now: float) -> Block | None:
+        if self.settings.mode == "forced_open":
+            return Block(self.key, "forced_open", None, manual=True)
+        layers = self._layers_locked()
+        if not layers:
+            return None
+        until = max(layer.until for layer in layers)
+        shown = max(layers, key=lambda layer: (layer.manual, layer.until))
+        dead = any(layer.kind is ErrorKind.AUTH_DEAD for layer in layers)
+        reason = (shown.reason or "benched by hand") if shown.manual else shown.reason
+        return Block(self.key, reason, None if until == FOREVER else until, manual=self._manual is not None, dead=dead)
+
+    def _advance_locked(self, now: float) -> None:
+        """Let what has run out run out."""
+        if self._manual is not None and now >= self._manual.until:
+            self._manual = None
+            self._note_locked(facts.TargetUnbenched, now, reason="expired")
+            self._publish_locked()
+        if self._pause is not None and now >= self._pause.until:
+            self._pause = None
+            if self._is_closed_locked():
+                self._note_locked(facts.TargetUnbenched, now, reason="expired")
+            self._publish_locked()
+            self._health_locked(now)
+        if self._open is not None and now >= self._open.until:
+            self._half = HalfOpen(self._open.cooldown)
+            self._open = None
+            self._publish_locked()
+            self._health_locked(now)
+
+    def _publish_locked(self) -> None:
+        """Put into `slot` and `shut_until` what the healthy path may rely on."""
+        provider = self.provider
+        if self.settings.mode == "forced_open":
+            self.shut_until = FOREVER
+        else:
+            self.shut_until = max((layer.until for layer in self._layers_locked()), default=NEVER)
+        closed = self._is_closed_locked() and not self._layers_locked() and self.settings.mode != "forced_open"
+        if provider is not None:
+            self.shut_until = max(self.shut_until, provider.shut_until)
+            closed = closed and provider.slot is not None
+        if not closed or self.suspended:
+            self.slot = None
+        else:
+            self.slot = self._void if self.settings.mode == "disabled" else self.era
+        self._changed = bool(self.children)
+
+    # Under the lock: results.
+
+    def _is_slow(self, seconds: float) -> bool:
+        return self.settings.slow_call is not None and seconds >= self.settings.slow_call
+
+    def _error_locked(self, now: float, verdict: Verdict, seconds: float) -> None:
+        self.era.error(now, slow=self._is_slow(seconds))
+        self.last_error = (verdict.kind, verdict.reason)
+        self.era.calm = False
+        self.era.due = NEVER
+
+    def _ill_locked(self, now: float) -> None:
+        # A healthy window lowers the escalation by one; looked at when it next matters.
+        healed = int((now - self.healthy_since) // self.settings.window)
+        self.failed_probes = max(0, self.failed_probes - healed)
+        self.healthy_since = now
+
+    def _answered_locked(self) -> None:
+        self.consecutive = 0
+
+    def _calm_locked(self, now: float, seconds: float) -> None:
+        """Decide whether coming successes need nothing but being counted."""
+        era, settings, provider = self.era, self.settings, self.provider
+        total, errors, _ = era.counts(now)
+        anxious = self.consecutive or settings.slow_call is not None or (errors and total < settings.min_calls)
+        if self._status != "healthy":
+            anxious = True
+        if provider is not None and (provider.consecutive or provider.settings.slow_call is not None):
+            anxious = True
+        era.calm = not anxious
+        if anxious:
+            era.due = NEVER
+        else:
+            era.rest_if_busy(now, seconds)
+
+    def _counts_locked(self, now: float) -> tuple[int, int, int]:
+        """Return ``(total, errors charged here, slow)``; a provider's total is the sum over its targets."""
+        total, errors, slow = self.era.counts(now)
+        since = self.era.started_at
+        for child in list(self.children):
+            with child._lock:
+                more, _, more_slow = child.era.counts(now, since)
+            total += more
+            slow += more_slow
+        return total, errors, slow
+
+    def _children_errors_locked(self, now: float) -> int:
+        since, errors = self.era.started_at, 0
+        for child in list(self.children):
+            with child._lock:
+                errors += child.era.counts(now, since)[1]
+        return errors
+
+    def _latency_locked(self, now: float) -> float | None:
+        latency = self.era.latency(now)
+        if latency is None and self.children:
+            known = [each for child in list(self.children) if (each := child.average_latency(now)) is not None]
+            latency = sum(known) / len(known) if known else None
+        if latency is not None:
+            self.last_latency = latency
+        return self.last_latency
+
+    def _trip_locked(
+        self, now: float, verdict: Verdict | None, cooldown: float | None, tag: CallTag | None = None
+    ) -> None:
+        """Open if something asks for it."""
+        if self.settings.mode == "disabled":
+            return
+        if verdict is not None and verdict.kind in (ErrorKind.AUTH_DEAD, ErrorKind.MEMORY_PRESSURE):
+            self._open_locked(now, verdict, verdict.kind.value, cooldown, tag)
+            return
+        total, errors, slow = self._counts_locked(now)
+        why = triggers.trigger(self.settings, self.consecutive, total, errors, slow)
+        if why is not None:
+            self._open_locked(now, verdict, why, cooldown, tag)
+
+    def _open_locked(
+        self, now: float, verdict: Verdict | None, why: str, cooldown: float | None, tag: CallTag | None
+    ) -> None:
+        if verdict is not None:
+            kind, reason = verdict.kind, verdict.reason
+        elif why.startswith("slow") or self.last_error is None:
+            kind, reason = ErrorKind.TRANSIENT, "slow"
+        else:
+            kind, reason = self.last_error
+        first = self._first_cooldown(cooldown)
+        length = self._length_locked(kind, first)
+        if self.settings.mode == "metrics_only":
+            self._would_bench_locked(now, kind, reason, why, now + length, verdict, tag)
+            return
+        until = now + length
+        if self._open is not None:
+            until = max(until, self._open.until)
+        self._open = Opened(now, until, reason, kind, first)
+        self._half = None
+        retry_after = None if verdict is None else verdict.retry_after
+        self._note_bench_locked(now, kind, reason, why, until, retry_after, tag)
+        self._publish_locked()
+
+    def _first_cooldown(self, cooldown: float | None) -> float:
+        return self.settings.cooldown if cooldown is None or self.settings.cooldown_is_own else cooldown
+
+    def _length_locked(self, kind: ErrorKind, cooldown: float) -> float:
+        longest = max(self.settings.max_cooldown, cooldown)
+        if kind is ErrorKind.AUTH_DEAD:
+            return longest
+        if kind is ErrorKind.MEMORY_PRESSURE:
+            return MEMORY_PRESSURE_BENCH
+        return triggers.bench_length(cooldown, longest, self.failed_probes, self.rng)
+
+    def _pause_locked(self, now: float, verdict: Verdict, tag: CallTag | None) -> None:
+        """Bench for the wait that the provider named; extended, never shortened."""
+        if self.settings.mode == "disabled":
+            return
+        named = verdict.retry_after is not None
+        length = min(LONGEST_HINT, RATE_LIMIT_PAUSE if verdict.retry_after is None else verdict.retry_after)
+        until = now + length
+        if length <= 0.0:
+            return
+        if self.settings.mode == "metrics_only":
+            self._would_bench_locked(now, verdict.kind, verdict.reason, verdict.kind.value, until, verdict, tag)
+            return
+        if self._pause is not None and self._pause.until >= until:
+            self._pause.named = self._pause.named or named
+            return
+        since = now if self._pause is None else self._pause.since
+        named = named or (self._pause is not None and self._pause.named)
+        self._pause = Pause(since, until, verdict.reason, verdict.kind, named=named)
+        self._note_bench_locked(
+            now, verdict.kind, verdict.reason, verdict.kind.value, until, verdict.retry_after, call_id
+        )
+        self._publish_locked()
+
+    def _would_bench_locked(
+        self, now: float, kind: ErrorKind, reason: str, why: str, until: float, verdict: Verdict | None, tag: CallTag | None
+    ) -> None:
+        """Mode ``metrics_only``: say it once for as long as the bench would have lasted."""
+        if now < self._said_until:
+            return
+        self._said_until = until
+        retry_after = None if verdict is None else verdict.retry_after
+        self._note_bench_locked(now, kind, reason, why, until, retry_after, tag, enforced=False)
+
+    def _close_locked(self, now: float) -> None:
+        """Start a new closed period: clear counts, so that old errors cannot open it again."""
+        self._latency_locked(now)
+        self._open = self._half = None
+        self.consecutive = 0
+        self.healthy_since = now
+        self.era = Era(now, self.settings.window)
+        for child in list(self.children):
+            with child._lock:
+                child.era.cut()
+        self._publish_locked()
+
+    # Under the lock: leased places.
+
+    def _lease_until(self, now: float, lease: float, cooldown: float) -> float:
+        if self.settings.probe_lease is not None:
+            return now + self.settings.probe_lease
+        return now + max(lease, cooldown, 10.0 * (self.last_latency or 0.0))
+
+    def _has_place_locked(self, half: HalfOpen, now: float) -> bool:
+        half.places = [place for place in half.places if now < place.lease_until]
+        return len(half.places) < self.settings.probes
+
+    def _take_locked(self, half: HalfOpen, now: float, lease: float) -> Grant | Block:
+        if not self._has_place_locked(half, now):
+            return Block(self.key, "probes taken", None)
+        self._latency_locked(now)
+        place = Place(half, self._lease_until(now, lease, half.cooldown))
+        half.places.append(place)
+        return place
+
+    def _last_resort_locked(self, now: float, lease: float) -> Grant | Block:
+        block = self._block_locked(now)
+        if block is None:
+            if self._half is not None:
+                return self._take_locked(self._half, now, lease)
+            return self._void if self.settings.mode == "disabled" else self.era
+        if block.manual or block.dead or (self._pause is not None and self._pause.named):
+            return block
+        layer = self._open or self._pause
+        if layer is None:
+            return block
+        if layer.last_resort is not None and now < layer.last_resort.lease_until:
+            return Block(self.key, "last resort taken", block.until)
+        layer.last_resort = Place(layer, self._lease_until(now, lease, self.settings.cooldown))
+        return layer.last_resort
+
+    def _give_back_locked(self, place: Place) -> bool:
+        """Free a place; return whether the state that gave it is still there."""
+        state = place.state
+        if isinstance(state, HalfOpen):
+            if place in state.places:
+                state.places.remove(place)
+            return state is self._half
+        if state.last_resort is place:
+            state.last_resort = None
+        return state is self._open or state is self._pause
+
+    def _place_succeeded_locked(self, place: Place, now: float, seconds: float) -> None:
+        state = place.state
+        if not self._give_back_locked(place):
+            return
+        self.last_latency = seconds if self.last_latency is None else self.last_latency
+        if isinstance(state, Pause):
+            self._pause = None
+            self._note_locked(facts.TargetUnbenched, now, reason="recovered")
+            self._publish_locked()
+            return
+        if isinstance(state, Opened):
+            # A last resort that was answered is worth a probe.
+            self._half = state_half = HalfOpen(state.cooldown)
+            self._open = None
+            state = state_half
+        state.successes += 1
+        if state.successes >= self.settings.successes_to_close:
+            self._close_locked(now)
+            self._note_locked(facts.TargetUnbenched, now, reason="recovered")
+        self._publish_locked()
+
+    def _place_failed_locked(
+        self, place: Place, now: float, verdict: Verdict, cooldown: float | None, tag: CallTag | None
+    ) -> None:
+        state = place.state
+        if not self._give_back_locked(place):
+            return
+        self.last_error = (verdict.kind, verdict.reason)
+        if not isinstance(state, HalfOpen):
+            # A last resort does not lengthen a bench; a new fact that the provider names does.
+            if verdict.kind is ErrorKind.RATE_LIMITED and verdict.retry_after is not None:
+                self._pause_locked(now, verdict, tag)
+            elif verdict.kind is ErrorKind.AUTH_DEAD:
+                self._open_locked(now, verdict, verdict.kind.value, cooldown, tag)
+            return
+        self.consecutive += 1
+        self.failed_probes += 1
+        self.healthy_since = now
+        self._half = None
+        self._open_locked(now, verdict, "probe failed", state.cooldown, tag)
+        if verdict.kind is ErrorKind.RATE_LIMITED and verdict.retry_after is not None:
+            self._pause_locked(now, verdict, tag)
+
+    # Telling others.
+
+    def _health_locked(self, now: float) -> None:
+        new = self._status_locked(now)
+        if new != self._status:
+            self._note_locked(facts.HealthChanged, now, old=self._status, new=new)
+            self._status = new
+
+    def _status_locked(self, now: float) -> Status:
+        down = self._block_locked(now) is not None
+        total, errors, _ = self._counts_locked(now)
+        errors += self._children_errors_locked(now)
+        return triggers.status(
+            down=down, failures=self.consecutive, limit=self.settings.failures, total=total, errors=errors
+        )
+
+    def _note_bench_locked(
+        self,
+        now: float,
+        kind: ErrorKind | None,
+        reason: str,
+        trigger: str,
+        until: float,
+        retry_after: float | None,
+        tag: CallTag | None,
+        *,
+        enforced: bool = True,
+    ) -> None:
+        self._note_locked(
+            facts.TargetBenched,
+            now,
+            kind=kind,
+            reason=reason,
+            trigger=trigger,
+            until=until,
+            retry_after=retry_after,
+            tag=tag,
+            enforced=enforced,
+        )
+
+    def _note_locked(self, kind: facts.Fact, now: float, /, **details: Any) -> None:
+        if self.news.wants(kind, details.get("tag")):
+            self.outbox.append((kind, now, details))
+
+    def _after(self) -> None:
+        """Do what must not be done under the lock: let targets see a change, deliver events."""
+        if self._changed:
+            self._wake_children()
+        if self.outbox:
+            self.news.deliver(self)
+
+    def _tell_provider(self, now: float, seconds: float) -> None:
+        provider = self.provider
+        if provider is not None and (provider.consecutive or provider.settings.slow_call is not None):
+            provider.child_answered(now, seconds)
+
+    def _wake_children(self) -> None:
+        """Let every target of this provider see what changed here."""
+        with self._lock:
+            self._changed = False
+            for child in list(self.children):
+                with child._lock:
+                    child._publish_locked()
+                    if self.consecutive:
+                        child.era.calm = False
+                        child.era.due = NEVER

@@ -1,0 +1,179 @@
+"""Leave for one attempt: a grant of the target's circuit and one of its provider's.
+
+Reported once: succeeded, failed or abandoned. An error is charged to one of the two, by
+its scope, and once per key each time it is raised: the permit notes on the error when
+which key was charged, and an outer guard that was entered before that moment passes.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from resilient_llm._core.layers import Block, Place
+from resilient_llm._values import ErrorKind, Verdict
+
+if TYPE_CHECKING:
+    from resilient_llm._core.circuit import CallTag, Circuit
+    from resilient_llm._core.layers import Grant
+
+_CHARGES = "_resilient_llm_charged"
+_DEEPEST_CAUSE = 16
+
+held_places: ContextVar[tuple[Place, ...]] = ContextVar("resilient_llm_held_places", default=())
+"""Places that guards around this code hold, so that an inner guard on the same key shares
+its outer's place instead of being refused by it for ever."""
+
+
+class Permit:
+    """Leave for one attempt. Not thread-safe by itself; its circuits are."""
+
+    __slots__ = ("circuit", "entered_at", "grant", "provider_grant")
+
+    def __init__(
+        self, circuit: Circuit, grant: Grant | None, provider_grant: Grant | None, entered_at: float
+    ) -> None:
+        self.circuit = circuit
+        self.grant = grant
+        self.provider_grant = provider_grant
+        self.entered_at = entered_at
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """The leased places among the grants; none for a healthy key."""
+        return tuple(grant for grant in (self.grant, self.provider_grant) if isinstance(grant, Place))
+
+    def charged(self, verdict: Verdict) -> tuple[Circuit, Grant | None]:
+        """Return the circuit that a failure of this verdict is charged to, with its grant."""
+        provider = self.circuit.provider
+        if provider is not None and verdict.scope == "provider":
+            return provider, self.provider_grant
+        return self.circuit, self.grant
+
+    def succeeded(self, now: float, seconds: float) -> None:
+        """Count a success; it settles the places of both circuits."""
+        circuit, provider = self.circuit, self.circuit.provider
+        if self.grant is not None:
+            circuit.success(self.grant, now, seconds)
+        if provider is not None and isinstance(self.provider_grant, Place):
+            provider.success(self.provider_grant, now, seconds)
+
+    def failed(
+        self,
+        error: BaseException | None,
+        now: float,
+        verdict: Verdict,
+        *,
+        cooldown: float | None = None,
+        tag: CallTag | None = None,
+    ) -> None:
+        """Charge a failure to one circuit and give the other's place back."""
+        charged, grant = self.charged(verdict)
+        other = self.provider_grant if charged is self.circuit else self.grant
+        other_circuit = self.circuit.provider if charged is self.circuit else self.circuit
+        if other is not None and other_circuit is not None:
+            other_circuit.abandon(other)
+        if grant is None:
+            return
+        if error is not None and _was_charged(error, charged.key, self.entered_at):
+            charged.abandon(grant)
+            return
+        charged.failure(grant, now, verdict, now - self.entered_at, cooldown=cooldown, tag=tag)
+        if error is not None and (verdict.harms_health or verdict.kind is ErrorKind.RATE_LIMITED):
+            _note_charge(error, charged.key, now)
+
+    def cancelled(self, now: float, tag: CallTag | None = None) -> Verdict | None:
+        """Give everything back, unless the attempt ran so long that it counts as hung.
+
+        Returns:
+            The verdict that was counted, or None.
+        """
+        took = now - self.entered_at
+        if took < self.circuit.hung_after(now):
+            self.abandoned()
+            return None
+        verdict = Verdict(ErrorKind.TRANSIENT, "hung")
+        self.failed(None, now, verdict, tag=tag)
+        return verdict
+
+    def abandoned(self) -> None:
+        """Give everything back without a verdict."""
+        if self.grant is not None:
+            self.circuit.abandon(self.grant)
+        provider = self.circuit.provider
+        if provider is not None and self.provider_grant is not None:
+            provider.abandon(self.provider_grant)
+
+
+def admit(circuit: Circuit, now: float, lease: float = 0.0, *, last_resort: bool = False) -> Permit | Block:
+    """Return leave for one attempt on a key and its provider, or why there is none."""
+    grant = _ask(circuit, now, lease, last_resort=last_resort)
+    if isinstance(grant, Block):
+        provider = circuit.provider
+        outer = None if provider is None or grant.manual else provider.block(now)
+        return outer if outer is not None and outer.until is not None and _later(outer, grant) else grant
+    provider = circuit.provider
+    if provider is None:
+        return Permit(circuit, grant, None, now)
+    provider_grant = _ask(provider, now, lease, last_resort=last_resort)
+    if isinstance(provider_grant, Block):
+        circuit.abandon(grant)
+        return provider_grant
+    return Permit(circuit, grant, provider_grant, now)
+
+
+def block_of(circuit: Circuit, now: float) -> Block | None:
+    """Return why a key could not be called now, without taking anything."""
+    own = circuit.block(now)
+    provider = circuit.provider
+    outer = None if provider is None else provider.block(now)
+    if own is None or outer is None:
+        return own or outer
+    return outer if _later(outer, own) else own
+
+
+def permit_of_inlined(circuit: Circuit, grant: Grant, entered_at: float) -> Permit:
+    """Return the permit of a call that was admitted by the healthy path.
+
+    The healthy path reads the target's slot alone, so the provider's part is found
+    afterwards: its present closed period, if that had begun when the call entered.
+    """
+    provider = circuit.provider
+    if provider is None:
+        return Permit(circuit, grant, None, entered_at)
+    era = provider.era
+    return Permit(circuit, grant, era if era.started_at <= entered_at else None, entered_at)
+
+
+def _later(one: Block, other: Block) -> bool:
+    return other.until is not None and one.until is not None and one.until > other.until
+
+
+def _ask(circuit: Circuit, now: float, lease: float, *, last_resort: bool) -> Grant | Block:
+    held = held_places.get()
+    if held:
+        shared = circuit.share(held)
+        if shared is not None:
+            return shared
+    return circuit.admit_last_resort(now, lease) if last_resort else circuit.admit(now, lease)
+
+
+def _was_charged(error: BaseException, key: str, since: float) -> bool:
+    """Return whether the error, or what it was raised from, was charged to the key since then."""
+    seen: BaseException | None = error
+    for _ in range(_DEEPEST_CAUSE):
+        if seen is None:
+            return False
+        charges: dict[str, Any] | None = getattr(seen, _CHARGES, None)
+        if charges is not None and key in charges and charges[key] > since:
+            return True
+        seen = seen.__cause__
+    return False
+
+
+def _note_charge(error: BaseException, key: str, now: float) -> None:
+    try:
+        charges = error.__dict__.setdefault(_CHARGES, {})
+    except AttributeError:  # a class that hides its __dict__ is charged by every guard
+        return
+    charges[key] = now

@@ -1,0 +1,88 @@
+"""How many extra attempts a provider may be asked for. Owns its counts and one lock.
+
+Retries and hedges on a provider are at most a share of the first attempts on it in the
+last ten seconds, with a floor, so that an outage is not answered with a multiple of the
+load ("retry budget" in the Finagle user guide; M. Nygard, "Release It!", 2018). The lock
+is a leaf: nothing else is taken or called while it is held.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Final
+
+SPAN: Final = 10.0
+FLOOR: Final = 10
+_MOST_PROVIDERS: Final = 10_000
+
+
+class _Counts:
+    __slots__ = ("first", "retries")
+
+    def __init__(self) -> None:
+        # Moments of failed first attempts in tenths of a second, with how many: bounded by SPAN.
+        self.first: deque[list[float]] = deque()
+        self.retries: deque[list[float]] = deque()
+
+
+class RetryBudgets:
+    """The retry budgets of all providers."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: dict[str, _Counts] = {}
+
+    def first_attempt_failed(self, provider: str, now: float) -> None:
+        """Count a first attempt that failed; those that succeeded are counted by their circuit."""
+        with self._lock:
+            _add(self._of(provider, now).first, now)
+
+    def take(self, provider: str, now: float, share: float | None, succeeded: int) -> bool:
+        """Charge one extra attempt, or return False if the budget is spent.
+
+        Args:
+            provider: Key of the provider.
+            now: Monotonic seconds.
+            share: Extra attempts as a share of first attempts; None for no limit.
+            succeeded: First attempts on the provider that succeeded in the last ``SPAN`` seconds.
+        """
+        with self._lock:
+            counts = self._of(provider, now)
+            if share is not None:
+                first = succeeded + _sum(counts.first, now)
+                if _sum(counts.retries, now) + 1 > max(FLOOR, share * first):
+                    return False
+            _add(counts.retries, now)
+            return True
+
+    def forget(self) -> None:
+        """Start anew for every provider."""
+        with self._lock:
+            self._counts.clear()
+
+    def _of(self, provider: str, now: float) -> _Counts:
+        counts = self._counts.get(provider)
+        if counts is None:
+            if len(self._counts) >= _MOST_PROVIDERS:
+                self._drop_old(now)
+            counts = self._counts[provider] = _Counts()
+        return counts
+
+    def _drop_old(self, now: float) -> None:
+        for provider, counts in list(self._counts.items()):
+            if not _sum(counts.first, now) and not _sum(counts.retries, now):
+                del self._counts[provider]
+
+
+def _add(marks: deque[list[float]], now: float) -> None:
+    if marks and now - marks[-1][0] < 0.1:
+        marks[-1][1] += 1
+    else:
+        marks.append([now, 1])
+
+
+def _sum(marks: deque[list[float]], now: float) -> float:
+    while marks and marks[0][0] <= now - SPAN:
+        marks.popleft()
+    return sum(count for _, count in marks)

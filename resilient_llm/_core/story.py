@@ -1,0 +1,458 @@
+"""The story of one call, told once for every driver.
+
+A call enters, its targets are put in order, each attempt is guarded by a breaker, a
+failure is classified, then we retry, bench or move on; every step is an event. A pure
+generator: it yields what it needs done (`Try`, `Wait`), then how the call ends (`Done`,
+`LetThrough`, `Raise`), and is told what happened. It reads no clock and does no I/O.
+
+Errors are cleared from locals before a step that may raise, so that no prompt lives on in
+a frame that an error refers to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+from resilient_llm._core import facts
+from resilient_llm._core.permit import block_of
+from resilient_llm._core.retry_budget import SPAN
+from resilient_llm._core.steps import LET_THROUGH, Done, Raise, Step, Told, Try, Wait
+from resilient_llm._errors import DeadlineExceededError, ResponseRejectedError
+from resilient_llm._settings import RATE_LIMIT_PAUSE
+from resilient_llm._values import ErrorKind, Verdict
+
+if TYPE_CHECKING:
+    from resilient_llm._core.call import Call, Lane
+    from resilient_llm._core.permit import Permit
+
+Story = Generator[Step, Told, None]
+Part = Generator[Step, Told, "tuple[bool, float]"]
+"""A part of the story; returns whether the call is over, and what time it is."""
+
+RESERVE = 0.75
+"""Share of what is left of a deadline that an attempt may use while another target is live."""
+_LOOK_AGAIN = 1.0
+"""Seconds after which a call that waits for a bench looks whether it has ended early."""
+_EARLY = 0.05
+"""Seconds by which a timer may fire too early without the call giving its target up."""
+
+
+def story(call: Call, now: float, failed: tuple[Lane, Permit, BaseException] | None = None) -> Story:
+    """Tell one call from its start, or from a first attempt that the healthy path made.
+
+    Args:
+        call: The call; its lanes are in the order in which they are tried.
+        now: Monotonic seconds.
+        failed: First attempt that was made already and failed, if there was one.
+    """
+    try:
+        if failed is not None:
+            lane, permit, error = failed
+            while call.waiting[0] is not lane:
+                passed = call.waiting.pop(0)
+                block = block_of(passed.circuit, permit.entered_at)
+                if block is not None:
+                    call.skip(passed, block, permit.entered_at)
+            call.waiting.pop(0)
+            told = Told(now, error=error)
+            failed = error = None
+            over, now = yield from _attempts(call, lane, permit, told)
+            del told
+            if over:
+                return
+        while call.waiting:
+            over, now = yield from _next_target(call, now)
+            if over:
+                return
+        if call.attempts == 0:
+            over, now = yield from _all_benched(call, now)
+            if over:
+                return
+        yield _give_up(call, now)
+    finally:
+        failed = None
+
+
+def _next_target(call: Call, now: float, *, last_resort: bool = False) -> Part:
+    lane = call.waiting.pop(0)
+    if not call.fits(lane):
+        return False, now
+    if _is_over(call, now):
+        yield _too_late(call, now)
+        return True, now
+    permit = call.enter(lane, now, last_resort=last_resort)
+    if permit is None:
+        return False, now
+    if call.last_failed is not None:
+        previous, verdict = call.last_failed
+        call.tell(
+            previous,
+            facts.FailedOver,
+            now,
+            from_target=previous.target.key,
+            to_target=lane.target.key,
+            kind=verdict.kind,
+            reason=verdict.reason,
+        )
+    return (yield from _attempts(call, lane, permit, None, retries=not last_resort))
+
+
+def _attempts(call: Call, lane: Lane, permit: Permit, told: Told | None, *, retries: bool = True) -> Part:
+    """Make attempts on one target until it answers or the call moves on."""
+    number = 1
+    answered: tuple[int, int] | None = None
+    try:
+        while True:
+            if told is None:
+                told = yield _try(call, lane, permit, number)
+            call.attempts += 1
+            now, error = told.now, told.error
+            if error is None:
+                error, verdict = _judged(call, lane, permit, told.value)
+                if error is None:
+                    yield _served(call, lane, permit, number, now, told.value)
+                    return True, now
+            else:
+                verdict = _verdict(call, lane, error, now)
+            step = _leaves(call, lane, permit, number, told, error, verdict)
+            told = None
+            if step is not None:
+                if step is LET_THROUGH and isinstance(error, ResponseRejectedError) and error.target == lane.target.key:
+                    step = Raise(error, None)
+                error = None
+                yield step
+                return True, now
+            _charge(call, lane, permit, number, now, error, verdict)
+            if answered is None:
+                provider = lane.circuit.provider
+                answered = (lane.circuit.answered(), 0 if provider is None else provider.answered())
+            if _is_raised(call, lane, verdict, now):
+                step = _let_through(call, lane, error, verdict, now)
+                error = None
+                yield step
+                return True, now
+            if _is_over(call, now):
+                error = None
+                yield _too_late(call, now)
+                return True, now
+            delay = _retry_in(call, lane, permit, number, now, error, verdict, answered) if retries else None
+            error = None
+            if delay is None:
+                return False, now
+            again = yield from _again(call, lane, delay, now)
+            if isinstance(again, float):
+                return False, again
+            permit = again
+            number += 1
+    finally:
+        told = error = None
+
+
+def _try(call: Call, lane: Lane, permit: Permit, number: int) -> Try:
+    """Return the attempt with its limit: the target's own, and what the deadline leaves."""
+    limit, whole = call.limit_of(lane), False
+    left = call.remaining(permit.entered_at)
+    if left is not None:
+        whole = not call.other_is_live(permit.entered_at)
+        share = left if whole else left * RESERVE
+        if limit is not None and limit < share:
+            whole = False
+        else:
+            limit = share
+    return Try(lane, number, permit, limit, call.tag.call_id, whole=whole)
+
+
+def _judged(
+    call: Call, lane: Lane, permit: Permit, value: Any
+) -> tuple[ResponseRejectedError | None, Verdict | None]:
+    """Ask ``reject`` about an answer."""
+    reject = call.options.reject
+    if reject is None:
+        return None, None
+    try:
+        said: Any = reject(value)
+    except BaseException:
+        permit.abandoned()
+        raise
+    if said is None or said is False:
+        return None, None
+    if isinstance(said, Verdict):
+        verdict = said
+    elif isinstance(said, ErrorKind):
+        verdict = Verdict(said, "rejected") if said is not ErrorKind.BAD_RESPONSE else Verdict(said)
+    elif isinstance(said, str) and 0 < len(said) <= 40:
+        verdict = Verdict(ErrorKind.BAD_RESPONSE, said)
+    else:
+        verdict = Verdict(ErrorKind.BAD_RESPONSE)
+    return ResponseRejectedError(lane.target.key, verdict.reason, verdict.kind.value), verdict
+
+
+def _served(call: Call, lane: Lane, permit: Permit, number: int, now: float, value: Any) -> Done:
+    from resilient_llm._values import AttemptRecord
+
+    took = now - permit.entered_at
+    permit.succeeded(now, took)
+    call.served_by = lane.target.key
+    call.records.append(AttemptRecord(lane.target.key, number, seconds=took))
+    call.tell(lane, facts.AttemptSucceeded, now, number=number, seconds=took)
+    return Done(value)
+
+
+def _verdict(call: Call, lane: Lane, error: BaseException, now: float) -> Verdict:
+    """Ask the policy's own rule, then all others."""
+    own = call.options.classify
+    verdict: Any = None
+    if own is not None and isinstance(error, Exception):
+        try:
+            verdict = own(error)
+            if isinstance(verdict, str):
+                verdict = Verdict(ErrorKind(verdict))
+        except Exception as broken:  # noqa: BLE001  # a rule must never turn one error into another
+            call.tell(lane, facts.ObserverFailed, now, type_name=type(broken).__name__)
+            verdict = None
+    if verdict is None:
+        verdict = call.world.classify(error)
+    if verdict.kind is ErrorKind.UNKNOWN:
+        call.tell(lane, facts.UnknownError, now, type_name=type(error).__name__, status=verdict.status)
+        if call.options.on_unknown == "transient":
+            return Verdict(ErrorKind.TRANSIENT, verdict.reason, verdict.retry_after, verdict.status)
+    return verdict
+
+
+def _leaves(
+    call: Call,
+    lane: Lane,
+    permit: Permit,
+    number: int,
+    told: Told,
+    error: BaseException,
+    verdict: Verdict | None,
+) -> Step | None:
+    """Return how the call ends if this is nothing that a target can be blamed for."""
+    now = told.now
+    assert verdict is not None
+    if verdict.kind is ErrorKind.CANCELLED:
+        hung = permit.cancelled(now, call.tag)
+        if hung is not None:
+            _tell_failed(call, lane, number, now - permit.entered_at, now, hung)
+        return LET_THROUGH
+    if not isinstance(error, Exception):
+        permit.abandoned()
+        return LET_THROUGH
+    if verdict.kind is ErrorKind.CALLER_BUG:
+        permit.abandoned()
+        call.record(lane, number, now - permit.entered_at, error, verdict)
+        _tell_failed(call, lane, number, now - permit.entered_at, now, verdict)
+        call.tell(lane, facts.CallFailed, now, attempts=call.attempts, kind=verdict.kind)
+        return LET_THROUGH
+    felt_the_end = told.timed_out or (call.told_limit and verdict.reason == "timeout")
+    if felt_the_end and _is_over(call, now) and not _had_own_limit(call, lane, permit, now):
+        # Only the end of the whole deadline blames nobody.
+        permit.abandoned()
+        timeout = Verdict(ErrorKind.TRANSIENT, "timeout")
+        call.record(lane, number, now - permit.entered_at, error, timeout)
+        _tell_failed(call, lane, number, now - permit.entered_at, now, timeout)
+        return _too_late(call, now)
+    return None
+
+
+def _had_own_limit(call: Call, lane: Lane, permit: Permit, now: float) -> bool:
+    limit = call.limit_of(lane)
+    left = call.remaining(permit.entered_at)
+    return limit is not None and left is not None and limit < left
+
+
+def _charge(
+    call: Call, lane: Lane, permit: Permit, number: int, now: float, error: BaseException, verdict: Verdict
+) -> None:
+    """Report a failure to the breaker and to observers."""
+    assert isinstance(error, Exception)
+    call.record(lane, number, now - permit.entered_at, error, verdict)
+    _tell_failed(call, lane, number, now - permit.entered_at, now, verdict)
+    permit.failed(error, now, verdict, cooldown=call.options.cooldown, tag=call.tag)
+    if number == 1:
+        call.world.budgets.first_attempt_failed(lane.target.provider_key, now)
+    call.last_failed = (lane, verdict)
+
+
+def _is_raised(call: Call, lane: Lane, verdict: Verdict, now: float) -> bool:
+    """Return whether this error leaves at once instead of the call moving on."""
+    options = call.options
+    if verdict.kind is ErrorKind.UNKNOWN:
+        return options.on_unknown == "raise"
+    if verdict.kind is not ErrorKind.REQUEST_SPECIFIC:
+        return False
+    if verdict.reason == "content_policy":
+        return options.on_content_policy == "raise"
+    if verdict.reason == "context_length_exceeded":
+        window = lane.target.context_window
+        if window is None:
+            return True
+        call.needs_window = max(window, call.needs_window or 0)
+        return not call.other_is_live(now)
+    return options.on_request_error == "raise"
+
+
+def _retry_in(
+    call: Call,
+    lane: Lane,
+    permit: Permit,
+    number: int,
+    now: float,
+    error: BaseException,
+    verdict: Verdict,
+    answered: tuple[int, int],
+) -> float | None:
+    """Return the seconds until the next attempt on this target, or None to move on."""
+    options, world = call.options, call.world
+    if not verdict.retryable:
+        return None
+    if number >= options.attempts or call.attempts == options.max_attempts:
+        call.tell(lane, facts.RetryStopped, now, reason="attempts")
+        if 2 <= number >= options.attempts and verdict.harms_health:
+            charged, grant = permit.charged(verdict)
+            before = answered[0] if charged is lane.circuit else answered[1]
+            if grant is not None:
+                charged.exhausted(grant, now, verdict, number, before, cooldown=options.cooldown, tag=call.tag)
+        return None
+    limited = verdict.kind is ErrorKind.RATE_LIMITED
+    hint = verdict.retry_after if verdict.retry_after else None
+    if (limited or hint or verdict.reason == "timeout") and call.other_is_live(now):
+        if hint and not limited:
+            _pause(call, permit, now, verdict)
+            call.tell(lane, facts.RetryStopped, now, reason="hint")
+        return None
+    delay, source = _delay(call, number, error, verdict, hint)
+    left = call.remaining(now)
+    if (hint or limited) and (delay > world.settings.max_wait or (left is not None and delay >= left)):
+        if hint and not limited:
+            _pause(call, permit, now, verdict)
+        call.tell(lane, facts.RetryStopped, now, reason="hint")
+        return None
+    if left is not None and delay >= left:
+        call.tell(lane, facts.RetryStopped, now, reason="deadline")
+        return None
+    block = block_of(lane.circuit, now)
+    if block is not None and not (block.until is not None and block.until - now <= delay + _EARLY and (limited or hint)):
+        return None  # a breaker that opened ends the retries
+    provider = lane.circuit.provider or lane.circuit
+    first = provider.first_attempts(now, SPAN)
+    if not world.budgets.take(lane.target.provider_key, now, world.settings.retry_budget, first):
+        call.tell(lane, facts.RetryStopped, now, reason="budget")
+        return None
+    call.tell(lane, facts.RetryScheduled, now, number=number + 1, delay=delay, source=source)
+    return delay
+
+
+def _delay(
+    call: Call, number: int, error: BaseException, verdict: Verdict, hint: float | None
+) -> tuple[float, str]:
+    if hint is not None:
+        return hint, "hint"
+    if verdict.kind is ErrorKind.RATE_LIMITED and verdict.retry_after is None:
+        return RATE_LIMIT_PAUSE, "hint"
+    return call.world.backoff(number, error, call.world.rng), "backoff"
+
+
+def _pause(call: Call, permit: Permit, now: float, verdict: Verdict) -> None:
+    """Bench a target for the wait that an error named though it was no rate limit."""
+    charged, grant = permit.charged(verdict)
+    if grant is not None:
+        charged.pause(grant, now, verdict, call.tag)
+
+
+def _again(call: Call, lane: Lane, delay: float, now: float) -> Generator[Step, Told, Permit | float]:
+    """Wait, then ask the breaker anew; return leave, or what time it is when there is none."""
+    end = now + delay
+    while True:
+        told = yield Wait(max(0.0, end - now))
+        now = told.now
+        block = block_of(lane.circuit, now)
+        if block is None or block.until is None or block.until - now > _EARLY or block.until <= end - delay:
+            break
+        end = block.until
+    permit = call.enter(lane, now)
+    return now if permit is None else permit
+
+
+def _all_benched(call: Call, now: float) -> Part:
+    """Every target is benched: try those that may be tried, wait, or give up, as the policy says."""
+    if call.options.when_all_benched == "soonest":
+        def recovers_at(lane: Lane) -> float:
+            until = call.blocks[lane.target.key].until
+            return float("inf") if until is None else until
+
+        call.waiting = sorted((lane for lane in call.lanes if lane.target.key in call.blocks), key=recovers_at)
+        while call.waiting:
+            over, now = yield from _next_target(call, now, last_resort=True)
+            if over:
+                return True, now
+    elif call.options.when_all_benched == "wait":
+        give_up_at = now + call.world.settings.max_wait
+        while call.attempts == 0:
+            ends = [until for lane in call.lanes if (until := _ends_at(lane, now)) is not None]
+            soonest = min(ends, default=None)
+            if soonest is None or soonest > give_up_at or (call.deadline is not None and soonest >= call.deadline):
+                break
+            told = yield Wait(min(_LOOK_AGAIN, max(0.0, soonest - now)))
+            now = told.now
+            if soonest - now > 0.0 and not _may_go(call, now):
+                continue
+            call.waiting = list(call.lanes)
+            while call.waiting:
+                over, now = yield from _next_target(call, now)
+                if over:
+                    return True, now
+    return False, now
+
+
+def _may_go(call: Call, now: float) -> bool:
+    """Return whether any target of the call could be called now."""
+    return any(block_of(lane.circuit, now) is None for lane in call.lanes)
+
+
+def _ends_at(lane: Lane, now: float) -> float | None:
+    block = block_of(lane.circuit, now)
+    return now if block is None else block.until
+
+
+def _is_over(call: Call, now: float) -> bool:
+    return call.deadline is not None and now >= call.deadline
+
+
+def _let_through(call: Call, lane: Lane, error: BaseException, verdict: Verdict, now: float) -> Step:
+    call.tell(lane, facts.CallFailed, now, attempts=call.attempts, kind=verdict.kind)
+    if isinstance(error, ResponseRejectedError) and error.target == lane.target.key:
+        return Raise(error, None)
+    return LET_THROUGH
+
+
+def _too_late(call: Call, now: float) -> Raise:
+    last = next((record for record in reversed(call.records) if record.number), None)
+    cause = call.ended[last.target][0] if last is not None else None
+    lane = call.last_failed[0] if call.last_failed is not None else call.lanes[0]
+    call.tell(lane, facts.CallFailed, now, attempts=call.attempts, kind=None if last is None else last.kind)
+    return Raise(DeadlineExceededError(call.options.timeout or 0.0, call.records), cause)
+
+
+def _give_up(call: Call, now: float) -> Raise:
+    error = call.exhausted(now)
+    lane = call.last_failed[0] if call.last_failed is not None else call.lanes[-1]
+    call.tell(lane, facts.CallFailed, now, attempts=call.attempts, kind=error.kind)
+    if call.options.reraise and call.attempts and error.last_error is not None:
+        return Raise(error.last_error, None)
+    return Raise(error, error.last_error)
+
+
+def _tell_failed(call: Call, lane: Lane, number: int, seconds: float, now: float, verdict: Verdict) -> None:
+    call.tell(
+        lane,
+        facts.AttemptFailed,
+        now,
+        number=number,
+        seconds=seconds,
+        kind=verdict.kind,
+        reason=verdict.reason,
+        status=verdict.status,
+    )

@@ -1,0 +1,191 @@
+"""Rolling counts of one closed period of a circuit.
+
+Theory of operation. A success is counted by ``era.n += 1`` alone, without a lock: CPython
+switches threads only where a function is entered, where a call returns and at a jump
+backwards, and none of these lies between the load and the store of that statement. So
+``n`` only grows and never loses one. Everything else is cold and belongs to the lock of
+the circuit that owns the era.
+
+The window is a ring of buckets. A bucket starts with the first thing counted in it, not at
+a multiple of its width, so a burst leaves the window all at once and exactly on time.
+What ``n`` grew by since somebody last looked is put into the newest bucket.
+
+``due`` is what the hot path compares the entry time of a call with. Below it a success
+needs nothing but ``n += 1``. Whatever needs more (a bucket's end, failures in a row to
+forget, a slow call to notice) sets it to minus infinity.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+NEVER: Final = float("-inf")
+BUCKETS: Final = 30
+REST: Final = 0.001
+"""Seconds for which a busy circuit stops measuring; bounds the cost of measuring to a per mille."""
+RECENT_MARK: Final = 1.0
+RECENT_MARKS: Final = 12
+
+
+class Bucket:
+    """Counts of a part of the window."""
+
+    __slots__ = ("errors", "seconds", "slow", "start", "successes", "timed")
+
+    def __init__(self, start: float) -> None:
+        self.start = start
+        self.successes = 0
+        self.errors = 0
+        self.slow = 0
+        self.seconds = 0.0
+        self.timed = 0
+
+
+class Era:
+    """What was counted since a circuit closed; also the permit of every call admitted in it."""
+
+    __slots__ = (
+        "_buckets",
+        "_counted",
+        "_cut",
+        "_marks",
+        "_seconds_counted",
+        "_timed_counted",
+        "calm",
+        "due",
+        "last_look",
+        "look_at",
+        "n",
+        "seconds",
+        "started_at",
+        "timed",
+        "width",
+        "window",
+    )
+
+    def __init__(self, started_at: float, window: float) -> None:
+        self.n = 0
+        self.seconds = 0.0
+        self.timed = 0
+        self.due = NEVER
+        self.calm = False
+        self.look_at = NEVER
+        self.last_look = NEVER
+        self.started_at = started_at
+        self.window = window
+        self.width = window / BUCKETS
+        self._buckets: deque[Bucket] = deque()
+        self._marks: deque[tuple[float, int]] = deque(maxlen=RECENT_MARKS)
+        self._counted = 0
+        self._seconds_counted = 0.0
+        self._timed_counted = 0
+        self._cut = False
+
+    # Called without the lock, on a healthy call.
+
+    def measured(self, entered_at: float, now: float) -> None:
+        """Count a success and its duration; the caller saw that nothing else is wanted."""
+        took = now - entered_at
+        self.n += 1
+        self.seconds += took
+        self.timed += 1
+        self.rest_if_busy(now, took)
+        # A failure on another thread clears `calm` before it sets `due`, so whichever
+        # of the two stores comes last, the next success is looked at.
+        if not self.calm:
+            self.due = NEVER
+
+    def rest_if_busy(self, now: float, took: float) -> None:
+        """Stop measuring for a moment if calls end faster than measuring is worth.
+
+        Rests only when calls are short beside a bucket, or successes would be dated early.
+        """
+        busy = now - self.last_look < REST and took < self.width / 2
+        self.last_look = now
+        self.due = min(now + REST, self.look_at) if busy else NEVER
+
+    # Called under the lock of the circuit.
+
+    def success(self, now: float, took: float, *, slow: bool) -> None:
+        """Count a success that ended now."""
+        bucket = self._bucket(now)
+        self.n += 1
+        self.seconds += took
+        self.timed += 1
+        bucket.slow += slow
+
+    def error(self, now: float, *, slow: bool = False) -> None:
+        """Count an error that came now."""
+        bucket = self._bucket(now)
+        bucket.errors += 1
+        bucket.slow += slow
+
+    def cut(self) -> None:
+        """Let the next thing counted start a bucket, so that counts from now on are exact."""
+        self._cut = True
+        self.calm = False
+        self.due = NEVER
+
+    def counts(self, now: float, since: float = NEVER) -> tuple[int, int, int]:
+        """Return ``(total, errors, slow)`` of the buckets in the window that started at ``since`` or later."""
+        self._settle()
+        self._expire(now)
+        total = errors = slow = 0
+        for bucket in self._buckets:
+            if bucket.start >= since:
+                total += bucket.successes + bucket.errors
+                errors += bucket.errors
+                slow += bucket.slow
+        return total, errors, slow
+
+    def latency(self, now: float) -> float | None:
+        """Return the average seconds of the successes that were measured, or None."""
+        self._settle()
+        self._expire(now)
+        timed = sum(bucket.timed for bucket in self._buckets)
+        return sum(bucket.seconds for bucket in self._buckets) / timed if timed else None
+
+    def recent_successes(self, now: float, seconds: float) -> int:
+        """Return the successes of the last ``seconds``, at least; dated to about a second."""
+        before = 0
+        for marked_at, n in self._marks:
+            if marked_at > now - seconds:
+                break
+            before = n
+        return self.n - before
+
+    def resize(self, window: float) -> None:
+        """Change the length of the window; buckets that are there keep their start."""
+        self.window = window
+        self.width = window / BUCKETS
+        self.look_at = NEVER
+        self.calm = False
+        self.due = NEVER
+
+    def _bucket(self, now: float) -> Bucket:
+        self._settle()
+        self._expire(now)
+        if self._cut or not self._buckets or now - self._buckets[-1].start >= self.width:
+            self._cut = False
+            self._buckets.append(Bucket(now))
+        if not self._marks or now - self._marks[-1][0] >= RECENT_MARK:
+            self._marks.append((now, self.n))
+        self.look_at = now + min(self.width, RECENT_MARK)
+        return self._buckets[-1]
+
+    def _settle(self) -> None:
+        # Each figure is read once: what comes in meanwhile is found the next time.
+        n, seconds, timed = self.n, self.seconds, self.timed
+        if self._buckets:
+            newest = self._buckets[-1]
+            newest.successes += n - self._counted
+            newest.seconds += seconds - self._seconds_counted
+            newest.timed += timed - self._timed_counted
+            self._counted, self._seconds_counted, self._timed_counted = n, seconds, timed
+
+    def _expire(self, now: float) -> None:
+        oldest = now - self.window
+        buckets = self._buckets
+        while buckets and buckets[0].start <= oldest:
+            buckets.popleft()

@@ -1,0 +1,367 @@
+"""What stands behind a decorated function: binding to the present state, and the ways in.
+
+A `Door` belongs to one policy and one function. It binds: it takes circuits, clock and
+settings from the runtime and puts into the generated wrapper what the healthy path reads.
+Whatever the healthy path does not do itself comes here: the first call, a bench, a pinned
+call, an open trace, an error.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from typing import TYPE_CHECKING, Any
+
+from resilient_llm._core import facts
+from resilient_llm._core.call import Call, Lane, World
+from resilient_llm._core.permit import permit_of_inlined
+from resilient_llm._core.steps import LetThrough, Try
+from resilient_llm._core.story import story
+from resilient_llm._core.window import NEVER
+from resilient_llm._drive import sync
+from resilient_llm._errors import ConfigurationError
+from resilient_llm._inject import injection_of
+from resilient_llm._runtime import runtime
+from resilient_llm._trace import named_call_id, note_call, open_trace
+from resilient_llm._values import Target, parse_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from resilient_llm._core.circuit import Circuit
+    from resilient_llm._core.steps import Step
+    from resilient_llm._core.story import Story
+    from resilient_llm._core.window import Era
+    from resilient_llm._failover import Failover
+    from resilient_llm._inject import Injection
+
+
+class _Shut:
+    """A circuit that is always shut: what an unbound wrapper reads."""
+
+    slot = None
+    shut_until = NEVER
+
+
+class Run:
+    """A story that the healthy path handed over after its first attempt failed."""
+
+    __slots__ = ("call", "step", "steps")
+
+    def __init__(self, call: Call, steps: Story, step: Step) -> None:
+        self.call = call
+        self.steps = steps
+        self.step: Step | None = step
+
+
+class Door:
+    """The way into one policy for one function."""
+
+    def __init__(self, policy: Failover, injection: Injection) -> None:
+        self.policy = policy
+        self.injection = injection
+        self.invokers = tuple(_invoker_of(target, injection) for target in policy.chain)
+        self.lanes: tuple[Lane, ...] | None = None
+        self.world: World | None = None
+        self.wrapper: dict[str, Any] = {}
+        self.prefix = ""
+        self.plain = self._is_plain()
+
+    # Binding.
+
+    def _is_plain(self) -> bool:
+        """Return whether the healthy path may make the first attempt by itself.
+
+        The one table of what it cannot do. Everything here is done by the story.
+        """
+        options, injection = self.policy.options, self.injection
+        feels_limits = injection.is_async and (options.timeout is not None or options.attempt_timeout is not None)
+        return not (
+            options.reject is not None
+            or options.observers
+            or options.strategy != "priority"
+            or injection.attempt is not None
+            or feels_limits
+            or any(
+                target.call is not None or target.params or target.removed or target.attempt_timeout is not None
+                for target in self.policy.chain
+            )
+        )
+
+    def bound(self) -> tuple[Lane, ...]:
+        """Return the lanes in the present state, in the order of their priority."""
+        lanes = self.lanes
+        return self._bind() if lanes is None else lanes
+
+    def _bind(self) -> tuple[Lane, ...]:
+        with runtime.lock:
+            targets = self.policy.chain
+            by_key = {
+                target.key: Lane(target, runtime.registry.circuit(target.key), invoke)
+                for target, invoke in zip(targets, self.invokers, strict=True)
+            }
+            lanes = tuple(by_key[target.key] for target in self.policy.in_priority)
+            self.world = self.policy.world()
+            self.lanes = lanes
+            runtime.bind(self)
+            hub = runtime.hub
+            if self.wrapper and self.plain and not runtime.open_traces and not hub.wants(facts.AttemptSucceeded):
+                others = () if hub.wants_skips() else tuple((lane.circuit, lane.target) for lane in lanes[1:])
+                self._put(circuit=lanes[0].circuit, target=lanes[0].target, others=others, clock=runtime.clock)
+            return lanes
+
+    def unbind(self) -> None:
+        """Send the next call here; called with the runtime's lock held."""
+        self.lanes = None
+        if self.wrapper:
+            self._put(circuit=_Shut, others=())
+
+    def _put(self, **values: Any) -> None:
+        for name, value in values.items():
+            self.wrapper[self.prefix + name] = value
+
+    def wrap(self, code: types.CodeType, prefix: str) -> dict[str, Any]:
+        """Return the globals of a wrapper with this code, unbound."""
+        self.prefix = prefix
+        self.wrapper = {"__builtins__": __builtins__, "__name__": getattr(self.injection.fn, "__module__", __name__)}
+        self._put(
+            circuit=_Shut,
+            others=(),
+            target=self.policy.chain[0],
+            clock=runtime.clock,
+            fn=self.injection.fn,
+            type=type,
+            seen=str,
+            door=self.call_async if self.injection.is_async else self.call,
+            failed=self.failed,
+            resume=self.resume_async if self.injection.is_async else self.resume,
+            care=self.care,
+        )
+        return self.wrapper
+
+    # Ways in.
+
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make one call through the story; an awaitable of it if the function gives awaitables."""
+        call = self.new_call(args, kwargs)
+        steps = story(call, runtime.clock())
+        return sync.drive(call, steps, steps.send(None))  # type: ignore[arg-type]  # the first send is None
+
+    async def call_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make one call through the story."""
+        from resilient_llm._drive import aio
+
+        call = self.new_call(args, kwargs)
+        del args, kwargs
+        steps = story(call, runtime.clock())
+        return await aio.drive(call, steps, steps.send(None))  # type: ignore[arg-type]  # the first send is None
+
+    def new_call(
+        self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, *, entered_at: float | None = None
+    ) -> Call:
+        """Return a call with its targets in order, named, timed and traced."""
+        lanes = self.bound()
+        options = self.policy.options
+        if kwargs:
+            kwargs, pinned = self._pinned(kwargs)
+            lanes = lanes if pinned is None else (next(lane for lane in lanes if lane.target is pinned),)
+        if options.strategy != "priority" and len(lanes) > 1:
+            lanes = self._ordered(lanes)
+        trace = open_trace()
+        now = runtime.clock() if entered_at is None else entered_at
+        assert self.world is not None
+        call = Call(
+            options,
+            lanes,
+            self.world,
+            named_call_id(trace) or f"{runtime.rng.getrandbits(64):016x}",
+            None if options.timeout is None else now + options.timeout,
+            told_limit=self.injection.is_async or self.injection.attempt is not None,
+        )
+        call.args, call.kwargs = args, kwargs or {}
+        if trace is not None:
+            note_call(trace, call)
+        return call
+
+    def _ordered(self, lanes: tuple[Lane, ...]) -> tuple[Lane, ...]:
+        by_target = {lane.target.key: lane for lane in lanes}
+        targets = list(self.policy.options.strategy(tuple(lane.target for lane in lanes)))
+        unknown = [target for target in targets if getattr(target, "key", None) not in by_target]
+        if unknown or not targets:
+            raise ConfigurationError("strategy gave no target, or one that is not in the chain: return some of those it was given")
+        return tuple(by_target[target.key] for target in dict.fromkeys(targets))
+
+    def _pinned(self, kwargs: dict[str, Any]) -> tuple[dict[str, Any], Target | None]:
+        """Take out what pins the call to one target; return the rest and the target."""
+        names = self.injection.names
+        if not names:
+            return kwargs, None
+        rest = {name: value for name, value in kwargs.items() if name not in names or value is not None}
+        pinned: Target | None = None
+        for name in names:
+            if name in rest and name != "provider":
+                found = find_target(self.policy.chain, name, rest.pop(name))
+                if pinned is not None and found is not pinned:
+                    raise ValueError(f"target= and model= name different targets: {pinned.key} and {found.key}")
+                pinned = found
+        return rest, pinned
+
+    # What the healthy path hands over.
+
+    def failed(self, state: Era, entered_at: float, target: Target, error: BaseException) -> Run | None:
+        """Take over after a failed first attempt; None if the error is to leave as it is."""
+        now = runtime.clock()
+        call = self.new_call(entered_at=entered_at)
+        lane = next(lane for lane in call.lanes if lane.target is target)
+        steps = story(call, now, (lane, permit_of_inlined(lane.circuit, state, entered_at), error))
+        step = steps.send(None)  # type: ignore[arg-type]  # the first send is None
+        if type(step) is LetThrough:
+            steps.close()
+            call.clear()
+            return None
+        return Run(call, steps, step)
+
+    def resume(self, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Go on with the story after a failed first attempt."""
+        call, step = self._resumed(run, args, kwargs)
+        return sync.drive(call, run.steps, step)
+
+    async def resume_async(self, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Go on with the story after a failed first attempt."""
+        from resilient_llm._drive import aio
+
+        call, step = self._resumed(run, args, kwargs)
+        del args, kwargs
+        return await aio.drive(call, run.steps, step)
+
+    def _resumed(self, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call, Step]:
+        call, step = run.call, run.step
+        run.step = None
+        assert step is not None
+        call.args = args
+        call.kwargs, _ = self._pinned(kwargs)
+        return call, step
+
+    def care(
+        self,
+        state: Era,
+        entered_at: float,
+        target: Target,
+        result: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Count a success that needs more than counting; return the answer."""
+        if not self.injection.is_async and type(result) is not self.wrapper.get(self.prefix + "seen"):
+            if inspect.isawaitable(result):
+                return self._awaited(state, entered_at, target, result, args, kwargs)
+            if inspect.isgenerator(result) or inspect.isasyncgen(result):
+                permit_of_inlined(self._circuit(target), state, entered_at).abandoned()
+                result.close() if inspect.isgenerator(result) else None
+                raise ConfigurationError(
+                    f"{self.injection.fn!r} gave a generator: @failover does not support streams yet; guard it with @breaker"
+                )
+            self._put(seen=type(result))
+        if entered_at < state.due:
+            state.n += 1
+            return result
+        circuit = self._circuit(target)
+        now = runtime.clock()
+        if state.calm and now < state.look_at:
+            state.measured(entered_at, now)
+        else:
+            circuit.success(state, now, now - entered_at)
+        if runtime.hub.wants(facts.AttemptSucceeded):
+            # Its level was lowered after we were bound: tell this one, then come by the door.
+            call = self.new_call(entered_at=entered_at)
+            circuit.note(facts.AttemptSucceeded, now, number=1, seconds=now - entered_at, tag=call.tag)
+            runtime.unbind_all()
+        return result
+
+    def _circuit(self, target: Target) -> Circuit:
+        return next(lane.circuit for lane in self.bound() if lane.target is target)
+
+    async def _awaited(
+        self,
+        state: Era,
+        entered_at: float,
+        target: Target,
+        result: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Guard what a plain function gave to be awaited."""
+        options = self.policy.options
+        if options.timeout is not None or options.attempt_timeout is not None:
+            return await self._adopted(result, target, args, kwargs)
+        try:
+            value = await result
+        except BaseException as error:
+            run = self.failed(state, entered_at, target, error)
+            if run is None:
+                raise
+        else:
+            permit_of_inlined(self._circuit(target), state, entered_at).succeeded(
+                now := runtime.clock(), now - entered_at
+            )
+            return value
+        return await self.resume_async(run, args, kwargs)
+
+
+    async def _adopted(
+        self, result: Any, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Let the story time an awaitable that the healthy path came by."""
+        from resilient_llm._drive import aio
+
+        call = self.new_call(args, kwargs)
+        steps = story(call, runtime.clock())
+        step = steps.send(None)  # type: ignore[arg-type]  # the first send is None
+        fits = type(step) is Try and step.lane.target is target
+        if not fits and inspect.iscoroutine(result):
+            result.close()
+        return await aio.drive(call, steps, step, pending=result if fits else None)
+
+
+def _invoker_of(target: Target, injection: Injection) -> Callable[..., Any]:
+    """Return what calls one target: its own ``call=``, else the decorated function."""
+    if target.call is not None:
+        injection = injection_of(target.call, every_entry_calls=True)
+    elif injection.first is None and "target" not in injection.names:
+        lost = sorted(name for name in target.params if not injection.accepts(name))
+        if lost:
+            raise ConfigurationError(
+                f"params of {target.key} would be lost: the function takes no {', '.join(lost)}; "
+                "give it such a parameter, **kwargs, or a Target"
+            )
+    return injection.invoker(target)
+
+
+def find_target(chain: tuple[Target, ...], name: str, wanted: Any) -> Target:
+    """Return the one target that a caller pinned.
+
+    Raises:
+        ValueError: If none or more than one is meant; it lists them.
+    """
+    listed = ", ".join(target.key for target in chain)
+    if isinstance(wanted, Target):
+        found = [target for target in chain if target.key == wanted.key]
+    elif not isinstance(wanted, str):
+        raise ValueError(f"{name}= takes a spec or a bare model name of: {listed}")
+    else:
+        found = [target for target in chain if name == "model" and target.model == wanted.strip()]
+        if len(found) != 1:
+            found = [target for target in chain if _same_spec(target, wanted)]
+    if len(found) != 1:
+        raise ValueError(f"{name}= names no target of this chain, or more than one: it has {listed}")
+    return found[0]
+
+
+def _same_spec(target: Target, wanted: str) -> bool:
+    try:
+        provider, account, model = parse_key(wanted)
+    except ConfigurationError:
+        return False
+    if account:
+        return target.key == f"{provider}@{account}/{model}"
+    return target.spec == f"{provider}/{model}"

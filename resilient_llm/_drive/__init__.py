@@ -1,0 +1,1 @@
+"""Drivers: the only code that calls, sleeps or awaits. They decide nothing."""

@@ -1,0 +1,81 @@
+"""Does what the story asks, in asynchronous code: asyncio and trio, through anyio."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from resilient_llm._core.permit import held_places
+from resilient_llm._core.steps import Done, LetThrough, Raise, Told, Try
+from resilient_llm._drive.sync import raise_from
+from resilient_llm._runtime import runtime
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from resilient_llm._core.call import Call
+    from resilient_llm._core.steps import Step
+    from resilient_llm._core.story import Story
+    from resilient_llm._runtime import CancelScope
+
+_CUT_OFF: Any = object()
+
+
+async def drive(call: Call, steps: Story, step: Step, *, pending: Awaitable[Any] | None = None) -> Any:
+    """Drive a story from its present step to its end; return the answer.
+
+    Args:
+        call: The call.
+        steps: Its story.
+        step: What the story asks for now.
+        pending: The awaitable of an attempt that was started already.
+    """
+    scope: CancelScope | None = None
+    try:
+        while True:
+            if type(step) is Try:
+                scope = None
+                try:
+                    if step.limit is None:
+                        value = await _attempt(call, step, pending)
+                    else:
+                        value = _CUT_OFF
+                        with runtime.time.cancel_after(step.limit) as scope:
+                            value = await _attempt(call, step, pending)
+                        if value is _CUT_OFF:
+                            raise TimeoutError(f"no answer within {step.limit:.3g} s")
+                except BaseException as error:
+                    pending = None
+                    timed_out = scope is not None and scope.cancel_called and isinstance(error, Exception)
+                    step = steps.send(Told(runtime.clock(), error=error, timed_out=timed_out))
+                    if type(step) is LetThrough:
+                        raise
+                    continue
+                pending = None
+                step = steps.send(Told(runtime.clock(), value))
+            elif type(step) is Done:
+                return step.value
+            elif type(step) is Raise:
+                raise_from(step)
+            else:
+                await runtime.time.asleep(step.seconds)  # pyright: ignore[reportAttributeAccessIssue]  # only Wait is left
+                step = steps.send(Told(runtime.clock()))
+    finally:
+        # What an error's traceback can reach must not hold the error.
+        step = scope = pending = None  # type: ignore[assignment]
+        steps.close()
+        call.clear()
+
+
+async def _attempt(call: Call, step: Try, pending: Awaitable[Any] | None) -> Any:
+    """Make one attempt, known to guards inside it if it holds a leased place."""
+    places = step.permit.places
+    if not places:
+        value = step.lane.invoke(step, call.args, call.kwargs) if pending is None else pending
+        return await value if inspect.isawaitable(value) else value
+    token = held_places.set(held_places.get() + places)
+    try:
+        value = step.lane.invoke(step, call.args, call.kwargs) if pending is None else pending
+        return await value if inspect.isawaitable(value) else value
+    finally:
+        held_places.reset(token)

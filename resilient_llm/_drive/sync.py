@@ -1,0 +1,77 @@
+"""Does what the story asks, in synchronous code."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from resilient_llm._core.permit import held_places
+from resilient_llm._core.steps import Done, LetThrough, Raise, Told, Try
+from resilient_llm._runtime import runtime
+
+if TYPE_CHECKING:
+    from resilient_llm._core.call import Call
+    from resilient_llm._core.steps import Step
+    from resilient_llm._core.story import Story
+
+
+def drive(call: Call, steps: Story, step: Step) -> Any:
+    """Drive a story from its present step to its end.
+
+    Returns:
+        The answer; an awaitable of it if the function turns out to give awaitables.
+    """
+    try:
+        while True:
+            if type(step) is Try:
+                try:
+                    value = attempt(call, step)
+                except BaseException as error:
+                    step = steps.send(Told(runtime.clock(), error=error))
+                    if type(step) is LetThrough:
+                        raise
+                    continue
+                if inspect.isawaitable(value):
+                    from resilient_llm._drive import aio
+
+                    handed_over, call, steps = (call, steps), None, None  # type: ignore[assignment]  # no longer ours to clear
+                    return aio.drive(*handed_over, step, pending=value)
+                step = steps.send(Told(runtime.clock(), value))
+            elif type(step) is Done:
+                return step.value
+            elif type(step) is Raise:
+                raise_from(step)
+            else:
+                runtime.time.sleep(step.seconds)  # pyright: ignore[reportAttributeAccessIssue]  # only Wait is left
+                step = steps.send(Told(runtime.clock()))
+    finally:
+        # What an error's traceback can reach must not hold the error.
+        step = None  # type: ignore[assignment]
+        if steps is not None:  # pyright: ignore[reportUnnecessaryComparison]  # handed over above
+            steps.close()
+            call.clear()
+
+
+def attempt(call: Call, step: Try) -> Any:
+    """Make one attempt, known to guards inside it if it holds a leased place."""
+    places = step.permit.places
+    if not places:
+        return step.lane.invoke(step, call.args, call.kwargs)
+    token = held_places.set(held_places.get() + places)
+    try:
+        return step.lane.invoke(step, call.args, call.kwargs)
+    finally:
+        held_places.reset(token)
+
+
+def raise_from(step: Raise) -> None:
+    """Raise what the story ends with, leaving no frame that holds it."""
+    error, cause = step.error, step.cause
+    step.error = step.cause = None
+    assert error is not None
+    try:
+        if cause is None:
+            raise error
+        raise error from cause
+    finally:
+        error = cause = None

@@ -1,0 +1,43 @@
+"""Which task runs, and how to wake a loop from elsewhere; without importing a loop."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def current_task() -> object:
+    """Return the asyncio or trio task that runs here, or None in synchronous code."""
+    trio: Any = sys.modules.get("trio")
+    if trio is not None:
+        try:
+            return trio.lowlevel.current_task()
+        except RuntimeError:
+            pass
+    asyncio: Any = sys.modules.get("asyncio")
+    if asyncio is not None:
+        try:
+            return asyncio.current_task()
+        except RuntimeError:
+            pass
+    return None
+
+
+def waker() -> Callable[[Callable[[], object]], object]:
+    """Return what runs a function soon in the loop that runs here, callable from any thread.
+
+    Raises:
+        RuntimeError: If no asyncio or trio loop runs here.
+    """
+    trio: Any = sys.modules.get("trio")
+    if trio is not None:
+        try:
+            return trio.lowlevel.current_trio_token().run_sync_soon
+        except RuntimeError:
+            pass
+    import asyncio
+
+    return asyncio.get_running_loop().call_soon_threadsafe

@@ -1,0 +1,256 @@
+"""`failover` and `Failover`: one policy, as decorator, as call and as loop."""
+
+from __future__ import annotations
+
+import functools
+import types
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
+
+from resilient_llm._chain import targets_of
+from resilient_llm._classify import classify as classify_error
+from resilient_llm._core.backoff import as_backoff
+from resilient_llm._core.call import World
+from resilient_llm._door import Door
+from resilient_llm._errors import ConfigurationError
+from resilient_llm._inject import Injection, generate, injection_of
+from resilient_llm._policy import checked_options, warn_of_attempts
+from resilient_llm._runtime import runtime
+from resilient_llm._sdk_retries import warn_of_client_retries
+from resilient_llm._values import Target
+from resilient_llm.strategies import BUILT_IN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from typing import Unpack
+
+    from resilient_llm._events import Event
+    from resilient_llm._loop import AsyncAttempts, SyncAttempts
+    from resilient_llm._policy import PolicyOptions
+    from resilient_llm._values import ErrorKind, Verdict
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+S = TypeVar("S")
+
+
+class Guarded(Protocol[P, R_co]):
+    """A function under a policy: called like the function, with ``.policy`` and ``.using``."""
+
+    @property
+    def policy(self) -> Failover: ...
+    @property
+    def __name__(self) -> str: ...
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+    def using(self, **changes: Unpack[PolicyOptions]) -> Guarded[P, R_co]: ...
+    @overload
+    def __get__(self, instance: None, owner: type, /) -> Guarded[P, R_co]: ...
+    @overload
+    def __get__(self: Guarded[Concatenate[S, Q], R_co], instance: S, owner: type | None = None, /) -> Guarded[Q, R_co]: ...
+
+
+class Failover:
+    """A policy: a chain of targets and what to do when one of them fails.
+
+    Made by `failover`. It is a decorator, it calls any function (``policy.call``), it can be
+    looped over (``async for attempt in policy``), and ``policy.using(**changes)`` is a copy
+    with other options. Immutable; may be used by any number of threads and tasks at once.
+
+    Attributes:
+        chain: Its targets, in declared order.
+    """
+
+    def __init__(self, chain: Any, given: dict[str, Any]) -> None:
+        self.chain: tuple[Target, ...] = targets_of(chain)
+        self._given = dict(given)
+        self.options = checked_options(dict(given), BUILT_IN)
+        self.backoff = as_backoff(self.options.backoff)
+        self.in_priority: tuple[Target, ...] = tuple(BUILT_IN["priority"](self.chain))
+        for target in self.chain:
+            failures = runtime.settings.for_key(target.key, {}).failures
+            warn_of_attempts(self.options.attempts, failures, target.key)
+            warn_of_client_retries(target)
+
+    def world(self) -> World:
+        """Return what the story needs of the present state."""
+        return World(
+            classify=classify_error,
+            backoff=self.backoff,
+            budgets=runtime.budgets,
+            settings=runtime.settings,
+            rng=runtime.rng,
+        )
+
+    # As decorator.
+
+    @overload
+    def __call__(self, fn: Callable[Concatenate[Target, P], R], /) -> Guarded[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[Concatenate[S, Target, P], R], /) -> Guarded[Concatenate[S, P], R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> Guarded[P, R]: ...
+    def __call__(self, fn: Any, /) -> Any:
+        """Decorate a function, method, partial or callable object.
+
+        Raises:
+            ConfigurationError: If it cannot be guarded, or is given no target.
+        """
+        if isinstance(fn, (classmethod, staticmethod)):
+            return type(fn)(self(fn.__func__))  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        injection = self._injection_of(fn)
+        code, prefix, defaults, keyword_defaults = generate(injection)
+        return _wrapper(self, injection, code, prefix, defaults, keyword_defaults)
+
+    # As call.
+
+    @overload
+    def call(self, fn: Callable[Concatenate[Target, P], R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def call(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a function under this policy; an awaitable if the function gives one.
+
+        Raises:
+            ConfigurationError: If it cannot be guarded, or is given no target.
+        """
+        injection = self._injection_of(fn)
+        door = Door(self, injection)
+        return door.call_async(args, kwargs) if injection.is_async else door.call(args, kwargs)
+
+    def using(self, **changes: Unpack[PolicyOptions]) -> Failover:
+        """Return a copy with other options, among them ``chain``.
+
+        Raises:
+            ConfigurationError: If a name is unknown or a value is out of range.
+        """
+        given: dict[str, Any] = {**self._given, **changes}
+        return Failover(given.pop("chain", self.chain), given)
+
+    # As loop.
+
+    def __iter__(self) -> SyncAttempts:
+        from resilient_llm._loop import SyncAttempts
+
+        return SyncAttempts(self)
+
+    def __aiter__(self) -> AsyncAttempts:
+        from resilient_llm._loop import AsyncAttempts
+
+        return AsyncAttempts(self)
+
+    def __repr__(self) -> str:
+        return f"Failover({', '.join(target.key for target in self.chain)})"
+
+    def _injection_of(self, fn: Any) -> Injection:
+        injection = injection_of(fn, every_entry_calls=all(target.call is not None for target in self.chain))
+        _check_limits(self, injection)
+        return injection
+
+
+def _check_limits(policy: Failover, injection: Injection) -> None:
+    """Refuse an attempt timeout that nothing could enforce."""
+    if injection.is_async or injection.attempt is not None:
+        return
+    for target in policy.chain:
+        if policy.options.attempt_timeout is None and target.attempt_timeout is None:
+            continue
+        if target.call is None or not _is_told(target.call):
+            raise ConfigurationError(
+                "attempt_timeout cannot cut a synchronous function off: give it a parameter annotated Attempt "
+                "and pass attempt.remaining to the client, or decorate an async function"
+            )
+
+
+def _is_told(fn: Callable[..., Any]) -> bool:
+    injection = injection_of(fn, every_entry_calls=True)
+    return injection.is_async or injection.attempt is not None
+
+
+def _wrapper(
+    policy: Failover,
+    injection: Injection,
+    code: types.CodeType,
+    prefix: str,
+    defaults: tuple[Any, ...] | None,
+    keyword_defaults: dict[str, Any],
+) -> Any:
+    """Return a wrapper with this code, with a door and globals of its own."""
+    door = Door(policy, injection)
+    fn = injection.fn
+    name = getattr(fn, "__name__", type(fn).__name__)
+    wrapper: Any = types.FunctionType(code, door.wrap(code, prefix), name, defaults)
+    wrapper.__kwdefaults__ = keyword_defaults or None
+    functools.update_wrapper(wrapper, fn)
+    hidden = {p.name for p in injection.parameters} - set(injection.outer.parameters)
+    wrapper.__annotations__ = {k: v for k, v in getattr(fn, "__annotations__", {}).items() if k not in hidden}
+    wrapper.__signature__ = injection.outer
+    wrapper.policy = policy
+
+    def using(**changes: Any) -> Any:
+        changed = policy.using(**changes)
+        _check_limits(changed, injection)
+        if not injection.is_told and not all(target.call is not None for target in changed.chain):
+            raise ConfigurationError(f"{name} is given no target: every entry of the chain needs its own call=")
+        return _wrapper(changed, injection, code, prefix, defaults, keyword_defaults)
+
+    wrapper.using = using
+    return wrapper
+
+
+def failover(
+    chain: Any,
+    *,
+    attempts: int = 3,
+    max_attempts: int | None = None,
+    backoff: Any = None,
+    timeout: float | None = None,
+    attempt_timeout: float | None = None,
+    cooldown: float | None = None,
+    strategy: str | Callable[[Sequence[Target]], Iterable[Target]] = "priority",
+    reject: Callable[[Any], bool | str | ErrorKind | Verdict | None] | None = None,
+    classify: Callable[[BaseException], Verdict | ErrorKind | None] | None = None,
+    on_request_error: Literal["next", "raise"] = "next",
+    on_content_policy: Literal["next", "raise"] = "raise",
+    on_unknown: Literal["next", "raise", "transient"] = "next",
+    when_all_benched: Literal["soonest", "wait", "raise"] = "soonest",
+    reraise: bool = False,
+    stream: Any = None,
+    observers: Sequence[Callable[[Event], object]] = (),
+) -> Failover:
+    """Return a policy that calls the targets of a chain until one answers.
+
+    Example:
+        >>> @failover(chain=["groq/llama-3.3-70b", "openai/gpt-5-mini"])
+        ... async def ask(target: Target, prompt: str) -> str: ...
+
+    Args:
+        chain: A spec, a comma-separated text, a Target, a module-level function, or a
+            sequence of these; flattened, order kept.
+        attempts: Attempts per target, the first included, 1 or more.
+        max_attempts: Attempts per call over all targets, or None.
+        backoff: None for full jitter, uniform in ``[0, min(10, 0.2 * 2**(n-1))]`` seconds
+            after the n-th attempt; a tenacity wait; or a function from n to seconds.
+        timeout: Seconds for the whole call: attempts, waits and targets.
+        attempt_timeout: Seconds for one attempt. Asynchronous attempts are cancelled;
+            synchronous ones must be told through a parameter annotated `Attempt`.
+        cooldown: Seconds of the first bench of targets whose circuit has no setting of its own.
+        strategy: ``"priority"``, or a function from targets to targets in order.
+        reject: Looks at an answer; None or False for a good one, else True, a word of up to
+            40 characters, an `ErrorKind` or a `Verdict`.
+        classify: Asked about an error before every rule.
+        on_request_error: Whether an error of this request's own tries the next target.
+        on_content_policy: The same for a refusal on grounds of content.
+        on_unknown: The same for errors that no rule knows; ``"transient"`` retries them.
+        when_all_benched: Whether to try the benched targets once, to wait, or to raise.
+        reraise: Whether the last target's own error leaves instead of ChainExhaustedError.
+        stream: Not supported by this version.
+        observers: Functions that are told this policy's events.
+
+    Raises:
+        ConfigurationError: If something is not allowed; it names it and says what is.
+    """
+    given = dict(locals())
+    del given["chain"]
+    return Failover(chain, given)

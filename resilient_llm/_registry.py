@@ -1,0 +1,127 @@
+"""Every circuit of one state of the process, by key. Owns which of them are kept.
+
+Lock order: the registry's lock before a provider's, a provider's before a target's. No
+lock is held while user code runs.
+
+A circuit is kept while it has something to remember or somebody refers to it: a decorated
+function, a guard, a call. Above ``MOST_KEYS`` those that are healthy and idle are held
+weakly, the longest idle first, so that a key per tenant does not grow for ever.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from resilient_llm._core.circuit import Circuit
+from resilient_llm._settings import MOST_KEYS, Settings
+from resilient_llm._values import normal_key, parse_key, provider_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from random import Random
+
+    from resilient_llm._hub import Hub
+
+
+class Registry:
+    """Circuits by key; made on first use."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float], rng: Random, hub: Hub) -> None:
+        self.kept: dict[str, Circuit] = {}
+        """``{key: circuit}``, strongly held; the healthy path reads it without a lock."""
+        self._all: weakref.WeakValueDictionary[str, Circuit] = weakref.WeakValueDictionary()
+        self._lock = threading.RLock()
+        self._settings = settings
+        self._clock = clock
+        self._rng = rng
+        self._hub = hub
+        self._next_sweep = MOST_KEYS
+
+    def circuit(self, key: str, options: Mapping[str, Any] | None = None) -> Circuit:
+        """Return the circuit of a normalised key, with checked options applied to it."""
+        circuit = self.kept.get(key)
+        if circuit is None:
+            circuit = self._make(key)
+        if options and any(circuit.own.get(name, circuit) != value for name, value in options.items()):
+            self._apply(circuit, options)
+        return circuit
+
+    def find(self, spec: object) -> Circuit | None:
+        """Return the circuit of a key, however it is spelled, or None if nobody has used it."""
+        return self._all.get(normal_key(spec))
+
+    def circuits(self) -> list[Circuit]:
+        """Return all circuits there are, sorted by key."""
+        with self._lock:
+            return sorted(self._all.values(), key=lambda circuit: circuit.key)
+
+    def use_clock(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+
+    def configure(self, settings: Settings) -> None:
+        """Apply changed defaults to every circuit there is."""
+        with self._lock:
+            self._settings = settings
+            circuits = list(self._all.values())
+        now = self._clock()
+        for circuit in circuits:
+            circuit.configure(settings.for_key(circuit.key, circuit.own), now)
+
+    def forget(self) -> None:
+        """Forget everything automatic; manual benches stay."""
+        now = self._clock()
+        for circuit in self.circuits():
+            circuit.forget(now)
+
+    def suspend(self, *, suspended: bool) -> None:
+        """Shut what guards and decorated functions still hold, while another state is in force."""
+        with self._lock:
+            circuits = list(self._all.values())
+        # A target looks at its provider, so providers go first.
+        for circuit in sorted(circuits, key=lambda each: each.provider is not None):
+            circuit.suspend(suspended=suspended)
+
+    def after_fork(self) -> None:
+        """Give the child locks of its own."""
+        self._lock = threading.RLock()
+        for circuit in list(self._all.values()):
+            circuit.after_fork()
+
+    def _make(self, key: str) -> Circuit:
+        provider, account, model = parse_key(key)
+        with self._lock:
+            circuit = self._all.get(key)
+            if circuit is None:
+                parent = self.circuit(provider_key(provider, account)) if model else None
+                circuit = Circuit(
+                    key,
+                    self._settings.for_key(key, {}),
+                    now=self._clock(),
+                    rng=self._rng,
+                    news=self._hub,
+                    provider=parent,
+                )
+                self._all[key] = circuit
+            self.kept[key] = circuit
+            if len(self.kept) > self._next_sweep:
+                self._sweep(keep=circuit)
+        return circuit
+
+    def _sweep(self, keep: Circuit) -> None:
+        """Let go of healthy idle keys, the longest idle first, down to nine tenths of the limit."""
+        now = self._clock()
+        idle = [each for each in self.kept.values() if each is not keep and each is not keep.provider and each.is_idle(now)]
+        idle.sort(key=lambda circuit: circuit.touched_at)
+        for circuit in idle[: max(0, len(self.kept) - MOST_KEYS * 9 // 10)]:
+            del self.kept[circuit.key]
+        # When nearly all are ill, look again only after a tenth more, not at every new key.
+        self._next_sweep = max(MOST_KEYS, len(self.kept) + MOST_KEYS // 10)
+
+    def _apply(self, circuit: Circuit, options: Mapping[str, Any]) -> None:
+        with self._lock:
+            circuit.own.update(options)
+            settings = self._settings.for_key(circuit.key, circuit.own)
+        if circuit.configure(settings, self._clock()):
+            self._hub.settings_changed(circuit.key, options)

@@ -1,0 +1,447 @@
+"""What is read once from an error, and the helpers with which rules write verdicts.
+
+An error is somebody else's object: its attributes may be properties that raise, its
+``__str__`` may fail, its response may not be downloaded yet. Only this file touches it,
+nothing here does I/O, and whatever is not of the expected type counts as not there.
+What depends on the class alone is kept per class, weakly, so that thousands of
+short-lived classes are no leak. SDKs are recognised by shape, never imported.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+from weakref import WeakKeyDictionary
+
+from resilient_llm._values import ErrorKind, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+# Top-level packages through which LLM calls are made. Their errors may be read by their
+# sentences, and a JSON error raised inside them is a broken body.
+CLIENTS: Final = frozenset(
+    """
+    ai21 aiobotocore aiohttp anthropic azure boto3 botocore cerebras cohere dashscope deepseek fireworks
+    google google_genai groq grpc h11 h2 http httpcore httpx huggingface_hub ibm_watsonx_ai langchain
+    langchain_anthropic langchain_aws langchain_cohere langchain_community langchain_core langchain_google_genai
+    langchain_groq langchain_mistralai langchain_ollama langchain_openai litellm llama_cpp llama_index mistralai
+    ollama openai portkey_ai pydantic_ai replicate requests together urllib urllib3 vertexai voyageai websocket
+    websockets xai_sdk zhipuai
+    """.split()
+)
+
+# Attributes worth reading. Most sit in the instance; those of the class (properties,
+# slots, class attributes) are found once per class.
+_ATTRIBUTES: Final = (
+    "status_code", "status", "http_status", "code", "type", "reason", "error_code", "error_type", "retry_after",
+    "body", "details", "json_body", "http_body", "error", "detail", "title", "message",
+    "response", "headers", "litellm_response_headers", "rcvd", "trailing_metadata",
+)  # fmt: skip
+_MESSAGES: Final = ("message", "msg", "detail", "title", "description", "error_description", "Message", "error")
+_CODES: Final = ("code", "type", "status", "reason", "error_code", "error_type", "Code", "errorCode", "__type")
+_LONGEST_BODY: Final = 65_536
+_LONGEST_TEXT: Final = 4_000
+_WAITS: Final = frozenset(
+    """retry-after retry-after-ms x-retry-after x-retry-after-ms x-ms-retry-after-ms x-should-retry""".split()
+)
+_RAW_WAITS: Final = frozenset(name.encode() for name in _WAITS)
+_RATE: Final = re.compile("ratelimit|rate-limit", re.IGNORECASE).search
+_RAW_RATE: Final = re.compile(b"ratelimit|rate-limit", re.IGNORECASE).search
+
+T = TypeVar("T")
+
+
+def package_of(cls: type) -> str:
+    """Return the top-level package of a class; ``httpx2`` counts as ``httpx``."""
+    module: object = cls.__module__
+    top = module.partition(".")[0] if isinstance(module, str) else ""
+    return _family(top)
+
+
+def _family(package: str) -> str:
+    return package[:-1] if package in ("httpx2", "httpcore2") else package
+
+
+class Shape:
+    """What the class of an error says, whatever the instance.
+
+    Attributes:
+        names: ``package.Class`` of every class in the MRO, most special first.
+        simple_names: The same without package.
+        is_standard: Whether the class is of the standard library.
+        is_client: Whether the class, or one it inherits from, is of a client library.
+        read: Attributes which the class itself holds.
+    """
+
+    __slots__ = ("is_client", "is_standard", "names", "read", "simple_names", "verdicts")
+
+    def __init__(self, cls: type) -> None:
+        self.names = tuple(f"{package_of(base)}.{base.__name__}" for base in cls.__mro__[:-1])
+        self.simple_names = tuple(base.__name__ for base in cls.__mro__[:-1])
+        self.is_standard = package_of(cls) in sys.stdlib_module_names
+        self.is_client = any(package_of(base) in CLIENTS for base in cls.__mro__)
+        held = {name for base in cls.__mro__ for name in vars(base)}
+        self.read = tuple(name for name in _ATTRIBUTES if name in held)
+        # {rule: its verdict for the class}, filled in by rules.
+        self.verdicts: dict[object, Any] = {}
+
+
+_shapes: WeakKeyDictionary[type, Shape] = WeakKeyDictionary()
+
+
+def shape_of(cls: type) -> Shape:
+    """Return what the class says; computed once per class.
+
+    Two threads may compute it at the same time; both get the same answer.
+    """
+    shape = _shapes.get(cls)
+    if shape is None:
+        shape = _shapes[cls] = Shape(cls)
+    return shape
+
+
+def attribute(thing: object, name: str) -> Any:
+    """Return an attribute, or None if it is missing or refuses to be read."""
+    try:
+        return getattr(thing, name, None)
+    except Exception:  # a property of somebody else's class may raise anything
+        return None
+
+
+class _once(Generic[T]):  # noqa: N801  # used like a property
+    """A property that is read once; ``cached_property`` takes a lock before Python 3.12."""
+
+    def __init__(self, read: Callable[[Any], T]) -> None:
+        self.read = read
+        self.name = read.__name__
+        self.__doc__ = read.__doc__
+
+    def __get__(self, holder: Any, owner: type) -> T:
+        value = holder.__dict__[self.name] = self.read(holder)
+        return value
+
+
+class Evidence:
+    """What one error says. Everything is read at most once, when first asked for."""
+
+    def __init__(self, error: BaseException, shape: Shape, wall: Callable[[], float]) -> None:
+        self.error = error
+        self.shape = shape
+        self.wall = wall
+        own = attribute(error, "__dict__")
+        if shape.read:
+            own = {**{name: attribute(error, name) for name in shape.read}, **(own or {})}
+        self.facts: Mapping[str, Any] = own or {}
+
+    @_once
+    def status(self) -> int | None:
+        """HTTP status, also of a response inside; None below 100 and above 599."""
+        facts = self.facts
+        for name in ("status_code", "status", "http_status", "code"):
+            status = as_status(facts.get(name))
+            if status is not None:
+                return status
+        response = facts.get("response")
+        if response is None:
+            return None
+        if isinstance(response, dict):  # botocore
+            return as_status(_in(_in(cast("Any", response), "ResponseMetadata"), "HTTPStatusCode"))
+        return as_status(attribute(response, "status_code")) or as_status(attribute(response, "status"))
+
+    @property
+    def failed_status(self) -> int | None:
+        """The status if it tells of a failure: of the response, else a number in the body."""
+        status = self.status
+        if status is not None and status >= 300:
+            return status
+        for code in self.numbers:
+            if code >= 400:
+                return code
+        return None
+
+    @_once
+    def waits(self) -> dict[str, str]:
+        """``{lower-cased name: value}`` of the headers that name a wait or forbid a retry."""
+        headers = self._headers()
+        raw = attribute(headers, "raw")
+        try:
+            if type(raw) is list:  # httpx: decoding the few that matter is much cheaper than items()
+                pairs = cast("list[tuple[bytes, bytes]]", raw)
+                return {
+                    low.decode(): value.decode("latin-1")
+                    for name, value in pairs
+                    if (low := name.lower()) in _RAW_WAITS
+                }
+            return {low: str(value) for name, value in _pairs(headers) if (low := str(name).lower()) in _WAITS}
+        except Exception:  # headers of an unknown type
+            return {}
+
+    @_once
+    def rates(self) -> dict[str, str]:
+        """``{lower-cased name: value}`` of the headers that tell how full a bucket is."""
+        headers = self._headers()
+        raw = attribute(headers, "raw")
+        try:
+            if type(raw) is list:
+                pairs = cast("list[tuple[bytes, bytes]]", raw)
+                return {
+                    name.decode("latin-1").lower(): value.decode("latin-1") for name, value in pairs if _RAW_RATE(name)
+                }
+            return {str(name).lower(): str(value) for name, value in _pairs(headers) if _RATE(str(name))}
+        except Exception:  # headers of an unknown type
+            return {}
+
+    def _headers(self) -> Any:
+        facts = self.facts
+        headers = facts.get("headers") or facts.get("litellm_response_headers")
+        if headers:
+            return headers
+        response: Any = facts.get("response")
+        if isinstance(response, dict):
+            return _in(_in(cast("Any", response), "ResponseMetadata"), "HTTPHeaders")
+        return None if response is None else attribute(response, "headers")
+
+    @_once
+    def body(self) -> Any:
+        """The decoded body: a mapping, a list, a text, or None."""
+        facts = self.facts
+        for name in ("body", "json_body", "details"):
+            found = facts.get(name)
+            if isinstance(found, (dict, list)):
+                return cast("Any", found)
+            if isinstance(found, (str, bytes)) and found:
+                return _decoded(found)
+        response = facts.get("response")
+        if isinstance(response, dict):
+            return cast("Any", response)
+        found = None if response is None else _downloaded(response)
+        if found is None:
+            found = facts.get("http_body")
+        if isinstance(found, (str, bytes)) and found:
+            return _decoded(found)
+        args = self.error.args
+        # langchain raises ValueError({"code": 402, ...}).
+        if args and isinstance(args[0], dict):
+            return cast("Any", args[0])
+        return None
+
+    @_once
+    def parts(self) -> tuple[dict[str, Any], ...]:
+        """The mappings in which providers put codes and messages, outermost last."""
+        body = self.body
+        return () if body is None or type(body) is str else tuple(_parts(body))
+
+    @_once
+    def codes(self) -> tuple[str, ...]:
+        """Machine-readable words of the body and the error, lower-cased, most special first."""
+        found: list[str] = []
+        for part in self.parts:
+            for name in _CODES:
+                word = part.get(name)
+                if type(word) is str:
+                    found.append(word.lower())
+        facts = self.facts
+        for name in ("code", "type", "status", "error_code", "error_type"):
+            word = facts.get(name)
+            if type(word) is str and (low := word.lower()) not in found:
+                found.append(low)
+            elif callable(word):
+                found.extend(_grpc_code(word))
+        error = facts.get("error")
+        if error is not None and type(error) is not str:
+            word = attribute(error, "code")  # azure.core puts an object there
+            if type(word) is str:
+                found.append(word.lower())
+        return tuple(found)
+
+    @_once
+    def numbers(self) -> tuple[int, ...]:
+        """Numbers in the body that look like an HTTP status; openrouter sends them in a stream."""
+        found: list[int] = []
+        for part in self.parts:
+            for name in ("code", "status_code", "status"):
+                number = as_status(part.get(name))
+                if number is not None:
+                    found.append(number)
+        return tuple(found)
+
+    @_once
+    def text(self) -> str:
+        """What the error says in words, lower-cased and cut; never for logs, it may hold a prompt."""
+        said = [text for part in self.parts for name in _MESSAGES if type(text := part.get(name)) is str]
+        body = self.body
+        if type(body) is str:
+            said.append(body)
+        facts = self.facts
+        if not said:
+            for name in ("error", "detail", "title", "message"):
+                text = facts.get(name)
+                if type(text) is str:
+                    said.append(text)
+        details = facts.get("details")
+        if callable(details):  # grpc
+            text = called(details)
+            if type(text) is str:
+                said.append(text)
+        reason = attribute(facts.get("rcvd"), "reason")  # websockets
+        if type(reason) is str:
+            said.append(reason)
+        if not said:
+            said = [arg for arg in self.error.args if type(arg) is str]
+        return "\n".join(said)[:_LONGEST_TEXT].lower()
+
+    @property
+    def has_voice(self) -> bool:
+        """Whether its words are those of a provider, and not of the caller's own code."""
+        return self.shape.is_client or self.status is not None or bool(self.parts)
+
+    def inner(self) -> Iterator[BaseException]:
+        """Yield the errors beneath, also those that a client library buried, down to the system's own."""
+        return _beneath(self.error)
+
+
+def as_status(value: object) -> int | None:
+    """Return a number from 100 to 599, also if written as a text."""
+    if isinstance(value, str):
+        if len(value) != 3 or not value.isdecimal():
+            return None
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and 100 <= value <= 599:
+        return int(value)
+    return None
+
+
+def stamped(verdict: Verdict, status: int | None, retry_after: float | None) -> Verdict:
+    """Return the verdict with a status and a hint; built bare, since nothing is left to check."""
+    if status == verdict.status and retry_after == verdict.retry_after:
+        return verdict
+    put = object.__setattr__
+    copy = object.__new__(Verdict)
+    put(copy, "kind", verdict.kind)
+    put(copy, "reason", verdict.reason)
+    put(copy, "retry_after", retry_after)
+    put(copy, "status", status)
+    put(copy, "scope", verdict.scope)
+    put(copy, "retryable", verdict.retryable)
+    put(copy, "harms_health", verdict.harms_health)
+    return copy
+
+
+def _in(mapping: Any, name: str) -> Any:
+    return mapping.get(name) if isinstance(mapping, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # foreign data
+
+
+def called(thing: Any) -> Any:
+    """Return what a method of a foreign object gives, or None if it raises."""
+    try:
+        return thing()
+    except Exception:  # somebody else's method
+        return None
+
+
+def _grpc_code(method: Any) -> Iterator[str]:
+    """grpc errors have a method ``code()`` that gives an enum."""
+    name = attribute(called(method), "name")
+    if type(name) is str:
+        yield name.lower()
+
+
+def _pairs(headers: Any) -> Any:
+    if headers is None:
+        return ()
+    return headers.items() if hasattr(headers, "items") else headers
+
+
+def _downloaded(response: object) -> str | bytes | None:
+    """Return the content of a response if it is here already; asking might go to the network."""
+    held = attribute(response, "__dict__")
+    if type(held) is not dict:
+        return None
+    facts = cast("dict[str, Any]", held)
+    for name in ("_content", "body", "_body"):  # httpx and requests; websockets; aiohttp
+        content = facts.get(name)
+        if isinstance(content, (bytes, bytearray)):
+            return bytes(content)
+    return None
+
+
+def _decoded(body: str | bytes) -> Any:
+    if len(body) > _LONGEST_BODY:
+        body = body[:_LONGEST_BODY]
+    text = body.decode("utf-8", "replace") if isinstance(body, bytes) else body
+    if text.lstrip()[:1] in ("{", "["):
+        import json
+
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            pass
+    return text
+
+
+def _parts(body: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(body, list):
+        body = cast("list[Any]", body)[0] if body else None
+    if not isinstance(body, dict):
+        return
+    outer = cast("dict[str, Any]", body)
+    for name in ("error", "Error", "errors"):
+        inner: Any = outer.get(name)
+        if isinstance(inner, list) and inner:
+            inner = cast("list[Any]", inner)[0]
+        if isinstance(inner, dict):
+            yield from _nested(cast("dict[str, Any]", inner))
+    yield from _nested(outer)
+
+
+def _nested(part: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the details inside an error object, then the object."""
+    details: Any = part.get("details")
+    if isinstance(details, list):  # google.rpc
+        yield from (detail for detail in cast("list[Any]", details) if isinstance(detail, dict))
+    inner: Any = part.get("innererror")
+    if isinstance(inner, dict):  # azure
+        yield cast("dict[str, Any]", inner)
+    yield part
+
+
+def _beneath(error: BaseException) -> Iterator[BaseException]:
+    inner: BaseException | None = error
+    for _ in range(12):  # also guards against a ring
+        inner = inner.__cause__ or inner.__context__ or _buried(inner)
+        if inner is None:
+            return
+        yield inner
+        # What the system said is the root; its context is whatever was handled before.
+        if isinstance(inner, OSError) and shape_of(type(inner)).is_standard:
+            return
+
+
+def _buried(error: BaseException) -> BaseException | None:
+    """urllib and urllib3 keep the cause in ``reason`` or as an argument."""
+    reason = attribute(error, "reason")
+    if isinstance(reason, BaseException):
+        return reason
+    return next((arg for arg in error.args[:2] if isinstance(arg, BaseException)), None)
+
+
+def transient(reason: str, **facts: Any) -> Verdict:
+    """Return a verdict that something passes by itself."""
+    return Verdict(ErrorKind.TRANSIENT, reason, **facts)
+
+
+def limited(reason: str = "rate_limit", **facts: Any) -> Verdict:
+    """Return a verdict that we were too fast."""
+    return Verdict(ErrorKind.RATE_LIMITED, reason, **facts)
+
+
+def dead(reason: str, **facts: Any) -> Verdict:
+    """Return a verdict that somebody has to act; charged to the provider unless ``scope`` says otherwise."""
+    return Verdict(ErrorKind.AUTH_DEAD, reason, **facts)
+
+
+def wrong_request(reason: str = "invalid_request", **facts: Any) -> Verdict:
+    """Return a verdict that this request is wrong for this target."""
+    return Verdict(ErrorKind.REQUEST_SPECIFIC, reason, **facts)

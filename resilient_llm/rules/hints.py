@@ -1,0 +1,206 @@
+"""How long a provider asks us to wait: every dialect of ``Retry-After``.
+
+Pure functions over what was read from an error; the only clock is the wall time that is
+handed in, for dates. A hint is a finite number of seconds from 0 to a day: 0 is a hint
+("now"), a negative number, a word, NaN or infinity is none, and what is absurdly long is
+cut to a day. The chain cuts further where it benches and waits.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any, Final, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+LONGEST: Final = 86_400.0
+_MILLISECONDS: Final = ("retry-after-ms", "x-retry-after-ms", "x-ms-retry-after-ms")
+_SECONDS: Final = ("retry-after", "x-retry-after", "x-amzn-bedrock-retry-after")
+# A number above this is a moment, not a duration: seconds since 1970 in the year 2001.
+_EPOCH: Final = 1e9
+
+_UNIT: Final = {"ms": 0.001, "us": 1e-6, "µs": 1e-6, "ns": 1e-9, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}  # noqa: RUF001  # Go writes microseconds with this sign
+_GO: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|us|µs|ns|s|m|h|d)")  # noqa: RUF001  # see above
+_WORDS: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)[\s,]*(?:and\s+)?")
+_ASKS: Final = re.compile(
+    r"\b(?:again|retry|retry your request|retry-after|wait|resets?|available)"
+    r"(?:\s+(?:again|after|in|for|at least|about|approximately))*[\s:~]*(?=\d)"
+)
+_SPELLED: Final = re.compile(
+    r"(?:m(?:illi)?s(?:ec(?:ond)?s?)?|s(?:ec(?:ond)?s?)?|m(?:in(?:ute)?s?)?|h(?:(?:ou)?rs?)?|d(?:ays?)?)?"
+)
+
+
+def seconds(value: object) -> float | None:
+    """Return a duration in seconds: finite, not negative, at most a day."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    if not math.isfinite(value) or value < 0:
+        return None
+    return min(float(value), LONGEST)
+
+
+def moment_or_seconds(value: str, now: float) -> float | None:
+    """Read one header's value in any dialect.
+
+    Seconds (``1.5``), a Go duration (``6m0s``, ``812ms``), an HTTP date, RFC 3339, or
+    seconds or milliseconds since 1970.
+
+    Args:
+        value: The header's value.
+        now: Seconds since 1970.
+    """
+    value = value.strip()
+    if not value or len(value) > 64:
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return _go(value) if value[0].isdigit() and value[-1] in "smhd" else _date(value, now)
+    if number >= _EPOCH:
+        return _until(number / 1000 if number >= _EPOCH * 1000 else number, now)
+    return seconds(number)
+
+
+def from_headers(headers: Mapping[str, str], now: float) -> float | None:
+    """Return the wait that ``Retry-After`` or one of its relatives names.
+
+    Args:
+        headers: ``{lower-cased name: value}``.
+        now: Seconds since 1970.
+    """
+    for name in _MILLISECONDS:
+        hint = seconds(headers[name]) if name in headers else None
+        if hint is not None:
+            return hint / 1000
+    for name in _SECONDS:
+        hint = moment_or_seconds(headers[name], now) if name in headers else None
+        if hint is not None:
+            return hint
+    return None
+
+
+def from_buckets(headers: Mapping[str, str], now: float) -> float | None:
+    """Return when the exhausted buckets are full again; the longest, since all must have room.
+
+    For rate limits only: with any other error these headers speak of something else.
+    """
+    exhausted: list[float] = []
+    unclear: list[float] = []
+    for name, value in headers.items():
+        if name == "ratelimit":  # IETF draft: "default";r=0;t=30
+            match = re.search(r"\bt=(\d+)", value)
+            hint = seconds(match[1]) if match and re.search(r"\br=0\b", value) else None
+            remaining: str | None = "0"
+        elif "ratelimit" in name and "reset" in name:
+            hint = moment_or_seconds(value, now)
+            remaining = headers.get(name.replace("reset", "remaining"))
+        else:
+            continue
+        if hint is None:
+            continue
+        if remaining is None:
+            unclear.append(hint)
+        elif remaining.strip() in ("0", "0.0"):
+            exhausted.append(hint)
+    # Who names no remaining numbers has one bucket, and it is the one that is empty.
+    return max(exhausted) if exhausted else unclear[0] if len(unclear) == 1 else None
+
+
+def from_parts(parts: Iterable[Mapping[str, Any]]) -> float | None:
+    """Return the hint among the fields of a body: Google's ``retryDelay`` and its like."""
+    for part in parts:
+        delay = part.get("retryDelay")
+        if isinstance(delay, str):
+            hint = _go(delay)
+            if hint is not None:
+                return hint
+        if isinstance(delay, dict):
+            length = cast("dict[str, Any]", delay)
+            return seconds(_number(length.get("seconds")) + _number(length.get("nanos")) / 1e9)
+        for name, unit in (
+            ("retry_after_ms", 1000),
+            ("retry_after", 1),
+            ("retry_after_seconds", 1),
+            ("estimated_time", 1),
+        ):
+            hint = seconds(part.get(name))
+            if hint is not None:
+                return hint / unit
+    return None
+
+
+def from_text(text: str) -> float | None:
+    """Return the hint in a lower-cased sentence, such as "try again in 7m12s"."""
+    if not ("again" in text or "retry" in text or "wait" in text or "reset" in text or "available" in text):
+        return None
+    match = _ASKS.search(text)
+    return spelled_out(text[match.end() : match.end() + 64]) if match else None
+
+
+def spelled_out(text: str) -> float | None:
+    """Return the duration with which a text begins: ``20s``, ``7m12s``, ``1 minute 30 seconds``.
+
+    A number without a unit is in seconds; a number of something else is no duration.
+    """
+    total = 0.0
+    end = 0
+    while (match := _WORDS.match(text, end)) is not None:
+        number, word = match.groups()
+        if not _SPELLED.fullmatch(word):
+            break
+        total += float(number) * _unit(word)
+        end = match.end()
+    return seconds(total) if end else None
+
+
+def _unit(word: str) -> float:
+    if not word:
+        return 1.0
+    return 0.001 if word.startswith(("ms", "mil")) else _UNIT[word[0]]
+
+
+def _go(value: str) -> float | None:
+    total = 0.0
+    end = 0
+    for match in _GO.finditer(value):
+        if match.start() != end:
+            return None
+        total += float(match[1]) * _UNIT[match[2]]
+        end = match.end()
+    return seconds(total) if end and end == len(value) else None
+
+
+def _date(value: str, now: float) -> float | None:
+    if value[:4].isdigit():
+        from datetime import UTC, datetime
+
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+        return _until((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp(), now)
+    if "," not in value and ":" not in value:
+        return None
+    from email.utils import parsedate_to_datetime
+
+    try:
+        return _until(parsedate_to_datetime(value).timestamp(), now)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def _until(moment: float, now: float) -> float | None:
+    """Return the seconds left; a moment that has passed means now."""
+    return seconds(max(0.0, moment - now))
+
+
+def _number(value: object) -> float:
+    return seconds(value) or 0.0

@@ -1,0 +1,95 @@
+"""What an HTTP status means when neither a code nor a sentence said more."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from resilient_llm.rules._evidence import dead, limited, package_of, stamped, transient, wrong_request
+
+if TYPE_CHECKING:
+    from resilient_llm._values import Verdict
+    from resilient_llm.rules._evidence import Evidence
+
+_STATUSES: Final[dict[int, Verdict]] = {
+    400: wrong_request(),
+    401: dead("invalid_credentials"),
+    402: dead("insufficient_quota"),
+    403: dead("permission_denied", scope="target"),
+    # A path or a model that is not there. What was not found in a store of the provider's
+    # (an item, a file) is told by a sentence or a code.
+    404: dead("model_not_found", scope="target"),
+    405: dead("endpoint_not_found", scope="target"),
+    407: dead("invalid_credentials"),
+    408: transient("timeout"),
+    409: transient("conflict"),
+    410: dead("model_not_found", scope="target"),
+    413: wrong_request("too_large"),
+    414: wrong_request("too_large"),
+    # The connection, or something the provider depends on, was at fault; not the request.
+    421: transient("network"),
+    423: transient("conflict"),
+    424: transient("server_error"),
+    425: transient("too_early"),
+    429: limited(),
+    431: wrong_request("too_large"),
+    451: dead("region_unsupported"),
+    499: transient("server_error"),
+    502: transient("gateway"),
+    503: transient("overloaded"),
+    504: transient("gateway"),
+    529: transient("overloaded"),
+    598: transient("timeout"),
+    599: transient("timeout"),
+}
+_GATEWAY: Final = transient("gateway")  # 52x and 530: a proxy in front, mostly Cloudflare
+_SERVER: Final = transient("server_error")
+_MOVED: Final = dead("endpoint_not_found", scope="target")
+_NOT_THERE: Final = dead("endpoint_not_found", scope="target")
+
+_BY_STATUS: Final[dict[int, Verdict]] = {}
+
+
+def _verdict_of(status: int) -> Verdict:
+    known = _STATUSES.get(status)
+    if known is not None:
+        return stamped(known, status, None)
+    if status >= 500:
+        return stamped(_GATEWAY if 520 <= status <= 530 else _SERVER, status, None)
+    return stamped(_STATUSES[400] if status >= 400 else _MOVED, status, None)
+
+
+for _status in range(300, 600):
+    _BY_STATUS[_status] = _verdict_of(_status)
+
+
+def by_status(evidence: Evidence) -> Verdict | None:
+    """Return what the status says; None without one and for what did not fail."""
+    status = evidence.failed_status
+    if status is None:
+        return None
+    if status == 404 and not evidence.codes and evidence.text.strip() in ("", "not found", "404 page not found"):
+        return stamped(_NOT_THERE, status, None)
+    return _BY_STATUS[status]
+
+
+# urllib3 gives up retrying with these words and keeps no response.
+_TOO_MANY: Final = re.compile(r"too many (\d{3}) error responses")
+_GAVE_UP: Final = frozenset(("urllib3.MaxRetryError", "requests.RetryError"))
+
+
+def by_retries(evidence: Evidence) -> Verdict | None:
+    """Return what the status says with which urllib3's own retries ended."""
+    if _GAVE_UP.isdisjoint(evidence.shape.names):
+        return None
+    for inner in evidence.inner():
+        words = inner.args[0] if inner.args else None
+        if package_of(type(inner)) == "urllib3" and isinstance(words, str) and (match := _TOO_MANY.search(words)):
+            return _BY_STATUS.get(int(match[1]))
+    return None
+
+
+def asks_to_retry(evidence: Evidence) -> bool | None:
+    """Return what ``x-should-retry`` says, the header that openai and anthropic send to their SDKs."""
+    value = evidence.waits.get("x-should-retry", "").lower()
+    return True if value == "true" else False if value == "false" else None

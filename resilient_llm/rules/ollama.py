@@ -1,0 +1,18 @@
+"""Ollama: an error inside a stream has the status -1."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from resilient_llm.rules._evidence import transient
+
+if TYPE_CHECKING:
+    from resilient_llm._values import Verdict
+    from resilient_llm.rules._evidence import Evidence
+
+_IN_STREAM: Final = transient("stream_error")
+
+
+def CLASSES(evidence: Evidence) -> Verdict | None:  # noqa: N802  # one of the names a provider's file may have
+    """Return that a stream broke, if that is all which is known."""
+    return _IN_STREAM if "ollama.ResponseError" in evidence.shape.names else None

@@ -1,0 +1,32 @@
+"""Realtime sessions over websockets: the close code is the status.
+
+https://www.iana.org/assignments/websocket/websocket.xhtml#close-code-number
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from resilient_llm.rules._evidence import attribute, transient, wrong_request
+
+if TYPE_CHECKING:
+    from resilient_llm._values import Verdict
+    from resilient_llm.rules._evidence import Evidence
+
+_CLOSE_CODES: Final = {
+    1002: transient("network"),
+    1003: wrong_request(),
+    1007: wrong_request(),
+    1008: wrong_request(),
+    1009: wrong_request("too_large"),
+    1011: transient("server_error"),
+    1012: transient("server_error"),
+    1013: transient("overloaded"),
+    1014: transient("gateway"),
+}
+
+
+def CLASSES(evidence: Evidence) -> Verdict | None:  # noqa: N802  # one of the names a provider's file may have
+    """Return what the close frame of the server says."""
+    code = attribute(evidence.facts.get("rcvd"), "code")
+    return _CLOSE_CODES.get(code) if isinstance(code, int) else None

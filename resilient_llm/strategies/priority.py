@@ -1,0 +1,15 @@
+"""Lowest ``priority`` first; equal ones in the order of the chain."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from resilient_llm._values import Target
+
+
+def priority(targets: Sequence[Target], /) -> Sequence[Target]:
+    """Return the targets by their priority, stable."""
+    return sorted(targets, key=lambda target: target.priority)

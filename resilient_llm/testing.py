@@ -1,0 +1,229 @@
+"""For tests of code that uses this library, and for our own: no waiting, no shared state.
+
+`fake_clock` moves time by hand, `isolated` gives a fresh state of the process,
+`capture_events` collects events, `scripted` and `ascripted` are providers that do what
+they are told. The pytest plugin offers the fixtures ``resilient_llm`` and ``fake_clock``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from resilient_llm import _wiring  # noqa: F401  # gives the first state its default observer
+from resilient_llm._classify import classify
+from resilient_llm._drive.tasks import waker
+from resilient_llm._observe import observe
+from resilient_llm._runtime import runtime
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    import anyio
+
+    from resilient_llm._events import Event
+
+__all__ = ["FakeClock", "Scripted", "ascripted", "capture_events", "fake_clock", "isolated", "scripted"]
+
+
+class _Moment(float):
+    """A moment of the fake clock. Two readings of the same time still have an order."""
+
+    __slots__ = ("order",)
+    order: int
+
+    def __new__(cls, seconds: float, order: int) -> _Moment:
+        self = super().__new__(cls, seconds)
+        self.order = order
+        return self
+
+    def __gt__(self, other: float) -> bool:
+        if isinstance(other, _Moment) and float(self) == float(other):
+            return self.order > other.order
+        return float(self) > float(other)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return float, (float(self),)
+
+
+class _Timer:
+    """A cancel scope that ends at a moment of the fake clock."""
+
+    def __init__(self, at: float, scope: anyio.CancelScope) -> None:
+        self.at = at
+        self.scope = scope
+        self.thread = threading.get_ident()
+        self.soon = waker()
+
+    def fire(self) -> None:
+        if threading.get_ident() == self.thread:
+            self.scope.cancel()
+        else:
+            self.soon(self.scope.cancel)
+
+
+class FakeClock:
+    """The SDK's monotonic and wall clock, moved by hand.
+
+    Waits of the SDK, sync and async, return at once and move it; deadlines fire when it
+    passes them.
+
+    Attributes:
+        sleeps: Seconds of every wait of the SDK, oldest first.
+    """
+
+    def __init__(self, start: float, wall: float) -> None:
+        self.sleeps: list[float] = []
+        self._now = start
+        self._offset = wall - start
+        self._order = itertools.count()
+        self._lock = threading.Lock()
+        self._timers: list[_Timer] = []
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass; deadlines that it passes fire.
+
+        Args:
+            seconds: 0 or more.
+
+        Raises:
+            ValueError: If ``seconds`` is negative or not finite.
+        """
+        if not math.isfinite(seconds) or seconds < 0:
+            raise ValueError(f"seconds={seconds} is not allowed: write a finite number, 0 or more")
+        with self._lock:
+            self._now += seconds
+            due = [timer for timer in self._timers if timer.at <= self._now]
+            self._timers = [timer for timer in self._timers if timer.at > self._now]
+        for timer in due:
+            timer.fire()
+
+    def jump_wall(self, seconds: float) -> None:
+        """Let the wall clock alone jump, forwards or backwards, as when it is set."""
+        self._offset += seconds
+
+    def monotonic(self) -> float:
+        return _Moment(self._now, next(self._order))
+
+    def wall(self) -> float:
+        return self._now + self._offset
+
+    def sleep(self, seconds: float, /) -> None:
+        self.sleeps.append(seconds)
+        self.advance(seconds)
+
+    async def asleep(self, seconds: float, /) -> None:
+        import anyio.lowlevel
+
+        self.sleeps.append(seconds)
+        self.advance(seconds)
+        await anyio.lowlevel.checkpoint()
+
+    @contextmanager
+    def cancel_after(self, seconds: float, /) -> Generator[anyio.CancelScope, None, None]:
+        import anyio
+
+        with anyio.CancelScope() as scope:
+            timer = _Timer(self._now + max(0.0, seconds), scope)
+            with self._lock:
+                self._timers.append(timer)
+            try:
+                yield scope
+            finally:
+                with self._lock:
+                    if timer in self._timers:
+                        self._timers.remove(timer)
+
+
+@contextmanager
+def fake_clock() -> Generator[FakeClock, None, None]:
+    """Put a clock that is moved by hand in the place of the SDK's, for the whole process.
+
+    It starts at the present time, in whole seconds.
+    """
+    before = runtime.time
+    clock = FakeClock(float(math.ceil(before.monotonic())), float(math.floor(before.wall())))
+    _use(clock)
+    try:
+        yield clock
+    finally:
+        _use(before)
+
+
+def _use(clock: Any) -> None:
+    with runtime.lock:
+        runtime.use_clock(clock)
+        runtime.unbind_all()
+
+
+@contextmanager
+def isolated() -> Generator[None, None, None]:
+    """Give a fresh state inside: no benches, counts, observers or settings of outside.
+
+    Process-wide, also for functions decorated at import; the real state is back after.
+    Rules that were registered with ``@classify.rule`` go on inside; those registered inside
+    end with it.
+    """
+    before, rules = runtime.exchange(), classify.rules
+    try:
+        yield
+    finally:
+        runtime.exchange(before)
+        classify.replace_rules(rules)
+
+
+@contextmanager
+def capture_events(*types: type[Event]) -> Generator[list[Event], None, None]:
+    """Collect the events of these types, of all if none is named, in order, into a list."""
+    captured: list[Event] = []
+    stop = observe(captured.append, *types)
+    try:
+        yield captured
+    finally:
+        stop()
+
+
+class Scripted:
+    """A provider that returns or raises each of its outcomes in turn.
+
+    Attributes:
+        calls: ``(args, kwargs)`` of every call, oldest first.
+    """
+
+    def __init__(self, outcomes: tuple[Any, ...]) -> None:
+        self._outcomes = outcomes
+        self.calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        number = len(self.calls)
+        self.calls.append((args, kwargs))
+        if number >= len(self._outcomes):
+            raise AssertionError(f"the script has {len(self._outcomes)} outcomes and was called once more")
+        outcome = self._outcomes[number]
+        if isinstance(outcome, BaseException) or (isinstance(outcome, type) and issubclass(outcome, BaseException)):
+            raise outcome
+        return outcome
+
+
+class AsyncScripted(Scripted):
+    """The same for async code."""
+
+    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return super().__call__(*args, **kwargs)
+
+
+def scripted(*outcomes: Any) -> Scripted:
+    """Return a function that returns or raises each outcome in turn, whatever it is passed.
+
+    Exceptions, instances or classes, are raised; everything else is returned. One call more
+    than there are outcomes is an AssertionError.
+    """
+    return Scripted(outcomes)
+
+
+def ascripted(*outcomes: Any) -> AsyncScripted:
+    """Return an async function that returns or raises each outcome in turn."""
+    return AsyncScripted(outcomes)

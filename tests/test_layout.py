@@ -1,0 +1,320 @@
+"""How the house is laid out: imports point down, names are public on purpose, loading is lazy."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import resilient_llm
+
+ROOT = Path(resilient_llm.__file__).parent
+PACKAGE = "resilient_llm"
+
+# From the bottom up; a module imports from its own layer and from those below it.
+LAYERS = (
+    ("vocabulary", "_values _settings _errors _events _checks _policy _chain _stream_policy _version"),
+    ("core", "_core"),
+    ("registry", "_registry _runtime _hub"),
+    ("drivers", "_drive"),
+    (
+        "doors",
+        "_failover _door _inject _loop _breaker _bench _classify _configure _observe _trace _sdk_retries _wiring",
+    ),
+    ("above", "admin cli __main__ demo testing pytest_plugin probes config chains"),
+)
+RANK = {name: rank for rank, (_, names) in enumerate(LAYERS) for name in names.split()}
+VARIANTS = {"rules", "strategies", "guards", "stores", "observers"}
+ABOVE = len(LAYERS) - 1
+# Written with public names, as a third party would.
+WITH_PUBLIC_NAMES = {"admin", "cli", "__main__", "demo", "probes", "config", "chains"}
+# Loaded only by somebody who has the extra, or pytest itself.
+FREE_TO_IMPORT = {"demo", "pytest_plugin"}
+# Knows every variant, and puts them together.
+WIRING = "_wiring"
+
+PUBLIC_NAMES = """
+    Attempt AttemptFailed AttemptRecord AttemptSucceeded BenchModel BenchedModel BreakerOpenError CallFailed
+    CallRejectedError ChainExhaustedError ConfigurationError DeadlineExceededError ErrorKind Event FailedOver Failover
+    HealthChanged IsBenched ListBenched ObserverFailed ResilientLLMError ResponseRejectedError RetryScheduled
+    RetryStopped StreamCommitted StreamInterrupted StreamInterruptedError StreamPolicy Target TargetBenched
+    TargetHealth TargetSkipped TargetUnbenched Trace UnbenchModel UnknownError Verdict __version__ bench_model breaker
+    classify configure events failover health is_benched list_benched observe reset settings unbench_model
+""".split()
+
+
+class Import:
+    """One imported module, as written somewhere."""
+
+    def __init__(self, module: str, line: int, *, lazy: bool, for_types: bool) -> None:
+        self.module = module
+        self.line = line
+        self.lazy = lazy
+        self.for_types = for_types
+
+    @property
+    def parts(self) -> list[str]:
+        return self.module.split(".")
+
+    @property
+    def is_ours(self) -> bool:
+        return self.parts[0] == PACKAGE
+
+    @property
+    def part(self) -> str:
+        """Which module or folder directly below the package; empty for the package itself."""
+        return self.parts[1] if len(self.parts) > 1 else ""
+
+
+class _Imports(ast.NodeVisitor):
+    def __init__(self) -> None:
+        self.found: list[Import] = []
+        self._functions = 0
+        self._type_checking = 0
+
+    def _add(self, module: str, line: int) -> None:
+        self.found.append(Import(module, line, lazy=self._functions > 0, for_types=self._type_checking > 0))
+
+    def visit_Import(self, node: ast.Import) -> None:
+        for name in node.names:
+            self._add(name.name, node.lineno)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        assert node.level == 0, f"a relative import in line {node.lineno}"
+        module = node.module or ""
+        for name in node.names:
+            self._add(f"{module}.{name.name}" if _is_module(module, name.name) else module, node.lineno)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        self._functions += 1
+        self.generic_visit(node)
+        self._functions -= 1
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
+        self.visit_FunctionDef(node)
+
+    def visit_If(self, node: ast.If) -> None:
+        types_only = ast.unparse(node.test).removeprefix("typing.") == "TYPE_CHECKING"
+        self._type_checking += types_only
+        for child in node.body:
+            self.visit(child)
+        self._type_checking -= types_only
+        for child in node.orelse:
+            self.visit(child)
+
+
+def _is_module(package: str, name: str) -> bool:
+    folder = ROOT.parent.joinpath(*package.split("."))
+    return package.split(".")[0] == PACKAGE and ((folder / name).is_dir() or (folder / f"{name}.py").exists())
+
+
+def _imports(path: Path) -> list[Import]:
+    visitor = _Imports()
+    visitor.visit(ast.parse(path.read_text(encoding="utf-8"), filename=str(path)))
+    return visitor.found
+
+
+def _part(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+SOURCES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+IMPORTS = {path: _imports(path) for path in SOURCES}
+
+
+def _found(path: Path, each: Import) -> str:
+    return f"{path.relative_to(ROOT)}:{each.line} imports {each.module}"
+
+
+def test_every_module_has_a_layer() -> None:
+    """A new module is given its place in the house on purpose."""
+    homeless = {_part(path) for path in SOURCES} - RANK.keys() - VARIANTS
+
+    assert set() == homeless
+
+
+def test_imports_point_down() -> None:
+    """No module imports from a layer above its own, not even for types or inside a function."""
+    wrong: list[str] = []
+    for path, imports in IMPORTS.items():
+        if _part(path) in VARIANTS or _part(path) == WIRING:
+            continue
+        rank = RANK.get(_part(path), ABOVE)
+        for each in imports:
+            # The package itself is the sum of all doors.
+            above = RANK.get(each.part, -1) if each.part else RANK["_failover"] + 1
+            if each.is_ours and above > rank:
+                wrong.append(_found(path, each))
+
+    assert [] == wrong
+
+
+def test_variants_know_the_vocabulary_only() -> None:
+    """A rule, strategy, guard, store or observer imports plain values and its own folder."""
+    wrong = [
+        _found(path, each)
+        for path, imports in IMPORTS.items()
+        if _part(path) in VARIANTS
+        for each in imports
+        if each.is_ours and each.part != _part(path) and RANK.get(each.part, ABOVE) != 0
+    ]
+
+    assert [] == wrong
+
+
+def test_only_the_wiring_knows_the_variants() -> None:
+    """A door may know a folder's own list, but a single variant is known to its folder and the wiring."""
+    wrong: list[str] = []
+    for path, imports in IMPORTS.items():
+        importer = _part(path)
+        if importer == WIRING or RANK.get(importer) == ABOVE:
+            continue
+        for each in imports:
+            may_know_folder = RANK.get(importer) == RANK["_failover"] or path == ROOT / "_core" / "classify.py"
+            is_folder = len(each.parts) == 2
+            if each.is_ours and each.part in VARIANTS - {importer} and not (may_know_folder and is_folder):
+                wrong.append(_found(path, each))
+
+    assert [] == wrong
+
+
+def test_what_stands_above_uses_public_names() -> None:
+    """Command line, demo and the like are written as a third party would write them."""
+    wrong = [
+        _found(path, each)
+        for path, imports in IMPORTS.items()
+        if _part(path) in WITH_PUBLIC_NAMES
+        for each in imports
+        if each.is_ours and each.part.startswith("_") and each.part != _part(path)
+    ]
+
+    assert [] == wrong
+
+
+def test_third_party_code_loads_when_used() -> None:
+    """Other people's packages are imported inside functions, or for types."""
+    wrong = [
+        _found(path, each)
+        for path, imports in IMPORTS.items()
+        if _part(path) not in FREE_TO_IMPORT
+        for each in imports
+        if not each.is_ours and each.parts[0] not in sys.stdlib_module_names and not each.lazy and not each.for_types
+    ]
+
+    assert [] == wrong
+
+
+def test_the_core_asks_nobody() -> None:
+    """The core does no I/O, reads no clock and rolls no dice."""
+    forbidden = {"asyncio", "logging", "os", "random", "socket", "time"}
+    wrong = [
+        _found(path, each)
+        for path, imports in IMPORTS.items()
+        if _part(path) == "_core"
+        for each in imports
+        if each.parts[0] in forbidden and not each.for_types
+    ]
+
+    assert [] == wrong
+
+
+def test_public_names() -> None:
+    """What is public is public on purpose."""
+    assert sorted(PUBLIC_NAMES) == sorted(resilient_llm.__all__)
+
+
+@pytest.mark.parametrize("name", PUBLIC_NAMES)
+def test_a_public_name_is_there(name: str) -> None:
+    """Every public name can be had, and is a plain attribute afterwards."""
+    value = getattr(resilient_llm, name)
+
+    assert value is vars(resilient_llm)[name]
+    assert name in dir(resilient_llm)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    """A name that there is not says so as any module does."""
+    with pytest.raises(AttributeError, match="module 'resilient_llm' has no attribute 'failoverr'"):
+        resilient_llm.failoverr  # noqa: B018  # the access is what is tested
+
+
+def test_type_checkers_and_the_loader_agree() -> None:
+    """What is imported for type checkers is what the lazy loader gives."""
+    tree = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))
+    seen = {
+        name.name: (node.module or "").removeprefix(f"{PACKAGE}.")
+        for branch in tree.body
+        if isinstance(branch, ast.If)
+        for node in branch.body
+        if isinstance(node, ast.ImportFrom)
+        for name in node.names
+    }
+    loaded = {name: module for module, names in resilient_llm._MODULES.items() for name in names.split()}
+
+    assert seen == loaded
+    assert {*seen, "__version__"} == set(resilient_llm.__all__)
+
+
+def test_the_operators_calls_have_two_spellings() -> None:
+    """The PascalCase names are the same objects."""
+    assert resilient_llm.ListBenched is resilient_llm.list_benched
+    assert resilient_llm.BenchModel is resilient_llm.bench_model
+    assert resilient_llm.UnbenchModel is resilient_llm.unbench_model
+    assert resilient_llm.IsBenched is resilient_llm.is_benched
+
+
+HEAVY = {
+    "aiohttp",
+    "anthropic",
+    "anyio",
+    "asyncio",
+    "httpx",
+    "httpx2",
+    "openai",
+    "requests",
+    "rich",
+    "tenacity",
+    "trio",
+    "wrapt",
+}
+
+
+def _loaded_by(code: str) -> set[str]:
+    """Return which top-level modules a fresh interpreter loads for the code."""
+    script = (
+        f"import sys, json\nbefore = set(sys.modules)\n{code}\nprint(json.dumps(sorted(set(sys.modules) - before)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT.parent, capture_output=True, text=True, check=True, timeout=60
+    )
+    return {name.split(".")[0] for name in json.loads(done.stdout)}
+
+
+def test_importing_loads_next_to_nothing() -> None:
+    """The bare import brings no SDK, no event loop, no dependency, and not even logging."""
+    loaded = _loaded_by("import resilient_llm")
+
+    assert set() == loaded & (HEAVY | {"logging", "dataclasses", "inspect", "datetime"})
+
+
+def test_public_names_bring_no_sdk() -> None:
+    """Not even all public names together bring an SDK, an event loop or a dependency."""
+    loaded = _loaded_by("from resilient_llm import *")
+
+    assert set() == loaded & (HEAVY | {"logging"})
+
+
+def test_a_healthy_synchronous_call_brings_no_event_loop() -> None:
+    """Decorating and calling a plain function needs none of the dependencies."""
+    loaded = _loaded_by(
+        "from resilient_llm import Target, failover\n"
+        "@failover('groq/llama')\n"
+        "def ask(target: Target, prompt: str) -> str: return target.model + prompt\n"
+        "assert ask('?') == 'llama?'"
+    )
+
+    assert set() == loaded & HEAVY

@@ -1,0 +1,383 @@
+"""What type checkers make of the public surface. Checked by pyright and mypy, never run.
+
+`errors.py` beside this file holds what must be refused.
+"""
+
+# pyright: strict
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Literal, assert_type
+
+import resilient_llm as r
+from resilient_llm import (
+    Attempt,
+    AttemptFailed,
+    AttemptRecord,
+    BenchedModel,
+    BreakerOpenError,
+    ChainExhaustedError,
+    ErrorKind,
+    Event,
+    Failover,
+    Target,
+    TargetBenched,
+    TargetHealth,
+    Trace,
+    Verdict,
+    bench_model,
+    breaker,
+    classify,
+    configure,
+    events,
+    failover,
+    health,
+    is_benched,
+    list_benched,
+    observe,
+    reset,
+    settings,
+    unbench_model,
+)
+
+CHAIN = ["groq/llama-3.3-70b-versatile", "openai/gpt-5-mini"]
+
+
+# The target comes first and leaves the signature.
+
+
+@failover(chain=CHAIN)
+def ask(target: Target, prompt: str, *, temperature: float = 0.0) -> str:
+    return f"{target.model}{prompt}{temperature}"
+
+
+@failover(chain=CHAIN, timeout=30.0, attempts=2)
+async def aask(target: Target, prompt: str, limit: int = 3) -> list[str]:
+    return [target.key, prompt] * limit
+
+
+@failover("groq/llama")
+def nothing_else(target: Target) -> int:
+    return len(target.model)
+
+
+@failover("groq/llama")
+def plain_awaitable(target: Target, prompt: str) -> Awaitable[str]:
+    return aecho(prompt)
+
+
+@failover("groq/llama", attempt_timeout=3.0)
+def told(target: Target, prompt: str, attempt: Attempt | None = None) -> float | None:
+    return None if attempt is None else attempt.remaining
+
+
+async def aecho(prompt: str) -> str:
+    return prompt
+
+
+assert_type(ask("why"), str)
+assert_type(ask("why", temperature=1.0), str)
+assert_type(ask(prompt="why"), str)
+assert_type(nothing_else(), int)
+assert_type(told("why"), float | None)
+
+
+async def check_async() -> None:
+    assert_type(await aask("why"), list[str])
+    assert_type(await aask("why", limit=1), list[str])
+    assert_type(await plain_awaitable("why"), str)
+
+
+# What takes a callable takes a decorated function.
+takes_callable: Callable[[str], str] = ask
+
+
+# Methods.
+
+
+class Client:
+    @failover(chain=CHAIN)
+    def ask(self, target: Target, prompt: str) -> str:
+        return f"{target.model}{prompt}"
+
+    @failover(chain=CHAIN)
+    async def aask(self, target: Target, prompt: str) -> str:
+        return f"{target.model}{prompt}"
+
+    @classmethod
+    @failover(chain=CHAIN)
+    def of_class(cls, target: Target, prompt: str) -> str:
+        return f"{cls.__name__}{target.model}{prompt}"
+
+    @staticmethod
+    @failover(chain=CHAIN)
+    def static(target: Target, prompt: str) -> str:
+        return f"{target.model}{prompt}"
+
+    @failover(chain=CHAIN)
+    def by_name(self, prompt: str, *, model: str = "") -> str:
+        return f"{model}{prompt}"
+
+    @breaker("groq")
+    def guarded(self, prompt: str) -> int:
+        return len(prompt)
+
+
+client = Client()
+assert_type(client.ask("why"), str)
+assert_type(Client.ask(client, "why"), str)
+assert_type(Client.of_class("why"), str)
+assert_type(client.of_class("why"), str)
+assert_type(Client.static("why"), str)
+assert_type(client.static("why"), str)
+assert_type(client.by_name("why"), str)
+assert_type(client.guarded("why"), int)
+
+
+async def check_async_method() -> None:
+    assert_type(await client.aask("why"), str)
+
+
+# Injected by name: the signature stays.
+
+
+@failover(chain=CHAIN)
+def by_target(prompt: str, *, target: Target = Target("groq/llama")) -> str:
+    return f"{target.model}{prompt}"
+
+
+@failover(chain=CHAIN)
+async def by_model(prompt: str, *, model: str = "", provider: str = "") -> str:
+    return f"{provider}/{model}{prompt}"
+
+
+assert_type(by_target("why"), str)
+assert_type(by_target("why", target=Target("openai/gpt-5-mini")), str)
+
+
+async def check_by_name() -> None:
+    assert_type(await by_model("why"), str)
+    assert_type(await by_model("why", model="gpt-5-mini"), str)
+
+
+# Policies.
+
+
+def waits(number: int) -> float:
+    return 0.1 * number
+
+
+policy = failover(CHAIN, backoff=waits, on_unknown="transient")
+assert_type(policy, Failover)
+assert_type(ask.policy, Failover)
+assert_type(client.ask.policy, Failover)
+assert_type(policy.using(timeout=3.0), Failover)
+assert_type(ask.using(timeout=3.0)("why"), str)
+assert_type(client.ask.using(timeout=3.0)("why"), str)
+
+
+def with_target(target: Target, prompt: str) -> bytes:
+    return f"{target.model}{prompt}".encode()
+
+
+async def awith_target(target: Target, prompt: str) -> bytes:
+    return with_target(target, prompt)
+
+
+def by_keyword(prompt: str, *, model: str = "") -> bytes:
+    return f"{model}{prompt}".encode()
+
+
+async def check_using() -> None:
+    assert_type(await aask.using(attempts=1)("why"), list[str])
+
+
+async def check_call() -> None:
+    assert_type(policy.call(with_target, "why"), bytes)
+    assert_type(await policy.call(awith_target, "why"), bytes)
+    assert_type(policy.call(by_keyword, "why"), bytes)
+
+
+def check_loop() -> str:
+    for attempt in policy:
+        with attempt as target:
+            assert_type(target, Target)
+            attempt.result = target.model
+            return target.model
+    raise AssertionError
+
+
+async def check_async_loop() -> str:
+    async for attempt in policy:
+        async with attempt as target:
+            assert_type(target, Target)
+            attempt.result = target.model
+            return target.model
+    raise AssertionError
+
+
+# Every option of @failover.
+
+
+def rejects(answer: object) -> bool | str | None:
+    return "too_short" if answer == "" else None
+
+
+def rejects_with_kind(answer: object) -> ErrorKind | Verdict | None:
+    return ErrorKind.TRANSIENT if answer == "" else None
+
+
+def judges(error: BaseException) -> Verdict | ErrorKind | None:
+    return ErrorKind.TRANSIENT if isinstance(error, KeyError) else None
+
+
+def sees(event: Event) -> None: ...
+
+
+failover(
+    [Target("groq/llama", params={"temperature": 0, "seed": Target.UNSET}, account="tenant-7"), "openai/gpt-5", CHAIN],
+    attempts=3,
+    max_attempts=6,
+    backoff=None,
+    timeout=30.0,
+    attempt_timeout=10.0,
+    cooldown=60.0,
+    strategy="priority",
+    reject=rejects,
+    classify=judges,
+    on_request_error="raise",
+    on_content_policy="next",
+    on_unknown="transient",
+    when_all_benched="wait",
+    reraise=True,
+    stream=None,
+    observers=[sees],
+)
+failover("groq/llama", reject=rejects_with_kind)
+failover("groq/llama, openai/gpt-5", reject=lambda answer: not answer)
+
+
+# Breaker.
+
+
+def check_with() -> int:
+    # A guard never swallows an error, so nothing is missing after the block.
+    with breaker("groq"):
+        return 3
+
+
+async def check_async_with() -> int:
+    async with breaker("groq/llama", failures=3, cooldown=10.0, mode="metrics_only"):
+        return 3
+
+
+@breaker("groq")
+def guarded(prompt: str, *, limit: int = 1) -> list[str]:
+    return [prompt] * limit
+
+
+@breaker("groq", slow_call=5.0)
+async def aguarded(prompt: str) -> str:
+    return prompt
+
+
+guard = breaker("groq")
+assert_type(guard.state, Literal["closed", "open", "half_open"])
+guard.record(None, 0.2)
+guard.record(ConnectionError(), 0.2)
+assert_type(guarded("why", limit=2), list[str])
+
+
+async def check_guarded() -> None:
+    assert_type(await aguarded("why"), str)
+
+
+# Benches and health.
+
+
+assert_type(list_benched(), list[BenchedModel])
+bench_model("groq/llama")
+bench_model("groq", 60.0, reason="maintenance")
+bench_model("groq", until=timedelta(minutes=5))
+bench_model(Target("groq/llama"), until=datetime.now(UTC) + timedelta(hours=1))
+assert_type(unbench_model("groq"), bool)
+assert_type(is_benched("groq"), bool)
+assert_type(health(), dict[str, TargetHealth])
+assert_type(health(["groq/llama"])["groq/llama"].benched, BenchedModel | None)
+assert_type(health(expected=CHAIN)["groq/llama"].status, Literal["healthy", "degraded", "down"])
+assert_type(r.ListBenched(), list[BenchedModel])
+assert_type(r.UnbenchModel("groq"), bool)
+assert_type(r.IsBenched("groq"), bool)
+r.BenchModel("groq")
+reset()
+
+
+# Classification.
+
+
+assert_type(classify(ValueError()), Verdict)
+assert_type(classify(ValueError()).kind, ErrorKind)
+assert_type(classify(ValueError()).retry_after, float | None)
+
+
+@classify.rule
+def overloaded(error: BaseException) -> Verdict | None:
+    return Verdict(ErrorKind.TRANSIENT, reason="overloaded") if "overloaded" in str(error) else None
+
+
+# The rule stays what it was.
+assert_type(overloaded(ValueError()), Verdict | None)
+
+
+# Events, settings, traces.
+
+
+def on_bench(event: TargetBenched) -> None: ...
+
+
+def on_two(event: TargetBenched | AttemptFailed) -> None: ...
+
+
+assert_type(observe(sees), Callable[[], None])
+observe(on_bench, TargetBenched)
+observe(on_two, TargetBenched, AttemptFailed)
+
+
+async def check_events() -> None:
+    async with events() as stream:
+        async for event in stream:
+            assert_type(event, Event)
+
+
+configure(retry_budget=0.2, max_wait=60.0, logging=False)
+configure(breakers={"*": {"failures": 3, "cooldown": 10.0}, "groq": {"mode": "disabled"}})
+assert_type(settings().max_wait, float)
+assert_type(settings().retry_budget, float | None)
+
+
+def check_trace() -> None:
+    with Trace() as trace, Trace(call_id="request-7"):
+        ask("why")
+    assert_type(trace.calls[0].call_id, str)
+    assert_type(trace.calls[0].served_by, str | None)
+    assert_type(trace.served_by, str | None)
+    for record in trace.calls[0].attempts:
+        assert_type(record, AttemptRecord)
+        assert_type(record.kind, ErrorKind | None)
+
+
+# Errors.
+
+
+def check_errors() -> None:
+    try:
+        ask("why")
+    except ChainExhaustedError as error:
+        assert_type(error.attempts, tuple[AttemptRecord, ...])
+        assert_type(error.last_error, Exception | None)
+        assert_type(error.kind, ErrorKind | None)
+        assert_type(error.retry_after, float | None)
+    except BreakerOpenError as error:
+        assert_type(error.retry_after, float | None)
