@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test lint lint-style lint-types docs bench clean
 
 demo: $(READY)-demo
 	$(BIN)/resilient-llm demo $(ARGS)
@@ -27,10 +27,14 @@ demo: $(READY)-demo
 test: $(READY)-test
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: $(READY)-lint
+lint: lint-style lint-types
+
+lint-style: $(READY)-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+
+lint-types: $(READY)-lint
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/mypy
 
 docs: $(READY)-docs

@@ -251,27 +251,29 @@ def breaker(name: str, **options: Unpack[BreakerOptions]) -> Breaker:
             pass
         else:
             guard = Breaker()  # and no __init__, which would cost as much as all the rest
-            guard._circuit = circuit  # pyright: ignore[reportPrivateUsage]  # this file owns the class
-            guard._era = _NOBODY  # pyright: ignore[reportPrivateUsage]  # this file owns the class
-            guard._more = None  # pyright: ignore[reportPrivateUsage]  # this file owns the class
+            guard._circuit = circuit
+            guard._era = _NOBODY
+            guard._more = None
             return guard
     return _of(normal_key(name), checked_options(options))
 
 
 def _of(key: str, options: dict[str, Any]) -> Breaker:
     guard = Breaker()
-    guard._circuit = runtime.registry.circuit(key, options)  # pyright: ignore[reportPrivateUsage]  # this file owns the class
-    guard._era = _NOBODY  # pyright: ignore[reportPrivateUsage]  # this file owns the class
-    guard._more = _More(options) if options else None  # pyright: ignore[reportPrivateUsage]  # this file owns the class
+    guard._circuit = runtime.registry.circuit(key, options)
+    guard._era = _NOBODY
+    guard._more = _More(options) if options else None
     return guard
 
 
 def _guarded(guard: Breaker, fn: Any) -> Any:
     """Return the function with a fresh guard around every call."""
     key = guard.name
-    options = {} if guard._more is None else guard._more.options  # pyright: ignore[reportPrivateUsage]  # this file owns the class
+    options = {} if guard._more is None else guard._more.options
     if isinstance(fn, (classmethod, staticmethod)):
-        return type(fn)(_guarded(guard, fn.__func__))  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        inner: Any = fn.__func__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # users' input
+        guarded = _guarded(guard, inner)
+        return classmethod(guarded) if isinstance(fn, classmethod) else staticmethod(guarded)
     name = getattr(fn, "__name__", type(fn).__name__)
     if not callable(fn) or inspect.isclass(fn):
         raise ConfigurationError(f"{name} cannot be guarded: decorate a function, a method or a callable object")
@@ -279,9 +281,11 @@ def _guarded(guard: Breaker, fn: Any) -> Any:
     def fresh() -> Breaker:
         return _of(key, options)
 
-    inner = fn.func if isinstance(fn, functools.partial) else fn  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    inner = fn
+    while isinstance(inner, functools.partial):
+        inner = inner.func
     if not inspect.isroutine(inner):
-        inner = type(inner).__call__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType, reportUnknownArgumentType]
+        inner = type(inner).__call__
     if inspect.iscoroutinefunction(inner):
         return _guarded_coroutine(fn, fresh)
     if inspect.isasyncgenfunction(inner):
@@ -337,7 +341,8 @@ def _guarded_generator(fn: Any, entered: Callable[[], Breaker]) -> Any:
     def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         guard = entered()
         try:
-            result = yield from fn(*args, **kwargs)
+            stream: Generator[Any, Any, Any] = fn(*args, **kwargs)
+            result = yield from stream
         except BaseException as error:
             guard.__exit__(type(error), error, error.__traceback__)
             raise

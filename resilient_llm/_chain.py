@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from resilient_llm._errors import ConfigurationError
@@ -50,13 +50,17 @@ def _flat(chain: Any) -> Iterator[Target]:
         yield _of_function(chain)
     elif isinstance(getattr(chain, "chain", None), tuple):
         yield from _flat(chain.chain)
-    elif isinstance(chain, Iterable) and not isinstance(chain, (bytes, dict)):
+    elif isinstance(chain, Iterable) and not isinstance(chain, (bytes, Mapping)):
         for entry in chain:  # pyright: ignore[reportUnknownVariableType]  # users' input
             if isinstance(entry, str) and not entry.strip():
                 raise ConfigurationError(f"chain has a blank entry: {ALLOWED}")
             yield from _flat(entry)
     else:
-        raise ConfigurationError(f"chain has an entry of type {type(chain).__name__}: {ALLOWED}")
+        raise ConfigurationError(f"chain has an entry of type {_type_name(chain)}: {ALLOWED}")  # pyright: ignore[reportUnknownArgumentType]  # users' input
+
+
+def _type_name(entry: object) -> str:
+    return type(entry).__name__
 
 
 def _of_spec(spec: str) -> Target:

@@ -106,7 +106,8 @@ def price(value: Any) -> tuple[float, float] | None:
     """Return ``(input, output)`` in USD per million tokens."""
     if value is None:
         return None
-    if not isinstance(value, (tuple, list)) or len(value) != 2:  # pyright: ignore[reportUnknownArgumentType]  # users' input
+    pair: Any = value
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:  # pyright: ignore[reportUnknownArgumentType]  # users' input
         raise _refuse("price", value, "(input, output) in USD per million tokens, or None")
-    first, second = value  # pyright: ignore[reportUnknownVariableType]  # users' input
+    first, second = pair  # pyright: ignore[reportUnknownVariableType]  # users' input
     return number("price[0]", first, low=0.0), number("price[1]", second, low=0.0)

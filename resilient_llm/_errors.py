@@ -179,7 +179,7 @@ class ChainExhaustedError(ResilientLLMError, ExceptionGroup[Exception]):
         self._member_records = tuple(records)
         return self
 
-    def __init__(self, message: str, members: Sequence[Exception], **facts: Any) -> None:
+    def __init__(self, message: str, members: Sequence[Exception], **facts: Any) -> None:  # pyright: ignore[reportInconsistentConstructor]  # __new__ has read the facts
         super().__init__(message, members)
 
     def derive(self, excs: Sequence[Exception], /) -> ChainExhaustedError:  # pyright: ignore[reportIncompatibleMethodOverride]  # the stub is generic over what split() keeps

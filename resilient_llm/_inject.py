@@ -155,9 +155,9 @@ def injection_of(fn: Any, *, every_entry_calls: bool = False) -> Injection:
 
 def _innermost(fn: Any) -> Any:
     while isinstance(fn, functools.partial):
-        fn = fn.func  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        fn = fn.func
     if not inspect.isroutine(fn) and callable(fn):
-        return type(fn).__call__  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+        return type(fn).__call__
     return fn
 
 

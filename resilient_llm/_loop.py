@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from resilient_llm._core.permit import held_places
-from resilient_llm._core.steps import Done, LetThrough, Raise, Told, Try
+from resilient_llm._core.steps import Done, LetThrough, Raise, Told, Try, Wait
 from resilient_llm._core.story import story
 from resilient_llm._door import Door
 from resilient_llm._drive.sync import raise_from
@@ -169,8 +169,9 @@ class SyncAttempts(_Attempts):
             step = self.next_step()
             if type(step) is Try:
                 return self.attempt(step)
-            runtime.time.sleep(step.seconds)  # pyright: ignore[reportAttributeAccessIssue]  # only Wait is left
-            self.waited()
+            if type(step) is Wait:
+                runtime.time.sleep(step.seconds)
+                self.waited()
         self.finish()
         raise StopIteration
 
@@ -189,7 +190,8 @@ class AsyncAttempts(_Attempts):
             step = self.next_step()
             if type(step) is Try:
                 return self.attempt(step)
-            await runtime.time.asleep(step.seconds)  # pyright: ignore[reportAttributeAccessIssue]  # only Wait is left
-            self.waited()
+            if type(step) is Wait:
+                await runtime.time.asleep(step.seconds)
+                self.waited()
         self.finish()
         raise StopAsyncIteration

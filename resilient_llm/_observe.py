@@ -19,12 +19,17 @@ if TYPE_CHECKING:
     from typing import Self
 
 E = TypeVar("E", bound=Event)
+E2 = TypeVar("E2", bound=Event)
 
 
 @overload
 def observe(callback: Callable[[Event], object], /) -> Callable[[], None]: ...
 @overload
-def observe(callback: Callable[[E], object], /, *types: type[E]) -> Callable[[], None]: ...
+def observe(callback: Callable[[E], object], type_: type[E], /) -> Callable[[], None]: ...
+@overload
+def observe(callback: Callable[[E | E2], object], type_: type[E], other: type[E2], /) -> Callable[[], None]: ...
+@overload
+def observe(callback: Callable[[Any], object], /, *types: type[Event]) -> Callable[[], None]: ...
 def observe(callback: Callable[[Any], object], /, *types: type[Event]) -> Callable[[], None]:
     """Have a function told of every event of these types, of all types if none is named.
 

@@ -120,12 +120,12 @@ def named_call_id(trace: Trace | None) -> str | None:
     while trace is not None:
         if trace.call_id is not None:
             return trace.call_id
-        trace = trace._outer  # pyright: ignore[reportPrivateUsage]  # this file owns both
+        trace = trace._outer
     return None
 
 
 def note_call(trace: Trace | None, call: Call) -> None:
     """Add a call to the traces around this code."""
     while trace is not None:
-        trace._calls.append(TracedCall(call))  # pyright: ignore[reportPrivateUsage]  # this file owns both
-        trace = trace._outer  # pyright: ignore[reportPrivateUsage]  # this file owns both
+        trace._calls.append(TracedCall(call))
+        trace = trace._outer

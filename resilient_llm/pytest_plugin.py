@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(name="resilient_llm")
-def _resilient_llm() -> Generator[Any, None, None]:  # pyright: ignore[reportUnusedFunction]  # pytest finds it
+def _resilient_llm() -> Generator[Any, None, None]:
     """Run the test in a fresh state of the process; gives the package."""
     import resilient_llm
     from resilient_llm.testing import isolated
@@ -23,7 +23,7 @@ def _resilient_llm() -> Generator[Any, None, None]:  # pyright: ignore[reportUnu
 
 
 @pytest.fixture(name="fake_clock")
-def _fake_clock() -> Generator[FakeClock, None, None]:  # pyright: ignore[reportUnusedFunction]  # pytest finds it
+def _fake_clock() -> Generator[FakeClock, None, None]:
     """Give a clock that is moved by hand."""
     from resilient_llm.testing import fake_clock
 

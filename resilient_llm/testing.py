@@ -13,7 +13,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from resilient_llm import _wiring  # noqa: F401  # gives the first state its default observer
+from resilient_llm import _wiring
 from resilient_llm._classify import classify
 from resilient_llm._drive.tasks import waker
 from resilient_llm._observe import observe
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from resilient_llm._events import Event
 
 __all__ = ["FakeClock", "Scripted", "ascripted", "capture_events", "fake_clock", "isolated", "scripted"]
+
+
+_wiring.wire(runtime)  # whoever comes here first, the state has its default observer
 
 
 class _Moment(float):
@@ -202,10 +205,14 @@ class Scripted:
         self.calls.append((args, kwargs))
         if number >= len(self._outcomes):
             raise AssertionError(f"the script has {len(self._outcomes)} outcomes and was called once more")
-        outcome = self._outcomes[number]
-        if isinstance(outcome, BaseException) or (isinstance(outcome, type) and issubclass(outcome, BaseException)):
+        outcome: Any = self._outcomes[number]
+        if isinstance(outcome, BaseException) or _is_error_class(outcome):
             raise outcome
         return outcome
+
+
+def _is_error_class(outcome: Any) -> bool:
+    return isinstance(outcome, type) and issubclass(outcome, BaseException)
 
 
 class AsyncScripted(Scripted):

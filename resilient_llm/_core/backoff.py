@@ -60,7 +60,9 @@ def as_backoff(given: Any) -> Backoff:
             f"backoff of type {type(given).__name__} is not allowed: write None, a tenacity wait, "
             "or a function from the number of the failed attempt to seconds"
         )
-    if any(base.__name__ == "wait_base" and base.__module__.startswith("tenacity") for base in type(given).__mro__):
+    wait: Any = given
+    bases: tuple[type, ...] = wait.__class__.__mro__
+    if any(base.__name__ == "wait_base" and base.__module__.startswith("tenacity") for base in bases):
         return _of_tenacity(given)
     seconds = given(1)
     if not _is_duration(seconds):

@@ -635,7 +635,7 @@ class Circuit:
         named = named or (self._pause is not None and self._pause.named)
         self._pause = Pause(since, until, verdict.reason, verdict.kind, named=named)
         self._note_bench_locked(
-            now, verdict.kind, verdict.reason, verdict.kind.value, until, verdict.retry_after, call_id
+            now, verdict.kind, verdict.reason, verdict.kind.value, until, verdict.retry_after, tag
         )
         self._publish_locked()
 

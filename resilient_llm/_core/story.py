@@ -15,7 +15,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from resilient_llm._core import facts
-from resilient_llm._core.permit import block_of
+from resilient_llm._core.permit import Permit, block_of
 from resilient_llm._core.retry_budget import SPAN
 from resilient_llm._core.steps import LET_THROUGH, Done, Raise, Step, Told, Try, Wait
 from resilient_llm._errors import DeadlineExceededError, ResponseRejectedError
@@ -24,7 +24,6 @@ from resilient_llm._values import ErrorKind, Verdict
 
 if TYPE_CHECKING:
     from resilient_llm._core.call import Call, Lane
-    from resilient_llm._core.permit import Permit
 
 Story = Generator[Step, Told, None]
 Part = Generator[Step, Told, "tuple[bool, float]"]
@@ -102,6 +101,8 @@ def _attempts(call: Call, lane: Lane, permit: Permit, told: Told | None, *, retr
     """Make attempts on one target until it answers or the call moves on."""
     number = 1
     answered: tuple[int, int] | None = None
+    judged: tuple[ResponseRejectedError, Verdict] | None = None
+    error: BaseException | None = None
     try:
         while True:
             if told is None:
@@ -109,10 +110,12 @@ def _attempts(call: Call, lane: Lane, permit: Permit, told: Told | None, *, retr
             call.attempts += 1
             now, error = told.now, told.error
             if error is None:
-                error, verdict = _judged(call, lane, permit, told.value)
-                if error is None:
+                judged = _judged(call, lane, permit, told.value)
+                if judged is None:
                     yield _served(call, lane, permit, number, now, told.value)
                     return True, now
+                error, verdict = judged
+                judged = None
             else:
                 verdict = _verdict(call, lane, error, now)
             step = _leaves(call, lane, permit, number, told, error, verdict)
@@ -141,12 +144,12 @@ def _attempts(call: Call, lane: Lane, permit: Permit, told: Told | None, *, retr
             if delay is None:
                 return False, now
             again = yield from _again(call, lane, delay, now)
-            if isinstance(again, float):
+            if not isinstance(again, Permit):
                 return False, again
             permit = again
             number += 1
     finally:
-        told = error = None
+        told = error = judged = None
 
 
 def _try(call: Call, lane: Lane, permit: Permit, number: int) -> Try:
@@ -165,18 +168,18 @@ def _try(call: Call, lane: Lane, permit: Permit, number: int) -> Try:
 
 def _judged(
     call: Call, lane: Lane, permit: Permit, value: Any
-) -> tuple[ResponseRejectedError | None, Verdict | None]:
-    """Ask ``reject`` about an answer."""
+) -> tuple[ResponseRejectedError, Verdict] | None:
+    """Ask ``reject`` about an answer; None if it is good."""
     reject = call.options.reject
     if reject is None:
-        return None, None
+        return None
     try:
         said: Any = reject(value)
     except BaseException:
         permit.abandoned()
         raise
     if said is None or said is False:
-        return None, None
+        return None
     if isinstance(said, Verdict):
         verdict = said
     elif isinstance(said, ErrorKind):
@@ -227,11 +230,10 @@ def _leaves(
     number: int,
     told: Told,
     error: BaseException,
-    verdict: Verdict | None,
+    verdict: Verdict,
 ) -> Step | None:
     """Return how the call ends if this is nothing that a target can be blamed for."""
     now = told.now
-    assert verdict is not None
     if verdict.kind is ErrorKind.CANCELLED:
         hung = permit.cancelled(now, call.tag)
         if hung is not None:

@@ -6,7 +6,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from resilient_llm._core.permit import held_places
-from resilient_llm._core.steps import Done, LetThrough, Raise, Told, Try
+from resilient_llm._core.steps import Done, LetThrough, Raise, Told, Try, Wait
 from resilient_llm._runtime import runtime
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ def drive(call: Call, steps: Story, step: Step) -> Any:
                 return step.value
             elif type(step) is Raise:
                 raise_from(step)
-            else:
-                runtime.time.sleep(step.seconds)  # pyright: ignore[reportAttributeAccessIssue]  # only Wait is left
+            elif type(step) is Wait:
+                runtime.time.sleep(step.seconds)
                 step = steps.send(Told(runtime.clock()))
     finally:
         # What an error's traceback can reach must not hold the error.

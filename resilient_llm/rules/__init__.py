@@ -77,6 +77,7 @@ def _nothing_wrong(evidence: Evidence) -> Verdict | None:
 _UNREADABLE: Final = transient("invalid_response")
 
 _STAGES: Final[tuple[Rule, ...]] = (
+    http.by_retries,
     # a client that got no answer; there is nothing else to read then
     network.without_answer,
     # a code in the body
@@ -86,7 +87,6 @@ _STAGES: Final[tuple[Rule, ...]] = (
     _words,
     codes.sure_category,
     # the status
-    http.by_retries,
     http.by_status,
     _category,
     # the class

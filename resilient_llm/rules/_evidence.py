@@ -110,6 +110,11 @@ def attribute(thing: object, name: str) -> Any:
         return None
 
 
+# Without any of these an error has no body, codes or headers, and need not be searched for them.
+_SPEAKING: Final = frozenset(_ATTRIBUTES) - {"status_code", "http_status", "message", "retry_after"}
+_SILENT: Final[dict[str, Any]] = {"body": None, "parts": (), "codes": (), "numbers": (), "waits": {}, "rates": {}}
+
+
 class _once(Generic[T]):  # noqa: N801  # used like a property
     """A property that is read once; ``cached_property`` takes a lock before Python 3.12."""
 
@@ -133,7 +138,10 @@ class Evidence:
         own = attribute(error, "__dict__")
         if shape.read:
             own = {**{name: attribute(error, name) for name in shape.read}, **(own or {})}
-        self.facts: Mapping[str, Any] = own or {}
+        facts: dict[str, Any] = own or {}
+        self.facts: Mapping[str, Any] = facts
+        if facts.keys().isdisjoint(_SPEAKING) and not (error.args and isinstance(error.args[0], dict)):
+            self.__dict__.update(_SILENT)
 
     @_once
     def status(self) -> int | None:

@@ -59,7 +59,7 @@ _CLASSES: Final[dict[str, Verdict]] = {
     **_same(INTERRUPTED, "http.IncompleteRead urllib3.IncompleteRead websockets.ConnectionClosed"),
     **_same(
         TIMEOUT,
-        """builtins.TimeoutError httpx.TimeoutException httpcore.TimeoutException requests.Timeout
+        """builtins.TimeoutError httpx.TimeoutException httpcore.TimeoutException requests.Timeout requests.ConnectTimeout
         urllib3.TimeoutError aiohttp.ServerTimeoutError trio.TooSlowError""",
     ),
     **_same(POOL_FULL, "httpx.PoolTimeout httpcore.PoolTimeout urllib3.EmptyPoolError"),
