@@ -9,7 +9,6 @@ def gateway(error: BaseException) -> Verdict | None: ...
 from __future__ import annotations
 
 from resilient_llm._core.classify import Classifier
-from resilient_llm.rules import judge
 
 
 def _wall() -> float:
@@ -19,4 +18,4 @@ def _wall() -> float:
     return runtime.wall()
 
 
-classify = Classifier(_wall, judge)
+classify = Classifier(_wall)

@@ -205,6 +205,8 @@ _TEMPLATE: Final = """
     {p}entered = {p}clock()
     {p}to = {p}target
     if {p}state is None:
+        if {p}entered >= {p}circuit.shut_until:
+            return {wait}{p}door({args}, {kwargs})
         for {p}other, {p}to in {p}others:
             {p}state = {p}other.slot
             if {p}state is not None:

@@ -57,9 +57,6 @@ class Registry:
         with self._lock:
             return sorted(self._all.values(), key=lambda circuit: circuit.key)
 
-    def use_clock(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-
     def configure(self, settings: Settings) -> None:
         """Apply changed defaults to every circuit there is."""
         with self._lock:

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from resilient_llm._core import facts
 from resilient_llm._core import triggers
-from resilient_llm._core.layers import FOREVER, Bench, Block, Grant, HalfOpen, Opened, Pause, Place
+from resilient_llm._core.layers import FOREVER, Bench, Block, Grant, HalfOpen, Layers, Opened, Pause, Place
 from resilient_llm._core.window import NEVER, Era
 from resilient_llm._settings import (
     LONGEST_HINT,
@@ -73,11 +73,8 @@ class Circuit:
     __slots__ = (
         "__weakref__",
         "_changed",
-        "_half",
+        "_layers",
         "_lock",
-        "_manual",
-        "_open",
-        "_pause",
         "_said_until",
         "_status",
         "_void",
@@ -126,10 +123,7 @@ class Circuit:
         self.era = Era(now, settings.window)
         self._void = Era(now, settings.window)
         self._void.due = FOREVER
-        self._open: Opened | None = None
-        self._half: HalfOpen | None = None
-        self._pause: Pause | None = None
-        self._manual: Bench | None = None
+        self._layers = Layers()
         self._said_until = NEVER
         self._status: Status = "healthy"
         self._changed = False
@@ -161,13 +155,7 @@ class Circuit:
         with self._lock:
             self._advance_locked(now)
             self.touched_at = now
-            block = self._block_locked(now)
-            if block is not None:
-                result: Grant | Block = block
-            elif self._half is None:
-                result = self._void if self.settings.mode == "disabled" else self.era
-            else:
-                result = self._take_locked(self._half, now, lease)
+            result = self._admit_locked(now, lease)
         self._after()
         return result
 
@@ -185,15 +173,14 @@ class Circuit:
     def share(self, places: tuple[Place, ...]) -> Place | None:
         """Return the one of these places that this circuit's present state gave, or None."""
         with self._lock:
-            current = (self._half, self._open, self._pause)
-            return next((place for place in places if place.state in current), None)
+            return self._layers.shared(places)
 
     def block(self, now: float) -> Block | None:
         """Return why a caller would be refused now, without taking anything."""
         with self._lock:
             self._advance_locked(now)
-            block = self._block_locked(now)
-            if block is None and self._half is not None and not self._has_place_locked(self._half, now):
+            block = self._block_locked()
+            if block is None and self._layers.half is not None and not self._layers.has_place(self._layers.half, now, self.settings.probes):
                 block = Block(self.key, "probes taken", None)
         self._after()
         return block
@@ -202,8 +189,8 @@ class Circuit:
         """Return ``"closed"``, ``"open"`` or ``"half_open"``, as of now."""
         with self._lock:
             self._advance_locked(now)
-            blocked = self._block_locked(now) is not None
-            state: State = "open" if blocked else "half_open" if self._half is not None else "closed"
+            blocked = self._block_locked() is not None
+            state: State = "open" if blocked else "half_open" if self._layers.half is not None else "closed"
         self._after()
         return state
 
@@ -211,16 +198,13 @@ class Circuit:
         """Return the bench that holds the key now: the operator's, else the one that ends last."""
         with self._lock:
             self._advance_locked(now)
-            layers = self._layers_locked()
-            forced = self.settings.mode == "forced_open"
-            since = self.era.started_at
+            shown = self._layers.shown()
+            if self.settings.mode == "forced_open":
+                if shown is None:
+                    shown = Bench(self.era.started_at, FOREVER, "forced_open", None, manual=False)
+                shown.until = FOREVER
         self._after()
-        if not layers:
-            return Bench(since, FOREVER, "forced_open", None, manual=False) if forced else None
-        until = FOREVER if forced else max(layer.until for layer in layers)
-        shown = next((layer for layer in layers if layer.manual), None)
-        shown = shown or max(layers, key=lambda layer: layer.until)
-        return Bench(shown.since, until, shown.reason, shown.kind, manual=shown.manual)
+        return shown
 
     def average_latency(self, now: float) -> float | None:
         """Return the average seconds of successes, or what it last was, or None."""
@@ -235,20 +219,25 @@ class Circuit:
 
     def answered(self) -> int:
         """Return a figure that grows with every success; a provider's also with its targets'."""
-        return self.era.n + sum(child.era.n for child in list(self.children))
+        with self._lock:
+            return self._answered_locked()
 
     def first_attempts(self, now: float, seconds: float) -> int:
         """Return the successes of the last seconds; a provider's are the sum over its targets."""
-        own = self.era.recent_successes(now, seconds)
-        return own + sum(child.era.recent_successes(now, seconds) for child in list(self.children))
+        with self._lock:
+            own = self.era.recent_successes(now, seconds)
+            for child in list(self.children):
+                with child._lock:
+                    own += child.era.recent_successes(now, seconds)
+        return own
 
     def is_idle(self, now: float) -> bool:
         """Return whether nothing would be lost but counts of successes if the key were forgotten."""
         with self._lock:
             self._advance_locked(now)
             _, errors, _ = self.era.counts(now)
-            ill = self._open or self._half or self._pause or self._manual or self.consecutive or errors
-            return not ill and not self.failed_probes
+            healthy = self._layers.is_closed and not self._layers.benches()
+            return healthy and not (self.consecutive or errors or self.failed_probes)
 
     def numbers(self, now: float) -> tuple[int, int]:
         """Return ``(total, errors)`` in the window since it last closed; a provider's with its targets'."""
@@ -269,10 +258,10 @@ class Circuit:
         with self._lock:
             if isinstance(grant, Place):
                 self._place_succeeded_locked(grant, now, seconds)
-            elif grant is self.era and self._is_closed_locked():
+            elif grant is self.era and self._layers.is_closed:
                 slow = self._is_slow(seconds)
                 grant.success(now, seconds, slow=slow)
-                self._answered_locked()
+                self.consecutive = 0
                 self._trip_locked(now, None, None)
                 self._calm_locked(now, seconds)
             self._health_locked(now)
@@ -282,9 +271,9 @@ class Circuit:
     def child_answered(self, now: float, seconds: float) -> None:
         """Note that a target of this provider answered; its count is the target's."""
         with self._lock:
-            if not self._is_closed_locked():
+            if not self._layers.is_closed:
                 return
-            self._answered_locked()
+            self.consecutive = 0
             if self._is_slow(seconds):
                 self._trip_locked(now, None, None)
             self._health_locked(now)
@@ -308,7 +297,7 @@ class Circuit:
         with self._lock:
             if isinstance(grant, Place):
                 self._place_failed_locked(grant, now, verdict, cooldown, tag)
-            elif grant is self.era and self._is_closed_locked():
+            elif grant is self.era and self._layers.is_closed:
                 self._error_locked(now, verdict, seconds)
                 if verdict.reason != "hung" and not rate_limited:
                     self.consecutive += 1
@@ -324,12 +313,12 @@ class Circuit:
         """Give a place back without a verdict."""
         if isinstance(grant, Place):
             with self._lock:
-                self._give_back_locked(grant)
+                self._layers.give_back(grant)
 
     def pause(self, grant: Grant, now: float, verdict: Verdict, tag: CallTag | None = None) -> None:
         """Sit out for the wait that an error named, though it was no rate limit."""
         with self._lock:
-            if grant is self.era and self._is_closed_locked():
+            if grant is self.era and self._layers.is_closed:
                 self._pause_locked(now, verdict, tag)
                 self._health_locked(now)
         self._after()
@@ -357,8 +346,8 @@ class Circuit:
             tag: Which call it was.
         """
         with self._lock:
-            current = grant is self.era and self._is_closed_locked() and self.settings.mode != "disabled"
-            if current and self.answered() == answered:
+            current = grant is self.era and self._layers.is_closed and self.settings.mode != "disabled"
+            if current and self._answered_locked() == answered:
                 self._open_locked(now, verdict, f"exhausted {attempts}/{attempts}", cooldown, tag)
                 self._health_locked(now)
         self._after()
@@ -367,7 +356,7 @@ class Circuit:
         """Bench by hand until a moment; ``inf`` until unbenched."""
         with self._lock:
             self._advance_locked(now)
-            self._manual = Bench(now, until, reason, None, manual=True)
+            self._layers.manual = Bench(now, until, reason, None, manual=True)
             self._note_bench_locked(now, None, reason, "manual", until, None, None)
             self._publish_locked()
             self._health_locked(now)
@@ -377,9 +366,9 @@ class Circuit:
         """End every bench of this key, and trust it again; return whether it was benched."""
         with self._lock:
             self._advance_locked(now)
-            was_benched = bool(self._layers_locked())
-            self._manual = self._pause = None
-            if not self._is_closed_locked():
+            was_benched = bool(self._layers.benches())
+            self._layers.manual = self._layers.pause = None
+            if not self._layers.is_closed:
                 self._close_locked(now)
             self.failed_probes = 0
             if was_benched:
@@ -393,8 +382,8 @@ class Circuit:
         """Forget everything automatic; a manual bench stays."""
         with self._lock:
             self._advance_locked(now)
-            was_benched = self._open is not None or self._pause is not None
-            self._pause = None
+            was_benched = self._layers.opened is not None or self._layers.pause is not None
+            self._layers.pause = None
             self._close_locked(now)
             self.failed_probes = 0
             self.last_error = None
@@ -416,8 +405,8 @@ class Circuit:
             self.settings = settings
             if settings.mode in ("disabled", "metrics_only"):
                 # Neither blocks anybody: what was automatic ends here.
-                self._pause = None
-                if not self._is_closed_locked():
+                self._layers.pause = None
+                if not self._layers.is_closed:
                     self._close_locked(now)
             self.era.calm = False
             self.era.due = NEVER
@@ -439,11 +428,7 @@ class Circuit:
         self._lock = threading.Lock()
         self.delivering = threading.Lock()
         self.outbox = deque()
-        if self._half is not None:
-            self._half.places = []
-        for layer in (self._open, self._pause):
-            if layer is not None:
-                layer.last_resort = None
+        self._layers.free_all()
 
     def note(self, kind: facts.Fact, now: float, /, **details: Any) -> None:
         """Tell observers of something that happened on this key. Called without the lock."""
@@ -453,50 +438,43 @@ class Circuit:
 
     # Under the lock: the three layers.
 
-    def _is_closed_locked(self) -> bool:
-        return self._open is None and self._half is None
-
-    def _layers_locked(self) -> list[Bench]:
-        return [layer for layer in (self._manual, self._open, self._pause) if layer is not None]
-
-    def _block_locked(self, now: float) -> Block | None:
+    def _block_locked(self) -> Block | None:
         if self.settings.mode == "forced_open":
             return Block(self.key, "forced_open", None, manual=True)
-        layers = self._layers_locked()
-        if not layers:
-            return None
-        until = max(layer.until for layer in layers)
-        shown = max(layers, key=lambda layer: (layer.manual, layer.until))
-        dead = any(layer.kind is ErrorKind.AUTH_DEAD for layer in layers)
-        reason = (shown.reason or "benched by hand") if shown.manual else shown.reason
-        return Block(self.key, reason, None if until == FOREVER else until, manual=self._manual is not None, dead=dead)
+        return self._layers.block(self.key)
+
+    def _admit_locked(self, now: float, lease: float) -> Grant | Block:
+        block = self._block_locked()
+        if block is not None:
+            return block
+        if self._layers.half is not None:
+            return self._take_locked(self._layers.half, now, lease)
+        return self._void if self.settings.mode == "disabled" else self.era
 
     def _advance_locked(self, now: float) -> None:
         """Let what has run out run out."""
-        if self._manual is not None and now >= self._manual.until:
-            self._manual = None
+        if self._layers.manual is not None and now >= self._layers.manual.until:
+            self._layers.manual = None
             self._note_locked(facts.TargetUnbenched, now, reason="expired")
             self._publish_locked()
-        if self._pause is not None and now >= self._pause.until:
-            self._pause = None
-            if self._is_closed_locked():
+        if self._layers.pause is not None and now >= self._layers.pause.until:
+            self._layers.pause = None
+            if self._layers.is_closed:
                 self._note_locked(facts.TargetUnbenched, now, reason="expired")
             self._publish_locked()
             self._health_locked(now)
-        if self._open is not None and now >= self._open.until:
-            self._half = HalfOpen(self._open.cooldown)
-            self._open = None
+        if self._layers.opened is not None and now >= self._layers.opened.until:
+            self._layers.half = HalfOpen(self._layers.opened.cooldown)
+            self._layers.opened = None
             self._publish_locked()
             self._health_locked(now)
 
     def _publish_locked(self) -> None:
         """Put into `slot` and `shut_until` what the healthy path may rely on."""
         provider = self.provider
-        if self.settings.mode == "forced_open":
-            self.shut_until = FOREVER
-        else:
-            self.shut_until = max((layer.until for layer in self._layers_locked()), default=NEVER)
-        closed = self._is_closed_locked() and not self._layers_locked() and self.settings.mode != "forced_open"
+        layers, forced = self._layers, self.settings.mode == "forced_open"
+        self.shut_until = FOREVER if forced else layers.until()
+        closed = layers.is_closed and not layers.benches() and not forced
         if provider is not None:
             self.shut_until = max(self.shut_until, provider.shut_until)
             closed = closed and provider.slot is not None
@@ -523,8 +501,8 @@ class Circuit:
         self.failed_probes = max(0, self.failed_probes - healed)
         self.healthy_since = now
 
-    def _answered_locked(self) -> None:
-        self.consecutive = 0
+    def _answered_locked(self) -> int:
+        return self.era.n + sum(child.era.n for child in list(self.children))
 
     def _calm_locked(self, now: float, seconds: float) -> None:
         """Decide whether coming successes need nothing but being counted."""
@@ -597,10 +575,10 @@ class Circuit:
             self._would_bench_locked(now, kind, reason, why, now + length, verdict, tag)
             return
         until = now + length
-        if self._open is not None:
-            until = max(until, self._open.until)
-        self._open = Opened(now, until, reason, kind, first)
-        self._half = None
+        if self._layers.opened is not None:
+            until = max(until, self._layers.opened.until)
+        self._layers.opened = Opened(now, until, reason, kind, first)
+        self._layers.half = None
         retry_after = None if verdict is None else verdict.retry_after
         self._note_bench_locked(now, kind, reason, why, until, retry_after, tag)
         self._publish_locked()
@@ -628,12 +606,12 @@ class Circuit:
         if self.settings.mode == "metrics_only":
             self._would_bench_locked(now, verdict.kind, verdict.reason, verdict.kind.value, until, verdict, tag)
             return
-        if self._pause is not None and self._pause.until >= until:
-            self._pause.named = self._pause.named or named
+        if self._layers.pause is not None and self._layers.pause.until >= until:
+            self._layers.pause.named = self._layers.pause.named or named
             return
-        since = now if self._pause is None else self._pause.since
-        named = named or (self._pause is not None and self._pause.named)
-        self._pause = Pause(since, until, verdict.reason, verdict.kind, named=named)
+        since = now if self._layers.pause is None else self._layers.pause.since
+        named = named or (self._layers.pause is not None and self._layers.pause.named)
+        self._layers.pause = Pause(since, until, verdict.reason, verdict.kind, named=named)
         self._note_bench_locked(
             now, verdict.kind, verdict.reason, verdict.kind.value, until, verdict.retry_after, tag
         )
@@ -652,7 +630,7 @@ class Circuit:
     def _close_locked(self, now: float) -> None:
         """Start a new closed period: clear counts, so that old errors cannot open it again."""
         self._latency_locked(now)
-        self._open = self._half = None
+        self._layers.opened = self._layers.half = None
         self.consecutive = 0
         self.healthy_since = now
         self.era = Era(now, self.settings.window)
@@ -668,12 +646,8 @@ class Circuit:
             return now + self.settings.probe_lease
         return now + max(lease, cooldown, 10.0 * (self.last_latency or 0.0))
 
-    def _has_place_locked(self, half: HalfOpen, now: float) -> bool:
-        half.places = [place for place in half.places if now < place.lease_until]
-        return len(half.places) < self.settings.probes
-
     def _take_locked(self, half: HalfOpen, now: float, lease: float) -> Grant | Block:
-        if not self._has_place_locked(half, now):
+        if not self._layers.has_place(half, now, self.settings.probes):
             return Block(self.key, "probes taken", None)
         self._latency_locked(now)
         place = Place(half, self._lease_until(now, lease, half.cooldown))
@@ -681,46 +655,25 @@ class Circuit:
         return place
 
     def _last_resort_locked(self, now: float, lease: float) -> Grant | Block:
-        block = self._block_locked(now)
-        if block is None:
-            if self._half is not None:
-                return self._take_locked(self._half, now, lease)
-            return self._void if self.settings.mode == "disabled" else self.era
-        if block.manual or block.dead or (self._pause is not None and self._pause.named):
-            return block
-        layer = self._open or self._pause
-        if layer is None:
-            return block
-        if layer.last_resort is not None and now < layer.last_resort.lease_until:
-            return Block(self.key, "last resort taken", block.until)
-        layer.last_resort = Place(layer, self._lease_until(now, lease, self.settings.cooldown))
-        return layer.last_resort
-
-    def _give_back_locked(self, place: Place) -> bool:
-        """Free a place; return whether the state that gave it is still there."""
-        state = place.state
-        if isinstance(state, HalfOpen):
-            if place in state.places:
-                state.places.remove(place)
-            return state is self._half
-        if state.last_resort is place:
-            state.last_resort = None
-        return state is self._open or state is self._pause
+        if self.settings.mode == "forced_open":
+            return Block(self.key, "forced_open", None, manual=True)
+        place = self._layers.last_resort(self.key, now, self._lease_until(now, lease, self.settings.cooldown))
+        return self._admit_locked(now, lease) if place is None else place
 
     def _place_succeeded_locked(self, place: Place, now: float, seconds: float) -> None:
         state = place.state
-        if not self._give_back_locked(place):
+        if not self._layers.give_back(place):
             return
         self.last_latency = seconds if self.last_latency is None else self.last_latency
         if isinstance(state, Pause):
-            self._pause = None
+            self._layers.pause = None
             self._note_locked(facts.TargetUnbenched, now, reason="recovered")
             self._publish_locked()
             return
         if isinstance(state, Opened):
             # A last resort that was answered is worth a probe.
-            self._half = state_half = HalfOpen(state.cooldown)
-            self._open = None
+            self._layers.half = state_half = HalfOpen(state.cooldown)
+            self._layers.opened = None
             state = state_half
         state.successes += 1
         if state.successes >= self.settings.successes_to_close:
@@ -732,7 +685,7 @@ class Circuit:
         self, place: Place, now: float, verdict: Verdict, cooldown: float | None, tag: CallTag | None
     ) -> None:
         state = place.state
-        if not self._give_back_locked(place):
+        if not self._layers.give_back(place):
             return
         self.last_error = (verdict.kind, verdict.reason)
         if not isinstance(state, HalfOpen):
@@ -745,7 +698,7 @@ class Circuit:
         self.consecutive += 1
         self.failed_probes += 1
         self.healthy_since = now
-        self._half = None
+        self._layers.half = None
         self._open_locked(now, verdict, "probe failed", state.cooldown, tag)
         if verdict.kind is ErrorKind.RATE_LIMITED and verdict.retry_after is not None:
             self._pause_locked(now, verdict, tag)
@@ -759,7 +712,7 @@ class Circuit:
             self._status = new
 
     def _status_locked(self, now: float) -> Status:
-        down = self._block_locked(now) is not None
+        down = self._block_locked() is not None
         total, errors, _ = self._counts_locked(now)
         errors += self._children_errors_locked(now)
         return triggers.status(

@@ -1,7 +1,7 @@
 """What an error means: cancellations, users' rules, the built-in rules, and what is inside.
 
-Owns the users' rules of one process. Knows no provider and no SDK: the built-in rules are
-handed in. Classifying never raises, whatever an error does when it is looked at; what goes
+Owns the users' rules of one process. Knows no provider and no SDK: that is the business of
+the built-in rules. Classifying never raises, whatever an error does when it is looked at; what goes
 wrong is told to ``on_rule_failed`` and the next sign is asked.
 
 The order: a cancellation is one whatever else is true; users' rules; our own errors; the
@@ -11,9 +11,6 @@ group, each by the same order, of which the most severe decides.
 
 from __future__ import annotations
 
-import sys
-from asyncio import CancelledError
-from concurrent.futures import CancelledError as FutureCancelledError
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 from weakref import WeakKeyDictionary
 
@@ -25,12 +22,13 @@ from resilient_llm._errors import (
     ResponseRejectedError,
 )
 from resilient_llm._values import ErrorKind, Verdict
+from resilient_llm.rules import judge as built_in_rules
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Rule = Callable[[BaseException], "Verdict | ErrorKind | str | None"]
-    Judge = Callable[[BaseException, "Callable[[], float]"], "Verdict | None"]
+    Rule = Callable[[BaseException], Verdict | ErrorKind | str | None]
+    Judge = Callable[[BaseException, Callable[[], float]], Verdict | None]
 
 F = TypeVar("F", bound="Callable[..., object]")
 
@@ -38,6 +36,8 @@ _CANCELLED: Final = Verdict(ErrorKind.CANCELLED)
 _UNKNOWN: Final = Verdict(ErrorKind.UNKNOWN)
 _BUG: Final = Verdict(ErrorKind.CALLER_BUG)
 _REJECTED: Final = Verdict(ErrorKind.REJECTED)
+
+_KINDS: Final[dict[str, ErrorKind]] = {kind.value: kind for kind in ErrorKind}
 
 # What decides when several errors are inside one, most severe first.
 _SEVERITY: Final = {
@@ -59,15 +59,24 @@ _SEVERITY: Final = {
 # A chain of causes longer than this is a loop of wrapping, and its end says nothing.
 _MOST_INSIDE: Final = 200
 
-_CANCELLATIONS: Final = (CancelledError, FutureCancelledError, KeyboardInterrupt, SystemExit, GeneratorExit)
+_CANCELLATIONS: Final = (KeyboardInterrupt, SystemExit, GeneratorExit)
+# By name: to import asyncio, concurrent.futures or trio for one class each would cost more
+# than everything else here. Module and name are those which the classes give themselves.
+_CANCELLATION_NAMES: Final = frozenset(
+    (
+        ("asyncio.exceptions", "CancelledError"),
+        ("concurrent.futures._base", "CancelledError"),
+        ("trio", "Cancelled"),
+        ("trio._core._exceptions", "Cancelled"),
+    )
+)
 _ORDINARY, _CANCELLATION, _OURS, _GROUP = range(4)
 
 
 def _sort_of(cls: type[BaseException]) -> int:
-    # trio is not imported for the sake of a class that can only exist once it is.
-    trio = sys.modules.get("trio")
-    cancelled = getattr(trio, "Cancelled", None)
-    if issubclass(cls, _CANCELLATIONS) or (isinstance(cancelled, type) and issubclass(cls, cancelled)):
+    if issubclass(cls, _CANCELLATIONS):
+        return _CANCELLATION
+    if any((base.__module__, base.__name__) in _CANCELLATION_NAMES for base in cls.__mro__):
         return _CANCELLATION
     if issubclass(cls, ResilientLLMError):
         return _OURS
@@ -81,7 +90,8 @@ class Classifier:
 
     Args:
         wall: Gives seconds since 1970, for hints that are dates.
-        judge: The built-in rules: what one error says by itself, without what is inside it.
+        judge: What one error says by itself, without what is inside it; the built-in rules
+            unless another function stands in for them.
 
     Attributes:
         on_rule_failed: Told the error of a rule that raised or returned something it may
@@ -90,7 +100,7 @@ class Classifier:
 
     __slots__ = ("_judge", "_rules", "_sorts", "_wall", "on_rule_failed")
 
-    def __init__(self, wall: Callable[[], float], judge: Judge) -> None:
+    def __init__(self, wall: Callable[[], float], judge: Judge = built_in_rules) -> None:
         self._wall = wall
         self._judge = judge
         self._rules: tuple[Rule, ...] = ()
@@ -101,7 +111,7 @@ class Classifier:
         """Return what the error means; never raises."""
         try:
             return self._classify(error)
-        except Exception as failure:  # an error that resists being looked at
+        except Exception as failure:  # noqa: BLE001  # an error that resists being looked at
             self._tell(failure)
             return _UNKNOWN
 
@@ -154,22 +164,23 @@ class Classifier:
             return None
         try:
             return self._judge(error, self._wall)
-        except Exception as failure:  # a property or a number of somebody else's class
+        except Exception as failure:  # noqa: BLE001  # a property or a number of somebody else's class
             self._tell(failure)
             return None
 
     def _asked(self, error: BaseException) -> Verdict | None:
         for rule in self._rules:
             try:
-                answer = rule(error)
+                answer = cast("object", rule(error))  # users write rules
                 if answer is None:
                     continue
                 if isinstance(answer, Verdict):
                     return answer
-                if isinstance(answer, str):  # an ErrorKind is one too
-                    return Verdict(ErrorKind(answer))
+                kind = _KINDS.get(answer) if isinstance(answer, str) else None
+                if kind is not None:
+                    return Verdict(kind)
                 raise TypeError(f"a rule returned {type(answer).__name__}: return a Verdict, an ErrorKind or None")
-            except Exception as failure:  # users' code never breaks a call
+            except Exception as failure:  # noqa: BLE001  # users' code never breaks a call
                 self._tell(failure)
         return None
 
@@ -178,16 +189,11 @@ class Classifier:
             return
         try:
             self.on_rule_failed(failure)
-        except Exception:  # noqa: S110  # whoever listens must not break a call either
+        except Exception:  # noqa: BLE001, S110  # whoever listens must not break a call either
             pass
 
     def _has_cancellation(self, group: BaseException) -> bool:
-        if issubclass(type(group), ExceptionGroup) and not any(self._deep(group)):
-            return False
-        return any(self._deep(group))
-
-    def _deep(self, group: BaseException) -> list[bool]:
-        return [self._sort(member) == _CANCELLATION for member in _leaves(group)]
+        return any(self._sort(member) == _CANCELLATION for member in _leaves(group))
 
     def _inside(self, error: BaseException, sort: int) -> Verdict:
         """Return the most severe of what is inside an error that says nothing itself."""

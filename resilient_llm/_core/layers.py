@@ -1,16 +1,18 @@
-"""What can block a key, and the places that are leased while it does. Plain data.
+"""What can block a key, and the places that are leased while it does.
 
-Mutable parts are owned by the circuit that made them, under its lock.
+Everything here is owned by one circuit and touched under its lock only. It knows no
+settings, no events and no time but what it is handed.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from resilient_llm._core.window import Era
+from resilient_llm._core.window import NEVER, Era
+from resilient_llm._values import ErrorKind
 
 if TYPE_CHECKING:
-    from resilient_llm._values import ErrorKind
+    from collections.abc import Sequence
 
 FOREVER: Final = float("inf")
 
@@ -87,3 +89,88 @@ class Place:
 
 
 Grant = Era | Place
+
+
+class Layers:
+    """The three layers of one key: the operator's bench, a pause, and open or half-open."""
+
+    __slots__ = ("half", "manual", "opened", "pause")
+
+    def __init__(self) -> None:
+        self.manual: Bench | None = None
+        self.pause: Pause | None = None
+        self.opened: Opened | None = None
+        self.half: HalfOpen | None = None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the core is closed, whatever the other layers say."""
+        return self.opened is None and self.half is None
+
+    def benches(self) -> list[Bench]:
+        """Return the layers that block now."""
+        return [layer for layer in (self.manual, self.opened, self.pause) if layer is not None]
+
+    def until(self) -> float:
+        """Return when the last of them ends; minus infinity if there is none."""
+        return max((layer.until for layer in self.benches()), default=NEVER)
+
+    def shown(self) -> Bench | None:
+        """Return the bench to show: the operator's, else the one that ends last."""
+        benches = self.benches()
+        if not benches:
+            return None
+        shown = max(benches, key=lambda layer: (layer.manual, layer.until))
+        return Bench(shown.since, self.until(), shown.reason, shown.kind, manual=shown.manual)
+
+    def block(self, key: str) -> Block | None:
+        """Return why nobody passes, or None."""
+        shown = self.shown()
+        if shown is None:
+            return None
+        dead = any(layer.kind is ErrorKind.AUTH_DEAD for layer in self.benches())
+        reason = (shown.reason or "benched by hand") if shown.manual else shown.reason
+        until = None if shown.until == FOREVER else shown.until
+        return Block(key, reason, until, manual=self.manual is not None, dead=dead)
+
+    def has_place(self, half: HalfOpen, now: float, probes: int) -> bool:
+        """Return whether a half-open state admits one more; leases that have ended do not count."""
+        half.places = [place for place in half.places if now < place.lease_until]
+        return len(half.places) < probes
+
+    def last_resort(self, key: str, now: float, lease_until: float) -> Place | Block | None:
+        """Return a place in spite of an automatic bench, or why there is none; None if nothing blocks."""
+        block = self.block(key)
+        if block is None:
+            return None
+        layer = self.opened or self.pause
+        if block.manual or block.dead or layer is None or (self.pause is not None and self.pause.named):
+            return block
+        if layer.last_resort is not None and now < layer.last_resort.lease_until:
+            return Block(key, "last resort taken", block.until)
+        layer.last_resort = Place(layer, lease_until)
+        return layer.last_resort
+
+    def give_back(self, place: Place) -> bool:
+        """Free a place; return whether the state that gave it is still there."""
+        state = place.state
+        if isinstance(state, HalfOpen):
+            if place in state.places:
+                state.places.remove(place)
+            return state is self.half
+        if state.last_resort is place:
+            state.last_resort = None
+        return state is self.opened or state is self.pause
+
+    def shared(self, places: Sequence[Place]) -> Place | None:
+        """Return the one of these places that a present state gave, or None."""
+        current = (self.half, self.opened, self.pause)
+        return next((place for place in places if place.state in current), None)
+
+    def free_all(self) -> None:
+        """Free every place: those who held them are not of this process."""
+        if self.half is not None:
+            self.half.places = []
+        for layer in (self.opened, self.pause):
+            if layer is not None:
+                layer.last_resort = None

@@ -99,7 +99,11 @@ _STAGES: Final[tuple[Rule, ...]] = (
 for _module in _PROVIDERS:
     codes.CODES.update(getattr(_module, "CODES", {}))
     codes.CATEGORIES.update(getattr(_module, "CATEGORIES", {}))
-_HINTS: Final = tuple(getattr(module, "HINTS") for module in _PROVIDERS if hasattr(module, "HINTS"))
+_HINTS: Final = tuple(
+    cast("Callable[[Evidence], float | None]", hint)
+    for module in _PROVIDERS
+    if (hint := getattr(module, "HINTS", None))
+)
 
 _TIMED: Final = (ErrorKind.TRANSIENT, ErrorKind.RATE_LIMITED)
 
@@ -142,7 +146,7 @@ _MAY_SPEAK: Final = frozenset(
 
 
 def _with_facts(evidence: Evidence, verdict: Verdict) -> Verdict:
-    status = evidence.failed_status
+    status = evidence.failed_status or verdict.status
     if verdict.kind not in _TIMED:
         return stamped(verdict, status, None)
     verdict = stamped(verdict, status, _hint(evidence, verdict.kind is ErrorKind.RATE_LIMITED))

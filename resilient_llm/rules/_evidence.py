@@ -55,9 +55,8 @@ T = TypeVar("T")
 
 def package_of(cls: type) -> str:
     """Return the top-level package of a class; ``httpx2`` counts as ``httpx``."""
-    module: object = cls.__module__
-    top = module.partition(".")[0] if isinstance(module, str) else ""
-    return _family(top)
+    module: Any = cls.__module__  # a class may set it to anything
+    return _family(module.partition(".")[0]) if isinstance(module, str) else ""
 
 
 def _family(package: str) -> str:
@@ -106,7 +105,7 @@ def attribute(thing: object, name: str) -> Any:
     """Return an attribute, or None if it is missing or refuses to be read."""
     try:
         return getattr(thing, name, None)
-    except Exception:  # a property of somebody else's class may raise anything
+    except Exception:  # noqa: BLE001  # a property of somebody else's class may raise anything
         return None
 
 
@@ -135,10 +134,9 @@ class Evidence:
         self.error = error
         self.shape = shape
         self.wall = wall
-        own = attribute(error, "__dict__")
+        facts: dict[str, Any] = attribute(error, "__dict__") or {}
         if shape.read:
-            own = {**{name: attribute(error, name) for name in shape.read}, **(own or {})}
-        facts: dict[str, Any] = own or {}
+            facts = {**{name: attribute(error, name) for name in shape.read}, **facts}
         self.facts: Mapping[str, Any] = facts
         if facts.keys().isdisjoint(_SPEAKING) and not (error.args and isinstance(error.args[0], dict)):
             self.__dict__.update(_SILENT)
@@ -183,7 +181,7 @@ class Evidence:
                     if (low := name.lower()) in _RAW_WAITS
                 }
             return {low: str(value) for name, value in _pairs(headers) if (low := str(name).lower()) in _WAITS}
-        except Exception:  # headers of an unknown type
+        except Exception:  # noqa: BLE001  # headers of an unknown type
             return {}
 
     @_once
@@ -198,7 +196,7 @@ class Evidence:
                     name.decode("latin-1").lower(): value.decode("latin-1") for name, value in pairs if _RAW_RATE(name)
                 }
             return {str(name).lower(): str(value) for name, value in _pairs(headers) if _RATE(str(name))}
-        except Exception:  # headers of an unknown type
+        except Exception:  # noqa: BLE001  # headers of an unknown type
             return {}
 
     def _headers(self) -> Any:
@@ -345,7 +343,7 @@ def called(thing: Any) -> Any:
     """Return what a method of a foreign object gives, or None if it raises."""
     try:
         return thing()
-    except Exception:  # somebody else's method
+    except Exception:  # noqa: BLE001  # somebody else's method
         return None
 
 

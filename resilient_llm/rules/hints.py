@@ -21,8 +21,17 @@ _SECONDS: Final = ("retry-after", "x-retry-after", "x-amzn-bedrock-retry-after")
 # A number above this is a moment, not a duration: seconds since 1970 in the year 2001.
 _EPOCH: Final = 1e9
 
-_UNIT: Final = {"ms": 0.001, "us": 1e-6, "µs": 1e-6, "ns": 1e-9, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}  # noqa: RUF001  # Go writes microseconds with this sign
-_GO: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|us|µs|ns|s|m|h|d)")  # noqa: RUF001  # see above
+_UNIT: Final = {
+    "ms": 0.001,
+    "us": 1e-6,
+    "µs": 1e-6,
+    "ns": 1e-9,
+    "s": 1.0,
+    "m": 60.0,
+    "h": 3_600.0,
+    "d": 86_400.0,
+}  # Go writes microseconds with this sign
+_GO: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|us|µs|ns|s|m|h|d)")
 _WORDS: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)[\s,]*(?:and\s+)?")
 _ASKS: Final = re.compile(
     r"\b(?:again|retry|retry your request|retry-after|wait|resets?|available)"
@@ -123,8 +132,7 @@ def from_parts(parts: Iterable[Mapping[str, Any]]) -> float | None:
             if hint is not None:
                 return hint
         if isinstance(delay, dict):
-            length = cast("dict[str, Any]", delay)
-            return seconds(_number(length.get("seconds")) + _number(length.get("nanos")) / 1e9)
+            return _duration(cast("dict[str, Any]", delay))
         for name, unit in (
             ("retry_after_ms", 1000),
             ("retry_after", 1),
@@ -202,5 +210,10 @@ def _until(moment: float, now: float) -> float | None:
     return seconds(max(0.0, moment - now))
 
 
-def _number(value: object) -> float:
-    return seconds(value) or 0.0
+def _duration(fields: Mapping[str, Any]) -> float | None:
+    """Read protobuf's Duration as JSON clients decode it."""
+    whole, nanos = fields.get("seconds", 0), fields.get("nanos", 0)
+    if not isinstance(nanos, int):
+        return None
+    found = seconds(whole)
+    return None if found is None else seconds(found + nanos / 1e9)

@@ -8,7 +8,7 @@ provider; a timeout or a broken connection may be one model's.
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from resilient_llm._values import ErrorKind, Verdict
 from resilient_llm.rules._evidence import shape_of, transient
@@ -121,9 +121,9 @@ def by_class(evidence: Evidence) -> Verdict | None:
     known = evidence.shape.verdicts
     if "network" not in known:
         known["network"] = class_verdict(evidence.shape)
-    verdict: Verdict | None = known["network"]
+    verdict = cast("Verdict | None", known["network"])
     # These two wrap something: the class alone does not say whether it was DNS, TLS or a reset.
-    if verdict is not BROKEN and verdict is not REFUSED:
+    if verdict is None or (verdict is not BROKEN and verdict is not REFUSED):
         return verdict
     if evidence.shape.is_standard and not evidence.facts and evidence.error.__cause__ is None:
         return verdict

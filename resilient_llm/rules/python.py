@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from resilient_llm._values import ErrorKind, Verdict
-from resilient_llm.rules._evidence import CLIENTS, attribute, transient, wrong_request
+from resilient_llm.rules._evidence import CLIENTS, transient, wrong_request
 from resilient_llm.rules.network import by_errno
 
 if TYPE_CHECKING:
@@ -126,8 +126,7 @@ def _package(step: TracebackType | None) -> str:
 
 def message_of(error: BaseException) -> str:
     """Return the error's words without calling its ``__str__``, lower-cased and cut."""
-    args = attribute(error, "args")
     if isinstance(error, OSError) and isinstance(error.strerror, str):
         return error.strerror[:1_000].lower()
-    first = args[0] if isinstance(args, tuple) and args else None
+    first: object = error.args[0] if error.args else None
     return first[:1_000].lower() if isinstance(first, str) else ""

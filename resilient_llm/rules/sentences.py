@@ -40,44 +40,44 @@ def _all(verdict: Verdict, *sentences: str) -> tuple[Sentence, ...]:
 
 
 MONEY: Final = Cause(
-    ("credit", "balance", "fund", "quota", "spend", "billing", "usage limits", "key limit", "api calls / month", "payment", "free tier", "invoice", "past due",),
+    ("credit", "balance", "fund", "quota", "spend", "billing", "usage limits", "key limit", "api calls / month", "payment", "free tier", "invoice", "past due"),
     _all(
-    dead("insufficient_quota"),
-    "insufficient credit", "insufficient balance", "insufficient funds", "insufficient quota",
-    "credit balance is too low", "credits are depleted", "credits have been exhausted", "no remaining credit",
-    "no prepaid credits", "no credits", "out of credits", "used all available credits", "purchase more credits",
-    "requires more credits", "spending limit", "spend limit", "reached your specified api usage limits", "key limit exceeded",
-    "exceeded its usage limits", "billing must be enabled", "enable billing", "payment required", "api calls / month",
-    "balance is insufficient", "account balance", "free tier of the model has been exhausted", "out of quota",
-    "unpaid invoice", "past due",
-),
+        dead("insufficient_quota"),
+        "insufficient credit", "insufficient balance", "insufficient funds", "insufficient quota",
+        "credit balance is too low", "credits are depleted", "credits have been exhausted", "no remaining credit",
+        "no prepaid credits", "no credits", "out of credits", "used all available credits", "purchase more credits",
+        "requires more credits", "spending limit", "spend limit", "reached your specified api usage limits", "key limit exceeded",
+        "exceeded its usage limits", "billing must be enabled", "enable billing", "payment required", "api calls / month",
+        "balance is insufficient", "account balance", "free tier of the model has been exhausted", "out of quota",
+        "unpaid invoice", "past due",
+    ),
 )  # fmt: skip
 ACCOUNT: Final = Cause(
-    ("account", "organization has been", "has been suspended", "blocked", "disabled",),
+    ("account", "organization has been", "has been suspended", "blocked", "disabled"),
     _all(
-    dead("account_disabled"),
-    "organization has been disabled", "organization has been restricted", "account is not active", "account has been",
-    "account + is suspended", "has been suspended", "key is blocked", "key has been disabled", "account + deactivated",
-),
+        dead("account_disabled"),
+        "organization has been disabled", "organization has been restricted", "account is not active", "account has been",
+        "account + is suspended", "has been suspended", "key is blocked", "key has been disabled", "account + deactivated",
+    ),
 )  # fmt: skip
 KEY: Final = Cause(
-    ("key", "auth", "credential", "token",),
+    ("key", "auth", "credential", "token", "leaked"),
     _all(
-    dead("invalid_credentials"),
-    "api key not valid", "invalid api key", "incorrect api key", "invalid x-api-key", "api key expired", "api key has expired",
-    "api key is invalid", "reported as leaked", "no api key was provided", "no api key provided", "missing api key",
-    "api_key client option must be set", "could not resolve authentication", "api key you provided is invalid",
-    "invalid authentication", "unable to locate credentials", "api key is missing", "did not provide an api key",
-    "provided api key is invalid", "token is expired", "token has expired", "missing credentials",
-),
+        dead("invalid_credentials"),
+        "api key not valid", "invalid api key", "incorrect api key", "invalid x-api-key", "api key expired", "api key has expired",
+        "api key is invalid", "reported as leaked", "no api key was provided", "no api key provided", "missing api key",
+        "api_key client option must be set", "could not resolve authentication", "api key you provided is invalid",
+        "invalid authentication", "unable to locate credentials", "api key is missing", "did not provide an api key",
+        "provided api key is invalid", "token is expired", "token has expired", "missing credentials",
+    ),
 )  # fmt: skip
 REGION: Final = Cause(
-    ("country", "region", "location", "request not allowed",),
+    ("country", "region", "location", "request not allowed"),
     _all(
-    dead("region_unsupported"),
-    "country, region, or territory not supported", "user location is not supported", "not available in your country",
-    "not available in your region", "request not allowed",
-),
+        dead("region_unsupported"),
+        "country, region, or territory not supported", "user location is not supported", "not available in your country",
+        "not available in your region", "request not allowed",
+    ),
 )  # fmt: skip
 PERMISSION: Final = Cause(
     (
@@ -87,59 +87,59 @@ PERMISSION: Final = Cause(
     _all(dead("permission_denied"), "ip address + not allowed", "it is disabled. enable it by visiting"),
 )
 MODEL: Final = Cause(
-    ("model", "on-demand", "end of its life", "api version", "llm provider",),
+    ("model", "on-demand", "end of its life", "api version", "llm provider"),
     _all(
-    dead("model_not_found", scope="target"),
-    "no models loaded", "unknown model", "model not found", "model not exist", "end of its life", "non-serverless model",
-    "does not work with the specified model", "is not found for api version", "llm provider not provided",
-    "model is not available", "model identifier is invalid", "on-demand throughput isn",
-),
+        dead("model_not_found", scope="target"),
+        "no models loaded", "unknown model", "model not found", "model not exist", "end of its life", "non-serverless model",
+        "does not work with the specified model", "is not found for api version", "llm provider not provided",
+        "model is not available", "model identifier is invalid", "on-demand throughput isn",
+    ),
 )  # fmt: skip
 POLICY: Final = Cause(
-    ("polic", "safety", "usage guidelines", "content", "flagged", "violates", "responsible ai",),
+    ("polic", "safety", "usage guidelines", "content", "flagged", "violates", "responsible ai"),
     _all(
-    wrong_request("content_policy"),
-    "content management policy", "safety system", "usage policy", "usage policies", "usage guidelines", "content policy",
-    "content filter", "inappropriate content", "content exists risk", "prohibited content", "flagged as potentially",
-    "violates our", "responsible ai",
-),
+        wrong_request("content_policy"),
+        "content management policy", "safety system", "usage policy", "usage policies", "usage guidelines", "content policy",
+        "content filter", "inappropriate content", "content exists risk", "prohibited content", "flagged as potentially",
+        "violates our", "responsible ai",
+    ),
 )  # fmt: skip
 PARAMETER: Final = Cause(
-    ("support", "unknown parameter", "unrecognized", "cannot both", "response_format", "image", "verified", "max_tokens", "maximum allowed", "extra inputs", "not enabled",),
+    ("support", "unknown parameter", "unrecognized", "cannot both", "response_format", "image", "verified", "max_tokens", "maximum allowed", "extra inputs", "not enabled"),
     _all(
-    wrong_request("unsupported_parameter"),
-    "unsupported parameter", "unsupported value", "unknown parameter", "unrecognized request argument", "does not support",
-    "doesn't support", "support tool use", "not supported with this model", "not supported for this model",
-    "not supported by this model", "not supported on this model", "argument not supported", "cannot both be specified", "response_format is not", "is not supported with",
-    "image(s) may be provided", "must be verified to", "maximum allowed number of output tokens",
-    "extra inputs are not permitted", "max_tokens is too large", "not enabled for this model",
-),
+        wrong_request("unsupported_parameter"),
+        "unsupported parameter", "unsupported value", "unknown parameter", "unrecognized request argument", "does not support",
+        "doesn't support", "support tool use", "not supported with this model", "not supported for this model",
+        "not supported by this model", "not supported on this model", "argument not supported", "cannot both be specified", "response_format is not", "is not supported with",
+        "image(s) may be provided", "must be verified to", "maximum allowed number of output tokens",
+        "extra inputs are not permitted", "max_tokens is too large", "not enabled for this model",
+    ),
 )  # fmt: skip
 CONTEXT: Final = Cause(
-    ("context", "prompt", "input", "token", "length",),
+    ("context", "prompt", "input", "token", "length"),
     _all(
-    wrong_request("context_length_exceeded"),
-    "maximum context length", "context window", "context length", "context size", "prompt is too long",
-    "input is too long", "input too long", "prompt too long", "too many tokens: ", "maximum prompt length",
-    "reduce the length of", "must be <= + tokens", "input length", "input token count + exceeds", "maxlength",
-    "maximum number of tokens", "too many input tokens", "exceeds the maximum number of input tokens",
-),
+        wrong_request("context_length_exceeded"),
+        "maximum context length", "context window", "context length", "context size", "prompt is too long",
+        "input is too long", "input too long", "prompt too long", "too many tokens: ", "maximum prompt length",
+        "reduce the length of", "must be <= + tokens", "input length", "input token count + exceeds", "maxlength",
+        "maximum number of tokens", "too many input tokens", "exceeds the maximum number of input tokens",
+    ),
 )  # fmt: skip
 SIZE: Final = Cause(
-    ("too large", "larger",),
+    ("too large", "larger"),
     _all(
-    wrong_request("too_large"),
-    "request too large", "payload too large", "message larger than max", "entity too large", "request body too large",
-),
+        wrong_request("too_large"),
+        "request too large", "payload too large", "message larger than max", "entity too large", "request body too large",
+    ),
 )  # fmt: skip
 MEMORY: Final = Cause(
     ("memory", "alloc", "killed"),
     _all(
-    Verdict(ErrorKind.MEMORY_PRESSURE),
-    "out of memory", "out-of-memory", "cannot allocate memory", "can't allocate memory", "not enough memory",
-    "more system memory", "enough available memory", "insufficient memory", "unable to allocate", "failed to allocate",
-    "cudamalloc failed", "bad_alloc", "signal: killed",
-),
+        Verdict(ErrorKind.MEMORY_PRESSURE),
+        "out of memory", "out-of-memory", "cannot allocate memory", "can't allocate memory", "not enough memory",
+        "more system memory", "enough available memory", "insufficient memory", "unable to allocate", "failed to allocate",
+        "cudamalloc failed", "bad_alloc", "signal: killed",
+    ),
 )  # fmt: skip
 # The one that LM Studio sends with a 400, where an echoed prompt is likely.
 RESOURCES: Final = Cause(
@@ -147,11 +147,11 @@ RESOURCES: Final = Cause(
     _all(Verdict(ErrorKind.MEMORY_PRESSURE), "not enough resources to load", "insufficient system resources"),
 )
 LOADING: Final = Cause(
-    ("loading", "ready", "warming",),
+    ("loading", "ready", "warming"),
     _all(
-    transient("model_loading"),
-    "currently loading", "loading model", "not ready for inference", "model is loading", "still loading", "warming up",
-),
+        transient("model_loading"),
+        "currently loading", "loading model", "not ready for inference", "model is loading", "still loading", "warming up",
+    ),
 )  # fmt: skip
 CAPACITY: Final = Cause(
     (
@@ -170,11 +170,11 @@ CAPACITY: Final = Cause(
     ),
 )
 WINDOW: Final = Cause(
-    ("per ", "per-", "(tpd)", "(rpd)", "daily",),
+    ("per ", "per-", "(tpd)", "(rpd)", "daily"),
     _all(
-    limited("quota_window", retryable=False),
-    "per day", "per-day", "(tpd)", "(rpd)", "daily", "per hour", "per month", "per-month", "per week",
-),
+        limited("quota_window", retryable=False),
+        "per day", "per-day", "(tpd)", "(rpd)", "daily", "per hour", "per month", "per-month", "per week",
+    ),
 )  # fmt: skip
 ENDPOINT: Final = Cause(
     (
