@@ -171,7 +171,7 @@ class Breaker:
         more = self._more
         more.entries.append(entry)
         if self._era is _NOBODY:
-            self._era = _TAKEN
+            self._era, self._at = _TAKEN, _SEVERAL
         elif self._era is not _TAKEN and self._at != _SEVERAL:
             more.first_at, self._at = self._at, _SEVERAL
         return self

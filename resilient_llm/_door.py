@@ -107,7 +107,8 @@ class Door:
             hub = runtime.hub
             if self.wrapper and self.plain and not runtime.open_traces and not hub.wants(facts.AttemptSucceeded):
                 others = () if hub.wants_skips() else tuple((lane.circuit, lane.target) for lane in lanes[1:])
-                self._put(circuit=lanes[0].circuit, target=lanes[0].target, others=others, clock=runtime.clock)
+                # The circuit last: with it the wrapper begins to rely on the rest.
+                self._put(target=lanes[0].target, others=others, clock=runtime.clock, circuit=lanes[0].circuit)
             return lanes
 
     def unbind(self) -> None:

@@ -15,7 +15,7 @@ from resilient_llm._errors import ConfigurationError
 from resilient_llm._inject import Injection, generate, injection_of
 from resilient_llm._policy import checked_options, warn_of_attempts
 from resilient_llm._runtime import runtime
-from resilient_llm._sdk_retries import warn_of_client_retries
+from resilient_llm._sdk_retries import notice_client_retries, warn_of_client_retries
 from resilient_llm._values import Target
 from resilient_llm.strategies import BUILT_IN
 
@@ -118,6 +118,7 @@ class Failover:
         """Return what the story needs of the present state."""
         return World(
             classify=classify_error,
+            notice=notice_client_retries,
             backoff=self.backoff,
             budgets=runtime.budgets,
             settings=runtime.settings,

@@ -9,7 +9,7 @@ events to that one and goes on.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from resilient_llm._core import facts
 from resilient_llm._core.layers import FOREVER
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
     from resilient_llm import _events as ev
     from resilient_llm._core.circuit import CallTag, Circuit
+
+
+class LogLine(Protocol):
+    """Writes a line that is no event."""
+
+    def __call__(self, text: str, /, *, warning: bool = False) -> None: ...
 
 
 class Hub:
@@ -36,8 +42,10 @@ class Hub:
         self.logs: Callable[[facts.Fact], bool] = lambda _: False
         """Whether the default observer would write this type now."""
 
-        self.log_line: Callable[[str], object] | None = None
+        self.log_line: LogLine | None = None
         """Where the default observer writes a line that is no event."""
+        self.seen_retrying: set[str] = set()
+        """Providers whose clients were seen to retry by themselves."""
 
     def wants(self, kind: facts.Fact, tag: CallTag | None = None, /) -> bool:
         """Return whether anybody listens to this type of event."""

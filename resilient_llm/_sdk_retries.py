@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+from resilient_llm._runtime import runtime
 
 if TYPE_CHECKING:
     from resilient_llm._values import Target
 
-_ADVICE = "its retries multiply with those of the chain; build the client with max_retries=0"
+_MOST_PROVIDERS: Final = 1000
+_ADVICE: Final = "its retries multiply with those of the chain; build the client with max_retries=0"
 
 
 def warn_of_client_retries(target: Target) -> None:
@@ -20,19 +23,20 @@ def warn_of_client_retries(target: Target) -> None:
         warnings.warn(f"the client of {target.key} has max_retries={retries}: {_ADVICE}", stacklevel=4)
 
 
-def sdk_retried(error: BaseException) -> bool:
-    """Return whether the request of an error was a retry that the SDK made by itself."""
+def notice_client_retries(provider: str, error: BaseException) -> None:
+    """Log, once for each provider, that the request of an error was a retry of the SDK's own."""
+    hub = runtime.hub
+    if provider in hub.seen_retrying or hub.log_line is None or not _sdk_retried(error):
+        return
+    if len(hub.seen_retrying) < _MOST_PROVIDERS:
+        hub.seen_retrying.add(provider)
+        hub.log_line(f"the client of {provider} retried by itself: {_ADVICE}", warning=True)
+
+
+def _sdk_retried(error: BaseException) -> bool:
     request: Any = getattr(error, "request", None)
     headers: Any = getattr(request, "headers", None)
     try:
-        return int(headers.get("x-stainless-retry-count", 0)) > 0 if headers is not None else False
+        return headers is not None and int(headers.get("x-stainless-retry-count", 0)) > 0
     except (AttributeError, TypeError, ValueError):
         return False
-
-
-def told_once(provider: str, told: set[str]) -> str | None:
-    """Return a line about a provider whose client retries, the first time only."""
-    if provider in told or len(told) >= 1000:
-        return None
-    told.add(provider)
-    return f"the client of {provider} retried by itself: {_ADVICE}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from resilient_llm._classify import classify
 from resilient_llm._runtime import Runtime, runtime
 from resilient_llm.observers.logging import LoggingObserver
 
@@ -18,3 +19,12 @@ def wire(state: Runtime) -> None:
 
 runtime.when_made = wire
 wire(runtime)
+
+
+def _rule_failed(failure: BaseException) -> None:
+    """Log a user's rule that raised, by the class of what it raised."""
+    if runtime.hub.log_line is not None:
+        runtime.hub.log_line(f"a rule of classify failed with {type(failure).__name__} and was passed over", warning=True)
+
+
+classify.on_rule_failed = _rule_failed

@@ -355,6 +355,162 @@ def test_dead_keys_carry_no_hint(classify: Classifier) -> None:
     assert verdict.retry_after is None
 
 
+# --- what single providers and libraries say in their own way ---------------------------
+
+
+def shaped(name: str, args: tuple[Any, ...] = (), base: type[Exception] = Exception, **facts: Any) -> Exception:
+    """Return an error that looks like one of an SDK which is not installed: ``package.module.Class``."""
+    module, _, qualname = name.rpartition(".")
+    cls = type(qualname, (base,), {"__module__": module})
+    error: Exception = cls(*args)
+    vars(error).update(facts)
+    return error
+
+
+def boto_error(code: str, message: str, status: int) -> Exception:
+    answer = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return shaped("botocore.exceptions.ClientError", (f"An error occurred ({code})",), response=answer)
+
+
+class GrpcCode:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def grpc_error(code: str, details: str, metadata: tuple[tuple[str, Any], ...] = ()) -> Exception:
+    base: Any = type("RpcError", (Exception,), {"__module__": "grpc"})
+    members = {
+        "__module__": "grpc._channel",
+        "code": lambda _: GrpcCode(code),
+        "details": lambda _: details,
+        "trailing_metadata": lambda _: metadata,
+    }
+    error: Exception = type("_InactiveRpcError", (base,), members)()
+    return error
+
+
+RETRY_INFO = (
+    b"\x08\x08\x1a0\n(type.googleapis.com/google.rpc.RetryInfo\x12\x09\n\x07\x08\xad\x02\x10\x80\xca\xb5\xee\x01"
+)
+PER_DAY = {
+    "error": {"status": "RESOURCE_EXHAUSTED", "details": [{"violations": [{"quotaId": "RequestsPerDayPerModel"}]}]}
+}
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "reason", "retry_after"),
+    [
+        (boto_error("ThrottlingException", "Too many requests, please wait", 429), "rate_limited", "rate_limit", None),
+        (boto_error("ThrottlingException", "Too many tokens per day", 429), "rate_limited", "quota_window", None),
+        (boto_error("ModelNotReadyException", "Model is not ready", 429), "transient", "model_loading", None),
+        (
+            boto_error("ExpiredTokenException", "The security token is expired", 403),
+            "auth_dead",
+            "invalid_credentials",
+            None,
+        ),
+        (
+            boto_error("ValidationException", "Input is too long", 400),
+            "request_specific",
+            "context_length_exceeded",
+            None,
+        ),
+        (shaped("botocore.exceptions.NoCredentialsError"), "auth_dead", "invalid_credentials", None),
+        (shaped("botocore.exceptions.ParamValidationError"), "caller_bug", "caller_bug", None),
+        (shaped("botocore.exceptions.EndpointConnectionError"), "transient", "network", None),
+        (grpc_error("UNAVAILABLE", "at capacity"), "transient", "overloaded", None),
+        (grpc_error("UNAUTHENTICATED", "No credentials"), "auth_dead", "invalid_credentials", None),
+        (grpc_error("DEADLINE_EXCEEDED", ""), "transient", "timeout", None),
+        (
+            grpc_error("PERMISSION_DENIED", "Content violates usage guidelines."),
+            "request_specific",
+            "content_policy",
+            None,
+        ),
+        (grpc_error("CANCELLED", "RST_STREAM"), "transient", "server_error", None),
+        (grpc_error("RESOURCE_EXHAUSTED", "slow down", (("retry-after", "6"),)), "rate_limited", "rate_limit", 6.0),
+        (
+            grpc_error("RESOURCE_EXHAUSTED", "slow down", (("grpc-retry-pushback-ms", "250"),)),
+            "rate_limited",
+            "rate_limit",
+            0.25,
+        ),
+        (
+            grpc_error("RESOURCE_EXHAUSTED", "x", (("grpc-status-details-bin", RETRY_INFO),)),
+            "rate_limited",
+            "rate_limit",
+            301.5,
+        ),
+        (
+            grpc_error("RESOURCE_EXHAUSTED", "x", (("grpc-status-details-bin", RETRY_INFO[:-12]),)),
+            "rate_limited",
+            "rate_limit",
+            None,
+        ),
+        (SomeSdkError(429, body=PER_DAY), "rate_limited", "quota_window", None),
+        (shaped("ollama._types.ResponseError", ("unexpected EOF",), status_code=-1), "transient", "stream_error", None),
+        (shaped("together.APIError", ("boom",)), "transient", "stream_error", None),
+        (
+            shaped("litellm.exceptions.ContextWindowExceededError", status_code=400),
+            "request_specific",
+            "context_length_exceeded",
+            None,
+        ),
+        (shaped("openai.ContentFilterFinishReasonError"), "request_specific", "content_policy", None),
+        (shaped("instructor.core.IncompleteOutputException"), "request_specific", "output_truncated", None),
+        (
+            shaped("litellm.exceptions.RateLimitError", ('GeminiException - {"retryDelay": "34s"}',), status_code=429),
+            "rate_limited",
+            "rate_limit",
+            34.0,
+        ),
+        (SomeSdkError(429, "Request too large for gpt-4o on tokens per min"), "request_specific", "too_large", None),
+        (SomeSdkError(498, body={"message": "invalid token"}), "auth_dead", "invalid_credentials", None),
+        (SomeSdkError(498, body={"error": {"code": "capacity_exceeded"}}), "rate_limited", "capacity", None),
+        (shaped("httpx.TooManyRedirects"), "auth_dead", "endpoint_not_found", None),
+    ],
+    ids=lambda value: f"{type(value).__name__}" if isinstance(value, Exception) else None,
+)
+def test_dialects_of_single_providers(
+    classify: Classifier, error: Exception, kind: str, reason: str, retry_after: float | None
+) -> None:
+    """Names of exceptions, gRPC codes, metadata and details are read as others' codes and headers are."""
+    verdict = classify(error)
+
+    assert (verdict.kind, verdict.reason, verdict.retry_after) == (kind, reason, retry_after)
+
+
+def test_a_grpc_connection_that_never_came_about_is_the_providers(classify: Classifier) -> None:
+    """gRPC says UNAVAILABLE to a refused connection and to a busy server; the words tell them apart."""
+    refused = classify(grpc_error("UNAVAILABLE", "failed to connect to all addresses; Connection refused"))
+
+    assert (refused.kind, refused.scope) == ("transient", "provider")
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [(1001, "transient"), (1006, "transient"), (1007, "request_specific"), (1011, "transient"), (1013, "transient")],
+)
+def test_the_close_code_of_a_websocket_is_read(classify: Classifier, code: int, kind: str) -> None:
+    """A realtime session ends with a code instead of a status."""
+
+    class Close:
+        def __init__(self) -> None:
+            self.code = code
+            self.reason = ""
+
+    error = shaped(
+        "websockets.exceptions.ConnectionClosedError", base=shaped_class("websockets.exceptions.ConnectionClosed")
+    )
+    vars(error)["rcvd"] = Close()
+
+    assert classify(error).kind == kind
+
+
+def shaped_class(name: str) -> type[Exception]:
+    return type(shaped(name))
+
+
 # --- the network -----------------------------------------------------------------------
 
 

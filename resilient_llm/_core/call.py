@@ -41,18 +41,21 @@ class Lane:
 class World:
     """What a call needs of its surroundings."""
 
-    __slots__ = ("backoff", "budgets", "classify", "rng", "settings")
+    __slots__ = ("backoff", "budgets", "classify", "notice", "rng", "settings")
 
     def __init__(
         self,
         *,
         classify: Callable[[BaseException], Verdict],
+        notice: Callable[[str, BaseException], None],
         backoff: Backoff,
         budgets: RetryBudgets,
         settings: Settings,
         rng: Random,
     ) -> None:
         self.classify = classify
+        self.notice = notice
+        """Looks at an error of a provider for what operators should be told besides."""
         self.backoff = backoff
         self.budgets = budgets
         self.settings = settings

@@ -73,12 +73,12 @@ class Circuit:
     __slots__ = (
         "__weakref__",
         "_changed",
+        "_children",
         "_layers",
         "_lock",
         "_said_until",
         "_status",
         "_void",
-        "children",
         "consecutive",
         "delivering",
         "era",
@@ -116,7 +116,7 @@ class Circuit:
         self.rng = rng
         self.news = news
         self.provider = provider
-        self.children: weakref.WeakSet[Circuit] = weakref.WeakSet()
+        self._children: list[weakref.ref[Circuit]] = []
         self.outbox: deque[tuple[facts.Fact, float, dict[str, Any]]] = deque()
         self.delivering = threading.Lock()
         self._lock = threading.Lock()
@@ -139,7 +139,7 @@ class Circuit:
         self._publish_locked()
         if provider is not None:
             with provider._lock:
-                provider.children.add(self)
+                provider._adopt_locked(self)
                 with self._lock:
                     self._publish_locked()
 
@@ -226,7 +226,7 @@ class Circuit:
         """Return the successes of the last seconds; a provider's are the sum over its targets."""
         with self._lock:
             own = self.era.recent_successes(now, seconds)
-            for child in list(self.children):
+            for child in self._targets_locked():
                 with child._lock:
                     own += child.era.recent_successes(now, seconds)
         return own
@@ -301,7 +301,7 @@ class Circuit:
                 self._error_locked(now, verdict, seconds)
                 if verdict.reason != "hung" and not rate_limited:
                     self.consecutive += 1
-                    self._changed = bool(self.children)
+                    self._changed = bool(self._children)
                     self._ill_locked(now)
                 if rate_limited:
                     self._pause_locked(now, verdict, tag)
@@ -438,6 +438,17 @@ class Circuit:
 
     # Under the lock: the three layers.
 
+    def _adopt_locked(self, target: Circuit) -> None:
+        children = self._children
+        # Targets that are gone are dropped whenever the number doubles: constant cost each.
+        if children and len(children) & (len(children) - 1) == 0:
+            children[:] = [child for child in children if child() is not None]
+        children.append(weakref.ref(target))
+
+    def _targets_locked(self) -> list[Circuit]:
+        """Return the targets of this provider; none for a target."""
+        return [target for child in self._children if (target := child()) is not None]
+
     def _block_locked(self) -> Block | None:
         if self.settings.mode == "forced_open":
             return Block(self.key, "forced_open", None, manual=True)
@@ -482,7 +493,7 @@ class Circuit:
             self.slot = None
         else:
             self.slot = self._void if self.settings.mode == "disabled" else self.era
-        self._changed = bool(self.children)
+        self._changed = bool(self._children)
 
     # Under the lock: results.
 
@@ -502,7 +513,7 @@ class Circuit:
         self.healthy_since = now
 
     def _answered_locked(self) -> int:
-        return self.era.n + sum(child.era.n for child in list(self.children))
+        return self.era.n + sum(child.era.n for child in self._targets_locked())
 
     def _calm_locked(self, now: float, seconds: float) -> None:
         """Decide whether coming successes need nothing but being counted."""
@@ -523,7 +534,7 @@ class Circuit:
         """Return ``(total, errors charged here, slow)``; a provider's total is the sum over its targets."""
         total, errors, slow = self.era.counts(now)
         since = self.era.started_at
-        for child in list(self.children):
+        for child in self._targets_locked():
             with child._lock:
                 more, _, more_slow = child.era.counts(now, since)
             total += more
@@ -532,15 +543,15 @@ class Circuit:
 
     def _children_errors_locked(self, now: float) -> int:
         since, errors = self.era.started_at, 0
-        for child in list(self.children):
+        for child in self._targets_locked():
             with child._lock:
                 errors += child.era.counts(now, since)[1]
         return errors
 
     def _latency_locked(self, now: float) -> float | None:
         latency = self.era.latency(now)
-        if latency is None and self.children:
-            known = [each for child in list(self.children) if (each := child.average_latency(now)) is not None]
+        if latency is None and self._children:
+            known = [each for child in self._targets_locked() if (each := child.average_latency(now)) is not None]
             latency = sum(known) / len(known) if known else None
         if latency is not None:
             self.last_latency = latency
@@ -634,7 +645,7 @@ class Circuit:
         self.consecutive = 0
         self.healthy_since = now
         self.era = Era(now, self.settings.window)
-        for child in list(self.children):
+        for child in self._targets_locked():
             with child._lock:
                 child.era.cut()
         self._publish_locked()
@@ -763,7 +774,7 @@ class Circuit:
         """Let every target of this provider see what changed here."""
         with self._lock:
             self._changed = False
-            for child in list(self.children):
+            for child in self._targets_locked():
                 with child._lock:
                     child._publish_locked()
                     if self.consecutive:

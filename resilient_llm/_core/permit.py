@@ -53,8 +53,11 @@ class Permit:
     def succeeded(self, now: float, seconds: float) -> None:
         """Count a success; it settles the places of both circuits."""
         circuit, provider = self.circuit, self.circuit.provider
-        if self.grant is not None:
-            circuit.success(self.grant, now, seconds)
+        grant = self.grant
+        if isinstance(grant, Place) or (grant is not None and not (grant.calm and now < grant.look_at)):
+            circuit.success(grant, now, seconds)
+        elif grant is not None:
+            grant.measured(self.entered_at, now)
         if provider is not None and isinstance(self.provider_grant, Place):
             provider.success(self.provider_grant, now, seconds)
 

@@ -127,7 +127,7 @@ def _attempts(call: Call, lane: Lane, permit: Permit, told: Told | None, *, retr
                 yield step
                 return True, now
             _charge(call, lane, permit, number, now, error, verdict)
-            if answered is None:
+            if answered is None and verdict.retryable and call.options.attempts > 1:
                 provider = lane.circuit.provider
                 answered = (lane.circuit.answered(), 0 if provider is None else provider.answered())
             if _is_raised(call, lane, verdict, now):
@@ -275,6 +275,7 @@ def _charge(
     permit.failed(error, now, verdict, cooldown=call.options.cooldown, tag=call.tag)
     if number == 1:
         call.world.budgets.first_attempt_failed(lane.target.provider_key, now)
+    call.world.notice(lane.target.provider_key, error)
     call.last_failed = (lane, verdict)
 
 
@@ -304,7 +305,7 @@ def _retry_in(
     now: float,
     error: BaseException,
     verdict: Verdict,
-    answered: tuple[int, int],
+    answered: tuple[int, int] | None,
 ) -> float | None:
     """Return the seconds until the next attempt on this target, or None to move on."""
     options, world = call.options, call.world
@@ -312,7 +313,7 @@ def _retry_in(
         return None
     if number >= options.attempts or call.attempts == options.max_attempts:
         call.tell(lane, facts.RetryStopped, now, reason="attempts")
-        if 2 <= number >= options.attempts and verdict.harms_health:
+        if answered is not None and 2 <= number >= options.attempts and verdict.harms_health:
             charged, grant = permit.charged(verdict)
             before = answered[0] if charged is lane.circuit else answered[1]
             if grant is not None:

@@ -39,11 +39,9 @@ class LoggingObserver:
     def logs(self, kind: str) -> bool:
         """Return whether this type would be written now."""
         level = level_of(kind)
-        if level > DEBUG:
-            return True
-        # Nobody can have switched DEBUG on before the module was imported.
+        # Nobody can have changed a level before the module was imported.
         if "logging" not in sys.modules:
-            return False
+            return level >= WARNING
         return _logger().isEnabledFor(level)
 
     def __call__(self, event: ev.Event) -> None:
@@ -65,9 +63,9 @@ class LoggingObserver:
             extra={"event": kind, **facts},
         )
 
-    def line(self, text: str) -> None:
+    def line(self, text: str, /, *, warning: bool = False) -> None:
         """Write a line that is no event."""
-        _logger().info("%s", text)
+        _logger().log(WARNING if warning else INFO, "%s", text)
 
 
 def _shown(value: Any) -> str:

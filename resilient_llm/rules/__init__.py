@@ -33,6 +33,7 @@ from resilient_llm.rules import (
     network,
     ollama,
     openai,
+    parsers,
     python,
     sentences,
     websockets,
@@ -53,7 +54,7 @@ class Rule(Protocol):
 
 
 # One module per provider, in any order.
-_PROVIDERS: Final[tuple[ModuleType, ...]] = (bedrock, google, grpc, ollama, openai, websockets)
+_PROVIDERS: Final[tuple[ModuleType, ...]] = (bedrock, google, grpc, ollama, openai, parsers, websockets)
 
 
 def _of_providers(name: str) -> tuple[Rule, ...]:

@@ -46,6 +46,7 @@ _NO_CREDENTIALS: Final = frozenset(
     """botocore.NoCredentialsError botocore.PartialCredentialsError botocore.CredentialRetrievalError
     botocore.TokenRetrievalError botocore.UnauthorizedSSOTokenError botocore.NoAuthTokenError""".split()
 )
+_BUGS: Final = frozenset(("botocore.ParamValidationError", "botocore.NoRegionError", "botocore.UnknownServiceError"))
 _BUG: Final = Verdict(ErrorKind.CALLER_BUG)
 _DEAD: Final = dead("invalid_credentials")
 
@@ -55,4 +56,4 @@ def CLASSES(evidence: Evidence) -> Verdict | None:  # noqa: N802  # one of the n
     names = evidence.shape.names
     if not _NO_CREDENTIALS.isdisjoint(names):
         return _DEAD
-    return _BUG if "botocore.ParamValidationError" in names else None
+    return _BUG if not _BUGS.isdisjoint(names) else None

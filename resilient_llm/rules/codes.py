@@ -47,7 +47,10 @@ CODES: Final[dict[str, Verdict]] = {
         expired_token token_expired api_key_expired api_key_disabled missing_api_key no_api_key
         access_token_type_unsupported access_token_expired invalid_iam_token invalid_credentials""",
     ),
-    **_same(dead("permission_denied", scope="target"), "model_access_denied insufficient_permissions missing_scope"),
+    **_same(
+        dead("permission_denied", scope="target"),
+        "model_access_denied model_terms_required insufficient_permissions missing_scope",
+    ),
     **_same(
         dead("permission_denied"),
         "no_organization service_disabled api_key_service_blocked ip_not_allowed ip_not_authorized",
@@ -110,7 +113,7 @@ CATEGORIES: Final[dict[str, Verdict]] = {
     **_same(
         transient("server_error"),
         """server_error internal_error internal_server_error internalservererror api_error service_error
-        internal unknown_error data_loss""",
+        internal unknown unknown_error data_loss""",
     ),
     **_same(
         transient("overloaded"),
@@ -130,7 +133,7 @@ CATEGORIES: Final[dict[str, Verdict]] = {
         "invalid_request_error invalid_request badrequesterror bad_request_error bad_request invalid_argument",
     ),
     **_same(wrong_request("invalid_request"), "failed_precondition out_of_range unprocessable_entity_error"),
-    **_same(wrong_request("unsupported_parameter"), "unimplemented"),
+    **_same(dead("endpoint_not_found", scope="target"), "unimplemented"),
     # gRPC says this for throttling and for a spent quota; the sentences have been asked.
     **_same(limited(), "resource_exhausted"),
     # A server's cancellation is no cancellation of ours.

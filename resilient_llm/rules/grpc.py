@@ -5,13 +5,25 @@ The status code and the details are read like a code and a message.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm.rules import hints
-from resilient_llm.rules._evidence import called
+from resilient_llm.rules._evidence import called, transient
 
 if TYPE_CHECKING:
+    from resilient_llm._values import Verdict
     from resilient_llm.rules._evidence import Evidence
+
+
+_REFUSED: Final = transient("network", scope="provider")
+
+
+def SENTENCES(evidence: Evidence) -> Verdict | None:  # noqa: N802  # one of the names a provider's file may have
+    """Return that no connection came about; gRPC says UNAVAILABLE to that and to a busy server."""
+    if "grpc.RpcError" not in evidence.shape.names:
+        return None
+    text = evidence.text
+    return _REFUSED if "failed to connect to all addresses" in text or "dns resolution failed" in text else None
 
 
 def HINTS(evidence: Evidence) -> float | None:  # noqa: N802  # one of the names a provider's file may have

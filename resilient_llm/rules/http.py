@@ -34,6 +34,7 @@ _STATUSES: Final[dict[int, Verdict]] = {
     429: limited(),
     431: wrong_request("too_large"),
     451: dead("region_unsupported"),
+    498: dead("invalid_credentials"),  # "invalid token"; groq, which means something else by it, sends a code
     499: transient("server_error"),
     502: transient("gateway"),
     503: transient("overloaded"),

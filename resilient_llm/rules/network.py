@@ -11,7 +11,7 @@ import errno
 from typing import TYPE_CHECKING, Final, cast
 
 from resilient_llm._values import ErrorKind, Verdict
-from resilient_llm.rules._evidence import shape_of, transient
+from resilient_llm.rules._evidence import dead, shape_of, transient
 
 if TYPE_CHECKING:
     from resilient_llm.rules._evidence import Evidence, Shape
@@ -25,6 +25,8 @@ BAD_BODY: Final = transient("invalid_response")
 BAD_CERTIFICATE: Final = transient("network", scope="provider", retryable=False)
 # Our own pool was full: nobody's health, but another target may have room.
 POOL_FULL: Final = transient("timeout", retryable=False, harms_health=False)
+# A loop of redirects is a wrong address.
+ELSEWHERE: Final = dead("endpoint_not_found", scope="target")
 _BUG: Final = Verdict(ErrorKind.CALLER_BUG)
 
 
@@ -54,9 +56,13 @@ _CLASSES: Final[dict[str, Verdict]] = {
         anyio.BrokenResourceError anyio.EndOfStream anyio.IncompleteRead trio.BrokenResourceError
         aiohttp.ClientConnectionError aiohttp.ClientPayloadError aiohttp.ClientOSError aiohttp.ServerDisconnectedError
         requests.ConnectionError requests.ChunkedEncodingError
-        urllib3.ProtocolError urllib3.MaxRetryError urllib3.HTTPError""",
+        urllib3.ProtocolError urllib3.MaxRetryError urllib3.HTTPError
+        websockets.InvalidHandshake websockets.InvalidMessage""",
     ),
-    **_same(INTERRUPTED, "http.IncompleteRead urllib3.IncompleteRead websockets.ConnectionClosed"),
+    **_same(
+        INTERRUPTED,
+        "http.IncompleteRead urllib3.IncompleteRead websockets.ConnectionClosed websocket.WebSocketConnectionClosedException",
+    ),
     **_same(
         TIMEOUT,
         """builtins.TimeoutError httpx.TimeoutException httpcore.TimeoutException requests.Timeout requests.ConnectTimeout
@@ -73,8 +79,10 @@ _CLASSES: Final[dict[str, Verdict]] = {
         """httpx.UnsupportedProtocol httpx.InvalidURL httpx.LocalProtocolError httpcore.UnsupportedProtocol
         httpcore.LocalProtocolError h11.LocalProtocolError httpx.StreamError http.InvalidURL http.ImproperConnectionState
         requests.InvalidURL requests.MissingSchema requests.InvalidSchema requests.InvalidHeader requests.UnrewindableBodyError
-        requests.StreamConsumedError urllib3.LocationValueError urllib3.ClosedPoolError aiohttp.InvalidURL""",
+        requests.StreamConsumedError urllib3.LocationValueError urllib3.ClosedPoolError aiohttp.InvalidURL
+        websockets.InvalidURI""",
     ),
+    **_same(ELSEWHERE, "httpx.TooManyRedirects requests.TooManyRedirects aiohttp.TooManyRedirects"),
     # An exception group that anyio or asyncio make of several failed connects has no class of its own.
 }
 # SDKs name these classes alike, since most are generated; they say less than what is beneath.

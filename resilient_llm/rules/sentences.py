@@ -96,12 +96,12 @@ MODEL: Final = Cause(
     ),
 )  # fmt: skip
 POLICY: Final = Cause(
-    ("polic", "safety", "usage guidelines", "content", "flagged", "violates", "responsible ai"),
+    ("nsfw", "polic", "safety", "usage guidelines", "content", "flagged", "violates", "responsible ai"),
     _all(
         wrong_request("content_policy"),
         "content management policy", "safety system", "usage policy", "usage policies", "usage guidelines", "content policy",
         "content filter", "inappropriate content", "content exists risk", "prohibited content", "flagged as potentially",
-        "violates our", "responsible ai",
+        "violates our", "nsfw", "responsible ai",
     ),
 )  # fmt: skip
 PARAMETER: Final = Cause(
@@ -122,23 +122,24 @@ CONTEXT: Final = Cause(
         "maximum context length", "context window", "context length", "context size", "prompt is too long",
         "input is too long", "input too long", "prompt too long", "too many tokens: ", "maximum prompt length",
         "reduce the length of", "must be <= + tokens", "input length", "input token count + exceeds", "maxlength",
-        "maximum number of tokens", "too many input tokens", "exceeds the maximum number of input tokens",
+        "maximum number of tokens", "must have less than + tokens", "too many input tokens", "exceeds the maximum number of input tokens",
     ),
 )  # fmt: skip
 SIZE: Final = Cause(
     ("too large", "larger"),
     _all(
         wrong_request("too_large"),
-        "request too large", "payload too large", "message larger than max", "entity too large", "request body too large",
+        "request too large", "input is too large", "payload too large", "message larger than max", "entity too large", "request body too large",
     ),
 )  # fmt: skip
 MEMORY: Final = Cause(
-    ("memory", "alloc", "killed"),
+    ("memory", "alloc", "killed", "resource limitations", "paging file"),
     _all(
         Verdict(ErrorKind.MEMORY_PRESSURE),
         "out of memory", "out-of-memory", "cannot allocate memory", "can't allocate memory", "not enough memory",
-        "more system memory", "enough available memory", "insufficient memory", "unable to allocate", "failed to allocate",
-        "cudamalloc failed", "bad_alloc", "signal: killed",
+        "more system memory", "enough available memory", "insufficient memory", "no available memory", "due to resource limitations",
+        "unable to allocate + buffer", "unable to allocate + gib", "failed to allocate + buffer", "failed to allocate + mib",
+        "paging file is too small", "cudamalloc failed", "bad_alloc", "signal: killed",
     ),
 )  # fmt: skip
 # The one that LM Studio sends with a 400, where an echoed prompt is likely.
@@ -146,6 +147,8 @@ RESOURCES: Final = Cause(
     ("resources",),
     _all(Verdict(ErrorKind.MEMORY_PRESSURE), "not enough resources to load", "insufficient system resources"),
 )
+# LM Studio again: the server is at fault, whatever the status.
+CRASHED: Final = Cause(("crashed",), _all(transient("server_error"), "model has crashed"))
 LOADING: Final = Cause(
     ("loading", "ready", "warming"),
     _all(
@@ -210,10 +213,11 @@ _OOM: Final = re.compile(r"\boom\b")
 _OUT_OF_MEMORY: Final = Verdict(ErrorKind.MEMORY_PRESSURE)
 _QUOTED: Final = re.compile(r"""(?<!\w)(?:'[^'\n]*'|"[^"\n]*"|`[^`\n]*`)(?!\w)""")
 
-_TOO_FAST: Final = (MONEY, ACCOUNT, WINDOW, CAPACITY, LOADING)
-_REFUSED: Final = (MONEY, ACCOUNT, KEY, POLICY, REGION, PERMISSION)
-_WRONG: Final = (MONEY, ACCOUNT, KEY, PARAMETER, CONTEXT, SIZE, POLICY, MODEL, ENDPOINT, RESOURCES)
-_FAILED: Final = (MEMORY, CONTEXT, LOADING)
+# OpenAI sends a 429 also for one request above the limit per minute, which no wait makes smaller.
+_TOO_FAST: Final = (SIZE, MONEY, ACCOUNT, WINDOW, CAPACITY, LOADING)
+_REFUSED: Final = (MONEY, ACCOUNT, KEY, POLICY, REGION, PERMISSION, CONTEXT)
+_WRONG: Final = (MONEY, ACCOUNT, KEY, PARAMETER, CONTEXT, SIZE, POLICY, REGION, MODEL, ENDPOINT, RESOURCES, CRASHED)
+_FAILED: Final = (MEMORY, CONTEXT, SIZE, LOADING)
 _ANY: Final = (MONEY, ACCOUNT, KEY, PARAMETER, CONTEXT, SIZE, POLICY, MODEL, RESOURCES, MEMORY, LOADING, WITHOUT_STATUS)
 
 # Errors of Python itself that a client raises before it sends anything: {beginning: verdict}.

@@ -1,0 +1,32 @@
+"""Libraries that read a model's answer into a type: what the model wrote did not fit.
+
+The provider answered, so nobody's health suffers; another model may do better.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from resilient_llm.rules._evidence import shape_of, wrong_request
+
+if TYPE_CHECKING:
+    from resilient_llm._values import Verdict
+    from resilient_llm.rules._evidence import Evidence
+
+_CUT_SHORT: Final = wrong_request("output_truncated")
+_DOES_NOT_FIT: Final = wrong_request("invalid_output")
+_FIT: Final = frozenset(("pydantic_core.ValidationError", "pydantic.ValidationError", "json.JSONDecodeError"))
+
+
+def CLASSES(evidence: Evidence) -> Verdict | None:  # noqa: N802  # one of the names a provider's file may have
+    """Return that the answer did not fit or was cut short; instructor keeps the reason as the cause."""
+    names = evidence.shape.names
+    if "instructor.IncompleteOutputException" in names:
+        return _CUT_SHORT
+    if "langchain_core.OutputParserException" in names:
+        return _DOES_NOT_FIT
+    if "instructor.InstructorRetryException" in names:
+        cause = evidence.error.__cause__
+        if cause is not None and not _FIT.isdisjoint(shape_of(type(cause)).names):
+            return _DOES_NOT_FIT
+    return None
