@@ -213,7 +213,7 @@ def locks_on_healthy_calls(times: int) -> int:
 
 def import_cost(statement: str, runs: int) -> float:
     """Return the processor milliseconds that a statement costs beyond bare Python, by median."""
-    script = "import time; b = time.process_time(); {}; print(time.process_time() - b)".format(statement)
+    script = f"import time; b = time.process_time(); {statement}; print(time.process_time() - b)"
     costs = [
         float(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
         for _ in range(runs)

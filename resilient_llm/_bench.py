@@ -25,9 +25,7 @@ def list_benched() -> list[BenchedModel]:
     return [_row(circuit, bench, now) for circuit, bench in benched if bench is not None]
 
 
-def bench_model(
-    spec: str | Target, until: datetime | timedelta | float | None = None, *, reason: str = ""
-) -> None:
+def bench_model(spec: str | Target, until: datetime | timedelta | float | None = None, *, reason: str = "") -> None:
     """Bench a target, or with a key without a slash every target of a provider.
 
     A manual bench ends only by `unbench_model` or its own end. Benching anew replaces it.

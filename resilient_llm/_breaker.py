@@ -13,8 +13,8 @@ import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from resilient_llm import _checks as check
-from resilient_llm._core import facts
 from resilient_llm._classify import classify
+from resilient_llm._core import facts
 from resilient_llm._core.layers import Block
 from resilient_llm._core.permit import admit, held_places, permit_of_inlined
 from resilient_llm._core.window import Era
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
     from contextvars import Token
     from types import TracebackType
-
     from typing import Unpack
 
     from resilient_llm._core.circuit import Circuit
@@ -133,7 +132,9 @@ class Breaker:
         """
         took = check.seconds("seconds", seconds, zero=True)
         if error is not None and not isinstance(error, BaseException):  # pyright: ignore[reportUnnecessaryIsInstance]  # users' input
-            raise ConfigurationError(f"error of type {type(error).__name__} is not allowed: write an exception, or None")
+            raise ConfigurationError(
+                f"error of type {type(error).__name__} is not allowed: write an exception, or None"
+            )
         now = runtime.clock()
         permit = admit(self._here(), now)
         if isinstance(permit, Block):

@@ -33,7 +33,11 @@ def number(
     # True is an int to Python and never what somebody meant by a number.
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise _refuse(name, value, allowed)
-    if (above is not None and value <= above) or (low is not None and value < low) or (high is not None and value > high):
+    if (
+        (above is not None and value <= above)
+        or (low is not None and value < low)
+        or (high is not None and value > high)
+    ):
         raise _refuse(name, value, allowed)
     return float(value)
 

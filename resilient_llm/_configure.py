@@ -8,7 +8,6 @@ from resilient_llm._runtime import runtime
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
     from typing import Unpack
 
     from resilient_llm._settings import BreakerOptions, Settings

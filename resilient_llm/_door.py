@@ -9,7 +9,6 @@ call, an open trace, an error.
 from __future__ import annotations
 
 import inspect
-import types
 from typing import TYPE_CHECKING, Any
 
 from resilient_llm._core import facts
@@ -26,6 +25,7 @@ from resilient_llm._trace import named_call_id, note_call, open_trace
 from resilient_llm._values import Target, parse_key
 
 if TYPE_CHECKING:
+    import types
     from collections.abc import Callable
 
     from resilient_llm._core.circuit import Circuit
@@ -189,7 +189,9 @@ class Door:
         targets = list(self.policy.options.strategy(tuple(lane.target for lane in lanes)))
         unknown = [target for target in targets if getattr(target, "key", None) not in by_target]
         if unknown or not targets:
-            raise ConfigurationError("strategy gave no target, or one that is not in the chain: return some of those it was given")
+            raise ConfigurationError(
+                "strategy gave no target, or one that is not in the chain: return some of those it was given"
+            )
         return tuple(by_target[target.key] for target in dict.fromkeys(targets))
 
     def _pinned(self, kwargs: dict[str, Any]) -> tuple[dict[str, Any], Target | None]:
@@ -308,10 +310,7 @@ class Door:
             return value
         return await self.resume_async(run, args, kwargs)
 
-
-    async def _adopted(
-        self, result: Any, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    async def _adopted(self, result: Any, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Let the story time an awaitable that the healthy path came by."""
         from resilient_llm._drive import aio
 

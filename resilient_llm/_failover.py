@@ -16,18 +16,16 @@ from resilient_llm._inject import Injection, generate, injection_of
 from resilient_llm._policy import checked_options, warn_of_attempts
 from resilient_llm._runtime import runtime
 from resilient_llm._sdk_retries import notice_client_retries, warn_of_client_retries
-from resilient_llm._values import Target
 from resilient_llm.strategies import BUILT_IN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-
     from typing import Unpack
 
     from resilient_llm._events import Event
     from resilient_llm._loop import AsyncAttempts, SyncAttempts
     from resilient_llm._policy import PolicyOptions
-    from resilient_llm._values import ErrorKind, Verdict
+    from resilient_llm._values import ErrorKind, Target, Verdict
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")

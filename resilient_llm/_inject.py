@@ -195,7 +195,9 @@ def _is_annotated(fn: Any, parameter: inspect.Parameter, wanted: type) -> bool:
         namespace: dict[str, Any] = getattr(inspect.unwrap(_innermost(fn)), "__globals__", {})
         return namespace.get(annotation.strip().strip("'\"")) is wanted
     # Under TYPE_CHECKING the name may not be there at run time, so the text decides.
-    parts = annotation.replace("'", "").replace('"', "").replace("|", ",").replace("[", ",").replace("]", ",").split(",")
+    parts = (
+        annotation.replace("'", "").replace('"', "").replace("|", ",").replace("[", ",").replace("]", ",").split(",")
+    )
     return any(part.strip().rpartition(".")[2] == wanted.__name__ for part in parts[:3])
 
 

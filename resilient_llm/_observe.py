@@ -15,7 +15,6 @@ from resilient_llm._runtime import runtime
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
-
     from typing import Self
 
 E = TypeVar("E", bound=Event)
@@ -43,7 +42,9 @@ def observe(callback: Callable[[Any], object], /, *types: type[Event]) -> Callab
         ConfigurationError: If it is no plain function, or a type is no type of event.
     """
     if not callable(callback) or inspect.iscoroutinefunction(callback):
-        raise ConfigurationError("observe() takes a plain function: for async code write `async with events() as stream`")
+        raise ConfigurationError(
+            "observe() takes a plain function: for async code write `async with events() as stream`"
+        )
     _check_types(types)
     hub = runtime.hub
     unsubscribe = hub.subscribe(callback, types)

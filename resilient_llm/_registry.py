@@ -109,7 +109,9 @@ class Registry:
     def _sweep(self, keep: Circuit) -> None:
         """Let go of healthy idle keys, the longest idle first, down to nine tenths of the limit."""
         now = self._clock()
-        idle = [each for each in self.kept.values() if each is not keep and each is not keep.provider and each.is_idle(now)]
+        idle = [
+            each for each in self.kept.values() if each is not keep and each is not keep.provider and each.is_idle(now)
+        ]
         idle.sort(key=lambda circuit: circuit.touched_at)
         for circuit in idle[: max(0, len(self.kept) - MOST_KEYS * 9 // 10)]:
             del self.kept[circuit.key]

@@ -11,7 +11,6 @@ from resilient_llm._runtime import runtime
 if TYPE_CHECKING:
     from contextvars import Token
     from types import TracebackType
-
     from typing import Self
 
     from resilient_llm._core.call import Call

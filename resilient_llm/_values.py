@@ -125,9 +125,7 @@ def parse_key(spec: object) -> tuple[str, str, str]:
         ConfigurationError: If the key is no text, blank, or has an empty half.
     """
     if not isinstance(spec, str):
-        raise ConfigurationError(
-            f"a key is a text such as 'groq' or 'groq/llama-3.3-70b', not {type(spec).__name__}"
-        )
+        raise ConfigurationError(f"a key is a text such as 'groq' or 'groq/llama-3.3-70b', not {type(spec).__name__}")
     head, slash, model = spec.strip().partition("/")
     provider, at, account = head.partition("@")
     provider, account, model = provider.strip().lower(), account.strip(), model.strip()

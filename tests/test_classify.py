@@ -390,7 +390,7 @@ def grpc_error(code: str, details: str, metadata: tuple[tuple[str, Any], ...] = 
 
 
 RETRY_INFO = (
-    b"\x08\x08\x1a0\n(type.googleapis.com/google.rpc.RetryInfo\x12\x09\n\x07\x08\xad\x02\x10\x80\xca\xb5\xee\x01"
+    b"\x08\x08\x1a0\n(type.googleapis.com/google.rpc.RetryInfo\x12\x0b\n\x09\x08\xad\x02\x10\x80\xca\xb5\xee\x01"
 )
 PER_DAY = {
     "error": {"status": "RESOURCE_EXHAUSTED", "details": [{"violations": [{"quotaId": "RequestsPerDayPerModel"}]}]}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from resilient_llm._core import facts
 from resilient_llm._core.circuit import CallTag, Circuit
 from resilient_llm._core.permit import Permit, admit, block_of
-from resilient_llm._errors import BreakerOpenError, ChainExhaustedError
+from resilient_llm._errors import BreakerOpenError, CallRejectedError, ChainExhaustedError
 from resilient_llm._values import AttemptRecord, ErrorKind
 
 if TYPE_CHECKING:
@@ -136,15 +136,23 @@ class Call:
         """Note that a lane was passed over; what it was called for before stays its last error."""
         key = lane.target.key
         self.blocks[key] = block
-        if key in self.ended and not isinstance(self.ended[key][0], BreakerOpenError):
-            return
         retry_after = None if block.until is None else max(0.0, block.until - now)
-        record = AttemptRecord(key, 0, ErrorKind.REJECTED, block.reason, type_name="BreakerOpenError")
-        known = key in self.ended
-        self.ended[key] = (BreakerOpenError(key, block.reason, retry_after), record)
-        if not known:
+        self._skipped(lane, BreakerOpenError(key, block.reason, retry_after), now)
+
+    def pass_over(self, lane: Lane, reason: str, now: float) -> None:
+        """Note that a lane was passed over for a reason of this call's own."""
+        self._skipped(lane, CallRejectedError(lane.target.key, reason), now)
+
+    def _skipped(self, lane: Lane, rejection: CallRejectedError, now: float) -> None:
+        key = lane.target.key
+        known = self.ended.get(key)
+        if known is not None and known[1].number:
+            return
+        record = AttemptRecord(key, 0, ErrorKind.REJECTED, rejection.reason, type_name=type(rejection).__name__)
+        self.ended[key] = (rejection, record)
+        if known is None:
             self.records.append(record)
-            self.tell(lane, facts.TargetSkipped, now, reason=block.reason)
+            self.tell(lane, facts.TargetSkipped, now, reason=rejection.reason)
 
     def other_is_live(self, now: float) -> bool:
         """Return whether a target that this call has not used could be called now."""

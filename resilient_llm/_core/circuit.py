@@ -31,8 +31,7 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
-from resilient_llm._core import facts
-from resilient_llm._core import triggers
+from resilient_llm._core import facts, triggers
 from resilient_llm._core.layers import FOREVER, Bench, Block, Grant, HalfOpen, Layers, Opened, Pause, Place
 from resilient_llm._core.window import NEVER, Era
 from resilient_llm._settings import (
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
 
     from resilient_llm._core.triggers import Status
     from resilient_llm._values import State, Verdict
+
 
 class CallTag:
     """Which call an event belongs to, and who besides the process-wide observers is told."""
@@ -180,7 +180,11 @@ class Circuit:
         with self._lock:
             self._advance_locked(now)
             block = self._block_locked()
-            if block is None and self._layers.half is not None and not self._layers.has_place(self._layers.half, now, self.settings.probes):
+            if (
+                block is None
+                and self._layers.half is not None
+                and not self._layers.has_place(self._layers.half, now, self.settings.probes)
+            ):
                 block = Block(self.key, "probes taken", None)
         self._after()
         return block
@@ -623,13 +627,18 @@ class Circuit:
         since = now if self._layers.pause is None else self._layers.pause.since
         named = named or (self._layers.pause is not None and self._layers.pause.named)
         self._layers.pause = Pause(since, until, verdict.reason, verdict.kind, named=named)
-        self._note_bench_locked(
-            now, verdict.kind, verdict.reason, verdict.kind.value, until, verdict.retry_after, tag
-        )
+        self._note_bench_locked(now, verdict.kind, verdict.reason, verdict.kind.value, until, verdict.retry_after, tag)
         self._publish_locked()
 
     def _would_bench_locked(
-        self, now: float, kind: ErrorKind, reason: str, why: str, until: float, verdict: Verdict | None, tag: CallTag | None
+        self,
+        now: float,
+        kind: ErrorKind,
+        reason: str,
+        why: str,
+        until: float,
+        verdict: Verdict | None,
+        tag: CallTag | None,
     ) -> None:
         """Mode ``metrics_only``: say it once for as long as the bench would have lasted."""
         if now < self._said_until:

@@ -30,9 +30,7 @@ class Permit:
 
     __slots__ = ("circuit", "entered_at", "grant", "provider_grant")
 
-    def __init__(
-        self, circuit: Circuit, grant: Grant | None, provider_grant: Grant | None, entered_at: float
-    ) -> None:
+    def __init__(self, circuit: Circuit, grant: Grant | None, provider_grant: Grant | None, entered_at: float) -> None:
         self.circuit = circuit
         self.grant = grant
         self.provider_grant = provider_grant

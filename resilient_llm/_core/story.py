@@ -33,6 +33,8 @@ RESERVE = 0.75
 """Share of what is left of a deadline that an attempt may use while another target is live."""
 _LOOK_AGAIN = 1.0
 """Seconds after which a call that waits for a bench looks whether it has ended early."""
+_SHORTEST = 0.01
+"""Seconds of the shortest of these waits, so that a race for a place never becomes a busy loop."""
 _EARLY = 0.05
 """Seconds by which a timer may fire too early without the call giving its target up."""
 
@@ -76,6 +78,10 @@ def story(call: Call, now: float, failed: tuple[Lane, Permit, BaseException] | N
 def _next_target(call: Call, now: float, *, last_resort: bool = False) -> Part:
     lane = call.waiting.pop(0)
     if not call.fits(lane):
+        call.pass_over(lane, "context_window", now)
+        return False, now
+    if call.attempts == call.options.max_attempts:
+        call.pass_over(lane, "max_attempts", now)
         return False, now
     if _is_over(call, now):
         yield _too_late(call, now)
@@ -100,13 +106,16 @@ def _next_target(call: Call, now: float, *, last_resort: bool = False) -> Part:
 def _attempts(call: Call, lane: Lane, permit: Permit, told: Told | None, *, retries: bool = True) -> Part:
     """Make attempts on one target until it answers or the call moves on."""
     number = 1
+    whole = False
     answered: tuple[int, int] | None = None
     judged: tuple[ResponseRejectedError, Verdict] | None = None
     error: BaseException | None = None
     try:
         while True:
             if told is None:
-                told = yield _try(call, lane, permit, number)
+                trial = _try(call, lane, permit, number)
+                whole = trial.whole
+                told = yield trial
             call.attempts += 1
             now, error = told.now, told.error
             if error is None:
@@ -118,7 +127,7 @@ def _attempts(call: Call, lane: Lane, permit: Permit, told: Told | None, *, retr
                 judged = None
             else:
                 verdict = _verdict(call, lane, error, now)
-            step = _leaves(call, lane, permit, number, told, error, verdict)
+            step = _leaves(call, lane, permit, number, told, error, verdict, whole=whole)
             told = None
             if step is not None:
                 if step is LET_THROUGH and isinstance(error, ResponseRejectedError) and error.target == lane.target.key:
@@ -166,9 +175,7 @@ def _try(call: Call, lane: Lane, permit: Permit, number: int) -> Try:
     return Try(lane, number, permit, limit, call.tag.call_id, whole=whole)
 
 
-def _judged(
-    call: Call, lane: Lane, permit: Permit, value: Any
-) -> tuple[ResponseRejectedError, Verdict] | None:
+def _judged(call: Call, lane: Lane, permit: Permit, value: Any) -> tuple[ResponseRejectedError, Verdict] | None:
     """Ask ``reject`` about an answer; None if it is good."""
     reject = call.options.reject
     if reject is None:
@@ -231,6 +238,8 @@ def _leaves(
     told: Told,
     error: BaseException,
     verdict: Verdict,
+    *,
+    whole: bool,
 ) -> Step | None:
     """Return how the call ends if this is nothing that a target can be blamed for."""
     now = told.now
@@ -248,8 +257,8 @@ def _leaves(
         _tell_failed(call, lane, number, now - permit.entered_at, now, verdict)
         call.tell(lane, facts.CallFailed, now, attempts=call.attempts, kind=verdict.kind)
         return LET_THROUGH
-    felt_the_end = told.timed_out or (call.told_limit and verdict.reason == "timeout")
-    if felt_the_end and _is_over(call, now) and not _had_own_limit(call, lane, permit, now):
+    felt_the_end = told.timed_out or (call.told_limit and verdict.reason == "timeout" and _is_over(call, now))
+    if whole and felt_the_end:
         # Only the end of the whole deadline blames nobody.
         permit.abandoned()
         timeout = Verdict(ErrorKind.TRANSIENT, "timeout")
@@ -257,12 +266,6 @@ def _leaves(
         _tell_failed(call, lane, number, now - permit.entered_at, now, timeout)
         return _too_late(call, now)
     return None
-
-
-def _had_own_limit(call: Call, lane: Lane, permit: Permit, now: float) -> bool:
-    limit = call.limit_of(lane)
-    left = call.remaining(permit.entered_at)
-    return limit is not None and left is not None and limit < left
 
 
 def _charge(
@@ -308,49 +311,67 @@ def _retry_in(
     answered: tuple[int, int] | None,
 ) -> float | None:
     """Return the seconds until the next attempt on this target, or None to move on."""
-    options, world = call.options, call.world
     if not verdict.retryable:
-        return None
-    if number >= options.attempts or call.attempts == options.max_attempts:
-        call.tell(lane, facts.RetryStopped, now, reason="attempts")
-        if answered is not None and 2 <= number >= options.attempts and verdict.harms_health:
-            charged, grant = permit.charged(verdict)
-            before = answered[0] if charged is lane.circuit else answered[1]
-            if grant is not None:
-                charged.exhausted(grant, now, verdict, number, before, cooldown=options.cooldown, tag=call.tag)
         return None
     limited = verdict.kind is ErrorKind.RATE_LIMITED
     hint = verdict.retry_after if verdict.retry_after else None
-    if (limited or hint or verdict.reason == "timeout") and call.other_is_live(now):
-        if hint and not limited:
-            _pause(call, permit, now, verdict)
-            call.tell(lane, facts.RetryStopped, now, reason="hint")
-        return None
-    delay, source = _delay(call, number, error, verdict, hint)
+    if number >= call.options.attempts or call.attempts == call.options.max_attempts:
+        stopped = "attempts"
+        _used_up(call, lane, permit, number, now, verdict, answered)
+    elif (limited or hint or verdict.reason == "timeout") and call.other_is_live(now):
+        stopped = "hint" if hint and not limited else ""
+    else:
+        delay, source = _delay(call, number, error, verdict, hint)
+        stopped = _too_long(call, delay, now, asked=bool(limited or hint))
+        if not stopped and _is_shut(lane, now, delay if limited or hint else None):
+            return None  # a breaker that opened ends the retries
+        if not stopped and _is_paid_for(call, lane, now):
+            call.tell(lane, facts.RetryScheduled, now, number=number + 1, delay=delay, source=source)
+            return delay
+        stopped = stopped or "budget"
+    if hint and not limited and stopped in ("attempts", "hint"):
+        _pause(call, permit, now, verdict)
+    if stopped:
+        call.tell(lane, facts.RetryStopped, now, reason=stopped)
+    return None
+
+
+def _used_up(
+    call: Call, lane: Lane, permit: Permit, number: int, now: float, verdict: Verdict, answered: tuple[int, int] | None
+) -> None:
+    """Let the circuit know that one call used up its attempts on it."""
+    if answered is None or not 2 <= number >= call.options.attempts or not verdict.harms_health:
+        return
+    charged, grant = permit.charged(verdict)
+    before = answered[0] if charged is lane.circuit else answered[1]
+    if grant is not None:
+        charged.exhausted(grant, now, verdict, number, before, cooldown=call.options.cooldown, tag=call.tag)
+
+
+def _too_long(call: Call, delay: float, now: float, *, asked: bool) -> str:
+    """Return why a wait does not fit, or nothing; ``asked`` if the provider named it."""
     left = call.remaining(now)
-    if (hint or limited) and (delay > world.settings.max_wait or (left is not None and delay >= left)):
-        if hint and not limited:
-            _pause(call, permit, now, verdict)
-        call.tell(lane, facts.RetryStopped, now, reason="hint")
-        return None
-    if left is not None and delay >= left:
-        call.tell(lane, facts.RetryStopped, now, reason="deadline")
-        return None
+    if asked and (delay > call.world.settings.max_wait or (left is not None and delay >= left)):
+        return "hint"
+    return "deadline" if left is not None and delay >= left else ""
+
+
+def _is_shut(lane: Lane, now: float, asked: float | None) -> bool:
+    """Return whether a target will still be benched after a wait that its provider asked for, if it did."""
     block = block_of(lane.circuit, now)
-    if block is not None and not (block.until is not None and block.until - now <= delay + _EARLY and (limited or hint)):
-        return None  # a breaker that opened ends the retries
+    if block is None:
+        return False
+    return asked is None or block.until is None or block.until - now > asked + _EARLY
+
+
+def _is_paid_for(call: Call, lane: Lane, now: float) -> bool:
+    """Charge one retry to the budget of the provider."""
     provider = lane.circuit.provider or lane.circuit
-    first = provider.first_attempts(now, SPAN)
-    if not world.budgets.take(lane.target.provider_key, now, world.settings.retry_budget, first):
-        call.tell(lane, facts.RetryStopped, now, reason="budget")
-        return None
-    call.tell(lane, facts.RetryScheduled, now, number=number + 1, delay=delay, source=source)
-    return delay
+    share = call.world.settings.retry_budget
+    return call.world.budgets.take(lane.target.provider_key, now, share, provider.first_attempts(now, SPAN))
 
 
-def _delay(
-    call: Call, number: int, error: BaseException, verdict: Verdict, hint: float | None
-) -> tuple[float, str]:
+def _delay(call: Call, number: int, error: BaseException, verdict: Verdict, hint: float | None) -> tuple[float, str]:
     if hint is not None:
         return hint, "hint"
     if verdict.kind is ErrorKind.RATE_LIMITED and verdict.retry_after is None:
@@ -382,6 +403,7 @@ def _again(call: Call, lane: Lane, delay: float, now: float) -> Generator[Step, 
 def _all_benched(call: Call, now: float) -> Part:
     """Every target is benched: try those that may be tried, wait, or give up, as the policy says."""
     if call.options.when_all_benched == "soonest":
+
         def recovers_at(lane: Lane) -> float:
             until = call.blocks[lane.target.key].until
             return float("inf") if until is None else until
@@ -398,9 +420,9 @@ def _all_benched(call: Call, now: float) -> Part:
             soonest = min(ends, default=None)
             if soonest is None or soonest > give_up_at or (call.deadline is not None and soonest >= call.deadline):
                 break
-            told = yield Wait(min(_LOOK_AGAIN, max(0.0, soonest - now)))
+            told = yield Wait(min(_LOOK_AGAIN, max(_SHORTEST, soonest - now)))
             now = told.now
-            if soonest - now > 0.0 and not _may_go(call, now):
+            if soonest > now and not _may_go(call, now):
                 continue
             call.waiting = list(call.lanes)
             while call.waiting:

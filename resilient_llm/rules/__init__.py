@@ -97,6 +97,9 @@ _STAGES: Final[tuple[Rule, ...]] = (
     _nothing_wrong,
 )
 
+_NEED_A_BODY: Final = (http.by_retries, codes.cause, codes.sure_category, _category)
+_QUIET_STAGES: Final = tuple(rule for rule in _STAGES if rule not in _NEED_A_BODY)
+
 for _module in _PROVIDERS:
     codes.CODES.update(getattr(_module, "CODES", {}))
     codes.CATEGORIES.update(getattr(_module, "CATEGORIES", {}))
@@ -121,9 +124,9 @@ def judge(error: BaseException, wall: Callable[[], float]) -> Verdict | None:
     """
     shape = shape_of(type(error))
     evidence = Evidence(error, shape, wall)
-    if shape.is_standard and not evidence.facts and not (error.args and isinstance(error.args[0], dict)):
+    if shape.is_standard and evidence.is_quiet and not evidence.facts:
         return _of_python(evidence)
-    for rule in _STAGES:
+    for rule in _QUIET_STAGES if evidence.is_quiet else _STAGES:
         verdict = rule(evidence)
         if verdict is not None:
             return _with_facts(evidence, verdict)
@@ -151,7 +154,7 @@ def _with_facts(evidence: Evidence, verdict: Verdict) -> Verdict:
     if verdict.kind not in _TIMED:
         return stamped(verdict, status, None)
     verdict = stamped(verdict, status, _hint(evidence, verdict.kind is ErrorKind.RATE_LIMITED))
-    asked = http.asks_to_retry(evidence)
+    asked = None if evidence.is_quiet else http.asks_to_retry(evidence)
     if asked is None or asked is verdict.retryable:
         return verdict
     facts: dict[str, Any] = {
@@ -161,15 +164,22 @@ def _with_facts(evidence: Evidence, verdict: Verdict) -> Verdict:
 
 
 def _hint(evidence: Evidence, limited: bool) -> float | None:
+    hint = hints.seconds(evidence.facts.get("retry_after"))
+    if not evidence.is_quiet:
+        named = _named_hint(evidence, limited)
+        hint = hint if named is None else named
+    if hint is None and (limited or evidence.failed_status is not None):
+        hint = hints.from_text(evidence.text)
+    return hint
+
+
+def _named_hint(evidence: Evidence, limited: bool) -> float | None:
+    """Return the wait that a header or a field names, the most exact first."""
     hint = hints.from_headers(waits, evidence.wall()) if (waits := evidence.waits) else None
     if hint is None and limited:
         hint = hints.from_buckets(rates, evidence.wall()) if (rates := evidence.rates) else None
     if hint is None:
         hint = hints.from_parts(evidence.parts)
-    if hint is None:
-        hint = hints.seconds(evidence.facts.get("retry_after"))
     for spelling in _HINTS if hint is None else ():
         hint = spelling(evidence) if hint is None else hint
-    if hint is None and (limited or evidence.failed_status is not None):
-        hint = hints.from_text(evidence.text)
     return hint

@@ -82,7 +82,8 @@ class Shape:
         self.is_standard = package_of(cls) in sys.stdlib_module_names
         self.is_client = any(package_of(base) in CLIENTS for base in cls.__mro__)
         held = {name for base in cls.__mro__ for name in vars(base)}
-        self.read = tuple(name for name in _ATTRIBUTES if name in held)
+        warns = _WARNS.get(package_of(cls), ())
+        self.read = tuple(name for name in _ATTRIBUTES if name in held and name not in warns)
         # {rule: its verdict for the class}, filled in by rules.
         self.verdicts: dict[object, Any] = {}
 
@@ -111,7 +112,8 @@ def attribute(thing: object, name: str) -> Any:
 
 # Without any of these an error has no body, codes or headers, and need not be searched for them.
 _SPEAKING: Final = frozenset(_ATTRIBUTES) - {"status_code", "http_status", "message", "retry_after"}
-_SILENT: Final[dict[str, Any]] = {"body": None, "parts": (), "codes": (), "numbers": (), "waits": {}, "rates": {}}
+# Properties that warn when they are read, and say nothing that is not elsewhere.
+_WARNS: Final = {"websockets": ("code", "reason")}
 
 
 class _once(Generic[T]):  # noqa: N801  # used like a property
@@ -128,7 +130,15 @@ class _once(Generic[T]):  # noqa: N801  # used like a property
 
 
 class Evidence:
-    """What one error says. Everything is read at most once, when first asked for."""
+    """What one error says. Everything is read at most once, when first asked for.
+
+    Attributes:
+        error: The error; rules look at its causes and its traceback, at nothing else.
+        shape: What its class says.
+        wall: Gives seconds since 1970.
+        facts: ``{attribute: value}`` of the error's own and of those the class holds.
+        is_quiet: Whether it has at most a status and words: no body, code or header.
+    """
 
     def __init__(self, error: BaseException, shape: Shape, wall: Callable[[], float]) -> None:
         self.error = error
@@ -138,8 +148,8 @@ class Evidence:
         if shape.read:
             facts = {**{name: attribute(error, name) for name in shape.read}, **facts}
         self.facts: Mapping[str, Any] = facts
-        if facts.keys().isdisjoint(_SPEAKING) and not (error.args and isinstance(error.args[0], dict)):
-            self.__dict__.update(_SILENT)
+        # langchain raises ValueError({"code": 402, ...}).
+        self.is_quiet = facts.keys().isdisjoint(_SPEAKING) and not (error.args and isinstance(error.args[0], dict))
 
     @_once
     def status(self) -> int | None:
@@ -212,6 +222,8 @@ class Evidence:
     @_once
     def body(self) -> Any:
         """The decoded body: a mapping, a list, a text, or None."""
+        if self.is_quiet:
+            return None
         facts = self.facts
         for name in ("body", "json_body", "details"):
             found = facts.get(name)
@@ -228,7 +240,6 @@ class Evidence:
         if isinstance(found, (str, bytes)) and found:
             return _decoded(found)
         args = self.error.args
-        # langchain raises ValueError({"code": 402, ...}).
         if args and isinstance(args[0], dict):
             return cast("Any", args[0])
         return None
