@@ -38,6 +38,16 @@ if TYPE_CHECKING:
 
 F = TypeVar("F")
 
+_clock = runtime.clock
+
+
+def _use_clock(clock: Callable[[], float]) -> None:
+    global _clock  # noqa: PLW0603  # one lookup less on every entry than asking the runtime
+    _clock = clock
+
+
+runtime.when_clock_changes.append(_use_clock)
+
 _NOBODY = Era(0.0, 1.0)
 """Stands for no entry. Its ``due`` is long past, so leaving it never takes the short way."""
 _TAKEN = Era(0.0, 1.0)
@@ -80,10 +90,10 @@ class Breaker:
     _circuit: Circuit
     _era: Era
     _at: float
-    _more: _More | None
+    _more: _More  # set by those few who need it
 
     def __enter__(self) -> Breaker:
-        now = runtime.clock()
+        now = _clock()
         era = self._circuit.slot
         # From here to the stores nothing is called, so no other thread comes in between.
         if era is not None and self._era is _NOBODY:
@@ -153,7 +163,7 @@ class Breaker:
         """Return the circuit of this key in the present state of the process."""
         circuit = self._circuit
         if circuit.suspended or runtime.circuits.get(circuit.key) is not circuit:
-            options = None if self._more is None else self._more.options
+            options = _options_of(self)
             circuit = self._circuit = runtime.registry.circuit(circuit.key, options)
         return circuit
 
@@ -167,9 +177,9 @@ class Breaker:
         entry = _Entry(_owner(), permit)
         if permit.places:
             entry.token = held_places.set(held_places.get() + permit.places)
-        if self._more is None:
-            self._more = _More({})
-        more = self._more
+        more = _more_of(self)
+        if more is None:
+            more = self._more = _More({})
         more.entries.append(entry)
         if self._era is _NOBODY:
             self._era, self._at = _TAKEN, _SEVERAL
@@ -188,7 +198,7 @@ class Breaker:
 
     def _take(self) -> tuple[Permit, Token[tuple[Place, ...]] | None]:
         """Return the permit of the entry that is being left."""
-        more = self._more
+        more = _more_of(self)
         if more is not None and more.entries:
             owner = _owner()
             mine = [entry for entry in more.entries if entry.owner == owner]
@@ -205,6 +215,15 @@ class Breaker:
             raise RuntimeError(f"{self!r} was left more often than it was entered")
         entered_at = more.first_at if more is not None and self._at == _SEVERAL else self._at
         return permit_of_inlined(self._circuit, era, entered_at), None
+
+
+def _more_of(guard: Breaker) -> _More | None:
+    return getattr(guard, "_more", None)
+
+
+def _options_of(guard: Breaker) -> dict[str, Any]:
+    more = _more_of(guard)
+    return {} if more is None else more.options
 
 
 def _owner() -> object:
@@ -254,7 +273,6 @@ def breaker(name: str, **options: Unpack[BreakerOptions]) -> Breaker:
             guard = Breaker()  # and no __init__, which would cost as much as all the rest
             guard._circuit = circuit
             guard._era = _NOBODY
-            guard._more = None
             return guard
     return _of(normal_key(name), checked_options(options))
 
@@ -263,14 +281,15 @@ def _of(key: str, options: dict[str, Any]) -> Breaker:
     guard = Breaker()
     guard._circuit = runtime.registry.circuit(key, options)
     guard._era = _NOBODY
-    guard._more = _More(options) if options else None
+    if options:
+        guard._more = _More(options)
     return guard
 
 
 def _guarded(guard: Breaker, fn: Any) -> Any:
     """Return the function with a fresh guard around every call."""
     key = guard.name
-    options = {} if guard._more is None else guard._more.options
+    options = _options_of(guard)
     if isinstance(fn, (classmethod, staticmethod)):
         inner: Any = fn.__func__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # users' input
         guarded = _guarded(guard, inner)

@@ -80,6 +80,8 @@ class Runtime:
         self._bound: weakref.WeakSet[Any] = weakref.WeakSet()
         self.when_made: Callable[[Runtime], None] = lambda _: None
         """Called with every new state, to give it what only the wiring knows."""
+        self.when_clock_changes: list[Callable[[Callable[[], float]], None]] = []
+        """Told the new way to read the clock; for those whose hot path cannot ask here."""
         self.system_clock = SystemClock()
         self.use_clock(self.system_clock)
         self.fresh()
@@ -89,6 +91,8 @@ class Runtime:
         self.time = clock
         self.clock = clock.monotonic
         self.wall = clock.wall
+        for tell in self.when_clock_changes:
+            tell(self.clock)
 
     def fresh(self) -> None:
         """Start with nothing remembered and default settings."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple
 
 from resilient_llm import _checks as check
 from resilient_llm._errors import ConfigurationError
@@ -104,6 +104,13 @@ class Verdict:
             put(self, "retryable", retryable)
         if self.harms_health is None:  # pyright: ignore[reportUnnecessaryComparison]
             put(self, "harms_health", harms)
+
+
+class LastError(NamedTuple):
+    """What the newest error of a key was."""
+
+    kind: ErrorKind
+    reason: str
 
 
 class Unset(Enum):
@@ -350,7 +357,7 @@ class TargetHealth:
         total: Calls counted.
         errors: Failed calls counted.
         consecutive_failures: Failures in a row.
-        last_error: ``(kind, reason)`` of the newest error, or None.
+        last_error: Kind and reason of the newest error, or None.
         checked_at: When this was put together, aware UTC.
         benched: The bench it sits out, or None.
     """
@@ -362,7 +369,7 @@ class TargetHealth:
     total: int
     errors: int
     consecutive_failures: int
-    last_error: tuple[ErrorKind, str] | None
+    last_error: LastError | None
     checked_at: datetime
     benched: BenchedModel | None
 

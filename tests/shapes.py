@@ -222,7 +222,8 @@ def _generator(key: str, provider: Callable[[], Any], **options: Any) -> Any:
     def stream() -> Iterator[Any]:
         yield provider()
 
-    return next(iter(list(stream())))
+    (item,) = list(stream())
+    return item
 
 
 async def _async_with(key: str, provider: Callable[[], Awaitable[Any]], **options: Any) -> Any:
@@ -243,7 +244,8 @@ async def _async_generator(key: str, provider: Callable[[], Awaitable[Any]], **o
     async def stream() -> Any:
         yield await provider()
 
-    return [item async for item in stream()][0]
+    (item,) = [item async for item in stream()]
+    return item
 
 
 def chain_of(key: str, **options: Any) -> Any:

@@ -459,7 +459,12 @@ PER_DAY = {
         (shaped("openai.ContentFilterFinishReasonError"), "request_specific", "content_policy", None),
         (shaped("instructor.core.IncompleteOutputException"), "request_specific", "output_truncated", None),
         (
-            shaped("litellm.exceptions.RateLimitError", ('GeminiException - {"retryDelay": "34s"}',), status_code=429),
+            shaped(
+                "litellm.exceptions.RateLimitError",
+                status_code=429,
+                llm_provider="gemini",
+                message='GeminiException - {"error": {"details": [{"retryDelay": "34s"}]}} and more',
+            ),
             "rate_limited",
             "rate_limit",
             34.0,

@@ -41,7 +41,7 @@ from resilient_llm._settings import (
     SHORTEST_HUNG,
     BreakerSettings,
 )
-from resilient_llm._values import ErrorKind
+from resilient_llm._values import ErrorKind, LastError
 
 if TYPE_CHECKING:
     from random import Random
@@ -131,7 +131,7 @@ class Circuit:
         self.failed_probes = 0
         self.healthy_since = now
         self.touched_at = now
-        self.last_error: tuple[ErrorKind, str] | None = None
+        self.last_error: LastError | None = None
         self.last_latency: float | None = None
         self.suspended = False
         self.slot: Era | None = None
@@ -506,7 +506,7 @@ class Circuit:
 
     def _error_locked(self, now: float, verdict: Verdict, seconds: float) -> None:
         self.era.error(now, slow=self._is_slow(seconds))
-        self.last_error = (verdict.kind, verdict.reason)
+        self.last_error = LastError(verdict.kind, verdict.reason)
         self.era.calm = False
         self.era.due = NEVER
 
@@ -707,7 +707,7 @@ class Circuit:
         state = place.state
         if not self._layers.give_back(place):
             return
-        self.last_error = (verdict.kind, verdict.reason)
+        self.last_error = LastError(verdict.kind, verdict.reason)
         if not isinstance(state, HalfOpen):
             # A last resort does not lengthen a bench; a new fact that the provider names does.
             if verdict.kind is ErrorKind.RATE_LIMITED and verdict.retry_after is not None:

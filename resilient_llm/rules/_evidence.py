@@ -37,7 +37,7 @@ CLIENTS: Final = frozenset(
 _ATTRIBUTES: Final = (
     "status_code", "status", "http_status", "code", "type", "reason", "error_code", "error_type", "retry_after",
     "body", "details", "json_body", "http_body", "error", "detail", "title", "message",
-    "response", "headers", "litellm_response_headers", "rcvd", "trailing_metadata",
+    "response", "headers", "litellm_response_headers", "llm_provider", "rcvd", "trailing_metadata",
 )  # fmt: skip
 _MESSAGES: Final = ("message", "msg", "detail", "title", "description", "error_description", "Message", "error")
 _CODES: Final = ("code", "type", "status", "reason", "error_code", "error_type", "Code", "errorCode", "__type")
@@ -231,6 +231,8 @@ class Evidence:
                 return cast("Any", found)
             if isinstance(found, (str, bytes)) and found:
                 return _decoded(found)
+        if "llm_provider" in facts:  # litellm quotes the body in its message
+            return _quoted_body(facts.get("message"))
         response = facts.get("response")
         if isinstance(response, dict):
             return cast("Any", response)
@@ -396,6 +398,18 @@ def _decoded(body: str | bytes) -> Any:
         except (ValueError, RecursionError):
             pass
     return text
+
+
+def _quoted_body(message: object) -> Any:
+    """Return the JSON object inside ``"GeminiException - {...}"``."""
+    if not isinstance(message, str) or (start := message.find("{")) < 0:
+        return None
+    import json
+
+    try:
+        return json.JSONDecoder().raw_decode(message[:_LONGEST_BODY], start)[0]
+    except (ValueError, RecursionError):
+        return None
 
 
 def _parts(body: Any) -> Iterator[dict[str, Any]]:

@@ -37,7 +37,6 @@ _ASKS: Final = re.compile(
     r"\b(?:again|retry|retry your request|retry-after|wait|resets?|available)"
     r"(?:\s+(?:again|after|in|for|at least|about|approximately))*[\s:~]*(?=\d)"
 )
-_RETRY_DELAY: Final = re.compile(r'"retrydelay":\s*"([\d.]+s)"')
 _SPELLED: Final = re.compile(
     r"(?:m(?:illi)?s(?:ec(?:ond)?s?)?|s(?:ec(?:ond)?s?)?|m(?:in(?:ute)?s?)?|h(?:(?:ou)?rs?)?|d(?:ays?)?)?"
 )
@@ -148,8 +147,6 @@ def from_parts(parts: Iterable[Mapping[str, Any]]) -> float | None:
 
 def from_text(text: str) -> float | None:
     """Return the hint in a lower-cased sentence, such as "try again in 7m12s"."""
-    if "retrydelay" in text and (delay := _RETRY_DELAY.search(text)):  # litellm quotes Google's body
-        return _go(delay[1])
     if not ("again" in text or "retry" in text or "wait" in text or "reset" in text or "available" in text):
         return None
     match = _ASKS.search(text)
