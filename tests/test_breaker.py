@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import inspect
 import logging
+import os
 import pickle
 import subprocess
 import sys
@@ -841,7 +842,7 @@ def test_callers_who_give_up_on_a_hanging_target_are_counted(clock):
         hang(clock, 10.5, times=1)
 
     assert ("closed", "open") == (before, state())
-    assert "hung" == health()[KEY].last_error.reason
+    assert "hung" in health()[KEY].last_error
     assert "hung" in f"{events[0].reason} {events[0].trigger}"
 
 
@@ -1714,8 +1715,9 @@ def test_a_breaker_on_something_that_cannot_be_called_is_refused():
 
 FORK = """
 import os, sys, threading
-from resilient_llm import bench_model, breaker, is_benched, list_benched
+from resilient_llm import bench_model, breaker, configure, is_benched, list_benched
 
+configure(logging=False)
 bench_model("groq/llama")
 with breaker("openai/gpt"):
     pass
@@ -1768,7 +1770,7 @@ assert not is_benched("new/model")
 """
 
 
-@pytest.mark.skipif(not hasattr(sys, "_getframe") or sys.platform == "win32", reason="there is no fork")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_a_forked_process_has_working_circuits_of_its_own():
     """A child forked while threads report knows the benches, works, and changes nothing in its parent."""
     root = Path(__file__).parents[1]

@@ -22,7 +22,6 @@ from resilient_llm._errors import (
     ResponseRejectedError,
 )
 from resilient_llm._values import ErrorKind, Verdict
-from resilient_llm.rules import judge as built_in_rules
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,7 +99,7 @@ class Classifier:
 
     __slots__ = ("_judge", "_rules", "_sorts", "_wall", "on_rule_failed")
 
-    def __init__(self, wall: Callable[[], float], judge: Judge = built_in_rules) -> None:
+    def __init__(self, wall: Callable[[], float], judge: Judge | None = None) -> None:
         self._wall = wall
         self._judge = judge
         self._rules: tuple[Rule, ...] = ()
@@ -114,6 +113,13 @@ class Classifier:
         except Exception as failure:  # noqa: BLE001  # an error that resists being looked at
             self._tell(failure)
             return _UNKNOWN
+
+    def _built_in(self) -> Judge:
+        # Loaded with the first error: an import that never sees one need not pay for the tables.
+        from resilient_llm.rules import judge
+
+        self._judge = judge
+        return judge
 
     def rule(self, function: F) -> F:
         """Register a rule ``error -> Verdict | ErrorKind | kind's word | None``; also a decorator.
@@ -163,7 +169,8 @@ class Classifier:
         if sort == _GROUP:
             return None
         try:
-            return self._judge(error, self._wall)
+            judge = self._judge or self._built_in()
+            return judge(error, self._wall)
         except Exception as failure:  # noqa: BLE001  # a property or a number of somebody else's class
             self._tell(failure)
             return None
