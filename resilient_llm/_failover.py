@@ -108,8 +108,10 @@ class Failover:
         self.backoff = as_backoff(self.options.backoff)
         self.in_priority: tuple[Target, ...] = tuple(BUILT_IN["priority"](self.chain))
         for target in self.chain:
-            failures = runtime.settings.for_key(target.key, {}).failures
-            warn_of_attempts(self.options.attempts, failures, target.key)
+            circuit = runtime.registry.find(target.key)
+            breaker = runtime.settings.for_key(target.key, {}) if circuit is None else circuit.settings
+            if breaker.mode == "enforce":
+                warn_of_attempts(self.options.attempts, breaker.failures, target.key)
             warn_of_client_retries(target)
 
     def world(self) -> World:

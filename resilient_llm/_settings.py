@@ -157,7 +157,10 @@ class Settings:
     def _merged_breakers(self, given: Any) -> dict[str, dict[str, Any]]:
         merged = {name: dict(options) for name, options in self.breakers.items()}
         for name, options in check.mapping("breakers", given).items():
-            key = "*" if name == "*" else normal_key(name)
+            try:
+                key = "*" if name == "*" else normal_key(name)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"breakers[{name!r}]: {error}; or '*' for all keys") from None
             added = checked_options(check.mapping(f"breakers[{name!r}]", options))
             merged[key] = {**merged.get(key, {}), **added}
             checked_options(merged[key])

@@ -48,7 +48,7 @@ def test_expected_keys_are_told_though_never_seen(clock):
         found[KEY].total,
         found[KEY].errors,
         found[KEY].consecutive_failures,
-        found[KEY].benched,
+        bool(found[KEY].benched),
     )
     assert found[KEY].last_error is None
     assert not found[KEY].error_rate
@@ -184,7 +184,7 @@ def test_benched_says_whether_a_key_is_benched(clock, benches):
     before = health()[KEY].benched
     benches()
 
-    assert (False, True) == (before, health()[KEY].benched)
+    assert (False, True) == (bool(before), bool(health()[KEY].benched))
 
 
 def test_a_recovered_target_is_healthy_again(clock):

@@ -204,9 +204,7 @@ class Circuit:
             self._advance_locked(now)
             shown = self._layers.shown()
             if self.settings.mode == "forced_open":
-                if shown is None:
-                    shown = Bench(self.era.started_at, FOREVER, "forced_open", None, manual=False)
-                shown.until = FOREVER
+                shown = Bench(self.era.started_at, FOREVER, "forced_open", None, manual=False)
         self._after()
         return shown
 

@@ -120,8 +120,7 @@ class Layers:
         benches = self.benches()
         if not benches:
             return None
-        shown = max(benches, key=lambda layer: (layer.manual, layer.until))
-        return Bench(shown.since, self.until(), shown.reason, shown.kind, manual=shown.manual)
+        return max(benches, key=lambda layer: (layer.manual, layer.until))
 
     def block(self, key: str) -> Block | None:
         """Return why nobody passes, or None."""
@@ -130,7 +129,7 @@ class Layers:
             return None
         dead = any(layer.kind is ErrorKind.AUTH_DEAD for layer in self.benches())
         reason = (shown.reason or "benched by hand") if shown.manual else shown.reason
-        until = None if shown.until == FOREVER else shown.until
+        until = None if self.until() == FOREVER else self.until()
         return Block(key, reason, until, manual=self.manual is not None, dead=dead)
 
     def has_place(self, half: HalfOpen, now: float, probes: int) -> bool:
