@@ -17,7 +17,7 @@ from resilient_llm._classify import classify
 from resilient_llm._core import facts
 from resilient_llm._core.layers import Block
 from resilient_llm._core.permit import admit, held_places, permit_of_inlined
-from resilient_llm._core.window import Era
+from resilient_llm._core.window import LOCK_FREE, Era
 from resilient_llm._drive.tasks import current_task
 from resilient_llm._errors import BreakerOpenError, ConfigurationError
 from resilient_llm._runtime import runtime
@@ -95,7 +95,8 @@ class Breaker:
     def __enter__(self) -> Breaker:
         now = _clock()
         era = self._circuit.slot
-        # From here to the stores nothing is called, so no other thread comes in between.
+        # From here to the stores nothing is called, so no other thread comes in between
+        # (see the theory of operation in _core/window.py).
         if era is not None and self._era is _NOBODY:
             self._era = era
             self._at = now
@@ -215,6 +216,10 @@ class Breaker:
             raise RuntimeError(f"{self!r} was left more often than it was entered")
         entered_at = more.first_at if more is not None and self._at == _SEVERAL else self._at
         return permit_of_inlined(self._circuit, era, entered_at), None
+
+
+if not LOCK_FREE:
+    Breaker.__enter__ = Breaker._enter_slowly
 
 
 def _more_of(guard: Breaker) -> _More | None:

@@ -126,8 +126,11 @@ class Runtime:
                 self.unbind_all()
 
     def trace_closed(self) -> None:
+        """Let calls take the healthy path again after the last trace has ended."""
         with self.lock:
             self.open_traces -= 1
+            if self.open_traces == 0:
+                self.unbind_all()
 
     def configure(self, changes: dict[str, Any]) -> None:
         """Change process-wide defaults, for calls that start afterwards."""

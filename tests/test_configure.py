@@ -88,8 +88,6 @@ def test_an_unknown_setting_is_refused_with_those_there_are(name: str):
         ("breakers", [("*", {})]),
         ("breakers", {"*": 3}),
         ("breakers", {3: {}}),
-        ("breakers", {"": {"failures": 3}}),
-        ("breakers", {"groq/": {"failures": 3}}),
     ],
 )
 def test_a_value_out_of_range_is_refused_with_its_name(name: str, value: object):
@@ -101,6 +99,13 @@ def test_a_value_out_of_range_is_refused_with_its_name(name: str, value: object)
 
     assert name in str(caught.value)
     assert before == settings()
+
+
+@pytest.mark.parametrize("key", ["", " ", "groq/", "/llama"])
+def test_breakers_of_a_name_that_cannot_be_is_refused(key: str):
+    """A circuit has the name of a provider or of a target."""
+    with pytest.raises(ConfigurationError):
+        configure(breakers={key: {"failures": 3}})
 
 
 def test_one_wrong_value_refuses_the_whole_change():

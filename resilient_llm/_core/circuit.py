@@ -31,7 +31,7 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
-from resilient_llm._core import facts, triggers
+from resilient_llm._core import facts, triggers, window
 from resilient_llm._core.layers import FOREVER, Bench, Block, Grant, HalfOpen, Layers, Opened, Pause, Place
 from resilient_llm._core.window import NEVER, Era
 from resilient_llm._settings import (
@@ -521,7 +521,12 @@ class Circuit:
         """Decide whether coming successes need nothing but being counted."""
         era, settings, provider = self.era, self.settings, self.provider
         total, errors, _ = era.counts(now)
-        anxious = self.consecutive or settings.slow_call is not None or (errors and total < settings.min_calls)
+        anxious = (
+            not window.LOCK_FREE
+            or self.consecutive
+            or settings.slow_call is not None
+            or (errors and total < settings.min_calls)
+        )
         if self._status != "healthy":
             anxious = True
         if provider is not None and (provider.consecutive or provider.settings.slow_call is not None):

@@ -3,7 +3,8 @@
 Theory of operation. A success is counted by ``era.n += 1`` alone, without a lock: CPython
 switches threads only where a function is entered, where a call returns and at a jump
 backwards, and none of these lies between the load and the store of that statement. So
-``n`` only grows and never loses one. Everything else is cold and belongs to the lock of
+``n`` only grows and never loses one. An interpreter without that lock promises none of
+this: there `LOCK_FREE` is False, no era is ever calm, and every success takes the lock. Everything else is cold and belongs to the lock of
 the circuit that owns the era.
 
 The window is a ring of buckets. A bucket starts with the first thing counted in it, not at
@@ -17,9 +18,12 @@ forget, a slow call to notice) sets it to minus infinity.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from typing import Final
 
+LOCK_FREE: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
+"""The one switch: without a global interpreter lock every success is counted under the circuit's."""
 NEVER: Final = float("-inf")
 BUCKETS: Final = 30
 REST: Final = 0.001
