@@ -56,11 +56,12 @@ def _flat(chain: Any) -> Iterator[Target]:
                 raise ConfigurationError(f"chain has a blank entry: {ALLOWED}")
             yield from _flat(entry)
     else:
-        raise ConfigurationError(f"chain has an entry of type {_type_name(chain)}: {ALLOWED}")  # pyright: ignore[reportUnknownArgumentType]  # users' input
+        raise ConfigurationError(f"chain entry {_shown(chain)} is not allowed: {ALLOWED}")  # pyright: ignore[reportUnknownArgumentType]  # users' input
 
 
-def _type_name(entry: object) -> str:
-    return type(entry).__name__
+def _shown(entry: object) -> str:
+    kind = type(entry).__name__
+    return f"{entry!r} ({kind})" if isinstance(entry, (int, float, bytes)) or entry is None else f"of type {kind}"
 
 
 def _of_spec(spec: str) -> Target:

@@ -82,7 +82,11 @@ class Injection:
         fn, first, names = self.fn, self.first, self.names
         given = {"target": target, "model": target.model, "provider": target.provider}
         params = [(name, value) for name, value in target.params.items() if self.accepts(name)]
-        positions = {name: self.position(name) for name in (*target.params, *target.removed)}
+        for name in target.removed:
+            # The wrapper passes by position what has one; taking it out means its default.
+            if self.position(name) is not None and self.outer.parameters[name].default is not _P.empty:
+                params.append((name, self.outer.parameters[name].default))
+        positions = {name: self.position(name) for name, _ in params}
 
         def invoke(step: Try, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if params or target.removed:
@@ -117,7 +121,7 @@ def _merged(
         position = positions[name]
         if position is not None and position < len(passed):
             passed[position] = value
-        else:
+        elif name not in removed:
             kwargs[name] = value
     return tuple(passed), kwargs
 

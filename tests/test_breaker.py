@@ -775,6 +775,22 @@ def test_a_lease_is_longer_on_a_target_that_is_known_to_be_slow(clock):
     assert (True, False) == (before, after)
 
 
+def test_a_lease_is_at_least_as_long_as_the_attempt_may_take(clock):
+    """A probe that may take 100 s has its place for 100 s."""
+    half_open(clock)
+    refused = []
+
+    @failover(chain=[Target(KEY, attempt_timeout=100.0)])
+    async def ask(target: Target) -> str:
+        clock.advance(90)
+        refused.append(is_refused())
+        return "answer"
+
+    result = run_async(ask)
+
+    assert ("answer", [True], "closed") == (result, refused, state())
+
+
 def test_a_late_report_in_the_same_half_open_period_still_counts(clock):
     """A probe whose lease is over closes the circuit all the same, if that is still half-open."""
     breaker(KEY, probe_lease=5)
