@@ -186,29 +186,48 @@ def ratio(baseline: Timer, subject: Timer, *, slices: int, times: int) -> tuple[
     return middle, low, high, statistics.median(base)
 
 
+class CountingLock:
+    """A lock that counts how often any of its kind is taken."""
+
+    taken = 0
+    real = threading.RLock
+
+    def __init__(self) -> None:
+        self._lock = CountingLock.real()
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        CountingLock.taken += 1
+        return self._lock.acquire(blocking, timeout)
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+
 def locks_on_healthy_calls(times: int) -> int:
     """Return how often a lock of the library is taken during so many healthy calls."""
-
-    @failover(chain=CHAIN)
-    def ask(target: Target, prompt: str) -> str:
-        return prompt
-
-    for _ in range(10):
-        ask("hi")
-    taken = 0
-
-    def watch(frame: Any, event: str, arg: Any) -> None:
-        nonlocal taken
-        if event == "c_call" and getattr(arg, "__name__", "") in ("acquire", "__enter__"):
-            taken += isinstance(getattr(arg, "__self__", None), (type(threading.Lock()), type(threading.RLock())))
-
-    sys.setprofile(watch)
+    before = threading.Lock, threading.RLock
+    threading.Lock = threading.RLock = CountingLock  # type: ignore[misc, assignment]
     try:
-        for _ in range(times):
-            ask("hi")
+        with isolated():
+
+            @failover(chain=CHAIN)
+            def ask(target: Target, prompt: str) -> str:
+                return prompt
+
+            for _ in range(10):
+                ask("hi")
+            CountingLock.taken = 0
+            for _ in range(times):
+                ask("hi")
+            return CountingLock.taken
     finally:
-        sys.setprofile(None)
-    return taken
+        threading.Lock, threading.RLock = before
 
 
 def import_cost(statement: str, runs: int) -> float:

@@ -26,6 +26,7 @@ provider's lock before a target's, never the other way round.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import weakref
 from collections import deque
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
 
     from resilient_llm._core.triggers import Status
     from resilient_llm._values import State, Verdict
+
+
+_serials = itertools.count()
 
 
 class CallTag:
@@ -92,6 +96,7 @@ class Circuit:
         "own",
         "provider",
         "rng",
+        "serial",
         "settings",
         "shut_until",
         "slot",
@@ -113,6 +118,8 @@ class Circuit:
         self.settings = settings
         self.own: dict[str, Any] = {}
         """Options that guards named for this key; the registry merges them."""
+        self.serial = next(_serials)
+        """Tells this circuit from an earlier one of the same key."""
         self.rng = rng
         self.news = news
         self.provider = provider

@@ -8,7 +8,7 @@ which key was charged, and an outer guard that was entered before that moment pa
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from resilient_llm._core.layers import Block, Place
 from resilient_llm._values import ErrorKind, Verdict
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _CHARGES = "_resilient_llm_charged"
 _DEEPEST_CAUSE = 16
+_MOST_CHARGES = 32
+"""An error that is kept and raised again and again must not collect the circuits it has met."""
 
 held_places: ContextVar[tuple[Place, ...]] = ContextVar("resilient_llm_held_places", default=())
 """Places that guards around this code hold, so that an inner guard on the same key shares
@@ -76,12 +78,12 @@ class Permit:
             other_circuit.abandon(other)
         if grant is None:
             return
-        if error is not None and _was_charged(error, charged.key, self.entered_at):
+        if error is not None and _was_charged(error, charged, self.entered_at):
             charged.abandon(grant)
             return
         charged.failure(grant, now, verdict, now - self.entered_at, cooldown=cooldown, tag=tag)
         if error is not None and (verdict.harms_health or verdict.kind is ErrorKind.RATE_LIMITED):
-            _note_charge(error, charged.key, now)
+            _note_charge(error, charged, now)
 
     def cancelled(self, now: float, tag: CallTag | None = None) -> Verdict | None:
         """Give everything back, unless the attempt ran so long that it counts as hung.
@@ -159,22 +161,24 @@ def _ask(circuit: Circuit, now: float, lease: float, *, last_resort: bool) -> Gr
     return circuit.admit_last_resort(now, lease) if last_resort else circuit.admit(now, lease)
 
 
-def _was_charged(error: BaseException, key: str, since: float) -> bool:
-    """Return whether the error, or what it was raised from, was charged to the key since then."""
+def _was_charged(error: BaseException, circuit: Circuit, since: float) -> bool:
+    """Return whether the error, or what it was raised from, was charged to the circuit since then."""
     seen: BaseException | None = error
     for _ in range(_DEEPEST_CAUSE):
         if seen is None:
             return False
-        charges: dict[str, Any] | None = getattr(seen, _CHARGES, None)
-        if charges is not None and key in charges and charges[key] > since:
+        charges: dict[int, float] = getattr(seen, _CHARGES, {})
+        if circuit.serial in charges and charges[circuit.serial] > since:
             return True
         seen = seen.__cause__
     return False
 
 
-def _note_charge(error: BaseException, key: str, now: float) -> None:
+def _note_charge(error: BaseException, circuit: Circuit, now: float) -> None:
     try:
         charges = error.__dict__.setdefault(_CHARGES, {})
     except AttributeError:  # a class that hides its __dict__ is charged by every guard
         return
-    charges[key] = now
+    if len(charges) >= _MOST_CHARGES:
+        charges.clear()
+    charges[circuit.serial] = now
