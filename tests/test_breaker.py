@@ -971,6 +971,57 @@ def test_the_last_resort_respects_forced_open(clock, when: str):
         ask()
 
 
+@over(SHAPES)
+@pytest.mark.parametrize("mode", ["metrics_only", "disabled"])
+def test_a_mode_that_refuses_nobody_lets_calls_through_an_open_circuit(clock, shape: Shape, mode: str):
+    """Changing the mode of an open circuit takes effect with the next call."""
+    trip()
+
+    assert "served" == shape.outcome(KEY, "answer", mode=mode)
+
+
+@pytest.mark.parametrize("mode", ["metrics_only", "disabled"])
+def test_a_mode_is_asked_of_the_provider_as_well(clock, mode: str):
+    """A provider that refuses nobody blocks none of its targets."""
+    breaker("groq", mode=mode)
+
+    fail("groq/other", 8, unreachable)
+
+    assert not is_refused(KEY)
+
+
+def test_a_mode_of_a_provider_is_not_one_of_its_targets(clock):
+    """A target is guarded though its provider is not."""
+    breaker("groq", mode="disabled")
+
+    trip()
+
+    assert "open" == state()
+
+
+def test_circuits_in_metrics_only_recover_like_others(clock):
+    """What would have been open closes on a success after what would have been its cooldown."""
+    breaker(KEY, mode="metrics_only")
+    fail(times=5)
+    clock.advance(34)
+
+    succeed()
+    breaker(KEY, mode="enforce")
+
+    assert not is_refused()
+    assert "closed" == state()
+
+
+def test_metrics_only_tells_each_bench_it_would_have_made_once(clock):
+    """A circuit that would be open is told once, not with each failure."""
+    breaker(KEY, mode="metrics_only")
+
+    with seen(TargetBenched) as events:
+        fail(times=20)
+
+    assert len(events) <= 1
+
+
 # --- a target and its provider ----------------------------------------------------------------
 
 
@@ -1098,6 +1149,45 @@ def test_a_name_is_one_circuit_however_it_is_written(clock, spelling: str):
     assert "open" == breaker(spelling).state == breaker(KEY).state
 
 
+def test_the_state_of_a_target_is_its_own_while_its_provider_is_benched(clock):
+    """A bench of a provider is not a state of its targets."""
+    bench_model("groq")
+
+    assert ("closed", "open") == (state(KEY), state("groq"))
+    assert is_refused(KEY)
+
+
+def test_a_provider_needs_as_many_successes_to_close_as_it_is_set_to(clock):
+    """Probes of a provider may come from different targets."""
+    breaker("groq", successes_to_close=2)
+    trip(error=unreachable)
+    clock.advance(34)
+
+    succeed("groq/one")
+    after_one = state("groq")
+    succeed("groq/two")
+
+    assert ("half_open", "closed") == (after_one, state("groq"))
+
+
+def test_places_of_a_provider_and_of_a_target_are_both_needed(clock):
+    """A caller who gets no place at the target keeps none at its provider."""
+    trip(KEY)
+    fail("groq/other", 5, unreachable)
+    breaker("groq", probes=2)
+    clock.advance(34)
+    probe = Held(KEY)
+
+    refused_at_the_target = [is_refused(KEY) for _ in range(3)]
+    second = Held("groq/other")
+    third = is_refused("groq/third")
+    second.finish("answer")
+    probe.finish("answer")
+
+    assert ([True] * 3, False, True) == (refused_at_the_target, second.refused, third)
+    assert ["closed", "closed"] == [state(KEY), state("groq")]
+
+
 # --- what ends a bench, and in what -----------------------------------------------------------
 
 
@@ -1184,6 +1274,59 @@ def test_rate_limits_count_in_the_error_rate_only(clock):
     found = health()[KEY]
     assert (5, 5) == (found.total, found.errors)
     assert 4 >= found.consecutive_failures
+
+
+@over(SHAPES)
+def test_a_target_recovers_from_a_rate_limit_during_its_probe(clock, shape: Shape):
+    """After a probe that was rate limited the circuit is blocked, and then recovers."""
+    half_open(clock)
+    shape.outcome(KEY, ProviderError(429, retry_after=20, message="Rate limit reached for this model"))
+    blocked = is_refused()
+
+    clock.advance(70)
+    outcome = shape.outcome(KEY, "answer")
+
+    assert (True, "served", "closed") == (blocked, outcome, state())
+
+
+def test_a_dead_key_is_asked_for_again_after_its_bench(clock):
+    """A provider whose key is dead is half-open after the longest cooldown, and benched again if it is still dead."""
+    fail(error=lambda: ProviderError(401))
+    clock.advance(331)
+    after_bench = state("groq")
+
+    fail(error=lambda: ProviderError(401))
+
+    assert ("half_open", "open") == (after_bench, state("groq"))
+    assert lasts((300, 330), "groq")
+
+
+def test_a_call_that_was_under_way_when_everything_was_forgotten_changes_nothing(clock):
+    """A probe that reports after reset() is of an earlier state."""
+    half_open(clock)
+    probe = Held()
+
+    reset()
+    probe.finish(down())
+
+    assert "closed" == state()
+    assert not is_refused()
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [down, unreachable, lambda: ProviderError(401), lambda: ProviderError(429, retry_after=50)],
+    ids=["failure", "provider", "dead key", "rate limit"],
+)
+def test_a_call_that_was_under_way_does_not_reach_into_an_isolated_block(clock, ending):
+    """What was called outside isolated() benches nothing inside."""
+    held = Held()
+
+    with testing.isolated():
+        held.finish(ending())
+        inside = (list_benched(), totals(KEY), state(KEY))
+
+    assert ([], (0, 0), "closed") == inside
 
 
 # --- guards -----------------------------------------------------------------------------------
@@ -1735,8 +1878,15 @@ from resilient_llm import bench_model, breaker, configure, is_benched, list_benc
 
 configure(logging=False)
 bench_model("groq/llama")
-with breaker("openai/gpt"):
-    pass
+# What is imported when it is first needed is imported before: a module whose import another
+# thread had begun stays locked in a child for ever, in every Python program.
+for error in (ConnectionResetError(104, "reset"), TimeoutError("timed out"), None):
+    try:
+        with breaker("openai/gpt"):
+            if error:
+                raise error
+    except OSError:
+        pass
 stop = threading.Event()
 
 def hammer():

@@ -18,6 +18,7 @@ from shapes import (
     in_threads,
     over,
     succeed,
+    totals,
     trip,
     unreachable,
 )
@@ -232,6 +233,36 @@ def test_what_is_older_than_the_window_is_not_told(clock):
     found = health()[KEY]
 
     assert (0, 0) == (found.total, found.errors)
+
+
+def test_the_window_slides_over_what_is_told(clock):
+    """What leaves the window leaves the numbers, what is in it stays."""
+    succeed(times=3)
+    fail()
+    clock.advance(200)
+    succeed(times=2)
+    told = [totals()]
+
+    clock.advance(150)
+    told.append(totals())
+    clock.advance(200)
+    told.append(totals())
+
+    assert [(6, 1), (2, 0), (0, 0)] == told
+
+
+@pytest.mark.parametrize("window", [1.0, 7.0, 60.0, 86_400.0])
+def test_a_window_may_be_short_or_long(clock, window: float):
+    """Half a window later all is told, two windows later nothing."""
+    breaker(KEY, window=window)
+    succeed(times=3)
+
+    clock.advance(window / 2)
+    soon = totals()
+    clock.advance(window * 2)
+    late = totals()
+
+    assert ((3, 0), (0, 0)) == (soon, late)
 
 
 def test_checked_at_is_the_moment_of_the_last_news(clock):

@@ -317,7 +317,6 @@ def _retry_in(
     hint = verdict.retry_after if verdict.retry_after else None
     if number >= call.options.attempts or call.attempts == call.options.max_attempts:
         stopped = "attempts"
-        _used_up(call, lane, permit, number, now, verdict, answered)
     elif (limited or hint or verdict.reason == "timeout") and call.other_is_live(now):
         stopped = "hint" if hint and not limited else ""
     else:
@@ -329,10 +328,12 @@ def _retry_in(
             call.tell(lane, facts.RetryScheduled, now, number=number + 1, delay=delay, source=source)
             return delay
         stopped = stopped or "budget"
+    if stopped and call.options.attempts > 1:
+        call.tell(lane, facts.RetryStopped, now, reason=stopped)
+    if stopped == "attempts":
+        _used_up(call, lane, permit, number, now, verdict, answered)
     if hint and not limited and stopped in ("attempts", "hint"):
         _pause(call, permit, now, verdict)
-    if stopped:
-        call.tell(lane, facts.RetryStopped, now, reason=stopped)
     return None
 
 

@@ -1,0 +1,65 @@
+"""The application of the demo: one function that asks a model, written with the real SDK clients."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from anthropic import AsyncAnthropic
+from anthropic import DefaultAsyncHttpxClient as AnthropicHttpClient
+from openai import AsyncOpenAI
+from openai import DefaultAsyncHttpxClient as OpenAIHttpClient
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+    from typing import Self
+
+    from resilient_llm import Target
+    from resilient_llm.demo.servers import Server
+
+_NO_KEY = "not-a-key"
+
+
+class Clients:
+    """A client for every provider; closed by ``async with``.
+
+    Their own retries are off, since they would multiply with those of the chain, and the
+    environment's proxies are not for loopback.
+    """
+
+    def __init__(self, servers: Mapping[str, Server]) -> None:
+        self._openai: dict[str, AsyncOpenAI] = {}
+        self._anthropic: dict[str, AsyncAnthropic] = {}
+        for provider, server in servers.items():
+            if server.protocol == "anthropic":
+                self._anthropic[provider] = AsyncAnthropic(
+                    base_url=server.url,
+                    api_key=_NO_KEY,
+                    max_retries=0,
+                    http_client=AnthropicHttpClient(trust_env=False),
+                )
+            else:
+                self._openai[provider] = AsyncOpenAI(
+                    base_url=server.url, api_key=_NO_KEY, max_retries=0, http_client=OpenAIHttpClient(trust_env=False)
+                )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for client in (*self._openai.values(), *self._anthropic.values()):
+            await client.close()
+
+    async def ask(self, target: Target, prompt: str) -> str:
+        """Ask one model, with nothing around it."""
+        if target.provider in self._anthropic:
+            message = await self._anthropic[target.provider].messages.create(
+                model=target.model, max_tokens=100, messages=[{"role": "user", "content": prompt}]
+            )
+            return "".join(block.text for block in message.content if block.type == "text")
+        reply = await self._openai[target.provider].chat.completions.create(
+            model=target.model, messages=[{"role": "user", "content": prompt}]
+        )
+        return reply.choices[0].message.content or ""

@@ -1,0 +1,91 @@
+"""What is worth a line: events and the weather, in the words of an operator.
+
+Events hold no prompt, argument or key, so no line does.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from resilient_llm import (
+    AttemptFailed,
+    CallFailed,
+    Event,
+    FailedOver,
+    TargetBenched,
+    TargetUnbenched,
+)
+
+if TYPE_CHECKING:
+    from resilient_llm.demo.weather import Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One thing that happened.
+
+    Attributes:
+        at: When, aware.
+        word: What kind of thing: ``weather``, ``serving``, ``failed``, ``moved on``,
+            ``benched``, ``back`` or ``LOST``.
+        key: Which target or provider.
+        text: What there is to say.
+    """
+
+    at: datetime
+    word: str
+    key: str
+    text: str
+
+    def plain(self) -> str:
+        """Return it as one line of plain text."""
+        return f"{clock(self.at)}  {self.word:<8}  {self.key:<{KEY_WIDTH}}  {self.text}".rstrip()
+
+
+KEY_WIDTH = 22
+"""Columns of the longest key."""
+
+
+def clock(moment: datetime) -> str:
+    """Return the local time of day."""
+    return f"{moment.astimezone():%H:%M:%S}"
+
+
+def until(moment: datetime | None, now: datetime) -> str:
+    """Return when a bench ends: ``until 12:03:05 (4 s)``."""
+    if moment is None:
+        return "until unbenched"
+    # Rounded up: a bench that has not ended is never shown with 0 s left.
+    return f"until {clock(moment)} ({max(0, math.ceil((moment - now).total_seconds()))} s)"
+
+
+def of_weather(turn: Turn) -> Line:
+    """Return the line of a change in the weather."""
+    return Line(datetime.now(UTC), "weather", turn.provider, turn.words)
+
+
+def of_serving(target: str) -> Line:
+    """Return the line of another target taking over."""
+    return Line(datetime.now(UTC), "serving", target, "answers most calls now")
+
+
+def of_event(event: Event) -> Line | None:
+    """Return the line of an event, or None if it is only counted."""
+    match event:
+        case AttemptFailed():
+            status = "" if event.status is None else f"{event.status} "
+            return Line(event.at, "failed", event.target, f"{status}{event.reason}, attempt {event.number}")
+        case FailedOver():
+            return Line(event.at, "moved on", event.from_target, f"to {event.to_target}")
+        case TargetBenched():
+            why = event.trigger if event.retry_after is None else f"asked for {event.retry_after:g} s"
+            return Line(event.at, "benched", event.target, f"{until(event.until, event.at)} {event.reason}, {why}")
+        case TargetUnbenched():
+            return Line(event.at, "back", event.target, event.reason)
+        case CallFailed():
+            return Line(event.at, "LOST", event.target, f"a call, after {event.attempts} attempts")
+        case _:
+            return None

@@ -1,0 +1,180 @@
+"""How a run is shown: live in a terminal, as plain lines elsewhere, or not at all."""
+
+from __future__ import annotations
+
+from collections import deque
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from rich.console import Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from resilient_llm import health
+from resilient_llm.demo import news
+from resilient_llm.demo.run import CHAIN
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from rich.console import Console, RenderableType
+
+    from resilient_llm import Target
+    from resilient_llm.demo.news import Line
+    from resilient_llm.demo.run import Demo
+    from resilient_llm.demo.tally import Summary
+
+_ROWS_AROUND: Final = 20
+"""Rows of everything but the events, with the summary that comes below in the end."""
+_FEWEST_LINES: Final = 4
+_MOST_LINES: Final = 16
+_STYLES: Final = {
+    "weather": "cyan",
+    "serving": "bold green",
+    "failed": "yellow",
+    "moved on": "yellow",
+    "benched": "bold red",
+    "back": "green",
+    "LOST": "bold white on red",
+}
+
+
+class Silence:
+    """Shows nothing."""
+
+    def draw(self, demo: Demo) -> None:
+        """Forget the news."""
+        demo.tally.fresh.clear()
+
+
+class PlainLines:
+    """One line of text for each thing that happens."""
+
+    def draw(self, demo: Demo) -> None:
+        """Print what is new."""
+        while demo.tally.fresh:
+            print(demo.tally.fresh.popleft().plain(), flush=True)
+
+
+class LiveView:
+    """A picture that is drawn anew; used by ``with``."""
+
+    def __init__(self, console: Console) -> None:
+        self._lines: deque[Line] = deque(maxlen=min(_MOST_LINES, max(_FEWEST_LINES, console.height - _ROWS_AROUND)))
+        # Drawn when asked to: rich's own refreshing would be another thread.
+        self._live = Live(console=console, auto_refresh=False)
+
+    def __enter__(self) -> Self:
+        self._live.__enter__()
+        return self
+
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._live.__exit__(error_type, error, traceback)
+
+    def draw(self, demo: Demo) -> None:
+        """Draw the run as it is now."""
+        while demo.tally.fresh:
+            self._lines.append(demo.tally.fresh.popleft())
+        picture = Group(_header(demo), _counters(demo), Text(), _targets(demo), Text(), self._events())
+        self._live.update(picture, refresh=True)
+
+    def _events(self) -> RenderableType:
+        table = _grid(8, 9, news.KEY_WIDTH)
+        for line in self._lines:
+            style = _STYLES.get(line.word, "")
+            table.add_row(Text(news.clock(line.at), "dim"), Text(line.word, style), line.key, line.text)
+        for _ in range((self._lines.maxlen or 0) - len(self._lines)):
+            table.add_row()  # so that the picture keeps its height
+        return table
+
+
+def _grid(*widths: int) -> Table:
+    """Return a table of columns that keep their width, and one that takes the rest."""
+    table = Table.grid(padding=(0, 1), expand=True)
+    for width in widths:
+        table.add_column(width=width, no_wrap=True, overflow="ellipsis")
+    table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+    return table
+
+
+def _header(demo: Demo) -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    bar = ProgressBar(total=demo.seconds, completed=demo.elapsed, width=30)
+    local = news.clock(datetime.now(UTC))
+    table.add_row(Text("resilient-llm demo", "bold"), local, bar, f"{demo.elapsed:.0f} of {demo.seconds:g} s")
+    return table
+
+
+def _counters(demo: Demo) -> RenderableType:
+    tally = demo.tally
+    lost = tally.calls_made - tally.calls_served
+    return Text.assemble(
+        f"calls {tally.calls_made:<5}",
+        f"served {tally.calls_served:<5}",
+        (f"lost {lost:<4}", "bold red" if lost else "bold green"),
+        f"a plain client lost {tally.plain_client_lost:<5}",
+        f"retries {tally.events['RetryScheduled']:<4}",
+        f"moved on {tally.events['FailedOver']:<4}",
+        no_wrap=True,
+        overflow="ellipsis",
+    )
+
+
+def _targets(demo: Demo) -> RenderableType:
+    table = _grid(news.KEY_WIDTH + 2, 10, 6, 6)
+    table.add_row(*(Text(name, "dim") for name in ("  target", "weather", "served", "failed", "breaker")))
+    tally = demo.tally
+    for target in CHAIN:
+        serves = target.key == tally.serving
+        name = Text(f"> {target.key}", "bold green") if serves else Text(f"  {target.key}")
+        weather = demo.weather.now(target.provider).value
+        table.add_row(
+            name,
+            Text(weather, "" if weather == "fair" else "cyan"),
+            str(tally.served_by[target.key]),
+            str(tally.failed_at[target.key]),
+            _breaker(target),
+        )
+    return table
+
+
+def _breaker(target: Target) -> Text:
+    """Return what an operator wants to know of a target's breaker and its provider's."""
+    known = health([target, target.provider])
+    circuits = [known[target.provider], known[target.key]]
+    for key, circuit in ((target.provider, circuits[0]), (target.key, circuits[1])):
+        bench = circuit.benched
+        if bench is not None:
+            whose = f"{key}: " if key == target.provider else ""
+            return Text(f"benched {news.until(bench.until, circuit.checked_at)} {whose}{bench.reason}", "red")
+    if any(circuit.state == "half_open" for circuit in circuits):
+        return Text("half-open: the next call is a probe", "yellow")
+    return Text("closed", "dim")
+
+
+def print_summary(console: Console, summary: Summary) -> None:
+    """Print how it went; plain text if the console is no terminal."""
+    lost = summary.servable_calls_lost
+    console.print()
+    if summary.interrupted:
+        console.print("Ended early. Until then:", style="bold")
+    for number, text, style in (
+        (summary.calls_made, "calls made", ""),
+        (summary.calls_served, "calls served", ""),
+        (lost, "calls lost that could have been served", "bold red" if lost else "bold green"),
+        (summary.plain_client_lost, "calls that a plain client lost: the first target, no retries,", "yellow"),
+    ):
+        console.print(f"{number:6}  {text}", style=style or None, highlight=False)
+    console.print("        counted by sending each call a second time, at the same moment, without failover")
+    for title, counts in (
+        ("Served by", summary.served_by),
+        ("Failed attempts", summary.failures),
+        ("Benches", summary.benches),
+    ):
+        listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+        console.print(f"{title}: {listed or 'none'}", highlight=False, soft_wrap=True)
