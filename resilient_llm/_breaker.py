@@ -38,15 +38,17 @@ if TYPE_CHECKING:
 
 F = TypeVar("F")
 
+# What every entry asks of the runtime, a lookup nearer.
 _clock = runtime.clock
+_circuits = runtime.circuits
 
 
-def _use_clock(clock: Callable[[], float]) -> None:
-    global _clock  # noqa: PLW0603  # one lookup less on every entry than asking the runtime
-    _clock = clock
+def _look_again() -> None:
+    global _clock, _circuits  # see above
+    _clock, _circuits = runtime.clock, runtime.circuits
 
 
-runtime.when_clock_changes.append(_use_clock)
+runtime.when_exchanged.append(_look_again)
 
 _NOBODY = Era(0.0, 1.0)
 """Stands for no entry. Its ``due`` is long past, so leaving it never takes the short way."""
@@ -271,7 +273,7 @@ def breaker(name: str, **options: Unpack[BreakerOptions]) -> Breaker:
     """
     if not options:
         try:
-            circuit = runtime.circuits[name]
+            circuit = _circuits[name]
         except (KeyError, TypeError):  # new, spelled otherwise, or no text at all
             pass
         else:

@@ -107,15 +107,17 @@ class Door:
             hub = runtime.hub
             if self.wrapper and self.plain and not runtime.open_traces and not hub.wants(facts.AttemptSucceeded):
                 others = () if hub.wants_skips() else tuple((lane.circuit, lane.target) for lane in lanes[1:])
+                second, second_target = others[0] if others else (_Shut, lanes[0].target)
                 # The circuit last: with it the wrapper begins to rely on the rest.
-                self._put(target=lanes[0].target, others=others, clock=runtime.clock, circuit=lanes[0].circuit)
+                self._put(target=lanes[0].target, clock=runtime.clock, others=others)
+                self._put(second=second, second_target=second_target, circuit=lanes[0].circuit)
             return lanes
 
     def unbind(self) -> None:
         """Send the next call here; called with the runtime's lock held."""
         self.lanes = None
         if self.wrapper:
-            self._put(circuit=_Shut, others=())
+            self._put(circuit=_Shut, second=_Shut, others=())
 
     def _put(self, **values: Any) -> None:
         for name, value in values.items():
@@ -127,8 +129,10 @@ class Door:
         self.wrapper = {"__builtins__": __builtins__, "__name__": getattr(self.injection.fn, "__module__", __name__)}
         self._put(
             circuit=_Shut,
+            second=_Shut,
             others=(),
             target=self.policy.chain[0],
+            second_target=self.policy.chain[0],
             clock=runtime.clock,
             fn=self.injection.fn,
             type=type,
@@ -255,15 +259,10 @@ class Door:
         kwargs: dict[str, Any],
     ) -> Any:
         """Count a success that needs more than counting; return the answer."""
-        if not self.injection.is_async and type(result) is not self.wrapper.get(self.prefix + "seen"):
-            if inspect.isawaitable(result):
+        if type(result) is not self.wrapper.get(self.prefix + "seen"):
+            if not self.injection.is_async and inspect.isawaitable(result):
                 return self._awaited(state, entered_at, target, result, args, kwargs)
-            if inspect.isgenerator(result) or inspect.isasyncgen(result):
-                permit_of_inlined(self._circuit(target), state, entered_at).abandoned()
-                result.close() if inspect.isgenerator(result) else None
-                raise ConfigurationError(
-                    f"{self.injection.fn!r} gave a generator: @failover does not support streams yet; guard it with @breaker"
-                )
+            sync.refuse_stream(result)
             self._put(seen=type(result))
         if entered_at < state.due:
             state.n += 1

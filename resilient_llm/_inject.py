@@ -85,7 +85,7 @@ class Injection:
         for name in target.removed:
             # The wrapper passes by position what has one; taking it out means its default.
             if self.position(name) is not None and self.outer.parameters[name].default is not _P.empty:
-                params.append((name, self.outer.parameters[name].default))
+                params.append((name, self.outer.parameters[name].default))  # noqa: PERF401  # two conditions, told apart
         positions = {name: self.position(name) for name, _ in params}
 
         def invoke(step: Try, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -213,14 +213,17 @@ _TEMPLATE: Final = """
     if {p}state is None:
         if {p}entered >= {p}circuit.shut_until:
             return {wait}{p}door({args}, {kwargs})
-        for {p}other, {p}to in {p}others:
-            {p}state = {p}other.slot
-            if {p}state is not None:
-                break
-            if {p}entered >= {p}other.shut_until:
+        {p}state = {p}second.slot
+        {p}to = {p}second_target
+        if {p}state is None:
+            for {p}other, {p}to in {p}others:
+                {p}state = {p}other.slot
+                if {p}state is not None:
+                    break
+                if {p}entered >= {p}other.shut_until:
+                    return {wait}{p}door({args}, {kwargs})
+            else:
                 return {wait}{p}door({args}, {kwargs})
-        else:
-            return {wait}{p}door({args}, {kwargs})
     try:
         {p}result = {wait}{p}fn({call})
     except BaseException as {p}error:
@@ -263,7 +266,7 @@ def generate(injection: Injection) -> tuple[types.CodeType, str, tuple[Any, ...]
         kwargs=kwargs,
         wait=wait,
         call=_inner_call(injection, prefix),
-        unlike="" if injection.is_async else f" or {prefix}type({prefix}result) is not {prefix}seen",
+        unlike=f" or {prefix}type({prefix}result) is not {prefix}seen",
     )
     namespace: dict[str, Any] = {}
     exec(compile(source, f"<failover wrapper of {_named(injection.fn)}>", "exec"), namespace)  # noqa: S102  # as dataclasses do

@@ -80,8 +80,8 @@ class Runtime:
         self._bound: weakref.WeakSet[Any] = weakref.WeakSet()
         self.when_made: Callable[[Runtime], None] = lambda _: None
         """Called with every new state, to give it what only the wiring knows."""
-        self.when_clock_changes: list[Callable[[Callable[[], float]], None]] = []
-        """Told the new way to read the clock; for those whose hot path cannot ask here."""
+        self.when_exchanged: list[Callable[[], None]] = []
+        """Called when a part is exchanged; for those whose hot path cannot ask here."""
         self.system_clock = SystemClock()
         self.use_clock(self.system_clock)
         self.fresh()
@@ -91,8 +91,7 @@ class Runtime:
         self.time = clock
         self.clock = clock.monotonic
         self.wall = clock.wall
-        for tell in self.when_clock_changes:
-            tell(self.clock)
+        self._tell()
 
     def fresh(self) -> None:
         """Start with nothing remembered and default settings."""
@@ -102,6 +101,11 @@ class Runtime:
         self.circuits = self.registry.kept
         self.budgets = RetryBudgets()
         self.when_made(self)
+        self._tell()
+
+    def _tell(self) -> None:
+        for tell in self.when_exchanged:
+            tell()
 
     def moment(self, monotonic: float) -> datetime:
         """Return the aware UTC datetime of a monotonic moment, by the wall clock as it is now."""
@@ -151,6 +155,7 @@ class Runtime:
                 self.settings, self.hub, self.registry, self.budgets = saved
                 self.circuits = self.registry.kept
                 self.registry.suspend(suspended=False)
+                self._tell()
             self.unbind_all()
         return before
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from importlib import import_module
+
 from resilient_llm._classify import classify
 from resilient_llm._runtime import Runtime, runtime
 from resilient_llm.observers.logging import LoggingObserver
@@ -30,3 +33,13 @@ def _rule_failed(failure: BaseException) -> None:
 
 
 classify.on_rule_failed = _rule_failed
+
+
+def _load_before_fork() -> None:
+    """Load what loads late, so that no child waits for an import that a thread of its parent had begun."""
+    for name in ("_events", "rules"):
+        import_module(f"resilient_llm.{name}")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_load_before_fork)

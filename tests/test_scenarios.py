@@ -33,7 +33,7 @@ from resilient_llm import (
 A, B, C = "groq/a", "openai/b", "mistral/c"
 
 
-class Odd(Exception):
+class OddError(Exception):
     """An error that no rule knows."""
 
 
@@ -161,26 +161,26 @@ SCENARIOS = {
         [("AttemptFailed", A, "caller_bug"), ("CallFailed", A, 1)],
     ),
     "an unknown error tries the next": Scenario(
-        {A: [Odd()], B: ["yes"]},
+        {A: [OddError()], B: ["yes"]},
         "yes",
         [
-            ("UnknownError", A, "Odd"),
+            ("UnknownError", A, "OddError"),
             ("AttemptFailed", A, "unclassified"),
             ("FailedOver", A, B),
             ("AttemptSucceeded", B, 1),
         ],
     ),
     "an unknown error is raised if asked": Scenario(
-        {A: [Odd()], B: ["no"]},
-        Odd,
-        [("UnknownError", A, "Odd"), ("AttemptFailed", A, "unclassified"), ("CallFailed", A, 1)],
+        {A: [OddError()], B: ["no"]},
+        OddError,
+        [("UnknownError", A, "OddError"), ("AttemptFailed", A, "unclassified"), ("CallFailed", A, 1)],
         {"on_unknown": "raise"},
     ),
     "an unknown error is retried if asked": Scenario(
-        {A: [Odd(), "yes"]},
+        {A: [OddError(), "yes"]},
         "yes",
         [
-            ("UnknownError", A, "Odd"),
+            ("UnknownError", A, "OddError"),
             ("AttemptFailed", A, "unclassified"),
             ("RetryScheduled", A, 2),
             ("AttemptSucceeded", A, 2),
@@ -374,7 +374,7 @@ def perform(driver: Callable[[Play], Any], play: Play) -> Any:
         return driver(play)
     except ChainExhaustedError as error:
         return error.kind
-    except Exception as error:  # noqa: BLE001  # what leaves is compared by its class
+    except Exception as error:  # what leaves is compared by its class
         return type(error)
 
 

@@ -51,7 +51,7 @@ def as_backoff(given: Any) -> Backoff:
     """Return one form for what users may write: None, a tenacity wait, or ``n -> seconds``.
 
     Raises:
-        ConfigurationError: If it is none of these, or a function that gives no duration.
+        ConfigurationError: If it is none of these.
     """
     if given is None:
         return _default
@@ -64,9 +64,6 @@ def as_backoff(given: Any) -> Backoff:
     bases: tuple[type, ...] = wait.__class__.__mro__
     if any(base.__name__ == "wait_base" and base.__module__.startswith("tenacity") for base in bases):
         return _of_tenacity(given)
-    seconds = given(1)
-    if not _is_duration(seconds):
-        raise ConfigurationError("backoff(1) gave no duration: return a finite number of seconds, 0 or more")
 
     def of_function(attempt: int, error: BaseException | None, rng: Random) -> float:
         return _duration(given(attempt), attempt, rng)
@@ -88,7 +85,7 @@ def _of_tenacity(wait: Any) -> Backoff:
 
 
 def _duration(seconds: Any, attempt: int, rng: Random) -> float:
-    # A broken backoff shows where it is written if it can; in an outage it must not add one.
+    # What a user's function gives is seen only in an outage, and must not add to it.
     return float(seconds) if _is_duration(seconds) else _default(attempt, None, rng)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from resilient_llm._core.permit import held_places
 from resilient_llm._core.steps import Done, LetThrough, Raise, Told, Try, Wait
-from resilient_llm._drive.sync import raise_from
+from resilient_llm._drive.sync import raise_from, refuse_stream
 from resilient_llm._runtime import runtime
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ async def drive(call: Call, steps: Story, step: Step, *, pending: Awaitable[Any]
                             value = await _attempt(call, step, pending)
                         if value is _CUT_OFF:
                             raise TimeoutError(f"no answer within {step.limit:.3g} s")
+                    refuse_stream(value)
                 except BaseException as error:
                     pending = None
                     timed_out = scope is not None and scope.cancel_called and isinstance(error, Exception)

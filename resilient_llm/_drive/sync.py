@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from resilient_llm._core.permit import held_places
 from resilient_llm._core.steps import Done, LetThrough, Raise, Told, Try, Wait
+from resilient_llm._errors import ConfigurationError
 from resilient_llm._runtime import runtime
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def drive(call: Call, steps: Story, step: Step) -> Any:
             if type(step) is Try:
                 try:
                     value = attempt(call, step)
+                    refuse_stream(value)
                 except BaseException as error:
                     step = steps.send(Told(runtime.clock(), error=error))
                     if type(step) is LetThrough:
@@ -50,6 +52,21 @@ def drive(call: Call, steps: Story, step: Step) -> Any:
         if steps is not None:  # pyright: ignore[reportUnnecessaryComparison]  # handed over above
             steps.close()
             call.clear()
+
+
+def refuse_stream(value: Any) -> None:
+    """Refuse a generator that a function turned out to give: its items would not be guarded.
+
+    Raises:
+        ConfigurationError: If the value is a generator or an asynchronous generator.
+    """
+    if inspect.isgenerator(value):
+        value.close()
+    elif not inspect.isasyncgen(value):
+        return
+    raise ConfigurationError(
+        "the function gave a generator: @failover does not support streams yet; guard it with @breaker"
+    )
 
 
 def attempt(call: Call, step: Try) -> Any:

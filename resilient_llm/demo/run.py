@@ -54,6 +54,7 @@ class Demo:
         seconds: How long it lasts.
         tally: What is counted.
         weather: How the providers are doing.
+        has_ended: Whether it came to its end.
         elapsed: Seconds since it began.
     """
 
@@ -71,7 +72,7 @@ class Demo:
         }
         self.weather = Weather(self._servers, seconds, self.tally.weather_turned)
         self._began = 0.0
-        self._ended = False
+        self.has_ended = False
 
     @property
     def elapsed(self) -> float:
@@ -79,7 +80,7 @@ class Demo:
 
     def summary(self) -> Summary:
         """Return how it went, or how far it got if it was ended early."""
-        return self.tally.summary(self.seconds, interrupted=not self._ended)
+        return self.tally.summary(self.seconds, interrupted=not self.has_ended)
 
     async def run(self, view: View) -> None:
         """Run to the end; when cancelled, end early and leave nothing running."""
@@ -102,7 +103,7 @@ class Demo:
             stack.callback(observe(self.tally.see))
             ask = failover(CHAIN, timeout=_DEADLINE)(_asking(guarded))
             await self._drive(ask, _asking(plain), view)
-        self._ended = True
+        self.has_ended = True
         view.draw(self)
 
     async def _drive(

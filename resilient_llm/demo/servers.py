@@ -266,7 +266,7 @@ class _Handler(BaseHTTPRequestHandler):
     wbufsize = -1  # headers and body leave in one packet
     disable_nagle_algorithm = True
 
-    def do_POST(self) -> None:  # noqa: N802  # the name that http.server looks for
+    def do_POST(self) -> None:  # the name that http.server looks for
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         headers = {name.lower(): value for name, value in self.headers.items()}
         answer = self.server.owner.answer(Request(self.path, headers, body))

@@ -27,10 +27,12 @@ if TYPE_CHECKING:
     from resilient_llm.demo.run import Demo
     from resilient_llm.demo.tally import Summary
 
-_ROWS_AROUND: Final = 20
-"""Rows of everything but the events, with the summary that comes below in the end."""
+_ROWS_ABOVE: Final = 10
+"""Rows of everything above the events, and a free one below."""
+_ROWS_OF_SUMMARY: Final = 10
+"""Rows that the last picture leaves free."""
 _FEWEST_LINES: Final = 4
-_MOST_LINES: Final = 16
+_MOST_LINES: Final = 30
 _STYLES: Final = {
     "weather": "cyan",
     "serving": "bold green",
@@ -63,7 +65,8 @@ class LiveView:
     """A picture that is drawn anew; used by ``with``."""
 
     def __init__(self, console: Console) -> None:
-        self._lines: deque[Line] = deque(maxlen=min(_MOST_LINES, max(_FEWEST_LINES, console.height - _ROWS_AROUND)))
+        self._console = console
+        self._lines: deque[Line] = deque(maxlen=_MOST_LINES)
         # Drawn when asked to: rich's own refreshing would be another thread.
         self._live = Live(console=console, auto_refresh=False)
 
@@ -80,15 +83,17 @@ class LiveView:
         """Draw the run as it is now."""
         while demo.tally.fresh:
             self._lines.append(demo.tally.fresh.popleft())
-        picture = Group(_header(demo), _counters(demo), Text(), _targets(demo), Text(), self._events())
+        picture = Group(_header(demo), _counters(demo), Text(), _targets(demo), Text(), self._events(last=demo.has_ended))
         self._live.update(picture, refresh=True)
 
-    def _events(self) -> RenderableType:
+    def _events(self, *, last: bool) -> RenderableType:
         table = _grid(8, 9, news.KEY_WIDTH)
-        for line in self._lines:
+        free = self._console.height - _ROWS_ABOVE - (_ROWS_OF_SUMMARY if last else 0)
+        rows = min(_MOST_LINES, max(_FEWEST_LINES, free))
+        for line in list(self._lines)[-rows:]:
             style = _STYLES.get(line.word, "")
             table.add_row(Text(news.clock(line.at), "dim"), Text(line.word, style), line.key, line.text)
-        for _ in range((self._lines.maxlen or 0) - len(self._lines)):
+        for _ in range(rows - len(self._lines)):
             table.add_row()  # so that the picture keeps its height
         return table
 
@@ -127,7 +132,7 @@ def _counters(demo: Demo) -> RenderableType:
 
 def _targets(demo: Demo) -> RenderableType:
     table = _grid(news.KEY_WIDTH + 2, 10, 6, 6)
-    table.add_row(*(Text(name, "dim") for name in ("  target", "weather", "served", "failed", "breaker")))
+    table.add_row(*(Text(name, "dim") for name in ("  target", "weather", "served", "failed", "breaker, or benched")))
     tally = demo.tally
     for target in CHAIN:
         serves = target.key == tally.serving
@@ -151,7 +156,7 @@ def _breaker(target: Target) -> Text:
         bench = circuit.benched
         if bench is not None:
             whose = f"{key}: " if key == target.provider else ""
-            return Text(f"benched {news.until(bench.until, circuit.checked_at)} {whose}{bench.reason}", "red")
+            return Text(f"{news.until(bench.until, circuit.checked_at)} {whose}{bench.reason}", "bold red")
     if any(circuit.state == "half_open" for circuit in circuits):
         return Text("half-open: the next call is a probe", "yellow")
     return Text("closed", "dim")
