@@ -78,9 +78,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
     if not _SHORTEST <= seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not allowed: write at least {_SHORTEST:g}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: write a number, at least {_SHORTEST:g}")
     return seconds
 
 

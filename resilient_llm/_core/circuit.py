@@ -284,6 +284,7 @@ class Circuit:
                 return
             self.consecutive = 0
             if self._is_slow(seconds):
+                self.era.slow(now)
                 self._trip_locked(now, None, None)
             self._health_locked(now)
         self._after()
@@ -545,14 +546,15 @@ class Circuit:
             era.rest_if_busy(now, seconds)
 
     def _counts_locked(self, now: float) -> tuple[int, int, int]:
-        """Return ``(total, errors charged here, slow)``; a provider's total is the sum over its targets."""
+        """Return ``(total, errors charged here, slow by the limit set here)``.
+
+        A provider's total is the sum over its targets.
+        """
         total, errors, slow = self.era.counts(now)
         since = self.era.started_at
         for child in self._targets_locked():
             with child._lock:
-                more, _, more_slow = child.era.counts(now, since)
-            total += more
-            slow += more_slow
+                total += child.era.counts(now, since)[0]
         return total, errors, slow
 
     def _children_errors_locked(self, now: float) -> int:
@@ -796,6 +798,6 @@ class Circuit:
             for child in self._targets_locked():
                 with child._lock:
                     child._publish_locked()
-                    if self.consecutive:
+                    if self.consecutive or self.settings.slow_call is not None:
                         child.era.calm = False
                         child.era.due = NEVER

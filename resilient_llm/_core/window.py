@@ -125,6 +125,10 @@ class Era:
         bucket.errors += 1
         bucket.slow += slow
 
+    def slow(self, now: float) -> None:
+        """Note that a call which another era counts was slow by the limit that is set here."""
+        self._bucket(now).slow += 1
+
     def cut(self) -> None:
         """Let the next thing counted start a bucket, so that counts from now on are exact."""
         self._cut = True

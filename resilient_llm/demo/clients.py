@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from anthropic import AsyncAnthropic
+from anthropic import AnthropicError, AsyncAnthropic
 from anthropic import DefaultAsyncHttpxClient as AnthropicHttpClient
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, OpenAIError
 from openai import DefaultAsyncHttpxClient as OpenAIHttpClient
 
 if TYPE_CHECKING:
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from resilient_llm import Target
     from resilient_llm.demo.servers import Server
 
-_NO_KEY = "not-a-key"
+CLIENT_ERRORS: Final = (OpenAIError, AnthropicError)
+_NO_KEY: Final = "not-a-key"
 
 
 class Clients:

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 from resilient_llm import ResilientLLMError, Target, configure, failover, observe
-from resilient_llm.demo.clients import Clients
+from resilient_llm.demo.clients import CLIENT_ERRORS, Clients
 from resilient_llm.demo.servers import Server
 from resilient_llm.demo.tally import Tally
 from resilient_llm.demo.weather import Weather
@@ -158,9 +158,6 @@ async def _warm_up(*all_clients: Clients) -> None:
 
 async def _is_served(call: Awaitable[str]) -> bool:
     """Wait for a call and return whether it gave an answer."""
-    import anthropic
-    import openai
-
-    with suppress(ResilientLLMError, openai.OpenAIError, anthropic.AnthropicError):
+    with suppress(ResilientLLMError, *CLIENT_ERRORS):
         return bool(await call)
     return False

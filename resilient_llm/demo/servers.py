@@ -261,7 +261,7 @@ class _Http(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: _Http
+    server: _Http  # pyright: ignore[reportIncompatibleVariableOverride]  # always the one that made it
     protocol_version = "HTTP/1.1"
     wbufsize = -1  # headers and body leave in one packet
     disable_nagle_algorithm = True

@@ -83,7 +83,9 @@ class LiveView:
         """Draw the run as it is now."""
         while demo.tally.fresh:
             self._lines.append(demo.tally.fresh.popleft())
-        picture = Group(_header(demo), _counters(demo), Text(), _targets(demo), Text(), self._events(last=demo.has_ended))
+        picture = Group(
+            _header(demo), _counters(demo), Text(), _targets(demo), Text(), self._events(last=demo.has_ended)
+        )
         self._live.update(picture, refresh=True)
 
     def _events(self, *, last: bool) -> RenderableType:
@@ -172,10 +174,14 @@ def print_summary(console: Console, summary: Summary) -> None:
         (summary.calls_made, "calls made", ""),
         (summary.calls_served, "calls served", ""),
         (lost, "calls lost that could have been served", "bold red" if lost else "bold green"),
-        (summary.plain_client_lost, "calls that a plain client lost: the first target, no retries,", "yellow"),
+        (
+            summary.plain_client_lost,
+            "calls that a plain client lost, which knows the first target only and does not retry;",
+            "yellow",
+        ),
     ):
         console.print(f"{number:6}  {text}", style=style or None, highlight=False)
-    console.print("        counted by sending each call a second time, at the same moment, without failover")
+    console.print("        counted by really sending every call a second time through one, at the same moment")
     for title, counts in (
         ("Served by", summary.served_by),
         ("Failed attempts", summary.failures),

@@ -1,0 +1,365 @@
+"""Corners of the call path that the tables do not reach: awaitables, late listeners, forks, slow providers."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from shapes import ProviderError, down, run_async
+
+from resilient_llm import (
+    AttemptSucceeded,
+    ChainExhaustedError,
+    ConfigurationError,
+    ErrorKind,
+    Event,
+    RetryScheduled,
+    StreamPolicy,
+    Target,
+    TargetBenched,
+    Trace,
+    Verdict,
+    bench_model,
+    breaker,
+    configure,
+    events,
+    failover,
+    health,
+    is_benched,
+    list_benched,
+)
+from resilient_llm._core.retry_budget import RetryBudgets
+from resilient_llm._runtime import runtime
+from resilient_llm.testing import capture_events, scripted
+
+A, B = "groq/a", "openai/b"
+
+
+def failing(key: str, times: int, error: Any = down) -> None:
+    for _ in range(times):
+        with contextlib.suppress(Exception), breaker(key):
+            raise error()
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_bound_function_that_gives_awaitables_is_guarded_until_they_end(backend: str, clock: Any) -> None:
+    """Success, failure, retry and failover are those of the awaited answer, also past the first call."""
+    outcomes: list[Any] = ["one", "two", down(), "three", TypeError("bug")]
+
+    @failover(chain=[A, B], backoff=lambda n: 1.0)
+    def ask(target: Target) -> Any:
+        async def answer() -> str:
+            clock.advance(0.5)
+            outcome = outcomes.pop(0)
+            if isinstance(outcome, Exception):
+                raise outcome
+            return f"{target.key} {outcome}"
+
+        return answer()
+
+    async def main() -> list[str]:
+        answers = [await ask(), await ask(), await ask()]
+        with pytest.raises(TypeError):
+            await ask()
+        return answers
+
+    assert [f"{A} one", f"{A} two", f"{A} three"] == run_async(main, backend=backend)
+    assert (4, 1, [1.0]) == (health()[A].total, health()[A].errors, clock.sleeps)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_bound_function_that_gives_awaitables_is_timed(backend: str, clock: Any) -> None:
+    """A policy's timeout cuts the awaitable off and leaves time for the next target."""
+    hangs = False
+
+    @failover(chain=[A, B], timeout=8.0)
+    def ask(target: Target) -> Any:
+        async def answer() -> str:
+            if hangs and target.key == A:
+                clock.advance(6.0)
+                await anyio.sleep_forever()
+            return target.key
+
+        return answer()
+
+    async def main() -> list[str]:
+        nonlocal hangs
+        healthy = [await ask(), await ask()]
+        hangs = True
+        return [*healthy, await ask()]
+
+    assert [A, A, B] == run_async(main, backend=backend)
+    assert "timeout" == health()[A].last_error.reason  # type: ignore[union-attr]
+
+
+def test_a_lowered_level_is_noticed_by_functions_that_are_bound(clock: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """DEBUG switched on while the process runs shows the successes from a millisecond later on."""
+
+    @failover(chain=A)
+    def ask(target: Target) -> str:
+        return target.key
+
+    ask()
+    ask()
+    caplog.set_level(logging.DEBUG, logger="resilient_llm")
+    clock.advance(0.001)
+    ask()
+    ask()
+
+    assert 2 == sum(message.startswith("AttemptSucceeded groq/a") for message in caplog.messages)
+
+
+def test_a_targets_answer_ends_the_failures_of_its_provider() -> None:
+    """Failures in a row are of the provider; any answer from it, by any of its targets, breaks the row."""
+
+    @failover(chain="groq/other")
+    def ask(target: Target) -> str:
+        return target.key
+
+    ask()
+    for _ in range(3):
+        failing(A, 4, ConnectionRefusedError)
+        ask()
+
+    assert (0, "closed") == (health()["groq"].consecutive_failures, breaker("groq").state)
+
+
+def test_a_slow_provider_opens_by_what_its_targets_take(clock: Any) -> None:
+    """slow_call of a provider counts the answers of all its targets."""
+    breaker("groq", slow_call=5.0, min_calls=4)
+
+    @failover(chain=["groq/a", "groq/b"])
+    def ask(*, model: str = "") -> None:
+        clock.advance(6.0)
+
+    with capture_events(TargetBenched) as benched:
+        for model in ("a", "b", "a", "b"):
+            ask(model=model)
+
+    assert [("groq", "slow_rate 4/4 >= 0.8")] == [(event.target, event.trigger) for event in benched]
+
+
+def test_a_last_resort_that_is_answered_closes_a_pause_without_a_name(clock: Any) -> None:
+    """A rate limit that named no wait may be tried, and an answer ends its bench."""
+    failing(A, 1, lambda: ProviderError(429))
+    assert is_benched(A)
+
+    assert A == failover(chain=A).call(lambda *, target: target.key)
+    assert [] == list_benched()
+
+
+def test_a_last_resort_that_learns_of_a_dead_key_or_a_wait_notes_it(clock: Any) -> None:
+    """An ordinary failure leaves the bench as it is; a new fact that the provider names does not."""
+    for key, error, reason in (
+        ("x/a", ProviderError(429, retry_after=200), "rate_limit"),
+        ("y/a", down(), "overloaded"),
+    ):
+        failing(key, 5)
+        before = {each.model: each.remaining for each in list_benched()}[key]
+        with pytest.raises(ChainExhaustedError):
+            failover(chain=key, attempts=1).call(scripted_call(error))
+        after = {each.model: each for each in list_benched()}[key]
+        assert reason == after.reason
+        assert (200.0 if reason == "rate_limit" else before) == pytest.approx(after.remaining)
+
+
+def scripted_call(error: Exception) -> Any:
+    answers = scripted(error)
+
+    def ask(target: Target) -> Any:
+        return answers()
+
+    return ask
+
+
+def test_metrics_only_says_what_it_would_have_done_once_per_bench(clock: Any) -> None:
+    """It counts, blocks nobody, and repeats itself only after the bench would have ended."""
+    breaker(A, mode="metrics_only")
+
+    with capture_events(TargetBenched) as benched:
+        failing(A, 12)
+        failing(A, 1, lambda: ProviderError(429, retry_after=500))
+        first = [(event.trigger, event.enforced) for event in benched]
+        clock.advance(600)
+        failing(A, 1)
+
+    assert [("failures 5/5", False)] == first
+    assert (2, "closed", []) == (len(benched), breaker(A).state, list_benched())
+
+
+def test_switching_enforcement_off_ends_what_was_automatic() -> None:
+    """A circuit that is told to enforce nothing any more lets callers pass at once; a manual bench stays."""
+    failing(A, 5)
+    failing(B, 5)
+    bench_model(B)
+
+    configure(breakers={A: {"mode": "disabled"}, B: {"mode": "metrics_only"}})
+
+    assert ("closed", "open") == (breaker(A).state, breaker(B).state)
+    failing(A, 50)
+    assert (0, "closed") == (health()[A].errors, breaker(A).state)
+
+
+def test_retries_of_one_provider_leave_the_budget_of_another(clock: Any) -> None:
+    """Budgets are per provider, and old ones are forgotten."""
+    budgets = RetryBudgets()
+    for _ in range(10):
+        assert budgets.take("groq", 0.0, 0.2, 0)
+
+    assert (False, True) == (budgets.take("groq", 1.0, 0.2, 0), budgets.take("openai", 1.0, 0.2, 0))
+    assert budgets.take("groq", 1.0, None, 0)
+    assert budgets.take("groq", 10.5, 0.2, 0)
+
+
+def test_budgets_of_idle_providers_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A provider per tenant does not grow for ever."""
+    monkeypatch.setattr("resilient_llm._core.retry_budget._MOST_PROVIDERS", 10)
+    budgets = RetryBudgets()
+
+    for number in range(100):
+        budgets.first_attempt_failed(f"tenant{number}", float(number * 20))
+
+    assert len(budgets._counts) <= 10
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_slow_consumer_of_events_loses_the_oldest_and_is_told_how_many(backend: str) -> None:
+    """The buffer is bounded; what is dropped is counted."""
+
+    async def main() -> tuple[list[str], int]:
+        async with events(TargetBenched, buffer=2) as stream:
+            for key in ("a", "b", "c", "d"):
+                bench_model(key)
+            found: list[Event] = []
+            async for event in stream:
+                found.append(event)
+                if len(found) == 2:
+                    break
+            return [event.target for event in found], stream.dropped
+
+    assert (["c", "d"], 2) == run_async(main, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_consumer_that_waits_is_woken_from_another_thread(backend: str) -> None:
+    """Events reach the loop they are awaited in from whichever thread makes them."""
+
+    async def main() -> str:
+        async with events(TargetBenched) as stream, anyio.create_task_group() as group:
+            group.start_soon(anyio.to_thread.run_sync, bench_model, "late")
+            with anyio.fail_after(10):
+                async for event in stream:
+                    return event.target
+        raise AssertionError
+
+    assert "late" == run_async(main, backend=backend)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
+def test_a_child_has_no_leases_of_its_parents_calls(clock: Any) -> None:
+    """The place of a probe that runs in the parent is free in the child, whose locks are its own."""
+    failing(A, 5)
+    clock.advance(40)
+    circuit = runtime.registry.circuit(A)
+    before = circuit._lock
+    with breaker(A):
+        assert "probes taken" == circuit.block(runtime.clock()).reason  # type: ignore[union-attr]
+        runtime.after_fork()
+        assert circuit.block(runtime.clock()) is None
+        assert circuit._lock is not before
+
+
+def test_streams_are_refused_by_name_for_now() -> None:
+    """What is not there yet says so where it is written."""
+    for wrong in (lambda: StreamPolicy(), lambda: Target(A, stream=object()), lambda: failover(A, stream=object())):
+        with pytest.raises(ConfigurationError, match="stream"):
+            wrong()
+
+
+def test_a_broken_rule_of_a_user_is_logged_by_its_class(caplog: pytest.LogCaptureFixture) -> None:
+    """The others are asked, and what went wrong is told without its message."""
+    from resilient_llm import classify
+
+    @classify.rule
+    def broken(error: BaseException) -> Verdict | None:
+        raise ZeroDivisionError("secret")
+
+    assert ErrorKind.TRANSIENT == classify(down()).kind
+    assert ["ZeroDivisionError" in message and "secret" not in message for message in caplog.messages] == [True]
+
+
+def test_the_pytest_plugin_isolates_and_fakes_time(tmp_path: Path) -> None:
+    """A test that asks for `resilient_llm` starts fresh; `fake_clock` moves its time."""
+    (tmp_path / "test_it.py").write_text(
+        textwrap.dedent("""
+        import pytest
+
+        @pytest.mark.parametrize("round", [1, 2])
+        def test_it(resilient_llm, fake_clock, round):
+            assert resilient_llm.list_benched() == []
+            resilient_llm.bench_model("groq", 10)
+            fake_clock.advance(5)
+            assert resilient_llm.list_benched()[0].remaining == 5.0
+        """)
+    )
+    plugin = ["-p", "resilient_llm.pytest_plugin"] if not _is_installed() else []
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, *plugin, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+
+    assert "2 passed" in done.stdout, done.stdout
+
+
+def _is_installed() -> bool:
+    from importlib.metadata import entry_points
+
+    return any(point.value == "resilient_llm.pytest_plugin" for point in entry_points(group="pytest11"))
+
+
+def test_two_loops_in_a_row_and_a_cancelled_wait_leave_nothing(clock: Any) -> None:
+    """A call that is cancelled while it waits for its next attempt holds no place and is not counted twice."""
+
+    @failover(chain=A, backoff=lambda n: 5.0)
+    async def ask(target: Target) -> str:
+        raise down()
+
+    async def main() -> None:
+        task = asyncio.create_task(ask())
+        await asyncio.sleep(0)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, ChainExhaustedError):
+            await task
+
+    with capture_events(RetryScheduled) as scheduled:
+        asyncio.run(main())
+
+    assert health()[A].errors <= 1 + len(scheduled)
+    assert "closed" == breaker(A).state
+
+
+def test_an_open_trace_elsewhere_leaves_a_call_as_it_is() -> None:
+    """While a trace is open in one context, calls of others answer, count and are not collected."""
+    import contextvars
+
+    @failover(chain=A)
+    def ask(target: Target) -> str:
+        return target.key
+
+    ask()
+    with Trace() as trace, capture_events(AttemptSucceeded):
+        outside = contextvars.Context().run(ask)
+
+    assert (A, 0, 2) == (outside, len(trace.calls), health()[A].total)
