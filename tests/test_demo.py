@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +74,8 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs() -> Iterator[Runs]:
-    yield Runs()
+def runs() -> Runs:
+    return Runs()
 
 
 def test_nothing_that_could_be_served_is_lost(runs: Runs) -> None:
@@ -231,9 +230,9 @@ def test_the_live_view_shows_benches_and_events_in_100_by_30(clock: object) -> N
 
     with LiveView(console) as view:
         view.draw(demo)
+        lines = screen.getvalue().splitlines()
     stop()
 
-    lines = screen.getvalue().splitlines()
     assert len(lines) <= 30
     assert any(re.search(r"openai/gpt.* until [\d:]{8} \(4 s\) openai: invalid_credentials *$", line) for line in lines)
     assert any(re.search(r"anthropic/claude-haiku .* until unbenched maintenance", line) for line in lines)
