@@ -194,6 +194,29 @@ def test_metrics_only_says_what_it_would_have_done_once_per_bench(clock: Any) ->
     assert (2, "closed", []) == (len(benched), breaker(A).state, list_benched())
 
 
+def test_a_burst_of_rate_limits_is_told_once_and_a_longer_wait_again(clock: Any) -> None:
+    """Each extends the bench by a moment; observers hear of it only when its end has moved noticeably."""
+
+    @failover(chain=[A, B])
+    async def ask(target: Target, wait: float) -> str:
+        await anyio.lowlevel.checkpoint()
+        if target.key == A:
+            clock.advance(0.001)
+            raise ProviderError(429, retry_after=wait)
+        return target.key
+
+    async def burst() -> None:
+        async with anyio.create_task_group() as group:
+            for wait in (20, 20, 20, 60, 60):
+                group.start_soon(ask, wait)
+
+    with capture_events(TargetBenched) as benched:
+        anyio.run(burst)
+
+    assert [20, 60] == [event.retry_after for event in benched]
+    assert pytest.approx(60.0, abs=0.01) == list_benched()[0].remaining
+
+
 def test_switching_enforcement_off_ends_what_was_automatic() -> None:
     """A circuit that is told to enforce nothing any more lets callers pass at once; a manual bench stays."""
     failing(A, 5)

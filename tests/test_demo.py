@@ -52,11 +52,16 @@ def _start(*arguments: str, code: str = "") -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "FORCE_COLOR": "1"},
+        # A shell starts its background jobs deaf to Ctrl-C, and they would hand that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  # no other thread runs
     )
 
 
 def _ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=50)
+    try:
+        out, err = process.communicate(timeout=50)
+    finally:
+        process.kill()  # nothing if it has ended; else it must not outlive the test
     return process.returncode, out, err
 
 

@@ -30,7 +30,7 @@ import itertools
 import threading
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from resilient_llm._core import facts, triggers, window
 from resilient_llm._core.layers import FOREVER, Bench, Block, Grant, HalfOpen, Layers, Opened, Pause, Place
@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 
 
 _serials = itertools.count()
+NOTICEABLE: Final = 1.0
+"""Seconds by which a pause must grow for observers to be told of it again."""
 
 
 class CallTag:
@@ -636,10 +638,15 @@ class Circuit:
         if self._layers.pause is not None and self._layers.pause.until >= until:
             self._layers.pause.named = self._layers.pause.named or named
             return
+        # A burst of rate limits says the same again and again, each a moment later.
+        is_news = self._layers.pause is None or until - self._layers.pause.until >= NOTICEABLE
         since = now if self._layers.pause is None else self._layers.pause.since
         named = named or (self._layers.pause is not None and self._layers.pause.named)
         self._layers.pause = Pause(since, until, verdict.reason, verdict.kind, named=named)
-        self._note_bench_locked(now, verdict.kind, verdict.reason, verdict.kind.value, until, verdict.retry_after, tag)
+        if is_news:
+            self._note_bench_locked(
+                now, verdict.kind, verdict.reason, verdict.kind.value, until, verdict.retry_after, tag
+            )
         self._publish_locked()
 
     def _would_bench_locked(

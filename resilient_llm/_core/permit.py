@@ -110,12 +110,17 @@ class Permit:
 
 def admit(circuit: Circuit, now: float, lease: float = 0.0, *, last_resort: bool = False) -> Permit | Block:
     """Return leave for one attempt on a key and its provider, or why there is none."""
+    era, provider = circuit.slot, circuit.provider
+    if era is not None and not held_places.get():
+        # Both are closed: what the healthy path reads is enough.
+        provider_era = None if provider is None else provider.slot
+        if provider is None or provider_era is not None:
+            circuit.touched_at = now
+            return Permit(circuit, era, provider_era, now)
     grant = _ask(circuit, now, lease, last_resort=last_resort)
     if isinstance(grant, Block):
-        provider = circuit.provider
         outer = None if provider is None or grant.manual else provider.block(now)
-        return outer if outer is not None and outer.until is not None and _later(outer, grant) else grant
-    provider = circuit.provider
+        return outer if outer is not None and _later(outer, grant) else grant
     if provider is None:
         return Permit(circuit, grant, None, now)
     provider_grant = _ask(provider, now, lease, last_resort=last_resort)
@@ -127,6 +132,8 @@ def admit(circuit: Circuit, now: float, lease: float = 0.0, *, last_resort: bool
 
 def block_of(circuit: Circuit, now: float) -> Block | None:
     """Return why a key could not be called now, without taking anything."""
+    if circuit.slot is not None:
+        return None
     own = circuit.block(now)
     provider = circuit.provider
     outer = None if provider is None else provider.block(now)

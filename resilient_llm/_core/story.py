@@ -20,7 +20,7 @@ from resilient_llm._core.retry_budget import SPAN
 from resilient_llm._core.steps import LET_THROUGH, Done, Raise, Step, Told, Try, Wait
 from resilient_llm._errors import DeadlineExceededError, ResponseRejectedError
 from resilient_llm._settings import RATE_LIMIT_PAUSE
-from resilient_llm._values import ErrorKind, Verdict
+from resilient_llm._values import AttemptRecord, ErrorKind, Verdict
 
 if TYPE_CHECKING:
     from resilient_llm._core.call import Call, Lane
@@ -199,8 +199,6 @@ def _judged(call: Call, lane: Lane, permit: Permit, value: Any) -> tuple[Respons
 
 
 def _served(call: Call, lane: Lane, permit: Permit, number: int, now: float, value: Any) -> Done:
-    from resilient_llm._values import AttemptRecord
-
     took = now - permit.entered_at
     permit.succeeded(now, took)
     call.served_by = lane.target.key

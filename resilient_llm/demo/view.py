@@ -176,16 +176,16 @@ def print_summary(console: Console, summary: Summary) -> None:
         (lost, "calls lost that could have been served", "bold red" if lost else "bold green"),
         (
             summary.plain_client_lost,
-            "calls that a plain client lost, which knows the first target only and does not retry;",
+            "calls that a plain client lost (first target only, no retries);",
             "yellow",
         ),
     ):
         console.print(f"{number:6}  {text}", style=style or None, highlight=False)
-    console.print("        counted by really sending every call a second time through one, at the same moment")
+    console.print("        each call was really sent a second time through one, at the same moment")
     for title, counts in (
         ("Served by", summary.served_by),
         ("Failed attempts", summary.failures),
         ("Benches", summary.benches),
     ):
         listed = ", ".join(f"{name} {count}" for name, count in counts.items())
-        console.print(f"{title}: {listed or 'none'}", highlight=False, soft_wrap=True)
+        console.print(f"{title}: {listed or 'none'}", highlight=False)
