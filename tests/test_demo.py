@@ -53,7 +53,7 @@ def _start(*arguments: str, code: str = "") -> subprocess.Popen[str]:
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "FORCE_COLOR": "1"},
         # A shell starts its background jobs deaf to Ctrl-C, and they would hand that on.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  # no other thread runs
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # no other thread runs
     )
 
 
