@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
 
@@ -11,7 +12,7 @@ from resilient_llm._errors import ConfigurationError
 from resilient_llm._settings import unknown_names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from resilient_llm._events import Event
     from resilient_llm._values import ErrorKind, Target, Verdict
@@ -101,9 +102,9 @@ def checked_options(given: dict[str, Any], strategies: Iterable[str]) -> Options
 def _observers(given: Any) -> tuple[Callable[[Any], object], ...]:
     import inspect
 
-    if callable(given) or isinstance(given, str):
+    if callable(given) or isinstance(given, str) or not isinstance(given, Iterable):
         raise ConfigurationError("observers is not a sequence: write a sequence of functions, observers=(f,)")
-    observers = tuple(given)
+    observers: tuple[Any, ...] = tuple(given)  # pyright: ignore[reportUnknownArgumentType]  # users' input
     for observer in observers:
         if not callable(observer) or inspect.iscoroutinefunction(observer):
             raise ConfigurationError("observers holds something else than plain functions: use events() for async code")

@@ -149,8 +149,8 @@ def _loop(policy: Failover, provider: Provider) -> Any:
     # A `return` inside the block could not be taken back when `reject` refuses the result.
     for attempt in policy:
         with attempt as target:
-            attempt.result = provider(target)
-    return attempt.result
+            attempt.result = result = provider(target)
+    return result
 
 
 async def _decorated_async(policy: Failover, provider: Provider) -> Any:
@@ -183,8 +183,8 @@ async def _policy_call_async(policy: Failover, provider: Provider) -> Any:
 async def _loop_async(policy: Failover, provider: Provider) -> Any:
     async for attempt in policy:
         async with attempt as target:
-            attempt.result = provider(target)
-    return attempt.result
+            attempt.result = result = provider(target)
+    return result
 
 
 def _on_both_loops(name: str, call: Callable[..., Awaitable[Any]]) -> Iterator[Driver]:
