@@ -104,11 +104,11 @@ def _observers(given: Any) -> tuple[Callable[[Any], object], ...]:
 
     if callable(given) or isinstance(given, str) or not isinstance(given, Iterable):
         raise ConfigurationError("observers is not a sequence: write a sequence of functions, observers=(f,)")
-    observers: tuple[Any, ...] = tuple(given)  # pyright: ignore[reportUnknownArgumentType]  # users' input
+    observers: list[Any] = list(given)  # pyright: ignore[reportUnknownArgumentType]  # users' input
     for observer in observers:
         if not callable(observer) or inspect.iscoroutinefunction(observer):
             raise ConfigurationError("observers holds something else than plain functions: use events() for async code")
-    return observers
+    return tuple(observers)
 
 
 def warn_of_attempts(attempts: int, failures: int, key: str) -> None:
