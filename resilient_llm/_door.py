@@ -219,7 +219,9 @@ class Door:
         """Take over after a failed first attempt; None if the error is to leave as it is."""
         now = runtime.clock()
         call = self.new_call(entered_at=entered_at)
-        lane = next(lane for lane in call.lanes if lane.target is target)
+        lane = call.lanes[0]
+        if lane.target is not target:
+            lane = next(lane for lane in call.lanes if lane.target is target)
         steps = story(call, now, (lane, permit_of_inlined(lane.circuit, state, entered_at), error))
         step = steps.send(None)  # type: ignore[arg-type]  # the first send is None
         if type(step) is LetThrough:

@@ -96,7 +96,7 @@ class Injection:
             if first is not None:
                 args = (*args[:first], target, *args[first:])
             if self.attempt is not None:
-                attempt = Attempt(target, step.number, step.limit, step.call_id)
+                attempt = Attempt(target, step.number, step.limit, step.tag.call_id)
                 index = self.attempt_index
                 if index is not None and index <= len(args):
                     args = (*args[:index], attempt, *args[index:])

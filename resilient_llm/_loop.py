@@ -43,7 +43,7 @@ class LoopAttempt:
         self.target: Target = step.lane.target
         self.number = step.number
         self.remaining = step.limit
-        self.call_id = step.call_id
+        self.call_id = step.tag.call_id
         self.result: Any = None
         self._attempts = attempts
         self._permit = step.permit

@@ -125,6 +125,7 @@ def named_call_id(trace: Trace | None) -> str | None:
 
 def note_call(trace: Trace | None, call: Call) -> None:
     """Add a call to the traces around this code."""
+    call.traced = trace is not None
     while trace is not None:
         trace._calls.append(TracedCall(call))
         trace = trace._outer

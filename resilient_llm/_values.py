@@ -296,8 +296,7 @@ def _rebuild_target(spec: str, options: dict[str, Any]) -> Target:
     return Target(spec, **options)
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptRecord:
+class AttemptRecord(NamedTuple):
     """One attempt or skip, without anything the provider or the caller said.
 
     Attributes:

@@ -80,6 +80,7 @@ class Call:
         "served_by",
         "tag",
         "told_limit",
+        "traced",
         "waiting",
         "world",
     )
@@ -103,6 +104,8 @@ class Call:
         """Whether an attempt knows or feels its limit: async, or told by an `Attempt`."""
         self.attempts = 0
         self.records: list[AttemptRecord] = []
+        self.traced = False
+        """Whether somebody may ask for the record of its success."""
         self.served_by: str | None = None
         self.ended: dict[str, tuple[Exception, AttemptRecord]] = {}
         """``{key: (last error or rejection, its record)}``"""
@@ -188,7 +191,9 @@ class Call:
 
     def tell(self, lane: Lane, kind: facts.Fact, now: float, /, **details: Any) -> None:
         """Tell observers, if any of them listens to this."""
-        lane.circuit.note(kind, now, tag=self.tag, **details)
+        circuit = lane.circuit
+        if circuit.news.wants(kind, self.tag):
+            circuit.note(kind, now, tag=self.tag, **details)
 
     def exhausted(self, now: float) -> ChainExhaustedError:
         """Return the error that says what came of every target, in the order of the chain."""

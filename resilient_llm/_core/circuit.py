@@ -52,6 +52,10 @@ if TYPE_CHECKING:
 
 
 _serials = itertools.count()
+Counts = tuple[int, int, int]
+"""``(total, errors, slow)`` in the window."""
+_AT_ONCE: Final = (ErrorKind.AUTH_DEAD, ErrorKind.MEMORY_PRESSURE)
+"""Kinds of which one error is enough. A tuple: comparing is quicker than the hash of an enum."""
 NOTICEABLE: Final = 1.0
 """Seconds by which a pause must grow for observers to be told of it again."""
 
@@ -306,19 +310,20 @@ class Circuit:
         if not verdict.harms_health and not rate_limited:
             self.abandon(grant)
             return
+        counts: Counts | None = None
         with self._lock:
             if isinstance(grant, Place):
                 self._place_failed_locked(grant, now, verdict, cooldown, tag)
             elif grant is self.era and self._layers.is_closed:
-                self._error_locked(now, verdict, seconds)
+                counts = self._error_locked(now, verdict, seconds)
                 if verdict.reason != "hung" and not rate_limited:
                     self.consecutive += 1
                     self._changed = bool(self._children)
                     self._ill_locked(now)
                 if rate_limited:
                     self._pause_locked(now, verdict, tag)
-                self._trip_locked(now, verdict, cooldown, tag)
-            self._health_locked(now)
+                self._trip_locked(now, verdict, cooldown, tag, counts)
+            self._health_locked(now, counts)
         self._after()
 
     def abandon(self, grant: Grant) -> None:
@@ -512,14 +517,19 @@ class Circuit:
     def _is_slow(self, seconds: float) -> bool:
         return self.settings.slow_call is not None and seconds >= self.settings.slow_call
 
-    def _error_locked(self, now: float, verdict: Verdict, seconds: float) -> None:
-        self.era.error(now, slow=self._is_slow(seconds))
+    def _error_locked(self, now: float, verdict: Verdict, seconds: float) -> Counts:
+        era, slow_call = self.era, self.settings.slow_call
+        counts = era.error(now, slow=slow_call is not None and seconds >= slow_call)
         self.last_error = LastError(verdict.kind, verdict.reason)
-        self.era.calm = False
-        self.era.due = NEVER
+        era.calm = False
+        era.due = NEVER
+        return self._counts_locked(now) if self._children else counts
 
     def _ill_locked(self, now: float) -> None:
         # A healthy window lowers the escalation by one; looked at when it next matters.
+        if not self.failed_probes:
+            self.healthy_since = now
+            return
         healed = int((now - self.healthy_since) // self.settings.window)
         self.failed_probes = max(0, self.failed_probes - healed)
         self.healthy_since = now
@@ -547,11 +557,13 @@ class Circuit:
         else:
             era.rest_if_busy(now, seconds)
 
-    def _counts_locked(self, now: float) -> tuple[int, int, int]:
+    def _counts_locked(self, now: float) -> Counts:
         """Return ``(total, errors charged here, slow by the limit set here)``.
 
         A provider's total is the sum over its targets.
         """
+        if not self._children:
+            return self.era.counts(now)
         total, errors, slow = self.era.counts(now)
         since = self.era.started_at
         for child in self._targets_locked():
@@ -576,15 +588,20 @@ class Circuit:
         return self.last_latency
 
     def _trip_locked(
-        self, now: float, verdict: Verdict | None, cooldown: float | None, tag: CallTag | None = None
+        self,
+        now: float,
+        verdict: Verdict | None,
+        cooldown: float | None,
+        tag: CallTag | None = None,
+        counts: Counts | None = None,
     ) -> None:
-        """Open if something asks for it."""
+        """Open if something asks for it; ``counts`` is what is in the window, if that is known."""
         if self.settings.mode == "disabled":
             return
-        if verdict is not None and verdict.kind in (ErrorKind.AUTH_DEAD, ErrorKind.MEMORY_PRESSURE):
+        if verdict is not None and verdict.kind in _AT_ONCE:
             self._open_locked(now, verdict, verdict.kind.value, cooldown, tag)
             return
-        total, errors, slow = self._counts_locked(now)
+        total, errors, slow = self._counts_locked(now) if counts is None else counts
         why = triggers.trigger(self.settings, self.consecutive, total, errors, slow)
         if why is not None:
             self._open_locked(now, verdict, why, cooldown, tag)
@@ -744,16 +761,17 @@ class Circuit:
 
     # Telling others.
 
-    def _health_locked(self, now: float) -> None:
-        new = self._status_locked(now)
+    def _health_locked(self, now: float, counts: Counts | None = None) -> None:
+        new = self._status_locked(now, counts)
         if new != self._status:
             self._note_locked(facts.HealthChanged, now, old=self._status, new=new)
             self._status = new
 
-    def _status_locked(self, now: float) -> Status:
-        down = self._block_locked() is not None
-        total, errors, _ = self._counts_locked(now)
-        errors += self._children_errors_locked(now)
+    def _status_locked(self, now: float, counts: Counts | None = None) -> Status:
+        down = not self._layers.is_clear or self.settings.mode == "forced_open"
+        total, errors, _ = self._counts_locked(now) if counts is None else counts
+        if self._children:
+            errors += self._children_errors_locked(now)
         return triggers.status(
             down=down, failures=self.consecutive, limit=self.settings.failures, total=total, errors=errors
         )

@@ -107,6 +107,11 @@ class Layers:
         """Whether the core is closed, whatever the other layers say."""
         return self.opened is None and self.half is None
 
+    @property
+    def is_clear(self) -> bool:
+        """Whether no layer blocks; a half-open core does not by itself."""
+        return self.manual is None and self.opened is None and self.pause is None
+
     def benches(self) -> list[Bench]:
         """Return the layers that block now."""
         return [layer for layer in (self.manual, self.opened, self.pause) if layer is not None]
@@ -124,9 +129,10 @@ class Layers:
 
     def block(self, key: str) -> Block | None:
         """Return why nobody passes, or None."""
-        shown = self.shown()
-        if shown is None:
+        if self.is_clear:
             return None
+        shown = self.shown()
+        assert shown is not None
         dead = any(layer.kind is ErrorKind.AUTH_DEAD for layer in self.benches())
         reason = (shown.reason or "benched by hand") if shown.manual else shown.reason
         until = None if self.until() == FOREVER else self.until()

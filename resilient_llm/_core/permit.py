@@ -41,7 +41,10 @@ class Permit:
     @property
     def places(self) -> tuple[Place, ...]:
         """The leased places among the grants; none for a healthy key."""
-        return tuple(grant for grant in (self.grant, self.provider_grant) if isinstance(grant, Place))
+        own, outer = self.grant, self.provider_grant
+        if not isinstance(own, Place):
+            return (outer,) if isinstance(outer, Place) else ()
+        return (own, outer) if isinstance(outer, Place) else (own,)
 
     def charged(self, verdict: Verdict) -> tuple[Circuit, Grant | None]:
         """Return the circuit that a failure of this verdict is charged to, with its grant."""

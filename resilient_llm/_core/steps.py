@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from resilient_llm._core.call import Lane
+    from resilient_llm._core.circuit import CallTag
     from resilient_llm._core.permit import Permit
 
 
 class Try:
     """Call this target now, and tell what came of it."""
 
-    __slots__ = ("call_id", "lane", "limit", "number", "permit", "whole")
+    __slots__ = ("lane", "limit", "number", "permit", "tag", "whole")
 
     def __init__(
-        self, lane: Lane, number: int, permit: Permit, limit: float | None, call_id: str, *, whole: bool
+        self, lane: Lane, number: int, permit: Permit, limit: float | None, tag: CallTag, *, whole: bool
     ) -> None:
         self.lane = lane
         self.number = number
@@ -24,7 +25,7 @@ class Try:
         """Seconds that the attempt may take, or None."""
         self.whole = whole
         """Whether the limit is the end of the whole deadline, for which nobody is blamed."""
-        self.call_id = call_id
+        self.tag = tag
 
 
 class Wait:

@@ -172,7 +172,7 @@ def _try(call: Call, lane: Lane, permit: Permit, number: int) -> Try:
             whole = False
         else:
             limit = share
-    return Try(lane, number, permit, limit, call.tag.call_id, whole=whole)
+    return Try(lane, number, permit, limit, call.tag, whole=whole)
 
 
 def _judged(call: Call, lane: Lane, permit: Permit, value: Any) -> tuple[ResponseRejectedError, Verdict] | None:
@@ -202,7 +202,8 @@ def _served(call: Call, lane: Lane, permit: Permit, number: int, now: float, val
     took = now - permit.entered_at
     permit.succeeded(now, took)
     call.served_by = lane.target.key
-    call.records.append(AttemptRecord(lane.target.key, number, seconds=took))
+    if call.traced:
+        call.records.append(AttemptRecord(lane.target.key, number, seconds=took))
     call.tell(lane, facts.AttemptSucceeded, now, number=number, seconds=took)
     return Done(value)
 

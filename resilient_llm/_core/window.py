@@ -53,8 +53,11 @@ class Era:
         "_buckets",
         "_counted",
         "_cut",
+        "_errors",
         "_marks",
         "_seconds_counted",
+        "_slow",
+        "_successes",
         "_timed_counted",
         "calm",
         "due",
@@ -82,6 +85,10 @@ class Era:
         self._buckets: deque[Bucket] = deque()
         self._marks: deque[tuple[float, int]] = deque(maxlen=RECENT_MARKS)
         self._counted = 0
+        # Sums over the buckets, so that asking for them does not mean adding them up.
+        self._successes = 0
+        self._errors = 0
+        self._slow = 0
         self._seconds_counted = 0.0
         self._timed_counted = 0
         self._cut = False
@@ -118,16 +125,21 @@ class Era:
         self.seconds += took
         self.timed += 1
         bucket.slow += slow
+        self._slow += slow
 
-    def error(self, now: float, *, slow: bool = False) -> None:
-        """Count an error that came now."""
+    def error(self, now: float, *, slow: bool = False) -> tuple[int, int, int]:
+        """Count an error that came now; return what is in the window with it, as `counts` does."""
         bucket = self._bucket(now)
         bucket.errors += 1
         bucket.slow += slow
+        self._errors += 1
+        self._slow += slow
+        return self._successes + self._errors, self._errors, self._slow
 
     def slow(self, now: float) -> None:
         """Note that a call which another era counts was slow by the limit that is set here."""
         self._bucket(now).slow += 1
+        self._slow += 1
 
     def cut(self) -> None:
         """Let the next thing counted start a bucket, so that counts from now on are exact."""
@@ -139,6 +151,8 @@ class Era:
         """Return ``(total, errors, slow)`` of the buckets in the window that started at ``since`` or later."""
         self._settle()
         self._expire(now)
+        if not self._buckets or self._buckets[0].start >= since:
+            return self._successes + self._errors, self._errors, self._slow
         total = errors = slow = 0
         for bucket in self._buckets:
             if bucket.start >= since:
@@ -188,6 +202,7 @@ class Era:
         if self._buckets:
             newest = self._buckets[-1]
             newest.successes += n - self._counted
+            self._successes += n - self._counted
             newest.seconds += seconds - self._seconds_counted
             newest.timed += timed - self._timed_counted
             self._counted, self._seconds_counted, self._timed_counted = n, seconds, timed
@@ -196,4 +211,7 @@ class Era:
         oldest = now - self.window
         buckets = self._buckets
         while buckets and buckets[0].start <= oldest:
-            buckets.popleft()
+            gone = buckets.popleft()
+            self._successes -= gone.successes
+            self._errors -= gone.errors
+            self._slow -= gone.slow

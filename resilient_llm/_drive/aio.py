@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any
 
 from resilient_llm._core.permit import held_places
 from resilient_llm._core.steps import Done, LetThrough, Raise, Told, Try, Wait
-from resilient_llm._drive.sync import raise_from, refuse_stream
+from resilient_llm._drive.sync import is_awaitable, raise_from, refuse_stream
 from resilient_llm._runtime import runtime
 
 if TYPE_CHECKING:
@@ -73,10 +72,10 @@ async def _attempt(call: Call, step: Try, pending: Awaitable[Any] | None) -> Any
     places = step.permit.places
     if not places:
         value = step.lane.invoke(step, call.args, call.kwargs) if pending is None else pending
-        return await value if inspect.isawaitable(value) else value
+        return await value if is_awaitable(value) else value
     token = held_places.set(held_places.get() + places)
     try:
         value = step.lane.invoke(step, call.args, call.kwargs) if pending is None else pending
-        return await value if inspect.isawaitable(value) else value
+        return await value if is_awaitable(value) else value
     finally:
         held_places.reset(token)

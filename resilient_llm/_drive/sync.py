@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from resilient_llm._core.permit import held_places
@@ -33,7 +33,7 @@ def drive(call: Call, steps: Story, step: Step) -> Any:
                     if type(step) is LetThrough:
                         raise
                     continue
-                if inspect.isawaitable(value):
+                if is_awaitable(value):
                     from resilient_llm._drive import aio
 
                     handed_over, call, steps = (call, steps), None, None  # type: ignore[assignment]  # no longer ours to clear
@@ -54,16 +54,21 @@ def drive(call: Call, steps: Story, step: Step) -> Any:
             call.clear()
 
 
+def is_awaitable(value: object) -> bool:
+    """Return whether ``await`` takes it; a tenth of what ``inspect.isawaitable`` costs."""
+    return hasattr(type(value), "__await__")
+
+
 def refuse_stream(value: Any) -> None:
     """Refuse a generator that a function turned out to give: its items would not be guarded.
 
     Raises:
         ConfigurationError: If the value is a generator or an asynchronous generator.
     """
-    if inspect.isgenerator(value):
-        value.close()
-    elif not inspect.isasyncgen(value):
+    if not isinstance(value, (GeneratorType, AsyncGeneratorType)):
         return
+    if isinstance(value, GeneratorType):
+        value.close()
     raise ConfigurationError(
         "the function gave a generator: @failover does not support streams yet; guard it with @breaker"
     )

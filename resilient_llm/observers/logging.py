@@ -38,7 +38,9 @@ class LoggingObserver:
 
     def logs(self, kind: str) -> bool:
         """Return whether this type would be written now."""
-        level = level_of(kind)
+        level = _LEVELS.get(kind, DEBUG)
+        if _known is not None:
+            return _known.isEnabledFor(level)
         # Nobody can have changed a level before the module was imported.
         if "logging" not in sys.modules:
             return level >= WARNING

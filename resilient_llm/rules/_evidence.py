@@ -112,6 +112,7 @@ def attribute(thing: object, name: str) -> Any:
 
 # Without any of these an error has no body, codes or headers, and need not be searched for them.
 _SPEAKING: Final = frozenset(_ATTRIBUTES) - {"status_code", "http_status", "message", "retry_after"}
+_NOTHING_SAID: Final[dict[str, Any]] = {"body": None, "parts": (), "codes": (), "numbers": ()}
 # Properties that warn when they are read, and say nothing that is not elsewhere.
 _WARNS: Final = {"websockets": ("code", "reason")}
 
@@ -149,7 +150,18 @@ class Evidence:
             facts = {**{name: attribute(error, name) for name in shape.read}, **facts}
         self.facts: Mapping[str, Any] = facts
         # langchain raises ValueError({"code": 402, ...}).
-        self.is_quiet = facts.keys().isdisjoint(_SPEAKING) and not (error.args and isinstance(error.args[0], dict))
+        args = error.args
+        self.is_quiet = facts.keys().isdisjoint(_SPEAKING) and not (args and isinstance(args[0], dict))
+        if self.is_quiet:
+            # What would come of reading these; most errors of one's own end here.
+            known: dict[str, Any] = self.__dict__
+            known.update(_NOTHING_SAID)
+            words = facts.get("message")
+            if type(words) is not str:
+                words = _joined(args)
+            known["text"] = words[:_LONGEST_TEXT].lower()
+            status = as_status(facts.get("status_code"))
+            known["status"] = as_status(facts.get("http_status")) if status is None else status
 
     @_once
     def status(self) -> int | None:
@@ -166,7 +178,7 @@ class Evidence:
             return as_status(_in(_in(cast("Any", response), "ResponseMetadata"), "HTTPStatusCode"))
         return as_status(attribute(response, "status_code")) or as_status(attribute(response, "status"))
 
-    @property
+    @_once
     def failed_status(self) -> int | None:
         """The status if it tells of a failure: of the response, else a number in the body."""
         status = self.status
@@ -307,9 +319,7 @@ class Evidence:
         reason = attribute(facts.get("rcvd"), "reason")  # websockets
         if type(reason) is str:
             said.append(reason)
-        if not said:
-            said = [arg for arg in self.error.args if type(arg) is str]
-        return "\n".join(said)[:_LONGEST_TEXT].lower()
+        return ("\n".join(said) if said else _joined(self.error.args))[:_LONGEST_TEXT].lower()
 
     @property
     def has_voice(self) -> bool:
@@ -319,6 +329,12 @@ class Evidence:
     def inner(self) -> Iterator[BaseException]:
         """Yield the errors beneath, also those that a client library buried, down to the system's own."""
         return _beneath(self.error)
+
+
+def _joined(args: tuple[Any, ...]) -> str:
+    if len(args) == 1 and type(args[0]) is str:
+        return args[0]
+    return "\n".join([arg for arg in args if type(arg) is str])
 
 
 def as_status(value: object) -> int | None:
