@@ -363,7 +363,7 @@ class Circuit:
             tag: Which call it was.
         """
         with self._lock:
-            current = grant is self.era and self._layers.is_closed and self.settings.mode != "disabled"
+            current = grant is self.era and self._layers.is_closed
             if current and self._answered_locked() == answered:
                 self._open_locked(now, verdict, f"exhausted {attempts}/{attempts}", cooldown, tag)
                 self._health_locked(now)
@@ -374,7 +374,7 @@ class Circuit:
         with self._lock:
             self._advance_locked(now)
             self._layers.manual = Bench(now, until, reason, None, manual=True)
-            self._note_bench_locked(now, None, reason, "manual", until, None, None)
+            self._note_bench_locked(now, None, reason, "manual", until)
             self._publish_locked()
             self._health_locked(now)
         self._after()
@@ -480,20 +480,10 @@ class Circuit:
         return self._void if self.settings.mode == "disabled" else self.era
 
     def _advance_locked(self, now: float) -> None:
-        """Let what has run out run out."""
-        if self._layers.manual is not None and now >= self._layers.manual.until:
-            self._layers.manual = None
-            self._note_locked(facts.TargetUnbenched, now, reason="expired")
-            self._publish_locked()
-        if self._layers.pause is not None and now >= self._layers.pause.until:
-            self._layers.pause = None
-            if self._layers.is_closed:
+        """Let what has run out run out. Who is half-open then has yet to recover."""
+        if self._layers.expire(now):
+            if self._layers.is_clear and self._layers.is_closed:
                 self._note_locked(facts.TargetUnbenched, now, reason="expired")
-            self._publish_locked()
-            self._health_locked(now)
-        if self._layers.opened is not None and now >= self._layers.opened.until:
-            self._layers.half = HalfOpen(self._layers.opened.cooldown)
-            self._layers.opened = None
             self._publish_locked()
             self._health_locked(now)
 
@@ -625,8 +615,7 @@ class Circuit:
             until = max(until, self._layers.opened.until)
         self._layers.opened = Opened(now, until, reason, kind, first)
         self._layers.half = None
-        retry_after = None if verdict is None else verdict.retry_after
-        self._note_bench_locked(now, kind, reason, why, until, retry_after, tag)
+        self._note_bench_locked(now, kind, reason, why, until, verdict, tag)
         self._publish_locked()
 
     def _first_cooldown(self, cooldown: float | None) -> float:
@@ -642,8 +631,6 @@ class Circuit:
 
     def _pause_locked(self, now: float, verdict: Verdict, tag: CallTag | None) -> None:
         """Bench for the wait that the provider named; extended, never shortened."""
-        if self.settings.mode == "disabled":
-            return
         named = verdict.retry_after is not None
         length = min(LONGEST_HINT, RATE_LIMIT_PAUSE if verdict.retry_after is None else verdict.retry_after)
         until = now + length
@@ -652,18 +639,18 @@ class Circuit:
         if self.settings.mode == "metrics_only":
             self._would_bench_locked(now, verdict.kind, verdict.reason, verdict.kind.value, until, verdict, tag)
             return
-        if self._layers.pause is not None and self._layers.pause.until >= until:
-            self._layers.pause.named = self._layers.pause.named or named
-            return
+        new, old = Pause(now, until, verdict.reason, verdict.kind, named=named), self._layers.pause
+        grows_by = FOREVER
+        if old is not None:
+            grows_by = until - old.until
+            if grows_by <= 0.0:
+                old.named = old.named or named
+                return
+            new.extends(old)
+        self._layers.pause = new
         # A burst of rate limits says the same again and again, each a moment later.
-        is_news = self._layers.pause is None or until - self._layers.pause.until >= NOTICEABLE
-        since = now if self._layers.pause is None else self._layers.pause.since
-        named = named or (self._layers.pause is not None and self._layers.pause.named)
-        self._layers.pause = Pause(since, until, verdict.reason, verdict.kind, named=named)
-        if is_news:
-            self._note_bench_locked(
-                now, verdict.kind, verdict.reason, verdict.kind.value, until, verdict.retry_after, tag
-            )
+        if grows_by >= NOTICEABLE:
+            self._note_bench_locked(now, verdict.kind, verdict.reason, verdict.kind.value, until, verdict, tag)
         self._publish_locked()
 
     def _would_bench_locked(
@@ -680,8 +667,7 @@ class Circuit:
         if now < self._said_until:
             return
         self._said_until = until
-        retry_after = None if verdict is None else verdict.retry_after
-        self._note_bench_locked(now, kind, reason, why, until, retry_after, tag, enforced=False)
+        self._note_bench_locked(now, kind, reason, why, until, verdict, tag, enforced=False)
 
     def _close_locked(self, now: float) -> None:
         """Start a new closed period: clear counts, so that old errors cannot open it again."""
@@ -783,8 +769,8 @@ class Circuit:
         reason: str,
         trigger: str,
         until: float,
-        retry_after: float | None,
-        tag: CallTag | None,
+        verdict: Verdict | None = None,
+        tag: CallTag | None = None,
         *,
         enforced: bool = True,
     ) -> None:
@@ -795,7 +781,7 @@ class Circuit:
             reason=reason,
             trigger=trigger,
             until=until,
-            retry_after=retry_after,
+            retry_after=None if verdict is None else verdict.retry_after,
             tag=tag,
             enforced=enforced,
         )

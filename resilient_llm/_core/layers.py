@@ -66,6 +66,12 @@ class Pause(Bench):
         """Whether the provider itself named the wait."""
         self.last_resort: Place | None = None
 
+    def extends(self, other: Pause) -> None:
+        """Take the place of a shorter pause: it began with that one, whose last resort may still run."""
+        self.since = other.since
+        self.named = self.named or other.named
+        self.last_resort = other.last_resort
+
 
 class HalfOpen:
     """The cooldown is over, the key is not yet trusted."""
@@ -116,6 +122,17 @@ class Layers:
         """Return the layers that block now."""
         return [layer for layer in (self.manual, self.opened, self.pause) if layer is not None]
 
+    def expire(self, now: float) -> bool:
+        """End the benches whose time is over, an open core as half-open; return whether any was."""
+        before = (self.manual, self.pause, self.opened)
+        if self.manual is not None and now >= self.manual.until:
+            self.manual = None
+        if self.pause is not None and now >= self.pause.until:
+            self.pause = None
+        if self.opened is not None and now >= self.opened.until:
+            self.half, self.opened = HalfOpen(self.opened.cooldown), None
+        return before != (self.manual, self.pause, self.opened)
+
     def until(self) -> float:
         """Return when the last of them ends; minus infinity if there is none."""
         return max((layer.until for layer in self.benches()), default=NEVER)
@@ -163,8 +180,9 @@ class Layers:
             if place in state.places:
                 state.places.remove(place)
             return state is self.half
-        if state.last_resort is place:
-            state.last_resort = None
+        for layer in (self.opened, self.pause):
+            if layer is not None and layer.last_resort is place:
+                layer.last_resort = None
         return state is self.opened or state is self.pause
 
     def shared(self, places: Sequence[Place]) -> Place | None:

@@ -1,0 +1,126 @@
+"""Circuits by themselves: no registry, no clock, no dice, and everything they tell written down."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from resilient_llm._core.circuit import CallTag, Circuit
+from resilient_llm._core.layers import Block, Grant
+from resilient_llm._settings import BreakerSettings
+from resilient_llm._values import ErrorKind, Verdict
+
+DOWN = Verdict(ErrorKind.TRANSIENT, "overloaded", status=503)
+HUNG = Verdict(ErrorKind.TRANSIENT, "hung")
+DEAD = Verdict(ErrorKind.AUTH_DEAD, "invalid_credentials", status=401, scope="target")
+FULL = Verdict(ErrorKind.MEMORY_PRESSURE)
+WRONG = Verdict(ErrorKind.REQUEST_SPECIFIC, "invalid_request", status=400)
+
+
+def limited(retry_after: float | None = None) -> Verdict:
+    """Return a rate limit, with the wait that the provider names, if it names one."""
+    return Verdict(ErrorKind.RATE_LIMITED, "rate_limit", retry_after=retry_after, status=429)
+
+
+class NoJitter(random.Random):
+    """Dice that always show the same: no bench is lengthened."""
+
+    def __init__(self, shown: float = 0.0) -> None:
+        super().__init__(0)
+        self.shown = shown
+
+    def random(self) -> float:
+        return self.shown
+
+
+class News:
+    """Writes down what circuits tell: ``(event, key, moment, details)`` in the order of delivery."""
+
+    def __init__(self, *unwanted: str) -> None:
+        self.unwanted = unwanted
+        self.told: list[tuple[str, str, float, dict[str, Any]]] = []
+
+    def wants(self, kind: str, tag: CallTag | None = None, /) -> bool:
+        return kind not in self.unwanted
+
+    def deliver(self, circuit: Circuit, /) -> None:
+        assert circuit._lock.acquire(blocking=False), "told under the circuit's lock"
+        circuit._lock.release()
+        while circuit.outbox:
+            kind, at, details = circuit.outbox.popleft()
+            self.told.append((kind, circuit.key, at, details))
+
+    def take(self) -> list[tuple[str, str, float, dict[str, Any]]]:
+        """Return what was told since the last time."""
+        told, self.told = self.told, []
+        return told
+
+    def kinds(self) -> list[str]:
+        """Return the names of what was told since the last time."""
+        return [kind for kind, *_ in self.take()]
+
+
+def circuit(
+    key: str = "groq/llama",
+    *,
+    now: float = 0.0,
+    news: News | None = None,
+    provider: Circuit | None = None,
+    jitter: float = 0.0,
+    **options: Any,
+) -> Circuit:
+    """Return a circuit with these settings, closed since ``now``."""
+    return Circuit(
+        key,
+        BreakerSettings(**options),
+        now=now,
+        rng=NoJitter(jitter),
+        news=News() if news is None else news,
+        provider=provider,
+    )
+
+
+def granted(leave: Grant | Block) -> Grant:
+    """Return the leave; fails if there was none."""
+    assert not isinstance(leave, Block), leave.reason
+    return leave
+
+
+def refused(leave: Grant | Block) -> Block:
+    """Return why there was no leave; fails if there was."""
+    assert isinstance(leave, Block)
+    return leave
+
+
+def fail(one: Circuit, now: float, verdict: Verdict = DOWN, *, times: int = 1, seconds: float = 0.0) -> None:
+    """Admit and fail some attempts, one after the other."""
+    for _ in range(times):
+        one.failure(granted(one.admit(now)), now, verdict, seconds)
+
+
+def answer(one: Circuit, now: float, *, times: int = 1, seconds: float = 0.0) -> None:
+    """Admit some attempts that are answered, one after the other."""
+    for _ in range(times):
+        one.success(granted(one.admit(now)), now, seconds)
+
+
+def benched(
+    kind: ErrorKind | None,
+    reason: str,
+    trigger: str,
+    until: float,
+    *,
+    retry_after: float | None = None,
+    tag: CallTag | None = None,
+    enforced: bool = True,
+) -> dict[str, Any]:
+    """Return the details of a `TargetBenched`."""
+    return {
+        "kind": kind,
+        "reason": reason,
+        "trigger": trigger,
+        "until": until,
+        "retry_after": retry_after,
+        "tag": tag,
+        "enforced": enforced,
+    }
