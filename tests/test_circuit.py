@@ -258,6 +258,7 @@ class TestPausing:
 
         one.failure(grants[0], 1.0, limited(10.0), 0.1)
         one.failure(grants[1], 1.9, limited(10.0), 0.1)
+        assert 11.9 == one.shut_until
         one.failure(grants[2], 2.9, limited(10.0), 0.1)
 
         assert [11.0, 12.9] == [details["until"] for _, _, _, details in news.take()]
@@ -517,6 +518,21 @@ class TestHalfOpen:
 
         assert isinstance(one.admit(60.0), Place)
 
+    def test_a_lease_is_no_longer_than_a_short_cooldown_asks_for(self) -> None:
+        one = self.opened(cooldown=4.0)
+        one.admit(4.0)
+
+        assert isinstance(one.admit(8.0), Place)
+
+    def test_a_probe_that_fails_with_a_hint_is_a_failed_probe(self) -> None:
+        news = News("HealthChanged")
+        one = self.opened(news)
+
+        one.failure(granted(one.admit(30.0)), 30.0, Verdict(TRANSIENT, "overloaded", retry_after=500.0), 0.0)
+
+        assert [90.0] == [details["until"] for _, _, _, details in news.take()]
+        assert 90.0 == one.shut_until
+
     def test_a_lease_lasts_as_long_as_the_attempt_may(self) -> None:
         one = self.opened()
         one.admit(30.0, 45.0)
@@ -599,7 +615,7 @@ class TestLastResort:
     def test_one_at_a_time(self) -> None:
         one = self.opened()
 
-        place, block = one.admit_last_resort(1.0), refused(one.admit_last_resort(2.0))
+        place, block = one.admit_last_resort(1.0, 0.0), refused(one.admit_last_resort(2.0, 0.0))
 
         assert isinstance(place, Place)
         assert (KEY, "last resort taken", 30.0) == (block.key, block.reason, block.until)
@@ -609,27 +625,27 @@ class TestLastResort:
         one.admit_last_resort(1.0, 700.0)
 
         assert "open" == one.state(499.0)
-        refused(one.admit_last_resort(499.0))
+        refused(one.admit_last_resort(499.0, 0.0))
         one = self.opened(probe_lease=5.0)
-        one.admit_last_resort(1.0)
+        one.admit_last_resort(1.0, 0.0)
 
-        refused(one.admit_last_resort(5.999))
-        assert isinstance(one.admit_last_resort(6.0), Place)
+        refused(one.admit_last_resort(5.999, 0.0))
+        assert isinstance(one.admit_last_resort(6.0, 0.0), Place)
 
     def test_by_default_it_lasts_for_the_cooldown(self) -> None:
         one = circuit(failures=1, cooldown=20.0)
         one.failure(granted(one.admit(0.0)), 0.0, DOWN, 0.0, cooldown=300.0)
-        one.admit_last_resort(1.0)
+        one.admit_last_resort(1.0, 0.0)
 
-        refused(one.admit_last_resort(20.999))
+        refused(one.admit_last_resort(20.999, 0.0))
 
-        assert isinstance(one.admit_last_resort(21.0), Place)
+        assert isinstance(one.admit_last_resort(21.0, 0.0), Place)
 
     def test_an_answer_is_worth_a_probe(self) -> None:
         news = News()
         one = self.opened(news)
 
-        one.success(granted(one.admit_last_resort(1.0)), 2.0, 1.0)
+        one.success(granted(one.admit_last_resort(1.0, 0.0)), 2.0, 1.0)
 
         assert [
             ("TargetUnbenched", KEY, 2.0, {"reason": "recovered"}),
@@ -640,7 +656,7 @@ class TestLastResort:
     def test_where_one_answer_is_not_enough_it_is_half_open_then(self) -> None:
         one = self.opened(successes_to_close=2)
 
-        one.success(granted(one.admit_last_resort(1.0)), 2.0, 1.0)
+        one.success(granted(one.admit_last_resort(1.0, 0.0)), 2.0, 1.0)
         assert "half_open" == one.state(2.0)
         one.success(granted(one.admit(2.0)), 3.0, 1.0)
 
@@ -650,16 +666,16 @@ class TestLastResort:
         news = News()
         one = self.opened(news)
 
-        one.failure(granted(one.admit_last_resort(1.0)), 2.0, DOWN, 1.0)
+        one.failure(granted(one.admit_last_resort(1.0, 0.0)), 2.0, DOWN, 1.0)
 
         assert ([], 30.0, 1, 0) == (news.take(), one.shut_until, one.consecutive, one.failed_probes)
-        assert isinstance(one.admit_last_resort(2.0), Place)
+        assert isinstance(one.admit_last_resort(2.0, 0.0), Place)
 
     def test_a_wait_that_the_provider_names_now_is_noted(self) -> None:
         news = News()
         one = self.opened(news)
 
-        one.failure(granted(one.admit_last_resort(1.0)), 2.0, limited(100.0), 1.0, tag=TAG)
+        one.failure(granted(one.admit_last_resort(1.0, 0.0)), 2.0, limited(100.0), 1.0, tag=TAG)
 
         told = benched(RATE_LIMITED, "rate_limit", "rate_limited", 102.0, retry_after=100.0, tag=TAG)
         assert [("TargetBenched", KEY, 2.0, told)] == news.take()
@@ -669,7 +685,7 @@ class TestLastResort:
         news = News()
         one = self.opened(news)
 
-        one.failure(granted(one.admit_last_resort(20.0)), 20.0, limited(), 1.0)
+        one.failure(granted(one.admit_last_resort(20.0, 0.0)), 20.0, limited(), 1.0)
 
         assert ([], 30.0) == (news.take(), one.shut_until)
 
@@ -677,17 +693,33 @@ class TestLastResort:
         news = News()
         one = self.opened(news)
 
-        one.failure(granted(one.admit_last_resort(1.0)), 2.0, DEAD, 1.0, tag=TAG)
+        one.failure(granted(one.admit_last_resort(1.0, 0.0)), 2.0, DEAD, 1.0, tag=TAG)
 
         told = benched(ErrorKind.AUTH_DEAD, "invalid_credentials", "auth_dead", 302.0, tag=TAG)
         assert [("TargetBenched", KEY, 2.0, told)] == news.take()
-        assert refused(one.admit_last_resort(3.0)).dead
+        assert refused(one.admit_last_resort(3.0, 0.0)).dead
+
+    def test_a_dead_key_is_benched_as_long_as_the_policys_cooldown_at_least(self) -> None:
+        news = News("HealthChanged")
+        one = self.opened(news)
+        dead = Verdict(ErrorKind.AUTH_DEAD, "invalid_credentials", retry_after=5.0)
+
+        one.failure(granted(one.admit_last_resort(1.0, 0.0)), 2.0, dead, 1.0, cooldown=400.0)
+
+        told = benched(ErrorKind.AUTH_DEAD, "invalid_credentials", "auth_dead", 402.0, retry_after=5.0)
+        assert [("TargetBenched", KEY, 2.0, told)] == news.take()
+
+    def test_never_past_a_forced_mode_over_an_automatic_bench(self) -> None:
+        one = self.opened()
+        one.configure(BreakerSettings(failures=1, mode="forced_open"), 0.0)
+
+        assert refused(one.admit_last_resort(1.0, 0.0)).manual
 
     def test_never_past_a_wait_that_the_provider_named(self) -> None:
         one = circuit()
         fail(one, 0.0, limited(20.0))
 
-        block = refused(one.admit_last_resort(1.0))
+        block = refused(one.admit_last_resort(1.0, 0.0))
 
         assert (KEY, "rate_limit", 20.0, False, False) == (
             block.key, block.reason, block.until, block.manual, block.dead,
@@ -699,7 +731,7 @@ class TestLastResort:
         fail(one, 0.0, limited())
         news.take()
 
-        one.success(granted(one.admit_last_resort(1.0)), 2.0, 1.0)
+        one.success(granted(one.admit_last_resort(1.0, 0.0)), 2.0, 1.0)
 
         assert [
             ("TargetUnbenched", KEY, 2.0, {"reason": "recovered"}),
@@ -712,13 +744,13 @@ class TestLastResort:
         one = circuit()
         early = granted(one.admit(0.0))
         fail(one, 0.0, limited())
-        place = granted(one.admit_last_resort(1.0))
+        place = granted(one.admit_last_resort(1.0, 0.0))
 
         one.failure(early, 5.0, limited(), 5.0)
 
-        assert "last resort taken" == refused(one.admit_last_resort(6.0)).reason
+        assert "last resort taken" == refused(one.admit_last_resort(6.0, 0.0)).reason
         one.abandon(place)
-        assert isinstance(one.admit_last_resort(6.0), Place)
+        assert isinstance(one.admit_last_resort(6.0, 0.0), Place)
 
     def test_a_pause_that_was_named_once_is_respected_however_it_is_extended(self) -> None:
         one = circuit()
@@ -727,7 +759,7 @@ class TestLastResort:
 
         one.failure(grants[1], 1.0, limited(), 1.0)
 
-        assert "rate_limit" == refused(one.admit_last_resort(2.0)).reason
+        assert "rate_limit" == refused(one.admit_last_resort(2.0, 0.0)).reason
 
     def test_a_shorter_wait_that_is_named_makes_the_longer_pause_one_to_respect(self) -> None:
         one = circuit()
@@ -736,13 +768,13 @@ class TestLastResort:
 
         one.failure(grants[1], 1.0, limited(3.0), 1.0)
 
-        assert (15.0, "rate_limit") == (one.shut_until, refused(one.admit_last_resort(2.0)).reason)
+        assert (15.0, "rate_limit") == (one.shut_until, refused(one.admit_last_resort(2.0, 0.0)).reason)
 
     def test_never_past_a_bench_made_by_hand(self) -> None:
         one = self.opened()
         one.bench(1.0, 5.0, "")
 
-        block = refused(one.admit_last_resort(2.0))
+        block = refused(one.admit_last_resort(2.0, 0.0))
 
         assert (KEY, "benched by hand", 30.0, True, False) == (
             block.key, block.reason, block.until, block.manual, block.dead,
@@ -751,22 +783,22 @@ class TestLastResort:
     def test_never_past_a_forced_mode(self) -> None:
         one = circuit(mode="forced_open")
 
-        block = refused(one.admit_last_resort(1.0))
+        block = refused(one.admit_last_resort(1.0, 0.0))
 
         assert (KEY, "forced_open", None, True) == (block.key, block.reason, block.until, block.manual)
 
     def test_where_nothing_blocks_it_is_an_ordinary_attempt(self) -> None:
         one = circuit()
 
-        assert one.admit_last_resort(1.0) is one.era
+        assert one.admit_last_resort(1.0, 0.0) is one.era
 
     def test_in_a_half_open_circuit_it_is_a_probe_with_its_lease(self) -> None:
         one = self.opened()
 
         one.admit_last_resort(30.0, 50.0)
 
-        assert "probes taken" == refused(one.admit_last_resort(79.0)).reason
-        assert isinstance(one.admit_last_resort(80.0), Place)
+        assert "probes taken" == refused(one.admit_last_resort(79.0, 0.0)).reason
+        assert isinstance(one.admit_last_resort(80.0, 0.0), Place)
 
 
 class TestByHand:
@@ -1373,7 +1405,7 @@ class TestProvider:
 
         fail(provider, 1.0)
 
-        assert (False, NEVER) == (one.era.calm, one.era.due)
+        assert (False, NEVER, False) == (one.era.calm, one.era.due, provider._changed)
 
     def test_its_limit_for_slow_calls_does_too(self) -> None:
         provider, one, _ = self.family()
@@ -1482,7 +1514,7 @@ class TestFork:
         fail(opened, 0.0)
         fail(paused, 0.0, limited())
         for one in (opened, paused):
-            granted(one.admit_last_resort(1.0))
+            granted(one.admit_last_resort(1.0, 0.0))
             one.after_fork()
 
-        assert [True, True] == [isinstance(one.admit_last_resort(2.0), Place) for one in (opened, paused)]
+        assert [True, True] == [isinstance(one.admit_last_resort(2.0, 0.0), Place) for one in (opened, paused)]

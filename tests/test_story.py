@@ -457,6 +457,46 @@ class TestRetries:
         # 20 answers, one failure before and the first attempt of this call: 11 retries are half of it.
         assert "try a/x 2" in player.play()
 
+    def test_answers_of_other_targets_of_the_provider_are_first_attempts_too(self) -> None:
+        settings = Settings(breakers={}, retry_budget=0.5)
+        player = Player({"a/x": [DOWN, "yes"], "a/z": []}, attempts=3, settings=settings)
+        other = player.circuits["a/z"]
+        for _ in range(22):
+            other.success(other.era, 0.0, 0.1)
+        for _ in range(10):
+            player.world.budgets.take("a", 0.0, None, 0)
+
+        assert "try a/x 2" in player.play()
+
+    def test_the_backoff_is_asked_with_the_number_and_the_error(self) -> None:
+        asked: list[tuple[int, object]] = []
+        player = Player({"a/x": [DOWN, GATEWAY, "yes"]}, attempts=3)
+
+        def backoff(number: int, error: BaseException | None, rng: object) -> float:
+            asked.append((number, error.verdict))  # type: ignore[union-attr]
+            assert rng is player.rng
+            return 0.25
+
+        player.world.backoff = backoff
+
+        assert "RetryScheduled a/x number=2 delay=0.25 source=backoff at 0.5" in player.play()
+        assert [(1, DOWN), (2, GATEWAY)] == asked
+
+    def test_answers_that_others_got_before_are_no_reason_to_spare_it(self) -> None:
+        player = Player({"a/x": [DOWN, DOWN], "a/z": ["yes"]}, attempts=2)
+        other = player.circuits["a/z"]
+        for _ in range(3):
+            other.success(other.era, 0.0, 0.1)
+
+        assert [line for line in player.play() if line.startswith("TargetBenched a/x")]
+
+    def test_the_hint_of_the_last_error_is_told_with_the_bench(self) -> None:
+        player = Player({"a/x": [ASKS, ASKS]}, attempts=2)
+
+        assert (
+            "TargetBenched a/x kind=transient reason=overloaded trigger=exhausted 2/2 until=35 retry_after=4 at 5"
+        ) in player.play()
+
     def test_only_the_first_attempt_on_a_target_is_a_first_attempt(self) -> None:
         player = Player({"a/x": [DOWN, DOWN, DOWN]}, attempts=3)
 
@@ -731,6 +771,19 @@ class TestDeadlines:
             CallFailed a/x attempts=1 kind=transient at 8
             raise DeadlineExceededError from Problem('overloaded')
         """)
+
+    def test_the_target_that_failed_last_tells_of_it(self) -> None:
+        player = Player({"a/x": [DOWN], "b/y": [DOWN]}, attempts=1, timeout=8.0)
+        real = player._try
+
+        def late(step: Try) -> Told:
+            told = real(step)
+            player.now += 7.0 if step.lane.target.key == "b/y" else 0.0
+            return Told(player.now, error=told.error)
+
+        player._try = late  # type: ignore[method-assign]
+
+        assert "CallFailed b/y attempts=2 kind=transient at 8" in player.play()
 
     def test_a_deadline_that_is_over_before_anything_was_tried(self) -> None:
         player = Player({"a/x": []}, timeout=8.0)
@@ -1013,6 +1066,7 @@ class TestRejecting:
         [
             (True, "bad_response", "rejected"),
             ("empty", "bad_response", "empty"),
+            ("x", "bad_response", "x"),
             ("x" * 41, "bad_response", "rejected"),
             ("", "bad_response", "rejected"),
             (ErrorKind.BAD_RESPONSE, "bad_response", "rejected"),
@@ -1054,6 +1108,13 @@ class TestRejecting:
         inner = player.error.exceptions[0]
         assert isinstance(inner, ResponseRejectedError)
         assert ("a/x", "empty", "bad_response") == (inner.target, inner.reason, inner.kind)
+
+    def test_the_kind_that_it_gave_is_in_the_error(self) -> None:
+        player = Player({"a/x": ["no"]}, attempts=1, reject=lambda _: ErrorKind.TRANSIENT)
+
+        player.play()
+
+        assert ("rejected", "transient") == (player.error.exceptions[0].reason, player.error.exceptions[0].kind)
 
     def test_a_rejection_that_leaves_is_raised_as_one(self) -> None:
         player = Player({"a/x": ["no"], "b/y": []}, reject=lambda _: POLICY)
@@ -1271,6 +1332,21 @@ class TestAllBenched:
         lines = [line for line in player.play() if line.startswith(("wait", "try", "answer"))]
 
         assert ["wait 1", "try a/x 1", "answer 'yes'"] == lines
+
+    def test_one_that_came_back_while_the_others_were_asked_is_called_at_once(self) -> None:
+        player = self.benched(50.0, when_all_benched="wait")
+        deliver = player.deliver
+
+        def and_unbench(circuit: Circuit, /) -> None:
+            deliver(circuit)
+            if player.lines[-1].startswith("TargetSkipped"):
+                circuit.unbench(player.now)
+
+        player.deliver = and_unbench  # type: ignore[method-assign]
+
+        lines = [line for line in player.play() if line.startswith(("wait", "try", "answer"))]
+
+        assert ["wait 0.01", "try a/x 1", "answer 'yes'"] == lines
 
     def test_a_wait_that_is_too_long_is_none(self) -> None:
         player = self.benched(60.1, when_all_benched="wait")

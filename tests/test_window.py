@@ -40,6 +40,17 @@ class TestCounting:
 
         assert ((4, 2, 3), 2) == (one.counts(1.0), one.n)
 
+    def test_slow_calls_that_others_count_leave_with_their_bucket(self) -> None:
+        one = era()
+        one.slow(1.0)
+        one.slow(1.0)
+        one.slow(3.0)
+
+        assert [(0, 0, 3), (0, 0, 1), (0, 0, 0)] == [one.counts(now) for now in (3.0, 61.0, 63.0)]
+        one.slow(70.0)
+        one.slow(70.0)
+        assert (0, 0, 2) == one.counts(75.0, 69.0)
+
     def test_an_error_says_what_is_in_the_window_with_it(self) -> None:
         one = era()
         one.success(1.0, 0.5, slow=False)

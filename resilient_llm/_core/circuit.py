@@ -172,7 +172,7 @@ class Circuit:
         self._after()
         return result
 
-    def admit_last_resort(self, now: float, lease: float = 0.0) -> Grant | Block:
+    def admit_last_resort(self, now: float, lease: float) -> Grant | Block:
         """Return leave for one attempt in spite of an automatic bench, or why there is none.
 
         Never past a manual bench, a forced mode, a dead key or a wait that the provider named.
@@ -230,7 +230,8 @@ class Circuit:
         """Return the seconds after which a cancelled call counts as hung."""
         if self.settings.slow_call is not None:
             return self.settings.slow_call
-        return max(SHORTEST_HUNG, 10.0 * (self.average_latency(now) or 0.0))
+        usual = self.average_latency(now)
+        return SHORTEST_HUNG if usual is None else max(SHORTEST_HUNG, 10.0 * usual)
 
     def answered(self) -> int:
         """Return a figure that grows with every success; a provider's also with its targets'."""
@@ -686,7 +687,8 @@ class Circuit:
     def _lease_until(self, now: float, lease: float, cooldown: float) -> float:
         if self.settings.probe_lease is not None:
             return now + self.settings.probe_lease
-        return now + max(lease, cooldown, 10.0 * (self.last_latency or 0.0))
+        usual = 0.0 if self.last_latency is None else self.last_latency
+        return now + max(lease, cooldown, 10.0 * usual)
 
     def _take_locked(self, half: HalfOpen, now: float, lease: float) -> Grant | Block:
         if not self._layers.has_place(half, now, self.settings.probes):
@@ -740,7 +742,6 @@ class Circuit:
         self.consecutive += 1
         self.failed_probes += 1
         self.healthy_since = now
-        self._layers.half = None
         self._open_locked(now, verdict, "probe failed", state.cooldown, tag)
         if verdict.kind is ErrorKind.RATE_LIMITED and verdict.retry_after is not None:
             self._pause_locked(now, verdict, tag)

@@ -190,8 +190,8 @@ def _judged(call: Call, lane: Lane, permit: Permit, value: Any) -> tuple[Respons
     if isinstance(said, Verdict):
         verdict = said
     elif isinstance(said, ErrorKind):
-        verdict = Verdict(said, "rejected") if said is not ErrorKind.BAD_RESPONSE else Verdict(said)
-    elif isinstance(said, str) and 0 < len(said) <= 40:
+        verdict = Verdict(said, "rejected")
+    elif isinstance(said, str) and len(said) <= 40:
         verdict = Verdict(ErrorKind.BAD_RESPONSE, said)
     else:
         verdict = Verdict(ErrorKind.BAD_RESPONSE)
@@ -458,7 +458,8 @@ def _too_late(call: Call, now: float) -> Raise:
     cause = call.ended[last.target][0] if last is not None else None
     lane = call.last_failed[0] if call.last_failed is not None else call.lanes[0]
     call.tell(lane, facts.CallFailed, now, attempts=call.attempts, kind=None if last is None else last.kind)
-    return Raise(DeadlineExceededError(call.options.timeout or 0.0, call.records), cause)
+    assert call.options.timeout is not None
+    return Raise(DeadlineExceededError(call.options.timeout, call.records), cause)
 
 
 def _give_up(call: Call, now: float) -> Raise:
