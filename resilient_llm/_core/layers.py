@@ -35,6 +35,7 @@ class Bench:
     """One layer's bench, for those who list them."""
 
     __slots__ = ("kind", "manual", "reason", "since", "until")
+    since: float
 
     def __init__(self, since: float, until: float, reason: str, kind: ErrorKind | None, *, manual: bool) -> None:
         self.since = since
