@@ -182,7 +182,10 @@ class Breaker:
             entry.token = held_places.set(held_places.get() + permit.places)
         more = _more_of(self)
         if more is None:
-            more = self._more = _More({})
+            with runtime.lock:  # two who come at once must not each make one
+                more = _more_of(self)
+                if more is None:
+                    more = self._more = _More({})
         more.entries.append(entry)
         if self._era is _NOBODY:
             self._era, self._at = _TAKEN, _SEVERAL

@@ -9,6 +9,7 @@ events to that one and goes on.
 from __future__ import annotations
 
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
 from resilient_llm._core import facts
@@ -36,7 +37,8 @@ class Hub:
         self._lock = threading.Lock()
         self._observers: tuple[tuple[Callable[[Any], object], tuple[type[ev.Event], ...]], ...] = ()
         self._wanted: frozenset[str] = frozenset()
-        self._broken: set[int] = set()
+        self._broken: dict[int, weakref.ref[Any]] = {}
+        """``{id of an observer that failed: the observer}``, for as long as it lives."""
         self.log: Callable[[ev.Event], object] | None = None
         """The default observer; None when it is switched off."""
         self.logs: Callable[[facts.Fact], bool] = lambda _: False
@@ -131,13 +133,21 @@ class Hub:
         except Exception as error:  # noqa: BLE001  # an observer must never break a call
             self._observer_failed(callback, type(error).__name__, event)
 
+    def _fails_first(self, callback: Callable[[Any], object]) -> bool:
+        """Return whether an observer has not failed before, and note that it has."""
+        number, broken = id(callback), self._broken
+        if number in broken:
+            return False
+        try:
+            broken[number] = weakref.ref(callback, lambda _: broken.pop(number, None))
+        except TypeError:  # a class that cannot be referred to weakly is told of each time
+            pass
+        return True
+
     def _observer_failed(self, callback: Callable[[Any], object], type_name: str, event: ev.Event) -> None:
-        # By identity, and only while it is subscribed or a policy's own: a set of numbers, no cache.
         from resilient_llm._events import ObserverFailed
 
-        first = id(callback) not in self._broken
-        self._broken.add(id(callback))
-        if not first or isinstance(event, ObserverFailed):
+        if not self._fails_first(callback) or isinstance(event, ObserverFailed):
             return
         failed = ObserverFailed(at=event.at, target=event.target, call_id=event.call_id, type_name=type_name)
         if self.log is not None and callback is not self.log:

@@ -50,7 +50,10 @@ class Registry:
 
     def find(self, spec: object) -> Circuit | None:
         """Return the circuit of a key, however it is spelled, or None if nobody has used it."""
-        return self._all.get(normal_key(spec))
+        key = normal_key(spec)
+        # A look into a weak dictionary also takes out what has died, which upsets who iterates over it.
+        with self._lock:
+            return self._all.get(key)
 
     def circuits(self) -> list[Circuit]:
         """Return all circuits there are, sorted by key."""

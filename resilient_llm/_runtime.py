@@ -165,7 +165,7 @@ class Runtime:
         self.rng.seed()
         self.hub.after_fork()
         self.registry.after_fork()
-        self.budgets = RetryBudgets()
+        self.budgets.after_fork()
 
 
 runtime = Runtime()

@@ -34,9 +34,9 @@ def notice_client_retries(provider: str, error: BaseException) -> None:
 
 
 def _sdk_retried(error: BaseException) -> bool:
-    request: Any = getattr(error, "request", None)
-    headers: Any = getattr(request, "headers", None)
     try:
+        request: Any = getattr(error, "request", None)  # httpx raises if an error knows none
+        headers: Any = getattr(request, "headers", None)
         return headers is not None and int(headers.get("x-stainless-retry-count", 0)) > 0
-    except (AttributeError, TypeError, ValueError):
+    except Exception:  # noqa: BLE001  # attributes of somebody else's class
         return False

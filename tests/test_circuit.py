@@ -1183,6 +1183,17 @@ class TestFigures:
 
         assert [False, True] == [one.is_idle(59.999), one.is_idle(60.0)]
 
+    def test_what_nobody_asked_for_during_a_window_is_idle_however_it_was_left(self) -> None:
+        half_open, ill, forced = circuit(failures=1), circuit(), circuit(failures=1)
+        fail(half_open, 0.0)
+        fail(ill, 0.0)
+        fail(forced, 0.0)
+        forced.bench(0.0, 1000.0, "migration")
+
+        assert [(False, True), (False, True), (False, False)] == [
+            (one.is_idle(299.9), one.is_idle(300.0)) for one in (half_open, ill, forced)
+        ]
+
     def test_it_is_not_idle_while_failed_probes_lengthen_the_next_bench(self) -> None:
         one = circuit(failures=1, window=60.0)
         fail(one, 0.0)

@@ -248,12 +248,18 @@ class Circuit:
         return own
 
     def is_idle(self, now: float) -> bool:
-        """Return whether nothing would be lost but counts of successes if the key were forgotten."""
+        """Return whether nothing would be lost but counts of successes if the key were forgotten.
+
+        What is older than a window in which nobody asked says nothing about the key any more:
+        failures in a row, an escalation, a bench that has ended.
+        """
         with self._lock:
             self._advance_locked(now)
             _, errors, _ = self.era.counts(now)
-            healthy = self._layers.is_closed and not self._layers.benches()
-            return healthy and not (self.consecutive or errors or self.failed_probes)
+            if errors or not self._layers.is_clear:
+                return False
+            settled = self._layers.is_closed and not (self.consecutive or self.failed_probes)
+            return settled or now - self.touched_at >= self.settings.window
 
     def numbers(self, now: float) -> tuple[int, int]:
         """Return ``(total, errors)`` in the window since it last closed; a provider's with its targets'."""

@@ -56,6 +56,11 @@ class RetryBudgets:
             _add(counts.retries, now)
             return True
 
+    def after_fork(self) -> None:
+        """Start anew, with a lock that no thread of the parent holds; calls keep this object."""
+        self._lock = threading.Lock()
+        self._counts = {}
+
     def forget(self) -> None:
         """Start anew for every provider."""
         with self._lock:
