@@ -158,6 +158,50 @@ class TestOpening:
 
         assert (0, (1, 1), LastError(RATE_LIMITED, "rate_limit")) == (one.consecutive, one.numbers(1.0), one.last_error)
 
+    def test_what_the_error_named_is_told_with_the_bench(self) -> None:
+        news = News("HealthChanged")
+        tripped, dead = circuit(news=news, failures=1), circuit(news=news)
+
+        fail(tripped, 1.0, Verdict(TRANSIENT, "overloaded", retry_after=4.0))
+        verdict = Verdict(ErrorKind.AUTH_DEAD, "invalid_credentials", retry_after=5.0)
+        dead.failure(granted(dead.admit(1.0)), 1.0, verdict, 0.0, cooldown=400.0)
+
+        assert [(31.0, 4.0), (401.0, 5.0)] == [(each["until"], each["retry_after"]) for _, _, _, each in news.take()]
+
+    def test_slowness_is_the_reason_whatever_failed_before(self) -> None:
+        news = News("HealthChanged")
+        one = circuit(news=news, failures=100, error_rate=1.0, min_calls=3, slow_call=5.0, slow_rate=0.6)
+        fail(one, 1.0, limited(0.0))
+
+        answer(one, 1.0, seconds=5.0, times=2)
+
+        told = benched(TRANSIENT, "slow", "slow_rate 2/3 >= 0.6", 31.0)
+        assert [("TargetBenched", KEY, 1.0, told)] == news.take()
+
+    def test_who_is_refused_is_told_which_key_it_was(self) -> None:
+        one = circuit(failures=1)
+        fail(one, 0.0)
+
+        block = refused(one.admit(1.0))
+
+        assert (KEY, "overloaded", 30.0, False, False) == (
+            block.key, block.reason, block.until, block.manual, block.dead,
+        )  # fmt: skip
+
+    def test_it_is_asked_whether_anybody_wants_the_event_of_this_call(self) -> None:
+        asked: list[tuple[str, CallTag | None]] = []
+
+        class Curious(News):
+            def wants(self, kind: str, tag: CallTag | None = None, /) -> bool:
+                asked.append((kind, tag))
+                return False
+
+        one = circuit(news=Curious(), failures=1)
+
+        one.failure(granted(one.admit(0.0)), 0.0, DOWN, 0.0, tag=TAG)
+
+        assert [("TargetBenched", TAG), ("HealthChanged", None)] == asked
+
     def test_a_bench_is_lengthened_by_a_share_drawn_once(self) -> None:
         one = circuit(failures=1, jitter=0.5)
 
@@ -263,6 +307,17 @@ class TestPausing:
 
         assert [11.0, 12.9] == [details["until"] for _, _, _, details in news.take()]
         assert 12.9 == one.shut_until
+
+    def test_a_wait_that_ends_at_the_same_moment_changes_nothing(self) -> None:
+        one = circuit()
+        first, second = granted(one.admit(0.0)), granted(one.admit(0.0))
+
+        one.failure(first, 1.0, limited(10.0), 0.1)
+        one.pause(second, 2.0, Verdict(TRANSIENT, "overloaded", retry_after=9.0))
+
+        bench = one.bench_now(2.0)
+        assert bench is not None
+        assert (1.0, 11.0, "rate_limit") == (bench.since, bench.until, bench.reason)
 
     def test_an_extended_pause_began_with_the_first(self) -> None:
         one = circuit()
@@ -517,6 +572,12 @@ class TestHalfOpen:
         refused(one.admit(59.999))
 
         assert isinstance(one.admit(60.0), Place)
+
+    def test_a_lease_of_an_attempt_without_a_limit_is_that_of_the_cooldown(self) -> None:
+        one = self.opened(cooldown=0.5)
+        one.admit(0.5)
+
+        assert isinstance(one.admit(1.0), Place)
 
     def test_a_lease_is_no_longer_than_a_short_cooldown_asks_for(self) -> None:
         one = self.opened(cooldown=4.0)
@@ -965,6 +1026,15 @@ class TestModes:
         assert [("TargetBenched", KEY, 1.0, first), ("TargetBenched", KEY, 31.0, second)] == news.take()
         assert "closed" == one.state(31.0)
 
+    def test_metrics_only_tells_what_a_bench_would_have_told(self) -> None:
+        news = News("HealthChanged")
+        one = circuit(news=news, failures=1, mode="metrics_only")
+
+        one.failure(granted(one.admit(1.0)), 1.0, Verdict(TRANSIENT, "overloaded", retry_after=4.0), 0.0, tag=TAG)
+
+        told = benched(TRANSIENT, "overloaded", "failures 1/1", 31.0, retry_after=4.0, tag=TAG, enforced=False)
+        assert [("TargetBenched", KEY, 1.0, told)] == news.take()
+
     def test_metrics_only_tells_of_pauses_too(self) -> None:
         news = News("HealthChanged")
         one = circuit(news=news, mode="metrics_only")
@@ -1269,6 +1339,14 @@ class TestCalm:
         assert not self.calm_after(one, 1.0)
         assert NEVER == one.era.due
 
+    def test_calm_as_soon_as_no_rate_can_be_completed(self) -> None:
+        one = circuit(failures=100, min_calls=12)
+        fail(one, 1.0)
+        answer(one, 1.0, times=10)
+        assert not one.era.calm
+
+        assert self.calm_after(one, 1.0)
+
     def test_an_error_ends_the_calm_at_once(self) -> None:
         one = circuit()
         assert self.calm_after(one, 1.0)
@@ -1373,10 +1451,22 @@ class TestProvider:
     def test_its_numbers_are_the_sums(self) -> None:
         provider, one, other = self.family(failures=100)
         answer(one, 1.0, times=2)
+        fail(one, 1.0)
         fail(other, 1.0)
         fail(provider, 1.0)
 
-        assert (4, 2) == provider.numbers(1.0)
+        assert (5, 3) == provider.numbers(1.0)
+
+    def test_its_health_is_that_of_all_their_errors(self) -> None:
+        by_own, by_theirs = self.family(failures=100), self.family(failures=100)
+        for provider, one, _ in (by_own, by_theirs):
+            answer(one, 1.0, times=8)
+            assert "healthy" == provider.status(1.0)
+
+        fail(by_own[0], 1.0)
+        fail(by_theirs[2], 1.0)
+
+        assert ["degraded", "degraded"] == [by_own[0].status(1.0), by_theirs[0].status(1.0)]
 
     def test_counts_of_targets_from_before_it_closed_are_not_its_own(self) -> None:
         provider, one, other = self.family()
@@ -1462,6 +1552,13 @@ class TestProvider:
         answer(other, 1.0, seconds=4.0)
 
         assert 3.0 == provider.average_latency(1.0)
+
+    def test_its_own_latency_goes_before_that_of_its_targets(self) -> None:
+        provider, one, _ = self.family()
+        answer(one, 1.0, seconds=2.0)
+        answer(provider, 1.0, seconds=9.0)
+
+        assert 9.0 == provider.average_latency(1.0)
 
     def test_its_first_attempts_are_those_of_its_targets(self) -> None:
         provider, one, other = self.family()

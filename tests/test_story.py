@@ -417,6 +417,18 @@ class TestRetries:
 
         assert ["try a/x 1", "wait 1", "wait 0.03", "try a/x 2", "answer 'yes'"] == lines
 
+    def test_a_short_bench_ends_the_retries_too(self) -> None:
+        player = Player({"a/x": [DOWN], "b/y": ["yes"]}, attempts=3, breakers={"failures": 1, "cooldown": 0.5})
+
+        assert ["try a/x 1", "try b/y 1"] == [line for line in player.play() if line.startswith("try")]
+
+    def test_the_policys_cooldown_is_that_of_the_bench(self) -> None:
+        player = Player({"a/x": [DOWN], "b/y": ["yes"]}, attempts=3, cooldown=8.0, breakers={"failures": 1})
+
+        assert (
+            "TargetBenched a/x kind=transient reason=overloaded trigger=failures 1/1 until=8.5 retry_after=None at 0.5"
+        ) in player.play()
+
     def test_errors_that_do_not_pass_are_not_tried_again(self) -> None:
         player = Player({"a/x": [DEAD], "b/y": ["yes"]}, attempts=3)
 
@@ -534,6 +546,14 @@ class TestRetries:
         player.before_wait = lambda _: other.success(other.era, player.now, 0.1)
 
         assert not [line for line in player.play() if line.startswith("TargetBenched")]
+
+    def test_what_it_answered_others_before_does_not_spare_the_provider(self) -> None:
+        sick = Verdict(ErrorKind.TRANSIENT, "overloaded", status=503, scope="provider")
+        player = Player({"a/x": [sick, sick], "a/z": ["yes"]}, attempts=2)
+        other = player.circuits["a/z"]
+        other.success(other.era, 0.0, 0.1)
+
+        assert [line for line in player.play() if line.startswith("TargetBenched a kind")]
 
     def test_each_error_is_looked_at_once_for_what_else_it_tells(self) -> None:
         player = Player({"a/x": [DOWN, DOWN], "b/y": ["yes"]}, attempts=2)
@@ -707,6 +727,30 @@ class TestDeadlines:
             player.error.timeout, player.error.attempts,
         )  # fmt: skip
         assert (0, (0, 0)) == (player.circuits["a/x"].consecutive, player.circuits["a/x"].numbers(8.0))
+
+    def test_how_long_it_ran_is_told_from_when_it_was_let_in(self) -> None:
+        player = Player({"a/x": [("never", 1e9)]}, attempts=1, timeout=8.0, now=100.0)
+
+        assert "AttemptFailed a/x number=1 seconds=8 kind=transient reason=timeout status=None at 108" in player.play()
+        assert [8.0] == [record.seconds for record in player.error.attempts]
+
+    def test_a_limit_of_its_own_as_long_as_the_deadline_is_the_deadline(self) -> None:
+        player = Player({"a/x": [("never", 1e9)]}, attempts=1, timeout=8.0, attempt_timeout=8.0)
+
+        assert "try a/x 1 within 8, whole" in player.play()
+
+    def test_a_benched_fallback_needs_no_reserve(self) -> None:
+        player = Player({"a/x": ["yes"], "b/y": []}, attempts=1, timeout=8.0)
+        player.circuits["b/y"].bench(0.0, 100.0, "migration")
+
+        assert "try a/x 1 within 8, whole" in player.play()
+
+    def test_a_first_attempt_that_was_made_before_had_no_limit(self) -> None:
+        player = Player({"a/x": []}, attempts=1, timeout=8.0, told_limit=True)
+
+        player.play(failed=("a/x", TIMED_OUT, 8.0))
+
+        assert (1, 1) == player.circuits["a/x"].numbers(8.0)
 
     def test_nor_is_a_half_open_target_blamed_and_its_place_is_free(self) -> None:
         player = Player({"a/x": [("never", 1e9)]}, attempts=1, timeout=8.0, breakers={"failures": 1})
@@ -882,6 +926,16 @@ class TestLeavingAtOnce:
         """)
         assert [AttemptRecord("a/x", 1, ErrorKind.CALLER_BUG, BUG.reason, 0.5, None, "Problem")] == player.call.records
         assert (0, 0) == player.circuits["a/x"].numbers(0.5)
+
+    def test_how_long_they_ran_is_told_from_when_they_were_let_in(self) -> None:
+        bug = Player({"a/x": [BUG]}, now=100.0)
+        hung = Player({"a/x": [(Stop(CANCELLED), 10.0)]}, now=100.0)
+
+        assert (
+            "AttemptFailed a/x number=1 seconds=0.5 kind=caller_bug reason=caller_bug status=None at 100.5"
+        ) in bug.play()
+        assert [0.5] == [record.seconds for record in bug.call.records]
+        assert "AttemptFailed a/x number=1 seconds=10 kind=transient reason=hung status=None at 110" in hung.play()
 
     def test_and_gives_a_probes_place_back(self) -> None:
         player = Player({"a/x": [DOWN, BUG]}, attempts=1, breakers={"failures": 1})
@@ -1168,6 +1222,11 @@ class TestOwnRule:
 
         assert "kind=transient reason=gateway status=502" in player.play()[1]
 
+    def test_it_is_asked_about_the_error(self) -> None:
+        player = Player({"a/x": [DOWN], "b/y": ["yes"]}, attempts=1, classify=lambda error: error.verdict)
+
+        assert "reason=overloaded status=503" in player.play()[1]
+
     def test_a_kind_is_taken(self) -> None:
         player = Player({"a/x": [DOWN], "b/y": ["yes"]}, attempts=1, classify=lambda _: "rate_limited")
 
@@ -1284,6 +1343,15 @@ class TestAllBenched:
 
     def test_each_at_most_once_and_never_a_dead_one(self) -> None:
         player = self.benched(50.0, -20.0, attempts=3)
+        player.script["a/x"] = [DOWN]
+
+        lines = player.play()
+
+        assert ["try a/x 1"] == [line for line in lines if line.startswith("try")]
+        assert "raise ChainExhaustedError from Problem('overloaded')" == lines[-1]
+
+    def test_at_most_once_even_if_its_bench_ends_meanwhile(self) -> None:
+        player = self.benched(0.3, attempts=3)
         player.script["a/x"] = [DOWN]
 
         lines = player.play()

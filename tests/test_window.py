@@ -51,6 +51,23 @@ class TestCounting:
         one.slow(70.0)
         assert (0, 0, 2) == one.counts(75.0, 69.0)
 
+    def test_slow_errors_leave_with_their_bucket(self) -> None:
+        one = era()
+        one.error(1.0)
+        one.error(3.0, slow=True)
+        one.error(5.0, slow=True)
+        one.error(7.0)
+
+        assert [(4, 4, 2), (2, 2, 1), (1, 1, 0)] == [one.counts(now) for now in (7.0, 63.0, 65.0)]
+        assert (1, 1, 0) == one.counts(65.0, 6.0)
+
+    def test_slow_calls_since_a_moment_are_those_of_all_buckets_since(self) -> None:
+        one = era()
+        for now in (1.0, 3.0, 5.0, 7.0):
+            one.error(now, slow=now < 6.0)
+
+        assert (3, 3, 2) == one.counts(7.0, 2.0)
+
     def test_an_error_says_what_is_in_the_window_with_it(self) -> None:
         one = era()
         one.success(1.0, 0.5, slow=False)

@@ -525,9 +525,8 @@ class Circuit:
     def _ill_locked(self, now: float) -> None:
         # A healthy window lowers the escalation by one; looked at when it next matters.
         if not self.failed_probes:
-            self.healthy_since = now
             return
-        healed = int((now - self.healthy_since) // self.settings.window)
+        healed = int((now - self.healthy_since) / self.settings.window)
         self.failed_probes = max(0, self.failed_probes - healed)
         self.healthy_since = now
 

@@ -53,6 +53,11 @@ class Permit:
             return provider, self.provider_grant
         return self.circuit, self.grant
 
+    def answered(self) -> tuple[int, int]:
+        """Return figures of the key and of its provider that grow with every success."""
+        provider = self.circuit.provider
+        return self.circuit.answered(), 0 if provider is None else provider.answered()
+
     def succeeded(self, now: float, seconds: float) -> None:
         """Count a success; it settles the places of both circuits."""
         circuit, provider = self.circuit, self.circuit.provider

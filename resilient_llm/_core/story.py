@@ -137,8 +137,7 @@ def _attempts(call: Call, lane: Lane, permit: Permit, told: Told | None, *, retr
                 return True, now
             _charge(call, lane, permit, number, now, error, verdict)
             if answered is None and verdict.retryable and call.options.attempts > 1:
-                provider = lane.circuit.provider
-                answered = (lane.circuit.answered(), 0 if provider is None else provider.answered())
+                answered = permit.answered()
             if _is_raised(call, lane, verdict, now):
                 step = _let_through(call, lane, error, verdict, now)
                 error = None
@@ -294,7 +293,7 @@ def _is_raised(call: Call, lane: Lane, verdict: Verdict, now: float) -> bool:
         window = lane.target.context_window
         if window is None:
             return True
-        call.needs_window = max(window, call.needs_window or 0)
+        call.needs_window = max(window, call.needs_window or window)
         return not call.other_is_live(now)
     return options.on_request_error == "raise"
 
