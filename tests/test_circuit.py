@@ -801,6 +801,26 @@ class TestLastResort:
         assert ("closed", 1.0) == (one.state(2.0), one.last_latency)
         assert one.slot is one.era
 
+    def test_what_comes_of_it_in_a_pause_is_counted_in_the_period_beneath(self) -> None:
+        one = circuit(slow_call=5.0, failures=3)
+        early = granted(one.admit(0.0))
+        fail(one, 0.0, limited())
+        one.failure(granted(one.admit_last_resort(1.0, 0.0)), 2.0, DOWN, 6.0)
+        assert ((2, 2, 1), 1, 15.0) == (one.era.counts(2.0), one.consecutive, one.shut_until)
+
+        one.success(granted(one.admit_last_resort(3.0, 0.0)), 9.0, 6.0)
+
+        assert ((3, 2, 2), 0, "closed") == (one.era.counts(9.0), one.consecutive, one.state(9.0))
+        assert early is one.era
+
+    def test_failures_of_it_open_nothing_by_themselves(self) -> None:
+        one = circuit(failures=1)
+        fail(one, 0.0, limited())
+
+        one.failure(granted(one.admit_last_resort(1.0, 0.0)), 2.0, DOWN, 1.0)
+
+        assert (15.0, 1) == (one.shut_until, one.consecutive)
+
     def test_one_at_a_time_also_while_the_pause_is_extended(self) -> None:
         one = circuit()
         early = granted(one.admit(0.0))

@@ -320,13 +320,9 @@ class Circuit:
         counts: Counts | None = None
         with self._lock:
             if isinstance(grant, Place):
-                self._place_failed_locked(grant, now, verdict, cooldown, tag)
+                self._place_failed_locked(grant, now, verdict, seconds, cooldown, tag)
             elif grant is self.era and self._layers.is_closed:
                 counts = self._error_locked(now, verdict, seconds)
-                if verdict.reason != "hung" and not rate_limited:
-                    self.consecutive += 1
-                    self._changed = bool(self._children)
-                    self._ill_locked(now)
                 if rate_limited:
                     self._pause_locked(now, verdict, tag)
                 self._trip_locked(now, verdict, cooldown, tag, counts)
@@ -520,6 +516,10 @@ class Circuit:
         self.last_error = LastError(verdict.kind, verdict.reason)
         era.calm = False
         era.due = NEVER
+        if verdict.reason != "hung" and verdict.kind is not ErrorKind.RATE_LIMITED:
+            self.consecutive += 1
+            self._changed = bool(self._children)
+            self._ill_locked(now)
         return self._counts_locked(now) if self._children else counts
 
     def _ill_locked(self, now: float) -> None:
@@ -716,6 +716,8 @@ class Circuit:
         self.last_latency = seconds if self.last_latency is None else self.last_latency
         if isinstance(state, Pause):
             self._layers.pause = None
+            self.era.success(now, seconds, slow=self._is_slow(seconds))
+            self.consecutive = 0
             self._note_locked(facts.TargetUnbenched, now, reason="recovered")
             self._publish_locked()
             return
@@ -731,13 +733,21 @@ class Circuit:
         self._publish_locked()
 
     def _place_failed_locked(
-        self, place: Place, now: float, verdict: Verdict, cooldown: float | None, tag: CallTag | None
+        self,
+        place: Place,
+        now: float,
+        verdict: Verdict,
+        seconds: float,
+        cooldown: float | None,
+        tag: CallTag | None,
     ) -> None:
         state = place.state
         if not self._layers.give_back(place):
             return
         self.last_error = LastError(verdict.kind, verdict.reason)
         if not isinstance(state, HalfOpen):
+            if self._layers.is_closed:
+                self._error_locked(now, verdict, seconds)
             # A last resort does not lengthen a bench; a new fact that the provider names does.
             if verdict.kind is ErrorKind.RATE_LIMITED and verdict.retry_after is not None:
                 self._pause_locked(now, verdict, tag)
