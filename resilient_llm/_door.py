@@ -269,16 +269,15 @@ class Door:
         if entered_at < state.due:
             state.n += 1
             return result
-        circuit = self._circuit(target)
         now = runtime.clock()
         if state.calm and now < state.look_at:
             state.measured(entered_at, now)
         else:
-            circuit.success(state, now, now - entered_at)
+            self._circuit(target).success(state, now, now - entered_at)
         if runtime.hub.wants(facts.AttemptSucceeded):
             # Its level was lowered after we were bound: tell this one, then come by the door.
             call = self.new_call(entered_at=entered_at)
-            circuit.note(facts.AttemptSucceeded, now, number=1, seconds=now - entered_at, tag=call.tag)
+            self._circuit(target).note(facts.AttemptSucceeded, now, number=1, seconds=now - entered_at, tag=call.tag)
             runtime.unbind_all()
         return result
 

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from resilient_llm._core import triggers
-from resilient_llm._core.window import BUCKETS, NEVER, REST, Era
+from resilient_llm._core.window import BUCKETS, NEVER, REST, SAMPLED, Era
 from resilient_llm._settings import BreakerSettings
 from tests.circuits import NoJitter
 
@@ -201,6 +201,19 @@ class TestMeasuring:
         one.measured(10.0, 10.0 + REST / 2)
 
         assert pytest.approx(10.0 + REST * 1.5) == one.due
+
+    def test_once_enough_were_measured_one_in_so_many_is(self) -> None:
+        one = era()
+        one.calm, one.look_at = True, 100.0
+
+        for call in range(1, 200):
+            now = call * 2.0**-7  # exact in floating point
+            if one.due <= now:
+                one.measured(now, now)
+            else:
+                one.n += 1
+
+        assert (199, SAMPLED + (199 - SAMPLED) // SAMPLED) == (one.n, one.timed)
 
     def test_never_past_the_next_look(self) -> None:
         one = era()

@@ -28,6 +28,8 @@ NEVER: Final = float("-inf")
 BUCKETS: Final = 30
 REST: Final = 0.001
 """Seconds for which a busy circuit stops measuring; bounds the cost of measuring to a per mille."""
+SAMPLED: Final = 32
+"""One success in so many is measured, once so many have been."""
 RECENT_MARK: Final = 1.0
 RECENT_MARKS: Final = 12
 
@@ -63,6 +65,7 @@ class Era:
         "due",
         "last_look",
         "look_at",
+        "looked",
         "n",
         "seconds",
         "started_at",
@@ -79,6 +82,7 @@ class Era:
         self.calm = False
         self.look_at = NEVER
         self.last_look = NEVER
+        self.looked = 0
         self.started_at = started_at
         self.window = window
         self.width = window / BUCKETS
@@ -108,13 +112,20 @@ class Era:
             self.due = NEVER
 
     def rest_if_busy(self, now: float, took: float) -> None:
-        """Stop measuring for a moment if calls end faster than measuring is worth.
+        """Stop measuring for a moment: where calls are frequent, or enough have been measured.
 
         Rests only when calls are short beside a bucket, or successes would be dated early.
         """
-        busy = now - self.last_look < REST and took < self.width / 2
-        self.last_look = now
-        self.due = min(now + REST, self.look_at) if busy else NEVER
+        since, calls = now - self.last_look, self.n - self.looked
+        self.last_look, self.looked = now, self.n
+        if took >= self.width / 2:
+            self.due = NEVER
+        elif since < REST:
+            self.due = min(now + REST, self.look_at)
+        elif self.timed >= SAMPLED and calls > 0:
+            self.due = min(now + max(REST, SAMPLED * since / calls), self.look_at)
+        else:
+            self.due = NEVER
 
     # Called under the lock of the circuit.
 
