@@ -12,9 +12,9 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from resilient_llm._core import facts
-from resilient_llm._core.call import Call, Lane, World
+from resilient_llm._core.call import Call, Lane, World, share_of
 from resilient_llm._core.permit import permit_of_inlined
-from resilient_llm._core.steps import LetThrough, Try
+from resilient_llm._core.steps import LetThrough, Told, Try
 from resilient_llm._core.story import story
 from resilient_llm._core.window import NEVER
 from resilient_llm._drive import sync
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.window import Era
     from resilient_llm._failover import Failover
     from resilient_llm._inject import Injection
+    from resilient_llm._runtime import CancelScope
 
 
 class _Shut:
@@ -66,6 +67,11 @@ class Door:
         self.wrapper: dict[str, Any] = {}
         self.prefix = ""
         self.plain = self._is_plain()
+        options = policy.options
+        self.is_limited = injection.is_async and (options.timeout is not None or options.attempt_timeout is not None)
+        """Whether its attempts are cut off, which is more than the generated wrapper does."""
+        self.quiet = False
+        """Whether nobody wants to know of a success."""
 
     # Binding.
 
@@ -75,13 +81,11 @@ class Door:
         The one table of what it cannot do. Everything here is done by the story.
         """
         options, injection = self.policy.options, self.injection
-        feels_limits = injection.is_async and (options.timeout is not None or options.attempt_timeout is not None)
         return not (
             options.reject is not None
             or options.observers
             or options.strategy != "priority"
             or injection.attempt is not None
-            or feels_limits
             or any(
                 target.call is not None or target.params or target.removed or target.attempt_timeout is not None
                 for target in self.policy.chain
@@ -105,7 +109,8 @@ class Door:
             self.lanes = lanes
             runtime.bind(self)
             hub = runtime.hub
-            if self.wrapper and self.plain and not runtime.open_traces and not hub.wants(facts.AttemptSucceeded):
+            self.quiet = self.plain and not runtime.open_traces and not hub.wants(facts.AttemptSucceeded)
+            if self.wrapper and self.quiet and not self.is_limited:
                 others = () if hub.wants_skips() else tuple((lane.circuit, lane.target) for lane in lanes[1:])
                 second, second_target = others[0] if others else (_Shut, lanes[0].target)
                 # The circuit last: with it the wrapper begins to rely on the rest.
@@ -153,13 +158,53 @@ class Door:
         return sync.drive(call, steps, steps.send(None))  # type: ignore[arg-type]  # the first send is None
 
     async def call_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Make one call through the story."""
+        """Make one call through the story, or its first attempt without, as the wrapper does."""
         from resilient_llm._drive import aio
 
+        if self.is_limited:
+            lanes = self.bound()
+            era = lanes[0].circuit.slot
+            if era is not None and self.quiet and not self._pinned(kwargs)[1]:
+                # Whether the others are live decides how long this attempt may take.
+                if len(lanes) == 1 or lanes[1].circuit.slot is not None:
+                    return await self._limited(lanes, era, args, kwargs)
         call = self.new_call(args, kwargs)
         del args, kwargs
         steps = story(call, runtime.clock())
         return await aio.drive(call, steps, steps.send(None))  # type: ignore[arg-type]  # the first send is None
+
+    async def _limited(
+        self, lanes: tuple[Lane, ...], era: Era, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Make the first attempt of a plain policy with limits; hand over to the story if it fails."""
+        from resilient_llm._drive import aio
+
+        options, lane = self.policy.options, lanes[0]
+        limit, whole = options.attempt_timeout, False
+        if options.timeout is not None:
+            limit, whole = share_of(options.timeout, limit, is_last=len(lanes) == 1)
+        assert limit is not None
+        entered_at = runtime.clock()
+        scope: CancelScope | None = None
+        value = aio.CUT_OFF
+        try:
+            with runtime.time.cancel_after(limit) as scope:
+                value = await lane.invoke(None, args, self._pinned(kwargs)[0])
+            if value is aio.CUT_OFF:
+                raise aio.no_answer(limit)
+        except BaseException as error:
+            timed_out = scope is not None and scope.cancel_called and isinstance(error, Exception)
+            run = self.failed(era, entered_at, lane.target, error, timed_out=timed_out, whole=whole)
+            if run is None:
+                raise
+        else:
+            if entered_at >= era.due or type(value) is not self.wrapper.get(self.prefix + "seen"):
+                return self.care(era, entered_at, lane.target, value, args, kwargs)
+            era.n += 1
+            return value
+        finally:
+            scope = None
+        return await self.resume_async(run, args, kwargs)
 
     def new_call(
         self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, *, entered_at: float | None = None
@@ -215,14 +260,33 @@ class Door:
 
     # What the healthy path hands over.
 
-    def failed(self, state: Era, entered_at: float, target: Target, error: BaseException) -> Run | None:
-        """Take over after a failed first attempt; None if the error is to leave as it is."""
+    def failed(
+        self,
+        state: Era,
+        entered_at: float,
+        target: Target,
+        error: BaseException,
+        *,
+        timed_out: bool = False,
+        whole: bool = False,
+    ) -> Run | None:
+        """Take over after a failed first attempt; None if the error is to leave as it is.
+
+        Args:
+            state: The closed period that admitted it.
+            entered_at: When it did.
+            target: Where the attempt went.
+            error: What it raised.
+            timed_out: Whether it was cut off by its limit.
+            whole: Whether that limit was the end of the whole deadline.
+        """
         now = runtime.clock()
         call = self.new_call(entered_at=entered_at)
         lane = call.lanes[0]
         if lane.target is not target:
             lane = next(lane for lane in call.lanes if lane.target is target)
-        steps = story(call, now, (lane, permit_of_inlined(lane.circuit, state, entered_at), error))
+        permit = permit_of_inlined(lane.circuit, state, entered_at)
+        steps = story(call, now, (lane, permit, Told(now, error=error, timed_out=timed_out), whole))
         step = steps.send(None)  # type: ignore[arg-type]  # the first send is None
         if type(step) is LetThrough:
             steps.close()

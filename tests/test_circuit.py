@@ -1085,6 +1085,7 @@ class TestModes:
         assert ([], (0, 0), "closed") == (news.take(), one.numbers(1.0), one.state(1.0))
         assert one.slot is not None
         assert one.slot is not one.era
+        assert (FOREVER, 1.0) == (one.slot.due, circuit(now=1.0, mode="disabled").slot.started_at)  # type: ignore[union-attr]
 
     def test_forced_open_blocks_until_the_mode_is_changed(self) -> None:
         news = News()

@@ -136,14 +136,14 @@ class Player:
         Args:
             failed: ``(key, verdict, seconds)`` of a first attempt that was made before the story began.
         """
-        first: tuple[Lane, Permit, BaseException] | None = None
+        first: tuple[Lane, Permit, Told, bool] | None = None
         if failed is not None:
             key, verdict, seconds = failed
             lane = next(lane for lane in self.lanes if lane.target.key == key)
             permit = admit(lane.circuit, self.now)
             assert isinstance(permit, Permit)
             self.now += seconds
-            first = (lane, permit, Problem(verdict))
+            first = (lane, permit, Told(self.now, error=Problem(verdict)), False)
         steps = stories.story(self.call, self.now, first)
         step: Step = next(steps)
         while (told := self._do(step)) is not None:

@@ -6,7 +6,7 @@ clock in it: whoever drives the story says what time it is.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._core import facts
 from resilient_llm._core.circuit import CallTag, Circuit
@@ -24,6 +24,22 @@ if TYPE_CHECKING:
     from resilient_llm._policy import Options
     from resilient_llm._settings import Settings
     from resilient_llm._values import Target, Verdict
+
+
+RESERVE: Final = 0.75
+"""Share of what is left of a deadline that an attempt may use while another target is live."""
+
+
+def share_of(left: float, own: float | None, *, is_last: bool) -> tuple[float, bool]:
+    """Return the limit of an attempt in seconds, and whether it is the end of the whole deadline.
+
+    Args:
+        left: Seconds that are left of the deadline.
+        own: The attempt's own limit in seconds, if it has one.
+        is_last: Whether no other target is live.
+    """
+    share = left if is_last else left * RESERVE
+    return (own, False) if own is not None and own < share else (share, is_last)
 
 
 class Lane:

@@ -15,6 +15,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from resilient_llm._core import facts
+from resilient_llm._core.call import share_of
 from resilient_llm._core.permit import Permit, block_of
 from resilient_llm._core.retry_budget import SPAN
 from resilient_llm._core.steps import LET_THROUGH, Done, Raise, Step, Told, Try, Wait
@@ -29,8 +30,6 @@ Story = Generator[Step, Told, None]
 Part = Generator[Step, Told, "tuple[bool, float]"]
 """A part of the story; returns whether the call is over, and what time it is."""
 
-RESERVE = 0.75
-"""Share of what is left of a deadline that an attempt may use while another target is live."""
 _LOOK_AGAIN = 1.0
 """Seconds after which a call that waits for a bench looks whether it has ended early."""
 _SHORTEST = 0.01
@@ -39,27 +38,27 @@ _EARLY = 0.05
 """Seconds by which a timer may fire too early without the call giving its target up."""
 
 
-def story(call: Call, now: float, failed: tuple[Lane, Permit, BaseException] | None = None) -> Story:
+def story(call: Call, now: float, failed: tuple[Lane, Permit, Told, bool] | None = None) -> Story:
     """Tell one call from its start, or from a first attempt that the healthy path made.
 
     Args:
         call: The call; its lanes are in the order in which they are tried.
         now: Monotonic seconds.
-        failed: First attempt that was made already and failed, if there was one.
+        failed: First attempt that was made already and failed, if there was one; with whether
+            its limit was the end of the whole deadline.
     """
     try:
         if failed is not None:
-            lane, permit, error = failed
+            lane, permit, told, whole = failed
+            failed = None
             while call.waiting[0] is not lane:
                 passed = call.waiting.pop(0)
                 block = block_of(passed.circuit, permit.entered_at)
                 if block is not None:
                     call.skip(passed, block, permit.entered_at)
             call.waiting.pop(0)
-            told = Told(now, error=error)
-            failed = error = None
-            over, now = yield from _attempts(call, lane, permit, told)
-            del told
+            attempts, told = _attempts(call, lane, permit, told, whole=whole), None
+            over, now = yield from attempts
             if over:
                 return
         while call.waiting:
@@ -72,7 +71,7 @@ def story(call: Call, now: float, failed: tuple[Lane, Permit, BaseException] | N
                 return
         yield _give_up(call, now)
     finally:
-        failed = None
+        failed = told = None
 
 
 def _next_target(call: Call, now: float, *, last_resort: bool = False) -> Part:
@@ -103,10 +102,11 @@ def _next_target(call: Call, now: float, *, last_resort: bool = False) -> Part:
     return (yield from _attempts(call, lane, permit, None, retries=not last_resort))
 
 
-def _attempts(call: Call, lane: Lane, permit: Permit, told: Told | None, *, retries: bool = True) -> Part:
+def _attempts(
+    call: Call, lane: Lane, permit: Permit, told: Told | None, *, retries: bool = True, whole: bool = False
+) -> Part:
     """Make attempts on one target until it answers or the call moves on."""
     number = 1
-    whole = False
     answered: tuple[int, int] | None = None
     judged: tuple[ResponseRejectedError, Verdict] | None = None
     error: BaseException | None = None
@@ -165,12 +165,7 @@ def _try(call: Call, lane: Lane, permit: Permit, number: int) -> Try:
     limit, whole = call.limit_of(lane), False
     left = call.remaining(permit.entered_at)
     if left is not None:
-        whole = not call.other_is_live(permit.entered_at)
-        share = left if whole else left * RESERVE
-        if limit is not None and limit < share:
-            whole = False
-        else:
-            limit = share
+        limit, whole = share_of(left, limit, is_last=not call.other_is_live(permit.entered_at))
     return Try(lane, number, permit, limit, call.tag, whole=whole)
 
 

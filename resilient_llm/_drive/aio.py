@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from resilient_llm._core.story import Story
     from resilient_llm._runtime import CancelScope
 
-_CUT_OFF: Any = object()
+CUT_OFF: Any = object()
+"""Stands for an answer that did not come within its limit."""
+
+
+def no_answer(limit: float) -> TimeoutError:
+    """Return the error of an attempt that was cut off."""
+    return TimeoutError(f"no answer within {limit:.3g} s")
 
 
 async def drive(call: Call, steps: Story, step: Step, *, pending: Awaitable[Any] | None = None) -> Any:
@@ -38,11 +44,11 @@ async def drive(call: Call, steps: Story, step: Step, *, pending: Awaitable[Any]
                     if step.limit is None:
                         value = await _attempt(call, step, pending)
                     else:
-                        value = _CUT_OFF
+                        value = CUT_OFF
                         with runtime.time.cancel_after(step.limit) as scope:
                             value = await _attempt(call, step, pending)
-                        if value is _CUT_OFF:
-                            raise TimeoutError(f"no answer within {step.limit:.3g} s")
+                        if value is CUT_OFF:
+                            raise no_answer(step.limit)
                     refuse_stream(value)
                 except BaseException as error:
                     pending = None
