@@ -5,10 +5,14 @@
 #   make test        the test suite              make test ARGS="-k breaker"
 #   make lint        formatter, linter, type checkers
 #   make docs        the documentation, in site/
-#   make coverage    the same tests, and which branches of the core they do not reach
+#   make coverage    the tests of the core, and which of its branches they do not reach
 #   make soak        a minute of everything at once; make soak ARGS="--seconds 600 --seed 2"
 #   make mutants     the core broken in 2,400 ways, and whether the tests notice (half an hour)
-#   make bench       what a healthy call costs, beside an empty wrapper
+#   make bench       the tables of the documentation: bench-table and bench-whole
+#     make bench-table         what a call costs, beside an empty wrapper and the peers
+#     make bench-whole         whole calls of the openai client, beside frameworks
+#     make bench-groups        the same work as bench-table, as pytest-benchmark shows it
+#     make bench-instructions  whether a healthy call has become longer, counted by valgrind
 #   make clean       take the environment and everything built away
 
 PYTHON ?= python3
@@ -21,8 +25,13 @@ PYTHONS := $(if $(filter file,$(origin PYTHON)),python3 python3.13 python3.12 py
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# What looks at the core, without what only takes long.
+CORE_TESTS := $(patsubst %,tests/test_%.py,circuit window story permit scenarios bench policy health events \
+    corners configure traps_bench traps_retries classify callables options)
+
 .DELETE_ON_ERROR:
-.PHONY: demo test lint lint-style lint-types docs coverage soak mutants bench clean
+.PHONY: demo test lint lint-style lint-types docs coverage soak mutants clean
+.PHONY: bench bench-table bench-whole bench-groups bench-instructions
 
 demo: $(READY)-demo
 	$(BIN)/resilient-llm demo $(ARGS)
@@ -44,7 +53,7 @@ docs: $(READY)-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
 coverage: $(READY)-test
-	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage run -m pytest $(or $(ARGS),$(CORE_TESTS))
 	$(BIN)/coverage report --include='resilient_llm/_core/*' --fail-under=98
 
 soak: $(READY)-test
@@ -53,11 +62,31 @@ soak: $(READY)-test
 mutants: $(READY)-mutants
 	$(BIN)/python tests/mutants.py $(ARGS)
 
-bench: $(READY)-bench
-	$(BIN)/python benchmarks/healthy.py $(ARGS)
+bench: bench-table bench-whole
+
+# The peers have an environment of their own: some of them want older clients than the tests.
+BENCH := $(VENV)-bench
+BENCH_READY := $(BENCH)/.ready-peers
+
+bench-table: $(BENCH_READY)
+	$(BENCH)/bin/python benchmarks/table.py $(ARGS)
+
+bench-whole: $(BENCH_READY)
+	$(BENCH)/bin/python benchmarks/whole_calls.py $(ARGS)
+
+bench-groups: $(BENCH_READY)
+	$(BENCH)/bin/python -m pytest benchmarks/test_benchmarks.py --benchmark-enable --benchmark-only $(ARGS)
+
+bench-instructions: $(BENCH_READY)
+	$(BENCH)/bin/python benchmarks/instructions.py $(ARGS)
+
+$(BENCH_READY): $(VENV)/pyvenv.cfg pyproject.toml benchmarks/requirements-peers.txt
+	$(BIN)/python -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --editable . --requirement benchmarks/requirements-peers.txt
+	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist site mutants .coverage .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(BENCH) build dist site mutants .coverage .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks
 
 # A stamp per set of extras, so that what is there is not asked for again. The type checkers
 # want to see everything that the package and its tests import.
@@ -65,7 +94,6 @@ extras-demo := demo
 extras-test := test
 extras-lint := lint,test,docs
 extras-docs := docs
-extras-bench := test
 extras-mutants := mutants
 
 $(READY)-%: $(VENV)/pyvenv.cfg pyproject.toml
