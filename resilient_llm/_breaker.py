@@ -257,7 +257,7 @@ def _report(permit: Permit, error: BaseException | None, now: float) -> None:
 def breaker(name: str, **options: Unpack[BreakerOptions]) -> Breaker:
     """Return a guard on the process-wide circuit of a name, the one that chains use.
 
-    Example:
+    Examples:
         >>> async with breaker("groq"):
         ...     reply = await client.chat.completions.create(...)
 

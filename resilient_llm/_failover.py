@@ -266,7 +266,7 @@ def failover(
 ) -> Failover:
     """Return a policy that calls the targets of a chain until one answers.
 
-    Example:
+    Examples:
         >>> @failover(chain=["groq/llama-3.3-70b", "openai/gpt-5-mini"])
         ... async def ask(target: Target, prompt: str) -> str: ...
 

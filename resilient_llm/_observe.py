@@ -128,7 +128,7 @@ class EventStream:
 def events(*types: type[Event], buffer: int = 1000) -> EventStream:
     """Return the events of these types, of all if none is named, for ``async for``.
 
-    Example:
+    Examples:
         >>> async with events() as stream:
         ...     async for event in stream: ...
 

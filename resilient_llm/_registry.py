@@ -64,6 +64,9 @@ class Registry:
         """Apply changed defaults to every circuit there is."""
         with self._lock:
             self._settings = settings
+            for name, options in settings.breakers.items():
+                if name != "*" and options.get("mode") == "forced_open":
+                    self._make(name)  # it is benched now, not only from its first use on
             circuits = list(self._all.values())
         now = self._clock()
         for circuit in circuits:

@@ -12,6 +12,7 @@ from resilient_llm import (
     breaker,
     configure,
     failover,
+    is_benched,
     list_benched,
     settings,
     testing,
@@ -201,3 +202,11 @@ def test_configuring_is_safe_while_it_is_silent(clock, caplog):
     configure(max_wait=60, retry_budget=0.2)
 
     assert [] == caplog.messages
+
+
+def test_a_key_that_is_forced_open_is_benched_before_anybody_uses_it():
+    """A mode that blocks a key holds from the moment it is configured, also for a key that is new."""
+    configure(breakers={"zzz/model": {"mode": "forced_open"}})
+
+    assert is_benched("zzz/model")
+    assert ["zzz/model"] == [each.model for each in list_benched()]

@@ -1247,6 +1247,16 @@ class TestOwnRule:
         assert f"ObserverFailed a/x type_name={name} at 0.5" == lines[1]
         assert "reason=overloaded" in lines[2]
 
+    def test_it_cannot_turn_a_cancellation_into_a_failure(self) -> None:
+        player = Player({"a/x": [CANCELLED], "b/y": []}, classify=lambda _: DOWN)
+
+        assert ["try a/x 1", "let it through"] == player.play()
+
+    def test_what_is_no_verdict_is_told_and_the_others_asked(self) -> None:
+        player = Player({"a/x": [DOWN], "b/y": ["yes"]}, attempts=1, classify=lambda _: 7)
+
+        assert "ObserverFailed a/x type_name=ValueError at 0.5" == player.play()[1]
+
     def test_it_is_not_asked_about_cancellations(self) -> None:
         player = Player({"a/x": [Stop(CANCELLED)]}, classify=lambda _: DOWN)
 

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from resilient_llm._core import triggers
-from resilient_llm._core.window import BUCKETS, NEVER, REST, SAMPLED, Era
+from resilient_llm._core.window import BUCKETS, ENOUGH, NEVER, REST, SAMPLED, Era
 from resilient_llm._settings import BreakerSettings
 from tests.circuits import NoJitter
 
@@ -213,7 +213,7 @@ class TestMeasuring:
             else:
                 one.n += 1
 
-        assert (199, SAMPLED + (199 - SAMPLED) // SAMPLED) == (one.n, one.timed)
+        assert (199, ENOUGH + (199 - ENOUGH) // SAMPLED) == (one.n, one.timed)
 
     def test_never_past_the_next_look(self) -> None:
         one = era()

@@ -134,8 +134,7 @@ class Circuit:
         self.delivering = threading.Lock()
         self._lock = threading.Lock()
         self.era = Era(now, settings.window)
-        self._void = Era(now, settings.window)
-        self._void.due = FOREVER
+        self._void: Era | None = None
         self._layers = Layers()
         self._said_until = NEVER
         self._status: Status = "healthy"
@@ -480,7 +479,16 @@ class Circuit:
             return block
         if self._layers.half is not None:
             return self._take_locked(self._layers.half, now, lease)
-        return self._void if self.settings.mode == "disabled" else self.era
+        return self._closed_locked(now)
+
+    def _closed_locked(self, now: float) -> Era:
+        """Return what callers get while nothing blocks; of a disabled circuit, counts that nobody reads."""
+        if self.settings.mode != "disabled":
+            return self.era
+        if self._void is None:
+            self._void = Era(now, self.settings.window)
+            self._void.due = FOREVER
+        return self._void
 
     def _advance_locked(self, now: float) -> None:
         """Let what has run out run out. Who is half-open then has yet to recover."""
@@ -502,7 +510,7 @@ class Circuit:
         if not closed or self.suspended:
             self.slot = None
         else:
-            self.slot = self._void if self.settings.mode == "disabled" else self.era
+            self.slot = self._closed_locked(self.era.started_at)
         self._changed = bool(self._children)
 
     # Under the lock: results.

@@ -203,19 +203,16 @@ def _served(call: Call, lane: Lane, permit: Permit, number: int, now: float, val
 
 
 def _verdict(call: Call, lane: Lane, error: BaseException, now: float) -> Verdict:
-    """Ask the policy's own rule, then all others."""
+    """Ask all rules, the policy's own first; a cancellation is one whatever they say."""
     own = call.options.classify
-    verdict: Any = None
-    if own is not None and isinstance(error, Exception):
+    verdict = call.world.classify(error)
+    if own is not None and isinstance(error, Exception) and verdict.kind is not ErrorKind.CANCELLED:
         try:
-            verdict = own(error)
-            if isinstance(verdict, str):
-                verdict = Verdict(ErrorKind(verdict))
+            said: Any = own(error)
+            if said is not None:
+                verdict = said if isinstance(said, Verdict) else Verdict(ErrorKind(said))
         except Exception as broken:  # noqa: BLE001  # a rule must never turn one error into another
             call.tell(lane, facts.ObserverFailed, now, type_name=type(broken).__name__)
-            verdict = None
-    if verdict is None:
-        verdict = call.world.classify(error)
     if verdict.kind is ErrorKind.UNKNOWN:
         call.tell(lane, facts.UnknownError, now, type_name=type(error).__name__, status=verdict.status)
         if call.options.on_unknown == "transient":
