@@ -164,18 +164,16 @@ class Door:
         if self.is_limited:
             lanes = self.bound()
             era = lanes[0].circuit.slot
-            if era is not None and self.quiet and not self._pinned(kwargs)[1]:
-                # Whether the others are live decides how long this attempt may take.
-                if len(lanes) == 1 or lanes[1].circuit.slot is not None:
-                    return await self._limited(lanes, era, args, kwargs)
+            # Whether the others are live decides how long this attempt may take.
+            is_plain = self.quiet and (len(lanes) == 1 or lanes[1].circuit.slot is not None)
+            if is_plain and era is not None and not self._pinned(kwargs)[1]:
+                return await self._limited(lanes, era, args, kwargs)
         call = self.new_call(args, kwargs)
         del args, kwargs
         steps = story(call, runtime.clock())
         return await aio.drive(call, steps, steps.send(None))  # type: ignore[arg-type]  # the first send is None
 
-    async def _limited(
-        self, lanes: tuple[Lane, ...], era: Era, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    async def _limited(self, lanes: tuple[Lane, ...], era: Era, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make the first attempt of a plain policy with limits; hand over to the story if it fails."""
         from resilient_llm._drive import aio
 

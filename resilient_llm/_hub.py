@@ -34,7 +34,7 @@ class Hub:
 
     def __init__(self, moment: Callable[[float], datetime]) -> None:
         self._moment = moment
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._observers: tuple[tuple[Callable[[Any], object], tuple[type[ev.Event], ...]], ...] = ()
         self._wanted: frozenset[str] = frozenset()
         self._broken: dict[int, weakref.ref[Any]] = {}
@@ -125,7 +125,7 @@ class Hub:
             self.log_line(f"breaker {key}: {named}")
 
     def after_fork(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def _hand(self, callback: Callable[[Any], object], event: ev.Event) -> None:
         try:

@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import anyio
@@ -16,6 +18,7 @@ from shapes import ProviderError, down, run_async
 
 from resilient_llm import (
     AttemptSucceeded,
+    BreakerOpenError,
     ChainExhaustedError,
     ConfigurationError,
     ErrorKind,
@@ -386,3 +389,36 @@ def test_an_open_trace_elsewhere_leaves_a_call_as_it_is() -> None:
         outside = contextvars.Context().run(ask)
 
     assert (A, 0, 2) == (outside, len(trace.calls), health()[A].total)
+
+
+@pytest.mark.parametrize("inside", ["_error_locked", "_status_locked", "take", "circuit"])
+def test_a_signal_handler_may_ask_for_health_in_the_middle_of_anything(inside: str) -> None:
+    """What interrupts a thread inside the library may use the library: it waits for no lock of that thread."""
+
+    @failover(chain="groq/a", attempts=2, backoff=lambda _: 0.0)
+    def ask(target: Target) -> None:
+        raise ConnectionResetError
+
+    seen: list[int] = []
+
+    def interrupt(frame: FrameType, event: str, argument: object) -> None:
+        if frame.f_code.co_name == inside and not seen:
+            seen.append(len(health()))
+            bench_model("openai", until=60)
+            with contextlib.suppress(BreakerOpenError), breaker("groq/a"):
+                pass
+
+    def work() -> None:
+        sys.settrace(interrupt)
+        try:
+            with contextlib.suppress(ChainExhaustedError):
+                ask()
+        finally:
+            sys.settrace(None)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(timeout=10.0)
+
+    assert not thread.is_alive()
+    assert seen

@@ -207,11 +207,9 @@ class TestReporting:
         answer(one, 1.0)
         assert one.era.calm
         permit = permitted(one, 1.0)
-        one._lock.acquire()
-        try:
-            permit.succeeded(1.5, 0.5)
-        finally:
-            one._lock.release()
+        lock, one._lock = one._lock, None  # type: ignore[assignment]
+        permit.succeeded(1.5, 0.5)
+        one._lock = lock
 
         assert (2, 0) == one.numbers(1.5)
 

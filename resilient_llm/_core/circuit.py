@@ -21,7 +21,9 @@ which hangs for ever wedges nothing; its late report in the same period still co
 
 `slot` is the one thing that the healthy path reads: the era while calls may pass, else
 None. It is None for a target also while its provider's slot is None. Lock order: a
-provider's lock before a target's, never the other way round.
+provider's lock before a target's, never the other way round. The locks may be taken again by
+the thread that holds them: a signal handler that asks for `health()`, or a finaliser that
+leaves a guard, runs on whatever thread is in the middle of whatever it does.
 """
 
 from __future__ import annotations
@@ -132,7 +134,7 @@ class Circuit:
         self._children: list[weakref.ref[Circuit]] = []
         self.outbox: deque[tuple[facts.Fact, float, dict[str, Any]]] = deque()
         self.delivering = threading.Lock()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.era = Era(now, settings.window)
         self._void: Era | None = None
         self._layers = Layers()
@@ -444,7 +446,7 @@ class Circuit:
 
     def after_fork(self) -> None:
         """Replace what a thread of the parent may have held, and free its callers' places."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.delivering = threading.Lock()
         self.outbox = deque()
         self._layers.free_all()

@@ -30,7 +30,7 @@ class RetryBudgets:
     """The retry budgets of all providers."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._counts: dict[str, _Counts] = {}
 
     def first_attempt_failed(self, provider: str, now: float) -> None:
@@ -58,7 +58,7 @@ class RetryBudgets:
 
     def after_fork(self) -> None:
         """Start anew, with a lock that no thread of the parent holds; calls keep this object."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._counts = {}
 
     def forget(self) -> None:
