@@ -68,9 +68,8 @@ class Registry:
                 if name != "*" and options.get("mode") == "forced_open":
                     self._make(name)  # it is benched now, not only from its first use on
             circuits = list(self._all.values())
-        now = self._clock()
         for circuit in circuits:
-            circuit.configure(settings.for_key(circuit.key, circuit.own), now)
+            self._settle(circuit)
 
     def forget(self) -> None:
         """Forget everything automatic; manual benches stay."""
@@ -127,6 +126,21 @@ class Registry:
     def _apply(self, circuit: Circuit, options: Mapping[str, Any]) -> None:
         with self._lock:
             circuit.own.update(options)
-            settings = self._settings.for_key(circuit.key, circuit.own)
-        if circuit.configure(settings, self._clock()):
+        if self._settle(circuit):
             self._hub.settings_changed(circuit.key, options)
+
+    def _settle(self, circuit: Circuit) -> bool:
+        """Give a circuit the settings that hold for it now; return whether that changed anything.
+
+        Not under the lock, since a circuit tells observers. So somebody else may have changed
+        a default or an option meanwhile, and whoever is late would put an old setting back:
+        each looks again whether what it put there is what holds.
+        """
+        changed, settings = False, None
+        while True:
+            with self._lock:
+                wanted = self._settings.for_key(circuit.key, circuit.own)
+            if wanted == settings:
+                return changed
+            settings = wanted
+            changed = circuit.configure(settings, self._clock()) or changed
