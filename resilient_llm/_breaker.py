@@ -16,7 +16,7 @@ from resilient_llm import _checks as check
 from resilient_llm._classify import classify
 from resilient_llm._core import facts
 from resilient_llm._core.layers import Block
-from resilient_llm._core.permit import admit, held_places, permit_of_inlined
+from resilient_llm._core.permit import admit, hold, let_go, permit_of_inlined
 from resilient_llm._core.window import LOCK_FREE, Era
 from resilient_llm._drive.tasks import current_task
 from resilient_llm._errors import BreakerOpenError, ConfigurationError
@@ -26,12 +26,10 @@ from resilient_llm._values import ErrorKind, normal_key
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
-    from contextvars import Token
     from types import TracebackType
     from typing import Unpack
 
     from resilient_llm._core.circuit import Circuit
-    from resilient_llm._core.layers import Place
     from resilient_llm._core.permit import Permit
     from resilient_llm._settings import BreakerOptions
     from resilient_llm._values import State
@@ -61,12 +59,11 @@ _SEVERAL = float("inf")
 class _Entry:
     """One entry that is not the guard's first."""
 
-    __slots__ = ("owner", "permit", "token")
+    __slots__ = ("owner", "permit")
 
     def __init__(self, owner: object, permit: Permit) -> None:
         self.owner = owner
         self.permit = permit
-        self.token: Token[tuple[Place, ...]] | None = None
 
 
 class _More:
@@ -153,6 +150,9 @@ class Breaker:
         if isinstance(permit, Block):
             return  # nobody was let through, so this call was admitted in an earlier state
         permit.entered_at = now - took
+        if permit.entered_at < permit.circuit.admits_since(permit.grant):
+            permit.abandoned()  # it was let in during an earlier state
+            return
         _report(permit, error, now)
 
     def __call__(self, fn: F, /) -> F:
@@ -178,8 +178,7 @@ class Breaker:
             retry_after = None if permit.until is None else max(0.0, permit.until - now)
             raise BreakerOpenError(circuit.key, permit.reason, retry_after)
         entry = _Entry(_owner(), permit)
-        if permit.places:
-            entry.token = held_places.set(held_places.get() + permit.places)
+        hold(permit.places)
         more = _more_of(self)
         if more is None:
             with runtime.lock:  # two who come at once must not each make one
@@ -194,15 +193,11 @@ class Breaker:
         return self
 
     def _leave(self, error: BaseException | None) -> None:
-        permit, token = self._take()
-        if token is not None:
-            try:
-                held_places.reset(token)
-            except ValueError:  # left from another task than it was entered in: its context ends by itself
-                pass
+        permit = self._take()
+        let_go(permit.places)
         _report(permit, error, runtime.clock())
 
-    def _take(self) -> tuple[Permit, Token[tuple[Place, ...]] | None]:
+    def _take(self) -> Permit:
         """Return the permit of the entry that is being left."""
         more = _more_of(self)
         if more is not None and more.entries:
@@ -214,13 +209,13 @@ class Breaker:
                 more.entries.remove(entry)
                 if not more.entries and self._era is _TAKEN:
                     self._era = _NOBODY
-                return entry.permit, entry.token
+                return entry.permit
         era = self._era
         self._era = _TAKEN if more is not None and more.entries else _NOBODY
         if era is _NOBODY or era is _TAKEN:
             raise RuntimeError(f"{self!r} was left more often than it was entered")
         entered_at = more.first_at if more is not None and self._at == _SEVERAL else self._at
-        return permit_of_inlined(self._circuit, era, entered_at), None
+        return permit_of_inlined(self._circuit, era, entered_at)
 
 
 if not LOCK_FREE:
@@ -242,6 +237,9 @@ def _owner() -> object:
 
 def _report(permit: Permit, error: BaseException | None, now: float) -> None:
     """Count what left a block."""
+    if type(error) is GeneratorExit:
+        permit.abandoned()  # a consumer that stops reading says nothing about who is read
+        return
     if error is None:
         permit.succeeded(now, now - permit.entered_at)
         return

@@ -335,7 +335,7 @@ class Door:
         if state.calm and now < state.look_at:
             state.measured(entered_at, now)
         else:
-            self._circuit(target).success(state, now, now - entered_at)
+            permit_of_inlined(self._circuit(target), state, entered_at).succeeded(now, now - entered_at)
         if runtime.hub.wants(facts.AttemptSucceeded):
             # Its level was lowered after we were bound: tell this one, then come by the door.
             call = self.new_call(entered_at=entered_at)

@@ -90,14 +90,17 @@ class Hub:
         outbox, delivering = circuit.outbox, circuit.delivering
         # Looked at again after the release: something queued in between must not be stranded.
         while outbox:
-            if not delivering.acquire(blocking=False):
-                return
-            try:
+            is_ours = False
+            try:  # around the acquisition too: an interrupt in between would silence the key for ever
+                is_ours = delivering.acquire(blocking=False)
+                if not is_ours:
+                    return
                 while outbox:
                     kind, happened_at, details = outbox.popleft()
                     self.tell(kind, circuit.key, happened_at, details)
             finally:
-                delivering.release()
+                if is_ours:
+                    delivering.release()
 
     def tell(self, kind: facts.Fact, key: str, happened_at: float, details: dict[str, Any]) -> None:
         """Build one event and hand it to whoever listens."""

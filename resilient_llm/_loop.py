@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from resilient_llm._core.permit import held_places
+from resilient_llm._core.permit import hold, let_go
 from resilient_llm._core.steps import Done, LetThrough, Raise, Told, Try, Wait
 from resilient_llm._core.story import story
 from resilient_llm._door import Door
@@ -18,10 +18,8 @@ from resilient_llm._runtime import runtime
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
-    from contextvars import Token
     from types import TracebackType
 
-    from resilient_llm._core.layers import Place
     from resilient_llm._core.steps import Step
     from resilient_llm._failover import Failover
     from resilient_llm._runtime import CancelScope
@@ -47,21 +45,18 @@ class LoopAttempt:
         self.result: Any = None
         self._attempts = attempts
         self._permit = step.permit
-        self._token: Token[tuple[Place, ...]] | None = None
         self._limit: AbstractContextManager[CancelScope] | None = None
         self._scope: CancelScope | None = None
 
     def __enter__(self) -> Target:
         self._attempts.entered(self)
-        if self._permit.places:
-            self._token = held_places.set(held_places.get() + self._permit.places)
+        hold(self._permit.places)
         return self.target
 
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        if self._token is not None:
-            held_places.reset(self._token)
+        let_go(self._permit.places)
         return self._attempts.left(self, error, timed_out=False)
 
     async def __aenter__(self) -> Target:
@@ -74,8 +69,7 @@ class LoopAttempt:
     async def __aexit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        if self._token is not None:
-            held_places.reset(self._token)
+        let_go(self._permit.places)
         cut_off = False
         if self._limit is not None and self._scope is not None:
             limit, self._limit = self._limit, None

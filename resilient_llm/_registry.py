@@ -37,6 +37,7 @@ class Registry:
         self._clock = clock
         self._rng = rng
         self._hub = hub
+        self._suspended = False
         self._next_sweep = MOST_KEYS
 
     def circuit(self, key: str, options: Mapping[str, Any] | None = None) -> Circuit:
@@ -61,14 +62,16 @@ class Registry:
             return sorted(self._all.values(), key=lambda circuit: circuit.key)
 
     def configure(self, settings: Settings) -> None:
-        """Apply changed defaults to every circuit there is."""
+        """Take changed defaults; `settle` applies them to the circuits there are."""
         with self._lock:
             self._settings = settings
             for name, options in settings.breakers.items():
                 if name != "*" and options.get("mode") == "forced_open":
                     self._make(name)  # it is benched now, not only from its first use on
-            circuits = list(self._all.values())
-        for circuit in circuits:
+
+    def settle(self) -> None:
+        """Apply the present settings to every circuit there is. Under no lock: observers are told."""
+        for circuit in self.circuits():
             self._settle(circuit)
 
     def forget(self) -> None:
@@ -80,6 +83,7 @@ class Registry:
     def suspend(self, *, suspended: bool) -> None:
         """Shut what guards and decorated functions still hold, while another state is in force."""
         with self._lock:
+            self._suspended = suspended
             circuits = list(self._all.values())
         # A target looks at its provider, so providers go first.
         for circuit in sorted(circuits, key=lambda each: each.provider is not None):
@@ -105,6 +109,8 @@ class Registry:
                     news=self._hub,
                     provider=parent,
                 )
+                if self._suspended:
+                    circuit.suspend(suspended=True)
                 self._all[key] = circuit
             self.kept[key] = circuit
             if len(self.kept) > self._next_sweep:
@@ -117,11 +123,18 @@ class Registry:
         idle = [
             each for each in self.kept.values() if each is not keep and each is not keep.provider and each.is_idle(now)
         ]
-        idle.sort(key=lambda circuit: circuit.touched_at)
+        idle.sort(key=lambda circuit: circuit.last_used())
         for circuit in idle[: max(0, len(self.kept) - MOST_KEYS * 9 // 10)]:
+            circuit.keep = self._keep
             del self.kept[circuit.key]
         # When nearly all are ill, look again only after a tenth more, not at every new key.
         self._next_sweep = max(MOST_KEYS, len(self.kept) + MOST_KEYS // 10)
+
+    def _keep(self, circuit: Circuit) -> None:
+        """Hold a circuit again that somebody still used when it was let go, and that is benched now."""
+        with self._lock:
+            if self._all.get(circuit.key) is circuit:
+                self.kept[circuit.key] = circuit
 
     def _apply(self, circuit: Circuit, options: Mapping[str, Any]) -> None:
         with self._lock:

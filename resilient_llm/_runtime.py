@@ -108,8 +108,14 @@ class Runtime:
             tell()
 
     def moment(self, monotonic: float) -> datetime:
-        """Return the aware UTC datetime of a monotonic moment, by the wall clock as it is now."""
-        return datetime.fromtimestamp(self.wall() + (monotonic - self.clock()), UTC)
+        """Return the aware UTC datetime of a monotonic moment, by the wall clock as it is now.
+
+        A moment that no datetime can name is the last one that it can.
+        """
+        try:
+            return datetime.fromtimestamp(self.wall() + (monotonic - self.clock()), UTC)
+        except (OverflowError, ValueError, OSError):
+            return datetime.max.replace(tzinfo=UTC)
 
     def bind(self, bound: Bound) -> None:
         """Remember who must be told of a change. Called under ``lock``."""
@@ -140,9 +146,11 @@ class Runtime:
         """Change process-wide defaults, for calls that start afterwards."""
         with self.lock:
             self.settings = self.settings.changed(changes)
-            self.registry.configure(self.settings)
+            registry = self.registry
+            registry.configure(self.settings)
             self.when_made(self)
             self.unbind_all()
+        registry.settle()  # tells observers, so under no lock
 
     def exchange(self, saved: tuple[Any, ...] | None = None) -> tuple[Any, ...]:
         """Put a saved state in force, or a fresh one; return the one that was."""

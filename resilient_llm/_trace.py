@@ -76,9 +76,9 @@ class Trace:
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        runtime.trace_closed()
         token, self._token = self._token, None
         if token is not None:
+            runtime.trace_closed()
             try:
                 _open_trace.reset(token)
             except ValueError:  # left from another task than it was entered in: its context ends by itself

@@ -100,7 +100,9 @@ def fail(one: Circuit, now: float, verdict: Verdict = DOWN, *, times: int = 1, s
 def answer(one: Circuit, now: float, *, times: int = 1, seconds: float = 0.0) -> None:
     """Admit some attempts that are answered, one after the other."""
     for _ in range(times):
-        one.success(granted(one.admit(now)), now, seconds)
+        counted = one.success(granted(one.admit(now)), now, seconds)
+        if counted and one.provider is not None:
+            one.provider.child_answered(one.provider.era, now, seconds)
 
 
 def benched(

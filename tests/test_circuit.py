@@ -644,6 +644,33 @@ class TestHalfOpen:
         assert ([], "half_open") == (news.take(), one.state(92.0))
         refused(one.admit(92.0))
 
+    def test_probes_are_in_the_totals_since_it_last_closed(self) -> None:
+        one = self.opened(successes_to_close=2, slow_call=5.0, slow_rate=1.0)
+        one.failure(granted(one.admit(30.0)), 30.0, DOWN, 6.0)
+        one.success(granted(one.admit(90.0)), 90.0, 7.0)
+
+        assert (3, 2, 2) == one.era.counts(90.0)
+
+    def test_a_rate_limit_without_a_wait_benches_no_shorter_than_one(self) -> None:
+        news = News("HealthChanged")
+        one = self.opened(news, cooldown=5.0)
+
+        one.failure(granted(one.admit(5.0)), 5.0, limited(), 0.0)
+
+        assert [15.0, 20.0] == [details["until"] for _, _, _, details in news.take()]
+
+    def test_it_has_not_recovered_while_something_else_blocks(self) -> None:
+        news = News("HealthChanged")
+        one = self.opened(news)
+        probe = granted(one.admit(30.0))
+        one.bench(31.0, 100.0, "migration")
+        news.take()
+
+        one.success(probe, 32.0, 1.0)
+
+        assert [] == news.take()
+        assert "open" == one.state(32.0)
+
     def test_a_shared_place_is_one_that_the_present_state_gave(self) -> None:
         one = self.opened()
         place = one.admit(30.0)
@@ -653,13 +680,13 @@ class TestHalfOpen:
         one.success(place, 30.0, 0.0)
         assert one.share((place,)) is None
 
-    def test_the_first_answer_of_a_probe_says_how_long_answers_take(self) -> None:
+    def test_the_answers_of_probes_say_how_long_answers_take(self) -> None:
         one = self.opened(successes_to_close=2)
 
         one.success(granted(one.admit(30.0)), 33.0, 3.0)
         one.success(granted(one.admit(33.0)), 38.0, 5.0)
 
-        assert 3.0 == one.last_latency
+        assert 4.0 == one.last_latency
 
 
 class TestLastResort:
@@ -1234,6 +1261,50 @@ class TestExhausted:
         assert "closed" == one.state(2.0)
 
 
+class TestInterrupted:
+    """A KeyboardInterrupt between a change and its publication must not leave everybody let in."""
+
+    def interrupted(self, **options: Any) -> Circuit:
+        """Return a circuit that opened, but whose slot still says that calls may pass."""
+        one = circuit(**{"failures": 1, **options})
+        era = one.era
+        fail(one, 0.0)
+        one.slot, one.shut_until = era, NEVER
+        return one
+
+    def test_the_next_failure_puts_it_right(self) -> None:
+        one = self.interrupted()
+
+        one.failure(one.era, 1.0, DOWN, 1.0)
+
+        assert (None, 30.0) == (one.slot, one.shut_until)
+
+    def test_so_does_the_next_answer(self) -> None:
+        one = self.interrupted()
+
+        one.success(one.era, 1.0, 1.0)
+
+        assert (None, 30.0) == (one.slot, one.shut_until)
+
+    def test_so_does_whoever_asks(self) -> None:
+        one = self.interrupted()
+
+        refused(one.admit(1.0))
+
+        assert (None, 30.0) == (one.slot, one.shut_until)
+
+    def test_a_target_looks_after_a_provider_whose_targets_were_not_told(self) -> None:
+        provider = circuit("groq", failures=1)
+        one = circuit(provider=provider)
+        era = one.era
+        fail(provider, 0.0)
+        one.slot, one.shut_until, provider._changed = era, NEVER, True
+
+        one.failure(era, 1.0, DOWN, 1.0)
+
+        assert (None, 30.0) == (one.slot, one.shut_until)
+
+
 class TestFigures:
     """What a circuit says about itself."""
 
@@ -1511,6 +1582,18 @@ class TestProvider:
 
         assert 0 == provider.consecutive
         assert [("HealthChanged", "groq", 2.0, health("degraded", "healthy"))] == news.take()
+
+    def test_an_answer_to_a_call_from_before_it_closed_does_not(self) -> None:
+        provider, *_ = self.family(failures=3, slow_call=5.0)
+        early = provider.era
+        provider.bench(0.0, 10.0, "migration")
+        provider.unbench(1.0)
+        provider.forget(1.0)
+        fail(provider, 2.0)
+
+        provider.child_answered(early, 3.0, 9.0)
+
+        assert (1, (1, 1, 0)) == (provider.consecutive, provider.era.counts(3.0))
 
     def test_an_answer_while_it_is_open_does_not(self) -> None:
         provider, one, _ = self.family(failures=2)

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,6 +25,7 @@ from resilient_llm import (
     ConfigurationError,
     ErrorKind,
     Event,
+    HealthChanged,
     RetryScheduled,
     StreamPolicy,
     Target,
@@ -37,10 +40,11 @@ from resilient_llm import (
     health,
     is_benched,
     list_benched,
+    observe,
 )
 from resilient_llm._core.retry_budget import RetryBudgets
 from resilient_llm._runtime import runtime
-from resilient_llm.testing import capture_events, scripted
+from resilient_llm.testing import FakeClock, capture_events, isolated, scripted
 
 A, B = "groq/a", "openai/b"
 
@@ -422,3 +426,204 @@ def test_a_signal_handler_may_ask_for_health_in_the_middle_of_anything(inside: s
 
     assert not thread.is_alive()
     assert seen
+
+
+def test_a_call_that_ends_after_isolation_does_not_touch_the_real_provider() -> None:
+    """A result belongs to the state of the process in which its call was let in."""
+    begun, go = threading.Event(), threading.Event()
+
+    @failover(chain="groq/a", attempts=1)
+    def ask(target: Target, wait: bool) -> None:
+        if wait:
+            begun.set()
+            go.wait()
+            raise ProviderError(401, message="Incorrect API key provided", code="invalid_api_key")
+
+    ask(False)
+    with isolated():
+        ask(False)
+        thread = threading.Thread(target=_quiet, args=(ask,))
+        thread.start()
+        begun.wait()
+    ask(False)
+    go.set()
+    thread.join()
+
+    assert [] == list_benched()
+
+
+def _quiet(ask: Any) -> None:
+    with contextlib.suppress(Exception):
+        ask(True)
+
+
+def test_observers_of_configure_are_called_under_no_lock() -> None:
+    """An observer may wait for another thread, also one whose first call needs the library's state."""
+    waited: list[bool] = []
+
+    def wait_for_another(event: Event) -> None:
+        @failover(chain="openai/b", attempts=1)
+        def ask(target: Target) -> str:
+            return target.key
+
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(timeout=5.0)
+        waited.append(thread.is_alive())
+
+    with contextlib.suppress(ConnectionResetError), breaker("groq", failures=1):
+        raise ConnectionResetError
+    stop = observe(wait_for_another, HealthChanged)
+    configure(breakers={"groq": {"mode": "disabled"}})
+    stop()
+
+    assert waited
+    assert not any(waited)
+
+
+def test_a_key_that_was_let_go_is_held_again_when_it_is_benched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bench is not lost with the guard that brought it, however many keys came meanwhile."""
+    monkeypatch.setattr("resilient_llm._registry.MOST_KEYS", 20)
+    with isolated():
+        guard = breaker("tenant-0", failures=1)
+        with contextlib.suppress(ConnectionResetError), guard:
+            for number in range(1, 60):
+                with breaker(f"tenant-{number}"):
+                    pass
+            assert "tenant-0" not in runtime.circuits
+            raise ConnectionResetError
+        del guard
+
+        assert ["tenant-0"] == [each.model for each in list_benched()]
+
+
+def test_the_busiest_key_is_not_the_longest_idle_one(monkeypatch: pytest.MonkeyPatch, clock: FakeClock) -> None:
+    """Keys whose calls take the healthy path count as used."""
+    monkeypatch.setattr("resilient_llm._registry.MOST_KEYS", 20)
+    with isolated():
+        for number in range(200):
+            with breaker("busy"):
+                pass
+            with breaker(f"tenant-{number}"):
+                pass
+            clock.advance(1.0)
+
+        assert 200 == health()["busy"].total
+
+
+def test_a_loop_that_is_left_before_its_attempt_gives_the_place_back(clock: FakeClock) -> None:
+    """`break` before `with` is fine."""
+    policy = failover(chain="groq/a", attempts=1)
+    with contextlib.suppress(ConnectionResetError), breaker("groq/a", failures=1):
+        raise ConnectionResetError
+    clock.advance(40.0)
+
+    for attempt in policy:
+        assert 1 == attempt.number
+        break
+    del attempt
+
+    with breaker("groq/a"):
+        pass
+    assert "closed" == breaker("groq/a").state
+
+
+def test_an_awaitable_that_is_never_awaited_gives_the_place_back(clock: FakeClock) -> None:
+    """A coroutine that is thrown away holds nothing."""
+
+    @failover(chain="groq/a", attempts=1)
+    async def ask(target: Target) -> None: ...
+
+    with contextlib.suppress(ConnectionResetError), breaker("groq/a", failures=1):
+        raise ConnectionResetError
+    clock.advance(40.0)
+
+    ask().close()
+
+    with breaker("groq/a"):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_consumer_that_stops_reading_a_long_stream_says_nothing_of_its_provider(clock: FakeClock, kind: str) -> None:
+    """Ten early stops after a long time of steady items are no failures."""
+
+    @breaker("groq")
+    def stream() -> Iterator[int]:
+        for item in range(100):
+            clock.advance(2.0)
+            yield item
+
+    @breaker("groq")
+    async def astream() -> AsyncIterator[int]:
+        for item in range(100):
+            clock.advance(2.0)
+            yield item
+
+    async def read() -> None:
+        items = astream()
+        async for item in items:
+            if item == 8:
+                break
+        await items.aclose()  # type: ignore[attr-defined]
+
+    for _ in range(12):
+        if kind == "sync":
+            items = stream()
+            for item in items:
+                if item == 8:
+                    break
+            items.close()  # type: ignore[attr-defined]
+        else:
+            asyncio.run(read())
+
+    assert (0, "closed") == (health()["groq"].errors, breaker("groq").state)
+
+
+@pytest.mark.parametrize("until", [1e12, timedelta.max, datetime.max.replace(tzinfo=UTC)])
+def test_a_bench_for_ever_in_other_words_can_be_listed(until: Any) -> None:
+    """An end that no datetime can name is shown as the last one that it can."""
+    bench_model("groq/a", until=until)
+
+    (bench,) = list_benched()
+    assert bench.until == datetime.max.replace(tzinfo=UTC)
+    assert "down" == health()["groq/a"].status
+
+
+def test_a_recorded_call_from_before_the_trip_closes_nothing(clock: FakeClock) -> None:
+    """What is reported later is held against the state in which it began."""
+    guard = breaker("groq", failures=1)
+    guard.record(ConnectionResetError(), 1.0)
+    clock.advance(40.0)
+
+    guard.record(None, 35.0)
+    assert "half_open" == guard.state
+    guard.record(None, 5.0)
+
+    assert "closed" == guard.state
+    guard.record(ConnectionResetError(), 20.0)
+    assert 0 == health()["groq"].errors
+
+
+def test_the_first_call_that_is_recorded_may_have_begun_before_the_guard(clock: FakeClock) -> None:
+    """There was no earlier state."""
+    breaker("groq").record(None, 5.0)
+
+    assert 1 == health()["groq"].total
+
+
+def test_a_trace_that_is_left_twice_ends_once() -> None:
+    """The next trace sees its calls."""
+    first = Trace()
+    first.__enter__()
+    first.__exit__(None, None, None)
+    first.__exit__(None, None, None)
+
+    @failover(chain="groq/a", attempts=1)
+    def ask(target: Target) -> str:
+        return target.key
+
+    with Trace() as second:
+        ask()
+
+    assert "groq/a" == second.served_by

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from resilient_llm._core.circuit import Circuit
 from resilient_llm._core.layers import Block, Place
-from resilient_llm._core.permit import Permit, admit, block_of, held_places, permit_of_inlined
+from resilient_llm._core.permit import Permit, admit, block_of, held_places, hold, let_go, permit_of_inlined
 from resilient_llm._values import ErrorKind, Verdict
 from tests.circuits import DOWN, WRONG, News, answer, circuit, fail, limited
 
@@ -138,18 +140,69 @@ class TestAdmitting:
         assert (None, None) == (block_of(one, 30.0), block_of(one, 30.0))
         assert isinstance(admit(one, 30.0), Permit)
 
-    def test_a_guard_inside_a_probe_shares_its_place(self) -> None:
-        provider, one = family(failures=1)
+    def borrowed(self, **options: object) -> tuple[Circuit, Permit, Permit]:
+        """Return a half-open circuit, the permit of its probe, and that of a guard inside it."""
+        provider, one = family(**{"failures": 1, **options})
         half_open(one, provider)
         outer = permitted(one, 30.0)
-        token = held_places.set(outer.places)
-        try:
-            inner = permitted(one, 31.0)
-        finally:
-            held_places.reset(token)
-
-        assert outer.places == inner.places
+        hold(outer.places)
+        inner = permitted(one, 31.0)
+        let_go(outer.places)
         assert isinstance(admit(one, 31.0), Block)
+        return one, outer, inner
+
+    def test_a_guard_inside_a_probe_borrows_its_place(self) -> None:
+        _, outer, inner = self.borrowed()
+
+        assert (2, ()) == (len(outer.places), inner.places)
+
+    @pytest.mark.parametrize("leave", [Permit.abandoned, lambda permit: permit.failed(None, 31.0, WRONG)])
+    def test_a_guard_inside_that_says_nothing_keeps_the_probes_place(self, leave: Callable[[Permit], object]) -> None:
+        one, outer, inner = self.borrowed()
+
+        leave(inner)
+
+        assert isinstance(admit(one, 31.0), Block)
+        outer.succeeded(32.0, 2.0)
+        assert "closed" == one.state(32.0)
+
+    def test_an_answer_inside_is_the_probes_to_report(self) -> None:
+        one, outer, inner = self.borrowed(successes_to_close=2)
+
+        inner.succeeded(31.0, 1.0)
+        outer.succeeded(32.0, 2.0)
+
+        assert "half_open" == one.state(32.0)
+
+    @pytest.mark.parametrize("verdict", [DOWN, limited(20.0)])
+    def test_a_failure_inside_is_the_probes(self, verdict: Verdict) -> None:
+        one, outer, inner = self.borrowed()
+
+        inner.failed(None, 31.0, verdict)
+        outer.succeeded(32.0, 2.0)
+
+        assert ("open", 1) == (one.state(32.0), one.failed_probes)
+
+    def test_a_place_that_was_given_back_is_borrowed_by_nobody(self) -> None:
+        one, outer, _ = self.borrowed()
+        outer.abandoned()
+        hold(outer.places)
+
+        leaves = [admit(one, 33.0) for _ in range(3)]
+
+        let_go(outer.places)
+        assert [True, False, False] == [isinstance(leave, Permit) for leave in leaves]
+
+    def test_places_are_let_go_in_any_order(self) -> None:
+        first, second = self.borrowed()[1].places, self.borrowed()[1].places
+        hold(first)
+        hold(second)
+
+        let_go(first)
+        assert second == held_places.get()
+        let_go(second)
+
+        assert () == held_places.get()
 
     def test_places_of_other_keys_are_not_shared(self) -> None:
         _, one = family(failures=1)
@@ -176,6 +229,22 @@ class TestOfTheHealthyPath:
         permit = permit_of_inlined(one, one.era, 5.0)
 
         assert (one.era, provider.era, 5.0) == (permit.grant, permit.provider_grant, permit.entered_at)
+
+    def test_but_not_for_a_call_that_another_circuit_let_in(self) -> None:
+        _, one = family()
+        _, other = family()
+
+        assert permit_of_inlined(one, other.era, 5.0).provider_grant is None
+
+    def test_of_a_disabled_provider_it_gets_what_counts_nothing(self) -> None:
+        provider = circuit("groq", mode="disabled")
+        one = circuit("groq/a", provider=provider)
+
+        permit_of_inlined(one, one.era, 5.0).failed(
+            None, 6.0, Verdict(ErrorKind.RATE_LIMITED, "rate_limit", 20.0, scope="provider")
+        )
+
+        assert ("closed", (0, 0)) == (provider.state(6.0), provider.numbers(6.0))
 
     def test_unless_that_began_after_the_call(self) -> None:
         provider, one = family()

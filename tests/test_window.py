@@ -47,9 +47,10 @@ class TestCounting:
         one.slow(3.0)
 
         assert [(0, 0, 3), (0, 0, 1), (0, 0, 0)] == [one.counts(now) for now in (3.0, 61.0, 63.0)]
+        one.cut()
         one.slow(70.0)
         one.slow(70.0)
-        assert (0, 0, 2) == one.counts(75.0, 69.0)
+        assert (0, 0, 2) == one.counts(75.0, since_cut=True)
 
     def test_slow_errors_leave_with_their_bucket(self) -> None:
         one = era()
@@ -59,14 +60,15 @@ class TestCounting:
         one.error(7.0)
 
         assert [(4, 4, 2), (2, 2, 1), (1, 1, 0)] == [one.counts(now) for now in (7.0, 63.0, 65.0)]
-        assert (1, 1, 0) == one.counts(65.0, 6.0)
 
     def test_slow_calls_since_a_moment_are_those_of_all_buckets_since(self) -> None:
         one = era()
         for now in (1.0, 3.0, 5.0, 7.0):
             one.error(now, slow=now < 6.0)
+            if now == 1.0:
+                one.cut()
 
-        assert (3, 3, 2) == one.counts(7.0, 2.0)
+        assert (3, 3, 2) == one.counts(7.0, since_cut=True)
 
     def test_an_error_says_what_is_in_the_window_with_it(self) -> None:
         one = era()
@@ -115,15 +117,29 @@ class TestCounting:
 
         assert (4, 0, 0) == one.counts(10.0)
 
-    def test_only_what_began_since_a_moment(self) -> None:
+    def test_only_what_came_since_the_last_cut(self) -> None:
         one = era()
-        one.success(10.0, 0.5, slow=True)
-        one.error(20.0)
-        one.success(30.0, 0.5, slow=True)
+        found = [one.counts(0.0, since_cut=True)]
+        for now in (10.0, 20.0, 30.0):
+            one.success(now, 0.5, slow=True)
+            one.error(now)
+            found.append(one.counts(now, since_cut=True))
+            if now == 10.0:
+                one.cut()
+                found.append(one.counts(now, since_cut=True))
 
-        assert [(3, 1, 2), (2, 1, 1), (2, 1, 1), (1, 0, 1), (0, 0, 0)] == [
-            one.counts(30.0, since) for since in (10.0, 10.1, 20.0, 30.0, 31.0)
-        ]
+        assert [(0, 0, 0), (2, 1, 1), (0, 0, 0), (2, 1, 1), (4, 2, 2)] == found
+        assert (6, 3, 3) == one.counts(30.0)
+
+    def test_what_was_counted_before_a_cut_is_before_it_whoever_looks_first(self) -> None:
+        one = era()
+        one.success(10.0, 0.5, slow=False)
+        one.n += 3
+
+        one.cut()
+        one.success(9.99, 0.5, slow=False)
+
+        assert ((5, 0, 0), (1, 0, 0)) == (one.counts(10.0), one.counts(10.0, since_cut=True))
 
     def test_after_a_cut_the_next_thing_starts_a_bucket(self) -> None:
         one = era()
@@ -134,7 +150,7 @@ class TestCounting:
         one.error(10.5)
         one.error(10.6)
 
-        assert ((3, 3, 0), (2, 2, 0)) == (one.counts(10.6), one.counts(10.6, 10.1))
+        assert ((3, 3, 0), (2, 2, 0)) == (one.counts(10.6), one.counts(10.6, since_cut=True))
         assert (False, NEVER) == (one.calm, one.due)
 
     def test_memory_is_that_of_the_buckets_whatever_the_rate(self) -> None:

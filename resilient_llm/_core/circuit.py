@@ -47,6 +47,7 @@ from resilient_llm._settings import (
 from resilient_llm._values import ErrorKind, LastError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from random import Random
 
     from resilient_llm._core.triggers import Status
@@ -91,11 +92,13 @@ class Circuit:
         "_said_until",
         "_status",
         "_void",
+        "born_at",
         "consecutive",
         "delivering",
         "era",
         "failed_probes",
         "healthy_since",
+        "keep",
         "key",
         "last_error",
         "last_latency",
@@ -131,11 +134,13 @@ class Circuit:
         self.rng = rng
         self.news = news
         self.provider = provider
+        self.keep: Callable[[Circuit], None] | None = None
+        """Set where the registry has let go of this: asks it to hold it again, since it is benched."""
         self._children: list[weakref.ref[Circuit]] = []
         self.outbox: deque[tuple[facts.Fact, float, dict[str, Any]]] = deque()
         self.delivering = threading.Lock()
         self._lock = threading.RLock()
-        self.era = Era(now, settings.window)
+        self.era = Era(now, settings.window, self.serial)
         self._void: Era | None = None
         self._layers = Layers()
         self._said_until = NEVER
@@ -144,6 +149,7 @@ class Circuit:
         self.consecutive = 0
         self.failed_probes = 0
         self.healthy_since = now
+        self.born_at = now
         self.touched_at = now
         self.last_error: LastError | None = None
         self.last_latency: float | None = None
@@ -222,6 +228,12 @@ class Circuit:
         self._after()
         return shown
 
+    def admits_since(self, grant: object) -> float:
+        """Return when the state began that gave this grant; minus infinity if there was none before."""
+        if isinstance(grant, Place):
+            return grant.state.since
+        return grant.started_at if isinstance(grant, Era) and grant.started_at > self.born_at else NEVER
+
     def average_latency(self, now: float) -> float | None:
         """Return the average seconds of successes, or what it last was, or None."""
         with self._lock:
@@ -260,7 +272,11 @@ class Circuit:
             if errors or not self._layers.is_clear:
                 return False
             settled = self._layers.is_closed and not (self.consecutive or self.failed_probes)
-            return settled or now - self.touched_at >= self.settings.window
+            return settled or now - self.last_used() >= self.settings.window
+
+    def last_used(self) -> float:
+        """Return when somebody last asked for this key, or had an answer counted; to a second."""
+        return max(self.touched_at, self.era.last_look)
 
     def numbers(self, now: float) -> tuple[int, int]:
         """Return ``(total, errors)`` in the window since it last closed; a provider's with its targets'."""
@@ -276,25 +292,28 @@ class Circuit:
 
     # Telling.
 
-    def success(self, grant: Grant, now: float, seconds: float) -> None:
-        """Count a success. One of a late grant changes nothing."""
+    def success(self, grant: Grant, now: float, seconds: float) -> bool:
+        """Count a success, and return whether it was. One of a late grant changes nothing."""
         with self._lock:
+            self._heal_locked()
             if isinstance(grant, Place):
-                self._place_succeeded_locked(grant, now, seconds)
-            elif grant is self.era and self._layers.is_closed:
+                counted = self._place_succeeded_locked(grant, now, seconds)
+            elif counted := grant is self.era and self._layers.is_closed:
                 slow = self._is_slow(seconds)
                 grant.success(now, seconds, slow=slow)
                 self.consecutive = 0
                 self._trip_locked(now, None, None)
                 self._calm_locked(now, seconds)
             self._health_locked(now)
-        self._tell_provider(now, seconds)
         self._after()
+        return counted
 
-    def child_answered(self, now: float, seconds: float) -> None:
+    def child_answered(self, grant: Grant, now: float, seconds: float) -> None:
         """Note that a target of this provider answered; its count is the target's."""
+        if not self.consecutive and self.settings.slow_call is None:
+            return
         with self._lock:
-            if not self._layers.is_closed:
+            if grant is not self.era or not self._layers.is_closed:
                 return
             self.consecutive = 0
             if self._is_slow(seconds):
@@ -320,6 +339,7 @@ class Circuit:
             return
         counts: Counts | None = None
         with self._lock:
+            self._heal_locked()
             if isinstance(grant, Place):
                 self._place_failed_locked(grant, now, verdict, seconds, cooldown, tag)
             elif grant is self.era and self._layers.is_closed:
@@ -488,12 +508,19 @@ class Circuit:
         if self.settings.mode != "disabled":
             return self.era
         if self._void is None:
-            self._void = Era(now, self.settings.window)
+            self._void = Era(now, self.settings.window, self.serial)
             self._void.due = FOREVER
         return self._void
 
+    def _heal_locked(self) -> None:
+        # A KeyboardInterrupt, or what a signal handler raises, may have come between a change
+        # and its publication: then everybody would be let in and nothing counted, for ever.
+        if self.slot is not None and not (self._layers.is_clear and self._layers.is_closed):
+            self._publish_locked()
+
     def _advance_locked(self, now: float) -> None:
         """Let what has run out run out. Who is half-open then has yet to recover."""
+        self._heal_locked()
         if self._layers.expire(now):
             if self._layers.is_clear and self._layers.is_closed:
                 self._note_locked(facts.TargetUnbenched, now, reason="expired")
@@ -529,7 +556,7 @@ class Circuit:
         if verdict.reason != "hung" and verdict.kind is not ErrorKind.RATE_LIMITED:
             self.consecutive += 1
             self._changed = bool(self._children)
-            self._ill_locked(now)
+        self._ill_locked(now)
         return self._counts_locked(now) if self._children else counts
 
     def _ill_locked(self, now: float) -> None:
@@ -571,17 +598,16 @@ class Circuit:
         if not self._children:
             return self.era.counts(now)
         total, errors, slow = self.era.counts(now)
-        since = self.era.started_at
         for child in self._targets_locked():
             with child._lock:
-                total += child.era.counts(now, since)[0]
+                total += child.era.counts(now, since_cut=True)[0]
         return total, errors, slow
 
     def _children_errors_locked(self, now: float) -> int:
-        since, errors = self.era.started_at, 0
+        errors = 0
         for child in self._targets_locked():
             with child._lock:
-                errors += child.era.counts(now, since)[1]
+                errors += child.era.counts(now, since_cut=True)[1]
         return errors
 
     def _latency_locked(self, now: float) -> float | None:
@@ -650,7 +676,7 @@ class Circuit:
         named = verdict.retry_after is not None
         length = min(LONGEST_HINT, RATE_LIMIT_PAUSE if verdict.retry_after is None else verdict.retry_after)
         until = now + length
-        if length <= 0.0:
+        if length <= 0.0 or (self._layers.opened is not None and until <= self._layers.opened.until):
             return
         if self.settings.mode == "metrics_only":
             self._would_bench_locked(now, verdict.kind, verdict.reason, verdict.kind.value, until, verdict, tag)
@@ -691,7 +717,7 @@ class Circuit:
         self._layers.opened = self._layers.half = None
         self.consecutive = 0
         self.healthy_since = now
-        self.era = Era(now, self.settings.window)
+        self.era = Era(now, self.settings.window, self.serial)
         for child in self._targets_locked():
             with child._lock:
                 child.era.cut()
@@ -719,26 +745,31 @@ class Circuit:
         place = self._layers.last_resort(self.key, now, self._lease_until(now, lease, self.settings.cooldown))
         return self._admit_locked(now, lease) if place is None else place
 
-    def _place_succeeded_locked(self, place: Place, now: float, seconds: float) -> None:
+    def _place_succeeded_locked(self, place: Place, now: float, seconds: float) -> bool:
         state = place.state
         if not self._layers.give_back(place):
-            return
+            return False
+        self.era.success(now, seconds, slow=self._is_slow(seconds))
         self.last_latency = seconds if self.last_latency is None else self.last_latency
         if isinstance(state, Pause):
             self._layers.pause = None
-            self.era.success(now, seconds, slow=self._is_slow(seconds))
             self.consecutive = 0
-            self._note_locked(facts.TargetUnbenched, now, reason="recovered")
-            self._publish_locked()
-            return
+            self._recovered_locked(now)
+            return True
         if isinstance(state, Opened):
             # A last resort that was answered is worth a probe.
-            self._layers.half = state_half = HalfOpen(state.cooldown)
+            self._layers.half = state_half = HalfOpen(state.cooldown, now)
             self._layers.opened = None
             state = state_half
         state.successes += 1
         if state.successes >= self.settings.successes_to_close:
             self._close_locked(now)
+            self._recovered_locked(now)
+        self._publish_locked()
+        return True
+
+    def _recovered_locked(self, now: float) -> None:
+        if self._layers.is_clear:
             self._note_locked(facts.TargetUnbenched, now, reason="recovered")
         self._publish_locked()
 
@@ -755,9 +786,11 @@ class Circuit:
         if not self._layers.give_back(place):
             return
         self.last_error = LastError(verdict.kind, verdict.reason)
+        if self._layers.is_closed:
+            self._error_locked(now, verdict, seconds)
+        else:
+            self.era.error(now, slow=self._is_slow(seconds))
         if not isinstance(state, HalfOpen):
-            if self._layers.is_closed:
-                self._error_locked(now, verdict, seconds)
             # A last resort does not lengthen a bench; a new fact that the provider names does.
             if verdict.kind is ErrorKind.RATE_LIMITED and verdict.retry_after is not None:
                 self._pause_locked(now, verdict, tag)
@@ -768,7 +801,7 @@ class Circuit:
         self.failed_probes += 1
         self.healthy_since = now
         self._open_locked(now, verdict, "probe failed", state.cooldown, tag)
-        if verdict.kind is ErrorKind.RATE_LIMITED and verdict.retry_after is not None:
+        if verdict.kind is ErrorKind.RATE_LIMITED:
             self._pause_locked(now, verdict, tag)
 
     # Telling others.
@@ -820,13 +853,14 @@ class Circuit:
         """Do what must not be done under the lock: let targets see a change, deliver events."""
         if self._changed:
             self._wake_children()
+        if self.provider is not None and self.provider._changed:
+            self.provider._wake_children()  # somebody was interrupted before doing it
+        keep = self.keep
+        if keep is not None and not self._layers.is_clear:
+            self.keep = None
+            keep(self)
         if self.outbox:
             self.news.deliver(self)
-
-    def _tell_provider(self, now: float, seconds: float) -> None:
-        provider = self.provider
-        if provider is not None and (provider.consecutive or provider.settings.slow_call is not None):
-            provider.child_answered(now, seconds)
 
     def _wake_children(self) -> None:
         """Let every target of this provider see what changed here."""

@@ -77,10 +77,11 @@ class Pause(Bench):
 class HalfOpen:
     """The cooldown is over, the key is not yet trusted."""
 
-    __slots__ = ("cooldown", "places", "successes")
+    __slots__ = ("cooldown", "places", "since", "successes")
 
-    def __init__(self, cooldown: float) -> None:
+    def __init__(self, cooldown: float, since: float) -> None:
         self.cooldown = cooldown
+        self.since = since
         self.places: list[Place] = []
         self.successes = 0
 
@@ -93,6 +94,15 @@ class Place:
     def __init__(self, state: HalfOpen | Opened | Pause, lease_until: float) -> None:
         self.state = state
         self.lease_until = lease_until
+
+
+class Loan:
+    """A place that a guard outside holds, used by one inside it: only the lender gives it back."""
+
+    __slots__ = ("place",)
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
 
 
 Grant = Era | Place
@@ -131,7 +141,7 @@ class Layers:
         if self.pause is not None and now >= self.pause.until:
             self.pause = None
         if self.opened is not None and now >= self.opened.until:
-            self.half, self.opened = HalfOpen(self.opened.cooldown), None
+            self.half, self.opened = HalfOpen(self.opened.cooldown, self.opened.until), None
         return before != (self.manual, self.pause, self.opened)
 
     def until(self) -> float:
@@ -187,9 +197,10 @@ class Layers:
         return state is self.opened or state is self.pause
 
     def shared(self, places: Sequence[Place]) -> Place | None:
-        """Return the one of these places that a present state gave, or None."""
-        current = (self.half, self.opened, self.pause)
-        return next((place for place in places if place.state in current), None)
+        """Return the one of these places that a present state gave and that is still held, or None."""
+        held = list(self.half.places) if self.half is not None else []
+        held += [layer.last_resort for layer in (self.opened, self.pause) if layer is not None and layer.last_resort]
+        return next((place for place in places if place in held), None)
 
     def free_all(self) -> None:
         """Free every place: those who held them are not of this process."""

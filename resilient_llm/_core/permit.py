@@ -10,12 +10,15 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
-from resilient_llm._core.layers import Block, Place
+from resilient_llm._core.layers import Block, Loan, Place
+from resilient_llm._core.window import Era
 from resilient_llm._values import ErrorKind, Verdict
 
 if TYPE_CHECKING:
     from resilient_llm._core.circuit import CallTag, Circuit
     from resilient_llm._core.layers import Grant
+
+    Leave = Grant | Loan
 
 _CHARGES = "_resilient_llm_charged"
 _DEEPEST_CAUSE = 16
@@ -23,20 +26,33 @@ _MOST_CHARGES = 32
 """An error that is kept and raised again and again must not collect the circuits it has met."""
 
 held_places: ContextVar[tuple[Place, ...]] = ContextVar("resilient_llm_held_places", default=())
-"""Places that guards around this code hold, so that an inner guard on the same key shares
+"""Places that guards around this code hold, so that an inner guard on the same key borrows
 its outer's place instead of being refused by it for ever."""
+
+
+def hold(places: tuple[Place, ...]) -> None:
+    """Let guards inside this code know of places."""
+    if places:
+        held_places.set(held_places.get() + places)
+
+
+def let_go(places: tuple[Place, ...]) -> None:
+    """Take places out again, in whatever order and context guards are left."""
+    if places:
+        held_places.set(tuple(place for place in held_places.get() if place not in places))
 
 
 class Permit:
     """Leave for one attempt. Not thread-safe by itself; its circuits are."""
 
-    __slots__ = ("circuit", "entered_at", "grant", "provider_grant")
+    __slots__ = ("circuit", "entered_at", "grant", "is_reported", "provider_grant")
 
-    def __init__(self, circuit: Circuit, grant: Grant | None, provider_grant: Grant | None, entered_at: float) -> None:
+    def __init__(self, circuit: Circuit, grant: Leave | None, provider_grant: Leave | None, entered_at: float) -> None:
         self.circuit = circuit
         self.grant = grant
         self.provider_grant = provider_grant
         self.entered_at = entered_at
+        self.is_reported = False
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -46,7 +62,7 @@ class Permit:
             return (outer,) if isinstance(outer, Place) else ()
         return (own, outer) if isinstance(outer, Place) else (own,)
 
-    def charged(self, verdict: Verdict) -> tuple[Circuit, Grant | None]:
+    def charged(self, verdict: Verdict) -> tuple[Circuit, Leave | None]:
         """Return the circuit that a failure of this verdict is charged to, with its grant."""
         provider = self.circuit.provider
         if provider is not None and verdict.scope == "provider":
@@ -59,15 +75,21 @@ class Permit:
         return self.circuit.answered(), 0 if provider is None else provider.answered()
 
     def succeeded(self, now: float, seconds: float) -> None:
-        """Count a success; it settles the places of both circuits."""
-        circuit, provider = self.circuit, self.circuit.provider
-        grant = self.grant
-        if isinstance(grant, Place) or (grant is not None and not (grant.calm and now < grant.look_at)):
-            circuit.success(grant, now, seconds)
-        elif grant is not None:
+        """Count a success; it settles the places of both circuits, but for those that are borrowed."""
+        self.is_reported = True
+        provider = self.circuit.provider
+        grant, outer = self.grant, self.provider_grant
+        counted = True
+        if isinstance(grant, Place) or (isinstance(grant, Era) and not (grant.calm and now < grant.look_at)):
+            counted = self.circuit.success(grant, now, seconds)
+        elif isinstance(grant, Era):
             grant.measured(self.entered_at, now)
-        if provider is not None and isinstance(self.provider_grant, Place):
-            provider.success(self.provider_grant, now, seconds)
+        if provider is None or outer is None or isinstance(outer, Loan):
+            return
+        if isinstance(outer, Place):
+            provider.success(outer, now, seconds)
+        elif counted:
+            provider.child_answered(outer, now, seconds)
 
     def failed(
         self,
@@ -79,11 +101,16 @@ class Permit:
         tag: CallTag | None = None,
     ) -> None:
         """Charge a failure to one circuit and give the other's place back."""
+        self.is_reported = True
         charged, grant = self.charged(verdict)
         other = self.provider_grant if charged is self.circuit else self.grant
         other_circuit = self.circuit.provider if charged is self.circuit else self.circuit
-        if other is not None and other_circuit is not None:
+        if isinstance(other, Place) and other_circuit is not None:
             other_circuit.abandon(other)
+        if isinstance(grant, Loan):
+            if not verdict.harms_health and verdict.kind is not ErrorKind.RATE_LIMITED:
+                return
+            grant = grant.place  # the probe has failed, whichever guard saw it first
         if grant is None:
             return
         if error is not None and _was_charged(error, charged, self.entered_at):
@@ -108,11 +135,14 @@ class Permit:
         return verdict
 
     def abandoned(self) -> None:
-        """Give everything back without a verdict."""
-        if self.grant is not None:
+        """Give everything back without a verdict, unless it was reported already."""
+        if self.is_reported:
+            return
+        self.is_reported = True
+        if isinstance(self.grant, Place):
             self.circuit.abandon(self.grant)
         provider = self.circuit.provider
-        if provider is not None and self.provider_grant is not None:
+        if provider is not None and isinstance(self.provider_grant, Place):
             provider.abandon(self.provider_grant)
 
 
@@ -133,7 +163,8 @@ def admit(circuit: Circuit, now: float, lease: float = 0.0, *, last_resort: bool
         return Permit(circuit, grant, None, now)
     provider_grant = _ask(provider, now, lease, last_resort=last_resort)
     if isinstance(provider_grant, Block):
-        circuit.abandon(grant)
+        if isinstance(grant, Place):
+            circuit.abandon(grant)
         return provider_grant
     return Permit(circuit, grant, provider_grant, now)
 
@@ -154,12 +185,13 @@ def permit_of_inlined(circuit: Circuit, grant: Grant, entered_at: float) -> Perm
     """Return the permit of a call that was admitted by the healthy path.
 
     The healthy path reads the target's slot alone, so the provider's part is found
-    afterwards: its present closed period, if that had begun when the call entered.
+    afterwards: its present closed period, if that had begun when the call entered, and if
+    this circuit is the one that let it in: another state of the process may be in force.
     """
     provider = circuit.provider
-    if provider is None:
+    if provider is None or (isinstance(grant, Era) and grant.owner != circuit.serial):
         return Permit(circuit, grant, None, entered_at)
-    era = provider.era
+    era = provider.slot or provider.era
     return Permit(circuit, grant, era if era.started_at <= entered_at else None, entered_at)
 
 
@@ -167,12 +199,12 @@ def _later(one: Block, other: Block) -> bool:
     return other.until is not None and one.until is not None and one.until > other.until
 
 
-def _ask(circuit: Circuit, now: float, lease: float, *, last_resort: bool) -> Grant | Block:
+def _ask(circuit: Circuit, now: float, lease: float, *, last_resort: bool) -> Leave | Block:
     held = held_places.get()
     if held:
         shared = circuit.share(held)
         if shared is not None:
-            return shared
+            return Loan(shared)
     return circuit.admit_last_resort(now, lease) if last_resort else circuit.admit(now, lease)
 
 

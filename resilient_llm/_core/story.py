@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from resilient_llm._core import facts
 from resilient_llm._core.call import share_of
+from resilient_llm._core.layers import Block
 from resilient_llm._core.permit import Permit, block_of
 from resilient_llm._core.retry_budget import SPAN
 from resilient_llm._core.steps import LET_THROUGH, Done, Raise, Step, Told, Try, Wait
+from resilient_llm._core.window import Era
 from resilient_llm._errors import DeadlineExceededError, ResponseRejectedError
 from resilient_llm._settings import RATE_LIMIT_PAUSE
 from resilient_llm._values import AttemptRecord, ErrorKind, Verdict
@@ -53,9 +55,9 @@ def story(call: Call, now: float, failed: tuple[Lane, Permit, Told, bool] | None
             failed = None
             while call.waiting[0] is not lane:
                 passed = call.waiting.pop(0)
+                # It was blocked then, or the healthy path would have called it.
                 block = block_of(passed.circuit, permit.entered_at)
-                if block is not None:
-                    call.skip(passed, block, permit.entered_at)
+                call.skip(passed, block or Block(passed.target.key, "benched", None), permit.entered_at)
             call.waiting.pop(0)
             attempts, told = _attempts(call, lane, permit, told, whole=whole), None
             over, now = yield from attempts
@@ -158,6 +160,7 @@ def _attempts(
             number += 1
     finally:
         told = error = judged = None
+        permit.abandoned()  # if it was not reported: the story was closed, or something broke
 
 
 def _try(call: Call, lane: Lane, permit: Permit, number: int) -> Try:
@@ -335,7 +338,7 @@ def _used_up(
         return
     charged, grant = permit.charged(verdict)
     before = answered[0] if charged is lane.circuit else answered[1]
-    if grant is not None:
+    if isinstance(grant, Era):
         charged.exhausted(grant, now, verdict, number, before, cooldown=call.options.cooldown, tag=call.tag)
 
 
@@ -373,7 +376,7 @@ def _delay(call: Call, number: int, error: BaseException, verdict: Verdict, hint
 def _pause(call: Call, permit: Permit, now: float, verdict: Verdict) -> None:
     """Bench a target for the wait that an error named though it was no rate limit."""
     charged, grant = permit.charged(verdict)
-    if grant is not None:
+    if isinstance(grant, Era):
         charged.pause(grant, now, verdict, call.tag)
 
 

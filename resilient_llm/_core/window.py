@@ -37,10 +37,12 @@ RECENT_MARKS: Final = 12
 class Bucket:
     """Counts of a part of the window."""
 
-    __slots__ = ("errors", "seconds", "slow", "start", "successes", "timed")
+    __slots__ = ("cuts", "errors", "seconds", "slow", "start", "successes", "timed")
 
-    def __init__(self, start: float) -> None:
+    def __init__(self, start: float, cuts: int) -> None:
         self.start = start
+        self.cuts = cuts
+        """How often the era had been cut when it began."""
         self.successes = 0
         self.errors = 0
         self.slow = 0
@@ -54,7 +56,7 @@ class Era:
     __slots__ = (
         "_buckets",
         "_counted",
-        "_cut",
+        "_cuts",
         "_errors",
         "_marks",
         "_seconds_counted",
@@ -67,6 +69,7 @@ class Era:
         "look_at",
         "looked",
         "n",
+        "owner",
         "seconds",
         "started_at",
         "timed",
@@ -74,7 +77,9 @@ class Era:
         "window",
     )
 
-    def __init__(self, started_at: float, window: float) -> None:
+    def __init__(self, started_at: float, window: float, owner: int = -1) -> None:
+        self.owner = owner
+        """Serial of the circuit that counts here."""
         self.n = 0
         self.seconds = 0.0
         self.timed = 0
@@ -96,7 +101,7 @@ class Era:
         self._slow = 0
         self._seconds_counted = 0.0
         self._timed_counted = 0
-        self._cut = False
+        self._cuts = 0
 
     # Called without the lock, on a healthy call.
 
@@ -154,20 +159,21 @@ class Era:
         self._slow += 1
 
     def cut(self) -> None:
-        """Let the next thing counted start a bucket, so that counts from now on are exact."""
-        self._cut = True
+        """Let the next thing counted start a bucket, so that counts since the cut are exact."""
+        self._settle()
+        self._cuts += 1
         self.calm = False
         self.due = NEVER
 
-    def counts(self, now: float, since: float = NEVER) -> tuple[int, int, int]:
-        """Return ``(total, errors, slow)`` of the buckets in the window that started at ``since`` or later."""
+    def counts(self, now: float, *, since_cut: bool = False) -> tuple[int, int, int]:
+        """Return ``(total, errors, slow)`` in the window, of all or of what came after the last cut."""
         self._settle()
         self._expire(now)
-        if not self._buckets or self._buckets[0].start >= since:
+        if not since_cut or not self._buckets or self._buckets[0].cuts == self._cuts:
             return self._successes + self._errors, self._errors, self._slow
         total = errors = slow = 0
         for bucket in self._buckets:
-            if bucket.start >= since:
+            if bucket.cuts == self._cuts:
                 total += bucket.successes + bucket.errors
                 errors += bucket.errors
                 slow += bucket.slow
@@ -200,9 +206,9 @@ class Era:
     def _bucket(self, now: float) -> Bucket:
         self._settle()
         self._expire(now)
-        if self._cut or not self._buckets or now - self._buckets[-1].start >= self.width:
-            self._cut = False
-            self._buckets.append(Bucket(now))
+        newest = self._buckets[-1] if self._buckets else None
+        if newest is None or newest.cuts != self._cuts or now - newest.start >= self.width:
+            self._buckets.append(Bucket(now, self._cuts))
         if not self._marks or now - self._marks[-1][0] >= RECENT_MARK:
             self._marks.append((now, self.n))
             del self._marks[:-RECENT_MARKS]

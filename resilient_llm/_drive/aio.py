@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from resilient_llm._core.permit import held_places
+from resilient_llm._core.permit import hold, let_go
 from resilient_llm._core.steps import Done, LetThrough, Raise, Told, Try, Wait
 from resilient_llm._drive.sync import is_awaitable, raise_from, refuse_stream
 from resilient_llm._runtime import runtime
@@ -79,9 +79,9 @@ async def _attempt(call: Call, step: Try, pending: Awaitable[Any] | None) -> Any
     if not places:
         value = step.lane.invoke(step, call.args, call.kwargs) if pending is None else pending
         return await value if is_awaitable(value) else value
-    token = held_places.set(held_places.get() + places)
+    hold(places)
     try:
         value = step.lane.invoke(step, call.args, call.kwargs) if pending is None else pending
         return await value if is_awaitable(value) else value
     finally:
-        held_places.reset(token)
+        let_go(places)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
-from resilient_llm._core.permit import held_places
+from resilient_llm._core.permit import hold, let_go
 from resilient_llm._core.steps import Done, LetThrough, Raise, Told, Try, Wait
 from resilient_llm._errors import ConfigurationError
 from resilient_llm._runtime import runtime
@@ -79,11 +79,11 @@ def attempt(call: Call, step: Try) -> Any:
     places = step.permit.places
     if not places:
         return step.lane.invoke(step, call.args, call.kwargs)
-    token = held_places.set(held_places.get() + places)
+    hold(places)
     try:
         return step.lane.invoke(step, call.args, call.kwargs)
     finally:
-        held_places.reset(token)
+        let_go(places)
 
 
 def raise_from(step: Raise) -> None:
