@@ -6,6 +6,7 @@ next round of the loop does what the story asks for, waits included.
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from resilient_llm._core.permit import hold, let_go
@@ -90,10 +91,11 @@ class _Attempts:
         self._steps = story(self._call, runtime.clock())
         self._step: Step | None = None
         self._begun = False
-        self._open: LoopAttempt | None = None
+        # Weakly, or a loop that is left early would hold its place until a collection.
+        self._open: weakref.ref[LoopAttempt] | None = None
 
     def entered(self, attempt: LoopAttempt) -> None:
-        if self._open is not attempt:
+        if self._open is None or self._open() is not attempt:
             raise RuntimeError("this attempt is over: enter each attempt of the loop once")
 
     def left(self, attempt: LoopAttempt, error: BaseException | None, *, timed_out: bool) -> bool:
@@ -131,8 +133,9 @@ class _Attempts:
         return step
 
     def attempt(self, step: Try) -> LoopAttempt:
-        self._open = LoopAttempt(self, step)
-        return self._open
+        attempt = LoopAttempt(self, step)
+        self._open = weakref.ref(attempt)
+        return attempt
 
     def waited(self) -> None:
         self._step = self._steps.send(Told(runtime.clock()))
