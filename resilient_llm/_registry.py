@@ -127,6 +127,8 @@ class Registry:
         for circuit in idle[: max(0, len(self.kept) - MOST_KEYS * 9 // 10)]:
             circuit.keep = self._keep
             del self.kept[circuit.key]
+            if not circuit.is_idle(now):  # it failed meanwhile, before it knew whom to ask
+                self.kept[circuit.key] = circuit
         # When nearly all are ill, look again only after a tenth more, not at every new key.
         self._next_sweep = max(MOST_KEYS, len(self.kept) + MOST_KEYS // 10)
 
