@@ -292,12 +292,19 @@ class Circuit:
 
     # Telling.
 
-    def success(self, grant: Grant, now: float, seconds: float) -> bool:
-        """Count a success, and return whether it was. One of a late grant changes nothing."""
+    def success(self, grant: Grant, now: float, seconds: float, *, is_targets: bool = False) -> bool:
+        """Count a success, and return whether it was. One of a late grant changes nothing.
+
+        Args:
+            grant: What the attempt was let in by.
+            now: Monotonic seconds.
+            seconds: How long it took.
+            is_targets: Whether it is in the numbers already, as that of a target beneath.
+        """
         with self._lock:
             self._heal_locked()
             if isinstance(grant, Place):
-                counted = self._place_succeeded_locked(grant, now, seconds)
+                counted = self._place_succeeded_locked(grant, now, seconds, is_targets=is_targets)
             elif counted := grant is self.era and self._layers.is_closed:
                 slow = self._is_slow(seconds)
                 grant.success(now, seconds, slow=slow)
@@ -641,6 +648,7 @@ class Circuit:
     def _open_locked(
         self, now: float, verdict: Verdict | None, why: str, cooldown: float | None, tag: CallTag | None
     ) -> None:
+        self._ill_locked(now)
         if verdict is not None:
             kind, reason = verdict.kind, verdict.reason
         elif why.startswith("slow") or self.last_error is None:
@@ -745,11 +753,12 @@ class Circuit:
         place = self._layers.last_resort(self.key, now, self._lease_until(now, lease, self.settings.cooldown))
         return self._admit_locked(now, lease) if place is None else place
 
-    def _place_succeeded_locked(self, place: Place, now: float, seconds: float) -> bool:
+    def _place_succeeded_locked(self, place: Place, now: float, seconds: float, *, is_targets: bool) -> bool:
         state = place.state
         if not self._layers.give_back(place):
             return False
-        self.era.success(now, seconds, slow=self._is_slow(seconds))
+        if not is_targets:
+            self.era.success(now, seconds, slow=self._is_slow(seconds))
         self.last_latency = seconds if self.last_latency is None else self.last_latency
         if isinstance(state, Pause):
             self._layers.pause = None

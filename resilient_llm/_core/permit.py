@@ -87,7 +87,7 @@ class Permit:
         if provider is None or outer is None or isinstance(outer, Loan):
             return
         if isinstance(outer, Place):
-            provider.success(outer, now, seconds)
+            provider.success(outer, now, seconds, is_targets=True)
         elif counted:
             provider.child_answered(outer, now, seconds)
 
