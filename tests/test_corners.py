@@ -406,7 +406,7 @@ def test_a_signal_handler_may_ask_for_health_in_the_middle_of_anything(inside: s
     seen: list[int] = []
 
     def interrupt(frame: FrameType, event: str, argument: object) -> None:
-        if frame.f_code.co_name == inside and not seen:
+        if inside in frame.f_code.co_name and not seen:
             seen.append(len(health()))
             bench_model("openai", until=60)
             with contextlib.suppress(BreakerOpenError), breaker("groq/a"):
