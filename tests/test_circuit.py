@@ -659,6 +659,47 @@ class TestHalfOpen:
 
         assert [15.0, 20.0] == [details["until"] for _, _, _, details in news.take()]
 
+    def test_whether_an_answer_counted_is_said(self) -> None:
+        one = self.opened(successes_to_close=2, probe_lease=1.0)
+        paused = circuit()
+        fail(paused, 0.0, limited())
+        early, probe = one.era, granted(one.admit(30.0))
+        resort = granted(paused.admit_last_resort(1.0, 0.0))
+
+        assert [False, True, False, True] == [
+            one.success(early, 31.0, 1.0),
+            one.success(probe, 31.0, 1.0),
+            one.success(Place(one._layers.half.__class__(30.0, 0.0), 99.0), 31.0, 1.0),
+            paused.success(resort, 2.0, 1.0),
+        ]
+
+    def test_what_usual_answers_take_is_not_what_one_probe_takes(self) -> None:
+        one = circuit(failures=1, successes_to_close=2)
+        answer(one, 0.0, seconds=6.0)
+        fail(one, 0.0)
+
+        one.success(granted(one.admit(30.0)), 32.0, 2.0)
+
+        assert 6.0 == one.last_latency
+
+    def test_a_new_period_is_this_circuits_and_as_long(self) -> None:
+        one = self.opened(window=60.0)
+
+        one.success(granted(one.admit(30.0)), 32.0, 2.0)
+
+        assert (one.serial, 60.0, 32.0) == (one.era.owner, one.era.window, one.era.started_at)
+
+    def test_each_state_knows_when_it_began(self) -> None:
+        one = self.opened(successes_to_close=2)
+        assert NEVER == one.admits_since(one.era)
+        one.success(granted(one.admit_last_resort(5.0, 0.0)), 6.0, 1.0)
+        by_answer = one.admits_since(one.admit(7.0))
+        one.forget(9.0)
+
+        assert (6.0, 9.0, NEVER) == (by_answer, one.admits_since(one.admit(10.0)), one.admits_since(None))
+        fail(one, 10.0)
+        assert 40.0 == one.admits_since(one.admit(50.0))
+
     def test_it_has_not_recovered_while_something_else_blocks(self) -> None:
         news = News("HealthChanged")
         one = self.opened(news)

@@ -131,6 +131,15 @@ class TestCounting:
         assert [(0, 0, 0), (2, 1, 1), (0, 0, 0), (2, 1, 1), (4, 2, 2)] == found
         assert (6, 3, 3) == one.counts(30.0)
 
+    def test_each_cut_is_a_cut(self) -> None:
+        one = era()
+        for now in (10.0, 20.0, 30.0):
+            one.error(now)
+            one.cut()
+        one.success(40.0, 0.5, slow=False)
+
+        assert ((4, 3, 0), (1, 0, 0)) == (one.counts(40.0), one.counts(40.0, since_cut=True))
+
     def test_what_was_counted_before_a_cut_is_before_it_whoever_looks_first(self) -> None:
         one = era()
         one.success(10.0, 0.5, slow=False)
