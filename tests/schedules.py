@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import CodeType, FrameType, SimpleNamespace
+from types import CodeType, FrameType, ModuleType, SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
@@ -83,6 +83,11 @@ def EVERY_OPCODE(code: CodeType, offset: int) -> bool:  # noqa: N802  # a consta
 def WHERE_CPYTHON_SWITCHES(code: CodeType, offset: int) -> bool:  # noqa: N802  # a constant that happens to be a function
     """Allow a switch where CPython with its global lock has one."""
     return offset in switch_points(code)
+
+
+def opcodes_of(module: ModuleType) -> Points:
+    """Allow a switch before every opcode of one module: few enough to try them all."""
+    return lambda code, offset: code.co_filename == module.__file__
 
 
 # What a race is.
@@ -515,6 +520,8 @@ def reduce(race: Race, *, without: str | None = None, runs: int = 100) -> Explor
             holds,
             strategy="dpor",
             preemption_bound=2,
+            timeout_per_run=20.0,  # a busy machine is no deadlock
+            deadlock_timeout=20.0,
             max_executions=runs * PATIENCE,
             detect_io=False,
             reproduce_on_failure=0,

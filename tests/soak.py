@@ -70,6 +70,7 @@ from resilient_llm import (
     observe,
     unbench_model,
 )
+from resilient_llm.testing import FakeClock, fake_clock
 
 # --- Accounts -------------------------------------------------------------------------------
 
@@ -956,6 +957,11 @@ def child_checks(ledger: Ledger, ask_once: Callable[[], None]) -> None:
     """Trip and recover circuits of the child's own, sync and async, and check every count."""
     for _ in range(3):
         ask_once()
+    with fake_clock() as clock:  # a child that is kept waiting for its turn counts the same
+        _check_counts(ledger, clock)
+
+
+def _check_counts(ledger: Ledger, clock: FakeClock) -> None:
     told: Counter[str] = Counter()
     stop = observe(lambda event: told.update([f"{type(event).__name__} {event.target}"]))
     script = ["answer"] * 5 + ["server_error"] * 3
@@ -984,7 +990,7 @@ def child_checks(ledger: Ledger, ask_once: Callable[[], None]) -> None:
         ledger.agree(f"in a child, benches told of {first}", 1, told[f"TargetBenched {first}"])
         ledger.agree(f"in a child, successes told of {second}", 4, told[f"AttemptSucceeded {second}"])
     stop()
-    time.sleep(0.06)
+    clock.advance(0.06)
     ledger.agree("in a child, fallbacks after the cooldown", 0, [ask(ANSWER)].count("child/b"))
     after = health()
     ledger.agree("in a child, total of child/b", 4, after["child/b"].total)

@@ -542,6 +542,7 @@ def test_an_awaitable_that_is_never_awaited_gives_the_place_back(clock: FakeCloc
 
     with breaker("groq/a"):
         pass
+    assert "closed" == breaker("groq/a").state
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])

@@ -23,6 +23,7 @@ from resilient_llm import (
     TargetBenched,
     TargetUnbenched,
     _door,
+    _hub,
     _registry,
     bench_model,
     breaker,
@@ -52,6 +53,7 @@ from tests.schedules import (
     Points,
     Race,
     explore,
+    opcodes_of,
     reduce,
     switch_points,
 )
@@ -431,7 +433,9 @@ WARM = 3
 
 # One for all states: the opcodes of a function that is new in each run would not be seen.
 @failover(chain="groq/llama", attempts=1)
-def _ask_groq(target: Target, fails: bool = False) -> str:
+def _ask_groq(target: Target, fails: bool = False, note: Callable[[], object] | None = None) -> str:
+    if note is not None:
+        note()
     if fails:
         raise DownError
     return target.key
@@ -509,7 +513,6 @@ def _guard_is_free(check: Callable[[Any], None]) -> Callable[[Any], None]:
 
 def _exchanges(state: Any) -> None:
     runtime.exchange()
-    state.exchanged = True
     configure(logging=False)
 
 
@@ -533,13 +536,14 @@ def _failure_stays_with_its_state(state: Any) -> None:
     old, new = state.registry.find("groq/llama"), runtime.registry.find("groq/llama")
     errors = [0 if each is None else each.numbers(runtime.clock())[1] for each in (old, new)]
     assert sum(errors) <= 1
-    assert errors[1] == 0 or state.entered_new
+    if state.got == [state.registry]:  # it ran before the exchange, so it was admitted before
+        assert 0 == errors[1]
     _next_is_counted_here(state)
 
 
 def _fails_and_notes_where(state: Any) -> None:
-    state.entered_new = getattr(state, "exchanged", False) or runtime.registry is not state.registry
-    _calls(True)(state)
+    with pytest.raises(ChainExhaustedError):
+        state.ask(True, lambda: state.got.append(runtime.registry))
 
 
 def _makes_guard(state: Any) -> None:
@@ -702,6 +706,31 @@ SHARED_GUARD_FAILING = Race(
     _guard_is_free(_health_says(WARM + 4, 2)),
 )
 
+# Events: one thread at a time delivers those of a key, and none is left behind.
+
+
+def _listened_to() -> SimpleNamespace:
+    hub, got = Hub(lambda moment: moment), []  # type: ignore[arg-type, return-value, var-annotated]
+    hub.subscribe(lambda event: got.append((type(event).__name__, event.at)), ())
+    one = Circuit("groq", BreakerSettings(), now=0.0, rng=NoJitter(), news=hub)
+    return SimpleNamespace(circuit=one, got=got)
+
+
+def _benches_at(now: float) -> Callable[[Any], None]:
+    def bench(state: Any) -> None:
+        state.circuit.bench(now, now + 100.0, "ops")
+
+    return bench
+
+
+def _none_is_left_behind(state: Any) -> None:
+    benched = [at for name, at in state.got if name == "TargetBenched"]
+    assert [1.0, 2.0] == sorted(benched)
+    assert not state.circuit.outbox
+
+
+TELLING = Race("two tell of one key", _listened_to, [_benches_at(1.0), _benches_at(2.0)], _none_is_left_behind)
+
 LOCKED_RACES = CIRCUIT_RACES + REGISTRY_RACES + BUDGET_RACES
 
 
@@ -750,10 +779,28 @@ def test_what_is_counted_without_a_lock_holds_wherever_cpython_switches(race: Ra
     _holds(explore(race, WHERE_CPYTHON_SWITCHES, is_lock_free=True))
 
 
-@over(LIBRARY_RACES + GUARD_RACES)
+@over(LIBRARY_RACES)
 def test_the_library_without_a_global_lock_holds_wherever_threads_switch(race: Race) -> None:
     """Its fallback for interpreters without one, with switches before every opcode."""
     _holds(explore(race, EVERY_OPCODE, is_lock_free=False))
+
+
+@pytest.mark.xfail(strict=True, reason="what a guard notes of its entries is under no lock, not even in the fallback")
+def test_one_guard_for_two_holds_without_a_global_lock() -> None:
+    """A guard kept in a variable may be entered by two threads also where they switch at every opcode."""
+    race = Race(
+        "one new guard for two",
+        lambda: _library(failures=9),
+        [_enters(False), _enters(False)],
+        _guard_is_free(_health_says(WARM + 2, 0)),
+    )
+
+    _holds(explore(race, opcodes_of(breaker_module), is_lock_free=False, runs=2_000))
+
+
+def test_every_event_is_told_whoever_delivers_it() -> None:
+    """A thread that leaves its event to the one that delivers is not left alone with it."""
+    _holds(explore(TELLING, opcodes_of(_hub), runs=1_000))
 
 
 # The same explorations, with something taken out: they must see it.
