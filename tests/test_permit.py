@@ -118,20 +118,29 @@ class TestAdmitting:
         one.bench(0.0, 10.0, "mine")
         provider.bench(0.0, 100.0, "migration")
 
-        block = admit(one, 1.0)
+        blocks = admit(one, 1.0), block_of(one, 1.0)
 
-        assert isinstance(block, Block)
-        assert "mine" == block.reason
+        assert ["mine", "mine"] == [block.reason for block in blocks if isinstance(block, Block)]
+
+    @pytest.mark.parametrize("until", [5.0, float("inf")])
+    def test_a_bench_of_the_provider_made_by_hand_is_told_before_the_keys_own(self, until: float) -> None:
+        provider, one = family(failures=1)
+        one.failure(one.era, 0.0, limited(100.0), 0.0)
+        provider.bench(0.0, until, "migration")
+
+        blocks = admit(one, 1.0), block_of(one, 1.0)
+
+        assert ["migration", "migration"] == [block.reason for block in blocks if isinstance(block, Block)]
 
     def test_an_end_that_nobody_knows_is_no_later_one(self) -> None:
         provider, one = family(failures=1)
-        half_open(one)
-        provider.bench(0.0, float("inf"), "migration")
+        half_open(provider)
+        provider.admit(60.0)
+        one.failure(one.era, 0.0, limited(100.0), 0.0)
 
-        block = block_of(one, 1.0)
+        blocks = admit(one, 61.0), block_of(one, 61.0)
 
-        assert block is not None
-        assert "groq/a" == block.key
+        assert ["groq/a", "groq/a"] == [block.key for block in blocks if isinstance(block, Block)]
 
     def test_asking_takes_nothing(self) -> None:
         _, one = family(failures=1)

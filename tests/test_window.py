@@ -36,21 +36,25 @@ class TestCounting:
         one.success(1.0, 7.0, slow=True)
         one.error(1.0)
         one.error(1.0, slow=True)
-        one.slow(1.0)
 
-        assert ((4, 2, 3), 2) == (one.counts(1.0), one.n)
+        assert ((4, 2, 2), 2) == (one.counts(1.0), one.n)
 
-    def test_slow_calls_that_others_count_leave_with_their_bucket(self) -> None:
+    def test_calls_that_are_slow_by_the_limit_above_leave_with_their_bucket(self) -> None:
         one = era()
-        one.slow(1.0)
-        one.slow(1.0)
-        one.slow(3.0)
+        for now, slow_above in ((1.0, True), (1.0, True), (3.0, True), (5.0, False)):
+            one.success(now, 9.0, slow=False, slow_above=slow_above)
 
-        assert [(0, 0, 3), (0, 0, 1), (0, 0, 0)] == [one.counts(now) for now in (3.0, 61.0, 63.0)]
+        assert [3, 1, 0] == [one.slow_above(now) for now in (60.9, 61.0, 63.0)]
+        assert (1, 0, 0) == one.counts(63.0)
+
+    def test_calls_that_are_slow_by_the_limit_above_are_those_since_the_cut(self) -> None:
+        one = era()
+        one.success(1.0, 9.0, slow=True, slow_above=True)
         one.cut()
-        one.slow(70.0)
-        one.slow(70.0)
-        assert (0, 0, 2) == one.counts(75.0, since_cut=True)
+        for _ in range(2):
+            one.success(2.0, 9.0, slow=True, slow_above=True)
+
+        assert 2 == one.slow_above(2.0)
 
     def test_slow_errors_leave_with_their_bucket(self) -> None:
         one = era()

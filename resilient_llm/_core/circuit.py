@@ -306,8 +306,7 @@ class Circuit:
             if isinstance(grant, Place):
                 counted = self._place_succeeded_locked(grant, now, seconds, is_targets=is_targets)
             elif counted := grant is self.era and self._layers.is_closed:
-                slow = self._is_slow(seconds)
-                grant.success(now, seconds, slow=slow)
+                self._success_locked(now, seconds)
                 self.consecutive = 0
                 self._trip_locked(now, None, None)
                 self._calm_locked(now, seconds)
@@ -317,14 +316,13 @@ class Circuit:
 
     def child_answered(self, grant: Grant, now: float, seconds: float) -> None:
         """Note that a target of this provider answered; its count is the target's."""
-        if not self.consecutive and self.settings.slow_call is None:
+        if not self.consecutive and not self._is_slow(seconds):
             return
         with self._lock:
             if grant is not self.era or not self._layers.is_closed:
                 return
             self.consecutive = 0
             if self._is_slow(seconds):
-                self.era.slow(now)
                 self._trip_locked(now, None, None)
             self._health_locked(now)
         self._after()
@@ -554,6 +552,10 @@ class Circuit:
     def _is_slow(self, seconds: float) -> bool:
         return self.settings.slow_call is not None and seconds >= self.settings.slow_call
 
+    def _success_locked(self, now: float, seconds: float) -> None:
+        above = self.provider is not None and self.provider._is_slow(seconds)
+        self.era.success(now, seconds, slow=self._is_slow(seconds), slow_above=above)
+
     def _error_locked(self, now: float, verdict: Verdict, seconds: float) -> Counts:
         era, slow_call = self.era, self.settings.slow_call
         counts = era.error(now, slow=slow_call is not None and seconds >= slow_call)
@@ -600,7 +602,7 @@ class Circuit:
     def _counts_locked(self, now: float) -> Counts:
         """Return ``(total, errors charged here, slow by the limit set here)``.
 
-        A provider's total is the sum over its targets.
+        A provider's total is the sum over its targets, and so are its slow ones.
         """
         if not self._children:
             return self.era.counts(now)
@@ -608,6 +610,7 @@ class Circuit:
         for child in self._targets_locked():
             with child._lock:
                 total += child.era.counts(now, since_cut=True)[0]
+                slow += child.era.slow_above(now)
         return total, errors, slow
 
     def _children_errors_locked(self, now: float) -> int:
@@ -758,7 +761,7 @@ class Circuit:
         if not self._layers.give_back(place):
             return False
         if not is_targets:
-            self.era.success(now, seconds, slow=self._is_slow(seconds))
+            self._success_locked(now, seconds)
         self.last_latency = seconds if self.last_latency is None else self.last_latency
         if isinstance(state, Pause):
             self._layers.pause = None

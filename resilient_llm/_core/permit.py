@@ -157,8 +157,7 @@ def admit(circuit: Circuit, now: float, lease: float = 0.0, *, last_resort: bool
             return Permit(circuit, era, provider_era, now)
     grant = _ask(circuit, now, lease, last_resort=last_resort)
     if isinstance(grant, Block):
-        outer = None if provider is None or grant.manual else provider.block(now)
-        return outer if outer is not None and _later(outer, grant) else grant
+        return _shown(grant, provider, now)
     if provider is None:
         return Permit(circuit, grant, None, now)
     provider_grant = _ask(provider, now, lease, last_resort=last_resort)
@@ -173,12 +172,10 @@ def block_of(circuit: Circuit, now: float) -> Block | None:
     """Return why a key could not be called now, without taking anything."""
     if circuit.slot is not None:
         return None
-    own = circuit.block(now)
-    provider = circuit.provider
-    outer = None if provider is None else provider.block(now)
-    if own is None or outer is None:
-        return own or outer
-    return outer if _later(outer, own) else own
+    own, provider = circuit.block(now), circuit.provider
+    if own is not None:
+        return _shown(own, provider, now)
+    return None if provider is None else provider.block(now)
 
 
 def permit_of_inlined(circuit: Circuit, grant: Grant, entered_at: float) -> Permit:
@@ -195,8 +192,13 @@ def permit_of_inlined(circuit: Circuit, grant: Grant, entered_at: float) -> Perm
     return Permit(circuit, grant, era if era.started_at <= entered_at else None, entered_at)
 
 
-def _later(one: Block, other: Block) -> bool:
-    return other.until is not None and one.until is not None and one.until > other.until
+def _shown(own: Block, provider: Circuit | None, now: float) -> Block:
+    """Return the block to show of a blocked key and its provider: an operator's, else what ends last."""
+    outer = None if provider is None or own.manual else provider.block(now)
+    if outer is None:
+        return own
+    later = own.until is not None and outer.until is not None and outer.until > own.until
+    return outer if outer.manual or later else own
 
 
 def _ask(circuit: Circuit, now: float, lease: float, *, last_resort: bool) -> Leave | Block:

@@ -37,7 +37,7 @@ RECENT_MARKS: Final = 12
 class Bucket:
     """Counts of a part of the window."""
 
-    __slots__ = ("cuts", "errors", "seconds", "slow", "start", "successes", "timed")
+    __slots__ = ("cuts", "errors", "seconds", "slow", "slow_above", "start", "successes", "timed")
 
     def __init__(self, start: float, cuts: int) -> None:
         self.start = start
@@ -46,6 +46,8 @@ class Bucket:
         self.successes = 0
         self.errors = 0
         self.slow = 0
+        self.slow_above = 0
+        """Successes that were slow by the limit of the provider."""
         self.seconds = 0.0
         self.timed = 0
 
@@ -135,13 +137,14 @@ class Era:
 
     # Called under the lock of the circuit.
 
-    def success(self, now: float, took: float, *, slow: bool) -> None:
-        """Count a success that ended now."""
+    def success(self, now: float, took: float, *, slow: bool, slow_above: bool = False) -> None:
+        """Count a success that ended now, and whether it was slow by the limits set here and above."""
         bucket = self._bucket(now)
         self.n += 1
         self.seconds += took
         self.timed += 1
         bucket.slow += slow
+        bucket.slow_above += slow_above
         self._slow += slow
 
     def error(self, now: float, *, slow: bool = False) -> tuple[int, int, int]:
@@ -152,11 +155,6 @@ class Era:
         self._errors += 1
         self._slow += slow
         return self._successes + self._errors, self._errors, self._slow
-
-    def slow(self, now: float) -> None:
-        """Note that a call which another era counts was slow by the limit that is set here."""
-        self._bucket(now).slow += 1
-        self._slow += 1
 
     def cut(self) -> None:
         """Let the next thing counted start a bucket, so that counts since the cut are exact."""
@@ -178,6 +176,11 @@ class Era:
                 errors += bucket.errors
                 slow += bucket.slow
         return total, errors, slow
+
+    def slow_above(self, now: float) -> int:
+        """Return the successes in the window, since the last cut, that were slow by the provider's limit."""
+        self._expire(now)
+        return sum(bucket.slow_above for bucket in self._buckets if bucket.cuts == self._cuts)
 
     def latency(self, now: float) -> float | None:
         """Return the average seconds of the successes that were measured, or None."""
