@@ -200,16 +200,20 @@ class Breaker:
     def _take(self) -> Permit:
         """Return the permit of the entry that is being left."""
         more = _more_of(self)
-        if more is not None and more.entries:
+        while more is not None and (entries := more.entries[:]):  # others come and go meanwhile
             owner = _owner()
-            mine = [entry for entry in more.entries if entry.owner == owner]
+            mine = [entry for entry in entries if entry.owner == owner]
             # Left from another task: the first entry has no owner on record, so it goes first.
-            if mine or self._era is _TAKEN or self._era is _NOBODY:
-                entry = (mine or more.entries)[-1]
+            if not mine and self._era is not _TAKEN and self._era is not _NOBODY:
+                break
+            entry = (mine or entries)[-1]
+            try:
                 more.entries.remove(entry)
-                if not more.entries and self._era is _TAKEN:
-                    self._era = _NOBODY
-                return entry.permit
+            except ValueError:
+                continue  # somebody else who leaves from another task took it
+            if not more.entries and self._era is _TAKEN:
+                self._era = _NOBODY
+            return entry.permit
         era = self._era
         self._era = _TAKEN if more is not None and more.entries else _NOBODY
         if era is _NOBODY or era is _TAKEN:

@@ -706,6 +706,24 @@ SHARED_GUARD_FAILING = Race(
     _guard_is_free(_health_says(WARM + 4, 2)),
 )
 
+
+def _entered_before() -> SimpleNamespace:
+    state = _library(failures=9)
+    state.guard._enter_slowly()  # as where a circuit is not closed: the entry is noted with its owner
+    return state
+
+
+def _leaves(state: Any) -> None:
+    state.guard.__exit__(None, None, None)
+
+
+LEFT_ELSEWHERE = Race(
+    "a guard left by one who did not enter it, while another comes and goes",
+    _entered_before,
+    [_enters(False), _leaves],
+    _guard_is_free(_health_says(WARM + 2, 0)),
+)
+
 # Events: one thread at a time delivers those of a key, and none is left behind.
 
 
@@ -770,7 +788,7 @@ def test_what_a_lock_guards_holds_in_every_order_that_makes_a_difference(race: R
     assert explored.is_complete
 
 
-GUARD_RACES = [SHARED_GUARD, SHARED_GUARD_FAILING]
+GUARD_RACES = [SHARED_GUARD, SHARED_GUARD_FAILING, LEFT_ELSEWHERE]
 
 
 @over(LIBRARY_RACES + GUARD_RACES)
