@@ -255,6 +255,15 @@ class TestOfTheHealthyPath:
 
         assert ("closed", (0, 0)) == (provider.state(6.0), provider.numbers(6.0))
 
+    def test_of_a_disabled_target_it_is_charged_with_what_is_the_providers(self) -> None:
+        provider = circuit("groq")
+        one = circuit("groq/a", provider=provider, mode="disabled")
+        assert one.slot is not None
+
+        permit_of_inlined(one, one.slot, 5.0).failed(None, 6.0, SICK)
+
+        assert ((0, 0), (1, 1)) == (one.numbers(6.0), provider.numbers(6.0))
+
     def test_unless_that_began_after_the_call(self) -> None:
         provider, one = family()
         provider.forget(6.0)
@@ -270,6 +279,14 @@ class TestOfTheHealthyPath:
 
 class TestReporting:
     """Succeeded, failed, cancelled or abandoned."""
+
+    def test_a_success_of_both_probes_is_one_call_of_the_provider(self) -> None:
+        provider, one = family(failures=1, successes_to_close=2)
+        half_open(provider, one)
+
+        permitted(one, 60.0).succeeded(61.0, 1.0)
+
+        assert (3, 2) == (provider.numbers(61.0)[0], one.numbers(61.0)[0])
 
     def test_a_success_is_counted_once_and_closes_both(self) -> None:
         provider, one = family(failures=1)

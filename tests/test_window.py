@@ -56,6 +56,12 @@ class TestCounting:
 
         assert 2 == one.slow_above(2.0)
 
+    def test_a_success_is_not_slow_by_the_limit_above_unless_it_is_said(self) -> None:
+        one = era()
+        one.success(1.0, 9.0, slow=True)
+
+        assert 0 == one.slow_above(1.0)
+
     def test_slow_errors_leave_with_their_bucket(self) -> None:
         one = era()
         one.error(1.0)
