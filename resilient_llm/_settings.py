@@ -20,6 +20,8 @@ RATE_LIMIT_PAUSE: Final = 15.0
 MEMORY_PRESSURE_BENCH: Final = 120.0
 """Seconds that a server out of memory is left alone."""
 LONGEST_HINT: Final = 3600.0
+LONGEST_TO_RETRY: Final = 60.0
+"""Seconds of a rate limit's wait above which the same target is not worth trying again."""
 """Seconds above which a provider's hint is cut: a typo in a header must not bench for days."""
 SHORTEST_HUNG: Final = 10.0
 """Seconds below which a cancelled call never counts as hung, unless ``slow_call`` says so."""

@@ -291,13 +291,13 @@ def test_classifying_keeps_neither_the_error_nor_its_class(classify: Classifier)
 
 def test_ten_thousand_classes_are_no_leak(classify: Classifier) -> None:
     """A class made anew for every call leaves nothing behind."""
-    before = len(_evidence._shapes)  # pyright: ignore[reportPrivateUsage]  # the cache under test
+    before = len(_evidence.shape_of)
 
     for _ in range(1_000):
         assert classify(type("LocalError", (Exception,), {})()).kind is ErrorKind.UNKNOWN
     gc.collect()
 
-    assert len(_evidence._shapes) <= before + 1  # pyright: ignore[reportPrivateUsage]  # see above
+    assert len(_evidence.shape_of) <= before + 1
 
 
 def test_every_sentence_is_found_by_the_keys_of_its_cause() -> None:

@@ -53,13 +53,13 @@ from resilient_llm._settings import (
 )
 from resilient_llm._values import _DEFAULTS
 from resilient_llm.observers import logging as default_observer
-from resilient_llm.rules.http import _BY_STATUS
+from resilient_llm.rules.http import BY_STATUS
 from resilient_llm.testing import FakeClock, capture_events
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 OPTIONS, EVENTS, ERRORS, KINDS = (
-    DOCS / "reference" / name for name in ("options.md", "events.md", "errors.md", "kinds.md")
+    DOCS / "reference" / name for name in ("options.md", "events.md", "exceptions.md", "kinds.md")
 )
 
 # Names that are public and of no use in this version: nothing builds or tells them.
@@ -509,7 +509,7 @@ def test_every_status_means_what_the_reference_says() -> None:
             else:
                 said[int(part)] = row
 
-    for status, verdict in _BY_STATUS.items():
+    for status, verdict in BY_STATUS.items():
         row = said.get(status, rest[status // 100])
         charged = verdict.scope if verdict.harms_health or verdict.kind == "rate_limited" else "nobody"
         expected = (verdict.kind.value, verdict.reason, charged)

@@ -17,13 +17,16 @@ PACKAGE = "resilient_llm"
 
 # From the bottom up; a module imports from its own layer and from those below it.
 LAYERS = (
-    ("vocabulary", "_values _settings _errors _events _checks _policy _chain _stream_policy _version"),
+    (
+        "vocabulary",
+        "_values _settings _errors _events _checks _policy _chain _stream_policy _explanation _per_class _version",
+    ),
     ("core", "_core"),
     ("registry", "_registry _runtime _hub"),
     ("drivers", "_drive"),
     (
         "doors",
-        "_failover _door _inject _loop _breaker _bench _classify _configure _observe _trace _sdk_retries _wiring",
+        "_failover _door _inject _loop _breaker _bench _classify answers _configure _observe _trace _sdk_retries _wiring",
     ),
     ("above", "admin cli __main__ demo testing pytest_plugin probes config chains"),
 )

@@ -11,8 +11,7 @@ group, each by the same order, of which the most severe decides.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeVar, cast
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from resilient_llm._errors import (
     CallRejectedError,
@@ -21,10 +20,14 @@ from resilient_llm._errors import (
     ResilientLLMError,
     ResponseRejectedError,
 )
+from resilient_llm._per_class import PerClass
 from resilient_llm._values import ErrorKind, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from resilient_llm._core.explain import Trail
+    from resilient_llm._explanation import Explanation
 
     Rule = Callable[[BaseException], Verdict | ErrorKind | str | None]
     Judge = Callable[[BaseException, Callable[[], float]], Verdict | None]
@@ -55,8 +58,9 @@ _SEVERITY: Final = {
         )
     )
 }
-# A chain of causes longer than this is a loop of wrapping, and its end says nothing.
-_MOST_INSIDE: Final = 200
+# What is longer is a loop of wrapping, or somebody who wants to keep us busy.
+MOST_CAUSES: Final = 50
+MOST_MEMBERS: Final = 1_000
 
 _CANCELLATIONS: Final = (KeyboardInterrupt, SystemExit, GeneratorExit)
 # By name: to import asyncio, concurrent.futures or trio for one class each would cost more
@@ -72,14 +76,21 @@ _CANCELLATION_NAMES: Final = frozenset(
 _ORDINARY, _CANCELLATION, _OURS, _GROUP = range(4)
 
 
-def _sort_of(cls: type[BaseException]) -> int:
+def _find_sort(cls: type) -> int:
     if issubclass(cls, _CANCELLATIONS):
         return _CANCELLATION
-    if any((base.__module__, base.__name__) in _CANCELLATION_NAMES for base in cls.__mro__):
+    try:
+        names = [(base.__module__, base.__name__) for base in cls.__mro__ if type(base.__module__) is str]
+    except Exception:  # noqa: BLE001  # a metaclass may do anything
+        names = []
+    if not _CANCELLATION_NAMES.isdisjoint(names):
         return _CANCELLATION
     if issubclass(cls, ResilientLLMError):
         return _OURS
     return _GROUP if issubclass(cls, BaseExceptionGroup) else _ORDINARY
+
+
+_sort_of: Final = PerClass(_find_sort)
 
 
 class Classifier:
@@ -97,20 +108,21 @@ class Classifier:
             not; None if nobody wants to know.
     """
 
-    __slots__ = ("_judge", "_rules", "_sorts", "_wall", "on_rule_failed")
+    __slots__ = ("_judge", "_rules", "_wall", "on_rule_failed")
 
     def __init__(self, wall: Callable[[], float], judge: Judge | None = None) -> None:
         self._wall = wall
         self._judge = judge
         self._rules: tuple[Rule, ...] = ()
-        self._sorts: WeakKeyDictionary[type[BaseException], int] = WeakKeyDictionary()
         self.on_rule_failed: Callable[[BaseException], None] | None = None
 
     def __call__(self, error: BaseException) -> Verdict:
         """Return what the error means; never raises."""
         try:
             return self._classify(error)
-        except Exception as failure:  # noqa: BLE001  # an error that resists being looked at
+        except BaseException as failure:  # an error that resists being looked at
+            if _sort_of(type(failure)) == _CANCELLATION:
+                raise
             self._tell(failure)
             return _UNKNOWN
 
@@ -145,23 +157,37 @@ class Classifier:
         """Put back what ``rules`` gave, as tests do."""
         self._rules = tuple(rules)
 
-    def _classify(self, error: BaseException) -> Verdict:
-        sort = self._sort(error)
-        if sort == _CANCELLATION or (sort == _GROUP and self._has_cancellation(error)):
+    def explain(self, error: BaseException) -> Explanation:
+        """Return what the error means and why: which rule, by which field; never raises.
+
+        ``str()`` of it is a few lines for a terminal or a chat. They hold words of this
+        library, names of classes and of fields, and numbers: no prompt, key or provider's text.
+        """
+        from resilient_llm._core.explain import Trail, explanation
+        from resilient_llm.rules import why
+
+        trail = Trail(error)
+        try:
+            verdict = self._classify(error, trail)
+        except Exception as failure:  # noqa: BLE001  # an error that resists being looked at
+            self._tell(failure)
+            verdict, trail = _UNKNOWN, Trail(error)
+        return explanation(trail, verdict, lambda error: why(error, self._wall))
+
+    def _classify(self, error: BaseException, trail: Trail | None = None) -> Verdict:
+        sort = _sort_of(type(error))
+        if sort == _CANCELLATION:
             return _CANCELLED
-        return self._own(error, sort) or self._inside(error, sort)
+        if sort == _GROUP and (found := self._cancellation(error)) is not None:
+            if trail is not None:
+                trail.into(error, found)
+            return _CANCELLED
+        return self._own(error, sort, trail) or self._inside(error, trail)
 
-    def _sort(self, error: BaseException) -> int:
-        cls = type(error)
-        sort = self._sorts.get(cls)
-        if sort is None:
-            sort = self._sorts[cls] = _sort_of(cls)
-        return sort
-
-    def _own(self, error: BaseException, sort: int) -> Verdict | None:
+    def _own(self, error: BaseException, sort: int, trail: Trail | None = None) -> Verdict | None:
         """Return what the error says by itself."""
         if self._rules:
-            verdict = self._asked(error)
+            verdict = self._asked(error, trail)
             if verdict is not None:
                 return verdict
         if sort == _OURS:
@@ -170,17 +196,20 @@ class Classifier:
             return None
         try:
             judge = self._judge or self._built_in()
-            return judge(error, self._wall)
+            verdict = judge(error, self._wall)
+            return None if verdict is not None and _only_wraps(error, verdict) else verdict
         except Exception as failure:  # noqa: BLE001  # a property or a number of somebody else's class
             self._tell(failure)
             return None
 
-    def _asked(self, error: BaseException) -> Verdict | None:
+    def _asked(self, error: BaseException, trail: Trail | None) -> Verdict | None:
         for rule in self._rules:
             try:
                 answer = cast("object", rule(error))  # users write rules
                 if answer is None:
                     continue
+                if trail is not None:
+                    trail.rules[id(error)] = rule
                 if isinstance(answer, Verdict):
                     return answer
                 kind = _KINDS.get(answer) if isinstance(answer, str) else None
@@ -199,30 +228,75 @@ class Classifier:
         except Exception:  # noqa: BLE001, S110  # whoever listens must not break a call either
             pass
 
-    def _has_cancellation(self, group: BaseException) -> bool:
-        return any(self._sort(member) == _CANCELLATION for member in _leaves(group))
+    def _cancellation(self, group: BaseException) -> BaseException | None:
+        return next((member for member in _leaves(group) if _sort_of(type(member)) == _CANCELLATION), None)
 
-    def _inside(self, error: BaseException, sort: int) -> Verdict:
+    def _inside(self, error: BaseException, trail: Trail | None) -> Verdict:
         """Return the most severe of what is inside an error that says nothing itself."""
         worst: Verdict | None = None
+        wraps = _may_wrap(error)
         waiting = [error]
         seen = {id(error)}
-        while waiting and len(seen) <= _MOST_INSIDE:
+        causes, members = MOST_CAUSES, MOST_MEMBERS
+        while waiting:
             outer = waiting.pop()
-            inner = [one for one in _within(outer) if id(one) not in seen]
+            if issubclass(type(outer), BaseExceptionGroup):  # ``isinstance`` would ask its ``__class__``
+                inner = _members(outer, members)
+                members -= len(inner)
+            else:
+                cause = _wrapped_by(outer) if causes else None
+                inner = () if cause is None else (cause,)
+                causes -= len(inner)
+            inner = [one for one in inner if id(one) not in seen]
             if not inner:
                 worst = _worse(worst, _UNKNOWN)
             for one in inner:
                 seen.add(id(one))
-                kind = self._sort(one)
-                if kind == _CANCELLATION:
-                    continue
-                verdict = self._own(one, kind)
+                if trail is not None:
+                    trail.within[id(one)] = outer
+                try:
+                    sort = _sort_of(type(one))
+                    verdict = _CANCELLED if sort == _CANCELLATION else self._own(one, sort, trail)
+                except Exception as failure:  # noqa: BLE001  # one that resists does not hide the others
+                    self._tell(failure)
+                    verdict = _UNKNOWN
                 if verdict is None:
                     waiting.append(one)
+                    wraps = wraps or _may_wrap(one)
                 elif verdict.kind is not ErrorKind.CANCELLED:
+                    if trail is not None and worst is not _worse(worst, verdict):
+                        trail.decided_by = one
                     worst = _worse(worst, verdict)
-        return worst or _UNKNOWN
+        # Nothing is known of what it wraps: then it is what its class says.
+        return _BUG if wraps and (worst is None or worst.kind is ErrorKind.UNKNOWN) else worst or _UNKNOWN
+
+
+def _wrapped_by(error: BaseException) -> BaseException | None:
+    """Return the explicit cause, or the failure that tenacity, litellm or google keep elsewhere."""
+    try:
+        cause = error.__cause__
+        if cause is not None:
+            return cause
+        held = cast("object", error.__dict__)
+        if type(held) is not dict:
+            return None
+        facts = cast("dict[str, Any]", held)
+        attempt = facts.get("last_attempt")
+        found = facts.get("original_exception", facts.get("_cause")) if attempt is None else attempt.exception()
+        return found if isinstance(found, BaseException) else None
+    except Exception:  # noqa: BLE001  # somebody else's class
+        return None
+
+
+def _may_wrap(error: BaseException) -> bool:
+    # By identity: to compare classes may call their metaclass.
+    cls = type(error)
+    return cls is RuntimeError or cls is ValueError
+
+
+def _only_wraps(error: BaseException, verdict: Verdict) -> bool:
+    """Return whether it is a plain ``raise RuntimeError(...) from error``, which says nothing itself."""
+    return _may_wrap(error) and error.__cause__ is not None and verdict.kind is ErrorKind.CALLER_BUG
 
 
 def _of_ours(error: BaseException) -> Verdict:
@@ -235,27 +309,32 @@ def _of_ours(error: BaseException) -> Verdict:
     return _REJECTED
 
 
-def _within(error: BaseException) -> tuple[BaseException, ...]:
-    if isinstance(error, BaseExceptionGroup):
-        return cast("BaseExceptionGroup[BaseException]", error).exceptions
-    cause = error.__cause__
-    return () if cause is None else (cause,)
+def _members(group: BaseException, most: int) -> tuple[BaseException, ...]:
+    try:
+        members = cast("BaseExceptionGroup[BaseException]", group).exceptions
+        return members[:most] if type(members) is tuple else ()
+    except Exception:  # noqa: BLE001  # somebody else's class
+        return ()
 
 
-def _leaves(group: BaseException) -> list[BaseException]:
-    """Return the errors in a group of groups; a group cannot contain itself."""
-    found: list[BaseException] = []
+def _leaves(group: BaseException) -> Iterator[BaseException]:
+    """Yield the errors in a group of groups, as far as they are looked at."""
     waiting = [group]
+    left = MOST_MEMBERS
     while waiting:
         one = waiting.pop()
-        if isinstance(one, BaseExceptionGroup):
-            waiting.extend(cast("BaseExceptionGroup[BaseException]", one).exceptions)
+        if issubclass(type(one), BaseExceptionGroup):
+            members = _members(one, left)
+            left -= len(members)
+            waiting.extend(reversed(members))
         else:
-            found.append(one)
-    return found
+            yield one
 
 
 def _worse(first: Verdict | None, second: Verdict) -> Verdict:
     if first is None or _SEVERITY[second.kind] < _SEVERITY[first.kind]:
+        return second
+    # Of several that say the same the longest wait counts.
+    if second.kind is first.kind and (second.retry_after or 0.0) > (first.retry_after or 0.0):
         return second
     return first

@@ -22,7 +22,7 @@ from resilient_llm._core.retry_budget import SPAN
 from resilient_llm._core.steps import LET_THROUGH, Done, Raise, Step, Told, Try, Wait
 from resilient_llm._core.window import Era
 from resilient_llm._errors import DeadlineExceededError, ResponseRejectedError
-from resilient_llm._settings import RATE_LIMIT_PAUSE
+from resilient_llm._settings import LONGEST_TO_RETRY, RATE_LIMIT_PAUSE
 from resilient_llm._values import AttemptRecord, ErrorKind, Verdict
 
 if TYPE_CHECKING:
@@ -304,10 +304,10 @@ def _retry_in(
     answered: tuple[int, int] | None,
 ) -> float | None:
     """Return the seconds until the next attempt on this target, or None to move on."""
-    if not verdict.retryable:
-        return None
     limited = verdict.kind is ErrorKind.RATE_LIMITED
     hint = verdict.retry_after if verdict.retry_after else None
+    if not verdict.retryable and not (limited and hint and _is_only_long(verdict.reason, hint)):
+        return None
     if number >= call.options.attempts or call.attempts == call.options.max_attempts:
         stopped = "attempts"
     elif (limited or hint or verdict.reason == "timeout") and call.other_is_live(now):
@@ -340,6 +340,11 @@ def _used_up(
     before = answered[0] if charged is lane.circuit else answered[1]
     if isinstance(grant, Era):
         charged.exhausted(grant, now, verdict, number, before, cooldown=call.options.cooldown, tag=call.tag)
+
+
+def _is_only_long(reason: str, hint: float) -> bool:
+    """Return whether a rate limit is not tried again for its wait alone; here the policy's own limit decides."""
+    return hint > LONGEST_TO_RETRY and reason != "quota_window"
 
 
 def _too_long(call: Call, delay: float, now: float, *, asked: bool) -> str:

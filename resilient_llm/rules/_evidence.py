@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import re
 import sys
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
-from weakref import WeakKeyDictionary
 
+from resilient_llm._per_class import PerClass
 from resilient_llm._values import ErrorKind, Verdict
 
 if TYPE_CHECKING:
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
 CLIENTS: Final = frozenset(
     """
     ai21 aiobotocore aiohttp anthropic azure boto3 botocore cerebras cohere dashscope deepseek fireworks
-    google google_genai groq grpc h11 h2 http httpcore httpx huggingface_hub ibm_watsonx_ai langchain
+    google google_genai groq grpc h11 h2 http httpcore httpx huggingface_hub ibm_watsonx_ai instructor langchain
     langchain_anthropic langchain_aws langchain_cohere langchain_community langchain_core langchain_google_genai
     langchain_groq langchain_mistralai langchain_ollama langchain_openai litellm llama_cpp llama_index mistralai
-    ollama openai portkey_ai pydantic_ai replicate requests together urllib urllib3 vertexai voyageai websocket
+    ollama openai portkey_ai pydantic_ai replicate requests together torch urllib urllib3 vertexai voyageai websocket
     websockets xai_sdk zhipuai
     """.split()
 )
@@ -36,19 +37,35 @@ CLIENTS: Final = frozenset(
 # slots, class attributes) are found once per class.
 _ATTRIBUTES: Final = (
     "status_code", "status", "http_status", "code", "type", "reason", "error_code", "error_type", "retry_after",
+    "provider_error_code", "provider_error_type",
     "body", "details", "json_body", "http_body", "error", "detail", "title", "message",
     "response", "headers", "litellm_response_headers", "llm_provider", "rcvd", "trailing_metadata",
 )  # fmt: skip
-_MESSAGES: Final = ("message", "msg", "detail", "title", "description", "error_description", "Message", "error")
-_CODES: Final = ("code", "type", "status", "reason", "error_code", "error_type", "Code", "errorCode", "__type")
-_LONGEST_BODY: Final = 65_536
+MESSAGES: Final = ("message", "msg", "detail", "title", "description", "error_description", "Message", "error", "raw")
+CODES: Final = ("code", "type", "status", "reason", "error_code", "error_type", "Code", "errorCode", "__type")
+ATTRIBUTES_OF_CODES: Final = (
+    "code", "type", "status", "error_code", "error_type", "provider_error_code", "provider_error_type",
+)  # fmt: skip
+_MESSAGES: Final = frozenset(MESSAGES)
+_CODES: Final = frozenset(CODES)
+LONGEST_BODY: Final = 65_536
+_LONGEST_CODE: Final = 128
+_MOST_HEADERS: Final = 256
+_LARGEST_NUMBER: Final = 10**18
+_PLAIN_TEXT: Final = (str, bytes)
+_PLAIN: Final = (str, bytes, int, float, type(None))
 _LONGEST_TEXT: Final = 4_000
+_MOST_ARGS: Final = 8
+MOST_DETAILS: Final = 16
+HOLDERS: Final = ("error", "Error", "errors", "details", "detail", "innererror", "metadata")
+"""Names under which a body holds the mappings that are looked at."""
+_OUTER: Final = HOLDERS[:3]
 _WAITS: Final = frozenset(
     """retry-after retry-after-ms x-retry-after x-retry-after-ms x-ms-retry-after-ms x-should-retry""".split()
 )
 _RAW_WAITS: Final = frozenset(name.encode() for name in _WAITS)
-_RATE: Final = re.compile("ratelimit|rate-limit", re.IGNORECASE).search
-_RAW_RATE: Final = re.compile(b"ratelimit|rate-limit", re.IGNORECASE).search
+_RATE: Final = re.compile("ratelimit|rate-limit").search
+_RAW_RATE: Final = re.compile(b"ratelimit|rate-limit").search
 
 T = TypeVar("T")
 
@@ -88,18 +105,7 @@ class Shape:
         self.verdicts: dict[object, Any] = {}
 
 
-_shapes: WeakKeyDictionary[type, Shape] = WeakKeyDictionary()
-
-
-def shape_of(cls: type) -> Shape:
-    """Return what the class says; computed once per class.
-
-    Two threads may compute it at the same time; both get the same answer.
-    """
-    shape = _shapes.get(cls)
-    if shape is None:
-        shape = _shapes[cls] = Shape(cls)
-    return shape
+shape_of: Final = PerClass(Shape)
 
 
 def attribute(thing: object, name: str) -> Any:
@@ -139,15 +145,21 @@ class Evidence:
         wall: Gives seconds since 1970.
         facts: ``{attribute: value}`` of the error's own and of those the class holds.
         is_quiet: Whether it has at most a status and words: no body, code or header.
+        sign: What the rule went by that knew the error, ``(what sort, which)``; for explanations.
+        hint_sign: Where the wait was read, for the same.
     """
+
+    sign: tuple[str, Any] = ("", None)
+    hint_sign = ""
 
     def __init__(self, error: BaseException, shape: Shape, wall: Callable[[], float]) -> None:
         self.error = error
         self.shape = shape
         self.wall = wall
         facts: dict[str, Any] = attribute(error, "__dict__") or {}
-        if shape.read:
-            facts = {**{name: attribute(error, name) for name in shape.read}, **facts}
+        missing = [name for name in shape.read if name not in facts] if shape.read else ()
+        if missing:
+            facts = {**{name: attribute(error, name) for name in missing}, **facts}
         self.facts: Mapping[str, Any] = facts
         # langchain raises ValueError({"code": 402, ...}).
         args = error.args
@@ -162,6 +174,21 @@ class Evidence:
             known["text"] = words[:_LONGEST_TEXT].lower()
             status = as_status(facts.get("status_code"))
             known["status"] = as_status(facts.get("http_status")) if status is None else status
+
+    def plain(self) -> Evidence | None:
+        """Return what is left if only numbers and texts are believed; None if nothing was taken out."""
+        facts = {name: value for name, value in self.facts.items() if type(value) in _PLAIN}
+        if len(facts) == len(self.facts):
+            return None
+        known: Any = object.__new__(Evidence)
+        known.error, known.shape, known.wall, known.facts, known.is_quiet = (
+            self.error,
+            self.shape,
+            self.wall,
+            facts,
+            False,
+        )
+        return known
 
     @_once
     def status(self) -> int | None:
@@ -192,34 +219,43 @@ class Evidence:
     @_once
     def waits(self) -> dict[str, str]:
         """``{lower-cased name: value}`` of the headers that name a wait or forbid a retry."""
-        headers = self._headers()
-        raw = attribute(headers, "raw")
-        try:
-            if type(raw) is list:  # httpx: decoding the few that matter is much cheaper than items()
-                pairs = cast("list[tuple[bytes, bytes]]", raw)
-                return {
-                    low.decode(): value.decode("latin-1")
-                    for name, value in pairs
-                    if (low := name.lower()) in _RAW_WAITS
-                }
-            return {low: str(value) for name, value in _pairs(headers) if (low := str(name).lower()) in _WAITS}
-        except Exception:  # noqa: BLE001  # headers of an unknown type
-            return {}
+        self._read_headers()
+        return self.__dict__["waits"]
 
     @_once
     def rates(self) -> dict[str, str]:
         """``{lower-cased name: value}`` of the headers that tell how full a bucket is."""
+        self._read_headers()
+        return self.__dict__["rates"]
+
+    def _read_headers(self) -> None:
+        waits: dict[str, str] = {}
+        rates: dict[str, str] = {}
+        known: dict[str, Any] = self.__dict__
+        known["waits"], known["rates"] = waits, rates
         headers = self._headers()
-        raw = attribute(headers, "raw")
+        if headers is None:
+            return
         try:
-            if type(raw) is list:
-                pairs = cast("list[tuple[bytes, bytes]]", raw)
-                return {
-                    name.decode("latin-1").lower(): value.decode("latin-1") for name, value in pairs if _RAW_RATE(name)
-                }
-            return {str(name).lower(): str(value) for name, value in _pairs(headers) if _RATE(str(name))}
-        except Exception:  # noqa: BLE001  # headers of an unknown type
-            return {}
+            raw = attribute(headers, "raw")
+            if type(raw) is list:  # httpx: decoding the few that matter is much cheaper than items()
+                for name, value in cast("list[tuple[bytes, bytes]]", raw)[:_MOST_HEADERS]:
+                    if type(name) is not bytes or len(name) > _LONGEST_CODE:
+                        continue
+                    low = name.lower()
+                    if low in _RAW_WAITS:
+                        waits[low.decode()] = _value(value)
+                    elif b"limit" in low and _RAW_RATE(low):
+                        rates[low.decode("latin-1")] = _value(value)
+                return
+            for name, value in _pairs(headers):
+                low = _name(name)
+                if low in _WAITS:
+                    waits[low] = _value(value)
+                elif "limit" in low and _RATE(low):
+                    rates[low] = _value(value)
+        except Exception:  # noqa: BLE001, S110  # headers of an unknown type
+            pass
 
     def _headers(self) -> Any:
         facts = self.facts
@@ -241,7 +277,7 @@ class Evidence:
             found = facts.get(name)
             if isinstance(found, (dict, list)):
                 return cast("Any", found)
-            if isinstance(found, (str, bytes)) and found:
+            if type(found) in _PLAIN_TEXT and found:
                 return _decoded(found)
         if "llm_provider" in facts:  # litellm quotes the body in its message
             return _quoted_body(facts.get("message"))
@@ -251,7 +287,7 @@ class Evidence:
         found = None if response is None else _downloaded(response)
         if found is None:
             found = facts.get("http_body")
-        if isinstance(found, (str, bytes)) and found:
+        if type(found) in _PLAIN_TEXT and found:
             return _decoded(found)
         args = self.error.args
         if args and isinstance(args[0], dict):
@@ -262,29 +298,32 @@ class Evidence:
     def parts(self) -> tuple[dict[str, Any], ...]:
         """The mappings in which providers put codes and messages, outermost last."""
         body = self.body
-        return () if body is None or type(body) is str else tuple(_parts(body))
+        return () if body is None or type(body) is str else _parts(body)
 
     @_once
     def codes(self) -> tuple[str, ...]:
         """Machine-readable words of the body and the error, lower-cased, most special first."""
         found: list[str] = []
         for part in self.parts:
-            for name in _CODES:
-                word = part.get(name)
-                if type(word) is str:
-                    found.append(word.lower())
+            if _CODES.isdisjoint(part):
+                continue
+            found += [
+                word[:_LONGEST_CODE].lower() for name in CODES if name in part and type(word := part[name]) is str
+            ]
         facts = self.facts
-        for name in ("code", "type", "status", "error_code", "error_type"):
+        for name in ATTRIBUTES_OF_CODES:
             word = facts.get(name)
-            if type(word) is str and (low := word.lower()) not in found:
+            if word is None:
+                continue
+            if type(word) is str and (low := word[:_LONGEST_CODE].lower()) not in found:
                 found.append(low)
-            elif callable(word):
+            elif self.is_grpc and callable(word):
                 found.extend(_grpc_code(word))
         error = facts.get("error")
         if error is not None and type(error) is not str:
             word = attribute(error, "code")  # azure.core puts an object there
             if type(word) is str:
-                found.append(word.lower())
+                found.append(word[:_LONGEST_CODE].lower())
         return tuple(found)
 
     @_once
@@ -292,7 +331,7 @@ class Evidence:
         """Numbers in the body that look like an HTTP status; openrouter sends them in a stream."""
         found: list[int] = []
         for part in self.parts:
-            for name in ("code", "status_code", "status"):
+            for name in ("code", "status_code", "status", "http_status_code", "http_code", "statusCode"):
                 number = as_status(part.get(name))
                 if number is not None:
                     found.append(number)
@@ -301,25 +340,36 @@ class Evidence:
     @_once
     def text(self) -> str:
         """What the error says in words, lower-cased and cut; never for logs, it may hold a prompt."""
-        said = [text for part in self.parts for name in _MESSAGES if type(text := part.get(name)) is str]
+        said = [
+            text[:_LONGEST_TEXT]
+            for part in self.parts
+            if not _MESSAGES.isdisjoint(part)
+            for name in MESSAGES
+            if name in part and type(text := part[name]) is str
+        ]
         body = self.body
         if type(body) is str:
-            said.append(body)
+            said.append(body[:_LONGEST_TEXT])
         facts = self.facts
         if not said:
             for name in ("error", "detail", "title", "message"):
                 text = facts.get(name)
                 if type(text) is str:
-                    said.append(text)
+                    said.append(text[:_LONGEST_TEXT])
         details = facts.get("details")
-        if callable(details):  # grpc
+        if self.is_grpc and callable(details):
             text = called(details)
             if type(text) is str:
-                said.append(text)
+                said.append(text[:_LONGEST_TEXT])
         reason = attribute(facts.get("rcvd"), "reason")  # websockets
         if type(reason) is str:
-            said.append(reason)
+            said.append(reason[:_LONGEST_TEXT])
         return ("\n".join(said) if said else _joined(self.error.args))[:_LONGEST_TEXT].lower()
+
+    @property
+    def is_grpc(self) -> bool:
+        """Whether its code and its details are methods; of no other class are methods called."""
+        return "grpc.RpcError" in self.shape.names
 
     @property
     def has_voice(self) -> bool:
@@ -333,8 +383,8 @@ class Evidence:
 
 def _joined(args: tuple[Any, ...]) -> str:
     if len(args) == 1 and type(args[0]) is str:
-        return args[0]
-    return "\n".join([arg for arg in args if type(arg) is str])
+        return args[0][:_LONGEST_TEXT]
+    return "\n".join([arg[:_LONGEST_TEXT] for arg in args[:_MOST_ARGS] if type(arg) is str])
 
 
 def as_status(value: object) -> int | None:
@@ -386,7 +436,23 @@ def _grpc_code(method: Any) -> Iterator[str]:
 def _pairs(headers: Any) -> Any:
     if headers is None:
         return ()
-    return headers.items() if hasattr(headers, "items") else headers
+    return islice(headers.items() if hasattr(headers, "items") else headers, _MOST_HEADERS)
+
+
+def _name(name: object) -> str:
+    """Return a header's name, lower-cased; some clients have bytes."""
+    if type(name) is bytes:
+        return name[:_LONGEST_CODE].decode("latin-1").lower()
+    return name[:_LONGEST_CODE].lower() if isinstance(name, str) else ""
+
+
+def _value(value: object) -> str:
+    """Return a header's value; what is neither text nor bytes nor a number is none."""
+    if type(value) is bytes:
+        return value[:_LONGEST_CODE].decode("latin-1")
+    if type(value) is int:
+        return str(value) if abs(value) < _LARGEST_NUMBER else ""
+    return str(value)[:_LONGEST_CODE] if type(value) is str or type(value) is float else ""
 
 
 def _downloaded(response: object) -> str | bytes | None:
@@ -397,14 +463,14 @@ def _downloaded(response: object) -> str | bytes | None:
     facts = cast("dict[str, Any]", held)
     for name in ("_content", "body", "_body"):  # httpx and requests; websockets; aiohttp
         content = facts.get(name)
-        if isinstance(content, (bytes, bytearray)):
-            return bytes(content)
+        if type(content) is bytes or type(content) is bytearray:
+            return bytes(content[:LONGEST_BODY])
     return None
 
 
 def _decoded(body: str | bytes) -> Any:
-    if len(body) > _LONGEST_BODY:
-        body = body[:_LONGEST_BODY]
+    if len(body) > LONGEST_BODY:
+        body = body[:LONGEST_BODY]
     text = body.decode("utf-8", "replace") if isinstance(body, bytes) else body
     if text.lstrip()[:1] in ("{", "["):
         import json
@@ -423,35 +489,59 @@ def _quoted_body(message: object) -> Any:
     import json
 
     try:
-        return json.JSONDecoder().raw_decode(message[:_LONGEST_BODY], start)[0]
+        return json.JSONDecoder().raw_decode(message[:LONGEST_BODY], start)[0]
     except (ValueError, RecursionError):
         return None
 
 
-def _parts(body: Any) -> Iterator[dict[str, Any]]:
+def _parts(body: Any) -> tuple[dict[str, Any], ...]:
     if isinstance(body, list):
         body = cast("list[Any]", body)[0] if body else None
     if not isinstance(body, dict):
-        return
+        return ()
     outer = cast("dict[str, Any]", body)
-    for name in ("error", "Error", "errors"):
-        inner: Any = outer.get(name)
+    found: list[dict[str, Any]] = []
+    for name in _OUTER:
+        if name not in outer:
+            continue
+        inner: Any = outer[name]
         if isinstance(inner, list) and inner:
             inner = cast("list[Any]", inner)[0]
         if isinstance(inner, dict):
-            yield from _nested(cast("dict[str, Any]", inner))
-    yield from _nested(outer)
+            _add_nested(found, cast("dict[str, Any]", inner))
+    _add_nested(found, outer)
+    return tuple(found)
 
 
-def _nested(part: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the details inside an error object, then the object."""
-    details: Any = part.get("details")
-    if isinstance(details, list):  # google.rpc
-        yield from (detail for detail in cast("list[Any]", details) if isinstance(detail, dict))
-    inner: Any = part.get("innererror")
-    if isinstance(inner, dict):  # azure
-        yield cast("dict[str, Any]", inner)
-    yield part
+def _add_nested(found: list[dict[str, Any]], part: dict[str, Any]) -> None:
+    """Add the details inside an error object, then the object."""
+    if "details" in part:  # google.rpc
+        details: Any = part["details"]
+        if isinstance(details, list):
+            found.extend(_mappings(cast("list[Any]", details)))
+        elif isinstance(details, dict):  # anthropic
+            found.append(cast("dict[str, Any]", details))
+    if "detail" in part:  # FastAPI
+        details = part["detail"]
+        if isinstance(details, list):
+            found.extend(_mappings(cast("list[Any]", details)))
+    if "innererror" in part:  # azure
+        inner: Any = part["innererror"]
+        if isinstance(inner, dict):
+            found.append(cast("dict[str, Any]", inner))
+    if "metadata" in part:  # openrouter: its own facts, and what the provider behind it said
+        inner = part["metadata"]
+        if isinstance(inner, dict):
+            metadata = cast("dict[str, Any]", inner)
+            found.extend(_parts(_decoded(raw)) if type(raw := metadata.get("raw")) is str else ())
+            found.append(metadata)
+    found.append(part)
+
+
+def _mappings(items: list[Any]) -> Iterator[dict[str, Any]]:
+    for item in items[:MOST_DETAILS]:
+        if isinstance(item, dict):
+            yield cast("dict[str, Any]", item)
 
 
 def _beneath(error: BaseException) -> Iterator[BaseException]:

@@ -33,12 +33,14 @@ CODES: Final[dict[str, Verdict]] = {
         credit_balance_exhausted credit_balance_too_low credits_exhausted quota_exhausted exceeded_current_quota_error
         organization_spend_limit_exceeded organization_usage_limit_exceeded project_spend_limit_exceeded
         enforced_spend_limit_reached spend_limit_reached spend_limit_exceeded billing_hard_limit_reached
-        monthly_limit_exceeded budget_exceeded payment_required billing_error token_quota_reached arrearage""",
+        monthly_limit_exceeded budget_exceeded payment_required billing_error token_quota_reached arrearage
+        linked_organization_billing_unavailable linked_organization_spend_limit_reached contract_spend_limit_reached""",
     ),
     **_same(
         dead("account_disabled"),
         """billing_not_active account_deactivated account_disabled account_suspended account_inactive
-        organization_restricted organization_disabled organization_deactivated consumer_suspended key_suspended""",
+        organization_restricted organization_disabled organization_deactivated organization_on_hold consumer_suspended
+        key_suspended access_terminated""",
     ),
     **_same(
         dead("invalid_credentials"),
@@ -53,13 +55,13 @@ CODES: Final[dict[str, Verdict]] = {
     ),
     **_same(
         dead("permission_denied"),
-        "no_organization service_disabled api_key_service_blocked ip_not_allowed ip_not_authorized",
+        "no_organization service_disabled api_key_service_blocked ip_not_allowed ip_not_authorized cmek_key_disabled cmek_key_network_blocked",
     ),
     **_same(
         dead("model_not_found", scope="target"),
         """model_not_found model_not_found_error model_not_exist model_not_available model_not_supported
         model_not_allowed model_decommissioned model_deprecated model_removed unknown_model invalid_model
-        deploymentnotfound deployment_not_found operationnotsupported modelnotfound""",
+        unavailable_model deploymentnotfound deployment_not_found operationnotsupported modelnotfound""",
     ),
     **_same(
         dead("region_unsupported"),
@@ -68,18 +70,19 @@ CODES: Final[dict[str, Verdict]] = {
     **_same(
         wrong_request("context_length_exceeded"),
         """context_length_exceeded context_window_exceeded exceed_context_size_error context_length_error
-        string_above_max_length tokens_limit_reached max_context_length_exceeded input_too_long prompt_too_long""",
+        model_context_window_exceeded string_above_max_length tokens_limit_reached max_context_length_exceeded input_too_long prompt_too_long""",
     ),
     **_same(
         wrong_request("content_policy"),
         """content_filter content_filtered content_policy_violation contentfilter responsibleaipolicyviolation
         content_filter_error moderation_blocked invalid_prompt data_inspection_failed datainspectionfailed
-        safety_violation cyber_policy_violation sensitive_content""",
+        sensitive_words_detected sensitivecontentdetected inputtextsensitivecontentdetected
+        outputtextsensitivecontentdetected safety_violation refusal cyber_policy_violation sensitive_content guardrail_violation""",
     ),
     **_same(
         wrong_request("unsupported_parameter"),
         """unsupported_parameter unsupported_value parameter_not_supported unknown_parameter unrecognized_parameter
-        unsupported_model_feature extra_forbidden""",
+        unsupported_model_feature extra_forbidden not_supported_error""",
     ),
     **_same(
         wrong_request("too_large"),
@@ -87,9 +90,18 @@ CODES: Final[dict[str, Verdict]] = {
     ),
     **_same(
         wrong_request("invalid_request"),
-        """previous_response_not_found invalid_value missing_required_parameter invalid_type invalid_image
+        """invalid_value missing_required_parameter invalid_type invalid_image
         invalid_image_format image_too_large invalid_function_parameters invalid_json_schema""",
     ),
+    # What a request names and the provider has not stored.
+    **_same(
+        wrong_request(),
+        """previous_response_not_found thread_not_found file_not_found image_not_found item_not_found response_not_found
+        conversation_not_found message_not_found assistant_not_found batch_not_found run_not_found
+        vector_store_not_found upload_not_found session_not_found dataset_not_found user_profile_not_found""",
+    ),
+    **_same(transient("conflict"), "conversation_locked thread_continue_in_flight"),
+    **_same(limited(), "in_flight_budget_exhausted"),
     **_same(wrong_request("invalid_output"), "json_validate_failed tool_use_failed output_parse_failed"),
     **_same(
         transient("overloaded"),
@@ -124,15 +136,16 @@ CATEGORIES: Final[dict[str, Verdict]] = {
     # What a key may not do is often one model: only the target is charged.
     **_same(
         dead("permission_denied", scope="target"),
-        """permission_error permission_denied permission_denied_error permissiondenied access_denied accessdenied
-        access_terminated forbidden""",
+        "permission_error permission_denied permission_denied_error permissiondenied access_denied accessdenied forbidden",
     ),
     **_same(dead("model_not_found", scope="target"), "not_found_error not_found notfounderror"),
     **_same(
         wrong_request(),
         "invalid_request_error invalid_request badrequesterror bad_request_error bad_request invalid_argument",
     ),
-    **_same(wrong_request("invalid_request"), "failed_precondition out_of_range unprocessable_entity_error"),
+    **_same(
+        wrong_request("invalid_request"), "already_exists failed_precondition out_of_range unprocessable_entity_error"
+    ),
     **_same(dead("endpoint_not_found", scope="target"), "unimplemented"),
     # gRPC says this for throttling and for a spent quota; the sentences have been asked.
     **_same(limited(), "resource_exhausted"),
@@ -145,7 +158,10 @@ def cause(evidence: Evidence) -> Verdict | None:
     """Return what a code in the body or the error says for certain."""
     for code in evidence.codes:
         verdict = CODES.get(code)
+        if verdict is None and code.startswith("billing_"):
+            verdict = CODES["billing_error"]
         if verdict is not None:
+            evidence.sign = ("code", code)
             return verdict
     return None
 
@@ -173,5 +189,6 @@ def category(evidence: Evidence) -> Verdict | None:
     for code in evidence.codes:
         verdict = CATEGORIES.get(code)
         if verdict is not None:
+            evidence.sign = ("code", code)
             return verdict
     return None

@@ -5,39 +5,47 @@ The status code and the details are read like a code and a message.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from resilient_llm.rules import hints
-from resilient_llm.rules._evidence import called, transient
+from resilient_llm.rules._evidence import LONGEST_BODY, called, transient
 
 if TYPE_CHECKING:
     from resilient_llm._values import Verdict
     from resilient_llm.rules._evidence import Evidence
 
 
+ONLY_FOR: Final = frozenset(("grpc.RpcError",))
+_MOST_PAIRS: Final = 256
+_LONGEST_VARINT: Final = 63
 _REFUSED: Final = transient("network", scope="provider")
 
 
 def SENTENCES(evidence: Evidence) -> Verdict | None:  # noqa: N802  # one of the names a provider's file may have
     """Return that no connection came about; gRPC says UNAVAILABLE to that and to a busy server."""
-    if "grpc.RpcError" not in evidence.shape.names:
-        return None
-    text = evidence.text
-    return _REFUSED if "failed to connect to all addresses" in text or "dns resolution failed" in text else None
+    for words in ("failed to connect to all addresses", "dns resolution failed"):
+        if words in evidence.text:
+            evidence.sign = ("words", (words,))
+            return _REFUSED
+    return None
 
 
 def HINTS(evidence: Evidence) -> float | None:  # noqa: N802  # one of the names a provider's file may have
     """Return the wait in the trailing metadata of a call that failed."""
-    method = evidence.facts.get("trailing_metadata")
-    for pair in (called(method) or ()) if callable(method) else ():
-        name, value = pair[0], pair[1]
-        if name == "retry-after" and isinstance(value, str):
+    method = evidence.facts.get("trailing_metadata") if "trailing_metadata" in evidence.facts else None
+    pairs: Any = (called(method) or ()) if callable(method) else ()
+    for pair in islice(pairs, _MOST_PAIRS):
+        if not isinstance(pair, tuple) or len(cast("tuple[Any, ...]", pair)) < 2:
+            continue
+        name, value = cast("tuple[Any, ...]", pair)[:2]
+        if name == "retry-after" and type(value) is str:
             return hints.moment_or_seconds(value, evidence.wall())
-        if name == "grpc-retry-pushback-ms" and isinstance(value, str):
+        if name == "grpc-retry-pushback-ms" and type(value) is str:
             delay = hints.seconds(value)
             return None if delay is None else delay / 1000
-        if name == "grpc-status-details-bin" and isinstance(value, bytes):
-            delay = _retry_info(value)
+        if name == "grpc-status-details-bin" and type(value) is bytes:
+            delay = _retry_info(value[:LONGEST_BODY])
             if delay is not None:
                 return delay
     return None
@@ -64,7 +72,7 @@ def _retry_info(details: bytes) -> float | None:
             at += 1
             number |= (byte & 0x7F) << shift
             shift += 7
-            if byte < 0x80:
+            if byte < 0x80 or shift > _LONGEST_VARINT:
                 break
         fields[field] = number
     return hints.seconds(fields.get(1, 0) + fields.get(2, 0) / 1e9)

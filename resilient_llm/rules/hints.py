@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 LONGEST: Final = 86_400.0
 _MILLISECONDS: Final = ("retry-after-ms", "x-retry-after-ms", "x-ms-retry-after-ms")
 _SECONDS: Final = ("retry-after", "x-retry-after", "x-amzn-bedrock-retry-after")
+_FIELDS: Final = (
+    ("retry_after_ms", 1000), ("retry_after", 1), ("retry_after_seconds", 1), ("retryAfter", 1), ("retryAfterSeconds", 1),
+    ("resets_in_seconds", 1), ("estimated_time", 1),
+)  # fmt: skip
+_HINTS: Final = frozenset(("retryDelay", *(name for name, _ in _FIELDS)))
+_LONGEST_VALUE: Final = 64
+_LARGEST: Final = 1e300  # a whole number above it is no float
 # A number above this is a moment, not a duration: seconds since 1970 in the year 2001.
 _EPOCH: Final = 1e9
 
@@ -35,7 +42,7 @@ _GO: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|us|µs|ns|s|m|h|d)")
 _WORDS: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)[\s,]*(?:and\s+)?")
 _ASKS: Final = re.compile(
     r"\b(?:again|retry|retry your request|retry-after|wait|resets?|available)"
-    r"(?:\s+(?:again|after|in|for|at least|about|approximately))*[\s:~]*(?=\d)"
+    r"(?:\s+(?:again|after|in|for|at least|about|approximately)){0,4}[\s:~]{0,8}(?=\d)"
 )
 _SPELLED: Final = re.compile(
     r"(?:m(?:illi)?s(?:ec(?:ond)?s?)?|s(?:ec(?:ond)?s?)?|m(?:in(?:ute)?s?)?|h(?:(?:ou)?rs?)?|d(?:ays?)?)?"
@@ -49,11 +56,17 @@ def seconds(value: object) -> float | None:
             value = float(value)
         except ValueError:
             return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        return None  # NaN is not in this range either
+    return float(min(value, LONGEST))
+
+
+def _number(value: str) -> float | None:
+    try:
+        number = float(value)
+    except ValueError:
         return None
-    if not math.isfinite(value) or value < 0:
-        return None
-    return min(float(value), LONGEST)
+    return number if math.isfinite(number) and number >= 0 else None
 
 
 def moment_or_seconds(value: str, now: float) -> float | None:
@@ -66,8 +79,8 @@ def moment_or_seconds(value: str, now: float) -> float | None:
         value: The header's value.
         now: Seconds since 1970.
     """
-    value = value.strip()
-    if not value or len(value) > 64:
+    value = value[: 2 * _LONGEST_VALUE].strip()
+    if not value or len(value) > _LONGEST_VALUE:
         return None
     try:
         number = float(value)
@@ -86,9 +99,9 @@ def from_headers(headers: Mapping[str, str], now: float) -> float | None:
         now: Seconds since 1970.
     """
     for name in _MILLISECONDS:
-        hint = seconds(headers[name]) if name in headers else None
+        hint = _number(headers[name]) if name in headers else None
         if hint is not None:
-            return hint / 1000
+            return _until(hint / 1000, now) if hint >= _EPOCH * 1000 else seconds(hint / 1000)
     for name in _SECONDS:
         hint = moment_or_seconds(headers[name], now) if name in headers else None
         if hint is not None:
@@ -104,11 +117,11 @@ def from_buckets(headers: Mapping[str, str], now: float) -> float | None:
     exhausted: list[float] = []
     unclear: list[float] = []
     for name, value in headers.items():
-        if name == "ratelimit":  # IETF draft: "default";r=0;t=30
-            match = re.search(r"\bt=(\d+)", value)
-            hint = seconds(match[1]) if match and re.search(r"\br=0\b", value) else None
+        if name == "ratelimit":  # IETF draft: "default";r=0;t=30, before: limit=10, remaining=0, reset=30
+            match = re.search(r"\b(?:t|reset)=(\d+)", value)
+            hint = seconds(match[1]) if match and re.search(r"\b(?:r|remaining)=0\b", value) else None
             remaining: str | None = "0"
-        elif "ratelimit" in name and "reset" in name:
+        elif "reset" in name and ("ratelimit" in name or "rate-limit" in name):
             hint = moment_or_seconds(value, now)
             remaining = headers.get(name.replace("reset", "remaining"))
         else:
@@ -126,6 +139,8 @@ def from_buckets(headers: Mapping[str, str], now: float) -> float | None:
 def from_parts(parts: Iterable[Mapping[str, Any]]) -> float | None:
     """Return the hint among the fields of a body: Google's ``retryDelay`` and its like."""
     for part in parts:
+        if _HINTS.isdisjoint(part):
+            continue
         delay = part.get("retryDelay")
         if isinstance(delay, str):
             hint = _go(delay)
@@ -133,15 +148,13 @@ def from_parts(parts: Iterable[Mapping[str, Any]]) -> float | None:
                 return hint
         if isinstance(delay, dict):
             return _duration(cast("dict[str, Any]", delay))
-        for name, unit in (
-            ("retry_after_ms", 1000),
-            ("retry_after", 1),
-            ("retry_after_seconds", 1),
-            ("estimated_time", 1),
-        ):
-            hint = seconds(part.get(name))
+        for name, unit in _FIELDS:
+            value = part.get(name)
+            if unit != 1 and isinstance(value, (int, float)) and not isinstance(value, bool):
+                value = value / unit if -_LARGEST < value < _LARGEST else None
+            hint = seconds(value)
             if hint is not None:
-                return hint / unit
+                return hint
     return None
 
 
@@ -176,6 +189,8 @@ def _unit(word: str) -> float:
 
 
 def _go(value: str) -> float | None:
+    if len(value) > _LONGEST_VALUE:
+        return None
     total = 0.0
     end = 0
     for match in _GO.finditer(value):
@@ -213,7 +228,7 @@ def _until(moment: float, now: float) -> float | None:
 def _duration(fields: Mapping[str, Any]) -> float | None:
     """Read protobuf's Duration as JSON clients decode it."""
     whole, nanos = fields.get("seconds", 0), fields.get("nanos", 0)
-    if not isinstance(nanos, int):
+    if not isinstance(nanos, int) or not 0 <= nanos < 1_000_000_000:
         return None
     found = seconds(whole)
     return None if found is None else seconds(found + nanos / 1e9)

@@ -36,6 +36,7 @@ _STATUSES: Final[dict[int, Verdict]] = {
     451: dead("region_unsupported"),
     498: dead("invalid_credentials"),  # "invalid token"; groq, which means something else by it, sends a code
     499: transient("server_error"),
+    501: dead("endpoint_not_found", scope="target"),
     502: transient("gateway"),
     503: transient("overloaded"),
     504: transient("gateway"),
@@ -48,7 +49,7 @@ _SERVER: Final = transient("server_error")
 _MOVED: Final = dead("endpoint_not_found", scope="target")
 _NOT_THERE: Final = dead("endpoint_not_found", scope="target")
 
-_BY_STATUS: Final[dict[int, Verdict]] = {}
+BY_STATUS: Final[dict[int, Verdict]] = {}
 
 
 def _verdict_of(status: int) -> Verdict:
@@ -61,7 +62,7 @@ def _verdict_of(status: int) -> Verdict:
 
 
 for _status in range(300, 600):
-    _BY_STATUS[_status] = _verdict_of(_status)
+    BY_STATUS[_status] = _verdict_of(_status)
 
 
 def by_status(evidence: Evidence) -> Verdict | None:
@@ -70,23 +71,29 @@ def by_status(evidence: Evidence) -> Verdict | None:
     if status is None:
         return None
     if status == 404 and not evidence.codes and evidence.text.strip() in ("", "not found", "404 page not found"):
+        evidence.sign = ("status without a word", status)
         return stamped(_NOT_THERE, status, None)
-    return _BY_STATUS[status]
+    evidence.sign = ("status", status)
+    return BY_STATUS[status]
 
 
 # urllib3 gives up retrying with these words and keeps no response.
+_LONGEST_WORDS: Final = 1_000
 _TOO_MANY: Final = re.compile(r"too many (\d{3}) error responses")
-_GAVE_UP: Final = frozenset(("urllib3.MaxRetryError", "requests.RetryError"))
+GAVE_UP: Final = frozenset(("urllib3.MaxRetryError", "requests.RetryError"))
 
 
 def by_retries(evidence: Evidence) -> Verdict | None:
     """Return what the status says with which urllib3's own retries ended."""
-    if _GAVE_UP.isdisjoint(evidence.shape.names):
-        return None
     for inner in evidence.inner():
         words = inner.args[0] if inner.args else None
-        if package_of(type(inner)) == "urllib3" and isinstance(words, str) and (match := _TOO_MANY.search(words)):
-            return _BY_STATUS.get(int(match[1]))
+        if (
+            package_of(type(inner)) == "urllib3"
+            and isinstance(words, str)
+            and (match := _TOO_MANY.search(words[:_LONGEST_WORDS]))
+        ):
+            evidence.sign = ("status", int(match[1]))
+            return BY_STATUS.get(int(match[1]))
     return None
 
 

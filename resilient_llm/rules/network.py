@@ -35,7 +35,7 @@ def _same(verdict: Verdict, names: str) -> dict[str, Verdict]:
 
 
 # {package.Class: verdict}; the most special class of the MRO that is here decides.
-_CLASSES: Final[dict[str, Verdict]] = {
+CLASSES: Final[dict[str, Verdict]] = {
     **_same(
         REFUSED,
         """builtins.ConnectionRefusedError socket.gaierror socket.herror ssl.SSLError
@@ -53,11 +53,12 @@ _CLASSES: Final[dict[str, Verdict]] = {
         """builtins.ConnectionError asyncio.IncompleteReadError http.HTTPException ssl.SSLEOFError ssl.SSLZeroReturnError
         ssl.SSLSyscallError urllib.URLError urllib.ContentTooShortError
         httpx.TransportError httpcore.NetworkError httpcore.ProtocolError h11.RemoteProtocolError h2.ProtocolError
-        anyio.BrokenResourceError anyio.EndOfStream anyio.IncompleteRead trio.BrokenResourceError
+        anyio.BrokenResourceError anyio.ConnectionFailed anyio.EndOfStream anyio.IncompleteRead trio.BrokenResourceError
         aiohttp.ClientConnectionError aiohttp.ClientPayloadError aiohttp.ClientOSError aiohttp.ServerDisconnectedError
         requests.ConnectionError requests.ChunkedEncodingError
         urllib3.ProtocolError urllib3.MaxRetryError urllib3.HTTPError
-        websockets.InvalidHandshake websockets.InvalidMessage""",
+        aiohttp.ClientError aiohttp.TransferEncodingError aiohttp.ContentLengthError requests.RequestException
+        websockets.InvalidHandshake websockets.InvalidMessage websockets.ProtocolError""",
     ),
     **_same(
         INTERRUPTED,
@@ -66,13 +67,15 @@ _CLASSES: Final[dict[str, Verdict]] = {
     **_same(
         TIMEOUT,
         """builtins.TimeoutError httpx.TimeoutException httpcore.TimeoutException requests.Timeout requests.ConnectTimeout
-        urllib3.TimeoutError aiohttp.ServerTimeoutError trio.TooSlowError""",
+        urllib3.TimeoutError aiohttp.ServerTimeoutError trio.TooSlowError subprocess.TimeoutExpired""",
     ),
     **_same(POOL_FULL, "httpx.PoolTimeout httpcore.PoolTimeout urllib3.EmptyPoolError"),
     **_same(
         BAD_BODY,
         """httpx.DecodingError requests.ContentDecodingError requests.JSONDecodeError urllib3.DecodeError
-        aiohttp.ContentTypeError zlib.error gzip.BadGzipFile""",
+        aiohttp.ContentTypeError zlib.error gzip.BadGzipFile botocore.ParserError botocore.ChecksumMismatch
+        botocore.ChecksumError botocore.FlexibleChecksumError
+        asyncio.LimitOverrunError anyio.DelimiterNotFound google.UnknownApiResponseError google.ResponseError""",
     ),
     **_same(
         _BUG,
@@ -80,7 +83,12 @@ _CLASSES: Final[dict[str, Verdict]] = {
         httpcore.LocalProtocolError h11.LocalProtocolError httpx.StreamError http.InvalidURL http.ImproperConnectionState
         requests.InvalidURL requests.MissingSchema requests.InvalidSchema requests.InvalidHeader requests.UnrewindableBodyError
         requests.StreamConsumedError urllib3.LocationValueError urllib3.ClosedPoolError aiohttp.InvalidURL
-        websockets.InvalidURI""",
+        websockets.InvalidURI websockets.ConcurrencyError websockets.InvalidProxy
+        aiohttp.NonHttpUrlClientError requests.URLRequired httpx.CookieConflict
+        urllib3.UnrewindableBodyError urllib3.BodyNotHttplibCompatible
+        asyncio.InvalidStateError asyncio.QueueEmpty asyncio.QueueFull concurrent.InvalidStateError
+        threading.BrokenBarrierError asyncio.BrokenBarrierError anyio.ClosedResourceError anyio.BusyResourceError
+        subprocess.CalledProcessError""",
     ),
     **_same(ELSEWHERE, "httpx.TooManyRedirects requests.TooManyRedirects aiohttp.TooManyRedirects"),
     # An exception group that anyio or asyncio make of several failed connects has no class of its own.
@@ -91,7 +99,7 @@ _SIMPLE: Final[dict[str, Verdict]] = {
         BROKEN,
         "APIConnectionError ConnectionError EndpointConnectionError ServiceRequestError ServiceResponseError HTTPClientError",
     ),
-    **_same(BROKEN, "IncompleteReadError IncompleteRead"),
+    **_same(BROKEN, "IncompleteReadError IncompleteRead NoResponseError"),
     **_same(REFUSED, "SSLError ProxyConnectionError"),
     **_same(TIMEOUT, "APITimeoutError Timeout TimeoutError TimeoutException"),
 }
@@ -99,7 +107,7 @@ _NETWORK_ERRNO: Final = {
     number: verdict
     for names, verdict in (
         ("ECONNREFUSED EHOSTUNREACH ENETUNREACH ENETDOWN EHOSTDOWN EADDRNOTAVAIL", REFUSED),
-        ("ECONNRESET ECONNABORTED EPIPE ESHUTDOWN ENOTCONN ENETRESET EPROTO ENOBUFS", BROKEN),
+        ("ECONNRESET ECONNABORTED EPIPE ESHUTDOWN ENOTCONN ENETRESET EPROTO ENOBUFS EAGAIN EINTR", BROKEN),
         ("ETIMEDOUT ETIME", TIMEOUT),
     )
     for name in names.split()
@@ -107,21 +115,22 @@ _NETWORK_ERRNO: Final = {
 }
 # aiohttp gives an answer that is no HTTP the status 400 of its own making.
 _NO_HTTP: Final = frozenset(("aiohttp.HttpProcessingError", "aiohttp.BadHttpMessage"))
+_HALF_HTTP: Final = frozenset(("aiohttp.TransferEncodingError", "aiohttp.ContentLengthError"))
 
 
-def class_verdict(shape: Shape) -> Verdict | None:
-    """Return what the class says, by its name or that of a class it inherits from."""
+def class_verdict(shape: Shape) -> tuple[Verdict | None, str]:
+    """Return what the class says, by its name or that of a class it inherits from, and that name."""
     for name in shape.names:
-        verdict = _CLASSES.get(name)
+        verdict = CLASSES.get(name)
         if verdict is not None:
-            return verdict
+            return verdict, name
     for name in shape.simple_names:
         verdict = _SIMPLE.get(name)
         if verdict is None and name.endswith("TimeoutError"):
             verdict = TIMEOUT
         if verdict is not None:
-            return verdict
-    return None
+            return verdict, name
+    return None, ""
 
 
 def by_class(evidence: Evidence) -> Verdict | None:
@@ -129,7 +138,8 @@ def by_class(evidence: Evidence) -> Verdict | None:
     known = evidence.shape.verdicts
     if "network" not in known:
         known["network"] = class_verdict(evidence.shape)
-    verdict = cast("Verdict | None", known["network"])
+    verdict, name = cast("tuple[Verdict | None, str]", known["network"])
+    evidence.sign = ("class", name)
     # These two wrap something: the class alone does not say whether it was DNS, TLS or a reset.
     if verdict is None or (verdict is not BROKEN and verdict is not REFUSED):
         return verdict
@@ -142,10 +152,15 @@ def without_answer(evidence: Evidence) -> Verdict | None:
     """Return what a network error says that has neither a status nor a body."""
     if evidence.status is None:
         return None if evidence.parts or "rcvd" in evidence.facts else by_class(evidence)
+    if not _HALF_HTTP.isdisjoint(evidence.shape.names):
+        return by_class(evidence)
     cause = evidence.error.__cause__
     if cause is None or "aiohttp.ClientResponseError" not in evidence.shape.names:
         return None
-    return BROKEN if not _NO_HTTP.isdisjoint(shape_of(type(cause)).names) else None
+    if _NO_HTTP.isdisjoint(shape_of(type(cause)).names):
+        return None
+    evidence.sign = ("class beneath", shape_of(type(cause)).names[0])
+    return BROKEN
 
 
 def by_errno(error: OSError) -> Verdict | None:
@@ -157,10 +172,11 @@ def by_errno(error: OSError) -> Verdict | None:
 def _exact(evidence: Evidence, verdict: Verdict) -> Verdict:
     """Look beneath a wrapper; the first error that says more than "broken" decides."""
     for inner in evidence.inner():
-        found = class_verdict(shape_of(type(inner)))
+        found, name = class_verdict(shape_of(type(inner)))
         if found is None and type(inner) is OSError:
-            found = by_errno(inner)
+            found, name = by_errno(inner), f"OSError {errno.errorcode.get(inner.errno or 0, '')}"
         if found is not None and found is not BROKEN and (found is not REFUSED or verdict is BROKEN):
+            evidence.sign = ("class beneath", name)
             if found is not REFUSED:
                 return found
             verdict = found

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from resilient_llm.rules._evidence import Evidence
 
 # Names that are as good as a code, from litellm and from openai's own helpers.
-_NAMES: Final[dict[str, Verdict]] = {
+NAMES: Final[dict[str, Verdict]] = {
     "ContextWindowExceededError": wrong_request("context_length_exceeded"),
     "ContentPolicyViolationError": wrong_request("content_policy"),
     "ContentFilterError": wrong_request("content_policy"),
@@ -19,6 +19,9 @@ _NAMES: Final[dict[str, Verdict]] = {
     "UnsupportedParamsError": wrong_request("unsupported_parameter"),
     "LengthFinishReasonError": wrong_request("output_truncated"),
     "InvalidTokenError": dead("invalid_credentials"),
+    "ModelContextWindowExceededError": wrong_request("context_length_exceeded"),
+    "ContextOverflowError": wrong_request("context_length_exceeded"),
+    "ModelQuotaExceededError": dead("insufficient_quota"),
 }
 _IN_STREAM: Final = transient("stream_error")
 
@@ -26,13 +29,15 @@ _IN_STREAM: Final = transient("stream_error")
 def SENTENCES(evidence: Evidence) -> Verdict | None:  # noqa: N802  # one of the names a provider's file may have
     """Return the cause that the class is named after."""
     known = evidence.shape.verdicts
+    evidence.sign = ("class", evidence.shape.names[0])
     if "openai" not in known:
         names = evidence.shape.simple_names if evidence.shape.is_client else ()
-        known["openai"] = next((_NAMES[name] for name in names if name in _NAMES), None)
+        known["openai"] = next((NAMES[name] for name in names if name in NAMES), None)
     return known["openai"]
 
 
 def CLASSES(evidence: Evidence) -> Verdict | None:  # noqa: N802  # one of the names a provider's file may have
     """Return that the stream told of an error, if it did not say which: then it is a bare ``APIError``."""
     shape = evidence.shape
+    evidence.sign = ("class", shape.names[0])
     return _IN_STREAM if shape.is_client and shape.simple_names[0] == "APIError" else None

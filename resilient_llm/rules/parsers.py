@@ -15,18 +15,27 @@ if TYPE_CHECKING:
 
 _CUT_SHORT: Final = wrong_request("output_truncated")
 _DOES_NOT_FIT: Final = wrong_request("invalid_output")
-_FIT: Final = frozenset(("pydantic_core.ValidationError", "pydantic.ValidationError", "json.JSONDecodeError"))
+ONLY_FOR: Final = frozenset(
+    """instructor.IncompleteOutputException langchain_core.OutputParserException instructor.InstructorRetryException
+    instructor.ResponseParsingError instructor.ValidationError instructor.AsyncValidationError
+    litellm.JSONSchemaValidationError pydantic_ai.UnexpectedModelBehavior""".split()
+)
+# Also how its code stumbles over an answer without what it looks for.
+_FIT: Final = frozenset(
+    """pydantic_core.ValidationError pydantic.ValidationError json.JSONDecodeError instructor.ResponseParsingError
+    builtins.AssertionError builtins.IndexError builtins.AttributeError""".split()
+)
 
 
 def CLASSES(evidence: Evidence) -> Verdict | None:  # noqa: N802  # one of the names a provider's file may have
     """Return that the answer did not fit or was cut short; instructor keeps the reason as the cause."""
     names = evidence.shape.names
+    evidence.sign = ("class", names[0])
     if "instructor.IncompleteOutputException" in names:
         return _CUT_SHORT
-    if "langchain_core.OutputParserException" in names:
-        return _DOES_NOT_FIT
     if "instructor.InstructorRetryException" in names:
         cause = evidence.error.__cause__
-        if cause is not None and not _FIT.isdisjoint(shape_of(type(cause)).names):
-            return _DOES_NOT_FIT
-    return None
+        return None if cause is None or _FIT.isdisjoint(shape_of(type(cause)).names) else _DOES_NOT_FIT
+    if "pydantic_ai.UnexpectedModelBehavior" in names:
+        return _DOES_NOT_FIT if "exceeded max" in evidence.text else None
+    return _DOES_NOT_FIT

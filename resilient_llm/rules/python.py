@@ -46,10 +46,14 @@ def by_class(evidence: Evidence) -> Verdict | None:
     if "python" not in known:
         known["python"] = _of_class(type(evidence.error), evidence.shape.names)
     verdict: Verdict | str | None = known["python"]
+    evidence.sign = ("class", evidence.shape.names[0])
     if verdict == "decoding":
-        return _BROKEN_BODY if raised_in_client(evidence.error) else BUG
+        if not raised_in_client(evidence.error):
+            return BUG
+        evidence.sign = ("raised in a client", evidence.shape.names[0])
+        return _BROKEN_BODY
     if verdict == "oserror":
-        return _of_os(evidence.error)
+        return _of_os(evidence)
     return verdict if isinstance(verdict, Verdict) else None
 
 
@@ -68,12 +72,14 @@ def _of_class(cls: type[BaseException], names: tuple[str, ...]) -> Verdict | str
     return None
 
 
-def _of_os(error: BaseException) -> Verdict | None:
+def _of_os(evidence: Evidence) -> Verdict | None:
     """An OSError is about the network, about memory, or about files: the last is the caller's."""
     import errno
 
+    error = evidence.error
     if not isinstance(error, OSError):
         return None
+    evidence.sign = ("class", f"OSError {errno.errorcode.get(error.errno or 0, '')}".rstrip())
     if error.errno == errno.ENOMEM:
         return OUT_OF_MEMORY
     found = by_errno(error)
@@ -122,11 +128,3 @@ def _package(step: TracebackType | None) -> str:
     name = step.tb_frame.f_globals.get("__name__")
     top = name.partition(".")[0] if isinstance(name, str) else ""
     return top[:-1] if top in ("httpx2", "httpcore2") else top
-
-
-def message_of(error: BaseException) -> str:
-    """Return the error's words without calling its ``__str__``, lower-cased and cut."""
-    if isinstance(error, OSError) and isinstance(error.strerror, str):
-        return error.strerror[:1_000].lower()
-    first: object = error.args[0] if error.args else None
-    return first[:1_000].lower() if isinstance(first, str) else ""

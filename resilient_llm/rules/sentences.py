@@ -40,15 +40,17 @@ def _all(verdict: Verdict, *sentences: str) -> tuple[Sentence, ...]:
 
 
 MONEY: Final = Cause(
-    ("credit", "balance", "fund", "quota", "spend", "billing", "usage limits", "key limit", "api calls / month", "payment", "free tier", "invoice", "past due"),
+    ("credit", "balance", "long context", "extra usage", "limit: 0", "fund", "quota", "spend", "billing", "usage limit", "budget", "spending cap", "key limit", "api calls / month", "payment", "free tier", "invoice", "past due"),
     _all(
         dead("insufficient_quota"),
         "insufficient credit", "insufficient balance", "insufficient funds", "insufficient quota",
         "credit balance is too low", "credits are depleted", "credits have been exhausted", "no remaining credit",
-        "no prepaid credits", "no credits", "out of credits", "used all available credits", "purchase more credits",
-        "requires more credits", "spending limit", "spend limit", "reached your specified api usage limits", "key limit exceeded",
+        "no prepaid credits", "no credits left", "no credits remaining", "no credits available", "have no credits",
+        "budget limit for this", "over budget", "budget has been exceeded", "spending cap", "spend cap", "required for long context", "free allocated quota exceeded",
+        "quota exceeded for metric + limit: 0,", "have any credits", "out of credits", "used all available credits", "purchase more credits",
+        "requires more credits", "spending limit", "spend limit", "reached your + usage limits", "key limit exceeded",
         "exceeded its usage limits", "billing must be enabled", "enable billing", "payment required", "api calls / month",
-        "balance is insufficient", "account balance", "free tier of the model has been exhausted", "out of quota",
+        "balance is insufficient", "account balance is", "account balance not", "insufficient account balance", "balance too low", "free tier of the model has been exhausted", "out of quota",
         "unpaid invoice", "past due",
     ),
 )  # fmt: skip
@@ -56,12 +58,13 @@ ACCOUNT: Final = Cause(
     ("account", "organization has been", "has been suspended", "blocked", "disabled"),
     _all(
         dead("account_disabled"),
-        "organization has been disabled", "organization has been restricted", "account is not active", "account has been",
+        "organization has been disabled", "organization has been restricted", "account is not active", "account has been + suspended", "account has been + disabled", "account has been + blocked",
+        "account has been + deactivated", "account has been + terminated", "account has been + banned", "account has been + locked",
         "account + is suspended", "has been suspended", "key is blocked", "key has been disabled", "account + deactivated",
     ),
 )  # fmt: skip
 KEY: Final = Cause(
-    ("key", "auth", "credential", "token", "leaked"),
+    ("key", "environment variable", "auth", "credential", "token", "leaked"),
     _all(
         dead("invalid_credentials"),
         "api key not valid", "invalid api key", "incorrect api key", "invalid x-api-key", "api key expired", "api key has expired",
@@ -69,50 +72,60 @@ KEY: Final = Cause(
         "api_key client option must be set", "could not resolve authentication", "api key you provided is invalid",
         "invalid authentication", "unable to locate credentials", "api key is missing", "did not provide an api key",
         "provided api key is invalid", "token is expired", "token has expired", "missing credentials",
+        "passing in token or setting", "environment variable or pass",
     ),
 )  # fmt: skip
 REGION: Final = Cause(
-    ("country", "region", "location", "request not allowed"),
+    ("country", "countries", "region", "location"),
     _all(
         dead("region_unsupported"),
         "country, region, or territory not supported", "user location is not supported", "not available in your country",
-        "not available in your region", "request not allowed",
+        "not available in your region", "region not supported", "from unsupported countries",
     ),
 )  # fmt: skip
+# anthropic's whole message for a country that is not served; under a 400 it may be an echo.
+COUNTRY: Final = Cause(("request not allowed",), _all(dead("region_unsupported"), "request not allowed"))
 PERMISSION: Final = Cause(
+    ("ip address", "enable it", "operation not allowed"),
     (
-        "ip address",
-        "enable it",
+        *_all(dead("permission_denied"), "ip address + not allowed", "it is disabled. enable it by visiting"),
+        *_all(dead("permission_denied", scope="target"), "operation not allowed"),
     ),
-    _all(dead("permission_denied"), "ip address + not allowed", "it is disabled. enable it by visiting"),
 )
 MODEL: Final = Cause(
-    ("model", "on-demand", "end of its life", "api version", "llm provider"),
+    ("model", "version does not exist", "on-demand", "end of its life", "api version", "llm provider", "arn is invalid"),
     _all(
         dead("model_not_found", scope="target"),
         "no models loaded", "unknown model", "model not found", "model not exist", "end of its life", "non-serverless model",
         "does not work with the specified model", "is not found for api version", "llm provider not provided",
-        "model is not available", "model identifier is invalid", "on-demand throughput isn",
+        "model is not available", "model identifier is invalid", "on-demand throughput isn", "not a valid model id",
+        "no such model", "specified version does not exist", "invalid model name", "enabled only for api versions", "arn is invalid for the service region",
+        "support the model that you provided", "model may be incompatible with your version",
     ),
 )  # fmt: skip
 POLICY: Final = Cause(
-    ("nsfw", "polic", "safety", "usage guidelines", "content", "flagged", "violates", "responsible ai"),
+    ("nsfw", "sensitive", "blocked output", "terms of use", "polic", "safety", "usage guidelines", "content", "flagged", "violates", "responsible ai"),
     _all(
         wrong_request("content_policy"),
         "content management policy", "safety system", "usage policy", "usage policies", "usage guidelines", "content policy",
         "content filter", "inappropriate content", "content exists risk", "prohibited content", "flagged as potentially",
-        "violates our", "nsfw", "responsible ai",
+        "violates our", "nsfw content", "nsfw_", "contains nsfw", "responsible ai", "input was flagged", "flagged as sensitive", "new_sensitive", "blocked output", "terms of use",
     ),
 )  # fmt: skip
 PARAMETER: Final = Cause(
-    ("support", "unknown parameter", "unrecognized", "cannot both", "response_format", "image", "verified", "max_tokens", "maximum allowed", "extra inputs", "not enabled"),
+    ("support", "tool choice requires", "multimodal", "non-streaming", "is not enabled for", "thinking mode", "prompt caching", "extraneous key", "maximum tokens", "maximum output", "can be specified", "specify both", "unknown parameter", "unrecognized", "cannot both", "response_format", "image", "verified", "max_tokens", "maximum allowed", "extra inputs", "not enabled", "--jinja", "no endpoints found that"),
     _all(
         wrong_request("unsupported_parameter"),
         "unsupported parameter", "unsupported value", "unknown parameter", "unrecognized request argument", "does not support",
         "doesn't support", "support tool use", "not supported with this model", "not supported for this model",
         "not supported by this model", "not supported on this model", "argument not supported", "cannot both be specified", "response_format is not", "is not supported with",
         "image(s) may be provided", "must be verified to", "maximum allowed number of output tokens",
-        "extra inputs are not permitted", "max_tokens is too large", "not enabled for this model",
+        "extra inputs are not permitted", "max_tokens is too large", "not enabled for this model", "input is not supported",
+        "requires --jinja", "only supported by certain models", "supports at most + completion tokens", "only supports single tool-calls",
+        "tool choice requires", "not a multimodal model", "for non-streaming calls", "value of + but the supported range is",
+        "thinking is not enabled for", "only works in thinking mode", "instruction is not enabled for", "is unsupported",
+        "did not allow prompt caching", "extraneous key", "maximum tokens you requested exceeds", "cannot specify both",
+        "can be specified for this model", "maximum output for this model", "no endpoints found that support", "no endpoints found that can handle",
     ),
 )  # fmt: skip
 CONTEXT: Final = Cause(
@@ -123,32 +136,62 @@ CONTEXT: Final = Cause(
         "input is too long", "input too long", "prompt too long", "too many tokens: ", "maximum prompt length",
         "reduce the length of", "must be <= + tokens", "input length", "input token count + exceeds", "maxlength",
         "maximum number of tokens", "must have less than + tokens", "too many input tokens", "exceeds the maximum number of input tokens",
+        "maximum model length", "prompt length + exceeds", "token count + exceeds the limit", "token count is + supports up to",
+        "tokens + must be less than max_seq_len", "model token limit", "token limit exceeded", "has too many tokens", "exceeds context limit", "prompt too large", "exceed max message tokens",
+        "input tokens + exceeds maximum length", "input tokens + cannot exceed", "max allowed tokens per submitted batch",
     ),
 )  # fmt: skip
 SIZE: Final = Cause(
     ("too large", "larger"),
     _all(
         wrong_request("too_large"),
-        "request too large", "input is too large", "payload too large", "message larger than max", "entity too large", "request body too large",
+        "request too large", "input is too large", "too large to process", "payload too large", "message larger than max", "entity too large", "request body too large",
     ),
 )  # fmt: skip
 MEMORY: Final = Cause(
-    ("memory", "alloc", "killed", "resource limitations", "paging file"),
+    ("memory", "alloc", "killed", "resource limitations", "paging file", "create context"),
     _all(
         Verdict(ErrorKind.MEMORY_PRESSURE),
         "out of memory", "out-of-memory", "cannot allocate memory", "can't allocate memory", "not enough memory",
         "more system memory", "enough available memory", "insufficient memory", "no available memory", "due to resource limitations",
         "unable to allocate + buffer", "unable to allocate + gib", "failed to allocate + buffer", "failed to allocate + mib",
-        "paging file is too small", "cudamalloc failed", "bad_alloc", "signal: killed",
+        "paging file is too small", "cudamalloc failed", "bad_alloc", "signal: killed", "outofdevicememory",
+        "memory layout cannot be allocated", "failed to create context with model",
     ),
 )  # fmt: skip
-# The one that LM Studio sends with a 400, where an echoed prompt is likely.
+# Those that LM Studio and vLLM send with a 400, where an echoed prompt is likely.
 RESOURCES: Final = Cause(
-    ("resources",),
-    _all(Verdict(ErrorKind.MEMORY_PRESSURE), "not enough resources to load", "insufficient system resources"),
+    ("resources", "cuda out of memory"),
+    _all(
+        Verdict(ErrorKind.MEMORY_PRESSURE),
+        "not enough resources to load",
+        "insufficient system resources",
+        "cuda out of memory. tried to allocate",
+    ),
 )
-# LM Studio again: the server is at fault, whatever the status.
-CRASHED: Final = Cause(("crashed",), _all(transient("server_error"), "model has crashed"))
+# The server is at fault, whatever the status: LM Studio, NVIDIA.
+CRASHED: Final = Cause(
+    ("crashed", "model is unloaded", "degraded function"),
+    (
+        *_all(transient("server_error"), "model has crashed", "model is unloaded"),
+        *_all(transient("overloaded"), "degraded function cannot be invoked"),
+    ),
+)
+# A file of the model that Ollama cannot read; nobody but its owner mends that.
+BROKEN_MODEL: Final = Cause(
+    ("unable to load model",), _all(dead("model_not_found", scope="target"), "unable to load model: ")
+)
+# The request is at fault, though a local server says 500: llama.cpp, Ollama.
+MALFORMED: Final = Cause(
+    ("roles must alternate", "json schema", "load image"),
+    _all(wrong_request(), "roles must alternate", "invalid json schema", "failed to load image"),
+)
+# Google says 403 of a file that is somebody else's or gone.
+ITEM: Final = Cause(
+    ("file", "cachedcontent"), _all(wrong_request(), "permission to access the file", "cachedcontent not found")
+)
+# Azure's gateway says 403.
+CALLS: Final = Cause(("call volume",), _all(limited("quota_window", retryable=False), "out of call volume quota"))
 LOADING: Final = Cause(
     ("loading", "ready", "warming"),
     _all(
@@ -173,23 +216,46 @@ CAPACITY: Final = Cause(
     ),
 )
 WINDOW: Final = Cause(
-    ("per ", "per-", "(tpd)", "(rpd)", "daily"),
+    ("per ", "per-", "tpd", "rpd", "daily", "hour", "week", "period", "session"),
     _all(
         limited("quota_window", retryable=False),
-        "per day", "per-day", "(tpd)", "(rpd)", "daily", "per hour", "per month", "per-month", "per week",
+        "per day", "per-day", "(tpd)", "(rpd)", "tpd rate limit", "rpd rate limit", "daily limit", "daily rate", "daily request", "daily token", "daily quota", "daily usage",
+        "daily free", "hourly limit", "hourly usage", "hourly quota", "weekly limit", "weekly usage", "weekly quota", "weekly/monthly",
+        "5-hour", "5 hour",
+        "limit for this period", "per 86400s", "session usage limit", "per hour", "per month", "per-month", "per week",
     ),
 )  # fmt: skip
 ENDPOINT: Final = Cause(
     (
         "http",
         "404",
+        "endpoint",
     ),
-    _all(dead("endpoint_not_found", scope="target"), "plain http request was sent to https port", "404 page not found"),
+    _all(
+        dead("endpoint_not_found", scope="target"),
+        "plain http request was sent to https port",
+        "404 page not found",
+        "endpoint + of account + not found",
+        "endpoint is paused",
+    ),
 )
 # Without a status the words are all there is.
 WITHOUT_STATUS: Final = Cause(
-    ("exceeded", "rate limit", "requests", "throttl", "overloaded", "capacity", "unavailable", "timed out"),
     (
+        "exceeded",
+        "rate limit",
+        "usage limit",
+        "requests",
+        "throttl",
+        "overloaded",
+        "capacity",
+        "unavailable",
+        "timed out",
+    ),
+    (
+        *_all(
+            limited("quota_window", retryable=False), "hourly usage limit", "weekly usage limit", "session usage limit"
+        ),
         # Google says this of a rate too; then a status or a code is there.
         *_all(dead("insufficient_quota"), "exceeded your current quota + billing"),
         *_all(limited(), "rate limit", "too many requests", "throttl"),
@@ -200,24 +266,29 @@ WITHOUT_STATUS: Final = Cause(
 
 # Something that a request names and the provider has not stored (an item, a file).
 _ITEM: Final = re.compile(
-    r"\b(item|response|file|assistant|thread|batch|conversation|message|vector store|container|run|prompt|upload)s?\b"
-    r".{0,80}\bnot (?:be )?found\b|\bno (?:such )?(?:file|assistant|thread|response|batch|item)\b.{0,60}\b(?:found|exists?|object)"
+    r"\b(item|response|file|assistant|thread|batch|conversation|message|vector store|container|run|prompt|upload|dataset)s?\b"
+    r".{0,80}\bnot (?:be )?found\b|\bno (?:such )?(?:file|assistant|thread|response|batch|item|messages?)\b.{0,60}\b(?:found|exists?|object)"
 )
 _NO_ITEM: Final = wrong_request()
+_EXTRA: Final = wrong_request("unsupported_parameter")
 _NO_MODEL: Final = re.compile(
-    r"\bmodels?\b.{0,120}?(?:does not exist|doesn't exist|not found|is not supported|not available|decommissioned|deprecated"
+    r"\bmodels?\b(?:(?!tool|function|file).){0,120}?(?:does not exist|doesn't exist|not found|is not supported|not available|decommissioned|deprecated"
     r"|no longer supported)"
 )
 _MODEL_GONE: Final = dead("model_not_found", scope="target")
+_LONGEST_MESSAGE: Final = 1_000
+_URL: Final = re.compile(r"https?://\S*")
 _OOM: Final = re.compile(r"\boom\b")
 _OUT_OF_MEMORY: Final = Verdict(ErrorKind.MEMORY_PRESSURE)
 _QUOTED: Final = re.compile(r"""(?<!\w)(?:'[^'\n]*'|"[^"\n]*"|`[^`\n]*`)(?!\w)""")
 
 # OpenAI sends a 429 also for one request above the limit per minute, which no wait makes smaller.
 _TOO_FAST: Final = (SIZE, MONEY, ACCOUNT, WINDOW, CAPACITY, LOADING)
-_REFUSED: Final = (MONEY, ACCOUNT, KEY, POLICY, REGION, PERMISSION, CONTEXT)
-_WRONG: Final = (MONEY, ACCOUNT, KEY, PARAMETER, CONTEXT, SIZE, POLICY, REGION, MODEL, ENDPOINT, RESOURCES, CRASHED)
-_FAILED: Final = (MEMORY, CONTEXT, SIZE, LOADING)
+_REFUSED: Final = (CALLS, ITEM, POLICY, MONEY, ACCOUNT, KEY, REGION, COUNTRY, PERMISSION, CONTEXT)
+_WRONG: Final = (
+    MONEY, ACCOUNT, KEY, RESOURCES, CRASHED, REGION, MODEL, PARAMETER, CONTEXT, SIZE, POLICY, PERMISSION, ENDPOINT,
+)  # fmt: skip
+_FAILED: Final = (MONEY, BROKEN_MODEL, MEMORY, CONTEXT, SIZE, LOADING, PARAMETER, MALFORMED)
 _ANY: Final = (MONEY, ACCOUNT, KEY, PARAMETER, CONTEXT, SIZE, POLICY, MODEL, RESOURCES, MEMORY, LOADING, WITHOUT_STATUS)
 
 # Errors of Python itself that a client raises before it sends anything: {beginning: verdict}.
@@ -227,6 +298,18 @@ LOCAL: Final[dict[str, Verdict]] = {
     "could not resolve authentication method": dead("invalid_credentials"),
     "streaming is required for operations that may take longer": wrong_request(),
     "streaming is strongly recommended for operations that may take longer": wrong_request(),
+    # anthropic's stream, of which a part is missing
+    "unexpected event order": transient("stream_interrupted"),
+    # langchain, of a stream without an answer
+    "trying to read the xai api key": dead("invalid_credentials"),
+    "api key must be set when using": dead("invalid_credentials"),
+    "llama_decode returned 1": Verdict(ErrorKind.MEMORY_PRESSURE),
+    "llama_decode returned": transient("server_error"),
+    "failed to create llama_context": Verdict(ErrorKind.MEMORY_PRESSURE),
+    "you must provide an api_key": dead("invalid_credentials"),
+    "no embedding data received": transient("invalid_response"),
+    "no generation chunks were returned": transient("invalid_response"),
+    "no generations found in stream": transient("invalid_response"),
     # llama-cpp-python: "Requested tokens (2285) exceed context window of 2048"
     "requested tokens (": wrong_request("context_length_exceeded"),
 }
@@ -242,31 +325,48 @@ def told(evidence: Evidence) -> Verdict | None:
     for keys, sentences in _causes_for(status):
         for key in keys:
             if key in text:
-                verdict = _among(sentences, text)
-                if verdict is not None:
-                    return verdict
+                # Google quotes the name of a limit, and SageMaker what the model server said.
+                found = _among(sentences, text, whole=status in (424, 429) or text.startswith("{'"))
+                if found is not None:
+                    evidence.sign = ("words", found[0])
+                    return found[1]
                 break
     if status is None or status in (400, 404, 422):
-        return _told_by_pattern(text, status)
+        return _told_by_pattern(evidence, text, status)
     return None
 
 
-def local(text: str) -> Verdict | None:
+def local(evidence: Evidence) -> Verdict | None:
     """Return the cause told by a plain error of Python: a missing key, memory that is used up."""
+    text = _message_of(evidence.error)
     if text.startswith(_LOCAL_STARTS):
         for start, verdict in LOCAL.items():
             if text.startswith(start):
+                evidence.sign = ("words", (start,))
                 return verdict
-    return _OUT_OF_MEMORY if lacks_memory(text) else None
+    found = _lacks_memory(text)
+    if found is None:
+        return None
+    evidence.sign = ("words", found)
+    return _OUT_OF_MEMORY
 
 
-def lacks_memory(text: str) -> bool:
-    """Return whether lower-cased words say that memory is used up; never from inside a word or a quotation."""
+def _lacks_memory(text: str) -> tuple[str, ...] | None:
+    """Return by which words a lower-cased text says that memory is used up; never from inside a word or a quotation."""
     if "memory" not in text and "alloc" not in text and "oom" not in text:
-        return False
-    if _among(MEMORY.sentences, text) is not None:
-        return True
-    return "oom" in text and _OOM.search(_own_words(text)) is not None
+        return None
+    found = _among(MEMORY.sentences, text)
+    if found is not None:
+        return found[0]
+    return ("oom",) if "oom" in text and _OOM.search(_own_words(text)) is not None else None
+
+
+def _message_of(error: BaseException) -> str:
+    """Return the error's words without calling its ``__str__``, lower-cased and cut."""
+    if isinstance(error, OSError) and isinstance(error.strerror, str):
+        return error.strerror[:_LONGEST_MESSAGE].lower()
+    first: object = error.args[0] if error.args else None
+    return first[:_LONGEST_MESSAGE].lower() if isinstance(first, str) else ""
 
 
 def _causes_for(status: int | None) -> tuple[Cause, ...]:
@@ -278,26 +378,35 @@ def _causes_for(status: int | None) -> tuple[Cause, ...]:
         return _REFUSED
     if status in (402, 408, 409, 425):
         return ()
-    return _FAILED if status >= 500 else _WRONG
+    return _FAILED if status >= 500 or status == 424 else _WRONG
 
 
-def _told_by_pattern(text: str, status: int | None) -> Verdict | None:
+def _told_by_pattern(evidence: Evidence, text: str, status: int | None) -> Verdict | None:
+    if "'type': 'extra_forbidden'" in text:  # vLLM prints what pydantic found
+        evidence.sign = ("words", ("extra_forbidden",))
+        return _EXTRA
     if status != 404:
-        return _MODEL_GONE if "model" in text and _NO_MODEL.search(_own_words(text)) else None
-    return _NO_ITEM if _ITEM.search(text) and "model" not in text else None
-
-
-def _among(sentences: tuple[Sentence, ...], text: str) -> Verdict | None:
-    for phrases, verdict in sentences:
-        if phrases[0] in text and _said(text, phrases):
-            return verdict
+        if "model" in text and _NO_MODEL.search(_own_words(text)):
+            evidence.sign = ("words", ("model", "not there"))
+            return _MODEL_GONE
+    elif "model" not in text and text.strip() != "file not found" and _ITEM.search(text):
+        evidence.sign = ("words", ("an item", "not found"))
+        return _NO_ITEM
     return None
 
 
-def _said(text: str, phrases: tuple[str, ...]) -> bool:
-    own = _own_words(text)
-    return all(phrase in own for phrase in phrases)
+def _among(sentences: tuple[Sentence, ...], text: str, *, whole: bool = False) -> Sentence | None:
+    """Return the sentence that the text says, outside of quotations unless the whole text counts."""
+    for sentence in sentences:
+        phrases = sentence[0]
+        if phrases[0] not in text:
+            continue
+        own = _URL.sub("", text) if whole else _own_words(text)
+        if all(phrase in own for phrase in phrases):
+            return sentence
+    return None
 
 
 def _own_words(text: str) -> str:
-    return _QUOTED.sub("", text)
+    """Return the text without quotations and links."""
+    return _QUOTED.sub("", _URL.sub("", text) if "://" in text else text)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from resilient_llm.rules._evidence import attribute, transient, wrong_request
+from resilient_llm.rules._evidence import attribute, dead, transient, wrong_request
 
 if TYPE_CHECKING:
     from resilient_llm._values import Verdict
     from resilient_llm.rules._evidence import Evidence
 
-_CLOSE_CODES: Final = {
+CLOSE_CODES: Final = {
     1002: transient("network"),
     1003: wrong_request(),
     1007: wrong_request(),
@@ -23,10 +23,14 @@ _CLOSE_CODES: Final = {
     1012: transient("server_error"),
     1013: transient("overloaded"),
     1014: transient("gateway"),
+    3000: dead("invalid_credentials"),
+    3003: dead("permission_denied", scope="target"),
+    3008: transient("timeout"),
 }
 
 
 def CLASSES(evidence: Evidence) -> Verdict | None:  # noqa: N802  # one of the names a provider's file may have
     """Return what the close frame of the server says."""
     code = attribute(evidence.facts.get("rcvd"), "code")
-    return _CLOSE_CODES.get(code) if isinstance(code, int) else None
+    evidence.sign = ("close code", code)
+    return CLOSE_CODES.get(code) if isinstance(code, int) else None

@@ -1,0 +1,106 @@
+"""Builds the explanation of a verdict: who decided, on which way inwards, and by what sign.
+
+What the sign of a built-in rule was is the business of the rules; it is handed in.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from resilient_llm._errors import ResilientLLMError
+from resilient_llm._explanation import Explanation, Reasons
+from resilient_llm._values import ErrorKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from resilient_llm._core.classify import Rule
+    from resilient_llm._values import Verdict
+
+_LONGEST_NAME: Final = 80
+_LONGEST_PATH: Final = 50
+
+
+class Trail:
+    """Which error inside which was looked at on the way to a verdict.
+
+    Attributes:
+        error: What was asked about.
+        decided_by: The error that decided: itself, or one inside it.
+        within: ``{id of an error: the one that it is inside}``.
+        rules: ``{id of an error: the user's rule that knew it}``.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+        self.decided_by = error
+        self.within: dict[int, BaseException] = {}
+        self.rules: dict[int, Rule] = {}
+
+    def into(self, group: BaseException, member: BaseException) -> None:
+        """Note that a member of a group decided."""
+        self.within[id(member)] = group
+        self.decided_by = member
+
+
+def explanation(trail: Trail, verdict: Verdict, why: Callable[[BaseException], Reasons]) -> Explanation:
+    """Return the verdict with its reasons; never raises.
+
+    Args:
+        trail: What was looked at.
+        verdict: What came of it.
+        why: Gives the reasons of the built-in rules.
+    """
+    path: tuple[str, ...] = ()
+    try:
+        reasons = _reasons(trail, verdict, why)
+        path = tuple(_path(trail, trail.decided_by))
+    except Exception:  # noqa: BLE001  # an error that resists being looked at
+        reasons = Reasons("it raises when it is looked at")
+    return Explanation(
+        verdict=verdict,
+        type_name=name_of(type(trail.error)),
+        rule=reasons.rule,
+        because=reasons.because,
+        field=reasons.field,
+        path=path,
+        hint=reasons.hint if verdict.retry_after is not None else "",
+    )
+
+
+def name_of(cls: type) -> str:
+    """Return ``package.Class``, cut and of printable letters only."""
+    try:
+        package, name = str(cls.__module__)[:_LONGEST_NAME].partition(".")[0], str(cls.__name__)
+    except Exception:  # noqa: BLE001  # a metaclass may do anything
+        return "a class without a name"
+    full = name if package in ("", "builtins") else f"{package}.{name}"
+    return "".join(letter if letter.isprintable() else "?" for letter in full[:_LONGEST_NAME])
+
+
+def _path(trail: Trail, error: BaseException) -> Iterator[str]:
+    inwards: list[str] = []
+    while len(inwards) < _LONGEST_PATH and (outer := trail.within.get(id(error))) is not None:
+        how = "a member of the group" if issubclass(type(outer), BaseExceptionGroup) else "its cause"
+        inwards.append(f"{name_of(type(error))}, {how}")
+        error = outer
+    return reversed(inwards)
+
+
+def _reasons(trail: Trail, verdict: Verdict, why: Callable[[BaseException], Reasons]) -> Reasons:
+    error = trail.decided_by
+    if verdict.kind is ErrorKind.CANCELLED:
+        return Reasons("a cancellation is one, whatever else is true", rule="_core/classify.py")
+    rule = trail.rules.get(id(error))
+    if rule is not None:
+        return Reasons("a rule of yours knows it", rule=f"yours, {_name_of_rule(rule)}", hint="your rule")
+    if isinstance(error, ResilientLLMError):
+        return Reasons(
+            "an error of this library, from an inner guard", rule="_core/classify.py", hint="the inner error"
+        )
+    return why(error)
+
+
+def _name_of_rule(rule: Rule) -> str:
+    name: str = getattr(rule, "__qualname__", type(rule).__qualname__)
+    return f"{rule.__module__}.{name}"[:_LONGEST_NAME]

@@ -1,0 +1,94 @@
+"""Classes of SDKs that nothing else is known of: most are named after the cause.
+
+Asked last, of classes of client libraries only, when there is neither a code nor a status
+nor a sentence: what an SDK raises inside a stream, or by itself.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from resilient_llm._values import ErrorKind, Verdict
+from resilient_llm.rules._evidence import CLIENTS, dead, limited, transient, wrong_request
+
+if TYPE_CHECKING:
+    from resilient_llm.rules._evidence import Evidence, Shape
+
+_BUG: Final = Verdict(ErrorKind.CALLER_BUG)
+
+# {package.Class: verdict}, where the name alone says something else, or nothing.
+CLASSES: Final[dict[str, Verdict]] = {
+    # Limits and settings of the caller's own; no target is at fault.
+    **dict.fromkeys(
+        """pydantic_ai.UserError pydantic_ai.UsageLimitExceeded azure.SerializationError huggingface_hub.HFValidationError
+        ibm_watsonx_ai.MissingValue ibm_watsonx_ai.MissingArgument ibm_watsonx_ai.UnexpectedType
+        ibm_watsonx_ai.ParamOutOfRange google.UnsupportedFunctionError google.UnknownFunctionCallArgumentError
+        google.IncompleteIterationError instructor.ConfigurationError instructor.ModeError
+        instructor.ClientError instructor.MultimodalError""".split(),
+        _BUG,
+    ),
+    "huggingface_hub.ValidationError": wrong_request(),
+    "huggingface_hub.GenerationError": transient("server_error"),
+    "huggingface_hub.LocalEntryNotFoundError": transient("network"),
+    "mistralai.HTTPValidationError": wrong_request(status=422),  # it keeps its status to itself
+    "pydantic_ai.UnexpectedModelBehavior": transient("invalid_response"),
+    "google.BrokenResponseError": transient("stream_error"),
+    "replicate.ModelError": transient("server_error"),
+}
+# Parts of a class's name, lower-cased; the first that is in it decides.
+PARTS: Final[tuple[tuple[str, Verdict], ...]] = tuple(
+    (part, verdict)
+    for verdict, parts in (
+        (wrong_request("context_length_exceeded"), "contextwindow contextlength contextoverflow"),
+        (
+            wrong_request("content_policy"),
+            "contentfilter contentpolicy moderation guardrailraised rejectedrequest blocked stopcandidate",
+        ),
+        (wrong_request("output_truncated"), "outputtokenlimit incompletetoolcall incompleteoutput"),
+        (dead("insufficient_quota"), "quotaexceeded insufficientquota insufficientbalance"),
+        (limited(), "ratelimit toomanyrequests throttl"),
+        (limited("capacity"), "concurrencylimit"),
+        (
+            dead("invalid_credentials"),
+            "authentic unauthorized invalidcredential credentialserror credentialsprovided tokennotfound",
+        ),
+        (dead("permission_denied", scope="target"), "permissiondenied forbidden accessdenied"),
+        (
+            dead("model_not_found", scope="target"),
+            "modelnotfound resourcenotfound deploymentnotfound repositorynotfound",
+        ),
+        (dead("endpoint_not_found", scope="target"), "toomanyredirects"),
+        (transient("overloaded"), "overloaded unavailable"),
+        (transient("timeout"), "timeout timedout"),
+        (transient("network"), "connectionerror networkerror"),
+        (transient("invalid_response"), "deserializ decodeerror responsevalidation unexpectedmodelbehavior"),
+        (transient("server_error"), "servererror internalerror endpointerror tryagain"),
+        (wrong_request("too_large"), "payloadtoobig"),
+        (wrong_request(), "invalidrequest malformedrequest badrequest requestrejected videoprocessing"),
+    )
+    for part in parts.split()
+)
+
+
+def by_name(evidence: Evidence) -> Verdict | None:
+    """Return the cause that a client's class is named after."""
+    known = evidence.shape.verdicts
+    if "name" not in known:
+        known["name"] = _of_shape(evidence.shape)
+    verdict, name = known["name"]
+    evidence.sign = ("class", name)
+    return verdict
+
+
+def _of_shape(shape: Shape) -> tuple[Verdict | None, str]:
+    for name in shape.names:
+        if name.partition(".")[0] not in CLIENTS:
+            continue
+        verdict = CLASSES.get(name)
+        if verdict is not None:
+            return verdict, name
+        low = name.lower()
+        for part, found in PARTS:
+            if part in low:
+                return found, name
+    return None, ""

@@ -1,0 +1,253 @@
+"""The page of the documentation that says what every known error means, made of the rules and the cases.
+
+    python -m tests.errors_page
+
+writes it; `tests/test_errors_page.py` fails when it is not what would be written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from resilient_llm import Verdict
+from resilient_llm.rules import PROVIDERS, codes, http, names, network, openai, sentences, websockets, zhipu
+
+PAGE = Path(__file__).parent.parent / "docs" / "reference" / "errors.md"
+CORPUS = Path(__file__).parent / "corpus"
+
+HEAD = """# What an error means
+
+Which verdict `classify` gives to the errors of the SDKs and servers that people use: by which code, sentence, status or class, and what was seen of it.
+This page is made of the rules and of the recorded cases, and a test fails when it is older than they are.
+What follows from a kind is in [Kinds of errors](kinds.md); how to add a rule in [Teach it an error](../how-to/classify-errors.md).
+
+For one error in front of you, ask instead of looking it up:
+
+```console
+$ resilient-llm explain 429 -H 'retry-after: 20' --body body.json
+```
+
+## The order
+
+A sign is asked only if the ones before it say nothing.
+
+1. A cancellation is one, whatever else is true; also a group with one inside.
+2. Rules of your own, the newest first.
+3. An error of this library, from an inner guard, is a rejection.
+4. A machine-readable code in the body.
+5. A known sentence of the provider, outside of quotations and links.
+6. The HTTP or gRPC status.
+7. The class, and at last the name of it.
+8. What is inside: the explicit cause, the members of a group; the most severe decides, of equal ones the one with the longest wait. A plain `RuntimeError` or `ValueError` that was raised from an error is only its wrapper.
+
+Looked at are at most 64 KiB of a body, 50 causes and 1,000 members.
+A wait is read from headers (`Retry-After` in seconds, milliseconds, dates and durations, the headers of exhausted buckets), from fields of the body, from trailing metadata, from attributes and from sentences; the longest counts, up to a day.
+A rate limit whose wait is longer than 60 s is not tried again on the same target.
+"""
+
+DOUBTS = """## Decided where opinions differ
+
+These cases can be read otherwise by reasonable people; this is how they are read here, and why.
+
+| case | verdict | why |
+|---|---|---|
+"""
+
+# {case: why it is read so}; every case that is doubtful has an entry.
+WHY = {
+    "openai-400-max-tokens-per-request": "a batch that is too large for one request fits no context window either, but may be cut",
+    "openai-400-verify-to-stream": "only streaming is refused: another target may stream, and this one may answer whole",
+    "openai-500-should-not-retry": "the server says that it is useless to try again; the failure still counts",
+    "openai-429-engine-overloaded": "nobody went too fast: the provider is full",
+    "openai-403-cloudflare-challenge": "a page for people stays there until somebody acts",
+    "openai-407-proxy-auth": "a proxy wants a login, so nothing reaches this provider",
+    "openai-404-wrong-base-url": "no such route: a setting of this target, for every request alike",
+    "openai-400-plain-http-to-https": "the address is wrong, whatever the request is",
+    "openai-fault-self-signed": "no wait makes a certificate valid, and no key is wrong",
+    "azure-429-high-demand": "the provider is full; the rate of the caller is not the cause",
+    "azure-400-operation-not-supported": "a deployment that cannot chat never will",
+    "openrouter-402-can-only-afford": "what is left pays for hardly anything: somebody has to pay",
+    "openrouter-503-no-provider": "another moment may find a provider",
+    "vllm-400-images": "a model without eyes: another target may have some",
+    "anthropic-403-request-not-allowed": "this sentence stands for a country or a network that is not served",
+    "anthropic-400-max-tokens": "a limit of this model's; the prompt is not too long",
+    "anthropic-no-key": "a missing key is a dead key, though a `TypeError` says so",
+    "anthropic-long-nonstreaming": "the SDK refuses this request, not the target",
+    "gemini-429-per-day": "the wait that is named passes long before the day does",
+    "gemini-no-key": "a missing key is a dead key, though a `ValueError` says so",
+    "groq-413-tpm-too-large": "no wait makes one request smaller",
+    "groq-498-flex": "the tier is full",
+    "groq-400-json-failed": "the model failed at this request; another may do better",
+    "mistral-429-tier-capacity": "the tier is full",
+    "mistral-200-error-body": "the body says that the server failed, so that is believed",
+    "cohere-429-trial-month": "nothing passes until the month ends or somebody pays",
+    "cohere-499": "nobody here has cancelled: the server gave up",
+    "bedrock-throttling-tokens-day": "the quota of a day does not come back while one waits",
+    "bedrock-validation-max-length": "an older sentence for a prompt that is too long",
+    "bedrock-bad-params": "nothing was sent: the arguments are wrong",
+    "azinf-github-413-tokens": "the tier's own limit of a prompt",
+    "hf-503-bloom-trap": "a model's name is no lack of memory; the estimate is the wait",
+    "hf-429-tgi-overloaded": "the server's own class says that it is overloaded",
+    "ollama-stream-eof": "the stream broke; the status of -1 is none",
+    "xai-grpc-cancelled-by-server": "what a server cancels is no cancellation of ours",
+    "grpcio-resource-exhausted-retry-after": "a plain key in the metadata is a wait, too",
+    "httpx-pool-timeout": "the caller's own pool was full: nobody is charged, the next target may have a pool of its own",
+    "requests-404": "a page in place of an answer, but the status is all that is sure",
+    "urllib3-retries-503": "urllib3 keeps the status in its words only",
+    "urllib3-retries-429": "urllib3 keeps the status in its words only",
+    "ws-1011-quota": "the reason that was sent says more than the close code",
+    "ws-1008-policy": "the reason that was sent says more than the close code",
+    "ws-1001-going-away": "a session that ends while one waits for data has failed",
+    "pydai-200-error-body": "the status inside is lost on the way; an answer that cannot be read is left",
+    "lc-200-error-402": "the code that langchain passes on is believed",
+    "instructor-schema-mismatch": "the model answered: another may fit, and this one is well",
+    "instructor-incomplete": "the limit of tokens ended the answer",
+    "litellm-gemini-429": "the wait stands in the quoted body",
+    "litellm-groq-413": "the code of the provider is believed, not the class that was made of it",
+    "litellm-no-such-provider": "a target that is written wrong is wrong for every request",
+    "python-bug-JSONDecodeError": "the traceback tells a broken body from an answer that the caller could not read",
+    "python-llamacpp-python-context": "known by its first words",
+    "python-bare-exception-429-text": "words alone, of no known class, are anybody's",
+}
+
+
+def page() -> str:
+    """Return the page as it should be."""
+    parts = [HEAD, *_tables(), DOUBTS + "".join(_doubts()), "", *_cases()]
+    return "\n".join(part.rstrip("\n") + "\n" for part in parts if part) + ""
+
+
+def cases() -> list[dict[str, Any]]:
+    """Return every recorded case, in the order of the files."""
+    return [
+        json.loads(line)
+        for path in sorted(CORPUS.glob("*.jsonl"))
+        for line in path.read_text("utf-8").splitlines()
+        if line.strip()
+    ]
+
+
+def _said(verdict: Verdict) -> str:
+    """Return kind, reason and what differs from what the kind says."""
+    usual = Verdict(verdict.kind, verdict.reason)
+    notes = []
+    if verdict.scope != usual.scope:
+        notes.append(f"the {verdict.scope}'s")
+    if verdict.retryable != usual.retryable:
+        notes.append("may be tried again" if verdict.retryable else "not tried again")
+    if verdict.harms_health != usual.harms_health:
+        notes.append("counts against health" if verdict.harms_health else "health untouched")
+    return f"`{verdict.kind.value}` | `{verdict.reason}` | {', '.join(notes)}"
+
+
+def _by_verdict(table: dict[Any, Verdict]) -> Iterator[tuple[Verdict, list[Any]]]:
+    found: dict[str, tuple[Verdict, list[Any]]] = {}
+    for sign, verdict in table.items():
+        found.setdefault(_said(verdict), (verdict, []))[1].append(sign)
+    yield from found.values()
+
+
+def _rows(table: dict[Any, Verdict]) -> list[str]:
+    return [
+        f"| {', '.join(f'`{sign}`' for sign in signs)} | {_said(verdict)} |" for verdict, signs in _by_verdict(table)
+    ]
+
+
+def _tables() -> Iterator[str]:
+    yield "## Codes\n\nLower-cased. Those that say no more than a status are asked after the sentences, most of them after the status.\n"
+    top = "| {} | kind | reason | else |\n|---|---|---|---|"
+    own = {name: verdict for name, verdict in codes.CODES.items() if not _providers(name, "CODES")}
+    yield "\n".join([top.format("code"), *_rows(own)])
+    yield "Of one provider alone:\n"
+    lines = [top.format("code")]
+    for module in PROVIDERS:
+        table = {**getattr(module, "CODES", {}), **getattr(module, "CATEGORIES", {})}
+        lines += [f"| {module.__name__.rpartition('.')[2]}: {row[2:]}" for row in _rows(table)]
+    lines += [f"| zhipu: {row[2:]}" for row in _rows(zhipu.NUMBERS)]
+    yield "\n".join(lines)
+    yield "That say no more than a status:\n"
+    shared = {name: verdict for name, verdict in codes.CATEGORIES.items() if not _providers(name, "CATEGORIES")}
+    yield "\n".join([top.format("code"), *_rows(shared)])
+    yield "## Sentences\n\nLower-cased; phrases that are joined by … must all occur. Which are looked for depends on the status.\n"
+    yield "\n".join([top.format("words"), *_rows(dict(_phrases()))])
+    yield "## Statuses\n"
+    yield "\n".join(["| status | kind | reason | else |", "|---|---|---|---|", *_statuses()])
+    yield "Close codes of websockets:\n"
+    yield "\n".join([top.format("code"), *_rows(websockets.CLOSE_CODES)])
+    yield "## Classes\n\nBy package and name; what inherits from them is known with them.\n"
+    yield "\n".join([top.format("class"), *_rows({**network.CLASSES, **names.CLASSES, **openai.NAMES})])
+    yield "A class of a client library that nothing else is known of is read by a part of its name:\n"
+    yield "\n".join([top.format("part of the name"), *_rows(dict(names.PARTS))])
+
+
+def _providers(name: str, table: str) -> bool:
+    return any(name in getattr(module, table, {}) for module in PROVIDERS)
+
+
+def _phrases() -> Iterator[tuple[str, Verdict]]:
+    for value in vars(sentences).values():
+        if isinstance(value, sentences.Cause):
+            for phrases, verdict in value.sentences:
+                yield " … ".join(phrases), verdict
+    yield from sentences.LOCAL.items()
+
+
+def _statuses() -> Iterator[str]:
+    for said, group in groupby(http.BY_STATUS.items(), key=lambda pair: _said(pair[1])):
+        numbers = [status for status, _ in group]
+        yield f"| {numbers[0]}{f' to {numbers[-1]}' if len(numbers) > 1 else ''} | {said} |"
+
+
+def _doubts() -> Iterator[str]:
+    for case in cases():
+        if case.get("doubtful_about"):
+            yield f"| `{case['id']}` | {_expected(case)} | {WHY[case['id']]} |\n"
+
+
+def _expected(case: dict[str, Any]) -> str:
+    verdict = case["verdict"]
+    return f"`{verdict['kind']}`, `{verdict['reason']}`"
+
+
+def _cases() -> Iterator[str]:
+    every = cases()
+    yield (
+        f"## What was seen\n\n{len(every)} answers and failures, each raised again by the tests through the real client "
+        "against a server on this machine; the releases are in `tests/corpus/requirements.txt`, and in "
+        "`requirements-oldest.txt` the oldest that are tested: "
+        f"{', '.join(_oldest())}.\n"
+        "A wait is in seconds; one that stands in a date is counted from then.\n"
+    )
+    by_sdk: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for case in every:
+        by_sdk[case["sdk"]].append(case)
+    for sdk, found in sorted(by_sdk.items()):
+        yield f"### {sdk}\n\n| case | provider | status | verdict | wait | source |\n|---|---|---|---|--:|---|"
+        yield "\n".join(_row(case) for case in found) + "\n"
+
+
+def _oldest() -> Iterator[str]:
+    for line in (CORPUS / "requirements-oldest.txt").read_text().splitlines():
+        if "==" in line and not line.startswith("#"):
+            yield line.strip().replace("==", " ")
+
+
+def _row(case: dict[str, Any]) -> str:
+    wire = case.get("wire", {})
+    seen = wire.get("status") or wire.get("fault") or wire.get("grpc_code") or wire.get("ws_code")
+    wait = case["verdict"]["retry_after"]
+    source = case.get("source", "")
+    link = f"[source]({source})" if source.startswith("http") else source
+    return (
+        f"| `{case['id']}` | {case.get('provider') or ''} | {seen or ''} | {_expected(case)} "
+        f"| {'' if wait is None else f'{wait:g}'} | {link} |"
+    )
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), "utf-8")
