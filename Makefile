@@ -6,6 +6,8 @@
 #   make lint        formatter, linter, type checkers
 #   make docs        the documentation, in site/
 #   make coverage    the tests of the core, and which of its branches they do not reach
+#   make corpus      every recorded error through every real client; make corpus SET=oldest, litellm, instructor
+#   make fuzz        a minute of nonsense for the classifier; make fuzz ARGS=-max_total_time=600
 #   make soak        a minute of everything at once; make soak ARGS="--seconds 600 --seed 2"
 #   make mutants     the core broken in 2,400 ways, and whether the tests notice (half an hour)
 #   make bench       the tables of the documentation: bench-table and bench-whole
@@ -30,7 +32,7 @@ CORE_TESTS := $(patsubst %,tests/test_%.py,circuit window story permit scenarios
     corners configure traps_bench traps_retries classify callables options)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint lint-style lint-types docs coverage soak mutants clean
+.PHONY: demo test lint lint-style lint-types docs coverage corpus fuzz soak mutants clean
 .PHONY: bench bench-table bench-whole bench-groups bench-instructions
 
 demo: $(READY)-demo
@@ -55,6 +57,27 @@ docs: $(READY)-docs
 coverage: $(READY)-test
 	$(BIN)/coverage run -m pytest $(or $(ARGS),$(CORE_TESTS))
 	$(BIN)/coverage report --include='resilient_llm/_core/*' --fail-under=98
+
+# Clients that cannot be installed beside each other have environments of their own.
+SET ?= all
+CORPUS_FILE := tests/corpus/requirements$(if $(filter-out all,$(SET)),-$(SET)).txt
+CORPUS := $(VENV)-corpus-$(SET)
+
+corpus: $(CORPUS)/.ready
+	RESILIENT_LLM_CORPUS=$(SET) $(CORPUS)/bin/python -m pytest tests/test_corpus.py tests/test_answers.py $(ARGS)
+
+$(CORPUS)/.ready: $(VENV)/pyvenv.cfg pyproject.toml $(CORPUS_FILE)
+	$(BIN)/python -m venv $(CORPUS)
+	$(CORPUS)/bin/python -m pip install --quiet --editable . --requirement $(CORPUS_FILE)
+	@touch $@
+
+fuzz: $(VENV)-fuzz/.ready
+	$(VENV)-fuzz/bin/python tests/fuzz/fuzz_classify.py $(or $(ARGS),-max_total_time=60)
+
+$(VENV)-fuzz/.ready: $(VENV)/pyvenv.cfg pyproject.toml
+	$(BIN)/python -m venv $(VENV)-fuzz
+	$(VENV)-fuzz/bin/python -m pip install --quiet --editable . atheris
+	@touch $@
 
 soak: $(READY)-test
 	$(BIN)/python tests/soak.py $(ARGS)
@@ -86,7 +109,7 @@ $(BENCH_READY): $(VENV)/pyvenv.cfg pyproject.toml benchmarks/requirements-peers.
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(BENCH) build dist site mutants .coverage .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(VENV)-corpus-* $(VENV)-fuzz $(BENCH) build dist site mutants .coverage .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks
 
 # A stamp per set of extras, so that what is there is not asked for again. The type checkers
 # want to see everything that the package and its tests import.
