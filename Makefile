@@ -76,7 +76,7 @@ fuzz: $(VENV)-fuzz/.ready
 
 $(VENV)-fuzz/.ready: $(VENV)/pyvenv.cfg pyproject.toml
 	$(BIN)/python -m venv $(VENV)-fuzz
-	$(VENV)-fuzz/bin/python -m pip install --quiet --editable . atheris
+	$(VENV)-fuzz/bin/python -m pip install --quiet --editable .[fuzz]
 	@touch $@
 
 soak: $(READY)-test
