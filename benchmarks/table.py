@@ -59,7 +59,7 @@ from _timing import (
 )
 from peers import OURS, TIMEOUT, Block, Peer, Unavailable
 
-from resilient_llm import Target, breaker, failover
+from resilient_llm import Target, breaker, classify, failover
 from resilient_llm.testing import isolated
 
 DASH = "\N{EN DASH}"
@@ -223,6 +223,11 @@ def limits(effort: Effort, found: Mapping[str, Library]) -> Iterator[Table]:
     for kind, error in errors().items():
         call = failing_over(error)
         rows.append((f"{kind}, classified, and the next target called", "closure", closure, sync_timer(call), 85.0))
+    raised = sync_timer(_raised)
+    for kind, error in errors().items():
+        rows.append(
+            (f"a verdict on {kind}", "an exception raised and caught", raised, sync_timer(_judged(error())), 20.0)
+        )
     apart = "10 ms between calls, so each is timed"
     rows.append(
         (f"`@failover`, sync, target first; {apart}", "closure", closure, _apart(sync_timer(healthy.first())), None)
@@ -245,6 +250,24 @@ def limits(effort: Effort, found: Mapping[str, Library]) -> Iterator[Table]:
         cells = [what, f"{beside}, {per_call(ratio.baseline)}", middle, spread, allowed, cost]
         table.add(cells, limit=limit, **asdict(ratio))
     yield table
+
+
+def _raised(prompt: str) -> str:
+    """Raise and catch an exception that is made anew."""
+    try:
+        raise Unavailable
+    except Unavailable:
+        return prompt
+
+
+def _judged(error: Exception) -> Function:
+    """Return a function that asks for the verdict on an error of a class that was seen before."""
+
+    def judge(prompt: str) -> str:
+        classify(error)
+        return prompt
+
+    return judge
 
 
 def _apart(timer: Timer) -> Timer:

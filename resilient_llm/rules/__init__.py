@@ -17,7 +17,8 @@ A provider's file has any of
 - ``CATEGORIES``: the same for codes that say no more than a status does;
 - ``SENTENCES``: a function ``Evidence -> Verdict | None`` for words that only it says;
 - ``CLASSES``: a function ``Evidence -> Verdict | None`` for classes of its SDK;
-- ``HINTS``: a function ``Evidence -> seconds | None`` for a wait that only it spells so;
+- ``HINTS``: a function ``Evidence -> seconds | None`` for a wait that only it spells so,
+  named in `_HINTS` below;
 - ``ONLY_FOR``: names ``package.Class``; the functions are asked about these and what
   inherits from them only, which is decided once per class.
 
@@ -60,6 +61,12 @@ if TYPE_CHECKING:
     from resilient_llm._explanation import Reasons
 
 __all__ = ["Evidence", "Rule", "judge", "why"]
+
+
+class Hint(Protocol):
+    """A wait as one provider spells it, in seconds, or None."""
+
+    def __call__(self, evidence: Evidence, /) -> float | None: ...
 
 
 class Rule(Protocol):
@@ -116,6 +123,7 @@ _STAGES: Final[tuple[Rule, ...]] = (
     _nothing_wrong,
 )
 
+_NEED_PARTS: Final = (google.SENTENCES, openrouter.SENTENCES, zhipu.SENTENCES)
 _NEED_A_BODY: Final = (http.by_retries, codes.cause, codes.sure_category, _category)
 _QUIET_STAGES: Final = tuple(rule for rule in _STAGES if rule not in _NEED_A_BODY)
 
@@ -130,7 +138,8 @@ def _stages_for(evidence: Evidence) -> tuple[Rule, ...]:
     return tuple(
         rule
         for rule in (_QUIET_STAGES if evidence.is_quiet else _STAGES)
-        if (only := _ONLY_FOR.get(rule)) is None or not only.isdisjoint(names)
+        if ((only := _ONLY_FOR.get(rule)) is None or not only.isdisjoint(names))
+        and (evidence.parts or rule not in _NEED_PARTS)
     )
 
 
@@ -144,8 +153,10 @@ _ONLY_FOR: Final[dict[Rule, frozenset[str]]] = {
         if hasattr(module, name)
     },
 }
-_HINTS: Final = tuple(
-    cast("Callable[[Evidence], float | None]", hint) for module in PROVIDERS if (hint := getattr(module, "HINTS", None))
+_HINTS: Final = (
+    (google.HINTS, google.HINTS_ONLY_FOR),
+    (grpc.HINTS, grpc.ONLY_FOR),
+    (openrouter.HINTS, None),
 )
 
 _TIMED: Final = (ErrorKind.TRANSIENT, ErrorKind.RATE_LIMITED)
@@ -185,9 +196,10 @@ def decide(evidence: Evidence) -> tuple[Verdict | None, Rule | None]:
         verdict = _of_python(evidence)
         return verdict, None if verdict is None else _of_python
     known = evidence.shape.verdicts
-    stages: tuple[Rule, ...] | None = known.get(evidence.is_quiet)
+    sort = "quiet" if evidence.is_quiet else "with a body" if evidence.parts else "without"
+    stages: tuple[Rule, ...] | None = known.get(sort)
     if stages is None:
-        stages = known[evidence.is_quiet] = _stages_for(evidence)
+        stages = known[sort] = _stages_for(evidence)
     for rule in stages:
         verdict = rule(evidence)
         if verdict is not None:
@@ -263,7 +275,12 @@ def _in_body(evidence: Evidence, limited: bool) -> float | None:
 
 
 def _in_providers_own(evidence: Evidence, limited: bool) -> float | None:
-    for spelling in _HINTS:
+    known = evidence.shape.verdicts
+    spellings: tuple[Hint, ...] | None = known.get("hints")
+    if spellings is None:
+        names = evidence.shape.names
+        spellings = known["hints"] = tuple(hint for hint, only in _HINTS if only is None or not only.isdisjoint(names))
+    for spelling in spellings:
         hint = spelling(evidence)
         if hint is not None:
             return hint

@@ -402,6 +402,25 @@ def stamped(verdict: Verdict, status: int | None, retry_after: float | None) -> 
     """Return the verdict with a status and a hint; built bare, since nothing is left to check."""
     if status == verdict.status and retry_after == verdict.retry_after:
         return verdict
+    if retry_after is None:
+        # Rules return the same few verdicts again and again, most of them without a hint.
+        known = _stamped.get((id(verdict), status))
+        if known is not None and known[0] is verdict:
+            return known[1]
+        copy = _copied(verdict, status, None)
+        if len(_stamped) >= _MOST_STAMPED:
+            _stamped.clear()
+        _stamped[id(verdict), status] = verdict, copy
+        return copy
+    return _copied(verdict, status, retry_after)
+
+
+_MOST_STAMPED: Final = 1_024
+_stamped: Final[dict[tuple[int, int | None], tuple[Verdict, Verdict]]] = {}
+"""``{(identity of a verdict, status): (the verdict, it with the status)}``; holding it keeps the identity its own."""
+
+
+def _copied(verdict: Verdict, status: int | None, retry_after: float | None) -> Verdict:
     put = object.__setattr__
     copy = object.__new__(Verdict)
     put(copy, "kind", verdict.kind)

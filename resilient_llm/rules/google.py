@@ -12,6 +12,7 @@ from resilient_llm.rules.websockets import CLOSE_CODES
 if TYPE_CHECKING:
     from resilient_llm.rules._evidence import Evidence
 
+HINTS_ONLY_FOR: Final = frozenset(("google.GoogleAPICallError",))
 _MOST_VIOLATIONS: Final = 8
 _FOR_A_DAY: Final = limited("quota_window", retryable=False)
 _NO_KEY: Final = dead("invalid_credentials")
@@ -55,7 +56,7 @@ def CLASSES(evidence: Evidence) -> Verdict | None:  # noqa: N802  # one of the n
 
 def HINTS(evidence: Evidence) -> float | None:  # noqa: N802  # one of the names a provider's file may have
     """Return the wait in the details of google.api_core, which are messages of protobuf."""
-    details = evidence.facts.get("_details") if "google.GoogleAPICallError" in evidence.shape.names else None
+    details = evidence.facts.get("_details")
     for detail in cast("list[Any]", details)[:MOST_DETAILS] if isinstance(details, list) else ():
         delay = attribute(detail, "retry_delay")
         whole, nanos = attribute(delay, "seconds"), attribute(delay, "nanos")

@@ -181,6 +181,28 @@ CRASHED: Final = Cause(
 BROKEN_MODEL: Final = Cause(
     ("unable to load model",), _all(dead("model_not_found", scope="target"), "unable to load model: ")
 )
+# Of the long lists above, what gateways and local servers say with a 500: most errors are looked through for it.
+UNPAID: Final = Cause(
+    ("insufficient",),
+    _all(
+        dead("insufficient_quota"),
+        "insufficient balance",
+        "insufficient credit",
+        "insufficient funds",
+        "insufficient quota",
+    ),
+)
+UNABLE: Final = Cause(
+    ("support", "--jinja"),
+    _all(
+        wrong_request("unsupported_parameter"),
+        "does not support",
+        "doesn't support",
+        "input is not supported",
+        "requires --jinja",
+        "is unsupported",
+    ),
+)
 # The request is at fault, though a local server says 500: llama.cpp, Ollama.
 MALFORMED: Final = Cause(
     ("roles must alternate", "json schema", "load image"),
@@ -288,7 +310,7 @@ _REFUSED: Final = (CALLS, ITEM, POLICY, MONEY, ACCOUNT, KEY, REGION, COUNTRY, PE
 _WRONG: Final = (
     MONEY, ACCOUNT, KEY, RESOURCES, CRASHED, REGION, MODEL, PARAMETER, CONTEXT, SIZE, POLICY, PERMISSION, ENDPOINT,
 )  # fmt: skip
-_FAILED: Final = (MONEY, BROKEN_MODEL, MEMORY, CONTEXT, SIZE, LOADING, PARAMETER, MALFORMED)
+_FAILED: Final = (UNPAID, BROKEN_MODEL, MEMORY, CONTEXT, SIZE, LOADING, UNABLE, MALFORMED)
 _ANY: Final = (MONEY, ACCOUNT, KEY, PARAMETER, CONTEXT, SIZE, POLICY, MODEL, RESOURCES, MEMORY, LOADING, WITHOUT_STATUS)
 
 # Errors of Python itself that a client raises before it sends anything: {beginning: verdict}.
