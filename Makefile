@@ -29,7 +29,7 @@ READY := $(VENV)/.ready
 
 # What looks at the core, without what only takes long.
 CORE_TESTS := $(patsubst %,tests/test_%.py,circuit window story permit scenarios bench policy health events \
-    corners configure traps_bench traps_retries classify callables options)
+    corners configure traps_bench traps_retries classify explain hostile_errors callables options)
 
 .DELETE_ON_ERROR:
 .PHONY: demo test lint lint-style lint-types docs coverage corpus fuzz soak mutants clean
