@@ -73,7 +73,8 @@ _CANCELLATION_NAMES: Final = frozenset(
         ("trio._core._exceptions", "Cancelled"),
     )
 )
-_ORDINARY, _CANCELLATION, _OURS, _GROUP = range(4)
+# Those below `_CANCELLATION` are told by what they say themselves.
+_ORDINARY, _WRAPPER, _CANCELLATION, _OURS, _GROUP = range(5)
 
 
 def _find_sort(cls: type) -> int:
@@ -87,6 +88,8 @@ def _find_sort(cls: type) -> int:
         return _CANCELLATION
     if issubclass(cls, ResilientLLMError):
         return _OURS
+    if cls is RuntimeError or cls is ValueError:  # by identity: to compare classes may call their metaclass
+        return _WRAPPER
     return _GROUP if issubclass(cls, BaseExceptionGroup) else _ORDINARY
 
 
@@ -121,7 +124,7 @@ class Classifier:
         try:
             return self._classify(error)
         except BaseException as failure:  # an error that resists being looked at
-            if _sort_of(type(failure)) == _CANCELLATION:
+            if _sort_of[type(failure)] == _CANCELLATION:
                 raise
             self._tell(failure)
             return _UNKNOWN
@@ -175,13 +178,14 @@ class Classifier:
         return explanation(trail, verdict, lambda error: why(error, self._wall))
 
     def _classify(self, error: BaseException, trail: Trail | None = None) -> Verdict:
-        sort = _sort_of(type(error))
-        if sort == _CANCELLATION:
-            return _CANCELLED
-        if sort == _GROUP and (found := self._cancellation(error)) is not None:
-            if trail is not None:
-                trail.into(error, found)
-            return _CANCELLED
+        sort = _sort_of[type(error)]
+        if sort >= _CANCELLATION:
+            if sort == _CANCELLATION:
+                return _CANCELLED
+            if sort == _GROUP and (found := self._cancellation(error)) is not None:
+                if trail is not None:
+                    trail.into(error, found)
+                return _CANCELLED
         return self._own(error, sort, trail) or self._inside(error, trail)
 
     def _own(self, error: BaseException, sort: int, trail: Trail | None = None) -> Verdict | None:
@@ -190,14 +194,12 @@ class Classifier:
             verdict = self._asked(error, trail)
             if verdict is not None:
                 return verdict
-        if sort == _OURS:
-            return _of_ours(error)
-        if sort == _GROUP:
-            return None
+        if sort > _CANCELLATION:
+            return _of_ours(error) if sort == _OURS else None
         try:
             judge = self._judge or self._built_in()
             verdict = judge(error, self._wall)
-            return None if verdict is not None and _only_wraps(error, verdict) else verdict
+            return None if sort == _WRAPPER and _only_wraps(error, verdict) else verdict
         except Exception as failure:  # noqa: BLE001  # a property or a number of somebody else's class
             self._tell(failure)
             return None
@@ -229,12 +231,12 @@ class Classifier:
             pass
 
     def _cancellation(self, group: BaseException) -> BaseException | None:
-        return next((member for member in _leaves(group) if _sort_of(type(member)) == _CANCELLATION), None)
+        return next((member for member in _leaves(group) if _sort_of[type(member)] == _CANCELLATION), None)
 
     def _inside(self, error: BaseException, trail: Trail | None) -> Verdict:
         """Return the most severe of what is inside an error that says nothing itself."""
         worst: Verdict | None = None
-        wraps = _may_wrap(error)
+        wraps = _sort_of[type(error)] == _WRAPPER
         waiting = [error]
         seen = {id(error)}
         causes, members = MOST_CAUSES, MOST_MEMBERS
@@ -255,14 +257,14 @@ class Classifier:
                 if trail is not None:
                     trail.within[id(one)] = outer
                 try:
-                    sort = _sort_of(type(one))
+                    sort = _sort_of[type(one)]
                     verdict = _CANCELLED if sort == _CANCELLATION else self._own(one, sort, trail)
                 except Exception as failure:  # noqa: BLE001  # one that resists does not hide the others
                     self._tell(failure)
                     verdict = _UNKNOWN
                 if verdict is None:
                     waiting.append(one)
-                    wraps = wraps or _may_wrap(one)
+                    wraps = wraps or _sort_of[type(one)] == _WRAPPER
                 elif verdict.kind is not ErrorKind.CANCELLED:
                     if trail is not None and worst is not _worse(worst, verdict):
                         trail.decided_by = one
@@ -288,15 +290,9 @@ def _wrapped_by(error: BaseException) -> BaseException | None:
         return None
 
 
-def _may_wrap(error: BaseException) -> bool:
-    # By identity: to compare classes may call their metaclass.
-    cls = type(error)
-    return cls is RuntimeError or cls is ValueError
-
-
-def _only_wraps(error: BaseException, verdict: Verdict) -> bool:
+def _only_wraps(error: BaseException, verdict: Verdict | None) -> bool:
     """Return whether it is a plain ``raise RuntimeError(...) from error``, which says nothing itself."""
-    return _may_wrap(error) and error.__cause__ is not None and verdict.kind is ErrorKind.CALLER_BUG
+    return error.__cause__ is not None and verdict is not None and verdict.kind is ErrorKind.CALLER_BUG
 
 
 def _of_ours(error: BaseException) -> Verdict:

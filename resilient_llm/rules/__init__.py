@@ -29,7 +29,7 @@ causes, never for one response.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 
 from resilient_llm._settings import LONGEST_TO_RETRY
 from resilient_llm._values import ErrorKind, Verdict
@@ -55,10 +55,11 @@ from resilient_llm.rules import (
 from resilient_llm.rules._evidence import Evidence, shape_of, stamped, transient
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import ModuleType
 
     from resilient_llm._explanation import Reasons
+    from resilient_llm.rules._evidence import Shape
 
 __all__ = ["Evidence", "Rule", "judge", "why"]
 
@@ -85,14 +86,6 @@ def _of_providers(name: str) -> tuple[Rule, ...]:
     return tuple(cast("Rule", getattr(module, name)) for module in PROVIDERS if hasattr(module, name))
 
 
-def _words(evidence: Evidence) -> Verdict | None:
-    return sentences.told(evidence) if evidence.has_voice else None
-
-
-def _category(evidence: Evidence) -> Verdict | None:
-    return codes.category(evidence) if evidence.has_voice else None
-
-
 def _nothing_wrong(evidence: Evidence) -> Verdict | None:
     """An SDK that raises on a 200 could not read what it got."""
     status = evidence.status
@@ -110,11 +103,11 @@ _STAGES: Final[tuple[Rule, ...]] = (
     codes.cause,
     # known sentences
     *_of_providers("SENTENCES"),
-    _words,
+    sentences.told,
     codes.sure_category,
     # the status
     http.by_status,
-    _category,
+    codes.category,
     # the class
     *_of_providers("CLASSES"),
     network.by_class,
@@ -123,26 +116,66 @@ _STAGES: Final[tuple[Rule, ...]] = (
     _nothing_wrong,
 )
 
-_NEED_PARTS: Final = (google.SENTENCES, openrouter.SENTENCES, zhipu.SENTENCES)
-_NEED_A_BODY: Final = (http.by_retries, codes.cause, codes.sure_category, _category)
-_QUIET_STAGES: Final = tuple(rule for rule in _STAGES if rule not in _NEED_A_BODY)
-
 for _module in PROVIDERS:
     codes.CODES.update(getattr(_module, "CODES", {}))
     codes.CATEGORIES.update(getattr(_module, "CATEGORIES", {}))
 
 
-def _stages_for(evidence: Evidence) -> tuple[Rule, ...]:
-    """Return the rules that may know an error of this class."""
-    names = evidence.shape.names
-    return tuple(
-        rule
-        for rule in (_QUIET_STAGES if evidence.is_quiet else _STAGES)
-        if ((only := _ONLY_FOR.get(rule)) is None or not only.isdisjoint(names))
-        and (evidence.parts or rule not in _NEED_PARTS)
+class Signs(NamedTuple):
+    """What sorts of signs one error has."""
+
+    quiet: bool
+    no_status: bool
+    no_parts: bool
+    no_codes: bool
+
+
+class Asked(NamedTuple):
+    """Who may know an error of one class with signs of some sorts: decided once for all such errors."""
+
+    rules: tuple[Rule, ...]
+    hints: tuple[Hint, ...]
+
+
+def _asked_of(shape: Shape, signs: Signs) -> Asked:
+    names = shape.names
+    return Asked(
+        tuple(
+            rule
+            for rule in _STAGES
+            if ((only := _ONLY_FOR.get(rule)) is None or not only.isdisjoint(names))
+            and ((needs := _NEEDS.get(rule)) is None or needs(shape, signs))
+        ),
+        tuple(
+            hint
+            for hint, only in _HINTS
+            if (not signs.no_parts if only is None else not signs.quiet and not only.isdisjoint(names))
+        ),
     )
 
 
+def _has_voice(shape: Shape, signs: Signs) -> bool:
+    """Whether its words are those of a provider, and not of the caller's own code."""
+    return shape.is_client or not signs.no_status or not signs.no_parts
+
+
+# Without these the rule knows nothing: to ask it would be in vain.
+_NEEDS: Final[dict[Rule, Callable[[Shape, Signs], bool]]] = {
+    http.by_retries: lambda _, signs: not signs.quiet,
+    network.without_answer: lambda shape, signs: (
+        signs.no_parts if signs.no_status else network.may_lack_an_answer(shape)
+    ),
+    codes.cause: lambda _, signs: not signs.no_codes,
+    google.SENTENCES: lambda _, signs: not signs.no_parts,
+    openai.SENTENCES: lambda shape, _: openai.cause_named(shape) is not None,
+    openrouter.SENTENCES: lambda _, signs: not signs.no_parts,
+    zhipu.SENTENCES: lambda _, signs: not signs.no_parts,
+    sentences.told: _has_voice,
+    codes.sure_category: lambda _, signs: not signs.no_codes,
+    http.by_status: lambda _, signs: not signs.no_status or not signs.no_parts,
+    codes.category: lambda shape, signs: not signs.no_codes and _has_voice(shape, signs),
+    _nothing_wrong: lambda _, signs: not signs.no_status,
+}
 _ONLY_FOR: Final[dict[Rule, frozenset[str]]] = {
     http.by_retries: http.GAVE_UP,
     **{
@@ -159,7 +192,9 @@ _HINTS: Final = (
     (openrouter.HINTS, None),
 )
 
-_TIMED: Final = (ErrorKind.TRANSIENT, ErrorKind.RATE_LIMITED)
+# Those for which a wait may be named. Bare names: to look into an enum takes longer.
+_TRANSIENT: Final = ErrorKind.TRANSIENT
+_RATE_LIMITED: Final = ErrorKind.RATE_LIMITED
 
 
 def judge(error: BaseException, wall: Callable[[], float]) -> Verdict | None:
@@ -172,7 +207,7 @@ def judge(error: BaseException, wall: Callable[[], float]) -> Verdict | None:
     Returns:
         The verdict with status and hint, or None if nothing is known.
     """
-    evidence = Evidence(error, shape_of(type(error)), wall)
+    evidence = Evidence(error, shape_of[type(error)], wall)
     try:
         return decide(evidence)[0]
     except Exception:
@@ -192,18 +227,24 @@ def why(error: BaseException, wall: Callable[[], float]) -> Reasons:
 
 def decide(evidence: Evidence) -> tuple[Verdict | None, Rule | None]:
     """Return what one error says by itself, and the rule that knew."""
-    if evidence.shape.is_standard and evidence.is_quiet and not evidence.facts:
-        verdict = _of_python(evidence)
-        return verdict, None if verdict is None else _of_python
-    known = evidence.shape.verdicts
-    sort = "quiet" if evidence.is_quiet else "with a body" if evidence.parts else "without"
-    stages: tuple[Rule, ...] | None = known.get(sort)
-    if stages is None:
-        stages = known[sort] = _stages_for(evidence)
-    for rule in stages:
+    shape = evidence.shape
+    quiet = evidence.is_quiet
+    if quiet:
+        if shape.is_standard and not evidence.facts:
+            verdict = _of_python(evidence)
+            return verdict, None if verdict is None else _of_python
+        signs = (True, evidence.status is None, True, True)
+    else:
+        evidence.read()
+        signs = (False, evidence.status is None, not evidence.parts, not evidence.codes)
+    asked: Asked | None = shape.verdicts.get(signs)
+    if asked is None:
+        asked = shape.verdicts[signs] = _asked_of(shape, Signs(*signs))
+    may_know, providers_own = asked
+    for rule in may_know:
         verdict = rule(evidence)
         if verdict is not None:
-            return _with_facts(evidence, verdict), rule
+            return _with_facts(evidence, verdict, providers_own), rule
     return None, None
 
 
@@ -223,16 +264,23 @@ _MAY_SPEAK: Final = frozenset(
 )
 
 
-def _with_facts(evidence: Evidence, verdict: Verdict) -> Verdict:
+def _with_facts(evidence: Evidence, verdict: Verdict, providers_own: tuple[Hint, ...]) -> Verdict:
     status = evidence.failed_status or verdict.status
     if status is None and evidence.shape.is_client and evidence.error.__cause__ is not None:
         status = _status_of_cause(evidence)
-    if verdict.kind not in _TIMED:
+    kind = verdict.kind
+    if kind is not _TRANSIENT and kind is not _RATE_LIMITED:
         return stamped(verdict, status, None)
-    limited = verdict.kind is ErrorKind.RATE_LIMITED
-    hint = _hint(evidence, limited)
-    verdict = stamped(verdict, status, hint)
-    retryable = None if evidence.is_quiet else http.asks_to_retry(evidence)
+    limited = kind is _RATE_LIMITED
+    hint: float | None = None
+    headers = evidence.waits
+    for place, wait in _waits(evidence, headers, limited, providers_own):
+        if wait is not None and (hint is None or wait > hint):
+            hint = wait
+            evidence.hint_sign = place
+    if hint is not None or status != verdict.status:
+        verdict = stamped(verdict, status, hint)
+    retryable = http.asks_to_retry(headers) if headers else None
     if limited and hint is not None and hint > LONGEST_TO_RETRY:
         retryable = False
     if retryable is None or retryable is verdict.retryable:
@@ -243,66 +291,34 @@ def _with_facts(evidence: Evidence, verdict: Verdict) -> Verdict:
 def _status_of_cause(evidence: Evidence) -> int | None:
     """Return the status of the answer that a client's error without one was made from."""
     cause = evidence.error.__cause__
-    if cause is None or not shape_of(type(cause)).is_client:
+    if cause is None or not shape_of[type(cause)].is_client:
         return None
-    return Evidence(cause, shape_of(type(cause)), evidence.wall).failed_status
+    return Evidence(cause, shape_of[type(cause)], evidence.wall).status_alone()
 
 
-def _hint(evidence: Evidence, limited: bool) -> float | None:
-    """Return the longest wait that the error names, and note where; every sign of it is asked."""
-    longest: float | None = None
-    for place, read in _QUIET_WAITS if evidence.is_quiet else _WAITS:
-        hint = read(evidence, limited)
-        if hint is not None and (longest is None or hint > longest):
-            longest = hint
-            evidence.hint_sign = place
-    return longest
-
-
-def _in_headers(evidence: Evidence, limited: bool) -> float | None:
-    waits = evidence.waits
-    return hints.from_headers(waits, evidence.wall()) if waits else None
-
-
-def _in_buckets(evidence: Evidence, limited: bool) -> float | None:
+def _waits(
+    evidence: Evidence, headers: Mapping[str, str], limited: bool, providers_own: tuple[Hint, ...]
+) -> list[tuple[str, float | None]]:
+    """Return every wait that the error names, and where; the most exact first: of two that say the same it is told."""
+    found: list[tuple[str, float | None]] = []
+    if headers:
+        found.append(("a retry-after header", hints.from_headers(headers, evidence.wall())))
     rates = evidence.rates if limited else None
-    return hints.from_buckets(rates, evidence.wall()) if rates else None
-
-
-def _in_body(evidence: Evidence, limited: bool) -> float | None:
+    if rates:
+        found.append(("the ratelimit headers", hints.from_buckets(rates, evidence.wall())))
     parts = evidence.parts
-    return hints.from_parts(parts) if parts else None
-
-
-def _in_providers_own(evidence: Evidence, limited: bool) -> float | None:
-    known = evidence.shape.verdicts
-    spellings: tuple[Hint, ...] | None = known.get("hints")
-    if spellings is None:
-        names = evidence.shape.names
-        spellings = known["hints"] = tuple(hint for hint, only in _HINTS if only is None or not only.isdisjoint(names))
-    for spelling in spellings:
-        hint = spelling(evidence)
+    if parts:
+        found.append(("a field of the body", hints.from_parts(parts)))
+    for read in providers_own:
+        hint = read(evidence)
         if hint is not None:
-            return hint
-    return None
-
-
-def _in_attribute(evidence: Evidence, limited: bool) -> float | None:
+            found.append(("a field of this provider alone", hint))
+            break
     facts = evidence.facts
-    return hints.seconds(facts["retry_after"]) if "retry_after" in facts else None
-
-
-def _in_words(evidence: Evidence, limited: bool) -> float | None:
-    return hints.from_text(evidence.text) if limited or evidence.failed_status is not None else None
-
-
-# The most exact first: of two that say the same it is named.
-_WAITS: Final = (
-    ("a retry-after header", _in_headers),
-    ("the ratelimit headers", _in_buckets),
-    ("a field of the body", _in_body),
-    ("a field of this provider alone", _in_providers_own),
-    ("the attribute retry_after", _in_attribute),
-    ("the words of the error", _in_words),
-)
-_QUIET_WAITS: Final = (_WAITS[4], _WAITS[5])
+    if "retry_after" in facts:
+        found.append(("the attribute retry_after", hints.seconds(facts["retry_after"])))
+    if limited or evidence.failed_status is not None:
+        hint = hints.from_text(evidence.text)
+        if hint is not None:
+            found.append(("the words of the error", hint))
+    return found

@@ -12,13 +12,13 @@ from __future__ import annotations
 import re
 import sys
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from resilient_llm._per_class import PerClass
 from resilient_llm._values import ErrorKind, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 # Top-level packages through which LLM calls are made. Their errors may be read by their
 # sentences, and a JSON error raised inside them is a broken body.
@@ -41,13 +41,13 @@ _ATTRIBUTES: Final = (
     "body", "details", "json_body", "http_body", "error", "detail", "title", "message",
     "response", "headers", "litellm_response_headers", "llm_provider", "rcvd", "trailing_metadata",
 )  # fmt: skip
+# Without any of these an error has no body, codes or headers, and need not be searched for them.
+_SPEAKING: Final = frozenset(_ATTRIBUTES) - {"status_code", "http_status", "message", "retry_after"}
 MESSAGES: Final = ("message", "msg", "detail", "title", "description", "error_description", "Message", "error", "raw")
 CODES: Final = ("code", "type", "status", "reason", "error_code", "error_type", "Code", "errorCode", "__type")
 ATTRIBUTES_OF_CODES: Final = (
     "code", "type", "status", "error_code", "error_type", "provider_error_code", "provider_error_type",
 )  # fmt: skip
-_MESSAGES: Final = frozenset(MESSAGES)
-_CODES: Final = frozenset(CODES)
 LONGEST_BODY: Final = 65_536
 _LONGEST_CODE: Final = 128
 _MOST_HEADERS: Final = 256
@@ -66,8 +66,6 @@ _WAITS: Final = frozenset(
 _RAW_WAITS: Final = frozenset(name.encode() for name in _WAITS)
 _RATE: Final = re.compile("ratelimit|rate-limit").search
 _RAW_RATE: Final = re.compile(b"ratelimit|rate-limit").search
-
-T = TypeVar("T")
 
 
 def package_of(cls: type) -> str:
@@ -89,9 +87,10 @@ class Shape:
         is_standard: Whether the class is of the standard library.
         is_client: Whether the class, or one it inherits from, is of a client library.
         read: Attributes which the class itself holds.
+        speaks: Whether one of those may hold a body, codes or headers.
     """
 
-    __slots__ = ("is_client", "is_standard", "names", "read", "simple_names", "verdicts")
+    __slots__ = ("is_client", "is_standard", "names", "read", "simple_names", "speaks", "verdicts")
 
     def __init__(self, cls: type) -> None:
         self.names = tuple(f"{package_of(base)}.{base.__name__}" for base in cls.__mro__[:-1])
@@ -101,6 +100,7 @@ class Shape:
         held = {name for base in cls.__mro__ for name in vars(base)}
         warns = _WARNS.get(package_of(cls), ())
         self.read = tuple(name for name in _ATTRIBUTES if name in held and name not in warns)
+        self.speaks = not _SPEAKING.isdisjoint(self.read)
         # {rule: its verdict for the class}, filled in by rules.
         self.verdicts: dict[object, Any] = {}
 
@@ -116,28 +116,15 @@ def attribute(thing: object, name: str) -> Any:
         return None
 
 
-# Without any of these an error has no body, codes or headers, and need not be searched for them.
-_SPEAKING: Final = frozenset(_ATTRIBUTES) - {"status_code", "http_status", "message", "retry_after"}
-_NOTHING_SAID: Final[dict[str, Any]] = {"body": None, "parts": (), "codes": (), "numbers": ()}
 # Properties that warn when they are read, and say nothing that is not elsewhere.
 _WARNS: Final = {"websockets": ("code", "reason")}
 
 
-class _once(Generic[T]):  # noqa: N801  # used like a property
-    """A property that is read once; ``cached_property`` takes a lock before Python 3.12."""
-
-    def __init__(self, read: Callable[[Any], T]) -> None:
-        self.read = read
-        self.name = read.__name__
-        self.__doc__ = read.__doc__
-
-    def __get__(self, holder: Any, owner: type) -> T:
-        value = holder.__dict__[self.name] = self.read(holder)
-        return value
+_NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
 class Evidence:
-    """What one error says. Everything is read at most once, when first asked for.
+    """What one error says. Read once: what every rule asks for by `read`, the rest when first asked for.
 
     Attributes:
         error: The error; rules look at its causes and its traceback, at nothing else.
@@ -145,57 +132,112 @@ class Evidence:
         wall: Gives seconds since 1970.
         facts: ``{attribute: value}`` of the error's own and of those the class holds.
         is_quiet: Whether it has at most a status and words: no body, code or header.
+        status: HTTP status, also of a response inside; None below 100 and above 599.
+        failed_status: The status if it tells of a failure: of the response, else a number in the body.
+        body: The decoded body: a mapping, a list, a text, or None.
+        parts: The mappings in which providers put codes and messages, outermost last.
+        codes: Machine-readable words of the body and the error, lower-cased, most special first.
         sign: What the rule went by that knew the error, ``(what sort, which)``; for explanations.
         hint_sign: Where the wait was read, for the same.
     """
 
-    sign: tuple[str, Any] = ("", None)
-    hint_sign = ""
+    __slots__ = (
+        "_rates", "_text", "_waits", "body", "codes", "error", "facts", "failed_status", "hint_sign", "is_quiet", "parts",
+        "shape", "sign", "status", "wall",
+    )  # fmt: skip
 
-    def __init__(self, error: BaseException, shape: Shape, wall: Callable[[], float]) -> None:
+    facts: Mapping[str, Any]
+    body: Any
+    parts: tuple[dict[str, Any], ...]
+    codes: tuple[str, ...]
+    status: int | None
+    failed_status: int | None
+
+    def __init__(
+        self,
+        error: BaseException,
+        shape: Shape,
+        wall: Callable[[], float],
+        believed: Mapping[str, Any] | None = None,
+    ) -> None:
         self.error = error
         self.shape = shape
         self.wall = wall
-        facts: dict[str, Any] = attribute(error, "__dict__") or {}
-        missing = [name for name in shape.read if name not in facts] if shape.read else ()
-        if missing:
-            facts = {**{name: attribute(error, name) for name in missing}, **facts}
-        self.facts: Mapping[str, Any] = facts
-        # langchain raises ValueError({"code": 402, ...}).
+        self.sign: tuple[str, Any] = ("", None)
+        self.hint_sign = ""
+        self._text: str | None = None
+        self._waits: Mapping[str, str] | None = None
+        self._rates: Mapping[str, str] | None = None
+        if believed is not None:
+            self.facts = believed
+            self.is_quiet = False
+            return
+        try:
+            own: Any = error.__dict__
+        except Exception:  # noqa: BLE001  # somebody else's class
+            own = None
+        facts: dict[str, Any] = own or {}
+        for name in shape.read:
+            if name not in facts:
+                facts = _with_those_of_the_class(error, facts, shape)
+                break
+        self.facts = facts
+        if (shape.speaks and type(facts) is dict) or not facts.keys().isdisjoint(_SPEAKING):
+            self.is_quiet = False
+            return
         args = error.args
-        self.is_quiet = facts.keys().isdisjoint(_SPEAKING) and not (args and isinstance(args[0], dict))
-        if self.is_quiet:
-            # What would come of reading these; most errors of one's own end here.
-            known: dict[str, Any] = self.__dict__
-            known.update(_NOTHING_SAID)
-            words = facts.get("message")
-            if type(words) is not str:
-                words = _joined(args)
-            known["text"] = words[:_LONGEST_TEXT].lower()
-            status = as_status(facts.get("status_code"))
-            known["status"] = as_status(facts.get("http_status")) if status is None else status
+        # langchain raises ValueError({"code": 402, ...}).
+        if args and type(args[0]) is not str and isinstance(args[0], dict):
+            self.is_quiet = False
+            return
+        # What would come of reading these; most errors of one's own end here.
+        self.is_quiet = True
+        self.body, self.parts, self.codes = None, (), ()
+        words = facts.get("message")
+        if type(words) is not str:
+            words = _joined(args)
+        self._text = words[:_LONGEST_TEXT].lower()
+        self._waits = self._rates = _NO_HEADERS
+        status = as_status(facts.get("status_code"))
+        self.status = status = as_status(facts.get("http_status")) if status is None else status
+        self.failed_status = status if status is not None and status >= 300 else None
 
     def plain(self) -> Evidence | None:
         """Return what is left if only numbers and texts are believed; None if nothing was taken out."""
         facts = {name: value for name, value in self.facts.items() if type(value) in _PLAIN}
-        if len(facts) == len(self.facts):
-            return None
-        known: Any = object.__new__(Evidence)
-        known.error, known.shape, known.wall, known.facts, known.is_quiet = (
-            self.error,
-            self.shape,
-            self.wall,
-            facts,
-            False,
-        )
-        return known
+        return None if len(facts) == len(self.facts) else Evidence(self.error, self.shape, self.wall, facts)
 
-    @_once
-    def status(self) -> int | None:
-        """HTTP status, also of a response inside; None below 100 and above 599."""
+    def read(self) -> None:
+        """Read what every rule asks for, if the error has more than a status and words."""
+        if self.is_quiet:
+            return
+        facts = self.facts
+        body: Any = facts.get("body")
+        if type(body) is not dict:  # openai and anthropic have it decoded
+            body = self._read_body()
+        self.body = body
+        self.parts = parts = () if body is None else _parts(body)
+        status = facts.get("status_code")
+        if type(status) is not int or not 100 <= status <= 599:
+            status = self._read_status()
+        self.status = status
+        self.failed_status = status if status is not None and status >= 300 else _failure_in(parts)
+        self.codes = self._read_codes()
+
+    def status_alone(self) -> int | None:
+        """Return the status of a failure without looking at more than it takes."""
+        if self.is_quiet:
+            return self.failed_status
+        status = self._read_status()
+        if status is not None and status >= 300:
+            return status
+        body = self._read_body()
+        return None if body is None else _failure_in(_parts(body))
+
+    def _read_status(self) -> int | None:
         facts = self.facts
         for name in ("status_code", "status", "http_status", "code"):
-            status = as_status(facts.get(name))
+            status = as_status(facts[name]) if name in facts else None
             if status is not None:
                 return status
         response = facts.get("response")
@@ -205,76 +247,11 @@ class Evidence:
             return as_status(_in(_in(cast("Any", response), "ResponseMetadata"), "HTTPStatusCode"))
         return as_status(attribute(response, "status_code")) or as_status(attribute(response, "status"))
 
-    @_once
-    def failed_status(self) -> int | None:
-        """The status if it tells of a failure: of the response, else a number in the body."""
-        status = self.status
-        if status is not None and status >= 300:
-            return status
-        for code in self.numbers:
-            if code >= 400:
-                return code
-        return None
-
-    @_once
-    def waits(self) -> dict[str, str]:
-        """``{lower-cased name: value}`` of the headers that name a wait or forbid a retry."""
-        self._read_headers()
-        return self.__dict__["waits"]
-
-    @_once
-    def rates(self) -> dict[str, str]:
-        """``{lower-cased name: value}`` of the headers that tell how full a bucket is."""
-        self._read_headers()
-        return self.__dict__["rates"]
-
-    def _read_headers(self) -> None:
-        waits: dict[str, str] = {}
-        rates: dict[str, str] = {}
-        known: dict[str, Any] = self.__dict__
-        known["waits"], known["rates"] = waits, rates
-        headers = self._headers()
-        if headers is None:
-            return
-        try:
-            raw = attribute(headers, "raw")
-            if type(raw) is list:  # httpx: decoding the few that matter is much cheaper than items()
-                for name, value in cast("list[tuple[bytes, bytes]]", raw)[:_MOST_HEADERS]:
-                    if type(name) is not bytes or len(name) > _LONGEST_CODE:
-                        continue
-                    low = name.lower()
-                    if low in _RAW_WAITS:
-                        waits[low.decode()] = _value(value)
-                    elif b"limit" in low and _RAW_RATE(low):
-                        rates[low.decode("latin-1")] = _value(value)
-                return
-            for name, value in _pairs(headers):
-                low = _name(name)
-                if low in _WAITS:
-                    waits[low] = _value(value)
-                elif "limit" in low and _RATE(low):
-                    rates[low] = _value(value)
-        except Exception:  # noqa: BLE001, S110  # headers of an unknown type
-            pass
-
-    def _headers(self) -> Any:
-        facts = self.facts
-        headers = facts.get("headers") or facts.get("litellm_response_headers")
-        if headers:
-            return headers
-        response: Any = facts.get("response")
-        if isinstance(response, dict):
-            return _in(_in(cast("Any", response), "ResponseMetadata"), "HTTPHeaders")
-        return None if response is None else attribute(response, "headers")
-
-    @_once
-    def body(self) -> Any:
-        """The decoded body: a mapping, a list, a text, or None."""
-        if self.is_quiet:
-            return None
+    def _read_body(self) -> Any:
         facts = self.facts
         for name in ("body", "json_body", "details"):
-            found = facts.get(name)
+            if name not in facts or (found := facts[name]) is None:
+                continue
             if isinstance(found, (dict, list)):
                 return cast("Any", found)
             if type(found) in _PLAIN_TEXT and found:
@@ -290,34 +267,25 @@ class Evidence:
         if type(found) in _PLAIN_TEXT and found:
             return _decoded(found)
         args = self.error.args
-        if args and isinstance(args[0], dict):
+        if args and type(args[0]) is not str and isinstance(args[0], dict):
             return cast("Any", args[0])
         return None
 
-    @_once
-    def parts(self) -> tuple[dict[str, Any], ...]:
-        """The mappings in which providers put codes and messages, outermost last."""
-        body = self.body
-        return () if body is None or type(body) is str else _parts(body)
-
-    @_once
-    def codes(self) -> tuple[str, ...]:
-        """Machine-readable words of the body and the error, lower-cased, most special first."""
+    def _read_codes(self) -> tuple[str, ...]:
         found: list[str] = []
         for part in self.parts:
-            if _CODES.isdisjoint(part):
-                continue
             found += [
                 word[:_LONGEST_CODE].lower() for name in CODES if name in part and type(word := part[name]) is str
             ]
         facts = self.facts
         for name in ATTRIBUTES_OF_CODES:
-            word = facts.get(name)
-            if word is None:
+            if name not in facts:
                 continue
-            if type(word) is str and (low := word[:_LONGEST_CODE].lower()) not in found:
-                found.append(low)
-            elif self.is_grpc and callable(word):
+            word = facts[name]
+            if type(word) is str:
+                if (low := word[:_LONGEST_CODE].lower()) not in found:
+                    found.append(low)
+            elif word is not None and self.is_grpc and callable(word):
                 found.extend(_grpc_code(word))
         error = facts.get("error")
         if error is not None and type(error) is not str:
@@ -326,59 +294,138 @@ class Evidence:
                 found.append(word[:_LONGEST_CODE].lower())
         return tuple(found)
 
-    @_once
-    def numbers(self) -> tuple[int, ...]:
-        """Numbers in the body that look like an HTTP status; openrouter sends them in a stream."""
-        found: list[int] = []
-        for part in self.parts:
-            for name in ("code", "status_code", "status", "http_status_code", "http_code", "statusCode"):
-                number = as_status(part.get(name))
-                if number is not None:
-                    found.append(number)
-        return tuple(found)
-
-    @_once
+    @property
     def text(self) -> str:
         """What the error says in words, lower-cased and cut; never for logs, it may hold a prompt."""
-        said = [
-            text[:_LONGEST_TEXT]
-            for part in self.parts
-            if not _MESSAGES.isdisjoint(part)
-            for name in MESSAGES
-            if name in part and type(text := part[name]) is str
-        ]
+        text = self._text
+        if text is None:
+            text = self._text = self._read_text()
+        return text
+
+    def _read_text(self) -> str:
+        said: list[str] = []
+        for part in self.parts:
+            said += [text[:_LONGEST_TEXT] for name in MESSAGES if name in part and type(text := part[name]) is str]
         body = self.body
         if type(body) is str:
             said.append(body[:_LONGEST_TEXT])
         facts = self.facts
         if not said:
-            for name in ("error", "detail", "title", "message"):
-                text = facts.get(name)
-                if type(text) is str:
-                    said.append(text[:_LONGEST_TEXT])
-        details = facts.get("details")
-        if self.is_grpc and callable(details):
-            text = called(details)
+            names = ("error", "detail", "title", "message")
+            said += [text[:_LONGEST_TEXT] for name in names if name in facts and type(text := facts[name]) is str]
+        if "details" in facts and self.is_grpc and callable(facts["details"]):
+            text = called(facts["details"])
             if type(text) is str:
                 said.append(text[:_LONGEST_TEXT])
-        reason = attribute(facts.get("rcvd"), "reason")  # websockets
-        if type(reason) is str:
-            said.append(reason[:_LONGEST_TEXT])
+        if "rcvd" in facts:  # websockets
+            reason = attribute(facts["rcvd"], "reason")
+            if type(reason) is str:
+                said.append(reason[:_LONGEST_TEXT])
         return ("\n".join(said) if said else _joined(self.error.args))[:_LONGEST_TEXT].lower()
+
+    @property
+    def waits(self) -> Mapping[str, str]:
+        """``{lower-cased name: value}`` of the headers that name a wait or forbid a retry."""
+        waits = self._waits
+        if waits is None:
+            headers = self._headers()
+            if headers is None or _names_no_wait(headers):
+                waits = self._waits = _NO_HEADERS
+            else:
+                waits, _ = self._read_headers(headers)
+        return waits
+
+    @property
+    def rates(self) -> Mapping[str, str]:
+        """``{lower-cased name: value}`` of the headers that tell how full a bucket is."""
+        rates = self._rates
+        if rates is None:
+            _, rates = self._read_headers(self._headers())
+        return rates
+
+    def _read_headers(self, headers: Any) -> tuple[Mapping[str, str], Mapping[str, str]]:
+        waits: dict[str, str] = {}
+        rates: dict[str, str] = {}
+        self._waits, self._rates = waits, rates
+        try:
+            raw = _raw_pairs(headers)
+            if raw is not None:  # decoding the few that matter is much cheaper than items()
+                for name, value in raw:
+                    if name in _RAW_WAITS:
+                        waits[name.decode()] = _value(value)
+                    elif name.find(b"limit") >= 0 and _RAW_RATE(name):  # ``in`` takes five times as long
+                        rates[name.decode("latin-1")] = _value(value)
+                return waits, rates
+            for name, value in _pairs(headers):
+                low = _name(name)
+                if low in _WAITS:
+                    waits[low] = _value(value)
+                elif "limit" in low and _RATE(low):
+                    rates[low] = _value(value)
+        except Exception:  # noqa: BLE001, S110  # headers of an unknown type
+            pass
+        return waits, rates
+
+    def _headers(self) -> Any:
+        facts = self.facts
+        for name in ("headers", "litellm_response_headers"):
+            if name in facts and (headers := facts[name]):
+                return headers
+        response: Any = facts.get("response")
+        if isinstance(response, dict):
+            return _in(_in(cast("Any", response), "ResponseMetadata"), "HTTPHeaders")
+        return None if response is None else attribute(response, "headers")
 
     @property
     def is_grpc(self) -> bool:
         """Whether its code and its details are methods; of no other class are methods called."""
         return "grpc.RpcError" in self.shape.names
 
-    @property
-    def has_voice(self) -> bool:
-        """Whether its words are those of a provider, and not of the caller's own code."""
-        return self.shape.is_client or self.status is not None or bool(self.parts)
-
     def inner(self) -> Iterator[BaseException]:
         """Yield the errors beneath, also those that a client library buried, down to the system's own."""
         return _beneath(self.error)
+
+
+def _failure_in(parts: tuple[dict[str, Any], ...]) -> int | None:
+    """Return the first number in a body that looks like a failing HTTP status; openrouter sends them in a stream."""
+    for part in parts:
+        for name in ("code", "status_code", "status", "http_status_code", "http_code", "statusCode"):
+            number = as_status(part.get(name))
+            if number is not None and number >= 400:
+                return number
+    return None
+
+
+def _is_httpx(cls: type) -> bool:
+    return package_of(cls) == "httpx" and cls.__name__ == "Headers"
+
+
+_of_httpx: Final = PerClass(_is_httpx)
+
+
+def _names_no_wait(headers: Any) -> bool:
+    """Return whether a glance at the names, which httpx keeps lower-cased, shows that none is of a wait."""
+    try:
+        return _of_httpx[type(headers)] and _RAW_WAITS.isdisjoint([low for _, low, _ in headers._list[:_MOST_HEADERS]])
+    except Exception:  # noqa: BLE001  # another release, or something that only says it is httpx
+        return False
+
+
+def _raw_pairs(headers: object) -> Iterable[tuple[bytes, object]] | None:
+    """Return lower-cased names and values as bytes, as httpx has them; None of other headers."""
+    raw = attribute(headers, "raw")
+    if type(raw) is not list:
+        return None
+    return (
+        (name.lower(), value)
+        for name, value in cast("list[tuple[Any, object]]", raw)[:_MOST_HEADERS]
+        if type(name) is bytes and len(name) <= _LONGEST_CODE
+    )
+
+
+def _with_those_of_the_class(error: BaseException, own: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
+    missing = [name for name in shape.read if name not in own]
+    return {**{name: attribute(error, name) for name in missing}, **own}
 
 
 def _joined(args: tuple[Any, ...]) -> str:
@@ -389,6 +436,8 @@ def _joined(args: tuple[Any, ...]) -> str:
 
 def as_status(value: object) -> int | None:
     """Return a number from 100 to 599, also if written as a text."""
+    if type(value) is int:
+        return value if 100 <= value <= 599 else None
     if isinstance(value, str):
         if len(value) != 3 or not value.isdecimal():
             return None
@@ -476,12 +525,16 @@ def _value(value: object) -> str:
 
 def _downloaded(response: object) -> str | bytes | None:
     """Return the content of a response if it is here already; asking might go to the network."""
-    held = attribute(response, "__dict__")
-    if type(held) is not dict:
+    try:
+        facts: dict[str, Any] = response.__dict__
+    except Exception:  # noqa: BLE001  # somebody else's class
         return None
-    facts = cast("dict[str, Any]", held)
+    if type(facts) is not dict:
+        return None
     for name in ("_content", "body", "_body"):  # httpx and requests; websockets; aiohttp
-        content = facts.get(name)
+        if name not in facts:
+            continue
+        content = facts[name]
         if type(content) is bytes or type(content) is bytearray:
             return bytes(content[:LONGEST_BODY])
     return None
@@ -514,17 +567,18 @@ def _quoted_body(message: object) -> Any:
 
 
 def _parts(body: Any) -> tuple[dict[str, Any], ...]:
-    if isinstance(body, list):
-        body = cast("list[Any]", body)[0] if body else None
-    if not isinstance(body, dict):
-        return ()
+    if type(body) is not dict:  # nearly always it is; to ask what it is not takes longer
+        if isinstance(body, list):
+            body = cast("list[Any]", body)[0] if body else None
+        if not isinstance(body, dict):
+            return ()
     outer = cast("dict[str, Any]", body)
     found: list[dict[str, Any]] = []
     for name in _OUTER:
         if name not in outer:
             continue
         inner: Any = outer[name]
-        if isinstance(inner, list) and inner:
+        if type(inner) is not dict and isinstance(inner, list) and inner:
             inner = cast("list[Any]", inner)[0]
         if isinstance(inner, dict):
             _add_nested(found, cast("dict[str, Any]", inner))
@@ -571,7 +625,7 @@ def _beneath(error: BaseException) -> Iterator[BaseException]:
             return
         yield inner
         # What the system said is the root; its context is whatever was handled before.
-        if isinstance(inner, OSError) and shape_of(type(inner)).is_standard:
+        if isinstance(inner, OSError) and shape_of[type(inner)].is_standard:
             return
 
 

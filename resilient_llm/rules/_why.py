@@ -36,7 +36,7 @@ def reasons(error: BaseException, wall: Callable[[], float]) -> Reasons:
         error: Any error but a cancellation or one of ours.
         wall: Gives seconds since 1970.
     """
-    evidence = Evidence(error, shape_of(type(error)), wall)
+    evidence = Evidence(error, shape_of[type(error)], wall)
     _, rule = rules.decide(evidence)
     if rule is None:
         return Reasons("no rule knows its class, and it has no code, words or status that one knows")

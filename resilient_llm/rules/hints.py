@@ -12,6 +12,8 @@ import math
 import re
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from resilient_llm.rules._heard import STOCK_PHRASE, remembering
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -160,10 +162,17 @@ def from_parts(parts: Iterable[Mapping[str, Any]]) -> float | None:
 
 def from_text(text: str) -> float | None:
     """Return the hint in a lower-cased sentence, such as "try again in 7m12s"."""
+    return _read_before(text) if len(text) <= STOCK_PHRASE else _asked_for(text)
+
+
+def _asked_for(text: str) -> float | None:
     if not ("again" in text or "retry" in text or "wait" in text or "reset" in text or "available" in text):
         return None
     match = _ASKS.search(text)
     return spelled_out(text[match.end() : match.end() + 64]) if match else None
+
+
+_read_before: Final = remembering(_asked_for)
 
 
 def spelled_out(text: str) -> float | None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final
 from resilient_llm.rules._evidence import dead, limited, package_of, stamped, transient, wrong_request
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from resilient_llm._values import Verdict
     from resilient_llm.rules._evidence import Evidence
 
@@ -97,7 +99,7 @@ def by_retries(evidence: Evidence) -> Verdict | None:
     return None
 
 
-def asks_to_retry(evidence: Evidence) -> bool | None:
+def asks_to_retry(waits: Mapping[str, str]) -> bool | None:
     """Return what ``x-should-retry`` says, the header that openai and anthropic send to their SDKs."""
-    value = evidence.waits.get("x-should-retry", "").lower()
+    value = waits.get("x-should-retry", "").lower()
     return True if value == "true" else False if value == "false" else None

@@ -148,6 +148,11 @@ def by_class(evidence: Evidence) -> Verdict | None:
     return _exact(evidence, verdict)
 
 
+def may_lack_an_answer(shape: Shape) -> bool:
+    """Return whether a class has a status although no answer came, or half of one."""
+    return "aiohttp.ClientResponseError" in shape.names or not _HALF_HTTP.isdisjoint(shape.names)
+
+
 def without_answer(evidence: Evidence) -> Verdict | None:
     """Return what a network error says that has neither a status nor a body."""
     if evidence.status is None:
@@ -157,9 +162,9 @@ def without_answer(evidence: Evidence) -> Verdict | None:
     cause = evidence.error.__cause__
     if cause is None or "aiohttp.ClientResponseError" not in evidence.shape.names:
         return None
-    if _NO_HTTP.isdisjoint(shape_of(type(cause)).names):
+    if _NO_HTTP.isdisjoint(shape_of[type(cause)].names):
         return None
-    evidence.sign = ("class beneath", shape_of(type(cause)).names[0])
+    evidence.sign = ("class beneath", shape_of[type(cause)].names[0])
     return BROKEN
 
 
@@ -172,7 +177,7 @@ def by_errno(error: OSError) -> Verdict | None:
 def _exact(evidence: Evidence, verdict: Verdict) -> Verdict:
     """Look beneath a wrapper; the first error that says more than "broken" decides."""
     for inner in evidence.inner():
-        found, name = class_verdict(shape_of(type(inner)))
+        found, name = class_verdict(shape_of[type(inner)])
         if found is None and type(inner) is OSError:
             found, name = by_errno(inner), f"OSError {errno.errorcode.get(inner.errno or 0, '')}"
         if found is not None and found is not BROKEN and (found is not REFUSED or verdict is BROKEN):

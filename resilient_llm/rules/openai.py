@@ -8,7 +8,7 @@ from resilient_llm.rules._evidence import dead, transient, wrong_request
 
 if TYPE_CHECKING:
     from resilient_llm._values import Verdict
-    from resilient_llm.rules._evidence import Evidence
+    from resilient_llm.rules._evidence import Evidence, Shape
 
 # Names that are as good as a code, from litellm and from openai's own helpers.
 NAMES: Final[dict[str, Verdict]] = {
@@ -26,13 +26,18 @@ NAMES: Final[dict[str, Verdict]] = {
 _IN_STREAM: Final = transient("stream_error")
 
 
+def cause_named(shape: Shape) -> Verdict | None:
+    """Return the cause that the class of a client is named after."""
+    names = shape.simple_names if shape.is_client else ()
+    return next((NAMES[name] for name in names if name in NAMES), None)
+
+
 def SENTENCES(evidence: Evidence) -> Verdict | None:  # noqa: N802  # one of the names a provider's file may have
     """Return the cause that the class is named after."""
     known = evidence.shape.verdicts
     evidence.sign = ("class", evidence.shape.names[0])
     if "openai" not in known:
-        names = evidence.shape.simple_names if evidence.shape.is_client else ()
-        known["openai"] = next((NAMES[name] for name in names if name in NAMES), None)
+        known["openai"] = cause_named(evidence.shape)
     return known["openai"]
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from resilient_llm._values import ErrorKind, Verdict
 from resilient_llm.rules._evidence import dead, limited, transient, wrong_request
+from resilient_llm.rules._heard import STOCK_PHRASE, remembering
 
 if TYPE_CHECKING:
     from resilient_llm.rules._evidence import Evidence
@@ -304,14 +305,38 @@ _OOM: Final = re.compile(r"\boom\b")
 _OUT_OF_MEMORY: Final = Verdict(ErrorKind.MEMORY_PRESSURE)
 _QUOTED: Final = re.compile(r"""(?<!\w)(?:'[^'\n]*'|"[^"\n]*"|`[^`\n]*`)(?!\w)""")
 
+
+class Search(NamedTuple):
+    """The causes that are looked for under one status.
+
+    Attributes:
+        causes: The first that is told decides.
+        firsts: ``{word: place of the first cause that has it as a key}``, in the order of the causes.
+    """
+
+    causes: tuple[Cause, ...]
+    firsts: dict[str, int]
+
+
+def _search(*causes: Cause) -> Search:
+    firsts: dict[str, int] = {}
+    for place, cause in enumerate(causes):
+        for key in cause.keys:
+            firsts.setdefault(key, place)
+    return Search(causes, firsts)
+
+
 # OpenAI sends a 429 also for one request above the limit per minute, which no wait makes smaller.
-_TOO_FAST: Final = (SIZE, MONEY, ACCOUNT, WINDOW, CAPACITY, LOADING)
-_REFUSED: Final = (CALLS, ITEM, POLICY, MONEY, ACCOUNT, KEY, REGION, COUNTRY, PERMISSION, CONTEXT)
-_WRONG: Final = (
+_TOO_FAST: Final = _search(SIZE, MONEY, ACCOUNT, WINDOW, CAPACITY, LOADING)
+_REFUSED: Final = _search(CALLS, ITEM, POLICY, MONEY, ACCOUNT, KEY, REGION, COUNTRY, PERMISSION, CONTEXT)
+_WRONG: Final = _search(
     MONEY, ACCOUNT, KEY, RESOURCES, CRASHED, REGION, MODEL, PARAMETER, CONTEXT, SIZE, POLICY, PERMISSION, ENDPOINT,
 )  # fmt: skip
-_FAILED: Final = (UNPAID, BROKEN_MODEL, MEMORY, CONTEXT, SIZE, LOADING, UNABLE, MALFORMED)
-_ANY: Final = (MONEY, ACCOUNT, KEY, PARAMETER, CONTEXT, SIZE, POLICY, MODEL, RESOURCES, MEMORY, LOADING, WITHOUT_STATUS)
+_FAILED: Final = _search(UNPAID, BROKEN_MODEL, MEMORY, CONTEXT, SIZE, LOADING, UNABLE, MALFORMED)
+_ANY: Final = _search(
+    MONEY, ACCOUNT, KEY, PARAMETER, CONTEXT, SIZE, POLICY, MODEL, RESOURCES, MEMORY, LOADING, WITHOUT_STATUS
+)
+_NOTHING: Final = _search()
 
 # Errors of Python itself that a client raises before it sends anything: {beginning: verdict}.
 LOCAL: Final[dict[str, Verdict]] = {
@@ -344,18 +369,29 @@ def told(evidence: Evidence) -> Verdict | None:
     if not text:
         return None
     status = evidence.failed_status
-    for keys, sentences in _causes_for(status):
-        for key in keys:
-            if key in text:
-                # Google quotes the name of a limit, and SageMaker what the model server said.
-                found = _among(sentences, text, whole=status in (424, 429) or text.startswith("{'"))
-                if found is not None:
-                    evidence.sign = ("words", found[0])
-                    return found[1]
-                break
-    if status is None or status in (400, 404, 422):
-        return _told_by_pattern(evidence, text, status)
-    return None
+    found = _heard_before(text, status) if len(text) <= STOCK_PHRASE else _cause_in(text, status)
+    if found is None:
+        return None
+    evidence.sign = ("words", found[0])
+    return found[1]
+
+
+def _cause_in(text: str, status: int | None) -> Sentence | None:
+    causes, firsts = _causes_for(status)
+    for word in firsts:
+        if word in text:
+            # Google quotes the name of a limit, and SageMaker what the model server said.
+            whole = status in (424, 429) or text.startswith("{'")
+            for keys, sentences in causes[firsts[word] :]:
+                if any(key in text for key in keys):
+                    found = _among(sentences, text, whole=whole)
+                    if found is not None:
+                        return found
+            break
+    return _told_by_pattern(text, status) if status is None or status in (400, 404, 422) else None
+
+
+_heard_before: Final = remembering(_cause_in)
 
 
 def local(evidence: Evidence) -> Verdict | None:
@@ -391,7 +427,7 @@ def _message_of(error: BaseException) -> str:
     return first[:_LONGEST_MESSAGE].lower() if isinstance(first, str) else ""
 
 
-def _causes_for(status: int | None) -> tuple[Cause, ...]:
+def _causes_for(status: int | None) -> Search:
     if status is None:
         return _ANY
     if status == 429:
@@ -399,21 +435,18 @@ def _causes_for(status: int | None) -> tuple[Cause, ...]:
     if status in (401, 403):
         return _REFUSED
     if status in (402, 408, 409, 425):
-        return ()
+        return _NOTHING
     return _FAILED if status >= 500 or status == 424 else _WRONG
 
 
-def _told_by_pattern(evidence: Evidence, text: str, status: int | None) -> Verdict | None:
+def _told_by_pattern(text: str, status: int | None) -> Sentence | None:
     if "'type': 'extra_forbidden'" in text:  # vLLM prints what pydantic found
-        evidence.sign = ("words", ("extra_forbidden",))
-        return _EXTRA
+        return ("extra_forbidden",), _EXTRA
     if status != 404:
         if "model" in text and _NO_MODEL.search(_own_words(text)):
-            evidence.sign = ("words", ("model", "not there"))
-            return _MODEL_GONE
+            return ("model", "not there"), _MODEL_GONE
     elif "model" not in text and text.strip() != "file not found" and _ITEM.search(text):
-        evidence.sign = ("words", ("an item", "not found"))
-        return _NO_ITEM
+        return ("an item", "not found"), _NO_ITEM
     return None
 
 
