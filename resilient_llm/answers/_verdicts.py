@@ -1,0 +1,134 @@
+"""What is against an answer: why a model stopped, and errors told in a body."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+from typing import Any, Final, cast
+
+from resilient_llm._classify import classify
+from resilient_llm._values import ErrorKind, Verdict
+from resilient_llm.answers._reading import (
+    DEEPEST,
+    LONGEST,
+    MOST_FIELDS,
+    field,
+    is_dict,
+    is_mapping_like,
+    is_text,
+    items,
+    plain,
+    word,
+)
+
+EMPTY: Final = Verdict(ErrorKind.BAD_RESPONSE, "empty")
+FILTERED: Final = Verdict(ErrorKind.REQUEST_SPECIFIC, "content_policy")
+TRUNCATED: Final = Verdict(ErrorKind.REQUEST_SPECIFIC, "output_truncated")
+BROKEN: Final = Verdict(ErrorKind.TRANSIENT, "invalid_response")
+INTERRUPTED: Final = Verdict(ErrorKind.TRANSIENT, "stream_interrupted")
+# The model, not the server, wrote what could not be read: another try may do, and nobody is ill.
+_MALFORMED: Final = Verdict(ErrorKind.TRANSIENT, "invalid_response", harms_health=False)
+
+
+def _each(words: str, verdict: Verdict) -> dict[str, Verdict]:
+    return dict.fromkeys(words.split(), verdict)
+
+
+# Why a model stopped, as the providers spell it, lower-cased. What is not here is no complaint.
+STOPS: Final[dict[str, Verdict]] = {
+    **_each(
+        # openai, azure and all who speak like them; zhipu; anthropic; google, of answers and of
+        # prompts; bedrock and the models on it; cohere
+        """content_filter content_filtered content_policy_violation sensitive refusal
+        safety recitation blocklist prohibited_content spii escalation model_armor jailbreak
+        image_safety image_prohibited_content image_recitation
+        guardrail_intervened error_toxic""",
+        FILTERED,
+    ),
+    **_each(
+        # openai; anthropic, google and cohere; mistral; older cohere; google's next page
+        """length max_tokens max_output_tokens max_length model_length token_limit
+        model_context_window_exceeded error_limit continuation""",
+        TRUNCATED,
+    ),
+    **_each(
+        """malformed_function_call unexpected_tool_call malformed_response
+        malformed_model_output malformed_tool_use""",
+        _MALFORMED,
+    ),
+    # mistral, openrouter, cohere; vllm and sglang when the server gave the request up; zhipu
+    **_each("error abort network_error", Verdict(ErrorKind.TRANSIENT, "server_error")),
+    "timeout": Verdict(ErrorKind.TRANSIENT, "timeout"),
+    "insufficient_system_resource": Verdict(ErrorKind.TRANSIENT, "overloaded"),  # deepseek
+    "pup_limited_disabled": Verdict(ErrorKind.AUTH_DEAD, "account_disabled"),  # google
+}
+
+# Ends that are no failure of anybody's.
+COMPLETE: Final = (FILTERED, TRUNCATED)
+
+# All that stands beside ``error`` in a body that is nothing but an error.
+BESIDE_AN_ERROR: Final = frozenset(
+    """error errors code type status status_code statusCode message msg detail details object param request_id
+    requestId success ok error_type error_code error_description user_id ResponseMetadata""".split()
+)
+
+_ACCEPTED: Final = (
+    ErrorKind.TRANSIENT,
+    ErrorKind.RATE_LIMITED,
+    ErrorKind.AUTH_DEAD,
+    ErrorKind.MEMORY_PRESSURE,
+    ErrorKind.REQUEST_SPECIFIC,
+    ErrorKind.BAD_RESPONSE,
+)
+
+
+class _InAnswerError(Exception):
+    """Carries an error that came in a success to the rules, which read exceptions."""
+
+
+def verdict_on(error: object) -> Verdict:
+    """Return what an error would be as an exception; a rule that knows it is believed."""
+    is_body = type(error) is dict
+    carrier: Any = _InAnswerError()
+    setattr(carrier, "body" if is_body else "response", error)
+    verdict = classify(carrier)
+    if verdict.kind not in _ACCEPTED:
+        return BROKEN
+    # What the wire said was a success; a number in a body is no HTTP status.
+    return replace(verdict, status=None) if is_body else verdict
+
+
+# Errors told in a body.
+
+
+def error_in(answer: object) -> dict[str, Any] | None:
+    """Return the body with an error in it, as plain data, or None."""
+    error = field(answer, "error")
+    if error is None:
+        errors = items(field(answer, "errors"), 1) if field(answer, "success") is False else []
+        error = errors[0] if errors else None
+    if error is not None:
+        if is_an_error(error):
+            return body_with(error)
+        if is_text(error) and is_nothing_else(answer):
+            return body_with(error)
+    if word(field(answer, "object")) == "error" and is_text(field(answer, "message")):  # vllm
+        return body_with(answer)
+    told = field(answer, "base_resp")  # minimax
+    if told is not None and field(told, "status_code") not in (None, 0) and is_text(field(told, "status_msg")):
+        return {"error": {"message": field(told, "status_msg")[:LONGEST]}}
+    return None
+
+
+def is_an_error(error: object) -> bool:
+    return is_mapping_like(error) and any(
+        isinstance(field(error, name), (str, int)) for name in ("message", "code", "type", "status", "msg")
+    )
+
+
+def is_nothing_else(answer: object) -> bool:
+    return is_dict(answer) and BESIDE_AN_ERROR.issuperset(islice(cast("Any", answer), MOST_FIELDS))
+
+
+def body_with(error: object) -> dict[str, Any]:
+    return {"error": error[:LONGEST] if isinstance(error, str) else plain(error, DEEPEST)}
