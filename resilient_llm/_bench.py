@@ -112,6 +112,7 @@ def _health(circuit: Circuit, now: float, checked_at: datetime) -> TargetHealth:
         last_error=circuit.last_error,
         checked_at=checked_at,
         benched=None if bench is None else _row(circuit, bench, now),
+        first_content=circuit.first_content(now),
     )
 
 

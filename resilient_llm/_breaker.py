@@ -7,8 +7,6 @@ further ones, and those that took a leased place, in a list with who entered the
 
 from __future__ import annotations
 
-import functools
-import inspect
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,7 +23,6 @@ from resilient_llm._settings import checked_options
 from resilient_llm._values import ErrorKind, normal_key
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator
     from types import TracebackType
     from typing import Unpack
 
@@ -156,11 +153,26 @@ class Breaker:
         _report(permit, error, now)
 
     def __call__(self, fn: F, /) -> F:
-        """Guard a function, method, generator or callable object; its signature is kept."""
-        return _guarded(self, fn)
+        """Guard a function, method, generator or callable object; its signature is kept.
+
+        A stream that it gives, or a manager of one, is guarded until it ends.
+        """
+        from resilient_llm._guarded import guarded
+
+        return guarded(self, fn)
 
     def __repr__(self) -> str:
         return f"breaker({self._circuit.key!r})"
+
+    def again(self) -> Breaker:
+        """Return a fresh guard like this one."""
+        return _of(self.name, _options_of(self))
+
+    def taken(self) -> Permit:
+        """Leave the guard without a report, and return what is to be reported."""
+        permit = self._take()
+        let_go(permit.places)
+        return permit
 
     def _here(self) -> Circuit:
         """Return the circuit of this key in the present state of the process."""
@@ -193,9 +205,7 @@ class Breaker:
         return self
 
     def _leave(self, error: BaseException | None) -> None:
-        permit = self._take()
-        let_go(permit.places)
-        _report(permit, error, runtime.clock())
+        _report(self.taken(), error, runtime.clock())
 
     def _take(self) -> Permit:
         """Return the permit of the entry that is being left."""
@@ -296,115 +306,3 @@ def _of(key: str, options: dict[str, Any]) -> Breaker:
     if options:
         guard._more = _More(options)
     return guard
-
-
-def _guarded(guard: Breaker, fn: Any) -> Any:
-    """Return the function with a fresh guard around every call."""
-    key = guard.name
-    options = _options_of(guard)
-    if isinstance(fn, (classmethod, staticmethod)):
-        inner: Any = fn.__func__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # users' input
-        guarded = _guarded(guard, inner)
-        return classmethod(guarded) if isinstance(fn, classmethod) else staticmethod(guarded)
-    name = getattr(fn, "__name__", type(fn).__name__)
-    if not callable(fn) or inspect.isclass(fn):
-        raise ConfigurationError(f"{name} cannot be guarded: decorate a function, a method or a callable object")
-
-    def fresh() -> Breaker:
-        return _of(key, options)
-
-    inner = fn
-    while isinstance(inner, functools.partial):
-        inner = inner.func
-    if not inspect.isroutine(inner):
-        inner = type(inner).__call__
-    if inspect.iscoroutinefunction(inner):
-        return _guarded_coroutine(fn, fresh)
-    if inspect.isasyncgenfunction(inner):
-        return _guarded_asyncgen(fn, lambda: fresh().__enter__())
-    if inspect.isgeneratorfunction(inner):
-        return _guarded_generator(fn, lambda: fresh().__enter__())
-    return _guarded_function(fn, fresh)
-
-
-def _guarded_coroutine(fn: Any, fresh: Callable[[], Breaker]) -> Any:
-    @functools.wraps(fn)
-    async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        with fresh():
-            return await fn(*args, **kwargs)
-
-    return wrapper
-
-
-def _guarded_function(fn: Any, fresh: Callable[[], Breaker]) -> Any:
-    @functools.wraps(fn)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        guard = fresh().__enter__()
-        try:
-            result = fn(*args, **kwargs)
-        except BaseException as error:
-            guard.__exit__(type(error), error, error.__traceback__)
-            raise
-        # What came back decides how long the guard is needed.
-        if inspect.isawaitable(result):
-            return _awaited(guard, result)
-        if inspect.isgenerator(result):
-            return _guarded_generator(lambda: result, lambda: guard)()
-        if inspect.isasyncgen(result):
-            return _guarded_asyncgen(lambda: result, lambda: guard)()
-        guard.__exit__(None, None, None)
-        return result
-
-    return wrapper
-
-
-async def _awaited(guard: Breaker, result: Any) -> Any:
-    try:
-        value = await result
-    except BaseException as error:
-        guard.__exit__(type(error), error, error.__traceback__)
-        raise
-    guard.__exit__(None, None, None)
-    return value
-
-
-def _guarded_generator(fn: Any, entered: Callable[[], Breaker]) -> Any:
-    @functools.wraps(fn)
-    def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        guard = entered()
-        try:
-            stream: Generator[Any, Any, Any] = fn(*args, **kwargs)
-            result = yield from stream
-        except BaseException as error:
-            guard.__exit__(type(error), error, error.__traceback__)
-            raise
-        guard.__exit__(None, None, None)
-        return result
-
-    return wrapper
-
-
-def _guarded_asyncgen(fn: Any, entered: Callable[[], Breaker]) -> Any:
-    @functools.wraps(fn)
-    async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        guard = entered()
-        try:
-            stream: AsyncGenerator[Any, Any] = fn(*args, **kwargs)
-            item = await stream.asend(None)
-            while True:
-                try:
-                    sent = yield item
-                except GeneratorExit:
-                    await stream.aclose()
-                    raise
-                except BaseException as thrown:  # noqa: BLE001  # by the consumer, for the stream to handle
-                    item = await stream.athrow(thrown)
-                else:
-                    item = await stream.asend(sent)
-        except StopAsyncIteration:
-            guard.__exit__(None, None, None)
-        except BaseException as error:
-            guard.__exit__(type(error), error, error.__traceback__)
-            raise
-
-    return wrapper

@@ -9,6 +9,7 @@ call, an open trace, an error.
 from __future__ import annotations
 
 import inspect
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from resilient_llm._core import facts
@@ -18,6 +19,7 @@ from resilient_llm._core.steps import LetThrough, Told, Try
 from resilient_llm._core.story import story
 from resilient_llm._core.window import NEVER
 from resilient_llm._drive import sync
+from resilient_llm._drive.shapes import shape_of
 from resilient_llm._errors import ConfigurationError
 from resilient_llm._inject import injection_of
 from resilient_llm._runtime import runtime
@@ -26,7 +28,7 @@ from resilient_llm._values import Target, parse_key
 
 if TYPE_CHECKING:
     import types
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from resilient_llm._core.circuit import Circuit
     from resilient_llm._core.steps import Step
@@ -42,6 +44,18 @@ class _Shut:
 
     slot = None
     shut_until = NEVER
+
+
+class Opening:
+    """A stream that an asynchronous function gave, still to be waited for up to its first content."""
+
+    __slots__ = ("_go",)
+
+    def __init__(self, go: Callable[[], Awaitable[Any]]) -> None:
+        self._go = go
+
+    def __call__(self) -> Awaitable[Any]:
+        return self._go()
 
 
 class Run:
@@ -61,7 +75,11 @@ class Door:
     def __init__(self, policy: Failover, injection: Injection) -> None:
         self.policy = policy
         self.injection = injection
-        self.invokers = tuple(_invoker_of(target, injection) for target in policy.chain)
+        called = [_called(target, injection) for target in policy.chain]
+        self.ways = [
+            (each.invoker(target), bool(each.gives_items)) for target, each in zip(policy.chain, called, strict=True)
+        ]
+        """How each target is called, and whether by a generator function."""
         self.lanes: tuple[Lane, ...] | None = None
         self.world: World | None = None
         self.wrapper: dict[str, Any] = {}
@@ -72,6 +90,10 @@ class Door:
         """Whether its attempts are cut off, which is more than the generated wrapper does."""
         self.quiet = False
         """Whether nobody wants to know of a success."""
+        self.is_stream = bool(injection.gives_items) or any(
+            each is not None for each in (options.stream, *(target.stream for target in policy.chain))
+        )
+        """Whether what it guards is known to be streams."""
 
     # Binding.
 
@@ -84,10 +106,16 @@ class Door:
         return not (
             options.reject is not None
             or options.observers
+            or options.stream is not None
+            or injection.gives_items
             or options.strategy != "priority"
             or injection.attempt is not None
             or any(
-                target.call is not None or target.params or target.removed or target.attempt_timeout is not None
+                target.call is not None
+                or target.params
+                or target.removed
+                or target.attempt_timeout is not None
+                or target.stream is not None
                 for target in self.policy.chain
             )
         )
@@ -101,11 +129,13 @@ class Door:
         with runtime.lock:
             targets = self.policy.chain
             by_key = {
-                target.key: Lane(target, runtime.registry.circuit(target.key), invoke)
-                for target, invoke in zip(targets, self.invokers, strict=True)
+                target.key: Lane(target, runtime.registry.circuit(target.key), invoke, is_generator=is_generator)
+                for target, (invoke, is_generator) in zip(targets, self.ways, strict=True)
             }
             lanes = tuple(by_key[target.key] for target in self.policy.in_priority)
             self.world = self.policy.world()
+            if self.is_stream:
+                self.world.reader()  # loading it must not count as waiting for a provider
             self.lanes = lanes
             runtime.bind(self)
             hub = runtime.hub
@@ -142,7 +172,8 @@ class Door:
             fn=self.injection.fn,
             type=type,
             seen=str,
-            door=self.call_async if self.injection.is_async else self.call,
+            door=self.way_in,
+            opening=Opening,
             failed=self.failed,
             resume=self.resume_async if self.injection.is_async else self.resume,
             care=self.care,
@@ -150,6 +181,29 @@ class Door:
         return self.wrapper
 
     # Ways in.
+
+    @property
+    def way_in(self) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
+        """What makes a call, by the kind of function."""
+        if self.injection.gives_items:
+            return self.stream
+        return self.call_async if self.injection.is_async else self.call
+
+    def stream(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return what makes one call when its first item is asked for."""
+
+        def start() -> tuple[Call, Story, Step, None]:
+            call = self.new_call(args, kwargs)
+            steps = story(call, runtime.clock())
+            return call, steps, steps.send(None), None  # type: ignore[arg-type]  # the first send is None
+
+        if self.injection.gives_items == "sync":
+            from resilient_llm._drive import streams
+
+            return streams.lazily(streams.Flow(start))
+        from resilient_llm._drive import astreams
+
+        return astreams.present(astreams.Flow(start))
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make one call through the story; an awaitable of it if the function gives awaitables."""
@@ -197,7 +251,8 @@ class Door:
                 raise
         else:
             if entered_at >= era.due or type(value) is not self.wrapper.get(self.prefix + "seen"):
-                return self.care(era, entered_at, lane.target, value, args, kwargs)
+                value = self.care(era, entered_at, lane.target, value, args, kwargs)
+                return await value() if type(value) is Opening else value
             era.n += 1
             return value
         finally:
@@ -227,6 +282,8 @@ class Door:
             told_limit=self.injection.is_async or self.injection.attempt is not None,
         )
         call.args, call.kwargs = args, kwargs or {}
+        call.is_stream = self.is_stream
+        call.rebind = self.injection.rebound
         if trace is not None:
             note_call(trace, call)
         return call
@@ -326,7 +383,8 @@ class Door:
         if type(result) is not self.wrapper.get(self.prefix + "seen"):
             if not self.injection.is_async and inspect.isawaitable(result):
                 return self._awaited(state, entered_at, target, result, args, kwargs)
-            sync.refuse_stream(result)
+            if shape_of(result) is not None:
+                return self._opened(entered_at, target, result, args, kwargs)
             self._put(seen=type(result))
         if entered_at < state.due:
             state.n += 1
@@ -366,11 +424,46 @@ class Door:
             if run is None:
                 raise
         else:
+            if shape_of(value) is not None:
+                return await self._opened_async(entered_at, target, value, args, kwargs)
             permit_of_inlined(self._circuit(target), state, entered_at).succeeded(
                 now := runtime.clock(), now - entered_at
             )
             return value
         return await self.resume_async(run, args, kwargs)
+
+    def _opened(
+        self, entered_at: float, target: Target, stream: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Guard a stream that the healthy path came by."""
+        if self.injection.is_async:
+            return Opening(lambda: self._opened_async(entered_at, target, stream, args, kwargs))
+        call, steps, step, fits = self._told_of(entered_at, target, args, kwargs)
+        if fits:
+            return sync.drive(call, steps, step, pending=stream)
+        with suppress(Exception):
+            stream.close()
+        return sync.drive(call, steps, step)
+
+    async def _opened_async(
+        self, entered_at: float, target: Target, stream: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        from resilient_llm._drive import aio, astreams
+
+        call, steps, step, fits = self._told_of(entered_at, target, args, kwargs)
+        if fits:
+            return await aio.drive(call, steps, step, pending=stream)
+        await astreams.close(stream)
+        return await aio.drive(call, steps, step)
+
+    def _told_of(
+        self, entered_at: float, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Call, Story, Step, bool]:
+        """Start a story at the attempt that the healthy path made; say whether it would make that one, too."""
+        call = self.new_call(args, kwargs, entered_at=entered_at)
+        steps = story(call, entered_at)
+        step = steps.send(None)  # type: ignore[arg-type]  # the first send is None
+        return call, steps, step, type(step) is Try and step.lane.target is target
 
     async def _adopted(self, result: Any, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Let the story time an awaitable that the healthy path came by."""
@@ -385,18 +478,18 @@ class Door:
         return await aio.drive(call, steps, step, pending=result if fits else None)
 
 
-def _invoker_of(target: Target, injection: Injection) -> Callable[..., Any]:
-    """Return what calls one target: its own ``call=``, else the decorated function."""
+def _called(target: Target, injection: Injection) -> Injection:
+    """Return what is called for one target: its own ``call=``, else the decorated function."""
     if target.call is not None:
-        injection = injection_of(target.call, every_entry_calls=True)
-    elif injection.first is None and "target" not in injection.names:
+        return injection_of(target.call, every_entry_calls=True)
+    if injection.first is None and "target" not in injection.names:
         lost = sorted(name for name in target.params if not injection.accepts(name))
         if lost:
             raise ConfigurationError(
                 f"params of {target.key} would be lost: the function takes no {', '.join(lost)}; "
                 "give it such a parameter, **kwargs, or a Target"
             )
-    return injection.invoker(target)
+    return injection
 
 
 def find_target(chain: tuple[Target, ...], name: str, wanted: Any) -> Target:

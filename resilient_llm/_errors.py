@@ -6,7 +6,7 @@
     │   └── BreakerOpenError    .target .retry_after .reason
     ├── ResponseRejectedError   `reject` refused the answer: .target .reason
     ├── DeadlineExceededError   also TimeoutError
-    ├── StreamInterruptedError  .target .items_sent
+    ├── StreamInterruptedError  .target .items_sent .text_so_far
     └── ChainExhaustedError     also ExceptionGroup
 
 Three things can be told apart: it was configured wrong, nothing was sent, it was
@@ -106,7 +106,7 @@ class DeadlineExceededError(ResilientLLMError, TimeoutError):
     def __init__(self, timeout: float, attempts: Sequence[AttemptRecord] = ()) -> None:
         self.timeout = timeout
         self.attempts = tuple(attempts)
-        super().__init__(f"the call did not finish within its timeout of {timeout:g} s")
+        Exception.__init__(self, f"the call did not finish within its timeout of {timeout:g} s")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), (self.timeout, self.attempts))
@@ -117,16 +117,42 @@ class StreamInterruptedError(ResilientLLMError):
 
     Attributes:
         target: Key of the target that was streaming.
-        items_sent: Number of items that had reached the caller.
+        items_sent: Number of items that had reached the caller, of all targets of the call.
+        text_so_far: End of the answer's text that had reached the caller, as much of it as
+            ``StreamPolicy(keep_text=…)`` keeps; None without. Never in a message or a pickle.
     """
 
-    def __init__(self, target: str, items_sent: int) -> None:
+    def __init__(self, target: str, items_sent: int, *, text_so_far: str | None = None) -> None:
         self.target = target
         self.items_sent = items_sent
-        super().__init__(f"the stream of {target} broke after {items_sent} items")
+        self.text_so_far = text_so_far
+        Exception.__init__(self, f"the stream of {target} broke after {items_sent} items")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), (self.target, self.items_sent))
+
+
+class StreamDeadlineExceededError(StreamInterruptedError, DeadlineExceededError):
+    """The deadline of the whole call ended after content had been delivered; both of its bases.
+
+    Attributes:
+        timeout: Seconds that the call was given.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        items_sent: int,
+        timeout: float,
+        attempts: Sequence[AttemptRecord] = (),
+        *,
+        text_so_far: str | None = None,
+    ) -> None:
+        DeadlineExceededError.__init__(self, timeout, attempts)
+        StreamInterruptedError.__init__(self, target, items_sent, text_so_far=text_so_far)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), (self.target, self.items_sent, self.timeout, self.attempts))
 
 
 class _ForeignError(Exception):

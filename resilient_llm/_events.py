@@ -31,7 +31,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptSucceeded(Event):
-    """An attempt gave an answer, after ``seconds``."""
+    """An attempt gave an answer, after ``seconds``; a stream when it has ended well."""
 
     number: int
     seconds: float

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Unpack
 
+    from resilient_llm._core.intake import Reader
     from resilient_llm._events import Event
     from resilient_llm._loop import AsyncAttempts, SyncAttempts
     from resilient_llm._policy import PolicyOptions
+    from resilient_llm._stream_policy import StreamPolicy
     from resilient_llm._values import ErrorKind, Target, Verdict
 
 P = ParamSpec("P")
@@ -123,6 +125,7 @@ class Failover:
             budgets=runtime.budgets,
             settings=runtime.settings,
             rng=runtime.rng,
+            reader=_reader,
         )
 
     # As decorator.
@@ -161,8 +164,7 @@ class Failover:
             ConfigurationError: If it cannot be guarded, or is given no target.
         """
         injection = self._injection_of(fn)
-        door = Door(self, injection)
-        return door.call_async(args, kwargs) if injection.is_async else door.call(args, kwargs)
+        return Door(self, injection).way_in(args, kwargs)
 
     def using(self, **changes: Unpack[PolicyOptions]) -> Failover:
         """Return a copy with other options, among them ``chain``.
@@ -194,9 +196,15 @@ class Failover:
         return injection
 
 
+def _reader() -> Reader:
+    from resilient_llm.answers import _glances
+
+    return _glances
+
+
 def _check_limits(policy: Failover, injection: Injection) -> None:
     """Refuse an attempt timeout that nothing could enforce."""
-    if injection.is_async or injection.attempt is not None:
+    if injection.is_async or injection.gives_items or injection.attempt is not None:
         return
     for target in policy.chain:
         if policy.options.attempt_timeout is None and target.attempt_timeout is None:
@@ -204,7 +212,8 @@ def _check_limits(policy: Failover, injection: Injection) -> None:
         if target.call is None or not _is_told(target.call):
             raise ConfigurationError(
                 "attempt_timeout cannot cut a synchronous function off: give it a parameter annotated Attempt "
-                "and pass attempt.remaining to the client, or decorate an async function"
+                "and pass attempt.remaining to the client, or decorate an async function; "
+                "for streams there is stream=StreamPolicy(first_item_timeout=…)"
             )
 
 
@@ -241,6 +250,10 @@ def _wrapper(
         return _wrapper(changed, injection, code, prefix, defaults, keyword_defaults)
 
     wrapper.using = using
+    if injection.gives_items:
+        from resilient_llm._stream_function import StreamFunction
+
+        return StreamFunction(fn, wrapper)
     return wrapper
 
 
@@ -261,7 +274,7 @@ def failover(
     on_unknown: Literal["next", "raise", "transient"] = "next",
     when_all_benched: Literal["soonest", "wait", "raise"] = "soonest",
     reraise: bool = False,
-    stream: Any = None,
+    stream: StreamPolicy | None = None,
     observers: Sequence[Callable[[Event], object]] = (),
 ) -> Failover:
     """Return a policy that calls the targets of a chain until one answers.
@@ -277,20 +290,22 @@ def failover(
         max_attempts: Attempts per call over all targets, or None.
         backoff: None for full jitter, uniform in ``[0, min(10, 0.2 * 2**(n-1))]`` seconds
             after the n-th attempt; a tenacity wait; or a function from n to seconds.
-        timeout: Seconds for the whole call: attempts, waits and targets.
-        attempt_timeout: Seconds for one attempt. Asynchronous attempts are cancelled;
-            synchronous ones must be told through a parameter annotated `Attempt`.
+        timeout: Seconds for the whole call: attempts, waits, targets, and all of a stream.
+        attempt_timeout: Seconds for one attempt, of a stream until its first content.
+            Asynchronous attempts are cancelled, streams cut off; other synchronous ones must
+            be told through a parameter annotated `Attempt`.
         cooldown: Seconds of the first bench of targets whose circuit has no setting of its own.
         strategy: ``"priority"``, or a function from targets to targets in order.
-        reject: Looks at an answer; None or False for a good one, else True, a word of up to
-            40 characters, an `ErrorKind` or a `Verdict`.
+        reject: Looks at an answer, of a stream at its first item with content; None or
+            False for a good one, else True, a word of up to 40 characters, an `ErrorKind`
+            or a `Verdict`.
         classify: Asked about an error before every rule.
         on_request_error: Whether an error of this request's own tries the next target.
         on_content_policy: The same for a refusal on grounds of content.
         on_unknown: The same for errors that no rule knows; ``"transient"`` retries them.
         when_all_benched: Whether to try the benched targets once, to wait, or to raise.
         reraise: Whether the last target's own error leaves instead of ChainExhaustedError.
-        stream: Not supported by this version.
+        stream: How streams are guarded; None for the defaults of `StreamPolicy`.
         observers: Functions that are told this policy's events.
 
     Raises:

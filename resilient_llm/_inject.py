@@ -11,13 +11,13 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from resilient_llm._errors import ConfigurationError
 from resilient_llm._values import Attempt, Target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from resilient_llm._core.steps import Try
 
@@ -33,11 +33,24 @@ _P = inspect.Parameter
 class Injection:
     """What one function wants to be told, and where."""
 
-    __slots__ = ("attempt", "attempt_index", "first", "fn", "is_async", "names", "outer", "parameters", "var_keyword")
+    __slots__ = (
+        "attempt",
+        "attempt_index",
+        "first",
+        "fn",
+        "gives_items",
+        "is_async",
+        "names",
+        "outer",
+        "parameters",
+        "var_keyword",
+    )
 
     def __init__(self, fn: Callable[..., Any], signature: inspect.Signature) -> None:
         self.fn = fn
         self.is_async = _is_async(fn)
+        self.gives_items: Literal["", "sync", "async"] = _gives_items(fn)
+        """Whether it is a generator function, and of which sort."""
         self.parameters = tuple(signature.parameters.values())
         self.first = _first_target(fn, self.parameters)
         """Index of the positional parameter that is filled with the target, or None."""
@@ -76,6 +89,13 @@ class Injection:
             elif parameter.name == keyword:
                 return index
         return None
+
+    def rebound(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], changes: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return a call's arguments with other values for some, however those were passed."""
+        positions = {name: self.position(name) for name in changes}
+        return _merged(args, kwargs, list(changes.items()), frozenset(), positions)
 
     def invoker(self, target: Target) -> Callable[[Try, tuple[Any, ...], dict[str, Any]], Any]:
         """Return what calls the function for one target."""
@@ -134,17 +154,11 @@ def injection_of(fn: Any, *, every_entry_calls: bool = False) -> Injection:
         every_entry_calls: Whether it need not be given a target.
 
     Raises:
-        ConfigurationError: If it is a stream, is no function, or is given no target.
+        ConfigurationError: If it is no function, or is given no target.
     """
     name = getattr(fn, "__name__", type(fn).__name__)
     if not callable(fn) or inspect.isclass(fn):
         raise ConfigurationError(f"{name} cannot be guarded: decorate a function, a method or a callable object")
-    inner = _innermost(fn)
-    if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
-        raise ConfigurationError(
-            f"{name} is a generator: @failover does not support streams yet; guard it with @breaker, "
-            "or decorate the function that opens the stream"
-        )
     try:
         signature = inspect.signature(fn)
     except (TypeError, ValueError):
@@ -167,6 +181,15 @@ def _innermost(fn: Any) -> Any:
 
 def _is_async(fn: Any) -> bool:
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(_innermost(fn))
+
+
+def _gives_items(fn: Any) -> Literal["", "sync", "async"]:
+    for each in (fn, _innermost(fn)):
+        if inspect.isgeneratorfunction(each):
+            return "sync"
+        if inspect.isasyncgenfunction(each):
+            return "async"
+    return ""
 
 
 def _first_target(fn: Any, parameters: Sequence[inspect.Parameter]) -> int | None:
@@ -205,6 +228,10 @@ def _is_annotated(fn: Any, parameter: inspect.Parameter, wanted: type) -> bool:
     return any(part.strip().rpartition(".")[2] == wanted.__name__ for part in parts[:3])
 
 
+_TEMPLATE_OF_ITEMS: Final = """
+def {name}({parameters}):
+    return {p}door({args}, {kwargs})
+"""
 _TEMPLATE: Final = """
 {define} {name}({parameters}):{pinned}
     {p}state = {p}circuit.slot
@@ -232,7 +259,8 @@ _TEMPLATE: Final = """
             raise
     else:
         if {p}entered >= {p}state.due{unlike}:
-            return {p}care({p}state, {p}entered, {p}to, {p}result, {args}, {kwargs})
+            {p}result = {p}care({p}state, {p}entered, {p}to, {p}result, {args}, {kwargs})
+            return {opened}
         {p}state.n += 1
         return {p}result
     return {wait}{p}resume({p}run, {args}, {kwargs})
@@ -254,7 +282,9 @@ def generate(injection: Injection) -> tuple[types.CodeType, str, tuple[Any, ...]
     keyword_defaults: dict[str, Any] = {}
     args, kwargs = _positional(outer), _keywords(outer)
     wait = "await " if injection.is_async else ""
-    source = _TEMPLATE.format(
+    template = _TEMPLATE_OF_ITEMS if injection.gives_items else _TEMPLATE
+    result = f"{prefix}result"
+    source = template.format(
         p=prefix,
         define="async def" if injection.is_async else "def",
         name="wrapper",
@@ -266,6 +296,7 @@ def generate(injection: Injection) -> tuple[types.CodeType, str, tuple[Any, ...]
         kwargs=kwargs,
         wait=wait,
         call=_inner_call(injection, prefix),
+        opened=f"await {result}() if {prefix}type({result}) is {prefix}opening else {result}" if wait else result,
         unlike=f" or {prefix}type({prefix}result) is not {prefix}seen",
     )
     namespace: dict[str, Any] = {}

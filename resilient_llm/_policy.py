@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from resilient_llm._events import Event
+    from resilient_llm._stream_policy import StreamPolicy
     from resilient_llm._values import ErrorKind, Target, Verdict
 
 Backoff = Any  # None, a tenacity wait, or a function; kept as written for `using`
@@ -41,7 +42,7 @@ class PolicyOptions(TypedDict, total=False):
     on_unknown: OnUnknown
     when_all_benched: WhenAllBenched
     reraise: bool
-    stream: Any
+    stream: StreamPolicy | None
     observers: Sequence[Callable[[Event], object]]
 
 
@@ -66,6 +67,7 @@ class Options:
     on_unknown: str = "next"
     when_all_benched: str = "soonest"
     reraise: bool = False
+    stream: StreamPolicy | None = None
     observers: tuple[Callable[[Any], object], ...] = ()
 
 
@@ -76,9 +78,12 @@ def checked_options(given: dict[str, Any], strategies: Iterable[str]) -> Options
         ConfigurationError: If a name is unknown or a value is out of range.
     """
     unknown_names("failover()", given, OPTIONS)
-    if given.pop("stream", None) is not None:
-        raise ConfigurationError("stream= is not available yet: streams are not supported by this version")
     options = Options(**given)
+    if options.stream is not None:
+        # Loaded by those who name one only.
+        from resilient_llm._stream_policy import stream_policy
+
+        stream_policy("stream", options.stream)
     check.whole("attempts", options.attempts, low=1)
     check.whole("max_attempts", options.max_attempts, low=1, optional=True)
     for name in ("timeout", "attempt_timeout", "cooldown"):

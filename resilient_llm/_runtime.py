@@ -35,6 +35,16 @@ class CancelScope(Protocol):
     def cancel_called(self) -> bool: ...
 
 
+class Alarm(Protocol):
+    """The limit of what a thread waits for; see `_watchdog`."""
+
+    @property
+    def is_over(self) -> bool: ...
+    def set(self, seconds: float, /) -> None: ...
+    def off(self) -> bool: ...
+    def close(self) -> None: ...
+
+
 class Clock(Protocol):
     """Time, and waiting for it. The fake clock of the tests has the same methods."""
 
@@ -43,6 +53,7 @@ class Clock(Protocol):
     def sleep(self, seconds: float, /) -> None: ...
     async def asleep(self, seconds: float, /) -> None: ...
     def cancel_after(self, seconds: float, /) -> AbstractContextManager[CancelScope]: ...
+    def alarm(self) -> Alarm: ...
 
 
 class SystemClock:
@@ -62,6 +73,11 @@ class SystemClock:
         import anyio
 
         return anyio.move_on_after(seconds)
+
+    def alarm(self) -> Alarm:
+        from resilient_llm import _watchdog
+
+        return _watchdog.alarm()
 
 
 class Bound(Protocol):

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from datetime import datetime
 
+    from resilient_llm._stream_policy import StreamPolicy
+
 Scope = Literal["target", "provider"]
 State = Literal["closed", "open", "half_open"]
 
@@ -174,7 +176,8 @@ class Target:
         account: Name of a tenant or region with health of its own, or None.
         params: ``{keyword: value}`` merged over the keyword arguments of a call.
         removed: Keywords that ``Target.UNSET`` takes out of a call.
-        attempt_timeout: Seconds for one attempt, or None.
+        attempt_timeout: Seconds for one attempt, of a stream until its first content, or None.
+        stream: Options of its streams that take the place of the policy's, or None.
         priority: Lower is tried first.
         weight: Share for strategies that draw, above zero.
         price: ``(input, output)`` in USD per million tokens, or None.
@@ -196,7 +199,7 @@ class Target:
     params: Mapping[str, Any]
     removed: frozenset[str]
     attempt_timeout: float | None
-    stream: Any
+    stream: StreamPolicy | None
     priority: int
     weight: float
     price: tuple[float, float] | None
@@ -214,7 +217,7 @@ class Target:
         account: str | None = None,
         params: Mapping[str, Any] | None = None,
         attempt_timeout: float | None = None,
-        stream: Any = None,
+        stream: StreamPolicy | None = None,
         priority: int = 1,
         weight: float = 1.0,
         price: tuple[float, float] | None = None,
@@ -233,7 +236,9 @@ class Target:
         if call is not None and not callable(call):
             raise ConfigurationError(f"call= of {spec!r} is not callable")
         if stream is not None:
-            raise ConfigurationError("stream= is not available yet: streams are not supported by this version")
+            from resilient_llm._stream_policy import stream_policy
+
+            stream_policy(f"stream of {spec!r}", stream)
         name = (account or spec_account).strip()
         given = check.mapping("params", {} if params is None else params)
         put = object.__setattr__
@@ -352,13 +357,15 @@ class TargetHealth:
             failures that open the breaker; ``down`` while it is open.
         state: State of the breaker.
         error_rate: Errors as a share of the calls, in [0, 1].
-        latency: Average seconds of successes, may be sampled; None if unknown.
+        latency: Average seconds of successes, may be sampled; None if unknown. Of a stream,
+            the whole of it.
         total: Calls counted.
         errors: Failed calls counted.
         consecutive_failures: Failures in a row.
         last_error: Kind and reason of the newest error, or None.
         checked_at: When this was put together, aware UTC.
         benched: The bench it sits out, or None.
+        first_content: Average seconds to the first content of streams; None without any.
     """
 
     status: Literal["healthy", "degraded", "down"]
@@ -371,6 +378,7 @@ class TargetHealth:
     last_error: LastError | None
     checked_at: datetime
     benched: BenchedModel | None
+    first_content: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

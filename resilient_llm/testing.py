@@ -18,6 +18,7 @@ from resilient_llm._classify import classify
 from resilient_llm._drive.tasks import waker
 from resilient_llm._observe import observe
 from resilient_llm._runtime import runtime
+from resilient_llm._watchdog import shut_down_read_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -68,6 +69,36 @@ class _Timer:
             self.soon(self.scope.cancel)
 
 
+class _FakeAlarm:
+    """What ends the wait of a thread at a moment of the fake clock."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.is_over = False
+        self.at: float = math.inf
+        self._clock = clock
+        self._thread = 0
+
+    def set(self, seconds: float, /) -> None:
+        self.is_over = False
+        self._thread = threading.get_ident()
+        self.at = self._clock.monotonic() + max(0.0, seconds)
+        self._clock.alarms.append(self)
+
+    def off(self) -> bool:
+        self.at = math.inf
+        if self in self._clock.alarms:
+            self._clock.alarms.remove(self)
+        return self.is_over
+
+    def close(self) -> None:
+        self.off()
+
+    def fire(self) -> None:
+        self.is_over = True
+        if self._thread != threading.get_ident():
+            shut_down_read_of(self._thread)
+
+
 class FakeClock:
     """The SDK's monotonic and wall clock, moved by hand.
 
@@ -85,6 +116,7 @@ class FakeClock:
         self._order = itertools.count()
         self._lock = threading.Lock()
         self._timers: list[_Timer] = []
+        self.alarms: list[_FakeAlarm] = []
 
     def advance(self, seconds: float) -> None:
         """Let time pass; deadlines that it passes fire.
@@ -103,6 +135,8 @@ class FakeClock:
             self._timers = [timer for timer in self._timers if timer.at > self._now]
         for timer in due:
             timer.fire()
+        for alarm in [alarm for alarm in self.alarms if alarm.at <= self._now]:
+            alarm.fire()
 
     def jump_wall(self, seconds: float) -> None:
         """Let the wall clock alone jump, forwards or backwards, as when it is set."""
@@ -113,6 +147,9 @@ class FakeClock:
 
     def wall(self) -> float:
         return self._now + self._offset
+
+    def alarm(self) -> _FakeAlarm:
+        return _FakeAlarm(self)
 
     def sleep(self, seconds: float, /) -> None:
         self.sleeps.append(seconds)

@@ -298,7 +298,14 @@ def test_many_short_lived_closures_keep_their_own_behaviour() -> None:
     assert last() is None
 
 
-# --- what is refused --------------------------------------------------------------------------
+# --- generators -------------------------------------------------------------------------------
+
+
+def _all_of(stream: AsyncIterator[Any]) -> list[Any]:
+    async def collect() -> list[Any]:
+        return [item async for item in stream]
+
+    return asyncio.run(collect())
 
 
 def _generator(target: Target) -> Iterator[str]:
@@ -306,6 +313,10 @@ def _generator(target: Target) -> Iterator[str]:
 
 
 async def _async_generator(target: Target) -> AsyncIterator[str]:
+    yield "item"
+
+
+async def _async_generator_of_a_class(cls: type, target: Target) -> AsyncIterator[str]:
     yield "item"
 
 
@@ -325,16 +336,25 @@ class _GeneratorClient:
         _GeneratorClient().stream,
         _GeneratorClient(),
         staticmethod(_generator),
-        classmethod(_async_generator),
+        classmethod(_async_generator_of_a_class),
         functools.partial(_generator),
         functools.partial(_async_generator),
     ],
     ids=["generator", "async", "method", "object", "static", "class", "partial", "async-partial"],
 )
-def test_generators_are_refused_at_decoration(function: Any) -> None:
-    """A stream is not silently left unguarded."""
-    with pytest.raises(ConfigurationError):
-        POLICY(function)
+def test_generators_are_guarded(function: Any) -> None:
+    """A stream is counted, whatever sort of callable gives it."""
+    guarded = POLICY(function)
+    call = guarded.__get__(None, object) if isinstance(function, (staticmethod, classmethod)) else guarded
+
+    stream = call()
+    items = _all_of(stream) if hasattr(stream, "__anext__") else list(stream)
+
+    assert ["item"] == items
+    assert 1 == health()[POLICY.chain[0].key].total
+
+
+# --- what is refused --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("what", [None, 3, "ask", object(), [], property(lambda self: 1)])

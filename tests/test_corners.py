@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
@@ -306,9 +306,14 @@ def test_a_child_has_no_leases_of_its_parents_calls(clock: Any) -> None:
         assert circuit._lock is not before
 
 
-def test_streams_are_refused_by_name_for_now() -> None:
-    """What is not there yet says so where it is written."""
-    for wrong in (lambda: StreamPolicy(), lambda: Target(A, stream=object()), lambda: failover(A, stream=object())):
+def test_what_is_no_stream_policy_is_refused_by_name() -> None:
+    """A mistake shows where it is written."""
+    wrong_ones: list[Callable[[], object]] = [
+        lambda: Target(A, stream=object()),  # type: ignore[arg-type]  # the mistake
+        lambda: failover(A, stream=object()),  # type: ignore[arg-type]  # the mistake
+        lambda: StreamPolicy(stream=1),  # type: ignore[call-arg]  # the mistake
+    ]
+    for wrong in wrong_ones:
         with pytest.raises(ConfigurationError, match="stream"):
             wrong()
 

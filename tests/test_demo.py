@@ -12,16 +12,19 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from resilient_llm import TargetBenched, bench_model, cli, observe
+from resilient_llm import StreamPolicy, Target, TargetBenched, bench_model, cli, failover, observe
 from resilient_llm.demo import run
-from resilient_llm.demo.servers import Condition, Server
+from resilient_llm.demo.clients import Clients
+from resilient_llm.demo.servers import WORDS, Condition, Server
 from resilient_llm.demo.tally import Summary, Tally
 from resilient_llm.demo.view import LiveView, Silence, print_summary
 from resilient_llm.demo.weather import Turn, Weather
+from resilient_llm.testing import capture_events
 
 rich_console = pytest.importorskip("rich.console")
 
@@ -36,7 +39,12 @@ EMPTY = Summary(
     calls_served=0,
     servable_calls_lost=0,
     plain_client_lost=0,
+    streams_read=0,
+    streams_whole=0,
+    streams_restarted=0,
+    streams_lost=0,
     served_by={},
+    streamed_by={},
     failures={},
     benches={},
     events={},
@@ -108,12 +116,25 @@ def test_every_kind_of_weather_is_seen(runs: Runs) -> None:
     assert {"groq/llama-3.3-70b", "anthropic/claude-haiku", "mistral/mistral-small"} == summary["served_by"].keys()
 
 
+def test_every_stream_is_whole(runs: Runs) -> None:
+    """One provider dies in the middle, the next never starts, and every reader has all words once and of one model."""
+    summary = runs.summary
+
+    assert summary["streams_read"] == summary["streams_whole"] == sum(summary["streamed_by"].values()) > 0
+    assert 0 == summary["streams_lost"]
+    assert 0 < summary["streams_restarted"] <= summary["events"]["StreamInterrupted"]
+    assert "timeout" in summary["failures"]
+    assert {"deepseek/deepseek-chat", "cerebras/gpt-oss-120b"} <= summary["streamed_by"].keys()
+
+
 def test_plain_lines_when_the_output_is_no_terminal(runs: Runs) -> None:
     """Without a terminal there is a line for each thing that happens, and no control codes."""
     assert (0, "") == (runs.plain_status, runs.plain_errors)
     assert ESCAPE not in runs.plain
     assert re.search(r"(?m)^\d\d:\d\d:\d\d  benched +groq +until \d\d:\d\d:\d\d \(\d+ s\) network, ", runs.plain)
     assert re.search(r"(?m)^\d\d:\d\d:\d\d  back +groq +recovered$", runs.plain)
+    assert re.search(r"(?m)^\d\d:\d\d:\d\d  broke +deepseek/deepseek-chat +network, after 6 items$", runs.plain)
+    assert re.search(r"(?m)^ +0  streams that were not whole$", runs.plain)
     assert re.search(r"(?m)^ +0  calls lost that could have been served$", runs.plain)
     assert re.search(r"(?m)^ +[1-9]\d*  calls that a plain client lost", runs.plain)
 
@@ -132,6 +153,103 @@ def test_nothing_is_left_running() -> None:
 
     assert demo.has_ended
     assert set() == set(threading.enumerate()) - before
+
+
+class Streamed:
+    """What a reader was given by two providers, and what happened."""
+
+    def __init__(self, condition: Condition) -> None:
+        """Let the first provider be in some condition, and the second be well."""
+        self.items: list[Any] = []
+        self.reader = run.Reader()
+        self.servers = {"deepseek": Server("openai"), "cerebras": Server("openai")}
+        with self.servers["deepseek"], self.servers["cerebras"], capture_events() as events:
+            asyncio.run(self._read(condition))
+        self.events = [(type(event).__name__, event.target) for event in events]
+
+    async def _read(self, condition: Condition) -> None:
+        chain = [Target("deepseek/one", stream=StreamPolicy(first_item_timeout=0.4)), Target("cerebras/two")]
+        async with Clients(self.servers) as clients:
+            for target in chain:  # a client's first request takes far longer than all later ones
+                async with await clients.stream(target, "Hello?") as warm:
+                    assert [chunk async for chunk in warm]
+                self.servers[target.provider].requests.clear()
+            self.servers["deepseek"].turn(condition)
+            ask = failover(chain, attempts=1, stream=run.RESTARTS)(run.streaming(clients))
+            async with await ask("Will it rain?") as stream:
+                async for item in stream:
+                    self.items.append(item)
+                    self.reader.take(item)
+
+    @property
+    def words(self) -> list[str | None]:
+        """Every word with the model that said it; None where the stream was begun anew."""
+        said: list[str | None] = []
+        for item in self.items:
+            if item is run.RESTARTED:
+                said.append(None)
+            elif item.choices[0].delta.content:
+                said.append(f"{item.model}: {item.choices[0].delta.content.strip()}")
+        return said
+
+
+def _all_of(model: str) -> list[str]:
+    return [f"{model}: {word}" for word in WORDS]
+
+
+def test_a_stream_that_dies_in_the_middle_is_begun_anew() -> None:
+    """The reader sees what came, a marker, and the whole answer of the next; both are in the events."""
+    streamed = Streamed(Condition.BREAKS_OFF)
+
+    assert [*_all_of("one")[:5], None, *_all_of("two")] == streamed.words
+    assert streamed.reader.has_all
+    assert 1 == streamed.reader.restarts
+    assert [
+        ("StreamCommitted", "deepseek/one"),
+        ("AttemptFailed", "deepseek/one"),
+        ("StreamInterrupted", "deepseek/one"),
+        ("FailedOver", "deepseek/one"),
+        ("StreamCommitted", "cerebras/two"),
+        ("AttemptSucceeded", "cerebras/two"),
+    ] == [event for event in streamed.events if event[0] != "HealthChanged"]
+
+
+def test_a_stream_that_never_starts_is_left_behind() -> None:
+    """Keep-alives and empty deltas are no content: the reader sees the next provider's answer only."""
+    streamed = Streamed(Condition.STALLED)
+
+    assert _all_of("two") == streamed.words
+    assert streamed.reader.has_all
+    assert 0 == streamed.reader.restarts
+    assert [1, 1] == [len(server.requests) for server in streamed.servers.values()]
+    assert [
+        ("AttemptFailed", "deepseek/one"),
+        ("FailedOver", "deepseek/one"),
+        ("StreamCommitted", "cerebras/two"),
+        ("AttemptSucceeded", "cerebras/two"),
+    ] == [event for event in streamed.events if event[0] != "HealthChanged"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [WORDS[:-1], [*WORDS, WORDS[-1]], [*WORDS[:5], *WORDS], []],
+    ids=["cut", "one word twice", "begun anew without a marker", "nothing"],
+)
+def test_a_torn_stream_is_noticed(words: list[str]) -> None:
+    """A reader that has a word too few or too many does not count its stream as whole."""
+    torn, whole, mixed = run.Reader(), run.Reader(), run.Reader()
+    for word in words:
+        torn.take(_chunk(word))
+    for number, word in enumerate(WORDS):
+        whole.take(_chunk(word))
+        mixed.take(_chunk(word, model="one" if number < 5 else "two"))
+
+    assert [False, True, False] == [torn.has_all, whole.has_all, mixed.has_all]
+
+
+def _chunk(word: str, model: str = "one") -> Any:
+    delta = SimpleNamespace(content=f"{word} ")
+    return SimpleNamespace(model=model, choices=[SimpleNamespace(delta=delta)])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no Ctrl-C to send")
@@ -193,6 +311,18 @@ def test_the_exit_status_is_about_calls_that_could_be_served(servable: bool, sta
     assert (2, 1, 1) == (summary.calls_made, summary.calls_served, summary.plain_client_lost)
 
 
+@pytest.mark.parametrize(("whole", "status"), [(True, 0), (False, 1)])
+def test_the_exit_status_is_about_torn_streams(whole: bool, status: int) -> None:
+    """A stream that did not come whole is a failure of the demo, however it ended."""
+    tally = Tally()
+    tally.stream_ended(whole=whole, restarted=True, lost=False)
+
+    summary = tally.summary(20.0, interrupted=False)
+
+    assert status == summary.exit_status
+    assert (1, 1, 0) == (summary.streams_read, summary.streams_restarted, summary.streams_lost)
+
+
 def test_the_command_exits_with_the_status_of_the_summary(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -219,7 +349,8 @@ def test_fair_weather_lasts_the_whole_call(began: float, ended: float, fair: boo
     weather = Weather({"groq": Server("openai")}, 20.0, lambda turn: None)
     weather.turns = [Turn(10.0, "groq", Condition.REFUSED, "down"), Turn(20.0, "groq", Condition.FAIR, "well")]
 
-    assert fair is weather.could_serve(began, ended)
+    assert fair is weather.could_serve(["groq"], began, ended)
+    assert not weather.could_serve([], began, ended)
 
 
 def test_the_live_view_shows_benches_and_events_in_100_by_30(clock: object) -> None:
@@ -241,6 +372,8 @@ def test_the_live_view_shows_benches_and_events_in_100_by_30(clock: object) -> N
     assert len(lines) <= 30
     assert any(re.search(r"openai/gpt.* until [\d:]{8} \(4 s\) openai: invalid_credentials *$", line) for line in lines)
     assert any(re.search(r"anthropic/claude-haiku .* until unbenched maintenance", line) for line in lines)
+    assert any(re.search(r"deepseek/deepseek-chat +fair +0 +0 +closed", line) for line in lines)
+    assert any(re.search(r"^streams 0 +whole 0 +torn 0 ", line) for line in lines)
     assert any(re.search(r"^[\d:]{8} benched +openai +until [\d:]{8} \(4 s\) invalid_cred", line) for line in lines)
 
 

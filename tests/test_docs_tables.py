@@ -24,6 +24,7 @@ from resilient_llm import (
     ConfigurationError,
     ErrorKind,
     Event,
+    StreamPolicy,
     Target,
     TargetBenched,
     Verdict,
@@ -39,7 +40,7 @@ from resilient_llm import (
     testing,
     unbench_model,
 )
-from resilient_llm._core import backoff, call, facts, retry_budget, triggers
+from resilient_llm._core import backoff, call, facts, intake, retry_budget, triggers
 from resilient_llm._core.classify import _SEVERITY
 from resilient_llm._settings import (
     LONGEST_HINT,
@@ -51,6 +52,8 @@ from resilient_llm._settings import (
     BreakerSettings,
     Settings,
 )
+from resilient_llm._stream_policy import _DEFAULTS as STREAM_DEFAULTS
+from resilient_llm._stream_policy import NO_MARKER
 from resilient_llm._values import _DEFAULTS
 from resilient_llm.observers import logging as default_observer
 from resilient_llm.rules.http import BY_STATUS
@@ -61,9 +64,6 @@ DOCS = ROOT / "docs"
 OPTIONS, EVENTS, ERRORS, KINDS = (
     DOCS / "reference" / name for name in ("options.md", "events.md", "exceptions.md", "kinds.md")
 )
-
-# Names that are public and of no use in this version: nothing builds or tells them.
-STREAMS = {"StreamPolicy", "StreamInterruptedError", "StreamCommitted", "StreamInterrupted"}
 
 Row = dict[str, str]
 
@@ -90,7 +90,7 @@ def words(cell: str) -> list[str]:
 
 def value(cell: str) -> Any:
     """Return the Python value that a cell shows as a default."""
-    return ast.literal_eval(cell.strip("`"))
+    return NO_MARKER if cell == "no marker" else ast.literal_eval(cell.strip("`"))
 
 
 # Options.
@@ -112,8 +112,9 @@ def of_dataclass(cls: type, *without: str) -> dict[str, Any]:
 
 
 CODE: dict[str, dict[str, Any]] = {
-    "failover": of_signature(failover, "stream"),
-    "Target": of_signature(Target, "stream"),
+    "failover": of_signature(failover),
+    "Target": of_signature(Target),
+    "StreamPolicy": dict(STREAM_DEFAULTS),
     "breaker": of_dataclass(BreakerSettings, "cooldown_is_own"),
     "configure": of_dataclass(Settings),
     "bench_model": of_signature(bench_model),
@@ -137,6 +138,12 @@ def _build_target(name: str, given: Any) -> None:
     Target("groq/llama", **{name: given})
 
 
+def _build_stream_policy(name: str, given: Any) -> None:
+    # A marker is for a restart, so it is refused where there is none.
+    restart = {"on_interrupt": "restart"} if name == "restart_marker" else {}
+    StreamPolicy(**restart, **{name: given})
+
+
 def _build_breaker(name: str, given: Any) -> None:
     breaker("ranges", **{name: given})
 
@@ -148,6 +155,7 @@ def _build_settings(name: str, given: Any) -> None:
 BUILD = {
     "failover": _build_failover,
     "Target": _build_target,
+    "StreamPolicy": _build_stream_policy,
     "breaker": _build_breaker,
     "configure": _build_settings,
 }
@@ -167,6 +175,8 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     "sequence of functions": ([[], (print,)], [print, "print", [3]]),
     "sequence of words": ([[], ("a", "b")], ["ab", [1], 3]),
     "mapping": ([{}], [[1], "a", 3]),
+    "anything": ([None, 0, "\n\n", {}], []),
+    "`StreamPolicy`": ([StreamPolicy(), StreamPolicy(idle_timeout=1.0)], [{}, {"idle_timeout": 1.0}, 3, "restart"]),
     "name without `/` and `@`": (["tenant-7"], ["a/b", "a@b", "", 3]),
 }
 
@@ -187,7 +197,7 @@ def test_the_range_of_an_option_is_what_is_checked(what: str, name: str, allowed
     if rest.endswith("or None"):
         good.append(None)
         rest = rest.removesuffix("or None").strip(" ,")
-    elif rest not in ("mapping", ""):
+    elif rest not in ("mapping", "anything", ""):
         bad.append(None)
     rest = rest.removeprefix("or ")
     if rest:
@@ -219,7 +229,7 @@ def test_an_option_in_a_how_to_is_as_in_the_code(page: Path, row: Row) -> None:
     """A how-to that lists an option gives the default of the code, and has a column for unit and range."""
     name = words(row["option"])[0]
     match = re.fullmatch(r"(?:(\w+)\()?(?:[^=]*, )?(\w+)=?\)?", name)
-    home = "breaker" if page.stem == "guard-any-call" else "failover"
+    home = {"guard-any-call": "breaker", "stream-answers": "StreamPolicy"}.get(page.stem, "failover")
     if name.startswith("observe("):
         return  # its types have no default to compare
 
@@ -250,6 +260,8 @@ def test_the_fixed_numbers_are_those_of_the_code() -> None:
         triggers.DEGRADED_SHARE,
         MOST_KEYS,
         of_signature(events)["buffer"],
+        intake.MOST_ITEMS,
+        intake.MOST_BYTES,
     ]
 
     assert expected == [float(row["value"]) for row in table(OPTIONS, "## Fixed numbers\n")]
@@ -387,7 +399,7 @@ def error_classes() -> dict[str, type[BaseException]]:
     return {
         name: cls
         for name, cls in public.items()
-        if isinstance(cls, type) and issubclass(cls, resilient_llm.ResilientLLMError) and name not in STREAMS
+        if isinstance(cls, type) and issubclass(cls, resilient_llm.ResilientLLMError)
     }
 
 
@@ -401,6 +413,7 @@ def test_every_error_is_in_the_reference_with_its_attributes() -> None:
         "BreakerOpenError": rejected,
         "ResponseRejectedError": resilient_llm.ResponseRejectedError("groq"),
         "DeadlineExceededError": resilient_llm.DeadlineExceededError(1.0, [AttemptRecord("groq/llama", 1)]),
+        "StreamInterruptedError": resilient_llm.StreamInterruptedError("groq/llama", 3, text_so_far="so far"),
         "ChainExhaustedError": resilient_llm.ChainExhaustedError("none", [rejected]),
     }
     carried = {name: {each for each in vars(error) if not each.startswith("_")} for name, error in made.items()}
@@ -629,7 +642,7 @@ def test_every_public_name_is_on_a_page_of_the_reference() -> None:
         assert f"::: resilient_llm.{module}\n" in api
         shown |= set(vars(importlib.import_module(f"resilient_llm.{module}")))
 
-    assert set() == set(resilient_llm.__all__) - STREAMS - shown - {"__version__"}
+    assert set() == set(resilient_llm.__all__) - shown - {"__version__"}
 
 
 def test_every_page_is_in_the_navigation() -> None:

@@ -22,6 +22,7 @@ from resilient_llm._errors import ChainExhaustedError, DeadlineExceededError, Re
 from resilient_llm._policy import Options
 from resilient_llm._settings import BreakerSettings, Settings
 from resilient_llm._values import AttemptRecord, ErrorKind, Target, Verdict
+from resilient_llm.answers import _glances
 from tests.circuits import DEAD, DOWN, FULL, HUNG, WRONG, NoJitter, limited
 
 GATEWAY = Verdict(ErrorKind.TRANSIENT, "gateway", status=502)
@@ -99,6 +100,7 @@ class Player:
             budgets=RetryBudgets(),
             settings=settings or Settings(breakers={}),
             rng=self.rng,
+            reader=lambda: _glances,
         )
         self.call: Call = self.new_call()
 

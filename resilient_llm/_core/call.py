@@ -15,15 +15,20 @@ from resilient_llm._errors import BreakerOpenError, CallRejectedError, ChainExha
 from resilient_llm._values import AttemptRecord, ErrorKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from random import Random
 
     from resilient_llm._core.backoff import Backoff
+    from resilient_llm._core.intake import Intake, Reader
     from resilient_llm._core.layers import Block
     from resilient_llm._core.retry_budget import RetryBudgets
+    from resilient_llm._errors import StreamInterruptedError
     from resilient_llm._policy import Options
     from resilient_llm._settings import Settings
+    from resilient_llm._stream_policy import StreamPolicy
     from resilient_llm._values import Target, Verdict
+
+    Rebind = Callable[[tuple[Any, ...], dict[str, Any], Mapping[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]
 
 
 RESERVE: Final = 0.75
@@ -45,19 +50,23 @@ def share_of(left: float, own: float | None, *, is_last: bool) -> tuple[float, b
 class Lane:
     """One target of a policy with its circuit in the present state, and how to call it."""
 
-    __slots__ = ("circuit", "invoke", "target")
+    __slots__ = ("circuit", "invoke", "is_generator", "target")
 
-    def __init__(self, target: Target, circuit: Circuit, invoke: Callable[..., Any]) -> None:
+    def __init__(
+        self, target: Target, circuit: Circuit, invoke: Callable[..., Any], *, is_generator: bool = False
+    ) -> None:
         self.target = target
         self.circuit = circuit
         self.invoke = invoke
         """``(step, args, kwargs) -> answer or awaitable``"""
+        self.is_generator = is_generator
+        """Whether what is called is a generator function, and so chooses what it passes on."""
 
 
 class World:
     """What a call needs of its surroundings."""
 
-    __slots__ = ("backoff", "budgets", "classify", "notice", "rng", "settings")
+    __slots__ = ("backoff", "budgets", "classify", "notice", "reader", "rng", "settings")
 
     def __init__(
         self,
@@ -68,7 +77,10 @@ class World:
         budgets: RetryBudgets,
         settings: Settings,
         rng: Random,
+        reader: Callable[[], Reader],
     ) -> None:
+        self.reader = reader
+        """Gives what looks at the items of streams; loaded by the first of them."""
         self.classify = classify
         self.notice = notice
         """Looks at an error of a provider for what operators should be told besides."""
@@ -86,12 +98,16 @@ class Call:
         "attempts",
         "blocks",
         "deadline",
+        "delivered",
         "ended",
+        "interruption",
+        "is_stream",
         "kwargs",
         "lanes",
         "last_failed",
         "needs_window",
         "options",
+        "rebind",
         "records",
         "served_by",
         "tag",
@@ -129,15 +145,25 @@ class Call:
         self.waiting: list[Lane] = list(lanes)
         """Lanes that this call has neither used nor passed over yet."""
         self.last_failed: tuple[Lane, Verdict] | None = None
+        self.is_stream = False
+        """Whether its attempts are known to be streams before they are made."""
+        self.delivered: Intake | None = None
+        """The stream that the consumer was handed last."""
+        self.interruption: StreamInterruptedError | None = None
+        """What the consumer of a stream is told if no other target goes on with it."""
         self.needs_window: int | None = None
         """Only targets with a larger context window than this may be called."""
         self.args: tuple[Any, ...] = ()
         self.kwargs: dict[str, Any] = {}
+        self.rebind: Rebind = lambda args, kwargs, changes: (args, {**kwargs, **changes})
+        """Puts other values for some arguments, by name."""
 
     def clear(self) -> None:
         """Let go of everything that holds an argument, an error or a frame."""
         self.args = ()
         self.kwargs = {}
+        self.interruption = None
+        self.delivered = None
         self.ended = {}
 
     # Targets.
@@ -191,9 +217,17 @@ class Call:
         return None if self.deadline is None else self.deadline - now
 
     def limit_of(self, lane: Lane) -> float | None:
-        """Return the attempt timeout of a lane, its target's own before the policy's."""
+        """Return the seconds of an attempt on a lane, of a stream those until its first content."""
         own = lane.target.attempt_timeout
-        return self.options.attempt_timeout if own is None else own
+        limit = self.options.attempt_timeout if own is None else own
+        policy = self.stream_policy(lane)
+        limits = (limit,) if policy is None else (limit, policy.first_item_timeout, policy.timeout)
+        return min((each for each in limits if each is not None), default=None)
+
+    def stream_policy(self, lane: Lane) -> StreamPolicy | None:
+        """Return how streams of a lane are guarded, if anybody said: its target's word before the policy's."""
+        own, general = lane.target.stream, self.options.stream
+        return general if own is None else own.over(general)
 
     # Facts.
 

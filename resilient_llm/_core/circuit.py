@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from resilient_llm._core import facts, triggers, window
 from resilient_llm._core.layers import FOREVER, Bench, Block, Grant, HalfOpen, Layers, Opened, Pause, Place
-from resilient_llm._core.window import NEVER, Era
+from resilient_llm._core.window import NEVER, Averages, Era
 from resilient_llm._settings import (
     LONGEST_HINT,
     MEMORY_PRESSURE_BENCH,
@@ -97,6 +97,7 @@ class Circuit:
         "delivering",
         "era",
         "failed_probes",
+        "first_contents",
         "healthy_since",
         "keep",
         "key",
@@ -153,6 +154,8 @@ class Circuit:
         self.touched_at = now
         self.last_error: LastError | None = None
         self.last_latency: float | None = None
+        self.first_contents: Averages | None = None
+        """Seconds to the first content of streams; there is none where nobody streams."""
         self.suspended = False
         self.slot: Era | None = None
         self.shut_until = NEVER
@@ -239,6 +242,20 @@ class Circuit:
         with self._lock:
             return self._latency_locked(now)
 
+    def first_content(self, now: float) -> float | None:
+        """Return the average seconds to the first content of streams in the window, or None without any."""
+        with self._lock:
+            return None if self.first_contents is None else self.first_contents.value(now, self.settings.window)
+
+    def content_came(self, now: float, seconds: float) -> None:
+        """Note how long the first content of a stream took, here and for the provider."""
+        with self._lock:
+            if self.first_contents is None:
+                self.first_contents = Averages()
+            self.first_contents.add(now, seconds, self.settings.window)
+        if self.provider is not None:
+            self.provider.content_came(now, seconds)
+
     def hung_after(self, now: float) -> float:
         """Return the seconds after which a cancelled call counts as hung."""
         if self.settings.slow_call is not None:
@@ -292,21 +309,26 @@ class Circuit:
 
     # Telling.
 
-    def success(self, grant: Grant, now: float, seconds: float, *, is_targets: bool = False) -> bool:
+    def success(
+        self, grant: Grant, now: float, seconds: float, *, felt: float | None = None, is_targets: bool = False
+    ) -> bool:
         """Count a success, and return whether it was. One of a late grant changes nothing.
 
         Args:
             grant: What the attempt was let in by.
             now: Monotonic seconds.
             seconds: How long it took.
+            felt: What is compared with ``slow_call``, if that is not how long it took: of a
+                stream, the seconds to its first content.
             is_targets: Whether it is in the numbers already, as that of a target beneath.
         """
+        felt = seconds if felt is None else felt
         with self._lock:
             self._heal_locked()
             if isinstance(grant, Place):
-                counted = self._place_succeeded_locked(grant, now, seconds, is_targets=is_targets)
+                counted = self._place_succeeded_locked(grant, now, seconds, felt, is_targets=is_targets)
             elif counted := grant is self.era and self._layers.is_closed:
-                self._success_locked(now, seconds)
+                self._success_locked(now, seconds, felt)
                 self.consecutive = 0
                 self._trip_locked(now, None, None)
                 self._calm_locked(now, seconds)
@@ -434,6 +456,7 @@ class Circuit:
             self.failed_probes = 0
             self.last_error = None
             self.last_latency = None
+            self.first_contents = None
             self._said_until = NEVER
             if was_benched:
                 self._note_locked(facts.TargetUnbenched, now, reason="reset")
@@ -552,9 +575,9 @@ class Circuit:
     def _is_slow(self, seconds: float) -> bool:
         return self.settings.slow_call is not None and seconds >= self.settings.slow_call
 
-    def _success_locked(self, now: float, seconds: float) -> None:
-        above = self.provider is not None and self.provider._is_slow(seconds)
-        self.era.success(now, seconds, slow=self._is_slow(seconds), slow_above=above)
+    def _success_locked(self, now: float, seconds: float, felt: float) -> None:
+        above = self.provider is not None and self.provider._is_slow(felt)
+        self.era.success(now, seconds, slow=self._is_slow(felt), slow_above=above)
 
     def _error_locked(self, now: float, verdict: Verdict, seconds: float) -> Counts:
         era, slow_call = self.era, self.settings.slow_call
@@ -756,12 +779,14 @@ class Circuit:
         place = self._layers.last_resort(self.key, now, self._lease_until(now, lease, self.settings.cooldown))
         return self._admit_locked(now, lease) if place is None else place
 
-    def _place_succeeded_locked(self, place: Place, now: float, seconds: float, *, is_targets: bool) -> bool:
+    def _place_succeeded_locked(
+        self, place: Place, now: float, seconds: float, felt: float, *, is_targets: bool
+    ) -> bool:
         state = place.state
         if not self._layers.give_back(place):
             return False
         if not is_targets:
-            self._success_locked(now, seconds)
+            self._success_locked(now, seconds, felt)
         self.last_latency = seconds if self.last_latency is None else self.last_latency
         if isinstance(state, Pause):
             self._layers.pause = None

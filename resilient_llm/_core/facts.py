@@ -19,6 +19,8 @@ Fact = Literal[
     "FailedOver",
     "CallFailed",
     "HealthChanged",
+    "StreamCommitted",
+    "StreamInterrupted",
     "UnknownError",
     "ObserverFailed",
 ]
@@ -33,5 +35,7 @@ TargetUnbenched: Final = "TargetUnbenched"
 FailedOver: Final = "FailedOver"
 CallFailed: Final = "CallFailed"
 HealthChanged: Final = "HealthChanged"
+StreamCommitted: Final = "StreamCommitted"
+StreamInterrupted: Final = "StreamInterrupted"
 UnknownError: Final = "UnknownError"
 ObserverFailed: Final = "ObserverFailed"

@@ -74,22 +74,26 @@ class Permit:
         provider = self.circuit.provider
         return self.circuit.answered(), 0 if provider is None else provider.answered()
 
-    def succeeded(self, now: float, seconds: float) -> None:
-        """Count a success; it settles the places of both circuits, but for those that are borrowed."""
+    def succeeded(self, now: float, seconds: float, felt: float | None = None) -> None:
+        """Count a success; it settles the places of both circuits, but for those that are borrowed.
+
+        ``felt`` is what counts as slow or not, if it is not how long it took.
+        """
         self.is_reported = True
+        felt = seconds if felt is None else felt
         provider = self.circuit.provider
         grant, outer = self.grant, self.provider_grant
         counted = True
         if isinstance(grant, Place) or (isinstance(grant, Era) and not (grant.calm and now < grant.look_at)):
-            counted = self.circuit.success(grant, now, seconds)
+            counted = self.circuit.success(grant, now, seconds, felt=felt)
         elif isinstance(grant, Era):
             grant.measured(self.entered_at, now)
         if provider is None or outer is None or isinstance(outer, Loan):
             return
         if isinstance(outer, Place):
-            provider.success(outer, now, seconds, is_targets=True)
+            provider.success(outer, now, seconds, felt=felt, is_targets=True)
         elif counted:
-            provider.child_answered(outer, now, seconds)
+            provider.child_answered(outer, now, felt)
 
     def failed(
         self,
@@ -120,15 +124,24 @@ class Permit:
         if error is not None and (verdict.harms_health or verdict.kind is ErrorKind.RATE_LIMITED):
             _note_charge(error, charged, now)
 
-    def cancelled(self, now: float, tag: CallTag | None = None) -> Verdict | None:
+    def cancelled(self, now: float, tag: CallTag | None = None, *, quiet_since: float | None = None) -> Verdict | None:
         """Give everything back, unless the attempt ran so long that it counts as hung.
+
+        Args:
+            now: Monotonic seconds.
+            tag: Names the call in events.
+            quiet_since: Since when nothing came, if something had come. Such an attempt has
+                answered, unless it hung then.
 
         Returns:
             The verdict that was counted, or None.
         """
-        took = now - self.entered_at
-        if took < self.circuit.hung_after(now):
-            self.abandoned()
+        since = self.entered_at if quiet_since is None else quiet_since
+        if now - since < self.circuit.hung_after(now):
+            if quiet_since is None:
+                self.abandoned()
+            else:
+                self.succeeded(now, now - self.entered_at)
             return None
         verdict = Verdict(ErrorKind.TRANSIENT, "hung")
         self.failed(None, now, verdict, tag=tag)

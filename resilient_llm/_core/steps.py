@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from resilient_llm._core.call import Lane
     from resilient_llm._core.circuit import CallTag
+    from resilient_llm._core.intake import Intake
     from resilient_llm._core.permit import Permit
 
 
@@ -37,6 +38,16 @@ class Wait:
         self.seconds = seconds
 
 
+class Deliver:
+    """Hand the items of the stream that has begun to the consumer, then tell how it ended."""
+
+    __slots__ = ("restarts",)
+
+    def __init__(self, *, restarts: bool) -> None:
+        self.restarts = restarts
+        """Whether items of another target were handed over before, and these begin anew."""
+
+
 class LetThrough:
     """Let the error that was just told leave, unchanged."""
 
@@ -65,19 +76,27 @@ class Done:
 class Told:
     """What happened: an answer, an error, or only that time has passed."""
 
-    __slots__ = ("error", "now", "timed_out", "value")
+    __slots__ = ("error", "now", "stream", "timed_out", "value")
 
     def __init__(
-        self, now: float, value: Any = None, error: BaseException | None = None, *, timed_out: bool = False
+        self,
+        now: float,
+        value: Any = None,
+        error: BaseException | None = None,
+        *,
+        timed_out: bool = False,
+        stream: Intake | None = None,
     ) -> None:
         self.now = now
         self.value = value
         self.error = error
         self.timed_out = timed_out
         """Whether the driver itself cut the attempt off."""
+        self.stream = stream
+        """What has come of a stream, if the answer is one."""
 
 
-Step = Try | Wait | LetThrough | Raise | Done
+Step = Try | Wait | Deliver | LetThrough | Raise | Done
 
 LET_THROUGH = LetThrough()
 """There is nothing in it, so there is one."""

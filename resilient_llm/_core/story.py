@@ -19,14 +19,20 @@ from resilient_llm._core.call import share_of
 from resilient_llm._core.layers import Block
 from resilient_llm._core.permit import Permit, block_of
 from resilient_llm._core.retry_budget import SPAN
-from resilient_llm._core.steps import LET_THROUGH, Done, Raise, Step, Told, Try, Wait
+from resilient_llm._core.steps import LET_THROUGH, Deliver, Done, Raise, Step, Told, Try, Wait
 from resilient_llm._core.window import Era
-from resilient_llm._errors import DeadlineExceededError, ResponseRejectedError
+from resilient_llm._errors import (
+    DeadlineExceededError,
+    ResponseRejectedError,
+    StreamDeadlineExceededError,
+    StreamInterruptedError,
+)
 from resilient_llm._settings import LONGEST_TO_RETRY, RATE_LIMIT_PAUSE
 from resilient_llm._values import AttemptRecord, ErrorKind, Verdict
 
 if TYPE_CHECKING:
     from resilient_llm._core.call import Call, Lane
+    from resilient_llm._core.intake import Intake
 
 Story = Generator[Step, Told, None]
 Part = Generator[Step, Told, "tuple[bool, float]"]
@@ -121,10 +127,10 @@ def _attempts(
             call.attempts += 1
             now, error = told.now, told.error
             if error is None:
-                judged = _judged(call, lane, permit, told.value)
+                judged = _judged(call, lane, permit, told)
                 if judged is None:
-                    yield _served(call, lane, permit, number, now, told.value)
-                    return True, now
+                    answered_by, told = _answered(call, lane, permit, number, told), None
+                    return (yield from answered_by)
                 error, verdict = judged
                 judged = None
             else:
@@ -172,13 +178,15 @@ def _try(call: Call, lane: Lane, permit: Permit, number: int) -> Try:
     return Try(lane, number, permit, limit, call.tag, whole=whole)
 
 
-def _judged(call: Call, lane: Lane, permit: Permit, value: Any) -> tuple[ResponseRejectedError, Verdict] | None:
-    """Ask ``reject`` about an answer; None if it is good."""
+def _judged(call: Call, lane: Lane, permit: Permit, told: Told) -> tuple[ResponseRejectedError, Verdict] | None:
+    """Ask ``reject`` about an answer, of a stream about its first content; None if it is good."""
+    if told.stream is not None and told.stream.wrong is not None:
+        return _refused(lane, told.stream.wrong)
     reject = call.options.reject
-    if reject is None:
+    if reject is None or (told.stream is not None and not told.stream.has_content):
         return None
     try:
-        said: Any = reject(value)
+        said: Any = reject(told.value)
     except BaseException:
         permit.abandoned()
         raise
@@ -192,12 +200,109 @@ def _judged(call: Call, lane: Lane, permit: Permit, value: Any) -> tuple[Respons
         verdict = Verdict(ErrorKind.BAD_RESPONSE, said)
     else:
         verdict = Verdict(ErrorKind.BAD_RESPONSE)
+    return _refused(lane, verdict)
+
+
+def _refused(lane: Lane, verdict: Verdict) -> tuple[ResponseRejectedError, Verdict]:
     return ResponseRejectedError(lane.target.key, verdict.reason, verdict.kind.value), verdict
 
 
-def _served(call: Call, lane: Lane, permit: Permit, number: int, now: float, value: Any) -> Done:
+def _answered(call: Call, lane: Lane, permit: Permit, number: int, told: Told) -> Part:
+    """Hand over what an attempt gave; a stream is judged by how it ends."""
+    began_at, stream = told.now, told.stream
+    if stream is None:
+        yield _served(call, lane, permit, number, began_at, told.value)
+        return True, began_at
+    felt = began_at - permit.entered_at
+    if stream.has_content:
+        lane.circuit.content_came(began_at, felt)
+        call.tell(lane, facts.StreamCommitted, began_at, seconds=felt)
+    restarts, call.interruption = call.interruption is not None, None
+    call.served_by = lane.target.key
+    told.value = stream.first = None
+    told = yield Deliver(restarts=restarts)
+    step = _ended(call, lane, permit, number, told, stream, felt)
+    now = told.now
+    told.error = None
+    if step is None:
+        return False, now
+    yield step
+    return True, now
+
+
+def _ended(call: Call, lane: Lane, permit: Permit, number: int, told: Told, stream: Intake, felt: float) -> Step | None:
+    """Settle a stream; return how the call ends, or None to go on with another target."""
+    now, error = told.now, told.error
+    try:
+        if error is None and stream.wrong is None:
+            return _served(call, lane, permit, number, now, None, felt)
+        if stream.stopped:
+            _stopped(call, lane, permit, number, now, felt, has_content=stream.has_content)
+            return Done(None) if error is None else LET_THROUGH
+        if error is None:
+            assert stream.wrong is not None
+            error, verdict = _refused(lane, stream.wrong)
+        else:
+            verdict = _verdict(call, lane, error, now)
+        whole = told.timed_out and _is_over(call, now)
+        step = _leaves(call, lane, permit, number, told, error, verdict, whole=whole, stream=stream)
+        return step or _interrupted(call, lane, permit, number, now, error, verdict, stream)
+    finally:
+        error = None
+
+
+def _stopped(
+    call: Call, lane: Lane, permit: Permit, number: int, now: float, felt: float, *, has_content: bool
+) -> None:
+    """Settle a stream whose consumer had enough: after content it has answered."""
+    if has_content:
+        _served(call, lane, permit, number, now, None, felt)
+    else:
+        permit.abandoned()
+
+
+def _interrupted(
+    call: Call,
+    lane: Lane,
+    permit: Permit,
+    number: int,
+    now: float,
+    error: BaseException,
+    verdict: Verdict,
+    stream: Intake,
+) -> Step | None:
+    """Charge a stream that broke after its beginning; return how the call ends, or None to go on elsewhere."""
+    _charge(call, lane, permit, number, now, error, verdict)
+    interruption = StreamInterruptedError(lane.target.key, stream.items_sent, text_so_far=stream.text_so_far)
+    _tell_interrupted(call, lane, now, verdict, stream)
+    on_interrupt = stream.policy.on_interrupt
+    try:
+        if on_interrupt == "raise" or _is_raised(call, lane, verdict, now):
+            return _broken_off(call, lane, interruption, error, verdict, now)
+        interruption.__cause__ = error
+        if callable(on_interrupt):
+            changes = on_interrupt(interruption)
+            if changes is None:
+                return _broken_off(call, lane, interruption, error, verdict, now)
+            call.args, call.kwargs = call.rebind(call.args, call.kwargs, changes)
+        call.interruption = interruption
+        return None
+    finally:
+        del error, interruption
+
+
+def _broken_off(
+    call: Call, lane: Lane, interruption: StreamInterruptedError, error: BaseException, verdict: Verdict, now: float
+) -> Raise:
+    call.tell(lane, facts.CallFailed, now, attempts=call.attempts, kind=verdict.kind)
+    return Raise(interruption, error)
+
+
+def _served(
+    call: Call, lane: Lane, permit: Permit, number: int, now: float, value: Any, felt: float | None = None
+) -> Done:
     took = now - permit.entered_at
-    permit.succeeded(now, took)
+    permit.succeeded(now, took, felt)
     call.served_by = lane.target.key
     if call.traced:
         call.records.append(AttemptRecord(lane.target.key, number, seconds=took))
@@ -233,11 +338,16 @@ def _leaves(
     verdict: Verdict,
     *,
     whole: bool,
+    stream: Intake | None = None,
 ) -> Step | None:
-    """Return how the call ends if this is nothing that a target can be blamed for."""
+    """Return how the call ends if this is nothing that a target can be blamed for.
+
+    ``stream`` is given for one that had begun.
+    """
     now = told.now
     if verdict.kind is ErrorKind.CANCELLED:
-        hung = permit.cancelled(now, call.tag)
+        quiet_since = stream.quiet_since if stream is not None and stream.has_content else None
+        hung = permit.cancelled(now, call.tag, quiet_since=quiet_since)
         if hung is not None:
             _tell_failed(call, lane, number, now - permit.entered_at, now, hung)
         return LET_THROUGH
@@ -257,7 +367,9 @@ def _leaves(
         timeout = Verdict(ErrorKind.TRANSIENT, "timeout")
         call.record(lane, number, now - permit.entered_at, error, timeout)
         _tell_failed(call, lane, number, now - permit.entered_at, now, timeout)
-        return _too_late(call, now)
+        if stream is not None:
+            _tell_interrupted(call, lane, now, timeout, stream)
+        return _too_late(call, now, stream)
     return None
 
 
@@ -447,27 +559,49 @@ def _is_over(call: Call, now: float) -> bool:
 
 def _let_through(call: Call, lane: Lane, error: BaseException, verdict: Verdict, now: float) -> Step:
     call.tell(lane, facts.CallFailed, now, attempts=call.attempts, kind=verdict.kind)
+    if call.interruption is not None:
+        return Raise(call.interruption, error)
     if isinstance(error, ResponseRejectedError) and error.target == lane.target.key:
         return Raise(error, None)
     return LET_THROUGH
 
 
-def _too_late(call: Call, now: float) -> Raise:
+def _too_late(call: Call, now: float, stream: Intake | None = None) -> Raise:
     last = next((record for record in reversed(call.records) if record.number), None)
     cause = call.ended[last.target][0] if last is not None else None
     lane = call.last_failed[0] if call.last_failed is not None else call.lanes[0]
     call.tell(lane, facts.CallFailed, now, attempts=call.attempts, kind=None if last is None else last.kind)
-    assert call.options.timeout is not None
-    return Raise(DeadlineExceededError(call.options.timeout, call.records), cause)
+    timeout = call.options.timeout
+    assert timeout is not None
+    if call.interruption is not None:
+        target, sent, text = call.interruption.target, call.interruption.items_sent, call.interruption.text_so_far
+    elif stream is not None:
+        target, sent, text = call.records[-1].target, stream.items_sent, stream.text_so_far
+    else:
+        return Raise(DeadlineExceededError(timeout, call.records), cause)
+    return Raise(StreamDeadlineExceededError(target, sent, timeout, call.records, text_so_far=text), cause)
 
 
 def _give_up(call: Call, now: float) -> Raise:
     error = call.exhausted(now)
     lane = call.last_failed[0] if call.last_failed is not None else call.lanes[-1]
     call.tell(lane, facts.CallFailed, now, attempts=call.attempts, kind=error.kind)
+    if call.interruption is not None:
+        return Raise(call.interruption, error)
     if call.options.reraise and call.attempts and error.last_error is not None:
         return Raise(error.last_error, None)
     return Raise(error, error.last_error)
+
+
+def _tell_interrupted(call: Call, lane: Lane, now: float, verdict: Verdict, stream: Intake) -> None:
+    call.tell(
+        lane,
+        facts.StreamInterrupted,
+        now,
+        items_sent=stream.items_sent,
+        kind=verdict.kind,
+        reason=verdict.reason,
+    )
 
 
 def _tell_failed(call: Call, lane: Lane, number: int, seconds: float, now: float, verdict: Verdict) -> None:

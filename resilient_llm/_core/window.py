@@ -237,3 +237,33 @@ class Era:
             self._successes -= gone.successes
             self._errors -= gone.errors
             self._slow -= gone.slow
+
+
+class Averages:
+    """A rolling average in buckets of a thirtieth of the window, for what is measured now and then."""
+
+    __slots__ = ("_buckets",)
+
+    def __init__(self) -> None:
+        self._buckets: list[tuple[float, float, int]] = []
+        """``(start, sum, number)``, oldest first."""
+
+    def add(self, now: float, value: float, window: float) -> None:
+        """Count a value that was measured now."""
+        self._expire(now, window)
+        buckets = self._buckets
+        if buckets and now - buckets[-1][0] < window / BUCKETS:
+            start, total, number = buckets[-1]
+            buckets[-1] = (start, total + value, number + 1)
+        else:
+            buckets.append((now, value, 1))
+
+    def value(self, now: float, window: float) -> float | None:
+        """Return the average of what was measured in the window, or None if that is nothing."""
+        self._expire(now, window)
+        number = sum(bucket[2] for bucket in self._buckets)
+        return sum(bucket[1] for bucket in self._buckets) / number if number else None
+
+    def _expire(self, now: float, window: float) -> None:
+        while self._buckets and self._buckets[0][0] <= now - window:
+            del self._buckets[0]

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
 
 def current_task() -> object:
@@ -24,6 +24,33 @@ def current_task() -> object:
         except RuntimeError:
             pass
     return None
+
+
+_closing: set[Any] = set()
+"""Tasks that nobody waits for, which a loop refers to only weakly."""
+
+
+def spawn(work: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    """Let a task of the loop that runs here do something soon; without a loop it is not done."""
+    if sys.is_finalizing():
+        return
+    trio: Any = sys.modules.get("trio")
+    if trio is not None:
+        try:
+            trio.lowlevel.spawn_system_task(work)
+        except RuntimeError:
+            pass
+        else:
+            return
+    import asyncio
+
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    task = loop.create_task(work())
+    _closing.add(task)
+    task.add_done_callback(_closing.discard)
 
 
 def waker() -> Callable[[Callable[[], object]], object]:

@@ -1,4 +1,4 @@
-"""The application of the demo: one function that asks a model, written with the real SDK clients."""
+"""The application of the demo: functions that ask a model, written with the real SDK clients."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
     from typing import Self
+
+    from openai import AsyncStream
+    from openai.types.chat import ChatCompletionChunk
 
     from resilient_llm import Target
     from resilient_llm.demo.servers import Server
@@ -64,3 +67,9 @@ class Clients:
             model=target.model, messages=[{"role": "user", "content": prompt}]
         )
         return reply.choices[0].message.content or ""
+
+    async def stream(self, target: Target, prompt: str) -> AsyncStream[ChatCompletionChunk]:
+        """Ask one model for a stream, with nothing around it."""
+        return await self._openai[target.provider].chat.completions.create(
+            model=target.model, messages=[{"role": "user", "content": prompt}], stream=True
+        )

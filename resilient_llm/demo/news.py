@@ -15,6 +15,7 @@ from resilient_llm import (
     CallFailed,
     Event,
     FailedOver,
+    StreamInterrupted,
     TargetBenched,
     TargetUnbenched,
 )
@@ -29,8 +30,8 @@ class Line:
 
     Attributes:
         at: When, aware.
-        word: What kind of thing: ``weather``, ``serving``, ``failed``, ``moved on``,
-            ``benched``, ``back`` or ``LOST``.
+        word: What kind of thing: ``weather``, ``serving``, ``failed``, ``broke``,
+            ``moved on``, ``benched``, ``back`` or ``LOST``.
         key: Which target or provider.
         text: What there is to say.
     """
@@ -78,6 +79,8 @@ def of_event(event: Event) -> Line | None:
         case AttemptFailed():
             status = "" if event.status is None else f"{event.status} "
             return Line(event.at, "failed", event.target, f"{status}{event.reason}, attempt {event.number}")
+        case StreamInterrupted():
+            return Line(event.at, "broke", event.target, f"{event.reason}, after {event.items_sent} items")
         case FailedOver():
             return Line(event.at, "moved on", event.from_target, f"to {event.to_target}")
         case TargetBenched():

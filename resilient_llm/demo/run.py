@@ -6,16 +6,19 @@ import asyncio
 import random
 import time
 from contextlib import AsyncExitStack, suppress
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
-from resilient_llm import ResilientLLMError, Target, configure, failover, observe
+from resilient_llm import ResilientLLMError, StreamPolicy, Target, configure, failover, observe
 from resilient_llm.demo.clients import CLIENT_ERRORS, Clients
-from resilient_llm.demo.servers import Server
+from resilient_llm.demo.servers import WORDS, Server
 from resilient_llm.demo.tally import Tally
 from resilient_llm.demo.weather import Weather
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
+
+    from openai import AsyncStream
+    from openai.types.chat import ChatCompletionChunk
 
     from resilient_llm.demo.tally import Summary
 
@@ -25,9 +28,19 @@ CHAIN: Final = (
     Target("openai/gpt-5-mini"),
     Target("mistral/mistral-small"),
 )
+STREAMING: Final = (
+    Target("deepseek/deepseek-chat"),
+    Target("together/llama-4-scout", stream=StreamPolicy(first_item_timeout=0.4)),
+    Target("cerebras/gpt-oss-120b"),
+)
+RESTARTED: Final = object()
+"""What a reader is given in place of an item when a stream is begun anew."""
+RESTARTS: Final = StreamPolicy(on_interrupt="restart", restart_marker=RESTARTED)
 PROMPTS: Final = ("Will it rain in Bergen tomorrow?", "What is a squall line?", "Name three kinds of cloud.")
 
+_PROVIDERS: Final = tuple(target.provider for target in CHAIN)
 _WORKERS: Final = 4
+_READERS: Final = 2
 _LATENCY: Final = (0.03, 0.09)
 _THINKING: Final = (0.05, 0.15)
 _DRAWN_EVERY: Final = 0.1
@@ -60,7 +73,7 @@ class Demo:
 
     def __init__(self, seconds: float, seed: int) -> None:
         self.seconds = seconds
-        self.tally = Tally()
+        self.tally = Tally({target.key for target in STREAMING})
         self._rng = random.Random(seed)
         self._servers = {
             target.provider: Server(
@@ -68,7 +81,7 @@ class Demo:
                 latency=_LATENCY,
                 rng=random.Random(self._rng.random()),
             )
-            for target in CHAIN
+            for target in (*CHAIN, *STREAMING)
         }
         self.weather = Weather(self._servers, seconds, self.tally.weather_turned)
         self._began = 0.0
@@ -102,16 +115,16 @@ class Demo:
             await _warm_up(guarded, plain)
             stack.callback(observe(self.tally.see))
             ask = failover(CHAIN, timeout=_DEADLINE)(_asking(guarded))
-            await self._drive(ask, _asking(plain), view)
+            stream = failover(STREAMING, timeout=_DEADLINE, stream=RESTARTS)(streaming(guarded))
+            tasks = [self._work(ask, _asking(plain)) for _ in range(_WORKERS)]
+            tasks += [self._read_on(stream) for _ in range(_READERS)]
+            await self._drive(tasks, view)
         self.has_ended = True
         view.draw(self)
 
-    async def _drive(
-        self, ask: Callable[[str], Awaitable[str]], ask_plain: Callable[[Target, str], Awaitable[str]], view: View
-    ) -> None:
+    async def _drive(self, workers: Iterable[Coroutine[Any, Any, None]], view: View) -> None:
         self._began = time.monotonic()
-        tasks = [asyncio.create_task(self.weather.blow(self._began))]
-        tasks += [asyncio.create_task(self._work(ask, ask_plain)) for _ in range(_WORKERS)]
+        tasks = [asyncio.create_task(each) for each in (self.weather.blow(self._began), *workers)]
         try:
             while not all(task.done() for task in tasks):
                 view.draw(self)
@@ -137,9 +150,62 @@ class Demo:
             finally:
                 plain.cancel()
             self.tally.call_ended(
-                served=served, servable=self.weather.could_serve(began, ended), plain_served=plain_served
+                served=served, servable=self.weather.could_serve(_PROVIDERS, began, ended), plain_served=plain_served
             )
             await asyncio.sleep(self._rng.uniform(*_THINKING))
+
+    async def _read_on(self, ask: Callable[[str], Awaitable[AsyncStream[ChatCompletionChunk]]]) -> None:
+        """Read stream after stream."""
+        while self.elapsed < self.seconds:
+            reader = Reader()
+            try:
+                async with await ask(self._rng.choice(PROMPTS)) as stream:
+                    async for item in stream:
+                        reader.take(item)
+            except (ResilientLLMError, *CLIENT_ERRORS):
+                reader.is_lost = True
+            self.tally.stream_ended(whole=reader.has_all, restarted=reader.restarts > 0, lost=reader.is_lost)
+            await asyncio.sleep(self._rng.uniform(*_THINKING))
+
+
+class Reader:
+    """Reads one stream as a page that shows it would.
+
+    Attributes:
+        restarts: How often it was begun anew.
+        is_lost: Whether it ended in an error.
+    """
+
+    def __init__(self) -> None:
+        self.restarts = 0
+        self.is_lost = False
+        self._text = ""
+        self._models: set[str] = set()
+
+    @property
+    def has_all(self) -> bool:
+        """Whether every word came once and only once, and all of one model."""
+        return not self.is_lost and self._text.split() == WORDS and len(self._models) == 1
+
+    def take(self, item: ChatCompletionChunk | object) -> None:
+        """Take the next item."""
+        if item is RESTARTED:
+            self.restarts += 1
+            self._text = ""
+            self._models.clear()
+            return
+        chunk = cast("ChatCompletionChunk", item)
+        self._models.add(chunk.model)
+        self._text += chunk.choices[0].delta.content or ""
+
+
+def streaming(clients: Clients) -> Callable[[Target, str], Awaitable[AsyncStream[ChatCompletionChunk]]]:
+    """Return the function that is decorated: it asks one target for a stream."""
+
+    async def stream(target: Target, prompt: str) -> AsyncStream[ChatCompletionChunk]:
+        return await clients.stream(target, prompt)
+
+    return stream
 
 
 def _asking(clients: Clients) -> Callable[[Target, str], Awaitable[str]]:
@@ -154,6 +220,10 @@ async def _warm_up(*all_clients: Clients) -> None:
     for clients in all_clients:
         for target in CHAIN:
             await clients.ask(target, PROMPTS[0])
+        for target in STREAMING:
+            async with await clients.stream(target, PROMPTS[0]) as stream:
+                async for _ in stream:
+                    pass
 
 
 async def _is_served(call: Awaitable[str]) -> bool:

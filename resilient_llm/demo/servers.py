@@ -20,6 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
     from typing import Self
 
@@ -27,8 +28,17 @@ Protocol = Literal["openai", "anthropic"]
 Answer = tuple[int, dict[str, str], dict[str, Any]]
 """Status, headers and body."""
 
+WORDS: Final = "Rain before seven, fine by eleven, says who has seen many mornings.".split()
+"""What every model streams, a word an event."""
+
 _POLL: Final = 0.02
 """Seconds in which a server notices that it is to stop."""
+_PER_WORD: Final = 0.01
+"""Seconds between two words of a stream."""
+_KEEP_ALIVE: Final = 0.05
+"""Seconds between two signs of life of a stream that never starts."""
+_BREAKS_AFTER: Final = 5
+"""Words."""
 
 
 class Condition(StrEnum):
@@ -47,6 +57,10 @@ class Condition(StrEnum):
     """400."""
     SILENT = "silent"
     """Takes the request and does not answer while this lasts."""
+    STALLED = "stalled"
+    """Streams begin with signs of life, and nothing else comes while this lasts."""
+    BREAKS_OFF = "breaks off"
+    """Streams are cut in the middle."""
 
 
 _PATHS: Final[dict[Protocol, str]] = {"openai": "/v1/chat/completions", "anthropic": "/v1/messages"}
@@ -177,8 +191,12 @@ class Server:
         elif condition is not Condition.REFUSED and self._http is None:
             self._listen()
 
-    def answer(self, request: Request) -> Answer | None:
-        """Return what this provider says to a request now; None to hang up without a word."""
+    def answer(self, request: Request) -> Answer | Iterator[bytes] | None:
+        """Return what this provider says to a request now; None to hang up without a word.
+
+        Returns:
+            An answer; or the pieces of a stream, which is cut off where a piece is empty.
+        """
         condition, turned = self._condition, self._turned
         self.requests.append(request)
         if condition is Condition.SILENT:
@@ -189,8 +207,26 @@ class Server:
             return self._error(404, "not_found_error", None, "Not found")
         error = _ERRORS[self.protocol].get(condition)
         if error is None or self._rng.random() >= self._share:
+            if request.body.get("stream"):
+                return self._stream(str(request.body.get("model")), condition, turned)
             return 200, {}, _reply(self.protocol, str(request.body.get("model")))
         return self._error(*error)
+
+    def _stream(self, model: str, condition: Condition, turned: threading.Event) -> Iterator[bytes]:
+        """Give the events of a stream, in the OpenAI protocol: the only one that is streamed."""
+        yield _event(model, {"role": "assistant", "content": ""})
+        if condition is Condition.STALLED:
+            while not turned.wait(_KEEP_ALIVE):
+                # Both reset what a client's own timeout counts, and neither is content.
+                yield b": keep-alive\n\n" + _event(model, {"content": ""})
+            yield b""
+        for number, word in enumerate(WORDS):
+            if condition is Condition.BREAKS_OFF and number == _BREAKS_AFTER:
+                yield b""
+            time.sleep(_PER_WORD)
+            yield _event(model, {"content": f"{word} "})
+        yield _event(model, {}, "stop")
+        yield b"data: [DONE]\n\n"
 
     def _error(self, status: int, kind: str, code: str | None, message: str) -> Answer:
         headers = {} if self._retry_after is None else {"retry-after": f"{self._retry_after:g}"}
@@ -273,6 +309,9 @@ class _Handler(BaseHTTPRequestHandler):
         if answer is None:
             self.close_connection = True
             return
+        if not isinstance(answer, tuple):
+            self._stream(answer)
+            return
         status, extra, reply = answer
         payload = json.dumps(reply).encode()
         self.send_response(status)
@@ -282,12 +321,38 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(payload)
 
+    def _stream(self, pieces: Iterator[bytes]) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        for piece in pieces:
+            if not piece:
+                self.close_connection = True  # without the last chunk, so the client knows
+                return
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            self.wfile.flush()
+        self.wfile.write(b"0\r\n\r\n")
+
     def finish(self) -> None:
         self.server.closed(self.connection)
         super().finish()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the name that http.server uses
         """Say nothing: the view shows what happens."""
+
+
+def _event(model: str, delta: dict[str, str], finish_reason: str | None = None) -> bytes:
+    """Return one event of a stream."""
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    chunk = {
+        "id": "chatcmpl-demo",
+        "object": "chat.completion.chunk",
+        "created": int(time.time()),
+        "model": model,
+        "choices": [choice],
+    }
+    return f"data: {json.dumps(chunk)}\n\n".encode()
 
 
 def _reply(protocol: Protocol, model: str) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from resilient_llm import AttemptFailed, AttemptSucceeded, Event, TargetBenched
 from resilient_llm.demo import news
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from resilient_llm.demo.news import Line
     from resilient_llm.demo.weather import Turn
 
@@ -30,7 +32,13 @@ class Summary:
             their beginning to their end.
         plain_client_lost: Calls whose twin got none: the same request, sent at the same
             moment to the first target by a client with no chain and no retries.
+        streams_read: Streams that were asked for and ended, with an answer or without.
+        streams_whole: Streams of which every word came once and only once, and of one model,
+            after what had come before a restart was thrown away.
+        streams_restarted: Streams that broke after words had been read, and were begun anew.
+        streams_lost: Streams that ended in an error.
         served_by: ``{target: calls it answered}``.
+        streamed_by: ``{target: streams that it brought to their end}``.
         failures: ``{reason: failed attempts}``.
         benches: ``{key: benches}``.
         events: ``{type of event: how many}``.
@@ -42,15 +50,20 @@ class Summary:
     calls_served: int
     servable_calls_lost: int
     plain_client_lost: int
+    streams_read: int
+    streams_whole: int
+    streams_restarted: int
+    streams_lost: int
     served_by: dict[str, int]
+    streamed_by: dict[str, int]
     failures: dict[str, int]
     benches: dict[str, int]
     events: dict[str, int]
 
     @property
     def exit_status(self) -> int:
-        """1 if a call that could be served was lost, else 0."""
-        return 1 if self.servable_calls_lost else 0
+        """1 if a call that could be served was lost or a stream was not whole, else 0."""
+        return 1 if self.servable_calls_lost or self.streams_whole < self.streams_read else 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
@@ -61,21 +74,33 @@ class Tally:
     """Counts, and keeps the newest lines. Used by one thread.
 
     Attributes:
-        calls_made: See `Summary`; the next three, too.
+        calls_made: See `Summary`; the next seven, too.
         fresh: Lines that nobody has shown yet.
         served_by: ``{target: calls it answered}``.
+        streamed_by: ``{target: streams that it brought to their end}``.
         failed_at: ``{target: failed attempts}``.
         events: ``{type of event: how many}``.
         serving: The target that answered most of the last calls; empty before the first.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, streaming: Collection[str] = ()) -> None:
+        """Begin at zero.
+
+        Args:
+            streaming: Keys of the targets that stream, which are counted apart.
+        """
+        self._streaming = streaming
         self.calls_made = 0
         self.calls_served = 0
         self.servable_calls_lost = 0
         self.plain_client_lost = 0
+        self.streams_read = 0
+        self.streams_whole = 0
+        self.streams_restarted = 0
+        self.streams_lost = 0
         self.fresh: deque[Line] = deque(maxlen=1000)
         self.served_by: Counter[str] = Counter()
+        self.streamed_by: Counter[str] = Counter()
         self.failed_at: Counter[str] = Counter()
         self.events: Counter[str] = Counter()
         self.serving = ""
@@ -90,6 +115,13 @@ class Tally:
         self.servable_calls_lost += servable and not served
         self.plain_client_lost += not plain_served
 
+    def stream_ended(self, *, whole: bool, restarted: bool, lost: bool) -> None:
+        """Count one stream."""
+        self.streams_read += 1
+        self.streams_whole += whole
+        self.streams_restarted += restarted
+        self.streams_lost += lost
+
     def weather_turned(self, turn: Turn) -> None:
         """Keep a line of a change in the weather."""
         self.fresh.append(news.of_weather(turn))
@@ -98,7 +130,10 @@ class Tally:
         """Count an event; the observer of the demo."""
         self.events[type(event).__name__] += 1
         if isinstance(event, AttemptSucceeded):
-            self._answered(event.target)
+            if event.target in self._streaming:
+                self.streamed_by[event.target] += 1
+            else:
+                self._answered(event.target)
         elif isinstance(event, AttemptFailed):
             self.failed_at[event.target] += 1
             self._failures[event.reason] += 1
@@ -117,7 +152,12 @@ class Tally:
             calls_served=self.calls_served,
             servable_calls_lost=self.servable_calls_lost,
             plain_client_lost=self.plain_client_lost,
+            streams_read=self.streams_read,
+            streams_whole=self.streams_whole,
+            streams_restarted=self.streams_restarted,
+            streams_lost=self.streams_lost,
             served_by=dict(self.served_by),
+            streamed_by=dict(self.streamed_by),
             failures=dict(self._failures),
             benches=dict(self._benches),
             events=dict(self.events),

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from resilient_llm import health
 from resilient_llm.demo import news
-from resilient_llm.demo.run import CHAIN
+from resilient_llm.demo.run import CHAIN, STREAMING
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from resilient_llm.demo.run import Demo
     from resilient_llm.demo.tally import Summary
 
-_ROWS_ABOVE: Final = 10
+_ROWS_ABOVE: Final = 14
 """Rows of everything above the events, and a free one below."""
-_ROWS_OF_SUMMARY: Final = 10
+_ROWS_OF_SUMMARY: Final = 13
 """Rows that the last picture leaves free."""
 _FEWEST_LINES: Final = 4
 _MOST_LINES: Final = 30
@@ -37,6 +37,7 @@ _STYLES: Final = {
     "weather": "cyan",
     "serving": "bold green",
     "failed": "yellow",
+    "broke": "yellow",
     "moved on": "yellow",
     "benched": "bold red",
     "back": "green",
@@ -84,7 +85,13 @@ class LiveView:
         while demo.tally.fresh:
             self._lines.append(demo.tally.fresh.popleft())
         picture = Group(
-            _header(demo), _counters(demo), Text(), _targets(demo), Text(), self._events(last=demo.has_ended)
+            _header(demo),
+            _counters(demo),
+            _streams(demo),
+            Text(),
+            _targets(demo),
+            Text(),
+            self._events(last=demo.has_ended),
         )
         self._live.update(picture, refresh=True)
 
@@ -132,18 +139,31 @@ def _counters(demo: Demo) -> RenderableType:
     )
 
 
+def _streams(demo: Demo) -> RenderableType:
+    tally = demo.tally
+    torn = tally.streams_read - tally.streams_whole
+    return Text.assemble(
+        f"streams {tally.streams_read:<5}",
+        f"whole {tally.streams_whole:<5}",
+        (f"torn {torn:<4}", "bold red" if torn else "bold green"),
+        f"begun anew after words {tally.streams_restarted:<4}",
+        no_wrap=True,
+        overflow="ellipsis",
+    )
+
+
 def _targets(demo: Demo) -> RenderableType:
     table = _grid(news.KEY_WIDTH + 2, 10, 6, 6)
     table.add_row(*(Text(name, "dim") for name in ("  target", "weather", "served", "failed", "breaker, or benched")))
     tally = demo.tally
-    for target in CHAIN:
+    for target in (*CHAIN, *STREAMING):
         serves = target.key == tally.serving
         name = Text(f"> {target.key}", "bold green") if serves else Text(f"  {target.key}")
         weather = demo.weather.now(target.provider).value
         table.add_row(
             name,
             Text(weather, "" if weather == "fair" else "cyan"),
-            str(tally.served_by[target.key]),
+            str(tally.served_by[target.key] + tally.streamed_by[target.key]),
             str(tally.failed_at[target.key]),
             _breaker(target),
         )
@@ -167,6 +187,7 @@ def _breaker(target: Target) -> Text:
 def print_summary(console: Console, summary: Summary) -> None:
     """Print how it went; plain text if the console is no terminal."""
     lost = summary.servable_calls_lost
+    torn = summary.streams_read - summary.streams_whole
     console.print()
     if summary.interrupted:
         console.print("Ended early. Until then:", style="bold")
@@ -182,8 +203,13 @@ def print_summary(console: Console, summary: Summary) -> None:
     ):
         console.print(f"{number:6}  {text}", style=style or None, highlight=False)
     console.print("        each call was really sent a second time through one, at the same moment")
+    console.print(
+        f"{summary.streams_read:6}  streams read, {summary.streams_restarted} begun anew after words", highlight=False
+    )
+    console.print(f"{torn:6}  streams that were not whole", style="bold red" if torn else "bold green", highlight=False)
     for title, counts in (
         ("Served by", summary.served_by),
+        ("Streamed by", summary.streamed_by),
         ("Failed attempts", summary.failures),
         ("Benches", summary.benches),
     ):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from resilient_llm.demo.servers import Condition
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from resilient_llm.demo.servers import Server
 
@@ -42,6 +42,8 @@ class Spell:
 
 FORECAST: Final = (
     Spell("openai", 0.0, 1.0, Condition.DEAD_KEY, "has a dead key: every request is a 401"),
+    Spell("deepseek", 0.08, 0.6, Condition.BREAKS_OFF, "streams die in the middle: the connection is cut"),
+    Spell("together", 0.1, 0.75, Condition.STALLED, "streams never start: keep-alives, and not one word"),
     Spell("groq", 0.15, 0.45, Condition.REFUSED, "goes down: connections are refused"),
     Spell("anthropic", 0.28, 0.43, Condition.RATE_LIMITED, "limits the rate: 429 with Retry-After"),
     Spell("groq", 0.72, 0.87, Condition.OVERLOADED, "is overloaded: half of the requests are a 503", share=0.5),
@@ -89,9 +91,9 @@ class Weather:
             return True
         return turns[-1].condition is Condition.FAIR and turns[-1].at <= began
 
-    def could_serve(self, began: float, ended: float) -> bool:
-        """Return whether any provider would have answered at every moment of a call."""
-        return any(self.was_fair(provider, began, ended) for provider in self._servers)
+    def could_serve(self, providers: Iterable[str], began: float, ended: float) -> bool:
+        """Return whether any of these providers would have answered at every moment of a call."""
+        return any(self.was_fair(provider, began, ended) for provider in providers)
 
     async def blow(self, began: float) -> None:
         """Turn every spell on and off at its time.

@@ -1,6 +1,7 @@
 """The default observer: writes events to the logger ``resilient_llm``.
 
-Benches and failed calls at WARNING, failovers and recoveries at INFO, all else at DEBUG;
+Benches and failed calls at WARNING, failovers, recoveries and broken streams at INFO, all
+else at DEBUG;
 the event's fields in ``extra``. Knows nothing of prompts, since events do not.
 """
 
@@ -20,6 +21,7 @@ _LEVELS: Final[dict[str, int]] = {
     "UnknownError": WARNING,
     "TargetUnbenched": INFO,
     "FailedOver": INFO,
+    "StreamInterrupted": INFO,
 }
 _MOST_CLASSES: Final = 1000
 _PLAIN: Final = (str, int, float, type(None))

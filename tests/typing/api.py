@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Literal, assert_type
 
@@ -22,6 +22,8 @@ from resilient_llm import (
     ErrorKind,
     Event,
     Failover,
+    StreamInterruptedError,
+    StreamPolicy,
     Target,
     TargetBenched,
     TargetHealth,
@@ -292,6 +294,50 @@ assert_type(guarded("why", limit=2), list[str])
 
 async def check_guarded() -> None:
     assert_type(await aguarded("why"), str)
+
+
+# Streams: what a function gives keeps its type.
+
+
+def go_on(interruption: StreamInterruptedError) -> dict[str, object]:
+    return {"prompt": f"{interruption.text_so_far or ''}{interruption.items_sent}{interruption.target}"}
+
+
+patient = StreamPolicy(first_item_timeout=90.0, idle_timeout=30.0, timeout=600.0, min_rate=2.0, rate_window=5.0)
+assert_type(patient.using(on_interrupt="restart", restart_marker="\n"), StreamPolicy)
+StreamPolicy(on_interrupt=go_on, keep_text=4_096, on_empty="accept", on_truncated="accept", commit=lambda item: item)
+Target("groq/llama", stream=patient)
+
+
+@failover(chain=CHAIN, stream=patient)
+def words(target: Target, prompt: str) -> Iterator[str]:
+    yield prompt
+
+
+@failover(chain=CHAIN, stream=patient)
+async def awords(target: Target, prompt: str) -> AsyncIterator[str]:
+    yield prompt
+
+
+@failover(chain=CHAIN)
+async def opened(target: Target, prompt: str) -> AsyncIterator[bytes]:
+    raise NotImplementedError
+
+
+@breaker("groq")
+def guarded_words(prompt: str) -> Iterator[str]:
+    yield prompt
+
+
+assert_type(words("why"), Iterator[str])
+assert_type(awords("why"), AsyncIterator[str])
+assert_type(guarded_words("why"), Iterator[str])
+assert_type(words.using(stream=None)("why"), Iterator[str])
+
+
+async def check_streams() -> None:
+    assert_type(await opened("why"), AsyncIterator[bytes])
+    assert_type([word async for word in awords("why")], list[str])
 
 
 # Benches and health.

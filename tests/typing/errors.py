@@ -8,7 +8,7 @@ hides nothing: an error that a checker no longer finds fails the check.
 
 from __future__ import annotations
 
-from resilient_llm import Target, bench_model, breaker, failover
+from resilient_llm import StreamPolicy, Target, bench_model, breaker, failover
 
 
 @failover("groq/llama")
@@ -82,3 +82,8 @@ failover("groq/llama", atempts=3)  # type: ignore[call-arg]  # pyright: ignore[r
 breaker("groq", mode="off")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 breaker("groq", failure=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 bench_model("groq", until="tomorrow")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+# A stream's options have names and types.
+StreamPolicy(on_interrupt="retry")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+StreamPolicy(idle="30")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+failover("groq/llama", stream=30.0)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

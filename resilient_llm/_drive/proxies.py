@@ -1,0 +1,224 @@
+"""Transparent proxies of the objects that SDKs give for a stream: only reading and closing differ.
+
+Methods of the object run with the proxy as ``self``, so that what they read and close goes
+through the guard as well.
+"""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import TYPE_CHECKING, Any
+
+import wrapt
+
+from resilient_llm._drive import streams
+from resilient_llm._drive.shapes import shape_of
+from resilient_llm._runtime import runtime
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Generator
+
+    from resilient_llm._core.call import Call
+    from resilient_llm._core.steps import Step
+    from resilient_llm._core.story import Story
+    from resilient_llm._drive import astreams
+    from resilient_llm._drive.flow import Parts
+
+_Proxy: Any = wrapt.ObjectProxy  # it ships no types, so none of its types leak into ours
+
+
+class _Proxied(_Proxy):
+    """A proxy whose methods see the proxy."""
+
+    def __getattr__(self, name: str) -> Any:
+        wrapped = self.__wrapped__
+        value = getattr(wrapped, name)
+        if isinstance(value, MethodType) and value.__self__ is wrapped:
+            return MethodType(value.__func__, self)
+        return value
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"cannot pickle a stream of {type(self.__wrapped__).__name__}")
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.__reduce__()
+
+
+class SyncStream(_Proxied):
+    """A stream in synchronous code."""
+
+    def __init__(self, stream: Any, flow: streams.Flow, generator: Generator[Any, None, None]) -> None:
+        super().__init__(stream)  # pyright: ignore[reportUnknownMemberType]  # it has no types
+        self._self_flow = flow
+        self._self_generator = generator
+
+    def __iter__(self) -> Any:
+        return self._self_generator
+
+    def __next__(self) -> Any:
+        return next(self._self_generator)
+
+    def __enter__(self) -> Any:
+        entered = self.__wrapped__.__enter__()
+        return self if entered is self.__wrapped__ else entered
+
+    def __exit__(self, *error: Any) -> Any:
+        self._self_flow.stop()
+        return self.__wrapped__.__exit__(*error)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "close":
+            getattr(self.__wrapped__, name)  # AttributeError if the stream has none
+            return self._self_flow.stop
+        return super().__getattr__(name)
+
+
+class AsyncStream(_Proxied):
+    """A stream in asynchronous code; of an asynchronous generator, it passes for one."""
+
+    def __init__(self, stream: Any, flow: astreams.Flow, generator: Any) -> None:
+        from resilient_llm._drive.astreams import Items
+
+        super().__init__(stream)  # pyright: ignore[reportUnknownMemberType]  # it has no types
+        self._self_flow = flow
+        self._self_items = Items(flow, generator)
+
+    def __aiter__(self) -> Any:
+        return self._self_items
+
+    def __anext__(self) -> Awaitable[Any]:
+        return self._self_items.__anext__()
+
+    async def __aenter__(self) -> Any:
+        entered = await self.__wrapped__.__aenter__()
+        return self if entered is self.__wrapped__ else entered
+
+    async def __aexit__(self, *error: Any) -> Any:
+        await self._self_flow.stop()
+        return await self.__wrapped__.__aexit__(*error)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("close", "aclose"):
+            getattr(self.__wrapped__, name)  # AttributeError if the stream has none
+            return self._self_flow.stop
+        return super().__getattr__(name)
+
+
+class Manager(_Proxied):
+    """A context manager that yields a stream. Entering it makes the call; once, as the SDKs' own."""
+
+    def __init__(self, manager: Any, parts: Parts) -> None:
+        super().__init__(manager)  # pyright: ignore[reportUnknownMemberType]  # it has no types
+        self._self_parts: Parts | None = parts
+        self._self_given_at = runtime.clock()
+        self._self_flow: Any = None
+
+    def _self_start(self) -> Parts:
+        parts, self._self_parts = self._self_parts, None
+        if parts is None:
+            raise RuntimeError("this manager of a stream was entered already: call the function anew")
+        call, _, step, _ = parts
+        # Nothing was asked of the provider while it lay around.
+        idle = runtime.clock() - self._self_given_at
+        step.permit.entered_at += idle  # type: ignore[union-attr]  # a manager comes of a Try
+        if call.deadline is not None:
+            call.deadline += idle
+        return parts
+
+    def __enter__(self) -> Any:
+        flow = streams.Flow(self._self_start)
+        entered = flow.enter()
+        self._self_flow = flow
+        return entered
+
+    def __exit__(self, *error: Any) -> Any:
+        flow, self._self_flow = self._self_flow, None
+        if flow is None:
+            return None
+        flow.stop()
+        return flow.leave(*error)
+
+    async def __aenter__(self) -> Any:
+        from resilient_llm._drive import astreams
+
+        flow = astreams.Flow(self._self_start)
+        entered = await flow.enter()
+        self._self_flow = flow
+        return entered
+
+    async def __aexit__(self, *error: Any) -> Any:
+        flow, self._self_flow = self._self_flow, None
+        return None if flow is None else await _left(flow, error)
+
+
+class GuardedManager(_Proxied):
+    """A context manager that yields a stream, inside one guard."""
+
+    def __init__(self, manager: Any, guard: Any, parts: Callable[[Any], Parts]) -> None:
+        super().__init__(manager)  # pyright: ignore[reportUnknownMemberType]  # it has no types
+        self._self_guard = guard
+        self._self_parts = parts
+        self._self_flow: Any = None
+
+    def _self_leave(self, error: BaseException | None) -> None:
+        guard, self._self_guard = self._self_guard, None
+        if guard is not None:
+            guard.__exit__(type(error), error, None)
+
+    def _self_opened(self, kind: Any, flow: Any, stream: Any) -> Any:
+        opened = kind(self.__wrapped__, stream, is_managed=True)
+        if not opened.is_stream:
+            self._self_leave(None)
+            return None
+        self._self_guard = None  # from here on it is the flow's
+        parts = self._self_parts(opened)
+        self._self_flow = flow(lambda: parts)
+        return self._self_flow
+
+    def __enter__(self) -> Any:
+        try:
+            stream = self.__wrapped__.__enter__()
+        except BaseException as error:
+            self._self_leave(error)
+            raise
+        flow = self._self_opened(streams.Opened, streams.Flow, stream)
+        return stream if flow is None else flow.enter()
+
+    def __exit__(self, *error: Any) -> Any:
+        flow, self._self_flow = self._self_flow, None
+        if flow is None:
+            return self.__wrapped__.__exit__(*error)
+        flow.stop()
+        return flow.leave(*error)
+
+    async def __aenter__(self) -> Any:
+        from resilient_llm._drive import astreams
+
+        try:
+            stream = await self.__wrapped__.__aenter__()
+        except BaseException as error:
+            self._self_leave(error)
+            raise
+        flow = self._self_opened(astreams.Opened, astreams.Flow, stream)
+        return stream if flow is None else await flow.enter()
+
+    async def __aexit__(self, *error: Any) -> Any:
+        flow, self._self_flow = self._self_flow, None
+        return await self.__wrapped__.__aexit__(*error) if flow is None else await _left(flow, error)
+
+    def __del__(self) -> None:
+        self._self_leave(GeneratorExit())  # never entered
+
+
+async def _left(flow: Any, error: tuple[Any, ...]) -> Any:
+    try:
+        await flow.stop()
+    finally:
+        swallows = await flow.leave(*error)
+    return swallows
+
+
+def manager(call: Call, steps: Story, step: Step, given: Any) -> Any:
+    """Return a guarded manager of a stream."""
+    assert shape_of(given) is not None
+    return Manager(given, (call, steps, step, given))

@@ -1,0 +1,178 @@
+"""The watchdog of synchronous streams: one thread that ends waits which take too long.
+
+Synchronous code cannot be cancelled. What can be done is to end the wait that it is in: a
+thread that waits for a provider is blocked in a read of a socket, and a read returns at
+once when the socket is shut down. Which socket that is, the thread's own stack says: the
+frame that called the read holds it. That finds the one connection in question, whatever
+the client, before the headers as well as after, and no other. A thread that waits for
+something else (a lock, a subprocess, a native client such as grpc's) is left alone; its
+limit is checked when its item comes.
+
+Owns the thread and the list of alarms. The thread is started with the first alarm that is
+set, and forgotten in a child process.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+_NEVER: Final = float("inf")
+_AGAIN: Final = 0.25
+"""Seconds after which a wait that goes on is ended again: a client may have tried anew by itself."""
+_READS: Final = frozenset(("recv", "recv_into", "recvfrom", "recvfrom_into", "recvmsg", "read"))
+"""Names of the functions that read from a socket."""
+
+
+class Alarm:
+    """The limit of what one thread waits for. Set and turned off by that thread only."""
+
+    __slots__ = ("_lock", "_thread", "due", "is_over")
+
+    def __init__(self) -> None:
+        self._thread = 0
+        self._lock = threading.Lock()
+        self.due = _NEVER
+        self.is_over = False
+        """Whether the limit has passed since it was set."""
+
+    def set(self, seconds: float) -> None:
+        """Let the wait that begins now take so many seconds."""
+        self.is_over = False
+        self._thread = threading.get_ident()
+        self.due = time.perf_counter() + seconds
+        if self.due < _watchdog.wakes_at:
+            _watchdog.look()
+
+    def off(self) -> bool:
+        """End the watch, and return whether the limit had passed."""
+        self.due = _NEVER
+        with self._lock:  # not before the watchdog has let go of the connection
+            return self.is_over
+
+    def close(self) -> None:
+        """Take the alarm off the list."""
+        self.due = _NEVER
+        _watchdog.forget(self)
+
+    def fire(self, now: float) -> None:
+        """End the wait. Called by the watchdog."""
+        with self._lock:
+            if self.due > now:  # turned off, or set anew, meanwhile
+                return
+            self.is_over = True
+            self.due = now + _AGAIN
+            shut_down_read_of(self._thread)
+
+
+class Watchdog:
+    """The thread, and what it watches."""
+
+    def __init__(self) -> None:
+        self._alarms: set[Alarm] = set()
+        self._changed = threading.Condition(threading.Lock())
+        self._thread: threading.Thread | None = None
+        self.wakes_at = _NEVER
+        """When the thread will look by itself."""
+
+    def alarm(self) -> Alarm:
+        """Return a new alarm, not set."""
+        alarm = Alarm()
+        with self._changed:
+            self._alarms.add(alarm)
+        return alarm
+
+    def forget(self, alarm: Alarm) -> None:
+        with self._changed:
+            self._alarms.discard(alarm)
+
+    def look(self) -> None:
+        """Let the thread look now, since something is due before it would."""
+        with self._changed:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="resilient_llm-watchdog", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                # Everybody who sets an alarm compares with this; so first it, then the alarms.
+                self.wakes_at = _NEVER
+                soonest = min((alarm.due for alarm in self._alarms), default=_NEVER)
+                self.wakes_at = soonest
+                wait = soonest - time.perf_counter()
+                if wait > 0:
+                    self._changed.wait(None if soonest == _NEVER else min(wait, threading.TIMEOUT_MAX))
+                now = time.perf_counter()
+                due = [alarm for alarm in self._alarms if alarm.due <= now]
+            for alarm in due:
+                with suppress(Exception):  # one thread watches for all
+                    alarm.fire(now)
+
+
+_watchdog = Watchdog()
+
+
+def alarm() -> Alarm:
+    """Return an alarm of the process-wide watchdog."""
+    return _watchdog.alarm()
+
+
+def _after_fork() -> None:
+    _watchdog.__init__()  # the parent's thread is not here, and its lock may be held
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def shut_down_read_of(thread: int) -> bool:
+    """Shut down the socket that a thread is reading from; return whether there was one."""
+    frames: dict[int, FrameType] = getattr(sys, "_current_frames", dict)()
+    frame = frames.get(thread)
+    try:
+        found = None if frame is None else _read_in(frame)
+        if found is None:
+            return False
+        # Of the plain class: that of a TLS socket takes its state away from under the read.
+        socket.socket.shutdown(found, socket.SHUT_RDWR)
+    except OSError:
+        return False  # it is closed already, or not yet connected
+    else:
+        return True
+    finally:
+        del frame, frames
+
+
+def _read_in(frame: FrameType) -> socket.socket | None:
+    """Return the socket that a thread's innermost frame reads from, if that is what it does.
+
+    A read blocks in C, so its caller is the innermost frame: a method of the standard
+    library or of a network stack whose ``self`` is the socket or keeps it, or a function
+    with the socket in a variable. Whoever has a socket and waits for something else, is
+    left alone: it names no read.
+    """
+    if _READS.isdisjoint(frame.f_code.co_names):
+        return None
+    variables = list(frame.f_locals.values())
+    for value in variables:
+        if issubclass(type(value), socket.socket):
+            return value
+    for value in variables:
+        try:
+            own: Any = object.__getattribute__(value, "__dict__")
+        except Exception:  # noqa: BLE001  # anybody's object may raise anything
+            continue
+        found = own.get("_sock") if type(own) is dict else None  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]  # anybody's
+        if issubclass(type(found), socket.socket):  # pyright: ignore[reportUnknownArgumentType]  # anybody's
+            return found  # pyright: ignore[reportUnknownVariableType]  # anybody's
+    return None
