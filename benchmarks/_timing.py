@@ -25,9 +25,10 @@ import sys
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 Function = Callable[..., Any]
@@ -132,6 +133,86 @@ def fresh_timer(make: Callable[[], Function], calls_before: int) -> Timer:
     return run
 
 
+def stream_timer(call: Function) -> Timer:
+    """Return what times the items of a synchronous stream after its first.
+
+    The call is told how many items to give. Its end is timed with them, once in so many.
+    """
+
+    def run(times: int) -> float:
+        stream = iter(call(times + 1))
+        next(stream)
+        began = _clock()
+        for _ in stream:
+            pass
+        return _clock() - began
+
+    return run
+
+
+def async_stream_timer(call: Function, *, at_once: int | None = None) -> Timer:
+    """Return what times the items of an asynchronous stream after its first, within a loop of asyncio.
+
+    Args:
+        call: Is told how many items to give.
+        at_once: Items after which the loop is let run, untimed: see `async_timer`.
+    """
+
+    async def run(times: int) -> float:
+        stream = call(times + 1)
+        items = aiter(await stream if hasattr(stream, "__await__") else stream)
+        await anext(items)
+        if at_once is not None:
+            return await run_in_turns(items, at_once)
+        began = _clock()
+        async for _ in items:
+            pass
+        return _clock() - began
+
+    async def run_in_turns(items: AsyncIterator[Any], at_once: int) -> float:
+        took, left = 0.0, 0
+        while not left:
+            left = at_once
+            began = _clock()
+            async for _ in items:
+                left -= 1
+                if not left:
+                    break
+            took += _clock() - began
+            await asyncio.sleep(0)
+        return took
+
+    return lambda times: asyncio.run(run(times))
+
+
+def whole_stream_timer(call: Function, items: int) -> Timer:
+    """Return what times synchronous streams of so many items, from the call to the end."""
+
+    def run(times: int) -> float:
+        repeats = range(times)
+        began = _clock()
+        for _ in repeats:
+            for _ in call(items):
+                pass
+        return _clock() - began
+
+    return run
+
+
+def whole_async_stream_timer(call: Function, items: int) -> Timer:
+    """Return the same for asynchronous streams."""
+
+    async def run(times: int) -> float:
+        repeats = range(times)
+        began = _clock()
+        for _ in repeats:
+            async for _ in call(items):
+                pass
+        return _clock() - began
+
+    return lambda times: asyncio.run(run(times))
+
+
 def threads_timer(call: Function, threads: int) -> Timer:
     """Return what times synchronous calls that are shared out among threads."""
 
@@ -181,6 +262,40 @@ def empty_async(fn: Function) -> Function:
     return wrapper
 
 
+def with_own_code(fn: Function) -> Function:
+    """Return a function whose code is its own.
+
+    The interpreter specialises code by what it has met, for all functions that share it; what is
+    compared with each other must not share any.
+    """
+    assert isinstance(fn, FunctionType)
+    copy = FunctionType(fn.__code__.replace(), fn.__globals__, fn.__name__, fn.__defaults__, fn.__closure__)
+    copy.__kwdefaults__ = fn.__kwdefaults__
+    return functools.update_wrapper(copy, fn)
+
+
+def empty_stream(fn: Function) -> Function:
+    """Return the generator function that every guard of a stream is at least."""
+
+    @functools.wraps(fn)
+    def wrapper(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        for item in fn(*args, **kwargs):  # noqa: UP028  # what is compared looks at each item
+            yield item
+
+    return with_own_code(wrapper)
+
+
+def empty_async_stream(fn: Function) -> Function:
+    """Return the asynchronous generator function that every guard of one is at least."""
+
+    @functools.wraps(fn)
+    async def wrapper(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        async for item in fn(*args, **kwargs):
+            yield item
+
+    return with_own_code(wrapper)
+
+
 class EmptyManager:
     """A reusable context manager that does nothing."""
 
@@ -210,6 +325,18 @@ def answer(prompt: str, *, model: str | None = None) -> str:
 async def answer_async(prompt: str, *, model: str | None = None) -> str:
     """Answer at once, in asynchronous code."""
     return prompt
+
+
+def words(number: int, *, model: str | None = None) -> Iterator[str]:
+    """Stream so many items."""
+    for _ in range(number):
+        yield "word"
+
+
+async def words_async(number: int, *, model: str | None = None) -> AsyncIterator[str]:
+    """Stream so many items, in asynchronous code."""
+    for _ in range(number):
+        yield "word"
 
 
 # How it is compared.

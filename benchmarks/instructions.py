@@ -120,6 +120,61 @@ def _guard() -> Work:
     return work
 
 
+def _items(make: Callable[[], Callable[[int], Any]]) -> Callable[[], Work]:
+    """Read a stream of so many items; what opens and ends it is in the fewer, too."""
+
+    def made() -> Work:
+        call = make()
+
+        def work(times: int) -> None:
+            for _ in call(times):
+                pass
+
+        return work
+
+    return made
+
+
+def _async_items(make: Callable[[], Callable[[int], Any]]) -> Callable[[], Work]:
+    def made() -> Work:
+        call = make()
+
+        async def work(times: int) -> None:
+            async for _ in call(times):
+                pass
+
+        loop = asyncio.new_event_loop()
+        return lambda times: loop.run_until_complete(work(times))
+
+    return made
+
+
+def _empty_stream() -> Callable[[int], Any]:
+    from _timing import empty_stream, words
+
+    return empty_stream(words)
+
+
+def _empty_async_stream() -> Callable[[int], Any]:
+    from _timing import empty_async_stream, words_async
+
+    return empty_async_stream(words_async)
+
+
+def _stream() -> Callable[[int], Any]:
+    import streams
+    from _timing import words
+
+    return streams.guarded(words)
+
+
+def _async_stream() -> Callable[[int], Any]:
+    import streams
+    from _timing import words_async
+
+    return streams.guarded(words_async)
+
+
 WORK: dict[str, tuple[Callable[[], Work], str | None]] = {
     "empty": (_empty, None),
     "empty async": (_empty_async, None),
@@ -129,6 +184,10 @@ WORK: dict[str, tuple[Callable[[], Work], str | None]] = {
     "failover, unhurried": (_first, "empty"),
     "failover, async": (_first_async, "empty async"),
     "with breaker(name)": (_guard, "empty with"),
+    "item of an empty stream": (_items(_empty_stream), None),
+    "item of a stream": (_items(_stream), "item of an empty stream"),
+    "item of an empty async stream": (_async_items(_empty_async_stream), None),
+    "item of an async stream": (_async_items(_async_stream), "item of an empty async stream"),
 }
 """``{name: (what makes the work, name of what it is compared with)}``."""
 
@@ -279,11 +338,11 @@ def main() -> int:
         return 0
     figures = measure()
     print(build())
-    print(f"{'work':28} {'instructions':>12} {'ratio':>7} {'recorded':>9}")
+    print(f"{'work':30} {'instructions':>12} {'ratio':>7} {'recorded':>9}")
     for name, figure in figures.items():
         before = entry["figures"].get(name, {}).get("ratio") if entry else None
         ratio, was = (f"{each:.3f}" if each is not None else "" for each in (figure.ratio, before))
-        print(f"{name:28} {figure.instructions:12,.0f} {ratio:>7} {was:>9}")
+        print(f"{name:30} {figure.instructions:12,.0f} {ratio:>7} {was:>9}")
     if options.record:
         record(figures)
         print(f"Recorded in {RECORD.name}.")

@@ -17,11 +17,12 @@ import importlib.metadata
 import itertools
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from _timing import Function, answer, statement_timer
+from _timing import Function, answer, statement_timer, words
 
 Decorator = Callable[[Function], Function]
 """Guards a function by a fresh guard."""
@@ -82,6 +83,9 @@ class Peer:
     async_timed: Callable[[float], Decorator] | None = None
     copies: Decorator | None = None
     """As ``sync``, where there is a cheaper way to guard one function by many keys."""
+    stream: Decorator | None = None
+    """As ``sync``, of a generator function, whose failures it sees while its items are read."""
+    async_stream: Decorator | None = None
     window: Callable[[int], Decorator] | None = None
     """Of a number of calls: guards by a circuit whose window has room for them all."""
     remarks: Mapping[str, str] = field(default_factory=dict)
@@ -154,6 +158,9 @@ def opened(guarded: Function) -> Function:
     return guarded
 
 
+UNSEEN = "a call ends when it has returned the generator: nothing of the stream is guarded"
+SYNC_ONLY = "synchronous generator functions only"
+
 ENOUGH = 150
 """Failures in a row after which the circuit of every library has opened, by its defaults."""
 
@@ -170,7 +177,8 @@ def resilient_llm() -> Peer:
     patient = {"failures": NEVER, "min_calls": NEVER}
 
     def key() -> str:
-        return f"provider{next(fresh)}/model"
+        number = next(fresh)
+        return f"provider{number}/model{number}"
 
     def guard(fn: Function, **options: Any) -> Function:
         return failover(chain=[key(), key()], **options)(fn)
@@ -230,9 +238,14 @@ def resilient_llm() -> Peer:
         async_timed=lambda seconds: lambda fn: guard(fn, timeout=seconds),
         copies=copy,
         window=lambda calls: copy,
+        stream=guard,
+        async_stream=guard,
         remarks={
             "sync": "target injected by name",
             "asynchronous": "target injected by name",
+            **dict.fromkeys(
+                ("stream", "async_stream"), "the next target until the first item; what breaks later raises"
+            ),
             "timed": "bounds attempts and waits; a call that runs is not cut off",
             "fallback": "classified, charged, and the next target called",
             "window": "300 s",
@@ -261,7 +274,10 @@ def tenacity() -> Peer:
         loop=loop,
         retry=guard,
         async_retry=guard,
-        remarks=dict.fromkeys(("block", "async_block"), "a loop instead"),
+        remarks={
+            **dict.fromkeys(("block", "async_block"), "a loop instead"),
+            **dict.fromkeys(("stream", "async_stream"), UNSEEN),
+        },
     )
 
 
@@ -289,7 +305,12 @@ def stamina() -> Peer:
         ),
         retry=guard,
         async_retry=guard,
-        remarks=dict.fromkeys(("block", "async_block"), "a loop instead"),
+        stream=guard,
+        async_stream=guard,
+        remarks={
+            **dict.fromkeys(("block", "async_block"), "a loop instead"),
+            **dict.fromkeys(("stream", "async_stream"), "begins anew whenever it breaks: items come twice"),
+        },
     )
 
 
@@ -306,7 +327,10 @@ def backoff() -> Peer:
         asynchronous=guard,
         retry=guard,
         async_retry=guard,
-        remarks=dict.fromkeys(("block", "async_block", "loop"), "decorator only"),
+        remarks={
+            **dict.fromkeys(("block", "async_block", "loop"), "decorator only"),
+            **dict.fromkeys(("stream", "async_stream"), UNSEEN),
+        },
     )
 
 
@@ -328,7 +352,9 @@ def pybreaker() -> Peer:
         block=lambda: Block("with breakers['groq'].calling():", {"breakers": {"groq": CircuitBreaker()}}),
         fallback=lambda first, second: by_hand(patient(first), Unavailable, patient(second)),
         skip=skip,
+        stream=lambda fn: CircuitBreaker()(fn),
         remarks={
+            "async_stream": SYNC_ONLY,
             "asynchronous": "on Tornado only",
             "async_block": "on Tornado only",
             "fallback": "try and except by hand",
@@ -356,6 +382,8 @@ def circuitbreaker() -> Peer:
         asynchronous=lambda fn: CircuitBreaker()(fn),
         fallback=lambda first, second: by_hand(patient(first), Unavailable, patient(second)),
         skip=skip,
+        stream=lambda fn: CircuitBreaker()(fn),
+        async_stream=lambda fn: CircuitBreaker()(fn),
         remarks={
             "block": "its `with` counts and never refuses",
             "async_block": "its `with` counts and never refuses",
@@ -386,7 +414,9 @@ def aiobreaker() -> Peer:
         asynchronous=lambda fn: CircuitBreaker()(fn),
         fallback=lambda first, second: by_hand(patient(first), Unavailable, patient(second)),
         skip=skip,
+        stream=lambda fn: CircuitBreaker()(fn),
         remarks={
+            "async_stream": SYNC_ONLY,
             "block": "decorator only",
             "async_block": "decorator only",
             "fallback": "try and except by hand",
@@ -420,7 +450,12 @@ def purgatory() -> Peer:
         ),
         fallback=lambda first, second: by_hand(patient(name())(first), Unavailable, patient(name())(second)),
         skip=lambda first, second: by_hand(opened(long(name())(first)), OpenedState, long(name())(second)),
-        remarks={"fallback": "try and except by hand", "skip": "try and except by hand"},
+        remarks={
+            "fallback": "try and except by hand",
+            "skip": "try and except by hand",
+            "stream": UNSEEN,
+            "async_stream": "no asynchronous generator functions",
+        },
     )
 
 
@@ -456,6 +491,8 @@ def hyx() -> Peer:
             "async_timed": "`async with` by hand: its decorator wants a running loop",
             **dict.fromkeys(("sync", "block", "loop", "retry", "fallback", "skip", "timed"), only),
             "async_retry": "its retry alone",
+            "stream": only,
+            "async_stream": "no asynchronous generator functions",
         },
     )
 
@@ -496,6 +533,7 @@ def pyresilience() -> Peer:
             "skip": own,
             "timed": "runs the function in a pool of threads",
             "window": "of so many calls",
+            **dict.fromkeys(("stream", "async_stream"), UNSEEN),
         },
     )
 
@@ -542,6 +580,8 @@ def nopanic() -> Peer:
         skip=lambda first, second: opened(chained(first, guard(second), reset_timeout=LONG)),
         timed=lambda seconds: compose(circuit_breaker(), timeout(seconds)),
         async_timed=lambda seconds: compose(circuit_breaker(), timeout(seconds)),
+        stream=guard,
+        async_stream=guard,
         window=lambda calls: lambda fn: guard(fn, window=300.0, window_buckets=30),
         remarks={
             "fallback": own,
@@ -569,6 +609,9 @@ def nopanic_retry() -> Peer:
         asynchronous=guard,
         retry=lambda fn: guard(fn, min_calls=NEVER),
         async_retry=lambda fn: guard(fn, min_calls=NEVER),
+        stream=guard,
+        async_stream=guard,
+        remarks=dict.fromkeys(("stream", "async_stream"), "made anew until the first item; what breaks later raises"),
     )
 
 
@@ -614,6 +657,7 @@ def interlock() -> Peer:
             "skip": own,
             "timed": "runs the function in a thread of its own",
             "window": "of so many calls",
+            **dict.fromkeys(("stream", "async_stream"), UNSEEN),
         },
     )
 
@@ -819,6 +863,46 @@ def _times_out(peer: Peer, decorator: Decorator, *, is_async: bool) -> str:
     return ""
 
 
+def _guards_streams(peer: Peer, decorator: Decorator, *, is_async: bool) -> str:
+    """Say what is wrong unless streams that break are counted, and what fails before the first item is made anew."""
+    made: Counter[str | None] = Counter()
+    breaks = True
+
+    def stream(number: int, *, model: str | None = None) -> Iterator[str]:
+        made[model] += 1
+        if not breaks and made.total() % 2:
+            raise Unavailable
+        yield from words(number)
+        if breaks:
+            raise Unavailable
+
+    async def stream_async(number: int, *, model: str | None = None) -> AsyncIterator[str]:
+        for item in stream(number, model=model):
+            yield item
+
+    async def read(guarded: Function) -> list[str]:
+        return [item async for item in guarded(2)]
+
+    def call(guarded: Function) -> Any:
+        return read(guarded) if is_async else list(guarded(2))
+
+    fn = stream_async if is_async else stream
+    if "breaker" in peer.does:
+        guarded = decorator(fn)
+        raised = _run(lambda: call(guarded), ENOUGH)
+        # Ours asks one of two as a last resort when both are benched.
+        if raised != ENOUGH or not 1 < made.most_common(1)[0][1] < ENOUGH:
+            return f"{ENOUGH} streams that break were made {made.total()} times, and {raised} raised"
+    if "retry" in peer.does:
+        breaks = False
+        made.clear()
+        guarded = decorator(fn)
+        raised = _run(lambda: call(guarded))
+        if (raised, made.total()) != (0, 2):
+            return f"a stream that fails once before its first item was made {made.total()} times, {raised} raised"
+    return ""
+
+
 HASTE, SLOW = 0.02, 0.2
 
 PROOFS: dict[str, Callable[[Any], str]] = {
@@ -831,6 +915,8 @@ PROOFS: dict[str, Callable[[Any], str]] = {
     "async_retry": lambda peer: _retries(peer.async_retry, is_async=True),
     "fallback": lambda peer: _falls_back(peer.fallback, calls_first=True),
     "skip": lambda peer: _falls_back(peer.skip, calls_first=False),
+    "stream": lambda peer: _guards_streams(peer, peer.stream, is_async=False),
+    "async_stream": lambda peer: _guards_streams(peer, peer.async_stream, is_async=True),
     "window": lambda peer: _refuses(peer, peer.window(100), is_async=False),
 }
 

@@ -29,6 +29,7 @@ from typing import Any
 
 import healthy
 import peers
+import streams
 from _timing import (
     FULL,
     QUICK,
@@ -39,12 +40,15 @@ from _timing import (
     Timer,
     answer,
     answer_async,
+    async_stream_timer,
     async_timer,
     bytes_held,
     compare,
     counted_locks,
     empty,
     empty_async,
+    empty_async_stream,
+    empty_stream,
     fresh_timer,
     import_costs,
     is_installed,
@@ -53,9 +57,12 @@ from _timing import (
     memory_of,
     processor,
     statement_timer,
+    stream_timer,
     sync_timer,
     threads_timer,
     turns_timer,
+    words,
+    words_async,
 )
 from peers import OURS, TIMEOUT, Block, Peer, Unavailable
 
@@ -244,12 +251,16 @@ def limits(effort: Effort, found: Mapping[str, Library]) -> Iterator[Table]:
     by_hand = peers.by_hand(peers.fail, Unavailable, answer)
     rows.append(("the same by hand: `try`, `except`, call the next", "closure", closure, sync_timer(by_hand), None))
     for what, beside, baseline, subject, limit in rows:
-        ratio = compare(baseline, {what: subject}, effort)[what]
-        middle, spread, cost = cells_of(ratio)
-        allowed = DASH if limit is None else f"{limit:g} {TIMES}"
-        cells = [what, f"{beside}, {per_call(ratio.baseline)}", middle, spread, allowed, cost]
-        table.add(cells, limit=limit, **asdict(ratio))
+        _held(table, what, f"{beside}, ", compare(baseline, {what: subject}, effort)[what], limit)
     yield table
+
+
+def _held(table: Table, what: str, beside: str, ratio: Ratio, limit: float | None) -> None:
+    """Add a row of ours, with its baseline and its limit."""
+    middle, spread, cost = cells_of(ratio)
+    allowed = DASH if limit is None else f"{limit:g} {TIMES}"
+    cells = [what, f"{beside}{per_call(ratio.baseline)}", middle, spread, allowed, cost]
+    table.add(cells, limit=limit, **asdict(ratio))
 
 
 def _raised(prompt: str) -> str:
@@ -448,6 +459,54 @@ def failures(effort: Effort, found: Mapping[str, Library]) -> Iterator[Table]:
         effort,
         found,
     )
+
+
+def items(effort: Effort, found: Mapping[str, Library]) -> Iterator[Table]:
+    """What an item of a stream costs after the first, and what a stream keeps."""
+    table = Table(
+        "An item of a stream",
+        "After the first content, in multiples of the same source given on by an empty generator, `for item in source: "
+        "yield item`. Where nothing else is said, it is `@failover` with default settings.",
+        ["work", "baseline", "ratio", "quartiles", "at most", "per item"],
+    )
+    whole = Table(
+        "A whole stream",
+        f"From the call to the end of {streams.WHOLE} chunks of openai's: what opening, the first content and the end "
+        "cost, in multiples of an empty generator around the same.",
+        ["work", "baseline", "ratio", "quartiles", "at most", "per stream"],
+    )
+    for rows, into in ((streams.rows(), table), (streams.wholes(), whole)):
+        for row in rows:
+            _held(into, row.what, "", compare(row.baseline, {row.what: row.subject}, effort)[row.what], row.limit)
+        yield into
+    header = ["per item" if name == "per call" else name for name in HEADER]
+    yield ratios(
+        Table("Streams of others, sync", "As above: a generator function, after its first item.", header),
+        "stream",
+        stream_timer(empty_stream(words)),
+        lambda guard: stream_timer(guard(words)),
+        effort,
+        found,
+    )
+    yield ratios(
+        Table("Streams of others, async", "As above: an asynchronous generator function.", header),
+        "async_stream",
+        async_stream_timer(empty_async_stream(words_async)),
+        lambda guard: async_stream_timer(guard(words_async)),
+        effort,
+        found,
+    )
+    numbers = [min(1_000, effort.most), effort.most]
+    kept = Table(
+        "Memory of a stream",
+        "Bytes that a stream needs at most between its 100th item and its end, by `tracemalloc`; each item is a string "
+        "of its own of 100 characters.",
+        ["work", *[f"{number:,} items" for number in numbers]],
+    )
+    for what, call in streams.streams_held().items():
+        peaks = [streams.peak_of_stream(call, number) for number in numbers]
+        kept.add([what, *[f"{peak:,}" for peak in peaks]], peaks=peaks)
+    yield kept
 
 
 def threads(effort: Effort, found: Mapping[str, Library]) -> Iterator[Table]:
@@ -668,6 +727,7 @@ SECTIONS: dict[str, Section] = {
     "timeouts": timeouts,
     "blocks": blocks,
     "failures": failures,
+    "streams": items,
     "threads": threads,
     "keys": keys,
     "window": window,

@@ -20,7 +20,20 @@ pytest.importorskip("pytest_benchmark")
 
 import healthy
 import peers
-from _timing import EmptyManager, Function, answer, answer_async, empty, empty_async, statement_timer
+import streams
+from _timing import (
+    EmptyManager,
+    Function,
+    answer,
+    answer_async,
+    empty,
+    empty_async,
+    empty_async_stream,
+    empty_stream,
+    statement_timer,
+    words,
+    words_async,
+)
 from peers import Block, Peer
 
 from resilient_llm.testing import isolated
@@ -112,6 +125,47 @@ def test_block(benchmark: Any, name: str) -> None:
     timer = statement_timer(block.around("pass"), block.names)
 
     benchmark(timer, 100)
+
+
+@pytest.mark.benchmark(group="a stream, times 100 items")
+@every_library
+def test_stream(benchmark: Any, name: str) -> None:
+    """The items of a generator function are read."""
+    call = empty_stream(words) if name == BASELINE else form_of(name, "stream")(words)
+
+    assert benchmark(lambda: list(call(100))) == ["word"] * 100
+
+
+@pytest.mark.benchmark(group="an async stream, times 100 items")
+@every_library
+def test_async_stream(benchmark: Any, name: str) -> None:
+    """The items of an asynchronous generator function are read."""
+    call = empty_async_stream(words_async) if name == BASELINE else form_of(name, "async_stream")(words_async)
+
+    async def read() -> list[str]:
+        return [item async for item in call(100)]
+
+    with asyncio.Runner() as runner:
+        assert benchmark(lambda: runner.run(read())) == ["word"] * 100
+
+
+@pytest.mark.parametrize("row", streams.rows() + streams.wholes(), ids=lambda row: row.what)
+def test_streams_that_are_timed(row: streams.Row) -> None:
+    """Whatever stream is timed comes to its end, with all its items."""
+    assert row.baseline(20) > 0
+    assert row.subject(20) > 0
+
+
+@pytest.mark.parametrize("what", streams.streams_held())
+def test_a_stream_keeps_nothing(what: str) -> None:
+    """Ten thousand items need no more memory than a thousand."""
+    call = streams.streams_held()[what]
+    few = streams.peak_of_stream(call, 1_000)
+
+    many = streams.peak_of_stream(call, 10_000)
+
+    # 9,000 items of 100 characters more would be above a million bytes.
+    assert many < few + 20_000
 
 
 @pytest.mark.benchmark(group="one failure, then an answer")
