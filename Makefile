@@ -29,7 +29,8 @@ READY := $(VENV)/.ready
 
 # What looks at the core, without what only takes long.
 CORE_TESTS := $(patsubst %,tests/test_%.py,circuit window story permit scenarios bench policy health events \
-    corners configure traps_bench traps_retries classify explain hostile_errors callables options)
+    corners configure traps_bench traps_retries classify explain hostile_errors callables options \
+    streams stream_core stream_policy stream_cancel)
 
 .DELETE_ON_ERROR:
 .PHONY: demo test lint lint-style lint-types docs coverage corpus fuzz soak mutants clean

@@ -380,6 +380,14 @@ class World:
                 self._moment.wait(0.001)
         return condition()
 
+    def is_released(self) -> bool:
+        """Return whether the server has seen the end of every answer."""
+        if self.provider == "google" and self.is_async:
+            # The client keeps the response in cycles of its own, guarded or not: after an early
+            # end it is released when these are collected, one after the other.
+            gc.collect()
+        return not self.server.open_answers
+
     # Running.
 
     def run(self, story: Callable[[], Awaitable[T]], *, answers: bool = True) -> T:
@@ -393,7 +401,7 @@ class World:
             at_first = tasks(self.mode)
             try:
                 result = await story()
-                assert await self.sees(lambda: not self.server.open_answers), "a stream is still open"
+                assert await self.sees(self.is_released), "a stream is still open"
                 assert await self.sees(lambda: tasks(self.mode) <= at_first), f"left: {tasks(self.mode) - at_first}"
                 return result
             finally:
@@ -445,15 +453,7 @@ async def close(stream: Any) -> None:
 async def leave(world: World, stream: Any) -> None:
     """Close a stream whose provider is not through with it, and see that its connection is released."""
     await close(stream)
-
-    def is_released() -> bool:
-        if world.provider == "google" and world.is_async:
-            # The client keeps the response in cycles of its own, guarded or not: after an early
-            # end it is released when these are collected, one after the other.
-            gc.collect()
-        return not world.server.open_answers
-
-    assert await world.sees(is_released), "a stream is still open"
+    assert await world.sees(world.is_released), "a stream is still open"
 
 
 def drive(mode: str, story: Callable[[], Coroutine[Any, Any, T]]) -> T:
