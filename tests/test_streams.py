@@ -557,6 +557,37 @@ def test_what_must_not_go_to_another_target_does_not_restart(form: Form, option:
     assert StreamInterruptedError is type(reading.error)
 
 
+@over(FEW_FORMS)
+def test_a_target_after_an_interruption_that_is_asked_wrong(form: Form) -> None:
+    """An error that would be raised as it is leaves behind the interruption, since content was delivered."""
+    supply = Supply({A: [[ROLE, said("a"), down]], B: [lambda: HttpError(400)], C: [says("no")]})
+    policy = failover([A, B, C], on_request_error="raise", stream=StreamPolicy(on_interrupt="restart"))
+    ask = form.make(policy, supply)
+
+    reading = read(form, ask)
+
+    assert [ROLE, said("a")] == reading.items
+    assert StreamInterruptedError is type(reading.error)
+    assert HttpError is type(reading.error.__cause__)
+    assert [A, B] == supply.calls
+
+
+@over(FEW_FORMS)
+def test_what_commits_is_what_keeps_a_stream_going(form: Form, clock: FakeClock) -> None:
+    """With ``commit=`` the caller's own word on an item counts for the time limits as well."""
+    steps: list[Any] = ["go"]
+    for item in ("go", "go", ".", ".", "."):
+        steps += [Quiet(clock, 4.0), item]
+    supply = Supply({A: [steps]})
+    stream = StreamPolicy(commit=lambda item: item == "go", idle_timeout=10.0)
+    ask = form.make(failover([A], stream=stream), supply)
+
+    reading = read(form, ask)
+
+    assert ["go", "go", "go", ".", "."] == reading.items
+    assert StreamInterruptedError is type(reading.error)
+
+
 def _continuing(form_name: str, supply: Supply, policy: Any, seen: list[Any]) -> Any:
     if form_name == "sync":
 
