@@ -135,30 +135,10 @@ def _items(make: Callable[[], Callable[[int], Any]]) -> Callable[[], Work]:
     return made
 
 
-def _async_items(make: Callable[[], Callable[[int], Any]]) -> Callable[[], Work]:
-    def made() -> Work:
-        call = make()
-
-        async def work(times: int) -> None:
-            async for _ in call(times):
-                pass
-
-        loop = asyncio.new_event_loop()
-        return lambda times: loop.run_until_complete(work(times))
-
-    return made
-
-
 def _empty_stream() -> Callable[[int], Any]:
     from _timing import empty_stream, words
 
     return empty_stream(words)
-
-
-def _empty_async_stream() -> Callable[[int], Any]:
-    from _timing import empty_async_stream, words_async
-
-    return empty_async_stream(words_async)
 
 
 def _stream() -> Callable[[int], Any]:
@@ -166,13 +146,6 @@ def _stream() -> Callable[[int], Any]:
     from _timing import words
 
     return streams.guarded(words)
-
-
-def _async_stream() -> Callable[[int], Any]:
-    import streams
-    from _timing import words_async
-
-    return streams.guarded(words_async)
 
 
 WORK: dict[str, tuple[Callable[[], Work], str | None]] = {
@@ -186,8 +159,6 @@ WORK: dict[str, tuple[Callable[[], Work], str | None]] = {
     "with breaker(name)": (_guard, "empty with"),
     "item of an empty stream": (_items(_empty_stream), None),
     "item of a stream": (_items(_stream), "item of an empty stream"),
-    "item of an empty async stream": (_async_items(_empty_async_stream), None),
-    "item of an async stream": (_async_items(_async_stream), "item of an empty async stream"),
 }
 """``{name: (what makes the work, name of what it is compared with)}``."""
 
