@@ -9,6 +9,7 @@ import pickle
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
+from unittest.mock import AsyncMock, MagicMock, Mock, NonCallableMagicMock
 
 import pytest
 
@@ -1555,6 +1556,30 @@ def test_a_file_and_other_answers_are_no_streams() -> None:
             return answer
 
         assert answer is ask()
+
+
+@on_both_loops
+@pytest.mark.parametrize("kind", [Mock, MagicMock, AsyncMock, NonCallableMagicMock])
+def test_a_mock_is_an_answer(backend: str, kind: type) -> None:
+    """Users' tests give mocks for answers; those can do all that a stream can, and come back as they are."""
+    answer = kind()
+
+    @failover([A])
+    def ask(target: Target) -> Any:
+        return answer
+
+    @failover([A])
+    async def aask(target: Target) -> Any:
+        return answer
+
+    @breaker(A)
+    def guarded() -> Any:
+        return answer
+
+    assert answer is ask()
+    assert answer is guarded()
+    assert answer is on(backend, aask)
+    assert (3, 0) == (health()[A].total, health()[A].errors)
 
 
 @on_both_loops

@@ -1,7 +1,7 @@
 """What a function gave, as far as drivers care: an answer, items to come, or a manager of them.
 
 By shape, as Python defines them, since no SDK is imported: an iterator is a stream, unless it
-is a file; a context manager is one of a stream if entering it is all that can be done with
+is a file or has a length; a context manager is one of a stream if entering it is all that can be done with
 it (``client.messages.stream(…)`` of anthropic, what ``@contextmanager`` makes), since what
 can do more is an answer by itself.
 """
@@ -42,8 +42,10 @@ class Shape:
 
 
 def _shape(cls: type) -> Shape | None:
-    items = _has(cls, "__iter__", "__next__") and not hasattr(cls, "read")
-    async_items = _has(cls, "__aiter__", "__anext__") and not hasattr(cls, "read")
+    # What has a length is there already, as are all the answers of a `MagicMock`.
+    is_whole = hasattr(cls, "read") or hasattr(cls, "__len__")
+    items = _has(cls, "__iter__", "__next__") and not is_whole
+    async_items = _has(cls, "__aiter__", "__anext__") and not is_whole
     only_managers = not (items or async_items) and _is_nothing_else(cls)
     manager = only_managers and _has(cls, "__enter__", "__exit__")
     async_manager = only_managers and _has(cls, "__aenter__", "__aexit__")
