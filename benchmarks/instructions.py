@@ -120,34 +120,6 @@ def _guard() -> Work:
     return work
 
 
-def _items(make: Callable[[], Callable[[int], Any]]) -> Callable[[], Work]:
-    """Read a stream of so many items; what opens and ends it is in the fewer, too."""
-
-    def made() -> Work:
-        call = make()
-
-        def work(times: int) -> None:
-            for _ in call(times):
-                pass
-
-        return work
-
-    return made
-
-
-def _empty_stream() -> Callable[[int], Any]:
-    from _timing import empty_stream, words
-
-    return empty_stream(words)
-
-
-def _stream() -> Callable[[int], Any]:
-    import streams
-    from _timing import words
-
-    return streams.guarded(words)
-
-
 WORK: dict[str, tuple[Callable[[], Work], str | None]] = {
     "empty": (_empty, None),
     "empty async": (_empty_async, None),
@@ -157,8 +129,6 @@ WORK: dict[str, tuple[Callable[[], Work], str | None]] = {
     "failover, unhurried": (_first, "empty"),
     "failover, async": (_first_async, "empty async"),
     "with breaker(name)": (_guard, "empty with"),
-    "item of an empty stream": (_items(_empty_stream), None),
-    "item of a stream": (_items(_stream), "item of an empty stream"),
 }
 """``{name: (what makes the work, name of what it is compared with)}``."""
 
