@@ -132,6 +132,7 @@ def _parts(stay: _Stay, opened: Any) -> Any:
     step = steps.send(None)  # type: ignore[arg-type]  # the first send is None
     begun = Begun(opened, Intake(DEFAULT, _reader()))
     begun.began_at = runtime.clock()
+    stay.came()
     return _GuardedCall(), steps, step, begun
 
 
@@ -168,11 +169,20 @@ class _Stay:
         self.places = self._permit.places
         self._intake = Intake(DEFAULT, _reader(), is_selected=True)
         self.has_content = False
+        self.felt: float | None = None
+        """Seconds to the first content, or to the stream's object: what is compared with ``slow_call``."""
         self.quiet_since: float | None = None
 
     def look(self, item: Any) -> None:
         """Look at an item that the consumer is given, until one had content."""
         self.has_content = self._intake.is_content(item)
+        if self.has_content:
+            self.came()
+
+    def came(self) -> None:
+        """Note that there is something to read."""
+        if self._permit is not None:
+            self.felt = runtime.clock() - self._permit.entered_at
 
     def held(self, step: Callable[..., Any], *given: Any) -> Any:
         """Go on with the stream's own code, whose guards are to know of the leased place."""
@@ -204,7 +214,7 @@ class _Stay:
         if error is None and stream is not None and stream.wrong is not None:
             permit.failed(None, now, stream.wrong)
         elif error is None or (type(error) is GeneratorExit and self.has_content):
-            permit.succeeded(now, now - permit.entered_at)
+            permit.succeeded(now, now - permit.entered_at, self.felt)
         elif type(error) is GeneratorExit:
             permit.abandoned()  # a consumer that stops reading says nothing about who is read
         else:
@@ -215,7 +225,7 @@ class _Stay:
         if verdict.kind is ErrorKind.CANCELLED:
             # Nobody reads a clock for each item: content that came may have come just now.
             quiet_since = now if self.quiet_since is None else self.quiet_since
-            permit.cancelled(now, quiet_since=quiet_since if self.has_content else None)
+            permit.cancelled(now, quiet_since=quiet_since if self.has_content else None, felt=self.felt)
             return
         if verdict.kind is ErrorKind.UNKNOWN:
             permit.circuit.note(facts.UnknownError, now, type_name=type(error).__name__, status=verdict.status)

@@ -1348,6 +1348,51 @@ def test_slowness_is_judged_by_the_first_content(form: Form, clock: FakeClock) -
     assert (False, True) == (is_benched(A), is_benched(B))
 
 
+def test_slowness_under_a_guard_is_judged_by_the_first_content(clock: FakeClock) -> None:
+    """The same for `@breaker`, on a generator function and on a function that returns a stream."""
+    configure(breakers={"*": {"slow_call": 5.0, "min_calls": 3, "slow_rate": 0.5}}, logging=False)
+
+    def items() -> Iterator[Any]:
+        yield said("It")
+        clock.advance(20.0)
+        yield said(" is")
+        yield END
+
+    def late() -> Iterator[Any]:
+        yield ROLE
+        clock.advance(6.0)
+        yield from says("It")
+
+    # One after the other: all of them together would outlast the window.
+    for guarded in (breaker(A)(items), breaker(B)(lambda: items()), breaker(C)(late)):
+        for _ in range(3):
+            list(guarded())
+
+    assert (False, False, True) == (is_benched(A), is_benched(B), is_benched(C))
+
+
+def test_a_long_stream_that_is_interrupted_by_hand_was_not_slow(clock: FakeClock) -> None:
+    """What passes through in the middle of a good stream says no more of it than a reader who stops."""
+    configure(breakers={"*": {"slow_call": 5.0, "min_calls": 3, "slow_rate": 0.5}}, logging=False)
+
+    def items() -> Iterator[Any]:
+        yield said("It")
+        clock.advance(20.0)
+        yield said(" is")
+        raise KeyboardInterrupt
+
+    @failover([A])
+    def ask(target: Target) -> Iterator[Any]:
+        yield from items()
+
+    for read_all in (ask, breaker(B)(items)):
+        for _ in range(3):
+            with pytest.raises(KeyboardInterrupt):
+                list(read_all())
+
+    assert (False, False) == (is_benched(A), is_benched(B))
+
+
 def _half_open(key: str, clock: FakeClock) -> None:
     for _ in range(5):
         breaker(key).record(TimeoutError(), 0.1)

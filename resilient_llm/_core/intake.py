@@ -58,6 +58,7 @@ class Intake:
     __slots__ = (
         "_size",
         "_was_silent",
+        "felt",
         "first",
         "has_content",
         "held",
@@ -91,6 +92,8 @@ class Intake:
         self.has_content = False
         self.first: Any = None
         """The first item with content."""
+        self.felt: float | None = None
+        """Seconds until it could be handed over: what is compared with ``slow_call``."""
         self.items_sent = 0 if earlier is None else earlier.items_sent
         """Items that the consumer was given, of this stream and of those before it."""
         self.text: str = "" if earlier is None or earlier.policy.on_interrupt == "restart" else earlier.text

@@ -124,7 +124,9 @@ class Permit:
         if error is not None and (verdict.harms_health or verdict.kind is ErrorKind.RATE_LIMITED):
             _note_charge(error, charged, now)
 
-    def cancelled(self, now: float, tag: CallTag | None = None, *, quiet_since: float | None = None) -> Verdict | None:
+    def cancelled(
+        self, now: float, tag: CallTag | None = None, *, quiet_since: float | None = None, felt: float | None = None
+    ) -> Verdict | None:
         """Give everything back, unless the attempt ran so long that it counts as hung.
 
         Args:
@@ -132,6 +134,7 @@ class Permit:
             tag: Names the call in events.
             quiet_since: Since when nothing came, if something had come. Such an attempt has
                 answered, unless it hung then.
+            felt: What counts as slow or not of such an attempt.
 
         Returns:
             The verdict that was counted, or None.
@@ -141,7 +144,7 @@ class Permit:
             if quiet_since is None:
                 self.abandoned()
             else:
-                self.succeeded(now, now - self.entered_at)
+                self.succeeded(now, now - self.entered_at, felt)
             return None
         verdict = Verdict(ErrorKind.TRANSIENT, "hung")
         self.failed(None, now, verdict, tag=tag)

@@ -213,7 +213,7 @@ def _answered(call: Call, lane: Lane, permit: Permit, number: int, told: Told) -
     if stream is None:
         yield _served(call, lane, permit, number, began_at, told.value)
         return True, began_at
-    felt = began_at - permit.entered_at
+    felt = stream.felt = began_at - permit.entered_at
     if stream.has_content:
         lane.circuit.content_came(began_at, felt)
         call.tell(lane, facts.StreamCommitted, began_at, seconds=felt)
@@ -346,8 +346,9 @@ def _leaves(
     """
     now = told.now
     if verdict.kind is ErrorKind.CANCELLED:
-        quiet_since = stream.quiet_since if stream is not None and stream.has_content else None
-        hung = permit.cancelled(now, call.tag, quiet_since=quiet_since)
+        content = stream if stream is not None and stream.has_content else None
+        quiet_since, felt = (None, None) if content is None else (content.quiet_since, content.felt)
+        hung = permit.cancelled(now, call.tag, quiet_since=quiet_since, felt=felt)
         if hung is not None:
             _tell_failed(call, lane, number, now - permit.entered_at, now, hung)
         return LET_THROUGH
