@@ -38,7 +38,11 @@ Timer = Callable[[int], float]
 
 # Other programs that take the processor away do not count, where the system can tell.
 # Threads and waits are timed by the wall.
-_clock = time.process_time if time.get_clock_info("process_time").resolution < 1e-5 else time.perf_counter
+_clock = (
+    time.process_time
+    if time.get_clock_info("process_time").resolution < 1e-5
+    else time.perf_counter
+)
 
 
 # What is timed.
@@ -269,7 +273,9 @@ def with_own_code(fn: Function) -> Function:
     compared with each other must not share any.
     """
     assert isinstance(fn, FunctionType)
-    copy = FunctionType(fn.__code__.replace(), fn.__globals__, fn.__name__, fn.__defaults__, fn.__closure__)
+    copy = FunctionType(
+        fn.__code__.replace(), fn.__globals__, fn.__name__, fn.__defaults__, fn.__closure__
+    )
     copy.__kwdefaults__ = fn.__kwdefaults__
     return functools.update_wrapper(copy, fn)
 
@@ -386,7 +392,9 @@ def compare(
         ``{subject: its ratio}``, in the order of ``subjects``.
     """
     base_times = _times(baseline, effort.slice_seconds, most_times)
-    times = {name: _times(timer, effort.slice_seconds, most_times) for name, timer in subjects.items()}
+    times = {
+        name: _times(timer, effort.slice_seconds, most_times) for name, timer in subjects.items()
+    }
     ratios: dict[str, list[float]] = {name: [] for name in subjects}
     costs: dict[str, list[float]] = {name: [] for name in subjects}
     base_costs: list[float] = []
@@ -563,10 +571,19 @@ def import_costs(statements: Mapping[str, str], runs: int) -> dict[str, tuple[fl
 def _import_cost(statement: str) -> float:
     script = f"import time; b = time.process_time(); {statement}; print(time.process_time() - b)"
     # As installed: with compiled files, which the first run makes.
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
+    environment = {
+        name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+    }
+    environment["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(ROOT), environment.get("PYTHONPATH")])
+    )
     ran = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment, cwd=ROOT
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+        cwd=ROOT,
     )
     return float(ran.stdout.splitlines()[-1]) * 1000
 

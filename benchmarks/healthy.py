@@ -125,7 +125,9 @@ def second() -> Function:
 
 def empty_with() -> Timer:
     """Time what every guard in a ``with`` statement is at least."""
-    return statement_timer("with managers['groq']:\n    pass", {"managers": {"groq": EmptyManager()}})
+    return statement_timer(
+        "with managers['groq']:\n    pass", {"managers": {"groq": EmptyManager()}}
+    )
 
 
 def breaker_with() -> Timer:
@@ -165,7 +167,12 @@ def rows() -> list[tuple[str, Timer, Timer, float]]:
         ("failover, async", async_timer(plain_async), async_timer(first_async()), 2.0),
         ("failover, async, with timeout", timed(plain_in_time), timed(in_time_async()), 1.5),
         ("with breaker(...)", empty_with(), breaker_with(), 2.5),
-        ("skip a benched target (to a healthy call)", sync_timer(first()), sync_timer(second()), 1.5),
+        (
+            "skip a benched target (to a healthy call)",
+            sync_timer(first()),
+            sync_timer(second()),
+            1.5,
+        ),
     ]
 
 
@@ -176,7 +183,9 @@ def locks_on_healthy_calls(times: int) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="a smoke test: figures mean little")
     effort = QUICK if parser.parse_args().quick else FULL
     print(f"CPython {platform.python_version()} on {platform.machine()}, {platform.system()}")
@@ -189,8 +198,13 @@ def main() -> None:
                 f"{ratio.baseline * 1e9:7.0f} ns"
             )
     print(f"{'locks taken in 10,000 healthy calls':45} {locks_on_healthy_calls(10_000):6d}")
-    statements = ("import resilient_llm", "from resilient_llm import failover, breaker, list_benched")
-    for statement, cost in import_costs({each: each for each in statements}, effort.imports).items():
+    statements = (
+        "import resilient_llm",
+        "from resilient_llm import failover, breaker, list_benched",
+    )
+    for statement, cost in import_costs(
+        {each: each for each in statements}, effort.imports
+    ).items():
         print(f"{statement:60} {cost[0]:6.1f} ms of processor time")
 
 

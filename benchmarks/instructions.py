@@ -170,7 +170,10 @@ def measure() -> dict[str, Figure]:
             counts = dict(zip(runs, pool.map(lambda each: _count(*each), runs), strict=True))
         if sources == _sources():
             break
-        print("A file was changed meanwhile, and compiling it was counted: once more.", file=sys.stderr)
+        print(
+            "A file was changed meanwhile, and compiling it was counted: once more.",
+            file=sys.stderr,
+        )
     per_call = {name: (counts[name, MANY] - counts[name, FEW]) / (MANY - FEW) for name in WORK}
     figures: dict[str, Figure] = {}
     for name, (_, baseline) in WORK.items():
@@ -200,7 +203,9 @@ def _started(name: str, times: int, command: list[str]) -> subprocess.CompletedP
     environment = {
         "PATH": os.environ.get("PATH", ""),
         "PYTHONHASHSEED": "0",
-        "PYTHONPATH": os.pathsep.join([str(ROOT / "benchmarks"), str(ROOT), *filter(None, sys.path)]),
+        "PYTHONPATH": os.pathsep.join(
+            [str(ROOT / "benchmarks"), str(ROOT), *filter(None, sys.path)]
+        ),
     }
     ran = subprocess.run(
         [*command, sys.executable, "-S", __file__, "--run", name, "--times", str(times)],
@@ -262,8 +267,12 @@ def excesses(figures: dict[str, Figure], entry: dict[str, Any]) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--record", action="store_true", help="record the figures instead of comparing them")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--record", action="store_true", help="record the figures instead of comparing them"
+    )
     parser.add_argument("--run", choices=WORK, help=argparse.SUPPRESS)
     parser.add_argument("--times", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -191,7 +191,9 @@ def resilient_llm() -> Peer:
         return policy.using(chain=f"groq/model{next(fresh)}")
 
     def retry(fn: Function) -> Function:
-        configure(retry_budget=None)  # else an eighth of the calls would be refused a second attempt
+        configure(
+            retry_budget=None
+        )  # else an eighth of the calls would be refused a second attempt
         one = key()
         # Half of its attempts fail for ever; above ten calls an error rate of one never comes.
         breaker(one, error_rate=1.0)
@@ -228,7 +230,8 @@ def resilient_llm() -> Peer:
         block=block("with breaker('{name}'):"),
         async_block=block("async with breaker('{name}'):"),
         loop=lambda: Block(
-            "for attempt in policy:\n    with attempt as target:", {"policy": failover(chain=[key(), key()])}
+            "for attempt in policy:\n    with attempt as target:",
+            {"policy": failover(chain=[key(), key()])},
         ),
         retry=retry,
         async_retry=retry,
@@ -244,7 +247,8 @@ def resilient_llm() -> Peer:
             "sync": "target injected by name",
             "asynchronous": "target injected by name",
             **dict.fromkeys(
-                ("stream", "async_stream"), "the next target until the first item; what breaks later raises"
+                ("stream", "async_stream"),
+                "the next target until the first item; what breaks later raises",
             ),
             "timed": "bounds attempts and waits; a call that runs is not cut off",
             "fallback": "classified, charged, and the next target called",
@@ -309,7 +313,9 @@ def stamina() -> Peer:
         async_stream=guard,
         remarks={
             **dict.fromkeys(("block", "async_block"), "a loop instead"),
-            **dict.fromkeys(("stream", "async_stream"), "begins anew whenever it breaks: items come twice"),
+            **dict.fromkeys(
+                ("stream", "async_stream"), "begins anew whenever it breaks: items come twice"
+            ),
         },
     )
 
@@ -318,7 +324,9 @@ def backoff() -> Peer:
     """Return backoff: retries."""
     import backoff
 
-    guard = backoff.on_exception(backoff.constant, Unavailable, max_tries=ATTEMPTS, interval=0, jitter=None)
+    guard = backoff.on_exception(
+        backoff.constant, Unavailable, max_tries=ATTEMPTS, interval=0, jitter=None
+    )
     return Peer(
         name="backoff",
         distribution="backoff",
@@ -342,14 +350,20 @@ def pybreaker() -> Peer:
         return CircuitBreaker(fail_max=NEVER)(fn)
 
     def skip(first: Function, second: Function) -> Function:
-        return by_hand(opened(CircuitBreaker(reset_timeout=LONG)(first)), CircuitBreakerError, CircuitBreaker()(second))
+        return by_hand(
+            opened(CircuitBreaker(reset_timeout=LONG)(first)),
+            CircuitBreakerError,
+            CircuitBreaker()(second),
+        )
 
     return Peer(
         name="pybreaker",
         distribution="pybreaker",
         does="breaker",
         sync=lambda fn: CircuitBreaker()(fn),
-        block=lambda: Block("with breakers['groq'].calling():", {"breakers": {"groq": CircuitBreaker()}}),
+        block=lambda: Block(
+            "with breakers['groq'].calling():", {"breakers": {"groq": CircuitBreaker()}}
+        ),
         fallback=lambda first, second: by_hand(patient(first), Unavailable, patient(second)),
         skip=skip,
         stream=lambda fn: CircuitBreaker()(fn),
@@ -368,7 +382,9 @@ def circuitbreaker() -> Peer:
     from circuitbreaker import CircuitBreaker
 
     def skip(first: Function, second: Function) -> Function:
-        guarded = CircuitBreaker(recovery_timeout=int(LONG), fallback_function=CircuitBreaker()(second))(first)
+        guarded = CircuitBreaker(
+            recovery_timeout=int(LONG), fallback_function=CircuitBreaker()(second)
+        )(first)
         return opened(guarded)
 
     def patient(fn: Function) -> Function:
@@ -444,12 +460,19 @@ def purgatory() -> Peer:
         does="breaker",
         sync=lambda fn: circuits(name())(fn),
         asynchronous=lambda fn: async_circuits(name())(fn),
-        block=lambda: Block(f"with get_breaker('{name()}'):", {"get_breaker": circuits.get_breaker}),
-        async_block=lambda: Block(
-            f"async with await get_breaker('{name()}'):", {"get_breaker": async_circuits.get_breaker}
+        block=lambda: Block(
+            f"with get_breaker('{name()}'):", {"get_breaker": circuits.get_breaker}
         ),
-        fallback=lambda first, second: by_hand(patient(name())(first), Unavailable, patient(name())(second)),
-        skip=lambda first, second: by_hand(opened(long(name())(first)), OpenedState, long(name())(second)),
+        async_block=lambda: Block(
+            f"async with await get_breaker('{name()}'):",
+            {"get_breaker": async_circuits.get_breaker},
+        ),
+        fallback=lambda first, second: by_hand(
+            patient(name())(first), Unavailable, patient(name())(second)
+        ),
+        skip=lambda first, second: by_hand(
+            opened(long(name())(first)), OpenedState, long(name())(second)
+        ),
         remarks={
             "fallback": "try and except by hand",
             "skip": "try and except by hand",
@@ -483,7 +506,9 @@ def hyx() -> Peer:
         distribution="hyx",
         does="breaker",
         asynchronous=lambda fn: consecutive_breaker()(fn),
-        async_block=lambda: Block("async with breakers['groq']:", {"breakers": {"groq": consecutive_breaker()}}),
+        async_block=lambda: Block(
+            "async with breakers['groq']:", {"breakers": {"groq": consecutive_breaker()}}
+        ),
         # It counts the attempts after the first.
         async_retry=retry(on=Unavailable, attempts=ATTEMPTS - 1, backoff=0.0),
         async_timed=timed,
@@ -521,8 +546,12 @@ def pyresilience() -> Peer:
         does="breaker",
         sync=guard,
         asynchronous=guard,
-        fallback=lambda first, second: chained(first, guard(second, circuit_breaker=patient()), patient()),
-        skip=lambda first, second: opened(chained(first, guard(second), CircuitBreakerConfig(recovery_timeout=LONG))),
+        fallback=lambda first, second: chained(
+            first, guard(second, circuit_breaker=patient()), patient()
+        ),
+        skip=lambda first, second: opened(
+            chained(first, guard(second), CircuitBreakerConfig(recovery_timeout=LONG))
+        ),
         timed=lambda seconds: lambda fn: guard(fn, timeout=TimeoutConfig(seconds)),
         async_timed=lambda seconds: lambda fn: guard(fn, timeout=TimeoutConfig(seconds)),
         window=window,
@@ -574,8 +603,12 @@ def nopanic() -> Peer:
         does="breaker",
         sync=guard,
         asynchronous=guard,
-        block=lambda: Block("with breakers['groq'].guard():", {"breakers": {"groq": circuit_breaker()}}),
-        async_block=lambda: Block("async with breakers['groq'].guard():", {"breakers": {"groq": circuit_breaker()}}),
+        block=lambda: Block(
+            "with breakers['groq'].guard():", {"breakers": {"groq": circuit_breaker()}}
+        ),
+        async_block=lambda: Block(
+            "async with breakers['groq'].guard():", {"breakers": {"groq": circuit_breaker()}}
+        ),
         fallback=lambda first, second: chained(first, guard(second), min_calls=NEVER),
         skip=lambda first, second: opened(chained(first, guard(second), reset_timeout=LONG)),
         timed=lambda seconds: compose(circuit_breaker(), timeout(seconds)),
@@ -611,14 +644,21 @@ def nopanic_retry() -> Peer:
         async_retry=lambda fn: guard(fn, min_calls=NEVER),
         stream=guard,
         async_stream=guard,
-        remarks=dict.fromkeys(("stream", "async_stream"), "made anew until the first item; what breaks later raises"),
+        remarks=dict.fromkeys(
+            ("stream", "async_stream"), "made anew until the first item; what breaks later raises"
+        ),
     )
 
 
 def interlock() -> Peer:
     """Return interlock-cb: a breaker over a window of calls."""
     from interlock import CircuitBreaker, CircuitOpenError, Config
-    from interlock.pipeline import CircuitBreakerStrategy, FallbackStrategy, Pipeline, TimeoutStrategy
+    from interlock.pipeline import (
+        CircuitBreakerStrategy,
+        FallbackStrategy,
+        Pipeline,
+        TimeoutStrategy,
+    )
 
     fresh = itertools.count()
 
@@ -628,7 +668,9 @@ def interlock() -> Peer:
     def guard(fn: Function, **options: Any) -> Function:
         return circuit(**options)(fn)
 
-    def chained(first: Function, second: Function, error: type[Exception], **options: Any) -> Function:
+    def chained(
+        first: Function, second: Function, error: type[Exception], **options: Any
+    ) -> Function:
         backup = FallbackStrategy(lambda error: second("hi"), on=(error,))
         return Pipeline(backup, CircuitBreakerStrategy(circuit(**options)))(first)
 
@@ -646,9 +688,15 @@ def interlock() -> Peer:
         sync=guard,
         asynchronous=guard,
         block=lambda: Block("with breakers['groq']:", {"breakers": {"groq": circuit()}}),
-        async_block=lambda: Block("async with breakers['groq']:", {"breakers": {"groq": circuit()}}),
-        fallback=lambda first, second: chained(first, guard(second), Unavailable, minimum_number_of_calls=NEVER),
-        skip=lambda first, second: opened(chained(first, guard(second), CircuitOpenError, wait_duration_in_open=LONG)),
+        async_block=lambda: Block(
+            "async with breakers['groq']:", {"breakers": {"groq": circuit()}}
+        ),
+        fallback=lambda first, second: chained(
+            first, guard(second), Unavailable, minimum_number_of_calls=NEVER
+        ),
+        skip=lambda first, second: opened(
+            chained(first, guard(second), CircuitOpenError, wait_duration_in_open=LONG)
+        ),
         timed=timed,
         async_timed=timed,
         window=window,
@@ -784,7 +832,9 @@ def _block_refuses(block: Block, *, is_async: bool) -> str:
         entered += 1
         raise Unavailable
 
-    timer = statement_timer(block.around("down()"), {**block.names, "down": down}, is_async=is_async)
+    timer = statement_timer(
+        block.around("down()"), {**block.names, "down": down}, is_async=is_async
+    )
     raised = 0
     for _ in range(ENOUGH):
         try:
@@ -820,7 +870,11 @@ def _retries(decorator: Decorator, *, is_async: bool) -> str:
     guarded = decorator(provider.asynchronous if is_async else provider.sync)
     _run(lambda: guarded("hi"))
     # Ours goes on to its second target, which is down as well.
-    return "" if provider.made in (ATTEMPTS, 2 * ATTEMPTS) else f"{provider.made} attempts instead of {ATTEMPTS}"
+    return (
+        ""
+        if provider.made in (ATTEMPTS, 2 * ATTEMPTS)
+        else f"{provider.made} attempts instead of {ATTEMPTS}"
+    )
 
 
 def _falls_back(chain: Chain, *, calls_first: bool) -> str:
@@ -892,7 +946,9 @@ def _guards_streams(peer: Peer, decorator: Decorator, *, is_async: bool) -> str:
         raised = _run(lambda: call(guarded), ENOUGH)
         # Ours asks one of two as a last resort when both are benched.
         if raised != ENOUGH or not 1 < made.most_common(1)[0][1] < ENOUGH:
-            return f"{ENOUGH} streams that break were made {made.total()} times, and {raised} raised"
+            return (
+                f"{ENOUGH} streams that break were made {made.total()} times, and {raised} raised"
+            )
     if "retry" in peer.does:
         breaks = False
         made.clear()

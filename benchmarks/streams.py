@@ -156,12 +156,20 @@ def chunk(content: str | None, finish_reason: str | None) -> Any:
     """Return a chunk of openai's chat completions; of its own class if the package is here."""
     delta = {"content": content, "role": "assistant"}
     choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
-    body = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+    body = {
+        "id": "chatcmpl-1",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": "m",
+        "choices": [choice],
+    }
     if is_installed("openai"):
         from openai.types.chat import ChatCompletionChunk
 
         return ChatCompletionChunk.model_validate(body)
-    choices = [SimpleNamespace(index=0, delta=SimpleNamespace(**delta), finish_reason=finish_reason)]
+    choices = [
+        SimpleNamespace(index=0, delta=SimpleNamespace(**delta), finish_reason=finish_reason)
+    ]
     return SimpleNamespace(**{**body, "choices": choices})
 
 
@@ -187,7 +195,9 @@ async def chunks_async(number: int, *, model: str | None = None) -> AsyncIterato
 
 def guarded(fn: Function, *, timeout: float | None = None, **policy: Any) -> Function:
     """Return a function decorated with default settings and so many options of its streams."""
-    return failover(chain=CHAIN, timeout=timeout, stream=StreamPolicy(**policy) if policy else None)(fn)
+    return failover(
+        chain=CHAIN, timeout=timeout, stream=StreamPolicy(**policy) if policy else None
+    )(fn)
 
 
 def waited(fn: Function) -> Function:
@@ -212,12 +222,25 @@ class Row:
 
 def rows() -> list[Row]:
     """Return the pieces of work, those with a limit first."""
-    yields, ayields = stream_timer(empty_stream(words)), async_stream_timer(empty_async_stream(words_async))
+    yields, ayields = (
+        stream_timer(empty_stream(words)),
+        async_stream_timer(empty_async_stream(words_async)),
+    )
     openai = stream_timer(empty_stream(chunks))
     found = [
         Row("generator function", yields, stream_timer(guarded(words)), LIMIT),
-        Row("function that returns an iterator", stream_timer(empty_stream(counted())), _of(counted()), LIMIT),
-        Row("function that returns an SDK's stream", stream_timer(empty_stream(sdk)), _of(sdk), LIMIT),
+        Row(
+            "function that returns an iterator",
+            stream_timer(empty_stream(counted())),
+            _of(counted()),
+            LIMIT,
+        ),
+        Row(
+            "function that returns an SDK's stream",
+            stream_timer(empty_stream(sdk)),
+            _of(sdk),
+            LIMIT,
+        ),
         Row("async generator function", ayields, async_stream_timer(guarded(words_async)), LIMIT),
         Row(
             "coroutine function that returns an async iterator",
@@ -266,10 +289,17 @@ def _of(fn: Function) -> Timer:
 
 def breakers() -> list[Row]:
     """Return the same of a breaker alone."""
-    yields, ayields = stream_timer(empty_stream(words)), async_stream_timer(empty_async_stream(words_async))
+    yields, ayields = (
+        stream_timer(empty_stream(words)),
+        async_stream_timer(empty_async_stream(words_async)),
+    )
     return [
         Row('`@breaker("groq")`, generator function', yields, stream_timer(breaker("groq")(words))),
-        Row('`@breaker("groq")`, async generator function', ayields, async_stream_timer(breaker("groq")(words_async))),
+        Row(
+            '`@breaker("groq")`, async generator function',
+            ayields,
+            async_stream_timer(breaker("groq")(words_async)),
+        ),
     ]
 
 
@@ -353,7 +383,9 @@ def peak_of_stream(call: Function, items: int) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="a smoke test: figures mean little")
     effort = QUICK if parser.parse_args().quick else FULL
     print(f"CPython {platform.python_version()} on {platform.machine()}, {platform.system()}")

@@ -92,7 +92,8 @@ class Table:
     def markdown(self) -> str:
         """Return it as text; columns after the first are aligned to the right where they hold figures."""
         right = [
-            name not in ("library", "version", "remark") and all(row[index][:1] in FIGURES for row in self.rows)
+            name not in ("library", "version", "remark")
+            and all(row[index][:1] in FIGURES for row in self.rows)
             for index, name in enumerate(self.header)
         ]
         lines = [f"### {self.title}", "", self.text, "", f"| {' | '.join(self.header)} |"]
@@ -128,7 +129,11 @@ def libraries(*, prove: bool = True) -> dict[str, Library]:
             continue
         with isolated():
             flaws = peers.flaws(peer) if prove else []
-        found[name] = Missing(peer.name, f"left out, since it does not guard: {'; '.join(flaws)}") if flaws else peer
+        found[name] = (
+            Missing(peer.name, f"left out, since it does not guard: {'; '.join(flaws)}")
+            if flaws
+            else peer
+        )
     return found
 
 
@@ -150,7 +155,11 @@ def times(ratio: float) -> str:
 
 def cells_of(ratio: Ratio) -> list[str]:
     """Return median, quartiles and the call's own cost."""
-    return [f"{times(ratio.median)} {TIMES}", f"{times(ratio.low)}{DASH}{times(ratio.high)}", per_call(ratio.seconds)]
+    return [
+        f"{times(ratio.median)} {TIMES}",
+        f"{times(ratio.low)}{DASH}{times(ratio.high)}",
+        per_call(ratio.seconds),
+    ]
 
 
 def label(peer: Peer) -> list[str]:
@@ -186,7 +195,12 @@ def ratios(
     for remark in also:
         _row(table, found[OURS], measured[remark], remark)
     for name, each in found.items():
-        _row(table, each, measured.get(name), each.remarks.get(form, "") if isinstance(each, Peer) else each.why)
+        _row(
+            table,
+            each,
+            measured.get(name),
+            each.remarks.get(form, "") if isinstance(each, Peer) else each.why,
+        )
     return table
 
 
@@ -195,7 +209,12 @@ def _row(table: Table, library: Library, ratio: Ratio | None, remark: str) -> No
     if isinstance(library, Missing):
         table.add([library.name, *[DASH] * 5, remark], remark=remark)
     elif ratio is not None:
-        table.add([*label(library), *cells_of(ratio), remark], version=library.version, remark=remark, **asdict(ratio))
+        table.add(
+            [*label(library), *cells_of(ratio), remark],
+            version=library.version,
+            remark=remark,
+            **asdict(ratio),
+        )
     elif remark:
         table.add([*label(library), *[DASH] * 3, remark], version=library.version, remark=remark)
 
@@ -229,15 +248,35 @@ def limits(effort: Effort, found: Mapping[str, Library]) -> Iterator[Table]:
     closure = sync_timer(healthy.plain)
     for kind, error in errors().items():
         call = failing_over(error)
-        rows.append((f"{kind}, classified, and the next target called", "closure", closure, sync_timer(call), 85.0))
+        rows.append(
+            (
+                f"{kind}, classified, and the next target called",
+                "closure",
+                closure,
+                sync_timer(call),
+                85.0,
+            )
+        )
     raised = sync_timer(_raised)
     for kind, error in errors().items():
         rows.append(
-            (f"a verdict on {kind}", "an exception raised and caught", raised, sync_timer(_judged(error())), 20.0)
+            (
+                f"a verdict on {kind}",
+                "an exception raised and caught",
+                raised,
+                sync_timer(_judged(error())),
+                20.0,
+            )
         )
     apart = "10 ms between calls, so each is timed"
     rows.append(
-        (f"`@failover`, sync, target first; {apart}", "closure", closure, _apart(sync_timer(healthy.first())), None)
+        (
+            f"`@failover`, sync, target first; {apart}",
+            "closure",
+            closure,
+            _apart(sync_timer(healthy.first())),
+            None,
+        )
     )
     rows.append(
         (
@@ -249,7 +288,15 @@ def limits(effort: Effort, found: Mapping[str, Library]) -> Iterator[Table]:
         )
     )
     by_hand = peers.by_hand(peers.fail, Unavailable, answer)
-    rows.append(("the same by hand: `try`, `except`, call the next", "closure", closure, sync_timer(by_hand), None))
+    rows.append(
+        (
+            "the same by hand: `try`, `except`, call the next",
+            "closure",
+            closure,
+            sync_timer(by_hand),
+            None,
+        )
+    )
     for what, beside, baseline, subject, limit in rows:
         _held(table, what, f"{beside}, ", compare(baseline, {what: subject}, effort)[what], limit)
     yield table
@@ -309,7 +356,9 @@ def errors() -> dict[str, Callable[[], Exception]]:
         import openai
 
         http: Any = sys.modules.get("httpx2") or sys.modules["httpx"]
-        response = http.Response(503, request=http.Request("POST", "https://api.example.com/v1/chat/completions"))
+        response = http.Response(
+            503, request=http.Request("POST", "https://api.example.com/v1/chat/completions")
+        )
         error = openai.InternalServerError("unavailable", response=response, body=None)
         # Made once: what the client spends on building one is not ours.
         kinds["an `openai.InternalServerError`"] = lambda: error.with_traceback(None)
@@ -334,7 +383,9 @@ def failing_over(error: Callable[[], Exception]) -> Function:
 def calls(effort: Effort, found: Mapping[str, Library]) -> Iterator[Table]:
     """A decorated function whose provider answers."""
     yield ratios(
-        Table("A healthy call, sync", "In multiples of an empty closure of `functools.wraps`.", HEADER),
+        Table(
+            "A healthy call, sync", "In multiples of an empty closure of `functools.wraps`.", HEADER
+        ),
         "sync",
         sync_timer(empty(answer)),
         lambda guard: sync_timer(guard(answer)),
@@ -343,7 +394,11 @@ def calls(effort: Effort, found: Mapping[str, Library]) -> Iterator[Table]:
         {"target as first parameter": sync_timer(healthy.first())},
     )
     yield ratios(
-        Table("A healthy call, async", "In multiples of an empty async closure of `functools.wraps`.", HEADER),
+        Table(
+            "A healthy call, async",
+            "In multiples of an empty async closure of `functools.wraps`.",
+            HEADER,
+        ),
         "asynchronous",
         async_timer(empty_async(answer_async)),
         lambda guard: async_timer(guard(answer_async)),
@@ -368,7 +423,11 @@ def timeouts(effort: Effort, found: Mapping[str, Library]) -> Iterator[Table]:
         found,
     )
     yield ratios(
-        Table("With a deadline, async", "In multiples of the plain call inside `anyio.fail_after`.", HEADER),
+        Table(
+            "With a deadline, async",
+            "In multiples of the plain call inside `anyio.fail_after`.",
+            HEADER,
+        ),
         "async_timed",
         healthy.timed(healthy.plain_in_time),
         lambda timed: healthy.timed(timed(TIMEOUT)(answer_async)),
@@ -428,7 +487,11 @@ def failures(effort: Effort, found: Mapping[str, Library]) -> Iterator[Table]:
         found,
     )
     yield ratios(
-        Table("One failure, then an answer, async", "As above, in multiples of an empty async closure.", HEADER),
+        Table(
+            "One failure, then an answer, async",
+            "As above, in multiples of an empty async closure.",
+            HEADER,
+        ),
         "async_retry",
         async_timer(empty_async(answer_async)),
         lambda guard: async_timer(guard(peers.every_other_async())),
@@ -477,11 +540,21 @@ def items(effort: Effort, found: Mapping[str, Library]) -> Iterator[Table]:
     )
     for rows, into in ((streams.rows(), table), (streams.wholes(), whole)):
         for row in rows:
-            _held(into, row.what, "", compare(row.baseline, {row.what: row.subject}, effort)[row.what], row.limit)
+            _held(
+                into,
+                row.what,
+                "",
+                compare(row.baseline, {row.what: row.subject}, effort)[row.what],
+                row.limit,
+            )
         yield into
     header = ["per item" if name == "per call" else name for name in HEADER]
     yield ratios(
-        Table("Streams of others, sync", "As above: a generator function, after its first item.", header),
+        Table(
+            "Streams of others, sync",
+            "As above: a generator function, after its first item.",
+            header,
+        ),
         "stream",
         stream_timer(empty_stream(words)),
         lambda guard: stream_timer(guard(words)),
@@ -513,7 +586,9 @@ def threads(effort: Effort, found: Mapping[str, Library]) -> Iterator[Table]:
     """One guard in many threads, by the wall."""
     numbers = (1, 8, 64)
     shorter = replace(
-        effort, slices=max(2, effort.slices // 4), slice_seconds=effort.slice_seconds * (1 if effort.is_quick else 8)
+        effort,
+        slices=max(2, effort.slices // 4),
+        slice_seconds=effort.slice_seconds * (1 if effort.is_quick else 8),
     )
 
     def waiting(prompt: str, *, model: str | None = None) -> str:
@@ -525,10 +600,19 @@ def threads(effort: Effort, found: Mapping[str, Library]) -> Iterator[Table]:
         "One guarded function called by so many threads, in multiples of an empty closure called by as many, by the "
         "wall. At once: the provider answers at once, so all wait for the interpreter. 1 ms: it waits for 1 ms, so "
         "that a lock that is held across the call shows.",
-        ["library", "version", "guards by", *[f"at once, {number}" for number in numbers], "1 ms, 8", "1 ms, 64"],
+        [
+            "library",
+            "version",
+            "guards by",
+            *[f"at once, {number}" for number in numbers],
+            "1 ms, 8",
+            "1 ms, 64",
+        ],
     )
     settings = [(answer, number) for number in numbers] + [(waiting, 8), (waiting, 64)]
-    guards = {name: each.sync for name, each in found.items() if isinstance(each, Peer) and each.sync}
+    guards = {
+        name: each.sync for name, each in found.items() if isinstance(each, Peer) and each.sync
+    }
     columns: list[dict[str, Ratio]] = []
     for provider, number in settings:
         guarded = {name: threads_timer(guard(provider), number) for name, guard in guards.items()}
@@ -555,8 +639,14 @@ def keys(effort: Effort, found: Mapping[str, Library]) -> Iterator[Table]:
         for name, each in found.items()
         if isinstance(each, Peer) and each.sync and "breaker" in each.does
     }
-    few = compare(sync_timer(empty(answer)), {n: sync_timer(guard(answer)) for n, guard in guards.items()}, effort)
-    longer = replace(effort, slice_seconds=effort.slice_seconds * 2, slices=max(2, effort.slices // 2))
+    few = compare(
+        sync_timer(empty(answer)),
+        {n: sync_timer(guard(answer)) for n, guard in guards.items()},
+        effort,
+    )
+    longer = replace(
+        effort, slice_seconds=effort.slice_seconds * 2, slices=max(2, effort.slices // 2)
+    )
     empties = [empty(answer) for _ in range(many)]
     for name, guard in guards.items():
         peer = found[name]
@@ -572,7 +662,9 @@ def keys(effort: Effort, found: Mapping[str, Library]) -> Iterator[Table]:
             f"{times(growth)} {TIMES}",
             f"{held:,.0f}",
         ]
-        table.add([*label(peer), *cells], one=asdict(few[name]), many=asdict(ratio), bytes_per_key=held)
+        table.add(
+            [*label(peer), *cells], one=asdict(few[name]), many=asdict(ratio), bytes_per_key=held
+        )
     yield table
     yield _long_chain(effort, many)
 
@@ -595,7 +687,9 @@ def _long_chain(effort: Effort, many: int) -> Table:
         return sync_timer(failover(chain=[f"groq/model{index}" for index in range(number)])(answer))
 
     def in_turn(names: list[str], lines: str, **values: Any) -> Timer:
-        timer = statement_timer(f"for name in names:\n    {lines}\n        pass", {"names": names, **values})
+        timer = statement_timer(
+            f"for name in names:\n    {lines}\n        pass", {"names": names, **values}
+        )
 
         def run(number: int) -> float:
             rounds = max(1, number // len(names))
@@ -604,7 +698,9 @@ def _long_chain(effort: Effort, many: int) -> Table:
         return run
 
     ratio = compare(sync_timer(empty(answer)), {"one": chained(1), "many": chained(many)}, effort)
-    _growth(table, f"`@failover`, a chain of 1 and of {many:,} targets", ratio["one"], ratio["many"])
+    _growth(
+        table, f"`@failover`, a chain of 1 and of {many:,} targets", ratio["one"], ratio["many"]
+    )
     # Circuits that nobody else holds: half the number above which idle ones are dropped.
     half = many // 2
     names = [f"name{index}" for index in range(half)]
@@ -623,7 +719,12 @@ def _long_chain(effort: Effort, many: int) -> Table:
 
 def _growth(table: Table, what: str, one: Ratio, many: Ratio) -> None:
     growth = many.median / one.median
-    cells = [what, f"{times(one.median)} {TIMES}", f"{times(many.median)} {TIMES}", f"{times(growth)} {TIMES}"]
+    cells = [
+        what,
+        f"{times(one.median)} {TIMES}",
+        f"{times(many.median)} {TIMES}",
+        f"{times(growth)} {TIMES}",
+    ]
     table.add(cells, one=asdict(one), many=asdict(many), growth=growth)
 
 
@@ -634,7 +735,16 @@ def window(effort: Effort, found: Mapping[str, Library]) -> Iterator[Table]:
         f"A healthy call when the window holds 10 calls and when it holds {effort.most:,}, in multiples of an empty "
         "closure, timed a hundred calls at a time. Libraries that keep no window count failures in a row, and have "
         "nothing that could grow. Bytes are those of the guarded function, its circuit and its window.",
-        ["library", "version", "window", "10 calls", f"{effort.most:,} calls", "growth", "bytes then", "bytes now"],
+        [
+            "library",
+            "version",
+            "window",
+            "10 calls",
+            f"{effort.most:,} calls",
+            "growth",
+            "bytes then",
+            "bytes now",
+        ],
     )
     short = replace(effort, slice_seconds=min(effort.slice_seconds, 0.000_5))
     baseline = sync_timer(empty(answer))
@@ -645,11 +755,22 @@ def window(effort: Effort, found: Mapping[str, Library]) -> Iterator[Table]:
         _called_often(make, 10)  # makes what all share
         held = [bytes_held(partial(_called_often, make, number)) for number in (10, effort.most)]
         full = _called_often(make, effort.most)
-        ratio = compare(baseline, {"10": fresh_timer(make, 10), "full": sync_timer(full)}, short, most_times=100)
+        ratio = compare(
+            baseline, {"10": fresh_timer(make, 10), "full": sync_timer(full)}, short, most_times=100
+        )
         growth = ratio["full"].median / ratio["10"].median
-        cells = [f"{times(number)} {TIMES}" for number in (ratio["10"].median, ratio["full"].median, growth)]
+        cells = [
+            f"{times(number)} {TIMES}"
+            for number in (ratio["10"].median, ratio["full"].median, growth)
+        ]
         table.add(
-            [each.name, each.version, each.remarks["window"], *cells, *[f"{count:,}" for count in held]],
+            [
+                each.name,
+                each.version,
+                each.remarks["window"],
+                *cells,
+                *[f"{count:,}" for count in held],
+            ],
             few=asdict(ratio["10"]),
             full=asdict(ratio["full"]),
             bytes_held=held,
@@ -676,7 +797,10 @@ def memory(effort: Effort, found: Mapping[str, Library]) -> Iterator[Table]:
         ["library", "version", "guards by", "blocks kept", "peak bytes", "locks taken"],
     )
     plain = memory_of(empty(answer), number)
-    table.add(["an empty closure", *[DASH] * 2, f"{plain.kept:.3f}", f"{plain.peak}", "0"], **asdict(plain))
+    table.add(
+        ["an empty closure", *[DASH] * 2, f"{plain.kept:.3f}", f"{plain.peak}", "0"],
+        **asdict(plain),
+    )
     for name, each in found.items():
         if isinstance(each, Missing) or each.sync is None:
             continue
@@ -685,7 +809,11 @@ def memory(effort: Effort, found: Mapping[str, Library]) -> Iterator[Table]:
             fresh = peers.PEERS[name]().sync
             assert fresh is not None
             locks = locks_taken(fresh(answer), number) / number
-        table.add([*label(each), f"{use.kept:.3f}", f"{use.peak}", f"{locks:g}"], locks=locks, **asdict(use))
+        table.add(
+            [*label(each), f"{use.kept:.3f}", f"{use.peak}", f"{locks:g}"],
+            locks=locks,
+            **asdict(use),
+        )
     yield table
 
 
@@ -695,7 +823,15 @@ IMPORTS = {
     **{
         f"`import {module}`": f"import {module}"
         for module in (
-            *("tenacity", "stamina", "backoff", "pybreaker", "circuitbreaker", "aiobreaker", "purgatory"),
+            *(
+                "tenacity",
+                "stamina",
+                "backoff",
+                "pybreaker",
+                "circuitbreaker",
+                "aiobreaker",
+                "purgatory",
+            ),
             *("hyx.circuitbreaker", "pyresilience", "nopanic", "interlock"),
             *("wrapt", "anyio", "asyncio", "openai", "anthropic", "litellm"),
         )
@@ -710,12 +846,21 @@ def imports(effort: Effort, found: Mapping[str, Library]) -> Iterator[Table]:
         "Processor time of a fresh interpreter beyond a bare one, with compiled files in place.",
         ["statement", "ms", "quartiles"],
     )
-    there = {what: code for what, code in IMPORTS.items() if is_installed(code.split()[1].partition(".")[0])}
+    there = {
+        what: code
+        for what, code in IMPORTS.items()
+        if is_installed(code.split()[1].partition(".")[0])
+    }
     costs = import_costs(there, effort.imports)
     for what in IMPORTS:
         if what in costs:
             middle, low, high = costs[what]
-            table.add([what, f"{middle:.1f}", f"{low:.1f}{DASH}{high:.1f}"], milliseconds=middle, low=low, high=high)
+            table.add(
+                [what, f"{middle:.1f}", f"{low:.1f}{DASH}{high:.1f}"],
+                milliseconds=middle,
+                low=low,
+                high=high,
+            )
         else:
             table.add([what, DASH, "not installed"], missing="not installed")
     yield table
@@ -748,17 +893,28 @@ def about(command: str) -> dict[str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="a smoke test: figures mean little")
-    parser.add_argument("--section", action="append", choices=SECTIONS, help="only this one; may be repeated")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures to a file as well")
+    parser.add_argument(
+        "--section", action="append", choices=SECTIONS, help="only this one; may be repeated"
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", type=Path, help="write the figures to a file as well"
+    )
     options = parser.parse_args()
     # What a library warns of or logs is not what is measured, and would be in the table.
     warnings.simplefilter("ignore")
     logging.getLogger("resilient_llm").addHandler(logging.NullHandler())
     effort = QUICK if options.quick else FULL
     facts = about(" ".join(["python", "benchmarks/table.py", *sys.argv[1:]]))
-    print("\n".join(f"- {name}: {f'`{fact}`' if name == 'command' else fact}" for name, fact in facts.items()))
+    print(
+        "\n".join(
+            f"- {name}: {f'`{fact}`' if name == 'command' else fact}"
+            for name, fact in facts.items()
+        )
+    )
     found = libraries()
     sections: dict[str, list[dict[str, Any]]] = {}
     for name in options.section or SECTIONS:
@@ -767,7 +923,9 @@ def main() -> None:
                 print(f"\n{table.markdown()}", end="", flush=True)
                 sections.setdefault(name, []).append({"title": table.title, "rows": table.figures})
     if options.json is not None:
-        options.json.write_text(json.dumps({"about": facts, "sections": sections}, indent=1, ensure_ascii=False))
+        options.json.write_text(
+            json.dumps({"about": facts, "sections": sections}, indent=1, ensure_ascii=False)
+        )
 
 
 if __name__ == "__main__":

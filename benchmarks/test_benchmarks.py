@@ -109,7 +109,10 @@ def test_healthy_call(benchmark: Any, name: str) -> None:
 @ours_too
 def test_healthy_async_call(benchmark: Any, name: str) -> None:
     """A decorated coroutine function answers."""
-    guards = {BASELINE: lambda: empty_async(answer_async), "target as first parameter": healthy.first_async}
+    guards = {
+        BASELINE: lambda: empty_async(answer_async),
+        "target as first parameter": healthy.first_async,
+    }
     call = guards[name]() if name in guards else form_of(name, "asynchronous")(answer_async)
 
     with hundred_calls(call) as calls:
@@ -140,7 +143,11 @@ def test_stream(benchmark: Any, name: str) -> None:
 @every_library
 def test_async_stream(benchmark: Any, name: str) -> None:
     """The items of an asynchronous generator function are read."""
-    call = empty_async_stream(words_async) if name == BASELINE else form_of(name, "async_stream")(words_async)
+    call = (
+        empty_async_stream(words_async)
+        if name == BASELINE
+        else form_of(name, "async_stream")(words_async)
+    )
 
     async def read() -> list[str]:
         return [item async for item in call(100)]

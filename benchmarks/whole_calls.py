@@ -53,7 +53,11 @@ sys.path.insert(0, str(WHOLE))
 
 from cases import CASES, HISTORY, MODES, Case, Mode, Places, answer_of  # noqa: E402  # after its folder is known
 
-ENVIRONMENTS = {"litellm": "with_litellm", "langchain": "with_langchain", "pydantic-ai": "with_pydantic_ai"}
+ENVIRONMENTS = {
+    "litellm": "with_litellm",
+    "langchain": "with_langchain",
+    "pydantic-ai": "with_pydantic_ai",
+}
 """``{environment: name of its script and its requirements in whole/}``."""
 
 QUIET = {
@@ -93,12 +97,22 @@ def environment(name: str, cache: Path, *, upgrade: bool) -> Path:
     folder = cache / f"{name}-{platform.python_version()}"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     stamp = folder / "made-from"
-    made_from = hashlib.sha256(requirements.read_bytes() + (ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    made_from = hashlib.sha256(
+        requirements.read_bytes() + (ROOT / "pyproject.toml").read_bytes()
+    ).hexdigest()
     if python.exists() and stamp.exists() and stamp.read_text() == made_from and not upgrade:
         return python
     print(f"making {folder}", file=sys.stderr)
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade"]
+    install = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--upgrade",
+    ]
     subprocess.run([*install, "--requirement", requirements, "--editable", ROOT], check=True)
     stamp.write_text(made_from)
     return python
@@ -109,7 +123,10 @@ class Server:
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, WHOLE / "server.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, WHOLE / "server.py"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert self.process.stdout is not None
         self.places = Places(**json.loads(self.process.stdout.readline()))
@@ -131,10 +148,20 @@ class Worker:
     def __init__(self, name: str, python: Path, places: Places, log: Path, *options: str) -> None:
         self.log = log
         # Nothing of the caller's: no keys, no proxies, no settings of the libraries.
-        kept = {key: os.environ[key] for key in ("PATH", "HOME", "LANG", "SYSTEMROOT", "TMPDIR") if key in os.environ}
+        kept = {
+            key: os.environ[key]
+            for key in ("PATH", "HOME", "LANG", "SYSTEMROOT", "TMPDIR")
+            if key in os.environ
+        }
         with log.open("w") as errors:
             self.process = subprocess.Popen(
-                [python, WHOLE / f"{ENVIRONMENTS[name]}.py", str(places.port), str(places.refused_port), *options],
+                [
+                    python,
+                    WHOLE / f"{ENVIRONMENTS[name]}.py",
+                    str(places.port),
+                    str(places.refused_port),
+                    *options,
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -216,8 +243,16 @@ class Figure:
 class Measuring:
     """The cases of one environment."""
 
-    def __init__(self, name: str, worker: Worker, server: Server, effort: Effort, cases: Sequence[Case]) -> None:
-        self.name, self.worker, self.server, self.effort, self.cases = name, worker, server, effort, cases
+    def __init__(
+        self, name: str, worker: Worker, server: Server, effort: Effort, cases: Sequence[Case]
+    ) -> None:
+        self.name, self.worker, self.server, self.effort, self.cases = (
+            name,
+            worker,
+            server,
+            effort,
+            cases,
+        )
         self.described = worker.ask("describe")
         self.subjects: dict[str, dict[str, Any]] = self.described["subjects"]
 
@@ -267,8 +302,14 @@ class Measuring:
         before = self.server.counts()
         self.worker.ask("open", subject=name, case=case.name, mode=mode, history=history)
         dead = (self.server.counts() - before)["dead"]
-        if case.policy == "equal" and self.subjects[name]["cooldown"]["equal"] is not None and dead >= HISTORY:
-            raise AssertionError(f"{self.name}: {name}, {case.title}: no cooldown after one failure")
+        if (
+            case.policy == "equal"
+            and self.subjects[name]["cooldown"]["equal"] is not None
+            and dead >= HISTORY
+        ):
+            raise AssertionError(
+                f"{self.name}: {name}, {case.title}: no cooldown after one failure"
+            )
 
     def run(self, calls: int) -> Slice:
         return self._slice("run", calls=calls)
@@ -305,16 +346,24 @@ class Measuring:
             # Each end of a cooldown may cost a call or two all their attempts.
             most = 2 * attempts * (1 + int(took / cooldown))
             if dead > most:
-                raise AssertionError(f"{what}: at most {most} requests to the dead provider expected, {dead} seen")
+                raise AssertionError(
+                    f"{what}: at most {most} requests to the dead provider expected, {dead} seen"
+                )
         else:
             expect(what, "requests to the dead provider", attempts * calls, dead)
 
     def figure(
-        self, name: str, case: Case, mode: Mode, slices: Sequence[Slice], bare: Sequence[tuple[Slice, Slice]]
+        self,
+        name: str,
+        case: Case,
+        mode: Mode,
+        slices: Sequence[Slice],
+        bare: Sequence[tuple[Slice, Slice]],
     ) -> Figure:
         """Return what slices and the bare client's around them amount to."""
         ratios = [
-            2 * each.median / (before.median + after.median) for each, (before, after) in zip(slices, bare, strict=True)
+            2 * each.median / (before.median + after.median)
+            for each, (before, after) in zip(slices, bare, strict=True)
         ]
         low, ratio, high = statistics.quantiles(ratios, n=4, method="inclusive")
         seconds = [one for each in slices for one in each.seconds]
@@ -335,7 +384,9 @@ class Measuring:
             milliseconds_most=1000 * max(seconds),
             bare_milliseconds=1000 * statistics.median(before.median for before, _ in bare),
             cpu_milliseconds=1000 * statistics.median(cpu) if cpu else None,
-            bare_cpu_milliseconds=1000 * statistics.median(before.cpu or 0.0 for before, _ in bare) if cpu else None,
+            bare_cpu_milliseconds=1000 * statistics.median(before.cpu or 0.0 for before, _ in bare)
+            if cpu
+            else None,
             dead_requests=dead / len(seconds) if case.first == "dead" else None,
         )
 
@@ -360,10 +411,15 @@ def check_connections(worker: Worker, places: Places, cases: Sequence[Case]) -> 
                 worker.ask("run", calls=3)
                 after = worker.ask("connects").get(refused, 0)
                 expect(
-                    f"{name}, {case.title}", "connections refused", 3 if case.first == "refused" else 0, after - before
+                    f"{name}, {case.title}",
+                    "connections refused",
+                    3 if case.first == "refused" else 0,
+                    after - before,
                 )
         worker.ask("close")
-    expect("the audited process", "connections elsewhere", set(), set(worker.ask("connects")) - allowed)
+    expect(
+        "the audited process", "connections elsewhere", set(), set(worker.ask("connects")) - allowed
+    )
 
 
 def measure(
@@ -377,7 +433,10 @@ def measure(
         measuring = Measuring(name, worker, server, effort, cases)
         figures: list[Figure] = []
         for figure in measuring.figures():
-            print(f"{name}: {figure.case}, {figure.mode}, {figure.subject}: {figure.ratio:.2f}", file=sys.stderr)
+            print(
+                f"{name}: {figure.case}, {figure.mode}, {figure.subject}: {figure.ratio:.2f}",
+                file=sys.stderr,
+            )
             figures.append(figure)
         return measuring.described, figures
 
@@ -412,8 +471,14 @@ BY_HAND = "try/except by hand"
 
 def summary(figures: Sequence[Figure], cases: Sequence[Case]) -> str:
     """Return the ratios of all contenders, each beside ours in the same environment."""
-    contenders = {figure.subject: figure.environment for figure in figures if figure.subject not in (OURS, BY_HAND)}
-    ratios = {(each.environment, each.subject, each.case, each.mode): each.ratio for each in figures}
+    contenders = {
+        figure.subject: figure.environment
+        for figure in figures
+        if figure.subject not in (OURS, BY_HAND)
+    }
+    ratios = {
+        (each.environment, each.subject, each.case, each.mode): each.ratio for each in figures
+    }
     rows: list[list[str]] = []
     for case in cases:
         for mode in MODES:
@@ -421,8 +486,12 @@ def summary(figures: Sequence[Figure], cases: Sequence[Case]) -> str:
                 (ratios[where, name, case.name, mode], ratios[where, OURS, case.name, mode])
                 for name, where in contenders.items()
             ]
-            rows.append([f"{case.title}; {mode}", *(f"{times(one)} ({times(ours)})" for one, ours in pairs)])
-    return table(["ratio to the bare client (resilient_llm in the same environment)", *contenders], rows, 1)
+            rows.append(
+                [f"{case.title}; {mode}", *(f"{times(one)} ({times(ours)})" for one, ours in pairs)]
+            )
+    return table(
+        ["ratio to the bare client (resilient_llm in the same environment)", *contenders], rows, 1
+    )
 
 
 DETAILS = """environment, contender, mode, ratio to the bare client (quartiles), ms: median, mean, slowest,
@@ -451,19 +520,35 @@ def details(figures: Sequence[Figure], case: Case) -> str:
     return table([" ".join(head.split()) for head in DETAILS.split(",")], rows, 3)
 
 
-def report(described: Mapping[str, Mapping[str, Any]], figures: Sequence[Figure], cases: Sequence[Case]) -> str:
+def report(
+    described: Mapping[str, Mapping[str, Any]], figures: Sequence[Figure], cases: Sequence[Case]
+) -> str:
     """Return everything in markdown."""
     blocks = [summary(figures, cases)]
     for case in cases:
-        blocks += [f"### {case.title[0].upper()}{case.title[1:]}", *filter(None, [case.note]), details(figures, case)]
+        blocks += [
+            f"### {case.title[0].upper()}{case.title[1:]}",
+            *filter(None, [case.note]),
+            details(figures, case),
+        ]
     settings = {
         name: [subject["settings"][policy] for policy in ("default", "once", "equal")]
         for environment in described.values()
         for name, subject in environment["subjects"].items()
     }
-    heads = ["contender", "defaults", "one attempt, nothing remembered", "one attempt, cooldown after one failure"]
+    heads = [
+        "contender",
+        "defaults",
+        "one attempt, nothing remembered",
+        "one attempt, cooldown after one failure",
+    ]
     versions = [
-        [name, ", ".join(f"{package} {version}" for package, version in environment["versions"].items())]
+        [
+            name,
+            ", ".join(
+                f"{package} {version}" for package, version in environment["versions"].items()
+            ),
+        ]
         for name, environment in described.items()
     ]
     blocks += [
@@ -478,12 +563,26 @@ def report(described: Mapping[str, Mapping[str, Any]], figures: Sequence[Figure]
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="a smoke test: a few calls of everything")
+    parser.add_argument(
+        "--quick", action="store_true", help="a smoke test: a few calls of everything"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
-    parser.add_argument("--only", action="append", choices=ENVIRONMENTS, metavar="NAME", help=", ".join(ENVIRONMENTS))
-    parser.add_argument("--case", action="append", choices=[case.name for case in CASES], help="may be repeated")
-    parser.add_argument("--cache", type=Path, default=ROOT / "build" / "bench", help="where environments are kept")
-    parser.add_argument("--upgrade", action="store_true", help="make the environments anew, of the latest releases")
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=ENVIRONMENTS,
+        metavar="NAME",
+        help=", ".join(ENVIRONMENTS),
+    )
+    parser.add_argument(
+        "--case", action="append", choices=[case.name for case in CASES], help="may be repeated"
+    )
+    parser.add_argument(
+        "--cache", type=Path, default=ROOT / "build" / "bench", help="where environments are kept"
+    )
+    parser.add_argument(
+        "--upgrade", action="store_true", help="make the environments anew, of the latest releases"
+    )
     return parser.parse_args()
 
 
@@ -512,7 +611,10 @@ def main() -> None:
     print("; ".join(f"{key}: {value}" for key, value in where.items()), end="\n\n")
     print(report(described, figures, cases))
     if options.json:
-        everything = where | {"environments": described, "figures": [asdict(figure) for figure in figures]}
+        everything = where | {
+            "environments": described,
+            "figures": [asdict(figure) for figure in figures],
+        }
         options.json.write_text(json.dumps(everything, indent=2) + "\n")
 
 

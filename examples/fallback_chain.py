@@ -63,7 +63,9 @@ def client_for(provider: str) -> AsyncOpenAI:
 
 
 @failover(chain=["groq/llama-3.3-70b-versatile", "openai/gpt-5-mini"], timeout=20.0)
-async def ask(clients: dict[str, AsyncOpenAI], prompt: str, *, target: Target = Target("groq/llama")) -> str:
+async def ask(
+    clients: dict[str, AsyncOpenAI], prompt: str, *, target: Target = Target("groq/llama")
+) -> str:
     reply = await clients[target.provider].chat.completions.create(
         model=target.model, messages=[{"role": "user", "content": prompt}]
     )

@@ -8,7 +8,17 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
-from resilient_llm import AttemptFailed, Event, FailedOver, Target, TargetBenched, configure, events, failover, observe
+from resilient_llm import (
+    AttemptFailed,
+    Event,
+    FailedOver,
+    Target,
+    TargetBenched,
+    configure,
+    events,
+    failover,
+    observe,
+)
 
 counts: Counter[str] = Counter()
 
@@ -29,7 +39,9 @@ async def watch(ready: asyncio.Event) -> None:
         ready.set()
         async for event in stream:
             if isinstance(event, FailedOver):
-                print(f"watcher: moved from {event.from_target} to {event.to_target}, {event.reason}")
+                print(
+                    f"watcher: moved from {event.from_target} to {event.to_target}, {event.reason}"
+                )
             elif isinstance(event, TargetBenched):
                 print(f"watcher: {event.target} is benched, {event.trigger}")
                 return

@@ -12,7 +12,10 @@ from resilient_llm import Target, bench_model, failover, health, list_benched, u
 DOWN = {"groq"}
 
 
-@failover(chain=["groq/llama-3.3-70b-versatile", "openai/gpt-5-mini", "anthropic/claude-haiku"], attempts=1)
+@failover(
+    chain=["groq/llama-3.3-70b-versatile", "openai/gpt-5-mini", "anthropic/claude-haiku"],
+    attempts=1,
+)
 def ask(target: Target, prompt: str) -> str:
     if target.provider in DOWN:
         raise ConnectionResetError("this provider is down")
@@ -23,9 +26,13 @@ def show(headline: str) -> None:
     print(headline)
     for each in list_benched():
         ends = "until unbenched" if each.remaining is None else f"for {each.remaining:.0f} s"
-        print(f"    benched {ends}: {each.model} ({'by hand' if each.manual else each.kind}, {each.reason})")
+        print(
+            f"    benched {ends}: {each.model} ({'by hand' if each.manual else each.kind}, {each.reason})"
+        )
     for key, report in health().items():
-        print(f"    {key}: {report.status}, {report.errors} of {report.total} calls failed, breaker {report.state}")
+        print(
+            f"    {key}: {report.status}, {report.errors} of {report.total} calls failed, breaker {report.state}"
+        )
 
 
 for _ in range(6):

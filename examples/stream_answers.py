@@ -5,7 +5,15 @@ python examples/stream_answers.py
 
 from collections.abc import Iterator
 
-from resilient_llm import StreamInterrupted, StreamInterruptedError, StreamPolicy, Target, configure, failover, observe
+from resilient_llm import (
+    StreamInterrupted,
+    StreamInterruptedError,
+    StreamPolicy,
+    Target,
+    configure,
+    failover,
+    observe,
+)
 
 WORDS = ["The sky ", "is blue ", "because of ", "Rayleigh ", "scattering."]
 mood = {"groq": "down", "openai": "well"}
@@ -29,7 +37,10 @@ def ask(target: Target, prompt: str, *, so_far: str = "") -> Iterator[str]:
 
 
 configure(logging=False)
-observe(lambda event: print(f"    ({event.target}: {event.reason} after {event.items_sent} items)"), StreamInterrupted)
+observe(
+    lambda event: print(f"    ({event.target}: {event.reason} after {event.items_sent} items)"),
+    StreamInterrupted,
+)
 
 print("before the first word:", "".join(ask("Why is the sky blue?")))
 
@@ -42,9 +53,13 @@ except StreamInterruptedError as error:
     print("\n   ", error)
 
 print("begin again:")
-again = ask.using(stream=StreamPolicy(on_interrupt="restart", restart_marker="[another model begins] "))
+again = ask.using(
+    stream=StreamPolicy(on_interrupt="restart", restart_marker="[another model begins] ")
+)
 print("   ", "".join(again("Why is the sky blue?")))
 
 print("go on:")
-go_on = ask.using(stream=StreamPolicy(keep_text=10_000, on_interrupt=lambda error: {"so_far": error.text_so_far}))
+go_on = ask.using(
+    stream=StreamPolicy(keep_text=10_000, on_interrupt=lambda error: {"so_far": error.text_so_far})
+)
 print("   ", "".join(go_on("Why is the sky blue?")))

@@ -7,7 +7,15 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from resilient_llm import StreamInterruptedError, StreamPolicy, Target, Trace, configure, failover, health
+from resilient_llm import (
+    StreamInterruptedError,
+    StreamPolicy,
+    Target,
+    Trace,
+    configure,
+    failover,
+    health,
+)
 
 stalls_at = {"groq": 0, "openai": 99}
 
@@ -16,7 +24,9 @@ stalls_at = {"groq": 0, "openai": 99}
     chain=[
         "groq/llama-3.3-70b-versatile",
         # This one thinks in silence: it may take longer.
-        Target("openai/gpt-5-mini", stream=StreamPolicy(first_item_timeout=20.0, idle_timeout=10.0)),
+        Target(
+            "openai/gpt-5-mini", stream=StreamPolicy(first_item_timeout=20.0, idle_timeout=10.0)
+        ),
     ],
     attempts=1,
     stream=StreamPolicy(first_item_timeout=0.3, idle_timeout=0.2),
@@ -51,7 +61,9 @@ async def main() -> None:
         print("\n ", error)
 
     report = health()["openai/gpt-5-mini"]
-    print(f"openai: the first word after {report.first_content:.2f} s, the whole stream {report.latency:.2f} s")
+    print(
+        f"openai: the first word after {report.first_content:.2f} s, the whole stream {report.latency:.2f} s"
+    )
 
 
 asyncio.run(main())

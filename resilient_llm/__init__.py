@@ -61,7 +61,15 @@ if TYPE_CHECKING:
     from resilient_llm._observe import events, observe
     from resilient_llm._stream_policy import StreamPolicy
     from resilient_llm._trace import Trace
-    from resilient_llm._values import Attempt, AttemptRecord, BenchedModel, ErrorKind, Target, TargetHealth, Verdict
+    from resilient_llm._values import (
+        Attempt,
+        AttemptRecord,
+        BenchedModel,
+        ErrorKind,
+        Target,
+        TargetHealth,
+        Verdict,
+    )
 
 __all__ = [
     "Attempt",

@@ -25,7 +25,9 @@ def list_benched() -> list[BenchedModel]:
     return [_row(circuit, bench, now) for circuit, bench in benched if bench is not None]
 
 
-def bench_model(spec: str | Target, until: datetime | timedelta | float | None = None, *, reason: str = "") -> None:
+def bench_model(
+    spec: str | Target, until: datetime | timedelta | float | None = None, *, reason: str = ""
+) -> None:
     """Bench a target, or with a key without a slash every target of a provider.
 
     A manual bench ends only by `unbench_model` or its own end. Benching anew replaces it.
@@ -41,7 +43,9 @@ def bench_model(spec: str | Target, until: datetime | timedelta | float | None =
     """
     key = normal_key(spec)
     if not isinstance(reason, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # users' input
-        raise ConfigurationError(f"reason of type {type(reason).__name__} is not allowed: write a text")
+        raise ConfigurationError(
+            f"reason of type {type(reason).__name__} is not allowed: write a text"
+        )
     now = runtime.clock()
     end = FOREVER if until is None else now + _seconds_until(until)
     runtime.registry.circuit(key).bench(now, end, reason)
@@ -83,12 +87,16 @@ def health(expected: Iterable[str | Target] = ()) -> dict[str, TargetHealth]:
         ConfigurationError: If one of them is no key, or all are one bare text.
     """
     if isinstance(expected, str):
-        raise ConfigurationError("expected is one text: write a sequence of keys, such as ['groq/llama']")
+        raise ConfigurationError(
+            "expected is one text: write a sequence of keys, such as ['groq/llama']"
+        )
     for spec in [normal_key(spec) for spec in expected]:
         runtime.registry.circuit(spec)
     now = runtime.clock()
     checked_at = runtime.moment(now)
-    return {circuit.key: _health(circuit, now, checked_at) for circuit in runtime.registry.circuits()}
+    return {
+        circuit.key: _health(circuit, now, checked_at) for circuit in runtime.registry.circuits()
+    }
 
 
 def reset() -> None:
@@ -141,7 +149,12 @@ def _seconds_until(until: Any) -> float:
         return seconds
     if isinstance(until, timedelta):
         until = until.total_seconds()
-    if isinstance(until, bool) or not isinstance(until, (int, float)) or not math.isfinite(until) or until < 0:
+    if (
+        isinstance(until, bool)
+        or not isinstance(until, (int, float))
+        or not math.isfinite(until)
+        or until < 0
+    ):
         raise ConfigurationError(f"until is no moment and no duration of 0 or more: {allowed}")
     return float(until)
 

@@ -100,7 +100,10 @@ class Breaker:
         return self._enter_slowly()
 
     def __exit__(
-        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         era = self._era
         if error is None and self._at < era.due:
@@ -113,7 +116,10 @@ class Breaker:
         return self.__enter__()
 
     async def __aexit__(
-        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.__exit__(error_type, error, traceback)
 
@@ -262,7 +268,9 @@ def _report(permit: Permit, error: BaseException | None, now: float) -> None:
         permit.cancelled(now)
         return
     if verdict.kind is ErrorKind.UNKNOWN:
-        permit.circuit.note(facts.UnknownError, now, type_name=type(error).__name__, status=verdict.status)
+        permit.circuit.note(
+            facts.UnknownError, now, type_name=type(error).__name__, status=verdict.status
+        )
     permit.failed(error, now, verdict)
 
 

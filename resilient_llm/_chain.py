@@ -12,9 +12,7 @@ from resilient_llm._values import Target
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ALLOWED = (
-    "write 'provider/model', a comma-separated text of these, a Target, a module-level function, or a sequence of them"
-)
+ALLOWED = "write 'provider/model', a comma-separated text of these, a Target, a module-level function, or a sequence of them"
 
 
 def targets_of(chain: Any) -> tuple[Target, ...]:
@@ -25,7 +23,9 @@ def targets_of(chain: Any) -> tuple[Target, ...]:
             two different sets of options, or if nothing is left.
     """
     if inspect.isfunction(chain):
-        raise ConfigurationError(f"{chain.__name__} is not a chain: write @failover(chain=['provider/model', …])")
+        raise ConfigurationError(
+            f"{chain.__name__} is not a chain: write @failover(chain=['provider/model', …])"
+        )
     found: dict[str, Target] = {}
     for target in _flat(chain):
         known = found.setdefault(target.key, target)
@@ -61,7 +61,11 @@ def _flat(chain: Any) -> Iterator[Target]:
 
 def _shown(entry: object) -> str:
     kind = type(entry).__name__
-    return f"{entry!r} ({kind})" if isinstance(entry, (int, float, bytes)) or entry is None else f"of type {kind}"
+    return (
+        f"{entry!r} ({kind})"
+        if isinstance(entry, (int, float, bytes)) or entry is None
+        else f"of type {kind}"
+    )
 
 
 def _of_spec(spec: str) -> Target:

@@ -10,7 +10,11 @@ from resilient_llm._errors import ConfigurationError
 
 
 def _refuse(name: str, value: object, allowed: str) -> ConfigurationError:
-    shown = repr(value) if isinstance(value, (bool, int, float, str)) or value is None else type(value).__name__
+    shown = (
+        repr(value)
+        if isinstance(value, (bool, int, float, str)) or value is None
+        else type(value).__name__
+    )
     return ConfigurationError(f"{name}={shown} is not allowed: write {allowed}")
 
 
@@ -43,7 +47,9 @@ def number(
 
 
 @overload
-def seconds(name: str, value: Any, *, optional: Literal[False] = False, zero: bool = False) -> float: ...
+def seconds(
+    name: str, value: Any, *, optional: Literal[False] = False, zero: bool = False
+) -> float: ...
 @overload
 def seconds(name: str, value: Any, *, optional: bool, zero: bool = False) -> float | None: ...
 def seconds(name: str, value: Any, *, optional: bool = False, zero: bool = False) -> float | None:

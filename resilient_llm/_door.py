@@ -77,7 +77,8 @@ class Door:
         self.injection = injection
         called = [_called(target, injection) for target in policy.chain]
         self.ways = [
-            (each.invoker(target), bool(each.gives_items)) for target, each in zip(policy.chain, called, strict=True)
+            (each.invoker(target), bool(each.gives_items))
+            for target, each in zip(policy.chain, called, strict=True)
         ]
         """How each target is called, and whether by a generator function."""
         self.lanes: tuple[Lane, ...] | None = None
@@ -86,12 +87,15 @@ class Door:
         self.prefix = ""
         self.plain = self._is_plain()
         options = policy.options
-        self.is_limited = injection.is_async and (options.timeout is not None or options.attempt_timeout is not None)
+        self.is_limited = injection.is_async and (
+            options.timeout is not None or options.attempt_timeout is not None
+        )
         """Whether its attempts are cut off, which is more than the generated wrapper does."""
         self.quiet = False
         """Whether nobody wants to know of a success."""
         self.is_stream = bool(injection.gives_items) or any(
-            each is not None for each in (options.stream, *(target.stream for target in policy.chain))
+            each is not None
+            for each in (options.stream, *(target.stream for target in policy.chain))
         )
         """Whether what it guards is known to be streams."""
 
@@ -129,7 +133,9 @@ class Door:
         with runtime.lock:
             targets = self.policy.chain
             by_key = {
-                target.key: Lane(target, runtime.registry.circuit(target.key), invoke, is_generator=is_generator)
+                target.key: Lane(
+                    target, runtime.registry.circuit(target.key), invoke, is_generator=is_generator
+                )
                 for target, (invoke, is_generator) in zip(targets, self.ways, strict=True)
             }
             lanes = tuple(by_key[target.key] for target in self.policy.in_priority)
@@ -139,9 +145,15 @@ class Door:
             self.lanes = lanes
             runtime.bind(self)
             hub = runtime.hub
-            self.quiet = self.plain and not runtime.open_traces and not hub.wants(facts.AttemptSucceeded)
+            self.quiet = (
+                self.plain and not runtime.open_traces and not hub.wants(facts.AttemptSucceeded)
+            )
             if self.wrapper and self.quiet and not self.is_limited:
-                others = () if hub.wants_skips() else tuple((lane.circuit, lane.target) for lane in lanes[1:])
+                others = (
+                    ()
+                    if hub.wants_skips()
+                    else tuple((lane.circuit, lane.target) for lane in lanes[1:])
+                )
                 second, second_target = others[0] if others else (_Shut, lanes[0].target)
                 # The circuit last: with it the wrapper begins to rely on the rest.
                 self._put(target=lanes[0].target, clock=runtime.clock, others=others)
@@ -161,7 +173,10 @@ class Door:
     def wrap(self, code: types.CodeType, prefix: str) -> dict[str, Any]:
         """Return the globals of a wrapper with this code, unbound."""
         self.prefix = prefix
-        self.wrapper = {"__builtins__": __builtins__, "__name__": getattr(self.injection.fn, "__module__", __name__)}
+        self.wrapper = {
+            "__builtins__": __builtins__,
+            "__name__": getattr(self.injection.fn, "__module__", __name__),
+        }
         self._put(
             circuit=_Shut,
             second=_Shut,
@@ -227,7 +242,9 @@ class Door:
         steps = story(call, runtime.clock())
         return await aio.drive(call, steps, steps.send(None))  # type: ignore[arg-type]  # the first send is None
 
-    async def _limited(self, lanes: tuple[Lane, ...], era: Era, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    async def _limited(
+        self, lanes: tuple[Lane, ...], era: Era, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         """Make the first attempt of a plain policy with limits; hand over to the story if it fails."""
         from resilient_llm._drive import aio
 
@@ -260,14 +277,22 @@ class Door:
         return await self.resume_async(run, args, kwargs)
 
     def new_call(
-        self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, *, entered_at: float | None = None
+        self,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+        *,
+        entered_at: float | None = None,
     ) -> Call:
         """Return a call with its targets in order, named, timed and traced."""
         lanes = self.bound()
         options = self.policy.options
         if kwargs:
             kwargs, pinned = self._pinned(kwargs)
-            lanes = lanes if pinned is None else (next(lane for lane in lanes if lane.target is pinned),)
+            lanes = (
+                lanes
+                if pinned is None
+                else (next(lane for lane in lanes if lane.target is pinned),)
+            )
         if options.strategy != "priority" and len(lanes) > 1:
             lanes = self._ordered(lanes)
         trace = open_trace()
@@ -303,13 +328,17 @@ class Door:
         names = self.injection.names
         if not names:
             return kwargs, None
-        rest = {name: value for name, value in kwargs.items() if name not in names or value is not None}
+        rest = {
+            name: value for name, value in kwargs.items() if name not in names or value is not None
+        }
         pinned: Target | None = None
         for name in names:
             if name in rest and name != "provider":
                 found = find_target(self.policy.chain, name, rest.pop(name))
                 if pinned is not None and found is not pinned:
-                    raise ValueError(f"target= and model= name different targets: {pinned.key} and {found.key}")
+                    raise ValueError(
+                        f"target= and model= name different targets: {pinned.key} and {found.key}"
+                    )
                 pinned = found
         return rest, pinned
 
@@ -362,7 +391,9 @@ class Door:
         del args, kwargs
         return await aio.drive(call, run.steps, step)
 
-    def _resumed(self, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call, Step]:
+    def _resumed(
+        self, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Call, Step]:
         call, step = run.call, run.step
         run.step = None
         assert step is not None
@@ -393,11 +424,15 @@ class Door:
         if state.calm and now < state.look_at:
             state.measured(entered_at, now)
         else:
-            permit_of_inlined(self._circuit(target), state, entered_at).succeeded(now, now - entered_at)
+            permit_of_inlined(self._circuit(target), state, entered_at).succeeded(
+                now, now - entered_at
+            )
         if runtime.hub.wants(facts.AttemptSucceeded):
             # Its level was lowered after we were bound: tell this one, then come by the door.
             call = self.new_call(entered_at=entered_at)
-            self._circuit(target).note(facts.AttemptSucceeded, now, number=1, seconds=now - entered_at, tag=call.tag)
+            self._circuit(target).note(
+                facts.AttemptSucceeded, now, number=1, seconds=now - entered_at, tag=call.tag
+            )
             runtime.unbind_all()
         return result
 
@@ -433,7 +468,12 @@ class Door:
         return await self.resume_async(run, args, kwargs)
 
     def _opened(
-        self, entered_at: float, target: Target, stream: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        entered_at: float,
+        target: Target,
+        stream: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> Any:
         """Guard a stream that the healthy path came by."""
         if self.injection.is_async:
@@ -446,7 +486,12 @@ class Door:
         return sync.drive(call, steps, step)
 
     async def _opened_async(
-        self, entered_at: float, target: Target, stream: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        entered_at: float,
+        target: Target,
+        stream: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> Any:
         from resilient_llm._drive import aio, astreams
 
@@ -465,7 +510,9 @@ class Door:
         step = steps.send(None)  # type: ignore[arg-type]  # the first send is None
         return call, steps, step, type(step) is Try and step.lane.target is target
 
-    async def _adopted(self, result: Any, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    async def _adopted(
+        self, result: Any, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         """Let the story time an awaitable that the healthy path came by."""
         from resilient_llm._drive import aio
 
@@ -508,7 +555,9 @@ def find_target(chain: tuple[Target, ...], name: str, wanted: Any) -> Target:
         if len(found) != 1:
             found = [target for target in chain if _same_spec(target, wanted)]
     if len(found) != 1:
-        raise ValueError(f"{name}= names no target of this chain, or more than one: it has {listed}")
+        raise ValueError(
+            f"{name}= names no target of this chain, or more than one: it has {listed}"
+        )
     return found[0]
 
 

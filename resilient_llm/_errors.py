@@ -210,7 +210,10 @@ class ChainExhaustedError(ResilientLLMError, ExceptionGroup[Exception]):
 
     def derive(self, excs: Sequence[Exception], /) -> ChainExhaustedError:  # pyright: ignore[reportIncompatibleMethodOverride]  # the stub is generic over what split() keeps
         """Return a group of the same facts with other members, for ``except*`` and ``split``."""
-        known = {id(error): record for error, record in zip(self.exceptions, self._member_records, strict=False)}
+        known = {
+            id(error): record
+            for error, record in zip(self.exceptions, self._member_records, strict=False)
+        }
         return ChainExhaustedError(
             self.message,
             excs,

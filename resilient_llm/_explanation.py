@@ -75,7 +75,9 @@ class Explanation:
         lines.append(("status", "" if verdict.status is None else str(verdict.status)))
         if verdict.retry_after is not None:
             lines.append(("wait", f"{verdict.retry_after:g} s, from {self.hint or 'the rule'}"))
-        lines.append(("same target", "may be tried again" if verdict.retryable else "not tried again"))
+        lines.append(
+            ("same target", "may be tried again" if verdict.retryable else "not tried again")
+        )
         lines.append(("health", _health(verdict)))
         lines.append(("then", _then(verdict)))
         said = [f"  {name:{_WIDTH}}{text}" for name, text in lines if text]
@@ -86,7 +88,11 @@ def _health(verdict: Verdict) -> str:
     kind: ErrorKind = verdict.kind
     if verdict.harms_health:
         return f"a failure of the {verdict.scope}"
-    return f"not a failure, counts in the error rate of the {verdict.scope}" if kind == "rate_limited" else "untouched"
+    return (
+        f"not a failure, counts in the error rate of the {verdict.scope}"
+        if kind == "rate_limited"
+        else "untouched"
+    )
 
 
 def _then(verdict: Verdict) -> str:

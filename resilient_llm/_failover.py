@@ -111,7 +111,9 @@ class Failover:
         self.in_priority: tuple[Target, ...] = tuple(BUILT_IN["priority"](self.chain))
         for target in self.chain:
             circuit = runtime.registry.find(target.key)
-            breaker = runtime.settings.for_key(target.key, {}) if circuit is None else circuit.settings
+            breaker = (
+                runtime.settings.for_key(target.key, {}) if circuit is None else circuit.settings
+            )
             if breaker.mode == "enforce":
                 warn_of_attempts(self.options.attempts, breaker.failures, target.key)
             warn_of_client_retries(target)
@@ -133,7 +135,9 @@ class Failover:
     @overload
     def __call__(self, fn: Callable[Concatenate[Target, P], R], /) -> Guarded[P, R]: ...  # pyright: ignore[reportOverlappingOverload]  # the first that fits is meant
     @overload
-    def __call__(self, fn: Callable[Concatenate[type[T], Target, P], R], /) -> GuardedClassMethod[T, P, R]: ...
+    def __call__(
+        self, fn: Callable[Concatenate[type[T], Target, P], R], /
+    ) -> GuardedClassMethod[T, P, R]: ...
     @overload
     def __call__(self, fn: Callable[Concatenate[T, Target, P], R], /) -> GuardedMethod[T, P, R]: ...
     @overload
@@ -146,7 +150,11 @@ class Failover:
         """
         if isinstance(fn, (classmethod, staticmethod)):
             inner: Any = fn.__func__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # users' input
-            return classmethod(self(inner)) if isinstance(fn, classmethod) else staticmethod(self(inner))
+            return (
+                classmethod(self(inner))
+                if isinstance(fn, classmethod)
+                else staticmethod(self(inner))
+            )
         injection = self._injection_of(fn)
         code, prefix, defaults, keyword_defaults = generate(injection)
         return _wrapper(self, injection, code, prefix, defaults, keyword_defaults)
@@ -154,7 +162,9 @@ class Failover:
     # As call.
 
     @overload
-    def call(self, fn: Callable[Concatenate[Target, P], R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def call(
+        self, fn: Callable[Concatenate[Target, P], R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R: ...
     @overload
     def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     def call(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -191,7 +201,9 @@ class Failover:
         return f"Failover({', '.join(target.key for target in self.chain)})"
 
     def _injection_of(self, fn: Any) -> Injection:
-        injection = injection_of(fn, every_entry_calls=all(target.call is not None for target in self.chain))
+        injection = injection_of(
+            fn, every_entry_calls=all(target.call is not None for target in self.chain)
+        )
         _check_limits(self, injection)
         return injection
 
@@ -238,7 +250,9 @@ def _wrapper(
     wrapper.__kwdefaults__ = keyword_defaults or None
     functools.update_wrapper(wrapper, fn)
     hidden = {p.name for p in injection.parameters} - set(injection.outer.parameters)
-    wrapper.__annotations__ = {k: v for k, v in getattr(fn, "__annotations__", {}).items() if k not in hidden}
+    wrapper.__annotations__ = {
+        k: v for k, v in getattr(fn, "__annotations__", {}).items() if k not in hidden
+    }
     wrapper.__signature__ = injection.outer
     wrapper.policy = policy
 
@@ -246,7 +260,9 @@ def _wrapper(
         changed = policy.using(**changes)
         _check_limits(changed, injection)
         if not injection.is_told and not all(target.call is not None for target in changed.chain):
-            raise ConfigurationError(f"{name} is given no target: every entry of the chain needs its own call=")
+            raise ConfigurationError(
+                f"{name} is given no target: every entry of the chain needs its own call="
+            )
         return _wrapper(changed, injection, code, prefix, defaults, keyword_defaults)
 
     wrapper.using = using

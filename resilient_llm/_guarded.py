@@ -41,7 +41,9 @@ def guarded(guard: Breaker, fn: Any) -> Any:
         return classmethod(wrapped) if isinstance(fn, classmethod) else staticmethod(wrapped)
     name = getattr(fn, "__name__", type(fn).__name__)
     if not callable(fn) or inspect.isclass(fn):
-        raise ConfigurationError(f"{name} cannot be guarded: decorate a function, a method or a callable object")
+        raise ConfigurationError(
+            f"{name} cannot be guarded: decorate a function, a method or a callable object"
+        )
     inner = fn
     while isinstance(inner, functools.partial):
         inner = inner.func
@@ -225,10 +227,14 @@ class _Stay:
         if verdict.kind is ErrorKind.CANCELLED:
             # Nobody reads a clock for each item: content that came may have come just now.
             quiet_since = now if self.quiet_since is None else self.quiet_since
-            permit.cancelled(now, quiet_since=quiet_since if self.has_content else None, felt=self.felt)
+            permit.cancelled(
+                now, quiet_since=quiet_since if self.has_content else None, felt=self.felt
+            )
             return
         if verdict.kind is ErrorKind.UNKNOWN:
-            permit.circuit.note(facts.UnknownError, now, type_name=type(error).__name__, status=verdict.status)
+            permit.circuit.note(
+                facts.UnknownError, now, type_name=type(error).__name__, status=verdict.status
+            )
         permit.failed(error, now, verdict)
 
 

@@ -63,7 +63,9 @@ class Hub:
         """Return whether anybody listens to targets being passed over."""
         return self.wants(facts.TargetSkipped)
 
-    def subscribe(self, callback: Callable[[Any], object], types: tuple[type[ev.Event], ...]) -> Callable[[], None]:
+    def subscribe(
+        self, callback: Callable[[Any], object], types: tuple[type[ev.Event], ...]
+    ) -> Callable[[], None]:
         """Add an observer of these types, of all if there are none; return what takes it away."""
         entry = (callback, types)
         with self._lock:
@@ -75,7 +77,9 @@ class Hub:
 
         return unsubscribe
 
-    def _change(self, observers: tuple[tuple[Callable[[Any], object], tuple[type[ev.Event], ...]], ...]) -> None:
+    def _change(
+        self, observers: tuple[tuple[Callable[[Any], object], tuple[type[ev.Event], ...]], ...]
+    ) -> None:
         self._observers = observers
         from resilient_llm._events import Event
 
@@ -147,12 +151,16 @@ class Hub:
             pass
         return True
 
-    def _observer_failed(self, callback: Callable[[Any], object], type_name: str, event: ev.Event) -> None:
+    def _observer_failed(
+        self, callback: Callable[[Any], object], type_name: str, event: ev.Event
+    ) -> None:
         from resilient_llm._events import ObserverFailed
 
         if not self._fails_first(callback) or isinstance(event, ObserverFailed):
             return
-        failed = ObserverFailed(at=event.at, target=event.target, call_id=event.call_id, type_name=type_name)
+        failed = ObserverFailed(
+            at=event.at, target=event.target, call_id=event.call_id, type_name=type_name
+        )
         if self.log is not None and callback is not self.log:
             self._hand(self.log, failed)
         for other, types in self._observers:

@@ -54,7 +54,9 @@ class Injection:
         self.parameters = tuple(signature.parameters.values())
         self.first = _first_target(fn, self.parameters)
         """Index of the positional parameter that is filled with the target, or None."""
-        self.names = tuple(p.name for p in self.parameters if p.kind is _P.KEYWORD_ONLY and p.name in NAMES)
+        self.names = tuple(
+            p.name for p in self.parameters if p.kind is _P.KEYWORD_ONLY and p.name in NAMES
+        )
         if self.first is not None:
             self.names = ()
         self.attempt: str | None = None
@@ -66,7 +68,9 @@ class Injection:
                     self.attempt_index = index
         self.var_keyword = any(p.kind is _P.VAR_KEYWORD for p in self.parameters)
         hidden = {self.attempt, None if self.first is None else self.parameters[self.first].name}
-        self.outer = signature.replace(parameters=[p for p in self.parameters if p.name not in hidden])
+        self.outer = signature.replace(
+            parameters=[p for p in self.parameters if p.name not in hidden]
+        )
         """The signature that callers see."""
 
     @property
@@ -77,7 +81,8 @@ class Injection:
     def accepts(self, keyword: str) -> bool:
         """Return whether the function takes this keyword argument."""
         return self.var_keyword or any(
-            p.name == keyword and p.kind in (_P.POSITIONAL_OR_KEYWORD, _P.KEYWORD_ONLY) for p in self.parameters
+            p.name == keyword and p.kind in (_P.POSITIONAL_OR_KEYWORD, _P.KEYWORD_ONLY)
+            for p in self.parameters
         )
 
     def position(self, keyword: str) -> int | None:
@@ -104,7 +109,10 @@ class Injection:
         params = [(name, value) for name, value in target.params.items() if self.accepts(name)]
         for name in target.removed:
             # The wrapper passes by position what has one; taking it out means its default.
-            if self.position(name) is not None and self.outer.parameters[name].default is not _P.empty:
+            if (
+                self.position(name) is not None
+                and self.outer.parameters[name].default is not _P.empty
+            ):
                 params.append((name, self.outer.parameters[name].default))  # noqa: PERF401  # two conditions, told apart
         positions = {name: self.position(name) for name, _ in params}
 
@@ -158,12 +166,16 @@ def injection_of(fn: Any, *, every_entry_calls: bool = False) -> Injection:
     """
     name = getattr(fn, "__name__", type(fn).__name__)
     if not callable(fn) or inspect.isclass(fn):
-        raise ConfigurationError(f"{name} cannot be guarded: decorate a function, a method or a callable object")
+        raise ConfigurationError(
+            f"{name} cannot be guarded: decorate a function, a method or a callable object"
+        )
     try:
         signature = inspect.signature(fn)
     except (TypeError, ValueError):
         if not every_entry_calls:
-            raise ConfigurationError(f"{name} has no signature to look at: wrap it in a function of your own") from None
+            raise ConfigurationError(
+                f"{name} has no signature to look at: wrap it in a function of your own"
+            ) from None
         signature = inspect.Signature([_P("args", _P.VAR_POSITIONAL), _P("kwargs", _P.VAR_KEYWORD)])
     injection = Injection(fn, signature)
     if not injection.is_told and not every_entry_calls:
@@ -223,7 +235,12 @@ def _is_annotated(fn: Any, parameter: inspect.Parameter, wanted: type) -> bool:
         return namespace.get(annotation.strip().strip("'\"")) is wanted
     # Under TYPE_CHECKING the name may not be there at run time, so the text decides.
     parts = (
-        annotation.replace("'", "").replace('"', "").replace("|", ",").replace("[", ",").replace("]", ",").split(",")
+        annotation.replace("'", "")
+        .replace('"', "")
+        .replace("|", ",")
+        .replace("[", ",")
+        .replace("]", ",")
+        .split(",")
     )
     return any(part.strip().rpartition(".")[2] == wanted.__name__ for part in parts[:3])
 
@@ -267,7 +284,9 @@ _TEMPLATE: Final = """
 """
 
 
-def generate(injection: Injection) -> tuple[types.CodeType, str, tuple[Any, ...] | None, dict[str, Any]]:
+def generate(
+    injection: Injection,
+) -> tuple[types.CodeType, str, tuple[Any, ...] | None, dict[str, Any]]:
     """Generate the wrapper of one function.
 
     Returns:
@@ -290,13 +309,16 @@ def generate(injection: Injection) -> tuple[types.CodeType, str, tuple[Any, ...]
         name="wrapper",
         parameters=_parameters(outer, injection.names, defaults, keyword_defaults),
         pinned="".join(
-            f"\n    if {name} is not None: return {wait}{prefix}door({args}, {kwargs})" for name in injection.names
+            f"\n    if {name} is not None: return {wait}{prefix}door({args}, {kwargs})"
+            for name in injection.names
         ),
         args=args,
         kwargs=kwargs,
         wait=wait,
         call=_inner_call(injection, prefix),
-        opened=f"await {result}() if {prefix}type({result}) is {prefix}opening else {result}" if wait else result,
+        opened=f"await {result}() if {prefix}type({result}) is {prefix}opening else {result}"
+        if wait
+        else result,
         unlike=f" or {prefix}type({prefix}result) is not {prefix}seen",
     )
     namespace: dict[str, Any] = {}
@@ -309,7 +331,10 @@ def _named(fn: Any) -> str:
 
 
 def _parameters(
-    outer: Sequence[inspect.Parameter], injected: Sequence[str], defaults: list[Any], keyword_defaults: dict[str, Any]
+    outer: Sequence[inspect.Parameter],
+    injected: Sequence[str],
+    defaults: list[Any],
+    keyword_defaults: dict[str, Any],
 ) -> str:
     parts: list[str] = []
     starred = False
@@ -334,7 +359,9 @@ def _parameters(
             text += "=None"
         parts.append(text)
         following = outer[index + 1] if index + 1 < len(outer) else None
-        if parameter.kind is _P.POSITIONAL_ONLY and (following is None or following.kind is not _P.POSITIONAL_ONLY):
+        if parameter.kind is _P.POSITIONAL_ONLY and (
+            following is None or following.kind is not _P.POSITIONAL_ONLY
+        ):
             parts.append("/")
     return ", ".join(parts)
 
@@ -353,7 +380,11 @@ def _keywords(outer: Sequence[inspect.Parameter]) -> str:
 
 def _inner_call(injection: Injection, prefix: str) -> str:
     parts: list[str] = []
-    given = {"target": f"{prefix}to", "model": f"{prefix}to.model", "provider": f"{prefix}to.provider"}
+    given = {
+        "target": f"{prefix}to",
+        "model": f"{prefix}to.model",
+        "provider": f"{prefix}to.provider",
+    }
     for index, parameter in enumerate(injection.parameters):
         if index == injection.first:
             parts.append(f"{prefix}to")

@@ -55,7 +55,10 @@ class LoopAttempt:
         return self.target
 
     def __exit__(
-        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> bool:
         let_go(self._permit.places)
         return self._attempts.left(self, error, timed_out=False)
@@ -68,7 +71,10 @@ class LoopAttempt:
         return target
 
     async def __aexit__(
-        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> bool:
         let_go(self._permit.places)
         cut_off = False
@@ -76,9 +82,13 @@ class LoopAttempt:
             limit, self._limit = self._limit, None
             cut_off = bool(limit.__exit__(error_type, error, traceback))
         if cut_off:
-            self._attempts.left(self, TimeoutError(f"no answer within {self.remaining:.3g} s"), timed_out=True)
+            self._attempts.left(
+                self, TimeoutError(f"no answer within {self.remaining:.3g} s"), timed_out=True
+            )
             return True
-        timed_out = self._scope is not None and self._scope.cancel_called and isinstance(error, Exception)
+        timed_out = (
+            self._scope is not None and self._scope.cancel_called and isinstance(error, Exception)
+        )
         return self._attempts.left(self, error, timed_out=timed_out)
 
 
@@ -118,7 +128,9 @@ class _Attempts:
         if self._open is not None:
             self._open = None
             self._end()
-            raise RuntimeError("an attempt was not entered: write `with attempt as target:` in the loop")
+            raise RuntimeError(
+                "an attempt was not entered: write `with attempt as target:` in the loop"
+            )
         if not self._begun:
             self._begun = True
             self._step = self._steps.send(None)  # type: ignore[arg-type]  # the first send is None
@@ -141,7 +153,11 @@ class _Attempts:
         self._step = self._steps.send(Told(runtime.clock()))
 
     def is_over(self) -> bool:
-        return self._begun and (self._step is None or type(self._step) in (Done, LetThrough)) and self._open is None
+        return (
+            self._begun
+            and (self._step is None or type(self._step) in (Done, LetThrough))
+            and self._open is None
+        )
 
     def _end(self) -> None:
         self._steps.close()

@@ -26,7 +26,9 @@ def observe(callback: Callable[[Event], object], /) -> Callable[[], None]: ...
 @overload
 def observe(callback: Callable[[E], object], type_: type[E], /) -> Callable[[], None]: ...
 @overload
-def observe(callback: Callable[[E | E2], object], type_: type[E], other: type[E2], /) -> Callable[[], None]: ...
+def observe(
+    callback: Callable[[E | E2], object], type_: type[E], other: type[E2], /
+) -> Callable[[], None]: ...
 @overload
 def observe(callback: Callable[[Any], object], /, *types: type[Event]) -> Callable[[], None]: ...
 def observe(callback: Callable[[Any], object], /, *types: type[Event]) -> Callable[[], None]:
@@ -60,7 +62,9 @@ def observe(callback: Callable[[Any], object], /, *types: type[Event]) -> Callab
 def _check_types(types: tuple[Any, ...]) -> None:
     for each in types:
         if not isinstance(each, type) or not issubclass(each, Event):
-            raise ConfigurationError(f"{each!r} is no type of event: write classes such as TargetBenched")
+            raise ConfigurationError(
+                f"{each!r} is no type of event: write classes such as TargetBenched"
+            )
 
 
 class EventStream:
@@ -89,7 +93,10 @@ class EventStream:
         return self
 
     async def __aexit__(
-        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         if self._stop is not None:
             self._stop()

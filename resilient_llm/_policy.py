@@ -97,7 +97,9 @@ def checked_options(given: dict[str, Any], strategies: Iterable[str]) -> Options
     for name in ("reject", "classify"):
         value = getattr(options, name)
         if value is not None and not callable(value):
-            raise ConfigurationError(f"{name} of type {type(value).__name__} is not allowed: write a function, or None")
+            raise ConfigurationError(
+                f"{name} of type {type(value).__name__} is not allowed: write a function, or None"
+            )
     if not isinstance(options.reraise, bool):  # pyright: ignore[reportUnnecessaryIsInstance]  # users' input
         raise ConfigurationError(f"reraise={options.reraise!r} is not allowed: write True or False")
     object.__setattr__(options, "observers", _observers(options.observers))
@@ -108,11 +110,15 @@ def _observers(given: Any) -> tuple[Callable[[Any], object], ...]:
     import inspect
 
     if callable(given) or isinstance(given, str) or not isinstance(given, Iterable):
-        raise ConfigurationError("observers is not a sequence: write a sequence of functions, observers=(f,)")
+        raise ConfigurationError(
+            "observers is not a sequence: write a sequence of functions, observers=(f,)"
+        )
     observers: list[Any] = list(given)  # pyright: ignore[reportUnknownArgumentType]  # users' input
     for observer in observers:
         if not callable(observer) or inspect.iscoroutinefunction(observer):
-            raise ConfigurationError("observers holds something else than plain functions: use events() for async code")
+            raise ConfigurationError(
+                "observers holds something else than plain functions: use events() for async code"
+            )
     return tuple(observers)
 
 

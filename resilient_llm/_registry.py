@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 class Registry:
     """Circuits by key; made on first use."""
 
-    def __init__(self, settings: Settings, clock: Callable[[], float], rng: Random, hub: Hub) -> None:
+    def __init__(
+        self, settings: Settings, clock: Callable[[], float], rng: Random, hub: Hub
+    ) -> None:
         self.kept: dict[str, Circuit] = {}
         """``{key: circuit}``, strongly held; the healthy path reads it without a lock."""
         self._all: weakref.WeakValueDictionary[str, Circuit] = weakref.WeakValueDictionary()
@@ -45,7 +47,9 @@ class Registry:
         circuit = self.kept.get(key)
         if circuit is None:
             circuit = self._make(key)
-        if options and any(circuit.own.get(name, circuit) != value for name, value in options.items()):
+        if options and any(
+            circuit.own.get(name, circuit) != value for name, value in options.items()
+        ):
             self._apply(circuit, options)
         return circuit
 
@@ -121,7 +125,9 @@ class Registry:
         """Let go of healthy idle keys, the longest idle first, down to nine tenths of the limit."""
         now = self._clock()
         idle = [
-            each for each in self.kept.values() if each is not keep and each is not keep.provider and each.is_idle(now)
+            each
+            for each in self.kept.values()
+            if each is not keep and each is not keep.provider and each.is_idle(now)
         ]
         idle.sort(key=lambda circuit: circuit.last_used())
         for circuit in idle[: max(0, len(self.kept) - MOST_KEYS * 9 // 10)]:

@@ -20,7 +20,9 @@ def warn_of_client_retries(target: Target) -> None:
     client: Any = getattr(owner, "_client", None)
     retries: Any = getattr(client, "max_retries", 0)
     if isinstance(retries, int) and retries > 0:
-        warnings.warn(f"the client of {target.key} has max_retries={retries}: {_ADVICE}", stacklevel=4)
+        warnings.warn(
+            f"the client of {target.key} has max_retries={retries}: {_ADVICE}", stacklevel=4
+        )
 
 
 def notice_client_retries(provider: str, error: BaseException) -> None:

@@ -87,7 +87,9 @@ def unknown_names(what: str, names: Iterable[str], allowed: Iterable[str]) -> No
     known = tuple(allowed)
     for name in names:
         if name not in known:
-            raise ConfigurationError(f"{what} has no option {name!r}: allowed are {', '.join(known)}")
+            raise ConfigurationError(
+                f"{what} has no option {name!r}: allowed are {', '.join(known)}"
+            )
 
 
 def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,7 +155,9 @@ class Settings:
         if "max_wait" in checked:
             checked["max_wait"] = check.seconds("max_wait", checked["max_wait"], zero=True)
         if "logging" in checked and not isinstance(checked["logging"], bool):
-            raise ConfigurationError(f"logging={checked['logging']!r} is not allowed: write True or False")
+            raise ConfigurationError(
+                f"logging={checked['logging']!r} is not allowed: write True or False"
+            )
         return replace(self, **checked)
 
     def _merged_breakers(self, given: Any) -> dict[str, dict[str, Any]]:
@@ -162,7 +166,9 @@ class Settings:
             try:
                 key = "*" if name == "*" else normal_key(name)
             except ConfigurationError as error:
-                raise ConfigurationError(f"breakers[{name!r}]: {error}; or '*' for all keys") from None
+                raise ConfigurationError(
+                    f"breakers[{name!r}]: {error}; or '*' for all keys"
+                ) from None
             added = checked_options(check.mapping(f"breakers[{name!r}]", options))
             merged[key] = {**merged.get(key, {}), **added}
             checked_options(merged[key])

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
     from resilient_llm._errors import StreamInterruptedError
 
-    OnInterrupt = Literal["raise", "restart"] | Callable[[StreamInterruptedError], Mapping[str, Any] | None]
+    OnInterrupt = (
+        Literal["raise", "restart"] | Callable[[StreamInterruptedError], Mapping[str, Any] | None]
+    )
 
 
 class StreamOptions(TypedDict, total=False):
@@ -121,11 +123,15 @@ class StreamPolicy:
         check.whole("keep_text", self.keep_text, low=1, optional=True)
         check.choice("on_empty", self.on_empty, ("next", "accept"))
         check.choice("on_truncated", self.on_truncated, ("raise", "accept"))
-        _check_function("commit", self.commit, "a function from an item to whether it is content, or None")
+        _check_function(
+            "commit", self.commit, "a function from an item to whether it is content, or None"
+        )
         if self.on_interrupt not in ("raise", "restart"):
             _check_function("on_interrupt", self.on_interrupt, "'raise', 'restart' or a function")
         if self.restart_marker is not NO_MARKER and self.on_interrupt != "restart":
-            raise ConfigurationError("restart_marker is given with on_interrupt='restart' only: write both, or neither")
+            raise ConfigurationError(
+                "restart_marker is given with on_interrupt='restart' only: write both, or neither"
+            )
 
     def using(self, **changes: Unpack[StreamOptions]) -> StreamPolicy:
         """Return a copy with other options.
@@ -166,7 +172,9 @@ class StreamPolicy:
     def __repr__(self) -> str:
         # A marker is the caller's own, and may hold what must not reach a log.
         shown = ", ".join(
-            f"{name}=…" if name == "restart_marker" else f"{name}={getattr(value, '__name__', value)!r}"
+            f"{name}=…"
+            if name == "restart_marker"
+            else f"{name}={getattr(value, '__name__', value)!r}"
             for name, value in self._given.items()
         )
         return f"StreamPolicy({shown})"
@@ -192,7 +200,9 @@ def _check_function(name: str, value: Any, allowed: str) -> None:
     if not callable(value) or inspect.iscoroutinefunction(value):
         shown = repr(value) if isinstance(value, str) else f" of type {type(value).__name__}"
         equals = "=" if isinstance(value, str) else ""
-        raise ConfigurationError(f"{name}{equals}{shown} is not allowed: write {allowed}, not async")
+        raise ConfigurationError(
+            f"{name}{equals}{shown} is not allowed: write {allowed}, not async"
+        )
 
 
 DEFAULT: Final = StreamPolicy()
@@ -207,4 +217,6 @@ def stream_policy(name: str, value: Any) -> StreamPolicy | None:
     """
     if value is None or isinstance(value, StreamPolicy):
         return value
-    raise ConfigurationError(f"{name} of type {type(value).__name__} is not allowed: write StreamPolicy(…), or None")
+    raise ConfigurationError(
+        f"{name} of type {type(value).__name__} is not allowed: write StreamPolicy(…), or None"
+    )

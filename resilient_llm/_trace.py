@@ -59,7 +59,9 @@ class Trace:
 
     def __init__(self, *, call_id: str | None = None) -> None:
         if call_id is not None and (not isinstance(call_id, str) or not call_id):  # pyright: ignore[reportUnnecessaryIsInstance]  # users' input
-            raise ConfigurationError("call_id is not allowed: write a text that is not empty, or None")
+            raise ConfigurationError(
+                "call_id is not allowed: write a text that is not empty, or None"
+            )
         self.call_id = call_id
         self._calls: list[TracedCall] = []
         self._outer: Trace | None = None
@@ -74,14 +76,19 @@ class Trace:
         return self
 
     def __exit__(
-        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         token, self._token = self._token, None
         if token is not None:
             runtime.trace_closed()
             try:
                 _open_trace.reset(token)
-            except ValueError:  # left from another task than it was entered in: its context ends by itself
+            except (
+                ValueError
+            ):  # left from another task than it was entered in: its context ends by itself
                 pass
 
     @property

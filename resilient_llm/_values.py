@@ -134,7 +134,9 @@ def parse_key(spec: object) -> tuple[str, str, str]:
         ConfigurationError: If the key is no text, blank, or has an empty half.
     """
     if not isinstance(spec, str):
-        raise ConfigurationError(f"a key is a text such as 'groq' or 'groq/llama-3.3-70b', not {type(spec).__name__}")
+        raise ConfigurationError(
+            f"a key is a text such as 'groq' or 'groq/llama-3.3-70b', not {type(spec).__name__}"
+        )
     head, slash, model = spec.strip().partition("/")
     provider, at, account = head.partition("@")
     provider, account, model = provider.strip().lower(), account.strip(), model.strip()
@@ -229,7 +231,10 @@ class Target:
         provider, spec_account, model = parse_key(spec)
         if not model:
             raise ConfigurationError(f"{spec!r} names no model: write 'provider/model'")
-        if account is not None and (not isinstance(account, str) or not account.strip() or set("/@") & set(account)):  # pyright: ignore[reportUnnecessaryIsInstance]  # users' input
+        given_account: object = account
+        if account is not None and (
+            not isinstance(given_account, str) or not account.strip() or set("/@") & set(account)
+        ):
             raise ConfigurationError(f"account={account!r} is not a name without '/' and '@'")
         if account is not None and spec_account and spec_account != account.strip():
             raise ConfigurationError(f"{spec!r} names another account than account={account!r}")
@@ -249,14 +254,26 @@ class Target:
         put(self, "model", model)
         put(self, "call", call)
         put(self, "account", name or None)
-        put(self, "params", types.MappingProxyType({k: v for k, v in given.items() if v is not Unset.UNSET}))
+        put(
+            self,
+            "params",
+            types.MappingProxyType({k: v for k, v in given.items() if v is not Unset.UNSET}),
+        )
         put(self, "removed", frozenset(k for k, v in given.items() if v is Unset.UNSET))
-        put(self, "attempt_timeout", check.seconds("attempt_timeout", attempt_timeout, optional=True))
+        put(
+            self,
+            "attempt_timeout",
+            check.seconds("attempt_timeout", attempt_timeout, optional=True),
+        )
         put(self, "stream", stream)
         put(self, "priority", check.whole("priority", priority, low=None))
         put(self, "weight", check.number("weight", weight, above=0.0))
         put(self, "price", check.price(price))
-        put(self, "context_window", check.whole("context_window", context_window, low=1, optional=True))
+        put(
+            self,
+            "context_window",
+            check.whole("context_window", context_window, low=1, optional=True),
+        )
         put(self, "max_output", check.whole("max_output", max_output, low=1, optional=True))
         put(self, "supports", check.words("supports", supports))
         put(self, "tags", check.words("tags", tags))

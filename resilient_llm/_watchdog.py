@@ -98,7 +98,9 @@ class Watchdog:
         """Let the thread look now, since something is due before it would."""
         with self._changed:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="resilient_llm-watchdog", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._run, name="resilient_llm-watchdog", daemon=True
+                )
                 self._thread.start()
             self._changed.notify()
 
@@ -111,7 +113,9 @@ class Watchdog:
                 self.wakes_at = soonest
                 wait = soonest - time.perf_counter()
                 if wait > 0:
-                    self._changed.wait(None if soonest == _NEVER else min(wait, threading.TIMEOUT_MAX))
+                    self._changed.wait(
+                        None if soonest == _NEVER else min(wait, threading.TIMEOUT_MAX)
+                    )
                 now = time.perf_counter()
                 due = [alarm for alarm in self._alarms if alarm.due <= now]
             for alarm in due:

@@ -28,7 +28,8 @@ def _rule_failed(failure: BaseException) -> None:
     """Log a user's rule that raised, by the class of what it raised."""
     if runtime.hub.log_line is not None:
         runtime.hub.log_line(
-            f"a rule of classify failed with {type(failure).__name__} and was passed over", warning=True
+            f"a rule of classify failed with {type(failure).__name__} and was passed over",
+            warning=True,
         )
 
 

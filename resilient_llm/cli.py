@@ -58,7 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(str(wrong))
     missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
     if missing:
-        print(f"The demo needs {', '.join(missing)}: pip install 'resilient-llm[demo]'", file=sys.stderr)
+        print(
+            f"The demo needs {', '.join(missing)}: pip install 'resilient-llm[demo]'",
+            file=sys.stderr,
+        )
         return MISSING
     try:
         return _demo(options.seconds, options.seed, as_json=options.json)
@@ -72,10 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="resilient-llm", description="Failover, retries, circuit breakers and benches around LLM calls."
+        prog="resilient-llm",
+        description="Failover, retries, circuit breakers and benches around LLM calls.",
     )
     parser.add_argument("--version", action="version", version=f"resilient-llm {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="command", dest="command", required=True)
+    commands = parser.add_subparsers(
+        title="commands", metavar="command", dest="command", required=True
+    )
     demo = commands.add_parser(
         "demo",
         help="real clients, bad weather, nothing lost; offline",
@@ -85,8 +91,16 @@ def _parser() -> argparse.ArgumentParser:
             "Exits with 1 if a call was lost that could have been served."
         ),
     )
-    demo.add_argument("--seconds", type=_seconds, default=20.0, metavar="N", help="how long it lasts (default: 20)")
-    demo.add_argument("--seed", type=int, default=0, metavar="N", help="seed of latencies, pauses and coin flips")
+    demo.add_argument(
+        "--seconds",
+        type=_seconds,
+        default=20.0,
+        metavar="N",
+        help="how long it lasts (default: 20)",
+    )
+    demo.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of latencies, pauses and coin flips"
+    )
     demo.add_argument("--json", action="store_true", help="print nothing but the summary, as JSON")
     explain = commands.add_parser(
         "explain",
@@ -105,9 +119,16 @@ def _parser() -> argparse.ArgumentParser:
         ),
     )
     explain.add_argument(
-        "-H", "--header", action="append", default=[], metavar="'NAME: VALUE'", help="a header of a status; repeatable"
+        "-H",
+        "--header",
+        action="append",
+        default=[],
+        metavar="'NAME: VALUE'",
+        help="a header of a status; repeatable",
     )
-    explain.add_argument("--body", metavar="FILE", help="the body of a status; '-' for standard input")
+    explain.add_argument(
+        "--body", metavar="FILE", help="the body of a status; '-' for standard input"
+    )
     explain.add_argument("--json", action="store_true", help="print it as JSON")
     return parser
 
@@ -142,9 +163,13 @@ def _explain(options: argparse.Namespace) -> int:
 def _error_of(options: argparse.Namespace) -> BaseException | None:
     what: str = options.what
     if what.isdecimal():
-        return _Response(_status(what), _headers(options.header), _read(options.body) if options.body else b"")
+        return _Response(
+            _status(what), _headers(options.header), _read(options.body) if options.body else b""
+        )
     if options.header or options.body:
-        raise ValueError("--header and --body go with a status: write resilient-llm explain 429 -H 'retry-after: 20'")
+        raise ValueError(
+            "--header and --body go with a status: write resilient-llm explain 429 -H 'retry-after: 20'"
+        )
     if what != "-" and ":" in what and not Path(what).exists():
         return _raised_by(what)
     return _parsed(_read(what))
@@ -187,7 +212,9 @@ def _parsed(raw: bytes) -> _Response:
     lines = head.decode("latin-1").splitlines()
     words = lines[0].split() if lines else []
     if len(words) < 2 or not words[1].isdecimal():
-        raise ValueError("the input has no status line: pipe what 'curl -i' prints, or write the status and --body")
+        raise ValueError(
+            "the input has no status line: pipe what 'curl -i' prints, or write the status and --body"
+        )
     return _Response(_status(words[1]), _headers(line for line in lines[1:] if ":" in line), body)
 
 
@@ -202,7 +229,9 @@ def _raised_by(name: str) -> BaseException | None:
         for attribute in path.split("."):
             function = getattr(function, attribute)
     except (ImportError, AttributeError, ValueError) as failure:
-        raise ValueError(f"{name!r} cannot be loaded ({type(failure).__name__}): write module:callable") from None
+        raise ValueError(
+            f"{name!r} cannot be loaded ({type(failure).__name__}): write module:callable"
+        ) from None
     if not callable(function):
         raise ValueError(f"{name!r} is not callable")
     try:
@@ -224,7 +253,9 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = math.nan
     if not _SHORTEST <= seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: write a number, at least {_SHORTEST:g}")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not allowed: write a number, at least {_SHORTEST:g}"
+        )
     return seconds
 
 

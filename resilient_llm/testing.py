@@ -27,7 +27,15 @@ if TYPE_CHECKING:
 
     from resilient_llm._events import Event
 
-__all__ = ["FakeClock", "Scripted", "ascripted", "capture_events", "fake_clock", "isolated", "scripted"]
+__all__ = [
+    "FakeClock",
+    "Scripted",
+    "ascripted",
+    "capture_events",
+    "fake_clock",
+    "isolated",
+    "scripted",
+]
 
 
 _wiring.wire(runtime)  # whoever comes here first, the state has its default observer
@@ -241,7 +249,9 @@ class Scripted:
         number = len(self.calls)
         self.calls.append((args, kwargs))
         if number >= len(self._outcomes):
-            raise AssertionError(f"the script has {len(self._outcomes)} outcomes and was called once more")
+            raise AssertionError(
+                f"the script has {len(self._outcomes)} outcomes and was called once more"
+            )
         outcome: Any = self._outcomes[number]
         if isinstance(outcome, BaseException) or _is_error_class(outcome):
             raise outcome

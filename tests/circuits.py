@@ -91,7 +91,9 @@ def refused(leave: Grant | Block) -> Block:
     return leave
 
 
-def fail(one: Circuit, now: float, verdict: Verdict = DOWN, *, times: int = 1, seconds: float = 0.0) -> None:
+def fail(
+    one: Circuit, now: float, verdict: Verdict = DOWN, *, times: int = 1, seconds: float = 0.0
+) -> None:
     """Admit and fail some attempts, one after the other."""
     for _ in range(times):
         one.failure(granted(one.admit(now)), now, verdict, seconds)

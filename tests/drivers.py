@@ -26,7 +26,9 @@ Provider = Callable[[Target], Any]
 class HttpError(Exception):
     """An HTTP answer that is an error, as a client's own exception shows it."""
 
-    def __init__(self, status: int, message: str = "no", *, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, message: str = "no", *, headers: dict[str, str] | None = None
+    ) -> None:
         super().__init__(message)
         self.status_code = status
         self.response = SimpleNamespace(status_code=status, headers=headers or {})
@@ -35,7 +37,9 @@ class HttpError(Exception):
 class CodedError(HttpError):
     """An HTTP answer with a machine-readable code in its body, as OpenAI-like clients show it."""
 
-    def __init__(self, status: int, code: str, message: str = "no", *, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, code: str, message: str = "no", *, headers: dict[str, str] | None = None
+    ) -> None:
         super().__init__(status, message, headers=headers)
         self.code = code
         self.body = {"error": {"code": code, "message": message}}
@@ -52,12 +56,16 @@ def rate_limited(wait: object = None) -> HttpError:
 
 def too_long() -> CodedError:
     """Return the answer to a request that does not fit the model's context window."""
-    return CodedError(400, "context_length_exceeded", "This model's maximum context length is 8192 tokens.")
+    return CodedError(
+        400, "context_length_exceeded", "This model's maximum context length is 8192 tokens."
+    )
 
 
 def refused_content() -> CodedError:
     """Return a safety refusal."""
-    return CodedError(400, "content_policy_violation", "Your request was rejected by our safety system.")
+    return CodedError(
+        400, "content_policy_violation", "Your request was rejected by our safety system."
+    )
 
 
 class Script:

@@ -26,10 +26,16 @@ class SomeSdkError(Exception):
             setattr(self, name, value)
 
 
-def openai_error(status: int, error: dict[str, Any], headers: dict[str, str] | None = None) -> openai.APIStatusError:
+def openai_error(
+    status: int, error: dict[str, Any], headers: dict[str, str] | None = None
+) -> openai.APIStatusError:
     """Return what the real client raises for an answer."""
-    transport = httpx2.MockTransport(lambda _: httpx2.Response(status, json={"error": error}, headers=headers or {}))
-    client = openai.OpenAI(api_key="k", max_retries=0, http_client=httpx2.Client(transport=transport))
+    transport = httpx2.MockTransport(
+        lambda _: httpx2.Response(status, json={"error": error}, headers=headers or {})
+    )
+    client = openai.OpenAI(
+        api_key="k", max_retries=0, http_client=httpx2.Client(transport=transport)
+    )
     with pytest.raises(openai.APIStatusError) as caught:
         client.chat.completions.create(model="m", messages=[])
     return caught.value
@@ -39,13 +45,17 @@ def anthropic_error(status: int, error: dict[str, Any]) -> anthropic.APIStatusEr
     """Return what the real client raises for an answer."""
     answer = {"type": "error", "error": error}
     transport = httpx2.MockTransport(lambda _: httpx2.Response(status, json=answer))
-    client = anthropic.Anthropic(api_key="k", max_retries=0, http_client=httpx2.Client(transport=transport))
+    client = anthropic.Anthropic(
+        api_key="k", max_retries=0, http_client=httpx2.Client(transport=transport)
+    )
     with pytest.raises(anthropic.APIStatusError) as caught:
         client.messages.create(model="m", messages=[], max_tokens=1)
     return caught.value
 
 
-def httpx_error(status: int, body: Any = None, headers: dict[str, str] | None = None) -> httpx.HTTPStatusError:
+def httpx_error(
+    status: int, body: Any = None, headers: dict[str, str] | None = None
+) -> httpx.HTTPStatusError:
     request = httpx.Request("POST", "http://x")
     response = httpx.Response(status, json=body, headers=headers or {}, request=request)
     with pytest.raises(httpx.HTTPStatusError) as caught:
@@ -79,7 +89,9 @@ def wrapped(inner: BaseException, times: int = 1) -> BaseException:
     return inner
 
 
-def shaped(name: str, args: tuple[Any, ...] = (), base: type[Exception] = Exception, **facts: Any) -> Exception:
+def shaped(
+    name: str, args: tuple[Any, ...] = (), base: type[Exception] = Exception, **facts: Any
+) -> Exception:
     """Return an error that looks like one of an SDK which is not installed: ``package.module.Class``."""
     module, _, qualname = name.rpartition(".")
     cls = type(qualname, (base,), {"__module__": module})

@@ -15,7 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from resilient_llm import Verdict
-from resilient_llm.rules import PROVIDERS, codes, http, names, network, openai, sentences, websockets, zhipu
+from resilient_llm.rules import (
+    PROVIDERS,
+    codes,
+    http,
+    names,
+    network,
+    openai,
+    sentences,
+    websockets,
+    zhipu,
+)
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "errors.md"
 CORPUS = Path(__file__).parent / "corpus"
@@ -154,7 +164,8 @@ def _by_verdict(table: dict[Any, Verdict]) -> Iterator[tuple[Verdict, list[Any]]
 
 def _rows(table: dict[Any, Verdict]) -> list[str]:
     return [
-        f"| {', '.join(f'`{sign}`' for sign in signs)} | {_said(verdict)} |" for verdict, signs in _by_verdict(table)
+        f"| {', '.join(f'`{sign}`' for sign in signs)} | {_said(verdict)} |"
+        for verdict, signs in _by_verdict(table)
     ]
 
 
@@ -171,7 +182,11 @@ def _tables() -> Iterator[str]:
     lines += [f"| zhipu: {row[2:]}" for row in _rows(zhipu.NUMBERS)]
     yield "\n".join(lines)
     yield "That say no more than a status:\n"
-    shared = {name: verdict for name, verdict in codes.CATEGORIES.items() if not _providers(name, "CATEGORIES")}
+    shared = {
+        name: verdict
+        for name, verdict in codes.CATEGORIES.items()
+        if not _providers(name, "CATEGORIES")
+    }
     yield "\n".join([top.format("code"), *_rows(shared)])
     yield "## Sentences\n\nLower-cased; phrases that are joined by … must all occur. Which are looked for depends on the status.\n"
     yield "\n".join([top.format("words"), *_rows(dict(_phrases()))])
@@ -180,7 +195,9 @@ def _tables() -> Iterator[str]:
     yield "Close codes of websockets:\n"
     yield "\n".join([top.format("code"), *_rows(websockets.CLOSE_CODES)])
     yield "## Classes\n\nBy package and name; what inherits from them is known with them.\n"
-    yield "\n".join([top.format("class"), *_rows({**network.CLASSES, **names.CLASSES, **openai.NAMES})])
+    yield "\n".join(
+        [top.format("class"), *_rows({**network.CLASSES, **names.CLASSES, **openai.NAMES})]
+    )
     yield "A class of a client library that nothing else is known of is read by a part of its name:\n"
     yield "\n".join([top.format("part of the name"), *_rows(dict(names.PARTS))])
 

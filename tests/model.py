@@ -214,7 +214,9 @@ class Circuit:
     def pause_for(self, seconds: float) -> None:
         """An automatic bench is extended, never shortened."""
         until = self.now + min(seconds, LONGEST_HINT)
-        if self.options["mode"] != "metrics_only" and (self.pause is None or until > self.pause.until):
+        if self.options["mode"] != "metrics_only" and (
+            self.pause is None or until > self.pause.until
+        ):
             self.pause = Bench("rate_limited", until, "rate_limited")
 
     def heal(self) -> bool:
@@ -252,7 +254,10 @@ class Model:
         """Start with circuits of these options, ``{key: {option: value}}``."""
         self.now = now
         self.order = 0
-        self.circuits = {name: Circuit(name, {**DEFAULTS, **given}, now) for name, given in sorted(options.items())}
+        self.circuits = {
+            name: Circuit(name, {**DEFAULTS, **given}, now)
+            for name, given in sorted(options.items())
+        }
         self.reached: Counter[str] = Counter()
         """What ever happened, in words, and how often."""
 
@@ -374,7 +379,9 @@ class Model:
         errors = [call for call in circuit.in_window() if call.is_error]
         # A failure is charged to one of the two, and a slow one is too.
         slow = [
-            call for call in calls if self._is_slow(circuit, call.seconds) and (call in errors or not call.is_error)
+            call
+            for call in calls
+            if self._is_slow(circuit, call.seconds) and (call in errors or not call.is_error)
         ]
         cause = ""
         if circuit.in_a_row >= limits["failures"]:

@@ -30,7 +30,9 @@ def main() -> int:
     if "--report" not in sys.argv[1:]:
         shutil.rmtree(ROOT / "mutants", ignore_errors=True)
         subprocess.run([mutmut, "run"], cwd=ROOT, check=True)  # our own tool
-    listed = subprocess.run([mutmut, "results", "--all", "true"], cwd=ROOT, check=True, capture_output=True, text=True)
+    listed = subprocess.run(
+        [mutmut, "results", "--all", "true"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
     statuses: dict[str, Counter[str]] = defaultdict(Counter)
     survivors: list[str] = []
     for line in listed.stdout.splitlines():
@@ -55,10 +57,18 @@ def _report(mutmut: str, statuses: dict[str, Counter[str]], survivors: list[str]
         print(f"{module:<32}{total:>8}{killed:>8}{killed / total:>9.1%}")
     explained = " ".join(EXPLAINED.read_text("utf-8").split()) if EXPLAINED.exists() else ""
     for name in survivors:
-        shown = subprocess.run([mutmut, "show", name], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-        changed = [line for line in shown.splitlines() if line[:1] in "+-" and line[:3] not in ("+++", "---")]
+        shown = subprocess.run(
+            [mutmut, "show", name], cwd=ROOT, check=True, capture_output=True, text=True
+        ).stdout
+        changed = [
+            line
+            for line in shown.splitlines()
+            if line[:1] in "+-" and line[:3] not in ("+++", "---")
+        ]
         # By what they change, since mutmut numbers them anew whenever the function changes.
-        is_explained = all(" ".join(line[1:].split()) in explained for line in changed) and bool(changed)
+        is_explained = all(" ".join(line[1:].split()) in explained for line in changed) and bool(
+            changed
+        )
         failed = failed or not is_explained
         print(f"\n{'explained' if is_explained else 'NOT EXPLAINED'}: {name}", *changed, sep="\n")
     return int(failed)

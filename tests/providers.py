@@ -32,8 +32,15 @@ class Reply:
 
     def on_the_wire(self) -> bytes:
         content = self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
-        headers = {"content-type": "application/json", "content-length": str(len(content)), **self.headers}
-        lines = [f"HTTP/1.1 {self.status} Status", *(f"{name}: {value}" for name, value in headers.items())]
+        headers = {
+            "content-type": "application/json",
+            "content-length": str(len(content)),
+            **self.headers,
+        }
+        lines = [
+            f"HTTP/1.1 {self.status} Status",
+            *(f"{name}: {value}" for name, value in headers.items()),
+        ]
         return "\r\n".join((*lines, "", "")).encode() + content
 
 
@@ -114,10 +121,15 @@ class Provider:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._is_over = True
-        socket.create_connection(self._listener.getsockname()).close()  # wakes the thread in accept()
+        socket.create_connection(
+            self._listener.getsockname()
+        ).close()  # wakes the thread in accept()
         self._threads[0].join(PATIENCE)
         self._listener.close()
         with self._changed:
@@ -186,19 +198,35 @@ def _read(stream: BinaryIO) -> Request | None:
 
 
 def refusal(
-    protocol: Protocol, status: int, kind: str, message: str, *, code: str | None = None, **headers: str
+    protocol: Protocol,
+    status: int,
+    kind: str,
+    message: str,
+    *,
+    code: str | None = None,
+    **headers: str,
 ) -> Reply:
     """Return an error in the envelope of a protocol; ``_`` in the names of headers stands for ``-``."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     if protocol == "openai":
-        return Reply(status, {"error": {"message": message, "type": kind, "param": None, "code": code}}, named)
-    return Reply(status, {"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_1"}, named)
+        return Reply(
+            status,
+            {"error": {"message": message, "type": kind, "param": None, "code": code}},
+            named,
+        )
+    return Reply(
+        status,
+        {"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_1"},
+        named,
+    )
 
 
 def limited(protocol: Protocol, **headers: str) -> Reply:
     """Return a 429 as the two send it for too many requests."""
     if protocol == "openai":
-        return refusal(protocol, 429, "requests", "Rate limit reached", code="rate_limit_exceeded", **headers)
+        return refusal(
+            protocol, 429, "requests", "Rate limit reached", code="rate_limit_exceeded", **headers
+        )
     message = "This request would exceed your organization's rate limit of 50 requests per minute."
     return refusal(protocol, 429, "rate_limit_error", message, **headers)
 
@@ -209,28 +237,59 @@ def overloaded(protocol: Protocol, status: int = 529, **headers: str) -> Reply:
     return refusal(protocol, status, "overloaded_error", "Overloaded", code=code, **headers)
 
 
-def answer(protocol: Protocol, text: str, *, model: str = "some-model", stopped: str | None = None) -> Reply:
+def answer(
+    protocol: Protocol, text: str, *, model: str = "some-model", stopped: str | None = None
+) -> Reply:
     """Return a good answer."""
     if protocol == "anthropic":
         content = [{"type": "text", "text": text}] if text else []
-        return Reply(200, {**_message(model), "content": content, "stop_reason": stopped or "end_turn"})
+        return Reply(
+            200, {**_message(model), "content": content, "stop_reason": stopped or "end_turn"}
+        )
     message = {"role": "assistant", "content": text, "refusal": None}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": stopped or "stop"}
     return Reply(
-        200, {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": model, "choices": [choice]}
+        200,
+        {
+            "id": "chatcmpl-1",
+            "object": "chat.completion",
+            "created": 1,
+            "model": model,
+            "choices": [choice],
+        },
     )
 
 
 def begun_stream(protocol: Protocol, text: str, *, model: str = "some-model") -> bytes:
     """Return the beginning of a streamed answer, as far as its first words."""
     if protocol == "openai":
-        choice = {"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": None}
-        chunk = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": model}
+        choice = {
+            "index": 0,
+            "delta": {"role": "assistant", "content": text},
+            "finish_reason": None,
+        }
+        chunk = {
+            "id": "chatcmpl-1",
+            "object": "chat.completion.chunk",
+            "created": 1,
+            "model": model,
+        }
         return _event(None, {**chunk, "choices": [choice]})
-    start = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
-    delta = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}}
+    start = {
+        "type": "content_block_start",
+        "index": 0,
+        "content_block": {"type": "text", "text": ""},
+    }
+    delta = {
+        "type": "content_block_delta",
+        "index": 0,
+        "delta": {"type": "text_delta", "text": text},
+    }
     return (
-        _event("message_start", {"type": "message_start", "message": {**_message(model), "content": []}})
+        _event(
+            "message_start",
+            {"type": "message_start", "message": {**_message(model), "content": []}},
+        )
         + _event("content_block_start", start)
         + _event("content_block_delta", delta)
     )
@@ -252,7 +311,11 @@ def _fair(protocol: Protocol, request: dict[str, Any]) -> Reply:
     text = f"{protocol} says it depends."
     if not request.get("stream"):
         return answer(protocol, text, model=request["model"])
-    end = b"data: [DONE]\n\n" if protocol == "openai" else _event("message_stop", {"type": "message_stop"})
+    end = (
+        b"data: [DONE]\n\n"
+        if protocol == "openai"
+        else _event("message_stop", {"type": "message_stop"})
+    )
     return stream(begun_stream(protocol, text, model=request["model"]), end)
 
 

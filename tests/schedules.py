@@ -187,7 +187,13 @@ class NoLock:
         pass
 
 
-_OWNERS = {"circuit": _circuit, "registry": _registry, "retry budget": _retry_budget, "hub": _hub, "runtime": _runtime}
+_OWNERS = {
+    "circuit": _circuit,
+    "registry": _registry,
+    "retry budget": _retry_budget,
+    "hub": _hub,
+    "runtime": _runtime,
+}
 """The modules that own locks, by what they guard."""
 
 
@@ -412,13 +418,17 @@ class _Run:
 
     def freed(self, lock: Lock) -> None:
         """Let those go on who wait for a lock, when their turn comes."""
-        self._waiting = {number: wanted for number, wanted in self._waiting.items() if wanted is not lock}
+        self._waiting = {
+            number: wanted for number, wanted in self._waiting.items() if wanted is not lock
+        }
 
     def _stop(self) -> None:
         """End a run in which nobody can go on."""
         if not self._stopped:
             self._stopped = True
-            self.errors.append(RuntimeError("deadlock: every thread waits for a lock that another one holds"))
+            self.errors.append(
+                RuntimeError("deadlock: every thread waits for a lock that another one holds")
+            )
             for go in self._go:
                 go.release()
 

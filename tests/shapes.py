@@ -38,7 +38,9 @@ OTHER = "openai/gpt"
 class ProviderError(Exception):
     """What an SDK raises for an HTTP answer that is an error."""
 
-    def __init__(self, status: int, *, retry_after: object = None, message: str = "the provider said no") -> None:
+    def __init__(
+        self, status: int, *, retry_after: object = None, message: str = "the provider said no"
+    ) -> None:
         super().__init__(message)
         headers = {} if retry_after is None else {"retry-after": str(retry_after)}
         self.status_code = status
@@ -58,7 +60,9 @@ def unreachable() -> ConnectionRefusedError:
 # --- running things ---------------------------------------------------------------------------
 
 
-def run_async(function: Callable[..., Awaitable[Any]], *args: object, backend: str = "asyncio") -> Any:
+def run_async(
+    function: Callable[..., Awaitable[Any]], *args: object, backend: str = "asyncio"
+) -> Any:
     """Run a coroutine function to its end on a loop of its own."""
     if backend == "asyncio":
         return asyncio.run(function(*args))  # type: ignore[arg-type]
@@ -97,7 +101,9 @@ def in_threads(count: int, function: Callable[[int], Any]) -> list[Any]:
         except BaseException as error:
             results[index] = error
 
-    threads = [threading.Thread(target=target, args=(index,), daemon=True) for index in range(count)]
+    threads = [
+        threading.Thread(target=target, args=(index,), daemon=True) for index in range(count)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -126,7 +132,9 @@ class Held:
         self._ending: object = None
         self._arrived = threading.Event()
         self._go = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(key, shape or WITH, options), daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, args=(key, shape or WITH, options), daemon=True
+        )
         self._thread.start()
         assert self._arrived.wait(PATIENCE), "the call neither entered nor was refused"
 
@@ -285,7 +293,9 @@ async def _async_failover(key: str, provider: Callable[[], Awaitable[Any]], **op
     return await ask()
 
 
-async def _async_policy_call(key: str, provider: Callable[[], Awaitable[Any]], **options: Any) -> Any:
+async def _async_policy_call(
+    key: str, provider: Callable[[], Awaitable[Any]], **options: Any
+) -> Any:
     async def ask(target: Target) -> Any:
         return await provider()
 

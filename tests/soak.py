@@ -111,7 +111,9 @@ class Ledger:
 
 
 def _fits(key: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
-    return len(key) == len(pattern) and all(want in ("*", word) for word, want in zip(key, pattern, strict=True))
+    return len(key) == len(pattern) and all(
+        want in ("*", word) for word, want in zip(key, pattern, strict=True)
+    )
 
 
 @dataclass(slots=True, eq=False)
@@ -250,7 +252,9 @@ class Providers:
         ticket.sent.append(key)
         since = self.benched.get(key)
         if since is not None and time.monotonic() - since > BENCH_GRACE:
-            self.ledger.wrong(f"{key} was called {BENCH_GRACE} s and more after it had been benched by hand.")
+            self.ledger.wrong(
+                f"{key} was called {BENCH_GRACE} s and more after it had been benched by hand."
+            )
         return self.weather(key).deed(time.monotonic() - self._began)
 
     def leave(self, ticket: Ticket, key: str, deed: str) -> tuple[int, str]:
@@ -279,7 +283,11 @@ class Providers:
         return self.leave(ticket, key, deed)
 
     async def aserve(
-        self, ticket: Ticket, key: str, sleep: Callable[[float], Awaitable[object]], cancelled: type[BaseException]
+        self,
+        ticket: Ticket,
+        key: str,
+        sleep: Callable[[float], Awaitable[object]],
+        cancelled: type[BaseException],
     ) -> tuple[int, str]:
         """Answer in asynchronous code; an attempt may be cut off at any wait."""
         deed = self.arrive(ticket, key)
@@ -317,7 +325,14 @@ EXACT: Final = (*STEADY, *METERED, *GUARDS, *SLOW)
 _NEVER: Final = {"failures": 10**9, "min_calls": 10**9, "window": 10**6}
 BREAKERS: Final[dict[str, dict[str, Any]]] = {
     # A lease that outlasts the soak: a place that is not given back is missed at the end.
-    "*": {"failures": 3, "cooldown": 0.05, "max_cooldown": 0.4, "window": 2.0, "min_calls": 10, "probe_lease": 10_000},
+    "*": {
+        "failures": 3,
+        "cooldown": 0.05,
+        "max_cooldown": 0.4,
+        "window": 2.0,
+        "min_calls": 10,
+        "probe_lease": 10_000,
+    },
     **{key: dict(_NEVER) for key in (*STEADY, *GUARDS, "steady", "metered", "guard2", "slow")},
     **{key: {"mode": "metrics_only", "window": 10**6} for key in METERED},
     **{key: {"mode": "metrics_only", "window": 10**6, "slow_call": 0.05} for key in SLOW},
@@ -334,8 +349,14 @@ class Soak:
         self.stop = threading.Event()
         self.ledger = Ledger()
         rough = ("failing", "throttled", "hanging", "half_dead")
-        weathers = {name: Weather(seed, name, (*rough, "dead_key")) for name in ("storm1", "storm2", "storm3")}
-        weathers |= {name: Weather(seed, name, rough) for name in ("steady", "metered", "http", "guard1", "guard2")}
+        weathers = {
+            name: Weather(seed, name, (*rough, "dead_key"))
+            for name in ("storm1", "storm2", "storm3")
+        }
+        weathers |= {
+            name: Weather(seed, name, rough)
+            for name in ("steady", "metered", "http", "guard1", "guard2")
+        }
         weathers["slow"] = Weather(seed, "slow", ("hanging",))
         self.providers = Providers(self.ledger, weathers)
         self.overseer = Overseer(self.ledger)
@@ -359,7 +380,9 @@ class Soak:
         """Account for a call that was answered."""
         self._over(ticket, "answered")
         if answer != (ticket.number, ticket.sent[-1]):
-            self.ledger.wrong(f"{ticket.part}: a call was given another call's answer, or another target's.")
+            self.ledger.wrong(
+                f"{ticket.part}: a call was given another call's answer, or another target's."
+            )
 
     def cancelled(self, ticket: Ticket) -> None:
         """Account for a call that its caller cancelled."""
@@ -371,9 +394,13 @@ class Soak:
         if isinstance(error, (ChainExhaustedError, DeadlineExceededError)):
             said = [record.target for record in error.attempts if record.number]
             if said != ticket.sent:
-                self.ledger.wrong(f"{ticket.part}: an error lists attempts on {said}, the call made {ticket.sent}.")
+                self.ledger.wrong(
+                    f"{ticket.part}: an error lists attempts on {said}, the call made {ticket.sent}."
+                )
         elif not (isinstance(error, TypeError) and ticket.last == "bug"):
-            self.ledger.wrong(f"{ticket.part}: a call ended with {type(error).__name__} after {ticket.last!r}: {error}")
+            self.ledger.wrong(
+                f"{ticket.part}: a call ended with {type(error).__name__} after {ticket.last!r}: {error}"
+            )
 
     def _over(self, ticket: Ticket, how: str) -> None:
         self.ledger.add("calls", ticket.part, how)
@@ -385,10 +412,14 @@ class Soak:
         """Check that a trace of one call tells what the call did."""
         said = [record.target for record in trace.attempts if record.number]
         if said != ticket.sent:
-            self.ledger.wrong(f"{ticket.part}: a trace lists attempts on {said}, the call made {ticket.sent}.")
+            self.ledger.wrong(
+                f"{ticket.part}: a trace lists attempts on {said}, the call made {ticket.sent}."
+            )
         served = ticket.sent[-1] if ticket.last == ANSWER else None
         if trace.served_by != served:
-            self.ledger.wrong(f"{ticket.part}: a trace says {trace.served_by} answered, it was {served}.")
+            self.ledger.wrong(
+                f"{ticket.part}: a trace says {trace.served_by} answered, it was {served}."
+            )
 
     def call(self, ask: Callable[[Ticket], object], ticket: Ticket) -> None:
         """Make one synchronous call and account for it."""
@@ -400,7 +431,10 @@ class Soak:
             self.answered(ticket, answer)
 
     async def acall(
-        self, ask: Callable[[Ticket], Awaitable[object]], ticket: Ticket, cancelled: type[BaseException]
+        self,
+        ask: Callable[[Ticket], Awaitable[object]],
+        ticket: Ticket,
+        cancelled: type[BaseException],
     ) -> None:
         """Make one asynchronous call and account for it."""
         try:
@@ -455,7 +489,13 @@ def watched_thread(soak: Soak, name: str, chain: tuple[str, ...]) -> None:
         soak.ledger.add("told", name, type(event).__name__, event.target)
 
     @failover(
-        chain=chain, attempts=2, backoff=no_wait, timeout=5.0, attempt_timeout=1.0, observers=(told,), reject=is_empty
+        chain=chain,
+        attempts=2,
+        backoff=no_wait,
+        timeout=5.0,
+        attempt_timeout=1.0,
+        observers=(told,),
+        reject=is_empty,
     )
     def ask(ticket: Ticket, attempt: Attempt, *, target: Any = None) -> tuple[int, str]:
         if attempt.target.key != target.key or not 0.0 < (attempt.remaining or 0.0) <= 1.0:
@@ -506,7 +546,11 @@ def warm_up() -> None:
     for deed in (ANSWER, *(deed for deed in KINDS if deed not in NOT_RAISED)):
         for start_loop, sleep in ((asyncio.run, asyncio.sleep), (trio.run, trio.sleep)):
             with contextlib.suppress(ChainExhaustedError, TypeError):
-                start_loop(functools.partial(ask, sleep, deed) if start_loop is trio.run else ask(sleep, deed))
+                start_loop(
+                    functools.partial(ask, sleep, deed)
+                    if start_loop is trio.run
+                    else ask(sleep, deed)
+                )
     stop = observe(lambda _: None)
     stop()
     bench_model("warm/up", 1.0)
@@ -559,7 +603,9 @@ def tenants_thread(soak: Soak, name: str) -> None:
         soak.tenants = number
         chain = [Target("acct/m", account=f"t{number}")]
         if failover(chain=chain, attempts=1).call(serve, number) != number:
-            soak.ledger.wrong(f"{name}: a policy that was made for one request gave another answer.")
+            soak.ledger.wrong(
+                f"{name}: a policy that was made for one request gave another answer."
+            )
         soak.ledger.add("asked", name, "acct")
         if number > FILLED:
             time.sleep(rng.uniform(0.02, 0.05))
@@ -567,7 +613,11 @@ def tenants_thread(soak: Soak, name: str) -> None:
 
 def use_a_tenant(number: int) -> None:
     """Use the key of one tenant, which may fail and ends well: it is healthy when it is left alone."""
-    guard = breaker(f"tenant-{number}", cooldown=0.1) if number % 7 == 0 else breaker(f"tenant-{number}")
+    guard = (
+        breaker(f"tenant-{number}", cooldown=0.1)
+        if number % 7 == 0
+        else breaker(f"tenant-{number}")
+    )
     with contextlib.suppress(ConnectionResetError), guard:
         if number % 3 == 0:
             raise ConnectionResetError
@@ -612,11 +662,16 @@ def observers_thread(soak: Soak, name: str) -> None:
         def told(event: Any, gone: list[float] = gone) -> None:
             soak.ledger.add("visitors", "told")
             if gone and time.monotonic() - gone[0] > BENCH_GRACE:
-                soak.ledger.wrong(f"an observer was told of {type(event).__name__} long after it had unsubscribed.")
+                soak.ledger.wrong(
+                    f"an observer was told of {type(event).__name__} long after it had unsubscribed."
+                )
             if rng.random() < 0.05:
                 raise RuntimeError("an observer that raises")
 
-        stop = observe(told, *rng.choice([(), (resilient_llm.AttemptSucceeded,), (resilient_llm.HealthChanged,)]))
+        stop = observe(
+            told,
+            *rng.choice([(), (resilient_llm.AttemptSucceeded,), (resilient_llm.HealthChanged,)]),
+        )
         soak.stop.wait(rng.uniform(0.01, 0.2))
         stop()
         gone.append(time.monotonic())
@@ -627,7 +682,9 @@ def observers_thread(soak: Soak, name: str) -> None:
 # --- Parts in loops --------------------------------------------------------------------------
 
 
-async def loop_task(soak: Soak, name: str, chain: tuple[str, ...], task: int, **options: Any) -> None:
+async def loop_task(
+    soak: Soak, name: str, chain: tuple[str, ...], task: int, **options: Any
+) -> None:
     """Call through a chain from a task; with `attempt_timeout` what hangs is cut off."""
     rng = soak.rng(f"{name}-{task}")
     providers = soak.providers
@@ -648,7 +705,9 @@ async def loop_task(soak: Soak, name: str, chain: tuple[str, ...], task: int, **
         await asyncio.sleep(rng.uniform(0.0, 0.01))
 
 
-async def cancelling_task(soak: Soak, name: str, chain: tuple[str, ...], task: int, **options: Any) -> None:
+async def cancelling_task(
+    soak: Soak, name: str, chain: tuple[str, ...], task: int, **options: Any
+) -> None:
     """Start calls and cancel them at any point: `cancel`, `wait_for`, or not at all."""
     rng = soak.rng(f"{name}-{task}")
     providers = soak.providers
@@ -658,7 +717,9 @@ async def cancelling_task(soak: Soak, name: str, chain: tuple[str, ...], task: i
         return await providers.aserve(ticket, target.key, asyncio.sleep, asyncio.CancelledError)
 
     while not soak.stop.is_set():
-        call = soak.acall(ask, soak.ticket(name, cut_is="cancelled", cuttable=True), asyncio.CancelledError)
+        call = soak.acall(
+            ask, soak.ticket(name, cut_is="cancelled", cuttable=True), asyncio.CancelledError
+        )
         patience = rng.uniform(0.0, 0.008)
         with contextlib.suppress(asyncio.CancelledError, TimeoutError):
             if rng.random() < 0.5:
@@ -702,7 +763,9 @@ async def loop_form_task(soak: Soak, name: str, chain: tuple[str, ...]) -> None:
     async def ask(ticket: Ticket) -> object:
         async for attempt in policy:
             async with attempt as target:
-                attempt.result = await soak.providers.aserve(ticket, target.key, asyncio.sleep, asyncio.CancelledError)
+                attempt.result = await soak.providers.aserve(
+                    ticket, target.key, asyncio.sleep, asyncio.CancelledError
+                )
             if ticket.last == ANSWER:
                 return attempt.result or (ticket.number, ticket.sent[-1])
         raise AssertionError("a loop ended without an answer and without an error")
@@ -728,7 +791,9 @@ async def listener_task(soak: Soak, name: str) -> None:
     """Read the stream of events for a while, too slowly, again and again."""
     rng = soak.rng(name)
     while not soak.stop.is_set():
-        async with events(resilient_llm.AttemptFailed, resilient_llm.TargetBenched, buffer=20) as stream:
+        async with events(
+            resilient_llm.AttemptFailed, resilient_llm.TargetBenched, buffer=20
+        ) as stream:
             until = time.monotonic() + rng.uniform(0.05, 0.5)
             with contextlib.suppress(TimeoutError):
                 while time.monotonic() < until:
@@ -739,7 +804,9 @@ async def listener_task(soak: Soak, name: str) -> None:
         await asyncio.sleep(rng.uniform(0.0, 0.2))
 
 
-async def trio_task(soak: Soak, name: str, chain: tuple[str, ...], task: int, **options: Any) -> None:
+async def trio_task(
+    soak: Soak, name: str, chain: tuple[str, ...], task: int, **options: Any
+) -> None:
     """Call through a chain under trio; without timeouts of the policy, cancelled from outside."""
     rng = soak.rng(f"{name}-{task}")
     providers = soak.providers
@@ -752,7 +819,9 @@ async def trio_task(soak: Soak, name: str, chain: tuple[str, ...], task: int, **
     while not soak.stop.is_set():
         ticket = soak.ticket(name, cuttable=True, cut_is="cancelled" if cancellable else "cut")
         # Trio keeps what is no longer waited for until it is due, so no scope where none is needed.
-        with trio.move_on_after(rng.uniform(0.0, 0.01)) if cancellable else contextlib.nullcontext():
+        with (
+            trio.move_on_after(rng.uniform(0.0, 0.01)) if cancellable else contextlib.nullcontext()
+        ):
             await soak.acall(ask, ticket, trio.Cancelled)
         await trio.sleep(rng.uniform(0.0, 0.01))
 
@@ -760,7 +829,9 @@ async def trio_task(soak: Soak, name: str, chain: tuple[str, ...], task: int, **
 # --- A real server ---------------------------------------------------------------------------
 
 
-async def serve_http(soak: Soak, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def serve_http(
+    soak: Soak, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
     """Answer one connection: the last two parts of a path are provider and model."""
     providers = soak.providers
     try:
@@ -776,7 +847,11 @@ async def serve_http(soak: Soak, reader: asyncio.StreamReader, writer: asyncio.S
             if deed in (DROP, "refused"):
                 return
             status = _STATUS.get(deed, 200)
-            hint = f"retry-after: {providers.weather(key).hint():.2f}\r\n" if deed == "rate_limit" else ""
+            hint = (
+                f"retry-after: {providers.weather(key).hint():.2f}\r\n"
+                if deed == "rate_limit"
+                else ""
+            )
             writer.write(f"HTTP/1.1 {status} x\r\n{hint}content-length: 2\r\n\r\nok".encode())
             await writer.drain()
     except (asyncio.IncompleteReadError, ConnectionError, TimeoutError):
@@ -817,7 +892,9 @@ def http_outcome(soak: Soak, ticket: Ticket, key: str, error: httpx.HTTPError | 
     """Count what a real client made of a real answer."""
     deed = ANSWER
     if isinstance(error, httpx.HTTPStatusError):
-        deed = next(name for name, status in _STATUS.items() if status == error.response.status_code)
+        deed = next(
+            name for name, status in _STATUS.items() if status == error.response.status_code
+        )
     elif isinstance(error, httpx.TimeoutException):
         deed = "read_timeout"
     elif error is not None:
@@ -870,11 +947,15 @@ async def http_tasks(soak: Soak, name: str, chain: tuple[str, ...]) -> None:
         while not soak.stop.is_set():
             tickets = [soak.ticket(name) for _ in range(3)]
             with Trace(call_id="together") as trace:
-                await asyncio.gather(*(soak.acall(ask, ticket, asyncio.CancelledError) for ticket in tickets))
-            said = sorted([record.target for record in call.attempts if record.number] for call in trace.calls)
-            if said != sorted(ticket.sent for ticket in tickets) or {call.call_id for call in trace.calls} != {
-                "together"
-            }:
+                await asyncio.gather(
+                    *(soak.acall(ask, ticket, asyncio.CancelledError) for ticket in tickets)
+                )
+            said = sorted(
+                [record.target for record in call.attempts if record.number] for call in trace.calls
+            )
+            if said != sorted(ticket.sent for ticket in tickets) or {
+                call.call_id for call in trace.calls
+            } != {"together"}:
                 soak.ledger.wrong(f"{name}: a trace over three tasks holds {trace.calls}.")
             await asyncio.sleep(rng.uniform(0.01, 0.05))
 
@@ -930,7 +1011,9 @@ def fork_one(soak: Soak, name: str, ask_once: Callable[[], None]) -> None:
     code = os.waitstatus_to_exitcode(status)
     text = said.decode(errors="replace").strip()
     if code != 0 or said:
-        soak.ledger.wrong(f"{name}: a forked child ended with code {code} and said: {text or 'nothing'}")
+        soak.ledger.wrong(
+            f"{name}: a forked child ended with code {code} and said: {text or 'nothing'}"
+        )
 
 
 def _be_a_child(soak: Soak, writes: int, ask_once: Callable[[], None]) -> None:
@@ -982,13 +1065,17 @@ def _check_counts(ledger: Ledger, clock: FakeClock) -> None:
     async def all_async() -> list[str]:
         return [await ask_async(deed) for deed in [*script, ANSWER]]
 
-    ledger.agree("in a child, fallbacks", 4, [ask(deed) for deed in [*script, ANSWER]].count("child/b"))
+    ledger.agree(
+        "in a child, fallbacks", 4, [ask(deed) for deed in [*script, ANSWER]].count("child/b")
+    )
     ledger.agree("in a child, async fallbacks", 4, asyncio.run(all_async()).count("child/d"))
     for first, second in (("child/a", "child/b"), ("child/c", "child/d")):
         ledger.agree(f"in a child, successes told of {first}", 5, told[f"AttemptSucceeded {first}"])
         ledger.agree(f"in a child, failures told of {first}", 3, told[f"AttemptFailed {first}"])
         ledger.agree(f"in a child, benches told of {first}", 1, told[f"TargetBenched {first}"])
-        ledger.agree(f"in a child, successes told of {second}", 4, told[f"AttemptSucceeded {second}"])
+        ledger.agree(
+            f"in a child, successes told of {second}", 4, told[f"AttemptSucceeded {second}"]
+        )
     stop()
     clock.advance(0.06)
     ledger.agree("in a child, fallbacks after the cooldown", 0, [ask(ANSWER)].count("child/b"))
@@ -1067,7 +1154,9 @@ class Meter:
 
     def _memory(self) -> float:
         try:
-            return int(Path("/proc/self/statm").read_text().split()[1]) * (os.sysconf("SC_PAGE_SIZE") // 1024)
+            return int(Path("/proc/self/statm").read_text().split()[1]) * (
+                os.sysconf("SC_PAGE_SIZE") // 1024
+            )
         except OSError:  # no Linux: the highest figure so far, which a leak raises, too
             import resource
 
@@ -1078,7 +1167,9 @@ class Meter:
         now, circuits = count_types(), len(health())
         grown = Counter(
             {
-                name: round(n - self._types[name] - self._types_per_circuit.get(name, 0.0) * circuits)
+                name: round(
+                    n - self._types[name] - self._types_per_circuit.get(name, 0.0) * circuits
+                )
                 for name, n in now.items()
             }
         )
@@ -1121,7 +1212,9 @@ class Overseer:
         if name == "AttemptFailed":
             words.append(event.kind.value)
         elif name in ("TargetBenched", "TargetUnbenched"):
-            words.append(event.trigger.partition(" ")[0] if name == "TargetBenched" else event.reason)
+            words.append(
+                event.trigger.partition(" ")[0] if name == "TargetBenched" else event.reason
+            )
         self._ledger.add("event", *words)
         del self._busy[event.target]
 
@@ -1161,7 +1254,9 @@ class Complaints:
         with warnings.catch_warnings():
             warnings.simplefilter("always")
             # A process with threads is forked on purpose, which Python 3.12 and newer warn of.
-            warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
+            warnings.filterwarnings(
+                "ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning
+            )
             warnings.showwarning = self._warned
             threading.excepthook = self._thread_died
             sys.unraisablehook = self._unraisable
@@ -1198,7 +1293,9 @@ def run_loop(soak: Soak, parts: Callable[[], list[Any]]) -> None:
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _, context: soak.ledger.wrong(f"a loop complained: {context['message']}"))
+        loop.set_exception_handler(
+            lambda _, context: soak.ledger.wrong(f"a loop complained: {context['message']}")
+        )
         async with asyncio.TaskGroup() as group:
             for part in parts():
                 group.create_task(part)
@@ -1228,7 +1325,10 @@ def cast(soak: Soak) -> dict[str, Callable[[], None]]:
 
     def loop_a() -> list[Any]:
         return [
-            *(loop_task(soak, "loop-a", STORMY, n, attempts=2, attempt_timeout=0.08) for n in range(4)),
+            *(
+                loop_task(soak, "loop-a", STORMY, n, attempts=2, attempt_timeout=0.08)
+                for n in range(4)
+            ),
             *(cancelling_task(soak, "cancelled", STORMY, n, attempts=2) for n in range(3)),
             *(cancelling_task(soak, "cancelled-steady", STEADY, n, **exact) for n in range(2)),
             http_tasks(soak, "http-async", HTTP),
@@ -1237,7 +1337,10 @@ def cast(soak: Soak) -> dict[str, Callable[[], None]]:
     def loop_b() -> list[Any]:
         return [
             *(loop_task(soak, "loop-b", STEADY, n, **exact) for n in range(3)),
-            *(loop_task(soak, "loop-b-cut", METERED, n, attempt_timeout=0.08, **exact) for n in range(2)),
+            *(
+                loop_task(soak, "loop-b-cut", METERED, n, attempt_timeout=0.08, **exact)
+                for n in range(2)
+            ),
             loop_form_task(soak, "loop-form-async", STORMY),
             *(guard_task(soak, "guard-tasks", guards, n) for n in range(3)),
             listener_task(soak, "listener"),
@@ -1248,15 +1351,22 @@ def cast(soak: Soak) -> dict[str, Callable[[], None]]:
         cut = {"attempts": 2, "attempt_timeout": 0.08}
         return [
             *(functools.partial(trio_task, soak, "trio", STORMY, n, **cut) for n in range(3)),
-            *(functools.partial(trio_task, soak, "trio-cancelled", STORMY, n, attempts=2) for n in range(2)),
+            *(
+                functools.partial(trio_task, soak, "trio-cancelled", STORMY, n, attempts=2)
+                for n in range(2)
+            ),
         ]
 
-    def thread(part: Callable[..., None], name: str, *arguments: Any, **options: Any) -> Callable[[], None]:
+    def thread(
+        part: Callable[..., None], name: str, *arguments: Any, **options: Any
+    ) -> Callable[[], None]:
         return lambda: part(soak, name, *arguments, **options)
 
     return {
         "thread-1": thread(plain_thread, "thread-1", STORMY, attempts=2),
-        "thread-2": thread(plain_thread, "thread-2", STORMY[::-1], attempts=2, when_all_benched="wait"),
+        "thread-2": thread(
+            plain_thread, "thread-2", STORMY[::-1], attempts=2, when_all_benched="wait"
+        ),
         "thread-3": thread(plain_thread, "thread-3", STEADY, **exact),
         "thread-4": thread(plain_thread, "thread-4", METERED, **exact),
         "watched": thread(watched_thread, "watched", STORMY),
@@ -1289,7 +1399,9 @@ def join(soak: Soak, threads: list[threading.Thread], seconds: float) -> None:
         thread.join(max(0.0, give_up_at - time.monotonic()))
     stuck = [thread.name for thread in threads if thread.is_alive()]
     if stuck:
-        soak.ledger.wrong(f"{', '.join(stuck)} did not end within {seconds:g} s of being told: stuck.")
+        soak.ledger.wrong(
+            f"{', '.join(stuck)} did not end within {seconds:g} s of being told: stuck."
+        )
         faulthandler.dump_traceback(all_threads=True)
 
 
@@ -1358,16 +1470,24 @@ def check_accounts(soak: Soak) -> None:
     parts = sorted({key[1] for key in ledger.counts if key[0] == "calls"})
     for part in parts:
         ledger.agree(
-            f"{part}: attempts that ended", ledger.total("sent", part, "*"), ledger.total("did", part, "*", "*")
+            f"{part}: attempts that ended",
+            ledger.total("sent", part, "*"),
+            ledger.total("did", part, "*", "*"),
         )
         answered = ledger.total("did", part, "*", ANSWER)
         ledger.agree(f"{part}: calls answered", answered, ledger.total("calls", part, "answered"))
     for key in HTTP:
-        ledger.agree(f"{key}: requests that arrived", ledger.total("sent", "*", key), ledger.total("arrived", key))
+        ledger.agree(
+            f"{key}: requests that arrived",
+            ledger.total("sent", "*", key),
+            ledger.total("arrived", key),
+        )
     check_events(ledger, parts)
     check_health(ledger)
     ledger.agree(
-        "tenants: answers", ledger.total("asked", "tenants", "acct"), ledger.total("did", "tenants", "acct", ANSWER)
+        "tenants: answers",
+        ledger.total("asked", "tenants", "acct"),
+        ledger.total("did", "tenants", "acct", ANSWER),
     )
 
 
@@ -1393,10 +1513,14 @@ def check_events(ledger: Ledger, parts: list[str]) -> None:
     ledger.agree("log lines of TargetBenched", benched, ledger.total("log", "TargetBenched"))
 
 
-def raised(ledger: Ledger, part: str, key: str, *, kind: ErrorKind | None = None, scope: str | None = None) -> int:
+def raised(
+    ledger: Ledger, part: str, key: str, *, kind: ErrorKind | None = None, scope: str | None = None
+) -> int:
     """Return how many attempts ended in an error of this kind, or that is charged to this scope."""
     deeds = [
-        deed for deed, (its_kind, its_scope) in KINDS.items() if kind in (None, its_kind) and scope in (None, its_scope)
+        deed
+        for deed, (its_kind, its_scope) in KINDS.items()
+        if kind in (None, its_kind) and scope in (None, its_scope)
     ]
     return sum(ledger.total("did", part, key, deed) for deed in deeds)
 
@@ -1408,7 +1532,10 @@ def check_health(ledger: Ledger) -> None:
     errors: Counter[str] = Counter()
     for key in EXACT:
         provider, _, model = key.partition("/")
-        own, providers = raised(ledger, "*", key, scope="target"), raised(ledger, "*", key, scope="provider")
+        own, providers = (
+            raised(ledger, "*", key, scope="target"),
+            raised(ledger, "*", key, scope="provider"),
+        )
         answered = ledger.total("did", "*", key, ANSWER)
         if model:
             totals[key] += own + answered
@@ -1435,7 +1562,9 @@ def check_recovery(soak: Soak, patience: float = 5.0) -> None:
             break
         time.sleep(0.02)
     for key, state in open_still.items():
-        soak.ledger.wrong(f"{key} is still {state} after {patience:g} s without a failure: a place was not given back.")
+        soak.ledger.wrong(
+            f"{key} is still {state} after {patience:g} s without a failure: a place was not given back."
+        )
     left = [row.model for row in list_benched()]
     if left:
         soak.ledger.wrong(f"still benched at the end: {', '.join(left)}.")
@@ -1454,7 +1583,11 @@ def check_flatness(soak: Soak, meter: Meter) -> None:
     for name, samples in meter.samples.items():
         third, last, too_much = grown(samples, ALLOWED[name])
         if too_much:
-            most = f" More than at the start: {meter.grown_types()}." if name.startswith("memory") else ""
+            most = (
+                f" More than at the start: {meter.grown_types()}."
+                if name.startswith("memory")
+                else ""
+            )
             allowed = ALLOWED[name].of(third)
             soak.ledger.wrong(
                 f"{name} grew from {third:.0f} to {last:.0f} in a quarter of the run, allowed is {allowed:.0f}.{most}"
@@ -1505,7 +1638,9 @@ def report(soak: Soak, meter: Meter) -> None:
     for part in parts:
         ended = [ledger.total("calls", part, how) for how in ("answered", "failed", "cancelled")]
         calls = sum(ended) or ledger.total("sent", part, "*")
-        say(f"{part:18} {calls:8} {ended[0]:9} {ended[1]:7} {ended[2]:9} {ledger.total('sent', part, '*'):9}")
+        say(
+            f"{part:18} {calls:8} {ended[0]:9} {ended[1]:7} {ended[2]:9} {ledger.total('sent', part, '*'):9}"
+        )
     opened = ledger.total("event", "TargetBenched", "*", "*")
     recovered = ledger.total("event", "TargetUnbenched", "*", "recovered")
     say(
@@ -1523,9 +1658,15 @@ def say(text: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long the parts run (default: 60)")
-    parser.add_argument("--seed", type=int, default=1, help="seed of the weather and of every part (default: 1)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="how long the parts run (default: 60)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=1, help="seed of the weather and of every part (default: 1)"
+    )
     parser.add_argument(
         "--switch",
         type=float,

@@ -594,7 +594,8 @@ LAZY_FORMS = [form for form in FORMS if form.is_lazy]
 GUARDED_FORMS = [
     form
     for form in FORMS
-    if form in FEW_FORMS or form.name in ("returned-generator", "contextmanager", "classmethod", "plain-asyncgen-trio")
+    if form in FEW_FORMS
+    or form.name in ("returned-generator", "contextmanager", "classmethod", "plain-asyncgen-trio")
 ]
 """Those that a breaker guards in ways of their own."""
 
@@ -621,7 +622,11 @@ class Reading:
 
 
 def read(
-    form: Form, ask: Callable[..., Any], *args: Any, take: int | None = None, into: list[Any] | None = None
+    form: Form,
+    ask: Callable[..., Any],
+    *args: Any,
+    take: int | None = None,
+    into: list[Any] | None = None,
 ) -> Reading:
     """Make one call and read its items, all or the first few, then close it; from sync code."""
     reading = Reading([] if into is None else into)
@@ -632,7 +637,9 @@ def read(
     return reading
 
 
-def _read(reading: Reading, form: Form, ask: Callable[..., Any], args: Any, take: int | None) -> None:
+def _read(
+    reading: Reading, form: Form, ask: Callable[..., Any], args: Any, take: int | None
+) -> None:
     try:
         with ExitStack() as stack:
             stream = ask(*args)
@@ -648,7 +655,9 @@ def _read(reading: Reading, form: Form, ask: Callable[..., Any], args: Any, take
         reading.error = error
 
 
-async def _aread(reading: Reading, form: Form, ask: Callable[..., Any], args: Any, take: int | None) -> None:
+async def _aread(
+    reading: Reading, form: Form, ask: Callable[..., Any], args: Any, take: int | None
+) -> None:
     try:
         async with AsyncExitStack() as stack:
             stream = ask(*args)

@@ -122,7 +122,12 @@ class Dialect:
         if status == 429:
             reply = limited(protocol, retry_after=str(RETRY_AFTER))
         else:
-            reply = refusal(protocol, status, "server_error" if protocol == "openai" else "api_error", "Internal error")
+            reply = refusal(
+                protocol,
+                status,
+                "server_error" if protocol == "openai" else "api_error",
+                "Internal error",
+            )
         return reply.headers, json.dumps(reply.body).encode()
 
 
@@ -133,7 +138,12 @@ class ChatCompletions(Dialect):
 
     def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        chunk = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": self.model}
+        chunk = {
+            "id": "chatcmpl-1",
+            "object": "chat.completion.chunk",
+            "created": 1,
+            "model": self.model,
+        }
         return event(None, {**chunk, "choices": [choice]})
 
     def preamble(self) -> Iterator[bytes]:
@@ -147,7 +157,12 @@ class ChatCompletions(Dialect):
         yield self._chunk({"content": None, "reasoning_content": text})
 
     def tool_call(self) -> Iterator[bytes]:
-        call = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "look_up", "arguments": ""}}
+        call = {
+            "index": 0,
+            "id": "call_1",
+            "type": "function",
+            "function": {"name": "look_up", "arguments": ""},
+        }
         yield self._chunk({"tool_calls": [call]})
         yield self._chunk({"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]})
 
@@ -160,7 +175,17 @@ class ChatCompletions(Dialect):
         yield b"data: [DONE]\n\n"
 
     def error(self) -> bytes:
-        return event(None, {"error": {"message": "Overloaded", "type": "server_error", "param": None, "code": None}})
+        return event(
+            None,
+            {
+                "error": {
+                    "message": "Overloaded",
+                    "type": "server_error",
+                    "param": None,
+                    "code": None,
+                }
+            },
+        )
 
 
 class Responses(Dialect):
@@ -196,12 +221,20 @@ class Responses(Dialect):
 
     def _begin_message(self) -> Iterator[bytes]:
         self._message = len(self._items)
-        item = {"id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
+        item = {
+            "id": "msg_1",
+            "type": "message",
+            "role": "assistant",
+            "status": "in_progress",
+            "content": [],
+        }
         self._items.append(item)
         part = {"type": "output_text", "text": "", "annotations": []}
         place = {"output_index": self._message}
         yield self._event("response.output_item.added", item=item, **place)
-        yield self._event("response.content_part.added", item_id="msg_1", content_index=0, part=part, **place)
+        yield self._event(
+            "response.content_part.added", item_id="msg_1", content_index=0, part=part, **place
+        )
 
     def text(self, text: str) -> bytes:
         before = b"".join(self._begin_message()) if self._message is None else b""
@@ -217,11 +250,19 @@ class Responses(Dialect):
         yield self._event("response.reasoning_summary_text.delta", delta=text, **place)
 
     def tool_call(self) -> Iterator[bytes]:
-        item = {"id": "fc_1", "type": "function_call", "call_id": "call_1", "name": "look_up", "arguments": ""}
+        item = {
+            "id": "fc_1",
+            "type": "function_call",
+            "call_id": "call_1",
+            "name": "look_up",
+            "arguments": "",
+        }
         index = len(self._items)
         self._items.append({**item, "arguments": "{}"})
         yield self._event("response.output_item.added", item=item, output_index=index)
-        yield self._event("response.function_call_arguments.delta", delta="{}", item_id="fc_1", output_index=index)
+        yield self._event(
+            "response.function_call_arguments.delta", delta="{}", item_id="fc_1", output_index=index
+        )
         yield self._event("response.output_item.done", item=self._items[index], output_index=index)
 
     def signs_of_life(self) -> Iterator[bytes]:
@@ -242,7 +283,17 @@ class Responses(Dialect):
         yield self._event("response.completed", response=self._response("completed", self._items))
 
     def error(self) -> bytes:
-        return event(None, {"error": {"message": "Overloaded", "type": "server_error", "param": None, "code": None}})
+        return event(
+            None,
+            {
+                "error": {
+                    "message": "Overloaded",
+                    "type": "server_error",
+                    "param": None,
+                    "code": None,
+                }
+            },
+        )
 
 
 class Messages(Dialect):
@@ -275,7 +326,9 @@ class Messages(Dialect):
         return self._event("content_block_stop", index=self._index - 1)
 
     def _delta(self, kind: str, **content: Any) -> bytes:
-        return self._event("content_block_delta", index=self._index, delta={"type": kind, **content})
+        return self._event(
+            "content_block_delta", index=self._index, delta={"type": kind, **content}
+        )
 
     def preamble(self) -> Iterator[bytes]:
         message = {
@@ -327,7 +380,9 @@ class GenerateContent(Dialect):
     def _response(self, *parts: dict[str, Any], **candidate: Any) -> bytes:
         said = {"content": {"role": "model", "parts": list(parts)}, "index": 0, **candidate}
         usage = {"promptTokenCount": 9, "totalTokenCount": 9}
-        return event(None, {"candidates": [said], "usageMetadata": usage, "modelVersion": self.model})
+        return event(
+            None, {"candidates": [said], "usageMetadata": usage, "modelVersion": self.model}
+        )
 
     def preamble(self) -> Iterator[bytes]:
         yield self._response({"text": ""})
@@ -349,12 +404,23 @@ class GenerateContent(Dialect):
         yield self._response({"text": ""}, finishReason="STOP")
 
     def error(self) -> bytes:
-        return event(None, {"error": {"code": 503, "message": "The model is overloaded.", "status": "UNAVAILABLE"}})
+        return event(
+            None,
+            {
+                "error": {
+                    "code": 503,
+                    "message": "The model is overloaded.",
+                    "status": "UNAVAILABLE",
+                }
+            },
+        )
 
     def refusal(self, status: int) -> tuple[dict[str, str], bytes]:
         name = {429: "RESOURCE_EXHAUSTED", 500: "INTERNAL"}[status]
         headers = {"retry-after": str(RETRY_AFTER)} if status == 429 else {}
-        return headers, json.dumps({"error": {"code": status, "message": "Sorry.", "status": name}}).encode()
+        return headers, json.dumps(
+            {"error": {"code": status, "message": "Sorry.", "status": name}}
+        ).encode()
 
 
 def event(name: str | None, data: dict[str, Any]) -> bytes:
@@ -400,7 +466,9 @@ class Answer:
 
     # What is sent.
 
-    def begin(self, status: int = 200, content_type: str = "text/event-stream", **headers: str) -> None:
+    def begin(
+        self, status: int = 200, content_type: str = "text/event-stream", **headers: str
+    ) -> None:
         """Send the head of the answer."""
         named = {
             "content-type": content_type,
@@ -409,7 +477,10 @@ class Answer:
             "request-id": "req_1",
             **headers,
         }
-        lines = [f"HTTP/1.1 {status} Status", *(f"{name}: {value}" for name, value in named.items())]
+        lines = [
+            f"HTTP/1.1 {status} Status",
+            *(f"{name}: {value}" for name, value in named.items()),
+        ]
         self._connection.sendall("\r\n".join((*lines, "", "")).encode())
 
     def send(self, *events: bytes) -> None:
@@ -566,7 +637,9 @@ def _garbage(answer: Answer) -> None:
 
 def _html(answer: Answer) -> None:
     answer.begin(content_type="text/html")
-    answer.send(b"<html>\n<head><title>Sign in</title></head>\n<body>Welcome to this network</body>\n</html>\n")
+    answer.send(
+        b"<html>\n<head><title>Sign in</title></head>\n<body>Welcome to this network</body>\n</html>\n"
+    )
     answer.close()
 
 
@@ -777,10 +850,15 @@ class StreamServer:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.is_over = True
-        socket.create_connection(self._listener.getsockname()).close()  # wakes the thread in accept()
+        socket.create_connection(
+            self._listener.getsockname()
+        ).close()  # wakes the thread in accept()
         self._threads[0].join(PATIENCE)
         self._listener.close()
         with self._changed:

@@ -94,7 +94,14 @@ def test_a_failure_without_an_exception_is_caught(case: Case) -> None:
 
     assert verdict, repr(answer)[:500]
     want = case.verdict
-    assert (want.kind, want.reason, want.retry_after, want.status, want.retryable, want.harms_health) == (
+    assert (
+        want.kind,
+        want.reason,
+        want.retry_after,
+        want.status,
+        want.retryable,
+        want.harms_health,
+    ) == (
         verdict.kind.value,
         verdict.reason,
         verdict.retry_after,
@@ -106,7 +113,11 @@ def test_a_failure_without_an_exception_is_caught(case: Case) -> None:
 
 @pytest.mark.parametrize(
     "case",
-    [case for case in SILENT if isinstance(case.wire.get("body"), dict) and "fault" not in case.wire],
+    [
+        case
+        for case in SILENT
+        if isinstance(case.wire.get("body"), dict) and "fault" not in case.wire
+    ],
     ids=lambda case: case.id,
 )
 def test_a_decoded_body_is_read_like_the_object_made_of_it(case: Case) -> None:
@@ -120,7 +131,11 @@ def test_a_decoded_body_is_read_like_the_object_made_of_it(case: Case) -> None:
 
     assert verdict
     want = case.verdict
-    assert (want.kind, want.reason, want.harms_health) == (verdict.kind.value, verdict.reason, verdict.harms_health)
+    assert (want.kind, want.reason, want.harms_health) == (
+        verdict.kind.value,
+        verdict.reason,
+        verdict.harms_health,
+    )
 
 
 def test_silent_cases_have_names_of_their_own() -> None:
@@ -141,7 +156,9 @@ def chat(message: dict[str, Any], stop: str | None = "stop", **more: Any) -> dic
         "object": "chat.completion",
         "created": 1730000000,
         "model": "some-model",
-        "choices": [{"index": 0, "message": {"role": "assistant", **message}, "finish_reason": stop}],
+        "choices": [
+            {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": stop}
+        ],
         "usage": {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13},
         **more,
     }
@@ -175,7 +192,9 @@ def message(*content: dict[str, Any], stop: str = "end_turn") -> dict[str, Any]:
 
 def candidate(*parts: dict[str, Any], stop: str = "STOP") -> dict[str, Any]:
     return {
-        "candidates": [{"index": 0, "finishReason": stop, "content": {"role": "model", "parts": list(parts)}}],
+        "candidates": [
+            {"index": 0, "finishReason": stop, "content": {"role": "model", "parts": list(parts)}}
+        ],
         "usageMetadata": {"promptTokenCount": 4},
         "modelVersion": "some-model",
     }
@@ -191,7 +210,11 @@ def converse(*content: dict[str, Any], stop: str = "end_turn") -> dict[str, Any]
 
 
 def cohere(content: list[dict[str, Any]], stop: str = "COMPLETE", **more: Any) -> dict[str, Any]:
-    return {"id": "1", "finish_reason": stop, "message": {"role": "assistant", "content": content, **more}}
+    return {
+        "id": "1",
+        "finish_reason": stop,
+        "message": {"role": "assistant", "content": content, **more},
+    }
 
 
 def ollama(content: str, **more: Any) -> dict[str, Any]:
@@ -208,11 +231,32 @@ def ollama(content: str, **more: Any) -> dict[str, Any]:
 CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
 THOUGHT = {"type": "reasoning", "id": "rs_1", "summary": []}
 WEATHER = {"type": "output_text", "text": "It will.", "annotations": []}
-SAID = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": [WEATHER]}
-CALLED = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "weather", "arguments": "{}"}
-PICTURE = {"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": "aW1hZ2U="}
+SAID = {
+    "type": "message",
+    "id": "msg_1",
+    "role": "assistant",
+    "status": "completed",
+    "content": [WEATHER],
+}
+CALLED = {
+    "type": "function_call",
+    "id": "fc_1",
+    "call_id": "call_1",
+    "name": "weather",
+    "arguments": "{}",
+}
+PICTURE = {
+    "type": "image_generation_call",
+    "id": "ig_1",
+    "status": "completed",
+    "result": "aW1hZ2U=",
+}
 TWO = [
-    {"index": 0, "message": {"role": "assistant", "content": ""}, "finish_reason": "content_filter"},
+    {
+        "index": 0,
+        "message": {"role": "assistant", "content": ""},
+        "finish_reason": "content_filter",
+    },
     {"index": 1, "message": {"role": "assistant", "content": "It will."}, "finish_reason": "stop"},
 ]
 SPEECH = {"id": "audio_1", "data": "YXVkaW8=", "expires_at": 1, "transcript": ""}
@@ -220,22 +264,42 @@ SPEECH = {"id": "audio_1", "data": "YXVkaW8=", "expires_at": 1, "transcript": ""
 # id: (client, which of its calls, what it is answered)
 GOOD: dict[str, tuple[str, str, dict[str, Any]]] = {
     "openai-text": ("openai", "chat", chat({"content": "It will."})),
-    "openai-tool-calls": ("openai", "chat", chat({"content": None, "tool_calls": [CALL]}, "tool_calls")),
+    "openai-tool-calls": (
+        "openai",
+        "chat",
+        chat({"content": None, "tool_calls": [CALL]}, "tool_calls"),
+    ),
     "openai-function-call": (
         "openai",
         "chat",
-        chat({"content": None, "function_call": {"name": "weather", "arguments": "{}"}}, "function_call"),
+        chat(
+            {"content": None, "function_call": {"name": "weather", "arguments": "{}"}},
+            "function_call",
+        ),
     ),
     "openai-refusal-null": ("openai", "chat", chat({"content": "It will.", "refusal": None})),
     "openai-refusal-blank": ("openai", "chat", chat({"content": "It will.", "refusal": ""})),
-    "openai-thoughts-and-text": ("openai", "chat", chat({"content": "It will.", "reasoning_content": "Rain."})),
+    "openai-thoughts-and-text": (
+        "openai",
+        "chat",
+        chat({"content": "It will.", "reasoning_content": "Rain."}),
+    ),
     "openai-audio": ("openai", "chat", chat({"content": None, "audio": SPEECH})),
     "openai-image": (
         "openai",
         "chat",
-        chat({"content": "", "images": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}]}),
+        chat(
+            {
+                "content": "",
+                "images": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}],
+            }
+        ),
     ),
-    "openai-html-in-its-place": ("openai", "chat", chat({"content": "<!DOCTYPE html><html></html>"})),
+    "openai-html-in-its-place": (
+        "openai",
+        "chat",
+        chat({"content": "<!DOCTYPE html><html></html>"}),
+    ),
     "openai-one-good-choice": ("openai", "chat", chat({}, choices=TWO)),
     "openai-unknown-stop": ("openai", "chat", chat({"content": "It will."}, "eos")),
     "openai-no-stop": ("openai", "chat", chat({"content": "It will."}, None)),
@@ -254,7 +318,11 @@ GOOD: dict[str, tuple[str, str, dict[str, Any]]] = {
             "usage": {"prompt_tokens": 4, "total_tokens": 4},
         },
     ),
-    "openai-images": ("openai", "images", {"created": 1730000000, "data": [{"b64_json": "aW1hZ2U="}]}),
+    "openai-images": (
+        "openai",
+        "images",
+        {"created": 1730000000, "data": [{"b64_json": "aW1hZ2U="}]},
+    ),
     "anthropic-text": ("anthropic", "chat", message({"type": "text", "text": "It will."})),
     "anthropic-stop-sequence": (
         "anthropic",
@@ -264,16 +332,25 @@ GOOD: dict[str, tuple[str, str, dict[str, Any]]] = {
     "anthropic-tool-use": (
         "anthropic",
         "chat",
-        message({"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {}}, stop="tool_use"),
+        message(
+            {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {}}, stop="tool_use"
+        ),
     ),
     "anthropic-thoughts-and-text": (
         "anthropic",
         "chat",
-        message({"type": "thinking", "thinking": "Rain.", "signature": "c2ln"}, {"type": "text", "text": "It will."}),
+        message(
+            {"type": "thinking", "thinking": "Rain.", "signature": "c2ln"},
+            {"type": "text", "text": "It will."},
+        ),
     ),
     "anthropic-pause": ("anthropic", "chat", message(stop="pause_turn")),
     "gemini-text": ("google-genai", "chat", candidate({"text": "It will."})),
-    "gemini-call": ("google-genai", "chat", candidate({"functionCall": {"name": "weather", "args": {}}})),
+    "gemini-call": (
+        "google-genai",
+        "chat",
+        candidate({"functionCall": {"name": "weather", "args": {}}}),
+    ),
     "gemini-image": (
         "google-genai",
         "chat",
@@ -290,7 +367,11 @@ GOOD: dict[str, tuple[str, str, dict[str, Any]]] = {
         "chat",
         converse({"toolUse": {"toolUseId": "1", "name": "weather", "input": {}}}, stop="tool_use"),
     ),
-    "bedrock-invoke-claude": ("boto3", "invoke_model", message({"type": "text", "text": "It will."})),
+    "bedrock-invoke-claude": (
+        "boto3",
+        "invoke_model",
+        message({"type": "text", "text": "It will."}),
+    ),
     "bedrock-invoke-llama": (
         "boto3",
         "invoke_model",
@@ -309,9 +390,17 @@ GOOD: dict[str, tuple[str, str, dict[str, Any]]] = {
             }
         ),
     ),
-    "mistral-tool-calls": ("mistralai", "chat", chat({"content": "", "tool_calls": [CALL]}, "tool_calls")),
+    "mistral-tool-calls": (
+        "mistralai",
+        "chat",
+        chat({"content": "", "tool_calls": [CALL]}, "tool_calls"),
+    ),
     "cohere-text": ("cohere", "chat", cohere([{"type": "text", "text": "It will."}])),
-    "cohere-tool-calls": ("cohere", "chat", cohere([], "TOOL_CALL", tool_calls=[CALL], tool_plan="Look it up.")),
+    "cohere-tool-calls": (
+        "cohere",
+        "chat",
+        cohere([], "TOOL_CALL", tool_calls=[CALL], tool_plan="Look it up."),
+    ),
     "ollama-text": ("ollama", "chat", ollama("It will.")),
     "ollama-tool-calls": (
         "ollama",
@@ -344,7 +433,11 @@ GOOD: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "pydantic-ai-text": ("pydantic-ai-slim", "chat", chat({"content": "It will."})),
     "litellm-text": ("litellm", "chat", chat({"content": "It will."})),
-    "litellm-tool-calls": ("litellm", "chat", chat({"content": None, "tool_calls": [CALL]}, "tool_calls")),
+    "litellm-tool-calls": (
+        "litellm",
+        "chat",
+        chat({"content": None, "tool_calls": [CALL]}, "tool_calls"),
+    ),
     "voyage": (
         "voyageai",
         "chat",
@@ -411,7 +504,12 @@ def chunk(delta: dict[str, Any], stop: str | None = None, **more: Any) -> dict[s
 def sse(*events: dict[str, Any]) -> dict[str, Any]:
     """Return the wire of a stream; an event with a type is named after it."""
     lines = [f"event: {event['type']}\n" if "type" in event else "" for event in events]
-    return {"chunks": [f"{line}data: {json.dumps(event)}\n\n" for line, event in zip(lines, events, strict=True)]}
+    return {
+        "chunks": [
+            f"{line}data: {json.dumps(event)}\n\n"
+            for line, event in zip(lines, events, strict=True)
+        ]
+    }
 
 
 MESSAGE = {**message(), "stop_reason": None}
@@ -420,12 +518,19 @@ STREAMS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "openai-text": (
         "openai",
         "chat",
-        sse(chunk({"role": "assistant", "content": ""}), chunk({"content": "It will."}), chunk({}, "stop")),
+        sse(
+            chunk({"role": "assistant", "content": ""}),
+            chunk({"content": "It will."}),
+            chunk({}, "stop"),
+        ),
     ),
     "openai-usage-last": (
         "openai",
         "chat",
-        sse(chunk({"content": "It will."}), {**chunk({}), "choices": [], "usage": {"total_tokens": 13}}),
+        sse(
+            chunk({"content": "It will."}),
+            {**chunk({}), "choices": [], "usage": {"total_tokens": 13}},
+        ),
     ),
     "openai-tool-call": (
         "openai",
@@ -436,7 +541,11 @@ STREAMS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "openai",
         "responses",
         sse(
-            {"type": "response.created", "sequence_number": 0, "response": responses(status="in_progress")},
+            {
+                "type": "response.created",
+                "sequence_number": 0,
+                "response": responses(status="in_progress"),
+            },
             {"type": "response.output_text.delta", "sequence_number": 1, "delta": "It will."},
             {"type": "response.completed", "sequence_number": 2, "response": responses(SAID)},
         ),
@@ -446,11 +555,23 @@ STREAMS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "chat",
         sse(
             {"type": "message_start", "message": MESSAGE},
-            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+            {
+                "type": "content_block_start",
+                "index": 0,
+                "content_block": {"type": "text", "text": ""},
+            },
             {"type": "ping"},
-            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "It will."}},
+            {
+                "type": "content_block_delta",
+                "index": 0,
+                "delta": {"type": "text_delta", "text": "It will."},
+            },
             {"type": "content_block_stop", "index": 0},
-            {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 4}},
+            {
+                "type": "message_delta",
+                "delta": {"stop_reason": "end_turn"},
+                "usage": {"output_tokens": 4},
+            },
             {"type": "message_stop"},
         ),
     ),
@@ -460,7 +581,11 @@ STREAMS: dict[str, tuple[str, str, dict[str, Any]]] = {
         sse(
             {"type": "message_start", "message": MESSAGE},
             {"type": "content_block_start", "index": 0, "content_block": TOOL},
-            {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 4}},
+            {
+                "type": "message_delta",
+                "delta": {"stop_reason": "tool_use"},
+                "usage": {"output_tokens": 4},
+            },
             {"type": "message_stop"},
         ),
     ),
@@ -470,7 +595,10 @@ STREAMS: dict[str, tuple[str, str, dict[str, Any]]] = {
         {
             "chunks": [
                 f"data: {json.dumps(one)}\r\n\r\n"
-                for one in ({"candidates": [{"content": {"parts": [{"text": "It"}]}}]}, candidate({"text": " will."}))
+                for one in (
+                    {"candidates": [{"content": {"parts": [{"text": "It"}]}}]},
+                    candidate({"text": " will."}),
+                )
             ]
         },
     ),
@@ -479,7 +607,11 @@ STREAMS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "chat",
         sse(
             {"type": "message-start", "id": "1", "delta": {"message": {"role": "assistant"}}},
-            {"type": "content-delta", "index": 0, "delta": {"message": {"content": {"text": "It will."}}}},
+            {
+                "type": "content-delta",
+                "index": 0,
+                "delta": {"message": {"content": {"text": "It will."}}},
+            },
             {"type": "message-end", "delta": {"finish_reason": "COMPLETE"}},
         ),
     ),
@@ -506,8 +638,16 @@ STREAMS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "chat",
         sse(chunk({"content": "It will."}), chunk({}, "stop")),
     ),
-    "huggingface-text": ("huggingface_hub", "chat", sse(chunk({"content": "It will."}), chunk({}, "stop"))),
-    "litellm-text": ("litellm", "chat", sse(chunk({"role": "assistant", "content": "It will."}), chunk({}, "stop"))),
+    "huggingface-text": (
+        "huggingface_hub",
+        "chat",
+        sse(chunk({"content": "It will."}), chunk({}, "stop")),
+    ),
+    "litellm-text": (
+        "litellm",
+        "chat",
+        sse(chunk({"role": "assistant", "content": "It will."}), chunk({}, "stop")),
+    ),
 }
 
 
@@ -595,7 +735,10 @@ OWN: dict[str, object] = {
     "rows": [{"id": 1, "error": {"message": "no such row"}}, {"id": 2}],
     "findings": [{"type": "error", "message": "undefined", "code": "E1"}],
     "content blocks": [{"type": "text", "text": "It will."}],
-    "whole answers to several questions": [chat({"content": "It will."}), chat({"content": ""}, "length")],
+    "whole answers to several questions": [
+        chat({"content": "It will."}),
+        chat({"content": ""}, "length"),
+    ],
     "texts": ["It", " will."],
     "a class": Reply,
     "a function": reason,
@@ -638,11 +781,15 @@ def test_a_page_is_broken(page: object) -> None:
 
 def test_slots_and_plain_objects_are_read() -> None:
     """Attributes count wherever an instance has them."""
-    said = SimpleNamespace(message=SimpleNamespace(content="", tool_calls=None), finish_reason="stop")
+    said = SimpleNamespace(
+        message=SimpleNamespace(content="", tool_calls=None), finish_reason="stop"
+    )
 
     assert "empty" == reason(answers.unusable(Slotted([said])))
     assert "empty" == reason(answers.unusable(SimpleNamespace(_data=chat({"content": ""}))))
-    assert "empty" == reason(answers.unusable(SimpleNamespace(choices=[said], object="chat.completion")))
+    assert "empty" == reason(
+        answers.unusable(SimpleNamespace(choices=[said], object="chat.completion"))
+    )
 
 
 def test_what_is_taken_out_of_an_answer_is_read() -> None:
@@ -650,14 +797,18 @@ def test_what_is_taken_out_of_an_answer_is_read() -> None:
     refused = {"role": "assistant", "content": None, "refusal": "No."}
 
     assert "content_policy" == reason(answers.unusable(refused))
-    assert "empty" == reason(answers.unusable({"index": 0, "message": {"content": ""}, "finish_reason": "stop"}))
+    assert "empty" == reason(
+        answers.unusable({"index": 0, "message": {"content": ""}, "finish_reason": "stop"})
+    )
     assert {} == objections({"role": "assistant", "content": None, "tool_calls": [CALL]})
 
 
 def test_a_response_that_nobody_looked_at() -> None:
     """A response of httpx with an error status is judged as the error it stands for."""
     httpx = pytest.importorskip("httpx")
-    response = httpx.Response(429, headers={"retry-after": "7"}, json={"error": {"message": "Slow down."}})
+    response = httpx.Response(
+        429, headers={"retry-after": "7"}, json={"error": {"message": "Slow down."}}
+    )
 
     verdict = answers.broken(response)
 
@@ -669,7 +820,13 @@ def test_a_response_that_nobody_looked_at() -> None:
 def test_a_body_that_says_its_status() -> None:
     """dashscope gives back a dict with the status of the error instead of raising."""
     verdict = answers.broken(
-        {"status_code": 429, "request_id": "1", "code": "Throttling", "message": "Slow down.", "output": None}
+        {
+            "status_code": 429,
+            "request_id": "1",
+            "code": "Throttling",
+            "message": "Slow down.",
+            "output": None,
+        }
     )
 
     assert ErrorKind.RATE_LIMITED == kind(verdict)
@@ -690,15 +847,21 @@ def test_rules_of_ones_own_are_asked() -> None:
         body = getattr(error, "body", None) or {}
         return ErrorKind.MEMORY_PRESSURE if body.get("error", {}).get("code") == "E77" else None
 
-    assert ErrorKind.MEMORY_PRESSURE == kind(answers.broken({"error": {"code": "E77", "message": "?"}}))
+    assert ErrorKind.MEMORY_PRESSURE == kind(
+        answers.broken({"error": {"code": "E77", "message": "?"}})
+    )
 
 
-@pytest.mark.parametrize("said", [ErrorKind.CANCELLED, ErrorKind.CALLER_BUG, ErrorKind.UNKNOWN, ErrorKind.REJECTED])
+@pytest.mark.parametrize(
+    "said", [ErrorKind.CANCELLED, ErrorKind.CALLER_BUG, ErrorKind.UNKNOWN, ErrorKind.REJECTED]
+)
 def test_no_answer_is_a_cancellation(said: ErrorKind) -> None:
     """Kinds that make no sense for an answer are not passed on."""
     classify.rule(lambda error: said)
 
-    assert Verdict(ErrorKind.TRANSIENT, "invalid_response") == answers.broken({"error": {"message": "?"}})
+    assert Verdict(ErrorKind.TRANSIENT, "invalid_response") == answers.broken(
+        {"error": {"message": "?"}}
+    )
 
 
 # Put together, and in a call.
@@ -723,7 +886,9 @@ def test_the_first_that_objects_decides() -> None:
 
 def test_the_order_of_unusable() -> None:
     """A failure comes before a refusal, and a refusal before an empty text."""
-    both = chat({"content": ""}, "content_filter", error={"code": 429, "message": "Rate limit exceeded"})
+    both = chat(
+        {"content": ""}, "content_filter", error={"code": 429, "message": "Rate limit exceeded"}
+    )
     blank = chat({"content": ""}, "length")
 
     assert ErrorKind.RATE_LIMITED == kind(answers.unusable(both))
@@ -743,10 +908,14 @@ def ask_with(reject: Callable[[Any], Any], first: object, **policy: Any) -> Any:
 def test_an_error_in_a_success_benches() -> None:
     """An account without credit is benched although its provider answered with a 200."""
     with capture_events(AttemptFailed) as failures:
-        answer = ask_with(answers.unusable, {"error": {"code": 402, "message": "Insufficient credits"}})
+        answer = ask_with(
+            answers.unusable, {"error": {"code": 402, "message": "Insufficient credits"}}
+        )
 
     assert "fine" == answer
-    assert [("auth_dead", "insufficient_quota", None)] == [(e.kind, e.reason, e.status) for e in failures]
+    assert [("auth_dead", "insufficient_quota", None)] == [
+        (e.kind, e.reason, e.status) for e in failures
+    ]
     assert ["groq"] == [each.model for each in list_benched()]
 
 
@@ -778,7 +947,9 @@ def test_with_a_real_client() -> None:
 
         @failover(list(urls), reject=answers.unusable)
         def ask(target: Target, prompt: str) -> Any:
-            with openai.OpenAI(base_url=f"{urls[target.spec]}/v1", api_key="not-a-key", max_retries=0) as client:
+            with openai.OpenAI(
+                base_url=f"{urls[target.spec]}/v1", api_key="not-a-key", max_retries=0
+            ) as client:
                 return client.chat.completions.create(
                     model=target.model, messages=[{"role": "user", "content": prompt}]
                 )

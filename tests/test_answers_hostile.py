@@ -111,8 +111,29 @@ def as_object(fields: dict[Any, Any]) -> object:
 
 
 ODDITIES = [
-    *(None, True, 0, 402, 10**30, 1e400, "", b"{", b"\xff", Colour.STOP, Colour.SAFETY, object(), dict, range(3)),
-    *(Hostile(), Liar(), HostileDict(choices=[{}]), HostileDict(error={"message": "?"}), ValueError("x")),
+    *(
+        None,
+        True,
+        0,
+        402,
+        10**30,
+        1e400,
+        "",
+        b"{",
+        b"\xff",
+        Colour.STOP,
+        Colour.SAFETY,
+        object(),
+        dict,
+        range(3),
+    ),
+    *(
+        Hostile(),
+        Liar(),
+        HostileDict(choices=[{}]),
+        HostileDict(error={"message": "?"}),
+        ValueError("x"),
+    ),
     *WORDS,
     *map(HostileText, WORDS),
 ]
@@ -139,7 +160,11 @@ def test_nothing_makes_a_predicate_raise(answer: object) -> None:
         said = predicate(answer)
 
         assert said is False or isinstance(said, Verdict)
-        assert not said or said.kind not in (ErrorKind.CANCELLED, ErrorKind.CALLER_BUG, ErrorKind.UNKNOWN)
+        assert not said or said.kind not in (
+            ErrorKind.CANCELLED,
+            ErrorKind.CALLER_BUG,
+            ErrorKind.UNKNOWN,
+        )
 
 
 @given(ANYTHING)

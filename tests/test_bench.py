@@ -267,7 +267,9 @@ def test_benching_a_provider_benches_every_target_of_it(clock, shape: Shape):
     """`groq` stands for every `groq/…`, and for no account of it."""
     bench_model("groq")
 
-    outcomes = [shape.outcome(key, "answer") for key in (KEY, "groq/other", "groq@tenant/llama", OTHER)]
+    outcomes = [
+        shape.outcome(key, "answer") for key in (KEY, "groq/other", "groq@tenant/llama", OTHER)
+    ]
 
     assert ["refused", "refused", "served", "served"] == outcomes
     assert [True, True, True, False, False] == [
@@ -340,7 +342,11 @@ def test_an_immediate_bench_tells_its_kind(clock, error, key: str, kind: str):
     """One error may bench, and its kind is told."""
     fail(error=error)
 
-    assert (key, ErrorKind(kind), False) == (the_bench().model, the_bench().kind, the_bench().manual)
+    assert (key, ErrorKind(kind), False) == (
+        the_bench().model,
+        the_bench().kind,
+        the_bench().manual,
+    )
 
 
 def test_a_half_open_circuit_is_not_benched(clock):
@@ -427,7 +433,14 @@ def test_benches_are_kept_per_key(clock):
 @over(SHAPES)
 @pytest.mark.parametrize(
     "ending",
-    ["answer", down, unreachable, lambda: rate_limited(5), lambda: rate_limited(5000), asyncio.CancelledError],
+    [
+        "answer",
+        down,
+        unreachable,
+        lambda: rate_limited(5),
+        lambda: rate_limited(5000),
+        asyncio.CancelledError,
+    ],
     ids=["success", "failure", "provider", "short hint", "long hint", "cancelled"],
 )
 def test_no_report_touches_a_manual_bench(clock, shape: Shape, ending):

@@ -141,7 +141,9 @@ def test_five_consecutive_failures_open_the_circuit(clock, shape: Shape):
 
 
 @over(SHAPES)
-def test_a_success_between_failures_starts_the_count_of_consecutive_failures_anew(clock, shape: Shape):
+def test_a_success_between_failures_starts_the_count_of_consecutive_failures_anew(
+    clock, shape: Shape
+):
     """Four failures, a success and four failures do not open a circuit that opens at five."""
     outcomes = [shape.outcome(KEY, outcome) for outcome in [*(down() for _ in range(4)), 1]]
     outcomes += [shape.outcome(KEY, down()) for _ in range(4)]
@@ -161,7 +163,12 @@ def test_an_open_circuit_becomes_half_open_and_closes_on_a_success(clock, shape:
     after_cooldown = state()
     outcome = shape.outcome(KEY, "answer")
 
-    assert ("open", "half_open", "served", "closed") == (while_open, after_cooldown, outcome, state())
+    assert ("open", "half_open", "served", "closed") == (
+        while_open,
+        after_cooldown,
+        outcome,
+        state(),
+    )
 
 
 @over(SHAPES)
@@ -187,7 +194,9 @@ def test_an_open_circuit_becomes_half_open_and_closes_on_a_success(clock, shape:
     ],
     ids=lambda error: f"{type(error).__name__}{getattr(error, 'status_code', '')}",
 )
-def test_what_says_nothing_about_the_target_leaves_its_health_untouched(clock, shape: Shape, error: BaseException):
+def test_what_says_nothing_about_the_target_leaves_its_health_untouched(
+    clock, shape: Shape, error: BaseException
+):
     """Request errors, bugs of the caller, cancellations and our own errors never open a circuit."""
     outcomes = []
     for _ in range(12):
@@ -284,7 +293,11 @@ def test_a_refusal_survives_pickling(clock, protocol: int):
     copy = pickle.loads(pickle.dumps(error, protocol))
 
     assert type(error) is type(copy)
-    assert (error.target, error.retry_after, error.reason) == (copy.target, copy.retry_after, copy.reason)
+    assert (error.target, error.retry_after, error.reason) == (
+        copy.target,
+        copy.retry_after,
+        copy.reason,
+    )
     assert str(error) == str(copy)
 
 
@@ -571,7 +584,10 @@ def test_the_cooldown_doubles_with_each_failed_probe_up_to_its_limit(clock):
 
     planned = [30, 60, 120, 240, 300, 300, 300]
     assert len(planned) == len(cooldowns)
-    assert all(low - 0.001 <= drawn <= low * 1.1 + 0.001 for low, drawn in zip(planned, cooldowns, strict=True))
+    assert all(
+        low - 0.001 <= drawn <= low * 1.1 + 0.001
+        for low, drawn in zip(planned, cooldowns, strict=True)
+    )
 
 
 def test_cooldown_and_max_cooldown_can_be_set(clock):
@@ -583,7 +599,10 @@ def test_cooldown_and_max_cooldown_can_be_set(clock):
     fail_probes(clock, 3, cooldowns)
 
     planned = [5, 10, 12, 12]
-    assert all(low - 0.001 <= drawn <= low * 1.1 + 0.001 for low, drawn in zip(planned, cooldowns, strict=True))
+    assert all(
+        low - 0.001 <= drawn <= low * 1.1 + 0.001
+        for low, drawn in zip(planned, cooldowns, strict=True)
+    )
 
 
 def test_a_quick_relapse_keeps_the_longer_cooldown(clock):
@@ -973,7 +992,9 @@ def test_the_last_resort_respects_forced_open(clock, when: str):
 
 @over(SHAPES)
 @pytest.mark.parametrize("mode", ["metrics_only", "disabled"])
-def test_a_mode_that_refuses_nobody_lets_calls_through_an_open_circuit(clock, shape: Shape, mode: str):
+def test_a_mode_that_refuses_nobody_lets_calls_through_an_open_circuit(
+    clock, shape: Shape, mode: str
+):
     """Changing the mode of an open circuit takes effect with the next call."""
     trip()
 
@@ -1037,7 +1058,9 @@ def test_metrics_only_tells_each_bench_it_would_have_made_once(clock):
     ],
     ids=["refused", "401", "402", "503", "timeout"],
 )
-def test_a_failure_is_charged_to_the_target_or_to_its_provider(clock, shape: Shape, error, charged: str):
+def test_a_failure_is_charged_to_the_target_or_to_its_provider(
+    clock, shape: Shape, error, charged: str
+):
     """Each failure opens one of the two circuits, by the scope of its verdict."""
     for _ in range(5):
         shape.outcome(KEY, error())
@@ -1051,7 +1074,9 @@ def test_a_target_is_refused_while_its_provider_is_blocked(clock, shape: Shape):
     """A guard on a target asks its provider, and its own state stays its own."""
     trip(error=unreachable)
 
-    outcomes = [shape.outcome(key, "answer") for key in (KEY, "groq/other", "groq@tenant/llama", OTHER)]
+    outcomes = [
+        shape.outcome(key, "answer") for key in (KEY, "groq/other", "groq@tenant/llama", OTHER)
+    ]
 
     assert ["refused", "refused", "served", "served"] == outcomes
     assert ("closed", "open") == (state(KEY), state("groq"))
@@ -1214,7 +1239,11 @@ def bench_by_memory_pressure() -> None:
 
 def bench_by_rate_limit() -> None:
     """Bench with a hint."""
-    fail(error=lambda: ProviderError(429, retry_after=50, message="Rate limit reached for this model"))
+    fail(
+        error=lambda: ProviderError(
+            429, retry_after=50, message="Rate limit reached for this model"
+        )
+    )
 
 
 def bench_by_hand() -> None:
@@ -1233,7 +1262,9 @@ def bench_by_hand() -> None:
     ],
     ids=["trigger", "auth_dead", "memory_pressure", "rate_limit", "manual"],
 )
-def test_the_cause_of_a_bench_decides_how_long_it_lasts_and_what_comes_after(clock, bench, during, bounds, after):
+def test_the_cause_of_a_bench_decides_how_long_it_lasts_and_what_comes_after(
+    clock, bench, during, bounds, after
+):
     """Each cause has its length and ends half-open or closed."""
     bench()
     (key,) = [found.model for found in list_benched()]
@@ -1280,7 +1311,9 @@ def test_rate_limits_count_in_the_error_rate_only(clock):
 def test_a_target_recovers_from_a_rate_limit_during_its_probe(clock, shape: Shape):
     """After a probe that was rate limited the circuit is blocked, and then recovers."""
     half_open(clock)
-    shape.outcome(KEY, ProviderError(429, retry_after=20, message="Rate limit reached for this model"))
+    shape.outcome(
+        KEY, ProviderError(429, retry_after=20, message="Rate limit reached for this model")
+    )
     blocked = is_refused()
 
     clock.advance(70)
@@ -1446,7 +1479,9 @@ def test_one_guard_may_be_entered_by_many_tasks_at_once(clock, backend: str):
 
 
 @on_both_loops
-def test_one_guard_entered_by_overlapping_tasks_pairs_each_entry_with_its_own_exit(clock, backend: str):
+def test_one_guard_entered_by_overlapping_tasks_pairs_each_entry_with_its_own_exit(
+    clock, backend: str
+):
     """Tasks that leave in another order than they came report their own times."""
     guard = breaker(KEY, slow_call=5.0, min_calls=1000)
 
@@ -1514,9 +1549,13 @@ def test_a_decorator_keeps_name_docstring_signature_and_colour():
     async def async_generator():
         yield ""
 
-    guarded = [breaker(KEY)(function) for function in (plain, asynchronous, generator, async_generator)]
+    guarded = [
+        breaker(KEY)(function) for function in (plain, asynchronous, generator, async_generator)
+    ]
 
-    assert ["plain", "asynchronous", "generator", "async_generator"] == [each.__name__ for each in guarded]
+    assert ["plain", "asynchronous", "generator", "async_generator"] == [
+        each.__name__ for each in guarded
+    ]
     assert "Ask." == guarded[0].__doc__
     assert inspect.signature(plain) == inspect.signature(guarded[0])
     assert plain is guarded[0].__wrapped__
@@ -1544,7 +1583,13 @@ def test_a_decorator_guards_methods(clock):
         def static() -> None:
             raise down()
 
-    for function in (Client().method, Client.of_class, Client.static, Client().method, Client().static):
+    for function in (
+        Client().method,
+        Client.of_class,
+        Client.static,
+        Client().method,
+        Client().static,
+    ):
         with pytest.raises(ProviderError):
             function()
 
@@ -1828,7 +1873,10 @@ def test_a_bad_option_is_refused_where_it_is_written(option: str, value: object,
     assert isinstance(caught.value, ValueError)
     assert option in str(caught.value)
     if option == "mode":
-        assert all(mode in str(caught.value) for mode in ("enforce", "metrics_only", "disabled", "forced_open"))
+        assert all(
+            mode in str(caught.value)
+            for mode in ("enforce", "metrics_only", "disabled", "forced_open")
+        )
 
 
 @pytest.mark.parametrize("where", ["breaker", "all names", "one name"])
@@ -1942,7 +1990,12 @@ def test_a_forked_process_has_working_circuits_of_its_own():
     root = Path(__file__).parents[1]
 
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FORK], cwd=root, capture_output=True, text=True, timeout=50, check=False
+        [sys.executable, "-W", "ignore", "-c", FORK],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
     )
 
     assert (0, "") == (done.returncode, done.stderr)
@@ -1957,4 +2010,8 @@ def test_moments_handed_out_are_aware():
 
     assert bench.since.tzinfo is not None
     assert 0 <= (bench.since - before).total_seconds() <= 20
-    assert FIRST_COOLDOWN[0] - 0.01 <= (bench.until - bench.since).total_seconds() <= FIRST_COOLDOWN[1] + 0.01
+    assert (
+        FIRST_COOLDOWN[0] - 0.01
+        <= (bench.until - bench.since).total_seconds()
+        <= FIRST_COOLDOWN[1] + 0.01
+    )

@@ -151,7 +151,9 @@ def test_methods() -> None:
 
 
 @pytest.mark.parametrize("name", ["class_inside", "class_outside"])
-@pytest.mark.parametrize("owner", [Client, Client(), Child, Child()], ids=["class", "object", "child", "of-child"])
+@pytest.mark.parametrize(
+    "owner", [Client, Client(), Child, Child()], ids=["class", "object", "child", "of-child"]
+)
 def test_class_methods_in_both_orders(name: str, owner: Any) -> None:
     """A class method is given its class, whichever decorator is written first."""
     expected = "Child" if owner is Child or isinstance(owner, Child) else "Client"
@@ -161,7 +163,9 @@ def test_class_methods_in_both_orders(name: str, owner: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["static_inside", "static_outside"])
-@pytest.mark.parametrize("owner", [Client, Client(), Child, Child()], ids=["class", "object", "child", "of-child"])
+@pytest.mark.parametrize(
+    "owner", [Client, Client(), Child, Child()], ids=["class", "object", "child", "of-child"]
+)
 def test_static_methods_in_both_orders(name: str, owner: Any) -> None:
     """A static method is given neither, whichever decorator is written first."""
     assert ("static", "why") == getattr(owner, name)("why")
@@ -235,7 +239,9 @@ def test_a_callable_object_with_a_coroutine_call(backend: str) -> None:
 
 def test_lambdas() -> None:
     """A lambda is decorated like any function if it names what it wants."""
-    assert ("openai", "why") == POLICY(lambda prompt, *, provider="": _by_name(provider, prompt))("why")
+    assert ("openai", "why") == POLICY(lambda prompt, *, provider="": _by_name(provider, prompt))(
+        "why"
+    )
     assert guarded()
 
 
@@ -345,7 +351,11 @@ class _GeneratorClient:
 def test_generators_are_guarded(function: Any) -> None:
     """A stream is counted, whatever sort of callable gives it."""
     guarded = POLICY(function)
-    call = guarded.__get__(None, object) if isinstance(function, (staticmethod, classmethod)) else guarded
+    call = (
+        guarded.__get__(None, object)
+        if isinstance(function, (staticmethod, classmethod))
+        else guarded
+    )
 
     stream = call()
     items = _all_of(stream) if hasattr(stream, "__anext__") else list(stream)
@@ -408,19 +418,29 @@ def test_the_signature_is_kept_without_the_target() -> None:
     """Names, kinds, defaults and annotations are the function's own."""
 
     @POLICY
-    def call(target: Target, a: int, /, b: str, *rest: float, c: bytes = b"", **more: object) -> list[int]:
+    def call(
+        target: Target, a: int, /, b: str, *rest: float, c: bytes = b"", **more: object
+    ) -> list[int]:
         return []
 
     found = inspect.signature(call)
 
-    assert "(a: int, /, b: str, *rest: float, c: bytes = b'', **more: object) -> list[int]" == str(found)
+    assert "(a: int, /, b: str, *rest: float, c: bytes = b'', **more: object) -> list[int]" == str(
+        found
+    )
 
 
 def test_coroutine_functions_are_still_told_apart() -> None:
     """Frameworks that ask whether a function is async are told the truth."""
     assert [False, True, True, True, True] == [
         inspect.iscoroutinefunction(function)
-        for function in (ask, ask_async, Client().method_async, Client.class_async, Client().static_async)
+        for function in (
+            ask,
+            ask_async,
+            Client().method_async,
+            Client.class_async,
+            Client().static_async,
+        )
     ]
 
 
@@ -467,7 +487,9 @@ def test_every_kind_of_parameter_is_passed_on() -> None:
     """Positional-only, both, variable and keyword-only arguments arrive where they belong."""
 
     @POLICY
-    def call(target: Target, a: int, /, b: int = 2, *rest: int, c: int, d: int = 4, **more: int) -> Any:
+    def call(
+        target: Target, a: int, /, b: int = 2, *rest: int, c: int, d: int = 4, **more: int
+    ) -> Any:
         return serve(target, a, b, rest, c, d, more)
 
     assert (1, 2, (), 3, 4, {}) == call(1, c=3)
@@ -521,7 +543,12 @@ def test_no_parameter_name_collides_with_ours(names: str, kind: str) -> None:
     """A parameter may have any name, also one that a helper of the library could have had."""
     words = names.split()
     listed = ", ".join(words)
-    star = {"positional": f"{listed}, /", "keyword": f"*, {listed}", "both": listed, "async": listed}[kind]
+    star = {
+        "positional": f"{listed}, /",
+        "keyword": f"*, {listed}",
+        "both": listed,
+        "async": listed,
+    }[kind]
     scope: dict[str, Any] = {"T_": Target, "serve_": serve}
     head = "async def" if kind == "async" else "def"
     exec(f"{head} made(our_target: T_, {star}): return serve_(our_target, ({listed},))", scope)  # noqa: S102

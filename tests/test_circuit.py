@@ -53,7 +53,12 @@ class TestOpening:
 
         assert [
             ("HealthChanged", KEY, 1.0, health("healthy", "degraded")),
-            ("TargetBenched", KEY, 3.0, benched(TRANSIENT, "overloaded", "failures 3/3", 33.0, tag=TAG)),
+            (
+                "TargetBenched",
+                KEY,
+                3.0,
+                benched(TRANSIENT, "overloaded", "failures 3/3", 33.0, tag=TAG),
+            ),
             ("HealthChanged", KEY, 3.0, health("degraded", "down")),
         ] == news.take()
         assert "open" == one.state(3.0)
@@ -79,7 +84,12 @@ class TestOpening:
         fail(one, 3.0)
 
         assert [
-            ("TargetBenched", KEY, 3.0, benched(TRANSIENT, "overloaded", "error_rate 2/4 >= 0.5", 33.0)),
+            (
+                "TargetBenched",
+                KEY,
+                3.0,
+                benched(TRANSIENT, "overloaded", "error_rate 2/4 >= 0.5", 33.0),
+            ),
         ] == news.take()
 
     def test_slow_answers_open_by_their_rate(self) -> None:
@@ -89,7 +99,9 @@ class TestOpening:
         answer(one, 1.0, seconds=5.0)
         answer(one, 2.0, seconds=7.0)
 
-        assert [("TargetBenched", KEY, 2.0, benched(TRANSIENT, "slow", "slow_rate 2/2 >= 1", 32.0))] == news.take()
+        assert [
+            ("TargetBenched", KEY, 2.0, benched(TRANSIENT, "slow", "slow_rate 2/2 >= 1", 32.0))
+        ] == news.take()
 
     def test_an_answer_just_below_the_limit_is_not_slow(self) -> None:
         one = circuit(min_calls=1, slow_call=5.0, slow_rate=1.0)
@@ -107,7 +119,9 @@ class TestOpening:
 
         assert "open" == one.state(2.0)
 
-    def test_a_success_can_open_by_an_error_rate_when_it_completes_the_number_of_calls(self) -> None:
+    def test_a_success_can_open_by_an_error_rate_when_it_completes_the_number_of_calls(
+        self,
+    ) -> None:
         news = News("HealthChanged")
         one = circuit(news=news, failures=100, min_calls=2, error_rate=0.5)
         fail(one, 1.0)
@@ -115,7 +129,12 @@ class TestOpening:
         answer(one, 2.0)
 
         assert [
-            ("TargetBenched", KEY, 2.0, benched(TRANSIENT, "overloaded", "error_rate 1/2 >= 0.5", 32.0)),
+            (
+                "TargetBenched",
+                KEY,
+                2.0,
+                benched(TRANSIENT, "overloaded", "error_rate 1/2 >= 0.5", 32.0),
+            ),
         ] == news.take()
 
     @pytest.mark.parametrize(
@@ -123,24 +142,38 @@ class TestOpening:
         [(DEAD, "auth_dead", 301.0), (FULL, "memory_pressure", 121.0)],
         ids=["auth_dead", "memory_pressure"],
     )
-    def test_one_error_of_some_kinds_is_enough(self, verdict: Verdict, trigger: str, until: float) -> None:
+    def test_one_error_of_some_kinds_is_enough(
+        self, verdict: Verdict, trigger: str, until: float
+    ) -> None:
         news = News("HealthChanged")
         one = circuit(news=news, jitter=1.0)
 
         one.failure(granted(one.admit(1.0)), 1.0, verdict, 0.1, tag=TAG)
 
         assert [
-            ("TargetBenched", KEY, 1.0, benched(verdict.kind, verdict.reason, trigger, until, tag=TAG)),
+            (
+                "TargetBenched",
+                KEY,
+                1.0,
+                benched(verdict.kind, verdict.reason, trigger, until, tag=TAG),
+            ),
         ] == news.take()
 
-    @pytest.mark.parametrize("verdict", [WRONG, Verdict(ErrorKind.CALLER_BUG), Verdict(ErrorKind.REJECTED)])
+    @pytest.mark.parametrize(
+        "verdict", [WRONG, Verdict(ErrorKind.CALLER_BUG), Verdict(ErrorKind.REJECTED)]
+    )
     def test_what_harms_no_health_is_not_counted(self, verdict: Verdict) -> None:
         news = News()
         one = circuit(news=news, failures=1)
 
         fail(one, 1.0, verdict, times=3)
 
-        assert ([], (0, 0), 0, None) == (news.take(), one.numbers(1.0), one.consecutive, one.last_error)
+        assert ([], (0, 0), 0, None) == (
+            news.take(),
+            one.numbers(1.0),
+            one.consecutive,
+            one.last_error,
+        )
 
     def test_hung_calls_are_errors_but_no_failures_in_a_row(self) -> None:
         one = circuit(failures=2, min_calls=4, error_rate=1.0)
@@ -156,7 +189,11 @@ class TestOpening:
 
         fail(one, 1.0, limited(2.0))
 
-        assert (0, (1, 1), LastError(RATE_LIMITED, "rate_limit")) == (one.consecutive, one.numbers(1.0), one.last_error)
+        assert (0, (1, 1), LastError(RATE_LIMITED, "rate_limit")) == (
+            one.consecutive,
+            one.numbers(1.0),
+            one.last_error,
+        )
 
     def test_what_the_error_named_is_told_with_the_bench(self) -> None:
         news = News("HealthChanged")
@@ -166,11 +203,15 @@ class TestOpening:
         verdict = Verdict(ErrorKind.AUTH_DEAD, "invalid_credentials", retry_after=5.0)
         dead.failure(granted(dead.admit(1.0)), 1.0, verdict, 0.0, cooldown=400.0)
 
-        assert [(31.0, 4.0), (401.0, 5.0)] == [(each["until"], each["retry_after"]) for _, _, _, each in news.take()]
+        assert [(31.0, 4.0), (401.0, 5.0)] == [
+            (each["until"], each["retry_after"]) for _, _, _, each in news.take()
+        ]
 
     def test_slowness_is_the_reason_whatever_failed_before(self) -> None:
         news = News("HealthChanged")
-        one = circuit(news=news, failures=100, error_rate=1.0, min_calls=3, slow_call=5.0, slow_rate=0.6)
+        one = circuit(
+            news=news, failures=100, error_rate=1.0, min_calls=3, slow_call=5.0, slow_rate=0.6
+        )
         fail(one, 1.0, limited(0.0))
 
         answer(one, 1.0, seconds=5.0, times=2)
@@ -450,7 +491,12 @@ class TestHalfOpen:
             ("HealthChanged", KEY, 32.0, health("degraded", "healthy")),
         ] == news.take()
         assert one.era is not old
-        assert (0, (0, 0), 32.0, 0) == (one.consecutive, one.numbers(32.0), one.healthy_since, one.failed_probes)
+        assert (0, (0, 0), 32.0, 0) == (
+            one.consecutive,
+            one.numbers(32.0),
+            one.healthy_since,
+            one.failed_probes,
+        )
         assert one.slot is one.era
         assert one.era.started_at == 32.0
 
@@ -470,7 +516,12 @@ class TestHalfOpen:
         one.failure(granted(one.admit(30.0)), 31.0, DOWN, 1.0, tag=TAG)
 
         assert [
-            ("TargetBenched", KEY, 31.0, benched(TRANSIENT, "overloaded", "probe failed", 91.0, tag=TAG)),
+            (
+                "TargetBenched",
+                KEY,
+                31.0,
+                benched(TRANSIENT, "overloaded", "probe failed", 91.0, tag=TAG),
+            ),
         ] == news.take()
         assert (2, 1, 31.0, LastError(TRANSIENT, "overloaded")) == (
             one.consecutive, one.failed_probes, one.healthy_since, one.last_error,
@@ -589,7 +640,9 @@ class TestHalfOpen:
         news = News("HealthChanged")
         one = self.opened(news)
 
-        one.failure(granted(one.admit(30.0)), 30.0, Verdict(TRANSIENT, "overloaded", retry_after=500.0), 0.0)
+        one.failure(
+            granted(one.admit(30.0)), 30.0, Verdict(TRANSIENT, "overloaded", retry_after=500.0), 0.0
+        )
 
         assert [90.0] == [details["until"] for _, _, _, details in news.take()]
         assert 90.0 == one.shut_until
@@ -696,7 +749,11 @@ class TestHalfOpen:
         by_answer = one.admits_since(one.admit(7.0))
         one.forget(9.0)
 
-        assert (6.0, 9.0, NEVER) == (by_answer, one.admits_since(one.admit(10.0)), one.admits_since(None))
+        assert (6.0, 9.0, NEVER) == (
+            by_answer,
+            one.admits_since(one.admit(10.0)),
+            one.admits_since(None),
+        )
         fail(one, 10.0)
         assert 40.0 == one.admits_since(one.admit(50.0))
 
@@ -806,7 +863,9 @@ class TestLastResort:
 
         one.failure(granted(one.admit_last_resort(1.0, 0.0)), 2.0, limited(100.0), 1.0, tag=TAG)
 
-        told = benched(RATE_LIMITED, "rate_limit", "rate_limited", 102.0, retry_after=100.0, tag=TAG)
+        told = benched(
+            RATE_LIMITED, "rate_limit", "rate_limited", 102.0, retry_after=100.0, tag=TAG
+        )
         assert [("TargetBenched", KEY, 2.0, told)] == news.take()
         assert LastError(RATE_LIMITED, "rate_limit") == one.last_error
 
@@ -835,7 +894,9 @@ class TestLastResort:
 
         one.failure(granted(one.admit_last_resort(1.0, 0.0)), 2.0, dead, 1.0, cooldown=400.0)
 
-        told = benched(ErrorKind.AUTH_DEAD, "invalid_credentials", "auth_dead", 402.0, retry_after=5.0)
+        told = benched(
+            ErrorKind.AUTH_DEAD, "invalid_credentials", "auth_dead", 402.0, retry_after=5.0
+        )
         assert [("TargetBenched", KEY, 2.0, told)] == news.take()
 
     def test_never_past_a_forced_mode_over_an_automatic_bench(self) -> None:
@@ -917,7 +978,10 @@ class TestLastResort:
 
         one.failure(grants[1], 1.0, limited(3.0), 1.0)
 
-        assert (15.0, "rate_limit") == (one.shut_until, refused(one.admit_last_resort(2.0, 0.0)).reason)
+        assert (15.0, "rate_limit") == (
+            one.shut_until,
+            refused(one.admit_last_resort(2.0, 0.0)).reason,
+        )
 
     def test_never_past_a_bench_made_by_hand(self) -> None:
         one = self.opened()
@@ -934,7 +998,12 @@ class TestLastResort:
 
         block = refused(one.admit_last_resort(1.0, 0.0))
 
-        assert (KEY, "forced_open", None, True) == (block.key, block.reason, block.until, block.manual)
+        assert (KEY, "forced_open", None, True) == (
+            block.key,
+            block.reason,
+            block.until,
+            block.manual,
+        )
 
     def test_where_nothing_blocks_it_is_an_ordinary_attempt(self) -> None:
         one = circuit()
@@ -1029,7 +1098,12 @@ class TestByHand:
             ("TargetUnbenched", KEY, 32.0, {"reason": "manual"}),
             ("HealthChanged", KEY, 32.0, health("down", "healthy")),
         ] == news.take()
-        assert ("closed", 0, 0, NEVER) == (one.state(32.0), one.consecutive, one.failed_probes, one.shut_until)
+        assert ("closed", 0, 0, NEVER) == (
+            one.state(32.0),
+            one.consecutive,
+            one.failed_probes,
+            one.shut_until,
+        )
         fail(one, 33.0)
         assert 63.0 == one.shut_until
 
@@ -1111,16 +1185,27 @@ class TestModes:
 
         first = benched(TRANSIENT, "overloaded", "failures 1/1", 31.0, enforced=False)
         second = benched(TRANSIENT, "overloaded", "failures 3/1", 61.0, enforced=False)
-        assert [("TargetBenched", KEY, 1.0, first), ("TargetBenched", KEY, 31.0, second)] == news.take()
+        assert [
+            ("TargetBenched", KEY, 1.0, first),
+            ("TargetBenched", KEY, 31.0, second),
+        ] == news.take()
         assert "closed" == one.state(31.0)
 
     def test_metrics_only_tells_what_a_bench_would_have_told(self) -> None:
         news = News("HealthChanged")
         one = circuit(news=news, failures=1, mode="metrics_only")
 
-        one.failure(granted(one.admit(1.0)), 1.0, Verdict(TRANSIENT, "overloaded", retry_after=4.0), 0.0, tag=TAG)
+        one.failure(
+            granted(one.admit(1.0)),
+            1.0,
+            Verdict(TRANSIENT, "overloaded", retry_after=4.0),
+            0.0,
+            tag=TAG,
+        )
 
-        told = benched(TRANSIENT, "overloaded", "failures 1/1", 31.0, retry_after=4.0, tag=TAG, enforced=False)
+        told = benched(
+            TRANSIENT, "overloaded", "failures 1/1", 31.0, retry_after=4.0, tag=TAG, enforced=False
+        )
         assert [("TargetBenched", KEY, 1.0, told)] == news.take()
 
     def test_metrics_only_tells_of_pauses_too(self) -> None:
@@ -1129,7 +1214,15 @@ class TestModes:
 
         one.failure(granted(one.admit(1.0)), 1.0, limited(9.0), 0.0, tag=TAG)
 
-        told = benched(RATE_LIMITED, "rate_limit", "rate_limited", 10.0, retry_after=9.0, tag=TAG, enforced=False)
+        told = benched(
+            RATE_LIMITED,
+            "rate_limit",
+            "rate_limited",
+            10.0,
+            retry_after=9.0,
+            tag=TAG,
+            enforced=False,
+        )
         assert [("TargetBenched", KEY, 1.0, told)] == news.take()
 
     def test_forgetting_makes_metrics_only_tell_again(self) -> None:
@@ -1163,7 +1256,12 @@ class TestModes:
 
         assert [("HealthChanged", KEY, 6.0, health("healthy", "down"))] == news.take()
         block = refused(one.admit(7.0))
-        assert (KEY, "forced_open", None, True) == (block.key, block.reason, block.until, block.manual)
+        assert (KEY, "forced_open", None, True) == (
+            block.key,
+            block.reason,
+            block.until,
+            block.manual,
+        )
         bench = one.bench_now(7.0)
         assert bench is not None
         assert (5.0, FOREVER, "forced_open", None, False) == (
@@ -1198,7 +1296,9 @@ class TestModes:
 
     @pytest.mark.parametrize("mode", ["disabled", "metrics_only"])
     @pytest.mark.parametrize("verdict", [DOWN, limited(20.0)], ids=["open", "paused"])
-    def test_a_mode_that_blocks_nobody_ends_what_was_automatic(self, mode: Any, verdict: Verdict) -> None:
+    def test_a_mode_that_blocks_nobody_ends_what_was_automatic(
+        self, mode: Any, verdict: Verdict
+    ) -> None:
         one = circuit(failures=1)
         fail(one, 0.0, verdict)
 
@@ -1368,7 +1468,9 @@ class TestFigures:
 
     def test_it_is_idle_while_only_successes_would_be_forgotten(self) -> None:
         news = News()
-        healthy, ill, open_, paused, manual = (circuit(news=news, failures=2, window=60.0) for _ in range(5))
+        healthy, ill, open_, paused, manual = (
+            circuit(news=news, failures=2, window=60.0) for _ in range(5)
+        )
         answer(healthy, 0.0)
         fail(ill, 0.0)
         fail(open_, 0.0, times=2)
@@ -1457,7 +1559,9 @@ class TestCalm:
 
         assert (True, pytest.approx(1.0011)) == (one.era.calm, one.era.due)
 
-    def test_not_without_a_lock_around_the_interpreter(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_not_without_a_lock_around_the_interpreter(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(window, "LOCK_FREE", False)
 
         assert not self.calm_after(circuit(), 1.0)
@@ -1539,7 +1643,9 @@ class TestProvider:
 
         fail(provider, 0.0)
 
-        assert [(None, 30.0), (None, 30.0)] == [(each.slot, each.shut_until) for each in (one, other)]
+        assert [(None, 30.0), (None, 30.0)] == [
+            (each.slot, each.shut_until) for each in (one, other)
+        ]
 
     def test_its_end_opens_them_again(self) -> None:
         provider, one, _ = self.family()
@@ -1770,4 +1876,6 @@ class TestFork:
             granted(one.admit_last_resort(1.0, 0.0))
             one.after_fork()
 
-        assert [True, True] == [isinstance(one.admit_last_resort(2.0, 0.0), Place) for one in (opened, paused)]
+        assert [True, True] == [
+            isinstance(one.admit_last_resort(2.0, 0.0), Place) for one in (opened, paused)
+        ]

@@ -46,13 +46,21 @@ def classify() -> Classifier:
         (DeadlineExceededError(3.0), Verdict(ErrorKind.REJECTED)),
         (StreamInterruptedError("groq/x", 3), Verdict(ErrorKind.REJECTED)),
         (ChainExhaustedError("all", [openai.OpenAIError("x")]), Verdict(ErrorKind.REJECTED)),
-        (ChainExhaustedError("all", [ValueError()], retry_after=4.0), Verdict(ErrorKind.REJECTED, retry_after=4.0)),
+        (
+            ChainExhaustedError("all", [ValueError()], retry_after=4.0),
+            Verdict(ErrorKind.REJECTED, retry_after=4.0),
+        ),
         (ResponseRejectedError("groq/x", "empty"), Verdict(ErrorKind.BAD_RESPONSE, "empty")),
-        (ResponseRejectedError("groq/x", "dead", "auth_dead"), Verdict(ErrorKind.AUTH_DEAD, "dead")),
+        (
+            ResponseRejectedError("groq/x", "dead", "auth_dead"),
+            Verdict(ErrorKind.AUTH_DEAD, "dead"),
+        ),
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_our_own_errors_are_rejections(classify: Classifier, error: Exception, expected: Verdict) -> None:
+def test_our_own_errors_are_rejections(
+    classify: Classifier, error: Exception, expected: Verdict
+) -> None:
     """What an inner guard refused is counted inside; a refused answer is what ``reject`` said."""
     assert classify(error) == expected
 
@@ -78,10 +86,14 @@ def test_trap_14_error_in_group_or_cause_gets_the_same_verdict(
     assert classify(wrapped(inner)) == expected
     assert classify(wrapped(inner, 3)) == expected
     assert classify(ExceptionGroup("g", [inner])) == expected
-    assert classify(wrapped(ExceptionGroup("g", [ExceptionGroup("h", [wrapped(inner)])]))) == expected
+    assert (
+        classify(wrapped(ExceptionGroup("g", [ExceptionGroup("h", [wrapped(inner)])]))) == expected
+    )
 
 
-def test_an_error_that_speaks_for_itself_is_not_overruled_by_its_cause(classify: Classifier) -> None:
+def test_an_error_that_speaks_for_itself_is_not_overruled_by_its_cause(
+    classify: Classifier,
+) -> None:
     """The cause is asked only when the outer error says nothing."""
     error = SomeSdkError(503)
     error.__cause__ = TypeError("x")
@@ -167,7 +179,10 @@ def test_a_users_rule_is_asked_about_what_is_inside(classify: Classifier) -> Non
     classify.rule(lambda error: "auth_dead" if isinstance(error, GatewayError) else None)
 
     assert classify(wrapped(GatewayError())).kind is ErrorKind.AUTH_DEAD
-    assert classify(ExceptionGroup("g", [ConnectionError(), GatewayError()])).kind is ErrorKind.AUTH_DEAD
+    assert (
+        classify(ExceptionGroup("g", [ConnectionError(), GatewayError()])).kind
+        is ErrorKind.AUTH_DEAD
+    )
 
 
 @pytest.mark.parametrize("answer", [17, object(), "no such kind", True])

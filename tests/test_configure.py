@@ -66,7 +66,9 @@ def test_an_unknown_setting_is_refused_with_those_there_are(name: str):
 
     assert isinstance(caught.value, ValueError)
     assert name in str(caught.value)
-    assert all(known in str(caught.value) for known in ("max_wait", "retry_budget", "breakers", "logging"))
+    assert all(
+        known in str(caught.value) for known in ("max_wait", "retry_budget", "breakers", "logging")
+    )
 
 
 @pytest.mark.parametrize(

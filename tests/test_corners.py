@@ -56,7 +56,9 @@ def failing(key: str, times: int, error: Any = down) -> None:
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_a_bound_function_that_gives_awaitables_is_guarded_until_they_end(backend: str, clock: Any) -> None:
+def test_a_bound_function_that_gives_awaitables_is_guarded_until_they_end(
+    backend: str, clock: Any
+) -> None:
     """Success, failure, retry and failover are those of the awaited answer, also past the first call."""
     outcomes: list[Any] = ["one", "two", down(), "three", TypeError("bug")]
 
@@ -106,7 +108,9 @@ def test_a_bound_function_that_gives_awaitables_is_timed(backend: str, clock: An
     assert "timeout" == health()[A].last_error.reason  # type: ignore[union-attr]
 
 
-def test_a_lowered_level_is_noticed_by_functions_that_are_bound(clock: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_lowered_level_is_noticed_by_functions_that_are_bound(
+    clock: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     """DEBUG switched on while the process runs shows the successes from a millisecond later on."""
 
     @failover(chain=A)
@@ -150,7 +154,9 @@ def test_a_slow_provider_opens_by_what_its_targets_take(clock: Any) -> None:
         for model in ("a", "b", "a", "b"):
             ask(model=model)
 
-    assert [("groq", "slow_rate 4/4 >= 0.8")] == [(event.target, event.trigger) for event in benched]
+    assert [("groq", "slow_rate 4/4 >= 0.8")] == [
+        (event.target, event.trigger) for event in benched
+    ]
 
 
 def test_a_last_resort_that_is_answered_closes_a_pause_without_a_name(clock: Any) -> None:
@@ -327,7 +333,9 @@ def test_a_broken_rule_of_a_user_is_logged_by_its_class(caplog: pytest.LogCaptur
         raise ZeroDivisionError("secret")
 
     assert ErrorKind.TRANSIENT == classify(down()).kind
-    assert ["ZeroDivisionError" in message and "secret" not in message for message in caplog.messages] == [True]
+    assert [
+        "ZeroDivisionError" in message and "secret" not in message for message in caplog.messages
+    ] == [True]
 
 
 def test_the_pytest_plugin_isolates_and_fakes_time(tmp_path: Path) -> None:
@@ -347,7 +355,18 @@ def test_the_pytest_plugin_isolates_and_fakes_time(tmp_path: Path) -> None:
     plugin = ["-p", "resilient_llm.pytest_plugin"] if not _is_installed() else []
 
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, *plugin, str(tmp_path)],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-c",
+            os.devnull,
+            *plugin,
+            str(tmp_path),
+        ],
         capture_output=True,
         text=True,
         timeout=50,
@@ -361,7 +380,9 @@ def test_the_pytest_plugin_isolates_and_fakes_time(tmp_path: Path) -> None:
 def _is_installed() -> bool:
     from importlib.metadata import entry_points
 
-    return any(point.value == "resilient_llm.pytest_plugin" for point in entry_points(group="pytest11"))
+    return any(
+        point.value == "resilient_llm.pytest_plugin" for point in entry_points(group="pytest11")
+    )
 
 
 def test_two_loops_in_a_row_and_a_cancelled_wait_leave_nothing(clock: Any) -> None:
@@ -486,7 +507,9 @@ def test_observers_of_configure_are_called_under_no_lock() -> None:
     assert not any(waited)
 
 
-def test_a_key_that_was_let_go_is_held_again_when_it_is_benched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_was_let_go_is_held_again_when_it_is_benched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A bench is not lost with the guard that brought it, however many keys came meanwhile."""
     monkeypatch.setattr("resilient_llm._registry.MOST_KEYS", 20)
     with isolated():
@@ -502,7 +525,9 @@ def test_a_key_that_was_let_go_is_held_again_when_it_is_benched(monkeypatch: pyt
         assert ["tenant-0"] == [each.model for each in list_benched()]
 
 
-def test_the_busiest_key_is_not_the_longest_idle_one(monkeypatch: pytest.MonkeyPatch, clock: FakeClock) -> None:
+def test_the_busiest_key_is_not_the_longest_idle_one(
+    monkeypatch: pytest.MonkeyPatch, clock: FakeClock
+) -> None:
     """Keys whose calls take the healthy path count as used."""
     monkeypatch.setattr("resilient_llm._registry.MOST_KEYS", 20)
     with isolated():
@@ -551,7 +576,9 @@ def test_an_awaitable_that_is_never_awaited_gives_the_place_back(clock: FakeCloc
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_a_consumer_that_stops_reading_a_long_stream_says_nothing_of_its_provider(clock: FakeClock, kind: str) -> None:
+def test_a_consumer_that_stops_reading_a_long_stream_says_nothing_of_its_provider(
+    clock: FakeClock, kind: str
+) -> None:
     """Ten early stops after a long time of steady items are no failures."""
 
     @breaker("groq")

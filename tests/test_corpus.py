@@ -111,10 +111,16 @@ def test_the_environment_is_the_one_that_is_named() -> None:
     assert REQUIRED == {package: installed(package) for package in REQUIRED}
 
 
-@pytest.mark.skipif(ENVIRONMENT in ("", "oldest"), reason="only the oldest releases may be too old for a case")
+@pytest.mark.skipif(
+    ENVIRONMENT in ("", "oldest"), reason="only the oldest releases may be too old for a case"
+)
 def test_no_case_is_skipped_for_its_age() -> None:
     """What the newest releases are pinned to is new enough for every case."""
-    too_new = [case.id for case in CASES if case.sdk in REQUIRED and Version(REQUIRED[case.sdk]) < Version(case.since)]
+    too_new = [
+        case.id
+        for case in CASES
+        if case.sdk in REQUIRED and Version(REQUIRED[case.sdk]) < Version(case.since)
+    ]
 
     assert [] == too_new
 

@@ -19,7 +19,9 @@ CHAIN = [A, B]
 
 
 @failover(chain=CHAIN)
-def module_level(target: Target, prompt: str, n: int = 2, *, flag: bool = False) -> tuple[str, str, int, bool]:
+def module_level(
+    target: Target, prompt: str, n: int = 2, *, flag: bool = False
+) -> tuple[str, str, int, bool]:
     """Say something."""
     return target.key, prompt, n, flag
 
@@ -88,7 +90,9 @@ def test_injection_by_name_and_pinning() -> None:
     """Keyword-only target, model and provider are filled in, and pin the call when they are passed."""
 
     @failover(chain=[A, B, "mistral/x/y"])
-    def ask(*, target: Target | None = None, model: str = "", provider: str = "") -> tuple[str, str, str]:
+    def ask(
+        *, target: Target | None = None, model: str = "", provider: str = ""
+    ) -> tuple[str, str, str]:
         assert target is not None
         return target.key, model, provider
 
@@ -150,7 +154,9 @@ def test_params_are_merged_over_the_calls_own() -> None:
     target = Target(A, params={"temperature": 0.0, "top_p": Target.UNSET, "seed": 7})
 
     @failover(chain=[target])
-    def ask(prompt: str, temperature: float = 1.0, top_p: float = 1.0, *, model: str = "", **more: Any) -> Any:
+    def ask(
+        prompt: str, temperature: float = 1.0, top_p: float = 1.0, *, model: str = "", **more: Any
+    ) -> Any:
         return prompt, temperature, top_p, model, more
 
     assert ("hi", 0.0, 1.0, "a", {"seed": 7}) == ask("hi", 0.5, top_p=0.3, seed=1)
@@ -232,7 +238,10 @@ def test_what_gives_an_awaitable_is_guarded_until_it_is_awaited(clock: Any) -> N
         return [await coroutine_function(), await plain(), await policy.call(answer)]
 
     assert [B, B, B] == asyncio.run(main())
-    assert (True, False) == (inspect.iscoroutinefunction(coroutine_function), inspect.iscoroutinefunction(plain))
+    assert (True, False) == (
+        inspect.iscoroutinefunction(coroutine_function),
+        inspect.iscoroutinefunction(plain),
+    )
     assert 3 == health()[A].errors
 
 
@@ -300,7 +309,9 @@ def test_the_attempt_is_told(clock: Any) -> None:
     with pytest.raises(ChainExhaustedError):
         ask()
 
-    assert [(A, 1, 10.0), (A, 2, 7.0)] == [(each.target.key, each.number, each.remaining) for each in told]
+    assert [(A, 1, 10.0), (A, 2, 7.0)] == [
+        (each.target.key, each.number, each.remaining) for each in told
+    ]
     assert 1 == len({each.call_id for each in told})
 
 

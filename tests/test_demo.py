@@ -77,7 +77,10 @@ class Runs:
     """One run as JSON and one in plain lines, side by side."""
 
     def __init__(self) -> None:
-        as_json, plain = _start("demo", "--seconds", "4", "--json"), _start("demo", "--seconds", "4")
+        as_json, plain = (
+            _start("demo", "--seconds", "4", "--json"),
+            _start("demo", "--seconds", "4"),
+        )
         self.status, self.text, self.errors = _ended(as_json)
         self.plain_status, self.plain, self.plain_errors = _ended(plain)
 
@@ -97,7 +100,9 @@ def test_nothing_that_could_be_served_is_lost(runs: Runs) -> None:
 
     assert (0, "") == (runs.status, runs.errors)
     assert 0 == summary["servable_calls_lost"]
-    assert summary["calls_made"] == summary["calls_served"] == sum(summary["served_by"].values()) > 0
+    assert (
+        summary["calls_made"] == summary["calls_served"] == sum(summary["served_by"].values()) > 0
+    )
     assert not summary["interrupted"]
 
 
@@ -110,17 +115,28 @@ def test_every_kind_of_weather_is_seen(runs: Runs) -> None:
     """An outage, an overload, a rate limit and a dead key all happened, were benched, and those that end ended."""
     summary = runs.summary
 
-    assert {"network", "overloaded", "rate_limit", "invalid_credentials"} <= summary["failures"].keys()
+    assert {"network", "overloaded", "rate_limit", "invalid_credentials"} <= summary[
+        "failures"
+    ].keys()
     assert {"groq", "anthropic/claude-haiku", "openai"} <= summary["benches"].keys()
-    assert {"FailedOver", "TargetBenched", "TargetUnbenched", "RetryScheduled"} <= summary["events"].keys()
-    assert {"groq/llama-3.3-70b", "anthropic/claude-haiku", "mistral/mistral-small"} == summary["served_by"].keys()
+    assert {"FailedOver", "TargetBenched", "TargetUnbenched", "RetryScheduled"} <= summary[
+        "events"
+    ].keys()
+    assert {"groq/llama-3.3-70b", "anthropic/claude-haiku", "mistral/mistral-small"} == summary[
+        "served_by"
+    ].keys()
 
 
 def test_every_stream_is_whole(runs: Runs) -> None:
     """One provider dies in the middle, the next never starts, and every reader has all words once and of one model."""
     summary = runs.summary
 
-    assert summary["streams_read"] == summary["streams_whole"] == sum(summary["streamed_by"].values()) > 0
+    assert (
+        summary["streams_read"]
+        == summary["streams_whole"]
+        == sum(summary["streamed_by"].values())
+        > 0
+    )
     assert 0 == summary["streams_lost"]
     assert 0 < summary["streams_restarted"] <= summary["events"]["StreamInterrupted"]
     assert "timeout" in summary["failures"]
@@ -131,9 +147,13 @@ def test_plain_lines_when_the_output_is_no_terminal(runs: Runs) -> None:
     """Without a terminal there is a line for each thing that happens, and no control codes."""
     assert (0, "") == (runs.plain_status, runs.plain_errors)
     assert ESCAPE not in runs.plain
-    assert re.search(r"(?m)^\d\d:\d\d:\d\d  benched +groq +until \d\d:\d\d:\d\d \(\d+ s\) network, ", runs.plain)
+    assert re.search(
+        r"(?m)^\d\d:\d\d:\d\d  benched +groq +until \d\d:\d\d:\d\d \(\d+ s\) network, ", runs.plain
+    )
     assert re.search(r"(?m)^\d\d:\d\d:\d\d  back +groq +recovered$", runs.plain)
-    assert re.search(r"(?m)^\d\d:\d\d:\d\d  broke +deepseek/deepseek-chat +network, after 6 items$", runs.plain)
+    assert re.search(
+        r"(?m)^\d\d:\d\d:\d\d  broke +deepseek/deepseek-chat +network, after 6 items$", runs.plain
+    )
     assert re.search(r"(?m)^ +0  streams that were not whole$", runs.plain)
     assert re.search(r"(?m)^ +0  calls lost that could have been served$", runs.plain)
     assert re.search(r"(?m)^ +[1-9]\d*  calls that a plain client lost", runs.plain)
@@ -168,7 +188,10 @@ class Streamed:
         self.events = [(type(event).__name__, event.target) for event in events]
 
     async def _read(self, condition: Condition) -> None:
-        chain = [Target("deepseek/one", stream=StreamPolicy(first_item_timeout=0.4)), Target("cerebras/two")]
+        chain = [
+            Target("deepseek/one", stream=StreamPolicy(first_item_timeout=0.4)),
+            Target("cerebras/two"),
+        ]
         async with Clients(self.servers) as clients:
             for target in chain:  # a client's first request takes far longer than all later ones
                 async with await clients.stream(target, "Hello?") as warm:
@@ -274,12 +297,20 @@ def test_a_missing_package_is_one_clear_line(name: str) -> None:
 
     status, out, err = _ended(_start("demo", code=code))
 
-    assert (2, "", f"The demo needs {name}: pip install 'resilient-llm[demo]'\n") == (status, out, err)
+    assert (2, "", f"The demo needs {name}: pip install 'resilient-llm[demo]'\n") == (
+        status,
+        out,
+        err,
+    )
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     """The version and the help are printed, and the help names the command."""
-    for arguments, words in (["--version"], "resilient-llm "), (["--help"], "demo"), (["demo", "--help"], "--seconds"):
+    for arguments, words in (
+        (["--version"], "resilient-llm "),
+        (["--help"], "demo"),
+        (["demo", "--help"], "--seconds"),
+    ):
         with pytest.raises(SystemExit) as ended:
             cli.main(arguments)
 
@@ -287,8 +318,12 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert words in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [[], ["demo", "--seconds", "0.5"], ["demo", "--seconds", "long"], ["admin"]])
-def test_wrong_arguments_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "arguments", [[], ["demo", "--seconds", "0.5"], ["demo", "--seconds", "long"], ["admin"]]
+)
+def test_wrong_arguments_are_refused(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     """Wrong usage exits with 2 and says so on the error output only."""
     with pytest.raises(SystemExit) as ended:
         cli.main(arguments)
@@ -342,12 +377,21 @@ def test_the_command_exits_with_the_status_of_the_summary(
 
 @pytest.mark.parametrize(
     ("began", "ended", "fair"),
-    [(0.0, 9.0, True), (9.0, 11.0, False), (12.0, 13.0, False), (19.0, 21.0, False), (21.0, 22.0, True)],
+    [
+        (0.0, 9.0, True),
+        (9.0, 11.0, False),
+        (12.0, 13.0, False),
+        (19.0, 21.0, False),
+        (21.0, 22.0, True),
+    ],
 )
 def test_fair_weather_lasts_the_whole_call(began: float, ended: float, fair: bool) -> None:
     """Only a provider that was well from beginning to end of a call could have served it."""
     weather = Weather({"groq": Server("openai")}, 20.0, lambda turn: None)
-    weather.turns = [Turn(10.0, "groq", Condition.REFUSED, "down"), Turn(20.0, "groq", Condition.FAIR, "well")]
+    weather.turns = [
+        Turn(10.0, "groq", Condition.REFUSED, "down"),
+        Turn(20.0, "groq", Condition.FAIR, "well"),
+    ]
 
     assert fair is weather.could_serve(["groq"], began, ended)
     assert not weather.could_serve([], began, ended)
@@ -357,7 +401,12 @@ def test_the_live_view_shows_benches_and_events_in_100_by_30(clock: object) -> N
     """In a common terminal one sees who is benched until when and why, and the picture fits."""
     screen = io.StringIO()
     console = rich_console.Console(
-        file=screen, force_terminal=True, color_system=None, width=100, height=30, legacy_windows=False
+        file=screen,
+        force_terminal=True,
+        color_system=None,
+        width=100,
+        height=30,
+        legacy_windows=False,
     )
     demo = run.Demo(20.0, seed=0)
     stop = observe(demo.tally.see, TargetBenched)
@@ -370,11 +419,19 @@ def test_the_live_view_shows_benches_and_events_in_100_by_30(clock: object) -> N
     stop()
 
     assert len(lines) <= 30
-    assert any(re.search(r"openai/gpt.* until [\d:]{8} \(4 s\) openai: invalid_credentials *$", line) for line in lines)
-    assert any(re.search(r"anthropic/claude-haiku .* until unbenched maintenance", line) for line in lines)
+    assert any(
+        re.search(r"openai/gpt.* until [\d:]{8} \(4 s\) openai: invalid_credentials *$", line)
+        for line in lines
+    )
+    assert any(
+        re.search(r"anthropic/claude-haiku .* until unbenched maintenance", line) for line in lines
+    )
     assert any(re.search(r"deepseek/deepseek-chat +fair +0 +0 +closed", line) for line in lines)
     assert any(re.search(r"^streams 0 +whole 0 +torn 0 ", line) for line in lines)
-    assert any(re.search(r"^[\d:]{8} benched +openai +until [\d:]{8} \(4 s\) invalid_cred", line) for line in lines)
+    assert any(
+        re.search(r"^[\d:]{8} benched +openai +until [\d:]{8} \(4 s\) invalid_cred", line)
+        for line in lines
+    )
 
 
 def test_the_summary_is_plain_text_without_a_terminal() -> None:

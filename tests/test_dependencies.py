@@ -44,10 +44,20 @@ def run(request: pytest.FixtureRequest) -> Callable[[Callable[[], Coroutine[Any,
 def test_the_oldest_tested_are_the_lower_bounds() -> None:
     """What pyproject.toml allows at least is what CI tests, and nothing is capped."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    pins = [line for line in (ROOT / ".ci" / "oldest.txt").read_text(encoding="utf-8").splitlines() if "==" in line]
+    pins = [
+        line
+        for line in (ROOT / ".ci" / "oldest.txt").read_text(encoding="utf-8").splitlines()
+        if "==" in line
+    ]
 
-    allowed = {name: version for name, _, version in (each.partition(">=") for each in project["dependencies"])}
-    tested = {name: version.removesuffix(".0") for name, _, version in (each.partition("==") for each in pins)}
+    allowed = {
+        name: version
+        for name, _, version in (each.partition(">=") for each in project["dependencies"])
+    }
+    tested = {
+        name: version.removesuffix(".0")
+        for name, _, version in (each.partition("==") for each in pins)
+    }
 
     assert {"tenacity", "wrapt", "anyio"} == allowed.keys()
     assert allowed == tested

@@ -13,7 +13,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-BLOCK = re.compile(r"^(?P<indent> *)```python\n(?P<code>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(
+    r"^(?P<indent> *)```python\n(?P<code>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL
+)
 
 # Runs a file by its path, without the network and without a key that happens to be there.
 RUNNER = """
@@ -34,7 +36,9 @@ runpy.run_path(sys.argv[1], run_name="__main__")
 
 def _run(path: Path) -> subprocess.CompletedProcess[str]:
     environment = {
-        name: value for name, value in os.environ.items() if not name.endswith(("_API_KEY", "_proxy", "_PROXY"))
+        name: value
+        for name, value in os.environ.items()
+        if not name.endswith(("_API_KEY", "_proxy", "_PROXY"))
     }
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", RUNNER, str(path)],
@@ -93,4 +97,6 @@ def test_every_fence_is_understood() -> None:
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
 
-        assert len(re.findall(r"```\s*(?:py|python)\b", text, re.IGNORECASE)) == len(BLOCK.findall(text)), page
+        assert len(re.findall(r"```\s*(?:py|python)\b", text, re.IGNORECASE)) == len(
+            BLOCK.findall(text)
+        ), page

@@ -72,7 +72,9 @@ def tables(text: str) -> list[list[Row]]:
     """Return the tables of a text, each a list of rows ``{heading: cell}``."""
     found: list[list[Row]] = []
     for block in re.findall(r"(?:^\|.*\|\n)+", text + "\n", re.MULTILINE):
-        head, _, *lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()]
+        head, _, *lines = [
+            [cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()
+        ]
         found.append([dict(zip(head, line, strict=True)) for line in lines])
     return found
 
@@ -99,7 +101,9 @@ def value(cell: str) -> Any:
 def of_signature(function: Callable[..., Any], *without: str) -> dict[str, Any]:
     """Return ``{name: default}`` of the parameters that have one."""
     parameters = inspect.signature(function).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not p.empty and p.name not in without}
+    return {
+        p.name: p.default for p in parameters if p.default is not p.empty and p.name not in without
+    }
 
 
 def of_dataclass(cls: type, *without: str) -> dict[str, Any]:
@@ -127,7 +131,9 @@ def test_the_reference_has_every_option_with_its_default(what: str) -> None:
     rows = table(OPTIONS, f"## {what}\n")
 
     name = "argument" if what == "bench_model" else "option"
-    assert list(CODE[what].items()) == [(words(row[name])[0], value(row["default"])) for row in rows]
+    assert list(CODE[what].items()) == [
+        (words(row[name])[0], value(row["default"])) for row in rows
+    ]
 
 
 def _build_failover(name: str, given: Any) -> None:
@@ -176,7 +182,10 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     "sequence of words": ([[], ("a", "b")], ["ab", [1], 3]),
     "mapping": ([{}], [[1], "a", 3]),
     "anything": ([None, 0, "\n\n", {}], []),
-    "`StreamPolicy`": ([StreamPolicy(), StreamPolicy(idle_timeout=1.0)], [{}, {"idle_timeout": 1.0}, 3, "restart"]),
+    "`StreamPolicy`": (
+        [StreamPolicy(), StreamPolicy(idle_timeout=1.0)],
+        [{}, {"idle_timeout": 1.0}, 3, "restart"],
+    ),
     "name without `/` and `@`": (["tenant-7"], ["a/b", "a@b", "", 3]),
 }
 
@@ -229,7 +238,9 @@ def test_an_option_in_a_how_to_is_as_in_the_code(page: Path, row: Row) -> None:
     """A how-to that lists an option gives the default of the code, and has a column for unit and range."""
     name = words(row["option"])[0]
     match = re.fullmatch(r"(?:(\w+)\()?(?:[^=]*, )?(\w+)=?\)?", name)
-    home = {"guard-any-call": "breaker", "stream-answers": "StreamPolicy"}.get(page.stem, "failover")
+    home = {"guard-any-call": "breaker", "stream-answers": "StreamPolicy"}.get(
+        page.stem, "failover"
+    )
     if name.startswith("observe("):
         return  # its types have no default to compare
 
@@ -241,7 +252,9 @@ def test_an_option_in_a_how_to_is_as_in_the_code(page: Path, row: Row) -> None:
 
 def test_the_modes_are_those_of_the_code() -> None:
     """The how-to explains every mode of a breaker."""
-    assert list(MODES) == [value(row["`mode`"]) for row in table(DOCS / "how-to/configure.md", "## A dry run\n")]
+    assert list(MODES) == [
+        value(row["`mode`"]) for row in table(DOCS / "how-to/configure.md", "## A dry run\n")
+    ]
 
 
 def test_the_fixed_numbers_are_those_of_the_code() -> None:
@@ -335,7 +348,9 @@ def closed_set(cls: type[Event], name: str) -> list[str]:
 
 def test_the_words_of_a_closed_set_are_all_explained() -> None:
     """Where the type of a field lists its words, so does the page."""
-    explained = {words(row["field"])[0]: words(row["meaning"]) for row in table(EVENTS, "## Fields\n")}
+    explained = {
+        words(row["field"])[0]: words(row["meaning"]) for row in table(EVENTS, "## Fields\n")
+    }
 
     stops = [words(row["word"])[0] for row in table(EVENTS, "`RetryStopped.reason`:")]
     assert closed_set(resilient_llm.RetryStopped, "reason") == stops
@@ -353,7 +368,9 @@ def test_every_trigger_is_in_the_reference(clock: FakeClock) -> None:
         for _ in range(5):
             breaker("failures").record(ConnectionResetError(), 0.1)
         for number in range(12):
-            breaker("rate", failures=100).record(ConnectionResetError() if number % 2 else None, 0.1)
+            breaker("rate", failures=100).record(
+                ConnectionResetError() if number % 2 else None, 0.1
+            )
         for _ in range(10):
             breaker("slow", slow_call=1.0).record(None, 2.0)
         with pytest.raises(ExceptionGroup):
@@ -365,7 +382,9 @@ def test_every_trigger_is_in_the_reference(clock: FakeClock) -> None:
         bench_model("by-hand", 1.0)
 
     listed = {
-        _without_numbers(word) for row in table(EVENTS, "`TargetBenched.trigger`:") for word in words(row["word"])
+        _without_numbers(word)
+        for row in table(EVENTS, "`TargetBenched.trigger`:")
+        for word in words(row["word"])
     }
     assert {_without_numbers(event.trigger) for event in seen} == listed
 
@@ -412,14 +431,23 @@ def test_every_error_is_in_the_reference_with_its_attributes() -> None:
         "CallRejectedError": resilient_llm.CallRejectedError("groq", "network", 1.0),
         "BreakerOpenError": rejected,
         "ResponseRejectedError": resilient_llm.ResponseRejectedError("groq"),
-        "DeadlineExceededError": resilient_llm.DeadlineExceededError(1.0, [AttemptRecord("groq/llama", 1)]),
-        "StreamInterruptedError": resilient_llm.StreamInterruptedError("groq/llama", 3, text_so_far="so far"),
+        "DeadlineExceededError": resilient_llm.DeadlineExceededError(
+            1.0, [AttemptRecord("groq/llama", 1)]
+        ),
+        "StreamInterruptedError": resilient_llm.StreamInterruptedError(
+            "groq/llama", 3, text_so_far="so far"
+        ),
         "ChainExhaustedError": resilient_llm.ChainExhaustedError("none", [rejected]),
     }
-    carried = {name: {each for each in vars(error) if not each.startswith("_")} for name, error in made.items()}
+    carried = {
+        name: {each for each in vars(error) if not each.startswith("_")}
+        for name, error in made.items()
+    }
 
     assert set(error_classes()) == set(made)
-    assert carried == {words(row["error"])[0]: set(words(row["attributes"])) for row in table(ERRORS, "| error")}
+    assert carried == {
+        words(row["error"])[0]: set(words(row["attributes"])) for row in table(ERRORS, "| error")
+    }
     explained = {words(row["attribute"])[0] for row in table(ERRORS, "## Attributes\n")}
     assert set().union(*carried.values()) == explained
 
@@ -427,7 +455,9 @@ def test_every_error_is_in_the_reference_with_its_attributes() -> None:
 def test_the_tree_of_errors_is_that_of_the_classes() -> None:
     """Each error stands in the tree under its base, with the built-in class that it is, too."""
     text = ERRORS.read_text(encoding="utf-8")
-    drawn = re.findall(r"^([│├└─ ]*)([A-Z]\w+Error)(?: +also (\w+))?", text.partition("```text\n")[2], re.MULTILINE)
+    drawn = re.findall(
+        r"^([│├└─ ]*)([A-Z]\w+Error)(?: +also (\w+))?", text.partition("```text\n")[2], re.MULTILINE
+    )
     levels: list[str] = []
     seen: set[str] = set()
     for indent, name, also in drawn:
@@ -449,7 +479,12 @@ def test_what_follows_from_a_kind_is_what_a_verdict_fills_in() -> None:
     said = [
         (
             words(row["kind"])[0],
-            (words(row["`reason`"])[0], row["`scope`"], row["`retryable`"] == "yes", row["`harms_health`"] == "yes"),
+            (
+                words(row["`reason`"])[0],
+                row["`scope`"],
+                row["`retryable`"] == "yes",
+                row["`harms_health`"] == "yes",
+            ),
         )
         for row in table(KINDS, "## What follows from a kind\n")
     ]
@@ -460,7 +495,9 @@ def test_what_follows_from_a_kind_is_what_a_verdict_fills_in() -> None:
 @pytest.mark.parametrize("heading", ["## What happens next\n", "## Reasons\n"])
 def test_a_table_of_kinds_has_every_kind(heading: str) -> None:
     """No kind is left out, and none is invented."""
-    assert [kind.value for kind in ErrorKind] == [words(row["kind"])[0] for row in table(KINDS, heading)]
+    assert [kind.value for kind in ErrorKind] == [
+        words(row["kind"])[0] for row in table(KINDS, heading)
+    ]
 
 
 def _verdicts(thing: object, depth: int = 0) -> Iterator[Verdict]:
@@ -479,7 +516,9 @@ def known_reasons() -> dict[str, set[str]]:
     reasons = {kind.value: {_DEFAULTS[kind][0]} for kind in ErrorKind}
     reasons["transient"].add("hung")
     for module in pkgutil.iter_modules(rules.__path__):
-        for thing in list(vars(importlib.import_module(f"resilient_llm.rules.{module.name}")).values()):
+        for thing in list(
+            vars(importlib.import_module(f"resilient_llm.rules.{module.name}")).values()
+        ):
             for verdict in _verdicts(thing):
                 reasons[verdict.kind].add(verdict.reason)
     return reasons
@@ -504,7 +543,9 @@ def test_the_runbook_knows_kinds_and_reasons_that_bench() -> None:
 
 def test_the_order_of_severity_is_that_of_the_code() -> None:
     """The sentence names the kinds from severe to mild as the classifier ranks them."""
-    (sentence,) = re.findall(r"^From severe to mild: (.*)$", KINDS.read_text(encoding="utf-8"), re.MULTILINE)
+    (sentence,) = re.findall(
+        r"^From severe to mild: (.*)$", KINDS.read_text(encoding="utf-8"), re.MULTILINE
+    )
 
     assert [kind.value for kind in sorted(_SEVERITY, key=_SEVERITY.__getitem__)] == words(sentence)
 
@@ -524,9 +565,13 @@ def test_every_status_means_what_the_reference_says() -> None:
 
     for status, verdict in BY_STATUS.items():
         row = said.get(status, rest[status // 100])
-        charged = verdict.scope if verdict.harms_health or verdict.kind == "rate_limited" else "nobody"
+        charged = (
+            verdict.scope if verdict.harms_health or verdict.kind == "rate_limited" else "nobody"
+        )
         expected = (verdict.kind.value, verdict.reason, charged)
-        assert expected == (words(row["kind"])[0], words(row["reason"])[0], row["charged to"]), status
+        assert expected == (words(row["kind"])[0], words(row["reason"])[0], row["charged to"]), (
+            status
+        )
 
 
 class StatusError(Exception):
@@ -571,7 +616,9 @@ CAUSES: list[tuple[str, Callable[[], None], float]] = [
 ]
 
 
-@pytest.mark.parametrize(("number", "cause"), list(enumerate(CAUSES)), ids=[cause[0] for cause in CAUSES])
+@pytest.mark.parametrize(
+    ("number", "cause"), list(enumerate(CAUSES)), ids=[cause[0] for cause in CAUSES]
+)
 def test_a_bench_lasts_as_long_as_the_reference_says(
     number: int, cause: tuple[str, Callable[[], None], float], clock: FakeClock
 ) -> None:
@@ -605,16 +652,21 @@ def test_the_command_line_is_as_the_parser_has_it() -> None:
     parser = cli._parser()
     (commands,) = [each for each in parser._actions if each.choices]
     assert commands.choices is not None
-    assert list(commands.choices) == re.findall(r"^## resilient-llm (\w+)$", page.read_text("utf-8"), re.MULTILINE)
+    assert list(commands.choices) == re.findall(
+        r"^## resilient-llm (\w+)$", page.read_text("utf-8"), re.MULTILINE
+    )
 
     demo = dict(commands.choices)["demo"]
-    options = {each.option_strings[-1]: each.default for each in demo._actions if each.dest != "help"}
+    options = {
+        each.option_strings[-1]: each.default for each in demo._actions if each.dest != "help"
+    }
     rows = table(page, "| option | default")
 
     off = {"off": False}
     shown = {words(row["option"])[0]: off.get(row["default"], row["default"]) for row in rows}
     assert {name: str(default) for name, default in shown.items()} == {
-        name: f"{default:g}" if isinstance(default, float) else str(default) for name, default in options.items()
+        name: f"{default:g}" if isinstance(default, float) else str(default)
+        for name, default in options.items()
     }
     assert [f"seconds, {cli._SHORTEST:g} or more"] == [
         row["unit and range"] for row in rows if "seconds`" in row["option"]
@@ -647,7 +699,12 @@ def test_every_public_name_is_on_a_page_of_the_reference() -> None:
 
 def test_every_page_is_in_the_navigation() -> None:
     """A page that is written can be found, and one that is named exists."""
-    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2].partition("\n\n")[0]
+    navigation = (
+        (ROOT / "mkdocs.yml")
+        .read_text(encoding="utf-8")
+        .partition("\nnav:")[2]
+        .partition("\n\n")[0]
+    )
 
     named = set(re.findall(r": (\S+\.md)$", navigation, re.MULTILINE))
     assert {str(page.relative_to(DOCS).as_posix()) for page in DOCS.rglob("*.md")} == named
@@ -662,8 +719,12 @@ def test_what_is_hidden_from_readers_is_hidden_on_the_site(page: Path) -> None:
 
     assert "<!--" not in shown
     assert "-->\n" not in shown
-    assert shown.count("\n#") == text.count("\n#") - sum(hidden.count("\n#") for hidden in _comments(text))
-    assert shown.count("```") == text.count("```") - sum(hidden.count("```") for hidden in _comments(text))
+    assert shown.count("\n#") == text.count("\n#") - sum(
+        hidden.count("\n#") for hidden in _comments(text)
+    )
+    assert shown.count("```") == text.count("```") - sum(
+        hidden.count("```") for hidden in _comments(text)
+    )
 
 
 def _comments(text: str) -> list[str]:

@@ -213,7 +213,9 @@ def test_attempts_are_numbered_within_their_target(clock):
     with seen(AttemptFailed, AttemptSucceeded) as found:
         ask_chain({KEY: [down(), down()], OTHER: [down(), "answer"]}, attempts=2)
 
-    assert [(KEY, 1), (KEY, 2), (OTHER, 1), (OTHER, 2)] == [(name_of(event.target), event.number) for event in found]
+    assert [(KEY, 1), (KEY, 2), (OTHER, 1), (OTHER, 2)] == [
+        (name_of(event.target), event.number) for event in found
+    ]
 
 
 def test_a_retry_is_told_before_it_is_made(clock):
@@ -316,7 +318,11 @@ def test_a_bench_is_told_with_kind_reason_trigger_and_end(clock, shape: Shape):
 def test_a_bench_with_a_hint_tells_it(clock):
     """TargetBenched has the provider's hint."""
     with seen(TargetBenched) as found:
-        fail(error=lambda: ProviderError(429, retry_after=42, message="Rate limit reached for this model"))
+        fail(
+            error=lambda: ProviderError(
+                429, retry_after=42, message="Rate limit reached for this model"
+            )
+        )
 
     assert [(ErrorKind("rate_limited"), 42)] == [(event.kind, event.retry_after) for event in found]
 
@@ -450,7 +456,9 @@ def test_an_observer_that_raises_harms_neither_the_call_nor_other_observers(cloc
 
     observe(broken)
     with seen(TargetBenched, ObserverFailed) as found:
-        outcomes = [shape.outcome(KEY, outcome) for outcome in ["answer", *(down() for _ in range(6))]]
+        outcomes = [
+            shape.outcome(KEY, outcome) for outcome in ["answer", *(down() for _ in range(6))]
+        ]
 
     assert ["served", *["failed"] * 5, "refused"] == outcomes
     assert "open" == state()
@@ -543,7 +551,9 @@ def test_capture_events_collects_what_happens_inside(clock):
         bench_model(KEY)
     bench_model(OTHER)
 
-    assert [KEY] == [name_of(event.target) for event in captured if isinstance(event, TargetBenched)]
+    assert [KEY] == [
+        name_of(event.target) for event in captured if isinstance(event, TargetBenched)
+    ]
 
 
 def test_events_and_logs_hold_neither_prompts_nor_texts_of_providers(clock, caplog):
@@ -671,7 +681,11 @@ def test_the_log_has_a_level_for_each_kind_of_event(clock, caplog, happens, leve
 
     happens()
 
-    found = [record for record in caplog.records if record.levelno == level and record.name.startswith("resilient_llm")]
+    found = [
+        record
+        for record in caplog.records
+        if record.levelno == level and record.name.startswith("resilient_llm")
+    ]
     assert found
     assert any(key in map(name_of, vars(record).values()) for record in found)
 

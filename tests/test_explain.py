@@ -20,7 +20,9 @@ RESPONSES = sorted(HERE.glob("*.http"))
 
 
 @pytest.mark.parametrize("response", RESPONSES, ids=lambda path: path.stem)
-def test_a_response_is_explained_as_recorded(response: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_response_is_explained_as_recorded(
+    response: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """What the command prints for a response is what stands beside it, to the letter."""
     status = cli.main(["explain", str(response)])
 
@@ -44,12 +46,16 @@ def test_neither_prompt_nor_key_is_printed(capsys: pytest.CaptureFixture[str]) -
 
 
 def _response(status: int, body: Any, headers: dict[str, str] | None = None) -> httpx.Response:
-    return httpx.Response(status, json=body, headers=headers, request=httpx.Request("POST", "http://provider.invalid"))
+    return httpx.Response(
+        status, json=body, headers=headers, request=httpx.Request("POST", "http://provider.invalid")
+    )
 
 
 def _of_openai() -> openai.RateLimitError:
     body = {"message": "Try again.", "code": "rate_limit_exceeded"}
-    return openai.RateLimitError("Try again.", response=_response(429, body, {"retry-after": "7"}), body=body)
+    return openai.RateLimitError(
+        "Try again.", response=_response(429, body, {"retry-after": "7"}), body=body
+    )
 
 
 def test_an_error_of_a_client() -> None:
@@ -57,7 +63,12 @@ def test_an_error_of_a_client() -> None:
     found = classify.explain(_of_openai())
 
     assert classify(_of_openai()) == found.verdict
-    assert ("openai.RateLimitError", "the code rate_limit_exceeded", "body.code", "rules/codes.py") == (
+    assert (
+        "openai.RateLimitError",
+        "the code rate_limit_exceeded",
+        "body.code",
+        "rules/codes.py",
+    ) == (
         found.type_name,
         found.because,
         found.field,
@@ -74,7 +85,10 @@ def test_what_is_inside_is_named_with_the_way_there() -> None:
     found = classify.explain(wrapper)
 
     assert ("Exception", "body.code") == (found.type_name, found.field)
-    assert ("ExceptionGroup, its cause", "openai.RateLimitError, a member of the group") == found.path
+    assert (
+        "ExceptionGroup, its cause",
+        "openai.RateLimitError, a member of the group",
+    ) == found.path
     assert ErrorKind.RATE_LIMITED is found.verdict.kind
 
 
@@ -163,7 +177,9 @@ def test_a_status_with_headers_and_body(
         )
 
 
-def test_a_response_from_standard_input(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_response_from_standard_input(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What curl prints can be piped, with the line ends of the wire."""
     raw = b"HTTP/1.1 529 Site is overloaded\r\nretry-after: 3\r\n\r\n{}"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw)))
@@ -239,7 +255,9 @@ def test_a_callable_that_raises_nothing(
     ],
     ids=lambda value: value[0][-20:] if isinstance(value, list) else "",
 )
-def test_wrong_use_is_told_in_one_sentence(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_use_is_told_in_one_sentence(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """What is allowed is said where it is written, and the exit status is that of wrong use."""
     with pytest.raises(SystemExit) as left:
         cli.main(["explain", *arguments])

@@ -139,7 +139,9 @@ def test_latency_is_unknown_before_the_first_success(clock):
         (100, 4, "degraded"),
     ],
 )
-def test_status_is_degraded_from_a_tenth_of_errors_or_half_the_failures(clock, successes, failures, status):
+def test_status_is_degraded_from_a_tenth_of_errors_or_half_the_failures(
+    clock, successes, failures, status
+):
     """A target is degraded from a 10 % error share or half the failures that open it."""
     succeed(times=successes)
     fail(times=failures)
@@ -164,7 +166,11 @@ def test_status_follows_the_failures_a_circuit_is_set_to(clock):
     [
         trip,
         lambda: bench_model(KEY),
-        lambda: fail(error=lambda: ProviderError(429, retry_after=30, message="Rate limit reached for this model")),
+        lambda: fail(
+            error=lambda: ProviderError(
+                429, retry_after=30, message="Rate limit reached for this model"
+            )
+        ),
         lambda: breaker(KEY, mode="forced_open"),
     ],
     ids=["trigger", "manual", "rate limit", "forced open"],
@@ -198,7 +204,12 @@ def test_a_recovered_target_is_healthy_again(clock):
 
     assert "half_open" == while_half_open.state
     assert while_half_open.status != "healthy"
-    assert ("healthy", "closed", 0, 0) == (found.status, found.state, found.errors, found.consecutive_failures)
+    assert ("healthy", "closed", 0, 0) == (
+        found.status,
+        found.state,
+        found.errors,
+        found.consecutive_failures,
+    )
 
 
 def test_a_provider_that_is_down_is_told_for_itself(clock):
@@ -323,7 +334,12 @@ def test_reset_clears_the_numbers(clock):
     reset()
     found = health([KEY])[KEY]
 
-    assert ("healthy", 0, 0, 0) == (found.status, found.total, found.errors, found.consecutive_failures)
+    assert ("healthy", 0, 0, 0) == (
+        found.status,
+        found.total,
+        found.errors,
+        found.consecutive_failures,
+    )
 
 
 def test_health_can_be_read_while_threads_report(clock):

@@ -44,7 +44,9 @@ SCENARIOS: dict[str, tuple[list[Exception | None], list[Exception | None]]] = {
 }
 
 
-def results_of(script: tuple[list[Exception | None], list[Exception | None]], *, traced: bool, warm: bool) -> Any:
+def results_of(
+    script: tuple[list[Exception | None], list[Exception | None]], *, traced: bool, warm: bool
+) -> Any:
     """Make two calls; return their results, what is benched, and what was counted."""
     with isolated(), fake_clock() as clock:
         outcomes = {"groq/llama": list(script[0]), "openai/gpt": list(script[1])}
@@ -71,11 +73,22 @@ def results_of(script: tuple[list[Exception | None], list[Exception | None]], *,
                 except Exception as error:  # what leaves is compared by its class
                     results.append(type(error))
         numbers = {
-            key: (each.status, each.state, each.total - (warm and key.startswith("groq")), each.errors, each.last_error)
+            key: (
+                each.status,
+                each.state,
+                each.total - (warm and key.startswith("groq")),
+                each.errors,
+                each.last_error,
+            )
             for key, each in health().items()
         }
         benched = [(each.model, each.kind, each.reason) for each in list_benched()]
-        return results, numbers if not warm else {k: v[1:] for k, v in numbers.items()}, benched, clock.sleeps
+        return (
+            results,
+            numbers if not warm else {k: v[1:] for k, v in numbers.items()},
+            benched,
+            clock.sleeps,
+        )
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -105,7 +118,13 @@ def test_the_inlined_first_attempt_tells_the_same_events() -> None:
             if inline:
                 stop()
                 ask()
-                from resilient_llm import AttemptFailed, FailedOver, RetryScheduled, RetryStopped, TargetBenched
+                from resilient_llm import (
+                    AttemptFailed,
+                    FailedOver,
+                    RetryScheduled,
+                    RetryStopped,
+                    TargetBenched,
+                )
 
                 observe(
                     lambda event: told.append((type(event).__name__, event.target)),
@@ -144,7 +163,9 @@ _REAL_RLOCK = threading.RLock
 
 
 @pytest.fixture
-def locks_taken(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[], object], int], int]]:
+def locks_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Callable[[Callable[[], object], int], int]]:
     """Count the locks of the library that are taken while a function is called so often."""
     monkeypatch.setattr(threading, "Lock", CountingLock)
     monkeypatch.setattr(threading, "RLock", CountingLock)
@@ -280,7 +301,9 @@ def test_a_guard_kept_in_a_variable_counts_exactly_under_threads() -> None:
     assert 8_000 == health()["groq"].total
 
 
-def test_an_observer_of_successes_is_told_of_every_call_and_costs_nothing_after(locks_taken: LocksTaken) -> None:
+def test_an_observer_of_successes_is_told_of_every_call_and_costs_nothing_after(
+    locks_taken: LocksTaken,
+) -> None:
     """Subscribing to successes sends calls through the story; ending it brings the inlined attempt back."""
 
     @failover(chain=CHAIN)
@@ -298,7 +321,12 @@ def test_an_observer_of_successes_is_told_of_every_call_and_costs_nothing_after(
 
 @pytest.mark.parametrize(
     "options",
-    [{"reject": lambda answer: False}, {"observers": (print,)}, {"strategy": lambda targets: targets}, {"timeout": 5}],
+    [
+        {"reject": lambda answer: False},
+        {"observers": (print,)},
+        {"strategy": lambda targets: targets},
+        {"timeout": 5},
+    ],
     ids=["reject", "observers", "strategy", "timeout"],
 )
 def test_what_the_wrapper_cannot_do_itself_is_done_by_the_story(options: dict[str, Any]) -> None:
@@ -359,7 +387,9 @@ def test_an_attempt_in_the_middle_leaves_the_signature() -> None:
     """A parameter annotated Attempt is filled in wherever it stands."""
 
     @failover(chain=CHAIN)
-    def ask(prompt: str, attempt: Attempt, n: int = 3, *, model: str = "") -> tuple[str, int, int, str]:
+    def ask(
+        prompt: str, attempt: Attempt, n: int = 3, *, model: str = ""
+    ) -> tuple[str, int, int, str]:
         return prompt, attempt.number, n, model
 
     assert ["prompt", "n", "model"] == list(inspect.signature(ask).parameters)

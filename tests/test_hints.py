@@ -69,7 +69,9 @@ def test_trap_26_retry_after_dialects(value: str, expected: float | None) -> Non
         ({}, None),
     ],
 )
-def test_milliseconds_are_more_exact_than_seconds(headers: dict[str, str], expected: float | None) -> None:
+def test_milliseconds_are_more_exact_than_seconds(
+    headers: dict[str, str], expected: float | None
+) -> None:
     """A header in milliseconds wins over the one in seconds, unless it cannot be read."""
     assert hints.from_headers(headers, NOW) == expected
 
@@ -104,7 +106,10 @@ def test_milliseconds_are_more_exact_than_seconds(headers: dict[str, str], expec
             },
             360.0,
         ),
-        ({"x-ratelimit-remaining": "0", "x-ratelimit-reset": str(int(NOW * 1000) + 5_400_000)}, 5400.0),
+        (
+            {"x-ratelimit-remaining": "0", "x-ratelimit-reset": str(int(NOW * 1000) + 5_400_000)},
+            5400.0,
+        ),
         ({"x-ratelimit-reset": "6"}, 6.0),
         ({"ratelimit": '"default";r=0;t=30'}, 30.0),
         ({"ratelimit": '"default";r=7;t=30'}, None),
@@ -113,9 +118,13 @@ def test_milliseconds_are_more_exact_than_seconds(headers: dict[str, str], expec
         ({"x-ratelimit-remaining": "0", "x-ratelimit-reset": "never"}, None),
     ],
 )
-def test_only_an_exhausted_bucket_says_when_to_come_back(headers: dict[str, str], expected: float | None) -> None:
+def test_only_an_exhausted_bucket_says_when_to_come_back(
+    headers: dict[str, str], expected: float | None
+) -> None:
     """Of several buckets those that are empty count, and of these the last to be full again."""
-    assert hints.from_buckets(headers, NOW) == (None if expected is None else pytest.approx(expected))
+    assert hints.from_buckets(headers, NOW) == (
+        None if expected is None else pytest.approx(expected)
+    )
 
 
 @pytest.mark.parametrize(

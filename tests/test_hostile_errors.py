@@ -96,8 +96,13 @@ def is_well_formed(verdict: Verdict) -> bool:
         type(verdict) is Verdict
         and type(verdict.kind) is ErrorKind
         and type(verdict.reason) is str
-        and (verdict.status is None or (type(verdict.status) is int and 100 <= verdict.status <= 599))
-        and (hint is None or (type(hint) in (float, int) and math.isfinite(hint) and 0 <= hint <= 86_400))
+        and (
+            verdict.status is None or (type(verdict.status) is int and 100 <= verdict.status <= 599)
+        )
+        and (
+            hint is None
+            or (type(hint) in (float, int) and math.isfinite(hint) and 0 <= hint <= 86_400)
+        )
         and type(verdict.retryable) is bool
         and type(verdict.harms_health) is bool
         and verdict.scope in ("target", "provider")
@@ -303,7 +308,9 @@ VALUES: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("make", VALUES.values(), ids=VALUES)
-def test_a_bad_value_in_any_attribute_is_survived(classify: Classifier, make: Callable[[], Any]) -> None:
+def test_a_bad_value_in_any_attribute_is_survived(
+    classify: Classifier, make: Callable[[], Any]
+) -> None:
     """Whatever an attribute of an error holds, there is a verdict."""
     for name in ATTRIBUTES:
         assert_survives(classify, SdkError("words", **{name: make()}))
@@ -313,7 +320,16 @@ def test_a_bad_value_in_any_attribute_is_survived(classify: Classifier, make: Ca
 @pytest.mark.parametrize("make", VALUES.values(), ids=VALUES)
 def test_a_bad_value_does_not_hide_a_status(classify: Classifier, make: Callable[[], Any]) -> None:
     """What stands in the body, the headers or the wait may be anything: the status is still the status."""
-    for name in ("body", "json_body", "http_body", "headers", "retry_after", "details", "response", "rcvd"):
+    for name in (
+        "body",
+        "json_body",
+        "http_body",
+        "headers",
+        "retry_after",
+        "details",
+        "response",
+        "rcvd",
+    ):
         verdict = classify(limited(**{name: make()}))
 
         assert (name, ErrorKind.RATE_LIMITED, 429) == (name, verdict.kind, verdict.status)
@@ -325,13 +341,18 @@ def test_a_bad_value_in_a_class_is_survived(classify: Classifier, make: Callable
     for name in ATTRIBUTES:
         value = make()
         assert_survives(classify, type("OfClassError", (SdkError,), {name: value})("words"))
-        assert_survives(classify, type("PropertyError", (Exception,), {name: property(lambda _, v=value: v)})("words"))
+        assert_survives(
+            classify,
+            type("PropertyError", (Exception,), {name: property(lambda _, v=value: v)})("words"),
+        )
     assert_survives(classify, SdkError(make()))
     assert_survives(classify, ValueError(make(), make()))
 
 
 @pytest.mark.parametrize("make", VALUES.values(), ids=VALUES)
-def test_a_bad_value_in_a_response_is_survived(classify: Classifier, make: Callable[[], Any]) -> None:
+def test_a_bad_value_in_a_response_is_survived(
+    classify: Classifier, make: Callable[[], Any]
+) -> None:
     """Whatever a response holds, or is, there is a verdict."""
     for name in ("status_code", "status", "headers", "_content", "body", "_body"):
         response = type("Response", (), {})()
@@ -339,7 +360,10 @@ def test_a_bad_value_in_a_response_is_survived(classify: Classifier, make: Calla
         assert_survives(classify, SdkError(response=response))
     for response in (
         {"ResponseMetadata": make(), "Error": make()},
-        {"ResponseMetadata": {"HTTPStatusCode": make(), "HTTPHeaders": make()}, "Error": {"Code": make()}},
+        {
+            "ResponseMetadata": {"HTTPStatusCode": make(), "HTTPHeaders": make()},
+            "Error": {"Code": make()},
+        },
     ):
         assert_survives(classify, SdkError(response=response))
 
@@ -352,7 +376,11 @@ def test_a_bad_value_in_a_body_is_survived(classify: Classifier, make: Callable[
         "violations quotaId"
     ).split()
     for name in fields:
-        for body in ({name: make()}, {"error": {name: make()}}, {"error": {"details": [{name: make()}]}}):
+        for body in (
+            {name: make()},
+            {"error": {name: make()}},
+            {"error": {"details": [{name: make()}]}},
+        ):
             assert_survives(classify, SdkError(body=body))
             assert_survives(classify, limited(body=body))
     delay = {"retryDelay": {"seconds": make(), "nanos": make()}}
@@ -363,10 +391,17 @@ def test_a_bad_value_in_a_body_is_survived(classify: Classifier, make: Callable[
 def test_a_bad_value_in_a_header_is_survived(classify: Classifier, make: Callable[[], Any]) -> None:
     """Whatever the name or the value of a header is, there is a verdict."""
     for headers_of in (
-        lambda value: {"retry-after": value, "x-should-retry": value, "ratelimit": value, "x-ratelimit-reset": value},
+        lambda value: {
+            "retry-after": value,
+            "x-should-retry": value,
+            "ratelimit": value,
+            "x-ratelimit-reset": value,
+        },
         lambda value: [("retry-after", value), (value, "1")],
         lambda value: [value, (value,), (value, value, value)],
-        lambda value: type("Headers", (), {"raw": [(b"retry-after", value), (value, b"1"), value]})(),
+        lambda value: type(
+            "Headers", (), {"raw": [(b"retry-after", value), (value, b"1"), value]}
+        )(),
         lambda value: type("Headers", (), {"raw": value})(),
     ):
         assert_survives(classify, limited(headers=headers_of(make())))
@@ -437,13 +472,17 @@ ERRORS: dict[str, Callable[[], Any]] = {
     "getattr-raises": lambda: with_class_facts(__getattr__=fails),
     "getattr-returns-mocks": lambda: with_class_facts(__getattr__=lambda *_: MagicMock()),
     "every-operation-raises": lambda: with_class_facts(**dict.fromkeys(OPERATIONS, fails)),
-    "every-operation-returns-rubbish": lambda: with_class_facts(**dict.fromkeys(OPERATIONS, rubbish)),
+    "every-operation-returns-rubbish": lambda: with_class_facts(
+        **dict.fromkeys(OPERATIONS, rubbish)
+    ),
     "no-hash": lambda: with_class_facts(__hash__=None),
     "false": lambda: with_class_facts(__bool__=lambda _: False, __len__=lambda _: 0),
     "iterates-for-ever": lambda: with_class_facts(__iter__=lambda _: endless(Counted())),
     "dict-raises": lambda: with_class_facts(__dict__=property(fails)),
     "dict-is-rubbish": lambda: with_class_facts(__dict__=property(rubbish)),
-    "dict-is-endless": lambda: with_class_facts(__dict__=property(lambda _: EndlessMapping(Counted()))),
+    "dict-is-endless": lambda: with_class_facts(
+        __dict__=property(lambda _: EndlessMapping(Counted()))
+    ),
     "args-raise": lambda: with_class_facts(args=property(fails)),
     "args-are-none": lambda: with_class_facts(args=None),
     "args-are-a-number": lambda: with_class_facts(args=5),
@@ -452,7 +491,9 @@ ERRORS: dict[str, Callable[[], Any]] = {
     "class-raises": lambda: with_class_facts(__class__=property(fails)),
     "class-is-rubbish": lambda: with_class_facts(__class__=property(rubbish)),
     "says-it-is-a-group": lambda: with_class_facts(__class__=property(lambda _: ExceptionGroup)),
-    "says-it-is-a-cancellation": lambda: with_class_facts(__class__=property(lambda _: KeyboardInterrupt)),
+    "says-it-is-a-cancellation": lambda: with_class_facts(
+        __class__=property(lambda _: KeyboardInterrupt)
+    ),
     "says-it-is-an-oserror": lambda: with_class_facts(__class__=property(lambda _: OSError)),
     "cause-raises": lambda: with_class_facts(__cause__=property(fails)),
     "cause-is-a-text": lambda: with_class_facts(__cause__="x"),
@@ -468,10 +509,18 @@ ERRORS: dict[str, Callable[[], Any]] = {
     "members-raise": lambda: with_class_facts(Group, exceptions=property(fails)),
     "members-are-none": lambda: with_class_facts(Group, exceptions=None),
     "members-are-a-number": lambda: with_class_facts(Group, exceptions=7),
-    "members-are-endless": lambda: with_class_facts(Group, exceptions=property(lambda _: endless(Counted()))),
-    "members-are-no-errors": lambda: with_class_facts(Group, exceptions=(None, "x", 1, ValueError, Raises())),
-    "member-is-the-group": lambda: with_class_facts(Group, exceptions=property(lambda self: (self, self))),
-    "members-are-a-poisoned-list": lambda: with_class_facts(Group, exceptions=poisoned(list, [ValueError()])),
+    "members-are-endless": lambda: with_class_facts(
+        Group, exceptions=property(lambda _: endless(Counted()))
+    ),
+    "members-are-no-errors": lambda: with_class_facts(
+        Group, exceptions=(None, "x", 1, ValueError, Raises())
+    ),
+    "member-is-the-group": lambda: with_class_facts(
+        Group, exceptions=property(lambda self: (self, self))
+    ),
+    "members-are-a-poisoned-list": lambda: with_class_facts(
+        Group, exceptions=poisoned(list, [ValueError()])
+    ),
     "group-says-it-is-a-text": lambda: with_class_facts(Group, __class__=property(lambda _: str)),
     "class-without-a-name": lambda: of_metaclass(Headless),
     "class-without-a-module": lambda: named(None),
@@ -503,19 +552,27 @@ CANNOT_BE_WATCHED = (
 
 
 @pytest.mark.parametrize("make", ERRORS.values(), ids=ERRORS)
-def test_an_error_that_resists_gets_a_verdict(classify: Classifier, make: Callable[[], Any]) -> None:
+def test_an_error_that_resists_gets_a_verdict(
+    classify: Classifier, make: Callable[[], Any]
+) -> None:
     """Whatever an error does when it is looked at, there is a verdict."""
     assert_survives(classify, make())
 
 
 @pytest.mark.parametrize("make", ERRORS.values(), ids=ERRORS)
-def test_a_cause_or_member_that_resists_gets_a_verdict(classify: Classifier, make: Callable[[], Any]) -> None:
+def test_a_cause_or_member_that_resists_gets_a_verdict(
+    classify: Classifier, make: Callable[[], Any]
+) -> None:
     """The same inside a wrapper, inside a group, and beneath an error of the network."""
     inner = make()
     if not issubclass(type(inner), BaseException):
         inner = with_class_facts(__cause__=inner)
 
-    for outer in (Exception("outer"), ConnectionError("outer"), with_class_facts(__module__="openai")):
+    for outer in (
+        Exception("outer"),
+        ConnectionError("outer"),
+        with_class_facts(__module__="openai"),
+    ):
         outer.__cause__ = inner
         assert_survives(classify, outer)
         assert_survives(classify, ExceptionGroup("several", [outer, ValueError("plain")]))
@@ -584,7 +641,13 @@ def test_nothing_is_kept_of_errors(classify: Classifier) -> None:
     """A thousand errors of one class, each with other words, codes and headers, take no memory that lasts."""
 
     def one(number: int) -> None:
-        body = {"error": {"code": f"code-{number}", "message": f"words {number}" * 20, "retryDelay": f"{number}s"}}
+        body = {
+            "error": {
+                "code": f"code-{number}",
+                "message": f"words {number}" * 20,
+                "retryDelay": f"{number}s",
+            }
+        }
         classify(limited(body=body, headers={"retry-after": str(number), f"x-{number}": "1"}))
 
     for number in range(200):
@@ -622,9 +685,15 @@ def test_a_signal_that_arrives_while_looking_passes(
 
 
 @pytest.mark.parametrize("cancellation", [KeyboardInterrupt, SystemExit, GeneratorExit])
-def test_a_cancellation_that_resists_is_one(classify: Classifier, cancellation: type[BaseException]) -> None:
+def test_a_cancellation_that_resists_is_one(
+    classify: Classifier, cancellation: type[BaseException]
+) -> None:
     """Nothing of a cancellation is looked at but its class."""
-    facts: dict[str, Any] = {**raising_all(), **dict.fromkeys(OPERATIONS, fails), "args": property(fails)}
+    facts: dict[str, Any] = {
+        **raising_all(),
+        **dict.fromkeys(OPERATIONS, fails),
+        "args": property(fails),
+    }
     error = type("StrangeCancellation", (cancellation,), {**facts, "__class__": property(fails)})()
 
     assert ErrorKind.CANCELLED == classify(error).kind
@@ -634,7 +703,9 @@ def test_a_cancellation_that_resists_is_one(classify: Classifier, cancellation: 
 
 
 @pytest.mark.parametrize("status", [429, 503, 200, None])
-def test_headers_that_never_end_are_looked_at_for_a_while(classify: Classifier, status: int | None) -> None:
+def test_headers_that_never_end_are_looked_at_for_a_while(
+    classify: Classifier, status: int | None
+) -> None:
     """Not more than a thousand pairs are drawn from headers."""
     counted = Counted()
 
@@ -658,7 +729,12 @@ def test_pairs_without_end_are_looked_at_for_a_while(classify: Classifier) -> No
 def test_a_hint_is_found_beside_headers_of_any_size(classify: Classifier) -> None:
     """A giant header, or one with a value that is no header's, does not hide the wait beside it."""
     for other in ("x" * HUGE, b"x" * 1_000_000, 10**5000, None, Raises()):
-        headers = {"x-giant": other, "ratelimit-policy": other, "retry-after-ms": other, "retry-after": "7"}
+        headers = {
+            "x-giant": other,
+            "ratelimit-policy": other,
+            "retry-after-ms": other,
+            "retry-after": "7",
+        }
 
         assert 7.0 == classify(limited(headers=headers)).retry_after
 
@@ -692,22 +768,36 @@ GIANTS: dict[str, Callable[[], dict[str, Any]]] = {
     "wait": lambda: {"retry_after": "1" * HUGE},
     "header": lambda: {"headers": {"retry-after": "1" * HUGE, "A" * HUGE: "1"}},
     "raw-header": lambda: {
-        "headers": type("H", (), {"raw": [(b"retry-after", b"1" * HUGE), (b"RATELIMIT" * 1_000_000, b"1")]})()
+        "headers": type(
+            "H", (), {"raw": [(b"retry-after", b"1" * HUGE), (b"RATELIMIT" * 1_000_000, b"1")]}
+        )()
     },
-    "reason-of-a-close-frame": lambda: {"rcvd": type("Close", (), {"code": 1011, "reason": "R" * HUGE})()},
+    "reason-of-a-close-frame": lambda: {
+        "rcvd": type("Close", (), {"code": 1011, "reason": "R" * HUGE})()
+    },
     "details-of-grpc": lambda: {"details": lambda: "D" * HUGE},
-    "metadata-of-grpc": lambda: {"trailing_metadata": partial(list, [("grpc-status-details-bin", b"x" * HUGE)])},
+    "metadata-of-grpc": lambda: {
+        "trailing_metadata": partial(list, [("grpc-status-details-bin", b"x" * HUGE)])
+    },
     "parsed-words": lambda: {"body": {"error": {"message": "M" * HUGE, "code": "C" * HUGE}}},
-    "parsed-details": lambda: {"body": {"error": {"details": [{"message": "M" * 1_000_000}] * 1_000}}},
+    "parsed-details": lambda: {
+        "body": {"error": {"details": [{"message": "M" * 1_000_000}] * 1_000}}
+    },
     "parsed-list": lambda: {"body": [{"message": "M"}] * 1_000_000},
     "parsed-keys": lambda: {"body": dict.fromkeys(map(str, range(500_000)), "x")},
-    "parsed-violations": lambda: {"body": {"error": {"details": [{"violations": [{"quotaId": "x"}] * 500_000}]}}},
+    "parsed-violations": lambda: {
+        "body": {"error": {"details": [{"violations": [{"quotaId": "x"}] * 500_000}]}}
+    },
     "mock-that-has-all": lambda: {"response": MagicMock(_content=WORDS, text=WORDS.decode())},
 }
 
 
 def response_with(content: object, headers: object = None) -> Any:
-    return type("Response", (), {"__init__": lambda self: vars(self).update(_content=content, headers=headers)})()
+    return type(
+        "Response",
+        (),
+        {"__init__": lambda self: vars(self).update(_content=content, headers=headers)},
+    )()
 
 
 @pytest.mark.parametrize("make", GIANTS.values(), ids=GIANTS)
@@ -738,8 +828,12 @@ def test_a_giant_takes_little_memory(
         assert peak < MOST_MEMORY
 
 
-@pytest.mark.parametrize("make", [Exception, ValueError, SdkError, OSError, KeyError], ids=lambda make: make.__name__)
-def test_giant_arguments_take_little_memory(classify: Classifier, make: type[BaseException]) -> None:
+@pytest.mark.parametrize(
+    "make", [Exception, ValueError, SdkError, OSError, KeyError], ids=lambda make: make.__name__
+)
+def test_giant_arguments_take_little_memory(
+    classify: Classifier, make: type[BaseException]
+) -> None:
     """Of arguments of 50 MB each nothing is copied but the beginning."""
     error = make("W" * HUGE, "out of memory" * 1_000_000)
     gc.collect()
@@ -776,16 +870,27 @@ def test_what_stands_after_64_kib_is_not_looked_at(classify: Classifier, place: 
 
 
 @pytest.mark.parametrize("base", [str, bytes])
-def test_a_text_that_lies_about_its_length_is_not_read_whole(classify: Classifier, base: type) -> None:
+def test_a_text_that_lies_about_its_length_is_not_read_whole(
+    classify: Classifier, base: type
+) -> None:
     """A subclass that says it is short, or cuts nothing off, is not decoded as a whole."""
-    lies = {"__len__": lambda _: 10, "__getitem__": lambda self, _: self, "__bool__": lambda _: True}
+    lies = {
+        "__len__": lambda _: 10,
+        "__getitem__": lambda self, _: self,
+        "__bool__": lambda _: True,
+    }
     liar = type("Liar", (base,), lies)
     text = "[" + "[0]," * 1_000_000 + "0]"
     body = liar(text) if base is str else liar(text.encode())
     del text
     gc.collect()
 
-    for facts in ({"body": body}, {"http_body": body}, {"response": response_with(body)}, {"message": body}):
+    for facts in (
+        {"body": body},
+        {"http_body": body},
+        {"response": response_with(body)},
+        {"message": body},
+    ):
         error = limited(**facts)
         tracemalloc.start()
         try:
@@ -830,8 +935,12 @@ def test_lists_of_a_parsed_body_are_looked_at_for_a_while(classify: Classifier) 
 
 
 @pytest.mark.parametrize("digits", [20, 309, 400, 4_299])
-@pytest.mark.parametrize("field", ["retry_after", "retry_after_ms", "retry_after_seconds", "estimated_time"])
-def test_a_wait_that_no_float_holds_does_not_hide_the_rest(classify: Classifier, digits: int, field: str) -> None:
+@pytest.mark.parametrize(
+    "field", ["retry_after", "retry_after_ms", "retry_after_seconds", "estimated_time"]
+)
+def test_a_wait_that_no_float_holds_does_not_hide_the_rest(
+    classify: Classifier, digits: int, field: str
+) -> None:
     """A body may hold a number of 4,300 digits: the code and the status beside it stand."""
     number = int("9" * digits)
     body = f'{{"error": {{"code": "rate_limit_exceeded", "{field}": {number}}}}}'
@@ -848,7 +957,11 @@ def test_a_wait_that_no_float_holds_does_not_hide_the_rest(classify: Classifier,
 
 def test_a_duration_that_no_float_holds_is_none(classify: Classifier) -> None:
     """So may the parts of protobuf's Duration."""
-    for delay in ({"seconds": 10**400}, {"seconds": 1, "nanos": 10**400}, {"seconds": -(10**400), "nanos": -(10**400)}):
+    for delay in (
+        {"seconds": 10**400},
+        {"seconds": 1, "nanos": 10**400},
+        {"seconds": -(10**400), "nanos": -(10**400)},
+    ):
         verdict = classify(limited(body={"error": {"details": [{"retryDelay": delay}]}}))
 
         assert (ErrorKind.RATE_LIMITED, 429) == (verdict.kind, verdict.status)
@@ -884,7 +997,9 @@ class LinkError(Exception):
         return self.made[-1]
 
 
-def endless_causes(base: type[BaseException] = Exception, **facts: Any) -> tuple[BaseException, Counted]:
+def endless_causes(
+    base: type[BaseException] = Exception, **facts: Any
+) -> tuple[BaseException, Counted]:
     counted = Counted()
     cls = type("EndlessError", (LinkError, base), {"counted": counted, "made": [], **facts})
     return cls("words"), counted
@@ -932,12 +1047,18 @@ def test_the_fiftieth_cause_decides_and_the_next_does_not(classify: Classifier) 
     """What is 1,000 deep is not found; what is 50 deep is."""
     assert ErrorKind.AUTH_DEAD == classify(chain(50, SdkError("x", status_code=401))).kind
     assert ErrorKind.UNKNOWN == classify(chain(51, SdkError("x", status_code=401))).kind
-    assert ErrorKind.UNKNOWN == assert_survives(classify, chain(1_000, SdkError("x", status_code=401))).kind
+    assert (
+        ErrorKind.UNKNOWN
+        == assert_survives(classify, chain(1_000, SdkError("x", status_code=401))).kind
+    )
 
 
 def test_members_without_a_cause_use_up_none(classify: Classifier) -> None:
     """Sixty errors that say nothing do not keep the cause of the next from being found."""
-    members = [*(Exception(str(number)) for number in range(60)), chain(1, SdkError("x", status_code=401))]
+    members = [
+        *(Exception(str(number)) for number in range(60)),
+        chain(1, SdkError("x", status_code=401)),
+    ]
 
     for group in (ExceptionGroup("x", members), ExceptionGroup("x", members[::-1])):  # type: ignore[type-var]
         assert ErrorKind.AUTH_DEAD == classify(group).kind
@@ -1054,7 +1175,9 @@ def test_a_cancellation_among_the_first_thousand_decides(classify: Classifier, a
     many: list[BaseException] = [SdkError("x", status_code=401) for _ in range(100_000)]
     many[at] = KeyboardInterrupt()
 
-    assert ErrorKind.CANCELLED == assert_survives(classify, BaseExceptionGroup("several", many)).kind
+    assert (
+        ErrorKind.CANCELLED == assert_survives(classify, BaseExceptionGroup("several", many)).kind
+    )
 
 
 def test_a_cancellation_in_a_nested_group_decides(classify: Classifier) -> None:
@@ -1094,7 +1217,9 @@ class Steps:
 
     def __init__(self, pattern: re.Pattern[Any]) -> None:
         source = pattern.pattern
-        self.tree = list(re._parser.parse(source.decode("latin-1") if isinstance(source, bytes) else source))  # type: ignore[attr-defined]
+        self.tree = list(
+            re._parser.parse(source.decode("latin-1") if isinstance(source, bytes) else source)
+        )  # type: ignore[attr-defined]
         self.taken = 0
 
     def of_search(self, text: str) -> int:
@@ -1126,17 +1251,24 @@ class Steps:
                 yield from self._repeat(str(name), what[0], what[1], list(what[2]), text, at)
             case "ASSERT" | "ASSERT_NOT":
                 start = at if what[0] > 0 else at - 1  # the rules look one letter back
-                found = start >= 0 and next(self._all(list(what[1]), 0, text, start), None) is not None
+                found = (
+                    start >= 0 and next(self._all(list(what[1]), 0, text, start), None) is not None
+                )
                 if found is (str(name) == "ASSERT"):
                     yield at
             case "AT":
-                before, after = at > 0 and _is_word(text[at - 1]), at < len(text) and _is_word(text[at])
+                before, after = (
+                    at > 0 and _is_word(text[at - 1]),
+                    at < len(text) and _is_word(text[at]),
+                )
                 if before != after:
                     yield at
             case other:
                 raise NotImplementedError(other)
 
-    def _repeat(self, name: str, least: int, most: int, body: list[Any], text: str, at: int) -> Iterator[int]:
+    def _repeat(
+        self, name: str, least: int, most: int, body: list[Any], text: str, at: int
+    ) -> Iterator[int]:
         ends = [iter([at])]
         trail: list[int] = []
         # Depth first without recursion, for repeats of hundreds of letters.
@@ -1174,7 +1306,11 @@ def _is_letter(name: str, what: Any, letter: str) -> bool:
             kind = str(what).rpartition("_")[2]
             return kinds[kind](letter) is not ("_NOT_" in str(what))
         case _:
-            found = any(_is_letter(str(each), value, letter) for each, value in what if str(each) != "NEGATE")
+            found = any(
+                _is_letter(str(each), value, letter)
+                for each, value in what
+                if str(each) != "NEGATE"
+            )
             return found is not (str(what[0][0]) == "NEGATE")
 
 
@@ -1227,15 +1363,21 @@ def test_the_counting_of_steps_notices_a_square() -> None:
 
 
 @given(st.binary(max_size=400))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_an_error_made_of_any_bytes_gets_a_verdict(data: bytes) -> None:
     """The function that the fuzzer drives, driven by hypothesis."""
     check(data)
 
 
 @given(st.sampled_from(list(seeds())), st.data())
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_recorded_answer_with_a_few_bytes_changed_gets_a_verdict(seed: bytes, data: st.DataObject) -> None:
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_a_recorded_answer_with_a_few_bytes_changed_gets_a_verdict(
+    seed: bytes, data: st.DataObject
+) -> None:
     """The same, beginning with what providers sent."""
     changed = bytearray(seed)
     for _ in range(data.draw(st.integers(0, 8))):
@@ -1248,7 +1390,11 @@ def test_a_recorded_answer_with_a_few_bytes_changed_gets_a_verdict(seed: bytes, 
 
 def test_the_fuzzer_makes_errors_of_all_sorts() -> None:
     """Plain errors, those with a status, those with a cause and groups: a fuzzer that makes one sort proves little."""
-    made = [error_of(bytes([sort, *other])) for sort in range(4) for other in itertools.product(range(5), repeat=5)]
+    made = [
+        error_of(bytes([sort, *other]))
+        for sort in range(4)
+        for other in itertools.product(range(5), repeat=5)
+    ]
 
     assert any(isinstance(error, BaseExceptionGroup) for error in made)
     assert any(isinstance(error, OSError) for error in made)
@@ -1257,7 +1403,12 @@ def test_the_fuzzer_makes_errors_of_all_sorts() -> None:
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.integers(10**300, 10**400) | st.floats() | st.text(max_size=20),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(10**300, 10**400)
+    | st.floats()
+    | st.text(max_size=20),
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(
@@ -1271,7 +1422,10 @@ json_values = st.recursive(
     max_leaves=12,
 )
 bodies = (
-    json_values | json_values.map(json.dumps) | json_values.map(lambda body: json.dumps(body).encode()) | st.binary()
+    json_values
+    | json_values.map(json.dumps)
+    | json_values.map(lambda body: json.dumps(body).encode())
+    | st.binary()
 )
 header_values = (
     st.text(max_size=40)
@@ -1280,29 +1434,51 @@ header_values = (
     | st.floats()
     | st.none()
     | st.sampled_from(
-        ["1.5", "6m0s", "-1", "nan", "1e999", "Fri, 31 Dec 9999 23:59:59 GMT", "9999-12-31T23:59:59-23:59"]
+        [
+            "1.5",
+            "6m0s",
+            "-1",
+            "nan",
+            "1e999",
+            "Fri, 31 Dec 9999 23:59:59 GMT",
+            "9999-12-31T23:59:59-23:59",
+        ]
     )
     | st.from_regex(r"[0-9:., TZGMTsmh+-]{1,40}", fullmatch=True)
 )
 header_names = st.sampled_from(
     "retry-after retry-after-ms x-ratelimit-reset x-ratelimit-remaining ratelimit x-should-retry date".split()
 )
-headers = st.dictionaries(header_names, header_values, max_size=4) | st.lists(st.tuples(header_names, header_values))
-statuses = st.sampled_from([200, 400, 401, 404, 429, 500, 503, "429", 429.0, True, None, 10**5000, -1])
+headers = st.dictionaries(header_names, header_values, max_size=4) | st.lists(
+    st.tuples(header_names, header_values)
+)
+statuses = st.sampled_from(
+    [200, 400, 401, 404, 429, 500, 503, "429", 429.0, True, None, 10**5000, -1]
+)
 
 
 @st.composite
 def flat_errors(draw: st.DrawFn) -> BaseException:
     """An error with a status, headers, a body and anything in some of its attributes."""
     # Drawn by name: hypothesis looks at what it draws, and some of these do not stand that.
-    bad = draw(st.dictionaries(st.sampled_from(ATTRIBUTES), st.sampled_from(list(VALUES)), max_size=2))
+    bad = draw(
+        st.dictionaries(st.sampled_from(ATTRIBUTES), st.sampled_from(list(VALUES)), max_size=2)
+    )
     facts = {name: VALUES[value]() for name, value in bad.items()}
     facts.update(draw(st.dictionaries(st.sampled_from(ATTRIBUTES), json_values, max_size=2)))
     facts.update(
-        draw(st.fixed_dictionaries({}, optional={"status_code": statuses, "headers": headers, "body": bodies}))
+        draw(
+            st.fixed_dictionaries(
+                {}, optional={"status_code": statuses, "headers": headers, "body": bodies}
+            )
+        )
     )
-    package = draw(st.sampled_from(["openai", "app", "grpc", "urllib3", "botocore", "litellm", "builtins"]))
-    name = draw(st.sampled_from(["APIError", "RpcError", "ClientError", "MaxRetryError", "TimeoutError"]))
+    package = draw(
+        st.sampled_from(["openai", "app", "grpc", "urllib3", "botocore", "litellm", "builtins"])
+    )
+    name = draw(
+        st.sampled_from(["APIError", "RpcError", "ClientError", "MaxRetryError", "TimeoutError"])
+    )
     base = draw(st.sampled_from([Exception, ValueError, OSError, ConnectionError]))
     args = [VALUES[value]() for value in draw(st.lists(st.sampled_from(list(VALUES)), max_size=2))]
     args = [] if base is OSError else [*args, *draw(st.lists(st.text(max_size=50), max_size=1))]
@@ -1323,13 +1499,17 @@ def nested(inner: st.SearchStrategy[BaseException]) -> st.SearchStrategy[BaseExc
     return (
         st.tuples(inner, inner).map(lambda pair: caused(pair, "__cause__"))
         | st.tuples(inner, inner).map(lambda pair: caused(pair, "__context__"))
-        | st.lists(inner, min_size=1, max_size=4).map(lambda several: BaseExceptionGroup("several", several))
+        | st.lists(inner, min_size=1, max_size=4).map(
+            lambda several: BaseExceptionGroup("several", several)
+        )
     )
 
 
 @given(st.recursive(flat_errors(), nested, max_leaves=6))
 @settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=300,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_any_error_gets_a_verdict(error: BaseException) -> None:
     """Whatever stands in it and is inside it, there is a verdict, the same one twice, and it can be explained."""

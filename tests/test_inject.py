@@ -155,7 +155,9 @@ def test_keyword_only_target_model_and_provider_are_filled_in() -> None:
     """Each of the three names is filled with what it says."""
 
     @failover(chain=[NESTED])
-    def ask(prompt: str, *, target: Target | None = None, model: str = "", provider: str = "") -> object:
+    def ask(
+        prompt: str, *, target: Target | None = None, model: str = "", provider: str = ""
+    ) -> object:
         assert target is not None
         return (prompt, target.spec, model, provider)
 
@@ -163,7 +165,8 @@ def test_keyword_only_target_model_and_provider_are_filled_in() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("target", Target(GROQ)), ("model", "llama-3.3-70b-versatile"), ("provider", "groq")]
+    ("name", "expected"),
+    [("target", Target(GROQ)), ("model", "llama-3.3-70b-versatile"), ("provider", "groq")],
 )
 def test_one_keyword_only_parameter_is_enough(name: str, expected: object) -> None:
     """Any one of the three names is a way to be given the target."""
@@ -230,7 +233,9 @@ def where(prompt: str, *, target: Target | None = None, model: str = "") -> str:
     return target.spec
 
 
-@pytest.mark.parametrize("pin", [OPENAI, Target(OPENAI), " OpenAI/gpt-5-mini "], ids=["spec", "target", "untidy"])
+@pytest.mark.parametrize(
+    "pin", [OPENAI, Target(OPENAI), " OpenAI/gpt-5-mini "], ids=["spec", "target", "untidy"]
+)
 def test_passing_target_pins_the_call(pin: object) -> None:
     """A Target or a spec as ``target=`` sends the call there, and the function is given a Target."""
     given: list[Target] = []
@@ -256,7 +261,9 @@ def test_passing_model_pins_the_call(pin: str) -> None:
 
     ask(model=pin)
 
-    assert [("openai", "gpt-5-mini")] == [(provider, model.rpartition("/")[2]) for provider, model in seen]
+    assert [("openai", "gpt-5-mini")] == [
+        (provider, model.rpartition("/")[2]) for provider, model in seen
+    ]
 
 
 def test_a_bare_name_with_a_slash_is_looked_for_before_a_spec() -> None:
@@ -329,7 +336,9 @@ def test_a_pinned_call_is_retried_and_counted(clock: Any) -> None:
 
     assert "answer" == answer
     assert 2 == len(clock.sleeps)
-    assert [(OPENAI, 1, "transient"), (OPENAI, 2, "transient")] == [(e.target, e.number, e.kind) for e in failures]
+    assert [(OPENAI, 1, "transient"), (OPENAI, 2, "transient")] == [
+        (e.target, e.number, e.kind) for e in failures
+    ]
     assert (3, 2) == (health()[OPENAI].total, health()[OPENAI].errors)
 
 
@@ -354,7 +363,11 @@ def test_pinning_in_async_code(backend: str) -> None:
         return target.spec
 
     async def main() -> list[str]:
-        return [await ask("why"), await ask("why", target=Target(OPENAI)), await ask("why", model="gpt-5-mini")]
+        return [
+            await ask("why"),
+            await ask("why", target=Target(OPENAI)),
+            await ask("why", model="gpt-5-mini"),
+        ]
 
     assert [GROQ, OPENAI, OPENAI] == on(backend, main)
 
@@ -451,7 +464,9 @@ def test_an_attempt_parameter_is_filled_in(clock: Any) -> None:
         return prompt
 
     assert "why" == ask("why")
-    assert [(GROQ, 1), (GROQ, 2), (OPENAI, 1), (OPENAI, 2)] == [(a.target.spec, a.number) for a in seen]
+    assert [(GROQ, 1), (GROQ, 2), (OPENAI, 1), (OPENAI, 2)] == [
+        (a.target.spec, a.number) for a in seen
+    ]
     assert [None] * 4 == [attempt.remaining for attempt in seen]
     assert 1 == len({attempt.call_id for attempt in seen})
     assert "" != seen[0].call_id
@@ -511,7 +526,9 @@ def test_the_attempts_call_id_is_the_events() -> None:
     with testing.capture_events() as events:
         call_id = ask()
 
-    assert {call_id} == {event.call_id for event in events if type(event).__name__.startswith("Attempt")}
+    assert {call_id} == {
+        event.call_id for event in events if type(event).__name__.startswith("Attempt")
+    }
 
 
 # --- annotations as strings -------------------------------------------------------------------

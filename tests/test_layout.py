@@ -82,7 +82,9 @@ class _Imports(ast.NodeVisitor):
         self._type_checking = 0
 
     def _add(self, module: str, line: int) -> None:
-        self.found.append(Import(module, line, lazy=self._functions > 0, for_types=self._type_checking > 0))
+        self.found.append(
+            Import(module, line, lazy=self._functions > 0, for_types=self._type_checking > 0)
+        )
 
     def visit_Import(self, node: ast.Import) -> None:
         for name in node.names:
@@ -92,7 +94,9 @@ class _Imports(ast.NodeVisitor):
         assert node.level == 0, f"a relative import in line {node.lineno}"
         module = node.module or ""
         for name in node.names:
-            self._add(f"{module}.{name.name}" if _is_module(module, name.name) else module, node.lineno)
+            self._add(
+                f"{module}.{name.name}" if _is_module(module, name.name) else module, node.lineno
+            )
 
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         self._functions += 1
@@ -114,7 +118,9 @@ class _Imports(ast.NodeVisitor):
 
 def _is_module(package: str, name: str) -> bool:
     folder = ROOT.parent.joinpath(*package.split("."))
-    return package.split(".")[0] == PACKAGE and ((folder / name).is_dir() or (folder / f"{name}.py").exists())
+    return package.split(".")[0] == PACKAGE and (
+        (folder / name).is_dir() or (folder / f"{name}.py").exists()
+    )
 
 
 def _imports(path: Path) -> list[Import]:
@@ -179,9 +185,15 @@ def test_only_the_wiring_knows_the_variants() -> None:
         if importer == WIRING or RANK.get(importer) == ABOVE:
             continue
         for each in imports:
-            may_know_folder = RANK.get(importer) == RANK["_failover"] or path == ROOT / "_core" / "classify.py"
+            may_know_folder = (
+                RANK.get(importer) == RANK["_failover"] or path == ROOT / "_core" / "classify.py"
+            )
             is_folder = len(each.parts) == 2
-            if each.is_ours and each.part in VARIANTS - {importer} and not (may_know_folder and is_folder):
+            if (
+                each.is_ours
+                and each.part in VARIANTS - {importer}
+                and not (may_know_folder and is_folder)
+            ):
                 wrong.append(_found(path, each))
 
     assert [] == wrong
@@ -205,13 +217,19 @@ def test_third_party_code_loads_when_used() -> None:
     wrong = [
         _found(path, each)
         for path, imports in IMPORTS.items()
-        if _part(path) not in FREE_TO_IMPORT and path.relative_to(ROOT).as_posix() not in LOADED_WHEN_USED
+        if _part(path) not in FREE_TO_IMPORT
+        and path.relative_to(ROOT).as_posix() not in LOADED_WHEN_USED
         for each in imports
-        if not each.is_ours and each.parts[0] not in sys.stdlib_module_names and not each.lazy and not each.for_types
+        if not each.is_ours
+        and each.parts[0] not in sys.stdlib_module_names
+        and not each.lazy
+        and not each.for_types
     ]
 
     assert [] == wrong
-    imported = {f"{PACKAGE}.{name.removesuffix('.py').replace('/', '.')}" for name in LOADED_WHEN_USED}
+    imported = {
+        f"{PACKAGE}.{name.removesuffix('.py').replace('/', '.')}" for name in LOADED_WHEN_USED
+    }
     at_once = [
         _found(path, each)
         for path, imports in IMPORTS.items()
@@ -266,7 +284,9 @@ def test_type_checkers_and_the_loader_agree() -> None:
         if isinstance(node, ast.ImportFrom)
         for name in node.names
     }
-    loaded = {name: module for module, names in resilient_llm._MODULES.items() for name in names.split()}
+    loaded = {
+        name: module for module, names in resilient_llm._MODULES.items() for name in names.split()
+    }
 
     assert seen == loaded
     assert {*seen, "__version__"} == set(resilient_llm.__all__)
@@ -298,11 +318,14 @@ HEAVY = {
 
 def _loaded_by(code: str) -> set[str]:
     """Return which top-level modules a fresh interpreter loads for the code."""
-    script = (
-        f"import sys, json\nbefore = set(sys.modules)\n{code}\nprint(json.dumps(sorted(set(sys.modules) - before)))"
-    )
+    script = f"import sys, json\nbefore = set(sys.modules)\n{code}\nprint(json.dumps(sorted(set(sys.modules) - before)))"
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT.parent, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", script],
+        cwd=ROOT.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
     return {name.split(".")[0] for name in json.loads(done.stdout)}
 

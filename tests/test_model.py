@@ -122,7 +122,9 @@ def error_of(outcome: Outcome) -> BaseException | None:
         return None
     if outcome.kind == "cancelled":
         return asyncio.CancelledError()
-    return ToldError(Verdict(ErrorKind(outcome.kind), outcome.kind, outcome.hint, scope=outcome.scope))
+    return ToldError(
+        Verdict(ErrorKind(outcome.kind), outcome.kind, outcome.hint, scope=outcome.scope)
+    )
 
 
 class SteadyDice(random.Random):
@@ -152,10 +154,15 @@ class Ways:
 
     def __init__(self) -> None:
         self.kept = {key: breaker(key) for key in KEYS}
-        plain = {key: failover(key, attempts=1, reraise=True, when_all_benched="raise") for key in TARGETS}
+        plain = {
+            key: failover(key, attempts=1, reraise=True, when_all_benched="raise")
+            for key in TARGETS
+        }
         self.wrappers = {key: policy(_provider) for key, policy in plain.items()}
         # A policy that looks at answers is not plain: every call of it is told by the story.
-        self.stories = {key: policy.using(reject=lambda _: None)(_provider) for key, policy in plain.items()}
+        self.stories = {
+            key: policy.using(reject=lambda _: None)(_provider) for key, policy in plain.items()
+        }
 
     def enter(self, way: str, key: str) -> "Entry | None":
         """Come by one way; None if it is refused."""
@@ -235,7 +242,8 @@ FIXED_OPTIONS = {
 }
 MODES = st.sampled_from(["enforce", "enforce", "forced_open", "metrics_only"])
 changes = st.one_of(
-    *(st.tuples(st.just(name), values) for name, values in OPTIONS.items()), st.tuples(st.just("mode"), MODES)
+    *(st.tuples(st.just(name), values) for name, values in OPTIONS.items()),
+    st.tuples(st.just("mode"), MODES),
 )
 any_outcome = st.sampled_from(sorted(OUTCOMES))
 outcomes = st.one_of(st.sampled_from(["success", "down", "unreachable"]), any_outcome)
@@ -272,13 +280,19 @@ class CircuitMachine(RuleBasedStateMachine):
         look_every=st.sampled_from([1, 1, 4, 12]),
     )
     def start(
-        self, options: dict[str, Any], slow_call: float | None, slow_keys: tuple[str, ...], look_every: int
+        self,
+        options: dict[str, Any],
+        slow_call: float | None,
+        slow_keys: tuple[str, ...],
+        look_every: int,
     ) -> None:
         """Every example has settings of its own, and looks often or rarely: looking counts what was left uncounted."""
         slow = {"slow_call": slow_call, "slow_rate": 0.35}
         configure(logging=False, breakers={"*": options, **dict.fromkeys(slow_keys, slow)})
         health(KEYS)
-        self.model = Model({key: {**options, **(slow if key in slow_keys else {})} for key in KEYS}, self._now())
+        self.model = Model(
+            {key: {**options, **(slow if key in slow_keys else {})} for key in KEYS}, self._now()
+        )
         self.ways = Ways()
         self.look_every = look_every
 
@@ -300,7 +314,9 @@ class CircuitMachine(RuleBasedStateMachine):
         """One of those who were let through reports, however late."""
         self._leave(*self.callers[index % len(self.callers)], outcome)
 
-    @rule(key=st.sampled_from(TARGETS), way=ways, outcome=outcomes, times=st.sampled_from([1, 2, 5]))
+    @rule(
+        key=st.sampled_from(TARGETS), way=ways, outcome=outcomes, times=st.sampled_from([1, 2, 5])
+    )
     def calls_in_a_row(self, key: str, way: str, outcome: str, times: int) -> None:
         """Short calls, one after the other; many, when it is well, since then few of them are measured."""
         times = 40 if (times, outcome) == (5, "success") else times
@@ -316,7 +332,9 @@ class CircuitMachine(RuleBasedStateMachine):
         seconds=st.sampled_from([2, 5, 10, 20]),
         times=st.sampled_from([1, 2, 4, 10]),
     )
-    def slow_calls_in_a_row(self, key: str, way: str, outcome: str, seconds: int, times: int) -> None:
+    def slow_calls_in_a_row(
+        self, key: str, way: str, outcome: str, seconds: int, times: int
+    ) -> None:
         """They come together and leave together."""
         callers = [caller for _ in range(times) if (caller := self._come(key, way)) is not None]
         self._pass(seconds)
@@ -327,7 +345,14 @@ class CircuitMachine(RuleBasedStateMachine):
         key=st.sampled_from(TARGETS),
         way=ways,
         meanwhile=st.sampled_from(
-            ["down", "down", "unreachable", "rate limit with long hint", "dead key", "benched by hand"]
+            [
+                "down",
+                "down",
+                "unreachable",
+                "rate limit with long hint",
+                "dead key",
+                "benched by hand",
+            ]
         ),
         then=st.sampled_from(["benched", "over", "recovered", "failing again"]),
         outcome=st.sampled_from(
@@ -342,7 +367,9 @@ class CircuitMachine(RuleBasedStateMachine):
             ]
         ),
     )
-    def a_call_outlives_what_others_bring(self, key: str, way: str, meanwhile: str, then: str, outcome: str) -> None:
+    def a_call_outlives_what_others_bring(
+        self, key: str, way: str, meanwhile: str, then: str, outcome: str
+    ) -> None:
         """It was let through before a bench and reports during it, after it, or after a recovery."""
         caller = self._come(key, way)
         if caller is None:
@@ -356,18 +383,31 @@ class CircuitMachine(RuleBasedStateMachine):
         if then in ("recovered", "failing again"):
             self.calls_in_a_row(key, "permit", "success", 3)
         if then == "failing again":
-            self.calls_in_a_row(key, "permit", "unreachable" if meanwhile == "unreachable" else "down", 1)
+            self.calls_in_a_row(
+                key, "permit", "unreachable" if meanwhile == "unreachable" else "down", 1
+            )
         self._leave(*caller, outcome)
 
     @rule(
         key=st.sampled_from(TARGETS),
         came_by=st.lists(ways, min_size=2, max_size=4),
-        benched=st.sampled_from(["groq by hand", "the target by hand", "the target by a rate limit"]),
+        benched=st.sampled_from(
+            ["groq by hand", "the target by hand", "the target by a rate limit"]
+        ),
         outcome=st.sampled_from(
-            ["success", "down", "unreachable", "rate limit", "rate limit with long hint", "dead key"]
+            [
+                "success",
+                "down",
+                "unreachable",
+                "rate limit",
+                "rate limit with long hint",
+                "dead key",
+            ]
         ),
     )
-    def results_come_in_while_benched(self, key: str, came_by: list[str], benched: str, outcome: str) -> None:
+    def results_come_in_while_benched(
+        self, key: str, came_by: list[str], benched: str, outcome: str
+    ) -> None:
         """What leaves the closed period beneath still counts; the bench is left alone, or extended."""
         callers = [caller for way in came_by if (caller := self._come(key, way)) is not None]
         if benched.endswith("by hand"):
@@ -378,7 +418,11 @@ class CircuitMachine(RuleBasedStateMachine):
             self._leave(*caller, outcome)
             outcome = "success"
 
-    @rule(key=st.sampled_from(TARGETS), failing_probes=st.sampled_from([1, 2]), windows=st.sampled_from([0, 1, 2]))
+    @rule(
+        key=st.sampled_from(TARGETS),
+        failing_probes=st.sampled_from([1, 2]),
+        windows=st.sampled_from([0, 1, 2]),
+    )
     def a_recovered_target_fails_again(self, key: str, failing_probes: int, windows: int) -> None:
         """Soon, or after some healthy windows."""
         self.calls_in_a_row(key, "permit", "down", 5)
@@ -390,7 +434,11 @@ class CircuitMachine(RuleBasedStateMachine):
         self._pass(31 * windows)
         self.calls_in_a_row(key, "permit", "down", 5)
 
-    @rule(key=st.sampled_from(TARGETS), came_by=st.lists(ways, min_size=2, max_size=5), outcome=any_outcome)
+    @rule(
+        key=st.sampled_from(TARGETS),
+        came_by=st.lists(ways, min_size=2, max_size=5),
+        outcome=any_outcome,
+    )
     def a_crowd_comes_when_a_bench_ends(self, key: str, came_by: list[str], outcome: str) -> None:
         """Many arrive the moment a cooldown is over; the first of them reports."""
         self._pass_until_a_bench_ends(key)
@@ -455,11 +503,17 @@ class CircuitMachine(RuleBasedStateMachine):
     @rule()
     def all_recovers(self) -> None:
         """After enough time and successes calls pass again, whoever still hangs."""
-        leased_until = [place.at_most_until for each in self.model.circuits.values() for place in each.places]
+        leased_until = [
+            place.at_most_until for each in self.model.circuits.values() for place in each.places
+        ]
         self._pass(max([400, *(int(until - self._now()) + 1 for until in leased_until)]))
         for key in TARGETS:
             guards = ("groq", key)
-            refusing = {each for each in guards if self.model.circuits[each].options["mode"] == "forced_open"}
+            refusing = {
+                each
+                for each in guards
+                if self.model.circuits[each].options["mode"] == "forced_open"
+            }
             if refusing or any(bench.manual and bench.model in guards for bench in list_benched()):
                 continue
             for _ in range(3):
@@ -484,19 +538,29 @@ class CircuitMachine(RuleBasedStateMachine):
             last_error = None if found.last_error is None else found.last_error.kind.value
             expected = (circuit.said(), self.model.status(key), *self.model.numbers(key))
             assert expected == (found.state, found.status, found.total, found.errors), key
-            assert (circuit.in_a_row, circuit.last_error) == (found.consecutive_failures, last_error), key
-            assert found.benched == next((bench for bench in list_benched() if bench.model == key), None)
+            assert (circuit.in_a_row, circuit.last_error) == (
+                found.consecutive_failures,
+                last_error,
+            ), key
+            assert found.benched == next(
+                (bench for bench in list_benched() if bench.model == key), None
+            )
             self.model.reached[f"{found.state} and {found.status}"] += 1
         self._compare_benches()
 
     def _compare_benches(self) -> None:
         # What a forced state lists beside itself is not written anywhere.
         listed = [bench for bench in list_benched() if self._mode(bench.model) != "forced_open"]
-        expected = [(key, bench) for key, bench in self.model.benched() if self._mode(key) != "forced_open"]
+        expected = [
+            (key, bench) for key, bench in self.model.benched() if self._mode(key) != "forced_open"
+        ]
         assert [key for key, _ in expected] == [found.model for found in listed]
         for (key, bench), found in zip(expected, listed, strict=True):
             until = float("inf") if found.remaining is None else self._now() + found.remaining
-            assert (bench.cause == "manual", pytest.approx(bench.until, rel=0, abs=1e-4)) == (found.manual, until), key
+            assert (bench.cause == "manual", pytest.approx(bench.until, rel=0, abs=1e-4)) == (
+                found.manual,
+                until,
+            ), key
             if found.manual:
                 assert (None, bench.reason) == (found.kind, found.reason), key
             elif bench.kind is not None:
@@ -511,7 +575,11 @@ class CircuitMachine(RuleBasedStateMachine):
         if not hasattr(self, "model") or self.look_every > 1:
             return
         now = runtime.moment(self._now())
-        listed = {bench.model: bench for bench in list_benched() if self._mode(bench.model) != "forced_open"}
+        listed = {
+            bench.model: bench
+            for bench in list_benched()
+            if self._mode(bench.model) != "forced_open"
+        }
         for key, before in self.listed.items():
             found = listed.get(key)
             if before.until is not None and before.until <= now:
@@ -546,7 +614,12 @@ class CircuitMachine(RuleBasedStateMachine):
     def _pass_until_a_bench_ends(self, key: str) -> None:
         now = self._now()
         guards = self.model.guards_of(key)
-        ends = [bench.until - now for circuit in guards for bench in circuit.benches() if bench.until < FOREVER]
+        ends = [
+            bench.until - now
+            for circuit in guards
+            for bench in circuit.benches()
+            if bench.until < FOREVER
+        ]
         if ends:
             self._pass(int(max(ends)) + 1)
 
@@ -556,7 +629,9 @@ class CircuitMachine(RuleBasedStateMachine):
         guards = [circuit.why() for circuit in self.model.guards_of(key)]
         entry = self.ways.enter(way, key)
         assert expected in (None, entry is not None), f"{key} by {way}"
-        self.model.reached.update(f"{why}: {'let through' if entry else 'refused'}" for why in guards)
+        self.model.reached.update(
+            f"{why}: {'let through' if entry else 'refused'}" for why in guards
+        )
         if entry is None:
             return None
         caller = self.model.enter(key), entry
@@ -566,7 +641,11 @@ class CircuitMachine(RuleBasedStateMachine):
     def _leave(self, caller: Caller, entry: Entry, outcome: str) -> None:
         self._moment()
         if entry.way == "kept guard":  # nested entries of one task are left inside out
-            caller, entry = [each for each in self.callers if (each[1].way, each[1].key) == (entry.way, entry.key)][-1]
+            caller, entry = [
+                each
+                for each in self.callers
+                if (each[1].way, each[1].key) == (entry.way, entry.key)
+            ][-1]
         self.callers.remove((caller, entry))
         if outcome == "cancelled" and self.model.is_hung(caller) is None:
             outcome = "success"
@@ -583,7 +662,11 @@ class CircuitMachine(RuleBasedStateMachine):
 # What the machine must have been through, by the words of the model.
 OPENING = ("failures", "error_rate", "slow_rate", "probe failed", "auth_dead", "memory_pressure")
 STATES = [
-    *(f"{state} and {status}" for state in ("closed", "half_open") for status in ("healthy", "degraded")),
+    *(
+        f"{state} and {status}"
+        for state in ("closed", "half_open")
+        for status in ("healthy", "degraded")
+    ),
     "open and down",
     "closed: let through",
     "half_open: let through",
@@ -615,7 +698,11 @@ BENEATH_AND_LATE = [
         for kind in ("success", "transient", "rate_limited")
         for cause in ("rate_limited", "manual")
     ),
-    *(f"a late {kind} in {core}" for kind in ("success", "transient") for core in ("closed", "open", "half_open")),
+    *(
+        f"a late {kind} in {core}"
+        for kind in ("success", "transient")
+        for core in ("closed", "open", "half_open")
+    ),
     *(f"a late {kind} in open" for kind in ("rate_limited", "auth_dead")),
 ]
 
@@ -645,7 +732,11 @@ def test_circuits_do_what_the_model_says() -> None:
     reached = CircuitMachine.reached
     if os.environ.get("RESILIENT_LLM_MODEL_SHOW"):
         print(*sorted(reached.items()), sep="\n")  # noqa: T201  # asked for
-    assert [] == [what for what in (*STATES, *TABLE_OF_BENCHES, *KINDS, *BENEATH_AND_LATE) if not reached[what]]
+    assert [] == [
+        what
+        for what in (*STATES, *TABLE_OF_BENCHES, *KINDS, *BENEATH_AND_LATE)
+        if not reached[what]
+    ]
 
 
 # --- the healthy path and the story, by the same script ---------------------------------------
@@ -676,7 +767,10 @@ meanwhile_steps = st.one_of(
     st.tuples(st.just("unbench"), chain_keys),
     st.tuples(st.just("guard"), st.sampled_from(CHAIN), chain_outcomes),
 )
-attempts = st.tuples(chain_outcomes, st.one_of(st.just(()), st.just((("advance", 12.0),)), st.tuples(meanwhile_steps)))
+attempts = st.tuples(
+    chain_outcomes,
+    st.one_of(st.just(()), st.just((("advance", 12.0),)), st.tuples(meanwhile_steps)),
+)
 scripts = st.lists(
     st.one_of(
         st.tuples(st.just("call"), st.lists(attempts, max_size=5)),
@@ -747,13 +841,22 @@ class Play:
             remaining = None if bench.remaining is None else round(bench.remaining, 6)
             self.lines.append((bench.model, remaining, bench.manual, bench.reason, bench.kind))
         for key, found in health(CHAIN).items():
-            row = (found.state, found.status, found.total, found.errors, found.consecutive_failures, found.last_error)
+            row = (
+                found.state,
+                found.status,
+                found.total,
+                found.errors,
+                found.consecutive_failures,
+                found.last_error,
+            )
             self.lines.append((key, *row))
 
     def ended(self, result: object) -> None:
         """Write down how a call ended."""
         if isinstance(result, ChainExhaustedError):
-            self.lines.append((result.attempts, [type(each) for each in result.exceptions], result.retry_after))
+            self.lines.append(
+                (result.attempts, [type(each) for each in result.exceptions], result.retry_after)
+            )
         elif isinstance(result, ToldError):
             self.lines.append(result.verdict)
         elif isinstance(result, Exception):
@@ -769,7 +872,9 @@ class Play:
         facts = {name: getattr(event, name) for name in event.__slots__}
         if facts.get("until") is not None:
             facts["until"] = round((facts["until"] - event.at).total_seconds(), 4)
-        call = self._call_ids.setdefault(event.call_id, len(self._call_ids)) if event.call_id else None
+        call = (
+            self._call_ids.setdefault(event.call_id, len(self._call_ids)) if event.call_id else None
+        )
         self.told.setdefault(event.target, []).append((type(event), call, facts))
 
 
@@ -858,7 +963,9 @@ def test_the_healthy_path_does_what_the_story_does() -> None:
 
     # What was compared were two ways indeed.
     assert min(inlined["plain"], inlined["async plain"]) > 100
-    assert 0 == sum(count for way, count in inlined.items() if not way.endswith("plain") or "not" in way)
+    assert 0 == sum(
+        count for way, count in inlined.items() if not way.endswith("plain") or "not" in way
+    )
 
 
 # --- what the model found ---------------------------------------------------------------------
@@ -885,7 +992,9 @@ def _fail(key: str, outcome: str, times: int = 1) -> None:
 
 
 @pytest.mark.usefixtures("_verdicts")
-def test_a_call_from_before_a_providers_bench_changes_nothing_after_it(clock: testing.FakeClock) -> None:
+def test_a_call_from_before_a_providers_bench_changes_nothing_after_it(
+    clock: testing.FakeClock,
+) -> None:
     """A result of a call admitted in an earlier state of the provider does not reset its failures."""
     early = _admitted("groq/b")
     _fail("groq/a", "unreachable", times=5)

@@ -90,7 +90,8 @@ ALLOWED = {
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [pytest.param(name, value, id=f"{name}={value!r}") for name in WRONG for value in WRONG[name]]
+    ("option", "value"),
+    [pytest.param(name, value, id=f"{name}={value!r}") for name in WRONG for value in WRONG[name]],
 )
 def test_a_wrong_value_is_refused_where_it_is_written(option: str, value: Any) -> None:
     """The message names the option and what is allowed."""
@@ -103,7 +104,8 @@ def test_a_wrong_value_is_refused_where_it_is_written(option: str, value: Any) -
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [pytest.param(name, value, id=f"{name}={value!r}") for name in WRONG for value in WRONG[name]]
+    ("option", "value"),
+    [pytest.param(name, value, id=f"{name}={value!r}") for name in WRONG for value in WRONG[name]],
 )
 def test_using_refuses_the_same_values(option: str, value: Any) -> None:
     """A copy with changes is checked like the policy itself."""
@@ -134,7 +136,9 @@ def test_options_are_keywords() -> None:
     found = inspect.signature(failover).parameters
 
     assert inspect.Parameter.POSITIONAL_OR_KEYWORD is found["chain"].kind
-    assert {inspect.Parameter.KEYWORD_ONLY} == {p.kind for name, p in found.items() if name != "chain"}
+    assert {inspect.Parameter.KEYWORD_ONLY} == {
+        p.kind for name, p in found.items() if name != "chain"
+    }
     with pytest.raises(TypeError):
         failover([GROQ], 3)  # type: ignore[misc]
 
@@ -194,7 +198,9 @@ def test_more_attempts_than_failures_is_a_warning_at_decoration() -> None:
 
 @over(DRIVERS)
 @pytest.mark.parametrize("attempts", [1, 2, 3, 5])
-def test_attempts_are_per_target_the_first_included(attempts: int, driver: Driver, clock: Any) -> None:
+def test_attempts_are_per_target_the_first_included(
+    attempts: int, driver: Driver, clock: Any
+) -> None:
     """Each target is called that often before the next one is."""
     script = Script({GROQ: [DOWN], OPENAI: ["answer"]})
 
@@ -221,14 +227,18 @@ def test_max_attempts_are_per_call_over_all_targets(driver: Driver, clock: Any) 
         driver.run(failover(chain=[GROQ, OPENAI, MISTRAL], attempts=2, max_attempts=3), script)
 
     assert [GROQ, GROQ, OPENAI] == script.calls
-    assert ["transient"] * 3 == [record.kind for record in caught.value.attempts if record.kind != "rejected"]
+    assert ["transient"] * 3 == [
+        record.kind for record in caught.value.attempts if record.kind != "rejected"
+    ]
 
 
 def test_max_attempts_that_suffice_change_nothing(clock: Any) -> None:
     """A limit that is not reached is not felt."""
     script = Script({GROQ: [DOWN], OPENAI: ["answer"]})
 
-    assert "answer" == failover(chain=[GROQ, OPENAI], attempts=2, max_attempts=3).call(script.__call__)
+    assert "answer" == failover(chain=[GROQ, OPENAI], attempts=2, max_attempts=3).call(
+        script.__call__
+    )
 
 
 # --- backoff ----------------------------------------------------------------------------------
@@ -251,7 +261,11 @@ def test_the_default_backoff_is_full_jitter(clock: Any) -> None:
 
     ceilings = [min(10, 0.2 * 2 ** (number - 1)) for number in range(1, len(drawn) + 1)]
     assert 9 == len(drawn)
-    assert [] == [(wait, ceiling) for wait, ceiling in zip(drawn, ceilings, strict=True) if not 0 <= wait <= ceiling]
+    assert [] == [
+        (wait, ceiling)
+        for wait, ceiling in zip(drawn, ceilings, strict=True)
+        if not 0 <= wait <= ceiling
+    ]
     assert len(set(drawn)) == len(drawn)
 
 
@@ -379,7 +393,9 @@ def test_what_reject_lets_pass_is_the_result(good: object, driver: Driver) -> No
         asked.append(result)
         return good
 
-    assert "answer" == driver.run(failover(chain=[GROQ, OPENAI], reject=reject), Script({GROQ: ["answer"]}))
+    assert "answer" == driver.run(
+        failover(chain=[GROQ, OPENAI], reject=reject), Script({GROQ: ["answer"]})
+    )
     assert ["answer"] == asked
 
 
@@ -404,7 +420,9 @@ def test_a_rejected_answer_moves_the_call_on(said: object, kind: str, driver: Dr
 
     assert "good" == answer
     assert [GROQ, OPENAI] == script.calls
-    assert [(AttemptFailed, kind), (FailedOver, kind)] == [(type(event), event.kind) for event in events]
+    assert [(AttemptFailed, kind), (FailedOver, kind)] == [
+        (type(event), event.kind) for event in events
+    ]
     assert 0 == health()[GROQ].errors
     assert [] == list_benched()
 
@@ -413,7 +431,10 @@ def test_the_word_of_reject_is_the_reason() -> None:
     """A word says why, in the event and in the error."""
     policy = failover(chain=[GROQ], reject=lambda result: "too-short")
 
-    with testing.capture_events(AttemptFailed) as events, pytest.raises(ChainExhaustedError) as caught:
+    with (
+        testing.capture_events(AttemptFailed) as events,
+        pytest.raises(ChainExhaustedError) as caught,
+    ):
         policy.call(_answer)
 
     member = caught.value.exceptions[0]
@@ -447,7 +468,9 @@ def test_reject_may_say_any_kind_and_the_chain_obeys(driver: Driver, clock: Any)
 def test_an_answer_that_is_transient_is_asked_for_again(clock: Any) -> None:
     """``reject`` that says transient has the same target tried again."""
     script = Script({GROQ: ["bad", "good"]})
-    policy = failover(chain=[GROQ], reject=lambda result: ErrorKind("transient") if result == "bad" else None)
+    policy = failover(
+        chain=[GROQ], reject=lambda result: ErrorKind("transient") if result == "bad" else None
+    )
 
     assert "good" == policy.call(script.__call__)
     assert [GROQ, GROQ] == script.calls
@@ -461,7 +484,10 @@ def test_a_text_that_is_no_word_is_never_told(caplog: pytest.LogCaptureFixture) 
     with testing.capture_events() as events, pytest.raises(Exception) as caught:
         failover(chain=[GROQ], reject=lambda result: secret).call(_answer)
 
-    assert "the-model-said the-model-said" not in repr(events) + str(caught.value) + repr(caught.value) + caplog.text
+    assert (
+        "the-model-said the-model-said"
+        not in repr(events) + str(caught.value) + repr(caught.value) + caplog.text
+    )
 
 
 def test_an_error_inside_reject_is_the_callers_own() -> None:
@@ -491,7 +517,9 @@ def test_an_error_inside_reject_is_the_callers_own() -> None:
     ],
     ids=["transient", "request", "auth", "bug"],
 )
-def test_classify_decides_before_every_rule(said: Any, calls: list[str], driver: Driver, clock: Any) -> None:
+def test_classify_decides_before_every_rule(
+    said: Any, calls: list[str], driver: Driver, clock: Any
+) -> None:
     """What the policy's own function says is what the chain does, whatever the error looks like."""
     script = Script({GROQ: [lambda: HttpError(404)], OPENAI: ["answer"]})
     policy = failover(chain=[GROQ, OPENAI], attempts=2, classify=lambda error: said)
@@ -593,16 +621,24 @@ def test_a_refused_content_can_be_sent_on(driver: Driver) -> None:
     for options in ({}, {"on_request_error": "raise"}):
         script = Script({GROQ: [refused_content], OPENAI: ["answer"]})
 
-        assert "answer" == driver.run(failover(chain=[GROQ, OPENAI], on_content_policy="next", **options), script)
+        assert "answer" == driver.run(
+            failover(chain=[GROQ, OPENAI], on_content_policy="next", **options), script
+        )
         assert [GROQ, OPENAI] == script.calls
 
 
 @over(DRIVERS)
 def test_a_request_too_long_goes_only_to_a_larger_window(driver: Driver) -> None:
     """Targets whose window is unknown or no larger are not asked."""
-    small, same, unknown = Target("a/small", context_window=8192), Target("b/same", context_window=8192), "c/unknown"
+    small, same, unknown = (
+        Target("a/small", context_window=8192),
+        Target("b/same", context_window=8192),
+        "c/unknown",
+    )
     large = Target("d/large", context_window=200_000)
-    script = Script({"a/small": [too_long], "b/same": ["same"], unknown: ["unknown"], "d/large": ["answer"]})
+    script = Script(
+        {"a/small": [too_long], "b/same": ["same"], unknown: ["unknown"], "d/large": ["answer"]}
+    )
 
     assert "answer" == driver.run(failover(chain=[small, same, unknown, large]), script)
     assert ["a/small", "d/large"] == script.calls
@@ -640,7 +676,9 @@ def test_an_unknown_error_can_be_treated_as_transient(driver: Driver, clock: Any
     """With ``on_unknown="transient"`` the same target is tried again first."""
     script = Script({GROQ: [StrangeError], OPENAI: ["answer"]})
 
-    assert "answer" == driver.run(failover(chain=[GROQ, OPENAI], attempts=2, on_unknown="transient"), script)
+    assert "answer" == driver.run(
+        failover(chain=[GROQ, OPENAI], attempts=2, on_unknown="transient"), script
+    )
     assert [GROQ, GROQ, OPENAI] == script.calls
 
 
@@ -660,7 +698,9 @@ def bench_both(clock: Any, first: float, second: float) -> None:
     """Have both targets benched by failures, for these cooldowns."""
     for spec, cooldown in ((GROQ, first), (OPENAI, second)):
         with pytest.raises(ChainExhaustedError):
-            failover(chain=[spec], attempts=2, cooldown=cooldown).call(Script({spec: [DOWN]}).__call__)
+            failover(chain=[spec], attempts=2, cooldown=cooldown).call(
+                Script({spec: [DOWN]}).__call__
+            )
     clock.sleeps.clear()
     assert {GROQ, OPENAI} == set(remaining())
 
@@ -700,7 +740,9 @@ def test_raise_calls_nobody_when_all_are_benched(driver: Driver, clock: Any) -> 
         driver.run(failover(chain=[GROQ, OPENAI], when_all_benched="raise"), script)
 
     assert [] == script.calls
-    assert [BreakerOpenError, BreakerOpenError] == [type(member) for member in caught.value.exceptions]
+    assert [BreakerOpenError, BreakerOpenError] == [
+        type(member) for member in caught.value.exceptions
+    ]
     assert remaining()[OPENAI] == pytest.approx(caught.value.retry_after)
 
 
@@ -757,7 +799,9 @@ def test_a_dead_key_is_never_a_last_resort(driver: Driver, clock: Any) -> None:
 
 
 @over(DRIVERS)
-def test_a_named_wait_that_is_not_over_is_respected_by_the_last_resort(driver: Driver, clock: Any) -> None:
+def test_a_named_wait_that_is_not_over_is_respected_by_the_last_resort(
+    driver: Driver, clock: Any
+) -> None:
     """A provider that named a wait is not asked before it ends."""
     failover(chain=[GROQ, OPENAI]).call(failing_first(rate_limited(90)))
     script = Script({GROQ: ["answer"]})
@@ -809,7 +853,9 @@ def test_the_policys_observers_are_told_of_its_calls(driver: Driver, clock: Any)
     driver.run(policy, script)
 
     types = [
-        type(event) for event in first if type(event) in (AttemptFailed, TargetBenched, FailedOver, AttemptSucceeded)
+        type(event)
+        for event in first
+        if type(event) in (AttemptFailed, TargetBenched, FailedOver, AttemptSucceeded)
     ]
     assert {AttemptFailed, TargetBenched, FailedOver, AttemptSucceeded} == set(types)
     assert AttemptFailed is types[0]
@@ -844,7 +890,9 @@ def test_a_failed_call_is_told_once(clock: Any) -> None:
     with pytest.raises(ChainExhaustedError):
         policy.call(Script({GROQ: [DOWN], OPENAI: [DOWN]}).__call__)
 
-    assert [(4, "transient")] == [(event.attempts, event.kind) for event in heard if isinstance(event, CallFailed)]
+    assert [(4, "transient")] == [
+        (event.attempts, event.kind) for event in heard if isinstance(event, CallFailed)
+    ]
 
 
 def test_a_skipped_target_is_told_and_is_no_failover() -> None:
@@ -911,7 +959,9 @@ def test_using_gives_a_changed_copy() -> None:
 
 def test_using_may_change_the_chain() -> None:
     """The chain is an option like the others."""
-    assert OPENAI == failover(chain=[GROQ]).using(chain=[OPENAI]).call(lambda *, target=None: target.spec)
+    assert OPENAI == failover(chain=[GROQ]).using(chain=[OPENAI]).call(
+        lambda *, target=None: target.spec
+    )
 
 
 def test_using_on_a_decorated_function_gives_a_decorated_function() -> None:
@@ -949,6 +999,8 @@ def test_a_policy_is_used_many_times() -> None:
 
 def test_a_policys_order_of_guards_is_deadline_first() -> None:
     """A limit on the whole call, its targets and its attempts may all be set at once."""
-    policy = failover(chain=[GROQ, OPENAI], attempts=2, max_attempts=3, timeout=30, backoff=lambda n: 0)
+    policy = failover(
+        chain=[GROQ, OPENAI], attempts=2, max_attempts=3, timeout=30, backoff=lambda n: 0
+    )
 
     assert "answer" == policy.call(_answer)

@@ -8,7 +8,15 @@ import pytest
 
 from resilient_llm._core.circuit import Circuit
 from resilient_llm._core.layers import Block, Place
-from resilient_llm._core.permit import Permit, admit, block_of, held_places, hold, let_go, permit_of_inlined
+from resilient_llm._core.permit import (
+    Permit,
+    admit,
+    block_of,
+    held_places,
+    hold,
+    let_go,
+    permit_of_inlined,
+)
 from resilient_llm._values import ErrorKind, Verdict
 from tests.circuits import DOWN, WRONG, News, answer, circuit, fail, limited
 
@@ -42,7 +50,11 @@ class TestAdmitting:
 
         permit = permitted(one, 5.0)
 
-        assert (one.era, provider.era, 5.0) == (permit.grant, permit.provider_grant, permit.entered_at)
+        assert (one.era, provider.era, 5.0) == (
+            permit.grant,
+            permit.provider_grant,
+            permit.entered_at,
+        )
         assert ((), 5.0) == (permit.places, one.touched_at)
 
     def test_a_key_without_a_provider_stands_for_itself(self) -> None:
@@ -66,7 +78,9 @@ class TestAdmitting:
 
         permit = permitted(one, 30.0)
 
-        assert [True, True] == [isinstance(grant, Place) for grant in (permit.grant, permit.provider_grant)]
+        assert [True, True] == [
+            isinstance(grant, Place) for grant in (permit.grant, permit.provider_grant)
+        ]
         assert (permit.grant, permit.provider_grant) == permit.places
 
     def test_a_place_of_either_is_a_place(self) -> None:
@@ -77,7 +91,10 @@ class TestAdmitting:
         half_open(other)
         of_target = permitted(other, 30.0)
 
-        assert ((of_provider.provider_grant,), (of_target.grant,)) == (of_provider.places, of_target.places)
+        assert ((of_provider.provider_grant,), (of_target.grant,)) == (
+            of_provider.places,
+            of_target.places,
+        )
         assert other_provider.era is of_target.provider_grant
 
     def test_a_benched_provider_refuses_and_the_targets_place_is_free_again(self) -> None:
@@ -123,14 +140,18 @@ class TestAdmitting:
         assert ["mine", "mine"] == [block.reason for block in blocks if isinstance(block, Block)]
 
     @pytest.mark.parametrize("until", [5.0, float("inf")])
-    def test_a_bench_of_the_provider_made_by_hand_is_told_before_the_keys_own(self, until: float) -> None:
+    def test_a_bench_of_the_provider_made_by_hand_is_told_before_the_keys_own(
+        self, until: float
+    ) -> None:
         provider, one = family(failures=1)
         one.failure(one.era, 0.0, limited(100.0), 0.0)
         provider.bench(0.0, until, "migration")
 
         blocks = admit(one, 1.0), block_of(one, 1.0)
 
-        assert ["migration", "migration"] == [block.reason for block in blocks if isinstance(block, Block)]
+        assert ["migration", "migration"] == [
+            block.reason for block in blocks if isinstance(block, Block)
+        ]
 
     def test_an_end_that_nobody_knows_is_no_later_one(self) -> None:
         provider, one = family(failures=1)
@@ -165,8 +186,12 @@ class TestAdmitting:
 
         assert (2, ()) == (len(outer.places), inner.places)
 
-    @pytest.mark.parametrize("leave", [Permit.abandoned, lambda permit: permit.failed(None, 31.0, WRONG)])
-    def test_a_guard_inside_that_says_nothing_keeps_the_probes_place(self, leave: Callable[[Permit], object]) -> None:
+    @pytest.mark.parametrize(
+        "leave", [Permit.abandoned, lambda permit: permit.failed(None, 31.0, WRONG)]
+    )
+    def test_a_guard_inside_that_says_nothing_keeps_the_probes_place(
+        self, leave: Callable[[Permit], object]
+    ) -> None:
         one, outer, inner = self.borrowed()
 
         leave(inner)
@@ -237,7 +262,11 @@ class TestOfTheHealthyPath:
 
         permit = permit_of_inlined(one, one.era, 5.0)
 
-        assert (one.era, provider.era, 5.0) == (permit.grant, permit.provider_grant, permit.entered_at)
+        assert (one.era, provider.era, 5.0) == (
+            permit.grant,
+            permit.provider_grant,
+            permit.entered_at,
+        )
 
     def test_but_not_for_a_call_that_another_circuit_let_in(self) -> None:
         _, one = family()
@@ -368,7 +397,9 @@ class TestReporting:
         assert 5.0 == one.shut_until
 
     @pytest.mark.parametrize(("seconds", "errors"), [(9.999, 0), (10.0, 1)])
-    def test_a_cancellation_counts_only_after_so_long_that_the_call_hung(self, seconds: float, errors: int) -> None:
+    def test_a_cancellation_counts_only_after_so_long_that_the_call_hung(
+        self, seconds: float, errors: int
+    ) -> None:
         one = circuit("groq")
         permit = permitted(one, 1.0)
 

@@ -122,7 +122,9 @@ def test_the_default_backoff_is_full_jitter(clock: Any) -> None:
 
     ceilings = [min(10.0, 0.2 * 2**n) for n in range(9)]
     assert 9 == len(clock.sleeps) == len(set(clock.sleeps))
-    assert all(0.0 <= slept <= ceiling for slept, ceiling in zip(clock.sleeps, ceilings, strict=True))
+    assert all(
+        0.0 <= slept <= ceiling for slept, ceiling in zip(clock.sleeps, ceilings, strict=True)
+    )
 
 
 def test_a_tenacity_wait_is_a_backoff(clock: Any) -> None:
@@ -171,7 +173,9 @@ def test_a_strategy_orders_the_targets_of_each_call() -> None:
     policy = failover(chain=[A, B], strategy=lambda targets: reversed(targets))
 
     assert B == policy.call(lambda *, target: target.key)
-    assert A == policy.using(strategy=lambda targets: targets[:1]).call(lambda *, target: target.key)
+    assert A == policy.using(strategy=lambda targets: targets[:1]).call(
+        lambda *, target: target.key
+    )
     with pytest.raises(ConfigurationError, match="strategy"):
         policy.using(strategy=lambda targets: [Target("x/y")]).call(lambda *, target: target.key)
 
@@ -201,7 +205,9 @@ def test_a_lower_priority_is_tried_first() -> None:
         (Verdict(ErrorKind.TRANSIENT, "garbled", retryable=False), "garbled", ErrorKind.TRANSIENT),
     ],
 )
-def test_reject_decides_about_an_answer(said: Any, reason: str, kind: ErrorKind, clock: Any) -> None:
+def test_reject_decides_about_an_answer(
+    said: Any, reason: str, kind: ErrorKind, clock: Any
+) -> None:
     """What it says is the verdict; the answer goes to nobody."""
     policy = failover(chain=[A, B], attempts=1, reject=lambda answer: said if answer == A else None)
 
@@ -219,7 +225,11 @@ def test_a_refused_answer_of_the_last_target_is_in_the_error() -> None:
 
     (member,) = caught.value.exceptions
     assert isinstance(member, ResponseRejectedError)
-    assert (A, "too short", ErrorKind.BAD_RESPONSE) == (member.target, member.reason, caught.value.kind)
+    assert (A, "too short", ErrorKind.BAD_RESPONSE) == (
+        member.target,
+        member.reason,
+        caught.value.kind,
+    )
 
 
 def test_an_error_in_reject_is_the_callers_own() -> None:
@@ -264,7 +274,9 @@ def test_the_policys_observers_are_told_of_its_calls_only() -> None:
     with pytest.raises(ChainExhaustedError):
         failover(chain="other/x").call(ask)
 
-    assert {"AttemptFailed", "TargetBenched", "CallFailed"} == {type(event).__name__ for event in mine}
+    assert {"AttemptFailed", "TargetBenched", "CallFailed"} == {
+        type(event).__name__ for event in mine
+    }
     assert {"groq", A} == {event.target for event in mine}
     assert 1 == len({event.call_id for event in mine})
 
@@ -365,14 +377,18 @@ def test_the_chains_error_has_one_member_per_target_in_order(clock: Any) -> None
     assert ["maintenance", 60.0] == [error.exceptions[1].reason, error.exceptions[1].retry_after]
     assert all(member.__notes__ for member in error.exceptions)
     assert (last, last, None) == (error.last_error, error.__cause__, error.kind)
-    assert [(A, 1), ("mistral/c", 0), (B, 1)] == [(each.target, each.number) for each in error.attempts]
+    assert [(A, 1), ("mistral/c", 0), (B, 1)] == [
+        (each.target, each.number) for each in error.attempts
+    ]
 
 
 def test_the_chains_error_says_when_another_try_is_worthwhile(clock: Any) -> None:
     """The soonest end of a bench; zero when a target may be asked at once."""
     assert (
         pytest.approx(5.0)
-        == exhausted(ProviderError(429, retry_after=9), ProviderError(429, retry_after=5)).retry_after
+        == exhausted(
+            ProviderError(429, retry_after=9), ProviderError(429, retry_after=5)
+        ).retry_after
     )
     assert 0.0 == exhausted(down(), down(), chain=("x/y", "y/z")).retry_after
 
@@ -415,7 +431,11 @@ def test_a_pickle_holds_no_foreign_error() -> None:
         "ProviderError: transient, overloaded, status 503",
         "ProviderError: auth_dead, invalid_credentials, status 401",
     ] == [str(member) for member in back.exceptions]
-    assert (error.attempts, error.kind, error.retry_after) == (back.attempts, back.kind, back.retry_after)
+    assert (error.attempts, error.kind, error.retry_after) == (
+        back.attempts,
+        back.kind,
+        back.retry_after,
+    )
 
 
 def test_our_own_errors_pickle_and_belong_together() -> None:
@@ -554,7 +574,11 @@ def test_a_failed_call_is_traced_and_events_carry_its_name() -> None:
     ):
         failover(chain=A).call(scripted_401)
 
-    assert (None, {"lost"}, True) == (trace.served_by, {event.call_id for event in events}, is_benched(A))
+    assert (None, {"lost"}, True) == (
+        trace.served_by,
+        {event.call_id for event in events},
+        is_benched(A),
+    )
 
 
 def scripted_401(target: Target) -> None:

@@ -61,7 +61,10 @@ class World:
         prefix = "" if self.way == "sync" else "Async"
         http_client = getattr(package, f"Default{prefix}HttpxClient")(trust_env=False)
         return getattr(package, prefix + name)(
-            base_url=self.servers[provider].url, api_key="not-a-key", max_retries=max_retries, http_client=http_client
+            base_url=self.servers[provider].url,
+            api_key="not-a-key",
+            max_retries=max_retries,
+            http_client=http_client,
         )
 
     def ask(self, use: Callable[[dict[str, Any]], Any], *, max_retries: int = 0) -> Any:
@@ -70,7 +73,9 @@ class World:
         On asyncio and trio, all in one event loop.
         """
         if self.way == "sync":
-            clients = {provider: self.client(provider, max_retries=max_retries) for provider in TARGETS}
+            clients = {
+                provider: self.client(provider, max_retries=max_retries) for provider in TARGETS
+            }
             try:
                 return use(clients)
             finally:
@@ -78,7 +83,9 @@ class World:
                     client.close()
 
         async def story() -> Any:
-            clients = {provider: self.client(provider, max_retries=max_retries) for provider in TARGETS}
+            clients = {
+                provider: self.client(provider, max_retries=max_retries) for provider in TARGETS
+            }
             try:
                 return await use(clients)
             finally:
@@ -116,7 +123,9 @@ def create(clients: dict[str, Any], provider: str, prompt: str) -> Any:
     messages = [{"role": "user", "content": prompt}]
     if provider == "openai":
         return clients[provider].chat.completions.create(model=MODELS[provider], messages=messages)
-    return clients[provider].messages.create(model=MODELS[provider], messages=messages, max_tokens=50)
+    return clients[provider].messages.create(
+        model=MODELS[provider], messages=messages, max_tokens=50
+    )
 
 
 def method(client: Any) -> Any:
@@ -156,7 +165,9 @@ def test_overload_is_retried_then_moves_on(world: World) -> None:
 
     assert MODELS[world.second] == answered
     assert 3 == len(world.sick.requests)
-    assert {("overloaded", 503 if world.first == "openai" else 529)} == {(e.reason, e.status) for e in failures}
+    assert {("overloaded", 503 if world.first == "openai" else 529)} == {
+        (e.reason, e.status) for e in failures
+    }
     assert [TARGETS[world.first]] == [each.model for each in list_benched()]
 
 
@@ -167,7 +178,9 @@ def test_a_refused_connection_is_the_providers(world: World) -> None:
     answered = world.call()
 
     assert MODELS[world.second] == answered
-    assert [(world.first, ErrorKind.TRANSIENT, "network")] == [(b.model, b.kind, b.reason) for b in list_benched()]
+    assert [(world.first, ErrorKind.TRANSIENT, "network")] == [
+        (b.model, b.kind, b.reason) for b in list_benched()
+    ]
 
 
 def test_it_is_used_again_when_it_is_back(world: World, clock: FakeClock) -> None:
@@ -193,7 +206,11 @@ def test_a_dead_key_benches_the_provider_at_once(world: World) -> None:
     (bench,) = list_benched()
     assert MODELS[world.second] == answered
     assert 1 == len(world.sick.requests)
-    assert (world.first, ErrorKind.AUTH_DEAD, "invalid_credentials") == (bench.model, bench.kind, bench.reason)
+    assert (world.first, ErrorKind.AUTH_DEAD, "invalid_credentials") == (
+        bench.model,
+        bench.kind,
+        bench.reason,
+    )
     assert bench.remaining is not None
     assert 300 <= bench.remaining <= 330
 
@@ -210,8 +227,16 @@ def test_a_rate_limit_benches_for_what_the_provider_asked(world: World, clock: F
     clock.advance(2)
     after = world.call()
 
-    assert (TARGETS[world.first], ErrorKind.RATE_LIMITED, 42.0) == (bench.model, bench.kind, bench.remaining)
-    assert [MODELS[world.second], MODELS[world.second], MODELS[world.first]] == [first, before_the_end, after]
+    assert (TARGETS[world.first], ErrorKind.RATE_LIMITED, 42.0) == (
+        bench.model,
+        bench.kind,
+        bench.remaining,
+    )
+    assert [MODELS[world.second], MODELS[world.second], MODELS[world.first]] == [
+        first,
+        before_the_end,
+        after,
+    ]
     assert 2 == len(world.sick.requests)
 
 
@@ -255,7 +280,9 @@ def test_a_clients_own_method_is_a_targets_call(world: World) -> None:
 
     def use(clients: dict[str, Any]) -> Any:
         chain = [
-            Target(TARGETS[world.first], call=method(clients[world.first]), params={"max_tokens": 20}),
+            Target(
+                TARGETS[world.first], call=method(clients[world.first]), params={"max_tokens": 20}
+            ),
             Target(
                 TARGETS[world.second],
                 call=method(clients[world.second]),
@@ -277,7 +304,9 @@ def test_a_clients_own_method_is_a_targets_call(world: World) -> None:
 
     (sent,) = world.servers[world.second].requests
     assert MODELS[world.second] == answer.model
-    assert [(20, "auto")] * 3 == [(each.body["max_tokens"], each.body["service_tier"]) for each in world.sick.requests]
+    assert [(20, "auto")] * 3 == [
+        (each.body["max_tokens"], each.body["service_tier"]) for each in world.sick.requests
+    ]
     assert MODELS[world.second] == sent.body["model"]
     assert (30, 5) == (sent.body["max_tokens"], sent.body["top_k"])
     assert "service_tier" not in sent.body
@@ -287,7 +316,9 @@ def test_policy_call_takes_a_clients_method(world: World) -> None:
     """``policy.call(client.….create)`` needs no function of one's own; an async client's gives an awaitable."""
     policy = failover(TARGETS[world.first])
 
-    answer = world.ask(lambda clients: policy.call(method(clients[world.first]), messages=MESSAGES, max_tokens=20))
+    answer = world.ask(
+        lambda clients: policy.call(method(clients[world.first]), messages=MESSAGES, max_tokens=20)
+    )
 
     assert MODELS[world.first] == answer.model
 
@@ -296,7 +327,9 @@ def test_a_client_that_retries_is_named_where_the_chain_is_written(world: World)
     """A target's ``call=`` of a client with ``max_retries=2`` is a warning at decoration."""
 
     def build(clients: dict[str, Any]) -> None:
-        with pytest.warns(UserWarning, match=f"the client of {TARGETS[world.first]} has max_retries=2"):
+        with pytest.warns(
+            UserWarning, match=f"the client of {TARGETS[world.first]} has max_retries=2"
+        ):
             failover([Target(TARGETS[world.first], call=method(clients[world.first]))])
 
     async def abuild(clients: dict[str, Any]) -> None:
@@ -305,7 +338,9 @@ def test_a_client_that_retries_is_named_where_the_chain_is_written(world: World)
     world.ask(build if world.way == "sync" else abuild, max_retries=2)
 
 
-def test_a_clients_own_retries_are_noticed_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_clients_own_retries_are_noticed_once(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
     """Errors of requests that the client had retried by itself are told of in one line for each provider."""
     # The client obeys this, and would wait for half a second otherwise.
     world.sick.turn(Condition.OVERLOADED, retry_after=0.01)

@@ -103,7 +103,9 @@ CLIENTS: dict[str, Callable[[str], Any]] = {
     "requests": requests.get,
     "urllib3": lambda url: urllib3.PoolManager(retries=False).request("GET", url),
     "openai": lambda url: openai.OpenAI(api_key="k", base_url=url, max_retries=0).models.list(),
-    "anthropic": lambda url: anthropic.Anthropic(api_key="k", base_url=url, max_retries=0).models.list(),
+    "anthropic": lambda url: anthropic.Anthropic(
+        api_key="k", base_url=url, max_retries=0
+    ).models.list(),
     "aiohttp": lambda url: asyncio.run(_aiohttp_get(url)),
 }
 
@@ -182,9 +184,13 @@ def test_a_json_error_in_the_callers_code_is_a_bug(classify: Classifier) -> None
 
 
 @pytest.mark.parametrize("wrap", [False, True])
-def test_a_certificate_that_is_not_valid_is_not_tried_again(classify: Classifier, wrap: bool) -> None:
+def test_a_certificate_that_is_not_valid_is_not_tried_again(
+    classify: Classifier, wrap: bool
+) -> None:
     """No wait makes a self-signed certificate valid."""
-    error: BaseException = ssl.SSLCertVerificationError(1, "certificate verify failed: self-signed certificate")
+    error: BaseException = ssl.SSLCertVerificationError(
+        1, "certificate verify failed: self-signed certificate"
+    )
     if wrap:
         outer = httpx.ConnectError("x")
         outer.__cause__ = error
@@ -287,7 +293,9 @@ def test_trap_34_a_bug_in_the_callers_function_is_the_callers(
     ],
     ids=repr,
 )
-def test_only_plain_errors_of_python_point_at_code(classify: Classifier, error: Exception, kind: str) -> None:
+def test_only_plain_errors_of_python_point_at_code(
+    classify: Classifier, error: Exception, kind: str
+) -> None:
     """A class that somebody derived means what they meant, and words of a bare Exception mean nothing."""
     assert classify(error).kind == kind
 
@@ -297,18 +305,27 @@ def test_only_plain_errors_of_python_point_at_code(classify: Classifier, error: 
     [
         MemoryError(),
         RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8589934592 bytes."),
+        RuntimeError(
+            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8589934592 bytes."
+        ),
         RuntimeError("OOM when allocating tensor"),
         OSError(errno.ENOMEM, "Cannot allocate memory"),
         type("OutOfMemoryError", (RuntimeError,), {})("x"),
         SomeSdkError(500, "llama runner process has terminated: CUDA error: out of memory"),
-        SomeSdkError(500, "model requires more system memory (5.3 GiB) than is available (3.3 GiB)"),
-        SomeSdkError(500, body={"error": {"message": "cudaMalloc failed: out of memory", "type": "server_error"}}),
+        SomeSdkError(
+            500, "model requires more system memory (5.3 GiB) than is available (3.3 GiB)"
+        ),
+        SomeSdkError(
+            500,
+            body={"error": {"message": "cudaMalloc failed: out of memory", "type": "server_error"}},
+        ),
         SomeSdkError(400, body={"error": "Not enough resources to load the model"}),
     ],
     ids=str,
 )
-def test_a_local_server_out_of_memory_is_told_from_other_failures(classify: Classifier, error: Exception) -> None:
+def test_a_local_server_out_of_memory_is_told_from_other_failures(
+    classify: Classifier, error: Exception
+) -> None:
     """Memory that is used up is said in words, whatever the status."""
     assert classify(error) == Verdict(ErrorKind.MEMORY_PRESSURE, status=classify(error).status)
 
@@ -321,7 +338,10 @@ def test_a_local_server_out_of_memory_is_told_from_other_failures(classify: Clas
         (RuntimeError("could not parse 'we ran out of memory'"), "caller_bug"),
         (SomeSdkError(500, "runner in server-room-2 did not answer the zoom proxy"), "transient"),
         (SomeSdkError(404, "model 'bloom:7b' not found"), "auth_dead"),
-        (SomeSdkError(503, body={"error": "Model bigscience/bloom is currently loading"}), "transient"),
+        (
+            SomeSdkError(503, body={"error": "Model bigscience/bloom is currently loading"}),
+            "transient",
+        ),
         (SomeSdkError(400, "Invalid prompt: my GPU is out of memory, help"), "request_specific"),
         (SomeSdkError(500, 'Could not process "CUDA out of memory" in messages[0]'), "transient"),
         (Exception("CUDA out of memory"), "unknown"),
@@ -363,9 +383,15 @@ def test_trap_35_a_safety_refusal_is_about_the_request(
     [
         lambda: openai_error(400, {"code": "context_length_exceeded"}),
         lambda: anthropic_error(
-            400, {"type": "invalid_request_error", "message": "prompt is too long: 9 tokens > 8 maximum"}
+            400,
+            {
+                "type": "invalid_request_error",
+                "message": "prompt is too long: 9 tokens > 8 maximum",
+            },
         ),
-        lambda: httpx_error(400, {"error": {"message": "the input length exceeds the context length"}}),
+        lambda: httpx_error(
+            400, {"error": {"message": "the input length exceeds the context length"}}
+        ),
         lambda: ValueError("Requested tokens (2285) exceed context window of 2048"),
     ],
 )
@@ -414,7 +440,9 @@ def test_trap_37_cancellations_are_never_failures(
     classify.rule(asked.append)
     error = make()
     if nest:
-        error = BaseExceptionGroup("g", [ValueError(), BaseExceptionGroup("h", [ConnectionError(), error])])
+        error = BaseExceptionGroup(
+            "g", [ValueError(), BaseExceptionGroup("h", [ConnectionError(), error])]
+        )
 
     verdict = classify(error)
 

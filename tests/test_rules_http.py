@@ -62,12 +62,25 @@ TABLE = [
 
 @pytest.mark.parametrize(("status", "kind", "reason", "scope", "retryable", "harms"), TABLE)
 def test_status_decides_when_nothing_else_is_known(
-    classify: Classifier, status: int, kind: str, reason: str, scope: str, retryable: bool, harms: bool
+    classify: Classifier,
+    status: int,
+    kind: str,
+    reason: str,
+    scope: str,
+    retryable: bool,
+    harms: bool,
 ) -> None:
     """A bare status gives the kind, reason, scope and consequences of the action table."""
     verdict = classify(SomeSdkError(status))
 
-    assert (verdict.kind, verdict.reason, verdict.scope, verdict.retryable, verdict.harms_health, verdict.status) == (
+    assert (
+        verdict.kind,
+        verdict.reason,
+        verdict.scope,
+        verdict.retryable,
+        verdict.harms_health,
+        verdict.status,
+    ) == (
         kind,
         reason,
         scope,
@@ -85,7 +98,9 @@ def test_every_failing_status_has_a_verdict(classify: Classifier, status: int) -
 
 @pytest.mark.parametrize("name", ["status_code", "status", "http_status", "code"])
 @pytest.mark.parametrize("value", [503, "503", http.HTTPStatus.SERVICE_UNAVAILABLE])
-def test_status_is_read_from_the_usual_attributes(classify: Classifier, name: str, value: object) -> None:
+def test_status_is_read_from_the_usual_attributes(
+    classify: Classifier, name: str, value: object
+) -> None:
     """Whatever the attribute is called, and a number or its text, it is the status."""
     error = SomeSdkError(**{name: value})
 
@@ -113,7 +128,11 @@ def test_what_is_no_status_is_not_taken_for_one(classify: Classifier, value: obj
         ),
         (
             lambda: anthropic_error(
-                400, {"type": "invalid_request_error", "message": "Your credit balance is too low to access the API."}
+                400,
+                {
+                    "type": "invalid_request_error",
+                    "message": "Your credit balance is too low to access the API.",
+                },
             ),
             "auth_dead",
             "insufficient_quota",
@@ -121,7 +140,13 @@ def test_what_is_no_status_is_not_taken_for_one(classify: Classifier, value: obj
         (
             lambda: SomeSdkError(
                 400,
-                body={"error": {"code": 400, "status": "INVALID_ARGUMENT", "details": [{"reason": "API_KEY_INVALID"}]}},
+                body={
+                    "error": {
+                        "code": 400,
+                        "status": "INVALID_ARGUMENT",
+                        "details": [{"reason": "API_KEY_INVALID"}],
+                    }
+                },
             ),
             "auth_dead",
             "invalid_credentials",
@@ -133,7 +158,11 @@ def test_what_is_no_status_is_not_taken_for_one(classify: Classifier, value: obj
         ),
         (
             lambda: SomeSdkError(
-                200, body={"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
+                200,
+                body={
+                    "type": "error",
+                    "error": {"type": "overloaded_error", "message": "Overloaded"},
+                },
             ),
             "transient",
             "overloaded",
@@ -143,7 +172,11 @@ def test_what_is_no_status_is_not_taken_for_one(classify: Classifier, value: obj
             "auth_dead",
             "insufficient_quota",
         ),
-        (lambda: ValueError({"code": 402, "message": "Insufficient credits"}), "auth_dead", "insufficient_quota"),
+        (
+            lambda: ValueError({"code": 402, "message": "Insufficient credits"}),
+            "auth_dead",
+            "insufficient_quota",
+        ),
     ],
     ids=[
         "quota as 429",
@@ -167,7 +200,12 @@ def test_trap_32_each_error_is_what_it_says_not_what_its_status_is(
 @pytest.mark.parametrize(
     ("status", "body", "kind", "reason"),
     [
-        (404, {"code": "model_not_found", "message": "The model `x` does not exist"}, "auth_dead", "model_not_found"),
+        (
+            404,
+            {"code": "model_not_found", "message": "The model `x` does not exist"},
+            "auth_dead",
+            "model_not_found",
+        ),
         (
             404,
             {"message": "Item with id 'rs_1' not found. Items are not persisted."},
@@ -192,12 +230,27 @@ def test_trap_32_each_error_is_what_it_says_not_what_its_status_is(
         ),
         (413, {"code": "rate_limit_exceeded", "type": "tokens"}, "request_specific", "too_large"),
         (400, {"code": "rate_limit_exceeded"}, "rate_limited", "rate_limit"),
-        (429, {"type": "server_error", "message": "That model is currently overloaded"}, "rate_limited", "capacity"),
+        (
+            429,
+            {"type": "server_error", "message": "That model is currently overloaded"},
+            "rate_limited",
+            "capacity",
+        ),
         (429, {"message": "Too many tokens per day, please wait"}, "rate_limited", "quota_window"),
         (500, {"type": "exceed_context_size_error"}, "request_specific", "context_length_exceeded"),
         (503, {"message": "Loading model"}, "transient", "model_loading"),
-        (403, {"message": "User location is not supported for the API use."}, "auth_dead", "region_unsupported"),
-        (402, {"type": "invalid_request_error", "message": "Insufficient Balance"}, "auth_dead", "insufficient_quota"),
+        (
+            403,
+            {"message": "User location is not supported for the API use."},
+            "auth_dead",
+            "region_unsupported",
+        ),
+        (
+            402,
+            {"type": "invalid_request_error", "message": "Insufficient Balance"},
+            "auth_dead",
+            "insufficient_quota",
+        ),
     ],
 )
 def test_codes_and_sentences_win_over_the_status(
@@ -254,9 +307,17 @@ def test_a_response_that_is_not_downloaded_is_left_alone(classify: Classifier) -
 
 @pytest.mark.parametrize(
     ("status", "asked", "retryable"),
-    [(500, "false", False), (500, "true", True), (429, "false", False), (503, "perhaps", True), (400, "true", False)],
+    [
+        (500, "false", False),
+        (500, "true", True),
+        (429, "false", False),
+        (503, "perhaps", True),
+        (400, "true", False),
+    ],
 )
-def test_x_should_retry_is_obeyed(classify: Classifier, status: int, asked: str, retryable: bool) -> None:
+def test_x_should_retry_is_obeyed(
+    classify: Classifier, status: int, asked: str, retryable: bool
+) -> None:
     """A server that forbids a retry is believed; one that asks for a retry of a bad request is not."""
     verdict = classify(openai_error(status, {"message": "x"}, {"x-should-retry": asked}))
 
@@ -272,7 +333,10 @@ def test_hint_of_the_real_client_is_in_the_verdict(classify: Classifier) -> None
 
 def test_trap_27_each_error_has_its_own_hint(classify: Classifier) -> None:
     """Nothing of an earlier error of the same class stays: 9 s first, 107 s next."""
-    hints = [classify(SomeSdkError(429, headers={"retry-after": value})).retry_after for value in ("9", "107")]
+    hints = [
+        classify(SomeSdkError(429, headers={"retry-after": value})).retry_after
+        for value in ("9", "107")
+    ]
 
     assert hints == [9.0, 107.0]
 
@@ -288,8 +352,13 @@ def test_dead_keys_carry_no_hint(classify: Classifier) -> None:
 
 
 def boto_error(code: str, message: str, status: int) -> Exception:
-    answer = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}}
-    return shaped("botocore.exceptions.ClientError", (f"An error occurred ({code})",), response=answer)
+    answer = {
+        "Error": {"Code": code, "Message": message},
+        "ResponseMetadata": {"HTTPStatusCode": status},
+    }
+    return shaped(
+        "botocore.exceptions.ClientError", (f"An error occurred ({code})",), response=answer
+    )
 
 
 class GrpcCode:
@@ -309,20 +378,36 @@ def grpc_error(code: str, details: str, metadata: tuple[tuple[str, Any], ...] = 
     return error
 
 
-RETRY_INFO = (
-    b"\x08\x08\x1a0\n(type.googleapis.com/google.rpc.RetryInfo\x12\x0b\n\x09\x08\xad\x02\x10\x80\xca\xb5\xee\x01"
-)
+RETRY_INFO = b"\x08\x08\x1a0\n(type.googleapis.com/google.rpc.RetryInfo\x12\x0b\n\x09\x08\xad\x02\x10\x80\xca\xb5\xee\x01"
 PER_DAY = {
-    "error": {"status": "RESOURCE_EXHAUSTED", "details": [{"violations": [{"quotaId": "RequestsPerDayPerModel"}]}]}
+    "error": {
+        "status": "RESOURCE_EXHAUSTED",
+        "details": [{"violations": [{"quotaId": "RequestsPerDayPerModel"}]}],
+    }
 }
 
 
 @pytest.mark.parametrize(
     ("error", "kind", "reason", "retry_after"),
     [
-        (boto_error("ThrottlingException", "Too many requests, please wait", 429), "rate_limited", "rate_limit", None),
-        (boto_error("ThrottlingException", "Too many tokens per day", 429), "rate_limited", "quota_window", None),
-        (boto_error("ModelNotReadyException", "Model is not ready", 429), "transient", "model_loading", None),
+        (
+            boto_error("ThrottlingException", "Too many requests, please wait", 429),
+            "rate_limited",
+            "rate_limit",
+            None,
+        ),
+        (
+            boto_error("ThrottlingException", "Too many tokens per day", 429),
+            "rate_limited",
+            "quota_window",
+            None,
+        ),
+        (
+            boto_error("ModelNotReadyException", "Model is not ready", 429),
+            "transient",
+            "model_loading",
+            None,
+        ),
         (
             boto_error("ExpiredTokenException", "The security token is expired", 403),
             "auth_dead",
@@ -335,7 +420,12 @@ PER_DAY = {
             "context_length_exceeded",
             None,
         ),
-        (shaped("botocore.exceptions.NoCredentialsError"), "auth_dead", "invalid_credentials", None),
+        (
+            shaped("botocore.exceptions.NoCredentialsError"),
+            "auth_dead",
+            "invalid_credentials",
+            None,
+        ),
         (shaped("botocore.exceptions.ParamValidationError"), "caller_bug", "caller_bug", None),
         (shaped("botocore.exceptions.EndpointConnectionError"), "transient", "network", None),
         (grpc_error("UNAVAILABLE", "at capacity"), "transient", "overloaded", None),
@@ -348,7 +438,12 @@ PER_DAY = {
             None,
         ),
         (grpc_error("CANCELLED", "RST_STREAM"), "transient", "server_error", None),
-        (grpc_error("RESOURCE_EXHAUSTED", "slow down", (("retry-after", "6"),)), "rate_limited", "rate_limit", 6.0),
+        (
+            grpc_error("RESOURCE_EXHAUSTED", "slow down", (("retry-after", "6"),)),
+            "rate_limited",
+            "rate_limit",
+            6.0,
+        ),
         (
             grpc_error("RESOURCE_EXHAUSTED", "slow down", (("grpc-retry-pushback-ms", "250"),)),
             "rate_limited",
@@ -368,7 +463,12 @@ PER_DAY = {
             None,
         ),
         (SomeSdkError(429, body=PER_DAY), "rate_limited", "quota_window", None),
-        (shaped("ollama._types.ResponseError", ("unexpected EOF",), status_code=-1), "transient", "stream_error", None),
+        (
+            shaped("ollama._types.ResponseError", ("unexpected EOF",), status_code=-1),
+            "transient",
+            "stream_error",
+            None,
+        ),
         (shaped("together.APIError", ("boom",)), "transient", "stream_error", None),
         (
             shaped("litellm.exceptions.ContextWindowExceededError", status_code=400),
@@ -376,8 +476,18 @@ PER_DAY = {
             "context_length_exceeded",
             None,
         ),
-        (shaped("openai.ContentFilterFinishReasonError"), "request_specific", "content_policy", None),
-        (shaped("instructor.core.IncompleteOutputException"), "request_specific", "output_truncated", None),
+        (
+            shaped("openai.ContentFilterFinishReasonError"),
+            "request_specific",
+            "content_policy",
+            None,
+        ),
+        (
+            shaped("instructor.core.IncompleteOutputException"),
+            "request_specific",
+            "output_truncated",
+            None,
+        ),
         (
             shaped(
                 "litellm.exceptions.RateLimitError",
@@ -389,9 +499,24 @@ PER_DAY = {
             "rate_limit",
             34.0,
         ),
-        (SomeSdkError(429, "Request too large for gpt-4o on tokens per min"), "request_specific", "too_large", None),
-        (SomeSdkError(498, body={"message": "invalid token"}), "auth_dead", "invalid_credentials", None),
-        (SomeSdkError(498, body={"error": {"code": "capacity_exceeded"}}), "rate_limited", "capacity", None),
+        (
+            SomeSdkError(429, "Request too large for gpt-4o on tokens per min"),
+            "request_specific",
+            "too_large",
+            None,
+        ),
+        (
+            SomeSdkError(498, body={"message": "invalid token"}),
+            "auth_dead",
+            "invalid_credentials",
+            None,
+        ),
+        (
+            SomeSdkError(498, body={"error": {"code": "capacity_exceeded"}}),
+            "rate_limited",
+            "capacity",
+            None,
+        ),
         (shaped("httpx.TooManyRedirects"), "auth_dead", "endpoint_not_found", None),
     ],
     ids=lambda value: f"{type(value).__name__}" if isinstance(value, Exception) else None,
@@ -407,14 +532,22 @@ def test_dialects_of_single_providers(
 
 def test_a_grpc_connection_that_never_came_about_is_the_providers(classify: Classifier) -> None:
     """gRPC says UNAVAILABLE to a refused connection and to a busy server; the words tell them apart."""
-    refused = classify(grpc_error("UNAVAILABLE", "failed to connect to all addresses; Connection refused"))
+    refused = classify(
+        grpc_error("UNAVAILABLE", "failed to connect to all addresses; Connection refused")
+    )
 
     assert (refused.kind, refused.scope) == ("transient", "provider")
 
 
 @pytest.mark.parametrize(
     ("code", "kind"),
-    [(1001, "transient"), (1006, "transient"), (1007, "request_specific"), (1011, "transient"), (1013, "transient")],
+    [
+        (1001, "transient"),
+        (1006, "transient"),
+        (1007, "request_specific"),
+        (1011, "transient"),
+        (1013, "transient"),
+    ],
 )
 def test_the_close_code_of_a_websocket_is_read(classify: Classifier, code: int, kind: str) -> None:
     """A realtime session ends with a code instead of a status."""
@@ -425,7 +558,8 @@ def test_the_close_code_of_a_websocket_is_read(classify: Classifier, code: int, 
             self.reason = ""
 
     error = shaped(
-        "websockets.exceptions.ConnectionClosedError", base=shaped_class("websockets.exceptions.ConnectionClosed")
+        "websockets.exceptions.ConnectionClosedError",
+        base=shaped_class("websockets.exceptions.ConnectionClosed"),
     )
     vars(error)["rcvd"] = Close()
 

@@ -173,7 +173,11 @@ SCENARIOS = {
     "an unknown error is raised if asked": Scenario(
         {A: [OddError()], B: ["no"]},
         OddError,
-        [("UnknownError", A, "OddError"), ("AttemptFailed", A, "unclassified"), ("CallFailed", A, 1)],
+        [
+            ("UnknownError", A, "OddError"),
+            ("AttemptFailed", A, "unclassified"),
+            ("CallFailed", A, 1),
+        ],
         {"on_unknown": "raise"},
     ),
     "an unknown error is retried if asked": Scenario(
@@ -230,14 +234,22 @@ SCENARIOS = {
     "all benched: nobody is asked if told so": Scenario(
         {},
         ErrorKind.REJECTED,
-        [("TargetSkipped", A, "overloaded"), ("TargetSkipped", B, "overloaded"), ("CallFailed", B, 0)],
+        [
+            ("TargetSkipped", A, "overloaded"),
+            ("TargetSkipped", B, "overloaded"),
+            ("CallFailed", B, 0),
+        ],
         {"when_all_benched": "raise"},
         before=lambda: _open(A, B),
     ),
     "all benched: waited for": Scenario(
         {A: ["yes"]},
         "yes",
-        [("TargetSkipped", A, "benched by hand"), ("TargetSkipped", B, "benched by hand"), ("AttemptSucceeded", A, 1)],
+        [
+            ("TargetSkipped", A, "benched by hand"),
+            ("TargetSkipped", B, "benched by hand"),
+            ("AttemptSucceeded", A, 1),
+        ],
         {"when_all_benched": "wait"},
         before=lambda: (bench_model(A, 2.5), bench_model(B, 5)),
         waits=[1.0, 1.0, 0.5],
@@ -274,7 +286,9 @@ class Play:
 
     def __init__(self, scenario: Scenario) -> None:
         self.script = {key: list(outcomes) for key, outcomes in scenario.does.items()}
-        self.policy = failover(**{"chain": scenario.chain, "backoff": lambda number: 1.0, **scenario.options})
+        self.policy = failover(
+            **{"chain": scenario.chain, "backoff": lambda number: 1.0, **scenario.options}
+        )
 
     def outcome(self, target: Target) -> Any:
         outcome = self.script[target.key].pop(0)
@@ -387,7 +401,10 @@ def test_every_driver_decides_alike_and_tells_the_same(name: str, driver: str, c
     play = Play(scenario)
     told: list[tuple[str, str, Any]] = []
     stop = observe(
-        lambda event: told.append((type(event).__name__, event.target, getattr(event, TELLING[type(event)]))), *TELLING
+        lambda event: told.append(
+            (type(event).__name__, event.target, getattr(event, TELLING[type(event)]))
+        ),
+        *TELLING,
     )
 
     result = perform(DRIVERS[driver], play)

@@ -52,7 +52,9 @@ class TargetDownError(TimeoutError):
 class _Stepped:
     """Awaits a coroutine and calls a function before it lets others run for the n-th time."""
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], n: int, at_n: Callable[[], object]) -> None:
+    def __init__(
+        self, coroutine: Coroutine[Any, Any, Any], n: int, at_n: Callable[[], object]
+    ) -> None:
         self._coroutine = coroutine
         self._n = n
         self._at_n = at_n
@@ -166,7 +168,9 @@ def _no_place_is_leased(*keys: str) -> None:
             continue
         layers = circuit._layers
         assert layers.half is None or [] == layers.half.places
-        assert all(layer is None or layer.last_resort is None for layer in (layers.opened, layers.pause))
+        assert all(
+            layer is None or layer.last_resort is None for layer in (layers.opened, layers.pause)
+        )
 
 
 def _errors(key: str) -> int:
@@ -219,10 +223,15 @@ def _charged_what_was_raised(state: Any) -> None:
     [{}, {"timeout": 60.0}, {"attempt_timeout": 5.0}, {"timeout": 60.0, "attempt_timeout": 5.0}],
     ids=["plain", "timeout", "attempt timeout", "both"],
 )
-def test_a_cancelled_call_charges_nobody_and_leaves_nothing_running(backend: str, options: dict[str, float]) -> None:
+def test_a_cancelled_call_charges_nobody_and_leaves_nothing_running(
+    backend: str, options: dict[str, float]
+) -> None:
     """At whatever step of attempts, waits and fallback a call is cancelled."""
     steps = through_all_steps(
-        backend, lambda: _with_retries(**options), lambda state: state.ask(), _charged_what_was_raised
+        backend,
+        lambda: _with_retries(**options),
+        lambda state: state.ask(),
+        _charged_what_was_raised,
     )
 
     assert steps >= 6
@@ -350,7 +359,9 @@ def test_a_probe_cancelled_after_long_counts_as_hung(backend: str) -> None:
 
 @on_both_loops
 @pytest.mark.parametrize("when_all_benched", ["wait", "soonest"])
-def test_a_cancelled_call_with_every_target_benched_leaves_nothing_leased(backend: str, when_all_benched: str) -> None:
+def test_a_cancelled_call_with_every_target_benched_leaves_nothing_leased(
+    backend: str, when_all_benched: str
+) -> None:
     """Whether it waits for a bench to end or tries the soonest, at whatever step it is cancelled."""
 
     def prepare() -> SimpleNamespace:
@@ -398,7 +409,9 @@ def test_a_call_that_hands_its_place_back_too_late_is_seen() -> None:
 # Several tasks, in the orders they may take turns, each cancelled or not wherever it waits.
 
 
-def _through_orders(scenario: Callable[[], Coroutine[Any, Any, None]], *, runs: int = 2_000) -> detangle.ExploreStats:
+def _through_orders(
+    scenario: Callable[[], Coroutine[Any, Any, None]], *, runs: int = 2_000
+) -> detangle.ExploreStats:
     """Run a scenario in the orders that deviate little from asyncio's own; detangle.BugFound if one fails."""
 
     async def fresh() -> None:
@@ -407,7 +420,12 @@ def _through_orders(scenario: Callable[[], Coroutine[Any, Any, None]], *, runs: 
             await scenario()
 
     return detangle.explore(
-        fresh, strategy=detangle.DFS(max_delays=3), runs=runs * PATIENCE, seed=1, database=False, shrink=False
+        fresh,
+        strategy=detangle.DFS(max_delays=3),
+        runs=runs * PATIENCE,
+        seed=1,
+        database=False,
+        shrink=False,
     )
 
 

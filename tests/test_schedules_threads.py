@@ -84,10 +84,14 @@ def _state(*, provider: bool = False, **options: Any) -> SimpleNamespace:
     news = News()
 
     def make(key: str, above: Circuit | None = None) -> Circuit:
-        return Circuit(key, BreakerSettings(**options), now=0.0, rng=NoJitter(), news=news, provider=above)
+        return Circuit(
+            key, BreakerSettings(**options), now=0.0, rng=NoJitter(), news=news, provider=above
+        )
 
     above = make("groq") if provider else None
-    return SimpleNamespace(circuit=make("groq/llama", above), provider=above, news=news, got=[], make=make)
+    return SimpleNamespace(
+        circuit=make("groq/llama", above), provider=above, news=news, got=[], make=make
+    )
 
 
 def _grant(state: Any, now: float = 0.0) -> Any:
@@ -157,7 +161,10 @@ def _late_reports_change_nothing(state: Any) -> None:
     assert 0 == state.news.told.count("TargetUnbenched")
     assert ("open", 31.0, 1) == (circuit.state(2.0), circuit.shut_until, circuit.consecutive)
     total, errors = circuit.numbers(2.0)
-    assert (1, True) == (errors, total in (1, 2))  # the success came before the trip, or did not count
+    assert (1, True) == (
+        errors,
+        total in (1, 2),
+    )  # the success came before the trip, or did not count
 
 
 def _manual_stands(state: Any) -> None:
@@ -264,7 +271,12 @@ CIRCUIT_RACES = [
         [_fails(0), _fails(1), _fails(2)],
         _tripped_once,
     ),
-    Race("failures are counted", lambda: _with_grants(3), [_fails(0), _fails(1), _succeeds(2)], _counted(3, 2)),
+    Race(
+        "failures are counted",
+        lambda: _with_grants(3),
+        [_fails(0), _fails(1), _succeeds(2)],
+        _counted(3, 2),
+    ),
     Race(
         "a late success changes nothing",
         lambda: _with_grants(2, failures=1),
@@ -278,21 +290,33 @@ CIRCUIT_RACES = [
         _manual_stands,
     ),
     Race("unbenched while a probe fails", _probing, [_unbench, _fails(0, 40.5)], _trusted_again),
-    Race("unbenched while a probe succeeds", _probing, [_unbench, _succeeds(0, 40.5)], _trusted_again),
+    Race(
+        "unbenched while a probe succeeds", _probing, [_unbench, _succeeds(0, 40.5)], _trusted_again
+    ),
     Race(
         "a pause is never shortened",
         lambda: _with_grants(3),
         [_fails(number, 1.0, limited(wait)) for number, wait in enumerate((5.0, 60.0, 2.0))],
         _paused_longest,
     ),
-    Race("the window rolls", lambda: _state(window=30.0, error_rate=1.0), [_roll(0), _roll(1)], _rolled),
+    Race(
+        "the window rolls",
+        lambda: _state(window=30.0, error_rate=1.0),
+        [_roll(0), _roll(1)],
+        _rolled,
+    ),
     Race(
         "a provider trips while its target is benched and unbenched",
         _with_provider,
         [_provider_fails, _bench_and_back],
         _shut_with_provider,
     ),
-    Race("a provider trips while a target is new", _with_provider, [_provider_fails, _new_target], _shut_with_provider),
+    Race(
+        "a provider trips while a target is new",
+        _with_provider,
+        [_provider_fails, _new_target],
+        _shut_with_provider,
+    ),
     Race(
         "a provider trips while a target is called",
         _with_provider,
@@ -310,7 +334,9 @@ _LIMIT = 4
 def _registry_state() -> SimpleNamespace:
     ticks = itertools.count(1.0)
     hub = Hub(lambda moment: moment)  # type: ignore[arg-type, return-value]  # nobody listens
-    registry = Registry(Settings(breakers={"*": {"failures": 1}}), lambda: next(ticks), random.Random(0), hub)
+    registry = Registry(
+        Settings(breakers={"*": {"failures": 1}}), lambda: next(ticks), random.Random(0), hub
+    )
     return SimpleNamespace(registry=registry, got=[], clock=lambda: next(ticks))
 
 
@@ -392,7 +418,12 @@ def _first_counted(state: Any) -> None:
 
 
 BUDGET_RACES = [
-    Race("the last extra attempt is taken once", lambda: _budget_state(taken=9), [_take] * 3, _one_taken),
+    Race(
+        "the last extra attempt is taken once",
+        lambda: _budget_state(taken=9),
+        [_take] * 3,
+        _one_taken,
+    ),
     Race("first attempts are counted", _budget_state, [_first_fails] * 3, _first_counted),
 ]
 
@@ -445,7 +476,9 @@ def _library(**options: Any) -> SimpleNamespace:
     """Return a fresh state of the library with a decorated function that is bound and warm."""
     runtime.exchange()
     configure(logging=False, breakers={"*": options})
-    state = SimpleNamespace(ask=_ask_groq, guard=breaker("groq/llama"), registry=runtime.registry, got=[])
+    state = SimpleNamespace(
+        ask=_ask_groq, guard=breaker("groq/llama"), registry=runtime.registry, got=[]
+    )
     for _ in range(WARM):
         _ask_groq()
     return state
@@ -606,12 +639,18 @@ def _listens(state: Any) -> None:
 
 def _both_are_told(state: Any) -> None:
     bench_model("groq")
-    assert [1, 1] == [sum(type(event).__name__ == "TargetBenched" for event in told) for told in state.got]
+    assert [1, 1] == [
+        sum(type(event).__name__ == "TargetBenched" for event in told) for told in state.got
+    ]
 
 
 def _listening() -> SimpleNamespace:
     state = _library(failures=100)
-    observe(lambda event: state.got.append((event.target, type(event).__name__)), TargetBenched, TargetUnbenched)
+    observe(
+        lambda event: state.got.append((event.target, type(event).__name__)),
+        TargetBenched,
+        TargetUnbenched,
+    )
     return state
 
 
@@ -656,7 +695,10 @@ def _one_at_a_time(state: Any) -> None:
 
 LIBRARY_RACES = [
     Race(
-        "healthy calls", lambda: _library(failures=9), [_calls(False, False), _calls(False)], _health_says(WARM + 3, 0)
+        "healthy calls",
+        lambda: _library(failures=9),
+        [_calls(False, False), _calls(False)],
+        _health_says(WARM + 3, 0),
     ),
     Race(
         "healthy calls beside failing ones",
@@ -670,7 +712,12 @@ LIBRARY_RACES = [
         [_enters_fresh(False, True), _enters_fresh(False, False)],
         _health_says(WARM + 4, 1),
     ),
-    Race("the state is exchanged during a call", _library, [_calls(False, False), _exchanges], _next_is_counted_here),
+    Race(
+        "the state is exchanged during a call",
+        _library,
+        [_calls(False, False), _exchanges],
+        _next_is_counted_here,
+    ),
     Race(
         "the state is exchanged during a failing call",
         _library,
@@ -678,14 +725,29 @@ LIBRARY_RACES = [
         _failure_stays_with_its_state,
     ),
     Race(
-        "the state is exchanged during a guard's block", _library, [_enters(False), _exchanges], _next_is_counted_here
+        "the state is exchanged during a guard's block",
+        _library,
+        [_enters(False), _exchanges],
+        _next_is_counted_here,
     ),
-    Race("settings change during a call", _library, [_calls(False, True), _configures], _trips_at_one),
-    Race("a bound circuit is let go while it trips", _few_keys, [_calls(True), _makes_keys], _still_benched),
+    Race(
+        "settings change during a call", _library, [_calls(False, True), _configures], _trips_at_one
+    ),
+    Race(
+        "a bound circuit is let go while it trips",
+        _few_keys,
+        [_calls(True), _makes_keys],
+        _still_benched,
+    ),
     Race("two begin to listen", _library, [_listens, _listens], _both_are_told),
     Race("two tell", _listening, [_benches_and_back, _benches_and_back], _told_in_order),
     Race("guards of a half-open key", _half_open_library, [_probes, _probes], _one_at_a_time),
-    Race("a guard is made while the state is exchanged", _library, [_makes_guard, _exchanges], _new_guard_counts_here),
+    Race(
+        "a guard is made while the state is exchanged",
+        _library,
+        [_makes_guard, _exchanges],
+        _new_guard_counts_here,
+    ),
     Race(
         "an idle circuit is let go while it trips",
         _few_keys_and_none_bound,
@@ -747,7 +809,9 @@ def _none_is_left_behind(state: Any) -> None:
     assert not state.circuit.outbox
 
 
-TELLING = Race("two tell of one key", _listened_to, [_benches_at(1.0), _benches_at(2.0)], _none_is_left_behind)
+TELLING = Race(
+    "two tell of one key", _listened_to, [_benches_at(1.0), _benches_at(2.0)], _none_is_left_behind
+)
 
 LOCKED_RACES = CIRCUIT_RACES + REGISTRY_RACES + BUDGET_RACES
 
@@ -803,7 +867,10 @@ def test_the_library_without_a_global_lock_holds_wherever_threads_switch(race: R
     _holds(explore(race, EVERY_OPCODE, is_lock_free=False))
 
 
-@pytest.mark.xfail(strict=True, reason="what a guard notes of its entries is under no lock, not even in the fallback")
+@pytest.mark.xfail(
+    strict=True,
+    reason="what a guard notes of its entries is under no lock, not even in the fallback",
+)
 def test_one_guard_for_two_holds_without_a_global_lock() -> None:
     """A guard kept in a variable may be entered by two threads also where they switch at every opcode."""
     race = Race(
@@ -843,7 +910,9 @@ WITHOUT_A_LOCK = pytest.mark.parametrize(
 
 
 @WITHOUT_A_LOCK
-@pytest.mark.parametrize("points", [EVERY_OPCODE, WHERE_CPYTHON_SWITCHES], ids=lambda points: points.__name__)
+@pytest.mark.parametrize(
+    "points", [EVERY_OPCODE, WHERE_CPYTHON_SWITCHES], ids=lambda points: points.__name__
+)
 def test_a_lock_that_is_taken_out_is_missed(lock: str, race: Race, points: Points) -> None:
     """Without the lock, the exploration that held with it finds a violation; also where CPython switches."""
     explored = explore(race, points, without=lock)
@@ -859,7 +928,9 @@ def test_a_lock_that_is_taken_out_is_missed(lock: str, race: Race, points: Point
         ("retry budget", "the last extra attempt is taken once"),
     ],
 )
-def test_a_lock_that_is_taken_out_is_missed_in_the_orders_that_make_a_difference(lock: str, name: str) -> None:
+def test_a_lock_that_is_taken_out_is_missed_in_the_orders_that_make_a_difference(
+    lock: str, name: str
+) -> None:
     """The same, explored by a tool that knows what touches what."""
     explored = reduce(_named(name), without=lock)
 
@@ -869,15 +940,23 @@ def test_a_lock_that_is_taken_out_is_missed_in_the_orders_that_make_a_difference
 @pytest.mark.parametrize(("lock", "name"), [("hub", "two begin to listen")])
 def test_a_lock_of_the_wiring_that_is_taken_out_is_missed(lock: str, name: str) -> None:
     """Those who begin to listen at once would lose one another."""
-    explored = explore(_named(name), WHERE_CPYTHON_SWITCHES, without=lock, is_lock_free=True, runs=900)
+    explored = explore(
+        _named(name), WHERE_CPYTHON_SWITCHES, without=lock, is_lock_free=True, runs=900
+    )
 
     assert explored.violation is not None
 
 
-@pytest.mark.parametrize("call", [_calls(False), _enters_fresh(False)], ids=["a decorated function", "a guard"])
-def test_counting_without_a_lock_would_lose_counts_if_threads_switched_anywhere(call: Callable[[Any], None]) -> None:
+@pytest.mark.parametrize(
+    "call", [_calls(False), _enters_fresh(False)], ids=["a decorated function", "a guard"]
+)
+def test_counting_without_a_lock_would_lose_counts_if_threads_switched_anywhere(
+    call: Callable[[Any], None],
+) -> None:
     """Why the one switch is there: an interpreter without a global lock must not count that way."""
-    race = Race("healthy calls", lambda: _library(failures=9), [call, call], _health_says(WARM + 2, 0))
+    race = Race(
+        "healthy calls", lambda: _library(failures=9), [call, call], _health_says(WARM + 2, 0)
+    )
 
     explored = explore(race, EVERY_OPCODE, is_lock_free=True, runs=600)
 
@@ -897,7 +976,10 @@ def test_a_deadlock_is_found() -> None:
     race = Race(
         "locks in opposite order",
         fresh,
-        [lambda state: nested(state.one, state.other), lambda state: nested(state.other, state.one)],
+        [
+            lambda state: nested(state.one, state.other),
+            lambda state: nested(state.other, state.one),
+        ],
         lambda state: None,
     )
     explored = explore(race, EVERY_OPCODE)
@@ -908,7 +990,10 @@ def test_a_deadlock_is_found() -> None:
 
 def test_a_race_takes_the_same_steps_each_time() -> None:
     """What a plan did once it does again."""
-    explored = [explore(_named("guards made anew"), WHERE_CPYTHON_SWITCHES, is_lock_free=True) for _ in range(2)]
+    explored = [
+        explore(_named("guards made anew"), WHERE_CPYTHON_SWITCHES, is_lock_free=True)
+        for _ in range(2)
+    ]
 
     assert explored[0] == explored[1]
 
@@ -961,8 +1046,12 @@ HOT = [
 ]
 
 
-@pytest.mark.parametrize(("code", "name"), [pytest.param(code, name, id=where) for where, code, name in HOT])
-def test_no_switch_lies_between_the_load_and_the_store_of_a_count(code: CodeType, name: str) -> None:
+@pytest.mark.parametrize(
+    ("code", "name"), [pytest.param(code, name, id=where) for where, code, name in HOT]
+)
+def test_no_switch_lies_between_the_load_and_the_store_of_a_count(
+    code: CodeType, name: str
+) -> None:
     """On the Python that runs this, what is counted without a lock is counted in one go."""
     counted = _stores_of(code, name)
 

@@ -78,7 +78,9 @@ def _accounts(small: soak.Soak) -> list[str]:
     """Return what is wrong with the accounts, but for the log, which is not looked at here."""
     small.ledger.violations.clear()
     soak.check_accounts(small)
-    return [sentence for sentence in small.ledger.violations if not sentence.startswith("log lines")]
+    return [
+        sentence for sentence in small.ledger.violations if not sentence.startswith("log lines")
+    ]
 
 
 def test_accounts_of_every_deed_agree(small: soak.Soak) -> None:
@@ -95,13 +97,18 @@ def test_accounts_of_every_deed_agree(small: soak.Soak) -> None:
         (("did", "part", "steady/a", soak.ANSWER), "health() of steady/a: total"),
         (("did", "part", "steady/a", "server_error"), "health() of steady/a: errors"),
         (("did", "part", "steady/a", "refused"), "health() of steady: errors"),
-        (("event", "AttemptFailed", "steady/a", "transient"), "steady/a: AttemptFailed of kind transient"),
+        (
+            ("event", "AttemptFailed", "steady/a", "transient"),
+            "steady/a: AttemptFailed of kind transient",
+        ),
         (("event", "CallFailed", "steady/a"), "CallFailed"),
         (("event", "FailedOver", "steady/a"), "FailedOver"),
         (("calls", "part", "answered"), "part: calls answered"),
     ],
 )
-def test_one_count_that_is_lost_is_found(small: soak.Soak, count: tuple[str, ...], said: str) -> None:
+def test_one_count_that_is_lost_is_found(
+    small: soak.Soak, count: tuple[str, ...], said: str
+) -> None:
     """Whichever account misses a single count, a sentence names it."""
     _calls(small, EVERY_DEED)
     assert small.ledger.counts[count] > 0
@@ -118,7 +125,9 @@ def test_an_answer_of_another_call_is_found(small: soak.Soak) -> None:
 
     small.answered(ticket, (ticket.number + 1, "steady/a"))
 
-    assert ["part: a call was given another call's answer, or another target's."] == small.ledger.violations
+    assert [
+        "part: a call was given another call's answer, or another target's."
+    ] == small.ledger.violations
 
 
 def test_the_weather_repeats_with_its_seed() -> None:
@@ -179,7 +188,9 @@ def test_a_place_that_is_not_given_back_is_found(small: soak.Soak, clock: FakeCl
 
     soak.check_recovery(small, patience=0.0)
 
-    assert any(sentence.startswith("storm3/d is still half_open") for sentence in small.ledger.violations)
+    assert any(
+        sentence.startswith("storm3/d is still half_open") for sentence in small.ledger.violations
+    )
 
 
 def test_a_circuit_that_recovers_is_fine(small: soak.Soak, clock: FakeClock) -> None:
@@ -205,7 +216,10 @@ def test_what_is_left_is_found(small: soak.Soak) -> None:
     done.set()
     thread.join()
 
-    assert ["threads are left: left-over.", "1 file descriptors are left open."] == small.ledger.violations
+    assert [
+        "threads are left: left-over.",
+        "1 file descriptors are left open.",
+    ] == small.ledger.violations
 
 
 def test_what_nobody_would_see_is_collected(small: soak.Soak) -> None:
@@ -290,17 +304,24 @@ def test_a_guard_survives_two_threads_that_contend_for_it_first() -> None:
     assert 3 == health()["groq"].total
 
 
-def test_benches_are_listed_while_keys_go_and_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_benches_are_listed_while_keys_go_and_are_looked_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Listing goes on when a key is let go meanwhile and another thread asks for one."""
     monkeypatch.setattr("resilient_llm._registry.MOST_KEYS", 50)
     with isolated():
-        held = [breaker(f"tenant-{number}") for number in range(60)][:12]  # these are let go when the others come
+        held = [breaker(f"tenant-{number}") for number in range(60)][
+            :12
+        ]  # these are let go when the others come
         looker = threading.Thread(target=is_benched, args=("tenant-55",), daemon=True)
         rounds = 0
 
         def trace(frame: FrameType, event: str, argument: object) -> Any:
             nonlocal rounds
-            if Path(frame.f_code.co_filename).name != "weakref.py" or frame.f_code.co_name != "values":
+            if (
+                Path(frame.f_code.co_filename).name != "weakref.py"
+                or frame.f_code.co_name != "values"
+            ):
                 return trace
             rounds += event == "line"
             if (
@@ -364,7 +385,10 @@ def test_keys_that_nobody_uses_any_more_are_dropped(
     with isolated():
         for number in range(200):
             for _ in range(failures):
-                with contextlib.suppress(ConnectionResetError, BreakerOpenError), breaker(f"tenant-{number}"):
+                with (
+                    contextlib.suppress(ConnectionResetError, BreakerOpenError),
+                    breaker(f"tenant-{number}"),
+                ):
                     raise ConnectionResetError
             clock.advance(1.0)
         clock.advance(3600.0)

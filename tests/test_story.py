@@ -106,14 +106,18 @@ class Player:
 
     def _circuit(self, key: str, provider: Circuit | None) -> Circuit:
         if key not in self.circuits:
-            self.circuits[key] = Circuit(key, self.breakers, now=self.now, rng=self.rng, news=self, provider=provider)
+            self.circuits[key] = Circuit(
+                key, self.breakers, now=self.now, rng=self.rng, news=self, provider=provider
+            )
         return self.circuits[key]
 
     def new_call(self) -> Call:
         """Return the next call of this player's policy."""
         timeout = self.options.timeout
         deadline = None if timeout is None else self.now + timeout
-        self.call = Call(self.options, self.lanes, self.world, "the call", deadline, told_limit=self.told_limit)
+        self.call = Call(
+            self.options, self.lanes, self.world, "the call", deadline, told_limit=self.told_limit
+        )
         self.call.traced = self.traced
         return self.call
 
@@ -127,7 +131,9 @@ class Player:
             kind, at, details = circuit.outbox.popleft()
             tag = details.pop("tag", None)
             mine = tag is not None and tag.call_id == "the call"
-            said = "".join(f" {name}={_shown(value)}" for name, value in details.items() if name != "enforced")
+            said = "".join(
+                f" {name}={_shown(value)}" for name, value in details.items() if name != "enforced"
+            )
             self.lines.append(f"{kind} {circuit.key}{said} at {at:g}{'' if mine else ' by nobody'}")
 
     # Playing.
@@ -230,7 +236,10 @@ class TestAnswers:
 
         player.play()
 
-        assert ((1, 0), 0.5) == (player.circuits["a/x"].numbers(0.5), player.circuits["a/x"].average_latency(0.5))
+        assert ((1, 0), 0.5) == (
+            player.circuits["a/x"].numbers(0.5),
+            player.circuits["a/x"].average_latency(0.5),
+        )
 
     def test_the_first_fails_and_the_second_answers(self) -> None:
         player = Player({"a/x": [DOWN], "b/y": [("yes", 2.0)]}, attempts=1, traced=True)
@@ -357,7 +366,9 @@ class TestRetries:
     def test_one_attempt_is_no_used_up_call(self) -> None:
         player = Player({"a/x": [DOWN], "b/y": ["yes"]}, attempts=1)
 
-        assert not [line for line in player.play() if line.startswith(("TargetBenched", "RetryStopped"))]
+        assert not [
+            line for line in player.play() if line.startswith(("TargetBenched", "RetryStopped"))
+        ]
 
     def test_attempts_are_counted_for_the_whole_call_as_well(self) -> None:
         player = Player({"a/x": [DOWN, DOWN], "b/y": []}, attempts=3, max_attempts=2)
@@ -374,7 +385,9 @@ class TestRetries:
             CallFailed a/x attempts=2 kind=None at 2
             raise ChainExhaustedError from Problem('overloaded')
         """)
-        assert [("a/x", 1), ("a/x", 2), ("b/y", 0)] == [(r.target, r.number) for r in player.error.attempts]
+        assert [("a/x", 1), ("a/x", 2), ("b/y", 0)] == [
+            (r.target, r.number) for r in player.error.attempts
+        ]
 
     def test_a_breaker_that_opens_ends_the_retries_without_a_word(self) -> None:
         player = Player({"a/x": [DOWN], "b/y": ["yes"]}, attempts=3, breakers={"failures": 1})
@@ -421,12 +434,18 @@ class TestRetries:
         assert ["try a/x 1", "wait 1", "wait 0.03", "try a/x 2", "answer 'yes'"] == lines
 
     def test_a_short_bench_ends_the_retries_too(self) -> None:
-        player = Player({"a/x": [DOWN], "b/y": ["yes"]}, attempts=3, breakers={"failures": 1, "cooldown": 0.5})
+        player = Player(
+            {"a/x": [DOWN], "b/y": ["yes"]}, attempts=3, breakers={"failures": 1, "cooldown": 0.5}
+        )
 
-        assert ["try a/x 1", "try b/y 1"] == [line for line in player.play() if line.startswith("try")]
+        assert ["try a/x 1", "try b/y 1"] == [
+            line for line in player.play() if line.startswith("try")
+        ]
 
     def test_the_policys_cooldown_is_that_of_the_bench(self) -> None:
-        player = Player({"a/x": [DOWN], "b/y": ["yes"]}, attempts=3, cooldown=8.0, breakers={"failures": 1})
+        player = Player(
+            {"a/x": [DOWN], "b/y": ["yes"]}, attempts=3, cooldown=8.0, breakers={"failures": 1}
+        )
 
         assert (
             "TargetBenched a/x kind=transient reason=overloaded trigger=failures 1/1 until=8.5 retry_after=None at 0.5"
@@ -461,7 +480,9 @@ class TestRetries:
         """)
 
     def test_the_budget_grows_with_answers_and_first_attempts(self) -> None:
-        player = Player({"a/x": [DOWN, "yes"]}, attempts=3, settings=Settings(breakers={}, retry_budget=0.5))
+        player = Player(
+            {"a/x": [DOWN, "yes"]}, attempts=3, settings=Settings(breakers={}, retry_budget=0.5)
+        )
         own = player.circuits["a/x"]
         for _ in range(20):
             own.success(own.era, 0.0, 0.1)
@@ -729,12 +750,18 @@ class TestDeadlines:
         assert (8.0, (AttemptRecord("a/x", 1, ErrorKind.TRANSIENT, "timeout", 8.0, None, "Problem"),)) == (
             player.error.timeout, player.error.attempts,
         )  # fmt: skip
-        assert (0, (0, 0)) == (player.circuits["a/x"].consecutive, player.circuits["a/x"].numbers(8.0))
+        assert (0, (0, 0)) == (
+            player.circuits["a/x"].consecutive,
+            player.circuits["a/x"].numbers(8.0),
+        )
 
     def test_how_long_it_ran_is_told_from_when_it_was_let_in(self) -> None:
         player = Player({"a/x": [("never", 1e9)]}, attempts=1, timeout=8.0, now=100.0)
 
-        assert "AttemptFailed a/x number=1 seconds=8 kind=transient reason=timeout status=None at 108" in player.play()
+        assert (
+            "AttemptFailed a/x number=1 seconds=8 kind=transient reason=timeout status=None at 108"
+            in player.play()
+        )
         assert [8.0] == [record.seconds for record in player.error.attempts]
 
     def test_a_limit_of_its_own_as_long_as_the_deadline_is_the_deadline(self) -> None:
@@ -756,7 +783,9 @@ class TestDeadlines:
         assert (1, 1) == player.circuits["a/x"].numbers(8.0)
 
     def test_nor_is_a_half_open_target_blamed_and_its_place_is_free(self) -> None:
-        player = Player({"a/x": [("never", 1e9)]}, attempts=1, timeout=8.0, breakers={"failures": 1})
+        player = Player(
+            {"a/x": [("never", 1e9)]}, attempts=1, timeout=8.0, breakers={"failures": 1}
+        )
         own = player.circuits["a/x"]
         own.failure(own.era, 0.0, DOWN, 0.0)
         player.now = 30.0
@@ -842,18 +871,28 @@ class TestDeadlines:
         """)
 
     def test_an_own_limit_that_is_shorter_is_the_limit(self) -> None:
-        player = Player({"a/x": [("never", 1e9)], "b/y": ["yes"]}, attempts=1, timeout=8.0, attempt_timeout=3.0)
+        player = Player(
+            {"a/x": [("never", 1e9)], "b/y": ["yes"]}, attempts=1, timeout=8.0, attempt_timeout=3.0
+        )
 
         lines = player.play()
 
-        assert ["try a/x 1 within 3", "try b/y 1 within 3"] == [line for line in lines if line.startswith("try")]
+        assert ["try a/x 1 within 3", "try b/y 1 within 3"] == [
+            line for line in lines if line.startswith("try")
+        ]
 
     def test_a_targets_own_limit_goes_before_the_policys(self) -> None:
-        player = Player({Target("a/x", attempt_timeout=2.0): [DOWN], "b/y": ["yes"]}, attempts=1, attempt_timeout=3.0)
+        player = Player(
+            {Target("a/x", attempt_timeout=2.0): [DOWN], "b/y": ["yes"]},
+            attempts=1,
+            attempt_timeout=3.0,
+        )
 
         lines = player.play()
 
-        assert ["try a/x 1 within 2", "try b/y 1 within 3"] == [line for line in lines if line.startswith("try")]
+        assert ["try a/x 1 within 2", "try b/y 1 within 3"] == [
+            line for line in lines if line.startswith("try")
+        ]
 
     def test_a_limit_is_no_whole_deadline_even_on_the_last_target(self) -> None:
         player = Player({"a/x": [("never", 1e9)]}, attempts=1, timeout=8.0, attempt_timeout=3.0)
@@ -866,7 +905,9 @@ class TestDeadlines:
 
         lines = player.play()
 
-        assert ["try a/x 1 within 3", "try b/y 1 within 3"] == [line for line in lines if line.startswith("try")]
+        assert ["try a/x 1 within 3", "try b/y 1 within 3"] == [
+            line for line in lines if line.startswith("try")
+        ]
         assert not [line for line in lines if line.startswith("Retry")]
 
     def test_alone_a_timeout_is_tried_again(self) -> None:
@@ -898,7 +939,9 @@ class TestDeadlines:
         assert "wait 4" in player.play()
 
     def test_the_limit_of_a_half_open_probe_is_its_lease(self) -> None:
-        player = Player({"a/x": [DOWN, "yes"]}, attempts=1, attempt_timeout=100.0, breakers={"failures": 1})
+        player = Player(
+            {"a/x": [DOWN, "yes"]}, attempts=1, attempt_timeout=100.0, breakers={"failures": 1}
+        )
         player.play()
         player.now = 30.5
         player.new_call()
@@ -927,7 +970,9 @@ class TestLeavingAtOnce:
             CallFailed a/x attempts=1 kind=caller_bug at 0.5
             let it through
         """)
-        assert [AttemptRecord("a/x", 1, ErrorKind.CALLER_BUG, BUG.reason, 0.5, None, "Problem")] == player.call.records
+        assert [
+            AttemptRecord("a/x", 1, ErrorKind.CALLER_BUG, BUG.reason, 0.5, None, "Problem")
+        ] == player.call.records
         assert (0, 0) == player.circuits["a/x"].numbers(0.5)
 
     def test_how_long_they_ran_is_told_from_when_they_were_let_in(self) -> None:
@@ -938,7 +983,10 @@ class TestLeavingAtOnce:
             "AttemptFailed a/x number=1 seconds=0.5 kind=caller_bug reason=caller_bug status=None at 100.5"
         ) in bug.play()
         assert [0.5] == [record.seconds for record in bug.call.records]
-        assert "AttemptFailed a/x number=1 seconds=10 kind=transient reason=hung status=None at 110" in hung.play()
+        assert (
+            "AttemptFailed a/x number=1 seconds=10 kind=transient reason=hung status=None at 110"
+            in hung.play()
+        )
 
     def test_and_gives_a_probes_place_back(self) -> None:
         player = Player({"a/x": [DOWN, BUG]}, attempts=1, breakers={"failures": 1})
@@ -964,10 +1012,15 @@ class TestLeavingAtOnce:
             AttemptFailed a/x number=1 seconds=10 kind=transient reason=hung status=None at 10
             let it through
         """)
-        assert ((1, 1), 0) == (player.circuits["a/x"].numbers(10.0), player.circuits["a/x"].consecutive)
+        assert ((1, 1), 0) == (
+            player.circuits["a/x"].numbers(10.0),
+            player.circuits["a/x"].consecutive,
+        )
 
     def test_a_hung_probe_is_a_failed_probe(self) -> None:
-        player = Player({"a/x": [DOWN, (Stop(CANCELLED), 10.0)]}, attempts=1, breakers={"failures": 1})
+        player = Player(
+            {"a/x": [DOWN, (Stop(CANCELLED), 10.0)]}, attempts=1, breakers={"failures": 1}
+        )
         player.play()
         player.now = 40.0
         player.new_call()
@@ -1025,7 +1078,9 @@ class TestLeavingAtOnce:
         """)
 
     def test_or_goes_to_the_next_if_asked(self) -> None:
-        player = Player({"a/x": [POLICY], "b/y": ["yes"]}, on_content_policy="next", on_request_error="raise")
+        player = Player(
+            {"a/x": [POLICY], "b/y": ["yes"]}, on_content_policy="next", on_request_error="raise"
+        )
 
         assert "answer 'yes'" == player.play()[-1]
 
@@ -1075,7 +1130,12 @@ class TestContextWindow:
     SMALL, LARGE = Target("a/x", context_window=8_000), Target("b/y", context_window=128_000)
 
     def test_it_goes_to_a_larger_window_past_others(self) -> None:
-        script = {self.SMALL: [TOO_LONG], Target("c/z", context_window=8_000): [], "d/w": [], self.LARGE: ["yes"]}
+        script = {
+            self.SMALL: [TOO_LONG],
+            Target("c/z", context_window=8_000): [],
+            "d/w": [],
+            self.LARGE: ["yes"],
+        }
         player = Player(script)
 
         player.plays("""
@@ -1107,7 +1167,9 @@ class TestContextWindow:
 
     def test_the_largest_that_was_too_small_counts(self) -> None:
         middle = Target("c/z", context_window=32_000)
-        player = Player({middle: [TOO_LONG], self.LARGE: [TOO_LONG], Target("e/v", context_window=64_000): []})
+        player = Player(
+            {middle: [TOO_LONG], self.LARGE: [TOO_LONG], Target("e/v", context_window=64_000): []}
+        )
 
         lines = player.play()
 
@@ -1134,13 +1196,18 @@ class TestRejecting:
     )
     def test_what_it_says_is_the_verdict(self, said: Any, kind: str, reason: str) -> None:
         player = Player(
-            {"a/x": ["no"], "b/y": ["yes"]}, attempts=1, reject=lambda value: said if value == "no" else None
+            {"a/x": ["no"], "b/y": ["yes"]},
+            attempts=1,
+            reject=lambda value: said if value == "no" else None,
         )
 
         lines = player.play()
 
         status = 200 if isinstance(said, Verdict) else None
-        assert f"AttemptFailed a/x number=1 seconds=0.5 kind={kind} reason={reason} status={status} at 0.5" == lines[1]
+        assert (
+            f"AttemptFailed a/x number=1 seconds=0.5 kind={kind} reason={reason} status={status} at 0.5"
+            == lines[1]
+        )
         assert "answer 'yes'" == lines[-1]
         assert "ResponseRejectedError" == player.call.records[0].type_name
 
@@ -1171,7 +1238,10 @@ class TestRejecting:
 
         player.play()
 
-        assert ("rejected", "transient") == (player.error.exceptions[0].reason, player.error.exceptions[0].kind)
+        assert ("rejected", "transient") == (
+            player.error.exceptions[0].reason,
+            player.error.exceptions[0].kind,
+        )
 
     def test_a_rejection_that_leaves_is_raised_as_one(self) -> None:
         player = Player({"a/x": ["no"], "b/y": []}, reject=lambda _: POLICY)
@@ -1226,12 +1296,16 @@ class TestOwnRule:
         assert "kind=transient reason=gateway status=502" in player.play()[1]
 
     def test_it_is_asked_about_the_error(self) -> None:
-        player = Player({"a/x": [DOWN], "b/y": ["yes"]}, attempts=1, classify=lambda error: error.verdict)
+        player = Player(
+            {"a/x": [DOWN], "b/y": ["yes"]}, attempts=1, classify=lambda error: error.verdict
+        )
 
         assert "reason=overloaded status=503" in player.play()[1]
 
     def test_a_kind_is_taken(self) -> None:
-        player = Player({"a/x": [DOWN], "b/y": ["yes"]}, attempts=1, classify=lambda _: "rate_limited")
+        player = Player(
+            {"a/x": [DOWN], "b/y": ["yes"]}, attempts=1, classify=lambda _: "rate_limited"
+        )
 
         assert "kind=rate_limited" in player.play()[1]
 
@@ -1286,7 +1360,9 @@ class TestGivingUp:
         """)
         error = player.error
         assert isinstance(error, ChainExhaustedError)
-        assert ["Problem", "BreakerOpenError", "Problem"] == [type(member).__name__ for member in error.exceptions]
+        assert ["Problem", "BreakerOpenError", "Problem"] == [
+            type(member).__name__ for member in error.exceptions
+        ]
         assert (None, 0.0) == (error.kind, error.retry_after)
 
     def test_one_kind_of_all_is_the_kind(self) -> None:
@@ -1326,7 +1402,9 @@ class TestAllBenched:
 
     def benched(self, *ends: float, **options: Any) -> Player:
         """Return a player whose targets are open until these moments."""
-        player = Player({f"{name}/x": ["yes"] for name, _ in zip("abc", ends, strict=False)}, **options)
+        player = Player(
+            {f"{name}/x": ["yes"] for name, _ in zip("abc", ends, strict=False)}, **options
+        )
         for lane, end in zip(player.lanes, ends, strict=True):
             lane.circuit.failure(lane.circuit.era, 0.0, DEAD if end < 0 else FULL, 0.0)
             layer = lane.circuit._layers.opened

@@ -57,7 +57,9 @@ from tests.stream_forms import (
 STEPPED_FORMS = [
     form
     for form in ASYNC_FORMS
-    if form.name.startswith(("asyncgen", "coroutine-sdk", "plain-source", "async-manager", "asynccontextmanager"))
+    if form.name.startswith(
+        ("asyncgen", "coroutine-sdk", "plain-source", "async-manager", "asynccontextmanager")
+    )
 ]
 
 
@@ -86,7 +88,9 @@ class DownError(ConnectionResetError):
 class _Stepped:
     """Awaits a coroutine and calls a function when it lets others run for the n-th time."""
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], n: int, at_n: Callable[[], object]) -> None:
+    def __init__(
+        self, coroutine: Coroutine[Any, Any, Any], n: int, at_n: Callable[[], object]
+    ) -> None:
         self._waits = coroutine.__await__()
         self._n = n
         self._at_n = at_n
@@ -165,7 +169,11 @@ def through_all_steps(
 def _tasks(backend: str) -> list[Any]:
     if backend == "asyncio":
         return [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    return [each for nursery in trio.lowlevel.current_task().child_nurseries for each in nursery.child_tasks]
+    return [
+        each
+        for nursery in trio.lowlevel.current_task().child_nurseries
+        for each in nursery.child_tasks
+    ]
 
 
 async def consume(form: Form, ask: Callable[..., Any], *, take: int | None = None) -> list[Any]:
@@ -195,19 +203,36 @@ def _no_place_is_taken(*keys: str) -> None:
             continue
         layers = circuit._layers
         assert layers.half is None or [] == layers.half.places
-        assert all(layer is None or layer.last_resort is None for layer in (layers.opened, layers.pause))
+        assert all(
+            layer is None or layer.last_resort is None for layer in (layers.opened, layers.pause)
+        )
 
 
 def _scripts(clock: FakeClock) -> dict[str, dict[str, Any]]:
     return {
-        "a retry and the next": {"lines": {A: [DownError, [ROLE, DownError]], B: [says("It")]}, "attempts": 2},
+        "a retry and the next": {
+            "lines": {A: [DownError, [ROLE, DownError]], B: [says("It")]},
+            "attempts": 2,
+        },
         "stops early": {"lines": {A: [says("It", " is", " so")]}, "take": 2},
         "restarts": {
             "lines": {A: [[ROLE, said("It"), DownError]], B: [says("is")]},
             "stream": StreamPolicy(on_interrupt="restart"),
         },
         "timed": {
-            "lines": {A: [[ROLE, said("It"), Quiet(clock, 1.0), SILENT, Quiet(clock, 1.0), said("is"), END]]},
+            "lines": {
+                A: [
+                    [
+                        ROLE,
+                        said("It"),
+                        Quiet(clock, 1.0),
+                        SILENT,
+                        Quiet(clock, 1.0),
+                        said("is"),
+                        END,
+                    ]
+                ]
+            },
             "stream": StreamPolicy(first_item_timeout=5.0, idle_timeout=5.0, keep_text=10),
             "timeout": 100.0,
         },
@@ -215,13 +240,17 @@ def _scripts(clock: FakeClock) -> dict[str, dict[str, Any]]:
             "lines": {A: [[ROLE, said("It"), Quiet(clock, 9.0), said("no")]]},
             "stream": StreamPolicy(idle_timeout=5.0),
         },
-        "is refused": {"lines": {A: [says("no")], B: [says("It")]}, "reject": lambda item: item == said("no")},
+        "is refused": {
+            "lines": {A: [says("no")], B: [says("It")]},
+            "reject": lambda item: item == said("no"),
+        },
     }
 
 
 @over(STEPPED_FORMS)
 @pytest.mark.parametrize(
-    "script", ["a retry and the next", "stops early", "restarts", "timed", "falls silent", "is refused"]
+    "script",
+    ["a retry and the next", "stops early", "restarts", "timed", "falls silent", "is refused"],
 )
 def test_a_consumer_cancelled_at_any_step_leaves_nothing_open(form: Form, script: str) -> None:
     """Every stream that was opened is closed, nobody is charged for the cancellation, and nothing runs on."""
@@ -230,7 +259,9 @@ def test_a_consumer_cancelled_at_any_step_leaves_nothing_open(form: Form, script
         options = dict(_scripts(clock)[script])
         supply = Supply(options.pop("lines"))
         take = options.pop("take", None)
-        return SimpleNamespace(supply=supply, take=take, ask=form.make(failover([A, B], **options), supply))
+        return SimpleNamespace(
+            supply=supply, take=take, ask=form.make(failover([A, B], **options), supply)
+        )
 
     async def consumes(state: Any) -> None:
         with contextlib.suppress(ResilientLLMError):
@@ -416,7 +447,13 @@ def test_an_async_stream_dropped_unclosed_warns_and_is_closed_soon(form: Form, i
     assert [] == supply.left_open
 
 
-@over([form for form in ASYNC_FORMS if form.name.startswith("plain-") and "coroutine" not in form.name])
+@over(
+    [
+        form
+        for form in ASYNC_FORMS
+        if form.name.startswith("plain-") and "coroutine" not in form.name
+    ]
+)
 def test_an_async_stream_of_a_plain_function_dropped_unread(form: Form) -> None:
     """What a plain function had opened at the call is closed, though its items were never asked for."""
     supply = Supply({A: [says("It")]})
@@ -440,7 +477,9 @@ def test_an_async_stream_of_a_plain_function_dropped_unread(form: Form) -> None:
 
 
 @over([form for form in ASYNC_FORMS if form.name.startswith("plain-")])
-def test_a_probe_of_a_stream_dropped_unread_gives_its_place_back(form: Form, clock: FakeClock) -> None:
+def test_a_probe_of_a_stream_dropped_unread_gives_its_place_back(
+    form: Form, clock: FakeClock
+) -> None:
     """A call whose stream nobody reads takes no place for longer than the stream object lives."""
     for _ in range(5):
         breaker(A).record(TimeoutError(), 0.1)

@@ -64,7 +64,12 @@ def test_so_many_bytes_may_be_held() -> None:
 
 
 @settings(deadline=None)  # a busy machine is no failure
-@given(st.lists(st.sampled_from([ROLE, SILENT, "", None, said("a"), {**SILENT, "x": "y" * 50_000}]), max_size=100))
+@given(
+    st.lists(
+        st.sampled_from([ROLE, SILENT, "", None, said("a"), {**SILENT, "x": "y" * 50_000}]),
+        max_size=100,
+    )
+)
 def test_never_more_than_that_is_held(items: list[Any]) -> None:
     """Whatever comes, at most 64 items are held, all of them as they came, and all but the last without content."""
     taken = fed(items)
@@ -225,7 +230,10 @@ def test_big_items_without_a_dict_count_as_well() -> None:
 
 def test_big_texts_among_many_entries_count() -> None:
     """A long text is counted wherever in a list it stands, as far as one item may be looked at."""
-    assert size_of(["x"] * 300 + ["x" * 100_000]) >= 100_000 or size_of(["x" * 100_000] + ["x"] * 300) >= 100_000
+    assert (
+        size_of(["x"] * 300 + ["x" * 100_000]) >= 100_000
+        or size_of(["x" * 100_000] + ["x"] * 300) >= 100_000
+    )
 
 
 # --- Pace --------------------------------------------------------------------------------------
@@ -273,12 +281,18 @@ def test_the_time_of_the_whole_stream_is_time_of_waiting() -> None:
     ("options", "deadline", "said"),
     [
         ({"idle_timeout": 3.0}, None, "idle_timeout of 3.0 s"),
-        ({"idle_timeout": 3.0, "min_rate": 2.0, "rate_window": 1.0}, None, "min_rate=2.0 items a second within 1 s"),
+        (
+            {"idle_timeout": 3.0, "min_rate": 2.0, "rate_window": 1.0},
+            None,
+            "min_rate=2.0 items a second within 1 s",
+        ),
         ({"idle_timeout": 3.0, "timeout": 2.0}, None, "timeout of 2.0 s"),
         ({"idle_timeout": 3.0, "timeout": 2.0}, 1.0, "deadline"),
     ],
 )
-def test_the_limit_that_ended_a_wait_is_named(options: dict[str, Any], deadline: float | None, said: str) -> None:
+def test_the_limit_that_ended_a_wait_is_named(
+    options: dict[str, Any], deadline: float | None, said: str
+) -> None:
     """Whoever reads the error knows which number to change."""
     limits = pace(deadline=deadline, **options)
 
@@ -340,7 +354,11 @@ def test_an_average_over_a_window() -> None:
     seen = [averages.value(0.0, 300.0)]
     averages.add(0.0, 2.0, 300.0)
     averages.add(100.0, 4.0, 300.0)
-    seen += [averages.value(100.0, 300.0), averages.value(301.0, 300.0), averages.value(500.0, 300.0)]
+    seen += [
+        averages.value(100.0, 300.0),
+        averages.value(301.0, 300.0),
+        averages.value(500.0, 300.0),
+    ]
 
     assert [None, 3.0, 4.0, None] == seen
 
@@ -356,7 +374,11 @@ def test_averages_lie_between_the_least_and_the_most(values: list[tuple[float, f
 
     average = averages.value(now, 30.0)
     assert average is not None
-    assert min(value for _, value in values) - 1e-9 <= average <= max(value for _, value in values) + 1e-9
+    assert (
+        min(value for _, value in values) - 1e-9
+        <= average
+        <= max(value for _, value in values) + 1e-9
+    )
     assert len(averages._buckets) <= 31
 
 
@@ -410,7 +432,10 @@ def test_a_stream_is_delivered_before_it_is_a_success() -> None:
     assert not delivers.restarts
     assert ["StreamCommitted"] == before
     assert "Done" == type(done).__name__
-    assert ["StreamCommitted a/x seconds=2 at 2", "AttemptSucceeded a/x number=1 seconds=5 at 5"] == told.player.lines
+    assert [
+        "StreamCommitted a/x seconds=2 at 2",
+        "AttemptSucceeded a/x number=1 seconds=5 at 5",
+    ] == told.player.lines
 
 
 def test_an_interruption_in_steps() -> None:

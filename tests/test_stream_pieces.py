@@ -48,7 +48,9 @@ class Piece:
     text: str = ""
 
 
-def chunk(delta: dict[str, Any] | None = None, stop: str | None = None, **more: Any) -> dict[str, Any]:
+def chunk(
+    delta: dict[str, Any] | None = None, stop: str | None = None, **more: Any
+) -> dict[str, Any]:
     choice = {"index": 0, "delta": delta or {}, "finish_reason": stop, "logprobs": None}
     return {
         "id": "chatcmpl-1",
@@ -62,10 +64,21 @@ def chunk(delta: dict[str, Any] | None = None, stop: str | None = None, **more: 
 
 def completion(text: str, stop: str | None = None) -> dict[str, Any]:
     choice = {"index": 0, "text": text, "finish_reason": stop, "logprobs": None}
-    return {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "some-model", "choices": [choice]}
+    return {
+        "id": "cmpl-1",
+        "object": "text_completion",
+        "created": 1,
+        "model": "some-model",
+        "choices": [choice],
+    }
 
 
-CALL = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "weather", "arguments": ""}}
+CALL = {
+    "index": 0,
+    "id": "call_1",
+    "type": "function",
+    "function": {"name": "weather", "arguments": ""},
+}
 USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
 
 # Whatever speaks openai's chat; what is no field of the SDK's own object it keeps as an extra.
@@ -80,20 +93,35 @@ CHAT = {
     "refusal": Piece(chunk({"refusal": "I cannot."}), "content"),
     "call begins": Piece(chunk({"tool_calls": [CALL]}), "content"),
     "no calls": Piece(chunk({"tool_calls": []}), "nothing"),
-    "function call": Piece(chunk({"function_call": {"name": "weather", "arguments": ""}}), "content"),
+    "function call": Piece(
+        chunk({"function_call": {"name": "weather", "arguments": ""}}), "content"
+    ),
     "audio": Piece(chunk({"audio": {"data": "UklGRg=="}}), "content"),
     "audio to come": Piece(chunk({"audio": {"id": "audio_1"}}), "nothing"),
     "deepseek thinks": Piece(chunk({"content": None, "reasoning_content": "Hm."}), "content"),
     "deepseek, no thought": Piece(chunk({"content": "", "reasoning_content": ""}), "nothing"),
     "groq thinks": Piece(chunk({"reasoning": "Hm."}), "content"),
     "openrouter thinks": Piece(
-        chunk({"content": "", "reasoning_details": [{"type": "reasoning.text", "text": "Hm.", "index": 0}]}), "content"
+        chunk(
+            {
+                "content": "",
+                "reasoning_details": [{"type": "reasoning.text", "text": "Hm.", "index": 0}],
+            }
+        ),
+        "content",
     ),
     "openrouter, a signature": Piece(
-        chunk({"content": "", "reasoning_details": [{"type": "reasoning.text", "text": "", "signature": "Abc"}]}),
+        chunk(
+            {
+                "content": "",
+                "reasoning_details": [{"type": "reasoning.text", "text": "", "signature": "Abc"}],
+            }
+        ),
         "nothing",
     ),
-    "litellm thinks": Piece(chunk({"thinking_blocks": [{"type": "thinking", "thinking": "Hm."}]}), "content"),
+    "litellm thinks": Piece(
+        chunk({"thinking_blocks": [{"type": "thinking", "thinking": "Hm."}]}), "content"
+    ),
     "stop": Piece(chunk({}, "stop"), "end"),
     "stop, empty text": Piece(chunk({"content": ""}, "tool_calls"), "end"),
     "cut off": Piece(chunk({}, "length"), "end"),
@@ -144,52 +172,100 @@ SAID = {
     "status": "completed",
     "content": [{**TEXT_PART, "text": "It will."}],
 }
-FUNCTION_CALL = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "weather", "arguments": ""}
+FUNCTION_CALL = {
+    "type": "function_call",
+    "id": "fc_1",
+    "call_id": "call_1",
+    "name": "weather",
+    "arguments": "",
+}
 RESPONSES = {
     "created": Piece(event("created", response=response("in_progress")), "nothing"),
     "in progress": Piece(event("in_progress", response=response("in_progress")), "nothing"),
     "queued": Piece(event("queued", response=response("queued")), "nothing"),
     "a message begins": Piece(
-        event("output_item.added", output_index=0, item={**SAID, "status": "in_progress", "content": []}), "nothing"
+        event(
+            "output_item.added",
+            output_index=0,
+            item={**SAID, "status": "in_progress", "content": []},
+        ),
+        "nothing",
     ),
     "a thought begins": Piece(
-        event("output_item.added", output_index=0, item={"type": "reasoning", "id": "rs_1", "summary": []}), "nothing"
+        event(
+            "output_item.added",
+            output_index=0,
+            item={"type": "reasoning", "id": "rs_1", "summary": []},
+        ),
+        "nothing",
     ),
-    "a call begins": Piece(event("output_item.added", output_index=0, item=FUNCTION_CALL), "content"),
+    "a call begins": Piece(
+        event("output_item.added", output_index=0, item=FUNCTION_CALL), "content"
+    ),
     "a search begins": Piece(event("web_search_call.in_progress", **ITEM), "content"),
     "a part begins": Piece(event("content_part.added", part=TEXT_PART, **WHERE), "nothing"),
-    "text": Piece(event("output_text.delta", delta="It will.", logprobs=[], **WHERE), "content", "It will."),
+    "text": Piece(
+        event("output_text.delta", delta="It will.", logprobs=[], **WHERE), "content", "It will."
+    ),
     "no text": Piece(event("output_text.delta", delta="", logprobs=[], **WHERE), "nothing"),
-    "all of the text": Piece(event("output_text.done", text="It will.", logprobs=[], **WHERE), "content"),
+    "all of the text": Piece(
+        event("output_text.done", text="It will.", logprobs=[], **WHERE), "content"
+    ),
     "a citation": Piece(
-        event("output_text.annotation.added", annotation={"type": "file"}, annotation_index=0, **WHERE), "nothing"
+        event(
+            "output_text.annotation.added", annotation={"type": "file"}, annotation_index=0, **WHERE
+        ),
+        "nothing",
     ),
     "refusal": Piece(event("refusal.delta", delta="I cannot.", **WHERE), "content"),
-    "thought": Piece(event("reasoning_summary_text.delta", delta="Hm.", summary_index=0, **ITEM), "content"),
+    "thought": Piece(
+        event("reasoning_summary_text.delta", delta="Hm.", summary_index=0, **ITEM), "content"
+    ),
     "a call goes on": Piece(event("function_call_arguments.delta", delta="{", **ITEM), "content"),
     "audio": Piece(event("audio.delta", delta="UklGRg=="), "content"),
     "an image": Piece(
-        event("image_generation_call.partial_image", partial_image_b64="AA==", partial_image_index=0, **ITEM), "content"
+        event(
+            "image_generation_call.partial_image",
+            partial_image_b64="AA==",
+            partial_image_index=0,
+            **ITEM,
+        ),
+        "content",
     ),
     "a list of tools begins": Piece(
-        event("output_item.added", output_index=0, item={"type": "mcp_list_tools", "id": "1", "server_label": "x"}),
+        event(
+            "output_item.added",
+            output_index=0,
+            item={"type": "mcp_list_tools", "id": "1", "server_label": "x"},
+        ),
         "nothing",
     ),
     "tools are listed": Piece(event("mcp_list_tools.in_progress", **ITEM), "nothing"),
     "completed": Piece(event("completed", response=response("completed")), "end"),
-    "completed, with all in it": Piece(event("completed", response=response("completed", SAID)), "content and end"),
+    "completed, with all in it": Piece(
+        event("completed", response=response("completed", SAID)), "content and end"
+    ),
     "incomplete": Piece(
-        event("incomplete", response=response("incomplete", incomplete_details={"reason": "max_output_tokens"})),
+        event(
+            "incomplete",
+            response=response("incomplete", incomplete_details={"reason": "max_output_tokens"}),
+        ),
         "end",
     ),
 }
 
 # What `client.chat.completions.stream()` makes of the chunks, which it gives as well.
 OPENAI_HELPER = {
-    "chunk": Piece({"type": "chunk", "chunk": chunk({"content": "It"}), "snapshot": {}}, "content", "It"),
-    "first chunk": Piece({"type": "chunk", "chunk": chunk({"role": "assistant"}), "snapshot": {}}, "nothing"),
+    "chunk": Piece(
+        {"type": "chunk", "chunk": chunk({"content": "It"}), "snapshot": {}}, "content", "It"
+    ),
+    "first chunk": Piece(
+        {"type": "chunk", "chunk": chunk({"role": "assistant"}), "snapshot": {}}, "nothing"
+    ),
     "last chunk": Piece({"type": "chunk", "chunk": chunk({}, "stop"), "snapshot": {}}, "end"),
-    "text": Piece({"type": "content.delta", "delta": "It", "snapshot": "It", "parsed": None}, "content"),
+    "text": Piece(
+        {"type": "content.delta", "delta": "It", "snapshot": "It", "parsed": None}, "content"
+    ),
     "all of the text": Piece({"type": "content.done", "content": "It", "parsed": None}, "content"),
     "refusal": Piece({"type": "refusal.delta", "delta": "I", "snapshot": "I"}, "content"),
     "logprobs": Piece({"type": "logprobs.content.delta", "content": [], "snapshot": []}, "nothing"),
@@ -240,8 +316,12 @@ ANTHROPIC = {
     "block with text": Piece(block(type="text", text="It", citations=None), "content", "It"),
     "thinking begins": Piece(block(type="thinking", thinking="", signature=""), "nothing"),
     "hidden thought": Piece(block(type="redacted_thinking", data="Abc"), "content"),
-    "a call begins": Piece(block(type="tool_use", id="toolu_1", name="weather", input={}), "content"),
-    "a search begins": Piece(block(type="server_tool_use", id="srvtoolu_1", name="web_search", input={}), "content"),
+    "a call begins": Piece(
+        block(type="tool_use", id="toolu_1", name="weather", input={}), "content"
+    ),
+    "a search begins": Piece(
+        block(type="server_tool_use", id="srvtoolu_1", name="web_search", input={}), "content"
+    ),
     "text": Piece(delta(type="text_delta", text="It will."), "content", "It will."),
     "no text": Piece(delta(type="text_delta", text=""), "nothing"),
     "thought": Piece(delta(type="thinking_delta", thinking="Hm."), "content"),
@@ -260,22 +340,30 @@ ANTHROPIC_HELPER = {
     "text": Piece({"type": "text", "text": "It", "snapshot": "It"}, "content"),
     "thought": Piece({"type": "thinking", "thinking": "Hm.", "snapshot": "Hm."}, "content"),
     "signature": Piece({"type": "signature", "signature": "Abc"}, "nothing"),
-    "a call, nothing yet": Piece({"type": "input_json", "partial_json": "", "snapshot": {}}, "nothing"),
+    "a call, nothing yet": Piece(
+        {"type": "input_json", "partial_json": "", "snapshot": {}}, "nothing"
+    ),
     "a call goes on": Piece({"type": "input_json", "partial_json": "{", "snapshot": {}}, "content"),
 }
 
 
 def candidate(*parts: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"candidates": [{"content": {"role": "model", "parts": list(parts)}, "index": 0, **more}]}
+    return {
+        "candidates": [{"content": {"role": "model", "parts": list(parts)}, "index": 0, **more}]
+    }
 
 
 GOOGLE = {
     "text": Piece(candidate({"text": "It will."}), "content", "It will."),
     "text and stop": Piece(candidate({"text": "It"}, finishReason="STOP"), "content and end", "It"),
     "thought": Piece(candidate({"text": "Hm.", "thought": True}), "content"),
-    "thought and text": Piece(candidate({"text": "Hm.", "thought": True}, {"text": "It"}), "content", "It"),
+    "thought and text": Piece(
+        candidate({"text": "Hm.", "thought": True}, {"text": "It"}), "content", "It"
+    ),
     "a call": Piece(candidate({"functionCall": {"name": "weather", "args": {}}}), "content"),
-    "an image": Piece(candidate({"inlineData": {"mimeType": "image/png", "data": "AA=="}}), "content"),
+    "an image": Piece(
+        candidate({"inlineData": {"mimeType": "image/png", "data": "AA=="}}), "content"
+    ),
     "code": Piece(candidate({"executableCode": {"code": "1", "language": "PYTHON"}}), "content"),
     "empty text": Piece(candidate({"text": ""}), "nothing"),
     "signature": Piece(candidate({"text": "", "thoughtSignature": "AA=="}), "nothing"),
@@ -319,18 +407,26 @@ THINKING = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
 OTHERS = {
     "mistral, role": Piece(mistral({"role": "assistant", "content": ""}), "nothing"),
     "mistral, text": Piece(mistral({"content": "It"}), "content", "It"),
-    "mistral, parts": Piece(mistral({"content": [{"type": "text", "text": "It"}]}), "content", "It"),
+    "mistral, parts": Piece(
+        mistral({"content": [{"type": "text", "text": "It"}]}), "content", "It"
+    ),
     "mistral, thought": Piece(mistral({"content": [THINKING]}), "content"),
     "mistral, stop": Piece(mistral({"content": ""}, "stop"), "end"),
     "ollama, text": Piece(ollama(message={"role": "assistant", "content": "It"}), "content", "It"),
-    "ollama, thought": Piece(ollama(message={"role": "assistant", "content": "", "thinking": "Hm."}), "content"),
+    "ollama, thought": Piece(
+        ollama(message={"role": "assistant", "content": "", "thinking": "Hm."}), "content"
+    ),
     "ollama, nothing": Piece(ollama(message={"role": "assistant", "content": ""}), "nothing"),
     "ollama, done": Piece(ollama(True, message={"content": ""}, done_reason="stop"), "end"),
     "ollama, done for no reason": Piece(ollama(True, message={"content": ""}), "end"),
     "ollama, generate": Piece(ollama(response="It"), "content", "It"),
     "ollama, generated": Piece(ollama(True, response=""), "end"),
-    "cohere, message start": Piece(cohere("message-start", role="assistant", content=[]), "nothing"),
-    "cohere, content start": Piece(cohere("content-start", content={"type": "text", "text": ""}), "nothing"),
+    "cohere, message start": Piece(
+        cohere("message-start", role="assistant", content=[]), "nothing"
+    ),
+    "cohere, content start": Piece(
+        cohere("content-start", content={"type": "text", "text": ""}), "nothing"
+    ),
     "cohere, text": Piece(cohere("content-delta", content={"text": "It"}), "content", "It"),
     "cohere, thought": Piece(cohere("content-delta", content={"thinking": "Hm."}), "content"),
     "cohere, plan": Piece(cohere("tool-plan-delta", tool_plan="I will look."), "content"),
@@ -339,42 +435,74 @@ OTHERS = {
     "cohere, end": Piece({"type": "message-end", "delta": {"finish_reason": "COMPLETE"}}, "end"),
     "bedrock, start": Piece({"messageStart": {"role": "assistant"}}, "nothing"),
     "bedrock, a call begins": Piece(
-        {"contentBlockStart": {"start": {"toolUse": {"name": "weather"}}, "contentBlockIndex": 0}}, "content"
+        {"contentBlockStart": {"start": {"toolUse": {"name": "weather"}}, "contentBlockIndex": 0}},
+        "content",
     ),
-    "bedrock, text": Piece({"contentBlockDelta": {"delta": {"text": "It"}, "contentBlockIndex": 0}}, "content", "It"),
-    "bedrock, no text": Piece({"contentBlockDelta": {"delta": {"text": ""}, "contentBlockIndex": 0}}, "nothing"),
-    "bedrock, thought": Piece({"contentBlockDelta": {"delta": {"reasoningContent": {"text": "Hm."}}}}, "content"),
-    "bedrock, signature": Piece({"contentBlockDelta": {"delta": {"reasoningContent": {"signature": "A"}}}}, "nothing"),
+    "bedrock, text": Piece(
+        {"contentBlockDelta": {"delta": {"text": "It"}, "contentBlockIndex": 0}}, "content", "It"
+    ),
+    "bedrock, no text": Piece(
+        {"contentBlockDelta": {"delta": {"text": ""}, "contentBlockIndex": 0}}, "nothing"
+    ),
+    "bedrock, thought": Piece(
+        {"contentBlockDelta": {"delta": {"reasoningContent": {"text": "Hm."}}}}, "content"
+    ),
+    "bedrock, signature": Piece(
+        {"contentBlockDelta": {"delta": {"reasoningContent": {"signature": "A"}}}}, "nothing"
+    ),
     "bedrock, block stop": Piece({"contentBlockStop": {"contentBlockIndex": 0}}, "nothing"),
     "bedrock, stop": Piece({"messageStop": {"stopReason": "end_turn"}}, "end"),
     "bedrock, filtered": Piece({"messageStop": {"stopReason": "guardrail_intervened"}}, "end"),
-    "bedrock, usage": Piece({"metadata": {"usage": {"totalTokens": 6}, "metrics": {"latencyMs": 9}}}, "nothing"),
+    "bedrock, usage": Piece(
+        {"metadata": {"usage": {"totalTokens": 6}, "metrics": {"latencyMs": 9}}}, "nothing"
+    ),
     "invoke, claude": Piece(invoked(**delta(type="text_delta", text="It")), "content", "It"),
     "invoke, llama": Piece(invoked(generation="It", stop_reason=None), "content", "It"),
     "invoke, llama stops": Piece(invoked(generation="", stop_reason="stop"), "end"),
     "invoke, titan": Piece(invoked(outputText="It", completionReason=None), "content", "It"),
     "invoke, mistral": Piece(
-        invoked(choices=[{"index": 0, "message": {"content": "It"}, "stop_reason": None}]), "content", "It"
+        invoked(choices=[{"index": 0, "message": {"content": "It"}, "stop_reason": None}]),
+        "content",
+        "It",
     ),
     "anthropic's completions": Piece(
         {"type": "completion", "completion": " It", "stop_reason": None}, "content", " It"
     ),
     "langchain, text": Piece(langchain("It"), "endless content", "It"),
-    "langchain, parts": Piece(langchain([{"type": "text", "text": "It", "index": 0}]), "endless content", "It"),
+    "langchain, parts": Piece(
+        langchain([{"type": "text", "text": "It", "index": 0}]), "endless content", "It"
+    ),
     "langchain, texts": Piece(langchain(["It"]), "endless content", "It"),
-    "langchain, thought": Piece(langchain([{"type": "thinking", "thinking": "Hm.", "index": 0}]), "endless content"),
-    "langchain, thought aside": Piece(langchain(additional_kwargs={"reasoning_content": "Hm."}), "endless content"),
-    "langchain, a call": Piece(langchain(tool_call_chunks=[{"name": "weather", "args": ""}]), "endless content"),
+    "langchain, thought": Piece(
+        langchain([{"type": "thinking", "thinking": "Hm.", "index": 0}]), "endless content"
+    ),
+    "langchain, thought aside": Piece(
+        langchain(additional_kwargs={"reasoning_content": "Hm."}), "endless content"
+    ),
+    "langchain, a call": Piece(
+        langchain(tool_call_chunks=[{"name": "weather", "args": ""}]), "endless content"
+    ),
     "langchain, nothing": Piece(langchain(), "endless nothing"),
-    "langchain, last": Piece(langchain(response_metadata={"finish_reason": "stop"}), "endless nothing"),
-    "huggingface, token": Piece({"index": 1, "token": TOKEN, "generated_text": None, "details": None}, "content", "It"),
+    "langchain, last": Piece(
+        langchain(response_metadata={"finish_reason": "stop"}), "endless nothing"
+    ),
+    "huggingface, token": Piece(
+        {"index": 1, "token": TOKEN, "generated_text": None, "details": None}, "content", "It"
+    ),
     "huggingface, last": Piece(
-        {"index": 9, "token": {**TOKEN, "special": True, "text": "</s>"}, "generated_text": "It will."}, "end"
+        {
+            "index": 9,
+            "token": {**TOKEN, "special": True, "text": "</s>"},
+            "generated_text": "It will.",
+        },
+        "end",
     ),
     "a ping": Piece({"type": "ping"}, "nothing"),
     "openai's keep-alive": Piece({"type": "keepalive", "sequence_number": 466}, "nothing"),
     "content blocks of one's own": Piece({"type": "text", "text": "It"}, "endless content", "It"),
-    "a type that means something elsewhere": Piece({"type": "text", "content": "It"}, "endless content"),
+    "a type that means something elsewhere": Piece(
+        {"type": "text", "content": "It"}, "endless content"
+    ),
 }
 
 TABLES: dict[str, dict[str, Piece]] = {
@@ -390,7 +518,11 @@ TABLES: dict[str, dict[str, Piece]] = {
 
 
 def cases(*tables: str) -> list[Any]:
-    return [pytest.param(table, name, id=f"{table}: {name}") for table in tables or TABLES for name in TABLES[table]]
+    return [
+        pytest.param(table, name, id=f"{table}: {name}")
+        for table in tables or TABLES
+        for name in TABLES[table]
+    ]
 
 
 @pytest.mark.parametrize(("table", "name"), cases())
@@ -441,7 +573,9 @@ def made_by_openai(table: str, wire: dict[str, Any]) -> Any:
     return build(type_=types_of_openai(table), value=copy.deepcopy(wire))
 
 
-@pytest.mark.parametrize(("table", "name"), cases("chat", "completions", "responses", "openai helper"))
+@pytest.mark.parametrize(
+    ("table", "name"), cases("chat", "completions", "responses", "openai helper")
+)
 def test_an_item_of_openai(table: str, name: str) -> None:
     """The object of openai's client is seen as the JSON that it is made of."""
     piece = TABLES[table][name]
@@ -490,17 +624,34 @@ def test_an_item_of_google(table: str, name: str) -> None:
 # Whole streams: where the content begins, where the end is, what was said.
 
 STREAMS: dict[str, list[dict[str, Any]]] = {
-    "openai": [CHAT[name].wire for name in ("role only", "text", "text", "stop", "usage after the end")],
-    "openai, completions": [COMPLETIONS[name].wire for name in ("empty text", "text", "text", "stop")],
+    "openai": [
+        CHAT[name].wire for name in ("role only", "text", "text", "stop", "usage after the end")
+    ],
+    "openai, completions": [
+        COMPLETIONS[name].wire for name in ("empty text", "text", "text", "stop")
+    ],
     "responses": [
-        RESPONSES[name].wire for name in ("created", "in progress", "a message begins", "a part begins", "text", "text")
+        RESPONSES[name].wire
+        for name in ("created", "in progress", "a message begins", "a part begins", "text", "text")
     ]
     + [RESPONSES[name].wire for name in ("all of the text", "completed, with all in it")],
     "anthropic": [
         ANTHROPIC[name].wire
-        for name in ("message start", "empty block", "text", "text", "block stop", "message delta", "message stop")
+        for name in (
+            "message start",
+            "empty block",
+            "text",
+            "text",
+            "block stop",
+            "message delta",
+            "message stop",
+        )
     ],
-    "google": [GOOGLE["usage"].wire, GOOGLE["text"].wire, candidate({"text": "It will."}, finishReason="STOP")],
+    "google": [
+        GOOGLE["usage"].wire,
+        GOOGLE["text"].wire,
+        candidate({"text": "It will."}, finishReason="STOP"),
+    ],
 }
 
 
@@ -537,11 +688,20 @@ SERVER = (ErrorKind.TRANSIENT, "server_error")
 ERRORS: dict[str, tuple[dict[str, Any], tuple[ErrorKind, str]]] = {
     "anthropic's event": (OVERLOADED, (ErrorKind.TRANSIENT, "overloaded")),
     "openai's event": (
-        {"type": "error", "code": "rate_limit_exceeded", "message": "?", "param": None, "sequence_number": 4},
+        {
+            "type": "error",
+            "code": "rate_limit_exceeded",
+            "message": "?",
+            "param": None,
+            "sequence_number": 4,
+        },
         (ErrorKind.RATE_LIMITED, "rate_limit"),
     ),
     "openai's failed response": (
-        event("failed", response=response("failed", error={"code": "rate_limit_exceeded", "message": "?"})),
+        event(
+            "failed",
+            response=response("failed", error={"code": "rate_limit_exceeded", "message": "?"}),
+        ),
         (ErrorKind.RATE_LIMITED, "rate_limit"),
     ),
     "a failed response without a reason": (
@@ -550,7 +710,13 @@ ERRORS: dict[str, tuple[dict[str, Any], tuple[ErrorKind, str]]] = {
     ),
     "a body with only an error": ({"error": BUSY}, (ErrorKind.RATE_LIMITED, "rate_limit")),
     "google's": (
-        {"error": {"code": 429, "message": "Resource has been exhausted", "status": "RESOURCE_EXHAUSTED"}},
+        {
+            "error": {
+                "code": 429,
+                "message": "Resource has been exhausted",
+                "status": "RESOURCE_EXHAUSTED",
+            }
+        },
         (ErrorKind.RATE_LIMITED, "rate_limit"),
     ),
     "a chunk with an error": (
@@ -558,7 +724,10 @@ ERRORS: dict[str, tuple[dict[str, Any], tuple[ErrorKind, str]]] = {
         (ErrorKind.RATE_LIMITED, "rate_limit"),
     ),
     "a choice with an error": (
-        {**chunk(), "choices": [{"index": 0, "delta": {}, "error": BUSY, "finish_reason": "error"}]},
+        {
+            **chunk(),
+            "choices": [{"index": 0, "delta": {}, "error": BUSY, "finish_reason": "error"}],
+        },
         (ErrorKind.RATE_LIMITED, "rate_limit"),
     ),
     "groq's": (
@@ -570,7 +739,10 @@ ERRORS: dict[str, tuple[dict[str, Any], tuple[ErrorKind, str]]] = {
     "mistral": (mistral({"content": ""}, "error"), SERVER),
     "cohere": ({"type": "message-end", "delta": {"finish_reason": "ERROR", "error": "?"}}, SERVER),
     "google's, beside the usage": (
-        {"usageMetadata": {}, "error": {"code": 503, "message": "The model is overloaded.", "status": "UNAVAILABLE"}},
+        {
+            "usageMetadata": {},
+            "error": {"code": 503, "message": "The model is overloaded.", "status": "UNAVAILABLE"},
+        },
         (ErrorKind.TRANSIENT, "overloaded"),
     ),
     "google, an unreadable call": (
@@ -581,7 +753,10 @@ ERRORS: dict[str, tuple[dict[str, Any], tuple[ErrorKind, str]]] = {
         {"throttlingException": {"message": "Too many requests."}},
         (ErrorKind.RATE_LIMITED, "rate_limit"),
     ),
-    "ollama": ({"error": "an error was encountered while running the model"}, (ErrorKind.TRANSIENT, "")),
+    "ollama": (
+        {"error": "an error was encountered while running the model"},
+        (ErrorKind.TRANSIENT, ""),
+    ),
 }
 
 
@@ -610,7 +785,11 @@ def test_an_error_after_text_has_both() -> None:
     """A chunk that ends with an error may still bring some text."""
     found = glance(chunk({"content": "It"}, "error"))
 
-    assert (True, True, "server_error") == (found.content, found.ended, found.verdict and found.verdict.reason)
+    assert (True, True, "server_error") == (
+        found.content,
+        found.ended,
+        found.verdict and found.verdict.reason,
+    )
 
 
 # What is nobody's item.
@@ -632,7 +811,10 @@ OWN: dict[str, object] = {
     "a response of one's own": {"type": "response.chunk", "content": "It will."},
     "an error in words": {"type": "error", "text": "undefined"},
     "a finding": {"type": "error", "message": "undefined", "code": "E1"},
-    "an answer with an error in it": {"answer": "It will.", "error": {"message": "no such row", "code": 7}},
+    "an answer with an error in it": {
+        "answer": "It will.",
+        "error": {"message": "no such row", "code": 7},
+    },
     "a block of one's own": {"type": "content_block_start", "text": "It will."},
     "a signature of one's own": {"type": "signature", "by": "Ada"},
     "a delta of one's own": {"type": "content.delta", "text": "It will."},
@@ -705,7 +887,9 @@ def test_choices_are_bounded() -> None:
 
 def test_parts_are_bounded() -> None:
     """Only the first parts of a content are looked at."""
-    assert SEEN["nothing"] == seen(chunk({"content": [{"type": "text", "text": ""}] * 256 + [{"text": "It"}]}))
+    assert SEEN["nothing"] == seen(
+        chunk({"content": [{"type": "text", "text": ""}] * 256 + [{"text": "It"}]})
+    )
 
 
 def test_an_answer_within_itself() -> None:
@@ -751,7 +935,9 @@ class Watched:
     __hash__ = None  # type: ignore[assignment]  # an object that cannot be hashed
 
 
-@pytest.mark.parametrize("where", ["item", "delta", "content", "finish_reason", "usage", "candidates", "block"])
+@pytest.mark.parametrize(
+    "where", ["item", "delta", "content", "finish_reason", "usage", "candidates", "block"]
+)
 def test_no_code_of_an_item_runs(where: str) -> None:
     """Wherever somebody's object is, no property and no method of it is run."""
     watched = Watched()
@@ -811,7 +997,11 @@ TYPES = """
 
 @given(
     st.dictionaries(st.sampled_from(FIELDS), ANYTHING | st.sampled_from(TYPES), max_size=6)
-    | st.builds(lambda sort, rest: {**rest, "type": sort}, st.sampled_from(TYPES), ANYTHING.map(lambda x: {"delta": x}))
+    | st.builds(
+        lambda sort, rest: {**rest, "type": sort},
+        st.sampled_from(TYPES),
+        ANYTHING.map(lambda x: {"delta": x}),
+    )
     | ANYTHING
 )
 def test_nothing_makes_a_glance_raise(item: object) -> None:
@@ -864,7 +1054,9 @@ def test_azures_models_are_read() -> None:
 def test_what_pydantic_keeps_aside_is_read() -> None:
     """An object whose class declares none of the fields is read by what it was given."""
     delta = SimpleNamespace(__pydantic_extra__={"content": "It"})
-    item = SimpleNamespace(__pydantic_extra__={**chunk(), "choices": [{"delta": delta, "index": 0}]})
+    item = SimpleNamespace(
+        __pydantic_extra__={**chunk(), "choices": [{"delta": delta, "index": 0}]}
+    )
 
     assert SEEN["content"] == seen(item)
     assert "It" == text_of(item)

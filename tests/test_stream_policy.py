@@ -34,12 +34,17 @@ WRONG = [
     *(("keep_text", value) for value in (0, -1, 1.5, True, "100", math.nan, math.inf)),
     *(("on_empty", value) for value in ("raise", "", None, True, 1, "NEXT")),
     *(("on_truncated", value) for value in ("next", "", None, False, "restart")),
-    *(("on_interrupt", value) for value in ("next", "", None, 5, True, "RAISE", _async_function, [])),
+    *(
+        ("on_interrupt", value)
+        for value in ("next", "", None, 5, True, "RAISE", _async_function, [])
+    ),
     *(("commit", value) for value in ("first", 5, True, _async_function, [])),
 ]
 
 
-@pytest.mark.parametrize(("name", "value"), WRONG, ids=lambda value: getattr(value, "__name__", repr(value)))
+@pytest.mark.parametrize(
+    ("name", "value"), WRONG, ids=lambda value: getattr(value, "__name__", repr(value))
+)
 def test_a_wrong_value_is_refused_when_it_is_built(name: str, value: Any) -> None:
     """The error names the option and says what is allowed."""
     with pytest.raises(ConfigurationError, match=name) as caught:
@@ -58,7 +63,9 @@ def test_a_wrong_value_is_refused_when_it_is_built(name: str, value: Any) -> Non
         ("on_interrupt", 5, ("raise", "restart", "function")),
     ],
 )
-def test_a_wrong_choice_is_answered_with_all_that_are_right(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+def test_a_wrong_choice_is_answered_with_all_that_are_right(
+    name: str, value: Any, allowed: tuple[str, ...]
+) -> None:
     """Every value that would do is in the message."""
     with pytest.raises(ConfigurationError) as caught:
         StreamPolicy(**{name: value})
@@ -109,7 +116,9 @@ def test_what_is_right_is_kept(options: dict[str, Any]) -> None:
 
     policy = StreamPolicy(**options)
 
-    assert {**defaults, **options} == {name: getattr(policy, name) for name in {**defaults, **options}}
+    assert {**defaults, **options} == {
+        name: getattr(policy, name) for name in {**defaults, **options}
+    }
 
 
 def test_a_marker_without_a_restart_is_a_mistake() -> None:
@@ -193,7 +202,9 @@ def test_equal_policies_are_one_in_a_set() -> None:
 
 def test_a_repr_does_not_show_the_marker() -> None:
     """What was said is shown, but for the marker, which is the caller's own and may hold anything."""
-    policy = StreamPolicy(on_interrupt="restart", restart_marker={"secret": 1}, idle_timeout=5.0, commit=_go_on)
+    policy = StreamPolicy(
+        on_interrupt="restart", restart_marker={"secret": 1}, idle_timeout=5.0, commit=_go_on
+    )
 
     shown = repr(policy)
 
@@ -215,12 +226,16 @@ class Secretive:
         return "secret"
 
 
-@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, lambda policy: pickle.loads(pickle.dumps(policy))])
+@pytest.mark.parametrize(
+    "how", [copy.copy, copy.deepcopy, lambda policy: pickle.loads(pickle.dumps(policy))]
+)
 def test_copies_and_pickles_are_equal(how: Any) -> None:
     """A policy with module-level functions comes back as it was, its missing marker still missing."""
     for policy in (
         StreamPolicy(),
-        StreamPolicy(commit=_go_on, idle_timeout=5.0, on_interrupt="restart", restart_marker=["again"]),
+        StreamPolicy(
+            commit=_go_on, idle_timeout=5.0, on_interrupt="restart", restart_marker=["again"]
+        ),
         StreamPolicy(on_interrupt="restart"),
     ):
         again = how(policy)
@@ -270,7 +285,9 @@ def test_a_targets_word_goes_over_the_chains() -> None:
     assert [A, "again", B] == run(chain=restarts, target=StreamPolicy(idle_timeout=5.0))
     assert [A, "again", B] == run(chain=None, target=restarts)
     assert [A, "again", B] == run(chain=raises, target=restarts)
-    assert [A, "other", B] == run(chain=restarts, target=StreamPolicy(on_interrupt="restart", restart_marker="other"))
+    assert [A, "other", B] == run(
+        chain=restarts, target=StreamPolicy(on_interrupt="restart", restart_marker="other")
+    )
 
 
 def test_a_target_may_say_raise_under_a_chain_with_a_marker() -> None:

@@ -41,7 +41,15 @@ from resilient_llm import (
 )
 from resilient_llm._core.permit import held_places
 from resilient_llm.testing import FakeClock, capture_events
-from tests.drivers import HttpError, Script, StrangeError, on, on_both_loops, rate_limited, refused_content
+from tests.drivers import (
+    HttpError,
+    Script,
+    StrangeError,
+    on,
+    on_both_loops,
+    rate_limited,
+    refused_content,
+)
 from tests.stream_forms import (
     ASYNC_FORMS,
     END,
@@ -82,7 +90,10 @@ def down() -> HttpError:
 def facts(events: list[Any]) -> list[tuple[Any, ...]]:
     """Return events without what differs from call to call."""
     return [
-        (type(event).__name__, *(getattr(event, each.name) for each in dataclasses.fields(event)[2:]))
+        (
+            type(event).__name__,
+            *(getattr(event, each.name) for each in dataclasses.fields(event)[2:]),
+        )
         for event in events
     ]
 
@@ -124,7 +135,13 @@ def test_nothing_runs_before_the_first_item_is_asked_for(form: Form) -> None:
     assert [] == events
 
 
-@over([form for form in FORMS if not form.is_lazy and not form.manages and "asyncgen" not in form.name])
+@over(
+    [
+        form
+        for form in FORMS
+        if not form.is_lazy and not form.manages and "asyncgen" not in form.name
+    ]
+)
 def test_a_returned_stream_closed_unread_is_closed(form: Form) -> None:
     """Closing what was returned before reading anything closes what was opened, and charges nobody."""
     supply = Supply({A: [says("It")]})
@@ -244,7 +261,9 @@ def test_exactly_one_preamble_reaches_the_caller(form: Form, clock: FakeClock) -
 
 @over(FEW_FORMS)
 @pytest.mark.parametrize(("held", "calls"), [(63, [A, B]), (64, [A])])
-def test_so_many_items_are_held_back(form: Form, held: int, calls: list[str], clock: FakeClock) -> None:
+def test_so_many_items_are_held_back(
+    form: Form, held: int, calls: list[str], clock: FakeClock
+) -> None:
     """64 items without content are held back at most; then they are handed over, and an error is an interruption."""
     supply = Supply({A: [[SILENT] * held + [down]], B: [says("It")]})
     ask = form.make(failover([A, B], attempts=1), supply)
@@ -258,7 +277,9 @@ def test_so_many_items_are_held_back(form: Form, held: int, calls: list[str], cl
 
 @over(FEW_FORMS)
 @pytest.mark.parametrize(("size", "calls"), [(60_000, [A, B]), (90_000, [A])])
-def test_so_many_bytes_are_held_back(form: Form, size: int, calls: list[str], clock: FakeClock) -> None:
+def test_so_many_bytes_are_held_back(
+    form: Form, size: int, calls: list[str], clock: FakeClock
+) -> None:
     """256 KiB without content are held back at most."""
     supply = Supply({A: [[{**SILENT, "padding": "x" * size}] * 3 + [down]], B: [says("It")]})
     ask = form.make(failover([A, B], attempts=1), supply)
@@ -301,7 +322,9 @@ class Thing:
 
 
 @over(FEW_FORMS)
-@pytest.mark.parametrize("item", [Thing(), 1, {"a": 1}, "It", b"It"], ids=["object", "int", "dict", "str", "bytes"])
+@pytest.mark.parametrize(
+    "item", [Thing(), 1, {"a": 1}, "It", b"It"], ids=["object", "int", "dict", "str", "bytes"]
+)
 def test_unknown_items_commit_at_once(form: Form, item: Any) -> None:
     """The first item of an unknown type, and any text, is content."""
     supply = Supply({A: [[item, down]], B: [["no"]]})
@@ -351,7 +374,9 @@ def test_a_tool_call_and_reasoning_commit(form: Form) -> None:
     ],
     ids=["True", "word", "kind", "verdict"],
 )
-def test_reject_sees_the_first_content(form: Form, said_of_it: Any, kind: ErrorKind, reason: str) -> None:
+def test_reject_sees_the_first_content(
+    form: Form, said_of_it: Any, kind: ErrorKind, reason: str
+) -> None:
     """``reject`` is asked once per stream, about its first item with content, while the call can still move on."""
     seen: list[Any] = []
 
@@ -408,12 +433,18 @@ def test_an_error_after_content_interrupts(form: Form) -> None:
     supply = Supply({A: [[ROLE, said("It"), said(" is"), lambda: error]], B: [says("no")]})
     ask = form.make(failover([A, B]), supply)
 
-    with capture_events(StreamCommitted, AttemptFailed, StreamInterrupted, FailedOver, CallFailed) as events:
+    with capture_events(
+        StreamCommitted, AttemptFailed, StreamInterrupted, FailedOver, CallFailed
+    ) as events:
         reading = read(form, ask)
 
     assert [ROLE, said("It"), said(" is")] == reading.items
     assert StreamInterruptedError is type(reading.error)
-    assert (A, 3, None) == (reading.error.target, reading.error.items_sent, reading.error.text_so_far)
+    assert (A, 3, None) == (
+        reading.error.target,
+        reading.error.items_sent,
+        reading.error.text_so_far,
+    )
     assert error is reading.error.__cause__
     assert [A] == supply.calls
     assert [] == supply.left_open
@@ -452,15 +483,21 @@ def test_without_a_marker_there_is_none(form: Form) -> None:
     stream = StreamPolicy(on_interrupt="restart")
 
     plain = read(form, form.make(failover([A, B], stream=stream), supply))
-    with_none = read(form, form.make(failover([A, B], stream=stream.using(restart_marker=None)), supply))
+    with_none = read(
+        form, form.make(failover([A, B], stream=stream.using(restart_marker=None)), supply)
+    )
 
     assert [ROLE, said("It"), *says("Once")] == plain.items
     assert [ROLE, said("It"), None, *says("Once")] == with_none.items
 
 
 @over(FEW_FORMS)
-@pytest.mark.parametrize("of_next", [None, StreamPolicy(on_interrupt="raise"), StreamPolicy(idle_timeout=5.0)])
-def test_the_marker_is_that_of_the_target_that_broke(form: Form, of_next: StreamPolicy | None) -> None:
+@pytest.mark.parametrize(
+    "of_next", [None, StreamPolicy(on_interrupt="raise"), StreamPolicy(idle_timeout=5.0)]
+)
+def test_the_marker_is_that_of_the_target_that_broke(
+    form: Form, of_next: StreamPolicy | None
+) -> None:
     """Whose policy restarts has its marker given, whatever the next target's own policy is."""
     supply = Supply({A: [[ROLE, said("It"), down]], B: [says("Once")]})
     restarts = StreamPolicy(on_interrupt="restart", restart_marker="again")
@@ -487,7 +524,16 @@ def test_several_interruptions_in_a_row(form: Form) -> None:
     with capture_events(StreamInterrupted) as events:
         reading = read(form, ask)
 
-    assert [ROLE, said("a"), "again", ROLE, said("b"), said("bb"), "again", *says("c")] == reading.items
+    assert [
+        ROLE,
+        said("a"),
+        "again",
+        ROLE,
+        said("b"),
+        said("bb"),
+        "again",
+        *says("c"),
+    ] == reading.items
     assert [2, 6] == [event.items_sent for event in events]
     assert [] == supply.left_open
 
@@ -512,7 +558,9 @@ def test_the_last_target_broken(form: Form) -> None:
 
 
 @over(FEW_FORMS)
-def test_after_a_restart_errors_before_content_move_on_as_ever(form: Form, clock: FakeClock) -> None:
+def test_after_a_restart_errors_before_content_move_on_as_ever(
+    form: Form, clock: FakeClock
+) -> None:
     """The target that follows an interruption is retried and passed over like any other."""
     supply = Supply({A: [[ROLE, said("a"), down]], B: [[ROLE, down]], C: [down, says("c")]})
     policy = failover([A, B, C], attempts=2, stream=StreamPolicy(on_interrupt="restart"))
@@ -562,7 +610,9 @@ def test_what_must_not_go_to_another_target_does_not_restart(form: Form, option:
 def test_a_target_after_an_interruption_that_is_asked_wrong(form: Form) -> None:
     """An error that would be raised as it is leaves behind the interruption, since content was delivered."""
     supply = Supply({A: [[ROLE, said("a"), down]], B: [lambda: HttpError(400)], C: [says("no")]})
-    policy = failover([A, B, C], on_request_error="raise", stream=StreamPolicy(on_interrupt="restart"))
+    policy = failover(
+        [A, B, C], on_request_error="raise", stream=StreamPolicy(on_interrupt="restart")
+    )
     ask = form.make(policy, supply)
 
     reading = read(form, ask)
@@ -607,7 +657,10 @@ def _continuing(form_name: str, supply: Supply, policy: Any, seen: list[Any]) ->
     return aask
 
 
-CONTINUING = [SYNC_FORMS[0], next(form for form in ASYNC_FORMS if form.name == "coroutine-sdk-trio")]
+CONTINUING = [
+    SYNC_FORMS[0],
+    next(form for form in ASYNC_FORMS if form.name == "coroutine-sdk-trio"),
+]
 
 
 @over(CONTINUING)
@@ -670,7 +723,9 @@ def test_a_function_that_will_not_go_on(form: Form, gives: Any) -> None:
 
     assert [A] == supply.calls
     assert [ROLE, said("It")] == reading.items
-    assert {None: StreamInterruptedError, "error": LookupError, "nonsense": TypeError}[gives] is type(reading.error)
+    assert {None: StreamInterruptedError, "error": LookupError, "nonsense": TypeError}[
+        gives
+    ] is type(reading.error)
     assert [] == [source for source in supply.opened if not source.closed and form.backend]
 
 
@@ -690,7 +745,8 @@ def test_a_target_has_its_own_word_on_interruptions(form: Form) -> None:
 
 @over(FEW_FORMS)
 @pytest.mark.parametrize(
-    ("most", "kept"), [(1, "b"), (2, "b"), (3, "öb"), (4, "aöb"), (7, "€aöb"), (6, "aöb"), (1000, "€aöb")]
+    ("most", "kept"),
+    [(1, "b"), (2, "b"), (3, "öb"), (4, "aöb"), (7, "€aöb"), (6, "aöb"), (1000, "€aöb")],
 )
 def test_the_end_of_the_text_is_kept_by_bytes(form: Form, most: int, kept: str) -> None:
     """``keep_text`` keeps so many bytes, and never half a character."""
@@ -725,7 +781,13 @@ def test_text_that_is_kept_is_nowhere_else(form: Form) -> None:
 
     assert isinstance(error, StreamInterruptedError)
     assert "secret" == error.text_so_far
-    shown = [str(error), repr(error), repr(error.args), repr(events), *getattr(error, "__notes__", ())]
+    shown = [
+        str(error),
+        repr(error),
+        repr(error.args),
+        repr(events),
+        *getattr(error, "__notes__", ()),
+    ]
     assert [] == [each for each in shown if "secret" in each]
     assert b"secret" not in pickle.dumps(error)
     again = pickle.loads(pickle.dumps(error))
@@ -784,15 +846,27 @@ def test_what_a_consumer_throws_into_the_items_leaves() -> None:
 @over(FORMS)
 def test_the_first_content_must_come_in_time(form: Form, clock: FakeClock) -> None:
     """``first_item_timeout`` counts from the start of the attempt to the first content; silent items reset nothing."""
-    slow = [ROLE, Quiet(clock, 4.0), SILENT, Quiet(clock, 4.0), SILENT, Quiet(clock, 4.0), *says("late")]
+    slow = [
+        ROLE,
+        Quiet(clock, 4.0),
+        SILENT,
+        Quiet(clock, 4.0),
+        SILENT,
+        Quiet(clock, 4.0),
+        *says("late"),
+    ]
     supply = Supply({A: [slow], B: [says("It")]})
-    ask = form.make(failover([A, B], attempts=1, stream=StreamPolicy(first_item_timeout=10.0)), supply)
+    ask = form.make(
+        failover([A, B], attempts=1, stream=StreamPolicy(first_item_timeout=10.0)), supply
+    )
 
     with capture_events(AttemptFailed) as failed:
         reading = read(form, ask)
 
     assert says("It") == reading.items
-    assert [(A, ErrorKind.TRANSIENT, "timeout")] == [(event.target, event.kind, event.reason) for event in failed]
+    assert [(A, ErrorKind.TRANSIENT, "timeout")] == [
+        (event.target, event.kind, event.reason) for event in failed
+    ]
     assert [] == supply.left_open
 
 
@@ -802,7 +876,9 @@ def test_the_first_content_in_time_ends_its_limit(form: Form, clock: FakeClock) 
     slow = [ROLE, Quiet(clock, 9.0), said("It"), Quiet(clock, 90.0), said(" is"), END]
     supply = Supply({A: [slow], B: [says("no")]})
     stream = StreamPolicy(first_item_timeout=10.0)
-    first = Target(A, attempt_timeout=10.0) if form.name.startswith(("asyncgen", "coroutine")) else A
+    first = (
+        Target(A, attempt_timeout=10.0) if form.name.startswith(("asyncgen", "coroutine")) else A
+    )
     ask = form.make(failover([first, B], stream=stream), supply)
 
     reading = read(form, ask)
@@ -815,7 +891,9 @@ def test_the_first_content_in_time_ends_its_limit(form: Form, clock: FakeClock) 
 def test_the_attempts_limit_holds_until_the_first_content(form: Form, clock: FakeClock) -> None:
     """``attempt_timeout`` is the limit of a stream's attempt up to its first content, if it is the shorter one."""
     supply = Supply({A: [[ROLE, Quiet(clock, 6.0), SILENT, *says("late")]], B: [says("It")]})
-    policy = failover([A, B], attempts=1, attempt_timeout=5.0, stream=StreamPolicy(first_item_timeout=50.0))
+    policy = failover(
+        [A, B], attempts=1, attempt_timeout=5.0, stream=StreamPolicy(first_item_timeout=50.0)
+    )
     ask = form.make(policy, supply)
 
     reading = read(form, ask)
@@ -829,7 +907,9 @@ def test_a_target_has_limits_of_its_own(form: Form, clock: FakeClock) -> None:
     slow = [ROLE, Quiet(clock, 20.0), *says("It")]
     supply = Supply({A: [slow], B: [slow]})
     chain = [A, Target(B, stream=StreamPolicy(first_item_timeout=30.0))]
-    ask = form.make(failover(chain, attempts=1, stream=StreamPolicy(first_item_timeout=10.0)), supply)
+    ask = form.make(
+        failover(chain, attempts=1, stream=StreamPolicy(first_item_timeout=10.0)), supply
+    )
 
     reading = read(form, ask)
 
@@ -840,7 +920,16 @@ def test_a_target_has_limits_of_its_own(form: Form, clock: FakeClock) -> None:
 @over(FORMS)
 def test_a_stream_that_falls_silent_is_interrupted(form: Form, clock: FakeClock) -> None:
     """``idle_timeout`` is the longest wait for the next content; silent items in between reset nothing."""
-    steps = [ROLE, said("It"), Quiet(clock, 4.0), SILENT, Quiet(clock, 4.0), SILENT, Quiet(clock, 4.0), said("no")]
+    steps = [
+        ROLE,
+        said("It"),
+        Quiet(clock, 4.0),
+        SILENT,
+        Quiet(clock, 4.0),
+        SILENT,
+        Quiet(clock, 4.0),
+        said("no"),
+    ]
     supply = Supply({A: [steps], B: [says("no")]})
     ask = form.make(failover([A, B], stream=StreamPolicy(idle_timeout=10.0)), supply)
 
@@ -850,7 +939,9 @@ def test_a_stream_that_falls_silent_is_interrupted(form: Form, clock: FakeClock)
     assert [ROLE, said("It"), SILENT, SILENT] == reading.items
     assert StreamInterruptedError is type(reading.error)
     assert isinstance(reading.error.__cause__, TimeoutError)
-    assert [(A, 4, "timeout")] == [(event.target, event.items_sent, event.reason) for event in events]
+    assert [(A, 4, "timeout")] == [
+        (event.target, event.items_sent, event.reason) for event in events
+    ]
     assert [] == supply.left_open
     assert 1 == health()[A].errors
 
@@ -883,9 +974,13 @@ def test_the_end_is_waited_for_as_well(form: Form, clock: FakeClock) -> None:
     assert reading.error is None or StreamInterruptedError is type(reading.error)
 
 
-@pytest.mark.parametrize("limits", [{"idle_timeout": 10.0}, {"min_rate": 1.0}, {"idle_timeout": 10.0, "min_rate": 1.0}])
+@pytest.mark.parametrize(
+    "limits", [{"idle_timeout": 10.0}, {"min_rate": 1.0}, {"idle_timeout": 10.0, "min_rate": 1.0}]
+)
 @over(FEW_FORMS)
-def test_the_consumers_own_time_does_not_count(form: Form, limits: dict[str, float], clock: FakeClock) -> None:
+def test_the_consumers_own_time_does_not_count(
+    form: Form, limits: dict[str, float], clock: FakeClock
+) -> None:
     """A consumer may take its time between two items: only waiting for the provider has a limit."""
     supply = Supply({A: [says(*"abcdef")]})
     ask = form.make(failover([A], stream=StreamPolicy(**limits)), supply)
@@ -943,14 +1038,24 @@ def test_silent_items_are_no_rate(form: Form, clock: FakeClock) -> None:
 @over(FEW_FORMS)
 def test_one_targets_whole_stream_has_a_limit(form: Form, clock: FakeClock) -> None:
     """``StreamPolicy(timeout=)`` is over the whole stream of one target, which is blamed; the next begins anew."""
-    slow = [ROLE, *(step for number in range(9) for step in (said(str(number)), Quiet(clock, 3.0))), END]
+    slow = [
+        ROLE,
+        *(step for number in range(9) for step in (said(str(number)), Quiet(clock, 3.0))),
+        END,
+    ]
     supply = Supply({A: [slow], B: [[*slow[:6], END]]})
     stream = StreamPolicy(timeout=10.0, on_interrupt="restart", restart_marker="again")
     ask = form.make(failover([A, B], stream=stream), supply)
 
     reading = read(form, ask)
 
-    assert [ROLE, *(said(str(number)) for number in range(4)), "again", ROLE, said("0")] == reading.items[:8]
+    assert [
+        ROLE,
+        *(said(str(number)) for number in range(4)),
+        "again",
+        ROLE,
+        said("0"),
+    ] == reading.items[:8]
     assert reading.error is None
     assert [A, B] == supply.calls
     assert (1, 0) == (health()[A].errors, health()[B].errors)
@@ -987,7 +1092,9 @@ def test_the_whole_deadline_before_content_in_sync_code(form: Form, clock: FakeC
 @over(FEW_FORMS)
 def test_a_fallback_is_reached_before_the_deadline(form: Form, clock: FakeClock) -> None:
     """With another live target a stream may use three quarters of what is left until its first content."""
-    supply = Supply({A: [[ROLE, Quiet(clock, 7.6), SILENT, Quiet(clock, 9.0), *says("late")]], B: [says("It")]})
+    supply = Supply(
+        {A: [[ROLE, Quiet(clock, 7.6), SILENT, Quiet(clock, 9.0), *says("late")]], B: [says("It")]}
+    )
     ask = form.make(failover([A, B], timeout=10.0, stream=StreamPolicy()), supply)
 
     reading = read(form, ask)
@@ -999,8 +1106,12 @@ def test_a_fallback_is_reached_before_the_deadline(form: Form, clock: FakeClock)
 @over(FEW_FORMS)
 def test_the_whole_deadline_after_content(form: Form, clock: FakeClock) -> None:
     """Its end after content is an interruption and an end of the deadline in one; nobody is blamed, nobody asked."""
-    supply = Supply({A: [[ROLE, said("It"), Quiet(clock, 11.0), said(" is"), END]], B: [says("no")]})
-    policy = failover([A, B], timeout=10.0, stream=StreamPolicy(on_interrupt="restart", keep_text=10))
+    supply = Supply(
+        {A: [[ROLE, said("It"), Quiet(clock, 11.0), said(" is"), END]], B: [says("no")]}
+    )
+    policy = failover(
+        [A, B], timeout=10.0, stream=StreamPolicy(on_interrupt="restart", keep_text=10)
+    )
     ask = form.make(policy, supply)
 
     reading = read(form, ask)
@@ -1022,7 +1133,9 @@ def test_the_whole_deadline_after_content(form: Form, clock: FakeClock) -> None:
 
 
 @over(FEW_FORMS)
-def test_the_deadline_that_ends_while_a_restart_looks_for_content(form: Form, clock: FakeClock) -> None:
+def test_the_deadline_that_ends_while_a_restart_looks_for_content(
+    form: Form, clock: FakeClock
+) -> None:
     """After content the end of the deadline is an interruption also when the next target had not begun."""
     late = [ROLE, Quiet(clock, 20.0), SILENT, *says("late")]
     supply = Supply({A: [[ROLE, said("It"), down]], B: [late]})
@@ -1083,14 +1196,18 @@ def test_an_attempt_is_told_its_limit() -> None:
 
     assert says("It") == list(ask())
     assert [1, 2] == [attempt.number for attempt in told]
-    assert [True, True] == [attempt.remaining is not None and attempt.remaining <= 7.0 for attempt in told]
+    assert [True, True] == [
+        attempt.remaining is not None and attempt.remaining <= 7.0 for attempt in told
+    ]
 
 
 # --- Ends --------------------------------------------------------------------------------------
 
 
 @over(FEW_FORMS)
-@pytest.mark.parametrize("line", [[], [ROLE], [ROLE, SILENT], [ROLE, END]], ids=["none", "role", "silence", "finished"])
+@pytest.mark.parametrize(
+    "line", [[], [ROLE], [ROLE, SILENT], [ROLE, END]], ids=["none", "role", "silence", "finished"]
+)
 def test_an_end_without_content_moves_on(form: Form, line: list[Any]) -> None:
     """A stream that ends without any content, finished or cut short, is no answer."""
     supply = Supply({A: [line], B: [says("It")]})
@@ -1100,7 +1217,9 @@ def test_an_end_without_content_moves_on(form: Form, line: list[Any]) -> None:
         reading = read(form, ask)
 
     cut = line and line[-1] is not END
-    expected = (ErrorKind.TRANSIENT, "stream_interrupted") if cut else (ErrorKind.BAD_RESPONSE, "empty")
+    expected = (
+        (ErrorKind.TRANSIENT, "stream_interrupted") if cut else (ErrorKind.BAD_RESPONSE, "empty")
+    )
     assert says("It") == reading.items
     assert [expected] == [(event.kind, event.reason) for event in failed]
     assert [] == supply.left_open
@@ -1125,10 +1244,15 @@ def test_an_empty_stream_may_be_accepted(form: Form, line: list[Any]) -> None:
 def test_what_is_empty_and_cut_short_needs_both(form: Form) -> None:
     """A stream without content and without an end is accepted if both are."""
     supply = Supply({A: [[ROLE]], B: [says("It")]})
-    options = [{"on_empty": "accept"}, {"on_truncated": "accept"}, {"on_empty": "accept", "on_truncated": "accept"}]
+    options = [
+        {"on_empty": "accept"},
+        {"on_truncated": "accept"},
+        {"on_empty": "accept", "on_truncated": "accept"},
+    ]
 
     readings = [
-        read(form, form.make(failover([A, B], attempts=1, stream=StreamPolicy(**each)), supply)) for each in options
+        read(form, form.make(failover([A, B], attempts=1, stream=StreamPolicy(**each)), supply))
+        for each in options
     ]
 
     assert [says("It"), says("It"), [ROLE]] == [reading.items for reading in readings]
@@ -1231,7 +1355,8 @@ def test_a_success_is_counted_at_the_end(form: Form, clock: FakeClock) -> None:
     seen = health()
     assert [("StreamCommitted", A, 2.0), ("AttemptSucceeded", A, 1, 8.0)] == facts(events)
     assert [(1, 0, 2.0, 8.0)] * 2 == [
-        (seen[key].total, seen[key].errors, seen[key].first_content, seen[key].latency) for key in (A, "groq")
+        (seen[key].total, seen[key].errors, seen[key].first_content, seen[key].latency)
+        for key in (A, "groq")
     ]
 
 
@@ -1464,7 +1589,9 @@ def test_a_trace_knows_who_served(form: Form) -> None:
         read(form, traced)
 
     assert B == trace.served_by
-    assert [(A, "overloaded"), (B, "")] == [(each.target, each.reason or "") for each in trace.calls[0].attempts]
+    assert [(A, "overloaded"), (B, "")] == [
+        (each.target, each.reason or "") for each in trace.calls[0].attempts
+    ]
     assert ["mine"] == [event.call_id for event in events]
 
 
@@ -1594,7 +1721,15 @@ def test_a_file_and_other_answers_are_no_streams() -> None:
     """What is a list, a text, a dict or a file is an answer, and comes back as it is."""
     import io
 
-    for answer in (["It"], "It", {"It": 1}, io.StringIO("It"), io.BytesIO(b"It"), ("It",), range(2)):
+    for answer in (
+        ["It"],
+        "It",
+        {"It": 1},
+        io.StringIO("It"),
+        io.BytesIO(b"It"),
+        ("It",),
+        range(2),
+    ):
 
         @failover([A])
         def ask(target: Target, answer: Any = answer) -> Any:
@@ -1734,9 +1869,15 @@ def test_generator_functions_pass_for_ones() -> None:
     assert not inspect.isasyncgenfunction(of_module)
     assert not inspect.iscoroutinefunction(of_module_async)
     assert inspect.isgeneratorfunction(OfModule().ask)
-    assert "(prompt: 'str', *, loud: 'bool' = False) -> 'Iterator[str]'" == str(inspect.signature(of_module))
+    assert "(prompt: 'str', *, loud: 'bool' = False) -> 'Iterator[str]'" == str(
+        inspect.signature(of_module)
+    )
     assert "(prompt: 'str') -> 'Iterator[str]'" == str(inspect.signature(OfModule().ask))
-    assert ("of_module", "Give the prompt.", __name__) == (of_module.__name__, of_module.__doc__, of_module.__module__)
+    assert ("of_module", "Give the prompt.", __name__) == (
+        of_module.__name__,
+        of_module.__doc__,
+        of_module.__module__,
+    )
     assert inspect.isgenerator(of_module("It"))
 
 
@@ -1897,7 +2038,9 @@ def test_a_guard_holds_nothing_back(form: Form) -> None:
 
 
 @over(GUARDED_FORMS)
-@pytest.mark.parametrize("line", [[down], [ROLE, down], [ROLE, said("It"), down]], ids=["first", "before", "after"])
+@pytest.mark.parametrize(
+    "line", [[down], [ROLE, down], [ROLE, said("It"), down]], ids=["first", "before", "after"]
+)
 def test_an_error_under_a_guard_is_counted_and_unchanged(form: Form, line: list[Any]) -> None:
     """It is one failure wherever it comes, and leaves as the object that was raised."""
     error = down()
@@ -1929,7 +2072,9 @@ def test_stopping_early_under_a_guard(form: Form, line: list[Any], take: int, co
     assert reading.error is None
     assert counted in (None, (seen.total, seen.errors))
     assert 0 == seen.errors
-    if take or "gen" not in form.name:  # a generator of the caller's that never began can close nothing
+    if (
+        take or "gen" not in form.name
+    ):  # a generator of the caller's that never began can close nothing
         assert [] == supply.left_open
 
 
@@ -2065,7 +2210,11 @@ def test_a_guarded_generator_function_passes_for_one() -> None:
 
     assert inspect.isgeneratorfunction(ask)
     assert inspect.isasyncgenfunction(aask)
-    assert ("ask", "Ask.", ["prompt"]) == (ask.__name__, ask.__doc__, list(inspect.signature(ask).parameters))
+    assert ("ask", "Ask.", ["prompt"]) == (
+        ask.__name__,
+        ask.__doc__,
+        list(inspect.signature(ask).parameters),
+    )
 
 
 def test_a_guarded_stream_keeps_its_object() -> None:
@@ -2100,7 +2249,9 @@ def test_while_a_guarded_probe_is_read_others_are_refused(form: Form, clock: Fak
 
 
 @over([form for form in GUARDED_FORMS if form.backend is None and not form.manages])
-def test_a_guarded_probe_closed_by_another_thread_leaves_nothing_behind(form: Form, clock: FakeClock) -> None:
+def test_a_guarded_probe_closed_by_another_thread_leaves_nothing_behind(
+    form: Form, clock: FakeClock
+) -> None:
     """Its first thread holds no place afterwards, that later calls would borrow in vain."""
     _half_open(A, clock)
     stream = form.make(breaker(A), Supply({A: [says("It", " is")]}))(Target(A))

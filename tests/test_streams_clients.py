@@ -25,7 +25,17 @@ from typing import Any, TypeVar
 
 import anyio
 import pytest
-from stream_server import LONG, MANY, PATIENCE, RETRY_AFTER, SENT, THOUGHTS, WHOLE, StreamServer, words
+from stream_server import (
+    LONG,
+    MANY,
+    PATIENCE,
+    RETRY_AFTER,
+    SENT,
+    THOUGHTS,
+    WHOLE,
+    StreamServer,
+    words,
+)
 
 from resilient_llm import (
     AttemptFailed,
@@ -193,7 +203,9 @@ class World:
 
     # Clients.
 
-    def target(self, key: str, scenario: str, *, provider: str | None = None, **options: Any) -> Target:
+    def target(
+        self, key: str, scenario: str, *, provider: str | None = None, **options: Any
+    ) -> Target:
         """Return a target whose client meets a scenario."""
         self._clients[key] = (provider or self.provider, scenario)
         return Target(key, **options)
@@ -226,7 +238,9 @@ class World:
             return self._make_google(url)
         package = {"openai": openai, "anthropic": anthropic}[provider]
         prefix = "Async" if self.is_async else ""
-        http_client = getattr(package, f"Default{prefix}HttpxClient")(trust_env=False, verify=NO_TLS)
+        http_client = getattr(package, f"Default{prefix}HttpxClient")(
+            trust_env=False, verify=NO_TLS
+        )
         name = {"openai": "OpenAI", "anthropic": "Anthropic"}[provider]
         client = getattr(package, prefix + name)(
             base_url=url, api_key="not-a-key", max_retries=0, http_client=http_client
@@ -238,7 +252,9 @@ class World:
         options: dict[str, Any] = {"client_args": {"verify": NO_TLS, "trust_env": False}}
         # Its own default, aiohttp, knows asyncio alone.
         if self.mode == "trio":
-            options["httpx_async_client"] = httpx2.AsyncClient(verify=NO_TLS, trust_env=False, timeout=None)
+            options["httpx_async_client"] = httpx2.AsyncClient(
+                verify=NO_TLS, trust_env=False, timeout=None
+            )
             self._closers.append(options["httpx_async_client"].aclose)
         client = genai.Client(
             api_key="not-a-key",
@@ -268,10 +284,14 @@ class World:
                 return client.responses.stream(model=target.model, input=prompt)
             if self.form == "responses":
                 return client.responses.create(model=target.model, input=prompt, stream=True)
-            return client.chat.completions.create(model=target.model, messages=messages, stream=True)
+            return client.chat.completions.create(
+                model=target.model, messages=messages, stream=True
+            )
         if self.form == "manager":
             return client.messages.stream(model=target.model, messages=messages, max_tokens=50)
-        return client.messages.create(model=target.model, messages=messages, max_tokens=50, stream=True)
+        return client.messages.create(
+            model=target.model, messages=messages, max_tokens=50, stream=True
+        )
 
     def function(self) -> Callable[..., Any]:
         """Return the function to guard."""
@@ -402,11 +422,17 @@ class World:
             try:
                 result = await story()
                 assert await self.sees(self.is_released), "a stream is still open"
-                assert await self.sees(lambda: tasks(self.mode) <= at_first), f"left: {tasks(self.mode) - at_first}"
+                assert await self.sees(lambda: tasks(self.mode) <= at_first), (
+                    f"left: {tasks(self.mode) - at_first}"
+                )
                 return result
             finally:
                 for close_client in reversed(self._closers):
-                    with anyio.CancelScope(shield=True) if self.is_async else contextlib.nullcontext():
+                    with (
+                        anyio.CancelScope(shield=True)
+                        if self.is_async
+                        else contextlib.nullcontext()
+                    ):
                         closed = close_client()
                         if inspect.isawaitable(closed):
                             await closed
@@ -504,7 +530,10 @@ def nothing_left() -> Generator[None, None, None]:
     listener = logging.Handler(logging.ERROR)
     listener.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]  # a stand-in
     logger = logging.getLogger("asyncio")
-    hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: unraised.append(str(unraisable))
+    hook, sys.unraisablehook = (
+        sys.unraisablehook,
+        lambda unraisable: unraised.append(str(unraisable)),
+    )
     logger.addHandler(listener)
     try:
         with warnings.catch_warnings(record=True) as seen:
@@ -517,7 +546,11 @@ def nothing_left() -> Generator[None, None, None]:
     assert [] == unraised
     assert [] == told
     kinds = (ResourceWarning, RuntimeWarning)
-    assert [] == [str(each.message) for each in seen if issubclass(each.category, kinds) and not is_of_a_client(each)]
+    assert [] == [
+        str(each.message)
+        for each in seen
+        if issubclass(each.category, kinds) and not is_of_a_client(each)
+    ]
     end = time.monotonic() + PATIENCE
     while not threads() <= at_first and time.monotonic() < end:
         time.sleep(0.001)
@@ -632,7 +665,9 @@ def test_a_tool_call_is_content(world: World) -> None:
             reading.stream = await world.open(ask, stack)
             iterator = aiter(reading.stream) if world.is_async else iter(reading.stream)
             # What google's own look leaves out for its depth.
-            while not any(name in "".join(reading.items) for name in ("look_up", "function_call=F")):
+            while not any(
+                name in "".join(reading.items) for name in ("look_up", "function_call=F")
+            ):
                 await world.take(iterator, reading)
             world.server.step()
             with contextlib.suppress(StopAsyncIteration):
@@ -704,7 +739,11 @@ def test_a_hundred_thousand_items(world: World) -> None:
 
     async def story() -> list[str]:
         lines = [line async for line in aask()] if world.is_async else list(ask())
-        return [line.rpartition('": "')[2].partition('"')[0] for line in lines if ' "w' in line or '"w' in line]
+        return [
+            line.rpartition('": "')[2].partition('"')[0]
+            for line in lines
+            if ' "w' in line or '"w' in line
+        ]
 
     got = world.run(story)
 
@@ -771,7 +810,9 @@ def test_a_truncated_answer_is_interrupted(world: World) -> None:
     with capture_events(AttemptFailed) as seen:
         world.reads("truncated-before", "healthy")
 
-    assert [(ErrorKind.TRANSIENT, "stream_interrupted")] == [(event.kind, event.reason) for event in seen]
+    assert [(ErrorKind.TRANSIENT, "stream_interrupted")] == [
+        (event.kind, event.reason) for event in seen
+    ]
 
 
 @only("stream", "anthropic-manager")
@@ -1067,9 +1108,15 @@ def test_a_manager_gives_the_clients_own_stream(world: World) -> None:
                 ("openai", "responses_manager"): "ResponseStream",
             }
             name = ("Async" if world.is_async else "") + names[world.provider, world.form]
-            assert name in [each.__name__ for each in type(stream).__mro__] or name == stream.__class__.__name__
+            assert (
+                name in [each.__name__ for each in type(stream).__mro__]
+                or name == stream.__class__.__name__
+            )
             if world.provider == "anthropic":
-                assert isinstance(stream, anthropic.AsyncMessageStream if world.is_async else anthropic.MessageStream)
+                assert isinstance(
+                    stream,
+                    anthropic.AsyncMessageStream if world.is_async else anthropic.MessageStream,
+                )
                 assert "req_1" == stream.response.headers["x-request-id"]
                 assert "req_1" == stream.request_id
             return (await final(stream)) if world.is_async else by_hand(final(stream))
@@ -1221,7 +1268,9 @@ def test_a_callable_continues_with_what_was_said(world: World) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("form", ["generator", "stream"])
-def test_restart_over_clients_of_different_makers(server: StreamServer, form: str, mode: str) -> None:
+def test_restart_over_clients_of_different_makers(
+    server: StreamServer, form: str, mode: str
+) -> None:
     """A stream of one maker's client may be followed by that of another's."""
     world = World(server, f"openai-{form}-{mode}")
     chain = [

@@ -161,7 +161,11 @@ def test_a_burst_of_failures_trips_once(clock: testing.FakeClock) -> None:
 @pytest.mark.parametrize("probes", [1, 3])
 def test_half_open_admits_as_many_as_probe(probes: int, clock: testing.FakeClock) -> None:
     """Again and again: eight threads come when a cooldown has ended."""
-    configure(breakers={"*": {"failures": 1, "cooldown": 10.0, "probes": probes, "successes_to_close": 99}})
+    configure(
+        breakers={
+            "*": {"failures": 1, "cooldown": 10.0, "probes": probes, "successes_to_close": 99}
+        }
+    )
     enough = threading.Barrier(THREADS)
 
     for _ in range(20 * PATIENCE):

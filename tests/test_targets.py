@@ -37,7 +37,12 @@ def test_a_target_has_spec_key_provider_and_model():
     """A target is read from its spec."""
     target = Target("groq/llama-3.3-70b-versatile")
 
-    assert ("groq/llama-3.3-70b-versatile", "groq/llama-3.3-70b-versatile", "groq", "llama-3.3-70b-versatile") == (
+    assert (
+        "groq/llama-3.3-70b-versatile",
+        "groq/llama-3.3-70b-versatile",
+        "groq",
+        "llama-3.3-70b-versatile",
+    ) == (
         target.spec,
         target.key,
         target.provider,
@@ -59,7 +64,9 @@ def test_the_provider_is_lower_case_and_the_model_as_it_is_written():
     assert ("openai", "GPT-4o", "openai/GPT-4o") == (target.provider, target.model, target.key)
 
 
-@pytest.mark.parametrize("spec", ["groq/llama", "Groq/llama", " groq/llama ", "GROQ/llama\n", "\tgroq/llama"])
+@pytest.mark.parametrize(
+    "spec", ["groq/llama", "Groq/llama", " groq/llama ", "GROQ/llama\n", "\tgroq/llama"]
+)
 def test_a_model_has_one_key_however_it_is_written(spec: str):
     """Case of the provider and blanks around the spec do not matter."""
     assert KEY == Target(spec).key
@@ -76,7 +83,9 @@ def test_a_target_is_frozen():
 def test_a_target_is_hashable_and_equal_to_one_that_is_the_same():
     """Targets may be members of sets and keys of mappings, with options too."""
     plain = {Target(KEY), Target(" Groq/llama "), Target(KEY, priority=2)}
-    rich = {Target(KEY, params={"temperature": 0.5, "stop": ["a"]}, tags=("fast",)) for _ in range(2)}
+    rich = {
+        Target(KEY, params={"temperature": 0.5, "stop": ["a"]}, tags=("fast",)) for _ in range(2)
+    }
 
     assert 2 == len(plain)
     assert 1 == len(rich)
@@ -86,7 +95,12 @@ def test_the_options_of_a_target_have_defaults():
     """What is not said about a target has its documented default."""
     target = Target(KEY)
 
-    assert (1, 1.0, (), ()) == (target.priority, target.weight, tuple(target.supports), tuple(target.tags))
+    assert (1, 1.0, (), ()) == (
+        target.priority,
+        target.weight,
+        tuple(target.supports),
+        tuple(target.tags),
+    )
     assert [None] * 5 == [
         target.call,
         target.attempt_timeout,
@@ -392,7 +406,9 @@ def test_a_chain_that_cannot_be_is_refused_where_it_is_written(chain: object, na
     assert len(str(caught.value)) > len(named) + 10
 
 
-@pytest.mark.parametrize("entry", [lambda prompt: prompt, "".join, [].append], ids=["lambda", "join", "append"])
+@pytest.mark.parametrize(
+    "entry", [lambda prompt: prompt, "".join, [].append], ids=["lambda", "join", "append"]
+)
 def test_an_anonymous_function_is_refused_with_what_to_write_instead(entry: object):
     """A lambda or a bound method has no name a key could be made of."""
     with pytest.raises(ConfigurationError, match=r"Target\(.*call="):

@@ -102,7 +102,9 @@ def call_chain(colour: str, chain: object, provider, hang=None, **options: objec
 
 @over(SHAPES)
 @pytest.mark.parametrize("hints", [(1, 60, 5, 2), (60, 1, 2, 5), (5, 2, 1, 60)], ids=str)
-def test_trap_21_the_longest_of_concurrent_rate_limits_counts(clock, shape: Shape, hints: tuple[int, ...]):
+def test_trap_21_the_longest_of_concurrent_rate_limits_counts(
+    clock, shape: Shape, hints: tuple[int, ...]
+):
     """Four concurrent rate limits of 1, 60, 5 and 2 s bench for 60 s, in whatever order they arrive."""
     others = [Held(KEY, shape) for _ in hints[1:]]
 
@@ -143,7 +145,9 @@ def test_trap_21_a_shorter_rate_limit_does_not_shorten_as_time_passes(clock, sha
 @over(SHAPES)
 @pytest.mark.parametrize("until", [None, 600], ids=["without an end", "600 s"])
 @pytest.mark.parametrize(
-    "ending", ["answer", down, lambda: limited(5), lambda: limited(None)], ids=["success", "failure", "hint", "no hint"]
+    "ending",
+    ["answer", down, lambda: limited(5), lambda: limited(None)],
+    ids=["success", "failure", "hint", "no hint"],
 )
 def test_trap_22_a_manual_bench_stands_whatever_a_call_reports(clock, shape: Shape, until, ending):
     """A success on a manually benched model, or a failure with a shorter cooldown, changes nothing."""
@@ -198,7 +202,9 @@ def test_trap_22_reset_leaves_a_manual_bench(clock, shape: Shape):
 
 
 @in_every_colour
-def test_trap_23_a_deadline_that_ends_during_attempt_1_benches_nobody_and_calls_nobody(clock, colour: str):
+def test_trap_23_a_deadline_that_ends_during_attempt_1_benches_nobody_and_calls_nobody(
+    clock, colour: str
+):
     """When the caller's time is up no further target is called and none is benched."""
     called = []
 
@@ -234,7 +240,9 @@ def test_trap_23_the_end_of_the_whole_deadline_blames_nobody(clock, colour: str)
 
 
 @in_every_async_colour
-def test_trap_23_a_caller_who_cancels_during_attempt_1_benches_nobody_and_calls_nobody(clock, colour: str):
+def test_trap_23_a_caller_who_cancels_during_attempt_1_benches_nobody_and_calls_nobody(
+    clock, colour: str
+):
     """Somebody's own time limit around the call is no failure of the target, and no failover."""
     called = []
     policy = failover(chain=[A, B])
@@ -523,7 +531,9 @@ def test_trap_24_wait_does_not_wait_longer_than_fits(clock, colour: str):
 
 @in_every_colour
 @pytest.mark.parametrize("benched", [A, "first"], ids=["target", "provider"])
-def test_trap_25_a_bench_that_arrives_during_an_attempt_ends_its_retries(clock, colour: str, benched: str):
+def test_trap_25_a_bench_that_arrives_during_an_attempt_ends_its_retries(
+    clock, colour: str, benched: str
+):
     """A call that is retrying a target moves on when that is benched."""
     called = []
 

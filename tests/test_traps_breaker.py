@@ -142,7 +142,9 @@ def test_trap_01_one_probe_when_a_cooldown_ends_under_tasks(clock, shape: Shape,
 
 
 @over(SHAPES)
-def test_trap_02_a_success_admitted_before_the_trip_leaves_an_open_circuit_open(clock, shape: Shape):
+def test_trap_02_a_success_admitted_before_the_trip_leaves_an_open_circuit_open(
+    clock, shape: Shape
+):
     """A late success of the closed state does not close what opened meanwhile."""
     ends = []
 
@@ -159,7 +161,9 @@ def test_trap_02_a_success_admitted_before_the_trip_leaves_an_open_circuit_open(
 
 
 @over(SHAPES)
-def test_trap_02_a_success_admitted_before_the_trip_is_ignored_while_a_probe_runs(clock, shape: Shape):
+def test_trap_02_a_success_admitted_before_the_trip_is_ignored_while_a_probe_runs(
+    clock, shape: Shape
+):
     """A late success of the closed state neither closes a half-open circuit nor frees its place."""
     probes = []
 
@@ -197,7 +201,9 @@ def test_trap_03_a_failure_admitted_before_the_trip_leaves_the_bench_as_it_is(cl
 
 
 @over(SHAPES)
-def test_trap_03_a_failure_admitted_before_the_trip_does_not_open_a_half_open_circuit(clock, shape: Shape):
+def test_trap_03_a_failure_admitted_before_the_trip_does_not_open_a_half_open_circuit(
+    clock, shape: Shape
+):
     """A late failure of the closed state is not the probe's."""
 
     def provider() -> None:
@@ -257,7 +263,9 @@ def test_trap_05_a_probe_that_hangs_for_ever_does_not_block_for_ever(clock, shap
 
 
 @over(SHAPES)
-def test_trap_05_a_hanging_probe_of_a_provider_does_not_block_its_targets_for_ever(clock, shape: Shape):
+def test_trap_05_a_hanging_probe_of_a_provider_does_not_block_its_targets_for_ever(
+    clock, shape: Shape
+):
     """A place of a half-open provider is leased again as well."""
     trip("groq/broken", unreachable)
     clock.advance(34)
@@ -273,7 +281,9 @@ def test_trap_05_a_hanging_probe_of_a_provider_does_not_block_its_targets_for_ev
 
 @over(SHAPES)
 @pytest.mark.parametrize("opened_by", [down, unreachable], ids=["target", "provider"])
-def test_trap_06_a_cancelled_probe_gives_its_place_back_without_a_verdict(clock, shape: Shape, opened_by):
+def test_trap_06_a_cancelled_probe_gives_its_place_back_without_a_verdict(
+    clock, shape: Shape, opened_by
+):
     """A cancelled probe neither closes nor reopens."""
     trip(error=opened_by)
     clock.advance(34)
@@ -283,11 +293,18 @@ def test_trap_06_a_cancelled_probe_gives_its_place_back_without_a_verdict(clock,
     after_cancel = state(key)
     next_outcome = shape.outcome(KEY, "answer")
 
-    assert ("failed", "half_open", "served", "closed") == (outcome, after_cancel, next_outcome, state(key))
+    assert ("failed", "half_open", "served", "closed") == (
+        outcome,
+        after_cancel,
+        next_outcome,
+        state(key),
+    )
 
 
 @over(ASYNC_SHAPES)
-def test_trap_06_a_probe_cancelled_by_its_loop_gives_its_place_back_without_a_verdict(clock, shape: Shape):
+def test_trap_06_a_probe_cancelled_by_its_loop_gives_its_place_back_without_a_verdict(
+    clock, shape: Shape
+):
     """A real cancellation of the task is nothing to the circuit."""
     half_open(clock)
 
@@ -698,7 +715,9 @@ def as_a_cause_in_a_group() -> BaseException:
 
 
 @over(SHAPES)
-@pytest.mark.parametrize("wrapped", [in_a_group, in_nested_groups, as_a_cause, as_a_cause_in_a_group])
+@pytest.mark.parametrize(
+    "wrapped", [in_a_group, in_nested_groups, as_a_cause, as_a_cause_in_a_group]
+)
 def test_trap_14_a_wrapped_error_has_the_same_verdict(clock, shape: Shape, wrapped):
     """A failure in a group or behind a cause opens like the failure itself."""
     outcomes = [shape.outcome(KEY, wrapped()) for _ in range(6)]
@@ -719,7 +738,10 @@ def test_trap_14_a_wrapped_failure_of_a_provider_is_the_providers(clock, shape: 
 @over(SHAPES)
 def test_trap_14_the_most_severe_member_of_a_group_decides(clock, shape: Shape):
     """A bug of the caller beside a failure is a bug of the caller."""
-    outcomes = [shape.outcome(KEY, ExceptionGroup("unhandled errors", [down(), TypeError("a bug")])) for _ in range(12)]
+    outcomes = [
+        shape.outcome(KEY, ExceptionGroup("unhandled errors", [down(), TypeError("a bug")]))
+        for _ in range(12)
+    ]
 
     assert ["failed"] * 12 == outcomes
     assert 0 == totals()[1]
@@ -754,7 +776,12 @@ async def afailing(size: int = 0) -> None:
 
 @pytest.mark.parametrize(
     "function",
-    [functools.partial(failing, 1), functools.partial(failing, size=1), CallableObject(), lambda: failing()],
+    [
+        functools.partial(failing, 1),
+        functools.partial(failing, size=1),
+        CallableObject(),
+        lambda: failing(),
+    ],
     ids=["partial", "partial with a name", "object", "lambda"],
 )
 def test_trap_15_everything_callable_is_guarded(clock, function):
@@ -776,7 +803,9 @@ def test_trap_15_everything_callable_is_guarded(clock, function):
     [functools.partial(afailing, 1), AsyncCallableObject(), lambda: afailing()],
     ids=["partial", "object", "lambda"],
 )
-def test_trap_15_everything_that_returns_a_coroutine_is_guarded_while_it_runs(clock, backend: str, function):
+def test_trap_15_everything_that_returns_a_coroutine_is_guarded_while_it_runs(
+    clock, backend: str, function
+):
     """The awaitable is guarded, not only the call that makes it."""
     guarded = breaker(KEY)(function)
 
@@ -907,7 +936,9 @@ def test_trap_16_old_errors_never_reopen_a_circuit_that_has_recovered(clock, sha
     fail(times=10)
     clock.advance(34)
 
-    outcomes = [shape.outcome(KEY, outcome) for outcome in ["answer", "answer", down(), "answer", down()]]
+    outcomes = [
+        shape.outcome(KEY, outcome) for outcome in ["answer", "answer", down(), "answer", down()]
+    ]
 
     assert ["served", "served", "failed", "served", "failed"] == outcomes
     assert "closed" == state()
@@ -1037,9 +1068,17 @@ def test_trap_19_a_bad_option_of_a_chain_is_refused_where_it_is_written(option: 
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("cooldown", float("inf")), ("cooldown", float("nan")), ("probes", 0), ("failures", True), ("cooldown", True)],
+    [
+        ("cooldown", float("inf")),
+        ("cooldown", float("nan")),
+        ("probes", 0),
+        ("failures", True),
+        ("cooldown", True),
+    ],
 )
-def test_trap_19_a_bad_option_of_a_breaker_is_refused_where_it_is_written(option: str, value: object):
+def test_trap_19_a_bad_option_of_a_breaker_is_refused_where_it_is_written(
+    option: str, value: object
+):
     """The error names the option."""
     with pytest.raises(ConfigurationError, match=option):
         breaker(KEY, **{option: value})
@@ -1112,9 +1151,13 @@ def test_trap_19_two_thousand_failed_probes_do_not_overflow(clock):
 @over(ASYNC_SHAPES)
 def test_trap_20_one_guard_works_on_loop_after_loop(clock, shape: Shape):
     """Two runs of a loop, and the other loop, use one circuit."""
-    other = next(each for each in ASYNC_SHAPES if each.call is shape.call and each.backend != shape.backend)
+    other = next(
+        each for each in ASYNC_SHAPES if each.call is shape.call and each.backend != shape.backend
+    )
 
-    outcomes = [each.outcome(KEY, down()) for each in (shape, shape, other, shape, other, other, shape)]
+    outcomes = [
+        each.outcome(KEY, down()) for each in (shape, shape, other, shape, other, other, shape)
+    ]
 
     assert ["failed"] * 5 + ["refused"] * 2 == outcomes
 

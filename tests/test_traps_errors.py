@@ -240,7 +240,9 @@ class World:
         Args:
             fails: What leaves each of the blocks, if something does.
         """
-        leaves = contextlib.nullcontext if fails is None else functools.partial(pytest.raises, fails)
+        leaves = (
+            contextlib.nullcontext if fails is None else functools.partial(pytest.raises, fails)
+        )
 
         def use(clients: dict[str, Any]) -> Any:
             said = None
@@ -281,7 +283,9 @@ CROSSWISE = ("openai-asyncio", "anthropic-sync")
 
 
 @pytest.fixture(params=SYNC + ASYNC)
-def world(request: pytest.FixtureRequest, providers: dict[str, Provider], clock: FakeClock) -> World:
+def world(
+    request: pytest.FixtureRequest, providers: dict[str, Provider], clock: FakeClock
+) -> World:
     first, way = request.param.split("-")
     if way == "trio":
         pytest.importorskip("trio")
@@ -343,7 +347,12 @@ SPELLINGS = {
         None,
     ),
     "anthropic-bucket": Spelling(
-        {"anthropic-ratelimit-requests-remaining": "0", "anthropic-ratelimit-requests-reset": "{moment}"}, 30.0, 30.0
+        {
+            "anthropic-ratelimit-requests-remaining": "0",
+            "anthropic-ratelimit-requests-reset": "{moment}",
+        },
+        30.0,
+        30.0,
     ),
     "zero": Spelling({"retry-after": "0"}, None, 0.5),
     "negative": Spelling({"retry-after": "-1"}, 15.0, 15.0),
@@ -365,7 +374,9 @@ def spelled(spelling: Spelling, protocol: Any, clock: FakeClock) -> Reply:
     moment = datetime.fromtimestamp(clock.wall(), UTC) + timedelta(seconds=30)
     times = {"date": format_datetime(moment, usegmt=True), "moment": moment.isoformat()}
     said = limited(protocol)
-    return Reply(429, said.body, {name: value.format(**times) for name, value in spelling.headers.items()})
+    return Reply(
+        429, said.body, {name: value.format(**times) for name, value in spelling.headers.items()}
+    )
 
 
 @every_spelling
@@ -377,7 +388,11 @@ def test_trap_26_a_target_is_benched_for_what_its_provider_meant(
 
     answered = world.ask()
 
-    expected = {} if spelling.benched is None else {world.target: ("rate_limited", "rate_limit", spelling.benched)}
+    expected = (
+        {}
+        if spelling.benched is None
+        else {world.target: ("rate_limited", "rate_limit", spelling.benched)}
+    )
     assert (ANSWERS[world.second], (1, 1), []) == (answered, world.sent, clock.sleeps)
     assert expected == benches()
 
@@ -402,7 +417,9 @@ def test_trap_26_a_call_without_another_target_waits_as_long_or_not_at_all(
 
 @on(*CROSSWISE)
 @every_spelling
-def test_trap_26_a_breaker_keeps_its_target_out_as_long(spelling: Spelling, world: World, clock: FakeClock) -> None:
+def test_trap_26_a_breaker_keeps_its_target_out_as_long(
+    spelling: Spelling, world: World, clock: FakeClock
+) -> None:
     """The client's own error leaves the block, and the next one is refused until the wait is over."""
     world.sick.says(spelled(spelling, world.first, clock), FAIR)
     world.guard(fails=world.package.RateLimitError)
@@ -420,7 +437,9 @@ def test_trap_26_a_breaker_keeps_its_target_out_as_long(spelling: Spelling, worl
 
 @on(*CROSSWISE)
 @pytest.mark.parametrize("wait", ["9", "107", "99999999"])
-def test_trap_26_no_wait_is_longer_than_the_longest_allowed(wait: str, world: World, clock: FakeClock) -> None:
+def test_trap_26_no_wait_is_longer_than_the_longest_allowed(
+    wait: str, world: World, clock: FakeClock
+) -> None:
     """``max_wait`` holds for an overload as for a rate limit; the call ends and says when to come back."""
     configure(max_wait=5)
 
@@ -439,7 +458,9 @@ def test_trap_26_no_wait_is_longer_than_the_longest_allowed(wait: str, world: Wo
 
 def test_trap_27_the_latest_errors_hint_counts(world: World, clock: FakeClock) -> None:
     """9 s are waited for; the 107 s of the second error are too long and are what the caller is told."""
-    world.sick.says(limited(world.first, retry_after="9"), limited(world.first, retry_after="107"), FAIR)
+    world.sick.says(
+        limited(world.first, retry_after="9"), limited(world.first, retry_after="107"), FAIR
+    )
 
     with pytest.raises(ChainExhaustedError) as caught:
         world.ask([world.target])
@@ -452,7 +473,9 @@ def test_trap_27_the_latest_errors_hint_counts(world: World, clock: FakeClock) -
 
 def test_trap_27_a_shorter_hint_that_comes_later_counts_too(world: World, clock: FakeClock) -> None:
     """After 40 s the provider says 2 s: the call waits for 2 s and is answered."""
-    world.sick.says(limited(world.first, retry_after="40"), limited(world.first, retry_after="2"), FAIR)
+    world.sick.says(
+        limited(world.first, retry_after="40"), limited(world.first, retry_after="2"), FAIR
+    )
 
     assert ANSWERS[world.first] == world.ask([world.target])
     assert ([40.0, 2.0], (3, 0)) == (clock.sleeps, world.sent)
@@ -466,20 +489,33 @@ def test_trap_27_two_targets_have_a_hint_each(world: World, clock: FakeClock) ->
     with pytest.raises(ChainExhaustedError) as caught:
         world.ask()
 
-    assert {world.target: 107.0, world.fallback: 90.0} == {key: bench[2] for key, bench in benches().items()}
+    assert {world.target: 107.0, world.fallback: 90.0} == {
+        key: bench[2] for key, bench in benches().items()
+    }
     assert (90.0, [], (1, 1)) == (caught.value.retry_after, clock.sleeps, world.sent)
 
 
-def test_trap_27_of_two_hints_in_one_error_the_longer_counts(world: World, clock: FakeClock) -> None:
+def test_trap_27_of_two_hints_in_one_error_the_longer_counts(
+    world: World, clock: FakeClock
+) -> None:
     """The header says 9 s, the sentence 107 s."""
-    said = refusal(world.first, 429, "rate_limit_error", "Please try again in 1m47s.", code=None, retry_after="9")
+    said = refusal(
+        world.first,
+        429,
+        "rate_limit_error",
+        "Please try again in 1m47s.",
+        code=None,
+        retry_after="9",
+    )
     world.sick.says(said)
 
     assert ANSWERS[world.second] == world.ask()
     assert {world.target: ("rate_limited", "rate_limit", 107.0)} == benches()
 
 
-def test_trap_27_two_calls_under_way_extend_the_bench_of_a_breaker(world: World, clock: FakeClock) -> None:
+def test_trap_27_two_calls_under_way_extend_the_bench_of_a_breaker(
+    world: World, clock: FakeClock
+) -> None:
     """Both were admitted before the first 429: the longer hint stands, whichever comes last."""
     world.sick.says(limited(world.first, retry_after="107"), limited(world.first, retry_after="9"))
 
@@ -493,7 +529,9 @@ def test_trap_27_two_calls_under_way_extend_the_bench_of_a_breaker(world: World,
 # --- 28: longer than the deadline ---------------------------------------------------------------
 
 
-def test_trap_28_a_hint_beyond_the_deadline_ends_the_call_now(world: World, clock: FakeClock) -> None:
+def test_trap_28_a_hint_beyond_the_deadline_ends_the_call_now(
+    world: World, clock: FakeClock
+) -> None:
     """With 10 s left and a wait of 30 s nobody sleeps; the target is benched, and the error says when to come back."""
     world.sick.says(limited(world.first, retry_after="30"), FAIR)
 
@@ -572,7 +610,10 @@ def test_trap_30_a_client_that_retries_is_warned_about_where_the_chain_is_writte
 
     def build(clients: dict[str, Any]) -> None:
         client = clients[world.first]
-        with pytest.warns(UserWarning, match=f"{world.target} has max_retries={options['max_retries']}.*max_retries=0"):
+        with pytest.warns(
+            UserWarning,
+            match=f"{world.target} has max_retries={options['max_retries']}.*max_retries=0",
+        ):
             failover([Target(world.target, call=method(client))])
         failover([Target(world.target, call=method(client.with_options(max_retries=0)))])
 
@@ -600,7 +641,9 @@ def test_trap_30_retries_that_a_client_made_are_told_once(
 
     told = [message for message in caplog.messages if "retried by itself" in message]
     assert (6, 2) == world.sent
-    assert [f"the client of {world.first} retried by itself"] == [message.partition(":")[0] for message in told]
+    assert [f"the client of {world.first} retried by itself"] == [
+        message.partition(":")[0] for message in told
+    ]
     assert "max_retries=0" in told[0]
 
 
@@ -635,7 +678,11 @@ def test_trap_30_our_examples_switch_the_clients_retries_off() -> None:
     """README, documentation, examples and the demo make no client with retries of its own, and they do make clients."""
     pages = {page: page.read_text(encoding="utf-8") for page in EXAMPLES}
 
-    assert {} == {str(page.relative_to(ROOT)): bad for page, text in pages.items() if (bad := clients_that_retry(text))}
+    assert {} == {
+        str(page.relative_to(ROOT)): bad
+        for page, text in pages.items()
+        if (bad := clients_that_retry(text))
+    }
     assert {"README.md", "docs", "examples", "resilient_llm"} == {
         page.relative_to(ROOT).parts[0] for page, text in pages.items() if RETRYING.search(text)
     }
@@ -645,8 +692,14 @@ def test_trap_30_our_examples_switch_the_clients_retries_off() -> None:
     ("code", "bad"),
     [
         ("OpenAI()", ["OpenAI()"]),
-        ("openai.AsyncOpenAI(api_key=key(), max_retries=2)", ["AsyncOpenAI(api_key=key(), max_retries=2)"]),
-        ("a, b = Anthropic(max_retries=0), Anthropic(\n    timeout=5,\n)", ["Anthropic(\n    timeout=5,\n)"]),
+        (
+            "openai.AsyncOpenAI(api_key=key(), max_retries=2)",
+            ["AsyncOpenAI(api_key=key(), max_retries=2)"],
+        ),
+        (
+            "a, b = Anthropic(max_retries=0), Anthropic(\n    timeout=5,\n)",
+            ["Anthropic(\n    timeout=5,\n)"],
+        ),
         ("OpenAI(base_url=url(), max_retries=0)", []),
     ],
 )
@@ -659,7 +712,9 @@ def test_trap_30_a_client_with_retries_would_be_found(code: str, bad: list[str])
 
 
 @on("openai-asyncio")
-def test_trap_31_a_thousand_callers_of_a_provider_that_is_down(world: World, clock: FakeClock) -> None:
+def test_trap_31_a_thousand_callers_of_a_provider_that_is_down(
+    world: World, clock: FakeClock
+) -> None:
     """With attempts=3 they send 1,200 requests, not 3,000: extra attempts stay within a fifth of the first ones."""
     configure(logging=False)  # a thousand lines tell nobody anything
     breaker(world.target, mode="metrics_only")
@@ -689,7 +744,9 @@ def test_trap_31_a_thousand_callers_of_a_provider_that_is_down(world: World, clo
 
 
 @on("anthropic-sync")
-def test_trap_31_a_breaker_ends_the_extra_attempts_of_a_thousand_threads(world: World, clock: FakeClock) -> None:
+def test_trap_31_a_breaker_ends_the_extra_attempts_of_a_thousand_threads(
+    world: World, clock: FakeClock
+) -> None:
     """Once it is open nothing more is sent, so that each of the threads adds its three attempts at most once."""
     configure(logging=False)
     world.sick.says(overloaded(world.first))
@@ -771,25 +828,36 @@ GEMINI_KEY = {
     "details": [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}],
 }
 OPENAI_QUOTA = "You exceeded your current quota, please check your plan and billing details."
-XAI_CREDITS = "Your team 1 has either used all available credits or reached its monthly spending limit."
-XAI_KEY = "Incorrect API key provided: xa***ey. You can obtain an API key from https://console.x.ai."
+XAI_CREDITS = (
+    "Your team 1 has either used all available credits or reached its monthly spending limit."
+)
+XAI_KEY = (
+    "Incorrect API key provided: xa***ey. You can obtain an API key from https://console.x.ai."
+)
 ANTHROPIC_CREDITS = (
     "Your credit balance is too low to access the Anthropic API. "
     "Please go to Plans & Billing to upgrade or purchase credits."
 )
-ANTHROPIC_LIMITS = (
-    "You have reached your specified API usage limits. You will regain access on 2027-01-01 at 00:00 UTC."
-)
+ANTHROPIC_LIMITS = "You have reached your specified API usage limits. You will regain access on 2027-01-01 at 00:00 UTC."
 
 CAUSES = {
     # A wait that is named does not make a spent quota a rate limit.
     "quota-as-429": dead(
         "openai",
-        refusal("openai", 429, "insufficient_quota", OPENAI_QUOTA, code="insufficient_quota", retry_after="1"),
+        refusal(
+            "openai",
+            429,
+            "insufficient_quota",
+            OPENAI_QUOTA,
+            code="insufficient_quota",
+            retry_after="1",
+        ),
         "insufficient_quota",
     ),
     "credits-as-429": dead(
-        "openai", Reply(429, {"code": "Some resource has been exhausted", "error": XAI_CREDITS}), "insufficient_quota"
+        "openai",
+        Reply(429, {"code": "Some resource has been exhausted", "error": XAI_CREDITS}),
+        "insufficient_quota",
     ),
     "billing-as-400": dead(
         "openai",
@@ -803,10 +871,14 @@ CAUSES = {
         "insufficient_quota",
     ),
     "credits-as-400": dead(
-        "anthropic", refusal("anthropic", 400, "invalid_request_error", ANTHROPIC_CREDITS), "insufficient_quota"
+        "anthropic",
+        refusal("anthropic", 400, "invalid_request_error", ANTHROPIC_CREDITS),
+        "insufficient_quota",
     ),
     "limits-as-400": dead(
-        "anthropic", refusal("anthropic", 400, "invalid_request_error", ANTHROPIC_LIMITS), "insufficient_quota"
+        "anthropic",
+        refusal("anthropic", 400, "invalid_request_error", ANTHROPIC_LIMITS),
+        "insufficient_quota",
     ),
     "gemini-key-as-400": dead("openai", Reply(400, [{"error": GEMINI_KEY}]), "invalid_credentials"),
     "xai-key-as-400": dead(
@@ -815,10 +887,14 @@ CAUSES = {
         "invalid_credentials",
     ),
     "anthropic-key-as-400": dead(
-        "anthropic", refusal("anthropic", 400, "authentication_error", "invalid x-api-key"), "invalid_credentials"
+        "anthropic",
+        refusal("anthropic", 400, "authentication_error", "invalid x-api-key"),
+        "invalid_credentials",
     ),
     "529": passing("anthropic", overloaded("anthropic"), "overloaded"),
-    "529-without-a-word": passing("openai", Reply(529, b"", {"content-type": "text/plain"}), "overloaded"),
+    "529-without-a-word": passing(
+        "openai", Reply(529, b"", {"content-type": "text/plain"}), "overloaded"
+    ),
     "overload-in-openai-stream": passing(
         "openai",
         inside("openai", type="server_error", code="server_is_overloaded", message="Try later."),
@@ -827,12 +903,17 @@ CAUSES = {
     ),
     "quota-in-openai-stream": dead(
         "openai",
-        inside("openai", type="insufficient_quota", code="insufficient_quota", message=OPENAI_QUOTA),
+        inside(
+            "openai", type="insufficient_quota", code="insufficient_quota", message=OPENAI_QUOTA
+        ),
         "insufficient_quota",
         streamed,
     ),
     "402-in-openrouter-stream": dead(
-        "openai", inside("openai", code=402, message="Insufficient credits"), "insufficient_quota", streamed
+        "openai",
+        inside("openai", code=402, message="Insufficient credits"),
+        "insufficient_quota",
+        streamed,
     ),
     "429-in-openrouter-stream": Cause(
         "openai",
@@ -847,11 +928,18 @@ CAUSES = {
         "openai", inside("openai", code=502, message="Provider returned error"), "gateway", streamed
     ),
     "overload-in-anthropic-stream": passing(
-        "anthropic", inside("anthropic", type="overloaded_error", message="Overloaded"), "overloaded", streamed
+        "anthropic",
+        inside("anthropic", type="overloaded_error", message="Overloaded"),
+        "overloaded",
+        streamed,
     ),
     "limit-in-anthropic-stream": Cause(
         "anthropic",
-        inside("anthropic", type="rate_limit_error", message="This request would exceed your rate limit."),
+        inside(
+            "anthropic",
+            type="rate_limit_error",
+            message="This request would exceed your rate limit.",
+        ),
         "rate_limited",
         "rate_limit",
         "target",
@@ -872,8 +960,12 @@ CAUSES = {
         "nobody",
         about=streamed,
     ),
-    "half-a-body-openai": passing("openai", Reply(200, b'{"id": "chatcmpl-1", "choices": ['), "invalid_response"),
-    "half-a-body-anthropic": passing("anthropic", Reply(200, b'{"id": "msg_1", "content": ['), "invalid_response"),
+    "half-a-body-openai": passing(
+        "openai", Reply(200, b'{"id": "chatcmpl-1", "choices": ['), "invalid_response"
+    ),
+    "half-a-body-anthropic": passing(
+        "anthropic", Reply(200, b'{"id": "msg_1", "content": ['), "invalid_response"
+    ),
 }
 
 
@@ -891,7 +983,9 @@ def every_one_of(causes: dict[str, Cause], *ways: str) -> pytest.MarkDecorator:
 
 
 @every_one_of(CAUSES, "sync", "asyncio")
-def test_trap_32_a_chain_takes_it_for_what_it_is(world: World, cause: Cause, clock: FakeClock) -> None:
+def test_trap_32_a_chain_takes_it_for_what_it_is(
+    world: World, cause: Cause, clock: FakeClock
+) -> None:
     """Whatever the status: who is benched and for how long, how often it is tried; the other target's answer is whole."""
     world.sick.says(cause.says)
 
@@ -902,16 +996,24 @@ def test_trap_32_a_chain_takes_it_for_what_it_is(world: World, cause: Cause, clo
     assert ANSWERS[world.second] == answered
     assert {(cause.kind, cause.reason)} == {(event.kind.value, event.reason) for event in failures}
     assert ((cause.requests, 1), [0.5] * (cause.requests - 1)) == (world.sent, clock.sleeps)
-    assert ({} if benched is None else {benched: (cause.kind, cause.reason, jittered(cause.seconds))}) == benches()
+    assert (
+        {} if benched is None else {benched: (cause.kind, cause.reason, jittered(cause.seconds))}
+    ) == benches()
 
 
 @every_one_of(CAUSES, "asyncio")
-def test_trap_32_a_breaker_takes_it_for_what_it_is(world: World, cause: Cause, clock: FakeClock) -> None:
+def test_trap_32_a_breaker_takes_it_for_what_it_is(
+    world: World, cause: Cause, clock: FakeClock
+) -> None:
     """The client's own error leaves; a dead account shuts the provider, a limit the target, a blip is counted."""
     world.sick.says(cause.says)
 
     world.guard(
-        fails=(world.package.APIError, json.JSONDecodeError, world.package.APIResponseValidationError),
+        fails=(
+            world.package.APIError,
+            json.JSONDecodeError,
+            world.package.APIResponseValidationError,
+        ),
         about=cause.about,
     )
 
@@ -928,12 +1030,20 @@ def whole(client: Any, model: str) -> Conversation:
 
 HTML = b"<html><body>Please sign in to the network</body></html>"
 CREDITS = {"error": {"code": 402, "message": "Insufficient credits"}}  # openrouter
-OVERLOAD = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}, "request_id": "req_1"}
+OVERLOAD = {
+    "type": "error",
+    "error": {"type": "overloaded_error", "message": "Overloaded"},
+    "request_id": "req_1",
+}
 SILENT = {
     "credits": dead("openai", Reply(200, CREDITS), "insufficient_quota", whole),
     "overload": passing("anthropic", Reply(200, OVERLOAD), "overloaded", whole),
-    "html-openai": passing("openai", Reply(200, HTML, {"content-type": "text/html"}), "invalid_response", whole),
-    "html-anthropic": passing("anthropic", Reply(200, HTML, {"content-type": "text/html"}), "invalid_response", whole),
+    "html-openai": passing(
+        "openai", Reply(200, HTML, {"content-type": "text/html"}), "invalid_response", whole
+    ),
+    "html-anthropic": passing(
+        "anthropic", Reply(200, HTML, {"content-type": "text/html"}), "invalid_response", whole
+    ),
 }
 
 
@@ -963,7 +1073,9 @@ ECHOES = {
 @on(*CROSSWISE)
 @pytest.mark.parametrize("status", [400, 422, 500])
 @pytest.mark.parametrize("message", ECHOES.values(), ids=ECHOES)
-def test_trap_33_a_chatroom_is_no_memory_pressure(message: str, status: int, world: World, clock: FakeClock) -> None:
+def test_trap_33_a_chatroom_is_no_memory_pressure(
+    message: str, status: int, world: World, clock: FakeClock
+) -> None:
     """Nobody is benched for memory by a part of a word or by an echoed prompt."""
     kind = "api_error" if status == 500 else "invalid_request_error"
     world.sick.says(refusal(world.first, status, kind, message))
@@ -971,15 +1083,21 @@ def test_trap_33_a_chatroom_is_no_memory_pressure(message: str, status: int, wor
     with capture_events(AttemptFailed) as failures:
         assert ANSWERS[world.second] == world.ask()
 
-    expected = ("transient", "server_error") if status == 500 else ("request_specific", "invalid_request")
+    expected = (
+        ("transient", "server_error") if status == 500 else ("request_specific", "invalid_request")
+    )
     assert {expected} == {(event.kind.value, event.reason) for event in failures}
     assert (3 if status == 500 else 1, 1) == world.sent
-    assert [("transient", "server_error")] * (status == 500) == [bench[:2] for bench in benches().values()]
+    assert [("transient", "server_error")] * (status == 500) == [
+        bench[:2] for bench in benches().values()
+    ]
 
 
 @on(*CROSSWISE)
 @pytest.mark.parametrize("message", ECHOES.values(), ids=ECHOES)
-def test_trap_33_a_breaker_is_not_opened_by_an_echo(message: str, world: World, clock: FakeClock) -> None:
+def test_trap_33_a_breaker_is_not_opened_by_an_echo(
+    message: str, world: World, clock: FakeClock
+) -> None:
     """Six such requests leave it closed and healthy."""
     world.sick.says(refusal(world.first, 400, "invalid_request_error", message))
 
@@ -997,7 +1115,9 @@ def test_trap_33_a_breaker_is_not_opened_by_an_echo(message: str, world: World, 
     ],
     ids=["llama.cpp", "ollama", "killed"],
 )
-def test_trap_33_a_server_that_is_out_of_memory_is(message: str, world: World, clock: FakeClock) -> None:
+def test_trap_33_a_server_that_is_out_of_memory_is(
+    message: str, world: World, clock: FakeClock
+) -> None:
     """The words of the server itself bench the target for two minutes, at once."""
     world.sick.says(refusal(world.first, 500, "api_error", message))
 
@@ -1012,7 +1132,9 @@ def chatty(client: Any, model: str) -> Conversation:
     raise RuntimeError("the chatroom zoomed in on a bloom, and on 'cannot allocate memory'")
 
 
-def test_trap_33_the_callers_own_words_are_no_memory_pressure(world: World, clock: FakeClock) -> None:
+def test_trap_33_the_callers_own_words_are_no_memory_pressure(
+    world: World, clock: FakeClock
+) -> None:
     """An error of the function around the client that says so is the caller's own, and benches nobody."""
     with pytest.raises(RuntimeError, match="chatroom"):
         world.ask(about=chatty)
@@ -1057,7 +1179,9 @@ every_bug = pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
 
 
 @every_bug
-def test_trap_34_a_bug_around_the_client_leaves_at_once(bug: Any, world: World, clock: FakeClock) -> None:
+def test_trap_34_a_bug_around_the_client_leaves_at_once(
+    bug: Any, world: World, clock: FakeClock
+) -> None:
     """As it is, after one try, to nobody's harm; the other target is not asked."""
     error, says, requests = BUGS[bug]
     world.sick.says(overloaded(world.first) if says == "overloaded" else says)
@@ -1065,7 +1189,11 @@ def test_trap_34_a_bug_around_the_client_leaves_at_once(bug: Any, world: World, 
     with capture_events(AttemptFailed) as failures, pytest.raises(error) as caught:
         world.ask(about=bug)
 
-    assert (error, None, False) == (type(caught.value), caught.value.__cause__, hasattr(caught.value, "__notes__"))
+    assert (error, None, False) == (
+        type(caught.value),
+        caught.value.__cause__,
+        hasattr(caught.value, "__notes__"),
+    )
     assert ["caller_bug"] == [event.kind.value for event in failures]
     assert ((requests, 0), [], {}) == (world.sent, clock.sleeps, benches())
     assert is_untouched(world.target)
@@ -1092,14 +1220,20 @@ AZURE_FILTER = {
     "param": "prompt",
     "code": "content_filter",
     "status": 400,
-    "innererror": {"code": "ResponsibleAIPolicyViolation", "content_filter_result": {"jailbreak": {"filtered": True}}},
+    "innererror": {
+        "code": "ResponsibleAIPolicyViolation",
+        "content_filter_result": {"jailbreak": {"filtered": True}},
+    },
 }
 OPENAI_FLAG = "Invalid prompt: your prompt was flagged as potentially violating our usage policy."
 ANTHROPIC_FILTER = "Output blocked by content filtering policy"
 REFUSALS = [
     ("openai-sync", Reply(400, {"error": AZURE_FILTER})),
     ("openai-asyncio", Reply(400, {"error": AZURE_FILTER})),
-    ("openai-sync", refusal("openai", 400, "invalid_request_error", OPENAI_FLAG, code="invalid_prompt")),
+    (
+        "openai-sync",
+        refusal("openai", 400, "invalid_request_error", OPENAI_FLAG, code="invalid_prompt"),
+    ),
     ("anthropic-sync", refusal("anthropic", 400, "invalid_request_error", ANTHROPIC_FILTER)),
     ("anthropic-asyncio", refusal("anthropic", 400, "invalid_request_error", ANTHROPIC_FILTER)),
 ]
@@ -1113,7 +1247,9 @@ every_refusal = pytest.mark.parametrize(
 
 @every_refusal
 @pytest.mark.parametrize(
-    "policy", [{}, {"on_content_policy": "raise", "on_request_error": "next"}], ids=["unset", "raise"]
+    "policy",
+    [{}, {"on_content_policy": "raise", "on_request_error": "next"}],
+    ids=["unset", "raise"],
 )
 def test_trap_35_a_refusal_is_not_sent_to_another_model(
     policy: dict[str, str], world: World, says: Reply, clock: FakeClock
@@ -1124,14 +1260,20 @@ def test_trap_35_a_refusal_is_not_sent_to_another_model(
     with pytest.raises(world.package.BadRequestError) as caught:
         world.ask(**policy)
 
-    assert (400, None, False) == (caught.value.status_code, caught.value.__cause__, hasattr(caught.value, "__notes__"))
+    assert (400, None, False) == (
+        caught.value.status_code,
+        caught.value.__cause__,
+        hasattr(caught.value, "__notes__"),
+    )
     assert ((1, 0), [], {}) == (world.sent, clock.sleeps, benches())
     assert is_untouched(world.target)
 
 
 @every_refusal
 @pytest.mark.parametrize("others", ["next", "raise"])
-def test_trap_35_a_refusal_is_sent_on_if_asked_for(others: str, world: World, says: Reply, clock: FakeClock) -> None:
+def test_trap_35_a_refusal_is_sent_on_if_asked_for(
+    others: str, world: World, says: Reply, clock: FakeClock
+) -> None:
     """With ``on_content_policy="next"``, whatever other requests' errors do; still to nobody's harm."""
     world.sick.says(says)
 
@@ -1141,7 +1283,9 @@ def test_trap_35_a_refusal_is_sent_on_if_asked_for(others: str, world: World, sa
 
 
 @every_refusal
-def test_trap_35_a_breaker_does_not_mind_a_refusal(world: World, says: Reply, clock: FakeClock) -> None:
+def test_trap_35_a_breaker_does_not_mind_a_refusal(
+    world: World, says: Reply, clock: FakeClock
+) -> None:
     """Six refusals leave it closed and healthy."""
     world.sick.says(says)
 
@@ -1159,7 +1303,11 @@ def parsed(client: Any, model: str) -> Conversation:
         rain: bool
 
     messages = [{"role": "user", "content": "Will it rain?"}]
-    return (yield client.beta.chat.completions.parse(model=model, messages=messages, response_format=Weather))
+    return (
+        yield client.beta.chat.completions.parse(
+            model=model, messages=messages, response_format=Weather
+        )
+    )
 
 
 @on(*OPENAI)
@@ -1193,7 +1341,12 @@ def test_trap_35_a_refusal_that_is_an_answer(world: World, clock: FakeClock) -> 
 def too_long(protocol: Any) -> Reply:
     """Return what the two say to a prompt above the model's window."""
     if protocol == "anthropic":
-        return refusal("anthropic", 400, "invalid_request_error", "prompt is too long: 210843 tokens > 200000 maximum")
+        return refusal(
+            "anthropic",
+            400,
+            "invalid_request_error",
+            "prompt is too long: 210843 tokens > 200000 maximum",
+        )
     message = "This model's maximum context length is 8192 tokens. However, your messages resulted in 10345 tokens."
     return refusal("openai", 400, "invalid_request_error", message, code="context_length_exceeded")
 
@@ -1225,12 +1378,18 @@ def test_trap_36_a_request_too_long_is_one_clear_error_when_nobody_is_known_to_t
     with pytest.raises(world.package.BadRequestError) as caught:
         world.ask(windows(world, *sizes), on_request_error=on_request_error)
 
-    assert (400, None, False) == (caught.value.status_code, caught.value.__cause__, hasattr(caught.value, "__notes__"))
+    assert (400, None, False) == (
+        caught.value.status_code,
+        caught.value.__cause__,
+        hasattr(caught.value, "__notes__"),
+    )
     assert ((1, 0), [], {}) == (world.sent, clock.sleeps, benches())
     assert is_untouched(world.target)
 
 
-def test_trap_36_a_request_too_long_goes_to_a_larger_target_only(world: World, clock: FakeClock) -> None:
+def test_trap_36_a_request_too_long_goes_to_a_larger_target_only(
+    world: World, clock: FakeClock
+) -> None:
     """The one with the same window is passed over, the larger one answers."""
     world.sick.says(too_long(world.first))
 
@@ -1239,7 +1398,9 @@ def test_trap_36_a_request_too_long_goes_to_a_larger_target_only(world: World, c
     assert ((1, 1), [], {}) == (world.sent, clock.sleeps, benches())
 
 
-def test_trap_36_what_was_too_long_twice_needs_more_than_both(world: World, clock: FakeClock) -> None:
+def test_trap_36_what_was_too_long_twice_needs_more_than_both(
+    world: World, clock: FakeClock
+) -> None:
     """After 8,000 and 64,000 only 128,000 is asked; without it the second error leaves."""
     world.sick.says(too_long(world.first))
 
@@ -1287,7 +1448,9 @@ def raising(world: World, interruption: type[BaseException]) -> dict[str, Any]:
 
 
 INTERRUPTIONS = [SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError]
-every_interruption = pytest.mark.parametrize("interruption", INTERRUPTIONS, ids=lambda one: one.__name__)
+every_interruption = pytest.mark.parametrize(
+    "interruption", INTERRUPTIONS, ids=lambda one: one.__name__
+)
 
 
 @every_interruption
@@ -1310,7 +1473,11 @@ def test_trap_37_an_interruption_inside_a_client_passes_through_a_breaker(
 ) -> None:
     """Six in a row count for nothing; on probation the probe's place is free again."""
     world.guard(fails=interruption, times=6, client=raising(world, interruption))
-    assert ("closed", 0, {}) == (breaker(world.target).state, health([world.target])[world.target].total, benches())
+    assert ("closed", 0, {}) == (
+        breaker(world.target).state,
+        health([world.target])[world.target].total,
+        benches(),
+    )
 
     world.sick.says(overloaded(world.first))
     world.guard(fails=world.package.APIStatusError, failures=1)
@@ -1337,7 +1504,9 @@ def _heeded_ctrl_c() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_heeded_ctrl_c")
-@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no way to press Ctrl-C from another thread")
+@pytest.mark.skipif(
+    not hasattr(signal, "pthread_kill"), reason="no way to press Ctrl-C from another thread"
+)
 @pytest.mark.parametrize("door", ["ask", "guard"])
 def test_trap_37_ctrl_c_while_a_client_waits(door: str, world: World, clock: FakeClock) -> None:
     """KeyboardInterrupt leaves, no connection is left open, and nothing is counted."""
@@ -1370,7 +1539,9 @@ def in_the_background(world: World, clients: dict[str, Any], door: str) -> Calla
 
 @on(*TASKS)
 @pytest.mark.parametrize("door", ["chain", "breaker"])
-def test_trap_37_a_cancelled_task_leaves_no_connection_open(door: str, world: World, clock: FakeClock) -> None:
+def test_trap_37_a_cancelled_task_leaves_no_connection_open(
+    door: str, world: World, clock: FakeClock
+) -> None:
     """Cancelled in the middle of a request: it is given up at the provider too, nobody else is asked, nothing counts."""
     world.sick.says(Silence())
 
@@ -1390,7 +1561,9 @@ def test_trap_37_a_cancelled_task_leaves_no_connection_open(door: str, world: Wo
 
 @on(*ASYNC)
 @pytest.mark.parametrize("door", ["chain", "breaker"])
-def test_trap_37_the_one_who_cancels_sees_the_cancellation(door: str, world: World, clock: FakeClock) -> None:
+def test_trap_37_the_one_who_cancels_sees_the_cancellation(
+    door: str, world: World, clock: FakeClock
+) -> None:
     """``task.cancel()`` ends in CancelledError, and ``asyncio.timeout`` around a call in its TimeoutError."""
     world.sick.says(Silence())
 

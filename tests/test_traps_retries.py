@@ -133,11 +133,17 @@ def test_trap_28_a_hint_longer_than_the_deadline_is_not_slept_for(form: str, clo
     with capture_events(RetryStopped) as stopped, pytest.raises(ChainExhaustedError):
         ask_by(form, {A: [limited(30)]}, timeout=10)
 
-    assert ([], ["hint"], True) == (clock.sleeps, [event.reason for event in stopped], is_benched(A))
+    assert ([], ["hint"], True) == (
+        clock.sleeps,
+        [event.reason for event in stopped],
+        is_benched(A),
+    )
 
 
 @in_every_form
-def test_trap_29_a_rate_limit_moves_on_at_once_when_another_target_is_live(form: str, clock: Any) -> None:
+def test_trap_29_a_rate_limit_moves_on_at_once_when_another_target_is_live(
+    form: str, clock: Any
+) -> None:
     """A short wait is not waited for either while somebody else can answer."""
     result = ask_by(form, {A: [limited(1)], B: ["yes"]})
 
@@ -145,7 +151,9 @@ def test_trap_29_a_rate_limit_moves_on_at_once_when_another_target_is_live(form:
 
 
 @in_every_form
-def test_trap_29_an_overloaded_target_that_names_a_wait_is_left_for_it(form: str, clock: Any) -> None:
+def test_trap_29_an_overloaded_target_that_names_a_wait_is_left_for_it(
+    form: str, clock: Any
+) -> None:
     """A 503 with Retry-After benches like a rate limit while another target is live."""
     result = ask_by(form, {A: [ProviderError(503, retry_after=20)], B: ["yes"]})
 
@@ -184,7 +192,9 @@ def test_trap_30_a_request_that_the_sdk_retried_is_told_once(
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_trap_31_extra_attempts_in_an_outage_stay_within_the_budget(backend: str, clock: Any) -> None:
+def test_trap_31_extra_attempts_in_an_outage_stay_within_the_budget(
+    backend: str, clock: Any
+) -> None:
     """A thousand callers of a provider that is down make two hundred extra attempts, not two thousand."""
     breaker(A, mode="metrics_only")
 
@@ -238,8 +248,12 @@ def test_trap_33_a_chatroom_is_no_memory_pressure(clock: Any) -> None:
 
 
 @over(CHAIN_SHAPES)
-@pytest.mark.parametrize("bug", [TypeError, AttributeError, KeyError, ZeroDivisionError, AssertionError, ValueError])
-def test_trap_34_a_bug_in_the_callers_function_leaves_at_once(shape: Shape, bug: type[Exception], clock: Any) -> None:
+@pytest.mark.parametrize(
+    "bug", [TypeError, AttributeError, KeyError, ZeroDivisionError, AssertionError, ValueError]
+)
+def test_trap_34_a_bug_in_the_callers_function_leaves_at_once(
+    shape: Shape, bug: type[Exception], clock: Any
+) -> None:
     """It is raised unchanged, tried once, and harms nobody's health."""
     calls: list[int] = []
     error = bug("mine")
@@ -286,7 +300,8 @@ def test_trap_36_a_request_too_long_is_raised_when_no_target_is_known_to_take_mo
 
 def _too_long(form: str, chain: list[Target], error: Exception) -> Any:
     policy = failover(
-        chain=chain, classify=lambda error: Verdict(ErrorKind.REQUEST_SPECIFIC, "context_length_exceeded")
+        chain=chain,
+        classify=lambda error: Verdict(ErrorKind.REQUEST_SPECIFIC, "context_length_exceeded"),
     )
     answers = scripted(error)
     if form in ("sync", "call", "loop"):
@@ -300,7 +315,9 @@ def _too_long(form: str, chain: list[Target], error: Exception) -> Any:
 
 @over([shape for shape in CHAIN_SHAPES if shape.backend is None])
 @pytest.mark.parametrize("signal", [KeyboardInterrupt, SystemExit, GeneratorExit])
-def test_trap_37_signals_pass_through_sync_calls(shape: Shape, signal: type[BaseException], clock: Any) -> None:
+def test_trap_37_signals_pass_through_sync_calls(
+    shape: Shape, signal: type[BaseException], clock: Any
+) -> None:
     """They leave at once, are tried once, and count for nothing."""
     calls: list[int] = []
 

@@ -194,7 +194,9 @@ def test_trap_38_a_predicate_says_what_commits(world: World) -> None:
     """With ``commit=`` the caller says which item is the first with content."""
     world.server.waits_for_client = False
 
-    reading = world.reads("error-midway", "healthy", stream=StreamPolicy(commit=lambda item: "w4 " in repr(item)))
+    reading = world.reads(
+        "error-midway", "healthy", stream=StreamPolicy(commit=lambda item: "w4 " in repr(item))
+    )
 
     assert whole(world, "two/model-2") == reading.items
     assert 1 == world.server.asked("error-midway")
@@ -212,7 +214,10 @@ def test_trap_39_no_model_goes_on_with_the_answer_of_another(world: World, fault
     assert words(SENT) == reading.texts
     assert {"model-1"} == reading.models
     assert isinstance(reading.error, StreamInterruptedError)
-    assert ("one/model-1", len(reading.items)) == (str(reading.error.target), reading.error.items_sent)
+    assert ("one/model-1", len(reading.items)) == (
+        str(reading.error.target),
+        reading.error.items_sent,
+    )
     assert 0 == world.server.asked("healthy")
 
 
@@ -235,7 +240,9 @@ def test_trap_39_the_providers_own_error_is_the_cause(world: World) -> None:
         ("truncated-before", ErrorKind.TRANSIENT, "stream_interrupted"),
     ],
 )
-def test_trap_40_an_end_without_content_is_no_answer(world: World, fault: str, kind: ErrorKind, reason: str) -> None:
+def test_trap_40_an_end_without_content_is_no_answer(
+    world: World, fault: str, kind: ErrorKind, reason: str
+) -> None:
     """A stream that is empty, or that ends before its first word, moves the call on."""
     with capture_events(AttemptFailed) as seen:
         reading = world.reads(fault, "healthy")
@@ -251,7 +258,9 @@ def test_trap_40_an_end_without_terminator_is_told(world: World) -> None:
         reading = world.reads("truncated-midway")
 
     assert isinstance(reading.error, StreamInterruptedError)
-    assert [(ErrorKind.TRANSIENT, "stream_interrupted")] == [(event.kind, event.reason) for event in seen]
+    assert [(ErrorKind.TRANSIENT, "stream_interrupted")] == [
+        (event.kind, event.reason) for event in seen
+    ]
     assert 1 == health()["one/model-1"].errors
 
 
@@ -260,7 +269,9 @@ def test_trap_40_an_end_without_terminator_is_told(world: World) -> None:
     ("fault", "option", "texts"),
     [("empty", "on_empty", []), ("truncated-midway", "on_truncated", words(SENT))],
 )
-def test_trap_40_either_end_may_be_accepted(world: World, fault: str, option: str, texts: list[str]) -> None:
+def test_trap_40_either_end_may_be_accepted(
+    world: World, fault: str, option: str, texts: list[str]
+) -> None:
     """``on_empty`` and ``on_truncated`` say that such an end is fine, for one target as well."""
     of_target = StreamPolicy(**{option: "accept"})  # type: ignore[arg-type]  # one of two names
     target = world.target("one/model-1", fault, stream=of_target)
@@ -300,9 +311,13 @@ def test_trap_41_a_model_that_thinks_is_making_progress(world: World, clock: Fak
 @only("stream")
 def test_trap_41_the_limit_is_the_targets(world: World, clock: FakeClock) -> None:
     """A target may take longer than the policy allows the others."""
-    slow = world.target("one/model-1", "silence-before", stream=StreamPolicy(first_item_timeout=4 * LIMIT))
+    slow = world.target(
+        "one/model-1", "silence-before", stream=StreamPolicy(first_item_timeout=4 * LIMIT)
+    )
     chain = [slow, world.target("two/model-2", "healthy")]
-    ask = failover(chain, attempts=1, stream=StreamPolicy(first_item_timeout=LIMIT))(world.function())
+    ask = failover(chain, attempts=1, stream=StreamPolicy(first_item_timeout=LIMIT))(
+        world.function()
+    )
 
     async def story() -> Reading:
         async with Consumer(world, ask) as consumer:
@@ -320,9 +335,13 @@ def test_trap_41_the_limit_is_the_targets(world: World, clock: FakeClock) -> Non
 @only("stream", "generator", "anthropic-manager")
 def test_trap_41_silence_is_no_thinking(world: World, clock: FakeClock) -> None:
     """A target that says nothing at all for its own limit is left for the next."""
-    slow = world.target("one/model-1", "silence-before", stream=StreamPolicy(first_item_timeout=4 * LIMIT))
+    slow = world.target(
+        "one/model-1", "silence-before", stream=StreamPolicy(first_item_timeout=4 * LIMIT)
+    )
     chain = [slow, world.target("two/model-2", "healthy")]
-    ask = failover(chain, attempts=1, stream=StreamPolicy(first_item_timeout=LIMIT))(world.function())
+    ask = failover(chain, attempts=1, stream=StreamPolicy(first_item_timeout=LIMIT))(
+        world.function()
+    )
 
     async def story() -> Reading:
         async with Consumer(world, ask) as consumer:
@@ -368,9 +387,13 @@ def test_trap_42_keep_alives_do_not_put_off_the_next_word(world: World, clock: F
             assert await world.sees(lambda: world.server.stalls == 1)
             for _ in range(3):
                 had = len(consumer.reading.items)
-                assert await world.sees(lambda: len(consumer.reading.items) > had or consumer.reading.error)  # noqa: B023  # asked at once
+                assert await world.sees(
+                    lambda had=had: len(consumer.reading.items) > had or consumer.reading.error
+                )
                 clock.advance(LIMIT * 0.4)
-            assert await world.sees(lambda: clock.advance(0.0) or consumer.reading.error is not None)
+            assert await world.sees(
+                lambda: clock.advance(0.0) or consumer.reading.error is not None
+            )
         return consumer.reading
 
     reading = world.run(story)
@@ -455,7 +478,9 @@ def test_trap_43_a_rejected_stream_is_closed(world: World) -> None:
 
 
 @only("stream", "generator")
-def test_trap_43_an_interrupted_stream_is_closed_before_it_is_restarted(world: World, clock: FakeClock) -> None:
+def test_trap_43_an_interrupted_stream_is_closed_before_it_is_restarted(
+    world: World, clock: FakeClock
+) -> None:
     """With ``restart`` the stream that went quiet is closed, not left beside the next."""
     policy = StreamPolicy(idle_timeout=LIMIT, on_interrupt="restart")
     ask = world.guard("silence-midway", "drip", stream=policy)

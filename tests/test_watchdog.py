@@ -98,7 +98,9 @@ class Server:
         self._closes.close()
 
 
-HEADERS = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+HEADERS = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+)
 FIRST = HEADERS + b"5\r\nword\n\r\n"
 SILENT_ = HEADERS + b"1\r\n\n\r\n"
 
@@ -132,7 +134,10 @@ def _plain_socket(port: int) -> Iterator[str]:
 
 
 def _socket_file(port: int) -> Iterator[str]:
-    with socket.create_connection(("127.0.0.1", port)) as connection, connection.makefile("rb") as lines:
+    with (
+        socket.create_connection(("127.0.0.1", port)) as connection,
+        connection.makefile("rb") as lines,
+    ):
         connection.sendall(REQUEST)
         for line in lines:
             if not line.strip().isdigit() and b":" not in line and b"HTTP" not in line:
@@ -153,7 +158,10 @@ def _http_client(port: int) -> Iterator[str]:
 def _httpx(port: int) -> Iterator[str]:
     import httpx
 
-    with httpx.Client(timeout=None, trust_env=False) as client, client.stream("GET", f"http://127.0.0.1:{port}") as got:
+    with (
+        httpx.Client(timeout=None, trust_env=False) as client,
+        client.stream("GET", f"http://127.0.0.1:{port}") as got,
+    ):
         yield from got.iter_lines()
 
 
@@ -162,7 +170,9 @@ def _requests(port: int) -> Iterator[str]:
 
     with requests.Session() as session:
         session.trust_env = False
-        with session.get(f"http://127.0.0.1:{port}", stream=True) as got:  # the watchdog's is the limit
+        with session.get(
+            f"http://127.0.0.1:{port}", stream=True
+        ) as got:  # the watchdog's is the limit
             for line in got.iter_lines(chunk_size=1):
                 yield line.decode()
 
@@ -208,7 +218,9 @@ def _called(client: Callable[[int], Iterator[str]], port: int, **options: Any) -
 
 
 @pytest.mark.parametrize("client", CLIENTS.values(), ids=CLIENTS)
-@pytest.mark.parametrize("first", [b"", HEADERS, SILENT_], ids=["nothing", "headers", "an empty line"])
+@pytest.mark.parametrize(
+    "first", [b"", HEADERS, SILENT_], ids=["nothing", "headers", "an empty line"]
+)
 def test_a_thread_that_waits_for_the_first_content_is_ended(
     client: Callable[[int], Iterator[str]], first: bytes, serve: Callable[..., Server]
 ) -> None:
@@ -220,7 +232,9 @@ def test_a_thread_that_waits_for_the_first_content_is_ended(
 
     assert ["other"] == ended.items
     assert LIMIT <= ended.seconds < AMPLE
-    assert [(STALLS, ErrorKind.TRANSIENT, "timeout")] == [(each.target, each.kind, each.reason) for each in failed]
+    assert [(STALLS, ErrorKind.TRANSIENT, "timeout")] == [
+        (each.target, each.kind, each.reason) for each in failed
+    ]
 
 
 @pytest.mark.parametrize("client", CLIENTS.values(), ids=CLIENTS)
@@ -296,7 +310,12 @@ def test_a_thread_that_waits_on_tls_is_ended(
     theirs.verify_mode = ssl.CERT_NONE
     server = serve(first, ours)
 
-    ended = _called(client(theirs), server.port, first_item_timeout=AMPLE if first else LIMIT, idle_timeout=LIMIT)
+    ended = _called(
+        client(theirs),
+        server.port,
+        first_item_timeout=AMPLE if first else LIMIT,
+        idle_timeout=LIMIT,
+    )
 
     assert (["word"] if first else ["other"]) == [item for item in ended.items if item]
     assert ended.seconds < AMPLE
@@ -459,7 +478,9 @@ def test_threads_are_woken_each_for_itself(serve: Callable[..., Server]) -> None
         thread.join(3 * AMPLE)
 
     assert [["other"]] * 10 == [ended.items for ended in ends]
-    assert 1 == len([thread for thread in threading.enumerate() if thread.name == "resilient_llm-watchdog"])
+    assert 1 == len(
+        [thread for thread in threading.enumerate() if thread.name == "resilient_llm-watchdog"]
+    )
 
 
 def test_nothing_is_kept_of_an_alarm_that_is_over(serve: Callable[..., Server]) -> None:
@@ -468,7 +489,9 @@ def test_nothing_is_kept_of_an_alarm_that_is_over(serve: Callable[..., Server]) 
     before = len(watchdog._watchdog._alarms)
 
     _called(_http_client, server.port, first_item_timeout=LIMIT)
-    _called(lambda port: iter(["a", "b"]), server.port, first_item_timeout=AMPLE, idle_timeout=AMPLE)
+    _called(
+        lambda port: iter(["a", "b"]), server.port, first_item_timeout=AMPLE, idle_timeout=AMPLE
+    )
 
     assert before == len(watchdog._watchdog._alarms)
 

@@ -26,7 +26,12 @@ class TestCounting:
     def test_a_new_period_has_counted_nothing_and_looks_at_everything(self) -> None:
         one = era(3.0)
 
-        assert ((0, 0, 0), None, 0, 3.0) == (one.counts(3.0), one.latency(3.0), one.n, one.started_at)
+        assert ((0, 0, 0), None, 0, 3.0) == (
+            one.counts(3.0),
+            one.latency(3.0),
+            one.n,
+            one.started_at,
+        )
         assert (NEVER, NEVER, NEVER, False) == (one.due, one.look_at, one.last_look, one.calm)
 
     def test_successes_errors_and_slow_calls(self) -> None:
@@ -100,7 +105,9 @@ class TestCounting:
         one.error(12.0)
         one.success(14.0, 0.5, slow=False)
 
-        assert [(3, 1, 1), (2, 1, 0), (1, 0, 0), (0, 0, 0)] == [one.counts(now) for now in (69.9, 70.0, 72.0, 74.0)]
+        assert [(3, 1, 1), (2, 1, 0), (1, 0, 0), (0, 0, 0)] == [
+            one.counts(now) for now in (69.9, 70.0, 72.0, 74.0)
+        ]
 
     def test_a_bucket_is_as_wide_as_a_thirtieth_of_the_window(self) -> None:
         one = era()
@@ -349,13 +356,21 @@ class TestResizing:
 
         one.resize(30.0)
 
-        assert (False, NEVER, NEVER, 30.0, 1.0) == (one.calm, one.due, one.look_at, one.window, one.width)
+        assert (False, NEVER, NEVER, 30.0, 1.0) == (
+            one.calm,
+            one.due,
+            one.look_at,
+            one.window,
+            one.width,
+        )
 
 
 class TestTriggers:
     """The formulas that open a circuit."""
 
-    SETTINGS = BreakerSettings(failures=5, error_rate=0.5, min_calls=10, slow_call=5.0, slow_rate=0.8)
+    SETTINGS = BreakerSettings(
+        failures=5, error_rate=0.5, min_calls=10, slow_call=5.0, slow_rate=0.8
+    )
 
     @pytest.mark.parametrize(
         ("failures", "total", "errors", "slow", "why"),
@@ -372,7 +387,9 @@ class TestTriggers:
             (5, 10, 10, 10, "failures 5/5"),
         ],
     )
-    def test_what_opens(self, failures: int, total: int, errors: int, slow: int, why: str | None) -> None:
+    def test_what_opens(
+        self, failures: int, total: int, errors: int, slow: int, why: str | None
+    ) -> None:
         assert why == triggers.trigger(self.SETTINGS, failures, total, errors, slow)
 
     def test_slow_calls_open_nothing_where_nothing_is_slow(self) -> None:
@@ -381,7 +398,9 @@ class TestTriggers:
     @pytest.mark.parametrize(
         ("failed_probes", "length"), [(0, 30.0), (1, 60.0), (3, 240.0), (4, 300.0), (10**9, 300.0)]
     )
-    def test_a_bench_doubles_with_each_failed_probe_up_to_the_longest(self, failed_probes: int, length: float) -> None:
+    def test_a_bench_doubles_with_each_failed_probe_up_to_the_longest(
+        self, failed_probes: int, length: float
+    ) -> None:
         assert length == triggers.bench_length(30.0, 300.0, failed_probes, NoJitter())
 
     @pytest.mark.parametrize(("drawn", "length"), [(0.0, 30.0), (0.5, 31.5), (1.0, 33.0)])
@@ -415,4 +434,6 @@ class TestTriggers:
     def test_how_a_key_is_doing(
         self, down: bool, failures: int, limit: int, total: int, errors: int, status: str
     ) -> None:
-        assert status == triggers.status(down=down, failures=failures, limit=limit, total=total, errors=errors)
+        assert status == triggers.status(
+            down=down, failures=failures, limit=limit, total=total, errors=errors
+        )

@@ -107,14 +107,21 @@ def answer_of(provider: str) -> str:
 
 def completion_of(provider: str) -> bytes:
     """Return the body of a provider's answer, as the API documents it."""
-    message = {"role": "assistant", "content": answer_of(provider), "refusal": None, "annotations": []}
+    message = {
+        "role": "assistant",
+        "content": answer_of(provider),
+        "refusal": None,
+        "annotations": [],
+    }
     return json.dumps(
         {
             "id": "chatcmpl-B9MBs8CjcvOU2jLn4n570S5qMJKcT",
             "object": "chat.completion",
             "created": 1741569952,
             "model": SECOND_MODEL if provider == "second" else FIRST_MODEL,
-            "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}],
+            "choices": [
+                {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+            ],
             "usage": {
                 "prompt_tokens": 13,
                 "completion_tokens": 9,

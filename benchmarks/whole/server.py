@@ -29,10 +29,19 @@ def response(status: str, body: bytes) -> bytes:
 
 
 OVERLOADED = json.dumps(
-    {"error": {"message": "The server is overloaded.", "type": "server_error", "param": None, "code": None}}
+    {
+        "error": {
+            "message": "The server is overloaded.",
+            "type": "server_error",
+            "param": None,
+            "code": None,
+        }
+    }
 ).encode()
 DEAD = response("503 Service Unavailable", OVERLOADED)
-COMPLETIONS = {name: response("200 OK", completion_of(name)) for name in ("healthy", "dead", "second")}
+COMPLETIONS = {
+    name: response("200 OK", completion_of(name)) for name in ("healthy", "dead", "second")
+}
 NOT_FOUND = response("404 Not Found", b"{}")
 
 counts: Counter[str] = Counter()
@@ -81,7 +90,10 @@ async def main() -> None:
     server = await loop.create_server(Connection, "127.0.0.1", 0)
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
-        places = {"port": server.sockets[0].getsockname()[1], "refused_port": bound.getsockname()[1]}
+        places = {
+            "port": server.sockets[0].getsockname()[1],
+            "refused_port": bound.getsockname()[1],
+        }
         print(json.dumps(places), flush=True)
         await asyncio.to_thread(sys.stdin.read)
     # Connections which a contender keeps open are of no interest any more.

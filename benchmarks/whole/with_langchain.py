@@ -18,7 +18,9 @@ class WithFallbacks(Subject):
     """A chat model with another as its fallback; it remembers nothing between calls."""
 
     name = "LangChain with_fallbacks"
-    settings: ClassVar = dict.fromkeys(("default", "once", "equal"), "`ChatOpenAI(max_retries=0)`; has no cooldown")
+    settings: ClassVar = dict.fromkeys(
+        ("default", "once", "equal"), "`ChatOpenAI(max_retries=0)`; has no cooldown"
+    )
     attempts: ClassVar = {"default": 1, "once": 1, "equal": 1}
     cooldown: ClassVar = {"default": None, "once": None, "equal": None}
 

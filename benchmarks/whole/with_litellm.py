@@ -43,7 +43,12 @@ class WithRouter(Subject):
         """Return one entry of a Router's list."""
         return {
             "model_name": group,
-            "litellm_params": {"model": f"openai/{model}", "api_key": "none", "api_base": url, **params},
+            "litellm_params": {
+                "model": f"openai/{model}",
+                "api_key": "none",
+                "api_base": url,
+                **params,
+            },
         }
 
     def make(self) -> Call:
@@ -51,7 +56,11 @@ class WithRouter(Subject):
         self.router = router = Router(**self.options(), **OPTIONS[self.case.policy])
 
         def call(prompt: str) -> Any:
-            return router.completion(model="first", messages=messages(prompt)).choices[0].message.content
+            return (
+                router.completion(model="first", messages=messages(prompt))
+                .choices[0]
+                .message.content
+            )
 
         async def call_async(prompt: str) -> Any:
             reply = await router.acompletion(model="first", messages=messages(prompt))

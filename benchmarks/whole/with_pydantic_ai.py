@@ -25,7 +25,9 @@ from worker import Call, Subject, serve  # noqa: E402
 class WithFallbackModel(Subject):
     """A model with another as its fallback; it remembers nothing between calls."""
 
-    settings: ClassVar = dict.fromkeys(("default", "once", "equal"), "`AsyncOpenAI(max_retries=0)`; has no cooldown")
+    settings: ClassVar = dict.fromkeys(
+        ("default", "once", "equal"), "`AsyncOpenAI(max_retries=0)`; has no cooldown"
+    )
     attempts: ClassVar = {"default": 1, "once": 1, "equal": 1}
     cooldown: ClassVar = {"default": None, "once": None, "equal": None}
 
@@ -34,7 +36,9 @@ class WithFallbackModel(Subject):
         first, second = (
             OpenAIChatModel(
                 model,
-                provider=OpenAIProvider(openai_client=AsyncOpenAI(base_url=url, api_key="none", max_retries=0)),
+                provider=OpenAIProvider(
+                    openai_client=AsyncOpenAI(base_url=url, api_key="none", max_retries=0)
+                ),
             )
             for model, url in ((FIRST_MODEL, self.first_url), (SECOND_MODEL, self.second_url))
         )

@@ -29,7 +29,18 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from cases import ALIVE, CASES, COOLDOWN, FIRST_MODEL, MODES, PROMPT, SECOND_MODEL, Case, Mode, Places
+from cases import (
+    ALIVE,
+    CASES,
+    COOLDOWN,
+    FIRST_MODEL,
+    MODES,
+    PROMPT,
+    SECOND_MODEL,
+    Case,
+    Mode,
+    Places,
+)
 
 Call = Callable[[str], Any]
 """Takes a prompt and returns the answer's text, or an awaitable of it."""
@@ -92,11 +103,15 @@ class Bare(Subject):
 
         def call(prompt: str) -> str:
             return (
-                client.chat.completions.create(model=SECOND_MODEL, messages=messages(prompt)).choices[0].message.content
+                client.chat.completions.create(model=SECOND_MODEL, messages=messages(prompt))
+                .choices[0]
+                .message.content
             )
 
         async def call_async(prompt: str) -> str:
-            reply = await client.chat.completions.create(model=SECOND_MODEL, messages=messages(prompt))
+            reply = await client.chat.completions.create(
+                model=SECOND_MODEL, messages=messages(prompt)
+            )
             return reply.choices[0].message.content
 
         return call if self.mode == "sync" else call_async
@@ -159,22 +174,30 @@ class Ours(Subject):
         chain = [f"first-{policy}/{FIRST_MODEL}", f"second-{policy}/{SECOND_MODEL}"]
         keys = {part for target in chain for part in (target, target.partition("/")[0])}
         # Held, since settings belong to the guards that name them.
-        self.guards = [breaker(key, **self.breakers[policy]) for key in keys] if self.breakers[policy] else []
+        self.guards = (
+            [breaker(key, **self.breakers[policy]) for key in keys] if self.breakers[policy] else []
+        )
         clients = Clients(self.first_url, self.second_url, self.mode)
         completions = {
             f"first-{policy}": clients.first.chat.completions,
             f"second-{policy}": clients.second.chat.completions,
         }
-        decorate = failover(chain=chain) if policy == "default" else failover(chain=chain, attempts=1)
+        decorate = (
+            failover(chain=chain) if policy == "default" else failover(chain=chain, attempts=1)
+        )
 
         @decorate
         def ask(target: Target, prompt: str) -> str:
-            reply = completions[target.provider].create(model=target.model, messages=messages(prompt))
+            reply = completions[target.provider].create(
+                model=target.model, messages=messages(prompt)
+            )
             return reply.choices[0].message.content
 
         @decorate
         async def ask_async(target: Target, prompt: str) -> str:
-            reply = await completions[target.provider].create(model=target.model, messages=messages(prompt))
+            reply = await completions[target.provider].create(
+                model=target.model, messages=messages(prompt)
+            )
             return reply.choices[0].message.content
 
         return ask if self.mode == "sync" else ask_async
@@ -191,7 +214,9 @@ class Ours(Subject):
 class Worker:
     """Makes calls of one subject at a time, and of the bare client whenever asked."""
 
-    def __init__(self, subjects: Sequence[type[Subject]], packages: Sequence[str], places: Places) -> None:
+    def __init__(
+        self, subjects: Sequence[type[Subject]], packages: Sequence[str], places: Places
+    ) -> None:
         self.subjects = {subject.name: subject for subject in subjects}
         self.packages, self.places = packages, places
         # One loop for all asynchronous calls: clients keep their connections in it.
@@ -246,7 +271,11 @@ class Worker:
             return self._in_mode(self.subject.mode, self.call, calls)
         runs = [self._in_mode(self.subject.mode, self._alive(), 1) for _ in range(calls)]
         answers = sum((Counter(run["answers"]) for run in runs), Counter())
-        return {"seconds": [seconds for run in runs for seconds in run["seconds"]], "answers": answers, "cpu": None}
+        return {
+            "seconds": [seconds for run in runs for seconds in run["seconds"]],
+            "answers": answers,
+            "cpu": None,
+        }
 
     def run_bare(self, mode: Mode, calls: int) -> dict[str, Any]:
         return self._in_mode(mode, self.bare[mode], calls)
@@ -275,10 +304,16 @@ def _run(call: Call, calls: int, prompt: str) -> dict[str, Any]:
         seconds.append(time.perf_counter() - began)
         answers[text] += 1
     time.sleep(SETTLE)
-    return {"seconds": seconds, "answers": answers, "cpu": (time.process_time() - cpu) / max(1, calls)}
+    return {
+        "seconds": seconds,
+        "answers": answers,
+        "cpu": (time.process_time() - cpu) / max(1, calls),
+    }
 
 
-async def _run_async(call: Callable[[str], Awaitable[str]], calls: int, prompt: str) -> dict[str, Any]:
+async def _run_async(
+    call: Callable[[str], Awaitable[str]], calls: int, prompt: str
+) -> dict[str, Any]:
     seconds: list[float] = []
     answers: Counter[str] = Counter()
     cpu = time.process_time()
@@ -288,7 +323,11 @@ async def _run_async(call: Callable[[str], Awaitable[str]], calls: int, prompt: 
         seconds.append(time.perf_counter() - began)
         answers[text] += 1
     await asyncio.sleep(SETTLE)
-    return {"seconds": seconds, "answers": answers, "cpu": (time.process_time() - cpu) / max(1, calls)}
+    return {
+        "seconds": seconds,
+        "answers": answers,
+        "cpu": (time.process_time() - cpu) / max(1, calls),
+    }
 
 
 connects: Counter[str] = Counter()

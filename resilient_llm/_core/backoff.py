@@ -62,7 +62,9 @@ def as_backoff(given: Any) -> Backoff:
         )
     wait: Any = given
     bases: tuple[type, ...] = wait.__class__.__mro__
-    if any(base.__name__ == "wait_base" and base.__module__.startswith("tenacity") for base in bases):
+    if any(
+        base.__name__ == "wait_base" and base.__module__.startswith("tenacity") for base in bases
+    ):
         return _of_tenacity(given)
 
     def of_function(attempt: int, error: BaseException | None, rng: Random) -> float:
@@ -90,4 +92,9 @@ def _duration(seconds: Any, attempt: int, rng: Random) -> float:
 
 
 def _is_duration(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and value >= 0
+    )

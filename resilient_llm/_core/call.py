@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from resilient_llm._stream_policy import StreamPolicy
     from resilient_llm._values import Target, Verdict
 
-    Rebind = Callable[[tuple[Any, ...], dict[str, Any], Mapping[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]
+    Rebind = Callable[
+        [tuple[Any, ...], dict[str, Any], Mapping[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]
+    ]
 
 
 RESERVE: Final = 0.75
@@ -53,7 +55,12 @@ class Lane:
     __slots__ = ("circuit", "invoke", "is_generator", "target")
 
     def __init__(
-        self, target: Target, circuit: Circuit, invoke: Callable[..., Any], *, is_generator: bool = False
+        self,
+        target: Target,
+        circuit: Circuit,
+        invoke: Callable[..., Any],
+        *,
+        is_generator: bool = False,
     ) -> None:
         self.target = target
         self.circuit = circuit
@@ -193,7 +200,9 @@ class Call:
         known = self.ended.get(key)
         if known is not None and known[1].number:
             return
-        record = AttemptRecord(key, 0, ErrorKind.REJECTED, rejection.reason, type_name=type(rejection).__name__)
+        record = AttemptRecord(
+            key, 0, ErrorKind.REJECTED, rejection.reason, type_name=type(rejection).__name__
+        )
         self.ended[key] = (rejection, record)
         if known is None:
             self.records.append(record)
@@ -231,10 +240,18 @@ class Call:
 
     # Facts.
 
-    def record(self, lane: Lane, number: int, seconds: float, error: Exception, verdict: Verdict) -> None:
+    def record(
+        self, lane: Lane, number: int, seconds: float, error: Exception, verdict: Verdict
+    ) -> None:
         """Keep what came of an attempt, as this target's last word."""
         record = AttemptRecord(
-            lane.target.key, number, verdict.kind, verdict.reason, seconds, verdict.status, type(error).__name__
+            lane.target.key,
+            number,
+            verdict.kind,
+            verdict.reason,
+            seconds,
+            verdict.status,
+            type(error).__name__,
         )
         self.records.append(record)
         self.ended[lane.target.key] = (error, record)
@@ -260,7 +277,9 @@ class Call:
         last_error = self.ended[last.target][0] if last is not None else None
         kinds = {record.kind for record in records}
         kind = kinds.pop() if len(kinds) == 1 else None
-        summary = "; ".join(f"{record.target}: {record.kind}, {record.reason}" for record in records)
+        summary = "; ".join(
+            f"{record.target}: {record.kind}, {record.reason}" for record in records
+        )
         error = ChainExhaustedError(
             f"no target answered ({summary})",
             members,
@@ -272,7 +291,9 @@ class Call:
         )
         reasons = {record.reason for record in records}
         if kind is ErrorKind.AUTH_DEAD and len(reasons) == 1:
-            error.add_note(f"every target said {reasons.pop()}: look at the credentials, not at the providers")
+            error.add_note(
+                f"every target said {reasons.pop()}: look at the credentials, not at the providers"
+            )
         return error
 
     def _worthwhile_in(self, now: float) -> float | None:

@@ -35,7 +35,17 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from resilient_llm._core import facts, triggers, window
-from resilient_llm._core.layers import FOREVER, Bench, Block, Grant, HalfOpen, Layers, Opened, Pause, Place
+from resilient_llm._core.layers import (
+    FOREVER,
+    Bench,
+    Block,
+    Grant,
+    HalfOpen,
+    Layers,
+    Opened,
+    Pause,
+    Place,
+)
 from resilient_llm._core.window import NEVER, Averages, Era
 from resilient_llm._settings import (
     LONGEST_HINT,
@@ -217,7 +227,9 @@ class Circuit:
         with self._lock:
             self._advance_locked(now)
             blocked = self._block_locked() is not None
-            state: State = "open" if blocked else "half_open" if self._layers.half is not None else "closed"
+            state: State = (
+                "open" if blocked else "half_open" if self._layers.half is not None else "closed"
+            )
         self._after()
         return state
 
@@ -235,7 +247,11 @@ class Circuit:
         """Return when the state began that gave this grant; minus infinity if there was none before."""
         if isinstance(grant, Place):
             return grant.state.since
-        return grant.started_at if isinstance(grant, Era) and grant.started_at > self.born_at else NEVER
+        return (
+            grant.started_at
+            if isinstance(grant, Era) and grant.started_at > self.born_at
+            else NEVER
+        )
 
     def average_latency(self, now: float) -> float | None:
         """Return the average seconds of successes, or what it last was, or None."""
@@ -245,7 +261,11 @@ class Circuit:
     def first_content(self, now: float) -> float | None:
         """Return the average seconds to the first content of streams in the window, or None without any."""
         with self._lock:
-            return None if self.first_contents is None else self.first_contents.value(now, self.settings.window)
+            return (
+                None
+                if self.first_contents is None
+                else self.first_contents.value(now, self.settings.window)
+            )
 
     def content_came(self, now: float, seconds: float) -> None:
         """Note how long the first content of a stream took, here and for the provider."""
@@ -310,7 +330,13 @@ class Circuit:
     # Telling.
 
     def success(
-        self, grant: Grant, now: float, seconds: float, *, felt: float | None = None, is_targets: bool = False
+        self,
+        grant: Grant,
+        now: float,
+        seconds: float,
+        *,
+        felt: float | None = None,
+        is_targets: bool = False,
     ) -> bool:
         """Count a success, and return whether it was. One of a late grant changes nothing.
 
@@ -326,7 +352,9 @@ class Circuit:
         with self._lock:
             self._heal_locked()
             if isinstance(grant, Place):
-                counted = self._place_succeeded_locked(grant, now, seconds, felt, is_targets=is_targets)
+                counted = self._place_succeeded_locked(
+                    grant, now, seconds, felt, is_targets=is_targets
+                )
             elif counted := grant is self.era and self._layers.is_closed:
                 self._success_locked(now, seconds, felt)
                 self.consecutive = 0
@@ -614,7 +642,9 @@ class Circuit:
         )
         if self._status != "healthy":
             anxious = True
-        if provider is not None and (provider.consecutive or provider.settings.slow_call is not None):
+        if provider is not None and (
+            provider.consecutive or provider.settings.slow_call is not None
+        ):
             anxious = True
         era.calm = not anxious
         if anxious:
@@ -646,7 +676,11 @@ class Circuit:
     def _latency_locked(self, now: float) -> float | None:
         latency = self.era.latency(now)
         if latency is None and self._children:
-            known = [each for child in self._targets_locked() if (each := child.average_latency(now)) is not None]
+            known = [
+                each
+                for child in self._targets_locked()
+                if (each := child.average_latency(now)) is not None
+            ]
             latency = sum(known) / len(known) if known else None
         if latency is not None:
             self.last_latency = latency
@@ -672,7 +706,12 @@ class Circuit:
             self._open_locked(now, verdict, why, cooldown, tag)
 
     def _open_locked(
-        self, now: float, verdict: Verdict | None, why: str, cooldown: float | None, tag: CallTag | None
+        self,
+        now: float,
+        verdict: Verdict | None,
+        why: str,
+        cooldown: float | None,
+        tag: CallTag | None,
     ) -> None:
         self._ill_locked(now)
         if verdict is not None:
@@ -695,7 +734,11 @@ class Circuit:
         self._publish_locked()
 
     def _first_cooldown(self, cooldown: float | None) -> float:
-        return self.settings.cooldown if cooldown is None or self.settings.cooldown_is_own else cooldown
+        return (
+            self.settings.cooldown
+            if cooldown is None or self.settings.cooldown_is_own
+            else cooldown
+        )
 
     def _length_locked(self, kind: ErrorKind, cooldown: float) -> float:
         longest = max(self.settings.max_cooldown, cooldown)
@@ -708,12 +751,18 @@ class Circuit:
     def _pause_locked(self, now: float, verdict: Verdict, tag: CallTag | None) -> None:
         """Bench for the wait that the provider named; extended, never shortened."""
         named = verdict.retry_after is not None
-        length = min(LONGEST_HINT, RATE_LIMIT_PAUSE if verdict.retry_after is None else verdict.retry_after)
+        length = min(
+            LONGEST_HINT, RATE_LIMIT_PAUSE if verdict.retry_after is None else verdict.retry_after
+        )
         until = now + length
-        if length <= 0.0 or (self._layers.opened is not None and until <= self._layers.opened.until):
+        if length <= 0.0 or (
+            self._layers.opened is not None and until <= self._layers.opened.until
+        ):
             return
         if self.settings.mode == "metrics_only":
-            self._would_bench_locked(now, verdict.kind, verdict.reason, verdict.kind.value, until, verdict, tag)
+            self._would_bench_locked(
+                now, verdict.kind, verdict.reason, verdict.kind.value, until, verdict, tag
+            )
             return
         new, old = Pause(now, until, verdict.reason, verdict.kind, named=named), self._layers.pause
         grows_by = FOREVER
@@ -726,7 +775,9 @@ class Circuit:
         self._layers.pause = new
         # A burst of rate limits says the same again and again, each a moment later.
         if grows_by >= NOTICEABLE:
-            self._note_bench_locked(now, verdict.kind, verdict.reason, verdict.kind.value, until, verdict, tag)
+            self._note_bench_locked(
+                now, verdict.kind, verdict.reason, verdict.kind.value, until, verdict, tag
+            )
         self._publish_locked()
 
     def _would_bench_locked(
@@ -776,7 +827,9 @@ class Circuit:
     def _last_resort_locked(self, now: float, lease: float) -> Grant | Block:
         if self.settings.mode == "forced_open":
             return Block(self.key, "forced_open", None, manual=True)
-        place = self._layers.last_resort(self.key, now, self._lease_until(now, lease, self.settings.cooldown))
+        place = self._layers.last_resort(
+            self.key, now, self._lease_until(now, lease, self.settings.cooldown)
+        )
         return self._admit_locked(now, lease) if place is None else place
 
     def _place_succeeded_locked(
@@ -855,7 +908,11 @@ class Circuit:
         if self._children:
             errors += self._children_errors_locked(now)
         return triggers.status(
-            down=down, failures=self.consecutive, limit=self.settings.failures, total=total, errors=errors
+            down=down,
+            failures=self.consecutive,
+            limit=self.settings.failures,
+            total=total,
+            errors=errors,
         )
 
     def _note_bench_locked(

@@ -81,14 +81,18 @@ def _find_sort(cls: type) -> int:
     if issubclass(cls, _CANCELLATIONS):
         return _CANCELLATION
     try:
-        names = [(base.__module__, base.__name__) for base in cls.__mro__ if type(base.__module__) is str]
+        names = [
+            (base.__module__, base.__name__) for base in cls.__mro__ if type(base.__module__) is str
+        ]
     except Exception:  # noqa: BLE001  # a metaclass may do anything
         names = []
     if not _CANCELLATION_NAMES.isdisjoint(names):
         return _CANCELLATION
     if issubclass(cls, ResilientLLMError):
         return _OURS
-    if cls is RuntimeError or cls is ValueError:  # by identity: to compare classes may call their metaclass
+    if (
+        cls is RuntimeError or cls is ValueError
+    ):  # by identity: to compare classes may call their metaclass
         return _WRAPPER
     return _GROUP if issubclass(cls, BaseExceptionGroup) else _ORDINARY
 
@@ -147,7 +151,9 @@ class Classifier:
             ConfigurationError: If it is not callable.
         """
         if not callable(function):
-            raise ConfigurationError(f"a rule is a function error -> Verdict or None, not {type(function).__name__}")
+            raise ConfigurationError(
+                f"a rule is a function error -> Verdict or None, not {type(function).__name__}"
+            )
         self._rules = (cast("Rule", function), *self._rules)
         return function
 
@@ -217,7 +223,9 @@ class Classifier:
                 kind = _KINDS.get(answer) if isinstance(answer, str) else None
                 if kind is not None:
                     return Verdict(kind)
-                raise TypeError(f"a rule returned {type(answer).__name__}: return a Verdict, an ErrorKind or None")
+                raise TypeError(
+                    f"a rule returned {type(answer).__name__}: return a Verdict, an ErrorKind or None"
+                )
             except Exception as failure:  # noqa: BLE001  # users' code never breaks a call
                 self._tell(failure)
         return None
@@ -231,7 +239,9 @@ class Classifier:
             pass
 
     def _cancellation(self, group: BaseException) -> BaseException | None:
-        return next((member for member in _leaves(group) if _sort_of[type(member)] == _CANCELLATION), None)
+        return next(
+            (member for member in _leaves(group) if _sort_of[type(member)] == _CANCELLATION), None
+        )
 
     def _inside(self, error: BaseException, trail: Trail | None) -> Verdict:
         """Return the most severe of what is inside an error that says nothing itself."""
@@ -242,7 +252,9 @@ class Classifier:
         causes, members = MOST_CAUSES, MOST_MEMBERS
         while waiting:
             outer = waiting.pop()
-            if issubclass(type(outer), BaseExceptionGroup):  # ``isinstance`` would ask its ``__class__``
+            if issubclass(
+                type(outer), BaseExceptionGroup
+            ):  # ``isinstance`` would ask its ``__class__``
                 inner = _members(outer, members)
                 members -= len(inner)
             else:
@@ -270,7 +282,11 @@ class Classifier:
                         trail.decided_by = one
                     worst = _worse(worst, verdict)
         # Nothing is known of what it wraps: then it is what its class says.
-        return _BUG if wraps and (worst is None or worst.kind is ErrorKind.UNKNOWN) else worst or _UNKNOWN
+        return (
+            _BUG
+            if wraps and (worst is None or worst.kind is ErrorKind.UNKNOWN)
+            else worst or _UNKNOWN
+        )
 
 
 def _wrapped_by(error: BaseException) -> BaseException | None:
@@ -284,7 +300,11 @@ def _wrapped_by(error: BaseException) -> BaseException | None:
             return None
         facts = cast("dict[str, Any]", held)
         attempt = facts.get("last_attempt")
-        found = facts.get("original_exception", facts.get("_cause")) if attempt is None else attempt.exception()
+        found = (
+            facts.get("original_exception", facts.get("_cause"))
+            if attempt is None
+            else attempt.exception()
+        )
         return found if isinstance(found, BaseException) else None
     except Exception:  # noqa: BLE001  # somebody else's class
         return None
@@ -292,7 +312,9 @@ def _wrapped_by(error: BaseException) -> BaseException | None:
 
 def _only_wraps(error: BaseException, verdict: Verdict | None) -> bool:
     """Return whether it is a plain ``raise RuntimeError(...) from error``, which says nothing itself."""
-    return error.__cause__ is not None and verdict is not None and verdict.kind is ErrorKind.CALLER_BUG
+    return (
+        error.__cause__ is not None and verdict is not None and verdict.kind is ErrorKind.CALLER_BUG
+    )
 
 
 def _of_ours(error: BaseException) -> Verdict:
@@ -300,7 +322,10 @@ def _of_ours(error: BaseException) -> Verdict:
         return Verdict(ErrorKind(error.kind), error.reason)
     if isinstance(error, ConfigurationError):
         return _BUG  # raised by no guard: something is written wrong
-    if isinstance(error, (CallRejectedError, ChainExhaustedError)) and error.retry_after is not None:
+    if (
+        isinstance(error, (CallRejectedError, ChainExhaustedError))
+        and error.retry_after is not None
+    ):
         return Verdict(ErrorKind.REJECTED, retry_after=error.retry_after)
     return _REJECTED
 

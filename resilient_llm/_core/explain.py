@@ -43,7 +43,9 @@ class Trail:
         self.decided_by = member
 
 
-def explanation(trail: Trail, verdict: Verdict, why: Callable[[BaseException], Reasons]) -> Explanation:
+def explanation(
+    trail: Trail, verdict: Verdict, why: Callable[[BaseException], Reasons]
+) -> Explanation:
     """Return the verdict with its reasons; never raises.
 
     Args:
@@ -81,7 +83,9 @@ def name_of(cls: type) -> str:
 def _path(trail: Trail, error: BaseException) -> Iterator[str]:
     inwards: list[str] = []
     while len(inwards) < _LONGEST_PATH and (outer := trail.within.get(id(error))) is not None:
-        how = "a member of the group" if issubclass(type(outer), BaseExceptionGroup) else "its cause"
+        how = (
+            "a member of the group" if issubclass(type(outer), BaseExceptionGroup) else "its cause"
+        )
         inwards.append(f"{name_of(type(error))}, {how}")
         error = outer
     return reversed(inwards)
@@ -93,10 +97,14 @@ def _reasons(trail: Trail, verdict: Verdict, why: Callable[[BaseException], Reas
         return Reasons("a cancellation is one, whatever else is true", rule="_core/classify.py")
     rule = trail.rules.get(id(error))
     if rule is not None:
-        return Reasons("a rule of yours knows it", rule=f"yours, {_name_of_rule(rule)}", hint="your rule")
+        return Reasons(
+            "a rule of yours knows it", rule=f"yours, {_name_of_rule(rule)}", hint="your rule"
+        )
     if isinstance(error, ResilientLLMError):
         return Reasons(
-            "an error of this library, from an inner guard", rule="_core/classify.py", hint="the inner error"
+            "an error of this library, from an inner guard",
+            rule="_core/classify.py",
+            hint="the inner error",
         )
     return why(error)
 

@@ -73,7 +73,12 @@ class Intake:
     )
 
     def __init__(
-        self, policy: StreamPolicy, reader: Reader, earlier: Intake | None = None, *, is_selected: bool = False
+        self,
+        policy: StreamPolicy,
+        reader: Reader,
+        earlier: Intake | None = None,
+        *,
+        is_selected: bool = False,
     ) -> None:
         """Start with nothing.
 
@@ -96,7 +101,9 @@ class Intake:
         """Seconds until it could be handed over: what is compared with ``slow_call``."""
         self.items_sent = 0 if earlier is None else earlier.items_sent
         """Items that the consumer was given, of this stream and of those before it."""
-        self.text: str = "" if earlier is None or earlier.policy.on_interrupt == "restart" else earlier.text
+        self.text: str = (
+            "" if earlier is None or earlier.policy.on_interrupt == "restart" else earlier.text
+        )
         """The end of the text that the consumer was given, if the policy keeps it."""
         self.quiet_since = 0.0
         """Monotonic seconds since when the driver has been waiting for content."""
@@ -143,7 +150,9 @@ class Intake:
         if wrong is not None and self.policy.on_truncated == "accept":
             wrong = None
         if wrong is None:
-            wrong = self.reader.refused(self.held)  # a filter's work is told as such, whatever the stream lacks
+            wrong = self.reader.refused(
+                self.held
+            )  # a filter's work is told as such, whatever the stream lacks
         return wrong or (EMPTY if self.policy.on_empty == "next" else None)
 
     def ended_after(self, last: Iterable[Any]) -> Verdict | None:

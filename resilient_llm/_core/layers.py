@@ -22,7 +22,15 @@ class Block:
 
     __slots__ = ("dead", "key", "manual", "reason", "until")
 
-    def __init__(self, key: str, reason: str, until: float | None, *, manual: bool = False, dead: bool = False) -> None:
+    def __init__(
+        self,
+        key: str,
+        reason: str,
+        until: float | None,
+        *,
+        manual: bool = False,
+        dead: bool = False,
+    ) -> None:
         self.key = key
         self.reason = reason
         self.until = until
@@ -37,7 +45,9 @@ class Bench:
     __slots__ = ("kind", "manual", "reason", "since", "until")
     since: float
 
-    def __init__(self, since: float, until: float, reason: str, kind: ErrorKind | None, *, manual: bool) -> None:
+    def __init__(
+        self, since: float, until: float, reason: str, kind: ErrorKind | None, *, manual: bool
+    ) -> None:
         self.since = since
         self.until = until
         self.reason = reason
@@ -50,7 +60,9 @@ class Opened(Bench):
 
     __slots__ = ("cooldown", "last_resort")
 
-    def __init__(self, since: float, until: float, reason: str, kind: ErrorKind | None, cooldown: float) -> None:
+    def __init__(
+        self, since: float, until: float, reason: str, kind: ErrorKind | None, cooldown: float
+    ) -> None:
         super().__init__(since, until, reason, kind, manual=False)
         self.cooldown = cooldown
         self.last_resort: Place | None = None
@@ -61,7 +73,9 @@ class Pause(Bench):
 
     __slots__ = ("last_resort", "named")
 
-    def __init__(self, since: float, until: float, reason: str, kind: ErrorKind, *, named: bool) -> None:
+    def __init__(
+        self, since: float, until: float, reason: str, kind: ErrorKind, *, named: bool
+    ) -> None:
         super().__init__(since, until, reason, kind, manual=False)
         self.named = named
         """Whether the provider itself named the wait."""
@@ -177,7 +191,12 @@ class Layers:
         if block is None:
             return None
         layer = self.opened or self.pause
-        if block.manual or block.dead or layer is None or (self.pause is not None and self.pause.named):
+        if (
+            block.manual
+            or block.dead
+            or layer is None
+            or (self.pause is not None and self.pause.named)
+        ):
             return block
         if layer.last_resort is not None and now < layer.last_resort.lease_until:
             return Block(key, "last resort taken", block.until)
@@ -199,7 +218,11 @@ class Layers:
     def shared(self, places: Sequence[Place]) -> Place | None:
         """Return the one of these places that a present state gave and that is still held, or None."""
         held = list(self.half.places) if self.half is not None else []
-        held += [layer.last_resort for layer in (self.opened, self.pause) if layer is not None and layer.last_resort]
+        held += [
+            layer.last_resort
+            for layer in (self.opened, self.pause)
+            if layer is not None and layer.last_resort
+        ]
         return next((place for place in places if place in held), None)
 
     def free_all(self) -> None:

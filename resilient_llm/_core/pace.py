@@ -17,7 +17,16 @@ _NEVER: Final = float("inf")
 class Pace:
     """The limits of one stream after its first content."""
 
-    __slots__ = ("_count", "_deadline", "_idle_left", "_needed", "_policy", "_total_left", "_window_left", "binding")
+    __slots__ = (
+        "_count",
+        "_deadline",
+        "_idle_left",
+        "_needed",
+        "_policy",
+        "_total_left",
+        "_window_left",
+        "binding",
+    )
 
     def __init__(self, policy: StreamPolicy, waited: float, deadline: float | None) -> None:
         """Start at the first content.
@@ -65,7 +74,9 @@ class Pace:
         """Note an item that came after so many seconds of waiting."""
         self._total_left -= waited
         if is_content:
-            self._idle_left = _NEVER if self._policy.idle_timeout is None else self._policy.idle_timeout
+            self._idle_left = (
+                _NEVER if self._policy.idle_timeout is None else self._policy.idle_timeout
+            )
         else:
             self._idle_left -= waited
         if self._needed is not None:

@@ -47,7 +47,9 @@ class Permit:
 
     __slots__ = ("circuit", "entered_at", "grant", "is_reported", "provider_grant")
 
-    def __init__(self, circuit: Circuit, grant: Leave | None, provider_grant: Leave | None, entered_at: float) -> None:
+    def __init__(
+        self, circuit: Circuit, grant: Leave | None, provider_grant: Leave | None, entered_at: float
+    ) -> None:
         self.circuit = circuit
         self.grant = grant
         self.provider_grant = provider_grant
@@ -84,7 +86,9 @@ class Permit:
         provider = self.circuit.provider
         grant, outer = self.grant, self.provider_grant
         counted = True
-        if isinstance(grant, Place) or (isinstance(grant, Era) and not (grant.calm and now < grant.look_at)):
+        if isinstance(grant, Place) or (
+            isinstance(grant, Era) and not (grant.calm and now < grant.look_at)
+        ):
             counted = self.circuit.success(grant, now, seconds, felt=felt)
         elif isinstance(grant, Era):
             grant.measured(self.entered_at, now)
@@ -125,7 +129,12 @@ class Permit:
             _note_charge(error, charged, now)
 
     def cancelled(
-        self, now: float, tag: CallTag | None = None, *, quiet_since: float | None = None, felt: float | None = None
+        self,
+        now: float,
+        tag: CallTag | None = None,
+        *,
+        quiet_since: float | None = None,
+        felt: float | None = None,
     ) -> Verdict | None:
         """Give everything back, unless the attempt ran so long that it counts as hung.
 
@@ -162,7 +171,9 @@ class Permit:
             provider.abandon(self.provider_grant)
 
 
-def admit(circuit: Circuit, now: float, lease: float = 0.0, *, last_resort: bool = False) -> Permit | Block:
+def admit(
+    circuit: Circuit, now: float, lease: float = 0.0, *, last_resort: bool = False
+) -> Permit | Block:
     """Return leave for one attempt on a key and its provider, or why there is none."""
     era, provider = circuit.slot, circuit.provider
     if era is not None and not held_places.get():

@@ -17,7 +17,14 @@ class Try:
     __slots__ = ("lane", "limit", "number", "permit", "tag", "whole")
 
     def __init__(
-        self, lane: Lane, number: int, permit: Permit, limit: float | None, tag: CallTag, *, whole: bool
+        self,
+        lane: Lane,
+        number: int,
+        permit: Permit,
+        limit: float | None,
+        tag: CallTag,
+        *,
+        whole: bool,
     ) -> None:
         self.lane = lane
         self.number = number

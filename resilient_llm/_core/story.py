@@ -63,7 +63,9 @@ def story(call: Call, now: float, failed: tuple[Lane, Permit, Told, bool] | None
                 passed = call.waiting.pop(0)
                 # It was blocked then, or the healthy path would have called it.
                 block = block_of(passed.circuit, permit.entered_at)
-                call.skip(passed, block or Block(passed.target.key, "benched", None), permit.entered_at)
+                call.skip(
+                    passed, block or Block(passed.target.key, "benched", None), permit.entered_at
+                )
             call.waiting.pop(0)
             attempts, told = _attempts(call, lane, permit, told, whole=whole), None
             over, now = yield from attempts
@@ -111,7 +113,13 @@ def _next_target(call: Call, now: float, *, last_resort: bool = False) -> Part:
 
 
 def _attempts(
-    call: Call, lane: Lane, permit: Permit, told: Told | None, *, retries: bool = True, whole: bool = False
+    call: Call,
+    lane: Lane,
+    permit: Permit,
+    told: Told | None,
+    *,
+    retries: bool = True,
+    whole: bool = False,
 ) -> Part:
     """Make attempts on one target until it answers or the call moves on."""
     number = 1
@@ -138,7 +146,11 @@ def _attempts(
             step = _leaves(call, lane, permit, number, told, error, verdict, whole=whole)
             told = None
             if step is not None:
-                if step is LET_THROUGH and isinstance(error, ResponseRejectedError) and error.target == lane.target.key:
+                if (
+                    step is LET_THROUGH
+                    and isinstance(error, ResponseRejectedError)
+                    and error.target == lane.target.key
+                ):
                     step = Raise(error, None)
                 error = None
                 yield step
@@ -155,7 +167,11 @@ def _attempts(
                 error = None
                 yield _too_late(call, now)
                 return True, now
-            delay = _retry_in(call, lane, permit, number, now, error, verdict, answered) if retries else None
+            delay = (
+                _retry_in(call, lane, permit, number, now, error, verdict, answered)
+                if retries
+                else None
+            )
             error = None
             if delay is None:
                 return False, now
@@ -178,7 +194,9 @@ def _try(call: Call, lane: Lane, permit: Permit, number: int) -> Try:
     return Try(lane, number, permit, limit, call.tag, whole=whole)
 
 
-def _judged(call: Call, lane: Lane, permit: Permit, told: Told) -> tuple[ResponseRejectedError, Verdict] | None:
+def _judged(
+    call: Call, lane: Lane, permit: Permit, told: Told
+) -> tuple[ResponseRejectedError, Verdict] | None:
     """Ask ``reject`` about an answer, of a stream about its first content; None if it is good."""
     if told.stream is not None and told.stream.wrong is not None:
         return _refused(lane, told.stream.wrong)
@@ -230,7 +248,9 @@ def _answered(call: Call, lane: Lane, permit: Permit, number: int, told: Told) -
     return True, now
 
 
-def _ended(call: Call, lane: Lane, permit: Permit, number: int, told: Told, stream: Intake, felt: float) -> Step | None:
+def _ended(
+    call: Call, lane: Lane, permit: Permit, number: int, told: Told, stream: Intake, felt: float
+) -> Step | None:
     """Settle a stream; return how the call ends, or None to go on with another target."""
     now, error = told.now, told.error
     try:
@@ -252,7 +272,14 @@ def _ended(call: Call, lane: Lane, permit: Permit, number: int, told: Told, stre
 
 
 def _stopped(
-    call: Call, lane: Lane, permit: Permit, number: int, now: float, felt: float, *, has_content: bool
+    call: Call,
+    lane: Lane,
+    permit: Permit,
+    number: int,
+    now: float,
+    felt: float,
+    *,
+    has_content: bool,
 ) -> None:
     """Settle a stream whose consumer had enough: after content it has answered."""
     if has_content:
@@ -273,7 +300,9 @@ def _interrupted(
 ) -> Step | None:
     """Charge a stream that broke after its beginning; return how the call ends, or None to go on elsewhere."""
     _charge(call, lane, permit, number, now, error, verdict)
-    interruption = StreamInterruptedError(lane.target.key, stream.items_sent, text_so_far=stream.text_so_far)
+    interruption = StreamInterruptedError(
+        lane.target.key, stream.items_sent, text_so_far=stream.text_so_far
+    )
     _tell_interrupted(call, lane, now, verdict, stream)
     on_interrupt = stream.policy.on_interrupt
     try:
@@ -292,14 +321,25 @@ def _interrupted(
 
 
 def _broken_off(
-    call: Call, lane: Lane, interruption: StreamInterruptedError, error: BaseException, verdict: Verdict, now: float
+    call: Call,
+    lane: Lane,
+    interruption: StreamInterruptedError,
+    error: BaseException,
+    verdict: Verdict,
+    now: float,
 ) -> Raise:
     call.tell(lane, facts.CallFailed, now, attempts=call.attempts, kind=verdict.kind)
     return Raise(interruption, error)
 
 
 def _served(
-    call: Call, lane: Lane, permit: Permit, number: int, now: float, value: Any, felt: float | None = None
+    call: Call,
+    lane: Lane,
+    permit: Permit,
+    number: int,
+    now: float,
+    value: Any,
+    felt: float | None = None,
 ) -> Done:
     took = now - permit.entered_at
     permit.succeeded(now, took, felt)
@@ -322,7 +362,9 @@ def _verdict(call: Call, lane: Lane, error: BaseException, now: float) -> Verdic
         except Exception as broken:  # noqa: BLE001  # a rule must never turn one error into another
             call.tell(lane, facts.ObserverFailed, now, type_name=type(broken).__name__)
     if verdict.kind is ErrorKind.UNKNOWN:
-        call.tell(lane, facts.UnknownError, now, type_name=type(error).__name__, status=verdict.status)
+        call.tell(
+            lane, facts.UnknownError, now, type_name=type(error).__name__, status=verdict.status
+        )
         if call.options.on_unknown == "transient":
             return Verdict(ErrorKind.TRANSIENT, verdict.reason, verdict.retry_after, verdict.status)
     return verdict
@@ -361,7 +403,9 @@ def _leaves(
         _tell_failed(call, lane, number, now - permit.entered_at, now, verdict)
         call.tell(lane, facts.CallFailed, now, attempts=call.attempts, kind=verdict.kind)
         return LET_THROUGH
-    felt_the_end = told.timed_out or (call.told_limit and verdict.reason == "timeout" and _is_over(call, now))
+    felt_the_end = told.timed_out or (
+        call.told_limit and verdict.reason == "timeout" and _is_over(call, now)
+    )
     if whole and felt_the_end:
         # Only the end of the whole deadline blames nobody.
         permit.abandoned()
@@ -375,7 +419,13 @@ def _leaves(
 
 
 def _charge(
-    call: Call, lane: Lane, permit: Permit, number: int, now: float, error: BaseException, verdict: Verdict
+    call: Call,
+    lane: Lane,
+    permit: Permit,
+    number: int,
+    now: float,
+    error: BaseException,
+    verdict: Verdict,
 ) -> None:
     """Report a failure to the breaker and to observers."""
     assert isinstance(error, Exception)
@@ -431,7 +481,9 @@ def _retry_in(
         if not stopped and _is_shut(lane, now, delay if limited or hint else None):
             return None  # a breaker that opened ends the retries
         if not stopped and _is_paid_for(call, lane, now):
-            call.tell(lane, facts.RetryScheduled, now, number=number + 1, delay=delay, source=source)
+            call.tell(
+                lane, facts.RetryScheduled, now, number=number + 1, delay=delay, source=source
+            )
             return delay
         stopped = stopped or "budget"
     if stopped and call.options.attempts > 1:
@@ -444,7 +496,13 @@ def _retry_in(
 
 
 def _used_up(
-    call: Call, lane: Lane, permit: Permit, number: int, now: float, verdict: Verdict, answered: tuple[int, int] | None
+    call: Call,
+    lane: Lane,
+    permit: Permit,
+    number: int,
+    now: float,
+    verdict: Verdict,
+    answered: tuple[int, int] | None,
 ) -> None:
     """Let the circuit know that one call used up its attempts on it."""
     if answered is None or not 2 <= number >= call.options.attempts or not verdict.harms_health:
@@ -452,7 +510,9 @@ def _used_up(
     charged, grant = permit.charged(verdict)
     before = answered[0] if charged is lane.circuit else answered[1]
     if isinstance(grant, Era):
-        charged.exhausted(grant, now, verdict, number, before, cooldown=call.options.cooldown, tag=call.tag)
+        charged.exhausted(
+            grant, now, verdict, number, before, cooldown=call.options.cooldown, tag=call.tag
+        )
 
 
 def _is_only_long(reason: str, hint: float) -> bool:
@@ -480,10 +540,14 @@ def _is_paid_for(call: Call, lane: Lane, now: float) -> bool:
     """Charge one retry to the budget of the provider."""
     provider = lane.circuit.provider or lane.circuit
     share = call.world.settings.retry_budget
-    return call.world.budgets.take(lane.target.provider_key, now, share, provider.first_attempts(now, SPAN))
+    return call.world.budgets.take(
+        lane.target.provider_key, now, share, provider.first_attempts(now, SPAN)
+    )
 
 
-def _delay(call: Call, number: int, error: BaseException, verdict: Verdict, hint: float | None) -> tuple[float, str]:
+def _delay(
+    call: Call, number: int, error: BaseException, verdict: Verdict, hint: float | None
+) -> tuple[float, str]:
     if hint is not None:
         return hint, "hint"
     if verdict.kind is ErrorKind.RATE_LIMITED and verdict.retry_after is None:
@@ -498,14 +562,21 @@ def _pause(call: Call, permit: Permit, now: float, verdict: Verdict) -> None:
         charged.pause(grant, now, verdict, call.tag)
 
 
-def _again(call: Call, lane: Lane, delay: float, now: float) -> Generator[Step, Told, Permit | float]:
+def _again(
+    call: Call, lane: Lane, delay: float, now: float
+) -> Generator[Step, Told, Permit | float]:
     """Wait, then ask the breaker anew; return leave, or what time it is when there is none."""
     end = now + delay
     while True:
         told = yield Wait(max(0.0, end - now))
         now = told.now
         block = block_of(lane.circuit, now)
-        if block is None or block.until is None or block.until - now > _EARLY or block.until <= end - delay:
+        if (
+            block is None
+            or block.until is None
+            or block.until - now > _EARLY
+            or block.until <= end - delay
+        ):
             break
         end = block.until
     permit = call.enter(lane, now)
@@ -520,7 +591,9 @@ def _all_benched(call: Call, now: float) -> Part:
             until = call.blocks[lane.target.key].until
             return float("inf") if until is None else until
 
-        call.waiting = sorted((lane for lane in call.lanes if lane.target.key in call.blocks), key=recovers_at)
+        call.waiting = sorted(
+            (lane for lane in call.lanes if lane.target.key in call.blocks), key=recovers_at
+        )
         while call.waiting:
             over, now = yield from _next_target(call, now, last_resort=True)
             if over:
@@ -530,7 +603,11 @@ def _all_benched(call: Call, now: float) -> Part:
         while call.attempts == 0:
             ends = [until for lane in call.lanes if (until := _ends_at(lane, now)) is not None]
             soonest = min(ends, default=None)
-            if soonest is None or soonest > give_up_at or (call.deadline is not None and soonest >= call.deadline):
+            if (
+                soonest is None
+                or soonest > give_up_at
+                or (call.deadline is not None and soonest >= call.deadline)
+            ):
                 break
             told = yield Wait(min(_LOOK_AGAIN, max(_SHORTEST, soonest - now)))
             now = told.now
@@ -558,7 +635,9 @@ def _is_over(call: Call, now: float) -> bool:
     return call.deadline is not None and now >= call.deadline
 
 
-def _let_through(call: Call, lane: Lane, error: BaseException, verdict: Verdict, now: float) -> Step:
+def _let_through(
+    call: Call, lane: Lane, error: BaseException, verdict: Verdict, now: float
+) -> Step:
     call.tell(lane, facts.CallFailed, now, attempts=call.attempts, kind=verdict.kind)
     if call.interruption is not None:
         return Raise(call.interruption, error)
@@ -571,16 +650,28 @@ def _too_late(call: Call, now: float, stream: Intake | None = None) -> Raise:
     last = next((record for record in reversed(call.records) if record.number), None)
     cause = call.ended[last.target][0] if last is not None else None
     lane = call.last_failed[0] if call.last_failed is not None else call.lanes[0]
-    call.tell(lane, facts.CallFailed, now, attempts=call.attempts, kind=None if last is None else last.kind)
+    call.tell(
+        lane,
+        facts.CallFailed,
+        now,
+        attempts=call.attempts,
+        kind=None if last is None else last.kind,
+    )
     timeout = call.options.timeout
     assert timeout is not None
     if call.interruption is not None:
-        target, sent, text = call.interruption.target, call.interruption.items_sent, call.interruption.text_so_far
+        target, sent, text = (
+            call.interruption.target,
+            call.interruption.items_sent,
+            call.interruption.text_so_far,
+        )
     elif stream is not None:
         target, sent, text = call.records[-1].target, stream.items_sent, stream.text_so_far
     else:
         return Raise(DeadlineExceededError(timeout, call.records), cause)
-    return Raise(StreamDeadlineExceededError(target, sent, timeout, call.records, text_so_far=text), cause)
+    return Raise(
+        StreamDeadlineExceededError(target, sent, timeout, call.records, text_so_far=text), cause
+    )
 
 
 def _give_up(call: Call, now: float) -> Raise:
@@ -605,7 +696,9 @@ def _tell_interrupted(call: Call, lane: Lane, now: float, verdict: Verdict, stre
     )
 
 
-def _tell_failed(call: Call, lane: Lane, number: int, seconds: float, now: float, verdict: Verdict) -> None:
+def _tell_failed(
+    call: Call, lane: Lane, number: int, seconds: float, now: float, verdict: Verdict
+) -> None:
     call.tell(
         lane,
         facts.AttemptFailed,

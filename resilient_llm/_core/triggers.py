@@ -18,7 +18,9 @@ _MOST_DOUBLINGS: Final = 64
 """Above this every cooldown is at its cap, and powers of two would overflow a float."""
 
 
-def trigger(settings: BreakerSettings, failures: int, total: int, errors: int, slow: int) -> str | None:
+def trigger(
+    settings: BreakerSettings, failures: int, total: int, errors: int, slow: int
+) -> str | None:
     """Return what opens the circuit, with its numbers, or None.
 
     Args:

@@ -165,7 +165,9 @@ async def _begun(call: Call, step: Try, value: Any, *, enters: bool) -> Begun | 
 
     if shape.async_items or shape.async_manager:
         return await astreams.begin(call, step, value, shape)
-    return streams.begin(call, step, value, shape, None)  # what blocks in an async function is its own affair
+    return streams.begin(
+        call, step, value, shape, None
+    )  # what blocks in an async function is its own affair
 
 
 async def abandon(begun: Any) -> None:

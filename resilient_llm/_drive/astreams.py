@@ -54,7 +54,9 @@ class Opened(AnyOpened):
         finally:
             if self.is_managed:
                 with anyio.move_on_after(_CLOSES_WITHIN, shield=True):
-                    swallows = await special(self.value, "__aexit__")(*(error or (None, None, None)))
+                    swallows = await special(self.value, "__aexit__")(
+                        *(error or (None, None, None))
+                    )
         return swallows
 
     async def hang_up(self) -> None:
@@ -197,7 +199,9 @@ class Flow(AnyFlow):
         if generator is not None:
             try:
                 await generator.aclose()
-            except RuntimeError:  # another task waits for an item: it is told by the closed connection
+            except (
+                RuntimeError
+            ):  # another task waits for an item: it is told by the closed connection
                 await self._hang_up()
                 return
         if not self.is_over and self._begun is not None:  # it was never asked for an item
@@ -262,7 +266,9 @@ class Flow(AnyFlow):
             return source
         return _careful(begun)
 
-    async def _ended(self, begun: Begun, error: BaseException | None, last: tuple[Any, ...]) -> Begun | None:
+    async def _ended(
+        self, begun: Begun, error: BaseException | None, last: tuple[Any, ...]
+    ) -> Begun | None:
         """Tell the story how a stream ended; return the one that takes its place, if any."""
         assert self._call is not None
         assert self._steps is not None
@@ -274,7 +280,9 @@ class Flow(AnyFlow):
                 raise error
             if type(step) is Done:
                 return None
-            if not (self.is_entered and type(step) is Raise):  # its manager is told by whoever entered it
+            if not (
+                self.is_entered and type(step) is Raise
+            ):  # its manager is told by whoever entered it
                 await abandon(begun)
             step, given = await advance(self._call, self._steps, step, enters=True)
             return self._deliver(step, given)

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
     Parts = tuple[Call, Story, Step, Any]
 
-_NO_STREAM: Final = "a target gave an answer that is no stream where the others stream: let all of them stream"
+_NO_STREAM: Final = (
+    "a target gave an answer that is no stream where the others stream: let all of them stream"
+)
 
 
 class AnyOpened:
@@ -48,7 +50,9 @@ class AnyOpened:
         self.is_managed = is_managed
         self._is_closed = False
         shape = shape_of(stream)
-        self.is_stream = shape is not None and (shape.items if self.reads == "__next__" else shape.async_items)
+        self.is_stream = shape is not None and (
+            shape.items if self.reads == "__next__" else shape.async_items
+        )
         self.holder = holder_of(stream, self.reads) if self.is_stream else None
         self.source: Any = ()
         if self.holder is not None:
@@ -121,11 +125,18 @@ class AnyFlow:
         Raises:
             ConfigurationError: If a target gave something else.
         """
-        if type(step) is not Deliver and (type(step) is not Done or begun is None or begun.opened.is_stream):
+        if type(step) is not Deliver and (
+            type(step) is not Done or begun is None or begun.opened.is_stream
+        ):
             raise ConfigurationError(_NO_STREAM)
         assert self._call is not None
         earlier = self._call.delivered
-        if earlier is not None and type(step) is Deliver and step.restarts and earlier.policy.on_interrupt == "restart":
+        if (
+            earlier is not None
+            and type(step) is Deliver
+            and step.restarts
+            and earlier.policy.on_interrupt == "restart"
+        ):
             begun.marker = earlier.policy.restart_marker
         self._begun = begun
         self._call.delivered = begun.intake

@@ -47,7 +47,9 @@ class _Proxied(_Proxy):
 class SyncStream(_Proxied):
     """A stream in synchronous code."""
 
-    def __init__(self, stream: Any, flow: streams.Flow, generator: Generator[Any, None, None]) -> None:
+    def __init__(
+        self, stream: Any, flow: streams.Flow, generator: Generator[Any, None, None]
+    ) -> None:
         super().__init__(stream)  # pyright: ignore[reportUnknownMemberType]  # it has no types
         self._self_flow = flow
         self._self_generator = generator
@@ -116,7 +118,9 @@ class Manager(_Proxied):
     def _self_start(self) -> Parts:
         parts, self._self_parts = self._self_parts, None
         if parts is None:
-            raise RuntimeError("this manager of a stream was entered already: call the function anew")
+            raise RuntimeError(
+                "this manager of a stream was entered already: call the function anew"
+            )
         call, _, step, _ = parts
         # Nothing was asked of the provider while it lay around.
         idle = runtime.clock() - self._self_given_at
@@ -204,7 +208,9 @@ class GuardedManager(_Proxied):
 
     async def __aexit__(self, *error: Any) -> Any:
         flow, self._self_flow = self._self_flow, None
-        return await self.__wrapped__.__aexit__(*error) if flow is None else await _left(flow, error)
+        return (
+            await self.__wrapped__.__aexit__(*error) if flow is None else await _left(flow, error)
+        )
 
     def __del__(self) -> None:
         self._self_leave(GeneratorExit())  # never entered

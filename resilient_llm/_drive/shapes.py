@@ -29,7 +29,9 @@ class Shape:
 
     __slots__ = ("async_items", "async_manager", "items", "manager")
 
-    def __init__(self, *, items: bool, async_items: bool, manager: bool, async_manager: bool) -> None:
+    def __init__(
+        self, *, items: bool, async_items: bool, manager: bool, async_manager: bool
+    ) -> None:
         self.items = items
         self.async_items = async_items
         self.manager = manager
@@ -111,7 +113,17 @@ class Begun:
         waits_since: Since when the next content is waited for; only of a stream with a pace.
     """
 
-    __slots__ = ("_handed", "began_at", "intake", "is_over", "marker", "opened", "pace", "too_late", "waits_since")
+    __slots__ = (
+        "_handed",
+        "began_at",
+        "intake",
+        "is_over",
+        "marker",
+        "opened",
+        "pace",
+        "too_late",
+        "waits_since",
+    )
 
     def __init__(self, opened: Any, intake: Intake) -> None:
         self.opened = opened

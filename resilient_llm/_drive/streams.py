@@ -47,7 +47,10 @@ class Watch:
         return self
 
     def __exit__(
-        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         was_over = self._alarm.off()
         self._alarm.close()
@@ -198,7 +201,9 @@ class Flow(AnyFlow):
         if generator is not None:
             try:
                 generator.close()
-            except ValueError:  # another thread waits for an item: it is told by the closed connection
+            except (
+                ValueError
+            ):  # another thread waits for an item: it is told by the closed connection
                 self._hang_up()
                 return
         if not self.is_over and self._begun is not None:  # it was never asked for an item
@@ -242,7 +247,9 @@ class Flow(AnyFlow):
             return begun.opened.source
         return _careful(begun)
 
-    def _ended(self, begun: Begun, error: BaseException | None, last: tuple[Any, ...]) -> Begun | None:
+    def _ended(
+        self, begun: Begun, error: BaseException | None, last: tuple[Any, ...]
+    ) -> Begun | None:
         """Tell the story how a stream ended; return the one that takes its place, if any."""
         assert self._call is not None
         assert self._steps is not None
@@ -254,7 +261,9 @@ class Flow(AnyFlow):
                 raise error
             if type(step) is Done:
                 return None
-            if not (self.is_entered and type(step) is Raise):  # its manager is told by whoever entered it
+            if not (
+                self.is_entered and type(step) is Raise
+            ):  # its manager is told by whoever entered it
                 begun.opened.abandon()
             step, given = advance(self._call, self._steps, step, enters=True)
             return self._deliver(step, given)

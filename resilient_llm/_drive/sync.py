@@ -45,7 +45,9 @@ def drive(call: Call, steps: Story, step: Step, *, pending: Any = None) -> Any:
             call.clear()
 
 
-def advance(call: Call, steps: Story, step: Step, *, pending: Any = None, enters: bool = False) -> tuple[Step, Any]:
+def advance(
+    call: Call, steps: Story, step: Step, *, pending: Any = None, enters: bool = False
+) -> tuple[Step, Any]:
     """Do what the story asks until the call has an answer, or its stream has begun.
 
     Args:

@@ -123,7 +123,9 @@ def _is_filtered(look: Look) -> Answered:
 
 def _is_truncated(look: Look) -> Answered:
     candidates = look.candidates
-    return TRUNCATED if candidates and all(one.stopped is TRUNCATED for one in candidates) else False
+    return (
+        TRUNCATED if candidates and all(one.stopped is TRUNCATED for one in candidates) else False
+    )
 
 
 def _is_broken(look: Look) -> Answered:
@@ -132,7 +134,9 @@ def _is_broken(look: Look) -> Answered:
     if look.fault is not None:
         return look.fault
     candidates = look.candidates
-    if candidates and all(one.stopped is not None and one.stopped not in COMPLETE for one in candidates):
+    if candidates and all(
+        one.stopped is not None and one.stopped not in COMPLETE for one in candidates
+    ):
         return candidates[0].stopped or False
     return False
 

@@ -236,7 +236,9 @@ _ABOUT_A_PART: Final = frozenset(
     spreadsheet_metadata audio_metadata media_processing""".split()
 )
 # Parts of these types hold nothing that a model said or did.
-_IDLE_PARTS: Final = frozenset("fallback mcp_tool_listing mcp_list_tools additional_tools compaction".split())
+_IDLE_PARTS: Final = frozenset(
+    "fallback mcp_tool_listing mcp_list_tools additional_tools compaction".split()
+)
 # Where a message has something to say, in whose spelling whatever.
 _SAYINGS: Final = (
     "content",
@@ -523,14 +525,20 @@ def _look_at_message_delta(held: dict[str, Any], item: object) -> Glance | None:
 def _look_at_error(held: dict[str, Any], item: object) -> Glance | None:
     """anthropic's error event has the error inside, that of openai's Responses is one itself."""
     error = error_in(item)
-    if error is None and type(held.get("message")) is str and ("param" in held or "sequence_number" in held):
+    if (
+        error is None
+        and type(held.get("message")) is str
+        and ("param" in held or "sequence_number" in held)
+    ):
         error = body_with(item)
     return None if error is None else _failed(verdict_on(error))
 
 
 def _look_at_cohere(held: dict[str, Any], item: object) -> Glance | None:
     message = inside(inside(held.get("delta")).get("message"))
-    return _CONTENT if _says(message.get("content")) or _filled(message.get("tool_plan")) else _NOTHING
+    return (
+        _CONTENT if _says(message.get("content")) or _filled(message.get("tool_plan")) else _NOTHING
+    )
 
 
 def _text_in_cohere(held: dict[str, Any]) -> str:
@@ -630,7 +638,11 @@ def _look_at_converse(held: dict[str, Any], item: object) -> Glance | None:
     """An event of Bedrock's converse_stream: a dict of one."""
     if len(held) > 2:
         return None
-    stop, delta, start = held.get("messageStop"), held.get("contentBlockDelta"), held.get("contentBlockStart")
+    stop, delta, start = (
+        held.get("messageStop"),
+        held.get("contentBlockDelta"),
+        held.get("contentBlockStart"),
+    )
     if stop is not None:
         return _over(_ended_by(inside(stop).get("stopReason"), content=False))
     if delta is not None:
@@ -663,7 +675,9 @@ def _look_at_text_and_stop(held: dict[str, Any], item: object) -> Glance | None:
 
 
 def _text_in_text_and_stop(held: dict[str, Any]) -> str:
-    return next((_cut(held[text]) for text, stop in _TEXT_AND_STOP if text in held and stop in held), "")
+    return next(
+        (_cut(held[text]) for text, stop in _TEXT_AND_STOP if text in held and stop in held), ""
+    )
 
 
 # Which shape an item is of.
@@ -705,7 +719,10 @@ _BY_TYPE: Final[dict[str, _Shape]] = {
     ),
     # openai's helper for chat; ``chunk`` is taken out of its wrapper
     **_each("content.delta refusal.delta", _Shape(_look_at_delta, _no_text)),
-    **_each("content.done refusal.done tool_calls.function.arguments.done", _Shape(_look_at_helper, _no_text)),
+    **_each(
+        "content.done refusal.done tool_calls.function.arguments.done",
+        _Shape(_look_at_helper, _no_text),
+    ),
     "tool_calls.function.arguments.delta": _Shape(_look_at_call, _no_text),
     **_each(
         "logprobs.content.delta logprobs.content.done logprobs.refusal.delta logprobs.refusal.done",
@@ -722,7 +739,9 @@ _BY_TYPE: Final[dict[str, _Shape]] = {
     **_each("signature citation compaction", _Shape(_look_at_aside, _no_text)),
     **_each("error response.error", _Shape(_look_at_error, _no_text)),
     # cohere
-    **_each("content-start content-delta tool-plan-delta", _Shape(_look_at_cohere, _text_in_cohere)),
+    **_each(
+        "content-start content-delta tool-plan-delta", _Shape(_look_at_cohere, _text_in_cohere)
+    ),
     **_each("tool-call-start tool-call-delta", _Shape(_look_at_call, _no_text)),
     **_each("message-start content-end tool-call-end citation-start citation-end", _QUIET),
     "message-end": _Shape(_look_at_cohere_end, _no_text),
@@ -739,6 +758,9 @@ _BY_FIELD: Final[dict[str, _Shape]] = {
     **_each("candidates prompt_feedback promptFeedback usageMetadata", _CANDIDATES),
     "done": _Shape(_look_at_done, _text_in_done),
     "token": _Shape(_look_at_token, _text_in_token),
-    **_each("contentBlockDelta contentBlockStart contentBlockStop messageStart messageStop metadata", _CONVERSE),
+    **_each(
+        "contentBlockDelta contentBlockStart contentBlockStop messageStart messageStop metadata",
+        _CONVERSE,
+    ),
     **_each("completion generation outputText", _TEXT),
 }

@@ -23,7 +23,14 @@ from resilient_llm.answers._shapes import (
     hear_part,
     responses,
 )
-from resilient_llm.answers._verdicts import BROKEN, INTERRUPTED, STOPS, body_with, error_in, is_nothing_else
+from resilient_llm.answers._verdicts import (
+    BROKEN,
+    INTERRUPTED,
+    STOPS,
+    body_with,
+    error_in,
+    is_nothing_else,
+)
 
 # Errors that arrive as an event of their own in AWS's streams.
 _EXCEPTION: Final = "Exception"
@@ -210,7 +217,9 @@ def _hear_aws_event(piece: dict[str, Any], stream: _Stream) -> bool:
         return False
     stream.knows = True
     if name.endswith(_EXCEPTION):
-        stream.look.error = {"error": {"code": name[:64], "message": plain(field(event, "message"), 1)}}
+        stream.look.error = {
+            "error": {"code": name[:64], "message": plain(field(event, "message"), 1)}
+        }
     elif name == "contentBlockStart":
         stream.candidate.says = stream.candidate.says or is_something(field(event, "start"))
     elif name == "contentBlockDelta":
@@ -222,5 +231,12 @@ def _hear_aws_event(piece: dict[str, Any], stream: _Stream) -> bool:
 
 
 _AWS_EVENTS: Final = frozenset(
-    ("messageStart", "contentBlockStart", "contentBlockDelta", "contentBlockStop", "messageStop", "metadata")
+    (
+        "messageStart",
+        "contentBlockStart",
+        "contentBlockDelta",
+        "contentBlockStop",
+        "messageStop",
+        "metadata",
+    )
 )

@@ -31,7 +31,9 @@ def field(thing: object, *names: str) -> Any:
     """Return the first of the named fields that is there and set, or None."""
     for name in names:
         value = _held(thing, name)
-        if value is not _MISSING and value is not None and type(value).__name__ != "Unset":  # mistralai
+        if (
+            value is not _MISSING and value is not None and type(value).__name__ != "Unset"
+        ):  # mistralai
             return value
     return None
 
@@ -52,7 +54,10 @@ def _held(thing: object, name: str) -> Any:
     value = own.get(name, _MISSING)
     if value is not _MISSING:
         return value
-    for store in (_raw(thing, "__pydantic_extra__"), own.get("_data")):  # pydantic; azure's own models
+    for store in (
+        _raw(thing, "__pydantic_extra__"),
+        own.get("_data"),
+    ):  # pydantic; azure's own models
         if type(store) is dict:
             value = cast("dict[str, Any]", store).get(name, _MISSING)
             if value is not _MISSING:
@@ -128,7 +133,11 @@ def fields(thing: object) -> Iterator[tuple[str, Any]]:
         stores += [own, _raw(thing, "__pydantic_extra__"), own.get("_data")]
     for store in stores:
         if is_dict(store):
-            yield from ((name, value) for name, value in islice(_pairs(store), MOST_FIELDS) if type(name) is str)
+            yield from (
+                (name, value)
+                for name, value in islice(_pairs(store), MOST_FIELDS)
+                if type(name) is str
+            )
 
 
 def items(value: object, most: int = MOST_PARTS) -> list[Any]:

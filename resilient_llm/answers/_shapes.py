@@ -18,13 +18,22 @@ from resilient_llm.answers._reading import (
     plain_body,
     word,
 )
-from resilient_llm.answers._verdicts import BESIDE_AN_ERROR, BROKEN, STOPS, body_with, error_in, is_an_error
+from resilient_llm.answers._verdicts import (
+    BESIDE_AN_ERROR,
+    BROKEN,
+    STOPS,
+    body_with,
+    error_in,
+    is_an_error,
+)
 
 if TYPE_CHECKING:
     from resilient_llm._values import Verdict
 
 # Parts of an answer that hold what a model thought, not what it says.
-THOUGHTS: Final = frozenset(("thinking", "redacted_thinking", "reasoning", "reasoning_content", "thought"))
+THOUGHTS: Final = frozenset(
+    ("thinking", "redacted_thinking", "reasoning", "reasoning_content", "thought")
+)
 # What says nothing about whether a part holds anything.
 _ABOUT_A_PART: Final = frozenset(
     """type text thought thought_signature thoughtSignature thinking signature reasoningContent reasoning id index
@@ -32,7 +41,15 @@ _ABOUT_A_PART: Final = frozenset(
     part_metadata cachePoint""".split()
 )
 # Where a message has something to say besides its text.
-_SAYINGS: Final = ("tool_calls", "function_call", "audio", "images", "parsed", "invalid_tool_calls", "toolCalls")
+_SAYINGS: Final = (
+    "tool_calls",
+    "function_call",
+    "audio",
+    "images",
+    "parsed",
+    "invalid_tool_calls",
+    "toolCalls",
+)
 
 
 class Candidate:
@@ -120,10 +137,16 @@ def _look_at_json(text: str, look: Look, *, is_raw: bool) -> None:
         return
     if is_raw:
         look_at_object(body, look)
-    elif isinstance(body, dict) and isinstance(error := cast("dict[str, Any]", body).get("error"), dict):
+    elif isinstance(body, dict) and isinstance(
+        error := cast("dict[str, Any]", body).get("error"), dict
+    ):
         named = cast("dict[str, Any]", error)
         is_alone = BESIDE_AN_ERROR.issuperset(cast("dict[str, Any]", body))
-        if is_alone and isinstance(named.get("message"), str) and ("code" in named or "type" in named):
+        if (
+            is_alone
+            and isinstance(named.get("message"), str)
+            and ("code" in named or "type" in named)
+        ):
             look.error = plain_body(cast("dict[str, Any]", body))
 
 
@@ -152,7 +175,9 @@ def _hear(message: object, candidate: Candidate) -> None:
         field(field(message, "additional_kwargs"), "tool_calls", "function_call")  # langchain
     ):
         candidate.says = True
-    if is_text(field(message, "refusal")) or is_text(field(field(message, "additional_kwargs"), "refusal")):
+    if is_text(field(message, "refusal")) or is_text(
+        field(field(message, "additional_kwargs"), "refusal")
+    ):
         candidate.refuses = True
     _hear_content(field(message, "content"), candidate)
 
@@ -177,7 +202,10 @@ def hear_part(part: object, candidate: Candidate) -> None:
         candidate.refuses = True
     elif sort not in THOUGHTS and field(part, "thought") is not True:
         text = field(part, "text")
-        if text is None and sort in ("text", "output_text"):  # pydantic-ai's parts have their text in content
+        if text is None and sort in (
+            "text",
+            "output_text",
+        ):  # pydantic-ai's parts have their text in content
             text = field(part, "content")
         candidate.says = candidate.says or is_text(text) or _holds_more(part)
 
@@ -230,7 +258,9 @@ def _choices(answer: object, look: Look) -> bool:
 def _candidates(answer: object, look: Look) -> bool:
     """Google's."""
     candidates = items(field(answer, "candidates"), MOST_CANDIDATES)
-    beside, names = (candidates[0], OF_A_CANDIDATE) if candidates else (answer, INSTEAD_OF_CANDIDATES)
+    beside, names = (
+        (candidates[0], OF_A_CANDIDATE) if candidates else (answer, INSTEAD_OF_CANDIDATES)
+    )
     if not candidates and has(answer, "candidates"):
         names += BESIDE_CANDIDATES
     if not any(has(beside, name) for name in names):
@@ -311,7 +341,10 @@ def _converse(answer: object, look: Look) -> bool:
     if "generation" in body and "stop_reason" in body:
         look.add(body["stop_reason"]).says = is_text(body["generation"])
         return True
-    for name, text, stop in (("results", "outputText", "completionReason"), ("outputs", "text", "stop_reason")):
+    for name, text, stop in (
+        ("results", "outputText", "completionReason"),
+        ("outputs", "text", "stop_reason"),
+    ):
         outputs = items(body.get(name), MOST_CANDIDATES)
         if outputs and has(outputs[0], text) and has(outputs[0], stop):
             for each in outputs:
@@ -326,10 +359,14 @@ def _message(answer: object, look: Look) -> bool:
         candidate = look.add(field(answer, "done_reason"))
         _hear(field(answer, "message"), candidate)
         response = field(answer, "response")
-        candidate.says = candidate.says or is_text(response) or is_something(field(answer, "image", "images"))
+        candidate.says = (
+            candidate.says or is_text(response) or is_something(field(answer, "image", "images"))
+        )
         look.is_piece = field(answer, "done") is False
         return True
-    if word(field(answer, "role")) == "assistant" and has(answer, "content"):  # taken out of a choice
+    if word(field(answer, "role")) == "assistant" and has(
+        answer, "content"
+    ):  # taken out of a choice
         _hear(answer, look.add())
         return True
     if not has(answer, "finish_reason"):
@@ -392,6 +429,15 @@ def _lists(answer: object, look: Look) -> bool:
     return False
 
 
-_SHAPES: Final = (_choices, _candidates, responses, _blocks, _converse, _message, _framework, _lists)
+_SHAPES: Final = (
+    _choices,
+    _candidates,
+    responses,
+    _blocks,
+    _converse,
+    _message,
+    _framework,
+    _lists,
+)
 # Those of which a stream's chunks are shaped as a whole answer is.
 SHAPES_OF_CHUNKS: Final = (_choices, _candidates, _message, _framework)

@@ -115,14 +115,19 @@ def error_in(answer: object) -> dict[str, Any] | None:
     if word(field(answer, "object")) == "error" and is_text(field(answer, "message")):  # vllm
         return body_with(answer)
     told = field(answer, "base_resp")  # minimax
-    if told is not None and field(told, "status_code") not in (None, 0) and is_text(field(told, "status_msg")):
+    if (
+        told is not None
+        and field(told, "status_code") not in (None, 0)
+        and is_text(field(told, "status_msg"))
+    ):
         return {"error": {"message": field(told, "status_msg")[:LONGEST]}}
     return None
 
 
 def is_an_error(error: object) -> bool:
     return is_mapping_like(error) and any(
-        isinstance(field(error, name), (str, int)) for name in ("message", "code", "type", "status", "msg")
+        isinstance(field(error, name), (str, int))
+        for name in ("message", "code", "type", "status", "msg")
     )
 
 

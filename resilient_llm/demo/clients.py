@@ -44,14 +44,20 @@ class Clients:
                 )
             else:
                 self._openai[provider] = AsyncOpenAI(
-                    base_url=server.url, api_key=_NO_KEY, max_retries=0, http_client=OpenAIHttpClient(trust_env=False)
+                    base_url=server.url,
+                    api_key=_NO_KEY,
+                    max_retries=0,
+                    http_client=OpenAIHttpClient(trust_env=False),
                 )
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
-        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         for client in (*self._openai.values(), *self._anthropic.values()):
             await client.close()

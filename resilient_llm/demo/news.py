@@ -78,14 +78,25 @@ def of_event(event: Event) -> Line | None:
     match event:
         case AttemptFailed():
             status = "" if event.status is None else f"{event.status} "
-            return Line(event.at, "failed", event.target, f"{status}{event.reason}, attempt {event.number}")
+            return Line(
+                event.at, "failed", event.target, f"{status}{event.reason}, attempt {event.number}"
+            )
         case StreamInterrupted():
-            return Line(event.at, "broke", event.target, f"{event.reason}, after {event.items_sent} items")
+            return Line(
+                event.at, "broke", event.target, f"{event.reason}, after {event.items_sent} items"
+            )
         case FailedOver():
             return Line(event.at, "moved on", event.from_target, f"to {event.to_target}")
         case TargetBenched():
-            why = event.trigger if event.retry_after is None else f"asked for {event.retry_after:g} s"
-            return Line(event.at, "benched", event.target, f"{until(event.until, event.at)} {event.reason}, {why}")
+            why = (
+                event.trigger if event.retry_after is None else f"asked for {event.retry_after:g} s"
+            )
+            return Line(
+                event.at,
+                "benched",
+                event.target,
+                f"{until(event.until, event.at)} {event.reason}, {why}",
+            )
         case TargetUnbenched():
             return Line(event.at, "back", event.target, event.reason)
         case CallFailed():

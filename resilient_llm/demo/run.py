@@ -36,7 +36,11 @@ STREAMING: Final = (
 RESTARTED: Final = object()
 """What a reader is given in place of an item when a stream is begun anew."""
 RESTARTS: Final = StreamPolicy(on_interrupt="restart", restart_marker=RESTARTED)
-PROMPTS: Final = ("Will it rain in Bergen tomorrow?", "What is a squall line?", "Name three kinds of cloud.")
+PROMPTS: Final = (
+    "Will it rain in Bergen tomorrow?",
+    "What is a squall line?",
+    "Name three kinds of cloud.",
+)
 
 _PROVIDERS: Final = tuple(target.provider for target in CHAIN)
 _WORKERS: Final = 4
@@ -136,7 +140,9 @@ class Demo:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _work(
-        self, ask: Callable[[str], Awaitable[str]], ask_plain: Callable[[Target, str], Awaitable[str]]
+        self,
+        ask: Callable[[str], Awaitable[str]],
+        ask_plain: Callable[[Target, str], Awaitable[str]],
     ) -> None:
         """Call over and over, each call with a twin of a plain client beside it."""
         while self.elapsed < self.seconds:
@@ -150,11 +156,15 @@ class Demo:
             finally:
                 plain.cancel()
             self.tally.call_ended(
-                served=served, servable=self.weather.could_serve(_PROVIDERS, began, ended), plain_served=plain_served
+                served=served,
+                servable=self.weather.could_serve(_PROVIDERS, began, ended),
+                plain_served=plain_served,
             )
             await asyncio.sleep(self._rng.uniform(*_THINKING))
 
-    async def _read_on(self, ask: Callable[[str], Awaitable[AsyncStream[ChatCompletionChunk]]]) -> None:
+    async def _read_on(
+        self, ask: Callable[[str], Awaitable[AsyncStream[ChatCompletionChunk]]]
+    ) -> None:
         """Read stream after stream."""
         while self.elapsed < self.seconds:
             reader = Reader()
@@ -164,7 +174,9 @@ class Demo:
                         reader.take(item)
             except (ResilientLLMError, *CLIENT_ERRORS):
                 reader.is_lost = True
-            self.tally.stream_ended(whole=reader.has_all, restarted=reader.restarts > 0, lost=reader.is_lost)
+            self.tally.stream_ended(
+                whole=reader.has_all, restarted=reader.restarts > 0, lost=reader.is_lost
+            )
             await asyncio.sleep(self._rng.uniform(*_THINKING))
 
 
@@ -199,7 +211,9 @@ class Reader:
         self._text += chunk.choices[0].delta.content or ""
 
 
-def streaming(clients: Clients) -> Callable[[Target, str], Awaitable[AsyncStream[ChatCompletionChunk]]]:
+def streaming(
+    clients: Clients,
+) -> Callable[[Target, str], Awaitable[AsyncStream[ChatCompletionChunk]]]:
     """Return the function that is decorated: it asks one target for a stream."""
 
     async def stream(target: Target, prompt: str) -> AsyncStream[ChatCompletionChunk]:

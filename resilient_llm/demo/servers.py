@@ -74,7 +74,12 @@ _ERRORS: Final[dict[Protocol, dict[Condition, tuple[int, str, str | None, str]]]
             "server_is_overloaded",
             "The engine is currently overloaded, please try again later.",
         ),
-        Condition.RATE_LIMITED: (429, "requests", "rate_limit_exceeded", "Rate limit reached for requests"),
+        Condition.RATE_LIMITED: (
+            429,
+            "requests",
+            "rate_limit_exceeded",
+            "Rate limit reached for requests",
+        ),
         Condition.DEAD_KEY: (
             401,
             "invalid_request_error",
@@ -129,7 +134,11 @@ class Server:
     """
 
     def __init__(
-        self, protocol: Protocol, *, latency: tuple[float, float] = (0.0, 0.0), rng: random.Random | None = None
+        self,
+        protocol: Protocol,
+        *,
+        latency: tuple[float, float] = (0.0, 0.0),
+        rng: random.Random | None = None,
     ) -> None:
         """Prepare a server that is not there yet.
 
@@ -163,7 +172,10 @@ class Server:
         return self
 
     def __exit__(
-        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.stop()
 
@@ -174,7 +186,9 @@ class Server:
             self._held.close()
             self._held = None
 
-    def turn(self, condition: Condition, *, retry_after: float | None = None, share: float = 1.0) -> None:
+    def turn(
+        self, condition: Condition, *, retry_after: float | None = None, share: float = 1.0
+    ) -> None:
         """Change how the provider is doing, from the next request on.
 
         Args:
@@ -231,8 +245,20 @@ class Server:
     def _error(self, status: int, kind: str, code: str | None, message: str) -> Answer:
         headers = {} if self._retry_after is None else {"retry-after": f"{self._retry_after:g}"}
         if self.protocol == "openai":
-            return status, headers, {"error": {"message": message, "type": kind, "param": None, "code": code}}
-        return status, headers, {"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_demo"}
+            return (
+                status,
+                headers,
+                {"error": {"message": message, "type": kind, "param": None, "code": code}},
+            )
+        return (
+            status,
+            headers,
+            {
+                "type": "error",
+                "error": {"type": kind, "message": message},
+                "request_id": "req_demo",
+            },
+        )
 
     def _hold_port(self) -> None:
         """Bind the port without listening: connections to it are refused, and nobody else gets it."""
@@ -247,7 +273,10 @@ class Server:
         self._http = _Http(self, self._held)
         self._held = None
         self._thread = threading.Thread(
-            target=self._http.serve_forever, args=(_POLL,), name=f"demo server {self.port}", daemon=True
+            target=self._http.serve_forever,
+            args=(_POLL,),
+            name=f"demo server {self.port}",
+            daemon=True,
         )
         self._thread.start()
 

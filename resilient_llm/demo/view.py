@@ -76,7 +76,10 @@ class LiveView:
         return self
 
     def __exit__(
-        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self._live.__exit__(error_type, error, traceback)
 
@@ -101,7 +104,9 @@ class LiveView:
         rows = min(_MOST_LINES, max(_FEWEST_LINES, free))
         for line in list(self._lines)[-rows:]:
             style = _STYLES.get(line.word, "")
-            table.add_row(Text(news.clock(line.at), "dim"), Text(line.word, style), line.key, line.text)
+            table.add_row(
+                Text(news.clock(line.at), "dim"), Text(line.word, style), line.key, line.text
+            )
         for _ in range(rows - len(self._lines)):
             table.add_row()  # so that the picture keeps its height
         return table
@@ -120,7 +125,9 @@ def _header(demo: Demo) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     bar = ProgressBar(total=demo.seconds, completed=demo.elapsed, width=30)
     local = news.clock(datetime.now(UTC))
-    table.add_row(Text("resilient-llm demo", "bold"), local, bar, f"{demo.elapsed:.0f} of {demo.seconds:g} s")
+    table.add_row(
+        Text("resilient-llm demo", "bold"), local, bar, f"{demo.elapsed:.0f} of {demo.seconds:g} s"
+    )
     return table
 
 
@@ -154,7 +161,12 @@ def _streams(demo: Demo) -> RenderableType:
 
 def _targets(demo: Demo) -> RenderableType:
     table = _grid(news.KEY_WIDTH + 2, 10, 6, 6)
-    table.add_row(*(Text(name, "dim") for name in ("  target", "weather", "served", "failed", "breaker, or benched")))
+    table.add_row(
+        *(
+            Text(name, "dim")
+            for name in ("  target", "weather", "served", "failed", "breaker, or benched")
+        )
+    )
     tally = demo.tally
     for target in (*CHAIN, *STREAMING):
         serves = target.key == tally.serving
@@ -178,7 +190,9 @@ def _breaker(target: Target) -> Text:
         bench = circuit.benched
         if bench is not None:
             whose = f"{key}: " if key == target.provider else ""
-            return Text(f"{news.until(bench.until, circuit.checked_at)} {whose}{bench.reason}", "bold red")
+            return Text(
+                f"{news.until(bench.until, circuit.checked_at)} {whose}{bench.reason}", "bold red"
+            )
     if any(circuit.state == "half_open" for circuit in circuits):
         return Text("half-open: the next call is a probe", "yellow")
     return Text("closed", "dim")
@@ -204,9 +218,14 @@ def print_summary(console: Console, summary: Summary) -> None:
         console.print(f"{number:6}  {text}", style=style or None, highlight=False)
     console.print("        each call was really sent a second time through one, at the same moment")
     console.print(
-        f"{summary.streams_read:6}  streams read, {summary.streams_restarted} begun anew after words", highlight=False
+        f"{summary.streams_read:6}  streams read, {summary.streams_restarted} begun anew after words",
+        highlight=False,
     )
-    console.print(f"{torn:6}  streams that were not whole", style="bold red" if torn else "bold green", highlight=False)
+    console.print(
+        f"{torn:6}  streams that were not whole",
+        style="bold red" if torn else "bold green",
+        highlight=False,
+    )
     for title, counts in (
         ("Served by", summary.served_by),
         ("Streamed by", summary.streamed_by),

@@ -42,11 +42,30 @@ class Spell:
 
 FORECAST: Final = (
     Spell("openai", 0.0, 1.0, Condition.DEAD_KEY, "has a dead key: every request is a 401"),
-    Spell("deepseek", 0.08, 0.6, Condition.BREAKS_OFF, "streams die in the middle: the connection is cut"),
-    Spell("together", 0.1, 0.75, Condition.STALLED, "streams never start: keep-alives, and not one word"),
+    Spell(
+        "deepseek",
+        0.08,
+        0.6,
+        Condition.BREAKS_OFF,
+        "streams die in the middle: the connection is cut",
+    ),
+    Spell(
+        "together",
+        0.1,
+        0.75,
+        Condition.STALLED,
+        "streams never start: keep-alives, and not one word",
+    ),
     Spell("groq", 0.15, 0.45, Condition.REFUSED, "goes down: connections are refused"),
     Spell("anthropic", 0.28, 0.43, Condition.RATE_LIMITED, "limits the rate: 429 with Retry-After"),
-    Spell("groq", 0.72, 0.87, Condition.OVERLOADED, "is overloaded: half of the requests are a 503", share=0.5),
+    Spell(
+        "groq",
+        0.72,
+        0.87,
+        Condition.OVERLOADED,
+        "is overloaded: half of the requests are a 503",
+        share=0.5,
+    ),
 )
 
 
@@ -74,7 +93,9 @@ class Weather:
         turns: What has happened, oldest first.
     """
 
-    def __init__(self, servers: Mapping[str, Server], seconds: float, when_turned: Callable[[Turn], object]) -> None:
+    def __init__(
+        self, servers: Mapping[str, Server], seconds: float, when_turned: Callable[[Turn], object]
+    ) -> None:
         self.turns: list[Turn] = []
         self._servers = servers
         self._seconds = seconds
@@ -82,7 +103,10 @@ class Weather:
 
     def now(self, provider: str) -> Condition:
         """Return the weather at a provider."""
-        return next((turn.condition for turn in reversed(self.turns) if turn.provider == provider), Condition.FAIR)
+        return next(
+            (turn.condition for turn in reversed(self.turns) if turn.provider == provider),
+            Condition.FAIR,
+        )
 
     def was_fair(self, provider: str, began: float, ended: float) -> bool:
         """Return whether a provider would have answered at every moment of a call."""
@@ -114,7 +138,9 @@ class Weather:
         if spell.condition is Condition.RATE_LIMITED:
             retry_after = round((spell.ends - spell.begins) * self._seconds, 3)
         server = self._servers[spell.provider]
-        await asyncio.to_thread(server.turn, spell.condition, retry_after=retry_after, share=spell.share)
+        await asyncio.to_thread(
+            server.turn, spell.condition, retry_after=retry_after, share=spell.share
+        )
 
     async def _end(self, spell: Spell) -> None:
         await asyncio.to_thread(self._servers[spell.provider].turn, Condition.FAIR)

@@ -56,7 +56,9 @@ class LoggingObserver:
                 return
             self._unknown.add(facts["type_name"])
         said = " ".join(
-            f"{name}={_shown(value)}" for name, value in facts.items() if name not in ("at", "target", "call_id")
+            f"{name}={_shown(value)}"
+            for name, value in facts.items()
+            if name not in ("at", "target", "call_id")
         )
         _logger().log(
             level_of(kind),

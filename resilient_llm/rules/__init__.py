@@ -83,7 +83,9 @@ PROVIDERS: Final[tuple[ModuleType, ...]] = (
 
 
 def _of_providers(name: str) -> tuple[Rule, ...]:
-    return tuple(cast("Rule", getattr(module, name)) for module in PROVIDERS if hasattr(module, name))
+    return tuple(
+        cast("Rule", getattr(module, name)) for module in PROVIDERS if hasattr(module, name)
+    )
 
 
 def _nothing_wrong(evidence: Evidence) -> Verdict | None:
@@ -149,7 +151,11 @@ def _asked_of(shape: Shape, signs: Signs) -> Asked:
         tuple(
             hint
             for hint, only in _HINTS
-            if (not signs.no_parts if only is None else not signs.quiet and not only.isdisjoint(names))
+            if (
+                not signs.no_parts
+                if only is None
+                else not signs.quiet and not only.isdisjoint(names)
+            )
         ),
     )
 

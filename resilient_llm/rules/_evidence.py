@@ -43,8 +43,28 @@ _ATTRIBUTES: Final = (
 )  # fmt: skip
 # Without any of these an error has no body, codes or headers, and need not be searched for them.
 _SPEAKING: Final = frozenset(_ATTRIBUTES) - {"status_code", "http_status", "message", "retry_after"}
-MESSAGES: Final = ("message", "msg", "detail", "title", "description", "error_description", "Message", "error", "raw")
-CODES: Final = ("code", "type", "status", "reason", "error_code", "error_type", "Code", "errorCode", "__type")
+MESSAGES: Final = (
+    "message",
+    "msg",
+    "detail",
+    "title",
+    "description",
+    "error_description",
+    "Message",
+    "error",
+    "raw",
+)
+CODES: Final = (
+    "code",
+    "type",
+    "status",
+    "reason",
+    "error_code",
+    "error_type",
+    "Code",
+    "errorCode",
+    "__type",
+)
 ATTRIBUTES_OF_CODES: Final = (
     "code", "type", "status", "error_code", "error_type", "provider_error_code", "provider_error_type",
 )  # fmt: skip
@@ -205,7 +225,11 @@ class Evidence:
     def plain(self) -> Evidence | None:
         """Return what is left if only numbers and texts are believed; None if nothing was taken out."""
         facts = {name: value for name, value in self.facts.items() if type(value) in _PLAIN}
-        return None if len(facts) == len(self.facts) else Evidence(self.error, self.shape, self.wall, facts)
+        return (
+            None
+            if len(facts) == len(self.facts)
+            else Evidence(self.error, self.shape, self.wall, facts)
+        )
 
     def read(self) -> None:
         """Read what every rule asks for, if the error has more than a status and words."""
@@ -245,7 +269,9 @@ class Evidence:
             return None
         if isinstance(response, dict):  # botocore
             return as_status(_in(_in(cast("Any", response), "ResponseMetadata"), "HTTPStatusCode"))
-        return as_status(attribute(response, "status_code")) or as_status(attribute(response, "status"))
+        return as_status(attribute(response, "status_code")) or as_status(
+            attribute(response, "status")
+        )
 
     def _read_body(self) -> Any:
         facts = self.facts
@@ -275,7 +301,9 @@ class Evidence:
         found: list[str] = []
         for part in self.parts:
             found += [
-                word[:_LONGEST_CODE].lower() for name in CODES if name in part and type(word := part[name]) is str
+                word[:_LONGEST_CODE].lower()
+                for name in CODES
+                if name in part and type(word := part[name]) is str
             ]
         facts = self.facts
         for name in ATTRIBUTES_OF_CODES:
@@ -305,14 +333,22 @@ class Evidence:
     def _read_text(self) -> str:
         said: list[str] = []
         for part in self.parts:
-            said += [text[:_LONGEST_TEXT] for name in MESSAGES if name in part and type(text := part[name]) is str]
+            said += [
+                text[:_LONGEST_TEXT]
+                for name in MESSAGES
+                if name in part and type(text := part[name]) is str
+            ]
         body = self.body
         if type(body) is str:
             said.append(body[:_LONGEST_TEXT])
         facts = self.facts
         if not said:
             names = ("error", "detail", "title", "message")
-            said += [text[:_LONGEST_TEXT] for name in names if name in facts and type(text := facts[name]) is str]
+            said += [
+                text[:_LONGEST_TEXT]
+                for name in names
+                if name in facts and type(text := facts[name]) is str
+            ]
         if "details" in facts and self.is_grpc and callable(facts["details"]):
             text = called(facts["details"])
             if type(text) is str:
@@ -353,7 +389,9 @@ class Evidence:
                 for name, value in raw:
                     if name in _RAW_WAITS:
                         waits[name.decode()] = _value(value)
-                    elif name.find(b"limit") >= 0 and _RAW_RATE(name):  # ``in`` takes five times as long
+                    elif name.find(b"limit") >= 0 and _RAW_RATE(
+                        name
+                    ):  # ``in`` takes five times as long
                         rates[name.decode("latin-1")] = _value(value)
                 return waits, rates
             for name, value in _pairs(headers):
@@ -389,7 +427,14 @@ class Evidence:
 def _failure_in(parts: tuple[dict[str, Any], ...]) -> int | None:
     """Return the first number in a body that looks like a failing HTTP status; openrouter sends them in a stream."""
     for part in parts:
-        for name in ("code", "status_code", "status", "http_status_code", "http_code", "statusCode"):
+        for name in (
+            "code",
+            "status_code",
+            "status",
+            "http_status_code",
+            "http_code",
+            "statusCode",
+        ):
             number = as_status(part.get(name))
             if number is not None and number >= 400:
                 return number
@@ -406,7 +451,9 @@ _of_httpx: Final = PerClass(_is_httpx)
 def _names_no_wait(headers: Any) -> bool:
     """Return whether a glance at the names, which httpx keeps lower-cased, shows that none is of a wait."""
     try:
-        return _of_httpx[type(headers)] and _RAW_WAITS.isdisjoint([low for _, low, _ in headers._list[:_MOST_HEADERS]])
+        return _of_httpx[type(headers)] and _RAW_WAITS.isdisjoint(
+            [low for _, low, _ in headers._list[:_MOST_HEADERS]]
+        )
     except Exception:  # noqa: BLE001  # another release, or something that only says it is httpx
         return False
 
@@ -423,7 +470,9 @@ def _raw_pairs(headers: object) -> Iterable[tuple[bytes, object]] | None:
     )
 
 
-def _with_those_of_the_class(error: BaseException, own: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
+def _with_those_of_the_class(
+    error: BaseException, own: Mapping[str, Any], shape: Shape
+) -> dict[str, Any]:
     missing = [name for name in shape.read if name not in own]
     return {**{name: attribute(error, name) for name in missing}, **own}
 

@@ -39,7 +39,9 @@ def reasons(error: BaseException, wall: Callable[[], float]) -> Reasons:
     evidence = Evidence(error, shape_of[type(error)], wall)
     _, rule = rules.decide(evidence)
     if rule is None:
-        return Reasons("no rule knows its class, and it has no code, words or status that one knows")
+        return Reasons(
+            "no rule knows its class, and it has no code, words or status that one knows"
+        )
     because, field = _sign(evidence)
     return Reasons(because, field, _place(rule, evidence), evidence.hint_sign)
 
@@ -50,13 +52,17 @@ def _place(rule: Rule, evidence: Evidence) -> str:
     module = cast("str", cast("Any", rule).__module__)
     if sort == "code":
         tables = [
-            each for each in PROVIDERS if what in getattr(each, "CODES", ()) or what in getattr(each, "CATEGORIES", ())
+            each
+            for each in PROVIDERS
+            if what in getattr(each, "CODES", ()) or what in getattr(each, "CATEGORIES", ())
         ]
         module = tables[0].__name__ if tables else codes.__name__
     elif module == rules.__name__ and sort == "words":
         module = sentences.__name__
     elif module == rules.__name__ and sort != "status of a success":
-        module = (network if network.class_verdict(evidence.shape)[0] is not None else python).__name__
+        module = (
+            network if network.class_verdict(evidence.shape)[0] is not None else python
+        ).__name__
     name = module.removeprefix("resilient_llm.")
     return "rules/__init__.py" if name == "rules" else name.replace(".", "/") + ".py"
 
@@ -74,7 +80,9 @@ def _sign(evidence: Evidence) -> tuple[str, str]:
     if sort == "status without a word":
         return f"the status {what} without a code or a message", _field_of_status(evidence, what)
     if sort == "status of a success":
-        return f"the client could not read an answer with the status {what}", _field_of_status(evidence, what)
+        return f"the client could not read an answer with the status {what}", _field_of_status(
+            evidence, what
+        )
     return _OTHERS[sort].format(str(what).removeprefix("builtins.")), ""
 
 

@@ -102,7 +102,9 @@ CODES: Final[dict[str, Verdict]] = {
     ),
     **_same(transient("conflict"), "conversation_locked thread_continue_in_flight"),
     **_same(limited(), "in_flight_budget_exhausted"),
-    **_same(wrong_request("invalid_output"), "json_validate_failed tool_use_failed output_parse_failed"),
+    **_same(
+        wrong_request("invalid_output"), "json_validate_failed tool_use_failed output_parse_failed"
+    ),
     **_same(
         transient("overloaded"),
         """overloaded overloaded_error server_is_overloaded server_overloaded engine_overloaded engine_overloaded_error
@@ -144,7 +146,8 @@ CATEGORIES: Final[dict[str, Verdict]] = {
         "invalid_request_error invalid_request badrequesterror bad_request_error bad_request invalid_argument",
     ),
     **_same(
-        wrong_request("invalid_request"), "already_exists failed_precondition out_of_range unprocessable_entity_error"
+        wrong_request("invalid_request"),
+        "already_exists failed_precondition out_of_range unprocessable_entity_error",
     ),
     **_same(dead("endpoint_not_found", scope="target"), "unimplemented"),
     # gRPC says this for throttling and for a spent quota; the sentences have been asked.

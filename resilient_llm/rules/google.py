@@ -29,8 +29,14 @@ def SENTENCES(evidence: Evidence) -> Verdict | None:  # noqa: N802  # one of the
             evidence.sign = ("field", "metadata.quota_limit names a day")
             return _FOR_A_DAY
         violations: Any = part.get("violations")
-        for violation in cast("list[Any]", violations)[:_MOST_VIOLATIONS] if isinstance(violations, list) else ():
-            quota: Any = cast("dict[str, Any]", violation).get("quotaId") if isinstance(violation, dict) else None
+        for violation in (
+            cast("list[Any]", violations)[:_MOST_VIOLATIONS] if isinstance(violations, list) else ()
+        ):
+            quota: Any = (
+                cast("dict[str, Any]", violation).get("quotaId")
+                if isinstance(violation, dict)
+                else None
+            )
             if isinstance(quota, str) and "PerDay" in quota:
                 evidence.sign = ("field", "violations[].quotaId names a day")
                 return _FOR_A_DAY

@@ -33,7 +33,9 @@ def SENTENCES(evidence: Evidence) -> Verdict | None:  # noqa: N802  # one of the
 
 def HINTS(evidence: Evidence) -> float | None:  # noqa: N802  # one of the names a provider's file may have
     """Return the wait in the trailing metadata of a call that failed."""
-    method = evidence.facts.get("trailing_metadata") if "trailing_metadata" in evidence.facts else None
+    method = (
+        evidence.facts.get("trailing_metadata") if "trailing_metadata" in evidence.facts else None
+    )
     pairs: Any = (called(method) or ()) if callable(method) else ()
     for pair in islice(pairs, _MOST_PAIRS):
         if not isinstance(pair, tuple) or len(cast("tuple[Any, ...]", pair)) < 2:

@@ -119,9 +119,13 @@ def from_buckets(headers: Mapping[str, str], now: float) -> float | None:
     exhausted: list[float] = []
     unclear: list[float] = []
     for name, value in headers.items():
-        if name == "ratelimit":  # IETF draft: "default";r=0;t=30, before: limit=10, remaining=0, reset=30
+        if (
+            name == "ratelimit"
+        ):  # IETF draft: "default";r=0;t=30, before: limit=10, remaining=0, reset=30
             match = re.search(r"\b(?:t|reset)=(\d+)", value)
-            hint = seconds(match[1]) if match and re.search(r"\b(?:r|remaining)=0\b", value) else None
+            hint = (
+                seconds(match[1]) if match and re.search(r"\b(?:r|remaining)=0\b", value) else None
+            )
             remaining: str | None = "0"
         elif "reset" in name and ("ratelimit" in name or "rate-limit" in name):
             hint = moment_or_seconds(value, now)
@@ -166,7 +170,13 @@ def from_text(text: str) -> float | None:
 
 
 def _asked_for(text: str) -> float | None:
-    if not ("again" in text or "retry" in text or "wait" in text or "reset" in text or "available" in text):
+    if not (
+        "again" in text
+        or "retry" in text
+        or "wait" in text
+        or "reset" in text
+        or "available" in text
+    ):
         return None
     match = _ASKS.search(text)
     return spelled_out(text[match.end() : match.end() + 64]) if match else None

@@ -5,7 +5,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from resilient_llm.rules._evidence import dead, limited, package_of, stamped, transient, wrong_request
+from resilient_llm.rules._evidence import (
+    dead,
+    limited,
+    package_of,
+    stamped,
+    transient,
+    wrong_request,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +43,9 @@ _STATUSES: Final[dict[int, Verdict]] = {
     429: limited(),
     431: wrong_request("too_large"),
     451: dead("region_unsupported"),
-    498: dead("invalid_credentials"),  # "invalid token"; groq, which means something else by it, sends a code
+    498: dead(
+        "invalid_credentials"
+    ),  # "invalid token"; groq, which means something else by it, sends a code
     499: transient("server_error"),
     501: dead("endpoint_not_found", scope="target"),
     502: transient("gateway"),
@@ -72,7 +81,11 @@ def by_status(evidence: Evidence) -> Verdict | None:
     status = evidence.failed_status
     if status is None:
         return None
-    if status == 404 and not evidence.codes and evidence.text.strip() in ("", "not found", "404 page not found"):
+    if (
+        status == 404
+        and not evidence.codes
+        and evidence.text.strip() in ("", "not found", "404 page not found")
+    ):
         evidence.sign = ("status without a word", status)
         return stamped(_NOT_THERE, status, None)
     evidence.sign = ("status", status)

@@ -61,10 +61,16 @@ PARTS: Final[tuple[tuple[str, Verdict], ...]] = tuple(
         (transient("overloaded"), "overloaded unavailable"),
         (transient("timeout"), "timeout timedout"),
         (transient("network"), "connectionerror networkerror"),
-        (transient("invalid_response"), "deserializ decodeerror responsevalidation unexpectedmodelbehavior"),
+        (
+            transient("invalid_response"),
+            "deserializ decodeerror responsevalidation unexpectedmodelbehavior",
+        ),
         (transient("server_error"), "servererror internalerror endpointerror tryagain"),
         (wrong_request("too_large"), "payloadtoobig"),
-        (wrong_request(), "invalidrequest malformedrequest badrequest requestrejected videoprocessing"),
+        (
+            wrong_request(),
+            "invalidrequest malformedrequest badrequest requestrejected videoprocessing",
+        ),
     )
     for part in parts.split()
 )

@@ -107,7 +107,10 @@ _NETWORK_ERRNO: Final = {
     number: verdict
     for names, verdict in (
         ("ECONNREFUSED EHOSTUNREACH ENETUNREACH ENETDOWN EHOSTDOWN EADDRNOTAVAIL", REFUSED),
-        ("ECONNRESET ECONNABORTED EPIPE ESHUTDOWN ENOTCONN ENETRESET EPROTO ENOBUFS EAGAIN EINTR", BROKEN),
+        (
+            "ECONNRESET ECONNABORTED EPIPE ESHUTDOWN ENOTCONN ENETRESET EPROTO ENOBUFS EAGAIN EINTR",
+            BROKEN,
+        ),
         ("ETIMEDOUT ETIME", TIMEOUT),
     )
     for name in names.split()
@@ -180,7 +183,11 @@ def _exact(evidence: Evidence, verdict: Verdict) -> Verdict:
         found, name = class_verdict(shape_of[type(inner)])
         if found is None and type(inner) is OSError:
             found, name = by_errno(inner), f"OSError {errno.errorcode.get(inner.errno or 0, '')}"
-        if found is not None and found is not BROKEN and (found is not REFUSED or verdict is BROKEN):
+        if (
+            found is not None
+            and found is not BROKEN
+            and (found is not REFUSED or verdict is BROKEN)
+        ):
             evidence.sign = ("class beneath", name)
             if found is not REFUSED:
                 return found

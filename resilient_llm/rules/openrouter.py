@@ -21,7 +21,9 @@ _MOST_HEADERS: Final = 64
 def SENTENCES(evidence: Evidence) -> Verdict | None:  # noqa: N802  # one of the names a provider's file may have
     """Return that the input was flagged: a 403 that is about the request, not about the key."""
     for part in evidence.parts:
-        if "flagged_input" in part or (evidence.status == 403 and isinstance(part.get("patterns"), list)):
+        if "flagged_input" in part or (
+            evidence.status == 403 and isinstance(part.get("patterns"), list)
+        ):
             evidence.sign = ("field", "metadata says that the input was flagged")
             return _REFUSED
     return None
@@ -33,7 +35,11 @@ def HINTS(evidence: Evidence) -> float | None:  # noqa: N802  # one of the names
         quoted: Any = part.get("headers")
         if isinstance(quoted, dict):
             pairs = list(cast("dict[Any, Any]", quoted).items())[:_MOST_HEADERS]
-            headers = {name.lower(): value for name, value in pairs if isinstance(name, str) and isinstance(value, str)}
+            headers = {
+                name.lower(): value
+                for name, value in pairs
+                if isinstance(name, str) and isinstance(value, str)
+            }
             now = evidence.wall()
             hint = hints.from_headers(headers, now)
             return hints.from_buckets(headers, now) if hint is None else hint

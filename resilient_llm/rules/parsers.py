@@ -35,7 +35,9 @@ def CLASSES(evidence: Evidence) -> Verdict | None:  # noqa: N802  # one of the n
         return _CUT_SHORT
     if "instructor.InstructorRetryException" in names:
         cause = evidence.error.__cause__
-        return None if cause is None or _FIT.isdisjoint(shape_of[type(cause)].names) else _DOES_NOT_FIT
+        return (
+            None if cause is None or _FIT.isdisjoint(shape_of[type(cause)].names) else _DOES_NOT_FIT
+        )
     if "pydantic_ai.UnexpectedModelBehavior" in names:
         return _DOES_NOT_FIT if "exceeded max" in evidence.text else None
     return _DOES_NOT_FIT

@@ -58,7 +58,9 @@ def by_class(evidence: Evidence) -> Verdict | None:
 
 
 def _of_class(cls: type[BaseException], names: tuple[str, ...]) -> Verdict | str | None:
-    if issubclass(cls, MemoryError) or cls.__name__ == "OutOfMemoryError":  # torch's is a RuntimeError
+    if (
+        issubclass(cls, MemoryError) or cls.__name__ == "OutOfMemoryError"
+    ):  # torch's is a RuntimeError
         return OUT_OF_MEMORY
     if not _DECODING.isdisjoint(names):
         return "decoding"
@@ -86,7 +88,11 @@ def _of_os(evidence: Evidence) -> Verdict | None:
     if found is not None:
         return found
     # "Multiple exceptions: …" and "All connection attempts failed" carry no number.
-    if error.errno is None and _package(_innermost(error.__traceback__)) in ("asyncio", "anyio", "trio"):
+    if error.errno is None and _package(_innermost(error.__traceback__)) in (
+        "asyncio",
+        "anyio",
+        "trio",
+    ):
         from resilient_llm.rules.network import REFUSED
 
         return REFUSED

@@ -85,11 +85,17 @@ REGION: Final = Cause(
     ),
 )  # fmt: skip
 # anthropic's whole message for a country that is not served; under a 400 it may be an echo.
-COUNTRY: Final = Cause(("request not allowed",), _all(dead("region_unsupported"), "request not allowed"))
+COUNTRY: Final = Cause(
+    ("request not allowed",), _all(dead("region_unsupported"), "request not allowed")
+)
 PERMISSION: Final = Cause(
     ("ip address", "enable it", "operation not allowed"),
     (
-        *_all(dead("permission_denied"), "ip address + not allowed", "it is disabled. enable it by visiting"),
+        *_all(
+            dead("permission_denied"),
+            "ip address + not allowed",
+            "it is disabled. enable it by visiting",
+        ),
         *_all(dead("permission_denied", scope="target"), "operation not allowed"),
     ),
 )
@@ -180,7 +186,8 @@ CRASHED: Final = Cause(
 )
 # A file of the model that Ollama cannot read; nobody but its owner mends that.
 BROKEN_MODEL: Final = Cause(
-    ("unable to load model",), _all(dead("model_not_found", scope="target"), "unable to load model: ")
+    ("unable to load model",),
+    _all(dead("model_not_found", scope="target"), "unable to load model: "),
 )
 # Of the long lists above, what gateways and local servers say with a 500: most errors are looked through for it.
 UNPAID: Final = Cause(
@@ -211,10 +218,13 @@ MALFORMED: Final = Cause(
 )
 # Google says 403 of a file that is somebody else's or gone.
 ITEM: Final = Cause(
-    ("file", "cachedcontent"), _all(wrong_request(), "permission to access the file", "cachedcontent not found")
+    ("file", "cachedcontent"),
+    _all(wrong_request(), "permission to access the file", "cachedcontent not found"),
 )
 # Azure's gateway says 403.
-CALLS: Final = Cause(("call volume",), _all(limited("quota_window", retryable=False), "out of call volume quota"))
+CALLS: Final = Cause(
+    ("call volume",), _all(limited("quota_window", retryable=False), "out of call volume quota")
+)
 LOADING: Final = Cause(
     ("loading", "ready", "warming"),
     _all(
@@ -277,12 +287,21 @@ WITHOUT_STATUS: Final = Cause(
     ),
     (
         *_all(
-            limited("quota_window", retryable=False), "hourly usage limit", "weekly usage limit", "session usage limit"
+            limited("quota_window", retryable=False),
+            "hourly usage limit",
+            "weekly usage limit",
+            "session usage limit",
         ),
         # Google says this of a rate too; then a status or a code is there.
         *_all(dead("insufficient_quota"), "exceeded your current quota + billing"),
         *_all(limited(), "rate limit", "too many requests", "throttl"),
-        *_all(transient("overloaded"), "overloaded", "at capacity", "temporarily unavailable", "service unavailable"),
+        *_all(
+            transient("overloaded"),
+            "overloaded",
+            "at capacity",
+            "temporarily unavailable",
+            "service unavailable",
+        ),
         *_all(transient("timeout"), "timed out"),
     ),
 )
@@ -328,13 +347,26 @@ def _search(*causes: Cause) -> Search:
 
 # OpenAI sends a 429 also for one request above the limit per minute, which no wait makes smaller.
 _TOO_FAST: Final = _search(SIZE, MONEY, ACCOUNT, WINDOW, CAPACITY, LOADING)
-_REFUSED: Final = _search(CALLS, ITEM, POLICY, MONEY, ACCOUNT, KEY, REGION, COUNTRY, PERMISSION, CONTEXT)
+_REFUSED: Final = _search(
+    CALLS, ITEM, POLICY, MONEY, ACCOUNT, KEY, REGION, COUNTRY, PERMISSION, CONTEXT
+)
 _WRONG: Final = _search(
     MONEY, ACCOUNT, KEY, RESOURCES, CRASHED, REGION, MODEL, PARAMETER, CONTEXT, SIZE, POLICY, PERMISSION, ENDPOINT,
 )  # fmt: skip
 _FAILED: Final = _search(UNPAID, BROKEN_MODEL, MEMORY, CONTEXT, SIZE, LOADING, UNABLE, MALFORMED)
 _ANY: Final = _search(
-    MONEY, ACCOUNT, KEY, PARAMETER, CONTEXT, SIZE, POLICY, MODEL, RESOURCES, MEMORY, LOADING, WITHOUT_STATUS
+    MONEY,
+    ACCOUNT,
+    KEY,
+    PARAMETER,
+    CONTEXT,
+    SIZE,
+    POLICY,
+    MODEL,
+    RESOURCES,
+    MEMORY,
+    LOADING,
+    WITHOUT_STATUS,
 )
 _NOTHING: Final = _search()
 

@@ -24,7 +24,17 @@ NOW: Final = 1_795_262_400.0
 MOST_ERRORS: Final = 200
 """Errors made of one input; nesting beyond it is the business of the named tests."""
 
-_PACKAGES: Final = ("app", "openai", "anthropic", "google", "botocore", "grpc", "litellm", "urllib3", "websockets")
+_PACKAGES: Final = (
+    "app",
+    "openai",
+    "anthropic",
+    "google",
+    "botocore",
+    "grpc",
+    "litellm",
+    "urllib3",
+    "websockets",
+)
 _CLASSES: Final = (
     "APIStatusError", "APIError", "APIConnectionError", "RateLimitError", "RpcError", "ClientError", "ResponseError",
     "MaxRetryError", "ConnectionClosed", "OutOfMemoryError",
@@ -38,7 +48,25 @@ _HEADERS: Final = (
     "retry-after", "retry-after-ms", "x-should-retry", "x-ratelimit-reset-requests", "x-ratelimit-remaining-requests",
     "ratelimit", "anthropic-ratelimit-tokens-reset", "content-type",
 )  # fmt: skip
-_STATUSES: Final = (200, 302, 400, 401, 402, 403, 404, 413, 422, 429, 498, 500, 502, 503, 529, -1, 10**400)
+_STATUSES: Final = (
+    200,
+    302,
+    400,
+    401,
+    402,
+    403,
+    404,
+    413,
+    422,
+    429,
+    498,
+    500,
+    502,
+    503,
+    529,
+    -1,
+    10**400,
+)
 _STANDARD: Final[tuple[Callable[[str], BaseException], ...]] = (
     Exception, ValueError, TypeError, RuntimeError, OSError, TimeoutError, ConnectionError, MemoryError, KeyError,
     lambda words: OSError(len(words), words), lambda words: UnicodeDecodeError("utf-8", b"x", 0, 1, words),
@@ -58,7 +86,9 @@ def _class(package: str, name: str) -> type[Exception]:
     return type(name, (Exception,), {"__module__": f"{package}.errors"})
 
 
-_MADE: Final = {(package, name): _class(package, name) for package in _PACKAGES for name in _CLASSES}
+_MADE: Final = {
+    (package, name): _class(package, name) for package in _PACKAGES for name in _CLASSES
+}
 
 
 class _Reader:
@@ -113,8 +143,12 @@ _VALUES: Final[tuple[Callable[[_Reader], Any], ...]] = (
     lambda read: Response(_value(read), _value(read), _value(read)),
     lambda read: bytearray(read.rest()),
     lambda read: _headers(read),
-    lambda read: {"error": {"code": _value(read), "message": _value(read), "details": [_value(read)]}},
-    lambda read: read.one_of((object(), int, _fails, ValueError("inner"), (), frozenset(), memoryview(b"x"), 1j)),
+    lambda read: {
+        "error": {"code": _value(read), "message": _value(read), "details": [_value(read)]}
+    },
+    lambda read: read.one_of(
+        (object(), int, _fails, ValueError("inner"), (), frozenset(), memoryview(b"x"), 1j)
+    ),
 )
 
 
@@ -144,11 +178,15 @@ def _error(read: _Reader) -> BaseException:
     sort = read.number() % 4
     if sort == 0:
         return _nested(read, read.one_of(_STANDARD)(read.text()))
-    error = _MADE[read.one_of(_PACKAGES), read.one_of(_CLASSES)](*[_value(read) for _ in range(read.number() % 3)])
+    error = _MADE[read.one_of(_PACKAGES), read.one_of(_CLASSES)](
+        *[_value(read) for _ in range(read.number() % 3)]
+    )
     facts: dict[str, Any] = vars(error)
     if sort == 1:  # what an answer over HTTP can do, and nothing else
         status, headers, content = read.one_of(_STATUSES), _headers(read), read.rest()
-        facts.update(status_code=status, response=Response(status, headers, content), body=_parsed(content))
+        facts.update(
+            status_code=status, response=Response(status, headers, content), body=_parsed(content)
+        )
     elif sort == 2:
         status, headers, content = read.one_of(_STATUSES), _headers(read), read.rest()
         facts["response"] = {
@@ -219,8 +257,17 @@ def seeds() -> Iterator[bytes]:
                 continue
             content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
             known = [(name, value) for name, value in headers.items() if name in _HEADERS][:3]
-            said = b"".join(bytes([_HEADERS.index(name)]) + str(value).encode() + b"\0\0" for name, value in known)
-            yield bytes([1, 1, 0, 0, _STATUSES.index(status), len(known)]) + said + b"\1" + content + b"\0\0"
+            said = b"".join(
+                bytes([_HEADERS.index(name)]) + str(value).encode() + b"\0\0"
+                for name, value in known
+            )
+            yield (
+                bytes([1, 1, 0, 0, _STATUSES.index(status), len(known)])
+                + said
+                + b"\1"
+                + content
+                + b"\0\0"
+            )
 
 
 def _write_seeds(folder: Path) -> None:

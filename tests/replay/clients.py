@@ -61,7 +61,9 @@ _GRPC: dict[str, tuple[str, Callable[[Call, int], Any]]] = {
 _TLS_ONLY = frozenset(("ibm-watsonx-ai",))
 
 # Keys and proxies of whoever runs the tests.
-_PRIVATE = re.compile(r"(key|token|secret|proxy)$|^(anthropic|aws|azure|google|openai|ollama)_", re.IGNORECASE)
+_PRIVATE = re.compile(
+    r"(key|token|secret|proxy)$|^(anthropic|aws|azure|google|openai|ollama)_", re.IGNORECASE
+)
 _SETTINGS = {
     "NO_PROXY": HOST,
     # Where there are no keys, none are to be looked for elsewhere.
@@ -143,7 +145,9 @@ def _make(case: Case) -> Any:
     before: dict[str, Any] = {}
     if case.protocol == "grpc":
         with remote_calls.grpc_server(case.wire) as port:
-            return _finished(_GRPC[case.sdk][1](Call(case, f"http://{HOST}:{port}", timeout, before), port))
+            return _finished(
+                _GRPC[case.sdk][1](Call(case, f"http://{HOST}:{port}", timeout, before), port)
+            )
     ask = websocket_calls.openai_realtime if case.api == "realtime" else _HTTP[case.sdk][1]
     with Server(case.wire, tls=case.sdk in _TLS_ONLY, before=before) as server:
         return _finished(ask(Call(case, server.url, timeout, before)))

@@ -33,11 +33,17 @@ def langchain(call: Call) -> Any:
     settings = _openai_settings(call)
     if call.api == "embeddings":
         # Counting tokens would fetch a table from elsewhere.
-        model = OpenAIEmbeddings(model="text-embedding-3-small", check_embedding_ctx_length=False, **settings)
+        model = OpenAIEmbeddings(
+            model="text-embedding-3-small", check_embedding_ctx_length=False, **settings
+        )
         return model.embed_query(QUESTION)
     if call.api == "azure":
         del settings["base_url"]
-        azure = {"azure_deployment": "weather", "azure_endpoint": call.url, "api_version": "2024-10-21"}
+        azure = {
+            "azure_deployment": "weather",
+            "azure_endpoint": call.url,
+            "api_version": "2024-10-21",
+        }
         chat: Any = AzureChatOpenAI(**azure, **settings)
     else:
         chat = ChatOpenAI(model="gpt-4o", **settings)

@@ -28,7 +28,10 @@ def httpx(call: Call) -> Any:
         # A second request while the only connection is in use.
         patience = library.Timeout(call.timeout, pool=0.05)
         one = library.Limits(max_connections=1)
-        with library.Client(timeout=patience, limits=one) as client, client.stream("POST", _url(call), json={}):
+        with (
+            library.Client(timeout=patience, limits=one) as client,
+            client.stream("POST", _url(call), json={}),
+        ):
             return client.post(_url(call), json={})
     with library.Client(timeout=call.timeout) as client:
         if call.is_stream:

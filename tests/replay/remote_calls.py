@@ -31,7 +31,10 @@ def grpc_server(wire: dict[str, Any]) -> Iterator[int]:
         trailing = wire.get("trailing_metadata", {})
         # The name says so where a value is not text.
         context.set_trailing_metadata(
-            [(name, bytes.fromhex(text) if name.endswith("-bin") else fill_in(text)) for name, text in trailing.items()]
+            [
+                (name, bytes.fromhex(text) if name.endswith("-bin") else fill_in(text))
+                for name, text in trailing.items()
+            ]
         )
         context.abort(grpc.StatusCode[wire["grpc_code"]], wire.get("details", ""))
         return b""

@@ -16,10 +16,18 @@ AWS = {"region": "us-east-1", "access_key": "AKIAEXAMPLE", "secret_key": "not-a-
 _LEFT_OUT: Any = object()
 
 
-def _ask_generated(call: Call, sync: Any, aio: Any, ask: Callable[..., Any], **settings: Any) -> Any:
+def _ask_generated(
+    call: Call, sync: Any, aio: Any, ask: Callable[..., Any], **settings: Any
+) -> Any:
     """Ask a client out of the generator that made those of openai, anthropic, groq and others."""
-    usual = {"api_key": None if call.api == "no_key" else KEY, "max_retries": 0, "timeout": call.timeout}
-    settings = {name: value for name, value in {**usual, **settings}.items() if value is not _LEFT_OUT}
+    usual = {
+        "api_key": None if call.api == "no_key" else KEY,
+        "max_retries": 0,
+        "timeout": call.timeout,
+    }
+    settings = {
+        name: value for name, value in {**usual, **settings}.items() if value is not _LEFT_OUT
+    }
     if call.is_async:
 
         async def story() -> Any:
@@ -33,7 +41,9 @@ def _ask_generated(call: Call, sync: Any, aio: Any, ask: Callable[..., Any], **s
 
 def _chat(call: Call) -> Callable[[Any], Any]:
     """Return the question as everybody asks it who has the interface of openai's chat."""
-    return lambda client: client.chat.completions.create(model=call.model, messages=MESSAGES, **call.streamed)
+    return lambda client: client.chat.completions.create(
+        model=call.model, messages=MESSAGES, **call.streamed
+    )
 
 
 def openai(call: Call) -> Any:
@@ -48,7 +58,9 @@ def openai(call: Call) -> Any:
             case "images":
                 return client.images.generate(model=call.model, prompt=QUESTION)
             case "bad_argument":
-                return client.chat.completions.create(model=call.model, messages=MESSAGES, temprature=0.1)
+                return client.chat.completions.create(
+                    model=call.model, messages=MESSAGES, temprature=0.1
+                )
             case _:
                 return _chat(call)(client)
 
@@ -64,7 +76,9 @@ def anthropic(call: Call) -> Any:
     def ask(client: Any) -> Any:
         # More than it lets one wait for without a stream, unless a timeout is set.
         longest = 1_000_000 if call.api == "long_nonstreaming" else 16
-        return client.messages.create(model=call.model, max_tokens=longest, messages=MESSAGES, **call.streamed)
+        return client.messages.create(
+            model=call.model, max_tokens=longest, messages=MESSAGES, **call.streamed
+        )
 
     if call.api == "bedrock":
         return _ask_generated(
@@ -79,7 +93,9 @@ def anthropic(call: Call) -> Any:
             aws_secret_key=AWS["secret_key"],
         )
     settings = {"timeout": _LEFT_OUT} if call.api == "long_nonstreaming" else {}
-    return _ask_generated(call, anthropic.Anthropic, anthropic.AsyncAnthropic, ask, base_url=call.url, **settings)
+    return _ask_generated(
+        call, anthropic.Anthropic, anthropic.AsyncAnthropic, ask, base_url=call.url, **settings
+    )
 
 
 def groq(call: Call) -> Any:
@@ -91,13 +107,17 @@ def groq(call: Call) -> Any:
 def together(call: Call) -> Any:
     import together
 
-    return _ask_generated(call, together.Together, together.AsyncTogether, _chat(call), base_url=call.url)
+    return _ask_generated(
+        call, together.Together, together.AsyncTogether, _chat(call), base_url=call.url
+    )
 
 
 def fireworks(call: Call) -> Any:
     import fireworks
 
-    return _ask_generated(call, fireworks.Fireworks, fireworks.AsyncFireworks, _chat(call), base_url=call.url)
+    return _ask_generated(
+        call, fireworks.Fireworks, fireworks.AsyncFireworks, _chat(call), base_url=call.url
+    )
 
 
 def cerebras(call: Call) -> Any:
@@ -133,7 +153,9 @@ def cohere(call: Call) -> Any:
     settings = {"api_key": KEY, "base_url": call.url, "timeout": call.timeout}
     options: Any = {"max_retries": 0, "timeout_in_seconds": call.timeout}
     if call.api == "v1":
-        return cohere.Client(**settings).chat(message=QUESTION, model=call.model, request_options=options)
+        return cohere.Client(**settings).chat(
+            message=QUESTION, model=call.model, request_options=options
+        )
 
     def ask(client: Any) -> Any:
         if call.api == "embed":
@@ -208,13 +230,17 @@ def bedrock(call: Call) -> Any:
         read_timeout=call.timeout,
     )
     keys = {"aws_access_key_id": AWS["access_key"], "aws_secret_access_key": AWS["secret_key"]}
-    session = boto3.Session(region_name=AWS["region"], **({} if call.api == "no_credentials" else keys))
+    session = boto3.Session(
+        region_name=AWS["region"], **({} if call.api == "no_credentials" else keys)
+    )
     client = session.client("bedrock-runtime", endpoint_url=call.url, config=once)
     if call.api == "bad_params":
         return client.converse(modelId=call.model, messages=QUESTION)
     if call.api == "invoke_model":
         if call.is_stream:
-            return list(client.invoke_model_with_response_stream(modelId=call.model, body=b"{}")["body"])
+            return list(
+                client.invoke_model_with_response_stream(modelId=call.model, body=b"{}")["body"]
+            )
         return client.invoke_model(modelId=call.model, body=b"{}")["body"].read()
     messages = [{"role": "user", "content": [{"text": QUESTION}]}]
     if call.is_stream:
@@ -240,7 +266,9 @@ def huggingface(call: Call) -> Any:
             return await call.aread(ask(aclient))
 
         return story()
-    client = huggingface_hub.InferenceClient(**settings)  # by name: one that is dropped closes its streams
+    client = huggingface_hub.InferenceClient(
+        **settings
+    )  # by name: one that is dropped closes its streams
     return call.read(ask(client))
 
 
@@ -297,17 +325,25 @@ def watsonx(call: Call) -> Any:
                 "entity": {
                     "name": "project",
                     "storage": {"type": "bmcos_object_storage"},
-                    "compute": [{"type": "machine_learning", "guid": "guid", "name": "name", "crn": "crn"}],
+                    "compute": [
+                        {"type": "machine_learning", "guid": "guid", "name": "name", "crn": "crn"}
+                    ],
                 },
             },
         }
     )
     logging.disable(logging.CRITICAL)  # it logs every error with its traceback
     try:
-        where = Credentials(url=call.url, token=KEY, instance_id="openshift", version="5.2", verify=False)
+        where = Credentials(
+            url=call.url, token=KEY, instance_id="openshift", version="5.2", verify=False
+        )
         client = APIClient(where)
         model = ModelInference(
-            model_id=call.model, api_client=client, project_id="project", validate=False, max_retries=0
+            model_id=call.model,
+            api_client=client,
+            project_id="project",
+            validate=False,
+            max_retries=0,
         )
         return model.chat(messages=MESSAGES)
     finally:

@@ -43,7 +43,9 @@ _CUT_OFF = {
     "stall_mid_stream": ("stream", "stall"),
 }
 # After these the client waits until its patience ends.
-STALLS = frozenset(("connect_timeout", *(fault for fault, (_, end) in _CUT_OFF.items() if end == "stall")))
+STALLS = frozenset(
+    ("connect_timeout", *(fault for fault, (_, end) in _CUT_OFF.items() if end == "stall"))
+)
 
 # What clients have to read before the connection breaks under them.
 _TIME_TO_READ = 0.05
@@ -135,7 +137,9 @@ class Server:
         self._on_request = on_request
         self._over = threading.Event()
         self._crowd: list[socket.socket] = []
-        self._listener = socket.create_server((HOST, 0), backlog=0 if self._fault == "connect_timeout" else 64)
+        self._listener = socket.create_server(
+            (HOST, 0), backlog=0 if self._fault == "connect_timeout" else 64
+        )
         self.port: int = self._listener.getsockname()[1]
 
     @property
@@ -156,7 +160,10 @@ class Server:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._over.set()
         with contextlib.suppress(OSError):
@@ -197,14 +204,21 @@ class Server:
         if self._fault == "garbage":
             peer.sendall(_NOT_HTTP)
             return
-        reached, end = _CUT_OFF.get(self._fault or "", ("stream" if self._is_stream else "all", "close"))
+        reached, end = _CUT_OFF.get(
+            self._fault or "", ("stream" if self._is_stream else "all", "close")
+        )
         if reached == "stream" and self._is_websocket:
             self._talk(peer, request["sec-websocket-key"], complete=self._fault is None)
         elif reached == "stream":
             self._stream(peer, complete=self._fault is None)
         elif reached != "nothing":
             gzip = {"content-encoding": "gzip"} if self._fault == "bad_gzip" else {}
-            _send_whole(peer, self._wire, extra_headers=gzip, missing=_MISSING_BYTES if reached == "half" else 0)
+            _send_whole(
+                peer,
+                self._wire,
+                extra_headers=gzip,
+                missing=_MISSING_BYTES if reached == "half" else 0,
+            )
         if end == "stall":
             self._over.wait(20)
         elif end == "reset":
@@ -225,7 +239,10 @@ class Server:
         headers = {**_headers_of(self._wire), "transfer-encoding": "chunked"}
         peer.sendall(_head(self._wire.get("status", 200), headers))
         pieces = [fill_in(chunk).encode() for chunk in self._wire.get("chunks", ())]
-        pieces += [_aws_message(event["headers"], event["payload"]) for event in self._wire.get("events", ())]
+        pieces += [
+            _aws_message(event["headers"], event["payload"])
+            for event in self._wire.get("events", ())
+        ]
         for piece in filter(None, pieces):
             peer.sendall(b"%x\r\n%s\r\n" % (len(piece), piece))
         if complete:
@@ -233,13 +250,21 @@ class Server:
 
     def _talk(self, peer: socket.socket, key: str, *, complete: bool) -> None:
         """Speak as the server of a websocket: RFC 6455, sections 4.2.2 and 5.2."""
-        proof = base64.b64encode(hashlib.sha1(f"{key}{_WEBSOCKET}".encode(), usedforsecurity=False).digest())
-        answer = {"connection": "Upgrade", "upgrade": "websocket", "sec-websocket-accept": proof.decode()}
+        proof = base64.b64encode(
+            hashlib.sha1(f"{key}{_WEBSOCKET}".encode(), usedforsecurity=False).digest()
+        )
+        answer = {
+            "connection": "Upgrade",
+            "upgrade": "websocket",
+            "sec-websocket-accept": proof.decode(),
+        }
         peer.sendall(_head(101, answer))
         for chunk in self._wire.get("chunks", ()):
             peer.sendall(_websocket_frame(_TEXT, fill_in(chunk).encode()))
         if complete:
-            why = struct.pack("!H", self._wire["ws_code"]) + self._wire.get("ws_reason", "").encode()
+            why = (
+                struct.pack("!H", self._wire["ws_code"]) + self._wire.get("ws_reason", "").encode()
+            )
             peer.sendall(_websocket_frame(_CLOSE, why))
             peer.recv(4096)  # the other side closes, too
 
@@ -287,10 +312,18 @@ def _head(status: int, headers: Mapping[str, str]) -> bytes:
 
 
 def _send_whole(
-    peer: socket.socket, wire: Mapping[str, Any], *, extra_headers: Mapping[str, str] | None = None, missing: int = 0
+    peer: socket.socket,
+    wire: Mapping[str, Any],
+    *,
+    extra_headers: Mapping[str, str] | None = None,
+    missing: int = 0,
 ) -> None:
     body = _body_of(wire)
-    headers = {**_headers_of(wire), "content-length": str(len(body) + missing), **(extra_headers or {})}
+    headers = {
+        **_headers_of(wire),
+        "content-length": str(len(body) + missing),
+        **(extra_headers or {}),
+    }
     peer.sendall(_head(wire.get("status", 200), headers) + body)
 
 
@@ -313,7 +346,11 @@ def _aws_header(name: bytes, value: bytes) -> bytes:
 
 def _websocket_frame(kind: int, content: bytes) -> bytes:
     whole = 0x80
-    size = struct.pack("!B", len(content)) if len(content) < 126 else struct.pack("!BH", 126, len(content))
+    size = (
+        struct.pack("!B", len(content))
+        if len(content) < 126
+        else struct.pack("!BH", 126, len(content))
+    )
     return bytes((whole | kind,)) + size + content
 
 
@@ -345,7 +382,9 @@ def _untrusted_context() -> ssl.SSLContext:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "both.pem"  # a context reads files only
         file.write_bytes(
-            key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, unprotected)
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, unprotected
+            )
             + certificate.public_bytes(serialization.Encoding.PEM)
         )
         context.load_cert_chain(file)

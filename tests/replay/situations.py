@@ -58,7 +58,9 @@ async def _waiting_call(sdk: str, url: str) -> Any:
         import anthropic
 
         async with anthropic.AsyncAnthropic(api_key=KEY, base_url=url, max_retries=0) as client:
-            return await client.messages.create(model="claude-haiku", max_tokens=1, messages=MESSAGES)
+            return await client.messages.create(
+                model="claude-haiku", max_tokens=1, messages=MESSAGES
+            )
     import openai
 
     async with openai.AsyncOpenAI(api_key=KEY, base_url=url, max_retries=0) as client:
@@ -110,7 +112,10 @@ def interrupted(_case: Case) -> Any:
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with Server(_NEVER_ANSWERS, on_request=press) as server, httpx.Client(timeout=_PATIENCE) as client:
+        with (
+            Server(_NEVER_ANSWERS, on_request=press) as server,
+            httpx.Client(timeout=_PATIENCE) as client,
+        ):
             return client.post(server.url)
     finally:
         signal.signal(signal.SIGINT, before)
@@ -163,7 +168,9 @@ async def task_group(case: Case) -> Any:
             asyncio.TaskGroup() as group,
         ):
             for _ in range(case.situation["members"]):
-                group.create_task(client.chat.completions.create(model="gpt-5-mini", messages=MESSAGES))
+                group.create_task(
+                    client.chat.completions.create(model="gpt-5-mini", messages=MESSAGES)
+                )
 
 
 def raised_from(case: Case) -> Any:
@@ -171,7 +178,10 @@ def raised_from(case: Case) -> Any:
     import openai
 
     how = case.situation["how"]
-    with Server(case.wire) as server, openai.OpenAI(api_key=KEY, base_url=server.url, max_retries=0) as client:
+    with (
+        Server(case.wire) as server,
+        openai.OpenAI(api_key=KEY, base_url=server.url, max_retries=0) as client,
+    ):
         try:
             return client.chat.completions.create(model="gpt-5-mini", messages=MESSAGES)
         except openai.OpenAIError as error:
@@ -239,7 +249,10 @@ def socket_error(case: Case) -> Any:
 @contextlib.contextmanager
 def _connection() -> Iterator[tuple[socket.socket, socket.socket]]:
     """Give both ends of a connection."""
-    with socket.create_server((HOST, 0)) as listener, socket.create_connection(listener.getsockname()) as ours:
+    with (
+        socket.create_server((HOST, 0)) as listener,
+        socket.create_connection(listener.getsockname()) as ours,
+    ):
         theirs, _ = listener.accept()
         with theirs:
             yield ours, theirs

@@ -239,7 +239,11 @@ def sees(event: Event) -> None: ...
 
 
 failover(
-    [Target("groq/llama", params={"temperature": 0, "seed": Target.UNSET}, account="tenant-7"), "openai/gpt-5", CHAIN],
+    [
+        Target("groq/llama", params={"temperature": 0, "seed": Target.UNSET}, account="tenant-7"),
+        "openai/gpt-5",
+        CHAIN,
+    ],
     attempts=3,
     max_attempts=6,
     backoff=None,
@@ -300,12 +304,22 @@ async def check_guarded() -> None:
 
 
 def go_on(interruption: StreamInterruptedError) -> dict[str, object]:
-    return {"prompt": f"{interruption.text_so_far or ''}{interruption.items_sent}{interruption.target}"}
+    return {
+        "prompt": f"{interruption.text_so_far or ''}{interruption.items_sent}{interruption.target}"
+    }
 
 
-patient = StreamPolicy(first_item_timeout=90.0, idle_timeout=30.0, timeout=600.0, min_rate=2.0, rate_window=5.0)
+patient = StreamPolicy(
+    first_item_timeout=90.0, idle_timeout=30.0, timeout=600.0, min_rate=2.0, rate_window=5.0
+)
 assert_type(patient.using(on_interrupt="restart", restart_marker="\n"), StreamPolicy)
-StreamPolicy(on_interrupt=go_on, keep_text=4_096, on_empty="accept", on_truncated="accept", commit=lambda item: item)
+StreamPolicy(
+    on_interrupt=go_on,
+    keep_text=4_096,
+    on_empty="accept",
+    on_truncated="accept",
+    commit=lambda item: item,
+)
 Target("groq/llama", stream=patient)
 
 
