@@ -28,9 +28,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 # What looks at the core, without what only takes long.
-CORE_TESTS := $(patsubst %,tests/test_%.py,circuit window story permit scenarios bench policy health events \
-    corners configure traps_bench traps_retries classify explain hostile_errors callables options \
-    streams stream_core stream_policy stream_cancel)
+CORE_TESTS := tests/core tests/api tests/drive tests/rules tests/binding/test_callables.py tests/traps
 
 .DELETE_ON_ERROR:
 .PHONY: demo test lint lint-style lint-types docs coverage corpus fuzz soak mutants clean
@@ -65,7 +63,7 @@ CORPUS_FILE := tests/corpus/requirements$(if $(filter-out all,$(SET)),-$(SET)).t
 CORPUS := $(VENV)-corpus-$(SET)
 
 corpus: $(CORPUS)/.ready
-	RESILIENT_LLM_CORPUS=$(SET) $(CORPUS)/bin/python -m pytest tests/test_corpus.py tests/test_answers.py $(ARGS)
+	RESILIENT_LLM_CORPUS=$(SET) $(CORPUS)/bin/python -m pytest tests/rules/test_corpus.py tests/answers/test_predicates.py $(ARGS)
 
 $(CORPUS)/.ready: $(VENV)/pyvenv.cfg pyproject.toml $(CORPUS_FILE)
 	$(BIN)/python -m venv $(CORPUS)
@@ -81,7 +79,7 @@ $(VENV)-fuzz/.ready: $(VENV)/pyvenv.cfg pyproject.toml
 	@touch $@
 
 soak: $(READY)-test
-	$(BIN)/python tests/soak.py $(ARGS)
+	$(BIN)/python tests/concurrency/soak.py $(ARGS)
 
 mutants: $(READY)-mutants
 	$(BIN)/python tests/mutants.py $(ARGS)

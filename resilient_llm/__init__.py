@@ -126,7 +126,7 @@ __all__ = [
 ]
 
 # {module: names it gives}. Keep in sync with the imports above, which type checkers read;
-# tests/test_layout.py compares the two.
+# tests/package/test_layout.py compares the two.
 _MODULES = {
     "_bench": (
         "BenchModel IsBenched ListBenched UnbenchModel bench_model health is_benched list_benched reset unbench_model"

@@ -2,7 +2,7 @@
 
     python -m tests.errors_page
 
-writes it; `tests/test_errors_page.py` fails when it is not what would be written.
+writes it; `tests/package/test_errors_page.py` fails when it is not what would be written.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ modules make the call as each client makes it, and ``raised_by(case)`` gives the
 Nothing leaves the machine; the cases of an unknown host ask for a name under ``.invalid``.
 """
 
-from replay.cases import Case, load_cases
-from replay.clients import NotRaisedError, missing, raised_by
+from tests.replay.cases import Case, load_cases
+from tests.replay.clients import NotRaisedError, missing, raised_by
 
 __all__ = ["Case", "NotRaisedError", "load_cases", "missing", "raised_by"]

@@ -6,7 +6,7 @@ import inspect
 from dataclasses import dataclass
 from typing import Any
 
-from replay.cases import Case
+from tests.replay.cases import Case
 
 KEY = "not-a-key"
 QUESTION = "Will it rain?"

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from replay import frameworks, raw_http, remote_calls, sdks, websocket_calls
-from replay.calls import Call
-from replay.cases import Case
-from replay.server import HOST, STALLS, Server
-from replay.situations import SITUATIONS
+from tests.replay import frameworks, raw_http, remote_calls, sdks, websocket_calls
+from tests.replay.calls import Call
+from tests.replay.cases import Case
+from tests.replay.server import HOST, STALLS, Server
+from tests.replay.situations import SITUATIONS
 
 # How long clients wait where waiting is the point, and everywhere else.
 _SHORT = 0.3

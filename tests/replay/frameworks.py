@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from replay.calls import KEY, MESSAGES, QUESTION, Call
-from replay.sdks import AWS
+from tests.replay.calls import KEY, MESSAGES, QUESTION, Call
+from tests.replay.sdks import AWS
 
 
 def _openai_settings(call: Call) -> dict[str, Any]:

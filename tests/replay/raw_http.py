@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from replay.calls import Call
+from tests.replay.calls import Call
 
 
 def _url(call: Call) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from replay.calls import KEY, QUESTION, Call
-from replay.server import HOST, fill_in, unused_port
+from tests.replay.calls import KEY, QUESTION, Call
+from tests.replay.server import HOST, fill_in, unused_port
 
 # What of a stream is delivered before it breaks.
 _DELIVERED = 1

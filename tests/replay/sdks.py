@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from replay.calls import KEY, MESSAGES, QUESTION, Call
+from tests.replay.calls import KEY, MESSAGES, QUESTION, Call
 
 AWS = {"region": "us-east-1", "access_key": "AKIAEXAMPLE", "secret_key": "not-a-secret"}
 _LEFT_OUT: Any = object()

@@ -22,9 +22,9 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
-from replay.calls import KEY, MESSAGES
-from replay.cases import Case
-from replay.server import HOST, NO_SUCH_HOST, Server, reset, unused_port
+from tests.replay.calls import KEY, MESSAGES
+from tests.replay.cases import Case
+from tests.replay.server import HOST, NO_SUCH_HOST, Server, reset, unused_port
 
 _NEVER_ANSWERS = {"fault": "timeout"}
 # Long enough for the request to be under way.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from replay.calls import KEY, Call
+from tests.replay.calls import KEY, Call
 
 _MORE_THAN_COME = 50
 

@@ -1,0 +1,615 @@
+"""The registry of benched models: what operators list, bench and unbench, and what ends a bench."""
+
+import asyncio
+import contextlib
+import threading
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+
+import resilient_llm
+from resilient_llm import (
+    BenchedModel,
+    BreakerOpenError,
+    ChainExhaustedError,
+    ErrorKind,
+    Target,
+    bench_model,
+    breaker,
+    failover,
+    is_benched,
+    list_benched,
+    reset,
+    testing,
+    unbench_model,
+)
+from tests.support.shapes import (
+    KEY,
+    OTHER,
+    SHAPES,
+    Held,
+    ProviderError,
+    Shape,
+    down,
+    eager_threads,
+    elsewhere,
+    fail,
+    half_open,
+    in_threads,
+    is_refused,
+    over,
+    state,
+    succeed,
+    trip,
+    unreachable,
+)
+
+
+def the_bench() -> BenchedModel:
+    """The only bench there is."""
+    (bench,) = list_benched()
+    return bench
+
+
+def rate_limited(seconds: float | None = None) -> ProviderError:
+    """A rate limit of one target."""
+    return ProviderError(429, retry_after=seconds, message="Rate limit reached for this model")
+
+
+# --- names ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "alias"),
+    [
+        ("list_benched", "ListBenched"),
+        ("bench_model", "BenchModel"),
+        ("unbench_model", "UnbenchModel"),
+        ("is_benched", "IsBenched"),
+    ],
+)
+def test_the_other_spelling_is_the_same_object(name: str, alias: str):
+    """Each of the four calls has a second name."""
+    assert getattr(resilient_llm, name) is getattr(resilient_llm, alias)
+    assert {name, alias} <= set(resilient_llm.__all__)
+
+
+# --- benching by hand -------------------------------------------------------------------------
+
+
+def test_nothing_is_benched_at_first(clock):
+    """A fresh process has no benches."""
+    assert [] == list_benched()
+    assert not is_benched(KEY)
+
+
+@over(SHAPES)
+def test_a_benched_model_is_refused_until_it_is_unbenched(clock, shape: Shape):
+    """A bench without an end lasts until unbench_model."""
+    bench_model(KEY)
+
+    first = shape.outcome(KEY, "answer")
+    clock.advance(1_000_000)
+    second = shape.outcome(KEY, "answer")
+    was_benched = unbench_model(KEY)
+    third = shape.outcome(KEY, "answer")
+
+    assert ["refused", "refused", "served"] == [first, second, third]
+    assert was_benched
+
+
+@over(SHAPES)
+def test_a_bench_with_an_end_is_over_at_its_end(clock, shape: Shape):
+    """A bench of 60 s refuses for 60 s and no longer."""
+    bench_model(KEY, 60)
+
+    clock.advance(59.9)
+    before = shape.outcome(KEY, "answer")
+    clock.advance(0.2)
+    after = shape.outcome(KEY, "answer")
+
+    assert ["refused", "served"] == [before, after]
+    assert [] == list_benched()
+
+
+def test_a_manual_bench_is_listed_with_its_facts(clock):
+    """list_benched tells key, end, remaining seconds, start, cause and reason."""
+    bench_model(KEY, 60, reason="maintenance")
+    clock.advance(15)
+
+    bench = the_bench()
+
+    assert isinstance(bench, BenchedModel)
+    assert (KEY, True, "maintenance") == (bench.model, bench.manual, bench.reason)
+    assert 45 == pytest.approx(bench.remaining)
+    assert timedelta(seconds=60) == bench.until - bench.since
+    assert [UTC.utcoffset(None)] * 2 == [bench.until.utcoffset(), bench.since.utcoffset()]
+    assert 0 == bench.consecutive_failures
+
+
+def test_a_bench_without_an_end_has_neither_end_nor_remaining_seconds(clock):
+    """`.until` is None until unbenched."""
+    bench_model(KEY)
+
+    bench = the_bench()
+
+    assert bench.until is None
+    assert bench.remaining is None or bench.remaining == float("inf")
+    assert bench.manual
+
+
+def test_a_benched_model_is_a_frozen_snapshot(clock):
+    """What list_benched returned does not change afterwards."""
+    bench_model(KEY, 60)
+    bench = the_bench()
+
+    with pytest.raises(AttributeError):
+        bench.reason = "other"
+    list_benched().clear()
+
+    assert [KEY] == [found.model for found in list_benched()]
+
+
+@pytest.mark.parametrize(
+    ("until", "seconds"),
+    [
+        (90, 90),
+        (90.5, 90.5),
+        (timedelta(minutes=2), 120),
+        (lambda now: now + timedelta(hours=1), 3600),
+        (lambda now: (now + timedelta(hours=1)).astimezone(timezone(timedelta(hours=5))), 3600),
+    ],
+    ids=["int", "float", "timedelta", "datetime", "other zone"],
+)
+def test_the_end_of_a_bench_may_be_a_moment_a_duration_or_seconds(clock, until, seconds: float):
+    """Every form of `until` gives the same kind of bench."""
+    bench_model("clock/reader")
+    now = the_bench().since
+    unbench_model("clock/reader")
+
+    bench_model(KEY, until(now) if callable(until) else until)
+
+    assert seconds == pytest.approx(the_bench().remaining, abs=0.01)
+
+
+def test_a_moment_is_read_on_the_real_clock():
+    """Without a fake clock an aware datetime is a moment of the wall clock."""
+    bench_model(KEY, datetime.now(UTC) + timedelta(hours=1))
+
+    assert 3590 < the_bench().remaining <= 3600
+
+
+@pytest.mark.parametrize(
+    "until",
+    [
+        datetime(2999, 1, 1),  # noqa: DTZ001  # what is naive is what is refused
+        datetime(2001, 1, 1, tzinfo=UTC),
+        timedelta(seconds=-1),
+        -1,
+        -0.5,
+        float("nan"),
+        float("-inf"),
+    ],
+    ids=str,
+)
+def test_a_bench_that_makes_no_sense_is_a_value_error(until):
+    """A naive datetime, a past moment and a negative duration are refused."""
+    with pytest.raises(ValueError):
+        bench_model(KEY, until)
+
+    assert [] == list_benched()
+
+
+def test_benching_again_replaces_a_manual_bench(clock):
+    """The operator's last word counts, also if it is shorter."""
+    bench_model(KEY, 600, reason="first")
+    bench_model(KEY, 60, reason="second")
+
+    assert 60 == pytest.approx(the_bench().remaining)
+    assert "second" == the_bench().reason
+
+
+def test_unbenching_tells_whether_there_was_a_bench(clock):
+    """unbench_model is True for what was benched, by hand or not, and False for anything else."""
+    bench_model(KEY)
+    trip(OTHER)
+
+    answers = [unbench_model(spec) for spec in (KEY, KEY, OTHER, OTHER, "unknown/model")]
+
+    assert [True, False, True, False, False] == answers
+    assert [] == list_benched()
+
+
+def test_unbenching_after_the_end_is_false(clock):
+    """A bench that is over is none."""
+    bench_model(KEY, 60)
+    clock.advance(61)
+
+    assert not unbench_model(KEY)
+
+
+@over(SHAPES)
+def test_unbenching_lets_an_open_target_serve_at_once(clock, shape: Shape):
+    """unbench_model ends an automatic bench as well."""
+    trip()
+
+    unbench_model(KEY)
+
+    assert "served" == shape.outcome(KEY, "answer")
+    assert "closed" == state()
+
+
+@pytest.mark.parametrize("spelling", ["Groq/llama", " groq/llama ", "GROQ/llama"])
+def test_a_bench_is_found_however_the_model_is_written(clock, spelling: str):
+    """Specs are normalised by all four calls."""
+    bench_model(spelling)
+    known = is_benched(KEY), is_benched(spelling), [bench.model for bench in list_benched()]
+
+    unbenched = unbench_model(f" {spelling}")
+
+    assert (True, True, [KEY]) == known
+    assert unbenched
+
+
+def test_unknown_models_can_be_benched_and_asked_for(clock):
+    """A model need not have been seen."""
+    bench_model("never/seen")
+
+    assert is_benched("never/seen")
+    assert not is_benched("also/unseen")
+
+
+# --- providers and accounts -------------------------------------------------------------------
+
+
+@over(SHAPES)
+def test_benching_a_provider_benches_every_target_of_it(clock, shape: Shape):
+    """`groq` stands for every `groq/…`, and for no account of it."""
+    bench_model("groq")
+
+    outcomes = [
+        shape.outcome(key, "answer") for key in (KEY, "groq/other", "groq@tenant/llama", OTHER)
+    ]
+
+    assert ["refused", "refused", "served", "served"] == outcomes
+    assert [True, True, True, False, False] == [
+        is_benched(key) for key in ("groq", KEY, "groq/other", "groq@tenant/llama", "groq@tenant")
+    ]
+
+
+def test_a_bench_of_a_provider_is_another_key(clock):
+    """Unbenching a target does not unbench its provider, and the other way round."""
+    bench_model("groq")
+    bench_model(KEY)
+
+    first = unbench_model("groq/other")
+    second = unbench_model(KEY)
+    still = is_benched(KEY)
+    third = unbench_model("groq")
+
+    assert (False, True, True, True) == (first, second, still, third)
+    assert not is_benched(KEY)
+
+
+def test_an_account_is_benched_alone(clock):
+    """Benching one account harms no other."""
+    bench_model("groq@tenant")
+
+    assert is_benched("groq@tenant/llama")
+    assert is_refused("groq@tenant/llama")
+    assert not is_refused(KEY)
+    assert not is_refused("groq@other/llama")
+
+
+def test_the_key_of_a_target_with_an_account_can_be_benched(clock):
+    """Keys and the targets they belong to are one thing."""
+    bench_model(Target(KEY, account="tenant").key)
+
+    assert is_refused("groq@tenant/llama")
+    assert not is_refused("groq@tenant/other")
+
+
+# --- automatic benches ------------------------------------------------------------------------
+
+
+def test_an_open_circuit_is_listed_with_its_facts(clock):
+    """An automatic bench tells its kind, its reason and its failures."""
+    trip()
+    clock.advance(10)
+
+    bench = the_bench()
+
+    assert (KEY, False, ErrorKind("transient"), 5) == (
+        bench.model,
+        bench.manual,
+        bench.kind,
+        bench.consecutive_failures,
+    )
+    assert 20 - 0.001 <= bench.remaining <= 23 + 0.001
+    assert bench.until - bench.since >= timedelta(seconds=29.9)
+    assert bench.reason
+
+
+@pytest.mark.parametrize(
+    ("error", "key", "kind"),
+    [
+        (lambda: rate_limited(9), KEY, "rate_limited"),
+        (lambda: ProviderError(401), "groq", "auth_dead"),
+    ],
+    ids=["rate_limited", "auth_dead"],
+)
+def test_an_immediate_bench_tells_its_kind(clock, error, key: str, kind: str):
+    """One error may bench, and its kind is told."""
+    fail(error=error)
+
+    assert (key, ErrorKind(kind), False) == (
+        the_bench().model,
+        the_bench().kind,
+        the_bench().manual,
+    )
+
+
+def test_a_half_open_circuit_is_not_benched(clock):
+    """Once its cooldown is over a target is not listed."""
+    half_open(clock)
+
+    assert [] == list_benched()
+    assert not is_benched(KEY)
+
+
+def test_benches_are_sorted(clock):
+    """list_benched has a stable order that does not depend on who was benched first."""
+    specs = ["zeta/b", "alpha/c", "groq", "alpha/a", "mid/x"]
+
+    orders = []
+    for each in (specs, specs[::-1]):
+        for spec in each:
+            bench_model(spec, 60)
+        orders.append([bench.model for bench in list_benched()])
+        for spec in each:
+            unbench_model(spec)
+
+    assert orders[0] == orders[1]
+    assert sorted(specs) == sorted(orders[0])
+
+
+@over(SHAPES)
+def test_a_success_does_not_end_a_rate_limit(clock, shape: Shape):
+    """A call that was under way when the rate limit came does not shorten the bench."""
+
+    def provider() -> str:
+        fail(error=lambda: rate_limited(40))
+        return "answer"
+
+    shape.run(KEY, provider)
+
+    assert is_refused()
+    assert 40 - 0.001 <= the_bench().remaining <= 44 + 0.001
+
+
+def test_a_longer_rate_limit_extends_a_shorter_one(clock):
+    """A longer hint of a call that was under way extends an automatic bench."""
+    held = Held()
+    fail(error=lambda: rate_limited(20))
+
+    held.finish(rate_limited(200))
+
+    assert 200 - 0.001 <= the_bench().remaining <= 220 + 0.001
+
+
+def test_a_rate_limit_does_not_shorten_an_open_circuit(clock):
+    """A shorter hint of a call that was under way leaves an automatic bench as it is."""
+    held = Held()
+    trip()
+    before = the_bench().remaining
+
+    held.finish(rate_limited(3))
+
+    assert before == pytest.approx(the_bench().remaining)
+    assert "open" == state()
+
+
+def test_a_hint_benches_at_most_an_hour(clock):
+    """A provider that names days is asked again after an hour."""
+    fail(error=lambda: rate_limited(259_200))
+
+    assert all(bench.remaining <= 3600 * 1.1 for bench in list_benched())
+
+
+def test_benches_are_kept_per_key(clock):
+    """Two targets are benched and come back each at its own time."""
+    bench_model(KEY, 60)
+    clock.advance(30)
+    bench_model(OTHER, 60)
+
+    clock.advance(31)
+
+    assert [OTHER] == [bench.model for bench in list_benched()]
+
+
+# --- two layers -------------------------------------------------------------------------------
+
+
+@over(SHAPES)
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "answer",
+        down,
+        unreachable,
+        lambda: rate_limited(5),
+        lambda: rate_limited(5000),
+        asyncio.CancelledError,
+    ],
+    ids=["success", "failure", "provider", "short hint", "long hint", "cancelled"],
+)
+def test_no_report_touches_a_manual_bench(clock, shape: Shape, ending):
+    """Whatever a call that was under way reports, the operator's bench stays."""
+    error = ending() if callable(ending) else ending
+
+    def provider() -> object:
+        bench_model(KEY, 600, reason="by hand")
+        if isinstance(error, BaseException):
+            raise error
+        return error
+
+    with contextlib.suppress(BaseException):
+        shape.run(KEY, provider)
+    (while_reported,) = [bench for bench in list_benched() if bench.model == KEY]
+    reset()
+    bench = the_bench()
+
+    assert (True, "by hand") == (while_reported.manual, while_reported.reason)
+    assert 600 == pytest.approx(while_reported.remaining)
+    assert (KEY, True, "by hand") == (bench.model, bench.manual, bench.reason)
+    assert 600 == pytest.approx(bench.remaining)
+
+
+def test_a_manual_bench_over_an_open_circuit_ends_at_its_own_end(clock):
+    """What opened by itself is still half-open when the operator's bench is over."""
+    trip()
+    bench_model(KEY, 100)
+
+    clock.advance(99)
+    benched = is_refused()
+    clock.advance(2)
+
+    assert benched
+    assert "half_open" == state()
+
+
+def test_an_open_circuit_under_a_manual_bench_stays_open_after_it(clock):
+    """A shorter manual bench does not shorten an automatic one."""
+    trip()
+    bench_model(KEY, 5)
+
+    clock.advance(6)
+
+    assert is_refused()
+    assert not the_bench().manual
+
+
+@pytest.mark.parametrize("when", ["soonest", "wait", "raise"])
+def test_a_manual_bench_is_respected_when_everything_is_benched(clock, when: str):
+    """No way of dealing with a benched chain calls what an operator benched."""
+    bench_model(KEY)
+
+    @failover(chain=[KEY], when_all_benched=when, timeout=30)
+    def ask(target: Target) -> None:
+        pytest.fail("the function ran")
+
+    with pytest.raises((ChainExhaustedError, BreakerOpenError, TimeoutError)):
+        ask()
+
+    assert is_benched(KEY)
+
+
+def test_reset_forgets_what_is_automatic_and_keeps_what_is_manual(clock):
+    """reset() leaves the operator's benches."""
+    trip("automatic/model")
+    fail("limited/model", error=lambda: rate_limited(50))
+    bench_model("manual/model")
+    bench_model("timed/model", 60)
+
+    reset()
+
+    assert ["manual/model", "timed/model"] == sorted(bench.model for bench in list_benched())
+    assert not is_refused("automatic/model")
+
+
+def test_reset_forgets_counts_and_escalation(clock):
+    """After reset() a target starts from nothing."""
+    half_open(clock)
+    fail()
+    reset()
+
+    fail(times=4)
+    closed = state()
+    fail()
+
+    assert "closed" == closed
+    assert 30 - 0.001 <= the_bench().remaining <= 33 + 0.001
+
+
+# --- processes, threads, memory ---------------------------------------------------------------
+
+
+def test_benches_are_seen_by_every_thread(clock):
+    """The registry belongs to the process."""
+    elsewhere(bench_model, KEY)
+
+    assert elsewhere(is_benched, KEY)
+    assert is_benched(KEY)
+
+
+def test_isolated_has_benches_of_its_own(clock):
+    """Inside isolated() nothing is benched, and what is benched there stays there."""
+    bench_model(KEY)
+
+    with testing.isolated():
+        inside = list_benched()
+        bench_model(OTHER)
+
+    assert [] == inside
+    assert [KEY] == [bench.model for bench in list_benched()]
+
+
+def test_benching_from_many_threads_loses_nothing(clock):
+    """Threads that bench, ask and unbench at once leave exactly what they should."""
+
+    def work(index: int) -> None:
+        for number in range(40):
+            bench_model(f"p{index}/m{number}", 600)
+            list_benched()
+            assert is_benched(f"p{index}/m{number}")
+            if number % 2:
+                assert unbench_model(f"p{index}/m{number}")
+
+    with eager_threads():
+        results = in_threads(6, work)
+
+    assert [None] * 6 == results
+    assert 6 * 20 == len(list_benched())
+
+
+def test_a_bench_that_arrives_while_calls_run_is_seen_by_the_next_call(clock):
+    """bench_model acts at once, whoever is inside."""
+    held = Held()
+
+    bench_model(KEY)
+    refused = is_refused()
+    held.finish("answer")
+
+    assert refused
+    assert is_refused()
+
+
+def test_benches_survive_the_bound_on_memory(clock):
+    """However many keys are seen, a bench is never dropped."""
+    bench_model("keep/manual")
+    trip("keep/automatic")
+    breaker("keep/automatic").record(None, 0.1)
+
+    for number in range(10_500):
+        breaker(f"tenant-{number}/model").record(None, 0.1)
+
+    assert {"keep/manual", "keep/automatic"} == {bench.model for bench in list_benched()}
+
+
+def test_listing_is_possible_while_observers_are_told(clock):
+    """An observer may ask the registry and change it."""
+    found = []
+    lock = threading.Lock()
+
+    def observer(event: object) -> None:
+        with lock:
+            found.append([bench.model for bench in list_benched()])
+        unbench_model("bystander/model")
+
+    bench_model("bystander/model")
+    resilient_llm.observe(observer, resilient_llm.TargetBenched)
+    trip()
+    succeed(OTHER)
+
+    assert KEY in found[0]
+    assert not is_benched("bystander/model")

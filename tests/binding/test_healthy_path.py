@@ -1,0 +1,397 @@
+"""The generated wrapper's own first attempt: it decides as the story does, and takes no lock."""
+
+import inspect
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import anyio
+import pytest
+
+from resilient_llm import (
+    Attempt,
+    AttemptSucceeded,
+    Target,
+    TargetSkipped,
+    Trace,
+    bench_model,
+    breaker,
+    configure,
+    failover,
+    health,
+    list_benched,
+    observe,
+)
+from resilient_llm._core import window
+from resilient_llm._inject import generate, injection_of
+from resilient_llm.testing import capture_events, fake_clock, isolated
+from tests.support.shapes import ProviderError
+
+CHAIN = ["groq/llama", "openai/gpt"]
+
+# Per scenario, what each call of the first target does, and each of the second; None is an answer.
+SCENARIOS: dict[str, tuple[list[Exception | None], list[Exception | None]]] = {
+    "healthy": ([None, None, None], []),
+    "fails once": ([ProviderError(500), None], []),
+    "fails over": ([ProviderError(500)] * 3, [None]),
+    "rate limited": ([ProviderError(429, retry_after=20)], [None, None]),
+    "dead key": ([ProviderError(401)], [None, None]),
+    "wrong request": ([ProviderError(400), None], [None]),
+    "caller's bug": ([TypeError("bug"), None], []),
+    "nobody answers": ([ProviderError(500)] * 3, [ProviderError(503)] * 3),
+    "provider unreachable": ([ConnectionRefusedError()] * 3, [None, None]),
+}
+
+
+def results_of(
+    script: tuple[list[Exception | None], list[Exception | None]], *, traced: bool, warm: bool
+) -> Any:
+    """Make two calls; return their results, what is benched, and what was counted."""
+    with isolated(), fake_clock() as clock:
+        outcomes = {"groq/llama": list(script[0]), "openai/gpt": list(script[1])}
+        ready = False
+
+        @failover(chain=CHAIN, backoff=lambda n: 1.0)
+        def ask(target: Target, prompt: str) -> str:
+            if not ready:
+                return prompt
+            outcome = outcomes[target.key].pop(0) if outcomes[target.key] else None
+            clock.advance(0.25)
+            if outcome is not None:
+                raise outcome
+            return f"{target.key}: {prompt}"
+
+        if warm:
+            ask("warm up")  # binds the wrapper, so that what follows is its own first attempt
+        ready = True
+        results: list[Any] = []
+        for prompt in ("one", "two"):
+            with Trace() if traced else capture_events(TargetSkipped):
+                try:
+                    results.append(ask(prompt))
+                except Exception as error:  # what leaves is compared by its class
+                    results.append(type(error))
+        numbers = {
+            key: (
+                each.status,
+                each.state,
+                each.total - (warm and key.startswith("groq")),
+                each.errors,
+                each.last_error,
+            )
+            for key, each in health().items()
+        }
+        benched = [(each.model, each.kind, each.reason) for each in list_benched()]
+        return (
+            results,
+            numbers if not warm else {k: v[1:] for k, v in numbers.items()},
+            benched,
+            clock.sleeps,
+        )
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_the_inlined_first_attempt_decides_as_the_story_does(name: str) -> None:
+    """Answers, errors, counts, benches and waits are the same with and without the inlined attempt."""
+    inlined = results_of(SCENARIOS[name], traced=False, warm=True)
+    told = results_of(SCENARIOS[name], traced=True, warm=True)
+
+    assert told == inlined
+
+
+def test_the_inlined_first_attempt_tells_the_same_events() -> None:
+    """A failing first attempt is told alike whether the wrapper or the story made it."""
+
+    def events(*, inline: bool) -> list[tuple[str, str]]:
+        with isolated(), fake_clock():
+            failing = False
+
+            @failover(chain=CHAIN, attempts=2, backoff=lambda n: 1.0)
+            def ask(target: Target) -> str:
+                if failing and target.provider == "groq":
+                    raise ProviderError(500)
+                return target.key
+
+            told: list[tuple[str, str]] = []
+            stop = observe(lambda event: told.append((type(event).__name__, event.target)))
+            if inline:
+                stop()
+                ask()
+                from resilient_llm import (
+                    AttemptFailed,
+                    FailedOver,
+                    RetryScheduled,
+                    RetryStopped,
+                    TargetBenched,
+                )
+
+                observe(
+                    lambda event: told.append((type(event).__name__, event.target)),
+                    *(AttemptFailed, FailedOver, RetryScheduled, RetryStopped, TargetBenched),
+                )
+            failing = True
+            ask()
+            return [each for each in told if each[0] not in ("AttemptSucceeded", "HealthChanged")]
+
+    assert events(inline=False) == events(inline=True)
+
+
+class CountingLock:
+    """A lock that counts how often any of its kind is taken."""
+
+    taken = 0
+
+    def __init__(self) -> None:
+        self._lock = _REAL_RLOCK()
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        CountingLock.taken += 1
+        return self._lock.acquire(blocking, timeout)
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+
+_REAL_RLOCK = threading.RLock
+
+
+@pytest.fixture
+def locks_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Callable[[Callable[[], object], int], int]]:
+    """Count the locks of the library that are taken while a function is called so often."""
+    monkeypatch.setattr(threading, "Lock", CountingLock)
+    monkeypatch.setattr(threading, "RLock", CountingLock)
+
+    def count(call: Callable[[], object], times: int) -> int:
+        CountingLock.taken = 0
+        for _ in range(times):
+            call()
+        return CountingLock.taken
+
+    with isolated():
+        yield count
+
+
+LocksTaken = Callable[[Callable[[], object], int], int]
+
+
+def test_a_healthy_call_takes_no_lock(locks_taken: LocksTaken) -> None:
+    """Neither a decorated function nor a guard takes a lock while all is well; a failure does."""
+
+    @failover(chain=CHAIN)
+    def ask(target: Target) -> str:
+        return target.key
+
+    def guarded() -> None:
+        with breaker("mistral"):
+            pass
+
+    def failing() -> None:
+        with pytest.raises(ProviderError), breaker("mistral"):
+            raise ProviderError(500)
+
+    for _ in range(5):
+        ask(), guarded()
+
+    assert (0, 0) == (locks_taken(ask, 500), locks_taken(guarded, 500))
+    assert locks_taken(failing, 1) > 0
+
+
+def test_a_benched_target_is_skipped_without_a_lock_and_tried_again_after_its_bench(
+    clock: Any, locks_taken: LocksTaken
+) -> None:
+    """The wrapper itself passes over a benched first target, until its bench is over."""
+
+    @failover(chain=CHAIN)
+    def ask(target: Target) -> str:
+        return target.key
+
+    ask()
+    bench_model("groq/llama", 30)
+    during = ask()
+    taken = locks_taken(ask, 50)
+    clock.advance(30)
+
+    assert ("openai/gpt", 0, "groq/llama") == (during, taken, ask())
+
+
+def test_a_half_open_target_is_probed_though_the_next_is_healthy(clock: Any) -> None:
+    """After its cooldown the first target gets its probe from the next call."""
+    down = True
+
+    @failover(chain=CHAIN, attempts=2)
+    def ask(target: Target) -> str:
+        if down and target.provider == "groq":
+            raise ProviderError(500)
+        return target.key
+
+    first = ask()
+    down = False
+    clock.advance(40)
+
+    assert ("openai/gpt", "groq/llama", "closed") == (first, ask(), breaker("groq/llama").state)
+
+
+def test_without_a_global_lock_every_success_takes_the_circuits(
+    monkeypatch: pytest.MonkeyPatch, locks_taken: LocksTaken
+) -> None:
+    """The one switch for interpreters without a global lock turns the lock-free counting off."""
+    monkeypatch.setattr(window, "LOCK_FREE", False)
+
+    @failover(chain=CHAIN)
+    def ask(target: Target) -> str:
+        return target.key
+
+    for _ in range(5):
+        ask()
+
+    assert locks_taken(ask, 10) >= 10
+    assert 15 == health()["groq/llama"].total
+
+
+def test_counts_are_exact_under_threads() -> None:
+    """Eight threads that switch all the time lose no success, and a provider's sum is that of its targets."""
+
+    @failover(chain=CHAIN)
+    def ask(target: Target) -> str:
+        return target.key
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=lambda: [ask() for _ in range(5_000)]) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+
+    assert (40_000, 40_000) == (health()["groq/llama"].total, health()["groq"].total)
+
+
+def test_a_guard_kept_in_a_variable_counts_exactly_under_threads() -> None:
+    """One guard entered by eight threads at once counts each entry once and ends up empty."""
+    guard = breaker("groq")
+
+    def enter() -> None:
+        for _ in range(1_000):
+            with guard:
+                pass
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=enter) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+
+    assert 8_000 == health()["groq"].total
+
+
+def test_an_observer_of_successes_is_told_of_every_call_and_costs_nothing_after(
+    locks_taken: LocksTaken,
+) -> None:
+    """Subscribing to successes sends calls through the story; ending it brings the inlined attempt back."""
+
+    @failover(chain=CHAIN)
+    def ask(target: Target) -> str:
+        return target.key
+
+    ask()
+    with capture_events(AttemptSucceeded) as events:
+        ask(), ask()
+    ask()
+
+    assert (2, 0) == (len(events), locks_taken(ask, 10))
+    assert 4 + 10 == health()["groq/llama"].total
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"reject": lambda answer: False},
+        {"observers": (print,)},
+        {"strategy": lambda targets: targets},
+        {"timeout": 5},
+    ],
+    ids=["reject", "observers", "strategy", "timeout"],
+)
+def test_what_the_wrapper_cannot_do_itself_is_done_by_the_story(options: dict[str, Any]) -> None:
+    """Policies with options that the inlined attempt knows nothing of still answer and count."""
+
+    @failover(chain=CHAIN, **options)
+    async def ask(target: Target, prompt: str) -> str:
+        return f"{target.key}: {prompt}"
+
+    async def twice() -> list[str]:
+        return [await ask("a"), await ask("b")]
+
+    assert ["groq/llama: a", "groq/llama: b"] == anyio.run(twice)
+    assert 2 == health()["groq/llama"].total
+
+
+def test_changed_settings_reach_functions_decorated_before(clock: Any) -> None:
+    """configure() applies to the next call of a function that was bound already."""
+
+    @failover(chain=["groq/llama"])
+    def ask(target: Target) -> str:
+        return target.key
+
+    ask()
+    configure(breakers={"groq/llama": {"mode": "forced_open"}})
+
+    with pytest.raises(Exception, match="forced_open"):
+        ask()
+
+
+def test_using_shares_the_generated_code() -> None:
+    """`.using` makes a function of the same code, so it need not generate any."""
+
+    @failover(chain=CHAIN)
+    def ask(target: Target, prompt: str) -> str:
+        return target.key
+
+    other = ask.using(chain="openai/gpt")
+
+    assert ask.__code__ is other.__code__  # type: ignore[attr-defined]
+    assert ("groq/llama", "openai/gpt") == (ask("x"), other("x"))
+
+
+def test_names_of_the_wrapper_never_meet_those_of_the_function() -> None:
+    """Parameters that begin like the wrapper's own names push these aside."""
+
+    def ask(target: Target, _r_state: str, *, _r_fn: int = 2) -> tuple[str, int]:
+        return _r_state, _r_fn
+
+    _, prefix, _, _ = generate(injection_of(ask))
+    guarded = failover(chain=CHAIN)(ask)
+
+    assert "__r_" == prefix
+    assert (("a", 2), ("a", 3)) == (guarded("a"), guarded("a", _r_fn=3))
+
+
+def test_an_attempt_in_the_middle_leaves_the_signature() -> None:
+    """A parameter annotated Attempt is filled in wherever it stands."""
+
+    @failover(chain=CHAIN)
+    def ask(
+        prompt: str, attempt: Attempt, n: int = 3, *, model: str = ""
+    ) -> tuple[str, int, int, str]:
+        return prompt, attempt.number, n, model
+
+    assert ["prompt", "n", "model"] == list(inspect.signature(ask).parameters)
+    assert ("hi", 1, 3, "llama") == ask("hi")
+    assert ("hi", 1, 4, "llama") == ask("hi", n=4)

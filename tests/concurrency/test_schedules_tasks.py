@@ -1,0 +1,583 @@
+"""Cancellation at every step of a call, and tasks in many orders.
+
+A step is what lies between two moments at which a coroutine lets others run. `cancelled_at`
+runs one and cancels it as it is about to let others run for the n-th time, under asyncio by
+cancelling its task, under trio by cancelling a scope around it. Every test goes through all
+n there are. The orders in which several tasks take turns are explored by detangle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine, Generator
+from types import SimpleNamespace
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import detangle
+import pytest
+import trio
+
+from resilient_llm import (
+    BreakerOpenError,
+    ResilientLLMError,
+    Target,
+    TargetBenched,
+    breaker,
+    configure,
+    failover,
+    testing,
+)
+from resilient_llm._core.permit import held_places
+from resilient_llm._runtime import runtime
+from tests.support.drivers import on, on_both_loops
+from tests.support.schedules import PATIENCE
+
+GROQ, OPENAI = "groq/llama", "openai/gpt"
+
+
+class DownError(ConnectionResetError):
+    """What a provider that is down raises; charged to the provider."""
+
+
+class TargetDownError(TimeoutError):
+    """What a target that is down raises; charged to the target."""
+
+
+# One coroutine, cancelled at its n-th suspension.
+
+
+class _Stepped:
+    """Awaits a coroutine and calls a function before it lets others run for the n-th time."""
+
+    def __init__(
+        self, coroutine: Coroutine[Any, Any, Any], n: int, at_n: Callable[[], object]
+    ) -> None:
+        self._coroutine = coroutine
+        self._n = n
+        self._at_n = at_n
+        self.steps = 0
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        waits = self._coroutine.__await__()
+        give: Callable[[], Any] = lambda: waits.send(None)  # noqa: E731  # exchanged below
+        while True:
+            try:
+                wanted = give()
+            except StopIteration as done:
+                return done.value
+            if self.steps == self._n:
+                self._at_n()
+            self.steps += 1
+            try:
+                sent = yield wanted
+            except BaseException as error:
+                give = lambda error=error: waits.throw(error)  # noqa: E731
+            else:
+                give = lambda sent=sent: waits.send(sent)  # noqa: E731
+
+
+async def cancelled_at(n: int, call: Callable[[], Coroutine[Any, Any, Any]], backend: str) -> bool:
+    """Run a coroutine and cancel it at its n-th suspension; return whether it came that far.
+
+    A coroutine that is cancelled ends as cancelled, and takes no step more than its clean-up needs.
+    """
+    if backend == "asyncio":
+        task: asyncio.Task[bool] | None = None
+
+        async def run() -> bool:
+            assert task is not None
+            stepped = _Stepped(call(), n, task.cancel)
+            try:
+                await stepped
+            except asyncio.CancelledError:
+                assert n + 1 == stepped.steps
+                return True
+            except (ResilientLLMError, DownError, TargetDownError):
+                pass
+            assert stepped.steps <= n, "it went on in spite of its cancellation"
+            return False
+
+        task = asyncio.ensure_future(run())
+        return await task
+    with trio.CancelScope() as scope:
+        stepped = _Stepped(call(), n, scope.cancel)
+        try:
+            await stepped
+        except (ResilientLLMError, DownError, TargetDownError):
+            pass
+    assert scope.cancelled_caught is (stepped.steps > n), "it went on in spite of its cancellation"
+    return scope.cancelled_caught
+
+
+def through_all_steps(
+    backend: str,
+    prepare: Callable[[], Any],
+    call: Callable[[Any], Coroutine[Any, Any, Any]],
+    check: Callable[[Any], None],
+) -> int:
+    """Cancel a call at each of its steps in turn, each time in a fresh state; return how many there are."""
+
+    async def once(n: int) -> bool:
+        state = prepare()
+        came = await cancelled_at(n, lambda: call(state), backend)
+        assert () == held_places.get()
+        _nothing_runs(backend)
+        check(state)
+        return came
+
+    n = 0
+    while True:
+        with testing.isolated(), testing.fake_clock():
+            configure(logging=False)
+            came = on(backend, functools.partial(once, n))
+        if not came:
+            return n
+        n += 1
+
+
+def _nothing_runs(backend: str) -> None:
+    if backend == "asyncio":
+        assert {asyncio.current_task()} == asyncio.all_tasks()
+    else:
+        task = trio.lowlevel.current_task()
+        assert [] == [each for nursery in task.child_nurseries for each in nursery.child_tasks]
+
+
+def _lets_others_run(*outcomes: Any) -> Callable[[Target], Coroutine[Any, Any, str]]:
+    """Return a provider that takes two steps for each answer, and raises or returns its outcomes in turn."""
+    left = list(outcomes)
+
+    async def provide(target: Target) -> str:
+        await anyio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
+        outcome = left.pop(0) if len(left) > 1 else left[0]
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return str(outcome)
+
+    return provide
+
+
+def _no_place_is_leased(*keys: str) -> None:
+    for key in keys:
+        circuit = runtime.registry.find(key)
+        if circuit is None:
+            continue
+        layers = circuit._layers
+        assert layers.half is None or [] == layers.half.places
+        assert all(
+            layer is None or layer.last_resort is None for layer in (layers.opened, layers.pause)
+        )
+
+
+def _errors(key: str) -> int:
+    circuit = runtime.registry.find(key)
+    return 0 if circuit is None else circuit.numbers(runtime.clock())[1]
+
+
+def _is_in_use(key: str) -> bool:
+    """Whether the next caller is let through."""
+    try:
+        with breaker(key):
+            return True
+    except BreakerOpenError:
+        return False
+
+
+# A call with retries, and its fallback.
+
+
+def _with_retries(**options: Any) -> SimpleNamespace:
+    provide = _lets_others_run(DownError(), DownError(), "yes")
+    state = SimpleNamespace(raised=0, started=0, ended=0)
+
+    @failover(chain=[GROQ, OPENAI], attempts=2, **options)
+    async def ask(target: Target) -> str:
+        state.started += 1
+        try:
+            return await provide(target)
+        except DownError:
+            state.raised += 1
+            raise
+        finally:
+            state.ended += 1
+
+    state.ask = ask
+    return state
+
+
+def _charged_what_was_raised(state: Any) -> None:
+    assert state.started == state.ended
+    _no_place_is_leased(GROQ, OPENAI, "groq", "openai")
+    # What was raised before the cancellation counts; the cancellation does not.
+    assert state.raised == sum(_errors(key) for key in ("groq", "openai"))
+    assert _is_in_use(OPENAI)
+
+
+@on_both_loops
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"timeout": 60.0}, {"attempt_timeout": 5.0}, {"timeout": 60.0, "attempt_timeout": 5.0}],
+    ids=["plain", "timeout", "attempt timeout", "both"],
+)
+def test_a_cancelled_call_charges_nobody_and_leaves_nothing_running(
+    backend: str, options: dict[str, float]
+) -> None:
+    """At whatever step of attempts, waits and fallback a call is cancelled."""
+    steps = through_all_steps(
+        backend,
+        lambda: _with_retries(**options),
+        lambda state: state.ask(),
+        _charged_what_was_raised,
+    )
+
+    assert steps >= 6
+
+
+@on_both_loops
+def test_a_cancelled_loop_charges_nobody_and_leaves_nothing_running(backend: str) -> None:
+    """The same for a policy that is looped over."""
+
+    def prepare() -> SimpleNamespace:
+        return SimpleNamespace(
+            policy=failover(chain=[GROQ, OPENAI], attempts=2),
+            provide=_lets_others_run(DownError(), DownError(), "yes"),
+            started=0,
+            ended=0,
+            raised=0,
+        )
+
+    async def call(state: Any) -> None:
+        async for attempt in state.policy:
+            async with attempt as target:
+                state.started += 1
+                try:
+                    attempt.result = await state.provide(target)
+                except DownError:
+                    state.raised += 1
+                    raise
+                finally:
+                    state.ended += 1
+
+    assert through_all_steps(backend, prepare, call, _charged_what_was_raised) >= 6
+
+
+# A guard.
+
+
+@on_both_loops
+def test_a_cancelled_block_of_a_guard_charges_nobody(backend: str) -> None:
+    """At whatever step of the block, and the guard can be entered again."""
+
+    def prepare() -> SimpleNamespace:
+        return SimpleNamespace(guard=breaker(GROQ, failures=1), provide=_lets_others_run("yes"))
+
+    async def call(state: Any) -> None:
+        async with state.guard:
+            await state.provide(Target(GROQ))
+
+    def check(state: Any) -> None:
+        assert 0 == _errors(GROQ)
+        _no_place_is_leased(GROQ, "groq")
+        with state.guard:
+            assert "closed" == state.guard.state
+
+    assert 2 <= through_all_steps(backend, prepare, call, check)
+
+
+# A probe.
+
+
+@on_both_loops
+@pytest.mark.parametrize("how", ["guard", "call"])
+def test_a_cancelled_probe_gives_its_place_back(backend: str, how: str) -> None:
+    """At whatever step; the circuit stays half-open and the next caller may probe."""
+
+    def prepare() -> SimpleNamespace:
+        configure(breakers={"*": {"failures": 1, "cooldown": 10.0}})
+        with pytest.raises(DownError), breaker(GROQ):
+            raise DownError
+        runtime.time.advance(20.0)  # type: ignore[attr-defined]  # the fake clock's
+        provide = _lets_others_run("yes")
+
+        @failover(chain=GROQ, attempts=1)
+        async def ask(target: Target) -> str:
+            state.places = len(held_places.get())
+            return await provide(target)
+
+        state = SimpleNamespace(ask=ask, provide=provide, places=0, answered=False)
+        return state
+
+    async def call(state: Any) -> None:
+        if how == "call":
+            await state.ask()
+        else:
+            async with breaker(GROQ):
+                state.places = len(held_places.get())
+                await state.provide(Target(GROQ))
+        state.answered = True
+
+    def check(state: Any) -> None:
+        assert state.places >= 1, "this was no probe"
+        _no_place_is_leased(GROQ, "groq")
+        states = {breaker("groq").state, breaker(GROQ).state}
+        assert ({"closed"} if state.answered else {"closed", "half_open"}) == states
+        assert _is_in_use(GROQ)
+
+    assert 2 <= through_all_steps(backend, prepare, call, check)
+
+
+@on_both_loops
+def test_a_probe_cancelled_after_long_counts_as_hung(backend: str) -> None:
+    """A cancellation counts as nothing, unless the call had run as long as a hung one."""
+
+    def prepare() -> SimpleNamespace:
+        configure(breakers={"*": {"slow_call": 5.0}})
+        return SimpleNamespace(n=0)
+
+    async def call(state: Any) -> None:
+        async with breaker(GROQ):
+            await anyio.lowlevel.checkpoint()
+            runtime.time.advance(6.0)  # type: ignore[attr-defined]  # the fake clock's
+            state.n = 1
+            await anyio.lowlevel.checkpoint()
+            state.n = 2
+
+    def check(state: Any) -> None:
+        hung = state.n == 1
+        assert int(hung) == _errors(GROQ)
+        _no_place_is_leased(GROQ, "groq")
+
+    assert 2 == through_all_steps(backend, prepare, call, check)
+
+
+# Waiting until somebody is live, and the last resort.
+
+
+@on_both_loops
+@pytest.mark.parametrize("when_all_benched", ["wait", "soonest"])
+def test_a_cancelled_call_with_every_target_benched_leaves_nothing_leased(
+    backend: str, when_all_benched: str
+) -> None:
+    """Whether it waits for a bench to end or tries the soonest, at whatever step it is cancelled."""
+
+    def prepare() -> SimpleNamespace:
+        configure(breakers={"*": {"failures": 1, "cooldown": 3.0}}, max_wait=60.0)
+        provide = _lets_others_run("yes")
+
+        @failover(chain=[GROQ, OPENAI], attempts=1, when_all_benched=when_all_benched)
+        async def ask(target: Target) -> str:
+            return await provide(target)
+
+        for key in (GROQ, OPENAI):
+            with pytest.raises(DownError), breaker(key):
+                raise DownError
+        return SimpleNamespace(ask=ask)
+
+    async def call(state: Any) -> None:
+        await state.ask()
+
+    def check(state: Any) -> None:
+        _no_place_is_leased(GROQ, OPENAI, "groq", "openai")
+
+    assert 2 <= through_all_steps(backend, prepare, call, check)
+
+
+def test_a_call_that_hands_its_place_back_too_late_is_seen() -> None:
+    """What is looked for above would be found: a place that a cancellation leaves behind."""
+
+    def prepare() -> SimpleNamespace:
+        configure(breakers={"*": {"failures": 1, "cooldown": 10.0}})
+        with pytest.raises(DownError), breaker(GROQ):
+            raise DownError
+        runtime.time.advance(20.0)  # type: ignore[attr-defined]  # the fake clock's
+        return SimpleNamespace()
+
+    async def call(state: Any) -> None:
+        guard = breaker(GROQ)
+        guard.__enter__()
+        await anyio.lowlevel.checkpoint()
+        guard.__exit__(None, None, None)  # not in a `finally`
+
+    with pytest.raises(AssertionError):
+        through_all_steps("asyncio", prepare, call, lambda state: _no_place_is_leased(GROQ, "groq"))
+
+
+# Several tasks, in the orders they may take turns, each cancelled or not wherever it waits.
+
+
+def _through_orders(
+    scenario: Callable[[], Coroutine[Any, Any, None]], *, runs: int = 2_000
+) -> detangle.ExploreStats:
+    """Run a scenario in the orders that deviate little from asyncio's own; detangle.BugFound if one fails."""
+
+    async def fresh() -> None:
+        with testing.isolated(), testing.fake_clock():
+            configure(logging=False)
+            await scenario()
+
+    return detangle.explore(
+        fresh,
+        strategy=detangle.DFS(max_delays=3),
+        runs=runs * PATIENCE,
+        seed=1,
+        database=False,
+        shrink=False,
+    )
+
+
+async def _maybe_cancelled(call: Coroutine[Any, Any, Any]) -> None:
+    try:
+        await detangle.maybe_timeout(call)
+    except (TimeoutError, ResilientLLMError, DownError):
+        pass
+
+
+def test_tasks_that_come_at_once_probe_one_at_a_time() -> None:
+    """Whoever is cancelled, and in whatever order they come: one is let in, and its place is free afterwards."""
+
+    async def scenario() -> None:
+        configure(breakers={"*": {"failures": 1, "cooldown": 10.0, "successes_to_close": 9}})
+        with pytest.raises(DownError), breaker(GROQ):
+            raise DownError
+        runtime.time.advance(20.0)  # type: ignore[attr-defined]  # the fake clock's
+        inside: list[int] = []
+
+        async def probe(number: int) -> None:
+            async with breaker(GROQ):
+                inside.append(number)
+                assert 1 == len(inside)
+                try:
+                    await asyncio.sleep(0)
+                finally:
+                    inside.remove(number)
+
+        await asyncio.gather(*(_maybe_cancelled(probe(number)) for number in range(3)))
+        _no_place_is_leased(GROQ, "groq")
+        assert _is_in_use(GROQ)
+
+    _through_orders(scenario)
+
+
+def test_tasks_that_fail_at_once_trip_once() -> None:
+    """A burst of failures, some of them cancelled before they are raised, opens the circuit once."""
+
+    async def scenario() -> None:
+        configure(breakers={"*": {"failures": 2}})
+        with testing.capture_events(TargetBenched) as benched:
+            raised = 0
+
+            async def fail() -> None:
+                nonlocal raised
+                async with breaker(GROQ):
+                    await asyncio.sleep(0)
+                    raised += 1
+                    raise TargetDownError
+
+            await asyncio.gather(*(_maybe_cancelled(fail()) for _ in range(3)))
+            # A late failure changes nothing, so no more than two are counted.
+            assert (min(2, raised), int(raised >= 2)) == (_errors(GROQ), len(benched))
+
+    _through_orders(scenario)
+
+
+def test_one_guard_for_several_tasks_is_free_afterwards() -> None:
+    """However its entries and exits are interleaved and cancelled, it counts what happened."""
+
+    async def scenario() -> None:
+        guard = breaker(GROQ)
+        counts = {"answered": 0, "raised": 0}
+
+        async def enter(*, fails: bool) -> None:
+            async with guard:
+                await asyncio.sleep(0)
+                counts["raised" if fails else "answered"] += 1
+                if fails:
+                    raise TargetDownError
+
+        await asyncio.gather(*(_maybe_cancelled(enter(fails=number == 1)) for number in range(3)))
+        total, errors = runtime.registry.circuit(GROQ).numbers(runtime.clock())
+        assert (sum(counts.values()), counts["raised"]) == (total, errors)
+        with guard:
+            pass
+        assert total + 1 == runtime.registry.circuit(GROQ).numbers(runtime.clock())[0]
+
+    _through_orders(scenario)
+
+
+def test_calls_of_several_tasks_leave_nothing_leased_whoever_is_cancelled() -> None:
+    """Calls with retries and a fallback, beside one another, charge what was raised and nothing else."""
+
+    async def scenario() -> None:
+        state = SimpleNamespace(started=0, ended=0, raised=0)
+
+        @failover(chain=[GROQ, OPENAI], attempts=2)
+        async def ask(target: Target) -> str:
+            state.started += 1
+            try:
+                await asyncio.sleep(0)
+                if target.key == GROQ:
+                    state.raised += 1
+                    raise TargetDownError
+                return target.key
+            finally:
+                state.ended += 1
+
+        await asyncio.gather(_maybe_cancelled(ask()), _maybe_cancelled(ask()))
+        assert state.started == state.ended
+        assert _errors(GROQ) <= state.raised  # those after the trip are late
+        assert 0 == _errors(OPENAI)
+        _no_place_is_leased(GROQ, OPENAI, "groq", "openai")
+        assert _is_in_use(OPENAI)
+
+    _through_orders(scenario)
+
+
+def test_every_order_of_two_tasks_is_explored_to_the_end() -> None:
+    """Two tasks at a half-open key, with every deviation of up to three steps: nothing is left to explore."""
+
+    async def scenario() -> None:
+        configure(breakers={"*": {"failures": 1, "cooldown": 10.0}})
+        with pytest.raises(DownError), breaker(GROQ):
+            raise DownError
+        runtime.time.advance(20.0)  # type: ignore[attr-defined]  # the fake clock's
+        refused = 0
+
+        async def probe() -> None:
+            nonlocal refused
+            try:
+                async with breaker(GROQ):
+                    await asyncio.sleep(0)
+            except BreakerOpenError:
+                refused += 1
+
+        await asyncio.gather(probe(), probe())
+        _no_place_is_leased(GROQ, "groq")
+        assert refused <= 1
+
+    assert _through_orders(scenario).exhausted
+
+
+def test_a_place_that_is_lost_to_a_cancellation_is_seen_by_the_orders_too() -> None:
+    """What is looked for above would be found, with tasks as well."""
+
+    async def scenario() -> None:
+        configure(breakers={"*": {"failures": 1, "cooldown": 10.0}})
+        with pytest.raises(DownError), breaker(GROQ):
+            raise DownError
+        runtime.time.advance(20.0)  # type: ignore[attr-defined]  # the fake clock's
+
+        async def probe() -> None:
+            guard = breaker(GROQ)
+            guard.__enter__()
+            await asyncio.sleep(0)
+            guard.__exit__(None, None, None)  # not in a `finally`
+
+        await _maybe_cancelled(probe())
+        _no_place_is_leased(GROQ, "groq")
+
+    with pytest.raises(detangle.BugFound):
+        _through_orders(scenario)

@@ -1,0 +1,1881 @@
+"""One circuit by itself: what each result does to it, and everything that it tells, in full."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from typing import Any
+
+import pytest
+
+from resilient_llm._core import window
+from resilient_llm._core.circuit import CallTag, Circuit
+from resilient_llm._core.layers import FOREVER, Place
+from resilient_llm._core.window import NEVER
+from resilient_llm._settings import BreakerSettings
+from resilient_llm._values import ErrorKind, LastError, Verdict
+from tests.support.circuits import (
+    DEAD,
+    DOWN,
+    FULL,
+    HUNG,
+    WRONG,
+    News,
+    answer,
+    benched,
+    circuit,
+    fail,
+    granted,
+    limited,
+    refused,
+)
+
+TAG = CallTag("call-1")
+KEY = "groq/llama"
+TRANSIENT, RATE_LIMITED = ErrorKind.TRANSIENT, ErrorKind.RATE_LIMITED
+
+
+def health(old: str, new: str) -> dict[str, Any]:
+    """Return the details of a `HealthChanged`."""
+    return {"old": old, "new": new}
+
+
+class TestOpening:
+    """What opens a closed circuit, and what is told of it."""
+
+    def test_opens_at_the_limit_of_failures_in_a_row_and_tells_all_of_it(self) -> None:
+        news = News()
+        one = circuit(news=news, failures=3)
+
+        fail(one, 1.0)
+        fail(one, 2.0)
+        one.failure(granted(one.admit(3.0)), 3.0, DOWN, 0.5, tag=TAG)
+
+        assert [
+            ("HealthChanged", KEY, 1.0, health("healthy", "degraded")),
+            (
+                "TargetBenched",
+                KEY,
+                3.0,
+                benched(TRANSIENT, "overloaded", "failures 3/3", 33.0, tag=TAG),
+            ),
+            ("HealthChanged", KEY, 3.0, health("degraded", "down")),
+        ] == news.take()
+        assert "open" == one.state(3.0)
+        assert one.slot is None
+        assert 33.0 == one.shut_until
+
+    def test_a_success_forgets_failures_in_a_row(self) -> None:
+        one = circuit(failures=3, error_rate=1.0)
+        fail(one, 1.0, times=2)
+
+        answer(one, 2.0)
+        fail(one, 3.0, times=2)
+
+        assert ("closed", 2) == (one.state(3.0), one.consecutive)
+
+    def test_the_error_rate_opens_at_its_share_of_enough_calls(self) -> None:
+        news = News("HealthChanged")
+        one = circuit(news=news, failures=100, min_calls=4, error_rate=0.5)
+
+        answer(one, 1.0, times=2)
+        fail(one, 2.0)
+        assert "closed" == one.state(2.0)
+        fail(one, 3.0)
+
+        assert [
+            (
+                "TargetBenched",
+                KEY,
+                3.0,
+                benched(TRANSIENT, "overloaded", "error_rate 2/4 >= 0.5", 33.0),
+            ),
+        ] == news.take()
+
+    def test_slow_answers_open_by_their_rate(self) -> None:
+        news = News("HealthChanged")
+        one = circuit(news=news, min_calls=2, slow_call=5.0, slow_rate=1.0)
+
+        answer(one, 1.0, seconds=5.0)
+        answer(one, 2.0, seconds=7.0)
+
+        assert [
+            ("TargetBenched", KEY, 2.0, benched(TRANSIENT, "slow", "slow_rate 2/2 >= 1", 32.0))
+        ] == news.take()
+
+    def test_an_answer_just_below_the_limit_is_not_slow(self) -> None:
+        one = circuit(min_calls=1, slow_call=5.0, slow_rate=1.0)
+
+        answer(one, 1.0, seconds=4.999)
+
+        assert "closed" == one.state(1.0)
+
+    def test_slow_errors_count_as_slow(self) -> None:
+        one = circuit(failures=100, error_rate=1.0, min_calls=3, slow_call=5.0, slow_rate=1.0)
+        answer(one, 1.0, seconds=5.0)
+        answer(one, 1.0, seconds=5.0)
+
+        one.failure(granted(one.admit(2.0)), 2.0, HUNG, 5.0)
+
+        assert "open" == one.state(2.0)
+
+    def test_a_success_can_open_by_an_error_rate_when_it_completes_the_number_of_calls(
+        self,
+    ) -> None:
+        news = News("HealthChanged")
+        one = circuit(news=news, failures=100, min_calls=2, error_rate=0.5)
+        fail(one, 1.0)
+
+        answer(one, 2.0)
+
+        assert [
+            (
+                "TargetBenched",
+                KEY,
+                2.0,
+                benched(TRANSIENT, "overloaded", "error_rate 1/2 >= 0.5", 32.0),
+            ),
+        ] == news.take()
+
+    @pytest.mark.parametrize(
+        ("verdict", "trigger", "until"),
+        [(DEAD, "auth_dead", 301.0), (FULL, "memory_pressure", 121.0)],
+        ids=["auth_dead", "memory_pressure"],
+    )
+    def test_one_error_of_some_kinds_is_enough(
+        self, verdict: Verdict, trigger: str, until: float
+    ) -> None:
+        news = News("HealthChanged")
+        one = circuit(news=news, jitter=1.0)
+
+        one.failure(granted(one.admit(1.0)), 1.0, verdict, 0.1, tag=TAG)
+
+        assert [
+            (
+                "TargetBenched",
+                KEY,
+                1.0,
+                benched(verdict.kind, verdict.reason, trigger, until, tag=TAG),
+            ),
+        ] == news.take()
+
+    @pytest.mark.parametrize(
+        "verdict", [WRONG, Verdict(ErrorKind.CALLER_BUG), Verdict(ErrorKind.REJECTED)]
+    )
+    def test_what_harms_no_health_is_not_counted(self, verdict: Verdict) -> None:
+        news = News()
+        one = circuit(news=news, failures=1)
+
+        fail(one, 1.0, verdict, times=3)
+
+        assert ([], (0, 0), 0, None) == (
+            news.take(),
+            one.numbers(1.0),
+            one.consecutive,
+            one.last_error,
+        )
+
+    def test_hung_calls_are_errors_but_no_failures_in_a_row(self) -> None:
+        one = circuit(failures=2, min_calls=4, error_rate=1.0)
+
+        fail(one, 1.0, HUNG, times=3)
+        assert (("closed", 0), (3, 3)) == ((one.state(1.0), one.consecutive), one.numbers(1.0))
+        fail(one, 1.0, HUNG)
+
+        assert "open" == one.state(1.0)
+
+    def test_rate_limits_are_errors_but_no_failures_in_a_row(self) -> None:
+        one = circuit(failures=1)
+
+        fail(one, 1.0, limited(2.0))
+
+        assert (0, (1, 1), LastError(RATE_LIMITED, "rate_limit")) == (
+            one.consecutive,
+            one.numbers(1.0),
+            one.last_error,
+        )
+
+    def test_what_the_error_named_is_told_with_the_bench(self) -> None:
+        news = News("HealthChanged")
+        tripped, dead = circuit(news=news, failures=1), circuit(news=news)
+
+        fail(tripped, 1.0, Verdict(TRANSIENT, "overloaded", retry_after=4.0))
+        verdict = Verdict(ErrorKind.AUTH_DEAD, "invalid_credentials", retry_after=5.0)
+        dead.failure(granted(dead.admit(1.0)), 1.0, verdict, 0.0, cooldown=400.0)
+
+        assert [(31.0, 4.0), (401.0, 5.0)] == [
+            (each["until"], each["retry_after"]) for _, _, _, each in news.take()
+        ]
+
+    def test_slowness_is_the_reason_whatever_failed_before(self) -> None:
+        news = News("HealthChanged")
+        one = circuit(
+            news=news, failures=100, error_rate=1.0, min_calls=3, slow_call=5.0, slow_rate=0.6
+        )
+        fail(one, 1.0, limited(0.0))
+
+        answer(one, 1.0, seconds=5.0, times=2)
+
+        told = benched(TRANSIENT, "slow", "slow_rate 2/3 >= 0.6", 31.0)
+        assert [("TargetBenched", KEY, 1.0, told)] == news.take()
+
+    def test_who_is_refused_is_told_which_key_it_was(self) -> None:
+        one = circuit(failures=1)
+        fail(one, 0.0)
+
+        block = refused(one.admit(1.0))
+
+        assert (KEY, "overloaded", 30.0, False, False) == (
+            block.key, block.reason, block.until, block.manual, block.dead,
+        )  # fmt: skip
+
+    def test_it_is_asked_whether_anybody_wants_the_event_of_this_call(self) -> None:
+        asked: list[tuple[str, CallTag | None]] = []
+
+        class Curious(News):
+            def wants(self, kind: str, tag: CallTag | None = None, /) -> bool:
+                asked.append((kind, tag))
+                return False
+
+        one = circuit(news=Curious(), failures=1)
+
+        one.failure(granted(one.admit(0.0)), 0.0, DOWN, 0.0, tag=TAG)
+
+        assert [("TargetBenched", TAG), ("HealthChanged", None)] == asked
+
+    def test_a_bench_is_lengthened_by_a_share_drawn_once(self) -> None:
+        one = circuit(failures=1, jitter=0.5)
+
+        fail(one, 0.0)
+
+        assert pytest.approx(31.5) == one.shut_until
+
+    def test_the_cooldown_of_a_policy_holds_unless_the_circuit_has_one_of_its_own(self) -> None:
+        own, none = circuit(failures=1, cooldown=40.0, cooldown_is_own=True), circuit(failures=1)
+
+        for one in (own, none):
+            one.failure(granted(one.admit(0.0)), 0.0, DOWN, 0.0, cooldown=7.0)
+
+        assert (40.0, 7.0) == (own.shut_until, none.shut_until)
+
+    def test_a_policys_cooldown_may_be_longer_than_the_longest(self) -> None:
+        one = circuit(failures=1, max_cooldown=60.0)
+
+        one.failure(granted(one.admit(0.0)), 0.0, DOWN, 0.0, cooldown=100.0)
+
+        assert 100.0 == one.shut_until
+
+    def test_a_late_failure_changes_nothing(self) -> None:
+        news = News()
+        one = circuit(news=news, failures=2)
+        late = granted(one.admit(0.0))
+        fail(one, 1.0, times=2)
+        news.take()
+
+        one.failure(late, 5.0, DEAD, 1.0)
+        one.failure(late, 5.0, limited(100.0), 1.0)
+
+        assert ([], 31.0) == (news.take(), one.shut_until)
+
+    def test_a_late_success_changes_nothing(self) -> None:
+        one = circuit(failures=2)
+        late = granted(one.admit(0.0))
+        fail(one, 1.0, times=2)
+
+        one.success(late, 5.0, 1.0)
+
+        assert ("open", 2) == (one.state(5.0), one.consecutive)
+
+
+class TestPausing:
+    """Rate limits: a layer over the closed period, extended and never shortened."""
+
+    def test_a_named_wait_benches_exactly_that_long(self) -> None:
+        news = News("HealthChanged")
+        one = circuit(news=news, jitter=1.0)
+
+        one.failure(granted(one.admit(1.0)), 1.0, limited(20.0), 0.0, tag=TAG)
+
+        told = benched(RATE_LIMITED, "rate_limit", "rate_limited", 21.0, retry_after=20.0, tag=TAG)
+        assert [("TargetBenched", KEY, 1.0, told)] == news.take()
+        assert ("open", 21.0, None) == (one.state(1.0), one.shut_until, one.slot)
+
+    def test_without_a_named_wait_it_is_a_quarter_of_a_minute(self) -> None:
+        news = News("HealthChanged")
+        one = circuit(news=news)
+
+        fail(one, 1.0, limited())
+
+        assert [
+            ("TargetBenched", KEY, 1.0, benched(RATE_LIMITED, "rate_limit", "rate_limited", 16.0)),
+        ] == news.take()
+
+    def test_a_wait_is_cut_to_an_hour(self) -> None:
+        one = circuit()
+
+        fail(one, 1.0, limited(90_000.0))
+
+        assert 3601.0 == one.shut_until
+
+    def test_a_wait_of_nothing_benches_nobody(self) -> None:
+        news = News("HealthChanged")
+        one = circuit(news=news)
+
+        fail(one, 1.0, limited(0.0))
+
+        assert ([], "closed") == (news.take(), one.state(1.0))
+
+    def test_the_longest_of_several_waits_is_kept(self) -> None:
+        news = News("HealthChanged")
+        one = circuit(news=news)
+        grants = [granted(one.admit(0.0)) for _ in range(4)]
+
+        for grant, wait in zip(grants, (1.0, 60.0, 5.0, 2.0), strict=True):
+            one.failure(grant, 1.0, limited(wait), 0.1)
+
+        assert 61.0 == one.shut_until
+        assert [2.0, 61.0] == [details["until"] for _, _, _, details in news.take()]
+
+    def test_a_wait_that_ends_a_moment_later_is_not_told_again(self) -> None:
+        news = News("HealthChanged")
+        one = circuit(news=news)
+        grants = [granted(one.admit(0.0)) for _ in range(3)]
+
+        one.failure(grants[0], 1.0, limited(10.0), 0.1)
+        one.failure(grants[1], 1.9, limited(10.0), 0.1)
+        assert 11.9 == one.shut_until
+        one.failure(grants[2], 2.9, limited(10.0), 0.1)
+
+        assert [11.0, 12.9] == [details["until"] for _, _, _, details in news.take()]
+        assert 12.9 == one.shut_until
+
+    def test_a_wait_that_ends_at_the_same_moment_changes_nothing(self) -> None:
+        one = circuit()
+        first, second = granted(one.admit(0.0)), granted(one.admit(0.0))
+
+        one.failure(first, 1.0, limited(10.0), 0.1)
+        one.pause(second, 2.0, Verdict(TRANSIENT, "overloaded", retry_after=9.0))
+
+        bench = one.bench_now(2.0)
+        assert bench is not None
+        assert (1.0, 11.0, "rate_limit") == (bench.since, bench.until, bench.reason)
+
+    def test_an_extended_pause_began_with_the_first(self) -> None:
+        one = circuit()
+        first, second = granted(one.admit(0.0)), granted(one.admit(0.0))
+
+        one.failure(first, 1.0, limited(10.0), 0.1)
+        one.failure(second, 4.0, limited(10.0), 0.1)
+
+        bench = one.bench_now(4.0)
+        assert bench is not None
+        assert (1.0, 14.0, "rate_limit", RATE_LIMITED, False) == (
+            bench.since, bench.until, bench.reason, bench.kind, bench.manual,
+        )  # fmt: skip
+
+    def test_it_ends_by_itself_and_is_closed_as_before(self) -> None:
+        news = News()
+        one = circuit(news=news)
+        fail(one, 1.0)
+        fail(one, 1.0, limited(10.0))
+        news.take()
+
+        assert "closed" == one.state(11.0)
+
+        assert [
+            ("TargetUnbenched", KEY, 11.0, {"reason": "expired"}),
+            ("HealthChanged", KEY, 11.0, health("down", "degraded")),
+        ] == news.take()
+        assert (1, (2, 2)) == (one.consecutive, one.numbers(11.0))
+        assert one.slot is one.era
+
+    def test_a_wait_named_by_another_error_pauses_as_well(self) -> None:
+        news = News("HealthChanged")
+        one = circuit(news=news)
+        verdict = Verdict(TRANSIENT, "overloaded", retry_after=8.0)
+
+        one.pause(granted(one.admit(1.0)), 1.0, verdict, TAG)
+
+        told = benched(TRANSIENT, "overloaded", "transient", 9.0, retry_after=8.0, tag=TAG)
+        assert [("TargetBenched", KEY, 1.0, told)] == news.take()
+
+    def test_a_late_one_pauses_nobody(self) -> None:
+        one = circuit(failures=1)
+        late = granted(one.admit(0.0))
+        fail(one, 0.0)
+        one.unbench(1.0)
+
+        one.pause(late, 2.0, Verdict(TRANSIENT, "overloaded", retry_after=8.0))
+
+        assert "closed" == one.state(2.0)
+
+    def test_nor_does_one_of_a_period_that_has_ended_while_it_is_open(self) -> None:
+        one = circuit(failures=1)
+        late = granted(one.admit(0.0))
+        fail(one, 0.0)
+
+        one.pause(late, 2.0, Verdict(TRANSIENT, "overloaded", retry_after=80.0))
+
+        assert 30.0 == one.shut_until
+
+    def test_an_answer_while_it_is_paused_still_counts(self) -> None:
+        one = circuit()
+        early = granted(one.admit(0.0))
+        fail(one, 1.0, times=2)
+        fail(one, 1.0, limited(10.0))
+
+        one.success(early, 2.0, 2.0)
+
+        assert (0, (4, 3), "open") == (one.consecutive, one.numbers(2.0), one.state(2.0))
+
+
+class TestHalfOpen:
+    """After the cooldown: places are leased, one probe decides."""
+
+    def opened(self, news: News | None = None, **options: Any) -> Circuit:
+        """Return a circuit that opened at 0 for 30 s."""
+        one = circuit(news=news, **{"failures": 1, **options})
+        fail(one, 0.0)
+        if news is not None:
+            news.take()
+        return one
+
+    def test_is_half_open_from_the_very_end_of_the_cooldown(self) -> None:
+        one = self.opened()
+
+        assert ("open", "half_open") == (one.state(29.999), one.state(30.0))
+
+    def test_becoming_half_open_is_a_change_of_health_and_no_recovery(self) -> None:
+        news = News()
+        one = self.opened(news, failures=10, error_rate=1.0, min_calls=1)
+
+        one.state(30.0)
+
+        assert [("HealthChanged", KEY, 30.0, health("down", "degraded"))] == news.take()
+
+    def test_admits_one_probe_and_refuses_the_rest(self) -> None:
+        one = self.opened()
+
+        place, block = one.admit(30.0), refused(one.admit(30.0))
+
+        assert isinstance(place, Place)
+        assert (KEY, "probes taken", None, False, False) == (
+            block.key, block.reason, block.until, block.manual, block.dead,
+        )  # fmt: skip
+        asked = one.block(30.0)
+        assert asked is not None
+        assert (KEY, "probes taken", None) == (asked.key, asked.reason, asked.until)
+
+    def test_asking_takes_no_place(self) -> None:
+        one = self.opened()
+
+        assert (None, None) == (one.block(30.0), one.block(30.0))
+
+    def test_admits_as_many_as_it_is_set_to(self) -> None:
+        one = self.opened(probes=2)
+
+        leaves = [one.admit(30.0) for _ in range(3)]
+
+        assert [True, True, False] == [isinstance(leave, Place) for leave in leaves]
+
+    def test_an_answer_closes_it_and_old_errors_are_forgotten(self) -> None:
+        news = News()
+        one = self.opened(news)
+        old = one.era
+
+        one.success(granted(one.admit(31.0)), 32.0, 1.0)
+
+        assert [
+            ("HealthChanged", KEY, 31.0, health("down", "degraded")),
+            ("TargetUnbenched", KEY, 32.0, {"reason": "recovered"}),
+            ("HealthChanged", KEY, 32.0, health("degraded", "healthy")),
+        ] == news.take()
+        assert one.era is not old
+        assert (0, (0, 0), 32.0, 0) == (
+            one.consecutive,
+            one.numbers(32.0),
+            one.healthy_since,
+            one.failed_probes,
+        )
+        assert one.slot is one.era
+        assert one.era.started_at == 32.0
+
+    def test_as_many_answers_as_it_is_set_to_close_it(self) -> None:
+        one = self.opened(successes_to_close=2)
+
+        one.success(granted(one.admit(30.0)), 31.0, 1.0)
+        assert "half_open" == one.state(31.0)
+        one.success(granted(one.admit(31.0)), 32.0, 1.0)
+
+        assert "closed" == one.state(32.0)
+
+    def test_a_failed_probe_reopens_for_twice_as_long(self) -> None:
+        news = News("HealthChanged")
+        one = self.opened(news)
+
+        one.failure(granted(one.admit(30.0)), 31.0, DOWN, 1.0, tag=TAG)
+
+        assert [
+            (
+                "TargetBenched",
+                KEY,
+                31.0,
+                benched(TRANSIENT, "overloaded", "probe failed", 91.0, tag=TAG),
+            ),
+        ] == news.take()
+        assert (2, 1, 31.0, LastError(TRANSIENT, "overloaded")) == (
+            one.consecutive, one.failed_probes, one.healthy_since, one.last_error,
+        )  # fmt: skip
+
+    def test_it_doubles_up_to_the_longest(self) -> None:
+        one = self.opened()
+
+        lengths: list[float] = []
+        for _ in range(5):
+            now = one.shut_until
+            one.failure(granted(one.admit(now)), now, DOWN, 0.0)
+            lengths.append(one.shut_until - now)
+
+        assert [60.0, 120.0, 240.0, 300.0, 300.0] == lengths
+
+    def test_it_goes_on_from_the_cooldown_with_which_it_opened(self) -> None:
+        one = circuit(failures=1)
+        one.failure(granted(one.admit(0.0)), 0.0, DOWN, 0.0, cooldown=4.0)
+
+        one.failure(granted(one.admit(4.0)), 4.0, DOWN, 0.0, cooldown=99.0)
+
+        assert 12.0 == one.shut_until
+
+    def test_a_healthy_window_takes_one_doubling_back(self) -> None:
+        one = self.opened(window=100.0)
+        one.failure(granted(one.admit(30.0)), 30.0, DOWN, 0.0)
+        one.success(granted(one.admit(90.0)), 90.0, 0.0)
+        assert 1 == one.failed_probes
+
+        fail(one, 189.0)
+        at_189 = one.shut_until
+        one.success(granted(one.admit(at_189)), at_189, 0.0)
+        assert (60.0, 1) == (at_189 - 189.0, one.failed_probes)
+        fail(one, at_189 + 100.0)
+
+        assert (30.0, 0) == (one.shut_until - at_189 - 100.0, one.failed_probes)
+
+    def test_a_failure_starts_the_healthy_window_anew(self) -> None:
+        one = self.opened(window=100.0, failures=2)
+        fail(one, 0.0)
+        one.failure(granted(one.admit(30.0)), 30.0, DOWN, 0.0)
+        one.success(granted(one.admit(90.0)), 90.0, 0.0)
+
+        fail(one, 150.0)
+        answer(one, 150.0)
+        fail(one, 240.0)
+
+        assert (1, 240.0) == (one.failed_probes, one.healthy_since)
+
+    def test_a_rate_limited_probe_waits_for_the_longer_of_the_two(self) -> None:
+        news = News("HealthChanged")
+        one = self.opened(news)
+
+        one.failure(granted(one.admit(30.0)), 30.0, limited(500.0), 0.0, tag=TAG)
+
+        assert [
+            ("TargetBenched", KEY, 30.0, benched(RATE_LIMITED, "rate_limit", "probe failed", 90.0, retry_after=500.0, tag=TAG)),
+            ("TargetBenched", KEY, 30.0, benched(RATE_LIMITED, "rate_limit", "rate_limited", 530.0, retry_after=500.0, tag=TAG)),
+        ] == news.take()  # fmt: skip
+        assert 530.0 == one.shut_until
+
+    def test_a_rate_limited_probe_without_a_named_wait_is_a_failed_probe(self) -> None:
+        one = self.opened()
+
+        one.failure(granted(one.admit(30.0)), 30.0, limited(), 0.0)
+
+        assert 90.0 == one.shut_until
+
+    def test_a_probe_with_a_dead_key_benches_for_the_longest(self) -> None:
+        one = self.opened()
+
+        one.failure(granted(one.admit(30.0)), 30.0, DEAD, 0.0)
+
+        assert 330.0 == one.shut_until
+
+    def test_a_place_given_back_is_free_and_says_nothing(self) -> None:
+        news = News()
+        one = self.opened(news)
+        one.state(30.0)
+        news.take()
+
+        one.abandon(granted(one.admit(30.0)))
+
+        assert ([], "half_open") == (news.take(), one.state(30.0))
+        assert isinstance(one.admit(30.0), Place)
+
+    def test_what_blames_nobody_gives_the_place_back(self) -> None:
+        one = self.opened()
+
+        one.failure(granted(one.admit(30.0)), 30.0, WRONG, 0.0)
+
+        assert isinstance(one.admit(30.0), Place)
+
+    def test_a_lease_lasts_for_the_cooldown_at_least(self) -> None:
+        one = self.opened()
+        one.admit(30.0)
+
+        refused(one.admit(59.999))
+
+        assert isinstance(one.admit(60.0), Place)
+
+    def test_a_lease_of_an_attempt_without_a_limit_is_that_of_the_cooldown(self) -> None:
+        one = self.opened(cooldown=0.5)
+        one.admit(0.5)
+
+        assert isinstance(one.admit(1.0), Place)
+
+    def test_a_lease_is_no_longer_than_a_short_cooldown_asks_for(self) -> None:
+        one = self.opened(cooldown=4.0)
+        one.admit(4.0)
+
+        assert isinstance(one.admit(8.0), Place)
+
+    def test_a_probe_that_fails_with_a_hint_is_a_failed_probe(self) -> None:
+        news = News("HealthChanged")
+        one = self.opened(news)
+
+        one.failure(
+            granted(one.admit(30.0)), 30.0, Verdict(TRANSIENT, "overloaded", retry_after=500.0), 0.0
+        )
+
+        assert [90.0] == [details["until"] for _, _, _, details in news.take()]
+        assert 90.0 == one.shut_until
+
+    def test_a_lease_lasts_as_long_as_the_attempt_may(self) -> None:
+        one = self.opened()
+        one.admit(30.0, 45.0)
+
+        refused(one.admit(74.999))
+
+        assert isinstance(one.admit(75.0), Place)
+
+    def test_a_lease_lasts_ten_times_the_usual_latency(self) -> None:
+        one = circuit(failures=1)
+        answer(one, 0.0, seconds=6.0)
+        fail(one, 0.0)
+        one.admit(30.0)
+
+        refused(one.admit(89.999))
+
+        assert isinstance(one.admit(90.0), Place)
+
+    def test_a_lease_that_is_set_is_what_it_is_set_to(self) -> None:
+        one = self.opened(probe_lease=2.0)
+        one.admit(30.0, 45.0)
+
+        refused(one.admit(31.999))
+
+        assert isinstance(one.admit(32.0), Place)
+
+    def test_a_hung_probe_that_reports_in_its_own_period_still_counts(self) -> None:
+        one = self.opened(probe_lease=2.0)
+        hung = granted(one.admit(30.0))
+        one.admit(40.0)
+
+        one.success(hung, 41.0, 11.0)
+
+        assert "closed" == one.state(41.0)
+
+    def test_a_probe_of_an_earlier_period_settles_and_frees_nothing(self) -> None:
+        news = News()
+        one = self.opened(news, probe_lease=2.0)
+        early = granted(one.admit(30.0))
+        one.failure(granted(one.admit(32.0)), 32.0, DOWN, 0.0)
+        granted(one.admit(92.0))
+        news.take()
+
+        one.success(early, 92.0, 60.0)
+        one.failure(early, 92.0, DEAD, 60.0)
+        one.abandon(early)
+
+        assert ([], "half_open") == (news.take(), one.state(92.0))
+        refused(one.admit(92.0))
+
+    def test_probes_are_in_the_totals_since_it_last_closed(self) -> None:
+        one = self.opened(successes_to_close=2, slow_call=5.0, slow_rate=1.0)
+        one.failure(granted(one.admit(30.0)), 30.0, DOWN, 6.0)
+        one.success(granted(one.admit(90.0)), 90.0, 7.0)
+
+        assert (3, 2, 2) == one.era.counts(90.0)
+
+    def test_a_rate_limit_without_a_wait_benches_no_shorter_than_one(self) -> None:
+        news = News("HealthChanged")
+        one = self.opened(news, cooldown=5.0)
+
+        one.failure(granted(one.admit(5.0)), 5.0, limited(), 0.0)
+
+        assert [15.0, 20.0] == [details["until"] for _, _, _, details in news.take()]
+
+    def test_whether_an_answer_counted_is_said(self) -> None:
+        one = self.opened(successes_to_close=2, probe_lease=1.0)
+        paused = circuit()
+        fail(paused, 0.0, limited())
+        early, probe = one.era, granted(one.admit(30.0))
+        resort = granted(paused.admit_last_resort(1.0, 0.0))
+
+        assert [False, True, False, True] == [
+            one.success(early, 31.0, 1.0),
+            one.success(probe, 31.0, 1.0),
+            one.success(Place(one._layers.half.__class__(30.0, 0.0), 99.0), 31.0, 1.0),
+            paused.success(resort, 2.0, 1.0),
+        ]
+
+    def test_what_usual_answers_take_is_not_what_one_probe_takes(self) -> None:
+        one = circuit(failures=1, successes_to_close=2)
+        answer(one, 0.0, seconds=6.0)
+        fail(one, 0.0)
+
+        one.success(granted(one.admit(30.0)), 32.0, 2.0)
+
+        assert 6.0 == one.last_latency
+
+    def test_a_new_period_is_this_circuits_and_as_long(self) -> None:
+        one = self.opened(window=60.0)
+
+        one.success(granted(one.admit(30.0)), 32.0, 2.0)
+
+        assert (one.serial, 60.0, 32.0) == (one.era.owner, one.era.window, one.era.started_at)
+
+    def test_each_state_knows_when_it_began(self) -> None:
+        one = self.opened(successes_to_close=2)
+        assert NEVER == one.admits_since(one.era)
+        one.success(granted(one.admit_last_resort(5.0, 0.0)), 6.0, 1.0)
+        by_answer = one.admits_since(one.admit(7.0))
+        one.forget(9.0)
+
+        assert (6.0, 9.0, NEVER) == (
+            by_answer,
+            one.admits_since(one.admit(10.0)),
+            one.admits_since(None),
+        )
+        fail(one, 10.0)
+        assert 40.0 == one.admits_since(one.admit(50.0))
+
+    def test_it_has_not_recovered_while_something_else_blocks(self) -> None:
+        news = News("HealthChanged")
+        one = self.opened(news)
+        probe = granted(one.admit(30.0))
+        one.bench(31.0, 100.0, "migration")
+        news.take()
+
+        one.success(probe, 32.0, 1.0)
+
+        assert [] == news.take()
+        assert "open" == one.state(32.0)
+
+    def test_a_shared_place_is_one_that_the_present_state_gave(self) -> None:
+        one = self.opened()
+        place = one.admit(30.0)
+        assert isinstance(place, Place)
+
+        assert one.share((place,)) is place
+        one.success(place, 30.0, 0.0)
+        assert one.share((place,)) is None
+
+    def test_the_answers_of_probes_say_how_long_answers_take(self) -> None:
+        one = self.opened(successes_to_close=2)
+
+        one.success(granted(one.admit(30.0)), 33.0, 3.0)
+        one.success(granted(one.admit(33.0)), 38.0, 5.0)
+
+        assert 4.0 == one.last_latency
+
+
+class TestLastResort:
+    """One attempt in spite of an automatic bench, when nobody else is left."""
+
+    def opened(self, news: News | None = None, **options: Any) -> Circuit:
+        """Return a circuit that opened at 0 for 30 s."""
+        one = circuit(news=news, **{"failures": 1, **options})
+        fail(one, 0.0)
+        if news is not None:
+            news.take()
+        return one
+
+    def test_one_at_a_time(self) -> None:
+        one = self.opened()
+
+        place, block = one.admit_last_resort(1.0, 0.0), refused(one.admit_last_resort(2.0, 0.0))
+
+        assert isinstance(place, Place)
+        assert (KEY, "last resort taken", 30.0) == (block.key, block.reason, block.until)
+
+    def test_its_lease_ends_like_that_of_a_probe(self) -> None:
+        one = self.opened(cooldown=500.0, max_cooldown=500.0)
+        one.admit_last_resort(1.0, 700.0)
+
+        assert "open" == one.state(499.0)
+        refused(one.admit_last_resort(499.0, 0.0))
+        one = self.opened(probe_lease=5.0)
+        one.admit_last_resort(1.0, 0.0)
+
+        refused(one.admit_last_resort(5.999, 0.0))
+        assert isinstance(one.admit_last_resort(6.0, 0.0), Place)
+
+    def test_by_default_it_lasts_for_the_cooldown(self) -> None:
+        one = circuit(failures=1, cooldown=20.0)
+        one.failure(granted(one.admit(0.0)), 0.0, DOWN, 0.0, cooldown=300.0)
+        one.admit_last_resort(1.0, 0.0)
+
+        refused(one.admit_last_resort(20.999, 0.0))
+
+        assert isinstance(one.admit_last_resort(21.0, 0.0), Place)
+
+    def test_an_answer_is_worth_a_probe(self) -> None:
+        news = News()
+        one = self.opened(news)
+
+        one.success(granted(one.admit_last_resort(1.0, 0.0)), 2.0, 1.0)
+
+        assert [
+            ("TargetUnbenched", KEY, 2.0, {"reason": "recovered"}),
+            ("HealthChanged", KEY, 2.0, health("down", "healthy")),
+        ] == news.take()
+        assert "closed" == one.state(2.0)
+
+    def test_where_one_answer_is_not_enough_it_is_half_open_then(self) -> None:
+        one = self.opened(successes_to_close=2)
+
+        one.success(granted(one.admit_last_resort(1.0, 0.0)), 2.0, 1.0)
+        assert "half_open" == one.state(2.0)
+        one.success(granted(one.admit(2.0)), 3.0, 1.0)
+
+        assert "closed" == one.state(3.0)
+
+    def test_a_failure_leaves_the_bench_as_it_is(self) -> None:
+        news = News()
+        one = self.opened(news)
+
+        one.failure(granted(one.admit_last_resort(1.0, 0.0)), 2.0, DOWN, 1.0)
+
+        assert ([], 30.0, 1, 0) == (news.take(), one.shut_until, one.consecutive, one.failed_probes)
+        assert isinstance(one.admit_last_resort(2.0, 0.0), Place)
+
+    def test_a_wait_that_the_provider_names_now_is_noted(self) -> None:
+        news = News()
+        one = self.opened(news)
+
+        one.failure(granted(one.admit_last_resort(1.0, 0.0)), 2.0, limited(100.0), 1.0, tag=TAG)
+
+        told = benched(
+            RATE_LIMITED, "rate_limit", "rate_limited", 102.0, retry_after=100.0, tag=TAG
+        )
+        assert [("TargetBenched", KEY, 2.0, told)] == news.take()
+        assert LastError(RATE_LIMITED, "rate_limit") == one.last_error
+
+    def test_a_rate_limit_without_a_wait_is_not(self) -> None:
+        news = News()
+        one = self.opened(news)
+
+        one.failure(granted(one.admit_last_resort(20.0, 0.0)), 20.0, limited(), 1.0)
+
+        assert ([], 30.0) == (news.take(), one.shut_until)
+
+    def test_a_dead_key_is_noted_for_good(self) -> None:
+        news = News()
+        one = self.opened(news)
+
+        one.failure(granted(one.admit_last_resort(1.0, 0.0)), 2.0, DEAD, 1.0, tag=TAG)
+
+        told = benched(ErrorKind.AUTH_DEAD, "invalid_credentials", "auth_dead", 302.0, tag=TAG)
+        assert [("TargetBenched", KEY, 2.0, told)] == news.take()
+        assert refused(one.admit_last_resort(3.0, 0.0)).dead
+
+    def test_a_dead_key_is_benched_as_long_as_the_policys_cooldown_at_least(self) -> None:
+        news = News("HealthChanged")
+        one = self.opened(news)
+        dead = Verdict(ErrorKind.AUTH_DEAD, "invalid_credentials", retry_after=5.0)
+
+        one.failure(granted(one.admit_last_resort(1.0, 0.0)), 2.0, dead, 1.0, cooldown=400.0)
+
+        told = benched(
+            ErrorKind.AUTH_DEAD, "invalid_credentials", "auth_dead", 402.0, retry_after=5.0
+        )
+        assert [("TargetBenched", KEY, 2.0, told)] == news.take()
+
+    def test_never_past_a_forced_mode_over_an_automatic_bench(self) -> None:
+        one = self.opened()
+        one.configure(BreakerSettings(failures=1, mode="forced_open"), 0.0)
+
+        assert refused(one.admit_last_resort(1.0, 0.0)).manual
+
+    def test_never_past_a_wait_that_the_provider_named(self) -> None:
+        one = circuit()
+        fail(one, 0.0, limited(20.0))
+
+        block = refused(one.admit_last_resort(1.0, 0.0))
+
+        assert (KEY, "rate_limit", 20.0, False, False) == (
+            block.key, block.reason, block.until, block.manual, block.dead,
+        )  # fmt: skip
+
+    def test_past_a_pause_that_nobody_named_and_an_answer_ends_it(self) -> None:
+        news = News()
+        one = circuit(news=news)
+        fail(one, 0.0, limited())
+        news.take()
+
+        one.success(granted(one.admit_last_resort(1.0, 0.0)), 2.0, 1.0)
+
+        assert [
+            ("TargetUnbenched", KEY, 2.0, {"reason": "recovered"}),
+            ("HealthChanged", KEY, 2.0, health("down", "degraded")),
+        ] == news.take()
+        assert ("closed", 1.0) == (one.state(2.0), one.last_latency)
+        assert one.slot is one.era
+
+    def test_what_comes_of_it_in_a_pause_is_counted_in_the_period_beneath(self) -> None:
+        one = circuit(slow_call=5.0, failures=3)
+        early = granted(one.admit(0.0))
+        fail(one, 0.0, limited())
+        one.failure(granted(one.admit_last_resort(1.0, 0.0)), 2.0, DOWN, 6.0)
+        assert ((2, 2, 1), 1, 15.0) == (one.era.counts(2.0), one.consecutive, one.shut_until)
+
+        one.success(granted(one.admit_last_resort(3.0, 0.0)), 9.0, 6.0)
+
+        assert ((3, 2, 2), 0, "closed") == (one.era.counts(9.0), one.consecutive, one.state(9.0))
+        assert early is one.era
+
+    def test_failures_of_it_open_nothing_by_themselves(self) -> None:
+        one = circuit(failures=1)
+        fail(one, 0.0, limited())
+
+        one.failure(granted(one.admit_last_resort(1.0, 0.0)), 2.0, DOWN, 1.0)
+
+        assert (15.0, 1) == (one.shut_until, one.consecutive)
+
+    def test_one_at_a_time_also_while_the_pause_is_extended(self) -> None:
+        one = circuit()
+        early = granted(one.admit(0.0))
+        fail(one, 0.0, limited())
+        place = granted(one.admit_last_resort(1.0, 0.0))
+
+        one.failure(early, 5.0, limited(), 5.0)
+
+        assert "last resort taken" == refused(one.admit_last_resort(6.0, 0.0)).reason
+        one.abandon(place)
+        assert isinstance(one.admit_last_resort(6.0, 0.0), Place)
+
+    def test_a_pause_that_was_named_once_is_respected_however_it_is_extended(self) -> None:
+        one = circuit()
+        grants = [granted(one.admit(0.0)) for _ in range(3)]
+        one.failure(grants[0], 0.0, limited(3.0), 0.0)
+
+        one.failure(grants[1], 1.0, limited(), 1.0)
+
+        assert "rate_limit" == refused(one.admit_last_resort(2.0, 0.0)).reason
+
+    def test_a_shorter_wait_that_is_named_makes_the_longer_pause_one_to_respect(self) -> None:
+        one = circuit()
+        grants = [granted(one.admit(0.0)) for _ in range(2)]
+        one.failure(grants[0], 0.0, limited(), 0.0)
+
+        one.failure(grants[1], 1.0, limited(3.0), 1.0)
+
+        assert (15.0, "rate_limit") == (
+            one.shut_until,
+            refused(one.admit_last_resort(2.0, 0.0)).reason,
+        )
+
+    def test_never_past_a_bench_made_by_hand(self) -> None:
+        one = self.opened()
+        one.bench(1.0, 5.0, "")
+
+        block = refused(one.admit_last_resort(2.0, 0.0))
+
+        assert (KEY, "benched by hand", 30.0, True, False) == (
+            block.key, block.reason, block.until, block.manual, block.dead,
+        )  # fmt: skip
+
+    def test_never_past_a_forced_mode(self) -> None:
+        one = circuit(mode="forced_open")
+
+        block = refused(one.admit_last_resort(1.0, 0.0))
+
+        assert (KEY, "forced_open", None, True) == (
+            block.key,
+            block.reason,
+            block.until,
+            block.manual,
+        )
+
+    def test_where_nothing_blocks_it_is_an_ordinary_attempt(self) -> None:
+        one = circuit()
+
+        assert one.admit_last_resort(1.0, 0.0) is one.era
+
+    def test_in_a_half_open_circuit_it_is_a_probe_with_its_lease(self) -> None:
+        one = self.opened()
+
+        one.admit_last_resort(30.0, 50.0)
+
+        assert "probes taken" == refused(one.admit_last_resort(79.0, 0.0)).reason
+        assert isinstance(one.admit_last_resort(80.0, 0.0), Place)
+
+
+class TestByHand:
+    """An operator's bench: no result touches it."""
+
+    def test_it_is_told_and_shown(self) -> None:
+        news = News()
+        one = circuit(news=news)
+
+        one.bench(1.0, 100.0, "migration")
+
+        assert [
+            ("TargetBenched", KEY, 1.0, benched(None, "migration", "manual", 100.0)),
+            ("HealthChanged", KEY, 1.0, health("healthy", "down")),
+        ] == news.take()
+        bench = one.bench_now(2.0)
+        assert bench is not None
+        assert (1.0, 100.0, "migration", None, True) == (
+            bench.since, bench.until, bench.reason, bench.kind, bench.manual,
+        )  # fmt: skip
+        assert (None, 100.0) == (one.slot, one.shut_until)
+
+    def test_until_unbenched_has_no_end(self) -> None:
+        one = circuit()
+        one.bench(1.0, FOREVER, "migration")
+
+        block = refused(one.admit(1e9))
+
+        assert (None, "migration", True) == (block.until, block.reason, block.manual)
+
+    def test_it_ends_at_its_own_end_and_health_is_told(self) -> None:
+        news = News()
+        one = circuit(news=news)
+        one.bench(1.0, 100.0, "migration")
+        news.take()
+
+        assert ("open", "closed") == (one.state(99.999), one.state(100.0))
+
+        assert [
+            ("TargetUnbenched", KEY, 100.0, {"reason": "expired"}),
+            ("HealthChanged", KEY, 100.0, health("down", "healthy")),
+        ] == news.take()
+
+    def test_its_end_is_not_told_as_one_while_something_else_blocks(self) -> None:
+        news = News()
+        one = circuit(news=news, failures=1)
+        fail(one, 0.0)
+        one.bench(1.0, 10.0, "migration")
+        news.take()
+
+        assert "open" == one.state(10.0)
+
+        assert [] == news.take()
+
+    def test_results_count_beneath_it_and_leave_it(self) -> None:
+        one = circuit(failures=2)
+        grants = [granted(one.admit(0.0)) for _ in range(3)]
+        one.bench(1.0, 1000.0, "migration")
+
+        one.failure(grants[0], 2.0, DOWN, 1.0)
+        one.failure(grants[1], 2.0, DOWN, 1.0)
+        one.success(grants[2], 2.0, 1.0)
+
+        bench = one.bench_now(2.0)
+        assert bench is not None
+        assert (True, 1000.0) == (bench.manual, bench.until)
+
+    def test_unbenching_ends_every_layer_and_trusts_it_again(self) -> None:
+        news = News()
+        one = circuit(news=news, failures=1)
+        fail(one, 0.0)
+        one.failure(granted(one.admit(30.0)), 30.0, DOWN, 0.0)
+        one.bench(31.0, 1000.0, "migration")
+        news.take()
+
+        assert one.unbench(32.0)
+
+        assert [
+            ("TargetUnbenched", KEY, 32.0, {"reason": "manual"}),
+            ("HealthChanged", KEY, 32.0, health("down", "healthy")),
+        ] == news.take()
+        assert ("closed", 0, 0, NEVER) == (
+            one.state(32.0),
+            one.consecutive,
+            one.failed_probes,
+            one.shut_until,
+        )
+        fail(one, 33.0)
+        assert 63.0 == one.shut_until
+
+    def test_unbenching_what_is_not_benched_says_so_and_tells_nothing(self) -> None:
+        news = News()
+        one = circuit(news=news)
+        fail(one, 0.0)
+        news.take()
+
+        assert not one.unbench(1.0)
+
+        assert ([], 1) == (news.take(), one.consecutive)
+
+    def test_unbenching_a_half_open_circuit_closes_it(self) -> None:
+        one = circuit(failures=1)
+        fail(one, 0.0)
+
+        assert not one.unbench(30.0)
+
+        assert ("closed", None) == (one.state(30.0), one.block(30.0))
+
+    def test_unbenching_a_pause_keeps_the_period(self) -> None:
+        one = circuit()
+        era = one.era
+        fail(one, 0.0, limited(10.0))
+
+        assert one.unbench(1.0)
+
+        assert one.slot is era
+
+    @pytest.mark.parametrize("verdict", [DOWN, limited(20.0)], ids=["open", "paused"])
+    def test_forgetting_ends_what_is_automatic(self, verdict: Verdict) -> None:
+        news = News()
+        one = circuit(news=news, failures=1)
+        fail(one, 0.0, verdict)
+        news.take()
+
+        one.forget(1.0)
+
+        assert [
+            ("TargetUnbenched", KEY, 1.0, {"reason": "reset"}),
+            ("HealthChanged", KEY, 1.0, health("down", "healthy")),
+        ] == news.take()
+        assert ("closed", (0, 0), None, None, 0) == (
+            one.state(1.0), one.numbers(1.0), one.last_error, one.last_latency, one.failed_probes,
+        )  # fmt: skip
+
+    def test_forgetting_keeps_what_was_done_by_hand(self) -> None:
+        news = News()
+        one = circuit(news=news, failures=1)
+        one.bench(0.0, 100.0, "migration")
+        news.take()
+
+        one.forget(1.0)
+
+        assert ([], "open") == (news.take(), one.state(1.0))
+
+    def test_forgetting_starts_the_escalation_anew(self) -> None:
+        one = circuit(failures=1)
+        fail(one, 0.0)
+        one.failure(granted(one.admit(30.0)), 30.0, DOWN, 0.0)
+
+        one.forget(31.0)
+        fail(one, 32.0)
+
+        assert 62.0 == one.shut_until
+
+
+class TestModes:
+    """Settings of a circuit, changed while it works."""
+
+    def test_metrics_only_tells_once_for_as_long_as_it_would_have_benched(self) -> None:
+        news = News("HealthChanged")
+        one = circuit(news=news, failures=1, mode="metrics_only")
+
+        fail(one, 1.0)
+        fail(one, 30.999)
+        fail(one, 31.0)
+
+        first = benched(TRANSIENT, "overloaded", "failures 1/1", 31.0, enforced=False)
+        second = benched(TRANSIENT, "overloaded", "failures 3/1", 61.0, enforced=False)
+        assert [
+            ("TargetBenched", KEY, 1.0, first),
+            ("TargetBenched", KEY, 31.0, second),
+        ] == news.take()
+        assert "closed" == one.state(31.0)
+
+    def test_metrics_only_tells_what_a_bench_would_have_told(self) -> None:
+        news = News("HealthChanged")
+        one = circuit(news=news, failures=1, mode="metrics_only")
+
+        one.failure(
+            granted(one.admit(1.0)),
+            1.0,
+            Verdict(TRANSIENT, "overloaded", retry_after=4.0),
+            0.0,
+            tag=TAG,
+        )
+
+        told = benched(
+            TRANSIENT, "overloaded", "failures 1/1", 31.0, retry_after=4.0, tag=TAG, enforced=False
+        )
+        assert [("TargetBenched", KEY, 1.0, told)] == news.take()
+
+    def test_metrics_only_tells_of_pauses_too(self) -> None:
+        news = News("HealthChanged")
+        one = circuit(news=news, mode="metrics_only")
+
+        one.failure(granted(one.admit(1.0)), 1.0, limited(9.0), 0.0, tag=TAG)
+
+        told = benched(
+            RATE_LIMITED,
+            "rate_limit",
+            "rate_limited",
+            10.0,
+            retry_after=9.0,
+            tag=TAG,
+            enforced=False,
+        )
+        assert [("TargetBenched", KEY, 1.0, told)] == news.take()
+
+    def test_forgetting_makes_metrics_only_tell_again(self) -> None:
+        news = News("HealthChanged")
+        one = circuit(news=news, failures=1, mode="metrics_only")
+        fail(one, 1.0)
+
+        one.forget(2.0)
+        fail(one, 3.0)
+
+        assert [1.0, 3.0] == [at for _, _, at, _ in news.take()]
+
+    def test_disabled_counts_and_blocks_nothing(self) -> None:
+        news = News()
+        one = circuit(news=news, failures=1, mode="disabled")
+
+        fail(one, 1.0, DOWN, times=3)
+        fail(one, 1.0, limited(9.0))
+        fail(one, 1.0, DEAD)
+
+        assert ([], (0, 0), "closed") == (news.take(), one.numbers(1.0), one.state(1.0))
+        assert one.slot is not None
+        assert one.slot is not one.era
+        assert (FOREVER, 1.0) == (one.slot.due, circuit(now=1.0, mode="disabled").slot.started_at)  # type: ignore[union-attr]
+
+    def test_forced_open_blocks_until_the_mode_is_changed(self) -> None:
+        news = News()
+        one = circuit(news=news, now=5.0)
+
+        assert one.configure(BreakerSettings(mode="forced_open"), 6.0)
+
+        assert [("HealthChanged", KEY, 6.0, health("healthy", "down"))] == news.take()
+        block = refused(one.admit(7.0))
+        assert (KEY, "forced_open", None, True) == (
+            block.key,
+            block.reason,
+            block.until,
+            block.manual,
+        )
+        bench = one.bench_now(7.0)
+        assert bench is not None
+        assert (5.0, FOREVER, "forced_open", None, False) == (
+            bench.since, bench.until, bench.reason, bench.kind, bench.manual,
+        )  # fmt: skip
+        assert (None, FOREVER, "open") == (one.slot, one.shut_until, one.state(7.0))
+
+    def test_the_same_settings_change_nothing(self) -> None:
+        one = circuit()
+        one.era.due = 5.0
+
+        assert not one.configure(BreakerSettings(), 1.0)
+
+        assert 5.0 == one.era.due
+
+    def test_changed_settings_are_looked_at_by_the_next_success(self) -> None:
+        one = circuit()
+        one.era.due, one.era.calm = 5.0, True
+
+        assert one.configure(BreakerSettings(failures=7), 1.0)
+
+        assert (NEVER, False, 7) == (one.era.due, one.era.calm, one.settings.failures)
+
+    def test_a_new_window_keeps_what_was_counted(self) -> None:
+        one = circuit(failures=100, error_rate=1.0)
+        fail(one, 0.0)
+        answer(one, 50.0)
+
+        one.configure(BreakerSettings(failures=100, error_rate=1.0, window=60.0), 55.0)
+
+        assert ((2, 1), (1, 0)) == (one.numbers(55.0), one.numbers(60.0))
+
+    @pytest.mark.parametrize("mode", ["disabled", "metrics_only"])
+    @pytest.mark.parametrize("verdict", [DOWN, limited(20.0)], ids=["open", "paused"])
+    def test_a_mode_that_blocks_nobody_ends_what_was_automatic(
+        self, mode: Any, verdict: Verdict
+    ) -> None:
+        one = circuit(failures=1)
+        fail(one, 0.0, verdict)
+
+        one.configure(BreakerSettings(failures=1, mode=mode), 1.0)
+
+        assert ("closed", None) == (one.state(1.0), one.bench_now(1.0))
+        assert one.slot is not None
+
+    def test_other_settings_keep_a_bench(self) -> None:
+        one = circuit(failures=1)
+        fail(one, 0.0)
+
+        one.configure(BreakerSettings(failures=3), 1.0)
+
+        assert 30.0 == one.shut_until
+
+    def test_a_suspended_circuit_sends_everybody_to_bind_anew(self) -> None:
+        one = circuit()
+
+        one.suspend(suspended=True)
+        assert (None, NEVER) == (one.slot, one.shut_until)
+        one.suspend(suspended=False)
+
+        assert one.slot is one.era
+
+    def test_a_suspended_circuit_that_is_benched_does_too(self) -> None:
+        one = circuit(failures=1)
+        fail(one, 0.0)
+
+        one.suspend(suspended=True)
+        assert NEVER == one.shut_until
+        one.suspend(suspended=False)
+
+        assert 30.0 == one.shut_until
+
+
+class TestExhausted:
+    """One call used up its attempts on a key that answered nobody meanwhile."""
+
+    def test_it_opens_with_the_number_of_attempts(self) -> None:
+        news = News("HealthChanged")
+        one = circuit(news=news)
+        grant = granted(one.admit(1.0))
+        one.failure(grant, 1.0, DOWN, 0.0)
+
+        one.exhausted(grant, 2.0, DOWN, 3, one.answered(), cooldown=8.0, tag=TAG)
+
+        told = benched(TRANSIENT, "overloaded", "exhausted 3/3", 10.0, tag=TAG)
+        assert [("TargetBenched", KEY, 2.0, told)] == news.take()
+
+    def test_the_hint_of_the_last_error_is_told(self) -> None:
+        news = News("HealthChanged")
+        one = circuit(news=news)
+        verdict = Verdict(TRANSIENT, "overloaded", retry_after=4.0)
+
+        one.exhausted(granted(one.admit(1.0)), 2.0, verdict, 2, 0)
+
+        assert [4.0] == [details["retry_after"] for _, _, _, details in news.take()]
+
+    def test_it_changes_the_health(self) -> None:
+        news = News("TargetBenched")
+        one = circuit(news=news)
+
+        one.exhausted(granted(one.admit(1.0)), 2.0, DOWN, 2, 0)
+
+        assert [("HealthChanged", KEY, 2.0, health("healthy", "down"))] == news.take()
+
+    def test_not_if_it_answered_anybody_meanwhile(self) -> None:
+        one = circuit()
+        grant, before = granted(one.admit(1.0)), one.answered()
+        answer(one, 1.5)
+
+        one.exhausted(grant, 2.0, DOWN, 3, before)
+
+        assert "closed" == one.state(2.0)
+
+    def test_not_by_a_call_of_an_earlier_period(self) -> None:
+        one = circuit(failures=1)
+        late = granted(one.admit(0.0))
+        fail(one, 0.0)
+        one.unbench(1.0)
+
+        one.exhausted(late, 2.0, DOWN, 3, 0)
+
+        assert "closed" == one.state(2.0)
+
+    def test_nor_while_it_is_open_already(self) -> None:
+        one = circuit(failures=1)
+        late = granted(one.admit(0.0))
+        fail(one, 0.0)
+
+        one.exhausted(late, 20.0, DOWN, 3, 0)
+
+        assert 30.0 == one.shut_until
+
+    def test_a_disabled_circuit_never_opens_by_it(self) -> None:
+        one = circuit(mode="disabled")
+
+        one.exhausted(granted(one.admit(1.0)), 2.0, DOWN, 3, 0)
+
+        assert "closed" == one.state(2.0)
+
+
+class TestInterrupted:
+    """A KeyboardInterrupt between a change and its publication must not leave everybody let in."""
+
+    def interrupted(self, **options: Any) -> Circuit:
+        """Return a circuit that opened, but whose slot still says that calls may pass."""
+        one = circuit(**{"failures": 1, **options})
+        era = one.era
+        fail(one, 0.0)
+        one.slot, one.shut_until = era, NEVER
+        return one
+
+    def test_the_next_failure_puts_it_right(self) -> None:
+        one = self.interrupted()
+
+        one.failure(one.era, 1.0, DOWN, 1.0)
+
+        assert (None, 30.0) == (one.slot, one.shut_until)
+
+    def test_so_does_the_next_answer(self) -> None:
+        one = self.interrupted()
+
+        one.success(one.era, 1.0, 1.0)
+
+        assert (None, 30.0) == (one.slot, one.shut_until)
+
+    def test_so_does_whoever_asks(self) -> None:
+        one = self.interrupted()
+
+        refused(one.admit(1.0))
+
+        assert (None, 30.0) == (one.slot, one.shut_until)
+
+    def test_a_target_looks_after_a_provider_whose_targets_were_not_told(self) -> None:
+        provider = circuit("groq", failures=1)
+        one = circuit(provider=provider)
+        era = one.era
+        fail(provider, 0.0)
+        one.slot, one.shut_until, provider._changed = era, NEVER, True
+
+        one.failure(era, 1.0, DOWN, 1.0)
+
+        assert (None, 30.0) == (one.slot, one.shut_until)
+
+
+class TestFigures:
+    """What a circuit says about itself."""
+
+    def test_a_call_is_hung_after_ten_times_the_average_and_ten_seconds_at_least(self) -> None:
+        quick, slow, told = circuit(), circuit(), circuit(slow_call=2.0)
+        answer(quick, 0.0, seconds=0.5)
+        answer(slow, 0.0, seconds=4.0)
+        answer(slow, 0.0, seconds=2.0)
+
+        assert [10.0, 10.0, 30.0, 2.0] == [
+            circuit().hung_after(0.0), quick.hung_after(0.0), slow.hung_after(0.0), told.hung_after(0.0),
+        ]  # fmt: skip
+
+    def test_the_average_of_a_window_that_is_empty_is_what_it_last_was(self) -> None:
+        one = circuit(window=60.0)
+        answer(one, 0.0, seconds=4.0)
+        assert 4.0 == one.average_latency(1.0)
+
+        assert 4.0 == one.average_latency(100.0)
+
+    def test_it_is_idle_while_only_successes_would_be_forgotten(self) -> None:
+        news = News()
+        healthy, ill, open_, paused, manual = (
+            circuit(news=news, failures=2, window=60.0) for _ in range(5)
+        )
+        answer(healthy, 0.0)
+        fail(ill, 0.0)
+        fail(open_, 0.0, times=2)
+        fail(paused, 0.0, limited(20.0))
+        manual.bench(0.0, 20.0, "")
+
+        assert [True, False, False, False, False] == [
+            each.is_idle(1.0) for each in (healthy, ill, open_, paused, manual)
+        ]
+
+    def test_it_is_not_idle_until_its_errors_have_left_the_window(self) -> None:
+        one = circuit(window=60.0, failures=3)
+        fail(one, 0.0)
+        answer(one, 0.0)
+
+        assert [False, True] == [one.is_idle(59.999), one.is_idle(60.0)]
+
+    def test_what_nobody_asked_for_during_a_window_is_idle_however_it_was_left(self) -> None:
+        half_open, ill, forced = circuit(failures=1), circuit(), circuit(failures=1)
+        fail(half_open, 0.0)
+        fail(ill, 0.0)
+        fail(forced, 0.0)
+        forced.bench(0.0, 1000.0, "migration")
+
+        assert [(False, True), (False, True), (False, False)] == [
+            (one.is_idle(299.9), one.is_idle(300.0)) for one in (half_open, ill, forced)
+        ]
+
+    def test_it_is_not_idle_while_failed_probes_lengthen_the_next_bench(self) -> None:
+        one = circuit(failures=1, window=60.0)
+        fail(one, 0.0)
+        one.failure(granted(one.admit(30.0)), 30.0, DOWN, 0.0)
+        one.success(granted(one.admit(90.0)), 90.0, 0.0)
+
+        assert not one.is_idle(91.0)
+
+    def test_it_notes_when_it_was_last_asked(self) -> None:
+        one = circuit(now=3.0)
+        assert 3.0 == one.touched_at
+
+        one.admit(7.0)
+
+        assert 7.0 == one.touched_at
+
+    def test_status_follows_the_share_of_errors(self) -> None:
+        one = circuit(failures=100, error_rate=1.0)
+        answer(one, 0.0, times=10)
+        fail(one, 0.0)
+        assert "healthy" == one.status(0.0)
+
+        fail(one, 0.0)
+
+        assert "degraded" == one.status(0.0)
+
+    def test_the_events_queue_is_empty_when_nobody_listens(self) -> None:
+        one = circuit(news=News("TargetBenched", "HealthChanged"), failures=1)
+
+        fail(one, 0.0)
+
+        assert 0 == len(one.outbox)
+
+    def test_a_note_is_told_with_its_details_if_anybody_listens(self) -> None:
+        news, deaf = News(), News("AttemptFailed")
+        circuit(news=news).note("AttemptFailed", 4.0, tag=TAG, number=1)
+        circuit(news=deaf).note("AttemptFailed", 4.0, tag=TAG, number=1)
+
+        assert [("AttemptFailed", KEY, 4.0, {"tag": TAG, "number": 1})] == news.take()
+        assert [] == deaf.take()
+
+    def test_each_circuit_of_a_key_can_be_told_from_the_next(self) -> None:
+        assert circuit().serial < circuit().serial
+
+
+class TestCalm:
+    """When the healthy path may count by itself, and when it must not."""
+
+    def calm_after(self, one: Circuit, now: float) -> bool:
+        answer(one, now)
+        return one.era.calm
+
+    def test_a_healthy_circuit_is_calm_and_rests(self) -> None:
+        one = circuit()
+        answer(one, 1.0, seconds=0.0001)
+
+        answer(one, 1.0001, seconds=0.0001)
+
+        assert (True, pytest.approx(1.0011)) == (one.era.calm, one.era.due)
+
+    def test_not_without_a_lock_around_the_interpreter(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(window, "LOCK_FREE", False)
+
+        assert not self.calm_after(circuit(), 1.0)
+
+    def test_not_where_slow_calls_are_looked_for(self) -> None:
+        assert not self.calm_after(circuit(slow_call=5.0), 1.0)
+
+    def test_not_while_a_rate_could_be_completed(self) -> None:
+        one = circuit(failures=100, min_calls=3)
+        fail(one, 1.0)
+
+        assert not self.calm_after(one, 1.0)
+        assert NEVER == one.era.due
+
+    def test_calm_as_soon_as_no_rate_can_be_completed(self) -> None:
+        one = circuit(failures=100, min_calls=12)
+        fail(one, 1.0)
+        answer(one, 1.0, times=10)
+        assert not one.era.calm
+
+        assert self.calm_after(one, 1.0)
+
+    def test_an_error_ends_the_calm_at_once(self) -> None:
+        one = circuit()
+        assert self.calm_after(one, 1.0)
+
+        fail(one, 1.0)
+
+        assert (False, NEVER) == (one.era.calm, one.era.due)
+
+    def test_not_while_it_is_degraded(self) -> None:
+        one = circuit(failures=100, min_calls=1, error_rate=1.0)
+        answer(one, 1.0, times=10)
+        fail(one, 1.0, limited(0.0), times=2)
+
+        assert not self.calm_after(one, 1.0)
+
+    def test_calm_again_when_errors_are_few(self) -> None:
+        one = circuit(failures=100, min_calls=1, error_rate=1.0)
+        answer(one, 1.0, times=20)
+        fail(one, 1.0)
+        answer(one, 1.0)
+
+        assert self.calm_after(one, 1.0)
+
+    def test_not_while_its_provider_has_failures_in_a_row(self) -> None:
+        news = News()
+        provider = circuit("groq", news=news)
+        one = circuit(news=news, provider=provider)
+        fail(provider, 1.0)
+        before = provider.consecutive
+
+        calm = self.calm_after(one, 1.0)
+
+        assert (1, False, 0) == (before, calm, provider.consecutive)
+        assert self.calm_after(one, 2.0)
+
+    def test_not_while_its_provider_looks_for_slow_calls(self) -> None:
+        provider = circuit("groq", slow_call=5.0)
+
+        assert not self.calm_after(circuit(provider=provider), 1.0)
+
+
+class TestProvider:
+    """A provider's circuit, and its targets beneath it."""
+
+    def family(self, news: News | None = None, **options: Any) -> tuple[Circuit, Circuit, Circuit]:
+        """Return a provider with these settings and two targets."""
+        news = News() if news is None else news
+        provider = circuit("groq", news=news, **options)
+        return (
+            provider,
+            circuit("groq/a", news=news, provider=provider),
+            circuit("groq/b", news=news, provider=provider),
+        )
+
+    def test_what_benches_it_shuts_its_targets(self) -> None:
+        provider, one, other = self.family(failures=1)
+
+        fail(provider, 0.0)
+
+        assert [(None, 30.0), (None, 30.0)] == [
+            (each.slot, each.shut_until) for each in (one, other)
+        ]
+
+    def test_its_end_opens_them_again(self) -> None:
+        provider, one, _ = self.family()
+        provider.bench(0.0, 10.0, "migration")
+        assert one.slot is None
+
+        provider.state(10.0)
+
+        assert one.slot is one.era
+
+    def test_a_target_that_is_born_beneath_a_benched_provider_is_shut(self) -> None:
+        provider, *_ = self.family(failures=1)
+        fail(provider, 0.0)
+
+        late = circuit("groq/c", provider=provider)
+
+        assert (None, 30.0) == (late.slot, late.shut_until)
+
+    def test_a_target_benched_for_longer_stays_so(self) -> None:
+        provider, one, _ = self.family(failures=1)
+        one.bench(0.0, 100.0, "migration")
+
+        fail(provider, 0.0)
+        assert 100.0 == one.shut_until
+        provider.unbench(1.0)
+
+        assert (None, 100.0) == (one.slot, one.shut_until)
+
+    def test_its_rate_is_of_what_it_is_charged_with_among_the_calls_of_its_targets(self) -> None:
+        news = News("HealthChanged")
+        provider, one, other = self.family(news, failures=100, min_calls=10, error_rate=0.2)
+        answer(one, 1.0, times=4)
+        answer(other, 1.0, times=4)
+
+        fail(provider, 1.0)
+        assert "closed" == provider.state(1.0)
+        fail(provider, 1.0)
+
+        told = benched(TRANSIENT, "overloaded", "error_rate 2/10 >= 0.2", 31.0)
+        assert [("TargetBenched", "groq", 1.0, told)] == news.take()
+
+    def test_its_numbers_are_the_sums(self) -> None:
+        provider, one, other = self.family(failures=100)
+        answer(one, 1.0, times=2)
+        fail(one, 1.0)
+        fail(other, 1.0)
+        fail(provider, 1.0)
+
+        assert (5, 3) == provider.numbers(1.0)
+
+    def test_its_health_is_that_of_all_their_errors(self) -> None:
+        by_own, by_theirs = self.family(failures=100), self.family(failures=100)
+        for provider, one, _ in (by_own, by_theirs):
+            answer(one, 1.0, times=8)
+            assert "healthy" == provider.status(1.0)
+
+        fail(by_own[0], 1.0)
+        fail(by_theirs[2], 1.0)
+
+        assert ["degraded", "degraded"] == [by_own[0].status(1.0), by_theirs[0].status(1.0)]
+
+    def test_counts_of_targets_from_before_it_closed_are_not_its_own(self) -> None:
+        provider, one, other = self.family()
+        answer(one, 1.0, times=5)
+        fail(other, 1.0)
+
+        provider.forget(2.0)
+        answer(one, 3.0, times=2)
+        fail(other, 3.0)
+
+        assert ((3, 1), (7, 0)) == (provider.numbers(3.0), one.numbers(3.0))
+
+    def test_an_answer_of_a_target_forgets_its_failures_in_a_row(self) -> None:
+        news = News()
+        provider, one, _ = self.family(news, failures=4)
+        answer(one, 1.0, times=30)
+        fail(provider, 1.0, times=2)
+        assert [("HealthChanged", "groq", 1.0, health("healthy", "degraded"))] == news.take()
+
+        answer(one, 2.0)
+
+        assert 0 == provider.consecutive
+        assert [("HealthChanged", "groq", 2.0, health("degraded", "healthy"))] == news.take()
+
+    def test_an_answer_to_a_call_from_before_it_closed_does_not(self) -> None:
+        provider, *_ = self.family(failures=3, slow_call=5.0)
+        early = provider.era
+        provider.bench(0.0, 10.0, "migration")
+        provider.unbench(1.0)
+        provider.forget(1.0)
+        fail(provider, 2.0)
+
+        provider.child_answered(early, 3.0, 9.0)
+
+        assert (1, (1, 1, 0)) == (provider.consecutive, provider.era.counts(3.0))
+
+    def test_an_answer_while_it_is_open_does_not(self) -> None:
+        provider, one, _ = self.family(failures=2)
+        early = granted(one.admit(0.0))
+        fail(provider, 1.0, times=2)
+
+        one.success(early, 2.0, 2.0)
+
+        assert (2, "open") == (provider.consecutive, provider.state(2.0))
+
+    def test_its_failures_make_its_targets_look_at_their_next_success(self) -> None:
+        provider, one, _ = self.family()
+        one.era.calm, one.era.due = True, 100.0
+
+        fail(provider, 1.0)
+
+        assert (False, NEVER, False) == (one.era.calm, one.era.due, provider._changed)
+
+    def test_its_limit_for_slow_calls_does_too(self) -> None:
+        provider, one, _ = self.family()
+        one.era.calm, one.era.due = True, 100.0
+
+        provider.configure(BreakerSettings(slow_call=5.0), 1.0)
+
+        assert (False, NEVER) == (one.era.calm, one.era.due)
+
+    def test_other_changes_leave_their_calm(self) -> None:
+        provider, one, _ = self.family()
+        one.era.calm, one.era.due = True, 100.0
+
+        provider.bench(1.0, 2.0, "migration")
+
+        assert (True, 100.0) == (one.era.calm, one.era.due)
+
+    def test_slow_answers_of_its_targets_open_it_by_its_own_limit(self) -> None:
+        news = News("HealthChanged")
+        provider, one, _ = self.family(news, min_calls=3, slow_call=5.0, slow_rate=0.5)
+        answer(one, 1.0, seconds=1.0)
+        answer(one, 1.0, seconds=5.0)
+        assert "closed" == provider.state(1.0)
+
+        answer(one, 1.0, seconds=5.0)
+
+        told = benched(TRANSIENT, "slow", "slow_rate 2/3 >= 0.5", 31.0)
+        assert [("TargetBenched", "groq", 1.0, told)] == news.take()
+
+    def test_a_disabled_provider_is_not_opened_by_them(self) -> None:
+        provider, one, _ = self.family(mode="disabled", min_calls=1, slow_call=5.0, slow_rate=0.5)
+
+        answer(one, 1.0, seconds=5.0)
+
+        assert "closed" == provider.state(1.0)
+
+    def test_its_latency_is_the_average_over_its_targets(self) -> None:
+        provider, one, other = self.family()
+        assert provider.average_latency(0.0) is None
+        answer(one, 1.0, seconds=2.0)
+        assert 2.0 == provider.average_latency(1.0)
+
+        answer(other, 1.0, seconds=4.0)
+
+        assert 3.0 == provider.average_latency(1.0)
+
+    def test_its_own_latency_goes_before_that_of_its_targets(self) -> None:
+        provider, one, _ = self.family()
+        answer(one, 1.0, seconds=2.0)
+        answer(provider, 1.0, seconds=9.0)
+
+        assert 9.0 == provider.average_latency(1.0)
+
+    def test_its_first_attempts_are_those_of_its_targets(self) -> None:
+        provider, one, other = self.family()
+        answer(one, 1.0, times=2)
+        answer(other, 1.0, times=3)
+        answer(provider, 1.0)
+
+        assert (6, 2) == (provider.first_attempts(1.0, 10.0), one.first_attempts(1.0, 10.0))
+
+    def test_what_it_answered_is_what_its_targets_answered(self) -> None:
+        provider, one, other = self.family()
+        answer(one, 1.0, times=2)
+        answer(other, 1.0)
+
+        assert (3, 2) == (provider.answered(), one.answered())
+
+    def test_targets_that_are_gone_are_forgotten(self) -> None:
+        provider, one, other = self.family()
+        answer(one, 1.0)
+        answer(other, 1.0)
+
+        del one
+        gc.collect()
+
+        assert (1, 0) == provider.numbers(1.0)
+
+    def test_a_provider_of_targets_that_come_and_go_stays_small(self) -> None:
+        provider = circuit("groq")
+
+        for number in range(1000):
+            circuit(f"groq/{number}", provider=provider)
+        gc.collect()
+        kept = [circuit(f"groq/k{number}", provider=provider) for number in range(5)]
+
+        assert len(provider._children) < 16
+        assert 5 == len(kept) == len(provider._targets_locked())
+
+
+class TestFork:
+    """A child process has fresh locks and no leases of its parent's calls."""
+
+    def test_places_are_free_locks_are_new_and_nothing_waits_to_be_told(self) -> None:
+        one = circuit(failures=1)
+        fail(one, 0.0)
+        granted(one.admit(30.0))
+        lock, delivering = one._lock, one.delivering
+        lock.acquire()
+        delivering.acquire()
+        one.outbox.append(("TargetBenched", 0.0, {}))
+
+        one.after_fork()
+
+        assert one._lock is not lock
+        assert one.delivering is not delivering
+        assert isinstance(one.delivering, type(threading.Lock()))
+        assert 0 == len(one.outbox)
+        assert isinstance(one.admit(30.0), Place)
+
+    def test_last_resorts_are_free_too(self) -> None:
+        opened, paused = circuit(failures=1), circuit()
+        fail(opened, 0.0)
+        fail(paused, 0.0, limited())
+        for one in (opened, paused):
+            granted(one.admit_last_resort(1.0, 0.0))
+            one.after_fork()
+
+        assert [True, True] == [
+            isinstance(one.admit_last_resort(2.0, 0.0), Place) for one in (opened, paused)
+        ]

@@ -1,0 +1,534 @@
+"""Leave for one attempt: which circuit is charged, and that each is reported to once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from resilient_llm._core.circuit import Circuit
+from resilient_llm._core.layers import Block, Place
+from resilient_llm._core.permit import (
+    Permit,
+    admit,
+    block_of,
+    held_places,
+    hold,
+    let_go,
+    permit_of_inlined,
+)
+from resilient_llm._values import ErrorKind, Verdict
+from tests.support.circuits import DOWN, WRONG, News, answer, circuit, fail, limited
+
+SICK = Verdict(ErrorKind.TRANSIENT, "overloaded", scope="provider")
+
+
+def family(**options: object) -> tuple[Circuit, Circuit]:
+    """Return a provider and its one target, with the same settings."""
+    provider = circuit("groq", **options)
+    return provider, circuit("groq/a", provider=provider, **options)
+
+
+def permitted(one: Circuit, now: float) -> Permit:
+    """Return the leave; fails if there was none."""
+    leave = admit(one, now)
+    assert isinstance(leave, Permit)
+    return leave
+
+
+def half_open(*circuits: Circuit) -> None:
+    """Open circuits that a single failure opens, at 0 for 30 s."""
+    for one in circuits:
+        fail(one, 0.0)
+
+
+class TestAdmitting:
+    """A target and its provider are asked, as one."""
+
+    def test_a_healthy_pair_gives_their_closed_periods(self) -> None:
+        provider, one = family()
+
+        permit = permitted(one, 5.0)
+
+        assert (one.era, provider.era, 5.0) == (
+            permit.grant,
+            permit.provider_grant,
+            permit.entered_at,
+        )
+        assert ((), 5.0) == (permit.places, one.touched_at)
+
+    def test_a_key_without_a_provider_stands_for_itself(self) -> None:
+        one = circuit("groq")
+
+        permit = permitted(one, 5.0)
+
+        assert (one.era, None) == (permit.grant, permit.provider_grant)
+
+    def test_a_half_open_key_without_a_provider_gives_a_place(self) -> None:
+        one = circuit("groq", failures=1)
+        half_open(one)
+
+        permit = permitted(one, 30.0)
+
+        assert (1, None) == (len(permit.places), permit.provider_grant)
+
+    def test_both_half_open_give_a_place_each(self) -> None:
+        provider, one = family(failures=1)
+        half_open(one, provider)
+
+        permit = permitted(one, 30.0)
+
+        assert [True, True] == [
+            isinstance(grant, Place) for grant in (permit.grant, permit.provider_grant)
+        ]
+        assert (permit.grant, permit.provider_grant) == permit.places
+
+    def test_a_place_of_either_is_a_place(self) -> None:
+        provider, one = family(failures=1)
+        half_open(provider)
+        of_provider = permitted(one, 30.0)
+        other_provider, other = family(failures=1)
+        half_open(other)
+        of_target = permitted(other, 30.0)
+
+        assert ((of_provider.provider_grant,), (of_target.grant,)) == (
+            of_provider.places,
+            of_target.places,
+        )
+        assert other_provider.era is of_target.provider_grant
+
+    def test_a_benched_provider_refuses_and_the_targets_place_is_free_again(self) -> None:
+        provider, one = family(failures=1)
+        half_open(one)
+        provider.bench(0.0, 100.0, "migration")
+
+        block = admit(one, 30.0)
+
+        assert isinstance(block, Block)
+        assert ("groq", "migration") == (block.key, block.reason)
+        assert isinstance(one.admit(30.0), Place)
+
+    def test_the_block_that_ends_later_is_told(self) -> None:
+        provider, one = family(failures=1)
+        half_open(one)
+        provider.failure(provider.era, 0.0, limited(100.0), 0.0)
+        assert ("groq", 100.0) == (block_of(one, 1.0).key, block_of(one, 1.0).until)  # type: ignore[union-attr]
+
+        block = admit(one, 1.0)
+
+        assert isinstance(block, Block)
+        assert ("groq", 100.0) == (block.key, block.until)
+
+    def test_a_targets_later_end_is_its_own(self) -> None:
+        provider, one = family(failures=1)
+        half_open(provider)
+        one.failure(one.era, 0.0, limited(100.0), 0.0)
+
+        block, asked = admit(one, 1.0), block_of(one, 1.0)
+
+        assert isinstance(block, Block)
+        assert asked is not None
+        assert ("groq/a", "groq/a") == (block.key, asked.key)
+
+    def test_a_bench_made_by_hand_is_told_before_a_longer_one_of_the_provider(self) -> None:
+        provider, one = family(failures=1)
+        one.bench(0.0, 10.0, "mine")
+        provider.bench(0.0, 100.0, "migration")
+
+        blocks = admit(one, 1.0), block_of(one, 1.0)
+
+        assert ["mine", "mine"] == [block.reason for block in blocks if isinstance(block, Block)]
+
+    @pytest.mark.parametrize("until", [5.0, float("inf")])
+    def test_a_bench_of_the_provider_made_by_hand_is_told_before_the_keys_own(
+        self, until: float
+    ) -> None:
+        provider, one = family(failures=1)
+        one.failure(one.era, 0.0, limited(100.0), 0.0)
+        provider.bench(0.0, until, "migration")
+
+        blocks = admit(one, 1.0), block_of(one, 1.0)
+
+        assert ["migration", "migration"] == [
+            block.reason for block in blocks if isinstance(block, Block)
+        ]
+
+    def test_an_end_that_nobody_knows_is_no_later_one(self) -> None:
+        provider, one = family(failures=1)
+        half_open(provider)
+        provider.admit(60.0)
+        one.failure(one.era, 0.0, limited(100.0), 0.0)
+
+        blocks = admit(one, 61.0), block_of(one, 61.0)
+
+        assert ["groq/a", "groq/a"] == [block.key for block in blocks if isinstance(block, Block)]
+
+    def test_asking_takes_nothing(self) -> None:
+        _, one = family(failures=1)
+        half_open(one)
+
+        assert (None, None) == (block_of(one, 30.0), block_of(one, 30.0))
+        assert isinstance(admit(one, 30.0), Permit)
+
+    def borrowed(self, **options: object) -> tuple[Circuit, Permit, Permit]:
+        """Return a half-open circuit, the permit of its probe, and that of a guard inside it."""
+        provider, one = family(**{"failures": 1, **options})
+        half_open(one, provider)
+        outer = permitted(one, 30.0)
+        hold(outer.places)
+        inner = permitted(one, 31.0)
+        let_go(outer.places)
+        assert isinstance(admit(one, 31.0), Block)
+        return one, outer, inner
+
+    def test_a_guard_inside_a_probe_borrows_its_place(self) -> None:
+        _, outer, inner = self.borrowed()
+
+        assert (2, ()) == (len(outer.places), inner.places)
+
+    @pytest.mark.parametrize(
+        "leave", [Permit.abandoned, lambda permit: permit.failed(None, 31.0, WRONG)]
+    )
+    def test_a_guard_inside_that_says_nothing_keeps_the_probes_place(
+        self, leave: Callable[[Permit], object]
+    ) -> None:
+        one, outer, inner = self.borrowed()
+
+        leave(inner)
+
+        assert isinstance(admit(one, 31.0), Block)
+        outer.succeeded(32.0, 2.0)
+        assert "closed" == one.state(32.0)
+
+    def test_an_answer_inside_is_the_probes_to_report(self) -> None:
+        one, outer, inner = self.borrowed(successes_to_close=2)
+
+        inner.succeeded(31.0, 1.0)
+        outer.succeeded(32.0, 2.0)
+
+        assert "half_open" == one.state(32.0)
+
+    @pytest.mark.parametrize("verdict", [DOWN, limited(20.0)])
+    def test_a_failure_inside_is_the_probes(self, verdict: Verdict) -> None:
+        one, outer, inner = self.borrowed()
+
+        inner.failed(None, 31.0, verdict)
+        outer.succeeded(32.0, 2.0)
+
+        assert ("open", 1) == (one.state(32.0), one.failed_probes)
+
+    def test_a_place_that_was_given_back_is_borrowed_by_nobody(self) -> None:
+        one, outer, _ = self.borrowed()
+        outer.abandoned()
+        hold(outer.places)
+
+        leaves = [admit(one, 33.0) for _ in range(3)]
+
+        let_go(outer.places)
+        assert [True, False, False] == [isinstance(leave, Permit) for leave in leaves]
+
+    def test_places_are_let_go_in_any_order(self) -> None:
+        first, second = self.borrowed()[1].places, self.borrowed()[1].places
+        hold(first)
+        hold(second)
+
+        let_go(first)
+        assert second == held_places.get()
+        let_go(second)
+
+        assert () == held_places.get()
+
+    def test_places_of_other_keys_are_not_shared(self) -> None:
+        _, one = family(failures=1)
+        half_open(one)
+        strange = circuit("openai", failures=1)
+        half_open(strange)
+        other = permitted(strange, 30.0)
+        token = held_places.set(other.places)
+        try:
+            permit = permitted(one, 30.0)
+        finally:
+            held_places.reset(token)
+
+        assert permit.grant is not other.grant
+        assert isinstance(permit.grant, Place)
+
+
+class TestOfTheHealthyPath:
+    """A call that only read the target's slot."""
+
+    def test_gets_the_providers_present_period(self) -> None:
+        provider, one = family()
+
+        permit = permit_of_inlined(one, one.era, 5.0)
+
+        assert (one.era, provider.era, 5.0) == (
+            permit.grant,
+            permit.provider_grant,
+            permit.entered_at,
+        )
+
+    def test_but_not_for_a_call_that_another_circuit_let_in(self) -> None:
+        _, one = family()
+        _, other = family()
+
+        assert permit_of_inlined(one, other.era, 5.0).provider_grant is None
+
+    def test_of_a_disabled_provider_it_gets_what_counts_nothing(self) -> None:
+        provider = circuit("groq", mode="disabled")
+        one = circuit("groq/a", provider=provider)
+
+        permit_of_inlined(one, one.era, 5.0).failed(
+            None, 6.0, Verdict(ErrorKind.RATE_LIMITED, "rate_limit", 20.0, scope="provider")
+        )
+
+        assert ("closed", (0, 0)) == (provider.state(6.0), provider.numbers(6.0))
+
+    def test_of_a_disabled_target_it_is_charged_with_what_is_the_providers(self) -> None:
+        provider = circuit("groq")
+        one = circuit("groq/a", provider=provider, mode="disabled")
+        assert one.slot is not None
+
+        permit_of_inlined(one, one.slot, 5.0).failed(None, 6.0, SICK)
+
+        assert ((0, 0), (1, 1)) == (one.numbers(6.0), provider.numbers(6.0))
+
+    def test_unless_that_began_after_the_call(self) -> None:
+        provider, one = family()
+        provider.forget(6.0)
+
+        assert permit_of_inlined(one, one.era, 5.9).provider_grant is None
+        assert permit_of_inlined(one, one.era, 6.0).provider_grant is provider.era
+
+    def test_or_there_is_no_provider(self) -> None:
+        one = circuit("groq")
+
+        assert permit_of_inlined(one, one.era, 5.0).provider_grant is None
+
+
+class TestReporting:
+    """Succeeded, failed, cancelled or abandoned."""
+
+    def test_a_success_of_both_probes_is_one_call_of_the_provider(self) -> None:
+        provider, one = family(failures=1, successes_to_close=2)
+        half_open(provider, one)
+
+        permitted(one, 60.0).succeeded(61.0, 1.0)
+
+        assert (3, 2) == (provider.numbers(61.0)[0], one.numbers(61.0)[0])
+
+    def test_a_success_is_counted_once_and_closes_both(self) -> None:
+        provider, one = family(failures=1)
+        half_open(one, provider)
+        permit = permitted(one, 30.0)
+
+        permit.succeeded(31.0, 1.0)
+
+        assert ("closed", "closed") == (one.state(31.0), provider.state(31.0))
+
+    def test_a_calm_success_is_measured_without_the_lock(self) -> None:
+        one = circuit("groq")
+        answer(one, 1.0)
+        assert one.era.calm
+        permit = permitted(one, 1.0)
+        lock, one._lock = one._lock, None  # type: ignore[assignment]
+        permit.succeeded(1.5, 0.5)
+        one._lock = lock
+
+        assert (2, 0) == one.numbers(1.5)
+
+    def test_when_a_bucket_ends_it_is_counted_with_it(self) -> None:
+        one = circuit("groq")
+        answer(one, 1.0)
+        permit = permitted(one, 1.0)
+
+        permit.succeeded(2.0, 1.0)
+
+        assert 3.0 == one.era.look_at
+
+    def test_a_target_is_charged_and_its_providers_place_is_given_back(self) -> None:
+        provider, one = family(failures=1)
+        half_open(one, provider)
+        permit = permitted(one, 30.0)
+
+        permit.failed(None, 31.0, DOWN)
+
+        assert ("open", "half_open") == (one.state(31.0), provider.state(31.0))
+        assert isinstance(provider.admit(31.0), Place)
+
+    def test_a_provider_is_charged_and_its_targets_place_is_given_back(self) -> None:
+        provider, one = family(failures=1)
+        half_open(one, provider)
+        permit = permitted(one, 30.0)
+
+        permit.failed(None, 31.0, SICK)
+
+        assert ("open", "half_open") == (provider.state(31.0), one.state(31.0))
+        assert isinstance(one.admit(31.0), Place)
+
+    def test_a_key_without_a_provider_is_charged_with_everything(self) -> None:
+        one = circuit("groq", failures=1)
+
+        permitted(one, 0.0).failed(None, 1.0, SICK)
+
+        assert "open" == one.state(1.0)
+
+    def test_a_provider_that_closed_meanwhile_is_not_charged(self) -> None:
+        provider, one = family(failures=1)
+        permit = permit_of_inlined(one, one.era, -1.0)
+
+        permit.failed(None, 1.0, SICK)
+
+        assert ("closed", "closed") == (provider.state(1.0), one.state(1.0))
+
+    def test_how_long_it_ran_is_told(self) -> None:
+        one = circuit("groq", slow_call=5.0, slow_rate=1.0, min_calls=1, failures=9, error_rate=1.0)
+        permit = permitted(one, 0.0)
+
+        permit.failed(None, 5.0, limited(0.0))
+
+        assert (1, 1, 1) == one.era.counts(5.0)
+
+    def test_the_policys_cooldown_is_passed_on(self) -> None:
+        one = circuit("groq", failures=1)
+
+        permitted(one, 0.0).failed(None, 1.0, DOWN, cooldown=4.0)
+
+        assert 5.0 == one.shut_until
+
+    @pytest.mark.parametrize(("seconds", "errors"), [(9.999, 0), (10.0, 1)])
+    def test_a_cancellation_counts_only_after_so_long_that_the_call_hung(
+        self, seconds: float, errors: int
+    ) -> None:
+        one = circuit("groq")
+        permit = permitted(one, 1.0)
+
+        verdict = permit.cancelled(1.0 + seconds)
+
+        assert (errors, errors) == one.numbers(1.0 + seconds)
+        assert (Verdict(ErrorKind.TRANSIENT, "hung") if errors else None) == verdict
+
+    def test_giving_it_back_frees_both_places(self) -> None:
+        provider, one = family(failures=1)
+        half_open(one, provider)
+        permit = permitted(one, 30.0)
+
+        permit.abandoned()
+
+        assert [True, True] == [isinstance(each.admit(30.0), Place) for each in (one, provider)]
+
+    def test_a_permit_without_grants_reports_nothing(self) -> None:
+        provider, one = family(failures=1)
+        permit = Permit(one, None, None, 0.0)
+
+        permit.succeeded(1.0, 1.0)
+        permit.failed(None, 1.0, DOWN)
+        permit.abandoned()
+
+        assert [(0, 0), (0, 0)] == [one.numbers(1.0), provider.numbers(1.0)]
+
+
+class TestChargingOnce:
+    """An error that passes several guards of a key is charged by the innermost."""
+
+    def test_an_outer_guard_of_the_same_key_passes(self) -> None:
+        one = circuit("groq")
+        outer, inner = permitted(one, 0.0), permitted(one, 1.0)
+        error = ConnectionError()
+
+        inner.failed(error, 2.0, DOWN)
+        outer.failed(error, 3.0, DOWN)
+
+        assert (1, 1) == one.numbers(3.0)
+
+    def test_an_outer_guard_of_another_key_does_not(self) -> None:
+        one, other = circuit("groq"), circuit("groq")
+        outer, inner = permitted(other, 0.0), permitted(one, 1.0)
+        error = ConnectionError()
+
+        inner.failed(error, 2.0, DOWN)
+        outer.failed(error, 3.0, DOWN)
+
+        assert [(1, 1), (1, 1)] == [one.numbers(3.0), other.numbers(3.0)]
+
+    def test_a_wrapper_around_the_error_was_charged_too(self) -> None:
+        one = circuit("groq")
+        outer, inner = permitted(one, 0.0), permitted(one, 1.0)
+        error, wrapper = ConnectionError(), RuntimeError()
+        wrapper.__cause__ = error
+
+        inner.failed(error, 2.0, DOWN)
+        outer.failed(wrapper, 3.0, DOWN)
+
+        assert (1, 1) == one.numbers(3.0)
+
+    def test_a_cause_that_is_very_deep_is_not_looked_for(self) -> None:
+        one = circuit("groq")
+        outer, inner = permitted(one, 0.0), permitted(one, 1.0)
+        error = ConnectionError()
+        inner.failed(error, 2.0, DOWN)
+        wrapper: BaseException = error
+        for _ in range(16):
+            deeper = RuntimeError()
+            deeper.__cause__ = wrapper
+            wrapper = deeper
+
+        outer.failed(wrapper, 3.0, DOWN)
+
+        assert (2, 2) == one.numbers(3.0)
+
+    def test_an_error_raised_again_later_is_charged_again(self) -> None:
+        one = circuit("groq")
+        error = ConnectionError()
+        permitted(one, 0.0).failed(error, 1.0, DOWN)
+
+        permitted(one, 1.0).failed(error, 2.0, DOWN)
+
+        assert (2, 2) == one.numbers(2.0)
+
+    def test_a_charge_that_passes_gives_the_place_back(self) -> None:
+        news = News()
+        one = circuit("groq", failures=1, probes=2, news=news)
+        half_open(one)
+        outer, inner = permitted(one, 30.0), permitted(one, 30.0)
+        error = ConnectionError()
+        inner.failed(error, 31.0, WRONG)
+        news.take()
+        error._resilient_llm_charged = {one.serial: 31.0}  # type: ignore[attr-defined]
+
+        outer.failed(error, 32.0, DOWN)
+
+        assert ([], "half_open") == (news.take(), one.state(32.0))
+        assert isinstance(one.admit(32.0), Place)
+
+    def test_what_blames_nobody_is_not_noted_and_a_rate_limit_is(self) -> None:
+        one = circuit("groq")
+        wrong, fast = ValueError(), ValueError()
+
+        permitted(one, 0.0).failed(wrong, 1.0, WRONG)
+        permitted(one, 0.0).failed(fast, 1.0, limited(0.0))
+
+        assert ([], ["_resilient_llm_charged"]) == (list(vars(wrong)), list(vars(fast)))
+
+    def test_an_error_that_meets_many_circuits_stays_small(self) -> None:
+        error = ConnectionError()
+
+        for _ in range(100):
+            permitted(circuit("groq"), 0.0).failed(error, 1.0, DOWN)
+
+        assert len(error._resilient_llm_charged) <= 32  # type: ignore[attr-defined]
+
+    def test_a_class_that_hides_its_dict_is_charged_by_every_guard(self) -> None:
+        class Hidden(Exception):  # noqa: N818
+            @property
+            def __dict__(self) -> dict[str, object]:  # type: ignore[override]
+                raise AttributeError
+
+        one = circuit("groq")
+        outer, inner = permitted(one, 0.0), permitted(one, 1.0)
+        error = Hidden()
+
+        inner.failed(error, 2.0, DOWN)
+        outer.failed(error, 3.0, DOWN)
+
+        assert (2, 2) == one.numbers(3.0)

@@ -1,0 +1,439 @@
+"""Rolling counts and formulas: exact figures at exact moments."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from resilient_llm._core import triggers
+from resilient_llm._core.window import BUCKETS, ENOUGH, NEVER, REST, SAMPLED, Era
+from resilient_llm._settings import BreakerSettings
+from tests.support.circuits import NoJitter
+
+WINDOW = 60.0
+WIDTH = WINDOW / BUCKETS
+
+
+def era(started_at: float = 0.0, window: float = WINDOW) -> Era:
+    """Return the counts of a closed period that has just begun."""
+    return Era(started_at, window)
+
+
+class TestCounting:
+    """What is counted is found, for exactly as long as the window lasts."""
+
+    def test_a_new_period_has_counted_nothing_and_looks_at_everything(self) -> None:
+        one = era(3.0)
+
+        assert ((0, 0, 0), None, 0, 3.0) == (
+            one.counts(3.0),
+            one.latency(3.0),
+            one.n,
+            one.started_at,
+        )
+        assert (NEVER, NEVER, NEVER, False) == (one.due, one.look_at, one.last_look, one.calm)
+
+    def test_successes_errors_and_slow_calls(self) -> None:
+        one = era()
+
+        one.success(1.0, 0.5, slow=False)
+        one.success(1.0, 7.0, slow=True)
+        one.error(1.0)
+        one.error(1.0, slow=True)
+
+        assert ((4, 2, 2), 2) == (one.counts(1.0), one.n)
+
+    def test_calls_that_are_slow_by_the_limit_above_leave_with_their_bucket(self) -> None:
+        one = era()
+        for now, slow_above in ((1.0, True), (1.0, True), (3.0, True), (5.0, False)):
+            one.success(now, 9.0, slow=False, slow_above=slow_above)
+
+        assert [3, 1, 0] == [one.slow_above(now) for now in (60.9, 61.0, 63.0)]
+        assert (1, 0, 0) == one.counts(63.0)
+
+    def test_calls_that_are_slow_by_the_limit_above_are_those_since_the_cut(self) -> None:
+        one = era()
+        one.success(1.0, 9.0, slow=True, slow_above=True)
+        one.cut()
+        for _ in range(2):
+            one.success(2.0, 9.0, slow=True, slow_above=True)
+
+        assert 2 == one.slow_above(2.0)
+
+    def test_a_success_is_not_slow_by_the_limit_above_unless_it_is_said(self) -> None:
+        one = era()
+        one.success(1.0, 9.0, slow=True)
+
+        assert 0 == one.slow_above(1.0)
+
+    def test_slow_errors_leave_with_their_bucket(self) -> None:
+        one = era()
+        one.error(1.0)
+        one.error(3.0, slow=True)
+        one.error(5.0, slow=True)
+        one.error(7.0)
+
+        assert [(4, 4, 2), (2, 2, 1), (1, 1, 0)] == [one.counts(now) for now in (7.0, 63.0, 65.0)]
+
+    def test_slow_calls_since_a_moment_are_those_of_all_buckets_since(self) -> None:
+        one = era()
+        for now in (1.0, 3.0, 5.0, 7.0):
+            one.error(now, slow=now < 6.0)
+            if now == 1.0:
+                one.cut()
+
+        assert (3, 3, 2) == one.counts(7.0, since_cut=True)
+
+    def test_an_error_says_what_is_in_the_window_with_it(self) -> None:
+        one = era()
+        one.success(1.0, 0.5, slow=False)
+
+        assert ((2, 1, 0), (3, 2, 1)) == (one.error(1.0), one.error(2.0, slow=True))
+
+    def test_a_burst_leaves_the_window_all_at_once_and_exactly_on_time(self) -> None:
+        one = era()
+        for _ in range(5):
+            one.success(10.0, 0.5, slow=True)
+            one.error(10.0)
+
+        assert ((10, 5, 5), (0, 0, 0)) == (one.counts(69.999), one.counts(70.0))
+
+    def test_each_bucket_leaves_by_itself(self) -> None:
+        one = era()
+        one.success(10.0, 0.5, slow=True)
+        one.error(12.0)
+        one.success(14.0, 0.5, slow=False)
+
+        assert [(3, 1, 1), (2, 1, 0), (1, 0, 0), (0, 0, 0)] == [
+            one.counts(now) for now in (69.9, 70.0, 72.0, 74.0)
+        ]
+
+    def test_a_bucket_is_as_wide_as_a_thirtieth_of_the_window(self) -> None:
+        one = era()
+        one.error(10.0)
+        one.error(11.999)
+        one.error(12.0)
+
+        assert [(3, 3, 0), (1, 1, 0)] == [one.counts(69.999), one.counts(70.0)]
+
+    def test_successes_that_were_only_counted_go_to_the_newest_bucket(self) -> None:
+        one = era()
+        one.success(10.0, 0.5, slow=False)
+        one.n += 6
+        one.success(20.0, 0.5, slow=False)
+        one.n += 1
+
+        assert [(9, 0, 0), (2, 0, 0)] == [one.counts(69.0), one.counts(70.0)]
+
+    def test_what_is_counted_before_anything_was_looked_at_is_not_lost(self) -> None:
+        one = era()
+        one.n += 3
+
+        one.success(10.0, 0.5, slow=False)
+
+        assert (4, 0, 0) == one.counts(10.0)
+
+    def test_only_what_came_since_the_last_cut(self) -> None:
+        one = era()
+        found = [one.counts(0.0, since_cut=True)]
+        for now in (10.0, 20.0, 30.0):
+            one.success(now, 0.5, slow=True)
+            one.error(now)
+            found.append(one.counts(now, since_cut=True))
+            if now == 10.0:
+                one.cut()
+                found.append(one.counts(now, since_cut=True))
+
+        assert [(0, 0, 0), (2, 1, 1), (0, 0, 0), (2, 1, 1), (4, 2, 2)] == found
+        assert (6, 3, 3) == one.counts(30.0)
+
+    def test_each_cut_is_a_cut(self) -> None:
+        one = era()
+        for now in (10.0, 20.0, 30.0):
+            one.error(now)
+            one.cut()
+        one.success(40.0, 0.5, slow=False)
+
+        assert ((4, 3, 0), (1, 0, 0)) == (one.counts(40.0), one.counts(40.0, since_cut=True))
+
+    def test_what_was_counted_before_a_cut_is_before_it_whoever_looks_first(self) -> None:
+        one = era()
+        one.success(10.0, 0.5, slow=False)
+        one.n += 3
+
+        one.cut()
+        one.success(9.99, 0.5, slow=False)
+
+        assert ((5, 0, 0), (1, 0, 0)) == (one.counts(10.0), one.counts(10.0, since_cut=True))
+
+    def test_after_a_cut_the_next_thing_starts_a_bucket(self) -> None:
+        one = era()
+        one.error(10.0)
+        one.calm, one.due = True, 99.0
+
+        one.cut()
+        one.error(10.5)
+        one.error(10.6)
+
+        assert ((3, 3, 0), (2, 2, 0)) == (one.counts(10.6), one.counts(10.6, since_cut=True))
+        assert (False, NEVER) == (one.calm, one.due)
+
+    def test_memory_is_that_of_the_buckets_whatever_the_rate(self) -> None:
+        one = era()
+
+        for step in range(10_000):
+            one.success(step * 0.1, 0.01, slow=False)
+
+        assert len(one._buckets) <= BUCKETS + 1
+        assert len(one._marks) <= 12
+
+
+class TestLatency:
+    """The average duration of the successes that were measured."""
+
+    def test_is_the_average_of_what_is_in_the_window(self) -> None:
+        one = era()
+        one.success(10.0, 2.0, slow=False)
+        one.success(20.0, 4.0, slow=False)
+        one.success(20.0, 6.0, slow=False)
+
+        assert [4.0, 5.0, None] == [one.latency(now) for now in (20.0, 70.0, 80.0)]
+
+    def test_errors_have_none(self) -> None:
+        one = era()
+        one.error(10.0)
+
+        assert one.latency(10.0) is None
+
+    def test_what_was_only_counted_is_not_measured(self) -> None:
+        one = era()
+        one.success(10.0, 2.0, slow=False)
+        one.n += 100
+
+        assert 2.0 == one.latency(10.0)
+
+
+class TestMeasuring:
+    """The healthy path counts and measures without the lock, and rests when it is busy."""
+
+    def test_counts_and_measures(self) -> None:
+        one = era()
+        one.success(10.0, 1.0, slow=False)
+        one.calm = True
+
+        one.measured(10.0, 13.0)
+
+        assert (2, 2.0, 2, 4.0) == (one.n, one.latency(13.0), one.timed, one.seconds)
+
+    def test_does_not_rest_where_calls_are_rare(self) -> None:
+        one = era()
+        one.calm, one.look_at = True, 100.0
+        one.last_look = 0.0
+
+        one.measured(0.0, REST)
+
+        assert (NEVER, REST) == (one.due, one.last_look)
+
+    def test_rests_for_a_moment_where_they_are_frequent(self) -> None:
+        one = era()
+        one.calm, one.look_at = True, 100.0
+        one.last_look = 10.0
+
+        one.measured(10.0, 10.0 + REST / 2)
+
+        assert pytest.approx(10.0 + REST * 1.5) == one.due
+
+    def test_once_enough_were_measured_one_in_so_many_is(self) -> None:
+        one = era()
+        one.calm, one.look_at = True, 100.0
+
+        for call in range(1, 200):
+            now = call * 2.0**-7  # exact in floating point
+            if one.due <= now:
+                one.measured(now, now)
+            else:
+                one.n += 1
+
+        assert (199, ENOUGH + (199 - ENOUGH) // SAMPLED) == (one.n, one.timed)
+
+    def test_never_past_the_next_look(self) -> None:
+        one = era()
+        one.calm, one.look_at = True, 10.0006
+        one.last_look = 10.0
+
+        one.measured(10.0, 10.0005)
+
+        assert 10.0006 == one.due
+
+    def test_does_not_rest_after_long_calls_which_would_be_dated_early(self) -> None:
+        long, short = era(), era()
+        for one, took in ((long, WIDTH / 2), (short, WIDTH / 2 - 0.001)):
+            one.calm, one.look_at = True, 100.0
+            one.last_look = 10.0
+            one.rest_if_busy(10.0001, took)
+
+        assert (NEVER, pytest.approx(10.0011)) == (long.due, short.due)
+
+    def test_an_error_meanwhile_ends_the_rest(self) -> None:
+        one = era()
+        one.calm, one.look_at = False, 100.0
+        one.last_look = 10.0
+
+        one.measured(10.0, 10.0001)
+
+        assert NEVER == one.due
+
+    def test_the_next_look_is_when_the_bucket_ends_or_a_second_later(self) -> None:
+        wide, narrow = era(), era(window=15.0)
+
+        wide.success(10.0, 0.1, slow=False)
+        narrow.success(10.0, 0.1, slow=False)
+
+        assert (11.0, 10.5) == (wide.look_at, narrow.look_at)
+
+
+class TestRecent:
+    """Successes of the last seconds, dated to about a second."""
+
+    def test_are_counted_from_the_last_mark_before(self) -> None:
+        one = era()
+        for second in range(20):
+            one.success(float(second), 0.1, slow=False)
+
+        # The last mark before is up to a second too early: rather one too many than one too few.
+        assert [11, 6] == [one.recent_successes(19.0, back) for back in (10.0, 5.0)]
+
+    def test_one_on_the_edge_is_not_among_them(self) -> None:
+        one = era()
+        one.success(0.0, 0.1, slow=False)
+        one.success(5.0, 0.1, slow=False)
+
+        assert (2, 2) == (one.recent_successes(9.9, 10.0), one.recent_successes(10.0, 10.0))
+        one.success(6.0, 0.1, slow=False)
+        assert 2 == one.recent_successes(15.0, 10.0)
+
+    def test_marks_are_a_second_apart(self) -> None:
+        one = era()
+
+        for step in range(30):
+            one.success(step * 0.1, 0.1, slow=False)
+
+        assert [0.0, 1.0, 2.0] == pytest.approx([at for at, _ in one._marks])
+
+    def test_what_was_only_counted_is_recent(self) -> None:
+        one = era()
+        one.success(0.0, 0.1, slow=False)
+        one.n += 4
+
+        assert 5 == one.recent_successes(1.0, 10.0)
+
+
+class TestResizing:
+    """Another length of the window."""
+
+    def test_shortens_what_is_kept(self) -> None:
+        one = era()
+        one.error(10.0)
+        one.error(35.0)
+
+        one.resize(30.0)
+
+        assert [(1, 1, 0), (0, 0, 0)] == [one.counts(64.9), one.counts(65.0)]
+
+    def test_changes_the_width_of_buckets(self) -> None:
+        one = era()
+
+        one.resize(30.0)
+        one.error(10.0)
+        one.error(11.0)
+
+        assert [(1, 1, 0), (0, 0, 0)] == [one.counts(40.0), one.counts(41.0)]
+
+    def test_is_looked_at_at_once(self) -> None:
+        one = era()
+        one.calm, one.due, one.look_at = True, 5.0, 6.0
+
+        one.resize(30.0)
+
+        assert (False, NEVER, NEVER, 30.0, 1.0) == (
+            one.calm,
+            one.due,
+            one.look_at,
+            one.window,
+            one.width,
+        )
+
+
+class TestTriggers:
+    """The formulas that open a circuit."""
+
+    SETTINGS = BreakerSettings(
+        failures=5, error_rate=0.5, min_calls=10, slow_call=5.0, slow_rate=0.8
+    )
+
+    @pytest.mark.parametrize(
+        ("failures", "total", "errors", "slow", "why"),
+        [
+            (4, 9, 9, 9, None),
+            (5, 0, 0, 0, "failures 5/5"),
+            (6, 0, 0, 0, "failures 6/5"),
+            (0, 10, 4, 7, None),
+            (0, 10, 5, 0, "error_rate 5/10 >= 0.5"),
+            (0, 11, 5, 0, None),
+            (0, 11, 6, 0, "error_rate 6/11 >= 0.5"),
+            (0, 10, 0, 8, "slow_rate 8/10 >= 0.8"),
+            (0, 10, 5, 8, "error_rate 5/10 >= 0.5"),
+            (5, 10, 10, 10, "failures 5/5"),
+        ],
+    )
+    def test_what_opens(
+        self, failures: int, total: int, errors: int, slow: int, why: str | None
+    ) -> None:
+        assert why == triggers.trigger(self.SETTINGS, failures, total, errors, slow)
+
+    def test_slow_calls_open_nothing_where_nothing_is_slow(self) -> None:
+        assert triggers.trigger(BreakerSettings(slow_call=None), 0, 10, 0, 10) is None
+
+    @pytest.mark.parametrize(
+        ("failed_probes", "length"), [(0, 30.0), (1, 60.0), (3, 240.0), (4, 300.0), (10**9, 300.0)]
+    )
+    def test_a_bench_doubles_with_each_failed_probe_up_to_the_longest(
+        self, failed_probes: int, length: float
+    ) -> None:
+        assert length == triggers.bench_length(30.0, 300.0, failed_probes, NoJitter())
+
+    @pytest.mark.parametrize(("drawn", "length"), [(0.0, 30.0), (0.5, 31.5), (1.0, 33.0)])
+    def test_jitter_lengthens_by_a_tenth_at_most(self, drawn: float, length: float) -> None:
+        assert pytest.approx(length) == triggers.bench_length(30.0, 300.0, 0, NoJitter(drawn))
+
+    def test_jitter_goes_above_the_longest_too(self) -> None:
+        assert pytest.approx(330.0) == triggers.bench_length(30.0, 300.0, 9, NoJitter(1.0))
+
+    def test_real_dice_stay_within_it(self) -> None:
+        rng = random.Random(7)
+
+        lengths = [triggers.bench_length(30.0, 300.0, 0, rng) for _ in range(1000)]
+
+        assert 30.0 <= min(lengths) < 30.1 < 32.9 < max(lengths) <= 33.0
+
+    @pytest.mark.parametrize(
+        ("down", "failures", "limit", "total", "errors", "status"),
+        [
+            (True, 0, 5, 0, 0, "down"),
+            (False, 0, 5, 0, 0, "healthy"),
+            (False, 2, 5, 0, 0, "healthy"),
+            (False, 3, 5, 0, 0, "degraded"),
+            (False, 2, 4, 0, 0, "degraded"),
+            (False, 0, 0, 0, 0, "healthy"),
+            (False, 0, 5, 10, 1, "degraded"),
+            (False, 0, 5, 11, 1, "healthy"),
+            (False, 0, 5, 10, 0, "healthy"),
+        ],
+    )
+    def test_how_a_key_is_doing(
+        self, down: bool, failures: int, limit: int, total: int, errors: int, status: str
+    ) -> None:
+        assert status == triggers.status(
+            down=down, failures=failures, limit=limit, total=total, errors=errors
+        )

@@ -1,0 +1,443 @@
+"""One table of scenarios, run through every driver, which must decide alike and tell the same events."""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from resilient_llm import (
+    AttemptFailed,
+    AttemptSucceeded,
+    CallFailed,
+    ChainExhaustedError,
+    ErrorKind,
+    FailedOver,
+    RetryScheduled,
+    RetryStopped,
+    Target,
+    TargetBenched,
+    TargetSkipped,
+    Trace,
+    UnknownError,
+    bench_model,
+    breaker,
+    failover,
+    health,
+    list_benched,
+    observe,
+)
+from tests.support.shapes import ProviderError, run_async
+
+A, B, C = "groq/a", "openai/b", "mistral/c"
+
+
+class OddError(Exception):
+    """An error that no rule knows."""
+
+
+@dataclass
+class Scenario:
+    """What the targets do, and what is to come of it.
+
+    ``does`` holds per target what each of its calls gives: a text to answer, an error to raise.
+    ``told`` holds the events, each as its type's name, its target, and one telling field.
+    """
+
+    does: dict[str, list[Any]]
+    gives: Any
+    told: list[tuple[str, str, Any]]
+    options: dict[str, Any] = field(default_factory=dict)
+    before: Callable[[], None] = lambda: None
+    waits: list[float] = field(default_factory=list)
+    chain: Any = (A, B)
+
+
+def down() -> ProviderError:
+    return ProviderError(503)
+
+
+def _open(*keys: str) -> None:
+    for key in keys:
+        for _ in range(5):
+            with contextlib.suppress(ProviderError), breaker(key):
+                raise down()
+
+
+SCENARIOS = {
+    "the first answers": Scenario({A: ["yes"]}, "yes", [("AttemptSucceeded", A, 1)]),
+    "a retry answers": Scenario(
+        {A: [down(), "yes"]},
+        "yes",
+        [("AttemptFailed", A, "overloaded"), ("RetryScheduled", A, 2), ("AttemptSucceeded", A, 2)],
+        waits=[1.0],
+        chain=(A,),
+    ),
+    "the next answers": Scenario(
+        {A: [down(), down()], B: ["yes"]},
+        "yes",
+        [
+            ("AttemptFailed", A, "overloaded"),
+            ("RetryScheduled", A, 2),
+            ("AttemptFailed", A, "overloaded"),
+            ("RetryStopped", A, "attempts"),
+            ("TargetBenched", A, "exhausted 2/2"),
+            ("FailedOver", A, B),
+            ("AttemptSucceeded", B, 1),
+        ],
+        {"attempts": 2},
+        waits=[1.0],
+    ),
+    "a rate limit moves on at once": Scenario(
+        {A: [ProviderError(429, retry_after=20)], B: ["yes"]},
+        "yes",
+        [
+            ("AttemptFailed", A, "rate_limit"),
+            ("TargetBenched", A, "rate_limited"),
+            ("FailedOver", A, B),
+            ("AttemptSucceeded", B, 1),
+        ],
+    ),
+    "a rate limit is waited for when nobody else is live": Scenario(
+        {A: [ProviderError(429, retry_after=20), "yes"]},
+        "yes",
+        [
+            ("AttemptFailed", A, "rate_limit"),
+            ("TargetBenched", A, "rate_limited"),
+            ("RetryScheduled", A, 2),
+            ("AttemptSucceeded", A, 2),
+        ],
+        waits=[20.0],
+        chain=(A,),
+    ),
+    "a wait that does not fit is not begun": Scenario(
+        {A: [ProviderError(429, retry_after=90)]},
+        ErrorKind.RATE_LIMITED,
+        [
+            ("AttemptFailed", A, "rate_limit"),
+            ("TargetBenched", A, "rate_limited"),
+            ("RetryStopped", A, "hint"),
+            ("CallFailed", A, 1),
+        ],
+        chain=(A,),
+    ),
+    "a dead key benches and moves on": Scenario(
+        {A: [ProviderError(401)], B: ["yes"]},
+        "yes",
+        [
+            ("AttemptFailed", A, "invalid_credentials"),
+            ("TargetBenched", "groq", "auth_dead"),
+            ("FailedOver", A, B),
+            ("AttemptSucceeded", B, 1),
+        ],
+    ),
+    "a timeout moves on while another is live": Scenario(
+        {A: [TimeoutError()], B: ["yes"]},
+        "yes",
+        [("AttemptFailed", A, "timeout"), ("FailedOver", A, B), ("AttemptSucceeded", B, 1)],
+    ),
+    "a timeout is tried again when nobody else is live": Scenario(
+        {A: [TimeoutError(), "yes"]},
+        "yes",
+        [("AttemptFailed", A, "timeout"), ("RetryScheduled", A, 2), ("AttemptSucceeded", A, 2)],
+        waits=[1.0],
+        chain=(A,),
+    ),
+    "a wrong request tries the next": Scenario(
+        {A: [ProviderError(422)], B: ["yes"]},
+        "yes",
+        [("AttemptFailed", A, "invalid_request"), ("FailedOver", A, B), ("AttemptSucceeded", B, 1)],
+    ),
+    "a wrong request is raised if asked": Scenario(
+        {A: [ProviderError(422)], B: ["no"]},
+        ProviderError,
+        [("AttemptFailed", A, "invalid_request"), ("CallFailed", A, 1)],
+        {"on_request_error": "raise"},
+    ),
+    "a bug of the caller's is raised": Scenario(
+        {A: [TypeError("bug")], B: ["no"]},
+        TypeError,
+        [("AttemptFailed", A, "caller_bug"), ("CallFailed", A, 1)],
+    ),
+    "an unknown error tries the next": Scenario(
+        {A: [OddError()], B: ["yes"]},
+        "yes",
+        [
+            ("UnknownError", A, "OddError"),
+            ("AttemptFailed", A, "unclassified"),
+            ("FailedOver", A, B),
+            ("AttemptSucceeded", B, 1),
+        ],
+    ),
+    "an unknown error is raised if asked": Scenario(
+        {A: [OddError()], B: ["no"]},
+        OddError,
+        [
+            ("UnknownError", A, "OddError"),
+            ("AttemptFailed", A, "unclassified"),
+            ("CallFailed", A, 1),
+        ],
+        {"on_unknown": "raise"},
+    ),
+    "an unknown error is retried if asked": Scenario(
+        {A: [OddError(), "yes"]},
+        "yes",
+        [
+            ("UnknownError", A, "OddError"),
+            ("AttemptFailed", A, "unclassified"),
+            ("RetryScheduled", A, 2),
+            ("AttemptSucceeded", A, 2),
+        ],
+        {"on_unknown": "transient"},
+        waits=[1.0],
+        chain=(A,),
+    ),
+    "a refused answer tries the next": Scenario(
+        {A: ["bad"], B: ["yes"]},
+        "yes",
+        [("AttemptFailed", A, "too short"), ("FailedOver", A, B), ("AttemptSucceeded", B, 1)],
+        {"reject": lambda answer: "too short" if answer == "bad" else None},
+    ),
+    "the most attempts of a call are kept": Scenario(
+        {A: [down()], B: [down()]},
+        None,
+        [
+            ("AttemptFailed", A, "overloaded"),
+            ("FailedOver", A, B),
+            ("AttemptFailed", B, "overloaded"),
+            ("TargetSkipped", C, "max_attempts"),
+            ("CallFailed", B, 2),
+        ],
+        {"attempts": 1, "max_attempts": 2},
+        chain=(A, B, C),
+    ),
+    "a benched target is passed over": Scenario(
+        {B: ["yes"]},
+        "yes",
+        [("TargetSkipped", A, "maintenance"), ("AttemptSucceeded", B, 1)],
+        before=lambda: bench_model(A, reason="maintenance"),
+    ),
+    "all benched: each is tried once": Scenario(
+        {A: [down()], B: [down()]},
+        ErrorKind.TRANSIENT,
+        [
+            ("TargetSkipped", A, "overloaded"),
+            ("TargetSkipped", B, "overloaded"),
+            ("AttemptFailed", A, "overloaded"),
+            ("FailedOver", A, B),
+            ("AttemptFailed", B, "overloaded"),
+            ("CallFailed", B, 2),
+        ],
+        before=lambda: (breaker(A, cooldown=10), _open(A, B)),
+    ),
+    "all benched: nobody is asked if told so": Scenario(
+        {},
+        ErrorKind.REJECTED,
+        [
+            ("TargetSkipped", A, "overloaded"),
+            ("TargetSkipped", B, "overloaded"),
+            ("CallFailed", B, 0),
+        ],
+        {"when_all_benched": "raise"},
+        before=lambda: _open(A, B),
+    ),
+    "all benched: waited for": Scenario(
+        {A: ["yes"]},
+        "yes",
+        [
+            ("TargetSkipped", A, "benched by hand"),
+            ("TargetSkipped", B, "benched by hand"),
+            ("AttemptSucceeded", A, 1),
+        ],
+        {"when_all_benched": "wait"},
+        before=lambda: (bench_model(A, 2.5), bench_model(B, 5)),
+        waits=[1.0, 1.0, 0.5],
+    ),
+    "a safety refusal is raised": Scenario(
+        {A: [ProviderError(400)], B: ["no"]},
+        ProviderError,
+        [("AttemptFailed", A, "content_policy"), ("CallFailed", A, 1)],
+        {"classify": lambda error: _verdict("content_policy")},
+    ),
+    "a request too long goes to a larger window": Scenario(
+        {A: [ProviderError(400)], C: ["yes"]},
+        "yes",
+        [
+            ("AttemptFailed", A, "context_length_exceeded"),
+            ("TargetSkipped", B, "context_window"),
+            ("FailedOver", A, C),
+            ("AttemptSucceeded", C, 1),
+        ],
+        {"classify": lambda error: _verdict("context_length_exceeded")},
+        chain=(Target(A, context_window=8_000), B, Target(C, context_window=128_000)),
+    ),
+}
+
+
+def _verdict(reason: str) -> Any:
+    from resilient_llm import Verdict
+
+    return Verdict(ErrorKind.REQUEST_SPECIFIC, reason)
+
+
+class Play:
+    """One run of a scenario: a provider that follows the script, and what was heard."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.script = {key: list(outcomes) for key, outcomes in scenario.does.items()}
+        self.policy = failover(
+            **{"chain": scenario.chain, "backoff": lambda number: 1.0, **scenario.options}
+        )
+
+    def outcome(self, target: Target) -> Any:
+        outcome = self.script[target.key].pop(0)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+
+def by_decorator(play: Play) -> Any:
+    @play.policy
+    def ask(target: Target) -> Any:
+        return play.outcome(target)
+
+    return ask()
+
+
+def by_call(play: Play) -> Any:
+    def ask(target: Target) -> Any:
+        return play.outcome(target)
+
+    return play.policy.call(ask)
+
+
+def by_loop(play: Play) -> Any:
+    result = None
+    for attempt in play.policy:
+        with attempt as target:
+            result = attempt.result = play.outcome(target)
+    return result
+
+
+def by_async_decorator(backend: str) -> Callable[[Play], Any]:
+    def run(play: Play) -> Any:
+        @play.policy
+        async def ask(target: Target) -> Any:
+            return play.outcome(target)
+
+        return run_async(ask, backend=backend)
+
+    return run
+
+
+def by_async_loop(backend: str) -> Callable[[Play], Any]:
+    def run(play: Play) -> Any:
+        async def main() -> Any:
+            result = None
+            async for attempt in play.policy:
+                async with attempt as target:
+                    result = attempt.result = play.outcome(target)
+            return result
+
+        return run_async(main, backend=backend)
+
+    return run
+
+
+def by_awaitable(play: Play) -> Any:
+    @play.policy
+    def ask(target: Target) -> Any:
+        async def answer() -> Any:
+            return play.outcome(target)
+
+        return answer()
+
+    async def main() -> Any:
+        return await ask()
+
+    return run_async(main)
+
+
+DRIVERS: dict[str, Callable[[Play], Any]] = {
+    "sync": by_decorator,
+    "call": by_call,
+    "loop": by_loop,
+    "asyncio": by_async_decorator("asyncio"),
+    "trio": by_async_decorator("trio"),
+    "loop-asyncio": by_async_loop("asyncio"),
+    "loop-trio": by_async_loop("trio"),
+    "awaitable": by_awaitable,
+}
+TELLING = {
+    AttemptSucceeded: "number",
+    AttemptFailed: "reason",
+    RetryScheduled: "number",
+    RetryStopped: "reason",
+    TargetSkipped: "reason",
+    TargetBenched: "trigger",
+    FailedOver: "to_target",
+    CallFailed: "attempts",
+    UnknownError: "type_name",
+}
+
+
+def perform(driver: Callable[[Play], Any], play: Play) -> Any:
+    """Return the answer; the kind of a ChainExhaustedError, or the class of another error."""
+    try:
+        return driver(play)
+    except ChainExhaustedError as error:
+        return error.kind
+    except Exception as error:  # what leaves is compared by its class
+        return type(error)
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_every_driver_decides_alike_and_tells_the_same(name: str, driver: str, clock: Any) -> None:
+    """Result, events, waits and the calls that were made are those of the table, whatever drives the story."""
+    scenario = SCENARIOS[name]
+    scenario.before()
+    play = Play(scenario)
+    told: list[tuple[str, str, Any]] = []
+    stop = observe(
+        lambda event: told.append(
+            (type(event).__name__, event.target, getattr(event, TELLING[type(event)]))
+        ),
+        *TELLING,
+    )
+
+    result = perform(DRIVERS[driver], play)
+    stop()
+
+    assert scenario.gives == result
+    assert scenario.told == told
+    assert scenario.waits == clock.sleeps
+    assert [] == [key for key, left in play.script.items() if left and "no" not in left]
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_the_inlined_first_attempt_decides_alike(name: str, clock: Any) -> None:
+    """A bound wrapper that makes the first attempt itself comes to the same result, benches and counts."""
+
+    def run(*, inlined: bool) -> Any:
+        from resilient_llm.testing import isolated
+
+        with isolated():
+            scenario = SCENARIOS[name]
+            ready = False
+            play = Play(scenario)
+
+            @play.policy
+            def ask(target: Target) -> Any:
+                return play.outcome(target) if ready else "yes"
+
+            ask()
+            scenario.before()
+            ready = True
+            with contextlib.nullcontext() if inlined else Trace():
+                result = perform(lambda play: ask(), play)
+            numbers = {key: (each.total, each.errors, each.state) for key, each in health().items()}
+            return result, numbers, [(each.model, each.reason) for each in list_benched()]
+
+    assert run(inlined=False) == run(inlined=True)

@@ -1,0 +1,677 @@
+"""The ways to write a function that streams, and providers whose streams go by a script.
+
+A `Form` is one way of writing: it makes a guarded function over a `Supply`, whose streams give
+items, raise errors and let time pass as a test says. `read` and `reads` consume one as its user
+would, and tell what came of it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import anyio.lowlevel
+import pytest
+
+from resilient_llm import Target
+from tests.support.drivers import on
+
+A, B, C = "groq/a", "openai/b", "mistral/c"
+
+
+# Items, as clients of OpenAI-like providers give them.
+
+
+def chunk(delta: dict[str, Any], stop: str | None = None) -> dict[str, Any]:
+    """Return an item of a stream of chat completions."""
+    choice = {"index": 0, "delta": delta, "finish_reason": stop}
+    return {"object": "chat.completion.chunk", "choices": [choice]}
+
+
+def said(text: str) -> dict[str, Any]:
+    """Return an item with text."""
+    return chunk({"content": text})
+
+
+def says(*texts: str) -> list[Any]:
+    """Return all items of a whole answer."""
+    return [ROLE, *(said(text) for text in texts), END]
+
+
+ROLE = chunk({"role": "assistant", "content": ""})
+SILENT = chunk({"content": ""})
+END = chunk({}, "stop")
+
+
+# Providers.
+
+
+class Quiet:
+    """A step of a script in which the provider lets time pass.
+
+    Args:
+        clock: The test's clock.
+        seconds: How long.
+    """
+
+    def __init__(self, clock: Any, seconds: float) -> None:
+        self.clock = clock
+        self.seconds = seconds
+
+
+class Source:
+    """One opened stream: plays steps, and knows whether it was closed.
+
+    A step is an item, a function without arguments that returns the error to raise, or `Quiet`.
+    """
+
+    def __init__(self, target: Target, steps: list[Any]) -> None:
+        self.target = target
+        self.closed = False
+        self.taken = 0
+        self._steps = iter(steps)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        while True:
+            step = next(self._steps)
+            if isinstance(step, Quiet):
+                step.clock.advance(step.seconds)
+                continue
+            if callable(step):
+                raise step()
+            self.taken += 1
+            return step
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class AsyncSource(Source):
+    """The same for async code; others run before each item."""
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        await anyio.lowlevel.checkpoint()
+        while True:
+            step = next(self._steps, self)
+            if step is self:
+                raise StopAsyncIteration
+            if isinstance(step, Quiet):
+                step.clock.advance(step.seconds)
+                await anyio.lowlevel.checkpoint()
+                continue
+            if callable(step):
+                raise step()
+            self.taken += 1
+            return step
+
+    async def aclose(self) -> None:
+        self.closed = True
+        await anyio.lowlevel.checkpoint()
+
+    __iter__ = None  # type: ignore[assignment]  # in async code only
+    __next__ = None  # type: ignore[assignment]
+    close = None  # type: ignore[assignment]
+
+
+class Supply:
+    """Providers with a script per target: each call plays the next line, the last one is repeated.
+
+    A line is a list of steps, or a function without arguments that returns what the call itself raises.
+
+    Attributes:
+        calls: Specs of the targets in the order they were called.
+        opened: The streams that were opened.
+    """
+
+    def __init__(self, lines: dict[str, list[Any]]) -> None:
+        self.calls: list[str] = []
+        self.opened: list[Source] = []
+        self._lines = {spec: list(outcomes) for spec, outcomes in lines.items()}
+
+    def open(self, target: Target, kind: type[Source] = Source) -> Any:
+        self.calls.append(target.spec)
+        lines = self._lines[target.spec]
+        line = lines.pop(0) if len(lines) > 1 else lines[0]
+        if callable(line):
+            raise line()
+        self.opened.append(source := kind(target, line))
+        return source
+
+    def aopen(self, target: Target) -> Any:
+        return self.open(target, AsyncSource)
+
+    @property
+    def left_open(self) -> list[str]:
+        """Specs of the streams that nobody closed."""
+        return [source.target.spec for source in self.opened if not source.closed]
+
+
+# What SDKs give.
+
+
+class SdkStream:
+    """A stream object as most SDKs make it: its methods read from one iterator that it keeps."""
+
+    def __init__(self, source: Source) -> None:
+        self.response = SimpleNamespace(headers={"x-served-by": source.target.spec})
+        self._source = source
+        self._iterator = self._read()
+
+    def _read(self) -> Iterator[Any]:
+        yield from self._source
+
+    def __next__(self) -> Any:
+        return next(self._iterator)
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self._iterator
+
+    def __enter__(self) -> SdkStream:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._source.close()
+
+    def texts(self) -> list[str]:
+        """Return the text of all items that are still to come."""
+        return [item["choices"][0]["delta"].get("content", "") for item in self]
+
+
+class AsyncSdkStream:
+    """The same for async code."""
+
+    def __init__(self, source: AsyncSource) -> None:
+        self.response = SimpleNamespace(headers={"x-served-by": source.target.spec})
+        self._source = source
+        self._iterator = self._read()
+
+    async def _read(self) -> AsyncIterator[Any]:
+        async for item in self._source:
+            yield item
+
+    async def __anext__(self) -> Any:
+        return await self._iterator.__anext__()
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        async for item in self._iterator:
+            yield item
+
+    async def __aenter__(self) -> AsyncSdkStream:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._source.aclose()
+
+    async def texts(self) -> list[str]:
+        return [item["choices"][0]["delta"].get("content", "") async for item in self]
+
+
+class SdkManager:
+    """A manager of a stream: entering it makes the call."""
+
+    def __init__(self, open_it: Callable[[], Any]) -> None:
+        self._open = open_it
+        self._stream: Any = None
+
+    def __enter__(self) -> Any:
+        self._stream = SdkStream(self._open())
+        return self._stream
+
+    def __exit__(self, *error: object) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+
+class AsyncSdkManager:
+    """The same for async code."""
+
+    def __init__(self, open_it: Callable[[], Any]) -> None:
+        self._open = open_it
+        self._stream: Any = None
+
+    async def __aenter__(self) -> Any:
+        await anyio.lowlevel.checkpoint()
+        self._stream = AsyncSdkStream(self._open())
+        return self._stream
+
+    async def __aexit__(self, *error: object) -> None:
+        if self._stream is not None:
+            await self._stream.close()
+
+
+# Forms.
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to write a function that streams.
+
+    Attributes:
+        make: ``(decorator, supply) -> function``.
+        manages: Whether what it returns must be entered.
+        is_lazy: Whether nothing is called before the first item is asked for.
+        backend: The loop of async code, or None.
+        by_call: Whether it is made by ``policy.call``, which a guard has not.
+    """
+
+    name: str
+    make: Callable[[Any, Supply], Callable[..., Any]]
+    manages: bool = False
+    is_lazy: bool = False
+    backend: str | None = None
+    by_call: bool = False
+
+
+def _generator(decorate: Any, supply: Supply) -> Any:
+    @decorate
+    def ask(target: Target) -> Iterator[Any]:
+        source = supply.open(target)
+        try:
+            yield from source
+        finally:
+            source.close()
+
+    return ask
+
+
+def _returned(decorate: Any, supply: Supply) -> Any:
+    @decorate
+    def ask(target: Target) -> Any:
+        return supply.open(target)
+
+    return ask
+
+
+def _returned_generator(decorate: Any, supply: Supply) -> Any:
+    def items(source: Any) -> Iterator[Any]:
+        try:
+            yield from source
+        finally:
+            source.close()
+
+    @decorate
+    def ask(target: Target) -> Any:
+        return items(supply.open(target))
+
+    return ask
+
+
+def _sdk(decorate: Any, supply: Supply) -> Any:
+    @decorate
+    def ask(target: Target) -> Any:
+        return SdkStream(supply.open(target))
+
+    return ask
+
+
+def _manager(decorate: Any, supply: Supply) -> Any:
+    @decorate
+    def ask(target: Target) -> Any:
+        return SdkManager(lambda: supply.open(target))
+
+    return ask
+
+
+def _contextmanager(decorate: Any, supply: Supply) -> Any:
+    @decorate
+    @contextmanager
+    def ask(target: Target) -> Iterator[Any]:
+        source = supply.open(target)
+        try:
+            yield source
+        finally:
+            source.close()
+
+    return ask
+
+
+def _method(decorate: Any, supply: Supply) -> Any:
+    class Client:
+        @decorate
+        def ask(self, target: Target) -> Iterator[Any]:
+            source = supply.open(target)
+            try:
+                yield from source
+            finally:
+                source.close()
+
+    return Client().ask
+
+
+def _classmethod(decorate: Any, supply: Supply) -> Any:
+    class Client:
+        @decorate
+        @classmethod
+        def ask(cls, target: Target) -> Any:
+            return SdkStream(supply.open(target))
+
+    return Client.ask
+
+
+def _staticmethod(decorate: Any, supply: Supply) -> Any:
+    class Client:
+        @staticmethod
+        @decorate
+        def ask(target: Target) -> Iterator[Any]:
+            source = supply.open(target)
+            try:
+                yield from source
+            finally:
+                source.close()
+
+    return Client.ask
+
+
+def _partial(decorate: Any, supply: Supply) -> Any:
+    def ask(target: Target, given: Supply) -> Iterator[Any]:
+        source = given.open(target)
+        try:
+            yield from source
+        finally:
+            source.close()
+
+    return decorate(functools.partial(ask, given=supply))
+
+
+def _callable_object(decorate: Any, supply: Supply) -> Any:
+    class Client:
+        def __call__(self, target: Target) -> Iterator[Any]:
+            source = supply.open(target)
+            try:
+                yield from source
+            finally:
+                source.close()
+
+    return decorate(Client())
+
+
+def _call_of_generator(policy: Any, supply: Supply) -> Any:
+    def ask(target: Target) -> Iterator[Any]:
+        source = supply.open(target)
+        try:
+            yield from source
+        finally:
+            source.close()
+
+    return lambda: policy.call(ask)
+
+
+def _call(policy: Any, supply: Supply) -> Any:
+    def ask(target: Target) -> Any:
+        return SdkStream(supply.open(target))
+
+    return lambda: policy.call(ask)
+
+
+def _asyncgen(decorate: Any, supply: Supply) -> Any:
+    @decorate
+    async def ask(target: Target) -> AsyncIterator[Any]:
+        source = supply.aopen(target)
+        try:
+            async for item in source:
+                yield item
+        finally:
+            await source.aclose()
+
+    return ask
+
+
+def _coroutine(decorate: Any, supply: Supply) -> Any:
+    @decorate
+    async def ask(target: Target) -> Any:
+        await anyio.lowlevel.checkpoint()
+        return supply.aopen(target)
+
+    return ask
+
+
+def _coroutine_sdk(decorate: Any, supply: Supply) -> Any:
+    @decorate
+    async def ask(target: Target) -> Any:
+        await anyio.lowlevel.checkpoint()
+        return AsyncSdkStream(supply.aopen(target))
+
+    return ask
+
+
+def _plain_coroutine(decorate: Any, supply: Supply) -> Any:
+    async def answer(target: Target) -> Any:
+        await anyio.lowlevel.checkpoint()
+        return AsyncSdkStream(supply.aopen(target))
+
+    @decorate
+    def ask(target: Target) -> Any:
+        return answer(target)
+
+    return ask
+
+
+def _plain_asyncgen(decorate: Any, supply: Supply) -> Any:
+    async def items(source: Any) -> AsyncIterator[Any]:
+        try:
+            async for item in source:
+                yield item
+        finally:
+            await source.aclose()
+
+    @decorate
+    def ask(target: Target) -> Any:
+        return items(supply.aopen(target))
+
+    return ask
+
+
+def _plain_source(decorate: Any, supply: Supply) -> Any:
+    @decorate
+    def ask(target: Target) -> Any:
+        return supply.aopen(target)
+
+    return ask
+
+
+def _async_manager(decorate: Any, supply: Supply) -> Any:
+    @decorate
+    def ask(target: Target) -> Any:
+        return AsyncSdkManager(lambda: supply.aopen(target))
+
+    return ask
+
+
+def _asynccontextmanager(decorate: Any, supply: Supply) -> Any:
+    @decorate
+    @asynccontextmanager
+    async def ask(target: Target) -> AsyncIterator[Any]:
+        await anyio.lowlevel.checkpoint()
+        source = supply.aopen(target)
+        try:
+            yield source
+        finally:
+            await source.aclose()
+
+    return ask
+
+
+def _async_method(decorate: Any, supply: Supply) -> Any:
+    class Client:
+        @decorate
+        async def ask(self, target: Target) -> AsyncIterator[Any]:
+            source = supply.aopen(target)
+            try:
+                async for item in source:
+                    yield item
+            finally:
+                await source.aclose()
+
+    return Client().ask
+
+
+def _call_of_asyncgen(policy: Any, supply: Supply) -> Any:
+    async def ask(target: Target) -> AsyncIterator[Any]:
+        source = supply.aopen(target)
+        try:
+            async for item in source:
+                yield item
+        finally:
+            await source.aclose()
+
+    return lambda: policy.call(ask)
+
+
+def _call_of_coroutine(policy: Any, supply: Supply) -> Any:
+    async def ask(target: Target) -> Any:
+        return AsyncSdkStream(supply.aopen(target))
+
+    return lambda: policy.call(ask)
+
+
+SYNC_FORMS = [
+    Form("generator", _generator, is_lazy=True),
+    Form("returned", _returned),
+    Form("returned-generator", _returned_generator),
+    Form("sdk", _sdk),
+    Form("manager", _manager, manages=True),
+    Form("contextmanager", _contextmanager, manages=True),
+    Form("method", _method, is_lazy=True),
+    Form("classmethod", _classmethod),
+    Form("staticmethod", _staticmethod, is_lazy=True),
+    Form("partial", _partial, is_lazy=True),
+    Form("callable-object", _callable_object, is_lazy=True),
+    Form("call-generator", _call_of_generator, is_lazy=True, by_call=True),
+    Form("call", _call, by_call=True),
+]
+_ASYNC_FORMS = [
+    Form("asyncgen", _asyncgen, is_lazy=True),
+    Form("coroutine", _coroutine),
+    Form("coroutine-sdk", _coroutine_sdk),
+    Form("plain-coroutine", _plain_coroutine),
+    Form("plain-asyncgen", _plain_asyncgen),
+    Form("plain-source", _plain_source),
+    Form("async-manager", _async_manager, manages=True),
+    Form("asynccontextmanager", _asynccontextmanager, manages=True),
+    Form("async-method", _async_method, is_lazy=True),
+    Form("call-asyncgen", _call_of_asyncgen, is_lazy=True, by_call=True),
+    Form("call-coroutine", _call_of_coroutine, by_call=True),
+]
+ASYNC_FORMS = [
+    Form(f"{form.name}-{backend}", form.make, form.manages, form.is_lazy, backend, form.by_call)
+    for form in _ASYNC_FORMS
+    for backend in ("asyncio", "trio")
+]
+FORMS = SYNC_FORMS + ASYNC_FORMS
+"""Every way to write one."""
+FEW_FORMS = [
+    form
+    for form in FORMS
+    if form.name
+    in (
+        "generator",
+        "sdk",
+        "manager",
+        "asyncgen-asyncio",
+        "coroutine-sdk-trio",
+        "plain-source-asyncio",
+        "async-manager-trio",
+    )
+]
+"""Those that differ in how they are driven."""
+LAZY_FORMS = [form for form in FORMS if form.is_lazy]
+GUARDED_FORMS = [
+    form
+    for form in FORMS
+    if form in FEW_FORMS
+    or form.name in ("returned-generator", "contextmanager", "classmethod", "plain-asyncgen-trio")
+]
+"""Those that a breaker guards in ways of their own."""
+
+
+def over(forms: list[Form]) -> pytest.MarkDecorator:
+    """Parametrise a test over forms, as its argument ``form``."""
+    return pytest.mark.parametrize("form", forms, ids=lambda form: form.name)
+
+
+# Consumers.
+
+
+@dataclass
+class Reading:
+    """What a consumer saw."""
+
+    items: list[Any] = field(default_factory=list)
+    error: BaseException | None = None
+
+    @property
+    def text(self) -> str:
+        """The text of what it was given."""
+        return "".join(item["choices"][0]["delta"].get("content") or "" for item in self.items)
+
+
+def read(
+    form: Form,
+    ask: Callable[..., Any],
+    *args: Any,
+    take: int | None = None,
+    into: list[Any] | None = None,
+) -> Reading:
+    """Make one call and read its items, all or the first few, then close it; from sync code."""
+    reading = Reading([] if into is None else into)
+    if form.backend is None:
+        _read(reading, form, ask, args, take)
+    else:
+        on(form.backend, functools.partial(_aread, reading, form, ask, args, take))
+    return reading
+
+
+def _read(
+    reading: Reading, form: Form, ask: Callable[..., Any], args: Any, take: int | None
+) -> None:
+    try:
+        with ExitStack() as stack:
+            stream = ask(*args)
+            if form.manages:
+                stream = stack.enter_context(stream)
+            stack.callback(getattr(stream, "close", lambda: None))
+            if take != 0:
+                for item in stream:
+                    reading.items.append(item)
+                    if len(reading.items) == take:
+                        break
+    except BaseException as error:
+        reading.error = error
+
+
+async def _aread(
+    reading: Reading, form: Form, ask: Callable[..., Any], args: Any, take: int | None
+) -> None:
+    try:
+        async with AsyncExitStack() as stack:
+            stream = ask(*args)
+            if hasattr(type(stream), "__await__"):
+                stream = await stream
+            if form.manages:
+                stream = await stack.enter_async_context(stream)
+            closes = getattr(stream, "aclose", None) or getattr(stream, "close", None)
+            if closes is not None:
+                stack.push_async_callback(closes)
+            if take != 0:
+                async for item in stream:
+                    reading.items.append(item)
+                    if len(reading.items) == take:
+                        break
+    except Exception as error:
+        reading.error = error
