@@ -33,7 +33,8 @@ from _timing import (
 )
 
 from resilient_llm import Target, bench_model, breaker, failover, testing
-from resilient_llm._runtime import SystemClock, runtime
+from resilient_llm._runtime.clock import SystemClock
+from resilient_llm._runtime.runtime import runtime
 from resilient_llm.testing import isolated
 
 if TYPE_CHECKING:

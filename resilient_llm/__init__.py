@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from resilient_llm._version import __version__
 
 if TYPE_CHECKING:
-    from resilient_llm._bench import (
+    from resilient_llm._api.benches import (
         BenchModel,
         IsBenched,
         ListBenched,
@@ -27,10 +27,13 @@ if TYPE_CHECKING:
         reset,
         unbench_model,
     )
-    from resilient_llm._breaker import breaker
-    from resilient_llm._classify import classify
-    from resilient_llm._configure import configure, settings
-    from resilient_llm._errors import (
+    from resilient_llm._api.breaker import breaker
+    from resilient_llm._api.configuring import configure, settings
+    from resilient_llm._api.failover import Failover, failover
+    from resilient_llm._api.observing import events, observe
+    from resilient_llm._runtime.classify import classify
+    from resilient_llm._runtime.tracing import Trace
+    from resilient_llm._values.errors import (
         BreakerOpenError,
         CallRejectedError,
         ChainExhaustedError,
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
         ResponseRejectedError,
         StreamInterruptedError,
     )
-    from resilient_llm._events import (
+    from resilient_llm._values.events import (
         AttemptFailed,
         AttemptSucceeded,
         CallFailed,
@@ -57,19 +60,11 @@ if TYPE_CHECKING:
         TargetUnbenched,
         UnknownError,
     )
-    from resilient_llm._failover import Failover, failover
-    from resilient_llm._observe import events, observe
-    from resilient_llm._stream_policy import StreamPolicy
-    from resilient_llm._trace import Trace
-    from resilient_llm._values import (
-        Attempt,
-        AttemptRecord,
-        BenchedModel,
-        ErrorKind,
-        Target,
-        TargetHealth,
-        Verdict,
-    )
+    from resilient_llm._values.health import BenchedModel, TargetHealth
+    from resilient_llm._values.kinds import AttemptRecord, ErrorKind
+    from resilient_llm._values.stream_policy import StreamPolicy
+    from resilient_llm._values.target import Attempt, Target
+    from resilient_llm._values.verdict import Verdict
 
 __all__ = [
     "Attempt",
@@ -128,25 +123,30 @@ __all__ = [
 # {module: names it gives}. Keep in sync with the imports above, which type checkers read;
 # tests/package/test_layout.py compares the two.
 _MODULES = {
-    "_bench": (
-        "BenchModel IsBenched ListBenched UnbenchModel bench_model health is_benched list_benched reset unbench_model"
+    "_api.benches": (
+        "BenchModel IsBenched ListBenched UnbenchModel bench_model health is_benched "
+        "list_benched reset unbench_model"
     ),
-    "_breaker": "breaker",
-    "_classify": "classify",
-    "_configure": "configure settings",
-    "_errors": (
+    "_api.breaker": "breaker",
+    "_api.configuring": "configure settings",
+    "_api.failover": "Failover failover",
+    "_api.observing": "events observe",
+    "_runtime.classify": "classify",
+    "_runtime.tracing": "Trace",
+    "_values.errors": (
         "BreakerOpenError CallRejectedError ChainExhaustedError ConfigurationError "
         "DeadlineExceededError ResilientLLMError ResponseRejectedError StreamInterruptedError"
     ),
-    "_events": (
-        "AttemptFailed AttemptSucceeded CallFailed Event FailedOver HealthChanged ObserverFailed RetryScheduled "
-        "RetryStopped StreamCommitted StreamInterrupted TargetBenched TargetSkipped TargetUnbenched UnknownError"
+    "_values.events": (
+        "AttemptFailed AttemptSucceeded CallFailed Event FailedOver HealthChanged ObserverFailed "
+        "RetryScheduled RetryStopped StreamCommitted StreamInterrupted TargetBenched TargetSkipped "
+        "TargetUnbenched UnknownError"
     ),
-    "_failover": "Failover failover",
-    "_observe": "events observe",
-    "_stream_policy": "StreamPolicy",
-    "_trace": "Trace",
-    "_values": "Attempt AttemptRecord BenchedModel ErrorKind Target TargetHealth Verdict",
+    "_values.health": "BenchedModel TargetHealth",
+    "_values.kinds": "AttemptRecord ErrorKind",
+    "_values.stream_policy": "StreamPolicy",
+    "_values.target": "Attempt Target",
+    "_values.verdict": "Verdict",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 
@@ -158,7 +158,7 @@ def __getattr__(name: str) -> Any:
     # Not at the top: importlib is part of what a plain import should not have to load.
     from importlib import import_module
 
-    import_module(f"{__name__}._wiring")
+    import_module(f"{__name__}._api.wiring")
     value = getattr(import_module(f"{__name__}.{home}"), name)
     globals()[name] = value
     return value

@@ -13,19 +13,19 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from resilient_llm import _wiring
-from resilient_llm._classify import classify
+from resilient_llm._api import wiring as _wiring
+from resilient_llm._api.observing import observe
 from resilient_llm._drive.tasks import waker
-from resilient_llm._observe import observe
-from resilient_llm._runtime import runtime
-from resilient_llm._watchdog import shut_down_read_of
+from resilient_llm._runtime.classify import classify
+from resilient_llm._runtime.runtime import runtime
+from resilient_llm._runtime.watchdog import shut_down_read_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     import anyio
 
-    from resilient_llm._events import Event
+    from resilient_llm._values.events import Event
 
 __all__ = [
     "FakeClock",

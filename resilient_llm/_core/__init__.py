@@ -1,1 +1,1 @@
-"""Pure decisions: no I/O, no clock, no dice. Time, randomness and rules are handed in."""
+"""Pure decisions: no I/O, no clock, no randomness."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final
 
-from resilient_llm._errors import ConfigurationError
+from resilient_llm._values.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,21 +13,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from resilient_llm._errors import (
+from resilient_llm._values.class_cache import PerClass
+from resilient_llm._values.errors import (
     CallRejectedError,
     ChainExhaustedError,
     ConfigurationError,
     ResilientLLMError,
     ResponseRejectedError,
 )
-from resilient_llm._per_class import PerClass
-from resilient_llm._values import ErrorKind, Verdict
+from resilient_llm._values.kinds import ErrorKind
+from resilient_llm._values.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from resilient_llm._core.explain import Trail
-    from resilient_llm._explanation import Explanation
+    from resilient_llm._values.explanation import Explanation
 
     Rule = Callable[[BaseException], Verdict | ErrorKind | str | None]
     Judge = Callable[[BaseException, Callable[[], float]], Verdict | None]

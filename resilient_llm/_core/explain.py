@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from resilient_llm._errors import ResilientLLMError
-from resilient_llm._explanation import Explanation, Reasons
-from resilient_llm._values import ErrorKind
+from resilient_llm._values.errors import ResilientLLMError
+from resilient_llm._values.explanation import Explanation, Reasons
+from resilient_llm._values.kinds import ErrorKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from resilient_llm._core.classify import Rule
-    from resilient_llm._values import Verdict
+    from resilient_llm._values.verdict import Verdict
 
 _LONGEST_NAME: Final = 80
 _LONGEST_PATH: Final = 50

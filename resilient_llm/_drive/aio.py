@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from resilient_llm._core.permit import hold, let_go
-from resilient_llm._core.steps import Deliver, Done, LetThrough, Raise, Told, Try, Wait
-from resilient_llm._drive.shapes import shape_of
+from resilient_llm._core.call.steps import Deliver, Done, LetThrough, Raise, Told, Try, Wait
+from resilient_llm._core.circuit.permit import hold, let_go
+from resilient_llm._drive.results import shape_of
 from resilient_llm._drive.sync import is_awaitable, outcome, raise_from
-from resilient_llm._runtime import runtime
+from resilient_llm._runtime.runtime import runtime
 
 if TYPE_CHECKING:
-    from resilient_llm._core.call import Call
-    from resilient_llm._core.steps import Step
-    from resilient_llm._core.story import Story
-    from resilient_llm._drive.shapes import Begun
-    from resilient_llm._runtime import CancelScope
+    from resilient_llm._core.call.call import Call
+    from resilient_llm._core.call.call_flow import Story
+    from resilient_llm._core.call.steps import Step
+    from resilient_llm._drive.results import Begun
+    from resilient_llm._runtime.clock import CancelScope
 
 CUT_OFF: Any = object()
 """Stands for an answer that did not come within its limit."""

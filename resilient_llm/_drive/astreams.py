@@ -14,23 +14,23 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
-from resilient_llm._core.permit import hold, let_go
-from resilient_llm._core.steps import Deliver, Done, LetThrough, Raise
+from resilient_llm._core.call.steps import Deliver, Done, LetThrough, Raise
+from resilient_llm._core.circuit.permit import hold, let_go
 from resilient_llm._drive.aio import CUT_OFF, abandon, advance
-from resilient_llm._drive.flow import AnyFlow, AnyOpened
-from resilient_llm._drive.shapes import Begun, intake_of, special
+from resilient_llm._drive.results import Begun, intake_of, special
+from resilient_llm._drive.session import AnyFlow, AnyOpened
 from resilient_llm._drive.sync import is_awaitable
 from resilient_llm._drive.tasks import spawn
-from resilient_llm._runtime import runtime
+from resilient_llm._runtime.runtime import runtime
 
 if TYPE_CHECKING:
     import weakref
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
-    from resilient_llm._core.call import Call
-    from resilient_llm._core.steps import Try
-    from resilient_llm._drive.flow import Parts
-    from resilient_llm._drive.shapes import Shape
+    from resilient_llm._core.call.call import Call
+    from resilient_llm._core.call.steps import Try
+    from resilient_llm._drive.results import Shape
+    from resilient_llm._drive.session import Parts
 
 _CLOSES_WITHIN: Final = 5.0
 """Seconds that closing a connection may take once nobody waits for it any more."""

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 from resilient_llm._drive import streams
-from resilient_llm._drive.shapes import shape_of
-from resilient_llm._runtime import runtime
+from resilient_llm._drive.results import shape_of
+from resilient_llm._runtime.runtime import runtime
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
 
-    from resilient_llm._core.call import Call
-    from resilient_llm._core.steps import Step
-    from resilient_llm._core.story import Story
+    from resilient_llm._core.call.call import Call
+    from resilient_llm._core.call.call_flow import Story
+    from resilient_llm._core.call.steps import Step
     from resilient_llm._drive import astreams
-    from resilient_llm._drive.flow import Parts
+    from resilient_llm._drive.session import Parts
 
 _Proxy: Any = wrapt.ObjectProxy  # it ships no types, so none of its types leak into ours
 

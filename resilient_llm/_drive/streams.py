@@ -11,21 +11,21 @@ from contextlib import suppress
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
-from resilient_llm._core.permit import hold, let_go
-from resilient_llm._core.steps import Deliver, Done, LetThrough, Raise
-from resilient_llm._drive.flow import AnyFlow, AnyOpened
-from resilient_llm._drive.shapes import Begun, NoContentError, intake_of, no_content, special
+from resilient_llm._core.call.steps import Deliver, Done, LetThrough, Raise
+from resilient_llm._core.circuit.permit import hold, let_go
+from resilient_llm._drive.results import Begun, NoContentError, intake_of, no_content, special
+from resilient_llm._drive.session import AnyFlow, AnyOpened
 from resilient_llm._drive.sync import advance
-from resilient_llm._runtime import runtime
+from resilient_llm._runtime.runtime import runtime
 
 if TYPE_CHECKING:
     import weakref
     from collections.abc import Generator
     from types import TracebackType
 
-    from resilient_llm._core.call import Call
-    from resilient_llm._core.steps import Try
-    from resilient_llm._drive.shapes import Shape
+    from resilient_llm._core.call.call import Call
+    from resilient_llm._core.call.steps import Try
+    from resilient_llm._drive.results import Shape
 
 
 class Watch:

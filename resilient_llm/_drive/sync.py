@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from resilient_llm._core.permit import hold, let_go
-from resilient_llm._core.steps import Deliver, Done, LetThrough, Raise, Told, Try, Wait
-from resilient_llm._drive.shapes import NoContentError, shape_of
-from resilient_llm._runtime import runtime
+from resilient_llm._core.call.steps import Deliver, Done, LetThrough, Raise, Told, Try, Wait
+from resilient_llm._core.circuit.permit import hold, let_go
+from resilient_llm._drive.results import NoContentError, shape_of
+from resilient_llm._runtime.runtime import runtime
 
 if TYPE_CHECKING:
-    from resilient_llm._core.call import Call
-    from resilient_llm._core.steps import Step
-    from resilient_llm._core.story import Story
-    from resilient_llm._drive.shapes import Begun
+    from resilient_llm._core.call.call import Call
+    from resilient_llm._core.call.call_flow import Story
+    from resilient_llm._core.call.steps import Step
+    from resilient_llm._drive.results import Begun
     from resilient_llm._drive.streams import Watch
 
 

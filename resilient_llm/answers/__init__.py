@@ -24,9 +24,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from resilient_llm._values import Verdict
-from resilient_llm.answers._pieces import look_at_list
-from resilient_llm.answers._shapes import Look, look_at_object, look_at_text
+from resilient_llm._values.verdict import Verdict
+from resilient_llm.answers._collected import look_at_list
+from resilient_llm.answers._responses import Look, look_at_object, look_at_text
 from resilient_llm.answers._verdicts import BROKEN, COMPLETE, EMPTY, FILTERED, TRUNCATED, verdict_on
 
 if TYPE_CHECKING:

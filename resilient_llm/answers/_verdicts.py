@@ -6,8 +6,9 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any, Final, cast
 
-from resilient_llm._classify import classify
-from resilient_llm._values import ErrorKind, Verdict
+from resilient_llm._runtime.classify import classify
+from resilient_llm._values.kinds import ErrorKind
+from resilient_llm._values.verdict import Verdict
 from resilient_llm.answers._reading import (
     DEEPEST,
     LONGEST,

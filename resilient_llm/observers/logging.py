@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from resilient_llm import _events as ev
+    from resilient_llm._values import events as ev
 
 DEBUG, INFO, WARNING = 10, 20, 30
 _LEVELS: Final[dict[str, int]] = {

@@ -31,8 +31,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 
-from resilient_llm._settings import LONGEST_TO_RETRY
-from resilient_llm._values import ErrorKind, Verdict
+from resilient_llm._values.kinds import ErrorKind
+from resilient_llm._values.settings import LONGEST_TO_RETRY
 from resilient_llm.rules import (
     anthropic,
     bedrock,
@@ -58,7 +58,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import ModuleType
 
-    from resilient_llm._explanation import Reasons
+    from resilient_llm._values.explanation import Reasons
+    from resilient_llm._values.verdict import Verdict
     from resilient_llm.rules._evidence import Shape
 
 __all__ = ["Evidence", "Rule", "judge", "why"]
@@ -226,7 +227,7 @@ def judge(error: BaseException, wall: Callable[[], float]) -> Verdict | None:
 
 def why(error: BaseException, wall: Callable[[], float]) -> Reasons:
     """Return by what sign one error is known, as ``judge`` decides it."""
-    from resilient_llm.rules._why import reasons
+    from resilient_llm.rules._explain import reasons
 
     return reasons(error, wall)
 

@@ -14,8 +14,9 @@ import sys
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from resilient_llm._per_class import PerClass
-from resilient_llm._values import ErrorKind, Verdict
+from resilient_llm._values.class_cache import PerClass
+from resilient_llm._values.kinds import ErrorKind
+from resilient_llm._values.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from resilient_llm.rules._evidence import dead, transient
 
 if TYPE_CHECKING:
-    from resilient_llm._values import Verdict
+    from resilient_llm._values.verdict import Verdict
     from resilient_llm.rules._evidence import Evidence
 
 _NO_KEY: Final = dead("invalid_credentials")

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from resilient_llm._values import ErrorKind
+from resilient_llm._values.kinds import ErrorKind
 from resilient_llm.rules._evidence import dead, limited, transient, wrong_request
 
 if TYPE_CHECKING:
-    from resilient_llm._values import Verdict
+    from resilient_llm._values.verdict import Verdict
     from resilient_llm.rules._evidence import Evidence
 
 

@@ -12,7 +12,7 @@ from resilient_llm.rules import hints
 from resilient_llm.rules._evidence import LONGEST_BODY, called, transient
 
 if TYPE_CHECKING:
-    from resilient_llm._values import Verdict
+    from resilient_llm._values.verdict import Verdict
     from resilient_llm.rules._evidence import Evidence
 
 

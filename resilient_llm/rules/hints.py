@@ -12,7 +12,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from resilient_llm.rules._heard import STOCK_PHRASE, remembering
+from resilient_llm.rules._memo import STOCK_PHRASE, remembering
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -17,7 +17,7 @@ from resilient_llm.rules._evidence import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from resilient_llm._values import Verdict
+    from resilient_llm._values.verdict import Verdict
     from resilient_llm.rules._evidence import Evidence
 
 _STATUSES: Final[dict[int, Verdict]] = {

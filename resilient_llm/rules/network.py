@@ -10,7 +10,8 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final, cast
 
-from resilient_llm._values import ErrorKind, Verdict
+from resilient_llm._values.kinds import ErrorKind
+from resilient_llm._values.verdict import Verdict
 from resilient_llm.rules._evidence import dead, shape_of, transient
 
 if TYPE_CHECKING:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from resilient_llm._values import ErrorKind, Verdict
+from resilient_llm._values.kinds import ErrorKind
+from resilient_llm._values.verdict import Verdict
 from resilient_llm.rules._evidence import transient
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from resilient_llm.rules._evidence import dead, transient, wrong_request
 
 if TYPE_CHECKING:
-    from resilient_llm._values import Verdict
+    from resilient_llm._values.verdict import Verdict
     from resilient_llm.rules._evidence import Evidence, Shape
 
 # Names that are as good as a code, from litellm and from openai's own helpers.

@@ -11,7 +11,7 @@ from resilient_llm.rules import hints
 from resilient_llm.rules._evidence import wrong_request
 
 if TYPE_CHECKING:
-    from resilient_llm._values import Verdict
+    from resilient_llm._values.verdict import Verdict
     from resilient_llm.rules._evidence import Evidence
 
 _REFUSED: Final = wrong_request("content_policy")

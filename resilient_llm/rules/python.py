@@ -10,7 +10,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Final
 
-from resilient_llm._values import ErrorKind, Verdict
+from resilient_llm._values.kinds import ErrorKind
+from resilient_llm._values.verdict import Verdict
 from resilient_llm.rules._evidence import CLIENTS, transient, wrong_request
 from resilient_llm.rules.network import by_errno
 

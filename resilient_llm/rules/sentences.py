@@ -13,9 +13,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from resilient_llm._values import ErrorKind, Verdict
+from resilient_llm._values.kinds import ErrorKind
+from resilient_llm._values.verdict import Verdict
 from resilient_llm.rules._evidence import dead, limited, transient, wrong_request
-from resilient_llm.rules._heard import STOCK_PHRASE, remembering
+from resilient_llm.rules._memo import STOCK_PHRASE, remembering
 
 if TYPE_CHECKING:
     from resilient_llm.rules._evidence import Evidence

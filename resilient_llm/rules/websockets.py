@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from resilient_llm.rules._evidence import attribute, dead, transient, wrong_request
 
 if TYPE_CHECKING:
-    from resilient_llm._values import Verdict
+    from resilient_llm._values.verdict import Verdict
     from resilient_llm.rules._evidence import Evidence
 
 CLOSE_CODES: Final = {

@@ -14,7 +14,7 @@ from resilient_llm.strategies.priority import priority
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from resilient_llm._values import Target
+    from resilient_llm._values.target import Target
 
 
 class Strategy(Protocol):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from resilient_llm._values import Target
+    from resilient_llm._values.target import Target
 
 
 def priority(targets: Sequence[Target], /) -> Sequence[Target]:

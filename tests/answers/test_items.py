@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resilient_llm import ErrorKind, Verdict
-from resilient_llm.answers._glances import Glance, glance, text_of
+from resilient_llm.answers._items import Glance, glance, text_of
 from tests.answers.test_hostile import ANYTHING, Hostile, HostileDict, HostileText, Liar, as_object
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

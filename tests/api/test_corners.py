@@ -42,7 +42,7 @@ from resilient_llm import (
     observe,
 )
 from resilient_llm._core.retry_budget import RetryBudgets
-from resilient_llm._runtime import runtime
+from resilient_llm._runtime.runtime import runtime
 from resilient_llm.testing import FakeClock, capture_events, isolated, scripted
 from tests.support.shapes import ProviderError, down, run_async
 

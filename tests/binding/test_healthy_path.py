@@ -23,8 +23,9 @@ from resilient_llm import (
     list_benched,
     observe,
 )
-from resilient_llm._core import window
-from resilient_llm._inject import generate, injection_of
+from resilient_llm._binding.injection import injection_of
+from resilient_llm._binding.wrapper_code import generate
+from resilient_llm._core.circuit import window
 from resilient_llm.testing import capture_events, fake_clock, isolated
 from tests.support.shapes import ProviderError
 

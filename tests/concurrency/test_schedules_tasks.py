@@ -30,8 +30,8 @@ from resilient_llm import (
     failover,
     testing,
 )
-from resilient_llm._core.permit import held_places
-from resilient_llm._runtime import runtime
+from resilient_llm._core.circuit.permit import held_places
+from resilient_llm._runtime.runtime import runtime
 from tests.support.drivers import on, on_both_loops
 from tests.support.schedules import PATIENCE
 

@@ -22,9 +22,6 @@ from resilient_llm import (
     Target,
     TargetBenched,
     TargetUnbenched,
-    _door,
-    _hub,
-    _registry,
     bench_model,
     breaker,
     configure,
@@ -34,17 +31,20 @@ from resilient_llm import (
     observe,
     unbench_model,
 )
-from resilient_llm import _breaker as breaker_module
-from resilient_llm._core import window
-from resilient_llm._core.circuit import Circuit
-from resilient_llm._core.layers import Block, Place
-from resilient_llm._core.permit import Permit, admit
+from resilient_llm._api import breaker as breaker_module
+from resilient_llm._binding import caller as _door
+from resilient_llm._core.circuit import window
+from resilient_llm._core.circuit.circuit import Circuit
+from resilient_llm._core.circuit.permit import Permit, admit
+from resilient_llm._core.circuit.state import Block, Place
 from resilient_llm._core.retry_budget import RetryBudgets
-from resilient_llm._hub import Hub
-from resilient_llm._registry import Registry
-from resilient_llm._runtime import runtime
-from resilient_llm._settings import BreakerSettings, Settings
-from resilient_llm._values import Verdict
+from resilient_llm._runtime import dispatcher as _hub
+from resilient_llm._runtime import registry as _registry
+from resilient_llm._runtime.dispatcher import Hub
+from resilient_llm._runtime.registry import Registry
+from resilient_llm._runtime.runtime import runtime
+from resilient_llm._values.settings import BreakerSettings, Settings
+from resilient_llm._values.verdict import Verdict
 from tests.support.circuits import DOWN, NoJitter, limited
 from tests.support.schedules import (
     EVERY_OPCODE,

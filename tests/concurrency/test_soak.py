@@ -31,7 +31,7 @@ from resilient_llm import (
     observe,
     reset,
 )
-from resilient_llm._runtime import runtime
+from resilient_llm._runtime.runtime import runtime
 from resilient_llm.testing import FakeClock, isolated
 from tests.concurrency import soak
 

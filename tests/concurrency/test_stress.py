@@ -30,9 +30,9 @@ from resilient_llm import (
     testing,
     unbench_model,
 )
-from resilient_llm._core.circuit import Circuit
+from resilient_llm._core.circuit.circuit import Circuit
 from resilient_llm._core.retry_budget import FLOOR, RetryBudgets
-from resilient_llm._runtime import runtime
+from resilient_llm._runtime.runtime import runtime
 from tests.support.schedules import PATIENCE
 
 THREADS = 8

@@ -11,18 +11,24 @@ from typing import Any
 
 import pytest
 
-from resilient_llm._core import story as stories
-from resilient_llm._core.call import Call, Lane, World
-from resilient_llm._core.circuit import CallTag, Circuit
-from resilient_llm._core.layers import Place
-from resilient_llm._core.permit import Permit, admit
+from resilient_llm._core.call import call_flow as stories
+from resilient_llm._core.call.call import Call, Lane, World
+from resilient_llm._core.call.steps import Done, LetThrough, Raise, Step, Told, Try, Wait
+from resilient_llm._core.circuit.circuit import CallTag, Circuit
+from resilient_llm._core.circuit.permit import Permit, admit
+from resilient_llm._core.circuit.state import Place
 from resilient_llm._core.retry_budget import RetryBudgets
-from resilient_llm._core.steps import Done, LetThrough, Raise, Step, Told, Try, Wait
-from resilient_llm._errors import ChainExhaustedError, DeadlineExceededError, ResponseRejectedError
-from resilient_llm._policy import Options
-from resilient_llm._settings import BreakerSettings, Settings
-from resilient_llm._values import AttemptRecord, ErrorKind, Target, Verdict
-from resilient_llm.answers import _glances
+from resilient_llm._values.errors import (
+    ChainExhaustedError,
+    DeadlineExceededError,
+    ResponseRejectedError,
+)
+from resilient_llm._values.kinds import AttemptRecord, ErrorKind
+from resilient_llm._values.policy import Options
+from resilient_llm._values.settings import BreakerSettings, Settings
+from resilient_llm._values.target import Target
+from resilient_llm._values.verdict import Verdict
+from resilient_llm.answers import _items as _glances
 from tests.support.circuits import DEAD, DOWN, FULL, HUNG, WRONG, NoJitter, limited
 
 GATEWAY = Verdict(ErrorKind.TRANSIENT, "gateway", status=502)

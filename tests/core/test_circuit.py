@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from resilient_llm._core import window
-from resilient_llm._core.circuit import CallTag, Circuit
-from resilient_llm._core.layers import FOREVER, Place
-from resilient_llm._core.window import NEVER
-from resilient_llm._settings import BreakerSettings
-from resilient_llm._values import ErrorKind, LastError, Verdict
+from resilient_llm._core.circuit import window
+from resilient_llm._core.circuit.circuit import CallTag, Circuit
+from resilient_llm._core.circuit.state import FOREVER, Place
+from resilient_llm._core.circuit.window import NEVER
+from resilient_llm._values.kinds import ErrorKind, LastError
+from resilient_llm._values.settings import BreakerSettings
+from resilient_llm._values.verdict import Verdict
 from tests.support.circuits import (
     DEAD,
     DOWN,

@@ -75,8 +75,8 @@ from resilient_llm import (
     testing,
     unbench_model,
 )
-from resilient_llm._core.permit import Permit, admit
-from resilient_llm._runtime import runtime
+from resilient_llm._core.circuit.permit import Permit, admit
+from resilient_llm._runtime.runtime import runtime
 from tests.support.model import FOREVER, SUCCESS, Caller, Model, Outcome
 
 EXAMPLES = int(os.environ.get("RESILIENT_LLM_MODEL_EXAMPLES") or 0)

@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from resilient_llm._core.circuit import Circuit
-from resilient_llm._core.layers import Block, Place
-from resilient_llm._core.permit import (
+from resilient_llm._core.circuit.circuit import Circuit
+from resilient_llm._core.circuit.permit import (
     Permit,
     admit,
     block_of,
@@ -17,7 +16,9 @@ from resilient_llm._core.permit import (
     let_go,
     permit_of_inlined,
 )
-from resilient_llm._values import ErrorKind, Verdict
+from resilient_llm._core.circuit.state import Block, Place
+from resilient_llm._values.kinds import ErrorKind
+from resilient_llm._values.verdict import Verdict
 from tests.support.circuits import DOWN, WRONG, News, answer, circuit, fail, limited
 
 SICK = Verdict(ErrorKind.TRANSIENT, "overloaded", scope="provider")

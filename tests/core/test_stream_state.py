@@ -8,15 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resilient_llm._core import story as stories
-from resilient_llm._core.intake import Intake, size_of
-from resilient_llm._core.pace import Pace
-from resilient_llm._core.steps import Deliver, Told, Try
-from resilient_llm._core.window import Averages
-from resilient_llm._errors import StreamDeadlineExceededError, StreamInterruptedError
-from resilient_llm._stream_policy import StreamPolicy
-from resilient_llm._values import ErrorKind, Verdict
-from resilient_llm.answers import _glances
+from resilient_llm._core.call import call_flow as stories
+from resilient_llm._core.call.steps import Deliver, Told, Try
+from resilient_llm._core.circuit.window import Averages
+from resilient_llm._core.stream.item_size import size_of
+from resilient_llm._core.stream.stream_state import Intake
+from resilient_llm._core.stream.stream_timer import Pace
+from resilient_llm._values.errors import StreamDeadlineExceededError, StreamInterruptedError
+from resilient_llm._values.kinds import ErrorKind
+from resilient_llm._values.stream_policy import StreamPolicy
+from resilient_llm._values.verdict import Verdict
+from resilient_llm.answers import _items as _glances
 from tests.core.test_call_flow import GATEWAY, Player, Problem, Stop
 from tests.support.stream_forms import END, ROLE, SILENT, said, says
 

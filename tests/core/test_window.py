@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from resilient_llm._core import triggers
-from resilient_llm._core.window import BUCKETS, ENOUGH, NEVER, REST, SAMPLED, Era
-from resilient_llm._settings import BreakerSettings
+from resilient_llm._core.circuit import triggers
+from resilient_llm._core.circuit.window import BUCKETS, ENOUGH, NEVER, REST, SAMPLED, Era
+from resilient_llm._values.settings import BreakerSettings
 from tests.support.circuits import NoJitter
 
 WINDOW = 60.0

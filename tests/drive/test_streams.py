@@ -39,7 +39,7 @@ from resilient_llm import (
     is_benched,
     reset,
 )
-from resilient_llm._core.permit import held_places
+from resilient_llm._core.circuit.permit import held_places
 from resilient_llm.testing import FakeClock, capture_events
 from tests.support.drivers import (
     HttpError,

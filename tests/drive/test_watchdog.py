@@ -28,7 +28,7 @@ from resilient_llm import (
     failover,
     health,
 )
-from resilient_llm import _watchdog as watchdog
+from resilient_llm._runtime import watchdog
 from resilient_llm.testing import capture_events
 
 STALLS, WORKS = "stalls/a", "works/b"

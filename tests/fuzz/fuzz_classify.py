@@ -283,7 +283,7 @@ def main(arguments: list[str]) -> None:
         import resilient_llm
         import resilient_llm._core.classify
         import resilient_llm._core.explain
-        import resilient_llm.rules._why  # noqa: F401
+        import resilient_llm.rules._explain  # noqa: F401
 
     with tempfile.TemporaryDirectory(prefix="seeds-") as folder:
         if all(argument.startswith("-") for argument in arguments[1:]):

@@ -40,9 +40,13 @@ from resilient_llm import (
     testing,
     unbench_model,
 )
-from resilient_llm._core import backoff, call, facts, intake, retry_budget, triggers
+from resilient_llm._core import backoff, retry_budget
+from resilient_llm._core.call import call
+from resilient_llm._core.circuit import triggers
 from resilient_llm._core.classify import _SEVERITY
-from resilient_llm._settings import (
+from resilient_llm._core.stream import stream_state as intake
+from resilient_llm._values import event_names as facts
+from resilient_llm._values.settings import (
     LONGEST_HINT,
     MEMORY_PRESSURE_BENCH,
     MODES,
@@ -52,9 +56,9 @@ from resilient_llm._settings import (
     BreakerSettings,
     Settings,
 )
-from resilient_llm._stream_policy import _DEFAULTS as STREAM_DEFAULTS
-from resilient_llm._stream_policy import NO_MARKER
-from resilient_llm._values import _DEFAULTS
+from resilient_llm._values.stream_policy import _DEFAULTS as STREAM_DEFAULTS
+from resilient_llm._values.stream_policy import NO_MARKER
+from resilient_llm._values.verdict import _DEFAULTS
 from resilient_llm.observers import logging as default_observer
 from resilient_llm.rules.http import BY_STATUS
 from resilient_llm.testing import FakeClock, capture_events
@@ -690,7 +694,7 @@ def test_every_public_name_is_on_a_page_of_the_reference() -> None:
     shown = set(re.findall(r"^::: resilient_llm\.(\w+)$", api, re.MULTILINE)) | {
         re.split(r"\W", word)[0] for word in words(api)
     }
-    for module in ("_events", "_errors"):
+    for module in ("_values.events", "_values.errors"):
         assert f"::: resilient_llm.{module}\n" in api
         shown |= set(vars(importlib.import_module(f"resilient_llm.{module}")))
 

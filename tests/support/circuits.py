@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from resilient_llm._core.circuit import CallTag, Circuit
-from resilient_llm._core.layers import Block, Grant
-from resilient_llm._settings import BreakerSettings
-from resilient_llm._values import ErrorKind, Verdict
+from resilient_llm._core.circuit.circuit import CallTag, Circuit
+from resilient_llm._core.circuit.state import Block, Grant
+from resilient_llm._values.kinds import ErrorKind
+from resilient_llm._values.settings import BreakerSettings
+from resilient_llm._values.verdict import Verdict
 
 DOWN = Verdict(ErrorKind.TRANSIENT, "overloaded", status=503)
 HUNG = Verdict(ErrorKind.TRANSIENT, "hung")

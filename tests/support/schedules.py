@@ -8,7 +8,7 @@ allowed the plan of the run says whether there is one. It tries every run with o
 as far as its budget goes, and then runs with two or three, drawn from a seed. Switches are
 allowed at `EVERY_OPCODE`, or at `WHERE_CPYTHON_SWITCHES`: CPython with its global lock lets
 another thread in only at the entry of a function, after a call and at a jump backwards, and
-what is counted without a lock rests on that (see resilient_llm/_core/window.py).
+what is counted without a lock rests on that (see resilient_llm/_core/circuit/window.py).
 
 `reduce` hands the race to frontrun, which finds out by itself which opcodes of two threads
 touch the same thing, and runs one order of each kind that can make a difference.
@@ -34,10 +34,13 @@ from typing import Any, TypeVar
 import pytest
 
 import resilient_llm
-from resilient_llm import _breaker, _hub, _registry, _runtime
-from resilient_llm._core import circuit as _circuit
+from resilient_llm._api import breaker as _breaker
 from resilient_llm._core import retry_budget as _retry_budget
-from resilient_llm._core import window
+from resilient_llm._core.circuit import circuit as _circuit
+from resilient_llm._core.circuit import window
+from resilient_llm._runtime import dispatcher as _hub
+from resilient_llm._runtime import registry as _registry
+from resilient_llm._runtime import runtime as _runtime
 
 S = TypeVar("S")
 

@@ -1,0 +1,179 @@
+"""What operators ask and say: benches and health, of this process."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from resilient_llm._core.circuit.state import FOREVER, Bench
+from resilient_llm._runtime.runtime import runtime
+from resilient_llm._values.errors import ConfigurationError
+from resilient_llm._values.health import BenchedModel, TargetHealth
+from resilient_llm._values.target import normal_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from resilient_llm._core.circuit.circuit import Circuit
+    from resilient_llm._values.target import Target
+
+
+def list_benched() -> list[BenchedModel]:
+    """Return what sits out in this process, sorted by key."""
+    now = runtime.clock()
+    benched = [(circuit, circuit.bench_now(now)) for circuit in runtime.registry.circuits()]
+    return [_row(circuit, bench, now) for circuit, bench in benched if bench is not None]
+
+
+def bench_model(
+    spec: str | Target, until: datetime | timedelta | float | None = None, *, reason: str = ""
+) -> None:
+    """Bench a target, or with a key without a slash every target of a provider.
+
+    A manual bench ends only by `unbench_model` or its own end. Benching anew replaces it.
+
+    Args:
+        spec: ``"provider/model"`` or ``"provider"``; need not be known yet.
+        until: An aware datetime, a timedelta, seconds, or None for until unbenched.
+        reason: A note for those who list benches.
+
+    Raises:
+        ValueError: If the moment is naive or past, or the duration negative or not finite.
+        ConfigurationError: If ``spec`` is no key; a ValueError, too.
+    """
+    key = normal_key(spec)
+    if not isinstance(reason, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # users' input
+        raise ConfigurationError(
+            f"reason of type {type(reason).__name__} is not allowed: write a text"
+        )
+    now = runtime.clock()
+    end = FOREVER if until is None else now + _seconds_until(until)
+    runtime.registry.circuit(key).bench(now, end, reason)
+
+
+def unbench_model(spec: str | Target) -> bool:
+    """End the bench of a key, manual or not, and trust it again.
+
+    Returns:
+        Whether that key was benched. A bench of its provider is another key.
+
+    Raises:
+        ConfigurationError: If ``spec`` is no key.
+    """
+    circuit = runtime.registry.find(spec)
+    return circuit is not None and circuit.unbench(runtime.clock())
+
+
+def is_benched(spec: str | Target) -> bool:
+    """Return whether a key or its provider is benched now.
+
+    Raises:
+        ConfigurationError: If ``spec`` is no key.
+    """
+    key = normal_key(spec)
+    provider = runtime.registry.find(key.partition("/")[0])
+    circuit = runtime.registry.find(key)
+    now = runtime.clock()
+    return any(each is not None and each.bench_now(now) is not None for each in (circuit, provider))
+
+
+def health(expected: Iterable[str | Target] = ()) -> dict[str, TargetHealth]:
+    """Return ``{key: how it is doing}`` for every key seen or expected, sorted.
+
+    Args:
+        expected: Keys to show even if nobody has used them yet.
+
+    Raises:
+        ConfigurationError: If one of them is no key, or all are one bare text.
+    """
+    if isinstance(expected, str):
+        raise ConfigurationError(
+            "expected is one text: write a sequence of keys, such as ['groq/llama']"
+        )
+    for spec in [normal_key(spec) for spec in expected]:
+        runtime.registry.circuit(spec)
+    now = runtime.clock()
+    checked_at = runtime.moment(now)
+    return {
+        circuit.key: _health(circuit, now, checked_at) for circuit in runtime.registry.circuits()
+    }
+
+
+def reset() -> None:
+    """Forget everything automatic: counts, states, automatic benches. Manual benches stay."""
+    runtime.registry.forget()
+    runtime.budgets.forget()
+
+
+def _health(circuit: Circuit, now: float, checked_at: datetime) -> TargetHealth:
+    bench = circuit.bench_now(now)
+    state, status = circuit.state(now), circuit.status(now)
+    total, errors = circuit.numbers(now)
+    return TargetHealth(
+        status=status,
+        state=state,
+        error_rate=errors / total if total else 0.0,
+        latency=circuit.average_latency(now),
+        total=total,
+        errors=errors,
+        consecutive_failures=circuit.consecutive,
+        last_error=circuit.last_error,
+        checked_at=checked_at,
+        benched=None if bench is None else _row(circuit, bench, now),
+        first_content=circuit.first_content(now),
+    )
+
+
+def _row(circuit: Circuit, bench: Bench, now: float) -> BenchedModel:
+    ends = bench.until != FOREVER
+    return BenchedModel(
+        model=circuit.key,
+        until=runtime.moment(bench.until) if ends else None,
+        remaining=max(0.0, bench.until - now) if ends else None,
+        since=runtime.moment(bench.since),
+        consecutive_failures=circuit.consecutive,
+        manual=bench.manual,
+        reason=bench.reason,
+        kind=bench.kind,
+    )
+
+
+def _seconds_until(until: Any) -> float:
+    allowed = "write an aware datetime in the future, a timedelta, seconds, or None"
+    if isinstance(until, datetime):
+        if until.tzinfo is None or until.utcoffset() is None:
+            raise ConfigurationError(f"until is a naive datetime: {allowed}")
+        seconds = (until - datetime.fromtimestamp(runtime.wall(), UTC)).total_seconds()
+        if seconds <= 0:
+            raise ConfigurationError(f"until has passed already: {allowed}")
+        return seconds
+    if isinstance(until, timedelta):
+        until = until.total_seconds()
+    if (
+        isinstance(until, bool)
+        or not isinstance(until, (int, float))
+        or not math.isfinite(until)
+        or until < 0
+    ):
+        raise ConfigurationError(f"until is no moment and no duration of 0 or more: {allowed}")
+    return float(until)
+
+
+ListBenched = list_benched
+BenchModel = bench_model
+UnbenchModel = unbench_model
+IsBenched = is_benched
+
+__all__ = [
+    "BenchModel",
+    "IsBenched",
+    "ListBenched",
+    "UnbenchModel",
+    "bench_model",
+    "health",
+    "is_benched",
+    "list_benched",
+    "reset",
+    "unbench_model",
+]

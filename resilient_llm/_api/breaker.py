@@ -1,0 +1,317 @@
+"""`breaker(name)`: one guard on the process-wide circuit of that name.
+
+A guard counts what passes through it and refuses while its circuit is open. It holds no
+task, loop or thread. The first of the entries that are in it at once is kept in two slots;
+further ones, and those that took a leased place, in a list with who entered them.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from resilient_llm._core.circuit.permit import admit, hold, let_go, permit_of_inlined
+from resilient_llm._core.circuit.state import Block
+from resilient_llm._core.circuit.window import LOCK_FREE, Era
+from resilient_llm._drive.tasks import current_task
+from resilient_llm._runtime.classify import classify
+from resilient_llm._runtime.runtime import runtime
+from resilient_llm._values import checks as check
+from resilient_llm._values import event_names as facts
+from resilient_llm._values.errors import BreakerOpenError, ConfigurationError
+from resilient_llm._values.kinds import ErrorKind
+from resilient_llm._values.settings import checked_options
+from resilient_llm._values.target import normal_key
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Unpack
+
+    from resilient_llm._core.circuit.circuit import Circuit
+    from resilient_llm._core.circuit.permit import Permit
+    from resilient_llm._values.health import State
+    from resilient_llm._values.settings import BreakerOptions
+
+F = TypeVar("F")
+
+# What every entry asks of the runtime, a lookup nearer.
+_clock = runtime.clock
+_circuits = runtime.circuits
+
+
+def _look_again() -> None:
+    global _clock, _circuits  # see above
+    _clock, _circuits = runtime.clock, runtime.circuits
+
+
+runtime.when_exchanged.append(_look_again)
+
+_NOBODY = Era(0.0, 1.0)
+"""Stands for no entry. Its ``due`` is long past, so leaving it never takes the short way."""
+_TAKEN = Era(0.0, 1.0)
+"""Stands for a first entry that has left while others are still in: new ones join those."""
+_SEVERAL = float("inf")
+"""Stands for the time of the first entry while there are others, with the same effect."""
+
+
+class _Entry:
+    """One entry that is not the guard's first."""
+
+    __slots__ = ("owner", "permit")
+
+    def __init__(self, owner: object, permit: Permit) -> None:
+        self.owner = owner
+        self.permit = permit
+
+
+class _More:
+    """What few guards need: options they name, entries beside the first."""
+
+    __slots__ = ("entries", "first_at", "options")
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.options = options
+        self.first_at = 0.0
+        self.entries: list[_Entry] = []
+
+
+class Breaker:
+    """A guard; made by `breaker`. For ``with``, ``async with`` and as decorator.
+
+    A guard kept in a variable may be entered nested and by many tasks and threads at once,
+    and left from another task than it was entered in.
+    """
+
+    __slots__ = ("_at", "_circuit", "_era", "_more")
+
+    _circuit: Circuit
+    _era: Era
+    _at: float
+    _more: _More  # set by those few who need it
+
+    def __enter__(self) -> Breaker:
+        now = _clock()
+        era = self._circuit.slot
+        # From here to the stores nothing is called, so no other thread comes in between
+        # (see the theory of operation in _core/circuit/window.py).
+        if era is not None and self._era is _NOBODY:
+            self._era = era
+            self._at = now
+            return self
+        return self._enter_slowly()
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        era = self._era
+        if error is None and self._at < era.due:
+            era.n += 1
+            self._era = _NOBODY
+            return
+        self._leave(error)
+
+    async def __aenter__(self) -> Breaker:
+        return self.__enter__()
+
+    async def __aexit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.__exit__(error_type, error, traceback)
+
+    @property
+    def state(self) -> State:
+        """``"closed"``, ``"open"`` or ``"half_open"``: the key's own, as of now."""
+        return self._here().state(runtime.clock())
+
+    @property
+    def name(self) -> str:
+        """The key that is guarded."""
+        return self._circuit.key
+
+    def record(self, error: BaseException | None, seconds: float) -> None:
+        """Report a call that was made elsewhere and has just ended.
+
+        Args:
+            error: What it raised, or None if it succeeded.
+            seconds: How long it took, 0 or more.
+
+        Raises:
+            ConfigurationError: If ``seconds`` is no duration.
+        """
+        took = check.seconds("seconds", seconds, zero=True)
+        if error is not None and not isinstance(error, BaseException):  # pyright: ignore[reportUnnecessaryIsInstance]  # users' input
+            raise ConfigurationError(
+                f"error of type {type(error).__name__} is not allowed: write an exception, or None"
+            )
+        now = runtime.clock()
+        permit = admit(self._here(), now)
+        if isinstance(permit, Block):
+            return  # nobody was let through, so this call was admitted in an earlier state
+        permit.entered_at = now - took
+        if permit.entered_at < permit.circuit.admits_since(permit.grant):
+            permit.abandoned()  # it was let in during an earlier state
+            return
+        _report(permit, error, now)
+
+    def __call__(self, fn: F, /) -> F:
+        """Guard a function, method, generator or callable object; its signature is kept.
+
+        A stream that it gives, or a manager of one, is guarded until it ends.
+        """
+        from resilient_llm._binding.breaker_decorator import guarded
+
+        return guarded(self, fn)
+
+    def __repr__(self) -> str:
+        return f"breaker({self._circuit.key!r})"
+
+    def again(self) -> Breaker:
+        """Return a fresh guard like this one."""
+        return _of(self.name, _options_of(self))
+
+    def taken(self) -> Permit:
+        """Leave the guard without a report, and return what is to be reported."""
+        permit = self._take()
+        let_go(permit.places)
+        return permit
+
+    def _here(self) -> Circuit:
+        """Return the circuit of this key in the present state of the process."""
+        circuit = self._circuit
+        if circuit.suspended or runtime.circuits.get(circuit.key) is not circuit:
+            options = _options_of(self)
+            circuit = self._circuit = runtime.registry.circuit(circuit.key, options)
+        return circuit
+
+    def _enter_slowly(self) -> Breaker:
+        circuit = self._here()
+        now = runtime.clock()
+        permit = admit(circuit, now)
+        if isinstance(permit, Block):
+            retry_after = None if permit.until is None else max(0.0, permit.until - now)
+            raise BreakerOpenError(circuit.key, permit.reason, retry_after)
+        entry = _Entry(_owner(), permit)
+        hold(permit.places)
+        more = _more_of(self)
+        if more is None:
+            with runtime.lock:  # two who come at once must not each make one
+                more = _more_of(self)
+                if more is None:
+                    more = self._more = _More({})
+        more.entries.append(entry)
+        if self._era is _NOBODY:
+            self._era, self._at = _TAKEN, _SEVERAL
+        elif self._era is not _TAKEN and self._at != _SEVERAL:
+            more.first_at, self._at = self._at, _SEVERAL
+        return self
+
+    def _leave(self, error: BaseException | None) -> None:
+        _report(self.taken(), error, runtime.clock())
+
+    def _take(self) -> Permit:
+        """Return the permit of the entry that is being left."""
+        more = _more_of(self)
+        while more is not None and (entries := more.entries[:]):  # others come and go meanwhile
+            owner = _owner()
+            mine = [entry for entry in entries if entry.owner == owner]
+            # Left from another task: the first entry has no owner on record, so it goes first.
+            if not mine and self._era is not _TAKEN and self._era is not _NOBODY:
+                break
+            entry = (mine or entries)[-1]
+            try:
+                more.entries.remove(entry)
+            except ValueError:
+                continue  # somebody else who leaves from another task took it
+            if not more.entries and self._era is _TAKEN:
+                self._era = _NOBODY
+            return entry.permit
+        era = self._era
+        self._era = _TAKEN if more is not None and more.entries else _NOBODY
+        if era is _NOBODY or era is _TAKEN:
+            raise RuntimeError(f"{self!r} was left more often than it was entered")
+        entered_at = more.first_at if more is not None and self._at == _SEVERAL else self._at
+        return permit_of_inlined(self._circuit, era, entered_at)
+
+
+if not LOCK_FREE:
+    Breaker.__enter__ = Breaker._enter_slowly
+
+
+def _more_of(guard: Breaker) -> _More | None:
+    return getattr(guard, "_more", None)
+
+
+def _options_of(guard: Breaker) -> dict[str, Any]:
+    more = _more_of(guard)
+    return {} if more is None else more.options
+
+
+def _owner() -> object:
+    return threading.get_ident(), current_task()
+
+
+def _report(permit: Permit, error: BaseException | None, now: float) -> None:
+    """Count what left a block."""
+    if type(error) is GeneratorExit:
+        permit.abandoned()  # a consumer that stops reading says nothing about who is read
+        return
+    if error is None:
+        permit.succeeded(now, now - permit.entered_at)
+        return
+    verdict = classify(error)
+    if verdict.kind is ErrorKind.CANCELLED:
+        permit.cancelled(now)
+        return
+    if verdict.kind is ErrorKind.UNKNOWN:
+        permit.circuit.note(
+            facts.UnknownError, now, type_name=type(error).__name__, status=verdict.status
+        )
+    permit.failed(error, now, verdict)
+
+
+def breaker(name: str, **options: Unpack[BreakerOptions]) -> Breaker:
+    """Return a guard on the process-wide circuit of a name, the one that chains use.
+
+    Examples:
+        >>> async with breaker("groq"):
+        ...     reply = await client.chat.completions.create(...)
+
+    Args:
+        name: ``"provider"`` or ``"provider/model"``; ``"provider@account/…"`` for one account.
+        **options: Named ones change the circuit's setting, the others stay: ``failures=5``
+            in a row; ``error_rate=0.5`` with ``min_calls=10`` over ``window=300.0`` seconds;
+            ``slow_call=None`` seconds with ``slow_rate=0.8``; ``cooldown=30.0`` and
+            ``max_cooldown=300.0`` seconds; ``probes=1`` at once while half-open;
+            ``successes_to_close=1``; ``probe_lease=None`` seconds; ``mode="enforce"``,
+            ``"metrics_only"``, ``"disabled"`` or ``"forced_open"``.
+
+    Raises:
+        ConfigurationError: If the name is no key, or an option is unknown or out of range.
+        BreakerOpenError: When the guard is entered while its circuit is open.
+    """
+    if not options:
+        try:
+            circuit = _circuits[name]
+        except (KeyError, TypeError):  # new, spelled otherwise, or no text at all
+            pass
+        else:
+            guard = Breaker()  # and no __init__, which would cost as much as all the rest
+            guard._circuit = circuit
+            guard._era = _NOBODY
+            return guard
+    return _of(normal_key(name), checked_options(options))
+
+
+def _of(key: str, options: dict[str, Any]) -> Breaker:
+    guard = Breaker()
+    guard._circuit = runtime.registry.circuit(key, options)
+    guard._era = _NOBODY
+    if options:
+        guard._more = _More(options)
+    return guard

@@ -1,0 +1,274 @@
+"""`failover` and `Failover`: one policy, as decorator, as call and as loop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
+
+from resilient_llm._binding.caller import Door
+from resilient_llm._binding.client_retries import notice_client_retries, warn_of_client_retries
+from resilient_llm._binding.injection import Injection, injection_of
+from resilient_llm._binding.wrapper import _check_limits, _wrapper
+from resilient_llm._binding.wrapper_code import generate
+from resilient_llm._core.backoff import as_backoff
+from resilient_llm._core.call.call import World
+from resilient_llm._runtime.classify import classify as classify_error
+from resilient_llm._runtime.runtime import runtime
+from resilient_llm._values.chain import targets_of
+from resilient_llm._values.policy import checked_options, warn_of_attempts
+from resilient_llm.strategies import BUILT_IN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Unpack
+
+    from resilient_llm._binding.loop import AsyncAttempts, SyncAttempts
+    from resilient_llm._core.stream.stream_state import Reader
+    from resilient_llm._values.events import Event
+    from resilient_llm._values.kinds import ErrorKind
+    from resilient_llm._values.policy import PolicyOptions
+    from resilient_llm._values.stream_policy import StreamPolicy
+    from resilient_llm._values.target import Target
+    from resilient_llm._values.verdict import Verdict
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+S = TypeVar("S", contravariant=True)
+T = TypeVar("T")
+
+
+class Guarded(Protocol[P, R_co]):
+    """A function under a policy: called like the function, with ``.policy`` and ``.using``."""
+
+    @property
+    def policy(self) -> Failover: ...
+    @property
+    def __name__(self) -> str: ...
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+    def using(self, **changes: Unpack[PolicyOptions]) -> Guarded[P, R_co]: ...
+
+
+class GuardedMethod(Protocol[S, P, R_co]):
+    """A method under a policy. At run time it is a function, which binds by itself."""
+
+    @property
+    def policy(self) -> Failover: ...
+    @property
+    def __name__(self) -> str: ...
+    def __call__(self, instance: S, /, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+    def using(self, **changes: Unpack[PolicyOptions]) -> GuardedMethod[S, P, R_co]: ...
+    @overload
+    def __get__(self, instance: None, owner: type, /) -> GuardedMethod[S, P, R_co]: ...
+    @overload
+    def __get__(self, instance: S, owner: type | None = None, /) -> Guarded[P, R_co]: ...
+
+
+class GuardedClassMethod(Protocol[S, P, R_co]):
+    """What ``@classmethod`` is put around: bound however it is found."""
+
+    @property
+    def policy(self) -> Failover: ...
+    @property
+    def __name__(self) -> str: ...
+    def __call__(self, cls: type[S], /, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+    def using(self, **changes: Unpack[PolicyOptions]) -> GuardedClassMethod[S, P, R_co]: ...
+    def __get__(self, instance: object, owner: type | None = None, /) -> Guarded[P, R_co]: ...
+
+
+class GuardedByName(Protocol[P, R_co]):
+    """A function or method that is given its target by name."""
+
+    @property
+    def policy(self) -> Failover: ...
+    @property
+    def __name__(self) -> str: ...
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+    def using(self, **changes: Unpack[PolicyOptions]) -> GuardedByName[P, R_co]: ...
+    @overload
+    def __get__(self, instance: None, owner: type, /) -> GuardedByName[P, R_co]: ...
+    @overload
+    def __get__(
+        self: GuardedByName[Concatenate[T, Q], R_co], instance: T, owner: type | None = None, /
+    ) -> Guarded[Q, R_co]: ...
+
+
+class Failover:
+    """A policy: a chain of targets and what to do when one of them fails.
+
+    Made by `failover`. It is a decorator, it calls any function (``policy.call``), it can be
+    looped over (``async for attempt in policy``), and ``policy.using(**changes)`` is a copy
+    with other options. Immutable; may be used by any number of threads and tasks at once.
+
+    Attributes:
+        chain: Its targets, in declared order.
+    """
+
+    def __init__(self, chain: Any, given: dict[str, Any]) -> None:
+        self.chain: tuple[Target, ...] = targets_of(chain)
+        self._given = dict(given)
+        self.options = checked_options(dict(given), BUILT_IN)
+        self.backoff = as_backoff(self.options.backoff)
+        self.in_priority: tuple[Target, ...] = tuple(BUILT_IN["priority"](self.chain))
+        for target in self.chain:
+            circuit = runtime.registry.find(target.key)
+            breaker = (
+                runtime.settings.for_key(target.key, {}) if circuit is None else circuit.settings
+            )
+            if breaker.mode == "enforce":
+                warn_of_attempts(self.options.attempts, breaker.failures, target.key)
+            warn_of_client_retries(target)
+
+    def world(self) -> World:
+        """Return what the story needs of the present state."""
+        return World(
+            classify=classify_error,
+            notice=notice_client_retries,
+            backoff=self.backoff,
+            budgets=runtime.budgets,
+            settings=runtime.settings,
+            rng=runtime.rng,
+            reader=_reader,
+        )
+
+    # As decorator.
+
+    @overload
+    def __call__(self, fn: Callable[Concatenate[Target, P], R], /) -> Guarded[P, R]: ...  # pyright: ignore[reportOverlappingOverload]  # the first that fits is meant
+    @overload
+    def __call__(
+        self, fn: Callable[Concatenate[type[T], Target, P], R], /
+    ) -> GuardedClassMethod[T, P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[Concatenate[T, Target, P], R], /) -> GuardedMethod[T, P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> GuardedByName[P, R]: ...
+    def __call__(self, fn: Any, /) -> Any:
+        """Decorate a function, method, partial or callable object.
+
+        Raises:
+            ConfigurationError: If it cannot be guarded, or is given no target.
+        """
+        if isinstance(fn, (classmethod, staticmethod)):
+            inner: Any = fn.__func__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # users' input
+            return (
+                classmethod(self(inner))
+                if isinstance(fn, classmethod)
+                else staticmethod(self(inner))
+            )
+        injection = self._injection_of(fn)
+        code, prefix, defaults, keyword_defaults = generate(injection)
+        return _wrapper(self, injection, code, prefix, defaults, keyword_defaults)
+
+    # As call.
+
+    @overload
+    def call(
+        self, fn: Callable[Concatenate[Target, P], R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R: ...
+    @overload
+    def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def call(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a function under this policy; an awaitable if the function gives one.
+
+        Raises:
+            ConfigurationError: If it cannot be guarded, or is given no target.
+        """
+        injection = self._injection_of(fn)
+        return Door(self, injection).way_in(args, kwargs)
+
+    def using(self, **changes: Unpack[PolicyOptions]) -> Failover:
+        """Return a copy with other options, among them ``chain``.
+
+        Raises:
+            ConfigurationError: If a name is unknown or a value is out of range.
+        """
+        given: dict[str, Any] = {**self._given, **changes}
+        return Failover(given.pop("chain", self.chain), given)
+
+    # As loop.
+
+    def __iter__(self) -> SyncAttempts:
+        from resilient_llm._binding.loop import SyncAttempts
+
+        return SyncAttempts(self)
+
+    def __aiter__(self) -> AsyncAttempts:
+        from resilient_llm._binding.loop import AsyncAttempts
+
+        return AsyncAttempts(self)
+
+    def __repr__(self) -> str:
+        return f"Failover({', '.join(target.key for target in self.chain)})"
+
+    def _injection_of(self, fn: Any) -> Injection:
+        injection = injection_of(
+            fn, every_entry_calls=all(target.call is not None for target in self.chain)
+        )
+        _check_limits(self, injection)
+        return injection
+
+
+def _reader() -> Reader:
+    from resilient_llm.answers import _items as _glances
+
+    return _glances
+
+
+def failover(
+    chain: Any,
+    *,
+    attempts: int = 3,
+    max_attempts: int | None = None,
+    backoff: Any = None,
+    timeout: float | None = None,
+    attempt_timeout: float | None = None,
+    cooldown: float | None = None,
+    strategy: str | Callable[[Sequence[Target]], Iterable[Target]] = "priority",
+    reject: Callable[[Any], bool | str | ErrorKind | Verdict | None] | None = None,
+    classify: Callable[[BaseException], Verdict | ErrorKind | None] | None = None,
+    on_request_error: Literal["next", "raise"] = "next",
+    on_content_policy: Literal["next", "raise"] = "raise",
+    on_unknown: Literal["next", "raise", "transient"] = "next",
+    when_all_benched: Literal["soonest", "wait", "raise"] = "soonest",
+    reraise: bool = False,
+    stream: StreamPolicy | None = None,
+    observers: Sequence[Callable[[Event], object]] = (),
+) -> Failover:
+    """Return a policy that calls the targets of a chain until one answers.
+
+    Examples:
+        >>> @failover(chain=["groq/llama-3.3-70b", "openai/gpt-5-mini"])
+        ... async def ask(target: Target, prompt: str) -> str: ...
+
+    Args:
+        chain: A spec, a comma-separated text, a Target, a module-level function, or a
+            sequence of these; flattened, order kept.
+        attempts: Attempts per target, the first included, 1 or more.
+        max_attempts: Attempts per call over all targets, or None.
+        backoff: None for full jitter, uniform in ``[0, min(10, 0.2 * 2**(n-1))]`` seconds
+            after the n-th attempt; a tenacity wait; or a function from n to seconds.
+        timeout: Seconds for the whole call: attempts, waits, targets, and all of a stream.
+        attempt_timeout: Seconds for one attempt, of a stream until its first content.
+            Asynchronous attempts are cancelled, streams cut off; other synchronous ones must
+            be told through a parameter annotated `Attempt`.
+        cooldown: Seconds of the first bench of targets whose circuit has no setting of its own.
+        strategy: ``"priority"``, or a function from targets to targets in order.
+        reject: Looks at an answer, of a stream at its first item with content; None or
+            False for a good one, else True, a word of up to 40 characters, an `ErrorKind`
+            or a `Verdict`.
+        classify: Asked about an error before every rule.
+        on_request_error: Whether an error of this request's own tries the next target.
+        on_content_policy: The same for a refusal on grounds of content.
+        on_unknown: The same for errors that no rule knows; ``"transient"`` retries them.
+        when_all_benched: Whether to try the benched targets once, to wait, or to raise.
+        reraise: Whether the last target's own error leaves instead of ChainExhaustedError.
+        stream: How streams are guarded; None for the defaults of `StreamPolicy`.
+        observers: Functions that are told this policy's events.
+
+    Raises:
+        ConfigurationError: If something is not allowed; it names it and says what is.
+    """
+    given = dict(locals())
+    del given["chain"]
+    return Failover(chain, given)

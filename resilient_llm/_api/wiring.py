@@ -1,0 +1,46 @@
+"""The one place that knows every variant and puts them together."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+
+from resilient_llm._runtime.classify import classify
+from resilient_llm._runtime.runtime import Runtime, runtime
+from resilient_llm.observers.logging import LoggingObserver
+
+
+def wire(state: Runtime) -> None:
+    """Give a state of the process its default observer."""
+    if not state.settings.logging:
+        state.hub.log = state.hub.log_line = None
+        return
+    if state.hub.log is None:
+        observer = LoggingObserver()
+        state.hub.log, state.hub.logs, state.hub.log_line = observer, observer.logs, observer.line
+
+
+runtime.when_made = wire
+wire(runtime)
+
+
+def _rule_failed(failure: BaseException) -> None:
+    """Log a user's rule that raised, by the class of what it raised."""
+    if runtime.hub.log_line is not None:
+        runtime.hub.log_line(
+            f"a rule of classify failed with {type(failure).__name__} and was passed over",
+            warning=True,
+        )
+
+
+classify.on_rule_failed = _rule_failed
+
+
+def _load_before_fork() -> None:
+    """Load what loads late, so that no child waits for an import that a thread of its parent had begun."""
+    for name in ("_values.events", "rules"):
+        import_module(f"resilient_llm.{name}")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_load_before_fork)

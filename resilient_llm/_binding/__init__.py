@@ -1,0 +1,1 @@
+"""A function and a policy, bound to the present state of the process."""

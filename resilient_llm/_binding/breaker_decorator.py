@@ -1,0 +1,305 @@
+"""`@breaker(name)`: a function with a fresh guard around every call, and around its stream.
+
+What leaves is classified, counted and unchanged: of a stream nothing is held back, and one
+that breaks off without an error counts as the failure that it is and still just ends.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from resilient_llm._core.call.steps import LET_THROUGH, Deliver, Done, Step, Told
+from resilient_llm._core.circuit.permit import hold, let_go
+from resilient_llm._core.stream.stream_state import Intake
+from resilient_llm._drive.results import Begun, shape_of
+from resilient_llm._runtime.classify import classify
+from resilient_llm._runtime.runtime import runtime
+from resilient_llm._values import event_names as facts
+from resilient_llm._values.errors import ConfigurationError
+from resilient_llm._values.kinds import ErrorKind
+from resilient_llm._values.stream_policy import DEFAULT
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+
+    from resilient_llm._api.breaker import Breaker
+    from resilient_llm._core.call.call_flow import Story
+    from resilient_llm._core.circuit.permit import Permit
+
+
+def guarded(guard: Breaker, fn: Any) -> Any:
+    """Return the function with a fresh guard around every call.
+
+    Raises:
+        ConfigurationError: If it is no function, method or callable object.
+    """
+    if isinstance(fn, (classmethod, staticmethod)):
+        inner: Any = fn.__func__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # users' input
+        wrapped = guarded(guard, inner)
+        return classmethod(wrapped) if isinstance(fn, classmethod) else staticmethod(wrapped)
+    name = getattr(fn, "__name__", type(fn).__name__)
+    if not callable(fn) or inspect.isclass(fn):
+        raise ConfigurationError(
+            f"{name} cannot be guarded: decorate a function, a method or a callable object"
+        )
+    inner = fn
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    if not inspect.isroutine(inner):
+        inner = type(inner).__call__
+    fresh = guard.again
+    if inspect.iscoroutinefunction(inner):
+        return _guarded_coroutine(fn, fresh)
+    if inspect.isasyncgenfunction(inner):
+        return _guarded_asyncgen(fn, lambda: fresh().__enter__())
+    if inspect.isgeneratorfunction(inner):
+        return _guarded_generator(fn, lambda: fresh().__enter__())
+    return _guarded_function(fn, fresh)
+
+
+def _guarded_coroutine(fn: Any, fresh: Callable[[], Breaker]) -> Any:
+    @functools.wraps(fn)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return await _awaited(fresh().__enter__(), fn(*args, **kwargs))
+
+    return wrapper
+
+
+def _guarded_function(fn: Any, fresh: Callable[[], Breaker]) -> Any:
+    @functools.wraps(fn)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        guard = fresh().__enter__()
+        try:
+            result = fn(*args, **kwargs)
+        except BaseException as error:
+            guard.__exit__(type(error), error, error.__traceback__)
+            raise
+        # What came back decides how long the guard is needed.
+        if inspect.isawaitable(result):
+            return _awaited(guard, result)
+        if shape_of(result) is not None:
+            return _streamed(guard, result)
+        guard.__exit__(None, None, None)
+        return result
+
+    return wrapper
+
+
+async def _awaited(guard: Breaker, result: Any) -> Any:
+    try:
+        value = await result
+    except BaseException as error:
+        guard.__exit__(type(error), error, error.__traceback__)
+        raise
+    if shape_of(value) is not None:
+        return _streamed(guard, value)
+    guard.__exit__(None, None, None)
+    return value
+
+
+def _streamed(guard: Breaker, stream: Any) -> Any:
+    """Return a stream, or a manager of one, that is guarded until it ends."""
+    shape = shape_of(stream)
+    assert shape is not None
+    if shape.is_manager:
+        from resilient_llm._drive import proxies
+
+        return proxies.GuardedManager(stream, guard, lambda opened: _parts(_Stay(guard), opened))
+    from resilient_llm._drive import astreams, streams
+
+    if shape.items:
+        parts = _parts(_Stay(guard), streams.Opened(stream, stream, is_managed=False))
+        return streams.present(streams.Flow(lambda: parts))
+    aparts = _parts(_Stay(guard), astreams.Opened(stream, stream, is_managed=False))
+    return astreams.present(astreams.Flow(lambda: aparts, stream), stream)
+
+
+class _GuardedCall:
+    """Stands for a call where there is only a guard."""
+
+    def __init__(self) -> None:
+        self.delivered: Intake | None = None
+        self.args: tuple[Any, ...] = ()
+        self.kwargs: dict[str, Any] = {}
+
+    def clear(self) -> None:
+        self.delivered = None
+
+
+def _parts(stay: _Stay, opened: Any) -> Any:
+    """Return what a flow begins with: nothing is held back, so the stream has begun."""
+    steps = _story(stay)
+    step = steps.send(None)  # type: ignore[arg-type]  # the first send is None
+    begun = Begun(opened, Intake(DEFAULT, _reader()))
+    begun.began_at = runtime.clock()
+    stay.came()
+    return _GuardedCall(), steps, step, begun
+
+
+def _story(stay: _Stay) -> Story:
+    """Tell how a guarded stream ends: counted and unchanged."""
+    told: Told | None = None
+    try:
+        told = yield Deliver(restarts=False)
+        stream, error = told.stream, told.error
+        assert stream is not None
+        stay.has_content = stream.has_content
+        stay.quiet_since = stream.quiet_since
+        stay.left(GeneratorExit() if stream.stopped else error, stream)
+        step: Step = Done(None) if error is None else LET_THROUGH
+        told = error = None
+        yield step
+    finally:
+        told = None
+        stay.left(GeneratorExit(), None)
+
+
+def _reader() -> Any:
+    from resilient_llm.answers import _items as _glances
+
+    return _glances
+
+
+class _Stay:
+    """One stream's stay in a guard: what came of it, and its one report."""
+
+    def __init__(self, guard: Breaker) -> None:
+        # From here on nobody but the stream is inside: the consumer's own code is not.
+        self._permit: Permit | None = guard.taken()
+        self.places = self._permit.places
+        self._intake = Intake(DEFAULT, _reader(), is_selected=True)
+        self.has_content = False
+        self.felt: float | None = None
+        """Seconds to the first content, or to the stream's object: what is compared with ``slow_call``."""
+        self.quiet_since: float | None = None
+
+    def look(self, item: Any) -> None:
+        """Look at an item that the consumer is given, until one had content."""
+        self.has_content = self._intake.is_content(item)
+        if self.has_content:
+            self.came()
+
+    def came(self) -> None:
+        """Note that there is something to read."""
+        if self._permit is not None:
+            self.felt = runtime.clock() - self._permit.entered_at
+
+    def held(self, step: Callable[..., Any], *given: Any) -> Any:
+        """Go on with the stream's own code, whose guards are to know of the leased place."""
+        hold(self.places)
+        try:
+            return step(*given)
+        finally:
+            let_go(self.places)
+
+    async def aheld(self, step: Callable[..., Awaitable[Any]], *given: Any) -> Any:
+        """The same for asynchronous code."""
+        hold(self.places)
+        try:
+            return await step(*given)
+        finally:
+            let_go(self.places)
+
+    def ended(self, *last: Any) -> None:
+        """Report a stream that ended by itself, after these items."""
+        self._intake.wrong = self._intake.ended_after(item for item in last if item is not None)
+        self.left(None, self._intake)
+
+    def left(self, error: BaseException | None, stream: Intake | None) -> None:
+        """Report what left the guard, once."""
+        permit, self._permit = self._permit, None
+        if permit is None:
+            return
+        now = runtime.clock()
+        if error is None and stream is not None and stream.wrong is not None:
+            permit.failed(None, now, stream.wrong)
+        elif error is None or (type(error) is GeneratorExit and self.has_content):
+            permit.succeeded(now, now - permit.entered_at, self.felt)
+        elif type(error) is GeneratorExit:
+            permit.abandoned()  # a consumer that stops reading says nothing about who is read
+        else:
+            self._failed(permit, error, now)
+
+    def _failed(self, permit: Permit, error: BaseException, now: float) -> None:
+        verdict = classify(error)
+        if verdict.kind is ErrorKind.CANCELLED:
+            # Nobody reads a clock for each item: content that came may have come just now.
+            quiet_since = now if self.quiet_since is None else self.quiet_since
+            permit.cancelled(
+                now, quiet_since=quiet_since if self.has_content else None, felt=self.felt
+            )
+            return
+        if verdict.kind is ErrorKind.UNKNOWN:
+            permit.circuit.note(
+                facts.UnknownError, now, type_name=type(error).__name__, status=verdict.status
+            )
+        permit.failed(error, now, verdict)
+
+
+def _guarded_generator(fn: Any, entered: Callable[[], Breaker]) -> Any:
+    @functools.wraps(fn)
+    def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        stay = _Stay(entered())
+        last = second = third = None
+        try:
+            stream: Generator[Any, Any, Any] = fn(*args, **kwargs)
+            send = functools.partial(stay.held, stream.send) if stay.places else stream.send
+            item = send(None)
+            while True:
+                third = second
+                second = last
+                last = item
+                if not stay.has_content:
+                    stay.look(item)
+                try:
+                    sent = yield item
+                except GeneratorExit:
+                    stream.close()
+                    raise
+                except BaseException as thrown:  # noqa: BLE001  # by the consumer, for the stream to handle
+                    item = stay.held(stream.throw, thrown)
+                else:
+                    item = send(sent)
+        except StopIteration as end:
+            stay.ended(third, second, last)
+            return end.value
+        except BaseException as error:
+            stay.left(error, None)
+            raise
+
+    return wrapper
+
+
+def _guarded_asyncgen(fn: Any, entered: Callable[[], Breaker]) -> Any:
+    @functools.wraps(fn)
+    async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        stay = _Stay(entered())
+        last = second = third = None
+        try:
+            stream: AsyncGenerator[Any, Any] = fn(*args, **kwargs)
+            send = functools.partial(stay.aheld, stream.asend) if stay.places else stream.asend
+            item = await send(None)
+            while True:
+                third = second
+                second = last
+                last = item
+                if not stay.has_content:
+                    stay.look(item)
+                try:
+                    sent = yield item
+                except GeneratorExit:
+                    await stream.aclose()
+                    raise
+                except BaseException as thrown:  # noqa: BLE001  # by the consumer, for the stream to handle
+                    item = await stay.aheld(stream.athrow, thrown)
+                else:
+                    item = await send(sent)
+        except StopAsyncIteration:
+            stay.ended(third, second, last)
+        except BaseException as error:
+            stay.left(error, None)
+            raise
+
+    return wrapper

@@ -1,0 +1,540 @@
+"""What stands behind a decorated function: binding to the present state, and the ways in.
+
+A `Door` belongs to one policy and one function. It binds: it takes circuits, clock and
+settings from the runtime and puts into the generated wrapper what the healthy path reads.
+Whatever the healthy path does not do itself comes here: the first call, a bench, a pinned
+call, an open trace, an error.
+"""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from resilient_llm._binding.injection import injection_of
+from resilient_llm._binding.pinning import find_target
+from resilient_llm._core.call.call import Call, Lane, World, share_of
+from resilient_llm._core.call.call_flow import story
+from resilient_llm._core.call.steps import LetThrough, Told, Try
+from resilient_llm._core.circuit.permit import permit_of_inlined
+from resilient_llm._core.circuit.window import NEVER
+from resilient_llm._drive import sync
+from resilient_llm._drive.results import shape_of
+from resilient_llm._runtime.runtime import runtime
+from resilient_llm._runtime.tracing import named_call_id, note_call, open_trace
+from resilient_llm._values import event_names as facts
+from resilient_llm._values.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import types
+    from collections.abc import Awaitable, Callable
+
+    from resilient_llm._api.failover import Failover
+    from resilient_llm._binding.injection import Injection
+    from resilient_llm._core.call.call_flow import Story
+    from resilient_llm._core.call.steps import Step
+    from resilient_llm._core.circuit.circuit import Circuit
+    from resilient_llm._core.circuit.window import Era
+    from resilient_llm._runtime.clock import CancelScope
+    from resilient_llm._values.target import Target
+
+
+class _Shut:
+    """A circuit that is always shut: what an unbound wrapper reads."""
+
+    slot = None
+    shut_until = NEVER
+
+
+class Opening:
+    """A stream that an asynchronous function gave, still to be waited for up to its first content."""
+
+    __slots__ = ("_go",)
+
+    def __init__(self, go: Callable[[], Awaitable[Any]]) -> None:
+        self._go = go
+
+    def __call__(self) -> Awaitable[Any]:
+        return self._go()
+
+
+class Run:
+    """A story that the healthy path handed over after its first attempt failed."""
+
+    __slots__ = ("call", "step", "steps")
+
+    def __init__(self, call: Call, steps: Story, step: Step) -> None:
+        self.call = call
+        self.steps = steps
+        self.step: Step | None = step
+
+
+class Door:
+    """The way into one policy for one function."""
+
+    def __init__(self, policy: Failover, injection: Injection) -> None:
+        self.policy = policy
+        self.injection = injection
+        called = [_called(target, injection) for target in policy.chain]
+        self.ways = [
+            (each.invoker(target), bool(each.gives_items))
+            for target, each in zip(policy.chain, called, strict=True)
+        ]
+        """How each target is called, and whether by a generator function."""
+        self.lanes: tuple[Lane, ...] | None = None
+        self.world: World | None = None
+        self.wrapper: dict[str, Any] = {}
+        self.prefix = ""
+        self.plain = self._is_plain()
+        options = policy.options
+        self.is_limited = injection.is_async and (
+            options.timeout is not None or options.attempt_timeout is not None
+        )
+        """Whether its attempts are cut off, which is more than the generated wrapper does."""
+        self.quiet = False
+        """Whether nobody wants to know of a success."""
+        self.is_stream = bool(injection.gives_items) or any(
+            each is not None
+            for each in (options.stream, *(target.stream for target in policy.chain))
+        )
+        """Whether what it guards is known to be streams."""
+
+    # Binding.
+
+    def _is_plain(self) -> bool:
+        """Return whether the healthy path may make the first attempt by itself.
+
+        The one table of what it cannot do. Everything here is done by the story.
+        """
+        options, injection = self.policy.options, self.injection
+        return not (
+            options.reject is not None
+            or options.observers
+            or options.stream is not None
+            or injection.gives_items
+            or options.strategy != "priority"
+            or injection.attempt is not None
+            or any(
+                target.call is not None
+                or target.params
+                or target.removed
+                or target.attempt_timeout is not None
+                or target.stream is not None
+                for target in self.policy.chain
+            )
+        )
+
+    def bound(self) -> tuple[Lane, ...]:
+        """Return the lanes in the present state, in the order of their priority."""
+        lanes = self.lanes
+        return self._bind() if lanes is None else lanes
+
+    def _bind(self) -> tuple[Lane, ...]:
+        with runtime.lock:
+            targets = self.policy.chain
+            by_key = {
+                target.key: Lane(
+                    target, runtime.registry.circuit(target.key), invoke, is_generator=is_generator
+                )
+                for target, (invoke, is_generator) in zip(targets, self.ways, strict=True)
+            }
+            lanes = tuple(by_key[target.key] for target in self.policy.in_priority)
+            self.world = self.policy.world()
+            if self.is_stream:
+                self.world.reader()  # loading it must not count as waiting for a provider
+            self.lanes = lanes
+            runtime.bind(self)
+            hub = runtime.hub
+            self.quiet = (
+                self.plain and not runtime.open_traces and not hub.wants(facts.AttemptSucceeded)
+            )
+            if self.wrapper and self.quiet and not self.is_limited:
+                others = (
+                    ()
+                    if hub.wants_skips()
+                    else tuple((lane.circuit, lane.target) for lane in lanes[1:])
+                )
+                second, second_target = others[0] if others else (_Shut, lanes[0].target)
+                # The circuit last: with it the wrapper begins to rely on the rest.
+                self._put(target=lanes[0].target, clock=runtime.clock, others=others)
+                self._put(second=second, second_target=second_target, circuit=lanes[0].circuit)
+            return lanes
+
+    def unbind(self) -> None:
+        """Send the next call here; called with the runtime's lock held."""
+        self.lanes = None
+        if self.wrapper:
+            self._put(circuit=_Shut, second=_Shut, others=())
+
+    def _put(self, **values: Any) -> None:
+        for name, value in values.items():
+            self.wrapper[self.prefix + name] = value
+
+    def wrap(self, code: types.CodeType, prefix: str) -> dict[str, Any]:
+        """Return the globals of a wrapper with this code, unbound."""
+        self.prefix = prefix
+        self.wrapper = {
+            "__builtins__": __builtins__,
+            "__name__": getattr(self.injection.fn, "__module__", __name__),
+        }
+        self._put(
+            circuit=_Shut,
+            second=_Shut,
+            others=(),
+            target=self.policy.chain[0],
+            second_target=self.policy.chain[0],
+            clock=runtime.clock,
+            fn=self.injection.fn,
+            type=type,
+            seen=str,
+            door=self.way_in,
+            opening=Opening,
+            failed=self.failed,
+            resume=self.resume_async if self.injection.is_async else self.resume,
+            care=self.care,
+        )
+        return self.wrapper
+
+    # Ways in.
+
+    @property
+    def way_in(self) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
+        """What makes a call, by the kind of function."""
+        if self.injection.gives_items:
+            return self.stream
+        return self.call_async if self.injection.is_async else self.call
+
+    def stream(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return what makes one call when its first item is asked for."""
+
+        def start() -> tuple[Call, Story, Step, None]:
+            call = self.new_call(args, kwargs)
+            steps = story(call, runtime.clock())
+            return call, steps, steps.send(None), None  # type: ignore[arg-type]  # the first send is None
+
+        if self.injection.gives_items == "sync":
+            from resilient_llm._drive import streams
+
+            return streams.lazily(streams.Flow(start))
+        from resilient_llm._drive import astreams
+
+        return astreams.present(astreams.Flow(start))
+
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make one call through the story; an awaitable of it if the function gives awaitables."""
+        call = self.new_call(args, kwargs)
+        steps = story(call, runtime.clock())
+        return sync.drive(call, steps, steps.send(None))  # type: ignore[arg-type]  # the first send is None
+
+    async def call_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make one call through the story, or its first attempt without, as the wrapper does."""
+        from resilient_llm._drive import aio
+
+        if self.is_limited:
+            lanes = self.bound()
+            era = lanes[0].circuit.slot
+            # Whether the others are live decides how long this attempt may take.
+            is_plain = self.quiet and (len(lanes) == 1 or lanes[1].circuit.slot is not None)
+            if is_plain and era is not None and not self._pinned(kwargs)[1]:
+                return await self._limited(lanes, era, args, kwargs)
+        call = self.new_call(args, kwargs)
+        del args, kwargs
+        steps = story(call, runtime.clock())
+        return await aio.drive(call, steps, steps.send(None))  # type: ignore[arg-type]  # the first send is None
+
+    async def _limited(
+        self, lanes: tuple[Lane, ...], era: Era, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Make the first attempt of a plain policy with limits; hand over to the story if it fails."""
+        from resilient_llm._drive import aio
+
+        options, lane = self.policy.options, lanes[0]
+        limit, whole = options.attempt_timeout, False
+        if options.timeout is not None:
+            limit, whole = share_of(options.timeout, limit, is_last=len(lanes) == 1)
+        assert limit is not None
+        entered_at = runtime.clock()
+        scope: CancelScope | None = None
+        value = aio.CUT_OFF
+        try:
+            with runtime.time.cancel_after(limit) as scope:
+                value = await lane.invoke(None, args, self._pinned(kwargs)[0])
+            if value is aio.CUT_OFF:
+                raise aio.no_answer(limit)
+        except BaseException as error:
+            timed_out = scope is not None and scope.cancel_called and isinstance(error, Exception)
+            run = self.failed(era, entered_at, lane.target, error, timed_out=timed_out, whole=whole)
+            if run is None:
+                raise
+        else:
+            if entered_at >= era.due or type(value) is not self.wrapper.get(self.prefix + "seen"):
+                value = self.care(era, entered_at, lane.target, value, args, kwargs)
+                return await value() if type(value) is Opening else value
+            era.n += 1
+            return value
+        finally:
+            scope = None
+        return await self.resume_async(run, args, kwargs)
+
+    def new_call(
+        self,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+        *,
+        entered_at: float | None = None,
+    ) -> Call:
+        """Return a call with its targets in order, named, timed and traced."""
+        lanes = self.bound()
+        options = self.policy.options
+        if kwargs:
+            kwargs, pinned = self._pinned(kwargs)
+            lanes = (
+                lanes
+                if pinned is None
+                else (next(lane for lane in lanes if lane.target is pinned),)
+            )
+        if options.strategy != "priority" and len(lanes) > 1:
+            lanes = self._ordered(lanes)
+        trace = open_trace()
+        now = runtime.clock() if entered_at is None else entered_at
+        assert self.world is not None
+        call = Call(
+            options,
+            lanes,
+            self.world,
+            named_call_id(trace) or f"{runtime.rng.getrandbits(64):016x}",
+            None if options.timeout is None else now + options.timeout,
+            told_limit=self.injection.is_async or self.injection.attempt is not None,
+        )
+        call.args, call.kwargs = args, kwargs or {}
+        call.is_stream = self.is_stream
+        call.rebind = self.injection.rebound
+        if trace is not None:
+            note_call(trace, call)
+        return call
+
+    def _ordered(self, lanes: tuple[Lane, ...]) -> tuple[Lane, ...]:
+        by_target = {lane.target.key: lane for lane in lanes}
+        targets = list(self.policy.options.strategy(tuple(lane.target for lane in lanes)))
+        unknown = [target for target in targets if getattr(target, "key", None) not in by_target]
+        if unknown or not targets:
+            raise ConfigurationError(
+                "strategy gave no target, or one that is not in the chain: return some of those it was given"
+            )
+        return tuple(by_target[target.key] for target in dict.fromkeys(targets))
+
+    def _pinned(self, kwargs: dict[str, Any]) -> tuple[dict[str, Any], Target | None]:
+        """Take out what pins the call to one target; return the rest and the target."""
+        names = self.injection.names
+        if not names:
+            return kwargs, None
+        rest = {
+            name: value for name, value in kwargs.items() if name not in names or value is not None
+        }
+        pinned: Target | None = None
+        for name in names:
+            if name in rest and name != "provider":
+                found = find_target(self.policy.chain, name, rest.pop(name))
+                if pinned is not None and found is not pinned:
+                    raise ValueError(
+                        f"target= and model= name different targets: {pinned.key} and {found.key}"
+                    )
+                pinned = found
+        return rest, pinned
+
+    # What the healthy path hands over.
+
+    def failed(
+        self,
+        state: Era,
+        entered_at: float,
+        target: Target,
+        error: BaseException,
+        *,
+        timed_out: bool = False,
+        whole: bool = False,
+    ) -> Run | None:
+        """Take over after a failed first attempt; None if the error is to leave as it is.
+
+        Args:
+            state: The closed period that admitted it.
+            entered_at: When it did.
+            target: Where the attempt went.
+            error: What it raised.
+            timed_out: Whether it was cut off by its limit.
+            whole: Whether that limit was the end of the whole deadline.
+        """
+        now = runtime.clock()
+        call = self.new_call(entered_at=entered_at)
+        lane = call.lanes[0]
+        if lane.target is not target:
+            lane = next(lane for lane in call.lanes if lane.target is target)
+        permit = permit_of_inlined(lane.circuit, state, entered_at)
+        steps = story(call, now, (lane, permit, Told(now, error=error, timed_out=timed_out), whole))
+        step = steps.send(None)  # type: ignore[arg-type]  # the first send is None
+        if type(step) is LetThrough:
+            steps.close()
+            call.clear()
+            return None
+        return Run(call, steps, step)
+
+    def resume(self, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Go on with the story after a failed first attempt."""
+        call, step = self._resumed(run, args, kwargs)
+        return sync.drive(call, run.steps, step)
+
+    async def resume_async(self, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Go on with the story after a failed first attempt."""
+        from resilient_llm._drive import aio
+
+        call, step = self._resumed(run, args, kwargs)
+        del args, kwargs
+        return await aio.drive(call, run.steps, step)
+
+    def _resumed(
+        self, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Call, Step]:
+        call, step = run.call, run.step
+        run.step = None
+        assert step is not None
+        call.args = args
+        call.kwargs, _ = self._pinned(kwargs)
+        return call, step
+
+    def care(
+        self,
+        state: Era,
+        entered_at: float,
+        target: Target,
+        result: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Count a success that needs more than counting; return the answer."""
+        if type(result) is not self.wrapper.get(self.prefix + "seen"):
+            if not self.injection.is_async and inspect.isawaitable(result):
+                return self._awaited(state, entered_at, target, result, args, kwargs)
+            if shape_of(result) is not None:
+                return self._opened(entered_at, target, result, args, kwargs)
+            self._put(seen=type(result))
+        if entered_at < state.due:
+            state.n += 1
+            return result
+        now = runtime.clock()
+        if state.calm and now < state.look_at:
+            state.measured(entered_at, now)
+        else:
+            permit_of_inlined(self._circuit(target), state, entered_at).succeeded(
+                now, now - entered_at
+            )
+        if runtime.hub.wants(facts.AttemptSucceeded):
+            # Its level was lowered after we were bound: tell this one, then come by the door.
+            call = self.new_call(entered_at=entered_at)
+            self._circuit(target).note(
+                facts.AttemptSucceeded, now, number=1, seconds=now - entered_at, tag=call.tag
+            )
+            runtime.unbind_all()
+        return result
+
+    def _circuit(self, target: Target) -> Circuit:
+        return next(lane.circuit for lane in self.bound() if lane.target is target)
+
+    async def _awaited(
+        self,
+        state: Era,
+        entered_at: float,
+        target: Target,
+        result: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Guard what a plain function gave to be awaited."""
+        options = self.policy.options
+        if options.timeout is not None or options.attempt_timeout is not None:
+            return await self._adopted(result, target, args, kwargs)
+        try:
+            value = await result
+        except BaseException as error:
+            run = self.failed(state, entered_at, target, error)
+            if run is None:
+                raise
+        else:
+            if shape_of(value) is not None:
+                return await self._opened_async(entered_at, target, value, args, kwargs)
+            permit_of_inlined(self._circuit(target), state, entered_at).succeeded(
+                now := runtime.clock(), now - entered_at
+            )
+            return value
+        return await self.resume_async(run, args, kwargs)
+
+    def _opened(
+        self,
+        entered_at: float,
+        target: Target,
+        stream: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Guard a stream that the healthy path came by."""
+        if self.injection.is_async:
+            return Opening(lambda: self._opened_async(entered_at, target, stream, args, kwargs))
+        call, steps, step, fits = self._told_of(entered_at, target, args, kwargs)
+        if fits:
+            return sync.drive(call, steps, step, pending=stream)
+        with suppress(Exception):
+            stream.close()
+        return sync.drive(call, steps, step)
+
+    async def _opened_async(
+        self,
+        entered_at: float,
+        target: Target,
+        stream: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        from resilient_llm._drive import aio, astreams
+
+        call, steps, step, fits = self._told_of(entered_at, target, args, kwargs)
+        if fits:
+            return await aio.drive(call, steps, step, pending=stream)
+        await astreams.close(stream)
+        return await aio.drive(call, steps, step)
+
+    def _told_of(
+        self, entered_at: float, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Call, Story, Step, bool]:
+        """Start a story at the attempt that the healthy path made; say whether it would make that one, too."""
+        call = self.new_call(args, kwargs, entered_at=entered_at)
+        steps = story(call, entered_at)
+        step = steps.send(None)  # type: ignore[arg-type]  # the first send is None
+        return call, steps, step, type(step) is Try and step.lane.target is target
+
+    async def _adopted(
+        self, result: Any, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Let the story time an awaitable that the healthy path came by."""
+        from resilient_llm._drive import aio
+
+        call = self.new_call(args, kwargs)
+        steps = story(call, runtime.clock())
+        step = steps.send(None)  # type: ignore[arg-type]  # the first send is None
+        fits = type(step) is Try and step.lane.target is target
+        if not fits and inspect.iscoroutine(result):
+            result.close()
+        return await aio.drive(call, steps, step, pending=result if fits else None)
+
+
+def _called(target: Target, injection: Injection) -> Injection:
+    """Return what is called for one target: its own ``call=``, else the decorated function."""
+    if target.call is not None:
+        return injection_of(target.call, every_entry_calls=True)
+    if injection.first is None and "target" not in injection.names:
+        lost = sorted(name for name in target.params if not injection.accepts(name))
+        if lost:
+            raise ConfigurationError(
+                f"params of {target.key} would be lost: the function takes no {', '.join(lost)}; "
+                "give it such a parameter, **kwargs, or a Target"
+            )
+    return injection

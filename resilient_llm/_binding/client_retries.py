@@ -1,0 +1,44 @@
+"""Clients with retries of their own, multiplied by ours: seen where they can be, and told."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, Final
+
+from resilient_llm._runtime.runtime import runtime
+
+if TYPE_CHECKING:
+    from resilient_llm._values.target import Target
+
+_MOST_PROVIDERS: Final = 1000
+_ADVICE: Final = "its retries multiply with those of the chain; build the client with max_retries=0"
+
+
+def warn_of_client_retries(target: Target) -> None:
+    """Warn, where the chain is written, if a target's ``call=`` belongs to a client that retries."""
+    owner: Any = getattr(target.call, "__self__", None)
+    client: Any = getattr(owner, "_client", None)
+    retries: Any = getattr(client, "max_retries", 0)
+    if isinstance(retries, int) and retries > 0:
+        warnings.warn(
+            f"the client of {target.key} has max_retries={retries}: {_ADVICE}", stacklevel=4
+        )
+
+
+def notice_client_retries(provider: str, error: BaseException) -> None:
+    """Log, once for each provider, that the request of an error was a retry of the SDK's own."""
+    hub = runtime.hub
+    if provider in hub.seen_retrying or hub.log_line is None or not _sdk_retried(error):
+        return
+    if len(hub.seen_retrying) < _MOST_PROVIDERS:
+        hub.seen_retrying.add(provider)
+        hub.log_line(f"the client of {provider} retried by itself: {_ADVICE}", warning=True)
+
+
+def _sdk_retried(error: BaseException) -> bool:
+    try:
+        request: Any = getattr(error, "request", None)  # httpx raises if an error knows none
+        headers: Any = getattr(request, "headers", None)
+        return headers is not None and int(headers.get("x-stainless-retry-count", 0)) > 0
+    except Exception:  # noqa: BLE001  # attributes of somebody else's class
+        return False

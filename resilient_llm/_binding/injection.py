@@ -1,0 +1,251 @@
+"""How a function is given its target: what its signature asks for, and where."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from resilient_llm._values.errors import ConfigurationError
+from resilient_llm._values.target import Attempt, Target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from resilient_llm._core.call.steps import Try
+
+NAMES: Final = ("target", "model", "provider")
+HOW_TO: Final = (
+    "write one of: `def {name}(target: Target, …)` with the first parameter annotated Target; "
+    "`def {name}(…, *, target=None)` (or model, or provider) as keyword-only parameter; "
+    "or give every entry of the chain its own call="
+)
+_P = inspect.Parameter
+
+
+class Injection:
+    """What one function wants to be told, and where."""
+
+    __slots__ = (
+        "attempt",
+        "attempt_index",
+        "first",
+        "fn",
+        "gives_items",
+        "is_async",
+        "names",
+        "outer",
+        "parameters",
+        "var_keyword",
+    )
+
+    def __init__(self, fn: Callable[..., Any], signature: inspect.Signature) -> None:
+        self.fn = fn
+        self.is_async = _is_async(fn)
+        self.gives_items: Literal["", "sync", "async"] = _gives_items(fn)
+        """Whether it is a generator function, and of which sort."""
+        self.parameters = tuple(signature.parameters.values())
+        self.first = _first_target(fn, self.parameters)
+        """Index of the positional parameter that is filled with the target, or None."""
+        self.names = tuple(
+            p.name for p in self.parameters if p.kind is _P.KEYWORD_ONLY and p.name in NAMES
+        )
+        if self.first is not None:
+            self.names = ()
+        self.attempt: str | None = None
+        self.attempt_index: int | None = None
+        for index, parameter in enumerate(self.parameters):
+            if _is_annotated(fn, parameter, Attempt):
+                self.attempt = parameter.name
+                if parameter.kind in (_P.POSITIONAL_ONLY, _P.POSITIONAL_OR_KEYWORD):
+                    self.attempt_index = index
+        self.var_keyword = any(p.kind is _P.VAR_KEYWORD for p in self.parameters)
+        hidden = {self.attempt, None if self.first is None else self.parameters[self.first].name}
+        self.outer = signature.replace(
+            parameters=[p for p in self.parameters if p.name not in hidden]
+        )
+        """The signature that callers see."""
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the function is given its target at all."""
+        return self.first is not None or bool(self.names)
+
+    def accepts(self, keyword: str) -> bool:
+        """Return whether the function takes this keyword argument."""
+        return self.var_keyword or any(
+            p.name == keyword and p.kind in (_P.POSITIONAL_OR_KEYWORD, _P.KEYWORD_ONLY)
+            for p in self.parameters
+        )
+
+    def position(self, keyword: str) -> int | None:
+        """Return where callers may pass this argument by position, or None."""
+        for index, parameter in enumerate(self.outer.parameters.values()):
+            if parameter.kind is not _P.POSITIONAL_OR_KEYWORD:
+                if parameter.kind is not _P.POSITIONAL_ONLY:
+                    return None
+            elif parameter.name == keyword:
+                return index
+        return None
+
+    def rebound(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], changes: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return a call's arguments with other values for some, however those were passed."""
+        positions = {name: self.position(name) for name in changes}
+        return _merged(args, kwargs, list(changes.items()), frozenset(), positions)
+
+    def invoker(self, target: Target) -> Callable[[Try, tuple[Any, ...], dict[str, Any]], Any]:
+        """Return what calls the function for one target."""
+        fn, first, names = self.fn, self.first, self.names
+        given = {"target": target, "model": target.model, "provider": target.provider}
+        params = [(name, value) for name, value in target.params.items() if self.accepts(name)]
+        for name in target.removed:
+            # The wrapper passes by position what has one; taking it out means its default.
+            if (
+                self.position(name) is not None
+                and self.outer.parameters[name].default is not _P.empty
+            ):
+                params.append((name, self.outer.parameters[name].default))  # noqa: PERF401  # two conditions, told apart
+        positions = {name: self.position(name) for name, _ in params}
+
+        def invoke(step: Try, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if params or target.removed:
+                args, kwargs = _merged(args, kwargs, params, target.removed, positions)
+            if names:
+                kwargs = {**{name: given[name] for name in names}, **kwargs}
+            if first is not None:
+                args = (*args[:first], target, *args[first:])
+            if self.attempt is not None:
+                attempt = Attempt(target, step.number, step.limit, step.tag.call_id)
+                index = self.attempt_index
+                if index is not None and index <= len(args):
+                    args = (*args[:index], attempt, *args[index:])
+                else:
+                    kwargs = {**kwargs, self.attempt: attempt}
+            return fn(*args, **kwargs)
+
+        return invoke
+
+
+def _merged(
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    params: Sequence[tuple[str, Any]],
+    removed: frozenset[str],
+    positions: dict[str, int | None],
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments with a target's params over them and what it removes taken out."""
+    kwargs = {name: value for name, value in kwargs.items() if name not in removed}
+    passed = list(args)
+    for name, value in params:
+        position = positions[name]
+        if position is not None and position < len(passed):
+            passed[position] = value
+        elif name not in removed:
+            kwargs[name] = value
+    return tuple(passed), kwargs
+
+
+def injection_of(fn: Any, *, every_entry_calls: bool = False) -> Injection:
+    """Look at a function once.
+
+    Args:
+        fn: What is decorated, or a target's ``call=``.
+        every_entry_calls: Whether it need not be given a target.
+
+    Raises:
+        ConfigurationError: If it is no function, or is given no target.
+    """
+    name = getattr(fn, "__name__", type(fn).__name__)
+    if not callable(fn) or inspect.isclass(fn):
+        raise ConfigurationError(
+            f"{name} cannot be guarded: decorate a function, a method or a callable object"
+        )
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):
+        if not every_entry_calls:
+            raise ConfigurationError(
+                f"{name} has no signature to look at: wrap it in a function of your own"
+            ) from None
+        signature = inspect.Signature([_P("args", _P.VAR_POSITIONAL), _P("kwargs", _P.VAR_KEYWORD)])
+    injection = Injection(fn, signature)
+    if not injection.is_told and not every_entry_calls:
+        raise ConfigurationError(f"{name} is given no target: {HOW_TO.format(name=name)}")
+    return injection
+
+
+def _innermost(fn: Any) -> Any:
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    if not inspect.isroutine(fn) and callable(fn):
+        return type(fn).__call__
+    return fn
+
+
+def _is_async(fn: Any) -> bool:
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(_innermost(fn))
+
+
+def _gives_items(fn: Any) -> Literal["", "sync", "async"]:
+    for each in (fn, _innermost(fn)):
+        if inspect.isgeneratorfunction(each):
+            return "sync"
+        if inspect.isasyncgenfunction(each):
+            return "async"
+    return ""
+
+
+def _first_target(fn: Any, parameters: Sequence[inspect.Parameter]) -> int | None:
+    positional = [p for p in parameters if p.kind in (_P.POSITIONAL_ONLY, _P.POSITIONAL_OR_KEYWORD)]
+    start = 1 if positional and positional[0].name in ("self", "cls") else 0
+    if len(positional) <= start:
+        return None
+    first = positional[start]
+    if _is_annotated(fn, first, Target):
+        return start
+    if first.name == "target" and first.annotation is _P.empty:
+        name = getattr(fn, "__name__", type(fn).__name__)
+        raise ConfigurationError(
+            f"the first parameter of {name} is named target and has no annotation: {HOW_TO.format(name=name)}"
+        )
+    return None
+
+
+def _is_annotated(fn: Any, parameter: inspect.Parameter, wanted: type) -> bool:
+    """Return whether a parameter is annotated with one of our classes, also by text."""
+    annotation = parameter.annotation
+    if not isinstance(annotation, str):
+        if isinstance(annotation, type):
+            return annotation is wanted
+        origin: Any = getattr(annotation, "__origin__", None)
+        if origin is wanted:  # Annotated[Target, …]
+            return True
+        return isinstance(annotation, types.UnionType) and wanted in annotation.__args__
+    if wanted.__name__ not in annotation:
+        namespace: dict[str, Any] = getattr(inspect.unwrap(_innermost(fn)), "__globals__", {})
+        return namespace.get(annotation.strip().strip("'\"")) is wanted
+    # Under TYPE_CHECKING the name may not be there at run time, so the text decides.
+    parts = (
+        annotation.replace("'", "")
+        .replace('"', "")
+        .replace("|", ",")
+        .replace("[", ",")
+        .replace("]", ",")
+        .split(",")
+    )
+    return any(part.strip().rpartition(".")[2] == wanted.__name__ for part in parts[:3])
+
+
+def loop_injection(*, is_async: bool) -> Injection:
+    """Return what stands for a function in the loop form, where the caller's block is the attempt."""
+
+    def block(*, target: Target) -> None: ...
+
+    injection = Injection(block, inspect.signature(block))
+    injection.is_async = is_async
+    injection.var_keyword = True  # the block reads target.params by itself
+    injection.attempt = "attempt"  # and is told its limit by the attempt it enters
+    return injection

@@ -1,0 +1,210 @@
+"""The loop form: ``for attempt in policy: with attempt as target: …``, and its async twin.
+
+The body of the loop is the attempt. Leaving the body tells the story what came of it; the
+next round of the loop does what the story asks for, waits included.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from resilient_llm._binding.caller import Door
+from resilient_llm._binding.injection import loop_injection
+from resilient_llm._core.call.call_flow import story
+from resilient_llm._core.call.steps import Done, LetThrough, Raise, Told, Try, Wait
+from resilient_llm._core.circuit.permit import hold, let_go
+from resilient_llm._drive.sync import raise_from
+from resilient_llm._runtime.runtime import runtime
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from types import TracebackType
+
+    from resilient_llm._api.failover import Failover
+    from resilient_llm._core.call.steps import Step
+    from resilient_llm._runtime.clock import CancelScope
+    from resilient_llm._values.target import Target
+
+
+class LoopAttempt:
+    """One attempt of a loop; entered with ``with`` or ``async with``, which gives its target.
+
+    Attributes:
+        target: Where it goes.
+        number: Number within the target, from 1.
+        remaining: Seconds left for this attempt when it began, or None.
+        call_id: Name of the call, the same in its events.
+        result: Set it to the answer to have ``reject`` look at it.
+    """
+
+    def __init__(self, attempts: _Attempts, step: Try) -> None:
+        self.target: Target = step.lane.target
+        self.number = step.number
+        self.remaining = step.limit
+        self.call_id = step.tag.call_id
+        self.result: Any = None
+        self._attempts = attempts
+        self._permit = step.permit
+        self._limit: AbstractContextManager[CancelScope] | None = None
+        self._scope: CancelScope | None = None
+
+    def __enter__(self) -> Target:
+        self._attempts.entered(self)
+        hold(self._permit.places)
+        return self.target
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        let_go(self._permit.places)
+        return self._attempts.left(self, error, timed_out=False)
+
+    async def __aenter__(self) -> Target:
+        target = self.__enter__()
+        if self.remaining is not None:
+            self._limit = runtime.time.cancel_after(self.remaining)
+            self._scope = self._limit.__enter__()
+        return target
+
+    async def __aexit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        let_go(self._permit.places)
+        cut_off = False
+        if self._limit is not None and self._scope is not None:
+            limit, self._limit = self._limit, None
+            cut_off = bool(limit.__exit__(error_type, error, traceback))
+        if cut_off:
+            self._attempts.left(
+                self, TimeoutError(f"no answer within {self.remaining:.3g} s"), timed_out=True
+            )
+            return True
+        timed_out = (
+            self._scope is not None and self._scope.cancel_called and isinstance(error, Exception)
+        )
+        return self._attempts.left(self, error, timed_out=timed_out)
+
+
+class _Attempts:
+    """One call made by a loop."""
+
+    def __init__(self, policy: Failover, *, is_async: bool) -> None:
+        self._door = Door(policy, loop_injection(is_async=is_async))
+        self._call = self._door.new_call()
+        self._steps = story(self._call, runtime.clock())
+        self._step: Step | None = None
+        self._begun = False
+        # Weakly, or a loop that is left early would hold its place until a collection.
+        self._open: weakref.ref[LoopAttempt] | None = None
+
+    def entered(self, attempt: LoopAttempt) -> None:
+        if self._open is None or self._open() is not attempt:
+            raise RuntimeError("this attempt is over: enter each attempt of the loop once")
+
+    def left(self, attempt: LoopAttempt, error: BaseException | None, *, timed_out: bool) -> bool:
+        """Tell the story what came of an attempt; return whether the error stays inside."""
+        self._open = None
+        if error is None:
+            self._step = self._steps.send(Told(runtime.clock(), attempt.result))
+            attempt.result = None
+            return False
+        self._step = self._steps.send(Told(runtime.clock(), error=error, timed_out=timed_out))
+        if type(self._step) is LetThrough:
+            self._end()
+            if timed_out:
+                raise error
+            return False
+        return True
+
+    def next_step(self) -> Step:
+        """Return what the story asks for now; ends the loop when the call is over."""
+        if self._open is not None:
+            self._open = None
+            self._end()
+            raise RuntimeError(
+                "an attempt was not entered: write `with attempt as target:` in the loop"
+            )
+        if not self._begun:
+            self._begun = True
+            self._step = self._steps.send(None)  # type: ignore[arg-type]  # the first send is None
+        step, self._step = self._step, None
+        if type(step) is Raise:
+            self._end()
+            try:
+                raise_from(step)
+            finally:
+                step = None
+        assert step is not None
+        return step
+
+    def attempt(self, step: Try) -> LoopAttempt:
+        attempt = LoopAttempt(self, step)
+        self._open = weakref.ref(attempt)
+        return attempt
+
+    def waited(self) -> None:
+        self._step = self._steps.send(Told(runtime.clock()))
+
+    def is_over(self) -> bool:
+        return (
+            self._begun
+            and (self._step is None or type(self._step) in (Done, LetThrough))
+            and self._open is None
+        )
+
+    def _end(self) -> None:
+        self._steps.close()
+        self._call.clear()
+
+    def finish(self) -> None:
+        self._step = None
+        self._end()
+
+
+class SyncAttempts(_Attempts):
+    """The attempts of one call, for ``for``."""
+
+    def __init__(self, policy: Failover) -> None:
+        super().__init__(policy, is_async=False)
+
+    def __iter__(self) -> SyncAttempts:
+        return self
+
+    def __next__(self) -> LoopAttempt:
+        while not self.is_over():
+            step = self.next_step()
+            if type(step) is Try:
+                return self.attempt(step)
+            if type(step) is Wait:
+                runtime.time.sleep(step.seconds)
+                self.waited()
+        self.finish()
+        raise StopIteration
+
+
+class AsyncAttempts(_Attempts):
+    """The attempts of one call, for ``async for``."""
+
+    def __init__(self, policy: Failover) -> None:
+        super().__init__(policy, is_async=True)
+
+    def __aiter__(self) -> AsyncAttempts:
+        return self
+
+    async def __anext__(self) -> LoopAttempt:
+        while not self.is_over():
+            step = self.next_step()
+            if type(step) is Try:
+                return self.attempt(step)
+            if type(step) is Wait:
+                await runtime.time.asleep(step.seconds)
+                self.waited()
+        self.finish()
+        raise StopAsyncIteration

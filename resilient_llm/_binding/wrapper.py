@@ -1,0 +1,75 @@
+"""The function that takes the place of a decorated one."""
+
+from __future__ import annotations
+
+import functools
+import types
+from typing import TYPE_CHECKING, Any
+
+from resilient_llm._binding.caller import Door
+from resilient_llm._binding.injection import Injection, injection_of
+from resilient_llm._values.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from resilient_llm._api.failover import Failover
+
+
+def _check_limits(policy: Failover, injection: Injection) -> None:
+    """Refuse an attempt timeout that nothing could enforce."""
+    if injection.is_async or injection.gives_items or injection.attempt is not None:
+        return
+    for target in policy.chain:
+        if policy.options.attempt_timeout is None and target.attempt_timeout is None:
+            continue
+        if target.call is None or not _is_told(target.call):
+            raise ConfigurationError(
+                "attempt_timeout cannot cut a synchronous function off: give it a parameter annotated Attempt "
+                "and pass attempt.remaining to the client, or decorate an async function; "
+                "for streams there is stream=StreamPolicy(first_item_timeout=…)"
+            )
+
+
+def _is_told(fn: Callable[..., Any]) -> bool:
+    injection = injection_of(fn, every_entry_calls=True)
+    return injection.is_async or injection.attempt is not None
+
+
+def _wrapper(
+    policy: Failover,
+    injection: Injection,
+    code: types.CodeType,
+    prefix: str,
+    defaults: tuple[Any, ...] | None,
+    keyword_defaults: dict[str, Any],
+) -> Any:
+    """Return a wrapper with this code, with a door and globals of its own."""
+    door = Door(policy, injection)
+    fn = injection.fn
+    name = getattr(fn, "__name__", type(fn).__name__)
+    wrapper: Any = types.FunctionType(code, door.wrap(code, prefix), name, defaults)
+    wrapper.__kwdefaults__ = keyword_defaults or None
+    functools.update_wrapper(wrapper, fn)
+    hidden = {p.name for p in injection.parameters} - set(injection.outer.parameters)
+    wrapper.__annotations__ = {
+        k: v for k, v in getattr(fn, "__annotations__", {}).items() if k not in hidden
+    }
+    wrapper.__signature__ = injection.outer
+    wrapper.policy = policy
+
+    def using(**changes: Any) -> Any:
+        changed = policy.using(**changes)
+        _check_limits(changed, injection)
+        if not injection.is_told and not all(target.call is not None for target in changed.chain):
+            raise ConfigurationError(
+                f"{name} is given no target: every entry of the chain needs its own call="
+            )
+        return _wrapper(changed, injection, code, prefix, defaults, keyword_defaults)
+
+    wrapper.using = using
+    if injection.gives_items:
+        from resilient_llm._binding.stream_function import StreamFunction
+
+        return StreamFunction(fn, wrapper)
+    return wrapper

@@ -1,0 +1,173 @@
+"""The generated wrapper: the healthy first attempt inline, with the function's own parameters.
+
+As attrs and dataclasses generate theirs: a generic ``*args, **kwargs`` closure costs more
+than the whole guard. Everything but the healthy first attempt is left to the caller object.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    import types
+    from collections.abc import Sequence
+
+    from resilient_llm._binding.injection import Injection
+
+
+_P = inspect.Parameter
+
+_TEMPLATE_OF_ITEMS: Final = """
+def {name}({parameters}):
+    return {p}door({args}, {kwargs})
+"""
+_TEMPLATE: Final = """
+{define} {name}({parameters}):{pinned}
+    {p}state = {p}circuit.slot
+    {p}entered = {p}clock()
+    {p}to = {p}target
+    if {p}state is None:
+        if {p}entered >= {p}circuit.shut_until:
+            return {wait}{p}door({args}, {kwargs})
+        {p}state = {p}second.slot
+        {p}to = {p}second_target
+        if {p}state is None:
+            for {p}other, {p}to in {p}others:
+                {p}state = {p}other.slot
+                if {p}state is not None:
+                    break
+                if {p}entered >= {p}other.shut_until:
+                    return {wait}{p}door({args}, {kwargs})
+            else:
+                return {wait}{p}door({args}, {kwargs})
+    try:
+        {p}result = {wait}{p}fn({call})
+    except BaseException as {p}error:
+        {p}run = {p}failed({p}state, {p}entered, {p}to, {p}error)
+        if {p}run is None:
+            raise
+    else:
+        if {p}entered >= {p}state.due{unlike}:
+            {p}result = {p}care({p}state, {p}entered, {p}to, {p}result, {args}, {kwargs})
+            return {opened}
+        {p}state.n += 1
+        return {p}result
+    return {wait}{p}resume({p}run, {args}, {kwargs})
+"""
+
+
+def generate(
+    injection: Injection,
+) -> tuple[types.CodeType, str, tuple[Any, ...] | None, dict[str, Any]]:
+    """Generate the wrapper of one function.
+
+    Returns:
+        Its code, the prefix of the names it expects as globals, and its defaults.
+    """
+    names = {p.name for p in injection.parameters}
+    prefix = "_r_"
+    while any(name.startswith(prefix) for name in names):
+        prefix = f"_{prefix}"
+    outer = tuple(injection.outer.parameters.values())
+    defaults: list[Any] = []
+    keyword_defaults: dict[str, Any] = {}
+    args, kwargs = _positional(outer), _keywords(outer)
+    wait = "await " if injection.is_async else ""
+    template = _TEMPLATE_OF_ITEMS if injection.gives_items else _TEMPLATE
+    result = f"{prefix}result"
+    source = template.format(
+        p=prefix,
+        define="async def" if injection.is_async else "def",
+        name="wrapper",
+        parameters=_parameters(outer, injection.names, defaults, keyword_defaults),
+        pinned="".join(
+            f"\n    if {name} is not None: return {wait}{prefix}door({args}, {kwargs})"
+            for name in injection.names
+        ),
+        args=args,
+        kwargs=kwargs,
+        wait=wait,
+        call=_inner_call(injection, prefix),
+        opened=f"await {result}() if {prefix}type({result}) is {prefix}opening else {result}"
+        if wait
+        else result,
+        unlike=f" or {prefix}type({prefix}result) is not {prefix}seen",
+    )
+    namespace: dict[str, Any] = {}
+    exec(compile(source, f"<failover wrapper of {_named(injection.fn)}>", "exec"), namespace)  # noqa: S102  # as dataclasses do
+    return namespace["wrapper"].__code__, prefix, tuple(defaults) or None, keyword_defaults
+
+
+def _named(fn: Any) -> str:
+    return getattr(fn, "__qualname__", type(fn).__name__)
+
+
+def _parameters(
+    outer: Sequence[inspect.Parameter],
+    injected: Sequence[str],
+    defaults: list[Any],
+    keyword_defaults: dict[str, Any],
+) -> str:
+    parts: list[str] = []
+    starred = False
+    for index, parameter in enumerate(outer):
+        text = parameter.name
+        if parameter.kind is _P.VAR_POSITIONAL:
+            text, starred = f"*{text}", True
+        elif parameter.kind is _P.VAR_KEYWORD:
+            text = f"**{text}"
+        elif parameter.kind is _P.KEYWORD_ONLY:
+            if not starred:
+                parts.append("*")
+                starred = True
+            if parameter.name in injected:
+                keyword_defaults[parameter.name] = None
+                text += "=None"
+            elif parameter.default is not _P.empty:
+                keyword_defaults[parameter.name] = parameter.default
+                text += "=None"
+        elif parameter.default is not _P.empty:
+            defaults.append(parameter.default)
+            text += "=None"
+        parts.append(text)
+        following = outer[index + 1] if index + 1 < len(outer) else None
+        if parameter.kind is _P.POSITIONAL_ONLY and (
+            following is None or following.kind is not _P.POSITIONAL_ONLY
+        ):
+            parts.append("/")
+    return ", ".join(parts)
+
+
+def _positional(outer: Sequence[inspect.Parameter]) -> str:
+    parts = [p.name for p in outer if p.kind in (_P.POSITIONAL_ONLY, _P.POSITIONAL_OR_KEYWORD)]
+    parts += [f"*{p.name}" for p in outer if p.kind is _P.VAR_POSITIONAL]
+    return f"({', '.join(parts)}{',' if parts else ''})"
+
+
+def _keywords(outer: Sequence[inspect.Parameter]) -> str:
+    parts = [f"{p.name!r}: {p.name}" for p in outer if p.kind is _P.KEYWORD_ONLY]
+    parts += [f"**{p.name}" for p in outer if p.kind is _P.VAR_KEYWORD]
+    return f"{{{', '.join(parts)}}}"
+
+
+def _inner_call(injection: Injection, prefix: str) -> str:
+    parts: list[str] = []
+    given = {
+        "target": f"{prefix}to",
+        "model": f"{prefix}to.model",
+        "provider": f"{prefix}to.provider",
+    }
+    for index, parameter in enumerate(injection.parameters):
+        if index == injection.first:
+            parts.append(f"{prefix}to")
+        elif parameter.kind is _P.VAR_POSITIONAL:
+            parts.append(f"*{parameter.name}")
+        elif parameter.kind is _P.VAR_KEYWORD:
+            parts.append(f"**{parameter.name}")
+        elif parameter.kind is _P.KEYWORD_ONLY:
+            value = given[parameter.name] if parameter.name in injection.names else parameter.name
+            parts.append(f"{parameter.name}={value}")
+        elif parameter.name != injection.attempt:
+            parts.append(parameter.name)
+    return ", ".join(parts)

@@ -1,0 +1,1 @@
+"""One call: the call flow and what it works on."""

@@ -1,0 +1,320 @@
+"""One call on its way through its chain: what the story works on. Owned by one driver.
+
+Everything foreign is handed in: the rules, the budgets, randomness, observers. There is no
+clock in it: whoever drives the story says what time it is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from resilient_llm._core.circuit.circuit import CallTag, Circuit
+from resilient_llm._core.circuit.permit import Permit, admit, block_of
+from resilient_llm._values import event_names as facts
+from resilient_llm._values.errors import BreakerOpenError, CallRejectedError, ChainExhaustedError
+from resilient_llm._values.kinds import AttemptRecord, ErrorKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from random import Random
+
+    from resilient_llm._core.backoff import Backoff
+    from resilient_llm._core.circuit.state import Block
+    from resilient_llm._core.retry_budget import RetryBudgets
+    from resilient_llm._core.stream.stream_state import Intake, Reader
+    from resilient_llm._values.errors import StreamInterruptedError
+    from resilient_llm._values.policy import Options
+    from resilient_llm._values.settings import Settings
+    from resilient_llm._values.stream_policy import StreamPolicy
+    from resilient_llm._values.target import Target
+    from resilient_llm._values.verdict import Verdict
+
+    Rebind = Callable[
+        [tuple[Any, ...], dict[str, Any], Mapping[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]
+    ]
+
+
+RESERVE: Final = 0.75
+"""Share of what is left of a deadline that an attempt may use while another target is live."""
+
+
+def share_of(left: float, own: float | None, *, is_last: bool) -> tuple[float, bool]:
+    """Return the limit of an attempt in seconds, and whether it is the end of the whole deadline.
+
+    Args:
+        left: Seconds that are left of the deadline.
+        own: The attempt's own limit in seconds, if it has one.
+        is_last: Whether no other target is live.
+    """
+    share = left if is_last else left * RESERVE
+    return (own, False) if own is not None and own < share else (share, is_last)
+
+
+class Lane:
+    """One target of a policy with its circuit in the present state, and how to call it."""
+
+    __slots__ = ("circuit", "invoke", "is_generator", "target")
+
+    def __init__(
+        self,
+        target: Target,
+        circuit: Circuit,
+        invoke: Callable[..., Any],
+        *,
+        is_generator: bool = False,
+    ) -> None:
+        self.target = target
+        self.circuit = circuit
+        self.invoke = invoke
+        """``(step, args, kwargs) -> answer or awaitable``"""
+        self.is_generator = is_generator
+        """Whether what is called is a generator function, and so chooses what it passes on."""
+
+
+class World:
+    """What a call needs of its surroundings."""
+
+    __slots__ = ("backoff", "budgets", "classify", "notice", "reader", "rng", "settings")
+
+    def __init__(
+        self,
+        *,
+        classify: Callable[[BaseException], Verdict],
+        notice: Callable[[str, BaseException], None],
+        backoff: Backoff,
+        budgets: RetryBudgets,
+        settings: Settings,
+        rng: Random,
+        reader: Callable[[], Reader],
+    ) -> None:
+        self.reader = reader
+        """Gives what looks at the items of streams; loaded by the first of them."""
+        self.classify = classify
+        self.notice = notice
+        """Looks at an error of a provider for what operators should be told besides."""
+        self.backoff = backoff
+        self.budgets = budgets
+        self.settings = settings
+        self.rng = rng
+
+
+class Call:
+    """One call: its lanes in order, its deadline, and what came of each."""
+
+    __slots__ = (
+        "args",
+        "attempts",
+        "blocks",
+        "deadline",
+        "delivered",
+        "ended",
+        "interruption",
+        "is_stream",
+        "kwargs",
+        "lanes",
+        "last_failed",
+        "needs_window",
+        "options",
+        "rebind",
+        "records",
+        "served_by",
+        "tag",
+        "told_limit",
+        "traced",
+        "waiting",
+        "world",
+    )
+
+    def __init__(
+        self,
+        options: Options,
+        lanes: Sequence[Lane],
+        world: World,
+        call_id: str,
+        deadline: float | None,
+        *,
+        told_limit: bool,
+    ) -> None:
+        self.options = options
+        self.lanes = lanes
+        self.world = world
+        self.tag = CallTag(call_id, options.observers)
+        self.deadline = deadline
+        self.told_limit = told_limit
+        """Whether an attempt knows or feels its limit: async, or told by an `Attempt`."""
+        self.attempts = 0
+        self.records: list[AttemptRecord] = []
+        self.traced = False
+        """Whether somebody may ask for the record of its success."""
+        self.served_by: str | None = None
+        self.ended: dict[str, tuple[Exception, AttemptRecord]] = {}
+        """``{key: (last error or rejection, its record)}``"""
+        self.blocks: dict[str, Block] = {}
+        self.waiting: list[Lane] = list(lanes)
+        """Lanes that this call has neither used nor passed over yet."""
+        self.last_failed: tuple[Lane, Verdict] | None = None
+        self.is_stream = False
+        """Whether its attempts are known to be streams before they are made."""
+        self.delivered: Intake | None = None
+        """The stream that the consumer was handed last."""
+        self.interruption: StreamInterruptedError | None = None
+        """What the consumer of a stream is told if no other target goes on with it."""
+        self.needs_window: int | None = None
+        """Only targets with a larger context window than this may be called."""
+        self.args: tuple[Any, ...] = ()
+        self.kwargs: dict[str, Any] = {}
+        self.rebind: Rebind = lambda args, kwargs, changes: (args, {**kwargs, **changes})
+        """Puts other values for some arguments, by name."""
+
+    def clear(self) -> None:
+        """Let go of everything that holds an argument, an error or a frame."""
+        self.args = ()
+        self.kwargs = {}
+        self.interruption = None
+        self.delivered = None
+        self.ended = {}
+
+    # Targets.
+
+    def enter(self, lane: Lane, now: float, *, last_resort: bool = False) -> Permit | None:
+        """Return leave for an attempt on a lane, or None after noting why there is none."""
+        limit = self.limit_of(lane)
+        leave = admit(lane.circuit, now, limit or 0.0, last_resort=last_resort)
+        if isinstance(leave, Permit):
+            return leave
+        self.skip(lane, leave, now)
+        return None
+
+    def skip(self, lane: Lane, block: Block, now: float) -> None:
+        """Note that a lane was passed over; what it was called for before stays its last error."""
+        key = lane.target.key
+        self.blocks[key] = block
+        retry_after = None if block.until is None else max(0.0, block.until - now)
+        self._skipped(lane, BreakerOpenError(key, block.reason, retry_after), now)
+
+    def pass_over(self, lane: Lane, reason: str, now: float) -> None:
+        """Note that a lane was passed over for a reason of this call's own."""
+        self._skipped(lane, CallRejectedError(lane.target.key, reason), now)
+
+    def _skipped(self, lane: Lane, rejection: CallRejectedError, now: float) -> None:
+        key = lane.target.key
+        known = self.ended.get(key)
+        if known is not None and known[1].number:
+            return
+        record = AttemptRecord(
+            key, 0, ErrorKind.REJECTED, rejection.reason, type_name=type(rejection).__name__
+        )
+        self.ended[key] = (rejection, record)
+        if known is None:
+            self.records.append(record)
+            self.tell(lane, facts.TargetSkipped, now, reason=rejection.reason)
+
+    def other_is_live(self, now: float) -> bool:
+        """Return whether a target that this call has not used could be called now."""
+        return any(self.fits(lane) and block_of(lane.circuit, now) is None for lane in self.waiting)
+
+    def fits(self, lane: Lane) -> bool:
+        """Return whether the request is known, or not known not, to fit into a target's window."""
+        if self.needs_window is None:
+            return True
+        window = lane.target.context_window
+        return window is not None and window > self.needs_window
+
+    # Time.
+
+    def remaining(self, now: float) -> float | None:
+        """Return the seconds until the deadline, or None if there is none."""
+        return None if self.deadline is None else self.deadline - now
+
+    def limit_of(self, lane: Lane) -> float | None:
+        """Return the seconds of an attempt on a lane, of a stream those until its first content."""
+        own = lane.target.attempt_timeout
+        limit = self.options.attempt_timeout if own is None else own
+        policy = self.stream_policy(lane)
+        limits = (limit,) if policy is None else (limit, policy.first_item_timeout, policy.timeout)
+        return min((each for each in limits if each is not None), default=None)
+
+    def stream_policy(self, lane: Lane) -> StreamPolicy | None:
+        """Return how streams of a lane are guarded, if anybody said: its target's word before the policy's."""
+        own, general = lane.target.stream, self.options.stream
+        return general if own is None else own.over(general)
+
+    # Facts.
+
+    def record(
+        self, lane: Lane, number: int, seconds: float, error: Exception, verdict: Verdict
+    ) -> None:
+        """Keep what came of an attempt, as this target's last word."""
+        record = AttemptRecord(
+            lane.target.key,
+            number,
+            verdict.kind,
+            verdict.reason,
+            seconds,
+            verdict.status,
+            type(error).__name__,
+        )
+        self.records.append(record)
+        self.ended[lane.target.key] = (error, record)
+
+    def tell(self, lane: Lane, kind: facts.Fact, now: float, /, **details: Any) -> None:
+        """Tell observers, if any of them listens to this."""
+        circuit = lane.circuit
+        if circuit.news.wants(kind, self.tag):
+            circuit.note(kind, now, tag=self.tag, **details)
+
+    def exhausted(self, now: float) -> ChainExhaustedError:
+        """Return the error that says what came of every target, in the order of the chain."""
+        members: list[Exception] = []
+        records: list[AttemptRecord] = []
+        for lane in self.lanes:
+            error, record = self.ended.get(lane.target.key, (None, None))
+            if error is None or record is None:
+                continue
+            members.append(error)
+            records.append(record)
+            _add_note(error, _note_of(record))
+        last = next((record for record in reversed(self.records) if record.number), None)
+        last_error = self.ended[last.target][0] if last is not None else None
+        kinds = {record.kind for record in records}
+        kind = kinds.pop() if len(kinds) == 1 else None
+        summary = "; ".join(
+            f"{record.target}: {record.kind}, {record.reason}" for record in records
+        )
+        error = ChainExhaustedError(
+            f"no target answered ({summary})",
+            members,
+            attempts=self.records,
+            last_error=last_error,
+            kind=kind,
+            retry_after=self._worthwhile_in(now),
+            records=records,
+        )
+        reasons = {record.reason for record in records}
+        if kind is ErrorKind.AUTH_DEAD and len(reasons) == 1:
+            error.add_note(
+                f"every target said {reasons.pop()}: look at the credentials, not at the providers"
+            )
+        return error
+
+    def _worthwhile_in(self, now: float) -> float | None:
+        waits: list[float] = []
+        for lane in self.lanes:
+            block = block_of(lane.circuit, now)
+            if block is None:
+                return 0.0
+            if block.until is not None:
+                waits.append(max(0.0, block.until - now))
+        return min(waits, default=None)
+
+
+def _note_of(record: AttemptRecord) -> str:
+    if record.number == 0:
+        return f"{record.target}: not called, {record.reason}"
+    return f"{record.target}: attempt {record.number}, {record.kind}, {record.reason}"
+
+
+def _add_note(error: BaseException, note: str) -> None:
+    # An error that is raised again and again must not collect the same note each time.
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)

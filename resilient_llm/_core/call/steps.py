@@ -1,0 +1,109 @@
+"""What the story asks a driver to do, and what it is told. Plain data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from resilient_llm._core.call.call import Lane
+    from resilient_llm._core.circuit.circuit import CallTag
+    from resilient_llm._core.circuit.permit import Permit
+    from resilient_llm._core.stream.stream_state import Intake
+
+
+class Try:
+    """Call this target now, and tell what came of it."""
+
+    __slots__ = ("lane", "limit", "number", "permit", "tag", "whole")
+
+    def __init__(
+        self,
+        lane: Lane,
+        number: int,
+        permit: Permit,
+        limit: float | None,
+        tag: CallTag,
+        *,
+        whole: bool,
+    ) -> None:
+        self.lane = lane
+        self.number = number
+        self.permit = permit
+        self.limit = limit
+        """Seconds that the attempt may take, or None."""
+        self.whole = whole
+        """Whether the limit is the end of the whole deadline, for which nobody is blamed."""
+        self.tag = tag
+
+
+class Wait:
+    """Wait so many seconds, then tell what time it is."""
+
+    __slots__ = ("seconds",)
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+
+class Deliver:
+    """Hand the items of the stream that has begun to the consumer, then tell how it ended."""
+
+    __slots__ = ("restarts",)
+
+    def __init__(self, *, restarts: bool) -> None:
+        self.restarts = restarts
+        """Whether items of another target were handed over before, and these begin anew."""
+
+
+class LetThrough:
+    """Let the error that was just told leave, unchanged."""
+
+    __slots__ = ()
+
+
+class Raise:
+    """Raise this error, from that cause."""
+
+    __slots__ = ("cause", "error")
+
+    def __init__(self, error: BaseException, cause: BaseException | None) -> None:
+        self.error: BaseException | None = error
+        self.cause = cause
+
+
+class Done:
+    """Return this answer."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class Told:
+    """What happened: an answer, an error, or only that time has passed."""
+
+    __slots__ = ("error", "now", "stream", "timed_out", "value")
+
+    def __init__(
+        self,
+        now: float,
+        value: Any = None,
+        error: BaseException | None = None,
+        *,
+        timed_out: bool = False,
+        stream: Intake | None = None,
+    ) -> None:
+        self.now = now
+        self.value = value
+        self.error = error
+        self.timed_out = timed_out
+        """Whether the driver itself cut the attempt off."""
+        self.stream = stream
+        """What has come of a stream, if the answer is one."""
+
+
+Step = Try | Wait | Deliver | LetThrough | Raise | Done
+
+LET_THROUGH = LetThrough()
+"""There is nothing in it, so there is one."""

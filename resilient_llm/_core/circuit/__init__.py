@@ -1,0 +1,1 @@
+"""One circuit: its state, its counts, and the permits that it gives."""

@@ -1,0 +1,234 @@
+"""What can block a key, and the places that are leased while it does.
+
+Everything here is owned by one circuit and touched under its lock only. It knows no
+settings, no events and no time but what it is handed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from resilient_llm._core.circuit.window import NEVER, Era
+from resilient_llm._values.kinds import ErrorKind
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+FOREVER: Final = float("inf")
+
+
+class Block:
+    """Why a caller was refused."""
+
+    __slots__ = ("dead", "key", "manual", "reason", "until")
+
+    def __init__(
+        self,
+        key: str,
+        reason: str,
+        until: float | None,
+        *,
+        manual: bool = False,
+        dead: bool = False,
+    ) -> None:
+        self.key = key
+        self.reason = reason
+        self.until = until
+        """When another try is worthwhile; None if nobody knows."""
+        self.manual = manual
+        self.dead = dead
+
+
+class Bench:
+    """One layer's bench, for those who list them."""
+
+    __slots__ = ("kind", "manual", "reason", "since", "until")
+    since: float
+
+    def __init__(
+        self, since: float, until: float, reason: str, kind: ErrorKind | None, *, manual: bool
+    ) -> None:
+        self.since = since
+        self.until = until
+        self.reason = reason
+        self.kind = kind
+        self.manual = manual
+
+
+class Opened(Bench):
+    """Open: nobody passes until its end, then half-open."""
+
+    __slots__ = ("cooldown", "last_resort")
+
+    def __init__(
+        self, since: float, until: float, reason: str, kind: ErrorKind | None, cooldown: float
+    ) -> None:
+        super().__init__(since, until, reason, kind, manual=False)
+        self.cooldown = cooldown
+        self.last_resort: Place | None = None
+
+
+class Pause(Bench):
+    """Paused by a rate limit: nobody passes until its end, then closed as before."""
+
+    __slots__ = ("last_resort", "named")
+
+    def __init__(
+        self, since: float, until: float, reason: str, kind: ErrorKind, *, named: bool
+    ) -> None:
+        super().__init__(since, until, reason, kind, manual=False)
+        self.named = named
+        """Whether the provider itself named the wait."""
+        self.last_resort: Place | None = None
+
+    def extends(self, other: Pause) -> None:
+        """Take the place of a shorter pause: it began with that one, whose last resort may still run."""
+        self.since = other.since
+        self.named = self.named or other.named
+        self.last_resort = other.last_resort
+
+
+class HalfOpen:
+    """The cooldown is over, the key is not yet trusted."""
+
+    __slots__ = ("cooldown", "places", "since", "successes")
+
+    def __init__(self, cooldown: float, since: float) -> None:
+        self.cooldown = cooldown
+        self.since = since
+        self.places: list[Place] = []
+        self.successes = 0
+
+
+class Place:
+    """A leased place: of a probe in a half-open state, or of a last resort in a bench."""
+
+    __slots__ = ("lease_until", "state")
+
+    def __init__(self, state: HalfOpen | Opened | Pause, lease_until: float) -> None:
+        self.state = state
+        self.lease_until = lease_until
+
+
+class Loan:
+    """A place that a guard outside holds, used by one inside it: only the lender gives it back."""
+
+    __slots__ = ("place",)
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+
+
+Grant = Era | Place
+
+
+class Layers:
+    """The three layers of one key: the operator's bench, a pause, and open or half-open."""
+
+    __slots__ = ("half", "manual", "opened", "pause")
+
+    def __init__(self) -> None:
+        self.manual: Bench | None = None
+        self.pause: Pause | None = None
+        self.opened: Opened | None = None
+        self.half: HalfOpen | None = None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the core is closed, whatever the other layers say."""
+        return self.opened is None and self.half is None
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether no layer blocks; a half-open core does not by itself."""
+        return self.manual is None and self.opened is None and self.pause is None
+
+    def benches(self) -> list[Bench]:
+        """Return the layers that block now."""
+        return [layer for layer in (self.manual, self.opened, self.pause) if layer is not None]
+
+    def expire(self, now: float) -> bool:
+        """End the benches whose time is over, an open core as half-open; return whether any was."""
+        before = (self.manual, self.pause, self.opened)
+        if self.manual is not None and now >= self.manual.until:
+            self.manual = None
+        if self.pause is not None and now >= self.pause.until:
+            self.pause = None
+        if self.opened is not None and now >= self.opened.until:
+            self.half, self.opened = HalfOpen(self.opened.cooldown, self.opened.until), None
+        return before != (self.manual, self.pause, self.opened)
+
+    def until(self) -> float:
+        """Return when the last of them ends; minus infinity if there is none."""
+        return max((layer.until for layer in self.benches()), default=NEVER)
+
+    def shown(self) -> Bench | None:
+        """Return the bench to show: the operator's, else the one that ends last."""
+        benches = self.benches()
+        if not benches:
+            return None
+        return max(benches, key=lambda layer: (layer.manual, layer.until))
+
+    def block(self, key: str) -> Block | None:
+        """Return why nobody passes, or None."""
+        if self.is_clear:
+            return None
+        shown = self.shown()
+        assert shown is not None
+        dead = any(layer.kind is ErrorKind.AUTH_DEAD for layer in self.benches())
+        reason = (shown.reason or "benched by hand") if shown.manual else shown.reason
+        until = None if self.until() == FOREVER else self.until()
+        return Block(key, reason, until, manual=self.manual is not None, dead=dead)
+
+    def has_place(self, half: HalfOpen, now: float, probes: int) -> bool:
+        """Return whether a half-open state admits one more; leases that have ended do not count."""
+        half.places = [place for place in half.places if now < place.lease_until]
+        return len(half.places) < probes
+
+    def last_resort(self, key: str, now: float, lease_until: float) -> Place | Block | None:
+        """Return a place in spite of an automatic bench, or why there is none; None if nothing blocks."""
+        block = self.block(key)
+        if block is None:
+            return None
+        layer = self.opened or self.pause
+        if (
+            block.manual
+            or block.dead
+            or layer is None
+            or (self.pause is not None and self.pause.named)
+        ):
+            return block
+        if layer.last_resort is not None and now < layer.last_resort.lease_until:
+            return Block(key, "last resort taken", block.until)
+        layer.last_resort = Place(layer, lease_until)
+        return layer.last_resort
+
+    def give_back(self, place: Place) -> bool:
+        """Free a place; return whether the state that gave it is still there."""
+        state = place.state
+        if isinstance(state, HalfOpen):
+            if place in state.places:
+                state.places.remove(place)
+            return state is self.half
+        for layer in (self.opened, self.pause):
+            if layer is not None and layer.last_resort is place:
+                layer.last_resort = None
+        return state is self.opened or state is self.pause
+
+    def shared(self, places: Sequence[Place]) -> Place | None:
+        """Return the one of these places that a present state gave and that is still held, or None."""
+        held = list(self.half.places) if self.half is not None else []
+        held += [
+            layer.last_resort
+            for layer in (self.opened, self.pause)
+            if layer is not None and layer.last_resort
+        ]
+        return next((place for place in places if place in held), None)
+
+    def free_all(self) -> None:
+        """Free every place: those who held them are not of this process."""
+        if self.half is not None:
+            self.half.places = []
+        for layer in (self.opened, self.pause):
+            if layer is not None:
+                layer.last_resort = None

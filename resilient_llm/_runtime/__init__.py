@@ -1,0 +1,1 @@
+"""The state of this process: clock, circuits, observers, traces."""

@@ -1,0 +1,61 @@
+"""Time and waiting: the protocols that drivers use, and the machine's own clock."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+
+class CancelScope(Protocol):
+    """What the asynchronous driver needs of a cancel scope."""
+
+    @property
+    def cancel_called(self) -> bool: ...
+
+
+class Alarm(Protocol):
+    """The limit of what a thread waits for; see `watchdog`."""
+
+    @property
+    def is_over(self) -> bool: ...
+    def set(self, seconds: float, /) -> None: ...
+    def off(self) -> bool: ...
+    def close(self) -> None: ...
+
+
+class Clock(Protocol):
+    """Time, and waiting for it. The fake clock of the tests has the same methods."""
+
+    def monotonic(self) -> float: ...
+    def wall(self) -> float: ...
+    def sleep(self, seconds: float, /) -> None: ...
+    async def asleep(self, seconds: float, /) -> None: ...
+    def cancel_after(self, seconds: float, /) -> AbstractContextManager[CancelScope]: ...
+    def alarm(self) -> Alarm: ...
+
+
+class SystemClock:
+    """The machine's time. Monotonic, so a wall clock that jumps changes nothing."""
+
+    # perf_counter is monotonic and, on Windows, finer than time.monotonic.
+    monotonic = staticmethod(time.perf_counter)
+    wall = staticmethod(time.time)
+    sleep = staticmethod(time.sleep)
+
+    async def asleep(self, seconds: float, /) -> None:
+        import anyio
+
+        await anyio.sleep(seconds)
+
+    def cancel_after(self, seconds: float, /) -> AbstractContextManager[CancelScope]:
+        import anyio
+
+        return anyio.move_on_after(seconds)
+
+    def alarm(self) -> Alarm:
+        from resilient_llm._runtime import watchdog as _watchdog
+
+        return _watchdog.alarm()

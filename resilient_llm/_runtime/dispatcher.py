@@ -1,0 +1,175 @@
+"""Who is told what: owns the process-wide observers and the order of delivery.
+
+An event is queued on its key when it happens, under the key's lock if there is one, and
+delivered outside every lock by whichever thread gets to it. One thread at a time delivers
+a key's events, so they arrive in order; a thread that finds another one at it leaves its
+events to that one and goes on.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any, Protocol
+
+from resilient_llm._core.circuit.state import FOREVER
+from resilient_llm._values import event_names as facts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from datetime import datetime
+
+    from resilient_llm._core.circuit.circuit import CallTag, Circuit
+    from resilient_llm._values import events as ev
+
+
+class LogLine(Protocol):
+    """Writes a line that is no event."""
+
+    def __call__(self, text: str, /, *, warning: bool = False) -> None: ...
+
+
+class Hub:
+    """The process-wide observers of one state of the process."""
+
+    def __init__(self, moment: Callable[[float], datetime]) -> None:
+        self._moment = moment
+        self._lock = threading.RLock()
+        self._observers: tuple[tuple[Callable[[Any], object], tuple[type[ev.Event], ...]], ...] = ()
+        self._wanted: frozenset[str] = frozenset()
+        self._broken: dict[int, weakref.ref[Any]] = {}
+        """``{id of an observer that failed: the observer}``, for as long as it lives."""
+        self.log: Callable[[ev.Event], object] | None = None
+        """The default observer; None when it is switched off."""
+        self.logs: Callable[[facts.Fact], bool] = lambda _: False
+        """Whether the default observer would write this type now."""
+
+        self.log_line: LogLine | None = None
+        """Where the default observer writes a line that is no event."""
+        self.seen_retrying: set[str] = set()
+        """Providers whose clients were seen to retry by themselves."""
+
+    def wants(self, kind: facts.Fact, tag: CallTag | None = None, /) -> bool:
+        """Return whether anybody listens to this type of event."""
+        if kind in self._wanted or (tag is not None and tag.observers):
+            return True
+        return self.log is not None and self.logs(kind)
+
+    def wants_successes(self) -> bool:
+        """Return whether a process-wide observer listens to what a healthy call would tell."""
+        return facts.AttemptSucceeded in self._wanted
+
+    def wants_skips(self) -> bool:
+        """Return whether anybody listens to targets being passed over."""
+        return self.wants(facts.TargetSkipped)
+
+    def subscribe(
+        self, callback: Callable[[Any], object], types: tuple[type[ev.Event], ...]
+    ) -> Callable[[], None]:
+        """Add an observer of these types, of all if there are none; return what takes it away."""
+        entry = (callback, types)
+        with self._lock:
+            self._change((*self._observers, entry))
+
+        def unsubscribe() -> None:
+            with self._lock:
+                self._change(tuple(each for each in self._observers if each is not entry))
+
+        return unsubscribe
+
+    def _change(
+        self, observers: tuple[tuple[Callable[[Any], object], tuple[type[ev.Event], ...]], ...]
+    ) -> None:
+        self._observers = observers
+        from resilient_llm._values.events import Event
+
+        wanted: set[str] = set()
+        for _, types in observers:
+            for kind in types or (Event,):
+                wanted.update(_names(kind))
+        self._wanted = frozenset(wanted)
+
+    def deliver(self, circuit: Circuit, /) -> None:
+        """Deliver what is queued on a key, unless another thread is at it."""
+        outbox, delivering = circuit.outbox, circuit.delivering
+        # Looked at again after the release: something queued in between must not be stranded.
+        while outbox:
+            is_ours = False
+            try:  # around the acquisition too: an interrupt in between would silence the key for ever
+                is_ours = delivering.acquire(blocking=False)
+                if not is_ours:
+                    return
+                while outbox:
+                    kind, happened_at, details = outbox.popleft()
+                    self.tell(kind, circuit.key, happened_at, details)
+            finally:
+                if is_ours:
+                    delivering.release()
+
+    def tell(self, kind: facts.Fact, key: str, happened_at: float, details: dict[str, Any]) -> None:
+        """Build one event and hand it to whoever listens."""
+        from resilient_llm._values import events as _events
+
+        tag: CallTag | None = details.pop("tag", None)
+        if "until" in details:
+            until = details["until"]
+            details["until"] = None if until is None or until == FOREVER else self._moment(until)
+        make: Callable[..., ev.Event] = getattr(_events, kind)
+        call_id = "" if tag is None else tag.call_id
+        event = make(at=self._moment(happened_at), target=key, call_id=call_id, **details)
+        if self.log is not None and self.logs(kind):
+            self._hand(self.log, event)
+        for callback, types in self._observers:
+            if not types or isinstance(event, types):
+                self._hand(callback, event)
+        for callback in () if tag is None else tag.observers:
+            self._hand(callback, event)
+
+    def settings_changed(self, key: str, options: Mapping[str, Any]) -> None:
+        """Log that a guard changed the setting of its circuit."""
+        if self.log_line is not None:
+            named = ", ".join(f"{name}={value!r}" for name, value in options.items())
+            self.log_line(f"breaker {key}: {named}")
+
+    def after_fork(self) -> None:
+        self._lock = threading.RLock()
+
+    def _hand(self, callback: Callable[[Any], object], event: ev.Event) -> None:
+        try:
+            callback(event)
+        except Exception as error:  # noqa: BLE001  # an observer must never break a call
+            self._observer_failed(callback, type(error).__name__, event)
+
+    def _fails_first(self, callback: Callable[[Any], object]) -> bool:
+        """Return whether an observer has not failed before, and note that it has."""
+        number, broken = id(callback), self._broken
+        if number in broken:
+            return False
+        try:
+            broken[number] = weakref.ref(callback, lambda _: broken.pop(number, None))
+        except TypeError:  # a class that cannot be referred to weakly is told of each time
+            pass
+        return True
+
+    def _observer_failed(
+        self, callback: Callable[[Any], object], type_name: str, event: ev.Event
+    ) -> None:
+        from resilient_llm._values.events import ObserverFailed
+
+        if not self._fails_first(callback) or isinstance(event, ObserverFailed):
+            return
+        failed = ObserverFailed(
+            at=event.at, target=event.target, call_id=event.call_id, type_name=type_name
+        )
+        if self.log is not None and callback is not self.log:
+            self._hand(self.log, failed)
+        for other, types in self._observers:
+            if other is not callback and (not types or isinstance(failed, types)):
+                self._hand(other, failed)
+
+
+def _names(kind: type[ev.Event]) -> set[str]:
+    names = {kind.__name__}
+    for sub in kind.__subclasses__():
+        names |= _names(sub)
+    return names

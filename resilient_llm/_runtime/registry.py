@@ -1,0 +1,168 @@
+"""Every circuit of one state of the process, by key. Owns which of them are kept.
+
+Lock order: the registry's lock before a provider's, a provider's before a target's. No
+lock is held while user code runs.
+
+A circuit is kept while it has something to remember or somebody refers to it: a decorated
+function, a guard, a call. Above ``MOST_KEYS`` those that are healthy and idle are held
+weakly, the longest idle first, so that a key per tenant does not grow for ever.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from resilient_llm._core.circuit.circuit import Circuit
+from resilient_llm._values.keys import parse_key, provider_key
+from resilient_llm._values.settings import MOST_KEYS, Settings
+from resilient_llm._values.target import normal_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from random import Random
+
+    from resilient_llm._runtime.dispatcher import Hub
+
+
+class Registry:
+    """Circuits by key; made on first use."""
+
+    def __init__(
+        self, settings: Settings, clock: Callable[[], float], rng: Random, hub: Hub
+    ) -> None:
+        self.kept: dict[str, Circuit] = {}
+        """``{key: circuit}``, strongly held; the healthy path reads it without a lock."""
+        self._all: weakref.WeakValueDictionary[str, Circuit] = weakref.WeakValueDictionary()
+        self._lock = threading.RLock()
+        self._settings = settings
+        self._clock = clock
+        self._rng = rng
+        self._hub = hub
+        self._suspended = False
+        self._next_sweep = MOST_KEYS
+
+    def circuit(self, key: str, options: Mapping[str, Any] | None = None) -> Circuit:
+        """Return the circuit of a normalised key, with checked options applied to it."""
+        circuit = self.kept.get(key)
+        if circuit is None:
+            circuit = self._make(key)
+        if options and any(
+            circuit.own.get(name, circuit) != value for name, value in options.items()
+        ):
+            self._apply(circuit, options)
+        return circuit
+
+    def find(self, spec: object) -> Circuit | None:
+        """Return the circuit of a key, however it is spelled, or None if nobody has used it."""
+        key = normal_key(spec)
+        # A look into a weak dictionary also takes out what has died, which upsets who iterates over it.
+        with self._lock:
+            return self._all.get(key)
+
+    def circuits(self) -> list[Circuit]:
+        """Return all circuits there are, sorted by key."""
+        with self._lock:
+            return sorted(self._all.values(), key=lambda circuit: circuit.key)
+
+    def configure(self, settings: Settings) -> None:
+        """Take changed defaults; `settle` applies them to the circuits there are."""
+        with self._lock:
+            self._settings = settings
+            for name, options in settings.breakers.items():
+                if name != "*" and options.get("mode") == "forced_open":
+                    self._make(name)  # it is benched now, not only from its first use on
+
+    def settle(self) -> None:
+        """Apply the present settings to every circuit there is. Under no lock: observers are told."""
+        for circuit in self.circuits():
+            self._settle(circuit)
+
+    def forget(self) -> None:
+        """Forget everything automatic; manual benches stay."""
+        now = self._clock()
+        for circuit in self.circuits():
+            circuit.forget(now)
+
+    def suspend(self, *, suspended: bool) -> None:
+        """Shut what guards and decorated functions still hold, while another state is in force."""
+        with self._lock:
+            self._suspended = suspended
+            circuits = list(self._all.values())
+        # A target looks at its provider, so providers go first.
+        for circuit in sorted(circuits, key=lambda each: each.provider is not None):
+            circuit.suspend(suspended=suspended)
+
+    def after_fork(self) -> None:
+        """Give the child locks of its own."""
+        self._lock = threading.RLock()
+        for circuit in list(self._all.values()):
+            circuit.after_fork()
+
+    def _make(self, key: str) -> Circuit:
+        provider, account, model = parse_key(key)
+        with self._lock:
+            circuit = self._all.get(key)
+            if circuit is None:
+                parent = self.circuit(provider_key(provider, account)) if model else None
+                circuit = Circuit(
+                    key,
+                    self._settings.for_key(key, {}),
+                    now=self._clock(),
+                    rng=self._rng,
+                    news=self._hub,
+                    provider=parent,
+                )
+                if self._suspended:
+                    circuit.suspend(suspended=True)
+                self._all[key] = circuit
+            self.kept[key] = circuit
+            if len(self.kept) > self._next_sweep:
+                self._sweep(keep=circuit)
+        return circuit
+
+    def _sweep(self, keep: Circuit) -> None:
+        """Let go of healthy idle keys, the longest idle first, down to nine tenths of the limit."""
+        now = self._clock()
+        idle = [
+            each
+            for each in self.kept.values()
+            if each is not keep and each is not keep.provider and each.is_idle(now)
+        ]
+        idle.sort(key=lambda circuit: circuit.last_used())
+        for circuit in idle[: max(0, len(self.kept) - MOST_KEYS * 9 // 10)]:
+            circuit.keep = self._keep
+            del self.kept[circuit.key]
+            if not circuit.is_idle(now):  # it failed meanwhile, before it knew whom to ask
+                self.kept[circuit.key] = circuit
+        # When nearly all are ill, look again only after a tenth more, not at every new key.
+        self._next_sweep = max(MOST_KEYS, len(self.kept) + MOST_KEYS // 10)
+
+    def _keep(self, circuit: Circuit) -> None:
+        """Hold a circuit again that somebody still used when it was let go, and that is benched now."""
+        with self._lock:
+            if self._all.get(circuit.key) is circuit:
+                self.kept[circuit.key] = circuit
+
+    def _apply(self, circuit: Circuit, options: Mapping[str, Any]) -> None:
+        with self._lock:
+            circuit.own.update(options)
+        if self._settle(circuit):
+            self._hub.settings_changed(circuit.key, options)
+
+    def _settle(self, circuit: Circuit) -> bool:
+        """Give a circuit the settings that hold for it now; return whether that changed anything.
+
+        Not under the lock, since a circuit tells observers. So somebody else may have changed
+        a default or an option meanwhile, and whoever is late would put an old setting back:
+        each looks again whether what it put there is what holds.
+        """
+        changed, settings = False, None
+        while True:
+            with self._lock:
+                wanted = self._settings.for_key(circuit.key, circuit.own)
+            if wanted == settings:
+                return changed
+            settings = wanted
+            changed = circuit.configure(settings, self._clock()) or changed

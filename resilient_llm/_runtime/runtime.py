@@ -1,0 +1,145 @@
+"""The state of this process: clock, registry, settings, observers, open traces.
+
+Owns what ``isolated()`` and ``fake_clock()`` exchange. There is one `Runtime`; what it
+holds is swapped, and decorated functions are told by being *unbound*: the circuit that
+their wrapper reads is exchanged for one that is always shut, so their next call comes to
+the door and binds anew. A healthy call pays nothing for that.
+
+Lock order: this lock before the registry's.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import weakref
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+from resilient_llm._core.retry_budget import RetryBudgets
+from resilient_llm._runtime.clock import Clock, SystemClock
+from resilient_llm._runtime.dispatcher import Hub
+from resilient_llm._runtime.registry import Registry
+from resilient_llm._values.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Bound(Protocol):
+    """A decorated function whose wrapper reads circuits of the present state."""
+
+    def unbind(self) -> None: ...
+
+
+class Runtime:
+    """The one state that everything asks; its parts are exchanged, it stays."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.rng = random.Random()
+        self.open_traces = 0
+        self._bound: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.when_made: Callable[[Runtime], None] = lambda _: None
+        """Called with every new state, to give it what only the wiring knows."""
+        self.when_exchanged: list[Callable[[], None]] = []
+        """Called when a part is exchanged; for those whose hot path cannot ask here."""
+        self.system_clock = SystemClock()
+        self.use_clock(self.system_clock)
+        self.fresh()
+
+    def use_clock(self, clock: Clock) -> None:
+        """Take the time from another clock from now on."""
+        self.time = clock
+        self.clock = clock.monotonic
+        self.wall = clock.wall
+        self._tell()
+
+    def fresh(self) -> None:
+        """Start with nothing remembered and default settings."""
+        self.settings = Settings(breakers={})
+        self.hub = Hub(self.moment)
+        self.registry = Registry(self.settings, lambda: self.clock(), self.rng, self.hub)
+        self.circuits = self.registry.kept
+        self.budgets = RetryBudgets()
+        self.when_made(self)
+        self._tell()
+
+    def _tell(self) -> None:
+        for tell in self.when_exchanged:
+            tell()
+
+    def moment(self, monotonic: float) -> datetime:
+        """Return the aware UTC datetime of a monotonic moment, by the wall clock as it is now.
+
+        A moment that no datetime can name is the last one that it can.
+        """
+        try:
+            return datetime.fromtimestamp(self.wall() + (monotonic - self.clock()), UTC)
+        except (OverflowError, ValueError, OSError):
+            return datetime.max.replace(tzinfo=UTC)
+
+    def bind(self, bound: Bound) -> None:
+        """Remember who must be told of a change. Called under ``lock``."""
+        self._bound.add(bound)
+
+    def unbind_all(self) -> None:
+        """Send the next call of every decorated function through its door."""
+        with self.lock:
+            bound, self._bound = list(self._bound), weakref.WeakSet()
+            for each in bound:
+                each.unbind()
+
+    def trace_opened(self) -> None:
+        """Send calls through their doors while a trace is open anywhere."""
+        with self.lock:
+            self.open_traces += 1
+            if self.open_traces == 1:
+                self.unbind_all()
+
+    def trace_closed(self) -> None:
+        """Let calls take the healthy path again after the last trace has ended."""
+        with self.lock:
+            self.open_traces -= 1
+            if self.open_traces == 0:
+                self.unbind_all()
+
+    def configure(self, changes: dict[str, Any]) -> None:
+        """Change process-wide defaults, for calls that start afterwards."""
+        with self.lock:
+            self.settings = self.settings.changed(changes)
+            registry = self.registry
+            registry.configure(self.settings)
+            self.when_made(self)
+            self.unbind_all()
+        registry.settle()  # tells observers, so under no lock
+
+    def exchange(self, saved: tuple[Any, ...] | None = None) -> tuple[Any, ...]:
+        """Put a saved state in force, or a fresh one; return the one that was."""
+        with self.lock:
+            before = (self.settings, self.hub, self.registry, self.budgets)
+            self.registry.suspend(suspended=True)
+            if saved is None:
+                self.fresh()
+            else:
+                self.settings, self.hub, self.registry, self.budgets = saved
+                self.circuits = self.registry.kept
+                self.registry.suspend(suspended=False)
+                self._tell()
+            self.unbind_all()
+        return before
+
+    def after_fork(self) -> None:
+        """Give the child fresh locks and randomness, and none of the parent's leases."""
+        self.lock = threading.RLock()
+        self.rng.seed()
+        self.hub.after_fork()
+        self.registry.after_fork()
+        self.budgets.after_fork()
+
+
+runtime = Runtime()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=runtime.after_fork)

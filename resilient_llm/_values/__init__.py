@@ -1,0 +1,1 @@
+"""Frozen vocabulary that everything shares. Imports the standard library only."""

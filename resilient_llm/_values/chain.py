@@ -1,0 +1,87 @@
+"""What users may write as a chain, read into targets."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from resilient_llm._values.errors import ConfigurationError
+from resilient_llm._values.target import Target
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ALLOWED = "write 'provider/model', a comma-separated text of these, a Target, a module-level function, or a sequence of them"
+
+
+def targets_of(chain: Any) -> tuple[Target, ...]:
+    """Return the targets of a chain, flattened, in order, equal ones once.
+
+    Raises:
+        ConfigurationError: If an entry is nothing that a chain may hold, if one spec has
+            two different sets of options, or if nothing is left.
+    """
+    if inspect.isfunction(chain):
+        raise ConfigurationError(
+            f"{chain.__name__} is not a chain: write @failover(chain=['provider/model', …])"
+        )
+    found: dict[str, Target] = {}
+    for target in _flat(chain):
+        known = found.setdefault(target.key, target)
+        if known != target:
+            raise ConfigurationError(
+                f"chain has {target.key!r} twice with different options: give one of them an account of its own"
+            )
+    if not found:
+        raise ConfigurationError(f"chain is empty: {ALLOWED}")
+    return tuple(found.values())
+
+
+def _flat(chain: Any) -> Iterator[Target]:
+    if isinstance(chain, Target):
+        yield chain
+    elif isinstance(chain, str):
+        for spec in chain.split(",") if chain.strip() else ():
+            if not spec.strip():
+                raise ConfigurationError(f"chain {chain!r} has a blank entry: {ALLOWED}")
+            yield _of_spec(spec)
+    elif inspect.isroutine(chain) or inspect.isclass(chain):
+        yield _of_function(chain)
+    elif isinstance(getattr(chain, "chain", None), tuple):
+        yield from _flat(chain.chain)
+    elif isinstance(chain, Iterable) and not isinstance(chain, (bytes, Mapping)):
+        for entry in chain:  # pyright: ignore[reportUnknownVariableType]  # users' input
+            if isinstance(entry, str) and not entry.strip():
+                raise ConfigurationError(f"chain has a blank entry: {ALLOWED}")
+            yield from _flat(entry)
+    else:
+        raise ConfigurationError(f"chain entry {_shown(chain)} is not allowed: {ALLOWED}")  # pyright: ignore[reportUnknownArgumentType]  # users' input
+
+
+def _shown(entry: object) -> str:
+    kind = type(entry).__name__
+    return (
+        f"{entry!r} ({kind})"
+        if isinstance(entry, (int, float, bytes)) or entry is None
+        else f"of type {kind}"
+    )
+
+
+def _of_spec(spec: str) -> Target:
+    try:
+        return Target(spec)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"chain entry {spec.strip()!r}: {error}") from None
+
+
+def _of_function(entry: Any) -> Target:
+    name = getattr(entry, "__qualname__", "")
+    if not inspect.isfunction(entry) or "<" in name or "." in name:
+        shown = name or type(entry).__name__
+        raise ConfigurationError(
+            f"chain entry {shown} has no stable name: only module-level functions may stand alone; "
+            "write Target('provider/model', call=…)"
+        )
+    # A provider of its own: one function that cannot connect says nothing of its neighbours.
+    return Target(f"{entry.__module__}.{name}/call", call=entry)

@@ -1,0 +1,133 @@
+"""Checks of what users write: each returns the value or says what is allowed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, overload
+
+from resilient_llm._values.errors import ConfigurationError
+
+
+def _refuse(name: str, value: object, allowed: str) -> ConfigurationError:
+    shown = (
+        repr(value)
+        if isinstance(value, (bool, int, float, str)) or value is None
+        else type(value).__name__
+    )
+    return ConfigurationError(f"{name}={shown} is not allowed: write {allowed}")
+
+
+def number(
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    low: float | None = None,
+    high: float | None = None,
+) -> float:
+    """Return a finite number in the range; ``above`` is exclusive, ``low`` and ``high`` are not."""
+    allowed = "a number"
+    if above is not None:
+        allowed += f" above {above:g}"
+    if low is not None:
+        allowed += f" from {low:g}"
+    if high is not None:
+        allowed += f" to {high:g}"
+    # True is an int to Python and never what somebody meant by a number.
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise _refuse(name, value, allowed)
+    if (
+        (above is not None and value <= above)
+        or (low is not None and value < low)
+        or (high is not None and value > high)
+    ):
+        raise _refuse(name, value, allowed)
+    return float(value)
+
+
+@overload
+def seconds(
+    name: str, value: Any, *, optional: Literal[False] = False, zero: bool = False
+) -> float: ...
+@overload
+def seconds(name: str, value: Any, *, optional: bool, zero: bool = False) -> float | None: ...
+def seconds(name: str, value: Any, *, optional: bool = False, zero: bool = False) -> float | None:
+    """Return a duration in seconds, above zero unless ``zero`` is allowed."""
+    if value is None and optional:
+        return None
+    try:
+        return number(name, value, low=0.0) if zero else number(name, value, above=0.0)
+    except ConfigurationError:
+        allowed = "a finite number of seconds, " + ("0 or more" if zero else "above 0")
+        raise _refuse(name, value, allowed + (", or None" if optional else "")) from None
+
+
+@overload
+def whole(name: str, value: Any, *, low: int | None, optional: Literal[False] = False) -> int: ...
+@overload
+def whole(name: str, value: Any, *, low: int | None, optional: bool) -> int | None: ...
+def whole(name: str, value: Any, *, low: int | None, optional: bool = False) -> int | None:
+    """Return a whole number, at least ``low``."""
+    if value is None and optional:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or (low is not None and value < low):
+        allowed = "a whole number" + ("" if low is None else f", {low} or more")
+        raise _refuse(name, value, allowed + (", or None" if optional else ""))
+    return value
+
+
+def share(name: str, value: Any) -> float:
+    """Return a share in (0, 1]."""
+    return number(name, value, above=0.0, high=1.0)
+
+
+def choice(name: str, value: Any, allowed: Iterable[str]) -> str:
+    """Return one of the allowed words."""
+    words_allowed = tuple(allowed)
+    if not isinstance(value, str) or value not in words_allowed:
+        raise _refuse(name, value, " or ".join(repr(word) for word in words_allowed))
+    return value
+
+
+def mapping(name: str, value: Any) -> dict[str, Any]:
+    """Return a dict of the mapping, whose keys are texts."""
+    if not isinstance(value, Mapping):
+        raise _refuse(name, value, "a mapping of keywords to values")
+    result: dict[str, Any] = dict(value)  # pyright: ignore[reportUnknownArgumentType]  # users' input
+    for key in result:
+        if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # users' input
+            raise ConfigurationError(f"{name} has a key that is no text: {type(key).__name__}")
+    return result
+
+
+def words(name: str, value: Any) -> frozenset[str]:
+    """Return a set of words; one bare text is refused, since it would be read by letters."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise _refuse(name, value, "a sequence of words")
+    result: list[Any] = list(value)  # pyright: ignore[reportUnknownArgumentType]  # users' input
+    for word in result:
+        if not isinstance(word, str) or not word:
+            raise _refuse(name, word, "a sequence of words")
+    return frozenset(result)
+
+
+def price(value: Any) -> tuple[float, float] | None:
+    """Return ``(input, output)`` in USD per million tokens."""
+    if value is None:
+        return None
+    pair: Any = value
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:  # pyright: ignore[reportUnknownArgumentType]  # users' input
+        raise _refuse("price", value, "(input, output) in USD per million tokens, or None")
+    first, second = pair  # pyright: ignore[reportUnknownVariableType]  # users' input
+    return number("price[0]", first, low=0.0), number("price[1]", second, low=0.0)
+
+
+def unknown_names(what: str, names: Iterable[str], allowed: Iterable[str]) -> None:
+    """Raise ConfigurationError if one of the names is not among the allowed."""
+    known = tuple(allowed)
+    for name in names:
+        if name not in known:
+            raise ConfigurationError(
+                f"{what} has no option {name!r}: allowed are {', '.join(known)}"
+            )

@@ -1,0 +1,265 @@
+"""Every error that this library raises by itself.
+
+    ResilientLLMError
+    ├── ConfigurationError      also ValueError; raised where it is written
+    ├── CallRejectedError       nothing was sent
+    │   └── BreakerOpenError    .target .retry_after .reason
+    ├── ResponseRejectedError   `reject` refused the answer: .target .reason
+    ├── DeadlineExceededError   also TimeoutError
+    ├── StreamInterruptedError  .target .items_sent .text_so_far
+    └── ChainExhaustedError     also ExceptionGroup
+
+Three things can be told apart: it was configured wrong, nothing was sent, it was
+sent and failed. Messages hold keys of targets, kinds, reasons and numbers; never a
+prompt, an argument, an API key or a provider's own text.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from resilient_llm._values.kinds import AttemptRecord, ErrorKind
+
+__all__ = [
+    "BreakerOpenError",
+    "CallRejectedError",
+    "ChainExhaustedError",
+    "ConfigurationError",
+    "DeadlineExceededError",
+    "ResilientLLMError",
+    "ResponseRejectedError",
+    "StreamInterruptedError",
+]
+
+
+def _rebuild(factory: Callable[..., BaseException], args: tuple[Any, ...]) -> BaseException:
+    return factory(*args)
+
+
+class ResilientLLMError(Exception):
+    """Base of every error that this library raises by itself."""
+
+
+class ConfigurationError(ResilientLLMError, ValueError):
+    """A setting, chain or signature is wrong; the message says what is allowed."""
+
+
+class CallRejectedError(ResilientLLMError):
+    """The call was not sent, because a guard refused it.
+
+    Attributes:
+        target: Key of the target or provider that was asked for.
+        reason: Short word that says why.
+        retry_after: Seconds until another try is worthwhile, or None if unknown.
+    """
+
+    def __init__(self, target: str, reason: str, retry_after: float | None = None) -> None:
+        self.target = target
+        self.reason = reason
+        self.retry_after = retry_after
+        super().__init__(self._sentence())
+
+    def _sentence(self) -> str:
+        return f"{self.target} was not called: {self.reason}{_advice(self.retry_after)}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), (self.target, self.reason, self.retry_after))
+
+
+class BreakerOpenError(CallRejectedError):
+    """The breaker of a target or of its provider is open, or its probes are taken."""
+
+    def _sentence(self) -> str:
+        return f"{self.target} is benched ({self.reason}){_advice(self.retry_after)}"
+
+
+class ResponseRejectedError(ResilientLLMError):
+    """``reject`` refused the answer.
+
+    Attributes:
+        target: Key of the target that gave the answer.
+        reason: The word that ``reject`` gave, else ``"rejected"``.
+        kind: The kind that ``reject`` gave; ``bad_response`` unless it said otherwise.
+    """
+
+    def __init__(self, target: str, reason: str = "rejected", kind: str = "bad_response") -> None:
+        self.target = target
+        self.reason = reason
+        self.kind = kind
+        super().__init__(f"the answer of {target} was refused: {reason}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), (self.target, self.reason, self.kind))
+
+
+class DeadlineExceededError(ResilientLLMError, TimeoutError):
+    """The deadline of the whole call is over.
+
+    Attributes:
+        timeout: Seconds that the call was given.
+        attempts: What was tried, oldest first.
+    """
+
+    def __init__(self, timeout: float, attempts: Sequence[AttemptRecord] = ()) -> None:
+        self.timeout = timeout
+        self.attempts = tuple(attempts)
+        Exception.__init__(self, f"the call did not finish within its timeout of {timeout:g} s")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), (self.timeout, self.attempts))
+
+
+class StreamInterruptedError(ResilientLLMError):
+    """A stream broke after content had been delivered.
+
+    Attributes:
+        target: Key of the target that was streaming.
+        items_sent: Number of items that had reached the caller, of all targets of the call.
+        text_so_far: End of the answer's text that had reached the caller, as much of it as
+            ``StreamPolicy(keep_text=…)`` keeps; None without. Never in a message or a pickle.
+    """
+
+    def __init__(self, target: str, items_sent: int, *, text_so_far: str | None = None) -> None:
+        self.target = target
+        self.items_sent = items_sent
+        self.text_so_far = text_so_far
+        Exception.__init__(self, f"the stream of {target} broke after {items_sent} items")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), (self.target, self.items_sent))
+
+
+class StreamDeadlineExceededError(StreamInterruptedError, DeadlineExceededError):
+    """The deadline of the whole call ended after content had been delivered; both of its bases.
+
+    Attributes:
+        timeout: Seconds that the call was given.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        items_sent: int,
+        timeout: float,
+        attempts: Sequence[AttemptRecord] = (),
+        *,
+        text_so_far: str | None = None,
+    ) -> None:
+        DeadlineExceededError.__init__(self, timeout, attempts)
+        StreamInterruptedError.__init__(self, target, items_sent, text_so_far=text_so_far)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), (self.target, self.items_sent, self.timeout, self.attempts))
+
+
+class _ForeignError(Exception):
+    """Stands in a pickle for an error that is not ours, which may hold a prompt or a key."""
+
+    def __init__(self, record: AttemptRecord) -> None:
+        self.record = record
+        status = "" if record.status is None else f", status {record.status}"
+        super().__init__(f"{record.type_name}: {record.kind}, {record.reason}{status}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), (self.record,))
+
+
+class ChainExhaustedError(ResilientLLMError, ExceptionGroup[Exception]):
+    """No target of the chain gave an answer.
+
+    One member per target, in the order they were tried: its last error, or the
+    CallRejectedError that says why it was skipped, each with a note.
+
+    Attributes:
+        attempts: What was tried and skipped, oldest first.
+        last_error: The last error that a target raised, else the last rejection.
+        kind: The kind that all members agree on, else None.
+        retry_after: Seconds until another try is worthwhile, or None if unknown.
+    """
+
+    attempts: tuple[AttemptRecord, ...]
+    last_error: Exception | None
+    kind: ErrorKind | None
+    retry_after: float | None
+    _member_records: tuple[AttemptRecord, ...]
+
+    def __new__(
+        cls,
+        message: str,
+        members: Sequence[Exception],
+        *,
+        attempts: Sequence[AttemptRecord] = (),
+        last_error: Exception | None = None,
+        kind: ErrorKind | None = None,
+        retry_after: float | None = None,
+        records: Sequence[AttemptRecord] = (),
+    ) -> ChainExhaustedError:
+        self = super().__new__(cls, message, members)
+        self.attempts = tuple(attempts)
+        self.last_error = last_error if last_error is not None else members[-1]
+        self.kind = kind
+        self.retry_after = retry_after
+        self._member_records = tuple(records)
+        return self
+
+    def __init__(self, message: str, members: Sequence[Exception], **facts: Any) -> None:  # pyright: ignore[reportInconsistentConstructor]  # __new__ has read the facts
+        super().__init__(message, members)
+
+    def derive(self, excs: Sequence[Exception], /) -> ChainExhaustedError:  # pyright: ignore[reportIncompatibleMethodOverride]  # the stub is generic over what split() keeps
+        """Return a group of the same facts with other members, for ``except*`` and ``split``."""
+        known = {
+            id(error): record
+            for error, record in zip(self.exceptions, self._member_records, strict=False)
+        }
+        return ChainExhaustedError(
+            self.message,
+            excs,
+            attempts=self.attempts,
+            last_error=self.last_error,
+            kind=self.kind,
+            retry_after=self.retry_after,
+            records=[known[id(error)] for error in excs if id(error) in known],
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_chain, (
+            self.message,
+            [self._portable(index) for index in range(len(self.exceptions))],
+            (self.attempts, self.kind, self.retry_after, self._member_records),
+            list(getattr(self, "__notes__", [])),
+        )
+
+    def _portable(self, index: int) -> Exception:
+        error = self.exceptions[index]
+        if isinstance(error, ResilientLLMError):
+            return error
+        if index < len(self._member_records):
+            return _ForeignError(self._member_records[index])
+        return _ForeignError(_anonymous(error))
+
+
+def _anonymous(error: BaseException) -> AttemptRecord:
+    from resilient_llm._values.kinds import AttemptRecord
+
+    return AttemptRecord(target="", number=0, type_name=type(error).__name__)
+
+
+def _rebuild_chain(
+    message: str, members: list[Exception], facts: tuple[Any, ...], notes: list[str]
+) -> ChainExhaustedError:
+    attempts, kind, retry_after, records = facts
+    error = ChainExhaustedError(
+        message, members, attempts=attempts, kind=kind, retry_after=retry_after, records=records
+    )
+    for note in notes:
+        error.add_note(note)
+    return error
+
+
+def _advice(retry_after: float | None) -> str:
+    if retry_after is None:
+        return ""
+    return f"; try again in {retry_after:.3g} s"

@@ -1,0 +1,156 @@
+"""What observers are told: facts in the past tense, frozen, standard library only.
+
+No event holds a prompt, an argument, an API key or a provider's own text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from resilient_llm._values.kinds import ErrorKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Base of all events.
+
+    Attributes:
+        at: When it happened, aware UTC.
+        call_id: Name of the call; empty for what no call did.
+        target: Key of the target or provider; empty where there is none.
+    """
+
+    at: datetime
+    call_id: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptSucceeded(Event):
+    """An attempt gave an answer, after ``seconds``; a stream when it has ended well."""
+
+    number: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptFailed(Event):
+    """An attempt ended in an error, after ``seconds``."""
+
+    number: int
+    seconds: float
+    kind: ErrorKind
+    reason: str
+    status: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryScheduled(Event):
+    """The same target will be tried again after ``delay`` seconds; ``number`` is the coming attempt's."""
+
+    number: int
+    delay: float
+    source: Literal["backoff", "hint"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryStopped(Event):
+    """A retry that the error allowed does not happen."""
+
+    reason: Literal["attempts", "deadline", "budget", "hint"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetSkipped(Event):
+    """A target was passed over without being called."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetBenched(Event):
+    """A circuit was benched.
+
+    Attributes:
+        kind: Kind of the error that did it; None for a manual bench.
+        reason: Short word, or what the operator wrote.
+        trigger: What opened it, with its numbers, for example ``"failures 5/5"``.
+        until: When the bench ends, aware UTC; None until unbenched.
+        retry_after: Seconds that the provider asked to wait, or None.
+        enforced: False in mode ``metrics_only``: it would have been benched.
+    """
+
+    kind: ErrorKind | None
+    reason: str
+    trigger: str
+    until: datetime | None
+    retry_after: float | None
+    enforced: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetUnbenched(Event):
+    """A bench is over: ``recovered``, ``expired``, ``manual`` or ``reset``."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedOver(Event):
+    """After a failed attempt the call moved on."""
+
+    from_target: str
+    to_target: str
+    kind: ErrorKind
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallFailed(Event):
+    """A call ended without an answer, after so many attempts."""
+
+    attempts: int
+    kind: ErrorKind | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthChanged(Event):
+    """The status of a key changed."""
+
+    old: Literal["healthy", "degraded", "down"]
+    new: Literal["healthy", "degraded", "down"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamCommitted(Event):
+    """The first content of a stream reached the caller, after ``seconds``."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamInterrupted(Event):
+    """A stream broke after content had been delivered."""
+
+    items_sent: int
+    kind: ErrorKind
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnknownError(Event):
+    """No rule knows this class of error."""
+
+    type_name: str
+    status: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObserverFailed(Event):
+    """An observer raised an error of this class."""
+
+    type_name: str

@@ -1,0 +1,126 @@
+"""What `classify.explain` gives: a verdict and why, made to be pasted into a chat.
+
+Holds words of this library, names of classes and fields, and numbers. What a provider or a
+caller wrote never gets here, since it may be a prompt or a key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from resilient_llm._values.settings import LONGEST_HINT, MEMORY_PRESSURE_BENCH, RATE_LIMIT_PAUSE
+
+if TYPE_CHECKING:
+    from resilient_llm._values.kinds import ErrorKind
+    from resilient_llm._values.verdict import Verdict
+
+_WIDTH: Final = 13
+
+
+class Reasons(NamedTuple):
+    """By what sign a rule went, and where that was found."""
+
+    because: str
+    field: str = ""
+    rule: str = "none"
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A verdict, and why it is that; ``str()`` is a few lines of text.
+
+    Attributes:
+        verdict: What ``classify`` says of the error.
+        type_name: Class of the error, ``"openai.RateLimitError"``.
+        rule: Where the deciding rule stands, ``"rules/codes.py"``, ``"your rule app.of_gateway"``.
+        because: What the rule went by, in words.
+        field: Where that was found, ``"body.error.code"``, or ``""``.
+        path: Classes from the error inwards to the one that decided; empty if that is the error itself.
+        hint: Where ``verdict.retry_after`` was read, or ``""``.
+    """
+
+    verdict: Verdict
+    type_name: str
+    rule: str
+    because: str
+    field: str = ""
+    path: tuple[str, ...] = ()
+    hint: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as values that JSON knows."""
+        verdict = self.verdict
+        return {
+            "kind": verdict.kind.value,
+            "reason": verdict.reason,
+            "retry_after": verdict.retry_after,
+            "status": verdict.status,
+            "scope": verdict.scope,
+            "retryable": verdict.retryable,
+            "harms_health": verdict.harms_health,
+            "error": self.type_name,
+            "rule": self.rule,
+            "because": self.because,
+            "field": self.field,
+            "path": list(self.path),
+            "hint": self.hint,
+        }
+
+    def __str__(self) -> str:
+        verdict = self.verdict
+        lines = [("error", self.type_name)]
+        lines += [("inside", each) for each in self.path]
+        lines += [("because", self.because), ("found in", self.field), ("rule", self.rule)]
+        lines.append(("status", "" if verdict.status is None else str(verdict.status)))
+        if verdict.retry_after is not None:
+            lines.append(("wait", f"{verdict.retry_after:g} s, from {self.hint or 'the rule'}"))
+        lines.append(
+            ("same target", "may be tried again" if verdict.retryable else "not tried again")
+        )
+        lines.append(("health", _health(verdict)))
+        lines.append(("then", _then(verdict)))
+        said = [f"  {name:{_WIDTH}}{text}" for name, text in lines if text]
+        return "\n".join([f"{verdict.kind.value}: {verdict.reason}", *said])
+
+
+def _health(verdict: Verdict) -> str:
+    kind: ErrorKind = verdict.kind
+    if verdict.harms_health:
+        return f"a failure of the {verdict.scope}"
+    return (
+        f"not a failure, counts in the error rate of the {verdict.scope}"
+        if kind == "rate_limited"
+        else "untouched"
+    )
+
+
+def _then(verdict: Verdict) -> str:
+    """Return what a chain does next, with default options."""
+    kind, reason = verdict.kind.value, verdict.reason
+    if kind == "transient" and not verdict.retryable:
+        return "the next target"
+    if kind == "transient" and reason == "timeout":
+        return "the next target; retried if no other is live"
+    if kind == "rate_limited" and verdict.retry_after is not None:
+        return f"the next target at once; benched for {min(verdict.retry_after, LONGEST_HINT):g} s"
+    return _BY_REASON.get(reason, _THEN[kind]) if kind == "request_specific" else _THEN[kind]
+
+
+_THEN: Final = {
+    "transient": "retried with backoff while attempts are left, then the next target",
+    "rate_limited": f"the next target at once; benched for {RATE_LIMIT_PAUSE:g} s, since no wait is named",
+    "auth_dead": "the next target; benched at once for max_cooldown",
+    "memory_pressure": f"the next target; benched for {MEMORY_PRESSURE_BENCH:g} s",
+    "request_specific": "the next target, or raised: as on_request_error says",
+    "bad_response": "the next target",
+    "rejected": "the next target; nothing was sent",
+    "caller_bug": "raised at once, unchanged",
+    "cancelled": "passes through",
+    "unknown": "the next target, or raised: as on_unknown says",
+}
+_BY_REASON: Final = {
+    "content_policy": "raised, or the next target: as on_content_policy says",
+    "context_length_exceeded": "a target that is known to take more, else raised",
+}

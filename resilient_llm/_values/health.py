@@ -1,0 +1,72 @@
+"""What operators read of a key: its bench and its health."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from resilient_llm._values.kinds import ErrorKind, LastError
+
+
+State = Literal["closed", "open", "half_open"]
+
+
+@dataclass(frozen=True, slots=True)
+class BenchedModel:
+    """One key that sits out.
+
+    Attributes:
+        model: The key.
+        until: When the bench ends, aware UTC; None until unbenched.
+        remaining: Seconds left, or None.
+        since: When the bench began, aware UTC.
+        consecutive_failures: Failures in a row when it was asked.
+        manual: Whether an operator benched it.
+        reason: Short word, or what the operator wrote.
+        kind: What kind of error benched it; None for a manual bench.
+    """
+
+    model: str
+    until: datetime | None
+    remaining: float | None
+    since: datetime
+    consecutive_failures: int
+    manual: bool
+    reason: str
+    kind: ErrorKind | None
+
+
+@dataclass(frozen=True, slots=True)
+class TargetHealth:
+    """How one key is doing. Numbers are of the window, since the breaker last closed.
+
+    Attributes:
+        status: ``healthy``; ``degraded`` from an error share of 0.1 or half of the
+            failures that open the breaker; ``down`` while it is open.
+        state: State of the breaker.
+        error_rate: Errors as a share of the calls, in [0, 1].
+        latency: Average seconds of successes, may be sampled; None if unknown. Of a stream,
+            the whole of it.
+        total: Calls counted.
+        errors: Failed calls counted.
+        consecutive_failures: Failures in a row.
+        last_error: Kind and reason of the newest error, or None.
+        checked_at: When this was put together, aware UTC.
+        benched: The bench it sits out, or None.
+        first_content: Average seconds to the first content of streams; None without any.
+    """
+
+    status: Literal["healthy", "degraded", "down"]
+    state: State
+    error_rate: float
+    latency: float | None
+    total: int
+    errors: int
+    consecutive_failures: int
+    last_error: LastError | None
+    checked_at: datetime
+    benched: BenchedModel | None
+    first_content: float | None = None

@@ -1,0 +1,166 @@
+"""Settings: frozen, checked when built, standard library only. Owns every default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
+
+from resilient_llm._values import checks as check
+from resilient_llm._values.checks import unknown_names
+from resilient_llm._values.errors import ConfigurationError
+from resilient_llm._values.target import normal_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+Mode = Literal["enforce", "metrics_only", "disabled", "forced_open"]
+MODES: Final = ("enforce", "metrics_only", "disabled", "forced_open")
+
+RATE_LIMIT_PAUSE: Final = 15.0
+"""Seconds that a rate limit benches when the provider names no wait."""
+MEMORY_PRESSURE_BENCH: Final = 120.0
+"""Seconds that a server out of memory is left alone."""
+LONGEST_HINT: Final = 3600.0
+LONGEST_TO_RETRY: Final = 60.0
+"""Seconds of a rate limit's wait above which the same target is not worth trying again."""
+"""Seconds above which a provider's hint is cut: a typo in a header must not bench for days."""
+SHORTEST_HUNG: Final = 10.0
+"""Seconds below which a cancelled call never counts as hung, unless ``slow_call`` says so."""
+MOST_KEYS: Final = 10_000
+"""Keys above which healthy idle ones that nobody refers to are dropped."""
+
+
+class BreakerOptions(TypedDict, total=False):
+    """Options of ``breaker(name, **options)`` and of ``configure(breakers={name: options})``."""
+
+    failures: int
+    error_rate: float
+    min_calls: int
+    window: float
+    slow_call: float | None
+    slow_rate: float
+    cooldown: float
+    max_cooldown: float
+    probes: int
+    successes_to_close: int
+    probe_lease: float | None
+    mode: Mode
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerSettings:
+    """How one circuit opens and recovers. Durations in seconds, shares in (0, 1]."""
+
+    failures: int = 5
+    error_rate: float = 0.5
+    min_calls: int = 10
+    window: float = 300.0
+    slow_call: float | None = None
+    slow_rate: float = 0.8
+    cooldown: float = 30.0
+    max_cooldown: float = 300.0
+    probes: int = 1
+    successes_to_close: int = 1
+    probe_lease: float | None = None
+    mode: Mode = "enforce"
+    cooldown_is_own: bool = False
+    """Whether somebody named a cooldown for this circuit, so that a policy's does not apply."""
+
+
+_OPTION_CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
+    "failures": lambda name, value: check.whole(name, value, low=1),
+    "error_rate": check.share,
+    "min_calls": lambda name, value: check.whole(name, value, low=1),
+    "window": check.seconds,
+    "slow_call": lambda name, value: check.seconds(name, value, optional=True),
+    "slow_rate": check.share,
+    "cooldown": check.seconds,
+    "max_cooldown": check.seconds,
+    "probes": lambda name, value: check.whole(name, value, low=1),
+    "successes_to_close": lambda name, value: check.whole(name, value, low=1),
+    "probe_lease": lambda name, value: check.seconds(name, value, optional=True),
+    "mode": lambda name, value: check.choice(name, value, MODES),
+}
+
+
+def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a breaker, checked one by one and against each other.
+
+    Raises:
+        ConfigurationError: If a name is unknown or a value is out of range.
+    """
+    unknown_names("breaker", options, _OPTION_CHECKS)
+    checked = {name: _OPTION_CHECKS[name](name, value) for name, value in options.items()}
+    longest = checked.get("max_cooldown")
+    if longest is not None and checked.get("cooldown", 0.0) > longest:
+        raise ConfigurationError(
+            f"max_cooldown={longest:g} is below cooldown={checked['cooldown']:g}: write a max_cooldown of at least that"
+        )
+    return checked
+
+
+def breaker_settings(*layers: Mapping[str, Any]) -> BreakerSettings:
+    """Return the settings that the checked layers give together, the last one strongest."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged.update(layer)
+    settings = BreakerSettings(**merged, cooldown_is_own="cooldown" in merged)
+    if settings.cooldown > settings.max_cooldown:
+        settings = replace(settings, max_cooldown=settings.cooldown)
+    return settings
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Process-wide defaults; ``settings()`` gives a snapshot, ``configure()`` changes them.
+
+    Attributes:
+        breakers: ``{key or "*": {option: value}}``.
+        retry_budget: Retries and hedges on a provider as a share of the first attempts on
+            it in the last 10 s, with a floor of 10; None for no limit.
+        max_wait: Longest wait in seconds for a target to come back within a call.
+        logging: Whether the default observer logs to ``resilient_llm``.
+    """
+
+    breakers: Mapping[str, Mapping[str, Any]]
+    retry_budget: float | None = 0.2
+    max_wait: float = 60.0
+    logging: bool = True
+
+    def for_key(self, key: str, own: Mapping[str, Any]) -> BreakerSettings:
+        """Return the breaker settings of a key whose guards named ``own``."""
+        return breaker_settings(self.breakers.get("*", {}), self.breakers.get(key, {}), own)
+
+    def changed(self, changes: Mapping[str, Any]) -> Settings:
+        """Return a copy with the changes.
+
+        Raises:
+            ConfigurationError: If a name is unknown or a value is out of range.
+        """
+        unknown_names("configure()", changes, [field.name for field in fields(self)])
+        checked = dict(changes)
+        if "breakers" in checked:
+            checked["breakers"] = self._merged_breakers(checked["breakers"])
+        if checked.get("retry_budget") is not None:
+            checked["retry_budget"] = check.number("retry_budget", checked["retry_budget"], low=0.0)
+        if "max_wait" in checked:
+            checked["max_wait"] = check.seconds("max_wait", checked["max_wait"], zero=True)
+        if "logging" in checked and not isinstance(checked["logging"], bool):
+            raise ConfigurationError(
+                f"logging={checked['logging']!r} is not allowed: write True or False"
+            )
+        return replace(self, **checked)
+
+    def _merged_breakers(self, given: Any) -> dict[str, dict[str, Any]]:
+        merged = {name: dict(options) for name, options in self.breakers.items()}
+        for name, options in check.mapping("breakers", given).items():
+            try:
+                key = "*" if name == "*" else normal_key(name)
+            except ConfigurationError as error:
+                raise ConfigurationError(
+                    f"breakers[{name!r}]: {error}; or '*' for all keys"
+                ) from None
+            added = checked_options(check.mapping(f"breakers[{name!r}]", options))
+            merged[key] = {**merged.get(key, {}), **added}
+            checked_options(merged[key])
+        return merged

@@ -1,0 +1,222 @@
+"""The options of a guarded stream: frozen, checked when built. Part of the vocabulary."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
+
+from resilient_llm._values import checks as check
+from resilient_llm._values.checks import unknown_names
+from resilient_llm._values.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Unpack
+
+    from resilient_llm._values.errors import StreamInterruptedError
+
+    OnInterrupt = (
+        Literal["raise", "restart"] | Callable[[StreamInterruptedError], Mapping[str, Any] | None]
+    )
+
+
+class StreamOptions(TypedDict, total=False):
+    """Keywords of `StreamPolicy`."""
+
+    commit: Callable[[Any], object] | None
+    on_interrupt: OnInterrupt
+    restart_marker: Any
+    keep_text: int | None
+    first_item_timeout: float | None
+    idle_timeout: float | None
+    min_rate: float | None
+    rate_window: float
+    timeout: float | None
+    on_empty: Literal["next", "accept"]
+    on_truncated: Literal["raise", "accept"]
+
+
+class _NoMarker:
+    """Type of what stands for no marker, since any item of the caller's may be one."""
+
+    def __repr__(self) -> str:
+        return "<no marker>"
+
+    def __reduce__(self) -> str:
+        return "NO_MARKER"
+
+
+NO_MARKER: Final = _NoMarker()
+
+_DEFAULTS: Final[dict[str, Any]] = {
+    "commit": None,
+    "on_interrupt": "raise",
+    "restart_marker": NO_MARKER,
+    "keep_text": None,
+    "first_item_timeout": None,
+    "idle_timeout": None,
+    "min_rate": None,
+    "rate_window": 10.0,
+    "timeout": None,
+    "on_empty": "next",
+    "on_truncated": "raise",
+}
+
+
+class StreamPolicy:
+    """How streams are guarded; for ``failover(stream=…)`` and ``Target(stream=…)``.
+
+    Immutable. What a target's own policy names takes the place of the same option of the
+    policy that it is in; the rest stays.
+
+    Examples:
+        >>> @failover(chain=["groq/llama-3.3-70b", "openai/gpt-5-mini"],
+        ...           stream=StreamPolicy(first_item_timeout=10, idle_timeout=30))
+        ... def ask(target: Target, prompt: str) -> Stream[ChatCompletionChunk]: ...
+
+    Args:
+        **options: ``commit=None``: item of yours -> whether it is content; None for the
+            shapes of the SDKs, where an item of an unknown type is content.
+            ``on_interrupt="raise"``: what follows an error after content; ``"restart"``
+            goes on with the next target from its beginning, a function is given the
+            `StreamInterruptedError` and returns keyword arguments for the next target,
+            or None to raise.
+            ``restart_marker``: item given to the consumer before a restart; none by default.
+            ``keep_text=None``: bytes of the answer's text, its end, that an interruption
+            keeps as ``.text_so_far``.
+            ``first_item_timeout=None``: seconds from the start of an attempt to its first
+            content. ``idle_timeout=None``: seconds of waiting for the next content.
+            ``min_rate=None``: least items with content per second of waiting, over
+            ``rate_window=10.0`` seconds. ``timeout=None``: seconds of waiting for the whole
+            stream of one target. What the consumer does between two items counts for none.
+            ``on_empty="next"`` or ``"accept"`` a stream without content.
+            ``on_truncated="raise"`` or ``"accept"`` a stream that ends without its
+            protocol's terminator or finish reason.
+
+    Raises:
+        ConfigurationError: If an option is unknown or out of range.
+    """
+
+    __slots__ = (*_DEFAULTS, "_given")
+
+    commit: Callable[[Any], object] | None
+    on_interrupt: OnInterrupt
+    restart_marker: Any
+    keep_text: int | None
+    first_item_timeout: float | None
+    idle_timeout: float | None
+    min_rate: float | None
+    rate_window: float
+    timeout: float | None
+    on_empty: Literal["next", "accept"]
+    on_truncated: Literal["raise", "accept"]
+    _given: dict[str, Any]
+
+    def __init__(self, **options: Unpack[StreamOptions]) -> None:
+        unknown_names("StreamPolicy()", options, _DEFAULTS)
+        _fill(self, dict(options))
+        for name in ("first_item_timeout", "idle_timeout", "timeout"):
+            check.seconds(name, getattr(self, name), optional=True)
+        check.seconds("rate_window", self.rate_window)
+        if self.min_rate is not None:
+            check.number("min_rate", self.min_rate, above=0.0)
+        check.whole("keep_text", self.keep_text, low=1, optional=True)
+        check.choice("on_empty", self.on_empty, ("next", "accept"))
+        check.choice("on_truncated", self.on_truncated, ("raise", "accept"))
+        _check_function(
+            "commit", self.commit, "a function from an item to whether it is content, or None"
+        )
+        if self.on_interrupt not in ("raise", "restart"):
+            _check_function("on_interrupt", self.on_interrupt, "'raise', 'restart' or a function")
+        if self.restart_marker is not NO_MARKER and self.on_interrupt != "restart":
+            raise ConfigurationError(
+                "restart_marker is given with on_interrupt='restart' only: write both, or neither"
+            )
+
+    def using(self, **changes: Unpack[StreamOptions]) -> StreamPolicy:
+        """Return a copy with other options.
+
+        Raises:
+            ConfigurationError: If an option is unknown or out of range.
+        """
+        return StreamPolicy(**{**self._given, **changes})  # type: ignore[typeddict-item]  # checked when built
+
+    def over(self, other: StreamPolicy | None) -> StreamPolicy:
+        """Return this policy's named options over those of another."""
+        if other is None:
+            return self
+        # Both were checked: a marker that another layer takes the restart from is of no use, and no mistake.
+        merged: StreamPolicy = object.__new__(StreamPolicy)
+        _fill(merged, {**other._given, **self._given})
+        return merged
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether waiting for items has a limit after the first content."""
+        return not (self.idle_timeout is None and self.min_rate is None and self.timeout is None)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"StreamPolicy is immutable: write policy.using({name}=…)")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError("StreamPolicy is immutable")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, StreamPolicy):
+            return NotImplemented
+        return self._given == other._given
+
+    def __hash__(self) -> int:
+        return hash(tuple(sorted(self._given)))
+
+    def __repr__(self) -> str:
+        # A marker is the caller's own, and may hold what must not reach a log.
+        shown = ", ".join(
+            f"{name}=…"
+            if name == "restart_marker"
+            else f"{name}={getattr(value, '__name__', value)!r}"
+            for name, value in self._given.items()
+        )
+        return f"StreamPolicy({shown})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self._given,)
+
+
+def _fill(policy: StreamPolicy, given: dict[str, Any]) -> None:
+    put = object.__setattr__
+    for name, default in _DEFAULTS.items():
+        put(policy, name, given.get(name, default))
+    put(policy, "_given", given)
+
+
+def _rebuild(given: dict[str, Any]) -> StreamPolicy:
+    return StreamPolicy(**given)
+
+
+def _check_function(name: str, value: Any, allowed: str) -> None:
+    if value is None and name == "commit":
+        return
+    if not callable(value) or inspect.iscoroutinefunction(value):
+        shown = repr(value) if isinstance(value, str) else f" of type {type(value).__name__}"
+        equals = "=" if isinstance(value, str) else ""
+        raise ConfigurationError(
+            f"{name}{equals}{shown} is not allowed: write {allowed}, not async"
+        )
+
+
+DEFAULT: Final = StreamPolicy()
+"""What holds where nobody has named a policy."""
+
+
+def stream_policy(name: str, value: Any) -> StreamPolicy | None:
+    """Return a policy that a user wrote, or None.
+
+    Raises:
+        ConfigurationError: If it is something else.
+    """
+    if value is None or isinstance(value, StreamPolicy):
+        return value
+    raise ConfigurationError(
+        f"{name} of type {type(value).__name__} is not allowed: write StreamPolicy(…), or None"
+    )

@@ -1,0 +1,208 @@
+"""A place a call can be sent, and what a function is told about its attempt."""
+
+from __future__ import annotations
+
+import types
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from resilient_llm._values import checks as check
+from resilient_llm._values.errors import ConfigurationError
+from resilient_llm._values.keys import parse_key, provider_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from resilient_llm._values.stream_policy import StreamPolicy
+
+
+class Unset(Enum):
+    """Type of ``Target.UNSET``."""
+
+    UNSET = "unset"
+
+    def __repr__(self) -> str:
+        return "Target.UNSET"
+
+
+def normal_key(spec: object) -> str:
+    """Return the one spelling of a key that the registry uses."""
+    if isinstance(spec, Target):
+        return spec.key
+    provider, account, model = parse_key(spec)
+    head = provider_key(provider, account)
+    return f"{head}/{model}" if model else head
+
+
+@dataclass(frozen=True, slots=True, init=False, eq=False, repr=False)
+class Target:
+    """One place a call can be sent: a provider and a model, with its options.
+
+    ``Target("groq/llama-3.3-70b")`` is frozen and hashable; the same model has one key
+    however it was written.
+
+    Attributes:
+        spec: ``"provider/model"``, normalised.
+        key: The spec with its account, ``"groq@tenant-7/llama"``; names its circuit.
+        provider: What stands before the first slash, lower-cased, without account.
+        model: All the rest; further slashes are kept.
+        call: Callable used for this target instead of the decorated function, or None.
+        account: Name of a tenant or region with health of its own, or None.
+        params: ``{keyword: value}`` merged over the keyword arguments of a call.
+        removed: Keywords that ``Target.UNSET`` takes out of a call.
+        attempt_timeout: Seconds for one attempt, of a stream until its first content, or None.
+        stream: Options of its streams that take the place of the policy's, or None.
+        priority: Lower is tried first.
+        weight: Share for strategies that draw, above zero.
+        price: ``(input, output)`` in USD per million tokens, or None.
+        context_window: Tokens that the model takes, or None if unknown.
+        max_output: Tokens that the model gives, or None if unknown.
+        supports: Names of features, for matching.
+        tags: Free names, for matching.
+    """
+
+    UNSET: ClassVar[Unset] = Unset.UNSET
+
+    spec: str
+    key: str
+    provider: str
+    provider_key: str
+    model: str
+    call: Callable[..., Any] | None
+    account: str | None
+    params: Mapping[str, Any]
+    removed: frozenset[str]
+    attempt_timeout: float | None
+    stream: StreamPolicy | None
+    priority: int
+    weight: float
+    price: tuple[float, float] | None
+    context_window: int | None
+    max_output: int | None
+    supports: frozenset[str]
+    tags: frozenset[str]
+    _hash: int = field(init=False)
+
+    def __init__(
+        self,
+        spec: str,
+        *,
+        call: Callable[..., Any] | None = None,
+        account: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        attempt_timeout: float | None = None,
+        stream: StreamPolicy | None = None,
+        priority: int = 1,
+        weight: float = 1.0,
+        price: tuple[float, float] | None = None,
+        context_window: int | None = None,
+        max_output: int | None = None,
+        supports: Iterable[str] = (),
+        tags: Iterable[str] = (),
+    ) -> None:
+        provider, spec_account, model = parse_key(spec)
+        if not model:
+            raise ConfigurationError(f"{spec!r} names no model: write 'provider/model'")
+        given_account: object = account
+        if account is not None and (
+            not isinstance(given_account, str) or not account.strip() or set("/@") & set(account)
+        ):
+            raise ConfigurationError(f"account={account!r} is not a name without '/' and '@'")
+        if account is not None and spec_account and spec_account != account.strip():
+            raise ConfigurationError(f"{spec!r} names another account than account={account!r}")
+        if call is not None and not callable(call):
+            raise ConfigurationError(f"call= of {spec!r} is not callable")
+        if stream is not None:
+            from resilient_llm._values.stream_policy import stream_policy
+
+            stream_policy(f"stream of {spec!r}", stream)
+        name = (account or spec_account).strip()
+        given = check.mapping("params", {} if params is None else params)
+        put = object.__setattr__
+        put(self, "spec", f"{provider}/{model}")
+        put(self, "provider", provider)
+        put(self, "provider_key", provider_key(provider, name))
+        put(self, "key", f"{self.provider_key}/{model}")
+        put(self, "model", model)
+        put(self, "call", call)
+        put(self, "account", name or None)
+        put(
+            self,
+            "params",
+            types.MappingProxyType({k: v for k, v in given.items() if v is not Unset.UNSET}),
+        )
+        put(self, "removed", frozenset(k for k, v in given.items() if v is Unset.UNSET))
+        put(
+            self,
+            "attempt_timeout",
+            check.seconds("attempt_timeout", attempt_timeout, optional=True),
+        )
+        put(self, "stream", stream)
+        put(self, "priority", check.whole("priority", priority, low=None))
+        put(self, "weight", check.number("weight", weight, above=0.0))
+        put(self, "price", check.price(price))
+        put(
+            self,
+            "context_window",
+            check.whole("context_window", context_window, low=1, optional=True),
+        )
+        put(self, "max_output", check.whole("max_output", max_output, low=1, optional=True))
+        put(self, "supports", check.words("supports", supports))
+        put(self, "tags", check.words("tags", tags))
+        put(self, "_hash", hash(self.key))
+
+    def options(self) -> dict[str, Any]:
+        """Return ``{keyword: value}`` that builds an equal target from ``spec``."""
+        return {
+            "call": self.call,
+            "account": self.account,
+            "params": {**self.params, **dict.fromkeys(self.removed, Unset.UNSET)},
+            "attempt_timeout": self.attempt_timeout,
+            "stream": self.stream,
+            "priority": self.priority,
+            "weight": self.weight,
+            "price": self.price,
+            "context_window": self.context_window,
+            "max_output": self.max_output,
+            "supports": self.supports,
+            "tags": self.tags,
+        }
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if not isinstance(other, Target):
+            return NotImplemented
+        return self.key == other.key and self.options() == other.options()
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __repr__(self) -> str:
+        # params and call may hold what must not reach a log.
+        return f"Target({self.key!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_target, (self.spec, self.options())
+
+
+def _rebuild_target(spec: str, options: dict[str, Any]) -> Target:
+    return Target(spec, **options)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What a function is told about the attempt it is, if a parameter asks for it.
+
+    Attributes:
+        target: Where this attempt goes.
+        number: Number within the target, from 1.
+        remaining: Seconds left for this attempt when it began, or None.
+        call_id: Name of the call, the same in its events.
+    """
+
+    target: Target
+    number: int
+    remaining: float | None
+    call_id: str
