@@ -1,8 +1,7 @@
 """Streams that are cancelled at every step, dropped unclosed, or closed by somebody else.
 
-A step is what lies between two moments at which a coroutine lets others run. `through_all_steps`
-runs a consumer once for each step there is and cancels it there: whatever was opened must be
-closed then, no place of a probe taken, nothing running, and nothing never awaited.
+What is cancelled is a consumer: whatever was opened must be closed then, no place of a probe taken,
+nothing running, and nothing never awaited.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import gc
 import threading
 import tracemalloc
 import warnings
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +21,6 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
-import trio
 
 from resilient_llm import (
     ResilientLLMError,
@@ -32,12 +30,12 @@ from resilient_llm import (
     configure,
     failover,
     health,
-    testing,
 )
 from resilient_llm._core.permit import held_places
-from resilient_llm._runtime import runtime
 from resilient_llm.testing import FakeClock
+from tests.support import stepping
 from tests.support.drivers import on, on_both_loops
+from tests.support.stepping import no_place_is_taken
 from tests.support.stream_forms import (
     ASYNC_FORMS,
     END,
@@ -82,98 +80,7 @@ class DownError(ConnectionResetError):
     """What a provider that is down raises; charged to the provider."""
 
 
-# One consumer, cancelled at its n-th step.
-
-
-class _Stepped:
-    """Awaits a coroutine and calls a function when it lets others run for the n-th time."""
-
-    def __init__(
-        self, coroutine: Coroutine[Any, Any, Any], n: int, at_n: Callable[[], object]
-    ) -> None:
-        self._waits = coroutine.__await__()
-        self._n = n
-        self._at_n = at_n
-        self.steps = 0
-
-    def __await__(self) -> Iterator[Any]:
-        give: Callable[[], Any] = functools.partial(self._waits.send, None)
-        while True:
-            try:
-                wanted = give()
-            except StopIteration as done:
-                return done.value
-            if self.steps == self._n:
-                self._at_n()
-            self.steps += 1
-            try:
-                sent = yield wanted
-            except BaseException as error:
-                give = functools.partial(self._waits.throw, error)
-            else:
-                give = functools.partial(self._waits.send, sent)
-
-
-async def cancelled_at(n: int, call: Callable[[], Coroutine[Any, Any, Any]], backend: str) -> bool:
-    """Run a coroutine and cancel it at its n-th step; return whether it came that far."""
-    if backend == "trio":
-        with trio.CancelScope() as scope:
-            stepped = _Stepped(call(), n, scope.cancel)
-            await stepped  # type: ignore[misc]  # it has __await__
-        return stepped.steps > n
-    task: asyncio.Task[bool] | None = None
-
-    async def run() -> bool:
-        assert task is not None
-        stepped = _Stepped(call(), n, task.cancel)
-        with contextlib.suppress(asyncio.CancelledError):
-            await stepped  # type: ignore[misc]  # it has __await__
-        return stepped.steps > n
-
-    task = asyncio.ensure_future(run())
-    return await task
-
-
-def through_all_steps(
-    backend: str,
-    prepare: Callable[[FakeClock], Any],
-    consume: Callable[[Any], Coroutine[Any, Any, Any]],
-    check: Callable[[Any], None],
-) -> int:
-    """Cancel a consumer at each of its steps in turn, each time in a fresh state; return how many there are."""
-
-    async def once(n: int, clock: FakeClock) -> bool:
-        state = prepare(clock)
-        came = await cancelled_at(n, lambda: consume(state), backend)
-        gc.collect()
-        await anyio.lowlevel.checkpoint()
-        assert () == held_places.get(), f"a place is held after step {n}"
-        assert _tasks(backend) == [], f"something runs after step {n}"
-        try:
-            check(state)
-        except AssertionError as error:
-            error.add_note(f"cancelled at step {n}")
-            raise
-        return came
-
-    n = 0
-    while True:
-        with testing.isolated(), testing.fake_clock() as clock:
-            configure(logging=False)
-            came = on(backend, functools.partial(once, n, clock))
-        if not came:
-            return n
-        n += 1
-
-
-def _tasks(backend: str) -> list[Any]:
-    if backend == "asyncio":
-        return [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    return [
-        each
-        for nursery in trio.lowlevel.current_task().child_nurseries
-        for each in nursery.child_tasks
-    ]
+through_all_steps = functools.partial(stepping.through_all_steps, collects=True)
 
 
 async def consume(form: Form, ask: Callable[..., Any], *, take: int | None = None) -> list[Any]:
@@ -194,18 +101,6 @@ async def consume(form: Form, ask: Callable[..., Any], *, take: int | None = Non
             if len(items) == take:
                 break
     return items
-
-
-def _no_place_is_taken(*keys: str) -> None:
-    for key in keys:
-        circuit = runtime.registry.find(key)
-        if circuit is None:
-            continue
-        layers = circuit._layers
-        assert layers.half is None or [] == layers.half.places
-        assert all(
-            layer is None or layer.last_resort is None for layer in (layers.opened, layers.pause)
-        )
 
 
 def _scripts(clock: FakeClock) -> dict[str, dict[str, Any]]:
@@ -269,7 +164,7 @@ def test_a_consumer_cancelled_at_any_step_leaves_nothing_open(form: Form, script
 
     def check(state: Any) -> None:
         assert [] == state.supply.left_open
-        _no_place_is_taken(A, B, "groq", "openai")
+        no_place_is_taken(A, B, "groq", "openai")
         if script in ("stops early", "timed"):
             assert [0, 0] == [health([A, "groq"])[key].errors for key in (A, "groq")]
 
@@ -293,7 +188,7 @@ def test_a_probe_cancelled_at_any_step_gives_its_place_back(form: Form) -> None:
 
     def check(state: Any) -> None:
         assert [] == state.supply.left_open
-        _no_place_is_taken(A, "groq")
+        no_place_is_taken(A, "groq")
         assert breaker(A).state in ("closed", "half_open")
         with breaker(A):  # it is let through
             pass
@@ -319,7 +214,7 @@ def test_a_guarded_stream_cancelled_at_any_step(form: Form) -> None:
 
     def check(state: Any) -> None:
         assert [] == state.supply.left_open
-        _no_place_is_taken(A, "groq")
+        no_place_is_taken(A, "groq")
         with breaker(A):  # it is let through
             pass
 
