@@ -1061,24 +1061,12 @@ def test_one_targets_whole_stream_has_a_limit(form: Form, clock: FakeClock) -> N
     assert (1, 0) == (health()[A].errors, health()[B].errors)
 
 
-@over([form for form in FORMS if form.backend])
+@over(FORMS)
 def test_the_whole_deadline_before_content(form: Form, clock: FakeClock) -> None:
     """``failover(timeout=)`` ends a stream that gave no content with DeadlineExceededError, and blames nobody."""
-    supply = Supply({A: [[ROLE, Quiet(clock, 11.0), *says("late")]]})
-    ask = form.make(failover([A], timeout=10.0, stream=StreamPolicy()), supply)
-
-    reading = read(form, ask)
-
-    assert DeadlineExceededError is type(reading.error)
-    assert [] == reading.items
-    assert 0 == health([A])[A].errors
-    assert [] == supply.left_open
-
-
-@over(SYNC_FORMS)
-def test_the_whole_deadline_before_content_in_sync_code(form: Form, clock: FakeClock) -> None:
-    """Where a wait cannot be ended, the deadline is checked at every item."""
-    supply = Supply({A: [[ROLE, Quiet(clock, 11.0), SILENT, *says("late")]]})
+    # In sync code a wait cannot be ended: the deadline is checked at every item.
+    in_time_to_check = [] if form.backend else [SILENT]
+    supply = Supply({A: [[ROLE, Quiet(clock, 11.0), *in_time_to_check, *says("late")]]})
     ask = form.make(failover([A], timeout=10.0, stream=StreamPolicy()), supply)
 
     reading = read(form, ask)

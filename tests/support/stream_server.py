@@ -112,6 +112,12 @@ class Dialect:
         return reply.headers, json.dumps(reply.body).encode()
 
 
+def _overloaded() -> bytes:
+    """Return the error event of OpenAI's two dialects."""
+    error = {"message": "Overloaded", "type": "server_error", "param": None, "code": None}
+    return event(None, {"error": error})
+
+
 class ChatCompletions(Dialect):
     """OpenAI's chat completions: a chunk with a role, deltas, a finish reason, ``[DONE]``."""
 
@@ -156,17 +162,7 @@ class ChatCompletions(Dialect):
         yield b"data: [DONE]\n\n"
 
     def error(self) -> bytes:
-        return event(
-            None,
-            {
-                "error": {
-                    "message": "Overloaded",
-                    "type": "server_error",
-                    "param": None,
-                    "code": None,
-                }
-            },
-        )
+        return _overloaded()
 
 
 class Responses(Dialect):
@@ -264,17 +260,7 @@ class Responses(Dialect):
         yield self._event("response.completed", response=self._response("completed", self._items))
 
     def error(self) -> bytes:
-        return event(
-            None,
-            {
-                "error": {
-                    "message": "Overloaded",
-                    "type": "server_error",
-                    "param": None,
-                    "code": None,
-                }
-            },
-        )
+        return _overloaded()
 
 
 class Messages(Dialect):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
 import anyio
 import pytest
@@ -530,17 +531,21 @@ def test_trap_24_wait_does_not_wait_longer_than_fits(clock, colour: str):
 
 
 @in_every_colour
-@pytest.mark.parametrize("benched", [A, "first"], ids=["target", "provider"])
+@pytest.mark.parametrize(
+    "happens",
+    [lambda: bench_model(A), lambda: bench_model("first"), lambda: trip(A)],
+    ids=["target", "provider", "opened by others"],
+)
 def test_trap_25_a_bench_that_arrives_during_an_attempt_ends_its_retries(
-    clock, colour: str, benched: str
+    clock, colour: str, happens: Callable[[], object]
 ):
-    """A call that is retrying a target moves on when that is benched."""
+    """A call that is retrying a target moves on when that is benched, by hand or by other calls."""
     called = []
 
     def provider(target: Target) -> str:
         called.append(target.key)
         if target.key == A:
-            bench_model(benched)
+            happens()
             raise down()
         return "answer"
 
@@ -567,24 +572,6 @@ def test_trap_25_a_bench_that_arrives_during_a_wait_ends_its_retries(clock, colo
         return "answer"
 
     result = call_chain(colour, [A, B], provider, attempts=4, backoff=backoff)
-
-    assert "answer" == result
-    assert [A, B] == called
-
-
-@in_every_colour
-def test_trap_25_a_circuit_opened_by_others_ends_the_retries(clock, colour: str):
-    """An automatic bench that other calls caused ends the retries of this one."""
-    called = []
-
-    def provider(target: Target) -> str:
-        called.append(target.key)
-        if target.key == A:
-            trip(A)
-            raise down()
-        return "answer"
-
-    result = call_chain(colour, [A, B], provider, attempts=4, backoff=lambda n: 0.0)
 
     assert "answer" == result
     assert [A, B] == called
