@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import threading
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
+import anyio
 import pytest
 
 import resilient_llm
@@ -14,19 +16,25 @@ from resilient_llm import (
     ChainExhaustedError,
     ErrorKind,
     Target,
+    TargetBenched,
     bench_model,
     breaker,
     failover,
+    health,
     is_benched,
     list_benched,
     reset,
     testing,
     unbench_model,
 )
+from resilient_llm._runtime import runtime
+from resilient_llm.testing import capture_events, isolated
 from tests.support.shapes import (
     KEY,
     OTHER,
     SHAPES,
+    A,
+    B,
     Held,
     ProviderError,
     Shape,
@@ -177,6 +185,17 @@ def test_a_moment_is_read_on_the_real_clock():
     bench_model(KEY, datetime.now(UTC) + timedelta(hours=1))
 
     assert 3590 < the_bench().remaining <= 3600
+
+
+@pytest.mark.parametrize("until", [1e12, timedelta.max, datetime.max.replace(tzinfo=UTC)])
+def test_a_bench_for_ever_in_other_words_can_be_listed(until: Any) -> None:
+    """An end that no datetime can name is shown as the last one that it can."""
+    bench_model("groq/a", until=until)
+
+    (bench,) = list_benched()
+    assert bench.until is not None
+    assert 9999 == bench.until.year
+    assert "down" == health()["groq/a"].status
 
 
 @pytest.mark.parametrize(
@@ -397,6 +416,29 @@ def test_a_longer_rate_limit_extends_a_shorter_one(clock):
     assert 200 - 0.001 <= the_bench().remaining <= 220 + 0.001
 
 
+def test_a_burst_of_rate_limits_is_told_once_and_a_longer_wait_again(clock: Any) -> None:
+    """Each extends the bench by a moment; observers hear of it only when its end has moved noticeably."""
+
+    @failover(chain=[A, B])
+    async def ask(target: Target, wait: float) -> str:
+        await anyio.lowlevel.checkpoint()
+        if target.key == A:
+            clock.advance(0.001)
+            raise ProviderError(429, retry_after=wait)
+        return target.key
+
+    async def burst() -> None:
+        async with anyio.create_task_group() as group:
+            for wait in (20, 20, 20, 60, 60):
+                group.start_soon(ask, wait)
+
+    with capture_events(TargetBenched) as benched:
+        anyio.run(burst)
+
+    assert [20, 60] == [event.retry_after for event in benched]
+    assert pytest.approx(60.0, abs=0.01) == list_benched()[0].remaining
+
+
 def test_a_rate_limit_does_not_shorten_an_open_circuit(clock):
     """A shorter hint of a call that was under way leaves an automatic bench as it is."""
     held = Held()
@@ -594,6 +636,24 @@ def test_benches_survive_the_bound_on_memory(clock):
         breaker(f"tenant-{number}/model").record(None, 0.1)
 
     assert {"keep/manual", "keep/automatic"} == {bench.model for bench in list_benched()}
+
+
+def test_a_key_that_was_let_go_is_held_again_when_it_is_benched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A bench is not lost with the guard that brought it, however many keys came meanwhile."""
+    monkeypatch.setattr("resilient_llm._registry.MOST_KEYS", 20)
+    with isolated():
+        guard = breaker("tenant-0", failures=1)
+        with contextlib.suppress(ConnectionResetError), guard:
+            for number in range(1, 60):
+                with breaker(f"tenant-{number}"):
+                    pass
+            assert "tenant-0" not in runtime.circuits
+            raise ConnectionResetError
+        del guard
+
+        assert ["tenant-0"] == [each.model for each in list_benched()]
 
 
 def test_listing_is_possible_while_observers_are_told(clock):

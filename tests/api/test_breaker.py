@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import inspect
 import logging
 import os
@@ -10,9 +11,10 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -35,6 +37,8 @@ from resilient_llm import (
     reset,
     testing,
 )
+from resilient_llm._runtime import runtime
+from resilient_llm.testing import FakeClock, capture_events, isolated, scripted
 from tests.support.shapes import (
     BREAKER_SHAPES,
     CHAIN_SHAPES,
@@ -43,6 +47,8 @@ from tests.support.shapes import (
     PATIENCE,
     SHAPES,
     WITH,
+    A,
+    B,
     Held,
     ProviderError,
     Shape,
@@ -50,6 +56,7 @@ from tests.support.shapes import (
     eager_threads,
     elsewhere,
     fail,
+    failing,
     half_open,
     in_threads,
     is_refused,
@@ -763,6 +770,23 @@ def test_the_place_of_a_probe_that_never_ends_is_free_after_its_lease(clock, sha
     assert (True, "served", "closed") == (before, after, state())
 
 
+def test_an_awaitable_that_is_never_awaited_gives_the_place_back(clock: FakeClock) -> None:
+    """A coroutine that is thrown away holds nothing."""
+
+    @failover(chain="groq/a", attempts=1)
+    async def ask(target: Target) -> None: ...
+
+    with contextlib.suppress(ConnectionResetError), breaker("groq/a", failures=1):
+        raise ConnectionResetError
+    clock.advance(40.0)
+
+    ask().close()
+
+    with breaker("groq/a"):
+        pass
+    assert "closed" == breaker("groq/a").state
+
+
 def test_a_lease_lasts_at_least_the_cooldown_if_nothing_says_otherwise(clock):
     """Without `probe_lease` and with quick successes the place is leased for the cooldown."""
     half_open(clock)
@@ -1043,6 +1067,21 @@ def test_metrics_only_tells_each_bench_it_would_have_made_once(clock):
     assert len(events) <= 1
 
 
+def test_metrics_only_says_what_it_would_have_done_once_per_bench(clock: Any) -> None:
+    """It counts, blocks nobody, and repeats itself only after the bench would have ended."""
+    breaker(A, mode="metrics_only")
+
+    with capture_events(TargetBenched) as benched:
+        failing(A, 12)
+        failing(A, 1, lambda: ProviderError(429, retry_after=500))
+        first = [(event.trigger, event.enforced) for event in benched]
+        clock.advance(600)
+        failing(A, 1)
+
+    assert [("failures 5/5", False)] == first
+    assert (2, "closed", []) == (len(benched), breaker(A).state, list_benched())
+
+
 # --- a target and its provider ----------------------------------------------------------------
 
 
@@ -1100,6 +1139,38 @@ def test_a_provider_counts_the_calls_of_all_its_targets(clock):
     succeed(OTHER)
 
     assert (8, 3) == totals("groq")
+
+
+def test_a_targets_answer_ends_the_failures_of_its_provider() -> None:
+    """Failures in a row are of the provider; any answer from it, by any of its targets, breaks the row."""
+
+    @failover(chain="groq/other")
+    def ask(target: Target) -> str:
+        return target.key
+
+    ask()
+    for _ in range(3):
+        failing(A, 4, ConnectionRefusedError)
+        ask()
+
+    assert (0, "closed") == (health()["groq"].consecutive_failures, breaker("groq").state)
+
+
+def test_a_slow_provider_opens_by_what_its_targets_take(clock: Any) -> None:
+    """slow_call of a provider counts the answers of all its targets."""
+    breaker("groq", slow_call=5.0, min_calls=4)
+
+    @failover(chain=["groq/a", "groq/b"])
+    def ask(*, model: str = "") -> None:
+        clock.advance(6.0)
+
+    with capture_events(TargetBenched) as benched:
+        for model in ("a", "b", "a", "b"):
+            ask(model=model)
+
+    assert [("groq", "slow_rate 4/4 >= 0.8")] == [
+        (event.target, event.trigger) for event in benched
+    ]
 
 
 @over(SHAPES)
@@ -1362,6 +1433,35 @@ def test_a_call_that_was_under_way_does_not_reach_into_an_isolated_block(clock, 
     assert ([], (0, 0), "closed") == inside
 
 
+def test_a_call_that_ends_after_isolation_does_not_touch_the_real_provider() -> None:
+    """A result belongs to the state of the process in which its call was let in."""
+    begun, go = threading.Event(), threading.Event()
+
+    @failover(chain="groq/a", attempts=1)
+    def ask(target: Target, wait: bool) -> None:
+        if wait:
+            begun.set()
+            go.wait()
+            raise ProviderError(401, message="Incorrect API key provided", code="invalid_api_key")
+
+    ask(False)
+    with isolated():
+        ask(False)
+        thread = threading.Thread(target=_quiet, args=(ask,))
+        thread.start()
+        begun.wait()
+    ask(False)
+    go.set()
+    thread.join()
+
+    assert [] == list_benched()
+
+
+def _quiet(ask: Any) -> None:
+    with contextlib.suppress(Exception):
+        ask(True)
+
+
 # --- guards -----------------------------------------------------------------------------------
 
 
@@ -1423,6 +1523,52 @@ def test_one_guard_may_be_entered_nested_in_async_code(clock, backend: str):
     run_async(main, backend=backend)
 
     assert (3, 1) == totals()
+
+
+def test_an_inner_guards_rejection_moves_on_and_blames_nobody() -> None:
+    """A BreakerOpenError of a guard inside the function is `rejected`, counted where it was raised."""
+    bench_model("inner")
+
+    @failover(chain=[A, B])
+    def ask(target: Target) -> str:
+        if target.key == A:
+            with breaker("inner"):
+                pass
+        return target.key
+
+    assert (B, 0) == (ask(), health()[A].errors)
+
+
+def test_an_error_that_passes_two_guards_of_a_key_is_charged_once(clock: Any) -> None:
+    """And charged anew when the same error is raised again."""
+    error = down()
+
+    @failover(chain=A, attempts=1, reraise=True)
+    def ask(target: Target) -> None:
+        with breaker(A):
+            raise error
+
+    for _ in range(2):
+        with pytest.raises(ProviderError):
+            ask()
+
+    assert (2, 2) == (health()[A].errors, health()[A].consecutive_failures)
+
+
+def test_a_guard_inside_a_probe_shares_its_place(clock: Any) -> None:
+    """A half-open key whose function guards it again recovers instead of refusing itself for ever."""
+    answers = scripted(down(), down(), "yes")
+
+    @failover(chain=A, attempts=2, backoff=lambda n: 0.0)
+    def ask(target: Target) -> str:
+        with breaker(A), breaker("groq"):
+            return answers()
+
+    with pytest.raises(ChainExhaustedError):
+        ask()
+    clock.advance(40)
+
+    assert ("yes", "closed") == (ask(), breaker(A).state)
 
 
 def test_one_guard_may_be_entered_by_many_threads_at_once(clock):
@@ -1652,6 +1798,44 @@ def test_values_sent_into_a_guarded_generator_arrive(clock):
     assert ["end"] == returned
 
 
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_consumer_that_stops_reading_a_long_stream_says_nothing_of_its_provider(
+    clock: FakeClock, kind: str
+) -> None:
+    """Ten early stops after a long time of steady items are no failures."""
+
+    @breaker("groq")
+    def stream() -> Iterator[int]:
+        for item in range(100):
+            clock.advance(2.0)
+            yield item
+
+    @breaker("groq")
+    async def astream() -> AsyncIterator[int]:
+        for item in range(100):
+            clock.advance(2.0)
+            yield item
+
+    async def read() -> None:
+        items = astream()
+        async for item in items:
+            if item == 8:
+                break
+        await items.aclose()  # type: ignore[attr-defined]
+
+    for _ in range(12):
+        if kind == "sync":
+            items = stream()
+            for item in items:
+                if item == 8:
+                    break
+            items.close()  # type: ignore[attr-defined]
+        else:
+            asyncio.run(read())
+
+    assert (0, "closed") == (health()["groq"].errors, breaker("groq").state)
+
+
 def test_record_reports_calls_made_elsewhere(clock):
     """.record counts successes with their latency and failures as if they had happened inside."""
     guard = breaker(KEY)
@@ -1682,6 +1866,28 @@ def test_record_of_a_bug_changes_nothing(clock):
 
     assert "closed" == state()
     assert 0 == totals()[1]
+
+
+def test_a_recorded_call_from_before_the_trip_closes_nothing(clock: FakeClock) -> None:
+    """What is reported later is held against the state in which it began."""
+    guard = breaker("groq", failures=1)
+    guard.record(ConnectionResetError(), 1.0)
+    clock.advance(40.0)
+
+    guard.record(None, 35.0)
+    assert "half_open" == guard.state
+    guard.record(None, 5.0)
+
+    assert "closed" == guard.state
+    guard.record(ConnectionResetError(), 20.0)
+    assert 0 == health()["groq"].errors
+
+
+def test_the_first_call_that_is_recorded_may_have_begun_before_the_guard(clock: FakeClock) -> None:
+    """There was no earlier state."""
+    breaker("groq").record(None, 5.0)
+
+    assert 1 == health()["groq"].total
 
 
 def test_the_state_is_computed_when_it_is_read(clock):
@@ -1999,6 +2205,20 @@ def test_a_forked_process_has_working_circuits_of_its_own():
     )
 
     assert (0, "") == (done.returncode, done.stderr)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
+def test_a_child_has_no_leases_of_its_parents_calls(clock: Any) -> None:
+    """The place of a probe that runs in the parent is free in the child, whose locks are its own."""
+    failing(A, 5)
+    clock.advance(40)
+    circuit = runtime.registry.circuit(A)
+    before = circuit._lock
+    with breaker(A):
+        assert "probes taken" == circuit.block(runtime.clock()).reason  # type: ignore[union-attr]
+        runtime.after_fork()
+        assert circuit.block(runtime.clock()) is None
+        assert circuit._lock is not before
 
 
 def test_moments_handed_out_are_aware():

@@ -1,22 +1,42 @@
 """Process-wide defaults: configure() changes them, settings() shows them."""
 
+import contextlib
 import logging
+import threading
 
 import pytest
 
 from resilient_llm import (
     ChainExhaustedError,
     ConfigurationError,
+    Event,
+    HealthChanged,
     Target,
+    bench_model,
     breaker,
     configure,
     failover,
+    health,
     is_benched,
     list_benched,
+    observe,
     settings,
     testing,
 )
-from tests.support.shapes import KEY, OTHER, SHAPES, ProviderError, Shape, down, fail, over, state
+from tests.support.shapes import (
+    KEY,
+    OTHER,
+    SHAPES,
+    A,
+    B,
+    ProviderError,
+    Shape,
+    down,
+    fail,
+    failing,
+    over,
+    state,
+)
 
 
 def limited(seconds: float) -> ProviderError:
@@ -161,6 +181,19 @@ def test_circuits_that_exist_follow_settings_made_later(clock):
     assert "open" == guard.state
 
 
+def test_switching_enforcement_off_ends_what_was_automatic() -> None:
+    """A circuit that is told to enforce nothing any more lets callers pass at once; a manual bench stays."""
+    failing(A, 5)
+    failing(B, 5)
+    bench_model(B)
+
+    configure(breakers={A: {"mode": "disabled"}, B: {"mode": "metrics_only"}})
+
+    assert ("closed", "open") == (breaker(A).state, breaker(B).state)
+    failing(A, 50)
+    assert (0, "closed") == (health()[A].errors, breaker(A).state)
+
+
 def test_what_a_guard_names_wins_over_what_is_configured(clock):
     """A breaker's own option is nearer than a setting for all names."""
     breaker(KEY, failures=2)
@@ -212,3 +245,27 @@ def test_a_key_that_is_forced_open_is_benched_before_anybody_uses_it():
 
     assert is_benched("zzz/model")
     assert ["zzz/model"] == [each.model for each in list_benched()]
+
+
+def test_observers_of_configure_are_called_under_no_lock() -> None:
+    """An observer may wait for another thread, also one whose first call needs the library's state."""
+    waited: list[bool] = []
+
+    def wait_for_another(event: Event) -> None:
+        @failover(chain="openai/b", attempts=1)
+        def ask(target: Target) -> str:
+            return target.key
+
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(timeout=5.0)
+        waited.append(thread.is_alive())
+
+    with contextlib.suppress(ConnectionResetError), breaker("groq", failures=1):
+        raise ConnectionResetError
+    stop = observe(wait_for_another, HealthChanged)
+    configure(breakers={"groq": {"mode": "disabled"}})
+    stop()
+
+    assert waited
+    assert not any(waited)

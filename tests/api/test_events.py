@@ -14,6 +14,7 @@ from resilient_llm import (
     CallFailed,
     ChainExhaustedError,
     ErrorKind,
+    Event,
     FailedOver,
     HealthChanged,
     ObserverFailed,
@@ -34,12 +35,15 @@ from resilient_llm import (
     testing,
     unbench_model,
 )
+from resilient_llm.testing import capture_events
 from tests.support.shapes import (
     CHAIN_SHAPES,
     KEY,
     OTHER,
     PATIENCE,
     SHAPES,
+    A,
+    B,
     ProviderError,
     Shape,
     down,
@@ -88,6 +92,9 @@ FIELDS = {
     "UnknownError": {"type_name", "status"},
     "ObserverFailed": {"type_name"},
 }
+
+
+SECRET = "sk-secret-prompt"
 
 
 class StrangeError(Exception):
@@ -575,6 +582,24 @@ def test_events_and_logs_hold_neither_prompts_nor_texts_of_providers(clock, capl
     assert "SECRET" not in words
 
 
+def test_no_prompt_key_or_text_of_a_provider_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Messages, events and log lines hold none of them, whatever goes wrong."""
+    caplog.set_level("DEBUG", logger="resilient_llm")
+
+    @failover(chain=[Target(A, params={"api_key": SECRET}), B], attempts=2, backoff=lambda n: 0.0)
+    def ask(target: Target, prompt: str) -> str:
+        raise ProviderError(503, message=f"{prompt} {SECRET}")
+
+    with capture_events() as events, pytest.raises(ChainExhaustedError) as caught:
+        ask(SECRET)
+
+    told = [str(caught.value), repr(caught.value.attempts), *map(repr, events), *caplog.messages]
+    told += [repr(record.__dict__) for record in caplog.records]
+    told += [note for member in caught.value.exceptions for note in member.__notes__]
+    assert [] == [text for text in told if SECRET in text]
+    assert repr(Target(A, params={"api_key": SECRET})) == "Target('groq/a')"
+
+
 # --- events() for async consumers -------------------------------------------------------------
 
 
@@ -626,6 +651,21 @@ def test_an_async_consumer_that_waits_is_woken(clock, backend: str):
     assert ["from/task", "from/thread"] == run_async(main, backend=backend)
 
 
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_consumer_that_waits_is_woken_from_another_thread(backend: str) -> None:
+    """Events reach the loop they are awaited in from whichever thread makes them."""
+
+    async def main() -> str:
+        async with events(TargetBenched) as stream, anyio.create_task_group() as group:
+            group.start_soon(anyio.to_thread.run_sync, bench_model, "late")
+            with anyio.fail_after(10):
+                async for event in stream:
+                    return event.target
+        raise AssertionError
+
+    assert "late" == run_async(main, backend=backend)
+
+
 @on_both_loops
 def test_a_consumer_that_does_not_read_holds_nobody_up(clock, backend: str):
     """The stream is bounded: calls go on, and the consumer still gets events afterwards."""
@@ -641,6 +681,24 @@ def test_a_consumer_that_does_not_read_holds_nobody_up(clock, backend: str):
         return count
 
     assert 0 < run_async(main, backend=backend) < 20_000
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_slow_consumer_of_events_loses_the_oldest_and_is_told_how_many(backend: str) -> None:
+    """The buffer is bounded; what is dropped is counted."""
+
+    async def main() -> tuple[list[str], int]:
+        async with events(TargetBenched, buffer=2) as stream:
+            for key in ("a", "b", "c", "d"):
+                bench_model(key)
+            found: list[Event] = []
+            async for event in stream:
+                found.append(event)
+                if len(found) == 2:
+                    break
+            return [event.target for event in found], stream.dropped
+
+    assert (["c", "d"], 2) == run_async(main, backend=backend)
 
 
 @on_both_loops

@@ -16,6 +16,7 @@ from resilient_llm import (
     ChainExhaustedError,
     ConfigurationError,
     ErrorKind,
+    Event,
     FailedOver,
     Failover,
     ResponseRejectedError,
@@ -30,9 +31,11 @@ from resilient_llm import (
     configure,
     failover,
     health,
+    is_benched,
     list_benched,
     testing,
 )
+from resilient_llm.testing import capture_events, scripted
 from tests.support.drivers import (
     DRIVERS,
     GROQ,
@@ -50,6 +53,7 @@ from tests.support.drivers import (
     refused_content,
     too_long,
 )
+from tests.support.shapes import A, B, ProviderError, down, failing, run_async
 
 DOWN = lambda: HttpError(503)  # noqa: E731 - a line of a script
 
@@ -105,6 +109,40 @@ def test_a_wrong_value_is_refused_where_it_is_written(option: str, value: Any) -
 
 @pytest.mark.parametrize(
     ("option", "value"),
+    [
+        ("attempts", 0),
+        ("attempts", True),
+        ("attempts", 1.5),
+        ("max_attempts", 0),
+        ("backoff", "slow"),
+        ("backoff", 3),
+        ("timeout", 0),
+        ("timeout", float("nan")),
+        ("timeout", True),
+        ("attempt_timeout", -1),
+        ("cooldown", float("inf")),
+        ("strategy", "fastest"),
+        ("reject", "bad"),
+        ("classify", 3),
+        ("on_request_error", "stop"),
+        ("on_content_policy", "transient"),
+        ("on_unknown", "ignore"),
+        ("when_all_benched", "sleep"),
+        ("reraise", 1),
+        ("stream", object()),
+        ("observers", print),
+        ("observers", ["print"]),
+    ],
+)
+def test_a_wrong_option_is_refused_where_it_is_written(option: str, value: Any) -> None:
+    """The error names the option and says what is allowed."""
+    with pytest.raises(ConfigurationError, match=option) as caught:
+        failover(chain=A, **{option: value})
+    assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
     [pytest.param(name, value, id=f"{name}={value!r}") for name in WRONG for value in WRONG[name]],
 )
 def test_using_refuses_the_same_values(option: str, value: Any) -> None:
@@ -129,6 +167,12 @@ def test_an_unknown_option_is_refused() -> None:
         failover(chain=[GROQ], attemps=3)  # type: ignore[call-arg]
     with pytest.raises((ConfigurationError, TypeError), match="attemps"):
         failover(chain=[GROQ]).using(attemps=3)
+
+
+def test_an_unknown_option_is_refused_with_those_that_exist() -> None:
+    """`.using` lists what it takes."""
+    with pytest.raises(ConfigurationError, match=r"retries.*attempts"):
+        failover(chain=A).using(retries=3)  # type: ignore[call-arg]
 
 
 def test_options_are_keywords() -> None:
@@ -193,6 +237,12 @@ def test_more_attempts_than_failures_is_a_warning_at_decoration() -> None:
         failover(chain=[GROQ], attempts=6)(ask)
 
 
+def test_attempts_above_what_opens_the_breaker_is_a_warning() -> None:
+    """Retries that the breaker will always cut short are told at decoration."""
+    with pytest.warns(UserWarning, match="failures=5"):
+        failover(chain=A, attempts=6)
+
+
 # --- attempts ---------------------------------------------------------------------------------
 
 
@@ -241,6 +291,36 @@ def test_max_attempts_that_suffice_change_nothing(clock: Any) -> None:
     )
 
 
+def test_an_attempt_timeout_that_nothing_enforces_is_refused() -> None:
+    """A synchronous function must be told its limit."""
+    policy = failover(chain=A, attempt_timeout=1.0)
+
+    with pytest.raises(ConfigurationError, match="Attempt"):
+        policy(lambda *, target: None)
+
+    @policy
+    def told(target: Target, attempt: Attempt) -> float | None:
+        return attempt.remaining
+
+    assert 1.0 == told()
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_an_attempt_timeout_cancels_and_blames_the_target(backend: str, clock: Any) -> None:
+    """An attempt that takes too long is cut off, and the next target is asked."""
+    import anyio
+
+    @failover(chain=[A, B], attempt_timeout=3.0)
+    async def ask(target: Target) -> str:
+        if target.key == A:
+            clock.advance(3.0)
+            await anyio.sleep_forever()
+        return target.key
+
+    assert B == run_async(ask, backend=backend)
+    assert (1, "timeout") == (health()[A].errors, health()[A].last_error.reason)  # type: ignore[union-attr]
+
+
 # --- backoff ----------------------------------------------------------------------------------
 
 
@@ -269,6 +349,20 @@ def test_the_default_backoff_is_full_jitter(clock: Any) -> None:
     assert len(set(drawn)) == len(drawn)
 
 
+def test_the_default_waits_differ_and_stay_below_their_ceilings(clock: Any) -> None:
+    """Waits lie between zero and min(10, 0.2 * 2 ** (n - 1)), and differ."""
+    breaker(A, failures=100, mode="metrics_only")
+    answers = scripted(*[down() for _ in range(9)], "yes")
+
+    failover(chain=A, attempts=10).call(lambda *, target: answers())
+
+    ceilings = [min(10.0, 0.2 * 2**n) for n in range(9)]
+    assert 9 == len(clock.sleeps) == len(set(clock.sleeps))
+    assert all(
+        0.0 <= slept <= ceiling for slept, ceiling in zip(clock.sleeps, ceilings, strict=True)
+    )
+
+
 def test_a_function_of_the_attempts_number_is_a_backoff(clock: Any) -> None:
     """The function is asked with the number of the attempt that just failed, from 1."""
     asked: list[int] = []
@@ -279,6 +373,22 @@ def test_a_function_of_the_attempts_number_is_a_backoff(clock: Any) -> None:
 
     assert [1.5, 3.0, 4.5] == waits(clock, 4, backoff=backoff)
     assert [1, 2, 3] == asked
+
+
+def test_a_function_is_a_backoff_and_nonsense_from_it_is_survived(clock: Any) -> None:
+    """The function is asked per failed attempt; a NaN becomes the default's wait."""
+    asked: list[int] = []
+    answers = scripted(down(), down(), "yes")
+
+    def backoff(number: int) -> float:
+        asked.append(number)
+        return 2.0 if number == 1 else float("nan")
+
+    failover(chain=A, backoff=backoff).call(lambda *, target: answers())
+
+    assert [1, 2] == asked
+    assert 2.0 == clock.sleeps[0]
+    assert 0.0 <= clock.sleeps[1] <= 0.4
 
 
 @pytest.mark.parametrize(
@@ -297,6 +407,16 @@ def test_a_tenacity_wait_is_a_backoff(wait: Any, expected: list[float], clock: A
     drawn = waits(clock, 4, backoff=wait)
 
     assert expected == [seconds for seconds in drawn if seconds]
+
+
+def test_tenacity_waits_that_are_added_up_are_a_backoff(clock: Any) -> None:
+    """Waits of tenacity, also added up, are asked with the number of the failed attempt."""
+    answers = scripted(down(), down(), "yes")
+    wait = tenacity.wait_incrementing(start=1, increment=2) + tenacity.wait_fixed(0.5)
+
+    failover(chain=A, backoff=wait).call(lambda *, target: answers())
+
+    assert [1.5, 3.5] == clock.sleeps
 
 
 @over(DRIVERS)
@@ -352,6 +472,21 @@ def test_a_cooldown_above_max_cooldown_raises_it(clock: Any) -> None:
     assert 600 <= (remaining()[GROQ] or 0) <= 660
 
 
+def test_the_policys_cooldown_is_for_circuits_without_one(clock: Any) -> None:
+    """It is the first bench of a target nobody set a cooldown for, also above max_cooldown."""
+    breaker(B, cooldown=10)
+
+    def ask(target: Target) -> None:
+        raise down()
+
+    with pytest.raises(ChainExhaustedError):
+        failover(chain=[A, B], cooldown=400, attempts=2, backoff=lambda n: 0.0).call(ask)
+
+    remaining = {each.model: each.remaining for each in list_benched()}
+    assert 400 <= remaining[A] <= 440  # type: ignore[operator]
+    assert 10 <= remaining[B] <= 11  # type: ignore[operator]
+
+
 # --- strategy ---------------------------------------------------------------------------------
 
 
@@ -368,6 +503,21 @@ def test_priority_is_the_default_strategy() -> None:
         assert ["c/3", "b/2", "d/4", "a/1"] == script.calls
 
 
+def test_a_lower_priority_is_tried_first() -> None:
+    """Equal ones keep the order of the chain."""
+    chain = [Target("a/x", priority=2), Target("b/x"), Target("c/x"), Target("d/x", priority=0)]
+    asked: list[str] = []
+
+    def ask(target: Target) -> None:
+        asked.append(target.provider)
+        raise ProviderError(422)
+
+    with pytest.raises(ChainExhaustedError):
+        failover(chain=chain).call(ask)
+
+    assert ["d", "b", "c", "a"] == asked
+
+
 @over(DRIVERS)
 def test_a_callable_strategy_orders_the_targets_of_each_call(driver: Driver) -> None:
     """The order the callable gives is the order they are tried in."""
@@ -378,6 +528,18 @@ def test_a_callable_strategy_orders_the_targets_of_each_call(driver: Driver) -> 
 
     assert "groq" == driver.run(failover(chain=[GROQ, OPENAI], strategy=backwards), script)
     assert [OPENAI, GROQ] == script.calls
+
+
+def test_a_strategy_orders_the_targets_of_each_call() -> None:
+    """It is given the targets and gives them back in order; leaving one out is allowed, a stranger is not."""
+    policy = failover(chain=[A, B], strategy=lambda targets: reversed(targets))
+
+    assert B == policy.call(lambda *, target: target.key)
+    assert A == policy.using(strategy=lambda targets: targets[:1]).call(
+        lambda *, target: target.key
+    )
+    with pytest.raises(ConfigurationError, match="strategy"):
+        policy.using(strategy=lambda targets: [Target("x/y")]).call(lambda *, target: target.key)
 
 
 # --- reject -----------------------------------------------------------------------------------
@@ -443,12 +605,49 @@ def test_the_word_of_reject_is_the_reason() -> None:
     assert ["too-short"] == [event.reason for event in events]
 
 
+def test_a_refused_answer_of_the_last_target_is_in_the_error() -> None:
+    """ChainExhaustedError holds a ResponseRejectedError that names the target and the word."""
+    with pytest.raises(ChainExhaustedError) as caught:
+        failover(chain=A, reject=lambda answer: "too short").call(lambda *, target: "a")
+
+    (member,) = caught.value.exceptions
+    assert isinstance(member, ResponseRejectedError)
+    assert (A, "too short", ErrorKind.BAD_RESPONSE) == (
+        member.target,
+        member.reason,
+        caught.value.kind,
+    )
+
+
 def test_a_rejected_answer_without_a_word_is_called_rejected() -> None:
     """``True`` has the reason ``rejected``."""
     with pytest.raises(ChainExhaustedError) as caught:
         failover(chain=[GROQ], reject=lambda result: True).call(_answer)
 
     assert ["rejected"] == [member.reason for member in caught.value.exceptions]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "kind"),
+    [
+        (True, "rejected", ErrorKind.BAD_RESPONSE),
+        ("empty", "empty", ErrorKind.BAD_RESPONSE),
+        ("x" * 41, "rejected", ErrorKind.BAD_RESPONSE),
+        (ErrorKind.TRANSIENT, "rejected", ErrorKind.TRANSIENT),
+        (Verdict(ErrorKind.TRANSIENT, "garbled", retryable=False), "garbled", ErrorKind.TRANSIENT),
+    ],
+)
+def test_reject_decides_about_an_answer(
+    said: Any, reason: str, kind: ErrorKind, clock: Any
+) -> None:
+    """What it says is the verdict; the answer goes to nobody."""
+    policy = failover(chain=[A, B], attempts=1, reject=lambda answer: said if answer == A else None)
+
+    with capture_events(AttemptFailed) as failed:
+        answer = policy.call(lambda *, target: target.key)
+
+    assert (B, [(reason, kind)]) == (answer, [(event.reason, event.kind) for event in failed])
+    assert (1 if kind is ErrorKind.TRANSIENT else 0) == health()[A].errors
 
 
 @over(DRIVERS)
@@ -501,6 +700,14 @@ def test_an_error_inside_reject_is_the_callers_own() -> None:
         failover(chain=[GROQ, OPENAI], reject=reject).call(script.__call__)
 
     assert [GROQ] == script.calls
+
+
+def test_an_error_in_reject_is_the_callers_own() -> None:
+    """It leaves unchanged and blames no target."""
+    with pytest.raises(ZeroDivisionError):
+        failover(chain=[A, B], reject=lambda answer: 1 / 0).call(lambda *, target: "a")
+
+    assert 0 == health()[A].errors
 
 
 # --- classify ---------------------------------------------------------------------------------
@@ -567,6 +774,28 @@ def test_a_policys_classify_is_its_own() -> None:
     assert [] == list_benched()
     failover(chain=[GROQ, OPENAI]).call(failing_first(HttpError(401)))
     assert 1 == len(list_benched())
+
+
+def test_the_policys_own_classify_is_asked_first_and_survived_when_it_breaks() -> None:
+    """A kind or a verdict decides; None and a broken rule leave it to the others."""
+    said: list[Any] = [ErrorKind.AUTH_DEAD, None, ZeroDivisionError()]
+
+    def rule(error: BaseException) -> Any:
+        word = said.pop(0)
+        if isinstance(word, Exception):
+            raise word
+        return word
+
+    def ask(target: Target) -> None:
+        raise down()
+
+    kinds = []
+    for key in ("a/x", "b/x", "c/x"):
+        with pytest.raises(ChainExhaustedError) as caught:
+            failover(chain=key, attempts=1, classify=rule).call(ask)
+        kinds.append(caught.value.kind)
+
+    assert [ErrorKind.AUTH_DEAD, ErrorKind.TRANSIENT, ErrorKind.TRANSIENT] == kinds
 
 
 # --- on_request_error, on_content_policy, on_unknown ------------------------------------------
@@ -730,6 +959,15 @@ def test_the_last_resort_that_answers_serves_the_call(driver: Driver, clock: Any
     assert [OPENAI] == script.calls
 
 
+def test_a_last_resort_that_is_answered_closes_a_pause_without_a_name(clock: Any) -> None:
+    """A rate limit that named no wait may be tried, and an answer ends its bench."""
+    failing(A, 1, lambda: ProviderError(429))
+    assert is_benched(A)
+
+    assert A == failover(chain=A).call(lambda *, target: target.key)
+    assert [] == list_benched()
+
+
 @over(DRIVERS)
 def test_raise_calls_nobody_when_all_are_benched(driver: Driver, clock: Any) -> None:
     """With ``when_all_benched="raise"`` nothing is sent and the error says when to come back."""
@@ -812,6 +1050,30 @@ def test_a_named_wait_that_is_not_over_is_respected_by_the_last_resort(
     assert [] == script.calls
 
 
+def test_a_last_resort_that_learns_of_a_dead_key_or_a_wait_notes_it(clock: Any) -> None:
+    """An ordinary failure leaves the bench as it is; a new fact that the provider names does not."""
+    for key, error, reason in (
+        ("x/a", ProviderError(429, retry_after=200), "rate_limit"),
+        ("y/a", down(), "overloaded"),
+    ):
+        failing(key, 5)
+        before = {each.model: each.remaining for each in list_benched()}[key]
+        with pytest.raises(ChainExhaustedError):
+            failover(chain=key, attempts=1).call(scripted_call(error))
+        after = {each.model: each for each in list_benched()}[key]
+        assert reason == after.reason
+        assert (200.0 if reason == "rate_limit" else before) == pytest.approx(after.remaining)
+
+
+def scripted_call(error: Exception) -> Any:
+    answers = scripted(error)
+
+    def ask(target: Target) -> Any:
+        return answers()
+
+    return ask
+
+
 # --- reraise ----------------------------------------------------------------------------------
 
 
@@ -826,6 +1088,17 @@ def test_reraise_lets_the_last_targets_own_error_leave(driver: Driver) -> None:
 
     assert last is caught.value
     assert [GROQ, OPENAI] == script.calls
+
+
+def test_reraise_gives_the_very_error_that_was_raised() -> None:
+    """Unchanged, with its own traceback, instead of a ChainExhaustedError."""
+    first, last = down(), down()
+    answers = scripted(first, last)
+
+    with pytest.raises(ProviderError) as caught:
+        failover(chain=[A, B], attempts=1, reraise=True).call(lambda *, target: answers())
+
+    assert caught.value is last
 
 
 @over(DRIVERS)
@@ -871,6 +1144,25 @@ def test_the_observers_of_one_policy_hear_nothing_of_another() -> None:
     failover(chain=[GROQ]).call(_answer)
 
     assert [] == heard
+
+
+def test_the_policys_observers_are_told_of_its_calls_only() -> None:
+    """Also of the benches that its calls make."""
+    mine: list[Event] = []
+
+    def ask(target: Target) -> None:
+        raise ProviderError(401)
+
+    with pytest.raises(ChainExhaustedError):
+        failover(chain=A, observers=[mine.append]).call(ask)
+    with pytest.raises(ChainExhaustedError):
+        failover(chain="other/x").call(ask)
+
+    assert {"AttemptFailed", "TargetBenched", "CallFailed"} == {
+        type(event).__name__ for event in mine
+    }
+    assert {"groq", A} == {event.target for event in mine}
+    assert 1 == len({event.call_id for event in mine})
 
 
 def test_an_observer_that_raises_harms_nothing() -> None:

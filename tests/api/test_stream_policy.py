@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -257,6 +257,18 @@ def test_what_is_no_policy_is_refused_where_it_is_written(value: Any) -> None:
         failover([A], stream=value)
     with pytest.raises(ConfigurationError, match="StreamPolicy"):
         Target(A, stream=value)
+
+
+def test_what_is_no_stream_policy_is_refused_by_name() -> None:
+    """A mistake shows where it is written."""
+    wrong_ones: list[Callable[[], object]] = [
+        lambda: Target(A, stream=object()),  # type: ignore[arg-type]  # the mistake
+        lambda: failover(A, stream=object()),  # type: ignore[arg-type]  # the mistake
+        lambda: StreamPolicy(stream=1),  # type: ignore[call-arg]  # the mistake
+    ]
+    for wrong in wrong_ones:
+        with pytest.raises(ConfigurationError, match="stream"):
+            wrong()
 
 
 def test_a_targets_word_goes_over_the_chains() -> None:

@@ -6,6 +6,7 @@ The orders in which several tasks take turns are explored by detangle.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
@@ -18,20 +19,24 @@ import pytest
 
 from resilient_llm import (
     BreakerOpenError,
+    ChainExhaustedError,
     ResilientLLMError,
+    RetryScheduled,
     Target,
     TargetBenched,
     breaker,
     configure,
     failover,
+    health,
     testing,
 )
 from resilient_llm._core.permit import held_places
 from resilient_llm._runtime import runtime
-from resilient_llm.testing import FakeClock
+from resilient_llm.testing import FakeClock, capture_events
 from tests.support import stepping
 from tests.support.drivers import on_both_loops
 from tests.support.schedules import PATIENCE
+from tests.support.shapes import A, down
 from tests.support.stepping import no_place_is_taken
 
 GROQ, OPENAI = "groq/llama", "openai/gpt"
@@ -129,6 +134,27 @@ def test_a_cancelled_call_charges_nobody_and_leaves_nothing_running(
     )
 
     assert steps >= 6
+
+
+def test_two_loops_in_a_row_and_a_cancelled_wait_leave_nothing(clock: Any) -> None:
+    """A call that is cancelled while it waits for its next attempt holds no place and is not counted twice."""
+
+    @failover(chain=A, backoff=lambda n: 5.0)
+    async def ask(target: Target) -> str:
+        raise down()
+
+    async def main() -> None:
+        task = asyncio.create_task(ask())
+        await asyncio.sleep(0)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, ChainExhaustedError):
+            await task
+
+    with capture_events(RetryScheduled) as scheduled:
+        asyncio.run(main())
+
+    assert health()[A].errors <= 1 + len(scheduled)
+    assert "closed" == breaker(A).state
 
 
 @on_both_loops

@@ -33,6 +33,7 @@ PATIENCE = 10.0
 
 KEY = "groq/llama"
 OTHER = "openai/gpt"
+A, B = "groq/a", "openai/b"
 
 
 class ProviderError(Exception):
@@ -361,6 +362,13 @@ def fail(key: str = KEY, times: int = 1, error: Callable[[], BaseException] = do
     """Let calls of a key fail, in a thread of their own."""
     for _ in range(times):
         assert "failed" == elsewhere(WITH.outcome, key, error())
+
+
+def failing(key: str, times: int, error: Any = down) -> None:
+    """Let calls of a key fail, or be refused, in this thread."""
+    for _ in range(times):
+        with contextlib.suppress(Exception), breaker(key):
+            raise error()
 
 
 def is_refused(key: str = KEY) -> bool:
