@@ -18,12 +18,14 @@ from resilient_llm import (
     failover,
 )
 from resilient_llm.testing import scripted
-from tests.support.shapes import A, B, ProviderError, down
+from tests.support.ways import GROQ, OPENAI, ProviderError, down
 
 SECRET = "sk-secret-prompt"
 
 
-def exhausted(*errors: Exception, chain: Any = (A, B), **options: Any) -> ChainExhaustedError:
+def exhausted(
+    *errors: Exception, chain: Any = (GROQ, OPENAI), **options: Any
+) -> ChainExhaustedError:
     answers = scripted(*errors)
     with pytest.raises(ChainExhaustedError) as caught:
         failover(chain=list(chain), attempts=1, **options).call(lambda *, target: answers())
@@ -35,14 +37,14 @@ def test_the_chains_error_has_one_member_per_target_in_order(clock: Any) -> None
     first, last = ProviderError(503), ProviderError(422)
     bench_model("mistral/c", 60, reason="maintenance")
 
-    error = exhausted(first, last, chain=(A, "mistral/c", B))
+    error = exhausted(first, last, chain=(GROQ, "mistral/c", OPENAI))
 
     assert (first, last) == (error.exceptions[0], error.exceptions[2])
     assert isinstance(error.exceptions[1], BreakerOpenError)
     assert ["maintenance", 60.0] == [error.exceptions[1].reason, error.exceptions[1].retry_after]
     assert all(member.__notes__ for member in error.exceptions)
     assert (last, last, None) == (error.last_error, error.__cause__, error.kind)
-    assert [(A, 1), ("mistral/c", 0), (B, 1)] == [
+    assert [(GROQ, 1), ("mistral/c", 0), (OPENAI, 1)] == [
         (each.target, each.number) for each in error.attempts
     ]
 
@@ -106,9 +108,9 @@ def test_a_pickle_holds_no_foreign_error() -> None:
 def test_our_own_errors_pickle_and_belong_together() -> None:
     """One tree, and each of them survives a pickle with its facts."""
     errors: list[ResilientLLMError] = [
-        BreakerOpenError(A, "overloaded", 3.0),
-        CallRejectedError(A, "max_attempts"),
-        ResponseRejectedError(A, "empty"),
+        BreakerOpenError(GROQ, "overloaded", 3.0),
+        CallRejectedError(GROQ, "max_attempts"),
+        ResponseRejectedError(GROQ, "empty"),
         DeadlineExceededError(5.0),
         ConfigurationError("no"),
     ]

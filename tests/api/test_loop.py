@@ -8,24 +8,24 @@ import pytest
 
 from resilient_llm import ChainExhaustedError, breaker, failover, health
 from resilient_llm.testing import FakeClock
-from tests.support.shapes import A, B, down
+from tests.support.ways import GROQ, OPENAI, down
 
 
 def test_the_loop_tries_the_next_after_an_error(clock: Any) -> None:
     """The body is the attempt; its error stays inside while there is another try."""
     seen: list[tuple[str, int]] = []
-    for attempt in failover(chain=[A, B], attempts=2, backoff=lambda n: 1.0):
+    for attempt in failover(chain=[GROQ, OPENAI], attempts=2, backoff=lambda n: 1.0):
         with attempt as target:
             seen.append((target.key, attempt.number))
-            if target.key == A:
+            if target.key == GROQ:
                 raise down()
 
-    assert ([(A, 1), (A, 2), (B, 1)], [1.0]) == (seen, clock.sleeps)
+    assert ([(GROQ, 1), (GROQ, 2), (OPENAI, 1)], [1.0]) == (seen, clock.sleeps)
 
 
 def test_the_loop_may_be_left_and_runs_twice_at_once() -> None:
     """`break`, `return` and two loops over one policy are fine."""
-    policy = failover(chain=[A, B])
+    policy = failover(chain=[GROQ, OPENAI])
 
     def leave() -> str:
         for attempt in policy:
@@ -38,7 +38,7 @@ def test_the_loop_may_be_left_and_runs_twice_at_once() -> None:
             inner = [leave() for _ in range(2)]
             break
 
-    assert ([A, A], A, 3) == (inner, target.key, health()[A].total)
+    assert ([GROQ, GROQ], GROQ, 3) == (inner, target.key, health()[GROQ].total)
 
 
 def test_a_loop_that_is_left_before_its_attempt_gives_the_place_back(clock: FakeClock) -> None:
@@ -60,18 +60,18 @@ def test_a_loop_that_is_left_before_its_attempt_gives_the_place_back(clock: Fake
 
 def test_the_loops_result_is_looked_at() -> None:
     """`attempt.result` runs reject, and a refused one tries the next."""
-    for attempt in failover(chain=[A, B], reject=lambda answer: answer == A):
+    for attempt in failover(chain=[GROQ, OPENAI], reject=lambda answer: answer == GROQ):
         with attempt as target:
             attempt.result = target.key
 
-    assert B == target.key
+    assert OPENAI == target.key
 
 
 def test_the_loop_ends_in_the_chains_error() -> None:
     """When nobody answers the loop raises ChainExhaustedError, also in async code."""
 
     async def main() -> None:
-        async for attempt in failover(chain=[A, B], attempts=1):
+        async for attempt in failover(chain=[GROQ, OPENAI], attempts=1):
             async with attempt:
                 raise down()
 
@@ -84,5 +84,5 @@ def test_the_loop_ends_in_the_chains_error() -> None:
 def test_an_attempt_must_be_entered() -> None:
     """A loop that forgets `with attempt` is told so instead of asking nobody."""
     with pytest.raises(RuntimeError, match="with attempt"):
-        for _attempt in failover(chain=[A, B]):
+        for _attempt in failover(chain=[GROQ, OPENAI]):
             pass

@@ -18,15 +18,15 @@ from resilient_llm import (
     is_benched,
 )
 from resilient_llm.testing import ascripted, capture_events
-from tests.support.shapes import A, B, ProviderError, down
+from tests.support.ways import GROQ, OPENAI, ProviderError, down
 
 
 def test_a_trace_tells_what_became_of_a_call(clock: Any) -> None:
     """Who served it, what was tried and skipped, in order."""
-    bench_model(A)
+    bench_model(GROQ)
     answers = ascripted(down(), "yes")
 
-    @failover(chain=[A, B], backoff=lambda n: 1.0)
+    @failover(chain=[GROQ, OPENAI], backoff=lambda n: 1.0)
     async def ask(target: Target) -> str:
         clock.advance(0.5)
         return await answers()
@@ -38,8 +38,8 @@ def test_a_trace_tells_what_became_of_a_call(clock: Any) -> None:
 
     trace = asyncio.run(main())
     (call,) = trace.calls
-    assert (B, "mine", B) == (trace.served_by, call.call_id, call.served_by)
-    assert [(A, 0, "benched by hand"), (B, 1, "overloaded"), (B, 2, "")] == [
+    assert (OPENAI, "mine", OPENAI) == (trace.served_by, call.call_id, call.served_by)
+    assert [(GROQ, 0, "benched by hand"), (OPENAI, 1, "overloaded"), (OPENAI, 2, "")] == [
         (each.target, each.number, each.reason) for each in call.attempts
     ]
     assert [0.0, 0.5, 0.5] == [each.seconds for each in call.attempts]
@@ -48,7 +48,7 @@ def test_a_trace_tells_what_became_of_a_call(clock: Any) -> None:
 def test_a_trace_of_several_calls_has_no_single_server() -> None:
     """`.served_by` is for exactly one call; calls outside are not collected."""
 
-    @failover(chain=A)
+    @failover(chain=GROQ)
     def ask(target: Target) -> str:
         return target.key
 
@@ -59,7 +59,7 @@ def test_a_trace_of_several_calls_has_no_single_server() -> None:
             ask()
     ask()
 
-    assert (2, 1, A) == (len(outer.calls), len(inner.calls), inner.served_by)
+    assert (2, 1, GROQ) == (len(outer.calls), len(inner.calls), inner.served_by)
     with pytest.raises(RuntimeError, match="2 calls"):
         _ = outer.served_by
 
@@ -85,7 +85,7 @@ def test_an_open_trace_elsewhere_leaves_a_call_as_it_is() -> None:
     """While a trace is open in one context, calls of others answer, count and are not collected."""
     import contextvars
 
-    @failover(chain=A)
+    @failover(chain=GROQ)
     def ask(target: Target) -> str:
         return target.key
 
@@ -93,7 +93,7 @@ def test_an_open_trace_elsewhere_leaves_a_call_as_it_is() -> None:
     with Trace() as trace, capture_events(AttemptSucceeded):
         outside = contextvars.Context().run(ask)
 
-    assert (A, 0, 2) == (outside, len(trace.calls), health()[A].total)
+    assert (GROQ, 0, 2) == (outside, len(trace.calls), health()[GROQ].total)
 
 
 def test_a_failed_call_is_traced_and_events_carry_its_name() -> None:
@@ -103,12 +103,12 @@ def test_a_failed_call_is_traced_and_events_carry_its_name() -> None:
         capture_events(AttemptFailed, TargetBenched) as events,
         pytest.raises(ChainExhaustedError),
     ):
-        failover(chain=A).call(scripted_401)
+        failover(chain=GROQ).call(scripted_401)
 
     assert (None, {"lost"}, True) == (
         trace.served_by,
         {event.call_id for event in events},
-        is_benched(A),
+        is_benched(GROQ),
     )
 
 

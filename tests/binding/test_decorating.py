@@ -20,13 +20,12 @@ from resilient_llm import (
     failover,
     health,
 )
-from tests.support.drivers import GROQ, OPENAI, HttpError, on, on_both_loops
-from tests.support.shapes import A, B
+from tests.support.ways import GROQ, OPENAI, ProviderError, on_both_loops, run_async
 
 if TYPE_CHECKING:
     from resilient_llm import Target as LateTarget
 
-CHAIN = [A, B]
+CHAIN = [GROQ, OPENAI]
 
 POLICY = failover(chain=[GROQ, OPENAI], attempts=1)
 """Every provider below fails on the first target, so that only a guarded call is answered."""
@@ -35,7 +34,7 @@ POLICY = failover(chain=[GROQ, OPENAI], attempts=1)
 def serve(target: Target, *rest: object) -> Any:
     """Fail on the first target and answer with the arguments on the second."""
     if target.spec == GROQ:
-        raise HttpError(503)
+        raise ProviderError(503)
     return rest[0] if len(rest) == 1 else rest
 
 
@@ -144,14 +143,14 @@ def test_a_function() -> None:
 @on_both_loops
 def test_a_coroutine_function(backend: str) -> None:
     """A coroutine function is guarded until it is awaited to its end."""
-    assert "why" == on(backend, lambda: ask_async("why"))
+    assert "why" == run_async(lambda: ask_async("why"), backend=backend)
     assert guarded()
 
 
 @on_both_loops
 def test_a_plain_function_that_returns_an_awaitable(backend: str) -> None:
     """The failure that comes out of the awaitable is a failure of the target."""
-    assert "why" == on(backend, lambda: ask_plain("why"))
+    assert "why" == run_async(lambda: ask_plain("why"), backend=backend)
     assert guarded()
 
 
@@ -247,7 +246,7 @@ def test_a_callable_object_with_a_coroutine_call(backend: str) -> None:
     """An object with an async ``__call__`` is awaited and guarded."""
     call = POLICY(AsyncAsker())
 
-    assert "why" == on(backend, lambda: call("why"))
+    assert "why" == run_async(lambda: call("why"), backend=backend)
     assert guarded()
 
 
@@ -261,7 +260,7 @@ def test_lambdas() -> None:
 
 def _by_name(provider: str, prompt: str) -> tuple[str, str]:
     if provider == "groq":
-        raise HttpError(503)
+        raise ProviderError(503)
     return (provider, prompt)
 
 
@@ -689,8 +688,8 @@ def module_level(
 
 def test_the_target_is_filled_in_and_leaves_the_signature() -> None:
     """The first parameter annotated Target is given and no longer asked for."""
-    assert (A, "hi", 2, False) == module_level("hi")
-    assert (A, "hi", 3, True) == module_level("hi", n=3, flag=True)
+    assert (GROQ, "hi", 2, False) == module_level("hi")
+    assert (GROQ, "hi", 3, True) == module_level("hi", n=3, flag=True)
     assert ["prompt", "n", "flag"] == list(inspect.signature(module_level).parameters)
     assert "target" not in module_level.__annotations__
 
@@ -708,7 +707,7 @@ def test_a_wrong_call_is_the_functions_own_type_error() -> None:
         module_level()  # type: ignore[call-arg]
     with pytest.raises(TypeError):
         module_level("hi", 1, 2)  # type: ignore[call-arg]
-    assert A not in health()
+    assert GROQ not in health()
 
 
 @pytest.mark.parametrize(
@@ -744,26 +743,28 @@ def test_annotations_as_text_are_understood() -> None:
         assert target is not None
         return target.key
 
-    assert [A] * 4 == [failover(chain=CHAIN)(each)() for each in (text, late, annotated, optional)]  # type: ignore[arg-type]
+    assert [GROQ] * 4 == [
+        failover(chain=CHAIN)(each)() for each in (text, late, annotated, optional)
+    ]  # type: ignore[arg-type]
 
 
 def test_injection_by_name_and_pinning() -> None:
     """Keyword-only target, model and provider are filled in, and pin the call when they are passed."""
 
-    @failover(chain=[A, B, "mistral/x/y"])
+    @failover(chain=[GROQ, OPENAI, "mistral/x/y"])
     def ask(
         *, target: Target | None = None, model: str = "", provider: str = ""
     ) -> tuple[str, str, str]:
         assert target is not None
         return target.key, model, provider
 
-    assert (A, "a", "groq") == ask()
-    assert (B, "b", "openai") == ask(model="b")
-    assert (B, "b", "openai") == ask(model=B)
-    assert (B, "b", "openai") == ask(target=Target(B))
+    assert (GROQ, "llama", "groq") == ask()
+    assert (OPENAI, "gpt", "openai") == ask(model="gpt")
+    assert (OPENAI, "gpt", "openai") == ask(model=OPENAI)
+    assert (OPENAI, "gpt", "openai") == ask(target=Target(OPENAI))
     assert ("mistral/x/y", "x/y", "mistral") == ask(target="Mistral/x/y")  # type: ignore[arg-type]
     assert ["target", "model", "provider"] == list(inspect.signature(ask).parameters)
-    with pytest.raises(ValueError, match="groq/a, openai/b, mistral/x/y"):
+    with pytest.raises(ValueError, match="groq/llama, openai/gpt, mistral/x/y"):
         ask(model="nobody")
 
 
@@ -778,28 +779,28 @@ def test_a_pinned_call_is_still_retried_guarded_and_counted(clock: Any) -> None:
             raise outcome
         return f"{model}: {outcome}"
 
-    assert ("b: yes", [1.0], 2) == (ask(model="b"), clock.sleeps, health()[B].total)
+    assert ("gpt: yes", [1.0], 2) == (ask(model="gpt"), clock.sleeps, health()[OPENAI].total)
 
 
 def test_every_entry_with_a_call_of_its_own_needs_no_injection() -> None:
     """Each target's callable gets the arguments, and its target by the same rules."""
     chain = [
-        Target(A, call=lambda prompt, *, model: f"{model}: {prompt}"),
-        Target(B, call=lambda prompt: prompt),
+        Target(GROQ, call=lambda prompt, *, model: f"{model}: {prompt}"),
+        Target(OPENAI, call=lambda prompt: prompt),
     ]
 
     @failover(chain=chain)
     def ask(prompt: str) -> str:
         raise AssertionError("never called")
 
-    assert "a: hi" == ask("hi")
+    assert "llama: hi" == ask("hi")
     assert "hi" == ask.using(chain=chain[1:])("hi")
 
 
 def test_a_module_level_function_is_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is called when the chain comes to it."""
 
-    @failover(chain=[A, fallback], attempts=1)
+    @failover(chain=[GROQ, fallback], attempts=1)
     def ask(target: Target, prompt: str) -> str:
         raise ConnectionResetError
 
@@ -812,7 +813,7 @@ def fallback(prompt: str) -> str:
 
 def test_params_are_merged_over_the_calls_own() -> None:
     """A target's params win over what the caller passes, by position or name; UNSET takes one out."""
-    target = Target(A, params={"temperature": 0.0, "top_p": Target.UNSET, "seed": 7})
+    target = Target(GROQ, params={"temperature": 0.0, "top_p": Target.UNSET, "seed": 7})
 
     @failover(chain=[target])
     def ask(
@@ -820,13 +821,13 @@ def test_params_are_merged_over_the_calls_own() -> None:
     ) -> Any:
         return prompt, temperature, top_p, model, more
 
-    assert ("hi", 0.0, 1.0, "a", {"seed": 7}) == ask("hi", 0.5, top_p=0.3, seed=1)
+    assert ("hi", 0.0, 1.0, "llama", {"seed": 7}) == ask("hi", 0.5, top_p=0.3, seed=1)
 
 
 def test_params_that_would_be_lost_are_refused() -> None:
     """A function that neither takes a param nor sees its target cannot honour it."""
     with pytest.raises(ConfigurationError, match="temperature"):
-        failover(chain=[Target(A, params={"temperature": 0})])(lambda prompt, *, model: None)
+        failover(chain=[Target(GROQ, params={"temperature": 0})])(lambda prompt, *, model: None)
 
 
 class Assistant:
@@ -862,9 +863,13 @@ def test_methods_class_methods_and_static_methods() -> None:
     """All bind as they should, in either order of the decorators."""
     client = Assistant()
 
-    assert [(A, "x")] * 3 == [client.method("x"), Assistant.method(client, "x"), client.static("x")]
-    assert [("Assistant", A, "x")] * 2 == [Assistant.of_class("x"), client.of_class_too("x")]  # type: ignore[operator]
-    assert (A, "x") == client.static_too("x")  # type: ignore[operator]
+    assert [(GROQ, "x")] * 3 == [
+        client.method("x"),
+        Assistant.method(client, "x"),
+        client.static("x"),
+    ]
+    assert [("Assistant", GROQ, "x")] * 2 == [Assistant.of_class("x"), client.of_class_too("x")]  # type: ignore[operator]
+    assert (GROQ, "x") == client.static_too("x")  # type: ignore[operator]
 
 
 def test_partials_callable_objects_and_lambdas() -> None:
@@ -877,14 +882,18 @@ def test_partials_callable_objects_and_lambdas() -> None:
     callable_object: Any = failover(chain=CHAIN)(Assistant())
     by_lambda: Any = failover(chain=CHAIN)(lambda prompt, *, model: (model, prompt))
 
-    assert ((A, "x!"), (A, "x"), ("a", "x")) == (partial("x"), callable_object("x"), by_lambda("x"))
+    assert ((GROQ, "x!"), (GROQ, "x"), ("llama", "x")) == (
+        partial("x"),
+        callable_object("x"),
+        by_lambda("x"),
+    )
 
 
 def test_what_gives_an_awaitable_is_guarded_until_it_is_awaited(clock: Any) -> None:
     """Coroutine functions, and plain functions that return a coroutine, fail over alike."""
 
     async def answer(target: Target) -> str:
-        if target.key == A:
+        if target.key == GROQ:
             raise ConnectionResetError
         return target.key
 
@@ -898,12 +907,12 @@ def test_what_gives_an_awaitable_is_guarded_until_it_is_awaited(clock: Any) -> N
     async def main() -> list[str]:
         return [await coroutine_function(), await plain(), await policy.call(answer)]
 
-    assert [B, B, B] == asyncio.run(main())
+    assert [OPENAI, OPENAI, OPENAI] == asyncio.run(main())
     assert (True, False) == (
         inspect.iscoroutinefunction(coroutine_function),
         inspect.iscoroutinefunction(plain),
     )
-    assert 3 == health()[A].errors
+    assert 3 == health()[GROQ].errors
 
 
 def test_generators_and_functions_that_give_one_are_guarded() -> None:
@@ -926,7 +935,7 @@ def test_generators_and_functions_that_give_one_are_guarded() -> None:
     assert [1] == asyncio.run(all_of(failover(chain=CHAIN)(asynchronous)()))
     for _ in range(2):
         assert [0, 1, 2] == list(gives_one())
-    assert 4 == health()[A].total
+    assert 4 == health()[GROQ].total
 
 
 @pytest.mark.parametrize("what", [Client, 3, "text", None])
@@ -961,7 +970,7 @@ def test_the_attempt_is_told(clock: Any) -> None:
     """A parameter annotated Attempt gets the target, the number, what is left, and the call's name."""
     told: list[Attempt] = []
 
-    @failover(chain=[A], attempts=2, timeout=10.0, backoff=lambda n: 1.0)
+    @failover(chain=[GROQ], attempts=2, timeout=10.0, backoff=lambda n: 1.0)
     def ask(target: Target, attempt: Attempt) -> str:
         told.append(attempt)
         clock.advance(2)
@@ -970,7 +979,7 @@ def test_the_attempt_is_told(clock: Any) -> None:
     with pytest.raises(ChainExhaustedError):
         ask()
 
-    assert [(A, 1, 10.0), (A, 2, 7.0)] == [
+    assert [(GROQ, 1, 10.0), (GROQ, 2, 7.0)] == [
         (each.target.key, each.number, each.remaining) for each in told
     ]
     assert 1 == len({each.call_id for each in told})
@@ -978,12 +987,12 @@ def test_the_attempt_is_told(clock: Any) -> None:
 
 def test_two_functions_and_using_have_policies_of_their_own() -> None:
     """`.policy` shows the policy, `.using` changes a copy."""
-    other = module_level.using(chain=B, attempts=1)
+    other = module_level.using(chain=OPENAI, attempts=1)
 
-    assert ([A, B], [B]) == (
+    assert ([GROQ, OPENAI], [OPENAI]) == (
         [each.key for each in module_level.policy.chain],
         [each.key for each in other.policy.chain],
     )
-    assert (A, B) == (module_level("x")[0], other("x")[0])
+    assert (GROQ, OPENAI) == (module_level("x")[0], other("x")[0])
     with pytest.raises(ConfigurationError, match="attempts"):
         module_level.using(attempts=0)

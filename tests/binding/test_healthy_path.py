@@ -27,7 +27,7 @@ from resilient_llm import (
 from resilient_llm._core import window
 from resilient_llm._inject import generate, injection_of
 from resilient_llm.testing import FakeClock, capture_events, fake_clock, isolated
-from tests.support.shapes import A, B, ProviderError, down, run_async
+from tests.support.ways import GROQ, OPENAI, ProviderError, down, on_both_loops, run_async
 
 CHAIN = ["groq/llama", "openai/gpt"]
 
@@ -379,7 +379,7 @@ def test_a_lowered_level_is_noticed_by_functions_that_are_bound(
 ) -> None:
     """DEBUG switched on while the process runs shows the successes from a millisecond later on."""
 
-    @failover(chain=A)
+    @failover(chain=GROQ)
     def ask(target: Target) -> str:
         return target.key
 
@@ -390,7 +390,9 @@ def test_a_lowered_level_is_noticed_by_functions_that_are_bound(
     ask()
     ask()
 
-    assert 2 == sum(message.startswith("AttemptSucceeded groq/a") for message in caplog.messages)
+    assert 2 == sum(
+        message.startswith("AttemptSucceeded groq/llama") for message in caplog.messages
+    )
 
 
 def test_using_shares_the_generated_code() -> None:
@@ -433,14 +435,14 @@ def test_an_attempt_in_the_middle_leaves_the_signature() -> None:
     assert ("hi", 1, 4, "llama") == ask("hi", n=4)
 
 
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@on_both_loops
 def test_a_bound_function_that_gives_awaitables_is_guarded_until_they_end(
     backend: str, clock: Any
 ) -> None:
     """Success, failure, retry and failover are those of the awaited answer, also past the first call."""
     outcomes: list[Any] = ["one", "two", down(), "three", TypeError("bug")]
 
-    @failover(chain=[A, B], backoff=lambda n: 1.0)
+    @failover(chain=[GROQ, OPENAI], backoff=lambda n: 1.0)
     def ask(target: Target) -> Any:
         async def answer() -> str:
             clock.advance(0.5)
@@ -457,19 +459,19 @@ def test_a_bound_function_that_gives_awaitables_is_guarded_until_they_end(
             await ask()
         return answers
 
-    assert [f"{A} one", f"{A} two", f"{A} three"] == run_async(main, backend=backend)
-    assert (4, 1, [1.0]) == (health()[A].total, health()[A].errors, clock.sleeps)
+    assert [f"{GROQ} one", f"{GROQ} two", f"{GROQ} three"] == run_async(main, backend=backend)
+    assert (4, 1, [1.0]) == (health()[GROQ].total, health()[GROQ].errors, clock.sleeps)
 
 
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@on_both_loops
 def test_a_bound_function_that_gives_awaitables_is_timed(backend: str, clock: Any) -> None:
     """A policy's timeout cuts the awaitable off and leaves time for the next target."""
     hangs = False
 
-    @failover(chain=[A, B], timeout=8.0)
+    @failover(chain=[GROQ, OPENAI], timeout=8.0)
     def ask(target: Target) -> Any:
         async def answer() -> str:
-            if hangs and target.key == A:
+            if hangs and target.key == GROQ:
                 clock.advance(6.0)
                 await anyio.sleep_forever()
             return target.key
@@ -482,5 +484,5 @@ def test_a_bound_function_that_gives_awaitables_is_timed(backend: str, clock: An
         hangs = True
         return [*healthy, await ask()]
 
-    assert [A, A, B] == run_async(main, backend=backend)
-    assert "timeout" == health()[A].last_error.reason  # type: ignore[union-attr]
+    assert [GROQ, GROQ, OPENAI] == run_async(main, backend=backend)
+    assert "timeout" == health()[GROQ].last_error.reason  # type: ignore[union-attr]

@@ -34,12 +34,9 @@ from resilient_llm._core.permit import held_places
 from resilient_llm._runtime import runtime
 from resilient_llm.testing import FakeClock, capture_events
 from tests.support import stepping
-from tests.support.drivers import on_both_loops
 from tests.support.schedules import PATIENCE
-from tests.support.shapes import A, down
 from tests.support.stepping import no_place_is_taken
-
-GROQ, OPENAI = "groq/llama", "openai/gpt"
+from tests.support.ways import GROQ, OPENAI, down, on_both_loops
 
 
 class DownError(ConnectionResetError):
@@ -139,7 +136,7 @@ def test_a_cancelled_call_charges_nobody_and_leaves_nothing_running(
 def test_two_loops_in_a_row_and_a_cancelled_wait_leave_nothing(clock: Any) -> None:
     """A call that is cancelled while it waits for its next attempt holds no place and is not counted twice."""
 
-    @failover(chain=A, backoff=lambda n: 5.0)
+    @failover(chain=GROQ, backoff=lambda n: 5.0)
     async def ask(target: Target) -> str:
         raise down()
 
@@ -153,8 +150,8 @@ def test_two_loops_in_a_row_and_a_cancelled_wait_leave_nothing(clock: Any) -> No
     with capture_events(RetryScheduled) as scheduled:
         asyncio.run(main())
 
-    assert health()[A].errors <= 1 + len(scheduled)
-    assert "closed" == breaker(A).state
+    assert health()[GROQ].errors <= 1 + len(scheduled)
+    assert "closed" == breaker(GROQ).state
 
 
 @on_both_loops

@@ -29,7 +29,7 @@ from tests.support.errors import (
     openai_error,
     wrapped,
 )
-from tests.support.shapes import down
+from tests.support.ways import down
 
 
 @pytest.fixture

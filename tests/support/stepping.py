@@ -20,7 +20,7 @@ from resilient_llm import configure, testing
 from resilient_llm._core.permit import held_places
 from resilient_llm._runtime import runtime
 from resilient_llm.testing import FakeClock
-from tests.support.drivers import on
+from tests.support.ways import run_async
 
 
 class _Stepped:
@@ -144,7 +144,7 @@ def through_all_steps(
     while True:
         with testing.isolated(), testing.fake_clock() as clock:
             configure(logging=False)
-            came = on(backend, functools.partial(once, n, clock))
+            came = run_async(functools.partial(once, n, clock), backend=backend)
         if not came:
             return n
         n += 1
