@@ -28,7 +28,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 # What looks at the core, without what only takes long.
-CORE_TESTS := tests/core tests/api tests/drive tests/rules tests/binding/test_callables.py tests/traps
+CORE_TESTS := tests/core tests/api tests/drive tests/rules tests/binding/test_decorating.py tests/traps
 
 .DELETE_ON_ERROR:
 .PHONY: demo test lint lint-style lint-types docs coverage corpus fuzz soak mutants clean

@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import threading
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
+import anyio
 import pytest
 
 import resilient_llm
@@ -14,33 +16,40 @@ from resilient_llm import (
     ChainExhaustedError,
     ErrorKind,
     Target,
+    TargetBenched,
     bench_model,
     breaker,
     failover,
+    health,
     is_benched,
     list_benched,
     reset,
     testing,
     unbench_model,
 )
-from tests.support.shapes import (
-    KEY,
-    OTHER,
-    SHAPES,
+from resilient_llm._runtime.runtime import runtime
+from resilient_llm.testing import capture_events, isolated
+from tests.support.guards import (
     Held,
-    ProviderError,
-    Shape,
-    down,
     eager_threads,
     elsewhere,
     fail,
     half_open,
     in_threads,
     is_refused,
-    over,
     state,
     succeed,
     trip,
+)
+from tests.support.ways import (
+    GROQ,
+    OPENAI,
+    SHAPES,
+    ProviderError,
+    Shape,
+    down,
+    over,
+    rate_limited,
     unreachable,
 )
 
@@ -49,11 +58,6 @@ def the_bench() -> BenchedModel:
     """The only bench there is."""
     (bench,) = list_benched()
     return bench
-
-
-def rate_limited(seconds: float | None = None) -> ProviderError:
-    """A rate limit of one target."""
-    return ProviderError(429, retry_after=seconds, message="Rate limit reached for this model")
 
 
 # --- names ------------------------------------------------------------------------------------
@@ -80,19 +84,19 @@ def test_the_other_spelling_is_the_same_object(name: str, alias: str):
 def test_nothing_is_benched_at_first(clock):
     """A fresh process has no benches."""
     assert [] == list_benched()
-    assert not is_benched(KEY)
+    assert not is_benched(GROQ)
 
 
 @over(SHAPES)
 def test_a_benched_model_is_refused_until_it_is_unbenched(clock, shape: Shape):
     """A bench without an end lasts until unbench_model."""
-    bench_model(KEY)
+    bench_model(GROQ)
 
-    first = shape.outcome(KEY, "answer")
+    first = shape.outcome(GROQ, "answer")
     clock.advance(1_000_000)
-    second = shape.outcome(KEY, "answer")
-    was_benched = unbench_model(KEY)
-    third = shape.outcome(KEY, "answer")
+    second = shape.outcome(GROQ, "answer")
+    was_benched = unbench_model(GROQ)
+    third = shape.outcome(GROQ, "answer")
 
     assert ["refused", "refused", "served"] == [first, second, third]
     assert was_benched
@@ -101,12 +105,12 @@ def test_a_benched_model_is_refused_until_it_is_unbenched(clock, shape: Shape):
 @over(SHAPES)
 def test_a_bench_with_an_end_is_over_at_its_end(clock, shape: Shape):
     """A bench of 60 s refuses for 60 s and no longer."""
-    bench_model(KEY, 60)
+    bench_model(GROQ, 60)
 
     clock.advance(59.9)
-    before = shape.outcome(KEY, "answer")
+    before = shape.outcome(GROQ, "answer")
     clock.advance(0.2)
-    after = shape.outcome(KEY, "answer")
+    after = shape.outcome(GROQ, "answer")
 
     assert ["refused", "served"] == [before, after]
     assert [] == list_benched()
@@ -114,13 +118,13 @@ def test_a_bench_with_an_end_is_over_at_its_end(clock, shape: Shape):
 
 def test_a_manual_bench_is_listed_with_its_facts(clock):
     """list_benched tells key, end, remaining seconds, start, cause and reason."""
-    bench_model(KEY, 60, reason="maintenance")
+    bench_model(GROQ, 60, reason="maintenance")
     clock.advance(15)
 
     bench = the_bench()
 
     assert isinstance(bench, BenchedModel)
-    assert (KEY, True, "maintenance") == (bench.model, bench.manual, bench.reason)
+    assert (GROQ, True, "maintenance") == (bench.model, bench.manual, bench.reason)
     assert 45 == pytest.approx(bench.remaining)
     assert timedelta(seconds=60) == bench.until - bench.since
     assert [UTC.utcoffset(None)] * 2 == [bench.until.utcoffset(), bench.since.utcoffset()]
@@ -129,7 +133,7 @@ def test_a_manual_bench_is_listed_with_its_facts(clock):
 
 def test_a_bench_without_an_end_has_neither_end_nor_remaining_seconds(clock):
     """`.until` is None until unbenched."""
-    bench_model(KEY)
+    bench_model(GROQ)
 
     bench = the_bench()
 
@@ -140,14 +144,14 @@ def test_a_bench_without_an_end_has_neither_end_nor_remaining_seconds(clock):
 
 def test_a_benched_model_is_a_frozen_snapshot(clock):
     """What list_benched returned does not change afterwards."""
-    bench_model(KEY, 60)
+    bench_model(GROQ, 60)
     bench = the_bench()
 
     with pytest.raises(AttributeError):
         bench.reason = "other"
     list_benched().clear()
 
-    assert [KEY] == [found.model for found in list_benched()]
+    assert [GROQ] == [found.model for found in list_benched()]
 
 
 @pytest.mark.parametrize(
@@ -167,16 +171,27 @@ def test_the_end_of_a_bench_may_be_a_moment_a_duration_or_seconds(clock, until, 
     now = the_bench().since
     unbench_model("clock/reader")
 
-    bench_model(KEY, until(now) if callable(until) else until)
+    bench_model(GROQ, until(now) if callable(until) else until)
 
     assert seconds == pytest.approx(the_bench().remaining, abs=0.01)
 
 
 def test_a_moment_is_read_on_the_real_clock():
     """Without a fake clock an aware datetime is a moment of the wall clock."""
-    bench_model(KEY, datetime.now(UTC) + timedelta(hours=1))
+    bench_model(GROQ, datetime.now(UTC) + timedelta(hours=1))
 
     assert 3590 < the_bench().remaining <= 3600
+
+
+@pytest.mark.parametrize("until", [1e12, timedelta.max, datetime.max.replace(tzinfo=UTC)])
+def test_a_bench_for_ever_in_other_words_can_be_listed(until: Any) -> None:
+    """An end that no datetime can name is shown as the last one that it can."""
+    bench_model("groq/a", until=until)
+
+    (bench,) = list_benched()
+    assert bench.until is not None
+    assert 9999 == bench.until.year
+    assert "down" == health()["groq/a"].status
 
 
 @pytest.mark.parametrize(
@@ -195,15 +210,15 @@ def test_a_moment_is_read_on_the_real_clock():
 def test_a_bench_that_makes_no_sense_is_a_value_error(until):
     """A naive datetime, a past moment and a negative duration are refused."""
     with pytest.raises(ValueError):
-        bench_model(KEY, until)
+        bench_model(GROQ, until)
 
     assert [] == list_benched()
 
 
 def test_benching_again_replaces_a_manual_bench(clock):
     """The operator's last word counts, also if it is shorter."""
-    bench_model(KEY, 600, reason="first")
-    bench_model(KEY, 60, reason="second")
+    bench_model(GROQ, 600, reason="first")
+    bench_model(GROQ, 60, reason="second")
 
     assert 60 == pytest.approx(the_bench().remaining)
     assert "second" == the_bench().reason
@@ -211,10 +226,10 @@ def test_benching_again_replaces_a_manual_bench(clock):
 
 def test_unbenching_tells_whether_there_was_a_bench(clock):
     """unbench_model is True for what was benched, by hand or not, and False for anything else."""
-    bench_model(KEY)
-    trip(OTHER)
+    bench_model(GROQ)
+    trip(OPENAI)
 
-    answers = [unbench_model(spec) for spec in (KEY, KEY, OTHER, OTHER, "unknown/model")]
+    answers = [unbench_model(spec) for spec in (GROQ, GROQ, OPENAI, OPENAI, "unknown/model")]
 
     assert [True, False, True, False, False] == answers
     assert [] == list_benched()
@@ -222,10 +237,10 @@ def test_unbenching_tells_whether_there_was_a_bench(clock):
 
 def test_unbenching_after_the_end_is_false(clock):
     """A bench that is over is none."""
-    bench_model(KEY, 60)
+    bench_model(GROQ, 60)
     clock.advance(61)
 
-    assert not unbench_model(KEY)
+    assert not unbench_model(GROQ)
 
 
 @over(SHAPES)
@@ -233,9 +248,9 @@ def test_unbenching_lets_an_open_target_serve_at_once(clock, shape: Shape):
     """unbench_model ends an automatic bench as well."""
     trip()
 
-    unbench_model(KEY)
+    unbench_model(GROQ)
 
-    assert "served" == shape.outcome(KEY, "answer")
+    assert "served" == shape.outcome(GROQ, "answer")
     assert "closed" == state()
 
 
@@ -243,11 +258,11 @@ def test_unbenching_lets_an_open_target_serve_at_once(clock, shape: Shape):
 def test_a_bench_is_found_however_the_model_is_written(clock, spelling: str):
     """Specs are normalised by all four calls."""
     bench_model(spelling)
-    known = is_benched(KEY), is_benched(spelling), [bench.model for bench in list_benched()]
+    known = is_benched(GROQ), is_benched(spelling), [bench.model for bench in list_benched()]
 
     unbenched = unbench_model(f" {spelling}")
 
-    assert (True, True, [KEY]) == known
+    assert (True, True, [GROQ]) == known
     assert unbenched
 
 
@@ -268,27 +283,27 @@ def test_benching_a_provider_benches_every_target_of_it(clock, shape: Shape):
     bench_model("groq")
 
     outcomes = [
-        shape.outcome(key, "answer") for key in (KEY, "groq/other", "groq@tenant/llama", OTHER)
+        shape.outcome(key, "answer") for key in (GROQ, "groq/other", "groq@tenant/llama", OPENAI)
     ]
 
     assert ["refused", "refused", "served", "served"] == outcomes
     assert [True, True, True, False, False] == [
-        is_benched(key) for key in ("groq", KEY, "groq/other", "groq@tenant/llama", "groq@tenant")
+        is_benched(key) for key in ("groq", GROQ, "groq/other", "groq@tenant/llama", "groq@tenant")
     ]
 
 
 def test_a_bench_of_a_provider_is_another_key(clock):
     """Unbenching a target does not unbench its provider, and the other way round."""
     bench_model("groq")
-    bench_model(KEY)
+    bench_model(GROQ)
 
     first = unbench_model("groq/other")
-    second = unbench_model(KEY)
-    still = is_benched(KEY)
+    second = unbench_model(GROQ)
+    still = is_benched(GROQ)
     third = unbench_model("groq")
 
     assert (False, True, True, True) == (first, second, still, third)
-    assert not is_benched(KEY)
+    assert not is_benched(GROQ)
 
 
 def test_an_account_is_benched_alone(clock):
@@ -297,13 +312,13 @@ def test_an_account_is_benched_alone(clock):
 
     assert is_benched("groq@tenant/llama")
     assert is_refused("groq@tenant/llama")
-    assert not is_refused(KEY)
+    assert not is_refused(GROQ)
     assert not is_refused("groq@other/llama")
 
 
 def test_the_key_of_a_target_with_an_account_can_be_benched(clock):
     """Keys and the targets they belong to are one thing."""
-    bench_model(Target(KEY, account="tenant").key)
+    bench_model(Target(GROQ, account="tenant").key)
 
     assert is_refused("groq@tenant/llama")
     assert not is_refused("groq@tenant/other")
@@ -319,7 +334,7 @@ def test_an_open_circuit_is_listed_with_its_facts(clock):
 
     bench = the_bench()
 
-    assert (KEY, False, ErrorKind("transient"), 5) == (
+    assert (GROQ, False, ErrorKind("transient"), 5) == (
         bench.model,
         bench.manual,
         bench.kind,
@@ -333,7 +348,7 @@ def test_an_open_circuit_is_listed_with_its_facts(clock):
 @pytest.mark.parametrize(
     ("error", "key", "kind"),
     [
-        (lambda: rate_limited(9), KEY, "rate_limited"),
+        (lambda: rate_limited(9), GROQ, "rate_limited"),
         (lambda: ProviderError(401), "groq", "auth_dead"),
     ],
     ids=["rate_limited", "auth_dead"],
@@ -354,7 +369,7 @@ def test_a_half_open_circuit_is_not_benched(clock):
     half_open(clock)
 
     assert [] == list_benched()
-    assert not is_benched(KEY)
+    assert not is_benched(GROQ)
 
 
 def test_benches_are_sorted(clock):
@@ -381,7 +396,7 @@ def test_a_success_does_not_end_a_rate_limit(clock, shape: Shape):
         fail(error=lambda: rate_limited(40))
         return "answer"
 
-    shape.run(KEY, provider)
+    shape.run(GROQ, provider)
 
     assert is_refused()
     assert 40 - 0.001 <= the_bench().remaining <= 44 + 0.001
@@ -395,6 +410,29 @@ def test_a_longer_rate_limit_extends_a_shorter_one(clock):
     held.finish(rate_limited(200))
 
     assert 200 - 0.001 <= the_bench().remaining <= 220 + 0.001
+
+
+def test_a_burst_of_rate_limits_is_told_once_and_a_longer_wait_again(clock: Any) -> None:
+    """Each extends the bench by a moment; observers hear of it only when its end has moved noticeably."""
+
+    @failover(chain=[GROQ, OPENAI])
+    async def ask(target: Target, wait: float) -> str:
+        await anyio.lowlevel.checkpoint()
+        if target.key == GROQ:
+            clock.advance(0.001)
+            raise ProviderError(429, retry_after=wait)
+        return target.key
+
+    async def burst() -> None:
+        async with anyio.create_task_group() as group:
+            for wait in (20, 20, 20, 60, 60):
+                group.start_soon(ask, wait)
+
+    with capture_events(TargetBenched) as benched:
+        anyio.run(burst)
+
+    assert [20, 60] == [event.retry_after for event in benched]
+    assert pytest.approx(60.0, abs=0.01) == list_benched()[0].remaining
 
 
 def test_a_rate_limit_does_not_shorten_an_open_circuit(clock):
@@ -418,13 +456,13 @@ def test_a_hint_benches_at_most_an_hour(clock):
 
 def test_benches_are_kept_per_key(clock):
     """Two targets are benched and come back each at its own time."""
-    bench_model(KEY, 60)
+    bench_model(GROQ, 60)
     clock.advance(30)
-    bench_model(OTHER, 60)
+    bench_model(OPENAI, 60)
 
     clock.advance(31)
 
-    assert [OTHER] == [bench.model for bench in list_benched()]
+    assert [OPENAI] == [bench.model for bench in list_benched()]
 
 
 # --- two layers -------------------------------------------------------------------------------
@@ -448,27 +486,27 @@ def test_no_report_touches_a_manual_bench(clock, shape: Shape, ending):
     error = ending() if callable(ending) else ending
 
     def provider() -> object:
-        bench_model(KEY, 600, reason="by hand")
+        bench_model(GROQ, 600, reason="by hand")
         if isinstance(error, BaseException):
             raise error
         return error
 
     with contextlib.suppress(BaseException):
-        shape.run(KEY, provider)
-    (while_reported,) = [bench for bench in list_benched() if bench.model == KEY]
+        shape.run(GROQ, provider)
+    (while_reported,) = [bench for bench in list_benched() if bench.model == GROQ]
     reset()
     bench = the_bench()
 
     assert (True, "by hand") == (while_reported.manual, while_reported.reason)
     assert 600 == pytest.approx(while_reported.remaining)
-    assert (KEY, True, "by hand") == (bench.model, bench.manual, bench.reason)
+    assert (GROQ, True, "by hand") == (bench.model, bench.manual, bench.reason)
     assert 600 == pytest.approx(bench.remaining)
 
 
 def test_a_manual_bench_over_an_open_circuit_ends_at_its_own_end(clock):
     """What opened by itself is still half-open when the operator's bench is over."""
     trip()
-    bench_model(KEY, 100)
+    bench_model(GROQ, 100)
 
     clock.advance(99)
     benched = is_refused()
@@ -481,7 +519,7 @@ def test_a_manual_bench_over_an_open_circuit_ends_at_its_own_end(clock):
 def test_an_open_circuit_under_a_manual_bench_stays_open_after_it(clock):
     """A shorter manual bench does not shorten an automatic one."""
     trip()
-    bench_model(KEY, 5)
+    bench_model(GROQ, 5)
 
     clock.advance(6)
 
@@ -492,16 +530,16 @@ def test_an_open_circuit_under_a_manual_bench_stays_open_after_it(clock):
 @pytest.mark.parametrize("when", ["soonest", "wait", "raise"])
 def test_a_manual_bench_is_respected_when_everything_is_benched(clock, when: str):
     """No way of dealing with a benched chain calls what an operator benched."""
-    bench_model(KEY)
+    bench_model(GROQ)
 
-    @failover(chain=[KEY], when_all_benched=when, timeout=30)
+    @failover(chain=[GROQ], when_all_benched=when, timeout=30)
     def ask(target: Target) -> None:
         pytest.fail("the function ran")
 
     with pytest.raises((ChainExhaustedError, BreakerOpenError, TimeoutError)):
         ask()
 
-    assert is_benched(KEY)
+    assert is_benched(GROQ)
 
 
 def test_reset_forgets_what_is_automatic_and_keeps_what_is_manual(clock):
@@ -536,22 +574,22 @@ def test_reset_forgets_counts_and_escalation(clock):
 
 def test_benches_are_seen_by_every_thread(clock):
     """The registry belongs to the process."""
-    elsewhere(bench_model, KEY)
+    elsewhere(bench_model, GROQ)
 
-    assert elsewhere(is_benched, KEY)
-    assert is_benched(KEY)
+    assert elsewhere(is_benched, GROQ)
+    assert is_benched(GROQ)
 
 
 def test_isolated_has_benches_of_its_own(clock):
     """Inside isolated() nothing is benched, and what is benched there stays there."""
-    bench_model(KEY)
+    bench_model(GROQ)
 
     with testing.isolated():
         inside = list_benched()
-        bench_model(OTHER)
+        bench_model(OPENAI)
 
     assert [] == inside
-    assert [KEY] == [bench.model for bench in list_benched()]
+    assert [GROQ] == [bench.model for bench in list_benched()]
 
 
 def test_benching_from_many_threads_loses_nothing(clock):
@@ -576,7 +614,7 @@ def test_a_bench_that_arrives_while_calls_run_is_seen_by_the_next_call(clock):
     """bench_model acts at once, whoever is inside."""
     held = Held()
 
-    bench_model(KEY)
+    bench_model(GROQ)
     refused = is_refused()
     held.finish("answer")
 
@@ -596,6 +634,24 @@ def test_benches_survive_the_bound_on_memory(clock):
     assert {"keep/manual", "keep/automatic"} == {bench.model for bench in list_benched()}
 
 
+def test_a_key_that_was_let_go_is_held_again_when_it_is_benched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A bench is not lost with the guard that brought it, however many keys came meanwhile."""
+    monkeypatch.setattr("resilient_llm._runtime.registry.MOST_KEYS", 20)
+    with isolated():
+        guard = breaker("tenant-0", failures=1)
+        with contextlib.suppress(ConnectionResetError), guard:
+            for number in range(1, 60):
+                with breaker(f"tenant-{number}"):
+                    pass
+            assert "tenant-0" not in runtime.circuits
+            raise ConnectionResetError
+        del guard
+
+        assert ["tenant-0"] == [each.model for each in list_benched()]
+
+
 def test_listing_is_possible_while_observers_are_told(clock):
     """An observer may ask the registry and change it."""
     found = []
@@ -609,7 +665,7 @@ def test_listing_is_possible_while_observers_are_told(clock):
     bench_model("bystander/model")
     resilient_llm.observe(observer, resilient_llm.TargetBenched)
     trip()
-    succeed(OTHER)
+    succeed(OPENAI)
 
-    assert KEY in found[0]
+    assert GROQ in found[0]
     assert not is_benched("bystander/model")

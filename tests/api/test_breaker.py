@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import inspect
 import logging
 import os
@@ -10,9 +11,10 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -35,45 +37,50 @@ from resilient_llm import (
     reset,
     testing,
 )
-from tests.support.shapes import (
-    BREAKER_SHAPES,
-    CHAIN_SHAPES,
-    KEY,
-    OTHER,
+from resilient_llm._runtime.runtime import runtime
+from resilient_llm.testing import FakeClock, capture_events, isolated, scripted
+from tests.support.guards import (
     PATIENCE,
-    SHAPES,
-    WITH,
     Held,
-    ProviderError,
-    Shape,
-    down,
     eager_threads,
     elsewhere,
     fail,
+    failing,
     half_open,
     in_threads,
     is_refused,
-    on_both_loops,
-    over,
-    run_async,
     seen,
     state,
     succeed,
     totals,
     trip,
+)
+from tests.support.ways import (
+    BREAKER_SHAPES,
+    CHAIN_SHAPES,
+    GROQ,
+    OPENAI,
+    SHAPES,
+    WITH,
+    ProviderError,
+    Shape,
+    down,
+    on_both_loops,
+    over,
+    run_async,
     unreachable,
 )
 
 FIRST_COOLDOWN = (30, 33)
 
 
-def remaining(key: str = KEY) -> float:
+def remaining(key: str = GROQ) -> float:
     """Seconds left on the bench of a key."""
     (bench,) = [bench for bench in list_benched() if bench.model == key]
     return bench.remaining
 
 
-def lasts(bounds: tuple[float, float], key: str = KEY) -> bool:
+def lasts(bounds: tuple[float, float], key: str = GROQ) -> bool:
     """Whether a bench that has just begun lasts as long as it should."""
     low, high = bounds
     return low - 0.001 <= remaining(key) <= high + 0.001
@@ -96,10 +103,10 @@ def fail_probes(clock, times: int, cooldowns: list[float] | None = None) -> None
 @over(SHAPES)
 def test_a_guarded_call_returns_what_the_block_returns_and_is_counted(clock, shape: Shape):
     """A success is handed on and counted for the target and for its provider."""
-    result = shape.run(KEY, lambda: "answer")
+    result = shape.run(GROQ, lambda: "answer")
 
     assert "answer" == result
-    assert (1, 0) == totals(KEY)
+    assert (1, 0) == totals(GROQ)
     assert (1, 0) == totals("groq")
     assert "closed" == state()
 
@@ -110,10 +117,10 @@ def test_an_error_leaves_the_block_unchanged_and_is_counted(clock, shape: Shape)
     error = down()
 
     with pytest.raises(ProviderError) as caught:
-        shape.run(KEY, lambda: (_ for _ in ()).throw(error))
+        shape.run(GROQ, lambda: (_ for _ in ()).throw(error))
 
     assert caught.value is error
-    assert (1, 1) == totals(KEY)
+    assert (1, 1) == totals(GROQ)
     assert "closed" == state()
 
 
@@ -124,7 +131,7 @@ def test_a_guarded_error_keeps_its_cause_context_and_notes(clock, shape: Shape):
     error = down()
     error.__cause__ = cause
 
-    assert "failed" == shape.outcome(KEY, error)
+    assert "failed" == shape.outcome(GROQ, error)
 
     assert error.__cause__ is cause
     assert [] == getattr(error, "__notes__", [])
@@ -133,11 +140,11 @@ def test_a_guarded_error_keeps_its_cause_context_and_notes(clock, shape: Shape):
 @over(SHAPES)
 def test_five_consecutive_failures_open_the_circuit(clock, shape: Shape):
     """The fifth failure in a row opens, and the next call is refused before anything runs."""
-    outcomes = [shape.outcome(KEY, down()) for _ in range(6)]
+    outcomes = [shape.outcome(GROQ, down()) for _ in range(6)]
 
     assert ["failed"] * 5 + ["refused"] == outcomes
     assert "open" == state()
-    assert (5, 5) == totals(KEY)
+    assert (5, 5) == totals(GROQ)
 
 
 @over(SHAPES)
@@ -145,8 +152,8 @@ def test_a_success_between_failures_starts_the_count_of_consecutive_failures_ane
     clock, shape: Shape
 ):
     """Four failures, a success and four failures do not open a circuit that opens at five."""
-    outcomes = [shape.outcome(KEY, outcome) for outcome in [*(down() for _ in range(4)), 1]]
-    outcomes += [shape.outcome(KEY, down()) for _ in range(4)]
+    outcomes = [shape.outcome(GROQ, outcome) for outcome in [*(down() for _ in range(4)), 1]]
+    outcomes += [shape.outcome(GROQ, down()) for _ in range(4)]
 
     assert ["failed"] * 4 + ["served"] + ["failed"] * 4 == outcomes
     assert "closed" == state()
@@ -161,7 +168,7 @@ def test_an_open_circuit_becomes_half_open_and_closes_on_a_success(clock, shape:
     while_open = state()
     clock.advance(3.2)
     after_cooldown = state()
-    outcome = shape.outcome(KEY, "answer")
+    outcome = shape.outcome(GROQ, "answer")
 
     assert ("open", "half_open", "served", "closed") == (
         while_open,
@@ -201,11 +208,11 @@ def test_what_says_nothing_about_the_target_leaves_its_health_untouched(
     outcomes = []
     for _ in range(12):
         error.__traceback__ = None
-        outcomes.append(shape.outcome(KEY, error))
+        outcomes.append(shape.outcome(GROQ, error))
 
     assert ["failed"] * 12 == outcomes
     assert "closed" == state()
-    assert 0 == totals(KEY)[1]
+    assert 0 == totals(GROQ)[1]
     assert 0 == totals("groq")[1]
 
 
@@ -214,7 +221,7 @@ def test_one_error_object_counts_each_time_it_is_raised(clock, shape: Shape):
     """An error is charged every time it is raised, also when it is the same object again."""
     error = down()
 
-    outcomes = [shape.outcome(KEY, error) for _ in range(6)]
+    outcomes = [shape.outcome(GROQ, error) for _ in range(6)]
 
     assert ["failed"] * 5 + ["refused"] == outcomes
 
@@ -224,16 +231,16 @@ def test_an_error_that_passes_two_guards_of_one_key_is_charged_once(clock, shape
     """However many guards of a key an error passes, it is one error."""
 
     def provider() -> object:
-        with breaker(KEY), breaker(KEY):
+        with breaker(GROQ), breaker(GROQ):
             raise error
 
     for _ in range(2):
         error = down()
         with pytest.raises(ProviderError):
-            shape.run(KEY, provider)
+            shape.run(GROQ, provider)
 
-    assert 2 == totals(KEY)[1]
-    assert 2 == health()[KEY].consecutive_failures
+    assert 2 == totals(GROQ)[1]
+    assert 2 == health()[GROQ].consecutive_failures
     assert "closed" == state()
 
 
@@ -247,10 +254,10 @@ def test_a_refusal_says_which_target_when_to_come_back_and_why(clock, shape: Sha
     clock.advance(10)
 
     with pytest.raises(BreakerOpenError) as caught:
-        shape.run(KEY, lambda: pytest.fail("the body ran"))
+        shape.run(GROQ, lambda: pytest.fail("the body ran"))
 
     assert isinstance(caught.value, CallRejectedError)
-    assert KEY == str(getattr(caught.value.target, "key", caught.value.target))
+    assert GROQ == str(getattr(caught.value.target, "key", caught.value.target))
     assert remaining() == pytest.approx(caught.value.retry_after, abs=0.01)
     assert 20 - 0.001 <= caught.value.retry_after <= 23 + 0.001
     assert isinstance(caught.value.reason, str)
@@ -263,7 +270,7 @@ def test_a_chain_reports_an_open_target_as_a_rejected_member(clock, shape: Shape
     trip()
 
     with pytest.raises((ChainExhaustedError, BreakerOpenError)) as caught:
-        shape.run(KEY, lambda: pytest.fail("the function ran"))
+        shape.run(GROQ, lambda: pytest.fail("the function ran"))
 
     members = getattr(caught.value, "exceptions", [caught.value])
     assert [BreakerOpenError] == [type(member) for member in members]
@@ -275,7 +282,7 @@ def test_every_refusal_is_a_new_error(clock):
     errors = []
 
     for _ in range(2):
-        with pytest.raises(BreakerOpenError) as caught, breaker(KEY):
+        with pytest.raises(BreakerOpenError) as caught, breaker(GROQ):
             pytest.fail("the body ran")
         errors.append(caught.value)
 
@@ -286,7 +293,7 @@ def test_every_refusal_is_a_new_error(clock):
 def test_a_refusal_survives_pickling(clock, protocol: int):
     """BreakerOpenError keeps its facts and its message through pickle."""
     trip()
-    with pytest.raises(BreakerOpenError) as caught, breaker(KEY):
+    with pytest.raises(BreakerOpenError) as caught, breaker(GROQ):
         pytest.fail("the body ran")
     error = caught.value
 
@@ -309,9 +316,9 @@ def test_the_error_rate_opens_once_there_are_enough_calls(clock, shape: Shape):
     """Seven failures in ten calls open, though never three came in a row."""
     script = [down(), down(), 1, down(), down(), 1, down(), down(), 1, down()]
 
-    outcomes = [shape.outcome(KEY, outcome) for outcome in script[:9]]
+    outcomes = [shape.outcome(GROQ, outcome) for outcome in script[:9]]
     before_ten = state()
-    outcomes.append(shape.outcome(KEY, script[9]))
+    outcomes.append(shape.outcome(GROQ, script[9]))
 
     assert "refused" not in outcomes
     assert ("closed", "open") == (before_ten, state())
@@ -322,7 +329,7 @@ def test_an_error_rate_below_the_limit_leaves_the_circuit_closed(clock, shape: S
     """Four failures in every ten calls are not half of them."""
     script = [1, down(), 1, down(), 1, down(), 1, down(), 1, 1] * 3
 
-    outcomes = [shape.outcome(KEY, outcome) for outcome in script]
+    outcomes = [shape.outcome(GROQ, outcome) for outcome in script]
 
     assert "refused" not in outcomes
     assert "closed" == state()
@@ -330,7 +337,7 @@ def test_an_error_rate_below_the_limit_leaves_the_circuit_closed(clock, shape: S
 
 def test_min_calls_is_asked_of_the_error_rate(clock):
     """A circuit with min_calls=20 does not look at its error rate before."""
-    breaker(KEY, failures=100, min_calls=20)
+    breaker(GROQ, failures=100, min_calls=20)
 
     fail(times=19)
     before = state()
@@ -341,7 +348,7 @@ def test_min_calls_is_asked_of_the_error_rate(clock):
 
 def test_errors_older_than_the_window_do_not_count(clock):
     """The error rate looks at the last `window` seconds only."""
-    breaker(KEY, failures=100, window=60)
+    breaker(GROQ, failures=100, window=60)
     fail(times=9)
 
     clock.advance(70)
@@ -352,7 +359,7 @@ def test_errors_older_than_the_window_do_not_count(clock):
 
 def test_the_window_slides(clock):
     """Failures spread over less than a window are added up."""
-    breaker(KEY, failures=100, window=60)
+    breaker(GROQ, failures=100, window=60)
 
     for _ in range(10):
         fail()
@@ -371,11 +378,11 @@ def test_slow_calls_open_when_asked_for(clock, shape: Shape):
 
     options = {"slow_call": 2.0}
     for _ in range(2):
-        shape.run(KEY, lambda: "answer", **options)
+        shape.run(GROQ, lambda: "answer", **options)
     for _ in range(7):
-        shape.run(KEY, slow, **options)
+        shape.run(GROQ, slow, **options)
     before = state()
-    shape.run(KEY, slow, **options)
+    shape.run(GROQ, slow, **options)
 
     assert ("closed", "open") == (before, state())
 
@@ -383,7 +390,7 @@ def test_slow_calls_open_when_asked_for(clock, shape: Shape):
 def test_slow_calls_do_nothing_unless_asked_for(clock):
     """Without `slow_call` a slow success is a success."""
     for _ in range(30):
-        with breaker(KEY):
+        with breaker(GROQ):
             clock.advance(100)
 
     assert "closed" == state()
@@ -391,16 +398,16 @@ def test_slow_calls_do_nothing_unless_asked_for(clock):
 
 def test_the_slow_rate_can_be_set(clock):
     """slow_rate=0.5 opens when half of the calls are slow."""
-    breaker(KEY, slow_call=2.0, slow_rate=0.5, min_calls=4)
+    breaker(GROQ, slow_call=2.0, slow_rate=0.5, min_calls=4)
 
     for seconds in (0.1, 0.1, 0.1, 3, 3, 3, 3):
         if state() == "open":
             break
-        with breaker(KEY):
+        with breaker(GROQ):
             clock.advance(seconds)
 
     assert "open" == state()
-    assert 0 == totals(KEY)[1]
+    assert 0 == totals(GROQ)[1]
 
 
 def open_by_failures(clock) -> None:
@@ -418,9 +425,9 @@ def open_by_error_rate(clock) -> None:
 
 def open_by_slow_rate(clock) -> None:
     """Let ten calls be slow."""
-    breaker(KEY, slow_call=1)
+    breaker(GROQ, slow_call=1)
     for _ in range(10):
-        with breaker(KEY):
+        with breaker(GROQ):
             clock.advance(2)
 
 
@@ -450,7 +457,7 @@ def test_the_event_of_a_bench_names_its_trigger_with_numbers(clock, opens, words
     assert any(letter.isdigit() for letter in event.trigger)
 
 
-def ask_twice(error, chain=KEY, during=lambda: None, attempts=2):
+def ask_twice(error, chain=GROQ, during=lambda: None, attempts=2):
     """Let one call use up two attempts on a target."""
 
     @failover(chain=chain, attempts=attempts, backoff=lambda n: 0.0)
@@ -474,7 +481,7 @@ def test_a_call_that_used_up_its_attempts_opens_the_provider_its_last_error_was_
     """Attempts used up on a refused connection open the provider, not the target."""
     ask_twice(unreachable)
 
-    assert ("closed", "open") == (state(KEY), state("groq"))
+    assert ("closed", "open") == (state(GROQ), state("groq"))
 
 
 def test_a_target_that_answered_others_meanwhile_is_not_exhausted(clock):
@@ -496,17 +503,17 @@ def test_a_breaker_that_opens_ends_the_retries_on_that_target(clock):
     fail(times=3)
     called = []
 
-    @failover(chain=[KEY, OTHER], attempts=5, backoff=lambda n: 0.0)
+    @failover(chain=[GROQ, OPENAI], attempts=5, backoff=lambda n: 0.0)
     def ask(target: Target) -> str:
         called.append(target.key)
-        if target.key == KEY:
+        if target.key == GROQ:
             raise down()
         return "answer"
 
     result = ask()
 
     assert "answer" == result
-    assert [KEY, KEY, OTHER] == called
+    assert [GROQ, GROQ, OPENAI] == called
 
 
 def test_attempts_above_failures_is_a_warning_at_decoration(caplog):
@@ -514,7 +521,7 @@ def test_attempts_above_failures_is_a_warning_at_decoration(caplog):
     with warnings.catch_warnings(record=True) as warned, caplog.at_level(logging.WARNING):
         warnings.simplefilter("always")
 
-        @failover(chain=[KEY], attempts=6)
+        @failover(chain=[GROQ], attempts=6)
         def ask(target: Target) -> None: ...
 
     words = " ".join([*(str(warning.message) for warning in warned), *caplog.messages])
@@ -527,7 +534,7 @@ def test_attempts_up_to_failures_warns_of_nothing(caplog):
     with warnings.catch_warnings(record=True) as warned, caplog.at_level(logging.WARNING):
         warnings.simplefilter("always")
 
-        @failover(chain=[KEY], attempts=5)
+        @failover(chain=[GROQ], attempts=5)
         def ask(target: Target) -> None: ...
 
     assert [] == [str(warning.message) for warning in warned]
@@ -536,7 +543,7 @@ def test_attempts_up_to_failures_warns_of_nothing(caplog):
 
 def test_after_a_recovery_the_rates_need_enough_calls_anew(clock):
     """A circuit that has recovered does not reopen on old errors or on one new one."""
-    breaker(KEY, failures=100)
+    breaker(GROQ, failures=100)
     fail(times=10)
     clock.advance(34)
     succeed()
@@ -550,7 +557,7 @@ def test_after_a_recovery_the_rates_need_enough_calls_anew(clock):
 
 def test_after_idle_time_the_rates_need_enough_calls_anew(clock):
     """Errors of before a silence as long as the window are forgotten."""
-    breaker(KEY, failures=100)
+    breaker(GROQ, failures=100)
     fail(times=9)
 
     clock.advance(1000)
@@ -592,7 +599,7 @@ def test_the_cooldown_doubles_with_each_failed_probe_up_to_its_limit(clock):
 
 def test_cooldown_and_max_cooldown_can_be_set(clock):
     """cooldown=5 with max_cooldown=12 goes 5, 10, 12."""
-    breaker(KEY, cooldown=5, max_cooldown=12)
+    breaker(GROQ, cooldown=5, max_cooldown=12)
     trip()
     cooldowns = [remaining()]
 
@@ -654,7 +661,7 @@ def test_many_healthy_windows_bring_the_first_cooldown_back(clock):
 def test_half_open_admits_one_caller_and_refuses_all_others_at_once(clock, shape: Shape):
     """While the probe runs everyone else is refused."""
     half_open(clock)
-    probe = Held(KEY, shape)
+    probe = Held(GROQ, shape)
 
     others = [is_refused() for _ in range(5)]
     probe.finish("answer")
@@ -666,7 +673,7 @@ def test_half_open_admits_one_caller_and_refuses_all_others_at_once(clock, shape
 
 def test_probes_sets_how_many_callers_are_admitted_while_half_open(clock):
     """probes=2 admits two at once and refuses the third."""
-    breaker(KEY, probes=2, successes_to_close=2)
+    breaker(GROQ, probes=2, successes_to_close=2)
     half_open(clock)
 
     probes = [Held(), Held()]
@@ -682,7 +689,7 @@ def test_probes_sets_how_many_callers_are_admitted_while_half_open(clock):
 
 def test_successes_to_close_sets_how_many_probes_must_succeed(clock):
     """successes_to_close=3 stays half-open for two successes."""
-    breaker(KEY, successes_to_close=3)
+    breaker(GROQ, successes_to_close=3)
     half_open(clock)
     states = []
 
@@ -695,7 +702,7 @@ def test_successes_to_close_sets_how_many_probes_must_succeed(clock):
 
 def test_one_failed_probe_opens_again_whatever_succeeded_before(clock):
     """A failure while half-open is the end of that half-open period."""
-    breaker(KEY, successes_to_close=3)
+    breaker(GROQ, successes_to_close=3)
     half_open(clock)
 
     succeed(times=2)
@@ -712,7 +719,7 @@ def test_a_failed_probe_opens_again(clock, shape: Shape):
     """A probe that fails opens the circuit for twice as long."""
     half_open(clock)
 
-    outcome = shape.outcome(KEY, down())
+    outcome = shape.outcome(GROQ, down())
 
     assert ("failed", "open") == (outcome, state())
     assert lasts((60, 66))
@@ -723,7 +730,7 @@ def test_a_rate_limit_ends_a_probe_as_a_failure(clock, shape: Shape):
     """A probe that is rate limited did not succeed: the target is blocked again."""
     half_open(clock)
 
-    outcome = shape.outcome(KEY, ProviderError(429, message="Rate limit reached for this model"))
+    outcome = shape.outcome(GROQ, ProviderError(429, message="Rate limit reached for this model"))
 
     assert "failed" == outcome
     assert is_refused()
@@ -739,9 +746,9 @@ def test_a_probe_that_says_nothing_gives_its_place_back(clock, shape: Shape, err
     """Nothing neither opens nor closes, and the next caller may probe."""
     half_open(clock)
 
-    outcomes = [shape.outcome(KEY, error) for _ in range(3)]
+    outcomes = [shape.outcome(GROQ, error) for _ in range(3)]
     between = state()
-    last = shape.outcome(KEY, "answer")
+    last = shape.outcome(GROQ, "answer")
 
     assert ["failed"] * 3 == outcomes
     assert ("half_open", "served", "closed") == (between, last, state())
@@ -750,17 +757,34 @@ def test_a_probe_that_says_nothing_gives_its_place_back(clock, shape: Shape, err
 @over(SHAPES)
 def test_the_place_of_a_probe_that_never_ends_is_free_after_its_lease(clock, shape: Shape):
     """A hanging probe blocks for `probe_lease` seconds and no longer."""
-    breaker(KEY, probe_lease=5)
+    breaker(GROQ, probe_lease=5)
     half_open(clock)
-    hanging = Held(KEY, shape)
+    hanging = Held(GROQ, shape)
 
     clock.advance(4.9)
     before = is_refused()
     clock.advance(0.2)
-    after = elsewhere(WITH.outcome, KEY, "answer")
+    after = elsewhere(WITH.outcome, GROQ, "answer")
     hanging.finish("late")
 
     assert (True, "served", "closed") == (before, after, state())
+
+
+def test_an_awaitable_that_is_never_awaited_gives_the_place_back(clock: FakeClock) -> None:
+    """A coroutine that is thrown away holds nothing."""
+
+    @failover(chain="groq/a", attempts=1)
+    async def ask(target: Target) -> None: ...
+
+    with contextlib.suppress(ConnectionResetError), breaker("groq/a", failures=1):
+        raise ConnectionResetError
+    clock.advance(40.0)
+
+    ask().close()
+
+    with breaker("groq/a"):
+        pass
+    assert "closed" == breaker("groq/a").state
 
 
 def test_a_lease_lasts_at_least_the_cooldown_if_nothing_says_otherwise(clock):
@@ -780,7 +804,7 @@ def test_a_lease_lasts_at_least_the_cooldown_if_nothing_says_otherwise(clock):
 def test_a_lease_is_longer_on_a_target_that_is_known_to_be_slow(clock):
     """Ten average successes may be longer than the cooldown."""
     for _ in range(20):
-        with breaker(KEY):
+        with breaker(GROQ):
             clock.advance(9)
     half_open(clock)
     hanging = Held()
@@ -799,7 +823,7 @@ def test_a_lease_is_at_least_as_long_as_the_attempt_may_take(clock):
     half_open(clock)
     refused = []
 
-    @failover(chain=[Target(KEY, attempt_timeout=100.0)])
+    @failover(chain=[Target(GROQ, attempt_timeout=100.0)])
     async def ask(target: Target) -> str:
         clock.advance(90)
         refused.append(is_refused())
@@ -812,7 +836,7 @@ def test_a_lease_is_at_least_as_long_as_the_attempt_may_take(clock):
 
 def test_a_late_report_in_the_same_half_open_period_still_counts(clock):
     """A probe whose lease is over closes the circuit all the same, if that is still half-open."""
-    breaker(KEY, probe_lease=5)
+    breaker(GROQ, probe_lease=5)
     half_open(clock)
     slow = Held()
     clock.advance(6)
@@ -824,7 +848,7 @@ def test_a_late_report_in_the_same_half_open_period_still_counts(clock):
 
 def test_a_late_failure_in_the_same_half_open_period_still_counts(clock):
     """A probe whose lease is over opens the circuit all the same, if that is still half-open."""
-    breaker(KEY, probe_lease=5)
+    breaker(GROQ, probe_lease=5)
     half_open(clock)
     slow = Held()
     clock.advance(6)
@@ -842,7 +866,7 @@ def test_closing_clears_the_window(clock):
     succeed()
 
     assert 0 == totals()[1]
-    assert 0 == health()[KEY].consecutive_failures
+    assert 0 == health()[GROQ].consecutive_failures
 
 
 # --- cancelled calls and hanging providers ----------------------------------------------------
@@ -858,7 +882,7 @@ def hang(clock, seconds: float, times: int, shape: Shape = WITH) -> None:
             raise error
 
         with pytest.raises(asyncio.CancelledError):
-            shape.run(KEY, provider)
+            shape.run(GROQ, provider)
 
 
 def test_callers_who_give_up_quickly_are_not_held_against_the_target(clock):
@@ -877,13 +901,13 @@ def test_callers_who_give_up_on_a_hanging_target_are_counted(clock):
         hang(clock, 10.5, times=1)
 
     assert ("closed", "open") == (before, state())
-    assert "hung" in health()[KEY].last_error
+    assert "hung" in health()[GROQ].last_error
     assert "hung" in f"{events[0].reason} {events[0].trigger}"
 
 
 def test_slow_call_says_when_a_cancelled_call_counts_as_hung(clock):
     """With slow_call=2 a call cancelled after two seconds counts."""
-    breaker(KEY, slow_call=2.0)
+    breaker(GROQ, slow_call=2.0)
 
     hang(clock, 1.5, times=5)
     short = totals()[1]
@@ -895,7 +919,7 @@ def test_slow_call_says_when_a_cancelled_call_counts_as_hung(clock):
 def test_a_target_with_slow_answers_is_given_ten_times_their_average(clock):
     """Fifteen seconds are not hanging where an answer takes three."""
     for _ in range(10):
-        with breaker(KEY):
+        with breaker(GROQ):
             clock.advance(3)
 
     hang(clock, 15, times=4)
@@ -919,7 +943,7 @@ def test_a_hanging_call_is_no_consecutive_failure(clock):
 def test_metrics_only_counts_but_never_refuses(clock, shape: Shape, caplog):
     """A circuit in metrics_only says what it would have done and lets every call through."""
     with seen(TargetBenched) as events, caplog.at_level(logging.DEBUG, logger="resilient_llm"):
-        outcomes = [shape.outcome(KEY, down(), mode="metrics_only") for _ in range(8)]
+        outcomes = [shape.outcome(GROQ, down(), mode="metrics_only") for _ in range(8)]
 
     assert ["failed"] * 8 == outcomes
     assert (8, 8) == totals()
@@ -929,7 +953,7 @@ def test_metrics_only_counts_but_never_refuses(clock, shape: Shape, caplog):
 @over(SHAPES)
 def test_disabled_never_refuses(clock, shape: Shape):
     """A disabled circuit lets every call through."""
-    outcomes = [shape.outcome(KEY, down(), mode="disabled") for _ in range(12)]
+    outcomes = [shape.outcome(GROQ, down(), mode="disabled") for _ in range(12)]
 
     assert ["failed"] * 12 == outcomes
 
@@ -937,10 +961,10 @@ def test_disabled_never_refuses(clock, shape: Shape):
 @over(SHAPES)
 def test_forced_open_refuses_every_call_and_for_ever(clock, shape: Shape):
     """A circuit that is forced open lets nothing through until its mode is changed."""
-    first = shape.outcome(KEY, "answer", mode="forced_open")
+    first = shape.outcome(GROQ, "answer", mode="forced_open")
     clock.advance(100_000)
-    second = shape.outcome(KEY, "answer")
-    third = shape.outcome(KEY, "answer", mode="enforce")
+    second = shape.outcome(GROQ, "answer")
+    third = shape.outcome(GROQ, "answer", mode="enforce")
 
     assert ["refused", "refused", "served"] == [first, second, third]
 
@@ -949,40 +973,40 @@ def test_forced_open_of_a_provider_blocks_its_targets(clock):
     """A provider that is forced open blocks every target of it and no other provider."""
     breaker("groq", mode="forced_open")
 
-    assert is_refused(KEY)
+    assert is_refused(GROQ)
     assert is_refused("groq/other")
     assert not is_refused("groq@tenant/llama")
-    assert not is_refused(OTHER)
+    assert not is_refused(OPENAI)
 
 
 def test_a_forced_open_circuit_reads_open(clock):
     """The state of a circuit that is forced open is open."""
-    assert "open" == breaker(KEY, mode="forced_open").state
+    assert "open" == breaker(GROQ, mode="forced_open").state
 
 
 @over(CHAIN_SHAPES)
 def test_a_chain_goes_past_a_target_that_is_forced_open(clock, shape: Shape):
     """forced_open moves a chain on to its next target."""
-    breaker(KEY, mode="forced_open")
+    breaker(GROQ, mode="forced_open")
     called = []
 
-    @failover(chain=[KEY, OTHER])
+    @failover(chain=[GROQ, OPENAI])
     def ask(target: Target) -> str:
         called.append(target.key)
         return "answer"
 
     ask()
 
-    assert "refused" == shape.outcome(KEY, "answer")
-    assert [OTHER] == called
+    assert "refused" == shape.outcome(GROQ, "answer")
+    assert [OPENAI] == called
 
 
 @pytest.mark.parametrize("when", ["soonest", "wait", "raise"])
 def test_the_last_resort_respects_forced_open(clock, when: str):
     """No way of dealing with a benched chain calls a target that is forced open."""
-    breaker(KEY, mode="forced_open")
+    breaker(GROQ, mode="forced_open")
 
-    @failover(chain=[KEY], when_all_benched=when, timeout=5)
+    @failover(chain=[GROQ], when_all_benched=when, timeout=5)
     def ask(target: Target) -> None:
         pytest.fail("the function ran")
 
@@ -998,7 +1022,7 @@ def test_a_mode_that_refuses_nobody_lets_calls_through_an_open_circuit(
     """Changing the mode of an open circuit takes effect with the next call."""
     trip()
 
-    assert "served" == shape.outcome(KEY, "answer", mode=mode)
+    assert "served" == shape.outcome(GROQ, "answer", mode=mode)
 
 
 @pytest.mark.parametrize("mode", ["metrics_only", "disabled"])
@@ -1008,7 +1032,7 @@ def test_a_mode_is_asked_of_the_provider_as_well(clock, mode: str):
 
     fail("groq/other", 8, unreachable)
 
-    assert not is_refused(KEY)
+    assert not is_refused(GROQ)
 
 
 def test_a_mode_of_a_provider_is_not_one_of_its_targets(clock):
@@ -1022,12 +1046,12 @@ def test_a_mode_of_a_provider_is_not_one_of_its_targets(clock):
 
 def test_circuits_in_metrics_only_recover_like_others(clock):
     """What would have been open closes on a success after what would have been its cooldown."""
-    breaker(KEY, mode="metrics_only")
+    breaker(GROQ, mode="metrics_only")
     fail(times=5)
     clock.advance(34)
 
     succeed()
-    breaker(KEY, mode="enforce")
+    breaker(GROQ, mode="enforce")
 
     assert not is_refused()
     assert "closed" == state()
@@ -1035,12 +1059,27 @@ def test_circuits_in_metrics_only_recover_like_others(clock):
 
 def test_metrics_only_tells_each_bench_it_would_have_made_once(clock):
     """A circuit that would be open is told once, not with each failure."""
-    breaker(KEY, mode="metrics_only")
+    breaker(GROQ, mode="metrics_only")
 
     with seen(TargetBenched) as events:
         fail(times=20)
 
     assert len(events) <= 1
+
+
+def test_metrics_only_says_what_it_would_have_done_once_per_bench(clock: Any) -> None:
+    """It counts, blocks nobody, and repeats itself only after the bench would have ended."""
+    breaker(GROQ, mode="metrics_only")
+
+    with capture_events(TargetBenched) as benched:
+        failing(GROQ, 12)
+        failing(GROQ, 1, lambda: ProviderError(429, retry_after=500))
+        first = [(event.trigger, event.enforced) for event in benched]
+        clock.advance(600)
+        failing(GROQ, 1)
+
+    assert [("failures 5/5", False)] == first
+    assert (2, "closed", []) == (len(benched), breaker(GROQ).state, list_benched())
 
 
 # --- a target and its provider ----------------------------------------------------------------
@@ -1053,8 +1092,8 @@ def test_metrics_only_tells_each_bench_it_would_have_made_once(clock):
         (unreachable, "groq"),
         (lambda: ProviderError(401), "groq"),
         (lambda: ProviderError(402), "groq"),
-        (down, KEY),
-        (lambda: TimeoutError("timed out"), KEY),
+        (down, GROQ),
+        (lambda: TimeoutError("timed out"), GROQ),
     ],
     ids=["refused", "401", "402", "503", "timeout"],
 )
@@ -1063,9 +1102,9 @@ def test_a_failure_is_charged_to_the_target_or_to_its_provider(
 ):
     """Each failure opens one of the two circuits, by the scope of its verdict."""
     for _ in range(5):
-        shape.outcome(KEY, error())
+        shape.outcome(GROQ, error())
 
-    states = {KEY: "closed", "groq": "closed"} | {charged: "open"}
+    states = {GROQ: "closed", "groq": "closed"} | {charged: "open"}
     assert states == {key: state(key) for key in states}
 
 
@@ -1075,11 +1114,11 @@ def test_a_target_is_refused_while_its_provider_is_blocked(clock, shape: Shape):
     trip(error=unreachable)
 
     outcomes = [
-        shape.outcome(key, "answer") for key in (KEY, "groq/other", "groq@tenant/llama", OTHER)
+        shape.outcome(key, "answer") for key in (GROQ, "groq/other", "groq@tenant/llama", OPENAI)
     ]
 
     assert ["refused", "refused", "served", "served"] == outcomes
-    assert ("closed", "open") == (state(KEY), state("groq"))
+    assert ("closed", "open") == (state(GROQ), state("groq"))
 
 
 def test_a_target_that_is_open_leaves_its_provider_and_its_siblings_alone(clock):
@@ -1097,9 +1136,41 @@ def test_a_provider_counts_the_calls_of_all_its_targets(clock):
     succeed("groq/b", times=2)
     fail("groq/b", times=1)
     fail("groq/c", times=2, error=unreachable)
-    succeed(OTHER)
+    succeed(OPENAI)
 
     assert (8, 3) == totals("groq")
+
+
+def test_a_targets_answer_ends_the_failures_of_its_provider() -> None:
+    """Failures in a row are of the provider; any answer from it, by any of its targets, breaks the row."""
+
+    @failover(chain="groq/other")
+    def ask(target: Target) -> str:
+        return target.key
+
+    ask()
+    for _ in range(3):
+        failing(GROQ, 4, ConnectionRefusedError)
+        ask()
+
+    assert (0, "closed") == (health()["groq"].consecutive_failures, breaker("groq").state)
+
+
+def test_a_slow_provider_opens_by_what_its_targets_take(clock: Any) -> None:
+    """slow_call of a provider counts the answers of all its targets."""
+    breaker("groq", slow_call=5.0, min_calls=4)
+
+    @failover(chain=["groq/a", "groq/b"])
+    def ask(*, model: str = "") -> None:
+        clock.advance(6.0)
+
+    with capture_events(TargetBenched) as benched:
+        for model in ("a", "b", "a", "b"):
+            ask(model=model)
+
+    assert [("groq", "slow_rate 4/4 >= 0.8")] == [
+        (event.target, event.trigger) for event in benched
+    ]
 
 
 @over(SHAPES)
@@ -1107,7 +1178,7 @@ def test_an_attempt_on_a_target_takes_a_place_of_its_half_open_provider(clock, s
     """While a provider is half-open, one attempt on any of its targets is its probe."""
     trip("groq/broken", unreachable)
     clock.advance(34)
-    probe = Held(KEY, shape)
+    probe = Held(GROQ, shape)
 
     others = [is_refused("groq/other"), is_refused("groq"), is_refused("groq@tenant/llama")]
     probe.finish("answer")
@@ -1120,27 +1191,27 @@ def test_an_attempt_on_a_target_takes_a_place_of_its_half_open_provider(clock, s
 @over(SHAPES)
 def test_a_probe_of_both_that_succeeds_settles_both(clock, shape: Shape):
     """One success closes a half-open target and its half-open provider."""
-    trip(KEY)
+    trip(GROQ)
     fail("groq/other", 5, unreachable)
     clock.advance(34)
-    before = (state(KEY), state("groq"))
+    before = (state(GROQ), state("groq"))
 
-    outcome = shape.outcome(KEY, "answer")
+    outcome = shape.outcome(GROQ, "answer")
 
     assert ("half_open", "half_open") == before
-    assert ("served", "closed", "closed") == (outcome, state(KEY), state("groq"))
+    assert ("served", "closed", "closed") == (outcome, state(GROQ), state("groq"))
 
 
 @over(SHAPES)
 def test_a_probe_of_both_that_fails_settles_the_circuit_it_is_charged_to(clock, shape: Shape):
     """A target's failure leaves its half-open provider as it was, with its place free again."""
-    trip(KEY)
+    trip(GROQ)
     fail("groq/other", 5, unreachable)
     clock.advance(34)
 
-    outcome = shape.outcome(KEY, down())
+    outcome = shape.outcome(GROQ, down())
 
-    assert ("failed", "open", "half_open") == (outcome, state(KEY), state("groq"))
+    assert ("failed", "open", "half_open") == (outcome, state(GROQ), state("groq"))
     assert not is_refused("groq/other")
 
 
@@ -1149,10 +1220,10 @@ def test_a_provider_failure_gives_the_place_of_the_half_open_target_back(clock, 
     """A provider's failure leaves the half-open target as it was, with its place free again."""
     half_open(clock)
 
-    outcome = shape.outcome(KEY, unreachable())
+    outcome = shape.outcome(GROQ, unreachable())
 
-    assert ("failed", "half_open", "closed") == (outcome, state(KEY), state("groq"))
-    assert not is_refused(KEY)
+    assert ("failed", "half_open", "closed") == (outcome, state(GROQ), state("groq"))
+    assert not is_refused(GROQ)
 
 
 def test_an_account_has_circuits_of_its_own(clock):
@@ -1170,16 +1241,16 @@ def test_a_name_is_one_circuit_however_it_is_written(clock, spelling: str):
     """Guards are found by the key, not by its spelling."""
     trip(spelling)
 
-    assert is_refused(KEY)
-    assert "open" == breaker(spelling).state == breaker(KEY).state
+    assert is_refused(GROQ)
+    assert "open" == breaker(spelling).state == breaker(GROQ).state
 
 
 def test_the_state_of_a_target_is_its_own_while_its_provider_is_benched(clock):
     """A bench of a provider is not a state of its targets."""
     bench_model("groq")
 
-    assert ("closed", "open") == (state(KEY), state("groq"))
-    assert is_refused(KEY)
+    assert ("closed", "open") == (state(GROQ), state("groq"))
+    assert is_refused(GROQ)
 
 
 def test_a_provider_needs_as_many_successes_to_close_as_it_is_set_to(clock):
@@ -1197,20 +1268,20 @@ def test_a_provider_needs_as_many_successes_to_close_as_it_is_set_to(clock):
 
 def test_places_of_a_provider_and_of_a_target_are_both_needed(clock):
     """A caller who gets no place at the target keeps none at its provider."""
-    trip(KEY)
+    trip(GROQ)
     fail("groq/other", 5, unreachable)
     breaker("groq", probes=2)
     clock.advance(34)
-    probe = Held(KEY)
+    probe = Held(GROQ)
 
-    refused_at_the_target = [is_refused(KEY) for _ in range(3)]
+    refused_at_the_target = [is_refused(GROQ) for _ in range(3)]
     second = Held("groq/other")
     third = is_refused("groq/third")
     second.finish("answer")
     probe.finish("answer")
 
     assert ([True] * 3, False, True) == (refused_at_the_target, second.refused, third)
-    assert ["closed", "closed"] == [state(KEY), state("groq")]
+    assert ["closed", "closed"] == [state(GROQ), state("groq")]
 
 
 # --- what ends a bench, and in what -----------------------------------------------------------
@@ -1229,7 +1300,7 @@ def bench_by_model_gone() -> None:
 def bench_by_memory_pressure() -> None:
     """Open with a local server that is out of memory."""
 
-    @failover(chain=[KEY], classify=lambda error: ErrorKind("memory_pressure"))
+    @failover(chain=[GROQ], classify=lambda error: ErrorKind("memory_pressure"))
     def ask(target: Target) -> None:
         raise down()
 
@@ -1248,7 +1319,7 @@ def bench_by_rate_limit() -> None:
 
 def bench_by_hand() -> None:
     """Bench manually."""
-    bench_model(KEY, 60)
+    bench_model(GROQ, 60)
 
 
 @pytest.mark.parametrize(
@@ -1271,7 +1342,7 @@ def test_the_cause_of_a_bench_decides_how_long_it_lasts_and_what_comes_after(
     length = remaining(key)
 
     while_benched = state(key)
-    refused = is_refused(KEY)
+    refused = is_refused(GROQ)
     clock.advance(length + 0.001)
 
     assert bounds[0] - 0.001 <= length <= bounds[1] + 0.001
@@ -1281,7 +1352,7 @@ def test_the_cause_of_a_bench_decides_how_long_it_lasts_and_what_comes_after(
 @over(SHAPES)
 def test_a_dead_key_benches_the_provider_at_once_for_the_longest_cooldown(clock, shape: Shape):
     """One 401 is enough, and it lasts max_cooldown."""
-    outcome = shape.outcome(KEY, ProviderError(401))
+    outcome = shape.outcome(GROQ, ProviderError(401))
 
     assert ("failed", "open") == (outcome, state("groq"))
     assert lasts((300, 330), "groq")
@@ -1290,7 +1361,7 @@ def test_a_dead_key_benches_the_provider_at_once_for_the_longest_cooldown(clock,
 @over(SHAPES)
 def test_a_rate_limit_benches_at_once_without_a_hint_for_fifteen_seconds(clock, shape: Shape):
     """A 429 that names no time benches for 15 s."""
-    outcome = shape.outcome(KEY, ProviderError(429, message="Rate limit reached for this model"))
+    outcome = shape.outcome(GROQ, ProviderError(429, message="Rate limit reached for this model"))
     (bench,) = list_benched()
 
     assert "failed" == outcome
@@ -1302,7 +1373,7 @@ def test_rate_limits_count_in_the_error_rate_only(clock):
     fail(times=4)
     fail(error=lambda: ProviderError(429, message="Rate limit reached for this model"))
 
-    found = health()[KEY]
+    found = health()[GROQ]
     assert (5, 5) == (found.total, found.errors)
     assert 4 >= found.consecutive_failures
 
@@ -1312,12 +1383,12 @@ def test_a_target_recovers_from_a_rate_limit_during_its_probe(clock, shape: Shap
     """After a probe that was rate limited the circuit is blocked, and then recovers."""
     half_open(clock)
     shape.outcome(
-        KEY, ProviderError(429, retry_after=20, message="Rate limit reached for this model")
+        GROQ, ProviderError(429, retry_after=20, message="Rate limit reached for this model")
     )
     blocked = is_refused()
 
     clock.advance(70)
-    outcome = shape.outcome(KEY, "answer")
+    outcome = shape.outcome(GROQ, "answer")
 
     assert (True, "served", "closed") == (blocked, outcome, state())
 
@@ -1357,9 +1428,38 @@ def test_a_call_that_was_under_way_does_not_reach_into_an_isolated_block(clock, 
 
     with testing.isolated():
         held.finish(ending())
-        inside = (list_benched(), totals(KEY), state(KEY))
+        inside = (list_benched(), totals(GROQ), state(GROQ))
 
     assert ([], (0, 0), "closed") == inside
+
+
+def test_a_call_that_ends_after_isolation_does_not_touch_the_real_provider() -> None:
+    """A result belongs to the state of the process in which its call was let in."""
+    begun, go = threading.Event(), threading.Event()
+
+    @failover(chain="groq/a", attempts=1)
+    def ask(target: Target, wait: bool) -> None:
+        if wait:
+            begun.set()
+            go.wait()
+            raise ProviderError(401, message="Incorrect API key provided", code="invalid_api_key")
+
+    ask(False)
+    with isolated():
+        ask(False)
+        thread = threading.Thread(target=_quiet, args=(ask,))
+        thread.start()
+        begun.wait()
+    ask(False)
+    go.set()
+    thread.join()
+
+    assert [] == list_benched()
+
+
+def _quiet(ask: Any) -> None:
+    with contextlib.suppress(Exception):
+        ask(True)
 
 
 # --- guards -----------------------------------------------------------------------------------
@@ -1369,7 +1469,7 @@ def test_chains_and_breakers_share_the_circuit_of_a_name(clock):
     """What a breaker learns a chain knows, and the other way round."""
     called = []
 
-    @failover(chain=[KEY, OTHER], attempts=1)
+    @failover(chain=[GROQ, OPENAI], attempts=1)
     def ask(target: Target) -> str:
         called.append(target.key)
         raise down()
@@ -1379,14 +1479,14 @@ def test_chains_and_breakers_share_the_circuit_of_a_name(clock):
         with pytest.raises(ChainExhaustedError):
             ask()
 
-    assert [KEY, OTHER, OTHER] == called
-    assert is_refused(KEY)
-    assert 2 == health()[OTHER].consecutive_failures
+    assert [GROQ, OPENAI, OPENAI] == called
+    assert is_refused(GROQ)
+    assert 2 == health()[OPENAI].consecutive_failures
 
 
 def test_two_guards_of_one_name_share_their_circuit(clock):
     """breaker() makes a new guard on the one circuit of a name."""
-    first, second = breaker(KEY), breaker(KEY)
+    first, second = breaker(GROQ), breaker(GROQ)
 
     for guard in (first, second, first, second, first):
         with pytest.raises(ProviderError), guard:
@@ -1398,7 +1498,7 @@ def test_two_guards_of_one_name_share_their_circuit(clock):
 
 def test_one_guard_may_be_entered_nested(clock):
     """Each entry into a guard is a call of its own."""
-    guard = breaker(KEY)
+    guard = breaker(GROQ)
 
     with guard, guard:
         with guard:
@@ -1412,7 +1512,7 @@ def test_one_guard_may_be_entered_nested(clock):
 @on_both_loops
 def test_one_guard_may_be_entered_nested_in_async_code(clock, backend: str):
     """Each entry into a guard is a call of its own, whatever the loop."""
-    guard = breaker(KEY)
+    guard = breaker(GROQ)
 
     async def main() -> None:
         async with guard, guard:
@@ -1425,9 +1525,55 @@ def test_one_guard_may_be_entered_nested_in_async_code(clock, backend: str):
     assert (3, 1) == totals()
 
 
+def test_an_inner_guards_rejection_moves_on_and_blames_nobody() -> None:
+    """A BreakerOpenError of a guard inside the function is `rejected`, counted where it was raised."""
+    bench_model("inner")
+
+    @failover(chain=[GROQ, OPENAI])
+    def ask(target: Target) -> str:
+        if target.key == GROQ:
+            with breaker("inner"):
+                pass
+        return target.key
+
+    assert (OPENAI, 0) == (ask(), health()[GROQ].errors)
+
+
+def test_an_error_that_passes_two_guards_of_a_key_is_charged_once(clock: Any) -> None:
+    """And charged anew when the same error is raised again."""
+    error = down()
+
+    @failover(chain=GROQ, attempts=1, reraise=True)
+    def ask(target: Target) -> None:
+        with breaker(GROQ):
+            raise error
+
+    for _ in range(2):
+        with pytest.raises(ProviderError):
+            ask()
+
+    assert (2, 2) == (health()[GROQ].errors, health()[GROQ].consecutive_failures)
+
+
+def test_a_guard_inside_a_probe_shares_its_place(clock: Any) -> None:
+    """A half-open key whose function guards it again recovers instead of refusing itself for ever."""
+    answers = scripted(down(), down(), "yes")
+
+    @failover(chain=GROQ, attempts=2, backoff=lambda n: 0.0)
+    def ask(target: Target) -> str:
+        with breaker(GROQ), breaker("groq"):
+            return answers()
+
+    with pytest.raises(ChainExhaustedError):
+        ask()
+    clock.advance(40)
+
+    assert ("yes", "closed") == (ask(), breaker(GROQ).state)
+
+
 def test_one_guard_may_be_entered_by_many_threads_at_once(clock):
     """A guard kept in a variable loses no report under threads."""
-    guard = breaker(KEY, mode="metrics_only")
+    guard = breaker(GROQ, mode="metrics_only")
     inside = threading.Barrier(8)
 
     def call(index: int) -> None:
@@ -1449,7 +1595,7 @@ def test_one_guard_may_be_entered_by_many_threads_at_once(clock):
 @on_both_loops
 def test_one_guard_may_be_entered_by_many_tasks_at_once(clock, backend: str):
     """A guard kept in a variable loses no report under tasks."""
-    guard = breaker(KEY, mode="metrics_only")
+    guard = breaker(GROQ, mode="metrics_only")
 
     async def main() -> None:
         everyone = anyio.Event()
@@ -1483,7 +1629,7 @@ def test_one_guard_entered_by_overlapping_tasks_pairs_each_entry_with_its_own_ex
     clock, backend: str
 ):
     """Tasks that leave in another order than they came report their own times."""
-    guard = breaker(KEY, slow_call=5.0, min_calls=1000)
+    guard = breaker(GROQ, slow_call=5.0, min_calls=1000)
 
     async def main() -> None:
         first_may_go, second_may_go = anyio.Event(), anyio.Event()
@@ -1506,13 +1652,13 @@ def test_one_guard_entered_by_overlapping_tasks_pairs_each_entry_with_its_own_ex
 
     run_async(main, backend=backend)
 
-    assert 6.0 == pytest.approx(health()[KEY].latency, abs=0.01)
+    assert 6.0 == pytest.approx(health()[GROQ].latency, abs=0.01)
 
 
 @on_both_loops
 def test_a_guard_may_be_left_from_another_task(clock, backend: str):
     """What one task entered another may leave, with a success or a failure."""
-    guard = breaker(KEY)
+    guard = breaker(GROQ)
 
     async def main() -> None:
         async def enter() -> None:
@@ -1550,7 +1696,7 @@ def test_a_decorator_keeps_name_docstring_signature_and_colour():
         yield ""
 
     guarded = [
-        breaker(KEY)(function) for function in (plain, asynchronous, generator, async_generator)
+        breaker(GROQ)(function) for function in (plain, asynchronous, generator, async_generator)
     ]
 
     assert ["plain", "asynchronous", "generator", "async_generator"] == [
@@ -1569,17 +1715,17 @@ def test_a_decorator_guards_methods(clock):
     """Methods, class methods and static methods are guarded."""
 
     class Client:
-        @breaker(KEY)
+        @breaker(GROQ)
         def method(self) -> None:
             raise down()
 
         @classmethod
-        @breaker(KEY)
+        @breaker(GROQ)
         def of_class(cls) -> None:
             raise down()
 
         @staticmethod
-        @breaker(KEY)
+        @breaker(GROQ)
         def static() -> None:
             raise down()
 
@@ -1599,7 +1745,7 @@ def test_a_decorator_guards_methods(clock):
 def test_a_generator_is_guarded_while_it_is_consumed(clock):
     """A generator that fails after its first item fails, and one that ends is one success."""
 
-    @breaker(KEY)
+    @breaker(GROQ)
     def stream(error: BaseException | None) -> Iterator[int]:
         yield 1
         yield 2
@@ -1618,7 +1764,7 @@ def test_a_refused_generator_raises_before_its_body_runs(clock):
     """An open circuit refuses a generator without an item."""
     trip()
 
-    @breaker(KEY)
+    @breaker(GROQ)
     def stream() -> Iterator[int]:
         pytest.fail("the body ran")
         yield 1
@@ -1631,7 +1777,7 @@ def test_values_sent_into_a_guarded_generator_arrive(clock):
     """send(), throw() and the returned value go through the guard."""
     returned = []
 
-    @breaker(KEY)
+    @breaker(GROQ)
     def echo() -> Iterator[object]:
         received = yield "ready"
         try:
@@ -1652,13 +1798,51 @@ def test_values_sent_into_a_guarded_generator_arrive(clock):
     assert ["end"] == returned
 
 
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_consumer_that_stops_reading_a_long_stream_says_nothing_of_its_provider(
+    clock: FakeClock, kind: str
+) -> None:
+    """Ten early stops after a long time of steady items are no failures."""
+
+    @breaker("groq")
+    def stream() -> Iterator[int]:
+        for item in range(100):
+            clock.advance(2.0)
+            yield item
+
+    @breaker("groq")
+    async def astream() -> AsyncIterator[int]:
+        for item in range(100):
+            clock.advance(2.0)
+            yield item
+
+    async def read() -> None:
+        items = astream()
+        async for item in items:
+            if item == 8:
+                break
+        await items.aclose()  # type: ignore[attr-defined]
+
+    for _ in range(12):
+        if kind == "sync":
+            items = stream()
+            for item in items:
+                if item == 8:
+                    break
+            items.close()  # type: ignore[attr-defined]
+        else:
+            asyncio.run(read())
+
+    assert (0, "closed") == (health()["groq"].errors, breaker("groq").state)
+
+
 def test_record_reports_calls_made_elsewhere(clock):
     """.record counts successes with their latency and failures as if they had happened inside."""
-    guard = breaker(KEY)
+    guard = breaker(GROQ)
 
     guard.record(None, 2.0)
     guard.record(None, 4.0)
-    after_success = (totals(), health()[KEY].latency)
+    after_success = (totals(), health()[GROQ].latency)
     for _ in range(5):
         guard.record(down(), 0.5)
 
@@ -1670,23 +1854,45 @@ def test_record_reports_calls_made_elsewhere(clock):
 def test_record_charges_by_scope(clock):
     """A recorded refusal of a connection is the provider's."""
     for _ in range(5):
-        breaker(KEY).record(unreachable(), 0.1)
+        breaker(GROQ).record(unreachable(), 0.1)
 
-    assert ("closed", "open") == (state(KEY), state("groq"))
+    assert ("closed", "open") == (state(GROQ), state("groq"))
 
 
 def test_record_of_a_bug_changes_nothing(clock):
     """A recorded error goes through classification."""
     for _ in range(12):
-        breaker(KEY).record(TypeError("a bug"), 0.1)
+        breaker(GROQ).record(TypeError("a bug"), 0.1)
 
     assert "closed" == state()
     assert 0 == totals()[1]
 
 
+def test_a_recorded_call_from_before_the_trip_closes_nothing(clock: FakeClock) -> None:
+    """What is reported later is held against the state in which it began."""
+    guard = breaker("groq", failures=1)
+    guard.record(ConnectionResetError(), 1.0)
+    clock.advance(40.0)
+
+    guard.record(None, 35.0)
+    assert "half_open" == guard.state
+    guard.record(None, 5.0)
+
+    assert "closed" == guard.state
+    guard.record(ConnectionResetError(), 20.0)
+    assert 0 == health()["groq"].errors
+
+
+def test_the_first_call_that_is_recorded_may_have_begun_before_the_guard(clock: FakeClock) -> None:
+    """There was no earlier state."""
+    breaker("groq").record(None, 5.0)
+
+    assert 1 == health()["groq"].total
+
+
 def test_the_state_is_computed_when_it_is_read(clock):
     """No call is needed for an open circuit to become half-open."""
-    guard = breaker(KEY)
+    guard = breaker(GROQ)
     trip()
     states = [guard.state]
 
@@ -1711,7 +1917,7 @@ def test_reset_forgets_an_open_circuit(clock):
 
 def test_a_guard_changes_the_setting_of_its_circuit_for_all(clock):
     """An option that one guard names holds for every caller of that name."""
-    breaker(KEY, failures=2)
+    breaker(GROQ, failures=2)
 
     fail(times=2)
 
@@ -1720,8 +1926,8 @@ def test_a_guard_changes_the_setting_of_its_circuit_for_all(clock):
 
 def test_options_that_are_not_named_stay(clock):
     """A second guard changes only what it names."""
-    breaker(KEY, failures=2)
-    breaker(KEY, cooldown=7)
+    breaker(GROQ, failures=2)
+    breaker(GROQ, cooldown=7)
 
     fail(times=2)
 
@@ -1730,8 +1936,8 @@ def test_options_that_are_not_named_stay(clock):
 
 def test_a_guard_without_options_changes_nothing(clock):
     """breaker(name) leaves the settings of its circuit as they are."""
-    breaker(KEY, failures=2)
-    breaker(KEY)
+    breaker(GROQ, failures=2)
+    breaker(GROQ)
 
     fail(times=2)
 
@@ -1740,25 +1946,25 @@ def test_a_guard_without_options_changes_nothing(clock):
 
 def test_a_setting_for_one_name_is_not_one_for_another(clock):
     """Settings belong to a key."""
-    breaker(KEY, failures=1)
+    breaker(GROQ, failures=1)
     breaker("groq", failures=1)
 
     fail("groq/other")
-    fail(OTHER)
+    fail(OPENAI)
 
-    assert ["closed", "closed"] == [state("groq/other"), state(OTHER)]
+    assert ["closed", "closed"] == [state("groq/other"), state(OPENAI)]
 
 
 def test_a_real_change_is_logged_and_an_equal_one_is_not(caplog):
     """Naming the value a circuit has is a no-op."""
     caplog.set_level(logging.DEBUG, logger="resilient_llm")
-    breaker(KEY, failures=2)
+    breaker(GROQ, failures=2)
     caplog.clear()
 
-    breaker(KEY, failures=2)
-    breaker(KEY, failures=2)
+    breaker(GROQ, failures=2)
+    breaker(GROQ, failures=2)
     equal = list(caplog.messages)
-    breaker(KEY, failures=3)
+    breaker(GROQ, failures=3)
 
     assert [] == equal
     assert [True] == ["failures" in message for message in caplog.messages]
@@ -1767,7 +1973,7 @@ def test_a_real_change_is_logged_and_an_equal_one_is_not(caplog):
 def test_a_change_of_settings_keeps_what_is_counted(clock):
     """Lowering `failures` takes effect with the next failure."""
     fail(times=2)
-    breaker(KEY, failures=3)
+    breaker(GROQ, failures=3)
 
     fail()
 
@@ -1776,7 +1982,7 @@ def test_a_change_of_settings_keeps_what_is_counted(clock):
 
 def test_the_options_of_a_guard_are_applied_again_where_its_circuit_is_new(clock):
     """A guard written outside has its options inside isolated() too."""
-    guard = breaker(KEY, failures=2)
+    guard = breaker(GROQ, failures=2)
 
     with testing.isolated():
         for _ in range(2):
@@ -1790,7 +1996,7 @@ def test_the_options_of_a_guard_are_applied_again_where_its_circuit_is_new(clock
 def test_the_options_of_a_decorator_are_applied_again_where_its_circuit_is_new(clock):
     """A function decorated outside has its options inside isolated() too."""
 
-    @breaker(KEY, failures=2)
+    @breaker(GROQ, failures=2)
     def ask() -> None:
         raise down()
 
@@ -1804,31 +2010,31 @@ def test_the_options_of_a_decorator_are_applied_again_where_its_circuit_is_new(c
 
 def test_configure_sets_breakers_for_all_names(clock):
     """The name "*" is every name that has no setting of its own."""
-    configure(breakers={"*": {"failures": 2}, KEY: {"failures": 3}})
+    configure(breakers={"*": {"failures": 2}, GROQ: {"failures": 3}})
 
-    fail(KEY, times=2)
-    fail(OTHER, times=2)
+    fail(GROQ, times=2)
+    fail(OPENAI, times=2)
 
-    assert ["closed", "open"] == [state(KEY), state(OTHER)]
+    assert ["closed", "open"] == [state(GROQ), state(OPENAI)]
 
 
 def test_configure_merges_breakers_by_name(clock):
     """A second configure(breakers=...) leaves the names it does not mention."""
-    configure(breakers={KEY: {"failures": 2}})
-    configure(breakers={OTHER: {"failures": 3}})
+    configure(breakers={GROQ: {"failures": 2}})
+    configure(breakers={OPENAI: {"failures": 3}})
 
-    fail(KEY, times=2)
-    fail(OTHER, times=2)
-    states = [state(KEY), state(OTHER)]
-    fail(OTHER)
+    fail(GROQ, times=2)
+    fail(OPENAI, times=2)
+    states = [state(GROQ), state(OPENAI)]
+    fail(OPENAI)
 
     assert ["open", "closed"] == states
-    assert "open" == state(OTHER)
+    assert "open" == state(OPENAI)
 
 
 def test_settings_for_a_name_inherit_those_for_all(clock):
     """What a name does not set it has from "*"."""
-    configure(breakers={"*": {"cooldown": 7}, KEY: {"failures": 2}})
+    configure(breakers={"*": {"cooldown": 7}, GROQ: {"failures": 2}})
 
     fail(times=2)
 
@@ -1864,7 +2070,7 @@ def test_a_bad_option_is_refused_where_it_is_written(option: str, value: object,
     """The error names the option and says what is allowed."""
     with pytest.raises(ConfigurationError) as caught:
         if where == "breaker":
-            breaker(KEY, **{option: value})
+            breaker(GROQ, **{option: value})
         elif where == "all names":
             configure(breakers={"*": {option: value}})
         else:
@@ -1884,7 +2090,7 @@ def test_an_unknown_option_is_refused_where_it_is_written(where: str):
     """The error names the unknown option and lists those there are."""
     with pytest.raises(ConfigurationError) as caught:
         if where == "breaker":
-            breaker(KEY, treshold=3)
+            breaker(GROQ, treshold=3)
         elif where == "all names":
             configure(breakers={"*": {"treshold": 3}})
         else:
@@ -1903,9 +2109,9 @@ def test_a_bad_name_is_refused_where_it_is_written(name: object):
 
 def test_a_bad_option_leaves_the_setting_as_it_was(clock):
     """A refused change changes nothing."""
-    breaker(KEY, failures=2)
+    breaker(GROQ, failures=2)
     with pytest.raises(ConfigurationError):
-        breaker(KEY, failures=50, cooldown=-1)
+        breaker(GROQ, failures=50, cooldown=-1)
 
     fail(times=2)
 
@@ -1915,7 +2121,7 @@ def test_a_bad_option_leaves_the_setting_as_it_was(clock):
 def test_a_breaker_on_something_that_cannot_be_called_is_refused():
     """What cannot be guarded is refused at decoration."""
     with pytest.raises((ConfigurationError, TypeError)):
-        breaker(KEY)(3)
+        breaker(GROQ)(3)
 
 
 # --- other processes and loops ----------------------------------------------------------------
@@ -1999,6 +2205,20 @@ def test_a_forked_process_has_working_circuits_of_its_own():
     )
 
     assert (0, "") == (done.returncode, done.stderr)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
+def test_a_child_has_no_leases_of_its_parents_calls(clock: Any) -> None:
+    """The place of a probe that runs in the parent is free in the child, whose locks are its own."""
+    failing(GROQ, 5)
+    clock.advance(40)
+    circuit = runtime.registry.circuit(GROQ)
+    before = circuit._lock
+    with breaker(GROQ):
+        assert "probes taken" == circuit.block(runtime.clock()).reason  # type: ignore[union-attr]
+        runtime.after_fork()
+        assert circuit.block(runtime.clock()) is None
+        assert circuit._lock is not before
 
 
 def test_moments_handed_out_are_aware():

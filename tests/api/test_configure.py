@@ -1,27 +1,30 @@
 """Process-wide defaults: configure() changes them, settings() shows them."""
 
+import contextlib
 import logging
+import threading
 
 import pytest
 
 from resilient_llm import (
     ChainExhaustedError,
     ConfigurationError,
+    Event,
+    HealthChanged,
     Target,
+    bench_model,
     breaker,
     configure,
     failover,
+    health,
     is_benched,
     list_benched,
+    observe,
     settings,
     testing,
 )
-from tests.support.shapes import KEY, OTHER, SHAPES, ProviderError, Shape, down, fail, over, state
-
-
-def limited(seconds: float) -> ProviderError:
-    """A rate limit of one target, with a hint."""
-    return ProviderError(429, retry_after=seconds, message="Rate limit reached for this model")
+from tests.support.guards import fail, failing, state
+from tests.support.ways import GROQ, OPENAI, SHAPES, Shape, down, over, rate_limited
 
 
 def test_the_defaults_are_those_that_are_documented():
@@ -121,10 +124,10 @@ def test_one_wrong_value_refuses_the_whole_change():
 
 def test_functions_decorated_before_follow(clock):
     """A setting holds for calls that start after it, also of functions decorated before it."""
-    outcomes = [limited(30), "first", limited(30)]
+    outcomes = [rate_limited(30), "first", rate_limited(30)]
     provider = testing.scripted(*outcomes)
 
-    @failover(chain=[KEY], attempts=2)
+    @failover(chain=[GROQ], attempts=2)
     def ask(target: Target) -> object:
         return provider()
 
@@ -144,7 +147,7 @@ def test_circuits_follow_settings_made_before_they_were_seen(clock, shape: Shape
     """configure(breakers=...) holds in every shape."""
     configure(breakers={"*": {"failures": 2, "cooldown": 7}})
 
-    outcomes = [shape.outcome(KEY, down()) for _ in range(3)]
+    outcomes = [shape.outcome(GROQ, down()) for _ in range(3)]
 
     assert ["failed", "failed", "refused"] == outcomes
     assert 7 - 0.001 <= list_benched()[0].remaining <= 7.7 + 0.001
@@ -152,49 +155,62 @@ def test_circuits_follow_settings_made_before_they_were_seen(clock, shape: Shape
 
 def test_circuits_that_exist_follow_settings_made_later(clock):
     """A circuit that has been used takes a new setting."""
-    guard = breaker(KEY)
+    guard = breaker(GROQ)
     fail(times=2)
 
-    configure(breakers={KEY: {"failures": 3}})
+    configure(breakers={GROQ: {"failures": 3}})
     fail()
 
     assert "open" == guard.state
 
 
+def test_switching_enforcement_off_ends_what_was_automatic() -> None:
+    """A circuit that is told to enforce nothing any more lets callers pass at once; a manual bench stays."""
+    failing(GROQ, 5)
+    failing(OPENAI, 5)
+    bench_model(OPENAI)
+
+    configure(breakers={GROQ: {"mode": "disabled"}, OPENAI: {"mode": "metrics_only"}})
+
+    assert ("closed", "open") == (breaker(GROQ).state, breaker(OPENAI).state)
+    failing(GROQ, 50)
+    assert (0, "closed") == (health()[GROQ].errors, breaker(GROQ).state)
+
+
 def test_what_a_guard_names_wins_over_what_is_configured(clock):
     """A breaker's own option is nearer than a setting for all names."""
-    breaker(KEY, failures=2)
+    breaker(GROQ, failures=2)
     configure(breakers={"*": {"failures": 4}})
 
     fail(times=2)
-    fail(OTHER, times=2)
+    fail(OPENAI, times=2)
 
-    assert ["open", "closed"] == [state(KEY), state(OTHER)]
+    assert ["open", "closed"] == [state(GROQ), state(OPENAI)]
 
 
 def test_breakers_for_a_provider_are_for_its_own_circuit(clock):
     """A setting for `groq` is the provider's circuit, not that of each of its targets."""
     configure(breakers={"groq": {"failures": 1}})
 
-    fail(KEY)
+    fail(GROQ)
 
-    assert ["closed", "closed"] == [state(KEY), state("groq")]
+    assert ["closed", "closed"] == [state(GROQ), state("groq")]
 
 
 def test_isolated_has_the_documented_settings(clock):
     """Inside isolated() nothing is configured, and what was configured is back after."""
-    configure(max_wait=5, breakers={KEY: {"failures": 1}})
+    configure(max_wait=5, breakers={GROQ: {"failures": 1}})
 
     with testing.isolated():
         inside = settings()
         configure(max_wait=9)
-        fail(KEY)
-        state_inside = state(KEY)
+        fail(GROQ)
+        state_inside = state(GROQ)
 
     assert (60, "closed") == (inside.max_wait, state_inside)
     assert 5 == settings().max_wait
-    fail(KEY)
-    assert "open" == state(KEY)
+    fail(GROQ)
+    assert "open" == state(GROQ)
 
 
 def test_configuring_is_safe_while_it_is_silent(clock, caplog):
@@ -212,3 +228,27 @@ def test_a_key_that_is_forced_open_is_benched_before_anybody_uses_it():
 
     assert is_benched("zzz/model")
     assert ["zzz/model"] == [each.model for each in list_benched()]
+
+
+def test_observers_of_configure_are_called_under_no_lock() -> None:
+    """An observer may wait for another thread, also one whose first call needs the library's state."""
+    waited: list[bool] = []
+
+    def wait_for_another(event: Event) -> None:
+        @failover(chain="openai/b", attempts=1)
+        def ask(target: Target) -> str:
+            return target.key
+
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(timeout=5.0)
+        waited.append(thread.is_alive())
+
+    with contextlib.suppress(ConnectionResetError), breaker("groq", failures=1):
+        raise ConnectionResetError
+    stop = observe(wait_for_another, HealthChanged)
+    configure(breakers={"groq": {"mode": "disabled"}})
+    stop()
+
+    assert waited
+    assert not any(waited)

@@ -14,6 +14,7 @@ from resilient_llm import (
     CallFailed,
     ChainExhaustedError,
     ErrorKind,
+    Event,
     FailedOver,
     HealthChanged,
     ObserverFailed,
@@ -34,25 +35,20 @@ from resilient_llm import (
     testing,
     unbench_model,
 )
-from tests.support.shapes import (
+from resilient_llm.testing import capture_events
+from tests.support.guards import PATIENCE, fail, half_open, is_refused, seen, state, succeed, trip
+from tests.support.ways import (
     CHAIN_SHAPES,
-    KEY,
-    OTHER,
-    PATIENCE,
+    GROQ,
+    OPENAI,
     SHAPES,
     ProviderError,
     Shape,
+    StrangeError,
     down,
-    fail,
-    half_open,
-    is_refused,
     on_both_loops,
     over,
     run_async,
-    seen,
-    state,
-    succeed,
-    trip,
     unreachable,
 )
 
@@ -90,8 +86,7 @@ FIELDS = {
 }
 
 
-class StrangeError(Exception):
-    """An error no rule knows."""
+SECRET = "sk-secret-prompt"
 
 
 def name_of(target: object) -> str:
@@ -142,11 +137,11 @@ def test_an_event_cannot_be_changed(clock):
 def test_an_event_tells_its_moment_its_call_and_its_target(clock):
     """`.at` is an aware datetime, and events of one call share its id."""
     with seen(AttemptFailed, AttemptSucceeded) as found:
-        ask_chain({KEY: [down()], OTHER: ["answer"]})
-        ask_chain({OTHER: ["answer"]})
+        ask_chain({GROQ: [down()], OPENAI: ["answer"]})
+        ask_chain({OPENAI: ["answer"]})
 
     assert [timedelta(0)] * 3 == [event.at.utcoffset() for event in found]
-    assert [KEY, OTHER, OTHER] == [name_of(event.target) for event in found]
+    assert [GROQ, OPENAI, OPENAI] == [name_of(event.target) for event in found]
     assert found[0].call_id == found[1].call_id != found[2].call_id
     assert found[0].call_id
 
@@ -154,9 +149,9 @@ def test_an_event_tells_its_moment_its_call_and_its_target(clock):
 def test_moments_follow_the_clock(clock):
     """`.at` grows by what the clock was moved."""
     with seen(TargetBenched) as found:
-        bench_model(KEY)
+        bench_model(GROQ)
         clock.advance(90)
-        bench_model(OTHER)
+        bench_model(OPENAI)
 
     assert 90 == pytest.approx((found[1].at - found[0].at).total_seconds())
 
@@ -164,7 +159,7 @@ def test_moments_follow_the_clock(clock):
 def test_moments_are_near_the_real_time_without_a_fake_clock():
     """`.at` is the time of the wall clock."""
     with seen(TargetBenched) as found:
-        bench_model(KEY)
+        bench_model(GROQ)
 
     assert abs((datetime.now(UTC) - found[0].at).total_seconds()) < 20
 
@@ -181,10 +176,10 @@ def test_a_success_is_told_with_its_number_and_seconds(clock, shape: Shape):
         return "answer"
 
     with seen() as found:
-        shape.run(KEY, provider)
+        shape.run(GROQ, provider)
 
     (event,) = [event for event in found if isinstance(event, AttemptSucceeded)]
-    assert (1, KEY) == (event.number, name_of(event.target))
+    assert (1, GROQ) == (event.number, name_of(event.target))
     assert 1.5 == pytest.approx(event.seconds)
 
 
@@ -198,7 +193,7 @@ def test_a_failure_is_told_with_kind_reason_and_status(clock, shape: Shape):
         raise error
 
     with seen(AttemptFailed, CallFailed) as found, pytest.raises(ProviderError):
-        shape.run(KEY, provider)
+        shape.run(GROQ, provider)
 
     failed, call_failed = found
     assert (1, ErrorKind("transient"), 503) == (failed.number, failed.kind, failed.status)
@@ -211,9 +206,9 @@ def test_a_failure_is_told_with_kind_reason_and_status(clock, shape: Shape):
 def test_attempts_are_numbered_within_their_target(clock):
     """Numbers start from 1 at each target."""
     with seen(AttemptFailed, AttemptSucceeded) as found:
-        ask_chain({KEY: [down(), down()], OTHER: [down(), "answer"]}, attempts=2)
+        ask_chain({GROQ: [down(), down()], OPENAI: [down(), "answer"]}, attempts=2)
 
-    assert [(KEY, 1), (KEY, 2), (OTHER, 1), (OTHER, 2)] == [
+    assert [(GROQ, 1), (GROQ, 2), (OPENAI, 1), (OPENAI, 2)] == [
         (name_of(event.target), event.number) for event in found
     ]
 
@@ -221,7 +216,7 @@ def test_attempts_are_numbered_within_their_target(clock):
 def test_a_retry_is_told_before_it_is_made(clock):
     """RetryScheduled comes between two attempts, with its delay and where that is from."""
     with seen(AttemptFailed, RetryScheduled, AttemptSucceeded) as found:
-        ask_chain({KEY: [down(), "answer"]}, attempts=3)
+        ask_chain({GROQ: [down(), "answer"]}, attempts=3)
 
     assert ["AttemptFailed", "RetryScheduled", "AttemptSucceeded"] == names(found)
     assert 0.25 == pytest.approx(found[1].delay)
@@ -231,7 +226,7 @@ def test_a_retry_is_told_before_it_is_made(clock):
 def test_retries_that_are_used_up_are_told(clock):
     """RetryStopped says that there were no attempts left."""
     with seen(RetryStopped) as found:
-        ask_chain({KEY: [down(), down()], OTHER: ["answer"]}, attempts=2)
+        ask_chain({GROQ: [down(), down()], OPENAI: ["answer"]}, attempts=2)
 
     assert ["attempts"] == [str(event.reason) for event in found]
 
@@ -239,10 +234,10 @@ def test_retries_that_are_used_up_are_told(clock):
 def test_retries_that_the_budget_refuses_are_told(clock):
     """RetryStopped says that the retry budget is spent."""
     configure(retry_budget=0.0001)
-    breaker(KEY, failures=1000, min_calls=1000)
+    breaker(GROQ, failures=1000, min_calls=1000)
 
     with seen(RetryStopped) as found, pytest.raises(ChainExhaustedError):
-        ask_chain({KEY: [down() for _ in range(30)]}, attempts=30, backoff=lambda n: 0.0)
+        ask_chain({GROQ: [down() for _ in range(30)]}, attempts=30, backoff=lambda n: 0.0)
 
     assert ["budget"] == [str(event.reason) for event in found]
 
@@ -250,7 +245,7 @@ def test_retries_that_the_budget_refuses_are_told(clock):
 def test_retries_that_the_deadline_refuses_are_told(clock):
     """RetryStopped says that a wait does not fit the deadline."""
     with seen(RetryStopped) as found, pytest.raises(resilient_llm.ResilientLLMError):
-        ask_chain({KEY: [down(), down()]}, attempts=2, timeout=3, backoff=lambda n: 9.0)
+        ask_chain({GROQ: [down(), down()]}, attempts=2, timeout=3, backoff=lambda n: 9.0)
 
     assert ["deadline"] == [str(event.reason) for event in found]
 
@@ -260,7 +255,7 @@ def test_retries_that_a_hint_refuses_are_told(clock):
     limited = ProviderError(429, retry_after=900, message="Rate limit reached for this model")
 
     with seen(RetryStopped) as found, pytest.raises(ChainExhaustedError):
-        ask_chain({KEY: [limited, "answer"]}, attempts=2)
+        ask_chain({GROQ: [limited, "answer"]}, attempts=2)
 
     assert ["hint"] == [str(event.reason) for event in found]
 
@@ -268,33 +263,33 @@ def test_retries_that_a_hint_refuses_are_told(clock):
 def test_a_failover_is_told_with_both_targets(clock):
     """FailedOver comes after the failed attempt and before the next target's."""
     with seen(AttemptFailed, FailedOver, AttemptSucceeded) as found:
-        ask_chain({KEY: [down()], OTHER: ["answer"]})
+        ask_chain({GROQ: [down()], OPENAI: ["answer"]})
 
     assert ["AttemptFailed", "FailedOver", "AttemptSucceeded"] == names(found)
-    assert (KEY, OTHER) == (name_of(found[1].from_target), name_of(found[1].to_target))
+    assert (GROQ, OPENAI) == (name_of(found[1].from_target), name_of(found[1].to_target))
     assert ErrorKind("transient") == found[1].kind
     assert found[0].reason == found[1].reason
 
 
 def test_a_skip_is_told_and_is_no_failover(clock):
     """A benched target is TargetSkipped, and nothing failed over."""
-    bench_model(KEY)
+    bench_model(GROQ)
 
     with seen(TargetSkipped, FailedOver, AttemptFailed) as found:
-        ask_chain({KEY: ["never"], OTHER: ["answer"]})
+        ask_chain({GROQ: ["never"], OPENAI: ["answer"]})
 
     assert ["TargetSkipped"] == names(found)
-    assert KEY == name_of(found[0].target)
+    assert GROQ == name_of(found[0].target)
     assert found[0].reason
 
 
 def test_a_call_whose_targets_are_all_used_up_is_told_once(clock):
     """CallFailed is told once per call that failed, and never for one that was served."""
     with seen(CallFailed) as found:
-        ask_chain({KEY: [down()], OTHER: ["answer"]})
+        ask_chain({GROQ: [down()], OPENAI: ["answer"]})
         served = list(found)
         with pytest.raises(ChainExhaustedError):
-            ask_chain({KEY: [down()], OTHER: [down()]})
+            ask_chain({GROQ: [down()], OPENAI: [down()]})
 
     assert [] == served
     assert 1 == len(found)
@@ -305,11 +300,11 @@ def test_a_bench_is_told_with_kind_reason_trigger_and_end(clock, shape: Shape):
     """Opening is told once, with the moment it ends."""
     with seen(TargetBenched) as found:
         for _ in range(7):
-            shape.outcome(KEY, down())
+            shape.outcome(GROQ, down())
 
     (event,) = found
     (bench,) = list_benched()
-    assert (KEY, ErrorKind("transient")) == (name_of(event.target), event.kind)
+    assert (GROQ, ErrorKind("transient")) == (name_of(event.target), event.kind)
     assert abs(event.until - bench.until) < timedelta(seconds=0.01)
     assert event.reason
     assert event.trigger
@@ -330,19 +325,19 @@ def test_a_bench_with_a_hint_tells_it(clock):
 def test_a_manual_bench_is_told(clock):
     """bench_model and unbench_model are told as well."""
     with seen(TargetBenched, TargetUnbenched) as found:
-        bench_model(KEY, 60, reason="maintenance")
-        unbench_model(KEY)
-        unbench_model(KEY)
+        bench_model(GROQ, 60, reason="maintenance")
+        unbench_model(GROQ)
+        unbench_model(GROQ)
 
     assert ["TargetBenched", "TargetUnbenched"] == names(found)
-    assert [KEY, KEY] == [name_of(event.target) for event in found]
+    assert [GROQ, GROQ] == [name_of(event.target) for event in found]
     assert "maintenance" == found[0].reason
 
 
 def test_a_manual_bench_without_an_end_has_none_in_its_event(clock):
     """`.until` is None until unbenched."""
     with seen(TargetBenched) as found:
-        bench_model(KEY)
+        bench_model(GROQ)
 
     assert [None] == [event.until for event in found]
 
@@ -353,9 +348,9 @@ def test_a_recovery_is_told(clock, shape: Shape):
     half_open(clock)
 
     with seen(TargetUnbenched) as found:
-        shape.run(KEY, lambda: "answer")
+        shape.run(GROQ, lambda: "answer")
 
-    assert [KEY] == [name_of(event.target) for event in found]
+    assert [GROQ] == [name_of(event.target) for event in found]
     assert found[0].reason
 
 
@@ -364,10 +359,10 @@ def test_changes_of_health_are_told(clock, shape: Shape):
     """HealthChanged tells each step from healthy to down and back, and each begins where the last ended."""
     with seen(HealthChanged) as found:
         for _ in range(5):
-            shape.outcome(KEY, down())
+            shape.outcome(GROQ, down())
         clock.advance(34)
-        shape.outcome(KEY, "answer")
-        steps = [(event.old, event.new) for event in found if name_of(event.target) == KEY]
+        shape.outcome(GROQ, "answer")
+        steps = [(event.old, event.new) for event in found if name_of(event.target) == GROQ]
 
     assert "healthy" == steps[0][0]
     assert "down" in [new for _, new in steps]
@@ -380,7 +375,7 @@ def test_changes_of_health_are_told(clock, shape: Shape):
 def test_an_unknown_error_is_told_by_its_type(clock, shape: Shape):
     """What no rule knows is UnknownError, without its text."""
     with seen(UnknownError) as found:
-        shape.outcome(KEY, StrangeError("a secret"))
+        shape.outcome(GROQ, StrangeError("a secret"))
 
     (event,) = found
     assert "StrangeError" == event.type_name.rpartition(".")[2]
@@ -403,8 +398,8 @@ def test_an_unknown_error_is_logged_once_per_class(clock, caplog):
 def test_an_observer_without_types_is_told_everything(clock):
     """observe(callback) is for every event."""
     with seen() as found:
-        ask_chain({KEY: [down()], OTHER: ["answer"]})
-        bench_model(KEY)
+        ask_chain({GROQ: [down()], OPENAI: ["answer"]})
+        bench_model(GROQ)
 
     assert {"AttemptFailed", "FailedOver", "AttemptSucceeded", "TargetBenched"} <= set(names(found))
 
@@ -412,8 +407,8 @@ def test_an_observer_without_types_is_told_everything(clock):
 def test_an_observer_is_told_only_of_the_types_it_asked_for(clock):
     """observe(callback, *types) is for these types."""
     with seen(FailedOver, TargetBenched) as found:
-        ask_chain({KEY: [down()], OTHER: ["answer"]})
-        bench_model(KEY)
+        ask_chain({GROQ: [down()], OPENAI: ["answer"]})
+        bench_model(GROQ)
 
     assert ["FailedOver", "TargetBenched"] == names(found)
 
@@ -422,19 +417,19 @@ def test_an_observer_that_unsubscribed_is_told_nothing(clock):
     """observe returns what ends it, and ending it twice is fine."""
     found: list[object] = []
     unsubscribe = observe(found.append, TargetBenched)
-    bench_model(KEY)
+    bench_model(GROQ)
 
     unsubscribe()
     unsubscribe()
-    bench_model(OTHER)
+    bench_model(OPENAI)
 
-    assert [KEY] == [name_of(event.target) for event in found]
+    assert [GROQ] == [name_of(event.target) for event in found]
 
 
 def test_two_observers_are_both_told(clock):
     """Observers do not replace each other."""
     with seen(TargetBenched) as first, seen(TargetBenched) as second:
-        bench_model(KEY)
+        bench_model(GROQ)
 
     assert 1 == len(first) == len(second)
     assert first == second
@@ -457,7 +452,7 @@ def test_an_observer_that_raises_harms_neither_the_call_nor_other_observers(cloc
     observe(broken)
     with seen(TargetBenched, ObserverFailed) as found:
         outcomes = [
-            shape.outcome(KEY, outcome) for outcome in ["answer", *(down() for _ in range(6))]
+            shape.outcome(GROQ, outcome) for outcome in ["answer", *(down() for _ in range(6))]
         ]
 
     assert ["served", *["failed"] * 5, "refused"] == outcomes
@@ -494,7 +489,7 @@ def test_an_observer_of_its_own_failures_does_not_run_for_ever(clock):
         raise RuntimeError
 
     observe(broken)
-    bench_model(KEY)
+    bench_model(GROQ)
 
     assert 1 <= len(told) <= 10
 
@@ -507,7 +502,7 @@ def test_events_of_a_key_arrive_in_order(clock):
             clock.advance(34)
             succeed()
 
-    of_key = [event for event in found if name_of(event.target) == KEY]
+    of_key = [event for event in found if name_of(event.target) == GROQ]
     kinds = [name for name in names(of_key) if name in ("TargetBenched", "TargetUnbenched")]
     assert ["TargetBenched", "TargetUnbenched"] * 3 == kinds
     assert sorted(event.at for event in of_key) == [event.at for event in of_key]
@@ -517,15 +512,15 @@ def test_observers_of_a_policy_are_told_of_its_calls_only(clock):
     """failover(observers=...) observes the calls of that policy."""
     found: list[object] = []
 
-    @failover(chain=[KEY, OTHER], attempts=1, observers=[found.append])
+    @failover(chain=[GROQ, OPENAI], attempts=1, observers=[found.append])
     def ask(target: Target) -> str:
-        if target.key == KEY:
+        if target.key == GROQ:
             raise down()
         return "answer"
 
     ask()
     own = names(found)
-    ask_chain({OTHER: ["answer"]})
+    ask_chain({OPENAI: ["answer"]})
 
     assert ["AttemptFailed", "FailedOver", "AttemptSucceeded"] == [
         name for name in own if name in ("AttemptFailed", "FailedOver", "AttemptSucceeded")
@@ -537,21 +532,21 @@ def test_isolated_has_observers_of_its_own(clock):
     """An observer from outside is not told what happens inside isolated(), and is there again after."""
     with seen(TargetBenched) as found:
         with testing.isolated():
-            bench_model(KEY)
+            bench_model(GROQ)
         inside = list(found)
-        bench_model(OTHER)
+        bench_model(OPENAI)
 
     assert [] == inside
-    assert [OTHER] == [name_of(event.target) for event in found]
+    assert [OPENAI] == [name_of(event.target) for event in found]
 
 
 def test_capture_events_collects_what_happens_inside(clock):
     """testing.capture_events() is an observer for tests."""
     with testing.capture_events() as captured:
-        bench_model(KEY)
-    bench_model(OTHER)
+        bench_model(GROQ)
+    bench_model(OPENAI)
 
-    assert [KEY] == [
+    assert [GROQ] == [
         name_of(event.target) for event in captured if isinstance(event, TargetBenched)
     ]
 
@@ -560,7 +555,7 @@ def test_events_and_logs_hold_neither_prompts_nor_texts_of_providers(clock, capl
     """Arguments, results, error texts and headers stay out of events, logs and our own errors."""
     caplog.set_level(logging.DEBUG, logger="resilient_llm")
 
-    @failover(chain=[KEY, OTHER], attempts=2, backoff=lambda n: 0.0)
+    @failover(chain=[GROQ, OPENAI], attempts=2, backoff=lambda n: 0.0)
     def ask(target: Target, prompt: str) -> str:
         raise ProviderError(503, message=f"cannot answer {prompt}, key sk-VERY-SECRET")
 
@@ -573,6 +568,26 @@ def test_events_and_logs_hold_neither_prompts_nor_texts_of_providers(clock, capl
     assert caplog.records
     assert "THE-PROMPT" not in words
     assert "SECRET" not in words
+
+
+def test_no_prompt_key_or_text_of_a_provider_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Messages, events and log lines hold none of them, whatever goes wrong."""
+    caplog.set_level("DEBUG", logger="resilient_llm")
+
+    @failover(
+        chain=[Target(GROQ, params={"api_key": SECRET}), OPENAI], attempts=2, backoff=lambda n: 0.0
+    )
+    def ask(target: Target, prompt: str) -> str:
+        raise ProviderError(503, message=f"{prompt} {SECRET}")
+
+    with capture_events() as events, pytest.raises(ChainExhaustedError) as caught:
+        ask(SECRET)
+
+    told = [str(caught.value), repr(caught.value.attempts), *map(repr, events), *caplog.messages]
+    told += [repr(record.__dict__) for record in caplog.records]
+    told += [note for member in caught.value.exceptions for note in member.__notes__]
+    assert [] == [text for text in told if SECRET in text]
+    assert repr(Target(GROQ, params={"api_key": SECRET})) == "Target('groq/llama')"
 
 
 # --- events() for async consumers -------------------------------------------------------------
@@ -627,6 +642,21 @@ def test_an_async_consumer_that_waits_is_woken(clock, backend: str):
 
 
 @on_both_loops
+def test_a_consumer_that_waits_is_woken_from_another_thread(backend: str) -> None:
+    """Events reach the loop they are awaited in from whichever thread makes them."""
+
+    async def main() -> str:
+        async with events(TargetBenched) as stream, anyio.create_task_group() as group:
+            group.start_soon(anyio.to_thread.run_sync, bench_model, "late")
+            with anyio.fail_after(10):
+                async for event in stream:
+                    return event.target
+        raise AssertionError
+
+    assert "late" == run_async(main, backend=backend)
+
+
+@on_both_loops
 def test_a_consumer_that_does_not_read_holds_nobody_up(clock, backend: str):
     """The stream is bounded: calls go on, and the consumer still gets events afterwards."""
 
@@ -644,13 +674,31 @@ def test_a_consumer_that_does_not_read_holds_nobody_up(clock, backend: str):
 
 
 @on_both_loops
+def test_a_slow_consumer_of_events_loses_the_oldest_and_is_told_how_many(backend: str) -> None:
+    """The buffer is bounded; what is dropped is counted."""
+
+    async def main() -> tuple[list[str], int]:
+        async with events(TargetBenched, buffer=2) as stream:
+            for key in ("a", "b", "c", "d"):
+                bench_model(key)
+            found: list[Event] = []
+            async for event in stream:
+                found.append(event)
+                if len(found) == 2:
+                    break
+            return [event.target for event in found], stream.dropped
+
+    assert (["c", "d"], 2) == run_async(main, backend=backend)
+
+
+@on_both_loops
 def test_two_async_consumers_both_get_every_event(clock, backend: str):
     """Consumers do not share one queue."""
 
     async def main() -> list[str]:
         found = []
         async with events() as first, events() as second:
-            bench_model(KEY)
+            bench_model(GROQ)
             with anyio.fail_after(PATIENCE):
                 for stream in (first, second):
                     async for event in stream:
@@ -659,7 +707,7 @@ def test_two_async_consumers_both_get_every_event(clock, backend: str):
                             break
         return found
 
-    assert [KEY, KEY] == run_async(main, backend=backend)
+    assert [GROQ, GROQ] == run_async(main, backend=backend)
 
 
 # --- the log ----------------------------------------------------------------------------------
@@ -668,10 +716,10 @@ def test_two_async_consumers_both_get_every_event(clock, backend: str):
 @pytest.mark.parametrize(
     ("happens", "level", "key"),
     [
-        (lambda: bench_model(KEY), logging.WARNING, KEY),
-        (lambda: trip(), logging.WARNING, KEY),
-        (lambda: ask_chain({KEY: [down()], OTHER: ["answer"]}), logging.INFO, OTHER),
-        (lambda: ask_chain({KEY: ["answer"]}), logging.DEBUG, KEY),
+        (lambda: bench_model(GROQ), logging.WARNING, GROQ),
+        (lambda: trip(), logging.WARNING, GROQ),
+        (lambda: ask_chain({GROQ: [down()], OPENAI: ["answer"]}), logging.INFO, OPENAI),
+        (lambda: ask_chain({GROQ: ["answer"]}), logging.DEBUG, GROQ),
     ],
     ids=["manual bench", "bench", "failover", "attempt"],
 )
@@ -694,10 +742,10 @@ def test_a_failed_call_is_a_warning(clock, caplog):
     """A call that nobody served is a warning, one that was served is none."""
     caplog.set_level(logging.WARNING, logger="resilient_llm")
 
-    ask_chain({KEY: [down()], OTHER: ["answer"]})
+    ask_chain({GROQ: [down()], OPENAI: ["answer"]})
     after_served = len(caplog.records)
     with pytest.raises(ChainExhaustedError):
-        ask_chain({KEY: [down()], OTHER: [down()]})
+        ask_chain({GROQ: [down()], OPENAI: [down()]})
 
     assert 0 == after_served
     assert [logging.WARNING] == [record.levelno for record in caplog.records]
@@ -709,10 +757,10 @@ def test_logging_can_be_turned_off_and_on(clock, caplog):
 
     configure(logging=False)
     trip()
-    ask_chain({OTHER: [down()], "groq/other": ["answer"]})
+    ask_chain({OPENAI: [down()], "groq/other": ["answer"]})
     silent = list(caplog.messages)
     configure(logging=True)
-    bench_model(OTHER)
+    bench_model(OPENAI)
 
     assert [] == silent
     assert 1 == len(caplog.records)

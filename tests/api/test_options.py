@@ -16,6 +16,7 @@ from resilient_llm import (
     ChainExhaustedError,
     ConfigurationError,
     ErrorKind,
+    Event,
     FailedOver,
     Failover,
     ResponseRejectedError,
@@ -30,28 +31,29 @@ from resilient_llm import (
     configure,
     failover,
     health,
+    is_benched,
     list_benched,
     testing,
 )
-from tests.support.drivers import (
+from resilient_llm.testing import capture_events, scripted
+from tests.support.guards import failing
+from tests.support.ways import (
     DRIVERS,
     GROQ,
     MISTRAL,
     OPENAI,
-    CodedError,
     Driver,
-    HttpError,
+    ProviderError,
     Script,
     StrangeError,
-    on,
+    down,
     on_both_loops,
     over,
     rate_limited,
     refused_content,
+    run_async,
     too_long,
 )
-
-DOWN = lambda: HttpError(503)  # noqa: E731 - a line of a script
 
 
 def remaining() -> dict[str, float | None]:
@@ -105,6 +107,40 @@ def test_a_wrong_value_is_refused_where_it_is_written(option: str, value: Any) -
 
 @pytest.mark.parametrize(
     ("option", "value"),
+    [
+        ("attempts", 0),
+        ("attempts", True),
+        ("attempts", 1.5),
+        ("max_attempts", 0),
+        ("backoff", "slow"),
+        ("backoff", 3),
+        ("timeout", 0),
+        ("timeout", float("nan")),
+        ("timeout", True),
+        ("attempt_timeout", -1),
+        ("cooldown", float("inf")),
+        ("strategy", "fastest"),
+        ("reject", "bad"),
+        ("classify", 3),
+        ("on_request_error", "stop"),
+        ("on_content_policy", "transient"),
+        ("on_unknown", "ignore"),
+        ("when_all_benched", "sleep"),
+        ("reraise", 1),
+        ("stream", object()),
+        ("observers", print),
+        ("observers", ["print"]),
+    ],
+)
+def test_a_wrong_option_is_refused_where_it_is_written(option: str, value: Any) -> None:
+    """The error names the option and says what is allowed."""
+    with pytest.raises(ConfigurationError, match=option) as caught:
+        failover(chain=GROQ, **{option: value})
+    assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
     [pytest.param(name, value, id=f"{name}={value!r}") for name in WRONG for value in WRONG[name]],
 )
 def test_using_refuses_the_same_values(option: str, value: Any) -> None:
@@ -129,6 +165,12 @@ def test_an_unknown_option_is_refused() -> None:
         failover(chain=[GROQ], attemps=3)  # type: ignore[call-arg]
     with pytest.raises((ConfigurationError, TypeError), match="attemps"):
         failover(chain=[GROQ]).using(attemps=3)
+
+
+def test_an_unknown_option_is_refused_with_those_that_exist() -> None:
+    """`.using` lists what it takes."""
+    with pytest.raises(ConfigurationError, match=r"retries.*attempts"):
+        failover(chain=GROQ).using(retries=3)  # type: ignore[call-arg]
 
 
 def test_options_are_keywords() -> None:
@@ -193,6 +235,12 @@ def test_more_attempts_than_failures_is_a_warning_at_decoration() -> None:
         failover(chain=[GROQ], attempts=6)(ask)
 
 
+def test_attempts_above_what_opens_the_breaker_is_a_warning() -> None:
+    """Retries that the breaker will always cut short are told at decoration."""
+    with pytest.warns(UserWarning, match="failures=5"):
+        failover(chain=GROQ, attempts=6)
+
+
 # --- attempts ---------------------------------------------------------------------------------
 
 
@@ -202,7 +250,7 @@ def test_attempts_are_per_target_the_first_included(
     attempts: int, driver: Driver, clock: Any
 ) -> None:
     """Each target is called that often before the next one is."""
-    script = Script({GROQ: [DOWN], OPENAI: ["answer"]})
+    script = Script({GROQ: [down], OPENAI: ["answer"]})
 
     assert "answer" == driver.run(failover(chain=[GROQ, OPENAI], attempts=attempts), script)
     assert [GROQ] * attempts + [OPENAI] == script.calls
@@ -210,7 +258,7 @@ def test_attempts_are_per_target_the_first_included(
 
 def test_three_attempts_are_the_default(clock: Any) -> None:
     """Without a word each target has three attempts, with two waits between them."""
-    script = Script({GROQ: [DOWN], OPENAI: ["answer"]})
+    script = Script({GROQ: [down], OPENAI: ["answer"]})
 
     failover(chain=[GROQ, OPENAI]).call(script.__call__)
 
@@ -221,7 +269,7 @@ def test_three_attempts_are_the_default(clock: Any) -> None:
 @over(DRIVERS)
 def test_max_attempts_are_per_call_over_all_targets(driver: Driver, clock: Any) -> None:
     """The call ends when it has made so many attempts, wherever they went."""
-    script = Script({GROQ: [DOWN], OPENAI: [DOWN], MISTRAL: ["answer"]})
+    script = Script({GROQ: [down], OPENAI: [down], MISTRAL: ["answer"]})
 
     with pytest.raises(ChainExhaustedError) as caught:
         driver.run(failover(chain=[GROQ, OPENAI, MISTRAL], attempts=2, max_attempts=3), script)
@@ -234,11 +282,41 @@ def test_max_attempts_are_per_call_over_all_targets(driver: Driver, clock: Any) 
 
 def test_max_attempts_that_suffice_change_nothing(clock: Any) -> None:
     """A limit that is not reached is not felt."""
-    script = Script({GROQ: [DOWN], OPENAI: ["answer"]})
+    script = Script({GROQ: [down], OPENAI: ["answer"]})
 
     assert "answer" == failover(chain=[GROQ, OPENAI], attempts=2, max_attempts=3).call(
         script.__call__
     )
+
+
+def test_an_attempt_timeout_that_nothing_enforces_is_refused() -> None:
+    """A synchronous function must be told its limit."""
+    policy = failover(chain=GROQ, attempt_timeout=1.0)
+
+    with pytest.raises(ConfigurationError, match="Attempt"):
+        policy(lambda *, target: None)
+
+    @policy
+    def told(target: Target, attempt: Attempt) -> float | None:
+        return attempt.remaining
+
+    assert 1.0 == told()
+
+
+@on_both_loops
+def test_an_attempt_timeout_cancels_and_blames_the_target(backend: str, clock: Any) -> None:
+    """An attempt that takes too long is cut off, and the next target is asked."""
+    import anyio
+
+    @failover(chain=[GROQ, OPENAI], attempt_timeout=3.0)
+    async def ask(target: Target) -> str:
+        if target.key == GROQ:
+            clock.advance(3.0)
+            await anyio.sleep_forever()
+        return target.key
+
+    assert OPENAI == run_async(ask, backend=backend)
+    assert (1, "timeout") == (health()[GROQ].errors, health()[GROQ].last_error.reason)  # type: ignore[union-attr]
 
 
 # --- backoff ----------------------------------------------------------------------------------
@@ -248,7 +326,7 @@ def waits(clock: Any, attempts: int, **options: Any) -> list[float]:
     """Return the waits of a call whose only target fails every time."""
     breaker(GROQ, failures=1000, error_rate=1.0, min_calls=1000)
     configure(retry_budget=1.0)
-    script = Script({GROQ: [DOWN]})
+    script = Script({GROQ: [down]})
     with pytest.raises(ChainExhaustedError):
         failover(chain=[GROQ], attempts=attempts, **options).call(script.__call__)
     assert attempts == len(script.calls)
@@ -269,6 +347,20 @@ def test_the_default_backoff_is_full_jitter(clock: Any) -> None:
     assert len(set(drawn)) == len(drawn)
 
 
+def test_the_default_waits_differ_and_stay_below_their_ceilings(clock: Any) -> None:
+    """Waits lie between zero and min(10, 0.2 * 2 ** (n - 1)), and differ."""
+    breaker(GROQ, failures=100, mode="metrics_only")
+    answers = scripted(*[down() for _ in range(9)], "yes")
+
+    failover(chain=GROQ, attempts=10).call(lambda *, target: answers())
+
+    ceilings = [min(10.0, 0.2 * 2**n) for n in range(9)]
+    assert 9 == len(clock.sleeps) == len(set(clock.sleeps))
+    assert all(
+        0.0 <= slept <= ceiling for slept, ceiling in zip(clock.sleeps, ceilings, strict=True)
+    )
+
+
 def test_a_function_of_the_attempts_number_is_a_backoff(clock: Any) -> None:
     """The function is asked with the number of the attempt that just failed, from 1."""
     asked: list[int] = []
@@ -279,6 +371,22 @@ def test_a_function_of_the_attempts_number_is_a_backoff(clock: Any) -> None:
 
     assert [1.5, 3.0, 4.5] == waits(clock, 4, backoff=backoff)
     assert [1, 2, 3] == asked
+
+
+def test_a_function_is_a_backoff_and_nonsense_from_it_is_survived(clock: Any) -> None:
+    """The function is asked per failed attempt; a NaN becomes the default's wait."""
+    asked: list[int] = []
+    answers = scripted(down(), down(), "yes")
+
+    def backoff(number: int) -> float:
+        asked.append(number)
+        return 2.0 if number == 1 else float("nan")
+
+    failover(chain=GROQ, backoff=backoff).call(lambda *, target: answers())
+
+    assert [1, 2] == asked
+    assert 2.0 == clock.sleeps[0]
+    assert 0.0 <= clock.sleeps[1] <= 0.4
 
 
 @pytest.mark.parametrize(
@@ -299,10 +407,20 @@ def test_a_tenacity_wait_is_a_backoff(wait: Any, expected: list[float], clock: A
     assert expected == [seconds for seconds in drawn if seconds]
 
 
+def test_tenacity_waits_that_are_added_up_are_a_backoff(clock: Any) -> None:
+    """Waits of tenacity, also added up, are asked with the number of the failed attempt."""
+    answers = scripted(down(), down(), "yes")
+    wait = tenacity.wait_incrementing(start=1, increment=2) + tenacity.wait_fixed(0.5)
+
+    failover(chain=GROQ, backoff=wait).call(lambda *, target: answers())
+
+    assert [1.5, 3.5] == clock.sleeps
+
+
 @over(DRIVERS)
 def test_the_wait_is_told_before_it_is_slept(driver: Driver, clock: Any) -> None:
     """RetryScheduled carries the attempt and the delay that is then waited."""
-    script = Script({GROQ: [DOWN, DOWN, "answer"]})
+    script = Script({GROQ: [down, down, "answer"]})
 
     with testing.capture_events(RetryScheduled) as scheduled:
         driver.run(failover(chain=[GROQ], backoff=lambda n: n * 2.0), script)
@@ -316,7 +434,7 @@ def test_the_wait_is_told_before_it_is_slept(driver: Driver, clock: Any) -> None
 
 def test_cooldown_is_the_first_bench(clock: Any) -> None:
     """A target that used up its attempts is benched for the policy's cooldown, up to 10 % longer."""
-    script = Script({GROQ: [DOWN], OPENAI: ["answer"]})
+    script = Script({GROQ: [down], OPENAI: ["answer"]})
 
     failover(chain=[GROQ, OPENAI], attempts=2, cooldown=100).call(script.__call__)
 
@@ -326,7 +444,7 @@ def test_cooldown_is_the_first_bench(clock: Any) -> None:
 
 def test_without_a_cooldown_the_bench_lasts_the_breakers_own(clock: Any) -> None:
     """Nobody named a time: 30 s, up to 10 % longer."""
-    script = Script({GROQ: [DOWN], OPENAI: ["answer"]})
+    script = Script({GROQ: [down], OPENAI: ["answer"]})
 
     failover(chain=[GROQ, OPENAI], attempts=2).call(script.__call__)
 
@@ -336,7 +454,7 @@ def test_without_a_cooldown_the_bench_lasts_the_breakers_own(clock: Any) -> None
 def test_a_circuits_own_cooldown_goes_before_the_policys(clock: Any) -> None:
     """The policy speaks for targets without a setting of their own."""
     breaker(GROQ, cooldown=50)
-    script = Script({GROQ: [DOWN], OPENAI: ["answer"]})
+    script = Script({GROQ: [down], OPENAI: ["answer"]})
 
     failover(chain=[GROQ, OPENAI], attempts=2, cooldown=100).call(script.__call__)
 
@@ -345,11 +463,26 @@ def test_a_circuits_own_cooldown_goes_before_the_policys(clock: Any) -> None:
 
 def test_a_cooldown_above_max_cooldown_raises_it(clock: Any) -> None:
     """A policy that wants ten minutes gets ten minutes, though five are the usual maximum."""
-    script = Script({GROQ: [DOWN], OPENAI: ["answer"]})
+    script = Script({GROQ: [down], OPENAI: ["answer"]})
 
     failover(chain=[GROQ, OPENAI], attempts=2, cooldown=600).call(script.__call__)
 
     assert 600 <= (remaining()[GROQ] or 0) <= 660
+
+
+def test_the_policys_cooldown_is_for_circuits_without_one(clock: Any) -> None:
+    """It is the first bench of a target nobody set a cooldown for, also above max_cooldown."""
+    breaker(OPENAI, cooldown=10)
+
+    def ask(target: Target) -> None:
+        raise down()
+
+    with pytest.raises(ChainExhaustedError):
+        failover(chain=[GROQ, OPENAI], cooldown=400, attempts=2, backoff=lambda n: 0.0).call(ask)
+
+    remaining = {each.model: each.remaining for each in list_benched()}
+    assert 400 <= remaining[GROQ] <= 440  # type: ignore[operator]
+    assert 10 <= remaining[OPENAI] <= 11  # type: ignore[operator]
 
 
 # --- strategy ---------------------------------------------------------------------------------
@@ -358,7 +491,7 @@ def test_a_cooldown_above_max_cooldown_raises_it(clock: Any) -> None:
 def test_priority_is_the_default_strategy() -> None:
     """A lower priority goes first, and equal ones keep their order."""
     chain = [Target("a/1", priority=2), "b/2", Target("c/3", priority=0), "d/4"]
-    script = Script({name: [lambda: HttpError(400)] for name in ("a/1", "b/2", "c/3", "d/4")})
+    script = Script({name: [lambda: ProviderError(400)] for name in ("a/1", "b/2", "c/3", "d/4")})
 
     for options in ({}, {"strategy": "priority"}):
         script.calls.clear()
@@ -368,16 +501,43 @@ def test_priority_is_the_default_strategy() -> None:
         assert ["c/3", "b/2", "d/4", "a/1"] == script.calls
 
 
+def test_a_lower_priority_is_tried_first() -> None:
+    """Equal ones keep the order of the chain."""
+    chain = [Target("a/x", priority=2), Target("b/x"), Target("c/x"), Target("d/x", priority=0)]
+    asked: list[str] = []
+
+    def ask(target: Target) -> None:
+        asked.append(target.provider)
+        raise ProviderError(422)
+
+    with pytest.raises(ChainExhaustedError):
+        failover(chain=chain).call(ask)
+
+    assert ["d", "b", "c", "a"] == asked
+
+
 @over(DRIVERS)
 def test_a_callable_strategy_orders_the_targets_of_each_call(driver: Driver) -> None:
     """The order the callable gives is the order they are tried in."""
-    script = Script({GROQ: ["groq"], OPENAI: [lambda: HttpError(401)]})
+    script = Script({GROQ: ["groq"], OPENAI: [lambda: ProviderError(401)]})
 
     def backwards(targets: Any, *_: Any, **__: Any) -> list[Target]:
         return list(targets)[::-1]
 
     assert "groq" == driver.run(failover(chain=[GROQ, OPENAI], strategy=backwards), script)
     assert [OPENAI, GROQ] == script.calls
+
+
+def test_a_strategy_orders_the_targets_of_each_call() -> None:
+    """It is given the targets and gives them back in order; leaving one out is allowed, a stranger is not."""
+    policy = failover(chain=[GROQ, OPENAI], strategy=lambda targets: reversed(targets))
+
+    assert OPENAI == policy.call(lambda *, target: target.key)
+    assert GROQ == policy.using(strategy=lambda targets: targets[:1]).call(
+        lambda *, target: target.key
+    )
+    with pytest.raises(ConfigurationError, match="strategy"):
+        policy.using(strategy=lambda targets: [Target("x/y")]).call(lambda *, target: target.key)
 
 
 # --- reject -----------------------------------------------------------------------------------
@@ -443,12 +603,51 @@ def test_the_word_of_reject_is_the_reason() -> None:
     assert ["too-short"] == [event.reason for event in events]
 
 
+def test_a_refused_answer_of_the_last_target_is_in_the_error() -> None:
+    """ChainExhaustedError holds a ResponseRejectedError that names the target and the word."""
+    with pytest.raises(ChainExhaustedError) as caught:
+        failover(chain=GROQ, reject=lambda answer: "too short").call(lambda *, target: "a")
+
+    (member,) = caught.value.exceptions
+    assert isinstance(member, ResponseRejectedError)
+    assert (GROQ, "too short", ErrorKind.BAD_RESPONSE) == (
+        member.target,
+        member.reason,
+        caught.value.kind,
+    )
+
+
 def test_a_rejected_answer_without_a_word_is_called_rejected() -> None:
     """``True`` has the reason ``rejected``."""
     with pytest.raises(ChainExhaustedError) as caught:
         failover(chain=[GROQ], reject=lambda result: True).call(_answer)
 
     assert ["rejected"] == [member.reason for member in caught.value.exceptions]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "kind"),
+    [
+        (True, "rejected", ErrorKind.BAD_RESPONSE),
+        ("empty", "empty", ErrorKind.BAD_RESPONSE),
+        ("x" * 41, "rejected", ErrorKind.BAD_RESPONSE),
+        (ErrorKind.TRANSIENT, "rejected", ErrorKind.TRANSIENT),
+        (Verdict(ErrorKind.TRANSIENT, "garbled", retryable=False), "garbled", ErrorKind.TRANSIENT),
+    ],
+)
+def test_reject_decides_about_an_answer(
+    said: Any, reason: str, kind: ErrorKind, clock: Any
+) -> None:
+    """What it says is the verdict; the answer goes to nobody."""
+    policy = failover(
+        chain=[GROQ, OPENAI], attempts=1, reject=lambda answer: said if answer == GROQ else None
+    )
+
+    with capture_events(AttemptFailed) as failed:
+        answer = policy.call(lambda *, target: target.key)
+
+    assert (OPENAI, [(reason, kind)]) == (answer, [(event.reason, event.kind) for event in failed])
+    assert (1 if kind is ErrorKind.TRANSIENT else 0) == health()[GROQ].errors
 
 
 @over(DRIVERS)
@@ -503,6 +702,14 @@ def test_an_error_inside_reject_is_the_callers_own() -> None:
     assert [GROQ] == script.calls
 
 
+def test_an_error_in_reject_is_the_callers_own() -> None:
+    """It leaves unchanged and blames no target."""
+    with pytest.raises(ZeroDivisionError):
+        failover(chain=[GROQ, OPENAI], reject=lambda answer: 1 / 0).call(lambda *, target: "a")
+
+    assert 0 == health()[GROQ].errors
+
+
 # --- classify ---------------------------------------------------------------------------------
 
 
@@ -521,13 +728,13 @@ def test_classify_decides_before_every_rule(
     said: Any, calls: list[str], driver: Driver, clock: Any
 ) -> None:
     """What the policy's own function says is what the chain does, whatever the error looks like."""
-    script = Script({GROQ: [lambda: HttpError(404)], OPENAI: ["answer"]})
+    script = Script({GROQ: [lambda: ProviderError(404)], OPENAI: ["answer"]})
     policy = failover(chain=[GROQ, OPENAI], attempts=2, classify=lambda error: said)
 
     if OPENAI in calls:
         assert "answer" == driver.run(policy, script)
     else:
-        with pytest.raises(HttpError):
+        with pytest.raises(ProviderError):
             driver.run(policy, script)
 
     assert calls == script.calls
@@ -535,7 +742,7 @@ def test_classify_decides_before_every_rule(
 
 def test_classify_is_given_the_error_and_may_have_no_opinion() -> None:
     """None leaves the decision to the rules."""
-    error = HttpError(401)
+    error = ProviderError(401)
     asked: list[BaseException] = []
 
     def nobody_knows(error: BaseException) -> None:
@@ -563,10 +770,32 @@ def test_a_policys_classify_is_its_own() -> None:
     """Another policy judges the same error by the rules."""
     mine = failover(chain=[GROQ, OPENAI], classify=lambda error: ErrorKind("request_specific"))
 
-    mine.call(failing_first(HttpError(401)))
+    mine.call(failing_first(ProviderError(401)))
     assert [] == list_benched()
-    failover(chain=[GROQ, OPENAI]).call(failing_first(HttpError(401)))
+    failover(chain=[GROQ, OPENAI]).call(failing_first(ProviderError(401)))
     assert 1 == len(list_benched())
+
+
+def test_the_policys_own_classify_is_asked_first_and_survived_when_it_breaks() -> None:
+    """A kind or a verdict decides; None and a broken rule leave it to the others."""
+    said: list[Any] = [ErrorKind.AUTH_DEAD, None, ZeroDivisionError()]
+
+    def rule(error: BaseException) -> Any:
+        word = said.pop(0)
+        if isinstance(word, Exception):
+            raise word
+        return word
+
+    def ask(target: Target) -> None:
+        raise down()
+
+    kinds = []
+    for key in ("a/x", "b/x", "c/x"):
+        with pytest.raises(ChainExhaustedError) as caught:
+            failover(chain=key, attempts=1, classify=rule).call(ask)
+        kinds.append(caught.value.kind)
+
+    assert [ErrorKind.AUTH_DEAD, ErrorKind.TRANSIENT, ErrorKind.TRANSIENT] == kinds
 
 
 # --- on_request_error, on_content_policy, on_unknown ------------------------------------------
@@ -578,7 +807,7 @@ REQUEST_ERRORS = [400, 413, 422]
 @pytest.mark.parametrize("status", REQUEST_ERRORS)
 def test_a_request_error_goes_to_the_next_target(status: int, driver: Driver, clock: Any) -> None:
     """What one target refuses another may take; nobody's health is touched and nothing is repeated."""
-    script = Script({GROQ: [lambda: HttpError(status)], OPENAI: ["answer"]})
+    script = Script({GROQ: [lambda: ProviderError(status)], OPENAI: ["answer"]})
 
     assert "answer" == driver.run(failover(chain=[GROQ, OPENAI]), script)
     assert [GROQ, OPENAI] == script.calls
@@ -591,10 +820,10 @@ def test_a_request_error_goes_to_the_next_target(status: int, driver: Driver, cl
 @pytest.mark.parametrize("status", REQUEST_ERRORS)
 def test_a_request_error_can_be_raised_instead(status: int, driver: Driver) -> None:
     """With ``on_request_error="raise"`` the target's own error leaves as it is."""
-    error = HttpError(status)
+    error = ProviderError(status)
     script = Script({GROQ: [lambda: error], OPENAI: ["answer"]})
 
-    with pytest.raises(HttpError) as caught:
+    with pytest.raises(ProviderError) as caught:
         driver.run(failover(chain=[GROQ, OPENAI], on_request_error="raise"), script)
 
     assert error is caught.value
@@ -607,7 +836,7 @@ def test_a_refused_content_is_raised_by_default(driver: Driver) -> None:
     error = refused_content()
     script = Script({GROQ: [lambda: error], OPENAI: ["answer"]})
 
-    with pytest.raises(CodedError) as caught:
+    with pytest.raises(ProviderError) as caught:
         driver.run(failover(chain=[GROQ, OPENAI]), script)
 
     assert error is caught.value
@@ -699,7 +928,7 @@ def bench_both(clock: Any, first: float, second: float) -> None:
     for spec, cooldown in ((GROQ, first), (OPENAI, second)):
         with pytest.raises(ChainExhaustedError):
             failover(chain=[spec], attempts=2, cooldown=cooldown).call(
-                Script({spec: [DOWN]}).__call__
+                Script({spec: [down]}).__call__
             )
     clock.sleeps.clear()
     assert {GROQ, OPENAI} == set(remaining())
@@ -709,7 +938,7 @@ def bench_both(clock: Any, first: float, second: float) -> None:
 def test_when_all_are_benched_the_soonest_is_tried_first(driver: Driver, clock: Any) -> None:
     """The default tries each once, soonest to recover first."""
     bench_both(clock, 100, 20)
-    script = Script({GROQ: [DOWN], OPENAI: [DOWN]})
+    script = Script({GROQ: [down], OPENAI: [down]})
     before = remaining()
 
     with pytest.raises(ChainExhaustedError):
@@ -728,6 +957,15 @@ def test_the_last_resort_that_answers_serves_the_call(driver: Driver, clock: Any
 
     assert "openai" == driver.run(failover(chain=[GROQ, OPENAI]), script)
     assert [OPENAI] == script.calls
+
+
+def test_a_last_resort_that_is_answered_closes_a_pause_without_a_name(clock: Any) -> None:
+    """A rate limit that named no wait may be tried, and an answer ends its bench."""
+    failing(GROQ, 1, lambda: ProviderError(429))
+    assert is_benched(GROQ)
+
+    assert GROQ == failover(chain=GROQ).call(lambda *, target: target.key)
+    assert [] == list_benched()
 
 
 @over(DRIVERS)
@@ -789,9 +1027,9 @@ def test_manual_benches_are_respected_by_all_three(way: str, driver: Driver, clo
 @over(DRIVERS)
 def test_a_dead_key_is_never_a_last_resort(driver: Driver, clock: Any) -> None:
     """Whose key is dead is not tried, though all are benched."""
-    failover(chain=[GROQ, OPENAI]).call(failing_first(HttpError(401)))
+    failover(chain=[GROQ, OPENAI]).call(failing_first(ProviderError(401)))
     with pytest.raises(ChainExhaustedError):
-        failover(chain=[OPENAI], attempts=2).call(Script({OPENAI: [DOWN]}).__call__)
+        failover(chain=[OPENAI], attempts=2).call(Script({OPENAI: [down]}).__call__)
     script = Script({GROQ: ["groq"], OPENAI: ["openai"]})
 
     assert "openai" == driver.run(failover(chain=[GROQ, OPENAI]), script)
@@ -812,20 +1050,55 @@ def test_a_named_wait_that_is_not_over_is_respected_by_the_last_resort(
     assert [] == script.calls
 
 
+def test_a_last_resort_that_learns_of_a_dead_key_or_a_wait_notes_it(clock: Any) -> None:
+    """An ordinary failure leaves the bench as it is; a new fact that the provider names does not."""
+    for key, error, reason in (
+        ("x/a", ProviderError(429, retry_after=200), "rate_limit"),
+        ("y/a", down(), "overloaded"),
+    ):
+        failing(key, 5)
+        before = {each.model: each.remaining for each in list_benched()}[key]
+        with pytest.raises(ChainExhaustedError):
+            failover(chain=key, attempts=1).call(scripted_call(error))
+        after = {each.model: each for each in list_benched()}[key]
+        assert reason == after.reason
+        assert (200.0 if reason == "rate_limit" else before) == pytest.approx(after.remaining)
+
+
+def scripted_call(error: Exception) -> Any:
+    answers = scripted(error)
+
+    def ask(target: Target) -> Any:
+        return answers()
+
+    return ask
+
+
 # --- reraise ----------------------------------------------------------------------------------
 
 
 @over(DRIVERS)
 def test_reraise_lets_the_last_targets_own_error_leave(driver: Driver) -> None:
     """Instead of ChainExhaustedError the error of the last target leaves, the very object."""
-    last = HttpError(401)
-    script = Script({GROQ: [lambda: HttpError(402)], OPENAI: [lambda: last]})
+    last = ProviderError(401)
+    script = Script({GROQ: [lambda: ProviderError(402)], OPENAI: [lambda: last]})
 
-    with pytest.raises(HttpError) as caught:
+    with pytest.raises(ProviderError) as caught:
         driver.run(failover(chain=[GROQ, OPENAI], reraise=True), script)
 
     assert last is caught.value
     assert [GROQ, OPENAI] == script.calls
+
+
+def test_reraise_gives_the_very_error_that_was_raised() -> None:
+    """Unchanged, with its own traceback, instead of a ChainExhaustedError."""
+    first, last = down(), down()
+    answers = scripted(first, last)
+
+    with pytest.raises(ProviderError) as caught:
+        failover(chain=[GROQ, OPENAI], attempts=1, reraise=True).call(lambda *, target: answers())
+
+    assert caught.value is last
 
 
 @over(DRIVERS)
@@ -847,7 +1120,7 @@ def test_the_policys_observers_are_told_of_its_calls(driver: Driver, clock: Any)
     """Each observer sees what happens in this policy's calls, in order."""
     first: list[Any] = []
     second: list[Any] = []
-    script = Script({GROQ: [lambda: HttpError(401)], OPENAI: ["answer"]})
+    script = Script({GROQ: [lambda: ProviderError(401)], OPENAI: ["answer"]})
     policy = failover(chain=[GROQ, OPENAI], observers=(first.append, second.append))
 
     driver.run(policy, script)
@@ -873,6 +1146,25 @@ def test_the_observers_of_one_policy_hear_nothing_of_another() -> None:
     assert [] == heard
 
 
+def test_the_policys_observers_are_told_of_its_calls_only() -> None:
+    """Also of the benches that its calls make."""
+    mine: list[Event] = []
+
+    def ask(target: Target) -> None:
+        raise ProviderError(401)
+
+    with pytest.raises(ChainExhaustedError):
+        failover(chain=GROQ, observers=[mine.append]).call(ask)
+    with pytest.raises(ChainExhaustedError):
+        failover(chain="other/x").call(ask)
+
+    assert {"AttemptFailed", "TargetBenched", "CallFailed"} == {
+        type(event).__name__ for event in mine
+    }
+    assert {"groq", GROQ} == {event.target for event in mine}
+    assert 1 == len({event.call_id for event in mine})
+
+
 def test_an_observer_that_raises_harms_nothing() -> None:
     """The call is served all the same."""
 
@@ -888,7 +1180,7 @@ def test_a_failed_call_is_told_once(clock: Any) -> None:
     policy = failover(chain=[GROQ, OPENAI], attempts=2, observers=[heard.append])
 
     with pytest.raises(ChainExhaustedError):
-        policy.call(Script({GROQ: [DOWN], OPENAI: [DOWN]}).__call__)
+        policy.call(Script({GROQ: [down], OPENAI: [down]}).__call__)
 
     assert [(4, "transient")] == [
         (event.attempts, event.kind) for event in heard if isinstance(event, CallFailed)
@@ -928,7 +1220,7 @@ def test_policy_call_is_awaitable_if_the_function_is(backend: str) -> None:
     async def main() -> object:
         return await failover(chain=[GROQ]).call(ask, "why")
 
-    assert (GROQ, "why") == on(backend, main)
+    assert (GROQ, "why") == run_async(main, backend=backend)
 
 
 def test_policy_call_fills_keyword_only_parameters_and_pins() -> None:
@@ -940,19 +1232,19 @@ def test_policy_call_fills_keyword_only_parameters_and_pins() -> None:
     policy = failover(chain=[GROQ, OPENAI])
 
     assert ("why", "groq") == policy.call(ask, "why")
-    assert ("why", "openai") == policy.call(ask, "why", model="gpt-5-mini")
+    assert ("why", "openai") == policy.call(ask, "why", model="gpt")
 
 
 def test_using_gives_a_changed_copy() -> None:
     """The copy has the changes and all the rest; the policy itself stays as it was."""
-    script = Script({GROQ: [lambda: HttpError(400)], OPENAI: ["answer"]})
+    script = Script({GROQ: [lambda: ProviderError(400)], OPENAI: ["answer"]})
     policy = failover(chain=[GROQ, OPENAI])
 
     changed = policy.using(on_request_error="raise")
 
     assert isinstance(changed, Failover)
     assert policy is not changed
-    with pytest.raises(HttpError):
+    with pytest.raises(ProviderError):
         changed.call(script.__call__)
     assert "answer" == policy.call(script.__call__)
 
@@ -970,11 +1262,11 @@ def test_using_on_a_decorated_function_gives_a_decorated_function() -> None:
     @failover(chain=[GROQ, OPENAI])
     def ask(target: Target, prompt: str) -> str:
         """Ask a model."""
-        raise HttpError(400) if target.spec == GROQ else AssertionError("sent on")
+        raise ProviderError(400) if target.spec == GROQ else AssertionError("sent on")
 
     strict = ask.using(on_request_error="raise")
 
-    with pytest.raises(HttpError):
+    with pytest.raises(ProviderError):
         strict("why")
     with pytest.raises(AssertionError):
         ask("why")

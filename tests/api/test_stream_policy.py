@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import math
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from resilient_llm import ConfigurationError, StreamPolicy, Target, failover
-
-A, B = "groq/a", "openai/b"
+from tests.support.ways import GROQ, OPENAI
 
 
 async def _async_function(item: Any) -> bool:
@@ -137,10 +136,10 @@ def test_a_marker_is_given_or_refused_with_a_function() -> None:
 
     def ask(target: Target) -> Iterator[str]:
         yield target.key
-        if target.key == A:
+        if target.key == GROQ:
             raise TimeoutError
 
-    assert [A, "again", B] == list(failover([A, B], stream=policy)(ask)())  # type: ignore[arg-type]
+    assert [GROQ, "again", OPENAI] == list(failover([GROQ, OPENAI], stream=policy)(ask)())  # type: ignore[arg-type]
 
 
 # --- Immutable ---------------------------------------------------------------------------------
@@ -209,8 +208,8 @@ def test_a_repr_does_not_show_the_marker() -> None:
     shown = repr(policy)
 
     assert "secret" not in shown
-    assert "secret" not in repr(Target(A, stream=policy))
-    assert "secret" not in repr(failover([A], stream=policy))
+    assert "secret" not in repr(Target(GROQ, stream=policy))
+    assert "secret" not in repr(failover([GROQ], stream=policy))
     assert "idle_timeout=5.0" in shown
     assert "_go_on" in shown
     assert "StreamPolicy()" == repr(StreamPolicy())
@@ -254,9 +253,21 @@ def test_copies_and_pickles_are_equal(how: Any) -> None:
 def test_what_is_no_policy_is_refused_where_it_is_written(value: Any) -> None:
     """For a chain and for a target; the message says what to write."""
     with pytest.raises(ConfigurationError, match="StreamPolicy"):
-        failover([A], stream=value)
+        failover([GROQ], stream=value)
     with pytest.raises(ConfigurationError, match="StreamPolicy"):
-        Target(A, stream=value)
+        Target(GROQ, stream=value)
+
+
+def test_what_is_no_stream_policy_is_refused_by_name() -> None:
+    """A mistake shows where it is written."""
+    wrong_ones: list[Callable[[], object]] = [
+        lambda: Target(GROQ, stream=object()),  # type: ignore[arg-type]  # the mistake
+        lambda: failover(GROQ, stream=object()),  # type: ignore[arg-type]  # the mistake
+        lambda: StreamPolicy(stream=1),  # type: ignore[call-arg]  # the mistake
+    ]
+    for wrong in wrong_ones:
+        with pytest.raises(ConfigurationError, match="stream"):
+            wrong()
 
 
 def test_a_targets_word_goes_over_the_chains() -> None:
@@ -264,10 +275,10 @@ def test_a_targets_word_goes_over_the_chains() -> None:
     asked: list[tuple[str, list[str]]] = []
 
     def run(*, chain: StreamPolicy | None, target: StreamPolicy | None) -> list[str]:
-        @failover([Target(A, stream=target), B], stream=chain, attempts=1)
+        @failover([Target(GROQ, stream=target), OPENAI], stream=chain, attempts=1)
         def ask(target: Target) -> Iterator[str]:
             yield target.key
-            if target.key == A:
+            if target.key == GROQ:
                 raise TimeoutError
 
         items: list[str] = []
@@ -275,17 +286,17 @@ def test_a_targets_word_goes_over_the_chains() -> None:
             items.extend(ask())
         except Exception as error:
             items.append(type(error).__name__)
-        asked.append((A, items))
+        asked.append((GROQ, items))
         return items
 
     restarts = StreamPolicy(on_interrupt="restart", restart_marker="again")
     raises = StreamPolicy(on_interrupt="raise")
 
-    assert [A, "again", B] == run(chain=restarts, target=None)
-    assert [A, "again", B] == run(chain=restarts, target=StreamPolicy(idle_timeout=5.0))
-    assert [A, "again", B] == run(chain=None, target=restarts)
-    assert [A, "again", B] == run(chain=raises, target=restarts)
-    assert [A, "other", B] == run(
+    assert [GROQ, "again", OPENAI] == run(chain=restarts, target=None)
+    assert [GROQ, "again", OPENAI] == run(chain=restarts, target=StreamPolicy(idle_timeout=5.0))
+    assert [GROQ, "again", OPENAI] == run(chain=None, target=restarts)
+    assert [GROQ, "again", OPENAI] == run(chain=raises, target=restarts)
+    assert [GROQ, "other", OPENAI] == run(
         chain=restarts, target=StreamPolicy(on_interrupt="restart", restart_marker="other")
     )
 
@@ -294,37 +305,37 @@ def test_a_target_may_say_raise_under_a_chain_with_a_marker() -> None:
     """A target that does not restart, in a chain that does and has a marker, is no mistake at its first outage."""
 
     @failover(
-        [Target(A, stream=StreamPolicy(on_interrupt="raise")), B],
+        [Target(GROQ, stream=StreamPolicy(on_interrupt="raise")), OPENAI],
         stream=StreamPolicy(on_interrupt="restart", restart_marker="again"),
     )
     def ask(target: Target) -> Iterator[str]:
         yield target.key
 
-    assert [A] == list(ask())
+    assert [GROQ] == list(ask())
 
 
 def test_a_target_with_a_policy_is_one_target() -> None:
     """Equal policies make equal targets; the same spec with another policy is refused in one chain."""
-    first = Target(A, stream=StreamPolicy(idle_timeout=5.0))
+    first = Target(GROQ, stream=StreamPolicy(idle_timeout=5.0))
 
-    assert first == Target(A, stream=StreamPolicy(idle_timeout=5.0))
-    assert 1 == len(failover([first, Target(A, stream=StreamPolicy(idle_timeout=5.0))]).chain)
+    assert first == Target(GROQ, stream=StreamPolicy(idle_timeout=5.0))
+    assert 1 == len(failover([first, Target(GROQ, stream=StreamPolicy(idle_timeout=5.0))]).chain)
     assert isinstance(hash(first), int)
     with pytest.raises(ConfigurationError):
-        failover([first, Target(A, stream=StreamPolicy(idle_timeout=6.0))])
+        failover([first, Target(GROQ, stream=StreamPolicy(idle_timeout=6.0))])
 
 
 def test_a_policy_in_using() -> None:
     """``using(stream=)`` of a policy and of a decorated function take one."""
 
-    @failover([A, B], attempts=1)
+    @failover([GROQ, OPENAI], attempts=1)
     def ask(target: Target) -> Iterator[str]:
         yield target.key
-        if target.key == A:
+        if target.key == GROQ:
             raise TimeoutError
 
     changed = ask.using(stream=StreamPolicy(on_interrupt="restart"))
 
-    assert [A, B] == list(changed())
+    assert [GROQ, OPENAI] == list(changed())
     with pytest.raises(ConfigurationError):
         ask.using(stream="restart")  # type: ignore[arg-type]  # on purpose

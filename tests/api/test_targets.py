@@ -13,7 +13,8 @@ from resilient_llm import (
     failover,
     is_benched,
 )
-from tests.support.shapes import KEY, OTHER, down, fail, is_refused
+from tests.support.guards import fail, is_refused
+from tests.support.ways import GROQ, OPENAI, down
 
 
 def order_of(chain: object) -> list[str]:
@@ -69,12 +70,12 @@ def test_the_provider_is_lower_case_and_the_model_as_it_is_written():
 )
 def test_a_model_has_one_key_however_it_is_written(spec: str):
     """Case of the provider and blanks around the spec do not matter."""
-    assert KEY == Target(spec).key
+    assert GROQ == Target(spec).key
 
 
 def test_a_target_is_frozen():
     """What a target is does not change."""
-    target = Target(KEY)
+    target = Target(GROQ)
 
     with pytest.raises((dataclasses.FrozenInstanceError, AttributeError)):
         target.weight = 3
@@ -82,9 +83,9 @@ def test_a_target_is_frozen():
 
 def test_a_target_is_hashable_and_equal_to_one_that_is_the_same():
     """Targets may be members of sets and keys of mappings, with options too."""
-    plain = {Target(KEY), Target(" Groq/llama "), Target(KEY, priority=2)}
+    plain = {Target(GROQ), Target(" Groq/llama "), Target(GROQ, priority=2)}
     rich = {
-        Target(KEY, params={"temperature": 0.5, "stop": ["a"]}, tags=("fast",)) for _ in range(2)
+        Target(GROQ, params={"temperature": 0.5, "stop": ["a"]}, tags=("fast",)) for _ in range(2)
     }
 
     assert 2 == len(plain)
@@ -93,7 +94,7 @@ def test_a_target_is_hashable_and_equal_to_one_that_is_the_same():
 
 def test_the_options_of_a_target_have_defaults():
     """What is not said about a target has its documented default."""
-    target = Target(KEY)
+    target = Target(GROQ)
 
     assert (1, 1.0, (), ()) == (
         target.priority,
@@ -114,7 +115,7 @@ def test_the_options_of_a_target_have_defaults():
 def test_the_options_of_a_target_can_be_read():
     """What is said about a target is kept."""
     target = Target(
-        KEY,
+        GROQ,
         account="tenant-7",
         params={"temperature": 0},
         attempt_timeout=20.0,
@@ -141,11 +142,11 @@ def test_the_options_of_a_target_can_be_read():
 
 def test_an_account_is_part_of_the_key():
     """The same model of two accounts has two keys."""
-    target = Target(KEY, account="tenant-7")
+    target = Target(GROQ, account="tenant-7")
 
     assert "groq@tenant-7/llama" == target.key
     assert ("groq", "llama", "tenant-7") == (target.provider, target.model, target.account)
-    assert target != Target(KEY)
+    assert target != Target(GROQ)
 
 
 def test_accounts_harm_each_other_in_nothing():
@@ -210,7 +211,7 @@ def test_a_spec_that_is_no_text_is_refused(spec: object):
 def test_a_bad_option_of_a_target_is_refused_where_it_is_written(option: str, value: object):
     """The error names the option."""
     with pytest.raises(ConfigurationError) as caught:
-        Target(KEY, **{option: value})
+        Target(GROQ, **{option: value})
 
     assert option in str(caught.value)
 
@@ -224,7 +225,7 @@ def answer_with(**given: object):
     def ask(target: Target, prompt: str, **options: object) -> object:
         return prompt, options
 
-    return failover(chain=[Target(KEY, **given)])(ask)
+    return failover(chain=[Target(GROQ, **given)])(ask)
 
 
 def test_params_are_merged_over_the_keyword_arguments_of_the_call():
@@ -249,7 +250,7 @@ def test_params_of_one_target_are_not_those_of_the_next():
     """Each target starts from the call's own arguments."""
     received = []
 
-    @failover(chain=[Target(KEY, params={"a": 1, "b": Target.UNSET}), OTHER], attempts=1)
+    @failover(chain=[Target(GROQ, params={"a": 1, "b": Target.UNSET}), OPENAI], attempts=1)
     def ask(target: Target, **options: object) -> None:
         received.append(options)
         raise down()
@@ -266,11 +267,11 @@ def test_call_is_used_for_its_target_instead_of_the_function():
     def own(target: Target, prompt: str) -> str:
         return f"own {target.key} {prompt}"
 
-    @failover(chain=[KEY, Target(OTHER, call=own)], attempts=1)
+    @failover(chain=[GROQ, Target(OPENAI, call=own)], attempts=1)
     def ask(target: Target, prompt: str) -> str:
         raise down()
 
-    assert f"own {OTHER} x" == ask("x")
+    assert f"own {OPENAI} x" == ask("x")
 
 
 def test_call_may_take_the_model_by_name():
@@ -292,7 +293,7 @@ def test_a_bound_method_may_be_the_call_of_a_target():
         def create(self, prompt: str, *, model: str) -> str:
             return f"{model} {prompt}"
 
-    @failover(chain=[Target(KEY, call=Client().create)])
+    @failover(chain=[Target(GROQ, call=Client().create)])
     def ask(prompt: str) -> str: ...
 
     assert "llama x" == ask("x")
@@ -355,7 +356,7 @@ def test_functions_of_a_module_may_be_entries():
 def test_functions_and_specs_may_be_mixed():
     """A function is one entry of a chain among others."""
 
-    @failover(chain=[KEY, secondary], attempts=1)
+    @failover(chain=[GROQ, secondary], attempts=1)
     def ask(target: Target, prompt: str) -> str:
         raise down()
 

@@ -1,6 +1,7 @@
 """The generated wrapper's own first attempt: it decides as the story does, and takes no lock."""
 
 import inspect
+import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -26,8 +27,8 @@ from resilient_llm import (
 from resilient_llm._binding.injection import injection_of
 from resilient_llm._binding.wrapper_code import generate
 from resilient_llm._core.circuit import window
-from resilient_llm.testing import capture_events, fake_clock, isolated
-from tests.support.shapes import ProviderError
+from resilient_llm.testing import FakeClock, capture_events, fake_clock, isolated
+from tests.support.ways import GROQ, OPENAI, ProviderError, down, on_both_loops, run_async
 
 CHAIN = ["groq/llama", "openai/gpt"]
 
@@ -302,6 +303,22 @@ def test_a_guard_kept_in_a_variable_counts_exactly_under_threads() -> None:
     assert 8_000 == health()["groq"].total
 
 
+def test_the_busiest_key_is_not_the_longest_idle_one(
+    monkeypatch: pytest.MonkeyPatch, clock: FakeClock
+) -> None:
+    """Keys whose calls take the healthy path count as used."""
+    monkeypatch.setattr("resilient_llm._runtime.registry.MOST_KEYS", 20)
+    with isolated():
+        for number in range(200):
+            with breaker("busy"):
+                pass
+            with breaker(f"tenant-{number}"):
+                pass
+            clock.advance(1.0)
+
+        assert 200 == health()["busy"].total
+
+
 def test_an_observer_of_successes_is_told_of_every_call_and_costs_nothing_after(
     locks_taken: LocksTaken,
 ) -> None:
@@ -358,6 +375,27 @@ def test_changed_settings_reach_functions_decorated_before(clock: Any) -> None:
         ask()
 
 
+def test_a_lowered_level_is_noticed_by_functions_that_are_bound(
+    clock: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """DEBUG switched on while the process runs shows the successes from a millisecond later on."""
+
+    @failover(chain=GROQ)
+    def ask(target: Target) -> str:
+        return target.key
+
+    ask()
+    ask()
+    caplog.set_level(logging.DEBUG, logger="resilient_llm")
+    clock.advance(0.001)
+    ask()
+    ask()
+
+    assert 2 == sum(
+        message.startswith("AttemptSucceeded groq/llama") for message in caplog.messages
+    )
+
+
 def test_using_shares_the_generated_code() -> None:
     """`.using` makes a function of the same code, so it need not generate any."""
 
@@ -396,3 +434,56 @@ def test_an_attempt_in_the_middle_leaves_the_signature() -> None:
     assert ["prompt", "n", "model"] == list(inspect.signature(ask).parameters)
     assert ("hi", 1, 3, "llama") == ask("hi")
     assert ("hi", 1, 4, "llama") == ask("hi", n=4)
+
+
+@on_both_loops
+def test_a_bound_function_that_gives_awaitables_is_guarded_until_they_end(
+    backend: str, clock: Any
+) -> None:
+    """Success, failure, retry and failover are those of the awaited answer, also past the first call."""
+    outcomes: list[Any] = ["one", "two", down(), "three", TypeError("bug")]
+
+    @failover(chain=[GROQ, OPENAI], backoff=lambda n: 1.0)
+    def ask(target: Target) -> Any:
+        async def answer() -> str:
+            clock.advance(0.5)
+            outcome = outcomes.pop(0)
+            if isinstance(outcome, Exception):
+                raise outcome
+            return f"{target.key} {outcome}"
+
+        return answer()
+
+    async def main() -> list[str]:
+        answers = [await ask(), await ask(), await ask()]
+        with pytest.raises(TypeError):
+            await ask()
+        return answers
+
+    assert [f"{GROQ} one", f"{GROQ} two", f"{GROQ} three"] == run_async(main, backend=backend)
+    assert (4, 1, [1.0]) == (health()[GROQ].total, health()[GROQ].errors, clock.sleeps)
+
+
+@on_both_loops
+def test_a_bound_function_that_gives_awaitables_is_timed(backend: str, clock: Any) -> None:
+    """A policy's timeout cuts the awaitable off and leaves time for the next target."""
+    hangs = False
+
+    @failover(chain=[GROQ, OPENAI], timeout=8.0)
+    def ask(target: Target) -> Any:
+        async def answer() -> str:
+            if hangs and target.key == GROQ:
+                clock.advance(6.0)
+                await anyio.sleep_forever()
+            return target.key
+
+        return answer()
+
+    async def main() -> list[str]:
+        nonlocal hangs
+        healthy = [await ask(), await ask()]
+        hangs = True
+        return [*healthy, await ask()]
+
+    assert [GROQ, GROQ, OPENAI] == run_async(main, backend=backend)
+    assert "timeout" == health()[GROQ].last_error.reason  # type: ignore[union-attr]

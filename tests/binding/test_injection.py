@@ -21,7 +21,7 @@ from resilient_llm import (
     health,
     testing,
 )
-from tests.support.drivers import GROQ, OPENAI, HttpError, on, on_both_loops
+from tests.support.ways import GROQ, OPENAI, ProviderError, on_both_loops, run_async
 
 NESTED = "openrouter/meta-llama/llama-3-70b"
 
@@ -141,7 +141,7 @@ def test_each_attempt_is_given_its_own_target() -> None:
     def ask(target: Target, prompt: str) -> str:
         seen.append(target.spec)
         if target.spec == GROQ:
-            raise HttpError(503)
+            raise ProviderError(503)
         return prompt
 
     assert "why" == ask("why")
@@ -166,7 +166,7 @@ def test_keyword_only_target_model_and_provider_are_filled_in() -> None:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("target", Target(GROQ)), ("model", "llama-3.3-70b-versatile"), ("provider", "groq")],
+    [("target", Target(GROQ)), ("model", "llama"), ("provider", "groq")],
 )
 def test_one_keyword_only_parameter_is_enough(name: str, expected: object) -> None:
     """Any one of the three names is a way to be given the target."""
@@ -195,11 +195,11 @@ def test_keyword_only_parameters_follow_the_call_from_target_to_target() -> None
     def ask(*, model: str = "", provider: str = "") -> str:
         seen.append((provider, model))
         if provider == "groq":
-            raise HttpError(503)
+            raise ProviderError(503)
         return model
 
-    assert "gpt-5-mini" == ask()
-    assert [("groq", "llama-3.3-70b-versatile"), ("openai", "gpt-5-mini")] == seen
+    assert "gpt" == ask()
+    assert [("groq", "llama"), ("openai", "gpt")] == seen
 
 
 def test_keyword_only_parameters_are_filled_in_in_a_method() -> None:
@@ -210,7 +210,7 @@ def test_keyword_only_parameters_are_filled_in_in_a_method() -> None:
         def ask(self, prompt: str, *, model: str = "") -> object:
             return (prompt, model)
 
-    assert ("why", "llama-3.3-70b-versatile") == Client().ask("why")
+    assert ("why", "llama") == Client().ask("why")
 
 
 def test_what_the_caller_passes_is_not_overwritten() -> None:
@@ -234,7 +234,7 @@ def where(prompt: str, *, target: Target | None = None, model: str = "") -> str:
 
 
 @pytest.mark.parametrize(
-    "pin", [OPENAI, Target(OPENAI), " OpenAI/gpt-5-mini "], ids=["spec", "target", "untidy"]
+    "pin", [OPENAI, Target(OPENAI), " OpenAI/gpt "], ids=["spec", "target", "untidy"]
 )
 def test_passing_target_pins_the_call(pin: object) -> None:
     """A Target or a spec as ``target=`` sends the call there, and the function is given a Target."""
@@ -250,7 +250,7 @@ def test_passing_target_pins_the_call(pin: object) -> None:
     assert [Target(OPENAI).key] == [target.key for target in given]
 
 
-@pytest.mark.parametrize("pin", ["gpt-5-mini", OPENAI], ids=["bare", "spec"])
+@pytest.mark.parametrize("pin", ["gpt", OPENAI], ids=["bare", "spec"])
 def test_passing_model_pins_the_call(pin: str) -> None:
     """A bare name or a spec as ``model=`` sends the call to that target."""
     seen: list[tuple[str, str]] = []
@@ -261,9 +261,7 @@ def test_passing_model_pins_the_call(pin: str) -> None:
 
     ask(model=pin)
 
-    assert [("openai", "gpt-5-mini")] == [
-        (provider, model.rpartition("/")[2]) for provider, model in seen
-    ]
+    assert [("openai", "gpt")] == [(provider, model.rpartition("/")[2]) for provider, model in seen]
 
 
 def test_a_bare_name_with_a_slash_is_looked_for_before_a_spec() -> None:
@@ -314,7 +312,7 @@ def test_a_pinned_call_is_sent_nowhere_else() -> None:
     def ask(*, target: Target | None = None) -> None:
         assert target is not None
         seen.append(target.spec)
-        raise HttpError(401)
+        raise ProviderError(401)
 
     with pytest.raises(ChainExhaustedError) as caught:
         ask(target=Target(OPENAI))
@@ -325,7 +323,7 @@ def test_a_pinned_call_is_sent_nowhere_else() -> None:
 
 def test_a_pinned_call_is_retried_and_counted(clock: Any) -> None:
     """A pinned call has its attempts, its waits and its place in the numbers."""
-    provider = testing.scripted(HttpError(503), HttpError(503), "answer")
+    provider = testing.scripted(ProviderError(503), ProviderError(503), "answer")
 
     @failover(chain=[GROQ, OPENAI])
     def ask(*, target: Target | None = None) -> Any:
@@ -366,10 +364,10 @@ def test_pinning_in_async_code(backend: str) -> None:
         return [
             await ask("why"),
             await ask("why", target=Target(OPENAI)),
-            await ask("why", model="gpt-5-mini"),
+            await ask("why", model="gpt"),
         ]
 
-    assert [GROQ, OPENAI, OPENAI] == on(backend, main)
+    assert [GROQ, OPENAI, OPENAI] == run_async(main, backend=backend)
 
 
 # --- a `call=` of every entry -----------------------------------------------------------------
@@ -377,7 +375,7 @@ def test_pinning_in_async_code(backend: str) -> None:
 
 def test_every_entry_with_a_call_of_its_own_needs_no_injection() -> None:
     """With ``call=`` on every entry the decorated function asks for nothing, and is not called."""
-    groq, openai = testing.scripted(HttpError(401)), testing.scripted("answer")
+    groq, openai = testing.scripted(ProviderError(401)), testing.scripted("answer")
 
     @failover(chain=[Target(GROQ, call=groq), Target(OPENAI, call=openai)])
     def ask(prompt: str, *, loud: bool = False) -> str:
@@ -392,7 +390,7 @@ def test_a_call_is_given_its_target_by_the_same_rules() -> None:
     """Each callable is filled by its own signature: first parameter, by name, or not at all."""
 
     def first(target: Target, prompt: str) -> object:
-        raise HttpError(401)
+        raise ProviderError(401)
 
     def named(prompt: str, *, model: str = "", attempt: Attempt) -> object:
         return (prompt, model, attempt.target.spec)
@@ -401,13 +399,13 @@ def test_a_call_is_given_its_target_by_the_same_rules() -> None:
     def ask(prompt: str) -> object:
         raise AssertionError("the entries' own callables are called instead")
 
-    assert ("why", "gpt-5-mini", OPENAI) == ask("why")
+    assert ("why", "gpt", OPENAI) == ask("why")
 
 
 def test_a_call_replaces_the_decorated_function_for_its_target_alone() -> None:
     """An entry without ``call=`` is served by the decorated function."""
 
-    @failover(chain=[Target(GROQ, call=testing.scripted(HttpError(401))), OPENAI])
+    @failover(chain=[Target(GROQ, call=testing.scripted(ProviderError(401))), OPENAI])
     def ask(target: Target, prompt: str) -> object:
         return (target.spec, prompt)
 
@@ -460,7 +458,7 @@ def test_an_attempt_parameter_is_filled_in(clock: Any) -> None:
     def ask(target: Target, prompt: str, *, attempt: Attempt) -> str:
         seen.append(attempt)
         if len(seen) < 4:
-            raise HttpError(503)
+            raise ProviderError(503)
         return prompt
 
     assert "why" == ask("why")
@@ -520,7 +518,7 @@ def test_the_attempts_call_id_is_the_events() -> None:
     @failover(chain=[GROQ, OPENAI], attempts=1)
     def ask(target: Target, *, attempt: Attempt) -> str:
         if target.spec == GROQ:
-            raise HttpError(503)
+            raise ProviderError(503)
         return attempt.call_id
 
     with testing.capture_events() as events:

@@ -45,6 +45,7 @@ from resilient_llm import (
     list_benched,
 )
 from resilient_llm.testing import FakeClock, capture_events
+from tests.support.server import THREAD_NAME
 from tests.support.stream_server import (
     LONG,
     MANY,
@@ -509,7 +510,7 @@ WATCHDOG = "resilient_llm-watchdog"
 
 def threads() -> set[threading.Thread]:
     """Return the threads, but for the server's, the watchdog and those that trio keeps for ten seconds."""
-    kept = ("stream-server", "Trio thread", WATCHDOG)
+    kept = (THREAD_NAME, "Trio thread", WATCHDOG)
     return {each for each in threading.enumerate() if not each.name.startswith(kept)}
 
 

@@ -1,16 +1,14 @@
 """Cancellation at every step of a call, and tasks in many orders.
 
-A step is what lies between two moments at which a coroutine lets others run. `cancelled_at`
-runs one and cancels it as it is about to let others run for the n-th time, under asyncio by
-cancelling its task, under trio by cancelling a scope around it. Every test goes through all
-n there are. The orders in which several tasks take turns are explored by detangle.
+The orders in which several tasks take turns are explored by detangle.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,24 +16,27 @@ import anyio
 import anyio.lowlevel
 import detangle
 import pytest
-import trio
 
 from resilient_llm import (
     BreakerOpenError,
+    ChainExhaustedError,
     ResilientLLMError,
+    RetryScheduled,
     Target,
     TargetBenched,
     breaker,
     configure,
     failover,
+    health,
     testing,
 )
 from resilient_llm._core.circuit.permit import held_places
 from resilient_llm._runtime.runtime import runtime
-from tests.support.drivers import on, on_both_loops
+from resilient_llm.testing import FakeClock, capture_events
+from tests.support import stepping
 from tests.support.schedules import PATIENCE
-
-GROQ, OPENAI = "groq/llama", "openai/gpt"
+from tests.support.stepping import no_place_is_taken
+from tests.support.ways import GROQ, OPENAI, down, on_both_loops
 
 
 class DownError(ConnectionResetError):
@@ -46,104 +47,11 @@ class TargetDownError(TimeoutError):
     """What a target that is down raises; charged to the target."""
 
 
-# One coroutine, cancelled at its n-th suspension.
-
-
-class _Stepped:
-    """Awaits a coroutine and calls a function before it lets others run for the n-th time."""
-
-    def __init__(
-        self, coroutine: Coroutine[Any, Any, Any], n: int, at_n: Callable[[], object]
-    ) -> None:
-        self._coroutine = coroutine
-        self._n = n
-        self._at_n = at_n
-        self.steps = 0
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        waits = self._coroutine.__await__()
-        give: Callable[[], Any] = lambda: waits.send(None)  # noqa: E731  # exchanged below
-        while True:
-            try:
-                wanted = give()
-            except StopIteration as done:
-                return done.value
-            if self.steps == self._n:
-                self._at_n()
-            self.steps += 1
-            try:
-                sent = yield wanted
-            except BaseException as error:
-                give = lambda error=error: waits.throw(error)  # noqa: E731
-            else:
-                give = lambda sent=sent: waits.send(sent)  # noqa: E731
-
-
-async def cancelled_at(n: int, call: Callable[[], Coroutine[Any, Any, Any]], backend: str) -> bool:
-    """Run a coroutine and cancel it at its n-th suspension; return whether it came that far.
-
-    A coroutine that is cancelled ends as cancelled, and takes no step more than its clean-up needs.
-    """
-    if backend == "asyncio":
-        task: asyncio.Task[bool] | None = None
-
-        async def run() -> bool:
-            assert task is not None
-            stepped = _Stepped(call(), n, task.cancel)
-            try:
-                await stepped
-            except asyncio.CancelledError:
-                assert n + 1 == stepped.steps
-                return True
-            except (ResilientLLMError, DownError, TargetDownError):
-                pass
-            assert stepped.steps <= n, "it went on in spite of its cancellation"
-            return False
-
-        task = asyncio.ensure_future(run())
-        return await task
-    with trio.CancelScope() as scope:
-        stepped = _Stepped(call(), n, scope.cancel)
-        try:
-            await stepped
-        except (ResilientLLMError, DownError, TargetDownError):
-            pass
-    assert scope.cancelled_caught is (stepped.steps > n), "it went on in spite of its cancellation"
-    return scope.cancelled_caught
-
-
-def through_all_steps(
-    backend: str,
-    prepare: Callable[[], Any],
-    call: Callable[[Any], Coroutine[Any, Any, Any]],
-    check: Callable[[Any], None],
-) -> int:
-    """Cancel a call at each of its steps in turn, each time in a fresh state; return how many there are."""
-
-    async def once(n: int) -> bool:
-        state = prepare()
-        came = await cancelled_at(n, lambda: call(state), backend)
-        assert () == held_places.get()
-        _nothing_runs(backend)
-        check(state)
-        return came
-
-    n = 0
-    while True:
-        with testing.isolated(), testing.fake_clock():
-            configure(logging=False)
-            came = on(backend, functools.partial(once, n))
-        if not came:
-            return n
-        n += 1
-
-
-def _nothing_runs(backend: str) -> None:
-    if backend == "asyncio":
-        assert {asyncio.current_task()} == asyncio.all_tasks()
-    else:
-        task = trio.lowlevel.current_task()
-        assert [] == [each for nursery in task.child_nurseries for each in nursery.child_tasks]
+through_all_steps = functools.partial(
+    stepping.through_all_steps,
+    at_once=True,
+    ends_with=(ResilientLLMError, DownError, TargetDownError),
+)
 
 
 def _lets_others_run(*outcomes: Any) -> Callable[[Target], Coroutine[Any, Any, str]]:
@@ -159,18 +67,6 @@ def _lets_others_run(*outcomes: Any) -> Callable[[Target], Coroutine[Any, Any, s
         return str(outcome)
 
     return provide
-
-
-def _no_place_is_leased(*keys: str) -> None:
-    for key in keys:
-        circuit = runtime.registry.find(key)
-        if circuit is None:
-            continue
-        layers = circuit._layers
-        assert layers.half is None or [] == layers.half.places
-        assert all(
-            layer is None or layer.last_resort is None for layer in (layers.opened, layers.pause)
-        )
 
 
 def _errors(key: str) -> int:
@@ -211,7 +107,7 @@ def _with_retries(**options: Any) -> SimpleNamespace:
 
 def _charged_what_was_raised(state: Any) -> None:
     assert state.started == state.ended
-    _no_place_is_leased(GROQ, OPENAI, "groq", "openai")
+    no_place_is_taken(GROQ, OPENAI, "groq", "openai")
     # What was raised before the cancellation counts; the cancellation does not.
     assert state.raised == sum(_errors(key) for key in ("groq", "openai"))
     assert _is_in_use(OPENAI)
@@ -229,7 +125,7 @@ def test_a_cancelled_call_charges_nobody_and_leaves_nothing_running(
     """At whatever step of attempts, waits and fallback a call is cancelled."""
     steps = through_all_steps(
         backend,
-        lambda: _with_retries(**options),
+        lambda clock: _with_retries(**options),
         lambda state: state.ask(),
         _charged_what_was_raised,
     )
@@ -237,11 +133,32 @@ def test_a_cancelled_call_charges_nobody_and_leaves_nothing_running(
     assert steps >= 6
 
 
+def test_two_loops_in_a_row_and_a_cancelled_wait_leave_nothing(clock: Any) -> None:
+    """A call that is cancelled while it waits for its next attempt holds no place and is not counted twice."""
+
+    @failover(chain=GROQ, backoff=lambda n: 5.0)
+    async def ask(target: Target) -> str:
+        raise down()
+
+    async def main() -> None:
+        task = asyncio.create_task(ask())
+        await asyncio.sleep(0)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, ChainExhaustedError):
+            await task
+
+    with capture_events(RetryScheduled) as scheduled:
+        asyncio.run(main())
+
+    assert health()[GROQ].errors <= 1 + len(scheduled)
+    assert "closed" == breaker(GROQ).state
+
+
 @on_both_loops
 def test_a_cancelled_loop_charges_nobody_and_leaves_nothing_running(backend: str) -> None:
     """The same for a policy that is looped over."""
 
-    def prepare() -> SimpleNamespace:
+    def prepare(clock: FakeClock) -> SimpleNamespace:
         return SimpleNamespace(
             policy=failover(chain=[GROQ, OPENAI], attempts=2),
             provide=_lets_others_run(DownError(), DownError(), "yes"),
@@ -272,7 +189,7 @@ def test_a_cancelled_loop_charges_nobody_and_leaves_nothing_running(backend: str
 def test_a_cancelled_block_of_a_guard_charges_nobody(backend: str) -> None:
     """At whatever step of the block, and the guard can be entered again."""
 
-    def prepare() -> SimpleNamespace:
+    def prepare(clock: FakeClock) -> SimpleNamespace:
         return SimpleNamespace(guard=breaker(GROQ, failures=1), provide=_lets_others_run("yes"))
 
     async def call(state: Any) -> None:
@@ -281,7 +198,7 @@ def test_a_cancelled_block_of_a_guard_charges_nobody(backend: str) -> None:
 
     def check(state: Any) -> None:
         assert 0 == _errors(GROQ)
-        _no_place_is_leased(GROQ, "groq")
+        no_place_is_taken(GROQ, "groq")
         with state.guard:
             assert "closed" == state.guard.state
 
@@ -296,11 +213,11 @@ def test_a_cancelled_block_of_a_guard_charges_nobody(backend: str) -> None:
 def test_a_cancelled_probe_gives_its_place_back(backend: str, how: str) -> None:
     """At whatever step; the circuit stays half-open and the next caller may probe."""
 
-    def prepare() -> SimpleNamespace:
+    def prepare(clock: FakeClock) -> SimpleNamespace:
         configure(breakers={"*": {"failures": 1, "cooldown": 10.0}})
         with pytest.raises(DownError), breaker(GROQ):
             raise DownError
-        runtime.time.advance(20.0)  # type: ignore[attr-defined]  # the fake clock's
+        clock.advance(20.0)
         provide = _lets_others_run("yes")
 
         @failover(chain=GROQ, attempts=1)
@@ -322,7 +239,7 @@ def test_a_cancelled_probe_gives_its_place_back(backend: str, how: str) -> None:
 
     def check(state: Any) -> None:
         assert state.places >= 1, "this was no probe"
-        _no_place_is_leased(GROQ, "groq")
+        no_place_is_taken(GROQ, "groq")
         states = {breaker("groq").state, breaker(GROQ).state}
         assert ({"closed"} if state.answered else {"closed", "half_open"}) == states
         assert _is_in_use(GROQ)
@@ -334,7 +251,7 @@ def test_a_cancelled_probe_gives_its_place_back(backend: str, how: str) -> None:
 def test_a_probe_cancelled_after_long_counts_as_hung(backend: str) -> None:
     """A cancellation counts as nothing, unless the call had run as long as a hung one."""
 
-    def prepare() -> SimpleNamespace:
+    def prepare(clock: FakeClock) -> SimpleNamespace:
         configure(breakers={"*": {"slow_call": 5.0}})
         return SimpleNamespace(n=0)
 
@@ -349,7 +266,7 @@ def test_a_probe_cancelled_after_long_counts_as_hung(backend: str) -> None:
     def check(state: Any) -> None:
         hung = state.n == 1
         assert int(hung) == _errors(GROQ)
-        _no_place_is_leased(GROQ, "groq")
+        no_place_is_taken(GROQ, "groq")
 
     assert 2 == through_all_steps(backend, prepare, call, check)
 
@@ -364,7 +281,7 @@ def test_a_cancelled_call_with_every_target_benched_leaves_nothing_leased(
 ) -> None:
     """Whether it waits for a bench to end or tries the soonest, at whatever step it is cancelled."""
 
-    def prepare() -> SimpleNamespace:
+    def prepare(clock: FakeClock) -> SimpleNamespace:
         configure(breakers={"*": {"failures": 1, "cooldown": 3.0}}, max_wait=60.0)
         provide = _lets_others_run("yes")
 
@@ -381,7 +298,7 @@ def test_a_cancelled_call_with_every_target_benched_leaves_nothing_leased(
         await state.ask()
 
     def check(state: Any) -> None:
-        _no_place_is_leased(GROQ, OPENAI, "groq", "openai")
+        no_place_is_taken(GROQ, OPENAI, "groq", "openai")
 
     assert 2 <= through_all_steps(backend, prepare, call, check)
 
@@ -389,11 +306,11 @@ def test_a_cancelled_call_with_every_target_benched_leaves_nothing_leased(
 def test_a_call_that_hands_its_place_back_too_late_is_seen() -> None:
     """What is looked for above would be found: a place that a cancellation leaves behind."""
 
-    def prepare() -> SimpleNamespace:
+    def prepare(clock: FakeClock) -> SimpleNamespace:
         configure(breakers={"*": {"failures": 1, "cooldown": 10.0}})
         with pytest.raises(DownError), breaker(GROQ):
             raise DownError
-        runtime.time.advance(20.0)  # type: ignore[attr-defined]  # the fake clock's
+        clock.advance(20.0)
         return SimpleNamespace()
 
     async def call(state: Any) -> None:
@@ -403,7 +320,7 @@ def test_a_call_that_hands_its_place_back_too_late_is_seen() -> None:
         guard.__exit__(None, None, None)  # not in a `finally`
 
     with pytest.raises(AssertionError):
-        through_all_steps("asyncio", prepare, call, lambda state: _no_place_is_leased(GROQ, "groq"))
+        through_all_steps("asyncio", prepare, call, lambda state: no_place_is_taken(GROQ, "groq"))
 
 
 # Several tasks, in the orders they may take turns, each cancelled or not wherever it waits.
@@ -456,7 +373,7 @@ def test_tasks_that_come_at_once_probe_one_at_a_time() -> None:
                     inside.remove(number)
 
         await asyncio.gather(*(_maybe_cancelled(probe(number)) for number in range(3)))
-        _no_place_is_leased(GROQ, "groq")
+        no_place_is_taken(GROQ, "groq")
         assert _is_in_use(GROQ)
 
     _through_orders(scenario)
@@ -530,7 +447,7 @@ def test_calls_of_several_tasks_leave_nothing_leased_whoever_is_cancelled() -> N
         assert state.started == state.ended
         assert _errors(GROQ) <= state.raised  # those after the trip are late
         assert 0 == _errors(OPENAI)
-        _no_place_is_leased(GROQ, OPENAI, "groq", "openai")
+        no_place_is_taken(GROQ, OPENAI, "groq", "openai")
         assert _is_in_use(OPENAI)
 
     _through_orders(scenario)
@@ -555,7 +472,7 @@ def test_every_order_of_two_tasks_is_explored_to_the_end() -> None:
                 refused += 1
 
         await asyncio.gather(probe(), probe())
-        _no_place_is_leased(GROQ, "groq")
+        no_place_is_taken(GROQ, "groq")
         assert refused <= 1
 
     assert _through_orders(scenario).exhausted
@@ -577,7 +494,7 @@ def test_a_place_that_is_lost_to_a_cancellation_is_seen_by_the_orders_too() -> N
             guard.__exit__(None, None, None)  # not in a `finally`
 
         await _maybe_cancelled(probe())
-        _no_place_is_leased(GROQ, "groq")
+        no_place_is_taken(GROQ, "groq")
 
     with pytest.raises(detangle.BugFound):
         _through_orders(scenario)

@@ -308,7 +308,7 @@ def test_benches_are_listed_while_keys_go_and_are_looked_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Listing goes on when a key is let go meanwhile and another thread asks for one."""
-    monkeypatch.setattr("resilient_llm._registry.MOST_KEYS", 50)
+    monkeypatch.setattr("resilient_llm._runtime.registry.MOST_KEYS", 50)
     with isolated():
         held = [breaker(f"tenant-{number}") for number in range(60)][
             :12
@@ -381,7 +381,7 @@ def test_keys_that_nobody_uses_any_more_are_dropped(
     monkeypatch: pytest.MonkeyPatch, clock: FakeClock, failures: int
 ) -> None:
     """Above the limit a key that was left alone for an hour goes, also if its last call failed."""
-    monkeypatch.setattr("resilient_llm._registry.MOST_KEYS", 50)
+    monkeypatch.setattr("resilient_llm._runtime.registry.MOST_KEYS", 50)
     with isolated():
         for number in range(200):
             for _ in range(failures):

@@ -6,10 +6,12 @@ runs twenty times as long.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -274,3 +276,36 @@ def test_the_state_may_be_exchanged_while_calls_run() -> None:
 
     assert before + 2 == health()["groq/a"].total
     assert 0 == health()["groq/a"].errors
+
+
+@pytest.mark.parametrize("inside", ["_error_locked", "_status_locked", "take", "circuit"])
+def test_a_signal_handler_may_ask_for_health_in_the_middle_of_anything(inside: str) -> None:
+    """What interrupts a thread inside the library may use the library: it waits for no lock of that thread."""
+
+    @failover(chain="groq/a", attempts=2, backoff=lambda _: 0.0)
+    def ask(target: Target) -> None:
+        raise ConnectionResetError
+
+    seen: list[int] = []
+
+    def interrupt(frame: FrameType, event: str, argument: object) -> None:
+        if inside in frame.f_code.co_name and not seen:
+            seen.append(len(health()))
+            bench_model("openai", until=60)
+            with contextlib.suppress(BreakerOpenError), breaker("groq/a"):
+                pass
+
+    def work() -> None:
+        sys.settrace(interrupt)
+        try:
+            with contextlib.suppress(ChainExhaustedError):
+                ask()
+        finally:
+            sys.settrace(None)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(timeout=10.0)
+
+    assert not thread.is_alive()
+    assert seen

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from resilient_llm._core.circuit import window
-from resilient_llm._core.circuit.circuit import CallTag, Circuit
+from resilient_llm._core.circuit.circuit import CallTag, Circuit, window
 from resilient_llm._core.circuit.state import FOREVER, Place
 from resilient_llm._core.circuit.window import NEVER
 from resilient_llm._values.kinds import ErrorKind, LastError
@@ -39,6 +38,15 @@ TRANSIENT, RATE_LIMITED = ErrorKind.TRANSIENT, ErrorKind.RATE_LIMITED
 def health(old: str, new: str) -> dict[str, Any]:
     """Return the details of a `HealthChanged`."""
     return {"old": old, "new": new}
+
+
+def opened(news: News | None = None, **options: Any) -> Circuit:
+    """Return a circuit that opened at 0 for 30 s."""
+    one = circuit(news=news, **{"failures": 1, **options})
+    fail(one, 0.0)
+    if news is not None:
+        news.take()
+    return one
 
 
 class TestOpening:
@@ -433,29 +441,21 @@ class TestPausing:
 class TestHalfOpen:
     """After the cooldown: places are leased, one probe decides."""
 
-    def opened(self, news: News | None = None, **options: Any) -> Circuit:
-        """Return a circuit that opened at 0 for 30 s."""
-        one = circuit(news=news, **{"failures": 1, **options})
-        fail(one, 0.0)
-        if news is not None:
-            news.take()
-        return one
-
     def test_is_half_open_from_the_very_end_of_the_cooldown(self) -> None:
-        one = self.opened()
+        one = opened()
 
         assert ("open", "half_open") == (one.state(29.999), one.state(30.0))
 
     def test_becoming_half_open_is_a_change_of_health_and_no_recovery(self) -> None:
         news = News()
-        one = self.opened(news, failures=10, error_rate=1.0, min_calls=1)
+        one = opened(news, failures=10, error_rate=1.0, min_calls=1)
 
         one.state(30.0)
 
         assert [("HealthChanged", KEY, 30.0, health("down", "degraded"))] == news.take()
 
     def test_admits_one_probe_and_refuses_the_rest(self) -> None:
-        one = self.opened()
+        one = opened()
 
         place, block = one.admit(30.0), refused(one.admit(30.0))
 
@@ -468,12 +468,12 @@ class TestHalfOpen:
         assert (KEY, "probes taken", None) == (asked.key, asked.reason, asked.until)
 
     def test_asking_takes_no_place(self) -> None:
-        one = self.opened()
+        one = opened()
 
         assert (None, None) == (one.block(30.0), one.block(30.0))
 
     def test_admits_as_many_as_it_is_set_to(self) -> None:
-        one = self.opened(probes=2)
+        one = opened(probes=2)
 
         leaves = [one.admit(30.0) for _ in range(3)]
 
@@ -481,7 +481,7 @@ class TestHalfOpen:
 
     def test_an_answer_closes_it_and_old_errors_are_forgotten(self) -> None:
         news = News()
-        one = self.opened(news)
+        one = opened(news)
         old = one.era
 
         one.success(granted(one.admit(31.0)), 32.0, 1.0)
@@ -502,7 +502,7 @@ class TestHalfOpen:
         assert one.era.started_at == 32.0
 
     def test_as_many_answers_as_it_is_set_to_close_it(self) -> None:
-        one = self.opened(successes_to_close=2)
+        one = opened(successes_to_close=2)
 
         one.success(granted(one.admit(30.0)), 31.0, 1.0)
         assert "half_open" == one.state(31.0)
@@ -512,7 +512,7 @@ class TestHalfOpen:
 
     def test_a_failed_probe_reopens_for_twice_as_long(self) -> None:
         news = News("HealthChanged")
-        one = self.opened(news)
+        one = opened(news)
 
         one.failure(granted(one.admit(30.0)), 31.0, DOWN, 1.0, tag=TAG)
 
@@ -529,7 +529,7 @@ class TestHalfOpen:
         )  # fmt: skip
 
     def test_it_doubles_up_to_the_longest(self) -> None:
-        one = self.opened()
+        one = opened()
 
         lengths: list[float] = []
         for _ in range(5):
@@ -548,7 +548,7 @@ class TestHalfOpen:
         assert 12.0 == one.shut_until
 
     def test_a_healthy_window_takes_one_doubling_back(self) -> None:
-        one = self.opened(window=100.0)
+        one = opened(window=100.0)
         one.failure(granted(one.admit(30.0)), 30.0, DOWN, 0.0)
         one.success(granted(one.admit(90.0)), 90.0, 0.0)
         assert 1 == one.failed_probes
@@ -562,7 +562,7 @@ class TestHalfOpen:
         assert (30.0, 0) == (one.shut_until - at_189 - 100.0, one.failed_probes)
 
     def test_a_failure_starts_the_healthy_window_anew(self) -> None:
-        one = self.opened(window=100.0, failures=2)
+        one = opened(window=100.0, failures=2)
         fail(one, 0.0)
         one.failure(granted(one.admit(30.0)), 30.0, DOWN, 0.0)
         one.success(granted(one.admit(90.0)), 90.0, 0.0)
@@ -575,7 +575,7 @@ class TestHalfOpen:
 
     def test_a_rate_limited_probe_waits_for_the_longer_of_the_two(self) -> None:
         news = News("HealthChanged")
-        one = self.opened(news)
+        one = opened(news)
 
         one.failure(granted(one.admit(30.0)), 30.0, limited(500.0), 0.0, tag=TAG)
 
@@ -586,14 +586,14 @@ class TestHalfOpen:
         assert 530.0 == one.shut_until
 
     def test_a_rate_limited_probe_without_a_named_wait_is_a_failed_probe(self) -> None:
-        one = self.opened()
+        one = opened()
 
         one.failure(granted(one.admit(30.0)), 30.0, limited(), 0.0)
 
         assert 90.0 == one.shut_until
 
     def test_a_probe_with_a_dead_key_benches_for_the_longest(self) -> None:
-        one = self.opened()
+        one = opened()
 
         one.failure(granted(one.admit(30.0)), 30.0, DEAD, 0.0)
 
@@ -601,7 +601,7 @@ class TestHalfOpen:
 
     def test_a_place_given_back_is_free_and_says_nothing(self) -> None:
         news = News()
-        one = self.opened(news)
+        one = opened(news)
         one.state(30.0)
         news.take()
 
@@ -611,14 +611,14 @@ class TestHalfOpen:
         assert isinstance(one.admit(30.0), Place)
 
     def test_what_blames_nobody_gives_the_place_back(self) -> None:
-        one = self.opened()
+        one = opened()
 
         one.failure(granted(one.admit(30.0)), 30.0, WRONG, 0.0)
 
         assert isinstance(one.admit(30.0), Place)
 
     def test_a_lease_lasts_for_the_cooldown_at_least(self) -> None:
-        one = self.opened()
+        one = opened()
         one.admit(30.0)
 
         refused(one.admit(59.999))
@@ -626,20 +626,20 @@ class TestHalfOpen:
         assert isinstance(one.admit(60.0), Place)
 
     def test_a_lease_of_an_attempt_without_a_limit_is_that_of_the_cooldown(self) -> None:
-        one = self.opened(cooldown=0.5)
+        one = opened(cooldown=0.5)
         one.admit(0.5)
 
         assert isinstance(one.admit(1.0), Place)
 
     def test_a_lease_is_no_longer_than_a_short_cooldown_asks_for(self) -> None:
-        one = self.opened(cooldown=4.0)
+        one = opened(cooldown=4.0)
         one.admit(4.0)
 
         assert isinstance(one.admit(8.0), Place)
 
     def test_a_probe_that_fails_with_a_hint_is_a_failed_probe(self) -> None:
         news = News("HealthChanged")
-        one = self.opened(news)
+        one = opened(news)
 
         one.failure(
             granted(one.admit(30.0)), 30.0, Verdict(TRANSIENT, "overloaded", retry_after=500.0), 0.0
@@ -649,7 +649,7 @@ class TestHalfOpen:
         assert 90.0 == one.shut_until
 
     def test_a_lease_lasts_as_long_as_the_attempt_may(self) -> None:
-        one = self.opened()
+        one = opened()
         one.admit(30.0, 45.0)
 
         refused(one.admit(74.999))
@@ -667,7 +667,7 @@ class TestHalfOpen:
         assert isinstance(one.admit(90.0), Place)
 
     def test_a_lease_that_is_set_is_what_it_is_set_to(self) -> None:
-        one = self.opened(probe_lease=2.0)
+        one = opened(probe_lease=2.0)
         one.admit(30.0, 45.0)
 
         refused(one.admit(31.999))
@@ -675,7 +675,7 @@ class TestHalfOpen:
         assert isinstance(one.admit(32.0), Place)
 
     def test_a_hung_probe_that_reports_in_its_own_period_still_counts(self) -> None:
-        one = self.opened(probe_lease=2.0)
+        one = opened(probe_lease=2.0)
         hung = granted(one.admit(30.0))
         one.admit(40.0)
 
@@ -685,7 +685,7 @@ class TestHalfOpen:
 
     def test_a_probe_of_an_earlier_period_settles_and_frees_nothing(self) -> None:
         news = News()
-        one = self.opened(news, probe_lease=2.0)
+        one = opened(news, probe_lease=2.0)
         early = granted(one.admit(30.0))
         one.failure(granted(one.admit(32.0)), 32.0, DOWN, 0.0)
         granted(one.admit(92.0))
@@ -699,7 +699,7 @@ class TestHalfOpen:
         refused(one.admit(92.0))
 
     def test_probes_are_in_the_totals_since_it_last_closed(self) -> None:
-        one = self.opened(successes_to_close=2, slow_call=5.0, slow_rate=1.0)
+        one = opened(successes_to_close=2, slow_call=5.0, slow_rate=1.0)
         one.failure(granted(one.admit(30.0)), 30.0, DOWN, 6.0)
         one.success(granted(one.admit(90.0)), 90.0, 7.0)
 
@@ -707,14 +707,14 @@ class TestHalfOpen:
 
     def test_a_rate_limit_without_a_wait_benches_no_shorter_than_one(self) -> None:
         news = News("HealthChanged")
-        one = self.opened(news, cooldown=5.0)
+        one = opened(news, cooldown=5.0)
 
         one.failure(granted(one.admit(5.0)), 5.0, limited(), 0.0)
 
         assert [15.0, 20.0] == [details["until"] for _, _, _, details in news.take()]
 
     def test_whether_an_answer_counted_is_said(self) -> None:
-        one = self.opened(successes_to_close=2, probe_lease=1.0)
+        one = opened(successes_to_close=2, probe_lease=1.0)
         paused = circuit()
         fail(paused, 0.0, limited())
         early, probe = one.era, granted(one.admit(30.0))
@@ -737,14 +737,14 @@ class TestHalfOpen:
         assert 6.0 == one.last_latency
 
     def test_a_new_period_is_this_circuits_and_as_long(self) -> None:
-        one = self.opened(window=60.0)
+        one = opened(window=60.0)
 
         one.success(granted(one.admit(30.0)), 32.0, 2.0)
 
         assert (one.serial, 60.0, 32.0) == (one.era.owner, one.era.window, one.era.started_at)
 
     def test_each_state_knows_when_it_began(self) -> None:
-        one = self.opened(successes_to_close=2)
+        one = opened(successes_to_close=2)
         assert NEVER == one.admits_since(one.era)
         one.success(granted(one.admit_last_resort(5.0, 0.0)), 6.0, 1.0)
         by_answer = one.admits_since(one.admit(7.0))
@@ -760,7 +760,7 @@ class TestHalfOpen:
 
     def test_it_has_not_recovered_while_something_else_blocks(self) -> None:
         news = News("HealthChanged")
-        one = self.opened(news)
+        one = opened(news)
         probe = granted(one.admit(30.0))
         one.bench(31.0, 100.0, "migration")
         news.take()
@@ -771,7 +771,7 @@ class TestHalfOpen:
         assert "open" == one.state(32.0)
 
     def test_a_shared_place_is_one_that_the_present_state_gave(self) -> None:
-        one = self.opened()
+        one = opened()
         place = one.admit(30.0)
         assert isinstance(place, Place)
 
@@ -780,7 +780,7 @@ class TestHalfOpen:
         assert one.share((place,)) is None
 
     def test_the_answers_of_probes_say_how_long_answers_take(self) -> None:
-        one = self.opened(successes_to_close=2)
+        one = opened(successes_to_close=2)
 
         one.success(granted(one.admit(30.0)), 33.0, 3.0)
         one.success(granted(one.admit(33.0)), 38.0, 5.0)
@@ -791,16 +791,8 @@ class TestHalfOpen:
 class TestLastResort:
     """One attempt in spite of an automatic bench, when nobody else is left."""
 
-    def opened(self, news: News | None = None, **options: Any) -> Circuit:
-        """Return a circuit that opened at 0 for 30 s."""
-        one = circuit(news=news, **{"failures": 1, **options})
-        fail(one, 0.0)
-        if news is not None:
-            news.take()
-        return one
-
     def test_one_at_a_time(self) -> None:
-        one = self.opened()
+        one = opened()
 
         place, block = one.admit_last_resort(1.0, 0.0), refused(one.admit_last_resort(2.0, 0.0))
 
@@ -808,12 +800,12 @@ class TestLastResort:
         assert (KEY, "last resort taken", 30.0) == (block.key, block.reason, block.until)
 
     def test_its_lease_ends_like_that_of_a_probe(self) -> None:
-        one = self.opened(cooldown=500.0, max_cooldown=500.0)
+        one = opened(cooldown=500.0, max_cooldown=500.0)
         one.admit_last_resort(1.0, 700.0)
 
         assert "open" == one.state(499.0)
         refused(one.admit_last_resort(499.0, 0.0))
-        one = self.opened(probe_lease=5.0)
+        one = opened(probe_lease=5.0)
         one.admit_last_resort(1.0, 0.0)
 
         refused(one.admit_last_resort(5.999, 0.0))
@@ -830,7 +822,7 @@ class TestLastResort:
 
     def test_an_answer_is_worth_a_probe(self) -> None:
         news = News()
-        one = self.opened(news)
+        one = opened(news)
 
         one.success(granted(one.admit_last_resort(1.0, 0.0)), 2.0, 1.0)
 
@@ -841,7 +833,7 @@ class TestLastResort:
         assert "closed" == one.state(2.0)
 
     def test_where_one_answer_is_not_enough_it_is_half_open_then(self) -> None:
-        one = self.opened(successes_to_close=2)
+        one = opened(successes_to_close=2)
 
         one.success(granted(one.admit_last_resort(1.0, 0.0)), 2.0, 1.0)
         assert "half_open" == one.state(2.0)
@@ -851,7 +843,7 @@ class TestLastResort:
 
     def test_a_failure_leaves_the_bench_as_it_is(self) -> None:
         news = News()
-        one = self.opened(news)
+        one = opened(news)
 
         one.failure(granted(one.admit_last_resort(1.0, 0.0)), 2.0, DOWN, 1.0)
 
@@ -860,7 +852,7 @@ class TestLastResort:
 
     def test_a_wait_that_the_provider_names_now_is_noted(self) -> None:
         news = News()
-        one = self.opened(news)
+        one = opened(news)
 
         one.failure(granted(one.admit_last_resort(1.0, 0.0)), 2.0, limited(100.0), 1.0, tag=TAG)
 
@@ -872,7 +864,7 @@ class TestLastResort:
 
     def test_a_rate_limit_without_a_wait_is_not(self) -> None:
         news = News()
-        one = self.opened(news)
+        one = opened(news)
 
         one.failure(granted(one.admit_last_resort(20.0, 0.0)), 20.0, limited(), 1.0)
 
@@ -880,7 +872,7 @@ class TestLastResort:
 
     def test_a_dead_key_is_noted_for_good(self) -> None:
         news = News()
-        one = self.opened(news)
+        one = opened(news)
 
         one.failure(granted(one.admit_last_resort(1.0, 0.0)), 2.0, DEAD, 1.0, tag=TAG)
 
@@ -890,7 +882,7 @@ class TestLastResort:
 
     def test_a_dead_key_is_benched_as_long_as_the_policys_cooldown_at_least(self) -> None:
         news = News("HealthChanged")
-        one = self.opened(news)
+        one = opened(news)
         dead = Verdict(ErrorKind.AUTH_DEAD, "invalid_credentials", retry_after=5.0)
 
         one.failure(granted(one.admit_last_resort(1.0, 0.0)), 2.0, dead, 1.0, cooldown=400.0)
@@ -901,7 +893,7 @@ class TestLastResort:
         assert [("TargetBenched", KEY, 2.0, told)] == news.take()
 
     def test_never_past_a_forced_mode_over_an_automatic_bench(self) -> None:
-        one = self.opened()
+        one = opened()
         one.configure(BreakerSettings(failures=1, mode="forced_open"), 0.0)
 
         assert refused(one.admit_last_resort(1.0, 0.0)).manual
@@ -985,7 +977,7 @@ class TestLastResort:
         )
 
     def test_never_past_a_bench_made_by_hand(self) -> None:
-        one = self.opened()
+        one = opened()
         one.bench(1.0, 5.0, "")
 
         block = refused(one.admit_last_resort(2.0, 0.0))
@@ -1012,7 +1004,7 @@ class TestLastResort:
         assert one.admit_last_resort(1.0, 0.0) is one.era
 
     def test_in_a_half_open_circuit_it_is_a_probe_with_its_lease(self) -> None:
-        one = self.opened()
+        one = opened()
 
         one.admit_last_resort(30.0, 50.0)
 

@@ -1034,9 +1034,16 @@ def test_closing_clears_the_window_of_a_provider(clock: testing.FakeClock) -> No
 
 
 @pytest.mark.usefixtures("_verdicts")
-def test_healthy_windows_shorten_the_next_bench_whatever_opens(clock: testing.FakeClock) -> None:
-    """After a hundred healthy windows a bench that the error rate asks for lasts one cooldown."""
-    breaker("groq/a", failures=2, min_calls=2, cooldown=5.0, window=30.0)
+@pytest.mark.parametrize(
+    ("options", "ending"),
+    [({}, asyncio.CancelledError()), ({"slow_call": 10.0}, None)],
+    ids=["error rate", "slow rate"],
+)
+def test_healthy_windows_shorten_the_next_bench_whatever_opens(
+    clock: testing.FakeClock, options: dict[str, Any], ending: BaseException | None
+) -> None:
+    """After a hundred healthy windows a bench that either rate asks for lasts one cooldown."""
+    breaker("groq/a", failures=2, min_calls=2, cooldown=5.0, window=30.0, **options)
     _fail("groq/a", "down", times=2)
     clock.advance(6)
     _fail("groq/a", "down")  # the probe
@@ -1047,27 +1054,7 @@ def test_healthy_windows_shorten_the_next_bench_whatever_opens(clock: testing.Fa
     hanging = [_admitted("groq/a"), _admitted("groq/a")]
     clock.advance(20)
     for entry in hanging:
-        entry.leave(asyncio.CancelledError())
-
-    (bench,) = list_benched()
-    assert 5.0 <= bench.remaining <= 5.5
-
-
-@pytest.mark.usefixtures("_verdicts")
-def test_healthy_windows_shorten_the_next_bench_of_a_slow_target(clock: testing.FakeClock) -> None:
-    """The same, where it is answers that open it, since they are slow."""
-    breaker("groq/a", failures=2, min_calls=2, cooldown=5.0, window=30.0, slow_call=10.0)
-    _fail("groq/a", "down", times=2)
-    clock.advance(6)
-    _fail("groq/a", "down")  # the probe
-    clock.advance(12)
-    _call("groq/a")
-    clock.advance(3000)
-
-    slow = [_admitted("groq/a"), _admitted("groq/a")]
-    clock.advance(20)
-    for entry in slow:
-        entry.leave(None)
+        entry.leave(ending)
 
     (bench,) = list_benched()
     assert 5.0 <= bench.remaining <= 5.5

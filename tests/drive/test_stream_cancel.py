@@ -1,8 +1,7 @@
 """Streams that are cancelled at every step, dropped unclosed, or closed by somebody else.
 
-A step is what lies between two moments at which a coroutine lets others run. `through_all_steps`
-runs a consumer once for each step there is and cancels it there: whatever was opened must be
-closed then, no place of a probe taken, nothing running, and nothing never awaited.
+What is cancelled is a consumer: whatever was opened must be closed then, no place of a probe taken,
+nothing running, and nothing never awaited.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import gc
 import threading
 import tracemalloc
 import warnings
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +21,6 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
-import trio
 
 from resilient_llm import (
     ResilientLLMError,
@@ -32,27 +30,24 @@ from resilient_llm import (
     configure,
     failover,
     health,
-    testing,
 )
 from resilient_llm._core.circuit.permit import held_places
-from resilient_llm._runtime.runtime import runtime
 from resilient_llm.testing import FakeClock
-from tests.support.drivers import on, on_both_loops
+from tests.support import stepping
+from tests.support.stepping import no_place_is_taken
 from tests.support.stream_forms import (
     ASYNC_FORMS,
     END,
     ROLE,
     SILENT,
-    A,
     AsyncSource,
-    B,
     Form,
     Quiet,
     Supply,
-    over,
     said,
     says,
 )
+from tests.support.ways import GROQ, OPENAI, on_both_loops, over, run_async
 
 STEPPED_FORMS = [
     form
@@ -82,98 +77,7 @@ class DownError(ConnectionResetError):
     """What a provider that is down raises; charged to the provider."""
 
 
-# One consumer, cancelled at its n-th step.
-
-
-class _Stepped:
-    """Awaits a coroutine and calls a function when it lets others run for the n-th time."""
-
-    def __init__(
-        self, coroutine: Coroutine[Any, Any, Any], n: int, at_n: Callable[[], object]
-    ) -> None:
-        self._waits = coroutine.__await__()
-        self._n = n
-        self._at_n = at_n
-        self.steps = 0
-
-    def __await__(self) -> Iterator[Any]:
-        give: Callable[[], Any] = functools.partial(self._waits.send, None)
-        while True:
-            try:
-                wanted = give()
-            except StopIteration as done:
-                return done.value
-            if self.steps == self._n:
-                self._at_n()
-            self.steps += 1
-            try:
-                sent = yield wanted
-            except BaseException as error:
-                give = functools.partial(self._waits.throw, error)
-            else:
-                give = functools.partial(self._waits.send, sent)
-
-
-async def cancelled_at(n: int, call: Callable[[], Coroutine[Any, Any, Any]], backend: str) -> bool:
-    """Run a coroutine and cancel it at its n-th step; return whether it came that far."""
-    if backend == "trio":
-        with trio.CancelScope() as scope:
-            stepped = _Stepped(call(), n, scope.cancel)
-            await stepped  # type: ignore[misc]  # it has __await__
-        return stepped.steps > n
-    task: asyncio.Task[bool] | None = None
-
-    async def run() -> bool:
-        assert task is not None
-        stepped = _Stepped(call(), n, task.cancel)
-        with contextlib.suppress(asyncio.CancelledError):
-            await stepped  # type: ignore[misc]  # it has __await__
-        return stepped.steps > n
-
-    task = asyncio.ensure_future(run())
-    return await task
-
-
-def through_all_steps(
-    backend: str,
-    prepare: Callable[[FakeClock], Any],
-    consume: Callable[[Any], Coroutine[Any, Any, Any]],
-    check: Callable[[Any], None],
-) -> int:
-    """Cancel a consumer at each of its steps in turn, each time in a fresh state; return how many there are."""
-
-    async def once(n: int, clock: FakeClock) -> bool:
-        state = prepare(clock)
-        came = await cancelled_at(n, lambda: consume(state), backend)
-        gc.collect()
-        await anyio.lowlevel.checkpoint()
-        assert () == held_places.get(), f"a place is held after step {n}"
-        assert _tasks(backend) == [], f"something runs after step {n}"
-        try:
-            check(state)
-        except AssertionError as error:
-            error.add_note(f"cancelled at step {n}")
-            raise
-        return came
-
-    n = 0
-    while True:
-        with testing.isolated(), testing.fake_clock() as clock:
-            configure(logging=False)
-            came = on(backend, functools.partial(once, n, clock))
-        if not came:
-            return n
-        n += 1
-
-
-def _tasks(backend: str) -> list[Any]:
-    if backend == "asyncio":
-        return [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    return [
-        each
-        for nursery in trio.lowlevel.current_task().child_nurseries
-        for each in nursery.child_tasks
-    ]
+through_all_steps = functools.partial(stepping.through_all_steps, collects=True)
 
 
 async def consume(form: Form, ask: Callable[..., Any], *, take: int | None = None) -> list[Any]:
@@ -196,32 +100,20 @@ async def consume(form: Form, ask: Callable[..., Any], *, take: int | None = Non
     return items
 
 
-def _no_place_is_taken(*keys: str) -> None:
-    for key in keys:
-        circuit = runtime.registry.find(key)
-        if circuit is None:
-            continue
-        layers = circuit._layers
-        assert layers.half is None or [] == layers.half.places
-        assert all(
-            layer is None or layer.last_resort is None for layer in (layers.opened, layers.pause)
-        )
-
-
 def _scripts(clock: FakeClock) -> dict[str, dict[str, Any]]:
     return {
         "a retry and the next": {
-            "lines": {A: [DownError, [ROLE, DownError]], B: [says("It")]},
+            "lines": {GROQ: [DownError, [ROLE, DownError]], OPENAI: [says("It")]},
             "attempts": 2,
         },
-        "stops early": {"lines": {A: [says("It", " is", " so")]}, "take": 2},
+        "stops early": {"lines": {GROQ: [says("It", " is", " so")]}, "take": 2},
         "restarts": {
-            "lines": {A: [[ROLE, said("It"), DownError]], B: [says("is")]},
+            "lines": {GROQ: [[ROLE, said("It"), DownError]], OPENAI: [says("is")]},
             "stream": StreamPolicy(on_interrupt="restart"),
         },
         "timed": {
             "lines": {
-                A: [
+                GROQ: [
                     [
                         ROLE,
                         said("It"),
@@ -237,11 +129,11 @@ def _scripts(clock: FakeClock) -> dict[str, dict[str, Any]]:
             "timeout": 100.0,
         },
         "falls silent": {
-            "lines": {A: [[ROLE, said("It"), Quiet(clock, 9.0), said("no")]]},
+            "lines": {GROQ: [[ROLE, said("It"), Quiet(clock, 9.0), said("no")]]},
             "stream": StreamPolicy(idle_timeout=5.0),
         },
         "is refused": {
-            "lines": {A: [says("no")], B: [says("It")]},
+            "lines": {GROQ: [says("no")], OPENAI: [says("It")]},
             "reject": lambda item: item == said("no"),
         },
     }
@@ -260,7 +152,7 @@ def test_a_consumer_cancelled_at_any_step_leaves_nothing_open(form: Form, script
         supply = Supply(options.pop("lines"))
         take = options.pop("take", None)
         return SimpleNamespace(
-            supply=supply, take=take, ask=form.make(failover([A, B], **options), supply)
+            supply=supply, take=take, ask=form.make(failover([GROQ, OPENAI], **options), supply)
         )
 
     async def consumes(state: Any) -> None:
@@ -269,9 +161,9 @@ def test_a_consumer_cancelled_at_any_step_leaves_nothing_open(form: Form, script
 
     def check(state: Any) -> None:
         assert [] == state.supply.left_open
-        _no_place_is_taken(A, B, "groq", "openai")
+        no_place_is_taken(GROQ, OPENAI, "groq", "openai")
         if script in ("stops early", "timed"):
-            assert [0, 0] == [health([A, "groq"])[key].errors for key in (A, "groq")]
+            assert [0, 0] == [health([GROQ, "groq"])[key].errors for key in (GROQ, "groq")]
 
     assert form.backend is not None
     assert 4 <= through_all_steps(form.backend, prepare, consumes, check)
@@ -283,19 +175,19 @@ def test_a_probe_cancelled_at_any_step_gives_its_place_back(form: Form) -> None:
 
     def prepare(clock: FakeClock) -> SimpleNamespace:
         configure(breakers={"*": {"failures": 1, "cooldown": 10.0}})
-        breaker(A).record(TimeoutError(), 0.1)
+        breaker(GROQ).record(TimeoutError(), 0.1)
         clock.advance(20.0)
-        supply = Supply({A: [says("It", " is")]})
-        return SimpleNamespace(supply=supply, ask=form.make(failover([A], attempts=1), supply))
+        supply = Supply({GROQ: [says("It", " is")]})
+        return SimpleNamespace(supply=supply, ask=form.make(failover([GROQ], attempts=1), supply))
 
     async def consumes(state: Any) -> None:
         await consume(form, state.ask)
 
     def check(state: Any) -> None:
         assert [] == state.supply.left_open
-        _no_place_is_taken(A, "groq")
-        assert breaker(A).state in ("closed", "half_open")
-        with breaker(A):  # it is let through
+        no_place_is_taken(GROQ, "groq")
+        assert breaker(GROQ).state in ("closed", "half_open")
+        with breaker(GROQ):  # it is let through
             pass
 
     assert form.backend is not None
@@ -308,19 +200,19 @@ def test_a_guarded_stream_cancelled_at_any_step(form: Form) -> None:
 
     def prepare(clock: FakeClock) -> SimpleNamespace:
         configure(breakers={"*": {"failures": 1, "cooldown": 10.0}})
-        breaker(A).record(TimeoutError(), 0.1)
+        breaker(GROQ).record(TimeoutError(), 0.1)
         clock.advance(20.0)
-        supply = Supply({A: [says("It", " is")]})
-        guarded = form.make(breaker(A), supply)
-        return SimpleNamespace(supply=supply, ask=lambda: guarded(Target(A)))
+        supply = Supply({GROQ: [says("It", " is")]})
+        guarded = form.make(breaker(GROQ), supply)
+        return SimpleNamespace(supply=supply, ask=lambda: guarded(Target(GROQ)))
 
     async def consumes(state: Any) -> None:
         await consume(form, state.ask)
 
     def check(state: Any) -> None:
         assert [] == state.supply.left_open
-        _no_place_is_taken(A, "groq")
-        with breaker(A):  # it is let through
+        no_place_is_taken(GROQ, "groq")
+        with breaker(GROQ):  # it is let through
             pass
 
     assert form.backend is not None
@@ -331,10 +223,10 @@ def test_a_stream_that_is_left_open_is_seen() -> None:
     """The check above notices a function that does not close what it opened."""
 
     def prepare(clock: FakeClock) -> SimpleNamespace:
-        return SimpleNamespace(supply=Supply({A: [says("It")]}))
+        return SimpleNamespace(supply=Supply({GROQ: [says("It")]}))
 
     async def consumes(state: Any) -> None:
-        async for _ in state.supply.aopen(Target(A)):
+        async for _ in state.supply.aopen(Target(GROQ)):
             await anyio.lowlevel.checkpoint()
 
     def check(state: Any) -> None:
@@ -350,9 +242,9 @@ def test_a_stream_that_is_left_open_is_seen() -> None:
 @on_both_loops
 def test_a_cancellation_leaves_unchanged_and_asks_nobody_else(backend: str) -> None:
     """A consumer cancelled in the middle of a stream sees a cancellation, whatever the policy says."""
-    supply = Supply({A: [[ROLE, said("It"), said("is"), END]], B: [says("no")]})
+    supply = Supply({GROQ: [[ROLE, said("It"), said("is"), END]], OPENAI: [says("no")]})
     ask = next(form for form in ASYNC_FORMS if form.name == f"coroutine-sdk-{backend}").make(
-        failover([A, B], stream=StreamPolicy(on_interrupt="restart")), supply
+        failover([GROQ, OPENAI], stream=StreamPolicy(on_interrupt="restart")), supply
     )
 
     async def main() -> bool:
@@ -363,10 +255,10 @@ def test_a_cancellation_leaves_unchanged_and_asks_nobody_else(backend: str) -> N
                         scope.cancel()
         return scope.cancelled_caught
 
-    assert on(backend, main)
-    assert [A] == supply.calls
+    assert run_async(main, backend=backend)
+    assert [GROQ] == supply.calls
     assert [] == supply.left_open
-    assert 0 == health([A])[A].errors
+    assert 0 == health([GROQ])[GROQ].errors
 
 
 class Hanging(AsyncSource):
@@ -385,9 +277,9 @@ def test_a_consumer_who_gives_up_on_a_stream_that_hangs(
     backend: str, silence: float, errors: int, clock: FakeClock
 ) -> None:
     """A cancelled wait for the next item is no failure, unless nothing had come for as long as a hung call takes."""
-    supply = Supply({A: [[ROLE, said("It")]]})
+    supply = Supply({GROQ: [[ROLE, said("It")]]})
 
-    @failover([A])
+    @failover([GROQ])
     async def ask(target: Target) -> Any:
         return supply.open(target, Hanging)
 
@@ -407,10 +299,10 @@ def test_a_consumer_who_gives_up_on_a_stream_that_hangs(
                     group.start_soon(gives_up)
                     await anext(stream)
 
-    on(backend, main)
+    run_async(main, backend=backend)
 
     assert [] == supply.left_open
-    assert errors == health([A])[A].errors
+    assert errors == health([GROQ])[GROQ].errors
 
 
 # --- Dropped -----------------------------------------------------------------------------------
@@ -422,8 +314,8 @@ DROPPED_FORMS = [form for form in ASYNC_FORMS if not form.manages]
 @pytest.mark.parametrize("items", [1, 2])
 def test_an_async_stream_dropped_unclosed_warns_and_is_closed_soon(form: Form, items: int) -> None:
     """A ResourceWarning says so, and a task closes what was open as soon as one can run."""
-    supply = Supply({A: [says("It", " is", " so")]})
-    ask = form.make(failover([A]), supply)
+    supply = Supply({GROQ: [says("It", " is", " so")]})
+    ask = form.make(failover([GROQ]), supply)
 
     async def main() -> list[str]:
         stream = ask()
@@ -440,7 +332,7 @@ def test_an_async_stream_dropped_unclosed_warns_and_is_closed_soon(form: Form, i
         return [str(each.message) for each in caught if issubclass(each.category, ResourceWarning)]
 
     assert form.backend is not None
-    said_of_it = on(form.backend, main)
+    said_of_it = run_async(main, backend=form.backend)
 
     assert len(said_of_it) >= 1
     assert "stream was dropped" in said_of_it[0]
@@ -456,21 +348,21 @@ def test_an_async_stream_dropped_unclosed_warns_and_is_closed_soon(form: Form, i
 )
 def test_an_async_stream_of_a_plain_function_dropped_unread(form: Form) -> None:
     """What a plain function had opened at the call is closed, though its items were never asked for."""
-    supply = Supply({A: [says("It")]})
-    ask = form.make(failover([A]), supply)
+    supply = Supply({GROQ: [says("It")]})
+    ask = form.make(failover([GROQ]), supply)
 
     async def main() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
             stream = ask()
-            assert [A] == supply.calls
+            assert [GROQ] == supply.calls
             del stream
             gc.collect()
             for _ in range(10):
                 await anyio.lowlevel.checkpoint()
 
     assert form.backend is not None
-    on(form.backend, main)
+    run_async(main, backend=form.backend)
 
     if "source" in form.name:  # an async generator that never began has opened nothing
         assert [] == supply.left_open
@@ -482,10 +374,10 @@ def test_a_probe_of_a_stream_dropped_unread_gives_its_place_back(
 ) -> None:
     """A call whose stream nobody reads takes no place for longer than the stream object lives."""
     for _ in range(5):
-        breaker(A).record(TimeoutError(), 0.1)
+        breaker(GROQ).record(TimeoutError(), 0.1)
     clock.advance(60.0)
-    supply = Supply({A: [says("It")]})
-    ask = form.make(failover([A]), supply)
+    supply = Supply({GROQ: [says("It")]})
+    ask = form.make(failover([GROQ]), supply)
 
     async def main() -> None:
         with warnings.catch_warnings():
@@ -497,11 +389,11 @@ def test_a_probe_of_a_stream_dropped_unread_gives_its_place_back(
             gc.collect()
             for _ in range(10):
                 await anyio.lowlevel.checkpoint()
-            with breaker(A):
+            with breaker(GROQ):
                 pass
 
     assert form.backend is not None
-    on(form.backend, main)
+    run_async(main, backend=form.backend)
 
 
 def test_a_sync_stream_dropped_is_closed_at_once() -> None:
@@ -511,8 +403,8 @@ def test_a_sync_stream_dropped_is_closed_at_once() -> None:
     for form in SYNC_FORMS:
         if form.manages:
             continue
-        supply = Supply({A: [says("It", " is")]})
-        stream = form.make(failover([A]), supply)()
+        supply = Supply({GROQ: [says("It", " is")]})
+        stream = form.make(failover([GROQ]), supply)()
         next(iter(stream))
         del stream
         gc.collect()
@@ -527,12 +419,12 @@ def test_a_manager_never_entered_gives_its_place_back(clock: FakeClock) -> None:
         if not form.manages:
             continue
         for _ in range(5):
-            breaker(A).record(TimeoutError(), 0.1)
+            breaker(GROQ).record(TimeoutError(), 0.1)
         clock.advance(600.0)
-        manager = form.make(failover([A]), Supply({A: [says("It")]}))()
+        manager = form.make(failover([GROQ]), Supply({GROQ: [says("It")]}))()
         del manager
         gc.collect()
-        with breaker(A):
+        with breaker(GROQ):
             pass
 
 
@@ -574,14 +466,14 @@ def test_a_stream_closed_by_another_thread_ends(guard: str, error: type[Exceptio
 
     if guard == "failover":
 
-        @failover([A])
+        @failover([GROQ])
         def ask(target: Target) -> Any:
             return source
 
         stream = ask()
     else:
 
-        @breaker(A)
+        @breaker(GROQ)
         def guarded() -> Any:
             return source
 
@@ -606,14 +498,14 @@ def test_a_stream_closed_by_another_thread_ends(guard: str, error: type[Exceptio
     assert 1 == len(ended)
     # As with the bare stream: its end, or its own error.
     assert ended[0] is None or type(ended[0]) is error
-    assert 0 == health([A])[A].errors
+    assert 0 == health([GROQ])[GROQ].errors
 
 
 def test_two_threads_that_read_one_stream_share_its_items() -> None:
     """Every item comes to one of them, or Python says that the generator is running already; none is lost or twice."""
     texts = [str(number) for number in range(2_000)]
 
-    @failover([A])
+    @failover([GROQ])
     def ask(target: Target) -> Iterator[str]:
         yield from texts
 
@@ -636,7 +528,7 @@ def test_two_threads_that_read_one_stream_share_its_items() -> None:
         thread.join(10.0)
 
     assert texts == got
-    assert (1, 0) == (health()[A].total, health()[A].errors)
+    assert (1, 0) == (health()[GROQ].total, health()[GROQ].errors)
 
 
 class Waiting:
@@ -669,7 +561,9 @@ def test_a_stream_closed_by_another_task_ends(backend: str, guard: str) -> None:
 
     async def main() -> list[BaseException | None]:
         ended: list[BaseException | None] = []
-        stream = await (failover([A])(ask)() if guard == "failover" else breaker(A)(ask)(Target(A)))
+        stream = await (
+            failover([GROQ])(ask)() if guard == "failover" else breaker(GROQ)(ask)(Target(GROQ))
+        )
 
         async def reads() -> None:
             try:
@@ -688,10 +582,10 @@ def test_a_stream_closed_by_another_task_ends(backend: str, guard: str) -> None:
         assert stream.closed.is_set()
         return ended
 
-    (ended,) = on(backend, main)
+    (ended,) = run_async(main, backend=backend)
 
     assert ended is None or type(ended) is ConnectionResetError
-    assert 0 == health([A])[A].errors
+    assert 0 == health([GROQ])[GROQ].errors
 
 
 # --- Memory ------------------------------------------------------------------------------------
@@ -702,7 +596,7 @@ def test_memory_does_not_grow_with_the_items(stream: StreamPolicy | None) -> Non
     """A million items leave nothing behind."""
     number = 1_000_000 if stream is None else 100_000
 
-    @failover([A], stream=stream)
+    @failover([GROQ], stream=stream)
     def ask(target: Target) -> Iterator[str]:
         for each in range(number):
             yield str(each)
@@ -732,7 +626,7 @@ def test_objects_do_not_grow_with_the_items_of_an_async_stream() -> None:
     """A hundred thousand items leave no object behind, with limits of time as well."""
     counts: list[int] = []
 
-    @failover([A], stream=StreamPolicy(idle_timeout=60.0))
+    @failover([GROQ], stream=StreamPolicy(idle_timeout=60.0))
     async def ask(target: Target) -> AsyncIterator[str]:
         for each in range(30_000):
             if each % 50 == 0:

@@ -17,8 +17,9 @@ import pytest
 from tests.replay import frameworks, raw_http, remote_calls, sdks, websocket_calls
 from tests.replay.calls import Call
 from tests.replay.cases import Case
-from tests.replay.server import HOST, STALLS, Server
+from tests.replay.server import STALLS, Server
 from tests.replay.situations import SITUATIONS
+from tests.support.server import HOST
 
 # How long clients wait where waiting is the point, and everywhere else.
 _SHORT = 0.3

@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tests.replay.calls import KEY, QUESTION, Call
-from tests.replay.server import HOST, fill_in, unused_port
+from tests.replay.server import fill_in
+from tests.support.server import HOST, unused_port
 
 # What of a stream is delivered before it breaks.
 _DELIVERED = 1

@@ -7,7 +7,6 @@ exactly what an HTTP server does not let one do. Knows no client.
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import http
 import json
@@ -16,17 +15,16 @@ import socket
 import ssl
 import struct
 import tempfile
-import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
-HOST = "127.0.0.1"
+from tests.support.server import HOST, HungUpError, LoopbackServer, Request, reset
+
 # RFC 6761 keeps this name from ever being one.
 NO_SUCH_HOST = "no-such-provider.invalid"
 
@@ -49,9 +47,10 @@ STALLS = frozenset(
 
 # What clients have to read before the connection breaks under them.
 _TIME_TO_READ = 0.05
+# More than the patience of any client, in seconds.
+_LONGEST_STALL = 20
 _MISSING_BYTES = 512
 _NOT_HTTP = b"SSH-2.0-OpenSSH_9.6\r\n\x00\x00\x01\x14\x06\x14"
-_TLS_HANDSHAKE = b"\x16"
 # Frames of a websocket, and what proves that a server knows the protocol.
 _TEXT, _CLOSE = 1, 8
 _WEBSOCKET = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -100,20 +99,8 @@ def _reason_phrase(status: int) -> str:
         return "Status"
 
 
-def unused_port() -> int:
-    """Return a port where nobody listens."""
-    with socket.create_server((HOST, 0)) as listener:
-        return listener.getsockname()[1]
-
-
-def reset(peer: socket.socket) -> None:
-    """Close so that the other side sees the connection reset."""
-    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    peer.close()
-
-
-class Server:
-    """Plays ``wire`` to every request, from ``with`` until its end.
+class Server(LoopbackServer):
+    """Plays ``wire`` to every request, each on a connection of its own.
 
     Args:
         wire: What a case says of it, see ``tests/corpus/README.md``; HTTP or a websocket.
@@ -130,17 +117,16 @@ class Server:
         before: Mapping[str, Any] | None = None,
         on_request: Callable[[], None] | None = None,
     ) -> None:
+        fault = wire.get("fault")
+        super().__init__(
+            backlog=0 if fault == "connect_timeout" else 64,
+            tls=_untrusted_context() if tls or fault == "self_signed" else None,
+        )
         self._wire = wire
-        self._fault = wire.get("fault")
-        self._tls = _untrusted_context() if tls or self._fault == "self_signed" else None
+        self._fault = fault
         self._before = {} if before is None else before  # filled in later by some
         self._on_request = on_request
-        self._over = threading.Event()
         self._crowd: list[socket.socket] = []
-        self._listener = socket.create_server(
-            (HOST, 0), backlog=0 if self._fault == "connect_timeout" else 64
-        )
-        self.port: int = self._listener.getsockname()[1]
 
     @property
     def url(self) -> str:
@@ -156,51 +142,26 @@ class Server:
         elif self._fault == "connect_timeout":
             self._crowd = list(_crowd(self.port))
         else:
-            threading.Thread(target=self._accept, daemon=True).start()
+            super().__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._over.set()
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread in accept()
-        self._listener.close()
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
         for waiting in self._crowd:
             waiting.close()
 
-    def _accept(self) -> None:
-        while not self._over.is_set():
-            try:
-                peer, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(peer,), daemon=True).start()
+    def answer(self, connection: socket.socket, request: Request) -> None:
+        """Play the wire, and end the connection."""
+        for part, answer in self._before.items():
+            if part in request.path:
+                _send_whole(connection, {"status": 200, "body": answer})
+                raise HungUpError
+        if self._on_request:
+            self._on_request()
+        self._play(connection, request.headers)
+        raise HungUpError
 
-    def _serve(self, peer: socket.socket) -> None:
-        try:
-            peer.settimeout(20)
-            if self._tls:
-                peer = self._tls.wrap_socket(peer, server_side=True)
-            request = _read_request(peer)
-            if request is None:
-                return
-            for part, answer in self._before.items():
-                if part in request[":path"]:
-                    _send_whole(peer, {"status": 200, "body": answer})
-                    return
-            if self._on_request:
-                self._on_request()
-            self._play(peer, request)
-        except OSError:
-            pass  # the client has gone, as clients do
-        finally:
-            peer.close()
-
-    def _play(self, peer: socket.socket, request: Mapping[str, str]) -> None:
+    def _play(self, peer: socket.socket, headers: Mapping[str, str]) -> None:
         if self._fault == "garbage":
             peer.sendall(_NOT_HTTP)
             return
@@ -208,7 +169,7 @@ class Server:
             self._fault or "", ("stream" if self._is_stream else "all", "close")
         )
         if reached == "stream" and self._is_websocket:
-            self._talk(peer, request["sec-websocket-key"], complete=self._fault is None)
+            self._talk(peer, headers["sec-websocket-key"], complete=self._fault is None)
         elif reached == "stream":
             self._stream(peer, complete=self._fault is None)
         elif reached != "nothing":
@@ -220,7 +181,7 @@ class Server:
                 missing=_MISSING_BYTES if reached == "half" else 0,
             )
         if end == "stall":
-            self._over.wait(20)
+            self._over.wait(_LONGEST_STALL)
         elif end == "reset":
             if reached != "nothing":
                 time.sleep(_TIME_TO_READ)
@@ -280,29 +241,6 @@ def _crowd(port: int) -> Iterator[socket.socket]:
             waiting.close()
             return
         yield waiting
-
-
-def _read_request(peer: socket.socket) -> dict[str, str] | None:
-    """Read a request to its end, so that closing does not reset.
-
-    Returns:
-        ``{name in small letters: value}`` of the headers, and the path as ``:path``; None if it is no request.
-    """
-    with peer.makefile("rb") as stream:
-        line = stream.readline(65536)
-        if not line or line.startswith(_TLS_HANDSHAKE):
-            return None
-        request = {":path": line.decode("latin-1").split(" ")[1]}
-        while line := stream.readline().strip():
-            name, _, value = line.decode("latin-1").partition(":")
-            request[name.lower()] = value.strip()
-        if request.get("transfer-encoding") == "chunked":
-            while size := int(stream.readline().strip() or b"0", 16):
-                stream.read(size + 2)
-            stream.readline()
-        else:
-            stream.read(int(request.get("content-length", 0)))
-    return request
 
 
 def _head(status: int, headers: Mapping[str, str]) -> bytes:

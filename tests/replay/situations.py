@@ -24,7 +24,8 @@ from typing import Any
 
 from tests.replay.calls import KEY, MESSAGES
 from tests.replay.cases import Case
-from tests.replay.server import HOST, NO_SUCH_HOST, Server, reset, unused_port
+from tests.replay.server import NO_SUCH_HOST, Server
+from tests.support.server import HOST, reset, unused_port
 
 _NEVER_ANSWERS = {"fault": "timeout"}
 # Long enough for the request to be under way.

@@ -29,6 +29,7 @@ from tests.support.errors import (
     openai_error,
     wrapped,
 )
+from tests.support.ways import down
 
 
 @pytest.fixture
@@ -201,6 +202,20 @@ def test_a_rule_that_fails_is_skipped_and_told(classify: Classifier, answer: Any
 
     assert classify(ConnectionError()).kind is ErrorKind.TRANSIENT
     assert [type(failure) for failure in told] == [KeyError, TypeError]
+
+
+def test_a_broken_rule_of_a_user_is_logged_by_its_class(caplog: pytest.LogCaptureFixture) -> None:
+    """The others are asked, and what went wrong is told without its message."""
+    from resilient_llm import classify
+
+    @classify.rule
+    def broken(error: BaseException) -> Verdict | None:
+        raise ZeroDivisionError("secret")
+
+    assert ErrorKind.TRANSIENT == classify(down()).kind
+    assert [
+        "ZeroDivisionError" in message and "secret" not in message for message in caplog.messages
+    ] == [True]
 
 
 def test_a_listener_that_raises_breaks_nothing(classify: Classifier) -> None:

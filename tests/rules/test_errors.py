@@ -37,11 +37,11 @@ from tests.support.errors import (
     NOW,
     SomeSdkError,
     anthropic_error,
-    free_port,
     httpx_error,
     openai_error,
     raised,
 )
+from tests.support.server import unused_port
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ async def _aiohttp_get(url: str) -> None:
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_refused_connection_is_charged_to_the_provider(classify: Classifier, client: str) -> None:
     """However deep the client buries it, a refused connection is the provider's failure."""
-    error = raised(lambda: CLIENTS[client](f"http://127.0.0.1:{free_port()}"))
+    error = raised(lambda: CLIENTS[client](f"http://127.0.0.1:{unused_port()}"))
 
     verdict = classify(error)
 

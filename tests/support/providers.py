@@ -1,25 +1,20 @@
 """Providers on loopback that say what a test tells them to, and count what they are sent.
 
 They speak the protocols of OpenAI and of Anthropic over real sockets, to the real clients, and
-know nothing of the library. Each owns a port and a thread for every connection, from ``with`` to
-its end.
+know nothing of the library.
 """
 
 from __future__ import annotations
 
 import json
 import socket
-import threading
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, BinaryIO, Literal, Self
+from typing import Any, Literal
+
+from tests.support.server import HungUpError, LoopbackServer, Request
 
 Protocol = Literal["openai", "anthropic"]
-
-PATIENCE = 10.0
-"""Seconds of real time after which a test gives up waiting for the other side of a socket."""
 
 
 @dataclass(frozen=True)
@@ -61,137 +56,39 @@ FAIR = "fair weather"
 Line = Reply | Silence | str
 
 
-@dataclass(frozen=True)
-class Request:
-    """One request that arrived: lower-cased names of headers, decoded body."""
-
-    headers: dict[str, str]
-    body: dict[str, Any]
-
-    @property
-    def model(self) -> str:
-        return self.body["model"]
-
-
-class Provider:
-    """One provider on a free port.
-
-    Attributes:
-        requests: Everything it was sent, oldest first.
-    """
+class Provider(LoopbackServer):
+    """One provider on a free port."""
 
     def __init__(self, protocol: Protocol) -> None:
+        super().__init__()
         self.protocol: Protocol = protocol
-        self.requests: list[Request] = []
         self._script: list[Line] = [FAIR]
-        self._changed = threading.Condition()
-        self._connections: set[socket.socket] = set()
-        self._threads: list[threading.Thread] = []
-        self._is_over = False
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
 
     @property
     def url(self) -> str:
         """Base URL for a client of this protocol."""
-        root = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        root = f"http://127.0.0.1:{self.port}"
         return f"{root}/v1" if self.protocol == "openai" else root
 
     def says(self, *script: Line) -> None:
         """Answer the next requests with these, one each, and all that follow with the last one."""
         self._script = list(script)
 
-    @property
-    def open_connections(self) -> int:
-        return len(self._connections)
-
-    def hears(self, count: int) -> bool:
-        """Wait until so many requests have come; return whether they have."""
-        return self._wait(lambda: len(self.requests) >= count)
-
-    def is_left_alone(self) -> bool:
-        """Wait until every client has hung up; return whether they have."""
-        return self._wait(lambda: not self._connections)
-
-    def _wait(self, condition: Callable[[], bool]) -> bool:
-        with self._changed:
-            return self._changed.wait_for(condition, PATIENCE)
-
-    def __enter__(self) -> Self:
-        self._start(self._accept)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._is_over = True
-        socket.create_connection(
-            self._listener.getsockname()
-        ).close()  # wakes the thread in accept()
-        self._threads[0].join(PATIENCE)
-        self._listener.close()
-        with self._changed:
-            for connection in self._connections:
-                with suppress(OSError):  # the client was faster
-                    connection.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join(PATIENCE)
-
-    def _start(self, function: Callable[..., None], *args: Any) -> None:
-        thread = threading.Thread(target=function, args=args, daemon=True)
-        self._threads.append(thread)
-        thread.start()
-
-    def _accept(self) -> None:
-        while True:
-            connection, _ = self._listener.accept()
-            if self._is_over:
-                connection.close()
-                return
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with self._changed:
-                self._connections.add(connection)
-            self._start(self._serve, connection)
-
-    def _serve(self, connection: socket.socket) -> None:
-        try:
-            with connection.makefile("rb") as stream:
-                while (request := _read(stream)) is not None:
-                    reply = self._next_line(request)
-                    if isinstance(reply, Silence):
-                        reply.on_request()
-                        connection.recv(1)  # until the client hangs up
-                        return
-                    connection.sendall(reply.on_the_wire())
-        except OSError:
-            pass  # the client has gone, as clients do
-        finally:
-            connection.close()
-            with self._changed:
-                self._connections.discard(connection)
-                self._changed.notify_all()
+    def answer(self, connection: socket.socket, request: Request) -> None:
+        """Send the next line of the script."""
+        reply = self._next_line(request)
+        if isinstance(reply, Silence):
+            reply.on_request()
+            connection.recv(1)  # until the client hangs up
+            raise HungUpError
+        connection.sendall(reply.on_the_wire())
 
     def _next_line(self, request: Request) -> Reply | Silence:
         with self._changed:
-            self.requests.append(request)
             line = self._script.pop(0) if len(self._script) > 1 else self._script[0]
-            self._changed.notify_all()
         if isinstance(line, str):
             return _fair(self.protocol, request.body)
         return line
-
-
-def _read(stream: BinaryIO) -> Request | None:
-    """Return the next request of a connection, or None if it was closed."""
-    if not stream.readline():
-        return None
-    headers: dict[str, str] = {}
-    while line := stream.readline().strip():
-        name, _, value = line.decode("latin-1").partition(":")
-        headers[name.lower()] = value.strip()
-    return Request(headers, json.loads(stream.read(int(headers["content-length"]))))
 
 
 # --- what they say ----------------------------------------------------------------------------

@@ -15,13 +15,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import anyio.lowlevel
-import pytest
 
 from resilient_llm import Target
-from tests.support.drivers import on
-
-A, B, C = "groq/a", "openai/b", "mistral/c"
-
+from tests.support.ways import run_async
 
 # Items, as clients of OpenAI-like providers give them.
 
@@ -600,11 +596,6 @@ GUARDED_FORMS = [
 """Those that a breaker guards in ways of their own."""
 
 
-def over(forms: list[Form]) -> pytest.MarkDecorator:
-    """Parametrise a test over forms, as its argument ``form``."""
-    return pytest.mark.parametrize("form", forms, ids=lambda form: form.name)
-
-
 # Consumers.
 
 
@@ -633,7 +624,7 @@ def read(
     if form.backend is None:
         _read(reading, form, ask, args, take)
     else:
-        on(form.backend, functools.partial(_aread, reading, form, ask, args, take))
+        run_async(functools.partial(_aread, reading, form, ask, args, take), backend=form.backend)
     return reading
 
 

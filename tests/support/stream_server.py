@@ -17,16 +17,12 @@ import itertools
 import json
 import select
 import socket
-import struct
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, BinaryIO, ClassVar, Self
+from typing import Any, ClassVar
 
 from tests.support.providers import limited, refusal
+from tests.support.server import HungUpError, LoopbackServer, Request, reset
 
 PATIENCE = 3.0
 """Seconds of real time after which a test stops waiting for the server; the server waits for twice as long."""
@@ -59,21 +55,6 @@ _PING = 0.02
 def words(count: int) -> list[str]:
     """Return the texts of a stream: ``["w0 ", "w1 ", ...]``."""
     return [f"w{number} " for number in range(count)]
-
-
-@dataclass(frozen=True)
-class Request:
-    """One request that arrived: its path without the scenario, lower-cased names of headers, decoded body."""
-
-    scenario: str
-    path: str
-    headers: dict[str, str]
-    body: dict[str, Any]
-
-    @property
-    def model(self) -> str:
-        """The model asked for; Google has it in the path."""
-        return self.body.get("model") or self.path.rpartition("/")[2].partition(":")[0]
 
 
 # --- the dialects ------------------------------------------------------------------------------
@@ -131,6 +112,12 @@ class Dialect:
         return reply.headers, json.dumps(reply.body).encode()
 
 
+def _overloaded() -> bytes:
+    """Return the error event of OpenAI's two dialects."""
+    error = {"message": "Overloaded", "type": "server_error", "param": None, "code": None}
+    return event(None, {"error": error})
+
+
 class ChatCompletions(Dialect):
     """OpenAI's chat completions: a chunk with a role, deltas, a finish reason, ``[DONE]``."""
 
@@ -175,17 +162,7 @@ class ChatCompletions(Dialect):
         yield b"data: [DONE]\n\n"
 
     def error(self) -> bytes:
-        return event(
-            None,
-            {
-                "error": {
-                    "message": "Overloaded",
-                    "type": "server_error",
-                    "param": None,
-                    "code": None,
-                }
-            },
-        )
+        return _overloaded()
 
 
 class Responses(Dialect):
@@ -283,17 +260,7 @@ class Responses(Dialect):
         yield self._event("response.completed", response=self._response("completed", self._items))
 
     def error(self) -> bytes:
-        return event(
-            None,
-            {
-                "error": {
-                    "message": "Overloaded",
-                    "type": "server_error",
-                    "param": None,
-                    "code": None,
-                }
-            },
-        )
+        return _overloaded()
 
 
 class Messages(Dialect):
@@ -446,10 +413,6 @@ def dialect(request: Request) -> Dialect:
 # --- one answer --------------------------------------------------------------------------------
 
 
-class HungUpError(Exception):
-    """The client has hung up, or the answer has hung up on it: nothing more is said here."""
-
-
 class Answer:
     """One answer on one connection, as a scenario tells it.
 
@@ -513,7 +476,7 @@ class Answer:
 
     def reset(self) -> None:
         """Close with a reset."""
-        self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reset(self._connection)
         raise HungUpError
 
     def cut(self) -> None:
@@ -747,12 +710,10 @@ SCENARIOS: dict[str, Scenario] = {
 # --- the server --------------------------------------------------------------------------------
 
 
-class StreamServer:
-    """A server on a free port, with a thread for every connection, from ``with`` to its end.
+class StreamServer(LoopbackServer):
+    """A provider on a free port whose answers are the scenarios.
 
     Attributes:
-        requests: Everything it was sent, oldest first.
-        accepted: How many connections it has accepted.
         received: How many items with text the client has, as the test says.
         waits_for_client: Whether a stream that fails after content waits for the client to have it; set it
             to False where the test does not see the items.
@@ -760,26 +721,18 @@ class StreamServer:
         stalls: How many answers have come to the point where they stall.
         signs: How many rounds of signs of life were sent by those that stall.
         is_released: Whether stalled streams may go on.
-        is_over: Whether the server ends.
     """
 
+    patience = PATIENCE
+
     def __init__(self) -> None:
-        self.requests: list[Request] = []
-        self.accepted = 0
+        super().__init__()
         self.received = 0
         self.waits_for_client = True
         self.steps = 0
         self.stalls = 0
         self.signs = 0
         self.is_released = False
-        self.is_over = False
-        self.failures: list[BaseException] = []
-        self._changed = threading.Condition()
-        self._connections: set[socket.socket] = set()
-        self._answering = 0
-        self._threads: list[threading.Thread] = []
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-        self._port: int = self._listener.getsockname()[1]
 
     # What a test tells it.
 
@@ -787,7 +740,7 @@ class StreamServer:
         """Return the base URL at which a client of this provider meets a scenario."""
         if scenario not in SCENARIOS:
             raise ValueError(f"{scenario!r} is not one of {', '.join(SCENARIOS)}")
-        root = f"http://127.0.0.1:{self._port}/{scenario}"
+        root = f"http://127.0.0.1:{self.port}/{scenario}"
         return f"{root}/v1" if provider == "openai" else root
 
     def client_has(self, count: int = 1) -> None:
@@ -806,32 +759,11 @@ class StreamServer:
 
     def asked(self, scenario: str) -> int:
         """Return how many requests met a scenario."""
-        return sum(request.scenario == scenario for request in self.requests)
-
-    @property
-    def open_connections(self) -> int:
-        return len(self._connections)
-
-    @property
-    def open_answers(self) -> int:
-        """Answers that are not at their end while their client still holds the connection."""
-        return self._answering
+        return sum(_scenario_of(request) == scenario for request in self.requests)
 
     def stalls_at(self, count: int) -> bool:
         """Wait until so many answers have come to their stall; return whether they have."""
-        return self._wait(lambda: self.stalls >= count)
-
-    def hears(self, count: int) -> bool:
-        """Wait until so many requests have come; return whether they have."""
-        return self._wait(lambda: len(self.requests) >= count)
-
-    def is_quiet(self) -> bool:
-        """Wait until no answer is under way; return whether it came to that."""
-        return self._wait(lambda: not self._answering)
-
-    def is_left_alone(self) -> bool:
-        """Wait until every client has hung up; return whether they have."""
-        return self._wait(lambda: not self._connections)
+        return self.wait(lambda: self.stalls >= count)
 
     def note_stall(self) -> None:
         """Count an answer that is about to stall."""
@@ -839,92 +771,12 @@ class StreamServer:
             self.stalls += 1
             self._changed.notify_all()
 
-    def _wait(self, condition: Callable[[], bool]) -> bool:
-        with self._changed:
-            return self._changed.wait_for(condition, PATIENCE)
+    # What it does.
 
-    # Its life.
-
-    def __enter__(self) -> Self:
-        self._start(self._accept)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.is_over = True
-        socket.create_connection(
-            self._listener.getsockname()
-        ).close()  # wakes the thread in accept()
-        self._threads[0].join(PATIENCE)
-        self._listener.close()
-        with self._changed:
-            for connection in self._connections:
-                with suppress(OSError):  # the client was faster
-                    connection.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join(PATIENCE)
-        if self.failures:
-            raise self.failures[0]
-
-    def _start(self, function: Callable[..., None], *args: Any) -> None:
-        thread = threading.Thread(target=function, args=args, daemon=True, name="stream-server")
-        self._threads.append(thread)
-        thread.start()
-
-    def _accept(self) -> None:
-        while True:
-            connection, _ = self._listener.accept()
-            if self.is_over:
-                connection.close()
-                return
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with self._changed:
-                self.accepted += 1
-                self._connections.add(connection)
-            self._start(self._serve, connection)
-
-    def _serve(self, connection: socket.socket) -> None:
-        try:
-            with connection.makefile("rb") as stream:
-                while (request := _read(stream)) is not None:
-                    self._answer(connection, request)
-        except (HungUpError, OSError):
-            pass  # one of the two has gone, as they do
-        except BaseException as error:
-            self.failures.append(error)  # a mistake of ours must not look like a provider's fault
-        finally:
-            with self._changed:
-                connection.close()
-                self._connections.discard(connection)
-                self._changed.notify_all()
-
-    def _answer(self, connection: socket.socket, request: Request) -> None:
-        with self._changed:
-            self.requests.append(request)
-            self._answering += 1
-            self._changed.notify_all()
-        try:
-            SCENARIOS[request.scenario](Answer(self, connection, dialect(request)))
-        finally:
-            with self._changed:
-                self._answering -= 1
-                self._changed.notify_all()
+    def answer(self, connection: socket.socket, request: Request) -> None:
+        """Play the scenario that the path names."""
+        SCENARIOS[_scenario_of(request)](Answer(self, connection, dialect(request)))
 
 
-def _read(stream: BinaryIO) -> Request | None:
-    """Return the next request of a connection, or None if it was closed before the request was whole."""
-    first = stream.readline()
-    headers: dict[str, str] = {}
-    while line := stream.readline().strip():
-        name, _, value = line.decode("latin-1").partition(":")
-        headers[name.lower()] = value.strip()
-    length = int(headers.get("content-length", "0"))
-    body = stream.read(length)
-    if not body or len(body) < length:
-        return None
-    scenario, _, path = first.decode("latin-1").split()[1].lstrip("/").partition("/")
-    return Request(scenario, "/" + path, headers, json.loads(body))
+def _scenario_of(request: Request) -> str:
+    return request.path.split("/")[1]

@@ -36,34 +36,36 @@ from resilient_llm import (
     testing,
     unbench_model,
 )
-from tests.support.shapes import (
-    ASYNC_SHAPES,
-    BREAKER_SHAPES,
-    CHAIN_SHAPES,
-    KEY,
-    OTHER,
+from tests.support.guards import (
     PATIENCE,
-    SHAPES,
-    SYNC_SHAPES,
-    WITH,
     Held,
-    ProviderError,
-    Shape,
-    down,
     eager_threads,
     elsewhere,
     fail,
     half_open,
     in_threads,
-    is_refusal,
     is_refused,
-    on_both_loops,
-    over,
-    run_async,
     state,
     succeed,
     totals,
     trip,
+)
+from tests.support.ways import (
+    ASYNC_SHAPES,
+    BREAKER_SHAPES,
+    CHAIN_SHAPES,
+    GROQ,
+    OPENAI,
+    SHAPES,
+    SYNC_SHAPES,
+    WITH,
+    ProviderError,
+    Shape,
+    down,
+    is_refusal,
+    on_both_loops,
+    over,
+    run_async,
     unreachable,
 )
 
@@ -86,7 +88,7 @@ def test_trap_01_one_probe_when_a_cooldown_ends_under_threads(clock, shape: Shap
 
     def call(index: int) -> str:
         try:
-            return shape.run(KEY, provider)
+            return shape.run(GROQ, provider)
         except Exception as error:
             refused.append(is_refusal(error))
             if len(refused) == 19:
@@ -99,7 +101,7 @@ def test_trap_01_one_probe_when_a_cooldown_ends_under_threads(clock, shape: Shap
     assert ["answer"] + ["refused"] * 19 == sorted(results)
     assert [True] * 19 == refused
     assert 1 == len(admitted)
-    assert ["closed", "closed"] == [state(KEY), state("groq")]
+    assert ["closed", "closed"] == [state(GROQ), state("groq")]
 
 
 @over(ASYNC_SHAPES)
@@ -121,7 +123,7 @@ def test_trap_01_one_probe_when_a_cooldown_ends_under_tasks(clock, shape: Shape,
 
         async def call() -> None:
             try:
-                results.append(await shape.call(KEY, provider))
+                results.append(await shape.call(GROQ, provider))
             except Exception as error:
                 results.append("refused" if is_refusal(error) else "failed")
                 if results.count("refused") == 49:
@@ -135,7 +137,7 @@ def test_trap_01_one_probe_when_a_cooldown_ends_under_tasks(clock, shape: Shape,
 
     assert 1 == len(admitted)
     assert ["answer"] + ["refused"] * 49 == sorted(results)
-    assert ["closed", "closed"] == [state(KEY), state("groq")]
+    assert ["closed", "closed"] == [state(GROQ), state("groq")]
 
 
 # --- 2, 3, 4: late reports --------------------------------------------------------------------
@@ -153,7 +155,7 @@ def test_trap_02_a_success_admitted_before_the_trip_leaves_an_open_circuit_open(
         ends.append(list_benched()[0].remaining)
         return "late"
 
-    shape.run(KEY, provider)
+    shape.run(GROQ, provider)
 
     assert "open" == state()
     assert is_refused()
@@ -172,7 +174,7 @@ def test_trap_02_a_success_admitted_before_the_trip_is_ignored_while_a_probe_run
         probes.append(Held())
         return "late"
 
-    shape.run(KEY, provider)
+    shape.run(GROQ, provider)
     after_late_success = state()
     place_is_taken = is_refused()
     probes[0].finish(down())
@@ -192,7 +194,7 @@ def test_trap_03_a_failure_admitted_before_the_trip_leaves_the_bench_as_it_is(cl
         raise down()
 
     with pytest.raises(ProviderError):
-        shape.run(KEY, provider)
+        shape.run(GROQ, provider)
 
     assert ends == pytest.approx([list_benched()[0].remaining])
     clock.advance(ends[0] + 0.001)
@@ -211,7 +213,7 @@ def test_trap_03_a_failure_admitted_before_the_trip_does_not_open_a_half_open_ci
         raise down()
 
     with pytest.raises(ProviderError):
-        shape.run(KEY, provider)
+        shape.run(GROQ, provider)
 
     assert "half_open" == state()
 
@@ -220,7 +222,7 @@ def test_trap_03_a_failure_admitted_before_the_trip_does_not_open_a_half_open_ci
 @pytest.mark.parametrize("ending", ["late", down], ids=["success", "failure"])
 def test_trap_04_a_probe_of_an_earlier_half_open_period_is_ignored(clock, shape: Shape, ending):
     """A probe that outlived its period neither settles a later one nor frees a place in it."""
-    breaker(KEY, probe_lease=5)
+    breaker(GROQ, probe_lease=5)
     half_open(clock)
     probes = []
 
@@ -235,7 +237,7 @@ def test_trap_04_a_probe_of_an_earlier_half_open_period_is_ignored(clock, shape:
         return ending
 
     try:
-        shape.run(KEY, provider)
+        shape.run(GROQ, provider)
     except ProviderError:
         pass
     after_late_report = state()
@@ -252,11 +254,11 @@ def test_trap_04_a_probe_of_an_earlier_half_open_period_is_ignored(clock, shape:
 def test_trap_05_a_probe_that_hangs_for_ever_does_not_block_for_ever(clock, shape: Shape):
     """The place of the only probe is leased again when its lease is over."""
     half_open(clock)
-    hanging = Held(KEY, shape)
+    hanging = Held(GROQ, shape)
 
     while_leased = is_refused()
     clock.advance(34)
-    outcome = elsewhere(shape.outcome, KEY, "answer")
+    outcome = elsewhere(shape.outcome, GROQ, "answer")
     hanging.finish("late")
 
     assert (True, "served", "closed") == (while_leased, outcome, state())
@@ -269,7 +271,7 @@ def test_trap_05_a_hanging_probe_of_a_provider_does_not_block_its_targets_for_ev
     """A place of a half-open provider is leased again as well."""
     trip("groq/broken", unreachable)
     clock.advance(34)
-    hanging = Held(KEY, shape)
+    hanging = Held(GROQ, shape)
 
     while_leased = is_refused("groq/other")
     clock.advance(34)
@@ -287,11 +289,11 @@ def test_trap_06_a_cancelled_probe_gives_its_place_back_without_a_verdict(
     """A cancelled probe neither closes nor reopens."""
     trip(error=opened_by)
     clock.advance(34)
-    key = KEY if opened_by is down else "groq"
+    key = GROQ if opened_by is down else "groq"
 
-    outcome = shape.outcome(KEY, asyncio.CancelledError())
+    outcome = shape.outcome(GROQ, asyncio.CancelledError())
     after_cancel = state(key)
-    next_outcome = shape.outcome(KEY, "answer")
+    next_outcome = shape.outcome(GROQ, "answer")
 
     assert ("failed", "half_open", "served", "closed") == (
         outcome,
@@ -315,7 +317,7 @@ def test_trap_06_a_probe_cancelled_by_its_loop_gives_its_place_back_without_a_ve
                 scope.cancel()
                 await anyio.sleep_forever()
 
-            await shape.call(KEY, provider)
+            await shape.call(GROQ, provider)
 
     run_async(main, backend=shape.backend)
 
@@ -335,7 +337,7 @@ def test_trap_07_six_callers_who_cancel_do_not_trip(clock, shape: Shape):
                 scope.cancel()
                 await anyio.sleep_forever()
 
-            await shape.call(KEY, provider)
+            await shape.call(GROQ, provider)
 
     for _ in range(12):
         run_async(cancelled_call, backend=shape.backend)
@@ -356,7 +358,7 @@ def test_trap_07_ten_callers_who_give_up_on_a_hanging_provider_trip(clock, shape
                 scope.cancel()
                 await anyio.sleep_forever()
 
-            await shape.call(KEY, provider)
+            await shape.call(GROQ, provider)
 
     for _ in range(9):
         run_async(impatient_call, backend=shape.backend)
@@ -378,9 +380,9 @@ def test_trap_08_an_observer_that_raises_leaves_the_call_unaffected(clock, shape
 
     observe(broken)
 
-    outcomes = [shape.outcome(KEY, outcome) for outcome in ["answer", *(down() for _ in range(6))]]
+    outcomes = [shape.outcome(GROQ, outcome) for outcome in ["answer", *(down() for _ in range(6))]]
     clock.advance(34)
-    outcomes.append(shape.outcome(KEY, "answer"))
+    outcomes.append(shape.outcome(GROQ, "answer"))
 
     assert ["served", *["failed"] * 5, "refused", "served"] == outcomes
     assert "closed" == state()
@@ -392,7 +394,7 @@ def test_trap_08_an_observer_may_call_the_registry(clock, shape: Shape):
     answers = []
 
     def use_the_registry() -> None:
-        answers.append((health(), list_benched(), is_benched(KEY), breaker(KEY).state))
+        answers.append((health(), list_benched(), is_benched(GROQ), breaker(GROQ).state))
         bench_model("bystander/model", 60)
         unbench_model("bystander/model")
         breaker("bystander/other").record(None, 0.1)
@@ -404,7 +406,7 @@ def test_trap_08_an_observer_may_call_the_registry(clock, shape: Shape):
 
     observe(observer, TargetBenched)
     for _ in range(5):
-        shape.outcome(KEY, down())
+        shape.outcome(GROQ, down())
 
     assert 2 == len(answers)
     assert [True, True] == [is_there for _, _, is_there, _ in answers]
@@ -414,10 +416,10 @@ def test_trap_08_an_observer_may_call_the_registry(clock, shape: Shape):
 def test_trap_08_an_observer_may_make_a_guarded_call(clock, shape: Shape):
     """An observer that calls through the very circuit it is told of does not deadlock."""
     outcomes = []
-    observe(lambda event: outcomes.append(elsewhere(WITH.outcome, KEY, "x")), TargetBenched)
+    observe(lambda event: outcomes.append(elsewhere(WITH.outcome, GROQ, "x")), TargetBenched)
 
     for _ in range(5):
-        shape.outcome(KEY, down())
+        shape.outcome(GROQ, down())
 
     assert ["refused"] == outcomes
 
@@ -428,7 +430,7 @@ def test_trap_08_an_observer_may_make_a_guarded_call(clock, shape: Shape):
 def test_trap_09_a_stream_that_fails_in_the_middle_is_a_failure(clock):
     """Five generators that fail after their first item trip."""
 
-    @breaker(KEY)
+    @breaker(GROQ)
     def stream() -> Iterator[int]:
         yield 1
         raise down()
@@ -446,7 +448,7 @@ def test_trap_09_a_stream_that_is_not_read_to_its_end_is_no_failure(clock):
     """Consumers who stop early do not trip, and the generator is closed."""
     closed = []
 
-    @breaker(KEY)
+    @breaker(GROQ)
     def stream() -> Iterator[int]:
         try:
             yield 1
@@ -468,7 +470,7 @@ def test_trap_09_a_stream_that_is_not_read_to_its_end_is_no_failure(clock):
 def test_trap_09_an_async_stream_that_fails_in_the_middle_is_a_failure(clock, backend: str):
     """Five async generators that fail after their first item trip."""
 
-    @breaker(KEY)
+    @breaker(GROQ)
     async def stream():
         yield 1
         raise down()
@@ -491,7 +493,7 @@ def test_trap_09_an_async_stream_that_is_not_read_to_its_end_is_no_failure(clock
     """Async consumers who stop early and close do not trip."""
     closed = []
 
-    @breaker(KEY)
+    @breaker(GROQ)
     async def stream():
         try:
             yield 1
@@ -525,7 +527,7 @@ def test_trap_10_calls_through_one_breaker_run_at_the_same_time(clock, shape: Sh
         together.wait(PATIENCE)
         return "answer"
 
-    results = in_threads(8, lambda index: shape.run(KEY, provider))
+    results = in_threads(8, lambda index: shape.run(GROQ, provider))
 
     assert ["answer"] * 8 == results
 
@@ -547,7 +549,7 @@ def test_trap_10_tasks_through_one_breaker_run_at_the_same_time(clock, shape: Sh
             return "answer"
 
         async def call() -> None:
-            results.append(await shape.call(KEY, provider))
+            results.append(await shape.call(GROQ, provider))
 
         with anyio.fail_after(PATIENCE):
             async with anyio.create_task_group() as tasks:
@@ -569,7 +571,7 @@ def test_trap_11_the_body_never_runs_on_an_open_circuit(clock, shape: Shape):
     ran = []
 
     with pytest.raises((BreakerOpenError, ChainExhaustedError)) as caught:
-        shape.run(KEY, lambda: ran.append(True))
+        shape.run(GROQ, lambda: ran.append(True))
 
     assert is_refusal(caught.value)
     assert [] == ran
@@ -580,7 +582,7 @@ def test_trap_11_the_body_never_runs_on_an_open_circuit(clock, shape: Shape):
 def test_trap_11_a_guard_entered_in_one_task_is_left_in_another(clock, backend: str, ending):
     """The probe of a half-open circuit may be entered here and left there."""
     half_open(clock)
-    guard = breaker(KEY)
+    guard = breaker(GROQ)
 
     async def leave() -> None:
         error = ending() if ending else None
@@ -608,7 +610,7 @@ def test_trap_12_three_hundred_refusals_are_all_new_and_equally_deep(clock, shap
 
     for _ in range(300):
         try:
-            shape.run(KEY, lambda: None)
+            shape.run(GROQ, lambda: None)
         except Exception as error:
             members = [error, *getattr(error, "exceptions", ())]
             depths.append([len(traceback.extract_tb(member.__traceback__)) for member in members])
@@ -625,7 +627,7 @@ def test_trap_12_a_refusal_can_be_pickled(clock, shape: Shape):
     trip()
 
     with pytest.raises((BreakerOpenError, ChainExhaustedError)) as caught:
-        shape.run(KEY, lambda: None)
+        shape.run(GROQ, lambda: None)
     copy = pickle.loads(pickle.dumps(caught.value))
 
     assert type(caught.value) is type(copy)
@@ -653,7 +655,7 @@ def test_trap_13_a_failing_frame_is_freed_when_the_call_is_over(clock, shape: Sh
 
     for _ in range(7):
         with contextlib.suppress(Exception):
-            shape.run(KEY, provider)
+            shape.run(GROQ, provider)
     gc.collect()
 
     assert 5 == len(prompts)
@@ -675,7 +677,7 @@ def test_trap_13_a_failing_frame_is_freed_without_the_garbage_collector(clock, s
     try:
         for _ in range(3):
             try:
-                shape.run(KEY, provider)
+                shape.run(GROQ, provider)
             except ProviderError:
                 pass
         alive = [prompt() is not None for prompt in prompts]
@@ -720,7 +722,7 @@ def as_a_cause_in_a_group() -> BaseException:
 )
 def test_trap_14_a_wrapped_error_has_the_same_verdict(clock, shape: Shape, wrapped):
     """A failure in a group or behind a cause opens like the failure itself."""
-    outcomes = [shape.outcome(KEY, wrapped()) for _ in range(6)]
+    outcomes = [shape.outcome(GROQ, wrapped()) for _ in range(6)]
 
     assert ["failed"] * 5 + ["refused"] == outcomes
     assert "open" == state()
@@ -730,16 +732,16 @@ def test_trap_14_a_wrapped_error_has_the_same_verdict(clock, shape: Shape, wrapp
 def test_trap_14_a_wrapped_failure_of_a_provider_is_the_providers(clock, shape: Shape):
     """The scope of an error survives its wrapping."""
     for _ in range(5):
-        shape.outcome(KEY, ExceptionGroup("unhandled errors", [unreachable()]))
+        shape.outcome(GROQ, ExceptionGroup("unhandled errors", [unreachable()]))
 
-    assert ("closed", "open") == (state(KEY), state("groq"))
+    assert ("closed", "open") == (state(GROQ), state("groq"))
 
 
 @over(SHAPES)
 def test_trap_14_the_most_severe_member_of_a_group_decides(clock, shape: Shape):
     """A bug of the caller beside a failure is a bug of the caller."""
     outcomes = [
-        shape.outcome(KEY, ExceptionGroup("unhandled errors", [down(), TypeError("a bug")]))
+        shape.outcome(GROQ, ExceptionGroup("unhandled errors", [down(), TypeError("a bug")]))
         for _ in range(12)
     ]
 
@@ -786,7 +788,7 @@ async def afailing(size: int = 0) -> None:
 )
 def test_trap_15_everything_callable_is_guarded(clock, function):
     """partial, callable objects and lambdas are guarded like functions."""
-    guarded = breaker(KEY)(function)
+    guarded = breaker(GROQ)(function)
 
     for _ in range(5):
         with pytest.raises(ProviderError):
@@ -807,7 +809,7 @@ def test_trap_15_everything_that_returns_a_coroutine_is_guarded_while_it_runs(
     clock, backend: str, function
 ):
     """The awaitable is guarded, not only the call that makes it."""
-    guarded = breaker(KEY)(function)
+    guarded = breaker(GROQ)(function)
 
     async def ask() -> None:
         await guarded()
@@ -844,9 +846,9 @@ class Client:
 )
 def test_trap_15_everything_callable_fails_over(clock, function):
     """failover gives every kind of callable its target."""
-    bench_model(KEY)
+    bench_model(GROQ)
 
-    assert f"{OTHER} x" == failover(chain=[KEY, OTHER])(function)("x")
+    assert f"{OPENAI} x" == failover(chain=[GROQ, OPENAI])(function)("x")
 
 
 @on_both_loops
@@ -854,17 +856,17 @@ def test_trap_15_a_lambda_that_returns_a_coroutine_fails_over(clock, backend: st
     """A plain function that returns an awaitable is guarded until it has been awaited."""
 
     async def client(target: Target) -> str:
-        if target.key == KEY:
+        if target.key == GROQ:
             raise down()
         return target.key
 
-    ask = failover(chain=[KEY, OTHER], attempts=1)(lambda *, target=None: client(target))
+    ask = failover(chain=[GROQ, OPENAI], attempts=1)(lambda *, target=None: client(target))
 
     async def main() -> str:
         return await ask()
 
-    assert OTHER == run_async(main, backend=backend)
-    assert (1, 1) == totals(KEY)
+    assert OPENAI == run_async(main, backend=backend)
+    assert (1, 1) == totals(GROQ)
 
 
 @pytest.mark.parametrize("colour", ["sync", "async"])
@@ -919,12 +921,12 @@ def test_trap_16_a_window_is_empty_after_it_has_passed_idle(clock, shape: Shape)
     """A window of 2 s holds nothing after 3 s of silence."""
     options = {"window": 2.0, "min_calls": 3, "failures": 100}
     for _ in range(2):
-        shape.outcome(KEY, down(), **options)
+        shape.outcome(GROQ, down(), **options)
 
     clock.advance(3)
     empty = totals()
     for _ in range(2):
-        shape.outcome(KEY, down())
+        shape.outcome(GROQ, down())
 
     assert ((0, 0), "closed") == (empty, state())
 
@@ -932,12 +934,12 @@ def test_trap_16_a_window_is_empty_after_it_has_passed_idle(clock, shape: Shape)
 @over(SHAPES)
 def test_trap_16_old_errors_never_reopen_a_circuit_that_has_recovered(clock, shape: Shape):
     """After a recovery neither a success nor a first failure opens on the errors of before."""
-    breaker(KEY, failures=100)
+    breaker(GROQ, failures=100)
     fail(times=10)
     clock.advance(34)
 
     outcomes = [
-        shape.outcome(KEY, outcome) for outcome in ["answer", "answer", down(), "answer", down()]
+        shape.outcome(GROQ, outcome) for outcome in ["answer", "answer", down(), "answer", down()]
     ]
 
     assert ["served", "served", "failed", "served", "failed"] == outcomes
@@ -949,14 +951,14 @@ def test_trap_16_old_errors_never_reopen_a_circuit_that_has_recovered(clock, sha
 def test_trap_17_a_jump_of_the_wall_clock_changes_nothing(monkeypatch, shape: Shape, jump: float):
     """Benches and windows live by the monotonic clock."""
     trip("open/model")
-    fail(KEY, times=2)
+    fail(GROQ, times=2)
     before = list_benched()[0].remaining
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + jump)
     monkeypatch.setattr(time, "time_ns", lambda: int((real() + jump) * 1e9))
 
     outcome = shape.outcome("open/model", "answer")
-    counted = totals(KEY)
+    counted = totals(GROQ)
     after = list_benched()[0].remaining
 
     assert ("refused", (2, 2)) == (outcome, counted)
@@ -971,12 +973,12 @@ def test_trap_18_the_jitter_of_a_bench_is_drawn_once(clock, shape: Shape):
     ends = set()
 
     for _ in range(200):
-        assert "refused" == shape.outcome(KEY, "answer")
+        assert "refused" == shape.outcome(GROQ, "answer")
         ends.add(list_benched()[0].until)
     clock.advance(bench.remaining - 0.001)
-    before = shape.outcome(KEY, "answer")
+    before = shape.outcome(GROQ, "answer")
     clock.advance(0.002)
-    after = shape.outcome(KEY, "answer")
+    after = shape.outcome(GROQ, "answer")
 
     assert {bench.until} == ends
     assert ["refused", "served"] == [before, after]
@@ -1060,7 +1062,7 @@ BAD_NUMBERS = [0, -1, float("nan"), float("inf"), True, "3"]
 def test_trap_19_a_bad_option_of_a_chain_is_refused_where_it_is_written(option: str, value: object):
     """The error names the option."""
     with pytest.raises(ConfigurationError) as caught:
-        failover(chain=[KEY], **{option: value})
+        failover(chain=[GROQ], **{option: value})
 
     assert isinstance(caught.value, ValueError)
     assert option in str(caught.value)
@@ -1081,13 +1083,13 @@ def test_trap_19_a_bad_option_of_a_breaker_is_refused_where_it_is_written(
 ):
     """The error names the option."""
     with pytest.raises(ConfigurationError, match=option):
-        breaker(KEY, **{option: value})
+        breaker(GROQ, **{option: value})
 
 
 @pytest.mark.parametrize("option", ["attempts", "failures", "probes"])
 def test_trap_19_using_refuses_what_the_decorator_refuses(option: str):
     """A copy with changes is checked like a new policy."""
-    policy = failover(chain=[KEY])
+    policy = failover(chain=[GROQ])
 
     with pytest.raises((ConfigurationError, TypeError)):
         policy.using(**{option: 0})
@@ -1095,10 +1097,10 @@ def test_trap_19_using_refuses_what_the_decorator_refuses(option: str):
 
 def policy_of_many_attempts() -> object:
     """A chain of one target that makes two thousand attempts."""
-    breaker(KEY, failures=10_000, min_calls=10_000)
+    breaker(GROQ, failures=10_000, min_calls=10_000)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return failover(chain=[KEY], attempts=2000)
+        return failover(chain=[GROQ], attempts=2000)
 
 
 def test_trap_19_attempt_number_two_thousand_does_not_overflow(clock):
@@ -1139,7 +1141,7 @@ def test_trap_19_two_thousand_failed_probes_do_not_overflow(clock):
 
     for _ in range(2000):
         clock.advance(331)
-        with pytest.raises(ProviderError), breaker(KEY):
+        with pytest.raises(ProviderError), breaker(GROQ):
             raise down()
 
     assert 300 - 0.001 <= list_benched()[0].remaining <= 330 + 0.001
@@ -1156,7 +1158,7 @@ def test_trap_20_one_guard_works_on_loop_after_loop(clock, shape: Shape):
     )
 
     outcomes = [
-        each.outcome(KEY, down()) for each in (shape, shape, other, shape, other, other, shape)
+        each.outcome(GROQ, down()) for each in (shape, shape, other, shape, other, other, shape)
     ]
 
     assert ["failed"] * 5 + ["refused"] * 2 == outcomes
@@ -1171,7 +1173,7 @@ def test_trap_20_two_loops_in_two_threads_use_one_circuit(clock, shape: Shape):
         together.wait(PATIENCE)
         return "answer"
 
-    results = in_threads(2, lambda index: shape.run(KEY, provider))
+    results = in_threads(2, lambda index: shape.run(GROQ, provider))
 
     assert ["answer", "answer"] == results
     assert (2, 0) == totals()
@@ -1181,11 +1183,11 @@ def test_trap_20_two_loops_in_two_threads_use_one_circuit(clock, shape: Shape):
 def test_trap_20_one_decorated_function_works_on_loop_after_loop(clock, backend: str):
     """A function decorated once is called on many loops."""
 
-    @failover(chain=[KEY, OTHER], attempts=2, backoff=lambda n: 0.1)
+    @failover(chain=[GROQ, OPENAI], attempts=2, backoff=lambda n: 0.1)
     @breaker("inner/model")
     async def ask(target: Target) -> str:
         await anyio.lowlevel.checkpoint()
-        if target.key == KEY:
+        if target.key == GROQ:
             raise down()
         return target.key
 
@@ -1193,7 +1195,7 @@ def test_trap_20_one_decorated_function_works_on_loop_after_loop(clock, backend:
     results += in_threads(2, lambda index: run_async(ask, backend=backend))
     results.append(run_async(ask, backend="asyncio"))
 
-    assert [OTHER] * 6 == results
+    assert [OPENAI] * 6 == results
 
 
 FORK = """
@@ -1247,9 +1249,9 @@ def test_trap_20_calls_go_on_on_both_sides_of_a_fork():
 def test_trap_20_chains_of_all_shapes_share_one_circuit(clock, shape: Shape):
     """What opened in one shape is open in every other."""
     for _ in range(5):
-        shape.outcome(KEY, down())
+        shape.outcome(GROQ, down())
 
-    assert ["refused"] * len(SHAPES) == [elsewhere(each.outcome, KEY, "answer") for each in SHAPES]
+    assert ["refused"] * len(SHAPES) == [elsewhere(each.outcome, GROQ, "answer") for each in SHAPES]
 
 
 @over(SHAPES)
@@ -1257,7 +1259,7 @@ def test_trap_20_a_circuit_that_one_shape_opened_another_closes(clock, shape: Sh
     """A probe may come from anywhere."""
     half_open(clock)
 
-    shape.run(KEY, lambda: "answer")
+    shape.run(GROQ, lambda: "answer")
     succeed(times=2)
 
     assert "closed" == state()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
 import anyio
 import pytest
@@ -22,23 +23,8 @@ from resilient_llm import (
     reset,
     unbench_model,
 )
-from tests.support.shapes import (
-    KEY,
-    SHAPES,
-    Held,
-    ProviderError,
-    Shape,
-    down,
-    elsewhere,
-    fail,
-    is_refused,
-    over,
-    run_async,
-    seen,
-    state,
-    totals,
-    trip,
-)
+from tests.support.guards import Held, elsewhere, fail, is_refused, seen, state, totals, trip
+from tests.support.ways import GROQ, SHAPES, ProviderError, Shape, down, over, run_async
 
 A, B, C = "first/a", "second/b", "third/c"
 
@@ -48,7 +34,7 @@ def limited(seconds: float | None = None) -> ProviderError:
     return ProviderError(429, retry_after=seconds, message="Rate limit reached for this model")
 
 
-def remaining(key: str = KEY) -> float:
+def remaining(key: str = GROQ) -> float:
     """Seconds left on the bench of a key."""
     (bench,) = [bench for bench in list_benched() if bench.model == key]
     return bench.remaining
@@ -106,7 +92,7 @@ def test_trap_21_the_longest_of_concurrent_rate_limits_counts(
     clock, shape: Shape, hints: tuple[int, ...]
 ):
     """Four concurrent rate limits of 1, 60, 5 and 2 s bench for 60 s, in whatever order they arrive."""
-    others = [Held(KEY, shape) for _ in hints[1:]]
+    others = [Held(GROQ, shape) for _ in hints[1:]]
 
     def provider() -> None:
         for held, hint in zip(others, hints[1:], strict=True):
@@ -114,7 +100,7 @@ def test_trap_21_the_longest_of_concurrent_rate_limits_counts(
         raise limited(hints[0])
 
     with pytest.raises(ProviderError):
-        shape.run(KEY, provider)
+        shape.run(GROQ, provider)
 
     (bench,) = list_benched()
     assert 60 - 0.001 <= bench.remaining <= 66 + 0.001
@@ -126,7 +112,7 @@ def test_trap_21_the_longest_of_concurrent_rate_limits_counts(
 @over(SHAPES)
 def test_trap_21_a_shorter_rate_limit_does_not_shorten_as_time_passes(clock, shape: Shape):
     """A hint of 5 s which arrives 50 s into a bench of 60 s leaves it, one of 30 s extends it."""
-    late = [Held(KEY, shape), Held(KEY, shape)]
+    late = [Held(GROQ, shape), Held(GROQ, shape)]
     fail(error=lambda: limited(60))
     clock.advance(50)
     before = remaining()
@@ -153,17 +139,17 @@ def test_trap_22_a_manual_bench_stands_whatever_a_call_reports(clock, shape: Sha
     """A success on a manually benched model, or a failure with a shorter cooldown, changes nothing."""
 
     def provider() -> object:
-        bench_model(KEY, until, reason="by hand")
+        bench_model(GROQ, until, reason="by hand")
         if callable(ending):
             raise ending()
         return ending
 
     with contextlib.suppress(ProviderError):
-        shape.run(KEY, provider)
+        shape.run(GROQ, provider)
     clock.advance(500)
 
     (bench,) = list_benched()
-    assert (KEY, True, "by hand") == (bench.model, bench.manual, bench.reason)
+    assert (GROQ, True, "by hand") == (bench.model, bench.manual, bench.reason)
     assert is_refused()
     clock.advance(200)
     assert (until is None) == is_refused()
@@ -176,14 +162,14 @@ def test_trap_22_a_manual_bench_stands_though_the_circuit_recovers(clock, shape:
     clock.advance(34)
 
     def provider() -> str:
-        bench_model(KEY)
+        bench_model(GROQ)
         return "answer"
 
-    shape.run(KEY, provider)
+    shape.run(GROQ, provider)
 
     assert is_refused()
-    assert is_benched(KEY)
-    unbench_model(KEY)
+    assert is_benched(GROQ)
+    unbench_model(GROQ)
     assert not is_refused()
     assert "closed" == state()
 
@@ -191,11 +177,11 @@ def test_trap_22_a_manual_bench_stands_though_the_circuit_recovers(clock, shape:
 @over(SHAPES)
 def test_trap_22_reset_leaves_a_manual_bench(clock, shape: Shape):
     """Forgetting what is automatic does not unbench."""
-    bench_model(KEY)
+    bench_model(GROQ)
 
     reset()
 
-    assert "refused" == shape.outcome(KEY, "answer")
+    assert "refused" == shape.outcome(GROQ, "answer")
 
 
 # --- 23: deadlines ----------------------------------------------------------------------------
@@ -530,17 +516,21 @@ def test_trap_24_wait_does_not_wait_longer_than_fits(clock, colour: str):
 
 
 @in_every_colour
-@pytest.mark.parametrize("benched", [A, "first"], ids=["target", "provider"])
+@pytest.mark.parametrize(
+    "happens",
+    [lambda: bench_model(A), lambda: bench_model("first"), lambda: trip(A)],
+    ids=["target", "provider", "opened by others"],
+)
 def test_trap_25_a_bench_that_arrives_during_an_attempt_ends_its_retries(
-    clock, colour: str, benched: str
+    clock, colour: str, happens: Callable[[], object]
 ):
-    """A call that is retrying a target moves on when that is benched."""
+    """A call that is retrying a target moves on when that is benched, by hand or by other calls."""
     called = []
 
     def provider(target: Target) -> str:
         called.append(target.key)
         if target.key == A:
-            bench_model(benched)
+            happens()
             raise down()
         return "answer"
 
@@ -567,24 +557,6 @@ def test_trap_25_a_bench_that_arrives_during_a_wait_ends_its_retries(clock, colo
         return "answer"
 
     result = call_chain(colour, [A, B], provider, attempts=4, backoff=backoff)
-
-    assert "answer" == result
-    assert [A, B] == called
-
-
-@in_every_colour
-def test_trap_25_a_circuit_opened_by_others_ends_the_retries(clock, colour: str):
-    """An automatic bench that other calls caused ends the retries of this one."""
-    called = []
-
-    def provider(target: Target) -> str:
-        called.append(target.key)
-        if target.key == A:
-            trip(A)
-            raise down()
-        return "answer"
-
-    result = call_chain(colour, [A, B], provider, attempts=4, backoff=lambda n: 0.0)
 
     assert "answer" == result
     assert [A, B] == called

@@ -26,9 +26,17 @@ from resilient_llm import (
     list_benched,
 )
 from resilient_llm.testing import capture_events, scripted
-from tests.support.shapes import CHAIN_SHAPES, ProviderError, Shape, down, over, run_async
-
-A, B = "groq/a", "openai/b"
+from tests.support.ways import (
+    CHAIN_SHAPES,
+    GROQ,
+    OPENAI,
+    ProviderError,
+    Shape,
+    down,
+    on_both_loops,
+    over,
+    run_async,
+)
 
 
 def play(outcome: Any) -> Any:
@@ -101,18 +109,18 @@ def test_trap_26_a_hint_is_read_rightly_or_ignored(
     form: str, error: Callable[[], ProviderError], wait: float | None, clock: Any
 ) -> None:
     """Every dialect benches for what it says; nonsense for the default; nothing sleeps for days."""
-    result = ask_by(form, {A: [error()], B: ["yes"]})
+    result = ask_by(form, {GROQ: [error()], OPENAI: ["yes"]})
 
     benched = {each.model: each.remaining for each in list_benched()}
     assert ("yes", []) == (result, clock.sleeps)
-    assert ({} if wait is None else {A: pytest.approx(wait)}) == benched
+    assert ({} if wait is None else {GROQ: pytest.approx(wait)}) == benched
 
 
 def test_trap_26_a_date_is_read_by_the_wall_clock(clock: Any) -> None:
     """An HTTP date in half a minute benches for half a minute."""
     moment = datetime.fromtimestamp(clock.wall(), UTC) + timedelta(seconds=30)
 
-    ask_by("sync", {A: [limited(format_datetime(moment, usegmt=True))], B: ["yes"]})
+    ask_by("sync", {GROQ: [limited(format_datetime(moment, usegmt=True))], OPENAI: ["yes"]})
 
     assert pytest.approx(30.0, abs=1.0) == list_benched()[0].remaining
 
@@ -121,7 +129,7 @@ def test_trap_26_a_date_is_read_by_the_wall_clock(clock: Any) -> None:
 def test_trap_27_the_latest_hint_counts(form: str, clock: Any) -> None:
     """The first error says 9 s and is waited for; the second says 107 s, which is too long, and counts."""
     with pytest.raises(ChainExhaustedError) as caught:
-        ask_by(form, {A: [limited(9), limited(107)]})
+        ask_by(form, {GROQ: [limited(9), limited(107)]})
 
     assert [9.0] == clock.sleeps
     assert pytest.approx(107.0) == caught.value.retry_after == list_benched()[0].remaining
@@ -131,12 +139,12 @@ def test_trap_27_the_latest_hint_counts(form: str, clock: Any) -> None:
 def test_trap_28_a_hint_longer_than_the_deadline_is_not_slept_for(form: str, clock: Any) -> None:
     """With 10 s left and a wait of 30 s the target is benched and the call ends now."""
     with capture_events(RetryStopped) as stopped, pytest.raises(ChainExhaustedError):
-        ask_by(form, {A: [limited(30)]}, timeout=10)
+        ask_by(form, {GROQ: [limited(30)]}, timeout=10)
 
     assert ([], ["hint"], True) == (
         clock.sleeps,
         [event.reason for event in stopped],
-        is_benched(A),
+        is_benched(GROQ),
     )
 
 
@@ -145,9 +153,9 @@ def test_trap_29_a_rate_limit_moves_on_at_once_when_another_target_is_live(
     form: str, clock: Any
 ) -> None:
     """A short wait is not waited for either while somebody else can answer."""
-    result = ask_by(form, {A: [limited(1)], B: ["yes"]})
+    result = ask_by(form, {GROQ: [limited(1)], OPENAI: ["yes"]})
 
-    assert ("yes", [], True) == (result, clock.sleeps, is_benched(A))
+    assert ("yes", [], True) == (result, clock.sleeps, is_benched(GROQ))
 
 
 @in_every_form
@@ -155,10 +163,12 @@ def test_trap_29_an_overloaded_target_that_names_a_wait_is_left_for_it(
     form: str, clock: Any
 ) -> None:
     """A 503 with Retry-After benches like a rate limit while another target is live."""
-    result = ask_by(form, {A: [ProviderError(503, retry_after=20)], B: ["yes"]})
+    result = ask_by(form, {GROQ: [ProviderError(503, retry_after=20)], OPENAI: ["yes"]})
 
     assert ("yes", []) == (result, clock.sleeps)
-    assert [(A, pytest.approx(20.0))] == [(each.model, each.remaining) for each in list_benched()]
+    assert [(GROQ, pytest.approx(20.0))] == [
+        (each.model, each.remaining) for each in list_benched()
+    ]
 
 
 def test_trap_30_a_client_that_retries_by_itself_is_warned_about_where_it_is_written() -> None:
@@ -171,7 +181,7 @@ def test_trap_30_a_client_that_retries_by_itself_is_warned_about_where_it_is_wri
             return model
 
     with pytest.warns(UserWarning, match="max_retries=0"):
-        failover(chain=[Target(A, call=Completions().create)])
+        failover(chain=[Target(GROQ, call=Completions().create)])
 
 
 @in_every_form
@@ -186,19 +196,19 @@ def test_trap_30_a_request_that_the_sdk_retried_is_told_once(
         return error
 
     with caplog.at_level(logging.WARNING, logger="resilient_llm"):
-        ask_by(form, {A: [retried(), retried()], B: ["yes"]}, attempts=2)
+        ask_by(form, {GROQ: [retried(), retried()], OPENAI: ["yes"]}, attempts=2)
 
     assert 1 == sum("max_retries=0" in message for message in caplog.messages)
 
 
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@on_both_loops
 def test_trap_31_extra_attempts_in_an_outage_stay_within_the_budget(
     backend: str, clock: Any
 ) -> None:
     """A thousand callers of a provider that is down make two hundred extra attempts, not two thousand."""
-    breaker(A, mode="metrics_only")
+    breaker(GROQ, mode="metrics_only")
 
-    @failover(chain=[A], backoff=lambda number: 0.0)
+    @failover(chain=[GROQ], backoff=lambda number: 0.0)
     async def ask(target: Target) -> str:
         await anyio.lowlevel.checkpoint()
         raise down()
@@ -215,17 +225,17 @@ def test_trap_31_extra_attempts_in_an_outage_stay_within_the_budget(
     with capture_events(RetryScheduled) as retries:
         run_async(outage, backend=backend)
 
-    assert (200, 1_200) == (len(retries), health()[A].total)
+    assert (200, 1_200) == (len(retries), health()[GROQ].total)
 
 
 def test_trap_31_the_budget_has_a_floor_and_moving_on_is_never_refused(clock: Any) -> None:
     """Ten retries are always allowed in ten seconds; a spent budget ends retries, not the chain."""
-    breaker(A, mode="metrics_only")
+    breaker(GROQ, mode="metrics_only")
     configure(retry_budget=0.001)
 
-    @failover(chain=[A, B], attempts=2, backoff=lambda number: 0.0)
+    @failover(chain=[GROQ, OPENAI], attempts=2, backoff=lambda number: 0.0)
     def ask(target: Target) -> str:
-        if target.key == A:
+        if target.key == GROQ:
             raise down()
         return "yes"
 
@@ -242,7 +252,7 @@ def test_trap_33_a_chatroom_is_no_memory_pressure(clock: Any) -> None:
     """`oom` inside a word of an echoed prompt benches nobody for memory."""
     error = ProviderError(400, message="unknown field in 'my chatroom zooms in on a bloom'")
 
-    ask_by("sync", {A: [error], B: ["yes"]})
+    ask_by("sync", {GROQ: [error], OPENAI: ["yes"]})
 
     assert [] == list_benched()
 
@@ -263,10 +273,10 @@ def test_trap_34_a_bug_in_the_callers_function_leaves_at_once(
         raise error
 
     with pytest.raises(bug) as caught:
-        shape.run(A, provider)
+        shape.run(GROQ, provider)
 
     assert (error, 1, []) == (caught.value, len(calls), list_benched())
-    assert 0 == health()[A].errors
+    assert 0 == health()[GROQ].errors
 
 
 @in_every_form
@@ -276,10 +286,12 @@ def test_trap_35_a_safety_refusal_is_not_sent_to_another_model(form: str, clock:
     policy = {"classify": lambda error: Verdict(ErrorKind.REQUEST_SPECIFIC, "content_policy")}
 
     with pytest.raises(ProviderError) as caught:
-        ask_by(form, {A: [refusal], B: ["spliced"]}, **policy)
-    asked = ask_by(form, {A: [ProviderError(400)], B: ["yes"]}, on_content_policy="next", **policy)
+        ask_by(form, {GROQ: [refusal], OPENAI: ["spliced"]}, **policy)
+    asked = ask_by(
+        form, {GROQ: [ProviderError(400)], OPENAI: ["yes"]}, on_content_policy="next", **policy
+    )
 
-    assert (refusal, "yes", 0) == (caught.value, asked, health()[A].errors)
+    assert (refusal, "yes", 0) == (caught.value, asked, health()[GROQ].errors)
 
 
 @in_every_form
@@ -289,13 +301,13 @@ def test_trap_36_a_request_too_long_is_raised_when_no_target_is_known_to_take_mo
 ) -> None:
     """One clear error at once; the others are not asked."""
     too_long = ProviderError(400)
-    chain = [Target(A, context_window=windows[0]), Target(B, context_window=windows[1])]
+    chain = [Target(GROQ, context_window=windows[0]), Target(OPENAI, context_window=windows[1])]
 
     with pytest.raises(ProviderError) as caught:
         _too_long(form, chain, too_long)
 
     assert too_long is caught.value
-    assert B not in health() or 0 == health()[B].total
+    assert OPENAI not in health() or 0 == health()[OPENAI].total
 
 
 def _too_long(form: str, chain: list[Target], error: Exception) -> Any:
@@ -326,15 +338,15 @@ def test_trap_37_signals_pass_through_sync_calls(
         raise signal
 
     with pytest.raises(signal):
-        shape.run(A, provider)
+        shape.run(GROQ, provider)
 
-    assert (1, 0, []) == (len(calls), health()[A].total, list_benched())
+    assert (1, 0, []) == (len(calls), health()[GROQ].total, list_benched())
 
 
 def test_trap_37_signals_pass_through_async_calls(clock: Any) -> None:
     """A cancellation and a SystemExit inside a coroutine leave at once and count for nothing."""
 
-    @failover(chain=[A, B])
+    @failover(chain=[GROQ, OPENAI])
     async def ask(target: Target, signal: type[BaseException]) -> str:
         raise signal
 
@@ -348,4 +360,4 @@ def test_trap_37_signals_pass_through_async_calls(clock: Any) -> None:
         return left
 
     assert ["CancelledError", "GeneratorExit"] == asyncio.run(main())
-    assert (0, []) == (health()[A].total, list_benched())
+    assert (0, []) == (health()[GROQ].total, list_benched())

@@ -18,23 +18,17 @@ from resilient_llm import (
     list_benched,
     testing,
 )
-from tests.support.shapes import (
-    KEY,
-    OTHER,
-    PATIENCE,
+from tests.support.guards import PATIENCE, eager_threads, elsewhere, fail, in_threads, totals, trip
+from tests.support.ways import (
+    GROQ,
+    OPENAI,
     SHAPES,
     ProviderError,
     Shape,
     down,
-    eager_threads,
-    elsewhere,
-    fail,
-    in_threads,
     on_both_loops,
     over,
     run_async,
-    totals,
-    trip,
 )
 
 # --- 44: no shared cursor ---------------------------------------------------------------------
@@ -47,7 +41,7 @@ def targets_called(policy, during=None) -> list[str]:
     @policy
     def ask(target: Target) -> str:
         called.append(target.key)
-        if target.key == KEY:
+        if target.key == GROQ:
             raise down()
         if during:
             during()
@@ -59,18 +53,18 @@ def targets_called(policy, during=None) -> list[str]:
 
 def test_trap_44_one_calls_failure_does_not_move_another_call(clock):
     """A call that starts while another is on its fallback begins at the first target."""
-    policy = failover(chain=[KEY, OTHER], attempts=1)
+    policy = failover(chain=[GROQ, OPENAI], attempts=1)
     others = []
 
     first = targets_called(policy, during=lambda: others.append(elsewhere(targets_called, policy)))
 
-    assert [KEY, OTHER] == first
-    assert [[KEY, OTHER]] == others
+    assert [GROQ, OPENAI] == first
+    assert [[GROQ, OPENAI]] == others
 
 
 def test_trap_44_two_loops_over_one_policy_do_not_share_a_cursor(clock):
     """Loops over one policy that interleave go each through the whole chain."""
-    policy = failover(chain=[KEY, OTHER], attempts=1)
+    policy = failover(chain=[GROQ, OPENAI], attempts=1)
     called: dict[str, list[str]] = {"one": [], "two": []}
     loops = {name: iter(policy) for name in called}
 
@@ -78,25 +72,25 @@ def test_trap_44_two_loops_over_one_policy_do_not_share_a_cursor(clock):
         for name, loop in loops.items():
             with next(loop) as target:
                 called[name].append(target.key)
-                if target.key == KEY:
+                if target.key == GROQ:
                     raise down()
 
-    assert {"one": [KEY, OTHER], "two": [KEY, OTHER]} == called
+    assert {"one": [GROQ, OPENAI], "two": [GROQ, OPENAI]} == called
 
 
 @on_both_loops
 def test_trap_44_concurrent_calls_of_one_function_do_not_share_a_cursor(clock, backend: str):
     """Calls that are all on the first target when one fails each go on from there."""
-    breaker(KEY, mode="metrics_only")
+    breaker(GROQ, mode="metrics_only")
     called: dict[int, list[str]] = {}
 
     async def main() -> None:
         everyone = anyio.Event()
 
-        @failover(chain=[KEY, OTHER], attempts=1)
+        @failover(chain=[GROQ, OPENAI], attempts=1)
         async def ask(target: Target, number: int) -> None:
             called.setdefault(number, []).append(target.key)
-            if target.key == KEY:
+            if target.key == GROQ:
                 if len(called) == 20:
                     everyone.set()
                 await everyone.wait()
@@ -110,19 +104,19 @@ def test_trap_44_concurrent_calls_of_one_function_do_not_share_a_cursor(clock, b
 
     run_async(main, backend=backend)
 
-    assert {number: [KEY, OTHER] if number % 2 else [KEY] for number in range(20)} == called
+    assert {number: [GROQ, OPENAI] if number % 2 else [GROQ] for number in range(20)} == called
 
 
 def test_trap_44_concurrent_calls_under_threads_do_not_share_a_cursor(clock):
     """Threads that are all on the first target when one fails each go on from there."""
-    breaker(KEY, mode="metrics_only")
+    breaker(GROQ, mode="metrics_only")
     together = threading.Barrier(8)
     called: dict[int, list[str]] = {number: [] for number in range(8)}
 
-    @failover(chain=[KEY, OTHER], attempts=1)
+    @failover(chain=[GROQ, OPENAI], attempts=1)
     def ask(target: Target, number: int) -> None:
         called[number].append(target.key)
-        if target.key == KEY:
+        if target.key == GROQ:
             together.wait(PATIENCE)
             if number % 2:
                 raise down()
@@ -130,14 +124,14 @@ def test_trap_44_concurrent_calls_under_threads_do_not_share_a_cursor(clock):
     with eager_threads():
         in_threads(8, ask)
 
-    assert {number: [KEY, OTHER] if number % 2 else [KEY] for number in range(8)} == called
+    assert {number: [GROQ, OPENAI] if number % 2 else [GROQ] for number in range(8)} == called
 
 
 def test_trap_44_the_next_call_begins_at_the_first_target(clock):
     """A call that was served by a fallback does not make that the first choice."""
-    policy = failover(chain=[KEY, OTHER], attempts=1)
+    policy = failover(chain=[GROQ, OPENAI], attempts=1)
 
-    assert [[KEY, OTHER]] * 3 == [targets_called(policy) for _ in range(3)]
+    assert [[GROQ, OPENAI]] * 3 == [targets_called(policy) for _ in range(3)]
 
 
 # --- 45: counters under threads ---------------------------------------------------------------
@@ -147,11 +141,11 @@ def test_trap_44_the_next_call_begins_at_the_first_target(clock):
 def test_trap_45_nothing_is_lost_under_threads(clock, shape: Shape):
     """Calls, errors and the sums of the provider are exact however threads are interleaved."""
     calls = 60
-    for key in ("groq", KEY, "groq/other"):
+    for key in ("groq", GROQ, "groq/other"):
         breaker(key, failures=100_000, min_calls=100_000)
 
     def work(index: int) -> None:
-        key = KEY if index % 4 else "groq/other"
+        key = GROQ if index % 4 else "groq/other"
         for number in range(calls):
             shape.outcome(key, down() if number % 3 == 0 else "answer")
 
@@ -159,38 +153,38 @@ def test_trap_45_nothing_is_lost_under_threads(clock, shape: Shape):
         results = in_threads(8, work)
 
     assert [None] * 8 == results
-    assert (6 * calls, 6 * calls // 3) == totals(KEY)
+    assert (6 * calls, 6 * calls // 3) == totals(GROQ)
     assert (2 * calls, 2 * calls // 3) == totals("groq/other")
     assert (8 * calls, 8 * calls // 3) == totals("groq")
 
 
 def test_trap_45_nothing_is_lost_under_threads_that_do_little_else(clock):
     """Reports that come as fast as they can, from one guard and many, are all counted."""
-    guard = breaker(KEY, failures=100_000, min_calls=100_000)
+    guard = breaker(GROQ, failures=100_000, min_calls=100_000)
     breaker("groq", failures=100_000, min_calls=100_000)
 
     def work(index: int) -> None:
         for number in range(1500):
-            (guard if index % 2 else breaker(KEY)).record(down() if number % 2 else None, 0.1)
+            (guard if index % 2 else breaker(GROQ)).record(down() if number % 2 else None, 0.1)
 
     with eager_threads():
         in_threads(8, work)
 
-    assert (12_000, 6_000) == totals(KEY)
+    assert (12_000, 6_000) == totals(GROQ)
 
 
 @over(SHAPES)
 def test_trap_45_consecutive_failures_are_counted_exactly_under_threads(clock, shape: Shape):
     """400 failures in a row are 400, and the 401st opens."""
-    breaker(KEY, failures=401, min_calls=100_000)
+    breaker(GROQ, failures=401, min_calls=100_000)
 
     with eager_threads():
-        in_threads(8, lambda index: [shape.outcome(KEY, down()) for _ in range(50)])
-    before = (breaker(KEY).state, health()[KEY].consecutive_failures)
+        in_threads(8, lambda index: [shape.outcome(GROQ, down()) for _ in range(50)])
+    before = (breaker(GROQ).state, health()[GROQ].consecutive_failures)
     fail()
 
     assert ("closed", 400) == before
-    assert "open" == breaker(KEY).state
+    assert "open" == breaker(GROQ).state
 
 
 def test_trap_45_one_bench_is_told_once_however_many_threads_fail(clock):
@@ -200,7 +194,7 @@ def test_trap_45_one_bench_is_told_once_however_many_threads_fail(clock):
     with testing.capture_events() as captured:
 
         def work(index: int) -> None:
-            with breaker(KEY):
+            with breaker(GROQ):
                 together.wait(PATIENCE)
                 raise down()
 
@@ -227,11 +221,11 @@ def test_trap_46_policies_made_per_request_are_freed(clock):
 
     def request() -> None:
         observer = Observer()
-        policy = failover(chain=[KEY, OTHER], attempts=1, observers=[observer])
+        policy = failover(chain=[GROQ, OPENAI], attempts=1, observers=[observer])
 
         @policy
         def ask(target: Target) -> str:
-            if target.key == KEY:
+            if target.key == GROQ:
                 raise down()
             return "answer"
 
@@ -250,9 +244,9 @@ def test_trap_46_guards_made_per_request_are_freed(clock):
     refs = []
 
     def request() -> None:
-        guard = breaker(KEY, failures=7)
+        guard = breaker(GROQ, failures=7)
 
-        @breaker(KEY)
+        @breaker(GROQ)
         def ask() -> str:
             with guard:
                 return "answer"
