@@ -33,7 +33,8 @@ from resilient_llm import (
 )
 from resilient_llm._api import breaker as breaker_module
 from resilient_llm._binding import caller as _door
-from resilient_llm._core.circuit.circuit import Circuit, window
+from resilient_llm._core.circuit import window
+from resilient_llm._core.circuit.circuit import Circuit
 from resilient_llm._core.circuit.permit import Permit, admit
 from resilient_llm._core.circuit.state import Block, Place
 from resilient_llm._core.retry_budget import RetryBudgets

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from resilient_llm._core.circuit.circuit import CallTag, Circuit, window
+from resilient_llm._core.circuit import window
+from resilient_llm._core.circuit.circuit import CallTag, Circuit
 from resilient_llm._core.circuit.state import FOREVER, Place
 from resilient_llm._core.circuit.window import NEVER
 from resilient_llm._values.kinds import ErrorKind, LastError

@@ -40,7 +40,7 @@ from resilient_llm._core.circuit import circuit as _circuit
 from resilient_llm._core.circuit import window
 from resilient_llm._runtime import dispatcher as _hub
 from resilient_llm._runtime import registry as _registry
-from resilient_llm._runtime.runtime import runtime as _runtime
+from resilient_llm._runtime import runtime as _runtime
 
 S = TypeVar("S")
 
