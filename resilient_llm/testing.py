@@ -139,9 +139,9 @@ class FakeClock:
             raise ValueError(f"seconds={seconds} is not allowed: write a finite number, 0 or more")
         with self._lock:
             self._now += seconds
-            due = [timer for timer in self._timers if timer.at <= self._now]
+            check_after = [timer for timer in self._timers if timer.at <= self._now]
             self._timers = [timer for timer in self._timers if timer.at > self._now]
-        for timer in due:
+        for timer in check_after:
             timer.fire()
         for alarm in [alarm for alarm in self.alarms if alarm.at <= self._now]:
             alarm.fire()

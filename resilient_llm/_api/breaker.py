@@ -10,14 +10,14 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from resilient_llm._core.circuit.permit import admit, hold, let_go, permit_of_inlined
+from resilient_llm._core.circuit.permit import admit, permit_of_inlined, pop_leases, push_leases
 from resilient_llm._core.circuit.state import Block
-from resilient_llm._core.circuit.window import LOCK_FREE, Era
+from resilient_llm._core.circuit.window import LOCK_FREE, Generation
 from resilient_llm._drive.tasks import current_task
 from resilient_llm._runtime.classify import classify
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values import checks as check
-from resilient_llm._values import event_names as facts
+from resilient_llm._values import event_names
 from resilient_llm._values.errors import BreakerOpenError, ConfigurationError
 from resilient_llm._values.kinds import ErrorKind
 from resilient_llm._values.settings import checked_options
@@ -44,13 +44,13 @@ def _look_again() -> None:
     _clock, _circuits = runtime.clock, runtime.circuits
 
 
-runtime.when_exchanged.append(_look_again)
+runtime.on_exchange.append(_look_again)
 
-_NOBODY = Era(0.0, 1.0)
+_EMPTY = Generation(0.0, 1.0)
 """Stands for no entry. Its ``due`` is long past, so leaving it never takes the short way."""
-_TAKEN = Era(0.0, 1.0)
+_FIRST_LEFT = Generation(0.0, 1.0)
 """Stands for a first entry that has left while others are still in: new ones join those."""
-_SEVERAL = float("inf")
+_MANY = float("inf")
 """Stands for the time of the first entry while there are others, with the same effect."""
 
 
@@ -64,7 +64,7 @@ class _Entry:
         self.permit = permit
 
 
-class _More:
+class _ExtraEntries:
     """What few guards need: options they name, entries beside the first."""
 
     __slots__ = ("entries", "first_at", "options")
@@ -82,20 +82,20 @@ class Breaker:
     and left from another task than it was entered in.
     """
 
-    __slots__ = ("_at", "_circuit", "_era", "_more")
+    __slots__ = ("_at", "_circuit", "_extra", "_generation")
 
     _circuit: Circuit
-    _era: Era
+    _generation: Generation
     _at: float
-    _more: _More  # set by those few who need it
+    _extra: _ExtraEntries  # set by those few who need it
 
     def __enter__(self) -> Breaker:
         now = _clock()
-        era = self._circuit.slot
+        generation = self._circuit.slot
         # From here to the stores nothing is called, so no other thread comes in between
         # (see the theory of operation in _core/circuit/window.py).
-        if era is not None and self._era is _NOBODY:
-            self._era = era
+        if generation is not None and self._generation is _EMPTY:
+            self._generation = generation
             self._at = now
             return self
         return self._enter_slowly()
@@ -106,10 +106,10 @@ class Breaker:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        era = self._era
-        if error is None and self._at < era.due:
-            era.n += 1
-            self._era = _NOBODY
+        generation = self._generation
+        if error is None and self._at < generation.check_after:
+            generation.n += 1
+            self._generation = _EMPTY
             return
         self._leave(error)
 
@@ -154,7 +154,7 @@ class Breaker:
         if isinstance(permit, Block):
             return  # nobody was let through, so this call was admitted in an earlier state
         permit.entered_at = now - took
-        if permit.entered_at < permit.circuit.admits_since(permit.grant):
+        if permit.entered_at < permit.circuit.admits_since(permit.admission):
             permit.abandoned()  # it was let in during an earlier state
             return
         _report(permit, error, now)
@@ -178,7 +178,7 @@ class Breaker:
     def taken(self) -> Permit:
         """Leave the guard without a report, and return what is to be reported."""
         permit = self._take()
-        let_go(permit.places)
+        pop_leases(permit.leases)
         return permit
 
     def _here(self) -> Circuit:
@@ -197,18 +197,18 @@ class Breaker:
             retry_after = None if permit.until is None else max(0.0, permit.until - now)
             raise BreakerOpenError(circuit.key, permit.reason, retry_after)
         entry = _Entry(_owner(), permit)
-        hold(permit.places)
-        more = _more_of(self)
-        if more is None:
+        push_leases(permit.leases)
+        extra = _extra_of(self)
+        if extra is None:
             with runtime.lock:  # two who come at once must not each make one
-                more = _more_of(self)
-                if more is None:
-                    more = self._more = _More({})
-        more.entries.append(entry)
-        if self._era is _NOBODY:
-            self._era, self._at = _TAKEN, _SEVERAL
-        elif self._era is not _TAKEN and self._at != _SEVERAL:
-            more.first_at, self._at = self._at, _SEVERAL
+                extra = _extra_of(self)
+                if extra is None:
+                    extra = self._extra = _ExtraEntries({})
+        extra.entries.append(entry)
+        if self._generation is _EMPTY:
+            self._generation, self._at = _FIRST_LEFT, _MANY
+        elif self._generation is not _FIRST_LEFT and self._at != _MANY:
+            extra.first_at, self._at = self._at, _MANY
         return self
 
     def _leave(self, error: BaseException | None) -> None:
@@ -216,40 +216,40 @@ class Breaker:
 
     def _take(self) -> Permit:
         """Return the permit of the entry that is being left."""
-        more = _more_of(self)
-        while more is not None and (entries := more.entries[:]):  # others come and go meanwhile
+        extra = _extra_of(self)
+        while extra is not None and (entries := extra.entries[:]):  # others come and go meanwhile
             owner = _owner()
             mine = [entry for entry in entries if entry.owner == owner]
             # Left from another task: the first entry has no owner on record, so it goes first.
-            if not mine and self._era is not _TAKEN and self._era is not _NOBODY:
+            if not mine and self._generation is not _FIRST_LEFT and self._generation is not _EMPTY:
                 break
             entry = (mine or entries)[-1]
             try:
-                more.entries.remove(entry)
+                extra.entries.remove(entry)
             except ValueError:
                 continue  # somebody else who leaves from another task took it
-            if not more.entries and self._era is _TAKEN:
-                self._era = _NOBODY
+            if not extra.entries and self._generation is _FIRST_LEFT:
+                self._generation = _EMPTY
             return entry.permit
-        era = self._era
-        self._era = _TAKEN if more is not None and more.entries else _NOBODY
-        if era is _NOBODY or era is _TAKEN:
+        generation = self._generation
+        self._generation = _FIRST_LEFT if extra is not None and extra.entries else _EMPTY
+        if generation is _EMPTY or generation is _FIRST_LEFT:
             raise RuntimeError(f"{self!r} was left more often than it was entered")
-        entered_at = more.first_at if more is not None and self._at == _SEVERAL else self._at
-        return permit_of_inlined(self._circuit, era, entered_at)
+        entered_at = extra.first_at if extra is not None and self._at == _MANY else self._at
+        return permit_of_inlined(self._circuit, generation, entered_at)
 
 
 if not LOCK_FREE:
     Breaker.__enter__ = Breaker._enter_slowly
 
 
-def _more_of(guard: Breaker) -> _More | None:
-    return getattr(guard, "_more", None)
+def _extra_of(guard: Breaker) -> _ExtraEntries | None:
+    return getattr(guard, "_extra", None)
 
 
 def _options_of(guard: Breaker) -> dict[str, Any]:
-    more = _more_of(guard)
-    return {} if more is None else more.options
+    extra = _extra_of(guard)
+    return {} if extra is None else extra.options
 
 
 def _owner() -> object:
@@ -269,8 +269,8 @@ def _report(permit: Permit, error: BaseException | None, now: float) -> None:
         permit.cancelled(now)
         return
     if verdict.kind is ErrorKind.UNKNOWN:
-        permit.circuit.note(
-            facts.UnknownError, now, type_name=type(error).__name__, status=verdict.status
+        permit.circuit.emit(
+            event_names.UnknownError, now, type_name=type(error).__name__, status=verdict.status
         )
     permit.failed(error, now, verdict)
 
@@ -303,7 +303,7 @@ def breaker(name: str, **options: Unpack[BreakerOptions]) -> Breaker:
         else:
             guard = Breaker()  # and no __init__, which would cost as much as all the rest
             guard._circuit = circuit
-            guard._era = _NOBODY
+            guard._generation = _EMPTY
             return guard
     return _of(normal_key(name), checked_options(options))
 
@@ -311,7 +311,7 @@ def breaker(name: str, **options: Unpack[BreakerOptions]) -> Breaker:
 def _of(key: str, options: dict[str, Any]) -> Breaker:
     guard = Breaker()
     guard._circuit = runtime.registry.circuit(key, options)
-    guard._era = _NOBODY
+    guard._generation = _EMPTY
     if options:
-        guard._more = _More(options)
+        guard._extra = _ExtraEntries(options)
     return guard

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
 
-from resilient_llm._binding.caller import Door
+from resilient_llm._binding.caller import Caller
 from resilient_llm._binding.client_retries import notice_client_retries, warn_of_client_retries
 from resilient_llm._binding.injection import Injection, injection_of
 from resilient_llm._binding.wrapper import _check_limits, _wrapper
 from resilient_llm._binding.wrapper_code import generate
 from resilient_llm._core.backoff import as_backoff
-from resilient_llm._core.call.call import World
+from resilient_llm._core.call.call import CallDeps
 from resilient_llm._runtime.classify import classify as classify_error
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.chain import targets_of
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from resilient_llm._binding.loop import AsyncAttempts, SyncAttempts
-    from resilient_llm._core.stream.stream_state import Reader
+    from resilient_llm._core.stream.stream_state import ItemInspector
     from resilient_llm._values.events import Event
     from resilient_llm._values.kinds import ErrorKind
     from resilient_llm._values.policy import PolicyOptions
@@ -119,16 +119,16 @@ class Failover:
                 warn_of_attempts(self.options.attempts, breaker.failures, target.key)
             warn_of_client_retries(target)
 
-    def world(self) -> World:
-        """Return what the story needs of the present state."""
-        return World(
+    def deps(self) -> CallDeps:
+        """Return what the call flow needs of the present state."""
+        return CallDeps(
             classify=classify_error,
             notice=notice_client_retries,
             backoff=self.backoff,
             budgets=runtime.budgets,
             settings=runtime.settings,
             rng=runtime.rng,
-            reader=_reader,
+            item_inspector=_item_inspector,
         )
 
     # As decorator.
@@ -175,7 +175,7 @@ class Failover:
             ConfigurationError: If it cannot be guarded, or is given no target.
         """
         injection = self._injection_of(fn)
-        return Door(self, injection).way_in(args, kwargs)
+        return Caller(self, injection).entry(args, kwargs)
 
     def using(self, **changes: Unpack[PolicyOptions]) -> Failover:
         """Return a copy with other options, among them ``chain``.
@@ -209,10 +209,10 @@ class Failover:
         return injection
 
 
-def _reader() -> Reader:
-    from resilient_llm.answers import _items as _glances
+def _item_inspector() -> ItemInspector:
+    from resilient_llm.answers import _items as _items
 
-    return _glances
+    return _items
 
 
 def failover(

@@ -48,8 +48,8 @@ def observe(callback: Callable[[Any], object], /, *types: type[Event]) -> Callab
             "observe() takes a plain function: for async code write `async with events() as stream`"
         )
     _check_types(types)
-    hub = runtime.hub
-    unsubscribe = hub.subscribe(callback, types)
+    dispatcher = runtime.dispatcher
+    unsubscribe = dispatcher.subscribe(callback, types)
     runtime.unbind_all()
 
     def stop() -> None:

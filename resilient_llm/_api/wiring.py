@@ -13,21 +13,25 @@ from resilient_llm.observers.logging import LoggingObserver
 def wire(state: Runtime) -> None:
     """Give a state of the process its default observer."""
     if not state.settings.logging:
-        state.hub.log = state.hub.log_line = None
+        state.dispatcher.log = state.dispatcher.log_line = None
         return
-    if state.hub.log is None:
+    if state.dispatcher.log is None:
         observer = LoggingObserver()
-        state.hub.log, state.hub.logs, state.hub.log_line = observer, observer.logs, observer.line
+        state.dispatcher.log, state.dispatcher.logs, state.dispatcher.log_line = (
+            observer,
+            observer.logs,
+            observer.line,
+        )
 
 
-runtime.when_made = wire
+runtime.on_new_state = wire
 wire(runtime)
 
 
 def _rule_failed(failure: BaseException) -> None:
     """Log a user's rule that raised, by the class of what it raised."""
-    if runtime.hub.log_line is not None:
-        runtime.hub.log_line(
+    if runtime.dispatcher.log_line is not None:
+        runtime.dispatcher.log_line(
             f"a rule of classify failed with {type(failure).__name__} and was passed over",
             warning=True,
         )

@@ -10,13 +10,13 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from resilient_llm._core.call.steps import LET_THROUGH, Deliver, Done, Step, Told
-from resilient_llm._core.circuit.permit import hold, let_go
-from resilient_llm._core.stream.stream_state import Intake
-from resilient_llm._drive.results import Begun, shape_of
+from resilient_llm._core.call.steps import RERAISE, Deliver, Done, Reply, Step
+from resilient_llm._core.circuit.permit import pop_leases, push_leases
+from resilient_llm._core.stream.stream_state import StreamState
+from resilient_llm._drive.results import StartedStream, kind_of
 from resilient_llm._runtime.classify import classify
 from resilient_llm._runtime.runtime import runtime
-from resilient_llm._values import event_names as facts
+from resilient_llm._values import event_names
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.kinds import ErrorKind
 from resilient_llm._values.stream_policy import DEFAULT
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 
     from resilient_llm._api.breaker import Breaker
-    from resilient_llm._core.call.call_flow import Story
+    from resilient_llm._core.call.call_flow import CallFlow
     from resilient_llm._core.circuit.permit import Permit
 
 
@@ -79,7 +79,7 @@ def _guarded_function(fn: Any, fresh: Callable[[], Breaker]) -> Any:
         # What came back decides how long the guard is needed.
         if inspect.isawaitable(result):
             return _awaited(guard, result)
-        if shape_of(result) is not None:
+        if kind_of(result) is not None:
             return _streamed(guard, result)
         guard.__exit__(None, None, None)
         return result
@@ -93,7 +93,7 @@ async def _awaited(guard: Breaker, result: Any) -> Any:
     except BaseException as error:
         guard.__exit__(type(error), error, error.__traceback__)
         raise
-    if shape_of(value) is not None:
+    if kind_of(value) is not None:
         return _streamed(guard, value)
     guard.__exit__(None, None, None)
     return value
@@ -101,26 +101,30 @@ async def _awaited(guard: Breaker, result: Any) -> Any:
 
 def _streamed(guard: Breaker, stream: Any) -> Any:
     """Return a stream, or a manager of one, that is guarded until it ends."""
-    shape = shape_of(stream)
-    assert shape is not None
-    if shape.is_manager:
+    kind = kind_of(stream)
+    assert kind is not None
+    if kind.is_manager:
         from resilient_llm._drive import proxies
 
-        return proxies.GuardedManager(stream, guard, lambda opened: _parts(_Stay(guard), opened))
+        return proxies.GuardedManager(
+            stream, guard, lambda opened: _suspended(GuardedStream(guard), opened)
+        )
     from resilient_llm._drive import astreams, streams
 
-    if shape.items:
-        parts = _parts(_Stay(guard), streams.Opened(stream, stream, is_managed=False))
-        return streams.present(streams.Flow(lambda: parts))
-    aparts = _parts(_Stay(guard), astreams.Opened(stream, stream, is_managed=False))
-    return astreams.present(astreams.Flow(lambda: aparts, stream), stream)
+    if kind.items:
+        suspended = _suspended(
+            GuardedStream(guard), streams.OpenStream(stream, stream, is_managed=False)
+        )
+        return streams.present(streams.StreamSession(lambda: suspended))
+    aparts = _suspended(GuardedStream(guard), astreams.OpenStream(stream, stream, is_managed=False))
+    return astreams.present(astreams.StreamSession(lambda: aparts, stream), stream)
 
 
 class _GuardedCall:
     """Stands for a call where there is only a guard."""
 
     def __init__(self) -> None:
-        self.delivered: Intake | None = None
+        self.delivered: StreamState | None = None
         self.args: tuple[Any, ...] = ()
         self.kwargs: dict[str, Any] = {}
 
@@ -128,95 +132,97 @@ class _GuardedCall:
         self.delivered = None
 
 
-def _parts(stay: _Stay, opened: Any) -> Any:
+def _suspended(guarded_stream: GuardedStream, opened: Any) -> Any:
     """Return what a flow begins with: nothing is held back, so the stream has begun."""
-    steps = _story(stay)
+    steps = _breaker_flow(guarded_stream)
     step = steps.send(None)  # type: ignore[arg-type]  # the first send is None
-    begun = Begun(opened, Intake(DEFAULT, _reader()))
-    begun.began_at = runtime.clock()
-    stay.came()
-    return _GuardedCall(), steps, step, begun
+    started = StartedStream(opened, StreamState(DEFAULT, _item_inspector()))
+    started.began_at = runtime.clock()
+    guarded_stream.came()
+    return _GuardedCall(), steps, step, started
 
 
-def _story(stay: _Stay) -> Story:
+def _breaker_flow(guarded_stream: GuardedStream) -> CallFlow:
     """Tell how a guarded stream ends: counted and unchanged."""
-    told: Told | None = None
+    reply: Reply | None = None
     try:
-        told = yield Deliver(restarts=False)
-        stream, error = told.stream, told.error
+        reply = yield Deliver(restarts=False)
+        stream, error = reply.stream, reply.error
         assert stream is not None
-        stay.has_content = stream.has_content
-        stay.quiet_since = stream.quiet_since
-        stay.left(GeneratorExit() if stream.stopped else error, stream)
-        step: Step = Done(None) if error is None else LET_THROUGH
-        told = error = None
+        guarded_stream.has_content = stream.has_content
+        guarded_stream.quiet_since = stream.quiet_since
+        guarded_stream.left(GeneratorExit() if stream.stopped_by_consumer else error, stream)
+        step: Step = Done(None) if error is None else RERAISE
+        reply = error = None
         yield step
     finally:
-        told = None
-        stay.left(GeneratorExit(), None)
+        reply = None
+        guarded_stream.left(GeneratorExit(), None)
 
 
-def _reader() -> Any:
-    from resilient_llm.answers import _items as _glances
+def _item_inspector() -> Any:
+    from resilient_llm.answers import _items as _items
 
-    return _glances
+    return _items
 
 
-class _Stay:
+class GuardedStream:
     """One stream's stay in a guard: what came of it, and its one report."""
 
     def __init__(self, guard: Breaker) -> None:
         # From here on nobody but the stream is inside: the consumer's own code is not.
         self._permit: Permit | None = guard.taken()
-        self.places = self._permit.places
-        self._intake = Intake(DEFAULT, _reader(), is_selected=True)
+        self.leases = self._permit.leases
+        self._stream_state = StreamState(DEFAULT, _item_inspector(), is_selected=True)
         self.has_content = False
-        self.felt: float | None = None
+        self.response_time: float | None = None
         """Seconds to the first content, or to the stream's object: what is compared with ``slow_call``."""
         self.quiet_since: float | None = None
 
     def look(self, item: Any) -> None:
         """Look at an item that the consumer is given, until one had content."""
-        self.has_content = self._intake.is_content(item)
+        self.has_content = self._stream_state.is_content(item)
         if self.has_content:
             self.came()
 
     def came(self) -> None:
         """Note that there is something to read."""
         if self._permit is not None:
-            self.felt = runtime.clock() - self._permit.entered_at
+            self.response_time = runtime.clock() - self._permit.entered_at
 
     def held(self, step: Callable[..., Any], *given: Any) -> Any:
         """Go on with the stream's own code, whose guards are to know of the leased place."""
-        hold(self.places)
+        push_leases(self.leases)
         try:
             return step(*given)
         finally:
-            let_go(self.places)
+            pop_leases(self.leases)
 
     async def aheld(self, step: Callable[..., Awaitable[Any]], *given: Any) -> Any:
         """The same for asynchronous code."""
-        hold(self.places)
+        push_leases(self.leases)
         try:
             return await step(*given)
         finally:
-            let_go(self.places)
+            pop_leases(self.leases)
 
     def ended(self, *last: Any) -> None:
         """Report a stream that ended by itself, after these items."""
-        self._intake.wrong = self._intake.ended_after(item for item in last if item is not None)
-        self.left(None, self._intake)
+        self._stream_state.fault = self._stream_state.ended_after(
+            item for item in last if item is not None
+        )
+        self.left(None, self._stream_state)
 
-    def left(self, error: BaseException | None, stream: Intake | None) -> None:
+    def left(self, error: BaseException | None, stream: StreamState | None) -> None:
         """Report what left the guard, once."""
         permit, self._permit = self._permit, None
         if permit is None:
             return
         now = runtime.clock()
-        if error is None and stream is not None and stream.wrong is not None:
-            permit.failed(None, now, stream.wrong)
+        if error is None and stream is not None and stream.fault is not None:
+            permit.failed(None, now, stream.fault)
         elif error is None or (type(error) is GeneratorExit and self.has_content):
-            permit.succeeded(now, now - permit.entered_at, self.felt)
+            permit.succeeded(now, now - permit.entered_at, self.response_time)
         elif type(error) is GeneratorExit:
             permit.abandoned()  # a consumer that stops reading says nothing about who is read
         else:
@@ -228,12 +234,14 @@ class _Stay:
             # Nobody reads a clock for each item: content that came may have come just now.
             quiet_since = now if self.quiet_since is None else self.quiet_since
             permit.cancelled(
-                now, quiet_since=quiet_since if self.has_content else None, felt=self.felt
+                now,
+                quiet_since=quiet_since if self.has_content else None,
+                response_time=self.response_time,
             )
             return
         if verdict.kind is ErrorKind.UNKNOWN:
-            permit.circuit.note(
-                facts.UnknownError, now, type_name=type(error).__name__, status=verdict.status
+            permit.circuit.emit(
+                event_names.UnknownError, now, type_name=type(error).__name__, status=verdict.status
             )
         permit.failed(error, now, verdict)
 
@@ -241,32 +249,36 @@ class _Stay:
 def _guarded_generator(fn: Any, entered: Callable[[], Breaker]) -> Any:
     @functools.wraps(fn)
     def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        stay = _Stay(entered())
+        guarded_stream = GuardedStream(entered())
         last = second = third = None
         try:
             stream: Generator[Any, Any, Any] = fn(*args, **kwargs)
-            send = functools.partial(stay.held, stream.send) if stay.places else stream.send
+            send = (
+                functools.partial(guarded_stream.held, stream.send)
+                if guarded_stream.leases
+                else stream.send
+            )
             item = send(None)
             while True:
                 third = second
                 second = last
                 last = item
-                if not stay.has_content:
-                    stay.look(item)
+                if not guarded_stream.has_content:
+                    guarded_stream.look(item)
                 try:
                     sent = yield item
                 except GeneratorExit:
                     stream.close()
                     raise
                 except BaseException as thrown:  # noqa: BLE001  # by the consumer, for the stream to handle
-                    item = stay.held(stream.throw, thrown)
+                    item = guarded_stream.held(stream.throw, thrown)
                 else:
                     item = send(sent)
         except StopIteration as end:
-            stay.ended(third, second, last)
+            guarded_stream.ended(third, second, last)
             return end.value
         except BaseException as error:
-            stay.left(error, None)
+            guarded_stream.left(error, None)
             raise
 
     return wrapper
@@ -275,31 +287,35 @@ def _guarded_generator(fn: Any, entered: Callable[[], Breaker]) -> Any:
 def _guarded_asyncgen(fn: Any, entered: Callable[[], Breaker]) -> Any:
     @functools.wraps(fn)
     async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        stay = _Stay(entered())
+        guarded_stream = GuardedStream(entered())
         last = second = third = None
         try:
             stream: AsyncGenerator[Any, Any] = fn(*args, **kwargs)
-            send = functools.partial(stay.aheld, stream.asend) if stay.places else stream.asend
+            send = (
+                functools.partial(guarded_stream.aheld, stream.asend)
+                if guarded_stream.leases
+                else stream.asend
+            )
             item = await send(None)
             while True:
                 third = second
                 second = last
                 last = item
-                if not stay.has_content:
-                    stay.look(item)
+                if not guarded_stream.has_content:
+                    guarded_stream.look(item)
                 try:
                     sent = yield item
                 except GeneratorExit:
                     await stream.aclose()
                     raise
                 except BaseException as thrown:  # noqa: BLE001  # by the consumer, for the stream to handle
-                    item = await stay.aheld(stream.athrow, thrown)
+                    item = await guarded_stream.aheld(stream.athrow, thrown)
                 else:
                     item = await send(sent)
         except StopAsyncIteration:
-            stay.ended(third, second, last)
+            guarded_stream.ended(third, second, last)
         except BaseException as error:
-            stay.left(error, None)
+            guarded_stream.left(error, None)
             raise
 
     return wrapper

@@ -1,6 +1,6 @@
 """What stands behind a decorated function: binding to the present state, and the ways in.
 
-A `Door` belongs to one policy and one function. It binds: it takes circuits, clock and
+A `Caller` belongs to one policy and one function. It binds: it takes circuits, clock and
 settings from the runtime and puts into the generated wrapper what the healthy path reads.
 Whatever the healthy path does not do itself comes here: the first call, a bench, a pinned
 call, an open trace, an error.
@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from resilient_llm._binding.injection import injection_of
 from resilient_llm._binding.pinning import find_target
-from resilient_llm._core.call.call import Call, Lane, World, share_of
-from resilient_llm._core.call.call_flow import story
-from resilient_llm._core.call.steps import LetThrough, Told, Try
+from resilient_llm._core.call.call import Call, CallDeps, Candidate, share_of
+from resilient_llm._core.call.call_flow import call_flow
+from resilient_llm._core.call.steps import Reply, Reraise, Try
 from resilient_llm._core.circuit.permit import permit_of_inlined
 from resilient_llm._core.circuit.window import NEVER
 from resilient_llm._drive import sync
-from resilient_llm._drive.results import shape_of
+from resilient_llm._drive.results import kind_of
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.tracing import named_call_id, note_call, open_trace
-from resilient_llm._values import event_names as facts
+from resilient_llm._values import event_names
 from resilient_llm._values.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -32,22 +32,22 @@ if TYPE_CHECKING:
 
     from resilient_llm._api.failover import Failover
     from resilient_llm._binding.injection import Injection
-    from resilient_llm._core.call.call_flow import Story
+    from resilient_llm._core.call.call_flow import CallFlow
     from resilient_llm._core.call.steps import Step
     from resilient_llm._core.circuit.circuit import Circuit
-    from resilient_llm._core.circuit.window import Era
+    from resilient_llm._core.circuit.window import Generation
     from resilient_llm._runtime.clock import CancelScope
     from resilient_llm._values.target import Target
 
 
-class _Shut:
+class Unbound:
     """A circuit that is always shut: what an unbound wrapper reads."""
 
     slot = None
     shut_until = NEVER
 
 
-class Opening:
+class PendingStream:
     """A stream that an asynchronous function gave, still to be waited for up to its first content."""
 
     __slots__ = ("_go",)
@@ -59,31 +59,31 @@ class Opening:
         return self._go()
 
 
-class Run:
-    """A story that the healthy path handed over after its first attempt failed."""
+class PendingCall:
+    """A call flow that the healthy path handed over after its first attempt failed."""
 
     __slots__ = ("call", "step", "steps")
 
-    def __init__(self, call: Call, steps: Story, step: Step) -> None:
+    def __init__(self, call: Call, steps: CallFlow, step: Step) -> None:
         self.call = call
         self.steps = steps
         self.step: Step | None = step
 
 
-class Door:
+class Caller:
     """The way into one policy for one function."""
 
     def __init__(self, policy: Failover, injection: Injection) -> None:
         self.policy = policy
         self.injection = injection
         called = [_called(target, injection) for target in policy.chain]
-        self.ways = [
+        self.invokers = [
             (each.invoker(target), bool(each.gives_items))
             for target, each in zip(policy.chain, called, strict=True)
         ]
         """How each target is called, and whether by a generator function."""
-        self.lanes: tuple[Lane, ...] | None = None
-        self.world: World | None = None
+        self.candidates: tuple[Candidate, ...] | None = None
+        self.deps: CallDeps | None = None
         self.wrapper: dict[str, Any] = {}
         self.prefix = ""
         self.plain = self._is_plain()
@@ -105,7 +105,7 @@ class Door:
     def _is_plain(self) -> bool:
         """Return whether the healthy path may make the first attempt by itself.
 
-        The one table of what it cannot do. Everything here is done by the story.
+        The one table of what it cannot do. Everything here is done by the call flow.
         """
         options, injection = self.policy.options, self.injection
         return not (
@@ -125,47 +125,51 @@ class Door:
             )
         )
 
-    def bound(self) -> tuple[Lane, ...]:
-        """Return the lanes in the present state, in the order of their priority."""
-        lanes = self.lanes
-        return self._bind() if lanes is None else lanes
+    def bound(self) -> tuple[Candidate, ...]:
+        """Return the candidates in the present state, in the order of their priority."""
+        candidates = self.candidates
+        return self._bind() if candidates is None else candidates
 
-    def _bind(self) -> tuple[Lane, ...]:
+    def _bind(self) -> tuple[Candidate, ...]:
         with runtime.lock:
             targets = self.policy.chain
             by_key = {
-                target.key: Lane(
+                target.key: Candidate(
                     target, runtime.registry.circuit(target.key), invoke, is_generator=is_generator
                 )
-                for target, (invoke, is_generator) in zip(targets, self.ways, strict=True)
+                for target, (invoke, is_generator) in zip(targets, self.invokers, strict=True)
             }
-            lanes = tuple(by_key[target.key] for target in self.policy.in_priority)
-            self.world = self.policy.world()
+            candidates = tuple(by_key[target.key] for target in self.policy.in_priority)
+            self.deps = self.policy.deps()
             if self.is_stream:
-                self.world.reader()  # loading it must not count as waiting for a provider
-            self.lanes = lanes
+                self.deps.item_inspector()  # loading it must not count as waiting for a provider
+            self.candidates = candidates
             runtime.bind(self)
-            hub = runtime.hub
+            dispatcher = runtime.dispatcher
             self.quiet = (
-                self.plain and not runtime.open_traces and not hub.wants(facts.AttemptSucceeded)
+                self.plain
+                and not runtime.open_traces
+                and not dispatcher.has_listeners(event_names.AttemptSucceeded)
             )
             if self.wrapper and self.quiet and not self.is_limited:
                 others = (
                     ()
-                    if hub.wants_skips()
-                    else tuple((lane.circuit, lane.target) for lane in lanes[1:])
+                    if dispatcher.has_skip_listeners()
+                    else tuple(
+                        (candidate.circuit, candidate.target) for candidate in candidates[1:]
+                    )
                 )
-                second, second_target = others[0] if others else (_Shut, lanes[0].target)
+                second, second_target = others[0] if others else (Unbound, candidates[0].target)
                 # The circuit last: with it the wrapper begins to rely on the rest.
-                self._put(target=lanes[0].target, clock=runtime.clock, others=others)
-                self._put(second=second, second_target=second_target, circuit=lanes[0].circuit)
-            return lanes
+                self._put(target=candidates[0].target, clock=runtime.clock, others=others)
+                self._put(second=second, second_target=second_target, circuit=candidates[0].circuit)
+            return candidates
 
     def unbind(self) -> None:
         """Send the next call here; called with the runtime's lock held."""
-        self.lanes = None
+        self.candidates = None
         if self.wrapper:
-            self._put(circuit=_Shut, second=_Shut, others=())
+            self._put(circuit=Unbound, second=Unbound, others=())
 
     def _put(self, **values: Any) -> None:
         for name, value in values.items():
@@ -179,27 +183,27 @@ class Door:
             "__name__": getattr(self.injection.fn, "__module__", __name__),
         }
         self._put(
-            circuit=_Shut,
-            second=_Shut,
+            circuit=Unbound,
+            second=Unbound,
             others=(),
             target=self.policy.chain[0],
             second_target=self.policy.chain[0],
             clock=runtime.clock,
             fn=self.injection.fn,
             type=type,
-            seen=str,
-            door=self.way_in,
-            opening=Opening,
-            failed=self.failed,
+            plain_type=str,
+            entry=self.entry,
+            pending_stream=PendingStream,
+            on_failure=self.on_failure,
             resume=self.resume_async if self.injection.is_async else self.resume,
-            care=self.care,
+            on_success=self.on_success,
         )
         return self.wrapper
 
     # Ways in.
 
     @property
-    def way_in(self) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
+    def entry(self) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
         """What makes a call, by the kind of function."""
         if self.injection.gives_items:
             return self.stream
@@ -208,74 +212,91 @@ class Door:
     def stream(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return what makes one call when its first item is asked for."""
 
-        def start() -> tuple[Call, Story, Step, None]:
+        def start() -> tuple[Call, CallFlow, Step, None]:
             call = self.new_call(args, kwargs)
-            steps = story(call, runtime.clock())
+            steps = call_flow(call, runtime.clock())
             return call, steps, steps.send(None), None  # type: ignore[arg-type]  # the first send is None
 
         if self.injection.gives_items == "sync":
             from resilient_llm._drive import streams
 
-            return streams.lazily(streams.Flow(start))
+            return streams.lazily(streams.StreamSession(start))
         from resilient_llm._drive import astreams
 
-        return astreams.present(astreams.Flow(start))
+        return astreams.present(astreams.StreamSession(start))
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Make one call through the story; an awaitable of it if the function gives awaitables."""
+        """Make one call through the call flow; an awaitable of it if the function gives awaitables."""
         call = self.new_call(args, kwargs)
-        steps = story(call, runtime.clock())
+        steps = call_flow(call, runtime.clock())
         return sync.drive(call, steps, steps.send(None))  # type: ignore[arg-type]  # the first send is None
 
     async def call_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Make one call through the story, or its first attempt without, as the wrapper does."""
+        """Make one call through the call flow, or its first attempt without, as the wrapper does."""
         from resilient_llm._drive import aio
 
         if self.is_limited:
-            lanes = self.bound()
-            era = lanes[0].circuit.slot
+            candidates = self.bound()
+            generation = candidates[0].circuit.slot
             # Whether the others are live decides how long this attempt may take.
-            is_plain = self.quiet and (len(lanes) == 1 or lanes[1].circuit.slot is not None)
-            if is_plain and era is not None and not self._pinned(kwargs)[1]:
-                return await self._limited(lanes, era, args, kwargs)
+            is_plain = self.quiet and (
+                len(candidates) == 1 or candidates[1].circuit.slot is not None
+            )
+            if is_plain and generation is not None and not self._pinned(kwargs)[1]:
+                return await self._limited(candidates, generation, args, kwargs)
         call = self.new_call(args, kwargs)
         del args, kwargs
-        steps = story(call, runtime.clock())
+        steps = call_flow(call, runtime.clock())
         return await aio.drive(call, steps, steps.send(None))  # type: ignore[arg-type]  # the first send is None
 
     async def _limited(
-        self, lanes: tuple[Lane, ...], era: Era, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        candidates: tuple[Candidate, ...],
+        generation: Generation,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> Any:
-        """Make the first attempt of a plain policy with limits; hand over to the story if it fails."""
+        """Make the first attempt of a plain policy with limits; hand over to the call flow if it fails."""
         from resilient_llm._drive import aio
 
-        options, lane = self.policy.options, lanes[0]
-        limit, whole = options.attempt_timeout, False
+        options, candidate = self.policy.options, candidates[0]
+        limit, ends_deadline = options.attempt_timeout, False
         if options.timeout is not None:
-            limit, whole = share_of(options.timeout, limit, is_last=len(lanes) == 1)
+            limit, ends_deadline = share_of(options.timeout, limit, is_last=len(candidates) == 1)
         assert limit is not None
         entered_at = runtime.clock()
         scope: CancelScope | None = None
         value = aio.CUT_OFF
         try:
             with runtime.time.cancel_after(limit) as scope:
-                value = await lane.invoke(None, args, self._pinned(kwargs)[0])
+                value = await candidate.invoke(None, args, self._pinned(kwargs)[0])
             if value is aio.CUT_OFF:
                 raise aio.no_answer(limit)
         except BaseException as error:
             timed_out = scope is not None and scope.cancel_called and isinstance(error, Exception)
-            run = self.failed(era, entered_at, lane.target, error, timed_out=timed_out, whole=whole)
-            if run is None:
+            pending_call = self.on_failure(
+                generation,
+                entered_at,
+                candidate.target,
+                error,
+                timed_out=timed_out,
+                ends_deadline=ends_deadline,
+            )
+            if pending_call is None:
                 raise
         else:
-            if entered_at >= era.due or type(value) is not self.wrapper.get(self.prefix + "seen"):
-                value = self.care(era, entered_at, lane.target, value, args, kwargs)
-                return await value() if type(value) is Opening else value
-            era.n += 1
+            if entered_at >= generation.check_after or type(value) is not self.wrapper.get(
+                self.prefix + "plain_type"
+            ):
+                value = self.on_success(
+                    generation, entered_at, candidate.target, value, args, kwargs
+                )
+                return await value() if type(value) is PendingStream else value
+            generation.n += 1
             return value
         finally:
             scope = None
-        return await self.resume_async(run, args, kwargs)
+        return await self.resume_async(pending_call, args, kwargs)
 
     def new_call(
         self,
@@ -285,27 +306,27 @@ class Door:
         entered_at: float | None = None,
     ) -> Call:
         """Return a call with its targets in order, named, timed and traced."""
-        lanes = self.bound()
+        candidates = self.bound()
         options = self.policy.options
         if kwargs:
             kwargs, pinned = self._pinned(kwargs)
-            lanes = (
-                lanes
+            candidates = (
+                candidates
                 if pinned is None
-                else (next(lane for lane in lanes if lane.target is pinned),)
+                else (next(candidate for candidate in candidates if candidate.target is pinned),)
             )
-        if options.strategy != "priority" and len(lanes) > 1:
-            lanes = self._ordered(lanes)
+        if options.strategy != "priority" and len(candidates) > 1:
+            candidates = self._ordered(candidates)
         trace = open_trace()
         now = runtime.clock() if entered_at is None else entered_at
-        assert self.world is not None
+        assert self.deps is not None
         call = Call(
             options,
-            lanes,
-            self.world,
+            candidates,
+            self.deps,
             named_call_id(trace) or f"{runtime.rng.getrandbits(64):016x}",
             None if options.timeout is None else now + options.timeout,
-            told_limit=self.injection.is_async or self.injection.attempt is not None,
+            knows_limit=self.injection.is_async or self.injection.attempt is not None,
         )
         call.args, call.kwargs = args, kwargs or {}
         call.is_stream = self.is_stream
@@ -314,9 +335,11 @@ class Door:
             note_call(trace, call)
         return call
 
-    def _ordered(self, lanes: tuple[Lane, ...]) -> tuple[Lane, ...]:
-        by_target = {lane.target.key: lane for lane in lanes}
-        targets = list(self.policy.options.strategy(tuple(lane.target for lane in lanes)))
+    def _ordered(self, candidates: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
+        by_target = {candidate.target.key: candidate for candidate in candidates}
+        targets = list(
+            self.policy.options.strategy(tuple(candidate.target for candidate in candidates))
+        )
         unknown = [target for target in targets if getattr(target, "key", None) not in by_target]
         if unknown or not targets:
             raise ConfigurationError(
@@ -345,66 +368,76 @@ class Door:
 
     # What the healthy path hands over.
 
-    def failed(
+    def on_failure(
         self,
-        state: Era,
+        generation: Generation,
         entered_at: float,
         target: Target,
         error: BaseException,
         *,
         timed_out: bool = False,
-        whole: bool = False,
-    ) -> Run | None:
+        ends_deadline: bool = False,
+    ) -> PendingCall | None:
         """Take over after a failed first attempt; None if the error is to leave as it is.
 
         Args:
-            state: The closed period that admitted it.
+            generation: The closed period that admitted it.
             entered_at: When it did.
             target: Where the attempt went.
             error: What it raised.
             timed_out: Whether it was cut off by its limit.
-            whole: Whether that limit was the end of the whole deadline.
+            ends_deadline: Whether that limit was the end of the whole deadline.
         """
         now = runtime.clock()
         call = self.new_call(entered_at=entered_at)
-        lane = call.lanes[0]
-        if lane.target is not target:
-            lane = next(lane for lane in call.lanes if lane.target is target)
-        permit = permit_of_inlined(lane.circuit, state, entered_at)
-        steps = story(call, now, (lane, permit, Told(now, error=error, timed_out=timed_out), whole))
+        candidate = call.candidates[0]
+        if candidate.target is not target:
+            candidate = next(
+                candidate for candidate in call.candidates if candidate.target is target
+            )
+        permit = permit_of_inlined(candidate.circuit, generation, entered_at)
+        steps = call_flow(
+            call,
+            now,
+            (candidate, permit, Reply(now, error=error, timed_out=timed_out), ends_deadline),
+        )
         step = steps.send(None)  # type: ignore[arg-type]  # the first send is None
-        if type(step) is LetThrough:
+        if type(step) is Reraise:
             steps.close()
             call.clear()
             return None
-        return Run(call, steps, step)
+        return PendingCall(call, steps, step)
 
-    def resume(self, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Go on with the story after a failed first attempt."""
-        call, step = self._resumed(run, args, kwargs)
-        return sync.drive(call, run.steps, step)
+    def resume(
+        self, pending_call: PendingCall, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Go on with the call flow after a failed first attempt."""
+        call, step = self._resumed(pending_call, args, kwargs)
+        return sync.drive(call, pending_call.steps, step)
 
-    async def resume_async(self, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Go on with the story after a failed first attempt."""
+    async def resume_async(
+        self, pending_call: PendingCall, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Go on with the call flow after a failed first attempt."""
         from resilient_llm._drive import aio
 
-        call, step = self._resumed(run, args, kwargs)
+        call, step = self._resumed(pending_call, args, kwargs)
         del args, kwargs
-        return await aio.drive(call, run.steps, step)
+        return await aio.drive(call, pending_call.steps, step)
 
     def _resumed(
-        self, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, pending_call: PendingCall, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Call, Step]:
-        call, step = run.call, run.step
-        run.step = None
+        call, step = pending_call.call, pending_call.step
+        pending_call.step = None
         assert step is not None
         call.args = args
         call.kwargs, _ = self._pinned(kwargs)
         return call, step
 
-    def care(
+    def on_success(
         self,
-        state: Era,
+        generation: Generation,
         entered_at: float,
         target: Target,
         result: Any,
@@ -412,37 +445,37 @@ class Door:
         kwargs: dict[str, Any],
     ) -> Any:
         """Count a success that needs more than counting; return the answer."""
-        if type(result) is not self.wrapper.get(self.prefix + "seen"):
+        if type(result) is not self.wrapper.get(self.prefix + "plain_type"):
             if not self.injection.is_async and inspect.isawaitable(result):
-                return self._awaited(state, entered_at, target, result, args, kwargs)
-            if shape_of(result) is not None:
-                return self._opened(entered_at, target, result, args, kwargs)
-            self._put(seen=type(result))
-        if entered_at < state.due:
-            state.n += 1
+                return self._guard_awaitable(generation, entered_at, target, result, args, kwargs)
+            if kind_of(result) is not None:
+                return self._guard_stream(entered_at, target, result, args, kwargs)
+            self._put(plain_type=type(result))
+        if entered_at < generation.check_after:
+            generation.n += 1
             return result
         now = runtime.clock()
-        if state.calm and now < state.look_at:
-            state.measured(entered_at, now)
+        if generation.is_settled and now < generation.bucket_ends_at:
+            generation.measured(entered_at, now)
         else:
-            permit_of_inlined(self._circuit(target), state, entered_at).succeeded(
+            permit_of_inlined(self._circuit(target), generation, entered_at).succeeded(
                 now, now - entered_at
             )
-        if runtime.hub.wants(facts.AttemptSucceeded):
-            # Its level was lowered after we were bound: tell this one, then come by the door.
+        if runtime.dispatcher.has_listeners(event_names.AttemptSucceeded):
+            # Its level was lowered after we were bound: tell this one, then come by the caller.
             call = self.new_call(entered_at=entered_at)
-            self._circuit(target).note(
-                facts.AttemptSucceeded, now, number=1, seconds=now - entered_at, tag=call.tag
+            self._circuit(target).emit(
+                event_names.AttemptSucceeded, now, number=1, seconds=now - entered_at, tag=call.tag
             )
             runtime.unbind_all()
         return result
 
     def _circuit(self, target: Target) -> Circuit:
-        return next(lane.circuit for lane in self.bound() if lane.target is target)
+        return next(candidate.circuit for candidate in self.bound() if candidate.target is target)
 
-    async def _awaited(
+    async def _guard_awaitable(
         self,
-        state: Era,
+        generation: Generation,
         entered_at: float,
         target: Target,
         result: Any,
@@ -452,23 +485,23 @@ class Door:
         """Guard what a plain function gave to be awaited."""
         options = self.policy.options
         if options.timeout is not None or options.attempt_timeout is not None:
-            return await self._adopted(result, target, args, kwargs)
+            return await self._adopt_awaitable(result, target, args, kwargs)
         try:
             value = await result
         except BaseException as error:
-            run = self.failed(state, entered_at, target, error)
-            if run is None:
+            pending_call = self.on_failure(generation, entered_at, target, error)
+            if pending_call is None:
                 raise
         else:
-            if shape_of(value) is not None:
-                return await self._opened_async(entered_at, target, value, args, kwargs)
-            permit_of_inlined(self._circuit(target), state, entered_at).succeeded(
+            if kind_of(value) is not None:
+                return await self._guard_stream_async(entered_at, target, value, args, kwargs)
+            permit_of_inlined(self._circuit(target), generation, entered_at).succeeded(
                 now := runtime.clock(), now - entered_at
             )
             return value
-        return await self.resume_async(run, args, kwargs)
+        return await self.resume_async(pending_call, args, kwargs)
 
-    def _opened(
+    def _guard_stream(
         self,
         entered_at: float,
         target: Target,
@@ -478,15 +511,17 @@ class Door:
     ) -> Any:
         """Guard a stream that the healthy path came by."""
         if self.injection.is_async:
-            return Opening(lambda: self._opened_async(entered_at, target, stream, args, kwargs))
-        call, steps, step, fits = self._told_of(entered_at, target, args, kwargs)
+            return PendingStream(
+                lambda: self._guard_stream_async(entered_at, target, stream, args, kwargs)
+            )
+        call, steps, step, fits = self._start_at_first_attempt(entered_at, target, args, kwargs)
         if fits:
             return sync.drive(call, steps, step, pending=stream)
         with suppress(Exception):
             stream.close()
         return sync.drive(call, steps, step)
 
-    async def _opened_async(
+    async def _guard_stream_async(
         self,
         entered_at: float,
         target: Target,
@@ -496,31 +531,31 @@ class Door:
     ) -> Any:
         from resilient_llm._drive import aio, astreams
 
-        call, steps, step, fits = self._told_of(entered_at, target, args, kwargs)
+        call, steps, step, fits = self._start_at_first_attempt(entered_at, target, args, kwargs)
         if fits:
             return await aio.drive(call, steps, step, pending=stream)
         await astreams.close(stream)
         return await aio.drive(call, steps, step)
 
-    def _told_of(
+    def _start_at_first_attempt(
         self, entered_at: float, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Call, Story, Step, bool]:
-        """Start a story at the attempt that the healthy path made; say whether it would make that one, too."""
+    ) -> tuple[Call, CallFlow, Step, bool]:
+        """Start a call flow at the attempt that the healthy path made; say whether it would make that one, too."""
         call = self.new_call(args, kwargs, entered_at=entered_at)
-        steps = story(call, entered_at)
+        steps = call_flow(call, entered_at)
         step = steps.send(None)  # type: ignore[arg-type]  # the first send is None
-        return call, steps, step, type(step) is Try and step.lane.target is target
+        return call, steps, step, type(step) is Try and step.candidate.target is target
 
-    async def _adopted(
+    async def _adopt_awaitable(
         self, result: Any, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Let the story time an awaitable that the healthy path came by."""
+        """Let the call flow time an awaitable that the healthy path came by."""
         from resilient_llm._drive import aio
 
         call = self.new_call(args, kwargs)
-        steps = story(call, runtime.clock())
+        steps = call_flow(call, runtime.clock())
         step = steps.send(None)  # type: ignore[arg-type]  # the first send is None
-        fits = type(step) is Try and step.lane.target is target
+        fits = type(step) is Try and step.candidate.target is target
         if not fits and inspect.iscoroutine(result):
             result.close()
         return await aio.drive(call, steps, step, pending=result if fits else None)

@@ -27,12 +27,16 @@ def warn_of_client_retries(target: Target) -> None:
 
 def notice_client_retries(provider: str, error: BaseException) -> None:
     """Log, once for each provider, that the request of an error was a retry of the SDK's own."""
-    hub = runtime.hub
-    if provider in hub.seen_retrying or hub.log_line is None or not _sdk_retried(error):
+    dispatcher = runtime.dispatcher
+    if (
+        provider in dispatcher.seen_retrying
+        or dispatcher.log_line is None
+        or not _sdk_retried(error)
+    ):
         return
-    if len(hub.seen_retrying) < _MOST_PROVIDERS:
-        hub.seen_retrying.add(provider)
-        hub.log_line(f"the client of {provider} retried by itself: {_ADVICE}", warning=True)
+    if len(dispatcher.seen_retrying) < _MOST_PROVIDERS:
+        dispatcher.seen_retrying.add(provider)
+        dispatcher.log_line(f"the client of {provider} retried by itself: {_ADVICE}", warning=True)
 
 
 def _sdk_retried(error: BaseException) -> bool:

@@ -68,7 +68,7 @@ class Injection:
         """The signature that callers see."""
 
     @property
-    def is_told(self) -> bool:
+    def takes_target(self) -> bool:
         """Whether the function is given its target at all."""
         return self.first is not None or bool(self.names)
 
@@ -172,7 +172,7 @@ def injection_of(fn: Any, *, every_entry_calls: bool = False) -> Injection:
             ) from None
         signature = inspect.Signature([_P("args", _P.VAR_POSITIONAL), _P("kwargs", _P.VAR_KEYWORD)])
     injection = Injection(fn, signature)
-    if not injection.is_told and not every_entry_calls:
+    if not injection.takes_target and not every_entry_calls:
         raise ConfigurationError(f"{name} is given no target: {HOW_TO.format(name=name)}")
     return injection
 

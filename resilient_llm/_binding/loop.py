@@ -1,7 +1,7 @@
 """The loop form: ``for attempt in policy: with attempt as target: …``, and its async twin.
 
-The body of the loop is the attempt. Leaving the body tells the story what came of it; the
-next round of the loop does what the story asks for, waits included.
+The body of the loop is the attempt. Leaving the body tells the call flow what came of it; the
+next round of the loop does what the call flow asks for, waits included.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from resilient_llm._binding.caller import Door
+from resilient_llm._binding.caller import Caller
 from resilient_llm._binding.injection import loop_injection
-from resilient_llm._core.call.call_flow import story
-from resilient_llm._core.call.steps import Done, LetThrough, Raise, Told, Try, Wait
-from resilient_llm._core.circuit.permit import hold, let_go
+from resilient_llm._core.call.call_flow import call_flow
+from resilient_llm._core.call.steps import Done, Raise, Reply, Reraise, Try, Wait
+from resilient_llm._core.circuit.permit import pop_leases, push_leases
 from resilient_llm._drive.sync import raise_from
 from resilient_llm._runtime.runtime import runtime
 
@@ -39,7 +39,7 @@ class LoopAttempt:
     """
 
     def __init__(self, attempts: _Attempts, step: Try) -> None:
-        self.target: Target = step.lane.target
+        self.target: Target = step.candidate.target
         self.number = step.number
         self.remaining = step.limit
         self.call_id = step.tag.call_id
@@ -51,7 +51,7 @@ class LoopAttempt:
 
     def __enter__(self) -> Target:
         self._attempts.entered(self)
-        hold(self._permit.places)
+        push_leases(self._permit.leases)
         return self.target
 
     def __exit__(
@@ -60,7 +60,7 @@ class LoopAttempt:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        let_go(self._permit.places)
+        pop_leases(self._permit.leases)
         return self._attempts.left(self, error, timed_out=False)
 
     async def __aenter__(self) -> Target:
@@ -76,7 +76,7 @@ class LoopAttempt:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        let_go(self._permit.places)
+        pop_leases(self._permit.leases)
         cut_off = False
         if self._limit is not None and self._scope is not None:
             limit, self._limit = self._limit, None
@@ -96,9 +96,9 @@ class _Attempts:
     """One call made by a loop."""
 
     def __init__(self, policy: Failover, *, is_async: bool) -> None:
-        self._door = Door(policy, loop_injection(is_async=is_async))
-        self._call = self._door.new_call()
-        self._steps = story(self._call, runtime.clock())
+        self._caller = Caller(policy, loop_injection(is_async=is_async))
+        self._call = self._caller.new_call()
+        self._steps = call_flow(self._call, runtime.clock())
         self._step: Step | None = None
         self._begun = False
         # Weakly, or a loop that is left early would hold its place until a collection.
@@ -109,14 +109,14 @@ class _Attempts:
             raise RuntimeError("this attempt is over: enter each attempt of the loop once")
 
     def left(self, attempt: LoopAttempt, error: BaseException | None, *, timed_out: bool) -> bool:
-        """Tell the story what came of an attempt; return whether the error stays inside."""
+        """Tell the call flow what came of an attempt; return whether the error stays inside."""
         self._open = None
         if error is None:
-            self._step = self._steps.send(Told(runtime.clock(), attempt.result))
+            self._step = self._steps.send(Reply(runtime.clock(), attempt.result))
             attempt.result = None
             return False
-        self._step = self._steps.send(Told(runtime.clock(), error=error, timed_out=timed_out))
-        if type(self._step) is LetThrough:
+        self._step = self._steps.send(Reply(runtime.clock(), error=error, timed_out=timed_out))
+        if type(self._step) is Reraise:
             self._end()
             if timed_out:
                 raise error
@@ -124,7 +124,7 @@ class _Attempts:
         return True
 
     def next_step(self) -> Step:
-        """Return what the story asks for now; ends the loop when the call is over."""
+        """Return what the call flow asks for now; ends the loop when the call is over."""
         if self._open is not None:
             self._open = None
             self._end()
@@ -150,12 +150,12 @@ class _Attempts:
         return attempt
 
     def waited(self) -> None:
-        self._step = self._steps.send(Told(runtime.clock()))
+        self._step = self._steps.send(Reply(runtime.clock()))
 
     def is_over(self) -> bool:
         return (
             self._begun
-            and (self._step is None or type(self._step) in (Done, LetThrough))
+            and (self._step is None or type(self._step) in (Done, Reraise))
             and self._open is None
         )
 

@@ -6,7 +6,7 @@ import functools
 import types
 from typing import TYPE_CHECKING, Any
 
-from resilient_llm._binding.caller import Door
+from resilient_llm._binding.caller import Caller
 from resilient_llm._binding.injection import Injection, injection_of
 from resilient_llm._values.errors import ConfigurationError
 
@@ -23,7 +23,7 @@ def _check_limits(policy: Failover, injection: Injection) -> None:
     for target in policy.chain:
         if policy.options.attempt_timeout is None and target.attempt_timeout is None:
             continue
-        if target.call is None or not _is_told(target.call):
+        if target.call is None or not _knows_limit(target.call):
             raise ConfigurationError(
                 "attempt_timeout cannot cut a synchronous function off: give it a parameter annotated Attempt "
                 "and pass attempt.remaining to the client, or decorate an async function; "
@@ -31,7 +31,7 @@ def _check_limits(policy: Failover, injection: Injection) -> None:
             )
 
 
-def _is_told(fn: Callable[..., Any]) -> bool:
+def _knows_limit(fn: Callable[..., Any]) -> bool:
     injection = injection_of(fn, every_entry_calls=True)
     return injection.is_async or injection.attempt is not None
 
@@ -44,11 +44,11 @@ def _wrapper(
     defaults: tuple[Any, ...] | None,
     keyword_defaults: dict[str, Any],
 ) -> Any:
-    """Return a wrapper with this code, with a door and globals of its own."""
-    door = Door(policy, injection)
+    """Return a wrapper with this code, with a caller and globals of its own."""
+    caller = Caller(policy, injection)
     fn = injection.fn
     name = getattr(fn, "__name__", type(fn).__name__)
-    wrapper: Any = types.FunctionType(code, door.wrap(code, prefix), name, defaults)
+    wrapper: Any = types.FunctionType(code, caller.wrap(code, prefix), name, defaults)
     wrapper.__kwdefaults__ = keyword_defaults or None
     functools.update_wrapper(wrapper, fn)
     hidden = {p.name for p in injection.parameters} - set(injection.outer.parameters)
@@ -61,7 +61,9 @@ def _wrapper(
     def using(**changes: Any) -> Any:
         changed = policy.using(**changes)
         _check_limits(changed, injection)
-        if not injection.is_told and not all(target.call is not None for target in changed.chain):
+        if not injection.takes_target and not all(
+            target.call is not None for target in changed.chain
+        ):
             raise ConfigurationError(
                 f"{name} is given no target: every entry of the chain needs its own call="
             )

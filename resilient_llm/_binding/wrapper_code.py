@@ -20,40 +20,40 @@ _P = inspect.Parameter
 
 _TEMPLATE_OF_ITEMS: Final = """
 def {name}({parameters}):
-    return {p}door({args}, {kwargs})
+    return {p}entry({args}, {kwargs})
 """
 _TEMPLATE: Final = """
 {define} {name}({parameters}):{pinned}
-    {p}state = {p}circuit.slot
+    {p}generation = {p}circuit.slot
     {p}entered = {p}clock()
     {p}to = {p}target
-    if {p}state is None:
+    if {p}generation is None:
         if {p}entered >= {p}circuit.shut_until:
-            return {wait}{p}door({args}, {kwargs})
-        {p}state = {p}second.slot
+            return {wait}{p}entry({args}, {kwargs})
+        {p}generation = {p}second.slot
         {p}to = {p}second_target
-        if {p}state is None:
+        if {p}generation is None:
             for {p}other, {p}to in {p}others:
-                {p}state = {p}other.slot
-                if {p}state is not None:
+                {p}generation = {p}other.slot
+                if {p}generation is not None:
                     break
                 if {p}entered >= {p}other.shut_until:
-                    return {wait}{p}door({args}, {kwargs})
+                    return {wait}{p}entry({args}, {kwargs})
             else:
-                return {wait}{p}door({args}, {kwargs})
+                return {wait}{p}entry({args}, {kwargs})
     try:
         {p}result = {wait}{p}fn({call})
     except BaseException as {p}error:
-        {p}run = {p}failed({p}state, {p}entered, {p}to, {p}error)
-        if {p}run is None:
+        {p}pending = {p}on_failure({p}generation, {p}entered, {p}to, {p}error)
+        if {p}pending is None:
             raise
     else:
-        if {p}entered >= {p}state.due{unlike}:
-            {p}result = {p}care({p}state, {p}entered, {p}to, {p}result, {args}, {kwargs})
+        if {p}entered >= {p}generation.check_after{unlike}:
+            {p}result = {p}on_success({p}generation, {p}entered, {p}to, {p}result, {args}, {kwargs})
             return {opened}
-        {p}state.n += 1
+        {p}generation.n += 1
         return {p}result
-    return {wait}{p}resume({p}run, {args}, {kwargs})
+    return {wait}{p}resume({p}pending, {args}, {kwargs})
 """
 
 
@@ -82,17 +82,17 @@ def generate(
         name="wrapper",
         parameters=_parameters(outer, injection.names, defaults, keyword_defaults),
         pinned="".join(
-            f"\n    if {name} is not None: return {wait}{prefix}door({args}, {kwargs})"
+            f"\n    if {name} is not None: return {wait}{prefix}entry({args}, {kwargs})"
             for name in injection.names
         ),
         args=args,
         kwargs=kwargs,
         wait=wait,
         call=_inner_call(injection, prefix),
-        opened=f"await {result}() if {prefix}type({result}) is {prefix}opening else {result}"
+        opened=f"await {result}() if {prefix}type({result}) is {prefix}pending_stream else {result}"
         if wait
         else result,
-        unlike=f" or {prefix}type({prefix}result) is not {prefix}seen",
+        unlike=f" or {prefix}type({prefix}result) is not {prefix}plain_type",
     )
     namespace: dict[str, Any] = {}
     exec(compile(source, f"<failover wrapper of {_named(injection.fn)}>", "exec"), namespace)  # noqa: S102  # as dataclasses do

@@ -112,7 +112,7 @@ class Classifier:
             unless another function stands in for them.
 
     Attributes:
-        on_rule_failed: Told the error of a rule that raised or returned something it may
+        on_rule_failed: Reply the error of a rule that raised or returned something it may
             not; None if nobody wants to know.
     """
 
@@ -131,7 +131,7 @@ class Classifier:
         except BaseException as failure:  # an error that resists being looked at
             if _sort_of[type(failure)] == _CANCELLATION:
                 raise
-            self._tell(failure)
+            self._report_failure(failure)
             return _UNKNOWN
 
     def _built_in(self) -> Judge:
@@ -180,7 +180,7 @@ class Classifier:
         try:
             verdict = self._classify(error, trail)
         except Exception as failure:  # noqa: BLE001  # an error that resists being looked at
-            self._tell(failure)
+            self._report_failure(failure)
             verdict, trail = _UNKNOWN, Trail(error)
         return explanation(trail, verdict, lambda error: why(error, self._wall))
 
@@ -208,7 +208,7 @@ class Classifier:
             verdict = judge(error, self._wall)
             return None if sort == _WRAPPER and _only_wraps(error, verdict) else verdict
         except Exception as failure:  # noqa: BLE001  # a property or a number of somebody else's class
-            self._tell(failure)
+            self._report_failure(failure)
             return None
 
     def _asked(self, error: BaseException, trail: Trail | None) -> Verdict | None:
@@ -228,10 +228,10 @@ class Classifier:
                     f"a rule returned {type(answer).__name__}: return a Verdict, an ErrorKind or None"
                 )
             except Exception as failure:  # noqa: BLE001  # users' code never breaks a call
-                self._tell(failure)
+                self._report_failure(failure)
         return None
 
-    def _tell(self, failure: BaseException) -> None:
+    def _report_failure(self, failure: BaseException) -> None:
         if self.on_rule_failed is None:
             return
         try:
@@ -273,7 +273,7 @@ class Classifier:
                     sort = _sort_of[type(one)]
                     verdict = _CANCELLED if sort == _CANCELLATION else self._own(one, sort, trail)
                 except Exception as failure:  # noqa: BLE001  # one that resists does not hide the others
-                    self._tell(failure)
+                    self._report_failure(failure)
                     verdict = _UNKNOWN
                 if verdict is None:
                     waiting.append(one)

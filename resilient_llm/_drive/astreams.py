@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
-from resilient_llm._core.call.steps import Deliver, Done, LetThrough, Raise
-from resilient_llm._core.circuit.permit import hold, let_go
+from resilient_llm._core.call.steps import Deliver, Done, Raise, Reraise
+from resilient_llm._core.circuit.permit import pop_leases, push_leases
 from resilient_llm._drive.aio import CUT_OFF, abandon, advance
-from resilient_llm._drive.results import Begun, intake_of, special
-from resilient_llm._drive.session import AnyFlow, AnyOpened
+from resilient_llm._drive.results import StartedStream, special, stream_state_of
+from resilient_llm._drive.session import BaseOpenStream, BaseStreamSession
 from resilient_llm._drive.sync import is_awaitable
 from resilient_llm._drive.tasks import spawn
 from resilient_llm._runtime.runtime import runtime
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
     from resilient_llm._core.call.call import Call
     from resilient_llm._core.call.steps import Try
-    from resilient_llm._drive.results import Shape
-    from resilient_llm._drive.session import Parts
+    from resilient_llm._drive.results import ResultKind
+    from resilient_llm._drive.session import Suspended
 
 _CLOSES_WITHIN: Final = 5.0
 """Seconds that closing a connection may take once nobody waits for it any more."""
 
 
-class Opened(AnyOpened):
+class OpenStream(BaseOpenStream):
     """The one of asynchronous code."""
 
     __slots__ = ()
@@ -81,46 +81,46 @@ async def close(stream: Any) -> None:
             await closed
 
 
-async def begin(call: Call, step: Try, value: Any, shape: Shape) -> Begun:
+async def begin(call: Call, step: Try, value: Any, kind: ResultKind) -> StartedStream:
     """Take items until one has content, or until that is not worth waiting for.
 
     Raises:
         BaseException: Whatever the stream raised; it is closed then.
     """
-    places = step.permit.places
-    hold(places)
+    leases = step.permit.leases
+    push_leases(leases)
     try:
-        stream = await special(value, "__aenter__")() if shape.is_manager else value
-        opened = Opened(value, stream, is_managed=shape.is_manager)
-        begun = Begun(opened, intake_of(call, step))
+        stream = await special(value, "__aenter__")() if kind.is_manager else value
+        opened = OpenStream(value, stream, is_managed=kind.is_manager)
+        started = StartedStream(opened, stream_state_of(call, step))
         try:
             if opened.is_stream:
-                await _take(begun)
+                await _hold_back(started)
         except BaseException:
             await opened.abandon()
             raise
-        begun.start(call, step, runtime.clock())
-        return begun
+        started.start(call, step, runtime.clock())
+        return started
     finally:
-        let_go(places)
+        pop_leases(leases)
 
 
-async def _take(begun: Begun) -> None:
-    intake = begun.intake
-    async for item in begun.opened.source:
-        intake.wrong = intake.take(item)
-        if intake.wrong is not None or intake.may_begin:
+async def _hold_back(started: StartedStream) -> None:
+    stream_state = started.stream_state
+    async for item in started.opened.source:
+        stream_state.fault = stream_state.hold_back(item)
+        if stream_state.fault is not None or stream_state.may_begin:
             return
-    begun.is_over = True
-    intake.wrong = intake.ended_before()
+    started.is_over = True
+    stream_state.fault = stream_state.ended_before()
 
 
-class Flow(AnyFlow):
+class StreamSession(BaseStreamSession):
     """The one of asynchronous code."""
 
     __slots__ = ("_is_iterated",)
 
-    def __init__(self, start: Callable[[], Parts], pending: Any = None) -> None:
+    def __init__(self, start: Callable[[], Suspended], pending: Any = None) -> None:
         super().__init__(start, pending)
         self._is_iterated = False
 
@@ -129,22 +129,26 @@ class Flow(AnyFlow):
         """Whether something is open that must be closed."""
         return (self._start is None or self._pending is not None) and not self.is_over
 
-    async def begun(self) -> Begun | None:
+    async def started(self) -> StartedStream | None:
         """Return the stream that serves, which this waits for at first; None if the call is over."""
         if self._start is not None:
-            call, steps, step, given = self._started()
+            call, steps, step, given = self._start_call()
             if type(step) is not Deliver:
                 step, given = await advance(call, steps, step, pending=given, enters=True)
             self._deliver(step, given)
-        return self._begun
+        return self._started_stream
 
     async def enter(self) -> Any:
         """Return what entering the manager gives: the guarded stream, or an answer of another kind."""
         self.is_entered = True
         try:
-            begun = await self.begun()
-            assert begun is not None
-            return await started(self) if begun.opened.is_stream else begun.opened.stream
+            started = await self.started()
+            assert started is not None
+            return (
+                await present_when_started(self)
+                if started.opened.is_stream
+                else started.opened.stream
+            )
         except BaseException:
             self.is_entered = False
             await self.finish()
@@ -159,20 +163,20 @@ class Flow(AnyFlow):
         error: BaseException | None = None
         self._is_iterated = True
         try:
-            begun = await self.begun()
-            while begun is not None:
-                intake = begun.intake
-                rest, sent, last, second, third = None, intake.items_sent, None, None, None
+            started = await self.started()
+            while started is not None:
+                stream_state = started.stream_state
+                rest, sent, last, second, third = None, stream_state.items_sent, None, None, None
                 try:
-                    for item in begun.preamble():
+                    for item in started.preamble():
                         sent += 1
                         third, second, last = second, last, item
                         try:
                             yield item
                         except BaseException:
-                            intake.stopped = True
+                            stream_state.stopped_by_consumer = True
                             raise
-                    rest = self._rest(begun)
+                    rest = self._rest(started)
                     async for item in rest:
                         sent += 1
                         third = second
@@ -181,14 +185,14 @@ class Flow(AnyFlow):
                         try:
                             yield item
                         except BaseException:
-                            intake.stopped = True
+                            stream_state.stopped_by_consumer = True
                             raise
-                except BaseException as caught:  # noqa: BLE001  # the story judges it
+                except BaseException as caught:  # noqa: BLE001  # the call flow judges it
                     error = caught
-                intake.items_sent = sent
-                if rest is not None and rest is not begun.opened.source:
+                stream_state.items_sent = sent
+                if rest is not None and rest is not started.opened.source:
                     await rest.aclose()
-                begun, error = await self._ended(begun, error, (third, second, last)), None
+                started, error = await self._ended(started, error, (third, second, last)), None
         finally:
             error = item = rest = last = second = third = None
             await self.finish()
@@ -204,22 +208,22 @@ class Flow(AnyFlow):
             ):  # another task waits for an item: it is told by the closed connection
                 await self._hang_up()
                 return
-        if not self.is_over and self._begun is not None:  # it was never asked for an item
-            self._begun.intake.stopped = True
+        if not self.is_over and self._started_stream is not None:  # it was never asked for an item
+            self._started_stream.stream_state.stopped_by_consumer = True
             with suppress(GeneratorExit):
-                await self._ended(self._begun, GeneratorExit(), ())
+                await self._ended(self._started_stream, GeneratorExit(), ())
         await self.finish()
 
     async def _hang_up(self) -> None:
-        if self._begun is not None:
-            self._begun.intake.stopped = True
-            await self._begun.opened.abandon()
+        if self._started_stream is not None:
+            self._started_stream.stream_state.stopped_by_consumer = True
+            await self._started_stream.opened.abandon()
 
     async def leave(self, *error: Any) -> Any:
         """Leave the manager that the consumer had entered; return whether to swallow the error."""
         self.is_entered = False
-        begun, self._begun = self._begun, None
-        return None if begun is None else await begun.opened.leave(*error)
+        started, self._started_stream = self._started_stream, None
+        return None if started is None else await started.opened.leave(*error)
 
     async def finish(self) -> None:
         """Let go of everything."""
@@ -227,12 +231,12 @@ class Flow(AnyFlow):
         self._let_go()
         if pending is not None:
             await close(pending)
-        begun = self._begun
-        if begun is not None and self.is_entered:
-            await begun.opened.hang_up()  # whoever entered its manager will leave it
-        elif begun is not None:
-            self._begun = None
-            await abandon(begun)
+        started = self._started_stream
+        if started is not None and self.is_entered:
+            await started.opened.hang_up()  # whoever entered its manager will leave it
+        elif started is not None:
+            self._started_stream = None
+            await abandon(started)
 
     def dropped(self) -> None:
         """Warn of a stream that was dropped unclosed, and close it as soon as a task can."""
@@ -250,32 +254,32 @@ class Flow(AnyFlow):
             return
         if self._is_iterated:
             return  # its generator goes with it, and Python has the loop close that
-        begun, self._begun = self._begun, None
-        if begun is not None and self._steps is not None:
-            begun.intake.stopped = True
-            self._steps.send(begun.told(runtime.clock(), GeneratorExit(), ()))
-            spawn(begun.opened.abandon)
+        started, self._started_stream = self._started_stream, None
+        if started is not None and self._steps is not None:
+            started.stream_state.stopped_by_consumer = True
+            self._steps.send(started.reply(runtime.clock(), GeneratorExit(), ()))
+            spawn(started.opened.abandon)
         self._let_go()
 
-    def _rest(self, begun: Begun) -> Any:
+    def _rest(self, started: StartedStream) -> Any:
         """Return what comes after the items that were held."""
-        if begun.is_over or not hasattr(begun.opened.source, "__anext__"):
-            return _each(() if begun.is_over else begun.opened.source)
-        source = begun.opened.source
-        if begun.pace is None and begun.intake.policy.keep_text is None:
+        if started.is_over or not hasattr(started.opened.source, "__anext__"):
+            return _each(() if started.is_over else started.opened.source)
+        source = started.opened.source
+        if started.timer is None and started.stream_state.policy.keep_text is None:
             return source
-        return _careful(begun)
+        return _timed(started)
 
     async def _ended(
-        self, begun: Begun, error: BaseException | None, last: tuple[Any, ...]
-    ) -> Begun | None:
-        """Tell the story how a stream ended; return the one that takes its place, if any."""
+        self, started: StartedStream, error: BaseException | None, last: tuple[Any, ...]
+    ) -> StartedStream | None:
+        """Tell the call flow how a stream ended; return the one that takes its place, if any."""
         assert self._call is not None
         assert self._steps is not None
         step = given = None
         try:
-            step = self._steps.send(begun.told(runtime.clock(), error, last))
-            if type(step) is LetThrough:
+            step = self._steps.send(started.reply(runtime.clock(), error, last))
+            if type(step) is Reraise:
                 assert error is not None
                 raise error
             if type(step) is Done:
@@ -283,7 +287,7 @@ class Flow(AnyFlow):
             if not (
                 self.is_entered and type(step) is Raise
             ):  # its manager is told by whoever entered it
-                await abandon(begun)
+                await abandon(started)
             step, given = await advance(self._call, self._steps, step, enters=True)
             return self._deliver(step, given)
         finally:
@@ -295,18 +299,18 @@ async def _each(items: Iterable[Any]) -> AsyncGenerator[Any, None]:
         yield item
 
 
-async def _careful(begun: Begun) -> AsyncGenerator[Any, None]:
+async def _timed(started: StartedStream) -> AsyncGenerator[Any, None]:
     """Give the items of a stream whose pace or text matters."""
-    source, pace, intake = begun.opened.source, begun.pace, begun.intake
-    counts = pace is not None and pace.counts_content
+    source, timer, stream_state = started.opened.source, started.timer, started.stream_state
+    counts = timer is not None and timer.counts_content
     limit: float | None = None
     item: Any = None
     while True:
         since = runtime.clock()
-        if pace is not None:
-            limit = pace.patience(since)
-            if begun.waits_since is None:
-                begun.waits_since = since
+        if timer is not None:
+            limit = timer.next_timeout(since)
+            if started.waits_since is None:
+                started.waits_since = since
         try:
             if limit is None:
                 item = await source.__anext__()
@@ -315,18 +319,18 @@ async def _careful(begun: Begun) -> AsyncGenerator[Any, None]:
                 with runtime.time.cancel_after(limit):
                     item = await source.__anext__()
                 if item is CUT_OFF:
-                    raise begun.late()
+                    raise started.late()
         except StopAsyncIteration:
             return
-        if pace is not None:
+        if timer is not None:
             waited = runtime.clock() - since
             if limit is not None and waited > limit:
-                raise begun.late()
-            is_content = counts and intake.is_content(item)
-            pace.came(waited, is_content=is_content)
+                raise started.late()
+            is_content = counts and stream_state.is_content(item)
+            timer.received(waited, is_content=is_content)
             if is_content or not counts:
-                begun.waits_since = None
-        intake.keep(item)
+                started.waits_since = None
+        stream_state.keep(item)
         yield item
 
 
@@ -337,8 +341,8 @@ class Items:
     __slots__ = ("__anext__", "__weakref__", "_flow")
     __anext__: Callable[[], Awaitable[Any]]
 
-    def __init__(self, flow: Flow, generator: Any) -> None:
-        self._flow = flow
+    def __init__(self, session: StreamSession, generator: Any) -> None:
+        self._flow = session
         self.__anext__ = generator.__anext__
 
     def __aiter__(self) -> Items:
@@ -349,7 +353,7 @@ class Items:
             self._flow.dropped()
 
 
-class _Lent:
+class _BorrowedIterator:
     """Stands in an SDK's stream object for its iterator, and reads from the guarded items."""
 
     __slots__ = ("_generator",)
@@ -372,29 +376,29 @@ class _Lent:
             await generator.aclose()
 
 
-Flow.lent = _Lent
+StreamSession.borrowed = _BorrowedIterator
 
 
-async def started(flow: Flow) -> Any:
+async def present_when_started(session: StreamSession) -> Any:
     """Return what the consumer gets of a stream that has begun: a proxy of it."""
-    begun = await flow.begun()
-    assert begun is not None
-    return present(flow, begun.opened.stream)
+    started = await session.started()
+    assert started is not None
+    return present(session, started.opened.stream)
 
 
-def present(flow: Flow, stream: Any = None) -> Any:
+def present(session: StreamSession, stream: Any = None) -> Any:
     """Return what the consumer gets: a proxy of the SDK's object, or of an asynchronous generator.
 
     Args:
-        flow: The call.
+        session: The call.
         stream: The SDK's object; None if the function is an asynchronous generator.
     """
     from resilient_llm._drive import proxies
 
-    generator = flow.items()
-    flow.bind(generator)
+    generator = session.items()
+    session.bind(generator)
     if stream is None or isinstance(stream, AsyncGeneratorType):
-        return proxies.AsyncStream(generator, flow, generator)
-    proxy = proxies.AsyncStream(stream, flow, generator)
-    flow.shown_as(proxy)
+        return proxies.AsyncStream(generator, session, generator)
+    proxy = proxies.AsyncStream(stream, session, generator)
+    session.shown_as(proxy)
     return proxy

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 from resilient_llm._drive import streams
-from resilient_llm._drive.results import shape_of
+from resilient_llm._drive.results import kind_of
 from resilient_llm._runtime.runtime import runtime
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
 
     from resilient_llm._core.call.call import Call
-    from resilient_llm._core.call.call_flow import Story
+    from resilient_llm._core.call.call_flow import CallFlow
     from resilient_llm._core.call.steps import Step
     from resilient_llm._drive import astreams
-    from resilient_llm._drive.session import Parts
+    from resilient_llm._drive.session import Suspended
 
 _Proxy: Any = wrapt.ObjectProxy  # it ships no types, so none of its types leak into ours
 
@@ -48,10 +48,10 @@ class SyncStream(_Proxied):
     """A stream in synchronous code."""
 
     def __init__(
-        self, stream: Any, flow: streams.Flow, generator: Generator[Any, None, None]
+        self, stream: Any, session: streams.StreamSession, generator: Generator[Any, None, None]
     ) -> None:
         super().__init__(stream)  # pyright: ignore[reportUnknownMemberType]  # it has no types
-        self._self_flow = flow
+        self._self_session = session
         self._self_generator = generator
 
     def __iter__(self) -> Any:
@@ -65,25 +65,25 @@ class SyncStream(_Proxied):
         return self if entered is self.__wrapped__ else entered
 
     def __exit__(self, *error: Any) -> Any:
-        self._self_flow.stop()
+        self._self_session.stop()
         return self.__wrapped__.__exit__(*error)
 
     def __getattr__(self, name: str) -> Any:
         if name == "close":
             getattr(self.__wrapped__, name)  # AttributeError if the stream has none
-            return self._self_flow.stop
+            return self._self_session.stop
         return super().__getattr__(name)
 
 
 class AsyncStream(_Proxied):
     """A stream in asynchronous code; of an asynchronous generator, it passes for one."""
 
-    def __init__(self, stream: Any, flow: astreams.Flow, generator: Any) -> None:
+    def __init__(self, stream: Any, session: astreams.StreamSession, generator: Any) -> None:
         from resilient_llm._drive.astreams import Items
 
         super().__init__(stream)  # pyright: ignore[reportUnknownMemberType]  # it has no types
-        self._self_flow = flow
-        self._self_items = Items(flow, generator)
+        self._self_session = session
+        self._self_items = Items(session, generator)
 
     def __aiter__(self) -> Any:
         return self._self_items
@@ -96,88 +96,88 @@ class AsyncStream(_Proxied):
         return self if entered is self.__wrapped__ else entered
 
     async def __aexit__(self, *error: Any) -> Any:
-        await self._self_flow.stop()
+        await self._self_session.stop()
         return await self.__wrapped__.__aexit__(*error)
 
     def __getattr__(self, name: str) -> Any:
         if name in ("close", "aclose"):
             getattr(self.__wrapped__, name)  # AttributeError if the stream has none
-            return self._self_flow.stop
+            return self._self_session.stop
         return super().__getattr__(name)
 
 
 class Manager(_Proxied):
     """A context manager that yields a stream. Entering it makes the call; once, as the SDKs' own."""
 
-    def __init__(self, manager: Any, parts: Parts) -> None:
+    def __init__(self, manager: Any, suspended: Suspended) -> None:
         super().__init__(manager)  # pyright: ignore[reportUnknownMemberType]  # it has no types
-        self._self_parts: Parts | None = parts
+        self._self_suspended: Suspended | None = suspended
         self._self_given_at = runtime.clock()
-        self._self_flow: Any = None
+        self._self_session: Any = None
 
-    def _self_start(self) -> Parts:
-        parts, self._self_parts = self._self_parts, None
-        if parts is None:
+    def _self_start(self) -> Suspended:
+        suspended, self._self_suspended = self._self_suspended, None
+        if suspended is None:
             raise RuntimeError(
                 "this manager of a stream was entered already: call the function anew"
             )
-        call, _, step, _ = parts
+        call, _, step, _ = suspended
         # Nothing was asked of the provider while it lay around.
         idle = runtime.clock() - self._self_given_at
         step.permit.entered_at += idle  # type: ignore[union-attr]  # a manager comes of a Try
         if call.deadline is not None:
             call.deadline += idle
-        return parts
+        return suspended
 
     def __enter__(self) -> Any:
-        flow = streams.Flow(self._self_start)
-        entered = flow.enter()
-        self._self_flow = flow
+        session = streams.StreamSession(self._self_start)
+        entered = session.enter()
+        self._self_session = session
         return entered
 
     def __exit__(self, *error: Any) -> Any:
-        flow, self._self_flow = self._self_flow, None
-        if flow is None:
+        session, self._self_session = self._self_session, None
+        if session is None:
             return None
-        flow.stop()
-        return flow.leave(*error)
+        session.stop()
+        return session.leave(*error)
 
     async def __aenter__(self) -> Any:
         from resilient_llm._drive import astreams
 
-        flow = astreams.Flow(self._self_start)
-        entered = await flow.enter()
-        self._self_flow = flow
+        session = astreams.StreamSession(self._self_start)
+        entered = await session.enter()
+        self._self_session = session
         return entered
 
     async def __aexit__(self, *error: Any) -> Any:
-        flow, self._self_flow = self._self_flow, None
-        return None if flow is None else await _left(flow, error)
+        session, self._self_session = self._self_session, None
+        return None if session is None else await _left(session, error)
 
 
 class GuardedManager(_Proxied):
     """A context manager that yields a stream, inside one guard."""
 
-    def __init__(self, manager: Any, guard: Any, parts: Callable[[Any], Parts]) -> None:
+    def __init__(self, manager: Any, guard: Any, suspended: Callable[[Any], Suspended]) -> None:
         super().__init__(manager)  # pyright: ignore[reportUnknownMemberType]  # it has no types
         self._self_guard = guard
-        self._self_parts = parts
-        self._self_flow: Any = None
+        self._self_suspended = suspended
+        self._self_session: Any = None
 
     def _self_leave(self, error: BaseException | None) -> None:
         guard, self._self_guard = self._self_guard, None
         if guard is not None:
             guard.__exit__(type(error), error, None)
 
-    def _self_opened(self, kind: Any, flow: Any, stream: Any) -> Any:
+    def _self_opened(self, kind: Any, session: Any, stream: Any) -> Any:
         opened = kind(self.__wrapped__, stream, is_managed=True)
         if not opened.is_stream:
             self._self_leave(None)
             return None
         self._self_guard = None  # from here on it is the flow's
-        parts = self._self_parts(opened)
-        self._self_flow = flow(lambda: parts)
-        return self._self_flow
+        suspended = self._self_suspended(opened)
+        self._self_session = session(lambda: suspended)
+        return self._self_session
 
     def __enter__(self) -> Any:
         try:
@@ -185,15 +185,15 @@ class GuardedManager(_Proxied):
         except BaseException as error:
             self._self_leave(error)
             raise
-        flow = self._self_opened(streams.Opened, streams.Flow, stream)
-        return stream if flow is None else flow.enter()
+        session = self._self_opened(streams.OpenStream, streams.StreamSession, stream)
+        return stream if session is None else session.enter()
 
     def __exit__(self, *error: Any) -> Any:
-        flow, self._self_flow = self._self_flow, None
-        if flow is None:
+        session, self._self_session = self._self_session, None
+        if session is None:
             return self.__wrapped__.__exit__(*error)
-        flow.stop()
-        return flow.leave(*error)
+        session.stop()
+        return session.leave(*error)
 
     async def __aenter__(self) -> Any:
         from resilient_llm._drive import astreams
@@ -203,28 +203,30 @@ class GuardedManager(_Proxied):
         except BaseException as error:
             self._self_leave(error)
             raise
-        flow = self._self_opened(astreams.Opened, astreams.Flow, stream)
-        return stream if flow is None else await flow.enter()
+        session = self._self_opened(astreams.OpenStream, astreams.StreamSession, stream)
+        return stream if session is None else await session.enter()
 
     async def __aexit__(self, *error: Any) -> Any:
-        flow, self._self_flow = self._self_flow, None
+        session, self._self_session = self._self_session, None
         return (
-            await self.__wrapped__.__aexit__(*error) if flow is None else await _left(flow, error)
+            await self.__wrapped__.__aexit__(*error)
+            if session is None
+            else await _left(session, error)
         )
 
     def __del__(self) -> None:
         self._self_leave(GeneratorExit())  # never entered
 
 
-async def _left(flow: Any, error: tuple[Any, ...]) -> Any:
+async def _left(session: Any, error: tuple[Any, ...]) -> Any:
     try:
-        await flow.stop()
+        await session.stop()
     finally:
-        swallows = await flow.leave(*error)
+        swallows = await session.leave(*error)
     return swallows
 
 
-def manager(call: Call, steps: Story, step: Step, given: Any) -> Any:
+def manager(call: Call, steps: CallFlow, step: Step, given: Any) -> Any:
     """Return a guarded manager of a stream."""
-    assert shape_of(given) is not None
+    assert kind_of(given) is not None
     return Manager(given, (call, steps, step, given))

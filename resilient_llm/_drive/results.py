@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from resilient_llm._core.call.steps import Told
-from resilient_llm._core.stream.stream_state import Intake
-from resilient_llm._core.stream.stream_timer import Pace
+from resilient_llm._core.call.steps import Reply
+from resilient_llm._core.stream.stream_state import StreamState
+from resilient_llm._core.stream.stream_timer import StreamTimer
 from resilient_llm._values.class_cache import PerClass
 from resilient_llm._values.stream_policy import DEFAULT, NO_MARKER
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _HOLDERS: Final = ("_iterator", "generator")
 
 
-class Shape:
+class ResultKind:
     """What can be done with the objects of a class that is no plain answer."""
 
     __slots__ = ("async_items", "async_manager", "items", "manager")
@@ -43,7 +43,7 @@ class Shape:
         return not (self.items or self.async_items)
 
 
-def _shape(cls: type) -> Shape | None:
+def _kind(cls: type) -> ResultKind | None:
     # What has a length is there already, as are all the answers of a `MagicMock`.
     is_whole = hasattr(cls, "read") or hasattr(cls, "__len__")
     items = _has(cls, "__iter__", "__next__") and not is_whole
@@ -53,7 +53,9 @@ def _shape(cls: type) -> Shape | None:
     async_manager = only_managers and _has(cls, "__aenter__", "__aexit__")
     if not (items or async_items or manager or async_manager) or hasattr(cls, "__await__"):
         return None
-    return Shape(items=items, async_items=async_items, manager=manager, async_manager=async_manager)
+    return ResultKind(
+        items=items, async_items=async_items, manager=manager, async_manager=async_manager
+    )
 
 
 def _has(cls: type, *names: str) -> bool:
@@ -65,12 +67,12 @@ def _is_nothing_else(cls: type) -> bool:
     return all(name.startswith("_") for each in cls.__mro__[:-1] for name in vars(each))
 
 
-_shapes: PerClass[Shape | None] = PerClass(_shape)
+_kinds: PerClass[ResultKind | None] = PerClass(_kind)
 
 
-def shape_of(value: object) -> Shape | None:
+def kind_of(value: object) -> ResultKind | None:
     """Return what can be done with a value that is no plain answer; None for one that is."""
-    return _shapes[type(value)]
+    return _kinds[type(value)]
 
 
 def special(value: object, name: str) -> Any:
@@ -93,18 +95,20 @@ def holder_of(stream: object, iterates: str) -> str | None:
     return None
 
 
-def intake_of(call: Call, step: Try) -> Intake:
+def stream_state_of(call: Call, step: Try) -> StreamState:
     """Return what takes in the stream of an attempt."""
-    policy = call.stream_policy(step.lane) or DEFAULT
-    return Intake(policy, call.world.reader(), call.delivered, is_selected=step.lane.is_generator)
+    policy = call.stream_policy(step.candidate) or DEFAULT
+    return StreamState(
+        policy, call.deps.item_inspector(), call.delivered, is_selected=step.candidate.is_generator
+    )
 
 
-class Begun:
+class StartedStream:
     """A stream that gave its first content, or all that may be held back of it.
 
     Attributes:
         opened: What the attempt gave, entered if it had to be, and how to close it.
-        intake: What has come of it.
+        stream state: What has come of it.
         pace: How long its items may take, or None if nobody minds.
         began_at: When it had begun, monotonic seconds.
         is_over: Whether nothing comes after what is held.
@@ -116,19 +120,19 @@ class Begun:
     __slots__ = (
         "_handed",
         "began_at",
-        "intake",
         "is_over",
         "marker",
         "opened",
-        "pace",
+        "stream_state",
+        "timer",
         "too_late",
         "waits_since",
     )
 
-    def __init__(self, opened: Any, intake: Intake) -> None:
+    def __init__(self, opened: Any, stream_state: StreamState) -> None:
         self.opened = opened
-        self.intake = intake
-        self.pace: Pace | None = None
+        self.stream_state = stream_state
+        self.timer: StreamTimer | None = None
         self.began_at = 0.0
         self.is_over = False
         self.marker: Any = NO_MARKER
@@ -139,41 +143,43 @@ class Begun:
     def start(self, call: Call, step: Try, now: float) -> None:
         """Note that what is held may be handed over."""
         self.began_at = now
-        if self.intake.policy.is_timed or call.deadline is not None:
-            self.pace = Pace(self.intake.policy, now - step.permit.entered_at, call.deadline)
+        if self.stream_state.policy.is_timed or call.deadline is not None:
+            self.timer = StreamTimer(
+                self.stream_state.policy, now - step.permit.entered_at, call.deadline
+            )
 
     def preamble(self) -> list[Any]:
         """Return what the consumer is given first, with the marker of a restart if there is one."""
-        intake = self.intake
-        for item in intake.held:
-            intake.keep(item)
-        items, intake.held = intake.held, []
-        self._handed = intake.items_sent + len(items)
+        stream_state = self.stream_state
+        for item in stream_state.held:
+            stream_state.keep(item)
+        items, stream_state.held = stream_state.held, []
+        self._handed = stream_state.items_sent + len(items)
         return items if self.marker is NO_MARKER else [self.marker, *items]
 
     def late(self) -> NoContentError:
         """Return the error of content that did not come in time, and note that."""
-        assert self.pace is not None
+        assert self.timer is not None
         self.too_late = True
-        return NoContentError(self.pace.complaint())
+        return NoContentError(self.timer.message())
 
-    def told(self, now: float, error: BaseException | None, last: tuple[Any, ...]) -> Told:
-        """Return what to tell the story of the end, given the last items that the consumer got."""
-        intake = self.intake
+    def reply(self, now: float, error: BaseException | None, last: tuple[Any, ...]) -> Reply:
+        """Return what to tell the call flow of the end, given the last items that the consumer got."""
+        stream_state = self.stream_state
         seen = [item for item in last if item is not None]
         if error is None and not self.is_over:
-            intake.wrong = intake.ended_after(seen)
-        if not intake.has_content:
-            intake.has_content = any(intake.is_content(item) for item in seen)
-        intake.quiet_since = self._quiet_since(now)
-        return Told(now, error=error, timed_out=self.too_late, stream=intake)
+            stream_state.fault = stream_state.ended_after(seen)
+        if not stream_state.has_content:
+            stream_state.has_content = any(stream_state.is_content(item) for item in seen)
+        stream_state.quiet_since = self._quiet_since(now)
+        return Reply(now, error=error, timed_out=self.too_late, stream=stream_state)
 
     def _quiet_since(self, now: float) -> float:
         # Without a pace nobody reads a clock for each item: only a stream that gave nothing
         # at all since its beginning is known to be quiet.
         if self.waits_since is not None:
             return self.waits_since
-        return self.began_at if self.intake.items_sent <= self._handed else now
+        return self.began_at if self.stream_state.items_sent <= self._handed else now
 
 
 class NoContentError(TimeoutError):

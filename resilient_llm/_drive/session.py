@@ -7,25 +7,25 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from resilient_llm._core.call.steps import Deliver, Done
-from resilient_llm._drive.results import holder_of, shape_of, special
+from resilient_llm._drive.results import holder_of, kind_of, special
 from resilient_llm._values.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from resilient_llm._core.call.call import Call
-    from resilient_llm._core.call.call_flow import Story
+    from resilient_llm._core.call.call_flow import CallFlow
     from resilient_llm._core.call.steps import Step
-    from resilient_llm._drive.results import Begun
+    from resilient_llm._drive.results import StartedStream
 
-    Parts = tuple[Call, Story, Step, Any]
+    Suspended = tuple[Call, CallFlow, Step, Any]
 
 _NO_STREAM: Final = (
     "a target gave an answer that is no stream where the others stream: let all of them stream"
 )
 
 
-class AnyOpened:
+class BaseOpenStream:
     """What an attempt gave, entered if it is a manager, and how to close it.
 
     Attributes:
@@ -49,9 +49,9 @@ class AnyOpened:
         self.stream = stream
         self.is_managed = is_managed
         self._is_closed = False
-        shape = shape_of(stream)
-        self.is_stream = shape is not None and (
-            shape.items if self.reads == "__next__" else shape.async_items
+        kind = kind_of(stream)
+        self.is_stream = kind is not None and (
+            kind.items if self.reads == "__next__" else kind.async_items
         )
         self.holder = holder_of(stream, self.reads) if self.is_stream else None
         self.source: Any = ()
@@ -61,36 +61,36 @@ class AnyOpened:
             self.source = special(stream, self.starts)()
 
 
-class AnyFlow:
+class BaseStreamSession:
     """One call whose answer is a stream, from its first content to its end.
 
     Args:
-        start: Gives the call, its story, the present step, and what an attempt gave so far.
+        start: Gives the call, its call flow, the present step, and what an attempt gave so far.
         pending: That what an attempt gave, if it is open.
     """
 
     __slots__ = (
         "__weakref__",
-        "_begun",
         "_call",
         "_generator",
         "_pending",
         "_proxy",
         "_start",
+        "_started_stream",
         "_steps",
         "is_entered",
         "is_over",
     )
 
-    lent: Callable[[weakref.ref[Any]], Any]
+    borrowed: Callable[[weakref.ref[Any]], Any]
     """What stands in an SDK's object for its iterator."""
 
-    def __init__(self, start: Callable[[], Parts], pending: Any = None) -> None:
-        self._start: Callable[[], Parts] | None = start
+    def __init__(self, start: Callable[[], Suspended], pending: Any = None) -> None:
+        self._start: Callable[[], Suspended] | None = start
         self._pending = pending
         self._call: Call | None = None
-        self._steps: Story | None = None
-        self._begun: Begun | None = None
+        self._steps: CallFlow | None = None
+        self._started_stream: StartedStream | None = None
         # Weakly both, or nothing would notice that the consumer has dropped them.
         self._generator: weakref.ref[Any] | None = None
         self._proxy: weakref.ref[Any] | None = None
@@ -101,8 +101,8 @@ class AnyFlow:
     def bind(self, generator: Any) -> None:
         """Let the methods of the SDK's object read from the generator, too."""
         self._generator = weakref.ref(generator)
-        if self._begun is not None:
-            self._lend(self._begun)
+        if self._started_stream is not None:
+            self._lend_iterator(self._started_stream)
 
     def shown_as(self, proxy: Any) -> None:
         """Let the proxy that the consumer holds stand for whichever stream serves."""
@@ -111,22 +111,22 @@ class AnyFlow:
     def _bound(self) -> Any:
         return None if self._generator is None else self._generator()
 
-    def _started(self) -> tuple[Call, Story, Step, Any]:
+    def _start_call(self) -> tuple[Call, CallFlow, Step, Any]:
         """Begin the call."""
         start, self._start, self._pending = self._start, None, None
         assert start is not None
-        parts = start()
-        self._call, self._steps = parts[:2]
-        return parts
+        suspended = start()
+        self._call, self._steps = suspended[:2]
+        return suspended
 
-    def _deliver(self, step: Step, begun: Any) -> Begun:
+    def _deliver(self, step: Step, started: Any) -> StartedStream:
         """Take over a stream that has begun; or the answer that a manager gave in place of one.
 
         Raises:
             ConfigurationError: If a target gave something else.
         """
         if type(step) is not Deliver and (
-            type(step) is not Done or begun is None or begun.opened.is_stream
+            type(step) is not Done or started is None or started.opened.is_stream
         ):
             raise ConfigurationError(_NO_STREAM)
         assert self._call is not None
@@ -137,22 +137,22 @@ class AnyFlow:
             and step.restarts
             and earlier.policy.on_interrupt == "restart"
         ):
-            begun.marker = earlier.policy.restart_marker
-        self._begun = begun
-        self._call.delivered = begun.intake
-        if begun.intake.policy.on_interrupt == "raise":
+            started.marker = earlier.policy.restart_marker
+        self._started_stream = started
+        self._call.delivered = started.stream_state
+        if started.stream_state.policy.on_interrupt == "raise":
             self._call.args, self._call.kwargs = (), {}  # nobody will be called again
-        self._lend(begun)
+        self._lend_iterator(started)
         proxy = None if self._proxy is None else self._proxy()
         if proxy is not None:
-            proxy.__wrapped__ = begun.opened.stream
-        return begun
+            proxy.__wrapped__ = started.opened.stream
+        return started
 
-    def _lend(self, begun: Begun) -> None:
-        opened = begun.opened
+    def _lend_iterator(self, started: StartedStream) -> None:
+        opened = started.opened
         if opened.holder is not None and self._generator is not None:
             with suppress(AttributeError):
-                setattr(opened.stream, opened.holder, self.lent(self._generator))
+                setattr(opened.stream, opened.holder, self.borrowed(self._generator))
 
     def _let_go(self) -> None:
         self.is_over = True

@@ -11,10 +11,16 @@ from contextlib import suppress
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
-from resilient_llm._core.call.steps import Deliver, Done, LetThrough, Raise
-from resilient_llm._core.circuit.permit import hold, let_go
-from resilient_llm._drive.results import Begun, NoContentError, intake_of, no_content, special
-from resilient_llm._drive.session import AnyFlow, AnyOpened
+from resilient_llm._core.call.steps import Deliver, Done, Raise, Reraise
+from resilient_llm._core.circuit.permit import pop_leases, push_leases
+from resilient_llm._drive.results import (
+    NoContentError,
+    StartedStream,
+    no_content,
+    special,
+    stream_state_of,
+)
+from resilient_llm._drive.session import BaseOpenStream, BaseStreamSession
 from resilient_llm._drive.sync import advance
 from resilient_llm._runtime.runtime import runtime
 
@@ -25,10 +31,10 @@ if TYPE_CHECKING:
 
     from resilient_llm._core.call.call import Call
     from resilient_llm._core.call.steps import Try
-    from resilient_llm._drive.results import Shape
+    from resilient_llm._drive.results import ResultKind
 
 
-class Watch:
+class FirstContentTimeout:
     """The limit of an attempt until its first content.
 
     A context manager: what an attempt that was cut off made of it leaves as a `NoContentError`.
@@ -42,7 +48,7 @@ class Watch:
         self._ends_at = step.permit.entered_at + step.limit
         self._alarm = runtime.time.alarm()
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> FirstContentTimeout:
         self._alarm.set(self._ends_at - runtime.clock())
         return self
 
@@ -63,7 +69,7 @@ class Watch:
             raise no_content(self._limit)
 
 
-class Opened(AnyOpened):
+class OpenStream(BaseOpenStream):
     """The one of synchronous code."""
 
     __slots__ = ()
@@ -92,68 +98,74 @@ class Opened(AnyOpened):
             self.leave()
 
 
-def begin(call: Call, step: Try, value: Any, shape: Shape, watch: Watch | None) -> Begun:
+def begin(
+    call: Call,
+    step: Try,
+    value: Any,
+    kind: ResultKind,
+    first_content_timeout: FirstContentTimeout | None,
+) -> StartedStream:
     """Take items until one has content, or until that is not worth waiting for.
 
     Raises:
         BaseException: Whatever the stream raised; it is closed then.
     """
-    places = step.permit.places
-    hold(places)
+    leases = step.permit.leases
+    push_leases(leases)
     try:
-        stream = special(value, "__enter__")() if shape.is_manager else value
-        opened = Opened(value, stream, is_managed=shape.is_manager)
-        begun = Begun(opened, intake_of(call, step))
+        stream = special(value, "__enter__")() if kind.is_manager else value
+        opened = OpenStream(value, stream, is_managed=kind.is_manager)
+        started = StartedStream(opened, stream_state_of(call, step))
         try:
             if opened.is_stream:
-                _take(begun, watch)
+                _hold_back(started, first_content_timeout)
         except BaseException:
             opened.abandon()
             raise
-        begun.start(call, step, runtime.clock())
-        return begun
+        started.start(call, step, runtime.clock())
+        return started
     finally:
-        let_go(places)
+        pop_leases(leases)
 
 
-def _take(begun: Begun, watch: Watch | None) -> None:
-    intake = begun.intake
-    for item in begun.opened.source:
-        if watch is not None:
-            watch.check()
-        intake.wrong = intake.take(item)
-        if intake.wrong is not None or intake.may_begin:
+def _hold_back(started: StartedStream, first_content_timeout: FirstContentTimeout | None) -> None:
+    stream_state = started.stream_state
+    for item in started.opened.source:
+        if first_content_timeout is not None:
+            first_content_timeout.check()
+        stream_state.fault = stream_state.hold_back(item)
+        if stream_state.fault is not None or stream_state.may_begin:
             return
-    if watch is not None:
-        watch.check()
-    begun.is_over = True
-    intake.wrong = intake.ended_before()
+    if first_content_timeout is not None:
+        first_content_timeout.check()
+    started.is_over = True
+    stream_state.fault = stream_state.ended_before()
 
 
-class Flow(AnyFlow):
+class StreamSession(BaseStreamSession):
     """The one of synchronous code."""
 
     __slots__ = ()
 
-    def begun(self) -> Begun | None:
+    def started(self) -> StartedStream | None:
         """Return the stream that serves, which this waits for at first; None if the call is over."""
         if self._start is not None:
-            call, steps, step, given = self._started()
+            call, steps, step, given = self._start_call()
             if type(step) is not Deliver:
                 step, given = advance(call, steps, step, pending=given, enters=True)
             self._deliver(step, given)
-        return self._begun
+        return self._started_stream
 
     def enter(self) -> Any:
         """Return what entering the manager gives: the guarded stream, or an answer of another kind."""
         self.is_entered = True
         try:
-            begun = self.begun()
+            started = self.started()
         except BaseException:
             self.finish()
             raise
-        assert begun is not None
-        return present(self) if begun.opened.is_stream else begun.opened.stream
+        assert started is not None
+        return present(self) if started.opened.is_stream else started.opened.stream
 
     def items(self) -> Generator[Any, None, None]:
         """Give the items of the stream that serves, and of those that take its place.
@@ -163,21 +175,21 @@ class Flow(AnyFlow):
         """
         error: BaseException | None = None
         try:
-            begun = self.begun()
-            while begun is not None:
-                intake = begun.intake
-                sent, last, second, third = intake.items_sent, None, None, None
+            started = self.started()
+            while started is not None:
+                stream_state = started.stream_state
+                sent, last, second, third = stream_state.items_sent, None, None, None
                 try:
-                    for item in begun.preamble():
+                    for item in started.preamble():
                         sent += 1
                         third, second, last = second, last, item
                         try:
                             yield item
                         except BaseException:
-                            intake.stopped = True
+                            stream_state.stopped_by_consumer = True
                             raise
                     # Not chained to what came before: a generator is iterated faster by itself.
-                    for item in self._rest(begun):
+                    for item in self._rest(started):
                         sent += 1
                         third = second
                         second = last
@@ -185,12 +197,12 @@ class Flow(AnyFlow):
                         try:
                             yield item
                         except BaseException:
-                            intake.stopped = True
+                            stream_state.stopped_by_consumer = True
                             raise
-                except BaseException as caught:  # noqa: BLE001  # the story judges it
+                except BaseException as caught:  # noqa: BLE001  # the call flow judges it
                     error = caught
-                intake.items_sent = sent
-                begun, error = self._ended(begun, error, (third, second, last)), None
+                stream_state.items_sent = sent
+                started, error = self._ended(started, error, (third, second, last)), None
         finally:
             error = item = last = second = third = None
             self.finish()
@@ -206,32 +218,32 @@ class Flow(AnyFlow):
             ):  # another thread waits for an item: it is told by the closed connection
                 self._hang_up()
                 return
-        if not self.is_over and self._begun is not None:  # it was never asked for an item
-            self._begun.intake.stopped = True
+        if not self.is_over and self._started_stream is not None:  # it was never asked for an item
+            self._started_stream.stream_state.stopped_by_consumer = True
             with suppress(GeneratorExit):
-                self._ended(self._begun, GeneratorExit(), ())
+                self._ended(self._started_stream, GeneratorExit(), ())
         self.finish()
 
     def _hang_up(self) -> None:
-        if self._begun is not None:
-            self._begun.intake.stopped = True
-            self._begun.opened.abandon()
+        if self._started_stream is not None:
+            self._started_stream.stream_state.stopped_by_consumer = True
+            self._started_stream.opened.abandon()
 
     def leave(self, *error: Any) -> Any:
         """Leave the manager that the consumer had entered; return whether to swallow the error."""
         self.is_entered = False
-        begun, self._begun = self._begun, None
-        return None if begun is None else begun.opened.leave(*error)
+        started, self._started_stream = self._started_stream, None
+        return None if started is None else started.opened.leave(*error)
 
     def finish(self) -> None:
         """Let go of everything."""
         self._let_go()
-        begun = self._begun
-        if begun is not None and self.is_entered:
-            begun.opened.hang_up()  # whoever entered its manager will leave it
-        elif begun is not None:
-            self._begun = None
-            begun.opened.abandon()
+        started = self._started_stream
+        if started is not None and self.is_entered:
+            started.opened.hang_up()  # whoever entered its manager will leave it
+        elif started is not None:
+            self._started_stream = None
+            started.opened.abandon()
 
     def __del__(self) -> None:
         if not self.is_over:
@@ -239,24 +251,24 @@ class Flow(AnyFlow):
             with suppress(Exception):  # nobody is there to be told
                 self.stop()
 
-    def _rest(self, begun: Begun) -> Any:
+    def _rest(self, started: StartedStream) -> Any:
         """Return what comes after the items that were held."""
-        if begun.is_over:
+        if started.is_over:
             return ()
-        if begun.pace is None and begun.intake.policy.keep_text is None:
-            return begun.opened.source
-        return _careful(begun)
+        if started.timer is None and started.stream_state.policy.keep_text is None:
+            return started.opened.source
+        return _timed(started)
 
     def _ended(
-        self, begun: Begun, error: BaseException | None, last: tuple[Any, ...]
-    ) -> Begun | None:
-        """Tell the story how a stream ended; return the one that takes its place, if any."""
+        self, started: StartedStream, error: BaseException | None, last: tuple[Any, ...]
+    ) -> StartedStream | None:
+        """Tell the call flow how a stream ended; return the one that takes its place, if any."""
         assert self._call is not None
         assert self._steps is not None
         step = given = None
         try:
-            step = self._steps.send(begun.told(runtime.clock(), error, last))
-            if type(step) is LetThrough:
+            step = self._steps.send(started.reply(runtime.clock(), error, last))
+            if type(step) is Reraise:
                 assert error is not None
                 raise error
             if type(step) is Done:
@@ -264,52 +276,52 @@ class Flow(AnyFlow):
             if not (
                 self.is_entered and type(step) is Raise
             ):  # its manager is told by whoever entered it
-                begun.opened.abandon()
+                started.opened.abandon()
             step, given = advance(self._call, self._steps, step, enters=True)
             return self._deliver(step, given)
         finally:
             error = step = given = None
 
 
-def _careful(begun: Begun) -> Generator[Any, None, None]:
+def _timed(started: StartedStream) -> Generator[Any, None, None]:
     """Give the items of a stream whose pace or text matters."""
-    source, pace, intake = begun.opened.source, begun.pace, begun.intake
-    counts = pace is not None and pace.counts_content
+    source, timer, stream_state = started.opened.source, started.timer, started.stream_state
+    counts = timer is not None and timer.counts_content
     limit: float | None = None
-    alarm = None if pace is None else runtime.time.alarm()
+    alarm = None if timer is None else runtime.time.alarm()
     try:
         while True:
             since = runtime.clock()
-            if pace is not None and alarm is not None:
-                limit = pace.patience(since)
+            if timer is not None and alarm is not None:
+                limit = timer.next_timeout(since)
                 if limit is not None and limit <= 0:
-                    raise begun.late()
+                    raise started.late()
                 if limit is not None:
                     alarm.set(limit)
             try:
                 item = next(source)
             except StopIteration:
                 if alarm is not None and alarm.off() and limit is not None:
-                    raise begun.late() from None
+                    raise started.late() from None
                 return
             except Exception as error:
                 if alarm is not None and alarm.off() and limit is not None:
-                    raise begun.late() from error
+                    raise started.late() from error
                 raise
-            if pace is not None and alarm is not None:
+            if timer is not None and alarm is not None:
                 waited = runtime.clock() - since
                 if alarm.off() or (limit is not None and waited > limit):
                     assert limit is not None
-                    raise begun.late()
-                pace.came(waited, is_content=counts and intake.is_content(item))
-            intake.keep(item)
+                    raise started.late()
+                timer.received(waited, is_content=counts and stream_state.is_content(item))
+            stream_state.keep(item)
             yield item
     finally:
         if alarm is not None:
             alarm.close()
 
 
-class _Lent:
+class _BorrowedIterator:
     """Stands in an SDK's stream object for its iterator, and reads from the guarded items."""
 
     __slots__ = ("_generator",)
@@ -332,25 +344,25 @@ class _Lent:
             generator.close()
 
 
-Flow.lent = _Lent
+StreamSession.borrowed = _BorrowedIterator
 
 
-def lazily(flow: Flow) -> Generator[Any, None, None]:
+def lazily(session: StreamSession) -> Generator[Any, None, None]:
     """Return the items of a call that is made when the first of them is asked for."""
-    generator = flow.items()
-    flow.bind(generator)
+    generator = session.items()
+    session.bind(generator)
     return generator
 
 
-def present(flow: Flow) -> Any:
+def present(session: StreamSession) -> Any:
     """Return what the consumer gets of a stream that has begun: a generator, or a proxy of the SDK's object."""
-    begun = flow.begun()
-    assert begun is not None
-    generator = lazily(flow)
-    if isinstance(begun.opened.stream, GeneratorType):
+    started = session.started()
+    assert started is not None
+    generator = lazily(session)
+    if isinstance(started.opened.stream, GeneratorType):
         return generator
     from resilient_llm._drive import proxies
 
-    proxy = proxies.SyncStream(begun.opened.stream, flow, generator)
-    flow.shown_as(proxy)
+    proxy = proxies.SyncStream(started.opened.stream, session, generator)
+    session.shown_as(proxy)
     return proxy

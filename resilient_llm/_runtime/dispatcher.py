@@ -13,7 +13,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
 from resilient_llm._core.circuit.state import FOREVER
-from resilient_llm._values import event_names as facts
+from resilient_llm._values import event_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ class LogLine(Protocol):
     def __call__(self, text: str, /, *, warning: bool = False) -> None: ...
 
 
-class Hub:
+class Dispatcher:
     """The process-wide observers of one state of the process."""
 
     def __init__(self, moment: Callable[[float], datetime]) -> None:
@@ -41,7 +41,7 @@ class Hub:
         """``{id of an observer that failed: the observer}``, for as long as it lives."""
         self.log: Callable[[ev.Event], object] | None = None
         """The default observer; None when it is switched off."""
-        self.logs: Callable[[facts.Fact], bool] = lambda _: False
+        self.logs: Callable[[event_names.EventName], bool] = lambda _: False
         """Whether the default observer would write this type now."""
 
         self.log_line: LogLine | None = None
@@ -49,19 +49,19 @@ class Hub:
         self.seen_retrying: set[str] = set()
         """Providers whose clients were seen to retry by themselves."""
 
-    def wants(self, kind: facts.Fact, tag: CallTag | None = None, /) -> bool:
+    def has_listeners(self, kind: event_names.EventName, tag: CallTag | None = None, /) -> bool:
         """Return whether anybody listens to this type of event."""
         if kind in self._wanted or (tag is not None and tag.observers):
             return True
         return self.log is not None and self.logs(kind)
 
-    def wants_successes(self) -> bool:
+    def has_success_listeners(self) -> bool:
         """Return whether a process-wide observer listens to what a healthy call would tell."""
-        return facts.AttemptSucceeded in self._wanted
+        return event_names.AttemptSucceeded in self._wanted
 
-    def wants_skips(self) -> bool:
+    def has_skip_listeners(self) -> bool:
         """Return whether anybody listens to targets being passed over."""
-        return self.wants(facts.TargetSkipped)
+        return self.has_listeners(event_names.TargetSkipped)
 
     def subscribe(
         self, callback: Callable[[Any], object], types: tuple[type[ev.Event], ...]
@@ -101,12 +101,14 @@ class Hub:
                     return
                 while outbox:
                     kind, happened_at, details = outbox.popleft()
-                    self.tell(kind, circuit.key, happened_at, details)
+                    self.dispatch(kind, circuit.key, happened_at, details)
             finally:
                 if is_ours:
                     delivering.release()
 
-    def tell(self, kind: facts.Fact, key: str, happened_at: float, details: dict[str, Any]) -> None:
+    def dispatch(
+        self, kind: event_names.EventName, key: str, happened_at: float, details: dict[str, Any]
+    ) -> None:
         """Build one event and hand it to whoever listens."""
         from resilient_llm._values import events as _events
 

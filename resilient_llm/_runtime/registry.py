@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from random import Random
 
-    from resilient_llm._runtime.dispatcher import Hub
+    from resilient_llm._runtime.dispatcher import Dispatcher
 
 
 class Registry:
     """Circuits by key; made on first use."""
 
     def __init__(
-        self, settings: Settings, clock: Callable[[], float], rng: Random, hub: Hub
+        self, settings: Settings, clock: Callable[[], float], rng: Random, dispatcher: Dispatcher
     ) -> None:
         self.kept: dict[str, Circuit] = {}
         """``{key: circuit}``, strongly held; the healthy path reads it without a lock."""
@@ -39,7 +39,7 @@ class Registry:
         self._settings = settings
         self._clock = clock
         self._rng = rng
-        self._hub = hub
+        self._dispatcher = dispatcher
         self._suspended = False
         self._next_sweep = MOST_KEYS
 
@@ -111,7 +111,7 @@ class Registry:
                     self._settings.for_key(key, {}),
                     now=self._clock(),
                     rng=self._rng,
-                    news=self._hub,
+                    sink=self._dispatcher,
                     provider=parent,
                 )
                 if self._suspended:
@@ -149,7 +149,7 @@ class Registry:
         with self._lock:
             circuit.own.update(options)
         if self._settle(circuit):
-            self._hub.settings_changed(circuit.key, options)
+            self._dispatcher.settings_changed(circuit.key, options)
 
     def _settle(self, circuit: Circuit) -> bool:
         """Give a circuit the settings that hold for it now; return whether that changed anything.

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from resilient_llm._core.retry_budget import RetryBudgets
 from resilient_llm._runtime.clock import Clock, SystemClock
-from resilient_llm._runtime.dispatcher import Hub
+from resilient_llm._runtime.dispatcher import Dispatcher
 from resilient_llm._runtime.registry import Registry
 from resilient_llm._values.settings import Settings
 
@@ -41,9 +41,9 @@ class Runtime:
         self.rng = random.Random()
         self.open_traces = 0
         self._bound: weakref.WeakSet[Any] = weakref.WeakSet()
-        self.when_made: Callable[[Runtime], None] = lambda _: None
+        self.on_new_state: Callable[[Runtime], None] = lambda _: None
         """Called with every new state, to give it what only the wiring knows."""
-        self.when_exchanged: list[Callable[[], None]] = []
+        self.on_exchange: list[Callable[[], None]] = []
         """Called when a part is exchanged; for those whose hot path cannot ask here."""
         self.system_clock = SystemClock()
         self.use_clock(self.system_clock)
@@ -54,21 +54,21 @@ class Runtime:
         self.time = clock
         self.clock = clock.monotonic
         self.wall = clock.wall
-        self._tell()
+        self._notify_exchanged()
 
     def fresh(self) -> None:
         """Start with nothing remembered and default settings."""
         self.settings = Settings(breakers={})
-        self.hub = Hub(self.moment)
-        self.registry = Registry(self.settings, lambda: self.clock(), self.rng, self.hub)
+        self.dispatcher = Dispatcher(self.moment)
+        self.registry = Registry(self.settings, lambda: self.clock(), self.rng, self.dispatcher)
         self.circuits = self.registry.kept
         self.budgets = RetryBudgets()
-        self.when_made(self)
-        self._tell()
+        self.on_new_state(self)
+        self._notify_exchanged()
 
-    def _tell(self) -> None:
-        for tell in self.when_exchanged:
-            tell()
+    def _notify_exchanged(self) -> None:
+        for notify in self.on_exchange:
+            notify()
 
     def moment(self, monotonic: float) -> datetime:
         """Return the aware UTC datetime of a monotonic moment, by the wall clock as it is now.
@@ -111,22 +111,22 @@ class Runtime:
             self.settings = self.settings.changed(changes)
             registry = self.registry
             registry.configure(self.settings)
-            self.when_made(self)
+            self.on_new_state(self)
             self.unbind_all()
         registry.settle()  # tells observers, so under no lock
 
     def exchange(self, saved: tuple[Any, ...] | None = None) -> tuple[Any, ...]:
         """Put a saved state in force, or a fresh one; return the one that was."""
         with self.lock:
-            before = (self.settings, self.hub, self.registry, self.budgets)
+            before = (self.settings, self.dispatcher, self.registry, self.budgets)
             self.registry.suspend(suspended=True)
             if saved is None:
                 self.fresh()
             else:
-                self.settings, self.hub, self.registry, self.budgets = saved
+                self.settings, self.dispatcher, self.registry, self.budgets = saved
                 self.circuits = self.registry.kept
                 self.registry.suspend(suspended=False)
-                self._tell()
+                self._notify_exchanged()
             self.unbind_all()
         return before
 
@@ -134,7 +134,7 @@ class Runtime:
         """Give the child fresh locks and randomness, and none of the parent's leases."""
         self.lock = threading.RLock()
         self.rng.seed()
-        self.hub.after_fork()
+        self.dispatcher.after_fork()
         self.registry.after_fork()
         self.budgets.after_fork()
 

@@ -35,12 +35,12 @@ _READS: Final = frozenset(("recv", "recv_into", "recvfrom", "recvfrom_into", "re
 class Alarm:
     """The limit of what one thread waits for. Set and turned off by that thread only."""
 
-    __slots__ = ("_lock", "_thread", "due", "is_over")
+    __slots__ = ("_lock", "_thread", "check_after", "is_over")
 
     def __init__(self) -> None:
         self._thread = 0
         self._lock = threading.Lock()
-        self.due = _NEVER
+        self.check_after = _NEVER
         self.is_over = False
         """Whether the limit has passed since it was set."""
 
@@ -48,28 +48,28 @@ class Alarm:
         """Let the wait that begins now take so many seconds."""
         self.is_over = False
         self._thread = threading.get_ident()
-        self.due = time.perf_counter() + seconds
-        if self.due < _watchdog.wakes_at:
+        self.check_after = time.perf_counter() + seconds
+        if self.check_after < _watchdog.wakes_at:
             _watchdog.look()
 
     def off(self) -> bool:
         """End the watch, and return whether the limit had passed."""
-        self.due = _NEVER
+        self.check_after = _NEVER
         with self._lock:  # not before the watchdog has let go of the connection
             return self.is_over
 
     def close(self) -> None:
         """Take the alarm off the list."""
-        self.due = _NEVER
+        self.check_after = _NEVER
         _watchdog.forget(self)
 
     def fire(self, now: float) -> None:
         """End the wait. Called by the watchdog."""
         with self._lock:
-            if self.due > now:  # turned off, or set anew, meanwhile
+            if self.check_after > now:  # turned off, or set anew, meanwhile
                 return
             self.is_over = True
-            self.due = now + _AGAIN
+            self.check_after = now + _AGAIN
             shut_down_read_of(self._thread)
 
 
@@ -109,7 +109,7 @@ class Watchdog:
             with self._changed:
                 # Everybody who sets an alarm compares with this; so first it, then the alarms.
                 self.wakes_at = _NEVER
-                soonest = min((alarm.due for alarm in self._alarms), default=_NEVER)
+                soonest = min((alarm.check_after for alarm in self._alarms), default=_NEVER)
                 self.wakes_at = soonest
                 wait = soonest - time.perf_counter()
                 if wait > 0:
@@ -117,8 +117,8 @@ class Watchdog:
                         None if soonest == _NEVER else min(wait, threading.TIMEOUT_MAX)
                     )
                 now = time.perf_counter()
-                due = [alarm for alarm in self._alarms if alarm.due <= now]
-            for alarm in due:
+                check_after = [alarm for alarm in self._alarms if alarm.check_after <= now]
+            for alarm in check_after:
                 with suppress(Exception):  # one thread watches for all
                     alarm.fire(now)
 

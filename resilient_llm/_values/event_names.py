@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-Fact = Literal[
+EventName = Literal[
     "AttemptSucceeded",
     "AttemptFailed",
     "RetryScheduled",

@@ -99,10 +99,10 @@ def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return checked
 
 
-def breaker_settings(*layers: Mapping[str, Any]) -> BreakerSettings:
+def breaker_settings(*state: Mapping[str, Any]) -> BreakerSettings:
     """Return the settings that the checked layers give together, the last one strongest."""
     merged: dict[str, Any] = {}
-    for layer in layers:
+    for layer in state:
         merged.update(layer)
     settings = BreakerSettings(**merged, cooldown_is_own="cooldown" in merged)
     if settings.cooldown > settings.max_cooldown:

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Glance:
+class ItemInfo:
     """What a stream's driver wants to know of one item.
 
     Attributes:
@@ -72,15 +72,15 @@ class Glance:
 
 
 # Nearly every glance is one of these: none is made anew.
-_CONTENT: Final = Glance(known=True, content=True, ended=False)
-_NOTHING: Final = Glance(known=True, content=False, ended=False)
-_CONTENT_AND_END: Final = Glance(known=True, content=True, ended=True)
-_END: Final = Glance(known=True, content=False, ended=True)
+_CONTENT: Final = ItemInfo(known=True, content=True, ended=False)
+_NOTHING: Final = ItemInfo(known=True, content=False, ended=False)
+_CONTENT_AND_END: Final = ItemInfo(known=True, content=True, ended=True)
+_END: Final = ItemInfo(known=True, content=False, ended=True)
 # Shapes without an end that can be relied on.
-_ENDLESS_CONTENT: Final = Glance(known=True, content=True, ended=None)
-_ENDLESS_NOTHING: Final = Glance(known=True, content=False, ended=None)
-_UNKNOWN: Final = Glance(known=False, content=True, ended=None)
-_NO_ITEM: Final = Glance(known=False, content=False, ended=None)
+_ENDLESS_CONTENT: Final = ItemInfo(known=True, content=True, ended=None)
+_ENDLESS_NOTHING: Final = ItemInfo(known=True, content=False, ended=None)
+_UNKNOWN: Final = ItemInfo(known=False, content=True, ended=None)
+_NO_ITEM: Final = ItemInfo(known=False, content=False, ended=None)
 
 # What stands where the reason of an end will be, before there is one.
 _NOT_STOPPED: Final = frozenset(("", "null", "none", "finish_reason_unspecified"))
@@ -88,7 +88,7 @@ _NOT_STOPPED: Final = frozenset(("", "null", "none", "finish_reason_unspecified"
 _MOST_WRAPPERS: Final = 3
 
 
-def glance(item: object) -> Glance:
+def inspect_item(item: object) -> ItemInfo:
     """Return what an item of a stream carries and tells. Never raises."""
     try:
         if type(item) is str:
@@ -148,7 +148,7 @@ class _Shape(NamedTuple):
         text: Takes what an item holds, gives the text in it.
     """
 
-    look: Callable[[dict[str, Any], object], Glance | None]
+    look: Callable[[dict[str, Any], object], ItemInfo | None]
     text: Callable[[dict[str, Any]], str]
 
 
@@ -168,7 +168,7 @@ def _shape_of(held: dict[str, Any]) -> _Shape | None:
     return None
 
 
-def _glance_deeper(item: object, held: dict[str, Any]) -> Glance:
+def _glance_deeper(item: object, held: dict[str, Any]) -> ItemInfo:
     """Look at texts, at what is in a wrapper, and at bodies that are nothing but an error."""
     if item is None:
         return _NO_ITEM
@@ -290,7 +290,7 @@ def _message_says(said: dict[str, Any], message: object) -> bool:
     return bool(extra) and _message_says(extra, None)
 
 
-def _ended_by(stop: object, *, content: bool) -> Glance:
+def _ended_by(stop: object, *, content: bool) -> ItemInfo:
     """Return the glance at an item with a reason why the model stopped, if there is one yet."""
     reason = "" if stop is None else word(stop)
     if reason in _NOT_STOPPED:
@@ -301,11 +301,11 @@ def _ended_by(stop: object, *, content: bool) -> Glance:
     return _failed(verdict, content=content)
 
 
-def _failed(verdict: Verdict, *, content: bool = False) -> Glance:
-    return Glance(known=True, content=content, ended=True, verdict=verdict)
+def _failed(verdict: Verdict, *, content: bool = False) -> ItemInfo:
+    return ItemInfo(known=True, content=content, ended=True, verdict=verdict)
 
 
-def _over(seen: Glance) -> Glance:
+def _over(seen: ItemInfo) -> ItemInfo:
     """Return the glance at an item that is the end whether it says why or not."""
     if seen.ended:
         return seen
@@ -350,7 +350,7 @@ def _no_text(held: dict[str, Any]) -> str:  # as any reader of text
 # The shapes: one function for the glance, one for the text.
 
 
-def _look_at_chat(held: dict[str, Any], item: object) -> Glance | None:
+def _look_at_chat(held: dict[str, Any], item: object) -> ItemInfo | None:
     """openai's chat and completions, and all who speak like them."""
     choices: list[Any] = held["choices"]
     if type(choices) is not list or not choices:
@@ -380,7 +380,7 @@ def _look_at_chat(held: dict[str, Any], item: object) -> Glance | None:
     return _ended_by(stop, content=False) if error is None else _failed(verdict_on(error))
 
 
-def _look_beside_choices(held: dict[str, Any], item: object) -> Glance | None:
+def _look_beside_choices(held: dict[str, Any], item: object) -> ItemInfo | None:
     """A chunk without choices: azure's first, with what its filter thinks of the prompt; the usage, after the end."""
     if not any(name in held for name in BESIDE_CHOICES):
         return None
@@ -423,7 +423,7 @@ def _text_in_chat(held: dict[str, Any]) -> str:
     return ""
 
 
-def _look_at_delta(held: dict[str, Any], item: object) -> Glance | None:
+def _look_at_delta(held: dict[str, Any], item: object) -> ItemInfo | None:
     """An event with a text in ``delta``: of openai's Responses, and of its chat helper."""
     if "delta" not in held:
         return None
@@ -434,7 +434,7 @@ def _text_in_delta(held: dict[str, Any]) -> str:
     return _cut(held.get("delta"))
 
 
-def _look_at_response_event(held: dict[str, Any], item: object) -> Glance | None:
+def _look_at_response_event(held: dict[str, Any], item: object) -> ItemInfo | None:
     """Any other event of openai's Responses: the end of a part, a new item, a step of a tool."""
     if "_call" in held["type"]:
         return _CONTENT
@@ -444,7 +444,7 @@ def _look_at_response_event(held: dict[str, Any], item: object) -> Glance | None
     return _NOTHING
 
 
-def _look_at_response_end(held: dict[str, Any], item: object) -> Glance | None:
+def _look_at_response_end(held: dict[str, Any], item: object) -> ItemInfo | None:
     """The last event of openai's Responses, with all of the response in it."""
     response = held.get("response")
     if response is None:
@@ -459,7 +459,7 @@ def _look_at_response_end(held: dict[str, Any], item: object) -> Glance | None:
     return _CONTENT_AND_END if any(one.says or one.refuses for one in whole.candidates) else _END
 
 
-def _look_at_helper(held: dict[str, Any], item: object) -> Glance | None:
+def _look_at_helper(held: dict[str, Any], item: object) -> ItemInfo | None:
     """What openai's and anthropic's helpers make of the raw events, which they give as well."""
     for name in ("text", "thinking", "partial_json", "content", "refusal", "arguments"):
         if name in held:
@@ -475,24 +475,24 @@ def _text_in_helper(held: dict[str, Any]) -> str:
     return "" if "snapshot" in held else _cut(held.get("text"))
 
 
-def _look_at_aside(held: dict[str, Any], item: object) -> Glance | None:
+def _look_at_aside(held: dict[str, Any], item: object) -> ItemInfo | None:
     """What anthropic's helper tells of besides the answer: where a text is from, the signature of a thought."""
     return _NOTHING if held["type"] in held or "encrypted_content" in held else None
 
 
-def _look_at_call(held: dict[str, Any], item: object) -> Glance | None:
+def _look_at_call(held: dict[str, Any], item: object) -> ItemInfo | None:
     return _CONTENT
 
 
-def _look_at_quiet(held: dict[str, Any], item: object) -> Glance | None:
+def _look_at_quiet(held: dict[str, Any], item: object) -> ItemInfo | None:
     return _NOTHING
 
 
-def _look_at_end(held: dict[str, Any], item: object) -> Glance | None:
+def _look_at_end(held: dict[str, Any], item: object) -> ItemInfo | None:
     return _END
 
 
-def _look_at_block_start(held: dict[str, Any], item: object) -> Glance | None:
+def _look_at_block_start(held: dict[str, Any], item: object) -> ItemInfo | None:
     """anthropic: a block begins, most often an empty one; a call of a tool has its name already."""
     if "content_block" not in held:
         return None
@@ -503,7 +503,7 @@ def _text_in_block_start(held: dict[str, Any]) -> str:
     return _text_in([held.get("content_block")])
 
 
-def _look_at_block_delta(held: dict[str, Any], item: object) -> Glance | None:
+def _look_at_block_delta(held: dict[str, Any], item: object) -> ItemInfo | None:
     delta = inside(held.get("delta"))
     text = delta.get("text")
     if type(text) is str and text:
@@ -518,11 +518,11 @@ def _text_in_block_delta(held: dict[str, Any]) -> str:
     return _cut(inside(held.get("delta")).get("text"))
 
 
-def _look_at_message_delta(held: dict[str, Any], item: object) -> Glance | None:
+def _look_at_message_delta(held: dict[str, Any], item: object) -> ItemInfo | None:
     return _ended_by(inside(held.get("delta")).get("stop_reason"), content=False)
 
 
-def _look_at_error(held: dict[str, Any], item: object) -> Glance | None:
+def _look_at_error(held: dict[str, Any], item: object) -> ItemInfo | None:
     """anthropic's error event has the error inside, that of openai's Responses is one itself."""
     error = error_in(item)
     if (
@@ -534,7 +534,7 @@ def _look_at_error(held: dict[str, Any], item: object) -> Glance | None:
     return None if error is None else _failed(verdict_on(error))
 
 
-def _look_at_cohere(held: dict[str, Any], item: object) -> Glance | None:
+def _look_at_cohere(held: dict[str, Any], item: object) -> ItemInfo | None:
     message = inside(inside(held.get("delta")).get("message"))
     return (
         _CONTENT if _says(message.get("content")) or _filled(message.get("tool_plan")) else _NOTHING
@@ -546,11 +546,11 @@ def _text_in_cohere(held: dict[str, Any]) -> str:
     return _cut(inside(message.get("content")).get("text"))
 
 
-def _look_at_cohere_end(held: dict[str, Any], item: object) -> Glance | None:
+def _look_at_cohere_end(held: dict[str, Any], item: object) -> ItemInfo | None:
     return _over(_ended_by(inside(held.get("delta")).get("finish_reason"), content=False))
 
 
-def _look_at_langchain(held: dict[str, Any], item: object) -> Glance | None:
+def _look_at_langchain(held: dict[str, Any], item: object) -> ItemInfo | None:
     """A message chunk of langchain. Not every integration of it says why it ended."""
     text = held.get("content")
     if (type(text) is str and text) or _message_says(held, item):
@@ -563,7 +563,7 @@ def _text_in_langchain(held: dict[str, Any]) -> str:
     return _text_in(held.get("content"))
 
 
-def _look_at_candidates(held: dict[str, Any], item: object) -> Glance | None:
+def _look_at_candidates(held: dict[str, Any], item: object) -> ItemInfo | None:
     """Google's."""
     candidates = items(held.get("candidates"), MOST_CANDIDATES)
     if not candidates:
@@ -584,7 +584,7 @@ def _look_at_candidates(held: dict[str, Any], item: object) -> Glance | None:
     return _ended_by(stop, content=content)
 
 
-def _look_beside_candidates(held: dict[str, Any], item: object) -> Glance | None:
+def _look_beside_candidates(held: dict[str, Any], item: object) -> ItemInfo | None:
     """A chunk without candidates: the prompt was blocked, or there is nothing but the usage."""
     if not any(name in held for name in (*INSTEAD_OF_CANDIDATES, *BESIDE_CANDIDATES)):
         return None
@@ -599,7 +599,7 @@ def _text_in_candidates(held: dict[str, Any]) -> str:
     return _text_in(inside(inside(candidates[0]).get("content")).get("parts")) if candidates else ""
 
 
-def _look_at_done(held: dict[str, Any], item: object) -> Glance | None:
+def _look_at_done(held: dict[str, Any], item: object) -> ItemInfo | None:
     """ollama's chat and generate."""
     done = held["done"]
     if type(done) is not bool or not ("message" in held or "response" in held):
@@ -617,7 +617,7 @@ def _text_in_done(held: dict[str, Any]) -> str:
     return _text_in(inside(held.get("message")).get("content")) or _cut(held.get("response"))
 
 
-def _look_at_token(held: dict[str, Any], item: object) -> Glance | None:
+def _look_at_token(held: dict[str, Any], item: object) -> ItemInfo | None:
     """Text generation of huggingface, one token each."""
     token = inside(held["token"])
     if "text" not in token:
@@ -634,7 +634,7 @@ def _text_in_token(held: dict[str, Any]) -> str:
     return "" if token.get("special") is True else _cut(token.get("text"))
 
 
-def _look_at_converse(held: dict[str, Any], item: object) -> Glance | None:
+def _look_at_converse(held: dict[str, Any], item: object) -> ItemInfo | None:
     """An event of Bedrock's converse_stream: a dict of one."""
     if len(held) > 2:
         return None
@@ -667,7 +667,7 @@ _TEXT_AND_STOP: Final = (
 )
 
 
-def _look_at_text_and_stop(held: dict[str, Any], item: object) -> Glance | None:
+def _look_at_text_and_stop(held: dict[str, Any], item: object) -> ItemInfo | None:
     for text, stop in _TEXT_AND_STOP:
         if text in held and stop in held:
             return _ended_by(held[stop], content=_filled(held[text]))

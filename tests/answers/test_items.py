@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resilient_llm import ErrorKind, Verdict
-from resilient_llm.answers._items import Glance, glance, text_of
+from resilient_llm.answers._items import ItemInfo, inspect_item, text_of
 from tests.answers.test_hostile import ANYTHING, Hostile, HostileDict, HostileText, Liar, as_object
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -33,7 +33,7 @@ SEEN = {
 
 
 def seen(item: object) -> tuple[bool, bool, bool | None]:
-    found = glance(item)
+    found = inspect_item(item)
     assert found.verdict is None, found
     return found.known, found.content, found.ended
 
@@ -660,7 +660,7 @@ def test_a_whole_stream(name: str) -> None:
     """Of a good stream the preamble is none of the content, the end is told, and the text counts once."""
     stream = STREAMS[name]
 
-    glances = [glance(item) for item in stream]
+    glances = [inspect_item(item) for item in stream]
     first = next(number for number, each in enumerate(glances) if each.content)
 
     assert all(each.known and each.verdict is None for each in glances)
@@ -765,7 +765,7 @@ def test_an_error_has_a_verdict(name: str) -> None:
     """An item that is an error is the end, no content, and has the verdict of the error."""
     wire, (kind, reason) = ERRORS[name]
 
-    found = glance(wire)
+    found = inspect_item(wire)
 
     assert found.verdict is not None
     assert (True, False, True) == (found.known, found.content, found.ended)
@@ -778,12 +778,12 @@ def test_an_error_of_openai(name: str) -> None:
     """The object of openai's client has the verdict of the JSON."""
     wire, _ = ERRORS[name]
 
-    assert glance(wire) == glance(made_by_openai("responses", wire))
+    assert inspect_item(wire) == inspect_item(made_by_openai("responses", wire))
 
 
 def test_an_error_after_text_has_both() -> None:
     """A chunk that ends with an error may still bring some text."""
-    found = glance(chunk({"content": "It"}, "error"))
+    found = inspect_item(chunk({"content": "It"}, "error"))
 
     assert (True, True, "server_error") == (
         found.content,
@@ -836,7 +836,7 @@ def test_an_unknown_item_is_content(name: str) -> None:
 
 def test_none_is_no_content() -> None:
     """None is no shape that we know, and nothing to deliver."""
-    assert Glance(known=False, content=False, ended=None) == glance(None)
+    assert ItemInfo(known=False, content=False, ended=None) == inspect_item(None)
     assert "" == text_of(None)
 
 
@@ -951,7 +951,7 @@ def test_no_code_of_an_item_runs(where: str) -> None:
         "block": {"type": "content_block_start", "content_block": watched},
     }[where]
 
-    glance(item)
+    inspect_item(item)
     text_of(item)
 
     assert [] == watched.ran
@@ -977,7 +977,7 @@ HOSTILE: list[object] = [
 @pytest.mark.parametrize("number", range(len(HOSTILE)))
 def test_hostile_items(number: int) -> None:
     """An object that raises wherever it is touched is an item like others."""
-    assert isinstance(glance(HOSTILE[number]), Glance)
+    assert isinstance(inspect_item(HOSTILE[number]), ItemInfo)
     assert isinstance(text_of(HOSTILE[number]), str)
 
 
@@ -1007,10 +1007,10 @@ TYPES = """
 def test_nothing_makes_a_glance_raise(item: object) -> None:
     """Whatever an item is, there is a glance and a text that a stream can use."""
     for each in (item, as_object(item) if type(item) is dict else item):
-        found = glance(each)
+        found = inspect_item(each)
         text = text_of(each)
 
-        assert type(found) is Glance
+        assert type(found) is ItemInfo
         assert found.known or found.verdict is None
         assert found.verdict is None or (isinstance(found.verdict, Verdict) and found.ended)
         assert type(text) is str

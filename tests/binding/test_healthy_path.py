@@ -1,4 +1,4 @@
-"""The generated wrapper's own first attempt: it decides as the story does, and takes no lock."""
+"""The generated wrapper's own first attempt: it decides as the call flow does, and takes no lock."""
 
 import inspect
 import logging
@@ -103,7 +103,7 @@ def test_the_inlined_first_attempt_decides_as_the_story_does(name: str) -> None:
 
 
 def test_the_inlined_first_attempt_tells_the_same_events() -> None:
-    """A failing first attempt is told alike whether the wrapper or the story made it."""
+    """A failing first attempt is told alike whether the wrapper or the call flow made it."""
 
     def events(*, inline: bool) -> list[tuple[str, str]]:
         with isolated(), fake_clock():
@@ -322,7 +322,7 @@ def test_the_busiest_key_is_not_the_longest_idle_one(
 def test_an_observer_of_successes_is_told_of_every_call_and_costs_nothing_after(
     locks_taken: LocksTaken,
 ) -> None:
-    """Subscribing to successes sends calls through the story; ending it brings the inlined attempt back."""
+    """Subscribing to successes sends calls through the call flow; ending it brings the inlined attempt back."""
 
     @failover(chain=CHAIN)
     def ask(target: Target) -> str:

@@ -204,7 +204,7 @@ class Weather:
             end += rng.uniform(0.2, 1.2)
             self._ends.append(end)
         self._rng = rng
-        self.calm = False
+        self.is_settled = False
 
     def condition(self, seconds: float) -> str:
         """Return the condition so long after the start; the plan repeats."""
@@ -212,7 +212,7 @@ class Weather:
 
     def deed(self, seconds: float) -> str:
         """Draw what the provider does to one attempt."""
-        if self.calm:
+        if self.is_settled:
             return ANSWER
         drawn = self._rng.random()
         for deed, share in CONDITIONS[self.condition(seconds)].items():
@@ -238,10 +238,10 @@ class Providers:
         self.benched: dict[str, float] = {}
         """``{key: moment since when nobody may be sent there}``, kept by the operator."""
 
-    def calm(self) -> None:
+    def is_settled(self) -> None:
         """Let every provider answer everything from now on."""
         for weather in self.weathers.values():
-            weather.calm = True
+            weather.is_settled = True
 
     def weather(self, key: str) -> Weather:
         return self.weathers[key.partition("/")[0]]
@@ -1024,7 +1024,7 @@ def _be_a_child(soak: Soak, writes: int, ask_once: Callable[[], None]) -> None:
         soak.ledger.after_fork()
         soak.ledger.violations = []
         soak.overseer.after_fork()
-        soak.providers.calm()
+        soak.providers.is_settled()
         child_checks(soak.ledger, ask_once)
         os.write(writes, "\n".join(soak.ledger.violations).encode())
         code = 0
@@ -1446,7 +1446,7 @@ def run(seconds: float, seed: int, say: Callable[[str], object]) -> list[str]:
             soak.closing.set()
             join(soak, [server], 10.0)
         check_accounts(soak)
-        soak.providers.calm()
+        soak.providers.is_settled()
         check_recovery(soak)
         stop()
         check_flatness(soak, meter)

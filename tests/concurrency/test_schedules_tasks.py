@@ -30,7 +30,7 @@ from resilient_llm import (
     health,
     testing,
 )
-from resilient_llm._core.circuit.permit import held_places
+from resilient_llm._core.circuit.permit import held_leases
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm.testing import FakeClock, capture_events
 from tests.support import stepping
@@ -222,10 +222,10 @@ def test_a_cancelled_probe_gives_its_place_back(backend: str, how: str) -> None:
 
         @failover(chain=GROQ, attempts=1)
         async def ask(target: Target) -> str:
-            state.places = len(held_places.get())
+            state.leases = len(held_leases.get())
             return await provide(target)
 
-        state = SimpleNamespace(ask=ask, provide=provide, places=0, answered=False)
+        state = SimpleNamespace(ask=ask, provide=provide, leases=0, answered=False)
         return state
 
     async def call(state: Any) -> None:
@@ -233,12 +233,12 @@ def test_a_cancelled_probe_gives_its_place_back(backend: str, how: str) -> None:
             await state.ask()
         else:
             async with breaker(GROQ):
-                state.places = len(held_places.get())
+                state.leases = len(held_leases.get())
                 await state.provide(Target(GROQ))
         state.answered = True
 
     def check(state: Any) -> None:
-        assert state.places >= 1, "this was no probe"
+        assert state.leases >= 1, "this was no probe"
         no_place_is_taken(GROQ, "groq")
         states = {breaker("groq").state, breaker(GROQ).state}
         assert ({"closed"} if state.answered else {"closed", "half_open"}) == states

@@ -32,15 +32,15 @@ from resilient_llm import (
     unbench_model,
 )
 from resilient_llm._api import breaker as breaker_module
-from resilient_llm._binding import caller as _door
+from resilient_llm._binding import caller as _caller
 from resilient_llm._core.circuit import window
 from resilient_llm._core.circuit.circuit import Circuit
 from resilient_llm._core.circuit.permit import Permit, admit
-from resilient_llm._core.circuit.state import Block, Place
+from resilient_llm._core.circuit.state import Block, Lease
 from resilient_llm._core.retry_budget import RetryBudgets
-from resilient_llm._runtime import dispatcher as _hub
+from resilient_llm._runtime import dispatcher as _dispatcher
 from resilient_llm._runtime import registry as _registry
-from resilient_llm._runtime.dispatcher import Hub
+from resilient_llm._runtime.dispatcher import Dispatcher
 from resilient_llm._runtime.registry import Registry
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.settings import BreakerSettings, Settings
@@ -61,13 +61,13 @@ from tests.support.schedules import (
 # Circuits by themselves, told of by whichever thread comes first.
 
 
-class News:
+class EventSink:
     """Writes down what circuits tell, from any thread."""
 
     def __init__(self) -> None:
         self.told: list[str] = []
 
-    def wants(self, kind: str, tag: object = None, /) -> bool:
+    def has_listeners(self, kind: str, tag: object = None, /) -> bool:
         return True
 
     def deliver(self, circuit: Circuit, /) -> None:
@@ -81,23 +81,23 @@ class News:
 
 def _state(*, provider: bool = False, **options: Any) -> SimpleNamespace:
     """Return a circuit that has been closed since 0, and room for what threads get."""
-    news = News()
+    sink = EventSink()
 
     def make(key: str, above: Circuit | None = None) -> Circuit:
         return Circuit(
-            key, BreakerSettings(**options), now=0.0, rng=NoJitter(), news=news, provider=above
+            key, BreakerSettings(**options), now=0.0, rng=NoJitter(), sink=sink, provider=above
         )
 
     above = make("groq") if provider else None
     return SimpleNamespace(
-        circuit=make("groq/llama", above), provider=above, news=news, got=[], make=make
+        circuit=make("groq/llama", above), provider=above, sink=sink, got=[], make=make
     )
 
 
 def _grant(state: Any, now: float = 0.0) -> Any:
-    grant = state.circuit.admit(now)
-    assert not isinstance(grant, Block)
-    return grant
+    admission = state.circuit.admit(now)
+    assert not isinstance(admission, Block)
+    return admission
 
 
 def _half_open(**options: Any) -> SimpleNamespace:
@@ -131,18 +131,18 @@ def _succeeds(number: int, now: float = 1.0) -> Callable[[Any], None]:
     return succeed
 
 
-def _places(expected: int) -> Callable[[Any], None]:
+def _leases(expected: int) -> Callable[[Any], None]:
     def check(state: Any) -> None:
-        admitted = [grant for grant in state.got if isinstance(grant, Place)]
-        refused = [grant for grant in state.got if isinstance(grant, Block)]
+        admitted = [admission for admission in state.got if isinstance(admission, Lease)]
+        refused = [admission for admission in state.got if isinstance(admission, Block)]
         assert (expected, len(state.got) - expected) == (len(admitted), len(refused))
-        assert set(admitted) == set(state.circuit._layers.half.places)
+        assert set(admitted) == set(state.circuit._state.half.leases)
 
     return check
 
 
 def _tripped_once(state: Any) -> None:
-    assert 1 == state.news.told.count("TargetBenched")
+    assert 1 == state.sink.told.count("TargetBenched")
     assert ("open", 30.0 + 1.0) == (state.circuit.state(1.0), state.circuit.shut_until)
     assert (2, 2, 2) == (*state.circuit.numbers(1.0), state.circuit.consecutive)
 
@@ -157,8 +157,8 @@ def _counted(total: int, errors: int) -> Callable[[Any], None]:
 
 def _late_reports_change_nothing(state: Any) -> None:
     circuit = state.circuit
-    assert 1 == state.news.told.count("TargetBenched")
-    assert 0 == state.news.told.count("TargetUnbenched")
+    assert 1 == state.sink.told.count("TargetBenched")
+    assert 0 == state.sink.told.count("TargetUnbenched")
     assert ("open", 31.0, 1) == (circuit.state(2.0), circuit.shut_until, circuit.consecutive)
     total, errors = circuit.numbers(2.0)
     assert (1, True) == (
@@ -171,7 +171,7 @@ def _manual_stands(state: Any) -> None:
     circuit = state.circuit
     shown = circuit.bench_now(40.0)
     assert (True, "ops", 100.0) == (shown.manual, shown.reason, shown.until)
-    assert 2 == state.news.told.count("TargetBenched")
+    assert 2 == state.sink.told.count("TargetBenched")
     assert ("open", "half_open") == (circuit.state(99.0), circuit.state(100.0))
 
 
@@ -188,7 +188,7 @@ def _unbench(state: Any) -> None:
 def _trusted_again(state: Any) -> None:
     circuit = state.circuit
     assert ("closed", None) == (circuit.state(41.0), circuit.bench_now(41.0))
-    assert circuit.slot is circuit.era
+    assert circuit.slot is circuit.generation
     # A probe's failure may come between, but is not what is left.
     assert (0, 0) == (circuit.failed_probes, circuit.consecutive)
 
@@ -203,17 +203,20 @@ def _roll(number: int) -> Callable[[Any], None]:
 
     def work(state: Any) -> None:
         for at in (1.0, 5.0, 9.5):
-            grant = state.circuit.era
-            state.circuit.success(grant, at, 0.0)
-            state.circuit.failure(grant, at, limited(0.0), 0.0)
+            admission = state.circuit.generation
+            state.circuit.success(admission, at, 0.0)
+            state.circuit.failure(admission, at, limited(0.0), 0.0)
 
     return work
 
 
 def _rolled(state: Any) -> None:
-    circuit, era = state.circuit, state.circuit.era
-    sums = (era._successes, era._errors)
-    assert sums == (sum(b.successes for b in era._buckets), sum(b.errors for b in era._buckets))
+    circuit, generation = state.circuit, state.circuit.generation
+    sums = (generation._successes, generation._errors)
+    assert sums == (
+        sum(b.successes for b in generation._buckets),
+        sum(b.errors for b in generation._buckets),
+    )
     assert (12, 6) == circuit.numbers(9.5)
     assert (0, 0) == circuit.numbers(1_000.0)
 
@@ -226,12 +229,12 @@ def _answer_through_provider(state: Any) -> None:
 
 
 def _provider_fails(state: Any) -> None:
-    state.provider.failure(state.provider_grant, 1.0, DOWN, 0.0)
+    state.provider.failure(state.provider_admission, 1.0, DOWN, 0.0)
 
 
 def _with_provider() -> SimpleNamespace:
     state = _state(provider=True, failures=1)
-    state.provider_grant = state.provider.admit(0.0)
+    state.provider_admission = state.provider.admit(0.0)
     return state
 
 
@@ -252,9 +255,9 @@ def _shut_with_provider(state: Any) -> None:
 
 
 def _given_back(state: Any) -> None:
-    half = state.circuit._layers.half
-    assert len(half.places) <= 1
-    assert [] == [place for place in half.places if place not in state.got]
+    half = state.circuit._state.half
+    assert len(half.leases) <= 1
+    assert [] == [lease for lease in half.leases if lease not in state.got]
 
 
 def _give_back(state: Any) -> None:
@@ -263,8 +266,8 @@ def _give_back(state: Any) -> None:
 
 
 CIRCUIT_RACES = [
-    Race("one probe is admitted", _half_open, [_ask] * 3, _places(1)),
-    Race("two probes are admitted", lambda: _half_open(probes=2), [_ask] * 3, _places(2)),
+    Race("one probe is admitted", _half_open, [_ask] * 3, _leases(1)),
+    Race("two probes are admitted", lambda: _half_open(probes=2), [_ask] * 3, _leases(2)),
     Race(
         "a failing burst trips once",
         lambda: _with_grants(3, failures=2),
@@ -333,9 +336,9 @@ _LIMIT = 4
 
 def _registry_state() -> SimpleNamespace:
     ticks = itertools.count(1.0)
-    hub = Hub(lambda moment: moment)  # type: ignore[arg-type, return-value]  # nobody listens
+    dispatcher = Dispatcher(lambda moment: moment)  # type: ignore[arg-type, return-value]  # nobody listens
     registry = Registry(
-        Settings(breakers={"*": {"failures": 1}}), lambda: next(ticks), random.Random(0), hub
+        Settings(breakers={"*": {"failures": 1}}), lambda: next(ticks), random.Random(0), dispatcher
     )
     return SimpleNamespace(registry=registry, got=[], clock=lambda: next(ticks))
 
@@ -464,9 +467,9 @@ WARM = 3
 
 # One for all states: the opcodes of a function that is new in each run would not be seen.
 @failover(chain="groq/llama", attempts=1)
-def _ask_groq(target: Target, fails: bool = False, note: Callable[[], object] | None = None) -> str:
-    if note is not None:
-        note()
+def _ask_groq(target: Target, fails: bool = False, emit: Callable[[], object] | None = None) -> str:
+    if emit is not None:
+        emit()
     if fails:
         raise DownError
     return target.key
@@ -537,7 +540,7 @@ def _health_says(total: int, errors: int) -> Callable[[Any], None]:
 def _guard_is_free(check: Callable[[Any], None]) -> Callable[[Any], None]:
     def and_free(state: Any) -> None:
         check(state)
-        assert state.guard._era is breaker_module._NOBODY
+        assert state.guard._generation is breaker_module._EMPTY
         more = getattr(state.guard, "_more", None)
         assert more is None or [] == more.entries
 
@@ -790,9 +793,9 @@ LEFT_ELSEWHERE = Race(
 
 
 def _listened_to() -> SimpleNamespace:
-    hub, got = Hub(lambda moment: moment), []  # type: ignore[arg-type, return-value, var-annotated]
-    hub.subscribe(lambda event: got.append((type(event).__name__, event.at)), ())
-    one = Circuit("groq", BreakerSettings(), now=0.0, rng=NoJitter(), news=hub)
+    dispatcher, got = Dispatcher(lambda moment: moment), []  # type: ignore[arg-type, return-value, var-annotated]
+    dispatcher.subscribe(lambda event: got.append((type(event).__name__, event.at)), ())
+    one = Circuit("groq", BreakerSettings(), now=0.0, rng=NoJitter(), sink=dispatcher)
     return SimpleNamespace(circuit=one, got=got)
 
 
@@ -885,7 +888,7 @@ def test_one_guard_for_two_holds_without_a_global_lock() -> None:
 
 def test_every_event_is_told_whoever_delivers_it() -> None:
     """A thread that leaves its event to the one that delivers is not left alone with it."""
-    _holds(explore(TELLING, opcodes_of(_hub), runs=1_000))
+    _holds(explore(TELLING, opcodes_of(_dispatcher), runs=1_000))
 
 
 # The same explorations, with something taken out: they must see it.
@@ -937,7 +940,7 @@ def test_a_lock_that_is_taken_out_is_missed_in_the_orders_that_make_a_difference
     assert explored.violation is not None
 
 
-@pytest.mark.parametrize(("lock", "name"), [("hub", "two begin to listen")])
+@pytest.mark.parametrize(("lock", "name"), [("dispatcher", "two begin to listen")])
 def test_a_lock_of_the_wiring_that_is_taken_out_is_missed(lock: str, name: str) -> None:
     """Those who begin to listen at once would lose one another."""
     explored = explore(
@@ -1038,11 +1041,11 @@ HOT = [
     ("the wrapper", _wrapper_code(is_async=False), "n"),
     ("the async wrapper", _wrapper_code(is_async=True), "n"),
     ("a guard", breaker_module.Breaker.__exit__.__code__, "n"),
-    ("the door", _door.Door.care.__code__, "n"),
-    ("the door of calls with limits", _door.Door._limited.__code__, "n"),
-    ("a measured success", window.Era.measured.__code__, "n"),
-    ("a success's duration", window.Era.measured.__code__, "seconds"),
-    ("successes with a duration", window.Era.measured.__code__, "timed"),
+    ("the door", _caller.Caller.on_success.__code__, "n"),
+    ("the door of calls with limits", _caller.Caller._limited.__code__, "n"),
+    ("a measured success", window.Generation.measured.__code__, "n"),
+    ("a success's duration", window.Generation.measured.__code__, "seconds"),
+    ("successes with a duration", window.Generation.measured.__code__, "timed"),
 ]
 
 
@@ -1072,17 +1075,19 @@ def test_no_switch_lies_between_a_guards_last_look_and_its_being_free() -> None:
     code = breaker_module.Breaker.__exit__.__code__
     offsets = {(each.opname, each.argval): each.offset for each in dis.get_instructions(code)}
 
-    assert [] == _interrupted(code, offsets["LOAD_ATTR", "_era"], offsets["STORE_ATTR", "_era"])
+    assert [] == _interrupted(
+        code, offsets["LOAD_ATTR", "_generation"], offsets["STORE_ATTR", "_generation"]
+    )
 
 
 def test_a_call_between_load_and_store_is_seen() -> None:
     """What is looked for above would be found: a count that is made by a function, or in a loop."""
 
-    def by_call(era: Any) -> None:
-        era.n += abs(1)
+    def by_call(generation: Any) -> None:
+        generation.n += abs(1)
 
-    def by_loop(era: Any) -> None:
-        era.n = era.n + sum(each for each in (1,))
+    def by_loop(generation: Any) -> None:
+        generation.n = generation.n + sum(each for each in (1,))
 
     assert all(
         _interrupted(function.__code__, load, store)

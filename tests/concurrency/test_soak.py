@@ -144,7 +144,7 @@ def test_the_weather_repeats_with_its_seed() -> None:
 def test_in_calm_weather_everything_is_answered() -> None:
     """Once calm, a provider fails nobody, whatever its plan says."""
     weather = soak.Weather(1, "storm1", ("failing",))
-    weather.calm = True
+    weather.is_settled = True
 
     assert {soak.ANSWER} == {weather.deed(n / 10) for n in range(300)}
 
@@ -286,7 +286,7 @@ def test_a_guard_survives_two_threads_that_contend_for_it_first() -> None:
 
     def trace(frame: FrameType, event: str, argument: object) -> None:
         # The second thread is about to make the list of entries when the third comes.
-        if frame.f_code.co_qualname == "_More.__init__" and not entered.is_set():
+        if frame.f_code.co_qualname == "_ExtraEntries.__init__" and not entered.is_set():
             contender.start()
             # It gets in now, or it has to wait until the second is through: either is fine.
             entered.wait(0.1)

@@ -1,4 +1,4 @@
-"""The story of one call, told to a driver made of plain values: every step and every event, in order.
+"""The call flow of one call, told to a driver made of plain values: every step and every event, in order.
 
 A transcript line is a step (``try a/x 1``, ``wait 0.5``, and how the call ends) or an
 event, with everything it says and the moment at which it happened.
@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from resilient_llm._core.call import call_flow as stories
-from resilient_llm._core.call.call import Call, Lane, World
-from resilient_llm._core.call.steps import Done, LetThrough, Raise, Step, Told, Try, Wait
+from resilient_llm._core.call.call import Call, CallDeps, Candidate
+from resilient_llm._core.call.steps import Done, Raise, Reply, Reraise, Step, Try, Wait
 from resilient_llm._core.circuit.circuit import CallTag, Circuit
 from resilient_llm._core.circuit.permit import Permit, admit
-from resilient_llm._core.circuit.state import Place
+from resilient_llm._core.circuit.state import Lease
 from resilient_llm._core.retry_budget import RetryBudgets
 from resilient_llm._values.errors import (
     ChainExhaustedError,
@@ -28,7 +28,7 @@ from resilient_llm._values.policy import Options
 from resilient_llm._values.settings import BreakerSettings, Settings
 from resilient_llm._values.target import Target
 from resilient_llm._values.verdict import Verdict
-from resilient_llm.answers import _items as _glances
+from resilient_llm.answers import _items as _items
 from tests.support.circuits import DEAD, DOWN, FULL, HUNG, WRONG, NoJitter, limited
 
 GATEWAY = Verdict(ErrorKind.TRANSIENT, "gateway", status=502)
@@ -76,17 +76,17 @@ class Player:
         *,
         settings: Settings | None = None,
         now: float = 0.0,
-        told_limit: bool = False,
+        knows_limit: bool = False,
         traced: bool = False,
         breakers: dict[str, Any] | None = None,
         **options: Any,
     ) -> None:
         self.now = now
         self.lines: list[str] = []
-        self.told_limit, self.traced = told_limit, traced
+        self.knows_limit, self.traced = knows_limit, traced
         self.options = Options(**options)
         self.circuits: dict[str, Circuit] = {}
-        self.lanes: list[Lane] = []
+        self.candidates: list[Candidate] = []
         self.script: dict[str, list[Any]] = {}
         self.timed_out = False
         self.seen: list[tuple[str, BaseException]] = []
@@ -97,23 +97,23 @@ class Player:
             target = given if isinstance(given, Target) else Target(given)
             provider = self._circuit(target.provider_key, None)
             own = self._circuit(target.key, provider)
-            self.lanes.append(Lane(target, own, lambda *_: None))
+            self.candidates.append(Candidate(target, own, lambda *_: None))
             self.script[target.key] = list(outcomes)
-        self.world = World(
+        self.deps = CallDeps(
             classify=lambda error: error.verdict,  # type: ignore[attr-defined]
             notice=lambda provider, error: self.seen.append((provider, error)),
             backoff=lambda number, error, rng: float(number),
             budgets=RetryBudgets(),
             settings=settings or Settings(breakers={}),
             rng=self.rng,
-            reader=lambda: _glances,
+            item_inspector=lambda: _items,
         )
         self.call: Call = self.new_call()
 
     def _circuit(self, key: str, provider: Circuit | None) -> Circuit:
         if key not in self.circuits:
             self.circuits[key] = Circuit(
-                key, self.breakers, now=self.now, rng=self.rng, news=self, provider=provider
+                key, self.breakers, now=self.now, rng=self.rng, sink=self, provider=provider
             )
         return self.circuits[key]
 
@@ -122,14 +122,19 @@ class Player:
         timeout = self.options.timeout
         deadline = None if timeout is None else self.now + timeout
         self.call = Call(
-            self.options, self.lanes, self.world, "the call", deadline, told_limit=self.told_limit
+            self.options,
+            self.candidates,
+            self.deps,
+            "the call",
+            deadline,
+            knows_limit=self.knows_limit,
         )
         self.call.traced = self.traced
         return self.call
 
     # What the circuits are told by.
 
-    def wants(self, kind: str, tag: CallTag | None = None, /) -> bool:
+    def has_listeners(self, kind: str, tag: CallTag | None = None, /) -> bool:
         return kind != "HealthChanged"
 
     def deliver(self, circuit: Circuit, /) -> None:
@@ -148,17 +153,19 @@ class Player:
         """Play the call to its end; return the transcript.
 
         Args:
-            failed: ``(key, verdict, seconds)`` of a first attempt that was made before the story began.
+            failed: ``(key, verdict, seconds)`` of a first attempt that was made before the call flow began.
         """
-        first: tuple[Lane, Permit, Told, bool] | None = None
+        first: tuple[Candidate, Permit, Reply, bool] | None = None
         if failed is not None:
             key, verdict, seconds = failed
-            lane = next(lane for lane in self.lanes if lane.target.key == key)
-            permit = admit(lane.circuit, self.now)
+            candidate = next(
+                candidate for candidate in self.candidates if candidate.target.key == key
+            )
+            permit = admit(candidate.circuit, self.now)
             assert isinstance(permit, Permit)
             self.now += seconds
-            first = (lane, permit, Told(self.now, error=Problem(verdict)), False)
-        steps = stories.story(self.call, self.now, first)
+            first = (candidate, permit, Reply(self.now, error=Problem(verdict)), False)
+        steps = stories.call_flow(self.call, self.now, first)
         step: Step = next(steps)
         while (told := self._do(step)) is not None:
             step = steps.send(told)
@@ -172,39 +179,41 @@ class Player:
         """Play the call to its end, which must go as the transcript says."""
         assert [line.strip() for line in text.strip().splitlines()] == self.play(failed=failed)
 
-    def _do(self, step: Step) -> Told | None:
+    def _do(self, step: Step) -> Reply | None:
         if isinstance(step, Try):
             return self._try(step)
         if isinstance(step, Wait):
             self.lines.append(f"wait {step.seconds:g}")
             self.before_wait(step)
             self.now += step.seconds
-            return Told(self.now)
+            return Reply(self.now)
         if isinstance(step, Done):
             self.lines.append(f"answer {step.value!r}")
-        elif isinstance(step, LetThrough):
+        elif isinstance(step, Reraise):
             self.lines.append("let it through")
         elif isinstance(step, Raise):
             cause = "" if step.cause is None else f" from {step.cause!r}"
             self.lines.append(f"raise {type(step.error).__name__}{cause}")
         return None
 
-    def _try(self, step: Try) -> Told:
-        key = step.lane.target.key
+    def _try(self, step: Try) -> Reply:
+        key = step.candidate.target.key
         limit = "" if step.limit is None else f" within {step.limit:g}"
-        self.lines.append(f"try {key} {step.number}{limit}{', whole' if step.whole else ''}")
+        self.lines.append(
+            f"try {key} {step.number}{limit}{', whole' if step.ends_deadline else ''}"
+        )
         assert "the call" == step.tag.call_id
         outcome = self.script[key].pop(0)
         outcome, seconds = outcome if isinstance(outcome, tuple) else (outcome, 0.5)
         timed_out = step.limit is not None and seconds >= step.limit
         self.now += step.limit if timed_out and step.limit is not None else seconds
         if timed_out:
-            return Told(self.now, error=Problem(TIMED_OUT), timed_out=True)
+            return Reply(self.now, error=Problem(TIMED_OUT), timed_out=True)
         if isinstance(outcome, Verdict):
-            return Told(self.now, error=Problem(outcome))
+            return Reply(self.now, error=Problem(outcome))
         if isinstance(outcome, BaseException):
-            return Told(self.now, error=outcome)
-        return Told(self.now, outcome)
+            return Reply(self.now, error=outcome)
+        return Reply(self.now, outcome)
 
     @property
     def error(self) -> Any:
@@ -361,9 +370,9 @@ class TestRetries:
         own = player.circuits["a/x"]
 
         def answered(_: Wait) -> None:
-            grant = own.admit(player.now)
-            assert own.era is grant
-            own.success(own.era, player.now, 0.1)
+            admission = own.admit(player.now)
+            assert own.generation is admission
+            own.success(own.generation, player.now, 0.1)
 
         player.before_wait = answered
 
@@ -473,7 +482,7 @@ class TestRetries:
     def test_the_budget_of_the_provider_may_be_spent(self) -> None:
         player = Player({"a/x": [DOWN], "b/y": ["yes"]}, attempts=3)
         for _ in range(10):
-            player.world.budgets.take("a", 0.0, None, 0)
+            player.deps.budgets.take("a", 0.0, None, 0)
 
         player.plays("""
             try a/x 1
@@ -491,10 +500,10 @@ class TestRetries:
         )
         own = player.circuits["a/x"]
         for _ in range(20):
-            own.success(own.era, 0.0, 0.1)
+            own.success(own.generation, 0.0, 0.1)
         for _ in range(10):
-            player.world.budgets.take("a", 0.0, None, 0)
-        player.world.budgets.first_attempt_failed("a", 0.0)
+            player.deps.budgets.take("a", 0.0, None, 0)
+        player.deps.budgets.first_attempt_failed("a", 0.0)
 
         # 20 answers, one failure before and the first attempt of this call: 11 retries are half of it.
         assert "try a/x 2" in player.play()
@@ -504,9 +513,9 @@ class TestRetries:
         player = Player({"a/x": [DOWN, "yes"], "a/z": []}, attempts=3, settings=settings)
         other = player.circuits["a/z"]
         for _ in range(22):
-            other.success(other.era, 0.0, 0.1)
+            other.success(other.generation, 0.0, 0.1)
         for _ in range(10):
-            player.world.budgets.take("a", 0.0, None, 0)
+            player.deps.budgets.take("a", 0.0, None, 0)
 
         assert "try a/x 2" in player.play()
 
@@ -519,7 +528,7 @@ class TestRetries:
             assert rng is player.rng
             return 0.25
 
-        player.world.backoff = backoff
+        player.deps.backoff = backoff
 
         assert "RetryScheduled a/x number=2 delay=0.25 source=backoff at 0.5" in player.play()
         assert [(1, DOWN), (2, GATEWAY)] == asked
@@ -528,7 +537,7 @@ class TestRetries:
         player = Player({"a/x": [DOWN, DOWN], "a/z": ["yes"]}, attempts=2)
         other = player.circuits["a/z"]
         for _ in range(3):
-            other.success(other.era, 0.0, 0.1)
+            other.success(other.generation, 0.0, 0.1)
 
         assert [line for line in player.play() if line.startswith("TargetBenched a/x")]
 
@@ -544,8 +553,8 @@ class TestRetries:
 
         player.play()
 
-        assert 1 == sum(count for _, count in player.world.budgets._counts["a"].first)
-        assert 2 == sum(count for _, count in player.world.budgets._counts["a"].retries)
+        assert 1 == sum(count for _, count in player.deps.budgets._counts["a"].first)
+        assert 2 == sum(count for _, count in player.deps.budgets._counts["a"].retries)
 
     def test_a_provider_is_charged_with_what_is_its_own(self) -> None:
         player = Player({"a/x": [PROVIDER_DOWN], "a/z": [], "b/y": ["yes"]}, attempts=2)
@@ -573,7 +582,7 @@ class TestRetries:
         sick = Verdict(ErrorKind.TRANSIENT, "overloaded", status=503, scope="provider")
         player = Player({"a/x": [sick, sick], "a/z": ["yes"]}, attempts=2)
         other = player.circuits["a/z"]
-        player.before_wait = lambda _: other.success(other.era, player.now, 0.1)
+        player.before_wait = lambda _: other.success(other.generation, player.now, 0.1)
 
         assert not [line for line in player.play() if line.startswith("TargetBenched")]
 
@@ -581,7 +590,7 @@ class TestRetries:
         sick = Verdict(ErrorKind.TRANSIENT, "overloaded", status=503, scope="provider")
         player = Player({"a/x": [sick, sick], "a/z": ["yes"]}, attempts=2)
         other = player.circuits["a/z"]
-        other.success(other.era, 0.0, 0.1)
+        other.success(other.generation, 0.0, 0.1)
 
         assert [line for line in player.play() if line.startswith("TargetBenched a kind")]
 
@@ -709,14 +718,14 @@ class TestHints:
     def test_a_longer_bench_than_the_hint_ends_the_retries(self) -> None:
         player = Player({"a/x": [limited(4.0)], "b/y": []}, attempts=2)
         player.circuits["b/y"].bench(0.0, 500.0, "migration")
-        player.circuits["a/x"].failure(player.circuits["a/x"].era, 0.0, limited(10.0), 0.0)
+        player.circuits["a/x"].failure(player.circuits["a/x"].generation, 0.0, limited(10.0), 0.0)
         player.circuits["a/x"].unbench(0.0)
-        early = player.circuits["a/x"].era
+        early = player.circuits["a/x"].generation
         player.lines.clear()
         player.script["a/x"] = [(limited(4.0), 0.5)]
         real = player._try
 
-        def and_another(step: Try) -> Told:
+        def and_another(step: Try) -> Reply:
             told = real(step)
             player.circuits["a/x"].failure(early, player.now, limited(10.0), 0.5)
             return told
@@ -782,7 +791,7 @@ class TestDeadlines:
         assert "try a/x 1 within 8, whole" in player.play()
 
     def test_a_first_attempt_that_was_made_before_had_no_limit(self) -> None:
-        player = Player({"a/x": []}, attempts=1, timeout=8.0, told_limit=True)
+        player = Player({"a/x": []}, attempts=1, timeout=8.0, knows_limit=True)
 
         player.play(failed=("a/x", TIMED_OUT, 8.0))
 
@@ -793,37 +802,37 @@ class TestDeadlines:
             {"a/x": [("never", 1e9)]}, attempts=1, timeout=8.0, breakers={"failures": 1}
         )
         own = player.circuits["a/x"]
-        own.failure(own.era, 0.0, DOWN, 0.0)
+        own.failure(own.generation, 0.0, DOWN, 0.0)
         player.now = 30.0
         player.new_call()
 
         player.play()
 
-        assert isinstance(own.admit(38.0), Place)
+        assert isinstance(own.admit(38.0), Lease)
 
     def test_an_error_of_its_own_timeout_at_the_end_is_the_deadlines(self) -> None:
-        player = Player({"a/x": [(TIMED_OUT, 7.0)]}, attempts=1, timeout=8.0, told_limit=True)
+        player = Player({"a/x": [(TIMED_OUT, 7.0)]}, attempts=1, timeout=8.0, knows_limit=True)
         real = player._try
 
-        def late(step: Try) -> Told:
+        def late(step: Try) -> Reply:
             told = real(step)
             player.now += 1.0
-            return Told(player.now, error=told.error)
+            return Reply(player.now, error=told.error)
 
         player._try = late  # type: ignore[method-assign]
 
         assert "raise DeadlineExceededError from Problem('timeout')" == player.play()[-1]
         assert (0, 0) == player.circuits["a/x"].numbers(8.0)
 
-    @pytest.mark.parametrize(("told_limit", "verdict"), [(False, TIMED_OUT), (True, GATEWAY)])
-    def test_other_errors_at_the_end_are_charged(self, told_limit: bool, verdict: Verdict) -> None:
-        player = Player({"a/x": [(verdict, 7.0)]}, attempts=1, timeout=8.0, told_limit=told_limit)
+    @pytest.mark.parametrize(("knows_limit", "verdict"), [(False, TIMED_OUT), (True, GATEWAY)])
+    def test_other_errors_at_the_end_are_charged(self, knows_limit: bool, verdict: Verdict) -> None:
+        player = Player({"a/x": [(verdict, 7.0)]}, attempts=1, timeout=8.0, knows_limit=knows_limit)
         real = player._try
 
-        def late(step: Try) -> Told:
+        def late(step: Try) -> Reply:
             told = real(step)
             player.now += 1.0
-            return Told(player.now, error=told.error)
+            return Reply(player.now, error=told.error)
 
         player._try = late  # type: ignore[method-assign]
 
@@ -831,7 +840,7 @@ class TestDeadlines:
         assert (1, 1) == player.circuits["a/x"].numbers(8.0)
 
     def test_a_timeout_before_the_end_is_charged_even_if_it_is_the_last_target(self) -> None:
-        player = Player({"a/x": [(TIMED_OUT, 7.0)]}, attempts=1, timeout=8.0, told_limit=True)
+        player = Player({"a/x": [(TIMED_OUT, 7.0)]}, attempts=1, timeout=8.0, knows_limit=True)
 
         assert "raise ChainExhaustedError from Problem('timeout')" == player.play()[-1]
         assert (1, 1) == player.circuits["a/x"].numbers(8.0)
@@ -840,10 +849,10 @@ class TestDeadlines:
         player = Player({"a/x": [DOWN], "b/y": []}, attempts=1, timeout=8.0)
         real = player._try
 
-        def late(step: Try) -> Told:
+        def late(step: Try) -> Reply:
             real(step)
             player.now = 8.0
-            return Told(player.now, error=Problem(DOWN))
+            return Reply(player.now, error=Problem(DOWN))
 
         player._try = late  # type: ignore[method-assign]
 
@@ -858,10 +867,10 @@ class TestDeadlines:
         player = Player({"a/x": [DOWN], "b/y": [DOWN]}, attempts=1, timeout=8.0)
         real = player._try
 
-        def late(step: Try) -> Told:
+        def late(step: Try) -> Reply:
             told = real(step)
-            player.now += 7.0 if step.lane.target.key == "b/y" else 0.0
-            return Told(player.now, error=told.error)
+            player.now += 7.0 if step.candidate.target.key == "b/y" else 0.0
+            return Reply(player.now, error=told.error)
 
         player._try = late  # type: ignore[method-assign]
 
@@ -953,10 +962,10 @@ class TestDeadlines:
         player.new_call()
         real = player._try
 
-        def while_it_runs(step: Try) -> Told:
+        def while_it_runs(step: Try) -> Reply:
             own = player.circuits["a/x"]
-            assert not isinstance(own.admit(130.4), Place)
-            assert isinstance(own.admit(130.5), Place)
+            assert not isinstance(own.admit(130.4), Lease)
+            assert isinstance(own.admit(130.5), Lease)
             return real(step)
 
         player._try = while_it_runs  # type: ignore[method-assign]
@@ -1002,7 +1011,7 @@ class TestLeavingAtOnce:
 
         player.play()
 
-        assert isinstance(player.circuits["a/x"].admit(player.now), Place)
+        assert isinstance(player.circuits["a/x"].admit(player.now), Lease)
 
     def test_a_cancellation_leaves_without_a_word(self) -> None:
         player = Player({"a/x": [Stop(CANCELLED)], "b/y": []})
@@ -1049,7 +1058,7 @@ class TestLeavingAtOnce:
 
         player.play()
 
-        assert isinstance(player.circuits["a/x"].admit(player.now), Place)
+        assert isinstance(player.circuits["a/x"].admit(player.now), Lease)
 
     def test_an_error_of_the_request_goes_to_the_next_by_default(self) -> None:
         player = Player({"a/x": [WRONG], "b/y": ["yes"]})
@@ -1290,7 +1299,7 @@ class TestRejecting:
 
         with pytest.raises(LookupError, match="mine"):
             player.play()
-        assert isinstance(player.circuits["a/x"].admit(player.now), Place)
+        assert isinstance(player.circuits["a/x"].admit(player.now), Lease)
 
 
 class TestOwnRule:
@@ -1411,13 +1420,15 @@ class TestAllBenched:
         player = Player(
             {f"{name}/x": ["yes"] for name, _ in zip("abc", ends, strict=False)}, **options
         )
-        for lane, end in zip(player.lanes, ends, strict=True):
-            lane.circuit.failure(lane.circuit.era, 0.0, DEAD if end < 0 else FULL, 0.0)
-            layer = lane.circuit._layers.opened
+        for candidate, end in zip(player.candidates, ends, strict=True):
+            candidate.circuit.failure(
+                candidate.circuit.generation, 0.0, DEAD if end < 0 else FULL, 0.0
+            )
+            layer = candidate.circuit._state.opened
             assert layer is not None
             layer.until = abs(end)
-            with lane.circuit._lock:
-                lane.circuit._publish_locked()
+            with candidate.circuit._lock:
+                candidate.circuit._publish_locked()
         player.lines.clear()
         return player
 
@@ -1467,7 +1478,7 @@ class TestAllBenched:
 
     def test_no_last_resort_after_an_attempt(self) -> None:
         player = Player({"b/y": [DOWN], "a/x": []}, attempts=1)
-        player.circuits["a/x"].failure(player.circuits["a/x"].era, 0.0, FULL, 0.0)
+        player.circuits["a/x"].failure(player.circuits["a/x"].generation, 0.0, FULL, 0.0)
 
         lines = player.play()
 
@@ -1557,13 +1568,13 @@ class TestAllBenched:
 
 
 class TestNothingIsKept:
-    """No frame of the story holds an error when it is over."""
+    """No frame of the call flow holds an error when it is over."""
 
     def test_a_story_that_is_closed_early_lets_go_of_the_error(self) -> None:
         player = Player({"a/x": [DOWN], "b/y": []}, attempts=3)
-        steps = stories.story(player.call, 0.0)
+        steps = stories.call_flow(player.call, 0.0)
         next(steps)
-        steps.send(Told(0.5, error=Problem(DOWN)))
+        steps.send(Reply(0.5, error=Problem(DOWN)))
         frame = steps.gi_frame
 
         steps.close()

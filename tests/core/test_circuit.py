@@ -10,7 +10,7 @@ import pytest
 
 from resilient_llm._core.circuit import window
 from resilient_llm._core.circuit.circuit import CallTag, Circuit
-from resilient_llm._core.circuit.state import FOREVER, Place
+from resilient_llm._core.circuit.state import FOREVER, Lease
 from resilient_llm._core.circuit.window import NEVER
 from resilient_llm._values.kinds import ErrorKind, LastError
 from resilient_llm._values.settings import BreakerSettings
@@ -21,7 +21,7 @@ from tests.support.circuits import (
     FULL,
     HUNG,
     WRONG,
-    News,
+    EventSink,
     answer,
     benched,
     circuit,
@@ -41,12 +41,12 @@ def health(old: str, new: str) -> dict[str, Any]:
     return {"old": old, "new": new}
 
 
-def opened(news: News | None = None, **options: Any) -> Circuit:
+def opened(sink: EventSink | None = None, **options: Any) -> Circuit:
     """Return a circuit that opened at 0 for 30 s."""
-    one = circuit(news=news, **{"failures": 1, **options})
+    one = circuit(sink=sink, **{"failures": 1, **options})
     fail(one, 0.0)
-    if news is not None:
-        news.take()
+    if sink is not None:
+        sink.take()
     return one
 
 
@@ -54,8 +54,8 @@ class TestOpening:
     """What opens a closed circuit, and what is told of it."""
 
     def test_opens_at_the_limit_of_failures_in_a_row_and_tells_all_of_it(self) -> None:
-        news = News()
-        one = circuit(news=news, failures=3)
+        sink = EventSink()
+        one = circuit(sink=sink, failures=3)
 
         fail(one, 1.0)
         fail(one, 2.0)
@@ -70,7 +70,7 @@ class TestOpening:
                 benched(TRANSIENT, "overloaded", "failures 3/3", 33.0, tag=TAG),
             ),
             ("HealthChanged", KEY, 3.0, health("degraded", "down")),
-        ] == news.take()
+        ] == sink.take()
         assert "open" == one.state(3.0)
         assert one.slot is None
         assert 33.0 == one.shut_until
@@ -85,8 +85,8 @@ class TestOpening:
         assert ("closed", 2) == (one.state(3.0), one.consecutive)
 
     def test_the_error_rate_opens_at_its_share_of_enough_calls(self) -> None:
-        news = News("HealthChanged")
-        one = circuit(news=news, failures=100, min_calls=4, error_rate=0.5)
+        sink = EventSink("HealthChanged")
+        one = circuit(sink=sink, failures=100, min_calls=4, error_rate=0.5)
 
         answer(one, 1.0, times=2)
         fail(one, 2.0)
@@ -100,18 +100,18 @@ class TestOpening:
                 3.0,
                 benched(TRANSIENT, "overloaded", "error_rate 2/4 >= 0.5", 33.0),
             ),
-        ] == news.take()
+        ] == sink.take()
 
     def test_slow_answers_open_by_their_rate(self) -> None:
-        news = News("HealthChanged")
-        one = circuit(news=news, min_calls=2, slow_call=5.0, slow_rate=1.0)
+        sink = EventSink("HealthChanged")
+        one = circuit(sink=sink, min_calls=2, slow_call=5.0, slow_rate=1.0)
 
         answer(one, 1.0, seconds=5.0)
         answer(one, 2.0, seconds=7.0)
 
         assert [
             ("TargetBenched", KEY, 2.0, benched(TRANSIENT, "slow", "slow_rate 2/2 >= 1", 32.0))
-        ] == news.take()
+        ] == sink.take()
 
     def test_an_answer_just_below_the_limit_is_not_slow(self) -> None:
         one = circuit(min_calls=1, slow_call=5.0, slow_rate=1.0)
@@ -132,8 +132,8 @@ class TestOpening:
     def test_a_success_can_open_by_an_error_rate_when_it_completes_the_number_of_calls(
         self,
     ) -> None:
-        news = News("HealthChanged")
-        one = circuit(news=news, failures=100, min_calls=2, error_rate=0.5)
+        sink = EventSink("HealthChanged")
+        one = circuit(sink=sink, failures=100, min_calls=2, error_rate=0.5)
         fail(one, 1.0)
 
         answer(one, 2.0)
@@ -145,7 +145,7 @@ class TestOpening:
                 2.0,
                 benched(TRANSIENT, "overloaded", "error_rate 1/2 >= 0.5", 32.0),
             ),
-        ] == news.take()
+        ] == sink.take()
 
     @pytest.mark.parametrize(
         ("verdict", "trigger", "until"),
@@ -155,8 +155,8 @@ class TestOpening:
     def test_one_error_of_some_kinds_is_enough(
         self, verdict: Verdict, trigger: str, until: float
     ) -> None:
-        news = News("HealthChanged")
-        one = circuit(news=news, jitter=1.0)
+        sink = EventSink("HealthChanged")
+        one = circuit(sink=sink, jitter=1.0)
 
         one.failure(granted(one.admit(1.0)), 1.0, verdict, 0.1, tag=TAG)
 
@@ -167,19 +167,19 @@ class TestOpening:
                 1.0,
                 benched(verdict.kind, verdict.reason, trigger, until, tag=TAG),
             ),
-        ] == news.take()
+        ] == sink.take()
 
     @pytest.mark.parametrize(
         "verdict", [WRONG, Verdict(ErrorKind.CALLER_BUG), Verdict(ErrorKind.REJECTED)]
     )
     def test_what_harms_no_health_is_not_counted(self, verdict: Verdict) -> None:
-        news = News()
-        one = circuit(news=news, failures=1)
+        sink = EventSink()
+        one = circuit(sink=sink, failures=1)
 
         fail(one, 1.0, verdict, times=3)
 
         assert ([], (0, 0), 0, None) == (
-            news.take(),
+            sink.take(),
             one.numbers(1.0),
             one.consecutive,
             one.last_error,
@@ -206,28 +206,28 @@ class TestOpening:
         )
 
     def test_what_the_error_named_is_told_with_the_bench(self) -> None:
-        news = News("HealthChanged")
-        tripped, dead = circuit(news=news, failures=1), circuit(news=news)
+        sink = EventSink("HealthChanged")
+        tripped, dead = circuit(sink=sink, failures=1), circuit(sink=sink)
 
         fail(tripped, 1.0, Verdict(TRANSIENT, "overloaded", retry_after=4.0))
         verdict = Verdict(ErrorKind.AUTH_DEAD, "invalid_credentials", retry_after=5.0)
         dead.failure(granted(dead.admit(1.0)), 1.0, verdict, 0.0, cooldown=400.0)
 
         assert [(31.0, 4.0), (401.0, 5.0)] == [
-            (each["until"], each["retry_after"]) for _, _, _, each in news.take()
+            (each["until"], each["retry_after"]) for _, _, _, each in sink.take()
         ]
 
     def test_slowness_is_the_reason_whatever_failed_before(self) -> None:
-        news = News("HealthChanged")
+        sink = EventSink("HealthChanged")
         one = circuit(
-            news=news, failures=100, error_rate=1.0, min_calls=3, slow_call=5.0, slow_rate=0.6
+            sink=sink, failures=100, error_rate=1.0, min_calls=3, slow_call=5.0, slow_rate=0.6
         )
         fail(one, 1.0, limited(0.0))
 
         answer(one, 1.0, seconds=5.0, times=2)
 
         told = benched(TRANSIENT, "slow", "slow_rate 2/3 >= 0.6", 31.0)
-        assert [("TargetBenched", KEY, 1.0, told)] == news.take()
+        assert [("TargetBenched", KEY, 1.0, told)] == sink.take()
 
     def test_who_is_refused_is_told_which_key_it_was(self) -> None:
         one = circuit(failures=1)
@@ -242,12 +242,12 @@ class TestOpening:
     def test_it_is_asked_whether_anybody_wants_the_event_of_this_call(self) -> None:
         asked: list[tuple[str, CallTag | None]] = []
 
-        class Curious(News):
-            def wants(self, kind: str, tag: CallTag | None = None, /) -> bool:
+        class Curious(EventSink):
+            def has_listeners(self, kind: str, tag: CallTag | None = None, /) -> bool:
                 asked.append((kind, tag))
                 return False
 
-        one = circuit(news=Curious(), failures=1)
+        one = circuit(sink=Curious(), failures=1)
 
         one.failure(granted(one.admit(0.0)), 0.0, DOWN, 0.0, tag=TAG)
 
@@ -276,16 +276,16 @@ class TestOpening:
         assert 100.0 == one.shut_until
 
     def test_a_late_failure_changes_nothing(self) -> None:
-        news = News()
-        one = circuit(news=news, failures=2)
+        sink = EventSink()
+        one = circuit(sink=sink, failures=2)
         late = granted(one.admit(0.0))
         fail(one, 1.0, times=2)
-        news.take()
+        sink.take()
 
         one.failure(late, 5.0, DEAD, 1.0)
         one.failure(late, 5.0, limited(100.0), 1.0)
 
-        assert ([], 31.0) == (news.take(), one.shut_until)
+        assert ([], 31.0) == (sink.take(), one.shut_until)
 
     def test_a_late_success_changes_nothing(self) -> None:
         one = circuit(failures=2)
@@ -301,24 +301,24 @@ class TestPausing:
     """Rate limits: a layer over the closed period, extended and never shortened."""
 
     def test_a_named_wait_benches_exactly_that_long(self) -> None:
-        news = News("HealthChanged")
-        one = circuit(news=news, jitter=1.0)
+        sink = EventSink("HealthChanged")
+        one = circuit(sink=sink, jitter=1.0)
 
         one.failure(granted(one.admit(1.0)), 1.0, limited(20.0), 0.0, tag=TAG)
 
         told = benched(RATE_LIMITED, "rate_limit", "rate_limited", 21.0, retry_after=20.0, tag=TAG)
-        assert [("TargetBenched", KEY, 1.0, told)] == news.take()
+        assert [("TargetBenched", KEY, 1.0, told)] == sink.take()
         assert ("open", 21.0, None) == (one.state(1.0), one.shut_until, one.slot)
 
     def test_without_a_named_wait_it_is_a_quarter_of_a_minute(self) -> None:
-        news = News("HealthChanged")
-        one = circuit(news=news)
+        sink = EventSink("HealthChanged")
+        one = circuit(sink=sink)
 
         fail(one, 1.0, limited())
 
         assert [
             ("TargetBenched", KEY, 1.0, benched(RATE_LIMITED, "rate_limit", "rate_limited", 16.0)),
-        ] == news.take()
+        ] == sink.take()
 
     def test_a_wait_is_cut_to_an_hour(self) -> None:
         one = circuit()
@@ -328,27 +328,27 @@ class TestPausing:
         assert 3601.0 == one.shut_until
 
     def test_a_wait_of_nothing_benches_nobody(self) -> None:
-        news = News("HealthChanged")
-        one = circuit(news=news)
+        sink = EventSink("HealthChanged")
+        one = circuit(sink=sink)
 
         fail(one, 1.0, limited(0.0))
 
-        assert ([], "closed") == (news.take(), one.state(1.0))
+        assert ([], "closed") == (sink.take(), one.state(1.0))
 
     def test_the_longest_of_several_waits_is_kept(self) -> None:
-        news = News("HealthChanged")
-        one = circuit(news=news)
+        sink = EventSink("HealthChanged")
+        one = circuit(sink=sink)
         grants = [granted(one.admit(0.0)) for _ in range(4)]
 
-        for grant, wait in zip(grants, (1.0, 60.0, 5.0, 2.0), strict=True):
-            one.failure(grant, 1.0, limited(wait), 0.1)
+        for admission, wait in zip(grants, (1.0, 60.0, 5.0, 2.0), strict=True):
+            one.failure(admission, 1.0, limited(wait), 0.1)
 
         assert 61.0 == one.shut_until
-        assert [2.0, 61.0] == [details["until"] for _, _, _, details in news.take()]
+        assert [2.0, 61.0] == [details["until"] for _, _, _, details in sink.take()]
 
     def test_a_wait_that_ends_a_moment_later_is_not_told_again(self) -> None:
-        news = News("HealthChanged")
-        one = circuit(news=news)
+        sink = EventSink("HealthChanged")
+        one = circuit(sink=sink)
         grants = [granted(one.admit(0.0)) for _ in range(3)]
 
         one.failure(grants[0], 1.0, limited(10.0), 0.1)
@@ -356,7 +356,7 @@ class TestPausing:
         assert 11.9 == one.shut_until
         one.failure(grants[2], 2.9, limited(10.0), 0.1)
 
-        assert [11.0, 12.9] == [details["until"] for _, _, _, details in news.take()]
+        assert [11.0, 12.9] == [details["until"] for _, _, _, details in sink.take()]
         assert 12.9 == one.shut_until
 
     def test_a_wait_that_ends_at_the_same_moment_changes_nothing(self) -> None:
@@ -384,30 +384,30 @@ class TestPausing:
         )  # fmt: skip
 
     def test_it_ends_by_itself_and_is_closed_as_before(self) -> None:
-        news = News()
-        one = circuit(news=news)
+        sink = EventSink()
+        one = circuit(sink=sink)
         fail(one, 1.0)
         fail(one, 1.0, limited(10.0))
-        news.take()
+        sink.take()
 
         assert "closed" == one.state(11.0)
 
         assert [
             ("TargetUnbenched", KEY, 11.0, {"reason": "expired"}),
             ("HealthChanged", KEY, 11.0, health("down", "degraded")),
-        ] == news.take()
+        ] == sink.take()
         assert (1, (2, 2)) == (one.consecutive, one.numbers(11.0))
-        assert one.slot is one.era
+        assert one.slot is one.generation
 
     def test_a_wait_named_by_another_error_pauses_as_well(self) -> None:
-        news = News("HealthChanged")
-        one = circuit(news=news)
+        sink = EventSink("HealthChanged")
+        one = circuit(sink=sink)
         verdict = Verdict(TRANSIENT, "overloaded", retry_after=8.0)
 
         one.pause(granted(one.admit(1.0)), 1.0, verdict, TAG)
 
         told = benched(TRANSIENT, "overloaded", "transient", 9.0, retry_after=8.0, tag=TAG)
-        assert [("TargetBenched", KEY, 1.0, told)] == news.take()
+        assert [("TargetBenched", KEY, 1.0, told)] == sink.take()
 
     def test_a_late_one_pauses_nobody(self) -> None:
         one = circuit(failures=1)
@@ -448,19 +448,19 @@ class TestHalfOpen:
         assert ("open", "half_open") == (one.state(29.999), one.state(30.0))
 
     def test_becoming_half_open_is_a_change_of_health_and_no_recovery(self) -> None:
-        news = News()
-        one = opened(news, failures=10, error_rate=1.0, min_calls=1)
+        sink = EventSink()
+        one = opened(sink, failures=10, error_rate=1.0, min_calls=1)
 
         one.state(30.0)
 
-        assert [("HealthChanged", KEY, 30.0, health("down", "degraded"))] == news.take()
+        assert [("HealthChanged", KEY, 30.0, health("down", "degraded"))] == sink.take()
 
     def test_admits_one_probe_and_refuses_the_rest(self) -> None:
         one = opened()
 
-        place, block = one.admit(30.0), refused(one.admit(30.0))
+        lease, block = one.admit(30.0), refused(one.admit(30.0))
 
-        assert isinstance(place, Place)
+        assert isinstance(lease, Lease)
         assert (KEY, "probes taken", None, False, False) == (
             block.key, block.reason, block.until, block.manual, block.dead,
         )  # fmt: skip
@@ -478,12 +478,12 @@ class TestHalfOpen:
 
         leaves = [one.admit(30.0) for _ in range(3)]
 
-        assert [True, True, False] == [isinstance(leave, Place) for leave in leaves]
+        assert [True, True, False] == [isinstance(leave, Lease) for leave in leaves]
 
     def test_an_answer_closes_it_and_old_errors_are_forgotten(self) -> None:
-        news = News()
-        one = opened(news)
-        old = one.era
+        sink = EventSink()
+        one = opened(sink)
+        old = one.generation
 
         one.success(granted(one.admit(31.0)), 32.0, 1.0)
 
@@ -491,16 +491,16 @@ class TestHalfOpen:
             ("HealthChanged", KEY, 31.0, health("down", "degraded")),
             ("TargetUnbenched", KEY, 32.0, {"reason": "recovered"}),
             ("HealthChanged", KEY, 32.0, health("degraded", "healthy")),
-        ] == news.take()
-        assert one.era is not old
+        ] == sink.take()
+        assert one.generation is not old
         assert (0, (0, 0), 32.0, 0) == (
             one.consecutive,
             one.numbers(32.0),
             one.healthy_since,
             one.failed_probes,
         )
-        assert one.slot is one.era
-        assert one.era.started_at == 32.0
+        assert one.slot is one.generation
+        assert one.generation.started_at == 32.0
 
     def test_as_many_answers_as_it_is_set_to_close_it(self) -> None:
         one = opened(successes_to_close=2)
@@ -512,8 +512,8 @@ class TestHalfOpen:
         assert "closed" == one.state(32.0)
 
     def test_a_failed_probe_reopens_for_twice_as_long(self) -> None:
-        news = News("HealthChanged")
-        one = opened(news)
+        sink = EventSink("HealthChanged")
+        one = opened(sink)
 
         one.failure(granted(one.admit(30.0)), 31.0, DOWN, 1.0, tag=TAG)
 
@@ -524,7 +524,7 @@ class TestHalfOpen:
                 31.0,
                 benched(TRANSIENT, "overloaded", "probe failed", 91.0, tag=TAG),
             ),
-        ] == news.take()
+        ] == sink.take()
         assert (2, 1, 31.0, LastError(TRANSIENT, "overloaded")) == (
             one.consecutive, one.failed_probes, one.healthy_since, one.last_error,
         )  # fmt: skip
@@ -575,15 +575,15 @@ class TestHalfOpen:
         assert (1, 240.0) == (one.failed_probes, one.healthy_since)
 
     def test_a_rate_limited_probe_waits_for_the_longer_of_the_two(self) -> None:
-        news = News("HealthChanged")
-        one = opened(news)
+        sink = EventSink("HealthChanged")
+        one = opened(sink)
 
         one.failure(granted(one.admit(30.0)), 30.0, limited(500.0), 0.0, tag=TAG)
 
         assert [
             ("TargetBenched", KEY, 30.0, benched(RATE_LIMITED, "rate_limit", "probe failed", 90.0, retry_after=500.0, tag=TAG)),
             ("TargetBenched", KEY, 30.0, benched(RATE_LIMITED, "rate_limit", "rate_limited", 530.0, retry_after=500.0, tag=TAG)),
-        ] == news.take()  # fmt: skip
+        ] == sink.take()  # fmt: skip
         assert 530.0 == one.shut_until
 
     def test_a_rate_limited_probe_without_a_named_wait_is_a_failed_probe(self) -> None:
@@ -601,22 +601,22 @@ class TestHalfOpen:
         assert 330.0 == one.shut_until
 
     def test_a_place_given_back_is_free_and_says_nothing(self) -> None:
-        news = News()
-        one = opened(news)
+        sink = EventSink()
+        one = opened(sink)
         one.state(30.0)
-        news.take()
+        sink.take()
 
         one.abandon(granted(one.admit(30.0)))
 
-        assert ([], "half_open") == (news.take(), one.state(30.0))
-        assert isinstance(one.admit(30.0), Place)
+        assert ([], "half_open") == (sink.take(), one.state(30.0))
+        assert isinstance(one.admit(30.0), Lease)
 
     def test_what_blames_nobody_gives_the_place_back(self) -> None:
         one = opened()
 
         one.failure(granted(one.admit(30.0)), 30.0, WRONG, 0.0)
 
-        assert isinstance(one.admit(30.0), Place)
+        assert isinstance(one.admit(30.0), Lease)
 
     def test_a_lease_lasts_for_the_cooldown_at_least(self) -> None:
         one = opened()
@@ -624,29 +624,29 @@ class TestHalfOpen:
 
         refused(one.admit(59.999))
 
-        assert isinstance(one.admit(60.0), Place)
+        assert isinstance(one.admit(60.0), Lease)
 
     def test_a_lease_of_an_attempt_without_a_limit_is_that_of_the_cooldown(self) -> None:
         one = opened(cooldown=0.5)
         one.admit(0.5)
 
-        assert isinstance(one.admit(1.0), Place)
+        assert isinstance(one.admit(1.0), Lease)
 
     def test_a_lease_is_no_longer_than_a_short_cooldown_asks_for(self) -> None:
         one = opened(cooldown=4.0)
         one.admit(4.0)
 
-        assert isinstance(one.admit(8.0), Place)
+        assert isinstance(one.admit(8.0), Lease)
 
     def test_a_probe_that_fails_with_a_hint_is_a_failed_probe(self) -> None:
-        news = News("HealthChanged")
-        one = opened(news)
+        sink = EventSink("HealthChanged")
+        one = opened(sink)
 
         one.failure(
             granted(one.admit(30.0)), 30.0, Verdict(TRANSIENT, "overloaded", retry_after=500.0), 0.0
         )
 
-        assert [90.0] == [details["until"] for _, _, _, details in news.take()]
+        assert [90.0] == [details["until"] for _, _, _, details in sink.take()]
         assert 90.0 == one.shut_until
 
     def test_a_lease_lasts_as_long_as_the_attempt_may(self) -> None:
@@ -655,7 +655,7 @@ class TestHalfOpen:
 
         refused(one.admit(74.999))
 
-        assert isinstance(one.admit(75.0), Place)
+        assert isinstance(one.admit(75.0), Lease)
 
     def test_a_lease_lasts_ten_times_the_usual_latency(self) -> None:
         one = circuit(failures=1)
@@ -665,7 +665,7 @@ class TestHalfOpen:
 
         refused(one.admit(89.999))
 
-        assert isinstance(one.admit(90.0), Place)
+        assert isinstance(one.admit(90.0), Lease)
 
     def test_a_lease_that_is_set_is_what_it_is_set_to(self) -> None:
         one = opened(probe_lease=2.0)
@@ -673,7 +673,7 @@ class TestHalfOpen:
 
         refused(one.admit(31.999))
 
-        assert isinstance(one.admit(32.0), Place)
+        assert isinstance(one.admit(32.0), Lease)
 
     def test_a_hung_probe_that_reports_in_its_own_period_still_counts(self) -> None:
         one = opened(probe_lease=2.0)
@@ -685,18 +685,18 @@ class TestHalfOpen:
         assert "closed" == one.state(41.0)
 
     def test_a_probe_of_an_earlier_period_settles_and_frees_nothing(self) -> None:
-        news = News()
-        one = opened(news, probe_lease=2.0)
+        sink = EventSink()
+        one = opened(sink, probe_lease=2.0)
         early = granted(one.admit(30.0))
         one.failure(granted(one.admit(32.0)), 32.0, DOWN, 0.0)
         granted(one.admit(92.0))
-        news.take()
+        sink.take()
 
         one.success(early, 92.0, 60.0)
         one.failure(early, 92.0, DEAD, 60.0)
         one.abandon(early)
 
-        assert ([], "half_open") == (news.take(), one.state(92.0))
+        assert ([], "half_open") == (sink.take(), one.state(92.0))
         refused(one.admit(92.0))
 
     def test_probes_are_in_the_totals_since_it_last_closed(self) -> None:
@@ -704,27 +704,27 @@ class TestHalfOpen:
         one.failure(granted(one.admit(30.0)), 30.0, DOWN, 6.0)
         one.success(granted(one.admit(90.0)), 90.0, 7.0)
 
-        assert (3, 2, 2) == one.era.counts(90.0)
+        assert (3, 2, 2) == one.generation.counts(90.0)
 
     def test_a_rate_limit_without_a_wait_benches_no_shorter_than_one(self) -> None:
-        news = News("HealthChanged")
-        one = opened(news, cooldown=5.0)
+        sink = EventSink("HealthChanged")
+        one = opened(sink, cooldown=5.0)
 
         one.failure(granted(one.admit(5.0)), 5.0, limited(), 0.0)
 
-        assert [15.0, 20.0] == [details["until"] for _, _, _, details in news.take()]
+        assert [15.0, 20.0] == [details["until"] for _, _, _, details in sink.take()]
 
     def test_whether_an_answer_counted_is_said(self) -> None:
         one = opened(successes_to_close=2, probe_lease=1.0)
         paused = circuit()
         fail(paused, 0.0, limited())
-        early, probe = one.era, granted(one.admit(30.0))
+        early, probe = one.generation, granted(one.admit(30.0))
         resort = granted(paused.admit_last_resort(1.0, 0.0))
 
         assert [False, True, False, True] == [
             one.success(early, 31.0, 1.0),
             one.success(probe, 31.0, 1.0),
-            one.success(Place(one._layers.half.__class__(30.0, 0.0), 99.0), 31.0, 1.0),
+            one.success(Lease(one._state.half.__class__(30.0, 0.0), 99.0), 31.0, 1.0),
             paused.success(resort, 2.0, 1.0),
         ]
 
@@ -742,11 +742,15 @@ class TestHalfOpen:
 
         one.success(granted(one.admit(30.0)), 32.0, 2.0)
 
-        assert (one.serial, 60.0, 32.0) == (one.era.owner, one.era.window, one.era.started_at)
+        assert (one.serial, 60.0, 32.0) == (
+            one.generation.owner,
+            one.generation.window,
+            one.generation.started_at,
+        )
 
     def test_each_state_knows_when_it_began(self) -> None:
         one = opened(successes_to_close=2)
-        assert NEVER == one.admits_since(one.era)
+        assert NEVER == one.admits_since(one.generation)
         one.success(granted(one.admit_last_resort(5.0, 0.0)), 6.0, 1.0)
         by_answer = one.admits_since(one.admit(7.0))
         one.forget(9.0)
@@ -760,25 +764,25 @@ class TestHalfOpen:
         assert 40.0 == one.admits_since(one.admit(50.0))
 
     def test_it_has_not_recovered_while_something_else_blocks(self) -> None:
-        news = News("HealthChanged")
-        one = opened(news)
+        sink = EventSink("HealthChanged")
+        one = opened(sink)
         probe = granted(one.admit(30.0))
         one.bench(31.0, 100.0, "migration")
-        news.take()
+        sink.take()
 
         one.success(probe, 32.0, 1.0)
 
-        assert [] == news.take()
+        assert [] == sink.take()
         assert "open" == one.state(32.0)
 
     def test_a_shared_place_is_one_that_the_present_state_gave(self) -> None:
         one = opened()
-        place = one.admit(30.0)
-        assert isinstance(place, Place)
+        lease = one.admit(30.0)
+        assert isinstance(lease, Lease)
 
-        assert one.share((place,)) is place
-        one.success(place, 30.0, 0.0)
-        assert one.share((place,)) is None
+        assert one.share((lease,)) is lease
+        one.success(lease, 30.0, 0.0)
+        assert one.share((lease,)) is None
 
     def test_the_answers_of_probes_say_how_long_answers_take(self) -> None:
         one = opened(successes_to_close=2)
@@ -795,9 +799,9 @@ class TestLastResort:
     def test_one_at_a_time(self) -> None:
         one = opened()
 
-        place, block = one.admit_last_resort(1.0, 0.0), refused(one.admit_last_resort(2.0, 0.0))
+        lease, block = one.admit_last_resort(1.0, 0.0), refused(one.admit_last_resort(2.0, 0.0))
 
-        assert isinstance(place, Place)
+        assert isinstance(lease, Lease)
         assert (KEY, "last resort taken", 30.0) == (block.key, block.reason, block.until)
 
     def test_its_lease_ends_like_that_of_a_probe(self) -> None:
@@ -810,7 +814,7 @@ class TestLastResort:
         one.admit_last_resort(1.0, 0.0)
 
         refused(one.admit_last_resort(5.999, 0.0))
-        assert isinstance(one.admit_last_resort(6.0, 0.0), Place)
+        assert isinstance(one.admit_last_resort(6.0, 0.0), Lease)
 
     def test_by_default_it_lasts_for_the_cooldown(self) -> None:
         one = circuit(failures=1, cooldown=20.0)
@@ -819,18 +823,18 @@ class TestLastResort:
 
         refused(one.admit_last_resort(20.999, 0.0))
 
-        assert isinstance(one.admit_last_resort(21.0, 0.0), Place)
+        assert isinstance(one.admit_last_resort(21.0, 0.0), Lease)
 
     def test_an_answer_is_worth_a_probe(self) -> None:
-        news = News()
-        one = opened(news)
+        sink = EventSink()
+        one = opened(sink)
 
         one.success(granted(one.admit_last_resort(1.0, 0.0)), 2.0, 1.0)
 
         assert [
             ("TargetUnbenched", KEY, 2.0, {"reason": "recovered"}),
             ("HealthChanged", KEY, 2.0, health("down", "healthy")),
-        ] == news.take()
+        ] == sink.take()
         assert "closed" == one.state(2.0)
 
     def test_where_one_answer_is_not_enough_it_is_half_open_then(self) -> None:
@@ -843,47 +847,47 @@ class TestLastResort:
         assert "closed" == one.state(3.0)
 
     def test_a_failure_leaves_the_bench_as_it_is(self) -> None:
-        news = News()
-        one = opened(news)
+        sink = EventSink()
+        one = opened(sink)
 
         one.failure(granted(one.admit_last_resort(1.0, 0.0)), 2.0, DOWN, 1.0)
 
-        assert ([], 30.0, 1, 0) == (news.take(), one.shut_until, one.consecutive, one.failed_probes)
-        assert isinstance(one.admit_last_resort(2.0, 0.0), Place)
+        assert ([], 30.0, 1, 0) == (sink.take(), one.shut_until, one.consecutive, one.failed_probes)
+        assert isinstance(one.admit_last_resort(2.0, 0.0), Lease)
 
     def test_a_wait_that_the_provider_names_now_is_noted(self) -> None:
-        news = News()
-        one = opened(news)
+        sink = EventSink()
+        one = opened(sink)
 
         one.failure(granted(one.admit_last_resort(1.0, 0.0)), 2.0, limited(100.0), 1.0, tag=TAG)
 
         told = benched(
             RATE_LIMITED, "rate_limit", "rate_limited", 102.0, retry_after=100.0, tag=TAG
         )
-        assert [("TargetBenched", KEY, 2.0, told)] == news.take()
+        assert [("TargetBenched", KEY, 2.0, told)] == sink.take()
         assert LastError(RATE_LIMITED, "rate_limit") == one.last_error
 
     def test_a_rate_limit_without_a_wait_is_not(self) -> None:
-        news = News()
-        one = opened(news)
+        sink = EventSink()
+        one = opened(sink)
 
         one.failure(granted(one.admit_last_resort(20.0, 0.0)), 20.0, limited(), 1.0)
 
-        assert ([], 30.0) == (news.take(), one.shut_until)
+        assert ([], 30.0) == (sink.take(), one.shut_until)
 
     def test_a_dead_key_is_noted_for_good(self) -> None:
-        news = News()
-        one = opened(news)
+        sink = EventSink()
+        one = opened(sink)
 
         one.failure(granted(one.admit_last_resort(1.0, 0.0)), 2.0, DEAD, 1.0, tag=TAG)
 
         told = benched(ErrorKind.AUTH_DEAD, "invalid_credentials", "auth_dead", 302.0, tag=TAG)
-        assert [("TargetBenched", KEY, 2.0, told)] == news.take()
+        assert [("TargetBenched", KEY, 2.0, told)] == sink.take()
         assert refused(one.admit_last_resort(3.0, 0.0)).dead
 
     def test_a_dead_key_is_benched_as_long_as_the_policys_cooldown_at_least(self) -> None:
-        news = News("HealthChanged")
-        one = opened(news)
+        sink = EventSink("HealthChanged")
+        one = opened(sink)
         dead = Verdict(ErrorKind.AUTH_DEAD, "invalid_credentials", retry_after=5.0)
 
         one.failure(granted(one.admit_last_resort(1.0, 0.0)), 2.0, dead, 1.0, cooldown=400.0)
@@ -891,7 +895,7 @@ class TestLastResort:
         told = benched(
             ErrorKind.AUTH_DEAD, "invalid_credentials", "auth_dead", 402.0, retry_after=5.0
         )
-        assert [("TargetBenched", KEY, 2.0, told)] == news.take()
+        assert [("TargetBenched", KEY, 2.0, told)] == sink.take()
 
     def test_never_past_a_forced_mode_over_an_automatic_bench(self) -> None:
         one = opened()
@@ -910,31 +914,35 @@ class TestLastResort:
         )  # fmt: skip
 
     def test_past_a_pause_that_nobody_named_and_an_answer_ends_it(self) -> None:
-        news = News()
-        one = circuit(news=news)
+        sink = EventSink()
+        one = circuit(sink=sink)
         fail(one, 0.0, limited())
-        news.take()
+        sink.take()
 
         one.success(granted(one.admit_last_resort(1.0, 0.0)), 2.0, 1.0)
 
         assert [
             ("TargetUnbenched", KEY, 2.0, {"reason": "recovered"}),
             ("HealthChanged", KEY, 2.0, health("down", "degraded")),
-        ] == news.take()
+        ] == sink.take()
         assert ("closed", 1.0) == (one.state(2.0), one.last_latency)
-        assert one.slot is one.era
+        assert one.slot is one.generation
 
     def test_what_comes_of_it_in_a_pause_is_counted_in_the_period_beneath(self) -> None:
         one = circuit(slow_call=5.0, failures=3)
         early = granted(one.admit(0.0))
         fail(one, 0.0, limited())
         one.failure(granted(one.admit_last_resort(1.0, 0.0)), 2.0, DOWN, 6.0)
-        assert ((2, 2, 1), 1, 15.0) == (one.era.counts(2.0), one.consecutive, one.shut_until)
+        assert ((2, 2, 1), 1, 15.0) == (one.generation.counts(2.0), one.consecutive, one.shut_until)
 
         one.success(granted(one.admit_last_resort(3.0, 0.0)), 9.0, 6.0)
 
-        assert ((3, 2, 2), 0, "closed") == (one.era.counts(9.0), one.consecutive, one.state(9.0))
-        assert early is one.era
+        assert ((3, 2, 2), 0, "closed") == (
+            one.generation.counts(9.0),
+            one.consecutive,
+            one.state(9.0),
+        )
+        assert early is one.generation
 
     def test_failures_of_it_open_nothing_by_themselves(self) -> None:
         one = circuit(failures=1)
@@ -948,13 +956,13 @@ class TestLastResort:
         one = circuit()
         early = granted(one.admit(0.0))
         fail(one, 0.0, limited())
-        place = granted(one.admit_last_resort(1.0, 0.0))
+        lease = granted(one.admit_last_resort(1.0, 0.0))
 
         one.failure(early, 5.0, limited(), 5.0)
 
         assert "last resort taken" == refused(one.admit_last_resort(6.0, 0.0)).reason
-        one.abandon(place)
-        assert isinstance(one.admit_last_resort(6.0, 0.0), Place)
+        one.abandon(lease)
+        assert isinstance(one.admit_last_resort(6.0, 0.0), Lease)
 
     def test_a_pause_that_was_named_once_is_respected_however_it_is_extended(self) -> None:
         one = circuit()
@@ -1002,7 +1010,7 @@ class TestLastResort:
     def test_where_nothing_blocks_it_is_an_ordinary_attempt(self) -> None:
         one = circuit()
 
-        assert one.admit_last_resort(1.0, 0.0) is one.era
+        assert one.admit_last_resort(1.0, 0.0) is one.generation
 
     def test_in_a_half_open_circuit_it_is_a_probe_with_its_lease(self) -> None:
         one = opened()
@@ -1010,22 +1018,22 @@ class TestLastResort:
         one.admit_last_resort(30.0, 50.0)
 
         assert "probes taken" == refused(one.admit_last_resort(79.0, 0.0)).reason
-        assert isinstance(one.admit_last_resort(80.0, 0.0), Place)
+        assert isinstance(one.admit_last_resort(80.0, 0.0), Lease)
 
 
 class TestByHand:
     """An operator's bench: no result touches it."""
 
     def test_it_is_told_and_shown(self) -> None:
-        news = News()
-        one = circuit(news=news)
+        sink = EventSink()
+        one = circuit(sink=sink)
 
         one.bench(1.0, 100.0, "migration")
 
         assert [
             ("TargetBenched", KEY, 1.0, benched(None, "migration", "manual", 100.0)),
             ("HealthChanged", KEY, 1.0, health("healthy", "down")),
-        ] == news.take()
+        ] == sink.take()
         bench = one.bench_now(2.0)
         assert bench is not None
         assert (1.0, 100.0, "migration", None, True) == (
@@ -1042,28 +1050,28 @@ class TestByHand:
         assert (None, "migration", True) == (block.until, block.reason, block.manual)
 
     def test_it_ends_at_its_own_end_and_health_is_told(self) -> None:
-        news = News()
-        one = circuit(news=news)
+        sink = EventSink()
+        one = circuit(sink=sink)
         one.bench(1.0, 100.0, "migration")
-        news.take()
+        sink.take()
 
         assert ("open", "closed") == (one.state(99.999), one.state(100.0))
 
         assert [
             ("TargetUnbenched", KEY, 100.0, {"reason": "expired"}),
             ("HealthChanged", KEY, 100.0, health("down", "healthy")),
-        ] == news.take()
+        ] == sink.take()
 
     def test_its_end_is_not_told_as_one_while_something_else_blocks(self) -> None:
-        news = News()
-        one = circuit(news=news, failures=1)
+        sink = EventSink()
+        one = circuit(sink=sink, failures=1)
         fail(one, 0.0)
         one.bench(1.0, 10.0, "migration")
-        news.take()
+        sink.take()
 
         assert "open" == one.state(10.0)
 
-        assert [] == news.take()
+        assert [] == sink.take()
 
     def test_results_count_beneath_it_and_leave_it(self) -> None:
         one = circuit(failures=2)
@@ -1079,19 +1087,19 @@ class TestByHand:
         assert (True, 1000.0) == (bench.manual, bench.until)
 
     def test_unbenching_ends_every_layer_and_trusts_it_again(self) -> None:
-        news = News()
-        one = circuit(news=news, failures=1)
+        sink = EventSink()
+        one = circuit(sink=sink, failures=1)
         fail(one, 0.0)
         one.failure(granted(one.admit(30.0)), 30.0, DOWN, 0.0)
         one.bench(31.0, 1000.0, "migration")
-        news.take()
+        sink.take()
 
         assert one.unbench(32.0)
 
         assert [
             ("TargetUnbenched", KEY, 32.0, {"reason": "manual"}),
             ("HealthChanged", KEY, 32.0, health("down", "healthy")),
-        ] == news.take()
+        ] == sink.take()
         assert ("closed", 0, 0, NEVER) == (
             one.state(32.0),
             one.consecutive,
@@ -1102,14 +1110,14 @@ class TestByHand:
         assert 63.0 == one.shut_until
 
     def test_unbenching_what_is_not_benched_says_so_and_tells_nothing(self) -> None:
-        news = News()
-        one = circuit(news=news)
+        sink = EventSink()
+        one = circuit(sink=sink)
         fail(one, 0.0)
-        news.take()
+        sink.take()
 
         assert not one.unbench(1.0)
 
-        assert ([], 1) == (news.take(), one.consecutive)
+        assert ([], 1) == (sink.take(), one.consecutive)
 
     def test_unbenching_a_half_open_circuit_closes_it(self) -> None:
         one = circuit(failures=1)
@@ -1121,39 +1129,39 @@ class TestByHand:
 
     def test_unbenching_a_pause_keeps_the_period(self) -> None:
         one = circuit()
-        era = one.era
+        generation = one.generation
         fail(one, 0.0, limited(10.0))
 
         assert one.unbench(1.0)
 
-        assert one.slot is era
+        assert one.slot is generation
 
     @pytest.mark.parametrize("verdict", [DOWN, limited(20.0)], ids=["open", "paused"])
     def test_forgetting_ends_what_is_automatic(self, verdict: Verdict) -> None:
-        news = News()
-        one = circuit(news=news, failures=1)
+        sink = EventSink()
+        one = circuit(sink=sink, failures=1)
         fail(one, 0.0, verdict)
-        news.take()
+        sink.take()
 
         one.forget(1.0)
 
         assert [
             ("TargetUnbenched", KEY, 1.0, {"reason": "reset"}),
             ("HealthChanged", KEY, 1.0, health("down", "healthy")),
-        ] == news.take()
+        ] == sink.take()
         assert ("closed", (0, 0), None, None, 0) == (
             one.state(1.0), one.numbers(1.0), one.last_error, one.last_latency, one.failed_probes,
         )  # fmt: skip
 
     def test_forgetting_keeps_what_was_done_by_hand(self) -> None:
-        news = News()
-        one = circuit(news=news, failures=1)
+        sink = EventSink()
+        one = circuit(sink=sink, failures=1)
         one.bench(0.0, 100.0, "migration")
-        news.take()
+        sink.take()
 
         one.forget(1.0)
 
-        assert ([], "open") == (news.take(), one.state(1.0))
+        assert ([], "open") == (sink.take(), one.state(1.0))
 
     def test_forgetting_starts_the_escalation_anew(self) -> None:
         one = circuit(failures=1)
@@ -1170,8 +1178,8 @@ class TestModes:
     """Settings of a circuit, changed while it works."""
 
     def test_metrics_only_tells_once_for_as_long_as_it_would_have_benched(self) -> None:
-        news = News("HealthChanged")
-        one = circuit(news=news, failures=1, mode="metrics_only")
+        sink = EventSink("HealthChanged")
+        one = circuit(sink=sink, failures=1, mode="metrics_only")
 
         fail(one, 1.0)
         fail(one, 30.999)
@@ -1182,12 +1190,12 @@ class TestModes:
         assert [
             ("TargetBenched", KEY, 1.0, first),
             ("TargetBenched", KEY, 31.0, second),
-        ] == news.take()
+        ] == sink.take()
         assert "closed" == one.state(31.0)
 
     def test_metrics_only_tells_what_a_bench_would_have_told(self) -> None:
-        news = News("HealthChanged")
-        one = circuit(news=news, failures=1, mode="metrics_only")
+        sink = EventSink("HealthChanged")
+        one = circuit(sink=sink, failures=1, mode="metrics_only")
 
         one.failure(
             granted(one.admit(1.0)),
@@ -1200,11 +1208,11 @@ class TestModes:
         told = benched(
             TRANSIENT, "overloaded", "failures 1/1", 31.0, retry_after=4.0, tag=TAG, enforced=False
         )
-        assert [("TargetBenched", KEY, 1.0, told)] == news.take()
+        assert [("TargetBenched", KEY, 1.0, told)] == sink.take()
 
     def test_metrics_only_tells_of_pauses_too(self) -> None:
-        news = News("HealthChanged")
-        one = circuit(news=news, mode="metrics_only")
+        sink = EventSink("HealthChanged")
+        one = circuit(sink=sink, mode="metrics_only")
 
         one.failure(granted(one.admit(1.0)), 1.0, limited(9.0), 0.0, tag=TAG)
 
@@ -1217,38 +1225,41 @@ class TestModes:
             tag=TAG,
             enforced=False,
         )
-        assert [("TargetBenched", KEY, 1.0, told)] == news.take()
+        assert [("TargetBenched", KEY, 1.0, told)] == sink.take()
 
     def test_forgetting_makes_metrics_only_tell_again(self) -> None:
-        news = News("HealthChanged")
-        one = circuit(news=news, failures=1, mode="metrics_only")
+        sink = EventSink("HealthChanged")
+        one = circuit(sink=sink, failures=1, mode="metrics_only")
         fail(one, 1.0)
 
         one.forget(2.0)
         fail(one, 3.0)
 
-        assert [1.0, 3.0] == [at for _, _, at, _ in news.take()]
+        assert [1.0, 3.0] == [at for _, _, at, _ in sink.take()]
 
     def test_disabled_counts_and_blocks_nothing(self) -> None:
-        news = News()
-        one = circuit(news=news, failures=1, mode="disabled")
+        sink = EventSink()
+        one = circuit(sink=sink, failures=1, mode="disabled")
 
         fail(one, 1.0, DOWN, times=3)
         fail(one, 1.0, limited(9.0))
         fail(one, 1.0, DEAD)
 
-        assert ([], (0, 0), "closed") == (news.take(), one.numbers(1.0), one.state(1.0))
+        assert ([], (0, 0), "closed") == (sink.take(), one.numbers(1.0), one.state(1.0))
         assert one.slot is not None
-        assert one.slot is not one.era
-        assert (FOREVER, 1.0) == (one.slot.due, circuit(now=1.0, mode="disabled").slot.started_at)  # type: ignore[union-attr]
+        assert one.slot is not one.generation
+        assert (FOREVER, 1.0) == (
+            one.slot.check_after,
+            circuit(now=1.0, mode="disabled").slot.started_at,
+        )  # type: ignore[union-attr]
 
     def test_forced_open_blocks_until_the_mode_is_changed(self) -> None:
-        news = News()
-        one = circuit(news=news, now=5.0)
+        sink = EventSink()
+        one = circuit(sink=sink, now=5.0)
 
         assert one.configure(BreakerSettings(mode="forced_open"), 6.0)
 
-        assert [("HealthChanged", KEY, 6.0, health("healthy", "down"))] == news.take()
+        assert [("HealthChanged", KEY, 6.0, health("healthy", "down"))] == sink.take()
         block = refused(one.admit(7.0))
         assert (KEY, "forced_open", None, True) == (
             block.key,
@@ -1265,19 +1276,23 @@ class TestModes:
 
     def test_the_same_settings_change_nothing(self) -> None:
         one = circuit()
-        one.era.due = 5.0
+        one.generation.check_after = 5.0
 
         assert not one.configure(BreakerSettings(), 1.0)
 
-        assert 5.0 == one.era.due
+        assert 5.0 == one.generation.check_after
 
     def test_changed_settings_are_looked_at_by_the_next_success(self) -> None:
         one = circuit()
-        one.era.due, one.era.calm = 5.0, True
+        one.generation.check_after, one.generation.is_settled = 5.0, True
 
         assert one.configure(BreakerSettings(failures=7), 1.0)
 
-        assert (NEVER, False, 7) == (one.era.due, one.era.calm, one.settings.failures)
+        assert (NEVER, False, 7) == (
+            one.generation.check_after,
+            one.generation.is_settled,
+            one.settings.failures,
+        )
 
     def test_a_new_window_keeps_what_was_counted(self) -> None:
         one = circuit(failures=100, error_rate=1.0)
@@ -1316,7 +1331,7 @@ class TestModes:
         assert (None, NEVER) == (one.slot, one.shut_until)
         one.suspend(suspended=False)
 
-        assert one.slot is one.era
+        assert one.slot is one.generation
 
     def test_a_suspended_circuit_that_is_benched_does_too(self) -> None:
         one = circuit(failures=1)
@@ -1333,39 +1348,39 @@ class TestExhausted:
     """One call used up its attempts on a key that answered nobody meanwhile."""
 
     def test_it_opens_with_the_number_of_attempts(self) -> None:
-        news = News("HealthChanged")
-        one = circuit(news=news)
-        grant = granted(one.admit(1.0))
-        one.failure(grant, 1.0, DOWN, 0.0)
+        sink = EventSink("HealthChanged")
+        one = circuit(sink=sink)
+        admission = granted(one.admit(1.0))
+        one.failure(admission, 1.0, DOWN, 0.0)
 
-        one.exhausted(grant, 2.0, DOWN, 3, one.answered(), cooldown=8.0, tag=TAG)
+        one.exhausted(admission, 2.0, DOWN, 3, one.answered(), cooldown=8.0, tag=TAG)
 
         told = benched(TRANSIENT, "overloaded", "exhausted 3/3", 10.0, tag=TAG)
-        assert [("TargetBenched", KEY, 2.0, told)] == news.take()
+        assert [("TargetBenched", KEY, 2.0, told)] == sink.take()
 
     def test_the_hint_of_the_last_error_is_told(self) -> None:
-        news = News("HealthChanged")
-        one = circuit(news=news)
+        sink = EventSink("HealthChanged")
+        one = circuit(sink=sink)
         verdict = Verdict(TRANSIENT, "overloaded", retry_after=4.0)
 
         one.exhausted(granted(one.admit(1.0)), 2.0, verdict, 2, 0)
 
-        assert [4.0] == [details["retry_after"] for _, _, _, details in news.take()]
+        assert [4.0] == [details["retry_after"] for _, _, _, details in sink.take()]
 
     def test_it_changes_the_health(self) -> None:
-        news = News("TargetBenched")
-        one = circuit(news=news)
+        sink = EventSink("TargetBenched")
+        one = circuit(sink=sink)
 
         one.exhausted(granted(one.admit(1.0)), 2.0, DOWN, 2, 0)
 
-        assert [("HealthChanged", KEY, 2.0, health("healthy", "down"))] == news.take()
+        assert [("HealthChanged", KEY, 2.0, health("healthy", "down"))] == sink.take()
 
     def test_not_if_it_answered_anybody_meanwhile(self) -> None:
         one = circuit()
-        grant, before = granted(one.admit(1.0)), one.answered()
+        admission, before = granted(one.admit(1.0)), one.answered()
         answer(one, 1.5)
 
-        one.exhausted(grant, 2.0, DOWN, 3, before)
+        one.exhausted(admission, 2.0, DOWN, 3, before)
 
         assert "closed" == one.state(2.0)
 
@@ -1402,22 +1417,22 @@ class TestInterrupted:
     def interrupted(self, **options: Any) -> Circuit:
         """Return a circuit that opened, but whose slot still says that calls may pass."""
         one = circuit(**{"failures": 1, **options})
-        era = one.era
+        generation = one.generation
         fail(one, 0.0)
-        one.slot, one.shut_until = era, NEVER
+        one.slot, one.shut_until = generation, NEVER
         return one
 
     def test_the_next_failure_puts_it_right(self) -> None:
         one = self.interrupted()
 
-        one.failure(one.era, 1.0, DOWN, 1.0)
+        one.failure(one.generation, 1.0, DOWN, 1.0)
 
         assert (None, 30.0) == (one.slot, one.shut_until)
 
     def test_so_does_the_next_answer(self) -> None:
         one = self.interrupted()
 
-        one.success(one.era, 1.0, 1.0)
+        one.success(one.generation, 1.0, 1.0)
 
         assert (None, 30.0) == (one.slot, one.shut_until)
 
@@ -1431,11 +1446,11 @@ class TestInterrupted:
     def test_a_target_looks_after_a_provider_whose_targets_were_not_told(self) -> None:
         provider = circuit("groq", failures=1)
         one = circuit(provider=provider)
-        era = one.era
+        generation = one.generation
         fail(provider, 0.0)
-        one.slot, one.shut_until, provider._changed = era, NEVER, True
+        one.slot, one.shut_until, provider._changed = generation, NEVER, True
 
-        one.failure(era, 1.0, DOWN, 1.0)
+        one.failure(generation, 1.0, DOWN, 1.0)
 
         assert (None, 30.0) == (one.slot, one.shut_until)
 
@@ -1461,9 +1476,9 @@ class TestFigures:
         assert 4.0 == one.average_latency(100.0)
 
     def test_it_is_idle_while_only_successes_would_be_forgotten(self) -> None:
-        news = News()
+        sink = EventSink()
         healthy, ill, open_, paused, manual = (
-            circuit(news=news, failures=2, window=60.0) for _ in range(5)
+            circuit(sink=sink, failures=2, window=60.0) for _ in range(5)
         )
         answer(healthy, 0.0)
         fail(ill, 0.0)
@@ -1520,18 +1535,18 @@ class TestFigures:
         assert "degraded" == one.status(0.0)
 
     def test_the_events_queue_is_empty_when_nobody_listens(self) -> None:
-        one = circuit(news=News("TargetBenched", "HealthChanged"), failures=1)
+        one = circuit(sink=EventSink("TargetBenched", "HealthChanged"), failures=1)
 
         fail(one, 0.0)
 
         assert 0 == len(one.outbox)
 
     def test_a_note_is_told_with_its_details_if_anybody_listens(self) -> None:
-        news, deaf = News(), News("AttemptFailed")
-        circuit(news=news).note("AttemptFailed", 4.0, tag=TAG, number=1)
-        circuit(news=deaf).note("AttemptFailed", 4.0, tag=TAG, number=1)
+        sink, deaf = EventSink(), EventSink("AttemptFailed")
+        circuit(sink=sink).emit("AttemptFailed", 4.0, tag=TAG, number=1)
+        circuit(sink=deaf).emit("AttemptFailed", 4.0, tag=TAG, number=1)
 
-        assert [("AttemptFailed", KEY, 4.0, {"tag": TAG, "number": 1})] == news.take()
+        assert [("AttemptFailed", KEY, 4.0, {"tag": TAG, "number": 1})] == sink.take()
         assert [] == deaf.take()
 
     def test_each_circuit_of_a_key_can_be_told_from_the_next(self) -> None:
@@ -1543,7 +1558,7 @@ class TestCalm:
 
     def calm_after(self, one: Circuit, now: float) -> bool:
         answer(one, now)
-        return one.era.calm
+        return one.generation.is_settled
 
     def test_a_healthy_circuit_is_calm_and_rests(self) -> None:
         one = circuit()
@@ -1551,7 +1566,10 @@ class TestCalm:
 
         answer(one, 1.0001, seconds=0.0001)
 
-        assert (True, pytest.approx(1.0011)) == (one.era.calm, one.era.due)
+        assert (True, pytest.approx(1.0011)) == (
+            one.generation.is_settled,
+            one.generation.check_after,
+        )
 
     def test_not_without_a_lock_around_the_interpreter(
         self, monkeypatch: pytest.MonkeyPatch
@@ -1568,13 +1586,13 @@ class TestCalm:
         fail(one, 1.0)
 
         assert not self.calm_after(one, 1.0)
-        assert NEVER == one.era.due
+        assert NEVER == one.generation.check_after
 
     def test_calm_as_soon_as_no_rate_can_be_completed(self) -> None:
         one = circuit(failures=100, min_calls=12)
         fail(one, 1.0)
         answer(one, 1.0, times=10)
-        assert not one.era.calm
+        assert not one.generation.is_settled
 
         assert self.calm_after(one, 1.0)
 
@@ -1584,7 +1602,7 @@ class TestCalm:
 
         fail(one, 1.0)
 
-        assert (False, NEVER) == (one.era.calm, one.era.due)
+        assert (False, NEVER) == (one.generation.is_settled, one.generation.check_after)
 
     def test_not_while_it_is_degraded(self) -> None:
         one = circuit(failures=100, min_calls=1, error_rate=1.0)
@@ -1602,15 +1620,15 @@ class TestCalm:
         assert self.calm_after(one, 1.0)
 
     def test_not_while_its_provider_has_failures_in_a_row(self) -> None:
-        news = News()
-        provider = circuit("groq", news=news)
-        one = circuit(news=news, provider=provider)
+        sink = EventSink()
+        provider = circuit("groq", sink=sink)
+        one = circuit(sink=sink, provider=provider)
         fail(provider, 1.0)
         before = provider.consecutive
 
-        calm = self.calm_after(one, 1.0)
+        is_settled = self.calm_after(one, 1.0)
 
-        assert (1, False, 0) == (before, calm, provider.consecutive)
+        assert (1, False, 0) == (before, is_settled, provider.consecutive)
         assert self.calm_after(one, 2.0)
 
     def test_not_while_its_provider_looks_for_slow_calls(self) -> None:
@@ -1622,14 +1640,16 @@ class TestCalm:
 class TestProvider:
     """A provider's circuit, and its targets beneath it."""
 
-    def family(self, news: News | None = None, **options: Any) -> tuple[Circuit, Circuit, Circuit]:
+    def family(
+        self, sink: EventSink | None = None, **options: Any
+    ) -> tuple[Circuit, Circuit, Circuit]:
         """Return a provider with these settings and two targets."""
-        news = News() if news is None else news
-        provider = circuit("groq", news=news, **options)
+        sink = EventSink() if sink is None else sink
+        provider = circuit("groq", sink=sink, **options)
         return (
             provider,
-            circuit("groq/a", news=news, provider=provider),
-            circuit("groq/b", news=news, provider=provider),
+            circuit("groq/a", sink=sink, provider=provider),
+            circuit("groq/b", sink=sink, provider=provider),
         )
 
     def test_what_benches_it_shuts_its_targets(self) -> None:
@@ -1648,7 +1668,7 @@ class TestProvider:
 
         provider.state(10.0)
 
-        assert one.slot is one.era
+        assert one.slot is one.generation
 
     def test_a_target_that_is_born_beneath_a_benched_provider_is_shut(self) -> None:
         provider, *_ = self.family(failures=1)
@@ -1669,8 +1689,8 @@ class TestProvider:
         assert (None, 100.0) == (one.slot, one.shut_until)
 
     def test_its_rate_is_of_what_it_is_charged_with_among_the_calls_of_its_targets(self) -> None:
-        news = News("HealthChanged")
-        provider, one, other = self.family(news, failures=100, min_calls=10, error_rate=0.2)
+        sink = EventSink("HealthChanged")
+        provider, one, other = self.family(sink, failures=100, min_calls=10, error_rate=0.2)
         answer(one, 1.0, times=4)
         answer(other, 1.0, times=4)
 
@@ -1679,7 +1699,7 @@ class TestProvider:
         fail(provider, 1.0)
 
         told = benched(TRANSIENT, "overloaded", "error_rate 2/10 >= 0.2", 31.0)
-        assert [("TargetBenched", "groq", 1.0, told)] == news.take()
+        assert [("TargetBenched", "groq", 1.0, told)] == sink.take()
 
     def test_its_numbers_are_the_sums(self) -> None:
         provider, one, other = self.family(failures=100)
@@ -1713,20 +1733,20 @@ class TestProvider:
         assert ((3, 1), (7, 0)) == (provider.numbers(3.0), one.numbers(3.0))
 
     def test_an_answer_of_a_target_forgets_its_failures_in_a_row(self) -> None:
-        news = News()
-        provider, one, _ = self.family(news, failures=4)
+        sink = EventSink()
+        provider, one, _ = self.family(sink, failures=4)
         answer(one, 1.0, times=30)
         fail(provider, 1.0, times=2)
-        assert [("HealthChanged", "groq", 1.0, health("healthy", "degraded"))] == news.take()
+        assert [("HealthChanged", "groq", 1.0, health("healthy", "degraded"))] == sink.take()
 
         answer(one, 2.0)
 
         assert 0 == provider.consecutive
-        assert [("HealthChanged", "groq", 2.0, health("degraded", "healthy"))] == news.take()
+        assert [("HealthChanged", "groq", 2.0, health("degraded", "healthy"))] == sink.take()
 
     def test_an_answer_to_a_call_from_before_it_closed_does_not(self) -> None:
         provider, *_ = self.family(failures=3, slow_call=5.0)
-        early = provider.era
+        early = provider.generation
         provider.bench(0.0, 10.0, "migration")
         provider.unbench(1.0)
         provider.forget(1.0)
@@ -1734,7 +1754,7 @@ class TestProvider:
 
         provider.child_answered(early, 3.0, 9.0)
 
-        assert (1, (1, 1, 0)) == (provider.consecutive, provider.era.counts(3.0))
+        assert (1, (1, 1, 0)) == (provider.consecutive, provider.generation.counts(3.0))
 
     def test_an_answer_while_it_is_open_does_not(self) -> None:
         provider, one, _ = self.family(failures=2)
@@ -1747,31 +1767,35 @@ class TestProvider:
 
     def test_its_failures_make_its_targets_look_at_their_next_success(self) -> None:
         provider, one, _ = self.family()
-        one.era.calm, one.era.due = True, 100.0
+        one.generation.is_settled, one.generation.check_after = True, 100.0
 
         fail(provider, 1.0)
 
-        assert (False, NEVER, False) == (one.era.calm, one.era.due, provider._changed)
+        assert (False, NEVER, False) == (
+            one.generation.is_settled,
+            one.generation.check_after,
+            provider._changed,
+        )
 
     def test_its_limit_for_slow_calls_does_too(self) -> None:
         provider, one, _ = self.family()
-        one.era.calm, one.era.due = True, 100.0
+        one.generation.is_settled, one.generation.check_after = True, 100.0
 
         provider.configure(BreakerSettings(slow_call=5.0), 1.0)
 
-        assert (False, NEVER) == (one.era.calm, one.era.due)
+        assert (False, NEVER) == (one.generation.is_settled, one.generation.check_after)
 
     def test_other_changes_leave_their_calm(self) -> None:
         provider, one, _ = self.family()
-        one.era.calm, one.era.due = True, 100.0
+        one.generation.is_settled, one.generation.check_after = True, 100.0
 
         provider.bench(1.0, 2.0, "migration")
 
-        assert (True, 100.0) == (one.era.calm, one.era.due)
+        assert (True, 100.0) == (one.generation.is_settled, one.generation.check_after)
 
     def test_slow_answers_of_its_targets_open_it_by_its_own_limit(self) -> None:
-        news = News("HealthChanged")
-        provider, one, _ = self.family(news, min_calls=3, slow_call=5.0, slow_rate=0.5)
+        sink = EventSink("HealthChanged")
+        provider, one, _ = self.family(sink, min_calls=3, slow_call=5.0, slow_rate=0.5)
         answer(one, 1.0, seconds=1.0)
         answer(one, 1.0, seconds=5.0)
         assert "closed" == provider.state(1.0)
@@ -1779,7 +1803,7 @@ class TestProvider:
         answer(one, 1.0, seconds=5.0)
 
         told = benched(TRANSIENT, "slow", "slow_rate 2/3 >= 0.5", 31.0)
-        assert [("TargetBenched", "groq", 1.0, told)] == news.take()
+        assert [("TargetBenched", "groq", 1.0, told)] == sink.take()
 
     def test_a_disabled_provider_is_not_opened_by_them(self) -> None:
         provider, one, _ = self.family(mode="disabled", min_calls=1, slow_call=5.0, slow_rate=0.5)
@@ -1860,7 +1884,7 @@ class TestFork:
         assert one.delivering is not delivering
         assert isinstance(one.delivering, type(threading.Lock()))
         assert 0 == len(one.outbox)
-        assert isinstance(one.admit(30.0), Place)
+        assert isinstance(one.admit(30.0), Lease)
 
     def test_last_resorts_are_free_too(self) -> None:
         opened, paused = circuit(failures=1), circuit()
@@ -1871,5 +1895,5 @@ class TestFork:
             one.after_fork()
 
         assert [True, True] == [
-            isinstance(one.admit_last_resort(2.0, 0.0), Place) for one in (opened, paused)
+            isinstance(one.admit_last_resort(2.0, 0.0), Lease) for one in (opened, paused)
         ]

@@ -5,7 +5,7 @@ machine sends the same calls to both: several callers at once who were let throu
 reported yet, outcomes of every kind, benches by hand, changed settings and time that passes.
 After every step what health() and list_benched() say must be what the model says. Callers come
 by every way in: fresh guards, a guard kept in a variable, permits, the generated wrapper's own
-first attempt, and the story.
+first attempt, and the call flow.
 
 Beside that three things are held against what the package says alone, whatever the model thinks:
 a manual bench is what the operator made it until he or its end changes it, an automatic bench
@@ -32,7 +32,7 @@ from datetime import timedelta
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -159,7 +159,7 @@ class Ways:
             for key in TARGETS
         }
         self.wrappers = {key: policy(_provider) for key, policy in plain.items()}
-        # A policy that looks at answers is not plain: every call of it is told by the story.
+        # A policy that looks at answers is not plain: every call of it is told by the call flow.
         self.stories = {
             key: policy.using(reject=lambda _: None)(_provider) for key, policy in plain.items()
         }
@@ -707,6 +707,10 @@ BENEATH_AND_LATE = [
 ]
 
 
+MOST_ROUNDS = 4
+"""Sets of scripts after which every row must have been reached."""
+
+
 def profile() -> settings:
     """Few and the same scripts every day; with ``RESILIENT_LLM_MODEL_EXAMPLES`` as many, and others each time."""
     return settings(
@@ -725,21 +729,22 @@ def profile() -> settings:
 @pytest.mark.timeout(0 if EXAMPLES else 120)
 def test_circuits_do_what_the_model_says() -> None:
     """Whatever is done to circuits in whatever order, they say and do what the model does."""
-    CircuitMachine.reached.clear()
-
-    run_state_machine_as_test(CircuitMachine, settings=profile())
-
     reached = CircuitMachine.reached
+    reached.clear()
+    rows = (*STATES, *TABLE_OF_BENCHES, *KINDS, *BENEATH_AND_LATE)
+
+    for round_ in range(1 if EXAMPLES else MOST_ROUNDS):
+        machine = CircuitMachine if EXAMPLES else seed(round_)(CircuitMachine)
+        run_state_machine_as_test(machine, settings=profile())
+        if all(reached[row] for row in rows):
+            break
+
     if os.environ.get("RESILIENT_LLM_MODEL_SHOW"):
         print(*sorted(reached.items()), sep="\n")  # noqa: T201  # asked for
-    assert [] == [
-        what
-        for what in (*STATES, *TABLE_OF_BENCHES, *KINDS, *BENEATH_AND_LATE)
-        if not reached[what]
-    ]
+    assert [] == [row for row in rows if not reached[row]]
 
 
-# --- the healthy path and the story, by the same script ---------------------------------------
+# --- the healthy path and the call flow, by the same script ---------------------------------------
 
 CHAIN = ("groq/a", "openai/x")
 INLINED = "<failover wrapper"
@@ -804,7 +809,7 @@ class Play:
         """Events in order per key, as they are promised: an end that nobody looked at is told later."""
         self.coming: list[tuple[str, tuple[Any, ...]]] = []
         self._call_ids: dict[str, int] = {}
-        observe(self._tell, *TOLD_BY_BOTH)
+        observe(self._notify_exchanged, *TOLD_BY_BOTH)
 
     def provider(self, target: Target) -> str:
         """The next attempt of the script."""
@@ -867,15 +872,15 @@ class Play:
     def _since(self, moment: float) -> float:
         return round(float(moment) - self.started_at, 6)
 
-    def _tell(self, event: Event) -> None:
+    def _notify_exchanged(self, event: Event) -> None:
         # Two plays begin at different moments and name their calls differently.
-        facts = {name: getattr(event, name) for name in event.__slots__}
-        if facts.get("until") is not None:
-            facts["until"] = round((facts["until"] - event.at).total_seconds(), 4)
+        event_names = {name: getattr(event, name) for name in event.__slots__}
+        if event_names.get("until") is not None:
+            event_names["until"] = round((event_names["until"] - event.at).total_seconds(), 4)
         call = (
             self._call_ids.setdefault(event.call_id, len(self._call_ids)) if event.call_id else None
         )
-        self.told.setdefault(event.target, []).append((type(event), call, facts))
+        self.told.setdefault(event.target, []).append((type(event), call, event_names))
 
 
 def perform(script: list[tuple[Any, ...]], options: dict[str, Any], way: str) -> Play:
@@ -944,7 +949,7 @@ def scripted_settings() -> settings:
 
 @pytest.mark.timeout(0 if EXAMPLES else 60)
 def test_the_healthy_path_does_what_the_story_does() -> None:
-    """Answers, errors, events, benches and figures are the same by the inlined first attempt and by the story."""
+    """Answers, errors, events, benches and figures are the same by the inlined first attempt and by the call flow."""
     inlined: Counter[str] = Counter()
 
     @scripted_settings()

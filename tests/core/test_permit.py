@@ -11,15 +11,15 @@ from resilient_llm._core.circuit.permit import (
     Permit,
     admit,
     block_of,
-    held_places,
-    hold,
-    let_go,
+    held_leases,
     permit_of_inlined,
+    pop_leases,
+    push_leases,
 )
-from resilient_llm._core.circuit.state import Block, Place
+from resilient_llm._core.circuit.state import Block, Lease
 from resilient_llm._values.kinds import ErrorKind
 from resilient_llm._values.verdict import Verdict
-from tests.support.circuits import DOWN, WRONG, News, answer, circuit, fail, limited
+from tests.support.circuits import DOWN, WRONG, EventSink, answer, circuit, fail, limited
 
 SICK = Verdict(ErrorKind.TRANSIENT, "overloaded", scope="provider")
 
@@ -51,19 +51,19 @@ class TestAdmitting:
 
         permit = permitted(one, 5.0)
 
-        assert (one.era, provider.era, 5.0) == (
-            permit.grant,
-            permit.provider_grant,
+        assert (one.generation, provider.generation, 5.0) == (
+            permit.admission,
+            permit.provider_admission,
             permit.entered_at,
         )
-        assert ((), 5.0) == (permit.places, one.touched_at)
+        assert ((), 5.0) == (permit.leases, one.touched_at)
 
     def test_a_key_without_a_provider_stands_for_itself(self) -> None:
         one = circuit("groq")
 
         permit = permitted(one, 5.0)
 
-        assert (one.era, None) == (permit.grant, permit.provider_grant)
+        assert (one.generation, None) == (permit.admission, permit.provider_admission)
 
     def test_a_half_open_key_without_a_provider_gives_a_place(self) -> None:
         one = circuit("groq", failures=1)
@@ -71,7 +71,7 @@ class TestAdmitting:
 
         permit = permitted(one, 30.0)
 
-        assert (1, None) == (len(permit.places), permit.provider_grant)
+        assert (1, None) == (len(permit.leases), permit.provider_admission)
 
     def test_both_half_open_give_a_place_each(self) -> None:
         provider, one = family(failures=1)
@@ -80,9 +80,10 @@ class TestAdmitting:
         permit = permitted(one, 30.0)
 
         assert [True, True] == [
-            isinstance(grant, Place) for grant in (permit.grant, permit.provider_grant)
+            isinstance(admission, Lease)
+            for admission in (permit.admission, permit.provider_admission)
         ]
-        assert (permit.grant, permit.provider_grant) == permit.places
+        assert (permit.admission, permit.provider_admission) == permit.leases
 
     def test_a_place_of_either_is_a_place(self) -> None:
         provider, one = family(failures=1)
@@ -92,11 +93,11 @@ class TestAdmitting:
         half_open(other)
         of_target = permitted(other, 30.0)
 
-        assert ((of_provider.provider_grant,), (of_target.grant,)) == (
-            of_provider.places,
-            of_target.places,
+        assert ((of_provider.provider_admission,), (of_target.admission,)) == (
+            of_provider.leases,
+            of_target.leases,
         )
-        assert other_provider.era is of_target.provider_grant
+        assert other_provider.generation is of_target.provider_admission
 
     def test_a_benched_provider_refuses_and_the_targets_place_is_free_again(self) -> None:
         provider, one = family(failures=1)
@@ -107,12 +108,12 @@ class TestAdmitting:
 
         assert isinstance(block, Block)
         assert ("groq", "migration") == (block.key, block.reason)
-        assert isinstance(one.admit(30.0), Place)
+        assert isinstance(one.admit(30.0), Lease)
 
     def test_the_block_that_ends_later_is_told(self) -> None:
         provider, one = family(failures=1)
         half_open(one)
-        provider.failure(provider.era, 0.0, limited(100.0), 0.0)
+        provider.failure(provider.generation, 0.0, limited(100.0), 0.0)
         assert ("groq", 100.0) == (block_of(one, 1.0).key, block_of(one, 1.0).until)  # type: ignore[union-attr]
 
         block = admit(one, 1.0)
@@ -123,7 +124,7 @@ class TestAdmitting:
     def test_a_targets_later_end_is_its_own(self) -> None:
         provider, one = family(failures=1)
         half_open(provider)
-        one.failure(one.era, 0.0, limited(100.0), 0.0)
+        one.failure(one.generation, 0.0, limited(100.0), 0.0)
 
         block, asked = admit(one, 1.0), block_of(one, 1.0)
 
@@ -145,7 +146,7 @@ class TestAdmitting:
         self, until: float
     ) -> None:
         provider, one = family(failures=1)
-        one.failure(one.era, 0.0, limited(100.0), 0.0)
+        one.failure(one.generation, 0.0, limited(100.0), 0.0)
         provider.bench(0.0, until, "migration")
 
         blocks = admit(one, 1.0), block_of(one, 1.0)
@@ -158,7 +159,7 @@ class TestAdmitting:
         provider, one = family(failures=1)
         half_open(provider)
         provider.admit(60.0)
-        one.failure(one.era, 0.0, limited(100.0), 0.0)
+        one.failure(one.generation, 0.0, limited(100.0), 0.0)
 
         blocks = admit(one, 61.0), block_of(one, 61.0)
 
@@ -176,16 +177,16 @@ class TestAdmitting:
         provider, one = family(**{"failures": 1, **options})
         half_open(one, provider)
         outer = permitted(one, 30.0)
-        hold(outer.places)
+        push_leases(outer.leases)
         inner = permitted(one, 31.0)
-        let_go(outer.places)
+        pop_leases(outer.leases)
         assert isinstance(admit(one, 31.0), Block)
         return one, outer, inner
 
     def test_a_guard_inside_a_probe_borrows_its_place(self) -> None:
         _, outer, inner = self.borrowed()
 
-        assert (2, ()) == (len(outer.places), inner.places)
+        assert (2, ()) == (len(outer.leases), inner.leases)
 
     @pytest.mark.parametrize(
         "leave", [Permit.abandoned, lambda permit: permit.failed(None, 31.0, WRONG)]
@@ -221,23 +222,23 @@ class TestAdmitting:
     def test_a_place_that_was_given_back_is_borrowed_by_nobody(self) -> None:
         one, outer, _ = self.borrowed()
         outer.abandoned()
-        hold(outer.places)
+        push_leases(outer.leases)
 
         leaves = [admit(one, 33.0) for _ in range(3)]
 
-        let_go(outer.places)
+        pop_leases(outer.leases)
         assert [True, False, False] == [isinstance(leave, Permit) for leave in leaves]
 
     def test_places_are_let_go_in_any_order(self) -> None:
-        first, second = self.borrowed()[1].places, self.borrowed()[1].places
-        hold(first)
-        hold(second)
+        first, second = self.borrowed()[1].leases, self.borrowed()[1].leases
+        push_leases(first)
+        push_leases(second)
 
-        let_go(first)
-        assert second == held_places.get()
-        let_go(second)
+        pop_leases(first)
+        assert second == held_leases.get()
+        pop_leases(second)
 
-        assert () == held_places.get()
+        assert () == held_leases.get()
 
     def test_places_of_other_keys_are_not_shared(self) -> None:
         _, one = family(failures=1)
@@ -245,14 +246,14 @@ class TestAdmitting:
         strange = circuit("openai", failures=1)
         half_open(strange)
         other = permitted(strange, 30.0)
-        token = held_places.set(other.places)
+        token = held_leases.set(other.leases)
         try:
             permit = permitted(one, 30.0)
         finally:
-            held_places.reset(token)
+            held_leases.reset(token)
 
-        assert permit.grant is not other.grant
-        assert isinstance(permit.grant, Place)
+        assert permit.admission is not other.admission
+        assert isinstance(permit.admission, Lease)
 
 
 class TestOfTheHealthyPath:
@@ -261,11 +262,11 @@ class TestOfTheHealthyPath:
     def test_gets_the_providers_present_period(self) -> None:
         provider, one = family()
 
-        permit = permit_of_inlined(one, one.era, 5.0)
+        permit = permit_of_inlined(one, one.generation, 5.0)
 
-        assert (one.era, provider.era, 5.0) == (
-            permit.grant,
-            permit.provider_grant,
+        assert (one.generation, provider.generation, 5.0) == (
+            permit.admission,
+            permit.provider_admission,
             permit.entered_at,
         )
 
@@ -273,13 +274,13 @@ class TestOfTheHealthyPath:
         _, one = family()
         _, other = family()
 
-        assert permit_of_inlined(one, other.era, 5.0).provider_grant is None
+        assert permit_of_inlined(one, other.generation, 5.0).provider_admission is None
 
     def test_of_a_disabled_provider_it_gets_what_counts_nothing(self) -> None:
         provider = circuit("groq", mode="disabled")
         one = circuit("groq/a", provider=provider)
 
-        permit_of_inlined(one, one.era, 5.0).failed(
+        permit_of_inlined(one, one.generation, 5.0).failed(
             None, 6.0, Verdict(ErrorKind.RATE_LIMITED, "rate_limit", 20.0, scope="provider")
         )
 
@@ -298,13 +299,13 @@ class TestOfTheHealthyPath:
         provider, one = family()
         provider.forget(6.0)
 
-        assert permit_of_inlined(one, one.era, 5.9).provider_grant is None
-        assert permit_of_inlined(one, one.era, 6.0).provider_grant is provider.era
+        assert permit_of_inlined(one, one.generation, 5.9).provider_admission is None
+        assert permit_of_inlined(one, one.generation, 6.0).provider_admission is provider.generation
 
     def test_or_there_is_no_provider(self) -> None:
         one = circuit("groq")
 
-        assert permit_of_inlined(one, one.era, 5.0).provider_grant is None
+        assert permit_of_inlined(one, one.generation, 5.0).provider_admission is None
 
 
 class TestReporting:
@@ -330,7 +331,7 @@ class TestReporting:
     def test_a_calm_success_is_measured_without_the_lock(self) -> None:
         one = circuit("groq")
         answer(one, 1.0)
-        assert one.era.calm
+        assert one.generation.is_settled
         permit = permitted(one, 1.0)
         lock, one._lock = one._lock, None  # type: ignore[assignment]
         permit.succeeded(1.5, 0.5)
@@ -345,7 +346,7 @@ class TestReporting:
 
         permit.succeeded(2.0, 1.0)
 
-        assert 3.0 == one.era.look_at
+        assert 3.0 == one.generation.bucket_ends_at
 
     def test_a_target_is_charged_and_its_providers_place_is_given_back(self) -> None:
         provider, one = family(failures=1)
@@ -355,7 +356,7 @@ class TestReporting:
         permit.failed(None, 31.0, DOWN)
 
         assert ("open", "half_open") == (one.state(31.0), provider.state(31.0))
-        assert isinstance(provider.admit(31.0), Place)
+        assert isinstance(provider.admit(31.0), Lease)
 
     def test_a_provider_is_charged_and_its_targets_place_is_given_back(self) -> None:
         provider, one = family(failures=1)
@@ -365,7 +366,7 @@ class TestReporting:
         permit.failed(None, 31.0, SICK)
 
         assert ("open", "half_open") == (provider.state(31.0), one.state(31.0))
-        assert isinstance(one.admit(31.0), Place)
+        assert isinstance(one.admit(31.0), Lease)
 
     def test_a_key_without_a_provider_is_charged_with_everything(self) -> None:
         one = circuit("groq", failures=1)
@@ -376,7 +377,7 @@ class TestReporting:
 
     def test_a_provider_that_closed_meanwhile_is_not_charged(self) -> None:
         provider, one = family(failures=1)
-        permit = permit_of_inlined(one, one.era, -1.0)
+        permit = permit_of_inlined(one, one.generation, -1.0)
 
         permit.failed(None, 1.0, SICK)
 
@@ -388,7 +389,7 @@ class TestReporting:
 
         permit.failed(None, 5.0, limited(0.0))
 
-        assert (1, 1, 1) == one.era.counts(5.0)
+        assert (1, 1, 1) == one.generation.counts(5.0)
 
     def test_the_policys_cooldown_is_passed_on(self) -> None:
         one = circuit("groq", failures=1)
@@ -416,7 +417,7 @@ class TestReporting:
 
         permit.abandoned()
 
-        assert [True, True] == [isinstance(each.admit(30.0), Place) for each in (one, provider)]
+        assert [True, True] == [isinstance(each.admit(30.0), Lease) for each in (one, provider)]
 
     def test_a_permit_without_grants_reports_nothing(self) -> None:
         provider, one = family(failures=1)
@@ -488,19 +489,19 @@ class TestChargingOnce:
         assert (2, 2) == one.numbers(2.0)
 
     def test_a_charge_that_passes_gives_the_place_back(self) -> None:
-        news = News()
-        one = circuit("groq", failures=1, probes=2, news=news)
+        sink = EventSink()
+        one = circuit("groq", failures=1, probes=2, sink=sink)
         half_open(one)
         outer, inner = permitted(one, 30.0), permitted(one, 30.0)
         error = ConnectionError()
         inner.failed(error, 31.0, WRONG)
-        news.take()
+        sink.take()
         error._resilient_llm_charged = {one.serial: 31.0}  # type: ignore[attr-defined]
 
         outer.failed(error, 32.0, DOWN)
 
-        assert ([], "half_open") == (news.take(), one.state(32.0))
-        assert isinstance(one.admit(32.0), Place)
+        assert ([], "half_open") == (sink.take(), one.state(32.0))
+        assert isinstance(one.admit(32.0), Lease)
 
     def test_what_blames_nobody_is_not_noted_and_a_rate_limit_is(self) -> None:
         one = circuit("groq")

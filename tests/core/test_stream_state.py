@@ -1,4 +1,4 @@
-"""The pure parts of guarded streams: what is held back, how long an item may take, averages, and the story's steps."""
+"""The pure parts of guarded streams: what is held back, how long an item may take, averages, and the call flow's steps."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resilient_llm._core.call import call_flow as stories
-from resilient_llm._core.call.steps import Deliver, Told, Try
-from resilient_llm._core.circuit.window import Averages
+from resilient_llm._core.call.steps import Deliver, Reply, Try
+from resilient_llm._core.circuit.window import RollingAverage
 from resilient_llm._core.stream.item_size import size_of
-from resilient_llm._core.stream.stream_state import Intake
-from resilient_llm._core.stream.stream_timer import Pace
+from resilient_llm._core.stream.stream_state import StreamState
+from resilient_llm._core.stream.stream_timer import StreamTimer
 from resilient_llm._values.errors import StreamDeadlineExceededError, StreamInterruptedError
 from resilient_llm._values.kinds import ErrorKind
 from resilient_llm._values.stream_policy import StreamPolicy
 from resilient_llm._values.verdict import Verdict
-from resilient_llm.answers import _items as _glances
+from resilient_llm.answers import _items as _items
 from tests.core.test_call_flow import GATEWAY, Player, Problem, Stop
 from tests.support.stream_forms import END, ROLE, SILENT, said, says
 
@@ -26,21 +26,21 @@ CANCELLED = Verdict(ErrorKind.CANCELLED)
 BUG = Verdict(ErrorKind.CALLER_BUG)
 
 
-def intake(earlier: Intake | None = None, **options: Any) -> Intake:
-    return Intake(StreamPolicy(**options), _glances, earlier)
+def stream_state(earlier: StreamState | None = None, **options: Any) -> StreamState:
+    return StreamState(StreamPolicy(**options), _items, earlier)
 
 
-def fed(items: list[Any], **options: Any) -> Intake:
-    """Return an intake that took items until it may begin."""
-    taken = intake(**options)
+def fed(items: list[Any], **options: Any) -> StreamState:
+    """Return an stream state that took items until it may begin."""
+    taken = stream_state(**options)
     for item in items:
-        assert taken.take(item) is None
+        assert taken.hold_back(item) is None
         if taken.may_begin:
             break
     return taken
 
 
-# --- Intake ------------------------------------------------------------------------------------
+# --- StreamState ------------------------------------------------------------------------------------
 
 
 def test_items_are_held_until_one_has_content() -> None:
@@ -48,7 +48,7 @@ def test_items_are_held_until_one_has_content() -> None:
     taken = fed([ROLE, SILENT, said("It"), said(" is")])
 
     assert (True, [ROLE, SILENT, said("It")]) == (taken.has_content, taken.held)
-    assert said("It") == taken.first
+    assert said("It") == taken.first_content
 
 
 @pytest.mark.parametrize(("number", "may_begin"), [(63, False), (64, True)])
@@ -91,10 +91,10 @@ def test_a_predicate_decides_alone() -> None:
 
 def test_an_error_item_is_told() -> None:
     """An item that is an error gives its verdict, and is not held."""
-    taken = intake()
-    taken.take(ROLE)
+    taken = stream_state()
+    taken.hold_back(ROLE)
 
-    verdict = taken.take({"error": {"type": "overloaded_error", "message": "Overloaded"}})
+    verdict = taken.hold_back({"error": {"type": "overloaded_error", "message": "Overloaded"}})
 
     assert verdict is not None
     assert (ErrorKind.TRANSIENT, [ROLE]) == (verdict.kind, taken.held)
@@ -116,9 +116,9 @@ def test_an_error_item_is_told() -> None:
 )
 def test_ends_before_content(items: list[Any], options: dict[str, Any], reason: str | None) -> None:
     """What is wrong with a stream that ended with everything still held."""
-    wrong = fed(items, **options).ended_before()
+    fault = fed(items, **options).ended_before()
 
-    assert reason == (None if wrong is None else wrong.reason)
+    assert reason == (None if fault is None else fault.reason)
 
 
 @pytest.mark.parametrize(
@@ -132,36 +132,36 @@ def test_ends_before_content(items: list[Any], options: dict[str, Any], reason: 
         ([], None),
         ([ROLE, "It"], None),
     ],
-    ids=["whole", "cut", "usage after", "text", "unknown", "none", "known, then text"],
+    ids=["ends_deadline", "cut", "usage after", "text", "unknown", "none", "known, then text"],
 )
 def test_ends_after_content(last: list[Any], reason: str | None) -> None:
     """Only of items whose last one says so is it known that the stream was cut short."""
-    wrong = intake().ended_after(last)
+    fault = stream_state().ended_after(last)
 
-    assert reason == (None if wrong is None else wrong.reason)
-    assert intake(on_truncated="accept").ended_after(last) is None
+    assert reason == (None if fault is None else fault.reason)
+    assert stream_state(on_truncated="accept").ended_after(last) is None
 
 
 @settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(st.text(max_size=5), max_size=20), st.integers(1, 40))
 def test_kept_text_is_an_end_within_its_bytes(texts: list[str], most: int) -> None:
     """It is the longest end of the text that fits, by whole characters."""
-    keeper = intake(keep_text=most)
+    keeper = stream_state(keep_text=most)
     for text in texts:
         keeper.keep(text)
 
-    whole = "".join(texts)
+    ends_deadline = "".join(texts)
     kept = keeper.text_so_far
     assert kept is not None
-    assert whole.endswith(kept)
+    assert ends_deadline.endswith(kept)
     assert len(kept.encode()) <= most
-    before = whole[: len(whole) - len(kept)]
+    before = ends_deadline[: len(ends_deadline) - len(kept)]
     assert not before or len((before[-1] + kept).encode()) > most
 
 
 def test_nothing_is_kept_unless_asked() -> None:
     """Without ``keep_text`` there is no text to tell."""
-    keeper = intake()
+    keeper = stream_state()
     keeper.keep("It")
 
     assert keeper.text_so_far is None
@@ -169,15 +169,15 @@ def test_nothing_is_kept_unless_asked() -> None:
 
 def test_what_came_before_counts_on() -> None:
     """A stream in the place of another goes on counting; its text begins anew with a restart, else goes on."""
-    first = intake(keep_text=10, on_interrupt=lambda _: {})
+    first = stream_state(keep_text=10, on_interrupt=lambda _: {})
     first.items_sent = 3
     first.keep("It")
 
     assert (3, "It") == (lambda each: (each.items_sent, each.text))(
-        intake(first, keep_text=10, on_interrupt=lambda _: {})
+        stream_state(first, keep_text=10, on_interrupt=lambda _: {})
     )
     first.policy = StreamPolicy(keep_text=10, on_interrupt="restart")
-    assert (3, "") == (lambda each: (each.items_sent, each.text))(intake(first, keep_text=10))
+    assert (3, "") == (lambda each: (each.items_sent, each.text))(stream_state(first, keep_text=10))
 
 
 class Nosy:
@@ -241,40 +241,42 @@ def test_big_texts_among_many_entries_count() -> None:
 # --- Pace --------------------------------------------------------------------------------------
 
 
-def pace(waited: float = 0.0, deadline: float | None = None, **options: Any) -> Pace:
-    return Pace(StreamPolicy(**options), waited, deadline)
+def timer(waited: float = 0.0, deadline: float | None = None, **options: Any) -> StreamTimer:
+    return StreamTimer(StreamPolicy(**options), waited, deadline)
 
 
 def test_without_limits_there_is_no_hurry() -> None:
     """None: wait for as long as it takes."""
-    assert pace().patience(5.0) is None
+    assert timer().next_timeout(5.0) is None
 
 
 def test_silent_items_use_the_patience_up() -> None:
     """The wait for content is one wait, in however many pieces; content begins it anew."""
-    limits = pace(idle_timeout=10.0)
-    seen = [limits.patience(0.0)]
+    limits = timer(idle_timeout=10.0)
+    seen = [limits.next_timeout(0.0)]
     for waited, is_content in [(4.0, False), (4.0, False), (1.0, True), (9.0, False)]:
-        limits.came(waited, is_content=is_content)
-        seen.append(limits.patience(0.0))
+        limits.received(waited, is_content=is_content)
+        seen.append(limits.next_timeout(0.0))
 
     assert [10.0, 6.0, 2.0, 10.0, 1.0] == seen
 
 
 def test_the_shortest_of_all_limits_is_the_patience() -> None:
     """The deadline goes by the clock, all else by what was waited; what is over is not positive."""
-    limits = pace(deadline=150.0, timeout=60.0, idle_timeout=30.0)
+    limits = timer(deadline=150.0, timeout=60.0, idle_timeout=30.0)
 
-    assert [30.0, 30.0, 10.0, 0.0] == [limits.patience(now) for now in (100.0, 120.0, 140.0, 150.0)]
+    assert [30.0, 30.0, 10.0, 0.0] == [
+        limits.next_timeout(now) for now in (100.0, 120.0, 140.0, 150.0)
+    ]
 
 
 def test_the_time_of_the_whole_stream_is_time_of_waiting() -> None:
     """What the attempt took until its first content counts, what the consumer took between items does not."""
-    limits = pace(waited=5.0, timeout=20.0)
-    seen = [limits.patience(100.0)]
+    limits = timer(waited=5.0, timeout=20.0)
+    seen = [limits.next_timeout(100.0)]
     for waited, now in [(4.0, 200.0), (6.0, 900.0), (5.0, 901.0)]:
-        limits.came(waited, is_content=True)
-        seen.append(limits.patience(now))
+        limits.received(waited, is_content=True)
+        seen.append(limits.next_timeout(now))
 
     assert [15.0, 11.0, 5.0, 0.0] == seen
 
@@ -296,11 +298,11 @@ def test_the_limit_that_ended_a_wait_is_named(
     options: dict[str, Any], deadline: float | None, said: str
 ) -> None:
     """Whoever reads the error knows which number to change."""
-    limits = pace(deadline=deadline, **options)
+    limits = timer(deadline=deadline, **options)
 
-    limits.patience(0.0)
+    limits.next_timeout(0.0)
 
-    assert said in limits.complaint()
+    assert said in limits.message()
 
 
 @settings(deadline=None)  # a busy machine is no failure
@@ -313,38 +315,38 @@ def test_a_rate_that_is_kept_is_never_out_of_patience(
     rate: float, window: float, items: list[tuple[float, bool]]
 ) -> None:
     """Where items come twice as fast as asked for, patience never ends; nothing is ever waited for beyond two windows."""
-    limits = pace(min_rate=rate, rate_window=window)
+    limits = timer(min_rate=rate, rate_window=window)
     for _ in range(400):
-        patience = limits.patience(0.0)
-        assert patience is not None
-        assert patience > 0.45 / rate or patience >= 0.45 * window
-        limits.came(min(0.5 / rate, 0.5 * window), is_content=True)
+        next_timeout = limits.next_timeout(0.0)
+        assert next_timeout is not None
+        assert next_timeout > 0.45 / rate or next_timeout >= 0.45 * window
+        limits.received(min(0.5 / rate, 0.5 * window), is_content=True)
 
-    limits = pace(min_rate=rate, rate_window=window)
+    limits = timer(min_rate=rate, rate_window=window)
     for waited, is_content in items:
-        patience = limits.patience(0.0)
-        assert patience is not None
-        assert patience <= 2 * window
-        if patience <= 0:
+        next_timeout = limits.next_timeout(0.0)
+        assert next_timeout is not None
+        assert next_timeout <= 2 * window
+        if next_timeout <= 0:
             break
-        limits.came(min(waited, patience), is_content=is_content)
+        limits.received(min(waited, next_timeout), is_content=is_content)
 
 
 def test_nothing_at_all_is_too_slow_after_one_window() -> None:
     """Without any item the patience is one window."""
-    assert 10.0 == pace(min_rate=1.0, rate_window=10.0).patience(0.0)
+    assert 10.0 == timer(min_rate=1.0, rate_window=10.0).next_timeout(0.0)
 
 
 def test_a_burst_does_not_pay_for_long_silence() -> None:
     """However many items came at once, silence is noticed within two windows."""
-    limits = pace(min_rate=1.0, rate_window=10.0)
+    limits = timer(min_rate=1.0, rate_window=10.0)
     for _ in range(1_000):
-        limits.came(0.0, is_content=True)
-    limits.came(15.0, is_content=True)
+        limits.received(0.0, is_content=True)
+    limits.received(15.0, is_content=True)
 
-    patience = limits.patience(0.0)
-    assert patience is not None
-    assert patience <= 10.0
+    next_timeout = limits.next_timeout(0.0)
+    assert next_timeout is not None
+    assert next_timeout <= 10.0
 
 
 # --- Averages ----------------------------------------------------------------------------------
@@ -352,7 +354,7 @@ def test_a_burst_does_not_pay_for_long_silence() -> None:
 
 def test_an_average_over_a_window() -> None:
     """What was measured in the window counts, and nothing is the average of nothing."""
-    averages = Averages()
+    averages = RollingAverage()
     seen = [averages.value(0.0, 300.0)]
     averages.add(0.0, 2.0, 300.0)
     averages.add(100.0, 4.0, 300.0)
@@ -369,7 +371,7 @@ def test_an_average_over_a_window() -> None:
 @given(st.lists(st.tuples(st.floats(0.0, 5.0), st.floats(0.0, 100.0)), min_size=1, max_size=300))
 def test_averages_lie_between_the_least_and_the_most(values: list[tuple[float, float]]) -> None:
     """And there are never more buckets than the window has, however many values."""
-    averages, now = Averages(), 0.0
+    averages, now = RollingAverage(), 0.0
     for wait, value in values:
         now += wait
         averages.add(now, value, 30.0)
@@ -384,38 +386,38 @@ def test_averages_lie_between_the_least_and_the_most(values: list[tuple[float, f
     assert len(averages._buckets) <= 31
 
 
-# --- The story ---------------------------------------------------------------------------------
+# --- The call flow ---------------------------------------------------------------------------------
 
 
 class Streams:
-    """Plays the story of calls whose answers are streams, by hand."""
+    """Plays the call flow of calls whose answers are streams, by hand."""
 
     def __init__(self, *keys: str, stream: StreamPolicy | None = None, **options: Any) -> None:
         self.player = Player({key: [] for key in keys}, stream=stream, **options)
         self.policy = stream or StreamPolicy()
-        self.steps = stories.story(self.player.call, self.player.now)
+        self.steps = stories.call_flow(self.player.call, self.player.now)
         self.step: Any = next(self.steps)
-        self.intake: Intake | None = None
+        self.stream_state: StreamState | None = None
 
-    def tell(self, seconds: float, **told: Any) -> Any:
+    def emit(self, seconds: float, **told: Any) -> Any:
         self.player.now += seconds
-        self.step = self.steps.send(Told(self.player.now, **told))
+        self.step = self.steps.send(Reply(self.player.now, **told))
         return self.step
 
     def begins(self, items: list[Any], seconds: float = 1.0) -> Any:
         """Let the attempt give these items until its first content."""
         assert isinstance(self.step, Try)
-        self.intake = Intake(self.policy, _glances, self.player.call.delivered)
+        self.stream_state = StreamState(self.policy, _items, self.player.call.delivered)
         for item in items:
-            self.intake.wrong = self.intake.take(item)
-        self.player.call.delivered = self.intake
-        return self.tell(seconds, value=self.intake.first, stream=self.intake)
+            self.stream_state.fault = self.stream_state.hold_back(item)
+        self.player.call.delivered = self.stream_state
+        return self.emit(seconds, value=self.stream_state.first_content, stream=self.stream_state)
 
     def ends(self, seconds: float = 1.0, *, sent: int = 2, **told: Any) -> Any:
         """Let the consumer be given so many items, and the stream end."""
-        assert self.intake is not None
-        self.intake.items_sent += sent
-        return self.tell(seconds, stream=self.intake, **told)
+        assert self.stream_state is not None
+        self.stream_state.items_sent += sent
+        return self.emit(seconds, stream=self.stream_state, **told)
 
     @property
     def names(self) -> list[str]:
@@ -459,7 +461,7 @@ def test_a_restart_in_steps() -> None:
 
     step = told.ends(error=Problem(GATEWAY))
     assert isinstance(step, Try)
-    assert "b/x" == step.lane.target.key
+    assert "b/x" == step.candidate.target.key
     delivers = told.begins([said("It")])
 
     assert isinstance(delivers, Deliver)
@@ -475,7 +477,7 @@ def test_what_leaves_unchanged_in_steps(verdict: Verdict) -> None:
 
     step = told.ends(error=(Stop if verdict is CANCELLED else Problem)(verdict))
 
-    assert "LetThrough" == type(step).__name__
+    assert "Reraise" == type(step).__name__
     assert 0 == told.player.circuits["a/x"].numbers(told.player.now)[1]
 
 
@@ -494,18 +496,18 @@ def test_a_stream_cut_short_that_is_told_while_it_was_stopped() -> None:
     """A consumer's stop and an end of the source at the same moment end the call without an error of ours."""
     told = Streams("a/x")
     told.begins([said("It")])
-    assert told.intake is not None
-    told.intake.stopped = True
-    told.intake.wrong = Verdict(ErrorKind.TRANSIENT, "stream_interrupted")
+    assert told.stream_state is not None
+    told.stream_state.stopped_by_consumer = True
+    told.stream_state.fault = Verdict(ErrorKind.TRANSIENT, "stream_interrupted")
 
     step = told.ends()
 
     # There is no error that could be let through.
-    assert "LetThrough" != type(step).__name__
+    assert "Reraise" != type(step).__name__
 
 
 def test_a_story_that_is_dropped_in_a_stream_gives_its_place_back() -> None:
-    """Closing the story while its stream is delivered leaves nothing admitted for ever."""
+    """Closing the call flow while its stream is delivered leaves nothing admitted for ever."""
     told = Streams("a/x")
     told.begins([said("It")])
 

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from resilient_llm._core.circuit import triggers
-from resilient_llm._core.circuit.window import BUCKETS, ENOUGH, NEVER, REST, SAMPLED, Era
+from resilient_llm._core.circuit.window import BUCKETS, ENOUGH, NEVER, REST, SAMPLED, Generation
 from resilient_llm._values.settings import BreakerSettings
 from tests.support.circuits import NoJitter
 
@@ -15,16 +15,16 @@ WINDOW = 60.0
 WIDTH = WINDOW / BUCKETS
 
 
-def era(started_at: float = 0.0, window: float = WINDOW) -> Era:
+def generation(started_at: float = 0.0, window: float = WINDOW) -> Generation:
     """Return the counts of a closed period that has just begun."""
-    return Era(started_at, window)
+    return Generation(started_at, window)
 
 
 class TestCounting:
     """What is counted is found, for exactly as long as the window lasts."""
 
     def test_a_new_period_has_counted_nothing_and_looks_at_everything(self) -> None:
-        one = era(3.0)
+        one = generation(3.0)
 
         assert ((0, 0, 0), None, 0, 3.0) == (
             one.counts(3.0),
@@ -32,10 +32,15 @@ class TestCounting:
             one.n,
             one.started_at,
         )
-        assert (NEVER, NEVER, NEVER, False) == (one.due, one.look_at, one.last_look, one.calm)
+        assert (NEVER, NEVER, NEVER, False) == (
+            one.check_after,
+            one.bucket_ends_at,
+            one.last_look,
+            one.is_settled,
+        )
 
     def test_successes_errors_and_slow_calls(self) -> None:
-        one = era()
+        one = generation()
 
         one.success(1.0, 0.5, slow=False)
         one.success(1.0, 7.0, slow=True)
@@ -45,7 +50,7 @@ class TestCounting:
         assert ((4, 2, 2), 2) == (one.counts(1.0), one.n)
 
     def test_calls_that_are_slow_by_the_limit_above_leave_with_their_bucket(self) -> None:
-        one = era()
+        one = generation()
         for now, slow_above in ((1.0, True), (1.0, True), (3.0, True), (5.0, False)):
             one.success(now, 9.0, slow=False, slow_above=slow_above)
 
@@ -53,7 +58,7 @@ class TestCounting:
         assert (1, 0, 0) == one.counts(63.0)
 
     def test_calls_that_are_slow_by_the_limit_above_are_those_since_the_cut(self) -> None:
-        one = era()
+        one = generation()
         one.success(1.0, 9.0, slow=True, slow_above=True)
         one.cut()
         for _ in range(2):
@@ -62,13 +67,13 @@ class TestCounting:
         assert 2 == one.slow_above(2.0)
 
     def test_a_success_is_not_slow_by_the_limit_above_unless_it_is_said(self) -> None:
-        one = era()
+        one = generation()
         one.success(1.0, 9.0, slow=True)
 
         assert 0 == one.slow_above(1.0)
 
     def test_slow_errors_leave_with_their_bucket(self) -> None:
-        one = era()
+        one = generation()
         one.error(1.0)
         one.error(3.0, slow=True)
         one.error(5.0, slow=True)
@@ -77,7 +82,7 @@ class TestCounting:
         assert [(4, 4, 2), (2, 2, 1), (1, 1, 0)] == [one.counts(now) for now in (7.0, 63.0, 65.0)]
 
     def test_slow_calls_since_a_moment_are_those_of_all_buckets_since(self) -> None:
-        one = era()
+        one = generation()
         for now in (1.0, 3.0, 5.0, 7.0):
             one.error(now, slow=now < 6.0)
             if now == 1.0:
@@ -86,13 +91,13 @@ class TestCounting:
         assert (3, 3, 2) == one.counts(7.0, since_cut=True)
 
     def test_an_error_says_what_is_in_the_window_with_it(self) -> None:
-        one = era()
+        one = generation()
         one.success(1.0, 0.5, slow=False)
 
         assert ((2, 1, 0), (3, 2, 1)) == (one.error(1.0), one.error(2.0, slow=True))
 
     def test_a_burst_leaves_the_window_all_at_once_and_exactly_on_time(self) -> None:
-        one = era()
+        one = generation()
         for _ in range(5):
             one.success(10.0, 0.5, slow=True)
             one.error(10.0)
@@ -100,7 +105,7 @@ class TestCounting:
         assert ((10, 5, 5), (0, 0, 0)) == (one.counts(69.999), one.counts(70.0))
 
     def test_each_bucket_leaves_by_itself(self) -> None:
-        one = era()
+        one = generation()
         one.success(10.0, 0.5, slow=True)
         one.error(12.0)
         one.success(14.0, 0.5, slow=False)
@@ -110,7 +115,7 @@ class TestCounting:
         ]
 
     def test_a_bucket_is_as_wide_as_a_thirtieth_of_the_window(self) -> None:
-        one = era()
+        one = generation()
         one.error(10.0)
         one.error(11.999)
         one.error(12.0)
@@ -118,7 +123,7 @@ class TestCounting:
         assert [(3, 3, 0), (1, 1, 0)] == [one.counts(69.999), one.counts(70.0)]
 
     def test_successes_that_were_only_counted_go_to_the_newest_bucket(self) -> None:
-        one = era()
+        one = generation()
         one.success(10.0, 0.5, slow=False)
         one.n += 6
         one.success(20.0, 0.5, slow=False)
@@ -127,7 +132,7 @@ class TestCounting:
         assert [(9, 0, 0), (2, 0, 0)] == [one.counts(69.0), one.counts(70.0)]
 
     def test_what_is_counted_before_anything_was_looked_at_is_not_lost(self) -> None:
-        one = era()
+        one = generation()
         one.n += 3
 
         one.success(10.0, 0.5, slow=False)
@@ -135,7 +140,7 @@ class TestCounting:
         assert (4, 0, 0) == one.counts(10.0)
 
     def test_only_what_came_since_the_last_cut(self) -> None:
-        one = era()
+        one = generation()
         found = [one.counts(0.0, since_cut=True)]
         for now in (10.0, 20.0, 30.0):
             one.success(now, 0.5, slow=True)
@@ -149,7 +154,7 @@ class TestCounting:
         assert (6, 3, 3) == one.counts(30.0)
 
     def test_each_cut_is_a_cut(self) -> None:
-        one = era()
+        one = generation()
         for now in (10.0, 20.0, 30.0):
             one.error(now)
             one.cut()
@@ -158,7 +163,7 @@ class TestCounting:
         assert ((4, 3, 0), (1, 0, 0)) == (one.counts(40.0), one.counts(40.0, since_cut=True))
 
     def test_what_was_counted_before_a_cut_is_before_it_whoever_looks_first(self) -> None:
-        one = era()
+        one = generation()
         one.success(10.0, 0.5, slow=False)
         one.n += 3
 
@@ -168,19 +173,19 @@ class TestCounting:
         assert ((5, 0, 0), (1, 0, 0)) == (one.counts(10.0), one.counts(10.0, since_cut=True))
 
     def test_after_a_cut_the_next_thing_starts_a_bucket(self) -> None:
-        one = era()
+        one = generation()
         one.error(10.0)
-        one.calm, one.due = True, 99.0
+        one.is_settled, one.check_after = True, 99.0
 
         one.cut()
         one.error(10.5)
         one.error(10.6)
 
         assert ((3, 3, 0), (2, 2, 0)) == (one.counts(10.6), one.counts(10.6, since_cut=True))
-        assert (False, NEVER) == (one.calm, one.due)
+        assert (False, NEVER) == (one.is_settled, one.check_after)
 
     def test_memory_is_that_of_the_buckets_whatever_the_rate(self) -> None:
-        one = era()
+        one = generation()
 
         for step in range(10_000):
             one.success(step * 0.1, 0.01, slow=False)
@@ -193,7 +198,7 @@ class TestLatency:
     """The average duration of the successes that were measured."""
 
     def test_is_the_average_of_what_is_in_the_window(self) -> None:
-        one = era()
+        one = generation()
         one.success(10.0, 2.0, slow=False)
         one.success(20.0, 4.0, slow=False)
         one.success(20.0, 6.0, slow=False)
@@ -201,13 +206,13 @@ class TestLatency:
         assert [4.0, 5.0, None] == [one.latency(now) for now in (20.0, 70.0, 80.0)]
 
     def test_errors_have_none(self) -> None:
-        one = era()
+        one = generation()
         one.error(10.0)
 
         assert one.latency(10.0) is None
 
     def test_what_was_only_counted_is_not_measured(self) -> None:
-        one = era()
+        one = generation()
         one.success(10.0, 2.0, slow=False)
         one.n += 100
 
@@ -218,39 +223,39 @@ class TestMeasuring:
     """The healthy path counts and measures without the lock, and rests when it is busy."""
 
     def test_counts_and_measures(self) -> None:
-        one = era()
+        one = generation()
         one.success(10.0, 1.0, slow=False)
-        one.calm = True
+        one.is_settled = True
 
         one.measured(10.0, 13.0)
 
         assert (2, 2.0, 2, 4.0) == (one.n, one.latency(13.0), one.timed, one.seconds)
 
     def test_does_not_rest_where_calls_are_rare(self) -> None:
-        one = era()
-        one.calm, one.look_at = True, 100.0
+        one = generation()
+        one.is_settled, one.bucket_ends_at = True, 100.0
         one.last_look = 0.0
 
         one.measured(0.0, REST)
 
-        assert (NEVER, REST) == (one.due, one.last_look)
+        assert (NEVER, REST) == (one.check_after, one.last_look)
 
     def test_rests_for_a_moment_where_they_are_frequent(self) -> None:
-        one = era()
-        one.calm, one.look_at = True, 100.0
+        one = generation()
+        one.is_settled, one.bucket_ends_at = True, 100.0
         one.last_look = 10.0
 
         one.measured(10.0, 10.0 + REST / 2)
 
-        assert pytest.approx(10.0 + REST * 1.5) == one.due
+        assert pytest.approx(10.0 + REST * 1.5) == one.check_after
 
     def test_once_enough_were_measured_one_in_so_many_is(self) -> None:
-        one = era()
-        one.calm, one.look_at = True, 100.0
+        one = generation()
+        one.is_settled, one.bucket_ends_at = True, 100.0
 
         for call in range(1, 200):
             now = call * 2.0**-7  # exact in floating point
-            if one.due <= now:
+            if one.check_after <= now:
                 one.measured(now, now)
             else:
                 one.n += 1
@@ -258,46 +263,46 @@ class TestMeasuring:
         assert (199, ENOUGH + (199 - ENOUGH) // SAMPLED) == (one.n, one.timed)
 
     def test_never_past_the_next_look(self) -> None:
-        one = era()
-        one.calm, one.look_at = True, 10.0006
+        one = generation()
+        one.is_settled, one.bucket_ends_at = True, 10.0006
         one.last_look = 10.0
 
         one.measured(10.0, 10.0005)
 
-        assert 10.0006 == one.due
+        assert 10.0006 == one.check_after
 
     def test_does_not_rest_after_long_calls_which_would_be_dated_early(self) -> None:
-        long, short = era(), era()
+        long, short = generation(), generation()
         for one, took in ((long, WIDTH / 2), (short, WIDTH / 2 - 0.001)):
-            one.calm, one.look_at = True, 100.0
+            one.is_settled, one.bucket_ends_at = True, 100.0
             one.last_look = 10.0
             one.rest_if_busy(10.0001, took)
 
-        assert (NEVER, pytest.approx(10.0011)) == (long.due, short.due)
+        assert (NEVER, pytest.approx(10.0011)) == (long.check_after, short.check_after)
 
     def test_an_error_meanwhile_ends_the_rest(self) -> None:
-        one = era()
-        one.calm, one.look_at = False, 100.0
+        one = generation()
+        one.is_settled, one.bucket_ends_at = False, 100.0
         one.last_look = 10.0
 
         one.measured(10.0, 10.0001)
 
-        assert NEVER == one.due
+        assert NEVER == one.check_after
 
     def test_the_next_look_is_when_the_bucket_ends_or_a_second_later(self) -> None:
-        wide, narrow = era(), era(window=15.0)
+        wide, narrow = generation(), generation(window=15.0)
 
         wide.success(10.0, 0.1, slow=False)
         narrow.success(10.0, 0.1, slow=False)
 
-        assert (11.0, 10.5) == (wide.look_at, narrow.look_at)
+        assert (11.0, 10.5) == (wide.bucket_ends_at, narrow.bucket_ends_at)
 
 
 class TestRecent:
     """Successes of the last seconds, dated to about a second."""
 
     def test_are_counted_from_the_last_mark_before(self) -> None:
-        one = era()
+        one = generation()
         for second in range(20):
             one.success(float(second), 0.1, slow=False)
 
@@ -305,7 +310,7 @@ class TestRecent:
         assert [11, 6] == [one.recent_successes(19.0, back) for back in (10.0, 5.0)]
 
     def test_one_on_the_edge_is_not_among_them(self) -> None:
-        one = era()
+        one = generation()
         one.success(0.0, 0.1, slow=False)
         one.success(5.0, 0.1, slow=False)
 
@@ -314,7 +319,7 @@ class TestRecent:
         assert 2 == one.recent_successes(15.0, 10.0)
 
     def test_marks_are_a_second_apart(self) -> None:
-        one = era()
+        one = generation()
 
         for step in range(30):
             one.success(step * 0.1, 0.1, slow=False)
@@ -322,7 +327,7 @@ class TestRecent:
         assert [0.0, 1.0, 2.0] == pytest.approx([at for at, _ in one._marks])
 
     def test_what_was_only_counted_is_recent(self) -> None:
-        one = era()
+        one = generation()
         one.success(0.0, 0.1, slow=False)
         one.n += 4
 
@@ -333,7 +338,7 @@ class TestResizing:
     """Another length of the window."""
 
     def test_shortens_what_is_kept(self) -> None:
-        one = era()
+        one = generation()
         one.error(10.0)
         one.error(35.0)
 
@@ -342,7 +347,7 @@ class TestResizing:
         assert [(1, 1, 0), (0, 0, 0)] == [one.counts(64.9), one.counts(65.0)]
 
     def test_changes_the_width_of_buckets(self) -> None:
-        one = era()
+        one = generation()
 
         one.resize(30.0)
         one.error(10.0)
@@ -351,15 +356,15 @@ class TestResizing:
         assert [(1, 1, 0), (0, 0, 0)] == [one.counts(40.0), one.counts(41.0)]
 
     def test_is_looked_at_at_once(self) -> None:
-        one = era()
-        one.calm, one.due, one.look_at = True, 5.0, 6.0
+        one = generation()
+        one.is_settled, one.check_after, one.bucket_ends_at = True, 5.0, 6.0
 
         one.resize(30.0)
 
         assert (False, NEVER, NEVER, 30.0, 1.0) == (
-            one.calm,
-            one.due,
-            one.look_at,
+            one.is_settled,
+            one.check_after,
+            one.bucket_ends_at,
             one.window,
             one.width,
         )

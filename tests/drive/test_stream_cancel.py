@@ -31,7 +31,7 @@ from resilient_llm import (
     failover,
     health,
 )
-from resilient_llm._core.circuit.permit import held_places
+from resilient_llm._core.circuit.permit import held_leases
 from resilient_llm.testing import FakeClock
 from tests.support import stepping
 from tests.support.stepping import no_place_is_taken
@@ -70,7 +70,7 @@ def _quick_collections() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _no_place_is_held() -> None:
     """Start without a place that a test before, which failed, may have left in this thread."""
-    held_places.set(())
+    held_leases.set(())
 
 
 class DownError(ConnectionResetError):

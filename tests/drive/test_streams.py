@@ -39,7 +39,7 @@ from resilient_llm import (
     is_benched,
     reset,
 )
-from resilient_llm._core.circuit.permit import held_places
+from resilient_llm._core.circuit.permit import held_leases
 from resilient_llm.testing import FakeClock, capture_events
 from tests.support.stream_forms import (
     ASYNC_FORMS,
@@ -79,7 +79,7 @@ from tests.support.ways import (
 @pytest.fixture(autouse=True)
 def _no_place_is_held() -> None:
     """Start without a place that a test before, which failed, may have left in this thread."""
-    held_places.set(())
+    held_leases.set(())
 
 
 def down() -> ProviderError:
@@ -2299,4 +2299,4 @@ def test_a_guarded_probe_closed_by_another_thread_leaves_nothing_behind(
     closing.start()
     closing.join(10.0)
 
-    assert () == held_places.get()
+    assert () == held_leases.get()

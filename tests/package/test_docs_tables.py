@@ -45,7 +45,7 @@ from resilient_llm._core.call import call
 from resilient_llm._core.circuit import triggers
 from resilient_llm._core.classify import _SEVERITY
 from resilient_llm._core.stream import stream_state as intake
-from resilient_llm._values import event_names as facts
+from resilient_llm._values import event_names
 from resilient_llm._values.settings import (
     LONGEST_HINT,
     MEMORY_PRESSURE_BENCH,
@@ -289,7 +289,7 @@ def test_the_fixed_numbers_are_those_of_the_code() -> None:
 
 def event_classes() -> list[type[Event]]:
     """Return the types of events that are told, in the order of the module."""
-    told = set(typing.get_args(facts.Fact))
+    told = set(typing.get_args(event_names.EventName))
     return [cls for cls in Event.__subclasses__() if cls.__name__ in told]
 
 
@@ -303,10 +303,10 @@ def test_every_event_is_in_the_reference_with_its_fields() -> None:
     rows = table(EVENTS, "## All events\n")
 
     told = {cls.__name__: own_fields(cls) for cls in event_classes()}
-    assert set(typing.get_args(facts.Fact)) == set(told)
+    assert set(typing.get_args(event_names.EventName)) == set(told)
     listed = {words(row["event"])[0]: words(row["its own fields"]) for row in rows}
     assert told == listed
-    # The page tells a story, attempt by attempt: its order is its own.
+    # The page tells a call flow, attempt by attempt: its order is its own.
     assert len(rows) == len(listed)
 
 

@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from resilient_llm._core.circuit.circuit import CallTag, Circuit
-from resilient_llm._core.circuit.state import Block, Grant
+from resilient_llm._core.circuit.state import Admission, Block
 from resilient_llm._values.kinds import ErrorKind
 from resilient_llm._values.settings import BreakerSettings
 from resilient_llm._values.verdict import Verdict
@@ -34,14 +34,14 @@ class NoJitter(random.Random):
         return self.shown
 
 
-class News:
+class EventSink:
     """Writes down what circuits tell: ``(event, key, moment, details)`` in the order of delivery."""
 
     def __init__(self, *unwanted: str) -> None:
         self.unwanted = unwanted
         self.told: list[tuple[str, str, float, dict[str, Any]]] = []
 
-    def wants(self, kind: str, tag: CallTag | None = None, /) -> bool:
+    def has_listeners(self, kind: str, tag: CallTag | None = None, /) -> bool:
         return kind not in self.unwanted
 
     def deliver(self, circuit: Circuit, /) -> None:
@@ -64,7 +64,7 @@ def circuit(
     key: str = "groq/llama",
     *,
     now: float = 0.0,
-    news: News | None = None,
+    sink: EventSink | None = None,
     provider: Circuit | None = None,
     jitter: float = 0.0,
     **options: Any,
@@ -75,18 +75,18 @@ def circuit(
         BreakerSettings(**options),
         now=now,
         rng=NoJitter(jitter),
-        news=News() if news is None else news,
+        sink=EventSink() if sink is None else sink,
         provider=provider,
     )
 
 
-def granted(leave: Grant | Block) -> Grant:
+def granted(leave: Admission | Block) -> Admission:
     """Return the leave; fails if there was none."""
     assert not isinstance(leave, Block), leave.reason
     return leave
 
 
-def refused(leave: Grant | Block) -> Block:
+def refused(leave: Admission | Block) -> Block:
     """Return why there was no leave; fails if there was."""
     assert isinstance(leave, Block)
     return leave
@@ -105,7 +105,7 @@ def answer(one: Circuit, now: float, *, times: int = 1, seconds: float = 0.0) ->
     for _ in range(times):
         counted = one.success(granted(one.admit(now)), now, seconds)
         if counted and one.provider is not None:
-            one.provider.child_answered(one.provider.era, now, seconds)
+            one.provider.child_answered(one.provider.generation, now, seconds)
 
 
 def benched(

@@ -87,7 +87,7 @@ class Place:
 
 
 @dataclass(frozen=True, eq=False)
-class Grant:
+class Admission:
     """What one circuit gave to one caller: the state it was in, and in half-open a place."""
 
     state: int
@@ -100,7 +100,7 @@ class Caller:
 
     name: str
     entered_at: float
-    grants: dict[str, Grant]
+    grants: dict[str, Admission]
 
 
 @dataclass(eq=False)
@@ -112,7 +112,7 @@ class Circuit:
     now: float
     core: str = "closed"
     state: int = 0
-    """Number of the present state; a grant with another number is late."""
+    """Number of the present state; an admission with another number is late."""
     began_at: float = -FOREVER
     counted: list[Counted] = field(default_factory=list)
     closed_after: int = 0
@@ -230,21 +230,21 @@ class Circuit:
     def cooldown(self) -> float:
         return min(self.options["cooldown"] * 2**self.escalation, self.options["max_cooldown"])
 
-    def grant(self) -> Grant:
+    def admission(self) -> Admission:
         """Let somebody through; in half-open a place is taken."""
         if self.core != "half_open":
-            return Grant(self.state, None)
+            return Admission(self.state, None)
         shortest = longest = self.options["probe_lease"]
         if shortest is None:
             shortest = self.options["cooldown"]
             longest = max(shortest, 10 * self.slowest)
         place = Place(self.now + shortest, self.now + longest)
         self.places.append(place)
-        return Grant(self.state, place)
+        return Admission(self.state, place)
 
-    def give_back(self, grant: Grant) -> None:
-        if grant.place in self.places:
-            self.places.remove(grant.place)
+    def give_back(self, admission: Admission) -> None:
+        if admission.place in self.places:
+            self.places.remove(admission.place)
 
 
 class Model:
@@ -294,7 +294,7 @@ class Model:
         for circuit in guards:
             if len(circuit.places) >= circuit.options["probes"]:
                 self.reached["a place whose lease ended is leased again"] += 1
-        return Caller(name, self.now, {circuit.name: circuit.grant() for circuit in guards})
+        return Caller(name, self.now, {circuit.name: circuit.admission() for circuit in guards})
 
     def came_before(self, name: str, seconds: float) -> bool | None:
         """Whether a call that came so long ago is late; None if it is for one of its circuits alone."""
@@ -319,18 +319,18 @@ class Model:
         charged = guards[-1] if outcome.scope == "provider" else guards[0]
         late = {each.name for each in guards if caller.grants[each.name].state != each.state}
         for circuit in guards:
-            grant = caller.grants[circuit.name]
+            admission = caller.grants[circuit.name]
             if outcome.kind == SUCCESS:
                 circuit.slowest = max(circuit.slowest, self.now - caller.entered_at)
             if circuit.name in late:
                 self.reached[f"a late {outcome.kind} in {circuit.core}"] += circuit is charged
                 continue
-            if outcome.kind == SUCCESS and guards[0].name in late and grant.place is None:
+            if outcome.kind == SUCCESS and guards[0].name in late and admission.place is None:
                 continue  # it counts nowhere, so it says nothing of the provider
             self.reached[f"{outcome.kind} in {circuit.why()}"] += circuit is charged
-            if grant.place is not None and self.now >= grant.place.at_most_until:
+            if admission.place is not None and self.now >= admission.place.at_most_until:
                 self.reached["a probe reports after its lease"] += 1
-            circuit.give_back(grant)
+            circuit.give_back(admission)
             if outcome.kind == SUCCESS:
                 self._succeeded(circuit, caller, is_target=circuit is guards[0])
             elif circuit is charged and outcome.kind in COUNTED:

@@ -38,7 +38,7 @@ from resilient_llm._api import breaker as _breaker
 from resilient_llm._core import retry_budget as _retry_budget
 from resilient_llm._core.circuit import circuit as _circuit
 from resilient_llm._core.circuit import window
-from resilient_llm._runtime import dispatcher as _hub
+from resilient_llm._runtime import dispatcher as _dispatcher
 from resilient_llm._runtime import registry as _registry
 from resilient_llm._runtime import runtime as _runtime
 
@@ -194,7 +194,7 @@ _OWNERS = {
     "circuit": _circuit,
     "registry": _registry,
     "retry budget": _retry_budget,
-    "hub": _hub,
+    "dispatcher": _dispatcher,
     "runtime": _runtime,
 }
 """The modules that own locks, by what they guard."""

@@ -17,7 +17,7 @@ import anyio.lowlevel
 import trio
 
 from resilient_llm import configure, testing
-from resilient_llm._core.circuit.permit import held_places
+from resilient_llm._core.circuit.permit import held_leases
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm.testing import FakeClock
 from tests.support.ways import run_async
@@ -132,7 +132,7 @@ def through_all_steps(
             gc.collect()
             await anyio.lowlevel.checkpoint()
         try:
-            assert () == held_places.get(), "a place is held"
+            assert () == held_leases.get(), "a place is held"
             assert [] == _other_tasks(backend), "something runs"
             check(state)
         except AssertionError as error:
@@ -166,8 +166,8 @@ def no_place_is_taken(*keys: str) -> None:
         circuit = runtime.registry.find(key)
         if circuit is None:
             continue
-        layers = circuit._layers
-        assert layers.half is None or [] == layers.half.places
+        state = circuit._state
+        assert state.half is None or [] == state.half.leases
         assert all(
-            layer is None or layer.last_resort is None for layer in (layers.opened, layers.pause)
+            layer is None or layer.last_resort is None for layer in (state.opened, state.pause)
         )

@@ -1,7 +1,7 @@
-"""One call on its way through its chain: what the story works on. Owned by one driver.
+"""One call on its way through its chain: what the call flow works on. Owned by one driver.
 
 Everything foreign is handed in: the rules, the budgets, randomness, observers. There is no
-clock in it: whoever drives the story says what time it is.
+clock in it: whoever drives the call flow says what time it is.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._core.circuit.circuit import CallTag, Circuit
 from resilient_llm._core.circuit.permit import Permit, admit, block_of
-from resilient_llm._values import event_names as facts
+from resilient_llm._values import event_names
 from resilient_llm._values.errors import BreakerOpenError, CallRejectedError, ChainExhaustedError
 from resilient_llm._values.kinds import AttemptRecord, ErrorKind
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.backoff import Backoff
     from resilient_llm._core.circuit.state import Block
     from resilient_llm._core.retry_budget import RetryBudgets
-    from resilient_llm._core.stream.stream_state import Intake, Reader
+    from resilient_llm._core.stream.stream_state import ItemInspector, StreamState
     from resilient_llm._values.errors import StreamInterruptedError
     from resilient_llm._values.policy import Options
     from resilient_llm._values.settings import Settings
@@ -50,7 +50,7 @@ def share_of(left: float, own: float | None, *, is_last: bool) -> tuple[float, b
     return (own, False) if own is not None and own < share else (share, is_last)
 
 
-class Lane:
+class Candidate:
     """One target of a policy with its circuit in the present state, and how to call it."""
 
     __slots__ = ("circuit", "invoke", "is_generator", "target")
@@ -71,10 +71,10 @@ class Lane:
         """Whether what is called is a generator function, and so chooses what it passes on."""
 
 
-class World:
+class CallDeps:
     """What a call needs of its surroundings."""
 
-    __slots__ = ("backoff", "budgets", "classify", "notice", "reader", "rng", "settings")
+    __slots__ = ("backoff", "budgets", "classify", "item_inspector", "notice", "rng", "settings")
 
     def __init__(
         self,
@@ -85,9 +85,9 @@ class World:
         budgets: RetryBudgets,
         settings: Settings,
         rng: Random,
-        reader: Callable[[], Reader],
+        item_inspector: Callable[[], ItemInspector],
     ) -> None:
-        self.reader = reader
+        self.item_inspector = item_inspector
         """Gives what looks at the items of streams; loaded by the first of them."""
         self.classify = classify
         self.notice = notice
@@ -99,63 +99,63 @@ class World:
 
 
 class Call:
-    """One call: its lanes in order, its deadline, and what came of each."""
+    """One call: its candidates in order, its deadline, and what came of each."""
 
     __slots__ = (
         "args",
         "attempts",
         "blocks",
+        "candidates",
         "deadline",
         "delivered",
-        "ended",
+        "deps",
         "interruption",
         "is_stream",
+        "knows_limit",
         "kwargs",
-        "lanes",
         "last_failed",
+        "last_outcomes",
         "needs_window",
         "options",
         "rebind",
         "records",
         "served_by",
         "tag",
-        "told_limit",
         "traced",
-        "waiting",
-        "world",
+        "untried",
     )
 
     def __init__(
         self,
         options: Options,
-        lanes: Sequence[Lane],
-        world: World,
+        candidates: Sequence[Candidate],
+        deps: CallDeps,
         call_id: str,
         deadline: float | None,
         *,
-        told_limit: bool,
+        knows_limit: bool,
     ) -> None:
         self.options = options
-        self.lanes = lanes
-        self.world = world
+        self.candidates = candidates
+        self.deps = deps
         self.tag = CallTag(call_id, options.observers)
         self.deadline = deadline
-        self.told_limit = told_limit
+        self.knows_limit = knows_limit
         """Whether an attempt knows or feels its limit: async, or told by an `Attempt`."""
         self.attempts = 0
         self.records: list[AttemptRecord] = []
         self.traced = False
         """Whether somebody may ask for the record of its success."""
         self.served_by: str | None = None
-        self.ended: dict[str, tuple[Exception, AttemptRecord]] = {}
+        self.last_outcomes: dict[str, tuple[Exception, AttemptRecord]] = {}
         """``{key: (last error or rejection, its record)}``"""
         self.blocks: dict[str, Block] = {}
-        self.waiting: list[Lane] = list(lanes)
+        self.untried: list[Candidate] = list(candidates)
         """Lanes that this call has neither used nor passed over yet."""
-        self.last_failed: tuple[Lane, Verdict] | None = None
+        self.last_failed: tuple[Candidate, Verdict] | None = None
         self.is_stream = False
         """Whether its attempts are known to be streams before they are made."""
-        self.delivered: Intake | None = None
+        self.delivered: StreamState | None = None
         """The stream that the consumer was handed last."""
         self.interruption: StreamInterruptedError | None = None
         """What the consumer of a stream is told if no other target goes on with it."""
@@ -172,52 +172,57 @@ class Call:
         self.kwargs = {}
         self.interruption = None
         self.delivered = None
-        self.ended = {}
+        self.last_outcomes = {}
 
     # Targets.
 
-    def enter(self, lane: Lane, now: float, *, last_resort: bool = False) -> Permit | None:
-        """Return leave for an attempt on a lane, or None after noting why there is none."""
-        limit = self.limit_of(lane)
-        leave = admit(lane.circuit, now, limit or 0.0, last_resort=last_resort)
-        if isinstance(leave, Permit):
-            return leave
-        self.skip(lane, leave, now)
+    def enter(
+        self, candidate: Candidate, now: float, *, last_resort: bool = False
+    ) -> Permit | None:
+        """Return leave for an attempt on a candidate, or None after noting why there is none."""
+        limit = self.limit_of(candidate)
+        admitted = admit(candidate.circuit, now, limit or 0.0, last_resort=last_resort)
+        if isinstance(admitted, Permit):
+            return admitted
+        self.skip(candidate, admitted, now)
         return None
 
-    def skip(self, lane: Lane, block: Block, now: float) -> None:
-        """Note that a lane was passed over; what it was called for before stays its last error."""
-        key = lane.target.key
+    def skip(self, candidate: Candidate, block: Block, now: float) -> None:
+        """Note that a candidate was passed over; what it was called for before stays its last error."""
+        key = candidate.target.key
         self.blocks[key] = block
         retry_after = None if block.until is None else max(0.0, block.until - now)
-        self._skipped(lane, BreakerOpenError(key, block.reason, retry_after), now)
+        self._skipped(candidate, BreakerOpenError(key, block.reason, retry_after), now)
 
-    def pass_over(self, lane: Lane, reason: str, now: float) -> None:
-        """Note that a lane was passed over for a reason of this call's own."""
-        self._skipped(lane, CallRejectedError(lane.target.key, reason), now)
+    def pass_over(self, candidate: Candidate, reason: str, now: float) -> None:
+        """Note that a candidate was passed over for a reason of this call's own."""
+        self._skipped(candidate, CallRejectedError(candidate.target.key, reason), now)
 
-    def _skipped(self, lane: Lane, rejection: CallRejectedError, now: float) -> None:
-        key = lane.target.key
-        known = self.ended.get(key)
+    def _skipped(self, candidate: Candidate, rejection: CallRejectedError, now: float) -> None:
+        key = candidate.target.key
+        known = self.last_outcomes.get(key)
         if known is not None and known[1].number:
             return
         record = AttemptRecord(
             key, 0, ErrorKind.REJECTED, rejection.reason, type_name=type(rejection).__name__
         )
-        self.ended[key] = (rejection, record)
+        self.last_outcomes[key] = (rejection, record)
         if known is None:
             self.records.append(record)
-            self.tell(lane, facts.TargetSkipped, now, reason=rejection.reason)
+            self.emit(candidate, event_names.TargetSkipped, now, reason=rejection.reason)
 
     def other_is_live(self, now: float) -> bool:
         """Return whether a target that this call has not used could be called now."""
-        return any(self.fits(lane) and block_of(lane.circuit, now) is None for lane in self.waiting)
+        return any(
+            self.fits(candidate) and block_of(candidate.circuit, now) is None
+            for candidate in self.untried
+        )
 
-    def fits(self, lane: Lane) -> bool:
+    def fits(self, candidate: Candidate) -> bool:
         """Return whether the request is known, or not known not, to fit into a target's window."""
         if self.needs_window is None:
             return True
-        window = lane.target.context_window
+        window = candidate.target.context_window
         return window is not None and window > self.needs_window
 
     # Time.
@@ -226,27 +231,27 @@ class Call:
         """Return the seconds until the deadline, or None if there is none."""
         return None if self.deadline is None else self.deadline - now
 
-    def limit_of(self, lane: Lane) -> float | None:
-        """Return the seconds of an attempt on a lane, of a stream those until its first content."""
-        own = lane.target.attempt_timeout
+    def limit_of(self, candidate: Candidate) -> float | None:
+        """Return the seconds of an attempt on a candidate, of a stream those until its first content."""
+        own = candidate.target.attempt_timeout
         limit = self.options.attempt_timeout if own is None else own
-        policy = self.stream_policy(lane)
+        policy = self.stream_policy(candidate)
         limits = (limit,) if policy is None else (limit, policy.first_item_timeout, policy.timeout)
         return min((each for each in limits if each is not None), default=None)
 
-    def stream_policy(self, lane: Lane) -> StreamPolicy | None:
-        """Return how streams of a lane are guarded, if anybody said: its target's word before the policy's."""
-        own, general = lane.target.stream, self.options.stream
+    def stream_policy(self, candidate: Candidate) -> StreamPolicy | None:
+        """Return how streams of a candidate are guarded, if anybody said: its target's word before the policy's."""
+        own, general = candidate.target.stream, self.options.stream
         return general if own is None else own.over(general)
 
     # Facts.
 
     def record(
-        self, lane: Lane, number: int, seconds: float, error: Exception, verdict: Verdict
+        self, candidate: Candidate, number: int, seconds: float, error: Exception, verdict: Verdict
     ) -> None:
         """Keep what came of an attempt, as this target's last word."""
         record = AttemptRecord(
-            lane.target.key,
+            candidate.target.key,
             number,
             verdict.kind,
             verdict.reason,
@@ -255,27 +260,29 @@ class Call:
             type(error).__name__,
         )
         self.records.append(record)
-        self.ended[lane.target.key] = (error, record)
+        self.last_outcomes[candidate.target.key] = (error, record)
 
-    def tell(self, lane: Lane, kind: facts.Fact, now: float, /, **details: Any) -> None:
+    def emit(
+        self, candidate: Candidate, kind: event_names.EventName, now: float, /, **details: Any
+    ) -> None:
         """Tell observers, if any of them listens to this."""
-        circuit = lane.circuit
-        if circuit.news.wants(kind, self.tag):
-            circuit.note(kind, now, tag=self.tag, **details)
+        circuit = candidate.circuit
+        if circuit.sink.has_listeners(kind, self.tag):
+            circuit.emit(kind, now, tag=self.tag, **details)
 
     def exhausted(self, now: float) -> ChainExhaustedError:
         """Return the error that says what came of every target, in the order of the chain."""
         members: list[Exception] = []
         records: list[AttemptRecord] = []
-        for lane in self.lanes:
-            error, record = self.ended.get(lane.target.key, (None, None))
+        for candidate in self.candidates:
+            error, record = self.last_outcomes.get(candidate.target.key, (None, None))
             if error is None or record is None:
                 continue
             members.append(error)
             records.append(record)
             _add_note(error, _note_of(record))
         last = next((record for record in reversed(self.records) if record.number), None)
-        last_error = self.ended[last.target][0] if last is not None else None
+        last_error = self.last_outcomes[last.target][0] if last is not None else None
         kinds = {record.kind for record in records}
         kind = kinds.pop() if len(kinds) == 1 else None
         summary = "; ".join(
@@ -299,8 +306,8 @@ class Call:
 
     def _worthwhile_in(self, now: float) -> float | None:
         waits: list[float] = []
-        for lane in self.lanes:
-            block = block_of(lane.circuit, now)
+        for candidate in self.candidates:
+            block = block_of(candidate.circuit, now)
             if block is None:
                 return 0.0
             if block.until is not None:
@@ -314,7 +321,7 @@ def _note_of(record: AttemptRecord) -> str:
     return f"{record.target}: attempt {record.number}, {record.kind}, {record.reason}"
 
 
-def _add_note(error: BaseException, note: str) -> None:
+def _add_note(error: BaseException, emit: str) -> None:
     # An error that is raised again and again must not collect the same note each time.
-    if note not in getattr(error, "__notes__", ()):
-        error.add_note(note)
+    if emit not in getattr(error, "__notes__", ()):
+        error.add_note(emit)

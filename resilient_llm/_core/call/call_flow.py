@@ -1,9 +1,9 @@
-"""The story of one call, told once for every driver.
+"""The call flow of one call, told once for every driver.
 
 A call enters, its targets are put in order, each attempt is guarded by a breaker, a
 failure is classified, then we retry, bench or move on; every step is an event. A pure
 generator: it yields what it needs done (`Try`, `Wait`), then how the call ends (`Done`,
-`LetThrough`, `Raise`), and is told what happened. It reads no clock and does no I/O.
+`Reraise`, `Raise`), and is told what happened. It reads no clock and does no I/O.
 
 Errors are cleared from locals before a step that may raise, so that no prompt lives on in
 a frame that an error refers to.
@@ -15,12 +15,12 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from resilient_llm._core.call.call import share_of
-from resilient_llm._core.call.steps import LET_THROUGH, Deliver, Done, Raise, Step, Told, Try, Wait
+from resilient_llm._core.call.steps import RERAISE, Deliver, Done, Raise, Reply, Step, Try, Wait
 from resilient_llm._core.circuit.permit import Permit, block_of
 from resilient_llm._core.circuit.state import Block
-from resilient_llm._core.circuit.window import Era
+from resilient_llm._core.circuit.window import Generation
 from resilient_llm._core.retry_budget import SPAN
-from resilient_llm._values import event_names as facts
+from resilient_llm._values import event_names
 from resilient_llm._values.errors import (
     DeadlineExceededError,
     ResponseRejectedError,
@@ -32,12 +32,12 @@ from resilient_llm._values.settings import LONGEST_TO_RETRY, RATE_LIMIT_PAUSE
 from resilient_llm._values.verdict import Verdict
 
 if TYPE_CHECKING:
-    from resilient_llm._core.call.call import Call, Lane
-    from resilient_llm._core.stream.stream_state import Intake
+    from resilient_llm._core.call.call import Call, Candidate
+    from resilient_llm._core.stream.stream_state import StreamState
 
-Story = Generator[Step, Told, None]
-Part = Generator[Step, Told, "tuple[bool, float]"]
-"""A part of the story; returns whether the call is over, and what time it is."""
+CallFlow = Generator[Step, Reply, None]
+Part = Generator[Step, Reply, "tuple[bool, float]"]
+"""A part of the call flow; returns whether the call is over, and what time it is."""
 
 _LOOK_AGAIN = 1.0
 """Seconds after which a call that waits for a bench looks whether it has ended early."""
@@ -47,32 +47,37 @@ _EARLY = 0.05
 """Seconds by which a timer may fire too early without the call giving its target up."""
 
 
-def story(call: Call, now: float, failed: tuple[Lane, Permit, Told, bool] | None = None) -> Story:
+def call_flow(
+    call: Call, now: float, failed: tuple[Candidate, Permit, Reply, bool] | None = None
+) -> CallFlow:
     """Tell one call from its start, or from a first attempt that the healthy path made.
 
     Args:
-        call: The call; its lanes are in the order in which they are tried.
+        call: The call; its candidates are in the order in which they are tried.
         now: Monotonic seconds.
         failed: First attempt that was made already and failed, if there was one; with whether
             its limit was the end of the whole deadline.
     """
     try:
         if failed is not None:
-            lane, permit, told, whole = failed
+            candidate, permit, reply, ends_deadline = failed
             failed = None
-            while call.waiting[0] is not lane:
-                passed = call.waiting.pop(0)
+            while call.untried[0] is not candidate:
+                passed = call.untried.pop(0)
                 # It was blocked then, or the healthy path would have called it.
                 block = block_of(passed.circuit, permit.entered_at)
                 call.skip(
                     passed, block or Block(passed.target.key, "benched", None), permit.entered_at
                 )
-            call.waiting.pop(0)
-            attempts, told = _attempts(call, lane, permit, told, whole=whole), None
+            call.untried.pop(0)
+            attempts, reply = (
+                _attempts(call, candidate, permit, reply, ends_deadline=ends_deadline),
+                None,
+            )
             over, now = yield from attempts
             if over:
                 return
-        while call.waiting:
+        while call.untried:
             over, now = yield from _next_target(call, now)
             if over:
                 return
@@ -82,45 +87,45 @@ def story(call: Call, now: float, failed: tuple[Lane, Permit, Told, bool] | None
                 return
         yield _give_up(call, now)
     finally:
-        failed = told = None
+        failed = reply = None
 
 
 def _next_target(call: Call, now: float, *, last_resort: bool = False) -> Part:
-    lane = call.waiting.pop(0)
-    if not call.fits(lane):
-        call.pass_over(lane, "context_window", now)
+    candidate = call.untried.pop(0)
+    if not call.fits(candidate):
+        call.pass_over(candidate, "context_window", now)
         return False, now
     if call.attempts == call.options.max_attempts:
-        call.pass_over(lane, "max_attempts", now)
+        call.pass_over(candidate, "max_attempts", now)
         return False, now
     if _is_over(call, now):
         yield _too_late(call, now)
         return True, now
-    permit = call.enter(lane, now, last_resort=last_resort)
+    permit = call.enter(candidate, now, last_resort=last_resort)
     if permit is None:
         return False, now
     if call.last_failed is not None:
         previous, verdict = call.last_failed
-        call.tell(
+        call.emit(
             previous,
-            facts.FailedOver,
+            event_names.FailedOver,
             now,
             from_target=previous.target.key,
-            to_target=lane.target.key,
+            to_target=candidate.target.key,
             kind=verdict.kind,
             reason=verdict.reason,
         )
-    return (yield from _attempts(call, lane, permit, None, retries=not last_resort))
+    return (yield from _attempts(call, candidate, permit, None, retries=not last_resort))
 
 
 def _attempts(
     call: Call,
-    lane: Lane,
+    candidate: Candidate,
     permit: Permit,
-    told: Told | None,
+    reply: Reply | None,
     *,
     retries: bool = True,
-    whole: bool = False,
+    ends_deadline: bool = False,
 ) -> Part:
     """Make attempts on one target until it answers or the call moves on."""
     number = 1
@@ -129,38 +134,40 @@ def _attempts(
     error: BaseException | None = None
     try:
         while True:
-            if told is None:
-                trial = _try(call, lane, permit, number)
-                whole = trial.whole
-                told = yield trial
+            if reply is None:
+                trial = _try(call, candidate, permit, number)
+                ends_deadline = trial.ends_deadline
+                reply = yield trial
             call.attempts += 1
-            now, error = told.now, told.error
+            now, error = reply.now, reply.error
             if error is None:
-                judged = _judged(call, lane, permit, told)
+                judged = _judged(call, candidate, permit, reply)
                 if judged is None:
-                    answered_by, told = _answered(call, lane, permit, number, told), None
+                    answered_by, reply = _answered(call, candidate, permit, number, reply), None
                     return (yield from answered_by)
                 error, verdict = judged
                 judged = None
             else:
-                verdict = _verdict(call, lane, error, now)
-            step = _leaves(call, lane, permit, number, told, error, verdict, whole=whole)
-            told = None
+                verdict = _verdict(call, candidate, error, now)
+            step = _leaves(
+                call, candidate, permit, number, reply, error, verdict, ends_deadline=ends_deadline
+            )
+            reply = None
             if step is not None:
                 if (
-                    step is LET_THROUGH
+                    step is RERAISE
                     and isinstance(error, ResponseRejectedError)
-                    and error.target == lane.target.key
+                    and error.target == candidate.target.key
                 ):
                     step = Raise(error, None)
                 error = None
                 yield step
                 return True, now
-            _charge(call, lane, permit, number, now, error, verdict)
+            _charge(call, candidate, permit, number, now, error, verdict)
             if answered is None and verdict.retryable and call.options.attempts > 1:
                 answered = permit.answered()
-            if _is_raised(call, lane, verdict, now):
-                step = _let_through(call, lane, error, verdict, now)
+            if _is_raised(call, candidate, verdict, now):
+                step = _reraise(call, candidate, error, verdict, now)
                 error = None
                 yield step
                 return True, now
@@ -169,43 +176,45 @@ def _attempts(
                 yield _too_late(call, now)
                 return True, now
             delay = (
-                _retry_in(call, lane, permit, number, now, error, verdict, answered)
+                _retry_in(call, candidate, permit, number, now, error, verdict, answered)
                 if retries
                 else None
             )
             error = None
             if delay is None:
                 return False, now
-            again = yield from _again(call, lane, delay, now)
+            again = yield from _again(call, candidate, delay, now)
             if not isinstance(again, Permit):
                 return False, again
             permit = again
             number += 1
     finally:
-        told = error = judged = None
-        permit.abandoned()  # if it was not reported: the story was closed, or something broke
+        reply = error = judged = None
+        permit.abandoned()  # if it was not reported: the call flow was closed, or something broke
 
 
-def _try(call: Call, lane: Lane, permit: Permit, number: int) -> Try:
+def _try(call: Call, candidate: Candidate, permit: Permit, number: int) -> Try:
     """Return the attempt with its limit: the target's own, and what the deadline leaves."""
-    limit, whole = call.limit_of(lane), False
+    limit, ends_deadline = call.limit_of(candidate), False
     left = call.remaining(permit.entered_at)
     if left is not None:
-        limit, whole = share_of(left, limit, is_last=not call.other_is_live(permit.entered_at))
-    return Try(lane, number, permit, limit, call.tag, whole=whole)
+        limit, ends_deadline = share_of(
+            left, limit, is_last=not call.other_is_live(permit.entered_at)
+        )
+    return Try(candidate, number, permit, limit, call.tag, ends_deadline=ends_deadline)
 
 
 def _judged(
-    call: Call, lane: Lane, permit: Permit, told: Told
+    call: Call, candidate: Candidate, permit: Permit, reply: Reply
 ) -> tuple[ResponseRejectedError, Verdict] | None:
     """Ask ``reject`` about an answer, of a stream about its first content; None if it is good."""
-    if told.stream is not None and told.stream.wrong is not None:
-        return _refused(lane, told.stream.wrong)
+    if reply.stream is not None and reply.stream.fault is not None:
+        return _refused(candidate, reply.stream.fault)
     reject = call.options.reject
-    if reject is None or (told.stream is not None and not told.stream.has_content):
+    if reject is None or (reply.stream is not None and not reply.stream.has_content):
         return None
     try:
-        said: Any = reject(told.value)
+        said: Any = reject(reply.value)
     except BaseException:
         permit.abandoned()
         raise
@@ -219,30 +228,30 @@ def _judged(
         verdict = Verdict(ErrorKind.BAD_RESPONSE, said)
     else:
         verdict = Verdict(ErrorKind.BAD_RESPONSE)
-    return _refused(lane, verdict)
+    return _refused(candidate, verdict)
 
 
-def _refused(lane: Lane, verdict: Verdict) -> tuple[ResponseRejectedError, Verdict]:
-    return ResponseRejectedError(lane.target.key, verdict.reason, verdict.kind.value), verdict
+def _refused(candidate: Candidate, verdict: Verdict) -> tuple[ResponseRejectedError, Verdict]:
+    return ResponseRejectedError(candidate.target.key, verdict.reason, verdict.kind.value), verdict
 
 
-def _answered(call: Call, lane: Lane, permit: Permit, number: int, told: Told) -> Part:
+def _answered(call: Call, candidate: Candidate, permit: Permit, number: int, reply: Reply) -> Part:
     """Hand over what an attempt gave; a stream is judged by how it ends."""
-    began_at, stream = told.now, told.stream
+    began_at, stream = reply.now, reply.stream
     if stream is None:
-        yield _served(call, lane, permit, number, began_at, told.value)
+        yield _served(call, candidate, permit, number, began_at, reply.value)
         return True, began_at
-    felt = stream.felt = began_at - permit.entered_at
+    response_time = stream.response_time = began_at - permit.entered_at
     if stream.has_content:
-        lane.circuit.content_came(began_at, felt)
-        call.tell(lane, facts.StreamCommitted, began_at, seconds=felt)
+        candidate.circuit.record_first_content(began_at, response_time)
+        call.emit(candidate, event_names.StreamCommitted, began_at, seconds=response_time)
     restarts, call.interruption = call.interruption is not None, None
-    call.served_by = lane.target.key
-    told.value = stream.first = None
-    told = yield Deliver(restarts=restarts)
-    step = _ended(call, lane, permit, number, told, stream, felt)
-    now = told.now
-    told.error = None
+    call.served_by = candidate.target.key
+    reply.value = stream.first_content = None
+    reply = yield Deliver(restarts=restarts)
+    step = _ended(call, candidate, permit, number, reply, stream, response_time)
+    now = reply.now
+    reply.error = None
     if step is None:
         return False, now
     yield step
@@ -250,70 +259,88 @@ def _answered(call: Call, lane: Lane, permit: Permit, number: int, told: Told) -
 
 
 def _ended(
-    call: Call, lane: Lane, permit: Permit, number: int, told: Told, stream: Intake, felt: float
+    call: Call,
+    candidate: Candidate,
+    permit: Permit,
+    number: int,
+    reply: Reply,
+    stream: StreamState,
+    response_time: float,
 ) -> Step | None:
     """Settle a stream; return how the call ends, or None to go on with another target."""
-    now, error = told.now, told.error
+    now, error = reply.now, reply.error
     try:
-        if error is None and stream.wrong is None:
-            return _served(call, lane, permit, number, now, None, felt)
-        if stream.stopped:
-            _stopped(call, lane, permit, number, now, felt, has_content=stream.has_content)
-            return Done(None) if error is None else LET_THROUGH
+        if error is None and stream.fault is None:
+            return _served(call, candidate, permit, number, now, None, response_time)
+        if stream.stopped_by_consumer:
+            _stopped(
+                call, candidate, permit, number, now, response_time, has_content=stream.has_content
+            )
+            return Done(None) if error is None else RERAISE
         if error is None:
-            assert stream.wrong is not None
-            error, verdict = _refused(lane, stream.wrong)
+            assert stream.fault is not None
+            error, verdict = _refused(candidate, stream.fault)
         else:
-            verdict = _verdict(call, lane, error, now)
-        whole = told.timed_out and _is_over(call, now)
-        step = _leaves(call, lane, permit, number, told, error, verdict, whole=whole, stream=stream)
-        return step or _interrupted(call, lane, permit, number, now, error, verdict, stream)
+            verdict = _verdict(call, candidate, error, now)
+        ends_deadline = reply.timed_out and _is_over(call, now)
+        step = _leaves(
+            call,
+            candidate,
+            permit,
+            number,
+            reply,
+            error,
+            verdict,
+            ends_deadline=ends_deadline,
+            stream=stream,
+        )
+        return step or _interrupted(call, candidate, permit, number, now, error, verdict, stream)
     finally:
         error = None
 
 
 def _stopped(
     call: Call,
-    lane: Lane,
+    candidate: Candidate,
     permit: Permit,
     number: int,
     now: float,
-    felt: float,
+    response_time: float,
     *,
     has_content: bool,
 ) -> None:
     """Settle a stream whose consumer had enough: after content it has answered."""
     if has_content:
-        _served(call, lane, permit, number, now, None, felt)
+        _served(call, candidate, permit, number, now, None, response_time)
     else:
         permit.abandoned()
 
 
 def _interrupted(
     call: Call,
-    lane: Lane,
+    candidate: Candidate,
     permit: Permit,
     number: int,
     now: float,
     error: BaseException,
     verdict: Verdict,
-    stream: Intake,
+    stream: StreamState,
 ) -> Step | None:
     """Charge a stream that broke after its beginning; return how the call ends, or None to go on elsewhere."""
-    _charge(call, lane, permit, number, now, error, verdict)
+    _charge(call, candidate, permit, number, now, error, verdict)
     interruption = StreamInterruptedError(
-        lane.target.key, stream.items_sent, text_so_far=stream.text_so_far
+        candidate.target.key, stream.items_sent, text_so_far=stream.text_so_far
     )
-    _tell_interrupted(call, lane, now, verdict, stream)
+    _emit_interrupted(call, candidate, now, verdict, stream)
     on_interrupt = stream.policy.on_interrupt
     try:
-        if on_interrupt == "raise" or _is_raised(call, lane, verdict, now):
-            return _broken_off(call, lane, interruption, error, verdict, now)
+        if on_interrupt == "raise" or _is_raised(call, candidate, verdict, now):
+            return _broken_off(call, candidate, interruption, error, verdict, now)
         interruption.__cause__ = error
         if callable(on_interrupt):
             changes = on_interrupt(interruption)
             if changes is None:
-                return _broken_off(call, lane, interruption, error, verdict, now)
+                return _broken_off(call, candidate, interruption, error, verdict, now)
             call.args, call.kwargs = call.rebind(call.args, call.kwargs, changes)
         call.interruption = interruption
         return None
@@ -323,48 +350,52 @@ def _interrupted(
 
 def _broken_off(
     call: Call,
-    lane: Lane,
+    candidate: Candidate,
     interruption: StreamInterruptedError,
     error: BaseException,
     verdict: Verdict,
     now: float,
 ) -> Raise:
-    call.tell(lane, facts.CallFailed, now, attempts=call.attempts, kind=verdict.kind)
+    call.emit(candidate, event_names.CallFailed, now, attempts=call.attempts, kind=verdict.kind)
     return Raise(interruption, error)
 
 
 def _served(
     call: Call,
-    lane: Lane,
+    candidate: Candidate,
     permit: Permit,
     number: int,
     now: float,
     value: Any,
-    felt: float | None = None,
+    response_time: float | None = None,
 ) -> Done:
     took = now - permit.entered_at
-    permit.succeeded(now, took, felt)
-    call.served_by = lane.target.key
+    permit.succeeded(now, took, response_time)
+    call.served_by = candidate.target.key
     if call.traced:
-        call.records.append(AttemptRecord(lane.target.key, number, seconds=took))
-    call.tell(lane, facts.AttemptSucceeded, now, number=number, seconds=took)
+        call.records.append(AttemptRecord(candidate.target.key, number, seconds=took))
+    call.emit(candidate, event_names.AttemptSucceeded, now, number=number, seconds=took)
     return Done(value)
 
 
-def _verdict(call: Call, lane: Lane, error: BaseException, now: float) -> Verdict:
+def _verdict(call: Call, candidate: Candidate, error: BaseException, now: float) -> Verdict:
     """Ask all rules, the policy's own first; a cancellation is one whatever they say."""
     own = call.options.classify
-    verdict = call.world.classify(error)
+    verdict = call.deps.classify(error)
     if own is not None and isinstance(error, Exception) and verdict.kind is not ErrorKind.CANCELLED:
         try:
             said: Any = own(error)
             if said is not None:
                 verdict = said if isinstance(said, Verdict) else Verdict(ErrorKind(said))
         except Exception as broken:  # noqa: BLE001  # a rule must never turn one error into another
-            call.tell(lane, facts.ObserverFailed, now, type_name=type(broken).__name__)
+            call.emit(candidate, event_names.ObserverFailed, now, type_name=type(broken).__name__)
     if verdict.kind is ErrorKind.UNKNOWN:
-        call.tell(
-            lane, facts.UnknownError, now, type_name=type(error).__name__, status=verdict.status
+        call.emit(
+            candidate,
+            event_names.UnknownError,
+            now,
+            type_name=type(error).__name__,
+            status=verdict.status,
         )
         if call.options.on_unknown == "transient":
             return Verdict(ErrorKind.TRANSIENT, verdict.reason, verdict.retry_after, verdict.status)
@@ -373,55 +404,57 @@ def _verdict(call: Call, lane: Lane, error: BaseException, now: float) -> Verdic
 
 def _leaves(
     call: Call,
-    lane: Lane,
+    candidate: Candidate,
     permit: Permit,
     number: int,
-    told: Told,
+    reply: Reply,
     error: BaseException,
     verdict: Verdict,
     *,
-    whole: bool,
-    stream: Intake | None = None,
+    ends_deadline: bool,
+    stream: StreamState | None = None,
 ) -> Step | None:
     """Return how the call ends if this is nothing that a target can be blamed for.
 
     ``stream`` is given for one that had begun.
     """
-    now = told.now
+    now = reply.now
     if verdict.kind is ErrorKind.CANCELLED:
         content = stream if stream is not None and stream.has_content else None
-        quiet_since, felt = (None, None) if content is None else (content.quiet_since, content.felt)
-        hung = permit.cancelled(now, call.tag, quiet_since=quiet_since, felt=felt)
+        quiet_since, response_time = (
+            (None, None) if content is None else (content.quiet_since, content.response_time)
+        )
+        hung = permit.cancelled(now, call.tag, quiet_since=quiet_since, response_time=response_time)
         if hung is not None:
-            _tell_failed(call, lane, number, now - permit.entered_at, now, hung)
-        return LET_THROUGH
+            _emit_failed(call, candidate, number, now - permit.entered_at, now, hung)
+        return RERAISE
     if not isinstance(error, Exception):
         permit.abandoned()
-        return LET_THROUGH
+        return RERAISE
     if verdict.kind is ErrorKind.CALLER_BUG:
         permit.abandoned()
-        call.record(lane, number, now - permit.entered_at, error, verdict)
-        _tell_failed(call, lane, number, now - permit.entered_at, now, verdict)
-        call.tell(lane, facts.CallFailed, now, attempts=call.attempts, kind=verdict.kind)
-        return LET_THROUGH
-    felt_the_end = told.timed_out or (
-        call.told_limit and verdict.reason == "timeout" and _is_over(call, now)
+        call.record(candidate, number, now - permit.entered_at, error, verdict)
+        _emit_failed(call, candidate, number, now - permit.entered_at, now, verdict)
+        call.emit(candidate, event_names.CallFailed, now, attempts=call.attempts, kind=verdict.kind)
+        return RERAISE
+    felt_the_end = reply.timed_out or (
+        call.knows_limit and verdict.reason == "timeout" and _is_over(call, now)
     )
-    if whole and felt_the_end:
+    if ends_deadline and felt_the_end:
         # Only the end of the whole deadline blames nobody.
         permit.abandoned()
         timeout = Verdict(ErrorKind.TRANSIENT, "timeout")
-        call.record(lane, number, now - permit.entered_at, error, timeout)
-        _tell_failed(call, lane, number, now - permit.entered_at, now, timeout)
+        call.record(candidate, number, now - permit.entered_at, error, timeout)
+        _emit_failed(call, candidate, number, now - permit.entered_at, now, timeout)
         if stream is not None:
-            _tell_interrupted(call, lane, now, timeout, stream)
+            _emit_interrupted(call, candidate, now, timeout, stream)
         return _too_late(call, now, stream)
     return None
 
 
 def _charge(
     call: Call,
-    lane: Lane,
+    candidate: Candidate,
     permit: Permit,
     number: int,
     now: float,
@@ -430,16 +463,16 @@ def _charge(
 ) -> None:
     """Report a failure to the breaker and to observers."""
     assert isinstance(error, Exception)
-    call.record(lane, number, now - permit.entered_at, error, verdict)
-    _tell_failed(call, lane, number, now - permit.entered_at, now, verdict)
+    call.record(candidate, number, now - permit.entered_at, error, verdict)
+    _emit_failed(call, candidate, number, now - permit.entered_at, now, verdict)
     permit.failed(error, now, verdict, cooldown=call.options.cooldown, tag=call.tag)
     if number == 1:
-        call.world.budgets.first_attempt_failed(lane.target.provider_key, now)
-    call.world.notice(lane.target.provider_key, error)
-    call.last_failed = (lane, verdict)
+        call.deps.budgets.first_attempt_failed(candidate.target.provider_key, now)
+    call.deps.notice(candidate.target.provider_key, error)
+    call.last_failed = (candidate, verdict)
 
 
-def _is_raised(call: Call, lane: Lane, verdict: Verdict, now: float) -> bool:
+def _is_raised(call: Call, candidate: Candidate, verdict: Verdict, now: float) -> bool:
     """Return whether this error leaves at once instead of the call moving on."""
     options = call.options
     if verdict.kind is ErrorKind.UNKNOWN:
@@ -449,7 +482,7 @@ def _is_raised(call: Call, lane: Lane, verdict: Verdict, now: float) -> bool:
     if verdict.reason == "content_policy":
         return options.on_content_policy == "raise"
     if verdict.reason == "context_length_exceeded":
-        window = lane.target.context_window
+        window = candidate.target.context_window
         if window is None:
             return True
         call.needs_window = max(window, call.needs_window or window)
@@ -459,7 +492,7 @@ def _is_raised(call: Call, lane: Lane, verdict: Verdict, now: float) -> bool:
 
 def _retry_in(
     call: Call,
-    lane: Lane,
+    candidate: Candidate,
     permit: Permit,
     number: int,
     now: float,
@@ -473,32 +506,37 @@ def _retry_in(
     if not verdict.retryable and not (limited and hint and _is_only_long(verdict.reason, hint)):
         return None
     if number >= call.options.attempts or call.attempts == call.options.max_attempts:
-        stopped = "attempts"
+        stopped_by_consumer = "attempts"
     elif (limited or hint or verdict.reason == "timeout") and call.other_is_live(now):
-        stopped = "hint" if hint and not limited else ""
+        stopped_by_consumer = "hint" if hint and not limited else ""
     else:
         delay, source = _delay(call, number, error, verdict, hint)
-        stopped = _too_long(call, delay, now, asked=bool(limited or hint))
-        if not stopped and _is_shut(lane, now, delay if limited or hint else None):
+        stopped_by_consumer = _too_long(call, delay, now, asked=bool(limited or hint))
+        if not stopped_by_consumer and _is_shut(candidate, now, delay if limited or hint else None):
             return None  # a breaker that opened ends the retries
-        if not stopped and _is_paid_for(call, lane, now):
-            call.tell(
-                lane, facts.RetryScheduled, now, number=number + 1, delay=delay, source=source
+        if not stopped_by_consumer and _is_paid_for(call, candidate, now):
+            call.emit(
+                candidate,
+                event_names.RetryScheduled,
+                now,
+                number=number + 1,
+                delay=delay,
+                source=source,
             )
             return delay
-        stopped = stopped or "budget"
-    if stopped and call.options.attempts > 1:
-        call.tell(lane, facts.RetryStopped, now, reason=stopped)
-    if stopped == "attempts":
-        _used_up(call, lane, permit, number, now, verdict, answered)
-    if hint and not limited and stopped in ("attempts", "hint"):
+        stopped_by_consumer = stopped_by_consumer or "budget"
+    if stopped_by_consumer and call.options.attempts > 1:
+        call.emit(candidate, event_names.RetryStopped, now, reason=stopped_by_consumer)
+    if stopped_by_consumer == "attempts":
+        _used_up(call, candidate, permit, number, now, verdict, answered)
+    if hint and not limited and stopped_by_consumer in ("attempts", "hint"):
         _pause(call, permit, now, verdict)
     return None
 
 
 def _used_up(
     call: Call,
-    lane: Lane,
+    candidate: Candidate,
     permit: Permit,
     number: int,
     now: float,
@@ -508,11 +546,11 @@ def _used_up(
     """Let the circuit know that one call used up its attempts on it."""
     if answered is None or not 2 <= number >= call.options.attempts or not verdict.harms_health:
         return
-    charged, grant = permit.charged(verdict)
-    before = answered[0] if charged is lane.circuit else answered[1]
-    if isinstance(grant, Era):
+    charged, admission = permit.charged(verdict)
+    before = answered[0] if charged is candidate.circuit else answered[1]
+    if isinstance(admission, Generation):
         charged.exhausted(
-            grant, now, verdict, number, before, cooldown=call.options.cooldown, tag=call.tag
+            admission, now, verdict, number, before, cooldown=call.options.cooldown, tag=call.tag
         )
 
 
@@ -524,25 +562,25 @@ def _is_only_long(reason: str, hint: float) -> bool:
 def _too_long(call: Call, delay: float, now: float, *, asked: bool) -> str:
     """Return why a wait does not fit, or nothing; ``asked`` if the provider named it."""
     left = call.remaining(now)
-    if asked and (delay > call.world.settings.max_wait or (left is not None and delay >= left)):
+    if asked and (delay > call.deps.settings.max_wait or (left is not None and delay >= left)):
         return "hint"
     return "deadline" if left is not None and delay >= left else ""
 
 
-def _is_shut(lane: Lane, now: float, asked: float | None) -> bool:
+def _is_shut(candidate: Candidate, now: float, asked: float | None) -> bool:
     """Return whether a target will still be benched after a wait that its provider asked for, if it did."""
-    block = block_of(lane.circuit, now)
+    block = block_of(candidate.circuit, now)
     if block is None:
         return False
     return asked is None or block.until is None or block.until - now > asked + _EARLY
 
 
-def _is_paid_for(call: Call, lane: Lane, now: float) -> bool:
+def _is_paid_for(call: Call, candidate: Candidate, now: float) -> bool:
     """Charge one retry to the budget of the provider."""
-    provider = lane.circuit.provider or lane.circuit
-    share = call.world.settings.retry_budget
-    return call.world.budgets.take(
-        lane.target.provider_key, now, share, provider.first_attempts(now, SPAN)
+    provider = candidate.circuit.provider or candidate.circuit
+    share = call.deps.settings.retry_budget
+    return call.deps.budgets.take(
+        candidate.target.provider_key, now, share, provider.first_attempts(now, SPAN)
     )
 
 
@@ -553,25 +591,25 @@ def _delay(
         return hint, "hint"
     if verdict.kind is ErrorKind.RATE_LIMITED and verdict.retry_after is None:
         return RATE_LIMIT_PAUSE, "hint"
-    return call.world.backoff(number, error, call.world.rng), "backoff"
+    return call.deps.backoff(number, error, call.deps.rng), "backoff"
 
 
 def _pause(call: Call, permit: Permit, now: float, verdict: Verdict) -> None:
     """Bench a target for the wait that an error named though it was no rate limit."""
-    charged, grant = permit.charged(verdict)
-    if isinstance(grant, Era):
-        charged.pause(grant, now, verdict, call.tag)
+    charged, admission = permit.charged(verdict)
+    if isinstance(admission, Generation):
+        charged.pause(admission, now, verdict, call.tag)
 
 
 def _again(
-    call: Call, lane: Lane, delay: float, now: float
-) -> Generator[Step, Told, Permit | float]:
+    call: Call, candidate: Candidate, delay: float, now: float
+) -> Generator[Step, Reply, Permit | float]:
     """Wait, then ask the breaker anew; return leave, or what time it is when there is none."""
     end = now + delay
     while True:
-        told = yield Wait(max(0.0, end - now))
-        now = told.now
-        block = block_of(lane.circuit, now)
+        reply = yield Wait(max(0.0, end - now))
+        now = reply.now
+        block = block_of(candidate.circuit, now)
         if (
             block is None
             or block.until is None
@@ -580,7 +618,7 @@ def _again(
         ):
             break
         end = block.until
-    permit = call.enter(lane, now)
+    permit = call.enter(candidate, now)
     return now if permit is None else permit
 
 
@@ -588,21 +626,26 @@ def _all_benched(call: Call, now: float) -> Part:
     """Every target is benched: try those that may be tried, wait, or give up, as the policy says."""
     if call.options.when_all_benched == "soonest":
 
-        def recovers_at(lane: Lane) -> float:
-            until = call.blocks[lane.target.key].until
+        def recovers_at(candidate: Candidate) -> float:
+            until = call.blocks[candidate.target.key].until
             return float("inf") if until is None else until
 
-        call.waiting = sorted(
-            (lane for lane in call.lanes if lane.target.key in call.blocks), key=recovers_at
+        call.untried = sorted(
+            (candidate for candidate in call.candidates if candidate.target.key in call.blocks),
+            key=recovers_at,
         )
-        while call.waiting:
+        while call.untried:
             over, now = yield from _next_target(call, now, last_resort=True)
             if over:
                 return True, now
     elif call.options.when_all_benched == "wait":
-        give_up_at = now + call.world.settings.max_wait
+        give_up_at = now + call.deps.settings.max_wait
         while call.attempts == 0:
-            ends = [until for lane in call.lanes if (until := _ends_at(lane, now)) is not None]
+            ends = [
+                until
+                for candidate in call.candidates
+                if (until := _ends_at(candidate, now)) is not None
+            ]
             soonest = min(ends, default=None)
             if (
                 soonest is None
@@ -610,12 +653,12 @@ def _all_benched(call: Call, now: float) -> Part:
                 or (call.deadline is not None and soonest >= call.deadline)
             ):
                 break
-            told = yield Wait(min(_LOOK_AGAIN, max(_SHORTEST, soonest - now)))
-            now = told.now
+            reply = yield Wait(min(_LOOK_AGAIN, max(_SHORTEST, soonest - now)))
+            now = reply.now
             if soonest > now and not _may_go(call, now):
                 continue
-            call.waiting = list(call.lanes)
-            while call.waiting:
+            call.untried = list(call.candidates)
+            while call.untried:
                 over, now = yield from _next_target(call, now)
                 if over:
                     return True, now
@@ -624,11 +667,11 @@ def _all_benched(call: Call, now: float) -> Part:
 
 def _may_go(call: Call, now: float) -> bool:
     """Return whether any target of the call could be called now."""
-    return any(block_of(lane.circuit, now) is None for lane in call.lanes)
+    return any(block_of(candidate.circuit, now) is None for candidate in call.candidates)
 
 
-def _ends_at(lane: Lane, now: float) -> float | None:
-    block = block_of(lane.circuit, now)
+def _ends_at(candidate: Candidate, now: float) -> float | None:
+    block = block_of(candidate.circuit, now)
     return now if block is None else block.until
 
 
@@ -636,24 +679,24 @@ def _is_over(call: Call, now: float) -> bool:
     return call.deadline is not None and now >= call.deadline
 
 
-def _let_through(
-    call: Call, lane: Lane, error: BaseException, verdict: Verdict, now: float
+def _reraise(
+    call: Call, candidate: Candidate, error: BaseException, verdict: Verdict, now: float
 ) -> Step:
-    call.tell(lane, facts.CallFailed, now, attempts=call.attempts, kind=verdict.kind)
+    call.emit(candidate, event_names.CallFailed, now, attempts=call.attempts, kind=verdict.kind)
     if call.interruption is not None:
         return Raise(call.interruption, error)
-    if isinstance(error, ResponseRejectedError) and error.target == lane.target.key:
+    if isinstance(error, ResponseRejectedError) and error.target == candidate.target.key:
         return Raise(error, None)
-    return LET_THROUGH
+    return RERAISE
 
 
-def _too_late(call: Call, now: float, stream: Intake | None = None) -> Raise:
+def _too_late(call: Call, now: float, stream: StreamState | None = None) -> Raise:
     last = next((record for record in reversed(call.records) if record.number), None)
-    cause = call.ended[last.target][0] if last is not None else None
-    lane = call.last_failed[0] if call.last_failed is not None else call.lanes[0]
-    call.tell(
-        lane,
-        facts.CallFailed,
+    cause = call.last_outcomes[last.target][0] if last is not None else None
+    candidate = call.last_failed[0] if call.last_failed is not None else call.candidates[0]
+    call.emit(
+        candidate,
+        event_names.CallFailed,
         now,
         attempts=call.attempts,
         kind=None if last is None else last.kind,
@@ -677,8 +720,8 @@ def _too_late(call: Call, now: float, stream: Intake | None = None) -> Raise:
 
 def _give_up(call: Call, now: float) -> Raise:
     error = call.exhausted(now)
-    lane = call.last_failed[0] if call.last_failed is not None else call.lanes[-1]
-    call.tell(lane, facts.CallFailed, now, attempts=call.attempts, kind=error.kind)
+    candidate = call.last_failed[0] if call.last_failed is not None else call.candidates[-1]
+    call.emit(candidate, event_names.CallFailed, now, attempts=call.attempts, kind=error.kind)
     if call.interruption is not None:
         return Raise(call.interruption, error)
     if call.options.reraise and call.attempts and error.last_error is not None:
@@ -686,10 +729,12 @@ def _give_up(call: Call, now: float) -> Raise:
     return Raise(error, error.last_error)
 
 
-def _tell_interrupted(call: Call, lane: Lane, now: float, verdict: Verdict, stream: Intake) -> None:
-    call.tell(
-        lane,
-        facts.StreamInterrupted,
+def _emit_interrupted(
+    call: Call, candidate: Candidate, now: float, verdict: Verdict, stream: StreamState
+) -> None:
+    call.emit(
+        candidate,
+        event_names.StreamInterrupted,
         now,
         items_sent=stream.items_sent,
         kind=verdict.kind,
@@ -697,12 +742,12 @@ def _tell_interrupted(call: Call, lane: Lane, now: float, verdict: Verdict, stre
     )
 
 
-def _tell_failed(
-    call: Call, lane: Lane, number: int, seconds: float, now: float, verdict: Verdict
+def _emit_failed(
+    call: Call, candidate: Candidate, number: int, seconds: float, now: float, verdict: Verdict
 ) -> None:
-    call.tell(
-        lane,
-        facts.AttemptFailed,
+    call.emit(
+        candidate,
+        event_names.AttemptFailed,
         now,
         number=number,
         seconds=seconds,

@@ -1,37 +1,37 @@
-"""What the story asks a driver to do, and what it is told. Plain data."""
+"""What the call flow asks a driver to do, and what it is told. Plain data."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from resilient_llm._core.call.call import Lane
+    from resilient_llm._core.call.call import Candidate
     from resilient_llm._core.circuit.circuit import CallTag
     from resilient_llm._core.circuit.permit import Permit
-    from resilient_llm._core.stream.stream_state import Intake
+    from resilient_llm._core.stream.stream_state import StreamState
 
 
 class Try:
     """Call this target now, and tell what came of it."""
 
-    __slots__ = ("lane", "limit", "number", "permit", "tag", "whole")
+    __slots__ = ("candidate", "ends_deadline", "limit", "number", "permit", "tag")
 
     def __init__(
         self,
-        lane: Lane,
+        candidate: Candidate,
         number: int,
         permit: Permit,
         limit: float | None,
         tag: CallTag,
         *,
-        whole: bool,
+        ends_deadline: bool,
     ) -> None:
-        self.lane = lane
+        self.candidate = candidate
         self.number = number
         self.permit = permit
         self.limit = limit
         """Seconds that the attempt may take, or None."""
-        self.whole = whole
+        self.ends_deadline = ends_deadline
         """Whether the limit is the end of the whole deadline, for which nobody is blamed."""
         self.tag = tag
 
@@ -55,7 +55,7 @@ class Deliver:
         """Whether items of another target were handed over before, and these begin anew."""
 
 
-class LetThrough:
+class Reraise:
     """Let the error that was just told leave, unchanged."""
 
     __slots__ = ()
@@ -80,7 +80,7 @@ class Done:
         self.value = value
 
 
-class Told:
+class Reply:
     """What happened: an answer, an error, or only that time has passed."""
 
     __slots__ = ("error", "now", "stream", "timed_out", "value")
@@ -92,7 +92,7 @@ class Told:
         error: BaseException | None = None,
         *,
         timed_out: bool = False,
-        stream: Intake | None = None,
+        stream: StreamState | None = None,
     ) -> None:
         self.now = now
         self.value = value
@@ -103,7 +103,7 @@ class Told:
         """What has come of a stream, if the answer is one."""
 
 
-Step = Try | Wait | Deliver | LetThrough | Raise | Done
+Step = Try | Wait | Deliver | Reraise | Raise | Done
 
-LET_THROUGH = LetThrough()
+RERAISE = Reraise()
 """There is nothing in it, so there is one."""

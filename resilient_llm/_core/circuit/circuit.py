@@ -8,10 +8,10 @@ Theory of operation. Three layers can block a key, each with an end of its own.
 *manual*  An operator's bench. No result touches it.
 *pause*   A rate limit. The closed period beneath goes on: calls that were admitted in it
           still count, and the longest wait that any of them brings back is kept.
-*core*    Closed (an `Era`), open (an `Opened`) or half-open (a `HalfOpen`).
+*core*    Closed (an `Generation`), open (an `OpenState`) or half-open (a `HalfOpenState`).
 
-Whoever is admitted gets a grant: the era itself, or a `Place` in a half-open or open
-state. A report is held against the state that gave the grant. If that state is gone the
+Whoever is admitted gets an admission: the generation itself, or a `Lease` in a half-open or open
+state. A report is held against the state that gave the admission. If that state is gone the
 report is late and changes nothing, whatever it says: a success from before the trip does
 not close, a failure from before it does not lengthen, a probe of an earlier half-open
 period neither settles nor frees anything of this one.
@@ -19,7 +19,7 @@ period neither settles nor frees anything of this one.
 A place is a lease. When it ends the place may be given to the next caller, so that a probe
 which hangs for ever wedges nothing; its late report in the same period still counts.
 
-`slot` is the one thing that the healthy path reads: the era while calls may pass, else
+`slot` is the one thing that the healthy path reads: the generation while calls may pass, else
 None. It is None for a target also while its provider's slot is None. Lock order: a
 provider's lock before a target's, never the other way round. The locks may be taken again by
 the thread that holds them: a signal handler that asks for `health()`, or a finaliser that
@@ -37,17 +37,17 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from resilient_llm._core.circuit import triggers, window
 from resilient_llm._core.circuit.state import (
     FOREVER,
+    Admission,
     Bench,
     Block,
-    Grant,
-    HalfOpen,
-    Layers,
-    Opened,
-    Pause,
-    Place,
+    CircuitState,
+    HalfOpenState,
+    Lease,
+    OpenState,
+    RateLimitPause,
 )
-from resilient_llm._core.circuit.window import NEVER, Averages, Era
-from resilient_llm._values import event_names as facts
+from resilient_llm._core.circuit.window import NEVER, Generation, RollingAverage
+from resilient_llm._values import event_names
 from resilient_llm._values.kinds import ErrorKind, LastError
 from resilient_llm._values.settings import (
     LONGEST_HINT,
@@ -85,10 +85,10 @@ class CallTag:
         self.observers = observers
 
 
-class News(Protocol):
+class EventSink(Protocol):
     """Where a circuit's events go. ``wants`` is asked under the lock, ``deliver`` outside."""
 
-    def wants(self, kind: facts.Fact, tag: CallTag | None = None, /) -> bool: ...
+    def has_listeners(self, kind: event_names.EventName, tag: CallTag | None = None, /) -> bool: ...
     def deliver(self, circuit: Circuit, /) -> None: ...
 
 
@@ -99,23 +99,22 @@ class Circuit:
         "__weakref__",
         "_changed",
         "_children",
-        "_layers",
         "_lock",
         "_said_until",
+        "_state",
         "_status",
-        "_void",
+        "_uncounted",
         "born_at",
         "consecutive",
         "delivering",
-        "era",
         "failed_probes",
         "first_contents",
+        "generation",
         "healthy_since",
         "keep",
         "key",
         "last_error",
         "last_latency",
-        "news",
         "outbox",
         "own",
         "provider",
@@ -123,6 +122,7 @@ class Circuit:
         "serial",
         "settings",
         "shut_until",
+        "sink",
         "slot",
         "suspended",
         "touched_at",
@@ -135,7 +135,7 @@ class Circuit:
         *,
         now: float,
         rng: Random,
-        news: News,
+        sink: EventSink,
         provider: Circuit | None = None,
     ) -> None:
         self.key = key
@@ -145,17 +145,17 @@ class Circuit:
         self.serial = next(_serials)
         """Tells this circuit from an earlier one of the same key."""
         self.rng = rng
-        self.news = news
+        self.sink = sink
         self.provider = provider
         self.keep: Callable[[Circuit], None] | None = None
         """Set where the registry has let go of this: asks it to hold it again, since it is benched."""
         self._children: list[weakref.ref[Circuit]] = []
-        self.outbox: deque[tuple[facts.Fact, float, dict[str, Any]]] = deque()
+        self.outbox: deque[tuple[event_names.EventName, float, dict[str, Any]]] = deque()
         self.delivering = threading.Lock()
         self._lock = threading.RLock()
-        self.era = Era(now, settings.window, self.serial)
-        self._void: Era | None = None
-        self._layers = Layers()
+        self.generation = Generation(now, settings.window, self.serial)
+        self._uncounted: Generation | None = None
+        self._state = CircuitState()
         self._said_until = NEVER
         self._status: Status = "healthy"
         self._changed = False
@@ -166,10 +166,10 @@ class Circuit:
         self.touched_at = now
         self.last_error: LastError | None = None
         self.last_latency: float | None = None
-        self.first_contents: Averages | None = None
+        self.first_contents: RollingAverage | None = None
         """Seconds to the first content of streams; there is none where nobody streams."""
         self.suspended = False
-        self.slot: Era | None = None
+        self.slot: Generation | None = None
         self.shut_until = NEVER
         self._publish_locked()
         if provider is not None:
@@ -180,35 +180,35 @@ class Circuit:
 
     # Asking.
 
-    def admit(self, now: float, lease: float = 0.0) -> Grant | Block:
+    def admit(self, now: float, lease_seconds: float = 0.0) -> Admission | Block:
         """Return leave for one attempt, or why there is none.
 
         Args:
             now: Monotonic seconds.
-            lease: Seconds that the attempt may take, as far as its policy knows.
+            lease_seconds: Seconds that the attempt may take, as far as its policy knows.
         """
         with self._lock:
             self._advance_locked(now)
             self.touched_at = now
-            result = self._admit_locked(now, lease)
-        self._after()
+            result = self._admit_locked(now, lease_seconds)
+        self._after_unlock()
         return result
 
-    def admit_last_resort(self, now: float, lease: float) -> Grant | Block:
+    def admit_last_resort(self, now: float, lease_seconds: float) -> Admission | Block:
         """Return leave for one attempt in spite of an automatic bench, or why there is none.
 
         Never past a manual bench, a forced mode, a dead key or a wait that the provider named.
         """
         with self._lock:
             self._advance_locked(now)
-            result = self._last_resort_locked(now, lease)
-        self._after()
+            result = self._last_resort_locked(now, lease_seconds)
+        self._after_unlock()
         return result
 
-    def share(self, places: tuple[Place, ...]) -> Place | None:
+    def share(self, leases: tuple[Lease, ...]) -> Lease | None:
         """Return the one of these places that this circuit's present state gave, or None."""
         with self._lock:
-            return self._layers.shared(places)
+            return self._state.shared(leases)
 
     def block(self, now: float) -> Block | None:
         """Return why a caller would be refused now, without taking anything."""
@@ -217,11 +217,11 @@ class Circuit:
             block = self._block_locked()
             if (
                 block is None
-                and self._layers.half is not None
-                and not self._layers.has_place(self._layers.half, now, self.settings.probes)
+                and self._state.half is not None
+                and not self._state.has_lease(self._state.half, now, self.settings.probes)
             ):
                 block = Block(self.key, "probes taken", None)
-        self._after()
+        self._after_unlock()
         return block
 
     def state(self, now: float) -> State:
@@ -230,28 +230,30 @@ class Circuit:
             self._advance_locked(now)
             blocked = self._block_locked() is not None
             state: State = (
-                "open" if blocked else "half_open" if self._layers.half is not None else "closed"
+                "open" if blocked else "half_open" if self._state.half is not None else "closed"
             )
-        self._after()
+        self._after_unlock()
         return state
 
     def bench_now(self, now: float) -> Bench | None:
         """Return the bench that holds the key now: the operator's, else the one that ends last."""
         with self._lock:
             self._advance_locked(now)
-            shown = self._layers.shown()
+            shown = self._state.shown()
             if self.settings.mode == "forced_open":
-                shown = Bench(self.era.started_at, FOREVER, "forced_open", None, manual=False)
-        self._after()
+                shown = Bench(
+                    self.generation.started_at, FOREVER, "forced_open", None, manual=False
+                )
+        self._after_unlock()
         return shown
 
-    def admits_since(self, grant: object) -> float:
-        """Return when the state began that gave this grant; minus infinity if there was none before."""
-        if isinstance(grant, Place):
-            return grant.state.since
+    def admits_since(self, admission: object) -> float:
+        """Return when the state began that gave this admission; minus infinity if there was none before."""
+        if isinstance(admission, Lease):
+            return admission.state.since
         return (
-            grant.started_at
-            if isinstance(grant, Era) and grant.started_at > self.born_at
+            admission.started_at
+            if isinstance(admission, Generation) and admission.started_at > self.born_at
             else NEVER
         )
 
@@ -269,14 +271,14 @@ class Circuit:
                 else self.first_contents.value(now, self.settings.window)
             )
 
-    def content_came(self, now: float, seconds: float) -> None:
+    def record_first_content(self, now: float, seconds: float) -> None:
         """Note how long the first content of a stream took, here and for the provider."""
         with self._lock:
             if self.first_contents is None:
-                self.first_contents = Averages()
+                self.first_contents = RollingAverage()
             self.first_contents.add(now, seconds, self.settings.window)
         if self.provider is not None:
-            self.provider.content_came(now, seconds)
+            self.provider.record_first_content(now, seconds)
 
     def hung_after(self, now: float) -> float:
         """Return the seconds after which a cancelled call counts as hung."""
@@ -293,10 +295,10 @@ class Circuit:
     def first_attempts(self, now: float, seconds: float) -> int:
         """Return the successes of the last seconds; a provider's are the sum over its targets."""
         with self._lock:
-            own = self.era.recent_successes(now, seconds)
+            own = self.generation.recent_successes(now, seconds)
             for child in self._targets_locked():
                 with child._lock:
-                    own += child.era.recent_successes(now, seconds)
+                    own += child.generation.recent_successes(now, seconds)
         return own
 
     def is_idle(self, now: float) -> bool:
@@ -307,15 +309,15 @@ class Circuit:
         """
         with self._lock:
             self._advance_locked(now)
-            _, errors, _ = self.era.counts(now)
-            if errors or not self._layers.is_clear:
+            _, errors, _ = self.generation.counts(now)
+            if errors or not self._state.is_clear:
                 return False
-            settled = self._layers.is_closed and not (self.consecutive or self.failed_probes)
+            settled = self._state.is_closed and not (self.consecutive or self.failed_probes)
             return settled or now - self.last_used() >= self.settings.window
 
     def last_used(self) -> float:
         """Return when somebody last asked for this key, or had an answer counted; to a second."""
-        return max(self.touched_at, self.era.last_look)
+        return max(self.touched_at, self.generation.last_look)
 
     def numbers(self, now: float) -> tuple[int, int]:
         """Return ``(total, errors)`` in the window since it last closed; a provider's with its targets'."""
@@ -333,55 +335,55 @@ class Circuit:
 
     def success(
         self,
-        grant: Grant,
+        admission: Admission,
         now: float,
         seconds: float,
         *,
-        felt: float | None = None,
+        response_time: float | None = None,
         is_targets: bool = False,
     ) -> bool:
-        """Count a success, and return whether it was. One of a late grant changes nothing.
+        """Count a success, and return whether it was. One of a late admission changes nothing.
 
         Args:
-            grant: What the attempt was let in by.
+            admission: What the attempt was let in by.
             now: Monotonic seconds.
             seconds: How long it took.
-            felt: What is compared with ``slow_call``, if that is not how long it took: of a
+            response_time: What is compared with ``slow_call``, if that is not how long it took: of a
                 stream, the seconds to its first content.
             is_targets: Whether it is in the numbers already, as that of a target beneath.
         """
-        felt = seconds if felt is None else felt
+        response_time = seconds if response_time is None else response_time
         with self._lock:
             self._heal_locked()
-            if isinstance(grant, Place):
-                counted = self._place_succeeded_locked(
-                    grant, now, seconds, felt, is_targets=is_targets
+            if isinstance(admission, Lease):
+                counted = self._lease_succeeded_locked(
+                    admission, now, seconds, response_time, is_targets=is_targets
                 )
-            elif counted := grant is self.era and self._layers.is_closed:
-                self._success_locked(now, seconds, felt)
+            elif counted := admission is self.generation and self._state.is_closed:
+                self._success_locked(now, seconds, response_time)
                 self.consecutive = 0
                 self._trip_locked(now, None, None)
-                self._calm_locked(now, seconds)
+                self._settle_locked(now, seconds)
             self._health_locked(now)
-        self._after()
+        self._after_unlock()
         return counted
 
-    def child_answered(self, grant: Grant, now: float, seconds: float) -> None:
+    def child_answered(self, admission: Admission, now: float, seconds: float) -> None:
         """Note that a target of this provider answered; its count is the target's."""
         if not self.consecutive and not self._is_slow(seconds):
             return
         with self._lock:
-            if grant is not self.era or not self._layers.is_closed:
+            if admission is not self.generation or not self._state.is_closed:
                 return
             self.consecutive = 0
             if self._is_slow(seconds):
                 self._trip_locked(now, None, None)
             self._health_locked(now)
-        self._after()
+        self._after_unlock()
 
     def failure(
         self,
-        grant: Grant,
+        admission: Admission,
         now: float,
         verdict: Verdict,
         seconds: float,
@@ -389,41 +391,43 @@ class Circuit:
         cooldown: float | None = None,
         tag: CallTag | None = None,
     ) -> None:
-        """Count an error and bench the key if it asks for it. One of a late grant changes nothing."""
+        """Count an error and bench the key if it asks for it. One of a late admission changes nothing."""
         rate_limited = verdict.kind is ErrorKind.RATE_LIMITED
         if not verdict.harms_health and not rate_limited:
-            self.abandon(grant)
+            self.abandon(admission)
             return
         counts: Counts | None = None
         with self._lock:
             self._heal_locked()
-            if isinstance(grant, Place):
-                self._place_failed_locked(grant, now, verdict, seconds, cooldown, tag)
-            elif grant is self.era and self._layers.is_closed:
+            if isinstance(admission, Lease):
+                self._lease_failed_locked(admission, now, verdict, seconds, cooldown, tag)
+            elif admission is self.generation and self._state.is_closed:
                 counts = self._error_locked(now, verdict, seconds)
                 if rate_limited:
                     self._pause_locked(now, verdict, tag)
                 self._trip_locked(now, verdict, cooldown, tag, counts)
             self._health_locked(now, counts)
-        self._after()
+        self._after_unlock()
 
-    def abandon(self, grant: Grant) -> None:
+    def abandon(self, admission: Admission) -> None:
         """Give a place back without a verdict."""
-        if isinstance(grant, Place):
+        if isinstance(admission, Lease):
             with self._lock:
-                self._layers.give_back(grant)
+                self._state.give_back(admission)
 
-    def pause(self, grant: Grant, now: float, verdict: Verdict, tag: CallTag | None = None) -> None:
+    def pause(
+        self, admission: Admission, now: float, verdict: Verdict, tag: CallTag | None = None
+    ) -> None:
         """Sit out for the wait that an error named, though it was no rate limit."""
         with self._lock:
-            if grant is self.era and self._layers.is_closed:
+            if admission is self.generation and self._state.is_closed:
                 self._pause_locked(now, verdict, tag)
                 self._health_locked(now)
-        self._after()
+        self._after_unlock()
 
     def exhausted(
         self,
-        grant: Grant,
+        admission: Admission,
         now: float,
         verdict: Verdict,
         attempts: int,
@@ -435,7 +439,7 @@ class Circuit:
         """Open because one call used up its attempts, if the key answered nobody meanwhile.
 
         Args:
-            grant: Grant of the last attempt.
+            admission: Grant of the last attempt.
             now: Monotonic seconds.
             verdict: What the last error was.
             attempts: How many attempts the call made.
@@ -444,44 +448,44 @@ class Circuit:
             tag: Which call it was.
         """
         with self._lock:
-            current = grant is self.era and self._layers.is_closed
+            current = admission is self.generation and self._state.is_closed
             if current and self._answered_locked() == answered:
                 self._open_locked(now, verdict, f"exhausted {attempts}/{attempts}", cooldown, tag)
                 self._health_locked(now)
-        self._after()
+        self._after_unlock()
 
     def bench(self, now: float, until: float, reason: str) -> None:
         """Bench by hand until a moment; ``inf`` until unbenched."""
         with self._lock:
             self._advance_locked(now)
-            self._layers.manual = Bench(now, until, reason, None, manual=True)
+            self._state.manual = Bench(now, until, reason, None, manual=True)
             self._note_bench_locked(now, None, reason, "manual", until)
             self._publish_locked()
             self._health_locked(now)
-        self._after()
+        self._after_unlock()
 
     def unbench(self, now: float) -> bool:
         """End every bench of this key, and trust it again; return whether it was benched."""
         with self._lock:
             self._advance_locked(now)
-            was_benched = bool(self._layers.benches())
-            self._layers.manual = self._layers.pause = None
-            if not self._layers.is_closed:
+            was_benched = bool(self._state.benches())
+            self._state.manual = self._state.pause = None
+            if not self._state.is_closed:
                 self._close_locked(now)
             self.failed_probes = 0
             if was_benched:
-                self._note_locked(facts.TargetUnbenched, now, reason="manual")
+                self._note_locked(event_names.TargetUnbenched, now, reason="manual")
             self._publish_locked()
             self._health_locked(now)
-        self._after()
+        self._after_unlock()
         return was_benched
 
     def forget(self, now: float) -> None:
         """Forget everything automatic; a manual bench stays."""
         with self._lock:
             self._advance_locked(now)
-            was_benched = self._layers.opened is not None or self._layers.pause is not None
-            self._layers.pause = None
+            was_benched = self._state.opened is not None or self._state.pause is not None
+            self._state.pause = None
             self._close_locked(now)
             self.failed_probes = 0
             self.last_error = None
@@ -489,10 +493,10 @@ class Circuit:
             self.first_contents = None
             self._said_until = NEVER
             if was_benched:
-                self._note_locked(facts.TargetUnbenched, now, reason="reset")
+                self._note_locked(event_names.TargetUnbenched, now, reason="reset")
             self._publish_locked()
             self._health_locked(now)
-        self._after()
+        self._after_unlock()
 
     def configure(self, settings: BreakerSettings, now: float) -> bool:
         """Change the settings, keeping the state; return whether anything changed."""
@@ -500,18 +504,18 @@ class Circuit:
             if settings == self.settings:
                 return False
             if settings.window != self.settings.window:
-                self.era.resize(settings.window)
+                self.generation.resize(settings.window)
             self.settings = settings
             if settings.mode in ("disabled", "metrics_only"):
                 # Neither blocks anybody: what was automatic ends here.
-                self._layers.pause = None
-                if not self._layers.is_closed:
+                self._state.pause = None
+                if not self._state.is_closed:
                     self._close_locked(now)
-            self.era.calm = False
-            self.era.due = NEVER
+            self.generation.is_settled = False
+            self.generation.check_after = NEVER
             self._publish_locked()
             self._health_locked(now)
-        self._after()
+        self._after_unlock()
         return True
 
     def suspend(self, *, suspended: bool) -> None:
@@ -527,13 +531,13 @@ class Circuit:
         self._lock = threading.RLock()
         self.delivering = threading.Lock()
         self.outbox = deque()
-        self._layers.free_all()
+        self._state.free_all()
 
-    def note(self, kind: facts.Fact, now: float, /, **details: Any) -> None:
+    def emit(self, kind: event_names.EventName, now: float, /, **details: Any) -> None:
         """Tell observers of something that happened on this key. Called without the lock."""
-        if self.news.wants(kind, details.get("tag")):
+        if self.sink.has_listeners(kind, details.get("tag")):
             self.outbox.append((kind, now, details))
-            self.news.deliver(self)
+            self.sink.deliver(self)
 
     # Under the lock: the three layers.
 
@@ -551,53 +555,53 @@ class Circuit:
     def _block_locked(self) -> Block | None:
         if self.settings.mode == "forced_open":
             return Block(self.key, "forced_open", None, manual=True)
-        return self._layers.block(self.key)
+        return self._state.block(self.key)
 
-    def _admit_locked(self, now: float, lease: float) -> Grant | Block:
+    def _admit_locked(self, now: float, lease_seconds: float) -> Admission | Block:
         block = self._block_locked()
         if block is not None:
             return block
-        if self._layers.half is not None:
-            return self._take_locked(self._layers.half, now, lease)
+        if self._state.half is not None:
+            return self._take_locked(self._state.half, now, lease_seconds)
         return self._closed_locked(now)
 
-    def _closed_locked(self, now: float) -> Era:
+    def _closed_locked(self, now: float) -> Generation:
         """Return what callers get while nothing blocks; of a disabled circuit, counts that nobody reads."""
         if self.settings.mode != "disabled":
-            return self.era
-        if self._void is None:
-            self._void = Era(now, self.settings.window, self.serial)
-            self._void.due = FOREVER
-        return self._void
+            return self.generation
+        if self._uncounted is None:
+            self._uncounted = Generation(now, self.settings.window, self.serial)
+            self._uncounted.check_after = FOREVER
+        return self._uncounted
 
     def _heal_locked(self) -> None:
         # A KeyboardInterrupt, or what a signal handler raises, may have come between a change
         # and its publication: then everybody would be let in and nothing counted, for ever.
-        if self.slot is not None and not (self._layers.is_clear and self._layers.is_closed):
+        if self.slot is not None and not (self._state.is_clear and self._state.is_closed):
             self._publish_locked()
 
     def _advance_locked(self, now: float) -> None:
         """Let what has run out run out. Who is half-open then has yet to recover."""
         self._heal_locked()
-        if self._layers.expire(now):
-            if self._layers.is_clear and self._layers.is_closed:
-                self._note_locked(facts.TargetUnbenched, now, reason="expired")
+        if self._state.expire(now):
+            if self._state.is_clear and self._state.is_closed:
+                self._note_locked(event_names.TargetUnbenched, now, reason="expired")
             self._publish_locked()
             self._health_locked(now)
 
     def _publish_locked(self) -> None:
         """Put into `slot` and `shut_until` what the healthy path may rely on."""
         provider = self.provider
-        layers, forced = self._layers, self.settings.mode == "forced_open"
-        self.shut_until = FOREVER if forced else layers.until()
-        closed = layers.is_closed and not layers.benches() and not forced
+        state, forced = self._state, self.settings.mode == "forced_open"
+        self.shut_until = FOREVER if forced else state.until()
+        closed = state.is_closed and not state.benches() and not forced
         if provider is not None:
             self.shut_until = max(self.shut_until, provider.shut_until)
             closed = closed and provider.slot is not None
         if not closed or self.suspended:
             self.slot = None
         else:
-            self.slot = self._closed_locked(self.era.started_at)
+            self.slot = self._closed_locked(self.generation.started_at)
         self._changed = bool(self._children)
 
     # Under the lock: results.
@@ -605,16 +609,16 @@ class Circuit:
     def _is_slow(self, seconds: float) -> bool:
         return self.settings.slow_call is not None and seconds >= self.settings.slow_call
 
-    def _success_locked(self, now: float, seconds: float, felt: float) -> None:
-        above = self.provider is not None and self.provider._is_slow(felt)
-        self.era.success(now, seconds, slow=self._is_slow(felt), slow_above=above)
+    def _success_locked(self, now: float, seconds: float, response_time: float) -> None:
+        above = self.provider is not None and self.provider._is_slow(response_time)
+        self.generation.success(now, seconds, slow=self._is_slow(response_time), slow_above=above)
 
     def _error_locked(self, now: float, verdict: Verdict, seconds: float) -> Counts:
-        era, slow_call = self.era, self.settings.slow_call
-        counts = era.error(now, slow=slow_call is not None and seconds >= slow_call)
+        generation, slow_call = self.generation, self.settings.slow_call
+        counts = generation.error(now, slow=slow_call is not None and seconds >= slow_call)
         self.last_error = LastError(verdict.kind, verdict.reason)
-        era.calm = False
-        era.due = NEVER
+        generation.is_settled = False
+        generation.check_after = NEVER
         if verdict.reason != "hung" and verdict.kind is not ErrorKind.RATE_LIMITED:
             self.consecutive += 1
             self._changed = bool(self._children)
@@ -630,12 +634,12 @@ class Circuit:
         self.healthy_since = now
 
     def _answered_locked(self) -> int:
-        return self.era.n + sum(child.era.n for child in self._targets_locked())
+        return self.generation.n + sum(child.generation.n for child in self._targets_locked())
 
-    def _calm_locked(self, now: float, seconds: float) -> None:
+    def _settle_locked(self, now: float, seconds: float) -> None:
         """Decide whether coming successes need nothing but being counted."""
-        era, settings, provider = self.era, self.settings, self.provider
-        total, errors, _ = era.counts(now)
+        generation, settings, provider = self.generation, self.settings, self.provider
+        total, errors, _ = generation.counts(now)
         anxious = (
             not window.LOCK_FREE
             or self.consecutive
@@ -648,11 +652,11 @@ class Circuit:
             provider.consecutive or provider.settings.slow_call is not None
         ):
             anxious = True
-        era.calm = not anxious
+        generation.is_settled = not anxious
         if anxious:
-            era.due = NEVER
+            generation.check_after = NEVER
         else:
-            era.rest_if_busy(now, seconds)
+            generation.rest_if_busy(now, seconds)
 
     def _counts_locked(self, now: float) -> Counts:
         """Return ``(total, errors charged here, slow by the limit set here)``.
@@ -660,23 +664,23 @@ class Circuit:
         A provider's total is the sum over its targets, and so are its slow ones.
         """
         if not self._children:
-            return self.era.counts(now)
-        total, errors, slow = self.era.counts(now)
+            return self.generation.counts(now)
+        total, errors, slow = self.generation.counts(now)
         for child in self._targets_locked():
             with child._lock:
-                total += child.era.counts(now, since_cut=True)[0]
-                slow += child.era.slow_above(now)
+                total += child.generation.counts(now, since_cut=True)[0]
+                slow += child.generation.slow_above(now)
         return total, errors, slow
 
     def _children_errors_locked(self, now: float) -> int:
         errors = 0
         for child in self._targets_locked():
             with child._lock:
-                errors += child.era.counts(now, since_cut=True)[1]
+                errors += child.generation.counts(now, since_cut=True)[1]
         return errors
 
     def _latency_locked(self, now: float) -> float | None:
-        latency = self.era.latency(now)
+        latency = self.generation.latency(now)
         if latency is None and self._children:
             known = [
                 each
@@ -728,10 +732,10 @@ class Circuit:
             self._would_bench_locked(now, kind, reason, why, now + length, verdict, tag)
             return
         until = now + length
-        if self._layers.opened is not None:
-            until = max(until, self._layers.opened.until)
-        self._layers.opened = Opened(now, until, reason, kind, first)
-        self._layers.half = None
+        if self._state.opened is not None:
+            until = max(until, self._state.opened.until)
+        self._state.opened = OpenState(now, until, reason, kind, first)
+        self._state.half = None
         self._note_bench_locked(now, kind, reason, why, until, verdict, tag)
         self._publish_locked()
 
@@ -757,16 +761,17 @@ class Circuit:
             LONGEST_HINT, RATE_LIMIT_PAUSE if verdict.retry_after is None else verdict.retry_after
         )
         until = now + length
-        if length <= 0.0 or (
-            self._layers.opened is not None and until <= self._layers.opened.until
-        ):
+        if length <= 0.0 or (self._state.opened is not None and until <= self._state.opened.until):
             return
         if self.settings.mode == "metrics_only":
             self._would_bench_locked(
                 now, verdict.kind, verdict.reason, verdict.kind.value, until, verdict, tag
             )
             return
-        new, old = Pause(now, until, verdict.reason, verdict.kind, named=named), self._layers.pause
+        new, old = (
+            RateLimitPause(now, until, verdict.reason, verdict.kind, named=named),
+            self._state.pause,
+        )
         grows_by = FOREVER
         if old is not None:
             grows_by = until - old.until
@@ -774,7 +779,7 @@ class Circuit:
                 old.named = old.named or named
                 return
             new.extends(old)
-        self._layers.pause = new
+        self._state.pause = new
         # A burst of rate limits says the same again and again, each a moment later.
         if grows_by >= NOTICEABLE:
             self._note_bench_locked(
@@ -801,57 +806,59 @@ class Circuit:
     def _close_locked(self, now: float) -> None:
         """Start a new closed period: clear counts, so that old errors cannot open it again."""
         self._latency_locked(now)
-        self._layers.opened = self._layers.half = None
+        self._state.opened = self._state.half = None
         self.consecutive = 0
         self.healthy_since = now
-        self.era = Era(now, self.settings.window, self.serial)
+        self.generation = Generation(now, self.settings.window, self.serial)
         for child in self._targets_locked():
             with child._lock:
-                child.era.cut()
+                child.generation.cut()
         self._publish_locked()
 
     # Under the lock: leased places.
 
-    def _lease_until(self, now: float, lease: float, cooldown: float) -> float:
+    def _lease_until(self, now: float, lease_seconds: float, cooldown: float) -> float:
         if self.settings.probe_lease is not None:
             return now + self.settings.probe_lease
         usual = 0.0 if self.last_latency is None else self.last_latency
-        return now + max(lease, cooldown, 10.0 * usual)
+        return now + max(lease_seconds, cooldown, 10.0 * usual)
 
-    def _take_locked(self, half: HalfOpen, now: float, lease: float) -> Grant | Block:
-        if not self._layers.has_place(half, now, self.settings.probes):
+    def _take_locked(
+        self, half: HalfOpenState, now: float, lease_seconds: float
+    ) -> Admission | Block:
+        if not self._state.has_lease(half, now, self.settings.probes):
             return Block(self.key, "probes taken", None)
         self._latency_locked(now)
-        place = Place(half, self._lease_until(now, lease, half.cooldown))
-        half.places.append(place)
-        return place
+        lease = Lease(half, self._lease_until(now, lease_seconds, half.cooldown))
+        half.leases.append(lease)
+        return lease
 
-    def _last_resort_locked(self, now: float, lease: float) -> Grant | Block:
+    def _last_resort_locked(self, now: float, lease_seconds: float) -> Admission | Block:
         if self.settings.mode == "forced_open":
             return Block(self.key, "forced_open", None, manual=True)
-        place = self._layers.last_resort(
-            self.key, now, self._lease_until(now, lease, self.settings.cooldown)
+        lease = self._state.last_resort(
+            self.key, now, self._lease_until(now, lease_seconds, self.settings.cooldown)
         )
-        return self._admit_locked(now, lease) if place is None else place
+        return self._admit_locked(now, lease_seconds) if lease is None else lease
 
-    def _place_succeeded_locked(
-        self, place: Place, now: float, seconds: float, felt: float, *, is_targets: bool
+    def _lease_succeeded_locked(
+        self, lease: Lease, now: float, seconds: float, response_time: float, *, is_targets: bool
     ) -> bool:
-        state = place.state
-        if not self._layers.give_back(place):
+        state = lease.state
+        if not self._state.give_back(lease):
             return False
         if not is_targets:
-            self._success_locked(now, seconds, felt)
+            self._success_locked(now, seconds, response_time)
         self.last_latency = seconds if self.last_latency is None else self.last_latency
-        if isinstance(state, Pause):
-            self._layers.pause = None
+        if isinstance(state, RateLimitPause):
+            self._state.pause = None
             self.consecutive = 0
             self._recovered_locked(now)
             return True
-        if isinstance(state, Opened):
+        if isinstance(state, OpenState):
             # A last resort that was answered is worth a probe.
-            self._layers.half = state_half = HalfOpen(state.cooldown, now)
-            self._layers.opened = None
+            self._state.half = state_half = HalfOpenState(state.cooldown, now)
+            self._state.opened = None
             state = state_half
         state.successes += 1
         if state.successes >= self.settings.successes_to_close:
@@ -861,28 +868,28 @@ class Circuit:
         return True
 
     def _recovered_locked(self, now: float) -> None:
-        if self._layers.is_clear:
-            self._note_locked(facts.TargetUnbenched, now, reason="recovered")
+        if self._state.is_clear:
+            self._note_locked(event_names.TargetUnbenched, now, reason="recovered")
         self._publish_locked()
 
-    def _place_failed_locked(
+    def _lease_failed_locked(
         self,
-        place: Place,
+        lease: Lease,
         now: float,
         verdict: Verdict,
         seconds: float,
         cooldown: float | None,
         tag: CallTag | None,
     ) -> None:
-        state = place.state
-        if not self._layers.give_back(place):
+        state = lease.state
+        if not self._state.give_back(lease):
             return
         self.last_error = LastError(verdict.kind, verdict.reason)
-        if self._layers.is_closed:
+        if self._state.is_closed:
             self._error_locked(now, verdict, seconds)
         else:
-            self.era.error(now, slow=self._is_slow(seconds))
-        if not isinstance(state, HalfOpen):
+            self.generation.error(now, slow=self._is_slow(seconds))
+        if not isinstance(state, HalfOpenState):
             # A last resort does not lengthen a bench; a new fact that the provider names does.
             if verdict.kind is ErrorKind.RATE_LIMITED and verdict.retry_after is not None:
                 self._pause_locked(now, verdict, tag)
@@ -901,11 +908,11 @@ class Circuit:
     def _health_locked(self, now: float, counts: Counts | None = None) -> None:
         new = self._status_locked(now, counts)
         if new != self._status:
-            self._note_locked(facts.HealthChanged, now, old=self._status, new=new)
+            self._note_locked(event_names.HealthChanged, now, old=self._status, new=new)
             self._status = new
 
     def _status_locked(self, now: float, counts: Counts | None = None) -> Status:
-        down = not self._layers.is_clear or self.settings.mode == "forced_open"
+        down = not self._state.is_clear or self.settings.mode == "forced_open"
         total, errors, _ = self._counts_locked(now) if counts is None else counts
         if self._children:
             errors += self._children_errors_locked(now)
@@ -930,7 +937,7 @@ class Circuit:
         enforced: bool = True,
     ) -> None:
         self._note_locked(
-            facts.TargetBenched,
+            event_names.TargetBenched,
             now,
             kind=kind,
             reason=reason,
@@ -941,22 +948,22 @@ class Circuit:
             enforced=enforced,
         )
 
-    def _note_locked(self, kind: facts.Fact, now: float, /, **details: Any) -> None:
-        if self.news.wants(kind, details.get("tag")):
+    def _note_locked(self, kind: event_names.EventName, now: float, /, **details: Any) -> None:
+        if self.sink.has_listeners(kind, details.get("tag")):
             self.outbox.append((kind, now, details))
 
-    def _after(self) -> None:
+    def _after_unlock(self) -> None:
         """Do what must not be done under the lock: let targets see a change, deliver events."""
         if self._changed:
             self._wake_children()
         if self.provider is not None and self.provider._changed:
             self.provider._wake_children()  # somebody was interrupted before doing it
         keep = self.keep
-        if keep is not None and not self._layers.is_clear:
+        if keep is not None and not self._state.is_clear:
             self.keep = None
             keep(self)
         if self.outbox:
-            self.news.deliver(self)
+            self.sink.deliver(self)
 
     def _wake_children(self) -> None:
         """Let every target of this provider see what changed here."""
@@ -966,5 +973,5 @@ class Circuit:
                 with child._lock:
                     child._publish_locked()
                     if self.consecutive or self.settings.slow_call is not None:
-                        child.era.calm = False
-                        child.era.due = NEVER
+                        child.generation.is_settled = False
+                        child.generation.check_after = NEVER

@@ -1,4 +1,4 @@
-"""Leave for one attempt: a grant of the target's circuit and one of its provider's.
+"""Leave for one attempt: an admission of the target's circuit and one of its provider's.
 
 Reported once: succeeded, failed or abandoned. An error is charged to one of the two, by
 its scope, and once per key each time it is raised: the permit notes on the error when
@@ -10,95 +10,99 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
-from resilient_llm._core.circuit.state import Block, Loan, Place
-from resilient_llm._core.circuit.window import Era
+from resilient_llm._core.circuit.state import Block, BorrowedLease, Lease
+from resilient_llm._core.circuit.window import Generation
 from resilient_llm._values.kinds import ErrorKind
 from resilient_llm._values.verdict import Verdict
 
 if TYPE_CHECKING:
     from resilient_llm._core.circuit.circuit import CallTag, Circuit
-    from resilient_llm._core.circuit.state import Grant
+    from resilient_llm._core.circuit.state import Admission
 
-    Leave = Grant | Loan
 
 _CHARGES = "_resilient_llm_charged"
 _DEEPEST_CAUSE = 16
 _MOST_CHARGES = 32
 """An error that is kept and raised again and again must not collect the circuits it has met."""
 
-held_places: ContextVar[tuple[Place, ...]] = ContextVar("resilient_llm_held_places", default=())
+held_leases: ContextVar[tuple[Lease, ...]] = ContextVar("resilient_llm_held_places", default=())
 """Places that guards around this code hold, so that an inner guard on the same key borrows
 its outer's place instead of being refused by it for ever."""
 
 
-def hold(places: tuple[Place, ...]) -> None:
+def push_leases(leases: tuple[Lease, ...]) -> None:
     """Let guards inside this code know of places."""
-    if places:
-        held_places.set(held_places.get() + places)
+    if leases:
+        held_leases.set(held_leases.get() + leases)
 
 
-def let_go(places: tuple[Place, ...]) -> None:
+def pop_leases(leases: tuple[Lease, ...]) -> None:
     """Take places out again, in whatever order and context guards are left."""
-    if places:
-        held_places.set(tuple(place for place in held_places.get() if place not in places))
+    if leases:
+        held_leases.set(tuple(lease for lease in held_leases.get() if lease not in leases))
 
 
 class Permit:
     """Leave for one attempt. Not thread-safe by itself; its circuits are."""
 
-    __slots__ = ("circuit", "entered_at", "grant", "is_reported", "provider_grant")
+    __slots__ = ("admission", "circuit", "entered_at", "is_reported", "provider_admission")
 
     def __init__(
-        self, circuit: Circuit, grant: Leave | None, provider_grant: Leave | None, entered_at: float
+        self,
+        circuit: Circuit,
+        admission: Admission | None,
+        provider_admission: Admission | None,
+        entered_at: float,
     ) -> None:
         self.circuit = circuit
-        self.grant = grant
-        self.provider_grant = provider_grant
+        self.admission = admission
+        self.provider_admission = provider_admission
         self.entered_at = entered_at
         self.is_reported = False
 
     @property
-    def places(self) -> tuple[Place, ...]:
+    def leases(self) -> tuple[Lease, ...]:
         """The leased places among the grants; none for a healthy key."""
-        own, outer = self.grant, self.provider_grant
-        if not isinstance(own, Place):
-            return (outer,) if isinstance(outer, Place) else ()
-        return (own, outer) if isinstance(outer, Place) else (own,)
+        own, outer = self.admission, self.provider_admission
+        if not isinstance(own, Lease):
+            return (outer,) if isinstance(outer, Lease) else ()
+        return (own, outer) if isinstance(outer, Lease) else (own,)
 
-    def charged(self, verdict: Verdict) -> tuple[Circuit, Leave | None]:
-        """Return the circuit that a failure of this verdict is charged to, with its grant."""
+    def charged(self, verdict: Verdict) -> tuple[Circuit, Admission | None]:
+        """Return the circuit that a failure of this verdict is charged to, with its admission."""
         provider = self.circuit.provider
         if provider is not None and verdict.scope == "provider":
-            return provider, self.provider_grant
-        return self.circuit, self.grant
+            return provider, self.provider_admission
+        return self.circuit, self.admission
 
     def answered(self) -> tuple[int, int]:
         """Return figures of the key and of its provider that grow with every success."""
         provider = self.circuit.provider
         return self.circuit.answered(), 0 if provider is None else provider.answered()
 
-    def succeeded(self, now: float, seconds: float, felt: float | None = None) -> None:
+    def succeeded(self, now: float, seconds: float, response_time: float | None = None) -> None:
         """Count a success; it settles the places of both circuits, but for those that are borrowed.
 
         ``felt`` is what counts as slow or not, if it is not how long it took.
         """
         self.is_reported = True
-        felt = seconds if felt is None else felt
+        response_time = seconds if response_time is None else response_time
         provider = self.circuit.provider
-        grant, outer = self.grant, self.provider_grant
+        admission, outer = self.admission, self.provider_admission
         counted = True
-        if isinstance(grant, Place) or (
-            isinstance(grant, Era) and not (grant.calm and now < grant.look_at)
+        if isinstance(admission, Lease) or (
+            isinstance(admission, Generation)
+            and not (admission.is_settled and now < admission.bucket_ends_at)
         ):
-            counted = self.circuit.success(grant, now, seconds, felt=felt)
-        elif isinstance(grant, Era):
-            grant.measured(self.entered_at, now)
-        if provider is None or outer is None or isinstance(outer, Loan):
+            counted = self.circuit.success(admission, now, seconds, response_time=response_time)
+        elif isinstance(admission, Generation):
+            admission.measured(self.entered_at, now)
+        if provider is None or outer is None or isinstance(outer, BorrowedLease):
             return
-        if isinstance(outer, Place):
-            provider.success(outer, now, seconds, felt=felt, is_targets=True)
+        if isinstance(outer, Lease):
+            provider.success(outer, now, seconds, response_time=response_time, is_targets=True)
         elif counted:
-            provider.child_answered(outer, now, felt)
+            provider.child_answered(outer, now, response_time)
 
     def failed(
         self,
@@ -111,21 +115,21 @@ class Permit:
     ) -> None:
         """Charge a failure to one circuit and give the other's place back."""
         self.is_reported = True
-        charged, grant = self.charged(verdict)
-        other = self.provider_grant if charged is self.circuit else self.grant
+        charged, admission = self.charged(verdict)
+        other = self.provider_admission if charged is self.circuit else self.admission
         other_circuit = self.circuit.provider if charged is self.circuit else self.circuit
-        if isinstance(other, Place) and other_circuit is not None:
+        if isinstance(other, Lease) and other_circuit is not None:
             other_circuit.abandon(other)
-        if isinstance(grant, Loan):
+        if isinstance(admission, BorrowedLease):
             if not verdict.harms_health and verdict.kind is not ErrorKind.RATE_LIMITED:
                 return
-            grant = grant.place  # the probe has failed, whichever guard saw it first
-        if grant is None:
+            admission = admission.lease  # the probe has failed, whichever guard saw it first
+        if admission is None:
             return
         if error is not None and _was_charged(error, charged, self.entered_at):
-            charged.abandon(grant)
+            charged.abandon(admission)
             return
-        charged.failure(grant, now, verdict, now - self.entered_at, cooldown=cooldown, tag=tag)
+        charged.failure(admission, now, verdict, now - self.entered_at, cooldown=cooldown, tag=tag)
         if error is not None and (verdict.harms_health or verdict.kind is ErrorKind.RATE_LIMITED):
             _note_charge(error, charged, now)
 
@@ -135,7 +139,7 @@ class Permit:
         tag: CallTag | None = None,
         *,
         quiet_since: float | None = None,
-        felt: float | None = None,
+        response_time: float | None = None,
     ) -> Verdict | None:
         """Give everything back, unless the attempt ran so long that it counts as hung.
 
@@ -144,7 +148,7 @@ class Permit:
             tag: Names the call in events.
             quiet_since: Since when nothing came, if something had come. Such an attempt has
                 answered, unless it hung then.
-            felt: What counts as slow or not of such an attempt.
+            response_time: What counts as slow or not of such an attempt.
 
         Returns:
             The verdict that was counted, or None.
@@ -154,7 +158,7 @@ class Permit:
             if quiet_since is None:
                 self.abandoned()
             else:
-                self.succeeded(now, now - self.entered_at, felt)
+                self.succeeded(now, now - self.entered_at, response_time)
             return None
         verdict = Verdict(ErrorKind.TRANSIENT, "hung")
         self.failed(None, now, verdict, tag=tag)
@@ -165,35 +169,35 @@ class Permit:
         if self.is_reported:
             return
         self.is_reported = True
-        if isinstance(self.grant, Place):
-            self.circuit.abandon(self.grant)
+        if isinstance(self.admission, Lease):
+            self.circuit.abandon(self.admission)
         provider = self.circuit.provider
-        if provider is not None and isinstance(self.provider_grant, Place):
-            provider.abandon(self.provider_grant)
+        if provider is not None and isinstance(self.provider_admission, Lease):
+            provider.abandon(self.provider_admission)
 
 
 def admit(
-    circuit: Circuit, now: float, lease: float = 0.0, *, last_resort: bool = False
+    circuit: Circuit, now: float, lease_seconds: float = 0.0, *, last_resort: bool = False
 ) -> Permit | Block:
     """Return leave for one attempt on a key and its provider, or why there is none."""
-    era, provider = circuit.slot, circuit.provider
-    if era is not None and not held_places.get():
+    generation, provider = circuit.slot, circuit.provider
+    if generation is not None and not held_leases.get():
         # Both are closed: what the healthy path reads is enough.
-        provider_era = None if provider is None else provider.slot
-        if provider is None or provider_era is not None:
+        provider_generation = None if provider is None else provider.slot
+        if provider is None or provider_generation is not None:
             circuit.touched_at = now
-            return Permit(circuit, era, provider_era, now)
-    grant = _ask(circuit, now, lease, last_resort=last_resort)
-    if isinstance(grant, Block):
-        return _shown(grant, provider, now)
+            return Permit(circuit, generation, provider_generation, now)
+    admission = _ask(circuit, now, lease_seconds, last_resort=last_resort)
+    if isinstance(admission, Block):
+        return _shown(admission, provider, now)
     if provider is None:
-        return Permit(circuit, grant, None, now)
-    provider_grant = _ask(provider, now, lease, last_resort=last_resort)
-    if isinstance(provider_grant, Block):
-        if isinstance(grant, Place):
-            circuit.abandon(grant)
-        return provider_grant
-    return Permit(circuit, grant, provider_grant, now)
+        return Permit(circuit, admission, None, now)
+    provider_admission = _ask(provider, now, lease_seconds, last_resort=last_resort)
+    if isinstance(provider_admission, Block):
+        if isinstance(admission, Lease):
+            circuit.abandon(admission)
+        return provider_admission
+    return Permit(circuit, admission, provider_admission, now)
 
 
 def block_of(circuit: Circuit, now: float) -> Block | None:
@@ -206,7 +210,7 @@ def block_of(circuit: Circuit, now: float) -> Block | None:
     return None if provider is None else provider.block(now)
 
 
-def permit_of_inlined(circuit: Circuit, grant: Grant, entered_at: float) -> Permit:
+def permit_of_inlined(circuit: Circuit, admission: Admission, entered_at: float) -> Permit:
     """Return the permit of a call that was admitted by the healthy path.
 
     The healthy path reads the target's slot alone, so the provider's part is found
@@ -214,10 +218,14 @@ def permit_of_inlined(circuit: Circuit, grant: Grant, entered_at: float) -> Perm
     this circuit is the one that let it in: another state of the process may be in force.
     """
     provider = circuit.provider
-    if provider is None or (isinstance(grant, Era) and grant.owner != circuit.serial):
-        return Permit(circuit, grant, None, entered_at)
-    era = provider.slot or provider.era
-    return Permit(circuit, grant, era if era.started_at <= entered_at else None, entered_at)
+    if provider is None or (
+        isinstance(admission, Generation) and admission.owner != circuit.serial
+    ):
+        return Permit(circuit, admission, None, entered_at)
+    generation = provider.slot or provider.generation
+    return Permit(
+        circuit, admission, generation if generation.started_at <= entered_at else None, entered_at
+    )
 
 
 def _shown(own: Block, provider: Circuit | None, now: float) -> Block:
@@ -229,13 +237,19 @@ def _shown(own: Block, provider: Circuit | None, now: float) -> Block:
     return outer if outer.manual or later else own
 
 
-def _ask(circuit: Circuit, now: float, lease: float, *, last_resort: bool) -> Leave | Block:
-    held = held_places.get()
+def _ask(
+    circuit: Circuit, now: float, lease_seconds: float, *, last_resort: bool
+) -> Admission | Block:
+    held = held_leases.get()
     if held:
         shared = circuit.share(held)
         if shared is not None:
-            return Loan(shared)
-    return circuit.admit_last_resort(now, lease) if last_resort else circuit.admit(now, lease)
+            return BorrowedLease(shared)
+    return (
+        circuit.admit_last_resort(now, lease_seconds)
+        if last_resort
+        else circuit.admit(now, lease_seconds)
+    )
 
 
 def _was_charged(error: BaseException, circuit: Circuit, since: float) -> bool:

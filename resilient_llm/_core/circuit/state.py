@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from resilient_llm._core.circuit.window import NEVER, Era
+from resilient_llm._core.circuit.window import NEVER, Generation
 from resilient_llm._values.kinds import ErrorKind
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Bench:
         self.manual = manual
 
 
-class Opened(Bench):
+class OpenState(Bench):
     """Open: nobody passes until its end, then half-open."""
 
     __slots__ = ("cooldown", "last_resort")
@@ -65,10 +65,10 @@ class Opened(Bench):
     ) -> None:
         super().__init__(since, until, reason, kind, manual=False)
         self.cooldown = cooldown
-        self.last_resort: Place | None = None
+        self.last_resort: Lease | None = None
 
 
-class Pause(Bench):
+class RateLimitPause(Bench):
     """Paused by a rate limit: nobody passes until its end, then closed as before."""
 
     __slots__ = ("last_resort", "named")
@@ -79,59 +79,60 @@ class Pause(Bench):
         super().__init__(since, until, reason, kind, manual=False)
         self.named = named
         """Whether the provider itself named the wait."""
-        self.last_resort: Place | None = None
+        self.last_resort: Lease | None = None
 
-    def extends(self, other: Pause) -> None:
+    def extends(self, other: RateLimitPause) -> None:
         """Take the place of a shorter pause: it began with that one, whose last resort may still run."""
         self.since = other.since
         self.named = self.named or other.named
         self.last_resort = other.last_resort
 
 
-class HalfOpen:
+class HalfOpenState:
     """The cooldown is over, the key is not yet trusted."""
 
-    __slots__ = ("cooldown", "places", "since", "successes")
+    __slots__ = ("cooldown", "leases", "since", "successes")
 
     def __init__(self, cooldown: float, since: float) -> None:
         self.cooldown = cooldown
         self.since = since
-        self.places: list[Place] = []
+        self.leases: list[Lease] = []
         self.successes = 0
 
 
-class Place:
+class Lease:
     """A leased place: of a probe in a half-open state, or of a last resort in a bench."""
 
-    __slots__ = ("lease_until", "state")
+    __slots__ = ("ends_at", "state")
 
-    def __init__(self, state: HalfOpen | Opened | Pause, lease_until: float) -> None:
+    def __init__(self, state: HalfOpenState | OpenState | RateLimitPause, ends_at: float) -> None:
         self.state = state
-        self.lease_until = lease_until
+        self.ends_at = ends_at
 
 
-class Loan:
+class BorrowedLease:
     """A place that a guard outside holds, used by one inside it: only the lender gives it back."""
 
-    __slots__ = ("place",)
+    __slots__ = ("lease",)
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
-
-
-Grant = Era | Place
+    def __init__(self, lease: Lease) -> None:
+        self.lease = lease
 
 
-class Layers:
+Admission = Generation | Lease | BorrowedLease
+"""What an attempt is let in by."""
+
+
+class CircuitState:
     """The three layers of one key: the operator's bench, a pause, and open or half-open."""
 
     __slots__ = ("half", "manual", "opened", "pause")
 
     def __init__(self) -> None:
         self.manual: Bench | None = None
-        self.pause: Pause | None = None
-        self.opened: Opened | None = None
-        self.half: HalfOpen | None = None
+        self.pause: RateLimitPause | None = None
+        self.opened: OpenState | None = None
+        self.half: HalfOpenState | None = None
 
     @property
     def is_closed(self) -> bool:
@@ -155,7 +156,7 @@ class Layers:
         if self.pause is not None and now >= self.pause.until:
             self.pause = None
         if self.opened is not None and now >= self.opened.until:
-            self.half, self.opened = HalfOpen(self.opened.cooldown, self.opened.until), None
+            self.half, self.opened = HalfOpenState(self.opened.cooldown, self.opened.until), None
         return before != (self.manual, self.pause, self.opened)
 
     def until(self) -> float:
@@ -180,12 +181,12 @@ class Layers:
         until = None if self.until() == FOREVER else self.until()
         return Block(key, reason, until, manual=self.manual is not None, dead=dead)
 
-    def has_place(self, half: HalfOpen, now: float, probes: int) -> bool:
+    def has_lease(self, half: HalfOpenState, now: float, probes: int) -> bool:
         """Return whether a half-open state admits one more; leases that have ended do not count."""
-        half.places = [place for place in half.places if now < place.lease_until]
-        return len(half.places) < probes
+        half.leases = [lease for lease in half.leases if now < lease.ends_at]
+        return len(half.leases) < probes
 
-    def last_resort(self, key: str, now: float, lease_until: float) -> Place | Block | None:
+    def last_resort(self, key: str, now: float, ends_at: float) -> Lease | Block | None:
         """Return a place in spite of an automatic bench, or why there is none; None if nothing blocks."""
         block = self.block(key)
         if block is None:
@@ -198,37 +199,37 @@ class Layers:
             or (self.pause is not None and self.pause.named)
         ):
             return block
-        if layer.last_resort is not None and now < layer.last_resort.lease_until:
+        if layer.last_resort is not None and now < layer.last_resort.ends_at:
             return Block(key, "last resort taken", block.until)
-        layer.last_resort = Place(layer, lease_until)
+        layer.last_resort = Lease(layer, ends_at)
         return layer.last_resort
 
-    def give_back(self, place: Place) -> bool:
+    def give_back(self, lease: Lease) -> bool:
         """Free a place; return whether the state that gave it is still there."""
-        state = place.state
-        if isinstance(state, HalfOpen):
-            if place in state.places:
-                state.places.remove(place)
+        state = lease.state
+        if isinstance(state, HalfOpenState):
+            if lease in state.leases:
+                state.leases.remove(lease)
             return state is self.half
         for layer in (self.opened, self.pause):
-            if layer is not None and layer.last_resort is place:
+            if layer is not None and layer.last_resort is lease:
                 layer.last_resort = None
         return state is self.opened or state is self.pause
 
-    def shared(self, places: Sequence[Place]) -> Place | None:
+    def shared(self, leases: Sequence[Lease]) -> Lease | None:
         """Return the one of these places that a present state gave and that is still held, or None."""
-        held = list(self.half.places) if self.half is not None else []
+        held = list(self.half.leases) if self.half is not None else []
         held += [
             layer.last_resort
             for layer in (self.opened, self.pause)
             if layer is not None and layer.last_resort
         ]
-        return next((place for place in places if place in held), None)
+        return next((lease for lease in leases if lease in held), None)
 
     def free_all(self) -> None:
         """Free every place: those who held them are not of this process."""
         if self.half is not None:
-            self.half.places = []
+            self.half.leases = []
         for layer in (self.opened, self.pause):
             if layer is not None:
                 layer.last_resort = None

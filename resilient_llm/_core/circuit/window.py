@@ -1,11 +1,11 @@
 """Rolling counts of one closed period of a circuit.
 
-Theory of operation. A success is counted by ``era.n += 1`` alone, without a lock: CPython
+Theory of operation. A success is counted by ``generation.n += 1`` alone, without a lock: CPython
 switches threads only where a function is entered, where a call returns and at a jump
 backwards, and none of these lies between the load and the store of that statement. So
 ``n`` only grows and never loses one. An interpreter without that lock promises none of
-this: there `LOCK_FREE` is False, no era is ever calm, and every success takes the lock. Everything else is cold and belongs to the lock of
-the circuit that owns the era.
+this: there `LOCK_FREE` is False, no generation is ever calm, and every success takes the lock. Everything else is cold and belongs to the lock of
+the circuit that owns the generation.
 
 The window is a ring of buckets. A bucket starts with the first thing counted in it, not at
 a multiple of its width, so a burst leaves the window all at once and exactly on time.
@@ -42,7 +42,7 @@ class Bucket:
     def __init__(self, start: float, cuts: int) -> None:
         self.start = start
         self.cuts = cuts
-        """How often the era had been cut when it began."""
+        """How often the generation had been cut when it began."""
         self.successes = 0
         self.errors = 0
         self.slow = 0
@@ -52,7 +52,7 @@ class Bucket:
         self.timed = 0
 
 
-class Era:
+class Generation:
     """What was counted since a circuit closed; also the permit of every call admitted in it."""
 
     __slots__ = (
@@ -65,12 +65,12 @@ class Era:
         "_slow",
         "_successes",
         "_timed_counted",
-        "calm",
-        "due",
+        "bucket_ends_at",
+        "check_after",
+        "is_settled",
         "last_look",
-        "look_at",
-        "looked",
         "n",
+        "n_at_last_look",
         "owner",
         "seconds",
         "started_at",
@@ -85,11 +85,11 @@ class Era:
         self.n = 0
         self.seconds = 0.0
         self.timed = 0
-        self.due = NEVER
-        self.calm = False
-        self.look_at = NEVER
+        self.check_after = NEVER
+        self.is_settled = False
+        self.bucket_ends_at = NEVER
         self.last_look = NEVER
-        self.looked = 0
+        self.n_at_last_look = 0
         self.started_at = started_at
         self.window = window
         self.width = window / BUCKETS
@@ -116,24 +116,24 @@ class Era:
         self.rest_if_busy(now, took)
         # A failure on another thread clears `calm` before it sets `due`, so whichever
         # of the two stores comes last, the next success is looked at.
-        if not self.calm:
-            self.due = NEVER
+        if not self.is_settled:
+            self.check_after = NEVER
 
     def rest_if_busy(self, now: float, took: float) -> None:
         """Stop measuring for a moment: where calls are frequent, or enough have been measured.
 
         Rests only when calls are short beside a bucket, or successes would be dated early.
         """
-        since, calls = now - self.last_look, self.n - self.looked
-        self.last_look, self.looked = now, self.n
+        since, calls = now - self.last_look, self.n - self.n_at_last_look
+        self.last_look, self.n_at_last_look = now, self.n
         if took >= self.width / 2:
-            self.due = NEVER
+            self.check_after = NEVER
         elif since < REST:
-            self.due = min(now + REST, self.look_at)
+            self.check_after = min(now + REST, self.bucket_ends_at)
         elif self.timed >= ENOUGH and calls > 0:
-            self.due = min(now + max(REST, SAMPLED * since / calls), self.look_at)
+            self.check_after = min(now + max(REST, SAMPLED * since / calls), self.bucket_ends_at)
         else:
-            self.due = NEVER
+            self.check_after = NEVER
 
     # Called under the lock of the circuit.
 
@@ -160,8 +160,8 @@ class Era:
         """Let the next thing counted start a bucket, so that counts since the cut are exact."""
         self._settle()
         self._cuts += 1
-        self.calm = False
-        self.due = NEVER
+        self.is_settled = False
+        self.check_after = NEVER
 
     def counts(self, now: float, *, since_cut: bool = False) -> tuple[int, int, int]:
         """Return ``(total, errors, slow)`` in the window, of all or of what came after the last cut."""
@@ -202,9 +202,9 @@ class Era:
         """Change the length of the window; buckets that are there keep their start."""
         self.window = window
         self.width = window / BUCKETS
-        self.look_at = NEVER
-        self.calm = False
-        self.due = NEVER
+        self.bucket_ends_at = NEVER
+        self.is_settled = False
+        self.check_after = NEVER
 
     def _bucket(self, now: float) -> Bucket:
         self._settle()
@@ -215,7 +215,7 @@ class Era:
         if not self._marks or now - self._marks[-1][0] >= RECENT_MARK:
             self._marks.append((now, self.n))
             del self._marks[:-RECENT_MARKS]
-        self.look_at = now + min(self.width, RECENT_MARK)
+        self.bucket_ends_at = now + min(self.width, RECENT_MARK)
         return self._buckets[-1]
 
     def _settle(self) -> None:
@@ -239,7 +239,7 @@ class Era:
             self._slow -= gone.slow
 
 
-class Averages:
+class RollingAverage:
     """A rolling average in buckets of a thirtieth of the window, for what is measured now and then."""
 
     __slots__ = ("_buckets",)

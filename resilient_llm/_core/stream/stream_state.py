@@ -27,7 +27,7 @@ EMPTY: Final = Verdict(ErrorKind.BAD_RESPONSE, "empty")
 INTERRUPTED: Final = Verdict(ErrorKind.TRANSIENT, "stream_interrupted")
 
 
-class Glance(Protocol):
+class ItemInfo(Protocol):
     """What can be seen of one item."""
 
     @property
@@ -40,40 +40,40 @@ class Glance(Protocol):
     def verdict(self) -> Verdict | None: ...
 
 
-class Reader(Protocol):
+class ItemInspector(Protocol):
     """How items are looked at; handed in by whoever knows their shapes."""
 
-    def glance(self, item: object, /) -> Glance: ...
+    def inspect_item(self, item: object, /) -> ItemInfo: ...
     def opens_silently(self, item: object, /) -> bool: ...
     def refused(self, items: list[Any], /) -> Verdict | None: ...
     def text_of(self, item: object, /) -> str: ...
 
 
-class Intake:
+class StreamState:
     """One stream: what is held back of it, whether it has content, how it stands at its end."""
 
     __slots__ = (
         "_size",
         "_was_silent",
-        "felt",
-        "first",
+        "fault",
+        "first_content",
         "has_content",
         "held",
         "is_selected",
+        "item_inspector",
         "items_sent",
         "policy",
         "quiet_since",
-        "reader",
-        "stopped",
+        "response_time",
+        "stopped_by_consumer",
         "text",
-        "wrong",
     )
 
     def __init__(
         self,
         policy: StreamPolicy,
-        reader: Reader,
-        earlier: Intake | None = None,
+        item_inspector: ItemInspector,
+        earlier: StreamState | None = None,
         *,
         is_selected: bool = False,
     ) -> None:
@@ -81,20 +81,20 @@ class Intake:
 
         Args:
             policy: How the stream is guarded.
-            reader: Looks at items.
+            item_inspector: Looks at items.
             earlier: What the consumer was given before it by the same call, if anything.
             is_selected: Whether code of the caller's own chooses what is passed on of it.
         """
         self.policy = policy
-        self.reader = reader
+        self.item_inspector = item_inspector
         self.is_selected = is_selected
         self._was_silent = False
         self.held: list[Any] = []
         self._size = 0
         self.has_content = False
-        self.first: Any = None
+        self.first_content: Any = None
         """The first item with content."""
-        self.felt: float | None = None
+        self.response_time: float | None = None
         """Seconds until it could be handed over: what is compared with ``slow_call``."""
         self.items_sent = 0 if earlier is None else earlier.items_sent
         """Items that the consumer was given, of this stream and of those before it."""
@@ -104,24 +104,24 @@ class Intake:
         """The end of the text that the consumer was given, if the policy keeps it."""
         self.quiet_since = 0.0
         """Monotonic seconds since when the driver has been waiting for content."""
-        self.stopped = False
+        self.stopped_by_consumer = False
         """Whether it was the consumer who stopped."""
-        self.wrong: Verdict | None = None
+        self.fault: Verdict | None = None
         """What is wrong with it, if that is nothing that was raised."""
 
-    def take(self, item: Any) -> Verdict | None:
+    def hold_back(self, item: Any) -> Verdict | None:
         """Hold an item back; return what is wrong with it, if it is an error."""
         policy = self.policy
         if policy.commit is not None:
             self.has_content = bool(policy.commit(item))
         else:
-            seen = self.reader.glance(item)
+            seen = self.item_inspector.inspect_item(item)
             if seen.verdict is not None:
                 return seen.verdict
             self.has_content = seen.content
             self._was_silent = self._was_silent or (seen.known and not seen.content)
         if self.has_content:
-            self.first = item
+            self.first_content = item
         else:
             self._size += size_of(item)
         self.held.append(item)
@@ -137,20 +137,20 @@ class Intake:
         commit = self.policy.commit
         if commit is not None:
             return bool(commit(item))
-        seen = self.reader.glance(item)
+        seen = self.item_inspector.inspect_item(item)
         self._was_silent = self._was_silent or (seen.known and not seen.content)
         return seen.content
 
     def ended_before(self) -> Verdict | None:
         """Return what is wrong with a stream that ended with all its items held, or None if that is accepted."""
-        wrong = self.cut_short(self.held) if self.held else None
-        if wrong is not None and self.policy.on_truncated == "accept":
-            wrong = None
-        if wrong is None:
-            wrong = self.reader.refused(
+        fault = self.cut_short(self.held) if self.held else None
+        if fault is not None and self.policy.on_truncated == "accept":
+            fault = None
+        if fault is None:
+            fault = self.item_inspector.refused(
                 self.held
             )  # a filter's work is told as such, whatever the stream lacks
-        return wrong or (EMPTY if self.policy.on_empty == "next" else None)
+        return fault or (EMPTY if self.policy.on_empty == "next" else None)
 
     def ended_after(self, last: Iterable[Any]) -> Verdict | None:
         """Return what is wrong with a stream that ended after these items, or None if it ended well."""
@@ -160,10 +160,14 @@ class Intake:
         """Return what says that these are not the last items of a whole stream, or None."""
         tells: bool | None = None
         for item in last:
-            if self.is_selected and not self._was_silent and self.reader.opens_silently(item):
+            if (
+                self.is_selected
+                and not self._was_silent
+                and self.item_inspector.opens_silently(item)
+            ):
                 # A generator that passes on items with text only drops the terminator, too.
                 tells = False
-            seen = self.reader.glance(item)
+            seen = self.item_inspector.inspect_item(item)
             if seen.verdict is not None:
                 return seen.verdict
             if seen.ended:
@@ -179,7 +183,7 @@ class Intake:
         most = self.policy.keep_text
         if most is None:
             return
-        text = self.text + self.reader.text_of(item)
+        text = self.text + self.item_inspector.text_of(item)
         if len(text) > most or len(text.encode(errors="surrogatepass")) > most:
             text = text[-most:].encode(errors="surrogatepass")[-most:].decode(errors="ignore")
         self.text = text

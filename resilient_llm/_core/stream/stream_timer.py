@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _NEVER: Final = float("inf")
 
 
-class Pace:
+class StreamTimer:
     """The limits of one stream after its first content."""
 
     __slots__ = (
@@ -51,7 +51,7 @@ class Pace:
         """Whether it matters which items are content."""
         return self._policy.idle_timeout is not None or self._needed is not None
 
-    def patience(self, now: float) -> float | None:
+    def next_timeout(self, now: float) -> float | None:
         """Return the seconds after which the item that is waited for from now on is too late, or None."""
         left = self._idle_left
         self.binding = "idle_timeout"
@@ -70,7 +70,7 @@ class Pace:
         self.binding = name
         return other
 
-    def came(self, waited: float, *, is_content: bool) -> None:
+    def received(self, waited: float, *, is_content: bool) -> None:
         """Note an item that came after so many seconds of waiting."""
         self._total_left -= waited
         if is_content:
@@ -86,7 +86,7 @@ class Pace:
                 self._count = 0
             self._count += is_content
 
-    def complaint(self) -> str:
+    def message(self) -> str:
         """Return what went wrong when the wait was too long."""
         policy = self._policy
         said = {
