@@ -5,27 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from resilient_llm._binding.caller import Caller
-from resilient_llm._binding.client_retries import notice_client_retries, warn_of_client_retries
-from resilient_llm._binding.injection import Injection, injection_of
-from resilient_llm._binding.wrapper import _check_limits, _wrapper
-from resilient_llm._binding.wrapper_code import generate
+from resilient_llm._binding.client_retries import warn_of_client_retries
+from resilient_llm._binding.wrapper import checked_injection, guarded_function
 from resilient_llm._core.backoff import as_backoff
-from resilient_llm._core.call.call import CallDeps
-from resilient_llm._runtime.classify import classify as classify_error
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.chain import targets_of
-from resilient_llm._values.policy import checked_options, warn_of_attempts
+from resilient_llm._values.policy import (
+    Policy,
+    PolicyOptions,
+    checked_options,
+    warn_of_attempts,
+)
 from resilient_llm.strategies import BUILT_IN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Unpack
 
     from resilient_llm._binding.loop import AsyncAttempts, SyncAttempts
-    from resilient_llm._core.stream.stream_state import ItemInspector
     from resilient_llm._values.events import Event
     from resilient_llm._values.kinds import ErrorKind
-    from resilient_llm._values.policy import PolicyOptions
     from resilient_llm._values.stream_policy import StreamPolicy
     from resilient_llm._values.target import Target
     from resilient_llm._values.verdict import Verdict
@@ -99,37 +98,28 @@ class Failover:
     Made by `failover`. It is a decorator, it calls any function (``policy.call``), it can be
     looped over (``async for attempt in policy``), and ``policy.using(**changes)`` is a copy
     with other options. Immutable; may be used by any number of threads and tasks at once.
-
-    Attributes:
-        chain: Its targets, in declared order.
     """
 
-    def __init__(self, chain: Any, given: dict[str, Any]) -> None:
-        self.chain: tuple[Target, ...] = targets_of(chain)
+    def __init__(self, chain: Any, given: Mapping[str, Any]) -> None:
+        targets = targets_of(chain)
         self._given = dict(given)
-        self.options = checked_options(dict(given), BUILT_IN)
-        self.backoff = as_backoff(self.options.backoff)
-        self.in_priority: tuple[Target, ...] = tuple(BUILT_IN["priority"](self.chain))
-        for target in self.chain:
+        options = checked_options(dict(given), BUILT_IN)
+        self._policy = Policy(
+            targets, tuple(BUILT_IN["priority"](targets)), options, as_backoff(options.backoff)
+        )
+        for target in targets:
             circuit = runtime.registry.find(target.key)
             breaker = (
                 runtime.settings.for_key(target.key, {}) if circuit is None else circuit.settings
             )
             if breaker.mode == "enforce":
-                warn_of_attempts(self.options.attempts, breaker.failures, target.key)
+                warn_of_attempts(options.attempts, breaker.failures, target.key)
             warn_of_client_retries(target)
 
-    def deps(self) -> CallDeps:
-        """Return what the call flow needs of the present state."""
-        return CallDeps(
-            classify=classify_error,
-            notice=notice_client_retries,
-            backoff=self.backoff,
-            budgets=runtime.budgets,
-            settings=runtime.settings,
-            rng=runtime.rng,
-            item_inspector=_item_inspector,
-        )
+    @property
+    def chain(self) -> tuple[Target, ...]:
+        """Its targets, in declared order."""
+        return self._policy.chain
 
     # As decorator.
 
@@ -156,9 +146,7 @@ class Failover:
                 if isinstance(fn, classmethod)
                 else staticmethod(self(inner))
             )
-        injection = self._injection_of(fn)
-        code, prefix, defaults, keyword_defaults = generate(injection)
-        return _wrapper(self, injection, code, prefix, defaults, keyword_defaults)
+        return guarded_function(self, fn)
 
     # As call.
 
@@ -174,8 +162,8 @@ class Failover:
         Raises:
             ConfigurationError: If it cannot be guarded, or is given no target.
         """
-        injection = self._injection_of(fn)
-        return Caller(self, injection).entry(args, kwargs)
+        injection = checked_injection(self._policy, fn)
+        return Caller(self._policy, injection).entry(args, kwargs)
 
     def using(self, **changes: Unpack[PolicyOptions]) -> Failover:
         """Return a copy with other options, among them ``chain``.
@@ -191,28 +179,26 @@ class Failover:
     def __iter__(self) -> SyncAttempts:
         from resilient_llm._binding.loop import SyncAttempts
 
-        return SyncAttempts(self)
+        return SyncAttempts(self._policy)
 
     def __aiter__(self) -> AsyncAttempts:
         from resilient_llm._binding.loop import AsyncAttempts
 
-        return AsyncAttempts(self)
+        return AsyncAttempts(self._policy)
 
     def __repr__(self) -> str:
         return f"Failover({', '.join(target.key for target in self.chain)})"
 
-    def _injection_of(self, fn: Any) -> Injection:
-        injection = injection_of(
-            fn, every_entry_calls=all(target.call is not None for target in self.chain)
-        )
-        _check_limits(self, injection)
-        return injection
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self.chain, self._given)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Pickles of earlier releases hold the attributes that the class had then.
+        self.__init__(state["chain"], state["_given"])
 
 
-def _item_inspector() -> ItemInspector:
-    from resilient_llm.answers import _items as _items
-
-    return _items
+def _rebuild(chain: tuple[Target, ...], given: dict[str, Any]) -> Failover:
+    return Failover(chain, given)
 
 
 def failover(
@@ -269,6 +255,22 @@ def failover(
     Raises:
         ConfigurationError: If something is not allowed; it names it and says what is.
     """
-    given = dict(locals())
-    del given["chain"]
+    given = PolicyOptions(
+        attempts=attempts,
+        max_attempts=max_attempts,
+        backoff=backoff,
+        timeout=timeout,
+        attempt_timeout=attempt_timeout,
+        cooldown=cooldown,
+        strategy=strategy,
+        reject=reject,
+        classify=classify,
+        on_request_error=on_request_error,
+        on_content_policy=on_content_policy,
+        on_unknown=on_unknown,
+        when_all_benched=when_all_benched,
+        reraise=reraise,
+        stream=stream,
+        observers=observers,
+    )
     return Failover(chain, given)

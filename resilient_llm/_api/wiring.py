@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from resilient_llm._runtime.classify import classify
 from resilient_llm._runtime.runtime import Runtime, runtime
 from resilient_llm.observers.logging import LoggingObserver
+
+if TYPE_CHECKING:
+    from resilient_llm._core.stream.stream_state import ItemInspector
 
 
 def wire(state: Runtime) -> None:
@@ -24,6 +28,13 @@ def wire(state: Runtime) -> None:
         )
 
 
+def _item_inspector() -> ItemInspector:
+    from resilient_llm.answers import _items
+
+    return _items
+
+
+runtime.item_inspector = _item_inspector
 runtime.on_new_state = wire
 wire(runtime)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from resilient_llm._core.call.steps import RERAISE, Deliver, Done, Reply, Step
 from resilient_llm._core.circuit.permit import pop_leases, push_leases
@@ -23,13 +23,28 @@ from resilient_llm._values.stream_policy import DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+    from types import TracebackType
 
-    from resilient_llm._api.breaker import Breaker
     from resilient_llm._core.call.call_flow import CallFlow
     from resilient_llm._core.circuit.permit import Permit
 
 
-def guarded(guard: Breaker, fn: Any) -> Any:
+class Guard(Protocol):
+    """A guard as `breaker` makes it."""
+
+    def __enter__(self) -> Guard: ...
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None: ...
+    def again(self) -> Guard: ...
+    def taken(self) -> Permit: ...
+
+
+def guarded(guard: Guard, fn: Any) -> Any:
     """Return the function with a fresh guard around every call.
 
     Raises:
@@ -59,7 +74,7 @@ def guarded(guard: Breaker, fn: Any) -> Any:
     return _guarded_function(fn, fresh)
 
 
-def _guarded_coroutine(fn: Any, fresh: Callable[[], Breaker]) -> Any:
+def _guarded_coroutine(fn: Any, fresh: Callable[[], Guard]) -> Any:
     @functools.wraps(fn)
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         return await _awaited(fresh().__enter__(), fn(*args, **kwargs))
@@ -67,7 +82,7 @@ def _guarded_coroutine(fn: Any, fresh: Callable[[], Breaker]) -> Any:
     return wrapper
 
 
-def _guarded_function(fn: Any, fresh: Callable[[], Breaker]) -> Any:
+def _guarded_function(fn: Any, fresh: Callable[[], Guard]) -> Any:
     @functools.wraps(fn)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         guard = fresh().__enter__()
@@ -87,7 +102,7 @@ def _guarded_function(fn: Any, fresh: Callable[[], Breaker]) -> Any:
     return wrapper
 
 
-async def _awaited(guard: Breaker, result: Any) -> Any:
+async def _awaited(guard: Guard, result: Any) -> Any:
     try:
         value = await result
     except BaseException as error:
@@ -99,7 +114,7 @@ async def _awaited(guard: Breaker, result: Any) -> Any:
     return value
 
 
-def _streamed(guard: Breaker, stream: Any) -> Any:
+def _streamed(guard: Guard, stream: Any) -> Any:
     """Return a stream, or a manager of one, that is guarded until it ends."""
     kind = kind_of(stream)
     assert kind is not None
@@ -136,7 +151,7 @@ def _suspended(guarded_stream: GuardedStream, opened: Any) -> Any:
     """Return what a flow begins with: nothing is held back, so the stream has begun."""
     steps = _breaker_flow(guarded_stream)
     step = steps.send(None)  # type: ignore[arg-type]  # the first send is None
-    started = StartedStream(opened, StreamState(DEFAULT, _item_inspector()))
+    started = StartedStream(opened, StreamState(DEFAULT, runtime.item_inspector()))
     started.began_at = runtime.clock()
     guarded_stream.came()
     return _GuardedCall(), steps, step, started
@@ -160,20 +175,14 @@ def _breaker_flow(guarded_stream: GuardedStream) -> CallFlow:
         guarded_stream.left(GeneratorExit(), None)
 
 
-def _item_inspector() -> Any:
-    from resilient_llm.answers import _items as _items
-
-    return _items
-
-
 class GuardedStream:
     """One stream's stay in a guard: what came of it, and its one report."""
 
-    def __init__(self, guard: Breaker) -> None:
+    def __init__(self, guard: Guard) -> None:
         # From here on nobody but the stream is inside: the consumer's own code is not.
         self._permit: Permit | None = guard.taken()
         self.leases = self._permit.leases
-        self._stream_state = StreamState(DEFAULT, _item_inspector(), is_selected=True)
+        self._stream_state = StreamState(DEFAULT, runtime.item_inspector(), is_selected=True)
         self.has_content = False
         self.response_time: float | None = None
         """Seconds to the first content, or to the stream's object: what is compared with ``slow_call``."""
@@ -246,7 +255,7 @@ class GuardedStream:
         permit.failed(error, now, verdict)
 
 
-def _guarded_generator(fn: Any, entered: Callable[[], Breaker]) -> Any:
+def _guarded_generator(fn: Any, entered: Callable[[], Guard]) -> Any:
     @functools.wraps(fn)
     def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         guarded_stream = GuardedStream(entered())
@@ -284,7 +293,7 @@ def _guarded_generator(fn: Any, entered: Callable[[], Breaker]) -> Any:
     return wrapper
 
 
-def _guarded_asyncgen(fn: Any, entered: Callable[[], Breaker]) -> Any:
+def _guarded_asyncgen(fn: Any, entered: Callable[[], Guard]) -> Any:
     @functools.wraps(fn)
     async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         guarded_stream = GuardedStream(entered())

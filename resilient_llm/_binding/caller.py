@@ -12,6 +12,7 @@ import inspect
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from resilient_llm._binding.client_retries import notice_client_retries
 from resilient_llm._binding.injection import injection_of
 from resilient_llm._binding.pinning import find_target
 from resilient_llm._core.call.call import Call, CallDeps, Candidate, share_of
@@ -21,6 +22,7 @@ from resilient_llm._core.circuit.permit import permit_of_inlined
 from resilient_llm._core.circuit.window import NEVER
 from resilient_llm._drive import sync
 from resilient_llm._drive.results import kind_of
+from resilient_llm._runtime.classify import classify
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.tracing import named_call_id, note_call, open_trace
 from resilient_llm._values import event_names
@@ -30,13 +32,13 @@ if TYPE_CHECKING:
     import types
     from collections.abc import Awaitable, Callable
 
-    from resilient_llm._api.failover import Failover
     from resilient_llm._binding.injection import Injection
     from resilient_llm._core.call.call_flow import CallFlow
     from resilient_llm._core.call.steps import Step
     from resilient_llm._core.circuit.circuit import Circuit
     from resilient_llm._core.circuit.window import Generation
     from resilient_llm._runtime.clock import CancelScope
+    from resilient_llm._values.policy import Policy
     from resilient_llm._values.target import Target
 
 
@@ -73,7 +75,7 @@ class PendingCall:
 class Caller:
     """The way into one policy for one function."""
 
-    def __init__(self, policy: Failover, injection: Injection) -> None:
+    def __init__(self, policy: Policy, injection: Injection) -> None:
         self.policy = policy
         self.injection = injection
         called = [_called(target, injection) for target in policy.chain]
@@ -140,7 +142,15 @@ class Caller:
                 for target, (invoke, is_generator) in zip(targets, self.invokers, strict=True)
             }
             candidates = tuple(by_key[target.key] for target in self.policy.in_priority)
-            self.deps = self.policy.deps()
+            self.deps = CallDeps(
+                classify=classify,
+                notice=notice_client_retries,
+                backoff=self.policy.backoff,
+                budgets=runtime.budgets,
+                settings=runtime.settings,
+                rng=runtime.rng,
+                item_inspector=runtime.item_inspector,
+            )
             if self.is_stream:
                 self.deps.item_inspector()  # loading it must not count as waiting for a provider
             self.candidates = candidates

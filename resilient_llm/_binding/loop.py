@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from types import TracebackType
 
-    from resilient_llm._api.failover import Failover
     from resilient_llm._core.call.steps import Step
     from resilient_llm._runtime.clock import CancelScope
+    from resilient_llm._values.policy import Policy
     from resilient_llm._values.target import Target
 
 
@@ -95,7 +95,7 @@ class LoopAttempt:
 class _Attempts:
     """One call made by a loop."""
 
-    def __init__(self, policy: Failover, *, is_async: bool) -> None:
+    def __init__(self, policy: Policy, *, is_async: bool) -> None:
         self._caller = Caller(policy, loop_injection(is_async=is_async))
         self._call = self._caller.new_call()
         self._steps = call_flow(self._call, runtime.clock())
@@ -171,7 +171,7 @@ class _Attempts:
 class SyncAttempts(_Attempts):
     """The attempts of one call, for ``for``."""
 
-    def __init__(self, policy: Failover) -> None:
+    def __init__(self, policy: Policy) -> None:
         super().__init__(policy, is_async=False)
 
     def __iter__(self) -> SyncAttempts:
@@ -192,7 +192,7 @@ class SyncAttempts(_Attempts):
 class AsyncAttempts(_Attempts):
     """The attempts of one call, for ``async for``."""
 
-    def __init__(self, policy: Failover) -> None:
+    def __init__(self, policy: Policy) -> None:
         super().__init__(policy, is_async=True)
 
     def __aiter__(self) -> AsyncAttempts:

@@ -4,19 +4,52 @@ from __future__ import annotations
 
 import functools
 import types
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from resilient_llm._binding.caller import Caller
 from resilient_llm._binding.injection import Injection, injection_of
+from resilient_llm._binding.wrapper_code import generate
 from resilient_llm._values.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from resilient_llm._api.failover import Failover
+    from resilient_llm._values.policy import Policy
 
 
-def _check_limits(policy: Failover, injection: Injection) -> None:
+class PolicyHolder(Protocol):
+    """The object that users hold of a policy."""
+
+    @property
+    def _policy(self) -> Policy: ...
+    @property
+    def using(self) -> Callable[..., PolicyHolder]: ...
+
+
+def guarded_function(holder: PolicyHolder, fn: Any) -> Any:
+    """Return what takes the place of a function under a policy.
+
+    Raises:
+        ConfigurationError: If it cannot be guarded, or is given no target.
+    """
+    injection = checked_injection(holder._policy, fn)
+    return _wrapper(holder, injection, *generate(injection))
+
+
+def checked_injection(policy: Policy, fn: Any) -> Injection:
+    """Return how a function is given its target under a policy.
+
+    Raises:
+        ConfigurationError: If it cannot be guarded, or is given no target.
+    """
+    injection = injection_of(
+        fn, every_entry_calls=all(target.call is not None for target in policy.chain)
+    )
+    _check_limits(policy, injection)
+    return injection
+
+
+def _check_limits(policy: Policy, injection: Injection) -> None:
     """Refuse an attempt timeout that nothing could enforce."""
     if injection.is_async or injection.gives_items or injection.attempt is not None:
         return
@@ -37,7 +70,7 @@ def _knows_limit(fn: Callable[..., Any]) -> bool:
 
 
 def _wrapper(
-    policy: Failover,
+    holder: PolicyHolder,
     injection: Injection,
     code: types.CodeType,
     prefix: str,
@@ -45,7 +78,7 @@ def _wrapper(
     keyword_defaults: dict[str, Any],
 ) -> Any:
     """Return a wrapper with this code, with a caller and globals of its own."""
-    caller = Caller(policy, injection)
+    caller = Caller(holder._policy, injection)
     fn = injection.fn
     name = getattr(fn, "__name__", type(fn).__name__)
     wrapper: Any = types.FunctionType(code, caller.wrap(code, prefix), name, defaults)
@@ -56,13 +89,13 @@ def _wrapper(
         k: v for k, v in getattr(fn, "__annotations__", {}).items() if k not in hidden
     }
     wrapper.__signature__ = injection.outer
-    wrapper.policy = policy
+    wrapper.policy = holder
 
     def using(**changes: Any) -> Any:
-        changed = policy.using(**changes)
-        _check_limits(changed, injection)
+        changed = holder.using(**changes)
+        _check_limits(changed._policy, injection)
         if not injection.takes_target and not all(
-            target.call is not None for target in changed.chain
+            target.call is not None for target in changed._policy.chain
         ):
             raise ConfigurationError(
                 f"{name} is given no target: every entry of the chain needs its own call="

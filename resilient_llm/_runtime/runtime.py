@@ -26,6 +26,8 @@ from resilient_llm._values.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from resilient_llm._core.stream.stream_state import ItemInspector
+
 
 class Bound(Protocol):
     """A decorated function whose wrapper reads circuits of the present state."""
@@ -43,6 +45,8 @@ class Runtime:
         self._bound: weakref.WeakSet[Any] = weakref.WeakSet()
         self.on_new_state: Callable[[Runtime], None] = lambda _: None
         """Called with every new state, to give it what only the wiring knows."""
+        self.item_inspector: Callable[[], ItemInspector]
+        """Gives what looks at the items of streams, loaded with the first of them; set by the wiring."""
         self.on_exchange: list[Callable[[], None]] = []
         """Called when a part is exchanged; for those whose hot path cannot ask here."""
         self.system_clock = SystemClock()

@@ -1,4 +1,4 @@
-"""The options of one `@failover`: frozen, checked when built. Part of the vocabulary."""
+"""One policy: a chain of targets and the options of its `@failover`, checked when built."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from resilient_llm._values.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from random import Random
 
     from resilient_llm._values.events import Event
     from resilient_llm._values.kinds import ErrorKind
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from resilient_llm._values.target import Target
     from resilient_llm._values.verdict import Verdict
 
-Backoff = Any  # None, a tenacity wait, or a function; kept as written for `using`
 OnError = Literal["next", "raise"]
 OnUnknown = Literal["next", "raise", "transient"]
 WhenAllBenched = Literal["soonest", "wait", "raise"]
@@ -71,6 +71,24 @@ class Options:
     reraise: bool = False
     stream: StreamPolicy | None = None
     observers: tuple[Callable[[Any], object], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Policy:
+    """What a call needs to know of the policy that it is made under.
+
+    Attributes:
+        chain: Its targets, in declared order.
+        in_priority: The same, lower ``priority`` first.
+        options: Its checked options.
+        backoff: Gives the seconds to wait after an attempt, from its number, its error and
+            a source of randomness.
+    """
+
+    chain: tuple[Target, ...]
+    in_priority: tuple[Target, ...]
+    options: Options
+    backoff: Callable[[int, BaseException | None, Random], float]
 
 
 def checked_options(given: dict[str, Any], strategies: Iterable[str]) -> Options:

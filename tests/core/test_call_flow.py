@@ -28,7 +28,7 @@ from resilient_llm._values.policy import Options
 from resilient_llm._values.settings import BreakerSettings, Settings
 from resilient_llm._values.target import Target
 from resilient_llm._values.verdict import Verdict
-from resilient_llm.answers import _items as _items
+from resilient_llm.answers import _items
 from tests.support.circuits import DEAD, DOWN, FULL, HUNG, WRONG, NoJitter, limited
 
 GATEWAY = Verdict(ErrorKind.TRANSIENT, "gateway", status=502)
