@@ -27,12 +27,12 @@ if TYPE_CHECKING:
         reset,
         unbench_model,
     )
-    from resilient_llm._api.breaker import breaker
+    from resilient_llm._api.breaker import Breaker, breaker
     from resilient_llm._api.configuring import configure, settings
     from resilient_llm._api.failover import Failover, failover
-    from resilient_llm._api.observing import events, observe
+    from resilient_llm._api.observing import EventStream, events, observe
     from resilient_llm._runtime.classify import classify
-    from resilient_llm._runtime.tracing import Trace
+    from resilient_llm._runtime.tracing import Trace, TracedCall
     from resilient_llm._values.errors import (
         BreakerOpenError,
         CallRejectedError,
@@ -60,8 +60,10 @@ if TYPE_CHECKING:
         TargetUnbenched,
         UnknownError,
     )
+    from resilient_llm._values.explanation import Explanation
     from resilient_llm._values.health import BenchedModel, TargetHealth
     from resilient_llm._values.kinds import AttemptRecord, ErrorKind
+    from resilient_llm._values.settings import Settings
     from resilient_llm._values.stream_policy import StreamPolicy
     from resilient_llm._values.target import Attempt, Target
     from resilient_llm._values.verdict import Verdict
@@ -73,6 +75,7 @@ __all__ = [
     "AttemptSucceeded",
     "BenchModel",
     "BenchedModel",
+    "Breaker",
     "BreakerOpenError",
     "CallFailed",
     "CallRejectedError",
@@ -81,6 +84,8 @@ __all__ = [
     "DeadlineExceededError",
     "ErrorKind",
     "Event",
+    "EventStream",
+    "Explanation",
     "FailedOver",
     "Failover",
     "HealthChanged",
@@ -91,6 +96,7 @@ __all__ = [
     "ResponseRejectedError",
     "RetryScheduled",
     "RetryStopped",
+    "Settings",
     "StreamCommitted",
     "StreamInterrupted",
     "StreamInterruptedError",
@@ -101,6 +107,7 @@ __all__ = [
     "TargetSkipped",
     "TargetUnbenched",
     "Trace",
+    "TracedCall",
     "UnbenchModel",
     "UnknownError",
     "Verdict",
@@ -127,12 +134,12 @@ _MODULES = {
         "BenchModel IsBenched ListBenched UnbenchModel bench_model health is_benched "
         "list_benched reset unbench_model"
     ),
-    "_api.breaker": "breaker",
+    "_api.breaker": "Breaker breaker",
     "_api.configuring": "configure settings",
     "_api.failover": "Failover failover",
-    "_api.observing": "events observe",
+    "_api.observing": "EventStream events observe",
     "_runtime.classify": "classify",
-    "_runtime.tracing": "Trace",
+    "_runtime.tracing": "Trace TracedCall",
     "_values.errors": (
         "BreakerOpenError CallRejectedError ChainExhaustedError ConfigurationError "
         "DeadlineExceededError ResilientLLMError ResponseRejectedError StreamInterruptedError"
@@ -142,8 +149,10 @@ _MODULES = {
         "RetryScheduled RetryStopped StreamCommitted StreamInterrupted TargetBenched TargetSkipped "
         "TargetUnbenched UnknownError"
     ),
+    "_values.explanation": "Explanation",
     "_values.health": "BenchedModel TargetHealth",
     "_values.kinds": "AttemptRecord ErrorKind",
+    "_values.settings": "Settings",
     "_values.stream_policy": "StreamPolicy",
     "_values.target": "Attempt Target",
     "_values.verdict": "Verdict",

@@ -5,12 +5,18 @@ task, loop or thread. The first of the entries that are in it at once is kept in
 further ones, and those that took a leased place, in a list with who entered them.
 """
 
-from __future__ import annotations
-
 import threading
-from typing import TYPE_CHECKING, Any, TypeVar
+from types import TracebackType
+from typing import Any, TypeVar, Unpack
 
-from resilient_llm._core.circuit.permit import admit, permit_of_inlined, pop_leases, push_leases
+from resilient_llm._core.circuit.circuit import Circuit
+from resilient_llm._core.circuit.permit import (
+    Permit,
+    admit,
+    permit_of_inlined,
+    pop_leases,
+    push_leases,
+)
 from resilient_llm._core.circuit.state import Block
 from resilient_llm._core.circuit.window import LOCK_FREE, Generation
 from resilient_llm._drive.tasks import current_task
@@ -19,18 +25,11 @@ from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values import checks as check
 from resilient_llm._values import event_names
 from resilient_llm._values.errors import BreakerOpenError, ConfigurationError
+from resilient_llm._values.exported import exported
+from resilient_llm._values.health import State
 from resilient_llm._values.kinds import ErrorKind
-from resilient_llm._values.settings import checked_options
+from resilient_llm._values.settings import BreakerOptions, checked_options
 from resilient_llm._values.target import normal_key
-
-if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Unpack
-
-    from resilient_llm._core.circuit.circuit import Circuit
-    from resilient_llm._core.circuit.permit import Permit
-    from resilient_llm._values.health import State
-    from resilient_llm._values.settings import BreakerOptions
 
 F = TypeVar("F")
 
@@ -75,6 +74,7 @@ class _ExtraEntries:
         self.entries: list[_Entry] = []
 
 
+@exported
 class Breaker:
     """A guard; made by `breaker`. For ``with``, ``async with`` and as decorator.
 
@@ -89,7 +89,7 @@ class Breaker:
     _at: float
     _extra: _ExtraEntries  # set by those few who need it
 
-    def __enter__(self) -> Breaker:
+    def __enter__(self) -> "Breaker":
         now = _clock()
         generation = self._circuit.slot
         # From here to the stores nothing is called, so no other thread comes in between
@@ -113,7 +113,7 @@ class Breaker:
             return
         self._leave(error)
 
-    async def __aenter__(self) -> Breaker:
+    async def __aenter__(self) -> "Breaker":
         return self.__enter__()
 
     async def __aexit__(
@@ -171,7 +171,7 @@ class Breaker:
     def __repr__(self) -> str:
         return f"breaker({self._circuit.key!r})"
 
-    def again(self) -> Breaker:
+    def again(self) -> "Breaker":
         """Return a fresh guard like this one."""
         return _of(self.name, _options_of(self))
 
@@ -189,7 +189,7 @@ class Breaker:
             circuit = self._circuit = runtime.registry.circuit(circuit.key, options)
         return circuit
 
-    def _enter_slowly(self) -> Breaker:
+    def _enter_slowly(self) -> "Breaker":
         circuit = self._here()
         now = runtime.clock()
         permit = admit(circuit, now)

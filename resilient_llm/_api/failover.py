@@ -10,6 +10,7 @@ from resilient_llm._binding.wrapper import checked_injection, guarded_function
 from resilient_llm._core.backoff import as_backoff
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.chain import targets_of
+from resilient_llm._values.exported import exported
 from resilient_llm._values.policy import (
     Policy,
     PolicyOptions,
@@ -92,6 +93,7 @@ class GuardedByName(Protocol[P, R_co]):
     ) -> Guarded[Q, R_co]: ...
 
 
+@exported
 class Failover:
     """A policy: a chain of targets and what to do when one of them fails.
 

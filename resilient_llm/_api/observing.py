@@ -11,6 +11,7 @@ from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values import checks as check
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.events import Event
+from resilient_llm._values.exported import exported
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,6 +68,7 @@ def _check_types(types: tuple[Any, ...]) -> None:
             )
 
 
+@exported
 class EventStream:
     """Events for one async consumer; made by `events`.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.errors import ConfigurationError
+from resilient_llm._values.exported import exported
 
 if TYPE_CHECKING:
     from contextvars import Token
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _open_trace: ContextVar[Trace | None] = ContextVar("resilient_llm_trace", default=None)
 
 
+@exported
 class TracedCall:
     """One call made inside a trace.
 
@@ -49,6 +51,7 @@ class TracedCall:
         return f"TracedCall(call_id={self.call_id!r}, served_by={self.served_by!r}, attempts={len(self.attempts)})"
 
 
+@exported
 class Trace:
     """Collects the calls made inside it, across tasks and threads started there with the context.
 

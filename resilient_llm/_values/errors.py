@@ -14,14 +14,11 @@ sent and failed. Messages hold keys of targets, kinds, reasons and numbers; neve
 prompt, an argument, an API key or a provider's own text.
 """
 
-from __future__ import annotations
+from collections.abc import Sequence
+from typing import Any, Self
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from resilient_llm._values.kinds import AttemptRecord, ErrorKind
+from resilient_llm._values.exported import exported
+from resilient_llm._values.kinds import AttemptRecord, ErrorKind
 
 __all__ = [
     "BreakerOpenError",
@@ -35,18 +32,17 @@ __all__ = [
 ]
 
 
-def _rebuild(factory: Callable[..., BaseException], args: tuple[Any, ...]) -> BaseException:
-    return factory(*args)
-
-
+@exported
 class ResilientLLMError(Exception):
     """Base of every error that this library raises by itself."""
 
 
+@exported
 class ConfigurationError(ResilientLLMError, ValueError):
     """A setting, chain or signature is wrong; the message says what is allowed."""
 
 
+@exported
 class CallRejectedError(ResilientLLMError):
     """The call was not sent, because a guard refused it.
 
@@ -66,9 +62,10 @@ class CallRejectedError(ResilientLLMError):
         return f"{self.target} was not called: {self.reason}{_advice(self.retry_after)}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), (self.target, self.reason, self.retry_after))
+        return type(self), (self.target, self.reason, self.retry_after)
 
 
+@exported
 class BreakerOpenError(CallRejectedError):
     """The breaker of a target or of its provider is open, or its probes are taken."""
 
@@ -76,6 +73,7 @@ class BreakerOpenError(CallRejectedError):
         return f"{self.target} is benched ({self.reason}){_advice(self.retry_after)}"
 
 
+@exported
 class ResponseRejectedError(ResilientLLMError):
     """``reject`` refused the answer.
 
@@ -92,9 +90,10 @@ class ResponseRejectedError(ResilientLLMError):
         super().__init__(f"the answer of {target} was refused: {reason}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), (self.target, self.reason, self.kind))
+        return type(self), (self.target, self.reason, self.kind)
 
 
+@exported
 class DeadlineExceededError(ResilientLLMError, TimeoutError):
     """The deadline of the whole call is over.
 
@@ -109,9 +108,10 @@ class DeadlineExceededError(ResilientLLMError, TimeoutError):
         Exception.__init__(self, f"the call did not finish within its timeout of {timeout:g} s")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), (self.timeout, self.attempts))
+        return type(self), (self.timeout, self.attempts)
 
 
+@exported
 class StreamInterruptedError(ResilientLLMError):
     """A stream broke after content had been delivered.
 
@@ -129,7 +129,7 @@ class StreamInterruptedError(ResilientLLMError):
         Exception.__init__(self, f"the stream of {target} broke after {items_sent} items")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), (self.target, self.items_sent))
+        return type(self), (self.target, self.items_sent)
 
 
 class StreamDeadlineExceededError(StreamInterruptedError, DeadlineExceededError):
@@ -152,7 +152,7 @@ class StreamDeadlineExceededError(StreamInterruptedError, DeadlineExceededError)
         StreamInterruptedError.__init__(self, target, items_sent, text_so_far=text_so_far)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), (self.target, self.items_sent, self.timeout, self.attempts))
+        return type(self), (self.target, self.items_sent, self.timeout, self.attempts)
 
 
 class _ForeignError(Exception):
@@ -164,9 +164,10 @@ class _ForeignError(Exception):
         super().__init__(f"{record.type_name}: {record.kind}, {record.reason}{status}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), (self.record,))
+        return ChainExhaustedError._stand_in, (self.record,)
 
 
+@exported
 class ChainExhaustedError(ResilientLLMError, ExceptionGroup[Exception]):
     """No target of the chain gave an answer.
 
@@ -196,7 +197,7 @@ class ChainExhaustedError(ResilientLLMError, ExceptionGroup[Exception]):
         kind: ErrorKind | None = None,
         retry_after: float | None = None,
         records: Sequence[AttemptRecord] = (),
-    ) -> ChainExhaustedError:
+    ) -> Self:
         self = super().__new__(cls, message, members)
         self.attempts = tuple(attempts)
         self.last_error = last_error if last_error is not None else members[-1]
@@ -205,11 +206,11 @@ class ChainExhaustedError(ResilientLLMError, ExceptionGroup[Exception]):
         self._member_records = tuple(records)
         return self
 
-    def __init__(self, message: str, members: Sequence[Exception], **facts: Any) -> None:  # pyright: ignore[reportInconsistentConstructor]  # __new__ has read the facts
+    def __init__(self, message: str, members: Sequence[Exception], **fields: Any) -> None:  # pyright: ignore[reportInconsistentConstructor]  # __new__ has read the fields
         super().__init__(message, members)
 
-    def derive(self, excs: Sequence[Exception], /) -> ChainExhaustedError:  # pyright: ignore[reportIncompatibleMethodOverride]  # the stub is generic over what split() keeps
-        """Return a group of the same facts with other members, for ``except*`` and ``split``."""
+    def derive(self, excs: Sequence[Exception], /) -> "ChainExhaustedError":  # pyright: ignore[reportIncompatibleMethodOverride]  # the stub is generic over what split() keeps
+        """Return a group with the same attributes and other members, for ``except*`` and ``split``."""
         known = {
             id(error): record
             for error, record in zip(self.exceptions, self._member_records, strict=False)
@@ -225,12 +226,28 @@ class ChainExhaustedError(ResilientLLMError, ExceptionGroup[Exception]):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild_chain, (
-            self.message,
-            [self._portable(index) for index in range(len(self.exceptions))],
-            (self.attempts, self.kind, self.retry_after, self._member_records),
-            list(getattr(self, "__notes__", [])),
-        )
+        fields = {
+            "attempts": self.attempts,
+            "kind": self.kind,
+            "retry_after": self.retry_after,
+            "records": self._member_records,
+        }
+        members = [self._portable(index) for index in range(len(self.exceptions))]
+        notes = list(getattr(self, "__notes__", []))
+        return ChainExhaustedError._unpickled, (self.message, members, fields, notes)
+
+    @classmethod
+    def _unpickled(
+        cls, message: str, members: list[Exception], fields: dict[str, Any], notes: list[str]
+    ) -> Self:
+        error = cls(message, members, **fields)
+        for note in notes:
+            error.add_note(note)
+        return error
+
+    @classmethod
+    def _stand_in(cls, record: AttemptRecord) -> Exception:
+        return _ForeignError(record)
 
     def _portable(self, index: int) -> Exception:
         error = self.exceptions[index]
@@ -242,21 +259,7 @@ class ChainExhaustedError(ResilientLLMError, ExceptionGroup[Exception]):
 
 
 def _anonymous(error: BaseException) -> AttemptRecord:
-    from resilient_llm._values.kinds import AttemptRecord
-
     return AttemptRecord(target="", number=0, type_name=type(error).__name__)
-
-
-def _rebuild_chain(
-    message: str, members: list[Exception], facts: tuple[Any, ...], notes: list[str]
-) -> ChainExhaustedError:
-    attempts, kind, retry_after, records = facts
-    error = ChainExhaustedError(
-        message, members, attempts=attempts, kind=kind, retry_after=retry_after, records=records
-    )
-    for note in notes:
-        error.add_note(note)
-    return error
 
 
 def _advice(retry_after: float | None) -> str:

@@ -3,17 +3,15 @@
 No event holds a prompt, an argument, an API key or a provider's own text.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from datetime import datetime
+from typing import Literal
 
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    from resilient_llm._values.kinds import ErrorKind
+from resilient_llm._values.exported import exported
+from resilient_llm._values.kinds import ErrorKind
 
 
+@exported
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """Base of all events.
@@ -29,6 +27,7 @@ class Event:
     target: str
 
 
+@exported
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptSucceeded(Event):
     """An attempt gave an answer, after ``seconds``; a stream when it has ended well."""
@@ -37,6 +36,7 @@ class AttemptSucceeded(Event):
     seconds: float
 
 
+@exported
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptFailed(Event):
     """An attempt ended in an error, after ``seconds``."""
@@ -48,6 +48,7 @@ class AttemptFailed(Event):
     status: int | None
 
 
+@exported
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryScheduled(Event):
     """The same target will be tried again after ``delay`` seconds; ``number`` is the coming attempt's."""
@@ -57,6 +58,7 @@ class RetryScheduled(Event):
     source: Literal["backoff", "hint"]
 
 
+@exported
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryStopped(Event):
     """A retry that the error allowed does not happen."""
@@ -64,6 +66,7 @@ class RetryStopped(Event):
     reason: Literal["attempts", "deadline", "budget", "hint"]
 
 
+@exported
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetSkipped(Event):
     """A target was passed over without being called."""
@@ -71,6 +74,7 @@ class TargetSkipped(Event):
     reason: str
 
 
+@exported
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetBenched(Event):
     """A circuit was benched.
@@ -92,6 +96,7 @@ class TargetBenched(Event):
     enforced: bool = True
 
 
+@exported
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetUnbenched(Event):
     """A bench is over: ``recovered``, ``expired``, ``manual`` or ``reset``."""
@@ -99,6 +104,7 @@ class TargetUnbenched(Event):
     reason: str
 
 
+@exported
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailedOver(Event):
     """After a failed attempt the call moved on."""
@@ -109,6 +115,7 @@ class FailedOver(Event):
     reason: str
 
 
+@exported
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallFailed(Event):
     """A call ended without an answer, after so many attempts."""
@@ -117,6 +124,7 @@ class CallFailed(Event):
     kind: ErrorKind | None
 
 
+@exported
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthChanged(Event):
     """The status of a key changed."""
@@ -125,6 +133,7 @@ class HealthChanged(Event):
     new: Literal["healthy", "degraded", "down"]
 
 
+@exported
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamCommitted(Event):
     """The first content of a stream reached the caller, after ``seconds``."""
@@ -132,6 +141,7 @@ class StreamCommitted(Event):
     seconds: float
 
 
+@exported
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamInterrupted(Event):
     """A stream broke after content had been delivered."""
@@ -141,6 +151,7 @@ class StreamInterrupted(Event):
     reason: str
 
 
+@exported
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnknownError(Event):
     """No rule knows this class of error."""
@@ -149,6 +160,7 @@ class UnknownError(Event):
     status: int | None
 
 
+@exported
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObserverFailed(Event):
     """An observer raised an error of this class."""

@@ -4,16 +4,12 @@ Holds words of this library, names of classes and fields, and numbers. What a pr
 caller wrote never gets here, since it may be a prompt or a key.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
+from resilient_llm._values.exported import exported
 from resilient_llm._values.settings import LONGEST_HINT, MEMORY_PRESSURE_BENCH, RATE_LIMIT_PAUSE
-
-if TYPE_CHECKING:
-    from resilient_llm._values.kinds import ErrorKind
-    from resilient_llm._values.verdict import Verdict
+from resilient_llm._values.verdict import Verdict
 
 _WIDTH: Final = 13
 
@@ -27,6 +23,7 @@ class Reasons(NamedTuple):
     hint: str = ""
 
 
+@exported
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """A verdict, and why it is that; ``str()`` is a few lines of text.
@@ -86,7 +83,7 @@ class Explanation:
 
 
 def _health(verdict: Verdict) -> str:
-    kind: ErrorKind = verdict.kind
+    kind = verdict.kind
     if verdict.harms_health:
         return f"a failure of the {verdict.scope}"
     return (

@@ -1,19 +1,16 @@
 """What operators read of a key: its bench and its health."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from datetime import datetime
+from typing import Literal
 
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    from resilient_llm._values.kinds import ErrorKind, LastError
-
+from resilient_llm._values.exported import exported
+from resilient_llm._values.kinds import ErrorKind, LastError
 
 State = Literal["closed", "open", "half_open"]
 
 
+@exported
 @dataclass(frozen=True, slots=True)
 class BenchedModel:
     """One key that sits out.
@@ -39,6 +36,7 @@ class BenchedModel:
     kind: ErrorKind | None
 
 
+@exported
 @dataclass(frozen=True, slots=True)
 class TargetHealth:
     """How one key is doing. Numbers are of the window, since the breaker last closed.

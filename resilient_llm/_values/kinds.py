@@ -1,11 +1,12 @@
-"""Kinds of errors, and the records that name them. Imports nothing of the package."""
-
-from __future__ import annotations
+"""Kinds of errors, and the records that name them."""
 
 from enum import StrEnum
 from typing import NamedTuple
 
+from resilient_llm._values.exported import exported
 
+
+@exported
 class ErrorKind(StrEnum):
     """What an error is, which decides what happens next. Each member equals its own word."""
 
@@ -40,6 +41,7 @@ class LastError(NamedTuple):
     reason: str
 
 
+@exported
 class AttemptRecord(NamedTuple):
     """One attempt or skip, without anything the provider or the caller said.
 

@@ -1,17 +1,14 @@
 """Settings: frozen, checked when built, standard library only. Owns every default."""
 
-from __future__ import annotations
-
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
+from typing import Any, Final, Literal, TypedDict
 
 from resilient_llm._values import checks as check
 from resilient_llm._values.checks import unknown_names
 from resilient_llm._values.errors import ConfigurationError
+from resilient_llm._values.exported import exported
 from resilient_llm._values.target import normal_key
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
 
 Mode = Literal["enforce", "metrics_only", "disabled", "forced_open"]
 MODES: Final = ("enforce", "metrics_only", "disabled", "forced_open")
@@ -21,9 +18,9 @@ RATE_LIMIT_PAUSE: Final = 15.0
 MEMORY_PRESSURE_BENCH: Final = 120.0
 """Seconds that a server out of memory is left alone."""
 LONGEST_HINT: Final = 3600.0
+"""Seconds above which a provider's hint is cut: a typo in a header must not bench for days."""
 LONGEST_TO_RETRY: Final = 60.0
 """Seconds of a rate limit's wait above which the same target is not worth trying again."""
-"""Seconds above which a provider's hint is cut: a typo in a header must not bench for days."""
 SHORTEST_HUNG: Final = 10.0
 """Seconds below which a cancelled call never counts as hung, unless ``slow_call`` says so."""
 MOST_KEYS: Final = 10_000
@@ -110,6 +107,7 @@ def breaker_settings(*state: Mapping[str, Any]) -> BreakerSettings:
     return settings
 
 
+@exported
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Process-wide defaults; ``settings()`` gives a snapshot, ``configure()`` changes them.
@@ -131,7 +129,7 @@ class Settings:
         """Return the breaker settings of a key whose guards named ``own``."""
         return breaker_settings(self.breakers.get("*", {}), self.breakers.get(key, {}), own)
 
-    def changed(self, changes: Mapping[str, Any]) -> Settings:
+    def changed(self, changes: Mapping[str, Any]) -> "Settings":
         """Return a copy with the changes.
 
         Raises:

@@ -1,23 +1,18 @@
 """The options of a guarded stream: frozen, checked when built. Part of the vocabulary."""
 
-from __future__ import annotations
-
+import functools
 import inspect
-from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Final, Literal, TypedDict, Unpack
 
 from resilient_llm._values import checks as check
 from resilient_llm._values.checks import unknown_names
-from resilient_llm._values.errors import ConfigurationError
+from resilient_llm._values.errors import ConfigurationError, StreamInterruptedError
+from resilient_llm._values.exported import exported, instance_schema
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Unpack
-
-    from resilient_llm._values.errors import StreamInterruptedError
-
-    OnInterrupt = (
-        Literal["raise", "restart"] | Callable[[StreamInterruptedError], Mapping[str, Any] | None]
-    )
+OnInterrupt = (
+    Literal["raise", "restart"] | Callable[[StreamInterruptedError], Mapping[str, Any] | None]
+)
 
 
 class StreamOptions(TypedDict, total=False):
@@ -63,6 +58,7 @@ _DEFAULTS: Final[dict[str, Any]] = {
 }
 
 
+@exported
 class StreamPolicy:
     """How streams are guarded; for ``failover(stream=…)`` and ``Target(stream=…)``.
 
@@ -98,6 +94,7 @@ class StreamPolicy:
     """
 
     __slots__ = (*_DEFAULTS, "_given")
+    __get_pydantic_core_schema__: ClassVar[Any] = classmethod(instance_schema)
 
     commit: Callable[[Any], object] | None
     on_interrupt: OnInterrupt
@@ -133,7 +130,7 @@ class StreamPolicy:
                 "restart_marker is given with on_interrupt='restart' only: write both, or neither"
             )
 
-    def using(self, **changes: Unpack[StreamOptions]) -> StreamPolicy:
+    def using(self, **changes: Unpack[StreamOptions]) -> "StreamPolicy":
         """Return a copy with other options.
 
         Raises:
@@ -141,7 +138,7 @@ class StreamPolicy:
         """
         return StreamPolicy(**{**self._given, **changes})  # type: ignore[typeddict-item]  # checked when built
 
-    def over(self, other: StreamPolicy | None) -> StreamPolicy:
+    def over(self, other: "StreamPolicy | None") -> "StreamPolicy":
         """Return this policy's named options over those of another."""
         if other is None:
             return self
@@ -180,7 +177,7 @@ class StreamPolicy:
         return f"StreamPolicy({shown})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self._given,)
+        return functools.partial(StreamPolicy, **self._given), ()
 
 
 def _fill(policy: StreamPolicy, given: dict[str, Any]) -> None:
@@ -188,10 +185,6 @@ def _fill(policy: StreamPolicy, given: dict[str, Any]) -> None:
     for name, default in _DEFAULTS.items():
         put(policy, name, given.get(name, default))
     put(policy, "_given", given)
-
-
-def _rebuild(given: dict[str, Any]) -> StreamPolicy:
-    return StreamPolicy(**given)
 
 
 def _check_function(name: str, value: Any, allowed: str) -> None:

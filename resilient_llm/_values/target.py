@@ -1,20 +1,17 @@
 """A place a call can be sent, and what a function is told about its attempt."""
 
-from __future__ import annotations
-
+import functools
 import types
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from resilient_llm._values import checks as check
 from resilient_llm._values.errors import ConfigurationError
+from resilient_llm._values.exported import exported, instance_schema
 from resilient_llm._values.keys import parse_key, provider_key
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-
-    from resilient_llm._values.stream_policy import StreamPolicy
+from resilient_llm._values.stream_policy import StreamPolicy, stream_policy
 
 
 class Unset(Enum):
@@ -35,6 +32,7 @@ def normal_key(spec: object) -> str:
     return f"{head}/{model}" if model else head
 
 
+@exported
 @dataclass(frozen=True, slots=True, init=False, eq=False, repr=False)
 class Target:
     """One place a call can be sent: a provider and a model, with its options.
@@ -63,6 +61,7 @@ class Target:
     """
 
     UNSET: ClassVar[Unset] = Unset.UNSET
+    __get_pydantic_core_schema__: ClassVar[Any] = classmethod(instance_schema)
 
     spec: str
     key: str
@@ -114,8 +113,6 @@ class Target:
         if call is not None and not callable(call):
             raise ConfigurationError(f"call= of {spec!r} is not callable")
         if stream is not None:
-            from resilient_llm._values.stream_policy import stream_policy
-
             stream_policy(f"stream of {spec!r}", stream)
         name = (account or spec_account).strip()
         given = check.mapping("params", {} if params is None else params)
@@ -184,13 +181,10 @@ class Target:
         return f"Target({self.key!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild_target, (self.spec, self.options())
+        return functools.partial(Target, self.spec, **self.options()), ()
 
 
-def _rebuild_target(spec: str, options: dict[str, Any]) -> Target:
-    return Target(spec, **options)
-
-
+@exported
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """What a function is told about the attempt it is, if a parameter asks for it.

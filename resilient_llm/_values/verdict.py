@@ -1,11 +1,10 @@
 """What an error means and what may be done about it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from resilient_llm._values.errors import ConfigurationError
+from resilient_llm._values.exported import exported
 from resilient_llm._values.kinds import ErrorKind
 
 Scope = Literal["target", "provider"]
@@ -26,6 +25,7 @@ _DEFAULTS: Final[dict[ErrorKind, tuple[str, Scope, bool, bool]]] = {
 }
 
 
+@exported
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What an error means and what may be done about it.

@@ -1,0 +1,59 @@
+"""Gives public classes the module that users import them from."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T", bound=type)
+
+PACKAGE: Final = "resilient_llm"
+
+
+def exported(cls: T) -> T:
+    """Let a class belong to the package, as its users write it, wherever its code stands.
+
+    Tracebacks, ``repr()`` and pickles then name what users know, and no pickle breaks when
+    the code moves.
+    """
+    if sys.version_info < (3, 13):
+        type.__setattr__(cls, "__wrapped__", _Source(cls))
+    cls.__module__ = PACKAGE
+    if "__firstlineno__" in vars(cls):  # an enum keeps the line, which is one of another file
+        type.__delattr__(cls, "__firstlineno__")
+    return cls
+
+
+class _Source:
+    """``__wrapped__`` of a public class: leads `inspect.getsource` to the file with its code.
+
+    It looks for a class in the file of ``cls.__module__``, which is not where the code stands,
+    but follows ``__wrapped__`` first. Neither instances nor subclasses have it. From Python
+    3.13 on a class whose module was set has no source by design, and nothing changes that.
+    """
+
+    __slots__ = ("_cls", "_module")
+
+    def __init__(self, cls: type) -> None:
+        self._cls = cls
+        self._module = cls.__module__
+
+    def __get__(self, instance: object, owner: type) -> type:
+        cls = self._cls
+        if instance is not None or owner is not cls:
+            raise AttributeError("__wrapped__")
+        import inspect
+
+        names: dict[str, Any] = {"__module__": self._module, "__qualname__": cls.__qualname__}
+        try:
+            names["__signature__"] = inspect.signature(cls, follow_wrapped=False)
+        except ValueError:  # a class without a signature keeps having none
+            pass
+        return type(cls.__name__, (), {**names, "__doc__": cls.__doc__})
+
+
+def instance_schema(cls: type[Any], source: object, handler: object) -> Any:
+    """Return what pydantic asks for: a field of this class takes instances, as they are."""
+    from pydantic_core import core_schema
+
+    return core_schema.is_instance_schema(cls)

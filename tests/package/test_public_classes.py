@@ -1,0 +1,202 @@
+"""What a public class says of itself: its module, its annotations, its source, its pickles."""
+
+from __future__ import annotations
+
+import base64
+import inspect
+import json
+import pickle
+import sys
+import typing
+from dataclasses import is_dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import pytest
+
+import resilient_llm
+from resilient_llm import (
+    AttemptFailed,
+    AttemptRecord,
+    BenchedModel,
+    BreakerOpenError,
+    ChainExhaustedError,
+    ErrorKind,
+    Failover,
+    StreamPolicy,
+    Target,
+    Trace,
+    Verdict,
+    classify,
+    failover,
+)
+
+AT = datetime(2026, 11, 1, 12, tzinfo=UTC)
+CLASSES = {
+    name: value
+    for name in resilient_llm.__all__
+    if isinstance(value := getattr(resilient_llm, name), type)
+}
+DATACLASSES = {name: each for name, each in CLASSES.items() if is_dataclass(each)}
+OLD_PICKLES = {
+    (file.stem, name): base64.b64decode(text)
+    for file in sorted((Path(__file__).parent / "pickles").glob("*.json"))
+    for name, text in json.loads(file.read_text(encoding="utf-8")).items()
+}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_public_class_belongs_to_the_package(name: str) -> None:
+    """Its module is the one that users import it from, and gives it back."""
+    assert ("resilient_llm", name) == (CLASSES[name].__module__, CLASSES[name].__qualname__)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_annotations_of_a_class_resolve(name: str) -> None:
+    """`typing.get_type_hints` finds every name in them."""
+    hints = typing.get_type_hints(CLASSES[name])
+
+    assert not any(isinstance(hint, (str, typing.ForwardRef)) for hint in hints.values())
+
+
+@pytest.mark.parametrize("name", DATACLASSES)
+def test_the_annotations_of_a_dataclass_s_methods_resolve(name: str) -> None:
+    """Those of what a dataclass does, too."""
+    methods = [each for each in vars(DATACLASSES[name]).values() if inspect.isfunction(each)]
+
+    assert all(isinstance(typing.get_type_hints(method), dict) for method in methods)
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="a class whose module is set has no source")
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_source_of_a_class_is_found(name: str) -> None:
+    """`inspect.getsource` gives the code of the class, wherever it stands."""
+    source = inspect.getsource(CLASSES[name])
+
+    assert f"class {name}" in source.partition(":")[0]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_class_gives_no_other_source_for_its_own(name: str) -> None:
+    """Where the source cannot be had that is an error, and not the source of something else."""
+    try:
+        source = inspect.getsource(CLASSES[name])
+    except OSError:
+        assert sys.version_info >= (3, 13)
+    else:
+        assert f"class {name}" in source.partition(":")[0]
+
+
+def test_instances_and_subclasses_wrap_nothing() -> None:
+    """What leads to the source is of the class alone; nothing else passes for a wrapper."""
+
+    class Mine(Trace):
+        """One of the caller's own."""
+
+    assert not hasattr(Mine, "__wrapped__")
+    assert not hasattr(Trace(), "__wrapped__")
+    assert not hasattr(failover("groq/a"), "__wrapped__")
+
+
+def test_signatures_are_those_of_the_constructors() -> None:
+    """`inspect.signature` shows what a class is built from."""
+    assert ["spec", "call", "account"] == list(inspect.signature(Target).parameters)[:3]
+    assert ["kind", "reason", "retry_after"] == list(inspect.signature(Verdict).parameters)[:3]
+    assert ["target", "reason", "retry_after"] == list(
+        inspect.signature(BreakerOpenError).parameters
+    )
+
+
+@pytest.mark.parametrize("name", [*DATACLASSES, "AttemptRecord", "StreamPolicy", "ErrorKind"])
+def test_pydantic_takes_it_as_a_field(name: str) -> None:
+    """A public value may be a field of somebody's model."""
+    adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(CLASSES[name])
+
+    with pytest.raises(pydantic.ValidationError):
+        adapter.validate_python(object())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Target("groq/llama", account="a", params={"top_p": Target.UNSET}),
+        StreamPolicy(idle_timeout=3),
+        Verdict(ErrorKind.RATE_LIMITED, "rate_limit", 3.0),
+        AttemptRecord("groq/llama", 1),
+        BenchedModel("groq", AT, 1.0, AT - timedelta(1), 0, True, "", None),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_model_takes_an_instance_as_it_is(value: Any) -> None:
+    """Validation hands on the value that was given."""
+    assert value == pydantic.TypeAdapter(type(value)).validate_python(value)
+
+
+@pytest.mark.parametrize("key", OLD_PICKLES, ids="-".join)
+def test_a_pickle_of_an_earlier_release_loads(key: tuple[str, str]) -> None:
+    """What was pickled before the code moved is the same value, and pickles anew."""
+    value = pickle.loads(OLD_PICKLES[key])
+
+    again = pickle.loads(pickle.dumps(value))
+    assert type(value) is type(again)
+    assert repr(value) == repr(again)
+
+
+def test_the_old_pickles_are_values_of_today() -> None:
+    """They are equal to what is built from the same arguments."""
+    old = {name: pickle.loads(data) for (_, name), data in OLD_PICKLES.items()}
+
+    assert Verdict(ErrorKind.RATE_LIMITED, "rate_limit", 3.0, 429) == old["Verdict"]
+    assert ErrorKind.RATE_LIMITED is old["ErrorKind"]
+    assert Target.UNSET is old["UNSET"]
+    assert "groq@t/llama" == old["Target"].key
+    assert (
+        StreamPolicy(on_interrupt="restart", idle_timeout=30, keep_text=100)
+        == (old["StreamPolicy"])
+    )
+    assert ["groq/llama", "openai/gpt"] == [each.key for each in old["Failover"].chain]
+    assert {"groq/llama"} == {each.target for each in old["ChainExhaustedError"].attempts}
+    assert ("groq/llama", 30.0) == (
+        old["BreakerOpenError"].target,
+        old["BreakerOpenError"].retry_after,
+    )
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_a_pickle_names_no_private_module(protocol: int) -> None:
+    """What is pickled today loads wherever the code moves."""
+    values = [
+        Target("groq/llama", stream=StreamPolicy(idle_timeout=3)),
+        Verdict(ErrorKind.TRANSIENT),
+        AttemptRecord("groq/llama", 1, ErrorKind.TRANSIENT),
+        BreakerOpenError("groq/llama", "timeout", 3.0),
+        classify.explain(TimeoutError()),
+        ChainExhaustedError("no target answered", [ConnectionError()]),
+        AttemptFailed(
+            at=AT,
+            call_id="",
+            target="groq/llama",
+            number=1,
+            seconds=1.0,
+            kind=ErrorKind.TRANSIENT,
+            reason="timeout",
+            status=None,
+        ),
+    ]
+
+    data = pickle.dumps(values, protocol)
+
+    assert b"resilient_llm._" not in data
+    assert [type(value) for value in values] == [type(value) for value in pickle.loads(data)]
+
+
+def test_a_policy_is_pickled_by_what_it_was_given() -> None:
+    """The copy has the same chain and options."""
+    policy = failover("groq/a, openai/b", attempts=2, timeout=3.0)
+
+    copy: Failover = pickle.loads(pickle.dumps(policy))
+
+    assert policy.chain == copy.chain
+    assert (2, 3.0) == (copy._policy.options.attempts, copy._policy.options.timeout)
