@@ -37,7 +37,7 @@ from tests.support.errors import NOW
 LONGEST_BODY = 64 * 1024
 MOST_CAUSES = 50
 MOST_MEMBERS = 1_000
-HUGE = 50 * 1024 * 1024
+HUGE = 16 * 1024 * 1024
 MOST_MEMORY = 4 * 1024 * 1024
 """Bytes that a verdict may take for a while: 64 KiB of JSON made of empty lists are 3 MB as objects."""
 
@@ -739,7 +739,7 @@ def test_a_hint_is_found_beside_headers_of_any_size(classify: Classifier) -> Non
         assert 7.0 == classify(limited(headers=headers)).retry_after
 
 
-# --- bodies, texts and arguments of 50 MB ---
+# --- bodies, texts and arguments of 16 MB ---
 
 WORDS = b'{"error": {"message": "' + b"no " * (HUGE // 3)
 GIANTS: dict[str, Callable[[], dict[str, Any]]] = {
@@ -805,7 +805,7 @@ def response_with(content: object, headers: object = None) -> Any:
 def test_a_giant_takes_little_memory(
     classify: Classifier, make: Callable[[], dict[str, Any]], status: int | None
 ) -> None:
-    """Of 50 MB nothing is copied or decoded but the beginning."""
+    """Of 16 MB nothing is copied or decoded but the beginning."""
     facts = make()
     if status is not None:
         facts = {"status_code": status, **facts}
@@ -834,7 +834,7 @@ def test_a_giant_takes_little_memory(
 def test_giant_arguments_take_little_memory(
     classify: Classifier, make: type[BaseException]
 ) -> None:
-    """Of arguments of 50 MB each nothing is copied but the beginning."""
+    """Of arguments of 16 MB each nothing is copied but the beginning."""
     error = make("W" * HUGE, "out of memory" * 1_000_000)
     gc.collect()
 
