@@ -32,7 +32,7 @@ from datetime import timedelta
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -725,18 +725,25 @@ def profile() -> settings:
 @pytest.mark.timeout(0 if EXAMPLES else 120)
 def test_circuits_do_what_the_model_says() -> None:
     """Whatever is done to circuits in whatever order, they say and do what the model does."""
-    CircuitMachine.reached.clear()
+    reached = CircuitMachine.reached
+    reached.clear()
 
     run_state_machine_as_test(CircuitMachine, settings=profile())
+    # Hypothesis also draws constants that it finds in the modules that are loaded, and so the
+    # scripts depend on which tests are run together. Some of these miss what is rare: then a
+    # second set, from a seed of its own, has to reach it.
+    if not_reached():
+        run_state_machine_as_test(seed(1)(CircuitMachine), settings=profile())
 
-    reached = CircuitMachine.reached
     if os.environ.get("RESILIENT_LLM_MODEL_SHOW"):
         print(*sorted(reached.items()), sep="\n")  # noqa: T201  # asked for
-    assert [] == [
-        what
-        for what in (*STATES, *TABLE_OF_BENCHES, *KINDS, *BENEATH_AND_LATE)
-        if not reached[what]
-    ]
+    assert [] == not_reached()
+
+
+def not_reached() -> list[str]:
+    """Return the states and the rows of the table of benches that no script has come to yet."""
+    expected = (*STATES, *TABLE_OF_BENCHES, *KINDS, *BENEATH_AND_LATE)
+    return [what for what in expected if not CircuitMachine.reached[what]]
 
 
 # --- the healthy path and the story, by the same script ---------------------------------------
