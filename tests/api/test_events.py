@@ -626,6 +626,7 @@ def test_an_async_consumer_that_waits_is_woken(clock, backend: str):
     assert ["from/task", "from/thread"] == run_async(main, backend=backend)
 
 
+@pytest.mark.slow
 @on_both_loops
 def test_a_consumer_that_does_not_read_holds_nobody_up(clock, backend: str):
     """The stream is bounded: calls go on, and the consumer still gets events afterwards."""

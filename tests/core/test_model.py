@@ -722,6 +722,7 @@ def profile() -> settings:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(0 if EXAMPLES else 120)
 def test_circuits_do_what_the_model_says() -> None:
     """Whatever is done to circuits in whatever order, they say and do what the model does."""
@@ -949,6 +950,7 @@ def scripted_settings() -> settings:
     return settings(profile(), max_examples=EXAMPLES or 250)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(0 if EXAMPLES else 60)
 def test_the_healthy_path_does_what_the_story_does() -> None:
     """Answers, errors, events, benches and figures are the same by the inlined first attempt and by the story."""

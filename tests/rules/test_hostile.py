@@ -800,6 +800,7 @@ def response_with(content: object, headers: object = None) -> Any:
     )()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", GIANTS.values(), ids=GIANTS)
 @pytest.mark.parametrize("status", [429, 400, None])
 def test_a_giant_takes_little_memory(
@@ -828,6 +829,7 @@ def test_a_giant_takes_little_memory(
         assert peak < MOST_MEMORY
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make", [Exception, ValueError, SdkError, OSError, KeyError], ids=lambda make: make.__name__
 )
@@ -1334,6 +1336,7 @@ CRAFTED = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(patterns()))
 def test_no_regular_expression_looks_at_a_letter_again_and_again(name: str) -> None:
     """Twice the text takes twice the steps, whatever the text: an enemy cannot keep a search busy.
@@ -1362,6 +1365,7 @@ def test_the_counting_of_steps_notices_a_square() -> None:
 # --- anything at all ---
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=400))
 @settings(
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -1371,6 +1375,7 @@ def test_an_error_made_of_any_bytes_gets_a_verdict(data: bytes) -> None:
     check(data)
 
 
+@pytest.mark.slow
 @given(st.sampled_from(list(seeds())), st.data())
 @settings(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -1505,6 +1510,7 @@ def nested(inner: st.SearchStrategy[BaseException]) -> st.SearchStrategy[BaseExc
     )
 
 
+@pytest.mark.slow
 @given(st.recursive(flat_errors(), nested, max_leaves=6))
 @settings(
     max_examples=300,
