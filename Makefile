@@ -101,7 +101,7 @@ bench-whole: $(BENCH_READY)
 	$(BENCH)/bin/python benchmarks/whole_calls.py $(ARGS)
 
 bench-groups: $(BENCH_READY)
-	$(BENCH)/bin/python -m pytest benchmarks/test_benchmarks.py --benchmark-enable --benchmark-only $(ARGS)
+	$(BENCH)/bin/python -m pytest benchmarks/test_benchmarks.py --import-mode=prepend --benchmark-enable --benchmark-only $(ARGS)
 
 bench-instructions: $(BENCH_READY)
 	$(BENCH)/bin/python benchmarks/instructions.py $(ARGS)
