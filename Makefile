@@ -2,10 +2,11 @@
 # that the target needs. Nothing but Python 3.11 or newer and make has to be there.
 #
 #   make demo        two providers in bad weather, one minute to read
-#   make test        the test suite              make test ARGS="-k breaker"
+#   make test        the test suite, on all cores; make test ARGS="-k breaker", ARGS="-m 'not slow'"
 #   make lint        formatter, linter, type checkers
 #   make docs        the documentation, in site/
-#   make coverage    the tests of the core, and which of its branches they do not reach
+#   make coverage    the tests of the core but the slow ones, and which of its branches they do not reach
+#   make test-rest   what make coverage does not run, but the slow ones
 #   make corpus      every recorded error through every real client; make corpus SET=oldest, litellm, instructor
 #   make fuzz        a minute of nonsense for the classifier; make fuzz ARGS=-max_total_time=600
 #   make soak        a minute of everything at once; make soak ARGS="--seconds 600 --seed 2"
@@ -27,18 +28,18 @@ PYTHONS := $(if $(filter file,$(origin PYTHON)),python3 python3.13 python3.12 py
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-# What looks at the core, without what only takes long.
-CORE_TESTS := tests/core tests/api tests/drive tests/rules tests/binding/test_decorating.py tests/traps
+# What looks at the core. The schedules of tests/concurrency have trace functions of their own.
+CORE_TESTS := tests/core tests/api tests/drive tests/rules tests/binding tests/traps
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint lint-style lint-types docs coverage corpus fuzz soak mutants clean
+.PHONY: demo test test-rest lint lint-style lint-types docs coverage corpus fuzz soak mutants clean
 .PHONY: bench bench-table bench-whole bench-groups bench-instructions
 
 demo: $(READY)-demo
 	$(BIN)/resilient-llm demo $(ARGS)
 
 test: $(READY)-test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 lint: lint-style lint-types
 
@@ -54,8 +55,11 @@ docs: $(READY)-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
 coverage: $(READY)-test
-	$(BIN)/coverage run -m pytest $(or $(ARGS),$(CORE_TESTS))
+	$(BIN)/coverage run -m pytest -m "not slow" $(CORE_TESTS) $(ARGS)
 	$(BIN)/coverage report --include='resilient_llm/_core/*' --fail-under=98
+
+test-rest: $(READY)-test
+	$(BIN)/python -m pytest -m "not slow" $(addprefix --ignore=,$(CORE_TESTS)) $(ARGS)
 
 # Clients that cannot be installed beside each other have environments of their own.
 SET ?= all
@@ -97,7 +101,7 @@ bench-whole: $(BENCH_READY)
 	$(BENCH)/bin/python benchmarks/whole_calls.py $(ARGS)
 
 bench-groups: $(BENCH_READY)
-	$(BENCH)/bin/python -m pytest benchmarks/test_benchmarks.py --benchmark-enable --benchmark-only $(ARGS)
+	$(BENCH)/bin/python -m pytest benchmarks/test_benchmarks.py --import-mode=prepend --benchmark-enable --benchmark-only $(ARGS)
 
 bench-instructions: $(BENCH_READY)
 	$(BENCH)/bin/python benchmarks/instructions.py $(ARGS)

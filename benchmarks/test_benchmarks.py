@@ -1,6 +1,6 @@
 """The healthy and the failing calls as pytest-benchmark measures them, ours beside others.
 
-    pytest benchmarks/test_benchmarks.py --benchmark-enable --benchmark-only
+    pytest benchmarks/test_benchmarks.py --import-mode=prepend --benchmark-enable --benchmark-only
 
 One group per piece of work; a library that is not installed is skipped. Without these
 options each is called once, which shows that it works, and what guards is put to the proof.

@@ -1,10 +1,28 @@
 """Every test starts with a fresh state of the library and leaves none behind."""
 
+import gc
 from collections.abc import Iterator
 
 import pytest
 
 from resilient_llm import testing
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _whole_heap() -> Iterator[None]:
+    """Give back what was frozen: the end of the session looks for what was not closed."""
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _frozen_heap(_whole_heap: None) -> None:
+    """Let the garbage collector look only at what the tests of this module make."""
+    # The SDKs make hundreds of thousands of objects when they are imported. Hundreds of tests
+    # ask for a collection, and each would walk over all of these for up to half a second. Once
+    # a session is not enough: the tests of a module import and make more that stays.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

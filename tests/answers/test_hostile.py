@@ -7,6 +7,7 @@ from enum import Enum
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -153,6 +154,7 @@ ANYTHING = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(ANYTHING)
 def test_nothing_makes_a_predicate_raise(answer: object) -> None:
     """Whatever a function returned, a predicate says False or gives a verdict that a call can use."""

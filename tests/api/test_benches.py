@@ -622,6 +622,7 @@ def test_a_bench_that_arrives_while_calls_run_is_seen_by_the_next_call(clock):
     assert is_refused()
 
 
+@pytest.mark.slow
 def test_benches_survive_the_bound_on_memory(clock):
     """However many keys are seen, a bench is never dropped."""
     bench_model("keep/manual")

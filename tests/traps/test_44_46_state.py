@@ -279,6 +279,7 @@ def test_trap_46_unsubscribed_observers_are_freed(clock):
     assert ref() is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["breaker", "failover", "account"])
 def test_trap_46_idle_healthy_keys_are_dropped(clock, how: str):
     """A key per tenant does not make the registry grow for ever, and what matters stays."""
@@ -321,6 +322,7 @@ def answer(target: Target) -> str:
     return "answer"
 
 
+@pytest.mark.slow
 def test_trap_46_a_dropped_key_starts_anew(clock):
     """A key that was dropped is a new one when it is seen again, and works."""
     for number in range(10_500):
@@ -335,6 +337,7 @@ def test_trap_46_a_dropped_key_starts_anew(clock):
     assert ("closed", "open") == (trip_state, breaker("tenant-0/llama").state)
 
 
+@pytest.mark.slow
 def test_trap_46_a_guard_kept_in_a_variable_outlives_the_bound(clock):
     """A guard whose key was idle for long still reports to the circuit that others see."""
     guard = breaker("kept/guard", failures=2)
@@ -352,6 +355,7 @@ def test_trap_46_a_guard_kept_in_a_variable_outlives_the_bound(clock):
     assert "open" == guard.state == breaker("kept/guard").state
 
 
+@pytest.mark.slow
 def test_trap_46_a_chain_kept_in_a_variable_outlives_the_bound(clock):
     """A decorated function whose target was idle for long still reports to the circuit that others see."""
 
