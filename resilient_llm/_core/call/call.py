@@ -177,10 +177,21 @@ class Call:
     # Targets.
 
     def enter(
-        self, candidate: Candidate, now: float, *, last_resort: bool = False
+        self,
+        candidate: Candidate,
+        limit: float | None,
+        now: float,
+        *,
+        last_resort: bool = False,
     ) -> Permit | None:
-        """Return leave for an attempt on a candidate, or None after noting why there is none."""
-        limit = self.limit_of(candidate)
+        """Return a permit for an attempt on a candidate, or None after recording why not.
+
+        Args:
+            candidate: The target, with its circuit.
+            limit: What `limit_of` gives for it.
+            now: Monotonic seconds.
+            last_resort: Whether an automatic bench does not block it.
+        """
         admitted = admit(candidate.circuit, now, limit or 0.0, last_resort=last_resort)
         if isinstance(admitted, Permit):
             return admitted
@@ -236,7 +247,9 @@ class Call:
         own = candidate.target.attempt_timeout
         limit = self.options.attempt_timeout if own is None else own
         policy = self.stream_policy(candidate)
-        limits = (limit,) if policy is None else (limit, policy.first_item_timeout, policy.timeout)
+        if policy is None:
+            return limit
+        limits = (limit, policy.first_item_timeout, policy.timeout)
         return min((each for each in limits if each is not None), default=None)
 
     def stream_policy(self, candidate: Candidate) -> StreamPolicy | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -104,6 +105,9 @@ class Reply:
 
 
 Step = Try | Wait | Deliver | Reraise | Raise | Done
+
+FlowPart = Generator[Step, Reply, "tuple[bool, float]"]
+"""A part of a call flow; returns whether the call is over, and what time it is."""
 
 RERAISE = Reraise()
 """There is nothing in it, so there is one."""
