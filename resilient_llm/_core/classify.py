@@ -27,7 +27,7 @@ from resilient_llm._values.verdict import Verdict
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from resilient_llm._core.explain import Trail
+    from resilient_llm._core.explain import ClassificationPath
     from resilient_llm._values.explanation import Explanation
 
     Rule = Callable[[BaseException], Verdict | ErrorKind | str | None]
@@ -173,32 +173,34 @@ class Classifier:
         ``str()`` of it is a few lines for a terminal or a chat. They hold words of this
         library, names of classes and of fields, and numbers: no prompt, key or provider's text.
         """
-        from resilient_llm._core.explain import Trail, explanation
+        from resilient_llm._core.explain import ClassificationPath, explanation
         from resilient_llm.rules import why
 
-        trail = Trail(error)
+        path = ClassificationPath(error)
         try:
-            verdict = self._classify(error, trail)
+            verdict = self._classify(error, path)
         except Exception as failure:  # noqa: BLE001  # an error that resists being looked at
             self._report_failure(failure)
-            verdict, trail = _UNKNOWN, Trail(error)
-        return explanation(trail, verdict, lambda error: why(error, self._wall))
+            verdict, path = _UNKNOWN, ClassificationPath(error)
+        return explanation(path, verdict, lambda error: why(error, self._wall))
 
-    def _classify(self, error: BaseException, trail: Trail | None = None) -> Verdict:
+    def _classify(self, error: BaseException, path: ClassificationPath | None = None) -> Verdict:
         sort = _sort_of[type(error)]
         if sort >= _CANCELLATION:
             if sort == _CANCELLATION:
                 return _CANCELLED
             if sort == _GROUP and (found := self._cancellation(error)) is not None:
-                if trail is not None:
-                    trail.into(error, found)
+                if path is not None:
+                    path.into(error, found)
                 return _CANCELLED
-        return self._own(error, sort, trail) or self._inside(error, trail)
+        return self._own(error, sort, path) or self._inside(error, path)
 
-    def _own(self, error: BaseException, sort: int, trail: Trail | None = None) -> Verdict | None:
+    def _own(
+        self, error: BaseException, sort: int, path: ClassificationPath | None = None
+    ) -> Verdict | None:
         """Return what the error says by itself."""
         if self._rules:
-            verdict = self._asked(error, trail)
+            verdict = self._asked(error, path)
             if verdict is not None:
                 return verdict
         if sort > _CANCELLATION:
@@ -211,14 +213,14 @@ class Classifier:
             self._report_failure(failure)
             return None
 
-    def _asked(self, error: BaseException, trail: Trail | None) -> Verdict | None:
+    def _asked(self, error: BaseException, path: ClassificationPath | None) -> Verdict | None:
         for rule in self._rules:
             try:
                 answer = cast("object", rule(error))  # users write rules
                 if answer is None:
                     continue
-                if trail is not None:
-                    trail.rules[id(error)] = rule
+                if path is not None:
+                    path.rules[id(error)] = rule
                 if isinstance(answer, Verdict):
                     return answer
                 kind = _KINDS.get(answer) if isinstance(answer, str) else None
@@ -244,50 +246,64 @@ class Classifier:
             (member for member in _leaves(group) if _sort_of[type(member)] == _CANCELLATION), None
         )
 
-    def _inside(self, error: BaseException, trail: Trail | None) -> Verdict:
+    def _inside(self, error: BaseException, path: ClassificationPath | None) -> Verdict:
         """Return the most severe of what is inside an error that says nothing itself."""
         worst: Verdict | None = None
         wraps = _sort_of[type(error)] == _WRAPPER
+        for outer, inner, verdict in self._inner_verdicts(error, path):
+            if path is not None and inner is not None:
+                path.within[id(inner)] = outer
+            if verdict is None:
+                wraps = wraps or _sort_of[type(inner)] == _WRAPPER
+            elif verdict.kind is not ErrorKind.CANCELLED:
+                worse = _worse(worst, verdict)
+                if path is not None and inner is not None and worse is not worst:
+                    path.decided_by = inner
+                worst = worse
+        if wraps and (worst is None or worst.kind is ErrorKind.UNKNOWN):
+            return _BUG  # nothing is known of what it wraps, so the class of the wrapper counts
+        return worst or _UNKNOWN
+
+    def _inner_verdicts(
+        self, error: BaseException, path: ClassificationPath | None
+    ) -> Iterator[tuple[BaseException, BaseException | None, Verdict | None]]:
+        """Yield ``(outer error, error inside it, what that says by itself)``, from outside inwards.
+
+        An error that says nothing itself has the verdict None, and what is inside it follows.
+        If there is nothing inside it, the error inside is None and the verdict unknown.
+        """
         waiting = [error]
         seen = {id(error)}
         causes, members = MOST_CAUSES, MOST_MEMBERS
         while waiting:
             outer = waiting.pop()
-            if issubclass(
-                type(outer), BaseExceptionGroup
-            ):  # ``isinstance`` would ask its ``__class__``
-                inner = _members(outer, members)
-                members -= len(inner)
+            # ``isinstance`` would ask the error for its ``__class__``.
+            if issubclass(type(outer), BaseExceptionGroup):
+                found = _members(outer, members)
+                members -= len(found)
             else:
                 cause = _wrapped_by(outer) if causes else None
-                inner = () if cause is None else (cause,)
-                causes -= len(inner)
-            inner = [one for one in inner if id(one) not in seen]
-            if not inner:
-                worst = _worse(worst, _UNKNOWN)
-            for one in inner:
-                seen.add(id(one))
-                if trail is not None:
-                    trail.within[id(one)] = outer
-                try:
-                    sort = _sort_of[type(one)]
-                    verdict = _CANCELLED if sort == _CANCELLATION else self._own(one, sort, trail)
-                except Exception as failure:  # noqa: BLE001  # one that resists does not hide the others
-                    self._report_failure(failure)
-                    verdict = _UNKNOWN
+                found = () if cause is None else (cause,)
+                causes -= len(found)
+            found = [inner for inner in found if id(inner) not in seen]
+            if not found:
+                yield outer, None, _UNKNOWN
+            for inner in found:
+                seen.add(id(inner))
+                verdict = self._verdict_inside(inner, path)
                 if verdict is None:
-                    waiting.append(one)
-                    wraps = wraps or _sort_of[type(one)] == _WRAPPER
-                elif verdict.kind is not ErrorKind.CANCELLED:
-                    if trail is not None and worst is not _worse(worst, verdict):
-                        trail.decided_by = one
-                    worst = _worse(worst, verdict)
-        # Nothing is known of what it wraps: then it is what its class says.
-        return (
-            _BUG
-            if wraps and (worst is None or worst.kind is ErrorKind.UNKNOWN)
-            else worst or _UNKNOWN
-        )
+                    waiting.append(inner)
+                yield outer, inner, verdict
+
+    def _verdict_inside(
+        self, inner: BaseException, path: ClassificationPath | None
+    ) -> Verdict | None:
+        try:
+            sort = _sort_of[type(inner)]
+            return _CANCELLED if sort == _CANCELLATION else self._own(inner, sort, path)
+        except Exception as failure:  # noqa: BLE001  # one that resists does not hide the others
+            self._report_failure(failure)
+            return _UNKNOWN
 
 
 def _wrapped_by(error: BaseException) -> BaseException | None:

@@ -21,7 +21,7 @@ _LONGEST_NAME: Final = 80
 _LONGEST_PATH: Final = 50
 
 
-class Trail:
+class ClassificationPath:
     """Which error inside which was looked at on the way to a verdict.
 
     Attributes:
@@ -44,28 +44,28 @@ class Trail:
 
 
 def explanation(
-    trail: Trail, verdict: Verdict, why: Callable[[BaseException], Reasons]
+    path: ClassificationPath, verdict: Verdict, why: Callable[[BaseException], Reasons]
 ) -> Explanation:
     """Return the verdict with its reasons; never raises.
 
     Args:
-        trail: What was looked at.
+        path: What was looked at.
         verdict: What came of it.
         why: Gives the reasons of the built-in rules.
     """
-    path: tuple[str, ...] = ()
+    inwards: tuple[str, ...] = ()
     try:
-        reasons = _reasons(trail, verdict, why)
-        path = tuple(_path(trail, trail.decided_by))
+        reasons = _reasons(path, verdict, why)
+        inwards = tuple(_inwards(path, path.decided_by))
     except Exception:  # noqa: BLE001  # an error that resists being looked at
         reasons = Reasons("it raises when it is looked at")
     return Explanation(
         verdict=verdict,
-        type_name=name_of(type(trail.error)),
+        type_name=name_of(type(path.error)),
         rule=reasons.rule,
         because=reasons.because,
         field=reasons.field,
-        path=path,
+        path=inwards,
         hint=reasons.hint if verdict.retry_after is not None else "",
     )
 
@@ -80,9 +80,9 @@ def name_of(cls: type) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in full[:_LONGEST_NAME])
 
 
-def _path(trail: Trail, error: BaseException) -> Iterator[str]:
+def _inwards(path: ClassificationPath, error: BaseException) -> Iterator[str]:
     inwards: list[str] = []
-    while len(inwards) < _LONGEST_PATH and (outer := trail.within.get(id(error))) is not None:
+    while len(inwards) < _LONGEST_PATH and (outer := path.within.get(id(error))) is not None:
         how = (
             "a member of the group" if issubclass(type(outer), BaseExceptionGroup) else "its cause"
         )
@@ -91,11 +91,13 @@ def _path(trail: Trail, error: BaseException) -> Iterator[str]:
     return reversed(inwards)
 
 
-def _reasons(trail: Trail, verdict: Verdict, why: Callable[[BaseException], Reasons]) -> Reasons:
-    error = trail.decided_by
+def _reasons(
+    path: ClassificationPath, verdict: Verdict, why: Callable[[BaseException], Reasons]
+) -> Reasons:
+    error = path.decided_by
     if verdict.kind is ErrorKind.CANCELLED:
         return Reasons("a cancellation is one, whatever else is true", rule="_core/classify.py")
-    rule = trail.rules.get(id(error))
+    rule = path.rules.get(id(error))
     if rule is not None:
         return Reasons(
             "a rule of yours knows it", rule=f"yours, {_name_of_rule(rule)}", hint="your rule"

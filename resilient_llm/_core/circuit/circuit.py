@@ -468,7 +468,7 @@ class Circuit:
         """End every bench of this key, and trust it again; return whether it was benched."""
         with self._lock:
             self._advance_locked(now)
-            was_benched = bool(self._state.benches())
+            was_benched = not self._state.is_clear
             self._state.manual = self._state.pause = None
             if not self._state.is_closed:
                 self._close_locked(now)
@@ -594,7 +594,7 @@ class Circuit:
         provider = self.provider
         state, forced = self._state, self.settings.mode == "forced_open"
         self.shut_until = FOREVER if forced else state.until()
-        closed = state.is_closed and not state.benches() and not forced
+        closed = state.is_closed and state.is_clear and not forced
         if provider is not None:
             self.shut_until = max(self.shut_until, provider.shut_until)
             closed = closed and provider.slot is not None

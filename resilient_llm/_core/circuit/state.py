@@ -165,21 +165,23 @@ class CircuitState:
 
     def shown(self) -> Bench | None:
         """Return the bench to show: the operator's, else the one that ends last."""
-        benches = self.benches()
-        if not benches:
-            return None
-        return max(benches, key=lambda layer: (layer.manual, layer.until))
+        return max(self.benches(), key=_prominence, default=None)
 
     def block(self, key: str) -> Block | None:
-        """Return why nobody passes, or None."""
+        """Return why a caller is rejected, or None."""
         if self.is_clear:
             return None
-        shown = self.shown()
-        assert shown is not None
-        dead = any(layer.kind is ErrorKind.AUTH_DEAD for layer in self.benches())
+        benches = self.benches()
+        shown = max(benches, key=_prominence)
         reason = (shown.reason or "benched by hand") if shown.manual else shown.reason
-        until = None if self.until() == FOREVER else self.until()
-        return Block(key, reason, until, manual=self.manual is not None, dead=dead)
+        ends_at = max(bench.until for bench in benches)
+        return Block(
+            key,
+            reason,
+            None if ends_at == FOREVER else ends_at,
+            manual=self.manual is not None,
+            dead=any(bench.kind is ErrorKind.AUTH_DEAD for bench in benches),
+        )
 
     def has_lease(self, half: HalfOpenState, now: float, probes: int) -> bool:
         """Return whether a half-open state admits one more; leases that have ended do not count."""
@@ -233,3 +235,8 @@ class CircuitState:
         for layer in (self.opened, self.pause):
             if layer is not None:
                 layer.last_resort = None
+
+
+def _prominence(bench: Bench) -> tuple[bool, float]:
+    """Return the order in which benches are shown; the greatest is shown."""
+    return bench.manual, bench.until
