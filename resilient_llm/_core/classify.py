@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from resilient_llm._core.explain import ClassificationPath
     from resilient_llm._values.explanation import Explanation
+    from resilient_llm._values.verdict import Rule
 
-    Rule = Callable[[BaseException], Verdict | ErrorKind | str | None]
     Judge = Callable[[BaseException, Callable[[], float]], Verdict | None]
 
 F = TypeVar("F", bound="Callable[..., object]")

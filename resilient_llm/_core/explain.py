@@ -14,8 +14,7 @@ from resilient_llm._values.kinds import ErrorKind
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from resilient_llm._core.classify import Rule
-    from resilient_llm._values.verdict import Verdict
+    from resilient_llm._values.verdict import Rule, Verdict
 
 _LONGEST_NAME: Final = 80
 _LONGEST_PATH: Final = 50
