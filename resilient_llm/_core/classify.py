@@ -1,12 +1,12 @@
 """What an error means: cancellations, users' rules, the built-in rules, and what is inside.
 
-Owns the users' rules of one process. Knows no provider and no SDK: that is the business of
-the built-in rules. Classifying never raises, whatever an error does when it is looked at; what goes
-wrong is told to ``on_rule_failed`` and the next sign is asked.
+Owns the users' rules of one process. Knows no provider and no SDK: the built-in rules do.
+Classifying never raises, whatever an error does when it is looked at. If a rule fails,
+``on_rule_failed`` is called and the next rule is asked.
 
-The order: a cancellation is one whatever else is true; users' rules; our own errors; the
-built-in rules; and, if none of them knows, the cause of the error or the members of the
-group, each by the same order, of which the most severe decides.
+The order is: cancellations, whatever else is true; users' rules; our own errors; the built-in
+rules. If none of them knows the error, its cause or the members of the group are classified in
+the same order, and the most severe of them decides.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _SEVERITY: Final = {
         )
     )
 }
-# What is longer is a loop of wrapping, or somebody who wants to keep us busy.
+# A longer chain is a loop of wrapping, or an attempt to keep the process busy.
 MOST_CAUSES: Final = 50
 MOST_MEMBERS: Final = 1_000
 
@@ -74,7 +74,7 @@ _CANCELLATION_NAMES: Final = frozenset(
         ("trio._core._exceptions", "Cancelled"),
     )
 )
-# Those below `_CANCELLATION` are told by what they say themselves.
+# An error of a sort below `_CANCELLATION` is classified by what it says itself.
 _ORDINARY, _WRAPPER, _CANCELLATION, _OURS, _GROUP = range(5)
 
 
@@ -102,18 +102,18 @@ _sort_of: Final = PerClass(_find_sort)
 
 
 class Classifier:
-    """Says what an error means; ``classifier(error) -> Verdict``.
+    """Classifies errors: ``classifier(error) -> Verdict``.
 
-    Safe to be used by many threads: the rules are a tuple that is exchanged as a whole.
+    Thread-safe: the rules are a tuple that is replaced as a whole.
 
     Args:
         wall: Gives seconds since 1970, for hints that are dates.
-        judge: What one error says by itself, without what is inside it; the built-in rules
-            unless another function stands in for them.
+        judge: Gives the verdict on one error without what is inside it; the built-in rules
+            by default.
 
     Attributes:
-        on_rule_failed: Reply the error of a rule that raised or returned something it may
-            not; None if nobody wants to know.
+        on_rule_failed: Called with the error of a rule that raised or returned something
+            invalid; None for no such call.
     """
 
     __slots__ = ("_judge", "_rules", "_wall", "on_rule_failed")
@@ -142,11 +142,11 @@ class Classifier:
         return judge
 
     def rule(self, function: F) -> F:
-        """Register a rule ``error -> Verdict | ErrorKind | kind's word | None``; also a decorator.
+        """Register a rule ``error -> Verdict | ErrorKind | kind's name | None``; also a decorator.
 
-        Rules are asked before the built-in ones, the newest first, so that an application
-        may overrule what a library it uses has registered. They are not asked about
-        cancellations, which nothing may turn into failures. A rule that raises is skipped.
+        Rules are asked before the built-in ones, the newest first, so that an application may
+        overrule the rules of a library that it uses. They are not asked about cancellations,
+        which no rule may turn into failures. A rule that raises is skipped.
 
         Raises:
             ConfigurationError: If it is not callable.
@@ -164,14 +164,14 @@ class Classifier:
         return self._rules
 
     def replace_rules(self, rules: tuple[Rule, ...]) -> None:
-        """Put back what ``rules`` gave, as tests do."""
+        """Replace all rules with those that ``rules`` returned before, as tests do."""
         self._rules = tuple(rules)
 
     def explain(self, error: BaseException) -> Explanation:
         """Return what the error means and why: which rule, by which field; never raises.
 
-        ``str()`` of it is a few lines for a terminal or a chat. They hold words of this
-        library, names of classes and of fields, and numbers: no prompt, key or provider's text.
+        ``str()`` of it is a few lines for a terminal or a chat. They have words of this
+        library, names of classes and fields, and numbers: no prompt, key or provider's text.
         """
         from resilient_llm._core.explain import ClassificationPath, explanation
         from resilient_llm.rules import why
@@ -209,7 +209,7 @@ class Classifier:
             judge = self._judge or self._built_in()
             verdict = judge(error, self._wall)
             return None if sort == _WRAPPER and _only_wraps(error, verdict) else verdict
-        except Exception as failure:  # noqa: BLE001  # a property or a number of somebody else's class
+        except Exception as failure:  # noqa: BLE001  # a foreign class
             self._report_failure(failure)
             return None
 
@@ -227,7 +227,8 @@ class Classifier:
                 if kind is not None:
                     return Verdict(kind)
                 raise TypeError(
-                    f"a rule returned {type(answer).__name__}: return a Verdict, an ErrorKind or None"
+                    f"a rule returned {type(answer).__name__}: "
+                    "return a Verdict, an ErrorKind or None"
                 )
             except Exception as failure:  # noqa: BLE001  # users' code never breaks a call
                 self._report_failure(failure)
@@ -238,7 +239,7 @@ class Classifier:
             return
         try:
             self.on_rule_failed(failure)
-        except Exception:  # noqa: BLE001, S110  # whoever listens must not break a call either
+        except Exception:  # noqa: BLE001, S110  # a listener must not break a call either
             pass
 
     def _cancellation(self, group: BaseException) -> BaseException | None:
@@ -301,13 +302,13 @@ class Classifier:
         try:
             sort = _sort_of[type(inner)]
             return _CANCELLED if sort == _CANCELLATION else self._own(inner, sort, path)
-        except Exception as failure:  # noqa: BLE001  # one that resists does not hide the others
+        except Exception as failure:  # noqa: BLE001  # one that raises when looked at does not hide the others
             self._report_failure(failure)
             return _UNKNOWN
 
 
 def _wrapped_by(error: BaseException) -> BaseException | None:
-    """Return the explicit cause, or the failure that tenacity, litellm or google keep elsewhere."""
+    """Return the explicit cause, or the error that tenacity, litellm or google keep elsewhere."""
     try:
         cause = error.__cause__
         if cause is not None:
@@ -315,20 +316,20 @@ def _wrapped_by(error: BaseException) -> BaseException | None:
         held = cast("object", error.__dict__)
         if type(held) is not dict:
             return None
-        facts = cast("dict[str, Any]", held)
-        attempt = facts.get("last_attempt")
+        attributes = cast("dict[str, Any]", held)
+        attempt = attributes.get("last_attempt")
         found = (
-            facts.get("original_exception", facts.get("_cause"))
+            attributes.get("original_exception", attributes.get("_cause"))
             if attempt is None
             else attempt.exception()
         )
         return found if isinstance(found, BaseException) else None
-    except Exception:  # noqa: BLE001  # somebody else's class
+    except Exception:  # noqa: BLE001  # a foreign class
         return None
 
 
 def _only_wraps(error: BaseException, verdict: Verdict | None) -> bool:
-    """Return whether it is a plain ``raise RuntimeError(...) from error``, which says nothing itself."""
+    """Return whether it is a plain ``raise RuntimeError(...) from error``, which says nothing."""
     return (
         error.__cause__ is not None and verdict is not None and verdict.kind is ErrorKind.CALLER_BUG
     )
@@ -338,7 +339,7 @@ def _of_ours(error: BaseException) -> Verdict:
     if isinstance(error, ResponseRejectedError):
         return Verdict(ErrorKind(error.kind), error.reason)
     if isinstance(error, ConfigurationError):
-        return _BUG  # raised by no guard: something is written wrong
+        return _BUG  # no guard raises it: the configuration is wrong
     if (
         isinstance(error, (CallRejectedError, ChainExhaustedError))
         and error.retry_after is not None
@@ -351,12 +352,12 @@ def _members(group: BaseException, most: int) -> tuple[BaseException, ...]:
     try:
         members = cast("BaseExceptionGroup[BaseException]", group).exceptions
         return members[:most] if type(members) is tuple else ()
-    except Exception:  # noqa: BLE001  # somebody else's class
+    except Exception:  # noqa: BLE001  # a foreign class
         return ()
 
 
 def _leaves(group: BaseException) -> Iterator[BaseException]:
-    """Yield the errors in a group of groups, as far as they are looked at."""
+    """Yield the errors in a group of groups, up to `MOST_MEMBERS`."""
     waiting = [group]
     left = MOST_MEMBERS
     while waiting:
@@ -372,7 +373,7 @@ def _leaves(group: BaseException) -> Iterator[BaseException]:
 def _worse(first: Verdict | None, second: Verdict) -> Verdict:
     if first is None or _SEVERITY[second.kind] < _SEVERITY[first.kind]:
         return second
-    # Of several that say the same the longest wait counts.
+    # Of several errors of one kind the longest wait counts.
     if second.kind is first.kind and (second.retry_after or 0.0) > (first.retry_after or 0.0):
         return second
     return first

@@ -1,6 +1,6 @@
-"""Builds the explanation of a verdict: who decided, on which way inwards, and by what sign.
+"""Builds the explanation of a verdict: which error and which rule decided, and why.
 
-What the sign of a built-in rule was is the business of the rules; it is handed in.
+The reasons of the built-in rules are passed in.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _LONGEST_PATH: Final = 50
 
 
 class ClassificationPath:
-    """Which error inside which was looked at on the way to a verdict.
+    """Which errors were looked at on the way to a verdict, and which is inside which.
 
     Attributes:
-        error: What was asked about.
+        error: The error that was classified.
         decided_by: The error that decided: itself, or one inside it.
-        within: ``{id of an error: the one that it is inside}``.
-        rules: ``{id of an error: the user's rule that knew it}``.
+        within: ``{id of an error: the error that it is inside}``.
+        rules: ``{id of an error: the user's rule that knows it}``.
     """
 
     def __init__(self, error: BaseException) -> None:
@@ -37,7 +37,7 @@ class ClassificationPath:
         self.rules: dict[int, Rule] = {}
 
     def into(self, group: BaseException, member: BaseException) -> None:
-        """Note that a member of a group decided."""
+        """Record that a member of a group decided."""
         self.within[id(member)] = group
         self.decided_by = member
 
@@ -48,8 +48,8 @@ def explanation(
     """Return the verdict with its reasons; never raises.
 
     Args:
-        path: What was looked at.
-        verdict: What came of it.
+        path: The errors that were looked at.
+        verdict: The verdict on them.
         why: Gives the reasons of the built-in rules.
     """
     inwards: tuple[str, ...] = ()
@@ -70,7 +70,7 @@ def explanation(
 
 
 def name_of(cls: type) -> str:
-    """Return ``package.Class``, cut and of printable letters only."""
+    """Return ``package.Class``, shortened and with printable characters only."""
     try:
         package, name = str(cls.__module__)[:_LONGEST_NAME].partition(".")[0], str(cls.__name__)
     except Exception:  # noqa: BLE001  # a metaclass may do anything

@@ -41,17 +41,19 @@ def retry_in(
         answered: What `Permit.answered` returned after the first failure that may be retried.
     """
     now = reply.now
-    limited = verdict.kind is ErrorKind.RATE_LIMITED
+    rate_limited = verdict.kind is ErrorKind.RATE_LIMITED
     hint = verdict.retry_after if verdict.retry_after else None
-    if not verdict.retryable and not (limited and hint and _is_only_long(verdict.reason, hint)):
+    if not verdict.retryable and not (
+        rate_limited and hint and _is_only_long(verdict.reason, hint)
+    ):
         return None
     if trial.number >= call.options.attempts or call.attempts == call.options.max_attempts:
         stopped_by = "attempts"
-    elif (limited or hint or verdict.reason == "timeout") and call.other_is_live(now):
-        stopped_by = "hint" if hint and not limited else ""
+    elif (rate_limited or hint or verdict.reason == "timeout") and call.other_is_live(now):
+        stopped_by = "hint" if hint and not rate_limited else ""
     else:
         delay, source = _delay(call, trial, reply, verdict, hint)
-        asked = bool(limited or hint)
+        asked = bool(rate_limited or hint)
         stopped_by = _too_long(call, delay, now, asked=asked)
         if not stopped_by and _is_shut(trial.candidate, now, delay if asked else None):
             return None  # a breaker that opened ends the retries
@@ -70,7 +72,7 @@ def retry_in(
         call.emit(trial.candidate, event_names.RetryStopped, now, reason=stopped_by)
     if stopped_by == "attempts" and answered is not None:
         _used_up(call, trial, now, verdict, answered)
-    if hint and not limited and stopped_by in ("attempts", "hint"):
+    if hint and not rate_limited and stopped_by in ("attempts", "hint"):
         _pause(call, trial, now, verdict)
     return None
 
