@@ -48,7 +48,7 @@ def _default(attempt: int, error: BaseException | None, rng: Random) -> float:
 
 
 def as_backoff(given: Any) -> Backoff:
-    """Return one form for what users may write: None, a tenacity wait, or ``n -> seconds``.
+    """Return a backoff for what users may write: None, a tenacity wait, or ``n -> seconds``.
 
     Raises:
         ConfigurationError: If it is none of these.
@@ -87,7 +87,7 @@ def _of_tenacity(wait: Any) -> Backoff:
 
 
 def _duration(seconds: Any, attempt: int, rng: Random) -> float:
-    # What a user's function gives is seen only in an outage, and must not add to it.
+    # A user's function is called only in an outage, so a wrong result must not add to it.
     return float(seconds) if _is_duration(seconds) else _default(attempt, None, rng)
 
 

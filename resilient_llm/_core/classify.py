@@ -1,12 +1,12 @@
 """What an error means: cancellations, users' rules, the built-in rules, and what is inside.
 
-Owns the users' rules of one process. Knows no provider and no SDK: that is the business of
-the built-in rules. Classifying never raises, whatever an error does when it is looked at; what goes
-wrong is told to ``on_rule_failed`` and the next sign is asked.
+Owns the users' rules of one process. Knows no provider and no SDK: the built-in rules do.
+Classifying never raises, whatever an error does when it is looked at. If a rule fails,
+``on_rule_failed`` is called and the next rule is asked.
 
-The order: a cancellation is one whatever else is true; users' rules; our own errors; the
-built-in rules; and, if none of them knows, the cause of the error or the members of the
-group, each by the same order, of which the most severe decides.
+The order is: cancellations, whatever else is true; users' rules; our own errors; the built-in
+rules. If none of them knows the error, its cause or the members of the group are classified in
+the same order, and the most severe of them decides.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from resilient_llm._values.verdict import Verdict
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from resilient_llm._core.explain import Trail
+    from resilient_llm._core.explain import ClassificationPath
     from resilient_llm._values.explanation import Explanation
+    from resilient_llm._values.verdict import Rule
 
-    Rule = Callable[[BaseException], Verdict | ErrorKind | str | None]
     Judge = Callable[[BaseException, Callable[[], float]], Verdict | None]
 
 F = TypeVar("F", bound="Callable[..., object]")
@@ -59,7 +59,7 @@ _SEVERITY: Final = {
         )
     )
 }
-# What is longer is a loop of wrapping, or somebody who wants to keep us busy.
+# A longer chain is a loop of wrapping, or an attempt to keep the process busy.
 MOST_CAUSES: Final = 50
 MOST_MEMBERS: Final = 1_000
 
@@ -74,7 +74,7 @@ _CANCELLATION_NAMES: Final = frozenset(
         ("trio._core._exceptions", "Cancelled"),
     )
 )
-# Those below `_CANCELLATION` are told by what they say themselves.
+# An error of a sort below `_CANCELLATION` is classified by what it says itself.
 _ORDINARY, _WRAPPER, _CANCELLATION, _OURS, _GROUP = range(5)
 
 
@@ -102,18 +102,18 @@ _sort_of: Final = PerClass(_find_sort)
 
 
 class Classifier:
-    """Says what an error means; ``classifier(error) -> Verdict``.
+    """Classifies errors: ``classifier(error) -> Verdict``.
 
-    Safe to be used by many threads: the rules are a tuple that is exchanged as a whole.
+    Thread-safe: the rules are a tuple that is replaced as a whole.
 
     Args:
         wall: Gives seconds since 1970, for hints that are dates.
-        judge: What one error says by itself, without what is inside it; the built-in rules
-            unless another function stands in for them.
+        judge: Gives the verdict on one error without what is inside it; the built-in rules
+            by default.
 
     Attributes:
-        on_rule_failed: Reply the error of a rule that raised or returned something it may
-            not; None if nobody wants to know.
+        on_rule_failed: Called with the error of a rule that raised or returned something
+            invalid; None for no such call.
     """
 
     __slots__ = ("_judge", "_rules", "_wall", "on_rule_failed")
@@ -142,11 +142,11 @@ class Classifier:
         return judge
 
     def rule(self, function: F) -> F:
-        """Register a rule ``error -> Verdict | ErrorKind | kind's word | None``; also a decorator.
+        """Register a rule ``error -> Verdict | ErrorKind | kind's name | None``; also a decorator.
 
-        Rules are asked before the built-in ones, the newest first, so that an application
-        may overrule what a library it uses has registered. They are not asked about
-        cancellations, which nothing may turn into failures. A rule that raises is skipped.
+        Rules are asked before the built-in ones, the newest first, so that an application may
+        overrule the rules of a library that it uses. They are not asked about cancellations,
+        which no rule may turn into failures. A rule that raises is skipped.
 
         Raises:
             ConfigurationError: If it is not callable.
@@ -164,41 +164,43 @@ class Classifier:
         return self._rules
 
     def replace_rules(self, rules: tuple[Rule, ...]) -> None:
-        """Put back what ``rules`` gave, as tests do."""
+        """Replace all rules with those that ``rules`` returned before, as tests do."""
         self._rules = tuple(rules)
 
     def explain(self, error: BaseException) -> Explanation:
         """Return what the error means and why: which rule, by which field; never raises.
 
-        ``str()`` of it is a few lines for a terminal or a chat. They hold words of this
-        library, names of classes and of fields, and numbers: no prompt, key or provider's text.
+        ``str()`` of it is a few lines for a terminal or a chat. They have words of this
+        library, names of classes and fields, and numbers: no prompt, key or provider's text.
         """
-        from resilient_llm._core.explain import Trail, explanation
+        from resilient_llm._core.explain import ClassificationPath, explanation
         from resilient_llm.rules import why
 
-        trail = Trail(error)
+        path = ClassificationPath(error)
         try:
-            verdict = self._classify(error, trail)
+            verdict = self._classify(error, path)
         except Exception as failure:  # noqa: BLE001  # an error that resists being looked at
             self._report_failure(failure)
-            verdict, trail = _UNKNOWN, Trail(error)
-        return explanation(trail, verdict, lambda error: why(error, self._wall))
+            verdict, path = _UNKNOWN, ClassificationPath(error)
+        return explanation(path, verdict, lambda error: why(error, self._wall))
 
-    def _classify(self, error: BaseException, trail: Trail | None = None) -> Verdict:
+    def _classify(self, error: BaseException, path: ClassificationPath | None = None) -> Verdict:
         sort = _sort_of[type(error)]
         if sort >= _CANCELLATION:
             if sort == _CANCELLATION:
                 return _CANCELLED
             if sort == _GROUP and (found := self._cancellation(error)) is not None:
-                if trail is not None:
-                    trail.into(error, found)
+                if path is not None:
+                    path.into(error, found)
                 return _CANCELLED
-        return self._own(error, sort, trail) or self._inside(error, trail)
+        return self._own(error, sort, path) or self._inside(error, path)
 
-    def _own(self, error: BaseException, sort: int, trail: Trail | None = None) -> Verdict | None:
+    def _own(
+        self, error: BaseException, sort: int, path: ClassificationPath | None = None
+    ) -> Verdict | None:
         """Return what the error says by itself."""
         if self._rules:
-            verdict = self._asked(error, trail)
+            verdict = self._asked(error, path)
             if verdict is not None:
                 return verdict
         if sort > _CANCELLATION:
@@ -207,25 +209,26 @@ class Classifier:
             judge = self._judge or self._built_in()
             verdict = judge(error, self._wall)
             return None if sort == _WRAPPER and _only_wraps(error, verdict) else verdict
-        except Exception as failure:  # noqa: BLE001  # a property or a number of somebody else's class
+        except Exception as failure:  # noqa: BLE001  # a foreign class
             self._report_failure(failure)
             return None
 
-    def _asked(self, error: BaseException, trail: Trail | None) -> Verdict | None:
+    def _asked(self, error: BaseException, path: ClassificationPath | None) -> Verdict | None:
         for rule in self._rules:
             try:
                 answer = cast("object", rule(error))  # users write rules
                 if answer is None:
                     continue
-                if trail is not None:
-                    trail.rules[id(error)] = rule
+                if path is not None:
+                    path.rules[id(error)] = rule
                 if isinstance(answer, Verdict):
                     return answer
                 kind = _KINDS.get(answer) if isinstance(answer, str) else None
                 if kind is not None:
                     return Verdict(kind)
                 raise TypeError(
-                    f"a rule returned {type(answer).__name__}: return a Verdict, an ErrorKind or None"
+                    f"a rule returned {type(answer).__name__}: "
+                    "return a Verdict, an ErrorKind or None"
                 )
             except Exception as failure:  # noqa: BLE001  # users' code never breaks a call
                 self._report_failure(failure)
@@ -236,7 +239,7 @@ class Classifier:
             return
         try:
             self.on_rule_failed(failure)
-        except Exception:  # noqa: BLE001, S110  # whoever listens must not break a call either
+        except Exception:  # noqa: BLE001, S110  # a listener must not break a call either
             pass
 
     def _cancellation(self, group: BaseException) -> BaseException | None:
@@ -244,54 +247,68 @@ class Classifier:
             (member for member in _leaves(group) if _sort_of[type(member)] == _CANCELLATION), None
         )
 
-    def _inside(self, error: BaseException, trail: Trail | None) -> Verdict:
+    def _inside(self, error: BaseException, path: ClassificationPath | None) -> Verdict:
         """Return the most severe of what is inside an error that says nothing itself."""
         worst: Verdict | None = None
         wraps = _sort_of[type(error)] == _WRAPPER
+        for outer, inner, verdict in self._inner_verdicts(error, path):
+            if path is not None and inner is not None:
+                path.within[id(inner)] = outer
+            if verdict is None:
+                wraps = wraps or _sort_of[type(inner)] == _WRAPPER
+            elif verdict.kind is not ErrorKind.CANCELLED:
+                worse = _worse(worst, verdict)
+                if path is not None and inner is not None and worse is not worst:
+                    path.decided_by = inner
+                worst = worse
+        if wraps and (worst is None or worst.kind is ErrorKind.UNKNOWN):
+            return _BUG  # nothing is known of what it wraps, so the class of the wrapper counts
+        return worst or _UNKNOWN
+
+    def _inner_verdicts(
+        self, error: BaseException, path: ClassificationPath | None
+    ) -> Iterator[tuple[BaseException, BaseException | None, Verdict | None]]:
+        """Yield ``(outer error, error inside it, what that says by itself)``, from outside inwards.
+
+        An error that says nothing itself has the verdict None, and what is inside it follows.
+        If there is nothing inside it, the error inside is None and the verdict unknown.
+        """
         waiting = [error]
         seen = {id(error)}
         causes, members = MOST_CAUSES, MOST_MEMBERS
         while waiting:
             outer = waiting.pop()
-            if issubclass(
-                type(outer), BaseExceptionGroup
-            ):  # ``isinstance`` would ask its ``__class__``
-                inner = _members(outer, members)
-                members -= len(inner)
+            # ``isinstance`` would ask the error for its ``__class__``.
+            if issubclass(type(outer), BaseExceptionGroup):
+                found = _members(outer, members)
+                members -= len(found)
             else:
                 cause = _wrapped_by(outer) if causes else None
-                inner = () if cause is None else (cause,)
-                causes -= len(inner)
-            inner = [one for one in inner if id(one) not in seen]
-            if not inner:
-                worst = _worse(worst, _UNKNOWN)
-            for one in inner:
-                seen.add(id(one))
-                if trail is not None:
-                    trail.within[id(one)] = outer
-                try:
-                    sort = _sort_of[type(one)]
-                    verdict = _CANCELLED if sort == _CANCELLATION else self._own(one, sort, trail)
-                except Exception as failure:  # noqa: BLE001  # one that resists does not hide the others
-                    self._report_failure(failure)
-                    verdict = _UNKNOWN
+                found = () if cause is None else (cause,)
+                causes -= len(found)
+            found = [inner for inner in found if id(inner) not in seen]
+            if not found:
+                yield outer, None, _UNKNOWN
+            for inner in found:
+                seen.add(id(inner))
+                verdict = self._verdict_inside(inner, path)
                 if verdict is None:
-                    waiting.append(one)
-                    wraps = wraps or _sort_of[type(one)] == _WRAPPER
-                elif verdict.kind is not ErrorKind.CANCELLED:
-                    if trail is not None and worst is not _worse(worst, verdict):
-                        trail.decided_by = one
-                    worst = _worse(worst, verdict)
-        # Nothing is known of what it wraps: then it is what its class says.
-        return (
-            _BUG
-            if wraps and (worst is None or worst.kind is ErrorKind.UNKNOWN)
-            else worst or _UNKNOWN
-        )
+                    waiting.append(inner)
+                yield outer, inner, verdict
+
+    def _verdict_inside(
+        self, inner: BaseException, path: ClassificationPath | None
+    ) -> Verdict | None:
+        try:
+            sort = _sort_of[type(inner)]
+            return _CANCELLED if sort == _CANCELLATION else self._own(inner, sort, path)
+        except Exception as failure:  # noqa: BLE001  # one that raises when looked at does not hide the others
+            self._report_failure(failure)
+            return _UNKNOWN
 
 
 def _wrapped_by(error: BaseException) -> BaseException | None:
-    """Return the explicit cause, or the failure that tenacity, litellm or google keep elsewhere."""
+    """Return the explicit cause, or the error that tenacity, litellm or google keep elsewhere."""
     try:
         cause = error.__cause__
         if cause is not None:
@@ -299,20 +316,20 @@ def _wrapped_by(error: BaseException) -> BaseException | None:
         held = cast("object", error.__dict__)
         if type(held) is not dict:
             return None
-        facts = cast("dict[str, Any]", held)
-        attempt = facts.get("last_attempt")
+        attributes = cast("dict[str, Any]", held)
+        attempt = attributes.get("last_attempt")
         found = (
-            facts.get("original_exception", facts.get("_cause"))
+            attributes.get("original_exception", attributes.get("_cause"))
             if attempt is None
             else attempt.exception()
         )
         return found if isinstance(found, BaseException) else None
-    except Exception:  # noqa: BLE001  # somebody else's class
+    except Exception:  # noqa: BLE001  # a foreign class
         return None
 
 
 def _only_wraps(error: BaseException, verdict: Verdict | None) -> bool:
-    """Return whether it is a plain ``raise RuntimeError(...) from error``, which says nothing itself."""
+    """Return whether it is a plain ``raise RuntimeError(...) from error``, which says nothing."""
     return (
         error.__cause__ is not None and verdict is not None and verdict.kind is ErrorKind.CALLER_BUG
     )
@@ -322,7 +339,7 @@ def _of_ours(error: BaseException) -> Verdict:
     if isinstance(error, ResponseRejectedError):
         return Verdict(ErrorKind(error.kind), error.reason)
     if isinstance(error, ConfigurationError):
-        return _BUG  # raised by no guard: something is written wrong
+        return _BUG  # no guard raises it: the configuration is wrong
     if (
         isinstance(error, (CallRejectedError, ChainExhaustedError))
         and error.retry_after is not None
@@ -335,12 +352,12 @@ def _members(group: BaseException, most: int) -> tuple[BaseException, ...]:
     try:
         members = cast("BaseExceptionGroup[BaseException]", group).exceptions
         return members[:most] if type(members) is tuple else ()
-    except Exception:  # noqa: BLE001  # somebody else's class
+    except Exception:  # noqa: BLE001  # a foreign class
         return ()
 
 
 def _leaves(group: BaseException) -> Iterator[BaseException]:
-    """Yield the errors in a group of groups, as far as they are looked at."""
+    """Yield the errors in a group of groups, up to `MOST_MEMBERS`."""
     waiting = [group]
     left = MOST_MEMBERS
     while waiting:
@@ -356,7 +373,7 @@ def _leaves(group: BaseException) -> Iterator[BaseException]:
 def _worse(first: Verdict | None, second: Verdict) -> Verdict:
     if first is None or _SEVERITY[second.kind] < _SEVERITY[first.kind]:
         return second
-    # Of several that say the same the longest wait counts.
+    # Of several errors of one kind the longest wait counts.
     if second.kind is first.kind and (second.retry_after or 0.0) > (first.retry_after or 0.0):
         return second
     return first

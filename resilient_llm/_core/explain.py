@@ -1,6 +1,6 @@
-"""Builds the explanation of a verdict: who decided, on which way inwards, and by what sign.
+"""Builds the explanation of a verdict: which error and which rule decided, and why.
 
-What the sign of a built-in rule was is the business of the rules; it is handed in.
+The reasons of the built-in rules are passed in.
 """
 
 from __future__ import annotations
@@ -14,21 +14,20 @@ from resilient_llm._values.kinds import ErrorKind
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from resilient_llm._core.classify import Rule
-    from resilient_llm._values.verdict import Verdict
+    from resilient_llm._values.verdict import Rule, Verdict
 
 _LONGEST_NAME: Final = 80
 _LONGEST_PATH: Final = 50
 
 
-class Trail:
-    """Which error inside which was looked at on the way to a verdict.
+class ClassificationPath:
+    """Which errors were looked at on the way to a verdict, and which is inside which.
 
     Attributes:
-        error: What was asked about.
+        error: The error that was classified.
         decided_by: The error that decided: itself, or one inside it.
-        within: ``{id of an error: the one that it is inside}``.
-        rules: ``{id of an error: the user's rule that knew it}``.
+        within: ``{id of an error: the error that it is inside}``.
+        rules: ``{id of an error: the user's rule that knows it}``.
     """
 
     def __init__(self, error: BaseException) -> None:
@@ -38,40 +37,40 @@ class Trail:
         self.rules: dict[int, Rule] = {}
 
     def into(self, group: BaseException, member: BaseException) -> None:
-        """Note that a member of a group decided."""
+        """Record that a member of a group decided."""
         self.within[id(member)] = group
         self.decided_by = member
 
 
 def explanation(
-    trail: Trail, verdict: Verdict, why: Callable[[BaseException], Reasons]
+    path: ClassificationPath, verdict: Verdict, why: Callable[[BaseException], Reasons]
 ) -> Explanation:
     """Return the verdict with its reasons; never raises.
 
     Args:
-        trail: What was looked at.
-        verdict: What came of it.
+        path: The errors that were looked at.
+        verdict: The verdict on them.
         why: Gives the reasons of the built-in rules.
     """
-    path: tuple[str, ...] = ()
+    inwards: tuple[str, ...] = ()
     try:
-        reasons = _reasons(trail, verdict, why)
-        path = tuple(_path(trail, trail.decided_by))
+        reasons = _reasons(path, verdict, why)
+        inwards = tuple(_inwards(path, path.decided_by))
     except Exception:  # noqa: BLE001  # an error that resists being looked at
         reasons = Reasons("it raises when it is looked at")
     return Explanation(
         verdict=verdict,
-        type_name=name_of(type(trail.error)),
+        type_name=name_of(type(path.error)),
         rule=reasons.rule,
         because=reasons.because,
         field=reasons.field,
-        path=path,
+        path=inwards,
         hint=reasons.hint if verdict.retry_after is not None else "",
     )
 
 
 def name_of(cls: type) -> str:
-    """Return ``package.Class``, cut and of printable letters only."""
+    """Return ``package.Class``, shortened and with printable characters only."""
     try:
         package, name = str(cls.__module__)[:_LONGEST_NAME].partition(".")[0], str(cls.__name__)
     except Exception:  # noqa: BLE001  # a metaclass may do anything
@@ -80,9 +79,9 @@ def name_of(cls: type) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in full[:_LONGEST_NAME])
 
 
-def _path(trail: Trail, error: BaseException) -> Iterator[str]:
+def _inwards(path: ClassificationPath, error: BaseException) -> Iterator[str]:
     inwards: list[str] = []
-    while len(inwards) < _LONGEST_PATH and (outer := trail.within.get(id(error))) is not None:
+    while len(inwards) < _LONGEST_PATH and (outer := path.within.get(id(error))) is not None:
         how = (
             "a member of the group" if issubclass(type(outer), BaseExceptionGroup) else "its cause"
         )
@@ -91,11 +90,13 @@ def _path(trail: Trail, error: BaseException) -> Iterator[str]:
     return reversed(inwards)
 
 
-def _reasons(trail: Trail, verdict: Verdict, why: Callable[[BaseException], Reasons]) -> Reasons:
-    error = trail.decided_by
+def _reasons(
+    path: ClassificationPath, verdict: Verdict, why: Callable[[BaseException], Reasons]
+) -> Reasons:
+    error = path.decided_by
     if verdict.kind is ErrorKind.CANCELLED:
         return Reasons("a cancellation is one, whatever else is true", rule="_core/classify.py")
-    rule = trail.rules.get(id(error))
+    rule = path.rules.get(id(error))
     if rule is not None:
         return Reasons(
             "a rule of yours knows it", rule=f"yours, {_name_of_rule(rule)}", hint="your rule"

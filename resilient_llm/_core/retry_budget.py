@@ -2,8 +2,8 @@
 
 Retries and hedges on a provider are at most a share of the first attempts on it in the
 last ten seconds, with a floor, so that an outage is not answered with a multiple of the
-load ("retry budget" in the Finagle user guide; M. Nygard, "Release It!", 2018). The lock
-is a leaf: nothing else is taken or called while it is held.
+load ("retry budget" in the Finagle user guide; M. Nygard, "Release It!", 2018). No
+other lock is taken and nothing foreign is called while this lock is held.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class _Counts:
     __slots__ = ("first", "retries")
 
     def __init__(self) -> None:
-        # Moments of failed first attempts in tenths of a second, with how many: bounded by SPAN.
+        # ``[moment, how many]`` in steps of a tenth of a second, so the length is bounded by SPAN.
         self.first: deque[list[float]] = deque()
         self.retries: deque[list[float]] = deque()
 
@@ -34,7 +34,7 @@ class RetryBudgets:
         self._counts: dict[str, _Counts] = {}
 
     def first_attempt_failed(self, provider: str, now: float) -> None:
-        """Count a first attempt that failed; those that succeeded are counted by their circuit."""
+        """Count a first attempt that failed; circuits count those that succeeded."""
         with self._lock:
             _add(self._of(provider, now).first, now)
 
@@ -57,12 +57,12 @@ class RetryBudgets:
             return True
 
     def after_fork(self) -> None:
-        """Start anew, with a lock that no thread of the parent holds; calls keep this object."""
+        """Forget all counts and replace the lock, which a thread of the parent may hold."""
         self._lock = threading.RLock()
         self._counts = {}
 
     def forget(self) -> None:
-        """Start anew for every provider."""
+        """Forget the counts of all providers."""
         with self._lock:
             self._counts.clear()
 

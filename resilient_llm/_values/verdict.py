@@ -1,11 +1,17 @@
 """What an error means and what may be done about it."""
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.exported import exported
 from resilient_llm._values.kinds import ErrorKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Rule = Callable[[BaseException], "Verdict | ErrorKind | str | None"]
+    """A user's rule; None if it does not know the error."""
 
 Scope = Literal["target", "provider"]
 

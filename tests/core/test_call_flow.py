@@ -1,7 +1,7 @@
-"""The call flow of one call, told to a driver made of plain values: every step and every event, in order.
+"""The call flow of one call with a scripted driver: every step and every event, in order.
 
 A transcript line is a step (``try a/x 1``, ``wait 0.5``, and how the call ends) or an
-event, with everything it says and the moment at which it happened.
+event, with all its fields and the moment at which it happened.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from resilient_llm._core.call import call_flow as stories
 from resilient_llm._core.call.call import Call, CallDeps, Candidate
+from resilient_llm._core.call.call_flow import call_flow
 from resilient_llm._core.call.steps import Done, Raise, Reply, Reraise, Step, Try, Wait
 from resilient_llm._core.circuit.circuit import CallTag, Circuit
 from resilient_llm._core.circuit.permit import Permit, admit
@@ -132,7 +132,7 @@ class Player:
         self.call.traced = self.traced
         return self.call
 
-    # What the circuits are told by.
+    # The player is the event sink of its circuits.
 
     def has_listeners(self, kind: str, tag: CallTag | None = None, /) -> bool:
         return kind != "HealthChanged"
@@ -145,7 +145,8 @@ class Player:
             said = "".join(
                 f" {name}={_shown(value)}" for name, value in details.items() if name != "enforced"
             )
-            self.lines.append(f"{kind} {circuit.key}{said} at {at:g}{'' if mine else ' by nobody'}")
+            by = "" if mine else " by no call"
+            self.lines.append(f"{kind} {circuit.key}{said} at {at:g}{by}")
 
     # Playing.
 
@@ -153,7 +154,8 @@ class Player:
         """Play the call to its end; return the transcript.
 
         Args:
-            failed: ``(key, verdict, seconds)`` of a first attempt that was made before the call flow began.
+            failed: ``(key, verdict, seconds)`` of a first attempt that was made before the call
+                flow began.
         """
         first: tuple[Candidate, Permit, Reply, bool] | None = None
         if failed is not None:
@@ -165,10 +167,10 @@ class Player:
             assert isinstance(permit, Permit)
             self.now += seconds
             first = (candidate, permit, Reply(self.now, error=Problem(verdict)), False)
-        steps = stories.call_flow(self.call, self.now, first)
+        steps = call_flow(self.call, self.now, first)
         step: Step = next(steps)
-        while (told := self._do(step)) is not None:
-            step = steps.send(told)
+        while (reply := self._do(step)) is not None:
+            step = steps.send(reply)
         self.last = step
         with pytest.raises(StopIteration):
             next(steps)
@@ -177,7 +179,9 @@ class Player:
 
     def plays(self, text: str, *, failed: tuple[str, Verdict, float] | None = None) -> None:
         """Play the call to its end, which must go as the transcript says."""
-        assert [line.strip() for line in text.strip().splitlines()] == self.play(failed=failed)
+        # A long line is continued on the next one, with spaces in between.
+        expected = [" ".join(line.split()) for line in text.strip().splitlines()]
+        assert expected == self.play(failed=failed)
 
     def _do(self, step: Step) -> Reply | None:
         if isinstance(step, Try):
@@ -190,7 +194,7 @@ class Player:
         if isinstance(step, Done):
             self.lines.append(f"answer {step.value!r}")
         elif isinstance(step, Reraise):
-            self.lines.append("let it through")
+            self.lines.append("reraise")
         elif isinstance(step, Raise):
             cause = "" if step.cause is None else f" from {step.cause!r}"
             self.lines.append(f"raise {type(step.error).__name__}{cause}")
@@ -200,7 +204,7 @@ class Player:
         key = step.candidate.target.key
         limit = "" if step.limit is None else f" within {step.limit:g}"
         self.lines.append(
-            f"try {key} {step.number}{limit}{', whole' if step.ends_deadline else ''}"
+            f"try {key} {step.number}{limit}{', ends deadline' if step.ends_deadline else ''}"
         )
         assert "the call" == step.tag.call_id
         outcome = self.script[key].pop(0)
@@ -261,7 +265,8 @@ class TestAnswers:
 
         player.plays("""
             try a/x 1
-            AttemptFailed a/x number=1 seconds=0.5 kind=transient reason=overloaded status=503 at 0.5
+            AttemptFailed a/x number=1 seconds=0.5 kind=transient reason=overloaded status=503 at \
+                0.5
             FailedOver a/x from_target=a/x to_target=b/y kind=transient reason=overloaded at 0.5
             try b/y 1
             AttemptSucceeded b/y number=1 seconds=2 at 2.5
@@ -335,7 +340,8 @@ class TestRetries:
 
         player.plays("""
             try a/x 1
-            AttemptFailed a/x number=1 seconds=0.5 kind=transient reason=overloaded status=503 at 0.5
+            AttemptFailed a/x number=1 seconds=0.5 kind=transient reason=overloaded status=503 at \
+                0.5
             RetryScheduled a/x number=2 delay=1 source=backoff at 0.5
             wait 1
             try a/x 2
@@ -352,13 +358,15 @@ class TestRetries:
 
         player.plays("""
             try a/x 1
-            AttemptFailed a/x number=1 seconds=0.5 kind=transient reason=overloaded status=503 at 0.5
+            AttemptFailed a/x number=1 seconds=0.5 kind=transient reason=overloaded status=503 at \
+                0.5
             RetryScheduled a/x number=2 delay=1 source=backoff at 0.5
             wait 1
             try a/x 2
             AttemptFailed a/x number=2 seconds=0.5 kind=transient reason=overloaded status=503 at 2
             RetryStopped a/x reason=attempts at 2
-            TargetBenched a/x kind=transient reason=overloaded trigger=exhausted 2/2 until=10 retry_after=None at 2
+            TargetBenched a/x kind=transient reason=overloaded trigger=exhausted 2/2 until=10 \
+                retry_after=None at 2
             FailedOver a/x from_target=a/x to_target=b/y kind=transient reason=overloaded at 2
             try b/y 1
             AttemptSucceeded b/y number=1 seconds=0.5 at 2.5
@@ -390,7 +398,8 @@ class TestRetries:
 
         player.plays("""
             try a/x 1
-            AttemptFailed a/x number=1 seconds=0.5 kind=transient reason=overloaded status=503 at 0.5
+            AttemptFailed a/x number=1 seconds=0.5 kind=transient reason=overloaded status=503 at \
+                0.5
             RetryScheduled a/x number=2 delay=1 source=backoff at 0.5
             wait 1
             try a/x 2
@@ -409,8 +418,10 @@ class TestRetries:
 
         player.plays("""
             try a/x 1
-            AttemptFailed a/x number=1 seconds=0.5 kind=transient reason=overloaded status=503 at 0.5
-            TargetBenched a/x kind=transient reason=overloaded trigger=failures 1/1 until=30.5 retry_after=None at 0.5
+            AttemptFailed a/x number=1 seconds=0.5 kind=transient reason=overloaded status=503 at \
+                0.5
+            TargetBenched a/x kind=transient reason=overloaded trigger=failures 1/1 until=30.5 \
+                retry_after=None at 0.5
             FailedOver a/x from_target=a/x to_target=b/y kind=transient reason=overloaded at 0.5
             try b/y 1
             AttemptSucceeded b/y number=1 seconds=0.5 at 1
@@ -423,10 +434,12 @@ class TestRetries:
 
         player.plays("""
             try a/x 1
-            AttemptFailed a/x number=1 seconds=0.5 kind=transient reason=overloaded status=503 at 0.5
+            AttemptFailed a/x number=1 seconds=0.5 kind=transient reason=overloaded status=503 at \
+                0.5
             RetryScheduled a/x number=2 delay=1 source=backoff at 0.5
             wait 1
-            TargetBenched a/x kind=None reason=migration trigger=manual until=500 retry_after=None at 0.5 by nobody
+            TargetBenched a/x kind=None reason=migration trigger=manual until=500 \
+                retry_after=None at 0.5 by no call
             FailedOver a/x from_target=a/x to_target=b/y kind=transient reason=overloaded at 1.5
             try b/y 1
             AttemptSucceeded b/y number=1 seconds=0.5 at 2
@@ -463,7 +476,8 @@ class TestRetries:
         )
 
         assert (
-            "TargetBenched a/x kind=transient reason=overloaded trigger=failures 1/1 until=8.5 retry_after=None at 0.5"
+            "TargetBenched a/x kind=transient reason=overloaded "
+            "trigger=failures 1/1 until=8.5 retry_after=None at 0.5"
         ) in player.play()
 
     def test_errors_that_do_not_pass_are_not_tried_again(self) -> None:
@@ -471,9 +485,12 @@ class TestRetries:
 
         player.plays("""
             try a/x 1
-            AttemptFailed a/x number=1 seconds=0.5 kind=auth_dead reason=invalid_credentials status=401 at 0.5
-            TargetBenched a/x kind=auth_dead reason=invalid_credentials trigger=auth_dead until=300.5 retry_after=None at 0.5
-            FailedOver a/x from_target=a/x to_target=b/y kind=auth_dead reason=invalid_credentials at 0.5
+            AttemptFailed a/x number=1 seconds=0.5 kind=auth_dead reason=invalid_credentials \
+                status=401 at 0.5
+            TargetBenched a/x kind=auth_dead reason=invalid_credentials trigger=auth_dead \
+                until=300.5 retry_after=None at 0.5
+            FailedOver a/x from_target=a/x to_target=b/y kind=auth_dead \
+                reason=invalid_credentials at 0.5
             try b/y 1
             AttemptSucceeded b/y number=1 seconds=0.5 at 1
             answer 'yes'
@@ -486,7 +503,8 @@ class TestRetries:
 
         player.plays("""
             try a/x 1
-            AttemptFailed a/x number=1 seconds=0.5 kind=transient reason=overloaded status=503 at 0.5
+            AttemptFailed a/x number=1 seconds=0.5 kind=transient reason=overloaded status=503 at \
+                0.5
             RetryStopped a/x reason=budget at 0.5
             FailedOver a/x from_target=a/x to_target=b/y kind=transient reason=overloaded at 0.5
             try b/y 1
@@ -505,7 +523,7 @@ class TestRetries:
             player.deps.budgets.take("a", 0.0, None, 0)
         player.deps.budgets.first_attempt_failed("a", 0.0)
 
-        # 20 answers, one failure before and the first attempt of this call: 11 retries are half of it.
+        # 20 answers, a failure before and the first attempt of this call: 11 retries are half.
         assert "try a/x 2" in player.play()
 
     def test_answers_of_other_targets_of_the_provider_are_first_attempts_too(self) -> None:
@@ -541,11 +559,12 @@ class TestRetries:
 
         assert [line for line in player.play() if line.startswith("TargetBenched a/x")]
 
-    def test_the_hint_of_the_last_error_is_told_with_the_bench(self) -> None:
+    def test_the_bench_has_the_hint_of_the_last_error(self) -> None:
         player = Player({"a/x": [ASKS, ASKS]}, attempts=2)
 
         assert (
-            "TargetBenched a/x kind=transient reason=overloaded trigger=exhausted 2/2 until=35 retry_after=4 at 5"
+            "TargetBenched a/x kind=transient reason=overloaded "
+            "trigger=exhausted 2/2 until=35 retry_after=4 at 5"
         ) in player.play()
 
     def test_only_the_first_attempt_on_a_target_is_a_first_attempt(self) -> None:
@@ -561,10 +580,13 @@ class TestRetries:
 
         player.plays("""
             try a/x 1
-            AttemptFailed a/x number=1 seconds=0.5 kind=auth_dead reason=insufficient_quota status=429 at 0.5
-            TargetBenched a kind=auth_dead reason=insufficient_quota trigger=auth_dead until=300.5 retry_after=None at 0.5
+            AttemptFailed a/x number=1 seconds=0.5 kind=auth_dead reason=insufficient_quota \
+                status=429 at 0.5
+            TargetBenched a kind=auth_dead reason=insufficient_quota trigger=auth_dead \
+                until=300.5 retry_after=None at 0.5
             TargetSkipped a/z reason=insufficient_quota at 0.5
-            FailedOver a/x from_target=a/x to_target=b/y kind=auth_dead reason=insufficient_quota at 0.5
+            FailedOver a/x from_target=a/x to_target=b/y kind=auth_dead reason=insufficient_quota \
+                at 0.5
             try b/y 1
             AttemptSucceeded b/y number=1 seconds=0.5 at 1
             answer 'yes'
@@ -575,7 +597,8 @@ class TestRetries:
         player = Player({"a/x": [sick, sick]}, attempts=2)
 
         assert (
-            "TargetBenched a kind=transient reason=overloaded trigger=exhausted 2/2 until=32 retry_after=None at 2"
+            "TargetBenched a kind=transient reason=overloaded "
+            "trigger=exhausted 2/2 until=32 retry_after=None at 2"
         ) in player.play()
 
     def test_a_provider_that_answered_another_target_is_not_benched_for_it(self) -> None:
@@ -594,7 +617,7 @@ class TestRetries:
 
         assert [line for line in player.play() if line.startswith("TargetBenched a kind")]
 
-    def test_each_error_is_looked_at_once_for_what_else_it_tells(self) -> None:
+    def test_each_error_is_noticed_once(self) -> None:
         player = Player({"a/x": [DOWN, DOWN], "b/y": ["yes"]}, attempts=2)
 
         player.play()
@@ -610,7 +633,8 @@ class TestHints:
 
         player.plays("""
             try a/x 1
-            AttemptFailed a/x number=1 seconds=0.5 kind=transient reason=overloaded status=503 at 0.5
+            AttemptFailed a/x number=1 seconds=0.5 kind=transient reason=overloaded status=503 at \
+                0.5
             RetryScheduled a/x number=2 delay=4 source=hint at 0.5
             wait 4
             try a/x 2
@@ -623,9 +647,11 @@ class TestHints:
 
         player.plays("""
             try a/x 1
-            AttemptFailed a/x number=1 seconds=0.5 kind=transient reason=overloaded status=503 at 0.5
+            AttemptFailed a/x number=1 seconds=0.5 kind=transient reason=overloaded status=503 at \
+                0.5
             RetryStopped a/x reason=hint at 0.5
-            TargetBenched a/x kind=transient reason=overloaded trigger=transient until=4.5 retry_after=4 at 0.5
+            TargetBenched a/x kind=transient reason=overloaded trigger=transient until=4.5 \
+                retry_after=4 at 0.5
             FailedOver a/x from_target=a/x to_target=b/y kind=transient reason=overloaded at 0.5
             try b/y 1
             AttemptSucceeded b/y number=1 seconds=0.5 at 1
@@ -637,8 +663,10 @@ class TestHints:
 
         player.plays("""
             try a/x 1
-            AttemptFailed a/x number=1 seconds=0.5 kind=transient reason=overloaded status=503 at 0.5
-            TargetBenched a/x kind=transient reason=overloaded trigger=transient until=4.5 retry_after=4 at 0.5
+            AttemptFailed a/x number=1 seconds=0.5 kind=transient reason=overloaded status=503 at \
+                0.5
+            TargetBenched a/x kind=transient reason=overloaded trigger=transient until=4.5 \
+                retry_after=4 at 0.5
             FailedOver a/x from_target=a/x to_target=b/y kind=transient reason=overloaded at 0.5
             try b/y 1
             AttemptSucceeded b/y number=1 seconds=0.5 at 1
@@ -650,7 +678,8 @@ class TestHints:
         player = Player({"a/x": [asks], "b/y": ["yes"]}, attempts=2)
 
         assert (
-            "TargetBenched a kind=transient reason=overloaded trigger=transient until=4.5 retry_after=4 at 0.5"
+            "TargetBenched a kind=transient reason=overloaded "
+            "trigger=transient until=4.5 retry_after=4 at 0.5"
         ) in player.play()
 
     def test_no_wait_for_a_hint_of_nothing(self) -> None:
@@ -664,8 +693,10 @@ class TestHints:
 
         player.plays("""
             try a/x 1
-            AttemptFailed a/x number=1 seconds=0.5 kind=rate_limited reason=rate_limit status=429 at 0.5
-            TargetBenched a/x kind=rate_limited reason=rate_limit trigger=rate_limited until=4.5 retry_after=4 at 0.5
+            AttemptFailed a/x number=1 seconds=0.5 kind=rate_limited reason=rate_limit status=429 \
+                at 0.5
+            TargetBenched a/x kind=rate_limited reason=rate_limit trigger=rate_limited until=4.5 \
+                retry_after=4 at 0.5
             FailedOver a/x from_target=a/x to_target=b/y kind=rate_limited reason=rate_limit at 0.5
             try b/y 1
             AttemptSucceeded b/y number=1 seconds=0.5 at 1
@@ -677,11 +708,13 @@ class TestHints:
 
         player.plays("""
             try a/x 1
-            AttemptFailed a/x number=1 seconds=0.5 kind=rate_limited reason=rate_limit status=429 at 0.5
-            TargetBenched a/x kind=rate_limited reason=rate_limit trigger=rate_limited until=4.5 retry_after=4 at 0.5
+            AttemptFailed a/x number=1 seconds=0.5 kind=rate_limited reason=rate_limit status=429 \
+                at 0.5
+            TargetBenched a/x kind=rate_limited reason=rate_limit trigger=rate_limited until=4.5 \
+                retry_after=4 at 0.5
             RetryScheduled a/x number=2 delay=4 source=hint at 0.5
             wait 4
-            TargetUnbenched a/x reason=expired at 4.5 by nobody
+            TargetUnbenched a/x reason=expired at 4.5 by no call
             try a/x 2
             AttemptSucceeded a/x number=2 seconds=0.5 at 5
             answer 'yes'
@@ -702,8 +735,10 @@ class TestHints:
 
         player.plays("""
             try a/x 1
-            AttemptFailed a/x number=1 seconds=0.5 kind=rate_limited reason=rate_limit status=429 at 0.5
-            TargetBenched a/x kind=rate_limited reason=rate_limit trigger=rate_limited until=61.5 retry_after=61 at 0.5
+            AttemptFailed a/x number=1 seconds=0.5 kind=rate_limited reason=rate_limit status=429 \
+                at 0.5
+            TargetBenched a/x kind=rate_limited reason=rate_limit trigger=rate_limited until=61.5 \
+                retry_after=61 at 0.5
             RetryStopped a/x reason=hint at 0.5
             CallFailed a/x attempts=1 kind=rate_limited at 0.5
             raise ChainExhaustedError from Problem('rate_limit')
@@ -726,9 +761,9 @@ class TestHints:
         real = player._try
 
         def and_another(step: Try) -> Reply:
-            told = real(step)
+            reply = real(step)
             player.circuits["a/x"].failure(early, player.now, limited(10.0), 0.5)
-            return told
+            return reply
 
         player._try = and_another  # type: ignore[method-assign]
 
@@ -748,7 +783,7 @@ class TestDeadlines:
             try a/x 1 within 6
             AttemptFailed a/x number=1 seconds=6 kind=transient reason=timeout status=None at 6
             FailedOver a/x from_target=a/x to_target=b/y kind=transient reason=timeout at 6
-            try b/y 1 within 2, whole
+            try b/y 1 within 2, ends deadline
             AttemptSucceeded b/y number=1 seconds=0.5 at 6.5
             answer 'yes'
         """)
@@ -757,12 +792,13 @@ class TestDeadlines:
         player = Player({"a/x": [("never", 1e9)]}, attempts=1, timeout=8.0)
 
         player.plays("""
-            try a/x 1 within 8, whole
+            try a/x 1 within 8, ends deadline
             AttemptFailed a/x number=1 seconds=8 kind=transient reason=timeout status=None at 8
             CallFailed a/x attempts=1 kind=transient at 8
             raise DeadlineExceededError from Problem('timeout')
         """)
-        assert (8.0, (AttemptRecord("a/x", 1, ErrorKind.TRANSIENT, "timeout", 8.0, None, "Problem"),)) == (
+        record = AttemptRecord("a/x", 1, ErrorKind.TRANSIENT, "timeout", 8.0, None, "Problem")
+        assert (8.0, (record,)) == (
             player.error.timeout, player.error.attempts,
         )  # fmt: skip
         assert (0, (0, 0)) == (
@@ -770,7 +806,7 @@ class TestDeadlines:
             player.circuits["a/x"].numbers(8.0),
         )
 
-    def test_how_long_it_ran_is_told_from_when_it_was_let_in(self) -> None:
+    def test_its_duration_counts_from_its_admission(self) -> None:
         player = Player({"a/x": [("never", 1e9)]}, attempts=1, timeout=8.0, now=100.0)
 
         assert (
@@ -782,13 +818,13 @@ class TestDeadlines:
     def test_a_limit_of_its_own_as_long_as_the_deadline_is_the_deadline(self) -> None:
         player = Player({"a/x": [("never", 1e9)]}, attempts=1, timeout=8.0, attempt_timeout=8.0)
 
-        assert "try a/x 1 within 8, whole" in player.play()
+        assert "try a/x 1 within 8, ends deadline" in player.play()
 
     def test_a_benched_fallback_needs_no_reserve(self) -> None:
         player = Player({"a/x": ["yes"], "b/y": []}, attempts=1, timeout=8.0)
         player.circuits["b/y"].bench(0.0, 100.0, "migration")
 
-        assert "try a/x 1 within 8, whole" in player.play()
+        assert "try a/x 1 within 8, ends deadline" in player.play()
 
     def test_a_first_attempt_that_was_made_before_had_no_limit(self) -> None:
         player = Player({"a/x": []}, attempts=1, timeout=8.0, knows_limit=True)
@@ -797,7 +833,7 @@ class TestDeadlines:
 
         assert (1, 1) == player.circuits["a/x"].numbers(8.0)
 
-    def test_nor_is_a_half_open_target_blamed_and_its_place_is_free(self) -> None:
+    def test_a_half_open_target_is_not_blamed_and_its_lease_ends(self) -> None:
         player = Player(
             {"a/x": [("never", 1e9)]}, attempts=1, timeout=8.0, breakers={"failures": 1}
         )
@@ -815,9 +851,9 @@ class TestDeadlines:
         real = player._try
 
         def late(step: Try) -> Reply:
-            told = real(step)
+            reply = real(step)
             player.now += 1.0
-            return Reply(player.now, error=told.error)
+            return Reply(player.now, error=reply.error)
 
         player._try = late  # type: ignore[method-assign]
 
@@ -830,9 +866,9 @@ class TestDeadlines:
         real = player._try
 
         def late(step: Try) -> Reply:
-            told = real(step)
+            reply = real(step)
             player.now += 1.0
-            return Reply(player.now, error=told.error)
+            return Reply(player.now, error=reply.error)
 
         player._try = late  # type: ignore[method-assign]
 
@@ -863,14 +899,14 @@ class TestDeadlines:
             raise DeadlineExceededError from Problem('overloaded')
         """)
 
-    def test_the_target_that_failed_last_tells_of_it(self) -> None:
+    def test_its_event_names_the_target_that_failed_last(self) -> None:
         player = Player({"a/x": [DOWN], "b/y": [DOWN]}, attempts=1, timeout=8.0)
         real = player._try
 
         def late(step: Try) -> Reply:
-            told = real(step)
+            reply = real(step)
             player.now += 7.0 if step.candidate.target.key == "b/y" else 0.0
-            return Reply(player.now, error=told.error)
+            return Reply(player.now, error=reply.error)
 
         player._try = late  # type: ignore[method-assign]
 
@@ -935,10 +971,11 @@ class TestDeadlines:
 
         player.plays("""
             try a/x 1 within 1.125
-            AttemptFailed a/x number=1 seconds=0.5 kind=transient reason=overloaded status=503 at 0.5
+            AttemptFailed a/x number=1 seconds=0.5 kind=transient reason=overloaded status=503 at \
+                0.5
             RetryStopped a/x reason=deadline at 0.5
             FailedOver a/x from_target=a/x to_target=b/y kind=transient reason=overloaded at 0.5
-            try b/y 1 within 1, whole
+            try b/y 1 within 1, ends deadline
             AttemptSucceeded b/y number=1 seconds=0.5 at 1
             answer 'yes'
         """)
@@ -981,21 +1018,23 @@ class TestLeavingAtOnce:
 
         player.plays("""
             try a/x 1
-            AttemptFailed a/x number=1 seconds=0.5 kind=caller_bug reason=caller_bug status=None at 0.5
+            AttemptFailed a/x number=1 seconds=0.5 kind=caller_bug reason=caller_bug status=None \
+                at 0.5
             CallFailed a/x attempts=1 kind=caller_bug at 0.5
-            let it through
+            reraise
         """)
         assert [
             AttemptRecord("a/x", 1, ErrorKind.CALLER_BUG, BUG.reason, 0.5, None, "Problem")
         ] == player.call.records
         assert (0, 0) == player.circuits["a/x"].numbers(0.5)
 
-    def test_how_long_they_ran_is_told_from_when_they_were_let_in(self) -> None:
+    def test_their_duration_counts_from_their_admission(self) -> None:
         bug = Player({"a/x": [BUG]}, now=100.0)
         hung = Player({"a/x": [(Stop(CANCELLED), 10.0)]}, now=100.0)
 
         assert (
-            "AttemptFailed a/x number=1 seconds=0.5 kind=caller_bug reason=caller_bug status=None at 100.5"
+            "AttemptFailed a/x number=1 seconds=0.5 kind=caller_bug reason=caller_bug "
+            "status=None at 100.5"
         ) in bug.play()
         assert [0.5] == [record.seconds for record in bug.call.records]
         assert (
@@ -1003,7 +1042,7 @@ class TestLeavingAtOnce:
             in hung.play()
         )
 
-    def test_and_gives_a_probes_place_back(self) -> None:
+    def test_a_bug_gives_the_lease_of_a_probe_back(self) -> None:
         player = Player({"a/x": [DOWN, BUG]}, attempts=1, breakers={"failures": 1})
         player.play()
         player.now = 40.0
@@ -1016,7 +1055,7 @@ class TestLeavingAtOnce:
     def test_a_cancellation_leaves_without_a_word(self) -> None:
         player = Player({"a/x": [Stop(CANCELLED)], "b/y": []})
 
-        assert ["try a/x 1", "let it through"] == player.play()
+        assert ["try a/x 1", "reraise"] == player.play()
         assert ((0, 0), []) == (player.circuits["a/x"].numbers(0.5), player.call.records)
 
     def test_after_ten_seconds_it_counts_as_hung(self) -> None:
@@ -1025,7 +1064,7 @@ class TestLeavingAtOnce:
         player.plays("""
             try a/x 1
             AttemptFailed a/x number=1 seconds=10 kind=transient reason=hung status=None at 10
-            let it through
+            reraise
         """)
         assert ((1, 1), 0) == (
             player.circuits["a/x"].numbers(10.0),
@@ -1041,16 +1080,17 @@ class TestLeavingAtOnce:
         player.new_call()
 
         assert (
-            "TargetBenched a/x kind=transient reason=hung trigger=probe failed until=110 retry_after=None at 50"
+            "TargetBenched a/x kind=transient reason=hung "
+            "trigger=probe failed until=110 retry_after=None at 50"
         ) in player.play()
 
     def test_what_is_no_error_of_a_program_passes(self) -> None:
         player = Player({"a/x": [Stop(DOWN)], "b/y": []})
 
-        assert ["try a/x 1", "let it through"] == player.play()
+        assert ["try a/x 1", "reraise"] == player.play()
         assert ((0, 0), []) == (player.circuits["a/x"].numbers(0.5), player.call.records)
 
-    def test_and_gives_the_place_of_a_probe_back(self) -> None:
+    def test_an_exit_gives_the_lease_of_a_probe_back(self) -> None:
         player = Player({"a/x": [DOWN, Stop(DOWN)]}, attempts=1, breakers={"failures": 1})
         player.play()
         player.now = 40.0
@@ -1065,8 +1105,10 @@ class TestLeavingAtOnce:
 
         player.plays("""
             try a/x 1
-            AttemptFailed a/x number=1 seconds=0.5 kind=request_specific reason=invalid_request status=400 at 0.5
-            FailedOver a/x from_target=a/x to_target=b/y kind=request_specific reason=invalid_request at 0.5
+            AttemptFailed a/x number=1 seconds=0.5 kind=request_specific reason=invalid_request \
+                status=400 at 0.5
+            FailedOver a/x from_target=a/x to_target=b/y kind=request_specific \
+                reason=invalid_request at 0.5
             try b/y 1
             AttemptSucceeded b/y number=1 seconds=0.5 at 1
             answer 'yes'
@@ -1077,9 +1119,10 @@ class TestLeavingAtOnce:
 
         player.plays("""
             try a/x 1
-            AttemptFailed a/x number=1 seconds=0.5 kind=request_specific reason=invalid_request status=400 at 0.5
+            AttemptFailed a/x number=1 seconds=0.5 kind=request_specific reason=invalid_request \
+                status=400 at 0.5
             CallFailed a/x attempts=1 kind=request_specific at 0.5
-            let it through
+            reraise
         """)
 
     def test_a_safety_refusal_leaves_by_default(self) -> None:
@@ -1087,9 +1130,10 @@ class TestLeavingAtOnce:
 
         player.plays("""
             try a/x 1
-            AttemptFailed a/x number=1 seconds=0.5 kind=request_specific reason=content_policy status=400 at 0.5
+            AttemptFailed a/x number=1 seconds=0.5 kind=request_specific reason=content_policy \
+                status=400 at 0.5
             CallFailed a/x attempts=1 kind=request_specific at 0.5
-            let it through
+            reraise
         """)
 
     def test_or_goes_to_the_next_if_asked(self) -> None:
@@ -1099,13 +1143,14 @@ class TestLeavingAtOnce:
 
         assert "answer 'yes'" == player.play()[-1]
 
-    def test_an_unknown_error_is_told_and_goes_to_the_next(self) -> None:
+    def test_an_unknown_error_is_emitted_and_the_next_target_tried(self) -> None:
         player = Player({"a/x": [Verdict(ErrorKind.UNKNOWN, status=418)], "b/y": ["yes"]})
 
         player.plays("""
             try a/x 1
             UnknownError a/x type_name=Problem status=418 at 0.5
-            AttemptFailed a/x number=1 seconds=0.5 kind=unknown reason=unclassified status=418 at 0.5
+            AttemptFailed a/x number=1 seconds=0.5 kind=unknown reason=unclassified status=418 at \
+                0.5
             FailedOver a/x from_target=a/x to_target=b/y kind=unknown reason=unclassified at 0.5
             try b/y 1
             AttemptSucceeded b/y number=1 seconds=0.5 at 1
@@ -1118,14 +1163,15 @@ class TestLeavingAtOnce:
         player.plays("""
             try a/x 1
             UnknownError a/x type_name=Problem status=None at 0.5
-            AttemptFailed a/x number=1 seconds=0.5 kind=unknown reason=unclassified status=None at 0.5
+            AttemptFailed a/x number=1 seconds=0.5 kind=unknown reason=unclassified status=None \
+                at 0.5
             CallFailed a/x attempts=1 kind=unknown at 0.5
-            let it through
+            reraise
         """)
 
     def test_or_be_taken_for_one_that_passes(self) -> None:
-        told = Verdict(ErrorKind.UNKNOWN, "odd", retry_after=3.0, status=418)
-        player = Player({"a/x": [told, "yes"]}, on_unknown="transient", attempts=2)
+        odd = Verdict(ErrorKind.UNKNOWN, "odd", retry_after=3.0, status=418)
+        player = Player({"a/x": [odd, "yes"]}, on_unknown="transient", attempts=2)
 
         player.plays("""
             try a/x 1
@@ -1155,10 +1201,12 @@ class TestContextWindow:
 
         player.plays("""
             try a/x 1
-            AttemptFailed a/x number=1 seconds=0.5 kind=request_specific reason=context_length_exceeded status=400 at 0.5
+            AttemptFailed a/x number=1 seconds=0.5 kind=request_specific \
+                reason=context_length_exceeded status=400 at 0.5
             TargetSkipped c/z reason=context_window at 0.5
             TargetSkipped d/w reason=context_window at 0.5
-            FailedOver a/x from_target=a/x to_target=b/y kind=request_specific reason=context_length_exceeded at 0.5
+            FailedOver a/x from_target=a/x to_target=b/y kind=request_specific \
+                reason=context_length_exceeded at 0.5
             try b/y 1
             AttemptSucceeded b/y number=1 seconds=0.5 at 1
             answer 'yes'
@@ -1167,18 +1215,18 @@ class TestContextWindow:
     def test_with_no_larger_one_it_leaves_at_once(self) -> None:
         player = Player({self.SMALL: [TOO_LONG], "d/w": []})
 
-        assert "let it through" == player.play()[-1]
+        assert "reraise" == player.play()[-1]
 
     def test_with_the_larger_one_benched_too(self) -> None:
         player = Player({self.SMALL: [TOO_LONG], self.LARGE: []})
         player.circuits["b/y"].bench(0.0, 100.0, "migration")
 
-        assert "let it through" == player.play()[-1]
+        assert "reraise" == player.play()[-1]
 
     def test_a_target_of_unknown_size_says_nothing_of_others(self) -> None:
         player = Player({"d/w": [TOO_LONG], self.LARGE: []})
 
-        assert "let it through" == player.play()[-1]
+        assert "reraise" == player.play()[-1]
 
     def test_the_largest_that_was_too_small_counts(self) -> None:
         middle = Target("c/z", context_window=32_000)
@@ -1189,7 +1237,7 @@ class TestContextWindow:
         lines = player.play()
 
         assert ["try c/z 1", "try b/y 1"] == [line for line in lines if line.startswith("try")]
-        assert "let it through" == lines[-1]
+        assert "reraise" == lines[-1]
 
 
 class TestRejecting:
@@ -1220,8 +1268,8 @@ class TestRejecting:
 
         status = 200 if isinstance(said, Verdict) else None
         assert (
-            f"AttemptFailed a/x number=1 seconds=0.5 kind={kind} reason={reason} status={status} at 0.5"
-            == lines[1]
+            f"AttemptFailed a/x number=1 seconds=0.5 kind={kind} reason={reason} "
+            f"status={status} at 0.5" == lines[1]
         )
         assert "answer 'yes'" == lines[-1]
         assert "ResponseRejectedError" == player.call.records[0].type_name
@@ -1263,7 +1311,8 @@ class TestRejecting:
 
         player.plays("""
             try a/x 1
-            AttemptFailed a/x number=1 seconds=0.5 kind=request_specific reason=content_policy status=400 at 0.5
+            AttemptFailed a/x number=1 seconds=0.5 kind=request_specific reason=content_policy \
+                status=400 at 0.5
             CallFailed a/x attempts=1 kind=request_specific at 0.5
             raise ResponseRejectedError
         """)
@@ -1279,14 +1328,14 @@ class TestRejecting:
         inner.verdict = BUG  # type: ignore[attr-defined]
         player = Player({"a/x": [inner]})
 
-        assert "let it through" == player.play()[-1]
+        assert "reraise" == player.play()[-1]
 
     def test_one_that_leaves_by_choice_too(self) -> None:
         inner = ResponseRejectedError("z/z", "empty")
         inner.verdict = WRONG  # type: ignore[attr-defined]
         player = Player({"a/x": [inner]}, on_request_error="raise")
 
-        assert "let it through" == player.play()[-1]
+        assert "reraise" == player.play()[-1]
 
     def test_a_predicate_that_fails_is_the_callers_own_error(self) -> None:
         def broken(_: Any) -> bool:
@@ -1330,7 +1379,7 @@ class TestOwnRule:
         assert "reason=overloaded" in player.play()[1]
 
     @pytest.mark.parametrize("broken", [lambda _: 1 / 0, lambda _: "no such kind"])
-    def test_one_that_fails_is_told_and_the_others_asked(self, broken: Any) -> None:
+    def test_a_rule_that_fails_is_emitted_and_the_others_are_asked(self, broken: Any) -> None:
         player = Player({"a/x": [DOWN], "b/y": ["yes"]}, attempts=1, classify=broken)
 
         lines = player.play()
@@ -1342,7 +1391,7 @@ class TestOwnRule:
     def test_it_cannot_turn_a_cancellation_into_a_failure(self) -> None:
         player = Player({"a/x": [CANCELLED], "b/y": []}, classify=lambda _: DOWN)
 
-        assert ["try a/x 1", "let it through"] == player.play()
+        assert ["try a/x 1", "reraise"] == player.play()
 
     def test_what_is_no_verdict_is_told_and_the_others_asked(self) -> None:
         player = Player({"a/x": [DOWN], "b/y": ["yes"]}, attempts=1, classify=lambda _: 7)
@@ -1352,7 +1401,7 @@ class TestOwnRule:
     def test_it_is_not_asked_about_cancellations(self) -> None:
         player = Player({"a/x": [Stop(CANCELLED)]}, classify=lambda _: DOWN)
 
-        assert ["try a/x 1", "let it through"] == player.play()
+        assert ["try a/x 1", "reraise"] == player.play()
 
 
 class TestGivingUp:
@@ -1365,7 +1414,8 @@ class TestGivingUp:
 
         player.plays("""
             try a/x 1
-            AttemptFailed a/x number=1 seconds=0.5 kind=transient reason=overloaded status=503 at 0.5
+            AttemptFailed a/x number=1 seconds=0.5 kind=transient reason=overloaded status=503 at \
+                0.5
             TargetSkipped b/y reason=migration at 0.5
             FailedOver a/x from_target=a/x to_target=c/z kind=transient reason=overloaded at 0.5
             try c/z 1
@@ -1400,7 +1450,8 @@ class TestGivingUp:
         player.plays("""
             TargetSkipped a/x reason=migration at 0
             CallFailed a/x attempts=0 kind=rejected at 0
-            raise ChainExhaustedError from BreakerOpenError('a/x is benched (migration); try again in 90 s')
+            raise ChainExhaustedError from \
+                BreakerOpenError('a/x is benched (migration); try again in 90 s')
         """)
 
     def test_the_last_lane_tells_when_nothing_was_tried(self) -> None:
@@ -1424,9 +1475,9 @@ class TestAllBenched:
             candidate.circuit.failure(
                 candidate.circuit.generation, 0.0, DEAD if end < 0 else FULL, 0.0
             )
-            layer = candidate.circuit._state.opened
-            assert layer is not None
-            layer.until = abs(end)
+            bench = candidate.circuit._state.opened
+            assert bench is not None
+            bench.until = abs(end)
             with candidate.circuit._lock:
                 candidate.circuit._publish_locked()
         player.lines.clear()
@@ -1441,10 +1492,11 @@ class TestAllBenched:
             TargetSkipped b/x reason=out_of_memory at 0
             TargetSkipped c/x reason=out_of_memory at 0
             try b/x 1
-            AttemptFailed b/x number=1 seconds=0.5 kind=transient reason=overloaded status=503 at 0.5
+            AttemptFailed b/x number=1 seconds=0.5 kind=transient reason=overloaded status=503 at \
+                0.5
             FailedOver b/x from_target=b/x to_target=c/x kind=transient reason=overloaded at 0.5
             try c/x 1
-            TargetUnbenched c/x reason=recovered at 1 by nobody
+            TargetUnbenched c/x reason=recovered at 1 by no call
             AttemptSucceeded c/x number=1 seconds=0.5 at 1
             answer 'yes'
         """)
@@ -1490,7 +1542,8 @@ class TestAllBenched:
         player.plays("""
             TargetSkipped a/x reason=out_of_memory at 0
             CallFailed a/x attempts=0 kind=rejected at 0
-            raise ChainExhaustedError from BreakerOpenError('a/x is benched (out_of_memory); try again in 50 s')
+            raise ChainExhaustedError from \
+                BreakerOpenError('a/x is benched (out_of_memory); try again in 50 s')
         """)
         assert 50.0 == player.error.retry_after
 
@@ -1530,7 +1583,8 @@ class TestAllBenched:
         player.plays("""
             TargetSkipped a/x reason=out_of_memory at 0
             CallFailed a/x attempts=0 kind=rejected at 0
-            raise ChainExhaustedError from BreakerOpenError('a/x is benched (out_of_memory); try again in 60.1 s')
+            raise ChainExhaustedError from \
+                BreakerOpenError('a/x is benched (out_of_memory); try again in 60.1 s')
         """)
 
     def test_a_wait_as_long_as_is_allowed_is_waited(self) -> None:
@@ -1562,7 +1616,7 @@ class TestAllBenched:
 
         lines = [line for line in player.play() if line.startswith(("wait", "try", "raise"))]
 
-        # Somebody else has the only place, whose end nobody knows: no wait, and no busy loop.
+        # Another caller holds the only lease, whose end is unknown: no wait, and no busy loop.
         assert "wait 0.5" == lines[0]
         assert "raise ChainExhaustedError from BreakerOpenError" in lines[-1]
 
@@ -1572,7 +1626,7 @@ class TestNothingIsKept:
 
     def test_a_story_that_is_closed_early_lets_go_of_the_error(self) -> None:
         player = Player({"a/x": [DOWN], "b/y": []}, attempts=3)
-        steps = stories.call_flow(player.call, 0.0)
+        steps = call_flow(player.call, 0.0)
         next(steps)
         steps.send(Reply(0.5, error=Problem(DOWN)))
         frame = steps.gi_frame

@@ -1,4 +1,4 @@
-"""One circuit by itself: what each result does to it, and everything that it tells, in full."""
+"""One circuit by itself: what each result does to it, and every event in full."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def opened(sink: EventSink | None = None, **options: Any) -> Circuit:
 
 
 class TestOpening:
-    """What opens a closed circuit, and what is told of it."""
+    """What opens a closed circuit, and which events are emitted."""
 
-    def test_opens_at_the_limit_of_failures_in_a_row_and_tells_all_of_it(self) -> None:
+    def test_opens_at_the_limit_of_failures_in_a_row_and_emits_all_of_it(self) -> None:
         sink = EventSink()
         one = circuit(sink=sink, failures=3)
 
@@ -205,7 +205,7 @@ class TestOpening:
             one.last_error,
         )
 
-    def test_what_the_error_named_is_told_with_the_bench(self) -> None:
+    def test_the_event_of_a_bench_has_the_wait_that_the_error_named(self) -> None:
         sink = EventSink("HealthChanged")
         tripped, dead = circuit(sink=sink, failures=1), circuit(sink=sink)
 
@@ -226,10 +226,10 @@ class TestOpening:
 
         answer(one, 1.0, seconds=5.0, times=2)
 
-        told = benched(TRANSIENT, "slow", "slow_rate 2/3 >= 0.6", 31.0)
-        assert [("TargetBenched", KEY, 1.0, told)] == sink.take()
+        details = benched(TRANSIENT, "slow", "slow_rate 2/3 >= 0.6", 31.0)
+        assert [("TargetBenched", KEY, 1.0, details)] == sink.take()
 
-    def test_who_is_refused_is_told_which_key_it_was(self) -> None:
+    def test_a_rejected_caller_gets_the_key_and_the_reason(self) -> None:
         one = circuit(failures=1)
         fail(one, 0.0)
 
@@ -298,7 +298,7 @@ class TestOpening:
 
 
 class TestPausing:
-    """Rate limits: a layer over the closed period, extended and never shortened."""
+    """Rate limits: a pause beside the closed state, extended and never shortened."""
 
     def test_a_named_wait_benches_exactly_that_long(self) -> None:
         sink = EventSink("HealthChanged")
@@ -306,8 +306,10 @@ class TestPausing:
 
         one.failure(granted(one.admit(1.0)), 1.0, limited(20.0), 0.0, tag=TAG)
 
-        told = benched(RATE_LIMITED, "rate_limit", "rate_limited", 21.0, retry_after=20.0, tag=TAG)
-        assert [("TargetBenched", KEY, 1.0, told)] == sink.take()
+        details = benched(
+            RATE_LIMITED, "rate_limit", "rate_limited", 21.0, retry_after=20.0, tag=TAG
+        )
+        assert [("TargetBenched", KEY, 1.0, details)] == sink.take()
         assert ("open", 21.0, None) == (one.state(1.0), one.shut_until, one.slot)
 
     def test_without_a_named_wait_it_is_a_quarter_of_a_minute(self) -> None:
@@ -338,23 +340,23 @@ class TestPausing:
     def test_the_longest_of_several_waits_is_kept(self) -> None:
         sink = EventSink("HealthChanged")
         one = circuit(sink=sink)
-        grants = [granted(one.admit(0.0)) for _ in range(4)]
+        admissions = [granted(one.admit(0.0)) for _ in range(4)]
 
-        for admission, wait in zip(grants, (1.0, 60.0, 5.0, 2.0), strict=True):
+        for admission, wait in zip(admissions, (1.0, 60.0, 5.0, 2.0), strict=True):
             one.failure(admission, 1.0, limited(wait), 0.1)
 
         assert 61.0 == one.shut_until
         assert [2.0, 61.0] == [details["until"] for _, _, _, details in sink.take()]
 
-    def test_a_wait_that_ends_a_moment_later_is_not_told_again(self) -> None:
+    def test_a_wait_that_ends_a_moment_later_is_not_emitted_again(self) -> None:
         sink = EventSink("HealthChanged")
         one = circuit(sink=sink)
-        grants = [granted(one.admit(0.0)) for _ in range(3)]
+        admissions = [granted(one.admit(0.0)) for _ in range(3)]
 
-        one.failure(grants[0], 1.0, limited(10.0), 0.1)
-        one.failure(grants[1], 1.9, limited(10.0), 0.1)
+        one.failure(admissions[0], 1.0, limited(10.0), 0.1)
+        one.failure(admissions[1], 1.9, limited(10.0), 0.1)
         assert 11.9 == one.shut_until
-        one.failure(grants[2], 2.9, limited(10.0), 0.1)
+        one.failure(admissions[2], 2.9, limited(10.0), 0.1)
 
         assert [11.0, 12.9] == [details["until"] for _, _, _, details in sink.take()]
         assert 12.9 == one.shut_until
@@ -406,8 +408,8 @@ class TestPausing:
 
         one.pause(granted(one.admit(1.0)), 1.0, verdict, TAG)
 
-        told = benched(TRANSIENT, "overloaded", "transient", 9.0, retry_after=8.0, tag=TAG)
-        assert [("TargetBenched", KEY, 1.0, told)] == sink.take()
+        details = benched(TRANSIENT, "overloaded", "transient", 9.0, retry_after=8.0, tag=TAG)
+        assert [("TargetBenched", KEY, 1.0, details)] == sink.take()
 
     def test_a_late_one_pauses_nobody(self) -> None:
         one = circuit(failures=1)
@@ -440,7 +442,7 @@ class TestPausing:
 
 
 class TestHalfOpen:
-    """After the cooldown: places are leased, one probe decides."""
+    """After the cooldown: probes get leases, one probe decides."""
 
     def test_is_half_open_from_the_very_end_of_the_cooldown(self) -> None:
         one = opened()
@@ -468,7 +470,7 @@ class TestHalfOpen:
         assert asked is not None
         assert (KEY, "probes taken", None) == (asked.key, asked.reason, asked.until)
 
-    def test_asking_takes_no_place(self) -> None:
+    def test_asking_takes_no_lease(self) -> None:
         one = opened()
 
         assert (None, None) == (one.block(30.0), one.block(30.0))
@@ -476,9 +478,9 @@ class TestHalfOpen:
     def test_admits_as_many_as_it_is_set_to(self) -> None:
         one = opened(probes=2)
 
-        leaves = [one.admit(30.0) for _ in range(3)]
+        results = [one.admit(30.0) for _ in range(3)]
 
-        assert [True, True, False] == [isinstance(leave, Lease) for leave in leaves]
+        assert [True, True, False] == [isinstance(each, Lease) for each in results]
 
     def test_an_answer_closes_it_and_old_errors_are_forgotten(self) -> None:
         sink = EventSink()
@@ -580,10 +582,11 @@ class TestHalfOpen:
 
         one.failure(granted(one.admit(30.0)), 30.0, limited(500.0), 0.0, tag=TAG)
 
+        details = {"retry_after": 500.0, "tag": TAG}
         assert [
-            ("TargetBenched", KEY, 30.0, benched(RATE_LIMITED, "rate_limit", "probe failed", 90.0, retry_after=500.0, tag=TAG)),
-            ("TargetBenched", KEY, 30.0, benched(RATE_LIMITED, "rate_limit", "rate_limited", 530.0, retry_after=500.0, tag=TAG)),
-        ] == sink.take()  # fmt: skip
+            ("TargetBenched", KEY, 30.0, benched(RATE_LIMITED, "rate_limit", why, until, **details))
+            for why, until in (("probe failed", 90.0), ("rate_limited", 530.0))
+        ] == sink.take()
         assert 530.0 == one.shut_until
 
     def test_a_rate_limited_probe_without_a_named_wait_is_a_failed_probe(self) -> None:
@@ -600,7 +603,7 @@ class TestHalfOpen:
 
         assert 330.0 == one.shut_until
 
-    def test_a_place_given_back_is_free_and_says_nothing(self) -> None:
+    def test_a_lease_given_back_is_free_and_no_event(self) -> None:
         sink = EventSink()
         one = opened(sink)
         one.state(30.0)
@@ -611,7 +614,7 @@ class TestHalfOpen:
         assert ([], "half_open") == (sink.take(), one.state(30.0))
         assert isinstance(one.admit(30.0), Lease)
 
-    def test_what_blames_nobody_gives_the_place_back(self) -> None:
+    def test_an_error_that_is_not_charged_gives_the_lease_back(self) -> None:
         one = opened()
 
         one.failure(granted(one.admit(30.0)), 30.0, WRONG, 0.0)
@@ -643,7 +646,10 @@ class TestHalfOpen:
         one = opened(sink)
 
         one.failure(
-            granted(one.admit(30.0)), 30.0, Verdict(TRANSIENT, "overloaded", retry_after=500.0), 0.0
+            granted(one.admit(30.0)),
+            30.0,
+            Verdict(TRANSIENT, "overloaded", retry_after=500.0),
+            0.0,
         )
 
         assert [90.0] == [details["until"] for _, _, _, details in sink.take()]
@@ -775,7 +781,7 @@ class TestHalfOpen:
         assert [] == sink.take()
         assert "open" == one.state(32.0)
 
-    def test_a_shared_place_is_one_that_the_present_state_gave(self) -> None:
+    def test_a_shared_lease_is_one_that_the_present_state_gave(self) -> None:
         one = opened()
         lease = one.admit(30.0)
         assert isinstance(lease, Lease)
@@ -794,7 +800,7 @@ class TestHalfOpen:
 
 
 class TestLastResort:
-    """One attempt in spite of an automatic bench, when nobody else is left."""
+    """One attempt in spite of an automatic bench, when no other target is left."""
 
     def test_one_at_a_time(self) -> None:
         one = opened()
@@ -861,10 +867,10 @@ class TestLastResort:
 
         one.failure(granted(one.admit_last_resort(1.0, 0.0)), 2.0, limited(100.0), 1.0, tag=TAG)
 
-        told = benched(
+        details = benched(
             RATE_LIMITED, "rate_limit", "rate_limited", 102.0, retry_after=100.0, tag=TAG
         )
-        assert [("TargetBenched", KEY, 2.0, told)] == sink.take()
+        assert [("TargetBenched", KEY, 2.0, details)] == sink.take()
         assert LastError(RATE_LIMITED, "rate_limit") == one.last_error
 
     def test_a_rate_limit_without_a_wait_is_not(self) -> None:
@@ -881,8 +887,8 @@ class TestLastResort:
 
         one.failure(granted(one.admit_last_resort(1.0, 0.0)), 2.0, DEAD, 1.0, tag=TAG)
 
-        told = benched(ErrorKind.AUTH_DEAD, "invalid_credentials", "auth_dead", 302.0, tag=TAG)
-        assert [("TargetBenched", KEY, 2.0, told)] == sink.take()
+        details = benched(ErrorKind.AUTH_DEAD, "invalid_credentials", "auth_dead", 302.0, tag=TAG)
+        assert [("TargetBenched", KEY, 2.0, details)] == sink.take()
         assert refused(one.admit_last_resort(3.0, 0.0)).dead
 
     def test_a_dead_key_is_benched_as_long_as_the_policys_cooldown_at_least(self) -> None:
@@ -892,10 +898,10 @@ class TestLastResort:
 
         one.failure(granted(one.admit_last_resort(1.0, 0.0)), 2.0, dead, 1.0, cooldown=400.0)
 
-        told = benched(
+        details = benched(
             ErrorKind.AUTH_DEAD, "invalid_credentials", "auth_dead", 402.0, retry_after=5.0
         )
-        assert [("TargetBenched", KEY, 2.0, told)] == sink.take()
+        assert [("TargetBenched", KEY, 2.0, details)] == sink.take()
 
     def test_never_past_a_forced_mode_over_an_automatic_bench(self) -> None:
         one = opened()
@@ -966,19 +972,19 @@ class TestLastResort:
 
     def test_a_pause_that_was_named_once_is_respected_however_it_is_extended(self) -> None:
         one = circuit()
-        grants = [granted(one.admit(0.0)) for _ in range(3)]
-        one.failure(grants[0], 0.0, limited(3.0), 0.0)
+        admissions = [granted(one.admit(0.0)) for _ in range(3)]
+        one.failure(admissions[0], 0.0, limited(3.0), 0.0)
 
-        one.failure(grants[1], 1.0, limited(), 1.0)
+        one.failure(admissions[1], 1.0, limited(), 1.0)
 
         assert "rate_limit" == refused(one.admit_last_resort(2.0, 0.0)).reason
 
     def test_a_shorter_wait_that_is_named_makes_the_longer_pause_one_to_respect(self) -> None:
         one = circuit()
-        grants = [granted(one.admit(0.0)) for _ in range(2)]
-        one.failure(grants[0], 0.0, limited(), 0.0)
+        admissions = [granted(one.admit(0.0)) for _ in range(2)]
+        one.failure(admissions[0], 0.0, limited(), 0.0)
 
-        one.failure(grants[1], 1.0, limited(3.0), 1.0)
+        one.failure(admissions[1], 1.0, limited(3.0), 1.0)
 
         assert (15.0, "rate_limit") == (
             one.shut_until,
@@ -1024,7 +1030,7 @@ class TestLastResort:
 class TestByHand:
     """An operator's bench: no result touches it."""
 
-    def test_it_is_told_and_shown(self) -> None:
+    def test_it_is_emitted_and_shown(self) -> None:
         sink = EventSink()
         one = circuit(sink=sink)
 
@@ -1049,7 +1055,7 @@ class TestByHand:
 
         assert (None, "migration", True) == (block.until, block.reason, block.manual)
 
-    def test_it_ends_at_its_own_end_and_health_is_told(self) -> None:
+    def test_it_ends_at_its_end_and_health_changes(self) -> None:
         sink = EventSink()
         one = circuit(sink=sink)
         one.bench(1.0, 100.0, "migration")
@@ -1062,7 +1068,7 @@ class TestByHand:
             ("HealthChanged", KEY, 100.0, health("down", "healthy")),
         ] == sink.take()
 
-    def test_its_end_is_not_told_as_one_while_something_else_blocks(self) -> None:
+    def test_its_end_is_no_event_while_something_else_blocks(self) -> None:
         sink = EventSink()
         one = circuit(sink=sink, failures=1)
         fail(one, 0.0)
@@ -1073,20 +1079,20 @@ class TestByHand:
 
         assert [] == sink.take()
 
-    def test_results_count_beneath_it_and_leave_it(self) -> None:
+    def test_results_count_meanwhile_and_do_not_end_it(self) -> None:
         one = circuit(failures=2)
-        grants = [granted(one.admit(0.0)) for _ in range(3)]
+        admissions = [granted(one.admit(0.0)) for _ in range(3)]
         one.bench(1.0, 1000.0, "migration")
 
-        one.failure(grants[0], 2.0, DOWN, 1.0)
-        one.failure(grants[1], 2.0, DOWN, 1.0)
-        one.success(grants[2], 2.0, 1.0)
+        one.failure(admissions[0], 2.0, DOWN, 1.0)
+        one.failure(admissions[1], 2.0, DOWN, 1.0)
+        one.success(admissions[2], 2.0, 1.0)
 
         bench = one.bench_now(2.0)
         assert bench is not None
         assert (True, 1000.0) == (bench.manual, bench.until)
 
-    def test_unbenching_ends_every_layer_and_trusts_it_again(self) -> None:
+    def test_unbenching_ends_every_bench_and_closes_the_circuit(self) -> None:
         sink = EventSink()
         one = circuit(sink=sink, failures=1)
         fail(one, 0.0)
@@ -1109,7 +1115,7 @@ class TestByHand:
         fail(one, 33.0)
         assert 63.0 == one.shut_until
 
-    def test_unbenching_what_is_not_benched_says_so_and_tells_nothing(self) -> None:
+    def test_unbenching_what_is_not_benched_returns_false_without_an_event(self) -> None:
         sink = EventSink()
         one = circuit(sink=sink)
         fail(one, 0.0)
@@ -1177,7 +1183,7 @@ class TestByHand:
 class TestModes:
     """Settings of a circuit, changed while it works."""
 
-    def test_metrics_only_tells_once_for_as_long_as_it_would_have_benched(self) -> None:
+    def test_metrics_only_emits_once_for_as_long_as_it_would_have_benched(self) -> None:
         sink = EventSink("HealthChanged")
         one = circuit(sink=sink, failures=1, mode="metrics_only")
 
@@ -1193,7 +1199,7 @@ class TestModes:
         ] == sink.take()
         assert "closed" == one.state(31.0)
 
-    def test_metrics_only_tells_what_a_bench_would_have_told(self) -> None:
+    def test_metrics_only_emits_what_a_bench_would_have_emitted(self) -> None:
         sink = EventSink("HealthChanged")
         one = circuit(sink=sink, failures=1, mode="metrics_only")
 
@@ -1205,18 +1211,18 @@ class TestModes:
             tag=TAG,
         )
 
-        told = benched(
+        details = benched(
             TRANSIENT, "overloaded", "failures 1/1", 31.0, retry_after=4.0, tag=TAG, enforced=False
         )
-        assert [("TargetBenched", KEY, 1.0, told)] == sink.take()
+        assert [("TargetBenched", KEY, 1.0, details)] == sink.take()
 
-    def test_metrics_only_tells_of_pauses_too(self) -> None:
+    def test_metrics_only_emits_pauses_too(self) -> None:
         sink = EventSink("HealthChanged")
         one = circuit(sink=sink, mode="metrics_only")
 
         one.failure(granted(one.admit(1.0)), 1.0, limited(9.0), 0.0, tag=TAG)
 
-        told = benched(
+        details = benched(
             RATE_LIMITED,
             "rate_limit",
             "rate_limited",
@@ -1225,9 +1231,9 @@ class TestModes:
             tag=TAG,
             enforced=False,
         )
-        assert [("TargetBenched", KEY, 1.0, told)] == sink.take()
+        assert [("TargetBenched", KEY, 1.0, details)] == sink.take()
 
-    def test_forgetting_makes_metrics_only_tell_again(self) -> None:
+    def test_forgetting_makes_metrics_only_emit_again(self) -> None:
         sink = EventSink("HealthChanged")
         one = circuit(sink=sink, failures=1, mode="metrics_only")
         fail(one, 1.0)
@@ -1345,7 +1351,7 @@ class TestModes:
 
 
 class TestExhausted:
-    """One call used up its attempts on a key that answered nobody meanwhile."""
+    """One call used up its attempts on a key that answered no other call meanwhile."""
 
     def test_it_opens_with_the_number_of_attempts(self) -> None:
         sink = EventSink("HealthChanged")
@@ -1355,10 +1361,10 @@ class TestExhausted:
 
         one.exhausted(admission, 2.0, DOWN, 3, one.answered(), cooldown=8.0, tag=TAG)
 
-        told = benched(TRANSIENT, "overloaded", "exhausted 3/3", 10.0, tag=TAG)
-        assert [("TargetBenched", KEY, 2.0, told)] == sink.take()
+        details = benched(TRANSIENT, "overloaded", "exhausted 3/3", 10.0, tag=TAG)
+        assert [("TargetBenched", KEY, 2.0, details)] == sink.take()
 
-    def test_the_hint_of_the_last_error_is_told(self) -> None:
+    def test_the_event_has_the_hint_of_the_last_error(self) -> None:
         sink = EventSink("HealthChanged")
         one = circuit(sink=sink)
         verdict = Verdict(TRANSIENT, "overloaded", retry_after=4.0)
@@ -1412,10 +1418,10 @@ class TestExhausted:
 
 
 class TestInterrupted:
-    """A KeyboardInterrupt between a change and its publication must not leave everybody let in."""
+    """A KeyboardInterrupt between a change and its publication does not admit callers."""
 
     def interrupted(self, **options: Any) -> Circuit:
-        """Return a circuit that opened, but whose slot still says that calls may pass."""
+        """Return a circuit that opened, but whose slot still admits calls."""
         one = circuit(**{"failures": 1, **options})
         generation = one.generation
         fail(one, 0.0)
@@ -1443,7 +1449,7 @@ class TestInterrupted:
 
         assert (None, 30.0) == (one.slot, one.shut_until)
 
-    def test_a_target_looks_after_a_provider_whose_targets_were_not_told(self) -> None:
+    def test_a_target_publishes_what_its_provider_could_not(self) -> None:
         provider = circuit("groq", failures=1)
         one = circuit(provider=provider)
         generation = one.generation
@@ -1459,14 +1465,14 @@ class TestFigures:
     """What a circuit says about itself."""
 
     def test_a_call_is_hung_after_ten_times_the_average_and_ten_seconds_at_least(self) -> None:
-        quick, slow, told = circuit(), circuit(), circuit(slow_call=2.0)
+        quick, slow, limited_to_2 = circuit(), circuit(), circuit(slow_call=2.0)
         answer(quick, 0.0, seconds=0.5)
         answer(slow, 0.0, seconds=4.0)
         answer(slow, 0.0, seconds=2.0)
 
         assert [10.0, 10.0, 30.0, 2.0] == [
-            circuit().hung_after(0.0), quick.hung_after(0.0), slow.hung_after(0.0), told.hung_after(0.0),
-        ]  # fmt: skip
+            one.hung_after(0.0) for one in (circuit(), quick, slow, limited_to_2)
+        ]
 
     def test_the_average_of_a_window_that_is_empty_is_what_it_last_was(self) -> None:
         one = circuit(window=60.0)
@@ -1541,7 +1547,7 @@ class TestFigures:
 
         assert 0 == len(one.outbox)
 
-    def test_a_note_is_told_with_its_details_if_anybody_listens(self) -> None:
+    def test_an_event_is_emitted_with_its_details_if_a_listener_wants_it(self) -> None:
         sink, deaf = EventSink(), EventSink("AttemptFailed")
         circuit(sink=sink).emit("AttemptFailed", 4.0, tag=TAG, number=1)
         circuit(sink=deaf).emit("AttemptFailed", 4.0, tag=TAG, number=1)
@@ -1549,18 +1555,18 @@ class TestFigures:
         assert [("AttemptFailed", KEY, 4.0, {"tag": TAG, "number": 1})] == sink.take()
         assert [] == deaf.take()
 
-    def test_each_circuit_of_a_key_can_be_told_from_the_next(self) -> None:
+    def test_each_circuit_of_a_key_has_its_own_serial(self) -> None:
         assert circuit().serial < circuit().serial
 
 
-class TestCalm:
+class TestSettled:
     """When the healthy path may count by itself, and when it must not."""
 
-    def calm_after(self, one: Circuit, now: float) -> bool:
+    def settled_after(self, one: Circuit, now: float) -> bool:
         answer(one, now)
         return one.generation.is_settled
 
-    def test_a_healthy_circuit_is_calm_and_rests(self) -> None:
+    def test_a_healthy_circuit_is_settled_and_rests(self) -> None:
         one = circuit()
         answer(one, 1.0, seconds=0.0001)
 
@@ -1576,16 +1582,16 @@ class TestCalm:
     ) -> None:
         monkeypatch.setattr(window, "LOCK_FREE", False)
 
-        assert not self.calm_after(circuit(), 1.0)
+        assert not self.settled_after(circuit(), 1.0)
 
     def test_not_where_slow_calls_are_looked_for(self) -> None:
-        assert not self.calm_after(circuit(slow_call=5.0), 1.0)
+        assert not self.settled_after(circuit(slow_call=5.0), 1.0)
 
     def test_not_while_a_rate_could_be_completed(self) -> None:
         one = circuit(failures=100, min_calls=3)
         fail(one, 1.0)
 
-        assert not self.calm_after(one, 1.0)
+        assert not self.settled_after(one, 1.0)
         assert NEVER == one.generation.check_after
 
     def test_calm_as_soon_as_no_rate_can_be_completed(self) -> None:
@@ -1594,11 +1600,11 @@ class TestCalm:
         answer(one, 1.0, times=10)
         assert not one.generation.is_settled
 
-        assert self.calm_after(one, 1.0)
+        assert self.settled_after(one, 1.0)
 
-    def test_an_error_ends_the_calm_at_once(self) -> None:
+    def test_an_error_unsettles_it_at_once(self) -> None:
         one = circuit()
-        assert self.calm_after(one, 1.0)
+        assert self.settled_after(one, 1.0)
 
         fail(one, 1.0)
 
@@ -1609,7 +1615,7 @@ class TestCalm:
         answer(one, 1.0, times=10)
         fail(one, 1.0, limited(0.0), times=2)
 
-        assert not self.calm_after(one, 1.0)
+        assert not self.settled_after(one, 1.0)
 
     def test_calm_again_when_errors_are_few(self) -> None:
         one = circuit(failures=100, min_calls=1, error_rate=1.0)
@@ -1617,7 +1623,7 @@ class TestCalm:
         fail(one, 1.0)
         answer(one, 1.0)
 
-        assert self.calm_after(one, 1.0)
+        assert self.settled_after(one, 1.0)
 
     def test_not_while_its_provider_has_failures_in_a_row(self) -> None:
         sink = EventSink()
@@ -1626,19 +1632,19 @@ class TestCalm:
         fail(provider, 1.0)
         before = provider.consecutive
 
-        is_settled = self.calm_after(one, 1.0)
+        is_settled = self.settled_after(one, 1.0)
 
         assert (1, False, 0) == (before, is_settled, provider.consecutive)
-        assert self.calm_after(one, 2.0)
+        assert self.settled_after(one, 2.0)
 
     def test_not_while_its_provider_looks_for_slow_calls(self) -> None:
         provider = circuit("groq", slow_call=5.0)
 
-        assert not self.calm_after(circuit(provider=provider), 1.0)
+        assert not self.settled_after(circuit(provider=provider), 1.0)
 
 
 class TestProvider:
-    """A provider's circuit, and its targets beneath it."""
+    """A provider's circuit, and those of its targets."""
 
     def family(
         self, sink: EventSink | None = None, **options: Any
@@ -1698,8 +1704,8 @@ class TestProvider:
         assert "closed" == provider.state(1.0)
         fail(provider, 1.0)
 
-        told = benched(TRANSIENT, "overloaded", "error_rate 2/10 >= 0.2", 31.0)
-        assert [("TargetBenched", "groq", 1.0, told)] == sink.take()
+        details = benched(TRANSIENT, "overloaded", "error_rate 2/10 >= 0.2", 31.0)
+        assert [("TargetBenched", "groq", 1.0, details)] == sink.take()
 
     def test_its_numbers_are_the_sums(self) -> None:
         provider, one, other = self.family(failures=100)
@@ -1785,7 +1791,7 @@ class TestProvider:
 
         assert (False, NEVER) == (one.generation.is_settled, one.generation.check_after)
 
-    def test_other_changes_leave_their_calm(self) -> None:
+    def test_other_changes_leave_them_settled(self) -> None:
         provider, one, _ = self.family()
         one.generation.is_settled, one.generation.check_after = True, 100.0
 
@@ -1802,8 +1808,8 @@ class TestProvider:
 
         answer(one, 1.0, seconds=5.0)
 
-        told = benched(TRANSIENT, "slow", "slow_rate 2/3 >= 0.5", 31.0)
-        assert [("TargetBenched", "groq", 1.0, told)] == sink.take()
+        details = benched(TRANSIENT, "slow", "slow_rate 2/3 >= 0.5", 31.0)
+        assert [("TargetBenched", "groq", 1.0, details)] == sink.take()
 
     def test_a_disabled_provider_is_not_opened_by_them(self) -> None:
         provider, one, _ = self.family(mode="disabled", min_calls=1, slow_call=5.0, slow_rate=0.5)
@@ -1869,7 +1875,7 @@ class TestProvider:
 class TestFork:
     """A child process has fresh locks and no leases of its parent's calls."""
 
-    def test_places_are_free_locks_are_new_and_nothing_waits_to_be_told(self) -> None:
+    def test_leases_are_free_locks_are_new_and_no_event_waits(self) -> None:
         one = circuit(failures=1)
         fail(one, 0.0)
         granted(one.admit(30.0))

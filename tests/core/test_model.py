@@ -1,11 +1,11 @@
 """Circuits and registry against an independent model, whatever happens to them and in any order.
 
-`tests/support/model.py` says a second time, from the contract alone, what a circuit does. Here a state
-machine sends the same calls to both: several callers at once who were let through and have not
-reported yet, outcomes of every kind, benches by hand, changed settings and time that passes.
-After every step what health() and list_benched() say must be what the model says. Callers come
-by every way in: fresh guards, a guard kept in a variable, permits, the generated wrapper's own
-first attempt, and the call flow.
+`tests/support/model.py` describes a second time, from the contract alone, what a circuit does.
+Here a state machine sends the same calls to both: several callers at once who were admitted and
+have not reported yet, outcomes of every kind, manual benches, changed settings and time that
+passes. After every step health() and list_benched() must return what the model says. Callers
+enter in every way: fresh guards, a guard kept in a variable, permits, the first attempt of the
+generated wrapper, and the call flow.
 
 Beside that three things are held against what the package says alone, whatever the model thinks:
 a manual bench is what the operator made it until he or its end changes it, an automatic bench
@@ -127,8 +127,8 @@ def error_of(outcome: Outcome) -> BaseException | None:
     )
 
 
-class SteadyDice(random.Random):
-    """Dice that always show 0, so that a bench lasts as long as its cooldown says."""
+class NoRandomness(random.Random):
+    """Always draws 0, so that a bench lasts as long as its cooldown says."""
 
     def random(self) -> float:
         return 0.0
@@ -159,14 +159,14 @@ class Ways:
             for key in TARGETS
         }
         self.wrappers = {key: policy(_provider) for key, policy in plain.items()}
-        # A policy that looks at answers is not plain: every call of it is told by the call flow.
-        self.stories = {
+        # A policy that looks at answers is not plain: every call of it goes through the call flow.
+        self.flows = {
             key: policy.using(reject=lambda _: None)(_provider) for key, policy in plain.items()
         }
 
     def enter(self, way: str, key: str) -> "Entry | None":
-        """Come by one way; None if it is refused."""
-        # Each caller is a task of its own: what it holds is not known to the others.
+        """Enter in one way; None if the caller is rejected."""
+        # Each caller has its own context, so that the others do not see its leases.
         context = contextvars.Context()
         try:
             return Entry(way, key, context, context.run(self._enter, way, key))
@@ -182,13 +182,13 @@ class Ways:
             return permit
         if way in ("fresh guard", "kept guard"):
             return (breaker(key) if way == "fresh guard" else self.kept[key]).__enter__()
-        call = (self.wrappers if way == "wrapper" else self.stories)[key]()
+        call = (self.wrappers if way == "wrapper" else self.flows)[key]()
         call.send(None)
         return call
 
 
 class Entry:
-    """One caller who was let through."""
+    """One caller that was admitted."""
 
     def __init__(self, way: str, key: str, context: contextvars.Context, held: Any) -> None:
         self.way = way
@@ -222,7 +222,7 @@ class Entry:
 
 
 GUARD_WAYS = ("fresh guard", "kept guard", "permit")
-CHAIN_WAYS = ("wrapper", "story")
+CHAIN_WAYS = ("wrapper", "call flow")
 
 # --- the machine ------------------------------------------------------------------------------
 
@@ -257,7 +257,7 @@ class CircuitMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self._dice, runtime.rng = runtime.rng, SteadyDice()
+        self._rng, runtime.rng = runtime.rng, NoRandomness()
         self._state = ExitStack()
         self._state.enter_context(testing.isolated())
         self.clock = self._state.enter_context(testing.fake_clock())
@@ -270,7 +270,7 @@ class CircuitMachine(RuleBasedStateMachine):
         for _, entry in reversed(self.callers):
             entry.leave(asyncio.CancelledError())
         self._state.close()
-        runtime.rng = self._dice
+        runtime.rng = self._rng
         self.reached.update(self.model.reached)
 
     @initialize(
@@ -286,7 +286,7 @@ class CircuitMachine(RuleBasedStateMachine):
         slow_keys: tuple[str, ...],
         look_every: int,
     ) -> None:
-        """Every example has settings of its own, and looks often or rarely: looking counts what was left uncounted."""
+        """Each example has its settings and looks often or rarely: looking counts successes."""
         slow = {"slow_call": slow_call, "slow_rate": 0.35}
         configure(logging=False, breakers={"*": options, **dict.fromkeys(slow_keys, slow)})
         health(KEYS)
@@ -300,7 +300,7 @@ class CircuitMachine(RuleBasedStateMachine):
 
     @rule(key=st.sampled_from(TARGETS), way=ways)
     def somebody_comes(self, key: str, way: str) -> None:
-        """A caller comes, and if let through stays for a while."""
+        """A caller enters, and if it is admitted reports later."""
         self._come(key, way)
 
     @rule(way=st.sampled_from(GUARD_WAYS))
@@ -311,14 +311,14 @@ class CircuitMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.callers)
     @rule(index=st.integers(0, 20), outcome=outcomes)
     def somebody_leaves(self, index: int, outcome: str) -> None:
-        """One of those who were let through reports, however late."""
+        """One of the admitted callers reports, however late."""
         self._leave(*self.callers[index % len(self.callers)], outcome)
 
     @rule(
         key=st.sampled_from(TARGETS), way=ways, outcome=outcomes, times=st.sampled_from([1, 2, 5])
     )
     def calls_in_a_row(self, key: str, way: str, outcome: str, times: int) -> None:
-        """Short calls, one after the other; many, when it is well, since then few of them are measured."""
+        """Short calls, one after the other; many, since a healthy circuit measures few of them."""
         times = 40 if (times, outcome) == (5, "success") else times
         for _ in range(times):
             caller = self._come(key, way)
@@ -335,7 +335,7 @@ class CircuitMachine(RuleBasedStateMachine):
     def slow_calls_in_a_row(
         self, key: str, way: str, outcome: str, seconds: int, times: int
     ) -> None:
-        """They come together and leave together."""
+        """They enter together and report together."""
         callers = [caller for _ in range(times) if (caller := self._come(key, way)) is not None]
         self._pass(seconds)
         for caller in reversed(callers):
@@ -370,7 +370,7 @@ class CircuitMachine(RuleBasedStateMachine):
     def a_call_outlives_what_others_bring(
         self, key: str, way: str, meanwhile: str, then: str, outcome: str
     ) -> None:
-        """It was let through before a bench and reports during it, after it, or after a recovery."""
+        """It was admitted before a bench and reports during it, after it, or after a recovery."""
         caller = self._come(key, way)
         if caller is None:
             return
@@ -408,7 +408,7 @@ class CircuitMachine(RuleBasedStateMachine):
     def results_come_in_while_benched(
         self, key: str, came_by: list[str], benched: str, outcome: str
     ) -> None:
-        """What leaves the closed period beneath still counts; the bench is left alone, or extended."""
+        """Reports of the closed period still count; the bench is unchanged or extended."""
         callers = [caller for way in came_by if (caller := self._come(key, way)) is not None]
         if benched.endswith("by hand"):
             self.an_operator_benches("groq" if benched.startswith("groq") else key, 20.0)
@@ -502,9 +502,9 @@ class CircuitMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.steps % 16 == 15)
     @rule()
     def all_recovers(self) -> None:
-        """After enough time and successes calls pass again, whoever still hangs."""
+        """After enough time and successes calls pass again, even if some still hang."""
         leased_until = [
-            place.at_most_until for each in self.model.circuits.values() for place in each.places
+            lease.at_most_until for each in self.model.circuits.values() for lease in each.places
         ]
         self._pass(max([400, *(int(until - self._now()) + 1 for until in leased_until)]))
         for key in TARGETS:
@@ -629,9 +629,7 @@ class CircuitMachine(RuleBasedStateMachine):
         guards = [circuit.why() for circuit in self.model.guards_of(key)]
         entry = self.ways.enter(way, key)
         assert expected in (None, entry is not None), f"{key} by {way}"
-        self.model.reached.update(
-            f"{why}: {'let through' if entry else 'refused'}" for why in guards
-        )
+        self.model.reached.update(f"{why}: {'admitted' if entry else 'rejected'}" for why in guards)
         if entry is None:
             return None
         caller = self.model.enter(key), entry
@@ -668,11 +666,11 @@ STATES = [
         for status in ("healthy", "degraded")
     ),
     "open and down",
-    "closed: let through",
-    "half_open: let through",
-    "half_open: refused",
-    "open: refused",  # by its mode
-    *(f"open ({cause}): refused" for cause in (*OPENING, "rate_limited", "manual")),
+    "closed: admitted",
+    "half_open: admitted",
+    "half_open: rejected",
+    "open: rejected",  # by its mode
+    *(f"open ({cause}): rejected" for cause in (*OPENING, "rate_limited", "manual")),
     "recovered",
     "a cooldown has grown",
     "the escalation has fallen",
@@ -683,7 +681,7 @@ TABLE_OF_BENCHES = [
     *(f"{cause} ends in half_open" for cause in OPENING),
     "rate_limited ends in closed",
     "manual ends in closed",
-    "manual ends in half_open",  # which began beneath it
+    "manual ends in half_open",  # which began meanwhile
     "manual ends in open",
     "rate_limited ends in half_open",
 ]
@@ -712,7 +710,7 @@ MOST_ROUNDS = 4
 
 
 def profile() -> settings:
-    """Few and the same scripts every day; with ``RESILIENT_LLM_MODEL_EXAMPLES`` as many, and others each time."""
+    """A few fixed scripts; ``RESILIENT_LLM_MODEL_EXAMPLES`` sets how many random ones."""
     return settings(
         max_examples=EXAMPLES or 400,
         stateful_step_count=50,
@@ -800,7 +798,7 @@ policies = st.fixed_dictionaries(
 
 
 class Play:
-    """One performance of a script: what was answered, told, benched and counted."""
+    """One run of a script: its answers, events, benches and counts."""
 
     inlined = 0
 
@@ -808,11 +806,11 @@ class Play:
         self.clock = clock
         self.started_at = runtime.clock()
         self.lines: list[Any] = []
-        self.told: dict[str, list[Any]] = {}
-        """Events in order per key, as they are promised: an end that nobody looked at is told later."""
+        self.events: dict[str, list[Any]] = {}
+        """Events in order per key: the end of a bench is emitted when it is next looked at."""
         self.coming: list[tuple[str, tuple[Any, ...]]] = []
         self._call_ids: dict[str, int] = {}
-        observe(self._notify_exchanged, *TOLD_BY_BOTH)
+        observe(self._observe, *TOLD_BY_BOTH)
 
     def provider(self, target: Target) -> str:
         """The next attempt of the script."""
@@ -875,20 +873,20 @@ class Play:
     def _since(self, moment: float) -> float:
         return round(float(moment) - self.started_at, 6)
 
-    def _notify_exchanged(self, event: Event) -> None:
+    def _observe(self, event: Event) -> None:
         # Two plays begin at different moments and name their calls differently.
-        event_names = {name: getattr(event, name) for name in event.__slots__}
-        if event_names.get("until") is not None:
-            event_names["until"] = round((event_names["until"] - event.at).total_seconds(), 4)
+        details = {name: getattr(event, name) for name in event.__slots__}
+        if details.get("until") is not None:
+            details["until"] = round((details["until"] - event.at).total_seconds(), 4)
         call = (
             self._call_ids.setdefault(event.call_id, len(self._call_ids)) if event.call_id else None
         )
-        self.told.setdefault(event.target, []).append((type(event), call, event_names))
+        self.events.setdefault(event.target, []).append((type(event), call, details))
 
 
 def perform(script: list[tuple[Any, ...]], options: dict[str, Any], way: str) -> Play:
     """Play a script by one way of writing and of being called."""
-    dice, runtime.rng = runtime.rng, SteadyDice()
+    rng, runtime.rng = runtime.rng, NoRandomness()
     try:
         with testing.isolated(), testing.fake_clock() as clock:
             classify.rule(lambda error: error.verdict if isinstance(error, ToldError) else None)
@@ -906,7 +904,7 @@ def perform(script: list[tuple[Any, ...]], options: dict[str, Any], way: str) ->
                     _perform(play, policy, script)
             return play
     finally:
-        runtime.rng = dice
+        runtime.rng = rng
 
 
 def _perform(play: Play, policy: Failover, script: list[tuple[Any, ...]]) -> None:
@@ -952,8 +950,8 @@ def scripted_settings() -> settings:
 
 @pytest.mark.slow
 @pytest.mark.timeout(0 if EXAMPLES else 60)
-def test_the_healthy_path_does_what_the_story_does() -> None:
-    """Answers, errors, events, benches and figures are the same by the inlined first attempt and by the call flow."""
+def test_the_healthy_path_does_what_the_call_flow_does() -> None:
+    """The inlined first attempt gives the same answers, errors, events, benches and numbers."""
     inlined: Counter[str] = Counter()
 
     @scripted_settings()
@@ -963,10 +961,10 @@ def test_the_healthy_path_does_what_the_story_does() -> None:
         plain = perform(script, options, f"{prefix}plain")
         inlined[f"{prefix}plain"] += plain.inlined
         for way in ("traced", "not plain"):
-            told = perform(script, options, f"{prefix}{way}")
-            inlined[f"{prefix}{way}"] += told.inlined
-            assert told.lines == plain.lines, way
-            assert told.told == plain.told, way
+            other = perform(script, options, f"{prefix}{way}")
+            inlined[f"{prefix}{way}"] += other.inlined
+            assert other.lines == plain.lines, way
+            assert other.events == plain.events, way
 
     compare()
 
@@ -1004,7 +1002,7 @@ def _fail(key: str, outcome: str, times: int = 1) -> None:
 def test_a_call_from_before_a_providers_bench_changes_nothing_after_it(
     clock: testing.FakeClock,
 ) -> None:
-    """A result of a call admitted in an earlier state of the provider does not reset its failures."""
+    """A result of a call from an earlier state of the provider does not reset its failures."""
     early = _admitted("groq/b")
     _fail("groq/a", "unreachable", times=5)
     clock.advance(34)
@@ -1071,7 +1069,7 @@ def test_healthy_windows_shorten_the_next_bench_whatever_opens(
 
 @pytest.mark.usefixtures("_verdicts")
 def test_a_probe_of_target_and_provider_is_counted_once(clock: testing.FakeClock) -> None:
-    """An answer that settles a place of both circuits is one call in the sums of the provider."""
+    """An answer that settles a lease of both circuits is one call in the sums of the provider."""
     breaker("groq", successes_to_close=2)
     _fail("groq/a", "unreachable", times=5)
     clock.advance(34)
@@ -1083,7 +1081,7 @@ def test_a_probe_of_target_and_provider_is_counted_once(clock: testing.FakeClock
 
 @pytest.mark.usefixtures("_verdicts")
 def test_slow_calls_of_a_provider_are_those_in_its_total(clock: testing.FakeClock) -> None:
-    """What a target's closing has cleared is neither in its provider's total nor among its slow calls."""
+    """When a target closes, its earlier calls leave its provider's total and slow calls."""
     breaker("groq", slow_call=2.0, slow_rate=0.6, min_calls=3)
     slow = _admitted("groq/b")
     clock.advance(3)
@@ -1102,8 +1100,8 @@ def test_slow_calls_of_a_provider_are_those_in_its_total(clock: testing.FakeCloc
 
 
 @pytest.mark.usefixtures("_verdicts")
-def test_a_skipped_target_is_told_though_its_bench_ended_meanwhile() -> None:
-    """The error of a chain has one member per target, also of one that could be called again by then."""
+def test_a_skipped_target_is_listed_though_its_bench_ended_meanwhile() -> None:
+    """The error of a chain has one member per target, even for one that is live again by then."""
     outcomes: list[str] = ["success", "model gone"]
 
     @failover(CHAIN, attempts=1)
@@ -1134,7 +1132,7 @@ def test_a_probe_may_be_closed_from_another_context(clock: testing.FakeClock) ->
     call.close()
 
     assert "half_open" == breaker("groq/a").state
-    _call("groq/a")  # its place is free again
+    _call("groq/a")  # its lease is free again
 
 
 @pytest.mark.usefixtures("_verdicts")

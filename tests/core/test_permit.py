@@ -1,4 +1,4 @@
-"""Leave for one attempt: which circuit is charged, and that each is reported to once."""
+"""The permit for one attempt: which circuit is charged, and that it is reported once."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def family(**options: object) -> tuple[Circuit, Circuit]:
 
 
 def permitted(one: Circuit, now: float) -> Permit:
-    """Return the leave; fails if there was none."""
-    leave = admit(one, now)
-    assert isinstance(leave, Permit)
-    return leave
+    """Return a permit; fails if the caller is rejected."""
+    permit = admit(one, now)
+    assert isinstance(permit, Permit)
+    return permit
 
 
 def half_open(*circuits: Circuit) -> None:
@@ -65,7 +65,7 @@ class TestAdmitting:
 
         assert (one.generation, None) == (permit.admission, permit.provider_admission)
 
-    def test_a_half_open_key_without_a_provider_gives_a_place(self) -> None:
+    def test_a_half_open_key_without_a_provider_gives_a_lease(self) -> None:
         one = circuit("groq", failures=1)
         half_open(one)
 
@@ -73,7 +73,7 @@ class TestAdmitting:
 
         assert (1, None) == (len(permit.leases), permit.provider_admission)
 
-    def test_both_half_open_give_a_place_each(self) -> None:
+    def test_both_half_open_give_a_lease_each(self) -> None:
         provider, one = family(failures=1)
         half_open(one, provider)
 
@@ -85,7 +85,7 @@ class TestAdmitting:
         ]
         assert (permit.admission, permit.provider_admission) == permit.leases
 
-    def test_a_place_of_either_is_a_place(self) -> None:
+    def test_the_lease_of_one_of_them_is_found(self) -> None:
         provider, one = family(failures=1)
         half_open(provider)
         of_provider = permitted(one, 30.0)
@@ -99,7 +99,7 @@ class TestAdmitting:
         )
         assert other_provider.generation is of_target.provider_admission
 
-    def test_a_benched_provider_refuses_and_the_targets_place_is_free_again(self) -> None:
+    def test_a_benched_provider_rejects_and_the_targets_lease_is_given_back(self) -> None:
         provider, one = family(failures=1)
         half_open(one)
         provider.bench(0.0, 100.0, "migration")
@@ -110,7 +110,7 @@ class TestAdmitting:
         assert ("groq", "migration") == (block.key, block.reason)
         assert isinstance(one.admit(30.0), Lease)
 
-    def test_the_block_that_ends_later_is_told(self) -> None:
+    def test_the_block_that_ends_later_is_shown(self) -> None:
         provider, one = family(failures=1)
         half_open(one)
         provider.failure(provider.generation, 0.0, limited(100.0), 0.0)
@@ -132,7 +132,7 @@ class TestAdmitting:
         assert asked is not None
         assert ("groq/a", "groq/a") == (block.key, asked.key)
 
-    def test_a_bench_made_by_hand_is_told_before_a_longer_one_of_the_provider(self) -> None:
+    def test_a_manual_bench_is_shown_before_a_longer_one_of_the_provider(self) -> None:
         provider, one = family(failures=1)
         one.bench(0.0, 10.0, "mine")
         provider.bench(0.0, 100.0, "migration")
@@ -142,7 +142,7 @@ class TestAdmitting:
         assert ["mine", "mine"] == [block.reason for block in blocks if isinstance(block, Block)]
 
     @pytest.mark.parametrize("until", [5.0, float("inf")])
-    def test_a_bench_of_the_provider_made_by_hand_is_told_before_the_keys_own(
+    def test_a_manual_bench_of_the_provider_is_shown_before_the_keys_own(
         self, until: float
     ) -> None:
         provider, one = family(failures=1)
@@ -183,20 +183,20 @@ class TestAdmitting:
         assert isinstance(admit(one, 31.0), Block)
         return one, outer, inner
 
-    def test_a_guard_inside_a_probe_borrows_its_place(self) -> None:
+    def test_a_guard_inside_a_probe_borrows_its_lease(self) -> None:
         _, outer, inner = self.borrowed()
 
         assert (2, ()) == (len(outer.leases), inner.leases)
 
     @pytest.mark.parametrize(
-        "leave", [Permit.abandoned, lambda permit: permit.failed(None, 31.0, WRONG)]
+        "report", [Permit.abandoned, lambda permit: permit.failed(None, 31.0, WRONG)]
     )
-    def test_a_guard_inside_that_says_nothing_keeps_the_probes_place(
-        self, leave: Callable[[Permit], object]
+    def test_a_guard_inside_without_a_verdict_keeps_the_probes_lease(
+        self, report: Callable[[Permit], object]
     ) -> None:
         one, outer, inner = self.borrowed()
 
-        leave(inner)
+        report(inner)
 
         assert isinstance(admit(one, 31.0), Block)
         outer.succeeded(32.0, 2.0)
@@ -219,17 +219,17 @@ class TestAdmitting:
 
         assert ("open", 1) == (one.state(32.0), one.failed_probes)
 
-    def test_a_place_that_was_given_back_is_borrowed_by_nobody(self) -> None:
+    def test_a_lease_that_was_given_back_is_not_borrowed(self) -> None:
         one, outer, _ = self.borrowed()
         outer.abandoned()
         push_leases(outer.leases)
 
-        leaves = [admit(one, 33.0) for _ in range(3)]
+        results = [admit(one, 33.0) for _ in range(3)]
 
         pop_leases(outer.leases)
-        assert [True, False, False] == [isinstance(leave, Permit) for leave in leaves]
+        assert [True, False, False] == [isinstance(each, Permit) for each in results]
 
-    def test_places_are_let_go_in_any_order(self) -> None:
+    def test_leases_are_popped_in_any_order(self) -> None:
         first, second = self.borrowed()[1].leases, self.borrowed()[1].leases
         push_leases(first)
         push_leases(second)
@@ -328,7 +328,7 @@ class TestReporting:
 
         assert ("closed", "closed") == (one.state(31.0), provider.state(31.0))
 
-    def test_a_calm_success_is_measured_without_the_lock(self) -> None:
+    def test_a_settled_success_is_measured_without_the_lock(self) -> None:
         one = circuit("groq")
         answer(one, 1.0)
         assert one.generation.is_settled
@@ -348,7 +348,7 @@ class TestReporting:
 
         assert 3.0 == one.generation.bucket_ends_at
 
-    def test_a_target_is_charged_and_its_providers_place_is_given_back(self) -> None:
+    def test_a_target_is_charged_and_its_providers_lease_is_given_back(self) -> None:
         provider, one = family(failures=1)
         half_open(one, provider)
         permit = permitted(one, 30.0)
@@ -358,7 +358,7 @@ class TestReporting:
         assert ("open", "half_open") == (one.state(31.0), provider.state(31.0))
         assert isinstance(provider.admit(31.0), Lease)
 
-    def test_a_provider_is_charged_and_its_targets_place_is_given_back(self) -> None:
+    def test_a_provider_is_charged_and_its_targets_lease_is_given_back(self) -> None:
         provider, one = family(failures=1)
         half_open(one, provider)
         permit = permitted(one, 30.0)
@@ -383,7 +383,7 @@ class TestReporting:
 
         assert ("closed", "closed") == (provider.state(1.0), one.state(1.0))
 
-    def test_how_long_it_ran_is_told(self) -> None:
+    def test_its_duration_is_passed_on(self) -> None:
         one = circuit("groq", slow_call=5.0, slow_rate=1.0, min_calls=1, failures=9, error_rate=1.0)
         permit = permitted(one, 0.0)
 
@@ -410,7 +410,7 @@ class TestReporting:
         assert (errors, errors) == one.numbers(1.0 + seconds)
         assert (Verdict(ErrorKind.TRANSIENT, "hung") if errors else None) == verdict
 
-    def test_giving_it_back_frees_both_places(self) -> None:
+    def test_abandoning_gives_both_leases_back(self) -> None:
         provider, one = family(failures=1)
         half_open(one, provider)
         permit = permitted(one, 30.0)
@@ -419,7 +419,7 @@ class TestReporting:
 
         assert [True, True] == [isinstance(each.admit(30.0), Lease) for each in (one, provider)]
 
-    def test_a_permit_without_grants_reports_nothing(self) -> None:
+    def test_a_permit_without_admissions_reports_nothing(self) -> None:
         provider, one = family(failures=1)
         permit = Permit(one, None, None, 0.0)
 
@@ -488,7 +488,7 @@ class TestChargingOnce:
 
         assert (2, 2) == one.numbers(2.0)
 
-    def test_a_charge_that_passes_gives_the_place_back(self) -> None:
+    def test_a_charge_that_is_not_repeated_gives_the_lease_back(self) -> None:
         sink = EventSink()
         one = circuit("groq", failures=1, probes=2, sink=sink)
         half_open(one)

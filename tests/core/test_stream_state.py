@@ -1,4 +1,7 @@
-"""The pure parts of guarded streams: what is held back, how long an item may take, averages, and the call flow's steps."""
+"""The pure parts of guarded streams.
+
+Items that are held back, how long an item may take, averages, and the steps of the call flow.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resilient_llm._core.call import call_flow as stories
+from resilient_llm._core.call.call_flow import call_flow
 from resilient_llm._core.call.steps import Deliver, Reply, Try
 from resilient_llm._core.circuit.window import RollingAverage
 from resilient_llm._core.stream.item_size import size_of
@@ -40,7 +43,7 @@ def fed(items: list[Any], **options: Any) -> StreamState:
     return taken
 
 
-# --- StreamState ------------------------------------------------------------------------------------
+# --- StreamState ------------------------------------------------------------------------------
 
 
 def test_items_are_held_until_one_has_content() -> None:
@@ -73,7 +76,7 @@ def test_so_many_bytes_may_be_held() -> None:
     )
 )
 def test_never_more_than_that_is_held(items: list[Any]) -> None:
-    """Whatever comes, at most 64 items are held, all of them as they came, and all but the last without content."""
+    """At most 64 items are held, in the order in which they came; only the last has content."""
     taken = fed(items)
 
     assert len(taken.held) <= 64
@@ -89,7 +92,7 @@ def test_a_predicate_decides_alone() -> None:
     assert [said("It"), "go"] == taken.held
 
 
-def test_an_error_item_is_told() -> None:
+def test_an_error_item_is_a_fault() -> None:
     """An item that is an error gives its verdict, and is not held."""
     taken = stream_state()
     taken.hold_back(ROLE)
@@ -160,7 +163,7 @@ def test_kept_text_is_an_end_within_its_bytes(texts: list[str], most: int) -> No
 
 
 def test_nothing_is_kept_unless_asked() -> None:
-    """Without ``keep_text`` there is no text to tell."""
+    """Without ``keep_text`` no text is kept."""
     keeper = stream_state()
     keeper.keep("It")
 
@@ -168,7 +171,7 @@ def test_nothing_is_kept_unless_asked() -> None:
 
 
 def test_what_came_before_counts_on() -> None:
-    """A stream in the place of another goes on counting; its text begins anew with a restart, else goes on."""
+    """A stream after another goes on counting items, and with the text unless it restarts."""
     first = stream_state(keep_text=10, on_interrupt=lambda _: {})
     first.items_sent = 3
     first.keep("It")
@@ -200,7 +203,7 @@ class Nosy:
 
 
 def test_sizes_are_those_of_what_is_inside() -> None:
-    """Texts count by their length, at whatever depth that is looked at, without running anybody's code."""
+    """Texts count by their length at every depth that is looked at; no foreign code runs."""
     assert 0 < size_of(None) < 1_000
     assert 1_000 <= size_of("x" * 1_000) < 2_000
     assert 1_000 <= size_of(b"x" * 1_000) < 2_000
@@ -251,7 +254,7 @@ def test_without_limits_there_is_no_hurry() -> None:
 
 
 def test_silent_items_use_the_patience_up() -> None:
-    """The wait for content is one wait, in however many pieces; content begins it anew."""
+    """Waiting for content is one wait in any number of pieces; content starts the next."""
     limits = timer(idle_timeout=10.0)
     seen = [limits.next_timeout(0.0)]
     for waited, is_content in [(4.0, False), (4.0, False), (1.0, True), (9.0, False)]:
@@ -271,7 +274,7 @@ def test_the_shortest_of_all_limits_is_the_patience() -> None:
 
 
 def test_the_time_of_the_whole_stream_is_time_of_waiting() -> None:
-    """What the attempt took until its first content counts, what the consumer took between items does not."""
+    """The time until the first content counts; the consumer's time between items does not."""
     limits = timer(waited=5.0, timeout=20.0)
     seen = [limits.next_timeout(100.0)]
     for waited, now in [(4.0, 200.0), (6.0, 900.0), (5.0, 901.0)]:
@@ -297,7 +300,7 @@ def test_the_time_of_the_whole_stream_is_time_of_waiting() -> None:
 def test_the_limit_that_ended_a_wait_is_named(
     options: dict[str, Any], deadline: float | None, said: str
 ) -> None:
-    """Whoever reads the error knows which number to change."""
+    """The error names the option to change."""
     limits = timer(deadline=deadline, **options)
 
     limits.next_timeout(0.0)
@@ -314,7 +317,7 @@ def test_the_limit_that_ended_a_wait_is_named(
 def test_a_rate_that_is_kept_is_never_out_of_patience(
     rate: float, window: float, items: list[tuple[float, bool]]
 ) -> None:
-    """Where items come twice as fast as asked for, patience never ends; nothing is ever waited for beyond two windows."""
+    """Items that come twice as fast as asked never time out; no wait exceeds two windows."""
     limits = timer(min_rate=rate, rate_window=window)
     for _ in range(400):
         next_timeout = limits.next_timeout(0.0)
@@ -386,7 +389,7 @@ def test_averages_lie_between_the_least_and_the_most(values: list[tuple[float, f
     assert len(averages._buckets) <= 31
 
 
-# --- The call flow ---------------------------------------------------------------------------------
+# --- The call flow ----------------------------------------------------------------------------
 
 
 class Streams:
@@ -395,13 +398,13 @@ class Streams:
     def __init__(self, *keys: str, stream: StreamPolicy | None = None, **options: Any) -> None:
         self.player = Player({key: [] for key in keys}, stream=stream, **options)
         self.policy = stream or StreamPolicy()
-        self.steps = stories.call_flow(self.player.call, self.player.now)
+        self.steps = call_flow(self.player.call, self.player.now)
         self.step: Any = next(self.steps)
         self.stream_state: StreamState | None = None
 
-    def emit(self, seconds: float, **told: Any) -> Any:
+    def reply(self, seconds: float, **outcome: Any) -> Any:
         self.player.now += seconds
-        self.step = self.steps.send(Reply(self.player.now, **told))
+        self.step = self.steps.send(Reply(self.player.now, **outcome))
         return self.step
 
     def begins(self, items: list[Any], seconds: float = 1.0) -> Any:
@@ -411,13 +414,13 @@ class Streams:
         for item in items:
             self.stream_state.fault = self.stream_state.hold_back(item)
         self.player.call.delivered = self.stream_state
-        return self.emit(seconds, value=self.stream_state.first_content, stream=self.stream_state)
+        return self.reply(seconds, value=self.stream_state.first_content, stream=self.stream_state)
 
-    def ends(self, seconds: float = 1.0, *, sent: int = 2, **told: Any) -> Any:
-        """Let the consumer be given so many items, and the stream end."""
+    def ends(self, seconds: float = 1.0, *, sent: int = 2, **outcome: Any) -> Any:
+        """Let the consumer get this many items, and the stream end."""
         assert self.stream_state is not None
         self.stream_state.items_sent += sent
-        return self.emit(seconds, stream=self.stream_state, **told)
+        return self.reply(seconds, stream=self.stream_state, **outcome)
 
     @property
     def names(self) -> list[str]:
@@ -425,12 +428,12 @@ class Streams:
 
 
 def test_a_stream_is_delivered_before_it_is_a_success() -> None:
-    """The first content asks for delivery; the end of it is the success, with the whole duration."""
-    told = Streams("a/x")
+    """The first content starts the delivery; its end is the success, with the whole duration."""
+    streams = Streams("a/x")
 
-    delivers = told.begins([ROLE, said("It")], 2.0)
-    before = list(told.names)
-    done = told.ends(3.0)
+    delivers = streams.begins([ROLE, said("It")], 2.0)
+    before = list(streams.names)
+    done = streams.ends(3.0)
 
     assert isinstance(delivers, Deliver)
     assert not delivers.restarts
@@ -439,78 +442,78 @@ def test_a_stream_is_delivered_before_it_is_a_success() -> None:
     assert [
         "StreamCommitted a/x seconds=2 at 2",
         "AttemptSucceeded a/x number=1 seconds=5 at 5",
-    ] == told.player.lines
+    ] == streams.player.lines
 
 
 def test_an_interruption_in_steps() -> None:
-    """The failure is charged and told, then the interruption is raised from the provider's error."""
-    told = Streams("a/x", "b/x")
-    told.begins([said("It")])
+    """The failure is charged and emitted; the interruption is raised from the provider's error."""
+    streams = Streams("a/x", "b/x")
+    streams.begins([said("It")])
 
-    step = told.ends(error=Problem(GATEWAY))
+    step = streams.ends(error=Problem(GATEWAY))
 
-    assert ["StreamCommitted", "AttemptFailed", "StreamInterrupted", "CallFailed"] == told.names
+    assert ["StreamCommitted", "AttemptFailed", "StreamInterrupted", "CallFailed"] == streams.names
     assert StreamInterruptedError is type(step.error)
     assert isinstance(step.cause, Problem)
 
 
 def test_a_restart_in_steps() -> None:
-    """The next target is tried, and its delivery is said to take the place of another."""
-    told = Streams("a/x", "b/x", stream=StreamPolicy(on_interrupt="restart"))
-    told.begins([said("It")])
+    """The next target is tried, and its delivery is marked as a restart."""
+    streams = Streams("a/x", "b/x", stream=StreamPolicy(on_interrupt="restart"))
+    streams.begins([said("It")])
 
-    step = told.ends(error=Problem(GATEWAY))
+    step = streams.ends(error=Problem(GATEWAY))
     assert isinstance(step, Try)
     assert "b/x" == step.candidate.target.key
-    delivers = told.begins([said("It")])
+    delivers = streams.begins([said("It")])
 
     assert isinstance(delivers, Deliver)
     assert delivers.restarts
-    assert "Done" == type(told.ends()).__name__
+    assert "Done" == type(streams.ends()).__name__
 
 
 @pytest.mark.parametrize("verdict", [CANCELLED, BUG], ids=["cancelled", "bug"])
 def test_what_leaves_unchanged_in_steps(verdict: Verdict) -> None:
-    """A cancellation and the caller's bug are let through, whatever the policy says."""
-    told = Streams("a/x", "b/x", stream=StreamPolicy(on_interrupt="restart"))
-    told.begins([said("It")])
+    """A cancellation and the caller's bug leave unchanged, whatever the policy says."""
+    streams = Streams("a/x", "b/x", stream=StreamPolicy(on_interrupt="restart"))
+    streams.begins([said("It")])
 
-    step = told.ends(error=(Stop if verdict is CANCELLED else Problem)(verdict))
+    step = streams.ends(error=(Stop if verdict is CANCELLED else Problem)(verdict))
 
     assert "Reraise" == type(step).__name__
-    assert 0 == told.player.circuits["a/x"].numbers(told.player.now)[1]
+    assert 0 == streams.player.circuits["a/x"].numbers(streams.player.now)[1]
 
 
 def test_the_deadline_in_steps() -> None:
-    """Its end in the middle of a stream is both errors in one, and blames nobody."""
-    told = Streams("a/x", "b/x", timeout=10.0)
-    told.begins([said("It")])
+    """The deadline within a stream raises an error that is both, and blames no target."""
+    streams = Streams("a/x", "b/x", timeout=10.0)
+    streams.begins([said("It")])
 
-    step = told.ends(9.0, error=Problem(Verdict(ErrorKind.TRANSIENT, "timeout")), timed_out=True)
+    step = streams.ends(9.0, error=Problem(Verdict(ErrorKind.TRANSIENT, "timeout")), timed_out=True)
 
     assert StreamDeadlineExceededError is type(step.error)
-    assert 0 == told.player.circuits["a/x"].numbers(told.player.now)[1]
+    assert 0 == streams.player.circuits["a/x"].numbers(streams.player.now)[1]
 
 
-def test_a_stream_cut_short_that_is_told_while_it_was_stopped() -> None:
-    """A consumer's stop and an end of the source at the same moment end the call without an error of ours."""
-    told = Streams("a/x")
-    told.begins([said("It")])
-    assert told.stream_state is not None
-    told.stream_state.stopped_by_consumer = True
-    told.stream_state.fault = Verdict(ErrorKind.TRANSIENT, "stream_interrupted")
+def test_a_stream_cut_short_while_the_consumer_stopped_it() -> None:
+    """A consumer's stop while the stream is cut short ends the call without an error of ours."""
+    streams = Streams("a/x")
+    streams.begins([said("It")])
+    assert streams.stream_state is not None
+    streams.stream_state.stopped_by_consumer = True
+    streams.stream_state.fault = Verdict(ErrorKind.TRANSIENT, "stream_interrupted")
 
-    step = told.ends()
+    step = streams.ends()
 
-    # There is no error that could be let through.
+    # There is no error that could be reraised.
     assert "Reraise" != type(step).__name__
 
 
-def test_a_story_that_is_dropped_in_a_stream_gives_its_place_back() -> None:
+def test_a_call_flow_that_is_dropped_in_a_stream_counts_nothing() -> None:
     """Closing the call flow while its stream is delivered leaves nothing admitted for ever."""
-    told = Streams("a/x")
-    told.begins([said("It")])
+    streams = Streams("a/x")
+    streams.begins([said("It")])
 
-    told.steps.close()
+    streams.steps.close()
 
-    assert (0, 0) == told.player.circuits["a/x"].numbers(told.player.now)
+    assert (0, 0) == streams.player.circuits["a/x"].numbers(streams.player.now)

@@ -1,7 +1,7 @@
-"""One call on its way through its chain: what the call flow works on. Owned by one driver.
+"""One call: its candidates, its deadline and the outcomes so far. Owned by one driver.
 
-Everything foreign is handed in: the rules, the budgets, randomness, observers. There is no
-clock in it: whoever drives the call flow says what time it is.
+Everything foreign is passed in: the rules, the budgets, randomness and observers. It reads no
+clock; the driver of the call flow gives the time.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 RESERVE: Final = 0.75
-"""Share of what is left of a deadline that an attempt may use while another target is live."""
+"""Share of the time left that an attempt may use while another target is live."""
 
 
 def share_of(left: float, own: float | None, *, is_last: bool) -> tuple[float, bool]:
@@ -51,7 +51,7 @@ def share_of(left: float, own: float | None, *, is_last: bool) -> tuple[float, b
 
 
 class Candidate:
-    """One target of a policy with its circuit in the present state, and how to call it."""
+    """A target that a call may still try, with its circuit and how to call it."""
 
     __slots__ = ("circuit", "invoke", "is_generator", "target")
 
@@ -68,11 +68,11 @@ class Candidate:
         self.invoke = invoke
         """``(step, args, kwargs) -> answer or awaitable``"""
         self.is_generator = is_generator
-        """Whether what is called is a generator function, and so chooses what it passes on."""
+        """Whether it calls a generator function, which chooses the items that it passes on."""
 
 
 class CallDeps:
-    """What a call needs of its surroundings."""
+    """What a call needs from the process: rules, budgets, settings and randomness."""
 
     __slots__ = ("backoff", "budgets", "classify", "item_inspector", "notice", "rng", "settings")
 
@@ -88,10 +88,10 @@ class CallDeps:
         item_inspector: Callable[[], ItemInspector],
     ) -> None:
         self.item_inspector = item_inspector
-        """Gives what looks at the items of streams; loaded by the first of them."""
+        """Gives the inspector of stream items; loaded with the first stream."""
         self.classify = classify
         self.notice = notice
-        """Looks at an error of a provider for what operators should be told besides."""
+        """``(provider, error)``: looks for what operators should know besides, as SDK retries."""
         self.backoff = backoff
         self.budgets = budgets
         self.settings = settings
@@ -99,7 +99,7 @@ class CallDeps:
 
 
 class Call:
-    """One call: its candidates in order, its deadline, and what came of each."""
+    """One call: its candidates in order, its deadline, and the outcome of each."""
 
     __slots__ = (
         "args",
@@ -141,33 +141,33 @@ class Call:
         self.tag = CallTag(call_id, options.observers)
         self.deadline = deadline
         self.knows_limit = knows_limit
-        """Whether an attempt knows or feels its limit: async, or told by an `Attempt`."""
+        """Whether an attempt can keep its limit: it is async or takes an `Attempt`."""
         self.attempts = 0
         self.records: list[AttemptRecord] = []
         self.traced = False
-        """Whether somebody may ask for the record of its success."""
+        """Whether the record of its success may be asked for."""
         self.served_by: str | None = None
         self.last_outcomes: dict[str, tuple[Exception, AttemptRecord]] = {}
         """``{key: (last error or rejection, its record)}``"""
         self.blocks: dict[str, Block] = {}
         self.untried: list[Candidate] = list(candidates)
-        """Lanes that this call has neither used nor passed over yet."""
+        """Candidates that this call has neither tried nor skipped yet."""
         self.last_failed: tuple[Candidate, Verdict] | None = None
         self.is_stream = False
         """Whether its attempts are known to be streams before they are made."""
         self.delivered: StreamState | None = None
-        """The stream that the consumer was handed last."""
+        """The stream that was handed to the consumer last."""
         self.interruption: StreamInterruptedError | None = None
-        """What the consumer of a stream is told if no other target goes on with it."""
+        """What the consumer of a stream gets if no other target goes on with it."""
         self.needs_window: int | None = None
         """Only targets with a larger context window than this may be called."""
         self.args: tuple[Any, ...] = ()
         self.kwargs: dict[str, Any] = {}
         self.rebind: Rebind = lambda args, kwargs, changes: (args, {**kwargs, **changes})
-        """Puts other values for some arguments, by name."""
+        """``(args, kwargs, changes)``: gives arguments new values by name."""
 
     def clear(self) -> None:
-        """Let go of everything that holds an argument, an error or a frame."""
+        """Drop everything that holds an argument, an error or a frame."""
         self.args = ()
         self.kwargs = {}
         self.interruption = None
@@ -177,10 +177,21 @@ class Call:
     # Targets.
 
     def enter(
-        self, candidate: Candidate, now: float, *, last_resort: bool = False
+        self,
+        candidate: Candidate,
+        limit: float | None,
+        now: float,
+        *,
+        last_resort: bool = False,
     ) -> Permit | None:
-        """Return leave for an attempt on a candidate, or None after noting why there is none."""
-        limit = self.limit_of(candidate)
+        """Return a permit for an attempt on a candidate, or None after recording why not.
+
+        Args:
+            candidate: The target, with its circuit.
+            limit: What `limit_of` gives for it.
+            now: Monotonic seconds.
+            last_resort: Whether an automatic bench does not block it.
+        """
         admitted = admit(candidate.circuit, now, limit or 0.0, last_resort=last_resort)
         if isinstance(admitted, Permit):
             return admitted
@@ -188,14 +199,14 @@ class Call:
         return None
 
     def skip(self, candidate: Candidate, block: Block, now: float) -> None:
-        """Note that a candidate was passed over; what it was called for before stays its last error."""
+        """Record that a candidate was skipped; the error of an attempt stays its last outcome."""
         key = candidate.target.key
         self.blocks[key] = block
         retry_after = None if block.until is None else max(0.0, block.until - now)
         self._skipped(candidate, BreakerOpenError(key, block.reason, retry_after), now)
 
     def pass_over(self, candidate: Candidate, reason: str, now: float) -> None:
-        """Note that a candidate was passed over for a reason of this call's own."""
+        """Record that a candidate was skipped for a reason that lies in this call."""
         self._skipped(candidate, CallRejectedError(candidate.target.key, reason), now)
 
     def _skipped(self, candidate: Candidate, rejection: CallRejectedError, now: float) -> None:
@@ -219,7 +230,7 @@ class Call:
         )
 
     def fits(self, candidate: Candidate) -> bool:
-        """Return whether the request is known, or not known not, to fit into a target's window."""
+        """Return whether the request fits into a target's context window, as far as is known."""
         if self.needs_window is None:
             return True
         window = candidate.target.context_window
@@ -232,24 +243,29 @@ class Call:
         return None if self.deadline is None else self.deadline - now
 
     def limit_of(self, candidate: Candidate) -> float | None:
-        """Return the seconds of an attempt on a candidate, of a stream those until its first content."""
+        """Return the limit of an attempt in seconds; for a stream, until its first content."""
         own = candidate.target.attempt_timeout
         limit = self.options.attempt_timeout if own is None else own
         policy = self.stream_policy(candidate)
-        limits = (limit,) if policy is None else (limit, policy.first_item_timeout, policy.timeout)
+        if policy is None:
+            return limit
+        limits = (limit, policy.first_item_timeout, policy.timeout)
         return min((each for each in limits if each is not None), default=None)
 
     def stream_policy(self, candidate: Candidate) -> StreamPolicy | None:
-        """Return how streams of a candidate are guarded, if anybody said: its target's word before the policy's."""
+        """Return how streams of a candidate are guarded, if that is configured.
+
+        The options of the target overrule those of the policy.
+        """
         own, general = candidate.target.stream, self.options.stream
         return general if own is None else own.over(general)
 
-    # Facts.
+    # Outcomes.
 
     def record(
         self, candidate: Candidate, number: int, seconds: float, error: Exception, verdict: Verdict
     ) -> None:
-        """Keep what came of an attempt, as this target's last word."""
+        """Record the outcome of an attempt; it is the last one of its target."""
         record = AttemptRecord(
             candidate.target.key,
             number,
@@ -265,13 +281,13 @@ class Call:
     def emit(
         self, candidate: Candidate, kind: event_names.EventName, now: float, /, **details: Any
     ) -> None:
-        """Tell observers, if any of them listens to this."""
+        """Emit an event if an observer listens to its kind."""
         circuit = candidate.circuit
         if circuit.sink.has_listeners(kind, self.tag):
             circuit.emit(kind, now, tag=self.tag, **details)
 
     def exhausted(self, now: float) -> ChainExhaustedError:
-        """Return the error that says what came of every target, in the order of the chain."""
+        """Return the error with the outcome of every target, in the order of the chain."""
         members: list[Exception] = []
         records: list[AttemptRecord] = []
         for candidate in self.candidates:
@@ -321,7 +337,7 @@ def _note_of(record: AttemptRecord) -> str:
     return f"{record.target}: attempt {record.number}, {record.kind}, {record.reason}"
 
 
-def _add_note(error: BaseException, emit: str) -> None:
+def _add_note(error: BaseException, note: str) -> None:
     # An error that is raised again and again must not collect the same note each time.
-    if emit not in getattr(error, "__notes__", ()):
-        error.add_note(emit)
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)

@@ -1,7 +1,8 @@
-"""What the call flow asks a driver to do, and what it is told. Plain data."""
+"""What the call flow asks a driver to do, and what the driver replies. Plain data."""
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Try:
-    """Call this target now, and tell what came of it."""
+    """Call this target now, and reply with the outcome."""
 
     __slots__ = ("candidate", "ends_deadline", "limit", "number", "permit", "tag")
 
@@ -32,12 +33,12 @@ class Try:
         self.limit = limit
         """Seconds that the attempt may take, or None."""
         self.ends_deadline = ends_deadline
-        """Whether the limit is the end of the whole deadline, for which nobody is blamed."""
+        """Whether the limit is the end of the whole deadline, for which no target is blamed."""
         self.tag = tag
 
 
 class Wait:
-    """Wait so many seconds, then tell what time it is."""
+    """Wait this many seconds, then reply with the time."""
 
     __slots__ = ("seconds",)
 
@@ -46,23 +47,23 @@ class Wait:
 
 
 class Deliver:
-    """Hand the items of the stream that has begun to the consumer, then tell how it ended."""
+    """Hand the items of the stream to the consumer, then reply how the stream ended."""
 
     __slots__ = ("restarts",)
 
     def __init__(self, *, restarts: bool) -> None:
         self.restarts = restarts
-        """Whether items of another target were handed over before, and these begin anew."""
+        """Whether items of another target were handed over before, and these start again."""
 
 
 class Reraise:
-    """Let the error that was just told leave, unchanged."""
+    """Let the error of the last reply leave, unchanged."""
 
     __slots__ = ()
 
 
 class Raise:
-    """Raise this error, from that cause."""
+    """Raise this error from this cause."""
 
     __slots__ = ("cause", "error")
 
@@ -81,7 +82,7 @@ class Done:
 
 
 class Reply:
-    """What happened: an answer, an error, or only that time has passed."""
+    """What happened: an answer, an error, or only that the wait is over."""
 
     __slots__ = ("error", "now", "stream", "timed_out", "value")
 
@@ -100,10 +101,13 @@ class Reply:
         self.timed_out = timed_out
         """Whether the driver itself cut the attempt off."""
         self.stream = stream
-        """What has come of a stream, if the answer is one."""
+        """The state of the stream, if the answer is one."""
 
 
 Step = Try | Wait | Deliver | Reraise | Raise | Done
 
+FlowPart = Generator[Step, Reply, "tuple[bool, float]"]
+"""A part of a call flow; returns whether the call is over, and what time it is."""
+
 RERAISE = Reraise()
-"""There is nothing in it, so there is one."""
+"""The only one that is needed, since it has no fields."""

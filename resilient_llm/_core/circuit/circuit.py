@@ -1,29 +1,29 @@
 """One circuit: whether a key may be called now, and what its results do to that.
 
-Owns the state of one key, under one lock that is never held while anything foreign is
-called. Knows no clock, no dice and no registry: time and randomness are handed in.
+Owns the state of one key, under one lock that is never held while foreign code is called.
+Knows no clock, no randomness and no registry: time and random numbers are passed in.
 
-Theory of operation. Three layers can block a key, each with an end of its own.
+Theory of operation. Three things can block a key, and each ends by itself.
 
-*manual*  An operator's bench. No result touches it.
-*pause*   A rate limit. The closed period beneath goes on: calls that were admitted in it
-          still count, and the longest wait that any of them brings back is kept.
-*core*    Closed (an `Generation`), open (an `OpenState`) or half-open (a `HalfOpenState`).
+*manual*  An operator's bench. No result changes it.
+*pause*   A rate limit. The generation goes on meanwhile: calls that were admitted in it still
+          count, and the longest wait that the provider named in any of them is kept.
+*state*   Closed (a `Generation`), open (an `OpenState`) or half-open (a `HalfOpenState`).
 
-Whoever is admitted gets an admission: the generation itself, or a `Lease` in a half-open or open
-state. A report is held against the state that gave the admission. If that state is gone the
-report is late and changes nothing, whatever it says: a success from before the trip does
-not close, a failure from before it does not lengthen, a probe of an earlier half-open
-period neither settles nor frees anything of this one.
+A caller that is admitted gets an admission: the generation itself, or a `Lease` in a half-open
+or open state. A report is compared with the state that gave the admission. If that state is no
+longer the present one, the report is late and changes nothing: a success from before the circuit
+opened does not close it, a failure from before does not lengthen the bench, and a probe of an
+earlier half-open period neither settles nor frees anything in this one.
 
-A place is a lease. When it ends the place may be given to the next caller, so that a probe
-which hangs for ever wedges nothing; its late report in the same period still counts.
+When a lease ends, the next caller may have it, so that a probe which hangs does not keep the
+circuit half-open. The probe's late report in the same period still counts.
 
-`slot` is the one thing that the healthy path reads: the generation while calls may pass, else
-None. It is None for a target also while its provider's slot is None. Lock order: a
-provider's lock before a target's, never the other way round. The locks may be taken again by
-the thread that holds them: a signal handler that asks for `health()`, or a finaliser that
-leaves a guard, runs on whatever thread is in the middle of whatever it does.
+`slot` is the only attribute that the healthy path reads: the generation while calls may pass,
+else None. It is None for a target also while its provider's slot is None. Lock order: a
+provider's lock before a target's, never the other way round. The locks are reentrant: a signal
+handler that asks for `health()`, or a finaliser that leaves a guard, may run on a thread that
+holds one of them.
 """
 
 from __future__ import annotations
@@ -72,11 +72,11 @@ Counts = tuple[int, int, int]
 _AT_ONCE: Final = (ErrorKind.AUTH_DEAD, ErrorKind.MEMORY_PRESSURE)
 """Kinds of which one error is enough. A tuple: comparing is quicker than the hash of an enum."""
 NOTICEABLE: Final = 1.0
-"""Seconds by which a pause must grow for observers to be told of it again."""
+"""Seconds by which a pause must grow before its event is emitted again."""
 
 
 class CallTag:
-    """Which call an event belongs to, and who besides the process-wide observers is told."""
+    """Which call an event belongs to, and the call's observers besides the process-wide ones."""
 
     __slots__ = ("call_id", "observers")
 
@@ -86,7 +86,10 @@ class CallTag:
 
 
 class EventSink(Protocol):
-    """Where a circuit's events go. ``wants`` is asked under the lock, ``deliver`` outside."""
+    """Where a circuit's events go.
+
+    ``has_listeners`` is called under the circuit's lock, ``deliver`` without it.
+    """
 
     def has_listeners(self, kind: event_names.EventName, tag: CallTag | None = None, /) -> bool: ...
     def deliver(self, circuit: Circuit, /) -> None: ...
@@ -97,10 +100,10 @@ class Circuit:
 
     __slots__ = (
         "__weakref__",
+        "_announced_until",
         "_changed",
         "_children",
         "_lock",
-        "_said_until",
         "_state",
         "_status",
         "_uncounted",
@@ -141,14 +144,17 @@ class Circuit:
         self.key = key
         self.settings = settings
         self.own: dict[str, Any] = {}
-        """Options that guards named for this key; the registry merges them."""
+        """Options that guards gave for this key; the registry merges them."""
         self.serial = next(_serials)
-        """Tells this circuit from an earlier one of the same key."""
+        """Distinguishes this circuit from an earlier one of the same key."""
         self.rng = rng
         self.sink = sink
         self.provider = provider
         self.keep: Callable[[Circuit], None] | None = None
-        """Set where the registry has let go of this: asks it to hold it again, since it is benched."""
+        """Asks the registry to hold this circuit again, since it is benched.
+
+        Set if the registry has dropped it.
+        """
         self._children: list[weakref.ref[Circuit]] = []
         self.outbox: deque[tuple[event_names.EventName, float, dict[str, Any]]] = deque()
         self.delivering = threading.Lock()
@@ -156,7 +162,7 @@ class Circuit:
         self.generation = Generation(now, settings.window, self.serial)
         self._uncounted: Generation | None = None
         self._state = CircuitState()
-        self._said_until = NEVER
+        self._announced_until = NEVER
         self._status: Status = "healthy"
         self._changed = False
         self.consecutive = 0
@@ -167,7 +173,7 @@ class Circuit:
         self.last_error: LastError | None = None
         self.last_latency: float | None = None
         self.first_contents: RollingAverage | None = None
-        """Seconds to the first content of streams; there is none where nobody streams."""
+        """Seconds to the first content of streams; None before the first stream."""
         self.suspended = False
         self.slot: Generation | None = None
         self.shut_until = NEVER
@@ -178,14 +184,14 @@ class Circuit:
                 with self._lock:
                     self._publish_locked()
 
-    # Asking.
+    # Questions.
 
     def admit(self, now: float, lease_seconds: float = 0.0) -> Admission | Block:
-        """Return leave for one attempt, or why there is none.
+        """Return an admission for one attempt, or why there is none.
 
         Args:
             now: Monotonic seconds.
-            lease_seconds: Seconds that the attempt may take, as far as its policy knows.
+            lease_seconds: Seconds that the attempt may take, or 0 if its policy sets no limit.
         """
         with self._lock:
             self._advance_locked(now)
@@ -195,9 +201,10 @@ class Circuit:
         return result
 
     def admit_last_resort(self, now: float, lease_seconds: float) -> Admission | Block:
-        """Return leave for one attempt in spite of an automatic bench, or why there is none.
+        """Return an admission in spite of an automatic bench, or why there is none.
 
-        Never past a manual bench, a forced mode, a dead key or a wait that the provider named.
+        It never overrules a manual bench, a forced mode, credentials that do not work or a wait
+        that the provider named.
         """
         with self._lock:
             self._advance_locked(now)
@@ -206,12 +213,12 @@ class Circuit:
         return result
 
     def share(self, leases: tuple[Lease, ...]) -> Lease | None:
-        """Return the one of these places that this circuit's present state gave, or None."""
+        """Return the first of these leases that this circuit's present state gave, or None."""
         with self._lock:
             return self._state.shared(leases)
 
     def block(self, now: float) -> Block | None:
-        """Return why a caller would be refused now, without taking anything."""
+        """Return why a caller would be rejected now; takes no lease."""
         with self._lock:
             self._advance_locked(now)
             block = self._block_locked()
@@ -236,7 +243,7 @@ class Circuit:
         return state
 
     def bench_now(self, now: float) -> Bench | None:
-        """Return the bench that holds the key now: the operator's, else the one that ends last."""
+        """Return the present bench of the key: the operator's, else the one that ends last."""
         with self._lock:
             self._advance_locked(now)
             shown = self._state.shown()
@@ -248,7 +255,10 @@ class Circuit:
         return shown
 
     def admits_since(self, admission: object) -> float:
-        """Return when the state began that gave this admission; minus infinity if there was none before."""
+        """Return when the state began that gave this admission.
+
+        Minus infinity for the first generation of the circuit.
+        """
         if isinstance(admission, Lease):
             return admission.state.since
         return (
@@ -258,12 +268,12 @@ class Circuit:
         )
 
     def average_latency(self, now: float) -> float | None:
-        """Return the average seconds of successes, or what it last was, or None."""
+        """Return the average seconds of successes, else the last known average, else None."""
         with self._lock:
             return self._latency_locked(now)
 
     def first_content(self, now: float) -> float | None:
-        """Return the average seconds to the first content of streams in the window, or None without any."""
+        """Return the average seconds to the first content of streams in the window, or None."""
         with self._lock:
             return (
                 None
@@ -272,7 +282,7 @@ class Circuit:
             )
 
     def record_first_content(self, now: float, seconds: float) -> None:
-        """Note how long the first content of a stream took, here and for the provider."""
+        """Record how long the first content of a stream took, here and for the provider."""
         with self._lock:
             if self.first_contents is None:
                 self.first_contents = RollingAverage()
@@ -288,12 +298,12 @@ class Circuit:
         return SHORTEST_HUNG if usual is None else max(SHORTEST_HUNG, 10.0 * usual)
 
     def answered(self) -> int:
-        """Return a figure that grows with every success; a provider's also with its targets'."""
+        """Return a number that grows with every success; a provider's also with its targets'."""
         with self._lock:
             return self._answered_locked()
 
     def first_attempts(self, now: float, seconds: float) -> int:
-        """Return the successes of the last seconds; a provider's are the sum over its targets."""
+        """Return how many successes came in the last seconds; a provider's include its targets'."""
         with self._lock:
             own = self.generation.recent_successes(now, seconds)
             for child in self._targets_locked():
@@ -302,10 +312,10 @@ class Circuit:
         return own
 
     def is_idle(self, now: float) -> bool:
-        """Return whether nothing would be lost but counts of successes if the key were forgotten.
+        """Return whether only counts of successes would be lost if the key were forgotten.
 
-        What is older than a window in which nobody asked says nothing about the key any more:
-        failures in a row, an escalation, a bench that has ended.
+        Failures in a row, an escalation and a bench that has ended mean nothing any more once
+        the key was not used for a whole window.
         """
         with self._lock:
             self._advance_locked(now)
@@ -316,11 +326,11 @@ class Circuit:
             return settled or now - self.last_used() >= self.settings.window
 
     def last_used(self) -> float:
-        """Return when somebody last asked for this key, or had an answer counted; to a second."""
+        """Return when this key was last asked for or a success was counted, to about a second."""
         return max(self.touched_at, self.generation.last_look)
 
     def numbers(self, now: float) -> tuple[int, int]:
-        """Return ``(total, errors)`` in the window since it last closed; a provider's with its targets'."""
+        """Return ``(total, errors)`` in the window since it closed, with those of its targets."""
         with self._lock:
             total, errors, _ = self._counts_locked(now)
             return total, errors + self._children_errors_locked(now)
@@ -331,7 +341,7 @@ class Circuit:
             self._advance_locked(now)
             return self._status_locked(now)
 
-    # Telling.
+    # Reports.
 
     def success(
         self,
@@ -342,15 +352,15 @@ class Circuit:
         response_time: float | None = None,
         is_targets: bool = False,
     ) -> bool:
-        """Count a success, and return whether it was. One of a late admission changes nothing.
+        """Count a success and return whether it counted; a late one changes nothing.
 
         Args:
-            admission: What the attempt was let in by.
+            admission: What the attempt was admitted by.
             now: Monotonic seconds.
             seconds: How long it took.
-            response_time: What is compared with ``slow_call``, if that is not how long it took: of a
-                stream, the seconds to its first content.
-            is_targets: Whether it is in the numbers already, as that of a target beneath.
+            response_time: What is compared with ``slow_call``, if that is not ``seconds``: for a
+                stream the seconds to its first content.
+            is_targets: Whether it is in the numbers already, as a success of a target.
         """
         response_time = seconds if response_time is None else response_time
         with self._lock:
@@ -369,7 +379,7 @@ class Circuit:
         return counted
 
     def child_answered(self, admission: Admission, now: float, seconds: float) -> None:
-        """Note that a target of this provider answered; its count is the target's."""
+        """React to the success of a target of this provider; the target has counted it."""
         if not self.consecutive and not self._is_slow(seconds):
             return
         with self._lock:
@@ -391,7 +401,7 @@ class Circuit:
         cooldown: float | None = None,
         tag: CallTag | None = None,
     ) -> None:
-        """Count an error and bench the key if it asks for it. One of a late admission changes nothing."""
+        """Count an error and bench the key if a trigger says so; a late one changes nothing."""
         rate_limited = verdict.kind is ErrorKind.RATE_LIMITED
         if not verdict.harms_health and not rate_limited:
             self.abandon(admission)
@@ -410,7 +420,7 @@ class Circuit:
         self._after_unlock()
 
     def abandon(self, admission: Admission) -> None:
-        """Give a place back without a verdict."""
+        """Give a lease back without a verdict."""
         if isinstance(admission, Lease):
             with self._lock:
                 self._state.give_back(admission)
@@ -418,7 +428,7 @@ class Circuit:
     def pause(
         self, admission: Admission, now: float, verdict: Verdict, tag: CallTag | None = None
     ) -> None:
-        """Sit out for the wait that an error named, though it was no rate limit."""
+        """Pause for the wait that an error named, though it was no rate limit."""
         with self._lock:
             if admission is self.generation and self._state.is_closed:
                 self._pause_locked(now, verdict, tag)
@@ -436,16 +446,16 @@ class Circuit:
         cooldown: float | None = None,
         tag: CallTag | None = None,
     ) -> None:
-        """Open because one call used up its attempts, if the key answered nobody meanwhile.
+        """Open because one call used up its attempts, if the key answered no other call meanwhile.
 
         Args:
-            admission: Grant of the last attempt.
+            admission: What the last attempt was admitted by.
             now: Monotonic seconds.
-            verdict: What the last error was.
+            verdict: What the last error means.
             attempts: How many attempts the call made.
-            answered: What ``answered()`` said when the first of them failed.
-            cooldown: First bench of the policy, if the circuit has none of its own.
-            tag: Which call it was.
+            answered: What ``answered()`` returned when the first of them failed.
+            cooldown: Cooldown of the policy in seconds; the circuit's own settings overrule it.
+            tag: The call, for the event.
         """
         with self._lock:
             current = admission is self.generation and self._state.is_closed
@@ -455,7 +465,7 @@ class Circuit:
         self._after_unlock()
 
     def bench(self, now: float, until: float, reason: str) -> None:
-        """Bench by hand until a moment; ``inf`` until unbenched."""
+        """Bench by hand until a moment; infinity means until it is unbenched."""
         with self._lock:
             self._advance_locked(now)
             self._state.manual = Bench(now, until, reason, None, manual=True)
@@ -465,10 +475,10 @@ class Circuit:
         self._after_unlock()
 
     def unbench(self, now: float) -> bool:
-        """End every bench of this key, and trust it again; return whether it was benched."""
+        """End every bench of this key and close its circuit; return whether it was benched."""
         with self._lock:
             self._advance_locked(now)
-            was_benched = bool(self._state.benches())
+            was_benched = not self._state.is_clear
             self._state.manual = self._state.pause = None
             if not self._state.is_closed:
                 self._close_locked(now)
@@ -481,7 +491,7 @@ class Circuit:
         return was_benched
 
     def forget(self, now: float) -> None:
-        """Forget everything automatic; a manual bench stays."""
+        """Forget errors, benches and averages; a manual bench stays."""
         with self._lock:
             self._advance_locked(now)
             was_benched = self._state.opened is not None or self._state.pause is not None
@@ -491,7 +501,7 @@ class Circuit:
             self.last_error = None
             self.last_latency = None
             self.first_contents = None
-            self._said_until = NEVER
+            self._announced_until = NEVER
             if was_benched:
                 self._note_locked(event_names.TargetUnbenched, now, reason="reset")
             self._publish_locked()
@@ -507,7 +517,7 @@ class Circuit:
                 self.generation.resize(settings.window)
             self.settings = settings
             if settings.mode in ("disabled", "metrics_only"):
-                # Neither blocks anybody: what was automatic ends here.
+                # Neither mode rejects a caller, so automatic benches end here.
                 self._state.pause = None
                 if not self._state.is_closed:
                     self._close_locked(now)
@@ -519,7 +529,7 @@ class Circuit:
         return True
 
     def suspend(self, *, suspended: bool) -> None:
-        """Take the circuit out of use, or back: while another state of the process is in force."""
+        """Take the circuit out of use while another state of the process is in force, or back."""
         with self._lock:
             self.suspended = suspended
             self._publish_locked()
@@ -527,23 +537,23 @@ class Circuit:
                 self.shut_until = NEVER
 
     def after_fork(self) -> None:
-        """Replace what a thread of the parent may have held, and free its callers' places."""
+        """Replace the locks that a thread of the parent may hold, and end its callers' leases."""
         self._lock = threading.RLock()
         self.delivering = threading.Lock()
         self.outbox = deque()
         self._state.free_all()
 
     def emit(self, kind: event_names.EventName, now: float, /, **details: Any) -> None:
-        """Tell observers of something that happened on this key. Called without the lock."""
+        """Emit an event of this key. Called without the lock."""
         if self.sink.has_listeners(kind, details.get("tag")):
             self.outbox.append((kind, now, details))
             self.sink.deliver(self)
 
-    # Under the lock: the three layers.
+    # Under the lock: what blocks the key.
 
     def _adopt_locked(self, target: Circuit) -> None:
         children = self._children
-        # Targets that are gone are dropped whenever the number doubles: constant cost each.
+        # Collected targets are dropped whenever the number doubles: constant cost per target.
         if children and len(children) & (len(children) - 1) == 0:
             children[:] = [child for child in children if child() is not None]
         children.append(weakref.ref(target))
@@ -566,7 +576,7 @@ class Circuit:
         return self._closed_locked(now)
 
     def _closed_locked(self, now: float) -> Generation:
-        """Return what callers get while nothing blocks; of a disabled circuit, counts that nobody reads."""
+        """Return the admission while nothing blocks; nobody reads a disabled circuit's counts."""
         if self.settings.mode != "disabled":
             return self.generation
         if self._uncounted is None:
@@ -575,13 +585,13 @@ class Circuit:
         return self._uncounted
 
     def _heal_locked(self) -> None:
-        # A KeyboardInterrupt, or what a signal handler raises, may have come between a change
-        # and its publication: then everybody would be let in and nothing counted, for ever.
+        # A KeyboardInterrupt, or an error of a signal handler, may have come between a change
+        # and its publication: then every call would be admitted and none counted from then on.
         if self.slot is not None and not (self._state.is_clear and self._state.is_closed):
             self._publish_locked()
 
     def _advance_locked(self, now: float) -> None:
-        """Let what has run out run out. Who is half-open then has yet to recover."""
+        """End the benches whose time is over; to become half-open is not to recover."""
         self._heal_locked()
         if self._state.expire(now):
             if self._state.is_clear and self._state.is_closed:
@@ -594,7 +604,7 @@ class Circuit:
         provider = self.provider
         state, forced = self._state, self.settings.mode == "forced_open"
         self.shut_until = FOREVER if forced else state.until()
-        closed = state.is_closed and not state.benches() and not forced
+        closed = state.is_closed and state.is_clear and not forced
         if provider is not None:
             self.shut_until = max(self.shut_until, provider.shut_until)
             closed = closed and provider.slot is not None
@@ -622,38 +632,38 @@ class Circuit:
         if verdict.reason != "hung" and verdict.kind is not ErrorKind.RATE_LIMITED:
             self.consecutive += 1
             self._changed = bool(self._children)
-        self._ill_locked(now)
+        self._lower_escalation_locked(now)
         return self._counts_locked(now) if self._children else counts
 
-    def _ill_locked(self, now: float) -> None:
-        # A healthy window lowers the escalation by one; looked at when it next matters.
+    def _lower_escalation_locked(self, now: float) -> None:
+        # Each healthy window lowers the escalation by one; computed when it next matters.
         if not self.failed_probes:
             return
-        healed = int((now - self.healthy_since) / self.settings.window)
-        self.failed_probes = max(0, self.failed_probes - healed)
+        healthy_windows = int((now - self.healthy_since) / self.settings.window)
+        self.failed_probes = max(0, self.failed_probes - healthy_windows)
         self.healthy_since = now
 
     def _answered_locked(self) -> int:
         return self.generation.n + sum(child.generation.n for child in self._targets_locked())
 
     def _settle_locked(self, now: float, seconds: float) -> None:
-        """Decide whether coming successes need nothing but being counted."""
+        """Decide whether the next successes need only to be counted."""
         generation, settings, provider = self.generation, self.settings, self.provider
         total, errors, _ = generation.counts(now)
-        anxious = (
+        unsettled = (
             not window.LOCK_FREE
             or self.consecutive
             or settings.slow_call is not None
             or (errors and total < settings.min_calls)
         )
         if self._status != "healthy":
-            anxious = True
+            unsettled = True
         if provider is not None and (
             provider.consecutive or provider.settings.slow_call is not None
         ):
-            anxious = True
-        generation.is_settled = not anxious
-        if anxious:
+            unsettled = True
+        generation.is_settled = not unsettled
+        if unsettled:
             generation.check_after = NEVER
         else:
             generation.rest_if_busy(now, seconds)
@@ -661,7 +671,7 @@ class Circuit:
     def _counts_locked(self, now: float) -> Counts:
         """Return ``(total, errors charged here, slow by the limit set here)``.
 
-        A provider's total is the sum over its targets, and so are its slow ones.
+        The total of a provider and its slow calls are sums over its targets.
         """
         if not self._children:
             return self.generation.counts(now)
@@ -700,7 +710,7 @@ class Circuit:
         tag: CallTag | None = None,
         counts: Counts | None = None,
     ) -> None:
-        """Open if something asks for it; ``counts`` is what is in the window, if that is known."""
+        """Open if a trigger says so; ``counts`` are those of the window, if they are known."""
         if self.settings.mode == "disabled":
             return
         if verdict is not None and verdict.kind in _AT_ONCE:
@@ -719,7 +729,7 @@ class Circuit:
         cooldown: float | None,
         tag: CallTag | None,
     ) -> None:
-        self._ill_locked(now)
+        self._lower_escalation_locked(now)
         if verdict is not None:
             kind, reason = verdict.kind, verdict.reason
         elif why.startswith("slow") or self.last_error is None:
@@ -780,7 +790,7 @@ class Circuit:
                 return
             new.extends(old)
         self._state.pause = new
-        # A burst of rate limits says the same again and again, each a moment later.
+        # The rate limits of a burst name the same wait, each a moment later.
         if grows_by >= NOTICEABLE:
             self._note_bench_locked(
                 now, verdict.kind, verdict.reason, verdict.kind.value, until, verdict, tag
@@ -797,14 +807,14 @@ class Circuit:
         verdict: Verdict | None,
         tag: CallTag | None,
     ) -> None:
-        """Mode ``metrics_only``: say it once for as long as the bench would have lasted."""
-        if now < self._said_until:
+        """Mode ``metrics_only``: emit it once for as long as the bench would have lasted."""
+        if now < self._announced_until:
             return
-        self._said_until = until
+        self._announced_until = until
         self._note_bench_locked(now, kind, reason, why, until, verdict, tag, enforced=False)
 
     def _close_locked(self, now: float) -> None:
-        """Start a new closed period: clear counts, so that old errors cannot open it again."""
+        """Start a generation without counts, so that old errors cannot open the circuit again."""
         self._latency_locked(now)
         self._state.opened = self._state.half = None
         self.consecutive = 0
@@ -815,7 +825,7 @@ class Circuit:
                 child.generation.cut()
         self._publish_locked()
 
-    # Under the lock: leased places.
+    # Under the lock: leases.
 
     def _lease_until(self, now: float, lease_seconds: float, cooldown: float) -> float:
         if self.settings.probe_lease is not None:
@@ -856,7 +866,7 @@ class Circuit:
             self._recovered_locked(now)
             return True
         if isinstance(state, OpenState):
-            # A last resort that was answered is worth a probe.
+            # A last resort that was answered counts as a probe.
             self._state.half = state_half = HalfOpenState(state.cooldown, now)
             self._state.opened = None
             state = state_half
@@ -890,7 +900,7 @@ class Circuit:
         else:
             self.generation.error(now, slow=self._is_slow(seconds))
         if not isinstance(state, HalfOpenState):
-            # A last resort does not lengthen a bench; a new fact that the provider names does.
+            # A last resort does not lengthen a bench, unless the provider names a new reason.
             if verdict.kind is ErrorKind.RATE_LIMITED and verdict.retry_after is not None:
                 self._pause_locked(now, verdict, tag)
             elif verdict.kind is ErrorKind.AUTH_DEAD:
@@ -903,7 +913,7 @@ class Circuit:
         if verdict.kind is ErrorKind.RATE_LIMITED:
             self._pause_locked(now, verdict, tag)
 
-    # Telling others.
+    # Health and events.
 
     def _health_locked(self, now: float, counts: Counts | None = None) -> None:
         new = self._status_locked(now, counts)
@@ -953,11 +963,11 @@ class Circuit:
             self.outbox.append((kind, now, details))
 
     def _after_unlock(self) -> None:
-        """Do what must not be done under the lock: let targets see a change, deliver events."""
+        """Do what must not be done under the lock: publish a change to targets, deliver events."""
         if self._changed:
             self._wake_children()
         if self.provider is not None and self.provider._changed:
-            self.provider._wake_children()  # somebody was interrupted before doing it
+            self.provider._wake_children()  # a thread was interrupted before it did this
         keep = self.keep
         if keep is not None and not self._state.is_clear:
             self.keep = None
@@ -966,7 +976,7 @@ class Circuit:
             self.sink.deliver(self)
 
     def _wake_children(self) -> None:
-        """Let every target of this provider see what changed here."""
+        """Publish a change of this provider to its targets."""
         with self._lock:
             self._changed = False
             for child in self._targets_locked():

@@ -1,8 +1,9 @@
-"""Leave for one attempt: an admission of the target's circuit and one of its provider's.
+"""The permit for one attempt: an admission by the target's circuit and one by its provider's.
 
-Reported once: succeeded, failed or abandoned. An error is charged to one of the two, by
-its scope, and once per key each time it is raised: the permit notes on the error when
-which key was charged, and an outer guard that was entered before that moment passes.
+A permit is reported once: succeeded, failed or abandoned. An error is charged to one of the two
+circuits, by its scope, and once per key each time it is raised: the permit notes on the error
+when which key was charged, and an outer guard that was entered before that moment does not
+charge it again.
 """
 
 from __future__ import annotations
@@ -23,27 +24,27 @@ if TYPE_CHECKING:
 _CHARGES = "_resilient_llm_charged"
 _DEEPEST_CAUSE = 16
 _MOST_CHARGES = 32
-"""An error that is kept and raised again and again must not collect the circuits it has met."""
+"""Charges noted on one error: one that is raised again and again must not collect more."""
 
-held_leases: ContextVar[tuple[Lease, ...]] = ContextVar("resilient_llm_held_places", default=())
-"""Places that guards around this code hold, so that an inner guard on the same key borrows
-its outer's place instead of being refused by it for ever."""
+held_leases: ContextVar[tuple[Lease, ...]] = ContextVar("resilient_llm_held_leases", default=())
+"""Leases that guards around this code hold. A guard inside another on the same key borrows the
+outer guard's lease; it would be rejected because of that lease otherwise."""
 
 
 def push_leases(leases: tuple[Lease, ...]) -> None:
-    """Let guards inside this code know of places."""
+    """Let guards inside this code borrow these leases."""
     if leases:
         held_leases.set(held_leases.get() + leases)
 
 
 def pop_leases(leases: tuple[Lease, ...]) -> None:
-    """Take places out again, in whatever order and context guards are left."""
+    """End the lending of these leases, in whatever order and context guards are left."""
     if leases:
         held_leases.set(tuple(lease for lease in held_leases.get() if lease not in leases))
 
 
 class Permit:
-    """Leave for one attempt. Not thread-safe by itself; its circuits are."""
+    """The permit for one attempt. Not thread-safe by itself; its circuits are."""
 
     __slots__ = ("admission", "circuit", "entered_at", "is_reported", "provider_admission")
 
@@ -62,7 +63,7 @@ class Permit:
 
     @property
     def leases(self) -> tuple[Lease, ...]:
-        """The leased places among the grants; none for a healthy key."""
+        """The leases among the admissions; none for a healthy key."""
         own, outer = self.admission, self.provider_admission
         if not isinstance(own, Lease):
             return (outer,) if isinstance(outer, Lease) else ()
@@ -81,9 +82,13 @@ class Permit:
         return self.circuit.answered(), 0 if provider is None else provider.answered()
 
     def succeeded(self, now: float, seconds: float, response_time: float | None = None) -> None:
-        """Count a success; it settles the places of both circuits, but for those that are borrowed.
+        """Count a success and settle the leases of both circuits, except borrowed ones.
 
-        ``felt`` is what counts as slow or not, if it is not how long it took.
+        Args:
+            now: Monotonic seconds.
+            seconds: How long the attempt took.
+            response_time: What is compared with ``slow_call``, if that is not ``seconds``: for a
+                stream the seconds to its first content.
         """
         self.is_reported = True
         response_time = seconds if response_time is None else response_time
@@ -113,7 +118,7 @@ class Permit:
         cooldown: float | None = None,
         tag: CallTag | None = None,
     ) -> None:
-        """Charge a failure to one circuit and give the other's place back."""
+        """Charge a failure to one circuit and give the other's lease back."""
         self.is_reported = True
         charged, admission = self.charged(verdict)
         other = self.provider_admission if charged is self.circuit else self.admission
@@ -146,9 +151,9 @@ class Permit:
         Args:
             now: Monotonic seconds.
             tag: Names the call in events.
-            quiet_since: Since when nothing came, if something had come. Such an attempt has
-                answered, unless it hung then.
-            response_time: What counts as slow or not of such an attempt.
+            quiet_since: Since when a stream that had content sent nothing. Such an attempt has
+                answered, unless it hung after that.
+            response_time: Seconds to the first content of such a stream.
 
         Returns:
             The verdict that was counted, or None.
@@ -179,7 +184,7 @@ class Permit:
 def admit(
     circuit: Circuit, now: float, lease_seconds: float = 0.0, *, last_resort: bool = False
 ) -> Permit | Block:
-    """Return leave for one attempt on a key and its provider, or why there is none."""
+    """Return a permit for one attempt on a key and its provider, or why there is none."""
     generation, provider = circuit.slot, circuit.provider
     if generation is not None and not held_leases.get():
         # Both are closed: what the healthy path reads is enough.
@@ -214,8 +219,8 @@ def permit_of_inlined(circuit: Circuit, admission: Admission, entered_at: float)
     """Return the permit of a call that was admitted by the healthy path.
 
     The healthy path reads the target's slot alone, so the provider's part is found
-    afterwards: its present closed period, if that had begun when the call entered, and if
-    this circuit is the one that let it in: another state of the process may be in force.
+    afterwards: its present generation, if that had begun when the call entered, and if this
+    circuit is the one that admitted the call, since the state of the process may have changed.
     """
     provider = circuit.provider
     if provider is None or (
@@ -229,7 +234,10 @@ def permit_of_inlined(circuit: Circuit, admission: Admission, entered_at: float)
 
 
 def _shown(own: Block, provider: Circuit | None, now: float) -> Block:
-    """Return the block to show of a blocked key and its provider: an operator's, else what ends last."""
+    """Return the block to show for a blocked key and its provider.
+
+    An operator's block comes first, else the one that ends last.
+    """
     outer = None if provider is None or own.manual else provider.block(now)
     if outer is None:
         return own
@@ -253,7 +261,7 @@ def _ask(
 
 
 def _was_charged(error: BaseException, circuit: Circuit, since: float) -> bool:
-    """Return whether the error, or what it was raised from, was charged to the circuit since then."""
+    """Return whether the error or one of its causes was charged to the circuit since then."""
     seen: BaseException | None = error
     for _ in range(_DEEPEST_CAUSE):
         if seen is None:

@@ -1,7 +1,7 @@
-"""What can block a key, and the places that are leased while it does.
+"""What can block a key, and the leases that are held while it does.
 
-Everything here is owned by one circuit and touched under its lock only. It knows no
-settings, no events and no time but what it is handed.
+Everything here is owned by one circuit and is used under its lock only. It knows no settings
+and no events, and reads no clock: the time is passed in.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FOREVER: Final = float("inf")
 
 
 class Block:
-    """Why a caller was refused."""
+    """Why a caller was rejected."""
 
     __slots__ = ("dead", "key", "manual", "reason", "until")
 
@@ -34,13 +34,15 @@ class Block:
         self.key = key
         self.reason = reason
         self.until = until
-        """When another try is worthwhile; None if nobody knows."""
+        """When another attempt is worthwhile, in monotonic seconds; None if that is not known."""
         self.manual = manual
+        """Whether an operator blocked it."""
         self.dead = dead
+        """Whether the credentials do not work: then a last resort is not admitted either."""
 
 
 class Bench:
-    """One layer's bench, for those who list them."""
+    """A bench: why and until when a key is skipped, as `list_benched` shows it."""
 
     __slots__ = ("kind", "manual", "reason", "since", "until")
     since: float
@@ -56,7 +58,7 @@ class Bench:
 
 
 class OpenState(Bench):
-    """Open: nobody passes until its end, then half-open."""
+    """Open: every caller is rejected until its end; then the circuit is half-open."""
 
     __slots__ = ("cooldown", "last_resort")
 
@@ -69,7 +71,7 @@ class OpenState(Bench):
 
 
 class RateLimitPause(Bench):
-    """Paused by a rate limit: nobody passes until its end, then closed as before."""
+    """Paused by a rate limit: every caller is rejected until its end; then closed as before."""
 
     __slots__ = ("last_resort", "named")
 
@@ -82,14 +84,17 @@ class RateLimitPause(Bench):
         self.last_resort: Lease | None = None
 
     def extends(self, other: RateLimitPause) -> None:
-        """Take the place of a shorter pause: it began with that one, whose last resort may still run."""
+        """Replace a shorter pause.
+
+        The pause began with that one, and that one's last resort may still be running.
+        """
         self.since = other.since
         self.named = self.named or other.named
         self.last_resort = other.last_resort
 
 
 class HalfOpenState:
-    """The cooldown is over, the key is not yet trusted."""
+    """Half-open: the cooldown is over, and probes decide whether the circuit closes."""
 
     __slots__ = ("cooldown", "leases", "since", "successes")
 
@@ -101,7 +106,7 @@ class HalfOpenState:
 
 
 class Lease:
-    """A leased place: of a probe in a half-open state, or of a last resort in a bench."""
+    """The limited place of a probe in a half-open state, or of a last resort in a bench."""
 
     __slots__ = ("ends_at", "state")
 
@@ -111,7 +116,7 @@ class Lease:
 
 
 class BorrowedLease:
-    """A place that a guard outside holds, used by one inside it: only the lender gives it back."""
+    """A lease of an outer guard, used by a guard inside it; only the outer guard gives it back."""
 
     __slots__ = ("lease",)
 
@@ -120,11 +125,11 @@ class BorrowedLease:
 
 
 Admission = Generation | Lease | BorrowedLease
-"""What an attempt is let in by."""
+"""What an attempt is admitted by; a report is compared with the state that it belongs to."""
 
 
 class CircuitState:
-    """The three layers of one key: the operator's bench, a pause, and open or half-open."""
+    """The state of one key: an operator's bench, a pause, and whether it is open or half-open."""
 
     __slots__ = ("half", "manual", "opened", "pause")
 
@@ -136,20 +141,20 @@ class CircuitState:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the core is closed, whatever the other layers say."""
+        """Whether the circuit is neither open nor half-open; it may still be benched or paused."""
         return self.opened is None and self.half is None
 
     @property
     def is_clear(self) -> bool:
-        """Whether no layer blocks; a half-open core does not by itself."""
+        """Whether there is no bench; a half-open state by itself is none."""
         return self.manual is None and self.opened is None and self.pause is None
 
     def benches(self) -> list[Bench]:
-        """Return the layers that block now."""
-        return [layer for layer in (self.manual, self.opened, self.pause) if layer is not None]
+        """Return the benches that block now."""
+        return [bench for bench in (self.manual, self.opened, self.pause) if bench is not None]
 
     def expire(self, now: float) -> bool:
-        """End the benches whose time is over, an open core as half-open; return whether any was."""
+        """End the benches whose time is over, open as half-open; return whether any ended."""
         before = (self.manual, self.pause, self.opened)
         if self.manual is not None and now >= self.manual.until:
             self.manual = None
@@ -160,76 +165,86 @@ class CircuitState:
         return before != (self.manual, self.pause, self.opened)
 
     def until(self) -> float:
-        """Return when the last of them ends; minus infinity if there is none."""
-        return max((layer.until for layer in self.benches()), default=NEVER)
+        """Return when the last bench ends; minus infinity if there is none."""
+        return max((bench.until for bench in self.benches()), default=NEVER)
 
     def shown(self) -> Bench | None:
         """Return the bench to show: the operator's, else the one that ends last."""
-        benches = self.benches()
-        if not benches:
-            return None
-        return max(benches, key=lambda layer: (layer.manual, layer.until))
+        return max(self.benches(), key=_prominence, default=None)
 
     def block(self, key: str) -> Block | None:
-        """Return why nobody passes, or None."""
+        """Return why a caller is rejected, or None."""
         if self.is_clear:
             return None
-        shown = self.shown()
-        assert shown is not None
-        dead = any(layer.kind is ErrorKind.AUTH_DEAD for layer in self.benches())
+        benches = self.benches()
+        shown = max(benches, key=_prominence)
         reason = (shown.reason or "benched by hand") if shown.manual else shown.reason
-        until = None if self.until() == FOREVER else self.until()
-        return Block(key, reason, until, manual=self.manual is not None, dead=dead)
+        ends_at = max(bench.until for bench in benches)
+        return Block(
+            key,
+            reason,
+            None if ends_at == FOREVER else ends_at,
+            manual=self.manual is not None,
+            dead=any(bench.kind is ErrorKind.AUTH_DEAD for bench in benches),
+        )
 
     def has_lease(self, half: HalfOpenState, now: float, probes: int) -> bool:
-        """Return whether a half-open state admits one more; leases that have ended do not count."""
+        """Return whether a half-open state admits one more probe; ended leases do not count."""
         half.leases = [lease for lease in half.leases if now < lease.ends_at]
         return len(half.leases) < probes
 
     def last_resort(self, key: str, now: float, ends_at: float) -> Lease | Block | None:
-        """Return a place in spite of an automatic bench, or why there is none; None if nothing blocks."""
+        """Return a lease in spite of an automatic bench, or why there is none.
+
+        None if nothing blocks the key.
+        """
         block = self.block(key)
         if block is None:
             return None
-        layer = self.opened or self.pause
+        bench = self.opened or self.pause
         if (
             block.manual
             or block.dead
-            or layer is None
+            or bench is None
             or (self.pause is not None and self.pause.named)
         ):
             return block
-        if layer.last_resort is not None and now < layer.last_resort.ends_at:
+        if bench.last_resort is not None and now < bench.last_resort.ends_at:
             return Block(key, "last resort taken", block.until)
-        layer.last_resort = Lease(layer, ends_at)
-        return layer.last_resort
+        bench.last_resort = Lease(bench, ends_at)
+        return bench.last_resort
 
     def give_back(self, lease: Lease) -> bool:
-        """Free a place; return whether the state that gave it is still there."""
+        """End a lease; return whether the state that gave it is still the present one."""
         state = lease.state
         if isinstance(state, HalfOpenState):
             if lease in state.leases:
                 state.leases.remove(lease)
             return state is self.half
-        for layer in (self.opened, self.pause):
-            if layer is not None and layer.last_resort is lease:
-                layer.last_resort = None
+        for bench in (self.opened, self.pause):
+            if bench is not None and bench.last_resort is lease:
+                bench.last_resort = None
         return state is self.opened or state is self.pause
 
     def shared(self, leases: Sequence[Lease]) -> Lease | None:
-        """Return the one of these places that a present state gave and that is still held, or None."""
+        """Return the first of these leases that the present state gave and still holds, or None."""
         held = list(self.half.leases) if self.half is not None else []
         held += [
-            layer.last_resort
-            for layer in (self.opened, self.pause)
-            if layer is not None and layer.last_resort
+            bench.last_resort
+            for bench in (self.opened, self.pause)
+            if bench is not None and bench.last_resort
         ]
         return next((lease for lease in leases if lease in held), None)
 
     def free_all(self) -> None:
-        """Free every place: those who held them are not of this process."""
+        """End every lease: their holders run in another process."""
         if self.half is not None:
             self.half.leases = []
-        for layer in (self.opened, self.pause):
-            if layer is not None:
-                layer.last_resort = None
+        for bench in (self.opened, self.pause):
+            if bench is not None:
+                bench.last_resort = None
+
+
+def _prominence(bench: Bench) -> tuple[bool, float]:
+    """Return the order in which benches are shown; the greatest is shown."""
+    return bench.manual, bench.until

@@ -1,4 +1,4 @@
-"""When a circuit opens, how long it stays open, and what counts as ill. Formulas only."""
+"""When a circuit opens, how long it stays open, and how healthy it is. Formulas only."""
 
 from __future__ import annotations
 
@@ -45,14 +45,19 @@ def bench_length(cooldown: float, max_cooldown: float, failed_probes: int, rng: 
     """Return how long a bench lasts, in seconds.
 
     ``cooldown * 2 ** failed_probes``, at most ``max_cooldown``, then lengthened by a share
-    drawn uniformly from [0, 0.1]. Jitter goes upwards only, so that a cooldown is a promise.
+    drawn uniformly from [0, 0.1]. Jitter only lengthens, so that no bench is shorter than its
+    cooldown.
     """
     doublings = min(failed_probes, _MOST_DOUBLINGS)
     return min(max_cooldown, cooldown * 2.0**doublings) * (1.0 + JITTER * rng.random())
 
 
 def status(*, down: bool, failures: int, limit: int, total: int, errors: int) -> Status:
-    """Return how a key is doing: degraded from a 0.1 error share or half the failures that open it."""
+    """Return how a key is doing.
+
+    Degraded means a share of errors of 0.1 or more, or half of the failures in a row that
+    open the circuit.
+    """
     if down:
         return "down"
     if failures and failures * 2 >= limit:

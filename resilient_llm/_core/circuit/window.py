@@ -1,19 +1,20 @@
 """Rolling counts of one closed period of a circuit.
 
-Theory of operation. A success is counted by ``generation.n += 1`` alone, without a lock: CPython
-switches threads only where a function is entered, where a call returns and at a jump
-backwards, and none of these lies between the load and the store of that statement. So
-``n`` only grows and never loses one. An interpreter without that lock promises none of
-this: there `LOCK_FREE` is False, no generation is ever calm, and every success takes the lock. Everything else is cold and belongs to the lock of
-the circuit that owns the generation.
+Theory of operation. A success is counted by ``generation.n += 1`` alone, without a lock:
+CPython with a global interpreter lock switches threads only where a function is entered, where
+a call returns and at a jump backwards, and none of these lies between the load and the store of
+that statement. ``n`` only grows, and no success is lost. An interpreter without that lock
+guarantees none of this: there `LOCK_FREE` is False, no generation is ever settled, and every
+success takes the lock of the circuit. Everything else happens rarely, and under that lock.
 
-The window is a ring of buckets. A bucket starts with the first thing counted in it, not at
-a multiple of its width, so a burst leaves the window all at once and exactly on time.
-What ``n`` grew by since somebody last looked is put into the newest bucket.
+The window is a ring of buckets. A bucket starts with the first thing counted in it, not at a
+multiple of its width, so a burst leaves the window all at once and exactly on time. What ``n``
+grew by since the last look is added to the newest bucket.
 
-``due`` is what the hot path compares the entry time of a call with. Below it a success
-needs nothing but ``n += 1``. Whatever needs more (a bucket's end, failures in a row to
-forget, a slow call to notice) sets it to minus infinity.
+The healthy path compares the entry time of a call with ``check_after``. Before that moment a
+success needs nothing but ``n += 1``. Whatever needs more (the end of a bucket, failures in a row
+that a success ends, a slow call) sets it to minus infinity, so that the next success is looked
+at. ``is_settled`` says that nothing but measuring is left to do for a success.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ import sys
 from typing import Final
 
 LOCK_FREE: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
-"""The one switch: without a global interpreter lock every success is counted under the circuit's."""
+"""Whether a success may be counted without the circuit's lock: there is a global one."""
 NEVER: Final = float("-inf")
 BUCKETS: Final = 30
 REST: Final = 0.001
-"""Seconds for which a busy circuit stops measuring; bounds the cost of measuring to a per mille."""
+"""Seconds for which a busy circuit stops measuring; bounds the cost of measuring to about 0.1 %."""
 SAMPLED: Final = 32
-"""One success in so many is measured, once enough have been."""
+"""One success in this many is measured, once `ENOUGH` have been."""
 ENOUGH: Final = 8
 RECENT_MARK: Final = 1.0
 RECENT_MARKS: Final = 12
@@ -42,18 +43,18 @@ class Bucket:
     def __init__(self, start: float, cuts: int) -> None:
         self.start = start
         self.cuts = cuts
-        """How often the generation had been cut when it began."""
+        """How many cuts the generation had when the bucket began."""
         self.successes = 0
         self.errors = 0
         self.slow = 0
         self.slow_above = 0
-        """Successes that were slow by the limit of the provider."""
+        """Successes that were slow by the limit of the provider, not of the target."""
         self.seconds = 0.0
         self.timed = 0
 
 
 class Generation:
-    """What was counted since a circuit closed; also the permit of every call admitted in it."""
+    """What was counted since a circuit closed; also the admission of every call since then."""
 
     __slots__ = (
         "_buckets",
@@ -93,7 +94,7 @@ class Generation:
         self.started_at = started_at
         self.window = window
         self.width = window / BUCKETS
-        # Short lists: an empty one takes a tenth of what a deque takes, and there is one per key.
+        # Short lists: an empty list takes a tenth of a deque's memory, and each key has some.
         self._buckets: list[Bucket] = []
         self._marks: list[tuple[float, int]] = []
         self._counted = 0
@@ -108,21 +109,21 @@ class Generation:
     # Called without the lock, on a healthy call.
 
     def measured(self, entered_at: float, now: float) -> None:
-        """Count a success and its duration; the caller saw that nothing else is wanted."""
+        """Count a success and its duration; the caller checked that nothing else is needed."""
         took = now - entered_at
         self.n += 1
         self.seconds += took
         self.timed += 1
         self.rest_if_busy(now, took)
-        # A failure on another thread clears `calm` before it sets `due`, so whichever
-        # of the two stores comes last, the next success is looked at.
+        # A failure on another thread clears `is_settled` before it sets `check_after`, so
+        # whichever store comes last, the next success is looked at.
         if not self.is_settled:
             self.check_after = NEVER
 
     def rest_if_busy(self, now: float, took: float) -> None:
-        """Stop measuring for a moment: where calls are frequent, or enough have been measured.
+        """Stop measuring for a moment if calls are frequent or enough have been measured.
 
-        Rests only when calls are short beside a bucket, or successes would be dated early.
+        Only if calls are short beside a bucket: else successes would be dated too early.
         """
         since, calls = now - self.last_look, self.n - self.n_at_last_look
         self.last_look, self.n_at_last_look = now, self.n
@@ -138,7 +139,7 @@ class Generation:
     # Called under the lock of the circuit.
 
     def success(self, now: float, took: float, *, slow: bool, slow_above: bool = False) -> None:
-        """Count a success that ended now, and whether it was slow by the limits set here and above."""
+        """Count a success that ended now, slow or not by the key's and its provider's limit."""
         bucket = self._bucket(now)
         self.n += 1
         self.seconds += took
@@ -148,7 +149,7 @@ class Generation:
         self._slow += slow
 
     def error(self, now: float, *, slow: bool = False) -> tuple[int, int, int]:
-        """Count an error that came now; return what is in the window with it, as `counts` does."""
+        """Count an error that came now; return the counts of the window, as `counts` does."""
         bucket = self._bucket(now)
         bucket.errors += 1
         bucket.slow += slow
@@ -157,14 +158,14 @@ class Generation:
         return self._successes + self._errors, self._errors, self._slow
 
     def cut(self) -> None:
-        """Let the next thing counted start a bucket, so that counts since the cut are exact."""
+        """Start a new bucket with the next count, so that counts since the cut are exact."""
         self._settle()
         self._cuts += 1
         self.is_settled = False
         self.check_after = NEVER
 
     def counts(self, now: float, *, since_cut: bool = False) -> tuple[int, int, int]:
-        """Return ``(total, errors, slow)`` in the window, of all or of what came after the last cut."""
+        """Return ``(total, errors, slow)`` in the window, or only of those since the last cut."""
         self._settle()
         self._expire(now)
         if not since_cut or not self._buckets or self._buckets[0].cuts == self._cuts:
@@ -178,7 +179,7 @@ class Generation:
         return total, errors, slow
 
     def slow_above(self, now: float) -> int:
-        """Return the successes in the window, since the last cut, that were slow by the provider's limit."""
+        """Return how many successes since the last cut were slow by the provider's limit."""
         self._expire(now)
         return sum(bucket.slow_above for bucket in self._buckets if bucket.cuts == self._cuts)
 
@@ -190,7 +191,7 @@ class Generation:
         return sum(bucket.seconds for bucket in self._buckets) / timed if timed else None
 
     def recent_successes(self, now: float, seconds: float) -> int:
-        """Return the successes of the last ``seconds``, at least; dated to about a second."""
+        """Return how many successes came in the last ``seconds``, or in up to a second more."""
         before = 0
         for marked_at, n in self._marks:
             if marked_at > now - seconds:
@@ -199,7 +200,7 @@ class Generation:
         return self.n - before
 
     def resize(self, window: float) -> None:
-        """Change the length of the window; buckets that are there keep their start."""
+        """Change the length of the window; the present buckets keep their start."""
         self.window = window
         self.width = window / BUCKETS
         self.bucket_ends_at = NEVER
@@ -219,7 +220,7 @@ class Generation:
         return self._buckets[-1]
 
     def _settle(self) -> None:
-        # Each figure is read once: what comes in meanwhile is found the next time.
+        # Each figure is read once: what is counted meanwhile is found the next time.
         n, seconds, timed = self.n, self.seconds, self.timed
         if self._buckets:
             newest = self._buckets[-1]
@@ -240,7 +241,7 @@ class Generation:
 
 
 class RollingAverage:
-    """A rolling average in buckets of a thirtieth of the window, for what is measured now and then."""
+    """A rolling average of rare measurements, in buckets of a thirtieth of the window."""
 
     __slots__ = ("_buckets",)
 
@@ -259,7 +260,7 @@ class RollingAverage:
             buckets.append((now, value, 1))
 
     def value(self, now: float, window: float) -> float | None:
-        """Return the average of what was measured in the window, or None if that is nothing."""
+        """Return the average of the values in the window, or None if there are none."""
         self._expire(now, window)
         number = sum(bucket[2] for bucket in self._buckets)
         return sum(bucket[1] for bucket in self._buckets) / number if number else None

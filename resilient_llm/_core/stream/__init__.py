@@ -1,1 +1,1 @@
-"""One stream: what is held back, and how long its items may take."""
+"""One stream: which items are held back, and how long the next item may take."""

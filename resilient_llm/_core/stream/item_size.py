@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 _DEEPEST: Final = 6
 _PER_ITEM: Final = 64
-"""Bytes that any value counts for, whatever is in it."""
+"""Bytes that every value counts for, besides its text."""
 
 
 def size_of(item: object) -> int:
-    """Return roughly how many bytes an item takes, without running code of its class; bounded work."""
+    """Return roughly how many bytes an item takes; bounded work, no code of its class runs."""
     total = 0
     stack: list[tuple[object, int]] = [(item, 0)]
     for _ in range(1_024):

@@ -1,8 +1,8 @@
-"""What has come of one stream so far. Pure: it is handed items, and reads no clock.
+"""The state of one stream. Pure: items are passed in, and it reads no clock.
 
-Items are held back until one has content, so that the call can still move on without the
-consumer having seen anything. From then on nothing is held: the driver counts what it hands
-over, and shows the last few items when the stream has ended.
+Items are held back until one has content, so that the call can still move on before the consumer
+has seen anything. After that no item is held: the driver counts what it hands over, and passes
+the last few items in when the stream has ended.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from resilient_llm._values.stream_policy import StreamPolicy
 
 MOST_ITEMS: Final = 64
-"""Items that are held back at most."""
+"""Most items that are held back."""
 MOST_BYTES: Final = 262_144
-"""Bytes that the held items may have, roughly."""
+"""Most bytes that the held items may have, roughly."""
 
 EMPTY: Final = Verdict(ErrorKind.BAD_RESPONSE, "empty")
 INTERRUPTED: Final = Verdict(ErrorKind.TRANSIENT, "stream_interrupted")
 
 
 class ItemInfo(Protocol):
-    """What can be seen of one item."""
+    """What is known about one item."""
 
     @property
     def known(self) -> bool: ...
@@ -41,7 +41,7 @@ class ItemInfo(Protocol):
 
 
 class ItemInspector(Protocol):
-    """How items are looked at; handed in by whoever knows their shapes."""
+    """Looks at items; passed in, since the core knows no provider's formats."""
 
     def inspect_item(self, item: object, /) -> ItemInfo: ...
     def opens_silently(self, item: object, /) -> bool: ...
@@ -50,7 +50,7 @@ class ItemInspector(Protocol):
 
 
 class StreamState:
-    """One stream: what is held back of it, whether it has content, how it stands at its end."""
+    """One stream: its items held back, whether it has content, and how it ended."""
 
     __slots__ = (
         "_size",
@@ -82,8 +82,8 @@ class StreamState:
         Args:
             policy: How the stream is guarded.
             item_inspector: Looks at items.
-            earlier: What the consumer was given before it by the same call, if anything.
-            is_selected: Whether code of the caller's own chooses what is passed on of it.
+            earlier: The stream that this call handed to the consumer before, if there was one.
+            is_selected: Whether the caller's code chooses which items are passed on.
         """
         self.policy = policy
         self.item_inspector = item_inspector
@@ -95,22 +95,22 @@ class StreamState:
         self.first_content: Any = None
         """The first item with content."""
         self.response_time: float | None = None
-        """Seconds until it could be handed over: what is compared with ``slow_call``."""
+        """Seconds until its first content, which are compared with ``slow_call``."""
         self.items_sent = 0 if earlier is None else earlier.items_sent
-        """Items that the consumer was given, of this stream and of those before it."""
+        """Items that the consumer got, of this stream and of those before it."""
         self.text: str = (
             "" if earlier is None or earlier.policy.on_interrupt == "restart" else earlier.text
         )
-        """The end of the text that the consumer was given, if the policy keeps it."""
+        """The end of the text that the consumer got, if the policy keeps it."""
         self.quiet_since = 0.0
-        """Monotonic seconds since when the driver has been waiting for content."""
+        """Monotonic seconds at which the driver began to wait for content."""
         self.stopped_by_consumer = False
-        """Whether it was the consumer who stopped."""
+        """Whether the consumer stopped it."""
         self.fault: Verdict | None = None
-        """What is wrong with it, if that is nothing that was raised."""
+        """What is wrong with it, if no error was raised for that."""
 
     def hold_back(self, item: Any) -> Verdict | None:
-        """Hold an item back; return what is wrong with it, if it is an error."""
+        """Hold an item back; return what is wrong if the item reports an error."""
         policy = self.policy
         if policy.commit is not None:
             self.has_content = bool(policy.commit(item))
@@ -129,7 +129,7 @@ class StreamState:
 
     @property
     def may_begin(self) -> bool:
-        """Whether what is held may be handed over: there is content, or too much to hold."""
+        """Whether the held items may be handed over: there is content, or too much to hold."""
         return self.has_content or len(self.held) >= MOST_ITEMS or self._size >= MOST_BYTES
 
     def is_content(self, item: Any) -> bool:
@@ -142,23 +142,22 @@ class StreamState:
         return seen.content
 
     def ended_before(self) -> Verdict | None:
-        """Return what is wrong with a stream that ended with all its items held, or None if that is accepted."""
+        """Return what is wrong with a stream that ended while its items were held, or None."""
         fault = self.cut_short(self.held) if self.held else None
         if fault is not None and self.policy.on_truncated == "accept":
             fault = None
         if fault is None:
-            fault = self.item_inspector.refused(
-                self.held
-            )  # a filter's work is told as such, whatever the stream lacks
+            # A content filter is reported as such, whatever else the stream lacks.
+            fault = self.item_inspector.refused(self.held)
         return fault or (EMPTY if self.policy.on_empty == "next" else None)
 
     def ended_after(self, last: Iterable[Any]) -> Verdict | None:
-        """Return what is wrong with a stream that ended after these items, or None if it ended well."""
+        """Return what is wrong with a stream that ended after these items, or None."""
         return None if self.policy.on_truncated == "accept" else self.cut_short(last)
 
     def cut_short(self, last: Iterable[Any]) -> Verdict | None:
-        """Return what says that these are not the last items of a whole stream, or None."""
-        tells: bool | None = None
+        """Return a verdict if these are not the last items of a complete stream, else None."""
+        is_cut: bool | None = None
         for item in last:
             if (
                 self.is_selected
@@ -166,20 +165,20 @@ class StreamState:
                 and self.item_inspector.opens_silently(item)
             ):
                 # A generator that passes on items with text only drops the terminator, too.
-                tells = False
+                is_cut = False
             seen = self.item_inspector.inspect_item(item)
             if seen.verdict is not None:
                 return seen.verdict
             if seen.ended:
                 return None
-            if seen.known and seen.ended is False and tells is None:
-                tells = True
+            if seen.known and seen.ended is False and is_cut is None:
+                is_cut = True
             elif seen.ended is None or not seen.known:
-                tells = False  # nobody can know how such a stream ends
-        return INTERRUPTED if tells else None
+                is_cut = False  # it is unknown how such a stream ends
+        return INTERRUPTED if is_cut else None
 
     def keep(self, item: Any) -> None:
-        """Keep the text of an item that the consumer is given, as far as the policy wants it."""
+        """Keep the text of an item that the consumer gets, if the policy says so."""
         most = self.policy.keep_text
         if most is None:
             return
@@ -190,5 +189,5 @@ class StreamState:
 
     @property
     def text_so_far(self) -> str | None:
-        """What an interruption says of the text."""
+        """The text for an interruption; None if it is not kept."""
         return None if self.policy.keep_text is None else self.text

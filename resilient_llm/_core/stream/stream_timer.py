@@ -1,7 +1,7 @@
-"""How long the next item of a stream may take. Pure: it is told what time it is.
+"""How long the next item of a stream may take. Pure: the time is passed in.
 
-Only waiting for the provider counts, never what the consumer does between two items; only
-items with content are progress, so keep-alives and empty deltas reset nothing.
+Only waiting for the provider counts, not what the consumer does between two items. Only items
+with content are progress, so keep-alives and empty deltas reset nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class StreamTimer:
         """Start at the first content.
 
         Args:
-            policy: Says what the limits are.
+            policy: The limits.
             waited: Seconds that the attempt took until then.
             deadline: Monotonic seconds of the end of the whole call, or None.
         """
@@ -44,19 +44,19 @@ class StreamTimer:
         self._window_left = policy.rate_window
         self._count = 0
         self.binding = ""
-        """The limit that ends the present wait first, in words."""
+        """The name of the limit that ends the present wait first."""
 
     @property
     def counts_content(self) -> bool:
-        """Whether it matters which items are content."""
+        """Whether a limit depends on which items have content."""
         return self._policy.idle_timeout is not None or self._needed is not None
 
     def next_timeout(self, now: float) -> float | None:
-        """Return the seconds after which the item that is waited for from now on is too late, or None."""
+        """Return the seconds that the next item may take from now on, or None without a limit."""
         left = self._idle_left
         self.binding = "idle_timeout"
         if self._needed is not None:
-            # Enough came in this window already: the soonest that can go wrong is the next one.
+            # If enough came in this window, the next window is the first that can fail.
             spare = self._policy.rate_window if self._count >= self._needed else 0.0
             left = self._least(left, self._window_left + spare, "min_rate")
         left = self._least(left, self._total_left, "timeout")
@@ -71,7 +71,7 @@ class StreamTimer:
         return other
 
     def received(self, waited: float, *, is_content: bool) -> None:
-        """Note an item that came after so many seconds of waiting."""
+        """Record an item that came after this many seconds of waiting."""
         self._total_left -= waited
         if is_content:
             self._idle_left = (
@@ -87,11 +87,12 @@ class StreamTimer:
             self._count += is_content
 
     def message(self) -> str:
-        """Return what went wrong when the wait was too long."""
+        """Return the message of the timeout when the wait was too long."""
         policy = self._policy
         said = {
             "idle_timeout": f"no content within an idle_timeout of {policy.idle_timeout} s",
-            "min_rate": f"fewer than min_rate={policy.min_rate} items a second within {policy.rate_window:g} s",
+            "min_rate": f"fewer than min_rate={policy.min_rate} items a second "
+            f"within {policy.rate_window:g} s",
             "timeout": f"the stream took longer than its timeout of {policy.timeout} s",
             "deadline": "the stream was not over at the deadline of the call",
         }

@@ -1,0 +1,111 @@
+"""How a call ends: with an answer, with the error of an attempt, or with one of our errors.
+
+Each function returns the last step of a call flow and emits what belongs to it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from resilient_llm._core.call.steps import RERAISE, Done, Raise
+from resilient_llm._values import event_names
+from resilient_llm._values.errors import (
+    DeadlineExceededError,
+    ResponseRejectedError,
+    StreamDeadlineExceededError,
+)
+from resilient_llm._values.kinds import AttemptRecord
+
+if TYPE_CHECKING:
+    from resilient_llm._core.call.call import Call, Candidate
+    from resilient_llm._core.call.steps import Reply, Reraise, Try
+    from resilient_llm._core.stream.stream_state import StreamState
+    from resilient_llm._values.kinds import ErrorKind
+    from resilient_llm._values.verdict import Verdict
+
+
+def is_over(call: Call, now: float) -> bool:
+    """Return whether the deadline of the call has passed."""
+    return call.deadline is not None and now >= call.deadline
+
+
+def succeeded(
+    call: Call, trial: Try, now: float, value: Any, response_time: float | None = None
+) -> Done:
+    """Count a success and return the answer.
+
+    Args:
+        call: The call.
+        trial: The attempt that answered.
+        now: Monotonic seconds.
+        value: The answer; None for a stream, which was handed over already.
+        response_time: Seconds to the first content of a stream.
+    """
+    candidate, took = trial.candidate, now - trial.permit.entered_at
+    trial.permit.succeeded(now, took, response_time)
+    call.served_by = candidate.target.key
+    if call.traced:
+        call.records.append(AttemptRecord(candidate.target.key, trial.number, seconds=took))
+    call.emit(candidate, event_names.AttemptSucceeded, now, number=trial.number, seconds=took)
+    return Done(value)
+
+
+def leaves(trial: Try, error: BaseException | None) -> Reraise | Raise:
+    """Return the step by which the error of an attempt leaves the call unchanged.
+
+    The driver has caught it, and reraises it. It has not caught the rejection of an answer.
+    """
+    if isinstance(error, ResponseRejectedError) and error.target == trial.candidate.target.key:
+        return Raise(error, None)
+    return RERAISE
+
+
+def reraised(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> Reraise | Raise:
+    """Return the end of a call whose policy does not move on after such an error."""
+    emit_call_failed(call, trial.candidate, reply.now, verdict.kind)
+    if call.interruption is not None:
+        return Raise(call.interruption, reply.error)
+    return leaves(trial, reply.error)
+
+
+def too_late(call: Call, now: float, stream: StreamState | None = None) -> Raise:
+    """Return the end of a call whose deadline has passed.
+
+    Args:
+        call: The call.
+        now: Monotonic seconds.
+        stream: The stream that was cut off, if one had begun.
+    """
+    last = next((record for record in reversed(call.records) if record.number), None)
+    cause = call.last_outcomes[last.target][0] if last is not None else None
+    candidate = call.last_failed[0] if call.last_failed is not None else call.candidates[0]
+    emit_call_failed(call, candidate, now, None if last is None else last.kind)
+    timeout = call.options.timeout
+    assert timeout is not None
+    interrupted = call.interruption
+    if interrupted is not None:
+        target, sent, text = interrupted.target, interrupted.items_sent, interrupted.text_so_far
+    elif stream is not None:
+        target, sent, text = call.records[-1].target, stream.items_sent, stream.text_so_far
+    else:
+        return Raise(DeadlineExceededError(timeout, call.records), cause)
+    return Raise(
+        StreamDeadlineExceededError(target, sent, timeout, call.records, text_so_far=text), cause
+    )
+
+
+def gave_up(call: Call, now: float) -> Raise:
+    """Return the end of a call that no target answered."""
+    error = call.exhausted(now)
+    candidate = call.last_failed[0] if call.last_failed is not None else call.candidates[-1]
+    emit_call_failed(call, candidate, now, error.kind)
+    if call.interruption is not None:
+        return Raise(call.interruption, error)
+    if call.options.reraise and call.attempts and error.last_error is not None:
+        return Raise(error.last_error, None)
+    return Raise(error, error.last_error)
+
+
+def emit_call_failed(call: Call, candidate: Candidate, now: float, kind: ErrorKind | None) -> None:
+    """Emit that the call ends without an answer."""
+    call.emit(candidate, event_names.CallFailed, now, attempts=call.attempts, kind=kind)

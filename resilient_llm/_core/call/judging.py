@@ -1,0 +1,232 @@
+"""What the outcome of an attempt means for the call and for the circuit.
+
+Asks the user's ``reject`` and ``classify`` and the built-in rules, says whether an outcome
+ends the call, and charges a failure to the breaker. It does not choose what is tried next.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from resilient_llm._core.call.ending import emit_call_failed, is_over, leaves, too_late
+from resilient_llm._values import event_names
+from resilient_llm._values.errors import ResponseRejectedError
+from resilient_llm._values.kinds import ErrorKind
+from resilient_llm._values.verdict import Verdict
+
+if TYPE_CHECKING:
+    from resilient_llm._core.call.call import Call
+    from resilient_llm._core.call.steps import Reply, Step, Try
+    from resilient_llm._core.stream.stream_state import StreamState
+
+_LONGEST_REASON = 40
+"""Characters of a text from ``reject`` that is taken as a reason; a longer one is prose."""
+
+
+def rejection_of(call: Call, trial: Try, reply: Reply) -> Verdict | None:
+    """Return why an answer is rejected, or None if it is good.
+
+    Of a stream only the first content is known. A rejected answer is cleared from the reply.
+    """
+    if call.options.reject is None and reply.stream is None:
+        return None
+    verdict = _fault_of(call, trial, reply)
+    if verdict is not None:
+        reject(trial, reply, verdict)
+    return verdict
+
+
+def reject(trial: Try, reply: Reply, verdict: Verdict) -> None:
+    """Put the rejection of an answer into its reply, in place of the answer."""
+    reply.value = None
+    reply.error = ResponseRejectedError(
+        trial.candidate.target.key, verdict.reason, verdict.kind.value
+    )
+
+
+def _fault_of(call: Call, trial: Try, reply: Reply) -> Verdict | None:
+    """Ask ``reject`` about an answer, or about the first content of a stream."""
+    if reply.stream is not None and reply.stream.fault is not None:
+        return reply.stream.fault
+    asked = call.options.reject
+    if asked is None or (reply.stream is not None and not reply.stream.has_content):
+        return None
+    try:
+        said: Any = asked(reply.value)
+    except BaseException:
+        trial.permit.abandoned()
+        raise
+    if said is None or said is False:
+        return None
+    if isinstance(said, Verdict):
+        return said
+    if isinstance(said, ErrorKind):
+        return Verdict(said, "rejected")
+    if isinstance(said, str) and len(said) <= _LONGEST_REASON:
+        return Verdict(ErrorKind.BAD_RESPONSE, said)
+    return Verdict(ErrorKind.BAD_RESPONSE)
+
+
+def verdict_of(call: Call, trial: Try, reply: Reply) -> Verdict:
+    """Classify the error of a reply: the policy's ``classify`` overrules the other rules.
+
+    A cancellation stays a cancellation, whatever ``classify`` returns.
+    """
+    error, own = reply.error, call.options.classify
+    assert error is not None
+    verdict = call.deps.classify(error)
+    if own is not None and isinstance(error, Exception) and verdict.kind is not ErrorKind.CANCELLED:
+        try:
+            said: Any = own(error)
+            if said is not None:
+                verdict = said if isinstance(said, Verdict) else Verdict(ErrorKind(said))
+        except Exception as broken:  # noqa: BLE001  # a rule must never turn one error into another
+            call.emit(
+                trial.candidate,
+                event_names.ObserverFailed,
+                reply.now,
+                type_name=type(broken).__name__,
+            )
+    if verdict.kind is ErrorKind.UNKNOWN:
+        call.emit(
+            trial.candidate,
+            event_names.UnknownError,
+            reply.now,
+            type_name=type(error).__name__,
+            status=verdict.status,
+        )
+        if call.options.on_unknown == "transient":
+            return Verdict(ErrorKind.TRANSIENT, verdict.reason, verdict.retry_after, verdict.status)
+    return verdict
+
+
+def ends_call(
+    call: Call, trial: Try, reply: Reply, verdict: Verdict, stream: StreamState | None = None
+) -> Step | None:
+    """Return how the call ends if no target can be blamed for the outcome, else None.
+
+    Nobody is blamed for the end of the whole deadline; a shorter limit is the target's failure.
+
+    Args:
+        call: The call.
+        trial: The attempt.
+        reply: What came of it, with an error.
+        verdict: What that error means.
+        stream: The stream, if one had begun.
+    """
+    if verdict.kind is ErrorKind.CANCELLED:
+        return _cancelled(call, trial, reply, stream)
+    if not isinstance(reply.error, Exception):
+        trial.permit.abandoned()
+        return leaves(trial, reply.error)
+    if verdict.kind is ErrorKind.CALLER_BUG:
+        return _caller_bug(call, trial, reply, verdict)
+    if stream is None:
+        is_end = trial.ends_deadline and _felt_the_end(call, reply, verdict)
+    else:
+        # It is cut off by its own limits, too.
+        is_end = reply.timed_out and is_over(call, reply.now)
+    if is_end:
+        return _deadline_ended(call, trial, reply, stream)
+    return None
+
+
+def _cancelled(call: Call, trial: Try, reply: Reply, stream: StreamState | None) -> Step:
+    if stream is not None and stream.has_content:
+        quiet_since, response_time = stream.quiet_since, stream.response_time
+    else:
+        quiet_since = response_time = None
+    hung = trial.permit.cancelled(
+        reply.now, call.tag, quiet_since=quiet_since, response_time=response_time
+    )
+    if hung is not None:
+        _emit_attempt_failed(call, trial, reply.now, hung)
+    return leaves(trial, reply.error)
+
+
+def _caller_bug(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> Step:
+    trial.permit.abandoned()
+    _record(call, trial, reply, verdict)
+    emit_call_failed(call, trial.candidate, reply.now, verdict.kind)
+    return leaves(trial, reply.error)
+
+
+def _felt_the_end(call: Call, reply: Reply, verdict: Verdict) -> bool:
+    """Return whether the driver or the client cut the attempt off at the deadline."""
+    if reply.timed_out:
+        return True
+    return call.knows_limit and verdict.reason == "timeout" and is_over(call, reply.now)
+
+
+def _deadline_ended(call: Call, trial: Try, reply: Reply, stream: StreamState | None) -> Step:
+    trial.permit.abandoned()
+    timeout = Verdict(ErrorKind.TRANSIENT, "timeout")
+    _record(call, trial, reply, timeout)
+    if stream is not None:
+        emit_interrupted(call, trial, reply.now, timeout, stream)
+    return too_late(call, reply.now, stream)
+
+
+def charge(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> None:
+    """Report a failure to the breaker and to observers."""
+    now, error, key = reply.now, reply.error, trial.candidate.target.provider_key
+    assert isinstance(error, Exception)
+    _record(call, trial, reply, verdict)
+    trial.permit.failed(error, now, verdict, cooldown=call.options.cooldown, tag=call.tag)
+    if trial.number == 1:
+        call.deps.budgets.first_attempt_failed(key, now)
+    call.deps.notice(key, error)
+    call.last_failed = (trial.candidate, verdict)
+
+
+def is_raised(call: Call, trial: Try, verdict: Verdict, now: float) -> bool:
+    """Return whether a failure leaves at once instead of the call moving on."""
+    options = call.options
+    if verdict.kind is ErrorKind.UNKNOWN:
+        return options.on_unknown == "raise"
+    if verdict.kind is not ErrorKind.REQUEST_SPECIFIC:
+        return False
+    if verdict.reason == "content_policy":
+        return options.on_content_policy == "raise"
+    if verdict.reason == "context_length_exceeded":
+        window = trial.candidate.target.context_window
+        if window is None:
+            return True
+        call.needs_window = max(window, call.needs_window or window)
+        return not call.other_is_live(now)
+    return options.on_request_error == "raise"
+
+
+def _record(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> None:
+    """Keep a failed attempt for the errors that list attempts, and emit it."""
+    error, seconds = reply.error, reply.now - trial.permit.entered_at
+    assert isinstance(error, Exception)
+    call.record(trial.candidate, trial.number, seconds, error, verdict)
+    _emit_attempt_failed(call, trial, reply.now, verdict)
+
+
+def _emit_attempt_failed(call: Call, trial: Try, now: float, verdict: Verdict) -> None:
+    call.emit(
+        trial.candidate,
+        event_names.AttemptFailed,
+        now,
+        number=trial.number,
+        seconds=now - trial.permit.entered_at,
+        kind=verdict.kind,
+        reason=verdict.reason,
+        status=verdict.status,
+    )
+
+
+def emit_interrupted(
+    call: Call, trial: Try, now: float, verdict: Verdict, stream: StreamState
+) -> None:
+    """Emit that a stream broke after its beginning."""
+    call.emit(
+        trial.candidate,
+        event_names.StreamInterrupted,
+        now,
+        items_sent=stream.items_sent,
+        kind=verdict.kind,
+        reason=verdict.reason,
+    )
