@@ -32,7 +32,7 @@ UPWARDS = {"_api.failover", "_api.breaker", "answers._items"}
 WIRING = "_api/wiring.py"
 # Modules that are loaded by those who use what they are for, so that their imports are, too.
 LOADED_WHEN_USED = {
-    "_drive/astreams.py",
+    "_drive/aopening.py",
     "_drive/proxies.py",
     "_binding/stream_function.py",
 }
