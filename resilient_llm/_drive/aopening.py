@@ -61,15 +61,12 @@ class _AsyncIO:
             return await special(manager, "__aexit__")(*error)
         return None
 
-    async def close(self, *streams: Any) -> None:
-        # No shield holds asyncio's own cancellation off: each is closed whatever the others raise.
+    async def close(self, stream: Any, iterator: Any = None) -> None:
         with anyio.move_on_after(_CLOSES_WITHIN, shield=True):
-            first, *others = streams
-            try:
-                await close(first)
+            try:  # no shield holds asyncio's own cancellation off, so each is closed by itself
+                await close(iterator)
             finally:
-                if others:
-                    await self.close(*others)
+                await close(stream)
 
     async def hold_back(self, started: StartedStream, limit: FirstContentTimeout | None) -> None:
         assert limit is None  # the limit is a cancel scope around the whole attempt

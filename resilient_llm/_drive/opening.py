@@ -99,8 +99,8 @@ class StreamIO(Protocol):
         """Leave a manager; return whether it swallows the error."""
         ...
 
-    async def close(self, *streams: Any) -> None:
-        """Close each of them. Errors are dropped, since the call has moved on."""
+    async def close(self, stream: Any, iterator: Any = None) -> None:
+        """Close its iterator, then the stream. Errors are dropped, since the call has moved on."""
         ...
 
     async def hold_back(self, started: StartedStream, limit: FirstContentTimeout | None) -> None:
@@ -175,7 +175,7 @@ class OpenStream:
 
     async def ahang_up(self) -> None:
         """Close the stream, but do not leave its manager."""
-        await self.io.close(self.source, self.stream)
+        await self.io.close(self.stream, self.source)
 
     async def aabandon(self) -> None:
         """Close it and drop any error of that, since the call has moved on."""
@@ -348,10 +348,10 @@ class _SyncIO:
     async def leave(self, manager: Any, *error: Any) -> Any:
         return special(manager, "__exit__")(*error)
 
-    async def close(self, *streams: Any) -> None:
-        for stream in streams:
+    async def close(self, stream: Any, iterator: Any = None) -> None:
+        for each in (iterator, stream):
             with suppress(Exception):
-                stream.close()
+                each.close()
 
     async def hold_back(self, started: StartedStream, limit: FirstContentTimeout | None) -> None:
         stream_state = started.stream_state

@@ -59,7 +59,7 @@ class StreamSession(BaseStreamSession):
 
     def started(self) -> StartedStream | None:
         """Return the stream that serves, after waiting for its first content; None if it is over."""
-        return run_to_end(self.astarted())
+        return self._started_stream if self._start is None else run_to_end(self.astarted())
 
     def enter(self) -> Any:
         """Return what entering the manager gives: the guarded stream, or another answer."""
@@ -104,7 +104,7 @@ class StreamSession(BaseStreamSession):
         """
         error: BaseException | None = None
         try:
-            started = run_to_end(self.astarted())
+            started = self.started()
             while started is not None:
                 stream_state = started.stream_state
                 sent, last, second, third = stream_state.items_sent, None, None, None
