@@ -68,10 +68,10 @@ class StreamSession(BaseStreamSession):
         return proxy
 
     async def items(self) -> AsyncGenerator[Any, None]:
-        """Give the items of the stream that serves, and of those that take its place.
+        """Give the items of the stream, and of those that replace it after an interruption.
 
-        This is what a consumer iterates, so nothing is done for each item but counting it
-        and keeping the last few, which tell whether the stream had come to its end.
+        The consumer iterates this, so all that is done for each item is to count it and to keep
+        the last three, which show whether the stream was complete.
         """
         error: BaseException | None = None
         self._is_iterated = True

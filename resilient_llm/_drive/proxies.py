@@ -48,7 +48,7 @@ class Proxied(_Proxy):
 
 
 class SyncStream(Proxied):
-    """Stands for an SDK's stream object in synchronous code; it is its own iterator, as they are."""
+    """A proxy of an SDK's stream object in synchronous code; like those, its own iterator."""
 
     def __init__(
         self, stream: Any, session: Stoppable, generator: Generator[Any, None, None]
@@ -79,7 +79,7 @@ class SyncStream(Proxied):
 
 
 class AsyncStream(Proxied):
-    """Stands for an SDK's stream object, or for an asynchronous generator, in asynchronous code."""
+    """A proxy of an SDK's stream object, or of a generator, in asynchronous code."""
 
     def __init__(self, stream: Any, session: AsyncStoppable, items: Any) -> None:
         super().__init__(stream)  # pyright: ignore[reportUnknownMemberType]  # it has no types

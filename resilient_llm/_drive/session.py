@@ -108,11 +108,11 @@ class BaseStreamSession(ABC):
 
     @abstractmethod
     def present(self, stream: Any) -> Any:
-        """Return what the consumer gets in place of a stream."""
+        """Return what the consumer gets for a stream."""
 
     @abstractmethod
     def _borrowed_iterator(self, generator: weakref.ref[Any]) -> Any:
-        """Return what takes the place of the iterator in an SDK's stream object."""
+        """Return the replacement of the iterator in an SDK's stream object."""
 
     @abstractmethod
     async def _advance(self, step: Step, given: Any) -> tuple[Step, Any]:
@@ -125,7 +125,7 @@ class BaseStreamSession(ABC):
     # The steps.
 
     async def astarted(self) -> StartedStream | None:
-        """Return the stream that serves, after waiting for its first content; None if it is over."""
+        """Return the current stream, after waiting for its first content; None if it is over."""
         if self._start is not None:
             suspended = self._start_call()
             step, given = suspended.step, suspended.given
@@ -179,7 +179,7 @@ class BaseStreamSession(ABC):
     async def aended(
         self, started: StartedStream, error: BaseException | None, last: tuple[Any, ...]
     ) -> StartedStream | None:
-        """Tell the call flow how a stream ended, and do what it asks.
+        """Report to the call flow how a stream ended, and do what it asks.
 
         Args:
             started: The stream.

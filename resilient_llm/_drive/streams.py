@@ -58,7 +58,7 @@ class StreamSession(BaseStreamSession):
         super().__init__(SYNC, start)
 
     def started(self) -> StartedStream | None:
-        """Return the stream that serves, after waiting for its first content; None if it is over."""
+        """Return the current stream, after waiting for its first content; None if it is over."""
         return self._started_stream if self._start is None else run_to_end(self.astarted())
 
     def enter(self) -> Any:
@@ -76,7 +76,7 @@ class StreamSession(BaseStreamSession):
     def __del__(self) -> None:
         if not self.is_over:
             self.is_entered = False
-            with suppress(Exception):  # there is nobody to raise it to
+            with suppress(Exception):  # Python would only print it
                 self.stop()
 
     def present(self, stream: Any) -> Any:
@@ -97,10 +97,10 @@ class StreamSession(BaseStreamSession):
         return generator
 
     def items(self) -> Generator[Any, None, None]:
-        """Give the items of the stream that serves, and of those that take its place.
+        """Give the items of the stream, and of those that replace it after an interruption.
 
-        This is what a consumer iterates, so nothing is done for each item but counting it
-        and keeping the last few, which tell whether the stream had come to its end.
+        The consumer iterates this, so all that is done for each item is to count it and to keep
+        the last three, which show whether the stream was complete.
         """
         error: BaseException | None = None
         try:
@@ -117,7 +117,7 @@ class StreamSession(BaseStreamSession):
                         except BaseException:
                             stream_state.stopped_by_consumer = True
                             raise
-                    # Not chained to what came before: a generator is iterated faster by itself.
+                    # Not chained to the first items: a generator is iterated faster by itself.
                     for item in _later_items(started):
                         sent += 1
                         third = second

@@ -56,7 +56,7 @@ def current_task() -> object:
 
 
 _closing: set[Any] = set()
-"""Tasks that nobody waits for: an event loop keeps only weak references to its tasks."""
+"""Started tasks: an event loop itself keeps only weak references to them."""
 
 
 def spawn(work: Callable[[], Coroutine[Any, Any, object]]) -> None:

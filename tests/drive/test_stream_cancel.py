@@ -1,7 +1,7 @@
-"""Streams that are cancelled at every step, dropped unclosed, or closed by somebody else.
+"""Streams whose consumer is cancelled at any step, drops them, or closes them from elsewhere.
 
-What is cancelled is a consumer: whatever was opened must be closed then, no place of a probe taken,
-nothing running, and nothing never awaited.
+In each case everything that was opened is closed, no probe's lease is kept, no task runs on, and
+every coroutine was awaited.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def _quick_collections() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _no_place_is_held() -> None:
-    """Start without a place that a test before, which failed, may have left in this thread."""
+def _no_lease_is_held() -> None:
+    """Start without a lease that a failed test may have left in this thread."""
     held_leases.set(())
 
 
@@ -145,7 +145,7 @@ def _scripts(clock: FakeClock) -> dict[str, dict[str, Any]]:
     ["a retry and the next", "stops early", "restarts", "timed", "falls silent", "is refused"],
 )
 def test_a_consumer_cancelled_at_any_step_leaves_nothing_open(form: Form, script: str) -> None:
-    """Every stream that was opened is closed, nobody is charged for the cancellation, and nothing runs on."""
+    """Every opened stream is closed, the cancellation counts as no failure, and no task runs on."""
 
     def prepare(clock: FakeClock) -> SimpleNamespace:
         options = dict(_scripts(clock)[script])
@@ -170,8 +170,8 @@ def test_a_consumer_cancelled_at_any_step_leaves_nothing_open(form: Form, script
 
 
 @over(STEPPED_FORMS)
-def test_a_probe_cancelled_at_any_step_gives_its_place_back(form: Form) -> None:
-    """The circuit is half-open, or closed by content that came, and the next caller is let through."""
+def test_a_probe_cancelled_at_any_step_gives_its_lease_back(form: Form) -> None:
+    """The circuit is half-open, or closed by content that came; the next call is admitted."""
 
     def prepare(clock: FakeClock) -> SimpleNamespace:
         configure(breakers={"*": {"failures": 1, "cooldown": 10.0}})
@@ -196,7 +196,7 @@ def test_a_probe_cancelled_at_any_step_gives_its_place_back(form: Form) -> None:
 
 @over(STEPPED_FORMS)
 def test_a_guarded_stream_cancelled_at_any_step(form: Form) -> None:
-    """The same for a function under a breaker."""
+    """A function under a breaker is cancelled alike."""
 
     def prepare(clock: FakeClock) -> SimpleNamespace:
         configure(breakers={"*": {"failures": 1, "cooldown": 10.0}})
@@ -241,7 +241,7 @@ def test_a_stream_that_is_left_open_is_seen() -> None:
 
 @on_both_loops
 def test_a_cancellation_leaves_unchanged_and_asks_nobody_else(backend: str) -> None:
-    """A consumer cancelled in the middle of a stream sees a cancellation, whatever the policy says."""
+    """A consumer cancelled in the middle of a stream gets a cancellation under any policy."""
     supply = Supply({GROQ: [[ROLE, said("It"), said("is"), END]], OPENAI: [says("no")]})
     ask = next(form for form in ASYNC_FORMS if form.name == f"coroutine-sdk-{backend}").make(
         failover([GROQ, OPENAI], stream=StreamPolicy(on_interrupt="restart")), supply
@@ -262,7 +262,7 @@ def test_a_cancellation_leaves_unchanged_and_asks_nobody_else(backend: str) -> N
 
 
 class Hanging(AsyncSource):
-    """A stream that says something and then hangs for ever."""
+    """A stream that gives an item and then never another."""
 
     async def __anext__(self) -> Any:
         try:
@@ -276,7 +276,7 @@ class Hanging(AsyncSource):
 def test_a_consumer_who_gives_up_on_a_stream_that_hangs(
     backend: str, silence: float, errors: int, clock: FakeClock
 ) -> None:
-    """A cancelled wait for the next item is no failure, unless nothing had come for as long as a hung call takes."""
+    """A cancelled wait is a failure only if no item had come for as long as a hung call takes."""
     supply = Supply({GROQ: [[ROLE, said("It")]]})
 
     @failover([GROQ])
@@ -347,7 +347,7 @@ def test_an_async_stream_dropped_unclosed_warns_and_is_closed_soon(form: Form, i
     ]
 )
 def test_an_async_stream_of_a_plain_function_dropped_unread(form: Form) -> None:
-    """What a plain function had opened at the call is closed, though its items were never asked for."""
+    """A stream that a plain function opened is closed even if no item was asked for."""
     supply = Supply({GROQ: [says("It")]})
     ask = form.make(failover([GROQ]), supply)
 
@@ -372,7 +372,7 @@ def test_an_async_stream_of_a_plain_function_dropped_unread(form: Form) -> None:
 def test_a_probe_of_a_stream_dropped_unread_gives_its_place_back(
     form: Form, clock: FakeClock
 ) -> None:
-    """A call whose stream nobody reads takes no place for longer than the stream object lives."""
+    """A stream that is never read keeps a lease only as long as its object lives."""
     for _ in range(5):
         breaker(GROQ).record(TimeoutError(), 0.1)
     clock.advance(60.0)
@@ -412,7 +412,7 @@ def test_a_sync_stream_dropped_is_closed_at_once() -> None:
 
 
 def test_a_manager_never_entered_gives_its_place_back(clock: FakeClock) -> None:
-    """A manager that is dropped unentered takes no place of a probe."""
+    """A manager that is dropped without being entered keeps no probe's lease."""
     from tests.support.stream_forms import SYNC_FORMS
 
     for form in SYNC_FORMS:
@@ -459,7 +459,7 @@ class Blocking:
 @pytest.mark.parametrize("guard", ["failover", "breaker"])
 @pytest.mark.parametrize("error", [None, ConnectionResetError, ValueError])
 def test_a_stream_closed_by_another_thread_ends(guard: str, error: type[Exception] | None) -> None:
-    """``close()`` from another thread ends the wait of the reader, and is nobody's failure."""
+    """``close()`` from another thread ends the wait of the reader, and counts as no failure."""
     source = Blocking([ROLE, said("It")], error)
     ended: list[BaseException | None] = []
     items: list[Any] = []
@@ -502,7 +502,7 @@ def test_a_stream_closed_by_another_thread_ends(guard: str, error: type[Exceptio
 
 
 def test_two_threads_that_read_one_stream_share_its_items() -> None:
-    """Every item comes to one of them, or Python says that the generator is running already; none is lost or twice."""
+    """Each item reaches one reader, unless Python raises that the generator is running already."""
     texts = [str(number) for number in range(2_000)]
 
     @failover([GROQ])
@@ -554,7 +554,7 @@ class Waiting:
 @on_both_loops
 @pytest.mark.parametrize("guard", ["failover", "breaker"])
 def test_a_stream_closed_by_another_task_ends(backend: str, guard: str) -> None:
-    """``close()`` from another task while one waits closes the connection, and is nobody's failure."""
+    """``close()`` from another task while one waits closes the connection; it is no failure."""
 
     async def ask(target: Target) -> Any:
         return Waiting()

@@ -1,4 +1,4 @@
-"""Streams through the public surface: held back until the first content, never spliced, always closed."""
+"""Streams through the public API: held back until the first content, always closed."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ from tests.support.ways import (
 
 
 @pytest.fixture(autouse=True)
-def _no_place_is_held() -> None:
-    """Start without a place that a test before, which failed, may have left in this thread."""
+def _no_lease_is_held() -> None:
+    """Start without a lease that a failed test may have left in this thread."""
     held_leases.set(())
 
 
@@ -108,7 +108,7 @@ def names(events: list[Any]) -> list[str]:
 
 @over(FORMS)
 def test_every_form_gives_every_item_once(form: Form, clock: FakeClock) -> None:
-    """Whatever way it is written, the items of the first target come once each, in order, and it is closed."""
+    """In every form the first target's items come once each, in order, and it is closed."""
     supply = Supply({GROQ: [says("It", " is")]})
     ask = form.make(failover([GROQ, OPENAI]), supply)
 
@@ -124,7 +124,7 @@ def test_every_form_gives_every_item_once(form: Form, clock: FakeClock) -> None:
 
 @over(LAZY_FORMS)
 def test_nothing_runs_before_the_first_item_is_asked_for(form: Form) -> None:
-    """A call of a generator function alone calls nobody, and may be closed or dropped as it is."""
+    """Calling a generator function calls no target; the result may be closed or dropped."""
     supply = Supply({GROQ: [says("It")]})
     ask = form.make(failover([GROQ]), supply)
 
@@ -143,7 +143,7 @@ def test_nothing_runs_before_the_first_item_is_asked_for(form: Form) -> None:
     ]
 )
 def test_a_returned_stream_closed_unread_is_closed(form: Form) -> None:
-    """Closing what was returned before reading anything closes what was opened, and charges nobody."""
+    """Closing a stream before reading from it closes what was opened; no failure is counted."""
     supply = Supply({GROQ: [says("It")]})
     ask = form.make(failover([GROQ]), supply)
 
@@ -157,7 +157,7 @@ def test_a_returned_stream_closed_unread_is_closed(form: Form) -> None:
 
 @over(FEW_FORMS)
 def test_the_call_returns_with_the_first_content(form: Form) -> None:
-    """After one item was read and the stream closed, the provider was asked for no more than its first content."""
+    """A consumer that reads one item and closes makes the provider give only its first content."""
     supply = Supply({GROQ: [says("It", " is")]})
     ask = form.make(failover([GROQ, OPENAI]), supply)
 
@@ -196,10 +196,10 @@ BEFORE = {
 @over(FEW_FORMS)
 @pytest.mark.parametrize("when", ["at the call", "within the stream"])
 @pytest.mark.parametrize("scenario", BEFORE)
-def test_errors_before_content_tell_the_story_of_a_plain_call(
+def test_errors_before_content_are_handled_as_in_a_plain_call(
     form: Form, when: str, scenario: str, clock: FakeClock
 ) -> None:
-    """Before content a stream is retried, benched and moved on as a plain call is, with the same events and waits."""
+    """Before content a stream is retried and benched as a plain call: same events and waits."""
     errors, options, of_others = BEFORE[scenario]
     options = {"backoff": lambda n: float(n), **options}
     policy = failover(options.pop("chain", [GROQ, OPENAI]), **options)
@@ -220,7 +220,7 @@ def test_errors_before_content_tell_the_story_of_a_plain_call(
         return plain(target)
 
     ended: BaseException | None = None
-    with capture_events() as told_plain:
+    with capture_events() as plain_events:
         try:
             ask_plain()
         except Exception as error:
@@ -228,7 +228,7 @@ def test_errors_before_content_tell_the_story_of_a_plain_call(
     sleeps, clock.sleeps = clock.sleeps, []
     reset()
     ask = form.make(policy, supply)
-    with capture_events() as told:
+    with capture_events() as stream_events:
         reading = read(form, ask)
 
     def of_interest(events: list[Any]) -> list[tuple[Any, ...]]:
@@ -239,7 +239,7 @@ def test_errors_before_content_tell_the_story_of_a_plain_call(
             if fact[0] not in ("StreamCommitted", "HealthChanged")
         ]
 
-    assert of_interest(told_plain) == of_interest(told)
+    assert of_interest(plain_events) == of_interest(stream_events)
     assert sleeps == clock.sleeps
     assert type(ended) is type(reading.error)
     assert plain.calls == supply.calls
@@ -252,7 +252,7 @@ def test_errors_before_content_tell_the_story_of_a_plain_call(
 
 @over(FORMS)
 def test_exactly_one_preamble_reaches_the_caller(form: Form, clock: FakeClock) -> None:
-    """What a target said before it failed without content is dropped."""
+    """Items of a target that failed before its first content are dropped."""
     supply = Supply({GROQ: [[ROLE, SILENT, ROLE, down]], OPENAI: [says("It", " is")]})
     ask = form.make(failover([GROQ, OPENAI], attempts=1), supply)
 
@@ -268,7 +268,7 @@ def test_exactly_one_preamble_reaches_the_caller(form: Form, clock: FakeClock) -
 def test_so_many_items_are_held_back(
     form: Form, held: int, calls: list[str], clock: FakeClock
 ) -> None:
-    """64 items without content are held back at most; then they are handed over, and an error is an interruption."""
+    """At most 64 items without content are held back; an error after that is an interruption."""
     supply = Supply({GROQ: [[SILENT] * held + [down]], OPENAI: [says("It")]})
     ask = form.make(failover([GROQ, OPENAI], attempts=1), supply)
 
@@ -310,7 +310,7 @@ def test_own_items_commit_as_the_policy_says(form: Form, clock: FakeClock) -> No
 
 @over(FEW_FORMS)
 def test_a_predicate_that_raises_is_the_callers_bug(form: Form) -> None:
-    """An error of ``commit=`` itself leaves as it is; nobody is charged and nothing stays open."""
+    """An error of ``commit=`` leaves unchanged; no failure is counted and nothing stays open."""
     supply = Supply({GROQ: [["one"]], OPENAI: [["one"]]})
     stream = StreamPolicy(commit=lambda item: 1 // 0)
     ask = form.make(failover([GROQ, OPENAI], stream=stream), supply)
@@ -324,7 +324,7 @@ def test_a_predicate_that_raises_is_the_callers_bug(form: Form) -> None:
 
 
 class Thing:
-    """An item that nobody knows."""
+    """An item of an unknown class."""
 
 
 @over(FEW_FORMS)
@@ -383,7 +383,7 @@ def test_a_tool_call_and_reasoning_commit(form: Form) -> None:
 def test_reject_sees_the_first_content(
     form: Form, said_of_it: Any, kind: ErrorKind, reason: str
 ) -> None:
-    """``reject`` is asked once per stream, about its first item with content, while the call can still move on."""
+    """``reject`` is called once per stream, with its first item that has content."""
     seen: list[Any] = []
 
     def reject(item: Any) -> Any:
@@ -416,7 +416,7 @@ def test_a_reject_that_raises_closes_the_stream(form: Form) -> None:
 
 @over(FEW_FORMS)
 def test_an_error_among_the_items_is_an_error(form: Form) -> None:
-    """An item that is a provider's error is one: before content the call moves on, after it is interrupted."""
+    """An item that reports an error counts as one: a failure before content, else interruption."""
     error = {"error": {"type": "overloaded_error", "message": "Overloaded"}}
     supply = Supply({GROQ: [[ROLE, error], [ROLE, said("It"), error]], OPENAI: [says("yes")]})
     ask = form.make(failover([GROQ, OPENAI], attempts=1), supply)
@@ -434,7 +434,7 @@ def test_an_error_among_the_items_is_an_error(form: Form) -> None:
 
 @over(FORMS)
 def test_an_error_after_content_interrupts(form: Form) -> None:
-    """After content the caller is told, with the provider's error as cause; nobody else is asked."""
+    """An error after content is raised, with the provider's as cause; no other target is called."""
     error = down()
     supply = Supply({GROQ: [[ROLE, said("It"), said(" is"), lambda: error]], OPENAI: [says("no")]})
     ask = form.make(failover([GROQ, OPENAI]), supply)
@@ -465,7 +465,7 @@ def test_an_error_after_content_interrupts(form: Form) -> None:
 
 @over(FORMS)
 def test_a_restart_gives_the_marker_and_then_another_answer(form: Form) -> None:
-    """``on_interrupt="restart"`` goes on with the next target from its beginning, marked as the caller wishes."""
+    """``on_interrupt="restart"`` gives the marker and then all items of the next target."""
     marker = {"restarted": True}
     supply = Supply({GROQ: [[ROLE, said("It"), down]], OPENAI: [says("Once", " more")]})
     stream = StreamPolicy(on_interrupt="restart", restart_marker=marker)
@@ -484,7 +484,7 @@ def test_a_restart_gives_the_marker_and_then_another_answer(form: Form) -> None:
 
 @over(FEW_FORMS)
 def test_without_a_marker_there_is_none(form: Form) -> None:
-    """No item of ours is among those of a restarted stream unless it was asked for; None is an item, too."""
+    """A restarted stream has a marker only if one was set; None may be a marker, too."""
     supply = Supply({GROQ: [[ROLE, said("It"), down]], OPENAI: [says("Once")]})
     stream = StreamPolicy(on_interrupt="restart")
 
@@ -504,7 +504,7 @@ def test_without_a_marker_there_is_none(form: Form) -> None:
 def test_the_marker_is_that_of_the_target_that_broke(
     form: Form, of_next: StreamPolicy | None
 ) -> None:
-    """Whose policy restarts has its marker given, whatever the next target's own policy is."""
+    """The marker is that of the interrupted target's policy, not of the next target's."""
     supply = Supply({GROQ: [[ROLE, said("It"), down]], OPENAI: [says("Once")]})
     restarts = StreamPolicy(on_interrupt="restart", restart_marker="again")
     ask = form.make(
@@ -518,7 +518,7 @@ def test_the_marker_is_that_of_the_target_that_broke(
 
 @over(FEW_FORMS)
 def test_several_interruptions_in_a_row(form: Form) -> None:
-    """Each stream that breaks is followed by the next target; all items are counted, the markers as well."""
+    """Each broken stream is followed by the next target; all items and markers are counted."""
     supply = Supply(
         {
             GROQ: [[ROLE, said("a"), down]],
@@ -604,7 +604,7 @@ def test_all_that_follow_an_interruption_fail(form: Form, clock: FakeClock) -> N
 @over(FEW_FORMS)
 @pytest.mark.parametrize("option", ["on_content_policy", "on_request_error", "on_unknown"])
 def test_what_must_not_go_to_another_target_does_not_restart(form: Form, option: str) -> None:
-    """A refusal, a wrong request or an unknown error that is to be raised ends a stream that would restart."""
+    """A refusal, a bad request or an unknown error that raises ends a stream without a restart."""
     error = {
         "on_content_policy": refused_content,
         "on_request_error": lambda: ProviderError(400),
@@ -624,7 +624,7 @@ def test_what_must_not_go_to_another_target_does_not_restart(form: Form, option:
 
 @over(FEW_FORMS)
 def test_a_target_after_an_interruption_that_is_asked_wrong(form: Form) -> None:
-    """An error that would be raised as it is leaves behind the interruption, since content was delivered."""
+    """Once content was delivered, an error that would leave unchanged becomes an interruption."""
     supply = Supply(
         {
             GROQ: [[ROLE, said("a"), down]],
@@ -649,7 +649,7 @@ def test_a_target_after_an_interruption_that_is_asked_wrong(form: Form) -> None:
 
 @over(FEW_FORMS)
 def test_what_commits_is_what_keeps_a_stream_going(form: Form, clock: FakeClock) -> None:
-    """With ``commit=`` the caller's own word on an item counts for the time limits as well."""
+    """``commit=`` decides which items are content for the time limits as well."""
     steps: list[Any] = ["go"]
     for item in ("go", "go", ".", ".", "."):
         steps += [Quiet(clock, 4.0), item]
@@ -689,13 +689,13 @@ CONTINUING = [
 
 @over(CONTINUING)
 def test_a_function_says_how_to_go_on(form: Form) -> None:
-    """``on_interrupt`` may be a function: it is told what happened and gives arguments for the next target."""
+    """``on_interrupt`` may be a function from the interruption to the next target's arguments."""
     seen: list[Any] = []
-    told: list[StreamInterruptedError] = []
+    received: list[StreamInterruptedError] = []
     error = down()
 
     def go_on(interruption: StreamInterruptedError) -> dict[str, Any]:
-        told.append(interruption)
+        received.append(interruption)
         assert error is interruption.__cause__
         return {"prefix": interruption.text_so_far, "prompt": "go on"}
 
@@ -707,7 +707,7 @@ def test_a_function_says_how_to_go_on(form: Form) -> None:
 
     assert [ROLE, said("It"), said(" is"), END] == reading.items
     assert [(GROQ, "why", ""), (OPENAI, "go on", "It")] == seen
-    assert [(GROQ, 2)] == [(each.target, each.items_sent) for each in told]
+    assert [(GROQ, 2)] == [(each.target, each.items_sent) for each in received]
 
 
 @over(CONTINUING)
@@ -736,7 +736,7 @@ def test_a_function_keeps_the_whole_text_while_it_continues(form: Form) -> None:
 @over(CONTINUING)
 @pytest.mark.parametrize("gives", [None, "error", "nonsense"])
 def test_a_function_that_will_not_go_on(form: Form, gives: Any) -> None:
-    """None raises the interruption; an error of the function itself leaves; nobody else is called."""
+    """None raises the interruption; an error of the function leaves; no other target is called."""
 
     def stop(interruption: StreamInterruptedError) -> Any:
         if gives == "error":
@@ -758,8 +758,8 @@ def test_a_function_that_will_not_go_on(form: Form, gives: Any) -> None:
 
 
 @over(FEW_FORMS)
-def test_a_target_has_its_own_word_on_interruptions(form: Form) -> None:
-    """What a target's policy names goes over the chain's, for that target alone."""
+def test_a_target_has_its_own_policy_for_interruptions(form: Form) -> None:
+    """A target's stream policy overrides the chain's, for that target alone."""
     supply = Supply(
         {GROQ: [[ROLE, said("a"), down]], OPENAI: [[ROLE, said("b"), down]], MISTRAL: [says("c")]}
     )
@@ -827,7 +827,7 @@ def test_text_that_is_kept_is_nowhere_else(form: Form) -> None:
 
 @over(FEW_FORMS)
 def test_the_callers_own_bug_leaves_as_it_is(form: Form) -> None:
-    """An error of the caller's code in the middle of a stream is no interruption, and harms nobody."""
+    """An error of the caller's code inside a stream is neither an interruption nor a failure."""
     error = TypeError("mine")
     supply = Supply({GROQ: [[ROLE, said("It"), lambda: error]], OPENAI: [says("no")]})
     ask = form.make(failover([GROQ, OPENAI], stream=StreamPolicy(on_interrupt="restart")), supply)
@@ -843,7 +843,7 @@ def test_the_callers_own_bug_leaves_as_it_is(form: Form) -> None:
 @over([form for form in SYNC_FORMS if form in FEW_FORMS])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
 def test_ways_out_pass_through_a_stream(form: Form, error: type[BaseException]) -> None:
-    """KeyboardInterrupt and its like leave in the middle of a stream unchanged, and harm nobody."""
+    """KeyboardInterrupt and the like leave a stream unchanged, and count as no failure."""
     supply = Supply({GROQ: [[ROLE, said("It"), error]], OPENAI: [says("no")]})
     ask = form.make(failover([GROQ, OPENAI], stream=StreamPolicy(on_interrupt="restart")), supply)
 
@@ -856,7 +856,7 @@ def test_ways_out_pass_through_a_stream(form: Form, error: type[BaseException]) 
 
 
 def test_what_a_consumer_throws_into_the_items_leaves() -> None:
-    """An error thrown into the generator comes back out, and the provider that had answered did well."""
+    """An error thrown into the generator leaves it, and the attempt counts as a success."""
     supply = Supply({GROQ: [says("It", " is")]})
     stream = SYNC_FORMS[0].make(failover([GROQ]), supply)()
     next(stream)
@@ -875,7 +875,7 @@ def test_what_a_consumer_throws_into_the_items_leaves() -> None:
 
 @over(FORMS)
 def test_the_first_content_must_come_in_time(form: Form, clock: FakeClock) -> None:
-    """``first_item_timeout`` counts from the start of the attempt to the first content; silent items reset nothing."""
+    """``first_item_timeout`` is from the start of the attempt to its first content."""
     slow = [
         ROLE,
         Quiet(clock, 4.0),
@@ -902,7 +902,7 @@ def test_the_first_content_must_come_in_time(form: Form, clock: FakeClock) -> No
 
 @over(FEW_FORMS)
 def test_the_first_content_in_time_ends_its_limit(form: Form, clock: FakeClock) -> None:
-    """After the first content neither `first_item_timeout` nor ``attempt_timeout`` counts any more."""
+    """After the first content ``first_item_timeout`` and ``attempt_timeout`` have no effect."""
     slow = [ROLE, Quiet(clock, 9.0), said("It"), Quiet(clock, 90.0), said(" is"), END]
     supply = Supply({GROQ: [slow], OPENAI: [says("no")]})
     stream = StreamPolicy(first_item_timeout=10.0)
@@ -921,7 +921,7 @@ def test_the_first_content_in_time_ends_its_limit(form: Form, clock: FakeClock) 
 
 @over([form for form in FEW_FORMS if form.name.startswith(("generator", "asyncgen", "coroutine"))])
 def test_the_attempts_limit_holds_until_the_first_content(form: Form, clock: FakeClock) -> None:
-    """``attempt_timeout`` is the limit of a stream's attempt up to its first content, if it is the shorter one."""
+    """``attempt_timeout`` limits a stream up to its first content, if it is the shorter limit."""
     supply = Supply(
         {GROQ: [[ROLE, Quiet(clock, 6.0), SILENT, *says("late")]], OPENAI: [says("It")]}
     )
@@ -940,7 +940,7 @@ def test_the_attempts_limit_holds_until_the_first_content(form: Form, clock: Fak
 
 @over(FEW_FORMS)
 def test_a_target_has_limits_of_its_own(form: Form, clock: FakeClock) -> None:
-    """What a target's policy says of time goes over what the chain's says."""
+    """The time limits of a target's policy override those of the chain's."""
     slow = [ROLE, Quiet(clock, 20.0), *says("It")]
     supply = Supply({GROQ: [slow], OPENAI: [slow]})
     chain = [GROQ, Target(OPENAI, stream=StreamPolicy(first_item_timeout=30.0))]
@@ -956,7 +956,7 @@ def test_a_target_has_limits_of_its_own(form: Form, clock: FakeClock) -> None:
 
 @over(FORMS)
 def test_a_stream_that_falls_silent_is_interrupted(form: Form, clock: FakeClock) -> None:
-    """``idle_timeout`` is the longest wait for the next content; silent items in between reset nothing."""
+    """``idle_timeout`` is the longest wait for the next content; silent items do not reset it."""
     steps = [
         ROLE,
         said("It"),
@@ -984,7 +984,7 @@ def test_a_stream_that_falls_silent_is_interrupted(form: Form, clock: FakeClock)
 
 
 @over(FEW_FORMS)
-def test_every_content_begins_the_wait_anew(form: Form, clock: FakeClock) -> None:
+def test_every_content_resets_the_idle_timeout(form: Form, clock: FakeClock) -> None:
     """A stream that is slow as a whole is fine while each content comes in time."""
     steps = [ROLE]
     for number in range(5):
@@ -1007,7 +1007,7 @@ def test_the_end_is_waited_for_as_well(form: Form, clock: FakeClock) -> None:
     reading = read(form, ask)
 
     assert "It" == reading.text
-    # What is missing is only the end of the connection: the answer itself told that it was over.
+    # Only the end of the connection is missing: the answer has its finish reason.
     assert reading.error is None or StreamInterruptedError is type(reading.error)
 
 
@@ -1035,7 +1035,7 @@ def test_the_consumers_own_time_does_not_count(
 
 @over(FEW_FORMS)
 def test_a_drip_is_too_slow(form: Form, clock: FakeClock) -> None:
-    """``min_rate`` ends a stream that gives fewer items with content per second, over a window of waiting."""
+    """``min_rate`` ends a stream that gives fewer items with content per second of waiting."""
     drip = [step for number in range(40) for step in (said(str(number)), Quiet(clock, 3.0))]
     supply = Supply({GROQ: [[ROLE, *drip, END]]})
     ask = form.make(failover([GROQ], stream=StreamPolicy(min_rate=1.0, rate_window=10.0)), supply)
@@ -1074,7 +1074,7 @@ def test_silent_items_are_no_rate(form: Form, clock: FakeClock) -> None:
 
 @over(FEW_FORMS)
 def test_one_targets_whole_stream_has_a_limit(form: Form, clock: FakeClock) -> None:
-    """``StreamPolicy(timeout=)`` is over the whole stream of one target, which is blamed; the next begins anew."""
+    """``StreamPolicy(timeout=)`` limits one target's whole stream; the next has its full time."""
     slow = [
         ROLE,
         *(step for number in range(9) for step in (said(str(number)), Quiet(clock, 3.0))),
@@ -1100,7 +1100,7 @@ def test_one_targets_whole_stream_has_a_limit(form: Form, clock: FakeClock) -> N
 
 @over(FORMS)
 def test_the_whole_deadline_before_content(form: Form, clock: FakeClock) -> None:
-    """``failover(timeout=)`` ends a stream that gave no content with DeadlineExceededError, and blames nobody."""
+    """The deadline before content raises DeadlineExceededError, and counts as no failure."""
     # In sync code a wait cannot be ended: the deadline is checked at every item.
     in_time_to_check = [] if form.backend else [SILENT]
     supply = Supply({GROQ: [[ROLE, Quiet(clock, 11.0), *in_time_to_check, *says("late")]]})
@@ -1116,7 +1116,7 @@ def test_the_whole_deadline_before_content(form: Form, clock: FakeClock) -> None
 
 @over(FEW_FORMS)
 def test_a_fallback_is_reached_before_the_deadline(form: Form, clock: FakeClock) -> None:
-    """With another live target a stream may use three quarters of what is left until its first content."""
+    """With another live target the first content may take three quarters of the time left."""
     supply = Supply(
         {
             GROQ: [[ROLE, Quiet(clock, 7.6), SILENT, Quiet(clock, 9.0), *says("late")]],
@@ -1133,7 +1133,7 @@ def test_a_fallback_is_reached_before_the_deadline(form: Form, clock: FakeClock)
 
 @over(FEW_FORMS)
 def test_the_whole_deadline_after_content(form: Form, clock: FakeClock) -> None:
-    """Its end after content is an interruption and an end of the deadline in one; nobody is blamed, nobody asked."""
+    """The deadline after content is an interruption as well; no failure, no other target."""
     supply = Supply(
         {GROQ: [[ROLE, said("It"), Quiet(clock, 11.0), said(" is"), END]], OPENAI: [says("no")]}
     )
@@ -1169,7 +1169,7 @@ def test_the_whole_deadline_after_content(form: Form, clock: FakeClock) -> None:
 def test_the_deadline_that_ends_while_a_restart_looks_for_content(
     form: Form, clock: FakeClock
 ) -> None:
-    """After content the end of the deadline is an interruption also when the next target had not begun."""
+    """A deadline that ends before the restarted stream's first content is an interruption."""
     late = [ROLE, Quiet(clock, 20.0), SILENT, *says("late")]
     supply = Supply({GROQ: [[ROLE, said("It"), down]], OPENAI: [late]})
     policy = failover([GROQ, OPENAI], timeout=10.0, stream=StreamPolicy(on_interrupt="restart"))
@@ -1186,7 +1186,7 @@ def test_the_deadline_that_ends_while_a_restart_looks_for_content(
 
 @over(FEW_FORMS)
 def test_an_error_before_the_deadline_is_the_providers(form: Form, clock: FakeClock) -> None:
-    """An error that comes in time is an interruption and no end of the deadline."""
+    """An error before the deadline is an interruption and not a DeadlineExceededError."""
     supply = Supply({GROQ: [[ROLE, said("It"), Quiet(clock, 5.0), down]]})
     ask = form.make(failover([GROQ], timeout=10.0), supply)
 
@@ -1198,7 +1198,7 @@ def test_an_error_before_the_deadline_is_the_providers(form: Form, clock: FakeCl
 
 @over([form for form in FORMS if form.manages])
 def test_the_time_of_a_manager_begins_when_it_is_entered(form: Form, clock: FakeClock) -> None:
-    """What passes between the call and entering its manager, in which nothing is sent, is nobody's fault."""
+    """The time between the call and entering its manager does not count, as nothing was sent."""
     supply = Supply({GROQ: [says("It")], OPENAI: [says("no")]})
     inner = form.make(failover([GROQ, OPENAI], stream=StreamPolicy(first_item_timeout=5.0)), supply)
 
@@ -1216,23 +1216,23 @@ def test_the_time_of_a_manager_begins_when_it_is_entered(form: Form, clock: Fake
     assert first_content < 5.0
 
 
-def test_an_attempt_is_told_its_limit() -> None:
-    """A function that takes an `Attempt` is told what is left until its first content, and its number."""
-    told: list[Attempt] = []
+def test_an_attempt_has_its_limit() -> None:
+    """An `Attempt` has the seconds left until the first content, and its number."""
+    attempts: list[Attempt] = []
 
     @failover(
         [GROQ], attempts=2, stream=StreamPolicy(first_item_timeout=7.0), backoff=lambda n: 0.0
     )
     def ask(target: Target, attempt: Attempt) -> Iterator[Any]:
-        told.append(attempt)
-        if len(told) == 1:
+        attempts.append(attempt)
+        if len(attempts) == 1:
             raise down()
         yield from says("It")
 
     assert says("It") == list(ask())
-    assert [1, 2] == [attempt.number for attempt in told]
+    assert [1, 2] == [attempt.number for attempt in attempts]
     assert [True, True] == [
-        attempt.remaining is not None and attempt.remaining <= 7.0 for attempt in told
+        attempt.remaining is not None and attempt.remaining <= 7.0 for attempt in attempts
     ]
 
 
@@ -1244,7 +1244,7 @@ def test_an_attempt_is_told_its_limit() -> None:
     "line", [[], [ROLE], [ROLE, SILENT], [ROLE, END]], ids=["none", "role", "silence", "finished"]
 )
 def test_an_end_without_content_moves_on(form: Form, line: list[Any]) -> None:
-    """A stream that ends without any content, finished or cut short, is no answer."""
+    """A stream that ends without content, finished or cut short, is a failed attempt."""
     supply = Supply({GROQ: [line], OPENAI: [says("It")]})
     ask = form.make(failover([GROQ, OPENAI], attempts=1), supply)
 
@@ -1298,7 +1298,7 @@ def test_what_is_empty_and_cut_short_needs_both(form: Form) -> None:
 
 @over(FEW_FORMS)
 def test_all_streams_empty(form: Form) -> None:
-    """When nobody says anything the call fails as one whose answers were refused."""
+    """If no target gives content the call fails as one whose answers were rejected."""
     supply = Supply({GROQ: [[]], OPENAI: [[ROLE, END]]})
     ask = form.make(failover([GROQ, OPENAI]), supply)
 
@@ -1343,7 +1343,7 @@ def test_a_stream_cut_short_may_be_restarted_or_accepted(form: Form) -> None:
 
 @over(FEW_FORMS)
 def test_the_usage_may_follow_the_end(form: Form) -> None:
-    """Items without an answer that come after the finish reason are no reason to doubt it."""
+    """Items after the finish reason, such as the usage, do not make a stream incomplete."""
     usage = {"object": "chat.completion.chunk", "choices": [], "usage": {"total_tokens": 7}}
     supply = Supply({GROQ: [[*says("It"), usage]]})
     ask = form.make(failover([GROQ]), supply)
@@ -1382,7 +1382,7 @@ def test_items_whose_end_nobody_knows_just_end(form: Form) -> None:
 
 @over(FORMS)
 def test_a_success_is_counted_at_the_end(form: Form, clock: FakeClock) -> None:
-    """It is one success, with the time to the first content and the whole duration as two figures."""
+    """A stream is one success; its time to first content and its duration are two figures."""
     steps = [ROLE, Quiet(clock, 2.0), said("It"), Quiet(clock, 6.0), said(" is"), END]
     supply = Supply({GROQ: [steps]})
     ask = form.make(failover([GROQ]), supply)
@@ -1412,7 +1412,7 @@ def test_without_streams_there_is_no_first_content() -> None:
 
 @over(FORMS)
 def test_a_consumer_who_stops_after_content_was_served(form: Form) -> None:
-    """Stopping after content is a success of the target that served, before the end of the stream."""
+    """A consumer that stops after content leaves a success of the target that served."""
     supply = Supply({GROQ: [says("It", " is", " so")]})
     ask = form.make(failover([GROQ]), supply)
 
@@ -1428,7 +1428,7 @@ def test_a_consumer_who_stops_after_content_was_served(form: Form) -> None:
 
 @over(FEW_FORMS)
 def test_a_consumer_who_stops_before_content_says_nothing(form: Form) -> None:
-    """Stopping while only silent items had come, here because no more are held back, counts as nothing."""
+    """A consumer that stops after silent items only leaves neither a success nor a failure."""
     supply = Supply({GROQ: [[SILENT] * 100]})
     ask = form.make(failover([GROQ]), supply)
 
@@ -1453,7 +1453,7 @@ def test_content_that_comes_after_what_was_held_counts(form: Form) -> None:
 
 @over(FEW_FORMS)
 def test_a_failure_is_charged_once(form: Form) -> None:
-    """One failure of a stream is one error of its target, whether it comes before content or after."""
+    """A failure of a stream is one error of its target, before content and after."""
     supply = Supply({GROQ: [[ROLE, down], [ROLE, said("It"), down]], OPENAI: [says("It")]})
     ask = form.make(failover([GROQ, OPENAI], attempts=1), supply)
 
@@ -1481,7 +1481,7 @@ def test_a_guard_inside_a_guarded_stream_charges_once() -> None:
 
 
 def test_a_chain_within_a_chain_charges_once() -> None:
-    """An interruption that an inner chain tells is nobody's failure of the outer one."""
+    """An interruption of an inner chain is not a failure of the outer chain's target."""
     supply = Supply({GROQ: [[ROLE, said("It"), down]]})
     inner = SYNC_FORMS[0].make(failover([GROQ]), supply)
 
@@ -1535,7 +1535,7 @@ def test_slowness_under_a_guard_is_judged_by_the_first_content(clock: FakeClock)
 
 
 def test_a_long_stream_that_is_interrupted_by_hand_was_not_slow(clock: FakeClock) -> None:
-    """What passes through in the middle of a good stream says no more of it than a reader who stops."""
+    """KeyboardInterrupt in the middle of a stream counts like a consumer that stops."""
     configure(breakers={"*": {"slow_call": 5.0, "min_calls": 3, "slow_rate": 0.5}}, logging=False)
 
     def items() -> Iterator[Any]:
@@ -1577,7 +1577,7 @@ ENDS = {
 @over(FEW_FORMS)
 @pytest.mark.parametrize("end", ENDS)
 def test_a_probe_ends_with_its_stream(form: Form, end: str, clock: FakeClock) -> None:
-    """A half-open circuit learns from how the stream of its probe ends, and its place is free then."""
+    """The end of a probe's stream closes or opens its circuit, and gives back the lease."""
     line, take, state = ENDS[end]
     _half_open(GROQ, clock)
     supply = Supply({GROQ: [line]})
@@ -1587,13 +1587,13 @@ def test_a_probe_ends_with_its_stream(form: Form, end: str, clock: FakeClock) ->
 
     assert state == breaker(GROQ).state
     if state == "half_open":
-        with breaker(GROQ):  # there is a place
+        with breaker(GROQ):  # a lease is free
             pass
 
 
 @over([form for form in FEW_FORMS if form.backend is None])
-def test_the_place_of_a_probe_is_taken_while_its_stream_runs(form: Form, clock: FakeClock) -> None:
-    """While the stream of a probe is read nobody else is let through."""
+def test_the_lease_of_a_probe_is_kept_while_its_stream_runs(form: Form, clock: FakeClock) -> None:
+    """While the stream of a probe is read every other call is rejected."""
     _half_open(GROQ, clock)
     supply = Supply({GROQ: [says("It", " is", " so")], OPENAI: [says("other")]})
     ask = form.make(failover([GROQ, OPENAI]), supply)
@@ -1679,7 +1679,7 @@ def test_methods_of_the_client_read_guarded_items() -> None:
 
 
 def test_methods_and_loops_share_the_items() -> None:
-    """Whoever asks gets the next item; after the end there is none."""
+    """A method and a loop each get the next item; after the end there is none."""
     stream, _ = _sdk(says("It", " is", " so"))
 
     assert ROLE == next(stream)
@@ -1713,7 +1713,7 @@ def test_closing_twice_is_fine() -> None:
 
 
 def test_an_error_in_a_with_block_leaves_unchanged() -> None:
-    """What the consumer's own code raises inside is its own affair."""
+    """An error of the consumer's own code leaves the block as it is."""
     stream, supply = _sdk(says("It", " is"))
     next(stream)
 
@@ -1755,8 +1755,8 @@ def test_what_has_no_close_gets_none() -> None:
     assert ["It"] == list(stream)
 
 
-def test_a_file_and_other_answers_are_no_streams() -> None:
-    """What is a list, a text, a dict or a file is an answer, and comes back as it is."""
+def test_files_and_other_answers_are_not_streams() -> None:
+    """A list, text, dict or file is a plain answer and is returned unchanged."""
     import io
 
     for answer in (
@@ -1779,7 +1779,7 @@ def test_a_file_and_other_answers_are_no_streams() -> None:
 @on_both_loops
 @pytest.mark.parametrize("kind", [Mock, MagicMock, AsyncMock, NonCallableMagicMock])
 def test_a_mock_is_an_answer(backend: str, kind: type) -> None:
-    """Users' tests give mocks for answers; those can do all that a stream can, and come back as they are."""
+    """A mock, which has every method of a stream, is a plain answer and is returned unchanged."""
     answer = kind()
 
     @failover([GROQ])
@@ -1839,8 +1839,8 @@ def test_a_manager_is_entered_once() -> None:
     assert [] == supply.left_open
 
 
-def test_an_error_in_the_block_of_a_manager_is_told_to_it() -> None:
-    """The client's own manager sees the error of the block, which leaves unchanged, or is swallowed by it."""
+def test_an_error_in_the_block_of_a_manager_reaches_it() -> None:
+    """The client's own manager gets the error of the block, and may swallow it."""
     seen: list[Any] = []
 
     class Manager:
@@ -1962,7 +1962,7 @@ def test_using_gives_another_stream_function() -> None:
 
 
 @pytest.mark.parametrize("names", ["target", "model", "provider"])
-def test_a_stream_function_is_told_by_name(names: str) -> None:
+def test_a_stream_function_is_given_its_target_by_name(names: str) -> None:
     """Keyword-only parameters are filled in as for any function; a caller may pin the call."""
     supply = Supply({GROQ: [[ROLE, down]], OPENAI: [says("It")]})
 
@@ -1978,7 +1978,7 @@ def test_a_stream_function_is_told_by_name(names: str) -> None:
     elif names == "model":
         assert says("It") == list(ask(target=OPENAI))
     with pytest.raises(ValueError, match="openai/gpt"):
-        list(ask(target="nobody/x"))
+        list(ask(target="unknown/x"))
     assert [GROQ, *([OPENAI] * (len(supply.calls) - 1))] == supply.calls
 
 
@@ -2013,7 +2013,7 @@ def test_a_target_with_a_call_of_its_own() -> None:
 
 
 def test_a_target_that_does_not_stream_where_others_do() -> None:
-    """An answer that is no stream, where a generator function is decorated, is a mistake that is told."""
+    """A plain answer where the decorated function is a generator is a ConfigurationError."""
 
     @failover([Target(GROQ, call=lambda: "answer"), OPENAI])
     def ask(target: Target) -> Iterator[str]:
@@ -2024,7 +2024,7 @@ def test_a_target_that_does_not_stream_where_others_do() -> None:
 
 
 def test_arguments_are_let_go_when_the_stream_has_begun() -> None:
-    """A prompt lives no longer than it is needed: not through the stream, nor after it."""
+    """A prompt is released when the stream has begun, if no other target can be called."""
     import gc
     import weakref
 
@@ -2051,7 +2051,7 @@ def test_arguments_are_let_go_when_the_stream_has_begun() -> None:
 
 @over(GUARDED_FORMS)
 def test_a_guard_changes_nothing_of_a_stream(form: Form) -> None:
-    """Under ``@breaker`` every item comes at once and as it is, silent ones as well; the end is one success."""
+    """``@breaker`` gives every item at once, silent ones as well; the end is one success."""
     supply = Supply({GROQ: [[SILENT, SILENT, *says("It"), SILENT]]})
     ask = form.make(breaker(GROQ), supply)
 
@@ -2100,7 +2100,7 @@ def test_an_error_under_a_guard_is_counted_and_unchanged(form: Form, line: list[
     ids=["after content", "before content", "unread"],
 )
 def test_stopping_early_under_a_guard(form: Form, line: list[Any], take: int, counted: Any) -> None:
-    """After content it is a success, before it nothing; never a failure, and always closed."""
+    """Stopping counts as a success after content and as nothing before it; it always closes."""
     supply = Supply({GROQ: [line]})
     ask = form.make(breaker(GROQ), supply)
 
@@ -2118,19 +2118,19 @@ def test_stopping_early_under_a_guard(form: Form, line: list[Any], take: int, co
 
 @over([form for form in GUARDED_FORMS if not form.manages])
 def test_a_probe_under_a_guard_whose_stream_is_never_read(form: Form, clock: FakeClock) -> None:
-    """A stream that is closed before anything was read gives the place of its probe back."""
+    """A stream that is closed before anything was read gives back the lease of its probe."""
     _half_open(GROQ, clock)
     ask = form.make(breaker(GROQ), Supply({GROQ: [says("It")]}))
 
     read(form, ask, Target(GROQ), take=0)
 
-    with breaker(GROQ):  # there is a place
+    with breaker(GROQ):  # a lease is free
         pass
 
 
 @over(GUARDED_FORMS)
 def test_a_stream_cut_short_under_a_guard_just_ends(form: Form) -> None:
-    """It is counted as the failure that it is, and nothing is raised."""
+    """A stream that is cut short counts as a failure, and nothing is raised."""
     supply = Supply({GROQ: [[ROLE, said("It")]]})
     ask = form.make(breaker(GROQ), supply)
 
@@ -2143,7 +2143,7 @@ def test_a_stream_cut_short_under_a_guard_just_ends(form: Form) -> None:
 
 @over(GUARDED_FORMS)
 def test_an_open_guard_refuses_a_stream(form: Form) -> None:
-    """Nothing is opened, and the first thing that is done with the stream raises BreakerOpenError."""
+    """No stream is opened, and the first use of the result raises BreakerOpenError."""
     for _ in range(5):
         breaker(GROQ).record(TimeoutError(), 0.1)
     supply = Supply({GROQ: [says("It")]})
@@ -2170,7 +2170,7 @@ def test_five_streams_that_die_midway_open_a_guard(form: Form) -> None:
 @over(GUARDED_FORMS)
 @pytest.mark.parametrize("end", ENDS)
 def test_a_probe_under_a_guard_ends_with_its_stream(form: Form, end: str, clock: FakeClock) -> None:
-    """A half-open circuit learns from how the stream ends."""
+    """The end of a probe's stream closes or opens its circuit."""
     line, take, state = ENDS[end]
     _half_open(GROQ, clock)
     ask = form.make(breaker(GROQ), Supply({GROQ: [line]}))
@@ -2179,7 +2179,7 @@ def test_a_probe_under_a_guard_ends_with_its_stream(form: Form, end: str, clock:
 
     assert state == breaker(GROQ).state
     if state == "half_open":
-        with breaker(GROQ):  # there is a place
+        with breaker(GROQ):  # a lease is free
             pass
 
 
@@ -2273,7 +2273,7 @@ def test_a_guarded_stream_keeps_its_object() -> None:
 
 @over([form for form in GUARDED_FORMS if form.backend is None and not form.manages])
 def test_while_a_guarded_probe_is_read_others_are_refused(form: Form, clock: FakeClock) -> None:
-    """What the consumer itself calls between two items is no part of the stream: it does not share its place."""
+    """Calls of the consumer between two items do not share the lease of the stream's probe."""
     _half_open(GROQ, clock)
     stream = form.make(breaker(GROQ), Supply({GROQ: [says("It", " is")]}))(Target(GROQ))
     items = iter(stream)
@@ -2290,7 +2290,7 @@ def test_while_a_guarded_probe_is_read_others_are_refused(form: Form, clock: Fak
 def test_a_guarded_probe_closed_by_another_thread_leaves_nothing_behind(
     form: Form, clock: FakeClock
 ) -> None:
-    """Its first thread holds no place afterwards, that later calls would borrow in vain."""
+    """Its first thread keeps no lease that later calls would borrow in vain."""
     _half_open(GROQ, clock)
     stream = form.make(breaker(GROQ), Supply({GROQ: [says("It", " is")]}))(Target(GROQ))
     next(iter(stream))
