@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from resilient_llm._drive.session import Suspended
 
 
-class Guard(Protocol):
+class EnteredGuard(Protocol):
     """What `GuardedManager` needs of an entered breaker."""
 
     def __exit__(self, error_type: Any, error: Any, traceback: Any, /) -> Any: ...
@@ -86,10 +86,10 @@ class GuardedManager(Proxied):
     """
 
     def __init__(
-        self, manager: Any, guard: Guard, suspend: Callable[[OpenStream], Suspended]
+        self, manager: Any, guard: EnteredGuard, suspend: Callable[[OpenStream], Suspended]
     ) -> None:
         super().__init__(manager)  # pyright: ignore[reportUnknownMemberType]  # it has no types
-        self._self_guard: Guard | None = guard
+        self._self_guard: EnteredGuard | None = guard
         self._self_suspend = suspend
         self._self_session: Any = None
 

@@ -6,14 +6,12 @@ every coroutine was awaited.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import gc
 import threading
-import tracemalloc
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from types import SimpleNamespace
 from typing import Any
@@ -31,22 +29,11 @@ from resilient_llm import (
     failover,
     health,
 )
-from resilient_llm._core.circuit.permit import held_leases
 from resilient_llm.testing import FakeClock
 from tests.support import stepping
 from tests.support.stepping import no_place_is_taken
-from tests.support.stream_forms import (
-    ASYNC_FORMS,
-    END,
-    ROLE,
-    SILENT,
-    AsyncSource,
-    Form,
-    Quiet,
-    Supply,
-    said,
-    says,
-)
+from tests.support.stream_forms import ASYNC_FORMS, Form
+from tests.support.stream_sources import END, ROLE, SILENT, AsyncSource, Quiet, Supply, said, says
 from tests.support.ways import GROQ, OPENAI, on_both_loops, over, run_async
 
 STEPPED_FORMS = [
@@ -65,12 +52,6 @@ def _quick_collections() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
-
-
-@pytest.fixture(autouse=True)
-def _no_lease_is_held() -> None:
-    """Start without a lease that a failed test may have left in this thread."""
-    held_leases.set(())
 
 
 class DownError(ConnectionResetError):
@@ -586,61 +567,3 @@ def test_a_stream_closed_by_another_task_ends(backend: str, guard: str) -> None:
 
     assert ended is None or type(ended) is ConnectionResetError
     assert 0 == health([GROQ])[GROQ].errors
-
-
-# --- Memory ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("stream", [None, StreamPolicy(keep_text=100)], ids=["plain", "keeps text"])
-def test_memory_does_not_grow_with_the_items(stream: StreamPolicy | None) -> None:
-    """A million items leave nothing behind."""
-    number = 1_000_000 if stream is None else 100_000
-
-    @failover([GROQ], stream=stream)
-    def ask(target: Target) -> Iterator[str]:
-        for each in range(number):
-            yield str(each)
-
-    items = ask()
-    next(items)
-    tracemalloc.start()
-    try:
-        for _ in zip(range(1_000), items, strict=False):
-            pass
-        before = tracemalloc.get_traced_memory()[0]
-        tracemalloc.stop()
-        for _ in zip(range(number - 10_000), items, strict=False):
-            pass
-        tracemalloc.start()
-        more = sum(1 for _ in zip(range(1_000), items, strict=False))
-        after = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-
-    assert 1_000 == more
-    assert after - before < 50_000
-    assert number - 1 - 1_000 - (number - 10_000) - 1_000 - 2 <= sum(1 for _ in items)
-
-
-def test_objects_do_not_grow_with_the_items_of_an_async_stream() -> None:
-    """A hundred thousand items leave no object behind, with limits of time as well."""
-    counts: list[int] = []
-
-    @failover([GROQ], stream=StreamPolicy(idle_timeout=60.0))
-    async def ask(target: Target) -> AsyncIterator[str]:
-        for each in range(30_000):
-            if each % 50 == 0:
-                await asyncio.sleep(0)  # the loop forgets timers that were cancelled when it runs
-            yield str(each)
-
-    async def main() -> None:
-        number = 0
-        async for _ in ask():
-            number += 1
-            if number in (1_000, 29_000):
-                gc.collect()
-                counts.append(len(gc.get_objects()))
-
-    asyncio.run(main())
-
-    assert abs(counts[1] - counts[0]) < 500
