@@ -28,7 +28,7 @@ from resilient_llm import (
     list_benched,
     observe,
 )
-from tests.support.ways import GROQ, MISTRAL, OPENAI, ProviderError, run_async
+from tests.support.ways import GROQ, MISTRAL, OPENAI, ProviderError, down, run_async
 
 
 class OddError(Exception):
@@ -50,10 +50,6 @@ class Scenario:
     before: Callable[[], None] = lambda: None
     waits: list[float] = field(default_factory=list)
     chain: Any = (GROQ, OPENAI)
-
-
-def down() -> ProviderError:
-    return ProviderError(503)
 
 
 def _open(*keys: str) -> None:

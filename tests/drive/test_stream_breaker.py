@@ -29,12 +29,12 @@ from tests.support.stream_sources import (
     SILENT,
     SdkStream,
     Supply,
-    down,
     said,
     says,
 )
 from tests.support.ways import (
     GROQ,
+    down,
     on_both_loops,
     over,
     run_async,

@@ -45,7 +45,6 @@ from tests.support.stream_sources import (
     Supply,
     Thing,
     chunk,
-    down,
     names,
     said,
     says,
@@ -54,6 +53,7 @@ from tests.support.ways import (
     GROQ,
     MISTRAL,
     OPENAI,
+    down,
     over,
 )
 

@@ -37,10 +37,11 @@ from tests.support.stream_forms import (
 from tests.support.stream_sources import (
     END,
     ROLE,
+    AsyncSdkManager,
     AsyncSdkStream,
     Quiet,
+    SdkStream,
     Supply,
-    down,
     names,
     said,
     says,
@@ -51,8 +52,11 @@ from tests.support.ways import (
     OPENAI,
     ProviderError,
     StrangeError,
+    down,
+    on_both_loops,
     over,
     refused_content,
+    run_async,
 )
 
 
@@ -502,4 +506,23 @@ def test_what_a_consumer_throws_into_the_items_leaves() -> None:
 
     assert error is caught.value
     assert (1, 0) == (health()[GROQ].total, health()[GROQ].errors)
+    assert [] == supply.left_open
+
+
+@on_both_loops
+def test_a_synchronous_stream_after_an_asynchronous_manager(backend: str) -> None:
+    """The stream of an entered manager may be replaced by a synchronous one; both are closed."""
+    supply = Supply({GROQ: [[ROLE, said("It"), TimeoutError]], OPENAI: [says("Other")]})
+
+    @failover([GROQ, OPENAI], stream=StreamPolicy(on_interrupt="restart"))
+    def ask(target: Target) -> Any:
+        if target.key == GROQ:
+            return AsyncSdkManager(lambda: supply.aopen(target))
+        return SdkStream(supply.open(target))
+
+    async def main() -> list[Any]:
+        async with ask() as stream:
+            return [item async for item in stream]
+
+    assert [ROLE, said("It"), *says("Other")] == run_async(main, backend=backend)
     assert [] == supply.left_open

@@ -33,13 +33,13 @@ from tests.support.stream_sources import (
     SILENT,
     Quiet,
     Supply,
-    down,
     said,
     says,
 )
 from tests.support.ways import (
     GROQ,
     OPENAI,
+    down,
     over,
 )
 

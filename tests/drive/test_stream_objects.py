@@ -15,6 +15,7 @@ from resilient_llm import (
     ChainExhaustedError,
     ConfigurationError,
     StreamInterruptedError,
+    StreamPolicy,
     Target,
     breaker,
     failover,
@@ -29,13 +30,13 @@ from tests.support.stream_sources import (
     AsyncSdkStream,
     SdkStream,
     Supply,
-    down,
     said,
     says,
 )
 from tests.support.ways import (
     GROQ,
     OPENAI,
+    down,
     on_both_loops,
     over,
     run_async,
@@ -452,3 +453,32 @@ def test_arguments_are_let_go_when_the_stream_has_begun() -> None:
 
     assert gone() is None
     assert 3 == len(list(stream))
+
+
+@pytest.mark.parametrize("where", ["entering", "committing"])
+def test_a_stop_iteration_of_the_callers_code_leaves_unchanged(where: str) -> None:
+    """A StopIteration of a manager or of ``commit=`` leaves ``with`` and is not replaced."""
+    raised = StopIteration("of the caller")
+
+    class Manager:
+        def __enter__(self) -> Any:
+            if where == "entering":
+                raise raised
+            return iter(says("It"))
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+    def commit(item: Any) -> bool:
+        raise raised
+
+    @failover([GROQ], stream=StreamPolicy(commit=commit))
+    def ask(target: Target) -> Any:
+        return Manager()
+
+    with pytest.raises(StopIteration) as caught, ask():
+        pass
+
+    assert raised is caught.value
+    assert raised.__context__ is None
+    assert 0 == health()[GROQ].errors

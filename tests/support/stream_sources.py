@@ -9,7 +9,6 @@ from typing import Any
 import anyio.lowlevel
 
 from resilient_llm import Target
-from tests.support.ways import ProviderError
 
 # Items, as clients of OpenAI-like providers give them.
 
@@ -259,11 +258,6 @@ class AsyncSdkManager:
 
 
 # What tests look at.
-
-
-def down() -> ProviderError:
-    """Return the error of a provider that is overloaded."""
-    return ProviderError(503)
 
 
 def names(events: list[Any]) -> list[str]:
