@@ -1,7 +1,8 @@
 """`@breaker(name)`: a function with a fresh guard around every call, and around its stream.
 
-What leaves is classified, counted and unchanged: of a stream nothing is held back, and one
-that breaks off without an error counts as the failure that it is and still just ends.
+Results and errors leave unchanged; errors are classified and counted. No item of a stream is
+held back. A stream that breaks off without an error counts as a failure, and for its consumer
+it just ends.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from resilient_llm._core.call.steps import RERAISE, Deliver, Done, Reply, Step
 from resilient_llm._core.circuit.permit import pop_leases, push_leases
 from resilient_llm._core.stream.stream_state import StreamState
-from resilient_llm._drive.results import StartedStream, kind_of
+from resilient_llm._drive.opening import SYNC, OpenStream, StartedStream
+from resilient_llm._drive.results import kind_of
+from resilient_llm._drive.session import Suspended
 from resilient_llm._runtime.classify import classify
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values import event_names
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
     from resilient_llm._core.call.call_flow import CallFlow
     from resilient_llm._core.circuit.permit import Permit
+    from resilient_llm._drive.results import ResultKind
 
 
 class Guard(Protocol):
@@ -94,8 +98,9 @@ def _guarded_function(fn: Any, fresh: Callable[[], Guard]) -> Any:
         # What came back decides how long the guard is needed.
         if inspect.isawaitable(result):
             return _awaited(guard, result)
-        if kind_of(result) is not None:
-            return _streamed(guard, result)
+        kind = kind_of(result)
+        if kind is not None:
+            return _guarded_stream(guard, result, kind)
         guard.__exit__(None, None, None)
         return result
 
@@ -108,35 +113,37 @@ async def _awaited(guard: Guard, result: Any) -> Any:
     except BaseException as error:
         guard.__exit__(type(error), error, error.__traceback__)
         raise
-    if kind_of(value) is not None:
-        return _streamed(guard, value)
+    kind = kind_of(value)
+    if kind is not None:
+        return _guarded_stream(guard, value, kind)
     guard.__exit__(None, None, None)
     return value
 
 
-def _streamed(guard: Guard, stream: Any) -> Any:
+def _guarded_stream(guard: Guard, stream: Any, kind: ResultKind) -> Any:
     """Return a stream, or a manager of one, that is guarded until it ends."""
-    kind = kind_of(stream)
-    assert kind is not None
     if kind.is_manager:
-        from resilient_llm._drive import proxies
+        from resilient_llm._drive import managers  # loads wrapt
 
-        return proxies.GuardedManager(
+        return managers.GuardedManager(
             stream, guard, lambda opened: _suspended(GuardedStream(guard), opened)
         )
-    from resilient_llm._drive import astreams, streams
-
     if kind.items:
-        suspended = _suspended(
-            GuardedStream(guard), streams.OpenStream(stream, stream, is_managed=False)
-        )
-        return streams.present(streams.StreamSession(lambda: suspended))
-    aparts = _suspended(GuardedStream(guard), astreams.OpenStream(stream, stream, is_managed=False))
-    return astreams.present(astreams.StreamSession(lambda: aparts, stream), stream)
+        from resilient_llm._drive import streams  # loaded with the first stream
+
+        opened = OpenStream(SYNC, stream, stream, kind, is_managed=False)
+        session = streams.StreamSession(_suspended(GuardedStream(guard), opened))
+        session.started()
+        return session.present(stream)
+    from resilient_llm._drive import aopening, astreams  # load anyio
+
+    opened = OpenStream(aopening.ASYNC, stream, stream, kind, is_managed=False)
+    suspended = _suspended(GuardedStream(guard), opened)
+    return astreams.StreamSession(suspended, stream).present(stream)
 
 
 class _GuardedCall:
-    """Stands for a call where there is only a guard."""
+    """What a session needs of its call, where there is only a breaker; see `StreamedCall`."""
 
     def __init__(self) -> None:
         self.delivered: StreamState | None = None
@@ -147,18 +154,17 @@ class _GuardedCall:
         self.delivered = None
 
 
-def _suspended(guarded_stream: GuardedStream, opened: Any) -> Any:
-    """Return what a flow begins with: nothing is held back, so the stream has begun."""
-    steps = _breaker_flow(guarded_stream)
-    step = steps.send(None)  # type: ignore[arg-type]  # the first send is None
+def _suspended(guarded_stream: GuardedStream, opened: OpenStream) -> Suspended:
+    """Return the suspended call of a stream that has begun, since nothing of it is held back."""
+    flow = _breaker_flow(guarded_stream)
     started = StartedStream(opened, StreamState(DEFAULT, runtime.item_inspector()))
     started.began_at = runtime.clock()
-    guarded_stream.came()
-    return _GuardedCall(), steps, step, started
+    guarded_stream.record_first_content()
+    return Suspended(_GuardedCall(), flow, next(flow), started)
 
 
 def _breaker_flow(guarded_stream: GuardedStream) -> CallFlow:
-    """Tell how a guarded stream ends: counted and unchanged."""
+    """Deliver a stream, and report to the circuit how it ended; no error is replaced."""
     reply: Reply | None = None
     try:
         reply = yield Deliver(restarts=False)
@@ -166,49 +172,57 @@ def _breaker_flow(guarded_stream: GuardedStream) -> CallFlow:
         assert stream is not None
         guarded_stream.has_content = stream.has_content
         guarded_stream.quiet_since = stream.quiet_since
-        guarded_stream.left(GeneratorExit() if stream.stopped_by_consumer else error, stream)
+        guarded_stream.report(GeneratorExit() if stream.stopped_by_consumer else error, stream)
         step: Step = Done(None) if error is None else RERAISE
         reply = error = None
         yield step
     finally:
         reply = None
-        guarded_stream.left(GeneratorExit(), None)
+        guarded_stream.report(GeneratorExit(), None)
 
 
 class GuardedStream:
-    """One stream's stay in a guard: what came of it, and its one report."""
+    """A stream inside an entered breaker: what has come of it, and the one report of that.
+
+    Attributes:
+        leases: What the circuit lent for the attempt; guards inside the stream's code know them.
+        has_content: Whether an item with content was seen.
+        response_time: Seconds to the first content, or to the stream's object: what is
+            compared with ``slow_call``.
+        quiet_since: Since when the stream has given no content, monotonic seconds; None if
+            that is not known.
+    """
 
     def __init__(self, guard: Guard) -> None:
-        # From here on nobody but the stream is inside: the consumer's own code is not.
+        # From here on only the stream is inside the breaker, and not the consumer's own code.
         self._permit: Permit | None = guard.taken()
         self.leases = self._permit.leases
         self._stream_state = StreamState(DEFAULT, runtime.item_inspector(), is_selected=True)
         self.has_content = False
         self.response_time: float | None = None
-        """Seconds to the first content, or to the stream's object: what is compared with ``slow_call``."""
         self.quiet_since: float | None = None
 
-    def look(self, item: Any) -> None:
-        """Look at an item that the consumer is given, until one had content."""
+    def inspect(self, item: Any) -> None:
+        """Note whether an item has content; called for each until one has."""
         self.has_content = self._stream_state.is_content(item)
         if self.has_content:
-            self.came()
+            self.record_first_content()
 
-    def came(self) -> None:
-        """Note that there is something to read."""
+    def record_first_content(self) -> None:
+        """Note how long the first content took."""
         if self._permit is not None:
             self.response_time = runtime.clock() - self._permit.entered_at
 
-    def held(self, step: Callable[..., Any], *given: Any) -> Any:
-        """Go on with the stream's own code, whose guards are to know of the leased place."""
+    def with_leases(self, step: Callable[..., Any], *given: Any) -> Any:
+        """Run the stream's own code, with the leases known to guards inside it."""
         push_leases(self.leases)
         try:
             return step(*given)
         finally:
             pop_leases(self.leases)
 
-    async def aheld(self, step: Callable[..., Awaitable[Any]], *given: Any) -> Any:
-        """The same for asynchronous code."""
+    async def awith_leases(self, step: Callable[..., Awaitable[Any]], *given: Any) -> Any:
+        """Do the same with asynchronous code."""
         push_leases(self.leases)
         try:
             return await step(*given)
@@ -220,10 +234,15 @@ class GuardedStream:
         self._stream_state.fault = self._stream_state.ended_after(
             item for item in last if item is not None
         )
-        self.left(None, self._stream_state)
+        self.report(None, self._stream_state)
 
-    def left(self, error: BaseException | None, stream: StreamState | None) -> None:
-        """Report what left the guard, once."""
+    def report(self, error: BaseException | None, stream: StreamState | None) -> None:
+        """Report to the circuit how the stream ended, once.
+
+        Args:
+            error: What ended it, or None.
+            stream: Its state, whose fault counts if there is no error; None without one.
+        """
         permit, self._permit = self._permit, None
         if permit is None:
             return
@@ -233,14 +252,14 @@ class GuardedStream:
         elif error is None or (type(error) is GeneratorExit and self.has_content):
             permit.succeeded(now, now - permit.entered_at, self.response_time)
         elif type(error) is GeneratorExit:
-            permit.abandoned()  # a consumer that stops reading says nothing about who is read
+            permit.abandoned()  # a consumer that stops reading says nothing about the provider
         else:
             self._failed(permit, error, now)
 
     def _failed(self, permit: Permit, error: BaseException, now: float) -> None:
         verdict = classify(error)
         if verdict.kind is ErrorKind.CANCELLED:
-            # Nobody reads a clock for each item: content that came may have come just now.
+            # The clock is not read for each item: the last content may have come just now.
             quiet_since = now if self.quiet_since is None else self.quiet_since
             permit.cancelled(
                 now,
@@ -263,7 +282,7 @@ def _guarded_generator(fn: Any, entered: Callable[[], Guard]) -> Any:
         try:
             stream: Generator[Any, Any, Any] = fn(*args, **kwargs)
             send = (
-                functools.partial(guarded_stream.held, stream.send)
+                functools.partial(guarded_stream.with_leases, stream.send)
                 if guarded_stream.leases
                 else stream.send
             )
@@ -273,21 +292,21 @@ def _guarded_generator(fn: Any, entered: Callable[[], Guard]) -> Any:
                 second = last
                 last = item
                 if not guarded_stream.has_content:
-                    guarded_stream.look(item)
+                    guarded_stream.inspect(item)
                 try:
                     sent = yield item
                 except GeneratorExit:
                     stream.close()
                     raise
                 except BaseException as thrown:  # noqa: BLE001  # by the consumer, for the stream to handle
-                    item = guarded_stream.held(stream.throw, thrown)
+                    item = guarded_stream.with_leases(stream.throw, thrown)
                 else:
                     item = send(sent)
         except StopIteration as end:
             guarded_stream.ended(third, second, last)
             return end.value
         except BaseException as error:
-            guarded_stream.left(error, None)
+            guarded_stream.report(error, None)
             raise
 
     return wrapper
@@ -301,7 +320,7 @@ def _guarded_asyncgen(fn: Any, entered: Callable[[], Guard]) -> Any:
         try:
             stream: AsyncGenerator[Any, Any] = fn(*args, **kwargs)
             send = (
-                functools.partial(guarded_stream.aheld, stream.asend)
+                functools.partial(guarded_stream.awith_leases, stream.asend)
                 if guarded_stream.leases
                 else stream.asend
             )
@@ -311,20 +330,20 @@ def _guarded_asyncgen(fn: Any, entered: Callable[[], Guard]) -> Any:
                 second = last
                 last = item
                 if not guarded_stream.has_content:
-                    guarded_stream.look(item)
+                    guarded_stream.inspect(item)
                 try:
                     sent = yield item
                 except GeneratorExit:
                     await stream.aclose()
                     raise
                 except BaseException as thrown:  # noqa: BLE001  # by the consumer, for the stream to handle
-                    item = await guarded_stream.aheld(stream.athrow, thrown)
+                    item = await guarded_stream.awith_leases(stream.athrow, thrown)
                 else:
                     item = await send(sent)
         except StopAsyncIteration:
             guarded_stream.ended(third, second, last)
         except BaseException as error:
-            guarded_stream.left(error, None)
+            guarded_stream.report(error, None)
             raise
 
     return wrapper

@@ -20,8 +20,9 @@ from resilient_llm._core.call.call_flow import call_flow
 from resilient_llm._core.call.steps import Reply, Reraise, Try
 from resilient_llm._core.circuit.permit import permit_of_inlined
 from resilient_llm._core.circuit.window import NEVER
-from resilient_llm._drive import sync
+from resilient_llm._drive.handover import adrive, drive
 from resilient_llm._drive.results import kind_of
+from resilient_llm._drive.session import Suspended
 from resilient_llm._runtime.classify import classify
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.tracing import named_call_id, note_call, open_trace
@@ -222,29 +223,27 @@ class Caller:
     def stream(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return what makes one call when its first item is asked for."""
 
-        def start() -> tuple[Call, CallFlow, Step, None]:
+        def start() -> Suspended:
             call = self.new_call(args, kwargs)
             steps = call_flow(call, runtime.clock())
-            return call, steps, steps.send(None), None  # type: ignore[arg-type]  # the first send is None
+            return Suspended(call, steps, next(steps))
 
         if self.injection.gives_items == "sync":
             from resilient_llm._drive import streams
 
-            return streams.lazily(streams.StreamSession(start))
+            return streams.StreamSession(start).generator()
         from resilient_llm._drive import astreams
 
-        return astreams.present(astreams.StreamSession(start))
+        return astreams.StreamSession(start).present()
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make one call through the call flow; an awaitable of it if the function gives awaitables."""
         call = self.new_call(args, kwargs)
         steps = call_flow(call, runtime.clock())
-        return sync.drive(call, steps, steps.send(None))  # type: ignore[arg-type]  # the first send is None
+        return drive(call, steps, steps.send(None))  # type: ignore[arg-type]  # the first send is None
 
     async def call_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make one call through the call flow, or its first attempt without, as the wrapper does."""
-        from resilient_llm._drive import aio
-
         if self.is_limited:
             candidates = self.bound()
             generation = candidates[0].circuit.slot
@@ -257,7 +256,7 @@ class Caller:
         call = self.new_call(args, kwargs)
         del args, kwargs
         steps = call_flow(call, runtime.clock())
-        return await aio.drive(call, steps, steps.send(None))  # type: ignore[arg-type]  # the first send is None
+        return await adrive(call, steps, steps.send(None))  # type: ignore[arg-type]  # the first send is None
 
     async def _limited(
         self,
@@ -423,17 +422,15 @@ class Caller:
     ) -> Any:
         """Go on with the call flow after a failed first attempt."""
         call, step = self._resumed(pending_call, args, kwargs)
-        return sync.drive(call, pending_call.steps, step)
+        return drive(call, pending_call.steps, step)
 
     async def resume_async(
         self, pending_call: PendingCall, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Go on with the call flow after a failed first attempt."""
-        from resilient_llm._drive import aio
-
         call, step = self._resumed(pending_call, args, kwargs)
         del args, kwargs
-        return await aio.drive(call, pending_call.steps, step)
+        return await adrive(call, pending_call.steps, step)
 
     def _resumed(
         self, pending_call: PendingCall, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -526,10 +523,10 @@ class Caller:
             )
         call, steps, step, fits = self._start_at_first_attempt(entered_at, target, args, kwargs)
         if fits:
-            return sync.drive(call, steps, step, pending=stream)
+            return drive(call, steps, step, pending=stream)
         with suppress(Exception):
             stream.close()
-        return sync.drive(call, steps, step)
+        return drive(call, steps, step)
 
     async def _guard_stream_async(
         self,
@@ -539,13 +536,13 @@ class Caller:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        from resilient_llm._drive import aio, astreams
+        from resilient_llm._drive import aopening
 
         call, steps, step, fits = self._start_at_first_attempt(entered_at, target, args, kwargs)
         if fits:
-            return await aio.drive(call, steps, step, pending=stream)
-        await astreams.close(stream)
-        return await aio.drive(call, steps, step)
+            return await adrive(call, steps, step, pending=stream)
+        await aopening.close(stream)
+        return await adrive(call, steps, step)
 
     def _start_at_first_attempt(
         self, entered_at: float, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -560,15 +557,13 @@ class Caller:
         self, result: Any, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Let the call flow time an awaitable that the healthy path came by."""
-        from resilient_llm._drive import aio
-
         call = self.new_call(args, kwargs)
         steps = call_flow(call, runtime.clock())
         step = steps.send(None)  # type: ignore[arg-type]  # the first send is None
         fits = type(step) is Try and step.candidate.target is target
         if not fits and inspect.iscoroutine(result):
             result.close()
-        return await aio.drive(call, steps, step, pending=result if fits else None)
+        return await adrive(call, steps, step, pending=result if fits else None)
 
 
 def _called(target: Target, injection: Injection) -> Injection:

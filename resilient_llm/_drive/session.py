@@ -1,126 +1,244 @@
-"""What synchronous and asynchronous streams have in common: one call whose answer is a stream."""
+"""One call whose answer is a stream: what synchronous and asynchronous code do alike.
+
+The steps before the first item and after the last one are written once, as coroutines with
+the prefix ``a``. In synchronous code they never suspend, and `streams` runs them with
+`tasks.run_to_end`. The loops over the items are written twice, in `streams` and `astreams`,
+since a plain generator is what makes an item cheap.
+"""
 
 from __future__ import annotations
 
 import weakref
+from abc import ABC, abstractmethod
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from resilient_llm._core.call.steps import Deliver, Done
-from resilient_llm._drive.results import holder_of, kind_of, special
+from resilient_llm._core.call.steps import Deliver, Done, Raise, Reraise
+from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from resilient_llm._core.call.call import Call
     from resilient_llm._core.call.call_flow import CallFlow
     from resilient_llm._core.call.steps import Step
-    from resilient_llm._drive.results import StartedStream
-
-    Suspended = tuple[Call, CallFlow, Step, Any]
+    from resilient_llm._core.stream.stream_state import StreamState
+    from resilient_llm._drive.opening import StartedStream, StreamIO
 
 _NO_STREAM: Final = (
     "a target gave an answer that is no stream where the others stream: let all of them stream"
 )
 
 
-class BaseOpenStream:
-    """What an attempt gave, entered if it is a manager, and how to close it.
+class StreamedCall(Protocol):
+    """What a session needs of its call: a `Call`, or less where there is only a breaker."""
+
+    delivered: StreamState | None
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def clear(self) -> None: ...
+
+
+class Suspended:
+    """A call that waits for the consumer to await, enter or iterate what it was given.
 
     Attributes:
-        value: What the function returned.
-        stream: What has the items; the value, or what entering it gave.
-        source: The iterator that gives them.
-        holder: Attribute in which the stream keeps that iterator, or None.
-        is_managed: Whether the stream is left by its manager, which is the value.
-        is_stream: False for a manager of something else, which then is the answer.
+        call: The call.
+        flow: Its call flow.
+        step: What the call flow asks for now.
+        given: What the attempt gave: a `StartedStream` if the step is ``Deliver``; else an
+            awaitable, a manager or a stream; None if no attempt was made yet.
     """
 
-    __slots__ = ("_is_closed", "holder", "is_managed", "is_stream", "source", "stream", "value")
+    __slots__ = ("call", "flow", "given", "step")
 
-    starts: ClassVar[str]
-    """Special method that gives an iterator of this sort."""
-    reads: ClassVar[str]
-    """Special method of such an iterator."""
-
-    def __init__(self, value: Any, stream: Any, *, is_managed: bool) -> None:
-        self.value = value
-        self.stream = stream
-        self.is_managed = is_managed
-        self._is_closed = False
-        kind = kind_of(stream)
-        self.is_stream = kind is not None and (
-            kind.items if self.reads == "__next__" else kind.async_items
-        )
-        self.holder = holder_of(stream, self.reads) if self.is_stream else None
-        self.source: Any = ()
-        if self.holder is not None:
-            self.source = getattr(stream, self.holder)
-        elif self.is_stream:
-            self.source = special(stream, self.starts)()
+    def __init__(self, call: StreamedCall, flow: CallFlow, step: Step, given: Any = None) -> None:
+        self.call = call
+        self.flow = flow
+        self.step = step
+        self.given = given
 
 
-class BaseStreamSession:
+class BaseStreamSession(ABC):
     """One call whose answer is a stream, from its first content to its end.
 
-    Args:
-        start: Gives the call, its call flow, the present step, and what an attempt gave so far.
-        pending: That what an attempt gave, if it is open.
+    Attributes:
+        is_entered: Whether the consumer entered a manager, and so will leave it.
+        is_over: Whether the call has ended.
     """
 
     __slots__ = (
         "__weakref__",
         "_call",
+        "_flow",
         "_generator",
+        "_io",
         "_pending",
         "_proxy",
         "_start",
         "_started_stream",
-        "_steps",
         "is_entered",
         "is_over",
     )
 
-    borrowed: Callable[[weakref.ref[Any]], Any]
-    """What stands in an SDK's object for its iterator."""
+    def __init__(
+        self, io: StreamIO, start: Suspended | Callable[[], Suspended], pending: Any = None
+    ) -> None:
+        """Start with nothing open but what is pending.
 
-    def __init__(self, start: Callable[[], Suspended], pending: Any = None) -> None:
-        self._start: Callable[[], Suspended] | None = start
+        Args:
+            io: How a pending stream is closed.
+            start: The suspended call, or what starts one when the first item is asked for.
+            pending: A stream that an attempt gave and that is not iterated yet.
+        """
+        self._io = io
+        self._start: Suspended | Callable[[], Suspended] | None = start
         self._pending = pending
-        self._call: Call | None = None
-        self._steps: CallFlow | None = None
+        self._call: StreamedCall | None = None
+        self._flow: CallFlow | None = None
         self._started_stream: StartedStream | None = None
-        # Weakly both, or nothing would notice that the consumer has dropped them.
+        # Both are weak, or it would not be noticed that the consumer has dropped them.
         self._generator: weakref.ref[Any] | None = None
         self._proxy: weakref.ref[Any] | None = None
         self.is_entered = False
-        """Whether the consumer entered a manager, and so will leave it."""
         self.is_over = False
 
-    def bind(self, generator: Any) -> None:
+    # Different in synchronous and asynchronous code.
+
+    @abstractmethod
+    def present(self, stream: Any) -> Any:
+        """Return what the consumer gets for a stream."""
+
+    @abstractmethod
+    def _borrowed_iterator(self, generator: weakref.ref[Any]) -> Any:
+        """Return the replacement of the iterator in an SDK's stream object."""
+
+    @abstractmethod
+    async def _advance(self, step: Step, given: Any) -> tuple[Step, Any]:
+        """Do what the call flow asks until the call has an answer, or its stream has begun."""
+
+    @abstractmethod
+    async def _close_generator(self, generator: Any) -> bool:
+        """Close the generator of the items; return False if it waits for an item just now."""
+
+    # The steps.
+
+    async def astarted(self) -> StartedStream | None:
+        """Return the current stream, after waiting for its first content; None if it is over."""
+        if self._start is not None:
+            suspended = self._start_call()
+            step, given = suspended.step, suspended.given
+            if type(step) is not Deliver:
+                step, given = await self._advance(step, given)
+            self._deliver(step, given)
+        return self._started_stream
+
+    async def aenter(self) -> Any:
+        """Return what entering the manager gives: the guarded stream, or another answer."""
+        self.is_entered = True
+        try:
+            started = await self.astarted()
+            assert started is not None
+            stream = started.opened.stream
+            return self.present(stream) if started.opened.is_stream else stream
+        except BaseException:
+            self.is_entered = False
+            await self.afinish()
+            raise
+
+    async def aleave(self, *error: Any) -> Any:
+        """End the stream and leave the manager that the consumer had entered.
+
+        Returns:
+            Whether the error is to be swallowed.
+        """
+        try:
+            await self.astop()
+        finally:
+            self.is_entered = False
+            started, self._started_stream = self._started_stream, None
+            swallows = None if started is None else await started.opened.aleave(*error)
+        return swallows
+
+    async def astop(self) -> None:
+        """End the stream because the consumer reads no further."""
+        generator = None if self._generator is None else self._generator()
+        if generator is not None and not await self._close_generator(generator):
+            # Another thread or task waits for an item: the closed connection ends that wait.
+            if self._started_stream is not None:
+                self._started_stream.stream_state.stopped_by_consumer = True
+                await self._started_stream.opened.aabandon()
+            return
+        if not self.is_over and self._started_stream is not None:  # no item was asked for
+            self._started_stream.stream_state.stopped_by_consumer = True
+            with suppress(GeneratorExit):
+                await self.aended(self._started_stream, GeneratorExit(), ())
+        await self.afinish()
+
+    async def aended(
+        self, started: StartedStream, error: BaseException | None, last: tuple[Any, ...]
+    ) -> StartedStream | None:
+        """Report to the call flow how a stream ended, and do what it asks.
+
+        Args:
+            started: The stream.
+            error: What ended it; None if it ended by itself.
+            last: The last items that the consumer was given.
+
+        Returns:
+            The stream that replaces it; None if the call is over.
+
+        Raises:
+            BaseException: The error, or the one with which the call flow ends.
+        """
+        assert self._flow is not None
+        step = given = None
+        try:
+            step = self._flow.send(started.reply(runtime.clock(), error, last))
+            if type(step) is Reraise:
+                assert error is not None
+                raise error
+            if type(step) is Done:
+                return None
+            # A manager that the consumer entered is left by the consumer, with the error.
+            if not (self.is_entered and type(step) is Raise):
+                await started.opened.aabandon()
+            step, given = await self._advance(step, None)
+            return self._deliver(step, given)
+        finally:
+            error = step = given = None  # no frame of a traceback keeps them
+
+    async def afinish(self) -> None:
+        """Close what is open and release the call."""
+        pending, self._pending = self._pending, None
+        self._release()
+        if pending is not None:
+            await self._io.close(pending)
+        started = self._started_stream
+        if started is not None and self.is_entered:
+            await started.opened.ahang_up()  # the consumer leaves the manager
+        elif started is not None:
+            self._started_stream = None
+            await started.opened.aabandon()
+
+    # What they have in common.
+
+    def _start_call(self) -> Suspended:
+        start, self._start, self._pending = self._start, None, None
+        assert start is not None
+        suspended = start if isinstance(start, Suspended) else start()
+        self._call, self._flow = suspended.call, suspended.flow
+        return suspended
+
+    def _bind(self, generator: Any) -> None:
         """Let the methods of the SDK's object read from the generator, too."""
         self._generator = weakref.ref(generator)
         if self._started_stream is not None:
             self._lend_iterator(self._started_stream)
 
-    def shown_as(self, proxy: Any) -> None:
-        """Let the proxy that the consumer holds stand for whichever stream serves."""
-        self._proxy = weakref.ref(proxy)
-
-    def _bound(self) -> Any:
-        return None if self._generator is None else self._generator()
-
-    def _start_call(self) -> tuple[Call, CallFlow, Step, Any]:
-        """Begin the call."""
-        start, self._start, self._pending = self._start, None, None
-        assert start is not None
-        suspended = start()
-        self._call, self._steps = suspended[:2]
-        return suspended
-
     def _deliver(self, step: Step, started: Any) -> StartedStream:
-        """Take over a stream that has begun; or the answer that a manager gave in place of one.
+        """Take over a stream that has begun, or the answer that a manager gave instead.
 
         Raises:
             ConfigurationError: If a target gave something else.
@@ -141,7 +259,7 @@ class BaseStreamSession:
         self._started_stream = started
         self._call.delivered = started.stream_state
         if started.stream_state.policy.on_interrupt == "raise":
-            self._call.args, self._call.kwargs = (), {}  # nobody will be called again
+            self._call.args, self._call.kwargs = (), {}  # no other target will be called
         self._lend_iterator(started)
         proxy = None if self._proxy is None else self._proxy()
         if proxy is not None:
@@ -152,12 +270,12 @@ class BaseStreamSession:
         opened = started.opened
         if opened.holder is not None and self._generator is not None:
             with suppress(AttributeError):
-                setattr(opened.stream, opened.holder, self.borrowed(self._generator))
+                setattr(opened.stream, opened.holder, self._borrowed_iterator(self._generator))
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         self.is_over = True
         self._start = None
-        if self._steps is not None:
-            self._steps.close()
+        if self._flow is not None:
+            self._flow.close()
         if self._call is not None:
             self._call.clear()

@@ -1,177 +1,106 @@
-"""Streams in synchronous code: held back until the first content, then handed over.
+"""The session of a synchronous stream: delivers its items, restarts it, ends it.
 
-What the consumer iterates is one plain generator, whatever the target gave. It owns nothing:
-the `Flow` behind it closes what is open when the last of the two goes, so that a consumer
-who just stops leaves no connection behind.
+How a stream gets from the target to the consumer, in synchronous and in asynchronous code:
+
+    call flow --- Try --------> advance     makes the attempt (`sync`, `aio`)
+        ^                          |
+        |                          v
+        |                       begin       opens what the attempt gave: an OpenStream knows the
+        |                          |        SDK's object and how to close it. Items are held back
+        |                          |        until one has content: the StreamState holds them, the
+        |                          |        ItemInspector looks at them (`opening`)
+        |                          v
+        +--- Reply ----- StartedStream      with a StreamTimer if its items have limits
+        |                          |
+        +--- Deliver -> StreamSession       its items() is the one generator that the consumer reads
+        |                          |
+        |                       present     the consumer gets that generator, or a proxy of the
+        |                          |        SDK's object whose own iterator is replaced by a
+        |                          |        BorrowedIterator, which reads from items() as well
+        |                          v
+        +--- Reply ------ end of items      Done and Reraise end the call. On any other step the
+                                            session advances again, and items() goes on with the
+                                            stream of the next target
+
+The generator owns nothing. The session behind it closes what is open when the consumer has
+dropped both the generator and the proxy, so that a consumer who just stops leaves no
+connection behind.
 """
 
 from __future__ import annotations
 
+import weakref
 from contextlib import suppress
 from types import GeneratorType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from resilient_llm._core.call.steps import Deliver, Done, Raise, Reraise
-from resilient_llm._core.circuit.permit import pop_leases, push_leases
-from resilient_llm._drive.results import (
-    NoContentError,
-    StartedStream,
-    no_content,
-    special,
-    stream_state_of,
-)
-from resilient_llm._drive.session import BaseOpenStream, BaseStreamSession
+from resilient_llm._drive.opening import SYNC
+from resilient_llm._drive.session import BaseStreamSession
 from resilient_llm._drive.sync import advance
+from resilient_llm._drive.tasks import run_to_end
 from resilient_llm._runtime.runtime import runtime
 
 if TYPE_CHECKING:
-    import weakref
-    from collections.abc import Generator
-    from types import TracebackType
+    from collections.abc import Callable, Generator
 
     from resilient_llm._core.call.call import Call
-    from resilient_llm._core.call.steps import Try
-    from resilient_llm._drive.results import ResultKind
-
-
-class FirstContentTimeout:
-    """The limit of an attempt until its first content.
-
-    A context manager: what an attempt that was cut off made of it leaves as a `NoContentError`.
-    """
-
-    __slots__ = ("_alarm", "_ends_at", "_limit")
-
-    def __init__(self, step: Try) -> None:
-        assert step.limit is not None
-        self._limit = step.limit
-        self._ends_at = step.permit.entered_at + step.limit
-        self._alarm = runtime.time.alarm()
-
-    def __enter__(self) -> FirstContentTimeout:
-        self._alarm.set(self._ends_at - runtime.clock())
-        return self
-
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        was_over = self._alarm.off()
-        self._alarm.close()
-        if was_over and isinstance(error, Exception) and not isinstance(error, NoContentError):
-            raise no_content(self._limit) from error
-
-    def check(self) -> None:
-        """Raise NoContentError if the limit has passed: for waits that could not be ended."""
-        if self._alarm.is_over or runtime.clock() > self._ends_at:
-            raise no_content(self._limit)
-
-
-class OpenStream(BaseOpenStream):
-    """The one of synchronous code."""
-
-    __slots__ = ()
-    starts = "__iter__"
-    reads = "__next__"
-
-    def leave(self, *error: Any) -> Any:
-        """Close it as ``with`` does; return whether the error is to be swallowed."""
-        if self._is_closed:
-            return None
-        self._is_closed = True
-        self.hang_up()
-        if self.is_managed:
-            return special(self.value, "__exit__")(*(error or (None, None, None)))
-        return None
-
-    def hang_up(self) -> None:
-        """Close the stream, and not its manager."""
-        for each in (self.source, self.stream):
-            with suppress(Exception):  # closing is best effort: the call has moved on
-                each.close()
-
-    def abandon(self) -> None:
-        """Close it whatever comes of that, since the call has moved on."""
-        with suppress(Exception):
-            self.leave()
-
-
-def begin(
-    call: Call,
-    step: Try,
-    value: Any,
-    kind: ResultKind,
-    first_content_timeout: FirstContentTimeout | None,
-) -> StartedStream:
-    """Take items until one has content, or until that is not worth waiting for.
-
-    Raises:
-        BaseException: Whatever the stream raised; it is closed then.
-    """
-    leases = step.permit.leases
-    push_leases(leases)
-    try:
-        stream = special(value, "__enter__")() if kind.is_manager else value
-        opened = OpenStream(value, stream, is_managed=kind.is_manager)
-        started = StartedStream(opened, stream_state_of(call, step))
-        try:
-            if opened.is_stream:
-                _hold_back(started, first_content_timeout)
-        except BaseException:
-            opened.abandon()
-            raise
-        started.start(call, step, runtime.clock())
-        return started
-    finally:
-        pop_leases(leases)
-
-
-def _hold_back(started: StartedStream, first_content_timeout: FirstContentTimeout | None) -> None:
-    stream_state = started.stream_state
-    for item in started.opened.source:
-        if first_content_timeout is not None:
-            first_content_timeout.check()
-        stream_state.fault = stream_state.hold_back(item)
-        if stream_state.fault is not None or stream_state.may_begin:
-            return
-    if first_content_timeout is not None:
-        first_content_timeout.check()
-    started.is_over = True
-    stream_state.fault = stream_state.ended_before()
+    from resilient_llm._core.call.steps import Step
+    from resilient_llm._drive.opening import StartedStream
+    from resilient_llm._drive.session import Suspended
 
 
 class StreamSession(BaseStreamSession):
-    """The one of synchronous code."""
+    """One call whose answer is a synchronous stream. It ends when the consumer drops it."""
 
     __slots__ = ()
 
+    def __init__(self, start: Suspended | Callable[[], Suspended]) -> None:
+        super().__init__(SYNC, start)
+
     def started(self) -> StartedStream | None:
-        """Return the stream that serves, which this waits for at first; None if the call is over."""
-        if self._start is not None:
-            call, steps, step, given = self._start_call()
-            if type(step) is not Deliver:
-                step, given = advance(call, steps, step, pending=given, enters=True)
-            self._deliver(step, given)
-        return self._started_stream
+        """Return the current stream, after waiting for its first content; None if it is over."""
+        return self._started_stream if self._start is None else run_to_end(self.astarted())
 
     def enter(self) -> Any:
-        """Return what entering the manager gives: the guarded stream, or an answer of another kind."""
-        self.is_entered = True
-        try:
-            started = self.started()
-        except BaseException:
-            self.finish()
-            raise
-        assert started is not None
-        return present(self) if started.opened.is_stream else started.opened.stream
+        """Return what entering the manager gives: the guarded stream, or another answer."""
+        return run_to_end(self.aenter())
+
+    def leave(self, *error: Any) -> Any:
+        """End the stream and leave its manager; return whether the error is to be swallowed."""
+        return run_to_end(self.aleave(*error))
+
+    def stop(self) -> None:
+        """End the stream because the consumer reads no further."""
+        run_to_end(self.astop())
+
+    def __del__(self) -> None:
+        if not self.is_over:
+            self.is_entered = False
+            with suppress(Exception):  # Python would only print it
+                self.stop()
+
+    def present(self, stream: Any) -> Any:
+        """Return what the consumer gets: the generator, or a proxy of the SDK's object."""
+        generator = self.generator()
+        if isinstance(stream, GeneratorType):
+            return generator
+        from resilient_llm._drive import proxies  # loads wrapt
+
+        proxy = proxies.SyncStream(stream, self, generator)
+        self._proxy = weakref.ref(proxy)
+        return proxy
+
+    def generator(self) -> Generator[Any, None, None]:
+        """Return the items; a call that has not started does so when the first is asked for."""
+        generator = self.items()
+        self._bind(generator)
+        return generator
 
     def items(self) -> Generator[Any, None, None]:
-        """Give the items of the stream that serves, and of those that take its place.
+        """Give the items of the stream, and of those that replace it after an interruption.
 
-        This is what a consumer iterates, so nothing is done for each item but counting it
-        and keeping the last few, which tell whether the stream had come to its end.
+        The consumer iterates this, so all that is done for each item is to count it and to keep
+        the last three, which show whether the stream was complete.
         """
         error: BaseException | None = None
         try:
@@ -180,7 +109,7 @@ class StreamSession(BaseStreamSession):
                 stream_state = started.stream_state
                 sent, last, second, third = stream_state.items_sent, None, None, None
                 try:
-                    for item in started.preamble():
+                    for item in started.first_items():
                         sent += 1
                         third, second, last = second, last, item
                         try:
@@ -188,8 +117,8 @@ class StreamSession(BaseStreamSession):
                         except BaseException:
                             stream_state.stopped_by_consumer = True
                             raise
-                    # Not chained to what came before: a generator is iterated faster by itself.
-                    for item in self._rest(started):
+                    # Not chained to the first items: a generator is iterated faster by itself.
+                    for item in _later_items(started):
                         sent += 1
                         third = second
                         second = last
@@ -202,89 +131,39 @@ class StreamSession(BaseStreamSession):
                 except BaseException as caught:  # noqa: BLE001  # the call flow judges it
                     error = caught
                 stream_state.items_sent = sent
-                started, error = self._ended(started, error, (third, second, last)), None
+                started = run_to_end(self.aended(started, error, (third, second, last)))
+                error = None
         finally:
             error = item = last = second = third = None
-            self.finish()
+            run_to_end(self.afinish())
 
-    def stop(self) -> None:
-        """End it because the consumer had enough."""
-        generator = self._bound()
-        if generator is not None:
-            try:
-                generator.close()
-            except (
-                ValueError
-            ):  # another thread waits for an item: it is told by the closed connection
-                self._hang_up()
-                return
-        if not self.is_over and self._started_stream is not None:  # it was never asked for an item
-            self._started_stream.stream_state.stopped_by_consumer = True
-            with suppress(GeneratorExit):
-                self._ended(self._started_stream, GeneratorExit(), ())
-        self.finish()
+    def _borrowed_iterator(self, generator: weakref.ref[Any]) -> BorrowedIterator:
+        return BorrowedIterator(generator)
 
-    def _hang_up(self) -> None:
-        if self._started_stream is not None:
-            self._started_stream.stream_state.stopped_by_consumer = True
-            self._started_stream.opened.abandon()
+    async def _advance(self, step: Step, given: Any) -> tuple[Step, Any]:
+        assert self._flow is not None
+        # A step to advance from comes of a call flow, whose call is a Call.
+        return advance(cast("Call", self._call), self._flow, step, pending=given, enters=True)
 
-    def leave(self, *error: Any) -> Any:
-        """Leave the manager that the consumer had entered; return whether to swallow the error."""
-        self.is_entered = False
-        started, self._started_stream = self._started_stream, None
-        return None if started is None else started.opened.leave(*error)
-
-    def finish(self) -> None:
-        """Let go of everything."""
-        self._let_go()
-        started = self._started_stream
-        if started is not None and self.is_entered:
-            started.opened.hang_up()  # whoever entered its manager will leave it
-        elif started is not None:
-            self._started_stream = None
-            started.opened.abandon()
-
-    def __del__(self) -> None:
-        if not self.is_over:
-            self.is_entered = False
-            with suppress(Exception):  # nobody is there to be told
-                self.stop()
-
-    def _rest(self, started: StartedStream) -> Any:
-        """Return what comes after the items that were held."""
-        if started.is_over:
-            return ()
-        if started.timer is None and started.stream_state.policy.keep_text is None:
-            return started.opened.source
-        return _timed(started)
-
-    def _ended(
-        self, started: StartedStream, error: BaseException | None, last: tuple[Any, ...]
-    ) -> StartedStream | None:
-        """Tell the call flow how a stream ended; return the one that takes its place, if any."""
-        assert self._call is not None
-        assert self._steps is not None
-        step = given = None
+    async def _close_generator(self, generator: Any) -> bool:
         try:
-            step = self._steps.send(started.reply(runtime.clock(), error, last))
-            if type(step) is Reraise:
-                assert error is not None
-                raise error
-            if type(step) is Done:
-                return None
-            if not (
-                self.is_entered and type(step) is Raise
-            ):  # its manager is told by whoever entered it
-                started.opened.abandon()
-            step, given = advance(self._call, self._steps, step, enters=True)
-            return self._deliver(step, given)
-        finally:
-            error = step = given = None
+            generator.close()
+        except ValueError:  # it is being executed
+            return False
+        return True
+
+
+def _later_items(started: StartedStream) -> Any:
+    """Return the items after those that were held back."""
+    if started.is_over:
+        return ()
+    if started.timer is None and started.stream_state.policy.keep_text is None:
+        return started.opened.source
+    return _timed(started)
 
 
 def _timed(started: StartedStream) -> Generator[Any, None, None]:
-    """Give the items of a stream whose pace or text matters."""
+    """Give the items of a stream whose time is limited, or whose text is kept."""
     source, timer, stream_state = started.opened.source, started.timer, started.stream_state
     counts = timer is not None and timer.counts_content
     limit: float | None = None
@@ -321,8 +200,8 @@ def _timed(started: StartedStream) -> Generator[Any, None, None]:
             alarm.close()
 
 
-class _BorrowedIterator:
-    """Stands in an SDK's stream object for its iterator, and reads from the guarded items."""
+class BorrowedIterator:
+    """Replaces the iterator of an SDK's stream object, and reads from the guarded items."""
 
     __slots__ = ("_generator",)
 
@@ -342,27 +221,3 @@ class _BorrowedIterator:
         generator = self._generator()
         if generator is not None:
             generator.close()
-
-
-StreamSession.borrowed = _BorrowedIterator
-
-
-def lazily(session: StreamSession) -> Generator[Any, None, None]:
-    """Return the items of a call that is made when the first of them is asked for."""
-    generator = session.items()
-    session.bind(generator)
-    return generator
-
-
-def present(session: StreamSession) -> Any:
-    """Return what the consumer gets of a stream that has begun: a generator, or a proxy of the SDK's object."""
-    started = session.started()
-    assert started is not None
-    generator = lazily(session)
-    if isinstance(started.opened.stream, GeneratorType):
-        return generator
-    from resilient_llm._drive import proxies
-
-    proxy = proxies.SyncStream(started.opened.stream, session, generator)
-    session.shown_as(proxy)
-    return proxy

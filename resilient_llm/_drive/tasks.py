@@ -1,12 +1,41 @@
-"""Which task runs, and how to wake a loop from elsewhere; without importing a loop."""
+"""Tasks and coroutines, without importing an event loop.
+
+Which task runs now, how to start one or to wake its loop from another thread, and how to run a
+coroutine that needs no loop.
+"""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+
+_Result = TypeVar("_Result")
+
+
+def run_to_end(coroutine: Coroutine[Any, Any, _Result]) -> _Result:
+    """Run a coroutine that never suspends, in synchronous code; return what it returns.
+
+    What it raises leaves unchanged. That includes a ``StopIteration`` of the user's own code,
+    which Python replaces by a ``RuntimeError`` where it leaves a coroutine.
+    """
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    except RuntimeError as error:
+        stopped = error.__cause__
+        if error.args != ("coroutine raised StopIteration",) or stopped is None:
+            raise
+    else:
+        coroutine.close()
+        raise RuntimeError("a coroutine of synchronous code was suspended")
+    try:
+        raise stopped
+    finally:
+        del stopped  # its traceback refers to this frame
 
 
 def current_task() -> object:
@@ -27,11 +56,11 @@ def current_task() -> object:
 
 
 _closing: set[Any] = set()
-"""Tasks that nobody waits for, which a loop refers to only weakly."""
+"""Started tasks: an event loop itself keeps only weak references to them."""
 
 
 def spawn(work: Callable[[], Coroutine[Any, Any, object]]) -> None:
-    """Let a task of the loop that runs here do something soon; without a loop it is not done."""
+    """Start a task in the loop that runs here; without a loop the work is not done."""
     if sys.is_finalizing():
         return
     trio: Any = sys.modules.get("trio")
@@ -54,7 +83,7 @@ def spawn(work: Callable[[], Coroutine[Any, Any, object]]) -> None:
 
 
 def waker() -> Callable[[Callable[[], object]], object]:
-    """Return what runs a function soon in the loop that runs here, callable from any thread.
+    """Return a function, callable from any thread, that runs another soon in the present loop.
 
     Raises:
         RuntimeError: If no asyncio or trio loop runs here.

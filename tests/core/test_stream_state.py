@@ -23,7 +23,7 @@ from resilient_llm._values.stream_policy import StreamPolicy
 from resilient_llm._values.verdict import Verdict
 from resilient_llm.answers import _items
 from tests.core.test_call_flow import GATEWAY, Player, Problem, Stop
-from tests.support.stream_forms import END, ROLE, SILENT, said, says
+from tests.support.stream_sources import END, ROLE, SILENT, said, says
 
 CANCELLED = Verdict(ErrorKind.CANCELLED)
 BUG = Verdict(ErrorKind.CALLER_BUG)

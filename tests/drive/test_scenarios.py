@@ -1,4 +1,4 @@
-"""One table of scenarios, run through every driver, which must decide alike and tell the same events."""
+"""One table of scenarios, run through every driver: same decisions, same events."""
 
 import contextlib
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from resilient_llm import (
     list_benched,
     observe,
 )
-from tests.support.ways import GROQ, MISTRAL, OPENAI, ProviderError, run_async
+from tests.support.ways import GROQ, MISTRAL, OPENAI, ProviderError, down, run_async
 
 
 class OddError(Exception):
@@ -37,23 +37,19 @@ class OddError(Exception):
 
 @dataclass
 class Scenario:
-    """What the targets do, and what is to come of it.
+    """What the targets do, and what is expected of the call.
 
     ``does`` holds per target what each of its calls gives: a text to answer, an error to raise.
-    ``told`` holds the events, each as its type's name, its target, and one telling field.
+    ``events`` holds each event as its type's name, its target, and the field in `FIELD_OF`.
     """
 
     does: dict[str, list[Any]]
     gives: Any
-    told: list[tuple[str, str, Any]]
+    events: list[tuple[str, str, Any]]
     options: dict[str, Any] = field(default_factory=dict)
     before: Callable[[], None] = lambda: None
     waits: list[float] = field(default_factory=list)
     chain: Any = (GROQ, OPENAI)
-
-
-def down() -> ProviderError:
-    return ProviderError(503)
 
 
 def _open(*keys: str) -> None:
@@ -101,7 +97,7 @@ SCENARIOS = {
             ("AttemptSucceeded", OPENAI, 1),
         ],
     ),
-    "a rate limit is waited for when nobody else is live": Scenario(
+    "a rate limit is waited for when no other target is live": Scenario(
         {GROQ: [ProviderError(429, retry_after=20), "yes"]},
         "yes",
         [
@@ -143,7 +139,7 @@ SCENARIOS = {
             ("AttemptSucceeded", OPENAI, 1),
         ],
     ),
-    "a timeout is tried again when nobody else is live": Scenario(
+    "a timeout is tried again when no other target is live": Scenario(
         {GROQ: [TimeoutError(), "yes"]},
         "yes",
         [
@@ -249,7 +245,7 @@ SCENARIOS = {
         ],
         before=lambda: (breaker(GROQ, cooldown=10), _open(GROQ, OPENAI)),
     ),
-    "all benched: nobody is asked if told so": Scenario(
+    "all benched: no target is called if the policy says so": Scenario(
         {},
         ErrorKind.REJECTED,
         [
@@ -387,7 +383,7 @@ DRIVERS: dict[str, Callable[[Play], Any]] = {
     "loop-trio": by_async_loop("trio"),
     "awaitable": by_awaitable,
 }
-TELLING = {
+FIELD_OF = {
     AttemptSucceeded: "number",
     AttemptFailed: "reason",
     RetryScheduled: "number",
@@ -412,31 +408,31 @@ def perform(driver: Callable[[Play], Any], play: Play) -> Any:
 
 @pytest.mark.parametrize("driver", DRIVERS)
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_every_driver_decides_alike_and_tells_the_same(name: str, driver: str, clock: Any) -> None:
-    """Result, events, waits and the calls that were made are those of the table, whatever drives the story."""
+def test_every_driver_decides_and_emits_the_same(name: str, driver: str, clock: Any) -> None:
+    """Result, events, waits and calls are those of the table, whatever drives the call flow."""
     scenario = SCENARIOS[name]
     scenario.before()
     play = Play(scenario)
-    told: list[tuple[str, str, Any]] = []
+    events: list[tuple[str, str, Any]] = []
     stop = observe(
-        lambda event: told.append(
-            (type(event).__name__, event.target, getattr(event, TELLING[type(event)]))
+        lambda event: events.append(
+            (type(event).__name__, event.target, getattr(event, FIELD_OF[type(event)]))
         ),
-        *TELLING,
+        *FIELD_OF,
     )
 
     result = perform(DRIVERS[driver], play)
     stop()
 
     assert scenario.gives == result
-    assert scenario.told == told
+    assert scenario.events == events
     assert scenario.waits == clock.sleeps
     assert [] == [key for key, left in play.script.items() if left and "no" not in left]
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_the_inlined_first_attempt_decides_alike(name: str, clock: Any) -> None:
-    """A bound wrapper that makes the first attempt itself comes to the same result, benches and counts."""
+    """A wrapper that makes the first attempt itself gives the same result, benches and counts."""
 
     def run(*, inlined: bool) -> Any:
         from resilient_llm.testing import isolated

@@ -1,4 +1,4 @@
-"""A thread that waits too long on a socket is woken, with real sockets and the real clock; nothing else is touched."""
+"""The watchdog ends reads that take too long, with real sockets and the real clock."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ AMPLE = 3.0
 
 
 class Server:
-    """A server on loopback that says something or nothing to each connection, and then stalls until it is released.
+    """A server on loopback that sends some bytes or none, then stalls until it is closed.
 
     Attributes:
         ended: How many connections were ended by the other side.
@@ -188,7 +188,7 @@ CLIENTS = {
 
 @dataclass
 class Ended:
-    """What came of one call, and how long it took."""
+    """The outcome of one call, and how long it took."""
 
     items: list[str]
     error: Exception | None
@@ -224,7 +224,7 @@ def _called(client: Callable[[int], Iterator[str]], port: int, **options: Any) -
 def test_a_thread_that_waits_for_the_first_content_is_ended(
     client: Callable[[int], Iterator[str]], first: bytes, serve: Callable[..., Server]
 ) -> None:
-    """Whatever the client, before the headers or after: the wait ends at its limit and the next target answers."""
+    """Before the headers or after, the wait ends at its limit and the next target answers."""
     server = serve(first)
 
     with capture_events(AttemptFailed) as failed:
@@ -261,8 +261,8 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("there is no openssl to make a certificate with")
     path = tmp_path_factory.mktemp("tls") / "both.pem"
     made = subprocess.run(  # fixed arguments
-        [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-         "-keyout", "-", "-out", "-", "-days", "2", "-subj", "/CN=localhost"],
+        [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+         "-nodes", "-keyout", "-", "-out", "-", "-days", "2", "-subj", "/CN=localhost"],
         capture_output=True, check=False,
     )  # fmt: skip
     if made.returncode:
@@ -302,7 +302,7 @@ def _tls_socket(context: ssl.SSLContext) -> Callable[[int], Iterator[str]]:
 def test_a_thread_that_waits_on_tls_is_ended(
     client: Callable[..., Any], first: bytes, certificate: Path, serve: Callable[..., Server]
 ) -> None:
-    """An encrypted connection is no different."""
+    """The wait on an encrypted connection ends as well."""
     ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ours.load_cert_chain(certificate)
     theirs = ssl.create_default_context()
@@ -367,7 +367,7 @@ def _waits_for_no_socket() -> None:
 
 
 def test_the_connection_of_a_caller_is_never_touched() -> None:
-    """A server's thread that serves its own client keeps that connection when its provider hangs on something else."""
+    """A thread that also serves a client keeps that connection while its provider hangs."""
     here, there = _pair()
 
     @failover([IMPATIENT, WORKS], attempts=1)
@@ -385,13 +385,13 @@ def test_the_connection_of_a_caller_is_never_touched() -> None:
 
 
 def test_a_connection_that_the_guarded_function_merely_knows_is_not_touched() -> None:
-    """Neither is one in the function's closure, while it hangs on something that is no socket."""
+    """A socket in the function's closure stays open while the function waits on something else."""
     here, there = _pair()
 
     @failover([IMPATIENT, WORKS], attempts=1)
     def ask(target: Target) -> Iterator[str]:
         if target.key == STALLS:
-            here.sendall(b"x")  # tells the client that we have begun
+            here.sendall(b"x")  # the client may go on
             _waits_for_no_socket()
         yield target.key
 
@@ -402,7 +402,7 @@ def test_a_connection_that_the_guarded_function_merely_knows_is_not_touched() ->
 
 
 def test_a_connection_of_the_object_that_asks_is_not_touched() -> None:
-    """A request handler whose method is guarded keeps its client's connection while that method hangs elsewhere."""
+    """A handler with a guarded method keeps its client's connection while that method hangs."""
     here, there = _pair()
 
     class Handler:
@@ -517,7 +517,7 @@ def test_a_consumer_who_stops_leaves_no_alarm() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_the_watchdog_of_a_child_process_works(serve: Callable[..., Server]) -> None:
-    """After a fork the child has a watchdog of its own, though the parent's thread is not there."""
+    """After a fork the child starts its own watchdog, since the parent's thread is gone."""
     server = serve(HEADERS)
     _called(_http_client, server.port, first_item_timeout=LIMIT)  # the parent's thread runs
 
@@ -539,7 +539,7 @@ def test_the_watchdog_of_a_child_process_works(serve: Callable[..., Server]) -> 
 
 
 def test_a_closed_socket_and_a_thread_that_is_gone_are_no_error() -> None:
-    """Waking a thread that waits on nothing, or is no more, does nothing."""
+    """Waking a thread that does not wait, or has ended, does nothing."""
     thread = threading.Thread(target=lambda: None)
     thread.start()
     thread.join()
@@ -550,7 +550,7 @@ def test_a_closed_socket_and_a_thread_that_is_gone_are_no_error() -> None:
 
 
 class Odd:
-    """Somebody's object that does not want to be looked at, as a lazy proxy without its context."""
+    """An object that raises when it is inspected, like a lazy proxy without its context."""
 
     @property
     def __dict__(self) -> Any:  # type: ignore[override]  # on purpose
@@ -561,7 +561,7 @@ class Odd:
 
 
 def test_objects_that_raise_are_passed_over() -> None:
-    """Whatever is in the variables of a waiting thread, no code of it is run, and the wait is ended."""
+    """The wait ends and no code of the objects in the waiting thread's variables is run."""
     here, there = _pair()
     began = threading.Event()
 

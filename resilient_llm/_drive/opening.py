@@ -1,0 +1,370 @@
+"""Opens a stream: takes and holds items until one has content, so that the stream can be delivered.
+
+Until then the consumer has seen nothing, and the call can still move on to the next target.
+
+Synchronous and asynchronous streams differ in how they are entered, read and closed, which is
+in a `StreamIO`. The steps around that are written once, as coroutines. Over a synchronous
+stream they never suspend, so synchronous code runs them with `tasks.run_to_end`. The
+asynchronous `StreamIO` is in `aopening`.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
+
+from resilient_llm._core.call.steps import Reply
+from resilient_llm._core.circuit.permit import pop_leases, push_leases
+from resilient_llm._core.stream.stream_state import StreamState
+from resilient_llm._core.stream.stream_timer import StreamTimer
+from resilient_llm._drive.results import holder_of, kind_of, special
+from resilient_llm._drive.tasks import run_to_end
+from resilient_llm._runtime.runtime import runtime
+from resilient_llm._values.stream_policy import DEFAULT, NO_MARKER
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from resilient_llm._core.call.call import Call
+    from resilient_llm._core.call.steps import Try
+    from resilient_llm._drive.results import ResultKind
+
+
+class NoContentError(TimeoutError):
+    """The next content of a stream did not come in time."""
+
+
+def no_content(limit: float) -> NoContentError:
+    """Return the error of a stream whose next content did not come within so many seconds."""
+    return NoContentError(f"no content within {max(limit, 0.0):.3g} s")
+
+
+class FirstContentTimeout:
+    """The limit of a synchronous attempt until its first content.
+
+    A context manager. It turns the error of a read that the watchdog ended into a
+    `NoContentError`.
+    """
+
+    __slots__ = ("_alarm", "_ends_at", "_limit")
+
+    def __init__(self, step: Try) -> None:
+        assert step.limit is not None
+        self._limit = step.limit
+        self._ends_at = step.permit.entered_at + step.limit
+        self._alarm = runtime.time.alarm()
+
+    def __enter__(self) -> FirstContentTimeout:
+        self._alarm.set(self._ends_at - runtime.clock())
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        was_over = self._alarm.off()
+        self._alarm.close()
+        if was_over and isinstance(error, Exception) and not isinstance(error, NoContentError):
+            raise no_content(self._limit) from error
+
+    def check(self) -> None:
+        """Raise NoContentError if the limit has passed: for waits that the watchdog cannot end."""
+        if self._alarm.is_over or runtime.clock() > self._ends_at:
+            raise no_content(self._limit)
+
+
+class StreamIO(Protocol):
+    """How streams of one sort, synchronous or asynchronous, are entered, read and closed."""
+
+    is_async: ClassVar[bool]
+    """Whether the streams are asynchronous."""
+    reads: ClassVar[str]
+    """The special method of an iterator that gives the next item."""
+
+    def gives_items(self, kind: ResultKind) -> bool:
+        """Return whether objects of a kind are streams of this sort."""
+        ...
+
+    def iterator(self, stream: Any) -> Any:
+        """Return a stream's iterator."""
+        ...
+
+    async def enter(self, manager: Any) -> Any:
+        """Enter a manager; return what it gives."""
+        ...
+
+    async def leave(self, manager: Any, *error: Any) -> Any:
+        """Leave a manager; return whether it swallows the error."""
+        ...
+
+    async def close(self, stream: Any, iterator: Any = None) -> None:
+        """Close its iterator, then the stream. Errors are dropped, since the call has moved on."""
+        ...
+
+    async def hold_back(self, started: StartedStream, limit: FirstContentTimeout | None) -> None:
+        """Take items until one has content, the held ones are too many, or the stream ends.
+
+        Args:
+            started: The stream, whose state holds the items.
+            limit: Checked after each item; None if there is none, or if it is a cancel scope
+                of the caller.
+        """
+        ...
+
+
+class OpenStream:
+    """The stream that one attempt gave, entered if it has a manager, and how to close it.
+
+    Attributes:
+        io: How streams of its sort are read and closed.
+        value: What the function returned.
+        stream: The object with the items: the value, or what entering it gave.
+        source: The iterator that gives them.
+        holder: Attribute in which the stream keeps that iterator, or None.
+        is_managed: Whether the value is a manager, which must be left to close the stream.
+        is_stream: False if the manager gave something else, which then is the answer.
+    """
+
+    __slots__ = (
+        "_is_closed",
+        "holder",
+        "io",
+        "is_managed",
+        "is_stream",
+        "source",
+        "stream",
+        "value",
+    )
+
+    def __init__(
+        self,
+        io: StreamIO,
+        value: Any,
+        stream: Any,
+        kind: ResultKind | None,
+        *,
+        is_managed: bool,
+    ) -> None:
+        self.io = io
+        self.value = value
+        self.stream = stream
+        self.is_managed = is_managed
+        self._is_closed = False
+        self.is_stream = kind is not None and io.gives_items(kind)
+        self.holder = holder_of(stream, io.reads) if self.is_stream else None
+        self.source: Any = ()
+        if self.holder is not None:
+            self.source = getattr(stream, self.holder)
+        elif self.is_stream:
+            self.source = io.iterator(stream)
+
+    async def aleave(self, *error: Any) -> Any:
+        """Close it as ``with`` does, once; return whether the error is to be swallowed."""
+        if self._is_closed:
+            return None
+        self._is_closed = True
+        swallows = None
+        try:  # the manager is left even if a cancellation arrives while the stream is closed
+            await self.ahang_up()
+        finally:
+            if self.is_managed:
+                swallows = await self.io.leave(self.value, *(error or (None, None, None)))
+        return swallows
+
+    async def ahang_up(self) -> None:
+        """Close the stream, but do not leave its manager."""
+        await self.io.close(self.stream, self.source)
+
+    async def aabandon(self) -> None:
+        """Close it and drop any error of that, since the call has moved on."""
+        with suppress(Exception):
+            await self.aleave()
+
+    def abandon(self) -> None:
+        """Do the same in synchronous code, to a synchronous stream."""
+        run_to_end(self.aabandon())
+
+
+class StartedStream:
+    """A stream whose first content has come, or of which no more items may be held back.
+
+    Attributes:
+        opened: What the attempt gave, and how to close it.
+        stream_state: What has come of it.
+        timer: How long its items may take; None if nothing limits them.
+        began_at: When its first content could be delivered, monotonic seconds.
+        is_over: Whether the stream ended while its items were still held back.
+        marker: What the consumer is given before its items, if it replaces an earlier stream.
+        too_late: Whether an item was waited for too long.
+        waits_since: Since when the next content is waited for, monotonic seconds; None without
+            a timer.
+    """
+
+    __slots__ = (
+        "_sent_at_start",
+        "began_at",
+        "is_over",
+        "marker",
+        "opened",
+        "stream_state",
+        "timer",
+        "too_late",
+        "waits_since",
+    )
+
+    def __init__(self, opened: OpenStream, stream_state: StreamState) -> None:
+        self.opened = opened
+        self.stream_state = stream_state
+        self.timer: StreamTimer | None = None
+        self.began_at = 0.0
+        self.is_over = False
+        self.marker: Any = NO_MARKER
+        self.too_late = False
+        self.waits_since: float | None = None
+        self._sent_at_start = 0
+
+    def start(self, call: Call, step: Try, now: float) -> None:
+        """Note that the held items may be delivered from now on."""
+        self.began_at = now
+        if self.stream_state.policy.is_timed or call.deadline is not None:
+            self.timer = StreamTimer(
+                self.stream_state.policy, now - step.permit.entered_at, call.deadline
+            )
+
+    def first_items(self) -> list[Any]:
+        """Return what the consumer is given first: the marker of a restart, and the held items."""
+        stream_state = self.stream_state
+        for item in stream_state.held:
+            stream_state.keep(item)
+        items, stream_state.held = stream_state.held, []
+        self._sent_at_start = stream_state.items_sent + len(items)
+        return items if self.marker is NO_MARKER else [self.marker, *items]
+
+    def late(self) -> NoContentError:
+        """Return the error of content that did not come in time, and note that it is late."""
+        assert self.timer is not None
+        self.too_late = True
+        return NoContentError(self.timer.message())
+
+    def reply(self, now: float, error: BaseException | None, last: tuple[Any, ...]) -> Reply:
+        """Return the reply to the call flow about the end of the stream.
+
+        Args:
+            now: Monotonic seconds.
+            error: What ended it, or None if its iterator ended.
+            last: The last items that the consumer was given; None stands for no item.
+        """
+        stream_state = self.stream_state
+        seen = [item for item in last if item is not None]
+        if error is None and not self.is_over:
+            stream_state.fault = stream_state.ended_after(seen)
+        if not stream_state.has_content:
+            stream_state.has_content = any(stream_state.is_content(item) for item in seen)
+        stream_state.quiet_since = self._quiet_since(now)
+        return Reply(now, error=error, timed_out=self.too_late, stream=stream_state)
+
+    def _quiet_since(self, now: float) -> float:
+        # Without a timer the clock is not read for each item: a stream is known to be quiet
+        # only if it has given nothing since its beginning.
+        if self.waits_since is not None:
+            return self.waits_since
+        return self.began_at if self.stream_state.items_sent <= self._sent_at_start else now
+
+
+async def begin_with(
+    io: StreamIO,
+    call: Call,
+    step: Try,
+    value: Any,
+    kind: ResultKind,
+    limit: FirstContentTimeout | None = None,
+) -> StartedStream:
+    """Open what an attempt gave, and hold items back until one has content.
+
+    Raises:
+        BaseException: Whatever the stream raised; it is closed then.
+    """
+    leases = step.permit.leases
+    push_leases(leases)
+    try:
+        is_managed = kind.is_manager
+        stream = await io.enter(value) if is_managed else value
+        opened = OpenStream(
+            io, value, stream, kind_of(stream) if is_managed else kind, is_managed=is_managed
+        )
+        started = StartedStream(opened, _stream_state(call, step))
+        try:
+            if opened.is_stream:
+                await io.hold_back(started, limit)
+        except BaseException:
+            await opened.aabandon()
+            raise
+        started.start(call, step, runtime.clock())
+        return started
+    finally:
+        pop_leases(leases)
+
+
+def _stream_state(call: Call, step: Try) -> StreamState:
+    """Return the state of an attempt's stream, with no items yet."""
+    policy = call.stream_policy(step.candidate) or DEFAULT
+    return StreamState(
+        policy, call.deps.item_inspector(), call.delivered, is_selected=step.candidate.is_generator
+    )
+
+
+def begin(
+    call: Call,
+    step: Try,
+    value: Any,
+    kind: ResultKind,
+    limit: FirstContentTimeout | None,
+) -> StartedStream:
+    """Open a synchronous stream up to its first content.
+
+    Raises:
+        BaseException: Whatever the stream raised; it is closed then.
+    """
+    return run_to_end(begin_with(SYNC, call, step, value, kind, limit))
+
+
+class _SyncIO:
+    """Streams that ``for`` iterates. Its coroutines block and never suspend."""
+
+    is_async: ClassVar[bool] = False
+    reads: ClassVar[str] = "__next__"
+
+    def gives_items(self, kind: ResultKind) -> bool:
+        return kind.items
+
+    def iterator(self, stream: Any) -> Any:
+        return special(stream, "__iter__")()
+
+    async def enter(self, manager: Any) -> Any:
+        return special(manager, "__enter__")()
+
+    async def leave(self, manager: Any, *error: Any) -> Any:
+        return special(manager, "__exit__")(*error)
+
+    async def close(self, stream: Any, iterator: Any = None) -> None:
+        for each in (iterator, stream):
+            with suppress(Exception):
+                each.close()
+
+    async def hold_back(self, started: StartedStream, limit: FirstContentTimeout | None) -> None:
+        stream_state = started.stream_state
+        for item in started.opened.source:
+            if limit is not None:
+                limit.check()
+            stream_state.fault = stream_state.hold_back(item)
+            if stream_state.fault is not None or stream_state.may_begin:
+                return
+        if limit is not None:
+            limit.check()
+        started.is_over = True
+        stream_state.fault = stream_state.ended_before()
+
+
+SYNC: Final = _SyncIO()

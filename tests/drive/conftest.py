@@ -1,0 +1,13 @@
+"""What the tests of the drivers have in common."""
+
+from __future__ import annotations
+
+import pytest
+
+from resilient_llm._core.circuit.permit import held_leases
+
+
+@pytest.fixture(autouse=True)
+def _no_lease_is_held() -> None:
+    """Start without a lease that a failed test may have left in this thread."""
+    held_leases.set(())
