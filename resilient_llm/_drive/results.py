@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from resilient_llm._core.call.steps import Reply
 from resilient_llm._core.stream.stream_state import StreamState
 from resilient_llm._core.stream.stream_timer import StreamTimer
-from resilient_llm._values.class_cache import PerClass
+from resilient_llm._values.class_cache import ClassCache
 from resilient_llm._values.stream_policy import DEFAULT, NO_MARKER
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _is_nothing_else(cls: type) -> bool:
     return all(name.startswith("_") for each in cls.__mro__[:-1] for name in vars(each))
 
 
-_kinds: PerClass[ResultKind | None] = PerClass(_kind)
+_kinds: ClassCache[ResultKind | None] = ClassCache(_kind)
 
 
 def kind_of(value: object) -> ResultKind | None:
