@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from resilient_llm._values.class_cache import PerClass
+from resilient_llm._values.class_cache import ClassCache
 from resilient_llm._values.errors import (
     CallRejectedError,
     ChainExhaustedError,
@@ -98,7 +98,7 @@ def _find_sort(cls: type) -> int:
     return _GROUP if issubclass(cls, BaseExceptionGroup) else _ORDINARY
 
 
-_sort_of: Final = PerClass(_find_sort)
+_sort_of: Final = ClassCache(_find_sort)
 
 
 class Classifier:

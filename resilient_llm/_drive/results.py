@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from resilient_llm._values.class_cache import PerClass
+from resilient_llm._values.class_cache import ClassCache
 
 # Attributes in which stream objects of SDKs keep the iterator that all their methods read from:
 # openai, anthropic and others of the same generator; mistralai (seen November 2026).
@@ -69,7 +69,7 @@ def _is_nothing_else(cls: type) -> bool:
     return all(name.startswith("_") for each in cls.__mro__[:-1] for name in vars(each))
 
 
-_kinds: PerClass[ResultKind | None] = PerClass(_kind)
+_kinds: ClassCache[ResultKind | None] = ClassCache(_kind)
 
 
 def kind_of(value: object) -> ResultKind | None:

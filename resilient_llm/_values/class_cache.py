@@ -1,4 +1,4 @@
-"""What is known of a class, computed once and forgotten with the class."""
+"""A value per class: computed once, removed with the class."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class PerClass(Generic[T]):
+class ClassCache(Generic[T]):
     """``known[cls]``, or ``known(cls)``: the value for a class; thousands of short-lived classes are no leak.
 
     Two threads may compute a value at the same time; both get the same answer. A dictionary

@@ -1,4 +1,4 @@
-"""How somebody else's object is read: what it holds, never what it computes, and never without a bound."""
+"""How foreign objects are read: what they hold, never what they compute, and always bounded."""
 
 from __future__ import annotations
 
@@ -11,29 +11,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 LONGEST: Final = 65_536
-MOST_CANDIDATES: Final = 16
+MOST_CHOICES: Final = 16
 MOST_PARTS: Final = 256
 MOST_FIELDS: Final = 64
 DEEPEST: Final = 6
 
 _MISSING: Final = object()
-# Those of dict itself, whatever a class made of them.
+# The methods of dict itself, whatever a subclass overrides.
 _get: Final = cast("Callable[[object, str, object], Any]", dict.get)  # pyright: ignore[reportUnknownMemberType]
 _attribute: Final = object.__getattribute__
 _pairs: Final = cast("Callable[[object], Iterable[tuple[Any, Any]]]", dict.items)  # pyright: ignore[reportUnknownMemberType]
 
 
-# What holds nothing by name, and is often asked.
+# Types that hold nothing by name, and are often asked.
 _BARE: Final = frozenset((type(None), str, int, float, bool, bytes, list, tuple))
 
 
 def field(thing: object, *names: str) -> Any:
-    """Return the first of the named fields that is there and set, or None."""
+    """Return the first of the named fields that is present and set, or None."""
     for name in names:
         value = _held(thing, name)
-        if (
-            value is not _MISSING and value is not None and type(value).__name__ != "Unset"
-        ):  # mistralai
+        is_set = value is not _MISSING and value is not None
+        if is_set and type(value).__name__ != "Unset":  # mistralai
             return value
     return None
 
@@ -43,7 +42,7 @@ def has(thing: object, name: str) -> bool:
 
 
 def _held(thing: object, name: str) -> Any:
-    """Return an item of a dict or an attribute of an instance, without running code of its class."""
+    """Return an item of a dict or an attribute of an instance; runs no code of its class."""
     if is_dict(thing):
         value = _get(thing, name, _MISSING)
         if value is not _MISSING or type(thing) is dict:
@@ -54,10 +53,8 @@ def _held(thing: object, name: str) -> Any:
     value = own.get(name, _MISSING)
     if value is not _MISSING:
         return value
-    for store in (
-        _raw(thing, "__pydantic_extra__"),
-        own.get("_data"),
-    ):  # pydantic; azure's own models
+    # pydantic; azure's own models
+    for store in (_raw(thing, "__pydantic_extra__"), own.get("_data")):
         if type(store) is dict:
             value = cast("dict[str, Any]", store).get(name, _MISSING)
             if value is not _MISSING:
@@ -86,7 +83,10 @@ def _slot(thing: object, name: str) -> Any:
 
 
 def inside(thing: object) -> dict[str, Any]:
-    """Return all that a thing holds by name, to be read only: quicker than `field` where many are asked for."""
+    """Return all that a thing holds by name, to be read only.
+
+    Faster than `field` where many fields are read.
+    """
     cls = type(thing)
     if cls is dict:
         return thing  # pyright: ignore[reportReturnType]  # a cast would cost as much as the rest
@@ -103,7 +103,7 @@ def inside(thing: object) -> dict[str, Any]:
 
 
 def extras(thing: object) -> dict[str, Any]:
-    """Return what pydantic keeps of fields that a model does not declare."""
+    """Return the fields of a pydantic model that it does not declare."""
     extra = _raw(thing, "__pydantic_extra__")
     return cast("dict[str, Any]", extra) if type(extra) is dict else {}
 
@@ -121,7 +121,7 @@ def _slots(thing: object) -> dict[str, Any]:
 
 
 def is_dict(thing: object) -> bool:
-    """Return what ``isinstance`` would if nobody could lie to it."""
+    """Return whether it is a dict, whatever its ``__class__`` pretends."""
     return issubclass(type(thing), dict)
 
 
@@ -141,19 +141,19 @@ def fields(thing: object) -> Iterator[tuple[str, Any]]:
 
 
 def items(value: object, most: int = MOST_PARTS) -> list[Any]:
-    """Return some of a list or tuple; nothing of anything else."""
+    """Return some items of a list or tuple; none of anything else."""
     return list(islice(cast("list[Any]", value), most)) if type(value) in (list, tuple) else []
 
 
 def word(value: object) -> str:
-    """Return a word that providers send as a text or an enum, lower-cased; empty if it is none."""
+    """Return a word that providers send as a text or an enum, lower-cased; empty for others."""
     if isinstance(value, Enum):
         value = value.name
     return value[:64].lower() if isinstance(value, str) else ""
 
 
 def is_text(value: object) -> bool:
-    """Return whether it is a text that is not blank, as far as it is looked at."""
+    """Return whether it is a text that is not blank, as far as it is read."""
     if isinstance(value, str):
         return len(value) > LONGEST or (bool(value) and not value.isspace())
     return False
@@ -164,7 +164,7 @@ def is_mapping_like(thing: object) -> bool:
 
 
 def is_something(value: object) -> bool:
-    """Return whether a field is filled; asks no foreign object for its truth."""
+    """Return whether a field is filled, without asking a foreign object for its truth."""
     if value is None or value is False or type(value).__name__ == "Unset":
         return False
     if isinstance(value, str):
@@ -177,7 +177,7 @@ def plain_body(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def plain(value: object, depth: int) -> Any:
-    """Return a bounded copy in dicts, lists, texts and numbers: what rules look at."""
+    """Return a bounded copy in dicts, lists, texts and numbers, as rules read them."""
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, Enum):

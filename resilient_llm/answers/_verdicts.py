@@ -1,4 +1,4 @@
-"""What is against an answer: why a model stopped, and errors told in a body."""
+"""What may be wrong with an answer: the reason why the model stopped, or an error in the body."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FILTERED: Final = Verdict(ErrorKind.REQUEST_SPECIFIC, "content_policy")
 TRUNCATED: Final = Verdict(ErrorKind.REQUEST_SPECIFIC, "output_truncated")
 BROKEN: Final = Verdict(ErrorKind.TRANSIENT, "invalid_response")
 INTERRUPTED: Final = Verdict(ErrorKind.TRANSIENT, "stream_interrupted")
-# The model, not the server, wrote what could not be read: another try may do, and nobody is ill.
+# The model, not the server, wrote what could not be parsed: no target's health is harmed.
 _MALFORMED: Final = Verdict(ErrorKind.TRANSIENT, "invalid_response", harms_health=False)
 
 
@@ -35,10 +35,10 @@ def _each(words: str, verdict: Verdict) -> dict[str, Verdict]:
     return dict.fromkeys(words.split(), verdict)
 
 
-# Why a model stopped, as the providers spell it, lower-cased. What is not here is no complaint.
+# Reasons why a model stopped, as providers write them, lower-cased. Others are no failure.
 STOPS: Final[dict[str, Verdict]] = {
     **_each(
-        # openai, azure and all who speak like them; zhipu; anthropic; google, of answers and of
+        # openai, azure and compatible APIs; zhipu; anthropic; google, for answers and for
         # prompts; bedrock and the models on it; cohere
         """content_filter content_filtered content_policy_violation sensitive refusal
         safety recitation blocklist prohibited_content spii escalation model_armor jailbreak
@@ -57,20 +57,21 @@ STOPS: Final[dict[str, Verdict]] = {
         malformed_model_output malformed_tool_use""",
         _MALFORMED,
     ),
-    # mistral, openrouter, cohere; vllm and sglang when the server gave the request up; zhipu
+    # mistral, openrouter, cohere; vllm and sglang for a request that the server gave up; zhipu
     **_each("error abort network_error", Verdict(ErrorKind.TRANSIENT, "server_error")),
     "timeout": Verdict(ErrorKind.TRANSIENT, "timeout"),
     "insufficient_system_resource": Verdict(ErrorKind.TRANSIENT, "overloaded"),  # deepseek
     "pup_limited_disabled": Verdict(ErrorKind.AUTH_DEAD, "account_disabled"),  # google
 }
 
-# Ends that are no failure of anybody's.
+# Ends that are not a failure.
 COMPLETE: Final = (FILTERED, TRUNCATED)
 
-# All that stands beside ``error`` in a body that is nothing but an error.
+# Fields beside ``error`` in a body that is nothing but an error.
 BESIDE_AN_ERROR: Final = frozenset(
-    """error errors code type status status_code statusCode message msg detail details object param request_id
-    requestId success ok error_type error_code error_description user_id ResponseMetadata""".split()
+    """error errors code type status status_code statusCode message msg detail details object
+    param request_id requestId success ok error_type error_code
+    error_description user_id ResponseMetadata""".split()
 )
 
 _ACCEPTED: Final = (
@@ -84,22 +85,19 @@ _ACCEPTED: Final = (
 
 
 class _InAnswerError(Exception):
-    """Carries an error that came in a success to the rules, which read exceptions."""
+    """Carries an error in a success to the rules, which read exceptions."""
 
 
 def verdict_on(error: object) -> Verdict:
-    """Return what an error would be as an exception; a rule that knows it is believed."""
+    """Return the verdict that an error would have as an exception."""
     is_body = type(error) is dict
     carrier: Any = _InAnswerError()
     setattr(carrier, "body" if is_body else "response", error)
     verdict = classify(carrier)
     if verdict.kind not in _ACCEPTED:
         return BROKEN
-    # What the wire said was a success; a number in a body is no HTTP status.
+    # The HTTP status was that of a success; a number in the body is not one.
     return replace(verdict, status=None) if is_body else verdict
-
-
-# Errors told in a body.
 
 
 def error_in(answer: object) -> dict[str, Any] | None:
@@ -115,13 +113,13 @@ def error_in(answer: object) -> dict[str, Any] | None:
             return body_with(error)
     if word(field(answer, "object")) == "error" and is_text(field(answer, "message")):  # vllm
         return body_with(answer)
-    told = field(answer, "base_resp")  # minimax
+    status = field(answer, "base_resp")  # minimax
     if (
-        told is not None
-        and field(told, "status_code") not in (None, 0)
-        and is_text(field(told, "status_msg"))
+        status is not None
+        and field(status, "status_code") not in (None, 0)
+        and is_text(field(status, "status_msg"))
     ):
-        return {"error": {"message": field(told, "status_msg")[:LONGEST]}}
+        return {"error": {"message": field(status, "status_msg")[:LONGEST]}}
     return None
 
 

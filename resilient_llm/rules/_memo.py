@@ -1,4 +1,4 @@
-"""What was made of a short text before: while a provider is down, it says the same to every call."""
+"""Results for short texts that were read before: a failing provider sends every call the same."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-STOCK_PHRASE: Final = 160
-"""Letters of the longest text that is worth remembering."""
-MOST_PHRASES: Final = 64
+LONGEST_TEXT: Final = 160
+"""Letters of the longest text whose result is kept."""
+_MOST_RESULTS: Final = 64
 
 
-def remembering(read: Callable[P, T]) -> Callable[P, T]:
-    """Return a pure function of hashable arguments with its last results at hand.
+def memoized(read: Callable[P, T]) -> Callable[P, T]:
+    """Return a pure function of hashable arguments that keeps its last results.
 
-    Texts of providers may echo a prompt, so none is kept: only its hash, 64 bits that are
-    keyed anew in every process, so that nobody can make two texts fall together.
+    Texts of providers may repeat a prompt, so no text is kept: only its hash of 64 bits,
+    which Python keys differently in every process, so that nobody can construct two texts
+    with the same hash.
     """
-    known: dict[int, T] = {}
+    results: dict[int, T] = {}
 
     def recalled(*args: P.args, **kwargs: P.kwargs) -> T:
         key = hash(args)
         try:
-            return known[key]
+            return results[key]
         except KeyError:
             pass
         value = read(*args, **kwargs)
-        if len(known) >= MOST_PHRASES:
-            known.clear()
-        known[key] = value
+        if len(results) >= _MOST_RESULTS:
+            results.clear()
+        results[key] = value
         return value
 
     return recalled

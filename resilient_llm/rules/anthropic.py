@@ -1,22 +1,20 @@
-"""Anthropic's SDK: what it raises before anything is sent."""
+"""Anthropic's SDK: errors that it raises before it sends anything."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from resilient_llm.rules._evidence import dead, transient
+from resilient_llm.rules._verdicts import NO_CREDENTIALS, SERVER_ERROR
 
 if TYPE_CHECKING:
     from resilient_llm._values.verdict import Verdict
     from resilient_llm.rules._evidence import Evidence
 
-_NO_KEY: Final = dead("invalid_credentials")
-_AGAIN: Final = transient("server_error")
 _KEYLESS: Final = frozenset(("anthropic.CredentialsError", "anthropic.IdentityTokenFileError"))
 ONLY_FOR: Final = _KEYLESS | {"anthropic.RetryableError"}
 
 
-def CLASSES(evidence: Evidence) -> Verdict | None:  # noqa: N802  # one of the names a provider's file may have
-    """Return that no credentials were found, or that the SDK itself would try again."""
-    evidence.sign = ("class", evidence.shape.names[0])
-    return _AGAIN if _KEYLESS.isdisjoint(evidence.shape.names) else _NO_KEY
+def by_class(evidence: Evidence) -> Verdict | None:
+    """Return that there are no credentials, or that the SDK itself would retry."""
+    evidence.matched_by = ("class", evidence.error_class.names[0])
+    return SERVER_ERROR if _KEYLESS.isdisjoint(evidence.error_class.names) else NO_CREDENTIALS

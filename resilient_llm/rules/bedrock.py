@@ -1,4 +1,4 @@
-"""Amazon Bedrock through botocore: names of exceptions stand where others have codes.
+"""Amazon Bedrock through botocore, which has names of exceptions where others have codes.
 
 https://docs.aws.amazon.com/bedrock/latest/APIReference/CommonErrors.html
 """
@@ -7,11 +7,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from resilient_llm._values.kinds import ErrorKind
-from resilient_llm._values.verdict import Verdict
-from resilient_llm.rules._evidence import dead, limited, transient, wrong_request
+from resilient_llm.rules._verdicts import (
+    CALLER_BUG,
+    NO_CREDENTIALS,
+    dead,
+    limited,
+    transient,
+    wrong_request,
+)
 
 if TYPE_CHECKING:
+    from resilient_llm._values.verdict import Verdict
     from resilient_llm.rules._evidence import Evidence
 
 CODES: Final[dict[str, Verdict]] = {
@@ -35,7 +41,7 @@ CODES: Final[dict[str, Verdict]] = {
     "conflictexception": transient("conflict"),
     "mpagreementbeingcreated": transient("conflict"),
 }
-# The same name stands for several causes, which the sentences tell apart.
+# The same name is used for several causes, which the sentences distinguish.
 CATEGORIES: Final[dict[str, Verdict]] = {
     "throttlingexception": limited(),
     "throttling": limited(),
@@ -58,28 +64,30 @@ CATEGORIES: Final[dict[str, Verdict]] = {
     "internalerror": transient("server_error"),
     "modelerrorexception": transient("server_error"),
 }
-_NO_CREDENTIALS: Final = frozenset(
-    """botocore.NoCredentialsError botocore.PartialCredentialsError botocore.CredentialRetrievalError
-    botocore.TokenRetrievalError botocore.UnauthorizedSSOTokenError botocore.NoAuthTokenError botocore.SSOError
-    botocore.SSOTokenLoadError botocore.LoginError botocore.LoginRefreshRequired botocore.LoginTokenLoadError
-    botocore.LoginInsufficientPermissions botocore.RefreshWithMFAUnsupportedError
-    botocore.MetadataRetrievalError""".split()
+_WITHOUT_CREDENTIALS: Final = frozenset(
+    """botocore.NoCredentialsError botocore.PartialCredentialsError
+    botocore.CredentialRetrievalError botocore.TokenRetrievalError
+    botocore.UnauthorizedSSOTokenError botocore.NoAuthTokenError botocore.SSOError
+    botocore.SSOTokenLoadError botocore.LoginError botocore.LoginRefreshRequired
+    botocore.LoginTokenLoadError botocore.LoginInsufficientPermissions
+    botocore.RefreshWithMFAUnsupportedError botocore.MetadataRetrievalError""".split()
 )
-ONLY_FOR: Final = _NO_CREDENTIALS | {
-    "botocore.BotoCoreError", "botocore.ParamValidationError", "botocore.NoRegionError", "botocore.UnknownServiceError"
-}  # fmt: skip
-_BUG: Final = Verdict(ErrorKind.CALLER_BUG)
+ONLY_FOR: Final = _WITHOUT_CREDENTIALS | {
+    "botocore.BotoCoreError",
+    "botocore.ParamValidationError",
+    "botocore.NoRegionError",
+    "botocore.UnknownServiceError",
+}
 _FULL: Final = limited("capacity")
-_DEAD: Final = dead("invalid_credentials")
 
 
-def CLASSES(evidence: Evidence) -> Verdict | None:  # noqa: N802  # one of the names a provider's file may have
-    """Return what botocore refused before anything was sent.
+def by_class(evidence: Evidence) -> Verdict | None:
+    """Return why botocore refused to send a request.
 
-    What is of the network has been told by its class; all others are about what it was given.
+    Its errors of the network are recognised before; all others are about the arguments.
     """
-    names = evidence.shape.names
-    evidence.sign = ("class", names[0])
-    if not _NO_CREDENTIALS.isdisjoint(names):
-        return _DEAD
-    return _FULL if "botocore.CapacityNotAvailableError" in names else _BUG
+    names = evidence.error_class.names
+    evidence.matched_by = ("class", names[0])
+    if not _WITHOUT_CREDENTIALS.isdisjoint(names):
+        return NO_CREDENTIALS
+    return _FULL if "botocore.CapacityNotAvailableError" in names else CALLER_BUG

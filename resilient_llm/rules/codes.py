@@ -1,11 +1,11 @@
-"""Machine-readable words in a body which the OpenAI-compatible dialect and its friends share.
+"""Machine-readable codes that OpenAI-compatible and similar APIs send in a body.
 
-A code wins over the sentence, the status and the class of an error: ``insufficient_quota``
-arrives as a 429, an invalid key as a 400. Only words that name a cause are here; the
-generic ones (``invalid_request_error``, ``server_error``) say less than a status and are
-in ``CATEGORIES``, asked when nothing better is known.
+A code takes precedence over the sentence, the status and the class of an error:
+``insufficient_quota`` arrives as a 429, an invalid key as a 400. `CODES` holds codes that
+name a cause; generic ones (``invalid_request_error``, ``server_error``) are less specific
+than a status and are in `CATEGORIES`, which are asked later.
 
-All words are lower-cased; a code with capitals (``NOT_FOUND``, ``DeploymentNotFound``) is
+All codes are lower-cased; a code with capitals (``NOT_FOUND``, ``DeploymentNotFound``) is
 found by its lower-cased form.
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from resilient_llm._values.kinds import ErrorKind
-from resilient_llm.rules._evidence import dead, limited, transient, wrong_request
+from resilient_llm.rules._verdicts import dead, limited, transient, wrong_request
 
 if TYPE_CHECKING:
     from resilient_llm._values.verdict import Verdict
@@ -26,28 +26,31 @@ def _same(verdict: Verdict, words: str) -> dict[str, Verdict]:
 
 
 CODES: Final[dict[str, Verdict]] = {
-    # Money spent: the account is over, so the provider is.
+    # The account has no money left, which concerns all targets of the provider.
     **_same(
         dead("insufficient_quota"),
-        """insufficient_quota insufficient_balance insufficient_credits insufficient_funds insufficient_user_quota
-        credit_balance_exhausted credit_balance_too_low credits_exhausted quota_exhausted exceeded_current_quota_error
-        organization_spend_limit_exceeded organization_usage_limit_exceeded project_spend_limit_exceeded
-        enforced_spend_limit_reached spend_limit_reached spend_limit_exceeded billing_hard_limit_reached
-        monthly_limit_exceeded budget_exceeded payment_required billing_error token_quota_reached arrearage
-        linked_organization_billing_unavailable linked_organization_spend_limit_reached contract_spend_limit_reached""",
+        """insufficient_quota insufficient_balance insufficient_credits insufficient_funds
+        insufficient_user_quota credit_balance_exhausted credit_balance_too_low credits_exhausted
+        quota_exhausted exceeded_current_quota_error organization_spend_limit_exceeded
+        organization_usage_limit_exceeded project_spend_limit_exceeded
+        enforced_spend_limit_reached spend_limit_reached spend_limit_exceeded
+        billing_hard_limit_reached monthly_limit_exceeded budget_exceeded payment_required
+        billing_error token_quota_reached arrearage linked_organization_billing_unavailable
+        linked_organization_spend_limit_reached contract_spend_limit_reached""",
     ),
     **_same(
         dead("account_disabled"),
-        """billing_not_active account_deactivated account_disabled account_suspended account_inactive
-        organization_restricted organization_disabled organization_deactivated organization_on_hold consumer_suspended
-        key_suspended access_terminated""",
+        """billing_not_active account_deactivated account_disabled account_suspended
+        account_inactive organization_restricted organization_disabled organization_deactivated
+        organization_on_hold consumer_suspended key_suspended access_terminated""",
     ),
     **_same(
         dead("invalid_credentials"),
-        """invalid_api_key incorrect_api_key api_key_invalid wrong_api_key invalid_key invalid_authentication
-        invalid_authentication_error authentication_error auth_error unauthenticated unauthorized invalid_token
-        expired_token token_expired api_key_expired api_key_disabled missing_api_key no_api_key
-        access_token_type_unsupported access_token_expired invalid_iam_token invalid_credentials""",
+        """invalid_api_key incorrect_api_key api_key_invalid wrong_api_key invalid_key
+        invalid_authentication invalid_authentication_error authentication_error auth_error
+        unauthenticated unauthorized invalid_token expired_token token_expired api_key_expired
+        api_key_disabled missing_api_key no_api_key access_token_type_unsupported
+        access_token_expired invalid_iam_token invalid_credentials""",
     ),
     **_same(
         dead("permission_denied", scope="target"),
@@ -55,50 +58,58 @@ CODES: Final[dict[str, Verdict]] = {
     ),
     **_same(
         dead("permission_denied"),
-        "no_organization service_disabled api_key_service_blocked ip_not_allowed ip_not_authorized cmek_key_disabled cmek_key_network_blocked",
+        """no_organization service_disabled api_key_service_blocked ip_not_allowed
+        ip_not_authorized cmek_key_disabled cmek_key_network_blocked""",
     ),
     **_same(
         dead("model_not_found", scope="target"),
-        """model_not_found model_not_found_error model_not_exist model_not_available model_not_supported
-        model_not_allowed model_decommissioned model_deprecated model_removed unknown_model invalid_model
-        unavailable_model deploymentnotfound deployment_not_found operationnotsupported modelnotfound""",
+        """model_not_found model_not_found_error model_not_exist model_not_available
+        model_not_supported model_not_allowed model_decommissioned model_deprecated model_removed
+        unknown_model invalid_model unavailable_model deploymentnotfound deployment_not_found
+        operationnotsupported modelnotfound""",
     ),
     **_same(
         dead("region_unsupported"),
-        "unsupported_country_region_territory unsupported_region user_location_invalid location_unsupported",
+        """unsupported_country_region_territory unsupported_region user_location_invalid
+        location_unsupported""",
     ),
     **_same(
         wrong_request("context_length_exceeded"),
-        """context_length_exceeded context_window_exceeded exceed_context_size_error context_length_error
-        model_context_window_exceeded string_above_max_length tokens_limit_reached max_context_length_exceeded input_too_long prompt_too_long""",
+        """context_length_exceeded context_window_exceeded exceed_context_size_error
+        context_length_error model_context_window_exceeded string_above_max_length
+        tokens_limit_reached max_context_length_exceeded input_too_long prompt_too_long""",
     ),
     **_same(
         wrong_request("content_policy"),
-        """content_filter content_filtered content_policy_violation contentfilter responsibleaipolicyviolation
-        content_filter_error moderation_blocked invalid_prompt data_inspection_failed datainspectionfailed
-        sensitive_words_detected sensitivecontentdetected inputtextsensitivecontentdetected
-        outputtextsensitivecontentdetected safety_violation refusal cyber_policy_violation sensitive_content guardrail_violation""",
+        """content_filter content_filtered content_policy_violation contentfilter
+        responsibleaipolicyviolation content_filter_error moderation_blocked invalid_prompt
+        data_inspection_failed datainspectionfailed sensitive_words_detected
+        sensitivecontentdetected inputtextsensitivecontentdetected
+        outputtextsensitivecontentdetected safety_violation refusal cyber_policy_violation
+        sensitive_content guardrail_violation""",
     ),
     **_same(
         wrong_request("unsupported_parameter"),
-        """unsupported_parameter unsupported_value parameter_not_supported unknown_parameter unrecognized_parameter
-        unsupported_model_feature extra_forbidden not_supported_error""",
+        """unsupported_parameter unsupported_value parameter_not_supported unknown_parameter
+        unrecognized_parameter unsupported_model_feature extra_forbidden not_supported_error""",
     ),
     **_same(
         wrong_request("too_large"),
-        "request_too_large payload_too_large max_tokens_per_request rate_limit_request_too_large request_entity_too_large",
+        """request_too_large payload_too_large max_tokens_per_request
+        rate_limit_request_too_large request_entity_too_large""",
     ),
     **_same(
         wrong_request("invalid_request"),
         """invalid_value missing_required_parameter invalid_type invalid_image
         invalid_image_format image_too_large invalid_function_parameters invalid_json_schema""",
     ),
-    # What a request names and the provider has not stored.
+    # A stored thing that the request names does not exist.
     **_same(
         wrong_request(),
-        """previous_response_not_found thread_not_found file_not_found image_not_found item_not_found response_not_found
-        conversation_not_found message_not_found assistant_not_found batch_not_found run_not_found
-        vector_store_not_found upload_not_found session_not_found dataset_not_found user_profile_not_found""",
+        """previous_response_not_found thread_not_found file_not_found image_not_found
+        item_not_found response_not_found conversation_not_found message_not_found
+        assistant_not_found batch_not_found run_not_found vector_store_not_found upload_not_found
+        session_not_found dataset_not_found user_profile_not_found""",
     ),
     **_same(transient("conflict"), "conversation_locked thread_continue_in_flight"),
     **_same(limited(), "in_flight_budget_exhausted"),
@@ -107,74 +118,78 @@ CODES: Final[dict[str, Verdict]] = {
     ),
     **_same(
         transient("overloaded"),
-        """overloaded overloaded_error server_is_overloaded server_overloaded engine_overloaded engine_overloaded_error
-        model_overloaded service_tier_capacity_exceeded""",
+        """overloaded overloaded_error server_is_overloaded server_overloaded engine_overloaded
+        engine_overloaded_error model_overloaded service_tier_capacity_exceeded""",
     ),
     **_same(transient("timeout"), "timeout_error request_timeout deadline_exceeded"),
     **_same(transient("model_loading"), "model_loading model_not_ready model_warming_up"),
     **_same(limited("capacity"), "capacity_exceeded capacity_exceeded_error no_capacity"),
 }
 
-# Words that say no more than a status does, and are asked after it; see `sure_category`.
+# Codes that are no more specific than a status and are asked after it; see `sure_category`.
 CATEGORIES: Final[dict[str, Verdict]] = {
     **_same(
         limited(),
-        """rate_limit_exceeded rate_limit_error rate_limited rate_limit rate_limit_reached_error rate_limit_reached
-        rate_limit_reached_requests rate_limit_reached_tokens too_many_requests toomanyrequests model_rate_limit
-        requests_limit_exceeded tokens_limit_exceeded limit_requests limit_burst_rate token_quota_exceeded
+        """rate_limit_exceeded rate_limit_error rate_limited rate_limit rate_limit_reached_error
+        rate_limit_reached rate_limit_reached_requests rate_limit_reached_tokens
+        too_many_requests toomanyrequests model_rate_limit requests_limit_exceeded
+        tokens_limit_exceeded limit_requests limit_burst_rate token_quota_exceeded
         request_quota_exceeded concurrency_limit_exceeded throttling_error throttled slow_down""",
     ),
     **_same(
         transient("server_error"),
-        """server_error internal_error internal_server_error internalservererror api_error service_error
-        internal unknown unknown_error data_loss""",
+        """server_error internal_error internal_server_error internalservererror api_error
+        service_error internal unknown unknown_error data_loss""",
     ),
     **_same(
         transient("overloaded"),
-        "service_unavailable_error service_unavailable serviceunavailable unavailable_error unavailable",
+        """service_unavailable_error service_unavailable serviceunavailable unavailable_error
+        unavailable""",
     ),
     **_same(transient("timeout"), "timeout gateway_timeout"),
     **_same(transient("conflict"), "conflict conflict_error aborted"),
-    # What a key may not do is often one model: only the target is charged.
+    # A missing permission is often for one model: only the target is charged.
     **_same(
         dead("permission_denied", scope="target"),
-        "permission_error permission_denied permission_denied_error permissiondenied access_denied accessdenied forbidden",
+        """permission_error permission_denied permission_denied_error permissiondenied
+        access_denied accessdenied forbidden""",
     ),
     **_same(dead("model_not_found", scope="target"), "not_found_error not_found notfounderror"),
     **_same(
         wrong_request(),
-        "invalid_request_error invalid_request badrequesterror bad_request_error bad_request invalid_argument",
+        """invalid_request_error invalid_request badrequesterror bad_request_error bad_request
+        invalid_argument""",
     ),
     **_same(
         wrong_request("invalid_request"),
         "already_exists failed_precondition out_of_range unprocessable_entity_error",
     ),
     **_same(dead("endpoint_not_found", scope="target"), "unimplemented"),
-    # gRPC says this for throttling and for a spent quota; the sentences have been asked.
+    # gRPC sends this for throttling and for a spent quota; the sentences are asked before.
     **_same(limited(), "resource_exhausted"),
-    # A server's cancellation is no cancellation of ours.
+    # A cancellation by the server is a failure, not a cancellation by the caller.
     **_same(transient("server_error"), "cancelled"),
 }
 
 
 def cause(evidence: Evidence) -> Verdict | None:
-    """Return what a code in the body or the error says for certain."""
+    """Return the verdict on a code that names a cause."""
     for code in evidence.codes:
         verdict = CODES.get(code)
         if verdict is None and code.startswith("billing_"):
             verdict = CODES["billing_error"]
         if verdict is not None:
-            evidence.sign = ("code", code)
+            evidence.matched_by = ("code", code)
             return verdict
     return None
 
 
 def sure_category(evidence: Evidence) -> Verdict | None:
-    """Return what a generic code says where it is worth more than the status.
+    """Return the verdict on a generic code where it is more reliable than the status.
 
-    Being too fast is believed under any status but those that no wait cures: groq sends
+    A rate limit counts under every status but those that no wait mends: groq sends
     ``rate_limit_exceeded`` with 413 for one request above the tokens per minute, Google
-    ``RESOURCE_EXHAUSTED`` with 402. A refusal is believed under the vague 400 and 500.
+    ``RESOURCE_EXHAUSTED`` with 402. A missing permission counts under 400 and 500.
     """
     verdict = category(evidence)
     if verdict is None:
@@ -188,10 +203,10 @@ def sure_category(evidence: Evidence) -> Verdict | None:
 
 
 def category(evidence: Evidence) -> Verdict | None:
-    """Return what the most special generic code says."""
+    """Return the verdict on the most specific generic code."""
     for code in evidence.codes:
         verdict = CATEGORIES.get(code)
         if verdict is not None:
-            evidence.sign = ("code", code)
+            evidence.matched_by = ("code", code)
             return verdict
     return None

@@ -1,33 +1,36 @@
-"""Google's Gemini API, and the errors of google-auth, which never reach it."""
+"""Google's Gemini API, and errors of google-auth, which are raised before a request is sent."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from resilient_llm._values.kinds import ErrorKind
-from resilient_llm._values.verdict import Verdict
 from resilient_llm.rules import hints
-from resilient_llm.rules._evidence import MOST_DETAILS, attribute, dead, limited, transient
+from resilient_llm.rules._bodies import MOST_DETAILS
+from resilient_llm.rules._foreign import attribute
+from resilient_llm.rules._verdicts import (
+    BROKEN,
+    CALLER_BUG,
+    NO_CREDENTIALS,
+    SERVER_ERROR,
+    limited,
+)
 from resilient_llm.rules.websockets import CLOSE_CODES
 
 if TYPE_CHECKING:
+    from resilient_llm._values.verdict import Verdict
     from resilient_llm.rules._evidence import Evidence
 
-HINTS_ONLY_FOR: Final = frozenset(("google.GoogleAPICallError",))
+RETRY_AFTER_ONLY_FOR: Final = frozenset(("google.GoogleAPICallError",))
 _MOST_VIOLATIONS: Final = 8
 _FOR_A_DAY: Final = limited("quota_window", retryable=False)
-_NO_KEY: Final = dead("invalid_credentials")
-_BROKEN: Final = transient("network")
-_BRIEFLY: Final = transient("server_error")
-_BUG: Final = Verdict(ErrorKind.CALLER_BUG)
 
 
-def SENTENCES(evidence: Evidence) -> Verdict | None:  # noqa: N802  # one of the names a provider's file may have
-    """Return that the quota of a day is used up, whatever shorter wait the same answer names."""
+def by_message(evidence: Evidence) -> Verdict | None:
+    """Return that the quota of a day is used up, also if the same answer names a shorter wait."""
     for part in evidence.parts:
         limit: Any = part.get("quota_limit")
         if isinstance(limit, str) and "PerDay" in limit:
-            evidence.sign = ("field", "metadata.quota_limit names a day")
+            evidence.matched_by = ("field", "metadata.quota_limit names a day")
             return _FOR_A_DAY
         violations: Any = part.get("violations")
         for violation in (
@@ -39,31 +42,32 @@ def SENTENCES(evidence: Evidence) -> Verdict | None:  # noqa: N802  # one of the
                 else None
             )
             if isinstance(quota, str) and "PerDay" in quota:
-                evidence.sign = ("field", "violations[].quotaId names a day")
+                evidence.matched_by = ("field", "violations[].quotaId names a day")
                 return _FOR_A_DAY
     return None
 
 
-def CLASSES(evidence: Evidence) -> Verdict | None:  # noqa: N802  # one of the names a provider's file may have
-    """Return what google-auth or the SDK says without an answer of the API."""
-    names = evidence.shape.names
-    evidence.sign = ("class", names[0])
+def by_class(evidence: Evidence) -> Verdict | None:
+    """Return the cause of an error that google-auth or the SDK raises by itself."""
+    names = evidence.error_class.names
+    evidence.matched_by = ("class", names[0])
     if "google.TransportError" in names:
-        return _BROKEN
+        return BROKEN
     if "google.GoogleAuthError" in names:
-        return _BRIEFLY if evidence.facts.get("_retryable") is True else _NO_KEY
+        is_retryable = evidence.attributes.get("_retryable") is True
+        return SERVER_ERROR if is_retryable else NO_CREDENTIALS
     if "google.FunctionInvocationError" in names:
-        return _BUG  # a function of the caller's own, called for the model
-    code = evidence.facts.get("code")  # of a live session: how the websocket was closed
+        return CALLER_BUG  # a function of the caller, called for the model
+    code = evidence.attributes.get("code")  # of a live session: the close code of the websocket
     if "google.APIError" in names and isinstance(code, int) and code in CLOSE_CODES:
-        evidence.sign = ("close code", code)
+        evidence.matched_by = ("close code", code)
         return CLOSE_CODES[code]
     return None
 
 
-def HINTS(evidence: Evidence) -> float | None:  # noqa: N802  # one of the names a provider's file may have
+def retry_after(evidence: Evidence) -> float | None:
     """Return the wait in the details of google.api_core, which are messages of protobuf."""
-    details = evidence.facts.get("_details")
+    details = evidence.attributes.get("_details")
     for detail in cast("list[Any]", details)[:MOST_DETAILS] if isinstance(details, list) else ():
         delay = attribute(detail, "retry_delay")
         whole, nanos = attribute(delay, "seconds"), attribute(delay, "nanos")

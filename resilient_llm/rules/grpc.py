@@ -1,4 +1,4 @@
-"""Errors of gRPC (xai-sdk, Google's older clients): the wait stands in the trailing metadata.
+"""Errors of gRPC (xai-sdk, Google's older clients), with the wait in the trailing metadata.
 
 The status code and the details are read like a code and a message.
 """
@@ -9,33 +9,31 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from resilient_llm.rules import hints
-from resilient_llm.rules._evidence import LONGEST_BODY, called, transient
+from resilient_llm.rules._bodies import LONGEST_BODY
+from resilient_llm.rules._foreign import called
+from resilient_llm.rules._verdicts import REFUSED
 
 if TYPE_CHECKING:
     from resilient_llm._values.verdict import Verdict
     from resilient_llm.rules._evidence import Evidence
 
-
 ONLY_FOR: Final = frozenset(("grpc.RpcError",))
 _MOST_PAIRS: Final = 256
 _LONGEST_VARINT: Final = 63
-_REFUSED: Final = transient("network", scope="provider")
 
 
-def SENTENCES(evidence: Evidence) -> Verdict | None:  # noqa: N802  # one of the names a provider's file may have
-    """Return that no connection came about; gRPC says UNAVAILABLE to that and to a busy server."""
+def by_message(evidence: Evidence) -> Verdict | None:
+    """Return that no connection was made; gRPC calls that and a busy server UNAVAILABLE."""
     for words in ("failed to connect to all addresses", "dns resolution failed"):
         if words in evidence.text:
-            evidence.sign = ("words", (words,))
-            return _REFUSED
+            evidence.matched_by = ("words", (words,))
+            return REFUSED
     return None
 
 
-def HINTS(evidence: Evidence) -> float | None:  # noqa: N802  # one of the names a provider's file may have
+def retry_after(evidence: Evidence) -> float | None:
     """Return the wait in the trailing metadata of a call that failed."""
-    method = (
-        evidence.facts.get("trailing_metadata") if "trailing_metadata" in evidence.facts else None
-    )
+    method = evidence.attributes.get("trailing_metadata")
     pairs: Any = (called(method) or ()) if callable(method) else ()
     for pair in islice(pairs, _MOST_PAIRS):
         if not isinstance(pair, tuple) or len(cast("tuple[Any, ...]", pair)) < 2:

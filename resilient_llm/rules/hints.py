@@ -1,9 +1,9 @@
-"""How long a provider asks us to wait: every dialect of ``Retry-After``.
+"""How long a provider asks to wait: every form of ``Retry-After``.
 
-Pure functions over what was read from an error; the only clock is the wall time that is
-handed in, for dates. A hint is a finite number of seconds from 0 to a day: 0 is a hint
-("now"), a negative number, a word, NaN or infinity is none, and what is absurdly long is
-cut to a day. The chain cuts further where it benches and waits.
+Pure functions over what was read from an error; the wall time, for dates, is an argument. A
+hint is a finite number of seconds from 0 to a day. 0 is a hint ("now"); a negative number,
+a word, NaN and infinity are not; a longer wait is cut to a day. The chain cuts further
+where it benches and waits.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from resilient_llm.rules._memo import STOCK_PHRASE, remembering
+from resilient_llm.rules._memo import LONGEST_TEXT, memoized
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -21,12 +21,12 @@ LONGEST: Final = 86_400.0
 _MILLISECONDS: Final = ("retry-after-ms", "x-retry-after-ms", "x-ms-retry-after-ms")
 _SECONDS: Final = ("retry-after", "x-retry-after", "x-amzn-bedrock-retry-after")
 _FIELDS: Final = (
-    ("retry_after_ms", 1000), ("retry_after", 1), ("retry_after_seconds", 1), ("retryAfter", 1), ("retryAfterSeconds", 1),
-    ("resets_in_seconds", 1), ("estimated_time", 1),
+    ("retry_after_ms", 1000), ("retry_after", 1), ("retry_after_seconds", 1),
+    ("retryAfter", 1), ("retryAfterSeconds", 1), ("resets_in_seconds", 1), ("estimated_time", 1),
 )  # fmt: skip
 _HINTS: Final = frozenset(("retryDelay", *(name for name, _ in _FIELDS)))
 _LONGEST_VALUE: Final = 64
-_LARGEST: Final = 1e300  # a whole number above it is no float
+_LARGEST: Final = 1e300  # a larger whole number may not fit a float
 # A number above this is a moment, not a duration: seconds since 1970 in the year 2001.
 _EPOCH: Final = 1e9
 
@@ -47,7 +47,8 @@ _ASKS: Final = re.compile(
     r"(?:\s+(?:again|after|in|for|at least|about|approximately)){0,4}[\s:~]{0,8}(?=\d)"
 )
 _SPELLED: Final = re.compile(
-    r"(?:m(?:illi)?s(?:ec(?:ond)?s?)?|s(?:ec(?:ond)?s?)?|m(?:in(?:ute)?s?)?|h(?:(?:ou)?rs?)?|d(?:ays?)?)?"
+    r"(?:m(?:illi)?s(?:ec(?:ond)?s?)?|s(?:ec(?:ond)?s?)?|m(?:in(?:ute)?s?)?|h(?:(?:ou)?rs?)?"
+    r"|d(?:ays?)?)?"
 )
 
 
@@ -72,7 +73,7 @@ def _number(value: str) -> float | None:
 
 
 def moment_or_seconds(value: str, now: float) -> float | None:
-    """Read one header's value in any dialect.
+    """Return the wait that one header's value means, in any form.
 
     Seconds (``1.5``), a Go duration (``6m0s``, ``812ms``), an HTTP date, RFC 3339, or
     seconds or milliseconds since 1970.
@@ -94,7 +95,7 @@ def moment_or_seconds(value: str, now: float) -> float | None:
 
 
 def from_headers(headers: Mapping[str, str], now: float) -> float | None:
-    """Return the wait that ``Retry-After`` or one of its relatives names.
+    """Return the wait in ``Retry-After`` or a similar header.
 
     Args:
         headers: ``{lower-cased name: value}``.
@@ -112,9 +113,9 @@ def from_headers(headers: Mapping[str, str], now: float) -> float | None:
 
 
 def from_buckets(headers: Mapping[str, str], now: float) -> float | None:
-    """Return when the exhausted buckets are full again; the longest, since all must have room.
+    """Return when the exhausted limits are reset; the longest wait, since all limits apply.
 
-    For rate limits only: with any other error these headers speak of something else.
+    For rate limits only: with any other error these headers are not about the error.
     """
     exhausted: list[float] = []
     unclear: list[float] = []
@@ -138,12 +139,12 @@ def from_buckets(headers: Mapping[str, str], now: float) -> float | None:
             unclear.append(hint)
         elif remaining.strip() in ("0", "0.0"):
             exhausted.append(hint)
-    # Who names no remaining numbers has one bucket, and it is the one that is empty.
+    # Without remaining numbers, a single limit is the one that is exhausted.
     return max(exhausted) if exhausted else unclear[0] if len(unclear) == 1 else None
 
 
 def from_parts(parts: Iterable[Mapping[str, Any]]) -> float | None:
-    """Return the hint among the fields of a body: Google's ``retryDelay`` and its like."""
+    """Return the hint among the fields of a body, such as Google's ``retryDelay``."""
     for part in parts:
         if _HINTS.isdisjoint(part):
             continue
@@ -166,10 +167,10 @@ def from_parts(parts: Iterable[Mapping[str, Any]]) -> float | None:
 
 def from_text(text: str) -> float | None:
     """Return the hint in a lower-cased sentence, such as "try again in 7m12s"."""
-    return _read_before(text) if len(text) <= STOCK_PHRASE else _asked_for(text)
+    return _wait_memoized(text) if len(text) <= LONGEST_TEXT else _wait_in(text)
 
 
-def _asked_for(text: str) -> float | None:
+def _wait_in(text: str) -> float | None:
     if not (
         "again" in text
         or "retry" in text
@@ -182,13 +183,13 @@ def _asked_for(text: str) -> float | None:
     return spelled_out(text[match.end() : match.end() + 64]) if match else None
 
 
-_read_before: Final = remembering(_asked_for)
+_wait_memoized: Final = memoized(_wait_in)
 
 
 def spelled_out(text: str) -> float | None:
     """Return the duration with which a text begins: ``20s``, ``7m12s``, ``1 minute 30 seconds``.
 
-    A number without a unit is in seconds; a number of something else is no duration.
+    A number without a unit is in seconds; a number before another word is not a duration.
     """
     total = 0.0
     end = 0

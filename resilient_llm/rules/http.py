@@ -1,14 +1,16 @@
-"""What an HTTP status means when neither a code nor a sentence said more."""
+"""What an HTTP status means if neither a code nor a sentence is more specific."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Final
 
-from resilient_llm.rules._evidence import (
+from resilient_llm.rules._class_info import package_of
+from resilient_llm.rules._verdicts import (
+    BAD_BODY,
+    SERVER_ERROR,
     dead,
     limited,
-    package_of,
     stamped,
     transient,
     wrong_request,
@@ -25,8 +27,8 @@ _STATUSES: Final[dict[int, Verdict]] = {
     401: dead("invalid_credentials"),
     402: dead("insufficient_quota"),
     403: dead("permission_denied", scope="target"),
-    # A path or a model that is not there. What was not found in a store of the provider's
-    # (an item, a file) is told by a sentence or a code.
+    # A path or a model that does not exist. A stored item or file that does not exist has a
+    # sentence or a code.
     404: dead("model_not_found", scope="target"),
     405: dead("endpoint_not_found", scope="target"),
     407: dead("invalid_credentials"),
@@ -43,9 +45,7 @@ _STATUSES: Final[dict[int, Verdict]] = {
     429: limited(),
     431: wrong_request("too_large"),
     451: dead("region_unsupported"),
-    498: dead(
-        "invalid_credentials"
-    ),  # "invalid token"; groq, which means something else by it, sends a code
+    498: dead("invalid_credentials"),  # "invalid token"; groq sends a code with it
     499: transient("server_error"),
     501: dead("endpoint_not_found", scope="target"),
     502: transient("gateway"),
@@ -56,9 +56,7 @@ _STATUSES: Final[dict[int, Verdict]] = {
     599: transient("timeout"),
 }
 _GATEWAY: Final = transient("gateway")  # 52x and 530: a proxy in front, mostly Cloudflare
-_SERVER: Final = transient("server_error")
-_MOVED: Final = dead("endpoint_not_found", scope="target")
-_NOT_THERE: Final = dead("endpoint_not_found", scope="target")
+_NO_ENDPOINT: Final = dead("endpoint_not_found", scope="target")
 
 BY_STATUS: Final[dict[int, Verdict]] = {}
 
@@ -68,8 +66,8 @@ def _verdict_of(status: int) -> Verdict:
     if known is not None:
         return stamped(known, status, None)
     if status >= 500:
-        return stamped(_GATEWAY if 520 <= status <= 530 else _SERVER, status, None)
-    return stamped(_STATUSES[400] if status >= 400 else _MOVED, status, None)
+        return stamped(_GATEWAY if 520 <= status <= 530 else SERVER_ERROR, status, None)
+    return stamped(_STATUSES[400] if status >= 400 else _NO_ENDPOINT, status, None)
 
 
 for _status in range(300, 600):
@@ -77,7 +75,7 @@ for _status in range(300, 600):
 
 
 def by_status(evidence: Evidence) -> Verdict | None:
-    """Return what the status says; None without one and for what did not fail."""
+    """Return the verdict on the status of a failure; None without one."""
     status = evidence.failed_status
     if status is None:
         return None
@@ -86,20 +84,27 @@ def by_status(evidence: Evidence) -> Verdict | None:
         and not evidence.codes
         and evidence.text.strip() in ("", "not found", "404 page not found")
     ):
-        evidence.sign = ("status without a word", status)
-        return stamped(_NOT_THERE, status, None)
-    evidence.sign = ("status", status)
+        evidence.matched_by = ("status without a word", status)
+        return stamped(_NO_ENDPOINT, status, None)
+    evidence.matched_by = ("status", status)
     return BY_STATUS[status]
 
 
-# urllib3 gives up retrying with these words and keeps no response.
+def by_success(evidence: Evidence) -> Verdict | None:
+    """Return that an answer could not be read, for an error that a client raised on a success."""
+    status = evidence.status
+    evidence.matched_by = ("status of a success", status)
+    return BAD_BODY if status is not None and status < 300 else None
+
+
+# urllib3 stops retrying with these words and keeps no response.
 _LONGEST_WORDS: Final = 1_000
 _TOO_MANY: Final = re.compile(r"too many (\d{3}) error responses")
 GAVE_UP: Final = frozenset(("urllib3.MaxRetryError", "requests.RetryError"))
 
 
 def by_retries(evidence: Evidence) -> Verdict | None:
-    """Return what the status says with which urllib3's own retries ended."""
+    """Return the verdict on the status with which urllib3's own retries ended."""
     for inner in evidence.inner():
         words = inner.args[0] if inner.args else None
         if (
@@ -107,12 +112,12 @@ def by_retries(evidence: Evidence) -> Verdict | None:
             and isinstance(words, str)
             and (match := _TOO_MANY.search(words[:_LONGEST_WORDS]))
         ):
-            evidence.sign = ("status", int(match[1]))
+            evidence.matched_by = ("status", int(match[1]))
             return BY_STATUS.get(int(match[1]))
     return None
 
 
 def asks_to_retry(waits: Mapping[str, str]) -> bool | None:
-    """Return what ``x-should-retry`` says, the header that openai and anthropic send to their SDKs."""
+    """Return the value of ``x-should-retry``, which openai and anthropic send to their SDKs."""
     value = waits.get("x-should-retry", "").lower()
     return True if value == "true" else False if value == "false" else None

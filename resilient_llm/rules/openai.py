@@ -1,48 +1,56 @@
-"""The SDKs made by the generator of openai's, and the wrappers that name their classes alike."""
+"""OpenAI's SDK, those made by the same generator, and wrappers with the same names of classes."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from resilient_llm.rules._evidence import dead, transient, wrong_request
+from resilient_llm.rules._verdicts import (
+    NO_CREDENTIALS,
+    POLICY,
+    STREAM_ERROR,
+    TRUNCATED,
+    dead,
+    wrong_request,
+)
 
 if TYPE_CHECKING:
     from resilient_llm._values.verdict import Verdict
-    from resilient_llm.rules._evidence import Evidence, Shape
+    from resilient_llm.rules._class_info import ErrorClass
+    from resilient_llm.rules._evidence import Evidence
 
-# Names that are as good as a code, from litellm and from openai's own helpers.
+# Names that are as specific as a code, from litellm and from openai's own helpers.
 NAMES: Final[dict[str, Verdict]] = {
     "ContextWindowExceededError": wrong_request("context_length_exceeded"),
-    "ContentPolicyViolationError": wrong_request("content_policy"),
-    "ContentFilterError": wrong_request("content_policy"),
-    "ContentFilterFinishReasonError": wrong_request("content_policy"),
+    "ContentPolicyViolationError": POLICY,
+    "ContentFilterError": POLICY,
+    "ContentFilterFinishReasonError": POLICY,
     "UnsupportedParamsError": wrong_request("unsupported_parameter"),
-    "LengthFinishReasonError": wrong_request("output_truncated"),
-    "InvalidTokenError": dead("invalid_credentials"),
+    "LengthFinishReasonError": TRUNCATED,
+    "InvalidTokenError": NO_CREDENTIALS,
     "ModelContextWindowExceededError": wrong_request("context_length_exceeded"),
     "ContextOverflowError": wrong_request("context_length_exceeded"),
     "ModelQuotaExceededError": dead("insufficient_quota"),
 }
-_IN_STREAM: Final = transient("stream_error")
 
 
-def cause_named(shape: Shape) -> Verdict | None:
+def cause_named(error_class: ErrorClass) -> Verdict | None:
     """Return the cause that the class of a client is named after."""
-    names = shape.simple_names if shape.is_client else ()
+    names = error_class.simple_names if error_class.is_client else ()
     return next((NAMES[name] for name in names if name in NAMES), None)
 
 
-def SENTENCES(evidence: Evidence) -> Verdict | None:  # noqa: N802  # one of the names a provider's file may have
+def by_message(evidence: Evidence) -> Verdict | None:
     """Return the cause that the class is named after."""
-    known = evidence.shape.verdicts
-    evidence.sign = ("class", evidence.shape.names[0])
+    known = evidence.error_class.verdicts
+    evidence.matched_by = ("class", evidence.error_class.names[0])
     if "openai" not in known:
-        known["openai"] = cause_named(evidence.shape)
+        known["openai"] = cause_named(evidence.error_class)
     return known["openai"]
 
 
-def CLASSES(evidence: Evidence) -> Verdict | None:  # noqa: N802  # one of the names a provider's file may have
-    """Return that the stream told of an error, if it did not say which: then it is a bare ``APIError``."""
-    shape = evidence.shape
-    evidence.sign = ("class", shape.names[0])
-    return _IN_STREAM if shape.is_client and shape.simple_names[0] == "APIError" else None
+def by_class(evidence: Evidence) -> Verdict | None:
+    """Return that a stream ended with an error without a cause: then it is a bare ``APIError``."""
+    error_class = evidence.error_class
+    evidence.matched_by = ("class", error_class.names[0])
+    is_bare = error_class.is_client and error_class.simple_names[0] == "APIError"
+    return STREAM_ERROR if is_bare else None

@@ -1,7 +1,7 @@
-"""Errors that point at code, and where exactly a broken body was read.
+"""Errors of Python itself: bugs of the caller, and bodies that could not be decoded.
 
-A bug is raised at once and unchanged: to fail over would hide it and pay for it. Only
-plain ``ValueError`` and ``RuntimeError`` count, since libraries derive their own errors
+A bug is raised at once and unchanged: a failover would hide it and pay for it. Only plain
+``ValueError`` and ``RuntimeError`` count as bugs, since libraries derive their own errors
 from them.
 """
 
@@ -10,9 +10,9 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Final
 
-from resilient_llm._values.kinds import ErrorKind
 from resilient_llm._values.verdict import Verdict
-from resilient_llm.rules._evidence import CLIENTS, transient, wrong_request
+from resilient_llm.rules._class_info import CLIENTS
+from resilient_llm.rules._verdicts import BAD_BODY, CALLER_BUG, OUT_OF_MEMORY, REFUSED
 from resilient_llm.rules.network import by_errno
 
 if TYPE_CHECKING:
@@ -20,39 +20,36 @@ if TYPE_CHECKING:
 
     from resilient_llm.rules._evidence import Evidence
 
-BUG: Final = Verdict(ErrorKind.CALLER_BUG)
-OUT_OF_MEMORY: Final = Verdict(ErrorKind.MEMORY_PRESSURE)
-_BROKEN_BODY: Final = transient("invalid_response")
-_TOO_LONG: Final = wrong_request("context_length_exceeded")
-
 _BUGS: Final = (
-    TypeError, AttributeError, NameError, AssertionError, LookupError, ArithmeticError, NotImplementedError,
-    RecursionError, ImportError, StopIteration, StopAsyncIteration, SyntaxError,
+    TypeError, AttributeError, NameError, AssertionError, LookupError, ArithmeticError,
+    NotImplementedError, RecursionError, ImportError, StopIteration, StopAsyncIteration,
+    SyntaxError,
 )  # fmt: skip
-# Classes raised where bytes or JSON were read, besides those of the standard library.
+# Classes that are raised where bytes or JSON are decoded.
 _DECODING: Final = frozenset(
-    """json.JSONDecodeError builtins.UnicodeDecodeError simplejson.JSONDecodeError pydantic_core.ValidationError
-    pydantic.ValidationError msgspec.DecodeError ujson.JSONDecodeError""".split()
+    """json.JSONDecodeError builtins.UnicodeDecodeError simplejson.JSONDecodeError
+    pydantic_core.ValidationError pydantic.ValidationError msgspec.DecodeError
+    ujson.JSONDecodeError""".split()
 )
-# Their frames are on the way from whoever asked for the decoding to where it failed.
+# Their frames are between the code that asked for the decoding and the place where it failed.
 _DECODERS: Final = frozenset(
-    """json simplejson orjson ujson jiter msgspec pydantic pydantic_core codecs encodings typing functools contextlib
-    asyncio concurrent threading anyio trio""".split()
+    """json simplejson orjson ujson jiter msgspec pydantic pydantic_core codecs encodings typing
+    functools contextlib asyncio concurrent threading anyio trio""".split()
 )
 
 
 def by_class(evidence: Evidence) -> Verdict | None:
-    """Return whether the class points at code, or at a body that could not be read."""
-    known = evidence.shape.verdicts
+    """Return whether the error is a bug, or a body that could not be decoded."""
+    known = evidence.error_class.verdicts
     if "python" not in known:
-        known["python"] = _of_class(type(evidence.error), evidence.shape.names)
+        known["python"] = _of_class(type(evidence.error), evidence.error_class.names)
     verdict: Verdict | str | None = known["python"]
-    evidence.sign = ("class", evidence.shape.names[0])
+    evidence.matched_by = ("class", evidence.error_class.names[0])
     if verdict == "decoding":
         if not raised_in_client(evidence.error):
-            return BUG
-        evidence.sign = ("raised in a client", evidence.shape.names[0])
-        return _BROKEN_BODY
+            return CALLER_BUG
+        evidence.matched_by = ("raised in a client", evidence.error_class.names[0])
+        return BAD_BODY
     if verdict == "oserror":
         return _of_os(evidence)
     return verdict if isinstance(verdict, Verdict) else None
@@ -66,45 +63,43 @@ def _of_class(cls: type[BaseException], names: tuple[str, ...]) -> Verdict | str
     if not _DECODING.isdisjoint(names):
         return "decoding"
     if issubclass(cls, _BUGS) or cls is ValueError or cls is RuntimeError:
-        return BUG
+        return CALLER_BUG
     is_standard = names[0].partition(".")[0] in sys.stdlib_module_names
     if is_standard and issubclass(cls, ValueError):
-        return BUG
+        return CALLER_BUG
     if is_standard and issubclass(cls, OSError):
         return "oserror"
     return None
 
 
 def _of_os(evidence: Evidence) -> Verdict | None:
-    """An OSError is about the network, about memory, or about files: the last is the caller's."""
+    """Return the verdict on an OSError: network, memory, or else files, which are the caller's."""
     import errno
 
     error = evidence.error
     if not isinstance(error, OSError):
         return None
-    evidence.sign = ("class", f"OSError {errno.errorcode.get(error.errno or 0, '')}".rstrip())
+    evidence.matched_by = ("class", f"OSError {errno.errorcode.get(error.errno or 0, '')}".rstrip())
     if error.errno == errno.ENOMEM:
         return OUT_OF_MEMORY
     found = by_errno(error)
     if found is not None:
         return found
-    # "Multiple exceptions: …" and "All connection attempts failed" carry no number.
+    # "Multiple exceptions: …" and "All connection attempts failed" have no number.
     if error.errno is None and _package(_innermost(error.__traceback__)) in (
         "asyncio",
         "anyio",
         "trio",
     ):
-        from resilient_llm.rules.network import REFUSED
-
         return REFUSED
-    return BUG
+    return CALLER_BUG
 
 
 def raised_in_client(error: BaseException) -> bool:
     """Return whether an error was raised inside a client library, and not in the caller's code.
 
-    The innermost frame that is no decoder's tells who wanted the data. It is a client's if
-    its package is known, or installed and another than the one which made the call.
+    The innermost frame outside of decoders is the code that wanted the data. It is a client if
+    its package is in `CLIENTS`, or if it is installed and not the one that made the call.
     """
     inner = outer = ""
     filename = ""

@@ -1,35 +1,34 @@
-"""Sentences by which providers tell a cause that has no code of its own.
+"""Sentences with which providers describe a cause that has no code.
 
-Asked only of errors in which a provider speaks (a client's class, a status or a body),
-never of a bare ``Exception``: its text may be anybody's. Which sentences are looked for
-depends on the status, which keeps an echoed prompt from being taken for a cause and the
-search short. Text in quotes is not the provider's own and does not count.
+Used for messages of providers only (a client's class, a status or a body), never for a bare
+``Exception``, whose text may have any origin. The status decides which sentences are
+searched for: this keeps the search short, and a repeated prompt from being taken for a
+cause. Text in quotes is not the provider's own and does not count.
 
-A sentence is a tuple of phrases, all lower-cased, which must all occur.
+A sentence is a tuple of phrases, lower-cased, which must all occur.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from resilient_llm._values.kinds import ErrorKind
-from resilient_llm._values.verdict import Verdict
-from resilient_llm.rules._evidence import dead, limited, transient, wrong_request
-from resilient_llm.rules._memo import STOCK_PHRASE, remembering
+from resilient_llm.rules._memo import LONGEST_TEXT, memoized
+from resilient_llm.rules._verdicts import OUT_OF_MEMORY, dead, limited, transient, wrong_request
 
 if TYPE_CHECKING:
+    from resilient_llm._values.verdict import Verdict
     from resilient_llm.rules._evidence import Evidence
 
-Sentence = tuple[tuple[str, ...], Verdict]
+Sentence: TypeAlias = "tuple[tuple[str, ...], Verdict]"
 
 
 class Cause(NamedTuple):
-    """The sentences for one cause.
+    """The sentences of one cause.
 
     Attributes:
-        keys: Words of which each of the sentences has one; most texts have none of them.
-        sentences: Phrases that must all occur, with their verdict.
+        keys: Each sentence has one of these words; most texts have none of them.
+        sentences: Each is phrases that must all occur, and their verdict.
     """
 
     keys: tuple[str, ...]
@@ -42,50 +41,65 @@ def _all(verdict: Verdict, *sentences: str) -> tuple[Sentence, ...]:
 
 
 MONEY: Final = Cause(
-    ("credit", "balance", "long context", "extra usage", "limit: 0", "fund", "quota", "spend", "billing", "usage limit", "budget", "spending cap", "key limit", "api calls / month", "payment", "free tier", "invoice", "past due"),
+    (
+        "credit", "balance", "long context", "extra usage", "limit: 0", "fund", "quota", "spend",
+        "billing", "usage limit", "budget", "spending cap", "key limit", "api calls / month",
+        "payment", "free tier", "invoice", "past due",
+    ),
     _all(
         dead("insufficient_quota"),
-        "insufficient credit", "insufficient balance", "insufficient funds", "insufficient quota",
-        "credit balance is too low", "credits are depleted", "credits have been exhausted", "no remaining credit",
-        "no prepaid credits", "no credits left", "no credits remaining", "no credits available", "have no credits",
-        "budget limit for this", "over budget", "budget has been exceeded", "spending cap", "spend cap", "required for long context", "free allocated quota exceeded",
-        "quota exceeded for metric + limit: 0,", "have any credits", "out of credits", "used all available credits", "purchase more credits",
-        "requires more credits", "spending limit", "spend limit", "reached your + usage limits", "key limit exceeded",
-        "exceeded its usage limits", "billing must be enabled", "enable billing", "payment required", "api calls / month",
-        "balance is insufficient", "account balance is", "account balance not", "insufficient account balance", "balance too low", "free tier of the model has been exhausted", "out of quota",
-        "unpaid invoice", "past due",
+        "insufficient credit", "insufficient balance", "insufficient funds",
+        "insufficient quota", "credit balance is too low", "credits are depleted",
+        "credits have been exhausted", "no remaining credit", "no prepaid credits",
+        "no credits left", "no credits remaining", "no credits available", "have no credits",
+        "budget limit for this", "over budget", "budget has been exceeded", "spending cap",
+        "spend cap", "required for long context", "free allocated quota exceeded",
+        "quota exceeded for metric + limit: 0,", "have any credits", "out of credits",
+        "used all available credits", "purchase more credits", "requires more credits",
+        "spending limit", "spend limit", "reached your + usage limits", "key limit exceeded",
+        "exceeded its usage limits", "billing must be enabled", "enable billing",
+        "payment required", "api calls / month", "balance is insufficient", "account balance is",
+        "account balance not", "insufficient account balance", "balance too low",
+        "free tier of the model has been exhausted", "out of quota", "unpaid invoice",
+        "past due",
     ),
 )  # fmt: skip
 ACCOUNT: Final = Cause(
     ("account", "organization has been", "has been suspended", "blocked", "disabled"),
     _all(
         dead("account_disabled"),
-        "organization has been disabled", "organization has been restricted", "account is not active", "account has been + suspended", "account has been + disabled", "account has been + blocked",
-        "account has been + deactivated", "account has been + terminated", "account has been + banned", "account has been + locked",
-        "account + is suspended", "has been suspended", "key is blocked", "key has been disabled", "account + deactivated",
+        "organization has been disabled", "organization has been restricted",
+        "account is not active", "account has been + suspended", "account has been + disabled",
+        "account has been + blocked", "account has been + deactivated",
+        "account has been + terminated", "account has been + banned",
+        "account has been + locked", "account + is suspended", "has been suspended",
+        "key is blocked", "key has been disabled", "account + deactivated",
     ),
 )  # fmt: skip
 KEY: Final = Cause(
     ("key", "environment variable", "auth", "credential", "token", "leaked"),
     _all(
         dead("invalid_credentials"),
-        "api key not valid", "invalid api key", "incorrect api key", "invalid x-api-key", "api key expired", "api key has expired",
-        "api key is invalid", "reported as leaked", "no api key was provided", "no api key provided", "missing api key",
-        "api_key client option must be set", "could not resolve authentication", "api key you provided is invalid",
-        "invalid authentication", "unable to locate credentials", "api key is missing", "did not provide an api key",
-        "provided api key is invalid", "token is expired", "token has expired", "missing credentials",
-        "passing in token or setting", "environment variable or pass",
+        "api key not valid", "invalid api key", "incorrect api key", "invalid x-api-key",
+        "api key expired", "api key has expired", "api key is invalid", "reported as leaked",
+        "no api key was provided", "no api key provided", "missing api key",
+        "api_key client option must be set", "could not resolve authentication",
+        "api key you provided is invalid", "invalid authentication",
+        "unable to locate credentials", "api key is missing", "did not provide an api key",
+        "provided api key is invalid", "token is expired", "token has expired",
+        "missing credentials", "passing in token or setting", "environment variable or pass",
     ),
 )  # fmt: skip
 REGION: Final = Cause(
     ("country", "countries", "region", "location"),
     _all(
         dead("region_unsupported"),
-        "country, region, or territory not supported", "user location is not supported", "not available in your country",
-        "not available in your region", "region not supported", "from unsupported countries",
+        "country, region, or territory not supported", "user location is not supported",
+        "not available in your country", "not available in your region", "region not supported",
+        "from unsupported countries",
     ),
 )  # fmt: skip
-# anthropic's whole message for a country that is not served; under a 400 it may be an echo.
+# anthropic's whole message for a country that is not served; with a 400 it may be a quote.
 COUNTRY: Final = Cause(
     ("request not allowed",), _all(dead("region_unsupported"), "request not allowed")
 )
@@ -101,77 +115,108 @@ PERMISSION: Final = Cause(
     ),
 )
 MODEL: Final = Cause(
-    ("model", "version does not exist", "on-demand", "end of its life", "api version", "llm provider", "arn is invalid"),
+    (
+        "model", "version does not exist", "on-demand", "end of its life", "api version",
+        "llm provider", "arn is invalid",
+    ),
     _all(
         dead("model_not_found", scope="target"),
-        "no models loaded", "unknown model", "model not found", "model not exist", "end of its life", "non-serverless model",
-        "does not work with the specified model", "is not found for api version", "llm provider not provided",
-        "model is not available", "model identifier is invalid", "on-demand throughput isn", "not a valid model id",
-        "no such model", "specified version does not exist", "invalid model name", "enabled only for api versions", "arn is invalid for the service region",
+        "no models loaded", "unknown model", "model not found", "model not exist",
+        "end of its life", "non-serverless model", "does not work with the specified model",
+        "is not found for api version", "llm provider not provided", "model is not available",
+        "model identifier is invalid", "on-demand throughput isn", "not a valid model id",
+        "no such model", "specified version does not exist", "invalid model name",
+        "enabled only for api versions", "arn is invalid for the service region",
         "support the model that you provided", "model may be incompatible with your version",
     ),
 )  # fmt: skip
 POLICY: Final = Cause(
-    ("nsfw", "sensitive", "blocked output", "terms of use", "polic", "safety", "usage guidelines", "content", "flagged", "violates", "responsible ai"),
+    (
+        "nsfw", "sensitive", "blocked output", "terms of use", "polic", "safety",
+        "usage guidelines", "content", "flagged", "violates", "responsible ai",
+    ),
     _all(
         wrong_request("content_policy"),
-        "content management policy", "safety system", "usage policy", "usage policies", "usage guidelines", "content policy",
-        "content filter", "inappropriate content", "content exists risk", "prohibited content", "flagged as potentially",
-        "violates our", "nsfw content", "nsfw_", "contains nsfw", "responsible ai", "input was flagged", "flagged as sensitive", "new_sensitive", "blocked output", "terms of use",
+        "content management policy", "safety system", "usage policy", "usage policies",
+        "usage guidelines", "content policy", "content filter", "inappropriate content",
+        "content exists risk", "prohibited content", "flagged as potentially", "violates our",
+        "nsfw content", "nsfw_", "contains nsfw", "responsible ai", "input was flagged",
+        "flagged as sensitive", "new_sensitive", "blocked output", "terms of use",
     ),
 )  # fmt: skip
 PARAMETER: Final = Cause(
-    ("support", "tool choice requires", "multimodal", "non-streaming", "is not enabled for", "thinking mode", "prompt caching", "extraneous key", "maximum tokens", "maximum output", "can be specified", "specify both", "unknown parameter", "unrecognized", "cannot both", "response_format", "image", "verified", "max_tokens", "maximum allowed", "extra inputs", "not enabled", "--jinja", "no endpoints found that"),
+    (
+        "support", "tool choice requires", "multimodal", "non-streaming", "is not enabled for",
+        "thinking mode", "prompt caching", "extraneous key", "maximum tokens", "maximum output",
+        "can be specified", "specify both", "unknown parameter", "unrecognized", "cannot both",
+        "response_format", "image", "verified", "max_tokens", "maximum allowed", "extra inputs",
+        "not enabled", "--jinja", "no endpoints found that",
+    ),
     _all(
         wrong_request("unsupported_parameter"),
-        "unsupported parameter", "unsupported value", "unknown parameter", "unrecognized request argument", "does not support",
-        "doesn't support", "support tool use", "not supported with this model", "not supported for this model",
-        "not supported by this model", "not supported on this model", "argument not supported", "cannot both be specified", "response_format is not", "is not supported with",
-        "image(s) may be provided", "must be verified to", "maximum allowed number of output tokens",
-        "extra inputs are not permitted", "max_tokens is too large", "not enabled for this model", "input is not supported",
-        "requires --jinja", "only supported by certain models", "supports at most + completion tokens", "only supports single tool-calls",
-        "tool choice requires", "not a multimodal model", "for non-streaming calls", "value of + but the supported range is",
-        "thinking is not enabled for", "only works in thinking mode", "instruction is not enabled for", "is unsupported",
-        "did not allow prompt caching", "extraneous key", "maximum tokens you requested exceeds", "cannot specify both",
-        "can be specified for this model", "maximum output for this model", "no endpoints found that support", "no endpoints found that can handle",
+        "unsupported parameter", "unsupported value", "unknown parameter",
+        "unrecognized request argument", "does not support", "doesn't support",
+        "support tool use", "not supported with this model", "not supported for this model",
+        "not supported by this model", "not supported on this model", "argument not supported",
+        "cannot both be specified", "response_format is not", "is not supported with",
+        "image(s) may be provided", "must be verified to",
+        "maximum allowed number of output tokens", "extra inputs are not permitted",
+        "max_tokens is too large", "not enabled for this model", "input is not supported",
+        "requires --jinja", "only supported by certain models",
+        "supports at most + completion tokens", "only supports single tool-calls",
+        "tool choice requires", "not a multimodal model", "for non-streaming calls",
+        "value of + but the supported range is", "thinking is not enabled for",
+        "only works in thinking mode", "instruction is not enabled for", "is unsupported",
+        "did not allow prompt caching", "extraneous key", "maximum tokens you requested exceeds",
+        "cannot specify both", "can be specified for this model",
+        "maximum output for this model", "no endpoints found that support",
+        "no endpoints found that can handle",
     ),
 )  # fmt: skip
 CONTEXT: Final = Cause(
     ("context", "prompt", "input", "token", "length"),
     _all(
         wrong_request("context_length_exceeded"),
-        "maximum context length", "context window", "context length", "context size", "prompt is too long",
-        "input is too long", "input too long", "prompt too long", "too many tokens: ", "maximum prompt length",
-        "reduce the length of", "must be <= + tokens", "input length", "input token count + exceeds", "maxlength",
-        "maximum number of tokens", "must have less than + tokens", "too many input tokens", "exceeds the maximum number of input tokens",
-        "maximum model length", "prompt length + exceeds", "token count + exceeds the limit", "token count is + supports up to",
-        "tokens + must be less than max_seq_len", "model token limit", "token limit exceeded", "has too many tokens", "exceeds context limit", "prompt too large", "exceed max message tokens",
-        "input tokens + exceeds maximum length", "input tokens + cannot exceed", "max allowed tokens per submitted batch",
+        "maximum context length", "context window", "context length", "context size",
+        "prompt is too long", "input is too long", "input too long", "prompt too long",
+        "too many tokens: ", "maximum prompt length", "reduce the length of",
+        "must be <= + tokens", "input length", "input token count + exceeds", "maxlength",
+        "maximum number of tokens", "must have less than + tokens", "too many input tokens",
+        "exceeds the maximum number of input tokens", "maximum model length",
+        "prompt length + exceeds", "token count + exceeds the limit",
+        "token count is + supports up to", "tokens + must be less than max_seq_len",
+        "model token limit", "token limit exceeded", "has too many tokens",
+        "exceeds context limit", "prompt too large", "exceed max message tokens",
+        "input tokens + exceeds maximum length", "input tokens + cannot exceed",
+        "max allowed tokens per submitted batch",
     ),
 )  # fmt: skip
 SIZE: Final = Cause(
     ("too large", "larger"),
     _all(
         wrong_request("too_large"),
-        "request too large", "input is too large", "too large to process", "payload too large", "message larger than max", "entity too large", "request body too large",
+        "request too large", "input is too large", "too large to process", "payload too large",
+        "message larger than max", "entity too large", "request body too large",
     ),
 )  # fmt: skip
 MEMORY: Final = Cause(
     ("memory", "alloc", "killed", "resource limitations", "paging file", "create context"),
     _all(
-        Verdict(ErrorKind.MEMORY_PRESSURE),
-        "out of memory", "out-of-memory", "cannot allocate memory", "can't allocate memory", "not enough memory",
-        "more system memory", "enough available memory", "insufficient memory", "no available memory", "due to resource limitations",
-        "unable to allocate + buffer", "unable to allocate + gib", "failed to allocate + buffer", "failed to allocate + mib",
-        "paging file is too small", "cudamalloc failed", "bad_alloc", "signal: killed", "outofdevicememory",
-        "memory layout cannot be allocated", "failed to create context with model",
+        OUT_OF_MEMORY,
+        "out of memory", "out-of-memory", "cannot allocate memory", "can't allocate memory",
+        "not enough memory", "more system memory", "enough available memory",
+        "insufficient memory", "no available memory", "due to resource limitations",
+        "unable to allocate + buffer", "unable to allocate + gib", "failed to allocate + buffer",
+        "failed to allocate + mib", "paging file is too small", "cudamalloc failed", "bad_alloc",
+        "signal: killed", "outofdevicememory", "memory layout cannot be allocated",
+        "failed to create context with model",
     ),
 )  # fmt: skip
-# Those that LM Studio and vLLM send with a 400, where an echoed prompt is likely.
+# What LM Studio and vLLM send with a 400, where a repeated prompt is likely.
 RESOURCES: Final = Cause(
     ("resources", "cuda out of memory"),
     _all(
-        Verdict(ErrorKind.MEMORY_PRESSURE),
+        OUT_OF_MEMORY,
         "not enough resources to load",
         "insufficient system resources",
         "cuda out of memory. tried to allocate",
@@ -185,12 +230,13 @@ CRASHED: Final = Cause(
         *_all(transient("overloaded"), "degraded function cannot be invoked"),
     ),
 )
-# A file of the model that Ollama cannot read; nobody but its owner mends that.
+# A file of the model that Ollama cannot read; its owner must mend that.
 BROKEN_MODEL: Final = Cause(
     ("unable to load model",),
     _all(dead("model_not_found", scope="target"), "unable to load model: "),
 )
-# Of the long lists above, what gateways and local servers say with a 500: most errors are looked through for it.
+# From the long lists above, what gateways and local servers send with a 500: it is searched
+# for in most errors.
 UNPAID: Final = Cause(
     ("insufficient",),
     _all(
@@ -212,17 +258,17 @@ UNABLE: Final = Cause(
         "is unsupported",
     ),
 )
-# The request is at fault, though a local server says 500: llama.cpp, Ollama.
+# The request is at fault, although a local server sends 500: llama.cpp, Ollama.
 MALFORMED: Final = Cause(
     ("roles must alternate", "json schema", "load image"),
     _all(wrong_request(), "roles must alternate", "invalid json schema", "failed to load image"),
 )
-# Google says 403 of a file that is somebody else's or gone.
+# Google sends 403 for a file that belongs to somebody else or does not exist.
 ITEM: Final = Cause(
     ("file", "cachedcontent"),
     _all(wrong_request(), "permission to access the file", "cachedcontent not found"),
 )
-# Azure's gateway says 403.
+# Azure's gateway sends this with a 403.
 CALLS: Final = Cause(
     ("call volume",), _all(limited("quota_window", retryable=False), "out of call volume quota")
 )
@@ -230,7 +276,8 @@ LOADING: Final = Cause(
     ("loading", "ready", "warming"),
     _all(
         transient("model_loading"),
-        "currently loading", "loading model", "not ready for inference", "model is loading", "still loading", "warming up",
+        "currently loading", "loading model", "not ready for inference", "model is loading",
+        "still loading", "warming up",
     ),
 )  # fmt: skip
 CAPACITY: Final = Cause(
@@ -253,10 +300,12 @@ WINDOW: Final = Cause(
     ("per ", "per-", "tpd", "rpd", "daily", "hour", "week", "period", "session"),
     _all(
         limited("quota_window", retryable=False),
-        "per day", "per-day", "(tpd)", "(rpd)", "tpd rate limit", "rpd rate limit", "daily limit", "daily rate", "daily request", "daily token", "daily quota", "daily usage",
-        "daily free", "hourly limit", "hourly usage", "hourly quota", "weekly limit", "weekly usage", "weekly quota", "weekly/monthly",
-        "5-hour", "5 hour",
-        "limit for this period", "per 86400s", "session usage limit", "per hour", "per month", "per-month", "per week",
+        "per day", "per-day", "(tpd)", "(rpd)", "tpd rate limit", "rpd rate limit",
+        "daily limit", "daily rate", "daily request", "daily token", "daily quota",
+        "daily usage", "daily free", "hourly limit", "hourly usage", "hourly quota",
+        "weekly limit", "weekly usage", "weekly quota", "weekly/monthly", "5-hour", "5 hour",
+        "limit for this period", "per 86400s", "session usage limit", "per hour", "per month",
+        "per-month", "per week",
     ),
 )  # fmt: skip
 ENDPOINT: Final = Cause(
@@ -273,7 +322,7 @@ ENDPOINT: Final = Cause(
         "endpoint is paused",
     ),
 )
-# Without a status the words are all there is.
+# Without a status the message is all the evidence.
 WITHOUT_STATUS: Final = Cause(
     (
         "exceeded",
@@ -293,7 +342,7 @@ WITHOUT_STATUS: Final = Cause(
             "weekly usage limit",
             "session usage limit",
         ),
-        # Google says this of a rate too; then a status or a code is there.
+        # Google sends this for a rate as well, but then with a status or a code.
         *_all(dead("insufficient_quota"), "exceeded your current quota + billing"),
         *_all(limited(), "rate limit", "too many requests", "throttl"),
         *_all(
@@ -307,31 +356,32 @@ WITHOUT_STATUS: Final = Cause(
     ),
 )
 
-# Something that a request names and the provider has not stored (an item, a file).
+# A stored thing that the request names (an item, a file) does not exist.
 _ITEM: Final = re.compile(
-    r"\b(item|response|file|assistant|thread|batch|conversation|message|vector store|container|run|prompt|upload|dataset)s?\b"
-    r".{0,80}\bnot (?:be )?found\b|\bno (?:such )?(?:file|assistant|thread|response|batch|item|messages?)\b.{0,60}\b(?:found|exists?|object)"
+    r"\b(item|response|file|assistant|thread|batch|conversation|message|vector store|container|run"
+    r"|prompt|upload|dataset)s?\b.{0,80}\bnot (?:be )?found\b"
+    r"|\bno (?:such )?(?:file|assistant|thread|response|batch|item|messages?)\b"
+    r".{0,60}\b(?:found|exists?|object)"
 )
 _NO_ITEM: Final = wrong_request()
 _EXTRA: Final = wrong_request("unsupported_parameter")
 _NO_MODEL: Final = re.compile(
-    r"\bmodels?\b(?:(?!tool|function|file).){0,120}?(?:does not exist|doesn't exist|not found|is not supported|not available|decommissioned|deprecated"
-    r"|no longer supported)"
+    r"\bmodels?\b(?:(?!tool|function|file).){0,120}?(?:does not exist|doesn't exist|not found"
+    r"|is not supported|not available|decommissioned|deprecated|no longer supported)"
 )
 _MODEL_GONE: Final = dead("model_not_found", scope="target")
 _LONGEST_MESSAGE: Final = 1_000
 _URL: Final = re.compile(r"https?://\S*")
 _OOM: Final = re.compile(r"\boom\b")
-_OUT_OF_MEMORY: Final = Verdict(ErrorKind.MEMORY_PRESSURE)
 _QUOTED: Final = re.compile(r"""(?<!\w)(?:'[^'\n]*'|"[^"\n]*"|`[^`\n]*`)(?!\w)""")
 
 
 class Search(NamedTuple):
-    """The causes that are looked for under one status.
+    """The causes that are searched for with one status.
 
     Attributes:
-        causes: The first that is told decides.
-        firsts: ``{word: place of the first cause that has it as a key}``, in the order of the causes.
+        causes: The first whose sentence is found decides.
+        firsts: ``{word: place of the first cause with this key}``, in the order of the causes.
     """
 
     causes: tuple[Cause, ...]
@@ -352,7 +402,8 @@ _REFUSED: Final = _search(
     CALLS, ITEM, POLICY, MONEY, ACCOUNT, KEY, REGION, COUNTRY, PERMISSION, CONTEXT
 )
 _WRONG: Final = _search(
-    MONEY, ACCOUNT, KEY, RESOURCES, CRASHED, REGION, MODEL, PARAMETER, CONTEXT, SIZE, POLICY, PERMISSION, ENDPOINT,
+    MONEY, ACCOUNT, KEY, RESOURCES, CRASHED, REGION, MODEL, PARAMETER, CONTEXT, SIZE, POLICY,
+    PERMISSION, ENDPOINT,
 )  # fmt: skip
 _FAILED: Final = _search(UNPAID, BROKEN_MODEL, MEMORY, CONTEXT, SIZE, LOADING, UNABLE, MALFORMED)
 _ANY: Final = _search(
@@ -371,22 +422,22 @@ _ANY: Final = _search(
 )
 _NOTHING: Final = _search()
 
-# Errors of Python itself that a client raises before it sends anything: {beginning: verdict}.
+# Errors of Python itself that a client raises before it sends anything: {start: verdict}.
 LOCAL: Final[dict[str, Verdict]] = {
     "no api key was provided": dead("invalid_credentials"),
     '"could not resolve authentication method': dead("invalid_credentials"),
     "could not resolve authentication method": dead("invalid_credentials"),
     "streaming is required for operations that may take longer": wrong_request(),
     "streaming is strongly recommended for operations that may take longer": wrong_request(),
-    # anthropic's stream, of which a part is missing
+    # anthropic, when a part of a stream is missing
     "unexpected event order": transient("stream_interrupted"),
-    # langchain, of a stream without an answer
     "trying to read the xai api key": dead("invalid_credentials"),
     "api key must be set when using": dead("invalid_credentials"),
-    "llama_decode returned 1": Verdict(ErrorKind.MEMORY_PRESSURE),
+    "llama_decode returned 1": OUT_OF_MEMORY,
     "llama_decode returned": transient("server_error"),
-    "failed to create llama_context": Verdict(ErrorKind.MEMORY_PRESSURE),
+    "failed to create llama_context": OUT_OF_MEMORY,
     "you must provide an api_key": dead("invalid_credentials"),
+    # openai and langchain, of an answer or a stream without content
     "no embedding data received": transient("invalid_response"),
     "no generation chunks were returned": transient("invalid_response"),
     "no generations found in stream": transient("invalid_response"),
@@ -396,16 +447,16 @@ LOCAL: Final[dict[str, Verdict]] = {
 _LOCAL_STARTS: Final = tuple(LOCAL)
 
 
-def told(evidence: Evidence) -> Verdict | None:
-    """Return the cause that the provider's words tell."""
+def by_message(evidence: Evidence) -> Verdict | None:
+    """Return the verdict on the cause that the provider's message describes."""
     text = evidence.text
     if not text:
         return None
     status = evidence.failed_status
-    found = _heard_before(text, status) if len(text) <= STOCK_PHRASE else _cause_in(text, status)
+    found = _cause_memoized(text, status) if len(text) <= LONGEST_TEXT else _cause_in(text, status)
     if found is None:
         return None
-    evidence.sign = ("words", found[0])
+    evidence.matched_by = ("words", found[0])
     return found[1]
 
 
@@ -413,7 +464,7 @@ def _cause_in(text: str, status: int | None) -> Sentence | None:
     causes, firsts = _causes_for(status)
     for word in firsts:
         if word in text:
-            # Google quotes the name of a limit, and SageMaker what the model server said.
+            # Google quotes the name of a limit, and SageMaker the message of the model server.
             whole = status in (424, 429) or text.startswith("{'")
             for keys, sentences in causes[firsts[word] :]:
                 if any(key in text for key in keys):
@@ -421,29 +472,32 @@ def _cause_in(text: str, status: int | None) -> Sentence | None:
                     if found is not None:
                         return found
             break
-    return _told_by_pattern(text, status) if status is None or status in (400, 404, 422) else None
+    return _by_pattern(text, status) if status is None or status in (400, 404, 422) else None
 
 
-_heard_before: Final = remembering(_cause_in)
+_cause_memoized: Final = memoized(_cause_in)
 
 
-def local(evidence: Evidence) -> Verdict | None:
-    """Return the cause told by a plain error of Python: a missing key, memory that is used up."""
+def by_message_of_python(evidence: Evidence) -> Verdict | None:
+    """Return the verdict on a plain error of Python: a missing key, memory that is used up."""
     text = _message_of(evidence.error)
     if text.startswith(_LOCAL_STARTS):
         for start, verdict in LOCAL.items():
             if text.startswith(start):
-                evidence.sign = ("words", (start,))
+                evidence.matched_by = ("words", (start,))
                 return verdict
     found = _lacks_memory(text)
     if found is None:
         return None
-    evidence.sign = ("words", found)
-    return _OUT_OF_MEMORY
+    evidence.matched_by = ("words", found)
+    return OUT_OF_MEMORY
 
 
 def _lacks_memory(text: str) -> tuple[str, ...] | None:
-    """Return by which words a lower-cased text says that memory is used up; never from inside a word or a quotation."""
+    """Return the words of a lower-cased text that say that memory is used up, or None.
+
+    Never from inside a word or a quotation.
+    """
     if "memory" not in text and "alloc" not in text and "oom" not in text:
         return None
     found = _among(MEMORY.sentences, text)
@@ -453,7 +507,7 @@ def _lacks_memory(text: str) -> tuple[str, ...] | None:
 
 
 def _message_of(error: BaseException) -> str:
-    """Return the error's words without calling its ``__str__``, lower-cased and cut."""
+    """Return the error's message without calling its ``__str__``, lower-cased and cut."""
     if isinstance(error, OSError) and isinstance(error.strerror, str):
         return error.strerror[:_LONGEST_MESSAGE].lower()
     first: object = error.args[0] if error.args else None
@@ -472,7 +526,7 @@ def _causes_for(status: int | None) -> Search:
     return _FAILED if status >= 500 or status == 424 else _WRONG
 
 
-def _told_by_pattern(text: str, status: int | None) -> Sentence | None:
+def _by_pattern(text: str, status: int | None) -> Sentence | None:
     if "'type': 'extra_forbidden'" in text:  # vLLM prints what pydantic found
         return ("extra_forbidden",), _EXTRA
     if status != 404:
@@ -484,7 +538,7 @@ def _told_by_pattern(text: str, status: int | None) -> Sentence | None:
 
 
 def _among(sentences: tuple[Sentence, ...], text: str, *, whole: bool = False) -> Sentence | None:
-    """Return the sentence that the text says, outside of quotations unless the whole text counts."""
+    """Return the sentence that the text contains; without quotations unless `whole`."""
     for sentence in sentences:
         phrases = sentence[0]
         if phrases[0] not in text:

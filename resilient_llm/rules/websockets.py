@@ -1,4 +1,4 @@
-"""Realtime sessions over websockets: the close code is the status.
+"""Realtime sessions over websockets, where the close code takes the place of the status.
 
 https://www.iana.org/assignments/websocket/websocket.xhtml#close-code-number
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from resilient_llm.rules._evidence import attribute, dead, transient, wrong_request
+from resilient_llm.rules._foreign import attribute
+from resilient_llm.rules._verdicts import dead, transient, wrong_request
 
 if TYPE_CHECKING:
     from resilient_llm._values.verdict import Verdict
@@ -29,8 +30,8 @@ CLOSE_CODES: Final = {
 }
 
 
-def CLASSES(evidence: Evidence) -> Verdict | None:  # noqa: N802  # one of the names a provider's file may have
-    """Return what the close frame of the server says."""
-    code = attribute(evidence.facts.get("rcvd"), "code")
-    evidence.sign = ("close code", code)
+def by_class(evidence: Evidence) -> Verdict | None:
+    """Return the verdict on the close code of the server."""
+    code = attribute(evidence.attributes.get("rcvd"), "code")
+    evidence.matched_by = ("close code", code)
     return CLOSE_CODES.get(code) if isinstance(code, int) else None

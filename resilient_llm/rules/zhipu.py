@@ -1,15 +1,15 @@
-"""Zhipu (GLM, Z.ai): numbers for codes, under statuses that say less.
+"""Zhipu (GLM, Z.ai), which sends numbers for codes, under statuses that are less specific.
 
-https://docs.z.ai/api-reference/api-code, as of November 2026. A number is believed only in
-the shape in which Zhipu sends it, ``{"error": {"code": "1113", "message": ...}}``, since
-others number their errors, too.
+https://docs.z.ai/api-reference/api-code, as of November 2026. A number counts only in
+the form in which Zhipu sends it, ``{"error": {"code": "1113", "message": ...}}``, since other
+providers number their errors as well.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from resilient_llm.rules._evidence import dead, limited, transient, wrong_request
+from resilient_llm.rules._verdicts import dead, limited, transient, wrong_request
 
 if TYPE_CHECKING:
     from resilient_llm._values.verdict import Verdict
@@ -29,14 +29,14 @@ NUMBERS: Final[dict[str, Verdict]] = {
     "1305": limited("capacity"),
     **dict.fromkeys(("1230", "1234"), transient("server_error")),
 }
-_SHAPE: Final = {"code", "message"}
+_FIELDS: Final = {"code", "message"}
 
 
-def SENTENCES(evidence: Evidence) -> Verdict | None:  # noqa: N802  # one of the names a provider's file may have
-    """Return what the number of the error says."""
+def by_message(evidence: Evidence) -> Verdict | None:
+    """Return the verdict on the number of the error."""
     for part in evidence.parts[:1]:
         code = part.get("code")
-        if type(code) is str and part.keys() == _SHAPE and code in NUMBERS:
-            evidence.sign = ("field", f"the number {code} of Zhipu")
+        if type(code) is str and part.keys() == _FIELDS and code in NUMBERS:
+            evidence.matched_by = ("field", f"the number {code} of Zhipu")
             return NUMBERS[code]
     return None

@@ -21,7 +21,7 @@ from resilient_llm import (
     Verdict,
 )
 from resilient_llm._core.classify import Classifier
-from resilient_llm.rules import _evidence, sentences
+from resilient_llm.rules import _class_info, sentences
 from tests.support.errors import (
     NOW,
     AppError,
@@ -321,13 +321,13 @@ def test_classifying_keeps_neither_the_error_nor_its_class(classify: Classifier)
 
 def test_ten_thousand_classes_are_no_leak(classify: Classifier) -> None:
     """A class made anew for every call leaves nothing behind."""
-    before = len(_evidence.shape_of)
+    before = len(_class_info.class_of)
 
     for _ in range(1_000):
         assert classify(type("LocalError", (Exception,), {})()).kind is ErrorKind.UNKNOWN
     gc.collect()
 
-    assert len(_evidence.shape_of) <= before + 1
+    assert len(_class_info.class_of) <= before + 1
 
 
 def test_every_sentence_is_found_by_the_keys_of_its_cause() -> None:

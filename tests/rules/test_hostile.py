@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 from resilient_llm import ErrorKind, Verdict, rules
 from resilient_llm._core import classify as core
 from resilient_llm._core.classify import Classifier
-from resilient_llm.rules import _evidence
+from resilient_llm.rules import _class_info
 from tests.fuzz.fuzz_classify import check, error_of, seeds
 from tests.support.errors import NOW
 
@@ -627,14 +627,14 @@ def test_a_rule_that_fails_keeps_nothing_alive(classify: Classifier) -> None:
 def test_nothing_is_kept_of_classes_that_are_gone(classify: Classifier) -> None:
     """A thousand classes that lived for one error each leave nothing in what is known of classes."""
     gc.collect()
-    before = (len(core._sort_of), len(_evidence.shape_of))
+    before = (len(core._sort_of), len(_class_info.class_of))
 
     for number in range(1_000):
         with suppress(TypeError):
             classify(type(f"Error{number}", (SdkError,), {"status_code": number})("x"))
     gc.collect()
 
-    assert before == (len(core._sort_of), len(_evidence.shape_of))
+    assert before == (len(core._sort_of), len(_class_info.class_of))
 
 
 def test_nothing_is_kept_of_errors(classify: Classifier) -> None:
