@@ -1,4 +1,4 @@
-"""What is counted: calls by who got an answer, events by type, and the summary of it all."""
+"""The counts of the demo: calls by who answered them, events by type, and the summary."""
 
 from __future__ import annotations
 
