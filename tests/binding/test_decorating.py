@@ -443,8 +443,8 @@ def test_the_signature_is_kept_without_the_target() -> None:
     )
 
 
-def test_coroutine_functions_are_still_told_apart() -> None:
-    """Frameworks that ask whether a function is async are told the truth."""
+def test_coroutine_functions_are_still_distinguished() -> None:
+    """Frameworks that ask whether a function is async get the right answer."""
     assert [False, True, True, True, True] == [
         inspect.iscoroutinefunction(function)
         for function in (
@@ -966,7 +966,7 @@ def test_every_kind_of_parameter_arrives_as_it_was_passed() -> None:
     assert (1, 5, (6, 7), 8, {"x": 9}) == ask(1, 5, 6, 7, third=8, x=9)
 
 
-def test_the_attempt_is_told(clock: Any) -> None:
+def test_the_attempt_is_passed(clock: Any) -> None:
     """A parameter annotated Attempt gets the target, the number, what is left, and the call's name."""
     told: list[Attempt] = []
 

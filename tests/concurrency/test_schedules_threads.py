@@ -58,11 +58,11 @@ from tests.support.schedules import (
     switch_points,
 )
 
-# Circuits by themselves, told of by whichever thread comes first.
+# Circuits by themselves, whose events are delivered by whichever thread comes first.
 
 
 class EventSink:
-    """Writes down what circuits tell, from any thread."""
+    """Records what circuits emit, from any thread."""
 
     def __init__(self) -> None:
         self.told: list[str] = []
@@ -326,7 +326,7 @@ CIRCUIT_RACES = [
         [_provider_fails, _answer_through_provider],
         _shut_with_provider,
     ),
-    Race("a place is given back while others ask", _probing, [_give_back, _ask, _ask], _given_back),
+    Race("a lease is given back while others ask", _probing, [_give_back, _ask, _ask], _given_back),
 ]
 
 # The registry.
@@ -839,7 +839,7 @@ SMALL = {
     "a late success changes nothing",
     "unbenched while a probe fails",
     "unbenched while a probe succeeds",
-    "a place is given back while others ask",
+    "a lease is given back while others ask",
     "the last extra attempt is taken once",
     "first attempts are counted",
 }
@@ -886,7 +886,7 @@ def test_one_guard_for_two_holds_without_a_global_lock() -> None:
     _holds(explore(race, opcodes_of(breaker_module), is_lock_free=False, runs=2_000))
 
 
-def test_every_event_is_told_whoever_delivers_it() -> None:
+def test_every_event_is_emitted_whoever_delivers_it() -> None:
     """A thread that leaves its event to the one that delivers is not left alone with it."""
     _holds(explore(TELLING, opcodes_of(_dispatcher), runs=1_000))
 
@@ -1041,8 +1041,8 @@ HOT = [
     ("the wrapper", _wrapper_code(is_async=False), "n"),
     ("the async wrapper", _wrapper_code(is_async=True), "n"),
     ("a guard", breaker_module.Breaker.__exit__.__code__, "n"),
-    ("the door", _caller.Caller.on_success.__code__, "n"),
-    ("the door of calls with limits", _caller.Caller._limited.__code__, "n"),
+    ("the caller", _caller.Caller.on_success.__code__, "n"),
+    ("the caller with limits", _caller.Caller._limited.__code__, "n"),
     ("a measured success", window.Generation.measured.__code__, "n"),
     ("a success's duration", window.Generation.measured.__code__, "seconds"),
     ("successes with a duration", window.Generation.measured.__code__, "timed"),

@@ -216,7 +216,7 @@ def test_a_retry_budget_is_never_overspent() -> None:
         assert FLOOR == taken.count(True)
 
 
-def test_benches_and_their_ends_are_told_in_order_and_none_is_left_out() -> None:
+def test_benches_and_their_ends_are_emitted_in_order_and_none_is_left_out() -> None:
     """Two threads bench and unbench while two look; afterwards nothing is queued and nobody benched."""
     times = 50 * PATIENCE
 

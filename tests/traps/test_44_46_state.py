@@ -187,7 +187,7 @@ def test_trap_45_consecutive_failures_are_counted_exactly_under_threads(clock, s
     assert "open" == breaker(GROQ).state
 
 
-def test_trap_45_one_bench_is_told_once_however_many_threads_fail(clock):
+def test_trap_45_one_bench_is_emitted_once_however_many_threads_fail(clock):
     """Many failures at the same moment open a circuit once."""
     told = []
     together = threading.Barrier(16)
