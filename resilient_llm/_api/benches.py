@@ -31,7 +31,7 @@ def bench_model(
 ) -> None:
     """Bench a target, or with a key without a slash every target of a provider.
 
-    A manual bench ends only by `unbench_model` or its own end. Benching anew replaces it.
+    A manual bench ends only by `unbench_model` or its own end. Benching again replaces it.
 
     Args:
         spec: ``"provider/model"`` or ``"provider"``; need not be known yet.

@@ -184,7 +184,7 @@ class Reader:
     """Reads one stream as a page that shows it would.
 
     Attributes:
-        restarts: How often it was begun anew.
+        restarts: How often it was restarted.
         is_lost: Whether it ended in an error.
     """
 

@@ -482,16 +482,16 @@ def test_an_observer_that_raises_is_logged_once(clock, caplog):
 
 def test_an_observer_of_its_own_failures_does_not_run_for_ever(clock):
     """An observer that fails on ObserverFailed does not receive that again without end."""
-    told = []
+    received = []
 
     def broken(event: object) -> None:
-        told.append(event)
+        received.append(event)
         raise RuntimeError
 
     observe(broken)
     bench_model(GROQ)
 
-    assert 1 <= len(told) <= 10
+    assert 1 <= len(received) <= 10
 
 
 def test_events_of_a_key_arrive_in_order(clock):
@@ -583,10 +583,10 @@ def test_no_prompt_key_or_text_of_a_provider_is_emitted(caplog: pytest.LogCaptur
     with capture_events() as events, pytest.raises(ChainExhaustedError) as caught:
         ask(SECRET)
 
-    told = [str(caught.value), repr(caught.value.attempts), *map(repr, events), *caplog.messages]
-    told += [repr(record.__dict__) for record in caplog.records]
-    told += [note for member in caught.value.exceptions for note in member.__notes__]
-    assert [] == [text for text in told if SECRET in text]
+    emitted = [str(caught.value), repr(caught.value.attempts), *map(repr, events), *caplog.messages]
+    emitted += [repr(record.__dict__) for record in caplog.records]
+    emitted += [note for member in caught.value.exceptions for note in member.__notes__]
+    assert [] == [text for text in emitted if SECRET in text]
     assert repr(Target(GROQ, params={"api_key": SECRET})) == "Target('groq/llama')"
 
 

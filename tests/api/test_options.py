@@ -290,17 +290,17 @@ def test_max_attempts_that_suffice_change_nothing(clock: Any) -> None:
 
 
 def test_an_attempt_timeout_that_nothing_enforces_is_refused() -> None:
-    """A synchronous function must be told its limit."""
+    """A synchronous function must take its limit as an argument."""
     policy = failover(chain=GROQ, attempt_timeout=1.0)
 
     with pytest.raises(ConfigurationError, match="Attempt"):
         policy(lambda *, target: None)
 
     @policy
-    def told(target: Target, attempt: Attempt) -> float | None:
+    def limit_of(target: Target, attempt: Attempt) -> float | None:
         return attempt.remaining
 
-    assert 1.0 == told()
+    assert 1.0 == limit_of()
 
 
 @on_both_loops

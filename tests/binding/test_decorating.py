@@ -968,11 +968,11 @@ def test_every_kind_of_parameter_arrives_as_it_was_passed() -> None:
 
 def test_the_attempt_is_passed(clock: Any) -> None:
     """A parameter annotated Attempt gets the target, the number, what is left, and the call's name."""
-    told: list[Attempt] = []
+    received: list[Attempt] = []
 
     @failover(chain=[GROQ], attempts=2, timeout=10.0, backoff=lambda n: 1.0)
     def ask(target: Target, attempt: Attempt) -> str:
-        told.append(attempt)
+        received.append(attempt)
         clock.advance(2)
         raise ConnectionResetError
 
@@ -980,9 +980,9 @@ def test_the_attempt_is_passed(clock: Any) -> None:
         ask()
 
     assert [(GROQ, 1, 10.0), (GROQ, 2, 7.0)] == [
-        (each.target.key, each.number, each.remaining) for each in told
+        (each.target.key, each.number, each.remaining) for each in received
     ]
-    assert 1 == len({each.call_id for each in told})
+    assert 1 == len({each.call_id for each in received})
 
 
 def test_two_functions_and_using_have_policies_of_their_own() -> None:

@@ -97,9 +97,9 @@ def results_of(
 def test_the_inlined_first_attempt_decides_as_the_call_flow_does(name: str) -> None:
     """Answers, errors, counts, benches and waits are the same with and without the inlined attempt."""
     inlined = results_of(SCENARIOS[name], traced=False, warm=True)
-    told = results_of(SCENARIOS[name], traced=True, warm=True)
+    by_call_flow = results_of(SCENARIOS[name], traced=True, warm=True)
 
-    assert told == inlined
+    assert by_call_flow == inlined
 
 
 def test_the_inlined_first_attempt_emits_the_same_events() -> None:
@@ -115,8 +115,8 @@ def test_the_inlined_first_attempt_emits_the_same_events() -> None:
                     raise ProviderError(500)
                 return target.key
 
-            told: list[tuple[str, str]] = []
-            stop = observe(lambda event: told.append((type(event).__name__, event.target)))
+            received: list[tuple[str, str]] = []
+            stop = observe(lambda event: received.append((type(event).__name__, event.target)))
             if inline:
                 stop()
                 ask()
@@ -129,12 +129,14 @@ def test_the_inlined_first_attempt_emits_the_same_events() -> None:
                 )
 
                 observe(
-                    lambda event: told.append((type(event).__name__, event.target)),
+                    lambda event: received.append((type(event).__name__, event.target)),
                     *(AttemptFailed, FailedOver, RetryScheduled, RetryStopped, TargetBenched),
                 )
             failing = True
             ask()
-            return [each for each in told if each[0] not in ("AttemptSucceeded", "HealthChanged")]
+            return [
+                each for each in received if each[0] not in ("AttemptSucceeded", "HealthChanged")
+            ]
 
     assert events(inline=False) == events(inline=True)
 

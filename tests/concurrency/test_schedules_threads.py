@@ -65,7 +65,7 @@ class EventSink:
     """Records what circuits emit, from any thread."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.emitted: list[str] = []
 
     def has_listeners(self, kind: str, tag: object = None, /) -> bool:
         return True
@@ -76,7 +76,7 @@ class EventSink:
                 kind, *_ = circuit.outbox.popleft()
             except IndexError:
                 return
-            self.told.append(str(kind))
+            self.emitted.append(str(kind))
 
 
 def _state(*, provider: bool = False, **options: Any) -> SimpleNamespace:
@@ -142,7 +142,7 @@ def _leases(expected: int) -> Callable[[Any], None]:
 
 
 def _tripped_once(state: Any) -> None:
-    assert 1 == state.sink.told.count("TargetBenched")
+    assert 1 == state.sink.emitted.count("TargetBenched")
     assert ("open", 30.0 + 1.0) == (state.circuit.state(1.0), state.circuit.shut_until)
     assert (2, 2, 2) == (*state.circuit.numbers(1.0), state.circuit.consecutive)
 
@@ -157,8 +157,8 @@ def _counted(total: int, errors: int) -> Callable[[Any], None]:
 
 def _late_reports_change_nothing(state: Any) -> None:
     circuit = state.circuit
-    assert 1 == state.sink.told.count("TargetBenched")
-    assert 0 == state.sink.told.count("TargetUnbenched")
+    assert 1 == state.sink.emitted.count("TargetBenched")
+    assert 0 == state.sink.emitted.count("TargetUnbenched")
     assert ("open", 31.0, 1) == (circuit.state(2.0), circuit.shut_until, circuit.consecutive)
     total, errors = circuit.numbers(2.0)
     assert (1, True) == (
@@ -171,7 +171,7 @@ def _manual_stands(state: Any) -> None:
     circuit = state.circuit
     shown = circuit.bench_now(40.0)
     assert (True, "ops", 100.0) == (shown.manual, shown.reason, shown.until)
-    assert 2 == state.sink.told.count("TargetBenched")
+    assert 2 == state.sink.emitted.count("TargetBenched")
     assert ("open", "half_open") == (circuit.state(99.0), circuit.state(100.0))
 
 
@@ -635,15 +635,15 @@ def _cohere_is_benched(state: Any) -> None:
 
 
 def _listens(state: Any) -> None:
-    told: list[Any] = []
-    state.got.append(told)
-    observe(told.append)
+    received: list[Any] = []
+    state.got.append(received)
+    observe(received.append)
 
 
 def _both_are_told(state: Any) -> None:
     bench_model("groq")
     assert [1, 1] == [
-        sum(type(event).__name__ == "TargetBenched" for event in told) for told in state.got
+        sum(type(event).__name__ == "TargetBenched" for event in received) for received in state.got
     ]
 
 

@@ -358,8 +358,8 @@ def test_an_error_whose_attributes_cannot_be_read_is_only_an_error() -> None:
 
 def test_every_observer_that_raises_is_reported() -> None:
     """An observer that raises is reported once, also when one that raised before it has gone."""
-    told: list[ObserverFailed] = []
-    observe(told.append, ObserverFailed)
+    received: list[ObserverFailed] = []
+    observe(received.append, ObserverFailed)
     configure(logging=False)
 
     @failover(chain="groq/a", attempts=1)
@@ -373,7 +373,7 @@ def test_every_observer_that_raises_is_reported() -> None:
         stop()
         reset()
 
-    assert 20 == len(told)
+    assert 20 == len(received)
 
 
 @pytest.mark.parametrize("failures", [0, 1, 5], ids=["never failed", "failed once", "was benched"])

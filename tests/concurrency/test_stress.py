@@ -232,10 +232,10 @@ def test_benches_and_their_ends_are_emitted_in_order_and_none_is_left_out() -> N
 
     with testing.capture_events(TargetBenched, TargetUnbenched) as events:
         at_once(bench, bench, look, look)
-    told = [type(event).__name__ for event in events]
+    received = [type(event).__name__ for event in events]
 
-    assert 2 * times == told.count("TargetBenched")
-    assert "TargetUnbenched" == told[-1]
+    assert 2 * times == received.count("TargetBenched")
+    assert "TargetUnbenched" == received[-1]
     assert not is_benched("groq/a")
     assert not runtime.registry.circuit("groq/a").outbox
 
