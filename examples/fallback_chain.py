@@ -43,7 +43,7 @@ class Provider(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class names it so
-        """Say nothing: what matters is told below."""
+        """Log nothing: `main` prints the attempts."""
 
 
 def start_provider(*, is_down: bool) -> ThreadingHTTPServer:
@@ -57,7 +57,7 @@ servers = {"groq": start_provider(is_down=True), "openai": start_provider(is_dow
 
 
 def client_for(provider: str) -> AsyncOpenAI:
-    """Return a client without retries of its own: the policy retries, and knows the chain."""
+    """Return a client that does not retry, since the policy does."""
     url = f"http://127.0.0.1:{servers[provider].server_port}/v1"
     return AsyncOpenAI(base_url=url, api_key="not-needed", max_retries=0)
 

@@ -1,4 +1,4 @@
-"""A breaker around a call that has no fallback, as decorator and as block.
+"""A breaker around a call that has no fallback, as decorator and as ``with`` block.
 
 python examples/guard_any_call.py
 """

@@ -1,4 +1,4 @@
-"""Being told what happens: a counter for metrics, and an asynchronous watcher.
+"""Observing events: a counter for metrics, and an asynchronous consumer.
 
 python examples/observers.py
 """

@@ -1,4 +1,4 @@
-"""What an operator sees and does: list, bench and unbench models, read their health.
+"""Functions for operators: list, bench and unbench models, and read their health.
 
 python examples/operators_view.py
 """
@@ -26,12 +26,12 @@ def show(headline: str) -> None:
     print(headline)
     for each in list_benched():
         ends = "until unbenched" if each.remaining is None else f"for {each.remaining:.0f} s"
-        print(
-            f"    benched {ends}: {each.model} ({'by hand' if each.manual else each.kind}, {each.reason})"
-        )
+        cause = "by hand" if each.manual else each.kind
+        print(f"    benched {ends}: {each.model} ({cause}, {each.reason})")
     for key, report in health().items():
         print(
-            f"    {key}: {report.status}, {report.errors} of {report.total} calls failed, breaker {report.state}"
+            f"    {key}: {report.status}, {report.errors} of {report.total} calls failed, "
+            f"breaker {report.state}"
         )
 
 

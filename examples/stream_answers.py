@@ -1,4 +1,4 @@
-"""Answers as they are written: before the first word a chain fails over, after it you decide.
+"""Failover of streams: automatic before the first content, your choice after it.
 
 python examples/stream_answers.py
 """

@@ -1,4 +1,4 @@
-"""Limits of time on a stream: until the first word, between two of them, and with keep-alives in between.
+"""Timeouts of streams: until the first content, and between two items with content.
 
 python examples/stream_limits.py
 """
@@ -23,7 +23,7 @@ stalls_at = {"groq": 0, "openai": 99}
 @failover(
     chain=[
         "groq/llama-3.3-70b-versatile",
-        # This one thinks in silence: it may take longer.
+        # This model reasons before it answers, so it may take longer.
         Target(
             "openai/gpt-5-mini", stream=StreamPolicy(first_item_timeout=20.0, idle_timeout=10.0)
         ),
@@ -35,7 +35,7 @@ async def ask(target: Target, prompt: str) -> AsyncGenerator[str, None]:
     for number, word in enumerate(["The ", "sky ", "is ", "blue.\n"]):
         while number == stalls_at[target.provider]:
             await asyncio.sleep(0.05)
-            yield ""  # a keep-alive: it is no content, and puts nothing off
+            yield ""  # a keep-alive is not content and resets no timeout
         await asyncio.sleep(0.02)
         yield word
 
@@ -62,7 +62,8 @@ async def main() -> None:
 
     report = health()["openai/gpt-5-mini"]
     print(
-        f"openai: the first word after {report.first_content:.2f} s, the whole stream {report.latency:.2f} s"
+        f"openai: the first word after {report.first_content:.2f} s, "
+        f"the whole stream {report.latency:.2f} s"
     )
 
 

@@ -1,4 +1,4 @@
-"""Tests of an application that uses @failover: no waiting, no network, nothing left behind.
+"""Tests of an application that uses @failover: no real waits, no network, no shared state.
 
 pytest examples/testing_your_app.py, or: python examples/testing_your_app.py
 """
@@ -15,7 +15,7 @@ Client = Callable[..., Awaitable[str]]
 
 
 class Summarizer:
-    """The application: summarizes texts with whoever is well."""
+    """The application: summarizes texts with the first model that answers."""
 
     def __init__(self, client: Client) -> None:
         self._client = client

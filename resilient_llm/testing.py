@@ -1,8 +1,8 @@
-"""For tests of code that uses this library, and for our own: no waiting, no shared state.
+"""Test tools for users of this library: fake clock, isolated state, scripted providers.
 
 `fake_clock` moves time by hand, `isolated` gives a fresh state of the process,
-`capture_events` collects events, `scripted` and `ascripted` are providers that do what
-they are told. The pytest plugin offers the fixtures ``resilient_llm`` and ``fake_clock``.
+`capture_events` collects events, `scripted` and `ascripted` return or raise given outcomes
+in turn. The pytest plugin offers the fixtures ``resilient_llm`` and ``fake_clock``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 
-_wiring.wire(runtime)  # whoever comes here first, the state has its default observer
+_wiring.wire(runtime)  # this module may be imported first, and the state needs its observer
 
 
 class _Moment(float):
@@ -78,7 +78,7 @@ class _Timer:
 
 
 class _FakeAlarm:
-    """What ends the wait of a thread at a moment of the fake clock."""
+    """Ends the wait of a thread at a moment of the fake clock."""
 
     def __init__(self, clock: FakeClock) -> None:
         self.is_over = False
@@ -139,9 +139,9 @@ class FakeClock:
             raise ValueError(f"seconds={seconds} is not allowed: write a finite number, 0 or more")
         with self._lock:
             self._now += seconds
-            check_after = [timer for timer in self._timers if timer.at <= self._now]
+            ended = [timer for timer in self._timers if timer.at <= self._now]
             self._timers = [timer for timer in self._timers if timer.at > self._now]
-        for timer in check_after:
+        for timer in ended:
             timer.fire()
         for alarm in [alarm for alarm in self.alarms if alarm.at <= self._now]:
             alarm.fire()
@@ -188,7 +188,7 @@ class FakeClock:
 
 @contextmanager
 def fake_clock() -> Generator[FakeClock, None, None]:
-    """Put a clock that is moved by hand in the place of the SDK's, for the whole process.
+    """Replace the clock of the SDK by one that is moved by hand, for the whole process.
 
     It starts at the present time, in whole seconds.
     """
@@ -209,11 +209,11 @@ def _use(clock: Any) -> None:
 
 @contextmanager
 def isolated() -> Generator[None, None, None]:
-    """Give a fresh state inside: no benches, counts, observers or settings of outside.
+    """Use a fresh state inside the block: no benches, counts, observers or settings.
 
-    Process-wide, also for functions decorated at import; the real state is back after.
-    Rules that were registered with ``@classify.rule`` go on inside; those registered inside
-    end with it.
+    Process-wide, also for functions decorated at import; the real state is back afterwards.
+    Rules that were registered with ``@classify.rule`` stay active inside; those registered
+    inside are removed at the end.
     """
     before, rules = runtime.exchange(), classify.rules
     try:

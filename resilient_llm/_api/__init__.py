@@ -1,1 +1,1 @@
-"""The public functions and classes, one file each."""
+"""The public functions and classes, one file for each group of them."""

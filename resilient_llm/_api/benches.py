@@ -1,4 +1,4 @@
-"""What operators ask and say: benches and health, of this process."""
+"""`bench_model`, `list_benched`, `health`, `reset` and the other functions for operators."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def list_benched() -> list[BenchedModel]:
-    """Return what sits out in this process, sorted by key."""
+    """Return the keys that are benched in this process, sorted by key."""
     now = runtime.clock()
     benched = [(circuit, circuit.bench_now(now)) for circuit in runtime.registry.circuits()]
     return [_row(circuit, bench, now) for circuit, bench in benched if bench is not None]
@@ -31,7 +31,7 @@ def bench_model(
 ) -> None:
     """Bench a target, or with a key without a slash every target of a provider.
 
-    A manual bench ends only by `unbench_model` or its own end. Benching anew replaces it.
+    A manual bench ends only by `unbench_model` or its own end. Benching again replaces it.
 
     Args:
         spec: ``"provider/model"`` or ``"provider"``; need not be known yet.
@@ -79,10 +79,10 @@ def is_benched(spec: str | Target) -> bool:
 
 
 def health(expected: Iterable[str | Target] = ()) -> dict[str, TargetHealth]:
-    """Return ``{key: how it is doing}`` for every key seen or expected, sorted.
+    """Return ``{key: its health}`` for every key seen or expected, sorted.
 
     Args:
-        expected: Keys to show even if nobody has used them yet.
+        expected: Keys to show even if they have not been used yet.
 
     Raises:
         ConfigurationError: If one of them is no key, or all are one bare text.
@@ -101,7 +101,7 @@ def health(expected: Iterable[str | Target] = ()) -> dict[str, TargetHealth]:
 
 
 def reset() -> None:
-    """Forget everything automatic: counts, states, automatic benches. Manual benches stay."""
+    """Reset counts, states and automatic benches. Manual benches stay."""
     runtime.registry.forget()
     runtime.budgets.forget()
 

@@ -1,8 +1,8 @@
-"""`breaker(name)`: one guard on the process-wide circuit of that name.
+"""`breaker(name)` and `Breaker`: a guard on the process-wide circuit of a name.
 
-A guard counts what passes through it and refuses while its circuit is open. It holds no
-task, loop or thread. The first of the entries that are in it at once is kept in two slots;
-further ones, and those that took a leased place, in a list with who entered them.
+A guard counts the outcomes of its blocks and refuses to enter while its circuit is open. It
+holds no task, loop or thread. Of several entries at once, the first one is stored in two
+slots. The others, and those that took a lease, are in a list together with their owners.
 """
 
 import threading
@@ -33,7 +33,7 @@ from resilient_llm._values.target import normal_key
 
 F = TypeVar("F")
 
-# What every entry asks of the runtime, a lookup nearer.
+# Copies of what every entry reads from the runtime, which saves an attribute lookup.
 _clock = runtime.clock
 _circuits = runtime.circuits
 
@@ -46,15 +46,15 @@ def _look_again() -> None:
 runtime.on_exchange.append(_look_again)
 
 _EMPTY = Generation(0.0, 1.0)
-"""Stands for no entry. Its ``due`` is long past, so leaving it never takes the short way."""
+"""Stands for no entry. Its ``check_after`` is past, so leaving never takes the fast path."""
 _FIRST_LEFT = Generation(0.0, 1.0)
-"""Stands for a first entry that has left while others are still in: new ones join those."""
+"""Stands for a first entry that has left before the others: new entries join the list."""
 _MANY = float("inf")
-"""Stands for the time of the first entry while there are others, with the same effect."""
+"""Stands for the time of the first entry while there are others; avoids the fast path too."""
 
 
 class _Entry:
-    """One entry that is not the guard's first."""
+    """An entry other than the guard's first one."""
 
     __slots__ = ("owner", "permit")
 
@@ -64,7 +64,7 @@ class _Entry:
 
 
 class _ExtraEntries:
-    """What few guards need: options they name, entries beside the first."""
+    """What few guards need: their options, and the entries other than the first."""
 
     __slots__ = ("entries", "first_at", "options")
 
@@ -87,7 +87,7 @@ class Breaker:
     _circuit: Circuit
     _generation: Generation
     _at: float
-    _extra: _ExtraEntries  # set by those few who need it
+    _extra: _ExtraEntries  # set only when needed
 
     def __enter__(self) -> "Breaker":
         now = _clock()
@@ -126,7 +126,7 @@ class Breaker:
 
     @property
     def state(self) -> State:
-        """``"closed"``, ``"open"`` or ``"half_open"``: the key's own, as of now."""
+        """The present state of the key: ``"closed"``, ``"open"`` or ``"half_open"``."""
         return self._here().state(runtime.clock())
 
     @property
@@ -142,7 +142,7 @@ class Breaker:
             seconds: How long it took, 0 or more.
 
         Raises:
-            ConfigurationError: If ``seconds`` is no duration.
+            ConfigurationError: If ``seconds`` is not a duration.
         """
         took = check.seconds("seconds", seconds, zero=True)
         if error is not None and not isinstance(error, BaseException):  # pyright: ignore[reportUnnecessaryIsInstance]  # users' input
@@ -152,17 +152,17 @@ class Breaker:
         now = runtime.clock()
         permit = admit(self._here(), now)
         if isinstance(permit, Block):
-            return  # nobody was let through, so this call was admitted in an earlier state
+            return  # nothing is admitted now, so this call was admitted in an earlier state
         permit.entered_at = now - took
         if permit.entered_at < permit.circuit.admits_since(permit.admission):
-            permit.abandoned()  # it was let in during an earlier state
+            permit.abandoned()  # it was admitted in an earlier state
             return
         _report(permit, error, now)
 
     def __call__(self, fn: F, /) -> F:
         """Guard a function, method, generator or callable object; its signature is kept.
 
-        A stream that it gives, or a manager of one, is guarded until it ends.
+        If it returns a stream, or a context manager of one, the stream is guarded until it ends.
         """
         from resilient_llm._binding.breaker_decorator import guarded
 
@@ -176,7 +176,7 @@ class Breaker:
         return _of(self.name, _options_of(self))
 
     def taken(self) -> Permit:
-        """Leave the guard without a report, and return what is to be reported."""
+        """Leave the guard without a report; return the permit, which is still to be reported."""
         permit = self._take()
         pop_leases(permit.leases)
         return permit
@@ -200,7 +200,7 @@ class Breaker:
         push_leases(permit.leases)
         extra = _extra_of(self)
         if extra is None:
-            with runtime.lock:  # two who come at once must not each make one
+            with runtime.lock:  # two threads must not each make one
                 extra = _extra_of(self)
                 if extra is None:
                     extra = self._extra = _ExtraEntries({})
@@ -217,7 +217,9 @@ class Breaker:
     def _take(self) -> Permit:
         """Return the permit of the entry that is being left."""
         extra = _extra_of(self)
-        while extra is not None and (entries := extra.entries[:]):  # others come and go meanwhile
+        while extra is not None and (
+            entries := extra.entries[:]
+        ):  # a copy: other threads change the list
             owner = _owner()
             mine = [entry for entry in entries if entry.owner == owner]
             # Left from another task: the first entry has no owner on record, so it goes first.
@@ -227,7 +229,7 @@ class Breaker:
             try:
                 extra.entries.remove(entry)
             except ValueError:
-                continue  # somebody else who leaves from another task took it
+                continue  # another thread took it
             if not extra.entries and self._generation is _FIRST_LEFT:
                 self._generation = _EMPTY
             return entry.permit
@@ -257,9 +259,9 @@ def _owner() -> object:
 
 
 def _report(permit: Permit, error: BaseException | None, now: float) -> None:
-    """Count what left a block."""
+    """Report the outcome of a block."""
     if type(error) is GeneratorExit:
-        permit.abandoned()  # a consumer that stops reading says nothing about who is read
+        permit.abandoned()  # the consumer stopped, which is not the provider's outcome
         return
     if error is None:
         permit.succeeded(now, now - permit.entered_at)
@@ -292,16 +294,16 @@ def breaker(name: str, **options: Unpack[BreakerOptions]) -> Breaker:
             ``"metrics_only"``, ``"disabled"`` or ``"forced_open"``.
 
     Raises:
-        ConfigurationError: If the name is no key, or an option is unknown or out of range.
+        ConfigurationError: If the name is not a key, or an option is unknown or out of range.
         BreakerOpenError: When the guard is entered while its circuit is open.
     """
     if not options:
         try:
             circuit = _circuits[name]
-        except (KeyError, TypeError):  # new, spelled otherwise, or no text at all
+        except (KeyError, TypeError):  # new, spelled differently, or not a text
             pass
         else:
-            guard = Breaker()  # and no __init__, which would cost as much as all the rest
+            guard = Breaker()  # without __init__, which would double the cost
             guard._circuit = circuit
             guard._generation = _EMPTY
             return guard

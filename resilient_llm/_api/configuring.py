@@ -1,4 +1,4 @@
-"""`configure` and `settings`: process-wide defaults."""
+"""`configure` and `settings`: change and read the process-wide defaults."""
 
 from __future__ import annotations
 

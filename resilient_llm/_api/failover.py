@@ -65,7 +65,7 @@ class GuardedMethod(Protocol[S, P, R_co]):
 
 
 class GuardedClassMethod(Protocol[S, P, R_co]):
-    """What ``@classmethod`` is put around: bound however it is found."""
+    """A method under a policy for ``@classmethod``, bound on access to class and instance."""
 
     @property
     def policy(self) -> Failover: ...
@@ -238,8 +238,8 @@ def failover(
             after the n-th attempt; a tenacity wait; or a function from n to seconds.
         timeout: Seconds for the whole call: attempts, waits, targets, and all of a stream.
         attempt_timeout: Seconds for one attempt, of a stream until its first content.
-            Asynchronous attempts are cancelled, streams cut off; other synchronous ones must
-            be told through a parameter annotated `Attempt`.
+            Asynchronous attempts are cancelled, streams cut off; other synchronous functions
+            must take a parameter annotated `Attempt` and apply its ``remaining``.
         cooldown: Seconds of the first bench of targets whose circuit has no setting of its own.
         strategy: ``"priority"``, or a function from targets to targets in order.
         reject: Looks at an answer, of a stream at its first item with content; None or
@@ -252,10 +252,10 @@ def failover(
         when_all_benched: Whether to try the benched targets once, to wait, or to raise.
         reraise: Whether the last target's own error leaves instead of ChainExhaustedError.
         stream: How streams are guarded; None for the defaults of `StreamPolicy`.
-        observers: Functions that are told this policy's events.
+        observers: Functions that are called with this policy's events.
 
     Raises:
-        ConfigurationError: If something is not allowed; it names it and says what is.
+        ConfigurationError: If a value is not allowed; the message says what is allowed.
     """
     given = PolicyOptions(
         attempts=attempts,

@@ -1,4 +1,4 @@
-"""`observe` and `events`: how events reach users' code."""
+"""`observe` and `events`: subscribe a function, or an ``async for``, to events."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def observe(
 @overload
 def observe(callback: Callable[[Any], object], /, *types: type[Event]) -> Callable[[], None]: ...
 def observe(callback: Callable[[Any], object], /, *types: type[Event]) -> Callable[[], None]:
-    """Have a function told of every event of these types, of all types if none is named.
+    """Call a function with every event of these types, or of all types if none is named.
 
     It runs after the fact, outside every lock, in order for each key, on the thread that
-    made the event. One that raises is logged once and harms nothing.
+    made the event. An observer that raises is logged once and does not affect the call.
 
     Returns:
-        A function that ends it.
+        A function that ends the subscription.
 
     Raises:
-        ConfigurationError: If it is no plain function, or a type is no type of event.
+        ConfigurationError: If it is not a plain function, or a type is not a type of event.
     """
     if not callable(callback) or inspect.iscoroutinefunction(callback):
         raise ConfigurationError(
@@ -114,7 +114,7 @@ class EventStream:
             if self._stop is None:
                 raise StopAsyncIteration
             self._arrived = anyio.Event()
-            # Looked at again: something may have come while the old one was set.
+            # Checked again: an event may have arrived before the new `anyio.Event` was stored.
             if not self._buffer:
                 await self._arrived.wait()
         return self._buffer.popleft()
@@ -135,7 +135,7 @@ class EventStream:
 
 
 def events(*types: type[Event], buffer: int = 1000) -> EventStream:
-    """Return the events of these types, of all if none is named, for ``async for``.
+    """Return the events of these types, or of all types if none is named, for ``async for``.
 
     Examples:
         >>> async with events() as stream:
@@ -147,7 +147,7 @@ def events(*types: type[Event], buffer: int = 1000) -> EventStream:
             counted in ``stream.dropped``.
 
     Raises:
-        ConfigurationError: If a type is no type of event, or ``buffer`` is below 1.
+        ConfigurationError: If a type is not a type of event, or ``buffer`` is below 1.
     """
     _check_types(types)
     return EventStream(types, check.whole("buffer", buffer, low=1))

@@ -1,4 +1,4 @@
-"""The one place that knows every variant and puts them together."""
+"""Connects the runtime with the variants: default observer, item inspector, late imports."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ wire(runtime)
 
 
 def _rule_failed(failure: BaseException) -> None:
-    """Log a user's rule that raised, by the class of what it raised."""
+    """Log that a user's rule raised, with the class of the error."""
     if runtime.dispatcher.log_line is not None:
         runtime.dispatcher.log_line(
             f"a rule of classify failed with {type(failure).__name__} and was passed over",
@@ -52,7 +52,11 @@ classify.on_rule_failed = _rule_failed
 
 
 def _load_before_fork() -> None:
-    """Load what loads late, so that no child waits for an import that a thread of its parent had begun."""
+    """Import what is imported late, before the process forks.
+
+    Otherwise a child could wait for ever for the lock of an import that another thread of its
+    parent had started.
+    """
     for name in ("_values.events", "rules"):
         import_module(f"resilient_llm.{name}")
 

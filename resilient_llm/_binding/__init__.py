@@ -1,1 +1,1 @@
-"""A function and a policy, bound to the present state of the process."""
+"""What ``@failover`` and ``@breaker`` return: wrappers, loops, and their binding to the state."""

@@ -1,9 +1,9 @@
-"""What stands behind a decorated function: binding to the present state, and the ways in.
+"""`Caller`: binds one function to the present state, and makes the calls of its wrapper.
 
 A `Caller` belongs to one policy and one function. It binds: it takes circuits, clock and
 settings from the runtime and puts into the generated wrapper what the healthy path reads.
-Whatever the healthy path does not do itself comes here: the first call, a bench, a pinned
-call, an open trace, an error.
+The wrapper hands over what it does not do itself: the first call, a bench, a pinned call,
+an open trace, an error.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ if TYPE_CHECKING:
 
 
 class Unbound:
-    """A circuit that is always shut: what an unbound wrapper reads."""
+    """Stands in an unbound wrapper for a circuit: it never admits a call."""
 
     slot = None
     shut_until = NEVER
 
 
 class PendingStream:
-    """A stream that an asynchronous function gave, still to be waited for up to its first content."""
+    """A stream that an asynchronous function returned, not yet awaited to its first content."""
 
     __slots__ = ("_go",)
 
@@ -74,7 +74,7 @@ class PendingCall:
 
 
 class Caller:
-    """The way into one policy for one function."""
+    """Makes the calls of one function under one policy."""
 
     def __init__(self, policy: Policy, injection: Injection) -> None:
         self.policy = policy
@@ -84,7 +84,7 @@ class Caller:
             (each.invoker(target), bool(each.gives_items))
             for target, each in zip(policy.chain, called, strict=True)
         ]
-        """How each target is called, and whether by a generator function."""
+        """``(function that calls it, whether that is a generator function)`` for each target."""
         self.candidates: tuple[Candidate, ...] | None = None
         self.deps: CallDeps | None = None
         self.wrapper: dict[str, Any] = {}
@@ -94,21 +94,21 @@ class Caller:
         self.is_limited = injection.is_async and (
             options.timeout is not None or options.attempt_timeout is not None
         )
-        """Whether its attempts are cut off, which is more than the generated wrapper does."""
+        """Whether its attempts are cut off at a limit, which the generated wrapper cannot do."""
         self.quiet = False
-        """Whether nobody wants to know of a success."""
+        """Whether nothing listens to successes."""
         self.is_stream = bool(injection.gives_items) or any(
             each is not None
             for each in (options.stream, *(target.stream for target in policy.chain))
         )
-        """Whether what it guards is known to be streams."""
+        """Whether its results are known to be streams."""
 
     # Binding.
 
     def _is_plain(self) -> bool:
         """Return whether the healthy path may make the first attempt by itself.
 
-        The one table of what it cannot do. Everything here is done by the call flow.
+        This is the only list of what it cannot do: the call flow does the calls listed here.
         """
         options, injection = self.policy.options, self.injection
         return not (
@@ -129,7 +129,7 @@ class Caller:
         )
 
     def bound(self) -> tuple[Candidate, ...]:
-        """Return the candidates in the present state, in the order of their priority."""
+        """Return the candidates in the present state, by priority; bind first if unbound."""
         candidates = self.candidates
         return self._bind() if candidates is None else candidates
 
@@ -153,7 +153,7 @@ class Caller:
                 item_inspector=runtime.item_inspector,
             )
             if self.is_stream:
-                self.deps.item_inspector()  # loading it must not count as waiting for a provider
+                self.deps.item_inspector()  # its import must not count as waiting for a provider
             self.candidates = candidates
             runtime.bind(self)
             dispatcher = runtime.dispatcher
@@ -171,7 +171,7 @@ class Caller:
                     )
                 )
                 second, second_target = others[0] if others else (Unbound, candidates[0].target)
-                # The circuit last: with it the wrapper begins to rely on the rest.
+                # The circuit last: once it is there, the wrapper reads the rest.
                 self._put(target=candidates[0].target, clock=runtime.clock, others=others)
                 self._put(second=second, second_target=second_target, circuit=candidates[0].circuit)
             return candidates
@@ -211,17 +211,17 @@ class Caller:
         )
         return self.wrapper
 
-    # Ways in.
+    # Entries.
 
     @property
     def entry(self) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
-        """What makes a call, by the kind of function."""
+        """The method that makes a call of this kind of function."""
         if self.injection.gives_items:
             return self.stream
         return self.call_async if self.injection.is_async else self.call
 
     def stream(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Return what makes one call when its first item is asked for."""
+        """Return an iterator that makes one call when its first item is asked for."""
 
         def start() -> Suspended:
             call = self.new_call(args, kwargs)
@@ -237,17 +237,17 @@ class Caller:
         return astreams.StreamSession(start).present()
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Make one call through the call flow; an awaitable of it if the function gives awaitables."""
+        """Make one call through the call flow; return an awaitable if the function does."""
         call = self.new_call(args, kwargs)
         steps = call_flow(call, runtime.clock())
-        return drive(call, steps, steps.send(None))  # type: ignore[arg-type]  # the first send is None
+        return drive(call, steps, next(steps))
 
     async def call_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Make one call through the call flow, or its first attempt without, as the wrapper does."""
+        """Make one call through the call flow, or its first attempt without it if possible."""
         if self.is_limited:
             candidates = self.bound()
             generation = candidates[0].circuit.slot
-            # Whether the others are live decides how long this attempt may take.
+            # The limit of this attempt depends on whether another target is live.
             is_plain = self.quiet and (
                 len(candidates) == 1 or candidates[1].circuit.slot is not None
             )
@@ -256,7 +256,7 @@ class Caller:
         call = self.new_call(args, kwargs)
         del args, kwargs
         steps = call_flow(call, runtime.clock())
-        return await adrive(call, steps, steps.send(None))  # type: ignore[arg-type]  # the first send is None
+        return await adrive(call, steps, next(steps))
 
     async def _limited(
         self,
@@ -265,7 +265,7 @@ class Caller:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        """Make the first attempt of a plain policy with limits; hand over to the call flow if it fails."""
+        """Make the first attempt of a plain policy with limits; resume the flow if it fails."""
         from resilient_llm._drive import aio
 
         options, candidate = self.policy.options, candidates[0]
@@ -352,12 +352,13 @@ class Caller:
         unknown = [target for target in targets if getattr(target, "key", None) not in by_target]
         if unknown or not targets:
             raise ConfigurationError(
-                "strategy gave no target, or one that is not in the chain: return some of those it was given"
+                "strategy gave no target, or one that is not in the chain: "
+                "return some of those it was given"
             )
         return tuple(by_target[target.key] for target in dict.fromkeys(targets))
 
     def _pinned(self, kwargs: dict[str, Any]) -> tuple[dict[str, Any], Target | None]:
-        """Take out what pins the call to one target; return the rest and the target."""
+        """Remove the arguments that pin the call to one target; return the rest and the target."""
         names = self.injection.names
         if not names:
             return kwargs, None
@@ -375,7 +376,7 @@ class Caller:
                 pinned = found
         return rest, pinned
 
-    # What the healthy path hands over.
+    # Called by the healthy path.
 
     def on_failure(
         self,
@@ -387,12 +388,12 @@ class Caller:
         timed_out: bool = False,
         ends_deadline: bool = False,
     ) -> PendingCall | None:
-        """Take over after a failed first attempt; None if the error is to leave as it is.
+        """Start a call flow after a failed first attempt; None if the error is raised unchanged.
 
         Args:
             generation: The closed period that admitted it.
-            entered_at: When it did.
-            target: Where the attempt went.
+            entered_at: When it was admitted.
+            target: The target of the attempt.
             error: What it raised.
             timed_out: Whether it was cut off by its limit.
             ends_deadline: Whether that limit was the end of the whole deadline.
@@ -410,7 +411,7 @@ class Caller:
             now,
             (candidate, permit, Reply(now, error=error, timed_out=timed_out), ends_deadline),
         )
-        step = steps.send(None)  # type: ignore[arg-type]  # the first send is None
+        step = next(steps)
         if type(step) is Reraise:
             steps.close()
             call.clear()
@@ -451,7 +452,7 @@ class Caller:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        """Count a success that needs more than counting; return the answer."""
+        """Report a success that needs more than a count; return the answer."""
         if type(result) is not self.wrapper.get(self.prefix + "plain_type"):
             if not self.injection.is_async and inspect.isawaitable(result):
                 return self._guard_awaitable(generation, entered_at, target, result, args, kwargs)
@@ -469,7 +470,8 @@ class Caller:
                 now, now - entered_at
             )
         if runtime.dispatcher.has_listeners(event_names.AttemptSucceeded):
-            # Its level was lowered after we were bound: tell this one, then come by the caller.
+            # The log level was lowered after the binding: emit this event, then unbind, so that
+            # the next calls come through the caller.
             call = self.new_call(entered_at=entered_at)
             self._circuit(target).emit(
                 event_names.AttemptSucceeded, now, number=1, seconds=now - entered_at, tag=call.tag
@@ -489,7 +491,7 @@ class Caller:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        """Guard what a plain function gave to be awaited."""
+        """Guard an awaitable that a plain function returned."""
         options = self.policy.options
         if options.timeout is not None or options.attempt_timeout is not None:
             return await self._adopt_awaitable(result, target, args, kwargs)
@@ -516,7 +518,7 @@ class Caller:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        """Guard a stream that the healthy path came by."""
+        """Guard a stream that the healthy path got as a result."""
         if self.injection.is_async:
             return PendingStream(
                 lambda: self._guard_stream_async(entered_at, target, stream, args, kwargs)
@@ -547,19 +549,23 @@ class Caller:
     def _start_at_first_attempt(
         self, entered_at: float, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Call, CallFlow, Step, bool]:
-        """Start a call flow at the attempt that the healthy path made; say whether it would make that one, too."""
+        """Start a call flow at the first attempt, which the healthy path made already.
+
+        Returns:
+            The call, its flow, the first step, and whether that step is the same attempt.
+        """
         call = self.new_call(args, kwargs, entered_at=entered_at)
         steps = call_flow(call, entered_at)
-        step = steps.send(None)  # type: ignore[arg-type]  # the first send is None
+        step = next(steps)
         return call, steps, step, type(step) is Try and step.candidate.target is target
 
     async def _adopt_awaitable(
         self, result: Any, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Let the call flow time an awaitable that the healthy path came by."""
+        """Let the call flow limit an awaitable that the healthy path got as a result."""
         call = self.new_call(args, kwargs)
         steps = call_flow(call, runtime.clock())
-        step = steps.send(None)  # type: ignore[arg-type]  # the first send is None
+        step = next(steps)
         fits = type(step) is Try and step.candidate.target is target
         if not fits and inspect.iscoroutine(result):
             result.close()
@@ -567,7 +573,7 @@ class Caller:
 
 
 def _called(target: Target, injection: Injection) -> Injection:
-    """Return what is called for one target: its own ``call=``, else the decorated function."""
+    """Return the injection of a target's own ``call=``, else of the decorated function."""
     if target.call is not None:
         return injection_of(target.call, every_entry_calls=True)
     if injection.first is None and "target" not in injection.names:

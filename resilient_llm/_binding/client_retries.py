@@ -1,4 +1,4 @@
-"""Clients with retries of their own, multiplied by ours: seen where they can be, and told."""
+"""Detects SDK clients that retry by themselves, which multiplies our retries, and warns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ADVICE: Final = "its retries multiply with those of the chain; build the client
 
 
 def warn_of_client_retries(target: Target) -> None:
-    """Warn, where the chain is written, if a target's ``call=`` belongs to a client that retries."""
+    """Warn at the declaration if a target's ``call=`` belongs to a client that retries."""
     owner: Any = getattr(target.call, "__self__", None)
     client: Any = getattr(owner, "_client", None)
     retries: Any = getattr(client, "max_retries", 0)
@@ -26,7 +26,7 @@ def warn_of_client_retries(target: Target) -> None:
 
 
 def notice_client_retries(provider: str, error: BaseException) -> None:
-    """Log, once for each provider, that the request of an error was a retry of the SDK's own."""
+    """Log, once per provider, that the failed request was a retry by the SDK's client."""
     dispatcher = runtime.dispatcher
     if (
         provider in dispatcher.seen_retrying
@@ -41,8 +41,8 @@ def notice_client_retries(provider: str, error: BaseException) -> None:
 
 def _sdk_retried(error: BaseException) -> bool:
     try:
-        request: Any = getattr(error, "request", None)  # httpx raises if an error knows none
+        request: Any = getattr(error, "request", None)  # httpx raises if it was not set
         headers: Any = getattr(request, "headers", None)
         return headers is not None and int(headers.get("x-stainless-retry-count", 0)) > 0
-    except Exception:  # noqa: BLE001  # attributes of somebody else's class
+    except Exception:  # noqa: BLE001  # a property of a foreign class may raise anything
         return False

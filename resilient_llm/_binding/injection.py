@@ -1,4 +1,4 @@
-"""How a function is given its target: what its signature asks for, and where."""
+"""Reads a function's signature: where it takes its target, and how to call it with one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _P = inspect.Parameter
 
 
 class Injection:
-    """What one function wants to be told, and where."""
+    """The parameters through which one function takes its target and its `Attempt`."""
 
     __slots__ = (
         "attempt",
@@ -44,7 +44,7 @@ class Injection:
         self.fn = fn
         self.is_async = _is_async(fn)
         self.gives_items: Literal["", "sync", "async"] = _gives_items(fn)
-        """Whether it is a generator function, and of which sort."""
+        """Which kind of generator function it is; empty if it is none."""
         self.parameters = tuple(signature.parameters.values())
         self.first = _first_target(fn, self.parameters)
         """Index of the positional parameter that is filled with the target, or None."""
@@ -97,17 +97,17 @@ class Injection:
         return _merged(args, kwargs, list(changes.items()), frozenset(), positions)
 
     def invoker(self, target: Target) -> Callable[[Try, tuple[Any, ...], dict[str, Any]], Any]:
-        """Return what calls the function for one target."""
+        """Return a function that calls the decorated one for one target."""
         fn, first, names = self.fn, self.first, self.names
         given = {"target": target, "model": target.model, "provider": target.provider}
         params = [(name, value) for name, value in target.params.items() if self.accepts(name)]
         for name in target.removed:
-            # The wrapper passes by position what has one; taking it out means its default.
+            # The wrapper passes such an argument by position, so its default replaces it.
             if (
                 self.position(name) is not None
                 and self.outer.parameters[name].default is not _P.empty
             ):
-                params.append((name, self.outer.parameters[name].default))  # noqa: PERF401  # two conditions, told apart
+                params.append((name, self.outer.parameters[name].default))  # noqa: PERF401  # clearer with two conditions
         positions = {name: self.position(name) for name, _ in params}
 
         def invoke(step: Try, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -136,7 +136,7 @@ def _merged(
     removed: frozenset[str],
     positions: dict[str, int | None],
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments with a target's params over them and what it removes taken out."""
+    """Return the arguments, overridden by a target's params and without those it removes."""
     kwargs = {name: value for name, value in kwargs.items() if name not in removed}
     passed = list(args)
     for name, value in params:
@@ -149,14 +149,15 @@ def _merged(
 
 
 def injection_of(fn: Any, *, every_entry_calls: bool = False) -> Injection:
-    """Look at a function once.
+    """Return how a function takes its target.
 
     Args:
         fn: What is decorated, or a target's ``call=``.
-        every_entry_calls: Whether it need not be given a target.
+        every_entry_calls: Whether every target has its own ``call=``, so that the function
+            need not take one.
 
     Raises:
-        ConfigurationError: If it is no function, or is given no target.
+        ConfigurationError: If it is not a function, or takes no target.
     """
     name = getattr(fn, "__name__", type(fn).__name__)
     if not callable(fn) or inspect.isclass(fn):
@@ -209,13 +210,14 @@ def _first_target(fn: Any, parameters: Sequence[inspect.Parameter]) -> int | Non
     if first.name == "target" and first.annotation is _P.empty:
         name = getattr(fn, "__name__", type(fn).__name__)
         raise ConfigurationError(
-            f"the first parameter of {name} is named target and has no annotation: {HOW_TO.format(name=name)}"
+            f"the first parameter of {name} is named target and has no annotation: "
+            f"{HOW_TO.format(name=name)}"
         )
     return None
 
 
 def _is_annotated(fn: Any, parameter: inspect.Parameter, wanted: type) -> bool:
-    """Return whether a parameter is annotated with one of our classes, also by text."""
+    """Return whether a parameter is annotated with this class, also as a string."""
     annotation = parameter.annotation
     if not isinstance(annotation, str):
         if isinstance(annotation, type):
@@ -227,7 +229,7 @@ def _is_annotated(fn: Any, parameter: inspect.Parameter, wanted: type) -> bool:
     if wanted.__name__ not in annotation:
         namespace: dict[str, Any] = getattr(inspect.unwrap(_innermost(fn)), "__globals__", {})
         return namespace.get(annotation.strip().strip("'\"")) is wanted
-    # Under TYPE_CHECKING the name may not be there at run time, so the text decides.
+    # A name imported under TYPE_CHECKING does not exist at run time, so the text decides.
     parts = (
         annotation.replace("'", "")
         .replace('"', "")
@@ -240,12 +242,12 @@ def _is_annotated(fn: Any, parameter: inspect.Parameter, wanted: type) -> bool:
 
 
 def loop_injection(*, is_async: bool) -> Injection:
-    """Return what stands for a function in the loop form, where the caller's block is the attempt."""
+    """Return the injection of the loop form, where the body of the loop is the attempt."""
 
     def block(*, target: Target) -> None: ...
 
     injection = Injection(block, inspect.signature(block))
     injection.is_async = is_async
     injection.var_keyword = True  # the block reads target.params by itself
-    injection.attempt = "attempt"  # and is told its limit by the attempt it enters
+    injection.attempt = "attempt"  # and gets its limit from the `LoopAttempt` that it enters
     return injection

@@ -1,7 +1,7 @@
 """The loop form: ``for attempt in policy: with attempt as target: …``, and its async twin.
 
-The body of the loop is the attempt. Leaving the body tells the call flow what came of it; the
-next round of the loop does what the call flow asks for, waits included.
+The body of the loop is the attempt. Leaving the body sends its outcome to the call flow; the
+next iteration does what the call flow asks for, waits included.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class LoopAttempt:
     """One attempt of a loop; entered with ``with`` or ``async with``, which gives its target.
 
     Attributes:
-        target: Where it goes.
+        target: The target to call.
         number: Number within the target, from 1.
         remaining: Seconds left for this attempt when it began, or None.
         call_id: Name of the call, the same in its events.
@@ -101,7 +101,8 @@ class _Attempts:
         self._steps = call_flow(self._call, runtime.clock())
         self._step: Step | None = None
         self._begun = False
-        # Weakly, or a loop that is left early would hold its place until a collection.
+        # Weakly: a strong reference would be a cycle, so a loop that is left early would keep its
+        # lease until the garbage collector runs.
         self._open: weakref.ref[LoopAttempt] | None = None
 
     def entered(self, attempt: LoopAttempt) -> None:
@@ -109,7 +110,7 @@ class _Attempts:
             raise RuntimeError("this attempt is over: enter each attempt of the loop once")
 
     def left(self, attempt: LoopAttempt, error: BaseException | None, *, timed_out: bool) -> bool:
-        """Tell the call flow what came of an attempt; return whether the error stays inside."""
+        """Send the outcome of an attempt to the call flow; return whether to suppress the error."""
         self._open = None
         if error is None:
             self._step = self._steps.send(Reply(runtime.clock(), attempt.result))
@@ -133,7 +134,7 @@ class _Attempts:
             )
         if not self._begun:
             self._begun = True
-            self._step = self._steps.send(None)  # type: ignore[arg-type]  # the first send is None
+            self._step = next(self._steps)
         step, self._step = self._step, None
         if type(step) is Raise:
             self._end()

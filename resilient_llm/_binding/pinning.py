@@ -1,4 +1,4 @@
-"""Pins a call to one target of its chain: ``target=`` and ``model=`` of a caller."""
+"""Finds the target that a caller pins a call to with ``target=`` or ``model=``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A decorated generator function, which still passes for one: to `inspect`, and to frameworks that ask it."""
+"""`StreamFunction`: a decorated generator function that `inspect` still sees as one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _Proxy: Any = wrapt.ObjectProxy  # it ships no types
 
 
 class StreamFunction(_Proxy):
-    """A proxy of a generator function that calls a wrapper in its place."""
+    """A proxy of a generator function that calls the wrapper instead of it."""
 
     def __init__(self, fn: Any, wrapper: Any) -> None:
         super().__init__(fn)  # pyright: ignore[reportUnknownMemberType]  # it has no types

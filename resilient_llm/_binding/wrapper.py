@@ -1,4 +1,4 @@
-"""The function that takes the place of a decorated one."""
+"""Builds the function that replaces a decorated one, with ``.policy`` and ``.using``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class PolicyHolder(Protocol):
-    """The object that users hold of a policy."""
+    """The public object of a policy, `Failover`."""
 
     @property
     def _policy(self) -> Policy: ...
@@ -27,7 +27,7 @@ class PolicyHolder(Protocol):
 
 
 def guarded_function(holder: PolicyHolder, fn: Any) -> Any:
-    """Return what takes the place of a function under a policy.
+    """Return the function that replaces a decorated one.
 
     Raises:
         ConfigurationError: If it cannot be guarded, or is given no target.
@@ -58,8 +58,9 @@ def _check_limits(policy: Policy, injection: Injection) -> None:
             continue
         if target.call is None or not _knows_limit(target.call):
             raise ConfigurationError(
-                "attempt_timeout cannot cut a synchronous function off: give it a parameter annotated Attempt "
-                "and pass attempt.remaining to the client, or decorate an async function; "
+                "attempt_timeout cannot cut a synchronous function off: "
+                "give it a parameter annotated Attempt and pass attempt.remaining to the client, "
+                "or decorate an async function; "
                 "for streams there is stream=StreamPolicy(first_item_timeout=…)"
             )
 
@@ -77,7 +78,7 @@ def _wrapper(
     defaults: tuple[Any, ...] | None,
     keyword_defaults: dict[str, Any],
 ) -> Any:
-    """Return a wrapper with this code, with a caller and globals of its own."""
+    """Return a wrapper with this code and its own caller and globals."""
     caller = Caller(holder._policy, injection)
     fn = injection.fn
     name = getattr(fn, "__name__", type(fn).__name__)

@@ -1,7 +1,7 @@
-"""The generated wrapper: the healthy first attempt inline, with the function's own parameters.
+"""Generates the code of a wrapper: the healthy first attempt inline, the rest in `Caller`.
 
-As attrs and dataclasses generate theirs: a generic ``*args, **kwargs`` closure costs more
-than the whole guard. Everything but the healthy first attempt is left to the caller object.
+The wrapper has the parameters of the decorated function, as attrs and dataclasses generate
+their methods: a generic ``*args, **kwargs`` closure costs more than the whole guard.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The state of this process: clock, circuits, observers, traces."""
+"""The state of this process: clock, circuits, settings, observers, traces, watchdog."""

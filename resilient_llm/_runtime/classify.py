@@ -1,4 +1,4 @@
-"""The process-wide ``classify``: what an error means, and where users' rules are registered.
+"""The process-wide `classify`: an instance of the core's classifier on the runtime's clock.
 
 verdict = classify(error)
 
@@ -12,7 +12,7 @@ from resilient_llm._core.classify import Classifier
 
 
 def _wall() -> float:
-    # The clock may be exchanged while the process runs.
+    # Read each time, because the clock may be replaced while the process runs.
     from resilient_llm._runtime.runtime import runtime
 
     return runtime.wall()

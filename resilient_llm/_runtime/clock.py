@@ -1,4 +1,4 @@
-"""Time and waiting: the protocols that drivers use, and the machine's own clock."""
+"""Time and waiting: the `Clock` protocol that drivers use, and `SystemClock`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 
 
 class CancelScope(Protocol):
-    """What the asynchronous driver needs of a cancel scope."""
+    """The part of a cancel scope that the asynchronous driver uses."""
 
     @property
     def cancel_called(self) -> bool: ...
 
 
 class Alarm(Protocol):
-    """The limit of what a thread waits for; see `watchdog`."""
+    """A limit on the present wait of a thread; see `watchdog`."""
 
     @property
     def is_over(self) -> bool: ...
@@ -38,7 +38,7 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's time. Monotonic, so a wall clock that jumps changes nothing."""
+    """The clock of the machine. Durations use the monotonic clock, which never jumps."""
 
     # perf_counter is monotonic and, on Windows, finer than time.monotonic.
     monotonic = staticmethod(time.perf_counter)

@@ -1,9 +1,9 @@
-"""Who is told what: owns the process-wide observers and the order of delivery.
+"""Delivers events: owns the process-wide observers and the order of delivery.
 
 An event is queued on its key when it happens, under the key's lock if there is one, and
-delivered outside every lock by whichever thread gets to it. One thread at a time delivers
-a key's events, so they arrive in order; a thread that finds another one at it leaves its
-events to that one and goes on.
+delivered outside every lock by the first thread that is free to do so. One thread at a time
+delivers the events of a key, so they arrive in order. A thread that finds another one
+delivering leaves its events to that thread and goes on.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class LogLine(Protocol):
-    """Writes a line that is no event."""
+    """Writes a log line that is not an event."""
 
     def __call__(self, text: str, /, *, warning: bool = False) -> None: ...
 
@@ -37,36 +37,36 @@ class Dispatcher:
         self._lock = threading.RLock()
         self._observers: tuple[tuple[Callable[[Any], object], tuple[type[ev.Event], ...]], ...] = ()
         self._wanted: frozenset[str] = frozenset()
-        self._broken: dict[int, weakref.ref[Any]] = {}
-        """``{id of an observer that failed: the observer}``, for as long as it lives."""
+        self._failed_before: dict[int, weakref.ref[Any]] = {}
+        """``{id of an observer that has failed: the observer}``, while the observer exists."""
         self.log: Callable[[ev.Event], object] | None = None
         """The default observer; None when it is switched off."""
         self.logs: Callable[[event_names.EventName], bool] = lambda _: False
-        """Whether the default observer would write this type now."""
+        """Whether the default observer would log this type of event now."""
 
         self.log_line: LogLine | None = None
-        """Where the default observer writes a line that is no event."""
+        """Writes a line that is not an event to the log of the default observer, or None."""
         self.seen_retrying: set[str] = set()
         """Providers whose clients were seen to retry by themselves."""
 
     def has_listeners(self, kind: event_names.EventName, tag: CallTag | None = None, /) -> bool:
-        """Return whether anybody listens to this type of event."""
+        """Return whether an observer listens to this type of event."""
         if kind in self._wanted or (tag is not None and tag.observers):
             return True
         return self.log is not None and self.logs(kind)
 
     def has_success_listeners(self) -> bool:
-        """Return whether a process-wide observer listens to what a healthy call would tell."""
+        """Return whether a process-wide observer listens to successful attempts."""
         return event_names.AttemptSucceeded in self._wanted
 
     def has_skip_listeners(self) -> bool:
-        """Return whether anybody listens to targets being passed over."""
+        """Return whether an observer listens to skipped targets."""
         return self.has_listeners(event_names.TargetSkipped)
 
     def subscribe(
         self, callback: Callable[[Any], object], types: tuple[type[ev.Event], ...]
     ) -> Callable[[], None]:
-        """Add an observer of these types, of all if there are none; return what takes it away."""
+        """Add an observer of these types, or of all types; return the function that removes it."""
         entry = (callback, types)
         with self._lock:
             self._change((*self._observers, entry))
@@ -90,12 +90,14 @@ class Dispatcher:
         self._wanted = frozenset(wanted)
 
     def deliver(self, circuit: Circuit, /) -> None:
-        """Deliver what is queued on a key, unless another thread is at it."""
+        """Deliver the events that are queued on a key, unless another thread is doing so."""
         outbox, delivering = circuit.outbox, circuit.delivering
-        # Looked at again after the release: something queued in between must not be stranded.
+        # Checked again after the release, so that an event queued meanwhile is delivered too.
         while outbox:
             is_ours = False
-            try:  # around the acquisition too: an interrupt in between would silence the key for ever
+            # Around the acquisition too: after an interrupt between the two, the lock would stay
+            # held and no event of this key would ever be delivered.
+            try:
                 is_ours = delivering.acquire(blocking=False)
                 if not is_ours:
                     return
@@ -109,7 +111,7 @@ class Dispatcher:
     def dispatch(
         self, kind: event_names.EventName, key: str, happened_at: float, details: dict[str, Any]
     ) -> None:
-        """Build one event and hand it to whoever listens."""
+        """Build one event and pass it to the observers that listen to its type."""
         from resilient_llm._values import events as _events
 
         tag: CallTag | None = details.pop("tag", None)
@@ -143,13 +145,13 @@ class Dispatcher:
             self._observer_failed(callback, type(error).__name__, event)
 
     def _fails_first(self, callback: Callable[[Any], object]) -> bool:
-        """Return whether an observer has not failed before, and note that it has."""
-        number, broken = id(callback), self._broken
-        if number in broken:
+        """Return whether this is the first failure of an observer, and remember the failure."""
+        number, failed_before = id(callback), self._failed_before
+        if number in failed_before:
             return False
         try:
-            broken[number] = weakref.ref(callback, lambda _: broken.pop(number, None))
-        except TypeError:  # a class that cannot be referred to weakly is told of each time
+            failed_before[number] = weakref.ref(callback, lambda _: failed_before.pop(number, None))
+        except TypeError:  # without weak references every failure is reported
             pass
         return True
 

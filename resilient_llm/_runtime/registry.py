@@ -1,11 +1,12 @@
-"""Every circuit of one state of the process, by key. Owns which of them are kept.
+"""The registry of circuits by key. Owns which of them are kept when they are idle.
 
 Lock order: the registry's lock before a provider's, a provider's before a target's. No
 lock is held while user code runs.
 
-A circuit is kept while it has something to remember or somebody refers to it: a decorated
-function, a guard, a call. Above ``MOST_KEYS`` those that are healthy and idle are held
-weakly, the longest idle first, so that a key per tenant does not grow for ever.
+A circuit is kept while it has state to remember or is referred to by a decorated function,
+a guard or a call. Above ``MOST_KEYS`` the circuits that are healthy and idle are held
+weakly, the longest idle first, so that one key per tenant does not grow memory without
+limit.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Registry:
-    """Circuits by key; made on first use."""
+    """Circuits by key; each is made on first use."""
 
     def __init__(
         self, settings: Settings, clock: Callable[[], float], rng: Random, dispatcher: Dispatcher
@@ -55,47 +56,51 @@ class Registry:
         return circuit
 
     def find(self, spec: object) -> Circuit | None:
-        """Return the circuit of a key, however it is spelled, or None if nobody has used it."""
+        """Return the circuit of a key in any spelling, or None if there is none yet."""
         key = normal_key(spec)
-        # A look into a weak dictionary also takes out what has died, which upsets who iterates over it.
+        # Under the lock: a lookup in a weak dictionary also removes dead entries, which breaks an
+        # iteration over it in another thread.
         with self._lock:
             return self._all.get(key)
 
     def circuits(self) -> list[Circuit]:
-        """Return all circuits there are, sorted by key."""
+        """Return all existing circuits, sorted by key."""
         with self._lock:
             return sorted(self._all.values(), key=lambda circuit: circuit.key)
 
     def configure(self, settings: Settings) -> None:
-        """Take changed defaults; `settle` applies them to the circuits there are."""
+        """Store changed defaults; `settle` applies them to the existing circuits."""
         with self._lock:
             self._settings = settings
             for name, options in settings.breakers.items():
                 if name != "*" and options.get("mode") == "forced_open":
-                    self._make(name)  # it is benched now, not only from its first use on
+                    self._make(name)  # benched at once, not only from its first use
 
     def settle(self) -> None:
-        """Apply the present settings to every circuit there is. Under no lock: observers are told."""
+        """Apply the present settings to every circuit.
+
+        Called without a lock, because circuits emit events.
+        """
         for circuit in self.circuits():
             self._settle(circuit)
 
     def forget(self) -> None:
-        """Forget everything automatic; manual benches stay."""
+        """Reset counts, states and automatic benches; manual benches stay."""
         now = self._clock()
         for circuit in self.circuits():
             circuit.forget(now)
 
     def suspend(self, *, suspended: bool) -> None:
-        """Shut what guards and decorated functions still hold, while another state is in force."""
+        """Stop all circuits from admitting, while another state of the process is in use."""
         with self._lock:
             self._suspended = suspended
             circuits = list(self._all.values())
-        # A target looks at its provider, so providers go first.
+        # A target reads the state of its provider, so providers go first.
         for circuit in sorted(circuits, key=lambda each: each.provider is not None):
             circuit.suspend(suspended=suspended)
 
     def after_fork(self) -> None:
-        """Give the child locks of its own."""
+        """Give the child process new locks."""
         self._lock = threading.RLock()
         for circuit in list(self._all.values()):
             circuit.after_fork()
@@ -123,7 +128,7 @@ class Registry:
         return circuit
 
     def _sweep(self, keep: Circuit) -> None:
-        """Let go of healthy idle keys, the longest idle first, down to nine tenths of the limit."""
+        """Drop healthy idle keys, the longest idle first, down to nine tenths of the limit."""
         now = self._clock()
         idle = [
             each
@@ -134,13 +139,13 @@ class Registry:
         for circuit in idle[: max(0, len(self.kept) - MOST_KEYS * 9 // 10)]:
             circuit.keep = self._keep
             del self.kept[circuit.key]
-            if not circuit.is_idle(now):  # it failed meanwhile, before it knew whom to ask
+            if not circuit.is_idle(now):  # it failed before `keep` was set
                 self.kept[circuit.key] = circuit
-        # When nearly all are ill, look again only after a tenth more, not at every new key.
+        # If few can be dropped, sweep again after a tenth more keys, not at every new key.
         self._next_sweep = max(MOST_KEYS, len(self.kept) + MOST_KEYS // 10)
 
     def _keep(self, circuit: Circuit) -> None:
-        """Hold a circuit again that somebody still used when it was let go, and that is benched now."""
+        """Keep a dropped circuit again, which was still in use and is now benched."""
         with self._lock:
             if self._all.get(circuit.key) is circuit:
                 self.kept[circuit.key] = circuit
@@ -152,11 +157,11 @@ class Registry:
             self._dispatcher.settings_changed(circuit.key, options)
 
     def _settle(self, circuit: Circuit) -> bool:
-        """Give a circuit the settings that hold for it now; return whether that changed anything.
+        """Apply the present settings to a circuit; return whether that changed it.
 
-        Not under the lock, since a circuit tells observers. So somebody else may have changed
-        a default or an option meanwhile, and whoever is late would put an old setting back:
-        each looks again whether what it put there is what holds.
+        Not under the lock, since a circuit emits events. Another thread may therefore change a
+        default or an option meanwhile, and the slower thread would restore an old setting. So
+        each thread repeats until the settings that it applied are the present ones.
         """
         changed, settings = False, None
         while True:

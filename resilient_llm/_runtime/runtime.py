@@ -1,9 +1,9 @@
-"""The state of this process: clock, registry, settings, observers, open traces.
+"""`Runtime`, the state of this process: clock, registry, settings, observers, open traces.
 
 Owns what ``isolated()`` and ``fake_clock()`` exchange. There is one `Runtime`; what it
-holds is swapped, and decorated functions are told by being *unbound*: the circuit that
-their wrapper reads is exchanged for one that is always shut, so their next call comes to
-the door and binds anew. A healthy call pays nothing for that.
+holds is exchanged, and decorated functions are then *unbound*: the circuit that their
+wrapper reads is replaced by one that admits no call, so their next call goes through the
+`Caller`, which binds them again. A healthy call pays nothing for that.
 
 Lock order: this lock before the registry's.
 """
@@ -36,7 +36,7 @@ class Bound(Protocol):
 
 
 class Runtime:
-    """The one state that everything asks; its parts are exchanged, it stays."""
+    """The one state of the process; its parts are exchanged, the object stays."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -44,24 +44,24 @@ class Runtime:
         self.open_traces = 0
         self._bound: weakref.WeakSet[Any] = weakref.WeakSet()
         self.on_new_state: Callable[[Runtime], None] = lambda _: None
-        """Called with every new state, to give it what only the wiring knows."""
+        """Called with every new state; the wiring adds the default observer."""
         self.item_inspector: Callable[[], ItemInspector]
-        """Gives what looks at the items of streams, loaded with the first of them; set by the wiring."""
+        """Returns the inspector of stream items, imported on first use; set by the wiring."""
         self.on_exchange: list[Callable[[], None]] = []
-        """Called when a part is exchanged; for those whose hot path cannot ask here."""
+        """Called when a part is exchanged; for code that caches parts on its hot path."""
         self.system_clock = SystemClock()
         self.use_clock(self.system_clock)
         self.fresh()
 
     def use_clock(self, clock: Clock) -> None:
-        """Take the time from another clock from now on."""
+        """Replace the clock."""
         self.time = clock
         self.clock = clock.monotonic
         self.wall = clock.wall
         self._notify_exchanged()
 
     def fresh(self) -> None:
-        """Start with nothing remembered and default settings."""
+        """Start with an empty state and default settings."""
         self.settings = Settings(breakers={})
         self.dispatcher = Dispatcher(self.moment)
         self.registry = Registry(self.settings, lambda: self.clock(), self.rng, self.dispatcher)
@@ -75,9 +75,9 @@ class Runtime:
             notify()
 
     def moment(self, monotonic: float) -> datetime:
-        """Return the aware UTC datetime of a monotonic moment, by the wall clock as it is now.
+        """Return the aware UTC datetime of a monotonic moment, by the present wall clock.
 
-        A moment that no datetime can name is the last one that it can.
+        A moment beyond the range of datetime becomes the last one in its range.
         """
         try:
             return datetime.fromtimestamp(self.wall() + (monotonic - self.clock()), UTC)
@@ -85,18 +85,18 @@ class Runtime:
             return datetime.max.replace(tzinfo=UTC)
 
     def bind(self, bound: Bound) -> None:
-        """Remember who must be told of a change. Called under ``lock``."""
+        """Remember a bound function, to unbind it at a change. Called under ``lock``."""
         self._bound.add(bound)
 
     def unbind_all(self) -> None:
-        """Send the next call of every decorated function through its door."""
+        """Send the next call of every decorated function through its `Caller`."""
         with self.lock:
             bound, self._bound = list(self._bound), weakref.WeakSet()
             for each in bound:
                 each.unbind()
 
     def trace_opened(self) -> None:
-        """Send calls through their doors while a trace is open anywhere."""
+        """Send calls through their `Caller` while a trace is open anywhere."""
         with self.lock:
             self.open_traces += 1
             if self.open_traces == 1:
@@ -117,10 +117,10 @@ class Runtime:
             registry.configure(self.settings)
             self.on_new_state(self)
             self.unbind_all()
-        registry.settle()  # tells observers, so under no lock
+        registry.settle()  # emits events, so without the lock
 
     def exchange(self, saved: tuple[Any, ...] | None = None) -> tuple[Any, ...]:
-        """Put a saved state in force, or a fresh one; return the one that was."""
+        """Use a saved state, or a fresh one; return the previous one."""
         with self.lock:
             before = (self.settings, self.dispatcher, self.registry, self.budgets)
             self.registry.suspend(suspended=True)
@@ -135,7 +135,7 @@ class Runtime:
         return before
 
     def after_fork(self) -> None:
-        """Give the child fresh locks and randomness, and none of the parent's leases."""
+        """Give the child process new locks and randomness, and none of the parent's leases."""
         self.lock = threading.RLock()
         self.rng.seed()
         self.dispatcher.after_fork()

@@ -1,4 +1,4 @@
-"""`Trace`: what became of the calls made inside a block. Owns the context variable."""
+"""`Trace`, which collects the calls made inside a block. Owns the context variable."""
 
 from __future__ import annotations
 
@@ -48,7 +48,10 @@ class TracedCall:
         return tuple(self._call.records)
 
     def __repr__(self) -> str:
-        return f"TracedCall(call_id={self.call_id!r}, served_by={self.served_by!r}, attempts={len(self.attempts)})"
+        return (
+            f"TracedCall(call_id={self.call_id!r}, served_by={self.served_by!r}, "
+            f"attempts={len(self.attempts)})"
+        )
 
 
 @exported
@@ -89,10 +92,8 @@ class Trace:
             runtime.trace_closed()
             try:
                 _open_trace.reset(token)
-            except (
-                ValueError
-            ):  # left from another task than it was entered in: its context ends by itself
-                pass
+            except ValueError:
+                pass  # left in another task than it was entered in, which has another context
 
     @property
     def calls(self) -> tuple[TracedCall, ...]:

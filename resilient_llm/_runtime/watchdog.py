@@ -2,9 +2,9 @@
 
 Synchronous code cannot be cancelled. What can be done is to end the wait that it is in: a
 thread that waits for a provider is blocked in a read of a socket, and a read returns at
-once when the socket is shut down. Which socket that is, the thread's own stack says: the
-frame that called the read holds it. That finds the one connection in question, whatever
-the client, before the headers as well as after, and no other. A thread that waits for
+once when the socket is shut down. The socket is found on the stack of the thread, in the
+frame that called the read. That finds exactly this connection with any client, before the
+headers as well as after. A thread that waits for
 something else (a lock, a subprocess, a native client such as grpc's) is left alone; its
 limit is checked when its item comes.
 
@@ -27,61 +27,61 @@ if TYPE_CHECKING:
 
 _NEVER: Final = float("inf")
 _AGAIN: Final = 0.25
-"""Seconds after which a wait that goes on is ended again: a client may have tried anew by itself."""
+"""Seconds after which a wait that goes on is ended again: the client may retry by itself."""
 _READS: Final = frozenset(("recv", "recv_into", "recvfrom", "recvfrom_into", "recvmsg", "read"))
 """Names of the functions that read from a socket."""
 
 
 class Alarm:
-    """The limit of what one thread waits for. Set and turned off by that thread only."""
+    """A limit on the present wait of one thread. Only that thread sets it and turns it off."""
 
-    __slots__ = ("_lock", "_thread", "check_after", "is_over")
+    __slots__ = ("_lock", "_thread", "ends_at", "is_over")
 
     def __init__(self) -> None:
         self._thread = 0
         self._lock = threading.Lock()
-        self.check_after = _NEVER
+        self.ends_at = _NEVER
         self.is_over = False
         """Whether the limit has passed since it was set."""
 
     def set(self, seconds: float) -> None:
-        """Let the wait that begins now take so many seconds."""
+        """Limit the wait that begins now to so many seconds."""
         self.is_over = False
         self._thread = threading.get_ident()
-        self.check_after = time.perf_counter() + seconds
-        if self.check_after < _watchdog.wakes_at:
+        self.ends_at = time.perf_counter() + seconds
+        if self.ends_at < _watchdog.wakes_at:
             _watchdog.look()
 
     def off(self) -> bool:
-        """End the watch, and return whether the limit had passed."""
-        self.check_after = _NEVER
+        """Turn the alarm off, and return whether the limit had passed."""
+        self.ends_at = _NEVER
         with self._lock:  # not before the watchdog has let go of the connection
             return self.is_over
 
     def close(self) -> None:
-        """Take the alarm off the list."""
-        self.check_after = _NEVER
+        """Remove the alarm from the list."""
+        self.ends_at = _NEVER
         _watchdog.forget(self)
 
     def fire(self, now: float) -> None:
         """End the wait. Called by the watchdog."""
         with self._lock:
-            if self.check_after > now:  # turned off, or set anew, meanwhile
+            if self.ends_at > now:  # turned off or set again meanwhile
                 return
             self.is_over = True
-            self.check_after = now + _AGAIN
+            self.ends_at = now + _AGAIN
             shut_down_read_of(self._thread)
 
 
 class Watchdog:
-    """The thread, and what it watches."""
+    """The thread and the alarms that it watches."""
 
     def __init__(self) -> None:
         self._alarms: set[Alarm] = set()
         self._changed = threading.Condition(threading.Lock())
         self._thread: threading.Thread | None = None
         self.wakes_at = _NEVER
-        """When the thread will look by itself."""
+        """When the thread will next check the alarms by itself."""
 
     def alarm(self) -> Alarm:
         """Return a new alarm, not set."""
@@ -95,7 +95,7 @@ class Watchdog:
             self._alarms.discard(alarm)
 
     def look(self) -> None:
-        """Let the thread look now, since something is due before it would."""
+        """Let the thread check now, because an alarm ends before its next check."""
         with self._changed:
             if self._thread is None:
                 self._thread = threading.Thread(
@@ -107,9 +107,10 @@ class Watchdog:
     def _run(self) -> None:
         while True:
             with self._changed:
-                # Everybody who sets an alarm compares with this; so first it, then the alarms.
+                # Threads that set an alarm compare with this, so it is reset before the alarms
+                # are read.
                 self.wakes_at = _NEVER
-                soonest = min((alarm.check_after for alarm in self._alarms), default=_NEVER)
+                soonest = min((alarm.ends_at for alarm in self._alarms), default=_NEVER)
                 self.wakes_at = soonest
                 wait = soonest - time.perf_counter()
                 if wait > 0:
@@ -117,9 +118,9 @@ class Watchdog:
                         None if soonest == _NEVER else min(wait, threading.TIMEOUT_MAX)
                     )
                 now = time.perf_counter()
-                check_after = [alarm for alarm in self._alarms if alarm.check_after <= now]
-            for alarm in check_after:
-                with suppress(Exception):  # one thread watches for all
+                overdue = [alarm for alarm in self._alarms if alarm.ends_at <= now]
+            for alarm in overdue:
+                with suppress(Exception):  # one failure must not end the thread
                     alarm.fire(now)
 
 
@@ -147,10 +148,10 @@ def shut_down_read_of(thread: int) -> bool:
         found = None if frame is None else _read_in(frame)
         if found is None:
             return False
-        # Of the plain class: that of a TLS socket takes its state away from under the read.
+        # The method of the plain class: that of a TLS socket removes state that the read uses.
         socket.socket.shutdown(found, socket.SHUT_RDWR)
     except OSError:
-        return False  # it is closed already, or not yet connected
+        return False  # already closed, or not yet connected
     else:
         return True
     finally:
@@ -162,8 +163,8 @@ def _read_in(frame: FrameType) -> socket.socket | None:
 
     A read blocks in C, so its caller is the innermost frame: a method of the standard
     library or of a network stack whose ``self`` is the socket or keeps it, or a function
-    with the socket in a variable. Whoever has a socket and waits for something else, is
-    left alone: it names no read.
+    with the socket in a variable. A frame that has a socket and waits for something else
+    is left alone, because its code names no read.
     """
     if _READS.isdisjoint(frame.f_code.co_names):
         return None

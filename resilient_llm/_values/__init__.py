@@ -1,4 +1,7 @@
-"""Frozen vocabulary that everything shares. Imports the standard library only."""
+"""Value types shared by every folder: targets, settings, errors, events, verdicts, health.
+
+Nothing here does I/O or keeps state, and only the standard library is imported.
+"""
 
 from typing import Any
 

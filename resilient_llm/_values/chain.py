@@ -1,4 +1,4 @@
-"""What users may write as a chain, read into targets."""
+"""Parses the ``chain=`` that users write into a flat tuple of targets."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from resilient_llm._values.target import Target
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ALLOWED = "write 'provider/model', a comma-separated text of these, a Target, a module-level function, or a sequence of them"
+ALLOWED = (
+    "write 'provider/model', a comma-separated text of these, a Target, "
+    "a module-level function, or a sequence of them"
+)
 
 
 def targets_of(chain: Any) -> tuple[Target, ...]:
     """Return the targets of a chain, flattened, in order, equal ones once.
 
     Raises:
-        ConfigurationError: If an entry is nothing that a chain may hold, if one spec has
+        ConfigurationError: If an entry is of a type that a chain cannot hold, if one spec has
             two different sets of options, or if nothing is left.
     """
     if inspect.isfunction(chain):
@@ -31,7 +34,8 @@ def targets_of(chain: Any) -> tuple[Target, ...]:
         known = found.setdefault(target.key, target)
         if known != target:
             raise ConfigurationError(
-                f"chain has {target.key!r} twice with different options: give one of them an account of its own"
+                f"chain has {target.key!r} twice with different options: "
+                "give one of them an account of its own"
             )
     if not found:
         raise ConfigurationError(f"chain is empty: {ALLOWED}")
@@ -83,5 +87,5 @@ def _of_function(entry: Any) -> Target:
             f"chain entry {shown} has no stable name: only module-level functions may stand alone; "
             "write Target('provider/model', call=…)"
         )
-    # A provider of its own: one function that cannot connect says nothing of its neighbours.
+    # Its own provider, because a connection error of one function says nothing about others.
     return Target(f"{entry.__module__}.{name}/call", call=entry)

@@ -1,4 +1,4 @@
-"""Checks of what users write: each returns the value or says what is allowed."""
+"""Checks of option values: each returns the value or raises an error with what is allowed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def number(
         allowed += f" from {low:g}"
     if high is not None:
         allowed += f" to {high:g}"
-    # True is an int to Python and never what somebody meant by a number.
+    # True is an int to Python, but never meant as a number.
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise _refuse(name, value, allowed)
     if (
@@ -102,7 +102,7 @@ def mapping(name: str, value: Any) -> dict[str, Any]:
 
 
 def words(name: str, value: Any) -> frozenset[str]:
-    """Return a set of words; one bare text is refused, since it would be read by letters."""
+    """Return a set of words; a bare text is refused, since iterating it gives letters."""
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise _refuse(name, value, "a sequence of words")
     result: list[Any] = list(value)  # pyright: ignore[reportUnknownArgumentType]  # users' input

@@ -1,4 +1,4 @@
-"""A value per class: computed once, removed with the class."""
+"""`ClassCache`: a cache of one computed value per class; an entry dies with its class."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ T = TypeVar("T")
 
 
 class ClassCache(Generic[T]):
-    """``known[cls]``, or ``known(cls)``: the value for a class; thousands of short-lived classes are no leak.
+    """``cache[cls]``, or ``cache(cls)``: the value for a class.
+
+    An entry does not keep its class alive, so thousands of short-lived classes do not leak.
 
     Two threads may compute a value at the same time; both get the same answer. A dictionary
-    by identity costs a third of what `weakref.WeakKeyDictionary` does: the entry of a class
-    goes in the moment in which the class does, before anything else can have its identity.
+    keyed by identity costs a third of a `weakref.WeakKeyDictionary`. It is safe because the
+    entry is removed when the class is collected, before another object can get its id.
     """
 
     __slots__ = ("_compute", "_known")
@@ -25,7 +27,7 @@ class ClassCache(Generic[T]):
         self._compute = compute
         self._known: dict[int, tuple[T, weakref.ref[type]]] = {}
 
-    # CPython enters `__getitem__` directly, and `__call__` by a detour of twice the cost.
+    # CPython calls `__getitem__` directly; `__call__` costs twice as much.
     def __getitem__(self, cls: type) -> T:
         try:
             return self._known[id(cls)][0]

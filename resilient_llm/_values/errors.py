@@ -1,4 +1,4 @@
-"""Every error that this library raises by itself.
+"""The exception classes that this library raises by itself, as one tree.
 
     ResilientLLMError
     ├── ConfigurationError      also ValueError; raised where it is written
@@ -9,9 +9,9 @@
     ├── StreamInterruptedError  .target .items_sent .text_so_far
     └── ChainExhaustedError     also ExceptionGroup
 
-Three things can be told apart: it was configured wrong, nothing was sent, it was
-sent and failed. Messages hold keys of targets, kinds, reasons and numbers; never a
-prompt, an argument, an API key or a provider's own text.
+Callers can distinguish three cases: the configuration is wrong, nothing was sent, or
+the request was sent and failed. Messages contain keys of targets, kinds, reasons and
+numbers, never a prompt, an argument, an API key or a provider's own text.
 """
 
 from collections.abc import Sequence
@@ -210,7 +210,7 @@ class ChainExhaustedError(ResilientLLMError, ExceptionGroup[Exception]):
         super().__init__(message, members)
 
     def derive(self, excs: Sequence[Exception], /) -> "ChainExhaustedError":  # pyright: ignore[reportIncompatibleMethodOverride]  # the stub is generic over what split() keeps
-        """Return a group with the same attributes and other members, for ``except*`` and ``split``."""
+        """Return a group with the same attributes and other members; Python's ``split`` uses it."""
         known = {
             id(error): record
             for error, record in zip(self.exceptions, self._member_records, strict=False)

@@ -1,7 +1,7 @@
-"""Names of the events, for code that decides whether one happened.
+"""The names of all events as constants, for code that emits without the event classes.
 
-The event classes themselves are built only when somebody listens, and loaded then: making
-a dozen dataclasses is a good part of what importing this library would cost.
+The event classes are imported only when an observer listens, because building a dozen
+dataclasses would be a large part of the import time of this library.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""What observers are told: facts in the past tense, frozen, standard library only.
+"""The event classes that observers receive: frozen dataclasses, named in the past tense.
 
-No event holds a prompt, an argument, an API key or a provider's own text.
+Imports the standard library only. No event contains a prompt, an argument, an API key or
+a provider's own text.
 """
 
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class AttemptFailed(Event):
 @exported
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryScheduled(Event):
-    """The same target will be tried again after ``delay`` seconds; ``number`` is the coming attempt's."""
+    """The same target will be tried again after ``delay`` seconds, as attempt ``number``."""
 
     number: int
     delay: float

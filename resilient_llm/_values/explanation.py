@@ -1,7 +1,8 @@
-"""What `classify.explain` gives: a verdict and why, made to be pasted into a chat.
+"""`Explanation`, the result of `classify.explain`: a verdict and why, as text or a dict.
 
-Holds words of this library, names of classes and fields, and numbers. What a provider or a
-caller wrote never gets here, since it may be a prompt or a key.
+It is made to be pasted into a chat: it contains words of this library, names of classes and
+fields, and numbers. Text of a provider or a caller is left out, since it may be a prompt or
+a key.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ _WIDTH: Final = 13
 
 
 class Reasons(NamedTuple):
-    """By what sign a rule went, and where that was found."""
+    """What made a rule decide, and in which field of the error it was found."""
 
     because: str
     field: str = ""
@@ -32,9 +33,10 @@ class Explanation:
         verdict: What ``classify`` says of the error.
         type_name: Class of the error, ``"openai.RateLimitError"``.
         rule: Where the deciding rule stands, ``"rules/codes.py"``, ``"your rule app.of_gateway"``.
-        because: What the rule went by, in words.
+        because: What made the rule decide, in words.
         field: Where that was found, ``"body.error.code"``, or ``""``.
-        path: Classes from the error inwards to the one that decided; empty if that is the error itself.
+        path: Classes from the error inwards to the one that decided; empty if the error itself
+            decided.
         hint: Where ``verdict.retry_after`` was read, or ``""``.
     """
 
@@ -107,7 +109,9 @@ def _then(verdict: Verdict) -> str:
 
 _THEN: Final = {
     "transient": "retried with backoff while attempts are left, then the next target",
-    "rate_limited": f"the next target at once; benched for {RATE_LIMIT_PAUSE:g} s, since no wait is named",
+    "rate_limited": (
+        f"the next target at once; benched for {RATE_LIMIT_PAUSE:g} s, since no wait is named"
+    ),
     "auth_dead": "the next target; benched at once for max_cooldown",
     "memory_pressure": f"the next target; benched for {MEMORY_PRESSURE_BENCH:g} s",
     "request_specific": "the next target, or raised: as on_request_error says",

@@ -1,4 +1,4 @@
-"""Gives public classes the module that users import them from."""
+"""`exported`: gives a public class ``resilient_llm`` as its module, wherever its code is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PACKAGE: Final = "resilient_llm"
 
 
 def exported(cls: T) -> T:
-    """Let a class belong to the package, as its users write it, wherever its code stands.
+    """Set the module of a class to the package, which is what users import it from.
 
     Tracebacks, ``repr()`` and pickles then name what users know, and no pickle breaks when
     the code moves.

@@ -1,4 +1,4 @@
-"""What operators read of a key: its bench and its health."""
+"""`BenchedModel` and `TargetHealth`: what ``list_benched`` and ``health`` return."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +13,7 @@ State = Literal["closed", "open", "half_open"]
 @exported
 @dataclass(frozen=True, slots=True)
 class BenchedModel:
-    """One key that sits out.
+    """One key that is benched.
 
     Attributes:
         model: The key.
@@ -46,14 +46,14 @@ class TargetHealth:
             failures that open the breaker; ``down`` while it is open.
         state: State of the breaker.
         error_rate: Errors as a share of the calls, in [0, 1].
-        latency: Average seconds of successes, may be sampled; None if unknown. Of a stream,
-            the whole of it.
+        latency: Average seconds of successes, may be sampled; None if unknown. For a stream,
+            the time until its end.
         total: Calls counted.
         errors: Failed calls counted.
         consecutive_failures: Failures in a row.
         last_error: Kind and reason of the newest error, or None.
         checked_at: When this was put together, aware UTC.
-        benched: The bench it sits out, or None.
+        benched: The present bench of the key, or None.
         first_content: Average seconds to the first content of streams; None without any.
     """
 

@@ -1,4 +1,4 @@
-"""How a key is written: ``provider``, ``provider/model``, ``provider@account/model``."""
+"""Parses a key: ``provider``, ``provider/model`` or ``provider@account/model``."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from resilient_llm._values.errors import ConfigurationError
 def parse_key(spec: object) -> tuple[str, str, str]:
     """Return ``(provider, account, model)`` of a key; account and model may be empty.
 
-    The provider is lower-cased, blanks around the halves go. Only an ``@`` before the
+    The provider is lower-cased, and blanks around the halves are removed. Only an ``@`` before the
     first slash names an account, since models may contain one.
 
     Raises:
-        ConfigurationError: If the key is no text, blank, or has an empty half.
+        ConfigurationError: If the key is not a text, is blank, or has an empty half.
     """
     if not isinstance(spec, str):
         raise ConfigurationError(
@@ -25,7 +25,8 @@ def parse_key(spec: object) -> tuple[str, str, str]:
         raise ConfigurationError("a key is blank: write 'provider' or 'provider/model'")
     if not provider or (slash and not model) or (at and not account):
         raise ConfigurationError(
-            f"{spec!r} has an empty half: write 'provider', 'provider/model' or 'provider@account/model'"
+            f"{spec!r} has an empty half: "
+            "write 'provider', 'provider/model' or 'provider@account/model'"
         )
     return provider, account, model
 

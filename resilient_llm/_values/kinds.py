@@ -1,4 +1,4 @@
-"""Kinds of errors, and the records that name them."""
+"""`ErrorKind`, and the records of an attempt and of a last error that use it."""
 
 from enum import StrEnum
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""One policy: a chain of targets and the options of its `@failover`, checked when built."""
+"""`Policy` and `Options`: what one `@failover` was given, checked when it is built."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Policy:
-    """What a call needs to know of the policy that it is made under.
+    """The values of one policy that its calls read.
 
     Attributes:
         chain: Its targets, in declared order.
@@ -100,7 +100,7 @@ def checked_options(given: dict[str, Any], strategies: Iterable[str]) -> Options
     unknown_names("failover()", given, OPTIONS)
     options = Options(**given)
     if options.stream is not None:
-        # Loaded by those who name one only.
+        # Imported only if a policy was named.
         from resilient_llm._values.stream_policy import stream_policy
 
         stream_policy("stream", options.stream)

@@ -1,4 +1,7 @@
-"""Settings: frozen, checked when built, standard library only. Owns every default."""
+"""`Settings` and `BreakerSettings`: process-wide options and the default of each of them.
+
+Frozen, and checked when built. Imports the standard library only.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -16,7 +19,7 @@ MODES: Final = ("enforce", "metrics_only", "disabled", "forced_open")
 RATE_LIMIT_PAUSE: Final = 15.0
 """Seconds that a rate limit benches when the provider names no wait."""
 MEMORY_PRESSURE_BENCH: Final = 120.0
-"""Seconds that a server out of memory is left alone."""
+"""Seconds that a server that is out of memory is benched."""
 LONGEST_HINT: Final = 3600.0
 """Seconds above which a provider's hint is cut: a typo in a header must not bench for days."""
 LONGEST_TO_RETRY: Final = 60.0
@@ -91,7 +94,8 @@ def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
     longest = checked.get("max_cooldown")
     if longest is not None and checked.get("cooldown", 0.0) > longest:
         raise ConfigurationError(
-            f"max_cooldown={longest:g} is below cooldown={checked['cooldown']:g}: write a max_cooldown of at least that"
+            f"max_cooldown={longest:g} is below cooldown={checked['cooldown']:g}: "
+            "write a max_cooldown of at least that"
         )
     return checked
 

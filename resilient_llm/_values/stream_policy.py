@@ -1,4 +1,4 @@
-"""The options of a guarded stream: frozen, checked when built. Part of the vocabulary."""
+"""`StreamPolicy`: the options of a guarded stream, frozen and checked when built."""
 
 import functools
 import inspect
@@ -32,7 +32,7 @@ class StreamOptions(TypedDict, total=False):
 
 
 class _NoMarker:
-    """Type of what stands for no marker, since any item of the caller's may be one."""
+    """Type of the value for "no marker"; None would not do, since any item may be a marker."""
 
     def __repr__(self) -> str:
         return "<no marker>"
@@ -62,8 +62,8 @@ _DEFAULTS: Final[dict[str, Any]] = {
 class StreamPolicy:
     """How streams are guarded; for ``failover(stream=…)`` and ``Target(stream=…)``.
 
-    Immutable. What a target's own policy names takes the place of the same option of the
-    policy that it is in; the rest stays.
+    Immutable. An option that a target's own policy names replaces the same option of the
+    chain's policy; the other options stay.
 
     Examples:
         >>> @failover(chain=["groq/llama-3.3-70b", "openai/gpt-5-mini"],
@@ -142,7 +142,8 @@ class StreamPolicy:
         """Return this policy's named options over those of another."""
         if other is None:
             return self
-        # Both were checked: a marker that another layer takes the restart from is of no use, and no mistake.
+        # Not checked again: a restart_marker without on_interrupt="restart" is allowed here,
+        # since the other policy may have replaced on_interrupt.
         merged: StreamPolicy = object.__new__(StreamPolicy)
         _fill(merged, {**other._given, **self._given})
         return merged
@@ -199,7 +200,7 @@ def _check_function(name: str, value: Any, allowed: str) -> None:
 
 
 DEFAULT: Final = StreamPolicy()
-"""What holds where nobody has named a policy."""
+"""The policy of streams for which none was named."""
 
 
 def stream_policy(name: str, value: Any) -> StreamPolicy | None:

@@ -1,4 +1,4 @@
-"""A place a call can be sent, and what a function is told about its attempt."""
+"""`Target`, where a call can be sent, and `Attempt`, what a function may know of its attempt."""
 
 import functools
 import types
@@ -24,7 +24,7 @@ class Unset(Enum):
 
 
 def normal_key(spec: object) -> str:
-    """Return the one spelling of a key that the registry uses."""
+    """Return the normalised spelling of a key, which the registry uses."""
     if isinstance(spec, Target):
         return spec.key
     provider, account, model = parse_key(spec)
@@ -35,7 +35,7 @@ def normal_key(spec: object) -> str:
 @exported
 @dataclass(frozen=True, slots=True, init=False, eq=False, repr=False)
 class Target:
-    """One place a call can be sent: a provider and a model, with its options.
+    """Where a call can be sent: a provider and a model, with options.
 
     ``Target("groq/llama-3.3-70b")`` is frozen and hashable; the same model has one key
     however it was written.
@@ -43,14 +43,14 @@ class Target:
     Attributes:
         spec: ``"provider/model"``, normalised.
         key: The spec with its account, ``"groq@tenant-7/llama"``; names its circuit.
-        provider: What stands before the first slash, lower-cased, without account.
+        provider: The part before the first slash, lower-cased, without account.
         model: All the rest; further slashes are kept.
         call: Callable used for this target instead of the decorated function, or None.
         account: Name of a tenant or region with health of its own, or None.
         params: ``{keyword: value}`` merged over the keyword arguments of a call.
         removed: Keywords that ``Target.UNSET`` takes out of a call.
         attempt_timeout: Seconds for one attempt, of a stream until its first content, or None.
-        stream: Options of its streams that take the place of the policy's, or None.
+        stream: Options of its streams, which replace those of the policy, or None.
         priority: Lower is tried first.
         weight: Share for strategies that draw, above zero.
         price: ``(input, output)`` in USD per million tokens, or None.
@@ -187,7 +187,7 @@ class Target:
 @exported
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What a function is told about the attempt it is, if a parameter asks for it.
+    """The attempt that a function is run for, passed to a parameter annotated `Attempt`.
 
     Attributes:
         target: Where this attempt goes.

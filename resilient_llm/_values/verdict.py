@@ -1,4 +1,4 @@
-"""What an error means and what may be done about it."""
+"""`Verdict`: the kind of an error, and whether to retry it and to count it against health."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
@@ -67,7 +67,7 @@ class Verdict:
         put(self, "kind", kind)
         if not self.reason:
             put(self, "reason", reason)
-        # None stands for "as the kind has it"; the annotations are what users read.
+        # None means the default of the kind; the annotations are what users read.
         if self.scope is None:  # pyright: ignore[reportUnnecessaryComparison]
             put(self, "scope", scope)
         elif self.scope not in ("target", "provider"):

@@ -1,4 +1,4 @@
-"""The demo: real SDK clients, bad weather on loopback, and a live view of what happens.
+"""The demo: real SDK clients against failing local servers, and a live view of the events.
 
     resilient-llm demo
 

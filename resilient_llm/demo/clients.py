@@ -1,4 +1,4 @@
-"""The application of the demo: functions that ask a model, written with the real SDK clients."""
+"""The clients of the demo: functions that ask a model with the real SDKs."""
 
 from __future__ import annotations
 

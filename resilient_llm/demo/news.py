@@ -1,6 +1,6 @@
-"""What is worth a line: events and the weather, in the words of an operator.
+"""The lines that the demo shows: events and changes of the weather, in operators' words.
 
-Events hold no prompt, argument or key, so no line does.
+Events contain no prompt, argument or key, so no line does.
 """
 
 from __future__ import annotations

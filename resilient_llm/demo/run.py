@@ -1,4 +1,4 @@
-"""One run of the demo: servers, weather, workers, and a view that is asked to draw now and then."""
+"""One run of the demo: starts servers, weather and workers, and refreshes the view."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STREAMING: Final = (
     Target("cerebras/gpt-oss-120b"),
 )
 RESTARTED: Final = object()
-"""What a reader is given in place of an item when a stream is begun anew."""
+"""The item that a reader gets when a stream is restarted."""
 RESTARTS: Final = StreamPolicy(on_interrupt="restart", restart_marker=RESTARTED)
 PROMPTS: Final = (
     "Will it rain in Bergen tomorrow?",
@@ -184,7 +184,7 @@ class Reader:
     """Reads one stream as a page that shows it would.
 
     Attributes:
-        restarts: How often it was begun anew.
+        restarts: How often it was restarted.
         is_lost: Whether it ended in an error.
     """
 

@@ -1,4 +1,4 @@
-"""Providers on loopback: small HTTP servers that speak the OpenAI and the Anthropic protocol.
+"""The providers of the demo: local HTTP servers for the OpenAI and Anthropic protocols.
 
 Answers and error bodies have the shape of the real ones, so that the real client packages
 raise their real errors. Knows nothing of the library. Owns its threads and sockets: after
@@ -90,7 +90,8 @@ _ERRORS: Final[dict[Protocol, dict[Condition, tuple[int, str, str | None, str]]]
             400,
             "invalid_request_error",
             "unsupported_value",
-            "Unsupported value: 'temperature' does not support 0.2 with this model. Only the default (1) value is supported.",
+            "Unsupported value: 'temperature' does not support 0.2 with this model. "
+            "Only the default (1) value is supported.",
         ),
     },
     "anthropic": {
@@ -106,7 +107,8 @@ _ERRORS: Final[dict[Protocol, dict[Condition, tuple[int, str, str | None, str]]]
             400,
             "invalid_request_error",
             None,
-            "`temperature` and `top_p` cannot both be specified for this model. Please use only one.",
+            "`temperature` and `top_p` cannot both be specified for this model. "
+            "Please use only one.",
         ),
     },
 }
@@ -261,7 +263,7 @@ class Server:
         )
 
     def _hold_port(self) -> None:
-        """Bind the port without listening: connections to it are refused, and nobody else gets it."""
+        """Bind the port without listening, so that connections are refused and it stays ours."""
         held = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind(("127.0.0.1", self.port))

@@ -1,4 +1,4 @@
-"""What is counted: calls by who got an answer, events by type, and the summary of it all."""
+"""The counts of the demo: calls by who answered them, events by type, and the summary."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Summary:
         streams_read: Streams that were asked for and ended, with an answer or without.
         streams_whole: Streams of which every word came once and only once, and of one model,
             after what had come before a restart was thrown away.
-        streams_restarted: Streams that broke after words had been read, and were begun anew.
+        streams_restarted: Streams that broke after words had been read, and were restarted.
         streams_lost: Streams that ended in an error.
         served_by: ``{target: calls it answered}``.
         streamed_by: ``{target: streams that it brought to their end}``.

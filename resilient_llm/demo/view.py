@@ -1,4 +1,4 @@
-"""How a run is shown: live in a terminal, as plain lines elsewhere, or not at all."""
+"""The views of the demo: a live picture in a terminal, plain lines elsewhere, or nothing."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Silence:
     """Shows nothing."""
 
     def draw(self, demo: Demo) -> None:
-        """Forget the news."""
+        """Drop the new lines."""
         demo.tally.fresh.clear()
 
 
@@ -63,7 +63,7 @@ class PlainLines:
 
 
 class LiveView:
-    """A picture that is drawn anew; used by ``with``."""
+    """A picture that is redrawn; used by ``with``."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -218,7 +218,8 @@ def print_summary(console: Console, summary: Summary) -> None:
         console.print(f"{number:6}  {text}", style=style or None, highlight=False)
     console.print("        each call was really sent a second time through one, at the same moment")
     console.print(
-        f"{summary.streams_read:6}  streams read, {summary.streams_restarted} begun anew after words",
+        f"{summary.streams_read:6}  streams read, "
+        f"{summary.streams_restarted} begun anew after words",
         highlight=False,
     )
     console.print(

@@ -1,8 +1,8 @@
 """The default observer: writes events to the logger ``resilient_llm``.
 
-Benches and failed calls at WARNING, failovers, recoveries and broken streams at INFO, all
-else at DEBUG;
-the event's fields in ``extra``. Knows nothing of prompts, since events do not.
+Benches and failed calls are logged at WARNING, failovers, recoveries and interrupted streams
+at INFO, all others at DEBUG. The fields of the event are in ``extra``. No prompt is logged,
+since events contain none.
 """
 
 from __future__ import annotations
@@ -33,31 +33,31 @@ def level_of(kind: str) -> int:
 
 
 class LoggingObserver:
-    """Writes events; one line for each class of unknown errors."""
+    """Logs events; of unknown errors one line for each class."""
 
     def __init__(self) -> None:
         self._unknown: set[str] = set()
 
     def logs(self, kind: str) -> bool:
-        """Return whether this type would be written now."""
+        """Return whether this type of event would be logged now."""
         level = _LEVELS.get(kind, DEBUG)
         if _known is not None:
             return _known.isEnabledFor(level)
-        # Nobody can have changed a level before the module was imported.
+        # No level can have been changed before the module was imported.
         if "logging" not in sys.modules:
             return level >= WARNING
         return _logger().isEnabledFor(level)
 
     def __call__(self, event: ev.Event) -> None:
-        facts = {name: getattr(event, name) for name in event.__dataclass_fields__}
+        values = {name: getattr(event, name) for name in event.__dataclass_fields__}
         kind = type(event).__name__
         if kind == "UnknownError":
-            if facts["type_name"] in self._unknown or len(self._unknown) >= _MOST_CLASSES:
+            if values["type_name"] in self._unknown or len(self._unknown) >= _MOST_CLASSES:
                 return
-            self._unknown.add(facts["type_name"])
+            self._unknown.add(values["type_name"])
         said = " ".join(
             f"{name}={_shown(value)}"
-            for name, value in facts.items()
+            for name, value in values.items()
             if name not in ("at", "target", "call_id")
         )
         _logger().log(
@@ -66,11 +66,11 @@ class LoggingObserver:
             kind,
             event.target,
             said,
-            extra={"event": kind, **facts},
+            extra={"event": kind, **values},
         )
 
     def line(self, text: str, /, *, warning: bool = False) -> None:
-        """Write a line that is no event."""
+        """Log a line that is not an event."""
         _logger().log(WARNING if warning else INFO, "%s", text)
 
 
@@ -84,7 +84,7 @@ _known: Any = None
 
 
 def _logger() -> Any:
-    global _known  # noqa: PLW0603  # looked up once: this is asked on every event
+    global _known  # noqa: PLW0603  # looked up once, because every event needs it
     if _known is None:
         import logging
 

@@ -1,8 +1,8 @@
-"""In which order the targets of a chain are tried.
+"""Strategies order the targets of a chain for one call, one file each.
 
 To add one: a file here with a function ``(targets) -> targets in order``, and its name in
-``BUILT_IN``. A strategy is asked once per call and shares no cursor between calls, so one
-call's failure moves nothing for another.
+``BUILT_IN``. A strategy is called once per call and keeps no cursor between calls, so the
+failure of one call does not change the order of another.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Strategy(Protocol):
-    """Puts the targets of a chain in order for one call; what it leaves out is not tried."""
+    """Orders the targets of a chain for one call; targets that it leaves out are not tried."""
 
     def __call__(self, targets: Sequence[Target], /) -> Iterable[Target]: ...
 

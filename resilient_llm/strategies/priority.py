@@ -1,4 +1,4 @@
-"""Lowest ``priority`` first; equal ones in the order of the chain."""
+"""The strategy ``priority``: lowest ``priority`` first, equal ones in declared order."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def test_a_bench_with_an_end_is_over_at_its_end(clock, shape: Shape):
 
 
 def test_a_manual_bench_is_listed_with_its_facts(clock):
-    """list_benched tells key, end, remaining seconds, start, cause and reason."""
+    """list_benched returns key, end, remaining seconds, start, cause and reason."""
     bench_model(GROQ, 60, reason="maintenance")
     clock.advance(15)
 
@@ -224,7 +224,7 @@ def test_benching_again_replaces_a_manual_bench(clock):
     assert "second" == the_bench().reason
 
 
-def test_unbenching_tells_whether_there_was_a_bench(clock):
+def test_unbenching_returns_whether_there_was_a_bench(clock):
     """unbench_model is True for what was benched, by hand or not, and False for anything else."""
     bench_model(GROQ)
     trip(OPENAI)
@@ -328,7 +328,7 @@ def test_the_key_of_a_target_with_an_account_can_be_benched(clock):
 
 
 def test_an_open_circuit_is_listed_with_its_facts(clock):
-    """An automatic bench tells its kind, its reason and its failures."""
+    """An automatic bench is listed with its kind, its reason and its failures."""
     trip()
     clock.advance(10)
 
@@ -353,8 +353,8 @@ def test_an_open_circuit_is_listed_with_its_facts(clock):
     ],
     ids=["rate_limited", "auth_dead"],
 )
-def test_an_immediate_bench_tells_its_kind(clock, error, key: str, kind: str):
-    """One error may bench, and its kind is told."""
+def test_an_immediate_bench_lists_its_kind(clock, error, key: str, kind: str):
+    """One error may bench, and its kind is listed."""
     fail(error=error)
 
     assert (key, ErrorKind(kind), False) == (
@@ -412,7 +412,7 @@ def test_a_longer_rate_limit_extends_a_shorter_one(clock):
     assert 200 - 0.001 <= the_bench().remaining <= 220 + 0.001
 
 
-def test_a_burst_of_rate_limits_is_told_once_and_a_longer_wait_again(clock: Any) -> None:
+def test_a_burst_of_rate_limits_is_emitted_once_and_a_longer_wait_again(clock: Any) -> None:
     """Each extends the bench by a moment; observers hear of it only when its end has moved noticeably."""
 
     @failover(chain=[GROQ, OPENAI])
@@ -653,7 +653,7 @@ def test_a_key_that_was_let_go_is_held_again_when_it_is_benched(
         assert ["tenant-0"] == [each.model for each in list_benched()]
 
 
-def test_listing_is_possible_while_observers_are_told(clock):
+def test_listing_is_possible_while_observers_are_called(clock):
     """An observer may ask the registry and change it."""
     found = []
     lock = threading.Lock()

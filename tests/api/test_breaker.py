@@ -291,7 +291,7 @@ def test_every_refusal_is_a_new_error(clock):
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
 def test_a_refusal_survives_pickling(clock, protocol: int):
-    """BreakerOpenError keeps its facts and its message through pickle."""
+    """BreakerOpenError keeps its attributes and its message through pickle."""
     trip()
     with pytest.raises(BreakerOpenError) as caught, breaker(GROQ):
         pytest.fail("the body ran")
@@ -788,7 +788,7 @@ def test_an_awaitable_that_is_never_awaited_gives_the_place_back(clock: FakeCloc
 
 
 def test_a_lease_lasts_at_least_the_cooldown_if_nothing_says_otherwise(clock):
-    """Without `probe_lease` and with quick successes the place is leased for the cooldown."""
+    """Without `probe_lease` and with quick successes the lease lasts for the cooldown."""
     half_open(clock)
     hanging = Held()
 
@@ -819,7 +819,7 @@ def test_a_lease_is_longer_on_a_target_that_is_known_to_be_slow(clock):
 
 
 def test_a_lease_is_at_least_as_long_as_the_attempt_may_take(clock):
-    """A probe that may take 100 s has its place for 100 s."""
+    """A probe that may take 100 s has a lease of 100 s."""
     half_open(clock)
     refused = []
 
@@ -1057,8 +1057,8 @@ def test_circuits_in_metrics_only_recover_like_others(clock):
     assert "closed" == state()
 
 
-def test_metrics_only_tells_each_bench_it_would_have_made_once(clock):
-    """A circuit that would be open is told once, not with each failure."""
+def test_metrics_only_emits_each_bench_it_would_have_made_once(clock):
+    """A circuit that would be open emits one event, not one per failure."""
     breaker(GROQ, mode="metrics_only")
 
     with seen(TargetBenched) as events:
@@ -1204,7 +1204,7 @@ def test_a_probe_of_both_that_succeeds_settles_both(clock, shape: Shape):
 
 @over(SHAPES)
 def test_a_probe_of_both_that_fails_settles_the_circuit_it_is_charged_to(clock, shape: Shape):
-    """A target's failure leaves its half-open provider as it was, with its place free again."""
+    """A target's failure leaves its half-open provider as it was and returns its lease."""
     trip(GROQ)
     fail("groq/other", 5, unreachable)
     clock.advance(34)
@@ -1217,7 +1217,7 @@ def test_a_probe_of_both_that_fails_settles_the_circuit_it_is_charged_to(clock, 
 
 @over(SHAPES)
 def test_a_provider_failure_gives_the_place_of_the_half_open_target_back(clock, shape: Shape):
-    """A provider's failure leaves the half-open target as it was, with its place free again."""
+    """A provider's failure leaves the half-open target as it was and returns its lease."""
     half_open(clock)
 
     outcome = shape.outcome(GROQ, unreachable())
@@ -1267,7 +1267,7 @@ def test_a_provider_needs_as_many_successes_to_close_as_it_is_set_to(clock):
 
 
 def test_places_of_a_provider_and_of_a_target_are_both_needed(clock):
-    """A caller who gets no place at the target keeps none at its provider."""
+    """A caller who gets no lease of the target keeps none of its provider."""
     trip(GROQ)
     fail("groq/other", 5, unreachable)
     breaker("groq", probes=2)
@@ -2209,7 +2209,7 @@ def test_a_forked_process_has_working_circuits_of_its_own():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
 def test_a_child_has_no_leases_of_its_parents_calls(clock: Any) -> None:
-    """The place of a probe that runs in the parent is free in the child, whose locks are its own."""
+    """The lease of a probe that runs in the parent is free in the child, which has its own locks."""
     failing(GROQ, 5)
     clock.advance(40)
     circuit = runtime.registry.circuit(GROQ)

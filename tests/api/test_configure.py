@@ -165,7 +165,7 @@ def test_circuits_that_exist_follow_settings_made_later(clock):
 
 
 def test_switching_enforcement_off_ends_what_was_automatic() -> None:
-    """A circuit that is told to enforce nothing any more lets callers pass at once; a manual bench stays."""
+    """A circuit whose mode no longer enforces lets callers pass at once; a manual bench stays."""
     failing(GROQ, 5)
     failing(OPENAI, 5)
     bench_model(OPENAI)

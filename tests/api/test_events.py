@@ -1,4 +1,4 @@
-"""Events: what happened, told in order to whoever observes, and to the log."""
+"""Events: emitted in order to every observer, and to the log."""
 
 import dataclasses
 import logging
@@ -134,7 +134,7 @@ def test_an_event_cannot_be_changed(clock):
         found[0].reason = "other"
 
 
-def test_an_event_tells_its_moment_its_call_and_its_target(clock):
+def test_an_event_holds_its_moment_its_call_and_its_target(clock):
     """`.at` is an aware datetime, and events of one call share its id."""
     with seen(AttemptFailed, AttemptSucceeded) as found:
         ask_chain({GROQ: [down()], OPENAI: ["answer"]})
@@ -168,7 +168,7 @@ def test_moments_are_near_the_real_time_without_a_fake_clock():
 
 
 @over(CHAIN_SHAPES)
-def test_a_success_is_told_with_its_number_and_seconds(clock, shape: Shape):
+def test_a_success_is_emitted_with_its_number_and_seconds(clock, shape: Shape):
     """An attempt that succeeds is AttemptSucceeded."""
 
     def provider() -> str:
@@ -184,7 +184,7 @@ def test_a_success_is_told_with_its_number_and_seconds(clock, shape: Shape):
 
 
 @over(CHAIN_SHAPES)
-def test_a_failure_is_told_with_kind_reason_and_status(clock, shape: Shape):
+def test_a_failure_is_emitted_with_kind_reason_and_status(clock, shape: Shape):
     """An attempt that fails is AttemptFailed, and its call CallFailed."""
     error = down()
 
@@ -213,7 +213,7 @@ def test_attempts_are_numbered_within_their_target(clock):
     ]
 
 
-def test_a_retry_is_told_before_it_is_made(clock):
+def test_a_retry_is_emitted_before_it_is_made(clock):
     """RetryScheduled comes between two attempts, with its delay and where that is from."""
     with seen(AttemptFailed, RetryScheduled, AttemptSucceeded) as found:
         ask_chain({GROQ: [down(), "answer"]}, attempts=3)
@@ -223,7 +223,7 @@ def test_a_retry_is_told_before_it_is_made(clock):
     assert found[1].source
 
 
-def test_retries_that_are_used_up_are_told(clock):
+def test_retries_that_are_used_up_are_emitted(clock):
     """RetryStopped says that there were no attempts left."""
     with seen(RetryStopped) as found:
         ask_chain({GROQ: [down(), down()], OPENAI: ["answer"]}, attempts=2)
@@ -231,7 +231,7 @@ def test_retries_that_are_used_up_are_told(clock):
     assert ["attempts"] == [str(event.reason) for event in found]
 
 
-def test_retries_that_the_budget_refuses_are_told(clock):
+def test_retries_that_the_budget_refuses_are_emitted(clock):
     """RetryStopped says that the retry budget is spent."""
     configure(retry_budget=0.0001)
     breaker(GROQ, failures=1000, min_calls=1000)
@@ -242,7 +242,7 @@ def test_retries_that_the_budget_refuses_are_told(clock):
     assert ["budget"] == [str(event.reason) for event in found]
 
 
-def test_retries_that_the_deadline_refuses_are_told(clock):
+def test_retries_that_the_deadline_refuses_are_emitted(clock):
     """RetryStopped says that a wait does not fit the deadline."""
     with seen(RetryStopped) as found, pytest.raises(resilient_llm.ResilientLLMError):
         ask_chain({GROQ: [down(), down()]}, attempts=2, timeout=3, backoff=lambda n: 9.0)
@@ -250,7 +250,7 @@ def test_retries_that_the_deadline_refuses_are_told(clock):
     assert ["deadline"] == [str(event.reason) for event in found]
 
 
-def test_retries_that_a_hint_refuses_are_told(clock):
+def test_retries_that_a_hint_refuses_are_emitted(clock):
     """RetryStopped says that the provider asked for a wait that is too long."""
     limited = ProviderError(429, retry_after=900, message="Rate limit reached for this model")
 
@@ -260,7 +260,7 @@ def test_retries_that_a_hint_refuses_are_told(clock):
     assert ["hint"] == [str(event.reason) for event in found]
 
 
-def test_a_failover_is_told_with_both_targets(clock):
+def test_a_failover_is_emitted_with_both_targets(clock):
     """FailedOver comes after the failed attempt and before the next target's."""
     with seen(AttemptFailed, FailedOver, AttemptSucceeded) as found:
         ask_chain({GROQ: [down()], OPENAI: ["answer"]})
@@ -271,7 +271,7 @@ def test_a_failover_is_told_with_both_targets(clock):
     assert found[0].reason == found[1].reason
 
 
-def test_a_skip_is_told_and_is_no_failover(clock):
+def test_a_skip_is_emitted_and_is_no_failover(clock):
     """A benched target is TargetSkipped, and nothing failed over."""
     bench_model(GROQ)
 
@@ -283,8 +283,8 @@ def test_a_skip_is_told_and_is_no_failover(clock):
     assert found[0].reason
 
 
-def test_a_call_whose_targets_are_all_used_up_is_told_once(clock):
-    """CallFailed is told once per call that failed, and never for one that was served."""
+def test_a_call_whose_targets_are_all_used_up_is_emitted_once(clock):
+    """CallFailed is emitted once per call that failed, and never for one that was served."""
     with seen(CallFailed) as found:
         ask_chain({GROQ: [down()], OPENAI: ["answer"]})
         served = list(found)
@@ -296,8 +296,8 @@ def test_a_call_whose_targets_are_all_used_up_is_told_once(clock):
 
 
 @over(SHAPES)
-def test_a_bench_is_told_with_kind_reason_trigger_and_end(clock, shape: Shape):
-    """Opening is told once, with the moment it ends."""
+def test_a_bench_is_emitted_with_kind_reason_trigger_and_end(clock, shape: Shape):
+    """Opening is emitted once, with the moment it ends."""
     with seen(TargetBenched) as found:
         for _ in range(7):
             shape.outcome(GROQ, down())
@@ -310,7 +310,7 @@ def test_a_bench_is_told_with_kind_reason_trigger_and_end(clock, shape: Shape):
     assert event.trigger
 
 
-def test_a_bench_with_a_hint_tells_it(clock):
+def test_a_bench_with_a_hint_holds_it(clock):
     """TargetBenched has the provider's hint."""
     with seen(TargetBenched) as found:
         fail(
@@ -322,8 +322,8 @@ def test_a_bench_with_a_hint_tells_it(clock):
     assert [(ErrorKind("rate_limited"), 42)] == [(event.kind, event.retry_after) for event in found]
 
 
-def test_a_manual_bench_is_told(clock):
-    """bench_model and unbench_model are told as well."""
+def test_a_manual_bench_is_emitted(clock):
+    """bench_model and unbench_model emit events as well."""
     with seen(TargetBenched, TargetUnbenched) as found:
         bench_model(GROQ, 60, reason="maintenance")
         unbench_model(GROQ)
@@ -343,7 +343,7 @@ def test_a_manual_bench_without_an_end_has_none_in_its_event(clock):
 
 
 @over(SHAPES)
-def test_a_recovery_is_told(clock, shape: Shape):
+def test_a_recovery_is_emitted(clock, shape: Shape):
     """A probe that closes a circuit is TargetUnbenched."""
     half_open(clock)
 
@@ -355,8 +355,8 @@ def test_a_recovery_is_told(clock, shape: Shape):
 
 
 @over(SHAPES)
-def test_changes_of_health_are_told(clock, shape: Shape):
-    """HealthChanged tells each step from healthy to down and back, and each begins where the last ended."""
+def test_changes_of_health_are_emitted(clock, shape: Shape):
+    """HealthChanged is emitted for each step from healthy to down and back, and each begins where the last ended."""
     with seen(HealthChanged) as found:
         for _ in range(5):
             shape.outcome(GROQ, down())
@@ -372,7 +372,7 @@ def test_changes_of_health_are_told(clock, shape: Shape):
 
 
 @over(SHAPES)
-def test_an_unknown_error_is_told_by_its_type(clock, shape: Shape):
+def test_an_unknown_error_is_emitted_by_its_type(clock, shape: Shape):
     """What no rule knows is UnknownError, without its text."""
     with seen(UnknownError) as found:
         shape.outcome(GROQ, StrangeError("a secret"))
@@ -395,7 +395,7 @@ def test_an_unknown_error_is_logged_once_per_class(clock, caplog):
 # --- observers --------------------------------------------------------------------------------
 
 
-def test_an_observer_without_types_is_told_everything(clock):
+def test_an_observer_without_types_receives_everything(clock):
     """observe(callback) is for every event."""
     with seen() as found:
         ask_chain({GROQ: [down()], OPENAI: ["answer"]})
@@ -404,7 +404,7 @@ def test_an_observer_without_types_is_told_everything(clock):
     assert {"AttemptFailed", "FailedOver", "AttemptSucceeded", "TargetBenched"} <= set(names(found))
 
 
-def test_an_observer_is_told_only_of_the_types_it_asked_for(clock):
+def test_an_observer_receives_only_the_types_it_asked_for(clock):
     """observe(callback, *types) is for these types."""
     with seen(FailedOver, TargetBenched) as found:
         ask_chain({GROQ: [down()], OPENAI: ["answer"]})
@@ -413,7 +413,7 @@ def test_an_observer_is_told_only_of_the_types_it_asked_for(clock):
     assert ["FailedOver", "TargetBenched"] == names(found)
 
 
-def test_an_observer_that_unsubscribed_is_told_nothing(clock):
+def test_an_observer_that_unsubscribed_receives_nothing(clock):
     """observe returns what ends it, and ending it twice is fine."""
     found: list[object] = []
     unsubscribe = observe(found.append, TargetBenched)
@@ -426,7 +426,7 @@ def test_an_observer_that_unsubscribed_is_told_nothing(clock):
     assert [GROQ] == [name_of(event.target) for event in found]
 
 
-def test_two_observers_are_both_told(clock):
+def test_two_observers_both_receive_an_event(clock):
     """Observers do not replace each other."""
     with seen(TargetBenched) as first, seen(TargetBenched) as second:
         bench_model(GROQ)
@@ -437,14 +437,14 @@ def test_two_observers_are_both_told(clock):
 
 @pytest.mark.parametrize("types", [(int,), ("TargetBenched",), (3,)], ids=str)
 def test_observing_what_is_no_event_is_refused(types: tuple[object, ...]):
-    """A type that is no event can never be told."""
+    """A type that is not an event can never be emitted."""
     with pytest.raises((resilient_llm.ConfigurationError, TypeError)):
         observe(print, *types)
 
 
 @over(SHAPES)
 def test_an_observer_that_raises_harms_neither_the_call_nor_other_observers(clock, shape: Shape):
-    """Calls go on, and the other observers are told, also that one failed."""
+    """Calls go on, and the other observers receive the event and the failure of the first."""
 
     def broken(event: object) -> None:
         raise RuntimeError("a broken observer")
@@ -481,21 +481,21 @@ def test_an_observer_that_raises_is_logged_once(clock, caplog):
 
 
 def test_an_observer_of_its_own_failures_does_not_run_for_ever(clock):
-    """An observer that fails on ObserverFailed is not told of that again without end."""
-    told = []
+    """An observer that fails on ObserverFailed does not receive that again without end."""
+    received = []
 
     def broken(event: object) -> None:
-        told.append(event)
+        received.append(event)
         raise RuntimeError
 
     observe(broken)
     bench_model(GROQ)
 
-    assert 1 <= len(told) <= 10
+    assert 1 <= len(received) <= 10
 
 
 def test_events_of_a_key_arrive_in_order(clock):
-    """What happened first is told first, with moments that never go back."""
+    """What happened first is emitted first, with moments that never go back."""
     with seen() as found:
         for _ in range(3):
             trip()
@@ -508,7 +508,7 @@ def test_events_of_a_key_arrive_in_order(clock):
     assert sorted(event.at for event in of_key) == [event.at for event in of_key]
 
 
-def test_observers_of_a_policy_are_told_of_its_calls_only(clock):
+def test_observers_of_a_policy_receive_its_calls_only(clock):
     """failover(observers=...) observes the calls of that policy."""
     found: list[object] = []
 
@@ -529,7 +529,7 @@ def test_observers_of_a_policy_are_told_of_its_calls_only(clock):
 
 
 def test_isolated_has_observers_of_its_own(clock):
-    """An observer from outside is not told what happens inside isolated(), and is there again after."""
+    """An observer from outside receives no event from inside isolated(), and does so again after."""
     with seen(TargetBenched) as found:
         with testing.isolated():
             bench_model(GROQ)
@@ -570,7 +570,7 @@ def test_events_and_logs_hold_neither_prompts_nor_texts_of_providers(clock, capl
     assert "SECRET" not in words
 
 
-def test_no_prompt_key_or_text_of_a_provider_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_no_prompt_key_or_text_of_a_provider_is_emitted(caplog: pytest.LogCaptureFixture) -> None:
     """Messages, events and log lines hold none of them, whatever goes wrong."""
     caplog.set_level("DEBUG", logger="resilient_llm")
 
@@ -583,10 +583,10 @@ def test_no_prompt_key_or_text_of_a_provider_is_told(caplog: pytest.LogCaptureFi
     with capture_events() as events, pytest.raises(ChainExhaustedError) as caught:
         ask(SECRET)
 
-    told = [str(caught.value), repr(caught.value.attempts), *map(repr, events), *caplog.messages]
-    told += [repr(record.__dict__) for record in caplog.records]
-    told += [note for member in caught.value.exceptions for note in member.__notes__]
-    assert [] == [text for text in told if SECRET in text]
+    emitted = [str(caught.value), repr(caught.value.attempts), *map(repr, events), *caplog.messages]
+    emitted += [repr(record.__dict__) for record in caplog.records]
+    emitted += [note for member in caught.value.exceptions for note in member.__notes__]
+    assert [] == [text for text in emitted if SECRET in text]
     assert repr(Target(GROQ, params={"api_key": SECRET})) == "Target('groq/llama')"
 
 
@@ -675,7 +675,7 @@ def test_a_consumer_that_does_not_read_holds_nobody_up(clock, backend: str):
 
 
 @on_both_loops
-def test_a_slow_consumer_of_events_loses_the_oldest_and_is_told_how_many(backend: str) -> None:
+def test_a_slow_consumer_of_events_loses_the_oldest_and_sees_how_many(backend: str) -> None:
     """The buffer is bounded; what is dropped is counted."""
 
     async def main() -> tuple[list[str], int]:
@@ -767,7 +767,7 @@ def test_logging_can_be_turned_off_and_on(clock, caplog):
     assert 1 == len(caplog.records)
 
 
-def test_observers_are_told_though_logging_is_off(clock):
+def test_observers_are_called_though_logging_is_off(clock):
     """The default observer is one of many."""
     configure(logging=False)
 
@@ -778,7 +778,7 @@ def test_observers_are_told_though_logging_is_off(clock):
 
 
 def test_a_refused_call_is_no_event_of_a_bench(clock):
-    """Refusals do not repeat the event of the bench they are due to."""
+    """Rejections do not repeat the event of the bench that causes them."""
     with seen(TargetBenched) as found:
         trip("groq/a", unreachable)
         for _ in range(5):

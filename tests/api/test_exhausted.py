@@ -69,7 +69,7 @@ def test_every_target_saying_the_same_auth_error_is_pointed_out() -> None:
 
 
 def test_the_chains_error_is_an_exception_group() -> None:
-    """except*, split and derive keep its facts."""
+    """except*, split and derive keep its attributes."""
     error = exhausted(ProviderError(503), TimeoutError())
     caught: list[type] = []
     try:
@@ -106,7 +106,7 @@ def test_a_pickle_holds_no_foreign_error() -> None:
 
 
 def test_our_own_errors_pickle_and_belong_together() -> None:
-    """One tree, and each of them survives a pickle with its facts."""
+    """One tree, and each of them survives a pickle with its attributes."""
     errors: list[ResilientLLMError] = [
         BreakerOpenError(GROQ, "overloaded", 3.0),
         CallRejectedError(GROQ, "max_attempts"),

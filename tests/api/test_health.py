@@ -1,4 +1,4 @@
-"""What health() tells about each key: status, state, error share, latency, totals."""
+"""What health() returns for each key: status, state, error share, latency, totals."""
 
 import threading
 from datetime import UTC, datetime, timedelta
@@ -25,12 +25,12 @@ def take(clock, seconds: float, key: str = GROQ) -> None:
         clock.advance(seconds)
 
 
-def test_nothing_seen_is_nothing_told(clock):
+def test_without_calls_health_is_empty(clock):
     """Without calls health() is empty."""
     assert {} == dict(health())
 
 
-def test_expected_keys_are_told_though_never_seen(clock):
+def test_expected_keys_are_listed_though_never_seen(clock):
     """What is expected is healthy until something else is known."""
     found = health([GROQ, "openai"])
 
@@ -56,7 +56,7 @@ def test_expected_keys_are_normalised(clock):
 
 
 @over(SHAPES)
-def test_every_key_seen_is_told(clock, shape: Shape):
+def test_every_key_seen_is_listed(clock, shape: Shape):
     """A call makes its target and its provider known."""
     shape.run(GROQ, lambda: "answer")
 
@@ -82,7 +82,7 @@ def test_totals_and_errors_are_exact(clock, shape: Shape):
 
 
 @over(SHAPES)
-def test_the_last_error_is_told_by_kind_and_reason(clock, shape: Shape):
+def test_the_last_error_is_listed_by_kind_and_reason(clock, shape: Shape):
     """The last error is known by kind and reason, without its text."""
     shape.outcome(GROQ, ProviderError(503, message="a secret of the provider"))
     shape.run(GROQ, lambda: "answer")
@@ -205,7 +205,7 @@ def test_a_recovered_target_is_healthy_again(clock):
     )
 
 
-def test_a_provider_that_is_down_is_told_for_itself(clock):
+def test_a_provider_that_is_down_is_listed_for_itself(clock):
     """A blocked provider does not change the state of its targets."""
     trip(error=unreachable)
 
@@ -228,7 +228,7 @@ def test_the_sums_of_a_provider_are_those_of_its_targets(clock):
     assert (5, 0) == (found["groq@tenant"].total, found["groq@tenant"].errors)
 
 
-def test_what_is_older_than_the_window_is_not_told(clock):
+def test_what_is_older_than_the_window_is_not_counted(clock):
     """Numbers are those of the window."""
     succeed(times=3)
     fail(times=2)
@@ -239,25 +239,25 @@ def test_what_is_older_than_the_window_is_not_told(clock):
     assert (0, 0) == (found.total, found.errors)
 
 
-def test_the_window_slides_over_what_is_told(clock):
+def test_the_window_slides_over_what_is_counted(clock):
     """What leaves the window leaves the numbers, what is in it stays."""
     succeed(times=3)
     fail()
     clock.advance(200)
     succeed(times=2)
-    told = [totals()]
+    seen = [totals()]
 
     clock.advance(150)
-    told.append(totals())
+    seen.append(totals())
     clock.advance(200)
-    told.append(totals())
+    seen.append(totals())
 
-    assert [(6, 1), (2, 0), (0, 0)] == told
+    assert [(6, 1), (2, 0), (0, 0)] == seen
 
 
 @pytest.mark.parametrize("window", [1.0, 7.0, 60.0, 86_400.0])
 def test_a_window_may_be_short_or_long(clock, window: float):
-    """Half a window later all is told, two windows later nothing."""
+    """Half a window later all is counted, two windows later nothing."""
     breaker(GROQ, window=window)
     succeed(times=3)
 

@@ -236,7 +236,7 @@ def test_more_attempts_than_failures_is_a_warning_at_decoration() -> None:
 
 
 def test_attempts_above_what_opens_the_breaker_is_a_warning() -> None:
-    """Retries that the breaker will always cut short are told at decoration."""
+    """Retries that the breaker will always cut short cause a warning at decoration."""
     with pytest.warns(UserWarning, match="failures=5"):
         failover(chain=GROQ, attempts=6)
 
@@ -281,7 +281,7 @@ def test_max_attempts_are_per_call_over_all_targets(driver: Driver, clock: Any) 
 
 
 def test_max_attempts_that_suffice_change_nothing(clock: Any) -> None:
-    """A limit that is not reached is not felt."""
+    """A limit that is not reached has no effect."""
     script = Script({GROQ: [down], OPENAI: ["answer"]})
 
     assert "answer" == failover(chain=[GROQ, OPENAI], attempts=2, max_attempts=3).call(
@@ -290,17 +290,17 @@ def test_max_attempts_that_suffice_change_nothing(clock: Any) -> None:
 
 
 def test_an_attempt_timeout_that_nothing_enforces_is_refused() -> None:
-    """A synchronous function must be told its limit."""
+    """A synchronous function must take its limit as an argument."""
     policy = failover(chain=GROQ, attempt_timeout=1.0)
 
     with pytest.raises(ConfigurationError, match="Attempt"):
         policy(lambda *, target: None)
 
     @policy
-    def told(target: Target, attempt: Attempt) -> float | None:
+    def limit_of(target: Target, attempt: Attempt) -> float | None:
         return attempt.remaining
 
-    assert 1.0 == told()
+    assert 1.0 == limit_of()
 
 
 @on_both_loops
@@ -418,7 +418,7 @@ def test_tenacity_waits_that_are_added_up_are_a_backoff(clock: Any) -> None:
 
 
 @over(DRIVERS)
-def test_the_wait_is_told_before_it_is_slept(driver: Driver, clock: Any) -> None:
+def test_the_wait_is_emitted_before_it_is_slept(driver: Driver, clock: Any) -> None:
     """RetryScheduled carries the attempt and the delay that is then waited."""
     script = Script({GROQ: [down, down, "answer"]})
 
@@ -675,7 +675,7 @@ def test_an_answer_that_is_transient_is_asked_for_again(clock: Any) -> None:
     assert [GROQ, GROQ] == script.calls
 
 
-def test_a_text_that_is_no_word_is_never_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_text_that_is_no_word_is_never_repeated(caplog: pytest.LogCaptureFixture) -> None:
     """A ``reject`` that returns the model's answer by mistake does not put it into events and messages."""
     secret = "the-model-said " * 10
     caplog.set_level(0)
@@ -875,7 +875,7 @@ def test_a_request_too_long_goes_only_to_a_larger_window(driver: Driver) -> None
 
 @over(DRIVERS)
 def test_an_unknown_error_goes_to_the_next_target(driver: Driver, clock: Any) -> None:
-    """What nobody knows is not repeated, harms nobody and is told by its class."""
+    """What nobody knows is not repeated, harms nobody and is emitted with its class."""
     script = Script({GROQ: [StrangeError], OPENAI: ["answer"]})
 
     with testing.capture_events(UnknownError) as events:
@@ -1116,7 +1116,7 @@ def test_reraise_with_nothing_sent(driver: Driver) -> None:
 
 
 @over(DRIVERS)
-def test_the_policys_observers_are_told_of_its_calls(driver: Driver, clock: Any) -> None:
+def test_the_policys_observers_receive_its_calls(driver: Driver, clock: Any) -> None:
     """Each observer sees what happens in this policy's calls, in order."""
     first: list[Any] = []
     second: list[Any] = []
@@ -1146,7 +1146,7 @@ def test_the_observers_of_one_policy_hear_nothing_of_another() -> None:
     assert [] == heard
 
 
-def test_the_policys_observers_are_told_of_its_calls_only() -> None:
+def test_the_policys_observers_receive_its_calls_only() -> None:
     """Also of the benches that its calls make."""
     mine: list[Event] = []
 
@@ -1174,7 +1174,7 @@ def test_an_observer_that_raises_harms_nothing() -> None:
     assert "answer" == failover(chain=[GROQ], observers=[broken]).call(_answer)
 
 
-def test_a_failed_call_is_told_once(clock: Any) -> None:
+def test_a_failed_call_is_emitted_once(clock: Any) -> None:
     """CallFailed says how many attempts were made."""
     heard: list[Any] = []
     policy = failover(chain=[GROQ, OPENAI], attempts=2, observers=[heard.append])
@@ -1187,7 +1187,7 @@ def test_a_failed_call_is_told_once(clock: Any) -> None:
     ]
 
 
-def test_a_skipped_target_is_told_and_is_no_failover() -> None:
+def test_a_skipped_target_is_emitted_and_is_no_failover() -> None:
     """A benched target is skipped, with a reason and without a FailedOver."""
     bench_model(GROQ)
 

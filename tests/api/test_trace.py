@@ -21,7 +21,7 @@ from resilient_llm.testing import ascripted, capture_events
 from tests.support.ways import GROQ, OPENAI, ProviderError, down
 
 
-def test_a_trace_tells_what_became_of_a_call(clock: Any) -> None:
+def test_a_trace_holds_the_outcome_of_a_call(clock: Any) -> None:
     """Who served it, what was tried and skipped, in order."""
     bench_model(GROQ)
     answers = ascripted(down(), "yes")

@@ -443,8 +443,8 @@ def test_the_signature_is_kept_without_the_target() -> None:
     )
 
 
-def test_coroutine_functions_are_still_told_apart() -> None:
-    """Frameworks that ask whether a function is async are told the truth."""
+def test_coroutine_functions_are_still_distinguished() -> None:
+    """Frameworks that ask whether a function is async get the right answer."""
     assert [False, True, True, True, True] == [
         inspect.iscoroutinefunction(function)
         for function in (
@@ -966,13 +966,13 @@ def test_every_kind_of_parameter_arrives_as_it_was_passed() -> None:
     assert (1, 5, (6, 7), 8, {"x": 9}) == ask(1, 5, 6, 7, third=8, x=9)
 
 
-def test_the_attempt_is_told(clock: Any) -> None:
+def test_the_attempt_is_passed(clock: Any) -> None:
     """A parameter annotated Attempt gets the target, the number, what is left, and the call's name."""
-    told: list[Attempt] = []
+    received: list[Attempt] = []
 
     @failover(chain=[GROQ], attempts=2, timeout=10.0, backoff=lambda n: 1.0)
     def ask(target: Target, attempt: Attempt) -> str:
-        told.append(attempt)
+        received.append(attempt)
         clock.advance(2)
         raise ConnectionResetError
 
@@ -980,9 +980,9 @@ def test_the_attempt_is_told(clock: Any) -> None:
         ask()
 
     assert [(GROQ, 1, 10.0), (GROQ, 2, 7.0)] == [
-        (each.target.key, each.number, each.remaining) for each in told
+        (each.target.key, each.number, each.remaining) for each in received
     ]
-    assert 1 == len({each.call_id for each in told})
+    assert 1 == len({each.call_id for each in received})
 
 
 def test_two_functions_and_using_have_policies_of_their_own() -> None:

@@ -94,16 +94,16 @@ def results_of(
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_the_inlined_first_attempt_decides_as_the_story_does(name: str) -> None:
+def test_the_inlined_first_attempt_decides_as_the_call_flow_does(name: str) -> None:
     """Answers, errors, counts, benches and waits are the same with and without the inlined attempt."""
     inlined = results_of(SCENARIOS[name], traced=False, warm=True)
-    told = results_of(SCENARIOS[name], traced=True, warm=True)
+    by_call_flow = results_of(SCENARIOS[name], traced=True, warm=True)
 
-    assert told == inlined
+    assert by_call_flow == inlined
 
 
-def test_the_inlined_first_attempt_tells_the_same_events() -> None:
-    """A failing first attempt is told alike whether the wrapper or the call flow made it."""
+def test_the_inlined_first_attempt_emits_the_same_events() -> None:
+    """A failing first attempt emits the same whether the wrapper or the call flow made it."""
 
     def events(*, inline: bool) -> list[tuple[str, str]]:
         with isolated(), fake_clock():
@@ -115,8 +115,8 @@ def test_the_inlined_first_attempt_tells_the_same_events() -> None:
                     raise ProviderError(500)
                 return target.key
 
-            told: list[tuple[str, str]] = []
-            stop = observe(lambda event: told.append((type(event).__name__, event.target)))
+            received: list[tuple[str, str]] = []
+            stop = observe(lambda event: received.append((type(event).__name__, event.target)))
             if inline:
                 stop()
                 ask()
@@ -129,12 +129,14 @@ def test_the_inlined_first_attempt_tells_the_same_events() -> None:
                 )
 
                 observe(
-                    lambda event: told.append((type(event).__name__, event.target)),
+                    lambda event: received.append((type(event).__name__, event.target)),
                     *(AttemptFailed, FailedOver, RetryScheduled, RetryStopped, TargetBenched),
                 )
             failing = True
             ask()
-            return [each for each in told if each[0] not in ("AttemptSucceeded", "HealthChanged")]
+            return [
+                each for each in received if each[0] not in ("AttemptSucceeded", "HealthChanged")
+            ]
 
     assert events(inline=False) == events(inline=True)
 
@@ -319,7 +321,7 @@ def test_the_busiest_key_is_not_the_longest_idle_one(
         assert 200 == health()["busy"].total
 
 
-def test_an_observer_of_successes_is_told_of_every_call_and_costs_nothing_after(
+def test_an_observer_of_successes_receives_every_call_and_costs_nothing_after(
     locks_taken: LocksTaken,
 ) -> None:
     """Subscribing to successes sends calls through the call flow; ending it brings the inlined attempt back."""
@@ -347,7 +349,9 @@ def test_an_observer_of_successes_is_told_of_every_call_and_costs_nothing_after(
     ],
     ids=["reject", "observers", "strategy", "timeout"],
 )
-def test_what_the_wrapper_cannot_do_itself_is_done_by_the_story(options: dict[str, Any]) -> None:
+def test_what_the_wrapper_cannot_do_itself_is_done_by_the_call_flow(
+    options: dict[str, Any],
+) -> None:
     """Policies with options that the inlined attempt knows nothing of still answer and count."""
 
     @failover(chain=CHAIN, **options)

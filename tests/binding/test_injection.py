@@ -119,7 +119,7 @@ def test_the_target_comes_after_cls() -> None:
     assert ("Client", GROQ, "why") == Client.ask("why")
 
 
-def test_a_caller_who_passes_one_argument_too_many_is_told_like_by_any_function() -> None:
+def test_a_caller_who_passes_one_argument_too_many_gets_the_error_of_any_function() -> None:
     """A wrong call is a TypeError that reaches the caller, and no target is blamed for it."""
 
     @failover(chain=[GROQ, OPENAI])

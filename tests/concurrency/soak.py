@@ -9,7 +9,7 @@ short, so that circuits open and recover many times.
 
 Whoever plays a part keeps its own exact account. At the end
 
-* what callers sent is what providers saw, what observers were told and what `health()` says;
+* what callers sent is what providers saw, what observers received and what `health()` says;
 * memory, objects, file descriptors, threads and circuits were flat in the second half;
 * every circuit recovers, and no thread, task, child or warning is left.
 
@@ -324,7 +324,7 @@ EXACT: Final = (*STEADY, *METERED, *GUARDS, *SLOW)
 
 _NEVER: Final = {"failures": 10**9, "min_calls": 10**9, "window": 10**6}
 BREAKERS: Final[dict[str, dict[str, Any]]] = {
-    # A lease that outlasts the soak: a place that is not given back is missed at the end.
+    # A lease that outlasts the soak: one that is not given back is missed at the end.
     "*": {
         "failures": 3,
         "cooldown": 0.05,
@@ -654,7 +654,7 @@ def operator_thread(soak: Soak, name: str) -> None:
 
 
 def observers_thread(soak: Soak, name: str) -> None:
-    """Subscribe and go; one that raises harms nothing; none is told anything after it went."""
+    """Subscribe and go; one that raises harms nothing; none receives an event after it went."""
     rng = soak.rng(name)
     while not soak.stop.is_set():
         gone: list[float] = []
@@ -818,7 +818,7 @@ async def trio_task(
 
     while not soak.stop.is_set():
         ticket = soak.ticket(name, cuttable=True, cut_is="cancelled" if cancellable else "cut")
-        # Trio keeps what is no longer waited for until it is due, so no scope where none is needed.
+        # Trio keeps what is no longer waited for until its time, so no scope where none is needed.
         with (
             trio.move_on_after(rng.uniform(0.0, 0.01)) if cancellable else contextlib.nullcontext()
         ):
@@ -1465,7 +1465,7 @@ def run(seconds: float, seed: int, say: Callable[[str], object]) -> list[str]:
 
 
 def check_accounts(soak: Soak) -> None:
-    """Compare what callers sent, what providers saw, what observers were told and `health()`."""
+    """Compare what callers sent, what providers saw, what observers received and `health()`."""
     ledger = soak.ledger
     parts = sorted({key[1] for key in ledger.counts if key[0] == "calls"})
     for part in parts:
@@ -1548,7 +1548,7 @@ def check_health(ledger: Ledger) -> None:
 
 
 def check_recovery(soak: Soak, patience: float = 5.0) -> None:
-    """Check that in calm weather every circuit closes, so that no place was kept; count anew."""
+    """Check that every circuit closes once nothing fails, so that no lease was kept; count anew."""
     keys = (*STORMY, *HTTP)
     circuits = {*keys, *(key.partition("/")[0] for key in keys)}
     give_up_at = time.monotonic() + patience
@@ -1563,7 +1563,7 @@ def check_recovery(soak: Soak, patience: float = 5.0) -> None:
         time.sleep(0.02)
     for key, state in open_still.items():
         soak.ledger.wrong(
-            f"{key} is still {state} after {patience:g} s without a failure: a place was not given back."
+            f"{key} is still {state} after {patience:g} s without a failure: a lease was not given back."
         )
     left = [row.model for row in list_benched()]
     if left:

@@ -134,7 +134,7 @@ def test_a_cancelled_call_charges_nobody_and_leaves_nothing_running(
 
 
 def test_two_loops_in_a_row_and_a_cancelled_wait_leave_nothing(clock: Any) -> None:
-    """A call that is cancelled while it waits for its next attempt holds no place and is not counted twice."""
+    """A call that is cancelled while it waits for its next attempt holds no lease and is not counted twice."""
 
     @failover(chain=GROQ, backoff=lambda n: 5.0)
     async def ask(target: Target) -> str:
@@ -304,7 +304,7 @@ def test_a_cancelled_call_with_every_target_benched_leaves_nothing_leased(
 
 
 def test_a_call_that_hands_its_place_back_too_late_is_seen() -> None:
-    """What is looked for above would be found: a place that a cancellation leaves behind."""
+    """What is looked for above would be found: a lease that a cancellation leaves behind."""
 
     def prepare(clock: FakeClock) -> SimpleNamespace:
         configure(breakers={"*": {"failures": 1, "cooldown": 10.0}})
@@ -354,7 +354,7 @@ async def _maybe_cancelled(call: Coroutine[Any, Any, Any]) -> None:
 
 
 def test_tasks_that_come_at_once_probe_one_at_a_time() -> None:
-    """Whoever is cancelled, and in whatever order they come: one is let in, and its place is free afterwards."""
+    """Whoever is cancelled, and in whatever order they come: one is admitted, and its lease is free afterwards."""
 
     async def scenario() -> None:
         configure(breakers={"*": {"failures": 1, "cooldown": 10.0, "successes_to_close": 9}})

@@ -58,14 +58,14 @@ from tests.support.schedules import (
     switch_points,
 )
 
-# Circuits by themselves, told of by whichever thread comes first.
+# Circuits by themselves, whose events are delivered by whichever thread comes first.
 
 
 class EventSink:
-    """Writes down what circuits tell, from any thread."""
+    """Records what circuits emit, from any thread."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.emitted: list[str] = []
 
     def has_listeners(self, kind: str, tag: object = None, /) -> bool:
         return True
@@ -76,7 +76,7 @@ class EventSink:
                 kind, *_ = circuit.outbox.popleft()
             except IndexError:
                 return
-            self.told.append(str(kind))
+            self.emitted.append(str(kind))
 
 
 def _state(*, provider: bool = False, **options: Any) -> SimpleNamespace:
@@ -142,7 +142,7 @@ def _leases(expected: int) -> Callable[[Any], None]:
 
 
 def _tripped_once(state: Any) -> None:
-    assert 1 == state.sink.told.count("TargetBenched")
+    assert 1 == state.sink.emitted.count("TargetBenched")
     assert ("open", 30.0 + 1.0) == (state.circuit.state(1.0), state.circuit.shut_until)
     assert (2, 2, 2) == (*state.circuit.numbers(1.0), state.circuit.consecutive)
 
@@ -157,8 +157,8 @@ def _counted(total: int, errors: int) -> Callable[[Any], None]:
 
 def _late_reports_change_nothing(state: Any) -> None:
     circuit = state.circuit
-    assert 1 == state.sink.told.count("TargetBenched")
-    assert 0 == state.sink.told.count("TargetUnbenched")
+    assert 1 == state.sink.emitted.count("TargetBenched")
+    assert 0 == state.sink.emitted.count("TargetUnbenched")
     assert ("open", 31.0, 1) == (circuit.state(2.0), circuit.shut_until, circuit.consecutive)
     total, errors = circuit.numbers(2.0)
     assert (1, True) == (
@@ -171,7 +171,7 @@ def _manual_stands(state: Any) -> None:
     circuit = state.circuit
     shown = circuit.bench_now(40.0)
     assert (True, "ops", 100.0) == (shown.manual, shown.reason, shown.until)
-    assert 2 == state.sink.told.count("TargetBenched")
+    assert 2 == state.sink.emitted.count("TargetBenched")
     assert ("open", "half_open") == (circuit.state(99.0), circuit.state(100.0))
 
 
@@ -326,7 +326,7 @@ CIRCUIT_RACES = [
         [_provider_fails, _answer_through_provider],
         _shut_with_provider,
     ),
-    Race("a place is given back while others ask", _probing, [_give_back, _ask, _ask], _given_back),
+    Race("a lease is given back while others ask", _probing, [_give_back, _ask, _ask], _given_back),
 ]
 
 # The registry.
@@ -635,15 +635,15 @@ def _cohere_is_benched(state: Any) -> None:
 
 
 def _listens(state: Any) -> None:
-    told: list[Any] = []
-    state.got.append(told)
-    observe(told.append)
+    received: list[Any] = []
+    state.got.append(received)
+    observe(received.append)
 
 
 def _both_are_told(state: Any) -> None:
     bench_model("groq")
     assert [1, 1] == [
-        sum(type(event).__name__ == "TargetBenched" for event in told) for told in state.got
+        sum(type(event).__name__ == "TargetBenched" for event in received) for received in state.got
     ]
 
 
@@ -839,7 +839,7 @@ SMALL = {
     "a late success changes nothing",
     "unbenched while a probe fails",
     "unbenched while a probe succeeds",
-    "a place is given back while others ask",
+    "a lease is given back while others ask",
     "the last extra attempt is taken once",
     "first attempts are counted",
 }
@@ -886,7 +886,7 @@ def test_one_guard_for_two_holds_without_a_global_lock() -> None:
     _holds(explore(race, opcodes_of(breaker_module), is_lock_free=False, runs=2_000))
 
 
-def test_every_event_is_told_whoever_delivers_it() -> None:
+def test_every_event_is_emitted_whoever_delivers_it() -> None:
     """A thread that leaves its event to the one that delivers is not left alone with it."""
     _holds(explore(TELLING, opcodes_of(_dispatcher), runs=1_000))
 
@@ -1041,8 +1041,8 @@ HOT = [
     ("the wrapper", _wrapper_code(is_async=False), "n"),
     ("the async wrapper", _wrapper_code(is_async=True), "n"),
     ("a guard", breaker_module.Breaker.__exit__.__code__, "n"),
-    ("the door", _caller.Caller.on_success.__code__, "n"),
-    ("the door of calls with limits", _caller.Caller._limited.__code__, "n"),
+    ("the caller", _caller.Caller.on_success.__code__, "n"),
+    ("the caller with limits", _caller.Caller._limited.__code__, "n"),
     ("a measured success", window.Generation.measured.__code__, "n"),
     ("a success's duration", window.Generation.measured.__code__, "seconds"),
     ("successes with a duration", window.Generation.measured.__code__, "timed"),

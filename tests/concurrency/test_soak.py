@@ -141,8 +141,8 @@ def test_the_weather_repeats_with_its_seed() -> None:
     assert drawn(1) != drawn(2)
 
 
-def test_in_calm_weather_everything_is_answered() -> None:
-    """Once calm, a provider fails nobody, whatever its plan says."""
+def test_without_failures_everything_is_answered() -> None:
+    """Once its failures are switched off, a provider fails no call, whatever its plan says."""
     weather = soak.Weather(1, "storm1", ("failing",))
     weather.is_settled = True
 
@@ -171,7 +171,7 @@ def test_every_deed_is_seen_as_what_it_is(deed: str) -> None:
         ([1000.0] * 30 + [1000.0 + n for n in range(30)], True),  # from the middle on
     ],
 )
-def test_growth_is_told_from_noise(samples: list[float], too_much: bool) -> None:
+def test_growth_is_distinguished_from_noise(samples: list[float], too_much: bool) -> None:
     """Medians of the last two quarters decide, so that a slope is seen and a spike is not."""
     *_, found = soak.grown(samples, soak.Allowance(0.0, 10.0))
 
@@ -194,7 +194,7 @@ def test_a_place_that_is_not_given_back_is_found(small: soak.Soak, clock: FakeCl
 
 
 def test_a_circuit_that_recovers_is_fine(small: soak.Soak, clock: FakeClock) -> None:
-    """A circuit that was open and whose cooldown is over closes in calm weather."""
+    """A circuit that was open and whose cooldown is over closes once nothing fails."""
     for _ in range(3):
         with contextlib.suppress(ConnectionResetError), breaker("storm3/d"):
             raise ConnectionResetError
@@ -356,10 +356,10 @@ def test_an_error_whose_attributes_cannot_be_read_is_only_an_error() -> None:
     assert "openai/b" == ask()
 
 
-def test_every_observer_that_raises_is_told_of() -> None:
-    """An observer that raises is told of once, also when one that raised before it has gone."""
-    told: list[ObserverFailed] = []
-    observe(told.append, ObserverFailed)
+def test_every_observer_that_raises_is_reported() -> None:
+    """An observer that raises is reported once, also when one that raised before it has gone."""
+    received: list[ObserverFailed] = []
+    observe(received.append, ObserverFailed)
     configure(logging=False)
 
     @failover(chain="groq/a", attempts=1)
@@ -373,7 +373,7 @@ def test_every_observer_that_raises_is_told_of() -> None:
         stop()
         reset()
 
-    assert 20 == len(told)
+    assert 20 == len(received)
 
 
 @pytest.mark.parametrize("failures", [0, 1, 5], ids=["never failed", "failed once", "was benched"])

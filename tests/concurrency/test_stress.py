@@ -216,7 +216,7 @@ def test_a_retry_budget_is_never_overspent() -> None:
         assert FLOOR == taken.count(True)
 
 
-def test_benches_and_their_ends_are_told_in_order_and_none_is_left_out() -> None:
+def test_benches_and_their_ends_are_emitted_in_order_and_none_is_left_out() -> None:
     """Two threads bench and unbench while two look; afterwards nothing is queued and nobody benched."""
     times = 50 * PATIENCE
 
@@ -232,10 +232,10 @@ def test_benches_and_their_ends_are_told_in_order_and_none_is_left_out() -> None
 
     with testing.capture_events(TargetBenched, TargetUnbenched) as events:
         at_once(bench, bench, look, look)
-    told = [type(event).__name__ for event in events]
+    received = [type(event).__name__ for event in events]
 
-    assert 2 * times == told.count("TargetBenched")
-    assert "TargetUnbenched" == told[-1]
+    assert 2 * times == received.count("TargetBenched")
+    assert "TargetUnbenched" == received[-1]
     assert not is_benched("groq/a")
     assert not runtime.registry.circuit("groq/a").outbox
 

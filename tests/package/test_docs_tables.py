@@ -44,7 +44,7 @@ from resilient_llm._core import backoff, retry_budget
 from resilient_llm._core.call import call
 from resilient_llm._core.circuit import triggers
 from resilient_llm._core.classify import _SEVERITY
-from resilient_llm._core.stream import stream_state as intake
+from resilient_llm._core.stream import stream_state
 from resilient_llm._values import event_names
 from resilient_llm._values.settings import (
     LONGEST_HINT,
@@ -277,8 +277,8 @@ def test_the_fixed_numbers_are_those_of_the_code() -> None:
         triggers.DEGRADED_SHARE,
         MOST_KEYS,
         of_signature(events)["buffer"],
-        intake.MOST_ITEMS,
-        intake.MOST_BYTES,
+        stream_state.MOST_ITEMS,
+        stream_state.MOST_BYTES,
     ]
 
     assert expected == [float(row["value"]) for row in table(OPTIONS, "## Fixed numbers\n")]
@@ -288,7 +288,7 @@ def test_the_fixed_numbers_are_those_of_the_code() -> None:
 
 
 def event_classes() -> list[type[Event]]:
-    """Return the types of events that are told, in the order of the module."""
+    """Return the types of events that are emitted, in the order of the module."""
     told = set(typing.get_args(event_names.EventName))
     return [cls for cls in Event.__subclasses__() if cls.__name__ in told]
 
@@ -306,7 +306,7 @@ def test_every_event_is_in_the_reference_with_its_fields() -> None:
     assert set(typing.get_args(event_names.EventName)) == set(told)
     listed = {words(row["event"])[0]: words(row["its own fields"]) for row in rows}
     assert told == listed
-    # The page tells a call flow, attempt by attempt: its order is its own.
+    # The page follows a call, attempt by attempt, so it has its own order.
     assert len(rows) == len(listed)
 
 

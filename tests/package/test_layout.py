@@ -1,4 +1,4 @@
-"""How the house is laid out: imports point down, names are public on purpose, loading is lazy."""
+"""How the package is laid out: imports point down, names are public on purpose, loading is lazy."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def _module(path: Path) -> str:
 
 
 def test_every_module_has_a_place() -> None:
-    """A new module or folder is given its place on purpose."""
+    """A new module or folder is put into the table on purpose."""
     homeless = {_part(path) for path in SOURCES} - RANK.keys() - VARIANTS - ABOVE
     homeless -= {"_version", *FORWARDS}
 
@@ -236,7 +236,7 @@ def test_third_party_code_loads_when_used() -> None:
 
 
 def test_the_core_asks_nobody() -> None:
-    """The core does no I/O, reads no clock and rolls no dice."""
+    """The core does no I/O, reads no clock and draws no random numbers."""
     forbidden = {"asyncio", "logging", "os", "random", "socket", "time"}
     wrong = [
         _found(path, each)

@@ -1,4 +1,4 @@
-"""Circuits by themselves: no registry, no clock, no dice, and everything they tell written down."""
+"""Circuits by themselves: no registry, no clock, no randomness, and all events recorded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def limited(retry_after: float | None = None) -> Verdict:
 
 
 class NoJitter(random.Random):
-    """Dice that always show the same: no bench is lengthened."""
+    """A random generator that always returns the same, so that no bench is lengthened."""
 
     def __init__(self, shown: float = 0.0) -> None:
         super().__init__(0)
@@ -35,7 +35,7 @@ class NoJitter(random.Random):
 
 
 class EventSink:
-    """Writes down what circuits tell: ``(event, key, moment, details)`` in the order of delivery."""
+    """Records what circuits emit: ``(event, key, moment, details)`` in the order of delivery."""
 
     def __init__(self, *unwanted: str) -> None:
         self.unwanted = unwanted
@@ -45,18 +45,18 @@ class EventSink:
         return kind not in self.unwanted
 
     def deliver(self, circuit: Circuit, /) -> None:
-        assert not circuit._lock._is_owned(), "told under the circuit's lock"
+        assert not circuit._lock._is_owned(), "emitted under the circuit's lock"
         while circuit.outbox:
             kind, at, details = circuit.outbox.popleft()
             self.told.append((kind, circuit.key, at, details))
 
     def take(self) -> list[tuple[str, str, float, dict[str, Any]]]:
-        """Return what was told since the last time."""
+        """Return what was emitted since the last time."""
         told, self.told = self.told, []
         return told
 
     def kinds(self) -> list[str]:
-        """Return the names of what was told since the last time."""
+        """Return the names of what was emitted since the last time."""
         return [kind for kind, *_ in self.take()]
 
 

@@ -1,15 +1,15 @@
-"""What a circuit does, told a second time and as simply as it can be: for comparison only.
+"""A second, simple model of a circuit, which tests compare the real one with.
 
 Written from the contract alone (breaker, benches, health), and from nothing that the package
 does. It keeps every counted call in a list and looks through the list whenever it is asked: it
 knows no buckets, no locks, no healthy path. It imports nothing of the package, so that nothing
 can be wrong in both for the same reason.
 
-Time is handed in. Benches are not jittered: whoever compares lends the package dice that
-always show 0.
+Time is handed in. Benches are not jittered: the tests give the package a random generator
+that always returns 0.
 
-Where the contract leaves two answers open the model gives both, as None, and is told which it
-was: averages "may be sampled", so a lease or a limit made of ten averages is not exact; and a
+Where the contract leaves two answers open the model gives both, as None, and is given the one
+that happened: averages "may be sampled", so a lease or a limit made of ten averages is not exact; and a
 success may be dated by any moment between its entry and its end.
 """
 

@@ -132,7 +132,7 @@ def through_all_steps(
             gc.collect()
             await anyio.lowlevel.checkpoint()
         try:
-            assert () == held_leases.get(), "a place is held"
+            assert () == held_leases.get(), "a lease is held"
             assert [] == _other_tasks(backend), "something runs"
             check(state)
         except AssertionError as error:
@@ -161,7 +161,7 @@ def _other_tasks(backend: str) -> list[Any]:
 
 
 def no_place_is_taken(*keys: str) -> None:
-    """Check that the circuits of some keys have given out no place of a probe or of a last resort."""
+    """Check that the circuits of some keys have given out no lease of a probe or of a last resort."""
     for key in keys:
         circuit = runtime.registry.find(key)
         if circuit is None:

@@ -166,7 +166,7 @@ def test_trap_02_a_success_admitted_before_the_trip_leaves_an_open_circuit_open(
 def test_trap_02_a_success_admitted_before_the_trip_is_ignored_while_a_probe_runs(
     clock, shape: Shape
 ):
-    """A late success of the closed state neither closes a half-open circuit nor frees its place."""
+    """A late success of the closed state neither closes a half-open circuit nor frees its lease."""
     probes = []
 
     def provider() -> str:
@@ -176,10 +176,10 @@ def test_trap_02_a_success_admitted_before_the_trip_is_ignored_while_a_probe_run
 
     shape.run(GROQ, provider)
     after_late_success = state()
-    place_is_taken = is_refused()
+    lease_is_taken = is_refused()
     probes[0].finish(down())
 
-    assert ("half_open", True, "open") == (after_late_success, place_is_taken, state())
+    assert ("half_open", True, "open") == (after_late_success, lease_is_taken, state())
 
 
 @over(SHAPES)
@@ -221,7 +221,7 @@ def test_trap_03_a_failure_admitted_before_the_trip_does_not_open_a_half_open_ci
 @over(SHAPES)
 @pytest.mark.parametrize("ending", ["late", down], ids=["success", "failure"])
 def test_trap_04_a_probe_of_an_earlier_half_open_period_is_ignored(clock, shape: Shape, ending):
-    """A probe that outlived its period neither settles a later one nor frees a place in it."""
+    """A probe that outlived its period neither settles a later one nor frees a lease of it."""
     breaker(GROQ, probe_lease=5)
     half_open(clock)
     probes = []
@@ -241,10 +241,10 @@ def test_trap_04_a_probe_of_an_earlier_half_open_period_is_ignored(clock, shape:
     except ProviderError:
         pass
     after_late_report = state()
-    place_is_taken = is_refused()
+    lease_is_taken = is_refused()
     probes[0].finish("answer")
 
-    assert ("half_open", True, "closed") == (after_late_report, place_is_taken, state())
+    assert ("half_open", True, "closed") == (after_late_report, lease_is_taken, state())
 
 
 # --- 5, 6, 7: probes that hang, callers who cancel --------------------------------------------
@@ -252,7 +252,7 @@ def test_trap_04_a_probe_of_an_earlier_half_open_period_is_ignored(clock, shape:
 
 @over(SHAPES)
 def test_trap_05_a_probe_that_hangs_for_ever_does_not_block_for_ever(clock, shape: Shape):
-    """The place of the only probe is leased again when its lease is over."""
+    """The lease of the only probe is given out again when it is over."""
     half_open(clock)
     hanging = Held(GROQ, shape)
 
@@ -268,7 +268,7 @@ def test_trap_05_a_probe_that_hangs_for_ever_does_not_block_for_ever(clock, shap
 def test_trap_05_a_hanging_probe_of_a_provider_does_not_block_its_targets_for_ever(
     clock, shape: Shape
 ):
-    """A place of a half-open provider is leased again as well."""
+    """A lease of a half-open provider is given out again as well."""
     trip("groq/broken", unreachable)
     clock.advance(34)
     hanging = Held(GROQ, shape)
@@ -414,7 +414,7 @@ def test_trap_08_an_observer_may_call_the_registry(clock, shape: Shape):
 
 @over(SHAPES)
 def test_trap_08_an_observer_may_make_a_guarded_call(clock, shape: Shape):
-    """An observer that calls through the very circuit it is told of does not deadlock."""
+    """An observer that calls through the very circuit of its event does not deadlock."""
     outcomes = []
     observe(lambda event: outcomes.append(elsewhere(WITH.outcome, GROQ, "x")), TargetBenched)
 

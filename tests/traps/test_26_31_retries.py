@@ -185,7 +185,7 @@ def test_trap_30_a_client_that_retries_by_itself_is_warned_about_where_it_is_wri
 
 
 @in_every_form
-def test_trap_30_a_request_that_the_sdk_retried_is_told_once(
+def test_trap_30_a_request_that_the_sdk_retried_is_logged_once(
     form: str, clock: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An error whose request was the SDK's own retry is logged once for its provider."""

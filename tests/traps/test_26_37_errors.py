@@ -180,7 +180,7 @@ class World:
                 for client in clients.values():
                     client.close()
 
-        async def story() -> Any:
+        async def with_clients() -> Any:
             clients = {name: self.client(name, **options) for name in MODELS}
             try:
                 given = use(clients)
@@ -190,7 +190,7 @@ class World:
                     with anyio.CancelScope(shield=True):
                         await client.close()
 
-        return anyio.run(story, backend=self.way)
+        return anyio.run(with_clients, backend=self.way)
 
     def ask(
         self,
@@ -628,7 +628,7 @@ def test_trap_30_an_attempt_is_one_request(world: World, clock: FakeClock) -> No
     assert ((3, 1), [0.5, 0.5]) == (world.sent, clock.sleeps)
 
 
-def test_trap_30_retries_that_a_client_made_are_told_once(
+def test_trap_30_retries_that_a_client_made_are_logged_once(
     world: World, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One attempt is three requests then; one line for each provider says so."""
@@ -1508,13 +1508,13 @@ def _heeded_ctrl_c() -> Iterator[None]:
 @pytest.mark.skipif(
     not hasattr(signal, "pthread_kill"), reason="no way to press Ctrl-C from another thread"
 )
-@pytest.mark.parametrize("door", ["ask", "guard"])
-def test_trap_37_ctrl_c_while_a_client_waits(door: str, world: World, clock: FakeClock) -> None:
+@pytest.mark.parametrize("form", ["ask", "guard"])
+def test_trap_37_ctrl_c_while_a_client_waits(form: str, world: World, clock: FakeClock) -> None:
     """KeyboardInterrupt leaves, no connection is left open, and nothing is counted."""
     world.sick.says(Silence(on_request=interrupt))
 
     with pytest.raises(KeyboardInterrupt):
-        getattr(world, door)()
+        getattr(world, form)()
 
     assert world.sick.is_left_alone()
     assert ((1, 0), [], {}) == (world.sent, clock.sleeps, benches())
@@ -1524,7 +1524,7 @@ def test_trap_37_ctrl_c_while_a_client_waits(door: str, world: World, clock: Fak
 TASKS = ("openai-asyncio", "openai-trio", "anthropic-asyncio", "anthropic-trio")
 
 
-def in_the_background(world: World, clients: dict[str, Any], door: str) -> Callable[[], Any]:
+def in_the_background(world: World, clients: dict[str, Any], form: str) -> Callable[[], Any]:
     """Return a coroutine function that asks the first target through a chain or a breaker."""
 
     async def guarded() -> None:
@@ -1535,20 +1535,20 @@ def in_the_background(world: World, clients: dict[str, Any], door: str) -> Calla
     async def ask(target: Target) -> None:
         await create(clients[target.provider], target.model)
 
-    return {"chain": ask, "breaker": guarded}[door]
+    return {"chain": ask, "breaker": guarded}[form]
 
 
 @on(*TASKS)
-@pytest.mark.parametrize("door", ["chain", "breaker"])
+@pytest.mark.parametrize("form", ["chain", "breaker"])
 def test_trap_37_a_cancelled_task_leaves_no_connection_open(
-    door: str, world: World, clock: FakeClock
+    form: str, world: World, clock: FakeClock
 ) -> None:
     """Cancelled in the middle of a request: it is given up at the provider too, nobody else is asked, nothing counts."""
     world.sick.says(Silence())
 
     async def use(clients: dict[str, Any]) -> tuple[int, bool]:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(in_the_background(world, clients, door))
+            tasks.start_soon(in_the_background(world, clients, form))
             assert await anyio.to_thread.run_sync(world.sick.hears, 1)
             under_way = world.sick.open_connections
             tasks.cancel_scope.cancel()
@@ -1561,15 +1561,15 @@ def test_trap_37_a_cancelled_task_leaves_no_connection_open(
 
 
 @on(*ASYNC)
-@pytest.mark.parametrize("door", ["chain", "breaker"])
+@pytest.mark.parametrize("form", ["chain", "breaker"])
 def test_trap_37_the_one_who_cancels_sees_the_cancellation(
-    door: str, world: World, clock: FakeClock
+    form: str, world: World, clock: FakeClock
 ) -> None:
     """``task.cancel()`` ends in CancelledError, and ``asyncio.timeout`` around a call in its TimeoutError."""
     world.sick.says(Silence())
 
     async def use(clients: dict[str, Any]) -> None:
-        ask = in_the_background(world, clients, door)
+        ask = in_the_background(world, clients, form)
         task = asyncio.create_task(ask())
         assert await asyncio.to_thread(world.sick.hears, 1)
         task.cancel("enough")

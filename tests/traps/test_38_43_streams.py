@@ -111,10 +111,10 @@ def test_trap_09_a_provider_whose_streams_die_midway_is_benched(world: World) ->
     """Five streams that fail in the middle open the circuit, and the sixth call goes to the next target."""
     ask = world.guard("error-midway", "healthy")
 
-    async def story() -> list[Reading]:
+    async def scenario() -> list[Reading]:
         return [await world.read(ask) for _ in range(6)]
 
-    readings = world.run(story)
+    readings = world.run(scenario)
 
     assert [StreamInterruptedError] * 5 == [type(reading.error) for reading in readings[:5]]
     assert [words(SENT)] * 5 == [reading.texts for reading in readings[:5]]
@@ -129,11 +129,11 @@ def test_trap_09_streams_that_die_midway_open_a_breaker(world: World) -> None:
     (target,) = world.chain("error-midway")
     ask = breaker("one/model-1")(world.bare(target))
 
-    async def story() -> None:
+    async def scenario() -> None:
         for _ in range(5):
             await world.read(ask)
 
-    world.run(story)
+    world.run(scenario)
 
     assert "open" == breaker("one/model-1").state
 
@@ -145,13 +145,13 @@ def test_trap_09_consumers_who_stop_early_do_no_harm(world: World) -> None:
     guarded = breaker("one/model-1", failures=1)(world.bare(world.chain("drip")[0]))
     world.server.step(2)
 
-    async def story() -> None:
+    async def scenario() -> None:
         for _ in range(3):
             await world.read(ask, texts=2)
             await world.read(guarded, texts=1)
 
     with capture_events(AttemptFailed, StreamInterrupted) as seen:
-        world.run(story)
+        world.run(scenario)
 
     counted = health()["one/model-1"]
     assert [] == list(seen)
@@ -179,11 +179,11 @@ def test_trap_38_the_first_word_commits(world: World) -> None:
     ask = world.guard("drip")
     world.server.step()
 
-    async def story() -> Reading:
+    async def scenario() -> Reading:
         return await world.read(ask, texts=1)
 
     with capture_events(StreamCommitted) as seen:
-        reading = world.run(story)
+        reading = world.run(scenario)
 
     assert words(1) == reading.texts
     assert ["one/model-1"] == [event.target for event in seen]
@@ -208,7 +208,7 @@ def test_trap_38_a_predicate_says_what_commits(world: World) -> None:
 @only(*FEW, "manager", "responses", "responses_manager")
 @pytest.mark.parametrize("fault", ["reset-midway", "error-midway", "truncated-midway"])
 def test_trap_39_no_model_goes_on_with_the_answer_of_another(world: World, fault: str) -> None:
-    """After content the error is told, with the number of items delivered; the next target is not asked."""
+    """After content the error is raised, with the number of items delivered; the next target is not asked."""
     reading = world.reads(fault, "healthy")
 
     assert words(SENT) == reading.texts
@@ -252,7 +252,7 @@ def test_trap_40_an_end_without_content_is_no_answer(
 
 
 @only(*FEW, "manager", "responses", "responses_manager")
-def test_trap_40_an_end_without_terminator_is_told(world: World) -> None:
+def test_trap_40_an_end_without_terminator_is_an_error(world: World) -> None:
     """A stream that just stops after content is interrupted, though the client sees a good end."""
     with capture_events(StreamInterrupted) as seen:
         reading = world.reads("truncated-midway")
@@ -293,7 +293,7 @@ def test_trap_41_a_model_that_thinks_is_making_progress(world: World, clock: Fak
     policy = StreamPolicy(first_item_timeout=LIMIT, idle_timeout=LIMIT)
     ask = world.guard("reasoning", "healthy", stream=policy)
 
-    async def story() -> Reading:
+    async def scenario() -> Reading:
         async with Consumer(world, ask) as consumer:
             for thought in range(1, THOUGHTS + 1):
                 assert await world.sees(lambda: consumer.reading.thoughts == thought)  # noqa: B023  # asked at once
@@ -301,7 +301,7 @@ def test_trap_41_a_model_that_thinks_is_making_progress(world: World, clock: Fak
                 world.server.step()
         return consumer.reading
 
-    reading = world.run(story)
+    reading = world.run(scenario)
 
     assert words(WHOLE) == reading.texts
     assert reading.error is None
@@ -319,14 +319,14 @@ def test_trap_41_the_limit_is_the_targets(world: World, clock: FakeClock) -> Non
         world.function()
     )
 
-    async def story() -> Reading:
+    async def scenario() -> Reading:
         async with Consumer(world, ask) as consumer:
             assert await world.sees(lambda: world.server.stalls == 1)
             clock.advance(3 * LIMIT)
             world.server.release()
         return consumer.reading
 
-    reading = world.run(story)
+    reading = world.run(scenario)
 
     assert words(WHOLE) == reading.texts
     assert {"model-1"} == reading.models
@@ -343,13 +343,13 @@ def test_trap_41_silence_is_no_thinking(world: World, clock: FakeClock) -> None:
         world.function()
     )
 
-    async def story() -> Reading:
+    async def scenario() -> Reading:
         async with Consumer(world, ask) as consumer:
             assert await world.sees(lambda: world.server.stalls == 1)
             await pass_limit(world, clock, 4 * LIMIT, then="healthy")
         return consumer.reading
 
-    reading = world.run(story)
+    reading = world.run(scenario)
 
     assert {"model-2"} == reading.models
     assert words(WHOLE) == reading.texts
@@ -363,7 +363,7 @@ def test_trap_42_keep_alives_do_not_put_off_the_first_word(world: World, clock: 
     """Pings and empty deltas reset no `first_item_timeout`: it counts from the start of the attempt to content."""
     ask = world.guard("stall-before", "healthy", stream=StreamPolicy(first_item_timeout=LIMIT))
 
-    async def story() -> Reading:
+    async def scenario() -> Reading:
         async with Consumer(world, ask) as consumer:
             for signs in range(1, 4):
                 assert await world.sees(lambda: world.server.signs >= signs)  # noqa: B023  # asked at once
@@ -371,7 +371,7 @@ def test_trap_42_keep_alives_do_not_put_off_the_first_word(world: World, clock: 
             await pass_limit(world, clock, LIMIT * 0.3, then="healthy")
         return consumer.reading
 
-    reading = world.run(story)
+    reading = world.run(scenario)
 
     assert whole(world, "two/model-2") == reading.items
     assert 1 == health()["one/model-1"].errors
@@ -382,7 +382,7 @@ def test_trap_42_keep_alives_do_not_put_off_the_next_word(world: World, clock: F
     """Pings and empty deltas reset no `idle_timeout`: it counts from one item with content to the next."""
     ask = world.guard("stall-midway", stream=StreamPolicy(idle_timeout=LIMIT))
 
-    async def story() -> Reading:
+    async def scenario() -> Reading:
         async with Consumer(world, ask) as consumer:
             assert await world.sees(lambda: world.server.stalls == 1)
             for _ in range(3):
@@ -396,7 +396,7 @@ def test_trap_42_keep_alives_do_not_put_off_the_next_word(world: World, clock: F
             )
         return consumer.reading
 
-    reading = world.run(story)
+    reading = world.run(scenario)
 
     assert words(SENT) == reading.texts
     assert isinstance(reading.error, StreamInterruptedError)
@@ -409,7 +409,7 @@ def test_trap_42_every_word_begins_the_limit_anew(world: World, clock: FakeClock
     ask = world.guard("drip", stream=StreamPolicy(idle_timeout=LIMIT))
     world.server.step()
 
-    async def story() -> Reading:
+    async def scenario() -> Reading:
         async with Consumer(world, ask) as consumer:
             for texts in range(1, WHOLE + 1):
                 assert await world.sees(lambda: len(consumer.reading.texts) >= texts)  # noqa: B023  # asked at once
@@ -418,7 +418,7 @@ def test_trap_42_every_word_begins_the_limit_anew(world: World, clock: FakeClock
                 world.server.step()
         return consumer.reading
 
-    reading = world.run(story)
+    reading = world.run(scenario)
 
     assert words(WHOLE) == reading.texts
     assert reading.error is None
@@ -435,7 +435,7 @@ def test_trap_43_an_abandoned_stream_is_closed_while_the_next_is_read(
     """The connection of a target that was given up is released before the call is over."""
     ask = world.guard(fault, "drip", stream=StreamPolicy(first_item_timeout=LIMIT))
 
-    async def story() -> Reading:
+    async def scenario() -> Reading:
         async with Consumer(world, ask) as consumer:
             assert await world.sees(lambda: world.server.stalls == 1)
             await pass_limit(world, clock, LIMIT, then="drip")
@@ -443,7 +443,7 @@ def test_trap_43_an_abandoned_stream_is_closed_while_the_next_is_read(
             world.server.step(WHOLE)
         return consumer.reading
 
-    reading = world.run(story)
+    reading = world.run(scenario)
 
     assert words(WHOLE) == reading.texts
     assert {"model-2"} == reading.models
@@ -462,7 +462,7 @@ def test_trap_43_a_rejected_stream_is_closed(world: World) -> None:
     ask = world.guard("drip", "stall-midway", reject=is_of_the_first)
     first: list[int] = []
 
-    async def story() -> Reading:
+    async def scenario() -> Reading:
         async with Consumer(world, ask) as consumer:
             assert await world.sees(lambda: world.server.stalls == 1)
             assert await world.sees(lambda: world.server.open_answers == 1), "two streams are open"
@@ -470,7 +470,7 @@ def test_trap_43_a_rejected_stream_is_closed(world: World) -> None:
             world.server.release()
         return consumer.reading
 
-    reading = world.run(story)
+    reading = world.run(scenario)
 
     assert [SENT] == first
     assert words(WHOLE) == reading.texts
@@ -485,7 +485,7 @@ def test_trap_43_an_interrupted_stream_is_closed_before_it_is_restarted(
     policy = StreamPolicy(idle_timeout=LIMIT, on_interrupt="restart")
     ask = world.guard("silence-midway", "drip", stream=policy)
 
-    async def story() -> Reading:
+    async def scenario() -> Reading:
         async with Consumer(world, ask) as consumer:
             assert await world.sees(lambda: world.server.stalls == 1)
             assert await world.sees(lambda: clock.advance(LIMIT) or world.server.asked("drip") == 1)
@@ -493,7 +493,7 @@ def test_trap_43_an_interrupted_stream_is_closed_before_it_is_restarted(
             world.server.step(WHOLE)
         return consumer.reading
 
-    reading = world.run(story)
+    reading = world.run(scenario)
 
     assert [*words(SENT), *words(WHOLE)] == reading.texts
 
@@ -504,13 +504,13 @@ def test_trap_43_a_dropped_consumer_releases_the_connection(world: World) -> Non
     ask = world.guard("drip")
     world.server.step(2)
 
-    async def story() -> None:
+    async def scenario() -> None:
         async with Stack(world.is_async) as stack:
             stream = await world.open(ask, stack)
             iterator = aiter(stream) if world.is_async else iter(stream)
             await world.take(iterator, Reading())
             await leave(world, stream)
 
-    world.run(story)
+    world.run(scenario)
 
     assert 0 == world.server.open_connections

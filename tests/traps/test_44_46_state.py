@@ -187,9 +187,9 @@ def test_trap_45_consecutive_failures_are_counted_exactly_under_threads(clock, s
     assert "open" == breaker(GROQ).state
 
 
-def test_trap_45_one_bench_is_told_once_however_many_threads_fail(clock):
+def test_trap_45_one_bench_is_emitted_once_however_many_threads_fail(clock):
     """Many failures at the same moment open a circuit once."""
-    told = []
+    received = []
     together = threading.Barrier(16)
     with testing.capture_events() as captured:
 
@@ -200,10 +200,10 @@ def test_trap_45_one_bench_is_told_once_however_many_threads_fail(clock):
 
         with eager_threads():
             results = in_threads(16, work)
-    told = [event for event in captured if type(event).__name__ == "TargetBenched"]
+    received = [event for event in captured if type(event).__name__ == "TargetBenched"]
 
     assert [ProviderError] * 16 == [type(result) for result in results]
-    assert 1 == len(told)
+    assert 1 == len(received)
     assert 1 == len(list_benched())
 
 
