@@ -3,14 +3,14 @@
 How a stream gets from the target to the consumer, in synchronous and in asynchronous code:
 
     call flow --- Try --------> advance     makes the attempt (`sync`, `aio`)
-        ^                          |
+        |                          |
         |                          v
         |                       begin       opens what the attempt gave: an OpenStream knows the
         |                          |        SDK's object and how to close it. Items are held back
         |                          |        until one has content: the StreamState holds them, the
         |                          |        ItemInspector looks at them (`opening`)
         |                          v
-        +--- Reply ----- StartedStream      with a StreamTimer if its items have limits
+        +<-- Reply ----- StartedStream      with a StreamTimer if its items have limits
         |                          |
         +--- Deliver -> StreamSession       its items() is the one generator that the consumer reads
         |                          |
@@ -18,7 +18,7 @@ How a stream gets from the target to the consumer, in synchronous and in asynchr
         |                          |        SDK's object whose own iterator is replaced by a
         |                          |        BorrowedIterator, which reads from items() as well
         |                          v
-        +--- Reply ------ end of items      Done and Reraise end the call. On any other step the
+        +<-- Reply ------ end of items      Done and Reraise end the call. On any other step the
                                             session advances again, and items() goes on with the
                                             stream of the next target
 

@@ -35,7 +35,7 @@ from resilient_llm._runtime.runtime import runtime
 from resilient_llm.testing import FakeClock, capture_events
 from tests.support import stepping
 from tests.support.schedules import PATIENCE
-from tests.support.stepping import no_place_is_taken
+from tests.support.stepping import no_lease_is_taken
 from tests.support.ways import GROQ, OPENAI, down, on_both_loops
 
 
@@ -107,7 +107,7 @@ def _with_retries(**options: Any) -> SimpleNamespace:
 
 def _charged_what_was_raised(state: Any) -> None:
     assert state.started == state.ended
-    no_place_is_taken(GROQ, OPENAI, "groq", "openai")
+    no_lease_is_taken(GROQ, OPENAI, "groq", "openai")
     # What was raised before the cancellation counts; the cancellation does not.
     assert state.raised == sum(_errors(key) for key in ("groq", "openai"))
     assert _is_in_use(OPENAI)
@@ -198,7 +198,7 @@ def test_a_cancelled_block_of_a_guard_charges_nobody(backend: str) -> None:
 
     def check(state: Any) -> None:
         assert 0 == _errors(GROQ)
-        no_place_is_taken(GROQ, "groq")
+        no_lease_is_taken(GROQ, "groq")
         with state.guard:
             assert "closed" == state.guard.state
 
@@ -239,7 +239,7 @@ def test_a_cancelled_probe_gives_its_place_back(backend: str, how: str) -> None:
 
     def check(state: Any) -> None:
         assert state.leases >= 1, "this was no probe"
-        no_place_is_taken(GROQ, "groq")
+        no_lease_is_taken(GROQ, "groq")
         states = {breaker("groq").state, breaker(GROQ).state}
         assert ({"closed"} if state.answered else {"closed", "half_open"}) == states
         assert _is_in_use(GROQ)
@@ -266,7 +266,7 @@ def test_a_probe_cancelled_after_long_counts_as_hung(backend: str) -> None:
     def check(state: Any) -> None:
         hung = state.n == 1
         assert int(hung) == _errors(GROQ)
-        no_place_is_taken(GROQ, "groq")
+        no_lease_is_taken(GROQ, "groq")
 
     assert 2 == through_all_steps(backend, prepare, call, check)
 
@@ -298,7 +298,7 @@ def test_a_cancelled_call_with_every_target_benched_leaves_nothing_leased(
         await state.ask()
 
     def check(state: Any) -> None:
-        no_place_is_taken(GROQ, OPENAI, "groq", "openai")
+        no_lease_is_taken(GROQ, OPENAI, "groq", "openai")
 
     assert 2 <= through_all_steps(backend, prepare, call, check)
 
@@ -320,7 +320,7 @@ def test_a_call_that_hands_its_place_back_too_late_is_seen() -> None:
         guard.__exit__(None, None, None)  # not in a `finally`
 
     with pytest.raises(AssertionError):
-        through_all_steps("asyncio", prepare, call, lambda state: no_place_is_taken(GROQ, "groq"))
+        through_all_steps("asyncio", prepare, call, lambda state: no_lease_is_taken(GROQ, "groq"))
 
 
 # Several tasks, in the orders they may take turns, each cancelled or not wherever it waits.
@@ -373,7 +373,7 @@ def test_tasks_that_come_at_once_probe_one_at_a_time() -> None:
                     inside.remove(number)
 
         await asyncio.gather(*(_maybe_cancelled(probe(number)) for number in range(3)))
-        no_place_is_taken(GROQ, "groq")
+        no_lease_is_taken(GROQ, "groq")
         assert _is_in_use(GROQ)
 
     _through_orders(scenario)
@@ -447,7 +447,7 @@ def test_calls_of_several_tasks_leave_nothing_leased_whoever_is_cancelled() -> N
         assert state.started == state.ended
         assert _errors(GROQ) <= state.raised  # those after the trip are late
         assert 0 == _errors(OPENAI)
-        no_place_is_taken(GROQ, OPENAI, "groq", "openai")
+        no_lease_is_taken(GROQ, OPENAI, "groq", "openai")
         assert _is_in_use(OPENAI)
 
     _through_orders(scenario)
@@ -472,7 +472,7 @@ def test_every_order_of_two_tasks_is_explored_to_the_end() -> None:
                 refused += 1
 
         await asyncio.gather(probe(), probe())
-        no_place_is_taken(GROQ, "groq")
+        no_lease_is_taken(GROQ, "groq")
         assert refused <= 1
 
     assert _through_orders(scenario).exhausted
@@ -494,7 +494,7 @@ def test_a_place_that_is_lost_to_a_cancellation_is_seen_by_the_orders_too() -> N
             guard.__exit__(None, None, None)  # not in a `finally`
 
         await _maybe_cancelled(probe())
-        no_place_is_taken(GROQ, "groq")
+        no_lease_is_taken(GROQ, "groq")
 
     with pytest.raises(detangle.BugFound):
         _through_orders(scenario)

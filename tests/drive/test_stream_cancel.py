@@ -31,7 +31,7 @@ from resilient_llm import (
 )
 from resilient_llm.testing import FakeClock
 from tests.support import stepping
-from tests.support.stepping import no_place_is_taken
+from tests.support.stepping import no_lease_is_taken
 from tests.support.stream_forms import ASYNC_FORMS, Form
 from tests.support.stream_sources import END, ROLE, SILENT, AsyncSource, Quiet, Supply, said, says
 from tests.support.ways import GROQ, OPENAI, on_both_loops, over, run_async
@@ -133,7 +133,7 @@ def test_a_consumer_cancelled_at_any_step_leaves_nothing_open(form: Form, script
 
     def check(state: Any) -> None:
         assert [] == state.supply.left_open
-        no_place_is_taken(GROQ, OPENAI, "groq", "openai")
+        no_lease_is_taken(GROQ, OPENAI, "groq", "openai")
         if script in ("stops early", "timed"):
             assert [0, 0] == [health([GROQ, "groq"])[key].errors for key in (GROQ, "groq")]
 
@@ -157,7 +157,7 @@ def test_a_probe_cancelled_at_any_step_gives_its_lease_back(form: Form) -> None:
 
     def check(state: Any) -> None:
         assert [] == state.supply.left_open
-        no_place_is_taken(GROQ, "groq")
+        no_lease_is_taken(GROQ, "groq")
         assert breaker(GROQ).state in ("closed", "half_open")
         with breaker(GROQ):  # it is let through
             pass
@@ -183,7 +183,7 @@ def test_a_guarded_stream_cancelled_at_any_step(form: Form) -> None:
 
     def check(state: Any) -> None:
         assert [] == state.supply.left_open
-        no_place_is_taken(GROQ, "groq")
+        no_lease_is_taken(GROQ, "groq")
         with breaker(GROQ):  # it is let through
             pass
 
@@ -341,7 +341,7 @@ def test_an_async_stream_of_a_plain_function_dropped_unread(form: Form) -> None:
 
 
 @over([form for form in ASYNC_FORMS if form.name.startswith("plain-")])
-def test_a_probe_of_a_stream_dropped_unread_gives_its_place_back(
+def test_a_probe_of_a_stream_dropped_unread_gives_its_lease_back(
     form: Form, clock: FakeClock
 ) -> None:
     """A stream that is never read keeps a lease only as long as its object lives."""
@@ -383,7 +383,7 @@ def test_a_sync_stream_dropped_is_closed_at_once() -> None:
         assert [] == supply.left_open, form.name
 
 
-def test_a_manager_never_entered_gives_its_place_back(clock: FakeClock) -> None:
+def test_a_manager_never_entered_gives_its_lease_back(clock: FakeClock) -> None:
     """A manager that is dropped without being entered keeps no probe's lease."""
     from tests.support.stream_forms import SYNC_FORMS
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,9 @@ FORWARDS = {
     "_settings",
     "_stream_policy",
 }
+LONGEST_FILE = 600
+"""Lines of a file of the package."""
+LONGER = {"_core/circuit/circuit.py"}
 # Which folders may know the list that a folder of variants gives, but none of the variants.
 KNOW_A_LIST = {"_core": {"rules"}, "_api": {"strategies"}}
 # Knows every variant, and puts them together.
@@ -177,6 +181,63 @@ def test_imports_go_down() -> None:
             is_list = len(each.parts) == 2 and each.part in KNOW_A_LIST.get(_part(path), ())
             if not is_list and RANK.get(each.part, len(FOLDERS)) > rank:
                 wrong.append(_found(path, each))
+
+    assert [] == wrong
+
+
+def _graph() -> dict[str, set[str]]:
+    """Return ``{module: modules that it imports}``, for types and inside functions as well."""
+    names = {_module(path) for path in SOURCES}
+    return {
+        _module(path): {each.module for each in imports if each.module in names} - {_module(path)}
+        for path, imports in IMPORTS.items()
+    }
+
+
+def _reached(graph: dict[str, set[str]], start: str) -> set[str]:
+    """Return what a module imports, directly or through others."""
+    found: set[str] = set()
+    waiting = [start]
+    while waiting:
+        new = graph[waiting.pop()] - found
+        found |= new
+        waiting.extend(new)
+    return found
+
+
+def test_no_circle_of_imports() -> None:
+    """No module imports itself through others, not even for types or inside a function."""
+    graph = _graph()
+
+    assert [] == [name for name in sorted(graph) if name in _reached(graph, name)]
+
+
+def test_no_file_is_too_long() -> None:
+    """A file that grows beyond this is taken apart."""
+    long = {
+        path.relative_to(ROOT).as_posix()
+        for path in SOURCES
+        if len(path.read_text(encoding="utf-8").splitlines()) > LONGEST_FILE
+    }
+
+    assert LONGER == long
+
+
+# Private words of the first releases, each of which has a term of the field now.
+OLD_WORDS = re.compile(
+    r"(?<![A-Za-z])(door|way_in|lanes?|Lane|story|Story|Told|LetThrough|Era|eras?|Loan|Hub|runtime\.hub"
+    r"|Intake|intake|Pace|Glance|glance|felt|_Shut|Averages|PerClass|dice)(?![A-Za-z])"
+)
+
+
+def test_the_old_vocabulary_is_gone() -> None:
+    """No name, comment or docstring of the package uses a private word for a term of the field."""
+    wrong = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in SOURCES
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if OLD_WORDS.search(line)
+    ]
 
     assert [] == wrong
 

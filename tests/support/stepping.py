@@ -160,7 +160,7 @@ def _other_tasks(backend: str) -> list[Any]:
     ]
 
 
-def no_place_is_taken(*keys: str) -> None:
+def no_lease_is_taken(*keys: str) -> None:
     """Check that the circuits of some keys have given out no lease of a probe or of a last resort."""
     for key in keys:
         circuit = runtime.registry.find(key)

@@ -122,7 +122,7 @@ def ends_call(
     if verdict.kind is ErrorKind.CALLER_BUG:
         return _caller_bug(call, trial, reply, verdict)
     if stream is None:
-        is_end = trial.ends_deadline and _felt_the_end(call, reply, verdict)
+        is_end = trial.ends_deadline and _hit_the_deadline(call, reply, verdict)
     else:
         # It is cut off by its own limits, too.
         is_end = reply.timed_out and is_over(call, reply.now)
@@ -151,7 +151,7 @@ def _caller_bug(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> Step:
     return leaves(trial, reply.error)
 
 
-def _felt_the_end(call: Call, reply: Reply, verdict: Verdict) -> bool:
+def _hit_the_deadline(call: Call, reply: Reply, verdict: Verdict) -> bool:
     """Return whether the driver or the client cut the attempt off at the deadline."""
     if reply.timed_out:
         return True
