@@ -16,7 +16,6 @@ from resilient_llm._core.circuit.permit import pop_leases, push_leases
 from resilient_llm._core.stream.stream_state import StreamState
 from resilient_llm._drive.opening import SYNC, OpenStream, StartedStream
 from resilient_llm._drive.results import kind_of
-from resilient_llm._drive.session import Suspended
 from resilient_llm._runtime.classify import classify
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values import event_names
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.call_flow import CallFlow
     from resilient_llm._core.circuit.permit import Permit
     from resilient_llm._drive.results import ResultKind
+    from resilient_llm._drive.session import Suspended
 
 
 class Guard(Protocol):
@@ -156,6 +156,8 @@ class _GuardedCall:
 
 def _suspended(guarded_stream: GuardedStream, opened: OpenStream) -> Suspended:
     """Return the suspended call of a stream that has begun, since nothing of it is held back."""
+    from resilient_llm._drive.session import Suspended  # loaded with the first stream
+
     flow = _breaker_flow(guarded_stream)
     started = StartedStream(opened, StreamState(DEFAULT, runtime.item_inspector()))
     started.began_at = runtime.clock()

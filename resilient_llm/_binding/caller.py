@@ -22,7 +22,6 @@ from resilient_llm._core.circuit.permit import permit_of_inlined
 from resilient_llm._core.circuit.window import NEVER
 from resilient_llm._drive.handover import adrive, drive
 from resilient_llm._drive.results import kind_of
-from resilient_llm._drive.session import Suspended
 from resilient_llm._runtime.classify import classify
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.tracing import named_call_id, note_call, open_trace
@@ -222,6 +221,7 @@ class Caller:
 
     def stream(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return an iterator that makes one call when its first item is asked for."""
+        from resilient_llm._drive.session import Suspended
 
         def start() -> Suspended:
             call = self.new_call(args, kwargs)

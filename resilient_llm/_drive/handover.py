@@ -10,14 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from resilient_llm._core.call.steps import Deliver, Done
-from resilient_llm._drive import aio, sync
+from resilient_llm._drive import sync
 from resilient_llm._drive.results import is_awaitable, kind_of
-from resilient_llm._drive.session import Suspended
 
 if TYPE_CHECKING:
     from resilient_llm._core.call.call import Call
     from resilient_llm._core.call.call_flow import CallFlow
     from resilient_llm._core.call.steps import Step
+    from resilient_llm._drive.session import Suspended
 
 
 def drive(call: Call, flow: CallFlow, step: Step, *, pending: Any = None) -> Any:
@@ -60,6 +60,8 @@ async def adrive(call: Call, flow: CallFlow, step: Step, *, pending: Any = None)
     Returns:
         The answer; the guarded stream, or its manager, if the function gives such.
     """
+    from resilient_llm._drive import aio  # loaded with the first asynchronous call
+
     is_ours = True
     try:
         step, given = await aio.advance(call, flow, step, pending=pending)
@@ -79,6 +81,8 @@ def _handed_over(call: Call, flow: CallFlow, step: Step, given: Any) -> Any:
     """Return what goes on with a call when it is awaited, entered or iterated."""
     if type(step) is not Deliver and is_awaitable(given):
         return adrive(call, flow, step, pending=given)
+    from resilient_llm._drive.session import Suspended  # loaded with the first stream
+
     suspended = Suspended(call, flow, step, given)
     if type(step) is Deliver:
         return _delivered(suspended)
@@ -93,6 +97,8 @@ def _handed_over(call: Call, flow: CallFlow, step: Step, given: Any) -> Any:
 
 async def _ahanded_over(call: Call, flow: CallFlow, step: Step, given: Any) -> Any:
     """Return what goes on with a call when it is entered or iterated."""
+    from resilient_llm._drive.session import Suspended  # loaded with the first stream
+
     suspended = Suspended(call, flow, step, given)
     if type(step) is not Deliver:
         return _managed(suspended)
