@@ -12,39 +12,41 @@ T = TypeVar("T")
 
 
 class ClassCache(Generic[T]):
-    """``known[cls]``, or ``known(cls)``: the value for a class; thousands of short-lived classes are no leak.
+    """``cache[cls]``, or ``cache(cls)``: the value for a class, computed when first asked for.
+
+    Entries go with their classes, so that thousands of short-lived classes are no leak.
 
     Two threads may compute a value at the same time; both get the same answer. A dictionary
-    by identity costs a third of what `weakref.WeakKeyDictionary` does: the entry of a class
-    goes in the moment in which the class does, before anything else can have its identity.
+    by identity costs a third of what `weakref.WeakKeyDictionary` does: the entry is removed when
+    the class is freed, before another object can have its identity.
     """
 
-    __slots__ = ("_compute", "_known")
+    __slots__ = ("_compute", "_values")
 
     def __init__(self, compute: Callable[[type], T]) -> None:
         self._compute = compute
-        self._known: dict[int, tuple[T, weakref.ref[type]]] = {}
+        self._values: dict[int, tuple[T, weakref.ref[type]]] = {}
 
-    # CPython enters `__getitem__` directly, and `__call__` by a detour of twice the cost.
+    # CPython calls `__getitem__` directly; `__call__` costs twice as much.
     def __getitem__(self, cls: type) -> T:
         try:
-            return self._known[id(cls)][0]
+            return self._values[id(cls)][0]
         except KeyError:
             pass
-        return self._learn(cls)
+        return self._computed(cls)
 
     def __call__(self, cls: type) -> T:
         return self[cls]
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._values)
 
-    def _learn(self, cls: type) -> T:
-        known, key = self._known, id(cls)
+    def _computed(self, cls: type) -> T:
+        values, key = self._values, id(cls)
 
         def forget(_: object) -> None:
-            known.pop(key, None)
+            values.pop(key, None)
 
         value = self._compute(cls)
-        known[key] = (value, weakref.ref(cls, forget))
+        values[key] = (value, weakref.ref(cls, forget))
         return value

@@ -1,7 +1,7 @@
-"""What `classify.explain` gives: a verdict and why, made to be pasted into a chat.
+"""What `classify.explain` returns: a verdict and its reasons, made to be pasted into a chat.
 
-Holds words of this library, names of classes and fields, and numbers. What a provider or a
-caller wrote never gets here, since it may be a prompt or a key.
+Holds words of this library, names of classes and fields, and numbers. It never holds a text
+of a provider or a caller, which may be a prompt or a key.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _WIDTH: Final = 13
 
 
 class Reasons(NamedTuple):
-    """By what sign a rule went, and where that was found."""
+    """What the deciding rule recognised, and where that was found."""
 
     because: str
     field: str = ""
@@ -29,15 +29,15 @@ class Reasons(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A verdict, and why it is that; ``str()`` is a few lines of text.
+    """A verdict and its reasons; ``str()`` is a few lines of text.
 
     Attributes:
-        verdict: What ``classify`` says of the error.
+        verdict: What ``classify`` returns for the error.
         type_name: Class of the error, ``"openai.RateLimitError"``.
-        rule: Where the deciding rule stands, ``"rules/codes.py"``, ``"your rule app.of_gateway"``.
-        because: What the rule went by, in words.
+        rule: Where the deciding rule is, ``"rules/codes.py"`` or ``"yours, app.of_gateway"``.
+        because: What the rule recognised, in words.
         field: Where that was found, ``"body.error.code"``, or ``""``.
-        path: Classes from the error inwards to the one that decided; empty if that is the error itself.
+        path: Classes from the error inwards to the one that decided; empty if that is the error.
         hint: Where ``verdict.retry_after`` was read, or ``""``.
     """
 
@@ -50,7 +50,7 @@ class Explanation:
     hint: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything as values that JSON knows."""
+        """Return everything as values that JSON has."""
         verdict = self.verdict
         return {
             "kind": verdict.kind.value,
@@ -81,8 +81,8 @@ class Explanation:
         )
         lines.append(("health", _health(verdict)))
         lines.append(("then", _then(verdict)))
-        said = [f"  {name:{_WIDTH}}{text}" for name, text in lines if text]
-        return "\n".join([f"{verdict.kind.value}: {verdict.reason}", *said])
+        rows = [f"  {name:{_WIDTH}}{text}" for name, text in lines if text]
+        return "\n".join([f"{verdict.kind.value}: {verdict.reason}", *rows])
 
 
 def _health(verdict: Verdict) -> str:
