@@ -1,4 +1,4 @@
-"""The page of the documentation that says what every known error means, made of the rules and the cases.
+"""The page of the documentation on every known error, generated from the rules and the cases.
 
     python -m tests.errors_page
 
@@ -32,11 +32,11 @@ CORPUS = Path(__file__).parent / "corpus"
 
 HEAD = """# What an error means
 
-Which verdict `classify` gives to the errors of the SDKs and servers that people use: by which code, sentence, status or class, and what was seen of it.
-This page is made of the rules and of the recorded cases, and a test fails when it is older than they are.
+Which verdict `classify` gives to the errors of the SDKs and servers that people use: by which code, sentence, status or class, with the recorded cases.
+This page is generated from the rules and the recorded cases, and a test fails when it is older than they are.
 What follows from a kind is in [Kinds of errors](kinds.md); how to add a rule in [Teach it an error](../how-to/classify-errors.md).
 
-For one error in front of you, ask instead of looking it up:
+For one error, run:
 
 ```console
 $ resilient-llm explain 429 -H 'retry-after: 20' --body body.json
@@ -44,25 +44,25 @@ $ resilient-llm explain 429 -H 'retry-after: 20' --body body.json
 
 ## The order
 
-A sign is asked only if the ones before it say nothing.
+Each step applies only if the steps before it do not recognise the error.
 
-1. A cancellation is one, whatever else is true; also a group with one inside.
-2. Rules of your own, the newest first.
+1. A cancellation, also inside a group.
+2. Your own rules, the newest first.
 3. An error of this library, from an inner guard, is a rejection.
 4. A machine-readable code in the body.
 5. A known sentence of the provider, outside of quotations and links.
 6. The HTTP or gRPC status.
-7. The class, and at last the name of it.
+7. The class, then a part of its name.
 8. What is inside: the explicit cause, the members of a group; the most severe decides, of equal ones the one with the longest wait. A plain `RuntimeError` or `ValueError` that was raised from an error is only its wrapper.
 
-Looked at are at most 64 KiB of a body, 50 causes and 1,000 members.
+At most 64 KiB of a body, 50 causes and 1,000 members are read.
 A wait is read from headers (`Retry-After` in seconds, milliseconds, dates and durations, the headers of exhausted buckets), from fields of the body, from trailing metadata, from attributes and from sentences; the longest counts, up to a day.
 A rate limit whose wait is longer than 60 s is not tried again on the same target.
 """
 
-DOUBTS = """## Decided where opinions differ
+DOUBTS = """## Debatable cases
 
-These cases can be read otherwise by reasonable people; this is how they are read here, and why.
+These cases could have another verdict; this is the one they have, and why.
 
 | case | verdict | why |
 |---|---|---|
@@ -120,7 +120,7 @@ WHY = {
     "litellm-gemini-429": "the wait stands in the quoted body",
     "litellm-groq-413": "the code of the provider is believed, not the class that was made of it",
     "litellm-no-such-provider": "a target that is written wrong is wrong for every request",
-    "python-bug-JSONDecodeError": "the traceback tells a broken body from an answer that the caller could not read",
+    "python-bug-JSONDecodeError": "the traceback distinguishes a broken body from an answer that the caller could not read",
     "python-llamacpp-python-context": "known by its first words",
     "python-bare-exception-429-text": "words alone, of no known class, are anybody's",
 }
@@ -170,35 +170,35 @@ def _rows(table: dict[Any, Verdict]) -> list[str]:
 
 
 def _tables() -> Iterator[str]:
-    yield "## Codes\n\nLower-cased. Those that say no more than a status are asked after the sentences, most of them after the status.\n"
+    yield "## Codes\n\nLower-cased. Codes that are no more specific than a status are asked after the sentences, most of them after the status.\n"
     top = "| {} | kind | reason | else |\n|---|---|---|---|"
     own = {name: verdict for name, verdict in codes.CODES.items() if not _providers(name, "CODES")}
     yield "\n".join([top.format("code"), *_rows(own)])
-    yield "Of one provider alone:\n"
+    yield "Codes of one provider only:\n"
     lines = [top.format("code")]
     for module in PROVIDERS:
         table = {**getattr(module, "CODES", {}), **getattr(module, "CATEGORIES", {})}
         lines += [f"| {module.__name__.rpartition('.')[2]}: {row[2:]}" for row in _rows(table)]
     lines += [f"| zhipu: {row[2:]}" for row in _rows(zhipu.NUMBERS)]
     yield "\n".join(lines)
-    yield "That say no more than a status:\n"
+    yield "Codes that are no more specific than a status:\n"
     shared = {
         name: verdict
         for name, verdict in codes.CATEGORIES.items()
         if not _providers(name, "CATEGORIES")
     }
     yield "\n".join([top.format("code"), *_rows(shared)])
-    yield "## Sentences\n\nLower-cased; phrases that are joined by … must all occur. Which are looked for depends on the status.\n"
+    yield "## Sentences\n\nLower-cased; phrases that are joined by … must all occur. The status decides which are searched for.\n"
     yield "\n".join([top.format("words"), *_rows(dict(_phrases()))])
     yield "## Statuses\n"
     yield "\n".join(["| status | kind | reason | else |", "|---|---|---|---|", *_statuses()])
     yield "Close codes of websockets:\n"
     yield "\n".join([top.format("code"), *_rows(websockets.CLOSE_CODES)])
-    yield "## Classes\n\nBy package and name; what inherits from them is known with them.\n"
+    yield "## Classes\n\nBy package and name; classes that inherit from them have the same verdict.\n"
     yield "\n".join(
         [top.format("class"), *_rows({**network.CLASSES, **names.CLASSES, **openai.NAMES})]
     )
-    yield "A class of a client library that nothing else is known of is read by a part of its name:\n"
+    yield "For other classes of client libraries, a part of the name decides:\n"
     yield "\n".join([top.format("part of the name"), *_rows(dict(names.PARTS))])
 
 
@@ -234,7 +234,7 @@ def _expected(case: dict[str, Any]) -> str:
 def _cases() -> Iterator[str]:
     every = cases()
     yield (
-        f"## What was seen\n\n{len(every)} answers and failures, each raised again by the tests through the real client "
+        f"## Recorded cases\n\n{len(every)} answers and failures, each raised again by the tests through the real client "
         "against a server on this machine; the releases are in `tests/corpus/requirements.txt`, and in "
         "`requirements-oldest.txt` the oldest that are tested: "
         f"{', '.join(_oldest())}.\n"

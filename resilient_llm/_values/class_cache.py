@@ -21,32 +21,32 @@ class ClassCache(Generic[T]):
     entry is removed when the class is collected, before another object can get its id.
     """
 
-    __slots__ = ("_compute", "_known")
+    __slots__ = ("_compute", "_values")
 
     def __init__(self, compute: Callable[[type], T]) -> None:
         self._compute = compute
-        self._known: dict[int, tuple[T, weakref.ref[type]]] = {}
+        self._values: dict[int, tuple[T, weakref.ref[type]]] = {}
 
     # CPython calls `__getitem__` directly; `__call__` costs twice as much.
     def __getitem__(self, cls: type) -> T:
         try:
-            return self._known[id(cls)][0]
+            return self._values[id(cls)][0]
         except KeyError:
             pass
-        return self._learn(cls)
+        return self._computed(cls)
 
     def __call__(self, cls: type) -> T:
         return self[cls]
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._values)
 
-    def _learn(self, cls: type) -> T:
-        known, key = self._known, id(cls)
+    def _computed(self, cls: type) -> T:
+        values, key = self._values, id(cls)
 
         def forget(_: object) -> None:
-            known.pop(key, None)
+            values.pop(key, None)
 
         value = self._compute(cls)
-        known[key] = (value, weakref.ref(cls, forget))
+        values[key] = (value, weakref.ref(cls, forget))
         return value

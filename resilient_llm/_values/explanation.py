@@ -27,10 +27,10 @@ class Reasons(NamedTuple):
 @exported
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A verdict, and why it is that; ``str()`` is a few lines of text.
+    """A verdict and its reasons; ``str()`` is a few lines of text.
 
     Attributes:
-        verdict: What ``classify`` says of the error.
+        verdict: What ``classify`` returns for the error.
         type_name: Class of the error, ``"openai.RateLimitError"``.
         rule: Where the deciding rule stands, ``"rules/codes.py"``, ``"your rule app.of_gateway"``.
         because: What made the rule decide, in words.
@@ -49,7 +49,7 @@ class Explanation:
     hint: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything as values that JSON knows."""
+        """Return everything as values that JSON has."""
         verdict = self.verdict
         return {
             "kind": verdict.kind.value,
@@ -80,8 +80,8 @@ class Explanation:
         )
         lines.append(("health", _health(verdict)))
         lines.append(("then", _then(verdict)))
-        said = [f"  {name:{_WIDTH}}{text}" for name, text in lines if text]
-        return "\n".join([f"{verdict.kind.value}: {verdict.reason}", *said])
+        rows = [f"  {name:{_WIDTH}}{text}" for name, text in lines if text]
+        return "\n".join([f"{verdict.kind.value}: {verdict.reason}", *rows])
 
 
 def _health(verdict: Verdict) -> str:

@@ -40,7 +40,7 @@ def reasons(error: BaseException, wall: Callable[[], float]) -> Reasons:
 
 
 def _place(rule: Rule, evidence: Evidence) -> str:
-    """Return the file in which to look for what decided."""
+    """Return the file of the table or function that decided."""
     kind, what = evidence.matched_by
     module = cast("str", cast("Any", rule).__module__)
     if kind == "code":

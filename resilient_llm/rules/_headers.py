@@ -32,7 +32,7 @@ def read_headers(headers: Any, waits: dict[str, str], rates: dict[str, str]) -> 
     Args:
         headers: The headers in any of the forms that clients use, or None.
         waits: Receives headers that name a wait or forbid a retry.
-        rates: Receives headers that tell how much of a rate limit is used.
+        rates: Receives headers about how much of a rate limit is used.
     """
     try:
         raw = _raw_pairs(headers)

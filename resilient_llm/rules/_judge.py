@@ -172,7 +172,7 @@ _HINTS: Final = (
     (openrouter.retry_after, None),
 )
 
-# The kinds for which a wait may be named. Bare names: to look into an enum takes longer.
+# The kinds for which a wait may be named. Bare names: an attribute of an enum takes longer.
 _TRANSIENT: Final = ErrorKind.TRANSIENT
 _RATE_LIMITED: Final = ErrorKind.RATE_LIMITED
 

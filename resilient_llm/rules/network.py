@@ -157,7 +157,7 @@ def by_class(evidence: Evidence) -> Verdict | None:
         known["network"] = class_verdict(evidence.error_class)
     verdict, name = cast("tuple[Verdict | None, str]", known["network"])
     evidence.matched_by = ("class", name)
-    # Classes with these two are wrappers: only the error inside tells DNS, TLS and reset apart.
+    # Classes with these two are wrappers: only the error inside distinguishes DNS, TLS and reset.
     if verdict is None or (verdict is not BROKEN and verdict is not REFUSED):
         return verdict
     is_bare = evidence.error_class.is_standard and not evidence.attributes

@@ -17,23 +17,25 @@ PREDICATES = (answers.empty, answers.filtered, answers.truncated, answers.broken
 
 # Names and words that mean something.
 FIELDS = """
-    choices message delta content text type role finish_reason stop_reason stopReason finishReason candidates parts
-    thought prompt_feedback promptFeedback block_reason blockReason usageMetadata output incomplete_details status
-    error errors success code object created usage tool_calls refusal done done_reason response response_metadata
-    additional_kwargs kind _output_tool_name _state message_history generated_text details data embeddings model
-    ResponseMetadata generation results outputText completionReason outputs base_resp status_code status_msg headers
-    messageStop contentBlockDelta throttlingException sequence_number completion generation_id part_kind _data
-    __pydantic_extra__ __dict__
-""".split()
+    choices message delta content text type role finish_reason stop_reason stopReason
+    finishReason candidates parts thought prompt_feedback promptFeedback block_reason
+    blockReason usageMetadata output incomplete_details status error errors success code object
+    created usage tool_calls refusal done done_reason response response_metadata
+    additional_kwargs kind _output_tool_name _state message_history generated_text details data
+    embeddings model ResponseMetadata generation results outputText completionReason outputs
+    base_resp status_code status_msg headers messageStop contentBlockDelta throttlingException
+    sequence_number completion generation_id part_kind _data __pydantic_extra__ __dict__
+    """.split()
 WORDS = """
-    stop length content_filter SAFETY refusal max_tokens error response message chat.completion.chunk text tool_use
-    thinking response.failed response.completed message_delta message-end failed completed assistant ai pause_turn
+    stop length content_filter SAFETY refusal max_tokens error response message
+    chat.completion.chunk text tool_use thinking response.failed response.completed message_delta
+    message-end failed completed assistant ai pause_turn
     <html> {} { data:{" rate_limit_exceeded
 """.split()
 
 
 class Hostile:
-    """Raises when it is looked at in any way."""
+    """Raises when it is read in any way."""
 
     def __getattribute__(self, name: str) -> Any:
         raise RuntimeError(name)
@@ -157,7 +159,7 @@ ANYTHING = st.recursive(
 @pytest.mark.slow
 @given(ANYTHING)
 def test_nothing_makes_a_predicate_raise(answer: object) -> None:
-    """Whatever a function returned, a predicate says False or gives a verdict that a call can use."""
+    """Whatever a function returned, a predicate returns False or a verdict that a call can use."""
     for predicate in PREDICATES:
         said = predicate(answer)
 

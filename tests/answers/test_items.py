@@ -1,4 +1,4 @@
-"""What a stream's driver asks of one item: content, the end, an error, and the text that it adds."""
+"""What a stream's driver asks of one item: content, the end, an error, the text that it adds."""
 
 from __future__ import annotations
 
@@ -657,7 +657,7 @@ STREAMS: dict[str, list[dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", STREAMS)
 def test_a_whole_stream(name: str) -> None:
-    """Of a good stream the preamble is none of the content, the end is told, and the text counts once."""
+    """A good stream starts without content, its end is recognised, and its text counts once."""
     stream = STREAMS[name]
 
     glances = [inspect_item(item) for item in stream]
@@ -835,7 +835,7 @@ def test_an_unknown_item_is_content(name: str) -> None:
 
 
 def test_none_is_no_content() -> None:
-    """None is no shape that we know, and nothing to deliver."""
+    """None is of no known format, and there is nothing to deliver."""
     assert ItemInfo(known=False, content=False, ended=None) == inspect_item(None)
     assert "" == text_of(None)
 
@@ -878,7 +878,7 @@ def test_the_text_is_bounded(item: object) -> None:
 
 
 def test_choices_are_bounded() -> None:
-    """Only the first choices are looked at."""
+    """Only the first choices are read."""
     many = chunk()
     many["choices"] = [*many["choices"] * 16, *chunk({"content": "It"})["choices"]]
 
@@ -886,14 +886,14 @@ def test_choices_are_bounded() -> None:
 
 
 def test_parts_are_bounded() -> None:
-    """Only the first parts of a content are looked at."""
+    """Only the first parts of a content are read."""
     assert SEEN["nothing"] == seen(
         chunk({"content": [{"type": "text", "text": ""}] * 256 + [{"text": "It"}]})
     )
 
 
 def test_an_answer_within_itself() -> None:
-    """A wrapper around itself is looked into a few times, then it is unknown."""
+    """A wrapper around itself is opened a few times, then it is unknown."""
     wrapper: dict[str, Any] = {"type": "chunk"}
     wrapper["chunk"] = wrapper
     wrapper["data"] = wrapper
@@ -973,7 +973,7 @@ HOSTILE: list[object] = [
 ]
 
 
-# By number: pytest would look at what is in a parameter.
+# By number: pytest would read what is in a parameter.
 @pytest.mark.parametrize("number", range(len(HOSTILE)))
 def test_hostile_items(number: int) -> None:
     """An object that raises wherever it is touched is an item like others."""
@@ -982,17 +982,20 @@ def test_hostile_items(number: int) -> None:
 
 
 FIELDS = """
-    type choices delta message content text index finish_reason stop_reason reasoning_content tool_calls refusal usage
-    error code object sequence_number response item part candidates parts thought finishReason promptFeedback
-    usageMetadata data chunk bytes done done_reason token special details generated_text contentBlockDelta
-    contentBlockStart messageStop metadata start stopReason content_block partial_json thinking snapshot
-    additional_kwargs tool_plan generation completion x_groq throttlingException _data __pydantic_extra__
-""".split()
+    type choices delta message content text index finish_reason stop_reason reasoning_content
+    tool_calls refusal usage error code object sequence_number response item part candidates
+    parts thought finishReason promptFeedback usageMetadata data chunk bytes done done_reason
+    token special details generated_text contentBlockDelta contentBlockStart messageStop
+    metadata start stopReason content_block partial_json thinking snapshot additional_kwargs
+    tool_plan generation completion x_groq throttlingException _data __pydantic_extra__
+    """.split()
 TYPES = """
-    chunk content.delta content.done message_start message_delta message_stop content_block_start content_block_delta
-    ping error text thinking input_json signature content-delta message-end tool-call-start AIMessageChunk completion
-    response.created response.completed response.failed response.output_text.delta response.web_search_call.searching
-""".split()
+    chunk content.delta content.done message_start message_delta message_stop
+    content_block_start content_block_delta ping error text thinking input_json signature
+    content-delta message-end tool-call-start AIMessageChunk completion response.created
+    response.completed response.failed response.output_text.delta
+    response.web_search_call.searching
+    """.split()
 
 
 @given(
@@ -1004,8 +1007,8 @@ TYPES = """
     )
     | ANYTHING
 )
-def test_nothing_makes_a_glance_raise(item: object) -> None:
-    """Whatever an item is, there is a glance and a text that a stream can use."""
+def test_nothing_makes_an_inspection_raise(item: object) -> None:
+    """Whatever an item is, there is an info and a text that a stream can use."""
     for each in (item, as_object(item) if type(item) is dict else item):
         found = inspect_item(each)
         text = text_of(each)
@@ -1018,7 +1021,7 @@ def test_nothing_makes_a_glance_raise(item: object) -> None:
 
 
 def test_no_class_is_kept() -> None:
-    """What was looked at is forgotten, its class included."""
+    """Nothing of an item is kept, not even its class."""
     gone = weakref.ref(made := type("Chunk", (), {}))
     item = made()
     item.choices = chunk({"content": "It"})["choices"]

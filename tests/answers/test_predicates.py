@@ -1,4 +1,4 @@
-"""Errors inside successes: what the predicates for ``reject`` say about real and made-up answers."""
+"""Errors inside successes: the predicates for ``reject`` on real and made-up answers."""
 
 from __future__ import annotations
 
@@ -747,7 +747,7 @@ OWN: dict[str, object] = {
 
 @pytest.mark.parametrize("name", OWN)
 def test_what_is_not_known_is_good(name: str) -> None:
-    """What looks like the answer of no SDK is let through."""
+    """An answer that no SDK gives counts as good."""
     assert {} == objections(OWN[name])
 
 
@@ -967,7 +967,7 @@ def test_with_a_real_client() -> None:
 
 
 def test_a_deep_or_ring_shaped_answer_is_looked_at() -> None:
-    """Nesting and rings end the look, not the program."""
+    """Nesting and rings end the reading, not the program."""
     ring: dict[str, Any] = {"code": "x", "message": "?"}
     ring["error"] = ring
     deep: Any = {"message": "?"}
@@ -1016,8 +1016,8 @@ def test_nothing_of_an_object_is_run() -> None:
     assert [] == run
 
 
-def test_a_look_is_bounded() -> None:
-    """What lies beyond the bounds is not looked at, and counts as good."""
+def test_reading_is_bounded() -> None:
+    """What is beyond the bounds is not read, and counts as good."""
     far = 70_000
     error = {"error": {"code": 429, "message": "Rate limit exceeded"}}
     stream = [chunk({"content": ""})] * 2_000

@@ -181,20 +181,20 @@ def _error(read: _Reader) -> BaseException:
     error = _MADE[read.one_of(_PACKAGES), read.one_of(_CLASSES)](
         *[_value(read) for _ in range(read.number() % 3)]
     )
-    facts: dict[str, Any] = vars(error)
+    attributes: dict[str, Any] = vars(error)
     if sort == 1:  # what an answer over HTTP can do, and nothing else
         status, headers, content = read.one_of(_STATUSES), _headers(read), read.rest()
-        facts.update(
+        attributes.update(
             status_code=status, response=Response(status, headers, content), body=_parsed(content)
         )
     elif sort == 2:
         status, headers, content = read.one_of(_STATUSES), _headers(read), read.rest()
-        facts["response"] = {
+        attributes["response"] = {
             "ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": headers},
             "Error": _parsed(content),
         }
     for _ in range(read.number() % 6):
-        facts[read.one_of(_ATTRIBUTES)] = _value(read)
+        attributes[read.one_of(_ATTRIBUTES)] = _value(read)
     return _nested(read, error)
 
 
@@ -215,7 +215,7 @@ def _nested(read: _Reader, error: BaseException) -> BaseException:
 
 
 def check(data: bytes) -> None:
-    """Make an error of the bytes and look at its verdict.
+    """Make an error of the bytes and check its verdict.
 
     Raises:
         AssertionError: If the verdict is none that the documentation allows, or a built-in rule
@@ -276,7 +276,7 @@ def _write_seeds(folder: Path) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Fuzz until libFuzzer is told to stop; see the top of the file."""
+    """Fuzz until libFuzzer stops; see the top of the file."""
     import atheris
 
     with atheris.instrument_imports(include=["resilient_llm"]):

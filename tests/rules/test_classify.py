@@ -1,4 +1,4 @@
-"""What errors mean to the classifier: cancellations, causes and groups, users' rules, robustness."""
+"""The classifier: cancellations, causes and groups, users' rules, robustness."""
 
 from __future__ import annotations
 
@@ -187,10 +187,10 @@ def test_a_users_rule_is_asked_about_what_is_inside(classify: Classifier) -> Non
 
 
 @pytest.mark.parametrize("answer", [17, object(), "no such kind", True])
-def test_a_rule_that_fails_is_skipped_and_told(classify: Classifier, answer: Any) -> None:
+def test_a_rule_that_fails_is_skipped_and_reported(classify: Classifier, answer: Any) -> None:
     """A rule that raises or returns something else breaks nothing."""
-    told: list[BaseException] = []
-    classify.on_rule_failed = told.append
+    failures: list[BaseException] = []
+    classify.on_rule_failed = failures.append
 
     @classify.rule
     def bad(error: BaseException) -> Any:
@@ -201,11 +201,11 @@ def test_a_rule_that_fails_is_skipped_and_told(classify: Classifier, answer: Any
         raise KeyError("x")
 
     assert classify(ConnectionError()).kind is ErrorKind.TRANSIENT
-    assert [type(failure) for failure in told] == [KeyError, TypeError]
+    assert [type(failure) for failure in failures] == [KeyError, TypeError]
 
 
 def test_a_broken_rule_of_a_user_is_logged_by_its_class(caplog: pytest.LogCaptureFixture) -> None:
-    """The others are asked, and what went wrong is told without its message."""
+    """The others are asked, and the failure is reported without its message."""
     from resilient_llm import classify
 
     @classify.rule
@@ -219,7 +219,7 @@ def test_a_broken_rule_of_a_user_is_logged_by_its_class(caplog: pytest.LogCaptur
 
 
 def test_a_listener_that_raises_breaks_nothing(classify: Classifier) -> None:
-    """Neither does the callback that is told."""
+    """Neither does the callback for failed rules."""
 
     def listener(failure: BaseException) -> None:
         raise failure
@@ -277,13 +277,13 @@ class HostileError(Exception):
 
 
 def test_hostile_errors_are_classified_without_raising(classify: Classifier) -> None:
-    """An error that raises when it is looked at still gets a verdict."""
+    """An error that raises when it is read still gets a verdict."""
     assert classify(HostileError()).kind is ErrorKind.UNKNOWN
     assert classify(wrapped(HostileError())).kind is ErrorKind.UNKNOWN
 
 
 @pytest.mark.parametrize(
-    "facts",
+    "attributes",
     [
         {"headers": 5},
         {"headers": {"retry-after": object()}},
@@ -297,12 +297,12 @@ def test_hostile_errors_are_classified_without_raising(classify: Classifier) -> 
         {"rcvd": object()},
     ],
 )
-def test_odd_attributes_say_nothing(classify: Classifier, facts: dict[str, Any]) -> None:
+def test_odd_attributes_say_nothing(classify: Classifier, attributes: dict[str, Any]) -> None:
     """What is not of the expected type counts as not there; the status stands."""
     failures: list[BaseException] = []
     classify.on_rule_failed = failures.append
 
-    assert classify(SomeSdkError(503, **facts)).kind is ErrorKind.TRANSIENT
+    assert classify(SomeSdkError(503, **attributes)).kind is ErrorKind.TRANSIENT
     assert failures == []
 
 

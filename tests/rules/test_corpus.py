@@ -1,8 +1,9 @@
 """The verdicts on real errors: every case of tests/corpus, raised again by the real client.
 
 Cases of clients that are not installed are skipped, unless ``RESILIENT_LLM_CORPUS`` says which
-environment this is: ``all``, ``litellm``, ``instructor`` or ``oldest``, as the files of requirements
-in tests/corpus are named. Then everything in that file must be there, in that release.
+environment this is: ``all``, ``litellm``, ``instructor`` or ``oldest``, as the files of
+requirements in tests/corpus are named. Then everything in that file must be there, in that
+release.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ REQUIRED = pins(ENVIRONMENT) if ENVIRONMENT else {}
 
 @pytest.fixture(autouse=True, scope="module")
 def _no_litter() -> Iterator[None]:
-    """Let what clients leave unclosed complain here, where nobody listens, and not in the tests after these."""
+    """Let unclosed clients warn here, where it is ignored, and not in the tests after these."""
     yield
     gc.collect()
 
@@ -108,7 +109,7 @@ def test_the_verdict_on_a_real_error(case: Case) -> None:
 
 @pytest.mark.skipif(not ENVIRONMENT, reason="RESILIENT_LLM_CORPUS names no environment")
 def test_the_environment_is_the_one_that_is_named() -> None:
-    """Where an environment is asked for, each of its packages is there in the release that was pinned."""
+    """A named environment has each of its packages in the pinned release."""
     assert REQUIRED == {package: installed(package) for package in REQUIRED}
 
 
@@ -127,7 +128,7 @@ def test_no_case_is_skipped_for_its_age() -> None:
 
 
 def test_every_client_has_an_environment() -> None:
-    """Each client of a case is pinned in one of the files that CI installs from, or needs no installing."""
+    """Each client of a case is pinned in a file that CI installs from, or needs no installing."""
     pinned = {"python", *pins("all"), *pins("litellm"), *pins("instructor")}
 
     assert set() == {case.sdk for case in CASES} - pinned

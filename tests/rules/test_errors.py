@@ -91,7 +91,7 @@ def classify() -> Classifier:
 def test_network_errors_are_transient_whatever_client_raised_them(
     classify: Classifier, error: BaseException, reason: str, scope: str
 ) -> None:
-    """Errors of the standard library and the HTTP clients are known by shape; what never connected is the provider's."""
+    """Errors of Python and of HTTP clients are known by class; a refused one is the provider's."""
     verdict = classify(error)
 
     assert (verdict.kind, verdict.reason, verdict.scope) == ("transient", reason, scope)
@@ -296,7 +296,7 @@ def test_trap_34_a_bug_in_the_callers_function_is_the_callers(
 def test_only_plain_errors_of_python_point_at_code(
     classify: Classifier, error: Exception, kind: str
 ) -> None:
-    """A class that somebody derived means what they meant, and words of a bare Exception mean nothing."""
+    """A derived class means what its base means; words of a bare Exception mean nothing."""
     assert classify(error).kind == kind
 
 
@@ -367,7 +367,7 @@ def test_trap_33_oom_inside_a_word_or_an_echoed_prompt_is_no_memory_pressure(
 def test_trap_35_a_safety_refusal_is_about_the_request(
     classify: Classifier, status: int, error: dict[str, Any]
 ) -> None:
-    """A refusal says nothing about the target and has a reason of its own, for the chain to obey."""
+    """A refusal is not about the target, and has its own reason for the chain to follow."""
     verdict = classify(openai_error(status, error))
 
     assert (verdict.kind, verdict.reason, verdict.retryable, verdict.harms_health) == (

@@ -36,7 +36,7 @@ def test_there_are_enough_recorded_explanations() -> None:
 
 
 def test_neither_prompt_nor_key_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    """A message that echoes a prompt, a header with a key and a code nobody knows stay out of it."""
+    """A message with a prompt, a header with a key and an unknown code stay out of it."""
     for flags in ([], ["--json"]):
         cli.main(["explain", str(HERE / "prompt-echoed.http"), *flags])
 

@@ -149,7 +149,7 @@ def test_only_an_exhausted_bucket_says_when_to_come_back(
     ],
 )
 def test_a_wait_is_read_out_of_a_sentence(text: str, expected: float | None) -> None:
-    """A sentence that tells when to come back gives seconds, a number of something else nothing."""
+    """A sentence with a time to retry gives seconds, a number of something else nothing."""
     assert hints.from_text(text.lower()) == (None if expected is None else pytest.approx(expected))
 
 
@@ -171,5 +171,5 @@ def test_a_wait_is_read_out_of_a_sentence(text: str, expected: float | None) -> 
     ],
 )
 def test_a_wait_is_read_out_of_the_body(part: dict[str, object], expected: float | None) -> None:
-    """The fields by which a body tells a wait are read, whatever they hold."""
+    """The fields of a body that name a wait are read, whatever they hold."""
     assert hints.from_parts([part]) == expected

@@ -1,7 +1,7 @@
-"""Errors made by an enemy or by a careless author: each gets a verdict, after a bounded look.
+"""Errors made by an enemy or by a careless author: each gets a verdict after bounded reading.
 
-What is looked at is counted by the objects that are handed in. One that is looked at too often
-raises `LookedTooOften`, which no ``except Exception`` holds back: what has no end fails here
+What is read is counted by the objects that are handed in. One that is read too often
+raises `ReadTooOften`, which no ``except Exception`` holds back: what has no end fails here
 instead of hanging.
 """
 
@@ -39,34 +39,35 @@ MOST_CAUSES = 50
 MOST_MEMBERS = 1_000
 HUGE = 16 * 1024 * 1024
 MOST_MEMORY = 4 * 1024 * 1024
-"""Bytes that a verdict may take for a while: 64 KiB of JSON made of empty lists are 3 MB as objects."""
+"""Bytes that a verdict may take for a while: 64 KiB of JSON of empty lists are 3 MB of objects."""
 
 ATTRIBUTES = (
-    "status_code", "status", "http_status", "code", "type", "reason", "error_code", "error_type", "retry_after",
-    "body", "details", "json_body", "http_body", "error", "detail", "title", "message", "response", "headers",
+    "status_code", "status", "http_status", "code", "type", "reason", "error_code", "error_type",
+    "retry_after", "body", "details", "json_body", "http_body", "error", "detail", "title",
+    "message", "response", "headers",
     "litellm_response_headers", "llm_provider", "rcvd", "trailing_metadata",
 )  # fmt: skip
 
 
-class LookedTooOften(BaseException):
-    """What has no end was looked at more often than any limit allows."""
+class ReadTooOften(BaseException):
+    """An endless object was read more often than any limit allows."""
 
 
 class Counted:
-    """Counts what is looked at, and stops whoever does not stop.
+    """Counts what is read, and stops a reader that does not stop.
 
     Attributes:
-        looked: How often until now.
+        reads: How often until now.
     """
 
     def __init__(self, most: int = 5_000) -> None:
-        self.looked = 0
+        self.reads = 0
         self._most = most
 
-    def look(self, times: int = 1) -> None:
-        self.looked += times
-        if self.looked > self._most:
-            raise LookedTooOften(f"more than {self._most} times")
+    def read(self, times: int = 1) -> None:
+        self.reads += times
+        if self.reads > self._most:
+            raise ReadTooOften(f"more than {self._most} times")
 
 
 class SdkError(Exception):
@@ -74,9 +75,9 @@ class SdkError(Exception):
 
     __module__ = "openai"
 
-    def __init__(self, *args: object, **facts: Any) -> None:
+    def __init__(self, *args: object, **attributes: Any) -> None:
         super().__init__(*args)
-        vars(self).update(facts)
+        vars(self).update(attributes)
 
 
 @pytest.fixture
@@ -84,9 +85,9 @@ def classify() -> Classifier:
     return Classifier(lambda: NOW)
 
 
-def limited(**facts: Any) -> SdkError:
+def limited(**attributes: Any) -> SdkError:
     """Return an error with the status 429."""
-    return SdkError("slow down", **{"status_code": 429, **facts})
+    return SdkError("slow down", **{"status_code": 429, **attributes})
 
 
 def is_well_formed(verdict: Verdict) -> bool:
@@ -124,12 +125,13 @@ def assert_survives(classify: Classifier, error: Any) -> Verdict:
 
 
 def fails(*_: object, **__: object) -> Any:
-    raise RuntimeError("never to be looked at")
+    raise RuntimeError("never to be read")
 
 
 OPERATIONS = (
-    "__str__ __repr__ __format__ __bytes__ __bool__ __len__ __iter__ __next__ __contains__ __getitem__ __hash__ __eq__ "
-    "__ne__ __lt__ __le__ __gt__ __ge__ __int__ __float__ __index__ __call__ __reversed__ __dir__"
+    "__str__ __repr__ __format__ __bytes__ __bool__ __len__ __iter__ __next__ __contains__ "
+    "__getitem__ __hash__ __eq__ __ne__ __lt__ __le__ __gt__ __ge__ __int__ __float__ __index__ "
+    "__call__ __reversed__ __dir__"
 ).split()
 """What Python asks of an object without naming it."""
 
@@ -180,29 +182,29 @@ class Itself:
         object.__setattr__(self, "counted", counted)
 
     def __getattr__(self, name: str) -> Any:
-        object.__getattribute__(self, "counted").look()
+        object.__getattribute__(self, "counted").read()
         return self
 
     def __call__(self, *_: object) -> Any:
-        self.counted.look()
+        self.counted.read()
         return self
 
     def __getitem__(self, _: object) -> Any:
-        self.counted.look()
+        self.counted.read()
         return self
 
     def __iter__(self) -> Any:
         return self
 
     def __next__(self) -> Any:
-        self.counted.look()
+        self.counted.read()
         return self
 
 
 def endless(counted: Counted, one: Any = ("a", "b")) -> Iterator[Any]:
     """Yield one thing for ever."""
     while True:
-        counted.look()
+        counted.read()
         yield one
 
 
@@ -218,7 +220,7 @@ class EndlessMapping:
     keys = values = __iter__ = items
 
     def get(self, *_: object) -> Any:
-        self.counted.look()
+        self.counted.read()
 
     def __len__(self) -> int:
         return sys.maxsize
@@ -319,7 +321,7 @@ def test_a_bad_value_in_any_attribute_is_survived(
 
 @pytest.mark.parametrize("make", VALUES.values(), ids=VALUES)
 def test_a_bad_value_does_not_hide_a_status(classify: Classifier, make: Callable[[], Any]) -> None:
-    """What stands in the body, the headers or the wait may be anything: the status is still the status."""
+    """The body, the headers and the wait may hold anything: the status is still the status."""
     for name in (
         "body",
         "json_body",
@@ -370,10 +372,10 @@ def test_a_bad_value_in_a_response_is_survived(
 
 @pytest.mark.parametrize("make", VALUES.values(), ids=VALUES)
 def test_a_bad_value_in_a_body_is_survived(classify: Classifier, make: Callable[[], Any]) -> None:
-    """Whatever a field of a body holds, there is a verdict, and the status decides if nothing else does."""
+    """Whatever a field of a body holds, there is a verdict, if need be by the status."""
     fields = (
-        "code type status reason message detail error errors details innererror retryDelay retry_after retry_after_ms "
-        "violations quotaId"
+        "code type status reason message detail error errors details innererror retryDelay "
+        "retry_after retry_after_ms violations quotaId"
     ).split()
     for name in fields:
         for body in (
@@ -407,7 +409,7 @@ def test_a_bad_value_in_a_header_is_survived(classify: Classifier, make: Callabl
         assert_survives(classify, limited(headers=headers_of(make())))
 
 
-# --- errors that resist being looked at ---
+# --- errors that raise when they are read ---
 
 
 class Group(ExceptionGroup):
@@ -421,7 +423,7 @@ class Group(ExceptionGroup):
 
 
 class Headless(type):
-    """A metaclass whose classes raise when they are asked for their name, module, order or contents."""
+    """A metaclass whose classes raise when asked for their name, module, order or contents."""
 
     __name__ = __module__ = __mro__ = __dict__ = property(fails)
     __eq__ = __hash__ = __repr__ = __bool__ = __len__ = __getattr__ = fails  # type: ignore[assignment]
@@ -435,8 +437,8 @@ def named(module: Any = "app", name: str = "SomeError") -> BaseException:
     return type(name, (Exception,), {"__module__": module})("words")
 
 
-def with_class_facts(base: type = Exception, **facts: Any) -> BaseException:
-    cls = type("StrangeError", (base,), facts)
+def with_class_attributes(base: type = Exception, **attributes: Any) -> BaseException:
+    cls = type("StrangeError", (base,), attributes)
     return cls() if base is Group else cls("words")
 
 
@@ -454,74 +456,80 @@ def with_traceback(steps: int) -> BaseException:
     return error
 
 
-def os_error(**facts: Any) -> OSError:
+def os_error(**attributes: Any) -> OSError:
     error = OSError(111, "refused")
-    for name, value in facts.items():
+    for name, value in attributes.items():
         setattr(error, name, value)
     return error
 
 
 # {what it does: a function that makes one}
 ERRORS: dict[str, Callable[[], Any]] = {
-    "every-attribute-raises": lambda: with_class_facts(**raising_all()),
-    "every-attribute-recurses": lambda: with_class_facts(
+    "every-attribute-raises": lambda: with_class_attributes(**raising_all()),
+    "every-attribute-recurses": lambda: with_class_attributes(
         **{name: property(lambda self, name=name: getattr(self, name)) for name in ATTRIBUTES}
     ),
-    "getattribute-raises": lambda: with_class_facts(__getattribute__=fails),
-    "getattribute-returns-rubbish": lambda: with_class_facts(__getattribute__=rubbish),
-    "getattr-raises": lambda: with_class_facts(__getattr__=fails),
-    "getattr-returns-mocks": lambda: with_class_facts(__getattr__=lambda *_: MagicMock()),
-    "every-operation-raises": lambda: with_class_facts(**dict.fromkeys(OPERATIONS, fails)),
-    "every-operation-returns-rubbish": lambda: with_class_facts(
+    "getattribute-raises": lambda: with_class_attributes(__getattribute__=fails),
+    "getattribute-returns-rubbish": lambda: with_class_attributes(__getattribute__=rubbish),
+    "getattr-raises": lambda: with_class_attributes(__getattr__=fails),
+    "getattr-returns-mocks": lambda: with_class_attributes(__getattr__=lambda *_: MagicMock()),
+    "every-operation-raises": lambda: with_class_attributes(**dict.fromkeys(OPERATIONS, fails)),
+    "every-operation-returns-rubbish": lambda: with_class_attributes(
         **dict.fromkeys(OPERATIONS, rubbish)
     ),
-    "no-hash": lambda: with_class_facts(__hash__=None),
-    "false": lambda: with_class_facts(__bool__=lambda _: False, __len__=lambda _: 0),
-    "iterates-for-ever": lambda: with_class_facts(__iter__=lambda _: endless(Counted())),
-    "dict-raises": lambda: with_class_facts(__dict__=property(fails)),
-    "dict-is-rubbish": lambda: with_class_facts(__dict__=property(rubbish)),
-    "dict-is-endless": lambda: with_class_facts(
+    "no-hash": lambda: with_class_attributes(__hash__=None),
+    "false": lambda: with_class_attributes(__bool__=lambda _: False, __len__=lambda _: 0),
+    "iterates-for-ever": lambda: with_class_attributes(__iter__=lambda _: endless(Counted())),
+    "dict-raises": lambda: with_class_attributes(__dict__=property(fails)),
+    "dict-is-rubbish": lambda: with_class_attributes(__dict__=property(rubbish)),
+    "dict-is-endless": lambda: with_class_attributes(
         __dict__=property(lambda _: EndlessMapping(Counted()))
     ),
-    "args-raise": lambda: with_class_facts(args=property(fails)),
-    "args-are-none": lambda: with_class_facts(args=None),
-    "args-are-a-number": lambda: with_class_facts(args=5),
-    "args-are-endless": lambda: with_class_facts(args=property(lambda _: endless(Counted()))),
+    "args-raise": lambda: with_class_attributes(args=property(fails)),
+    "args-are-none": lambda: with_class_attributes(args=None),
+    "args-are-a-number": lambda: with_class_attributes(args=5),
+    "args-are-endless": lambda: with_class_attributes(args=property(lambda _: endless(Counted()))),
     "args-are-a-hundred-thousand": lambda: Exception(*(["words"] * 100_000)),
-    "class-raises": lambda: with_class_facts(__class__=property(fails)),
-    "class-is-rubbish": lambda: with_class_facts(__class__=property(rubbish)),
-    "says-it-is-a-group": lambda: with_class_facts(__class__=property(lambda _: ExceptionGroup)),
-    "says-it-is-a-cancellation": lambda: with_class_facts(
+    "class-raises": lambda: with_class_attributes(__class__=property(fails)),
+    "class-is-rubbish": lambda: with_class_attributes(__class__=property(rubbish)),
+    "says-it-is-a-group": lambda: with_class_attributes(
+        __class__=property(lambda _: ExceptionGroup)
+    ),
+    "says-it-is-a-cancellation": lambda: with_class_attributes(
         __class__=property(lambda _: KeyboardInterrupt)
     ),
-    "says-it-is-an-oserror": lambda: with_class_facts(__class__=property(lambda _: OSError)),
-    "cause-raises": lambda: with_class_facts(__cause__=property(fails)),
-    "cause-is-a-text": lambda: with_class_facts(__cause__="x"),
-    "cause-is-a-class": lambda: with_class_facts(__cause__=ValueError),
-    "cause-is-itself": lambda: with_class_facts(__cause__=property(lambda self: self)),
-    "cause-cannot-be-looked-at": lambda: with_class_facts(__cause__=RaisesItsClass()),
-    "context-raises": lambda: with_class_facts(ConnectionError, __context__=property(fails)),
-    "context-is-a-text": lambda: with_class_facts(ConnectionError, __context__="x"),
-    "network-cause-raises": lambda: with_class_facts(ConnectionError, __cause__=property(fails)),
-    "traceback-raises": lambda: with_class_facts(OSError, __traceback__=property(fails)),
-    "traceback-is-rubbish": lambda: with_class_facts(OSError, __traceback__=property(rubbish)),
+    "says-it-is-an-oserror": lambda: with_class_attributes(__class__=property(lambda _: OSError)),
+    "cause-raises": lambda: with_class_attributes(__cause__=property(fails)),
+    "cause-is-a-text": lambda: with_class_attributes(__cause__="x"),
+    "cause-is-a-class": lambda: with_class_attributes(__cause__=ValueError),
+    "cause-is-itself": lambda: with_class_attributes(__cause__=property(lambda self: self)),
+    "cause-cannot-be-read": lambda: with_class_attributes(__cause__=RaisesItsClass()),
+    "context-raises": lambda: with_class_attributes(ConnectionError, __context__=property(fails)),
+    "context-is-a-text": lambda: with_class_attributes(ConnectionError, __context__="x"),
+    "network-cause-raises": lambda: with_class_attributes(
+        ConnectionError, __cause__=property(fails)
+    ),
+    "traceback-raises": lambda: with_class_attributes(OSError, __traceback__=property(fails)),
+    "traceback-is-rubbish": lambda: with_class_attributes(OSError, __traceback__=property(rubbish)),
     "traceback-of-thousands": lambda: with_traceback(5_000),
-    "members-raise": lambda: with_class_facts(Group, exceptions=property(fails)),
-    "members-are-none": lambda: with_class_facts(Group, exceptions=None),
-    "members-are-a-number": lambda: with_class_facts(Group, exceptions=7),
-    "members-are-endless": lambda: with_class_facts(
+    "members-raise": lambda: with_class_attributes(Group, exceptions=property(fails)),
+    "members-are-none": lambda: with_class_attributes(Group, exceptions=None),
+    "members-are-a-number": lambda: with_class_attributes(Group, exceptions=7),
+    "members-are-endless": lambda: with_class_attributes(
         Group, exceptions=property(lambda _: endless(Counted()))
     ),
-    "members-are-no-errors": lambda: with_class_facts(
+    "members-are-no-errors": lambda: with_class_attributes(
         Group, exceptions=(None, "x", 1, ValueError, Raises())
     ),
-    "member-is-the-group": lambda: with_class_facts(
+    "member-is-the-group": lambda: with_class_attributes(
         Group, exceptions=property(lambda self: (self, self))
     ),
-    "members-are-a-poisoned-list": lambda: with_class_facts(
+    "members-are-a-poisoned-list": lambda: with_class_attributes(
         Group, exceptions=poisoned(list, [ValueError()])
     ),
-    "group-says-it-is-a-text": lambda: with_class_facts(Group, __class__=property(lambda _: str)),
+    "group-says-it-is-a-text": lambda: with_class_attributes(
+        Group, __class__=property(lambda _: str)
+    ),
     "class-without-a-name": lambda: of_metaclass(Headless),
     "class-without-a-module": lambda: named(None),
     "class-in-a-number": lambda: named(5),
@@ -546,8 +554,9 @@ ERRORS: dict[str, Callable[[], Any]] = {
 NO_ERRORS = ("none", "text", "class", "raises", "raises-its-class", "mock")
 # Classes of the interpreter itself have no weak references, and a ring needs the collector.
 CANNOT_BE_WATCHED = (
-    "none", "text", "class", "mock", "args-are-a-hundred-thousand", "errno-is-a-list", "errno-is-huge",
-    "errno-is-poisoned", "errno-is-rubbish", "key-is-rubbish", "stop-is-rubbish", "traceback-of-thousands",
+    "none", "text", "class", "mock", "args-are-a-hundred-thousand", "errno-is-a-list",
+    "errno-is-huge", "errno-is-poisoned", "errno-is-rubbish", "key-is-rubbish", "stop-is-rubbish",
+    "traceback-of-thousands",
 )  # fmt: skip
 
 
@@ -555,7 +564,7 @@ CANNOT_BE_WATCHED = (
 def test_an_error_that_resists_gets_a_verdict(
     classify: Classifier, make: Callable[[], Any]
 ) -> None:
-    """Whatever an error does when it is looked at, there is a verdict."""
+    """Whatever an error does when it is read, there is a verdict."""
     assert_survives(classify, make())
 
 
@@ -566,12 +575,12 @@ def test_a_cause_or_member_that_resists_gets_a_verdict(
     """The same inside a wrapper, inside a group, and beneath an error of the network."""
     inner = make()
     if not issubclass(type(inner), BaseException):
-        inner = with_class_facts(__cause__=inner)
+        inner = with_class_attributes(__cause__=inner)
 
     for outer in (
         Exception("outer"),
         ConnectionError("outer"),
-        with_class_facts(__module__="openai"),
+        with_class_attributes(__module__="openai"),
     ):
         outer.__cause__ = inner
         assert_survives(classify, outer)
@@ -580,7 +589,7 @@ def test_a_cause_or_member_that_resists_gets_a_verdict(
 
 @pytest.mark.parametrize("name", [name for name in ERRORS if name not in NO_ERRORS])
 def test_an_error_that_resists_does_not_hide_the_others(classify: Classifier, name: str) -> None:
-    """A dead key beside an error that cannot be looked at is still a dead key."""
+    """A dead key beside an error that cannot be read is still a dead key."""
     dead = SdkError("no such key", status_code=401)
 
     for members in ([ERRORS[name](), dead], [dead, ERRORS[name]()]):
@@ -589,7 +598,7 @@ def test_an_error_that_resists_does_not_hide_the_others(classify: Classifier, na
 
 @pytest.mark.parametrize("name", [name for name in ERRORS if name not in CANNOT_BE_WATCHED])
 def test_a_verdict_keeps_nothing_alive(classify: Classifier, name: str) -> None:
-    """After the verdict an error goes the moment its last holder does, without the garbage collector."""
+    """After the verdict an error is freed with its last holder, without the garbage collector."""
     gc.collect()
     gc.disable()
     try:
@@ -606,26 +615,26 @@ def test_a_verdict_keeps_nothing_alive(classify: Classifier, name: str) -> None:
 
 
 def test_a_rule_that_fails_keeps_nothing_alive(classify: Classifier) -> None:
-    """Neither does what was told of a rule that raised."""
+    """Neither does the report of a rule that raised."""
     classify.rule(fails)
-    told: list[str] = []
-    classify.on_rule_failed = lambda failure: told.append(type(failure).__name__)
+    failures: list[str] = []
+    classify.on_rule_failed = lambda failure: failures.append(type(failure).__name__)
     gc.disable()
     try:
-        error = with_class_facts(args=property(fails))
+        error = with_class_attributes(args=property(fails))
         watched = weakref.ref(error)
 
         classify(error)
         del error
 
         assert watched() is None
-        assert "RuntimeError" in told
+        assert "RuntimeError" in failures
     finally:
         gc.enable()
 
 
 def test_nothing_is_kept_of_classes_that_are_gone(classify: Classifier) -> None:
-    """A thousand classes that lived for one error each leave nothing in what is known of classes."""
+    """A thousand classes that lived for one error each leave nothing in the caches of classes."""
     gc.collect()
     before = (len(core._sort_of), len(_class_info.class_of))
 
@@ -638,7 +647,7 @@ def test_nothing_is_kept_of_classes_that_are_gone(classify: Classifier) -> None:
 
 
 def test_nothing_is_kept_of_errors(classify: Classifier) -> None:
-    """A thousand errors of one class, each with other words, codes and headers, take no memory that lasts."""
+    """A thousand errors of one class with different words, codes and headers leave no memory."""
 
     def one(number: int) -> None:
         body = {
@@ -673,12 +682,12 @@ def test_nothing_is_kept_of_errors(classify: Classifier) -> None:
 def test_a_signal_that_arrives_while_looking_passes(
     classify: Classifier, signal: type[BaseException], name: str
 ) -> None:
-    """An interrupt during the look at an error is nobody's verdict: it passes through."""
+    """An interrupt while an error is read is not a verdict: it passes through."""
 
     def interrupted(_: object) -> Any:
         raise signal
 
-    error = with_class_facts(**{name: property(interrupted)})
+    error = with_class_attributes(**{name: property(interrupted)})
 
     with pytest.raises(signal):
         classify(error)
@@ -688,13 +697,15 @@ def test_a_signal_that_arrives_while_looking_passes(
 def test_a_cancellation_that_resists_is_one(
     classify: Classifier, cancellation: type[BaseException]
 ) -> None:
-    """Nothing of a cancellation is looked at but its class."""
-    facts: dict[str, Any] = {
+    """Nothing of a cancellation is read but its class."""
+    attributes: dict[str, Any] = {
         **raising_all(),
         **dict.fromkeys(OPERATIONS, fails),
         "args": property(fails),
     }
-    error = type("StrangeCancellation", (cancellation,), {**facts, "__class__": property(fails)})()
+    error = type(
+        "StrangeCancellation", (cancellation,), {**attributes, "__class__": property(fails)}
+    )()
 
     assert ErrorKind.CANCELLED == classify(error).kind
 
@@ -712,18 +723,18 @@ def test_headers_that_never_end_are_looked_at_for_a_while(
     verdict = classify(SdkError("words", status_code=status, headers=EndlessMapping(counted)))
 
     assert is_well_formed(verdict)
-    assert counted.looked <= 1_000
+    assert counted.reads <= 1_000
 
 
 def test_pairs_without_end_are_looked_at_for_a_while(classify: Classifier) -> None:
-    """Headers that are an iterator of pairs, and the trailing metadata of gRPC, may have no end either."""
+    """Headers that are an iterator of pairs, and gRPC's trailing metadata, may have no end."""
     counted = Counted()
     error = limited(headers=endless(counted), trailing_metadata=lambda: endless(counted))
 
     verdict = classify(error)
 
     assert (ErrorKind.RATE_LIMITED, 429) == (verdict.kind, verdict.status)
-    assert counted.looked <= 2_000
+    assert counted.reads <= 2_000
 
 
 def test_a_hint_is_found_beside_headers_of_any_size(classify: Classifier) -> None:
@@ -806,11 +817,11 @@ def response_with(content: object, headers: object = None) -> Any:
 def test_a_giant_takes_little_memory(
     classify: Classifier, make: Callable[[], dict[str, Any]], status: int | None
 ) -> None:
-    """Of 16 MB nothing is copied or decoded but the beginning."""
-    facts = make()
+    """Of 50 MB nothing is copied or decoded but the beginning."""
+    attributes = make()
     if status is not None:
-        facts = {"status_code": status, **facts}
-    error = SdkError(**facts)
+        attributes = {"status_code": status, **attributes}
+    error = SdkError(**attributes)
     classify(limited(body="{}"))
     gc.collect()
 
@@ -825,7 +836,7 @@ def test_a_giant_takes_little_memory(
     assert is_well_formed(verdict)
     if status is not None:
         assert status == verdict.status
-    if not callable(facts.get("details")):  # then it is the call of gRPC that makes the text
+    if not callable(attributes.get("details")):  # then it is the call of gRPC that makes the text
         assert peak < MOST_MEMORY
 
 
@@ -857,13 +868,13 @@ def test_what_stands_after_64_kib_is_not_looked_at(classify: Classifier, place: 
 
     def verdict_of(blanks: int) -> Verdict:
         text = " " * blanks + json.dumps({"error": {"code": "insufficient_quota"}})
-        facts: dict[str, Any] = {
+        attributes: dict[str, Any] = {
             "body": {"body": text},
             "bytes": {"body": text.encode()},
             "content": {"response": response_with(text.encode())},
             "http_body": {"http_body": text},
         }[place]
-        return classify(limited(**facts))
+        return classify(limited(**attributes))
 
     length = len(json.dumps({"error": {"code": "insufficient_quota"}}))
 
@@ -887,13 +898,13 @@ def test_a_text_that_lies_about_its_length_is_not_read_whole(
     del text
     gc.collect()
 
-    for facts in (
+    for attributes in (
         {"body": body},
         {"http_body": body},
         {"response": response_with(body)},
         {"message": body},
     ):
-        error = limited(**facts)
+        error = limited(**attributes)
         tracemalloc.start()
         try:
             classify(error)
@@ -901,22 +912,22 @@ def test_a_text_that_lies_about_its_length_is_not_read_whole(
         finally:
             tracemalloc.stop()
 
-        assert peak < MOST_MEMORY, next(iter(facts))
+        assert peak < MOST_MEMORY, next(iter(attributes))
 
 
 def test_lists_of_a_parsed_body_are_looked_at_for_a_while(classify: Classifier) -> None:
-    """However long the lists in a body that the SDK has parsed, not more than 1,000 of all items are looked at."""
+    """However long the lists in a parsed body are, at most 1,000 of all items are read."""
     counted = Counted()
 
     class Part(dict[str, Any]):
-        """A mapping that counts how often it is looked into."""
+        """A mapping that counts how often it is read."""
 
         def get(self, *args: Any) -> Any:
-            counted.look()
+            counted.read()
             return super().get(*args)
 
         def __getitem__(self, key: Any) -> Any:
-            counted.look()
+            counted.read()
             return super().__getitem__(key)
 
     violations = [Part(quotaId="x") for _ in range(100_000)]
@@ -930,7 +941,7 @@ def test_lists_of_a_parsed_body_are_looked_at_for_a_while(classify: Classifier) 
     for body in bodies:
         assert is_well_formed(classify(limited(body=body)))
 
-    assert counted.looked <= 3_000
+    assert counted.reads <= 3_000
 
 
 # --- numbers that are too long ---
@@ -973,8 +984,10 @@ def test_a_retry_info_of_grpc_may_hold_any_bytes(classify: Classifier) -> None:
     """Varints without end and lengths that are wrong give no wait, and hide nothing."""
     name = b"type.googleapis.com/google.rpc.RetryInfo"
     for rest in (
-        b"", b"\x12", b"\x12\x00\x0a", b"\x12\xff\x0a\xff" + b"\xff" * 300, b"\x12\x05\x0a\xff\x08" + b"\x80" * 300,
-        b"\x12\x05\x0a\xff" + b"\x08\xff\xff\xff\xff\x7f" * 50, b"\x12\xff\x0a\xff\x10" + b"\xff" * 200 + b"\x01",
+        b"", b"\x12", b"\x12\x00\x0a", b"\x12\xff\x0a\xff" + b"\xff" * 300,
+        b"\x12\x05\x0a\xff\x08" + b"\x80" * 300,
+        b"\x12\x05\x0a\xff" + b"\x08\xff\xff\xff\xff\x7f" * 50,
+        b"\x12\xff\x0a\xff\x10" + b"\xff" * 200 + b"\x01",
     ):  # fmt: skip
         metadata = [("grpc-status-details-bin", name + rest)]
         verdict = classify(limited(trailing_metadata=lambda metadata=metadata: metadata))
@@ -994,21 +1007,21 @@ class LinkError(Exception):
 
     @property
     def __cause__(self) -> BaseException:  # type: ignore[override]
-        self.counted.look()
+        self.counted.read()
         self.made.append(type(self)("words"))
         return self.made[-1]
 
 
 def endless_causes(
-    base: type[BaseException] = Exception, **facts: Any
+    base: type[BaseException] = Exception, **attributes: Any
 ) -> tuple[BaseException, Counted]:
     counted = Counted()
-    cls = type("EndlessError", (LinkError, base), {"counted": counted, "made": [], **facts})
+    cls = type("EndlessError", (LinkError, base), {"counted": counted, "made": [], **attributes})
     return cls("words"), counted
 
 
 @pytest.mark.parametrize(
-    ("base", "facts"),
+    ("base", "attributes"),
     [
         (Exception, {}),
         (ConnectionError, {}),
@@ -1018,13 +1031,13 @@ def endless_causes(
     ids=["unknown", "network", "openai", "oserror"],
 )
 def test_causes_without_end_are_looked_at_fifty_times(
-    classify: Classifier, base: type[BaseException], facts: dict[str, Any]
+    classify: Classifier, base: type[BaseException], attributes: dict[str, Any]
 ) -> None:
-    """Not more than 50 causes are looked at, of whatever kind the errors are."""
-    error, counted = endless_causes(base, **facts)
+    """At most 50 causes are read, of whatever kind the errors are."""
+    error, counted = endless_causes(base, **attributes)
 
     assert is_well_formed(classify(error))
-    assert counted.looked <= MOST_CAUSES
+    assert counted.reads <= MOST_CAUSES
 
 
 def test_fifty_causes_are_looked_at_for_all_members_of_a_group(classify: Classifier) -> None:
@@ -1032,7 +1045,7 @@ def test_fifty_causes_are_looked_at_for_all_members_of_a_group(classify: Classif
     pairs = [endless_causes() for _ in range(200)]
 
     assert is_well_formed(classify(ExceptionGroup("several", [error for error, _ in pairs])))  # type: ignore[list-item]
-    assert sum(counted.looked for _, counted in pairs) <= MOST_CAUSES
+    assert sum(counted.reads for _, counted in pairs) <= MOST_CAUSES
 
 
 def chain(length: int, innermost: BaseException) -> BaseException:
@@ -1097,7 +1110,7 @@ class MemberError(Exception):
 
     @property
     def status_code(self) -> int | None:
-        self.counted.look()
+        self.counted.read()
         return None
 
 
@@ -1112,7 +1125,7 @@ def test_of_a_hundred_thousand_members_a_thousand_are_looked_at(classify: Classi
     many, counted = members(100_000)
 
     assert ErrorKind.UNKNOWN == classify(ExceptionGroup("several", many)).kind
-    assert 0 < counted.looked <= MOST_MEMBERS
+    assert 0 < counted.reads <= MOST_MEMBERS
 
 
 def test_a_thousand_members_are_looked_at_of_all_groups_together(classify: Classifier) -> None:
@@ -1126,34 +1139,34 @@ def test_a_thousand_members_are_looked_at_of_all_groups_together(classify: Class
         wrapped.append(outer)
 
     assert is_well_formed(classify(ExceptionGroup("nested", groups)))
-    assert 0 < counted.looked <= MOST_MEMBERS
-    counted.looked = 0
+    assert 0 < counted.reads <= MOST_MEMBERS
+    counted.reads = 0
 
     assert is_well_formed(classify(ExceptionGroup("wrapped", wrapped)))
-    assert 0 < counted.looked <= MOST_MEMBERS
+    assert 0 < counted.reads <= MOST_MEMBERS
 
 
 def test_members_are_taken_from_a_group_a_thousand_at_most(classify: Classifier) -> None:
-    """A group whose members are not a tuple, but count what is taken from them, is not asked for more."""
+    """A group whose members are not a tuple is not read beyond the limit either."""
     counted = Counted(most=10_000)
     plain = [Exception("words")] * 2_000
 
     class Members(list[Exception]):
         def __getitem__(self, key: Any) -> Any:
             found = super().__getitem__(key)
-            counted.look(len(found) if isinstance(key, slice) else 1)
+            counted.read(len(found) if isinstance(key, slice) else 1)
             return found
 
         def __iter__(self) -> Iterator[Exception]:
             for each in super().__iter__():
-                counted.look()
+                counted.read()
                 yield each
 
-    group = with_class_facts(Group, exceptions=Members(plain))
+    group = with_class_attributes(Group, exceptions=Members(plain))
 
     assert is_well_formed(classify(group))
-    # The search for a cancellation and the search for a cause may each look once.
-    assert counted.looked <= 2 * MOST_MEMBERS
+    # The search for a cancellation and the search for a cause may each read once.
+    assert counted.reads <= 2 * MOST_MEMBERS
 
 
 def test_groups_a_thousand_deep_are_survived(classify: Classifier) -> None:
@@ -1203,7 +1216,7 @@ def test_a_cancellation_behind_an_inner_group_decides(classify: Classifier) -> N
 
 
 def test_a_duration_of_many_digits_is_not_looked_at(classify: Classifier) -> None:
-    """No provider spells a duration in more than 64 letters, and to look through 64 KiB of digits takes minutes."""
+    """A duration has at most 64 letters: to search 64 KiB of digits would take minutes."""
     delay = "0" * 2_000 + "5s"
 
     verdict = classify(limited(body={"error": {"details": [{"retryDelay": delay}]}}))
@@ -1212,7 +1225,7 @@ def test_a_duration_of_many_digits_is_not_looked_at(classify: Classifier) -> Non
 
 
 class Steps:
-    """A matcher that backtracks as `re` does, and counts the letters it looks at.
+    """A matcher that backtracks as `re` does, and counts the letters it reads.
 
     Knows what the rules use. Without the shortcuts of `re`, it counts rather more than less.
     """
@@ -1225,7 +1238,7 @@ class Steps:
         self.taken = 0
 
     def of_search(self, text: str) -> int:
-        """Return how many letters a search that finds nothing looks at."""
+        """Return how many letters a search that finds nothing reads."""
         for at in range(len(text) + 1):
             for _ in self._all(self.tree, 0, text, at):
                 return self.taken
@@ -1252,7 +1265,7 @@ class Steps:
             case "MAX_REPEAT" | "MIN_REPEAT":
                 yield from self._repeat(str(name), what[0], what[1], list(what[2]), text, at)
             case "ASSERT" | "ASSERT_NOT":
-                start = at if what[0] > 0 else at - 1  # the rules look one letter back
+                start = at if what[0] > 0 else at - 1  # the rules read one letter back
                 found = (
                     start >= 0 and next(self._all(list(what[1]), 0, text, start), None) is not None
                 )
@@ -1327,11 +1340,13 @@ def patterns() -> dict[str, re.Pattern[Any]]:
     return found
 
 
-# For these only ever a few letters are looked at: see the tests of hints.
+# Only a few letters are read with these: see the tests of hints.
 AT_MOST_64_LETTERS = ("hints._GO", "hints._WORDS", "hints._SPELLED")
 CRAFTED = (
-    "again ", "wait ", "retry ", "again in ", "wait  ", "again\t:~", "available again for ", "item ", "file, ", "no file ",
-    "run not ", "message not be ", "model ", "model not ", "models, no longer ", "model does not ", "'", " '", "'a", " \"a'",
+    "again ", "wait ", "retry ", "again in ", "wait  ", "again\t:~", "available again for ",
+    "item ", "file, ", "no file ",
+    "run not ", "message not be ", "model ", "model not ", "models, no longer ", "model does not ",
+    "'", " '", "'a", " \"a'",
     "`x'", "1", "1.", "12 ", "oom_", "limit", "ratelimi", "too many 50", "a", " ", "\n",
 )  # fmt: skip
 
@@ -1345,7 +1360,7 @@ def test_no_regular_expression_looks_at_a_letter_again_and_again(name: str) -> N
     square, which 4,000 letters make 40 ms of one error, and 40 s of a group of a thousand.
     """
     if name in AT_MOST_64_LETTERS:
-        pytest.skip("looks at few letters only")
+        pytest.skip("reads few letters only")
     pattern = patterns()[name]
 
     for unit in CRAFTED:
@@ -1394,7 +1409,7 @@ def test_a_recorded_answer_with_a_few_bytes_changed_gets_a_verdict(
 
 
 def test_the_fuzzer_makes_errors_of_all_sorts() -> None:
-    """Plain errors, those with a status, those with a cause and groups: a fuzzer that makes one sort proves little."""
+    """The fuzzer makes plain errors, some with a status, some with a cause, and groups."""
     made = [
         error_of(bytes([sort, *other]))
         for sort in range(4)
@@ -1418,7 +1433,8 @@ json_values = st.recursive(
         st.lists(inner, max_size=4)
         | st.dictionaries(
             st.sampled_from(
-                "error errors code type status message details retryDelay retry_after seconds nanos violations".split()
+                """error errors code type status message details retryDelay retry_after seconds
+                nanos violations""".split()
             ),
             inner,
             max_size=4,
@@ -1452,7 +1468,8 @@ header_values = (
     | st.from_regex(r"[0-9:., TZGMTsmh+-]{1,40}", fullmatch=True)
 )
 header_names = st.sampled_from(
-    "retry-after retry-after-ms x-ratelimit-reset x-ratelimit-remaining ratelimit x-should-retry date".split()
+    """retry-after retry-after-ms x-ratelimit-reset x-ratelimit-remaining ratelimit
+    x-should-retry date""".split()
 )
 headers = st.dictionaries(header_names, header_values, max_size=4) | st.lists(
     st.tuples(header_names, header_values)
@@ -1465,13 +1482,13 @@ statuses = st.sampled_from(
 @st.composite
 def flat_errors(draw: st.DrawFn) -> BaseException:
     """An error with a status, headers, a body and anything in some of its attributes."""
-    # Drawn by name: hypothesis looks at what it draws, and some of these do not stand that.
+    # Drawn by name: hypothesis reads what it draws, and some of these do not stand that.
     bad = draw(
         st.dictionaries(st.sampled_from(ATTRIBUTES), st.sampled_from(list(VALUES)), max_size=2)
     )
-    facts = {name: VALUES[value]() for name, value in bad.items()}
-    facts.update(draw(st.dictionaries(st.sampled_from(ATTRIBUTES), json_values, max_size=2)))
-    facts.update(
+    attributes = {name: VALUES[value]() for name, value in bad.items()}
+    attributes.update(draw(st.dictionaries(st.sampled_from(ATTRIBUTES), json_values, max_size=2)))
+    attributes.update(
         draw(
             st.fixed_dictionaries(
                 {}, optional={"status_code": statuses, "headers": headers, "body": bodies}
@@ -1488,7 +1505,7 @@ def flat_errors(draw: st.DrawFn) -> BaseException:
     args = [VALUES[value]() for value in draw(st.lists(st.sampled_from(list(VALUES)), max_size=2))]
     args = [] if base is OSError else [*args, *draw(st.lists(st.text(max_size=50), max_size=1))]
     error = type(name, (base,), {"__module__": package})(*args)
-    for key, value in facts.items():
+    for key, value in attributes.items():
         with suppress(Exception):  # an OSError takes not everything
             setattr(error, key, value)
     return error
@@ -1518,7 +1535,7 @@ def nested(inner: st.SearchStrategy[BaseException]) -> st.SearchStrategy[BaseExc
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_any_error_gets_a_verdict(error: BaseException) -> None:
-    """Whatever stands in it and is inside it, there is a verdict, the same one twice, and it can be explained."""
+    """Whatever an error holds, there is a verdict, twice the same, and it can be explained."""
     classify = Classifier(lambda: NOW)
 
     verdict = assert_survives(classify, error)

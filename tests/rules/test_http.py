@@ -191,7 +191,7 @@ def test_what_is_no_status_is_not_taken_for_one(classify: Classifier, value: obj
 def test_trap_32_each_error_is_what_it_says_not_what_its_status_is(
     classify: Classifier, error: Callable[[], BaseException], kind: str, reason: str
 ) -> None:
-    """A spent quota sent as 429, a dead key sent as 400, an error inside a 200: each is what it is."""
+    """A spent quota sent as 429, a dead key sent as 400, an error in a 200: the code decides."""
     verdict = classify(error())
 
     assert (verdict.kind, verdict.reason) == (kind, reason)
@@ -318,7 +318,7 @@ def test_a_response_that_is_not_downloaded_is_left_alone(classify: Classifier) -
 def test_x_should_retry_is_obeyed(
     classify: Classifier, status: int, asked: str, retryable: bool
 ) -> None:
-    """A server that forbids a retry is believed; one that asks for a retry of a bad request is not."""
+    """A server may forbid a retry; it may not ask for a retry of a bad request."""
     verdict = classify(openai_error(status, {"message": "x"}, {"x-should-retry": asked}))
 
     assert verdict.retryable is retryable
@@ -378,7 +378,10 @@ def grpc_error(code: str, details: str, metadata: tuple[tuple[str, Any], ...] = 
     return error
 
 
-RETRY_INFO = b"\x08\x08\x1a0\n(type.googleapis.com/google.rpc.RetryInfo\x12\x0b\n\x09\x08\xad\x02\x10\x80\xca\xb5\xee\x01"
+RETRY_INFO = (
+    b"\x08\x08\x1a0\n(type.googleapis.com/google.rpc.RetryInfo"
+    b"\x12\x0b\n\x09\x08\xad\x02\x10\x80\xca\xb5\xee\x01"
+)
 PER_DAY = {
     "error": {
         "status": "RESOURCE_EXHAUSTED",
@@ -493,7 +496,8 @@ PER_DAY = {
                 "litellm.exceptions.RateLimitError",
                 status_code=429,
                 llm_provider="gemini",
-                message='GeminiException - {"error": {"details": [{"retryDelay": "34s"}]}} and more',
+                message='GeminiException - {"error": {"details": [{"retryDelay": "34s"}]}} and'
+                " more",
             ),
             "rate_limited",
             "rate_limit",
@@ -524,14 +528,14 @@ PER_DAY = {
 def test_dialects_of_single_providers(
     classify: Classifier, error: Exception, kind: str, reason: str, retry_after: float | None
 ) -> None:
-    """Names of exceptions, gRPC codes, metadata and details are read as others' codes and headers are."""
+    """Names of exceptions, gRPC codes, metadata and details are read as codes and headers are."""
     verdict = classify(error)
 
     assert (verdict.kind, verdict.reason, verdict.retry_after) == (kind, reason, retry_after)
 
 
 def test_a_grpc_connection_that_never_came_about_is_the_providers(classify: Classifier) -> None:
-    """gRPC says UNAVAILABLE to a refused connection and to a busy server; the words tell them apart."""
+    """gRPC sends UNAVAILABLE for a refused connection and a busy server; the words decide."""
     refused = classify(
         grpc_error("UNAVAILABLE", "failed to connect to all addresses; Connection refused")
     )
