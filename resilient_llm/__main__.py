@@ -1,4 +1,4 @@
-"""``python -m resilient_llm`` is ``resilient-llm``."""
+"""Runs the command line for ``python -m resilient_llm``."""
 
 from __future__ import annotations
 

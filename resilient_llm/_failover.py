@@ -1,4 +1,4 @@
-"""Forwards pickles that earlier releases made; goes with the next release."""
+"""Not the code (``_api/failover.py``): forwards pickles of 0.1.0, until the next release."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Forwards pickles that earlier releases made; goes with the next release."""
+"""Not the code (``_values/stream_policy.py``): forwards old pickles, until the next release."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""`bench_model`, `list_benched`, `health`, `reset` and the other functions for operators."""
+"""`list_benched`, `bench_model`, `health`, `reset` and the other functions for operators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connects the runtime with the variants: default observer, item inspector, late imports."""
+"""Connects the runtime with what varies: default observer, item inspector, rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Generates the code of a wrapper: the healthy first attempt inline, the rest in `Caller`.
+"""Generates a wrapper's code, which makes the healthy first attempt; `Caller` does the rest.
 
 The wrapper has the parameters of the decorated function, as attrs and dataclasses generate
 their methods: a generic ``*args, **kwargs`` closure costs more than the whole guard.

@@ -1,4 +1,4 @@
-"""How long to wait before the next attempt on the same target."""
+"""The backoff: how long to wait before a retry, with jitter."""
 
 from __future__ import annotations
 

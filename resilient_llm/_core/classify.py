@@ -1,4 +1,4 @@
-"""What an error means: cancellations, users' rules, the built-in rules, and what is inside.
+"""The order in which an error is judged: cancellation, users' rules, built-in rules, causes.
 
 Owns the users' rules of one process. Knows no provider and no SDK: the built-in rules do.
 Classifying never raises, whatever an error does when it is looked at. If a rule fails,

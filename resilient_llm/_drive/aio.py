@@ -1,4 +1,4 @@
-"""Does what the call flow asks, in asynchronous code: asyncio and trio, through anyio."""
+"""The asynchronous driver: the same for asyncio and trio, through anyio."""
 
 from __future__ import annotations
 

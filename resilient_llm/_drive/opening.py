@@ -1,4 +1,4 @@
-"""Opens a stream: takes and holds items until one has content, so that the stream can be delivered.
+"""Opens a stream: takes items until the stream state says that it can be delivered.
 
 Until then the consumer has seen nothing, and the call can still move on to the next target.
 

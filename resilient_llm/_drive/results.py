@@ -1,4 +1,4 @@
-"""What a function gave: a plain answer, an iterator of items, or a manager of such an iterator.
+"""Tells what a function returned: a plain answer, an iterator of items, or a manager of one.
 
 The class decides, by the special methods that Python defines, since no SDK is imported:
 

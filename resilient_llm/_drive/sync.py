@@ -1,4 +1,4 @@
-"""Does what the call flow asks, in synchronous code: makes attempts, waits, raises."""
+"""The synchronous driver: calls the user's function, waits, raises, as the call flow asks."""
 
 from __future__ import annotations
 

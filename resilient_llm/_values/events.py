@@ -1,6 +1,6 @@
 """The event classes that observers receive: frozen dataclasses, named in the past tense.
 
-Imports the standard library only. No event contains a prompt, an argument, an API key or
+A field is defined here and filled where its event is emitted. No event contains a prompt, an argument, an API key or
 a provider's own text.
 """
 

@@ -1,4 +1,4 @@
-"""A list: the items of a stream that the caller's function collected, or several answers."""
+"""Reads an answer that is a list: collected stream items, or several answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is read from stream items of every format: content, the reason for an end, text."""
+"""Helpers that the formats share for reading a stream item. A new shape belongs in ``formats/``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One item of a stream: whether it holds content, is the end, or is an error; and its text.
+"""Asks the formats about one stream item: content, end or error, and its text.
 
 A stream's driver asks this of every item until the first content, and of all items where a
 limit of silence is set, so a usual item costs about a microsecond. This file decides which

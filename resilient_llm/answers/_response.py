@@ -1,4 +1,4 @@
-"""What is read from answers of every format: their choices, and what a message holds."""
+"""Helpers that the formats share for reading a whole answer: choices, parts of a message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A whole answer: asks the formats in order, and reads texts and responses of HTTP clients."""
+"""Asks the formats about a whole answer; reads texts and responses of HTTP clients by itself."""
 
 from __future__ import annotations
 

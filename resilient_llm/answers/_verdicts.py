@@ -1,4 +1,4 @@
-"""What may be wrong with an answer: the reason why the model stopped, or an error in the body."""
+"""Verdicts on answers: by the reason why the model stopped, or by an error in the body."""
 
 from __future__ import annotations
 

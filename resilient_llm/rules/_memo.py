@@ -1,4 +1,4 @@
-"""Results for short texts that were read before: a failing provider sends every call the same."""
+"""A cache of what was read from short texts, since a failing provider repeats the same one."""
 
 from __future__ import annotations
 

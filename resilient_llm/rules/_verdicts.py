@@ -1,4 +1,4 @@
-"""How rules write verdicts, and the verdicts that several files of rules return."""
+"""Constructors of verdicts, and those verdicts that several rules return."""
 
 from __future__ import annotations
 

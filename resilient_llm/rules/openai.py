@@ -1,4 +1,4 @@
-"""OpenAI's SDK, those made by the same generator, and wrappers with the same names of classes."""
+"""Errors of OpenAI's SDK and of SDKs from the same generator. Codes in responses: `codes`."""
 
 from __future__ import annotations
 

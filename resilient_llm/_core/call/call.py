@@ -1,4 +1,4 @@
-"""One call: its candidates, its deadline and the outcomes so far. Owned by one driver.
+"""The data of one call: its candidates, its deadline, the outcomes so far. One driver owns it.
 
 Everything foreign is passed in: the rules, the budgets, randomness and observers. It reads no
 clock; the driver of the call flow gives the time.

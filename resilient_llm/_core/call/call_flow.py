@@ -1,4 +1,4 @@
-"""The call flow of one call, written once for every driver.
+"""The order of the steps of one call, written once for every driver.
 
 A call enters, its targets are put in order, each attempt is guarded by a breaker, a failure
 is classified, and then the call retries, benches the target or moves on. Every step is an

@@ -1,4 +1,4 @@
-"""What the outcome of an attempt means for the call and for the circuit.
+"""After an attempt: what its outcome means for the call, and which circuit is charged.
 
 Asks the user's ``reject`` and ``classify`` and the built-in rules, says whether an outcome
 ends the call, and charges a failure to the breaker. It does not choose what is tried next.

@@ -1,4 +1,4 @@
-"""Whether a call tries the same target again, and when.
+"""After a failed attempt: the same target again, after what wait, or on to the next one.
 
 A wait that the provider named overrules the backoff. A retry needs attempts left, time until
 the deadline, a breaker that lets it pass and a share of the retry budget, in this order.

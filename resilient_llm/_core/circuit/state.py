@@ -1,4 +1,4 @@
-"""What can block a key, and the leases that are held while it does.
+"""The parts of a circuit's state: benches, pauses, half-open, leases. `Circuit` changes them.
 
 Everything here is owned by one circuit and is used under its lock only. It knows no settings
 and no events, and reads no clock: the time is passed in.

@@ -1,4 +1,4 @@
-"""Rolling counts of one closed period of a circuit.
+"""What a closed circuit counts: successes, failures and slow calls of the last seconds.
 
 Theory of operation. A success is counted by ``generation.n += 1`` alone, without a lock:
 CPython with a global interpreter lock switches threads only where a function is entered, where

@@ -1,4 +1,4 @@
-"""The state of one stream. Pure: items are passed in, and it reads no clock.
+"""Which items of a stream are held back before its first content, and what has come of it.
 
 Items are held back until one has content, so that the call can still move on before the consumer
 has seen anything. After that no item is held: the driver counts what it hands over, and passes

@@ -1,4 +1,4 @@
-"""How long the next item of a stream may take. Pure: the time is passed in.
+"""When a stream is too slow: the limits on waiting for its items and on their rate.
 
 Only waiting for the provider counts, not what the consumer does between two items. Only items
 with content are progress, so keep-alives and empty deltas reset nothing.

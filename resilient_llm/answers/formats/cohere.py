@@ -1,4 +1,4 @@
-"""Cohere's chat, in both of its versions."""
+"""How answers and stream items of Cohere's chat are read, in both of its versions."""
 
 from __future__ import annotations
 

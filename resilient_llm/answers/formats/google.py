@@ -1,4 +1,4 @@
-"""Google's generateContent."""
+"""How answers and stream items of Google's generateContent are read."""
 
 from __future__ import annotations
 

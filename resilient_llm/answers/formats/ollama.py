@@ -1,4 +1,4 @@
-"""Ollama's chat and generate."""
+"""How answers and stream items of Ollama's chat and generate are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenAI's Responses."""
+"""How answers and stream items of OpenAI's Responses API are read."""
 
 from __future__ import annotations
 
