@@ -1,1 +1,1 @@
-"""One call: the call flow and what it works on."""
+"""One call: `call_flow` orders the steps; `judging`, `retrying` and `ending` decide; `call` is data."""

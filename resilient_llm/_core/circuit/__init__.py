@@ -1,1 +1,4 @@
-"""One circuit: its state, its counts, and the permits that it gives."""
+"""One circuit breaker: `circuit` decides, `state` holds benches and probes, `window` counts.
+
+`triggers` has the formulas, and `permit` is what an admitted attempt holds.
+"""

@@ -1,4 +1,4 @@
-"""One circuit: whether a key may be called now, and what its results do to that.
+"""The circuit breaker of one key: who may call or probe it, and what results do to that.
 
 Owns the state of one key, under one lock that is never held while foreign code is called.
 Knows no clock, no randomness and no registry: time and random numbers are passed in.

@@ -1,4 +1,4 @@
-"""The permit for one attempt: an admission by the target's circuit and one by its provider's.
+"""What an admitted attempt holds and reports to: a target's admission and its provider's.
 
 A permit is reported once: succeeded, failed or abandoned. An error is charged to one of the two
 circuits, by its scope, and once per key each time it is raised: the permit notes on the error

@@ -1,4 +1,4 @@
-"""The parts of a circuit's state: benches, pauses, half-open, leases. `Circuit` changes them.
+"""The parts of a circuit's state: benches, pauses, half-open and the leases of its probes.
 
 Everything here is owned by one circuit and is used under its lock only. It knows no settings
 and no events, and reads no clock: the time is passed in.

@@ -1,4 +1,4 @@
-"""When a circuit opens, how long it stays open, and how healthy it is. Formulas only."""
+"""When a circuit opens, how long a bench lasts, its jitter, and how healthy a key is: formulas."""
 
 from __future__ import annotations
 
