@@ -1,4 +1,4 @@
-"""The process-wide `classify`: an instance of the core's classifier on the runtime's clock.
+"""The process-wide `classify`: the classifier of the core, with the clock of the runtime.
 
 verdict = classify(error)
 

@@ -1,7 +1,7 @@
 """The event classes that observers receive: frozen dataclasses, named in the past tense.
 
-A field is defined here and filled where its event is emitted. No event contains a prompt, an argument, an API key or
-a provider's own text.
+A field is defined here and filled where its event is emitted. No event contains a prompt, an
+argument, an API key or a provider's own text.
 """
 
 from dataclasses import dataclass

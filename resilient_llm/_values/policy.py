@@ -1,4 +1,4 @@
-"""`Policy` and `Options`: what one `@failover` was given, checked when it is built."""
+"""`Policy` and `Options` of one `@failover`; a new option starts here, then ``_api/failover``."""
 
 from __future__ import annotations
 

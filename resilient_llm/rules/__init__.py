@@ -1,4 +1,4 @@
-"""What an error means: rules by cause, asked in a fixed order.
+"""The built-in rules for errors, by cause, asked in a fixed order.
 
 A rule is a function from `Evidence` to a `Verdict`, or to None if it does not recognise the
 error. `_judge` holds the order: a machine-readable code, a known sentence, the status, the

@@ -1,4 +1,4 @@
-"""Anthropic's SDK: errors that it raises before it sends anything."""
+"""Anthropic's SDK: errors raised before anything is sent. Others: `codes`, `sentences`, `http`."""
 
 from __future__ import annotations
 

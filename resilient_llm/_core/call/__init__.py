@@ -1,1 +1,1 @@
-"""One call: `call_flow` orders the steps; `judging`, `retrying` and `ending` decide; `call` is data."""
+"""One call: `call_flow` orders the steps, `judging`, `retrying` and `ending` decide."""

@@ -1,4 +1,4 @@
-"""Anthropic's messages. Its older text completions are in `completions`."""
+"""Anthropic's messages: answers and the events of their streams. Text: `completions`."""
 
 from __future__ import annotations
 
