@@ -471,7 +471,8 @@ class Model:
     def status(self, name: str) -> str:
         circuit = self.circuits[name]
         total, errors = self.numbers(name)
-        if circuit.is_blocked():
+        provider = self.provider_of(circuit)
+        if circuit.is_blocked() or (provider is not None and provider.is_blocked()):
             return "down"
         half_the_failures = circuit.in_a_row and circuit.in_a_row >= circuit.options["failures"] / 2
         return "degraded" if half_the_failures or (total and errors >= total / 10) else "healthy"
