@@ -35,6 +35,8 @@ class Registry:
         self.kept: dict[str, Circuit] = {}
         """``{key: circuit}``, strongly held; the healthy path reads it without a lock."""
         self._all: weakref.WeakValueDictionary[str, Circuit] = weakref.WeakValueDictionary()
+        self._options: dict[str, dict[str, Any]] = {}
+        """``{key: options that guards gave}``. They hold also after a circuit was dropped."""
         self._lock = threading.RLock()
         self._settings = settings
         self._clock = clock
@@ -106,14 +108,16 @@ class Registry:
             circuit = self._all.get(key)
             if circuit is None:
                 parent = self.circuit(provider_key(provider, account)) if model else None
+                own = self._options.get(key, {})
                 circuit = Circuit(
                     key,
-                    self._settings.for_key(key, {}),
+                    self._settings.for_key(key, own),
                     now=self._clock(),
                     rng=self._rng,
                     sink=self._dispatcher,
                     provider=parent,
                 )
+                circuit.own = own
                 if self._suspended:
                     circuit.suspend(suspended=True)
                 self._all[key] = circuit
@@ -148,6 +152,7 @@ class Registry:
     def _apply(self, circuit: Circuit, options: Mapping[str, Any]) -> None:
         with self._lock:
             circuit.own.update(options)
+            self._options[circuit.key] = circuit.own
         if self._settle(circuit):
             self._dispatcher.settings_changed(circuit.key, options)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from resilient_llm._core.circuit import window
 from resilient_llm._core.circuit.circuit import CallTag, Circuit
-from resilient_llm._core.circuit.state import FOREVER, Lease
+from resilient_llm._core.circuit.state import FOREVER, Admission, Lease
 from resilient_llm._core.circuit.window import NEVER
 from resilient_llm._values.kinds import ErrorKind, LastError
 from resilient_llm._values.settings import BreakerSettings
@@ -429,6 +430,45 @@ class TestPausing:
         one.pause(late, 2.0, Verdict(TRANSIENT, "overloaded", retry_after=80.0))
 
         assert 30.0 == one.shut_until
+
+    def test_a_report_without_an_admission_extends_a_running_pause(self) -> None:
+        sink = EventSink("HealthChanged")
+        one = circuit(sink=sink)
+        fail(one, 0.0, limited(10.0))
+        numbers = one.numbers(1.0)
+        sink.take()
+
+        one.extend_pause(1.0, limited(60.0), TAG)
+
+        details = benched(
+            RATE_LIMITED, "rate_limit", "rate_limited", 61.0, retry_after=60.0, tag=TAG
+        )
+        assert [("TargetBenched", KEY, 1.0, details)] == sink.take()
+        assert (61.0, numbers) == (one.shut_until, one.numbers(1.0))
+
+    @pytest.mark.parametrize(
+        "verdict",
+        [limited(), limited(2.0), Verdict(TRANSIENT, "overloaded", retry_after=60.0), DEAD],
+        ids=["without a wait", "a shorter wait", "another kind", "a dead key"],
+    )
+    def test_other_reports_without_an_admission_change_nothing(self, verdict: Verdict) -> None:
+        sink = EventSink()
+        one = circuit(sink=sink)
+        fail(one, 0.0, limited(10.0))
+        sink.take()
+
+        one.extend_pause(1.0, verdict)
+
+        assert ([], 10.0) == (sink.take(), one.shut_until)
+
+    @pytest.mark.parametrize("now", [10.0, 11.0])
+    def test_a_pause_that_has_ended_is_not_extended(self, now: float) -> None:
+        one = circuit()
+        fail(one, 0.0, limited(10.0))
+
+        one.extend_pause(now, limited(60.0))
+
+        assert "closed" == one.state(now)
 
     def test_an_answer_while_it_is_paused_still_counts(self) -> None:
         one = circuit()
@@ -1123,7 +1163,21 @@ class TestByHand:
 
         assert not one.unbench(1.0)
 
-        assert ([], 1) == (sink.take(), one.consecutive)
+        assert [] == sink.take()
+
+    @pytest.mark.parametrize(
+        "verdict", [None, limited(20.0)], ids=["not benched", "paused by a rate limit"]
+    )
+    def test_unbenching_forgets_failures_in_a_row(self, verdict: Verdict | None) -> None:
+        one = circuit(failures=5)
+        fail(one, 0.0, times=4)
+        if verdict is not None:
+            fail(one, 0.0, verdict)
+
+        one.unbench(1.0)
+        fail(one, 2.0)
+
+        assert ("closed", 1) == (one.state(2.0), one.consecutive)
 
     def test_unbenching_a_half_open_circuit_closes_it(self) -> None:
         one = circuit(failures=1)
@@ -1258,6 +1312,34 @@ class TestModes:
             one.slot.check_after,
             circuit(now=1.0, mode="disabled").slot.started_at,
         )  # type: ignore[union-attr]
+
+    @pytest.mark.parametrize(
+        "report",
+        [
+            lambda one, admission: one.failure(admission, 1.0, DOWN, 0.0),
+            lambda one, admission: one.failure(admission, 1.0, DEAD, 0.0),
+            lambda one, admission: one.failure(admission, 1.0, limited(9.0), 0.0),
+            lambda one, admission: one.pause(admission, 1.0, limited(9.0)),
+            lambda one, admission: one.exhausted(admission, 1.0, DOWN, 3, 0),
+        ],
+        ids=["failures", "auth_dead", "rate limit", "pause", "exhausted"],
+    )
+    def test_a_call_that_was_running_does_not_block_a_disabled_circuit(
+        self, report: Callable[[Circuit, Admission], None]
+    ) -> None:
+        sink = EventSink("HealthChanged")
+        one = circuit(sink=sink, failures=1)
+        admission = granted(one.admit(0.0))
+        one.configure(BreakerSettings(failures=1, mode="disabled"), 0.5)
+
+        report(one, admission)
+
+        assert ([], "closed", None) == (sink.take(), one.state(1.0), one.bench_now(1.0))
+
+    def test_a_circuit_that_is_forced_open_is_never_idle(self) -> None:
+        one = circuit(mode="forced_open")
+
+        assert not one.is_idle(1e6)
 
     def test_forced_open_blocks_until_the_mode_is_changed(self) -> None:
         sink = EventSink()

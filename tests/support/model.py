@@ -437,6 +437,7 @@ class Model:
         circuit = self.circuits[name]
         was_benched = bool(circuit.benches())
         circuit.manual = circuit.pause = None
+        circuit.in_a_row = 0
         circuit.escalation = 0
         if circuit.core != "closed":
             circuit.close(self.order)

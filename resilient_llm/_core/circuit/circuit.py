@@ -315,8 +315,11 @@ class Circuit:
         """Return whether only counts of successes would be lost if the key were forgotten.
 
         Failures in a row, an escalation and a bench that has ended mean nothing any more once
-        the key was not used for a whole window.
+        the key was not used for a whole window. A key that is forced open never is idle: it
+        must stay in the list of benches.
         """
+        if self.settings.mode == "forced_open":
+            return False
         with self._lock:
             self._advance_locked(now)
             _, errors, _ = self.generation.counts(now)
@@ -435,6 +438,19 @@ class Circuit:
                 self._health_locked(now)
         self._after_unlock()
 
+    def extend_pause(self, now: float, verdict: Verdict, tag: CallTag | None = None) -> None:
+        """Extend a running pause to the longer wait that a rate limit names; change nothing else.
+
+        For calls that were admitted before the pause and are reported without an admission.
+        """
+        if verdict.kind is not ErrorKind.RATE_LIMITED or verdict.retry_after is None:
+            return
+        with self._lock:
+            self._advance_locked(now)
+            if self._state.pause is not None:
+                self._pause_locked(now, verdict, tag)
+        self._after_unlock()
+
     def exhausted(
         self,
         admission: Admission,
@@ -475,13 +491,17 @@ class Circuit:
         self._after_unlock()
 
     def unbench(self, now: float) -> bool:
-        """End every bench of this key and close its circuit; return whether it was benched."""
+        """End every bench of this key, close its circuit and forget its failures in a row.
+
+        Return whether it was benched.
+        """
         with self._lock:
             self._advance_locked(now)
             was_benched = not self._state.is_clear
             self._state.manual = self._state.pause = None
             if not self._state.is_closed:
                 self._close_locked(now)
+            self.consecutive = 0
             self.failed_probes = 0
             if was_benched:
                 self._note_locked(event_names.TargetUnbenched, now, reason="manual")
@@ -566,6 +586,14 @@ class Circuit:
         if self.settings.mode == "forced_open":
             return Block(self.key, "forced_open", None, manual=True)
         return self._state.block(self.key)
+
+    def _may_block_locked(self) -> bool:
+        """Return whether a result may open or pause the circuit.
+
+        A call may be running when an operator disables its circuit, so each way to open or to
+        pause asks this when the result comes.
+        """
+        return self.settings.mode != "disabled"
 
     def _admit_locked(self, now: float, lease_seconds: float) -> Admission | Block:
         block = self._block_locked()
@@ -711,8 +739,6 @@ class Circuit:
         counts: Counts | None = None,
     ) -> None:
         """Open if a trigger says so; ``counts`` are those of the window, if they are known."""
-        if self.settings.mode == "disabled":
-            return
         if verdict is not None and verdict.kind in _AT_ONCE:
             self._open_locked(now, verdict, verdict.kind.value, cooldown, tag)
             return
@@ -729,6 +755,8 @@ class Circuit:
         cooldown: float | None,
         tag: CallTag | None,
     ) -> None:
+        if not self._may_block_locked():
+            return
         self._lower_escalation_locked(now)
         if verdict is not None:
             kind, reason = verdict.kind, verdict.reason
@@ -766,6 +794,8 @@ class Circuit:
 
     def _pause_locked(self, now: float, verdict: Verdict, tag: CallTag | None) -> None:
         """Bench for the wait that the provider named; extended, never shortened."""
+        if not self._may_block_locked():
+            return
         named = verdict.retry_after is not None
         length = min(
             LONGEST_HINT, RATE_LIMIT_PAUSE if verdict.retry_after is None else verdict.retry_after
