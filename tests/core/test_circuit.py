@@ -42,6 +42,13 @@ def health(old: str, new: str) -> dict[str, Any]:
     return {"old": old, "new": new}
 
 
+def settled(one: Circuit) -> None:
+    """Let the circuit answer, and pretend that it is busy, so that the next success is not looked at."""
+    answer(one, 0.0)
+    assert one.generation.is_settled
+    one.generation.check_after = 100.0
+
+
 def opened(sink: EventSink | None = None, **options: Any) -> Circuit:
     """Return a circuit that opened at 0 for 30 s."""
     one = circuit(sink=sink, **{"failures": 1, **options})
@@ -240,19 +247,22 @@ class TestOpening:
             block.key, block.reason, block.until, block.manual, block.dead,
         )  # fmt: skip
 
-    def test_it_is_asked_whether_anybody_wants_the_event_of_this_call(self) -> None:
+    def test_listeners_are_asked_for_without_the_lock(self) -> None:
         asked: list[tuple[str, CallTag | None]] = []
 
         class Curious(EventSink):
             def has_listeners(self, kind: str, tag: CallTag | None = None, /) -> bool:
+                assert not one._lock._is_owned()
                 asked.append((kind, tag))
                 return False
 
-        one = circuit(sink=Curious(), failures=1)
+        sink = Curious()
+        one = circuit(sink=sink, failures=1)
 
         one.failure(granted(one.admit(0.0)), 0.0, DOWN, 0.0, tag=TAG)
 
         assert [("TargetBenched", TAG), ("HealthChanged", None)] == asked
+        assert [] == sink.take()
 
     def test_a_bench_is_lengthened_by_a_share_drawn_once(self) -> None:
         one = circuit(failures=1, jitter=0.5)
@@ -1536,7 +1546,7 @@ class TestInterrupted:
         one = circuit(provider=provider)
         generation = one.generation
         fail(provider, 0.0)
-        one.slot, one.shut_until, provider._changed = generation, NEVER, True
+        one.slot, one.shut_until, provider._is_publishing = generation, NEVER, True
 
         one.failure(generation, 1.0, DOWN, 1.0)
 
@@ -1855,19 +1865,38 @@ class TestProvider:
 
     def test_its_failures_make_its_targets_look_at_their_next_success(self) -> None:
         provider, one, _ = self.family()
-        one.generation.is_settled, one.generation.check_after = True, 100.0
+        settled(one)
 
         fail(provider, 1.0)
 
-        assert (False, NEVER, False) == (
-            one.generation.is_settled,
-            one.generation.check_after,
-            provider._changed,
-        )
+        assert (False, NEVER) == (one.generation.is_settled, one.generation.check_after)
+
+    def test_only_targets_that_answered_since_then_are_told_of_a_failure(self) -> None:
+        provider, one, other = self.family(failures=100)
+        settled(one)
+        settled(other)
+
+        listed = []
+        for now in (1.0, 2.0, 3.0):
+            fail(provider, now)
+            listed.append(len(provider._settled_targets))
+            answer(other, now)
+        settled(other)
+        listed.append(len(provider._settled_targets))
+
+        assert [0, 0, 0, 1] == listed
+
+    def test_settled_targets_that_are_gone_are_forgotten(self) -> None:
+        provider = circuit("groq")
+
+        for number in range(1000):
+            settled(circuit(f"groq/{number}", provider=provider))
+
+        assert len(provider._settled_targets) <= 2
 
     def test_its_limit_for_slow_calls_does_too(self) -> None:
         provider, one, _ = self.family()
-        one.generation.is_settled, one.generation.check_after = True, 100.0
+        settled(one)
 
         provider.configure(BreakerSettings(slow_call=5.0), 1.0)
 
@@ -1875,7 +1904,7 @@ class TestProvider:
 
     def test_other_changes_leave_them_settled(self) -> None:
         provider, one, _ = self.family()
-        one.generation.is_settled, one.generation.check_after = True, 100.0
+        settled(one)
 
         provider.bench(1.0, 2.0, "migration")
 
