@@ -1939,12 +1939,101 @@ class TestProvider:
 
         assert 3.0 == provider.average_latency(1.0)
 
-    def test_its_own_latency_goes_before_that_of_its_targets(self) -> None:
-        provider, one, _ = self.family()
-        answer(one, 1.0, seconds=2.0)
+    def test_each_call_has_the_same_weight_in_its_latency(self) -> None:
+        provider, one, other = self.family()
+        answer(one, 1.0, seconds=1.0, times=7)
+        answer(other, 1.0, seconds=2.0)
         answer(provider, 1.0, seconds=9.0)
 
-        assert 9.0 == provider.average_latency(1.0)
+        assert 2.0 == provider.average_latency(1.0)
+
+    def test_what_its_targets_did_not_settle_is_in_its_figures(self) -> None:
+        provider, one, other = self.family(failures=100)
+        settled(one)
+        fail(other, 0.0)
+        one.generation.n += 5
+
+        assert 6 == provider.answered()
+        one.generation.n += 5
+        assert (12, 1) == provider.numbers(0.0)
+        one.generation.n += 5
+        assert 16 == provider.first_attempts(0.0, 10.0)
+        one.generation.n += 5
+        assert "healthy" == provider.status(0.0)
+
+    def test_its_rate_is_of_what_its_targets_did_not_settle_too(self) -> None:
+        provider, one, _ = self.family(failures=100, min_calls=10)
+        settled(one)
+        one.generation.n += 10
+
+        fail(provider, 0.0, times=10)
+        state = provider.state(0.0)
+        fail(provider, 0.0)
+
+        assert ("closed", "open") == (state, provider.state(0.0))
+
+    def test_a_failure_asks_no_target_where_settled_counts_decide(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        provider, one, other = self.family(failures=100)
+        answer(one, 1.0, times=80)
+        asked: list[float] = []
+        settle = Circuit._settle_targets_locked
+        monkeypatch.setattr(
+            Circuit,
+            "_settle_targets_locked",
+            lambda self, now: [asked.append(now), settle(self, now)][1],
+        )
+
+        other.configure(BreakerSettings(failures=100, error_rate=1.0, min_calls=100), 1.0)
+        fail(provider, 1.0, times=20)
+        fail(other, 1.0, times=20)
+
+        assert 1 == len(asked)  # before its health is said to have changed
+
+    def test_its_health_changes_with_the_errors_of_its_targets(self) -> None:
+        sink = EventSink()
+        provider, one, _ = self.family(sink, failures=100)
+        answer(one, 1.0, times=8)
+        one.configure(BreakerSettings(failures=100, error_rate=1.0), 1.0)
+        sink.take()
+
+        fail(one, 2.0)
+        degraded = [event for event in sink.take() if event[1] == "groq"]
+        answer(one, 3.0, times=3)
+
+        assert [("HealthChanged", "groq", 2.0, health("healthy", "degraded"))] == degraded
+        assert ("HealthChanged", "groq", 3.0, health("degraded", "healthy")) in sink.take()
+        assert "healthy" == provider.status(3.0)
+
+    def test_its_health_is_not_said_to_change_by_what_was_not_settled(self) -> None:
+        sink = EventSink()
+        _, one, other = self.family(sink, failures=100)
+        settled(one)
+        one.generation.n += 50
+
+        fail(other, 0.0)
+
+        assert ["groq/b"] == [key for _, key, *_ in sink.take()]
+
+    def test_calls_of_a_target_that_closed_since_then_stay_in_its_counts(self) -> None:
+        provider, one, _ = self.family()
+        answer(one, 1.0, times=4)
+        fail(one, 1.0)
+        one.generation.n += 2
+
+        one.forget(2.0)
+
+        assert ((0, 0), (7, 1)) == (one.numbers(2.0), provider.numbers(2.0))
+
+    def test_what_its_targets_did_not_settle_before_it_closed_is_not_its_own(self) -> None:
+        provider, one, _ = self.family()
+        settled(one)
+        one.generation.n += 5
+
+        provider.forget(1.0)
+
+        assert ((6, 0), (0, 0)) == (one.numbers(1.0), provider.numbers(1.0))
 
     def test_its_first_attempts_are_those_of_its_targets(self) -> None:
         provider, one, other = self.family()
@@ -1961,7 +2050,7 @@ class TestProvider:
 
         assert (3, 2) == (provider.answered(), one.answered())
 
-    def test_targets_that_are_gone_are_forgotten(self) -> None:
+    def test_calls_of_targets_that_are_gone_stay_in_its_counts(self) -> None:
         provider, one, other = self.family()
         answer(one, 1.0)
         answer(other, 1.0)
@@ -1969,7 +2058,7 @@ class TestProvider:
         del one
         gc.collect()
 
-        assert (1, 0) == provider.numbers(1.0)
+        assert (2, 0) == provider.numbers(1.0)
 
     def test_a_provider_of_targets_that_come_and_go_stays_small(self) -> None:
         provider = circuit("groq")

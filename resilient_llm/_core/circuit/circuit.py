@@ -203,6 +203,7 @@ class Circuit:
         with self._lock:
             if provider is not None:
                 provider._adopt_locked(self)
+                self.generation.above = provider.generation
             self._publish_locked()
         self._after_unlock()
 
@@ -295,6 +296,7 @@ class Circuit:
     def average_latency(self, now: float) -> float | None:
         """Return the average seconds of successes, else the last known average, else None."""
         with self._lock:
+            self._settle_targets_locked(now)
             latency = self._latency_locked(now)
         self._after_unlock()
         return latency
@@ -334,11 +336,10 @@ class Circuit:
     def first_attempts(self, now: float, seconds: float) -> int:
         """Return how many successes came in the last seconds; a provider's include its targets'."""
         with self._lock:
-            own = self.generation.recent_successes(now, seconds)
-            for child in self._targets_locked():
-                own += child.generation.recent_successes(now, seconds)
+            self._settle_targets_locked(now)
+            recent = self.generation.recent_successes(now, seconds)
         self._after_unlock()
-        return own
+        return recent
 
     def is_idle(self, now: float) -> bool:
         """Return whether only counts of successes would be lost if the key were forgotten.
@@ -365,8 +366,9 @@ class Circuit:
     def numbers(self, now: float) -> tuple[int, int]:
         """Return ``(total, errors)`` in the window since it closed, with those of its targets."""
         with self._lock:
-            total, errors, _ = self._counts_locked(now)
-            errors += self._children_errors_locked(now)
+            self._settle_targets_locked(now)
+            total, errors, _ = self.generation.counts(now)
+            errors += self.generation.errors_of_targets(now)
         self._after_unlock()
         return total, errors
 
@@ -374,6 +376,7 @@ class Circuit:
         """Return how the key is doing."""
         with self._lock:
             self._advance_locked(now)
+            self._settle_targets_locked(now)
             status = self._status_locked(now)
         self._after_unlock()
         return status
@@ -723,20 +726,35 @@ class Circuit:
         return self.settings.slow_call is not None and seconds >= self.settings.slow_call
 
     def _success_locked(self, now: float, seconds: float, response_time: float) -> None:
-        above = self.provider is not None and self.provider._is_slow(response_time)
+        provider = self.provider
+        above = provider is not None and provider._is_slow(response_time)
         self.generation.success(now, seconds, slow=self._is_slow(response_time), slow_above=above)
+        if provider is not None and provider._status == "degraded":
+            self._look_at_provider_locked(now)
+
+    def _count_error_locked(self, now: float, verdict: Verdict, seconds: float) -> Counts:
+        counts = self.generation.error(now, slow=self._is_slow(seconds))
+        self.last_error = LastError(verdict.kind, verdict.reason)
+        if self.provider is not None and self.provider._status == "healthy":
+            self._look_at_provider_locked(now)
+        return counts
 
     def _error_locked(self, now: float, verdict: Verdict, seconds: float) -> Counts:
-        generation, slow_call = self.generation, self.settings.slow_call
-        counts = generation.error(now, slow=slow_call is not None and seconds >= slow_call)
-        self.last_error = LastError(verdict.kind, verdict.reason)
-        generation.is_settled = False
-        generation.check_after = NEVER
+        counts = self._count_error_locked(now, verdict, seconds)
+        self._unsettle_locked()
         if verdict.reason != "hung" and verdict.kind is not ErrorKind.RATE_LIMITED:
             self._unsettle_targets_locked()
             self.consecutive += 1
         self._lower_escalation_locked(now)
-        return self._counts_locked(now) if self._children else counts
+        return counts
+
+    def _look_at_provider_locked(self, now: float) -> None:
+        """Note a change of the provider's health that a result of this target has caused."""
+        provider = self.provider
+        if provider is not None:
+            provider._health_locked(now)
+            if provider.outbox:
+                self._to_deliver.append(provider)
 
     def _lower_escalation_locked(self, now: float) -> None:
         # Each healthy window lowers the escalation by one; computed when it next matters.
@@ -747,7 +765,13 @@ class Circuit:
         self.healthy_since = now
 
     def _answered_locked(self) -> int:
-        return self.generation.n + sum(child.generation.n for child in self._targets_locked())
+        unsettled = sum(target.generation.unsettled for target in self._targets_locked())
+        return self.generation.n + unsettled
+
+    def _settle_targets_locked(self, now: float) -> None:
+        """Make the counts of a provider exact; asks every target."""
+        for target in self._targets_locked():
+            target.generation.settle(now)
 
     def _settle_locked(self, now: float, seconds: float) -> None:
         """Decide whether the next successes need only to be counted."""
@@ -774,34 +798,8 @@ class Circuit:
             provider._settled_targets.append(weakref.ref(self))
         generation.rest_if_busy(now, seconds)
 
-    def _counts_locked(self, now: float) -> Counts:
-        """Return ``(total, errors charged here, slow by the limit set here)``.
-
-        The total of a provider and its slow calls are sums over its targets.
-        """
-        if not self._children:
-            return self.generation.counts(now)
-        total, errors, slow = self.generation.counts(now)
-        for child in self._targets_locked():
-            total += child.generation.counts(now, since_cut=True)[0]
-            slow += child.generation.slow_above(now)
-        return total, errors, slow
-
-    def _children_errors_locked(self, now: float) -> int:
-        errors = 0
-        for child in self._targets_locked():
-            errors += child.generation.counts(now, since_cut=True)[1]
-        return errors
-
     def _latency_locked(self, now: float) -> float | None:
         latency = self.generation.latency(now)
-        if latency is None and self._children:
-            known = [
-                each
-                for child in self._targets_locked()
-                if (each := child._latency_locked(now)) is not None
-            ]
-            latency = sum(known) / len(known) if known else None
         if latency is not None:
             self.last_latency = latency
         return self.last_latency
@@ -814,12 +812,23 @@ class Circuit:
         tag: CallTag | None = None,
         counts: Counts | None = None,
     ) -> None:
-        """Open if a trigger says so; ``counts`` are those of the window, if they are known."""
+        """Open if a trigger says so; ``counts`` are those of the window, if they are known.
+
+        The targets of a provider are asked for exact counts only if a trigger could say so:
+        successes that they did not settle yet make its total larger, which only lowers a rate.
+        """
         if verdict is not None and verdict.kind in _AT_ONCE:
             self._open_locked(now, verdict, verdict.kind.value, cooldown, tag)
             return
-        total, errors, slow = self._counts_locked(now) if counts is None else counts
-        why = triggers.trigger(self.settings, self.consecutive, total, errors, slow)
+        settings = self.settings
+        total, errors, slow = self.generation.counts(now) if counts is None else counts
+        if self._children:
+            enough = max(total, settings.min_calls)
+            if triggers.trigger(settings, self.consecutive, enough, errors, slow) is None:
+                return
+            self._settle_targets_locked(now)
+            total, errors, slow = self.generation.counts(now)
+        why = triggers.trigger(settings, self.consecutive, total, errors, slow)
         if why is not None:
             self._open_locked(now, verdict, why, cooldown, tag)
 
@@ -921,13 +930,16 @@ class Circuit:
 
     def _close_locked(self, now: float) -> None:
         """Start a generation without counts, so that old errors cannot open the circuit again."""
+        self._settle_targets_locked(now)
         self._latency_locked(now)
+        self.generation.settle(now)
         self._state.opened = self._state.half = None
         self.consecutive = 0
         self.healthy_since = now
-        self.generation = Generation(now, self.settings.window, self.serial)
-        for child in self._targets_locked():
-            child.generation.cut()
+        above = None if self.provider is None else self.provider.generation
+        self.generation = Generation(now, self.settings.window, self.serial, above)
+        for target in self._targets_locked():
+            target.generation.above = self.generation
         self._publish_locked()
 
     # Under the lock: leases.
@@ -999,11 +1011,10 @@ class Circuit:
         state = lease.state
         if not self._state.give_back(lease):
             return
-        self.last_error = LastError(verdict.kind, verdict.reason)
         if self._state.is_closed:
             self._error_locked(now, verdict, seconds)
         else:
-            self.generation.error(now, slow=self._is_slow(seconds))
+            self._count_error_locked(now, verdict, seconds)
         if not isinstance(state, HalfOpenState):
             # A last resort does not lengthen a bench, unless the provider names a new reason.
             if verdict.kind is ErrorKind.RATE_LIMITED and verdict.retry_after is not None:
@@ -1022,15 +1033,20 @@ class Circuit:
 
     def _health_locked(self, now: float, counts: Counts | None = None) -> None:
         new = self._status_locked(now, counts)
+        if new == "degraded" != self._status and self._children:
+            # Successes that targets did not settle yet may make the share of errors smaller.
+            self._settle_targets_locked(now)
+            new = self._status_locked(now)
         if new != self._status:
             self._note_locked(event_names.HealthChanged, now, old=self._status, new=new)
             self._status = new
 
     def _status_locked(self, now: float, counts: Counts | None = None) -> Status:
+        """Return how the key is doing, by what is settled."""
         down = not self._state.is_clear or self.settings.mode == "forced_open"
-        total, errors, _ = self._counts_locked(now) if counts is None else counts
+        total, errors, _ = self.generation.counts(now) if counts is None else counts
         if self._children:
-            errors += self._children_errors_locked(now)
+            errors += self.generation.errors_of_targets(now)
         return triggers.status(
             down=down,
             failures=self.consecutive,
