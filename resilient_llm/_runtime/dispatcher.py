@@ -103,7 +103,8 @@ class Dispatcher:
                     return
                 while outbox:
                     kind, happened_at, details = outbox.popleft()
-                    self.dispatch(kind, circuit.key, happened_at, details)
+                    if self.has_listeners(kind, details.get("tag")):
+                        self.dispatch(kind, circuit.key, happened_at, details)
             finally:
                 if is_ours:
                     delivering.release()

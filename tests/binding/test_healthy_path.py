@@ -156,6 +156,9 @@ class CountingLock:
     def release(self) -> None:
         self._lock.release()
 
+    def _is_owned(self) -> bool:
+        return self._lock._is_owned()  # type: ignore[attr-defined, no-any-return, unused-ignore]  # not in the stubs
+
     def __enter__(self) -> None:
         self.acquire()
 

@@ -140,6 +140,8 @@ class Player:
     def deliver(self, circuit: Circuit, /) -> None:
         while circuit.outbox:
             kind, at, details = circuit.outbox.popleft()
+            if not self.has_listeners(kind, details.get("tag")):
+                continue
             tag = details.pop("tag", None)
             mine = tag is not None and tag.call_id == "the call"
             said = "".join(

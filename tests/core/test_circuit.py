@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from resilient_llm._core.circuit import window
 from resilient_llm._core.circuit.circuit import CallTag, Circuit
-from resilient_llm._core.circuit.state import FOREVER, Lease
+from resilient_llm._core.circuit.state import FOREVER, Admission, Lease
 from resilient_llm._core.circuit.window import NEVER
 from resilient_llm._values.kinds import ErrorKind, LastError
 from resilient_llm._values.settings import BreakerSettings
@@ -39,6 +40,13 @@ TRANSIENT, RATE_LIMITED = ErrorKind.TRANSIENT, ErrorKind.RATE_LIMITED
 def health(old: str, new: str) -> dict[str, Any]:
     """Return the details of a `HealthChanged`."""
     return {"old": old, "new": new}
+
+
+def settled(one: Circuit) -> None:
+    """Let the circuit answer, and pretend that it is busy, so that the next success is not looked at."""
+    answer(one, 0.0)
+    assert one.generation.is_settled
+    one.generation.check_after = 100.0
 
 
 def opened(sink: EventSink | None = None, **options: Any) -> Circuit:
@@ -239,19 +247,22 @@ class TestOpening:
             block.key, block.reason, block.until, block.manual, block.dead,
         )  # fmt: skip
 
-    def test_it_is_asked_whether_anybody_wants_the_event_of_this_call(self) -> None:
+    def test_listeners_are_asked_for_without_the_lock(self) -> None:
         asked: list[tuple[str, CallTag | None]] = []
 
         class Curious(EventSink):
             def has_listeners(self, kind: str, tag: CallTag | None = None, /) -> bool:
+                assert not one._lock._is_owned()
                 asked.append((kind, tag))
                 return False
 
-        one = circuit(sink=Curious(), failures=1)
+        sink = Curious()
+        one = circuit(sink=sink, failures=1)
 
         one.failure(granted(one.admit(0.0)), 0.0, DOWN, 0.0, tag=TAG)
 
         assert [("TargetBenched", TAG), ("HealthChanged", None)] == asked
+        assert [] == sink.take()
 
     def test_a_bench_is_lengthened_by_a_share_drawn_once(self) -> None:
         one = circuit(failures=1, jitter=0.5)
@@ -429,6 +440,45 @@ class TestPausing:
         one.pause(late, 2.0, Verdict(TRANSIENT, "overloaded", retry_after=80.0))
 
         assert 30.0 == one.shut_until
+
+    def test_a_report_without_an_admission_extends_a_running_pause(self) -> None:
+        sink = EventSink("HealthChanged")
+        one = circuit(sink=sink)
+        fail(one, 0.0, limited(10.0))
+        numbers = one.numbers(1.0)
+        sink.take()
+
+        one.extend_pause(1.0, limited(60.0), TAG)
+
+        details = benched(
+            RATE_LIMITED, "rate_limit", "rate_limited", 61.0, retry_after=60.0, tag=TAG
+        )
+        assert [("TargetBenched", KEY, 1.0, details)] == sink.take()
+        assert (61.0, numbers) == (one.shut_until, one.numbers(1.0))
+
+    @pytest.mark.parametrize(
+        "verdict",
+        [limited(), limited(2.0), Verdict(TRANSIENT, "overloaded", retry_after=60.0), DEAD],
+        ids=["without a wait", "a shorter wait", "another kind", "a dead key"],
+    )
+    def test_other_reports_without_an_admission_change_nothing(self, verdict: Verdict) -> None:
+        sink = EventSink()
+        one = circuit(sink=sink)
+        fail(one, 0.0, limited(10.0))
+        sink.take()
+
+        one.extend_pause(1.0, verdict)
+
+        assert ([], 10.0) == (sink.take(), one.shut_until)
+
+    @pytest.mark.parametrize("now", [10.0, 11.0])
+    def test_a_pause_that_has_ended_is_not_extended(self, now: float) -> None:
+        one = circuit()
+        fail(one, 0.0, limited(10.0))
+
+        one.extend_pause(now, limited(60.0))
+
+        assert "closed" == one.state(now)
 
     def test_an_answer_while_it_is_paused_still_counts(self) -> None:
         one = circuit()
@@ -1123,7 +1173,21 @@ class TestByHand:
 
         assert not one.unbench(1.0)
 
-        assert ([], 1) == (sink.take(), one.consecutive)
+        assert [] == sink.take()
+
+    @pytest.mark.parametrize(
+        "verdict", [None, limited(20.0)], ids=["not benched", "paused by a rate limit"]
+    )
+    def test_unbenching_forgets_failures_in_a_row(self, verdict: Verdict | None) -> None:
+        one = circuit(failures=5)
+        fail(one, 0.0, times=4)
+        if verdict is not None:
+            fail(one, 0.0, verdict)
+
+        one.unbench(1.0)
+        fail(one, 2.0)
+
+        assert ("closed", 1) == (one.state(2.0), one.consecutive)
 
     def test_unbenching_a_half_open_circuit_closes_it(self) -> None:
         one = circuit(failures=1)
@@ -1258,6 +1322,34 @@ class TestModes:
             one.slot.check_after,
             circuit(now=1.0, mode="disabled").slot.started_at,
         )  # type: ignore[union-attr]
+
+    @pytest.mark.parametrize(
+        "report",
+        [
+            lambda one, admission: one.failure(admission, 1.0, DOWN, 0.0),
+            lambda one, admission: one.failure(admission, 1.0, DEAD, 0.0),
+            lambda one, admission: one.failure(admission, 1.0, limited(9.0), 0.0),
+            lambda one, admission: one.pause(admission, 1.0, limited(9.0)),
+            lambda one, admission: one.exhausted(admission, 1.0, DOWN, 3, 0),
+        ],
+        ids=["failures", "auth_dead", "rate limit", "pause", "exhausted"],
+    )
+    def test_a_call_that_was_running_does_not_block_a_disabled_circuit(
+        self, report: Callable[[Circuit, Admission], None]
+    ) -> None:
+        sink = EventSink("HealthChanged")
+        one = circuit(sink=sink, failures=1)
+        admission = granted(one.admit(0.0))
+        one.configure(BreakerSettings(failures=1, mode="disabled"), 0.5)
+
+        report(one, admission)
+
+        assert ([], "closed", None) == (sink.take(), one.state(1.0), one.bench_now(1.0))
+
+    def test_a_circuit_that_is_forced_open_is_never_idle(self) -> None:
+        one = circuit(mode="forced_open")
+
+        assert not one.is_idle(1e6)
 
     def test_forced_open_blocks_until_the_mode_is_changed(self) -> None:
         sink = EventSink()
@@ -1454,7 +1546,7 @@ class TestInterrupted:
         one = circuit(provider=provider)
         generation = one.generation
         fail(provider, 0.0)
-        one.slot, one.shut_until, provider._changed = generation, NEVER, True
+        one.slot, one.shut_until, provider._is_publishing = generation, NEVER, True
 
         one.failure(generation, 1.0, DOWN, 1.0)
 
@@ -1773,19 +1865,38 @@ class TestProvider:
 
     def test_its_failures_make_its_targets_look_at_their_next_success(self) -> None:
         provider, one, _ = self.family()
-        one.generation.is_settled, one.generation.check_after = True, 100.0
+        settled(one)
 
         fail(provider, 1.0)
 
-        assert (False, NEVER, False) == (
-            one.generation.is_settled,
-            one.generation.check_after,
-            provider._changed,
-        )
+        assert (False, NEVER) == (one.generation.is_settled, one.generation.check_after)
+
+    def test_only_targets_that_answered_since_then_are_told_of_a_failure(self) -> None:
+        provider, one, other = self.family(failures=100)
+        settled(one)
+        settled(other)
+
+        listed = []
+        for now in (1.0, 2.0, 3.0):
+            fail(provider, now)
+            listed.append(len(provider._settled_targets))
+            answer(other, now)
+        settled(other)
+        listed.append(len(provider._settled_targets))
+
+        assert [0, 0, 0, 1] == listed
+
+    def test_settled_targets_that_are_gone_are_forgotten(self) -> None:
+        provider = circuit("groq")
+
+        for number in range(1000):
+            settled(circuit(f"groq/{number}", provider=provider))
+
+        assert len(provider._settled_targets) <= 2
 
     def test_its_limit_for_slow_calls_does_too(self) -> None:
         provider, one, _ = self.family()
-        one.generation.is_settled, one.generation.check_after = True, 100.0
+        settled(one)
 
         provider.configure(BreakerSettings(slow_call=5.0), 1.0)
 
@@ -1793,7 +1904,7 @@ class TestProvider:
 
     def test_other_changes_leave_them_settled(self) -> None:
         provider, one, _ = self.family()
-        one.generation.is_settled, one.generation.check_after = True, 100.0
+        settled(one)
 
         provider.bench(1.0, 2.0, "migration")
 
@@ -1828,12 +1939,101 @@ class TestProvider:
 
         assert 3.0 == provider.average_latency(1.0)
 
-    def test_its_own_latency_goes_before_that_of_its_targets(self) -> None:
-        provider, one, _ = self.family()
-        answer(one, 1.0, seconds=2.0)
+    def test_each_call_has_the_same_weight_in_its_latency(self) -> None:
+        provider, one, other = self.family()
+        answer(one, 1.0, seconds=1.0, times=7)
+        answer(other, 1.0, seconds=2.0)
         answer(provider, 1.0, seconds=9.0)
 
-        assert 9.0 == provider.average_latency(1.0)
+        assert 2.0 == provider.average_latency(1.0)
+
+    def test_what_its_targets_did_not_settle_is_in_its_figures(self) -> None:
+        provider, one, other = self.family(failures=100)
+        settled(one)
+        fail(other, 0.0)
+        one.generation.n += 5
+
+        assert 6 == provider.answered()
+        one.generation.n += 5
+        assert (12, 1) == provider.numbers(0.0)
+        one.generation.n += 5
+        assert 16 == provider.first_attempts(0.0, 10.0)
+        one.generation.n += 5
+        assert "healthy" == provider.status(0.0)
+
+    def test_its_rate_is_of_what_its_targets_did_not_settle_too(self) -> None:
+        provider, one, _ = self.family(failures=100, min_calls=10)
+        settled(one)
+        one.generation.n += 10
+
+        fail(provider, 0.0, times=10)
+        state = provider.state(0.0)
+        fail(provider, 0.0)
+
+        assert ("closed", "open") == (state, provider.state(0.0))
+
+    def test_a_failure_asks_no_target_where_settled_counts_decide(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        provider, one, other = self.family(failures=100)
+        answer(one, 1.0, times=80)
+        asked: list[float] = []
+        settle = Circuit._settle_targets_locked
+        monkeypatch.setattr(
+            Circuit,
+            "_settle_targets_locked",
+            lambda self, now: [asked.append(now), settle(self, now)][1],
+        )
+
+        other.configure(BreakerSettings(failures=100, error_rate=1.0, min_calls=100), 1.0)
+        fail(provider, 1.0, times=20)
+        fail(other, 1.0, times=20)
+
+        assert 1 == len(asked)  # before its health is said to have changed
+
+    def test_its_health_changes_with_the_errors_of_its_targets(self) -> None:
+        sink = EventSink()
+        provider, one, _ = self.family(sink, failures=100)
+        answer(one, 1.0, times=8)
+        one.configure(BreakerSettings(failures=100, error_rate=1.0), 1.0)
+        sink.take()
+
+        fail(one, 2.0)
+        degraded = [event for event in sink.take() if event[1] == "groq"]
+        answer(one, 3.0, times=3)
+
+        assert [("HealthChanged", "groq", 2.0, health("healthy", "degraded"))] == degraded
+        assert ("HealthChanged", "groq", 3.0, health("degraded", "healthy")) in sink.take()
+        assert "healthy" == provider.status(3.0)
+
+    def test_its_health_is_not_said_to_change_by_what_was_not_settled(self) -> None:
+        sink = EventSink()
+        _, one, other = self.family(sink, failures=100)
+        settled(one)
+        one.generation.n += 50
+
+        fail(other, 0.0)
+
+        assert ["groq/b"] == [key for _, key, *_ in sink.take()]
+
+    def test_calls_of_a_target_that_closed_since_then_stay_in_its_counts(self) -> None:
+        provider, one, _ = self.family()
+        answer(one, 1.0, times=4)
+        fail(one, 1.0)
+        one.generation.n += 2
+
+        one.forget(2.0)
+
+        assert ((0, 0), (7, 1)) == (one.numbers(2.0), provider.numbers(2.0))
+
+    def test_what_its_targets_did_not_settle_before_it_closed_is_not_its_own(self) -> None:
+        provider, one, _ = self.family()
+        settled(one)
+        one.generation.n += 5
+
+        provider.forget(1.0)
+
+        assert ((6, 0), (0, 0)) == (one.numbers(1.0), provider.numbers(1.0))
 
     def test_its_first_attempts_are_those_of_its_targets(self) -> None:
         provider, one, other = self.family()
@@ -1850,7 +2050,7 @@ class TestProvider:
 
         assert (3, 2) == (provider.answered(), one.answered())
 
-    def test_targets_that_are_gone_are_forgotten(self) -> None:
+    def test_calls_of_targets_that_are_gone_stay_in_its_counts(self) -> None:
         provider, one, other = self.family()
         answer(one, 1.0)
         answer(other, 1.0)
@@ -1858,7 +2058,7 @@ class TestProvider:
         del one
         gc.collect()
 
-        assert (1, 0) == provider.numbers(1.0)
+        assert (2, 0) == provider.numbers(1.0)
 
     def test_a_provider_of_targets_that_come_and_go_stays_small(self) -> None:
         provider = circuit("groq")

@@ -48,6 +48,8 @@ class EventSink:
         assert not circuit._lock._is_owned(), "emitted under the circuit's lock"
         while circuit.outbox:
             kind, at, details = circuit.outbox.popleft()
+            if not self.has_listeners(kind, details.get("tag")):
+                continue
             self.told.append((kind, circuit.key, at, details))
 
     def take(self) -> list[tuple[str, str, float, dict[str, Any]]]:

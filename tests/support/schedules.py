@@ -161,6 +161,9 @@ class Lock:
     def locked(self) -> bool:
         return self._owner is not None
 
+    def _is_owned(self) -> bool:
+        return self._owner == threading.get_ident()
+
     def __enter__(self) -> bool:
         return self.acquire()
 
@@ -182,6 +185,9 @@ class NoLock:
 
     def release(self) -> None:
         pass
+
+    def _is_owned(self) -> bool:
+        return False
 
     def __enter__(self) -> bool:
         return True
