@@ -35,6 +35,7 @@ from resilient_llm._api import breaker as breaker_module
 from resilient_llm._binding import caller as _caller
 from resilient_llm._core.circuit import window
 from resilient_llm._core.circuit.circuit import Circuit
+from resilient_llm._core.circuit.outbox import Fact, Outbox
 from resilient_llm._core.circuit.permit import Permit, admit
 from resilient_llm._core.circuit.state import Block, Lease
 from resilient_llm._core.retry_budget import RetryBudgets
@@ -70,13 +71,17 @@ class EventSink:
     def has_listeners(self, kind: str, tag: object = None, /) -> bool:
         return True
 
-    def deliver(self, circuit: Circuit, /) -> None:
-        while circuit.outbox:
+    def emit(self, outbox: Outbox, kind: Any, at: float, tag: Any, /, **fields: Any) -> None:
+        outbox.add(Fact(kind, at, tag, fields))
+        self.deliver(outbox)
+
+    def deliver(self, outbox: Outbox, tag: object = None, /) -> None:
+        while outbox.pending:
             try:
-                kind, *_ = circuit.outbox.popleft()
+                fact = outbox.pending.popleft()
             except IndexError:
                 return
-            self.emitted.append(str(kind))
+            self.emitted.append(str(fact.kind))
 
 
 def _state(*, provider: bool = False, **options: Any) -> SimpleNamespace:

@@ -31,10 +31,10 @@ from __future__ import annotations
 import itertools
 import threading
 import weakref
-from collections import deque
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._core.circuit import triggers, window
+from resilient_llm._core.circuit.outbox import CallTag, EventSink, Fact, Outbox
 from resilient_llm._core.circuit.state import (
     FOREVER,
     Admission,
@@ -75,26 +75,6 @@ NOTICEABLE: Final = 1.0
 """Seconds by which a pause must grow before its event is emitted again."""
 
 
-class CallTag:
-    """Which call an event belongs to, and the call's observers besides the process-wide ones."""
-
-    __slots__ = ("call_id", "observers")
-
-    def __init__(self, call_id: str, observers: tuple[Any, ...] = ()) -> None:
-        self.call_id = call_id
-        self.observers = observers
-
-
-class EventSink(Protocol):
-    """Where a circuit's events go.
-
-    ``has_listeners`` is called under the circuit's lock, ``deliver`` without it.
-    """
-
-    def has_listeners(self, kind: event_names.EventName, tag: CallTag | None = None, /) -> bool: ...
-    def deliver(self, circuit: Circuit, /) -> None: ...
-
-
 class Circuit:
     """The breaker of one key. All methods may be called from any thread."""
 
@@ -109,7 +89,6 @@ class Circuit:
         "_uncounted",
         "born_at",
         "consecutive",
-        "delivering",
         "failed_probes",
         "first_contents",
         "generation",
@@ -156,8 +135,7 @@ class Circuit:
         Set if the registry has dropped it.
         """
         self._children: list[weakref.ref[Circuit]] = []
-        self.outbox: deque[tuple[event_names.EventName, float, dict[str, Any]]] = deque()
-        self.delivering = threading.Lock()
+        self.outbox = Outbox(key)
         self._lock = threading.RLock()
         self.generation = Generation(now, settings.window, self.serial)
         self._uncounted: Generation | None = None
@@ -252,6 +230,8 @@ class Circuit:
                     self.generation.started_at, FOREVER, "forced_open", None, manual=False
                 )
         self._after_unlock()
+        if self.outbox.is_behind:
+            self.sink.deliver(self.outbox)
         return shown
 
     def admits_since(self, admission: object) -> float:
@@ -409,6 +389,7 @@ class Circuit:
         counts: Counts | None = None
         with self._lock:
             self._heal_locked()
+            self.outbox.add_cause(tag)
             if isinstance(admission, Lease):
                 self._lease_failed_locked(admission, now, verdict, seconds, cooldown, tag)
             elif admission is self.generation and self._state.is_closed:
@@ -417,7 +398,7 @@ class Circuit:
                     self._pause_locked(now, verdict, tag)
                 self._trip_locked(now, verdict, cooldown, tag, counts)
             self._health_locked(now, counts)
-        self._after_unlock()
+        self._after_unlock(tag)
 
     def abandon(self, admission: Admission) -> None:
         """Give a lease back without a verdict."""
@@ -433,7 +414,7 @@ class Circuit:
             if admission is self.generation and self._state.is_closed:
                 self._pause_locked(now, verdict, tag)
                 self._health_locked(now)
-        self._after_unlock()
+        self._after_unlock(tag)
 
     def exhausted(
         self,
@@ -462,7 +443,7 @@ class Circuit:
             if current and self._answered_locked() == answered:
                 self._open_locked(now, verdict, f"exhausted {attempts}/{attempts}", cooldown, tag)
                 self._health_locked(now)
-        self._after_unlock()
+        self._after_unlock(tag)
 
     def bench(self, now: float, until: float, reason: str) -> None:
         """Bench by hand until a moment; infinity means until it is unbenched."""
@@ -539,15 +520,19 @@ class Circuit:
     def after_fork(self) -> None:
         """Replace the locks that a thread of the parent may hold, and end its callers' leases."""
         self._lock = threading.RLock()
-        self.delivering = threading.Lock()
-        self.outbox = deque()
+        self.outbox = Outbox(self.key)
         self._state.free_all()
 
-    def emit(self, kind: event_names.EventName, now: float, /, **details: Any) -> None:
+    def emit(
+        self,
+        kind: event_names.EventName,
+        now: float,
+        /,
+        tag: CallTag | None = None,
+        **fields: Any,
+    ) -> None:
         """Emit an event of this key. Called without the lock."""
-        if self.sink.has_listeners(kind, details.get("tag")):
-            self.outbox.append((kind, now, details))
-            self.sink.deliver(self)
+        self.sink.emit(self.outbox, kind, now, tag, **fields)
 
     # Under the lock: what blocks the key.
 
@@ -958,11 +943,18 @@ class Circuit:
             enforced=enforced,
         )
 
-    def _note_locked(self, kind: event_names.EventName, now: float, /, **details: Any) -> None:
-        if self.sink.has_listeners(kind, details.get("tag")):
-            self.outbox.append((kind, now, details))
+    def _note_locked(
+        self,
+        kind: event_names.EventName,
+        now: float,
+        /,
+        tag: CallTag | None = None,
+        **fields: Any,
+    ) -> None:
+        # Whether an observer listens is not asked here: the log's answer is foreign code.
+        self.outbox.add(Fact(kind, now, tag, fields))
 
-    def _after_unlock(self) -> None:
+    def _after_unlock(self, tag: CallTag | None = None) -> None:
         """Do what must not be done under the lock: publish a change to targets, deliver events."""
         if self._changed:
             self._wake_children()
@@ -972,8 +964,8 @@ class Circuit:
         if keep is not None and not self._state.is_clear:
             self.keep = None
             keep(self)
-        if self.outbox:
-            self.sink.deliver(self)
+        if self.outbox.pending:
+            self.sink.deliver(self.outbox, tag)
 
     def _wake_children(self) -> None:
         """Publish a change of this provider to its targets."""
