@@ -270,11 +270,11 @@ def _report(permit: Permit, error: BaseException | None, now: float) -> None:
     if verdict.kind is ErrorKind.CANCELLED:
         permit.cancelled(now)
         return
+    permit.failed(error, now, verdict)
     if verdict.kind is ErrorKind.UNKNOWN:
         permit.circuit.emit(
             event_names.UnknownError, now, type_name=type(error).__name__, status=verdict.status
         )
-    permit.failed(error, now, verdict)
 
 
 def breaker(name: str, **options: Unpack[BreakerOptions]) -> Breaker:

@@ -269,11 +269,11 @@ class GuardedStream:
                 response_time=self.response_time,
             )
             return
+        permit.failed(error, now, verdict)
         if verdict.kind is ErrorKind.UNKNOWN:
             permit.circuit.emit(
                 event_names.UnknownError, now, type_name=type(error).__name__, status=verdict.status
             )
-        permit.failed(error, now, verdict)
 
 
 def _guarded_generator(fn: Any, entered: Callable[[], Guard]) -> Any:

@@ -477,6 +477,10 @@ class Caller:
                 event_names.AttemptSucceeded, now, number=1, seconds=now - entered_at, tag=call.tag
             )
             runtime.unbind_all()
+        else:
+            circuit = self._circuit(target)
+            if circuit.outbox.is_behind:
+                circuit.sink.deliver(circuit.outbox)
         return result
 
     def _circuit(self, target: Target) -> Circuit:

@@ -110,7 +110,7 @@ class Registry:
             circuit.after_fork()
 
     def _make(self, key: str) -> Circuit:
-        """Return the circuit of a key that is not kept: the one somebody still holds, or a new one."""
+        """Return the circuit of a key that is not kept: one that is still held, or a new one."""
         with self._lock:
             circuit = self._all.get(key)
         if circuit is None:

@@ -63,7 +63,7 @@ class Runtime:
     def fresh(self) -> None:
         """Start with an empty state and default settings."""
         self.settings = Settings(breakers={})
-        self.dispatcher = Dispatcher(self.moment)
+        self.dispatcher = Dispatcher(self.moment, lambda: self.clock())
         self.registry = Registry(self.settings, lambda: self.clock(), self.rng, self.dispatcher)
         self.circuits = self.registry.kept
         self.budgets = RetryBudgets()

@@ -148,16 +148,23 @@ class CountingLock:
 
     def __init__(self) -> None:
         self._lock = _REAL_RLOCK()
+        self._times = 0
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         CountingLock.taken += 1
-        return self._lock.acquire(blocking, timeout)
+        is_ours = self._lock.acquire(blocking, timeout)
+        self._times += is_ours
+        return is_ours
 
     def release(self) -> None:
+        self._times -= 1
         self._lock.release()
 
     def _is_owned(self) -> bool:
         return self._lock._is_owned()  # type: ignore[attr-defined, no-any-return, unused-ignore]  # not in the stubs
+
+    def locked(self) -> bool:
+        return self._times > 0
 
     def __enter__(self) -> None:
         self.acquire()

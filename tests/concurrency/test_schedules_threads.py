@@ -35,6 +35,7 @@ from resilient_llm._api import breaker as breaker_module
 from resilient_llm._binding import caller as _caller
 from resilient_llm._core.circuit import window
 from resilient_llm._core.circuit.circuit import Circuit
+from resilient_llm._core.circuit.outbox import Fact, Outbox
 from resilient_llm._core.circuit.permit import Permit, admit
 from resilient_llm._core.circuit.state import Block, Lease
 from resilient_llm._core.retry_budget import RetryBudgets
@@ -52,6 +53,7 @@ from tests.support.schedules import (
     Explored,
     Points,
     Race,
+    RLock,
     explore,
     opcodes_of,
     reduce,
@@ -70,13 +72,17 @@ class EventSink:
     def has_listeners(self, kind: str, tag: object = None, /) -> bool:
         return True
 
-    def deliver(self, circuit: Circuit, /) -> None:
-        while circuit.outbox:
+    def emit(self, outbox: Outbox, kind: Any, at: float, tag: Any, /, **fields: Any) -> None:
+        outbox.add(Fact(kind, at, tag, fields))
+        self.deliver(outbox)
+
+    def deliver(self, outbox: Outbox, tag: object = None, /) -> None:
+        while outbox.pending:
             try:
-                kind, *_ = circuit.outbox.popleft()
+                fact = outbox.pending.popleft()
             except IndexError:
                 return
-            self.emitted.append(str(kind))
+            self.emitted.append(str(fact.kind))
 
 
 def _state(*, provider: bool = False, **options: Any) -> SimpleNamespace:
@@ -817,6 +823,66 @@ TELLING = Race(
     "two tell of one key", _listened_to, [_benches_at(1.0), _benches_at(2.0)], _none_is_left_behind
 )
 
+
+def _with_two_observers(slow: Callable[[Any, Any], None]) -> SimpleNamespace:
+    """Return a key with an observer that does something slow, and one that does not."""
+    dispatcher = Dispatcher(lambda moment: moment)  # type: ignore[arg-type, return-value]  # a number will do
+    state = SimpleNamespace(slow=[], quick=[], gate=RLock())
+
+    def be_slow(event: Any) -> None:
+        slow(state, event)
+        state.slow.append(event.at)
+
+    dispatcher.subscribe(be_slow, (TargetBenched,))
+    dispatcher.subscribe(lambda event: state.quick.append(event.at), (TargetBenched,))
+    state.circuit = Circuit("groq", BreakerSettings(), now=0.0, rng=NoJitter(), sink=dispatcher)
+    return state
+
+
+def _waits_for_the_gate(state: Any, event: Any) -> None:
+    with state.gate:
+        pass
+
+
+def _benches_behind_the_gate(state: Any) -> None:
+    with state.gate:
+        _benches_at(2.0)(state)
+
+
+def _benches_once_more(state: Any, event: Any) -> None:
+    if event.at < 10.0:
+        state.circuit.bench(event.at + 10.0, 100.0, "an observer")
+
+
+def _both_got(*moments: float) -> Callable[[Any], None]:
+    def check(state: Any) -> None:
+        assert list(moments) == sorted(state.quick)
+        assert list(moments) == sorted(state.slow)
+        for moment in moments:
+            if moment + 10.0 in moments:
+                assert state.quick.index(moment) < state.quick.index(moment + 10.0)
+                assert state.slow.index(moment) < state.slow.index(moment + 10.0)
+        assert not state.circuit.outbox
+
+    return check
+
+
+BUSY_OBSERVERS = [
+    TELLING,
+    Race(
+        "an observer that waits for a thread that emits",
+        lambda: _with_two_observers(_waits_for_the_gate),
+        [_benches_at(1.0), _benches_behind_the_gate],
+        _both_got(1.0, 2.0),
+    ),
+    Race(
+        "an observer that emits",
+        lambda: _with_two_observers(_benches_once_more),
+        [_benches_at(1.0), _benches_at(2.0)],
+        _both_got(1.0, 2.0, 11.0, 12.0),
+    ),
+]
+
 LOCKED_RACES = CIRCUIT_RACES + REGISTRY_RACES + BUDGET_RACES
 
 
@@ -887,9 +953,10 @@ def test_one_guard_for_two_holds_without_a_global_lock() -> None:
     _holds(explore(race, opcodes_of(breaker_module), is_lock_free=False, runs=2_000))
 
 
-def test_every_event_is_emitted_whoever_delivers_it() -> None:
-    """A thread that leaves its event to the one that delivers is not left alone with it."""
-    _holds(explore(TELLING, opcodes_of(_dispatcher), runs=1_000))
+@over(BUSY_OBSERVERS)
+def test_every_event_is_emitted_whoever_delivers_it(race: Race) -> None:
+    """No thread waits for an observer, and what it leaves there is delivered, once and in order."""
+    _holds(explore(race, opcodes_of(_dispatcher), runs=600))
 
 
 # The same explorations, with something taken out: they must see it.

@@ -14,7 +14,8 @@ import pytest
 from resilient_llm._core.call.call import Call, CallDeps, Candidate
 from resilient_llm._core.call.call_flow import call_flow
 from resilient_llm._core.call.steps import Done, Raise, Reply, Reraise, Step, Try, Wait
-from resilient_llm._core.circuit.circuit import CallTag, Circuit
+from resilient_llm._core.circuit.circuit import Circuit
+from resilient_llm._core.circuit.outbox import CallTag, Fact, Outbox
 from resilient_llm._core.circuit.permit import Permit, admit
 from resilient_llm._core.circuit.state import Lease
 from resilient_llm._core.retry_budget import RetryBudgets
@@ -23,6 +24,7 @@ from resilient_llm._values.errors import (
     DeadlineExceededError,
     ResponseRejectedError,
 )
+from resilient_llm._values.event_names import EventName
 from resilient_llm._values.kinds import AttemptRecord, ErrorKind
 from resilient_llm._values.policy import Options
 from resilient_llm._values.settings import BreakerSettings, Settings
@@ -137,18 +139,31 @@ class Player:
     def has_listeners(self, kind: str, tag: CallTag | None = None, /) -> bool:
         return kind != "HealthChanged"
 
-    def deliver(self, circuit: Circuit, /) -> None:
-        while circuit.outbox:
-            kind, at, details = circuit.outbox.popleft()
-            if not self.has_listeners(kind, details.get("tag")):
+    def emit(
+        self,
+        outbox: Outbox,
+        kind: EventName,
+        happened_at: float,
+        tag: CallTag | None,
+        /,
+        **fields: Any,
+    ) -> None:
+        outbox.add(Fact(kind, happened_at, tag, fields))
+        self.deliver(outbox, tag)
+
+    def deliver(self, outbox: Outbox, tag: CallTag | None = None, /) -> None:
+        while outbox.pending:
+            fact = outbox.pending.popleft()
+            if fact.kind == "HealthChanged":
                 continue
-            tag = details.pop("tag", None)
-            mine = tag is not None and tag.call_id == "the call"
+            mine = fact.tag is not None and fact.tag.call_id == "the call"
             said = "".join(
-                f" {name}={_shown(value)}" for name, value in details.items() if name != "enforced"
+                f" {name}={_shown(value)}"
+                for name, value in fact.fields.items()
+                if name != "enforced"
             )
             by = "" if mine else " by no call"
-            self.lines.append(f"{kind} {circuit.key}{said} at {at:g}{by}")
+            self.lines.append(f"{fact.kind} {outbox.key}{said} at {fact.happened_at:g}{by}")
 
     # Playing.
 
@@ -297,7 +312,7 @@ class TestAnswers:
     def test_targets_before_one_that_was_called_before_were_skipped(self) -> None:
         player = Player({"a/x": [], "b/y": [], "c/z": ["yes"]}, attempts=1)
         player.circuits["a/x"].bench(0.0, 100.0, "migration")
-        player.deliver(player.circuits["a/x"])
+        player.deliver(player.circuits["a/x"].outbox)
         player.lines.clear()
 
         player.plays(
@@ -580,12 +595,13 @@ class TestRetries:
     def test_a_provider_is_charged_with_what_is_its_own(self) -> None:
         player = Player({"a/x": [PROVIDER_DOWN], "a/z": [], "b/y": ["yes"]}, attempts=2)
 
+        # Events of two keys: the provider has counted the failure before the target emits it.
         player.plays("""
             try a/x 1
-            AttemptFailed a/x number=1 seconds=0.5 kind=auth_dead reason=insufficient_quota \
-                status=429 at 0.5
             TargetBenched a kind=auth_dead reason=insufficient_quota trigger=auth_dead \
                 until=300.5 retry_after=None at 0.5
+            AttemptFailed a/x number=1 seconds=0.5 kind=auth_dead reason=insufficient_quota \
+                status=429 at 0.5
             TargetSkipped a/z reason=insufficient_quota at 0.5
             FailedOver a/x from_target=a/x to_target=b/y kind=auth_dead reason=insufficient_quota \
                 at 0.5
@@ -1568,10 +1584,10 @@ class TestAllBenched:
         player = self.benched(50.0, when_all_benched="wait")
         deliver = player.deliver
 
-        def and_unbench(circuit: Circuit, /) -> None:
-            deliver(circuit)
+        def and_unbench(outbox: Outbox, tag: CallTag | None = None, /) -> None:
+            deliver(outbox, tag)
             if player.lines[-1].startswith("TargetSkipped"):
-                circuit.unbench(player.now)
+                player.circuits[outbox.key].unbench(player.now)
 
         player.deliver = and_unbench  # type: ignore[method-assign]
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import gc
-import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from resilient_llm._core.circuit import window
-from resilient_llm._core.circuit.circuit import CallTag, Circuit
+from resilient_llm._core.circuit.circuit import Circuit
+from resilient_llm._core.circuit.outbox import CallTag, Fact
 from resilient_llm._core.circuit.state import FOREVER, Admission, Lease
 from resilient_llm._core.circuit.window import NEVER
 from resilient_llm._values.kinds import ErrorKind, LastError
@@ -247,22 +247,30 @@ class TestOpening:
             block.key, block.reason, block.until, block.manual, block.dead,
         )  # fmt: skip
 
-    def test_listeners_are_asked_for_without_the_lock(self) -> None:
-        asked: list[tuple[str, CallTag | None]] = []
-
+    def test_nobody_is_asked_under_the_lock_who_listens(self) -> None:
         class Curious(EventSink):
             def has_listeners(self, kind: str, tag: CallTag | None = None, /) -> bool:
-                assert not one._lock._is_owned()
-                asked.append((kind, tag))
-                return False
+                raise AssertionError("the logger's answer is foreign code")
 
         sink = Curious()
         one = circuit(sink=sink, failures=1)
 
         one.failure(granted(one.admit(0.0)), 0.0, DOWN, 0.0, tag=TAG)
 
-        assert [("TargetBenched", TAG), ("HealthChanged", None)] == asked
-        assert [] == sink.take()
+        assert ["TargetBenched", "HealthChanged"] == sink.kinds()
+
+    def test_the_failed_attempt_comes_before_the_bench_that_it_causes(self) -> None:
+        sink = EventSink()
+        one, other = circuit(sink=sink, failures=1), circuit("openai/x", sink=sink)
+        tag = CallTag("a call")
+        tag.cause = (one.outbox, Fact("AttemptFailed", 0.0, tag))
+
+        other.failure(granted(other.admit(0.0)), 0.0, DOWN, 0.0, tag=tag)
+        assert "AttemptFailed" not in sink.kinds()
+        one.failure(granted(one.admit(0.0)), 0.0, DOWN, 0.0, tag=tag)
+
+        assert ["AttemptFailed", "TargetBenched", "HealthChanged"] == sink.kinds()
+        assert tag.cause is None
 
     def test_a_bench_is_lengthened_by_a_share_drawn_once(self) -> None:
         one = circuit(failures=1, jitter=0.5)
@@ -2079,16 +2087,16 @@ class TestFork:
         one = circuit(failures=1)
         fail(one, 0.0)
         granted(one.admit(30.0))
-        lock, delivering = one._lock, one.delivering
+        lock, outbox = one._lock, one.outbox
         lock.acquire()
-        delivering.acquire()
-        one.outbox.append(("TargetBenched", 0.0, {}))
+        outbox.routing.acquire()
+        outbox.add(Fact("TargetBenched", 0.0))
 
         one.after_fork()
 
         assert one._lock is not lock
-        assert one.delivering is not delivering
-        assert isinstance(one.delivering, type(threading.Lock()))
+        assert one.outbox is not outbox
+        assert not one.outbox.routing.locked()
         assert 0 == len(one.outbox)
         assert isinstance(one.admit(30.0), Lease)
 

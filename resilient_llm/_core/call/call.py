@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from resilient_llm._core.circuit.circuit import CallTag, Circuit
+from resilient_llm._core.circuit.outbox import CallTag, Fact
 from resilient_llm._core.circuit.permit import Permit, admit, block_of
 from resilient_llm._values import event_names
 from resilient_llm._values.errors import BreakerOpenError, CallRejectedError, ChainExhaustedError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from resilient_llm._core.backoff import Backoff
+    from resilient_llm._core.circuit.circuit import Circuit
     from resilient_llm._core.circuit.state import Block
     from resilient_llm._core.retry_budget import RetryBudgets
     from resilient_llm._core.stream.stream_state import ItemInspector, StreamState
@@ -283,8 +284,22 @@ class Call:
     ) -> None:
         """Emit an event if an observer listens to its kind."""
         circuit = candidate.circuit
+        circuit.sink.emit(circuit.outbox, kind, now, self.tag, **details)
+
+    def announce(
+        self, candidate: Candidate, kind: event_names.EventName, now: float, /, **details: Any
+    ) -> None:
+        """Prepare an event for the circuit to append when it charges what the event tells of."""
+        circuit = candidate.circuit
         if circuit.sink.has_listeners(kind, self.tag):
-            circuit.emit(kind, now, tag=self.tag, **details)
+            self.tag.cause = (circuit.outbox, Fact(kind, now, self.tag, details))
+
+    def emit_announced(self, candidate: Candidate) -> None:
+        """Emit the announced event, also if no circuit has appended it."""
+        circuit = candidate.circuit
+        circuit.outbox.add_cause(self.tag)
+        if circuit.outbox.pending or circuit.outbox.is_behind:
+            circuit.sink.deliver(circuit.outbox, self.tag)
 
     def exhausted(self, now: float) -> ChainExhaustedError:
         """Return the error with the outcome of every target, in the order of the chain."""

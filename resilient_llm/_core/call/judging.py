@@ -171,8 +171,14 @@ def charge(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> None:
     """Report a failure to the breaker and to observers."""
     now, error, key = reply.now, reply.error, trial.candidate.target.provider_key
     assert isinstance(error, Exception)
-    _record(call, trial, reply, verdict)
-    trial.permit.failed(error, now, verdict, cooldown=call.options.cooldown, tag=call.tag)
+    _keep(call, trial, reply, verdict)
+    call.announce(
+        trial.candidate, event_names.AttemptFailed, now, **_failure_of(trial, now, verdict)
+    )
+    try:
+        trial.permit.failed(error, now, verdict, cooldown=call.options.cooldown, tag=call.tag)
+    finally:
+        call.emit_announced(trial.candidate)
     if trial.number == 1:
         call.deps.budgets.first_attempt_failed(key, now)
     call.deps.notice(key, error)
@@ -199,23 +205,29 @@ def is_raised(call: Call, trial: Try, verdict: Verdict, now: float) -> bool:
 
 def _record(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> None:
     """Keep a failed attempt for the errors that list attempts, and emit it."""
-    error, seconds = reply.error, reply.now - trial.permit.entered_at
-    assert isinstance(error, Exception)
-    call.record(trial.candidate, trial.number, seconds, error, verdict)
+    _keep(call, trial, reply, verdict)
     _emit_attempt_failed(call, trial, reply.now, verdict)
 
 
+def _keep(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> None:
+    error, seconds = reply.error, reply.now - trial.permit.entered_at
+    assert isinstance(error, Exception)
+    call.record(trial.candidate, trial.number, seconds, error, verdict)
+
+
 def _emit_attempt_failed(call: Call, trial: Try, now: float, verdict: Verdict) -> None:
-    call.emit(
-        trial.candidate,
-        event_names.AttemptFailed,
-        now,
-        number=trial.number,
-        seconds=now - trial.permit.entered_at,
-        kind=verdict.kind,
-        reason=verdict.reason,
-        status=verdict.status,
-    )
+    call.emit(trial.candidate, event_names.AttemptFailed, now, **_failure_of(trial, now, verdict))
+
+
+def _failure_of(trial: Try, now: float, verdict: Verdict) -> dict[str, Any]:
+    """Return the fields of `AttemptFailed`."""
+    return {
+        "number": trial.number,
+        "seconds": now - trial.permit.entered_at,
+        "kind": verdict.kind,
+        "reason": verdict.reason,
+        "status": verdict.status,
+    }
 
 
 def emit_interrupted(

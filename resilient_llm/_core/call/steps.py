@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from resilient_llm._core.call.call import Candidate
-    from resilient_llm._core.circuit.circuit import CallTag
+    from resilient_llm._core.circuit.outbox import CallTag
     from resilient_llm._core.circuit.permit import Permit
     from resilient_llm._core.stream.stream_state import StreamState
 

@@ -37,10 +37,10 @@ from __future__ import annotations
 import itertools
 import threading
 import weakref
-from collections import deque
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._core.circuit import triggers, window
+from resilient_llm._core.circuit.outbox import CallTag, EventSink, Fact, Outbox
 from resilient_llm._core.circuit.state import (
     FOREVER,
     Admission,
@@ -81,27 +81,6 @@ NOTICEABLE: Final = 1.0
 """Seconds by which a pause must grow before its event is emitted again."""
 
 
-class CallTag:
-    """Which call an event belongs to, and the call's observers besides the process-wide ones."""
-
-    __slots__ = ("call_id", "observers")
-
-    def __init__(self, call_id: str, observers: tuple[Any, ...] = ()) -> None:
-        self.call_id = call_id
-        self.observers = observers
-
-
-class EventSink(Protocol):
-    """Where a circuit's events go.
-
-    Both are called without the circuit's lock. What is queued is not filtered; ``deliver`` drops
-    the events to which nobody listens.
-    """
-
-    def has_listeners(self, kind: event_names.EventName, tag: CallTag | None = None, /) -> bool: ...
-    def deliver(self, circuit: Circuit, /) -> None: ...
-
-
 class Circuit:
     """The breaker of one key. All methods may be called from any thread."""
 
@@ -120,7 +99,6 @@ class Circuit:
         "_uncounted",
         "born_at",
         "consecutive",
-        "delivering",
         "failed_probes",
         "first_contents",
         "generation",
@@ -171,8 +149,7 @@ class Circuit:
         """Targets whose successes may be counted without a look at this provider."""
         self._is_listed = False
         """Whether this target is among its provider's ``_settled_targets``."""
-        self.outbox: deque[tuple[event_names.EventName, float, dict[str, Any]]] = deque()
-        self.delivering = threading.Lock()
+        self.outbox = Outbox(key)
         if provider is None:
             self._lock = threading.RLock()
             self._given_back: list[tuple[Circuit, Lease]] = []
@@ -278,6 +255,8 @@ class Circuit:
                     self.generation.started_at, FOREVER, "forced_open", None, manual=False
                 )
         self._after_unlock()
+        if self.outbox.is_behind:
+            self.sink.deliver(self.outbox)
         return shown
 
     def admits_since(self, admission: object) -> float:
@@ -449,6 +428,7 @@ class Circuit:
         counts: Counts | None = None
         with self._lock:
             self._heal_locked()
+            self.outbox.add_cause(tag)
             if isinstance(admission, Lease):
                 self._lease_failed_locked(admission, now, verdict, seconds, cooldown, tag)
             elif admission is self.generation and self._state.is_closed:
@@ -457,7 +437,7 @@ class Circuit:
                     self._pause_locked(now, verdict, tag)
                 self._trip_locked(now, verdict, cooldown, tag, counts)
             self._health_locked(now, counts)
-        self._after_unlock()
+        self._after_unlock(tag)
 
     def abandon(self, admission: Admission) -> None:
         """Give a lease back without a verdict; waits for no lock, since finalisers call it."""
@@ -472,7 +452,7 @@ class Circuit:
             if admission is self.generation and self._state.is_closed:
                 self._pause_locked(now, verdict, tag)
                 self._health_locked(now)
-        self._after_unlock()
+        self._after_unlock(tag)
 
     def extend_pause(self, now: float, verdict: Verdict, tag: CallTag | None = None) -> None:
         """Extend a running pause to the longer wait that a rate limit names; change nothing else.
@@ -485,7 +465,7 @@ class Circuit:
             self._advance_locked(now)
             if self._state.pause is not None:
                 self._pause_locked(now, verdict, tag)
-        self._after_unlock()
+        self._after_unlock(tag)
 
     def exhausted(
         self,
@@ -514,7 +494,7 @@ class Circuit:
             if current and self._answered_locked() == answered:
                 self._open_locked(now, verdict, f"exhausted {attempts}/{attempts}", cooldown, tag)
                 self._health_locked(now)
-        self._after_unlock()
+        self._after_unlock(tag)
 
     def bench(self, now: float, until: float, reason: str) -> None:
         """Bench by hand until a moment; infinity means until it is unbenched."""
@@ -602,15 +582,19 @@ class Circuit:
         self._lock = threading.RLock() if self.provider is None else self.provider._lock
         self._given_back.clear()
         self._to_deliver.clear()
-        self.delivering = threading.Lock()
-        self.outbox = deque()
+        self.outbox = Outbox(self.key)
         self._state.free_all()
 
-    def emit(self, kind: event_names.EventName, now: float, /, **details: Any) -> None:
+    def emit(
+        self,
+        kind: event_names.EventName,
+        now: float,
+        /,
+        tag: CallTag | None = None,
+        **fields: Any,
+    ) -> None:
         """Emit an event of this key. Called without the lock."""
-        if self.sink.has_listeners(kind, details.get("tag")):
-            self.outbox.append((kind, now, details))
-            self.sink.deliver(self)
+        self.sink.emit(self.outbox, kind, now, tag, **fields)
 
     # Under the lock: what blocks the key.
 
@@ -753,7 +737,7 @@ class Circuit:
         provider = self.provider
         if provider is not None:
             provider._health_locked(now)
-            if provider.outbox:
+            if provider.outbox.pending:
                 self._to_deliver.append(provider)
 
     def _lower_escalation_locked(self, now: float) -> None:
@@ -1079,26 +1063,34 @@ class Circuit:
             enforced=enforced,
         )
 
-    def _note_locked(self, kind: event_names.EventName, now: float, /, **details: Any) -> None:
-        self.outbox.append((kind, now, details))
+    def _note_locked(
+        self,
+        kind: event_names.EventName,
+        now: float,
+        /,
+        tag: CallTag | None = None,
+        **fields: Any,
+    ) -> None:
+        # Whether an observer listens is not asked here: the log's answer is foreign code.
+        self.outbox.add(Fact(kind, now, tag, fields))
 
-    def _after_unlock(self) -> None:
+    def _after_unlock(self, tag: CallTag | None = None) -> None:
         """Do what must not be done under the lock: keep a benched circuit, deliver events."""
         keep = self.keep
         if keep is not None and not self._state.is_clear:
             self.keep = None
             keep(self)
-        if self.outbox or self._to_deliver:
-            self._deliver()
+        if self.outbox.pending or self._to_deliver:
+            self._deliver(tag)
 
-    def _deliver(self) -> None:
+    def _deliver(self, tag: CallTag | None) -> None:
         to_deliver = self._to_deliver
         # A signal handler may have come while its thread held the lock. That thread delivers
         # the handler's events, too, when it has released the lock.
         if self._lock._is_owned():  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]  # not in the stubs; threading.Condition asks it, too
             to_deliver.append(self)
             return
-        self.sink.deliver(self)
+        self.sink.deliver(self.outbox, tag)
         while to_deliver:
             circuit = to_deliver.pop()
-            circuit.sink.deliver(circuit)
+            circuit.sink.deliver(circuit.outbox, tag)

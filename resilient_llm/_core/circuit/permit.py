@@ -17,7 +17,8 @@ from resilient_llm._values.kinds import ErrorKind
 from resilient_llm._values.verdict import Verdict
 
 if TYPE_CHECKING:
-    from resilient_llm._core.circuit.circuit import CallTag, Circuit
+    from resilient_llm._core.circuit.circuit import Circuit
+    from resilient_llm._core.circuit.outbox import CallTag
     from resilient_llm._core.circuit.state import Admission
 
 
