@@ -77,6 +77,8 @@ Counts = tuple[int, int, int]
 """``(total, errors, slow)`` in the window."""
 _AT_ONCE: Final = (ErrorKind.AUTH_DEAD, ErrorKind.MEMORY_PRESSURE)
 """Kinds of which one error is enough. A tuple: comparing is quicker than the hash of an enum."""
+_NONE: Final[list[weakref.ref[Circuit]]] = []
+"""The targets of every target. Stays empty, since only providers have targets; saves memory."""
 NOTICEABLE: Final = 1.0
 """Seconds by which a pause must grow before its event is emitted again."""
 
@@ -166,8 +168,8 @@ class Circuit:
 
         Set if the registry has dropped it.
         """
-        self._children: list[weakref.ref[Circuit]] = []
-        self._settled_targets: list[weakref.ref[Circuit]] = []
+        self._children: list[weakref.ref[Circuit]] = [] if provider is None else _NONE
+        self._settled_targets: list[weakref.ref[Circuit]] = [] if provider is None else _NONE
         """Targets whose successes may be counted without a look at this provider."""
         self._is_listed = False
         """Whether this target is among its provider's ``_settled_targets``."""
@@ -403,6 +405,7 @@ class Circuit:
             is_targets: Whether it is in the numbers already, as a success of a target.
         """
         response_time = seconds if response_time is None else response_time
+        counts: Counts | None = None
         with self._lock:
             self._heal_locked()
             if isinstance(admission, Lease):
@@ -412,9 +415,10 @@ class Circuit:
             elif counted := admission is self.generation and self._state.is_closed:
                 self._success_locked(now, seconds, response_time)
                 self.consecutive = 0
-                self._trip_locked(now, None, None)
-                self._settle_locked(now, seconds)
-            self._health_locked(now)
+                counts = self.generation.counts(now)
+                self._trip_locked(now, None, None, counts=counts)
+                self._settle_locked(now, seconds, counts)
+            self._health_locked(now, counts)
         self._after_unlock()
         return counted
 
@@ -666,7 +670,8 @@ class Circuit:
 
     def _heal_locked(self) -> None:
         """Do what was left to the next holder of the lock."""
-        self._take_back_locked()
+        if self._given_back:
+            self._take_back_locked()
         # A KeyboardInterrupt, or an error of a signal handler, may have come between a change
         # and its publication: then every call would be admitted and none counted from then on.
         provider = self.provider
@@ -730,22 +735,29 @@ class Circuit:
         above = provider is not None and provider._is_slow(response_time)
         self.generation.success(now, seconds, slow=self._is_slow(response_time), slow_above=above)
         if provider is not None and provider._status == "degraded":
+            self.generation.settle(now)
             self._look_at_provider_locked(now)
 
     def _count_error_locked(self, now: float, verdict: Verdict, seconds: float) -> Counts:
-        counts = self.generation.error(now, slow=self._is_slow(seconds))
-        self.last_error = LastError(verdict.kind, verdict.reason)
-        if self.provider is not None and self.provider._status == "healthy":
+        slow_call, provider = self.settings.slow_call, self.provider
+        counts = self.generation.error(now, slow=slow_call is not None and seconds >= slow_call)
+        last = self.last_error
+        if last is None or last.kind is not verdict.kind or last.reason != verdict.reason:
+            self.last_error = LastError(verdict.kind, verdict.reason)
+        if provider is not None and provider._status == "healthy":
             self._look_at_provider_locked(now)
         return counts
 
     def _error_locked(self, now: float, verdict: Verdict, seconds: float) -> Counts:
         counts = self._count_error_locked(now, verdict, seconds)
-        self._unsettle_locked()
+        self.generation.is_settled = False
+        self.generation.check_after = NEVER
         if verdict.reason != "hung" and verdict.kind is not ErrorKind.RATE_LIMITED:
-            self._unsettle_targets_locked()
+            if self._settled_targets:
+                self._unsettle_targets_locked()
             self.consecutive += 1
-        self._lower_escalation_locked(now)
+        if self.failed_probes:
+            self._lower_escalation_locked(now)
         return counts
 
     def _look_at_provider_locked(self, now: float) -> None:
@@ -773,10 +785,10 @@ class Circuit:
         for target in self._targets_locked():
             target.generation.settle(now)
 
-    def _settle_locked(self, now: float, seconds: float) -> None:
+    def _settle_locked(self, now: float, seconds: float, counts: Counts) -> None:
         """Decide whether the next successes need only to be counted."""
         generation, settings, provider = self.generation, self.settings, self.provider
-        total, errors, _ = generation.counts(now)
+        total, errors, _ = counts
         unsettled = (
             not window.LOCK_FREE
             or self.consecutive
