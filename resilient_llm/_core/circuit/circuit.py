@@ -355,11 +355,11 @@ class Circuit:
         with self._lock:
             self._advance_locked(now)
             _, errors, _ = self.generation.counts(now)
-            is_clear = not errors and self._state.is_clear
-            settled = self._state.is_closed and not (self.consecutive or self.failed_probes)
+            is_quiet = not errors and self._state.is_unblocked
+            settled = self._state.core_is_closed and not (self.consecutive or self.failed_probes)
             is_unused = now - self.last_used() >= self.settings.window
         self._after_unlock()
-        return is_clear and (settled or is_unused)
+        return is_quiet and (settled or is_unused)
 
     def last_used(self) -> float:
         """Return when this key was last asked for or a success was counted, to about a second."""
@@ -412,7 +412,7 @@ class Circuit:
                 counted = self._lease_succeeded_locked(
                     admission, now, seconds, response_time, is_targets=is_targets
                 )
-            elif counted := admission is self.generation and self._state.is_closed:
+            elif counted := admission is self.generation and self._state.core_is_closed:
                 self._success_locked(now, seconds, response_time)
                 self.consecutive = 0
                 counts = self.generation.counts(now)
@@ -427,12 +427,11 @@ class Circuit:
         if not self.consecutive and not self._is_slow(seconds):
             return
         with self._lock:
-            if admission is not self.generation or not self._state.is_closed:
-                return
-            self.consecutive = 0
-            if self._is_slow(seconds):
-                self._trip_locked(now, None, None)
-            self._health_locked(now)
+            if admission is self.generation and self._state.core_is_closed:
+                self.consecutive = 0
+                if self._is_slow(seconds):
+                    self._trip_locked(now, None, None)
+                self._health_locked(now)
         self._after_unlock()
 
     def failure(
@@ -455,7 +454,7 @@ class Circuit:
             self._heal_locked()
             if isinstance(admission, Lease):
                 self._lease_failed_locked(admission, now, verdict, seconds, cooldown, tag)
-            elif admission is self.generation and self._state.is_closed:
+            elif admission is self.generation and self._state.core_is_closed:
                 counts = self._error_locked(now, verdict, seconds)
                 if rate_limited:
                     self._pause_locked(now, verdict, tag)
@@ -473,7 +472,7 @@ class Circuit:
     ) -> None:
         """Pause for the wait that an error named, though it was no rate limit."""
         with self._lock:
-            if admission is self.generation and self._state.is_closed:
+            if admission is self.generation and self._state.core_is_closed:
                 self._pause_locked(now, verdict, tag)
                 self._health_locked(now)
         self._after_unlock()
@@ -514,7 +513,7 @@ class Circuit:
             tag: The call, for the event.
         """
         with self._lock:
-            current = admission is self.generation and self._state.is_closed
+            current = admission is self.generation and self._state.core_is_closed
             if current and self._answered_locked() == answered:
                 self._open_locked(now, verdict, f"exhausted {attempts}/{attempts}", cooldown, tag)
                 self._health_locked(now)
@@ -537,9 +536,9 @@ class Circuit:
         """
         with self._lock:
             self._advance_locked(now)
-            was_benched = not self._state.is_clear
+            was_benched = not self._state.is_unblocked
             self._state.manual = self._state.pause = None
-            if not self._state.is_closed:
+            if not self._state.core_is_closed:
                 self._close_locked(now)
             self.consecutive = 0
             self.failed_probes = 0
@@ -571,23 +570,11 @@ class Circuit:
     def configure(self, settings: BreakerSettings, now: float) -> bool:
         """Change the settings, keeping the state; return whether anything changed."""
         with self._lock:
-            if settings == self.settings:
-                return False
-            if settings.window != self.settings.window:
-                self.generation.resize(settings.window)
-            self.settings = settings
-            if settings.mode in ("disabled", "metrics_only"):
-                # Neither mode rejects a caller, so automatic benches end here.
-                self._state.pause = None
-                if not self._state.is_closed:
-                    self._close_locked(now)
-            self._unsettle_locked()
-            if settings.slow_call is not None:
-                self._unsettle_targets_locked()
-            self._publish_locked()
-            self._health_locked(now)
+            is_changed = settings != self.settings
+            if is_changed:
+                self._configure_locked(settings, now)
         self._after_unlock()
-        return True
+        return is_changed
 
     def suspend(self, *, suspended: bool) -> None:
         """Take the circuit out of use while another state of the process is in force, or back."""
@@ -617,6 +604,21 @@ class Circuit:
             self.sink.deliver(self)
 
     # Under the lock: what blocks the key.
+
+    def _configure_locked(self, settings: BreakerSettings, now: float) -> None:
+        if settings.window != self.settings.window:
+            self.generation.resize(settings.window)
+        self.settings = settings
+        if settings.mode in ("disabled", "metrics_only"):
+            # Neither mode rejects a caller, so automatic benches end here.
+            self._state.pause = None
+            if not self._state.core_is_closed:
+                self._close_locked(now)
+        self._unsettle_locked()
+        if settings.slow_call is not None:
+            self._unsettle_targets_locked()
+        self._publish_locked()
+        self._health_locked(now)
 
     def _adopt_locked(self, target: Circuit) -> None:
         children = self._children
@@ -678,7 +680,7 @@ class Circuit:
         if provider is not None and provider._is_publishing:
             provider._publish_locked()
         if self._is_publishing or (
-            self.slot is not None and not (self._state.is_clear and self._state.is_closed)
+            self.slot is not None and not (self._state.is_unblocked and self._state.core_is_closed)
         ):
             self._publish_locked()
 
@@ -686,7 +688,7 @@ class Circuit:
         """End the benches whose time is over; to become half-open is not to recover."""
         self._heal_locked()
         if self._state.expire(now):
-            if self._state.is_clear and self._state.is_closed:
+            if self._state.is_unblocked and self._state.core_is_closed:
                 self._note_locked(event_names.TargetUnbenched, now, reason="expired")
             self._publish_locked()
             self._health_locked(now)
@@ -696,7 +698,7 @@ class Circuit:
         provider = self.provider
         state, forced = self._state, self.settings.mode == "forced_open"
         shut_until = FOREVER if forced else state.until()
-        closed = state.is_closed and state.is_clear and not forced
+        closed = state.core_is_closed and state.is_unblocked and not forced
         if provider is not None:
             shut_until = max(shut_until, provider.shut_until)
             closed = closed and provider.slot is not None
@@ -1007,7 +1009,7 @@ class Circuit:
         return True
 
     def _recovered_locked(self, now: float) -> None:
-        if self._state.is_clear:
+        if self._state.is_unblocked:
             self._note_locked(event_names.TargetUnbenched, now, reason="recovered")
         self._publish_locked()
 
@@ -1023,7 +1025,7 @@ class Circuit:
         state = lease.state
         if not self._state.give_back(lease):
             return
-        if self._state.is_closed:
+        if self._state.core_is_closed:
             self._error_locked(now, verdict, seconds)
         else:
             self._count_error_locked(now, verdict, seconds)
@@ -1055,7 +1057,7 @@ class Circuit:
 
     def _status_locked(self, now: float, counts: Counts | None = None) -> Status:
         """Return how the key is doing, by what is settled."""
-        down = not self._state.is_clear or self.settings.mode == "forced_open"
+        down = not self._state.is_unblocked or self.settings.mode == "forced_open"
         total, errors, _ = self.generation.counts(now) if counts is None else counts
         if self._children:
             errors += self.generation.errors_of_targets(now)
@@ -1097,7 +1099,7 @@ class Circuit:
     def _after_unlock(self) -> None:
         """Do what must not be done under the lock: keep a benched circuit, deliver events."""
         keep = self.keep
-        if keep is not None and not self._state.is_clear:
+        if keep is not None and not self._state.is_unblocked:
             self.keep = None
             keep(self)
         if self.outbox or self._to_deliver:
@@ -1112,5 +1114,8 @@ class Circuit:
             return
         self.sink.deliver(self)
         while to_deliver:
-            circuit = to_deliver.pop()
+            try:
+                circuit = to_deliver.pop()
+            except IndexError:  # another thread has just taken it
+                return
             circuit.sink.deliver(circuit)
