@@ -234,7 +234,7 @@ LOCKED = [
     ("_error_locked", lambda: breaker("groq/a").record(TimeoutError(), 0.1)),
     ("_publish_locked", lambda: bench_model("groq")),
     ("_adopt_locked", lambda: breaker("groq/new")),
-    ("_take_back_locked", lambda: is_benched("groq/a")),
+    ("_heal_locked", lambda: is_benched("groq/a")),
     ("resize", lambda: configure(breakers={"groq/a": {"window": 10.0}})),
 ]
 """A function that runs under the lock of groq, and what calls it."""

@@ -77,6 +77,8 @@ Counts = tuple[int, int, int]
 """``(total, errors, slow)`` in the window."""
 _AT_ONCE: Final = (ErrorKind.AUTH_DEAD, ErrorKind.MEMORY_PRESSURE)
 """Kinds of which one error is enough. A tuple: comparing is quicker than the hash of an enum."""
+_NONE: Final[list[weakref.ref[Circuit]]] = []
+"""The targets of every target. Stays empty, since only providers have targets; saves memory."""
 NOTICEABLE: Final = 1.0
 """Seconds by which a pause must grow before its event is emitted again."""
 
@@ -144,8 +146,8 @@ class Circuit:
 
         Set if the registry has dropped it.
         """
-        self._children: list[weakref.ref[Circuit]] = []
-        self._settled_targets: list[weakref.ref[Circuit]] = []
+        self._children: list[weakref.ref[Circuit]] = [] if provider is None else _NONE
+        self._settled_targets: list[weakref.ref[Circuit]] = [] if provider is None else _NONE
         """Targets whose successes may be counted without a look at this provider."""
         self._is_listed = False
         """Whether this target is among its provider's ``_settled_targets``."""
@@ -332,11 +334,11 @@ class Circuit:
         with self._lock:
             self._advance_locked(now)
             _, errors, _ = self.generation.counts(now)
-            is_clear = not errors and self._state.is_clear
-            settled = self._state.is_closed and not (self.consecutive or self.failed_probes)
+            is_quiet = not errors and self._state.is_unblocked
+            settled = self._state.core_is_closed and not (self.consecutive or self.failed_probes)
             is_unused = now - self.last_used() >= self.settings.window
         self._after_unlock()
-        return is_clear and (settled or is_unused)
+        return is_quiet and (settled or is_unused)
 
     def last_used(self) -> float:
         """Return when this key was last asked for or a success was counted, to about a second."""
@@ -382,18 +384,20 @@ class Circuit:
             is_targets: Whether it is in the numbers already, as a success of a target.
         """
         response_time = seconds if response_time is None else response_time
+        counts: Counts | None = None
         with self._lock:
             self._heal_locked()
             if isinstance(admission, Lease):
                 counted = self._lease_succeeded_locked(
                     admission, now, seconds, response_time, is_targets=is_targets
                 )
-            elif counted := admission is self.generation and self._state.is_closed:
+            elif counted := admission is self.generation and self._state.core_is_closed:
                 self._success_locked(now, seconds, response_time)
                 self.consecutive = 0
-                self._trip_locked(now, None, None)
-                self._settle_locked(now, seconds)
-            self._health_locked(now)
+                counts = self.generation.counts(now)
+                self._trip_locked(now, None, None, counts=counts)
+                self._settle_locked(now, seconds, counts)
+            self._health_locked(now, counts)
         self._after_unlock()
         return counted
 
@@ -402,12 +406,11 @@ class Circuit:
         if not self.consecutive and not self._is_slow(seconds):
             return
         with self._lock:
-            if admission is not self.generation or not self._state.is_closed:
-                return
-            self.consecutive = 0
-            if self._is_slow(seconds):
-                self._trip_locked(now, None, None)
-            self._health_locked(now)
+            if admission is self.generation and self._state.core_is_closed:
+                self.consecutive = 0
+                if self._is_slow(seconds):
+                    self._trip_locked(now, None, None)
+                self._health_locked(now)
         self._after_unlock()
 
     def failure(
@@ -431,7 +434,7 @@ class Circuit:
             self.outbox.add_cause(tag)
             if isinstance(admission, Lease):
                 self._lease_failed_locked(admission, now, verdict, seconds, cooldown, tag)
-            elif admission is self.generation and self._state.is_closed:
+            elif admission is self.generation and self._state.core_is_closed:
                 counts = self._error_locked(now, verdict, seconds)
                 if rate_limited:
                     self._pause_locked(now, verdict, tag)
@@ -449,7 +452,7 @@ class Circuit:
     ) -> None:
         """Pause for the wait that an error named, though it was no rate limit."""
         with self._lock:
-            if admission is self.generation and self._state.is_closed:
+            if admission is self.generation and self._state.core_is_closed:
                 self._pause_locked(now, verdict, tag)
                 self._health_locked(now)
         self._after_unlock(tag)
@@ -490,7 +493,7 @@ class Circuit:
             tag: The call, for the event.
         """
         with self._lock:
-            current = admission is self.generation and self._state.is_closed
+            current = admission is self.generation and self._state.core_is_closed
             if current and self._answered_locked() == answered:
                 self._open_locked(now, verdict, f"exhausted {attempts}/{attempts}", cooldown, tag)
                 self._health_locked(now)
@@ -513,9 +516,9 @@ class Circuit:
         """
         with self._lock:
             self._advance_locked(now)
-            was_benched = not self._state.is_clear
+            was_benched = not self._state.is_unblocked
             self._state.manual = self._state.pause = None
-            if not self._state.is_closed:
+            if not self._state.core_is_closed:
                 self._close_locked(now)
             self.consecutive = 0
             self.failed_probes = 0
@@ -547,23 +550,11 @@ class Circuit:
     def configure(self, settings: BreakerSettings, now: float) -> bool:
         """Change the settings, keeping the state; return whether anything changed."""
         with self._lock:
-            if settings == self.settings:
-                return False
-            if settings.window != self.settings.window:
-                self.generation.resize(settings.window)
-            self.settings = settings
-            if settings.mode in ("disabled", "metrics_only"):
-                # Neither mode rejects a caller, so automatic benches end here.
-                self._state.pause = None
-                if not self._state.is_closed:
-                    self._close_locked(now)
-            self._unsettle_locked()
-            if settings.slow_call is not None:
-                self._unsettle_targets_locked()
-            self._publish_locked()
-            self._health_locked(now)
+            is_changed = settings != self.settings
+            if is_changed:
+                self._configure_locked(settings, now)
         self._after_unlock()
-        return True
+        return is_changed
 
     def suspend(self, *, suspended: bool) -> None:
         """Take the circuit out of use while another state of the process is in force, or back."""
@@ -597,6 +588,21 @@ class Circuit:
         self.sink.emit(self.outbox, kind, now, tag, **fields)
 
     # Under the lock: what blocks the key.
+
+    def _configure_locked(self, settings: BreakerSettings, now: float) -> None:
+        if settings.window != self.settings.window:
+            self.generation.resize(settings.window)
+        self.settings = settings
+        if settings.mode in ("disabled", "metrics_only"):
+            # Neither mode rejects a caller, so automatic benches end here.
+            self._state.pause = None
+            if not self._state.core_is_closed:
+                self._close_locked(now)
+        self._unsettle_locked()
+        if settings.slow_call is not None:
+            self._unsettle_targets_locked()
+        self._publish_locked()
+        self._health_locked(now)
 
     def _adopt_locked(self, target: Circuit) -> None:
         children = self._children
@@ -650,14 +656,15 @@ class Circuit:
 
     def _heal_locked(self) -> None:
         """Do what was left to the next holder of the lock."""
-        self._take_back_locked()
+        if self._given_back:
+            self._take_back_locked()
         # A KeyboardInterrupt, or an error of a signal handler, may have come between a change
         # and its publication: then every call would be admitted and none counted from then on.
         provider = self.provider
         if provider is not None and provider._is_publishing:
             provider._publish_locked()
         if self._is_publishing or (
-            self.slot is not None and not (self._state.is_clear and self._state.is_closed)
+            self.slot is not None and not (self._state.is_unblocked and self._state.core_is_closed)
         ):
             self._publish_locked()
 
@@ -665,7 +672,7 @@ class Circuit:
         """End the benches whose time is over; to become half-open is not to recover."""
         self._heal_locked()
         if self._state.expire(now):
-            if self._state.is_clear and self._state.is_closed:
+            if self._state.is_unblocked and self._state.core_is_closed:
                 self._note_locked(event_names.TargetUnbenched, now, reason="expired")
             self._publish_locked()
             self._health_locked(now)
@@ -675,7 +682,7 @@ class Circuit:
         provider = self.provider
         state, forced = self._state, self.settings.mode == "forced_open"
         shut_until = FOREVER if forced else state.until()
-        closed = state.is_closed and state.is_clear and not forced
+        closed = state.core_is_closed and state.is_unblocked and not forced
         if provider is not None:
             shut_until = max(shut_until, provider.shut_until)
             closed = closed and provider.slot is not None
@@ -714,22 +721,29 @@ class Circuit:
         above = provider is not None and provider._is_slow(response_time)
         self.generation.success(now, seconds, slow=self._is_slow(response_time), slow_above=above)
         if provider is not None and provider._status == "degraded":
+            self.generation.settle(now)
             self._look_at_provider_locked(now)
 
     def _count_error_locked(self, now: float, verdict: Verdict, seconds: float) -> Counts:
-        counts = self.generation.error(now, slow=self._is_slow(seconds))
-        self.last_error = LastError(verdict.kind, verdict.reason)
-        if self.provider is not None and self.provider._status == "healthy":
+        slow_call, provider = self.settings.slow_call, self.provider
+        counts = self.generation.error(now, slow=slow_call is not None and seconds >= slow_call)
+        last = self.last_error
+        if last is None or last.kind is not verdict.kind or last.reason != verdict.reason:
+            self.last_error = LastError(verdict.kind, verdict.reason)
+        if provider is not None and provider._status == "healthy":
             self._look_at_provider_locked(now)
         return counts
 
     def _error_locked(self, now: float, verdict: Verdict, seconds: float) -> Counts:
         counts = self._count_error_locked(now, verdict, seconds)
-        self._unsettle_locked()
+        self.generation.is_settled = False
+        self.generation.check_after = NEVER
         if verdict.reason != "hung" and verdict.kind is not ErrorKind.RATE_LIMITED:
-            self._unsettle_targets_locked()
+            if self._settled_targets:
+                self._unsettle_targets_locked()
             self.consecutive += 1
-        self._lower_escalation_locked(now)
+        if self.failed_probes:
+            self._lower_escalation_locked(now)
         return counts
 
     def _look_at_provider_locked(self, now: float) -> None:
@@ -757,10 +771,10 @@ class Circuit:
         for target in self._targets_locked():
             target.generation.settle(now)
 
-    def _settle_locked(self, now: float, seconds: float) -> None:
+    def _settle_locked(self, now: float, seconds: float, counts: Counts) -> None:
         """Decide whether the next successes need only to be counted."""
         generation, settings, provider = self.generation, self.settings, self.provider
-        total, errors, _ = generation.counts(now)
+        total, errors, _ = counts
         unsettled = (
             not window.LOCK_FREE
             or self.consecutive
@@ -979,7 +993,7 @@ class Circuit:
         return True
 
     def _recovered_locked(self, now: float) -> None:
-        if self._state.is_clear:
+        if self._state.is_unblocked:
             self._note_locked(event_names.TargetUnbenched, now, reason="recovered")
         self._publish_locked()
 
@@ -995,7 +1009,7 @@ class Circuit:
         state = lease.state
         if not self._state.give_back(lease):
             return
-        if self._state.is_closed:
+        if self._state.core_is_closed:
             self._error_locked(now, verdict, seconds)
         else:
             self._count_error_locked(now, verdict, seconds)
@@ -1027,7 +1041,7 @@ class Circuit:
 
     def _status_locked(self, now: float, counts: Counts | None = None) -> Status:
         """Return how the key is doing, by what is settled."""
-        down = not self._state.is_clear or self.settings.mode == "forced_open"
+        down = not self._state.is_unblocked or self.settings.mode == "forced_open"
         total, errors, _ = self.generation.counts(now) if counts is None else counts
         if self._children:
             errors += self.generation.errors_of_targets(now)
@@ -1077,7 +1091,7 @@ class Circuit:
     def _after_unlock(self, tag: CallTag | None = None) -> None:
         """Do what must not be done under the lock: keep a benched circuit, deliver events."""
         keep = self.keep
-        if keep is not None and not self._state.is_clear:
+        if keep is not None and not self._state.is_unblocked:
             self.keep = None
             keep(self)
         if self.outbox.pending or self._to_deliver:
@@ -1092,5 +1106,8 @@ class Circuit:
             return
         self.sink.deliver(self.outbox, tag)
         while to_deliver:
-            circuit = to_deliver.pop()
+            try:
+                circuit = to_deliver.pop()
+            except IndexError:  # another thread has just taken it
+                return
             circuit.sink.deliver(circuit.outbox, tag)

@@ -153,25 +153,27 @@ class Generation:
     def success(self, now: float, took: float, *, slow: bool, slow_above: bool = False) -> None:
         """Count a success that ended now, slow or not by the key's and its provider's limit."""
         bucket = self._bucket(now)
-        bucket.slow += slow
-        self._slow += slow
+        if slow:
+            bucket.slow += 1
+            self._slow += 1
         if slow_above and self.above is not None:
             self.above.add_slow(now, bucket.start)
         self.n += 1
         self.seconds += took
         self.timed += 1
-        self.settle(now)
 
     def error(self, now: float, *, slow: bool = False) -> tuple[int, int, int]:
         """Count an error that came now; return the counts of the window, as `counts` does."""
         bucket = self._bucket(now)
         bucket.errors += 1
-        bucket.slow += slow
         self._errors += 1
-        self._slow += slow
+        if slow:
+            bucket.slow += 1
+            self._slow += 1
         if self.above is not None:
             self.above.add_error(now, bucket.start)
-        return self._counts()
+        total = self._successes + self._errors + self._errors_of_targets
+        return total, self._errors, self._slow
 
     def add(self, now: float, start: float, successes: int, seconds: float, timed: int) -> None:
         """Count what a target settled in its bucket that began at ``start``."""
@@ -197,7 +199,8 @@ class Generation:
         """Return ``(total, errors charged here, slow)`` in the window."""
         self.settle(now)
         self._expire(now)
-        return self._counts()
+        total = self._successes + self._errors + self._errors_of_targets
+        return total, self._errors, self._slow
 
     def errors_of_targets(self, now: float) -> int:
         """Return how many errors the targets of this provider are charged with in the window."""
@@ -250,19 +253,17 @@ class Generation:
         if self.above is not None:
             self.above.add(now, newest.start, grown, took, measured)
 
-    def _counts(self) -> tuple[int, int, int]:
-        total = self._successes + self._errors + self._errors_of_targets
-        return total, self._errors, self._slow
-
     def _bucket(self, now: float) -> Bucket:
         """Return the bucket that counts what comes now."""
         self.settle(now)
         self._expire(now)
-        if not self._buckets or now - self._buckets[-1].start >= self.width:
-            self._buckets.append(Bucket(now))
-        self._mark(now)
-        self.bucket_ends_at = now + min(self.width, RECENT_MARK)
-        return self._buckets[-1]
+        buckets, width = self._buckets, self.width
+        if not buckets or now - buckets[-1].start >= width:
+            buckets.append(Bucket(now))
+        if not self._marks or now - self._marks[-1][0] >= RECENT_MARK:
+            self._mark(now)
+        self.bucket_ends_at = now + (width if width < RECENT_MARK else RECENT_MARK)
+        return buckets[-1]
 
     def _bucket_of(self, now: float, start: float) -> Bucket:
         """Return the bucket that counts what a target counted in its bucket of this start.
@@ -270,10 +271,19 @@ class Generation:
         It is the last one that began not later, so that it leaves this window not later than
         the target's bucket leaves that of the target.
         """
-        self.settle(now)
-        self._expire(now)
-        self._mark(now)
+        if self.timed != self._timed_counted or self.n != self._counted:
+            self.settle(now)
         buckets = self._buckets
+        if (
+            buckets
+            and 0.0 <= start - buckets[-1].start < self.width
+            and buckets[0].start > now - self.window
+            and now - self._marks[-1][0] < RECENT_MARK
+        ):
+            return buckets[-1]  # what follows would change nothing
+        self._expire(now)
+        if not self._marks or now - self._marks[-1][0] >= RECENT_MARK:
+            self._mark(now)
         start = max(start, self.started_at)
         position = len(buckets)
         while position and buckets[position - 1].start > start:
@@ -284,9 +294,8 @@ class Generation:
         return buckets[position - 1]
 
     def _mark(self, now: float) -> None:
-        if not self._marks or now - self._marks[-1][0] >= RECENT_MARK:
-            self._marks.append((now, self.n))
-            del self._marks[:-RECENT_MARKS]
+        self._marks.append((now, self.n))
+        del self._marks[:-RECENT_MARKS]
 
     def _expire(self, now: float) -> None:
         oldest = now - self.window
