@@ -158,6 +158,12 @@ _MODULES = {
     "_values.verdict": "Verdict",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
+# Not public, but named in pickles of public values, which must load wherever the code moves.
+_HOME.update(
+    LastError="_values.kinds",
+    StreamDeadlineExceededError="_values.errors",
+    Unset="_values.target",
+)
 
 
 def __getattr__(name: str) -> Any:
@@ -167,11 +173,13 @@ def __getattr__(name: str) -> Any:
     # Not at the top: importlib is part of what a plain import should not have to load.
     from importlib import import_module
 
-    import_module(f"{__name__}._api.wiring")
+    from resilient_llm._api import wiring  # a statement: tools that bundle programs see it
+
+    assert wiring
     value = getattr(import_module(f"{__name__}.{home}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return sorted({*globals(), *__all__})

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from resilient_llm._values import errors
+from resilient_llm._values import errors as _moved
 
 __all__ = ["_rebuild", "_rebuild_chain"]
 
@@ -15,8 +15,8 @@ def _rebuild_chain(message: str, members: Any, fields: tuple[Any, ...], notes: l
     named: dict[str, Any] = dict(
         zip(("attempts", "kind", "retry_after", "records"), fields, strict=True)
     )
-    return errors.ChainExhaustedError._unpickled(message, members, named, notes)
+    return _moved.ChainExhaustedError._unpickled(message, members, named, notes)
 
 
 def __getattr__(name: str) -> Any:
-    return getattr(errors, name)
+    return getattr(_moved, name)

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from resilient_llm._values import events
+from resilient_llm._values import events as _moved
 
 
 def __getattr__(name: str) -> Any:
-    return getattr(events, name)
+    return getattr(_moved, name)

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from resilient_llm._values import explanation
+from resilient_llm._values import explanation as _moved
 
 
 def __getattr__(name: str) -> Any:
-    return getattr(explanation, name)
+    return getattr(_moved, name)

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from resilient_llm._api import failover
+from resilient_llm._api import failover as _moved
 
 
 def __getattr__(name: str) -> Any:
-    return getattr(failover, name)
+    return getattr(_moved, name)

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from resilient_llm._values import policy
+from resilient_llm._values import policy as _moved
 
 
 def __getattr__(name: str) -> Any:
-    return getattr(policy, name)
+    return getattr(_moved, name)

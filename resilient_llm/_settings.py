@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from resilient_llm._values import settings
+from resilient_llm._values import settings as _moved
 
 
 def __getattr__(name: str) -> Any:
-    return getattr(settings, name)
+    return getattr(_moved, name)

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from resilient_llm._values import stream_policy
+from resilient_llm._values import stream_policy as _moved
 
 __all__ = ["_rebuild"]
 
 
 def _rebuild(given: dict[str, Any]) -> Any:
-    return stream_policy.StreamPolicy(**given)
+    return _moved.StreamPolicy(**given)
 
 
 def __getattr__(name: str) -> Any:
-    return getattr(stream_policy, name)
+    return getattr(_moved, name)

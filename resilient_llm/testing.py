@@ -21,7 +21,7 @@ from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.watchdog import shut_down_read_of
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     import anyio
 
@@ -195,10 +195,8 @@ def fake_clock() -> Generator[FakeClock, None, None]:
     before = runtime.time
     clock = FakeClock(float(math.ceil(before.monotonic())), float(math.floor(before.wall())))
     _use(clock)
-    try:
+    with _left_in_order("fake_clock()", lambda: _use(before)):
         yield clock
-    finally:
-        _use(before)
 
 
 def _use(clock: Any) -> None:
@@ -216,11 +214,36 @@ def isolated() -> Generator[None, None, None]:
     inside are removed at the end.
     """
     before, rules = runtime.exchange(), classify.rules
+
+    def restore() -> None:
+        runtime.exchange(before)
+        classify.replace_rules(rules)
+
+    with _left_in_order("isolated()", restore):
+        yield
+
+
+_restores: list[Callable[[], None]] = []
+"""What ends each ``isolated()`` and ``fake_clock()`` that is entered, the outermost first."""
+
+
+@contextmanager
+def _left_in_order(what: str, restore: Callable[[], None]) -> Generator[None, None, None]:
+    """Restore at the end what was before; all of it if another block was entered and not left."""
+    _restores.append(restore)
     try:
         yield
     finally:
-        runtime.exchange(before)
-        classify.replace_rules(rules)
+        if _restores and _restores[-1] is restore:
+            _restores.pop()
+            restore()
+        elif any(each is restore for each in _restores):
+            while _restores:
+                _restores.pop()()
+            raise RuntimeError(
+                f"{what} was left before a block that was entered later: leave the inner one "
+                "first; the state from before all of them is back"
+            )
 
 
 @contextmanager

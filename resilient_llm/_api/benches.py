@@ -107,11 +107,13 @@ def reset() -> None:
 
 
 def _health(circuit: Circuit, now: float, checked_at: datetime) -> TargetHealth:
-    bench = circuit.bench_now(now)
-    state, status = circuit.state(now), circuit.status(now)
+    benched, bench = circuit, circuit.bench_now(now)
+    if bench is None and circuit.provider is not None:
+        benched, bench = circuit.provider, circuit.provider.bench_now(now)
+    state = circuit.state(now)
     total, errors = circuit.numbers(now)
     return TargetHealth(
-        status=status,
+        status=circuit.status(now) if bench is None else "down",
         state=state,
         error_rate=errors / total if total else 0.0,
         latency=circuit.average_latency(now),
@@ -120,7 +122,7 @@ def _health(circuit: Circuit, now: float, checked_at: datetime) -> TargetHealth:
         consecutive_failures=circuit.consecutive,
         last_error=circuit.last_error,
         checked_at=checked_at,
-        benched=None if bench is None else _row(circuit, bench, now),
+        benched=None if bench is None else _row(benched, bench, now),
         first_content=circuit.first_content(now),
     )
 

@@ -192,15 +192,11 @@ class Failover:
         return f"Failover({', '.join(target.key for target in self.chain)})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self.chain, self._given)
+        return Failover, (self.chain, self._given)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Pickles of earlier releases hold the attributes that the class had then.
         self.__init__(state["chain"], state["_given"])
-
-
-def _rebuild(chain: tuple[Target, ...], given: dict[str, Any]) -> Failover:
-    return Failover(chain, given)
 
 
 def failover(

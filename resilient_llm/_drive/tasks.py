@@ -21,21 +21,36 @@ def run_to_end(coroutine: Coroutine[Any, Any, _Result]) -> _Result:
     What it raises leaves unchanged. That includes a ``StopIteration`` of the user's own code,
     which Python replaces by a ``RuntimeError`` where it leaves a coroutine.
     """
+    stopped: BaseException | None = None
     try:
         coroutine.send(None)
     except StopIteration as end:
         return end.value
     except RuntimeError as error:
         stopped = error.__cause__
-        if error.args != ("coroutine raised StopIteration",) or stopped is None:
+        if stopped is None or not _is_of_python(error):
             raise
-    else:
-        coroutine.close()
+    finally:
+        coroutine.close()  # an interrupt may have come before it ran
+    if stopped is None:
         raise RuntimeError("a coroutine of synchronous code was suspended")
     try:
         raise stopped
     finally:
         del stopped  # its traceback refers to this frame
+
+
+def _is_of_python(error: RuntimeError) -> bool:
+    """Return whether Python put this error in the place of a ``StopIteration`` of a coroutine here.
+
+    The user's code may raise one that looks the same, but it is raised in a frame of its own.
+    """
+    if error.args != ("coroutine raised StopIteration",):
+        return False
+    step = error.__traceback__
+    while step is not None and step.tb_next is not None:
+        step = step.tb_next
+    return step is not None and step.tb_frame.f_globals.get("__name__", "").startswith(__package__)
 
 
 def current_task() -> object:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from resilient_llm._values.errors import ConfigurationError
+from resilient_llm._values.keys import shown
 from resilient_llm._values.target import Target
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _of_spec(spec: str) -> Target:
     try:
         return Target(spec)
     except ConfigurationError as error:
-        raise ConfigurationError(f"chain entry {spec.strip()!r}: {error}") from None
+        raise ConfigurationError(f"chain entry {shown(spec.strip())}: {error}") from None
 
 
 def _of_function(entry: Any) -> Target:

@@ -132,6 +132,7 @@ class StreamInterruptedError(ResilientLLMError):
         return type(self), (self.target, self.items_sent)
 
 
+@exported
 class StreamDeadlineExceededError(StreamInterruptedError, DeadlineExceededError):
     """The deadline of the whole call ended after content had been delivered; both of its bases.
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 T = TypeVar("T", bound=type)
 
@@ -52,8 +55,23 @@ class _Source:
         return type(cls.__name__, (), {**names, "__doc__": cls.__doc__})
 
 
-def instance_schema(cls: type[Any], source: object, handler: object) -> Any:
-    """Return what pydantic asks for: a field of this class takes instances, as they are."""
+def plain_schema(
+    cls: type[Any], to_plain: Callable[[Any], Any], of_plain: Callable[[Any], Any], kind: str
+) -> Any:
+    """Return what pydantic asks of a class that is written as a plain value.
+
+    Args:
+        cls: The class. A field takes an instance as it is, or the plain form of one.
+        to_plain: Returns the plain form of an instance, which is what a model dumps.
+        of_plain: Returns an instance; a ValueError is a validation error.
+        kind: ``"str"`` or ``"dict"``, what the plain form is.
+    """
     from pydantic_core import core_schema
 
-    return core_schema.is_instance_schema(cls)
+    form = core_schema.str_schema() if kind == "str" else core_schema.dict_schema()
+    parsed = core_schema.no_info_after_validator_function(of_plain, form)
+    return core_schema.json_or_python_schema(
+        json_schema=parsed,
+        python_schema=core_schema.union_schema([core_schema.is_instance_schema(cls), parsed]),
+        serialization=core_schema.plain_serializer_function_ser_schema(to_plain),
+    )

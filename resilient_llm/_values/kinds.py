@@ -34,6 +34,7 @@ class ErrorKind(StrEnum):
     unknown = UNKNOWN
 
 
+@exported
 class LastError(NamedTuple):
     """What the newest error of a key was."""
 

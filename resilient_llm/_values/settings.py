@@ -11,6 +11,7 @@ from resilient_llm._values import checks as check
 from resilient_llm._values.checks import unknown_names
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.exported import exported
+from resilient_llm._values.keys import shown
 from resilient_llm._values.target import normal_key
 
 Mode = Literal["enforce", "metrics_only", "disabled", "forced_open"]
@@ -160,7 +161,7 @@ class Settings:
                 key = "*" if name == "*" else normal_key(name)
             except ConfigurationError as error:
                 raise ConfigurationError(
-                    f"breakers[{name!r}]: {error}; or '*' for all keys"
+                    f"breakers[{shown(name)}]: {error}; or '*' for all keys"
                 ) from None
             added = checked_options(check.mapping(f"breakers[{name!r}]", options))
             merged[key] = {**merged.get(key, {}), **added}

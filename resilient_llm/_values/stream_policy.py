@@ -1,14 +1,13 @@
 """`StreamPolicy`: the options of a guarded stream, frozen and checked when built."""
 
-import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Final, Literal, TypedDict, Unpack
+from typing import Any, Final, Literal, Self, TypedDict, Unpack
 
 from resilient_llm._values import checks as check
 from resilient_llm._values.checks import unknown_names
 from resilient_llm._values.errors import ConfigurationError, StreamInterruptedError
-from resilient_llm._values.exported import exported, instance_schema
+from resilient_llm._values.exported import exported, plain_schema
 
 OnInterrupt = (
     Literal["raise", "restart"] | Callable[[StreamInterruptedError], Mapping[str, Any] | None]
@@ -94,7 +93,6 @@ class StreamPolicy:
     """
 
     __slots__ = (*_DEFAULTS, "_given")
-    __get_pydantic_core_schema__: ClassVar[Any] = classmethod(instance_schema)
 
     commit: Callable[[Any], object] | None
     on_interrupt: OnInterrupt
@@ -178,7 +176,16 @@ class StreamPolicy:
         return f"StreamPolicy({shown})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return functools.partial(StreamPolicy, **self._given), ()
+        # By a method of a public class: pickles then name no private module.
+        return StreamPolicy._unpickled, (self._given,)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: object) -> Any:
+        return plain_schema(cls, lambda policy: policy._given, cls._unpickled, "dict")
+
+    @classmethod
+    def _unpickled(cls, given: StreamOptions) -> Self:
+        return cls(**given)
 
 
 def _fill(policy: StreamPolicy, given: dict[str, Any]) -> None:

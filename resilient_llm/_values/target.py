@@ -1,19 +1,19 @@
 """`Target`, where a call can be sent, and `Attempt`, what a function may know of its attempt."""
 
-import functools
 import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from resilient_llm._values import checks as check
 from resilient_llm._values.errors import ConfigurationError
-from resilient_llm._values.exported import exported, instance_schema
-from resilient_llm._values.keys import parse_key, provider_key
+from resilient_llm._values.exported import exported, plain_schema
+from resilient_llm._values.keys import check_key, parse_key, provider_key
 from resilient_llm._values.stream_policy import StreamPolicy, stream_policy
 
 
+@exported
 class Unset(Enum):
     """Type of ``Target.UNSET``."""
 
@@ -61,7 +61,6 @@ class Target:
     """
 
     UNSET: ClassVar[Unset] = Unset.UNSET
-    __get_pydantic_core_schema__: ClassVar[Any] = classmethod(instance_schema)
 
     spec: str
     key: str
@@ -120,7 +119,7 @@ class Target:
         put(self, "spec", f"{provider}/{model}")
         put(self, "provider", provider)
         put(self, "provider_key", provider_key(provider, name))
-        put(self, "key", f"{self.provider_key}/{model}")
+        put(self, "key", check_key(f"{self.provider_key}/{model}"))
         put(self, "model", model)
         put(self, "call", call)
         put(self, "account", name or None)
@@ -181,7 +180,17 @@ class Target:
         return f"Target({self.key!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return functools.partial(Target, self.spec, **self.options()), ()
+        # By a method of a public class: pickles then name no private module.
+        return Target._unpickled, (self.spec, self.options())
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: object) -> Any:
+        # Only the key is written: parameters may hold what must not reach a log.
+        return plain_schema(cls, lambda target: target.key, cls, "str")
+
+    @classmethod
+    def _unpickled(cls, spec: str, options: dict[str, Any]) -> Self:
+        return cls(spec, **options)
 
 
 @exported

@@ -357,3 +357,31 @@ def test_health_can_be_read_while_threads_report(clock):
         results = in_threads(5, work)
 
     assert sum(results) == health()[GROQ].total
+
+
+@pytest.mark.parametrize("is_manual", [True, False], ids=["by hand", "by a trigger"])
+def test_a_target_of_a_benched_provider_is_down(clock, is_manual: bool) -> None:
+    """Its own state is closed; the bench that keeps it from being called is its provider's."""
+    breaker("groq/llama").record(None, 1.0)
+    if is_manual:
+        bench_model("groq")
+    else:
+        for _ in range(5):
+            breaker("groq").record(ConnectionRefusedError(), 0.1)
+
+    report = health()["groq/llama"]
+
+    assert ("down", "closed", "groq", is_manual) == (
+        report.status,
+        report.state,
+        report.benched.model,
+        report.benched.manual,
+    )
+
+
+def test_a_target_shows_its_own_bench_before_its_provider_s(clock) -> None:
+    """Of two benches the nearer one is shown."""
+    bench_model("groq/llama", 30)
+    bench_model("groq")
+
+    assert "groq/llama" == health()["groq/llama"].benched.model

@@ -10,8 +10,12 @@ from resilient_llm import (
     ConfigurationError,
     Target,
     bench_model,
+    breaker,
+    configure,
     failover,
+    health,
     is_benched,
+    unbench_model,
 )
 from tests.support.guards import fail, is_refused
 from tests.support.ways import GROQ, OPENAI, down
@@ -439,3 +443,40 @@ def test_a_chain_is_read_once_when_it_is_written():
     assert "a/x" == policy.call(ask)
     with pytest.raises((ChainExhaustedError, BreakerOpenError)):
         policy.call(ask)
+
+
+KEY_USERS = {
+    "Target": Target,
+    "failover": failover,
+    "breaker": breaker,
+    "bench_model": bench_model,
+    "unbench_model": unbench_model,
+    "is_benched": is_benched,
+    "health": lambda key: health([key]),
+    "configure": lambda key: configure(breakers={key: {"failures": 3}}),
+}
+
+
+@pytest.mark.parametrize("use", KEY_USERS)
+@pytest.mark.parametrize(
+    "key",
+    ["groq/" + "x" * 508, "groq/a\nb", "groq/a\x1b[31m", "gr\x00oq/a", "groq@ten\x7fant/a"],
+    ids=["513 characters", "new line", "escape", "null", "delete"],
+)
+def test_long_keys_and_control_characters_are_refused_everywhere(use: str, key: str) -> None:
+    """Such a key could blow up a log or a label; the error shows its beginning only."""
+    with pytest.raises(ConfigurationError, match=r"too long|control characters") as refused:
+        KEY_USERS[use](key)
+
+    assert len(str(refused.value)) < 200
+    assert str(refused.value).isprintable()
+
+
+def test_the_account_counts_as_a_part_of_the_key() -> None:
+    """It may be given apart from the spec."""
+    assert 512 == len(Target("groq/" + "x" * 500, account="tenant").key)
+
+    with pytest.raises(ConfigurationError, match="513 characters"):
+        Target("groq/" + "x" * 500, account="tenant7")
+    with pytest.raises(ConfigurationError, match="control characters"):
+        Target("groq/llama", account="a\tb")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -34,3 +35,36 @@ def test_errors_leave_unchanged() -> None:
     with pytest.raises(RuntimeError) as caught:
         run_to_end(fails())
     assert error is caught.value
+
+
+def test_a_users_error_that_looks_like_python_s_leaves_as_it_is() -> None:
+    """A RuntimeError of the user's own event loop is not taken for a StopIteration of ours."""
+
+    async def closes() -> None:
+        raise StopIteration("inner")
+
+    async def leaves() -> None:
+        asyncio.run(closes())
+
+    with pytest.raises(RuntimeError, match="coroutine raised StopIteration"):
+        run_to_end(leaves())
+
+
+def test_a_coroutine_that_is_interrupted_before_it_runs_is_closed() -> None:
+    """Nothing warns of a coroutine that was never awaited."""
+
+    class Interrupted:
+        is_closed = False
+
+        def send(self, value: None) -> None:
+            raise KeyboardInterrupt
+
+        def close(self) -> None:
+            self.is_closed = True
+
+    interrupted: Any = Interrupted()
+
+    with pytest.raises(KeyboardInterrupt):
+        run_to_end(interrupted)
+
+    assert interrupted.is_closed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import inspect
 import json
 import pickle
@@ -31,6 +32,7 @@ from resilient_llm import (
     Verdict,
     classify,
     failover,
+    health,
 )
 
 AT = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -171,6 +173,9 @@ def test_a_pickle_names_no_private_module(protocol: int) -> None:
         Target("groq/llama", stream=StreamPolicy(idle_timeout=3)),
         Verdict(ErrorKind.TRANSIENT),
         AttemptRecord("groq/llama", 1, ErrorKind.TRANSIENT),
+        Target("groq/llama", params={"top_p": Target.UNSET}),
+        failover("groq/llama"),
+        health(["groq/llama"])["groq/llama"],
         BreakerOpenError("groq/llama", "timeout", 3.0),
         classify.explain(TimeoutError()),
         ChainExhaustedError("no target answered", [ConnectionError()]),
@@ -200,3 +205,48 @@ def test_a_policy_is_pickled_by_what_it_was_given() -> None:
 
     assert policy.chain == copy.chain
     assert (2, 3.0) == (copy._policy.options.attempts, copy._policy.options.timeout)
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+def test_a_deep_copy_shares_nothing_that_can_change(how: Any) -> None:
+    """What is changed in the copy of a target or policy is not changed in the original."""
+    target = Target("groq/llama", params={"extra": {"k": [1]}})
+    streams = StreamPolicy(on_interrupt="restart", restart_marker={"k": [1]})
+
+    how(target).params["extra"]["k"].append(2)
+    how(streams).restart_marker["k"].append(2)
+    how(failover([target])).chain[0].params["extra"]["k"].append(2)
+
+    assert {"extra": {"k": [1]}} == dict(target.params)
+    assert {"k": [1]} == streams.restart_marker
+
+
+def test_old_names_of_functions_are_functions() -> None:
+    """A reference by name that an earlier release made gives the function, not its module."""
+    from resilient_llm._failover import failover as old
+
+    assert failover is old
+
+
+def test_a_model_with_a_target_goes_to_json_and_back_by_its_key() -> None:
+    """The parameters of a target, which may hold a key, are not written."""
+    adapter: pydantic.TypeAdapter[Target] = pydantic.TypeAdapter(Target)
+    target = Target("groq/llama", account="eu", params={"api_key": "sk-secret"})
+
+    text = adapter.dump_json(target)
+
+    assert b'"groq@eu/llama"' == text
+    assert Target("groq@eu/llama") == adapter.validate_json(text)
+    assert "groq@eu/llama" == adapter.dump_python(target)
+    assert "string" == adapter.json_schema()["type"]
+
+
+def test_a_stream_policy_goes_to_json_and_back_by_its_options() -> None:
+    """Its JSON form is the options that were named."""
+    adapter: pydantic.TypeAdapter[StreamPolicy] = pydantic.TypeAdapter(StreamPolicy)
+    policy = StreamPolicy(idle_timeout=3, on_empty="accept")
+
+    assert policy == adapter.validate_json(adapter.dump_json(policy))
+    assert "object" == adapter.json_schema()["type"]
+    with pytest.raises(pydantic.ValidationError, match="no option 'idle'"):
+        adapter.validate_json('{"idle": 3}')
