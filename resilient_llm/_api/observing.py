@@ -117,12 +117,12 @@ class EventStream:
 
     async def __anext__(self) -> Event:
         while True:
-            waiter = _Waiter()
             with self._lock:
                 if self._stop is None:
                     raise StopAsyncIteration
                 if self._buffer:
                     return self._buffer.popleft()
+                waiter = _Waiter()
                 self._waiting.append(waiter)
             try:
                 await waiter.woken.wait()

@@ -119,6 +119,7 @@ class Dispatcher:
         self._moment = moment
         self._clock = clock
         self._lock = threading.RLock()
+        """For changes of who listens; never taken to deliver."""
         self._subscriptions: tuple[Subscription, ...] = ()
         self._listeners: dict[str, tuple[Subscription, ...]] = {}
         """``{name of an event: who listens to it}``. Replaced, never changed."""
@@ -182,8 +183,10 @@ class Dispatcher:
 
     def _end(self, subscription: Subscription) -> None:
         subscription.is_over = True
-        for inbox in list(subscription.inboxes):
-            inbox.queue.clear()
+        for reference in list(subscription.inboxes.values()):
+            inbox = reference()
+            if inbox is not None:
+                inbox.queue.clear()
 
     # Events.
 
@@ -203,32 +206,47 @@ class Dispatcher:
                 if outbox.is_behind:
                     self.deliver(outbox, tag)
                 return
-            if len(listeners) == 1 and not outbox.pending and not outbox.routing.locked():
-                subscription = listeners[0]
-                inbox = outbox.inboxes.get(id(subscription))
-                if inbox is not None and not inbox.queue:
-                    # Called in place, because a call with one observer should cost little.
-                    event = self._event(outbox.key, kind, happened_at, tag, fields)
-                    is_ours = False
-                    try:
-                        is_ours = inbox.busy.acquire(False)  # by position: a keyword costs time
-                        if is_ours:
-                            subscription.callback(event)
-                    except (KeyboardInterrupt, SystemExit):
-                        outbox.is_behind = True  # facts may have come meanwhile
-                        raise
-                    except BaseException as error:  # noqa: BLE001  # it must never break a call
-                        failed = Fact(kind, happened_at, tag, fields)
-                        self._observer_failed(outbox, subscription.callback, error, failed)
-                    finally:
-                        if is_ours:
-                            inbox.busy.release()
-                    if is_ours:
-                        if inbox.queue or outbox.pending or outbox.is_behind:
-                            self.deliver(outbox, tag)
-                        return
+            if len(listeners) == 1 and self._hand_at_once(
+                outbox, listeners[0], kind, happened_at, tag, fields
+            ):
+                return
         outbox.add(Fact(kind, happened_at, tag, fields))
         self.deliver(outbox, tag)
+
+    def _hand_at_once(
+        self,
+        outbox: Outbox,
+        subscription: Subscription,
+        kind: event_names.EventName,
+        happened_at: float,
+        tag: CallTag | None,
+        fields: dict[str, Any],
+    ) -> bool:
+        """Hand an event to its only observer, if nothing is before it; return whether it was."""
+        if outbox.pending or outbox.routing.locked():
+            return False
+        inbox = outbox.inboxes.get(id(subscription))
+        if inbox is None or inbox.queue:
+            return False
+        event = self._event(outbox.key, kind, happened_at, tag, fields)
+        is_ours = False
+        try:
+            is_ours = inbox.busy.acquire(False)  # by position: a keyword costs time
+            if not is_ours:
+                return False
+            subscription.callback(event)
+        except (KeyboardInterrupt, SystemExit):
+            outbox.is_behind = True  # facts may have come meanwhile
+            raise
+        except BaseException as error:  # noqa: BLE001  # an observer must never break a call
+            failed = Fact(kind, happened_at, tag, fields)
+            self._observer_failed(outbox, subscription.callback, error, failed)
+        finally:
+            if is_ours:
+                inbox.busy.release()
+        if inbox.queue or outbox.pending or outbox.is_behind:
+            self.deliver(outbox, tag)
+        return True
 
     def deliver(self, outbox: Outbox, tag: CallTag | None = None, /) -> None:
         """Deliver what waits in an outbox, as far as the share of the call goes.
@@ -239,13 +257,17 @@ class Dispatcher:
         """
         share = _Share(tag)
         outbox.is_behind = False
-        self._route(outbox)
-        while True:
-            for inbox in outbox.inboxes.values():
-                if inbox.queue:
-                    self._hand_over(outbox, inbox, share)
-            if not self._route(outbox):
-                break
+        try:
+            self._route(outbox)
+            while True:
+                for inbox in outbox.inboxes.values():
+                    if inbox.queue:
+                        self._hand_over(outbox, inbox, share)
+                if not self._route(outbox):
+                    break
+        except BaseException:
+            outbox.is_behind = True  # a signal handler raised: the rest waits
+            raise
         if share.interrupt is not None:
             try:
                 raise share.interrupt
@@ -324,8 +346,6 @@ class Dispatcher:
             else:
                 subscription, is_lasting = Subscription(observer), False
             inbox = Inbox(subscription, is_lasting=is_lasting)
-            with self._lock:
-                subscription.inboxes.add(inbox)
             outbox.inboxes = {**outbox.inboxes, number: inbox}
         outbox.put(inbox, fact)
 

@@ -124,8 +124,9 @@ SCENARIOS = {
         {GROQ: [ProviderError(401)], OPENAI: ["yes"]},
         "yes",
         [
-            ("AttemptFailed", GROQ, "invalid_credentials"),
+            # The provider has counted the failure before the target emits it.
             ("TargetBenched", "groq", "auth_dead"),
+            ("AttemptFailed", GROQ, "invalid_credentials"),
             ("FailedOver", GROQ, OPENAI),
             ("AttemptSucceeded", OPENAI, 1),
         ],

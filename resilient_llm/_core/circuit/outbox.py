@@ -11,9 +11,9 @@ finaliser.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Protocol
-from weakref import WeakSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -89,8 +89,8 @@ class Subscription:
         self.callback = callback
         self.names = names
         """None for every event."""
-        self.inboxes: WeakSet[Inbox] = WeakSet()
-        """Where events wait for it. Changed under the lock of the dispatcher."""
+        self.inboxes: dict[int, weakref.ref[Inbox]] = {}
+        """``{id of an inbox: the inbox}``: where events wait for it, while the inbox exists."""
         self.is_over = False
 
 
@@ -107,6 +107,8 @@ class Inbox:
         self.busy = threading.Lock()
         """Held, and never waited for, by the thread that hands over from this inbox."""
         self.has_dropped = False
+        number, inboxes = id(self), observer.inboxes
+        inboxes[number] = weakref.ref(self, lambda _: inboxes.pop(number, None))
 
 
 class Outbox:
