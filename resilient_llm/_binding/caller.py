@@ -146,6 +146,7 @@ class Caller:
             self.deps = CallDeps(
                 classify=classify,
                 notice=notice_client_retries,
+                fails_first=runtime.dispatcher.fails_first,
                 backoff=self.policy.backoff,
                 budgets=runtime.budgets,
                 settings=runtime.settings,

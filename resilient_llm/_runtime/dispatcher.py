@@ -144,8 +144,8 @@ class Dispatcher:
         except Exception as error:  # noqa: BLE001  # an observer must never break a call
             self._observer_failed(callback, type(error).__name__, event)
 
-    def _fails_first(self, callback: Callable[[Any], object]) -> bool:
-        """Return whether this is the first failure of an observer, and remember the failure."""
+    def fails_first(self, callback: Callable[[Any], object]) -> bool:
+        """Return whether a user's function fails for the first time, and remember that."""
         number, failed_before = id(callback), self._failed_before
         if number in failed_before:
             return False
@@ -160,7 +160,7 @@ class Dispatcher:
     ) -> None:
         from resilient_llm._values.events import ObserverFailed
 
-        if not self._fails_first(callback) or isinstance(event, ObserverFailed):
+        if not self.fails_first(callback) or isinstance(event, ObserverFailed):
             return
         failed = ObserverFailed(
             at=event.at, target=event.target, call_id=event.call_id, type_name=type_name

@@ -90,6 +90,7 @@ class Player:
         self.script: dict[str, list[Any]] = {}
         self.timed_out = False
         self.seen: list[tuple[str, BaseException]] = []
+        self.failed: list[Callable[..., object]] = []
         self.rng = NoJitter()
         self.breakers = BreakerSettings(**(breakers or {}))
         self.before_wait: Callable[[Wait], None] = lambda _: None
@@ -102,6 +103,7 @@ class Player:
         self.deps = CallDeps(
             classify=lambda error: error.verdict,  # type: ignore[attr-defined]
             notice=lambda provider, error: self.seen.append((provider, error)),
+            fails_first=self._fails_first,
             backoff=lambda number, error, rng: float(number),
             budgets=RetryBudgets(),
             settings=settings or Settings(breakers={}),
@@ -109,6 +111,12 @@ class Player:
             item_inspector=lambda: _items,
         )
         self.call: Call = self.new_call()
+
+    def _fails_first(self, function: Callable[..., object]) -> bool:
+        if function in self.failed:
+            return False
+        self.failed.append(function)
+        return True
 
     def _circuit(self, key: str, provider: Circuit | None) -> Circuit:
         if key not in self.circuits:

@@ -74,13 +74,23 @@ class Candidate:
 class CallDeps:
     """What a call needs from the process: rules, budgets, settings and randomness."""
 
-    __slots__ = ("backoff", "budgets", "classify", "item_inspector", "notice", "rng", "settings")
+    __slots__ = (
+        "backoff",
+        "budgets",
+        "classify",
+        "fails_first",
+        "item_inspector",
+        "notice",
+        "rng",
+        "settings",
+    )
 
     def __init__(
         self,
         *,
         classify: Callable[[BaseException], Verdict],
         notice: Callable[[str, BaseException], None],
+        fails_first: Callable[[Callable[..., object]], bool],
         backoff: Backoff,
         budgets: RetryBudgets,
         settings: Settings,
@@ -92,6 +102,8 @@ class CallDeps:
         self.classify = classify
         self.notice = notice
         """``(provider, error)``: looks for what operators should know besides, as SDK retries."""
+        self.fails_first = fails_first
+        """Whether this is the first failure of a function of the user, which is then emitted."""
         self.backoff = backoff
         self.budgets = budgets
         self.settings = settings
@@ -285,6 +297,13 @@ class Call:
         circuit = candidate.circuit
         if circuit.sink.has_listeners(kind, self.tag):
             circuit.emit(kind, now, tag=self.tag, **details)
+
+    def report_failure(
+        self, candidate: Candidate, function: Callable[..., object], failure: Exception, now: float
+    ) -> None:
+        """Emit, once for each function, that one which the policy names has failed."""
+        if self.deps.fails_first(function):
+            self.emit(candidate, event_names.ObserverFailed, now, type_name=type(failure).__name__)
 
     def exhausted(self, now: float) -> ChainExhaustedError:
         """Return the error with the outcome of every target, in the order of the chain."""

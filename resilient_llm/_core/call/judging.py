@@ -12,15 +12,12 @@ from resilient_llm._core.call.ending import emit_call_failed, is_over, leaves, t
 from resilient_llm._values import event_names
 from resilient_llm._values.errors import ResponseRejectedError
 from resilient_llm._values.kinds import ErrorKind
-from resilient_llm._values.verdict import Verdict
+from resilient_llm._values.verdict import LONGEST_REASON, Verdict
 
 if TYPE_CHECKING:
     from resilient_llm._core.call.call import Call
     from resilient_llm._core.call.steps import Reply, Step, Try
     from resilient_llm._core.stream.stream_state import StreamState
-
-_LONGEST_REASON = 40
-"""Characters of a text from ``reject`` that is taken as a reason; a longer one is prose."""
 
 
 def rejection_of(call: Call, trial: Try, reply: Reply) -> Verdict | None:
@@ -62,7 +59,7 @@ def _fault_of(call: Call, trial: Try, reply: Reply) -> Verdict | None:
         return said
     if isinstance(said, ErrorKind):
         return Verdict(said, "rejected")
-    if isinstance(said, str) and len(said) <= _LONGEST_REASON:
+    if isinstance(said, str) and len(said) <= LONGEST_REASON:
         return Verdict(ErrorKind.BAD_RESPONSE, said)
     return Verdict(ErrorKind.BAD_RESPONSE)
 
@@ -81,12 +78,7 @@ def verdict_of(call: Call, trial: Try, reply: Reply) -> Verdict:
             if said is not None:
                 verdict = said if isinstance(said, Verdict) else Verdict(ErrorKind(said))
         except Exception as broken:  # noqa: BLE001  # a rule must never turn one error into another
-            call.emit(
-                trial.candidate,
-                event_names.ObserverFailed,
-                reply.now,
-                type_name=type(broken).__name__,
-            )
+            call.report_failure(trial.candidate, own, broken, reply.now)
     if verdict.kind is ErrorKind.UNKNOWN:
         call.emit(
             trial.candidate,
