@@ -319,6 +319,70 @@ def test_an_attempt_timeout_cancels_and_blames_the_target(backend: str, clock: A
     assert (1, "timeout") == (health()[GROQ].errors, health()[GROQ].last_error.reason)  # type: ignore[union-attr]
 
 
+class OddClientError(Exception):
+    """What a client makes of a cancellation."""
+
+
+def _loop(chain: list[str], attempt: Any) -> Any:
+    async def run() -> str:
+        async for each in failover(chain=chain, attempt_timeout=3.0):
+            async with each as target:
+                return await attempt(target)
+        raise AssertionError
+
+    return run
+
+
+@on_both_loops
+@pytest.mark.parametrize("way", ["first attempt", "call flow", "loop"])
+@pytest.mark.parametrize("error", [OddClientError(), RuntimeError("session is closed")])
+def test_an_attempt_that_is_cut_off_has_timed_out_whatever_it_raises(
+    error: Exception, way: str, backend: str, clock: Any
+) -> None:
+    """A client that turns its cancellation into an error of its own is no other failure."""
+    import anyio
+
+    async def attempt(target: Target) -> str:
+        if target.key == GROQ:
+            clock.advance(3.0)
+            try:
+                await anyio.sleep_forever()
+            except BaseException:
+                raise error from None
+        return target.key
+
+    if way == "loop":
+        ask = _loop([GROQ, OPENAI], attempt)
+    else:
+        observers = () if way == "first attempt" else (lambda _: None,)
+        ask = failover(chain=[GROQ, OPENAI], attempt_timeout=3.0, observers=observers)(attempt)
+
+    assert OPENAI == run_async(ask, backend=backend)
+    assert (1, "timeout") == (health()[GROQ].errors, health()[GROQ].last_error.reason)  # type: ignore[union-attr]
+
+
+@on_both_loops
+def test_the_error_of_a_client_that_was_cut_off_is_the_member(backend: str, clock: Any) -> None:
+    """Whoever looks for the cause finds what the client raised, and that it was a timeout."""
+    import anyio
+
+    error = RuntimeError("session is closed")
+
+    @failover(chain=GROQ, attempts=1, attempt_timeout=3.0)
+    async def ask(target: Target) -> str:
+        clock.advance(3.0)
+        try:
+            return await anyio.sleep_forever()
+        except BaseException:
+            raise error from None
+
+    with pytest.raises(ChainExhaustedError) as caught:
+        run_async(ask, backend=backend)
+
+    assert [error] == list(caught.value.exceptions)
+    assert ["timeout"] == [record.reason for record in caught.value.attempts]
+
+
 # --- backoff ----------------------------------------------------------------------------------
 
 

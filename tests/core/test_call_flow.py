@@ -50,6 +50,10 @@ class Problem(Exception):  # noqa: N818  # stands in transcripts
         self.verdict = verdict
 
 
+class LimitError(Problem, TimeoutError):
+    """What a driver raises when it cuts an attempt off."""
+
+
 class Stop(BaseException):
     """A cancellation, or one of Python's own ways out."""
 
@@ -155,6 +159,10 @@ class Player:
             )
             by = "" if mine else " by no call"
             self.lines.append(f"{kind} {circuit.key}{said} at {at:g}{by}")
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass besides the waits of the call."""
+        self.now += seconds
 
     # Playing.
 
@@ -997,6 +1005,89 @@ class TestDeadlines:
         player = Player({"a/x": [ASKS, "yes"]}, attempts=3, timeout=4.6)
 
         assert "wait 4" in player.play()
+
+    @pytest.mark.parametrize("late", [0.0, 5.0])
+    def test_no_retry_after_a_wait_that_took_longer(self, late: float) -> None:
+        player = Player({"a/x": [DOWN], "b/y": []}, attempts=3, timeout=8.0)
+        player.before_wait = lambda _: player.advance(6.5 + late)
+
+        player.plays(f"""
+            try a/x 1 within 6
+            AttemptFailed a/x number=1 seconds=0.5 kind=transient reason=overloaded status=503 at \
+                0.5
+            RetryScheduled a/x number=2 delay=1 source=backoff at 0.5
+            wait 1
+            CallFailed a/x attempts=1 kind=transient at {8 + late:g}
+            raise DeadlineExceededError from Problem('overloaded')
+        """)
+        assert player.circuits["a/x"].slot is not None
+
+    def test_no_wait_for_a_bench_that_ends_at_the_deadline(self) -> None:
+        player = Player({"a/x": [limited(1.0)]}, attempts=3, timeout=1.52)
+        circuit = player.circuits["a/x"]
+        player.before_wait = lambda _: circuit.bench(player.now, 1.54, "migration")
+
+        lines = player.play()
+
+        assert (["wait 1"], "raise ChainExhaustedError from Problem('rate_limit')") == (
+            [line for line in lines if line.startswith("wait")],
+            lines[-1],
+        )
+
+    @pytest.mark.parametrize("raised", [UNKNOWN, BUG, WRONG, DEAD, DOWN], ids=lambda it: it.kind)
+    def test_what_a_client_raises_when_it_is_cut_off_is_a_timeout(self, raised: Verdict) -> None:
+        player = Player({"a/x": [], "b/y": ["yes"]}, attempts=1, attempt_timeout=3.0)
+        error = Problem(raised)
+        real = player._try
+
+        def cut_off(step: Try) -> Reply:
+            if step.candidate.target.key == "b/y":
+                return real(step)
+            player.lines.append("try a/x")
+            player.now = 3.0
+            return Reply(3.0, error=error, timed_out=True)
+
+        player._try = cut_off  # type: ignore[method-assign]
+
+        player.plays("""
+            try a/x
+            AttemptFailed a/x number=1 seconds=3 kind=transient reason=timeout status=None at 3
+            FailedOver a/x from_target=a/x to_target=b/y kind=transient reason=timeout at 3
+            try b/y 1 within 3
+            AttemptSucceeded b/y number=1 seconds=0.5 at 3.5
+            answer 'yes'
+        """)
+        assert (1, 1) == player.circuits["a/x"].numbers(3.5)
+        assert error is player.call.last_outcomes["a/x"][0]
+
+    def test_a_cancellation_at_the_limit_stays_one(self) -> None:
+        player = Player({"a/x": [], "b/y": []}, attempts=1, attempt_timeout=3.0)
+        player._try = lambda step: Reply(3.0, error=Stop(CANCELLED), timed_out=True)  # type: ignore[method-assign]
+
+        assert ["reraise"] == player.play()
+
+    def test_rules_are_asked_about_the_drivers_own_timeout(self) -> None:
+        player = Player(
+            {"a/x": [("never", 1e9)], "b/y": ["yes"]},
+            attempts=1,
+            attempt_timeout=3.0,
+            classify=lambda _: HUNG,
+        )
+        player._try = self._timing_out(player)  # type: ignore[method-assign]
+
+        assert "reason=hung" in player.play()[1]
+
+    @staticmethod
+    def _timing_out(player: Player) -> Callable[[Try], Reply]:
+        real = player._try
+
+        def cut_off(step: Try) -> Reply:
+            reply = real(step)
+            if reply.error is not None:
+                reply.error = LimitError(TIMED_OUT)
+            return reply
+
+        return cut_off
 
     def test_the_limit_of_a_half_open_probe_is_its_lease(self) -> None:
         player = Player(

@@ -6,11 +6,11 @@ ends the call, and charges a failure to the breaker. It does not choose what is 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._core.call.ending import emit_call_failed, is_over, leaves, too_late
 from resilient_llm._values import event_names
-from resilient_llm._values.errors import ResponseRejectedError
+from resilient_llm._values.errors import ResilientLLMError, ResponseRejectedError
 from resilient_llm._values.kinds import ErrorKind
 from resilient_llm._values.verdict import LONGEST_REASON, Verdict
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.call import Call
     from resilient_llm._core.call.steps import Reply, Step, Try
     from resilient_llm._core.stream.stream_state import StreamState
+
+_TIMEOUT: Final = Verdict(ErrorKind.TRANSIENT, "timeout")
 
 
 def rejection_of(call: Call, trial: Try, reply: Reply) -> Verdict | None:
@@ -71,6 +73,8 @@ def verdict_of(call: Call, trial: Try, reply: Reply) -> Verdict:
     """
     error, own = reply.error, call.options.classify
     assert error is not None
+    if reply.timed_out and _hides_timeout(error):
+        return _TIMEOUT
     verdict = call.deps.classify(error)
     if own is not None and isinstance(error, Exception) and verdict.kind is not ErrorKind.CANCELLED:
         try:
@@ -90,6 +94,16 @@ def verdict_of(call: Call, trial: Try, reply: Reply) -> Verdict:
         if call.options.on_unknown == "transient":
             return Verdict(ErrorKind.TRANSIENT, verdict.reason, verdict.retry_after, verdict.status)
     return verdict
+
+
+def _hides_timeout(error: BaseException) -> bool:
+    """Return whether a client raised an error of its own when its attempt was cut off.
+
+    Such an error says how the client ends an attempt, and nothing about the target.
+    """
+    if not isinstance(error, Exception):
+        return False
+    return not isinstance(error, TimeoutError) or isinstance(error, ResilientLLMError)
 
 
 def ends_call(
@@ -152,10 +166,9 @@ def _hit_the_deadline(call: Call, reply: Reply, verdict: Verdict) -> bool:
 
 def _deadline_ended(call: Call, trial: Try, reply: Reply, stream: StreamState | None) -> Step:
     trial.permit.abandoned()
-    timeout = Verdict(ErrorKind.TRANSIENT, "timeout")
-    _record(call, trial, reply, timeout)
+    _record(call, trial, reply, _TIMEOUT)
     if stream is not None:
-        emit_interrupted(call, trial, reply.now, timeout, stream)
+        emit_interrupted(call, trial, reply.now, _TIMEOUT, stream)
     return too_late(call, reply.now, stream)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from resilient_llm._core.call.ending import is_over
 from resilient_llm._core.call.steps import Wait
 from resilient_llm._core.circuit.permit import block_of
 from resilient_llm._core.circuit.window import Generation
@@ -80,17 +81,23 @@ def retry_in(
 def permit_after(
     call: Call, candidate: Candidate, limit: float | None, delay: float, now: float
 ) -> Generator[Step, Reply, Permit | float]:
-    """Wait, then ask the breaker again; return the permit, or what time it is without one."""
+    """Wait, then ask the breaker again; return the permit, or what time it is without one.
+
+    There is no permit either if the deadline has passed meanwhile.
+    """
     end = now + delay
     while True:
         reply = yield Wait(max(0.0, end - now))
         now = reply.now
+        if is_over(call, now):
+            return now
         block = block_of(candidate.circuit, now)
         if (
             block is None
             or block.until is None
             or block.until - now > _EARLY
             or block.until <= end - delay
+            or (call.deadline is not None and block.until >= call.deadline)
         ):
             break
         end = block.until
