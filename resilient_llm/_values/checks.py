@@ -123,6 +123,23 @@ def price(value: Any) -> tuple[float, float] | None:
     return number("price[0]", first, low=0.0), number("price[1]", second, low=0.0)
 
 
+def function(name: str, value: Any) -> Any:
+    """Return a function whose result is used at once, so a coroutine function is refused."""
+    if not callable(value):
+        raise ConfigurationError(
+            f"{name} of type {type(value).__name__} is not allowed: write a function, or None"
+        )
+    import inspect
+
+    for each in (value, type(value).__call__):
+        if inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each):
+            raise ConfigurationError(
+                f"{name} is an async function, which is not allowed: its result is used at once; "
+                "write a plain function"
+            )
+    return value
+
+
 def unknown_names(what: str, names: Iterable[str], allowed: Iterable[str]) -> None:
     """Raise ConfigurationError if one of the names is not among the allowed."""
     known = tuple(allowed)

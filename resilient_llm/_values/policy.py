@@ -112,14 +112,14 @@ def checked_options(given: dict[str, Any], strategies: Iterable[str]) -> Options
         check.choice(name, getattr(options, name), ("next", "raise"))
     check.choice("on_unknown", options.on_unknown, ("next", "raise", "transient"))
     check.choice("when_all_benched", options.when_all_benched, ("soonest", "wait", "raise"))
-    if not callable(options.strategy):
+    if callable(options.strategy):
+        check.function("strategy", options.strategy)
+    else:
         check.choice("strategy", options.strategy, strategies)
     for name in ("reject", "classify"):
         value = getattr(options, name)
-        if value is not None and not callable(value):
-            raise ConfigurationError(
-                f"{name} of type {type(value).__name__} is not allowed: write a function, or None"
-            )
+        if value is not None:
+            check.function(name, value)
     if not isinstance(options.reraise, bool):  # pyright: ignore[reportUnnecessaryIsInstance]  # users' input
         raise ConfigurationError(f"reraise={options.reraise!r} is not allowed: write True or False")
     object.__setattr__(options, "observers", _observers(options.observers))

@@ -64,7 +64,7 @@ class BreakerSettings:
     probe_lease: float | None = None
     mode: Mode = "enforce"
     cooldown_is_own: bool = False
-    """Whether somebody named a cooldown for this circuit, so that a policy's does not apply."""
+    """Whether somebody named a cooldown for this key, so that a policy's does not apply."""
 
 
 _OPTION_CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
@@ -100,12 +100,14 @@ def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return checked
 
 
-def breaker_settings(*state: Mapping[str, Any]) -> BreakerSettings:
-    """Return the settings that the checked layers give together, the last one strongest."""
-    merged: dict[str, Any] = {}
-    for layer in state:
-        merged.update(layer)
-    settings = BreakerSettings(**merged, cooldown_is_own="cooldown" in merged)
+def breaker_settings(general: Mapping[str, Any], own: Mapping[str, Any]) -> BreakerSettings:
+    """Return the settings of a key from checked options.
+
+    Args:
+        general: Those of all keys. A cooldown among them is weaker than a policy's.
+        own: Those of this key, which are stronger.
+    """
+    settings = BreakerSettings(**{**general, **own}, cooldown_is_own="cooldown" in own)
     if settings.cooldown > settings.max_cooldown:
         settings = replace(settings, max_cooldown=settings.cooldown)
     return settings
@@ -131,7 +133,7 @@ class Settings:
 
     def for_key(self, key: str, own: Mapping[str, Any]) -> BreakerSettings:
         """Return the breaker settings of a key whose guards named ``own``."""
-        return breaker_settings(self.breakers.get("*", {}), self.breakers.get(key, {}), own)
+        return breaker_settings(self.breakers.get("*", {}), {**self.breakers.get(key, {}), **own})
 
     def changed(self, changes: Mapping[str, Any]) -> "Settings":
         """Return a copy with the changes.

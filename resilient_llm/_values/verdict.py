@@ -114,7 +114,8 @@ def _checked_reason(given: Any) -> str:
 
 def _checked_wait(given: Any) -> float:
     """Return seconds from a number or a numeric text, as headers have it."""
-    is_number = isinstance(given, str) or hasattr(type(given), "__float__")
+    kind: type = type(given)
+    is_number = issubclass(kind, str) or hasattr(kind, "__float__")
     try:
         seconds = float(given) if is_number and not isinstance(given, bool) else -1.0
     except (ValueError, OverflowError):

@@ -640,6 +640,19 @@ class TestRetries:
 
         assert ["a", "a"] == [provider for provider, _ in player.seen]
 
+    def test_a_backoff_that_raises_is_replaced_and_emitted_once(self) -> None:
+        player = Player({"a/x": [DOWN, DOWN, "yes"]}, attempts=3)
+        player.deps.backoff = lambda number, error, rng: 1 / 0
+
+        lines = player.play()
+
+        assert ("ObserverFailed a/x type_name=ZeroDivisionError at 0.5", "answer 'yes'") == (
+            lines[2],
+            lines[-1],
+        )
+        assert 1 == len([line for line in lines if line.startswith("ObserverFailed")])
+        assert all(0.0 <= float(line.split()[1]) <= 0.4 for line in lines if "wait" in line)
+
 
 class TestHints:
     """Waits that providers name."""
@@ -1342,6 +1355,12 @@ class TestContextWindow:
 class TestRejecting:
     """Answers that the policy refuses."""
 
+    @pytest.mark.parametrize("said", [None, False, 0, 0.0, "", [], {}])
+    def test_anything_false_accepts_the_answer(self, said: Any) -> None:
+        player = Player({"a/x": ["yes"]}, reject=lambda _: said)
+
+        assert "answer 'yes'" == player.play()[-1]
+
     @pytest.mark.parametrize(
         ("said", "kind", "reason"),
         [
@@ -1349,7 +1368,6 @@ class TestRejecting:
             ("empty", "bad_response", "empty"),
             ("x", "bad_response", "x"),
             ("x" * 41, "bad_response", "rejected"),
-            ("", "bad_response", "rejected"),
             (ErrorKind.BAD_RESPONSE, "bad_response", "rejected"),
             (ErrorKind.TRANSIENT, "transient", "rejected"),
             (Verdict(ErrorKind.BAD_RESPONSE, "odd", status=200), "bad_response", "odd"),
@@ -1486,6 +1504,13 @@ class TestOwnRule:
         name = "ZeroDivisionError" if "Zero" in lines[1] else "ValueError"
         assert f"ObserverFailed a/x type_name={name} at 0.5" == lines[1]
         assert "reason=overloaded" in lines[2]
+
+    def test_one_that_fails_is_emitted_once(self) -> None:
+        player = Player({"a/x": [DOWN, DOWN], "b/y": ["yes"]}, attempts=2, classify=lambda _: 1 / 0)
+
+        lines = player.play()
+
+        assert 1 == len([line for line in lines if line.startswith("ObserverFailed")])
 
     def test_it_cannot_turn_a_cancellation_into_a_failure(self) -> None:
         player = Player({"a/x": [CANCELLED], "b/y": []}, classify=lambda _: DOWN)

@@ -6,6 +6,7 @@ clock; the driver of the call flow gives the time.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._core.circuit.circuit import CallTag, Circuit
@@ -358,5 +359,6 @@ def _note_of(record: AttemptRecord) -> str:
 
 def _add_note(error: BaseException, note: str) -> None:
     # An error that is raised again and again must not collect the same note each time.
-    if note not in getattr(error, "__notes__", ()):
-        error.add_note(note)
+    with suppress(Exception):  # a class may take no notes, such as a frozen dataclass
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)

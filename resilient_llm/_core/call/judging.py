@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._core.call.ending import emit_call_failed, is_over, leaves, too_late
+from resilient_llm._core.call.steps import NO_ANSWER
 from resilient_llm._values import event_names
 from resilient_llm._values.errors import ResilientLLMError, ResponseRejectedError
 from resilient_llm._values.kinds import ErrorKind
@@ -48,15 +49,19 @@ def _fault_of(call: Call, trial: Try, reply: Reply) -> Verdict | None:
     if reply.stream is not None and reply.stream.fault is not None:
         return reply.stream.fault
     asked = call.options.reject
-    if asked is None or (reply.stream is not None and not reply.stream.has_content):
+    if (
+        asked is None
+        or reply.value is NO_ANSWER
+        or (reply.stream is not None and not reply.stream.has_content)
+    ):
         return None
     try:
         said: Any = asked(reply.value)
+        if not said:
+            return None
     except BaseException:
         trial.permit.abandoned()
         raise
-    if said is None or said is False:
-        return None
     if isinstance(said, Verdict):
         return said
     if isinstance(said, ErrorKind):

@@ -351,6 +351,8 @@ class Circuit:
         *,
         response_time: float | None = None,
         is_targets: bool = False,
+        cooldown: float | None = None,
+        tag: CallTag | None = None,
     ) -> bool:
         """Count a success and return whether it counted; a late one changes nothing.
 
@@ -361,6 +363,8 @@ class Circuit:
             response_time: What is compared with ``slow_call``, if that is not ``seconds``: for a
                 stream the seconds to its first content.
             is_targets: Whether it is in the numbers already, as a success of a target.
+            cooldown: Cooldown of the policy in seconds, if slow successes open the circuit.
+            tag: Names the call in the event of that.
         """
         response_time = seconds if response_time is None else response_time
         with self._lock:
@@ -372,13 +376,21 @@ class Circuit:
             elif counted := admission is self.generation and self._state.is_closed:
                 self._success_locked(now, seconds, response_time)
                 self.consecutive = 0
-                self._trip_locked(now, None, None)
+                self._trip_locked(now, None, cooldown, tag)
                 self._settle_locked(now, seconds)
             self._health_locked(now)
         self._after_unlock()
         return counted
 
-    def child_answered(self, admission: Admission, now: float, seconds: float) -> None:
+    def child_answered(
+        self,
+        admission: Admission,
+        now: float,
+        seconds: float,
+        *,
+        cooldown: float | None = None,
+        tag: CallTag | None = None,
+    ) -> None:
         """React to the success of a target of this provider; the target has counted it."""
         if not self.consecutive and not self._is_slow(seconds):
             return
@@ -387,7 +399,7 @@ class Circuit:
                 return
             self.consecutive = 0
             if self._is_slow(seconds):
-                self._trip_locked(now, None, None)
+                self._trip_locked(now, None, cooldown, tag)
             self._health_locked(now)
         self._after_unlock()
 
