@@ -18,6 +18,13 @@ def _refuse(name: str, value: object, allowed: str) -> ConfigurationError:
     return ConfigurationError(f"{name}={shown} is not allowed: write {allowed}")
 
 
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int that no float can hold
+        return False
+
+
 def number(
     name: str,
     value: Any,
@@ -35,7 +42,7 @@ def number(
     if high is not None:
         allowed += f" to {high:g}"
     # True is an int to Python, but never meant as a number.
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not _is_finite(value):
         raise _refuse(name, value, allowed)
     if (
         (above is not None and value <= above)
@@ -87,6 +94,13 @@ def choice(name: str, value: Any, allowed: Iterable[str]) -> str:
     words_allowed = tuple(allowed)
     if not isinstance(value, str) or value not in words_allowed:
         raise _refuse(name, value, " or ".join(repr(word) for word in words_allowed))
+    return value
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return True or False."""
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name}={value!r} is not allowed: write True or False")
     return value
 
 

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, cast
 
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.exported import exported
@@ -114,7 +114,7 @@ def _checked_reason(given: Any) -> str:
 
 def _checked_wait(given: Any) -> float:
     """Return seconds from a number or a numeric text, as headers have it."""
-    kind: type = type(given)
+    kind = cast("type[object]", type(given))
     is_number = issubclass(kind, str) or hasattr(kind, "__float__")
     try:
         seconds = float(given) if is_number and not isinstance(given, bool) else -1.0
