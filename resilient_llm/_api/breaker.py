@@ -172,8 +172,14 @@ class Breaker:
         return f"breaker({self._circuit.key!r})"
 
     def again(self) -> "Breaker":
-        """Return a fresh guard like this one."""
-        return _of(self.name, _options_of(self))
+        """Return a fresh guard like this one, with the settings that its circuit has now."""
+        guard = Breaker()
+        guard._circuit = self._here()  # its options are applied where its circuit is new
+        guard._generation = _EMPTY
+        options = _options_of(self)
+        if options:
+            guard._extra = _ExtraEntries(options)
+        return guard
 
     def taken(self) -> Permit:
         """Leave the guard without a report; return the permit, which is still to be reported."""

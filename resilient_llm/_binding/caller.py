@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from resilient_llm._binding.client_retries import notice_client_retries
 from resilient_llm._binding.injection import injection_of
+from resilient_llm._binding.options_in_force import OptionsInForce
 from resilient_llm._binding.pinning import find_target
+from resilient_llm._core.backoff import as_backoff
 from resilient_llm._core.call.call import Call, CallDeps, Candidate, share_of
 from resilient_llm._core.call.call_flow import call_flow
 from resilient_llm._core.call.steps import Reply, Reraise, Try
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.circuit.circuit import Circuit
     from resilient_llm._core.circuit.window import Generation
     from resilient_llm._runtime.clock import CancelScope
-    from resilient_llm._values.policy import Policy
+    from resilient_llm._values.policy import Options, Policy
     from resilient_llm._values.target import Target
 
 
@@ -88,28 +90,34 @@ class Caller:
         self.deps: CallDeps | None = None
         self.wrapper: dict[str, Any] = {}
         self.prefix = ""
+        self.quiet = False
+        """Whether nothing listens to successes."""
+        self.in_force = OptionsInForce(policy, injection)
+        self._use(policy.options)
+
+    # Binding.
+
+    def _use(self, options: Options) -> None:
+        """Make calls with these options from now on."""
+        self.options = options
+        self.backoff = as_backoff(options.backoff)
         self.plain = self._is_plain()
-        options = policy.options
-        self.is_limited = injection.is_async and (
+        self.is_limited = self.injection.is_async and (
             options.timeout is not None or options.attempt_timeout is not None
         )
         """Whether its attempts are cut off at a limit, which the generated wrapper cannot do."""
-        self.quiet = False
-        """Whether nothing listens to successes."""
-        self.is_stream = bool(injection.gives_items) or any(
+        self.is_stream = bool(self.injection.gives_items) or any(
             each is not None
-            for each in (options.stream, *(target.stream for target in policy.chain))
+            for each in (options.stream, *(target.stream for target in self.policy.chain))
         )
         """Whether its results are known to be streams."""
-
-    # Binding.
 
     def _is_plain(self) -> bool:
         """Return whether the healthy path may make the first attempt by itself.
 
         This is the only list of what it cannot do: the call flow does the calls listed here.
         """
-        options, injection = self.policy.options, self.injection
+        options, injection = self.options, self.injection
         return not (
             options.reject is not None
             or options.observers
@@ -142,10 +150,13 @@ class Caller:
                 for target, (invoke, is_generator) in zip(targets, self.invokers, strict=True)
             }
             candidates = tuple(by_key[target.key] for target in self.policy.in_priority)
+            if self.in_force.use(runtime.settings, self.deps, runtime.clock()):
+                self._use(self.in_force.options)
             self.deps = CallDeps(
                 classify=classify,
                 notice=notice_client_retries,
-                backoff=self.policy.backoff,
+                fails_first=runtime.dispatcher.fails_first,
+                backoff=self.backoff,
                 budgets=runtime.budgets,
                 settings=runtime.settings,
                 rng=runtime.rng,
@@ -244,15 +255,15 @@ class Caller:
 
     async def call_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make one call through the call flow, or its first attempt without it if possible."""
-        if self.is_limited:
-            candidates = self.bound()
+        candidates, options = self.bound(), self.options
+        if options.timeout is not None or options.attempt_timeout is not None:
             generation = candidates[0].circuit.slot
             # The limit of this attempt depends on whether another target is live.
             is_plain = self.quiet and (
                 len(candidates) == 1 or candidates[1].circuit.slot is not None
             )
             if is_plain and generation is not None and not self._pinned(kwargs)[1]:
-                return await self._limited(candidates, generation, args, kwargs)
+                return await self._limited(options, candidates, generation, args, kwargs)
         call = self.new_call(args, kwargs)
         del args, kwargs
         steps = call_flow(call, runtime.clock())
@@ -260,6 +271,7 @@ class Caller:
 
     async def _limited(
         self,
+        options: Options,
         candidates: tuple[Candidate, ...],
         generation: Generation,
         args: tuple[Any, ...],
@@ -268,7 +280,7 @@ class Caller:
         """Make the first attempt of a plain policy with limits; resume the flow if it fails."""
         from resilient_llm._drive import aio
 
-        options, candidate = self.policy.options, candidates[0]
+        candidate = candidates[0]
         limit, ends_deadline = options.attempt_timeout, False
         if options.timeout is not None:
             limit, ends_deadline = share_of(options.timeout, limit, is_last=len(candidates) == 1)
@@ -315,8 +327,12 @@ class Caller:
         entered_at: float | None = None,
     ) -> Call:
         """Return a call with its targets in order, named, timed and traced."""
+        was_bound = self.candidates is not None
         candidates = self.bound()
-        options = self.policy.options
+        assert self.deps is not None
+        options, deps = self.options, self.deps
+        if entered_at is not None:
+            options, deps = self.in_force.began_with(entered_at, deps, was_bound=was_bound)
         if kwargs:
             kwargs, pinned = self._pinned(kwargs)
             candidates = (
@@ -325,14 +341,13 @@ class Caller:
                 else (next(candidate for candidate in candidates if candidate.target is pinned),)
             )
         if options.strategy != "priority" and len(candidates) > 1:
-            candidates = self._ordered(candidates)
+            candidates = self._ordered(candidates, options)
         trace = open_trace()
         now = runtime.clock() if entered_at is None else entered_at
-        assert self.deps is not None
         call = Call(
             options,
             candidates,
-            self.deps,
+            deps,
             named_call_id(trace) or f"{runtime.rng.getrandbits(64):016x}",
             None if options.timeout is None else now + options.timeout,
             knows_limit=self.injection.is_async or self.injection.attempt is not None,
@@ -344,11 +359,11 @@ class Caller:
             note_call(trace, call)
         return call
 
-    def _ordered(self, candidates: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
+    def _ordered(
+        self, candidates: tuple[Candidate, ...], options: Options
+    ) -> tuple[Candidate, ...]:
         by_target = {candidate.target.key: candidate for candidate in candidates}
-        targets = list(
-            self.policy.options.strategy(tuple(candidate.target for candidate in candidates))
-        )
+        targets = list(options.strategy(tuple(candidate.target for candidate in candidates)))
         unknown = [target for target in targets if getattr(target, "key", None) not in by_target]
         if unknown or not targets:
             raise ConfigurationError(
@@ -496,8 +511,7 @@ class Caller:
         kwargs: dict[str, Any],
     ) -> Any:
         """Guard an awaitable that a plain function returned."""
-        options = self.policy.options
-        if options.timeout is not None or options.attempt_timeout is not None:
+        if self.options.timeout is not None or self.options.attempt_timeout is not None:
             return await self._adopt_awaitable(result, target, args, kwargs)
         try:
             value = await result

@@ -129,6 +129,28 @@ class Injection:
         return invoke
 
 
+def keeps_limits(injection: Injection, chain: Sequence[Target], general: float | None) -> bool:
+    """Return whether every attempt that has a limit can keep it, or is told of it.
+
+    Args:
+        injection: How the function is given its target.
+        chain: The targets that it is called for.
+        general: Limit of the targets that have none of their own, in seconds.
+    """
+    if injection.is_async or injection.gives_items or injection.attempt is not None:
+        return True
+    return all(
+        (general is None and target.attempt_timeout is None)
+        or (target.call is not None and _knows_limit(target.call))
+        for target in chain
+    )
+
+
+def _knows_limit(fn: Callable[..., Any]) -> bool:
+    injection = injection_of(fn, every_entry_calls=True)
+    return injection.is_async or injection.attempt is not None
+
+
 def _merged(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],

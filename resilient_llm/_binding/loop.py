@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from resilient_llm._binding.caller import Caller
 from resilient_llm._binding.injection import loop_injection
 from resilient_llm._core.call.call_flow import call_flow
-from resilient_llm._core.call.steps import Done, Raise, Reply, Reraise, Try, Wait
+from resilient_llm._core.call.steps import NO_ANSWER, Done, Raise, Reply, Reraise, Try, Wait
 from resilient_llm._core.circuit.permit import pop_leases, push_leases
 from resilient_llm._drive.sync import raise_from
 from resilient_llm._runtime.runtime import runtime
@@ -35,7 +35,7 @@ class LoopAttempt:
         number: Number within the target, from 1.
         remaining: Seconds left for this attempt when it began, or None.
         call_id: Name of the call, the same in its events.
-        result: Set it to the answer to have ``reject`` look at it.
+        result: Set it to the answer, which may be None, to have ``reject`` look at it.
     """
 
     def __init__(self, attempts: _Attempts, step: Try) -> None:
@@ -43,11 +43,25 @@ class LoopAttempt:
         self.number = step.number
         self.remaining = step.limit
         self.call_id = step.tag.call_id
-        self.result: Any = None
+        self._result: Any = NO_ANSWER
         self._attempts = attempts
         self._permit = step.permit
         self._limit: AbstractContextManager[CancelScope] | None = None
         self._scope: CancelScope | None = None
+
+    @property
+    def result(self) -> Any:
+        """The answer that was set, or None."""
+        return None if self._result is NO_ANSWER else self._result
+
+    @result.setter
+    def result(self, answer: Any) -> None:
+        self._result = answer
+
+    def take_result(self) -> Any:
+        """Return the answer, or that none was set, and drop it."""
+        answer, self._result = self._result, NO_ANSWER
+        return answer
 
     def __enter__(self) -> Target:
         self._attempts.entered(self)
@@ -113,8 +127,7 @@ class _Attempts:
         """Send the outcome of an attempt to the call flow; return whether to suppress the error."""
         self._open = None
         if error is None:
-            self._step = self._steps.send(Reply(runtime.clock(), attempt.result))
-            attempt.result = None
+            self._step = self._steps.send(Reply(runtime.clock(), attempt.take_result()))
             return False
         self._step = self._steps.send(Reply(runtime.clock(), error=error, timed_out=timed_out))
         if type(self._step) is Reraise:

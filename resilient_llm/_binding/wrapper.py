@@ -7,7 +7,7 @@ import types
 from typing import TYPE_CHECKING, Any, Protocol
 
 from resilient_llm._binding.caller import Caller
-from resilient_llm._binding.injection import Injection, injection_of
+from resilient_llm._binding.injection import Injection, injection_of, keeps_limits
 from resilient_llm._binding.wrapper_code import generate
 from resilient_llm._values.errors import ConfigurationError
 
@@ -51,23 +51,13 @@ def checked_injection(policy: Policy, fn: Any) -> Injection:
 
 def _check_limits(policy: Policy, injection: Injection) -> None:
     """Refuse an attempt timeout that nothing could enforce."""
-    if injection.is_async or injection.gives_items or injection.attempt is not None:
-        return
-    for target in policy.chain:
-        if policy.options.attempt_timeout is None and target.attempt_timeout is None:
-            continue
-        if target.call is None or not _knows_limit(target.call):
-            raise ConfigurationError(
-                "attempt_timeout cannot cut a synchronous function off: "
-                "give it a parameter annotated Attempt and pass attempt.remaining to the client, "
-                "or decorate an async function; "
-                "for streams there is stream=StreamPolicy(first_item_timeout=…)"
-            )
-
-
-def _knows_limit(fn: Callable[..., Any]) -> bool:
-    injection = injection_of(fn, every_entry_calls=True)
-    return injection.is_async or injection.attempt is not None
+    if not keeps_limits(injection, policy.chain, policy.options.attempt_timeout):
+        raise ConfigurationError(
+            "attempt_timeout cannot cut a synchronous function off: "
+            "give it a parameter annotated Attempt and pass attempt.remaining to the client, "
+            "or decorate an async function; "
+            "for streams there is stream=StreamPolicy(first_item_timeout=…)"
+        )
 
 
 def _wrapper(

@@ -435,8 +435,8 @@ class Dispatcher:
                 )
             )
 
-    def _fails_first(self, callback: Callable[[Any], object]) -> bool:
-        """Return whether this is the first failure of an observer, and remember the failure."""
+    def fails_first(self, callback: Callable[[Any], object]) -> bool:
+        """Return whether a user's function fails for the first time, and remember that."""
         number, failed_before = id(callback), self._failed_before
         if number in failed_before:
             return False
@@ -453,7 +453,7 @@ class Dispatcher:
         error: BaseException,
         fact: Fact,
     ) -> None:
-        if not self._fails_first(callback) or fact.not_for is not None:
+        if not self.fails_first(callback) or fact.not_for is not None:
             return
         failed = Fact(
             event_names.ObserverFailed,

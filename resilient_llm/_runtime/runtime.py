@@ -62,7 +62,7 @@ class Runtime:
 
     def fresh(self) -> None:
         """Start with an empty state and default settings."""
-        self.settings = Settings(breakers={})
+        self.settings = Settings()
         self.dispatcher = Dispatcher(self.moment, lambda: self.clock())
         self.registry = Registry(self.settings, lambda: self.clock(), self.rng, self.dispatcher)
         self.circuits = self.registry.kept

@@ -2107,6 +2107,25 @@ def test_a_bad_name_is_refused_where_it_is_written(name: object):
         breaker(name)
 
 
+def test_two_functions_that_name_different_options_do_not_change_them_at_every_call(caplog):
+    """The options of a decorator are applied where its circuit is new, not at each call."""
+    caplog.set_level("INFO", "resilient_llm")
+
+    @breaker("a/x", failures=3)
+    def one() -> None: ...
+
+    @breaker("a/x", failures=9)
+    def other() -> None: ...
+
+    before = list(caplog.messages)
+    for _ in range(3):
+        one()
+        other()
+
+    assert before == caplog.messages
+    assert 9 == runtime.registry.circuit("a/x").settings.failures
+
+
 def test_a_bad_option_leaves_the_setting_as_it_was(clock):
     """A refused change changes nothing."""
     breaker(GROQ, failures=2)

@@ -6,6 +6,7 @@ clock; the driver of the call flow gives the time.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._core.circuit.outbox import CallTag, Fact
@@ -75,13 +76,23 @@ class Candidate:
 class CallDeps:
     """What a call needs from the process: rules, budgets, settings and randomness."""
 
-    __slots__ = ("backoff", "budgets", "classify", "item_inspector", "notice", "rng", "settings")
+    __slots__ = (
+        "backoff",
+        "budgets",
+        "classify",
+        "fails_first",
+        "item_inspector",
+        "notice",
+        "rng",
+        "settings",
+    )
 
     def __init__(
         self,
         *,
         classify: Callable[[BaseException], Verdict],
         notice: Callable[[str, BaseException], None],
+        fails_first: Callable[[Callable[..., object]], bool],
         backoff: Backoff,
         budgets: RetryBudgets,
         settings: Settings,
@@ -93,6 +104,8 @@ class CallDeps:
         self.classify = classify
         self.notice = notice
         """``(provider, error)``: looks for what operators should know besides, as SDK retries."""
+        self.fails_first = fails_first
+        """Whether this is the first failure of a function of the user, which is then emitted."""
         self.backoff = backoff
         self.budgets = budgets
         self.settings = settings
@@ -301,6 +314,13 @@ class Call:
         if circuit.outbox.pending or circuit.outbox.is_behind:
             circuit.sink.deliver(circuit.outbox, self.tag)
 
+    def report_failure(
+        self, candidate: Candidate, function: Callable[..., object], failure: Exception, now: float
+    ) -> None:
+        """Emit, once for each function, that one which the policy names has failed."""
+        if self.deps.fails_first(function):
+            self.emit(candidate, event_names.ObserverFailed, now, type_name=type(failure).__name__)
+
     def exhausted(self, now: float) -> ChainExhaustedError:
         """Return the error with the outcome of every target, in the order of the chain."""
         members: list[Exception] = []
@@ -354,5 +374,6 @@ def _note_of(record: AttemptRecord) -> str:
 
 def _add_note(error: BaseException, note: str) -> None:
     # An error that is raised again and again must not collect the same note each time.
-    if note not in getattr(error, "__notes__", ()):
-        error.add_note(note)
+    with suppress(Exception):  # a class may take no notes, such as a frozen dataclass
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)

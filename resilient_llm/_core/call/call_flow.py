@@ -76,7 +76,8 @@ def call_flow(
             over, now = yield from _all_benched(call, now)
             if over:
                 return
-        yield gave_up(call, now)
+        # A wait may take longer than it was to take.
+        yield too_late(call, now) if is_over(call, now) else gave_up(call, now)
     finally:
         failed = reply = None
 

@@ -6,21 +6,21 @@ ends the call, and charges a failure to the breaker. It does not choose what is 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._core.call.ending import emit_call_failed, is_over, leaves, too_late
+from resilient_llm._core.call.steps import NO_ANSWER
 from resilient_llm._values import event_names
-from resilient_llm._values.errors import ResponseRejectedError
+from resilient_llm._values.errors import ResilientLLMError, ResponseRejectedError
 from resilient_llm._values.kinds import ErrorKind
-from resilient_llm._values.verdict import Verdict
+from resilient_llm._values.verdict import LONGEST_REASON, Verdict
 
 if TYPE_CHECKING:
     from resilient_llm._core.call.call import Call
     from resilient_llm._core.call.steps import Reply, Step, Try
     from resilient_llm._core.stream.stream_state import StreamState
 
-_LONGEST_REASON = 40
-"""Characters of a text from ``reject`` that is taken as a reason; a longer one is prose."""
+_TIMEOUT: Final = Verdict(ErrorKind.TRANSIENT, "timeout")
 
 
 def rejection_of(call: Call, trial: Try, reply: Reply) -> Verdict | None:
@@ -49,20 +49,24 @@ def _fault_of(call: Call, trial: Try, reply: Reply) -> Verdict | None:
     if reply.stream is not None and reply.stream.fault is not None:
         return reply.stream.fault
     asked = call.options.reject
-    if asked is None or (reply.stream is not None and not reply.stream.has_content):
+    if (
+        asked is None
+        or reply.value is NO_ANSWER
+        or (reply.stream is not None and not reply.stream.has_content)
+    ):
         return None
     try:
         said: Any = asked(reply.value)
+        if not said:
+            return None
     except BaseException:
         trial.permit.abandoned()
         raise
-    if said is None or said is False:
-        return None
     if isinstance(said, Verdict):
         return said
     if isinstance(said, ErrorKind):
         return Verdict(said, "rejected")
-    if isinstance(said, str) and len(said) <= _LONGEST_REASON:
+    if isinstance(said, str) and len(said) <= LONGEST_REASON:
         return Verdict(ErrorKind.BAD_RESPONSE, said)
     return Verdict(ErrorKind.BAD_RESPONSE)
 
@@ -74,6 +78,8 @@ def verdict_of(call: Call, trial: Try, reply: Reply) -> Verdict:
     """
     error, own = reply.error, call.options.classify
     assert error is not None
+    if reply.timed_out and _hides_timeout(error):
+        return _TIMEOUT
     verdict = call.deps.classify(error)
     if own is not None and isinstance(error, Exception) and verdict.kind is not ErrorKind.CANCELLED:
         try:
@@ -81,12 +87,7 @@ def verdict_of(call: Call, trial: Try, reply: Reply) -> Verdict:
             if said is not None:
                 verdict = said if isinstance(said, Verdict) else Verdict(ErrorKind(said))
         except Exception as broken:  # noqa: BLE001  # a rule must never turn one error into another
-            call.emit(
-                trial.candidate,
-                event_names.ObserverFailed,
-                reply.now,
-                type_name=type(broken).__name__,
-            )
+            call.report_failure(trial.candidate, own, broken, reply.now)
     if verdict.kind is ErrorKind.UNKNOWN:
         call.emit(
             trial.candidate,
@@ -98,6 +99,16 @@ def verdict_of(call: Call, trial: Try, reply: Reply) -> Verdict:
         if call.options.on_unknown == "transient":
             return Verdict(ErrorKind.TRANSIENT, verdict.reason, verdict.retry_after, verdict.status)
     return verdict
+
+
+def _hides_timeout(error: BaseException) -> bool:
+    """Return whether a client raised an error of its own when its attempt was cut off.
+
+    Such an error says how the client ends an attempt, and nothing about the target.
+    """
+    if not isinstance(error, Exception):
+        return False
+    return not isinstance(error, TimeoutError) or isinstance(error, ResilientLLMError)
 
 
 def ends_call(
@@ -160,10 +171,9 @@ def _hit_the_deadline(call: Call, reply: Reply, verdict: Verdict) -> bool:
 
 def _deadline_ended(call: Call, trial: Try, reply: Reply, stream: StreamState | None) -> Step:
     trial.permit.abandoned()
-    timeout = Verdict(ErrorKind.TRANSIENT, "timeout")
-    _record(call, trial, reply, timeout)
+    _record(call, trial, reply, _TIMEOUT)
     if stream is not None:
-        emit_interrupted(call, trial, reply.now, timeout, stream)
+        emit_interrupted(call, trial, reply.now, _TIMEOUT, stream)
     return too_late(call, reply.now, stream)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from resilient_llm._core.call.call import Candidate
@@ -108,6 +108,9 @@ Step = Try | Wait | Deliver | Reraise | Raise | Done
 
 FlowPart = Generator[Step, Reply, "tuple[bool, float]"]
 """A part of a call flow; returns whether the call is over, and what time it is."""
+
+NO_ANSWER: Final = object()
+"""Value of a `Reply` about an attempt that succeeded, but whose answer is not known."""
 
 RERAISE = Reraise()
 """The only one that is needed, since it has no fields."""

@@ -372,6 +372,8 @@ class Circuit:
         *,
         response_time: float | None = None,
         is_targets: bool = False,
+        cooldown: float | None = None,
+        tag: CallTag | None = None,
     ) -> bool:
         """Count a success and return whether it counted; a late one changes nothing.
 
@@ -382,6 +384,8 @@ class Circuit:
             response_time: What is compared with ``slow_call``, if that is not ``seconds``: for a
                 stream the seconds to its first content.
             is_targets: Whether it is in the numbers already, as a success of a target.
+            cooldown: Cooldown of the policy in seconds, if slow successes open the circuit.
+            tag: Names the call in the event of that.
         """
         response_time = seconds if response_time is None else response_time
         counts: Counts | None = None
@@ -395,13 +399,21 @@ class Circuit:
                 self._success_locked(now, seconds, response_time)
                 self.consecutive = 0
                 counts = self.generation.counts(now)
-                self._trip_locked(now, None, None, counts=counts)
+                self._trip_locked(now, None, cooldown, tag, counts)
                 self._settle_locked(now, seconds, counts)
             self._health_locked(now, counts)
-        self._after_unlock()
+        self._after_unlock(tag)
         return counted
 
-    def child_answered(self, admission: Admission, now: float, seconds: float) -> None:
+    def child_answered(
+        self,
+        admission: Admission,
+        now: float,
+        seconds: float,
+        *,
+        cooldown: float | None = None,
+        tag: CallTag | None = None,
+    ) -> None:
         """React to the success of a target of this provider; the target has counted it."""
         if not self.consecutive and not self._is_slow(seconds):
             return
@@ -409,9 +421,9 @@ class Circuit:
             if admission is self.generation and self._state.core_is_closed:
                 self.consecutive = 0
                 if self._is_slow(seconds):
-                    self._trip_locked(now, None, None)
+                    self._trip_locked(now, None, cooldown, tag)
                 self._health_locked(now)
-        self._after_unlock()
+        self._after_unlock(tag)
 
     def failure(
         self,

@@ -82,7 +82,15 @@ class Permit:
         provider = self.circuit.provider
         return self.circuit.answered(), 0 if provider is None else provider.answered()
 
-    def succeeded(self, now: float, seconds: float, response_time: float | None = None) -> None:
+    def succeeded(
+        self,
+        now: float,
+        seconds: float,
+        response_time: float | None = None,
+        *,
+        cooldown: float | None = None,
+        tag: CallTag | None = None,
+    ) -> None:
         """Count a success and settle the leases of both circuits, except borrowed ones.
 
         Args:
@@ -90,6 +98,8 @@ class Permit:
             seconds: How long the attempt took.
             response_time: What is compared with ``slow_call``, if that is not ``seconds``: for a
                 stream the seconds to its first content.
+            cooldown: Cooldown of the policy in seconds, if slow successes open a circuit.
+            tag: Names the call in the event of that.
         """
         self.is_reported = True
         response_time = seconds if response_time is None else response_time
@@ -100,7 +110,9 @@ class Permit:
             isinstance(admission, Generation)
             and not (admission.is_settled and now < admission.bucket_ends_at)
         ):
-            counted = self.circuit.success(admission, now, seconds, response_time=response_time)
+            counted = self.circuit.success(
+                admission, now, seconds, response_time=response_time, cooldown=cooldown, tag=tag
+            )
         elif isinstance(admission, Generation):
             admission.measured(self.entered_at, now)
         if provider is None or outer is None or isinstance(outer, BorrowedLease):
@@ -108,7 +120,7 @@ class Permit:
         if isinstance(outer, Lease):
             provider.success(outer, now, seconds, response_time=response_time, is_targets=True)
         elif counted:
-            provider.child_answered(outer, now, response_time)
+            provider.child_answered(outer, now, response_time, cooldown=cooldown, tag=tag)
 
     def failed(
         self,
