@@ -154,9 +154,7 @@ class Breaker:
         if isinstance(permit, Block):
             return  # nothing is admitted now, so this call was admitted in an earlier state
         permit.entered_at = now - took
-        if permit.entered_at < permit.circuit.admits_since(permit.admission):
-            permit.abandoned()  # it was admitted in an earlier state
-            return
+        permit.give_back_newer()
         _report(permit, error, now)
 
     def __call__(self, fn: F, /) -> F:

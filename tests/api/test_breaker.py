@@ -1883,6 +1883,83 @@ def test_a_recorded_call_from_before_the_trip_closes_nothing(clock: FakeClock) -
     assert 0 == health()["groq"].errors
 
 
+@pytest.mark.parametrize("error", [None, unreachable()])
+def test_a_recorded_call_of_a_target_from_before_its_providers_trip_settles_nothing(
+    clock: FakeClock, error: Exception | None
+) -> None:
+    """It is held against both states: the target's has lasted, the provider's is newer."""
+    breaker(GROQ)
+    provider = breaker("groq", failures=2)
+    clock.advance(100.0)
+    for _ in range(2):
+        provider.record(unreachable(), 0.1)
+    clock.advance(40.0)
+
+    breaker(GROQ).record(error, 60.0)
+
+    assert "half_open" == provider.state
+    breaker(GROQ).record(None, 5.0)
+    assert "closed" == provider.state
+
+
+def test_a_recorded_call_of_a_target_counts_in_no_later_period_of_its_provider(
+    clock: FakeClock,
+) -> None:
+    """What was charged to a provider before it closed does not help to open it again."""
+    breaker(GROQ)
+    trip("groq")
+    clock.advance(40.0)
+    succeed("groq")
+
+    breaker(GROQ).record(unreachable(), 60.0)
+    breaker(GROQ).record(unreachable(), 0.0)
+
+    assert (1, 1) == (health()["groq"].consecutive_failures, health()["groq"].errors)
+
+
+@pytest.mark.parametrize("error", [down(), unreachable()])
+def test_a_recorded_call_of_a_provider_that_lasted_counts_though_its_target_is_newer(
+    clock: FakeClock, error: Exception
+) -> None:
+    """Each of the two circuits compares the call with its own state."""
+    trip(GROQ)
+    clock.advance(40.0)
+
+    breaker(GROQ).record(error, 60.0)
+
+    expected = 1 if isinstance(error, ConnectionRefusedError) else 0
+    assert ("half_open", expected) == (state(GROQ), health()["groq"].consecutive_failures)
+    assert not is_refused()
+
+
+@pytest.mark.parametrize("error", [None, down()])
+def test_a_call_recorded_inside_a_probe_is_held_against_the_probes_state(
+    clock: FakeClock, error: Exception | None
+) -> None:
+    """The lease that it borrows there was given by a state from after its beginning."""
+    half_open(clock)
+
+    with pytest.raises(KeyboardInterrupt), breaker(GROQ):
+        breaker(GROQ).record(error, 1000.0)
+        raise KeyboardInterrupt
+
+    assert "half_open" == state()
+
+
+def test_a_late_success_of_a_target_does_not_end_the_failures_of_its_provider(
+    clock: FakeClock,
+) -> None:
+    """A call that counts nowhere proves nothing about the present."""
+    trip(GROQ)
+    clock.advance(40.0)
+    succeed(GROQ)
+    breaker("groq").record(unreachable(), 0.1)
+
+    breaker(GROQ).record(None, 20.0)
+
+    assert 1 == health()["groq"].consecutive_failures
+
+
 def test_the_first_call_that_is_recorded_may_have_begun_before_the_guard(clock: FakeClock) -> None:
     """There was no earlier state."""
     breaker("groq").record(None, 5.0)

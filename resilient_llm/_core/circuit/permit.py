@@ -76,6 +76,24 @@ class Permit:
             return provider, self.provider_admission
         return self.circuit, self.admission
 
+    def give_back_newer(self) -> None:
+        """Give back what was admitted by a state that began later than the attempt.
+
+        For an attempt that is reported without having asked: it was admitted by earlier states
+        of these circuits, so it neither settles nor counts in the present ones.
+        """
+        own, outer, provider = self.admission, self.provider_admission, self.circuit.provider
+        if own is not None and self.entered_at < _began_at(self.circuit, own):
+            self.circuit.abandon(own)
+            self.admission = None
+        if (
+            provider is not None
+            and outer is not None
+            and self.entered_at < _began_at(provider, outer)
+        ):
+            provider.abandon(outer)
+            self.provider_admission = None
+
     def answered(self) -> tuple[int, int]:
         """Return figures of the key and of its provider that grow with every success."""
         provider = self.circuit.provider
@@ -94,7 +112,7 @@ class Permit:
         response_time = seconds if response_time is None else response_time
         provider = self.circuit.provider
         admission, outer = self.admission, self.provider_admission
-        counted = True
+        counted = admission is not None
         if isinstance(admission, Lease) or (
             isinstance(admission, Generation)
             and not (admission.is_settled and now < admission.bucket_ends_at)
@@ -258,6 +276,12 @@ def _ask(
         if last_resort
         else circuit.admit(now, lease_seconds)
     )
+
+
+def _began_at(circuit: Circuit, admission: Admission) -> float:
+    """Return when the state began that gave an admission."""
+    lent = admission.lease if isinstance(admission, BorrowedLease) else admission
+    return circuit.admits_since(lent)
 
 
 def _was_charged(error: BaseException, circuit: Circuit, since: float) -> bool:
