@@ -13,6 +13,7 @@ from resilient_llm._core.circuit.circuit import Circuit
 from resilient_llm._core.circuit.permit import (
     Permit,
     admit,
+    charged_circuit,
     permit_of_inlined,
     pop_leases,
     push_leases,
@@ -137,6 +138,9 @@ class Breaker:
     def record(self, error: BaseException | None, seconds: float) -> None:
         """Report a call that was made elsewhere and has just ended.
 
+        It counts in the state in which it began. While a rate limit pauses the key, a call that
+        names a longer wait extends the pause.
+
         Args:
             error: What it raised, or None if it succeeded.
             seconds: How long it took, 0 or more.
@@ -150,9 +154,15 @@ class Breaker:
                 f"error of type {type(error).__name__} is not allowed: write an exception, or None"
             )
         now = runtime.clock()
-        permit = admit(self._here(), now)
+        circuit = self._here()
+        permit = admit(circuit, now)
         if isinstance(permit, Block):
-            return  # nothing is admitted now, so this call was admitted in an earlier state
+            # Nothing is admitted now, so this call was admitted in an earlier state. The wait
+            # that it was told has just begun, though.
+            if error is not None:
+                verdict = classify(error)
+                charged_circuit(circuit, verdict).extend_pause(now, verdict)
+            return
         permit.entered_at = now - took
         permit.give_back_newer()
         _report(permit, error, now)

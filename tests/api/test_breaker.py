@@ -28,8 +28,10 @@ from resilient_llm import (
     ResilientLLMError,
     Target,
     TargetBenched,
+    Verdict,
     bench_model,
     breaker,
+    classify,
     configure,
     failover,
     health,
@@ -67,6 +69,7 @@ from tests.support.ways import (
     down,
     on_both_loops,
     over,
+    rate_limited,
     run_async,
     unreachable,
 )
@@ -1958,6 +1961,85 @@ def test_a_late_success_of_a_target_does_not_end_the_failures_of_its_provider(
     breaker(GROQ).record(None, 20.0)
 
     assert 1 == health()["groq"].consecutive_failures
+
+
+@pytest.mark.parametrize("began_ago", [0.1, 5.0, 1000.0])
+def test_a_recorded_rate_limit_that_names_a_longer_wait_extends_the_pause(
+    clock: FakeClock, began_ago: float
+) -> None:
+    """Whenever the call began, the wait that it was told begins now; it counts as no error."""
+    guard = breaker(GROQ)
+    guard.record(rate_limited(20), 0.1)
+    clock.advance(1.0)
+
+    guard.record(rate_limited(60), began_ago)
+
+    assert (60.0, (1, 1)) == (pytest.approx(remaining()), totals())
+
+
+@pytest.mark.parametrize("error", [rate_limited(5), rate_limited(), down(), unreachable(), None])
+def test_nothing_else_that_is_recorded_during_a_pause_changes_it(
+    clock: FakeClock, error: Exception | None
+) -> None:
+    """A pause is never shortened, a wait that is not named is none, and nothing is counted."""
+    guard = breaker(GROQ)
+    guard.record(rate_limited(10), 0.1)
+    clock.advance(1.0)
+
+    guard.record(error, 1000.0)
+
+    assert (9.0, (1, 1)) == (pytest.approx(remaining()), totals())
+    assert (0, "closed") == (health()["groq"].consecutive_failures, state("groq"))
+
+
+def test_a_recorded_rate_limit_extends_the_pause_of_the_circuit_that_it_is_charged_to(
+    clock: FakeClock,
+) -> None:
+    """A wait of the whole account is the provider's, through whichever target it is heard."""
+    with isolated(), testing.fake_clock():
+
+        @classify.rule
+        def of_account(error: BaseException) -> Verdict | None:
+            if not isinstance(error, LookupError):
+                return None
+            return Verdict(
+                ErrorKind.RATE_LIMITED, "account", retry_after=error.args[0], scope="provider"
+            )
+
+        breaker(GROQ).record(LookupError(20), 0.1)
+        breaker(GROQ).record(rate_limited(40), 0.1)
+        only_the_provider = (remaining("groq"), [bench.model for bench in list_benched()])
+
+        breaker(GROQ).record(LookupError(60), 0.1)
+
+        assert (pytest.approx(20.0), ["groq"]) == only_the_provider
+        assert pytest.approx(60.0) == remaining("groq")
+
+
+def test_a_recorded_rate_limit_does_not_lengthen_what_is_no_pause(clock: FakeClock) -> None:
+    """Neither an operator's bench nor an open circuit is one, and a mode may exclude pauses."""
+    bench_model(GROQ, 30)
+    breaker(OPENAI, failures=1).record(down(), 0.1)
+    breaker("a/x", mode="disabled").record(rate_limited(20), 0.1)
+    breaker("b/x", mode="metrics_only").record(rate_limited(20), 0.1)
+    before = {bench.model: bench.remaining for bench in list_benched()}
+
+    for key in (GROQ, OPENAI, "a/x", "b/x"):
+        breaker(key).record(rate_limited(600), 100.0)
+
+    assert {GROQ, OPENAI} == set(before)
+    assert before == {bench.model: bench.remaining for bench in list_benched()}
+
+
+def test_a_recorded_rate_limit_extends_a_pause_under_a_manual_bench(clock: FakeClock) -> None:
+    """The pause is still there when the operator's bench is over."""
+    breaker(GROQ).record(rate_limited(20), 0.1)
+    bench_model(GROQ, 30)
+
+    breaker(GROQ).record(rate_limited(60), 0.1)
+
+    clock.advance(31.0)
+    assert 29.0 == pytest.approx(remaining())
 
 
 def test_the_first_call_that_is_recorded_may_have_begun_before_the_guard(clock: FakeClock) -> None:

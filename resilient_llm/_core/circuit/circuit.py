@@ -435,6 +435,19 @@ class Circuit:
                 self._health_locked(now)
         self._after_unlock()
 
+    def extend_pause(self, now: float, verdict: Verdict, tag: CallTag | None = None) -> None:
+        """Extend a running pause to the longer wait that a rate limit names; change nothing else.
+
+        For calls that were admitted before the pause and are reported without an admission.
+        """
+        if verdict.kind is not ErrorKind.RATE_LIMITED or verdict.retry_after is None:
+            return
+        with self._lock:
+            self._advance_locked(now)
+            if self._state.pause is not None:
+                self._pause_locked(now, verdict, tag)
+        self._after_unlock()
+
     def exhausted(
         self,
         admission: Admission,

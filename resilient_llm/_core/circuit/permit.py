@@ -71,10 +71,8 @@ class Permit:
 
     def charged(self, verdict: Verdict) -> tuple[Circuit, Admission | None]:
         """Return the circuit that a failure of this verdict is charged to, with its admission."""
-        provider = self.circuit.provider
-        if provider is not None and verdict.scope == "provider":
-            return provider, self.provider_admission
-        return self.circuit, self.admission
+        charged = charged_circuit(self.circuit, verdict)
+        return charged, self.admission if charged is self.circuit else self.provider_admission
 
     def give_back_newer(self) -> None:
         """Give back what was admitted by a state that began later than the attempt.
@@ -231,6 +229,12 @@ def block_of(circuit: Circuit, now: float) -> Block | None:
     if own is not None:
         return _shown(own, provider, now)
     return None if provider is None else provider.block(now)
+
+
+def charged_circuit(circuit: Circuit, verdict: Verdict) -> Circuit:
+    """Return which circuit an error is charged to: this one, or its provider's."""
+    provider = circuit.provider
+    return circuit if provider is None or verdict.scope != "provider" else provider
 
 
 def permit_of_inlined(circuit: Circuit, admission: Admission, entered_at: float) -> Permit:
