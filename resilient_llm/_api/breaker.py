@@ -15,8 +15,8 @@ from resilient_llm._core.circuit.permit import (
     admit,
     charged_circuit,
     permit_of_inlined,
-    pop_leases,
-    push_leases,
+    pop_permit,
+    push_permit,
 )
 from resilient_llm._core.circuit.state import Block
 from resilient_llm._core.circuit.window import LOCK_FREE, Generation
@@ -186,7 +186,7 @@ class Breaker:
     def taken(self) -> Permit:
         """Leave the guard without a report; return the permit, which is still to be reported."""
         permit = self._take()
-        pop_leases(permit.leases)
+        pop_permit(permit)
         return permit
 
     def _here(self) -> Circuit:
@@ -205,7 +205,7 @@ class Breaker:
             retry_after = None if permit.until is None else max(0.0, permit.until - now)
             raise BreakerOpenError(circuit.key, permit.reason, retry_after)
         entry = _Entry(_owner(), permit)
-        push_leases(permit.leases)
+        push_permit(permit)
         extra = _extra_of(self)
         if extra is None:
             with runtime.lock:  # two threads must not each make one

@@ -20,6 +20,7 @@ import anyio
 import pytest
 
 from resilient_llm import (
+    Breaker,
     BreakerOpenError,
     CallRejectedError,
     ChainExhaustedError,
@@ -39,6 +40,7 @@ from resilient_llm import (
     reset,
     testing,
 )
+from resilient_llm._core.circuit.permit import held_leases, open_permits
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm.testing import FakeClock, capture_events, isolated, scripted
 from tests.support.guards import (
@@ -1681,6 +1683,29 @@ def test_a_guard_may_be_left_from_another_task(clock, backend: str):
     run_async(main, backend=backend)
 
     assert (2, 1) == totals()
+
+
+@on_both_loops
+def test_a_context_keeps_nothing_of_probes_that_other_tasks_ended(clock, backend: str):
+    """A probe entered here and left elsewhere neither stays here nor is borrowed here."""
+
+    async def main() -> list[int]:
+        kept = []
+        for _ in range(5):
+            half_open(clock)
+            guard = breaker(GROQ)
+            guard.__enter__()
+
+            async def leave(guard: Breaker = guard) -> None:
+                guard.__exit__(None, None, None)
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(leave)
+            kept.append(len(open_permits.get()))
+            assert () == held_leases()
+        return kept
+
+    assert [1] * 5 == run_async(main, backend=backend)
 
 
 def test_a_decorator_keeps_name_docstring_signature_and_colour():

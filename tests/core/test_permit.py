@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Callable
 
 import pytest
@@ -12,9 +13,10 @@ from resilient_llm._core.circuit.permit import (
     admit,
     block_of,
     held_leases,
+    open_permits,
     permit_of_inlined,
-    pop_leases,
-    push_leases,
+    pop_permit,
+    push_permit,
 )
 from resilient_llm._core.circuit.state import Block, Lease
 from resilient_llm._values.kinds import ErrorKind
@@ -177,9 +179,9 @@ class TestAdmitting:
         provider, one = family(**{"failures": 1, **options})
         half_open(one, provider)
         outer = permitted(one, 30.0)
-        push_leases(outer.leases)
+        push_permit(outer)
         inner = permitted(one, 31.0)
-        pop_leases(outer.leases)
+        pop_permit(outer)
         assert isinstance(admit(one, 31.0), Block)
         return one, outer, inner
 
@@ -222,23 +224,65 @@ class TestAdmitting:
     def test_a_lease_that_was_given_back_is_not_borrowed(self) -> None:
         one, outer, _ = self.borrowed()
         outer.abandoned()
-        push_leases(outer.leases)
+        push_permit(outer)
 
         results = [admit(one, 33.0) for _ in range(3)]
 
-        pop_leases(outer.leases)
+        pop_permit(outer)
         assert [True, False, False] == [isinstance(each, Permit) for each in results]
 
     def test_leases_are_popped_in_any_order(self) -> None:
-        first, second = self.borrowed()[1].leases, self.borrowed()[1].leases
-        push_leases(first)
-        push_leases(second)
+        first, second = self.borrowed()[1], self.borrowed()[1]
+        push_permit(first)
+        push_permit(second)
 
-        pop_leases(first)
-        assert second == held_leases.get()
-        pop_leases(second)
+        pop_permit(first)
+        assert second.leases == held_leases()
+        pop_permit(second)
 
-        assert () == held_leases.get()
+        assert () == held_leases()
+
+    @pytest.mark.parametrize(
+        "report",
+        [
+            Permit.abandoned,
+            lambda permit: permit.succeeded(32.0, 1.0),
+            lambda permit: permit.failed(None, 32.0, DOWN),
+            lambda permit: permit.cancelled(32.0),
+        ],
+    )
+    def test_a_permit_that_is_reported_in_another_context_is_dropped(
+        self, report: Callable[[Permit], object]
+    ) -> None:
+        outer = self.borrowed()[1]
+        push_permit(outer)
+
+        contextvars.copy_context().run(report, outer)
+
+        assert () == held_leases()
+        assert () == open_permits.get(), "it is kept for ever"
+
+    def test_a_permit_that_is_reported_in_another_context_makes_way_for_the_next(self) -> None:
+        first, second = self.borrowed()[1], self.borrowed()[1]
+        push_permit(first)
+        contextvars.copy_context().run(first.abandoned)
+
+        push_permit(second)
+
+        assert (second,) == open_permits.get()
+        pop_permit(second)
+
+    def test_a_context_that_outlives_the_probe_is_admitted_as_any_other(self) -> None:
+        one, outer, _ = self.borrowed()
+        push_permit(outer)
+        inside = contextvars.copy_context()
+        pop_permit(outer)
+        outer.succeeded(32.0, 2.0)
+
+        permit = inside.run(permitted, one, 33.0)
+
+        assert one.generation is permit.admission
+        assert () == inside[open_permits]
 
     def test_places_of_other_keys_are_not_shared(self) -> None:
         _, one = family(failures=1)
@@ -246,11 +290,11 @@ class TestAdmitting:
         strange = circuit("openai", failures=1)
         half_open(strange)
         other = permitted(strange, 30.0)
-        token = held_leases.set(other.leases)
+        push_permit(other)
         try:
             permit = permitted(one, 30.0)
         finally:
-            held_leases.reset(token)
+            pop_permit(other)
 
         assert permit.admission is not other.admission
         assert isinstance(permit.admission, Lease)

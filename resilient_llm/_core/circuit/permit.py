@@ -26,21 +26,40 @@ _DEEPEST_CAUSE = 16
 _MOST_CHARGES = 32
 """Charges noted on one error: one that is raised again and again must not collect more."""
 
-held_leases: ContextVar[tuple[Lease, ...]] = ContextVar("resilient_llm_held_leases", default=())
-"""Leases that guards around this code hold. A guard inside another on the same key borrows the
-outer guard's lease; it would be rejected because of that lease otherwise."""
+open_permits: ContextVar[tuple[Permit, ...]] = ContextVar("resilient_llm_open_permits", default=())
+"""Permits with leases that guards around this code hold. A guard inside another on the same key
+borrows the outer guard's lease; it would be rejected because of that lease otherwise.
+
+A guard may be left in another task than it was entered in, whose context is another. So whoever
+reads or writes the variable drops permits that were reported meanwhile."""
 
 
-def push_leases(leases: tuple[Lease, ...]) -> None:
-    """Let guards inside this code borrow these leases."""
-    if leases:
-        held_leases.set(held_leases.get() + leases)
+def push_permit(permit: Permit) -> None:
+    """Let guards inside this code borrow the permit's leases, if it has any."""
+    if permit.leases:
+        open_permits.set((*_unreported(), permit))
 
 
-def pop_leases(leases: tuple[Lease, ...]) -> None:
-    """End the lending of these leases, in whatever order and context guards are left."""
-    if leases:
-        held_leases.set(tuple(lease for lease in held_leases.get() if lease not in leases))
+def pop_permit(permit: Permit) -> None:
+    """End the lending of the permit's leases, in whatever order and context guards are left."""
+    if permit.leases:
+        open_permits.set(tuple(each for each in _unreported() if each is not permit))
+
+
+def held_leases() -> tuple[Lease, ...]:
+    """Return the leases that guards around this code hold."""
+    if not open_permits.get():
+        return ()
+    return tuple(lease for permit in _unreported() for lease in permit.leases)
+
+
+def _unreported() -> tuple[Permit, ...]:
+    """Return the open permits; forget those that were reported, in whatever context."""
+    permits = open_permits.get()
+    still_open = tuple(permit for permit in permits if not permit.is_reported)
+    if len(still_open) < len(permits):
+        open_permits.set(still_open)
+    return still_open
 
 
 class Permit:
@@ -202,7 +221,7 @@ def admit(
 ) -> Permit | Block:
     """Return a permit for one attempt on a key and its provider, or why there is none."""
     generation, provider = circuit.slot, circuit.provider
-    if generation is not None and not held_leases.get():
+    if generation is not None and not held_leases():
         # Both are closed: what the healthy path reads is enough.
         provider_generation = None if provider is None else provider.slot
         if provider is None or provider_generation is not None:
@@ -270,7 +289,7 @@ def _shown(own: Block, provider: Circuit | None, now: float) -> Block:
 def _ask(
     circuit: Circuit, now: float, lease_seconds: float, *, last_resort: bool
 ) -> Admission | Block:
-    held = held_leases.get()
+    held = held_leases()
     if held:
         shared = circuit.share(held)
         if shared is not None:
