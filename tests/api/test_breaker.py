@@ -1560,6 +1560,90 @@ def test_an_error_that_passes_two_guards_of_a_key_is_charged_once(clock: Any) ->
     assert (2, 2) == (health()[GROQ].errors, health()[GROQ].consecutive_failures)
 
 
+@on_both_loops
+@pytest.mark.parametrize("guards", [1, 2])
+def test_one_error_that_is_raised_to_many_callers_at_once_is_charged_for_each(
+    clock: FakeClock, backend: str, guards: int
+) -> None:
+    """Twenty tasks wait for one connection that fails; guards inside one another charge once.
+
+    Where the tasks do not go on in the order in which they came, as on trio, half may be missed.
+    """
+    breaker(GROQ, mode="metrics_only")
+    error = down()
+
+    async def main() -> None:
+        failed = anyio.Event()
+
+        async def call() -> None:
+            with contextlib.suppress(ProviderError), contextlib.ExitStack() as entered:
+                for _ in range(guards):
+                    entered.enter_context(breaker(GROQ))
+                    clock.advance(0.001)
+                await failed.wait()
+                raise error
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(20):
+                tasks.start_soon(call)
+            await anyio.wait_all_tasks_blocked()
+            clock.advance(1.0)
+            failed.set()
+
+    run_async(main, backend=backend)
+
+    total, errors = totals()
+    assert (20 if backend == "asyncio" else 10) <= errors <= 20
+    assert total == errors
+
+
+@on_both_loops
+@pytest.mark.parametrize("where", ["task", "thread"])
+@pytest.mark.parametrize("outer", ["guard", "chain"])
+def test_an_error_of_a_started_task_or_thread_is_charged_once(
+    clock: FakeClock, backend: str, where: str, outer: str
+) -> None:
+    """The guards of both contexts are of one call; a second call is charged for itself."""
+    breaker(GROQ, mode="metrics_only")
+    error = down()
+
+    def blocking() -> None:
+        clock.advance(0.1)
+        with breaker(GROQ):
+            clock.advance(0.1)
+            raise error
+
+    async def elsewhere_raised(_: Target | None = None) -> None:
+        if where == "thread":
+            await anyio.to_thread.run_sync(blocking)
+            return
+        raised: list[BaseException] = []
+
+        async def started() -> None:
+            try:
+                blocking()
+            except ProviderError as one:
+                raised.append(one)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(started)
+        raise raised[0]
+
+    async def main() -> None:
+        for _ in range(2):
+            with pytest.raises(ProviderError):
+                if outer == "chain":
+                    policy = failover(chain=GROQ, attempts=1, reraise=True)
+                    await policy(elsewhere_raised)()
+                else:
+                    async with breaker(GROQ):
+                        await elsewhere_raised()
+
+    run_async(main, backend=backend)
+
+    assert (2, 2) == totals()
+
+
 def test_a_guard_inside_a_probe_shares_its_place(clock: Any) -> None:
     """A half-open key whose function guards it again recovers instead of refusing itself for ever."""
     answers = scripted(down(), down(), "yes")
