@@ -1560,6 +1560,62 @@ def test_an_error_that_passes_two_guards_of_a_key_is_charged_once(clock: Any) ->
     assert (2, 2) == (health()[GROQ].errors, health()[GROQ].consecutive_failures)
 
 
+@pytest.mark.parametrize(("guards", "total"), [(1, 60), (2, 90), (3, 120)])
+@pytest.mark.parametrize("outermost", ["guard", "chain"])
+def test_a_success_is_counted_by_each_guard_that_it_leaves(
+    clock: FakeClock, outermost: str, guards: int, total: int
+) -> None:
+    """An error is counted once, so nested guards read a lower error rate than there is."""
+    breaker(GROQ, mode="metrics_only")
+    answers = scripted(*[down(), "yes"] * 30)
+
+    def guarded(depth: int) -> object:
+        if depth == 0:
+            return answers()
+        with breaker(GROQ):
+            return guarded(depth - 1)
+
+    @failover(chain=GROQ, attempts=1, reraise=True)
+    def ask(target: Target) -> object:
+        return guarded(guards - 1)
+
+    for _ in range(60):
+        clock.advance(0.01)
+        with contextlib.suppress(ProviderError):
+            ask() if outermost == "chain" else guarded(guards)
+
+    assert (total, 30) == totals()
+    assert pytest.approx(30 / total) == health()[GROQ].error_rate
+
+
+@pytest.mark.parametrize("outermost", [GROQ, "groq"])
+def test_a_provider_counts_a_success_of_its_own_guard_and_of_its_targets(
+    clock: FakeClock, outermost: str
+) -> None:
+    """Whichever of the two is inside."""
+    for _ in range(10):
+        with breaker(outermost), breaker("groq" if outermost == GROQ else GROQ):
+            clock.advance(0.01)
+
+    assert (20, 10) == (totals("groq")[0], totals(GROQ)[0])
+
+
+def test_nested_guards_count_failures_in_a_row_and_probes_once(clock: FakeClock) -> None:
+    """What opens and closes a circuit besides the rates is as with one guard."""
+    breaker(GROQ, successes_to_close=2)
+    states = []
+    for error in [down() for _ in range(5)] + [None, None]:
+        if error is None and state() == "open":
+            clock.advance(40.0)
+        with contextlib.suppress(ProviderError), breaker(GROQ), breaker(GROQ):
+            clock.advance(0.01)
+            if error is not None:
+                raise error
+        states.append(state())
+
+    assert ["closed"] * 4 + ["open", "half_open", "closed"] == states
+
+
 @on_both_loops
 @pytest.mark.parametrize("guards", [1, 2])
 def test_one_error_that_is_raised_to_many_callers_at_once_is_charged_for_each(
