@@ -13,9 +13,10 @@ from resilient_llm._core.circuit.circuit import Circuit
 from resilient_llm._core.circuit.permit import (
     Permit,
     admit,
+    charged_circuit,
     permit_of_inlined,
-    pop_leases,
-    push_leases,
+    pop_permit,
+    push_permit,
 )
 from resilient_llm._core.circuit.state import Block
 from resilient_llm._core.circuit.window import LOCK_FREE, Generation
@@ -137,6 +138,9 @@ class Breaker:
     def record(self, error: BaseException | None, seconds: float) -> None:
         """Report a call that was made elsewhere and has just ended.
 
+        It counts in the state in which it began. While a rate limit pauses the key, a call that
+        names a longer wait extends the pause.
+
         Args:
             error: What it raised, or None if it succeeded.
             seconds: How long it took, 0 or more.
@@ -150,13 +154,17 @@ class Breaker:
                 f"error of type {type(error).__name__} is not allowed: write an exception, or None"
             )
         now = runtime.clock()
-        permit = admit(self._here(), now)
+        circuit = self._here()
+        permit = admit(circuit, now)
         if isinstance(permit, Block):
-            return  # nothing is admitted now, so this call was admitted in an earlier state
-        permit.entered_at = now - took
-        if permit.entered_at < permit.circuit.admits_since(permit.admission):
-            permit.abandoned()  # it was admitted in an earlier state
+            # Nothing is admitted now, so this call was admitted in an earlier state. The wait
+            # that it was told has just begun, though.
+            if error is not None:
+                verdict = classify(error)
+                charged_circuit(circuit, verdict).extend_pause(now, verdict)
             return
+        permit.entered_at = now - took
+        permit.give_back_newer()
         _report(permit, error, now)
 
     def __call__(self, fn: F, /) -> F:
@@ -184,7 +192,7 @@ class Breaker:
     def taken(self) -> Permit:
         """Leave the guard without a report; return the permit, which is still to be reported."""
         permit = self._take()
-        pop_leases(permit.leases)
+        pop_permit(permit)
         return permit
 
     def _here(self) -> Circuit:
@@ -203,7 +211,7 @@ class Breaker:
             retry_after = None if permit.until is None else max(0.0, permit.until - now)
             raise BreakerOpenError(circuit.key, permit.reason, retry_after)
         entry = _Entry(_owner(), permit)
-        push_leases(permit.leases)
+        push_permit(permit)
         extra = _extra_of(self)
         if extra is None:
             with runtime.lock:  # two threads must not each make one

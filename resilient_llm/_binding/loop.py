@@ -13,7 +13,7 @@ from resilient_llm._binding.caller import Caller
 from resilient_llm._binding.injection import loop_injection
 from resilient_llm._core.call.call_flow import call_flow
 from resilient_llm._core.call.steps import NO_ANSWER, Done, Raise, Reply, Reraise, Try, Wait
-from resilient_llm._core.circuit.permit import pop_leases, push_leases
+from resilient_llm._core.circuit.permit import pop_permit, push_permit
 from resilient_llm._drive.sync import raise_from
 from resilient_llm._runtime.runtime import runtime
 
@@ -65,7 +65,7 @@ class LoopAttempt:
 
     def __enter__(self) -> Target:
         self._attempts.entered(self)
-        push_leases(self._permit.leases)
+        push_permit(self._permit)
         return self.target
 
     def __exit__(
@@ -74,7 +74,7 @@ class LoopAttempt:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        pop_leases(self._permit.leases)
+        pop_permit(self._permit)
         return self._attempts.left(self, error, timed_out=False)
 
     async def __aenter__(self) -> Target:
@@ -90,7 +90,7 @@ class LoopAttempt:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        pop_leases(self._permit.leases)
+        pop_permit(self._permit)
         cut_off = False
         if self._limit is not None and self._scope is not None:
             limit, self._limit = self._limit, None

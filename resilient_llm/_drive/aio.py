@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from resilient_llm._core.call.steps import Deliver, Done, Raise, Reply, Reraise, Try, Wait
-from resilient_llm._core.circuit.permit import pop_leases, push_leases
+from resilient_llm._core.circuit.permit import pop_permit, push_permit
 from resilient_llm._drive.opening import begin
 from resilient_llm._drive.results import is_awaitable, kind_of
 from resilient_llm._drive.sync import raise_from, reply_of
@@ -125,16 +125,15 @@ class _TimedAttempt:
 
 async def _attempt(call: Call, step: Try, pending: Any) -> Any:
     """Make one attempt, with its leases known to guards inside it."""
-    leases = step.permit.leases
-    if not leases:
+    if not step.permit.leases:
         value = step.candidate.invoke(step, call.args, call.kwargs) if pending is None else pending
         return await value if is_awaitable(value) else value
-    push_leases(leases)
+    push_permit(step.permit)
     try:
         value = step.candidate.invoke(step, call.args, call.kwargs) if pending is None else pending
         return await value if is_awaitable(value) else value
     finally:
-        pop_leases(leases)
+        pop_permit(step.permit)
 
 
 async def _started_stream(

@@ -450,14 +450,10 @@ class CircuitMachine(RuleBasedStateMachine):
     def a_call_made_elsewhere_is_recorded(self, key: str, outcome: str, seconds: float) -> None:
         """`.record` is a call that came some seconds ago, and leaves now."""
         self._moment()
-        admitted, late = self.model.admits(key), self.model.came_before(key, seconds)
-        if admitted is None or late is None or outcome == "cancelled":
+        if self.model.admits(key) is None or outcome == "cancelled":
             return
         breaker(key).record(error_of(OUTCOMES[outcome]), seconds)
-        if admitted and not late:
-            caller = self.model.enter(key)
-            caller.entered_at -= seconds
-            self.model.leave(caller, OUTCOMES[outcome])
+        self.model.record(key, seconds, OUTCOMES[outcome])
 
     @rule(seconds=st.sampled_from([1, 2, 3, 5, 10, 15, 31]))
     def time_passes(self, seconds: int) -> None:

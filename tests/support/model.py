@@ -41,6 +41,8 @@ LONGEST_HINT = 3600.0
 SHORTEST_HUNG = 10.0
 
 SUCCESS = "success"
+NO_STATE = -1
+"""The state in which a call was admitted that came before the present one."""
 HARMFUL = ("transient", "auth_dead", "memory_pressure")
 COUNTED = (*HARMFUL, "rate_limited", "hung")
 
@@ -296,10 +298,24 @@ class Model:
                 self.reached["a place whose lease ended is leased again"] += 1
         return Caller(name, self.now, {circuit.name: circuit.admission() for circuit in guards})
 
-    def came_before(self, name: str, seconds: float) -> bool | None:
-        """Whether a call that came so long ago is late; None if it is for one of its circuits alone."""
-        late = {self.now - seconds < circuit.began_at for circuit in self.guards_of(name)}
-        return None if len(late) == 2 else late.pop()
+    def record(self, name: str, seconds: float, outcome: Outcome) -> None:
+        """Report a call made elsewhere: it is late where the state began after it."""
+        guards = self.guards_of(name)
+        if not self.admits(name):
+            charged = guards[-1] if outcome.scope == "provider" else guards[0]
+            if charged.pause is not None and outcome.hint is not None:
+                self.reached["a wait is named while the key is blocked"] += 1
+                charged.pause_for(outcome.hint)
+            return
+        caller = self.enter(name)
+        caller.entered_at -= seconds
+        late = [each for each in guards if caller.entered_at < each.began_at]
+        for circuit in late:
+            circuit.give_back(caller.grants[circuit.name])
+            caller.grants[circuit.name] = Admission(NO_STATE, None)
+        if len(late) < len(guards):
+            self.reached["a recorded call is late for one of two"] += bool(late)
+        self.leave(caller, outcome)
 
     def is_hung(self, caller: Caller) -> bool | None:
         """Whether a call counts as hung if it is cancelled now; None if either would be right."""

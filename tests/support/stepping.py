@@ -132,7 +132,7 @@ def through_all_steps(
             gc.collect()
             await anyio.lowlevel.checkpoint()
         try:
-            assert () == held_leases.get(), "a lease is held"
+            assert () == held_leases(), "a lease is held"
             assert [] == _other_tasks(backend), "something runs"
             check(state)
         except AssertionError as error:
