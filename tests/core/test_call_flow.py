@@ -611,13 +611,12 @@ class TestRetries:
     def test_a_provider_is_charged_with_what_is_its_own(self) -> None:
         player = Player({"a/x": [PROVIDER_DOWN], "a/z": [], "b/y": ["yes"]}, attempts=2)
 
-        # Events of two keys: the provider has counted the failure before the target emits it.
         player.plays("""
             try a/x 1
-            TargetBenched a kind=auth_dead reason=insufficient_quota trigger=auth_dead \
-                until=300.5 retry_after=None at 0.5
             AttemptFailed a/x number=1 seconds=0.5 kind=auth_dead reason=insufficient_quota \
                 status=429 at 0.5
+            TargetBenched a kind=auth_dead reason=insufficient_quota trigger=auth_dead \
+                until=300.5 retry_after=None at 0.5
             TargetSkipped a/z reason=insufficient_quota at 0.5
             FailedOver a/x from_target=a/x to_target=b/y kind=auth_dead reason=insufficient_quota \
                 at 0.5

@@ -124,9 +124,8 @@ SCENARIOS = {
         {GROQ: [ProviderError(401)], OPENAI: ["yes"]},
         "yes",
         [
-            # The provider has counted the failure before the target emits it.
-            ("TargetBenched", "groq", "auth_dead"),
             ("AttemptFailed", GROQ, "invalid_credentials"),
+            ("TargetBenched", "groq", "auth_dead"),
             ("FailedOver", GROQ, OPENAI),
             ("AttemptSucceeded", OPENAI, 1),
         ],

@@ -310,7 +310,7 @@ class Call:
     def emit_announced(self, candidate: Candidate) -> None:
         """Emit the announced event, also if no circuit has appended it."""
         circuit = candidate.circuit
-        circuit.outbox.add_cause(self.tag)
+        self.tag.append_cause()
         if circuit.outbox.pending or circuit.outbox.is_behind:
             circuit.sink.deliver(circuit.outbox, self.tag)
 

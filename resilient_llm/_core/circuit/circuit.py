@@ -441,9 +441,10 @@ class Circuit:
             self.abandon(admission)
             return
         counts: Counts | None = None
+        cause: Outbox | None = None
         with self._lock:
             self._heal_locked()
-            self.outbox.add_cause(tag)
+            cause = None if tag is None else tag.append_cause()
             if isinstance(admission, Lease):
                 self._lease_failed_locked(admission, now, verdict, seconds, cooldown, tag)
             elif admission is self.generation and self._state.core_is_closed:
@@ -452,7 +453,7 @@ class Circuit:
                     self._pause_locked(now, verdict, tag)
                 self._trip_locked(now, verdict, cooldown, tag, counts)
             self._health_locked(now, counts)
-        self._after_unlock(tag)
+        self._after_unlock(tag, cause)
 
     def abandon(self, admission: Admission) -> None:
         """Give a lease back without a verdict; waits for no lock, since finalisers call it."""
@@ -1100,22 +1101,24 @@ class Circuit:
         # Whether an observer listens is not asked here: the log's answer is foreign code.
         self.outbox.add(Fact(kind, now, tag, fields))
 
-    def _after_unlock(self, tag: CallTag | None = None) -> None:
+    def _after_unlock(self, tag: CallTag | None = None, cause: Outbox | None = None) -> None:
         """Do what must not be done under the lock: keep a benched circuit, deliver events."""
         keep = self.keep
         if keep is not None and not self._state.is_unblocked:
             self.keep = None
             keep(self)
-        if self.outbox.pending or self._to_deliver:
-            self._deliver(tag)
+        if self.outbox.pending or self._to_deliver or cause is not None:
+            self._deliver(tag, cause)
 
-    def _deliver(self, tag: CallTag | None) -> None:
+    def _deliver(self, tag: CallTag | None, cause: Outbox | None) -> None:
         to_deliver = self._to_deliver
         # A signal handler may have come while its thread held the lock. That thread delivers
         # the handler's events, too, when it has released the lock.
         if self._lock._is_owned():  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]  # not in the stubs; threading.Condition asks it, too
             to_deliver.append(self)
             return
+        if cause is not None and cause is not self.outbox:
+            self.sink.deliver(cause, tag)  # the failed attempt, before the bench that it causes
         self.sink.deliver(self.outbox, tag)
         while to_deliver:
             try:

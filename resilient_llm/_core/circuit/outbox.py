@@ -39,6 +39,19 @@ class CallTag:
         self.others_seconds = 0.0
         """Seconds that this call has spent on them."""
 
+    def append_cause(self) -> Outbox | None:
+        """Append the failed attempt that the call charges to its outbox, and return that.
+
+        The circuit that is charged does this under its lock when it counts the failure. So the
+        attempt comes before the bench that it causes, also where that is the provider's, and an
+        observer that asks for the state sees the one after it.
+        """
+        if self.cause is None:
+            return None
+        (outbox, fact), self.cause = self.cause, None
+        outbox.add(fact)
+        return outbox
+
 
 class Fact:
     """Something that happened to a key: what an event is built from, once an observer takes it."""
@@ -137,16 +150,6 @@ class Outbox:
         if len(self.pending) >= MOST_WAITING:
             self._drop(self.pending)
         self.pending.append(fact)
-
-    def add_cause(self, tag: CallTag | None) -> None:
-        """Append the failed attempt that a call charges, if it is one on this key.
-
-        The circuit does this under its lock when it counts the failure. So the attempt comes
-        before the bench that it causes, and whoever asks for the state sees the one after it.
-        """
-        if tag is not None and tag.cause is not None and tag.cause[0] is self:
-            fact, tag.cause = tag.cause[1], None
-            self.add(fact)
 
     def put(self, inbox: Inbox, fact: Fact) -> None:
         """Move a fact on to an inbox. Called under ``routing``."""
