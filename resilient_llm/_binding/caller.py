@@ -20,6 +20,7 @@ from resilient_llm._core.backoff import as_backoff
 from resilient_llm._core.call.call import Call, CallDeps, Candidate, share_of
 from resilient_llm._core.call.call_flow import call_flow
 from resilient_llm._core.call.steps import Reply, Reraise, Try
+from resilient_llm._core.circuit.circuit import CallTag
 from resilient_llm._core.circuit.permit import permit_of_inlined
 from resilient_llm._core.circuit.window import NEVER
 from resilient_llm._drive.handover import adrive, drive
@@ -106,10 +107,8 @@ class Caller:
             options.timeout is not None or options.attempt_timeout is not None
         )
         """Whether its attempts are cut off at a limit, which the generated wrapper cannot do."""
-        self.is_stream = bool(self.injection.gives_items) or any(
-            each is not None
-            for each in (options.stream, *(target.stream for target in self.policy.chain))
-        )
+        given = (options.stream, *(target.stream for target in self.policy.chain))
+        self.is_stream = bool(self.injection.gives_items) or any(each is not None for each in given)
         """Whether its results are known to be streams."""
 
     def _is_plain(self) -> bool:
@@ -327,8 +326,7 @@ class Caller:
         entered_at: float | None = None,
     ) -> Call:
         """Return a call with its targets in order, named, timed and traced."""
-        was_bound = self.candidates is not None
-        candidates = self.bound()
+        was_bound, candidates = self.candidates is not None, self.bound()
         assert self.deps is not None
         options, deps = self.options, self.deps
         if entered_at is not None:
@@ -481,9 +479,7 @@ class Caller:
         if generation.is_settled and now < generation.bucket_ends_at:
             generation.measured(entered_at, now)
         else:
-            permit_of_inlined(self._circuit(target), generation, entered_at).succeeded(
-                now, now - entered_at
-            )
+            self._succeeded(target, generation, entered_at, now)
         if runtime.dispatcher.has_listeners(event_names.AttemptSucceeded):
             # The log level was lowered after the binding: emit this event, then unbind, so that
             # the next calls come through the caller.
@@ -497,6 +493,11 @@ class Caller:
             if circuit.outbox.is_behind:
                 circuit.sink.deliver(circuit.outbox)
         return result
+
+    def _succeeded(self, to: Target, generation: Generation, entered_at: float, now: float) -> None:
+        permit = permit_of_inlined(self._circuit(to), generation, entered_at)
+        tag = CallTag(f"{runtime.rng.getrandbits(64):016x}", self.options.observers)
+        permit.succeeded(now, now - entered_at, cooldown=self.options.cooldown, tag=tag)
 
     def _circuit(self, target: Target) -> Circuit:
         return next(candidate.circuit for candidate in self.bound() if candidate.target is target)
@@ -522,9 +523,7 @@ class Caller:
         else:
             if kind_of(value) is not None:
                 return await self._guard_stream_async(entered_at, target, value, args, kwargs)
-            permit_of_inlined(self._circuit(target), generation, entered_at).succeeded(
-                now := runtime.clock(), now - entered_at
-            )
+            self._succeeded(target, generation, entered_at, runtime.clock())
             return value
         return await self.resume_async(pending_call, args, kwargs)
 

@@ -34,6 +34,7 @@ from resilient_llm import (
     health,
     is_benched,
     list_benched,
+    observe,
     testing,
 )
 from resilient_llm.testing import capture_events, scripted
@@ -576,13 +577,19 @@ def test_whoever_is_nearest_to_the_target_says_how_long_it_is_benched(
     assert expected <= remaining()[GROQ] <= expected * 1.1  # type: ignore[operator]  # it has an end
 
 
+@pytest.mark.parametrize("is_plain", [True, False])
 @pytest.mark.parametrize("key", [GROQ, "groq"])
-def test_slow_successes_bench_for_the_policys_cooldown(key: str, clock: Any) -> None:
+def test_slow_successes_bench_for_the_policys_cooldown(
+    key: str, is_plain: bool, clock: Any
+) -> None:
     """The event names the call, and the policy's observers receive it."""
     configure(breakers={key: {"slow_call": 1.0, "min_calls": 3}})
     benched: list[Event] = []
+    if is_plain:
+        observe(benched.append, TargetBenched)
+    observers = () if is_plain else (benched.append,)
 
-    @failover(chain=[GROQ], cooldown=5.0, observers=(benched.append,))
+    @failover(chain=[GROQ], cooldown=5.0, observers=observers)
     def ask(target: Target) -> str:
         clock.advance(2.0)
         return "slow"

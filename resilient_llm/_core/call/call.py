@@ -112,6 +112,12 @@ class CallDeps:
         self.rng = rng
 
 
+def _merged(
+    args: tuple[Any, ...], kwargs: dict[str, Any], changes: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return args, {**kwargs, **changes}
+
+
 class Call:
     """One call: its candidates in order, its deadline, and the outcome of each."""
 
@@ -177,7 +183,7 @@ class Call:
         """Only targets with a larger context window than this may be called."""
         self.args: tuple[Any, ...] = ()
         self.kwargs: dict[str, Any] = {}
-        self.rebind: Rebind = lambda args, kwargs, changes: (args, {**kwargs, **changes})
+        self.rebind: Rebind = _merged
         """``(args, kwargs, changes)``: gives arguments new values by name."""
 
     def clear(self) -> None:
@@ -260,9 +266,10 @@ class Call:
         """Return the limit of an attempt in seconds; for a stream, until its first content."""
         own = candidate.target.attempt_timeout
         limit = self.options.attempt_timeout if own is None else own
-        policy = self.stream_policy(candidate)
-        if policy is None:
+        if candidate.target.stream is None and self.options.stream is None:
             return limit
+        policy = self.stream_policy(candidate)
+        assert policy is not None
         limits = (limit, policy.first_item_timeout, policy.timeout)
         return min((each for each in limits if each is not None), default=None)
 
@@ -280,8 +287,9 @@ class Call:
         self, candidate: Candidate, number: int, seconds: float, error: Exception, verdict: Verdict
     ) -> None:
         """Record the outcome of an attempt; it is the last one of its target."""
+        key = candidate.target.key
         record = AttemptRecord(
-            candidate.target.key,
+            key,
             number,
             verdict.kind,
             verdict.reason,
@@ -290,7 +298,7 @@ class Call:
             type(error).__name__,
         )
         self.records.append(record)
-        self.last_outcomes[candidate.target.key] = (error, record)
+        self.last_outcomes[key] = (error, record)
 
     def emit(
         self, candidate: Candidate, kind: event_names.EventName, now: float, /, **details: Any

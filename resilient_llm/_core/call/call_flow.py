@@ -95,27 +95,33 @@ def _skip_to(call: Call, candidate: Candidate, entered_at: float) -> None:
 def _each_target(call: Call, now: float, *, last_resort: bool = False) -> FlowPart:
     """Try the untried candidates in order until the call is over."""
     while call.untried:
-        over, now = yield from _next_target(call, now, last_resort=last_resort)
+        step = _next_target(call, now, last_resort=last_resort)
+        if step is None:
+            continue
+        if type(step) is not Try:
+            yield step
+            return True, now
+        over, now = yield from _attempts(call, step, None, retries=not last_resort)
         if over:
             return True, now
     return False, now
 
 
-def _next_target(call: Call, now: float, *, last_resort: bool) -> FlowPart:
+def _next_target(call: Call, now: float, *, last_resort: bool) -> Step | None:
+    """Return the first attempt on the next candidate, or how the call ends; None to skip it."""
     candidate = call.untried.pop(0)
     if not call.fits(candidate):
         call.pass_over(candidate, "context_window", now)
-        return False, now
+        return None
     if call.attempts == call.options.max_attempts:
         call.pass_over(candidate, "max_attempts", now)
-        return False, now
+        return None
     if is_over(call, now):
-        yield too_late(call, now)
-        return True, now
+        return too_late(call, now)
     limit = call.limit_of(candidate)
     permit = call.enter(candidate, limit, now, last_resort=last_resort)
     if permit is None:
-        return False, now
+        return None
     if call.last_failed is not None:
         previous, verdict = call.last_failed
         call.emit(
@@ -127,8 +133,7 @@ def _next_target(call: Call, now: float, *, last_resort: bool) -> FlowPart:
             kind=verdict.kind,
             reason=verdict.reason,
         )
-    trial = _attempt_on(call, candidate, permit, limit, number=1)
-    return (yield from _attempts(call, trial, None, retries=not last_resort))
+    return _attempt_on(call, candidate, permit, limit, number=1)
 
 
 def _attempts(call: Call, trial: Try, reply: Reply | None, *, retries: bool = True) -> FlowPart:
