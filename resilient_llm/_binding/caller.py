@@ -294,11 +294,14 @@ class Caller:
             if pending_call is None:
                 raise
         else:
-            if entered_at >= generation.check_after or type(value) is not self.wrapper.get(
-                self.prefix + "plain_type"
+            ended_at = runtime.clock()
+            if (
+                ended_at >= generation.check_after
+                or ended_at - entered_at >= generation.slow_above
+                or type(value) is not self.wrapper.get(self.prefix + "plain_type")
             ):
                 value = self.on_success(
-                    generation, entered_at, candidate.target, value, args, kwargs
+                    generation, entered_at, ended_at, candidate.target, value, args, kwargs
                 )
                 return await value() if type(value) is PendingStream else value
             generation.n += 1
@@ -447,6 +450,7 @@ class Caller:
         self,
         generation: Generation,
         entered_at: float,
+        ended_at: float,
         target: Target,
         result: Any,
         args: tuple[Any, ...],
@@ -459,22 +463,19 @@ class Caller:
             if kind_of(result) is not None:
                 return self._guard_stream(entered_at, target, result, args, kwargs)
             self._put(plain_type=type(result))
-        if entered_at < generation.check_after:
+        took = ended_at - entered_at
+        if ended_at < generation.check_after and took < generation.slow_above:
             generation.n += 1
-            return result
-        now = runtime.clock()
-        if generation.is_settled and now < generation.bucket_ends_at:
-            generation.measured(entered_at, now)
-        else:
+        elif not generation.answered(ended_at, took, took):
             permit_of_inlined(self._circuit(target), generation, entered_at).succeeded(
-                now, now - entered_at
+                ended_at, took
             )
         if runtime.dispatcher.has_listeners(event_names.AttemptSucceeded):
             # The log level was lowered after the binding: emit this event, then unbind, so that
             # the next calls come through the caller.
             call = self.new_call(entered_at=entered_at)
             self._circuit(target).emit(
-                event_names.AttemptSucceeded, now, number=1, seconds=now - entered_at, tag=call.tag
+                event_names.AttemptSucceeded, ended_at, number=1, seconds=took, tag=call.tag
             )
             runtime.unbind_all()
         return result

@@ -48,8 +48,15 @@ _TEMPLATE: Final = """
         if {p}pending is None:
             raise
     else:
-        if {p}entered >= {p}generation.check_after{unlike}:
-            {p}result = {p}on_success({p}generation, {p}entered, {p}to, {p}result, {args}, {kwargs})
+        {p}ended = {p}clock()
+        if (
+            {p}ended >= {p}generation.check_after
+            or {p}ended - {p}entered >= {p}generation.slow_above
+            or {p}type({p}result) is not {p}plain_type
+        ):
+            {p}result = {p}on_success(
+                {p}generation, {p}entered, {p}ended, {p}to, {p}result, {args}, {kwargs}
+            )
             return {opened}
         {p}generation.n += 1
         return {p}result
@@ -92,7 +99,6 @@ def generate(
         opened=f"await {result}() if {prefix}type({result}) is {prefix}pending_stream else {result}"
         if wait
         else result,
-        unlike=f" or {prefix}type({prefix}result) is not {prefix}plain_type",
     )
     namespace: dict[str, Any] = {}
     exec(compile(source, f"<failover wrapper of {_named(injection.fn)}>", "exec"), namespace)  # noqa: S102  # as dataclasses do

@@ -530,7 +530,6 @@ class CircuitMachine(RuleBasedStateMachine):
         """What health() and list_benched() say is what the model says."""
         if not hasattr(self, "model") or self.steps % self.look_every:
             return
-        self._date_early()
         said = health()
         assert sorted(KEYS) == sorted(said)
         for key, found in said.items():
@@ -608,7 +607,6 @@ class CircuitMachine(RuleBasedStateMachine):
     def _pass(self, seconds: int) -> None:
         self.clock.advance(seconds + MOMENT)
         self.model.pass_time(self._now())
-        self._date_early()
         self.steps += 1
 
     def _pass_until_a_bench_ends(self, key: str) -> None:
@@ -649,12 +647,6 @@ class CircuitMachine(RuleBasedStateMachine):
             outcome = "success"
         entry.leave(error_of(OUTCOMES[outcome]))
         self.model.leave(caller, OUTCOMES[outcome])
-
-    def _date_early(self) -> None:
-        """Ask only where the model does not know: asking counts what was left uncounted."""
-        for key in (*TARGETS, "groq"):
-            if self.model.circuits[key].perhaps_in_window():
-                self.model.date_early(key, health()[key].total)
 
 
 # What the machine must have been through, by the words of the model.

@@ -9,8 +9,7 @@ Time is handed in. Benches are not jittered: the tests give the package a random
 that always returns 0.
 
 Where the contract leaves two answers open the model gives both, as None, and is given the one
-that happened: averages "may be sampled", so a lease or a limit made of ten averages is not exact; and a
-success may be dated by any moment between its entry and its end.
+that happened: averages "may be sampled", so a lease or a limit made of ten averages is not exact.
 """
 
 from __future__ import annotations
@@ -164,14 +163,6 @@ class Circuit:
 
     def in_window(self) -> list[Counted]:
         return [call for call in self.counted if self.now - call.ended_at < self.options["window"]]
-
-    def perhaps_in_window(self) -> list[Counted]:
-        """Successes that ended in the window and entered before it."""
-        return [
-            call
-            for call in self.in_window()
-            if not call.is_error and self.now - call.entered_at >= self.options["window"]
-        ]
 
     # What happens.
 
@@ -416,14 +407,6 @@ class Model:
         for target in self.targets_of(circuit):
             calls += [call for call in target.in_window() if call.order > circuit.closed_after]
         return calls
-
-    def date_early(self, name: str, total: int) -> None:
-        """Date by their entry as many of the calls that may be as make up this total."""
-        circuit = self.circuits[name]
-        perhaps = circuit.perhaps_in_window()
-        too_many = len(self._calls(circuit)) - total
-        if 0 < too_many <= len(perhaps):
-            circuit.counted = [call for call in circuit.counted if call not in perhaps[:too_many]]
 
     # Operators.
 

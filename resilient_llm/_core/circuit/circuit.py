@@ -373,7 +373,7 @@ class Circuit:
                 self._success_locked(now, seconds, response_time)
                 self.consecutive = 0
                 self._trip_locked(now, None, None)
-                self._settle_locked(now, seconds)
+                self._settle_locked(now)
             self._health_locked(now)
         self._after_unlock()
         return counted
@@ -521,8 +521,7 @@ class Circuit:
                 self._state.pause = None
                 if not self._state.is_closed:
                     self._close_locked(now)
-            self.generation.is_settled = False
-            self.generation.check_after = NEVER
+            self.generation.unsettle()
             self._publish_locked()
             self._health_locked(now)
         self._after_unlock()
@@ -608,6 +607,8 @@ class Circuit:
         if provider is not None:
             self.shut_until = max(self.shut_until, provider.shut_until)
             closed = closed and provider.slot is not None
+        limits = (self.settings.slow_call, provider and provider.settings.slow_call)
+        self.generation.slow_above = min((each for each in limits if each), default=FOREVER)
         if not closed or self.suspended:
             self.slot = None
         else:
@@ -627,8 +628,7 @@ class Circuit:
         generation, slow_call = self.generation, self.settings.slow_call
         counts = generation.error(now, slow=slow_call is not None and seconds >= slow_call)
         self.last_error = LastError(verdict.kind, verdict.reason)
-        generation.is_settled = False
-        generation.check_after = NEVER
+        generation.unsettle()
         if verdict.reason != "hung" and verdict.kind is not ErrorKind.RATE_LIMITED:
             self.consecutive += 1
             self._changed = bool(self._children)
@@ -646,27 +646,25 @@ class Circuit:
     def _answered_locked(self) -> int:
         return self.generation.n + sum(child.generation.n for child in self._targets_locked())
 
-    def _settle_locked(self, now: float, seconds: float) -> None:
-        """Decide whether the next successes need only to be counted."""
-        generation, settings, provider = self.generation, self.settings, self.provider
-        total, errors, _ = generation.counts(now)
-        unsettled = (
+    def _settle_locked(self, now: float) -> None:
+        """Decide how many of the next successes need only to be counted."""
+        provider = self.provider
+        total, errors, slow = self.generation.counts(now)
+        free = FOREVER
+        if (errors or slow) and total < self.settings.min_calls:
+            free = self.settings.min_calls - 1 - total  # the one after these may open it
+        if self._status != "healthy":
+            # The last one before the share of errors is small enough is looked at, too: a share
+            # is not an exact number.
+            free = min(free, int(errors / triggers.DEGRADED_SHARE) - 1 - total)
+        if (
             not window.LOCK_FREE
             or self.consecutive
-            or settings.slow_call is not None
-            or (errors and total < settings.min_calls)
-        )
-        if self._status != "healthy":
-            unsettled = True
-        if provider is not None and (
-            provider.consecutive or provider.settings.slow_call is not None
+            or (provider is not None and provider.consecutive)
+            or (self._status != "healthy" and self._children)
         ):
-            unsettled = True
-        generation.is_settled = not unsettled
-        if unsettled:
-            generation.check_after = NEVER
-        else:
-            generation.rest_if_busy(now, seconds)
+            free = 0.0
+        self.generation.settle(now, max(0.0, free))
 
     def _counts_locked(self, now: float) -> Counts:
         """Return ``(total, errors charged here, slow by the limit set here)``.
@@ -679,7 +677,7 @@ class Circuit:
         for child in self._targets_locked():
             with child._lock:
                 total += child.generation.counts(now, since_cut=True)[0]
-                slow += child.generation.slow_above(now)
+                slow += child.generation.slow_for_provider(now)
         return total, errors, slow
 
     def _children_errors_locked(self, now: float) -> int:
@@ -982,6 +980,5 @@ class Circuit:
             for child in self._targets_locked():
                 with child._lock:
                     child._publish_locked()
-                    if self.consecutive or self.settings.slow_call is not None:
-                        child.generation.is_settled = False
-                        child.generation.check_after = NEVER
+                    if self.consecutive:
+                        child.generation.unsettle()
