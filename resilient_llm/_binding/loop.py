@@ -9,8 +9,6 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from resilient_llm._binding.caller import Caller
-from resilient_llm._binding.injection import loop_injection
 from resilient_llm._core.call.call_flow import call_flow
 from resilient_llm._core.call.steps import Done, Raise, Reply, Reraise, Try, Wait
 from resilient_llm._core.circuit.permit import pop_leases, push_leases
@@ -21,9 +19,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from types import TracebackType
 
+    from resilient_llm._binding.caller import Caller
     from resilient_llm._core.call.steps import Step
     from resilient_llm._runtime.clock import CancelScope
-    from resilient_llm._values.policy import Policy
     from resilient_llm._values.target import Target
 
 
@@ -80,7 +78,8 @@ class LoopAttempt:
         cut_off = False
         if self._limit is not None and self._scope is not None:
             limit, self._limit = self._limit, None
-            cut_off = bool(limit.__exit__(error_type, error, traceback))
+            swallows = limit.__exit__(error_type, error, traceback)
+            cut_off = bool(swallows) and error is not None  # trio's scope swallows nothing, too
         if cut_off:
             self._attempts.left(
                 self, TimeoutError(f"no answer within {self.remaining:.3g} s"), timed_out=True
@@ -95,9 +94,8 @@ class LoopAttempt:
 class _Attempts:
     """One call made by a loop."""
 
-    def __init__(self, policy: Policy, *, is_async: bool) -> None:
-        self._caller = Caller(policy, loop_injection(is_async=is_async))
-        self._call = self._caller.new_call()
+    def __init__(self, caller: Caller) -> None:
+        self._call = caller.new_call((), caller.begin({}))
         self._steps = call_flow(self._call, runtime.clock())
         self._step: Step | None = None
         self._begun = False
@@ -172,9 +170,6 @@ class _Attempts:
 class SyncAttempts(_Attempts):
     """The attempts of one call, for ``for``."""
 
-    def __init__(self, policy: Policy) -> None:
-        super().__init__(policy, is_async=False)
-
     def __iter__(self) -> SyncAttempts:
         return self
 
@@ -192,9 +187,6 @@ class SyncAttempts(_Attempts):
 
 class AsyncAttempts(_Attempts):
     """The attempts of one call, for ``async for``."""
-
-    def __init__(self, policy: Policy) -> None:
-        super().__init__(policy, is_async=True)
 
     def __aiter__(self) -> AsyncAttempts:
         return self

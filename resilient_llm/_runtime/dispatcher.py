@@ -12,6 +12,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
+from resilient_llm._core.circuit.circuit import CallTag
 from resilient_llm._core.circuit.state import FOREVER
 from resilient_llm._values import event_names
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
-    from resilient_llm._core.circuit.circuit import CallTag, Circuit
+    from resilient_llm._core.circuit.circuit import Circuit
     from resilient_llm._values import events as ev
 
 
@@ -44,6 +45,8 @@ class Dispatcher:
         self.logs: Callable[[event_names.EventName], bool] = lambda _: False
         """Whether the default observer would log this type of event now."""
 
+        self._make_succeeded: Callable[[datetime, str, str, int, float], ev.Event] | None = None
+        """Makes the event of a healthy call; None before the first one."""
         self.log_line: LogLine | None = None
         """Writes a line that is not an event to the log of the default observer, or None."""
         self.seen_retrying: set[str] = set()
@@ -107,6 +110,47 @@ class Dispatcher:
             finally:
                 if is_ours:
                     delivering.release()
+
+    def answered(
+        self,
+        circuit: Circuit,
+        now: float,
+        seconds: float,
+        call_id: str,
+        observers: tuple[Callable[[Any], object], ...],
+    ) -> None:
+        """Deliver that a first attempt answered, as ``circuit.emit`` would; only quicker.
+
+        It is the one event of a healthy call. If nothing waits in the outbox and no other thread
+        delivers the key's events, it need not be queued to be in order.
+        """
+        is_ours = False
+        try:
+            is_ours = not circuit.outbox and circuit.delivering.acquire(blocking=False)
+            if is_ours:
+                make = self._make_succeeded or self._load_make_succeeded()
+                event = make(self._moment(now), call_id, circuit.key, 1, seconds)
+                if self.log is not None and self.logs(event_names.AttemptSucceeded):
+                    self._hand(self.log, event)
+                for callback, types in self._observers:
+                    if not types or isinstance(event, types):
+                        self._hand(callback, event)
+                for callback in observers:
+                    self._hand(callback, event)
+        finally:
+            if is_ours:
+                circuit.delivering.release()
+        if not is_ours:
+            tag = CallTag(call_id, observers)
+            circuit.emit(event_names.AttemptSucceeded, now, number=1, seconds=seconds, tag=tag)
+        elif circuit.outbox:
+            self.deliver(circuit)
+
+    def _load_make_succeeded(self) -> Callable[[datetime, str, str, int, float], ev.Event]:
+        from resilient_llm._values.events import attempt_succeeded  # loads all events
+
+        self._make_succeeded = attempt_succeeded
+        return attempt_succeeded
 
     def dispatch(
         self, kind: event_names.EventName, key: str, happened_at: float, details: dict[str, Any]

@@ -17,6 +17,7 @@ from resilient_llm import (
     unbench_model,
 )
 from resilient_llm._binding.caller import Caller
+from resilient_llm._binding.first_attempt import FirstAttempt
 from resilient_llm._core.circuit import triggers
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm.testing import FakeClock, fake_clock, isolated
@@ -153,6 +154,16 @@ def without_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triggers, "JITTER", 0.0)
 
 
+def by_flow_only(self: Caller, kwargs: dict[str, Any]) -> FirstAttempt:
+    """Begin a call that the call flow makes from its start."""
+    first = begin(self, kwargs)
+    first.generation = None
+    return first
+
+
+begin = Caller.begin
+
+
 def differences(
     seeds: range, monkeypatch: pytest.MonkeyPatch, *, is_async: bool
 ) -> list[tuple[int, int, Step, Step]]:
@@ -161,7 +172,8 @@ def differences(
     for seed in seeds:
         healthy = play(seed, is_async=is_async)
         with monkeypatch.context() as patch:
-            patch.setattr(Caller, "_is_plain", lambda _: False)
+            patch.setattr(Caller, "begin", by_flow_only)
+            patch.setattr(Caller, "_publish", lambda self, _: self._watch())
             by_flow = play(seed, is_async=is_async)
         different += [
             (seed, number, one, other)

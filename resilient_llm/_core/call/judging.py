@@ -30,7 +30,7 @@ def rejection_of(call: Call, trial: Try, reply: Reply) -> Verdict | None:
     """
     if call.options.reject is None and reply.stream is None:
         return None
-    verdict = _fault_of(call, trial, reply)
+    verdict = _fault_of(call, trial, reply) if reply.judged is None else reply.judged
     if verdict is not None:
         reject(trial, reply, verdict)
     return verdict
@@ -52,10 +52,15 @@ def _fault_of(call: Call, trial: Try, reply: Reply) -> Verdict | None:
     if asked is None or (reply.stream is not None and not reply.stream.has_content):
         return None
     try:
-        said: Any = asked(reply.value)
+        said = asked(reply.value)
     except BaseException:
         trial.permit.abandoned()
         raise
+    return fault_of(said)
+
+
+def fault_of(said: object) -> Verdict | None:
+    """Return why an answer is rejected of which ``reject`` returned this, or None."""
     if said is None or said is False:
         return None
     if isinstance(said, Verdict):
