@@ -444,6 +444,14 @@ class Caller:
         and the circuit, observers and traces are told. A `FirstAttempt` is made for a call of the
         wrapper only where one is needed, since most answers need none.
         """
+        took = ended_at - entered_at
+        if (
+            first is None
+            and type(result) is self.quiet_type
+            and ended_at < self.look_at
+            and generation.answered(ended_at, took, took)
+        ):
+            return result  # most of those that are looked at at all
         if type(result) is not self.plain_type:
             if is_awaitable(result) and not self.injection.is_async:
                 first = first or self._wrappers_attempt(generation, entered_at, target)
@@ -463,7 +471,6 @@ class Caller:
             if self.injection.is_async:
                 return PendingAnswer(lambda: self.resume_async(pending, args, kwargs))
             return self.resume(pending, args, kwargs)
-        took = ended_at - entered_at
         if ended_at < generation.check_after and took < generation.slow_above:
             generation.n += 1
         elif not generation.answered(ended_at, took, took):

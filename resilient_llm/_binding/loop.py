@@ -79,7 +79,7 @@ class LoopAttempt:
         if self._limit is not None and self._scope is not None:
             limit, self._limit = self._limit, None
             swallows = limit.__exit__(error_type, error, traceback)
-            cut_off = bool(swallows) and error is not None  # trio's scope swallows nothing, too
+            cut_off = bool(swallows) and error is not None  # a scope of trio swallows nothing, too
         if cut_off:
             self._attempts.left(
                 self, TimeoutError(f"no answer within {self.remaining:.3g} s"), timed_out=True

@@ -61,9 +61,8 @@ class TimeLimit:
         traceback: TracebackType | None,
     ) -> bool:
         swallows = self._manager.__exit__(error_type, error, traceback)
-        self._was_cut_off = (
-            bool(swallows) and error is not None
-        )  # trio's scope swallows nothing, too
+        # A scope of trio swallows also where there is nothing to swallow.
+        self._was_cut_off = bool(swallows) and error is not None
         return self._was_cut_off
 
 
