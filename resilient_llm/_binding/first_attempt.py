@@ -23,6 +23,7 @@ class FirstAttempt:
         generation: The closed period that admits the attempt; None if the call flow makes it.
         entered_at: When it was admitted.
         call_id: Name of the call, if it was named already; else empty.
+        limit: Seconds that the attempt may take, or None.
         limits: Seconds that the attempt may take, and whether that is the end of the whole
             deadline; None if the attempt is made without knowing its limit.
         outcome: Where a trace around the call expects the outcome, or None.
@@ -35,6 +36,7 @@ class FirstAttempt:
         "entered_at",
         "generation",
         "kwargs",
+        "limit",
         "limits",
         "outcome",
     )
@@ -51,12 +53,8 @@ class FirstAttempt:
         self.entered_at = 0.0
         self.call_id = ""
         self.limits: tuple[float | None, bool] | None = None
+        self.limit: float | None = None
         self.outcome: Outcome | None = None
-
-    @property
-    def limit(self) -> float | None:
-        """Seconds that the attempt may take, or None."""
-        return None if self.limits is None else self.limits[0]
 
 
 class PendingAnswer:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from resilient_llm._binding.first_attempt import FirstAttempt
 from resilient_llm._core.call.call_flow import call_flow
-from resilient_llm._core.call.steps import Done, Raise, Reply, Reraise, Try, Wait
+from resilient_llm._core.call.steps import RERAISE, Done, Raise, Reply, Reraise, Try, Wait
 from resilient_llm._core.circuit.permit import pop_leases, push_leases
 from resilient_llm._drive.sync import raise_from
 from resilient_llm._runtime.runtime import runtime
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from resilient_llm._binding.caller import Caller
+    from resilient_llm._core.call.call import Call
+    from resilient_llm._core.call.call_flow import CallFlow
     from resilient_llm._core.call.steps import Step
     from resilient_llm._runtime.clock import CancelScope
     from resilient_llm._values.target import Target
@@ -36,20 +39,21 @@ class LoopAttempt:
         result: Set it to the answer to have ``reject`` look at it.
     """
 
-    def __init__(self, attempts: _Attempts, step: Try) -> None:
+    def __init__(self, attempts: _Attempts, step: Try | FirstAttempt) -> None:
         self.target: Target = step.candidate.target
         self.number = step.number
         self.remaining = step.limit
-        self.call_id = step.tag.call_id
+        self.call_id = step.call_id
         self.result: Any = None
         self._attempts = attempts
-        self._permit = step.permit
+        # The healthy path admits a first attempt without any lease.
+        self._leases = step.permit.leases if type(step) is Try else ()
         self._limit: AbstractContextManager[CancelScope] | None = None
         self._scope: CancelScope | None = None
 
     def __enter__(self) -> Target:
         self._attempts.entered(self)
-        push_leases(self._permit.leases)
+        push_leases(self._leases)
         return self.target
 
     def __exit__(
@@ -58,7 +62,7 @@ class LoopAttempt:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        pop_leases(self._permit.leases)
+        pop_leases(self._leases)
         return self._attempts.left(self, error, timed_out=False)
 
     async def __aenter__(self) -> Target:
@@ -74,7 +78,7 @@ class LoopAttempt:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        pop_leases(self._permit.leases)
+        pop_leases(self._leases)
         cut_off = False
         if self._limit is not None and self._scope is not None:
             limit, self._limit = self._limit, None
@@ -95,9 +99,15 @@ class _Attempts:
     """One call made by a loop."""
 
     def __init__(self, caller: Caller) -> None:
-        self._call = caller.new_call((), caller.begin({}))
-        self._steps = call_flow(self._call, runtime.clock())
-        self._step: Step | None = None
+        self._caller = caller
+        self._first: FirstAttempt | None = caller.begin({})
+        self._call: Call | None = None
+        self._steps: CallFlow | None = None
+        if self._first.generation is None:
+            self._call = caller.new_call((), self._first)
+            self._steps = call_flow(self._call, runtime.clock())
+            self._first = None
+        self._step: Step | FirstAttempt | None = None
         self._begun = False
         # Weakly: a strong reference would be a cycle, so a loop that is left early would keep its
         # lease until the garbage collector runs.
@@ -110,11 +120,15 @@ class _Attempts:
     def left(self, attempt: LoopAttempt, error: BaseException | None, *, timed_out: bool) -> bool:
         """Send the outcome of an attempt to the call flow; return whether to suppress the error."""
         self._open = None
+        result, attempt.result = attempt.result, None
+        if self._steps is None:
+            self._step = self._first_left(result, error, timed_out=timed_out)
+        elif error is None:
+            self._step = self._steps.send(Reply(runtime.clock(), result))
+        else:
+            self._step = self._steps.send(Reply(runtime.clock(), error=error, timed_out=timed_out))
         if error is None:
-            self._step = self._steps.send(Reply(runtime.clock(), attempt.result))
-            attempt.result = None
             return False
-        self._step = self._steps.send(Reply(runtime.clock(), error=error, timed_out=timed_out))
         if type(self._step) is Reraise:
             self._end()
             if timed_out:
@@ -122,7 +136,18 @@ class _Attempts:
             return False
         return True
 
-    def next_step(self) -> Step:
+    def _first_left(self, result: Any, error: BaseException | None, *, timed_out: bool) -> Step:
+        """Report a first attempt that was made without the call flow, and go on with that."""
+        first, self._first = self._first, None
+        assert first is not None
+        pending = self._caller.left(first, result, error, timed_out=timed_out)
+        if pending is None:
+            return Done(None) if error is None else RERAISE
+        self._call, self._steps = pending.call, pending.flow
+        assert pending.step is not None
+        return pending.step
+
+    def next_step(self) -> Step | FirstAttempt:
         """Return what the call flow asks for now; ends the loop when the call is over."""
         if self._open is not None:
             self._open = None
@@ -132,7 +157,7 @@ class _Attempts:
             )
         if not self._begun:
             self._begun = True
-            self._step = next(self._steps)
+            self._step = self._first if self._steps is None else next(self._steps)
         step, self._step = self._step, None
         if type(step) is Raise:
             self._end()
@@ -143,12 +168,13 @@ class _Attempts:
         assert step is not None
         return step
 
-    def attempt(self, step: Try) -> LoopAttempt:
+    def attempt(self, step: Try | FirstAttempt) -> LoopAttempt:
         attempt = LoopAttempt(self, step)
         self._open = weakref.ref(attempt)
         return attempt
 
     def waited(self) -> None:
+        assert self._steps is not None
         self._step = self._steps.send(Reply(runtime.clock()))
 
     def is_over(self) -> bool:
@@ -159,8 +185,9 @@ class _Attempts:
         )
 
     def _end(self) -> None:
-        self._steps.close()
-        self._call.clear()
+        if self._steps is not None and self._call is not None:
+            self._steps.close()
+            self._call.clear()
 
     def finish(self) -> None:
         self._step = None
@@ -176,7 +203,7 @@ class SyncAttempts(_Attempts):
     def __next__(self) -> LoopAttempt:
         while not self.is_over():
             step = self.next_step()
-            if type(step) is Try:
+            if isinstance(step, (Try, FirstAttempt)):
                 return self.attempt(step)
             if type(step) is Wait:
                 runtime.time.sleep(step.seconds)
@@ -194,7 +221,7 @@ class AsyncAttempts(_Attempts):
     async def __anext__(self) -> LoopAttempt:
         while not self.is_over():
             step = self.next_step()
-            if type(step) is Try:
+            if isinstance(step, (Try, FirstAttempt)):
                 return self.attempt(step)
             if type(step) is Wait:
                 await runtime.time.asleep(step.seconds)

@@ -26,7 +26,7 @@ from resilient_llm import (
     list_benched,
     observe,
 )
-from resilient_llm._binding.caller import Unbound
+from resilient_llm._binding.binding import Unbound
 from resilient_llm._binding.injection import injection_of
 from resilient_llm._binding.wrapper_code import generate
 from resilient_llm._core.circuit import triggers, window
