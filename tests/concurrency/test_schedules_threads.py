@@ -1041,6 +1041,7 @@ HOT = [
     ("the wrapper", _wrapper_code(is_async=False), "n"),
     ("the async wrapper", _wrapper_code(is_async=True), "n"),
     ("a guard", breaker_module.Breaker.__exit__.__code__, "n"),
+    ("the caller's shortcut", _caller.Caller.on_success.__code__, "n"),
     ("the caller", _caller.Caller._report.__code__, "n"),
     ("the caller's first attempt", _caller.Caller.call.__code__, "n"),
     ("a measured success", window.Generation.answered.__code__, "n"),
