@@ -16,6 +16,7 @@
 #     make bench-whole         whole calls of the openai client, beside frameworks
 #     make bench-observers     the slowest call of 16 threads, with an observer and in an outage
 #     make bench-groups        the same work as bench-table, as pytest-benchmark shows it
+#     make bench-configurations  a healthy call with observers, traces, reject and so on
 #     make bench-instructions  whether a healthy call has become longer, counted by valgrind
 #   make clean       take the environment and everything built away
 
@@ -34,7 +35,7 @@ CORE_TESTS := tests/core tests/api tests/drive tests/rules tests/binding tests/t
 
 .DELETE_ON_ERROR:
 .PHONY: demo test test-rest lint lint-style lint-types docs coverage corpus fuzz soak mutants clean
-.PHONY: bench bench-table bench-whole bench-observers bench-groups bench-instructions
+.PHONY: bench bench-table bench-whole bench-observers bench-groups bench-configurations bench-instructions
 
 demo: $(READY)-demo
 	$(BIN)/resilient-llm demo $(ARGS)
@@ -106,6 +107,9 @@ bench-observers: $(BENCH_READY)
 
 bench-groups: $(BENCH_READY)
 	$(BENCH)/bin/python -m pytest benchmarks/test_benchmarks.py --import-mode=prepend --benchmark-enable --benchmark-only $(ARGS)
+
+bench-configurations: $(BENCH_READY)
+	$(BENCH)/bin/python benchmarks/configurations.py $(ARGS)
 
 bench-instructions: $(BENCH_READY)
 	$(BENCH)/bin/python benchmarks/instructions.py $(ARGS)

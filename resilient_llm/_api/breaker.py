@@ -50,8 +50,9 @@ _EMPTY = Generation(0.0, 1.0)
 """Stands for no entry. Its ``check_after`` is past, so leaving never takes the fast path."""
 _FIRST_LEFT = Generation(0.0, 1.0)
 """Stands for a first entry that has left before the others: new entries join the list."""
-_MANY = float("inf")
-"""Stands for the time of the first entry while there are others; avoids the fast path too."""
+_MANY = float("-inf")
+"""Stands for the time of the first entry while there are others. Such an entry took longer than
+any limit, so leaving does not take the fast path either."""
 
 
 class _Entry:
@@ -107,8 +108,13 @@ class Breaker:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        now = _clock()
         generation = self._generation
-        if error is None and self._at < generation.check_after:
+        if (
+            error is None
+            and now < generation.check_after
+            and now - self._at < generation.slow_above
+        ):
             generation.n += 1
             self._generation = _EMPTY
             return

@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
-from resilient_llm._binding.caller import Caller
+from resilient_llm._binding.callers import Callers
 from resilient_llm._binding.client_retries import warn_of_client_retries
-from resilient_llm._binding.wrapper import checked_injection, guarded_function
+from resilient_llm._binding.wrapper import guarded_function
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.chain import targets_of
 from resilient_llm._values.exported import exported
@@ -110,6 +110,7 @@ class Failover:
             checked_options(given),
             frozenset(given),
         )
+        self._callers = Callers(self._policy)
         attempts = self._policy.in_force(runtime.settings).attempts
         for target in targets:
             circuit = runtime.registry.find(target.key)
@@ -166,8 +167,7 @@ class Failover:
         Raises:
             ConfigurationError: If it cannot be guarded, or is given no target.
         """
-        injection = checked_injection(self._policy, fn)
-        return Caller(self._policy, injection).entry(args, kwargs)
+        return self._callers.call(fn, args, kwargs)
 
     def using(self, **changes: Unpack[PolicyOptions]) -> Failover:
         """Return a copy with other options, among them ``chain``.
@@ -183,12 +183,12 @@ class Failover:
     def __iter__(self) -> SyncAttempts:
         from resilient_llm._binding.loop import SyncAttempts
 
-        return SyncAttempts(self._policy)
+        return SyncAttempts(self._callers.loop(is_async=False))
 
     def __aiter__(self) -> AsyncAttempts:
         from resilient_llm._binding.loop import AsyncAttempts
 
-        return AsyncAttempts(self._policy)
+        return AsyncAttempts(self._callers.loop(is_async=True))
 
     def __repr__(self) -> str:
         return f"Failover({', '.join(target.key for target in self.chain)})"

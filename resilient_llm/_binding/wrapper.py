@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from resilient_llm._values.policy import Policy
 
 
+Code = tuple[types.CodeType, str, tuple[Any, ...] | None, dict[str, Any]]
+"""What `generate` returns."""
+
+
 class PolicyHolder(Protocol):
     """The public object of a policy, `Failover`."""
 
@@ -33,7 +37,12 @@ def guarded_function(holder: PolicyHolder, fn: Any) -> Any:
         ConfigurationError: If it cannot be guarded, or is given no target.
     """
     injection = checked_injection(holder._policy, fn)
-    return _wrapper(holder, injection, *generate(injection))
+
+    @functools.cache
+    def code_of(*, by_invoker: bool) -> Code:
+        return generate(injection, by_invoker=by_invoker)
+
+    return _wrapper(holder, injection, code_of)
 
 
 def checked_injection(policy: Policy, fn: Any) -> Injection:
@@ -63,13 +72,17 @@ def _check_limits(policy: Policy, injection: Injection) -> None:
 def _wrapper(
     holder: PolicyHolder,
     injection: Injection,
-    code: types.CodeType,
-    prefix: str,
-    defaults: tuple[Any, ...] | None,
-    keyword_defaults: dict[str, Any],
+    code_of: Callable[..., Code],
 ) -> Any:
-    """Return a wrapper with this code and its own caller and globals."""
+    """Return a wrapper with its own caller and globals.
+
+    Args:
+        holder: The public object of the policy.
+        injection: How the function takes its target.
+        code_of: ``(by_invoker=…)``: returns the code of the function's wrappers.
+    """
     caller = Caller(holder._policy, injection)
+    code, prefix, defaults, keyword_defaults = code_of(by_invoker=caller.calls_by_invoker)
     fn = injection.fn
     name = getattr(fn, "__name__", type(fn).__name__)
     wrapper: Any = types.FunctionType(code, caller.wrap(code, prefix), name, defaults)
@@ -91,7 +104,7 @@ def _wrapper(
             raise ConfigurationError(
                 f"{name} is given no target: every entry of the chain needs its own call="
             )
-        return _wrapper(changed, injection, code, prefix, defaults, keyword_defaults)
+        return _wrapper(changed, injection, code_of)
 
     wrapper.using = using
     if injection.gives_items:

@@ -483,6 +483,7 @@ def _class_of(kind: event_names.EventName) -> Callable[..., Any]:
 
     for name in get_args(event_names.EventName):
         _classes[name] = getattr(events, name)
+    _classes[event_names.AttemptSucceeded] = events.attempt_succeeded  # of every healthy call
     return _classes[kind]
 
 

@@ -938,7 +938,7 @@ def test_the_library_without_a_global_lock_holds_wherever_threads_switch(race: R
 
 
 @pytest.mark.xfail(
-    strict=True,
+    strict=False,  # the orders that break it are rare: this many runs may not come to one
     reason="what a guard notes of its entries is under no lock, not even in the fallback",
 )
 def test_one_guard_for_two_holds_without_a_global_lock() -> None:
@@ -1108,11 +1108,12 @@ HOT = [
     ("the wrapper", _wrapper_code(is_async=False), "n"),
     ("the async wrapper", _wrapper_code(is_async=True), "n"),
     ("a guard", breaker_module.Breaker.__exit__.__code__, "n"),
-    ("the caller", _caller.Caller.on_success.__code__, "n"),
-    ("the caller with limits", _caller.Caller._limited.__code__, "n"),
-    ("a measured success", window.Generation.measured.__code__, "n"),
-    ("a success's duration", window.Generation.measured.__code__, "seconds"),
-    ("successes with a duration", window.Generation.measured.__code__, "timed"),
+    ("the caller's shortcut", _caller.Caller.on_success.__code__, "n"),
+    ("the caller", _caller.Caller._report.__code__, "n"),
+    ("the caller's first attempt", _caller.Caller.call.__code__, "n"),
+    ("a measured success", window.Generation.answered.__code__, "n"),
+    ("a success's duration", window.Generation.answered.__code__, "seconds"),
+    ("successes with a duration", window.Generation.answered.__code__, "timed"),
 ]
 
 

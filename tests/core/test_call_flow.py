@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from resilient_llm._core.call.call import Call, CallDeps, Candidate
-from resilient_llm._core.call.call_flow import call_flow
+from resilient_llm._core.call.call_flow import call_flow, running_attempt
 from resilient_llm._core.call.steps import Done, Raise, Reply, Reraise, Step, Try, Wait
 from resilient_llm._core.circuit.circuit import Circuit
 from resilient_llm._core.circuit.outbox import CallTag, Fact, Outbox
@@ -190,7 +190,8 @@ class Player:
             failed: ``(key, verdict, seconds)`` of a first attempt that was made before the call
                 flow began.
         """
-        first: tuple[Candidate, Permit, Reply, bool] | None = None
+        running: Try | None = None
+        first: Reply | None = None
         if failed is not None:
             key, verdict, seconds = failed
             candidate = next(
@@ -198,10 +199,13 @@ class Player:
             )
             permit = admit(candidate.circuit, self.now)
             assert isinstance(permit, Permit)
+            running = running_attempt(self.call, candidate, permit, (None, False))
             self.now += seconds
-            first = (candidate, permit, Reply(self.now, error=Problem(verdict)), False)
-        steps = call_flow(self.call, self.now, first)
+            first = Reply(self.now, error=Problem(verdict))
+        steps = call_flow(self.call, self.now, running)
         step: Step = next(steps)
+        if first is not None:
+            step = steps.send(first)
         while (reply := self._do(step)) is not None:
             step = steps.send(reply)
         self.last = step

@@ -1685,8 +1685,21 @@ class TestSettled:
 
         assert not self.settled_after(circuit(), 1.0)
 
-    def test_not_where_slow_calls_are_looked_for(self) -> None:
-        assert not self.settled_after(circuit(slow_call=5.0), 1.0)
+    def test_where_slow_calls_are_looked_for_the_quicker_ones_need_no_look(self) -> None:
+        one = circuit(slow_call=5.0)
+
+        assert (True, 5.0) == (self.settled_after(one, 1.0), one.generation.slow_above)
+
+    def test_not_while_a_rate_of_slow_calls_could_be_completed(self) -> None:
+        one = circuit(slow_call=5.0, min_calls=3)
+        answer(one, 1.0, seconds=6.0)
+
+        assert not one.generation.is_settled
+
+        answer(one, 1.0, times=2)
+
+        assert "closed" == one.state(1.0)
+        assert one.generation.is_settled
 
     def test_not_while_a_rate_could_be_completed(self) -> None:
         one = circuit(failures=100, min_calls=3)
@@ -1738,10 +1751,23 @@ class TestSettled:
         assert (1, False, 0) == (before, is_settled, provider.consecutive)
         assert self.settled_after(one, 2.0)
 
-    def test_not_while_its_provider_looks_for_slow_calls(self) -> None:
+    def test_the_limit_for_slow_calls_is_the_smaller_of_its_own_and_its_providers(self) -> None:
         provider = circuit("groq", slow_call=5.0)
+        limits = [
+            circuit(provider=provider).generation.slow_above,
+            circuit(provider=provider, slow_call=3.0).generation.slow_above,
+            circuit(provider=provider, slow_call=7.0).generation.slow_above,
+            circuit().generation.slow_above,
+        ]
 
-        assert not self.settled_after(circuit(provider=provider), 1.0)
+        assert [5.0, 3.0, 5.0, FOREVER] == limits
+
+    def test_a_new_period_has_the_same_limit(self) -> None:
+        one = circuit(slow_call=5.0, failures=1)
+        fail(one, 1.0)
+        one.unbench(2.0)
+
+        assert 5.0 == one.generation.slow_above
 
 
 class TestProvider:
@@ -1903,13 +1929,13 @@ class TestProvider:
 
         assert len(provider._settled_targets) <= 2
 
-    def test_its_limit_for_slow_calls_does_too(self) -> None:
+    def test_its_limit_for_slow_calls_is_theirs_too(self) -> None:
         provider, one, _ = self.family()
         settled(one)
 
         provider.configure(BreakerSettings(slow_call=5.0), 1.0)
 
-        assert (False, NEVER) == (one.generation.is_settled, one.generation.check_after)
+        assert 5.0 == one.generation.slow_above
 
     def test_other_changes_leave_them_settled(self) -> None:
         provider, one, _ = self.family()

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
 from resilient_llm._core.circuit import triggers
-from resilient_llm._core.circuit.window import (
-    BUCKETS,
-    ENOUGH,
-    NEVER,
-    RECENT_MARKS,
-    REST,
-    SAMPLED,
-    Generation,
-)
+from resilient_llm._core.circuit.window import BUCKETS, NEVER, RECENT_MARKS, REST, Generation
 from resilient_llm._values.settings import BreakerSettings
 from tests.support.circuits import NoJitter
 
@@ -273,74 +266,95 @@ class TestLatency:
 
 
 class TestMeasuring:
-    """The healthy path counts and measures without the lock, and rests when it is busy."""
+    """The healthy path counts and measures without the lock, and rests after each look."""
 
-    def test_counts_and_measures(self) -> None:
+    def settled(self, **values: Any) -> Generation:
         one = generation()
         one.success(10.0, 1.0, slow=False)
-        one.is_settled = True
+        one.let_rest(10.0, float("inf"))
+        one.bucket_ends_at = 100.0
+        for name, value in values.items():
+            setattr(one, name, value)
+        return one
 
-        one.measured(10.0, 13.0)
+    def test_counts_and_measures(self) -> None:
+        one = self.settled()
+
+        assert one.answered(13.0, 3.0, 3.0)
 
         assert (2, 2.0, 2, 4.0) == (one.n, one.latency(13.0), one.timed, one.seconds)
 
-    def test_does_not_rest_where_calls_are_rare(self) -> None:
-        one = generation()
-        one.is_settled, one.bucket_ends_at = True, 100.0
-        one.last_look = 0.0
+    def test_rests_for_a_moment_after_each_look(self) -> None:
+        one = self.settled()
 
-        one.measured(0.0, REST)
+        assert one.answered(13.0, 3.0, 3.0)
 
-        assert (NEVER, REST) == (one.check_after, one.last_look)
-
-    def test_rests_for_a_moment_where_they_are_frequent(self) -> None:
-        one = generation()
-        one.is_settled, one.bucket_ends_at = True, 100.0
-        one.last_look = 10.0
-
-        one.measured(10.0, 10.0 + REST / 2)
-
-        assert pytest.approx(10.0 + REST * 1.5) == one.check_after
-
-    def test_once_enough_were_measured_one_in_so_many_is(self) -> None:
-        one = generation()
-        one.is_settled, one.bucket_ends_at = True, 100.0
-
-        for call in range(1, 200):
-            now = call * 2.0**-7  # exact in floating point
-            if one.check_after <= now:
-                one.measured(now, now)
-            else:
-                one.n += 1
-
-        assert (199, ENOUGH + (199 - ENOUGH) // SAMPLED) == (one.n, one.timed)
+        assert (13.0 + REST, 13.0 + REST, 13.0) == (
+            one.check_after,
+            one.rest_until,
+            one.last_look,
+        )
 
     def test_never_past_the_next_look(self) -> None:
-        one = generation()
-        one.is_settled, one.bucket_ends_at = True, 10.0006
-        one.last_look = 10.0
+        one = self.settled(bucket_ends_at=12.0006)
 
-        one.measured(10.0, 10.0005)
+        assert one.answered(12.0005, 0.1, 0.1)
 
-        assert 10.0006 == one.check_after
+        assert 12.0006 == one.check_after
 
-    def test_does_not_rest_after_long_calls_which_would_be_dated_early(self) -> None:
-        long, short = generation(), generation()
-        for one, took in ((long, WIDTH / 2), (short, WIDTH / 2 - 0.001)):
-            one.is_settled, one.bucket_ends_at = True, 100.0
-            one.last_look = 10.0
-            one.rest_if_busy(10.0001, took)
+    def test_leaves_the_first_success_of_a_bucket_to_the_lock(self) -> None:
+        one = self.settled()
 
-        assert (NEVER, pytest.approx(10.0011)) == (long.check_after, short.check_after)
+        assert (False, 1) == (one.answered(100.0, 0.1, 0.1), one.n)
+
+    def test_leaves_a_slow_success_to_the_lock_during_the_rest_too(self) -> None:
+        one = self.settled(slow_above=5.0)
+
+        assert [True, False] == [one.answered(10.0, 9.0, each) for each in (4.9, 5.0)]
 
     def test_an_error_meanwhile_ends_the_rest(self) -> None:
+        one = self.settled()
+
+        one.unsettle()
+
+        assert (False, False, NEVER) == (
+            one.answered(10.0001, 0.1, 0.1),
+            one.answered(11.0, 0.1, 0.1),
+            one.check_after,
+        )
+
+    def test_a_long_success_belongs_to_the_bucket_in_which_it_ends(self) -> None:
+        one = self.settled()
+
+        assert one.answered(11.0, 1_000.0, 1_000.0)
+
+        assert [(2, 0, 0), (0, 0, 0)] == [one.counts(now) for now in (69.9, 70.0)]
+
+    def test_while_only_a_later_success_can_change_something_those_before_it_are_counted(
+        self,
+    ) -> None:
         one = generation()
-        one.is_settled, one.bucket_ends_at = False, 100.0
-        one.last_look = 10.0
+        one.error(10.0)
+        one.let_rest(10.0, 2)
 
-        one.measured(10.0, 10.0001)
+        found = [one.answered(10.0, 0.0001, 0.0001) for _ in range(3)]
 
-        assert NEVER == one.check_after
+        assert ([True, True, False], False, NEVER) == (found, one.is_settled, one.check_after)
+        assert (2, 0, (3, 1, 0)) == (one.n, one.timed, one.counts(10.0))
+
+    def test_such_successes_are_looked_at_after_the_rest(self) -> None:
+        one = generation()
+        one.error(10.0)
+        one.let_rest(10.0, 2)
+
+        assert not one.answered(10.0 + REST, 0.0001, 0.0001)
+
+    def test_such_successes_are_looked_at_if_they_took_longer_than_the_rest(self) -> None:
+        one = generation()
+        one.error(10.0)
+        one.let_rest(10.0, 2)
+
+        assert not one.answered(10.0, REST, REST)
 
     def test_the_next_look_is_when_the_bucket_ends_or_a_second_later(self) -> None:
         wide, narrow = generation(), generation(window=15.0)

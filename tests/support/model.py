@@ -9,8 +9,7 @@ Time is handed in. Benches are not jittered: the tests give the package a random
 that always returns 0.
 
 Where the contract leaves two answers open the model gives both, as None, and is given the one
-that happened: averages "may be sampled", so a lease or a limit made of ten averages is not exact; and a
-success may be dated by any moment between its entry and its end.
+that happened: averages "may be sampled", so a lease or a limit made of ten averages is not exact.
 """
 
 from __future__ import annotations
@@ -169,14 +168,6 @@ class Circuit:
 
     def of_the_window(self, calls: list[Counted]) -> list[Counted]:
         return [call for call in calls if self.now - call.ended_at < self.options["window"]]
-
-    def perhaps_in_window(self) -> list[Counted]:
-        """Successes that ended in the window and entered before it."""
-        return [
-            call
-            for call in self.in_window()
-            if not call.is_error and self.now - call.entered_at >= self.options["window"]
-        ]
 
     # What happens.
 
@@ -434,19 +425,6 @@ class Model:
         """What counts for a key in its window since it last closed; a provider's with its targets'."""
         return circuit.in_window() + circuit.of_the_window(circuit.counted_by_targets)
 
-    def date_early(self, name: str, total: int) -> None:
-        """Date by their entry as many of the calls that may be as make up this total."""
-        circuit = self.circuits[name]
-        provider = self.provider_of(circuit)
-        perhaps = circuit.perhaps_in_window()
-        too_many = len(self._calls(circuit)) - total
-        if 0 < too_many <= len(perhaps):
-            circuit.counted = [call for call in circuit.counted if call not in perhaps[:too_many]]
-            if provider is not None:
-                provider.counted_by_targets = [
-                    call for call in provider.counted_by_targets if call not in perhaps[:too_many]
-                ]
-
     # Operators.
 
     def bench(self, name: str, seconds: float | None, reason: str) -> None:
@@ -491,7 +469,8 @@ class Model:
     def status(self, name: str) -> str:
         circuit = self.circuits[name]
         total, errors = self.numbers(name)
-        if circuit.is_blocked():
+        provider = self.provider_of(circuit)
+        if circuit.is_blocked() or (provider is not None and provider.is_blocked()):
             return "down"
         half_the_failures = circuit.in_a_row and circuit.in_a_row >= circuit.options["failures"] / 2
         return "degraded" if half_the_failures or (total and errors >= total / 10) else "healthy"

@@ -118,6 +118,19 @@ def _merged(
     return args, {**kwargs, **changes}
 
 
+class Outcome:
+    """What became of a call: all that a trace keeps of it. It holds no error and no argument."""
+
+    __slots__ = ("call_id", "records", "served_by")
+
+    def __init__(self, call_id: str) -> None:
+        self.call_id = call_id
+        self.served_by: str | None = None
+        """Key of the target that answered, or None."""
+        self.records: list[AttemptRecord] = []
+        """Attempts and skips, oldest first."""
+
+
 class Call:
     """One call: its candidates in order, its deadline, and the outcome of each."""
 
@@ -137,9 +150,9 @@ class Call:
         "last_outcomes",
         "needs_window",
         "options",
+        "outcome",
         "rebind",
         "records",
-        "served_by",
         "tag",
         "traced",
         "untried",
@@ -154,6 +167,7 @@ class Call:
         deadline: float | None,
         *,
         knows_limit: bool,
+        outcome: Outcome | None = None,
     ) -> None:
         self.options = options
         self.candidates = candidates
@@ -163,10 +177,10 @@ class Call:
         self.knows_limit = knows_limit
         """Whether an attempt can keep its limit: it is async or takes an `Attempt`."""
         self.attempts = 0
-        self.records: list[AttemptRecord] = []
-        self.traced = False
+        self.traced = outcome is not None
         """Whether the record of its success may be asked for."""
-        self.served_by: str | None = None
+        self.outcome = Outcome(call_id) if outcome is None else outcome
+        self.records = self.outcome.records
         self.last_outcomes: dict[str, tuple[Exception, AttemptRecord]] = {}
         """``{key: (last error or rejection, its record)}``"""
         self.blocks: dict[str, Block] = {}
@@ -185,6 +199,15 @@ class Call:
         self.kwargs: dict[str, Any] = {}
         self.rebind: Rebind = _merged
         """``(args, kwargs, changes)``: gives arguments new values by name."""
+
+    @property
+    def served_by(self) -> str | None:
+        """Key of the target that answered, or None."""
+        return self.outcome.served_by
+
+    @served_by.setter
+    def served_by(self, key: str) -> None:
+        self.outcome.served_by = key
 
     def clear(self) -> None:
         """Drop everything that holds an argument, an error or a frame."""

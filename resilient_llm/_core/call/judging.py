@@ -30,7 +30,7 @@ def rejection_of(call: Call, trial: Try, reply: Reply) -> Verdict | None:
     """
     if call.options.reject is None and reply.stream is None:
         return None
-    verdict = _fault_of(call, trial, reply)
+    verdict = _fault_of(call, trial, reply) if reply.judged is None else reply.judged
     if verdict is not None:
         reject(trial, reply, verdict)
     return verdict
@@ -56,12 +56,16 @@ def _fault_of(call: Call, trial: Try, reply: Reply) -> Verdict | None:
     ):
         return None
     try:
-        said: Any = asked(reply.value)
-        if not said:
-            return None
+        return fault_of(asked(reply.value))
     except BaseException:
         trial.permit.abandoned()
         raise
+
+
+def fault_of(said: object) -> Verdict | None:
+    """Return why an answer is rejected of which ``reject`` returned this, or None."""
+    if not said:
+        return None
     if isinstance(said, Verdict):
         return said
     if isinstance(said, ErrorKind):

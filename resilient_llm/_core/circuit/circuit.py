@@ -400,7 +400,8 @@ class Circuit:
                 self.consecutive = 0
                 counts = self.generation.counts(now)
                 self._trip_locked(now, None, cooldown, tag, counts)
-                self._settle_locked(now, seconds, counts)
+                if self._state.core_is_closed:  # else what comes now is late
+                    self._settle_locked(now, counts)
             self._health_locked(now, counts)
         self._after_unlock(tag)
         return counted
@@ -614,6 +615,7 @@ class Circuit:
         self._unsettle_locked()
         if settings.slow_call is not None:
             self._unsettle_targets_locked()
+        self._is_publishing = bool(self._children)  # they also compare with this slow_call
         self._publish_locked()
         self._health_locked(now)
 
@@ -699,6 +701,8 @@ class Circuit:
         if provider is not None:
             shut_until = max(shut_until, provider.shut_until)
             closed = closed and provider.slot is not None
+        limits = (self.settings.slow_call, provider and provider.settings.slow_call)
+        self.generation.slow_above = min((each for each in limits if each), default=FOREVER)
         is_shut = not closed or self.suspended
         is_news = is_shut != (self.slot is None) or shut_until != self.shut_until
         if self._children and is_news:
@@ -712,8 +716,7 @@ class Circuit:
 
     def _unsettle_locked(self) -> None:
         """Let the next success be looked at."""
-        self.generation.is_settled = False
-        self.generation.check_after = NEVER
+        self.generation.unsettle()
 
     def _unsettle_targets_locked(self) -> None:
         """Let the next success of each target be looked at; costs what settling them has cost."""
@@ -749,8 +752,7 @@ class Circuit:
 
     def _error_locked(self, now: float, verdict: Verdict, seconds: float) -> Counts:
         counts = self._count_error_locked(now, verdict, seconds)
-        self.generation.is_settled = False
-        self.generation.check_after = NEVER
+        self.generation.unsettle()
         if verdict.reason != "hung" and verdict.kind is not ErrorKind.RATE_LIMITED:
             if self._settled_targets:
                 self._unsettle_targets_locked()
@@ -784,30 +786,28 @@ class Circuit:
         for target in self._targets_locked():
             target.generation.settle(now)
 
-    def _settle_locked(self, now: float, seconds: float, counts: Counts) -> None:
-        """Decide whether the next successes need only to be counted."""
-        generation, settings, provider = self.generation, self.settings, self.provider
-        total, errors, _ = counts
-        unsettled = (
+    def _settle_locked(self, now: float, counts: Counts) -> None:
+        """Decide how many of the next successes need only to be counted."""
+        provider = self.provider
+        total, errors, slow = counts
+        free = FOREVER
+        if (errors or slow) and total < self.settings.min_calls:
+            free = self.settings.min_calls - 1 - total  # the one after these may open it
+        if self._status != "healthy":
+            # The last one before the share of errors is small enough is looked at, too: a share
+            # is not an exact number.
+            free = min(free, int(errors / triggers.DEGRADED_SHARE) - 1 - total)
+        if (
             not window.LOCK_FREE
             or self.consecutive
-            or settings.slow_call is not None
-            or (errors and total < settings.min_calls)
-        )
-        if self._status != "healthy":
-            unsettled = True
-        if provider is not None and (
-            provider.consecutive or provider.settings.slow_call is not None
+            or (provider is not None and provider.consecutive)
+            or (self._status != "healthy" and self._children)
         ):
-            unsettled = True
-        generation.is_settled = not unsettled
-        if unsettled:
-            generation.check_after = NEVER
-            return
-        if provider is not None and not self._is_listed:
+            free = 0.0
+        if free > 0.0 and provider is not None and not self._is_listed:
             self._is_listed = True
             provider._settled_targets.append(weakref.ref(self))
-        generation.rest_if_busy(now, seconds)
+        self.generation.let_rest(now, max(0.0, free))
 
     def _latency_locked(self, now: float) -> float | None:
         latency = self.generation.latency(now)

@@ -174,13 +174,11 @@ class Permit:
         counted = admission is not None
         if isinstance(admission, Lease) or (
             isinstance(admission, Generation)
-            and not (admission.is_settled and now < admission.bucket_ends_at)
+            and not admission.answered(now, seconds, response_time)
         ):
             counted = self.circuit.success(
                 admission, now, seconds, response_time=response_time, cooldown=cooldown, tag=tag
             )
-        elif isinstance(admission, Generation):
-            admission.measured(self.entered_at, now)
         if provider is None or outer is None or isinstance(outer, BorrowedLease):
             return
         if isinstance(outer, Lease):

@@ -15,10 +15,16 @@ The counts of a provider contain those of its targets. What a target counts unde
 what it settles, is added to the provider's present generation in the same step, and dated by the
 target's bucket. So the provider lacks only the successes that its targets did not settle yet.
 
-The healthy path compares the entry time of a call with ``check_after``. Before that moment a
-success needs nothing but ``n += 1``. Whatever needs more (the end of a bucket, failures in a row
-that a success ends, a slow call) sets it to minus infinity, so that the next success is looked
-at. ``is_settled`` says that nothing but measuring is left to do for a success.
+The healthy path compares the time when a call ends with ``check_after``, and how long it took
+with ``slow_above``. A success that ends before that moment and is quicker than that needs nothing
+but ``n += 1``. It belongs to the newest bucket whenever the call began, since ``check_after`` is
+never later than the end of that bucket. Whatever needs more (failures in a row that a success
+ends) sets ``check_after`` to minus infinity, so that the next success is looked at.
+
+``is_settled`` says that nothing but measuring is left to do for a success. While a number of
+successes could still change something (open the circuit at ``min_calls``, make a degraded key
+healthy), it is False, and the successes before that number need no look either: they are counted
+alone until ``n`` is ``free_until``.
 """
 
 from __future__ import annotations
@@ -31,10 +37,7 @@ LOCK_FREE: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 NEVER: Final = float("-inf")
 BUCKETS: Final = 30
 REST: Final = 0.001
-"""Seconds for which a busy circuit stops measuring; bounds the cost of measuring to about 0.1 %."""
-SAMPLED: Final = 32
-"""One success in this many is measured, once `ENOUGH` have been."""
-ENOUGH: Final = 8
+"""Seconds after a look in which successes are only counted; bounds its cost to about 0.1 %."""
 RECENT_MARK: Final = 1.0
 RECENT_MARKS: Final = 12
 
@@ -72,12 +75,14 @@ class Generation:
         "above",
         "bucket_ends_at",
         "check_after",
+        "free_until",
         "is_settled",
         "last_look",
         "n",
-        "n_at_last_look",
         "owner",
+        "rest_until",
         "seconds",
+        "slow_above",
         "started_at",
         "timed",
         "width",
@@ -99,10 +104,14 @@ class Generation:
         self.seconds = 0.0
         self.timed: int = 0
         self.check_after = NEVER
+        self.slow_above = float("inf")
+        """Seconds from which a success may count as slow, for the key or for its provider."""
         self.is_settled = False
+        self.free_until = 0.0
+        """What ``n`` must reach before a success can change more than the counts."""
         self.bucket_ends_at = NEVER
+        self.rest_until = NEVER
         self.last_look = NEVER
-        self.n_at_last_look = 0
         self.started_at = started_at
         self.window = window
         self.width = window / BUCKETS
@@ -120,35 +129,59 @@ class Generation:
 
     # Called without the lock, on a healthy call.
 
-    def measured(self, entered_at: float, now: float) -> None:
-        """Count a success and its duration; the caller checked that nothing else is needed."""
-        took = now - entered_at
+    def answered(self, now: float, took: float, response_time: float) -> bool:
+        """Count a success that ended now, if that needs no lock; return whether it was counted.
+
+        Args:
+            now: Monotonic seconds.
+            took: Seconds that the attempt took.
+            response_time: Seconds that are compared with ``slow_call``.
+        """
+        if response_time >= self.slow_above:
+            return False
+        if not self.is_settled:
+            # A call that took longer than the rest is worth being measured.
+            if now >= self.rest_until or took >= REST or self.n >= self.free_until:
+                return False
+            self.n += 1
+            return True
+        if now >= self.bucket_ends_at:
+            return False
         self.n += 1
         self.seconds += took
         self.timed += 1
-        self.rest_if_busy(now, took)
+        self._rest(now)
         # A failure on another thread clears `is_settled` before it sets `check_after`, so
         # whichever store comes last, the next success is looked at.
+        self.check_after = self.rest_until
         if not self.is_settled:
             self.check_after = NEVER
+        return True
 
-    def rest_if_busy(self, now: float, took: float) -> None:
-        """Stop measuring for a moment if calls are frequent or enough have been measured.
-
-        Only if calls are short beside a bucket: else successes would be dated too early.
-        """
-        since, calls = now - self.last_look, self.n - self.n_at_last_look
-        self.last_look, self.n_at_last_look = now, self.n
-        if took >= self.width / 2:
-            self.check_after = NEVER
-        elif since < REST:
-            self.check_after = min(now + REST, self.bucket_ends_at)
-        elif self.timed >= ENOUGH and calls > 0:
-            self.check_after = min(now + max(REST, SAMPLED * since / calls), self.bucket_ends_at)
-        else:
-            self.check_after = NEVER
+    def _rest(self, now: float) -> None:
+        """Let the successes of the next moment be only counted."""
+        self.last_look = now
+        self.rest_until = min(now + REST, self.bucket_ends_at)
 
     # Called under the lock of the circuit.
+
+    def let_rest(self, now: float, free: float) -> None:
+        """Say how many of the next successes can change nothing but the counts.
+
+        Args:
+            now: Monotonic seconds.
+            free: Their number from the last count of the window on; infinity if no success can.
+        """
+        self._rest(now)
+        self.free_until = self._counted + free
+        self.is_settled = free == float("inf")
+        self.check_after = self.rest_until if self.is_settled else NEVER
+
+    def unsettle(self) -> None:
+        """Have the next success looked at."""
+        self.is_settled = False
+        self.free_until = 0.0
+        self.check_after = NEVER
 
     def success(self, now: float, took: float, *, slow: bool, slow_above: bool = False) -> None:
         """Count a success that ended now, slow or not by the key's and its provider's limit."""
@@ -228,8 +261,7 @@ class Generation:
         self.window = window
         self.width = window / BUCKETS
         self.bucket_ends_at = NEVER
-        self.is_settled = False
-        self.check_after = NEVER
+        self.unsettle()
 
     @property
     def unsettled(self) -> int:
