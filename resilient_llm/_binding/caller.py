@@ -368,7 +368,9 @@ class Caller(Binding):
         was_bound, candidates = self.candidates is not None, self.bound()
         assert self.deps is not None
         options, deps = self.in_force.began_with(entered_at, self.deps, was_bound=was_bound)
-        first = FirstAttempt(candidates, self._candidate(target), {}, options, deps)
+        # Not from `by_key`, which another thread may have replaced since.
+        candidate = next(each for each in candidates if each.target.key == target.key)
+        first = FirstAttempt(candidates, candidate, {}, options, deps)
         first.generation, first.entered_at = generation, entered_at
         return first
 
@@ -409,13 +411,13 @@ class Caller(Binding):
 
     def _look_at_log(self, now: float) -> None:
         """Notice that the level of the log was changed."""
-        was_watched = self.is_watched
         self.look_at = now + REST
+        if self._is_listened_to(event_names.AttemptSucceeded) == self.is_watched:
+            return
         self._watch()
-        if was_watched != self.is_watched:
-            with runtime.lock:
-                if self.candidates is not None:
-                    self._publish(self.candidates)
+        with runtime.lock:
+            if self.candidates is not None:
+                self._publish(self.candidates)
 
     def _tell(
         self, target: Target, ended_at: float, took: float, first: FirstAttempt | None
