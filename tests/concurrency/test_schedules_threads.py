@@ -46,6 +46,7 @@ from resilient_llm._runtime.registry import Registry
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.settings import BreakerSettings, Settings
 from resilient_llm._values.verdict import Verdict
+from resilient_llm.testing import fake_clock
 from tests.support.circuits import DOWN, NoJitter, limited
 from tests.support.schedules import (
     EVERY_OPCODE,
@@ -1059,11 +1060,12 @@ def test_a_deadlock_is_found() -> None:
 
 
 def test_a_race_takes_the_same_steps_each_time() -> None:
-    """What a plan did once it does again."""
-    explored = [
-        explore(_named("guards made anew"), WHERE_CPYTHON_SWITCHES, is_lock_free=True)
-        for _ in range(2)
-    ]
+    """What a plan did once it does again, if time does not pass meanwhile."""
+    with fake_clock():
+        explored = [
+            explore(_named("guards made anew"), WHERE_CPYTHON_SWITCHES, is_lock_free=True)
+            for _ in range(2)
+        ]
 
     assert explored[0] == explored[1]
 
