@@ -327,23 +327,32 @@ class Caller(Binding):
         took = ended_at - entered_at
         if ended_at < generation.check_after and took < generation.slow_above:
             generation.n += 1
-        elif not generation.answered(ended_at, took, took):
-            circuit = self._candidate(target).circuit
-            options = self.options if first is None else first.options
-            tag = CallTag(
-                (first.call_id if first is not None else "") or _new_id(), options.observers
-            )
-            permit_of_inlined(circuit, generation, entered_at).succeeded(
-                ended_at, took, cooldown=options.cooldown, tag=tag
-            )
-        if ended_at >= self.look_at:
-            self._look_at_log(ended_at)
+        else:
+            if not generation.answered(ended_at, took, took):
+                self._count_under_lock(generation, entered_at, ended_at, target, first)
+            if ended_at >= self.look_at:
+                self._look_at_log(ended_at)
+            if not self.is_watched:
+                outbox = self._candidate(target).circuit.outbox
+                if outbox.is_behind:
+                    runtime.dispatcher.deliver(outbox)
         if self.is_watched or first is not None:
             self._tell(target, ended_at, took, first)
-        else:
-            outbox = self._candidate(target).circuit.outbox
-            if outbox.is_behind:
-                runtime.dispatcher.deliver(outbox)
+
+    def _count_under_lock(
+        self,
+        generation: Generation,
+        entered_at: float,
+        ended_at: float,
+        target: Target,
+        first: FirstAttempt | None,
+    ) -> None:
+        """Count an answer under the lock of its circuit."""
+        options = self.options if first is None else first.options
+        tag = CallTag((first.call_id if first is not None else "") or _new_id(), options.observers)
+        permit_of_inlined(self._candidate(target).circuit, generation, entered_at).succeeded(
+            ended_at, ended_at - entered_at, cooldown=options.cooldown, tag=tag
+        )
 
     def left(
         self, first: FirstAttempt, result: Any, error: BaseException | None, *, timed_out: bool

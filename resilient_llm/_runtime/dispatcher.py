@@ -53,6 +53,9 @@ if TYPE_CHECKING:
     from resilient_llm._core.circuit.outbox import CallTag, Outbox
     from resilient_llm._values import events as ev
 
+MOST_IDLE: Final = 4
+"""How many empty inboxes of the observers of policies a key keeps."""
+
 MOST_OF_OTHERS: Final = 32
 """Events of other calls that one call delivers."""
 LONGEST_FOR_OTHERS: Final = 0.020
@@ -200,14 +203,16 @@ class Dispatcher:
         **fields: Any,
     ) -> None:
         """Emit an event of a key, if an observer listens to its type. Called without a lock."""
-        listeners = self._listeners.get(kind)
-        if (tag is None or not tag.observers) and (self.log is None or not self.logs(kind)):
+        listeners: tuple[object, ...] = self._listeners.get(kind, ())
+        if tag is not None and tag.observers:
+            listeners += tag.observers
+        if self.log is None or not self.logs(kind):
             if not listeners:
                 if outbox.is_behind:
                     self.deliver(outbox, tag)
                 return
             if len(listeners) == 1 and self._hand_at_once(
-                outbox, listeners[0], kind, happened_at, tag, fields
+                outbox, id(listeners[0]), kind, happened_at, tag, fields
             ):
                 return
         outbox.add(Fact(kind, happened_at, tag, fields))
@@ -216,7 +221,7 @@ class Dispatcher:
     def _hand_at_once(
         self,
         outbox: Outbox,
-        subscription: Subscription,
+        number: int,
         kind: event_names.EventName,
         happened_at: float,
         tag: CallTag | None,
@@ -225,22 +230,23 @@ class Dispatcher:
         """Hand an event to its only observer, if nothing is before it; return whether it was."""
         if outbox.pending or outbox.routing.locked():
             return False
-        inbox = outbox.inboxes.get(id(subscription))
+        inbox = outbox.inboxes.get(number)
         if inbox is None or inbox.queue:
             return False
+        callback = inbox.observer.callback
         event = self._event(outbox.key, kind, happened_at, tag, fields)
         is_ours = False
         try:
             is_ours = inbox.busy.acquire(False)  # by position: a keyword costs time
             if not is_ours:
                 return False
-            subscription.callback(event)
+            callback(event)
         except (KeyboardInterrupt, SystemExit):
             outbox.is_behind = True  # facts may have come meanwhile
             raise
         except BaseException as error:  # noqa: BLE001  # an observer must never break a call
             failed = Fact(kind, happened_at, tag, fields)
-            self._observer_failed(outbox, subscription.callback, error, failed)
+            self._observer_failed(outbox, callback, error, failed)
         finally:
             if is_ours:
                 inbox.busy.release()
@@ -466,12 +472,18 @@ class Dispatcher:
 
 
 def _unused(outbox: Outbox) -> list[int]:
-    """Return the inboxes of ended observers, and empty ones of the observers of a policy."""
-    return [
-        number
-        for number, inbox in outbox.inboxes.items()
-        if inbox.observer.is_over or not (inbox.is_lasting or inbox.queue or inbox.busy.locked())
-    ]
+    """Return the inboxes of ended observers, and empty ones of the observers of policies.
+
+    The last few of these stay, so that a policy with observers does not make one at each event.
+    """
+    unused: list[int] = []
+    idle: list[int] = []
+    for number, inbox in outbox.inboxes.items():
+        if inbox.observer.is_over:
+            unused.append(number)
+        elif not (inbox.is_lasting or inbox.queue or inbox.busy.locked()):
+            idle.append(number)
+    return unused + idle[:-MOST_IDLE]
 
 
 _classes: dict[str, Callable[..., Any]] = {}
