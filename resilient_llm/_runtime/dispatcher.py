@@ -54,7 +54,9 @@ if TYPE_CHECKING:
     from resilient_llm._values import events as ev
 
 MOST_IDLE: Final = 4
-"""How many empty inboxes of the observers of policies a key keeps."""
+"""How many idle inboxes of the observers of policies a key keeps; they refer to no observer."""
+NOBODY: Final = Subscription(lambda _: None)
+"""The observer of an idle inbox of a policy's observer; the next of that identity uses it."""
 
 MOST_OF_OTHERS: Final = 32
 """Events of other calls that one call delivers."""
@@ -203,18 +205,18 @@ class Dispatcher:
         **fields: Any,
     ) -> None:
         """Emit an event of a key, if an observer listens to its type. Called without a lock."""
-        listeners: tuple[object, ...] = self._listeners.get(kind, ())
-        if tag is not None and tag.observers:
-            listeners += tag.observers
+        listeners: tuple[Subscription, ...] = self._listeners.get(kind, ())
+        observers: tuple[Any, ...] = () if tag is None else tag.observers
         if self.log is None or not self.logs(kind):
-            if not listeners:
+            if not listeners and not observers:
                 if outbox.is_behind:
                     self.deliver(outbox, tag)
                 return
-            if len(listeners) == 1 and self._hand_at_once(
-                outbox, id(listeners[0]), kind, happened_at, tag, fields
-            ):
-                return
+            if len(listeners) + len(observers) == 1:
+                only: Any = listeners[0] if listeners else observers[0]
+                callback = only.callback if listeners else only
+                if self._hand_at_once(outbox, id(only), callback, kind, happened_at, tag, fields):
+                    return
         outbox.add(Fact(kind, happened_at, tag, fields))
         self.deliver(outbox, tag)
 
@@ -222,6 +224,7 @@ class Dispatcher:
         self,
         outbox: Outbox,
         number: int,
+        callback: Callable[[Any], object],
         kind: event_names.EventName,
         happened_at: float,
         tag: CallTag | None,
@@ -233,7 +236,6 @@ class Dispatcher:
         inbox = outbox.inboxes.get(number)
         if inbox is None or inbox.queue:
             return False
-        callback = inbox.observer.callback
         event = self._event(outbox.key, kind, happened_at, tag, fields)
         is_ours = False
         try:
@@ -296,7 +298,7 @@ class Dispatcher:
         pending, routing = outbox.pending, outbox.routing
         has_routed = False
         # Checked again after the release, so that a fact appended meanwhile is routed too.
-        while pending or _unused(outbox):
+        while pending or _unused(outbox) or _holds_idle(outbox):
             is_ours = False
             # Around the acquisition too: after an interrupt between the two, the lock would stay
             # held and no event of this key would ever be delivered.
@@ -305,6 +307,7 @@ class Dispatcher:
                 if not is_ours:
                     break
                 unused = _unused(outbox)
+                _let_go_of_idle(outbox)
                 if unused:
                     outbox.inboxes = {
                         number: inbox
@@ -353,6 +356,9 @@ class Dispatcher:
                 subscription, is_lasting = Subscription(observer), False
             inbox = Inbox(subscription, is_lasting=is_lasting)
             outbox.inboxes = {**outbox.inboxes, number: inbox}
+        elif inbox.observer is NOBODY:
+            assert not isinstance(observer, Subscription)
+            inbox.observer = Subscription(observer)
         outbox.put(inbox, fact)
 
     # Handing over.
@@ -471,17 +477,31 @@ class Dispatcher:
         outbox.add(failed)
 
 
-def _unused(outbox: Outbox) -> list[int]:
-    """Return the inboxes of ended observers, and empty ones of the observers of policies.
+def _is_idle(inbox: Inbox) -> bool:
+    """Return whether an inbox of a policy's observer is empty and unused."""
+    return not (inbox.is_lasting or inbox.queue or inbox.busy.locked())
 
-    The last few of these stay, so that a policy with observers does not make one at each event.
-    """
+
+def _let_go_of_idle(outbox: Outbox) -> None:
+    """Have idle inboxes refer to no observer. Called with ``routing`` held."""
+    for each in outbox.inboxes.values():
+        if _is_idle(each):
+            each.observer = NOBODY
+
+
+def _holds_idle(outbox: Outbox) -> bool:
+    """Return whether an idle inbox still refers to the observer of a policy."""
+    return any(each.observer is not NOBODY and _is_idle(each) for each in outbox.inboxes.values())
+
+
+def _unused(outbox: Outbox) -> list[int]:
+    """Return the inboxes of ended observers, and the idle ones but the last few."""
     unused: list[int] = []
     idle: list[int] = []
     for number, inbox in outbox.inboxes.items():
         if inbox.observer.is_over:
             unused.append(number)
-        elif not (inbox.is_lasting or inbox.queue or inbox.busy.locked()):
+        elif _is_idle(inbox):
             idle.append(number)
     return unused + idle[:-MOST_IDLE]
 

@@ -570,3 +570,21 @@ def test_successes_of_many_threads_reach_the_one_observer(clock) -> None:
         list_benched()
 
     assert 200 == len(received) == len(set(received))
+
+
+def test_idle_queues_of_policies_observers_are_few(clock) -> None:
+    """A policy that is made anew at each request, with an observer of its own."""
+    received: list[Event] = []
+
+    def ask(target: Target) -> str:
+        return target.key
+
+    policy = failover(GROQ)
+    for _ in range(50):
+        policy.using(observers=[lambda event: received.append(event)]).call(ask)
+
+    circuit = runtime.registry.find(GROQ)
+
+    assert circuit is not None
+    assert 50 == sum(isinstance(each, AttemptSucceeded) for each in received)
+    assert len(circuit.outbox.inboxes) <= dispatcher_module.MOST_IDLE + 1
