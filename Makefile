@@ -14,7 +14,9 @@
 #   make bench       the tables of the documentation: bench-table and bench-whole
 #     make bench-table         what a call costs, beside an empty wrapper and the peers
 #     make bench-whole         whole calls of the openai client, beside frameworks
+#     make bench-observers     the slowest call of 16 threads, with an observer and in an outage
 #     make bench-groups        the same work as bench-table, as pytest-benchmark shows it
+#     make bench-configurations  a healthy call with observers, traces, reject and so on
 #     make bench-instructions  whether a healthy call has become longer, counted by valgrind
 #   make clean       take the environment and everything built away
 
@@ -33,7 +35,7 @@ CORE_TESTS := tests/core tests/api tests/drive tests/rules tests/binding tests/t
 
 .DELETE_ON_ERROR:
 .PHONY: demo test test-rest lint lint-style lint-types docs coverage corpus fuzz soak mutants clean
-.PHONY: bench bench-table bench-whole bench-groups bench-instructions
+.PHONY: bench bench-table bench-whole bench-observers bench-groups bench-configurations bench-instructions
 
 demo: $(READY)-demo
 	$(BIN)/resilient-llm demo $(ARGS)
@@ -100,8 +102,14 @@ bench-table: $(BENCH_READY)
 bench-whole: $(BENCH_READY)
 	$(BENCH)/bin/python benchmarks/whole_calls.py $(ARGS)
 
+bench-observers: $(BENCH_READY)
+	$(BENCH)/bin/python benchmarks/observers.py $(ARGS)
+
 bench-groups: $(BENCH_READY)
 	$(BENCH)/bin/python -m pytest benchmarks/test_benchmarks.py --import-mode=prepend --benchmark-enable --benchmark-only $(ARGS)
+
+bench-configurations: $(BENCH_READY)
+	$(BENCH)/bin/python benchmarks/configurations.py $(ARGS)
 
 bench-instructions: $(BENCH_READY)
 	$(BENCH)/bin/python benchmarks/instructions.py $(ARGS)

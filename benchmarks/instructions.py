@@ -120,6 +120,13 @@ def _guard() -> Work:
     return work
 
 
+def _configured(what: str) -> Work:
+    from configurations import CONFIGURATIONS
+
+    # Never left: the process ends with it.
+    return _sync(CONFIGURATIONS[what][0]().__enter__())
+
+
 WORK: dict[str, tuple[Callable[[], Work], str | None]] = {
     "empty": (_empty, None),
     "empty async": (_empty_async, None),
@@ -129,6 +136,11 @@ WORK: dict[str, tuple[Callable[[], Work], str | None]] = {
     "failover, unhurried": (_first, "empty"),
     "failover, async": (_first_async, "empty async"),
     "with breaker(name)": (_guard, "empty with"),
+    "failover, reject=": (lambda: _configured("reject="), "empty"),
+    "failover, slow_call=": (lambda: _configured("slow_call="), "empty"),
+    "failover, one error": (lambda: _configured("one error below min_calls"), "empty"),
+    "failover, Target(params=)": (lambda: _configured("Target(params=)"), "empty"),
+    "failover, pinned": (lambda: _configured("pinned call"), "empty"),
 }
 """``{name: (what makes the work, name of what it is compared with)}``."""
 

@@ -13,9 +13,10 @@ from resilient_llm._core.circuit.circuit import Circuit
 from resilient_llm._core.circuit.permit import (
     Permit,
     admit,
+    charged_circuit,
     permit_of_inlined,
-    pop_leases,
-    push_leases,
+    pop_permit,
+    push_permit,
 )
 from resilient_llm._core.circuit.state import Block
 from resilient_llm._core.circuit.window import LOCK_FREE, Generation
@@ -49,8 +50,9 @@ _EMPTY = Generation(0.0, 1.0)
 """Stands for no entry. Its ``check_after`` is past, so leaving never takes the fast path."""
 _FIRST_LEFT = Generation(0.0, 1.0)
 """Stands for a first entry that has left before the others: new entries join the list."""
-_MANY = float("inf")
-"""Stands for the time of the first entry while there are others; avoids the fast path too."""
+_MANY = float("-inf")
+"""Stands for the time of the first entry while there are others. Such an entry took longer than
+any limit, so leaving does not take the fast path either."""
 
 
 class _Entry:
@@ -106,8 +108,13 @@ class Breaker:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        now = _clock()
         generation = self._generation
-        if error is None and self._at < generation.check_after:
+        if (
+            error is None
+            and now < generation.check_after
+            and now - self._at < generation.slow_above
+        ):
             generation.n += 1
             self._generation = _EMPTY
             return
@@ -137,6 +144,9 @@ class Breaker:
     def record(self, error: BaseException | None, seconds: float) -> None:
         """Report a call that was made elsewhere and has just ended.
 
+        It counts in the state in which it began. While a rate limit pauses the key, a call that
+        names a longer wait extends the pause.
+
         Args:
             error: What it raised, or None if it succeeded.
             seconds: How long it took, 0 or more.
@@ -150,13 +160,17 @@ class Breaker:
                 f"error of type {type(error).__name__} is not allowed: write an exception, or None"
             )
         now = runtime.clock()
-        permit = admit(self._here(), now)
+        circuit = self._here()
+        permit = admit(circuit, now)
         if isinstance(permit, Block):
-            return  # nothing is admitted now, so this call was admitted in an earlier state
-        permit.entered_at = now - took
-        if permit.entered_at < permit.circuit.admits_since(permit.admission):
-            permit.abandoned()  # it was admitted in an earlier state
+            # Nothing is admitted now, so this call was admitted in an earlier state. The wait
+            # that it was told has just begun, though.
+            if error is not None:
+                verdict = classify(error)
+                charged_circuit(circuit, verdict).extend_pause(now, verdict)
             return
+        permit.entered_at = now - took
+        permit.give_back_newer()
         _report(permit, error, now)
 
     def __call__(self, fn: F, /) -> F:
@@ -172,13 +186,19 @@ class Breaker:
         return f"breaker({self._circuit.key!r})"
 
     def again(self) -> "Breaker":
-        """Return a fresh guard like this one."""
-        return _of(self.name, _options_of(self))
+        """Return a fresh guard like this one, with the settings that its circuit has now."""
+        guard = Breaker()
+        guard._circuit = self._here()  # its options are applied where its circuit is new
+        guard._generation = _EMPTY
+        options = _options_of(self)
+        if options:
+            guard._extra = _ExtraEntries(options)
+        return guard
 
     def taken(self) -> Permit:
         """Leave the guard without a report; return the permit, which is still to be reported."""
         permit = self._take()
-        pop_leases(permit.leases)
+        pop_permit(permit)
         return permit
 
     def _here(self) -> Circuit:
@@ -197,7 +217,7 @@ class Breaker:
             retry_after = None if permit.until is None else max(0.0, permit.until - now)
             raise BreakerOpenError(circuit.key, permit.reason, retry_after)
         entry = _Entry(_owner(), permit)
-        push_leases(permit.leases)
+        push_permit(permit)
         extra = _extra_of(self)
         if extra is None:
             with runtime.lock:  # two threads must not each make one
@@ -270,11 +290,11 @@ def _report(permit: Permit, error: BaseException | None, now: float) -> None:
     if verdict.kind is ErrorKind.CANCELLED:
         permit.cancelled(now)
         return
+    permit.failed(error, now, verdict)
     if verdict.kind is ErrorKind.UNKNOWN:
         permit.circuit.emit(
             event_names.UnknownError, now, type_name=type(error).__name__, status=verdict.status
         )
-    permit.failed(error, now, verdict)
 
 
 def breaker(name: str, **options: Unpack[BreakerOptions]) -> Breaker:

@@ -7,16 +7,35 @@ from typing import TYPE_CHECKING, TypedDict
 from resilient_llm._runtime.runtime import runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Unpack
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any, Unpack
 
+    from resilient_llm._values.kinds import ErrorKind
+    from resilient_llm._values.policy import OnError, OnUnknown, WhenAllBenched
     from resilient_llm._values.settings import BreakerOptions, Settings
+    from resilient_llm._values.stream_policy import StreamPolicy
+    from resilient_llm._values.target import Target
+    from resilient_llm._values.verdict import Verdict
 
 
 class Changes(TypedDict, total=False):
-    """Keywords of ``configure``."""
+    """Keywords of ``configure``; None takes an option of ``failover`` back."""
 
-    breakers: Mapping[str, BreakerOptions]
+    attempts: int | None
+    max_attempts: int | None
+    backoff: Any
+    timeout: float | None
+    attempt_timeout: float | None
+    cooldown: float | None
+    strategy: str | Callable[[Sequence[Target]], Iterable[Target]] | None
+    reject: Callable[[Any], bool | str | ErrorKind | Verdict | None] | None
+    on_request_error: OnError | None
+    on_content_policy: OnError | None
+    on_unknown: OnUnknown | None
+    when_all_benched: WhenAllBenched | None
+    reraise: bool | None
+    stream: StreamPolicy | None
+    breakers: Mapping[str, BreakerOptions | None]
     retry_budget: float | None
     max_wait: float
     logging: bool
@@ -25,8 +44,15 @@ class Changes(TypedDict, total=False):
 def configure(**changes: Unpack[Changes]) -> None:
     """Change process-wide defaults, for calls that start afterwards, of all decorated functions.
 
+    Examples:
+        >>> configure(attempts=2, timeout=30.0)   # for policies that do not name them
+        >>> configure(attempts=None)              # built-in again
+
     Args:
-        **changes: ``breakers``, ``{"*" or key: {option: value}}``, merged by name;
+        **changes: The options of `failover` except ``chain``, ``classify`` and ``observers``,
+            for policies that do not name them; None takes one back.
+            ``breakers``, ``{"*" or key: {option: value}}``, merged by name; None instead of
+            the options takes back what was configured for that key.
             ``retry_budget=0.2``, retries as a share of first attempts, None for no limit;
             ``max_wait=60.0`` seconds; ``logging=True``.
 

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
+import inspect
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
-from resilient_llm._binding.caller import Caller
+from resilient_llm._binding.callers import Callers
 from resilient_llm._binding.client_retries import warn_of_client_retries
-from resilient_llm._binding.wrapper import checked_injection, guarded_function
-from resilient_llm._core.backoff import as_backoff
+from resilient_llm._binding.wrapper import guarded_function
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.chain import targets_of
 from resilient_llm._values.exported import exported
 from resilient_llm._values.policy import (
+    BUILT_IN,
+    CHECKS,
+    FailoverOptions,
     Policy,
-    PolicyOptions,
     checked_options,
     warn_of_attempts,
 )
-from resilient_llm.strategies import BUILT_IN
+from resilient_llm.strategies import BUILT_IN as STRATEGIES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from typing import Unpack
 
     from resilient_llm._binding.loop import AsyncAttempts, SyncAttempts
-    from resilient_llm._values.events import Event
-    from resilient_llm._values.kinds import ErrorKind
-    from resilient_llm._values.stream_policy import StreamPolicy
+    from resilient_llm._values.policy import PolicyOptions
     from resilient_llm._values.target import Target
-    from resilient_llm._values.verdict import Verdict
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -105,17 +104,21 @@ class Failover:
     def __init__(self, chain: Any, given: Mapping[str, Any]) -> None:
         targets = targets_of(chain)
         self._given = dict(given)
-        options = checked_options(dict(given), BUILT_IN)
         self._policy = Policy(
-            targets, tuple(BUILT_IN["priority"](targets)), options, as_backoff(options.backoff)
+            targets,
+            tuple(STRATEGIES["priority"](targets)),
+            checked_options(given),
+            frozenset(given),
         )
+        self._callers = Callers(self._policy)
+        attempts = self._policy.in_force(runtime.settings).attempts
         for target in targets:
             circuit = runtime.registry.find(target.key)
             breaker = (
                 runtime.settings.for_key(target.key, {}) if circuit is None else circuit.settings
             )
             if breaker.mode == "enforce":
-                warn_of_attempts(options.attempts, breaker.failures, target.key)
+                warn_of_attempts(attempts, breaker.failures, target.key)
             warn_of_client_retries(target)
 
     @property
@@ -164,8 +167,7 @@ class Failover:
         Raises:
             ConfigurationError: If it cannot be guarded, or is given no target.
         """
-        injection = checked_injection(self._policy, fn)
-        return Caller(self._policy, injection).entry(args, kwargs)
+        return self._callers.call(fn, args, kwargs)
 
     def using(self, **changes: Unpack[PolicyOptions]) -> Failover:
         """Return a copy with other options, among them ``chain``.
@@ -181,12 +183,12 @@ class Failover:
     def __iter__(self) -> SyncAttempts:
         from resilient_llm._binding.loop import SyncAttempts
 
-        return SyncAttempts(self._policy)
+        return SyncAttempts(self._callers.loop(is_async=False))
 
     def __aiter__(self) -> AsyncAttempts:
         from resilient_llm._binding.loop import AsyncAttempts
 
-        return AsyncAttempts(self._policy)
+        return AsyncAttempts(self._callers.loop(is_async=True))
 
     def __repr__(self) -> str:
         return f"Failover({', '.join(target.key for target in self.chain)})"
@@ -199,26 +201,7 @@ class Failover:
         self.__init__(state["chain"], state["_given"])
 
 
-def failover(
-    chain: Any,
-    *,
-    attempts: int = 3,
-    max_attempts: int | None = None,
-    backoff: Any = None,
-    timeout: float | None = None,
-    attempt_timeout: float | None = None,
-    cooldown: float | None = None,
-    strategy: str | Callable[[Sequence[Target]], Iterable[Target]] = "priority",
-    reject: Callable[[Any], bool | str | ErrorKind | Verdict | None] | None = None,
-    classify: Callable[[BaseException], Verdict | ErrorKind | None] | None = None,
-    on_request_error: Literal["next", "raise"] = "next",
-    on_content_policy: Literal["next", "raise"] = "raise",
-    on_unknown: Literal["next", "raise", "transient"] = "next",
-    when_all_benched: Literal["soonest", "wait", "raise"] = "soonest",
-    reraise: bool = False,
-    stream: StreamPolicy | None = None,
-    observers: Sequence[Callable[[Event], object]] = (),
-) -> Failover:
+def failover(chain: Any, **options: Unpack[FailoverOptions]) -> Failover:
     """Return a policy that calls the targets of a chain until one answers.
 
     Examples:
@@ -253,22 +236,26 @@ def failover(
     Raises:
         ConfigurationError: If a value is not allowed; the message says what is allowed.
     """
-    given = PolicyOptions(
-        attempts=attempts,
-        max_attempts=max_attempts,
-        backoff=backoff,
-        timeout=timeout,
-        attempt_timeout=attempt_timeout,
-        cooldown=cooldown,
-        strategy=strategy,
-        reject=reject,
-        classify=classify,
-        on_request_error=on_request_error,
-        on_content_policy=on_content_policy,
-        on_unknown=on_unknown,
-        when_all_benched=when_all_benched,
-        reraise=reraise,
-        stream=stream,
-        observers=observers,
-    )
-    return Failover(chain, given)
+    return Failover(chain, options)
+
+
+def _signature() -> inspect.Signature:
+    """Return the signature with all options and their built-in defaults.
+
+    The function itself takes any keyword, because an option that is named wins over
+    `configure` even with its built-in value.
+    """
+    chain, _ = inspect.signature(failover).parameters.values()
+    options = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=getattr(BUILT_IN, name),
+            annotation=FailoverOptions.__annotations__[name].__forward_arg__,
+        )
+        for name in CHECKS
+    ]
+    return inspect.Signature([chain, *options], return_annotation="Failover")
+
+
+setattr(failover, "__signature__", _signature())  # noqa: B010  # type checkers know no such attribute

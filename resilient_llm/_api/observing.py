@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -35,8 +36,10 @@ def observe(callback: Callable[[Any], object], /, *types: type[Event]) -> Callab
 def observe(callback: Callable[[Any], object], /, *types: type[Event]) -> Callable[[], None]:
     """Call a function with every event of these types, or of all types if none is named.
 
-    It runs after the fact, outside every lock, in order for each key, on the thread that
-    made the event. An observer that raises is logged once and does not affect the call.
+    It runs after the fact, outside every lock, in order for each key, on a thread that emits
+    events of that key. While it is busy with one of them, the later ones wait for it, at most
+    1,000 for each key; neither calls nor other observers do. An observer that raises is logged
+    once and does not affect the call; only KeyboardInterrupt and SystemExit leave it.
 
     Returns:
         A function that ends the subscription.
@@ -70,27 +73,27 @@ def _check_types(types: tuple[Any, ...]) -> None:
 
 @exported
 class EventStream:
-    """Events for one async consumer; made by `events`.
+    """Events for async code; made by `events`.
+
+    Several consumers may iterate over it, also in several event loops; each event goes to one
+    of them. All of them end when the ``async with`` block is left.
 
     Attributes:
-        dropped: How many of the oldest events gave way to newer ones because the consumer
-            was too slow.
+        dropped: How many of the oldest events gave way to newer ones because the consumers
+            were too slow.
     """
 
     def __init__(self, types: tuple[type[Event], ...], buffer: int) -> None:
         self.dropped = 0
         self._types = types
-        self._buffer: deque[Event] = deque()
-        self._most = buffer
+        # Reentrant: a signal handler or a finaliser may emit an event in the midst of it.
+        self._lock = threading.RLock()
+        self._buffer: deque[Event] = deque(maxlen=buffer)
+        self._waiting: deque[_Waiter] = deque()
+        """Consumers that wait, each until it is woken once."""
         self._stop: Callable[[], None] | None = None
-        self._arrived: Any = None
-        self._soon: Callable[[Callable[[], object]], object] | None = None
 
     async def __aenter__(self) -> Self:
-        import anyio
-
-        self._arrived = anyio.Event()
-        self._soon = waker()
         self._stop = observe(self._put, *self._types)
         return self
 
@@ -100,38 +103,71 @@ class EventStream:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._stop is not None:
-            self._stop()
-            self._stop = None
+        stop, self._stop = self._stop, None
+        if stop is not None:
+            stop()
+        with self._lock:
+            self._buffer.clear()
+            waiting, self._waiting = self._waiting, deque()
+        for waiter in waiting:
+            waiter.wake()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Event:
-        import anyio
+        while True:
+            with self._lock:
+                if self._stop is None:
+                    raise StopAsyncIteration
+                if self._buffer:
+                    return self._buffer.popleft()
+                waiter = _Waiter()
+                self._waiting.append(waiter)
+            try:
+                await waiter.woken.wait()
+            except BaseException:
+                self._gives_up(waiter)
+                raise
 
-        while not self._buffer:
-            if self._stop is None:
-                raise StopAsyncIteration
-            self._arrived = anyio.Event()
-            # Checked again: an event may have arrived before the new `anyio.Event` was stored.
-            if not self._buffer:
-                await self._arrived.wait()
-        return self._buffer.popleft()
+    def _gives_up(self, waiter: _Waiter) -> None:
+        """Wake another consumer in place of one that is cancelled, if that one was woken."""
+        with self._lock:
+            try:
+                self._waiting.remove(waiter)
+            except ValueError:
+                self._wake_one()
 
     def _put(self, event: Event) -> None:
-        if len(self._buffer) >= self._most:
-            self._buffer.popleft()
-            self.dropped += 1
-        self._buffer.append(event)
-        if self._soon is not None:
-            try:
-                self._soon(self._wake)
-            except RuntimeError:  # the consumer's loop is closed
-                self._soon = None
+        with self._lock:
+            self.dropped += len(self._buffer) == self._buffer.maxlen
+            self._buffer.append(event)
+            self._wake_one()
 
-    def _wake(self) -> None:
-        self._arrived.set()
+    def _wake_one(self) -> None:
+        """Wake the consumer that has waited longest, once, if there is an event for it."""
+        while self._buffer and self._waiting and not self._waiting.popleft().wake():
+            pass
+
+
+class _Waiter:
+    """A consumer that waits in its event loop, which may be another one than the next one's."""
+
+    __slots__ = ("_soon", "woken")
+
+    def __init__(self) -> None:
+        import anyio
+
+        self.woken = anyio.Event()
+        self._soon = waker()
+
+    def wake(self) -> bool:
+        """End the wait, from any thread; return False if the loop of the consumer is closed."""
+        try:
+            self._soon(self.woken.set)
+        except RuntimeError:
+            return False
+        return True
 
 
 def events(*types: type[Event], buffer: int = 1000) -> EventStream:

@@ -17,15 +17,9 @@ if TYPE_CHECKING:
 def wire(state: Runtime) -> None:
     """Give a state of the process its default observer."""
     if not state.settings.logging:
-        state.dispatcher.log = state.dispatcher.log_line = None
-        return
-    if state.dispatcher.log is None:
-        observer = LoggingObserver()
-        state.dispatcher.log, state.dispatcher.logs, state.dispatcher.log_line = (
-            observer,
-            observer.logs,
-            observer.line,
-        )
+        state.dispatcher.use_log(None)
+    elif state.dispatcher.log is None:
+        state.dispatcher.use_log(LoggingObserver())
 
 
 def _item_inspector() -> ItemInspector:

@@ -12,7 +12,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, Protocol
 
 from resilient_llm._core.call.steps import RERAISE, Deliver, Done, Reply, Step
-from resilient_llm._core.circuit.permit import pop_leases, push_leases
+from resilient_llm._core.circuit.permit import pop_permit, push_permit
 from resilient_llm._core.stream.stream_state import StreamState
 from resilient_llm._drive.opening import SYNC, OpenStream, StartedStream
 from resilient_llm._drive.results import kind_of
@@ -187,7 +187,7 @@ class GuardedStream:
     """A stream inside an entered breaker: what has come of it, and the one report of that.
 
     Attributes:
-        leases: What the circuit lent for the attempt; guards inside the stream's code know them.
+        lends: Whether the attempt holds leases, which guards inside the stream's code borrow.
         has_content: Whether an item with content was seen.
         response_time: Seconds to the first content, or to the stream's object: what is
             compared with ``slow_call``.
@@ -198,7 +198,8 @@ class GuardedStream:
     def __init__(self, guard: Guard) -> None:
         # From here on only the stream is inside the breaker, and not the consumer's own code.
         self._permit: Permit | None = guard.taken()
-        self.leases = self._permit.leases
+        self._lender = self._permit
+        self.lends = bool(self._permit.leases)
         self._stream_state = StreamState(DEFAULT, runtime.item_inspector(), is_selected=True)
         self.has_content = False
         self.response_time: float | None = None
@@ -217,19 +218,19 @@ class GuardedStream:
 
     def with_leases(self, step: Callable[..., Any], *given: Any) -> Any:
         """Run the stream's own code, with the leases known to guards inside it."""
-        push_leases(self.leases)
+        push_permit(self._lender)
         try:
             return step(*given)
         finally:
-            pop_leases(self.leases)
+            pop_permit(self._lender)
 
     async def awith_leases(self, step: Callable[..., Awaitable[Any]], *given: Any) -> Any:
         """Do the same with asynchronous code."""
-        push_leases(self.leases)
+        push_permit(self._lender)
         try:
             return await step(*given)
         finally:
-            pop_leases(self.leases)
+            pop_permit(self._lender)
 
     def ended(self, *last: Any) -> None:
         """Report a stream that ended by itself, after these items."""
@@ -269,11 +270,11 @@ class GuardedStream:
                 response_time=self.response_time,
             )
             return
+        permit.failed(error, now, verdict)
         if verdict.kind is ErrorKind.UNKNOWN:
             permit.circuit.emit(
                 event_names.UnknownError, now, type_name=type(error).__name__, status=verdict.status
             )
-        permit.failed(error, now, verdict)
 
 
 def _guarded_generator(fn: Any, entered: Callable[[], Guard]) -> Any:
@@ -285,7 +286,7 @@ def _guarded_generator(fn: Any, entered: Callable[[], Guard]) -> Any:
             stream: Generator[Any, Any, Any] = fn(*args, **kwargs)
             send = (
                 functools.partial(guarded_stream.with_leases, stream.send)
-                if guarded_stream.leases
+                if guarded_stream.lends
                 else stream.send
             )
             item = send(None)
@@ -323,7 +324,7 @@ def _guarded_asyncgen(fn: Any, entered: Callable[[], Guard]) -> Any:
             stream: AsyncGenerator[Any, Any] = fn(*args, **kwargs)
             send = (
                 functools.partial(guarded_stream.awith_leases, stream.asend)
-                if guarded_stream.leases
+                if guarded_stream.lends
                 else stream.asend
             )
             item = await send(None)

@@ -1,214 +1,60 @@
-"""`Caller`: binds one function to the present state, and makes the calls of its wrapper.
+"""`Caller`: makes the calls of one function that its wrapper does not make by itself.
 
-A `Caller` belongs to one policy and one function. It binds: it takes circuits, clock and
-settings from the runtime and puts into the generated wrapper what the healthy path reads.
-The wrapper hands over what it does not do itself: the first call, a bench, a pinned call,
-an open trace, an error.
+A `Caller` belongs to one policy and one function. Its wrapper makes healthy calls by itself,
+with what `Binding` puts into it. The wrapper hands over what it does not do itself: the first
+call, a bench, a pinned call, a call inside a trace, an error, and answers of which somebody
+wants to know.
+
+A first attempt is made before there is a `Call` and a call flow, by the wrapper or here. Only
+what goes on after it needs them: the call flow then starts with that attempt running.
 """
 
 from __future__ import annotations
 
-import inspect
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from resilient_llm._binding.client_retries import notice_client_retries
-from resilient_llm._binding.injection import injection_of
-from resilient_llm._binding.pinning import find_target
-from resilient_llm._core.call.call import Call, CallDeps, Candidate, share_of
-from resilient_llm._core.call.call_flow import call_flow
-from resilient_llm._core.call.steps import Reply, Reraise, Try
+from resilient_llm._binding.binding import Binding
+from resilient_llm._binding.choosing import ordered
+from resilient_llm._binding.first_attempt import FirstAttempt, PendingAnswer, PendingCall
+from resilient_llm._core.call.call import Call, Candidate, share_of
+from resilient_llm._core.call.call_flow import call_flow, running_attempt
+from resilient_llm._core.call.judging import fault_of
+from resilient_llm._core.call.steps import NO_ANSWER, Reply, Reraise
+from resilient_llm._core.circuit.outbox import CallTag
 from resilient_llm._core.circuit.permit import permit_of_inlined
-from resilient_llm._core.circuit.window import NEVER
+from resilient_llm._core.circuit.window import REST
 from resilient_llm._drive.handover import adrive, drive
-from resilient_llm._drive.results import kind_of
-from resilient_llm._runtime.classify import classify
+from resilient_llm._drive.results import is_awaitable, kind_of
+from resilient_llm._drive.session import Suspended
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.tracing import named_call_id, note_call, open_trace
 from resilient_llm._values import event_names
-from resilient_llm._values.errors import ConfigurationError
+from resilient_llm._values.kinds import AttemptRecord
 
 if TYPE_CHECKING:
     import types
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
-    from resilient_llm._binding.injection import Injection
     from resilient_llm._core.call.call_flow import CallFlow
-    from resilient_llm._core.call.steps import Step
-    from resilient_llm._core.circuit.circuit import Circuit
+    from resilient_llm._core.call.steps import Step, Try
     from resilient_llm._core.circuit.window import Generation
-    from resilient_llm._runtime.clock import CancelScope
-    from resilient_llm._values.policy import Policy
     from resilient_llm._values.target import Target
+    from resilient_llm._values.verdict import Verdict
 
 
-class Unbound:
-    """Stands in an unbound wrapper for a circuit: it never admits a call."""
-
-    slot = None
-    shut_until = NEVER
-
-
-class PendingStream:
-    """A stream that an asynchronous function returned, not yet awaited to its first content."""
-
-    __slots__ = ("_go",)
-
-    def __init__(self, go: Callable[[], Awaitable[Any]]) -> None:
-        self._go = go
-
-    def __call__(self) -> Awaitable[Any]:
-        return self._go()
-
-
-class PendingCall:
-    """A call flow that the healthy path handed over after its first attempt failed."""
-
-    __slots__ = ("call", "step", "steps")
-
-    def __init__(self, call: Call, steps: CallFlow, step: Step) -> None:
-        self.call = call
-        self.steps = steps
-        self.step: Step | None = step
-
-
-class Caller:
+class Caller(Binding):
     """Makes the calls of one function under one policy."""
-
-    def __init__(self, policy: Policy, injection: Injection) -> None:
-        self.policy = policy
-        self.injection = injection
-        called = [_called(target, injection) for target in policy.chain]
-        self.invokers = [
-            (each.invoker(target), bool(each.gives_items))
-            for target, each in zip(policy.chain, called, strict=True)
-        ]
-        """``(function that calls it, whether that is a generator function)`` for each target."""
-        self.candidates: tuple[Candidate, ...] | None = None
-        self.deps: CallDeps | None = None
-        self.wrapper: dict[str, Any] = {}
-        self.prefix = ""
-        self.plain = self._is_plain()
-        options = policy.options
-        self.is_limited = injection.is_async and (
-            options.timeout is not None or options.attempt_timeout is not None
-        )
-        """Whether its attempts are cut off at a limit, which the generated wrapper cannot do."""
-        self.quiet = False
-        """Whether nothing listens to successes."""
-        self.is_stream = bool(injection.gives_items) or any(
-            each is not None
-            for each in (options.stream, *(target.stream for target in policy.chain))
-        )
-        """Whether its results are known to be streams."""
-
-    # Binding.
-
-    def _is_plain(self) -> bool:
-        """Return whether the healthy path may make the first attempt by itself.
-
-        This is the only list of what it cannot do: the call flow does the calls listed here.
-        """
-        options, injection = self.policy.options, self.injection
-        return not (
-            options.reject is not None
-            or options.observers
-            or options.stream is not None
-            or injection.gives_items
-            or options.strategy != "priority"
-            or injection.attempt is not None
-            or any(
-                target.call is not None
-                or target.params
-                or target.removed
-                or target.attempt_timeout is not None
-                or target.stream is not None
-                for target in self.policy.chain
-            )
-        )
-
-    def bound(self) -> tuple[Candidate, ...]:
-        """Return the candidates in the present state, by priority; bind first if unbound."""
-        candidates = self.candidates
-        return self._bind() if candidates is None else candidates
-
-    def _bind(self) -> tuple[Candidate, ...]:
-        with runtime.lock:
-            targets = self.policy.chain
-            by_key = {
-                target.key: Candidate(
-                    target, runtime.registry.circuit(target.key), invoke, is_generator=is_generator
-                )
-                for target, (invoke, is_generator) in zip(targets, self.invokers, strict=True)
-            }
-            candidates = tuple(by_key[target.key] for target in self.policy.in_priority)
-            self.deps = CallDeps(
-                classify=classify,
-                notice=notice_client_retries,
-                backoff=self.policy.backoff,
-                budgets=runtime.budgets,
-                settings=runtime.settings,
-                rng=runtime.rng,
-                item_inspector=runtime.item_inspector,
-            )
-            if self.is_stream:
-                self.deps.item_inspector()  # its import must not count as waiting for a provider
-            self.candidates = candidates
-            runtime.bind(self)
-            dispatcher = runtime.dispatcher
-            self.quiet = (
-                self.plain
-                and not runtime.open_traces
-                and not dispatcher.has_listeners(event_names.AttemptSucceeded)
-            )
-            if self.wrapper and self.quiet and not self.is_limited:
-                others = (
-                    ()
-                    if dispatcher.has_skip_listeners()
-                    else tuple(
-                        (candidate.circuit, candidate.target) for candidate in candidates[1:]
-                    )
-                )
-                second, second_target = others[0] if others else (Unbound, candidates[0].target)
-                # The circuit last: once it is there, the wrapper reads the rest.
-                self._put(target=candidates[0].target, clock=runtime.clock, others=others)
-                self._put(second=second, second_target=second_target, circuit=candidates[0].circuit)
-            return candidates
-
-    def unbind(self) -> None:
-        """Send the next call here; called with the runtime's lock held."""
-        self.candidates = None
-        if self.wrapper:
-            self._put(circuit=Unbound, second=Unbound, others=())
-
-    def _put(self, **values: Any) -> None:
-        for name, value in values.items():
-            self.wrapper[self.prefix + name] = value
 
     def wrap(self, code: types.CodeType, prefix: str) -> dict[str, Any]:
         """Return the globals of a wrapper with this code, unbound."""
-        self.prefix = prefix
-        self.wrapper = {
-            "__builtins__": __builtins__,
-            "__name__": getattr(self.injection.fn, "__module__", __name__),
-        }
-        self._put(
-            circuit=Unbound,
-            second=Unbound,
-            others=(),
-            target=self.policy.chain[0],
-            second_target=self.policy.chain[0],
-            clock=runtime.clock,
-            fn=self.injection.fn,
-            type=type,
-            plain_type=str,
+        return self._wrapped(
+            code,
+            prefix,
             entry=self.entry,
-            pending_stream=PendingStream,
             on_failure=self.on_failure,
-            resume=self.resume_async if self.injection.is_async else self.resume,
             on_success=self.on_success,
+            resume=self.resume_async if self.injection.is_async else self.resume,
         )
-        return self.wrapper
 
     # Entries.
 
@@ -221,12 +67,11 @@ class Caller:
 
     def stream(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return an iterator that makes one call when its first item is asked for."""
-        from resilient_llm._drive.session import Suspended
 
         def start() -> Suspended:
-            call = self.new_call(args, kwargs)
-            steps = call_flow(call, runtime.clock())
-            return Suspended(call, steps, next(steps))
+            call = self.new_call(args, self.begin(kwargs))
+            flow = call_flow(call, runtime.clock())
+            return Suspended(call, flow, next(flow))
 
         if self.injection.gives_items == "sync":
             from resilient_llm._drive import streams
@@ -237,201 +82,177 @@ class Caller:
         return astreams.StreamSession(start).present()
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Make one call through the call flow; return an awaitable if the function does."""
-        call = self.new_call(args, kwargs)
-        steps = call_flow(call, runtime.clock())
-        return drive(call, steps, next(steps))
-
-    async def call_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Make one call through the call flow, or its first attempt without it if possible."""
-        if self.is_limited:
-            candidates = self.bound()
-            generation = candidates[0].circuit.slot
-            # The limit of this attempt depends on whether another target is live.
-            is_plain = self.quiet and (
-                len(candidates) == 1 or candidates[1].circuit.slot is not None
-            )
-            if is_plain and generation is not None and not self._pinned(kwargs)[1]:
-                return await self._limited(candidates, generation, args, kwargs)
-        call = self.new_call(args, kwargs)
-        del args, kwargs
-        steps = call_flow(call, runtime.clock())
-        return await adrive(call, steps, next(steps))
-
-    async def _limited(
-        self,
-        candidates: tuple[Candidate, ...],
-        generation: Generation,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:
-        """Make the first attempt of a plain policy with limits; resume the flow if it fails."""
-        from resilient_llm._drive import aio
-
-        options, candidate = self.policy.options, candidates[0]
-        limit, ends_deadline = options.attempt_timeout, False
-        if options.timeout is not None:
-            limit, ends_deadline = share_of(options.timeout, limit, is_last=len(candidates) == 1)
-        assert limit is not None
-        entered_at = runtime.clock()
-        scope: CancelScope | None = None
-        value = aio.CUT_OFF
+        """Make one call; return an awaitable if the function does."""
+        first = self.begin(kwargs)
+        generation = first.generation
+        if generation is None:
+            call = self.new_call(args, first)
+            flow = call_flow(call, runtime.clock())
+            return drive(call, flow, next(flow))
+        candidate = first.candidate
         try:
-            with runtime.time.cancel_after(limit) as scope:
-                value = await candidate.invoke(None, args, self._pinned(kwargs)[0])
-            if value is aio.CUT_OFF:
-                raise aio.no_answer(limit)
+            result = candidate.invoke(first, args, first.kwargs)
         except BaseException as error:
-            timed_out = scope is not None and scope.cancel_called and isinstance(error, Exception)
-            pending_call = self.on_failure(
-                generation,
-                entered_at,
-                candidate.target,
-                error,
-                timed_out=timed_out,
-                ends_deadline=ends_deadline,
-            )
-            if pending_call is None:
+            pending = self._failed(first, error)
+            if pending is None:
                 raise
         else:
-            if entered_at >= generation.check_after or type(value) is not self.wrapper.get(
-                self.prefix + "plain_type"
+            ended_at = runtime.clock()
+            if (
+                type(result) is self.quiet_type
+                and first.outcome is None
+                and ended_at < generation.check_after
+                and ended_at - first.entered_at < generation.slow_above
             ):
-                value = self.on_success(
-                    generation, entered_at, candidate.target, value, args, kwargs
-                )
-                return await value() if type(value) is PendingStream else value
-            generation.n += 1
-            return value
-        finally:
-            scope = None
-        return await self.resume_async(pending_call, args, kwargs)
+                generation.n += 1
+                return result
+            return self.on_success(
+                generation, first.entered_at, ended_at, candidate.target, result,
+                args, first.kwargs, first,
+            )  # fmt: skip
+        return self.resume(pending, args, first.kwargs)
 
-    def new_call(
-        self,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-        *,
-        entered_at: float | None = None,
-    ) -> Call:
-        """Return a call with its targets in order, named, timed and traced."""
-        candidates = self.bound()
-        options = self.policy.options
-        if kwargs:
-            kwargs, pinned = self._pinned(kwargs)
-            candidates = (
-                candidates
-                if pinned is None
-                else (next(candidate for candidate in candidates if candidate.target is pinned),)
-            )
-        if options.strategy != "priority" and len(candidates) > 1:
-            candidates = self._ordered(candidates)
+    async def call_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make one call; its first attempt is cut off at its limit."""
+        first = self.begin(kwargs)
+        generation = first.generation
+        if generation is None:
+            call = self.new_call(args, first)
+            del args, kwargs
+            flow = call_flow(call, runtime.clock())
+            return await adrive(call, flow, next(flow))
+        candidate, timed_out = first.candidate, False
+        try:
+            if first.limit is None:
+                result = candidate.invoke(first, args, first.kwargs)
+                if is_awaitable(result):
+                    result = await result
+            else:
+                from resilient_llm._drive.aio import TimeLimit
+
+                limit, result = TimeLimit(first.limit), None
+                try:
+                    with limit:
+                        result = candidate.invoke(first, args, first.kwargs)
+                        if is_awaitable(result):
+                            result = await result
+                finally:
+                    timed_out = limit.is_over
+                limit.check()
+        except BaseException as error:
+            cut_off = timed_out and isinstance(error, Exception)
+            pending = self._failed(first, error, timed_out=cut_off)
+            if pending is None:
+                raise
+        else:
+            ended_at = runtime.clock()
+            value = self.on_success(
+                generation, first.entered_at, ended_at, candidate.target, result,
+                args, first.kwargs, first,
+            )  # fmt: skip
+            return await value() if type(value) is PendingAnswer else value
+        return await self.resume_async(pending, args, first.kwargs)
+
+    # Before the first attempt.
+
+    def begin(self, kwargs: dict[str, Any]) -> FirstAttempt:
+        """Choose the targets of a call; admit its first attempt if the call flow is not needed."""
+        candidates = self.candidates
+        if candidates is None:
+            candidates = self._bind()
+        if kwargs and self.injection.names:
+            kwargs, pinned = self.pins.without(kwargs)
+            if pinned is not None:
+                candidates = (self.by_key[pinned.key],)
+        options = self.options
+        if options.strategy != "priority":
+            candidates = ordered(options.strategy, candidates)
+        first = FirstAttempt(candidates, candidates[0], kwargs, options, self.deps)
         trace = open_trace()
-        now = runtime.clock() if entered_at is None else entered_at
-        assert self.deps is not None
+        if trace is not None:
+            first.call_id = named_call_id(trace) or _new_id()
+            first.outcome = note_call(trace, first.call_id)
+        elif self.takes_attempt:
+            first.call_id = _new_id()
+        first.entered_at = runtime.clock()
+        generation = candidates[0].circuit.slot
+        if (
+            generation is not None
+            and not self.is_stream
+            and (not self.needs_limits or self._limit(first))
+        ):
+            first.generation = generation
+        return first
+
+    def _limit(self, first: FirstAttempt) -> bool:
+        """Set the limit of a first attempt; return False if that depends on more than is known."""
+        candidates, timeout = first.candidates, first.options.timeout
+        limit = first.limit = self.limits[first.candidate.target.key]
+        first.limits = limit, False
+        if timeout is not None:
+            # The limit depends on whether another target is live.
+            if len(candidates) > 1 and candidates[1].circuit.slot is None:
+                return False
+            first.limits = share_of(timeout, limit, is_last=len(candidates) == 1)
+            first.limit = first.limits[0]
+        return True
+
+    def new_call(self, args: tuple[Any, ...], first: FirstAttempt) -> Call:
+        """Return the call that was begun, with its targets in order, named, timed and traced."""
+        options = first.options
+        assert first.deps is not None
         call = Call(
             options,
-            candidates,
-            self.deps,
-            named_call_id(trace) or f"{runtime.rng.getrandbits(64):016x}",
-            None if options.timeout is None else now + options.timeout,
+            first.candidates,
+            first.deps,
+            first.call_id or _new_id(),
+            None if options.timeout is None else first.entered_at + options.timeout,
             knows_limit=self.injection.is_async or self.injection.attempt is not None,
+            outcome=first.outcome,
         )
-        call.args, call.kwargs = args, kwargs or {}
+        call.args, call.kwargs = args, first.kwargs
         call.is_stream = self.is_stream
         call.rebind = self.injection.rebound
-        if trace is not None:
-            note_call(trace, call)
         return call
 
-    def _ordered(self, candidates: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
-        by_target = {candidate.target.key: candidate for candidate in candidates}
-        targets = list(
-            self.policy.options.strategy(tuple(candidate.target for candidate in candidates))
-        )
-        unknown = [target for target in targets if getattr(target, "key", None) not in by_target]
-        if unknown or not targets:
-            raise ConfigurationError(
-                "strategy gave no target, or one that is not in the chain: "
-                "return some of those it was given"
-            )
-        return tuple(by_target[target.key] for target in dict.fromkeys(targets))
-
-    def _pinned(self, kwargs: dict[str, Any]) -> tuple[dict[str, Any], Target | None]:
-        """Remove the arguments that pin the call to one target; return the rest and the target."""
-        names = self.injection.names
-        if not names:
-            return kwargs, None
-        rest = {
-            name: value for name, value in kwargs.items() if name not in names or value is not None
-        }
-        pinned: Target | None = None
-        for name in names:
-            if name in rest and name != "provider":
-                found = find_target(self.policy.chain, name, rest.pop(name))
-                if pinned is not None and found is not pinned:
-                    raise ValueError(
-                        f"target= and model= name different targets: {pinned.key} and {found.key}"
-                    )
-                pinned = found
-        return rest, pinned
-
-    # Called by the healthy path.
+    # After the first attempt.
 
     def on_failure(
-        self,
-        generation: Generation,
-        entered_at: float,
-        target: Target,
-        error: BaseException,
-        *,
-        timed_out: bool = False,
-        ends_deadline: bool = False,
+        self, generation: Generation, entered_at: float, target: Target, error: BaseException
     ) -> PendingCall | None:
-        """Start a call flow after a failed first attempt; None if the error is raised unchanged.
+        """Start a call flow after the wrapper's first attempt failed.
 
-        Args:
-            generation: The closed period that admitted it.
-            entered_at: When it was admitted.
-            target: The target of the attempt.
-            error: What it raised.
-            timed_out: Whether it was cut off by its limit.
-            ends_deadline: Whether that limit was the end of the whole deadline.
+        Returns:
+            How the call goes on; None if the error is raised unchanged.
         """
+        return self._failed(self._wrappers_attempt(generation, entered_at, target), error)
+
+    def _failed(
+        self, first: FirstAttempt, error: BaseException, *, timed_out: bool = False
+    ) -> PendingCall | None:
         now = runtime.clock()
-        call = self.new_call(entered_at=entered_at)
-        candidate = call.candidates[0]
-        if candidate.target is not target:
-            candidate = next(
-                candidate for candidate in call.candidates if candidate.target is target
-            )
-        permit = permit_of_inlined(candidate.circuit, generation, entered_at)
-        steps = call_flow(
-            call,
-            now,
-            (candidate, permit, Reply(now, error=error, timed_out=timed_out), ends_deadline),
-        )
-        step = next(steps)
+        call, flow, _ = self._running(first)
+        step = flow.send(Reply(now, error=error, timed_out=timed_out))
         if type(step) is Reraise:
-            steps.close()
+            flow.close()
             call.clear()
             return None
-        return PendingCall(call, steps, step)
+        return PendingCall(call, flow, step)
 
     def resume(
         self, pending_call: PendingCall, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Go on with the call flow after a failed first attempt."""
+        """Go on with the call flow after the first attempt."""
         call, step = self._resumed(pending_call, args, kwargs)
-        return drive(call, pending_call.steps, step)
+        return drive(call, pending_call.flow, step)
 
     async def resume_async(
         self, pending_call: PendingCall, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Go on with the call flow after a failed first attempt."""
+        """Go on with the call flow after the first attempt."""
         call, step = self._resumed(pending_call, args, kwargs)
         del args, kwargs
-        return await adrive(call, pending_call.steps, step)
+        return await adrive(call, pending_call.flow, step)
 
     def _resumed(
         self, pending_call: PendingCall, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -440,147 +261,232 @@ class Caller:
         pending_call.step = None
         assert step is not None
         call.args = args
-        call.kwargs, _ = self._pinned(kwargs)
+        call.kwargs = self.pins.without(kwargs)[0]
         return call, step
 
     def on_success(
         self,
         generation: Generation,
         entered_at: float,
+        ended_at: float,
         target: Target,
         result: Any,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        first: FirstAttempt | None = None,
     ) -> Any:
-        """Report a success that needs more than a count; return the answer."""
-        if type(result) is not self.wrapper.get(self.prefix + "plain_type"):
-            if not self.injection.is_async and inspect.isawaitable(result):
-                return self._guard_awaitable(generation, entered_at, target, result, args, kwargs)
-            if kind_of(result) is not None:
-                return self._guard_stream(entered_at, target, result, args, kwargs)
-            self._put(plain_type=type(result))
-        if entered_at < generation.check_after:
+        """Do what an answer needs besides being counted; return it, or what replaces it.
+
+        The only place for that: streams and awaitables are guarded further, ``reject`` is asked,
+        and the circuit, observers and traces are told. A `FirstAttempt` is made for a call of the
+        wrapper only where one is needed, since most answers need none.
+        """
+        took = ended_at - entered_at
+        if (
+            first is None
+            and type(result) is self.quiet_type
+            and ended_at < generation.rest_until
+            and took < generation.slow_above
+            and generation.n < generation.free_until
+        ):
+            # What `Generation.answered` does, without a call: a key with an error in its window
+            # comes here with every answer.
             generation.n += 1
             return result
-        now = runtime.clock()
-        if generation.is_settled and now < generation.bucket_ends_at:
-            generation.measured(entered_at, now)
-        else:
-            permit_of_inlined(self._circuit(target), generation, entered_at).succeeded(
-                now, now - entered_at
-            )
-        if runtime.dispatcher.has_listeners(event_names.AttemptSucceeded):
-            # The log level was lowered after the binding: emit this event, then unbind, so that
-            # the next calls come through the caller.
-            call = self.new_call(entered_at=entered_at)
-            self._circuit(target).emit(
-                event_names.AttemptSucceeded, now, number=1, seconds=now - entered_at, tag=call.tag
-            )
-            runtime.unbind_all()
+        if type(result) is not self.plain_type:
+            if is_awaitable(result) and not self.injection.is_async:
+                first = first or self._wrappers_attempt(generation, entered_at, target)
+                return self._guard_awaitable(first, result, args, kwargs)
+            if kind_of(result) is not None:
+                first = first or self._wrappers_attempt(generation, entered_at, target)
+                return self._guard_stream(first, result, args, kwargs)
+            self._is_plain(result)
+        reject = self.reject
+        if (
+            reject is not None
+            and (said := reject(result))
+            and (verdict := fault_of(said)) is not None
+        ):
+            first = first or self._wrappers_attempt(generation, entered_at, target)
+            pending = self._refused(first, ended_at, verdict)
+            if self.injection.is_async:
+                return PendingAnswer(lambda: self.resume_async(pending, args, kwargs))
+            return self.resume(pending, args, kwargs)
+        self._report(generation, entered_at, ended_at, target, first)
         return result
 
-    def _circuit(self, target: Target) -> Circuit:
-        return next(candidate.circuit for candidate in self.bound() if candidate.target is target)
-
-    async def _guard_awaitable(
+    def _report(
         self,
         generation: Generation,
         entered_at: float,
+        ended_at: float,
         target: Target,
-        result: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        first: FirstAttempt | None,
+    ) -> None:
+        """Report an answer to its circuit, the trace around the call and its observers."""
+        took = ended_at - entered_at
+        if ended_at < generation.check_after and took < generation.slow_above:
+            generation.n += 1
+        else:
+            if not generation.answered(ended_at, took, took):
+                self._count_under_lock(generation, entered_at, ended_at, target, first)
+            if ended_at >= self.look_at:
+                self._look_at_log(ended_at)
+            if not self.is_watched:
+                outbox = self._candidate(target).circuit.outbox
+                if outbox.is_behind:
+                    runtime.dispatcher.deliver(outbox)
+        if self.is_watched or first is not None:
+            self._tell(target, ended_at, took, first)
+
+    def _count_under_lock(
+        self,
+        generation: Generation,
+        entered_at: float,
+        ended_at: float,
+        target: Target,
+        first: FirstAttempt | None,
+    ) -> None:
+        """Count an answer under the lock of its circuit."""
+        options = self.options if first is None else first.options
+        tag = CallTag((first.call_id if first is not None else "") or _new_id(), options.observers)
+        permit_of_inlined(self._candidate(target).circuit, generation, entered_at).succeeded(
+            ended_at, ended_at - entered_at, cooldown=options.cooldown, tag=tag
+        )
+
+    def left(
+        self, first: FirstAttempt, result: Any, error: BaseException | None, *, timed_out: bool
+    ) -> PendingCall | None:
+        """Report the first attempt of a loop; return how the call goes on, None if it is over."""
+        if error is not None:
+            return self._failed(first, error, timed_out=timed_out)
+        ended_at, generation = runtime.clock(), first.generation
+        assert generation is not None
+        verdict = None
+        if self.reject is not None and result is not NO_ANSWER:
+            verdict = fault_of(self.reject(result))
+        if verdict is not None:
+            return self._refused(first, ended_at, verdict)
+        self._report(generation, first.entered_at, ended_at, first.candidate.target, first)
+        return None
+
+    def _wrappers_attempt(
+        self, generation: Generation, entered_at: float, target: Target
+    ) -> FirstAttempt:
+        """Return what is known of a first attempt that the wrapper made."""
+        was_bound, candidates = self.candidates is not None, self.bound()
+        assert self.deps is not None
+        options, deps = self.in_force.began_with(entered_at, self.deps, was_bound=was_bound)
+        # Not from `by_key`, which another thread may have replaced since.
+        candidate = next(each for each in candidates if each.target.key == target.key)
+        first = FirstAttempt(candidates, candidate, {}, options, deps)
+        first.generation, first.entered_at = generation, entered_at
+        return first
+
+    def _candidate(self, target: Target) -> Candidate:
+        if self.candidates is None:
+            self._bind()
+        return self.by_key[target.key]
+
+    def _running(
+        self,
+        first: FirstAttempt,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> tuple[Call, CallFlow, Try]:
+        """Start the call flow of a call whose first attempt was begun without one."""
+        call = self.new_call(args, first)
+        if kwargs:
+            call.kwargs = self.pins.without(kwargs)[0]
+        assert first.generation is not None
+        permit = permit_of_inlined(first.candidate.circuit, first.generation, first.entered_at)
+        running = running_attempt(call, first.candidate, permit, first.limits)
+        flow = call_flow(call, first.entered_at, running)
+        next(flow)
+        return call, flow, running
+
+    def _refused(self, first: FirstAttempt, now: float, verdict: Verdict) -> PendingCall:
+        """Return how a call goes on after ``reject`` refused the answer."""
+        call, flow, _ = self._running(first)
+        return PendingCall(call, flow, flow.send(Reply(now, judged=verdict)))
+
+    def _is_plain(self, answer: object) -> None:
+        """Remember the class of a plain answer, so that the next is recognised at once."""
+        is_quiet = self.quiet_type is self.plain_type
+        self.plain_type = type(answer)
+        if is_quiet:
+            self.quiet_type = self.plain_type
+            self._put(plain_type=self.plain_type)
+
+    def _look_at_log(self, now: float) -> None:
+        """Notice that the level of the log was changed."""
+        self.look_at = now + REST
+        if self._is_listened_to(event_names.AttemptSucceeded) == self.is_watched:
+            return
+        self._watch()
+        with runtime.lock:
+            if self.candidates is not None:
+                self._publish(self.candidates)
+
+    def _tell(
+        self, target: Target, ended_at: float, took: float, first: FirstAttempt | None
+    ) -> None:
+        """Tell the trace around a call and its observers of an answer."""
+        if first is not None and first.outcome is not None:
+            first.outcome.served_by = target.key
+            first.outcome.records.append(AttemptRecord(target.key, 1, seconds=took))
+        if self.is_watched:
+            call_id = (first.call_id if first is not None else "") or _new_id()
+            runtime.dispatcher.emit(
+                self._candidate(target).circuit.outbox,
+                event_names.AttemptSucceeded,
+                ended_at,
+                CallTag(call_id, self.options.observers),
+                number=1,
+                seconds=took,
+            )
+
+    async def _guard_awaitable(
+        self, first: FirstAttempt, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Guard an awaitable that a plain function returned."""
-        options = self.policy.options
-        if options.timeout is not None or options.attempt_timeout is not None:
-            return await self._adopt_awaitable(result, target, args, kwargs)
+        if self.has_limits:
+            call, flow, running = self._running(first, args, kwargs)
+            return await adrive(call, flow, running, pending=result)
         try:
             value = await result
         except BaseException as error:
-            pending_call = self.on_failure(generation, entered_at, target, error)
-            if pending_call is None:
+            pending = self._failed(first, error)
+            if pending is None:
                 raise
         else:
             if kind_of(value) is not None:
-                return await self._guard_stream_async(entered_at, target, value, args, kwargs)
-            permit_of_inlined(self._circuit(target), generation, entered_at).succeeded(
-                now := runtime.clock(), now - entered_at
-            )
-            return value
-        return await self.resume_async(pending_call, args, kwargs)
+                return await self._guard_stream_async(first, value, args, kwargs)
+            if is_awaitable(value):
+                return value
+            assert first.generation is not None
+            value = self.on_success(
+                first.generation, first.entered_at, runtime.clock(), first.candidate.target,
+                value, args, kwargs, first,
+            )  # fmt: skip
+            return await value if is_awaitable(value) else value
+        return await self.resume_async(pending, args, kwargs)
 
     def _guard_stream(
-        self,
-        entered_at: float,
-        target: Target,
-        stream: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        self, first: FirstAttempt, stream: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Guard a stream that the healthy path got as a result."""
         if self.injection.is_async:
-            return PendingStream(
-                lambda: self._guard_stream_async(entered_at, target, stream, args, kwargs)
-            )
-        call, steps, step, fits = self._start_at_first_attempt(entered_at, target, args, kwargs)
-        if fits:
-            return drive(call, steps, step, pending=stream)
-        with suppress(Exception):
-            stream.close()
-        return drive(call, steps, step)
+            return PendingAnswer(lambda: self._guard_stream_async(first, stream, args, kwargs))
+        call, flow, running = self._running(first, args, kwargs)
+        return drive(call, flow, running, pending=stream)
 
     async def _guard_stream_async(
-        self,
-        entered_at: float,
-        target: Target,
-        stream: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        self, first: FirstAttempt, stream: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        from resilient_llm._drive import aopening
-
-        call, steps, step, fits = self._start_at_first_attempt(entered_at, target, args, kwargs)
-        if fits:
-            return await adrive(call, steps, step, pending=stream)
-        await aopening.close(stream)
-        return await adrive(call, steps, step)
-
-    def _start_at_first_attempt(
-        self, entered_at: float, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Call, CallFlow, Step, bool]:
-        """Start a call flow at the first attempt, which the healthy path made already.
-
-        Returns:
-            The call, its flow, the first step, and whether that step is the same attempt.
-        """
-        call = self.new_call(args, kwargs, entered_at=entered_at)
-        steps = call_flow(call, entered_at)
-        step = next(steps)
-        return call, steps, step, type(step) is Try and step.candidate.target is target
-
-    async def _adopt_awaitable(
-        self, result: Any, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        """Let the call flow limit an awaitable that the healthy path got as a result."""
-        call = self.new_call(args, kwargs)
-        steps = call_flow(call, runtime.clock())
-        step = next(steps)
-        fits = type(step) is Try and step.candidate.target is target
-        if not fits and inspect.iscoroutine(result):
-            result.close()
-        return await adrive(call, steps, step, pending=result if fits else None)
+        call, flow, running = self._running(first, args, kwargs)
+        return await adrive(call, flow, running, pending=stream)
 
 
-def _called(target: Target, injection: Injection) -> Injection:
-    """Return the injection of a target's own ``call=``, else of the decorated function."""
-    if target.call is not None:
-        return injection_of(target.call, every_entry_calls=True)
-    if injection.first is None and "target" not in injection.names:
-        lost = sorted(name for name in target.params if not injection.accepts(name))
-        if lost:
-            raise ConfigurationError(
-                f"params of {target.key} would be lost: the function takes no {', '.join(lost)}; "
-                "give it such a parameter, **kwargs, or a Target"
-            )
-    return injection
+def _new_id() -> str:
+    return f"{runtime.rng.getrandbits(64):016x}"

@@ -9,11 +9,19 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from resilient_llm._binding.caller import Caller
-from resilient_llm._binding.injection import loop_injection
+from resilient_llm._binding.first_attempt import FirstAttempt
 from resilient_llm._core.call.call_flow import call_flow
-from resilient_llm._core.call.steps import Done, Raise, Reply, Reraise, Try, Wait
-from resilient_llm._core.circuit.permit import pop_leases, push_leases
+from resilient_llm._core.call.steps import (
+    NO_ANSWER,
+    RERAISE,
+    Done,
+    Raise,
+    Reply,
+    Reraise,
+    Try,
+    Wait,
+)
+from resilient_llm._core.circuit.permit import pop_permit, push_permit
 from resilient_llm._drive.sync import raise_from
 from resilient_llm._runtime.runtime import runtime
 
@@ -21,9 +29,11 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from types import TracebackType
 
+    from resilient_llm._binding.caller import Caller
+    from resilient_llm._core.call.call import Call
+    from resilient_llm._core.call.call_flow import CallFlow
     from resilient_llm._core.call.steps import Step
     from resilient_llm._runtime.clock import CancelScope
-    from resilient_llm._values.policy import Policy
     from resilient_llm._values.target import Target
 
 
@@ -35,23 +45,39 @@ class LoopAttempt:
         number: Number within the target, from 1.
         remaining: Seconds left for this attempt when it began, or None.
         call_id: Name of the call, the same in its events.
-        result: Set it to the answer to have ``reject`` look at it.
+        result: Set it to the answer, which may be None, to have ``reject`` look at it.
     """
 
-    def __init__(self, attempts: _Attempts, step: Try) -> None:
+    def __init__(self, attempts: _Attempts, step: Try | FirstAttempt) -> None:
         self.target: Target = step.candidate.target
         self.number = step.number
         self.remaining = step.limit
-        self.call_id = step.tag.call_id
-        self.result: Any = None
+        self.call_id = step.call_id
+        self._result: Any = NO_ANSWER
         self._attempts = attempts
-        self._permit = step.permit
+        # The healthy path admits a first attempt without any lease.
+        self._permit = step.permit if type(step) is Try else None
         self._limit: AbstractContextManager[CancelScope] | None = None
         self._scope: CancelScope | None = None
 
+    @property
+    def result(self) -> Any:
+        """The answer that was set, or None."""
+        return None if self._result is NO_ANSWER else self._result
+
+    @result.setter
+    def result(self, answer: Any) -> None:
+        self._result = answer
+
+    def take_result(self) -> Any:
+        """Return the answer, or that none was set, and drop it."""
+        answer, self._result = self._result, NO_ANSWER
+        return answer
+
     def __enter__(self) -> Target:
         self._attempts.entered(self)
-        push_leases(self._permit.leases)
+        if self._permit is not None:
+            push_permit(self._permit)
         return self.target
 
     def __exit__(
@@ -60,7 +86,8 @@ class LoopAttempt:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        pop_leases(self._permit.leases)
+        if self._permit is not None:
+            pop_permit(self._permit)
         return self._attempts.left(self, error, timed_out=False)
 
     async def __aenter__(self) -> Target:
@@ -76,11 +103,13 @@ class LoopAttempt:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        pop_leases(self._permit.leases)
+        if self._permit is not None:
+            pop_permit(self._permit)
         cut_off = False
         if self._limit is not None and self._scope is not None:
             limit, self._limit = self._limit, None
-            cut_off = bool(limit.__exit__(error_type, error, traceback))
+            swallows = limit.__exit__(error_type, error, traceback)
+            cut_off = bool(swallows) and error is not None  # a scope of trio swallows nothing, too
         if cut_off:
             self._attempts.left(
                 self, TimeoutError(f"no answer within {self.remaining:.3g} s"), timed_out=True
@@ -95,11 +124,16 @@ class LoopAttempt:
 class _Attempts:
     """One call made by a loop."""
 
-    def __init__(self, policy: Policy, *, is_async: bool) -> None:
-        self._caller = Caller(policy, loop_injection(is_async=is_async))
-        self._call = self._caller.new_call()
-        self._steps = call_flow(self._call, runtime.clock())
-        self._step: Step | None = None
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+        self._first: FirstAttempt | None = caller.begin({})
+        self._call: Call | None = None
+        self._steps: CallFlow | None = None
+        if self._first.generation is None:
+            self._call = caller.new_call((), self._first)
+            self._steps = call_flow(self._call, runtime.clock())
+            self._first = None
+        self._step: Step | FirstAttempt | None = None
         self._begun = False
         # Weakly: a strong reference would be a cycle, so a loop that is left early would keep its
         # lease until the garbage collector runs.
@@ -112,11 +146,15 @@ class _Attempts:
     def left(self, attempt: LoopAttempt, error: BaseException | None, *, timed_out: bool) -> bool:
         """Send the outcome of an attempt to the call flow; return whether to suppress the error."""
         self._open = None
+        result = attempt.take_result()
+        if self._steps is None:
+            self._step = self._first_left(result, error, timed_out=timed_out)
+        elif error is None:
+            self._step = self._steps.send(Reply(runtime.clock(), result))
+        else:
+            self._step = self._steps.send(Reply(runtime.clock(), error=error, timed_out=timed_out))
         if error is None:
-            self._step = self._steps.send(Reply(runtime.clock(), attempt.result))
-            attempt.result = None
             return False
-        self._step = self._steps.send(Reply(runtime.clock(), error=error, timed_out=timed_out))
         if type(self._step) is Reraise:
             self._end()
             if timed_out:
@@ -124,7 +162,18 @@ class _Attempts:
             return False
         return True
 
-    def next_step(self) -> Step:
+    def _first_left(self, result: Any, error: BaseException | None, *, timed_out: bool) -> Step:
+        """Report a first attempt that was made without the call flow, and go on with that."""
+        first, self._first = self._first, None
+        assert first is not None
+        pending = self._caller.left(first, result, error, timed_out=timed_out)
+        if pending is None:
+            return Done(None) if error is None else RERAISE
+        self._call, self._steps = pending.call, pending.flow
+        assert pending.step is not None
+        return pending.step
+
+    def next_step(self) -> Step | FirstAttempt:
         """Return what the call flow asks for now; ends the loop when the call is over."""
         if self._open is not None:
             self._open = None
@@ -134,7 +183,7 @@ class _Attempts:
             )
         if not self._begun:
             self._begun = True
-            self._step = next(self._steps)
+            self._step = self._first if self._steps is None else next(self._steps)
         step, self._step = self._step, None
         if type(step) is Raise:
             self._end()
@@ -145,12 +194,13 @@ class _Attempts:
         assert step is not None
         return step
 
-    def attempt(self, step: Try) -> LoopAttempt:
+    def attempt(self, step: Try | FirstAttempt) -> LoopAttempt:
         attempt = LoopAttempt(self, step)
         self._open = weakref.ref(attempt)
         return attempt
 
     def waited(self) -> None:
+        assert self._steps is not None
         self._step = self._steps.send(Reply(runtime.clock()))
 
     def is_over(self) -> bool:
@@ -161,8 +211,9 @@ class _Attempts:
         )
 
     def _end(self) -> None:
-        self._steps.close()
-        self._call.clear()
+        if self._steps is not None and self._call is not None:
+            self._steps.close()
+            self._call.clear()
 
     def finish(self) -> None:
         self._step = None
@@ -172,16 +223,13 @@ class _Attempts:
 class SyncAttempts(_Attempts):
     """The attempts of one call, for ``for``."""
 
-    def __init__(self, policy: Policy) -> None:
-        super().__init__(policy, is_async=False)
-
     def __iter__(self) -> SyncAttempts:
         return self
 
     def __next__(self) -> LoopAttempt:
         while not self.is_over():
             step = self.next_step()
-            if type(step) is Try:
+            if isinstance(step, (Try, FirstAttempt)):
                 return self.attempt(step)
             if type(step) is Wait:
                 runtime.time.sleep(step.seconds)
@@ -193,16 +241,13 @@ class SyncAttempts(_Attempts):
 class AsyncAttempts(_Attempts):
     """The attempts of one call, for ``async for``."""
 
-    def __init__(self, policy: Policy) -> None:
-        super().__init__(policy, is_async=True)
-
     def __aiter__(self) -> AsyncAttempts:
         return self
 
     async def __anext__(self) -> LoopAttempt:
         while not self.is_over():
             step = self.next_step()
-            if type(step) is Try:
+            if isinstance(step, (Try, FirstAttempt)):
                 return self.attempt(step)
             if type(step) is Wait:
                 await runtime.time.asleep(step.seconds)

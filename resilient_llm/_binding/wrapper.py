@@ -7,7 +7,7 @@ import types
 from typing import TYPE_CHECKING, Any, Protocol
 
 from resilient_llm._binding.caller import Caller
-from resilient_llm._binding.injection import Injection, injection_of
+from resilient_llm._binding.injection import Injection, injection_of, keeps_limits
 from resilient_llm._binding.wrapper_code import generate
 from resilient_llm._values.errors import ConfigurationError
 
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from resilient_llm._values.policy import Policy
+
+
+Code = tuple[types.CodeType, str, tuple[Any, ...] | None, dict[str, Any]]
+"""What `generate` returns."""
 
 
 class PolicyHolder(Protocol):
@@ -33,7 +37,12 @@ def guarded_function(holder: PolicyHolder, fn: Any) -> Any:
         ConfigurationError: If it cannot be guarded, or is given no target.
     """
     injection = checked_injection(holder._policy, fn)
-    return _wrapper(holder, injection, *generate(injection))
+
+    @functools.cache
+    def code_of(*, by_invoker: bool) -> Code:
+        return generate(injection, by_invoker=by_invoker)
+
+    return _wrapper(holder, injection, code_of)
 
 
 def checked_injection(policy: Policy, fn: Any) -> Injection:
@@ -51,35 +60,29 @@ def checked_injection(policy: Policy, fn: Any) -> Injection:
 
 def _check_limits(policy: Policy, injection: Injection) -> None:
     """Refuse an attempt timeout that nothing could enforce."""
-    if injection.is_async or injection.gives_items or injection.attempt is not None:
-        return
-    for target in policy.chain:
-        if policy.options.attempt_timeout is None and target.attempt_timeout is None:
-            continue
-        if target.call is None or not _knows_limit(target.call):
-            raise ConfigurationError(
-                "attempt_timeout cannot cut a synchronous function off: "
-                "give it a parameter annotated Attempt and pass attempt.remaining to the client, "
-                "or decorate an async function; "
-                "for streams there is stream=StreamPolicy(first_item_timeout=…)"
-            )
-
-
-def _knows_limit(fn: Callable[..., Any]) -> bool:
-    injection = injection_of(fn, every_entry_calls=True)
-    return injection.is_async or injection.attempt is not None
+    if not keeps_limits(injection, policy.chain, policy.options.attempt_timeout):
+        raise ConfigurationError(
+            "attempt_timeout cannot cut a synchronous function off: "
+            "give it a parameter annotated Attempt and pass attempt.remaining to the client, "
+            "or decorate an async function; "
+            "for streams there is stream=StreamPolicy(first_item_timeout=…)"
+        )
 
 
 def _wrapper(
     holder: PolicyHolder,
     injection: Injection,
-    code: types.CodeType,
-    prefix: str,
-    defaults: tuple[Any, ...] | None,
-    keyword_defaults: dict[str, Any],
+    code_of: Callable[..., Code],
 ) -> Any:
-    """Return a wrapper with this code and its own caller and globals."""
+    """Return a wrapper with its own caller and globals.
+
+    Args:
+        holder: The public object of the policy.
+        injection: How the function takes its target.
+        code_of: ``(by_invoker=…)``: returns the code of the function's wrappers.
+    """
     caller = Caller(holder._policy, injection)
+    code, prefix, defaults, keyword_defaults = code_of(by_invoker=caller.calls_by_invoker)
     fn = injection.fn
     name = getattr(fn, "__name__", type(fn).__name__)
     wrapper: Any = types.FunctionType(code, caller.wrap(code, prefix), name, defaults)
@@ -101,7 +104,7 @@ def _wrapper(
             raise ConfigurationError(
                 f"{name} is given no target: every entry of the chain needs its own call="
             )
-        return _wrapper(changed, injection, code, prefix, defaults, keyword_defaults)
+        return _wrapper(changed, injection, code_of)
 
     wrapper.using = using
     if injection.gives_items:

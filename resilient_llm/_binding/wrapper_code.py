@@ -24,6 +24,8 @@ def {name}({parameters}):
 """
 _TEMPLATE: Final = """
 {define} {name}({parameters}):{pinned}
+    if {p}has_trace() is not None:
+        return {wait}{p}entry({args}, {kwargs})
     {p}generation = {p}circuit.slot
     {p}entered = {p}clock()
     {p}to = {p}target
@@ -42,14 +44,21 @@ _TEMPLATE: Final = """
             else:
                 return {wait}{p}entry({args}, {kwargs})
     try:
-        {p}result = {wait}{p}fn({call})
+        {attempt}
     except BaseException as {p}error:
         {p}pending = {p}on_failure({p}generation, {p}entered, {p}to, {p}error)
         if {p}pending is None:
             raise
     else:
-        if {p}entered >= {p}generation.check_after{unlike}:
-            {p}result = {p}on_success({p}generation, {p}entered, {p}to, {p}result, {args}, {kwargs})
+        {p}ended = {p}clock()
+        if (
+            {p}ended >= {p}generation.check_after
+            or {p}ended - {p}entered >= {p}generation.slow_above
+            or {p}type({p}result) is not {p}plain_type
+        ):
+            {p}result = {p}on_success(
+                {p}generation, {p}entered, {p}ended, {p}to, {p}result, {args}, {kwargs}
+            )
             return {opened}
         {p}generation.n += 1
         return {p}result
@@ -58,9 +67,14 @@ _TEMPLATE: Final = """
 
 
 def generate(
-    injection: Injection,
+    injection: Injection, *, by_invoker: bool = False
 ) -> tuple[types.CodeType, str, tuple[Any, ...] | None, dict[str, Any]]:
     """Generate the wrapper of one function.
+
+    Args:
+        injection: How the function takes its target.
+        by_invoker: Whether it calls its targets through the invokers of its `Caller`, since some
+            have arguments or a function of their own.
 
     Returns:
         Its code, the prefix of the names it expects as globals, and its defaults.
@@ -88,11 +102,12 @@ def generate(
         args=args,
         kwargs=kwargs,
         wait=wait,
-        call=_inner_call(injection, prefix),
-        opened=f"await {result}() if {prefix}type({result}) is {prefix}pending_stream else {result}"
+        attempt=_by_invoker(injection, prefix, args, _keywords(outer, without=injection.names))
+        if by_invoker
+        else f"{result} = {wait}{prefix}fn({_inner_call(injection, prefix)})",
+        opened=f"await {result}() if {prefix}type({result}) is {prefix}pending_answer else {result}"
         if wait
         else result,
-        unlike=f" or {prefix}type({prefix}result) is not {prefix}plain_type",
     )
     namespace: dict[str, Any] = {}
     exec(compile(source, f"<failover wrapper of {_named(injection.fn)}>", "exec"), namespace)  # noqa: S102  # as dataclasses do
@@ -145,10 +160,24 @@ def _positional(outer: Sequence[inspect.Parameter]) -> str:
     return f"({', '.join(parts)}{',' if parts else ''})"
 
 
-def _keywords(outer: Sequence[inspect.Parameter]) -> str:
-    parts = [f"{p.name!r}: {p.name}" for p in outer if p.kind is _P.KEYWORD_ONLY]
+def _keywords(outer: Sequence[inspect.Parameter], *, without: Sequence[str] = ()) -> str:
+    parts = [
+        f"{p.name!r}: {p.name}"
+        for p in outer
+        if p.kind is _P.KEYWORD_ONLY and p.name not in without
+    ]
     parts += [f"**{p.name}" for p in outer if p.kind is _P.VAR_KEYWORD]
     return f"{{{', '.join(parts)}}}"
+
+
+def _by_invoker(injection: Injection, prefix: str, args: str, kwargs: str) -> str:
+    call = f"{prefix}result = {prefix}invokers[{prefix}to.key](None, {args}, {kwargs})"
+    if not injection.is_async:
+        return call
+    # A target's own function may be a plain one.
+    return f"""{call}
+        if {prefix}is_awaitable({prefix}result):
+            {prefix}result = await {prefix}result"""
 
 
 def _inner_call(injection: Injection, prefix: str) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final
 
-from resilient_llm._values.errors import ConfigurationError
-
 if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
@@ -43,23 +41,21 @@ def full_jitter(attempt: int, base: float, cap: float, rng: Random) -> float:
     return rng.uniform(0.0, min(cap, base * 2.0**doublings))
 
 
-def _default(attempt: int, error: BaseException | None, rng: Random) -> float:
+def default_backoff(attempt: int, error: BaseException | None, rng: Random) -> float:
     return full_jitter(attempt, BASE, CAP, rng)
+
+
+_default = default_backoff
+"""For pickles that earlier releases made; goes with the next release."""
 
 
 def as_backoff(given: Any) -> Backoff:
     """Return a backoff for what users may write: None, a tenacity wait, or ``n -> seconds``.
 
-    Raises:
-        ConfigurationError: If it is none of these.
+    What users wrote may raise; who calls it then uses `default_backoff`.
     """
     if given is None:
-        return _default
-    if not callable(given) or isinstance(given, type):
-        raise ConfigurationError(
-            f"backoff of type {type(given).__name__} is not allowed: write None, a tenacity wait, "
-            "or a function from the number of the failed attempt to seconds"
-        )
+        return default_backoff
     wait: Any = given
     bases: tuple[type, ...] = wait.__class__.__mro__
     if any(
@@ -88,7 +84,7 @@ def _of_tenacity(wait: Any) -> Backoff:
 
 def _duration(seconds: Any, attempt: int, rng: Random) -> float:
     # A user's function is called only in an outage, so a wrong result must not add to it.
-    return float(seconds) if _is_duration(seconds) else _default(attempt, None, rng)
+    return float(seconds) if _is_duration(seconds) else default_backoff(attempt, None, rng)
 
 
 def _is_duration(value: Any) -> bool:

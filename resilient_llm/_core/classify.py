@@ -39,6 +39,7 @@ _CANCELLED: Final = Verdict(ErrorKind.CANCELLED)
 _UNKNOWN: Final = Verdict(ErrorKind.UNKNOWN)
 _BUG: Final = Verdict(ErrorKind.CALLER_BUG)
 _REJECTED: Final = Verdict(ErrorKind.REJECTED)
+_BAD_RESPONSE: Final = Verdict(ErrorKind.BAD_RESPONSE)
 
 _KINDS: Final[dict[str, ErrorKind]] = {kind.value: kind for kind in ErrorKind}
 
@@ -112,16 +113,18 @@ class Classifier:
             by default.
 
     Attributes:
-        on_rule_failed: Called with the error of a rule that raised or returned something
-            invalid; None for no such call.
+        on_rule_failed: Called once for each rule that raised or returned something invalid,
+            with the error; None for no such call.
     """
 
-    __slots__ = ("_judge", "_rules", "_wall", "on_rule_failed")
+    __slots__ = ("_failed", "_judge", "_rules", "_wall", "on_rule_failed")
 
     def __init__(self, wall: Callable[[], float], judge: Judge | None = None) -> None:
         self._wall = wall
         self._judge = judge
         self._rules: tuple[Rule, ...] = ()
+        self._failed: frozenset[int] = frozenset()
+        """``{id of a rule that has failed}``; the rules are referred to by ``_rules``."""
         self.on_rule_failed: Callable[[BaseException], None] | None = None
 
     def __call__(self, error: BaseException) -> Verdict:
@@ -146,7 +149,8 @@ class Classifier:
 
         Rules are asked before the built-in ones, the newest first, so that an application may
         overrule the rules of a library that it uses. They are not asked about cancellations,
-        which no rule may turn into failures. A rule that raises is skipped.
+        which no rule may turn into failures. A rule that raises, or builds a verdict with a
+        value that is not allowed, is skipped and reported once.
 
         Raises:
             ConfigurationError: If it is not callable.
@@ -166,6 +170,7 @@ class Classifier:
     def replace_rules(self, rules: tuple[Rule, ...]) -> None:
         """Replace all rules with those that ``rules`` returned before, as tests do."""
         self._rules = tuple(rules)
+        self._failed = frozenset()
 
     def explain(self, error: BaseException) -> Explanation:
         """Return what the error means and why: which rule, by which field; never raises.
@@ -231,7 +236,9 @@ class Classifier:
                     "return a Verdict, an ErrorKind or None"
                 )
             except Exception as failure:  # noqa: BLE001  # users' code never breaks a call
-                self._report_failure(failure)
+                if id(rule) not in self._failed:
+                    self._failed |= {id(rule)}
+                    self._report_failure(failure)
         return None
 
     def _report_failure(self, failure: BaseException) -> None:
@@ -336,15 +343,22 @@ def _only_wraps(error: BaseException, verdict: Verdict | None) -> bool:
 
 
 def _of_ours(error: BaseException) -> Verdict:
+    # Users may raise these too, with fields that no verdict takes.
     if isinstance(error, ResponseRejectedError):
-        return Verdict(ErrorKind(error.kind), error.reason)
+        try:
+            return Verdict(ErrorKind(error.kind), error.reason)
+        except ValueError:
+            return _BAD_RESPONSE
     if isinstance(error, ConfigurationError):
         return _BUG  # no guard raises it: the configuration is wrong
     if (
         isinstance(error, (CallRejectedError, ChainExhaustedError))
         and error.retry_after is not None
     ):
-        return Verdict(ErrorKind.REJECTED, retry_after=error.retry_after)
+        try:
+            return Verdict(ErrorKind.REJECTED, retry_after=error.retry_after)
+        except ConfigurationError:
+            return _REJECTED
     return _REJECTED
 
 

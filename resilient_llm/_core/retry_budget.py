@@ -9,12 +9,13 @@ other lock is taken and nothing foreign is called while this lock is held.
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from typing import Final
 
 SPAN: Final = 10.0
 FLOOR: Final = 10
 _MOST_PROVIDERS: Final = 10_000
+"""Above this the counts of the provider that was not asked for the longest time are dropped."""
 
 
 class _Counts:
@@ -31,12 +32,13 @@ class RetryBudgets:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._counts: dict[str, _Counts] = {}
+        self._counts: OrderedDict[str, _Counts] = OrderedDict()
+        """``{provider: counts}``, the one asked for last at the end."""
 
     def first_attempt_failed(self, provider: str, now: float) -> None:
         """Count a first attempt that failed; circuits count those that succeeded."""
         with self._lock:
-            _add(self._of(provider, now).first, now)
+            _add(self._of(provider).first, now)
 
     def take(self, provider: str, now: float, share: float | None, succeeded: int) -> bool:
         """Charge one extra attempt, or return False if the budget is spent.
@@ -48,7 +50,7 @@ class RetryBudgets:
             succeeded: First attempts on the provider that succeeded in the last ``SPAN`` seconds.
         """
         with self._lock:
-            counts = self._of(provider, now)
+            counts = self._of(provider)
             if share is not None:
                 first = succeeded + _sum(counts.first, now)
                 if _sum(counts.retries, now) + 1 > max(FLOOR, share * first):
@@ -59,25 +61,22 @@ class RetryBudgets:
     def after_fork(self) -> None:
         """Forget all counts and replace the lock, which a thread of the parent may hold."""
         self._lock = threading.RLock()
-        self._counts = {}
+        self._counts = OrderedDict()
 
     def forget(self) -> None:
         """Forget the counts of all providers."""
         with self._lock:
             self._counts.clear()
 
-    def _of(self, provider: str, now: float) -> _Counts:
+    def _of(self, provider: str) -> _Counts:
         counts = self._counts.get(provider)
         if counts is None:
             if len(self._counts) >= _MOST_PROVIDERS:
-                self._drop_old(now)
+                self._counts.popitem(last=False)
             counts = self._counts[provider] = _Counts()
+        else:
+            self._counts.move_to_end(provider)
         return counts
-
-    def _drop_old(self, now: float) -> None:
-        for provider, counts in list(self._counts.items()):
-            if not _sum(counts.first, now) and not _sum(counts.retries, now):
-                del self._counts[provider]
 
 
 def _add(marks: deque[list[float]], now: float) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from resilient_llm._core.call.steps import Deliver, Done, Raise, Reply, Reraise, Try, Wait
-from resilient_llm._core.circuit.permit import pop_leases, push_leases
+from resilient_llm._core.circuit.permit import pop_permit, push_permit
 from resilient_llm._drive.opening import begin
 from resilient_llm._drive.results import is_awaitable, kind_of
 from resilient_llm._drive.sync import raise_from, reply_of
 from resilient_llm._runtime.runtime import runtime
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from resilient_llm._core.call.call import Call
     from resilient_llm._core.call.call_flow import CallFlow
     from resilient_llm._core.call.steps import Step
@@ -19,13 +21,49 @@ if TYPE_CHECKING:
     from resilient_llm._drive.results import ResultKind
     from resilient_llm._runtime.clock import CancelScope
 
+
 CUT_OFF: Any = object()
-"""Stands for the answer of an attempt that was cut off at its limit."""
+"""Stands for the item of a stream whose wait was cut off at its limit."""
 
 
-def no_answer(limit: float) -> TimeoutError:
-    """Return the error of an attempt that was cut off."""
-    return TimeoutError(f"no answer within {limit:.3g} s")
+class TimeLimit:
+    """Cuts an attempt off at its limit; ``with limit: …`` and then ``limit.check()``."""
+
+    __slots__ = ("_limit", "_manager", "_scope", "_was_cut_off")
+
+    def __init__(self, limit: float, left: float | None = None) -> None:
+        """Take the seconds of the limit, and those that are left of it now."""
+        self._limit = limit
+        self._manager = runtime.time.cancel_after(limit if left is None else left)
+        self._scope: CancelScope | None = None
+        self._was_cut_off = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the limit is over, whatever the attempt made of that."""
+        return self._scope is not None and self._scope.cancel_called
+
+    def check(self) -> None:
+        """Raise a `TimeoutError` if the attempt was cut off.
+
+        Not from ``__exit__``: the error would keep the cancellation, and so the attempt's frames.
+        """
+        if self._was_cut_off:
+            raise TimeoutError(f"no answer within {self._limit:.3g} s")
+
+    def __enter__(self) -> None:
+        self._scope = self._manager.__enter__()
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        swallows = self._manager.__exit__(error_type, error, traceback)
+        # A scope of trio swallows also where there is nothing to swallow.
+        self._was_cut_off = bool(swallows) and error is not None
+        return self._was_cut_off
 
 
 async def advance(
@@ -107,34 +145,31 @@ class _TimedAttempt:
             kind = kind_of(value)
             started = await _started_stream(self._call, self._step, value, kind, enters=enters)
             return value, kind, started
-        value, kind, started = CUT_OFF, None, None
-        scope: CancelScope | None = None
+        value = kind = started = None
+        assert self._step.limit is not None
+        limit = TimeLimit(self._step.limit, self._left)
         try:
-            with runtime.time.cancel_after(self._left) as scope:
-                given = await _attempt(self._call, self._step, pending)
-                kind = kind_of(given)
-                started = await _started_stream(self._call, self._step, given, kind, enters=enters)
-                value = given
+            with limit:
+                value = await _attempt(self._call, self._step, pending)
+                kind = kind_of(value)
+                started = await _started_stream(self._call, self._step, value, kind, enters=enters)
         finally:
-            self.is_cut_off = scope is not None and scope.cancel_called
-        if value is CUT_OFF:
-            assert self._step.limit is not None
-            raise no_answer(self._step.limit)
+            self.is_cut_off = limit.is_over
+        limit.check()
         return value, kind, started
 
 
 async def _attempt(call: Call, step: Try, pending: Any) -> Any:
     """Make one attempt, with its leases known to guards inside it."""
-    leases = step.permit.leases
-    if not leases:
+    if not step.permit.leases:
         value = step.candidate.invoke(step, call.args, call.kwargs) if pending is None else pending
         return await value if is_awaitable(value) else value
-    push_leases(leases)
+    push_permit(step.permit)
     try:
         value = step.candidate.invoke(step, call.args, call.kwargs) if pending is None else pending
         return await value if is_awaitable(value) else value
     finally:
-        pop_leases(leases)
+        pop_permit(step.permit)
 
 
 async def _started_stream(

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from resilient_llm._core.call.steps import Reply
-from resilient_llm._core.circuit.permit import pop_leases, push_leases
+from resilient_llm._core.circuit.permit import pop_permit, push_permit
 from resilient_llm._core.stream.stream_state import StreamState
 from resilient_llm._core.stream.stream_timer import StreamTimer
 from resilient_llm._drive.results import holder_of, kind_of, special
@@ -286,8 +286,7 @@ async def begin_with(
     Raises:
         BaseException: Whatever the stream raised; it is closed then.
     """
-    leases = step.permit.leases
-    push_leases(leases)
+    push_permit(step.permit)
     try:
         is_managed = kind.is_manager
         stream = await io.enter(value) if is_managed else value
@@ -304,7 +303,7 @@ async def begin_with(
         started.start(call, step, runtime.clock())
         return started
     finally:
-        pop_leases(leases)
+        pop_permit(step.permit)
 
 
 def _stream_state(call: Call, step: Try) -> StreamState:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from resilient_llm._core.call.steps import Deliver, Done, Raise, Reply, Reraise, Try, Wait
-from resilient_llm._core.circuit.permit import pop_leases, push_leases
+from resilient_llm._core.circuit.permit import pop_permit, push_permit
 from resilient_llm._drive.opening import FirstContentTimeout, NoContentError, begin
 from resilient_llm._drive.results import is_awaitable, kind_of
 from resilient_llm._runtime.runtime import runtime
@@ -115,14 +115,13 @@ def reply_of(value: Any, started: StartedStream | None) -> Reply:
 
 def attempt(call: Call, step: Try) -> Any:
     """Make one attempt, with its leases known to guards inside it."""
-    leases = step.permit.leases
-    if not leases:
+    if not step.permit.leases:
         return step.candidate.invoke(step, call.args, call.kwargs)
-    push_leases(leases)
+    push_permit(step.permit)
     try:
         return step.candidate.invoke(step, call.args, call.kwargs)
     finally:
-        pop_leases(leases)
+        pop_permit(step.permit)
 
 
 def raise_from(step: Raise) -> None:

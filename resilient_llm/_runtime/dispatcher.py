@@ -1,17 +1,48 @@
 """Delivers events: owns the process-wide observers and the order of delivery.
 
-An event is queued on its key when it happens, under the key's lock if there is one, and
-delivered outside every lock by the first thread that is free to do so. One thread at a time
-delivers the events of a key, so they arrive in order. A thread that finds another one
-delivering leaves its events to that thread and goes on.
+Theory of operation. An event begins as a `Fact` in the `Outbox` of its key, appended when it
+happens, under the key's lock if there is one. Everything after that is done outside every
+circuit's lock, by the thread that brought the fact or by one that comes later. Nothing runs in
+the background.
+
+*Routing*   The facts in ``outbox.pending`` are moved, in order, to the `Inbox` of each observer
+            that listens to them. The only foreign code that runs meanwhile is the logger's answer
+            whether it writes this level. One thread at a time routes the facts of a key. A thread
+            that finds another one routing leaves its facts to that one, which looks again after
+            it has released the key.
+*Handing*   Each observer is handed the facts of its inbox, in order. One thread at a time hands
+            to one observer facts of one key. A thread that finds an observer busy leaves the facts
+            in the inbox and goes on with the next observer: the thread that is inside the observer
+            takes them when the observer returns. So an observer that blocks holds up the one
+            thread that it blocks, and neither a caller nor another observer.
+
+Both locks are only ever tried. Hence no thread waits here, and neither a signal handler nor a
+finaliser nor an observer that uses the library can cause a deadlock, wherever it interrupts: its
+facts stay in a queue, and the code that was interrupted takes them when it goes on.
+
+*Bounds*    An inbox holds at most `MOST_WAITING` facts; then the oldest are dropped. When the
+            observer has caught up, one warning says how many. A call hands over its own facts and
+            at most `MOST_OF_OTHERS` of other calls, and none of those after it has spent
+            `LONGEST_FOR_OTHERS` seconds on them; what it has used is noted in its tag. Facts are
+            handed over in order, so a call's own facts wait too when more than that is before
+            them. What is left waits for the next thread that emits for this key. A call that has
+            nothing to emit also delivers if a thread left something: see ``outbox.is_behind``.
+            Facts of no call (a bench by hand, a guard, a change of health) belong to the thread
+            that made them. They count among the facts of others, but that thread does not leave
+            them because of the time.
+*One*       Most processes have one observer of an event, and nothing waits. Then `emit` builds the
+            event and hands it over at once, without a `Fact`. It looks at the queues in the order
+            in which a fact passes them (pending, routing, inbox, busy): an earlier fact that is
+            found in none of them has been handed over already.
 """
 
 from __future__ import annotations
 
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, get_args
 
+from resilient_llm._core.circuit.outbox import Fact, Inbox, Subscription
 from resilient_llm._core.circuit.state import FOREVER
 from resilient_llm._values import event_names
 
@@ -19,8 +50,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
-    from resilient_llm._core.circuit.circuit import CallTag, Circuit
+    from resilient_llm._core.circuit.outbox import CallTag, Outbox
     from resilient_llm._values import events as ev
+
+MOST_IDLE: Final = 4
+"""How many idle inboxes of the observers of policies a key keeps; they refer to no observer."""
+NOBODY: Final = Subscription(lambda _: None)
+"""The observer of an idle inbox of a policy's observer; the next of that identity uses it."""
+
+MOST_OF_OTHERS: Final = 32
+"""Events of other calls that one call delivers."""
+LONGEST_FOR_OTHERS: Final = 0.020
+"""Seconds after which a call delivers none of them any more."""
 
 
 class LogLine(Protocol):
@@ -29,35 +70,94 @@ class LogLine(Protocol):
     def __call__(self, text: str, /, *, warning: bool = False) -> None: ...
 
 
+class DefaultObserver(Protocol):
+    """The observer that writes the log."""
+
+    def __call__(self, event: ev.Event, /) -> object: ...
+    def logs(self, kind: str) -> bool: ...
+    def line(self, text: str, /, *, warning: bool = False) -> None: ...
+
+
+class _Share:
+    """How much of the work for other calls one delivery may still do."""
+
+    __slots__ = ("count", "interrupt", "seconds", "tag", "thread")
+
+    def __init__(self, tag: CallTag | None) -> None:
+        self.tag = tag
+        self.thread = threading.get_ident()
+        self.count = 0 if tag is None else tag.others
+        self.seconds = 0.0 if tag is None else tag.others_seconds
+        self.interrupt: BaseException | None = None
+        """The first KeyboardInterrupt or SystemExit that an observer raised."""
+
+    def is_own(self, fact: Fact) -> bool:
+        """Return whether the call that delivers made this fact."""
+        return fact.tag is not None and fact.tag is self.tag
+
+    def allows(self, fact: Fact) -> bool:
+        """Return whether this fact may be handed over now."""
+        if self.is_own(fact):
+            return True
+        if self.count >= MOST_OF_OTHERS or self.interrupt is not None:
+            return False
+        return self.seconds < LONGEST_FOR_OTHERS or self._is_of_thread(fact)
+
+    def charge(self, fact: Fact, seconds: float) -> None:
+        """Note that a fact of another call was handed over."""
+        self.count += 1
+        if not self._is_of_thread(fact):
+            self.seconds += seconds
+        if self.tag is not None:
+            self.tag.others, self.tag.others_seconds = self.count, self.seconds
+
+    def _is_of_thread(self, fact: Fact) -> bool:
+        return fact.tag is None and fact.thread == self.thread
+
+
 class Dispatcher:
     """The process-wide observers of one state of the process."""
 
-    def __init__(self, moment: Callable[[float], datetime]) -> None:
+    def __init__(
+        self, moment: Callable[[float], datetime], clock: Callable[[], float] = lambda: 0.0
+    ) -> None:
         self._moment = moment
+        self._clock = clock
         self._lock = threading.RLock()
-        self._observers: tuple[tuple[Callable[[Any], object], tuple[type[ev.Event], ...]], ...] = ()
-        self._wanted: frozenset[str] = frozenset()
+        """For changes of who listens; never taken to deliver."""
+        self._subscriptions: tuple[Subscription, ...] = ()
+        self._listeners: dict[str, tuple[Subscription, ...]] = {}
+        """``{name of an event: who listens to it}``. Replaced, never changed."""
         self._failed_before: dict[int, weakref.ref[Any]] = {}
         """``{id of an observer that has failed: the observer}``, while the observer exists."""
         self.log: Callable[[ev.Event], object] | None = None
         """The default observer; None when it is switched off."""
-        self.logs: Callable[[event_names.EventName], bool] = lambda _: False
+        self.logs: Callable[[str], bool] = lambda _: False
         """Whether the default observer would log this type of event now."""
-
         self.log_line: LogLine | None = None
         """Writes a line that is not an event to the log of the default observer, or None."""
+        self._log_subscription: Subscription | None = None
         self.seen_retrying: set[str] = set()
         """Providers whose clients were seen to retry by themselves."""
 
+    # Who listens.
+
+    def use_log(self, observer: DefaultObserver | None) -> None:
+        """Exchange the default observer; None switches it off."""
+        with self._lock:
+            before, self._log_subscription = self._log_subscription, None
+            self.log = self.log_line = None
+            if before is not None:
+                self._end(before)
+            if observer is not None:
+                self._log_subscription = Subscription(observer)
+                self.logs, self.log_line, self.log = observer.logs, observer.line, observer
+
     def has_listeners(self, kind: event_names.EventName, tag: CallTag | None = None, /) -> bool:
         """Return whether an observer listens to this type of event."""
-        if kind in self._wanted or (tag is not None and tag.observers):
+        if self._listeners.get(kind) or (tag is not None and tag.observers):
             return True
         return self.log is not None and self.logs(kind)
-
-    def has_success_listeners(self) -> bool:
-        """Return whether a process-wide observer listens to successful attempts."""
-        return event_names.AttemptSucceeded in self._wanted
 
     def has_skip_listeners(self) -> bool:
         """Return whether an observer listens to skipped targets."""
@@ -67,67 +167,120 @@ class Dispatcher:
         self, callback: Callable[[Any], object], types: tuple[type[ev.Event], ...]
     ) -> Callable[[], None]:
         """Add an observer of these types, or of all types; return the function that removes it."""
-        entry = (callback, types)
+        names = frozenset[str]().union(*map(_names, types)) if types else None
+        subscription = Subscription(callback, names)
         with self._lock:
-            self._change((*self._observers, entry))
+            self._use((*self._subscriptions, subscription))
 
         def unsubscribe() -> None:
             with self._lock:
-                self._change(tuple(each for each in self._observers if each is not entry))
+                self._use(tuple(each for each in self._subscriptions if each is not subscription))
+                self._end(subscription)
 
         return unsubscribe
 
-    def _change(
-        self, observers: tuple[tuple[Callable[[Any], object], tuple[type[ev.Event], ...]], ...]
+    def _use(self, subscriptions: tuple[Subscription, ...]) -> None:
+        self._subscriptions = subscriptions
+        self._listeners = {
+            kind: tuple(each for each in subscriptions if each.names is None or kind in each.names)
+            for kind in get_args(event_names.EventName)
+        }
+
+    def _end(self, subscription: Subscription) -> None:
+        subscription.is_over = True
+        for reference in list(subscription.inboxes.values()):
+            inbox = reference()
+            if inbox is not None:
+                inbox.queue.clear()
+
+    # Events.
+
+    def emit(
+        self,
+        outbox: Outbox,
+        kind: event_names.EventName,
+        happened_at: float,
+        tag: CallTag | None,
+        /,
+        **fields: Any,
     ) -> None:
-        self._observers = observers
-        from resilient_llm._values.events import Event
-
-        wanted: set[str] = set()
-        for _, types in observers:
-            for kind in types or (Event,):
-                wanted.update(_names(kind))
-        self._wanted = frozenset(wanted)
-
-    def deliver(self, circuit: Circuit, /) -> None:
-        """Deliver the events that are queued on a key, unless another thread is doing so."""
-        outbox, delivering = circuit.outbox, circuit.delivering
-        # Checked again after the release, so that an event queued meanwhile is delivered too.
-        while outbox:
-            is_ours = False
-            # Around the acquisition too: after an interrupt between the two, the lock would stay
-            # held and no event of this key would ever be delivered.
-            try:
-                is_ours = delivering.acquire(blocking=False)
-                if not is_ours:
+        """Emit an event of a key, if an observer listens to its type. Called without a lock."""
+        listeners: tuple[Subscription, ...] = self._listeners.get(kind, ())
+        observers: tuple[Any, ...] = () if tag is None else tag.observers
+        if self.log is None or not self.logs(kind):
+            if not listeners and not observers:
+                if outbox.is_behind:
+                    self.deliver(outbox, tag)
+                return
+            if len(listeners) + len(observers) == 1:
+                only: Any = listeners[0] if listeners else observers[0]
+                callback = only.callback if listeners else only
+                if self._hand_at_once(outbox, id(only), callback, kind, happened_at, tag, fields):
                     return
-                while outbox:
-                    kind, happened_at, details = outbox.popleft()
-                    self.dispatch(kind, circuit.key, happened_at, details)
+        outbox.add(Fact(kind, happened_at, tag, fields))
+        self.deliver(outbox, tag)
+
+    def _hand_at_once(
+        self,
+        outbox: Outbox,
+        number: int,
+        callback: Callable[[Any], object],
+        kind: event_names.EventName,
+        happened_at: float,
+        tag: CallTag | None,
+        fields: dict[str, Any],
+    ) -> bool:
+        """Hand an event to its only observer, if nothing is before it; return whether it was."""
+        if outbox.pending or outbox.routing.locked():
+            return False
+        inbox = outbox.inboxes.get(number)
+        if inbox is None or inbox.queue:
+            return False
+        event = self._event(outbox.key, kind, happened_at, tag, fields)
+        is_ours = False
+        try:
+            is_ours = inbox.busy.acquire(False)  # by position: a keyword costs time
+            if not is_ours:
+                return False
+            callback(event)
+        except (KeyboardInterrupt, SystemExit):
+            outbox.is_behind = True  # facts may have come meanwhile
+            raise
+        except BaseException as error:  # noqa: BLE001  # an observer must never break a call
+            failed = Fact(kind, happened_at, tag, fields)
+            self._observer_failed(outbox, callback, error, failed)
+        finally:
+            if is_ours:
+                inbox.busy.release()
+        if inbox.queue or outbox.pending or outbox.is_behind:
+            self.deliver(outbox, tag)
+        return True
+
+    def deliver(self, outbox: Outbox, tag: CallTag | None = None, /) -> None:
+        """Deliver what waits in an outbox, as far as the share of the call goes.
+
+        Raises:
+            KeyboardInterrupt, SystemExit: If an observer raised it; after the other observers
+                were called.
+        """
+        share = _Share(tag)
+        outbox.is_behind = False
+        try:
+            self._route(outbox)
+            while True:
+                for inbox in outbox.inboxes.values():
+                    if inbox.queue:
+                        self._hand_over(outbox, inbox, share)
+                if not self._route(outbox):
+                    break
+        except BaseException:
+            outbox.is_behind = True  # a signal handler raised: the rest waits
+            raise
+        if share.interrupt is not None:
+            try:
+                raise share.interrupt
             finally:
-                if is_ours:
-                    delivering.release()
-
-    def dispatch(
-        self, kind: event_names.EventName, key: str, happened_at: float, details: dict[str, Any]
-    ) -> None:
-        """Build one event and pass it to the observers that listen to its type."""
-        from resilient_llm._values import events as _events
-
-        tag: CallTag | None = details.pop("tag", None)
-        if "until" in details:
-            until = details["until"]
-            details["until"] = None if until is None or until == FOREVER else self._moment(until)
-        make: Callable[..., ev.Event] = getattr(_events, kind)
-        call_id = "" if tag is None else tag.call_id
-        event = make(at=self._moment(happened_at), target=key, call_id=call_id, **details)
-        if self.log is not None and self.logs(kind):
-            self._hand(self.log, event)
-        for callback, types in self._observers:
-            if not types or isinstance(event, types):
-                self._hand(callback, event)
-        for callback in () if tag is None else tag.observers:
-            self._hand(callback, event)
+                del share  # its traceback refers to this frame
 
     def settings_changed(self, key: str, options: Mapping[str, Any]) -> None:
         """Log that a guard changed the setting of its circuit."""
@@ -138,14 +291,164 @@ class Dispatcher:
     def after_fork(self) -> None:
         self._lock = threading.RLock()
 
-    def _hand(self, callback: Callable[[Any], object], event: ev.Event) -> None:
-        try:
-            callback(event)
-        except Exception as error:  # noqa: BLE001  # an observer must never break a call
-            self._observer_failed(callback, type(error).__name__, event)
+    # Routing.
 
-    def _fails_first(self, callback: Callable[[Any], object]) -> bool:
-        """Return whether this is the first failure of an observer, and remember the failure."""
+    def _route(self, outbox: Outbox) -> bool:
+        """Move pending facts to the inboxes; return whether this thread moved any."""
+        pending, routing = outbox.pending, outbox.routing
+        has_routed = False
+        # Checked again after the release, so that a fact appended meanwhile is routed too.
+        while pending or _unused(outbox) or _holds_idle(outbox):
+            is_ours = False
+            # Around the acquisition too: after an interrupt between the two, the lock would stay
+            # held and no event of this key would ever be delivered.
+            try:
+                is_ours = routing.acquire(blocking=False)
+                if not is_ours:
+                    break
+                unused = _unused(outbox)
+                _let_go_of_idle(outbox)
+                if unused:
+                    outbox.inboxes = {
+                        number: inbox
+                        for number, inbox in outbox.inboxes.items()
+                        if number not in unused
+                    }
+                while pending:
+                    self._route_one(outbox, pending.popleft())
+                    has_routed = True
+            except IndexError:  # `pending` was full, and another thread dropped the last fact
+                continue
+            finally:
+                if is_ours:
+                    routing.release()
+        return has_routed
+
+    def _route_one(self, outbox: Outbox, fact: Fact) -> None:
+        log = self._log_subscription
+        if (
+            log is not None
+            and log.callback is not fact.not_for
+            and (fact.line or self.logs(fact.kind))
+        ):
+            self._put(outbox, id(log), log, fact)
+        if fact.line:
+            return
+        for each in self._listeners.get(fact.kind, ()):
+            if each.callback is not fact.not_for:
+                self._put(outbox, id(each), each, fact)
+        if fact.tag is not None and fact.not_for is None:
+            for callback in fact.tag.observers:
+                self._put(outbox, id(callback), callback, fact)
+
+    def _put(
+        self,
+        outbox: Outbox,
+        number: int,
+        observer: Subscription | Callable[[Any], object],
+        fact: Fact,
+    ) -> None:
+        inbox = outbox.inboxes.get(number)
+        if inbox is None:
+            if isinstance(observer, Subscription):
+                subscription, is_lasting = observer, True
+            else:
+                subscription, is_lasting = Subscription(observer), False
+            inbox = Inbox(subscription, is_lasting=is_lasting)
+            outbox.inboxes = {**outbox.inboxes, number: inbox}
+        elif inbox.observer is NOBODY:
+            assert not isinstance(observer, Subscription)
+            inbox.observer = Subscription(observer)
+        outbox.put(inbox, fact)
+
+    # Handing over.
+
+    def _hand_over(self, outbox: Outbox, inbox: Inbox, share: _Share) -> None:
+        """Hand the facts of an inbox to its observer, unless another thread is doing so."""
+        queue, busy = inbox.queue, inbox.busy
+        # Checked again after the release, so that a fact routed meanwhile is handed over too.
+        while queue:
+            is_ours = False
+            try:
+                is_ours = busy.acquire(blocking=False)
+                if not is_ours:
+                    outbox.is_behind = True
+                    return
+                while queue:
+                    fact = queue[0]
+                    if not share.allows(fact):
+                        outbox.is_behind = True
+                        return
+                    queue.popleft()
+                    self._hand(outbox, inbox.observer, fact, share)
+                if inbox.has_dropped:
+                    self._has_caught_up(outbox, inbox)
+            except IndexError:  # the observer was unsubscribed
+                continue
+            finally:
+                if is_ours:
+                    busy.release()
+
+    def _hand(self, outbox: Outbox, subscription: Subscription, fact: Fact, share: _Share) -> None:
+        if share.is_own(fact):
+            self._call(outbox, subscription, fact, share)
+            return
+        began_at = self._clock()
+        self._call(outbox, subscription, fact, share)
+        share.charge(fact, self._clock() - began_at)
+
+    def _call(self, outbox: Outbox, subscription: Subscription, fact: Fact, share: _Share) -> None:
+        try:
+            if fact.line:
+                if self.log_line is not None:
+                    self.log_line(fact.line, warning=True)
+                return
+            event = fact.event
+            if event is None:
+                event = fact.event = self._event(
+                    outbox.key, fact.kind, fact.happened_at, fact.tag, fact.fields
+                )
+            subscription.callback(event)
+        except (KeyboardInterrupt, SystemExit) as interrupt:
+            share.interrupt = share.interrupt or interrupt
+        except BaseException as error:  # noqa: BLE001  # an observer must never break a call
+            self._observer_failed(outbox, subscription.callback, error, fact)
+
+    def _event(
+        self,
+        key: str,
+        kind: event_names.EventName,
+        happened_at: float,
+        tag: CallTag | None,
+        fields: Mapping[str, Any],
+    ) -> ev.Event:
+        make = _classes.get(kind) or _class_of(kind)
+        if kind == event_names.TargetBenched:
+            until: float = fields["until"]
+            fields = {**fields, "until": None if until == FOREVER else self._moment(until)}
+        return make(
+            at=self._moment(happened_at),
+            call_id="" if tag is None else tag.call_id,
+            target=key,
+            **fields,
+        )
+
+    def _has_caught_up(self, outbox: Outbox, inbox: Inbox) -> None:
+        """Warn of the events that an observer lost while it was busy."""
+        inbox.has_dropped = False
+        dropped, outbox.dropped = outbox.dropped, 0
+        if dropped:
+            outbox.add(
+                Fact(
+                    event_names.ObserverFailed,
+                    0.0,
+                    line=f"{outbox.key}: {dropped} events were dropped, because an observer "
+                    "or a log handler was too slow for them",
+                )
+            )
+
+    def fails_first(self, callback: Callable[[Any], object]) -> bool:
+        """Return whether a user's function fails for the first time, and remember that."""
         number, failed_before = id(callback), self._failed_before
         if number in failed_before:
             return False
@@ -156,20 +459,64 @@ class Dispatcher:
         return True
 
     def _observer_failed(
-        self, callback: Callable[[Any], object], type_name: str, event: ev.Event
+        self,
+        outbox: Outbox,
+        callback: Callable[[Any], object],
+        error: BaseException,
+        fact: Fact,
     ) -> None:
-        from resilient_llm._values.events import ObserverFailed
-
-        if not self._fails_first(callback) or isinstance(event, ObserverFailed):
+        if not self.fails_first(callback) or fact.not_for is not None:
             return
-        failed = ObserverFailed(
-            at=event.at, target=event.target, call_id=event.call_id, type_name=type_name
+        failed = Fact(
+            event_names.ObserverFailed,
+            fact.happened_at,
+            fact.tag,
+            {"type_name": type(error).__name__},
+            not_for=callback,
         )
-        if self.log is not None and callback is not self.log:
-            self._hand(self.log, failed)
-        for other, types in self._observers:
-            if other is not callback and (not types or isinstance(failed, types)):
-                self._hand(other, failed)
+        outbox.add(failed)
+
+
+def _is_idle(inbox: Inbox) -> bool:
+    """Return whether an inbox of a policy's observer is empty and unused."""
+    return not (inbox.is_lasting or inbox.queue or inbox.busy.locked())
+
+
+def _let_go_of_idle(outbox: Outbox) -> None:
+    """Have idle inboxes refer to no observer. Called with ``routing`` held."""
+    for each in outbox.inboxes.values():
+        if _is_idle(each):
+            each.observer = NOBODY
+
+
+def _holds_idle(outbox: Outbox) -> bool:
+    """Return whether an idle inbox still refers to the observer of a policy."""
+    return any(each.observer is not NOBODY and _is_idle(each) for each in outbox.inboxes.values())
+
+
+def _unused(outbox: Outbox) -> list[int]:
+    """Return the inboxes of ended observers, and the idle ones but the last few."""
+    unused: list[int] = []
+    idle: list[int] = []
+    for number, inbox in outbox.inboxes.items():
+        if inbox.observer.is_over:
+            unused.append(number)
+        elif _is_idle(inbox):
+            idle.append(number)
+    return unused + idle[:-MOST_IDLE]
+
+
+_classes: dict[str, Callable[..., Any]] = {}
+"""``{name of an event: its class}``, filled when one is first built."""
+
+
+def _class_of(kind: event_names.EventName) -> Callable[..., Any]:
+    from resilient_llm._values import events
+
+    for name in get_args(event_names.EventName):
+        _classes[name] = getattr(events, name)
+    _classes[event_names.AttemptSucceeded] = events.attempt_succeeded  # of every healthy call
+    return _classes[kind]
 
 
 def _names(kind: type[ev.Event]) -> set[str]:

@@ -1,7 +1,8 @@
 """The registry of circuits by key. Owns which of them are kept when they are idle.
 
-Lock order: the registry's lock before a provider's, a provider's before a target's. No
-lock is held while user code runs.
+No other lock is taken under the registry's, and no user code runs under it: circuits are
+made, asked and changed outside it. So what was found out about a circuit may have changed by
+the time the lock is taken, and whoever changes the registry looks again.
 
 A circuit is kept while it has state to remember or is referred to by a decorated function,
 a guard or a call. Above ``MOST_KEYS`` the circuits that are healthy and idle are held
@@ -21,7 +22,7 @@ from resilient_llm._values.settings import MOST_KEYS, Settings
 from resilient_llm._values.target import normal_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from random import Random
 
     from resilient_llm._runtime.dispatcher import Dispatcher
@@ -36,6 +37,8 @@ class Registry:
         self.kept: dict[str, Circuit] = {}
         """``{key: circuit}``, strongly held; the healthy path reads it without a lock."""
         self._all: weakref.WeakValueDictionary[str, Circuit] = weakref.WeakValueDictionary()
+        self._options: dict[str, dict[str, Any]] = {}
+        """``{key: options that guards gave}``. They hold also after a circuit was dropped."""
         self._lock = threading.RLock()
         self._settings = settings
         self._clock = clock
@@ -43,6 +46,7 @@ class Registry:
         self._dispatcher = dispatcher
         self._suspended = False
         self._next_sweep = MOST_KEYS
+        self._is_sweeping = False
 
     def circuit(self, key: str, options: Mapping[str, Any] | None = None) -> Circuit:
         """Return the circuit of a normalised key, with checked options applied to it."""
@@ -72,9 +76,9 @@ class Registry:
         """Store changed defaults; `settle` applies them to the existing circuits."""
         with self._lock:
             self._settings = settings
-            for name, options in settings.breakers.items():
-                if name != "*" and options.get("mode") == "forced_open":
-                    self._make(name)  # benched at once, not only from its first use
+        for name, options in settings.breakers.items():
+            if name != "*" and options.get("mode") == "forced_open":
+                self._make(name)  # it is benched now, not only from its first use on
 
     def settle(self) -> None:
         """Apply the present settings to every circuit.
@@ -94,54 +98,81 @@ class Registry:
         """Stop all circuits from admitting, while another state of the process is in use."""
         with self._lock:
             self._suspended = suspended
-            circuits = list(self._all.values())
-        # A target reads the state of its provider, so providers go first.
-        for circuit in sorted(circuits, key=lambda each: each.provider is not None):
-            circuit.suspend(suspended=suspended)
+            circuits = _providers_first(self._all.values())
+        for circuit in circuits:
+            self._suspend(circuit)
 
     def after_fork(self) -> None:
         """Give the child process new locks."""
         self._lock = threading.RLock()
-        for circuit in list(self._all.values()):
+        self._is_sweeping = False
+        for circuit in _providers_first(self._all.values()):
             circuit.after_fork()
 
     def _make(self, key: str) -> Circuit:
-        provider, account, model = parse_key(key)
+        """Return the circuit of a key that is not kept: one that is still held, or a new one."""
         with self._lock:
             circuit = self._all.get(key)
-            if circuit is None:
-                parent = self.circuit(provider_key(provider, account)) if model else None
-                circuit = Circuit(
-                    key,
-                    self._settings.for_key(key, {}),
-                    now=self._clock(),
-                    rng=self._rng,
-                    sink=self._dispatcher,
-                    provider=parent,
-                )
-                if self._suspended:
-                    circuit.suspend(suspended=True)
-                self._all[key] = circuit
+        if circuit is None:
+            circuit = self._add(key)
+        with self._lock:
             self.kept[key] = circuit
-            if len(self.kept) > self._next_sweep:
+            is_due = len(self.kept) > self._next_sweep and not self._is_sweeping
+            self._is_sweeping = self._is_sweeping or is_due
+        if is_due:
+            try:
                 self._sweep(keep=circuit)
+            finally:
+                self._is_sweeping = False
         return circuit
+
+    def _add(self, key: str) -> Circuit:
+        """Add a new circuit, unless another thread is earlier; return the one that is held."""
+        provider, account, model = parse_key(key)
+        parent = self.circuit(provider_key(provider, account)) if model else None
+        with self._lock:
+            own = self._options.get(key, {})
+            settings = self._settings.for_key(key, own)
+        made = Circuit(
+            key,
+            settings,
+            now=self._clock(),
+            rng=self._rng,
+            sink=self._dispatcher,
+            provider=parent,
+        )
+        made.own = own
+        with self._lock:
+            circuit = self._all.setdefault(key, made)
+        # Both may have changed since they were read above.
+        self._settle(circuit)
+        self._suspend(circuit)
+        return circuit
+
+    def _suspend(self, circuit: Circuit) -> None:
+        """Shut a circuit or put it back, as it holds for all of them now."""
+        while circuit.suspended != (suspended := self._suspended):
+            circuit.suspend(suspended=suspended)
 
     def _sweep(self, keep: Circuit) -> None:
         """Drop healthy idle keys, the longest idle first, down to nine tenths of the limit."""
         now = self._clock()
+        with self._lock:
+            kept = list(self.kept.values())
         idle = [
             each
-            for each in self.kept.values()
+            for each in kept
             if each is not keep and each is not keep.provider and each.is_idle(now)
         ]
         idle.sort(key=lambda circuit: circuit.last_used())
-        for circuit in idle[: max(0, len(self.kept) - MOST_KEYS * 9 // 10)]:
+        for circuit in idle[: max(0, len(kept) - MOST_KEYS * 9 // 10)]:
             circuit.keep = self._keep
-            del self.kept[circuit.key]
-            if not circuit.is_idle(now):  # it failed before `keep` was set
-                self.kept[circuit.key] = circuit
-        # If few can be dropped, sweep again after a tenth more keys, not at every new key.
+            with self._lock:
+                if self.kept.get(circuit.key) is circuit:
+                    del self.kept[circuit.key]
+            if not circuit.is_idle(now):  # it failed meanwhile, before it knew whom to ask
+                self._keep(circuit)
+        # When few are idle, look again only after a tenth more, not at every new key.
         self._next_sweep = max(MOST_KEYS, len(self.kept) + MOST_KEYS // 10)
 
     def _keep(self, circuit: Circuit) -> None:
@@ -153,6 +184,7 @@ class Registry:
     def _apply(self, circuit: Circuit, options: Mapping[str, Any]) -> None:
         with self._lock:
             circuit.own.update(options)
+            self._options[circuit.key] = circuit.own
         if self._settle(circuit):
             self._dispatcher.settings_changed(circuit.key, options)
 
@@ -171,3 +203,8 @@ class Registry:
                 return changed
             settings = wanted
             changed = circuit.configure(settings, self._clock()) or changed
+
+
+def _providers_first(circuits: Iterable[Circuit]) -> list[Circuit]:
+    """Return circuits in an order in which each comes after its provider, at which it looks."""
+    return sorted(circuits, key=lambda each: each.provider is not None)

@@ -1,4 +1,4 @@
-"""`Runtime`, the state of this process: clock, registry, settings, observers, open traces.
+"""`Runtime`, the state of this process: clock, registry, settings, observers.
 
 Owns what ``isolated()`` and ``fake_clock()`` exchange. There is one `Runtime`; what it
 holds is exchanged, and decorated functions are then *unbound*: the circuit that their
@@ -41,7 +41,8 @@ class Runtime:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.rng = random.Random()
-        self.open_traces = 0
+        self.epoch = 0
+        """Grows when functions are unbound, so that none is bound to what was exchanged."""
         self._bound: weakref.WeakSet[Any] = weakref.WeakSet()
         self.on_new_state: Callable[[Runtime], None] = lambda _: None
         """Called with every new state; the wiring adds the default observer."""
@@ -62,8 +63,8 @@ class Runtime:
 
     def fresh(self) -> None:
         """Start with an empty state and default settings."""
-        self.settings = Settings(breakers={})
-        self.dispatcher = Dispatcher(self.moment)
+        self.settings = Settings()
+        self.dispatcher = Dispatcher(self.moment, lambda: self.clock())
         self.registry = Registry(self.settings, lambda: self.clock(), self.rng, self.dispatcher)
         self.circuits = self.registry.kept
         self.budgets = RetryBudgets()
@@ -91,23 +92,10 @@ class Runtime:
     def unbind_all(self) -> None:
         """Send the next call of every decorated function through its `Caller`."""
         with self.lock:
+            self.epoch += 1
             bound, self._bound = list(self._bound), weakref.WeakSet()
             for each in bound:
                 each.unbind()
-
-    def trace_opened(self) -> None:
-        """Send calls through their `Caller` while a trace is open anywhere."""
-        with self.lock:
-            self.open_traces += 1
-            if self.open_traces == 1:
-                self.unbind_all()
-
-    def trace_closed(self) -> None:
-        """Let calls take the healthy path again after the last trace has ended."""
-        with self.lock:
-            self.open_traces -= 1
-            if self.open_traces == 0:
-                self.unbind_all()
 
     def configure(self, changes: dict[str, Any]) -> None:
         """Change process-wide defaults, for calls that start afterwards."""

@@ -5,16 +5,14 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
-from resilient_llm._runtime.runtime import runtime
+from resilient_llm._core.call.call import Outcome
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.exported import exported
 
 if TYPE_CHECKING:
-    from contextvars import Token
     from types import TracebackType
     from typing import Self
 
-    from resilient_llm._core.call.call import Call
     from resilient_llm._values.kinds import AttemptRecord
 
 _open_trace: ContextVar[Trace | None] = ContextVar("resilient_llm_trace", default=None)
@@ -30,22 +28,22 @@ class TracedCall:
         attempts: Attempts and skips, oldest first.
     """
 
-    __slots__ = ("_call",)
+    __slots__ = ("_outcome",)
 
-    def __init__(self, call: Call) -> None:
-        self._call = call
+    def __init__(self, outcome: Outcome) -> None:
+        self._outcome = outcome
 
     @property
     def call_id(self) -> str:
-        return self._call.tag.call_id
+        return self._outcome.call_id
 
     @property
     def served_by(self) -> str | None:
-        return self._call.served_by
+        return self._outcome.served_by
 
     @property
     def attempts(self) -> tuple[AttemptRecord, ...]:
-        return tuple(self._call.records)
+        return tuple(self._outcome.records)
 
     def __repr__(self) -> str:
         return (
@@ -71,14 +69,14 @@ class Trace:
         self.call_id = call_id
         self._calls: list[TracedCall] = []
         self._outer: Trace | None = None
-        self._token: Token[Trace | None] | None = None
+        self._is_open = False
 
     def __enter__(self) -> Self:
-        if self._token is not None:
+        if self._is_open:
             raise RuntimeError("this trace is open already: make a new one")
-        self._outer = _open_trace.get()
-        self._token = _open_trace.set(self)
-        runtime.trace_opened()
+        self._outer = open_trace()
+        self._is_open = True
+        _open_trace.set(self)
         return self
 
     def __exit__(
@@ -87,13 +85,11 @@ class Trace:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        token, self._token = self._token, None
-        if token is not None:
-            runtime.trace_closed()
-            try:
-                _open_trace.reset(token)
-            except ValueError:
-                pass  # left in another task than it was entered in, which has another context
+        self._is_open = False
+        # In another context than it was entered in, or before a trace inside it, this trace stays
+        # in the variable or in the chain, and is passed over there.
+        if _open_trace.get() is self:
+            _open_trace.set(open_trace())
 
     @property
     def calls(self) -> tuple[TracedCall, ...]:
@@ -121,22 +117,33 @@ class Trace:
 
 
 def open_trace() -> Trace | None:
-    """Return the trace around this code, or None."""
-    return _open_trace.get() if runtime.open_traces else None
+    """Return the innermost open trace around this code, or None."""
+    return _open(_open_trace.get())
+
+
+def _open(trace: Trace | None) -> Trace | None:
+    while trace is not None and not trace._is_open:
+        trace = trace._outer
+    return trace
 
 
 def named_call_id(trace: Trace | None) -> str | None:
-    """Return the name that a trace around this code gives to calls."""
+    """Return the name that an open trace, or one around it, gives to calls."""
     while trace is not None:
         if trace.call_id is not None:
             return trace.call_id
-        trace = trace._outer
+        trace = _open(trace._outer)
     return None
 
 
-def note_call(trace: Trace | None, call: Call) -> None:
-    """Add a call to the traces around this code."""
-    call.traced = trace is not None
+def note_call(trace: Trace | None, call_id: str) -> Outcome:
+    """Add a call to an open trace and to those around it; return where its outcome goes."""
+    outcome = Outcome(call_id)
     while trace is not None:
-        trace._calls.append(TracedCall(call))
-        trace = trace._outer
+        trace._calls.append(TracedCall(outcome))
+        trace = _open(trace._outer)
+    return outcome
+
+
+has_trace = _open_trace.get
+"""Returns a trace, open or not, if there may be one around this code; for the healthy path."""

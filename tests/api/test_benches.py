@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import threading
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -19,6 +20,7 @@ from resilient_llm import (
     TargetBenched,
     bench_model,
     breaker,
+    configure,
     failover,
     health,
     is_benched,
@@ -651,6 +653,43 @@ def test_a_key_that_was_let_go_is_held_again_when_it_is_benched(
         del guard
 
         assert ["tenant-0"] == [each.model for each in list_benched()]
+
+
+@pytest.mark.parametrize("is_configured", [False, True], ids=["by a guard", "by configure"])
+def test_a_key_that_is_forced_open_stays_so_among_more_keys_than_are_kept(
+    monkeypatch: pytest.MonkeyPatch, is_configured: bool
+) -> None:
+    """An operator's switch does not fall off, and is listed, however many keys came since."""
+    monkeypatch.setattr("resilient_llm._runtime.registry.MOST_KEYS", 20)
+    with isolated():
+        if is_configured:
+            configure(breakers={"groq/llama": {"mode": "forced_open"}})
+        else:
+            breaker("groq/llama", mode="forced_open")
+        for number in range(60):
+            breaker(f"tenant-{number}").record(None, 0.1)
+        gc.collect()
+
+        assert "open" == breaker("groq/llama").state
+        assert ["groq/llama"] == [bench.model for bench in list_benched()]
+
+
+def test_options_of_a_guard_hold_among_more_keys_than_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A setting of a key outlives its guard and its circuit."""
+    monkeypatch.setattr("resilient_llm._runtime.registry.MOST_KEYS", 20)
+    with isolated():
+        breaker("groq/llama", failures=2)
+        for number in range(60):
+            breaker(f"tenant-{number}").record(None, 0.1)
+        gc.collect()
+        assert "groq/llama" not in health()
+
+        for _ in range(2):
+            breaker("groq/llama").record(ConnectionResetError(), 0.1)
+
+        assert "open" == breaker("groq/llama").state
 
 
 def test_listing_is_possible_while_observers_are_called(clock):

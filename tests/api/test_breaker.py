@@ -20,6 +20,7 @@ import anyio
 import pytest
 
 from resilient_llm import (
+    Breaker,
     BreakerOpenError,
     CallRejectedError,
     ChainExhaustedError,
@@ -28,8 +29,10 @@ from resilient_llm import (
     ResilientLLMError,
     Target,
     TargetBenched,
+    Verdict,
     bench_model,
     breaker,
+    classify,
     configure,
     failover,
     health,
@@ -37,6 +40,7 @@ from resilient_llm import (
     reset,
     testing,
 )
+from resilient_llm._core.circuit.permit import held_leases, open_permits
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm.testing import FakeClock, capture_events, isolated, scripted
 from tests.support.guards import (
@@ -67,6 +71,7 @@ from tests.support.ways import (
     down,
     on_both_loops,
     over,
+    rate_limited,
     run_async,
     unreachable,
 )
@@ -1555,6 +1560,146 @@ def test_an_error_that_passes_two_guards_of_a_key_is_charged_once(clock: Any) ->
     assert (2, 2) == (health()[GROQ].errors, health()[GROQ].consecutive_failures)
 
 
+@pytest.mark.parametrize(("guards", "total"), [(1, 60), (2, 90), (3, 120)])
+@pytest.mark.parametrize("outermost", ["guard", "chain"])
+def test_a_success_is_counted_by_each_guard_that_it_leaves(
+    clock: FakeClock, outermost: str, guards: int, total: int
+) -> None:
+    """An error is counted once, so nested guards read a lower error rate than there is."""
+    breaker(GROQ, mode="metrics_only")
+    answers = scripted(*[down(), "yes"] * 30)
+
+    def guarded(depth: int) -> object:
+        if depth == 0:
+            return answers()
+        with breaker(GROQ):
+            return guarded(depth - 1)
+
+    @failover(chain=GROQ, attempts=1, reraise=True)
+    def ask(target: Target) -> object:
+        return guarded(guards - 1)
+
+    for _ in range(60):
+        clock.advance(0.01)
+        with contextlib.suppress(ProviderError):
+            ask() if outermost == "chain" else guarded(guards)
+
+    assert (total, 30) == totals()
+    assert pytest.approx(30 / total) == health()[GROQ].error_rate
+
+
+@pytest.mark.parametrize("outermost", [GROQ, "groq"])
+def test_a_provider_counts_a_success_of_its_own_guard_and_of_its_targets(
+    clock: FakeClock, outermost: str
+) -> None:
+    """Whichever of the two is inside."""
+    for _ in range(10):
+        with breaker(outermost), breaker("groq" if outermost == GROQ else GROQ):
+            clock.advance(0.01)
+
+    assert (20, 10) == (totals("groq")[0], totals(GROQ)[0])
+
+
+def test_nested_guards_count_failures_in_a_row_and_probes_once(clock: FakeClock) -> None:
+    """What opens and closes a circuit besides the rates is as with one guard."""
+    breaker(GROQ, successes_to_close=2)
+    states = []
+    for error in [down() for _ in range(5)] + [None, None]:
+        if error is None and state() == "open":
+            clock.advance(40.0)
+        with contextlib.suppress(ProviderError), breaker(GROQ), breaker(GROQ):
+            clock.advance(0.01)
+            if error is not None:
+                raise error
+        states.append(state())
+
+    assert ["closed"] * 4 + ["open", "half_open", "closed"] == states
+
+
+@on_both_loops
+@pytest.mark.parametrize("guards", [1, 2])
+def test_one_error_that_is_raised_to_many_callers_at_once_is_charged_for_each(
+    clock: FakeClock, backend: str, guards: int
+) -> None:
+    """Twenty tasks wait for one connection that fails; guards inside one another charge once.
+
+    Where the tasks do not go on in the order in which they came, as on trio, half may be missed.
+    """
+    breaker(GROQ, mode="metrics_only")
+    error = down()
+
+    async def main() -> None:
+        failed = anyio.Event()
+
+        async def call() -> None:
+            with contextlib.suppress(ProviderError), contextlib.ExitStack() as entered:
+                for _ in range(guards):
+                    entered.enter_context(breaker(GROQ))
+                    clock.advance(0.001)
+                await failed.wait()
+                raise error
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(20):
+                tasks.start_soon(call)
+            await anyio.wait_all_tasks_blocked()
+            clock.advance(1.0)
+            failed.set()
+
+    run_async(main, backend=backend)
+
+    total, errors = totals()
+    assert (20 if backend == "asyncio" else 10) <= errors <= 20
+    assert total == errors
+
+
+@on_both_loops
+@pytest.mark.parametrize("where", ["task", "thread"])
+@pytest.mark.parametrize("outer", ["guard", "chain"])
+def test_an_error_of_a_started_task_or_thread_is_charged_once(
+    clock: FakeClock, backend: str, where: str, outer: str
+) -> None:
+    """The guards of both contexts are of one call; a second call is charged for itself."""
+    breaker(GROQ, mode="metrics_only")
+    error = down()
+
+    def blocking() -> None:
+        clock.advance(0.1)
+        with breaker(GROQ):
+            clock.advance(0.1)
+            raise error
+
+    async def elsewhere_raised(_: Target | None = None) -> None:
+        if where == "thread":
+            await anyio.to_thread.run_sync(blocking)
+            return
+        raised: list[BaseException] = []
+
+        async def started() -> None:
+            try:
+                blocking()
+            except ProviderError as one:
+                raised.append(one)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(started)
+        raise raised[0]
+
+    async def main() -> None:
+        for _ in range(2):
+            with pytest.raises(ProviderError):
+                if outer == "chain":
+                    policy = failover(chain=GROQ, attempts=1, reraise=True)
+                    await policy(elsewhere_raised)()
+                else:
+                    async with breaker(GROQ):
+                        await elsewhere_raised()
+
+    run_async(main, backend=backend)
+
+    assert (2, 2) == totals()
+
+
 def test_a_guard_inside_a_probe_shares_its_place(clock: Any) -> None:
     """A half-open key whose function guards it again recovers instead of refusing itself for ever."""
     answers = scripted(down(), down(), "yes")
@@ -1678,6 +1823,29 @@ def test_a_guard_may_be_left_from_another_task(clock, backend: str):
     run_async(main, backend=backend)
 
     assert (2, 1) == totals()
+
+
+@on_both_loops
+def test_a_context_keeps_nothing_of_probes_that_other_tasks_ended(clock, backend: str):
+    """A probe entered here and left elsewhere neither stays here nor is borrowed here."""
+
+    async def main() -> list[int]:
+        kept = []
+        for _ in range(5):
+            half_open(clock)
+            guard = breaker(GROQ)
+            guard.__enter__()
+
+            async def leave(guard: Breaker = guard) -> None:
+                guard.__exit__(None, None, None)
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(leave)
+            kept.append(len(open_permits.get()))
+            assert () == held_leases()
+        return kept
+
+    assert [1] * 5 == run_async(main, backend=backend)
 
 
 def test_a_decorator_keeps_name_docstring_signature_and_colour():
@@ -1881,6 +2049,162 @@ def test_a_recorded_call_from_before_the_trip_closes_nothing(clock: FakeClock) -
     assert "closed" == guard.state
     guard.record(ConnectionResetError(), 20.0)
     assert 0 == health()["groq"].errors
+
+
+@pytest.mark.parametrize("error", [None, unreachable()])
+def test_a_recorded_call_of_a_target_from_before_its_providers_trip_settles_nothing(
+    clock: FakeClock, error: Exception | None
+) -> None:
+    """It is held against both states: the target's has lasted, the provider's is newer."""
+    breaker(GROQ)
+    provider = breaker("groq", failures=2)
+    clock.advance(100.0)
+    for _ in range(2):
+        provider.record(unreachable(), 0.1)
+    clock.advance(40.0)
+
+    breaker(GROQ).record(error, 60.0)
+
+    assert "half_open" == provider.state
+    breaker(GROQ).record(None, 5.0)
+    assert "closed" == provider.state
+
+
+def test_a_recorded_call_of_a_target_counts_in_no_later_period_of_its_provider(
+    clock: FakeClock,
+) -> None:
+    """What was charged to a provider before it closed does not help to open it again."""
+    breaker(GROQ)
+    trip("groq")
+    clock.advance(40.0)
+    succeed("groq")
+
+    breaker(GROQ).record(unreachable(), 60.0)
+    breaker(GROQ).record(unreachable(), 0.0)
+
+    assert (1, 1) == (health()["groq"].consecutive_failures, health()["groq"].errors)
+
+
+@pytest.mark.parametrize("error", [down(), unreachable()])
+def test_a_recorded_call_of_a_provider_that_lasted_counts_though_its_target_is_newer(
+    clock: FakeClock, error: Exception
+) -> None:
+    """Each of the two circuits compares the call with its own state."""
+    trip(GROQ)
+    clock.advance(40.0)
+
+    breaker(GROQ).record(error, 60.0)
+
+    expected = 1 if isinstance(error, ConnectionRefusedError) else 0
+    assert ("half_open", expected) == (state(GROQ), health()["groq"].consecutive_failures)
+    assert not is_refused()
+
+
+@pytest.mark.parametrize("error", [None, down()])
+def test_a_call_recorded_inside_a_probe_is_held_against_the_probes_state(
+    clock: FakeClock, error: Exception | None
+) -> None:
+    """The lease that it borrows there was given by a state from after its beginning."""
+    half_open(clock)
+
+    with pytest.raises(KeyboardInterrupt), breaker(GROQ):
+        breaker(GROQ).record(error, 1000.0)
+        raise KeyboardInterrupt
+
+    assert "half_open" == state()
+
+
+def test_a_late_success_of_a_target_does_not_end_the_failures_of_its_provider(
+    clock: FakeClock,
+) -> None:
+    """A call that counts nowhere proves nothing about the present."""
+    trip(GROQ)
+    clock.advance(40.0)
+    succeed(GROQ)
+    breaker("groq").record(unreachable(), 0.1)
+
+    breaker(GROQ).record(None, 20.0)
+
+    assert 1 == health()["groq"].consecutive_failures
+
+
+@pytest.mark.parametrize("began_ago", [0.1, 5.0, 1000.0])
+def test_a_recorded_rate_limit_that_names_a_longer_wait_extends_the_pause(
+    clock: FakeClock, began_ago: float
+) -> None:
+    """Whenever the call began, the wait that it was told begins now; it counts as no error."""
+    guard = breaker(GROQ)
+    guard.record(rate_limited(20), 0.1)
+    clock.advance(1.0)
+
+    guard.record(rate_limited(60), began_ago)
+
+    assert (60.0, (1, 1)) == (pytest.approx(remaining()), totals())
+
+
+@pytest.mark.parametrize("error", [rate_limited(5), rate_limited(), down(), unreachable(), None])
+def test_nothing_else_that_is_recorded_during_a_pause_changes_it(
+    clock: FakeClock, error: Exception | None
+) -> None:
+    """A pause is never shortened, a wait that is not named is none, and nothing is counted."""
+    guard = breaker(GROQ)
+    guard.record(rate_limited(10), 0.1)
+    clock.advance(1.0)
+
+    guard.record(error, 1000.0)
+
+    assert (9.0, (1, 1)) == (pytest.approx(remaining()), totals())
+    assert (0, "closed") == (health()["groq"].consecutive_failures, state("groq"))
+
+
+def test_a_recorded_rate_limit_extends_the_pause_of_the_circuit_that_it_is_charged_to(
+    clock: FakeClock,
+) -> None:
+    """A wait of the whole account is the provider's, through whichever target it is heard."""
+    with isolated(), testing.fake_clock():
+
+        @classify.rule
+        def of_account(error: BaseException) -> Verdict | None:
+            if not isinstance(error, LookupError):
+                return None
+            return Verdict(
+                ErrorKind.RATE_LIMITED, "account", retry_after=error.args[0], scope="provider"
+            )
+
+        breaker(GROQ).record(LookupError(20), 0.1)
+        breaker(GROQ).record(rate_limited(40), 0.1)
+        only_the_provider = (remaining("groq"), [bench.model for bench in list_benched()])
+
+        breaker(GROQ).record(LookupError(60), 0.1)
+
+        assert (pytest.approx(20.0), ["groq"]) == only_the_provider
+        assert pytest.approx(60.0) == remaining("groq")
+
+
+def test_a_recorded_rate_limit_does_not_lengthen_what_is_no_pause(clock: FakeClock) -> None:
+    """Neither an operator's bench nor an open circuit is one, and a mode may exclude pauses."""
+    bench_model(GROQ, 30)
+    breaker(OPENAI, failures=1).record(down(), 0.1)
+    breaker("a/x", mode="disabled").record(rate_limited(20), 0.1)
+    breaker("b/x", mode="metrics_only").record(rate_limited(20), 0.1)
+    before = {bench.model: bench.remaining for bench in list_benched()}
+
+    for key in (GROQ, OPENAI, "a/x", "b/x"):
+        breaker(key).record(rate_limited(600), 100.0)
+
+    assert {GROQ, OPENAI} == set(before)
+    assert before == {bench.model: bench.remaining for bench in list_benched()}
+
+
+def test_a_recorded_rate_limit_extends_a_pause_under_a_manual_bench(clock: FakeClock) -> None:
+    """The pause is still there when the operator's bench is over."""
+    breaker(GROQ).record(rate_limited(20), 0.1)
+    bench_model(GROQ, 30)
+
+    breaker(GROQ).record(rate_limited(60), 0.1)
+
+    clock.advance(31.0)
+    assert 29.0 == pytest.approx(remaining())
 
 
 def test_the_first_call_that_is_recorded_may_have_begun_before_the_guard(clock: FakeClock) -> None:
@@ -2105,6 +2429,25 @@ def test_a_bad_name_is_refused_where_it_is_written(name: object):
     """A circuit has a name of a provider or of a target."""
     with pytest.raises(ConfigurationError):
         breaker(name)
+
+
+def test_two_functions_that_name_different_options_do_not_change_them_at_every_call(caplog):
+    """The options of a decorator are applied where its circuit is new, not at each call."""
+    caplog.set_level("INFO", "resilient_llm")
+
+    @breaker("a/x", failures=3)
+    def one() -> None: ...
+
+    @breaker("a/x", failures=9)
+    def other() -> None: ...
+
+    before = list(caplog.messages)
+    for _ in range(3):
+        one()
+        other()
+
+    assert before == caplog.messages
+    assert 9 == runtime.registry.circuit("a/x").settings.failures
 
 
 def test_a_bad_option_leaves_the_setting_as_it_was(clock):

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import anyio
 import pytest
+import trio
 
 import resilient_llm
 from resilient_llm import (
@@ -35,6 +36,8 @@ from resilient_llm import (
     testing,
     unbench_model,
 )
+from resilient_llm._api import observing
+from resilient_llm._drive.tasks import waker
 from resilient_llm.testing import capture_events
 from tests.support.guards import PATIENCE, fail, half_open, is_refused, seen, state, succeed, trip
 from tests.support.ways import (
@@ -709,6 +712,161 @@ def test_two_async_consumers_both_get_every_event(clock, backend: str):
         return found
 
     assert [GROQ, GROQ] == run_async(main, backend=backend)
+
+
+@on_both_loops
+def test_leaving_ends_all_consumers_at_once(clock, backend: str):
+    """Consumers that wait end, and so do those that have not read everything."""
+
+    async def main() -> list[str]:
+        ended = []
+
+        async def consume(name: str) -> None:
+            async for _ in stream:
+                pass
+            ended.append(name)
+
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as tasks:
+                async with events() as stream:
+                    tasks.start_soon(consume, "one")
+                    tasks.start_soon(consume, "other")
+                    await anyio.wait_all_tasks_blocked()
+                    bench_model(GROQ)
+                tasks.start_soon(consume, "late")
+        return sorted(ended)
+
+    assert ["late", "one", "other"] == run_async(main, backend=backend)
+
+
+@on_both_loops
+def test_of_several_consumers_each_event_goes_to_one(clock, backend: str):
+    """They share the work, and none of them waits in vain."""
+
+    async def main() -> list[tuple[str, int]]:
+        found: list[tuple[str, int]] = []
+        record = found.append
+
+        async def consume(number: int) -> None:
+            async for event in stream:
+                record((event.target, number))
+
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as tasks, events(TargetBenched) as stream:
+                tasks.start_soon(consume, 1)
+                tasks.start_soon(consume, 2)
+                for number in range(6):
+                    await anyio.wait_all_tasks_blocked()
+                    bench_model(f"groq/{number}")
+                await anyio.wait_all_tasks_blocked()
+        return found
+
+    found = run_async(main, backend=backend)
+
+    assert [f"groq/{number}" for number in range(6)] == [target for target, _ in found]
+    assert {1, 2} == {number for _, number in found}
+
+
+@on_both_loops
+def test_a_consumer_that_is_cancelled_leaves_its_event_to_another(clock, backend: str):
+    """Also if it had been woken for the event, but had not run yet."""
+
+    async def main() -> list[str]:
+        found: list[str] = []
+        record = found.append
+
+        async def consume(name: str, scope: anyio.CancelScope) -> None:
+            with scope:
+                async for event in stream:
+                    record(f"{name} {event.target}")
+
+        scopes = [anyio.CancelScope() for _ in range(2)]
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as tasks, events(TargetBenched) as stream:
+                for name, scope in zip(("first", "second"), scopes, strict=True):
+                    tasks.start_soon(consume, name, scope)
+                    await anyio.wait_all_tasks_blocked()
+                bench_model("groq/a")
+                scopes[0].cancel()
+                await anyio.wait_all_tasks_blocked()
+                bench_model("groq/b")
+                await anyio.wait_all_tasks_blocked()
+        return found
+
+    assert ["second groq/a", "second groq/b"] == run_async(main, backend=backend)
+
+
+@on_both_loops
+def test_a_loop_is_woken_once_for_a_wait_and_not_for_each_event(
+    clock, backend: str, monkeypatch: pytest.MonkeyPatch
+):
+    """While nobody waits, events cost the loop nothing."""
+    wakes = []
+
+    def counted() -> object:
+        soon = waker()
+        return lambda work: (wakes.append(work), soon(work))
+
+    monkeypatch.setattr(observing, "waker", counted)
+
+    async def main() -> tuple[int, int]:
+        async with events(TargetBenched, buffer=10) as stream:
+            for _ in range(100):
+                bench_model(GROQ)
+            unread = len(wakes)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(read, stream)
+                await anyio.wait_all_tasks_blocked()
+                for _ in range(100):
+                    bench_model(GROQ)
+                await anyio.wait_all_tasks_blocked()
+                tasks.cancel_scope.cancel()
+            return unread, stream.dropped
+
+    async def read(stream: object) -> None:
+        async for _ in stream:
+            pass
+
+    assert (0, 90 + 90) == run_async(main, backend=backend)
+    assert 1 == len(wakes)
+
+
+def test_consumers_in_two_loops_share_one_stream(clock):
+    """Each is woken in its own loop, and a loop that has ended does not hold events up."""
+    found = []
+
+    async def consume(stream: object, count: int) -> None:
+        async for event in stream:
+            found.append(event.target)
+            if len(found) == count:
+                return
+
+    async def waits_and_goes(stream: object) -> None:
+        with anyio.move_on_after(0):
+            await consume(stream, 99)
+
+    async def main() -> None:
+        async with events(TargetBenched) as stream:
+            with anyio.fail_after(PATIENCE):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(consume, stream, 1)
+                    await anyio.wait_all_tasks_blocked()
+                    bench_model("groq/a")
+                trio.run(waits_and_goes, stream)
+                await anyio.to_thread.run_sync(in_the_other_loop, stream)
+
+    def in_the_other_loop(stream: object) -> None:
+        async def run() -> None:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(consume, stream, 2)
+                await anyio.wait_all_tasks_blocked()
+                bench_model("groq/b")
+
+        trio.run(run)
+
+    anyio.run(main)
+
+    assert ["groq/a", "groq/b"] == found
 
 
 # --- the log ----------------------------------------------------------------------------------

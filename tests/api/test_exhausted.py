@@ -1,5 +1,6 @@
 """The error of a chain whose targets are all used up, and the tree of our errors."""
 
+import dataclasses
 import pickle
 from typing import Any
 
@@ -14,6 +15,7 @@ from resilient_llm import (
     ErrorKind,
     ResilientLLMError,
     ResponseRejectedError,
+    Target,
     bench_model,
     failover,
 )
@@ -120,3 +122,44 @@ def test_our_own_errors_pickle_and_belong_together() -> None:
         assert (type(error), str(error), vars(error)) == (type(back), str(back), vars(back))
     assert issubclass(BreakerOpenError, CallRejectedError)
     assert issubclass(DeadlineExceededError, TimeoutError)
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenError(Exception):
+    """An error that takes no attributes, so no note either."""
+
+    code: int = 503
+
+
+class NotelessError(Exception):
+    """An error whose notes are no list."""
+
+    __notes__ = None  # type: ignore[assignment]  # a class may do so
+
+
+@pytest.mark.parametrize(
+    "error", [FrozenError(), NotelessError()], ids=lambda it: type(it).__name__
+)
+def test_an_error_that_takes_no_note_is_a_member_without_one(error: Exception) -> None:
+    """What the call ends with does not depend on whether a note can be added."""
+
+    def ask(target: Target) -> None:
+        raise error
+
+    with pytest.raises(ChainExhaustedError) as caught:
+        failover(chain=GROQ, attempts=1).call(ask)
+
+    assert [error] == list(caught.value.exceptions)
+
+
+def test_the_representation_holds_no_text_of_a_provider() -> None:
+    """It names the classes of its members, whose texts may hold prompts and keys."""
+
+    def ask(target: Target) -> None:
+        raise ConnectionError("sk-SECRET")
+
+    with pytest.raises(ChainExhaustedError) as caught:
+        failover(chain=GROQ, attempts=1).call(ask)
+
+    assert "SECRET" not in repr(caught.value)
+    assert "ConnectionError" in repr(caught.value)

@@ -86,3 +86,16 @@ def test_an_attempt_must_be_entered() -> None:
     with pytest.raises(RuntimeError, match="with attempt"):
         for _attempt in failover(chain=[GROQ, OPENAI]):
             pass
+
+
+@pytest.mark.parametrize("is_set", [True, False])
+def test_reject_looks_at_a_result_that_was_set(is_set: bool) -> None:
+    """None is an answer where it is set; where nothing is set, `reject` is not asked."""
+    asked: list[Any] = []
+    for attempt in failover(chain=GROQ, reject=asked.append):
+        with attempt:
+            assert attempt.result is None
+            if is_set:
+                attempt.result = None
+
+    assert ([None] if is_set else []) == asked

@@ -1,5 +1,6 @@
 """Every option of a policy: what it does, and what is said about a value that cannot be meant."""
 
+import functools
 import inspect
 import math
 from typing import Any
@@ -33,6 +34,7 @@ from resilient_llm import (
     health,
     is_benched,
     list_benched,
+    observe,
     testing,
 )
 from resilient_llm.testing import capture_events, scripted
@@ -319,6 +321,89 @@ def test_an_attempt_timeout_cancels_and_blames_the_target(backend: str, clock: A
     assert (1, "timeout") == (health()[GROQ].errors, health()[GROQ].last_error.reason)  # type: ignore[union-attr]
 
 
+class OddClientError(Exception):
+    """What a client makes of a cancellation."""
+
+
+def _loop(chain: list[str], attempt: Any) -> Any:
+    async def run() -> str:
+        async for each in failover(chain=chain, attempt_timeout=3.0):
+            async with each as target:
+                return await attempt(target)
+        raise AssertionError
+
+    return run
+
+
+@on_both_loops
+@pytest.mark.parametrize("way", ["first attempt", "call flow", "loop"])
+@pytest.mark.parametrize("error", [OddClientError(), RuntimeError("session is closed")])
+def test_an_attempt_that_is_cut_off_has_timed_out_whatever_it_raises(
+    error: Exception, way: str, backend: str, clock: Any
+) -> None:
+    """A client that turns its cancellation into an error of its own is no other failure."""
+    import anyio
+
+    async def attempt(target: Target) -> str:
+        if target.key == GROQ:
+            clock.advance(3.0)
+            try:
+                await anyio.sleep_forever()
+            except BaseException:
+                raise error from None
+        return target.key
+
+    if way == "loop":
+        ask = _loop([GROQ, OPENAI], attempt)
+    else:
+        observers = () if way == "first attempt" else (lambda _: None,)
+        ask = failover(chain=[GROQ, OPENAI], attempt_timeout=3.0, observers=observers)(attempt)
+
+    assert OPENAI == run_async(ask, backend=backend)
+    assert (1, "timeout") == (health()[GROQ].errors, health()[GROQ].last_error.reason)  # type: ignore[union-attr]
+
+
+@on_both_loops
+def test_the_error_of_a_client_that_was_cut_off_is_the_member(backend: str, clock: Any) -> None:
+    """Whoever looks for the cause finds what the client raised, and that it was a timeout."""
+    import anyio
+
+    error = RuntimeError("session is closed")
+
+    @failover(chain=GROQ, attempts=1, attempt_timeout=3.0)
+    async def ask(target: Target) -> str:
+        clock.advance(3.0)
+        try:
+            return await anyio.sleep_forever()
+        except BaseException:
+            raise error from None
+
+    with pytest.raises(ChainExhaustedError) as caught:
+        run_async(ask, backend=backend)
+
+    assert [error] == list(caught.value.exceptions)
+    assert ["timeout"] == [record.reason for record in caught.value.attempts]
+
+
+async def _later(*args: Any) -> Any:
+    return None
+
+
+class _LaterObject:
+    async def __call__(self, *args: Any) -> Any:
+        return None
+
+
+@pytest.mark.parametrize("function", [_later, _LaterObject(), functools.partial(_later)])
+@pytest.mark.parametrize("option", ["reject", "classify", "strategy", "backoff"])
+def test_an_async_function_whose_result_is_used_at_once_is_refused(
+    option: str, function: Any
+) -> None:
+    """Its coroutine would be taken for what it says, and refuse every answer."""
+    with pytest.raises(ConfigurationError, match=f"{option} is an async function"):
+        failover(chain=GROQ, **{option: function})
+
+
 # --- backoff ----------------------------------------------------------------------------------
 
 
@@ -459,6 +544,62 @@ def test_a_circuits_own_cooldown_goes_before_the_policys(clock: Any) -> None:
     failover(chain=[GROQ, OPENAI], attempts=2, cooldown=100).call(script.__call__)
 
     assert 50 <= (remaining()[GROQ] or 0) <= 55
+
+
+ORDER_OF_COOLDOWNS = [
+    ("guard", 2.0),
+    ("key", 3.0),
+    ("policy", 4.0),
+    ("all keys", 6.0),
+    ("built-in", 30.0),
+]
+
+
+@pytest.mark.parametrize("strongest", range(len(ORDER_OF_COOLDOWNS)))
+def test_whoever_is_nearest_to_the_target_says_how_long_it_is_benched(
+    strongest: int, clock: Any
+) -> None:
+    """No default switches the option of a policy off."""
+    named = [name for name, _ in ORDER_OF_COOLDOWNS[strongest:]]
+    if "all keys" in named:
+        configure(breakers={"*": {"cooldown": 6.0}})
+    if "key" in named:
+        configure(breakers={GROQ: {"cooldown": 3.0}})
+    if "guard" in named:
+        breaker(GROQ, cooldown=2.0)
+    policy = failover(chain=GROQ, attempts=1, cooldown=4.0 if "policy" in named else None)
+    breaker(GROQ, failures=1)
+
+    with pytest.raises(ChainExhaustedError):
+        policy.call(Script({GROQ: [down]}).__call__)
+
+    expected = ORDER_OF_COOLDOWNS[strongest][1]
+    assert expected <= remaining()[GROQ] <= expected * 1.1  # type: ignore[operator]  # it has an end
+
+
+@pytest.mark.parametrize("is_plain", [True, False])
+@pytest.mark.parametrize("key", [GROQ, "groq"])
+def test_slow_successes_bench_for_the_policys_cooldown(
+    key: str, is_plain: bool, clock: Any
+) -> None:
+    """The event names the call, and the policy's observers receive it."""
+    configure(breakers={key: {"slow_call": 1.0, "min_calls": 3}})
+    benched: list[Event] = []
+    if is_plain:
+        observe(benched.append, TargetBenched)
+    observers = () if is_plain else (benched.append,)
+
+    @failover(chain=[GROQ], cooldown=5.0, observers=observers)
+    def ask(target: Target) -> str:
+        clock.advance(2.0)
+        return "slow"
+
+    for _ in range(3):
+        ask()
+
+    found = [event for event in benched if isinstance(event, TargetBenched)]
+    assert [(key, True)] == [(event.target, bool(event.call_id)) for event in found]
+    assert 5.0 <= remaining()[key] <= 5.5  # type: ignore[operator]  # it has an end
 
 
 def test_a_cooldown_above_max_cooldown_raises_it(clock: Any) -> None:

@@ -4,6 +4,7 @@ import inspect
 import logging
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from resilient_llm import (
     Attempt,
+    AttemptFailed,
     AttemptSucceeded,
     Target,
     TargetSkipped,
@@ -24,9 +26,11 @@ from resilient_llm import (
     list_benched,
     observe,
 )
+from resilient_llm._binding.binding import Unbound
 from resilient_llm._binding.injection import injection_of
 from resilient_llm._binding.wrapper_code import generate
-from resilient_llm._core.circuit import window
+from resilient_llm._core.circuit import triggers, window
+from resilient_llm._runtime.runtime import runtime
 from resilient_llm.testing import FakeClock, capture_events, fake_clock, isolated
 from tests.support.ways import GROQ, OPENAI, ProviderError, down, on_both_loops, run_async
 
@@ -94,8 +98,11 @@ def results_of(
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_the_inlined_first_attempt_decides_as_the_call_flow_does(name: str) -> None:
+def test_the_inlined_first_attempt_decides_as_the_call_flow_does(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Answers, errors, counts, benches and waits are the same with and without the inlined attempt."""
+    monkeypatch.setattr(triggers, "JITTER", 0.0)  # or which bench ends first is left to chance
     inlined = results_of(SCENARIOS[name], traced=False, warm=True)
     by_call_flow = results_of(SCENARIOS[name], traced=True, warm=True)
 
@@ -148,13 +155,23 @@ class CountingLock:
 
     def __init__(self) -> None:
         self._lock = _REAL_RLOCK()
+        self._times = 0
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         CountingLock.taken += 1
-        return self._lock.acquire(blocking, timeout)
+        is_ours = self._lock.acquire(blocking, timeout)
+        self._times += is_ours
+        return is_ours
 
     def release(self) -> None:
+        self._times -= 1
         self._lock.release()
+
+    def _is_owned(self) -> bool:
+        return self._lock._is_owned()  # type: ignore[attr-defined, no-any-return, unused-ignore]  # not in the stubs
+
+    def locked(self) -> bool:
+        return self._times > 0
 
     def __enter__(self) -> None:
         self.acquire()
@@ -324,7 +341,7 @@ def test_the_busiest_key_is_not_the_longest_idle_one(
 def test_an_observer_of_successes_receives_every_call_and_costs_nothing_after(
     locks_taken: LocksTaken,
 ) -> None:
-    """Subscribing to successes sends calls through the call flow; ending it brings the inlined attempt back."""
+    """Each answer is told while somebody subscribes to successes, and none after that."""
 
     @failover(chain=CHAIN)
     def ask(target: Target) -> str:
@@ -398,6 +415,191 @@ def test_a_lowered_level_is_noticed_by_functions_that_are_bound(
     assert 2 == sum(
         message.startswith("AttemptSucceeded groq/llama") for message in caplog.messages
     )
+
+
+def test_a_raised_level_is_noticed_by_functions_that_were_bound_before(
+    clock: Any, caplog: pytest.LogCaptureFixture, locks_taken: LocksTaken
+) -> None:
+    """A function that was first called at DEBUG takes the healthy path after that is over."""
+    caplog.set_level(logging.DEBUG, logger="resilient_llm")
+
+    @failover(chain=GROQ)
+    def ask(target: Target) -> str:
+        return target.key
+
+    ask()
+    ask()
+    caplog.set_level(logging.WARNING, logger="resilient_llm")
+    clock.advance(0.001)
+    ask()
+    wanted = plain_type_of(ask)
+
+    assert (str, 0) == (wanted, locks_taken(ask, 10))
+
+
+def plain_type_of(guarded: Any) -> Any:
+    """Return the class of answers that need no look in a wrapper."""
+    return guarded.__globals__["_r_plain_type"]
+
+
+def is_bound(guarded: Any) -> bool:
+    """Return whether a wrapper makes first attempts by itself."""
+    return guarded.__globals__["_r_circuit"] is not Unbound
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"reject": lambda answer: False}, {"observers": (lambda event: None,)}],
+    ids=["plain", "reject", "observers"],
+)
+def test_nobody_who_listens_unbinds_a_function(clock: Any, options: dict[str, Any]) -> None:
+    """Observers, traces and `reject` leave the wrapper bound, and each is served."""
+
+    @failover(chain=GROQ, **options)
+    def ask(target: Target) -> str:
+        return target.key
+
+    ask()
+    with Trace() as trace:
+        ask()
+    between = is_bound(ask)
+    with capture_events(AttemptSucceeded) as events:
+        ask()
+        during = is_bound(ask)
+        ask()
+        after = is_bound(ask)
+
+    assert (True, True, True, 1, 2) == (
+        between, during, after, len(trace.calls), len(events),
+    )  # fmt: skip
+    assert 4 == health()[GROQ].total
+
+
+def test_a_refused_first_answer_goes_on_as_in_the_call_flow(clock: Any) -> None:
+    """`reject` is asked once about each answer, and the call goes on after the first attempt."""
+    asked: list[str] = []
+    answers = ["good", "bad", "good"]
+
+    def reject(answer: str) -> str | None:
+        asked.append(answer)
+        return "empty" if answer == "bad" else None
+
+    @failover(chain=CHAIN, reject=reject, backoff=lambda n: 1.0)
+    def ask(target: Target) -> str:
+        return answers.pop(0)
+
+    ask()
+    with capture_events(AttemptFailed, AttemptSucceeded) as events:
+        ask()
+
+    assert ["good", "bad", "good"] == asked
+    assert [("AttemptFailed", CHAIN[0]), ("AttemptSucceeded", CHAIN[1])] == [
+        (type(each).__name__, each.target) for each in events
+    ]
+
+
+def test_an_interrupted_binding_is_made_again(clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function whose first call was interrupted still follows the state of the process."""
+
+    @failover(chain=GROQ)
+    def ask(target: Target) -> str:
+        return target.key
+
+    def interrupted(bound: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runtime, "bind", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ask()
+    ask()
+    with isolated():
+        ask()
+        inside = health()[GROQ].total
+
+    assert (1, 1) == (inside, health()[GROQ].total)
+
+
+def test_a_function_is_never_bound_to_a_state_that_was_exchanged_meanwhile(
+    clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The binding is made again if the state changed while its circuits were looked up."""
+
+    @failover(chain=GROQ)
+    def ask(target: Target) -> str:
+        return target.key
+
+    find = runtime.registry.circuit
+    changes = [{"failures": 7}]
+
+    def circuit(key: str, *options: Any) -> Any:
+        if changes:
+            configure(breakers={GROQ: changes.pop()})
+        return find(key, *options)
+
+    monkeypatch.setattr(runtime.registry, "circuit", circuit)
+    before = runtime.epoch
+    ask()
+
+    assert (before + 1, True) == (runtime.epoch, is_bound(ask))
+
+
+def test_arguments_and_functions_of_single_targets_are_called_by_the_wrapper(
+    clock: Any, locks_taken: LocksTaken
+) -> None:
+    """`params` and `call=` change what is called, not who makes the first attempt."""
+
+    def own(prompt: str, temperature: float) -> str:
+        return f"own {prompt} {temperature}"
+
+    @failover(chain=[Target(GROQ, params={"temperature": 0.5}), Target(OPENAI, call=own)])
+    def ask(target: Target, prompt: str, temperature: float = 1.0) -> str:
+        return f"{target.key} {prompt} {temperature}"
+
+    healthy = [ask("a"), ask("b", temperature=2.0)]
+    taken = locks_taken(lambda: ask("c"), 10)
+    bench_model(GROQ)
+
+    assert [f"{GROQ} a 0.5", f"{GROQ} b 0.5"] == healthy
+    assert (0, True, "own d 1.0") == (taken, is_bound(ask), ask("d"))
+
+
+def test_a_policy_keeps_no_function_that_it_called(clock: Any) -> None:
+    """`policy.call` remembers what it knows of a function as long as the function exists."""
+    policy = failover(chain=GROQ)
+
+    def made() -> weakref.ref[Any]:
+        def ask(target: Target) -> str:
+            return target.key
+
+        for _ in range(3):
+            policy.call(ask)
+        return weakref.ref(ask)
+
+    gone = made()
+
+    assert gone() is None
+    assert [] == list(policy._callers._known)
+
+
+class Client:
+    """A client whose methods take the target."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def ask(self, target: Target, prompt: str, *, attempt: Attempt) -> str:
+        return f"{self.name} {target.key} {prompt} {attempt.number}"
+
+
+def test_a_policy_calls_the_method_of_each_object(clock: Any) -> None:
+    """Bound methods of one class share what is known of their function."""
+    policy = failover(chain=GROQ)
+
+    answers = [policy.call(Client(name).ask, "hi") for name in ("one", "two")]
+
+    assert [f"one {GROQ} hi 1", f"two {GROQ} hi 1"] == answers
+    assert 1 == len(policy._callers._known)
 
 
 def test_using_shares_the_generated_code() -> None:

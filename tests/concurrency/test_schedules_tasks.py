@@ -222,7 +222,7 @@ def test_a_cancelled_probe_gives_its_place_back(backend: str, how: str) -> None:
 
         @failover(chain=GROQ, attempts=1)
         async def ask(target: Target) -> str:
-            state.leases = len(held_leases.get())
+            state.leases = len(held_leases())
             return await provide(target)
 
         state = SimpleNamespace(ask=ask, provide=provide, leases=0, answered=False)
@@ -233,7 +233,7 @@ def test_a_cancelled_probe_gives_its_place_back(backend: str, how: str) -> None:
             await state.ask()
         else:
             async with breaker(GROQ):
-                state.leases = len(held_leases.get())
+                state.leases = len(held_leases())
                 await state.provide(Target(GROQ))
         state.answered = True
 

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from resilient_llm._core.call.call import Call, CallDeps, Candidate
-from resilient_llm._core.call.call_flow import call_flow
+from resilient_llm._core.call.call_flow import call_flow, running_attempt
 from resilient_llm._core.call.steps import Done, Raise, Reply, Reraise, Step, Try, Wait
-from resilient_llm._core.circuit.circuit import CallTag, Circuit
+from resilient_llm._core.circuit.circuit import Circuit
+from resilient_llm._core.circuit.outbox import CallTag, Fact, Outbox
 from resilient_llm._core.circuit.permit import Permit, admit
 from resilient_llm._core.circuit.state import Lease
 from resilient_llm._core.retry_budget import RetryBudgets
@@ -23,6 +24,7 @@ from resilient_llm._values.errors import (
     DeadlineExceededError,
     ResponseRejectedError,
 )
+from resilient_llm._values.event_names import EventName
 from resilient_llm._values.kinds import AttemptRecord, ErrorKind
 from resilient_llm._values.policy import Options
 from resilient_llm._values.settings import BreakerSettings, Settings
@@ -48,6 +50,10 @@ class Problem(Exception):  # noqa: N818  # stands in transcripts
     def __init__(self, verdict: Verdict) -> None:
         super().__init__(verdict.reason)
         self.verdict = verdict
+
+
+class LimitError(Problem, TimeoutError):
+    """What a driver raises when it cuts an attempt off."""
 
 
 class Stop(BaseException):
@@ -90,6 +96,7 @@ class Player:
         self.script: dict[str, list[Any]] = {}
         self.timed_out = False
         self.seen: list[tuple[str, BaseException]] = []
+        self.failed: list[Callable[..., object]] = []
         self.rng = NoJitter()
         self.breakers = BreakerSettings(**(breakers or {}))
         self.before_wait: Callable[[Wait], None] = lambda _: None
@@ -102,6 +109,7 @@ class Player:
         self.deps = CallDeps(
             classify=lambda error: error.verdict,  # type: ignore[attr-defined]
             notice=lambda provider, error: self.seen.append((provider, error)),
+            fails_first=self._fails_first,
             backoff=lambda number, error, rng: float(number),
             budgets=RetryBudgets(),
             settings=settings or Settings(breakers={}),
@@ -109,6 +117,12 @@ class Player:
             item_inspector=lambda: _items,
         )
         self.call: Call = self.new_call()
+
+    def _fails_first(self, function: Callable[..., object]) -> bool:
+        if function in self.failed:
+            return False
+        self.failed.append(function)
+        return True
 
     def _circuit(self, key: str, provider: Circuit | None) -> Circuit:
         if key not in self.circuits:
@@ -137,16 +151,35 @@ class Player:
     def has_listeners(self, kind: str, tag: CallTag | None = None, /) -> bool:
         return kind != "HealthChanged"
 
-    def deliver(self, circuit: Circuit, /) -> None:
-        while circuit.outbox:
-            kind, at, details = circuit.outbox.popleft()
-            tag = details.pop("tag", None)
-            mine = tag is not None and tag.call_id == "the call"
+    def emit(
+        self,
+        outbox: Outbox,
+        kind: EventName,
+        happened_at: float,
+        tag: CallTag | None,
+        /,
+        **fields: Any,
+    ) -> None:
+        outbox.add(Fact(kind, happened_at, tag, fields))
+        self.deliver(outbox, tag)
+
+    def deliver(self, outbox: Outbox, tag: CallTag | None = None, /) -> None:
+        while outbox.pending:
+            fact = outbox.pending.popleft()
+            if fact.kind == "HealthChanged":
+                continue
+            mine = fact.tag is not None and fact.tag.call_id == "the call"
             said = "".join(
-                f" {name}={_shown(value)}" for name, value in details.items() if name != "enforced"
+                f" {name}={_shown(value)}"
+                for name, value in fact.fields.items()
+                if name != "enforced"
             )
             by = "" if mine else " by no call"
-            self.lines.append(f"{kind} {circuit.key}{said} at {at:g}{by}")
+            self.lines.append(f"{fact.kind} {outbox.key}{said} at {fact.happened_at:g}{by}")
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass besides the waits of the call."""
+        self.now += seconds
 
     # Playing.
 
@@ -157,7 +190,8 @@ class Player:
             failed: ``(key, verdict, seconds)`` of a first attempt that was made before the call
                 flow began.
         """
-        first: tuple[Candidate, Permit, Reply, bool] | None = None
+        running: Try | None = None
+        first: Reply | None = None
         if failed is not None:
             key, verdict, seconds = failed
             candidate = next(
@@ -165,10 +199,13 @@ class Player:
             )
             permit = admit(candidate.circuit, self.now)
             assert isinstance(permit, Permit)
+            running = running_attempt(self.call, candidate, permit, (None, False))
             self.now += seconds
-            first = (candidate, permit, Reply(self.now, error=Problem(verdict)), False)
-        steps = call_flow(self.call, self.now, first)
+            first = Reply(self.now, error=Problem(verdict))
+        steps = call_flow(self.call, self.now, running)
         step: Step = next(steps)
+        if first is not None:
+            step = steps.send(first)
         while (reply := self._do(step)) is not None:
             step = steps.send(reply)
         self.last = step
@@ -295,7 +332,7 @@ class TestAnswers:
     def test_targets_before_one_that_was_called_before_were_skipped(self) -> None:
         player = Player({"a/x": [], "b/y": [], "c/z": ["yes"]}, attempts=1)
         player.circuits["a/x"].bench(0.0, 100.0, "migration")
-        player.deliver(player.circuits["a/x"])
+        player.deliver(player.circuits["a/x"].outbox)
         player.lines.clear()
 
         player.plays(
@@ -623,6 +660,19 @@ class TestRetries:
         player.play()
 
         assert ["a", "a"] == [provider for provider, _ in player.seen]
+
+    def test_a_backoff_that_raises_is_replaced_and_emitted_once(self) -> None:
+        player = Player({"a/x": [DOWN, DOWN, "yes"]}, attempts=3)
+        player.deps.backoff = lambda number, error, rng: 1 / 0
+
+        lines = player.play()
+
+        assert ("ObserverFailed a/x type_name=ZeroDivisionError at 0.5", "answer 'yes'") == (
+            lines[2],
+            lines[-1],
+        )
+        assert 1 == len([line for line in lines if line.startswith("ObserverFailed")])
+        assert all(0.0 <= float(line.split()[1]) <= 0.4 for line in lines if "wait" in line)
 
 
 class TestHints:
@@ -990,6 +1040,89 @@ class TestDeadlines:
 
         assert "wait 4" in player.play()
 
+    @pytest.mark.parametrize("late", [0.0, 5.0])
+    def test_no_retry_after_a_wait_that_took_longer(self, late: float) -> None:
+        player = Player({"a/x": [DOWN], "b/y": []}, attempts=3, timeout=8.0)
+        player.before_wait = lambda _: player.advance(6.5 + late)
+
+        player.plays(f"""
+            try a/x 1 within 6
+            AttemptFailed a/x number=1 seconds=0.5 kind=transient reason=overloaded status=503 at \
+                0.5
+            RetryScheduled a/x number=2 delay=1 source=backoff at 0.5
+            wait 1
+            CallFailed a/x attempts=1 kind=transient at {8 + late:g}
+            raise DeadlineExceededError from Problem('overloaded')
+        """)
+        assert player.circuits["a/x"].slot is not None
+
+    def test_no_wait_for_a_bench_that_ends_at_the_deadline(self) -> None:
+        player = Player({"a/x": [limited(1.0)]}, attempts=3, timeout=1.52)
+        circuit = player.circuits["a/x"]
+        player.before_wait = lambda _: circuit.bench(player.now, 1.54, "migration")
+
+        lines = player.play()
+
+        assert (["wait 1"], "raise ChainExhaustedError from Problem('rate_limit')") == (
+            [line for line in lines if line.startswith("wait")],
+            lines[-1],
+        )
+
+    @pytest.mark.parametrize("raised", [UNKNOWN, BUG, WRONG, DEAD, DOWN], ids=lambda it: it.kind)
+    def test_what_a_client_raises_when_it_is_cut_off_is_a_timeout(self, raised: Verdict) -> None:
+        player = Player({"a/x": [], "b/y": ["yes"]}, attempts=1, attempt_timeout=3.0)
+        error = Problem(raised)
+        real = player._try
+
+        def cut_off(step: Try) -> Reply:
+            if step.candidate.target.key == "b/y":
+                return real(step)
+            player.lines.append("try a/x")
+            player.now = 3.0
+            return Reply(3.0, error=error, timed_out=True)
+
+        player._try = cut_off  # type: ignore[method-assign]
+
+        player.plays("""
+            try a/x
+            AttemptFailed a/x number=1 seconds=3 kind=transient reason=timeout status=None at 3
+            FailedOver a/x from_target=a/x to_target=b/y kind=transient reason=timeout at 3
+            try b/y 1 within 3
+            AttemptSucceeded b/y number=1 seconds=0.5 at 3.5
+            answer 'yes'
+        """)
+        assert (1, 1) == player.circuits["a/x"].numbers(3.5)
+        assert error is player.call.last_outcomes["a/x"][0]
+
+    def test_a_cancellation_at_the_limit_stays_one(self) -> None:
+        player = Player({"a/x": [], "b/y": []}, attempts=1, attempt_timeout=3.0)
+        player._try = lambda step: Reply(3.0, error=Stop(CANCELLED), timed_out=True)  # type: ignore[method-assign]
+
+        assert ["reraise"] == player.play()
+
+    def test_rules_are_asked_about_the_drivers_own_timeout(self) -> None:
+        player = Player(
+            {"a/x": [("never", 1e9)], "b/y": ["yes"]},
+            attempts=1,
+            attempt_timeout=3.0,
+            classify=lambda _: HUNG,
+        )
+        player._try = self._timing_out(player)  # type: ignore[method-assign]
+
+        assert "reason=hung" in player.play()[1]
+
+    @staticmethod
+    def _timing_out(player: Player) -> Callable[[Try], Reply]:
+        real = player._try
+
+        def cut_off(step: Try) -> Reply:
+            reply = real(step)
+            if reply.error is not None:
+                reply.error = LimitError(TIMED_OUT)
+            return reply
+
+        return cut_off
+
     def test_the_limit_of_a_half_open_probe_is_its_lease(self) -> None:
         player = Player(
             {"a/x": [DOWN, "yes"]}, attempts=1, attempt_timeout=100.0, breakers={"failures": 1}
@@ -1243,6 +1376,12 @@ class TestContextWindow:
 class TestRejecting:
     """Answers that the policy refuses."""
 
+    @pytest.mark.parametrize("said", [None, False, 0, 0.0, "", [], {}])
+    def test_anything_false_accepts_the_answer(self, said: Any) -> None:
+        player = Player({"a/x": ["yes"]}, reject=lambda _: said)
+
+        assert "answer 'yes'" == player.play()[-1]
+
     @pytest.mark.parametrize(
         ("said", "kind", "reason"),
         [
@@ -1250,7 +1389,6 @@ class TestRejecting:
             ("empty", "bad_response", "empty"),
             ("x", "bad_response", "x"),
             ("x" * 41, "bad_response", "rejected"),
-            ("", "bad_response", "rejected"),
             (ErrorKind.BAD_RESPONSE, "bad_response", "rejected"),
             (ErrorKind.TRANSIENT, "transient", "rejected"),
             (Verdict(ErrorKind.BAD_RESPONSE, "odd", status=200), "bad_response", "odd"),
@@ -1387,6 +1525,13 @@ class TestOwnRule:
         name = "ZeroDivisionError" if "Zero" in lines[1] else "ValueError"
         assert f"ObserverFailed a/x type_name={name} at 0.5" == lines[1]
         assert "reason=overloaded" in lines[2]
+
+    def test_one_that_fails_is_emitted_once(self) -> None:
+        player = Player({"a/x": [DOWN, DOWN], "b/y": ["yes"]}, attempts=2, classify=lambda _: 1 / 0)
+
+        lines = player.play()
+
+        assert 1 == len([line for line in lines if line.startswith("ObserverFailed")])
 
     def test_it_cannot_turn_a_cancellation_into_a_failure(self) -> None:
         player = Player({"a/x": [CANCELLED], "b/y": []}, classify=lambda _: DOWN)
@@ -1566,10 +1711,10 @@ class TestAllBenched:
         player = self.benched(50.0, when_all_benched="wait")
         deliver = player.deliver
 
-        def and_unbench(circuit: Circuit, /) -> None:
-            deliver(circuit)
+        def and_unbench(outbox: Outbox, tag: CallTag | None = None, /) -> None:
+            deliver(outbox, tag)
             if player.lines[-1].startswith("TargetSkipped"):
-                circuit.unbench(player.now)
+                player.circuits[outbox.key].unbench(player.now)
 
         player.deliver = and_unbench  # type: ignore[method-assign]
 

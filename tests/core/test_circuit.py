@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import gc
-import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from resilient_llm._core.circuit import window
-from resilient_llm._core.circuit.circuit import CallTag, Circuit
-from resilient_llm._core.circuit.state import FOREVER, Lease
+from resilient_llm._core.circuit.circuit import Circuit
+from resilient_llm._core.circuit.outbox import CallTag, Fact
+from resilient_llm._core.circuit.state import FOREVER, Admission, Lease
 from resilient_llm._core.circuit.window import NEVER
 from resilient_llm._values.kinds import ErrorKind, LastError
 from resilient_llm._values.settings import BreakerSettings
@@ -39,6 +40,13 @@ TRANSIENT, RATE_LIMITED = ErrorKind.TRANSIENT, ErrorKind.RATE_LIMITED
 def health(old: str, new: str) -> dict[str, Any]:
     """Return the details of a `HealthChanged`."""
     return {"old": old, "new": new}
+
+
+def settled(one: Circuit) -> None:
+    """Let the circuit answer, and pretend that it is busy, so that the next success is not looked at."""
+    answer(one, 0.0)
+    assert one.generation.is_settled
+    one.generation.check_after = 100.0
 
 
 def opened(sink: EventSink | None = None, **options: Any) -> Circuit:
@@ -239,19 +247,31 @@ class TestOpening:
             block.key, block.reason, block.until, block.manual, block.dead,
         )  # fmt: skip
 
-    def test_it_is_asked_whether_anybody_wants_the_event_of_this_call(self) -> None:
-        asked: list[tuple[str, CallTag | None]] = []
-
+    def test_nobody_is_asked_under_the_lock_who_listens(self) -> None:
         class Curious(EventSink):
             def has_listeners(self, kind: str, tag: CallTag | None = None, /) -> bool:
-                asked.append((kind, tag))
-                return False
+                raise AssertionError("the logger's answer is foreign code")
 
-        one = circuit(sink=Curious(), failures=1)
+        sink = Curious()
+        one = circuit(sink=sink, failures=1)
 
         one.failure(granted(one.admit(0.0)), 0.0, DOWN, 0.0, tag=TAG)
 
-        assert [("TargetBenched", TAG), ("HealthChanged", None)] == asked
+        assert ["TargetBenched", "HealthChanged"] == sink.kinds()
+
+    def test_the_failed_attempt_comes_before_the_bench_that_it_causes(self) -> None:
+        for charged in ("groq", "groq/a"):
+            sink = EventSink()
+            provider = circuit("groq", sink=sink, failures=1)
+            target = circuit("groq/a", sink=sink, failures=1, provider=provider)
+            one = provider if charged == "groq" else target
+            tag = CallTag("a call")
+            tag.cause = (target.outbox, Fact("AttemptFailed", 0.0, tag))
+
+            one.failure(granted(one.admit(0.0)), 0.0, DOWN, 0.0, tag=tag)
+
+            assert ["AttemptFailed", "TargetBenched", "HealthChanged"] == sink.kinds()[:3]
+            assert tag.cause is None
 
     def test_a_bench_is_lengthened_by_a_share_drawn_once(self) -> None:
         one = circuit(failures=1, jitter=0.5)
@@ -429,6 +449,45 @@ class TestPausing:
         one.pause(late, 2.0, Verdict(TRANSIENT, "overloaded", retry_after=80.0))
 
         assert 30.0 == one.shut_until
+
+    def test_a_report_without_an_admission_extends_a_running_pause(self) -> None:
+        sink = EventSink("HealthChanged")
+        one = circuit(sink=sink)
+        fail(one, 0.0, limited(10.0))
+        numbers = one.numbers(1.0)
+        sink.take()
+
+        one.extend_pause(1.0, limited(60.0), TAG)
+
+        details = benched(
+            RATE_LIMITED, "rate_limit", "rate_limited", 61.0, retry_after=60.0, tag=TAG
+        )
+        assert [("TargetBenched", KEY, 1.0, details)] == sink.take()
+        assert (61.0, numbers) == (one.shut_until, one.numbers(1.0))
+
+    @pytest.mark.parametrize(
+        "verdict",
+        [limited(), limited(2.0), Verdict(TRANSIENT, "overloaded", retry_after=60.0), DEAD],
+        ids=["without a wait", "a shorter wait", "another kind", "a dead key"],
+    )
+    def test_other_reports_without_an_admission_change_nothing(self, verdict: Verdict) -> None:
+        sink = EventSink()
+        one = circuit(sink=sink)
+        fail(one, 0.0, limited(10.0))
+        sink.take()
+
+        one.extend_pause(1.0, verdict)
+
+        assert ([], 10.0) == (sink.take(), one.shut_until)
+
+    @pytest.mark.parametrize("now", [10.0, 11.0])
+    def test_a_pause_that_has_ended_is_not_extended(self, now: float) -> None:
+        one = circuit()
+        fail(one, 0.0, limited(10.0))
+
+        one.extend_pause(now, limited(60.0))
+
+        assert "closed" == one.state(now)
 
     def test_an_answer_while_it_is_paused_still_counts(self) -> None:
         one = circuit()
@@ -1123,7 +1182,21 @@ class TestByHand:
 
         assert not one.unbench(1.0)
 
-        assert ([], 1) == (sink.take(), one.consecutive)
+        assert [] == sink.take()
+
+    @pytest.mark.parametrize(
+        "verdict", [None, limited(20.0)], ids=["not benched", "paused by a rate limit"]
+    )
+    def test_unbenching_forgets_failures_in_a_row(self, verdict: Verdict | None) -> None:
+        one = circuit(failures=5)
+        fail(one, 0.0, times=4)
+        if verdict is not None:
+            fail(one, 0.0, verdict)
+
+        one.unbench(1.0)
+        fail(one, 2.0)
+
+        assert ("closed", 1) == (one.state(2.0), one.consecutive)
 
     def test_unbenching_a_half_open_circuit_closes_it(self) -> None:
         one = circuit(failures=1)
@@ -1258,6 +1331,34 @@ class TestModes:
             one.slot.check_after,
             circuit(now=1.0, mode="disabled").slot.started_at,
         )  # type: ignore[union-attr]
+
+    @pytest.mark.parametrize(
+        "report",
+        [
+            lambda one, admission: one.failure(admission, 1.0, DOWN, 0.0),
+            lambda one, admission: one.failure(admission, 1.0, DEAD, 0.0),
+            lambda one, admission: one.failure(admission, 1.0, limited(9.0), 0.0),
+            lambda one, admission: one.pause(admission, 1.0, limited(9.0)),
+            lambda one, admission: one.exhausted(admission, 1.0, DOWN, 3, 0),
+        ],
+        ids=["failures", "auth_dead", "rate limit", "pause", "exhausted"],
+    )
+    def test_a_call_that_was_running_does_not_block_a_disabled_circuit(
+        self, report: Callable[[Circuit, Admission], None]
+    ) -> None:
+        sink = EventSink("HealthChanged")
+        one = circuit(sink=sink, failures=1)
+        admission = granted(one.admit(0.0))
+        one.configure(BreakerSettings(failures=1, mode="disabled"), 0.5)
+
+        report(one, admission)
+
+        assert ([], "closed", None) == (sink.take(), one.state(1.0), one.bench_now(1.0))
+
+    def test_a_circuit_that_is_forced_open_is_never_idle(self) -> None:
+        one = circuit(mode="forced_open")
+
+        assert not one.is_idle(1e6)
 
     def test_forced_open_blocks_until_the_mode_is_changed(self) -> None:
         sink = EventSink()
@@ -1454,7 +1555,7 @@ class TestInterrupted:
         one = circuit(provider=provider)
         generation = one.generation
         fail(provider, 0.0)
-        one.slot, one.shut_until, provider._changed = generation, NEVER, True
+        one.slot, one.shut_until, provider._is_publishing = generation, NEVER, True
 
         one.failure(generation, 1.0, DOWN, 1.0)
 
@@ -1584,8 +1685,21 @@ class TestSettled:
 
         assert not self.settled_after(circuit(), 1.0)
 
-    def test_not_where_slow_calls_are_looked_for(self) -> None:
-        assert not self.settled_after(circuit(slow_call=5.0), 1.0)
+    def test_where_slow_calls_are_looked_for_the_quicker_ones_need_no_look(self) -> None:
+        one = circuit(slow_call=5.0)
+
+        assert (True, 5.0) == (self.settled_after(one, 1.0), one.generation.slow_above)
+
+    def test_not_while_a_rate_of_slow_calls_could_be_completed(self) -> None:
+        one = circuit(slow_call=5.0, min_calls=3)
+        answer(one, 1.0, seconds=6.0)
+
+        assert not one.generation.is_settled
+
+        answer(one, 1.0, times=2)
+
+        assert "closed" == one.state(1.0)
+        assert one.generation.is_settled
 
     def test_not_while_a_rate_could_be_completed(self) -> None:
         one = circuit(failures=100, min_calls=3)
@@ -1637,10 +1751,23 @@ class TestSettled:
         assert (1, False, 0) == (before, is_settled, provider.consecutive)
         assert self.settled_after(one, 2.0)
 
-    def test_not_while_its_provider_looks_for_slow_calls(self) -> None:
+    def test_the_limit_for_slow_calls_is_the_smaller_of_its_own_and_its_providers(self) -> None:
         provider = circuit("groq", slow_call=5.0)
+        limits = [
+            circuit(provider=provider).generation.slow_above,
+            circuit(provider=provider, slow_call=3.0).generation.slow_above,
+            circuit(provider=provider, slow_call=7.0).generation.slow_above,
+            circuit().generation.slow_above,
+        ]
 
-        assert not self.settled_after(circuit(provider=provider), 1.0)
+        assert [5.0, 3.0, 5.0, FOREVER] == limits
+
+    def test_a_new_period_has_the_same_limit(self) -> None:
+        one = circuit(slow_call=5.0, failures=1)
+        fail(one, 1.0)
+        one.unbench(2.0)
+
+        assert 5.0 == one.generation.slow_above
 
 
 class TestProvider:
@@ -1773,27 +1900,46 @@ class TestProvider:
 
     def test_its_failures_make_its_targets_look_at_their_next_success(self) -> None:
         provider, one, _ = self.family()
-        one.generation.is_settled, one.generation.check_after = True, 100.0
+        settled(one)
 
         fail(provider, 1.0)
 
-        assert (False, NEVER, False) == (
-            one.generation.is_settled,
-            one.generation.check_after,
-            provider._changed,
-        )
+        assert (False, NEVER) == (one.generation.is_settled, one.generation.check_after)
 
-    def test_its_limit_for_slow_calls_does_too(self) -> None:
+    def test_only_targets_that_answered_since_then_are_told_of_a_failure(self) -> None:
+        provider, one, other = self.family(failures=100)
+        settled(one)
+        settled(other)
+
+        listed = []
+        for now in (1.0, 2.0, 3.0):
+            fail(provider, now)
+            listed.append(len(provider._settled_targets))
+            answer(other, now)
+        settled(other)
+        listed.append(len(provider._settled_targets))
+
+        assert [0, 0, 0, 1] == listed
+
+    def test_settled_targets_that_are_gone_are_forgotten(self) -> None:
+        provider = circuit("groq")
+
+        for number in range(1000):
+            settled(circuit(f"groq/{number}", provider=provider))
+
+        assert len(provider._settled_targets) <= 2
+
+    def test_its_limit_for_slow_calls_is_theirs_too(self) -> None:
         provider, one, _ = self.family()
-        one.generation.is_settled, one.generation.check_after = True, 100.0
+        settled(one)
 
         provider.configure(BreakerSettings(slow_call=5.0), 1.0)
 
-        assert (False, NEVER) == (one.generation.is_settled, one.generation.check_after)
+        assert 5.0 == one.generation.slow_above
 
     def test_other_changes_leave_them_settled(self) -> None:
         provider, one, _ = self.family()
-        one.generation.is_settled, one.generation.check_after = True, 100.0
+        settled(one)
 
         provider.bench(1.0, 2.0, "migration")
 
@@ -1828,12 +1974,101 @@ class TestProvider:
 
         assert 3.0 == provider.average_latency(1.0)
 
-    def test_its_own_latency_goes_before_that_of_its_targets(self) -> None:
-        provider, one, _ = self.family()
-        answer(one, 1.0, seconds=2.0)
+    def test_each_call_has_the_same_weight_in_its_latency(self) -> None:
+        provider, one, other = self.family()
+        answer(one, 1.0, seconds=1.0, times=7)
+        answer(other, 1.0, seconds=2.0)
         answer(provider, 1.0, seconds=9.0)
 
-        assert 9.0 == provider.average_latency(1.0)
+        assert 2.0 == provider.average_latency(1.0)
+
+    def test_what_its_targets_did_not_settle_is_in_its_figures(self) -> None:
+        provider, one, other = self.family(failures=100)
+        settled(one)
+        fail(other, 0.0)
+        one.generation.n += 5
+
+        assert 6 == provider.answered()
+        one.generation.n += 5
+        assert (12, 1) == provider.numbers(0.0)
+        one.generation.n += 5
+        assert 16 == provider.first_attempts(0.0, 10.0)
+        one.generation.n += 5
+        assert "healthy" == provider.status(0.0)
+
+    def test_its_rate_is_of_what_its_targets_did_not_settle_too(self) -> None:
+        provider, one, _ = self.family(failures=100, min_calls=10)
+        settled(one)
+        one.generation.n += 10
+
+        fail(provider, 0.0, times=10)
+        state = provider.state(0.0)
+        fail(provider, 0.0)
+
+        assert ("closed", "open") == (state, provider.state(0.0))
+
+    def test_a_failure_asks_no_target_where_settled_counts_decide(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        provider, one, other = self.family(failures=100)
+        answer(one, 1.0, times=80)
+        asked: list[float] = []
+        settle = Circuit._settle_targets_locked
+        monkeypatch.setattr(
+            Circuit,
+            "_settle_targets_locked",
+            lambda self, now: [asked.append(now), settle(self, now)][1],
+        )
+
+        other.configure(BreakerSettings(failures=100, error_rate=1.0, min_calls=100), 1.0)
+        fail(provider, 1.0, times=20)
+        fail(other, 1.0, times=20)
+
+        assert 1 == len(asked)  # before its health is said to have changed
+
+    def test_its_health_changes_with_the_errors_of_its_targets(self) -> None:
+        sink = EventSink()
+        provider, one, _ = self.family(sink, failures=100)
+        answer(one, 1.0, times=8)
+        one.configure(BreakerSettings(failures=100, error_rate=1.0), 1.0)
+        sink.take()
+
+        fail(one, 2.0)
+        degraded = [event for event in sink.take() if event[1] == "groq"]
+        answer(one, 3.0, times=3)
+
+        assert [("HealthChanged", "groq", 2.0, health("healthy", "degraded"))] == degraded
+        assert ("HealthChanged", "groq", 3.0, health("degraded", "healthy")) in sink.take()
+        assert "healthy" == provider.status(3.0)
+
+    def test_its_health_is_not_said_to_change_by_what_was_not_settled(self) -> None:
+        sink = EventSink()
+        _, one, other = self.family(sink, failures=100)
+        settled(one)
+        one.generation.n += 50
+
+        fail(other, 0.0)
+
+        assert ["groq/b"] == [key for _, key, *_ in sink.take()]
+
+    def test_calls_of_a_target_that_closed_since_then_stay_in_its_counts(self) -> None:
+        provider, one, _ = self.family()
+        answer(one, 1.0, times=4)
+        fail(one, 1.0)
+        one.generation.n += 2
+
+        one.forget(2.0)
+
+        assert ((0, 0), (7, 1)) == (one.numbers(2.0), provider.numbers(2.0))
+
+    def test_what_its_targets_did_not_settle_before_it_closed_is_not_its_own(self) -> None:
+        provider, one, _ = self.family()
+        settled(one)
+        one.generation.n += 5
+
+        provider.forget(1.0)
+
+        assert ((6, 0), (0, 0)) == (one.numbers(1.0), provider.numbers(1.0))
 
     def test_its_first_attempts_are_those_of_its_targets(self) -> None:
         provider, one, other = self.family()
@@ -1850,7 +2085,7 @@ class TestProvider:
 
         assert (3, 2) == (provider.answered(), one.answered())
 
-    def test_targets_that_are_gone_are_forgotten(self) -> None:
+    def test_calls_of_targets_that_are_gone_stay_in_its_counts(self) -> None:
         provider, one, other = self.family()
         answer(one, 1.0)
         answer(other, 1.0)
@@ -1858,7 +2093,7 @@ class TestProvider:
         del one
         gc.collect()
 
-        assert (1, 0) == provider.numbers(1.0)
+        assert (2, 0) == provider.numbers(1.0)
 
     def test_a_provider_of_targets_that_come_and_go_stays_small(self) -> None:
         provider = circuit("groq")
@@ -1879,16 +2114,16 @@ class TestFork:
         one = circuit(failures=1)
         fail(one, 0.0)
         granted(one.admit(30.0))
-        lock, delivering = one._lock, one.delivering
+        lock, outbox = one._lock, one.outbox
         lock.acquire()
-        delivering.acquire()
-        one.outbox.append(("TargetBenched", 0.0, {}))
+        outbox.routing.acquire()
+        outbox.add(Fact("TargetBenched", 0.0))
 
         one.after_fork()
 
         assert one._lock is not lock
-        assert one.delivering is not delivering
-        assert isinstance(one.delivering, type(threading.Lock()))
+        assert one.outbox is not outbox
+        assert not one.outbox.routing.locked()
         assert 0 == len(one.outbox)
         assert isinstance(one.admit(30.0), Lease)
 

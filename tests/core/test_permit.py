@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextvars
+import copy
+import pickle
+import random
 from collections.abc import Callable
 
 import pytest
@@ -12,9 +16,10 @@ from resilient_llm._core.circuit.permit import (
     admit,
     block_of,
     held_leases,
+    open_permits,
     permit_of_inlined,
-    pop_leases,
-    push_leases,
+    pop_permit,
+    push_permit,
 )
 from resilient_llm._core.circuit.state import Block, Lease
 from resilient_llm._values.kinds import ErrorKind
@@ -177,9 +182,9 @@ class TestAdmitting:
         provider, one = family(**{"failures": 1, **options})
         half_open(one, provider)
         outer = permitted(one, 30.0)
-        push_leases(outer.leases)
+        push_permit(outer)
         inner = permitted(one, 31.0)
-        pop_leases(outer.leases)
+        pop_permit(outer)
         assert isinstance(admit(one, 31.0), Block)
         return one, outer, inner
 
@@ -222,23 +227,65 @@ class TestAdmitting:
     def test_a_lease_that_was_given_back_is_not_borrowed(self) -> None:
         one, outer, _ = self.borrowed()
         outer.abandoned()
-        push_leases(outer.leases)
+        push_permit(outer)
 
         results = [admit(one, 33.0) for _ in range(3)]
 
-        pop_leases(outer.leases)
+        pop_permit(outer)
         assert [True, False, False] == [isinstance(each, Permit) for each in results]
 
     def test_leases_are_popped_in_any_order(self) -> None:
-        first, second = self.borrowed()[1].leases, self.borrowed()[1].leases
-        push_leases(first)
-        push_leases(second)
+        first, second = self.borrowed()[1], self.borrowed()[1]
+        push_permit(first)
+        push_permit(second)
 
-        pop_leases(first)
-        assert second == held_leases.get()
-        pop_leases(second)
+        pop_permit(first)
+        assert second.leases == held_leases()
+        pop_permit(second)
 
-        assert () == held_leases.get()
+        assert () == held_leases()
+
+    @pytest.mark.parametrize(
+        "report",
+        [
+            Permit.abandoned,
+            lambda permit: permit.succeeded(32.0, 1.0),
+            lambda permit: permit.failed(None, 32.0, DOWN),
+            lambda permit: permit.cancelled(32.0),
+        ],
+    )
+    def test_a_permit_that_is_reported_in_another_context_is_dropped(
+        self, report: Callable[[Permit], object]
+    ) -> None:
+        outer = self.borrowed()[1]
+        push_permit(outer)
+
+        contextvars.copy_context().run(report, outer)
+
+        assert () == held_leases()
+        assert () == open_permits.get(), "it is kept for ever"
+
+    def test_a_permit_that_is_reported_in_another_context_makes_way_for_the_next(self) -> None:
+        first, second = self.borrowed()[1], self.borrowed()[1]
+        push_permit(first)
+        contextvars.copy_context().run(first.abandoned)
+
+        push_permit(second)
+
+        assert (second,) == open_permits.get()
+        pop_permit(second)
+
+    def test_a_context_that_outlives_the_probe_is_admitted_as_any_other(self) -> None:
+        one, outer, _ = self.borrowed()
+        push_permit(outer)
+        inside = contextvars.copy_context()
+        pop_permit(outer)
+        outer.succeeded(32.0, 2.0)
+
+        permit = inside.run(permitted, one, 33.0)
+
+        assert one.generation is permit.admission
+        assert () == inside[open_permits]
 
     def test_places_of_other_keys_are_not_shared(self) -> None:
         _, one = family(failures=1)
@@ -246,11 +293,11 @@ class TestAdmitting:
         strange = circuit("openai", failures=1)
         half_open(strange)
         other = permitted(strange, 30.0)
-        token = held_leases.set(other.leases)
+        push_permit(other)
         try:
             permit = permitted(one, 30.0)
         finally:
-            held_leases.reset(token)
+            pop_permit(other)
 
         assert permit.admission is not other.admission
         assert isinstance(permit.admission, Lease)
@@ -494,9 +541,9 @@ class TestChargingOnce:
         half_open(one)
         outer, inner = permitted(one, 30.0), permitted(one, 30.0)
         error = ConnectionError()
-        inner.failed(error, 31.0, WRONG)
+        inner.abandoned()
+        Permit(one, one.generation, None, 30.5).failed(error, 31.0, DOWN)  # late: changes nothing
         sink.take()
-        error._resilient_llm_charged = {one.serial: 31.0}  # type: ignore[attr-defined]
 
         outer.failed(error, 32.0, DOWN)
 
@@ -510,7 +557,7 @@ class TestChargingOnce:
         permitted(one, 0.0).failed(wrong, 1.0, WRONG)
         permitted(one, 0.0).failed(fast, 1.0, limited(0.0))
 
-        assert ([], ["_resilient_llm_charged"]) == (list(vars(wrong)), list(vars(fast)))
+        assert ([], ["_resilient_llm_passages"]) == (list(vars(wrong)), list(vars(fast)))
 
     def test_an_error_that_meets_many_circuits_stays_small(self) -> None:
         error = ConnectionError()
@@ -518,7 +565,120 @@ class TestChargingOnce:
         for _ in range(100):
             permitted(circuit("groq"), 0.0).failed(error, 1.0, DOWN)
 
-        assert len(error._resilient_llm_charged) <= 32  # type: ignore[attr-defined]
+        assert len(error._resilient_llm_passages) <= 64  # type: ignore[attr-defined]
+
+    @pytest.mark.parametrize("entered_at", [0.0, 1.0])
+    def test_an_outer_guard_of_the_context_that_started_another_passes(
+        self, entered_at: float
+    ) -> None:
+        one = circuit("groq")
+        outer = [permitted(one, 0.0), permitted(one, entered_at)]
+        inner = [permitted(one, 1.5), permitted(one, 2.0)]
+        error = ConnectionError()
+        started = contextvars.copy_context()
+
+        for permit in reversed(inner):
+            started.run(permit.failed, error, 3.0, DOWN)
+        for permit in reversed(outer):
+            permit.failed(error, 4.0, DOWN)
+
+        assert (1, 1) == one.numbers(4.0)
+
+    def test_three_contexts_that_started_one_another_charge_twice(self) -> None:
+        one = circuit("groq")
+        permits = [permitted(one, float(n)) for n in range(3)]
+        contexts = [contextvars.copy_context() for _ in permits]
+        error = ConnectionError()
+
+        for permit, context in reversed(list(zip(permits, contexts, strict=True))):
+            context.run(permit.failed, error, 4.0, DOWN)
+
+        assert (2, 2) == one.numbers(4.0)
+
+    @pytest.mark.parametrize("apart", [0.0, 0.1], ids=["at-once", "one-after-another"])
+    @pytest.mark.parametrize("guards", [1, 2])
+    def test_one_error_that_many_calls_get_is_charged_for_each(
+        self, apart: float, guards: int
+    ) -> None:
+        one = circuit("groq", failures=100, mode="metrics_only")
+        error = ConnectionError()
+        calls = [
+            (contextvars.copy_context(), [permitted(one, n * apart) for _ in range(guards)])
+            for n in range(20)
+        ]
+
+        for context, permits in calls:
+            for permit in permits:
+                context.run(permit.failed, error, 5.0, DOWN)
+
+        assert (20, 20) == one.numbers(5.0)
+
+    def test_calls_that_get_one_error_through_a_started_context_are_charged_for_each(self) -> None:
+        one = circuit("groq", failures=100, mode="metrics_only")
+        error = ConnectionError()
+        outer = [(contextvars.copy_context(), permitted(one, 0.1 * n)) for n in range(20)]
+        inner = [(contextvars.copy_context(), permitted(one, 3.0 + 0.1 * n)) for n in range(20)]
+
+        for context, permit in inner + outer:
+            context.run(permit.failed, error, 6.0, DOWN)
+
+        assert (20, 20) == one.numbers(6.0)
+
+    def test_a_caller_that_starts_what_all_share_is_charged_with_it_once(self) -> None:
+        one = circuit("groq", failures=100, mode="metrics_only")
+        error = ConnectionError()
+        callers = [(contextvars.copy_context(), permitted(one, 0.1 * n)) for n in range(20)]
+        shared = contextvars.copy_context(), permitted(one, 3.0)
+
+        for context, permit in [shared, *callers]:
+            context.run(permit.failed, error, 6.0, DOWN)
+
+        assert (20, 20) == one.numbers(6.0)
+
+    @pytest.mark.parametrize("order", ["reversed", "any"])
+    def test_of_calls_that_get_one_error_in_another_order_half_are_charged(
+        self, order: str
+    ) -> None:
+        one = circuit("groq", failures=100, mode="metrics_only")
+        error = ConnectionError()
+        calls = [(contextvars.copy_context(), permitted(one, 0.1 * n)) for n in range(20)]
+        calls.reverse()
+        if order == "any":
+            random.Random(7).shuffle(calls)
+
+        for context, permit in calls:
+            context.run(permit.failed, error, 5.0, DOWN)
+
+        assert 10 <= one.numbers(5.0)[1] <= 20
+
+    def test_a_call_that_took_anothers_passage_for_its_own_leaves_it_to_that_one(self) -> None:
+        one = circuit("groq", failures=100, mode="metrics_only")
+        error = ConnectionError()
+        early, late = contextvars.copy_context(), contextvars.copy_context()
+        early_one, outer, inner = (permitted(one, float(n)) for n in range(3))
+
+        late.run(inner.failed, error, 4.0, DOWN)
+        early.run(early_one.failed, error, 4.1, DOWN)
+        late.run(outer.failed, error, 4.2, DOWN)
+
+        assert (1, 1) == one.numbers(5.0)
+
+    @pytest.mark.parametrize(
+        "copied", [lambda error: pickle.loads(pickle.dumps(error)), copy.deepcopy]
+    )
+    def test_copies_of_an_error_are_charged_and_noted_by_themselves(
+        self, copied: Callable[[BaseException], BaseException]
+    ) -> None:
+        one = circuit("groq")
+        outer, inner = permitted(one, 0.0), permitted(one, 1.0)
+        error = ConnectionError()
+        inner.failed(error, 2.0, DOWN)
+
+        other = copied(copied(error))
+        permitted(one, 1.5).failed(other, 3.0, DOWN)
+        outer.failed(other, 4.0, DOWN)
+
+        assert (2, 2) == one.numbers(4.0)
 
     def test_a_class_that_hides_its_dict_is_charged_by_every_guard(self) -> None:
         class Hidden(Exception):  # noqa: N818

@@ -18,12 +18,43 @@ def test_retries_of_one_provider_leave_the_budget_of_another(clock: Any) -> None
     assert budgets.take("groq", 10.5, 0.2, 0)
 
 
-def test_budgets_of_idle_providers_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A provider per tenant does not grow for ever."""
+@pytest.mark.parametrize("seconds_apart", [0.0, 20.0], ids=["all at once", "idle ones"])
+def test_the_number_of_budgets_is_bounded(
+    monkeypatch: pytest.MonkeyPatch, seconds_apart: float
+) -> None:
+    """A provider per tenant does not grow without a bound, even if all fail within ten seconds."""
     monkeypatch.setattr("resilient_llm._core.retry_budget._MOST_PROVIDERS", 10)
     budgets = RetryBudgets()
 
     for number in range(100):
-        budgets.first_attempt_failed(f"tenant{number}", float(number * 20))
+        budgets.first_attempt_failed(f"tenant{number}", number * seconds_apart)
 
-    assert len(budgets._counts) <= 10
+    assert [f"tenant{number}" for number in range(90, 100)] == list(budgets._counts)
+
+
+def test_the_budget_that_was_used_last_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among more providers than are kept, one that is retried all the time keeps its budget."""
+    monkeypatch.setattr("resilient_llm._core.retry_budget._MOST_PROVIDERS", 10)
+    budgets = RetryBudgets()
+    taken = 0
+
+    for number in range(100):
+        budgets.first_attempt_failed(f"tenant{number}", 0.0)
+        taken += budgets.take("groq", 0.0, 0.2, 0)
+
+    assert 10 == taken
+
+
+def test_a_new_budget_looks_at_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above the bound a new provider costs what it costs below, however many there are."""
+    monkeypatch.setattr("resilient_llm._core.retry_budget._MOST_PROVIDERS", 50)
+    summed: list[object] = []
+    monkeypatch.setattr(
+        "resilient_llm._core.retry_budget._sum", lambda marks, _: summed.append(marks) or 0.0
+    )
+    budgets = RetryBudgets()
+
+    for number in range(100):
+        budgets.first_attempt_failed(f"tenant{number}", 0.0)
+
+    assert [] == summed

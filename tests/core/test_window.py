@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
 from resilient_llm._core.circuit import triggers
-from resilient_llm._core.circuit.window import BUCKETS, ENOUGH, NEVER, REST, SAMPLED, Generation
+from resilient_llm._core.circuit.window import BUCKETS, NEVER, RECENT_MARKS, REST, Generation
 from resilient_llm._values.settings import BreakerSettings
 from tests.support.circuits import NoJitter
 
@@ -49,29 +50,6 @@ class TestCounting:
 
         assert ((4, 2, 2), 2) == (one.counts(1.0), one.n)
 
-    def test_calls_that_are_slow_by_the_limit_above_leave_with_their_bucket(self) -> None:
-        one = generation()
-        for now, slow_above in ((1.0, True), (1.0, True), (3.0, True), (5.0, False)):
-            one.success(now, 9.0, slow=False, slow_above=slow_above)
-
-        assert [3, 1, 0] == [one.slow_above(now) for now in (60.9, 61.0, 63.0)]
-        assert (1, 0, 0) == one.counts(63.0)
-
-    def test_calls_that_are_slow_by_the_limit_above_are_those_since_the_cut(self) -> None:
-        one = generation()
-        one.success(1.0, 9.0, slow=True, slow_above=True)
-        one.cut()
-        for _ in range(2):
-            one.success(2.0, 9.0, slow=True, slow_above=True)
-
-        assert 2 == one.slow_above(2.0)
-
-    def test_a_success_is_not_slow_by_the_limit_above_unless_it_is_said(self) -> None:
-        one = generation()
-        one.success(1.0, 9.0, slow=True)
-
-        assert 0 == one.slow_above(1.0)
-
     def test_slow_errors_leave_with_their_bucket(self) -> None:
         one = generation()
         one.error(1.0)
@@ -80,15 +58,6 @@ class TestCounting:
         one.error(7.0)
 
         assert [(4, 4, 2), (2, 2, 1), (1, 1, 0)] == [one.counts(now) for now in (7.0, 63.0, 65.0)]
-
-    def test_slow_calls_since_a_moment_are_those_of_all_buckets_since(self) -> None:
-        one = generation()
-        for now in (1.0, 3.0, 5.0, 7.0):
-            one.error(now, slow=now < 6.0)
-            if now == 1.0:
-                one.cut()
-
-        assert (3, 3, 2) == one.counts(7.0, since_cut=True)
 
     def test_an_error_says_what_is_in_the_window_with_it(self) -> None:
         one = generation()
@@ -139,50 +108,16 @@ class TestCounting:
 
         assert (4, 0, 0) == one.counts(10.0)
 
-    def test_only_what_came_since_the_last_cut(self) -> None:
-        one = generation()
-        found = [one.counts(0.0, since_cut=True)]
-        for now in (10.0, 20.0, 30.0):
-            one.success(now, 0.5, slow=True)
-            one.error(now)
-            found.append(one.counts(now, since_cut=True))
-            if now == 10.0:
-                one.cut()
-                found.append(one.counts(now, since_cut=True))
-
-        assert [(0, 0, 0), (2, 1, 1), (0, 0, 0), (2, 1, 1), (4, 2, 2)] == found
-        assert (6, 3, 3) == one.counts(30.0)
-
-    def test_each_cut_is_a_cut(self) -> None:
-        one = generation()
-        for now in (10.0, 20.0, 30.0):
-            one.error(now)
-            one.cut()
-        one.success(40.0, 0.5, slow=False)
-
-        assert ((4, 3, 0), (1, 0, 0)) == (one.counts(40.0), one.counts(40.0, since_cut=True))
-
-    def test_what_was_counted_before_a_cut_is_before_it_whoever_looks_first(self) -> None:
+    def test_what_is_already_in_a_bucket_is_not_counted_again(self) -> None:
         one = generation()
         one.success(10.0, 0.5, slow=False)
-        one.n += 3
+        one.n += 2
+        assert 3 == one.unsettled
 
-        one.cut()
-        one.success(9.99, 0.5, slow=False)
+        one.settle(11.0)
+        one.settle(11.0)
 
-        assert ((5, 0, 0), (1, 0, 0)) == (one.counts(10.0), one.counts(10.0, since_cut=True))
-
-    def test_after_a_cut_the_next_thing_starts_a_bucket(self) -> None:
-        one = generation()
-        one.error(10.0)
-        one.is_settled, one.check_after = True, 99.0
-
-        one.cut()
-        one.error(10.5)
-        one.error(10.6)
-
-        assert ((3, 3, 0), (2, 2, 0)) == (one.counts(10.6), one.counts(10.6, since_cut=True))
-        assert (False, NEVER) == (one.is_settled, one.check_after)
+        assert (0, (3, 0, 0)) == (one.unsettled, one.counts(11.0))
 
     def test_memory_is_that_of_the_buckets_whatever_the_rate(self) -> None:
         one = generation()
@@ -192,6 +127,117 @@ class TestCounting:
 
         assert len(one._buckets) <= BUCKETS + 1
         assert len(one._marks) <= 12
+
+
+def family(window: float = 60.0, window_above: float = 60.0) -> tuple[Generation, Generation]:
+    """Return a generation of a provider and one of a target of it."""
+    above = Generation(0.0, window_above)
+    return above, Generation(0.0, window, above=above)
+
+
+class TestCountingAbove:
+    """What a target counts is counted by its provider in the same step."""
+
+    def test_successes_and_errors_of_a_target_are_in_the_total(self) -> None:
+        above, one = family()
+        one.success(1.0, 0.5, slow=True)
+        one.error(1.0, slow=True)
+        above.success(1.0, 0.5, slow=False)
+        above.error(1.0)
+
+        assert ((4, 1, 0), 1) == (above.counts(1.0), above.errors_of_targets(1.0))
+        assert (2, 1, 2) == one.counts(1.0)
+
+    def test_calls_that_are_slow_by_the_limit_above_are_slow_there_only(self) -> None:
+        above, one = family()
+
+        for slow_above in (True, True, False):
+            one.success(1.0, 9.0, slow=False, slow_above=slow_above)
+
+        assert ((3, 0, 0), (3, 0, 2)) == (one.counts(1.0), above.counts(1.0))
+
+    def test_what_was_only_counted_is_added_when_it_settles(self) -> None:
+        above, one = family()
+        one.success(1.0, 0.5, slow=False)
+        one.settle(1.0)
+        one.n += 4
+        before = above.counts(1.0)
+
+        one.settle(1.0)
+
+        assert ((1, 0, 0), (5, 0, 0), 5) == (before, above.counts(1.0), above.n)
+
+    def test_the_average_is_that_of_all_calls(self) -> None:
+        above, one = family()
+        other = Generation(0.0, 60.0, above=above)
+        for _ in range(100):
+            one.success(1.0, 0.1, slow=False)
+        other.success(1.0, 10.2, slow=False)
+        above.success(1.0, 0.0, slow=False)
+        for each in (one, other):
+            each.settle(1.0)
+
+        assert pytest.approx(20.2 / 102) == above.latency(1.0)
+
+    def test_both_windows_end_at_the_same_moment(self) -> None:
+        above, one = family()
+        one.success(10.0, 0.5, slow=False, slow_above=True)
+        one.error(10.0)
+        one.success(14.0, 0.5, slow=False)
+        one.n += 3
+
+        both = [(one.counts(now)[0], above.counts(now)[0]) for now in (69.9, 70.0, 73.9, 74.0)]
+
+        assert [(6, 6), (4, 4), (4, 4), (0, 0)] == both
+        assert ((0, 0, 0), 0) == (above.counts(74.0), above.errors_of_targets(74.0))
+
+    def test_what_is_settled_late_is_dated_by_its_bucket(self) -> None:
+        above, one = family()
+        one.success(10.0, 0.5, slow=False)
+        one.n += 3
+        above.error(40.0)
+
+        one.settle(50.0)
+
+        assert [(5, 1, 0), (1, 1, 0), (0, 0, 0)] == [
+            above.counts(now) for now in (69.9, 70.0, 100.0)
+        ]
+
+    def test_what_is_settled_after_it_left_the_window_above_is_not_counted(self) -> None:
+        above, one = family(window_above=30.0)
+        one.success(10.0, 0.5, slow=False)
+        one.n += 3
+
+        one.settle(40.0)
+
+        assert ((4, 0, 0), (0, 0, 0)) == (one.counts(40.0), above.counts(40.0))
+
+    def test_a_bucket_of_a_target_from_before_it_began_is_dated_by_its_beginning(self) -> None:
+        above, one = family()
+        one.success(10.0, 0.5, slow=False)
+        one.above = above = Generation(11.0, 60.0)
+
+        one.success(11.0, 0.5, slow=False)
+
+        assert [(1, 0, 0), (0, 0, 0)] == [above.counts(now) for now in (70.9, 71.0)]
+
+    def test_recent_successes_are_those_of_all(self) -> None:
+        above, one = family()
+        for now in (1.0, 3.0, 11.5):
+            one.success(now, 0.5, slow=False)
+            above.success(now, 0.5, slow=False)
+
+        assert 4 == above.recent_successes(11.5, 8.5)
+
+    def test_memory_is_that_of_the_buckets_whatever_targets_count(self) -> None:
+        above = Generation(0.0, 60.0)
+        targets = [Generation(0.0, 60.0, above=above) for _ in range(50)]
+
+        for step in range(5_000):
+            targets[step * 7 % 50].success(step * 0.11, 0.1, slow=False)
+
+        assert len(above._buckets) <= 2 * BUCKETS
+        assert len(above._marks) <= RECENT_MARKS
 
 
 class TestLatency:
@@ -220,74 +266,95 @@ class TestLatency:
 
 
 class TestMeasuring:
-    """The healthy path counts and measures without the lock, and rests when it is busy."""
+    """The healthy path counts and measures without the lock, and rests after each look."""
 
-    def test_counts_and_measures(self) -> None:
+    def settled(self, **values: Any) -> Generation:
         one = generation()
         one.success(10.0, 1.0, slow=False)
-        one.is_settled = True
+        one.let_rest(10.0, float("inf"))
+        one.bucket_ends_at = 100.0
+        for name, value in values.items():
+            setattr(one, name, value)
+        return one
 
-        one.measured(10.0, 13.0)
+    def test_counts_and_measures(self) -> None:
+        one = self.settled()
+
+        assert one.answered(13.0, 3.0, 3.0)
 
         assert (2, 2.0, 2, 4.0) == (one.n, one.latency(13.0), one.timed, one.seconds)
 
-    def test_does_not_rest_where_calls_are_rare(self) -> None:
-        one = generation()
-        one.is_settled, one.bucket_ends_at = True, 100.0
-        one.last_look = 0.0
+    def test_rests_for_a_moment_after_each_look(self) -> None:
+        one = self.settled()
 
-        one.measured(0.0, REST)
+        assert one.answered(13.0, 3.0, 3.0)
 
-        assert (NEVER, REST) == (one.check_after, one.last_look)
-
-    def test_rests_for_a_moment_where_they_are_frequent(self) -> None:
-        one = generation()
-        one.is_settled, one.bucket_ends_at = True, 100.0
-        one.last_look = 10.0
-
-        one.measured(10.0, 10.0 + REST / 2)
-
-        assert pytest.approx(10.0 + REST * 1.5) == one.check_after
-
-    def test_once_enough_were_measured_one_in_so_many_is(self) -> None:
-        one = generation()
-        one.is_settled, one.bucket_ends_at = True, 100.0
-
-        for call in range(1, 200):
-            now = call * 2.0**-7  # exact in floating point
-            if one.check_after <= now:
-                one.measured(now, now)
-            else:
-                one.n += 1
-
-        assert (199, ENOUGH + (199 - ENOUGH) // SAMPLED) == (one.n, one.timed)
+        assert (13.0 + REST, 13.0 + REST, 13.0) == (
+            one.check_after,
+            one.rest_until,
+            one.last_look,
+        )
 
     def test_never_past_the_next_look(self) -> None:
-        one = generation()
-        one.is_settled, one.bucket_ends_at = True, 10.0006
-        one.last_look = 10.0
+        one = self.settled(bucket_ends_at=12.0006)
 
-        one.measured(10.0, 10.0005)
+        assert one.answered(12.0005, 0.1, 0.1)
 
-        assert 10.0006 == one.check_after
+        assert 12.0006 == one.check_after
 
-    def test_does_not_rest_after_long_calls_which_would_be_dated_early(self) -> None:
-        long, short = generation(), generation()
-        for one, took in ((long, WIDTH / 2), (short, WIDTH / 2 - 0.001)):
-            one.is_settled, one.bucket_ends_at = True, 100.0
-            one.last_look = 10.0
-            one.rest_if_busy(10.0001, took)
+    def test_leaves_the_first_success_of_a_bucket_to_the_lock(self) -> None:
+        one = self.settled()
 
-        assert (NEVER, pytest.approx(10.0011)) == (long.check_after, short.check_after)
+        assert (False, 1) == (one.answered(100.0, 0.1, 0.1), one.n)
+
+    def test_leaves_a_slow_success_to_the_lock_during_the_rest_too(self) -> None:
+        one = self.settled(slow_above=5.0)
+
+        assert [True, False] == [one.answered(10.0, 9.0, each) for each in (4.9, 5.0)]
 
     def test_an_error_meanwhile_ends_the_rest(self) -> None:
+        one = self.settled()
+
+        one.unsettle()
+
+        assert (False, False, NEVER) == (
+            one.answered(10.0001, 0.1, 0.1),
+            one.answered(11.0, 0.1, 0.1),
+            one.check_after,
+        )
+
+    def test_a_long_success_belongs_to_the_bucket_in_which_it_ends(self) -> None:
+        one = self.settled()
+
+        assert one.answered(11.0, 1_000.0, 1_000.0)
+
+        assert [(2, 0, 0), (0, 0, 0)] == [one.counts(now) for now in (69.9, 70.0)]
+
+    def test_while_only_a_later_success_can_change_something_those_before_it_are_counted(
+        self,
+    ) -> None:
         one = generation()
-        one.is_settled, one.bucket_ends_at = False, 100.0
-        one.last_look = 10.0
+        one.error(10.0)
+        one.let_rest(10.0, 2)
 
-        one.measured(10.0, 10.0001)
+        found = [one.answered(10.0, 0.0001, 0.0001) for _ in range(3)]
 
-        assert NEVER == one.check_after
+        assert ([True, True, False], False, NEVER) == (found, one.is_settled, one.check_after)
+        assert (2, 0, (3, 1, 0)) == (one.n, one.timed, one.counts(10.0))
+
+    def test_such_successes_are_looked_at_after_the_rest(self) -> None:
+        one = generation()
+        one.error(10.0)
+        one.let_rest(10.0, 2)
+
+        assert not one.answered(10.0 + REST, 0.0001, 0.0001)
+
+    def test_such_successes_are_looked_at_if_they_took_longer_than_the_rest(self) -> None:
+        one = generation()
+        one.error(10.0)
+        one.let_rest(10.0, 2)
+
+        assert not one.answered(10.0, REST, REST)
 
     def test_the_next_look_is_when_the_bucket_ends_or_a_second_later(self) -> None:
         wide, narrow = generation(), generation(window=15.0)

@@ -291,4 +291,4 @@ def test_a_guarded_probe_closed_by_another_thread_leaves_nothing_behind(
     closing.start()
     closing.join(10.0)
 
-    assert () == held_leases.get()
+    assert () == held_leases()

@@ -46,6 +46,7 @@ from resilient_llm._core.circuit import triggers
 from resilient_llm._core.classify import _SEVERITY
 from resilient_llm._core.stream import stream_state
 from resilient_llm._values import event_names
+from resilient_llm._values.policy import DEFAULTS
 from resilient_llm._values.settings import (
     LONGEST_HINT,
     MEMORY_PRESSURE_BENCH,
@@ -124,7 +125,7 @@ CODE: dict[str, dict[str, Any]] = {
     "Target": of_signature(Target),
     "StreamPolicy": dict(STREAM_DEFAULTS),
     "breaker": of_dataclass(BreakerSettings, "cooldown_is_own"),
-    "configure": of_dataclass(Settings),
+    "configure": of_dataclass(Settings, *DEFAULTS),
     "bench_model": of_signature(bench_model),
 }
 

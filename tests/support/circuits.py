@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+import weakref
 from typing import Any
 
-from resilient_llm._core.circuit.circuit import CallTag, Circuit
+from resilient_llm._core.circuit.circuit import Circuit
+from resilient_llm._core.circuit.outbox import CallTag, Fact, Outbox
 from resilient_llm._core.circuit.state import Admission, Block
+from resilient_llm._values.event_names import EventName
 from resilient_llm._values.kinds import ErrorKind
 from resilient_llm._values.settings import BreakerSettings
 from resilient_llm._values.verdict import Verdict
@@ -40,15 +43,32 @@ class EventSink:
     def __init__(self, *unwanted: str) -> None:
         self.unwanted = unwanted
         self.told: list[tuple[str, str, float, dict[str, Any]]] = []
+        self.circuits: weakref.WeakSet[Circuit] = weakref.WeakSet()
 
     def has_listeners(self, kind: str, tag: CallTag | None = None, /) -> bool:
         return kind not in self.unwanted
 
-    def deliver(self, circuit: Circuit, /) -> None:
-        assert not circuit._lock._is_owned(), "emitted under the circuit's lock"
-        while circuit.outbox:
-            kind, at, details = circuit.outbox.popleft()
-            self.told.append((kind, circuit.key, at, details))
+    def emit(
+        self,
+        outbox: Outbox,
+        kind: EventName,
+        happened_at: float,
+        tag: CallTag | None,
+        /,
+        **fields: Any,
+    ) -> None:
+        outbox.add(Fact(kind, happened_at, tag, fields))
+        self.deliver(outbox, tag)
+
+    def deliver(self, outbox: Outbox, tag: CallTag | None = None, /) -> None:
+        assert not any(each._lock._is_owned() for each in self.circuits), "emitted under a lock"
+        while outbox.pending:
+            fact = outbox.pending.popleft()
+            if fact.kind not in self.unwanted:
+                details = (
+                    dict(fact.fields) if fact.tag is None else {**fact.fields, "tag": fact.tag}
+                )
+                self.told.append((fact.kind, outbox.key, fact.happened_at, details))
 
     def take(self) -> list[tuple[str, str, float, dict[str, Any]]]:
         """Return what was emitted since the last time."""
@@ -70,14 +90,17 @@ def circuit(
     **options: Any,
 ) -> Circuit:
     """Return a circuit with these settings, closed since ``now``."""
-    return Circuit(
+    sink = EventSink() if sink is None else sink
+    made = Circuit(
         key,
         BreakerSettings(**options),
         now=now,
         rng=NoJitter(jitter),
-        sink=EventSink() if sink is None else sink,
+        sink=sink,
         provider=provider,
     )
+    sink.circuits.add(made)
+    return made
 
 
 def granted(leave: Admission | Block) -> Admission:
@@ -119,12 +142,12 @@ def benched(
     enforced: bool = True,
 ) -> dict[str, Any]:
     """Return the details of a `TargetBenched`."""
-    return {
+    fields = {
         "kind": kind,
         "reason": reason,
         "trigger": trigger,
         "until": until,
         "retry_after": retry_after,
-        "tag": tag,
         "enforced": enforced,
     }
+    return fields if tag is None else {**fields, "tag": tag}

@@ -9,8 +9,7 @@ Time is handed in. Benches are not jittered: the tests give the package a random
 that always returns 0.
 
 Where the contract leaves two answers open the model gives both, as None, and is given the one
-that happened: averages "may be sampled", so a lease or a limit made of ten averages is not exact; and a
-success may be dated by any moment between its entry and its end.
+that happened: averages "may be sampled", so a lease or a limit made of ten averages is not exact.
 """
 
 from __future__ import annotations
@@ -41,6 +40,8 @@ LONGEST_HINT = 3600.0
 SHORTEST_HUNG = 10.0
 
 SUCCESS = "success"
+NO_STATE = -1
+"""The state in which a call was admitted that came before the present one."""
 HARMFUL = ("transient", "auth_dead", "memory_pressure")
 COUNTED = (*HARMFUL, "rate_limited", "hung")
 
@@ -115,8 +116,8 @@ class Circuit:
     """Number of the present state; an admission with another number is late."""
     began_at: float = -FOREVER
     counted: list[Counted] = field(default_factory=list)
-    closed_after: int = 0
-    """Order of the call that closed it; what came later counts."""
+    counted_by_targets: list[Counted] = field(default_factory=list)
+    """Calls of the targets of a provider since the provider last closed."""
     in_a_row: int = 0
     escalation: int = 0
     quiet_since: float = 0.0
@@ -163,15 +164,10 @@ class Circuit:
         return perhaps_taken < self.options["probes"]
 
     def in_window(self) -> list[Counted]:
-        return [call for call in self.counted if self.now - call.ended_at < self.options["window"]]
+        return self.of_the_window(self.counted)
 
-    def perhaps_in_window(self) -> list[Counted]:
-        """Successes that ended in the window and entered before it."""
-        return [
-            call
-            for call in self.in_window()
-            if not call.is_error and self.now - call.entered_at >= self.options["window"]
-        ]
+    def of_the_window(self, calls: list[Counted]) -> list[Counted]:
+        return [call for call in calls if self.now - call.ended_at < self.options["window"]]
 
     # What happens.
 
@@ -197,12 +193,12 @@ class Circuit:
                 self.become("half_open", bench.until)
         return [f"{bench.cause} ends in {self.said()}" for bench in ended]
 
-    def close(self, order: int) -> None:
+    def close(self) -> None:
         """Closing clears the window."""
         self.become("closed")
         self.opened = None
         self.counted = []
-        self.closed_after = order
+        self.counted_by_targets = []
         self.in_a_row = 0
         self.quiet_since = self.now
 
@@ -266,9 +262,6 @@ class Model:
     def provider_of(self, circuit: Circuit) -> Circuit | None:
         return self.circuits[circuit.name.partition("/")[0]] if "/" in circuit.name else None
 
-    def targets_of(self, circuit: Circuit) -> list[Circuit]:
-        return [each for each in self.circuits.values() if self.provider_of(each) is circuit]
-
     def guards_of(self, name: str) -> list[Circuit]:
         """The circuits that must both let a call of this key through."""
         circuit = self.circuits[name]
@@ -296,10 +289,24 @@ class Model:
                 self.reached["a place whose lease ended is leased again"] += 1
         return Caller(name, self.now, {circuit.name: circuit.admission() for circuit in guards})
 
-    def came_before(self, name: str, seconds: float) -> bool | None:
-        """Whether a call that came so long ago is late; None if it is for one of its circuits alone."""
-        late = {self.now - seconds < circuit.began_at for circuit in self.guards_of(name)}
-        return None if len(late) == 2 else late.pop()
+    def record(self, name: str, seconds: float, outcome: Outcome) -> None:
+        """Report a call made elsewhere: it is late where the state began after it."""
+        guards = self.guards_of(name)
+        if not self.admits(name):
+            charged = guards[-1] if outcome.scope == "provider" else guards[0]
+            if charged.pause is not None and outcome.hint is not None:
+                self.reached["a wait is named while the key is blocked"] += 1
+                charged.pause_for(outcome.hint)
+            return
+        caller = self.enter(name)
+        caller.entered_at -= seconds
+        late = [each for each in guards if caller.entered_at < each.began_at]
+        for circuit in late:
+            circuit.give_back(caller.grants[circuit.name])
+            caller.grants[circuit.name] = Admission(NO_STATE, None)
+        if len(late) < len(guards):
+            self.reached["a recorded call is late for one of two"] += bool(late)
+        self.leave(caller, outcome)
 
     def is_hung(self, caller: Caller) -> bool | None:
         """Whether a call counts as hung if it is cancelled now; None if either would be right."""
@@ -342,7 +349,7 @@ class Model:
         if circuit.core == "half_open":
             circuit.probes_answered += 1
             if circuit.probes_answered >= circuit.options["successes_to_close"]:
-                circuit.close(self.order)
+                circuit.close()
             return
         circuit.in_a_row = 0
         if is_target or self._is_slow(circuit, self.now - caller.entered_at):
@@ -370,7 +377,11 @@ class Model:
             self._look_at_triggers(circuit, kind)
 
     def _count(self, circuit: Circuit, caller: Caller, *, is_error: bool) -> None:
-        circuit.counted.append(Counted(self.order, caller.entered_at, self.now, is_error))
+        call = Counted(self.order, caller.entered_at, self.now, is_error)
+        circuit.counted.append(call)
+        provider = self.provider_of(circuit)
+        if provider is not None:
+            provider.counted_by_targets.append(call)
 
     def _look_at_triggers(self, circuit: Circuit, kind: str | None) -> None:
         """Open by whichever trigger comes first."""
@@ -412,18 +423,7 @@ class Model:
 
     def _calls(self, circuit: Circuit) -> list[Counted]:
         """What counts for a key in its window since it last closed; a provider's with its targets'."""
-        calls = circuit.in_window()
-        for target in self.targets_of(circuit):
-            calls += [call for call in target.in_window() if call.order > circuit.closed_after]
-        return calls
-
-    def date_early(self, name: str, total: int) -> None:
-        """Date by their entry as many of the calls that may be as make up this total."""
-        circuit = self.circuits[name]
-        perhaps = circuit.perhaps_in_window()
-        too_many = len(self._calls(circuit)) - total
-        if 0 < too_many <= len(perhaps):
-            circuit.counted = [call for call in circuit.counted if call not in perhaps[:too_many]]
+        return circuit.in_window() + circuit.of_the_window(circuit.counted_by_targets)
 
     # Operators.
 
@@ -433,23 +433,22 @@ class Model:
 
     def unbench(self, name: str) -> bool:
         """End every bench of a key and trust it again; return whether it was benched."""
-        self.order += 1
         circuit = self.circuits[name]
         was_benched = bool(circuit.benches())
         circuit.manual = circuit.pause = None
+        circuit.in_a_row = 0
         circuit.escalation = 0
         if circuit.core != "closed":
-            circuit.close(self.order)
+            circuit.close()
         return was_benched
 
     def reset(self) -> None:
         """Forget everything automatic."""
-        self.order += 1
         for circuit in self.circuits.values():
             circuit.pause = None
             circuit.escalation = 0
             circuit.last_error = None
-            circuit.close(self.order)
+            circuit.close()
 
     def configure(self, name: str, option: str, value: object) -> None:
         """Change a setting; a circuit that no longer blocks anybody ends what was automatic."""
@@ -458,8 +457,7 @@ class Model:
         if circuit.options["mode"] == "metrics_only":
             circuit.pause = None
             if circuit.core != "closed":
-                self.order += 1
-                circuit.close(self.order)
+                circuit.close()
 
     # What health() and list_benched() say.
 

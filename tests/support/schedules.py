@@ -37,6 +37,7 @@ import resilient_llm
 from resilient_llm._api import breaker as _breaker
 from resilient_llm._core import retry_budget as _retry_budget
 from resilient_llm._core.circuit import circuit as _circuit
+from resilient_llm._core.circuit import outbox as _outbox
 from resilient_llm._core.circuit import window
 from resilient_llm._runtime import dispatcher as _dispatcher
 from resilient_llm._runtime import registry as _registry
@@ -161,6 +162,9 @@ class Lock:
     def locked(self) -> bool:
         return self._owner is not None
 
+    def _is_owned(self) -> bool:
+        return self._owner == threading.get_ident()
+
     def __enter__(self) -> bool:
         return self.acquire()
 
@@ -183,6 +187,9 @@ class NoLock:
     def release(self) -> None:
         pass
 
+    def _is_owned(self) -> bool:
+        return False
+
     def __enter__(self) -> bool:
         return True
 
@@ -195,6 +202,7 @@ _OWNERS = {
     "registry": _registry,
     "retry budget": _retry_budget,
     "dispatcher": _dispatcher,
+    "outbox": _outbox,
     "runtime": _runtime,
 }
 """The modules that own locks, by what they guard."""

@@ -413,6 +413,12 @@ async def check_events() -> None:
 
 configure(retry_budget=0.2, max_wait=60.0, logging=False)
 configure(breakers={"*": {"failures": 3, "cooldown": 10.0}, "groq": {"mode": "disabled"}})
+configure(attempts=2, timeout=30.0, reject=lambda answer: not answer, strategy="priority")
+configure(attempts=None, reraise=None, on_unknown=None, breakers={"groq": None})
+configure(attempts="2")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # a number
+configure(observers=())  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # observe() is for all
+assert_type(settings().attempts, int)
+assert_type(settings().timeout, float | None)
 assert_type(settings().max_wait, float)
 assert_type(settings().retry_budget, float | None)
 

@@ -6,9 +6,10 @@ clock; the driver of the call flow gives the time.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from resilient_llm._core.circuit.circuit import CallTag, Circuit
+from resilient_llm._core.circuit.outbox import CallTag, Fact
 from resilient_llm._core.circuit.permit import Permit, admit, block_of
 from resilient_llm._values import event_names
 from resilient_llm._values.errors import BreakerOpenError, CallRejectedError, ChainExhaustedError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from resilient_llm._core.backoff import Backoff
+    from resilient_llm._core.circuit.circuit import Circuit
     from resilient_llm._core.circuit.state import Block
     from resilient_llm._core.retry_budget import RetryBudgets
     from resilient_llm._core.stream.stream_state import ItemInspector, StreamState
@@ -74,13 +76,23 @@ class Candidate:
 class CallDeps:
     """What a call needs from the process: rules, budgets, settings and randomness."""
 
-    __slots__ = ("backoff", "budgets", "classify", "item_inspector", "notice", "rng", "settings")
+    __slots__ = (
+        "backoff",
+        "budgets",
+        "classify",
+        "fails_first",
+        "item_inspector",
+        "notice",
+        "rng",
+        "settings",
+    )
 
     def __init__(
         self,
         *,
         classify: Callable[[BaseException], Verdict],
         notice: Callable[[str, BaseException], None],
+        fails_first: Callable[[Callable[..., object]], bool],
         backoff: Backoff,
         budgets: RetryBudgets,
         settings: Settings,
@@ -92,10 +104,31 @@ class CallDeps:
         self.classify = classify
         self.notice = notice
         """``(provider, error)``: looks for what operators should know besides, as SDK retries."""
+        self.fails_first = fails_first
+        """Whether this is the first failure of a function of the user, which is then emitted."""
         self.backoff = backoff
         self.budgets = budgets
         self.settings = settings
         self.rng = rng
+
+
+def _merged(
+    args: tuple[Any, ...], kwargs: dict[str, Any], changes: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return args, {**kwargs, **changes}
+
+
+class Outcome:
+    """What became of a call: all that a trace keeps of it. It holds no error and no argument."""
+
+    __slots__ = ("call_id", "records", "served_by")
+
+    def __init__(self, call_id: str) -> None:
+        self.call_id = call_id
+        self.served_by: str | None = None
+        """Key of the target that answered, or None."""
+        self.records: list[AttemptRecord] = []
+        """Attempts and skips, oldest first."""
 
 
 class Call:
@@ -117,9 +150,9 @@ class Call:
         "last_outcomes",
         "needs_window",
         "options",
+        "outcome",
         "rebind",
         "records",
-        "served_by",
         "tag",
         "traced",
         "untried",
@@ -134,6 +167,7 @@ class Call:
         deadline: float | None,
         *,
         knows_limit: bool,
+        outcome: Outcome | None = None,
     ) -> None:
         self.options = options
         self.candidates = candidates
@@ -143,10 +177,10 @@ class Call:
         self.knows_limit = knows_limit
         """Whether an attempt can keep its limit: it is async or takes an `Attempt`."""
         self.attempts = 0
-        self.records: list[AttemptRecord] = []
-        self.traced = False
+        self.traced = outcome is not None
         """Whether the record of its success may be asked for."""
-        self.served_by: str | None = None
+        self.outcome = Outcome(call_id) if outcome is None else outcome
+        self.records = self.outcome.records
         self.last_outcomes: dict[str, tuple[Exception, AttemptRecord]] = {}
         """``{key: (last error or rejection, its record)}``"""
         self.blocks: dict[str, Block] = {}
@@ -163,8 +197,17 @@ class Call:
         """Only targets with a larger context window than this may be called."""
         self.args: tuple[Any, ...] = ()
         self.kwargs: dict[str, Any] = {}
-        self.rebind: Rebind = lambda args, kwargs, changes: (args, {**kwargs, **changes})
+        self.rebind: Rebind = _merged
         """``(args, kwargs, changes)``: gives arguments new values by name."""
+
+    @property
+    def served_by(self) -> str | None:
+        """Key of the target that answered, or None."""
+        return self.outcome.served_by
+
+    @served_by.setter
+    def served_by(self, key: str) -> None:
+        self.outcome.served_by = key
 
     def clear(self) -> None:
         """Drop everything that holds an argument, an error or a frame."""
@@ -246,9 +289,10 @@ class Call:
         """Return the limit of an attempt in seconds; for a stream, until its first content."""
         own = candidate.target.attempt_timeout
         limit = self.options.attempt_timeout if own is None else own
-        policy = self.stream_policy(candidate)
-        if policy is None:
+        if candidate.target.stream is None and self.options.stream is None:
             return limit
+        policy = self.stream_policy(candidate)
+        assert policy is not None
         limits = (limit, policy.first_item_timeout, policy.timeout)
         return min((each for each in limits if each is not None), default=None)
 
@@ -266,8 +310,9 @@ class Call:
         self, candidate: Candidate, number: int, seconds: float, error: Exception, verdict: Verdict
     ) -> None:
         """Record the outcome of an attempt; it is the last one of its target."""
+        key = candidate.target.key
         record = AttemptRecord(
-            candidate.target.key,
+            key,
             number,
             verdict.kind,
             verdict.reason,
@@ -276,15 +321,36 @@ class Call:
             type(error).__name__,
         )
         self.records.append(record)
-        self.last_outcomes[candidate.target.key] = (error, record)
+        self.last_outcomes[key] = (error, record)
 
     def emit(
         self, candidate: Candidate, kind: event_names.EventName, now: float, /, **details: Any
     ) -> None:
         """Emit an event if an observer listens to its kind."""
         circuit = candidate.circuit
+        circuit.sink.emit(circuit.outbox, kind, now, self.tag, **details)
+
+    def announce(
+        self, candidate: Candidate, kind: event_names.EventName, now: float, /, **details: Any
+    ) -> None:
+        """Prepare an event for the circuit to append when it charges what the event tells of."""
+        circuit = candidate.circuit
         if circuit.sink.has_listeners(kind, self.tag):
-            circuit.emit(kind, now, tag=self.tag, **details)
+            self.tag.cause = (circuit.outbox, Fact(kind, now, self.tag, details))
+
+    def emit_announced(self, candidate: Candidate) -> None:
+        """Emit the announced event, also if no circuit has appended it."""
+        circuit = candidate.circuit
+        self.tag.append_cause()
+        if circuit.outbox.pending or circuit.outbox.is_behind:
+            circuit.sink.deliver(circuit.outbox, self.tag)
+
+    def report_failure(
+        self, candidate: Candidate, function: Callable[..., object], failure: Exception, now: float
+    ) -> None:
+        """Emit, once for each function, that one which the policy names has failed."""
+        if self.deps.fails_first(function):
+            self.emit(candidate, event_names.ObserverFailed, now, type_name=type(failure).__name__)
 
     def exhausted(self, now: float) -> ChainExhaustedError:
         """Return the error with the outcome of every target, in the order of the chain."""
@@ -339,5 +405,6 @@ def _note_of(record: AttemptRecord) -> str:
 
 def _add_note(error: BaseException, note: str) -> None:
     # An error that is raised again and again must not collect the same note each time.
-    if note not in getattr(error, "__notes__", ()):
-        error.add_note(note)
+    with suppress(Exception):  # a class may take no notes, such as a frozen dataclass
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)

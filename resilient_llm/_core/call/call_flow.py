@@ -47,38 +47,45 @@ _SHORTEST = 0.01
 """Seconds of the shortest of these waits, so that a race for a lease is never a busy loop."""
 
 
-def call_flow(
-    call: Call, now: float, failed: tuple[Candidate, Permit, Reply, bool] | None = None
-) -> CallFlow:
-    """Run one call from its start, or from a first attempt that the healthy path made.
+def call_flow(call: Call, now: float, running: Try | None = None) -> CallFlow:
+    """Run one call from its start, or from a first attempt that the healthy path has begun.
 
     Args:
         call: The call; its candidates are in the order in which they are tried.
         now: Monotonic seconds.
-        failed: First attempt that was made already and failed, if there was one: its candidate,
-            permit and reply, and whether its limit was the end of the whole deadline.
+        running: What `running_attempt` returned for such an attempt; it is the first step.
     """
-    reply: Reply | None = None
-    try:
-        if failed is not None:
-            candidate, permit, reply, ends_deadline = failed
-            failed = None
-            _skip_to(call, candidate, permit.entered_at)
-            trial = Try(candidate, 1, permit, None, call.tag, ends_deadline=ends_deadline)
-            attempts, reply = _attempts(call, trial, reply), None
-            over, now = yield from attempts
-            if over:
-                return
-        over, now = yield from _each_target(call, now)
+    if running is not None:
+        over, now = yield from _attempts(call, running)
         if over:
             return
-        if call.attempts == 0:
-            over, now = yield from _all_benched(call, now)
-            if over:
-                return
-        yield gave_up(call, now)
-    finally:
-        failed = reply = None
+    over, now = yield from _each_target(call, now)
+    if over:
+        return
+    if call.attempts == 0:
+        over, now = yield from _all_benched(call, now)
+        if over:
+            return
+    # A wait may take longer than it was to take.
+    yield too_late(call, now) if is_over(call, now) else gave_up(call, now)
+
+
+def running_attempt(
+    call: Call, candidate: Candidate, permit: Permit, limits: tuple[float | None, bool] | None
+) -> Try:
+    """Return the first attempt of a call, which the healthy path has begun.
+
+    Args:
+        call: The call.
+        candidate: The target that is called.
+        permit: What admitted the attempt.
+        limits: The limit of the attempt, and whether that is the end of the whole deadline, if
+            the attempt was begun with one.
+    """
+    _skip_to(call, candidate, permit.entered_at)
+    if limits is None:
+        return _attempt_on(call, candidate, permit, call.limit_of(candidate), number=1)
+    return Try(candidate, 1, permit, limits[0], call.tag, ends_deadline=limits[1])
 
 
 def _skip_to(call: Call, candidate: Candidate, entered_at: float) -> None:
@@ -94,27 +101,33 @@ def _skip_to(call: Call, candidate: Candidate, entered_at: float) -> None:
 def _each_target(call: Call, now: float, *, last_resort: bool = False) -> FlowPart:
     """Try the untried candidates in order until the call is over."""
     while call.untried:
-        over, now = yield from _next_target(call, now, last_resort=last_resort)
+        step = _next_target(call, now, last_resort=last_resort)
+        if step is None:
+            continue
+        if type(step) is not Try:
+            yield step
+            return True, now
+        over, now = yield from _attempts(call, step, retries=not last_resort)
         if over:
             return True, now
     return False, now
 
 
-def _next_target(call: Call, now: float, *, last_resort: bool) -> FlowPart:
+def _next_target(call: Call, now: float, *, last_resort: bool) -> Step | None:
+    """Return the first attempt on the next candidate, or how the call ends; None to skip it."""
     candidate = call.untried.pop(0)
     if not call.fits(candidate):
         call.pass_over(candidate, "context_window", now)
-        return False, now
+        return None
     if call.attempts == call.options.max_attempts:
         call.pass_over(candidate, "max_attempts", now)
-        return False, now
+        return None
     if is_over(call, now):
-        yield too_late(call, now)
-        return True, now
+        return too_late(call, now)
     limit = call.limit_of(candidate)
     permit = call.enter(candidate, limit, now, last_resort=last_resort)
     if permit is None:
-        return False, now
+        return None
     if call.last_failed is not None:
         previous, verdict = call.last_failed
         call.emit(
@@ -126,24 +139,22 @@ def _next_target(call: Call, now: float, *, last_resort: bool) -> FlowPart:
             kind=verdict.kind,
             reason=verdict.reason,
         )
-    trial = _attempt_on(call, candidate, permit, limit, number=1)
-    return (yield from _attempts(call, trial, None, retries=not last_resort))
+    return _attempt_on(call, candidate, permit, limit, number=1)
 
 
-def _attempts(call: Call, trial: Try, reply: Reply | None, *, retries: bool = True) -> FlowPart:
+def _attempts(call: Call, trial: Try, *, retries: bool = True) -> FlowPart:
     """Make attempts on one target until it answers or the call moves on.
 
     Args:
         call: The call.
         trial: The first attempt.
-        reply: What came of it, if it was made already.
         retries: Whether the target may be tried again.
     """
     answered: tuple[int, int] | None = None
+    reply: Reply | None = None
     try:
         while True:
-            if reply is None:
-                reply = yield trial
+            reply = yield trial
             call.attempts += 1
             now = reply.now
             if reply.error is None:

@@ -42,7 +42,7 @@ def succeeded(
         response_time: Seconds to the first content of a stream.
     """
     candidate, took = trial.candidate, now - trial.permit.entered_at
-    trial.permit.succeeded(now, took, response_time)
+    trial.permit.succeeded(now, took, response_time, cooldown=call.options.cooldown, tag=call.tag)
     call.served_by = candidate.target.key
     if call.traced:
         call.records.append(AttemptRecord(candidate.target.key, trial.number, seconds=took))

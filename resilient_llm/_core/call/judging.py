@@ -6,21 +6,21 @@ ends the call, and charges a failure to the breaker. It does not choose what is 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._core.call.ending import emit_call_failed, is_over, leaves, too_late
+from resilient_llm._core.call.steps import NO_ANSWER
 from resilient_llm._values import event_names
-from resilient_llm._values.errors import ResponseRejectedError
+from resilient_llm._values.errors import ResilientLLMError, ResponseRejectedError
 from resilient_llm._values.kinds import ErrorKind
-from resilient_llm._values.verdict import Verdict
+from resilient_llm._values.verdict import LONGEST_REASON, Verdict
 
 if TYPE_CHECKING:
     from resilient_llm._core.call.call import Call
     from resilient_llm._core.call.steps import Reply, Step, Try
     from resilient_llm._core.stream.stream_state import StreamState
 
-_LONGEST_REASON = 40
-"""Characters of a text from ``reject`` that is taken as a reason; a longer one is prose."""
+_TIMEOUT: Final = Verdict(ErrorKind.TRANSIENT, "timeout")
 
 
 def rejection_of(call: Call, trial: Try, reply: Reply) -> Verdict | None:
@@ -30,7 +30,7 @@ def rejection_of(call: Call, trial: Try, reply: Reply) -> Verdict | None:
     """
     if call.options.reject is None and reply.stream is None:
         return None
-    verdict = _fault_of(call, trial, reply)
+    verdict = _fault_of(call, trial, reply) if reply.judged is None else reply.judged
     if verdict is not None:
         reject(trial, reply, verdict)
     return verdict
@@ -49,20 +49,28 @@ def _fault_of(call: Call, trial: Try, reply: Reply) -> Verdict | None:
     if reply.stream is not None and reply.stream.fault is not None:
         return reply.stream.fault
     asked = call.options.reject
-    if asked is None or (reply.stream is not None and not reply.stream.has_content):
+    if (
+        asked is None
+        or reply.value is NO_ANSWER
+        or (reply.stream is not None and not reply.stream.has_content)
+    ):
         return None
     try:
-        said: Any = asked(reply.value)
+        return fault_of(asked(reply.value))
     except BaseException:
         trial.permit.abandoned()
         raise
-    if said is None or said is False:
+
+
+def fault_of(said: object) -> Verdict | None:
+    """Return why an answer is rejected of which ``reject`` returned this, or None."""
+    if not said:
         return None
     if isinstance(said, Verdict):
         return said
     if isinstance(said, ErrorKind):
         return Verdict(said, "rejected")
-    if isinstance(said, str) and len(said) <= _LONGEST_REASON:
+    if isinstance(said, str) and len(said) <= LONGEST_REASON:
         return Verdict(ErrorKind.BAD_RESPONSE, said)
     return Verdict(ErrorKind.BAD_RESPONSE)
 
@@ -74,6 +82,8 @@ def verdict_of(call: Call, trial: Try, reply: Reply) -> Verdict:
     """
     error, own = reply.error, call.options.classify
     assert error is not None
+    if reply.timed_out and _hides_timeout(error):
+        return _TIMEOUT
     verdict = call.deps.classify(error)
     if own is not None and isinstance(error, Exception) and verdict.kind is not ErrorKind.CANCELLED:
         try:
@@ -81,12 +91,7 @@ def verdict_of(call: Call, trial: Try, reply: Reply) -> Verdict:
             if said is not None:
                 verdict = said if isinstance(said, Verdict) else Verdict(ErrorKind(said))
         except Exception as broken:  # noqa: BLE001  # a rule must never turn one error into another
-            call.emit(
-                trial.candidate,
-                event_names.ObserverFailed,
-                reply.now,
-                type_name=type(broken).__name__,
-            )
+            call.report_failure(trial.candidate, own, broken, reply.now)
     if verdict.kind is ErrorKind.UNKNOWN:
         call.emit(
             trial.candidate,
@@ -98,6 +103,16 @@ def verdict_of(call: Call, trial: Try, reply: Reply) -> Verdict:
         if call.options.on_unknown == "transient":
             return Verdict(ErrorKind.TRANSIENT, verdict.reason, verdict.retry_after, verdict.status)
     return verdict
+
+
+def _hides_timeout(error: BaseException) -> bool:
+    """Return whether a client raised an error of its own when its attempt was cut off.
+
+    Such an error says how the client ends an attempt, and nothing about the target.
+    """
+    if not isinstance(error, Exception):
+        return False
+    return not isinstance(error, TimeoutError) or isinstance(error, ResilientLLMError)
 
 
 def ends_call(
@@ -160,10 +175,9 @@ def _hit_the_deadline(call: Call, reply: Reply, verdict: Verdict) -> bool:
 
 def _deadline_ended(call: Call, trial: Try, reply: Reply, stream: StreamState | None) -> Step:
     trial.permit.abandoned()
-    timeout = Verdict(ErrorKind.TRANSIENT, "timeout")
-    _record(call, trial, reply, timeout)
+    _record(call, trial, reply, _TIMEOUT)
     if stream is not None:
-        emit_interrupted(call, trial, reply.now, timeout, stream)
+        emit_interrupted(call, trial, reply.now, _TIMEOUT, stream)
     return too_late(call, reply.now, stream)
 
 
@@ -171,8 +185,14 @@ def charge(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> None:
     """Report a failure to the breaker and to observers."""
     now, error, key = reply.now, reply.error, trial.candidate.target.provider_key
     assert isinstance(error, Exception)
-    _record(call, trial, reply, verdict)
-    trial.permit.failed(error, now, verdict, cooldown=call.options.cooldown, tag=call.tag)
+    _keep(call, trial, reply, verdict)
+    call.announce(
+        trial.candidate, event_names.AttemptFailed, now, **_failure_of(trial, now, verdict)
+    )
+    try:
+        trial.permit.failed(error, now, verdict, cooldown=call.options.cooldown, tag=call.tag)
+    finally:
+        call.emit_announced(trial.candidate)
     if trial.number == 1:
         call.deps.budgets.first_attempt_failed(key, now)
     call.deps.notice(key, error)
@@ -199,23 +219,29 @@ def is_raised(call: Call, trial: Try, verdict: Verdict, now: float) -> bool:
 
 def _record(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> None:
     """Keep a failed attempt for the errors that list attempts, and emit it."""
-    error, seconds = reply.error, reply.now - trial.permit.entered_at
-    assert isinstance(error, Exception)
-    call.record(trial.candidate, trial.number, seconds, error, verdict)
+    _keep(call, trial, reply, verdict)
     _emit_attempt_failed(call, trial, reply.now, verdict)
 
 
+def _keep(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> None:
+    error, seconds = reply.error, reply.now - trial.permit.entered_at
+    assert isinstance(error, Exception)
+    call.record(trial.candidate, trial.number, seconds, error, verdict)
+
+
 def _emit_attempt_failed(call: Call, trial: Try, now: float, verdict: Verdict) -> None:
-    call.emit(
-        trial.candidate,
-        event_names.AttemptFailed,
-        now,
-        number=trial.number,
-        seconds=now - trial.permit.entered_at,
-        kind=verdict.kind,
-        reason=verdict.reason,
-        status=verdict.status,
-    )
+    call.emit(trial.candidate, event_names.AttemptFailed, now, **_failure_of(trial, now, verdict))
+
+
+def _failure_of(trial: Try, now: float, verdict: Verdict) -> dict[str, Any]:
+    """Return the fields of `AttemptFailed`."""
+    return {
+        "number": trial.number,
+        "seconds": now - trial.permit.entered_at,
+        "kind": verdict.kind,
+        "reason": verdict.reason,
+        "status": verdict.status,
+    }
 
 
 def emit_interrupted(

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from resilient_llm._core.backoff import default_backoff
+from resilient_llm._core.call.ending import is_over
 from resilient_llm._core.call.steps import Wait
 from resilient_llm._core.circuit.permit import block_of
 from resilient_llm._core.circuit.window import Generation
@@ -80,17 +82,23 @@ def retry_in(
 def permit_after(
     call: Call, candidate: Candidate, limit: float | None, delay: float, now: float
 ) -> Generator[Step, Reply, Permit | float]:
-    """Wait, then ask the breaker again; return the permit, or what time it is without one."""
+    """Wait, then ask the breaker again; return the permit, or what time it is without one.
+
+    There is no permit either if the deadline has passed meanwhile.
+    """
     end = now + delay
     while True:
         reply = yield Wait(max(0.0, end - now))
         now = reply.now
+        if is_over(call, now):
+            return now
         block = block_of(candidate.circuit, now)
         if (
             block is None
             or block.until is None
             or block.until - now > _EARLY
             or block.until <= end - delay
+            or (call.deadline is not None and block.until >= call.deadline)
         ):
             break
         end = block.until
@@ -106,7 +114,17 @@ def _delay(
         return hint, "hint"
     if verdict.kind is ErrorKind.RATE_LIMITED and verdict.retry_after is None:
         return RATE_LIMIT_PAUSE, "hint"
-    return call.deps.backoff(trial.number, reply.error, call.deps.rng), "backoff"
+    return _backoff(call, trial, reply), "backoff"
+
+
+def _backoff(call: Call, trial: Try, reply: Reply) -> float:
+    """Return the policy's wait; the default one if its function raises, as for a wrong result."""
+    deps = call.deps
+    try:
+        return deps.backoff(trial.number, reply.error, deps.rng)
+    except Exception as failure:  # noqa: BLE001  # an outage is no time for a user's mistake to leave
+        call.report_failure(trial.candidate, deps.backoff, failure, reply.now)
+    return default_backoff(trial.number, None, deps.rng)
 
 
 def _is_only_long(reason: str, hint: float) -> bool:

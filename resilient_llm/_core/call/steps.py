@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from resilient_llm._core.call.call import Candidate
-    from resilient_llm._core.circuit.circuit import CallTag
+    from resilient_llm._core.circuit.outbox import CallTag
     from resilient_llm._core.circuit.permit import Permit
     from resilient_llm._core.stream.stream_state import StreamState
+    from resilient_llm._values.verdict import Verdict
 
 
 class Try:
@@ -35,6 +36,11 @@ class Try:
         self.ends_deadline = ends_deadline
         """Whether the limit is the end of the whole deadline, for which no target is blamed."""
         self.tag = tag
+
+    @property
+    def call_id(self) -> str:
+        """Name of the call."""
+        return self.tag.call_id
 
 
 class Wait:
@@ -84,7 +90,7 @@ class Done:
 class Reply:
     """What happened: an answer, an error, or only that the wait is over."""
 
-    __slots__ = ("error", "now", "stream", "timed_out", "value")
+    __slots__ = ("error", "judged", "now", "stream", "timed_out", "value")
 
     def __init__(
         self,
@@ -94,6 +100,7 @@ class Reply:
         *,
         timed_out: bool = False,
         stream: StreamState | None = None,
+        judged: Verdict | None = None,
     ) -> None:
         self.now = now
         self.value = value
@@ -102,12 +109,17 @@ class Reply:
         """Whether the driver itself cut the attempt off."""
         self.stream = stream
         """The state of the stream, if the answer is one."""
+        self.judged = judged
+        """Why the answer is rejected, if ``reject`` was asked already."""
 
 
 Step = Try | Wait | Deliver | Reraise | Raise | Done
 
 FlowPart = Generator[Step, Reply, "tuple[bool, float]"]
 """A part of a call flow; returns whether the call is over, and what time it is."""
+
+NO_ANSWER: Final = object()
+"""Value of a `Reply` about an attempt that succeeded, but whose answer is not known."""
 
 RERAISE = Reraise()
 """The only one that is needed, since it has no fields."""

@@ -1,6 +1,8 @@
 """The circuit breaker of one key: who may call or probe it, and what results do to that.
 
-Owns the state of one key, under one lock that is never held while foreign code is called.
+Owns the state of one key, under one lock that is never held while foreign code is called. A
+provider and its targets share that lock, so what changes a provider is published to its targets
+in the same step. No other lock is taken under it.
 Knows no clock, no randomness and no registry: time and random numbers are passed in.
 
 Theory of operation. Three things can block a key, and each ends by itself.
@@ -20,10 +22,14 @@ When a lease ends, the next caller may have it, so that a probe which hangs does
 circuit half-open. The probe's late report in the same period still counts.
 
 `slot` is the only attribute that the healthy path reads: the generation while calls may pass,
-else None. It is None for a target also while its provider's slot is None. Lock order: a
-provider's lock before a target's, never the other way round. The locks are reentrant: a signal
-handler that asks for `health()`, or a finaliser that leaves a guard, may run on a thread that
-holds one of them.
+else None. It is None for a target also while its provider's slot is None.
+
+Code of others may run on a thread that holds the lock. A signal handler may ask for `health()`:
+the lock is reentrant, and its thread waits for the lock of another provider at most as long as
+that is held, since its holder waits for nothing. Events that such a handler causes are delivered
+when the interrupted thread has released the lock. A finaliser may give a lease back, on any
+thread: `abandon` takes no lock, and the next holder of the lock takes the lease back before it
+looks at leases.
 """
 
 from __future__ import annotations
@@ -31,10 +37,10 @@ from __future__ import annotations
 import itertools
 import threading
 import weakref
-from collections import deque
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._core.circuit import triggers, window
+from resilient_llm._core.circuit.outbox import CallTag, EventSink, Fact, Outbox
 from resilient_llm._core.circuit.state import (
     FOREVER,
     Admission,
@@ -71,28 +77,10 @@ Counts = tuple[int, int, int]
 """``(total, errors, slow)`` in the window."""
 _AT_ONCE: Final = (ErrorKind.AUTH_DEAD, ErrorKind.MEMORY_PRESSURE)
 """Kinds of which one error is enough. A tuple: comparing is quicker than the hash of an enum."""
+_NONE: Final[list[weakref.ref[Circuit]]] = []
+"""The targets of every target. Stays empty, since only providers have targets; saves memory."""
 NOTICEABLE: Final = 1.0
 """Seconds by which a pause must grow before its event is emitted again."""
-
-
-class CallTag:
-    """Which call an event belongs to, and the call's observers besides the process-wide ones."""
-
-    __slots__ = ("call_id", "observers")
-
-    def __init__(self, call_id: str, observers: tuple[Any, ...] = ()) -> None:
-        self.call_id = call_id
-        self.observers = observers
-
-
-class EventSink(Protocol):
-    """Where a circuit's events go.
-
-    ``has_listeners`` is called under the circuit's lock, ``deliver`` without it.
-    """
-
-    def has_listeners(self, kind: event_names.EventName, tag: CallTag | None = None, /) -> bool: ...
-    def deliver(self, circuit: Circuit, /) -> None: ...
 
 
 class Circuit:
@@ -101,15 +89,18 @@ class Circuit:
     __slots__ = (
         "__weakref__",
         "_announced_until",
-        "_changed",
         "_children",
+        "_given_back",
+        "_is_listed",
+        "_is_publishing",
         "_lock",
+        "_settled_targets",
         "_state",
         "_status",
+        "_to_deliver",
         "_uncounted",
         "born_at",
         "consecutive",
-        "delivering",
         "failed_probes",
         "first_contents",
         "generation",
@@ -155,16 +146,27 @@ class Circuit:
 
         Set if the registry has dropped it.
         """
-        self._children: list[weakref.ref[Circuit]] = []
-        self.outbox: deque[tuple[event_names.EventName, float, dict[str, Any]]] = deque()
-        self.delivering = threading.Lock()
-        self._lock = threading.RLock()
+        self._children: list[weakref.ref[Circuit]] = [] if provider is None else _NONE
+        self._settled_targets: list[weakref.ref[Circuit]] = [] if provider is None else _NONE
+        """Targets whose successes may be counted without a look at this provider."""
+        self._is_listed = False
+        """Whether this target is among its provider's ``_settled_targets``."""
+        self.outbox = Outbox(key)
+        if provider is None:
+            self._lock = threading.RLock()
+            self._given_back: list[tuple[Circuit, Lease]] = []
+            self._to_deliver: list[Circuit] = []
+        else:
+            self._lock = provider._lock
+            self._given_back = provider._given_back
+            self._to_deliver = provider._to_deliver
         self.generation = Generation(now, settings.window, self.serial)
         self._uncounted: Generation | None = None
         self._state = CircuitState()
         self._announced_until = NEVER
         self._status: Status = "healthy"
-        self._changed = False
+        self._is_publishing = False
+        """Whether a change is not yet published to all targets."""
         self.consecutive = 0
         self.failed_probes = 0
         self.healthy_since = now
@@ -177,12 +179,12 @@ class Circuit:
         self.suspended = False
         self.slot: Generation | None = None
         self.shut_until = NEVER
-        self._publish_locked()
-        if provider is not None:
-            with provider._lock:
+        with self._lock:
+            if provider is not None:
                 provider._adopt_locked(self)
-                with self._lock:
-                    self._publish_locked()
+                self.generation.above = provider.generation
+            self._publish_locked()
+        self._after_unlock()
 
     # Questions.
 
@@ -215,7 +217,10 @@ class Circuit:
     def share(self, leases: tuple[Lease, ...]) -> Lease | None:
         """Return the first of these leases that this circuit's present state gave, or None."""
         with self._lock:
-            return self._state.shared(leases)
+            self._take_back_locked()
+            shared = self._state.shared(leases)
+        self._after_unlock()
+        return shared
 
     def block(self, now: float) -> Block | None:
         """Return why a caller would be rejected now; takes no lease."""
@@ -252,6 +257,8 @@ class Circuit:
                     self.generation.started_at, FOREVER, "forced_open", None, manual=False
                 )
         self._after_unlock()
+        if self.outbox.is_behind:
+            self.sink.deliver(self.outbox)
         return shown
 
     def admits_since(self, admission: object) -> float:
@@ -270,16 +277,18 @@ class Circuit:
     def average_latency(self, now: float) -> float | None:
         """Return the average seconds of successes, else the last known average, else None."""
         with self._lock:
-            return self._latency_locked(now)
+            self._settle_targets_locked(now)
+            latency = self._latency_locked(now)
+        self._after_unlock()
+        return latency
 
     def first_content(self, now: float) -> float | None:
         """Return the average seconds to the first content of streams in the window, or None."""
         with self._lock:
-            return (
-                None
-                if self.first_contents is None
-                else self.first_contents.value(now, self.settings.window)
-            )
+            contents = self.first_contents
+            seconds = None if contents is None else contents.value(now, self.settings.window)
+        self._after_unlock()
+        return seconds
 
     def record_first_content(self, now: float, seconds: float) -> None:
         """Record how long the first content of a stream took, here and for the provider."""
@@ -287,6 +296,7 @@ class Circuit:
             if self.first_contents is None:
                 self.first_contents = RollingAverage()
             self.first_contents.add(now, seconds, self.settings.window)
+        self._after_unlock()
         if self.provider is not None:
             self.provider.record_first_content(now, seconds)
 
@@ -300,30 +310,35 @@ class Circuit:
     def answered(self) -> int:
         """Return a number that grows with every success; a provider's also with its targets'."""
         with self._lock:
-            return self._answered_locked()
+            answered = self._answered_locked()
+        self._after_unlock()
+        return answered
 
     def first_attempts(self, now: float, seconds: float) -> int:
         """Return how many successes came in the last seconds; a provider's include its targets'."""
         with self._lock:
-            own = self.generation.recent_successes(now, seconds)
-            for child in self._targets_locked():
-                with child._lock:
-                    own += child.generation.recent_successes(now, seconds)
-        return own
+            self._settle_targets_locked(now)
+            recent = self.generation.recent_successes(now, seconds)
+        self._after_unlock()
+        return recent
 
     def is_idle(self, now: float) -> bool:
         """Return whether only counts of successes would be lost if the key were forgotten.
 
         Failures in a row, an escalation and a bench that has ended mean nothing any more once
-        the key was not used for a whole window.
+        the key was not used for a whole window. A key that is forced open never is idle: it
+        must stay in the list of benches.
         """
+        if self.settings.mode == "forced_open":
+            return False
         with self._lock:
             self._advance_locked(now)
             _, errors, _ = self.generation.counts(now)
-            if errors or not self._state.is_clear:
-                return False
-            settled = self._state.is_closed and not (self.consecutive or self.failed_probes)
-            return settled or now - self.last_used() >= self.settings.window
+            is_quiet = not errors and self._state.is_unblocked
+            settled = self._state.core_is_closed and not (self.consecutive or self.failed_probes)
+            is_unused = now - self.last_used() >= self.settings.window
+        self._after_unlock()
+        return is_quiet and (settled or is_unused)
 
     def last_used(self) -> float:
         """Return when this key was last asked for or a success was counted, to about a second."""
@@ -332,14 +347,20 @@ class Circuit:
     def numbers(self, now: float) -> tuple[int, int]:
         """Return ``(total, errors)`` in the window since it closed, with those of its targets."""
         with self._lock:
-            total, errors, _ = self._counts_locked(now)
-            return total, errors + self._children_errors_locked(now)
+            self._settle_targets_locked(now)
+            total, errors, _ = self.generation.counts(now)
+            errors += self.generation.errors_of_targets(now)
+        self._after_unlock()
+        return total, errors
 
     def status(self, now: float) -> Status:
         """Return how the key is doing."""
         with self._lock:
             self._advance_locked(now)
-            return self._status_locked(now)
+            self._settle_targets_locked(now)
+            status = self._status_locked(now)
+        self._after_unlock()
+        return status
 
     # Reports.
 
@@ -351,6 +372,8 @@ class Circuit:
         *,
         response_time: float | None = None,
         is_targets: bool = False,
+        cooldown: float | None = None,
+        tag: CallTag | None = None,
     ) -> bool:
         """Count a success and return whether it counted; a late one changes nothing.
 
@@ -361,35 +384,47 @@ class Circuit:
             response_time: What is compared with ``slow_call``, if that is not ``seconds``: for a
                 stream the seconds to its first content.
             is_targets: Whether it is in the numbers already, as a success of a target.
+            cooldown: Cooldown of the policy in seconds, if slow successes open the circuit.
+            tag: Names the call in the event of that.
         """
         response_time = seconds if response_time is None else response_time
+        counts: Counts | None = None
         with self._lock:
             self._heal_locked()
             if isinstance(admission, Lease):
                 counted = self._lease_succeeded_locked(
                     admission, now, seconds, response_time, is_targets=is_targets
                 )
-            elif counted := admission is self.generation and self._state.is_closed:
+            elif counted := admission is self.generation and self._state.core_is_closed:
                 self._success_locked(now, seconds, response_time)
                 self.consecutive = 0
-                self._trip_locked(now, None, None)
-                self._settle_locked(now, seconds)
-            self._health_locked(now)
-        self._after_unlock()
+                counts = self.generation.counts(now)
+                self._trip_locked(now, None, cooldown, tag, counts)
+                if self._state.core_is_closed:  # else what comes now is late
+                    self._settle_locked(now, counts)
+            self._health_locked(now, counts)
+        self._after_unlock(tag)
         return counted
 
-    def child_answered(self, admission: Admission, now: float, seconds: float) -> None:
+    def child_answered(
+        self,
+        admission: Admission,
+        now: float,
+        seconds: float,
+        *,
+        cooldown: float | None = None,
+        tag: CallTag | None = None,
+    ) -> None:
         """React to the success of a target of this provider; the target has counted it."""
         if not self.consecutive and not self._is_slow(seconds):
             return
         with self._lock:
-            if admission is not self.generation or not self._state.is_closed:
-                return
-            self.consecutive = 0
-            if self._is_slow(seconds):
-                self._trip_locked(now, None, None)
-            self._health_locked(now)
-        self._after_unlock()
+            if admission is self.generation and self._state.core_is_closed:
+                self.consecutive = 0
+                if self._is_slow(seconds):
+                    self._trip_locked(now, None, cooldown, tag)
+                self._health_locked(now)
+        self._after_unlock(tag)
 
     def failure(
         self,
@@ -407,33 +442,47 @@ class Circuit:
             self.abandon(admission)
             return
         counts: Counts | None = None
+        cause: Outbox | None = None
         with self._lock:
             self._heal_locked()
+            cause = None if tag is None else tag.append_cause()
             if isinstance(admission, Lease):
                 self._lease_failed_locked(admission, now, verdict, seconds, cooldown, tag)
-            elif admission is self.generation and self._state.is_closed:
+            elif admission is self.generation and self._state.core_is_closed:
                 counts = self._error_locked(now, verdict, seconds)
                 if rate_limited:
                     self._pause_locked(now, verdict, tag)
                 self._trip_locked(now, verdict, cooldown, tag, counts)
             self._health_locked(now, counts)
-        self._after_unlock()
+        self._after_unlock(tag, cause)
 
     def abandon(self, admission: Admission) -> None:
-        """Give a lease back without a verdict."""
+        """Give a lease back without a verdict; waits for no lock, since finalisers call it."""
         if isinstance(admission, Lease):
-            with self._lock:
-                self._state.give_back(admission)
+            self._given_back.append((self, admission))
 
     def pause(
         self, admission: Admission, now: float, verdict: Verdict, tag: CallTag | None = None
     ) -> None:
         """Pause for the wait that an error named, though it was no rate limit."""
         with self._lock:
-            if admission is self.generation and self._state.is_closed:
+            if admission is self.generation and self._state.core_is_closed:
                 self._pause_locked(now, verdict, tag)
                 self._health_locked(now)
-        self._after_unlock()
+        self._after_unlock(tag)
+
+    def extend_pause(self, now: float, verdict: Verdict, tag: CallTag | None = None) -> None:
+        """Extend a running pause to the longer wait that a rate limit names; change nothing else.
+
+        For calls that were admitted before the pause and are reported without an admission.
+        """
+        if verdict.kind is not ErrorKind.RATE_LIMITED or verdict.retry_after is None:
+            return
+        with self._lock:
+            self._advance_locked(now)
+            if self._state.pause is not None:
+                self._pause_locked(now, verdict, tag)
+        self._after_unlock(tag)
 
     def exhausted(
         self,
@@ -458,11 +507,11 @@ class Circuit:
             tag: The call, for the event.
         """
         with self._lock:
-            current = admission is self.generation and self._state.is_closed
+            current = admission is self.generation and self._state.core_is_closed
             if current and self._answered_locked() == answered:
                 self._open_locked(now, verdict, f"exhausted {attempts}/{attempts}", cooldown, tag)
                 self._health_locked(now)
-        self._after_unlock()
+        self._after_unlock(tag)
 
     def bench(self, now: float, until: float, reason: str) -> None:
         """Bench by hand until a moment; infinity means until it is unbenched."""
@@ -475,13 +524,17 @@ class Circuit:
         self._after_unlock()
 
     def unbench(self, now: float) -> bool:
-        """End every bench of this key and close its circuit; return whether it was benched."""
+        """End every bench of this key, close its circuit and forget its failures in a row.
+
+        Return whether it was benched.
+        """
         with self._lock:
             self._advance_locked(now)
-            was_benched = not self._state.is_clear
+            was_benched = not self._state.is_unblocked
             self._state.manual = self._state.pause = None
-            if not self._state.is_closed:
+            if not self._state.core_is_closed:
                 self._close_locked(now)
+            self.consecutive = 0
             self.failed_probes = 0
             if was_benched:
                 self._note_locked(event_names.TargetUnbenched, now, reason="manual")
@@ -511,22 +564,11 @@ class Circuit:
     def configure(self, settings: BreakerSettings, now: float) -> bool:
         """Change the settings, keeping the state; return whether anything changed."""
         with self._lock:
-            if settings == self.settings:
-                return False
-            if settings.window != self.settings.window:
-                self.generation.resize(settings.window)
-            self.settings = settings
-            if settings.mode in ("disabled", "metrics_only"):
-                # Neither mode rejects a caller, so automatic benches end here.
-                self._state.pause = None
-                if not self._state.is_closed:
-                    self._close_locked(now)
-            self.generation.is_settled = False
-            self.generation.check_after = NEVER
-            self._publish_locked()
-            self._health_locked(now)
+            is_changed = settings != self.settings
+            if is_changed:
+                self._configure_locked(settings, now)
         self._after_unlock()
-        return True
+        return is_changed
 
     def suspend(self, *, suspended: bool) -> None:
         """Take the circuit out of use while another state of the process is in force, or back."""
@@ -535,27 +577,55 @@ class Circuit:
             self._publish_locked()
             if suspended:
                 self.shut_until = NEVER
+        self._after_unlock()
 
     def after_fork(self) -> None:
-        """Replace the locks that a thread of the parent may hold, and end its callers' leases."""
-        self._lock = threading.RLock()
-        self.delivering = threading.Lock()
-        self.outbox = deque()
+        """Replace the locks that a thread of the parent may hold, and end its callers' leases.
+
+        Called for a provider before its targets, which get its lock.
+        """
+        self._lock = threading.RLock() if self.provider is None else self.provider._lock
+        self._given_back.clear()
+        self._to_deliver.clear()
+        self.outbox = Outbox(self.key)
         self._state.free_all()
 
-    def emit(self, kind: event_names.EventName, now: float, /, **details: Any) -> None:
+    def emit(
+        self,
+        kind: event_names.EventName,
+        now: float,
+        /,
+        tag: CallTag | None = None,
+        **fields: Any,
+    ) -> None:
         """Emit an event of this key. Called without the lock."""
-        if self.sink.has_listeners(kind, details.get("tag")):
-            self.outbox.append((kind, now, details))
-            self.sink.deliver(self)
+        self.sink.emit(self.outbox, kind, now, tag, **fields)
 
     # Under the lock: what blocks the key.
+
+    def _configure_locked(self, settings: BreakerSettings, now: float) -> None:
+        if settings.window != self.settings.window:
+            self.generation.resize(settings.window)
+        self.settings = settings
+        if settings.mode in ("disabled", "metrics_only"):
+            # Neither mode rejects a caller, so automatic benches end here.
+            self._state.pause = None
+            if not self._state.core_is_closed:
+                self._close_locked(now)
+        self._unsettle_locked()
+        if settings.slow_call is not None:
+            self._unsettle_targets_locked()
+        self._is_publishing = bool(self._children)  # they also compare with this slow_call
+        self._publish_locked()
+        self._health_locked(now)
 
     def _adopt_locked(self, target: Circuit) -> None:
         children = self._children
         # Collected targets are dropped whenever the number doubles: constant cost per target.
         if children and len(children) & (len(children) - 1) == 0:
             children[:] = [child for child in children if child() is not None]
+            settled = self._settled_targets
+            settled[:] = [child for child in settled if child() is not None]
         children.append(weakref.ref(target))
 
     def _targets_locked(self) -> list[Circuit]:
@@ -566,6 +636,14 @@ class Circuit:
         if self.settings.mode == "forced_open":
             return Block(self.key, "forced_open", None, manual=True)
         return self._state.block(self.key)
+
+    def _may_block_locked(self) -> bool:
+        """Return whether a result may open or pause the circuit.
+
+        A call may be running when an operator disables its circuit, so each way to open or to
+        pause asks this when the result comes.
+        """
+        return self.settings.mode != "disabled"
 
     def _admit_locked(self, now: float, lease_seconds: float) -> Admission | Block:
         block = self._block_locked()
@@ -584,35 +662,70 @@ class Circuit:
             self._uncounted.check_after = FOREVER
         return self._uncounted
 
+    def _take_back_locked(self) -> None:
+        """End the leases that were given back to this provider and its targets."""
+        given_back = self._given_back
+        while given_back:
+            circuit, lease = given_back.pop()
+            circuit._state.give_back(lease)
+
     def _heal_locked(self) -> None:
+        """Do what was left to the next holder of the lock."""
+        if self._given_back:
+            self._take_back_locked()
         # A KeyboardInterrupt, or an error of a signal handler, may have come between a change
         # and its publication: then every call would be admitted and none counted from then on.
-        if self.slot is not None and not (self._state.is_clear and self._state.is_closed):
+        provider = self.provider
+        if provider is not None and provider._is_publishing:
+            provider._publish_locked()
+        if self._is_publishing or (
+            self.slot is not None and not (self._state.is_unblocked and self._state.core_is_closed)
+        ):
             self._publish_locked()
 
     def _advance_locked(self, now: float) -> None:
         """End the benches whose time is over; to become half-open is not to recover."""
         self._heal_locked()
         if self._state.expire(now):
-            if self._state.is_clear and self._state.is_closed:
+            if self._state.is_unblocked and self._state.core_is_closed:
                 self._note_locked(event_names.TargetUnbenched, now, reason="expired")
             self._publish_locked()
             self._health_locked(now)
 
     def _publish_locked(self) -> None:
-        """Put into `slot` and `shut_until` what the healthy path may rely on."""
+        """Put into `slot` and `shut_until` what the healthy path may rely on, here and below."""
         provider = self.provider
         state, forced = self._state, self.settings.mode == "forced_open"
-        self.shut_until = FOREVER if forced else state.until()
-        closed = state.is_closed and state.is_clear and not forced
+        shut_until = FOREVER if forced else state.until()
+        closed = state.core_is_closed and state.is_unblocked and not forced
         if provider is not None:
-            self.shut_until = max(self.shut_until, provider.shut_until)
+            shut_until = max(shut_until, provider.shut_until)
             closed = closed and provider.slot is not None
-        if not closed or self.suspended:
-            self.slot = None
-        else:
-            self.slot = self._closed_locked(self.generation.started_at)
-        self._changed = bool(self._children)
+        limits = (self.settings.slow_call, provider and provider.settings.slow_call)
+        self.generation.slow_above = min((each for each in limits if each), default=FOREVER)
+        is_shut = not closed or self.suspended
+        is_news = is_shut != (self.slot is None) or shut_until != self.shut_until
+        if self._children and is_news:
+            self._is_publishing = True
+        self.shut_until = shut_until
+        self.slot = None if is_shut else self._closed_locked(self.generation.started_at)
+        if self._is_publishing:
+            for child in self._targets_locked():
+                child._publish_locked()
+            self._is_publishing = False
+
+    def _unsettle_locked(self) -> None:
+        """Let the next success be looked at."""
+        self.generation.unsettle()
+
+    def _unsettle_targets_locked(self) -> None:
+        """Let the next success of each target be looked at; costs what settling them has cost."""
+        settled = self._settled_targets
+        while settled:
+            target = settled.pop()()
+            if target is not None:
+                target._is_listed = False
+                target._unsettle_locked()
 
     # Under the lock: results.
 
@@ -620,20 +733,41 @@ class Circuit:
         return self.settings.slow_call is not None and seconds >= self.settings.slow_call
 
     def _success_locked(self, now: float, seconds: float, response_time: float) -> None:
-        above = self.provider is not None and self.provider._is_slow(response_time)
+        provider = self.provider
+        above = provider is not None and provider._is_slow(response_time)
         self.generation.success(now, seconds, slow=self._is_slow(response_time), slow_above=above)
+        if provider is not None and provider._status == "degraded":
+            self.generation.settle(now)
+            self._look_at_provider_locked(now)
+
+    def _count_error_locked(self, now: float, verdict: Verdict, seconds: float) -> Counts:
+        slow_call, provider = self.settings.slow_call, self.provider
+        counts = self.generation.error(now, slow=slow_call is not None and seconds >= slow_call)
+        last = self.last_error
+        if last is None or last.kind is not verdict.kind or last.reason != verdict.reason:
+            self.last_error = LastError(verdict.kind, verdict.reason)
+        if provider is not None and provider._status == "healthy":
+            self._look_at_provider_locked(now)
+        return counts
 
     def _error_locked(self, now: float, verdict: Verdict, seconds: float) -> Counts:
-        generation, slow_call = self.generation, self.settings.slow_call
-        counts = generation.error(now, slow=slow_call is not None and seconds >= slow_call)
-        self.last_error = LastError(verdict.kind, verdict.reason)
-        generation.is_settled = False
-        generation.check_after = NEVER
+        counts = self._count_error_locked(now, verdict, seconds)
+        self.generation.unsettle()
         if verdict.reason != "hung" and verdict.kind is not ErrorKind.RATE_LIMITED:
+            if self._settled_targets:
+                self._unsettle_targets_locked()
             self.consecutive += 1
-            self._changed = bool(self._children)
-        self._lower_escalation_locked(now)
-        return self._counts_locked(now) if self._children else counts
+        if self.failed_probes:
+            self._lower_escalation_locked(now)
+        return counts
+
+    def _look_at_provider_locked(self, now: float) -> None:
+        """Note a change of the provider's health that a result of this target has caused."""
+        provider = self.provider
+        if provider is not None:
+            provider._health_locked(now)
+            if provider.outbox.pending:
+                self._to_deliver.append(provider)
 
     def _lower_escalation_locked(self, now: float) -> None:
         # Each healthy window lowers the escalation by one; computed when it next matters.
@@ -644,60 +778,39 @@ class Circuit:
         self.healthy_since = now
 
     def _answered_locked(self) -> int:
-        return self.generation.n + sum(child.generation.n for child in self._targets_locked())
+        unsettled = sum(target.generation.unsettled for target in self._targets_locked())
+        return self.generation.n + unsettled
 
-    def _settle_locked(self, now: float, seconds: float) -> None:
-        """Decide whether the next successes need only to be counted."""
-        generation, settings, provider = self.generation, self.settings, self.provider
-        total, errors, _ = generation.counts(now)
-        unsettled = (
+    def _settle_targets_locked(self, now: float) -> None:
+        """Make the counts of a provider exact; asks every target."""
+        for target in self._targets_locked():
+            target.generation.settle(now)
+
+    def _settle_locked(self, now: float, counts: Counts) -> None:
+        """Decide how many of the next successes need only to be counted."""
+        provider = self.provider
+        total, errors, slow = counts
+        free = FOREVER
+        if (errors or slow) and total < self.settings.min_calls:
+            free = self.settings.min_calls - 1 - total  # the one after these may open it
+        if self._status != "healthy":
+            # The last one before the share of errors is small enough is looked at, too: a share
+            # is not an exact number.
+            free = min(free, int(errors / triggers.DEGRADED_SHARE) - 1 - total)
+        if (
             not window.LOCK_FREE
             or self.consecutive
-            or settings.slow_call is not None
-            or (errors and total < settings.min_calls)
-        )
-        if self._status != "healthy":
-            unsettled = True
-        if provider is not None and (
-            provider.consecutive or provider.settings.slow_call is not None
+            or (provider is not None and provider.consecutive)
+            or (self._status != "healthy" and self._children)
         ):
-            unsettled = True
-        generation.is_settled = not unsettled
-        if unsettled:
-            generation.check_after = NEVER
-        else:
-            generation.rest_if_busy(now, seconds)
-
-    def _counts_locked(self, now: float) -> Counts:
-        """Return ``(total, errors charged here, slow by the limit set here)``.
-
-        The total of a provider and its slow calls are sums over its targets.
-        """
-        if not self._children:
-            return self.generation.counts(now)
-        total, errors, slow = self.generation.counts(now)
-        for child in self._targets_locked():
-            with child._lock:
-                total += child.generation.counts(now, since_cut=True)[0]
-                slow += child.generation.slow_above(now)
-        return total, errors, slow
-
-    def _children_errors_locked(self, now: float) -> int:
-        errors = 0
-        for child in self._targets_locked():
-            with child._lock:
-                errors += child.generation.counts(now, since_cut=True)[1]
-        return errors
+            free = 0.0
+        if free > 0.0 and provider is not None and not self._is_listed:
+            self._is_listed = True
+            provider._settled_targets.append(weakref.ref(self))
+        self.generation.let_rest(now, max(0.0, free))
 
     def _latency_locked(self, now: float) -> float | None:
         latency = self.generation.latency(now)
-        if latency is None and self._children:
-            known = [
-                each
-                for child in self._targets_locked()
-                if (each := child.average_latency(now)) is not None
-            ]
-            latency = sum(known) / len(known) if known else None
         if latency is not None:
             self.last_latency = latency
         return self.last_latency
@@ -710,14 +823,23 @@ class Circuit:
         tag: CallTag | None = None,
         counts: Counts | None = None,
     ) -> None:
-        """Open if a trigger says so; ``counts`` are those of the window, if they are known."""
-        if self.settings.mode == "disabled":
-            return
+        """Open if a trigger says so; ``counts`` are those of the window, if they are known.
+
+        The targets of a provider are asked for exact counts only if a trigger could say so:
+        successes that they did not settle yet make its total larger, which only lowers a rate.
+        """
         if verdict is not None and verdict.kind in _AT_ONCE:
             self._open_locked(now, verdict, verdict.kind.value, cooldown, tag)
             return
-        total, errors, slow = self._counts_locked(now) if counts is None else counts
-        why = triggers.trigger(self.settings, self.consecutive, total, errors, slow)
+        settings = self.settings
+        total, errors, slow = self.generation.counts(now) if counts is None else counts
+        if self._children:
+            enough = max(total, settings.min_calls)
+            if triggers.trigger(settings, self.consecutive, enough, errors, slow) is None:
+                return
+            self._settle_targets_locked(now)
+            total, errors, slow = self.generation.counts(now)
+        why = triggers.trigger(settings, self.consecutive, total, errors, slow)
         if why is not None:
             self._open_locked(now, verdict, why, cooldown, tag)
 
@@ -729,6 +851,8 @@ class Circuit:
         cooldown: float | None,
         tag: CallTag | None,
     ) -> None:
+        if not self._may_block_locked():
+            return
         self._lower_escalation_locked(now)
         if verdict is not None:
             kind, reason = verdict.kind, verdict.reason
@@ -766,6 +890,8 @@ class Circuit:
 
     def _pause_locked(self, now: float, verdict: Verdict, tag: CallTag | None) -> None:
         """Bench for the wait that the provider named; extended, never shortened."""
+        if not self._may_block_locked():
+            return
         named = verdict.retry_after is not None
         length = min(
             LONGEST_HINT, RATE_LIMIT_PAUSE if verdict.retry_after is None else verdict.retry_after
@@ -815,14 +941,16 @@ class Circuit:
 
     def _close_locked(self, now: float) -> None:
         """Start a generation without counts, so that old errors cannot open the circuit again."""
+        self._settle_targets_locked(now)
         self._latency_locked(now)
+        self.generation.settle(now)
         self._state.opened = self._state.half = None
         self.consecutive = 0
         self.healthy_since = now
-        self.generation = Generation(now, self.settings.window, self.serial)
-        for child in self._targets_locked():
-            with child._lock:
-                child.generation.cut()
+        above = None if self.provider is None else self.provider.generation
+        self.generation = Generation(now, self.settings.window, self.serial, above)
+        for target in self._targets_locked():
+            target.generation.above = self.generation
         self._publish_locked()
 
     # Under the lock: leases.
@@ -878,7 +1006,7 @@ class Circuit:
         return True
 
     def _recovered_locked(self, now: float) -> None:
-        if self._state.is_clear:
+        if self._state.is_unblocked:
             self._note_locked(event_names.TargetUnbenched, now, reason="recovered")
         self._publish_locked()
 
@@ -894,11 +1022,10 @@ class Circuit:
         state = lease.state
         if not self._state.give_back(lease):
             return
-        self.last_error = LastError(verdict.kind, verdict.reason)
-        if self._state.is_closed:
+        if self._state.core_is_closed:
             self._error_locked(now, verdict, seconds)
         else:
-            self.generation.error(now, slow=self._is_slow(seconds))
+            self._count_error_locked(now, verdict, seconds)
         if not isinstance(state, HalfOpenState):
             # A last resort does not lengthen a bench, unless the provider names a new reason.
             if verdict.kind is ErrorKind.RATE_LIMITED and verdict.retry_after is not None:
@@ -917,15 +1044,20 @@ class Circuit:
 
     def _health_locked(self, now: float, counts: Counts | None = None) -> None:
         new = self._status_locked(now, counts)
+        if new == "degraded" != self._status and self._children:
+            # Successes that targets did not settle yet may make the share of errors smaller.
+            self._settle_targets_locked(now)
+            new = self._status_locked(now)
         if new != self._status:
             self._note_locked(event_names.HealthChanged, now, old=self._status, new=new)
             self._status = new
 
     def _status_locked(self, now: float, counts: Counts | None = None) -> Status:
-        down = not self._state.is_clear or self.settings.mode == "forced_open"
-        total, errors, _ = self._counts_locked(now) if counts is None else counts
+        """Return how the key is doing, by what is settled."""
+        down = not self._state.is_unblocked or self.settings.mode == "forced_open"
+        total, errors, _ = self.generation.counts(now) if counts is None else counts
         if self._children:
-            errors += self._children_errors_locked(now)
+            errors += self.generation.errors_of_targets(now)
         return triggers.status(
             down=down,
             failures=self.consecutive,
@@ -958,30 +1090,39 @@ class Circuit:
             enforced=enforced,
         )
 
-    def _note_locked(self, kind: event_names.EventName, now: float, /, **details: Any) -> None:
-        if self.sink.has_listeners(kind, details.get("tag")):
-            self.outbox.append((kind, now, details))
+    def _note_locked(
+        self,
+        kind: event_names.EventName,
+        now: float,
+        /,
+        tag: CallTag | None = None,
+        **fields: Any,
+    ) -> None:
+        # Whether an observer listens is not asked here: the log's answer is foreign code.
+        self.outbox.add(Fact(kind, now, tag, fields))
 
-    def _after_unlock(self) -> None:
-        """Do what must not be done under the lock: publish a change to targets, deliver events."""
-        if self._changed:
-            self._wake_children()
-        if self.provider is not None and self.provider._changed:
-            self.provider._wake_children()  # a thread was interrupted before it did this
+    def _after_unlock(self, tag: CallTag | None = None, cause: Outbox | None = None) -> None:
+        """Do what must not be done under the lock: keep a benched circuit, deliver events."""
         keep = self.keep
-        if keep is not None and not self._state.is_clear:
+        if keep is not None and not self._state.is_unblocked:
             self.keep = None
             keep(self)
-        if self.outbox:
-            self.sink.deliver(self)
+        if self.outbox.pending or self._to_deliver or cause is not None:
+            self._deliver(tag, cause)
 
-    def _wake_children(self) -> None:
-        """Publish a change of this provider to its targets."""
-        with self._lock:
-            self._changed = False
-            for child in self._targets_locked():
-                with child._lock:
-                    child._publish_locked()
-                    if self.consecutive or self.settings.slow_call is not None:
-                        child.generation.is_settled = False
-                        child.generation.check_after = NEVER
+    def _deliver(self, tag: CallTag | None, cause: Outbox | None) -> None:
+        to_deliver = self._to_deliver
+        # A signal handler may have come while its thread held the lock. That thread delivers
+        # the handler's events, too, when it has released the lock.
+        if self._lock._is_owned():  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]  # not in the stubs; threading.Condition asks it, too
+            to_deliver.append(self)
+            return
+        if cause is not None and cause is not self.outbox:
+            self.sink.deliver(cause, tag)  # the failed attempt, before the bench that it causes
+        self.sink.deliver(self.outbox, tag)
+        while to_deliver:
+            try:
+                circuit = to_deliver.pop()
+            except IndexError:  # another thread has just taken it
+                return
+            circuit.sink.deliver(circuit.outbox, tag)

@@ -1,15 +1,37 @@
 """What an admitted attempt holds and reports to: a target's admission and its provider's.
 
 A permit is reported once: succeeded, failed or abandoned. An error is charged to one of the two
-circuits, by its scope, and once per key each time it is raised: the permit notes on the error
-when which key was charged, and an outer guard that was entered before that moment does not
-charge it again.
+circuits, by its scope, and once per key each time it is raised, however many guards of one call
+it passes on its way out.
+
+Theory of operation. Whether an error was charged already depends on the guards that it passed
+inside this one. A guard that registered itself in a context when it is entered would know them,
+but that costs a healthy call more than the rest of its guard. So a guard that an error passes
+leaves a note on the error: a *passage* of its circuit. A guard further out finds the passage of
+the one inside it, replaces it by its own, and does not charge again. A passage is of a guard
+inside this one if
+
+- it was noted in the same context, since this guard was entered; or
+- it charged in another context, and its guard was entered and left while this one was entered:
+  a task or a thread that was started here.
+
+One error object may be raised to many callers at once, by a future that they all await. Mostly
+their guards are left in the order in which they were entered, so none is inside another, and
+each charges. Where they are left in another order (trio's tasks, threads), a passage cannot be
+told from that of a started task. So a charge stands for the guards of one other context only:
+at least half of such calls are charged in any order. The price is that an error which passes
+guards of three contexts, each started by the one before, is charged twice.
+
+The notes are in the error itself. Most exceptions cannot be referred to weakly, a strong
+reference elsewhere would keep the error's frames and request, and an id is soon another
+object's. Neither pickles nor deep copies contain notes.
 """
 
 from __future__ import annotations
 
+import itertools
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from resilient_llm._core.circuit.state import Block, BorrowedLease, Lease
 from resilient_llm._core.circuit.window import Generation
@@ -17,30 +39,59 @@ from resilient_llm._values.kinds import ErrorKind
 from resilient_llm._values.verdict import Verdict
 
 if TYPE_CHECKING:
-    from resilient_llm._core.circuit.circuit import CallTag, Circuit
+    from typing import SupportsIndex
+
+    from resilient_llm._core.circuit.circuit import Circuit
+    from resilient_llm._core.circuit.outbox import CallTag
     from resilient_llm._core.circuit.state import Admission
 
 
-_CHARGES = "_resilient_llm_charged"
+_PASSAGES = "_resilient_llm_passages"
 _DEEPEST_CAUSE = 16
-_MOST_CHARGES = 32
-"""Charges noted on one error: one that is raised again and again must not collect more."""
+_MOST_PASSAGES = 64
+"""Passages noted on one error: one that is raised again and again must not collect more."""
+_MOST_NOTED = 8
+"""Passages of which a context knows that they were noted in it."""
 
-held_leases: ContextVar[tuple[Lease, ...]] = ContextVar("resilient_llm_held_leases", default=())
-"""Leases that guards around this code hold. A guard inside another on the same key borrows the
-outer guard's lease; it would be rejected because of that lease otherwise."""
+open_permits: ContextVar[tuple[Permit, ...]] = ContextVar("resilient_llm_open_permits", default=())
+"""Permits with leases that guards around this code hold. A guard inside another on the same key
+borrows the outer guard's lease; it would be rejected because of that lease otherwise.
+
+A guard may be left in another task than it was entered in, whose context is another. So whoever
+reads or writes the variable drops permits that were reported meanwhile."""
 
 
-def push_leases(leases: tuple[Lease, ...]) -> None:
-    """Let guards inside this code borrow these leases."""
-    if leases:
-        held_leases.set(held_leases.get() + leases)
+_noted_here: ContextVar[tuple[int, ...]] = ContextVar("resilient_llm_noted_here", default=())
+"""The numbers of the last passages that were noted in this context. A context that is copied from
+this one knows them, too, but they are older than every guard that is entered there."""
 
 
-def pop_leases(leases: tuple[Lease, ...]) -> None:
-    """End the lending of these leases, in whatever order and context guards are left."""
-    if leases:
-        held_leases.set(tuple(lease for lease in held_leases.get() if lease not in leases))
+def push_permit(permit: Permit) -> None:
+    """Let guards inside this code borrow the permit's leases, if it has any."""
+    if permit.leases:
+        open_permits.set((*_unreported(), permit))
+
+
+def pop_permit(permit: Permit) -> None:
+    """End the lending of the permit's leases, in whatever order and context guards are left."""
+    if permit.leases:
+        open_permits.set(tuple(each for each in _unreported() if each is not permit))
+
+
+def held_leases() -> tuple[Lease, ...]:
+    """Return the leases that guards around this code hold."""
+    if not open_permits.get():
+        return ()
+    return tuple(lease for permit in _unreported() for lease in permit.leases)
+
+
+def _unreported() -> tuple[Permit, ...]:
+    """Return the open permits; forget those that were reported, in whatever context."""
+    permits = open_permits.get()
+    still_open = tuple(permit for permit in permits if not permit.is_reported)
+    if len(still_open) < len(permits):
+        open_permits.set(still_open)
+    return still_open
 
 
 class Permit:
@@ -71,17 +122,41 @@ class Permit:
 
     def charged(self, verdict: Verdict) -> tuple[Circuit, Admission | None]:
         """Return the circuit that a failure of this verdict is charged to, with its admission."""
-        provider = self.circuit.provider
-        if provider is not None and verdict.scope == "provider":
-            return provider, self.provider_admission
-        return self.circuit, self.admission
+        charged = charged_circuit(self.circuit, verdict)
+        return charged, self.admission if charged is self.circuit else self.provider_admission
+
+    def give_back_newer(self) -> None:
+        """Give back what was admitted by a state that began later than the attempt.
+
+        For an attempt that is reported without having asked: it was admitted by earlier states
+        of these circuits, so it neither settles nor counts in the present ones.
+        """
+        own, outer, provider = self.admission, self.provider_admission, self.circuit.provider
+        if own is not None and self.entered_at < _began_at(self.circuit, own):
+            self.circuit.abandon(own)
+            self.admission = None
+        if (
+            provider is not None
+            and outer is not None
+            and self.entered_at < _began_at(provider, outer)
+        ):
+            provider.abandon(outer)
+            self.provider_admission = None
 
     def answered(self) -> tuple[int, int]:
         """Return figures of the key and of its provider that grow with every success."""
         provider = self.circuit.provider
         return self.circuit.answered(), 0 if provider is None else provider.answered()
 
-    def succeeded(self, now: float, seconds: float, response_time: float | None = None) -> None:
+    def succeeded(
+        self,
+        now: float,
+        seconds: float,
+        response_time: float | None = None,
+        *,
+        cooldown: float | None = None,
+        tag: CallTag | None = None,
+    ) -> None:
         """Count a success and settle the leases of both circuits, except borrowed ones.
 
         Args:
@@ -89,25 +164,27 @@ class Permit:
             seconds: How long the attempt took.
             response_time: What is compared with ``slow_call``, if that is not ``seconds``: for a
                 stream the seconds to its first content.
+            cooldown: Cooldown of the policy in seconds, if slow successes open a circuit.
+            tag: Names the call in the event of that.
         """
         self.is_reported = True
         response_time = seconds if response_time is None else response_time
         provider = self.circuit.provider
         admission, outer = self.admission, self.provider_admission
-        counted = True
+        counted = admission is not None
         if isinstance(admission, Lease) or (
             isinstance(admission, Generation)
-            and not (admission.is_settled and now < admission.bucket_ends_at)
+            and not admission.answered(now, seconds, response_time)
         ):
-            counted = self.circuit.success(admission, now, seconds, response_time=response_time)
-        elif isinstance(admission, Generation):
-            admission.measured(self.entered_at, now)
+            counted = self.circuit.success(
+                admission, now, seconds, response_time=response_time, cooldown=cooldown, tag=tag
+            )
         if provider is None or outer is None or isinstance(outer, BorrowedLease):
             return
         if isinstance(outer, Lease):
             provider.success(outer, now, seconds, response_time=response_time, is_targets=True)
         elif counted:
-            provider.child_answered(outer, now, response_time)
+            provider.child_answered(outer, now, response_time, cooldown=cooldown, tag=tag)
 
     def failed(
         self,
@@ -131,12 +208,11 @@ class Permit:
             admission = admission.lease  # the probe has failed, whichever guard saw it first
         if admission is None:
             return
-        if error is not None and _was_charged(error, charged, self.entered_at):
+        harms = verdict.harms_health or verdict.kind is ErrorKind.RATE_LIMITED
+        if error is not None and harms and _note_passage(error, charged, self.entered_at, now):
             charged.abandon(admission)
             return
         charged.failure(admission, now, verdict, now - self.entered_at, cooldown=cooldown, tag=tag)
-        if error is not None and (verdict.harms_health or verdict.kind is ErrorKind.RATE_LIMITED):
-            _note_charge(error, charged, now)
 
     def cancelled(
         self,
@@ -186,7 +262,7 @@ def admit(
 ) -> Permit | Block:
     """Return a permit for one attempt on a key and its provider, or why there is none."""
     generation, provider = circuit.slot, circuit.provider
-    if generation is not None and not held_leases.get():
+    if generation is not None and not held_leases():
         # Both are closed: what the healthy path reads is enough.
         provider_generation = None if provider is None else provider.slot
         if provider is None or provider_generation is not None:
@@ -213,6 +289,12 @@ def block_of(circuit: Circuit, now: float) -> Block | None:
     if own is not None:
         return _shown(own, provider, now)
     return None if provider is None else provider.block(now)
+
+
+def charged_circuit(circuit: Circuit, verdict: Verdict) -> Circuit:
+    """Return which circuit an error is charged to: this one, or its provider's."""
+    provider = circuit.provider
+    return circuit if provider is None or verdict.scope != "provider" else provider
 
 
 def permit_of_inlined(circuit: Circuit, admission: Admission, entered_at: float) -> Permit:
@@ -248,7 +330,7 @@ def _shown(own: Block, provider: Circuit | None, now: float) -> Block:
 def _ask(
     circuit: Circuit, now: float, lease_seconds: float, *, last_resort: bool
 ) -> Admission | Block:
-    held = held_leases.get()
+    held = held_leases()
     if held:
         shared = circuit.share(held)
         if shared is not None:
@@ -260,24 +342,106 @@ def _ask(
     )
 
 
-def _was_charged(error: BaseException, circuit: Circuit, since: float) -> bool:
-    """Return whether the error or one of its causes was charged to the circuit since then."""
+def _began_at(circuit: Circuit, admission: Admission) -> float:
+    """Return when the state began that gave an admission."""
+    lent = admission.lease if isinstance(admission, BorrowedLease) else admission
+    return circuit.admits_since(lent)
+
+
+class _Passage(NamedTuple):
+    """A guard of a circuit that an error has passed."""
+
+    number: int
+    serial: int
+    entered_at: float
+    left_at: float
+    stands: bool
+    """Whether it may stand for the guards of one other context."""
+
+
+class _Passages(list[_Passage]):
+    """The passages of one error, which mean nothing in another process."""
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[type[list[object]], tuple[()]]:
+        return list, ()
+
+
+_numbers = itertools.count()
+
+
+def _note_passage(
+    error: BaseException, circuit: Circuit, entered_at: float, left_at: float
+) -> bool:
+    """Note that an error passes a guard; return whether it has passed one inside this one.
+
+    Args:
+        error: What leaves the guard.
+        circuit: What the error is charged to.
+        entered_at: When the guard was entered, in monotonic seconds.
+        left_at: Now.
+    """
+    inner, stands = _take_inner(error, circuit, entered_at)
+    try:
+        attributes = error.__dict__
+    except AttributeError:  # a class that hides its __dict__ is charged by every guard
+        return False
+    if _passages_of(error) is None:
+        attributes.pop(_PASSAGES, None)  # the empty list of a pickle
+    passages: _Passages = attributes.setdefault(_PASSAGES, _Passages())
+    number = next(_numbers)
+    passages.append(_Passage(number, circuit.serial, entered_at, left_at, stands))
+    del passages[:-_MOST_PASSAGES]
+    _noted_here.set((*_noted_here.get()[1 - _MOST_NOTED :], number))
+    return inner is not None
+
+
+def _take_inner(
+    error: BaseException, circuit: Circuit, entered_at: float
+) -> tuple[_Passage | None, bool]:
+    """Take the passage of a guard inside one from the error or one of its causes.
+
+    Returns:
+        The passage, if there is one; and whether the one that takes its place may stand for the
+        guards of another context.
+    """
     seen: BaseException | None = error
     for _ in range(_DEEPEST_CAUSE):
         if seen is None:
-            return False
-        charges: dict[int, float] = getattr(seen, _CHARGES, {})
-        if circuit.serial in charges and charges[circuit.serial] > since:
-            return True
+            break
+        passages = _passages_of(seen)
+        if passages is not None:
+            here = _noted_here.get()
+            for passage in _inside(passages, circuit, entered_at, here):
+                try:
+                    passages.remove(passage)
+                except ValueError:
+                    continue  # a guard in another thread took its place
+                if passage.number in here:
+                    return passage, passage.stands
+                # The guards of its own context may be still to be left.
+                passages.append(passage._replace(stands=False))
+                return passage, False
         seen = seen.__cause__
-    return False
+    return None, True
 
 
-def _note_charge(error: BaseException, circuit: Circuit, now: float) -> None:
+def _inside(
+    passages: _Passages, circuit: Circuit, entered_at: float, here: tuple[int, ...]
+) -> list[_Passage]:
+    """Return the passages of guards inside one that was entered then, this context's first."""
+    inside = [
+        each
+        for each in passages[:]
+        if each.serial == circuit.serial
+        and each.left_at > entered_at
+        and (each.number in here or (each.stands and each.entered_at > entered_at))
+    ]
+    return sorted(inside, key=lambda each: each.number not in here)
+
+
+def _passages_of(error: BaseException) -> _Passages | None:
     try:
-        charges = error.__dict__.setdefault(_CHARGES, {})
-    except AttributeError:  # a class that hides its __dict__ is charged by every guard
-        return
-    if len(charges) >= _MOST_CHARGES:
-        charges.clear()
-    charges[circuit.serial] = now
+        found = error.__dict__.get(_PASSAGES)
+    except AttributeError:
+        return None
+    return found if isinstance(found, _Passages) else None

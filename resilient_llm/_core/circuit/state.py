@@ -140,12 +140,12 @@ class CircuitState:
         self.half: HalfOpenState | None = None
 
     @property
-    def is_closed(self) -> bool:
+    def core_is_closed(self) -> bool:
         """Whether the circuit is neither open nor half-open; it may still be benched or paused."""
         return self.opened is None and self.half is None
 
     @property
-    def is_clear(self) -> bool:
+    def is_unblocked(self) -> bool:
         """Whether there is no bench; a half-open state by itself is none."""
         return self.manual is None and self.opened is None and self.pause is None
 
@@ -174,7 +174,7 @@ class CircuitState:
 
     def block(self, key: str) -> Block | None:
         """Return why a caller is rejected, or None."""
-        if self.is_clear:
+        if self.is_unblocked:
             return None
         benches = self.benches()
         shown = max(benches, key=_prominence)

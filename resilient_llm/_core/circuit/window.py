@@ -9,12 +9,22 @@ success takes the lock of the circuit. Everything else happens rarely, and under
 
 The window is a ring of buckets. A bucket starts with the first thing counted in it, not at a
 multiple of its width, so a burst leaves the window all at once and exactly on time. What ``n``
-grew by since the last look is added to the newest bucket.
+grew by since the last look is added to the newest bucket; that is called to settle.
 
-The healthy path compares the entry time of a call with ``check_after``. Before that moment a
-success needs nothing but ``n += 1``. Whatever needs more (the end of a bucket, failures in a row
-that a success ends, a slow call) sets it to minus infinity, so that the next success is looked
-at. ``is_settled`` says that nothing but measuring is left to do for a success.
+The counts of a provider contain those of its targets. What a target counts under the lock, and
+what it settles, is added to the provider's present generation in the same step, and dated by the
+target's bucket. So the provider lacks only the successes that its targets did not settle yet.
+
+The healthy path compares the time when a call ends with ``check_after``, and how long it took
+with ``slow_above``. A success that ends before that moment and is quicker than that needs nothing
+but ``n += 1``. It belongs to the newest bucket whenever the call began, since ``check_after`` is
+never later than the end of that bucket. Whatever needs more (failures in a row that a success
+ends) sets ``check_after`` to minus infinity, so that the next success is looked at.
+
+``is_settled`` says that nothing but measuring is left to do for a success. While a number of
+successes could still change something (open the circuit at ``min_calls``, make a degraded key
+healthy), it is False, and the successes before that number need no look either: they are counted
+alone until ``n`` is ``free_until``.
 """
 
 from __future__ import annotations
@@ -27,10 +37,7 @@ LOCK_FREE: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 NEVER: Final = float("-inf")
 BUCKETS: Final = 30
 REST: Final = 0.001
-"""Seconds for which a busy circuit stops measuring; bounds the cost of measuring to about 0.1 %."""
-SAMPLED: Final = 32
-"""One success in this many is measured, once `ENOUGH` have been."""
-ENOUGH: Final = 8
+"""Seconds after a look in which successes are only counted; bounds its cost to about 0.1 %."""
 RECENT_MARK: Final = 1.0
 RECENT_MARKS: Final = 12
 
@@ -38,19 +45,18 @@ RECENT_MARKS: Final = 12
 class Bucket:
     """Counts of a part of the window."""
 
-    __slots__ = ("cuts", "errors", "seconds", "slow", "slow_above", "start", "successes", "timed")
+    __slots__ = ("errors", "errors_of_targets", "seconds", "slow", "start", "successes", "timed")
 
-    def __init__(self, start: float, cuts: int) -> None:
+    def __init__(self, start: float) -> None:
         self.start = start
-        self.cuts = cuts
-        """How many cuts the generation had when the bucket began."""
         self.successes = 0
         self.errors = 0
+        """Errors that this circuit is charged with."""
+        self.errors_of_targets = 0
+        """Errors that a target of this provider is charged with."""
         self.slow = 0
-        self.slow_above = 0
-        """Successes that were slow by the limit of the provider, not of the target."""
         self.seconds = 0.0
-        self.timed = 0
+        self.timed: int = 0
 
 
 class Generation:
@@ -59,133 +65,184 @@ class Generation:
     __slots__ = (
         "_buckets",
         "_counted",
-        "_cuts",
         "_errors",
+        "_errors_of_targets",
         "_marks",
         "_seconds_counted",
         "_slow",
         "_successes",
         "_timed_counted",
+        "above",
         "bucket_ends_at",
         "check_after",
+        "free_until",
         "is_settled",
         "last_look",
         "n",
-        "n_at_last_look",
         "owner",
+        "rest_until",
         "seconds",
+        "slow_above",
         "started_at",
         "timed",
         "width",
         "window",
     )
 
-    def __init__(self, started_at: float, window: float, owner: int = -1) -> None:
+    def __init__(
+        self,
+        started_at: float,
+        window: float,
+        owner: int = -1,
+        above: Generation | None = None,
+    ) -> None:
         self.owner = owner
         """Serial of the circuit that counts here."""
-        self.n = 0
+        self.above = above
+        """The present generation of the provider, if this is one of a target."""
+        self.n: int = 0
         self.seconds = 0.0
-        self.timed = 0
+        self.timed: int = 0
         self.check_after = NEVER
+        self.slow_above = float("inf")
+        """Seconds from which a success may count as slow, for the key or for its provider."""
         self.is_settled = False
+        self.free_until = 0.0
+        """What ``n`` must reach before a success can change more than the counts."""
         self.bucket_ends_at = NEVER
+        self.rest_until = NEVER
         self.last_look = NEVER
-        self.n_at_last_look = 0
         self.started_at = started_at
         self.window = window
         self.width = window / BUCKETS
         # Short lists: an empty list takes a tenth of a deque's memory, and each key has some.
         self._buckets: list[Bucket] = []
         self._marks: list[tuple[float, int]] = []
-        self._counted = 0
+        self._counted: int = 0
         # Sums over the buckets, so that asking for them does not mean adding them up.
         self._successes = 0
         self._errors = 0
+        self._errors_of_targets = 0
         self._slow = 0
         self._seconds_counted = 0.0
-        self._timed_counted = 0
-        self._cuts = 0
+        self._timed_counted: int = 0
 
     # Called without the lock, on a healthy call.
 
-    def measured(self, entered_at: float, now: float) -> None:
-        """Count a success and its duration; the caller checked that nothing else is needed."""
-        took = now - entered_at
+    def answered(self, now: float, took: float, response_time: float) -> bool:
+        """Count a success that ended now, if that needs no lock; return whether it was counted.
+
+        Args:
+            now: Monotonic seconds.
+            took: Seconds that the attempt took.
+            response_time: Seconds that are compared with ``slow_call``.
+        """
+        if response_time >= self.slow_above:
+            return False
+        if not self.is_settled:
+            # A call that took longer than the rest is worth being measured.
+            if now >= self.rest_until or took >= REST or self.n >= self.free_until:
+                return False
+            self.n += 1
+            return True
+        if now >= self.bucket_ends_at:
+            return False
         self.n += 1
         self.seconds += took
         self.timed += 1
-        self.rest_if_busy(now, took)
+        self._rest(now)
         # A failure on another thread clears `is_settled` before it sets `check_after`, so
         # whichever store comes last, the next success is looked at.
+        self.check_after = self.rest_until
         if not self.is_settled:
             self.check_after = NEVER
+        return True
 
-    def rest_if_busy(self, now: float, took: float) -> None:
-        """Stop measuring for a moment if calls are frequent or enough have been measured.
-
-        Only if calls are short beside a bucket: else successes would be dated too early.
-        """
-        since, calls = now - self.last_look, self.n - self.n_at_last_look
-        self.last_look, self.n_at_last_look = now, self.n
-        if took >= self.width / 2:
-            self.check_after = NEVER
-        elif since < REST:
-            self.check_after = min(now + REST, self.bucket_ends_at)
-        elif self.timed >= ENOUGH and calls > 0:
-            self.check_after = min(now + max(REST, SAMPLED * since / calls), self.bucket_ends_at)
-        else:
-            self.check_after = NEVER
+    def _rest(self, now: float) -> None:
+        """Let the successes of the next moment be only counted."""
+        self.last_look = now
+        self.rest_until = min(now + REST, self.bucket_ends_at)
 
     # Called under the lock of the circuit.
+
+    def let_rest(self, now: float, free: float) -> None:
+        """Say how many of the next successes can change nothing but the counts.
+
+        Args:
+            now: Monotonic seconds.
+            free: Their number from the last count of the window on; infinity if no success can.
+        """
+        self._rest(now)
+        self.free_until = self._counted + free
+        self.is_settled = free == float("inf")
+        self.check_after = self.rest_until if self.is_settled else NEVER
+
+    def unsettle(self) -> None:
+        """Have the next success looked at."""
+        self.is_settled = False
+        self.free_until = 0.0
+        self.check_after = NEVER
 
     def success(self, now: float, took: float, *, slow: bool, slow_above: bool = False) -> None:
         """Count a success that ended now, slow or not by the key's and its provider's limit."""
         bucket = self._bucket(now)
+        if slow:
+            bucket.slow += 1
+            self._slow += 1
+        if slow_above and self.above is not None:
+            self.above.add_slow(now, bucket.start)
         self.n += 1
         self.seconds += took
         self.timed += 1
-        bucket.slow += slow
-        bucket.slow_above += slow_above
-        self._slow += slow
 
     def error(self, now: float, *, slow: bool = False) -> tuple[int, int, int]:
         """Count an error that came now; return the counts of the window, as `counts` does."""
         bucket = self._bucket(now)
         bucket.errors += 1
-        bucket.slow += slow
         self._errors += 1
-        self._slow += slow
-        return self._successes + self._errors, self._errors, self._slow
+        if slow:
+            bucket.slow += 1
+            self._slow += 1
+        if self.above is not None:
+            self.above.add_error(now, bucket.start)
+        total = self._successes + self._errors + self._errors_of_targets
+        return total, self._errors, self._slow
 
-    def cut(self) -> None:
-        """Start a new bucket with the next count, so that counts since the cut are exact."""
-        self._settle()
-        self._cuts += 1
-        self.is_settled = False
-        self.check_after = NEVER
+    def add(self, now: float, start: float, successes: int, seconds: float, timed: int) -> None:
+        """Count what a target settled in its bucket that began at ``start``."""
+        bucket = self._bucket_of(now, start)
+        self.n += successes
+        self._counted += successes
+        bucket.successes += successes
+        self._successes += successes
+        bucket.seconds += seconds
+        bucket.timed += timed
 
-    def counts(self, now: float, *, since_cut: bool = False) -> tuple[int, int, int]:
-        """Return ``(total, errors, slow)`` in the window, or only of those since the last cut."""
-        self._settle()
+    def add_error(self, now: float, start: float) -> None:
+        """Count an error that a target is charged with, in its bucket that began at ``start``."""
+        self._bucket_of(now, start).errors_of_targets += 1
+        self._errors_of_targets += 1
+
+    def add_slow(self, now: float, start: float) -> None:
+        """Note that a success of a target was slow by the limit of this provider."""
+        self._bucket_of(now, start).slow += 1
+        self._slow += 1
+
+    def counts(self, now: float) -> tuple[int, int, int]:
+        """Return ``(total, errors charged here, slow)`` in the window."""
+        self.settle(now)
         self._expire(now)
-        if not since_cut or not self._buckets or self._buckets[0].cuts == self._cuts:
-            return self._successes + self._errors, self._errors, self._slow
-        total = errors = slow = 0
-        for bucket in self._buckets:
-            if bucket.cuts == self._cuts:
-                total += bucket.successes + bucket.errors
-                errors += bucket.errors
-                slow += bucket.slow
-        return total, errors, slow
+        total = self._successes + self._errors + self._errors_of_targets
+        return total, self._errors, self._slow
 
-    def slow_above(self, now: float) -> int:
-        """Return how many successes since the last cut were slow by the provider's limit."""
+    def errors_of_targets(self, now: float) -> int:
+        """Return how many errors the targets of this provider are charged with in the window."""
         self._expire(now)
-        return sum(bucket.slow_above for bucket in self._buckets if bucket.cuts == self._cuts)
+        return self._errors_of_targets
 
     def latency(self, now: float) -> float | None:
         """Return the average seconds of the successes that were measured, or None."""
-        self._settle()
+        self.settle(now)
         self._expire(now)
         timed = sum(bucket.timed for bucket in self._buckets)
         return sum(bucket.seconds for bucket in self._buckets) / timed if timed else None
@@ -204,31 +261,73 @@ class Generation:
         self.window = window
         self.width = window / BUCKETS
         self.bucket_ends_at = NEVER
-        self.is_settled = False
-        self.check_after = NEVER
+        self.unsettle()
 
-    def _bucket(self, now: float) -> Bucket:
-        self._settle()
-        self._expire(now)
-        newest = self._buckets[-1] if self._buckets else None
-        if newest is None or newest.cuts != self._cuts or now - newest.start >= self.width:
-            self._buckets.append(Bucket(now, self._cuts))
-        if not self._marks or now - self._marks[-1][0] >= RECENT_MARK:
-            self._marks.append((now, self.n))
-            del self._marks[:-RECENT_MARKS]
-        self.bucket_ends_at = now + min(self.width, RECENT_MARK)
-        return self._buckets[-1]
+    @property
+    def unsettled(self) -> int:
+        """How many successes are not yet in a bucket, nor in the provider's counts."""
+        return self.n - self._counted
 
-    def _settle(self) -> None:
+    def settle(self, now: float) -> None:
+        """Add what ``n`` grew by to the newest bucket, and to the provider's counts."""
         # Each figure is read once: what is counted meanwhile is found the next time.
         n, seconds, timed = self.n, self.seconds, self.timed
-        if self._buckets:
-            newest = self._buckets[-1]
-            newest.successes += n - self._counted
-            self._successes += n - self._counted
-            newest.seconds += seconds - self._seconds_counted
-            newest.timed += timed - self._timed_counted
-            self._counted, self._seconds_counted, self._timed_counted = n, seconds, timed
+        grown = n - self._counted
+        if not self._buckets or not (grown or timed != self._timed_counted):
+            return
+        newest = self._buckets[-1]
+        took, measured = seconds - self._seconds_counted, timed - self._timed_counted
+        newest.successes += grown
+        self._successes += grown
+        newest.seconds += took
+        newest.timed += measured
+        self._counted, self._seconds_counted, self._timed_counted = n, seconds, timed
+        if self.above is not None:
+            self.above.add(now, newest.start, grown, took, measured)
+
+    def _bucket(self, now: float) -> Bucket:
+        """Return the bucket that counts what comes now."""
+        self.settle(now)
+        self._expire(now)
+        buckets, width = self._buckets, self.width
+        if not buckets or now - buckets[-1].start >= width:
+            buckets.append(Bucket(now))
+        if not self._marks or now - self._marks[-1][0] >= RECENT_MARK:
+            self._mark(now)
+        self.bucket_ends_at = now + (width if width < RECENT_MARK else RECENT_MARK)
+        return buckets[-1]
+
+    def _bucket_of(self, now: float, start: float) -> Bucket:
+        """Return the bucket that counts what a target counted in its bucket of this start.
+
+        It is the last one that began not later, so that it leaves this window not later than
+        the target's bucket leaves that of the target.
+        """
+        if self.timed != self._timed_counted or self.n != self._counted:
+            self.settle(now)
+        buckets = self._buckets
+        if (
+            buckets
+            and 0.0 <= start - buckets[-1].start < self.width
+            and buckets[0].start > now - self.window
+            and now - self._marks[-1][0] < RECENT_MARK
+        ):
+            return buckets[-1]  # what follows would change nothing
+        self._expire(now)
+        if not self._marks or now - self._marks[-1][0] >= RECENT_MARK:
+            self._mark(now)
+        start = max(start, self.started_at)
+        position = len(buckets)
+        while position and buckets[position - 1].start > start:
+            position -= 1
+        if not position or start - buckets[position - 1].start >= self.width:
+            buckets.insert(position, Bucket(start))
+            position += 1
+        return buckets[position - 1]
+
+    def _mark(self, now: float) -> None:
+        self._marks.append((now, self.n))
+        del self._marks[:-RECENT_MARKS]
 
     def _expire(self, now: float) -> None:
         oldest = now - self.window
@@ -237,6 +336,7 @@ class Generation:
             gone = buckets.pop(0)
             self._successes -= gone.successes
             self._errors -= gone.errors
+            self._errors_of_targets -= gone.errors_of_targets
             self._slow -= gone.slow
 
 

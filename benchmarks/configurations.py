@@ -1,0 +1,260 @@
+"""Print what a healthy call costs in the configurations that people run.
+
+    python benchmarks/configurations.py            the table
+    python benchmarks/configurations.py --quick    a smoke test of the same
+
+Each row is the ratio to an empty wrapper, measured in turns with it in the same run, beside
+the most that it may be. `_timing.py` says how it is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import platform
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+from _timing import Effort, Function, compare, sync_timer
+from healthy import CHAIN, FULL, QUICK, first, plain
+
+from resilient_llm import (
+    Attempt,
+    Target,
+    Trace,
+    breaker,
+    configure,
+    failover,
+    observe,
+)
+from resilient_llm.testing import isolated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    Setup = Callable[[], AbstractContextManager[Function]]
+
+
+def _decorated(**options: Any) -> Function:
+    @failover(chain=options.pop("chain", CHAIN), **options)
+    def ask(target: Target, prompt: str, temperature: float = 1.0) -> str:
+        return prompt
+
+    return ask
+
+
+@contextlib.contextmanager
+def with_defaults() -> Iterator[Function]:
+    yield first()
+
+
+@contextlib.contextmanager
+def observed() -> Iterator[Function]:
+    """Have one observer of every type of event, as an exporter of metrics is."""
+    stop = observe(lambda event: None)
+    try:
+        yield first()
+    finally:
+        stop()
+
+
+@contextlib.contextmanager
+def traced_elsewhere() -> Iterator[Function]:
+    """Hold a trace open in another thread."""
+    is_open, may_close = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with Trace():
+            is_open.set()
+            may_close.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    is_open.wait()
+    try:
+        yield first()
+    finally:
+        may_close.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def traced() -> Iterator[Function]:
+    ask = first()
+
+    def traced_call(prompt: str) -> Any:
+        with Trace():
+            return ask(prompt)
+
+    yield traced_call
+
+
+@contextlib.contextmanager
+def with_observers() -> Iterator[Function]:
+    yield _decorated(observers=(lambda event: None,))
+
+
+@contextlib.contextmanager
+def rejecting() -> Iterator[Function]:
+    yield _decorated(reject=lambda answer: None)
+
+
+@contextlib.contextmanager
+def with_slow_call() -> Iterator[Function]:
+    configure(breakers={"*": {"slow_call": 5.0}})
+    yield first()
+
+
+@contextlib.contextmanager
+def after_one_error() -> Iterator[Function]:
+    """Leave one error in a window that never has ``min_calls``."""
+    configure(breakers={"*": {"min_calls": 1_000_000_000}})
+    yield _after_errors(1)
+
+
+@contextlib.contextmanager
+def degraded() -> Iterator[Function]:
+    """Leave so many errors in the window that no number of answers makes up for them here."""
+    configure(breakers={"*": {"error_rate": 1.0, "failures": 1_000_000}})
+    yield _after_errors(100_000)
+
+
+def _after_errors(number: int) -> Function:
+    ask = first()
+    ask("bind")
+    guard = breaker(CHAIN[0])
+    for _ in range(number):
+        guard.record(TimeoutError(), 0.01)
+    ask("end the failures in a row")
+    return ask
+
+
+@contextlib.contextmanager
+def with_params() -> Iterator[Function]:
+    yield _decorated(chain=[Target(CHAIN[0], params={"temperature": 0.0}), CHAIN[1]])
+
+
+@contextlib.contextmanager
+def with_own_call() -> Iterator[Function]:
+    def own(prompt: str, temperature: float) -> str:
+        return prompt
+
+    yield _decorated(chain=[Target(CHAIN[0], call=own), CHAIN[1]])
+
+
+@contextlib.contextmanager
+def with_attempt() -> Iterator[Function]:
+    @failover(chain=CHAIN, attempt_timeout=5.0)
+    def ask(target: Target, prompt: str, *, attempt: Attempt) -> str:
+        return prompt
+
+    yield ask
+
+
+@contextlib.contextmanager
+def pinned() -> Iterator[Function]:
+    @failover(chain=CHAIN)
+    def ask(prompt: str, *, model: str | None = None) -> str:
+        return prompt
+
+    model = CHAIN[0].partition("/")[2]
+    yield lambda prompt: ask(prompt, model=model)
+
+
+@contextlib.contextmanager
+def with_strategy() -> Iterator[Function]:
+    yield _decorated(strategy=lambda targets: targets)
+
+
+@contextlib.contextmanager
+def called_by_policy() -> Iterator[Function]:
+    policy = failover(chain=CHAIN)
+
+    def ask(target: Target, prompt: str) -> str:
+        return prompt
+
+    yield lambda prompt: policy.call(ask, prompt)
+
+
+@contextlib.contextmanager
+def looped() -> Iterator[Function]:
+    policy = failover(chain=CHAIN)
+
+    def ask(prompt: str) -> str:
+        for attempt in policy:
+            with attempt:
+                return prompt
+        raise AssertionError("no target answered")
+
+    yield ask
+
+
+@contextlib.contextmanager
+def after_debugging() -> Iterator[Function]:
+    """Bind a function while the log is at DEBUG, and raise the level then."""
+    log = logging.getLogger("resilient_llm")
+    before = log.level, log.propagate
+    handler = logging.NullHandler()
+    log.addHandler(handler)
+    log.propagate = False
+    log.setLevel(logging.DEBUG)
+    ask = first()
+    ask("bind")
+    log.setLevel(logging.WARNING)
+    try:
+        yield ask
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before[0])
+        log.propagate = before[1]
+
+
+CONFIGURATIONS: Final[dict[str, tuple[Setup, float]]] = {
+    "defaults": (with_defaults, 2.0),
+    "one observer of all events": (observed, 25.0),
+    "a trace open in another thread": (traced_elsewhere, 2.0),
+    "a trace around each call": (traced, 40.0),
+    "observers=": (with_observers, 25.0),
+    "reject=": (rejecting, 5.0),
+    "slow_call=": (with_slow_call, 3.0),
+    "one error below min_calls": (after_one_error, 4.0),
+    "target degraded": (degraded, 4.0),
+    "Target(params=)": (with_params, 12.0),
+    "Target(call=)": (with_own_call, 12.0),
+    "attempt_timeout with Attempt": (with_attempt, 20.0),
+    "pinned call": (pinned, 25.0),
+    "strategy callable": (with_strategy, 30.0),
+    "policy.call(fn)": (called_by_policy, 25.0),
+    "for attempt in policy": (looped, 60.0),
+    "bound at DEBUG, level raised": (after_debugging, 2.0),
+}
+"""``{what: (what makes the function, ratio to hold)}``."""
+
+
+def measured(what: str, effort: Effort) -> str:
+    """Return the row of one configuration."""
+    set_up, limit = CONFIGURATIONS[what]
+    with isolated(), set_up() as ask:
+        ratio = compare(sync_timer(plain), {what: sync_timer(ask)}, effort)[what]
+    return (
+        f"{what:35} {ratio.median:6.2f} {ratio.low:7.2f}-{ratio.high:<7.2f} {limit:8.1f} "
+        f"{ratio.baseline * 1e9:7.0f} ns"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="a smoke test: figures mean little")
+    effort = QUICK if parser.parse_args().quick else FULL
+    print(f"CPython {platform.python_version()} on {platform.machine()}, {platform.system()}")
+    print(f"{'configuration':35} {'ratio':>6} {'quartiles':>15} {'at most':>8} {'baseline':>10}")
+    for what in CONFIGURATIONS:
+        print(measured(what, effort), flush=True)
+
+
+if __name__ == "__main__":
+    main()

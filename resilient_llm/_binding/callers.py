@@ -1,0 +1,56 @@
+"""`Callers`: the callers of one policy for what is not decorated: ``policy.call`` and loops."""
+
+from __future__ import annotations
+
+import weakref
+from types import MethodType
+from typing import TYPE_CHECKING, Any
+
+from resilient_llm._binding.caller import Caller
+from resilient_llm._binding.injection import loop_injection
+from resilient_llm._binding.wrapper import checked_injection
+
+if TYPE_CHECKING:
+    from resilient_llm._values.policy import Policy
+
+
+class Callers:
+    """Keeps one `Caller` for each function, as long as the function exists, and for the loops.
+
+    A caller that is kept does not refer to its function, which would then never be collected:
+    the function is the first argument of each call. A bound method is a new object at each
+    access, so its function stands for it.
+    """
+
+    __slots__ = ("_known", "_loops", "_policy")
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._known: dict[tuple[int, bool], tuple[Caller, weakref.ref[Any]]] = {}
+        self._loops: dict[bool, Caller] = {}
+
+    def call(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a function under the policy."""
+        is_method = type(fn) is MethodType
+        try:
+            caller = self._known[id(fn.__func__ if is_method else fn), is_method][0]
+        except KeyError:
+            caller = self._learn(fn, is_method=is_method)
+        return caller.entry((fn, *args), kwargs)
+
+    def _learn(self, fn: Any, *, is_method: bool) -> Caller:
+        caller = Caller(self._policy, checked_injection(self._policy, fn).passed())
+        held = fn.__func__ if is_method else fn
+        known, key = self._known, (id(held), is_method)
+        try:
+            known[key] = caller, weakref.ref(held, lambda _: known.pop(key, None))
+        except TypeError:
+            pass  # it takes no weak references, so its caller is made for each call
+        return caller
+
+    def loop(self, *, is_async: bool) -> Caller:
+        """Return the caller of the loop form."""
+        caller = self._loops.get(is_async)
+        if caller is None:
+            caller = self._loops[is_async] = Caller(self._policy, loop_injection(is_async=is_async))
+        return caller

@@ -1,0 +1,123 @@
+"""Chooses the targets of one call: a pin with ``target=`` or ``model=``, or a strategy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from resilient_llm._values.errors import ConfigurationError
+from resilient_llm._values.keys import parse_key
+from resilient_llm._values.target import Target
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from resilient_llm._core.call.call import Candidate
+
+_PINNING: Final = ("target", "model")
+"""Names of the arguments that pin a call."""
+
+
+def find_target(chain: tuple[Target, ...], name: str, wanted: Any) -> Target:
+    """Return the one target that a caller pinned.
+
+    Raises:
+        ValueError: If none or more than one is meant; it lists them.
+    """
+    listed = ", ".join(target.key for target in chain)
+    if isinstance(wanted, Target):
+        found = [target for target in chain if target.key == wanted.key]
+    elif not isinstance(wanted, str):
+        raise ValueError(f"{name}= takes a spec or a bare model name of: {listed}")
+    else:
+        found = [target for target in chain if name == "model" and target.model == wanted.strip()]
+        if len(found) != 1:
+            found = [target for target in chain if _same_spec(target, wanted)]
+    if len(found) != 1:
+        raise ValueError(
+            f"{name}= names no target of this chain, or more than one: it has {listed}"
+        )
+    return found[0]
+
+
+def _same_spec(target: Target, wanted: str) -> bool:
+    try:
+        provider, account, model = parse_key(wanted)
+    except ConfigurationError:
+        return False
+    if account:
+        return target.key == f"{provider}@{account}/{model}"
+    return target.spec == f"{provider}/{model}"
+
+
+class Pins:
+    """Takes the arguments that pin a call to one target out of its keyword arguments."""
+
+    __slots__ = ("_chain", "_known", "_names")
+
+    def __init__(self, chain: tuple[Target, ...], names: tuple[str, ...]) -> None:
+        self._chain = chain
+        self._names = names
+        self._known: dict[tuple[str, str], Target] = {}
+        """Targets by the argument and the text that named them before."""
+
+    def without(self, kwargs: dict[str, Any]) -> tuple[dict[str, Any], Target | None]:
+        """Return the arguments without those that pin the call, and the target that is meant.
+
+        Raises:
+            ValueError: If they name no target of the chain, or two.
+        """
+        if not self._names or not kwargs:
+            return kwargs, None
+        rest = dict(kwargs)
+        pinned: Target | None = None
+        for name in self._names:
+            if name not in rest:
+                continue
+            wanted = rest[name]
+            if wanted is None:
+                del rest[name]
+            elif name in _PINNING:
+                del rest[name]
+                found = self._found(name, wanted)
+                if pinned is not None and found is not pinned:
+                    raise ValueError(
+                        f"target= and model= name different targets: {pinned.key} and {found.key}"
+                    )
+                pinned = found
+        return rest, pinned
+
+    def _found(self, name: str, wanted: Any) -> Target:
+        if type(wanted) is not str:
+            return find_target(self._chain, name, wanted)
+        found = self._known.get((name, wanted))
+        if found is None:
+            found = find_target(self._chain, name, wanted)
+            if wanted in (found.model, found.spec, found.key):  # other spellings have no end
+                self._known[name, wanted] = found
+        return found
+
+
+def ordered(strategy: Any, candidates: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
+    """Return the candidates as a strategy orders their targets.
+
+    Raises:
+        ConfigurationError: If it gives none, or something else than some of them.
+    """
+    if len(candidates) == 1:
+        return candidates
+    by_key = {candidate.target.key: candidate for candidate in candidates}
+    given: Iterable[Any] = strategy(tuple([candidate.target for candidate in candidates]))
+    chosen: list[Candidate] = []
+    for target in given:
+        candidate = by_key.get(getattr(target, "key", ""))
+        if candidate is None:
+            chosen = []
+            break
+        if candidate not in chosen:
+            chosen.append(candidate)
+    if not chosen:
+        raise ConfigurationError(
+            "strategy gave no target, or one that is not in the chain: "
+            "return some of those it was given"
+        )
+    return tuple(chosen)

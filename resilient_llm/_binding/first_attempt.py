@@ -1,0 +1,99 @@
+"""The first attempt of a call, before there is a `Call`, and what may come of it at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from resilient_llm._core.call.call import Call, CallDeps, Candidate, Outcome
+    from resilient_llm._core.call.call_flow import CallFlow
+    from resilient_llm._core.call.steps import Step
+    from resilient_llm._core.circuit.window import Generation
+    from resilient_llm._values.policy import Options
+
+
+class FirstAttempt:
+    """What is known of a call before its first attempt, and needed if that does not answer.
+
+    Attributes:
+        candidates: The targets of the call, in order.
+        candidate: The one that is called.
+        kwargs: Keyword arguments without those that pin the call to one target.
+        generation: The closed period that admits the attempt; None if the call flow makes it.
+        entered_at: When it was admitted.
+        call_id: Name of the call, if it was named already; else empty.
+        limit: Seconds that the attempt may take, or None.
+        limits: Seconds that the attempt may take, and whether that is the end of the whole
+            deadline; None if the attempt is made without knowing its limit.
+        options: Options of the call, which a later change of the defaults leaves alone.
+        deps: What the call needs of the state of the process.
+        outcome: Where a trace around the call expects the outcome, or None.
+    """
+
+    __slots__ = (
+        "call_id",
+        "candidate",
+        "candidates",
+        "deps",
+        "entered_at",
+        "generation",
+        "kwargs",
+        "limit",
+        "limits",
+        "options",
+        "outcome",
+    )
+
+    number = 1
+
+    def __init__(
+        self,
+        candidates: tuple[Candidate, ...],
+        candidate: Candidate,
+        kwargs: dict[str, Any],
+        options: Options,
+        deps: CallDeps | None,
+    ) -> None:
+        self.options = options
+        self.deps = deps
+        self.candidates = candidates
+        self.candidate = candidate
+        self.kwargs = kwargs
+        self.generation: Generation | None = None
+        self.entered_at = 0.0
+        self.call_id = ""
+        self.limits: tuple[float | None, bool] | None = None
+        self.limit: float | None = None
+        self.outcome: Outcome | None = None
+
+
+class PendingAnswer:
+    """An answer of an asynchronous function that has to be awaited once more.
+
+    A stream up to its first content, or what replaces a rejected answer.
+    """
+
+    __slots__ = ("_go",)
+
+    def __init__(self, go: Callable[[], Awaitable[Any]]) -> None:
+        self._go = go
+
+    def __call__(self) -> Awaitable[Any]:
+        return self._go()
+
+
+class PendingCall:
+    """A call flow that goes on after a first attempt that the healthy path made."""
+
+    __slots__ = ("call", "flow", "step")
+
+    def __init__(self, call: Call, flow: CallFlow, step: Step) -> None:
+        self.call = call
+        self.flow = flow
+        self.step: Step | None = step
+
+
+class NoAnswer:
+    """The class that no answer has: as plain type of a wrapper it has each answer looked at."""

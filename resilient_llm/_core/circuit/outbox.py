@@ -1,0 +1,182 @@
+"""The outbox of one key: what happened to the key and has not reached every observer.
+
+Owns two stages of queues. The circuit, and whoever else emits for the key, appends to ``pending``.
+The dispatcher moves each fact from there to the `Inbox` of every observer that listens to it, and
+hands it over from there. How it does that is written in ``_runtime/dispatcher.py``.
+
+Appending takes no lock, so it is allowed under the circuit's lock, in a signal handler and in a
+finaliser.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from resilient_llm._values.event_names import EventName
+
+MOST_WAITING: Final = 1_000
+"""Facts of one key that wait for one observer; then the oldest are dropped."""
+
+
+class CallTag:
+    """Which call an event belongs to, and the call's observers besides the process-wide ones."""
+
+    __slots__ = ("call_id", "cause", "observers", "others", "others_seconds")
+
+    def __init__(self, call_id: str, observers: tuple[Any, ...] = ()) -> None:
+        self.call_id = call_id
+        self.observers = observers
+        self.cause: tuple[Outbox, Fact] | None = None
+        """The failed attempt that is being charged, and the outbox it belongs to."""
+        self.others = 0
+        """Events of other calls that this call has delivered."""
+        self.others_seconds = 0.0
+        """Seconds that this call has spent on them."""
+
+    def append_cause(self) -> Outbox | None:
+        """Append the failed attempt that the call charges to its outbox, and return that.
+
+        The circuit that is charged does this under its lock when it counts the failure. So the
+        attempt comes before the bench that it causes, also where that is the provider's, and an
+        observer that asks for the state sees the one after it.
+        """
+        if self.cause is None:
+            return None
+        (outbox, fact), self.cause = self.cause, None
+        outbox.add(fact)
+        return outbox
+
+
+class Fact:
+    """Something that happened to a key: what an event is built from, once an observer takes it."""
+
+    __slots__ = (
+        "event",
+        "fields",
+        "happened_at",
+        "kind",
+        "line",
+        "not_for",
+        "tag",
+        "thread",
+    )
+
+    def __init__(
+        self,
+        kind: EventName,
+        happened_at: float,
+        tag: CallTag | None = None,
+        fields: Mapping[str, Any] | None = None,
+        *,
+        line: str = "",
+        not_for: object = None,
+    ) -> None:
+        self.kind: EventName = kind
+        self.happened_at = happened_at
+        self.tag = tag
+        self.fields: Mapping[str, Any] = {} if fields is None else fields
+        self.thread = threading.get_ident() if tag is None else 0
+        """The thread in which it happened, if no call is known."""
+        self.line = line
+        """A warning for the log, if this is not an event."""
+        self.not_for = not_for
+        """The callback whose failure this is; None for every other fact."""
+        self.event: Any = None
+        """The event, once it is built."""
+
+
+class Subscription:
+    """One observer: its function and the names of the events it listens to."""
+
+    __slots__ = ("callback", "inboxes", "is_over", "names")
+
+    def __init__(
+        self, callback: Callable[[Any], object], names: frozenset[str] | None = None
+    ) -> None:
+        self.callback = callback
+        self.names = names
+        """None for every event."""
+        self.inboxes: dict[int, weakref.ref[Inbox]] = {}
+        """``{id of an inbox: the inbox}``: where events wait for it, while the inbox exists."""
+        self.is_over = False
+
+
+class Inbox:
+    """The facts of one key that wait for one observer."""
+
+    __slots__ = ("__weakref__", "busy", "has_dropped", "is_lasting", "observer", "queue")
+
+    def __init__(self, observer: Subscription, *, is_lasting: bool = True) -> None:
+        self.observer = observer
+        self.is_lasting = is_lasting
+        """False for an observer of one policy, which may never come again."""
+        self.queue: deque[Fact] = deque()
+        self.busy = threading.Lock()
+        """Held, and never waited for, by the thread that hands over from this inbox."""
+        self.has_dropped = False
+        number, inboxes = id(self), observer.inboxes
+        inboxes[number] = weakref.ref(self, lambda _: inboxes.pop(number, None))
+
+
+class Outbox:
+    """The queues of one key."""
+
+    __slots__ = ("dropped", "inboxes", "is_behind", "key", "pending", "routing")
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.pending: deque[Fact] = deque()
+        self.routing = threading.Lock()
+        """Held, and never waited for, by the thread that moves facts to the inboxes."""
+        self.inboxes: dict[int, Inbox] = {}
+        """``{id of the observer: its inbox}``. Replaced under ``routing``, never changed, so that
+        it can be read at any time."""
+        self.dropped = 0
+        """Facts dropped since the last warning about that."""
+        self.is_behind = False
+        """Whether a thread left facts in an inbox."""
+
+    def __len__(self) -> int:
+        return len(self.pending) + sum(len(inbox.queue) for inbox in self.inboxes.values())
+
+    def add(self, fact: Fact) -> None:
+        """Append a fact; atomic, allowed under any lock."""
+        if len(self.pending) >= MOST_WAITING:
+            self._drop(self.pending)
+        self.pending.append(fact)
+
+    def put(self, inbox: Inbox, fact: Fact) -> None:
+        """Move a fact on to an inbox. Called under ``routing``."""
+        if len(inbox.queue) >= MOST_WAITING:
+            inbox.has_dropped = True
+            self._drop(inbox.queue)
+        inbox.queue.append(fact)
+
+    def _drop(self, queue: deque[Fact]) -> None:
+        try:
+            queue.popleft()
+        except IndexError:  # another thread has emptied it
+            return
+        self.dropped += 1
+
+
+class EventSink(Protocol):
+    """Where the events of a key go. Nothing here is called under a circuit's lock."""
+
+    def has_listeners(self, kind: EventName, tag: CallTag | None = None, /) -> bool: ...
+    def emit(
+        self,
+        outbox: Outbox,
+        kind: EventName,
+        happened_at: float,
+        tag: CallTag | None,
+        /,
+        **fields: Any,
+    ) -> None: ...
+    def deliver(self, outbox: Outbox, tag: CallTag | None = None, /) -> None: ...

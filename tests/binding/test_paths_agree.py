@@ -1,0 +1,222 @@
+"""The healthy path and the call flow decide alike: random scripts are played through both."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from resilient_llm import (
+    Target,
+    bench_model,
+    breaker,
+    configure,
+    failover,
+    health,
+    reset,
+    unbench_model,
+)
+from resilient_llm._binding.caller import Caller
+from resilient_llm._binding.first_attempt import FirstAttempt
+from resilient_llm._core.circuit import triggers
+from resilient_llm._runtime.runtime import runtime
+from resilient_llm.testing import FakeClock, fake_clock, isolated
+from tests.support.ways import ProviderError, run_async
+
+SEEDS = 200
+STEPS = 60
+SHORT = (0.0, 0.0, 0.000_4, 0.1, 0.3, 2.0)
+LONG = (0.0, 0.3, 2.0, 12.0, 45.0, 400.0)
+ERRORS: tuple[Callable[[], BaseException], ...] = (
+    TimeoutError,
+    ConnectionRefusedError,
+    ConnectionResetError,
+    lambda: ProviderError(429),
+    lambda: ProviderError(429, retry_after=7),
+    lambda: ProviderError(401),
+    lambda: ProviderError(400),
+    lambda: ProviderError(503),
+    TypeError,
+    KeyboardInterrupt,
+)
+KEYS = ("a", "a/x", "b/x")
+
+Step = tuple[Any, dict[str, tuple[Any, ...]], float]
+
+
+def settings_of(rng: random.Random) -> dict[str, Any]:
+    """Return random settings of all circuits."""
+    choices: dict[str, list[Any]] = {
+        "failures": [1, 2, 5],
+        "min_calls": [3],
+        "window": [2.0, 20.0, 60.0],
+        "slow_call": [1.5, 30.0],
+        "successes_to_close": [2],
+        "probes": [2],
+    }
+    return {name: rng.choice(values) for name, values in choices.items() if rng.random() < 0.35}
+
+
+def policy_of(rng: random.Random) -> dict[str, Any]:
+    """Return random options of a policy."""
+    return {
+        "attempts": rng.choice([1, 2, 3]),
+        "when_all_benched": rng.choice(["soonest", "wait", "raise"]),
+        "timeout": rng.choice([None, None, 5.0]),
+        "backoff": lambda n: 0.5,
+        "on_request_error": rng.choice(["next", "raise"]),
+        "reraise": rng.random() < 0.2,
+        "cooldown": rng.choice([None, 3.0]),
+    }
+
+
+def found(key: str) -> tuple[Any, ...]:
+    """Return everything that health() tells of a key, except its latency."""
+    each = health([key])[key]
+    bench = each.benched and (each.benched.manual, round(each.benched.remaining or -1.0, 6))
+    return (
+        each.status, each.state, each.total, each.errors,
+        each.consecutive_failures, each.last_error, bench,
+    )  # fmt: skip
+
+
+class Script:
+    """A random policy, and what happens to its calls; the same seed gives the same script."""
+
+    def __init__(self, seed: int, clock: FakeClock) -> None:
+        self.rng = random.Random(seed)
+        self.clock = clock
+        self.durations = self.rng.choice([SHORT, LONG])
+        self.bad_share = self.rng.choice([0.02, 0.2, 0.6])
+        configure(logging=False, breakers={"*": settings_of(self.rng)})
+        self.chain = self.rng.sample(["a/x", "a/y", "b/x", "c/z"], self.rng.randint(1, 4))
+        self.options = policy_of(self.rng)
+
+    def body(self, target: Target) -> Any:
+        self.clock.advance(self.rng.choice(self.durations))
+        error, is_bad = self.rng.choice(ERRORS), self.rng.random() < self.bad_share
+        if is_bad:
+            raise error()
+        return self.rng.choice(["x", "x", "x", None, 3])
+
+    def step(self, ask: Callable[[], Any]) -> Any:
+        """Do one thing; return what came of it."""
+        do = self.rng.random()
+        if do < 0.8:
+            try:
+                return ask()
+            except BaseException as error:  # the KeyboardInterrupt of a script too
+                return type(error).__name__, str(error)
+        if do < 0.9:
+            return self.clock.advance(self.rng.choice([0.000_5, 0.01, 1.0, 5.0, 40.0, 400.0]))
+        if do < 0.93:
+            return bench_model(self.rng.choice(KEYS), self.rng.choice([None, 3.0]))
+        if do < 0.97:
+            return unbench_model(self.rng.choice(KEYS))
+        if do < 0.98:
+            return reset()
+        error = self.rng.choice([None, TimeoutError()])
+        return breaker(self.rng.choice(["a", "a/x"])).record(error, 0.2)
+
+
+def play(seed: int, *, is_async: bool) -> list[Step]:
+    """Play a script; return what came of each step, with the state and the time after it."""
+    with isolated(), fake_clock() as clock:
+        runtime.rng.seed(seed)
+        began_at = clock.monotonic()
+        script = Script(seed, clock)
+        policy = failover(script.chain, **script.options)
+        if is_async:
+
+            async def answer(target: Target) -> Any:
+                return script.body(target)
+
+            guarded = policy(answer)
+
+            def ask() -> Any:
+                return run_async(guarded, backend="asyncio")
+        else:
+            ask = policy(script.body)
+        keys = (*script.chain, *KEYS)
+        return [
+            (
+                script.step(ask),
+                {key: found(key) for key in keys},
+                round(clock.monotonic() - began_at, 6),
+            )
+            for _ in range(STEPS)
+        ]
+
+
+@pytest.fixture
+def without_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The two paths draw different numbers, since each names its calls at another moment.
+    monkeypatch.setattr(triggers, "JITTER", 0.0)
+
+
+def by_flow_only(self: Caller, kwargs: dict[str, Any]) -> FirstAttempt:
+    """Begin a call that the call flow makes from its start."""
+    first = begin(self, kwargs)
+    first.generation = None
+    return first
+
+
+begin = Caller.begin
+
+
+def differences(
+    seeds: range, monkeypatch: pytest.MonkeyPatch, *, is_async: bool
+) -> list[tuple[int, int, Step, Step]]:
+    """Return ``(seed, step, by the healthy path, by the call flow)`` of what differs first."""
+    different: list[tuple[int, int, Step, Step]] = []
+    for seed in seeds:
+        healthy = play(seed, is_async=is_async)
+        with monkeypatch.context() as patch:
+            patch.setattr(Caller, "begin", by_flow_only)
+            patch.setattr(Caller, "_publish", lambda self, _: self._watch())
+            by_flow = play(seed, is_async=is_async)
+        different += [
+            (seed, number, one, other)
+            for number, (one, other) in enumerate(zip(healthy, by_flow, strict=True))
+            if one != other
+        ][:1]
+    return different
+
+
+@pytest.mark.usefixtures("without_jitter")
+@pytest.mark.parametrize("first", range(0, SEEDS, 50))
+@pytest.mark.filterwarnings("ignore:attempts=")
+def test_both_paths_give_the_same(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers, errors, counts, states, benches and waits are equal after every step."""
+    assert [] == differences(range(first, first + 50), monkeypatch, is_async=False)
+
+
+@pytest.mark.usefixtures("without_jitter")
+@pytest.mark.filterwarnings("ignore:attempts=")
+def test_both_paths_of_asynchronous_functions_give_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same holds where the function is asynchronous and its attempts are cut off."""
+    assert [] == differences(range(1000, 1020), monkeypatch, is_async=True)
+
+
+def test_long_answers_are_in_the_window_in_which_they_end(clock: FakeClock) -> None:
+    """Answers that took longer than the window are counted when they end."""
+    breaker("groq/llama", window=30, failures=100)
+    seconds = 0.0001
+
+    @failover(chain=["groq/llama"])
+    def ask(target: Target) -> str:
+        clock.advance(seconds)
+        return target.key
+
+    guard = breaker("groq/llama")
+    for _ in range(3):
+        ask()
+    seconds = 40.0
+    ask()
+    after_call = health()["groq/llama"].total
+    with guard:
+        clock.advance(40.0)
+
+    assert (1, 1) == (after_call, health()["groq/llama"].total)
