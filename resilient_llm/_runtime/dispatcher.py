@@ -30,10 +30,12 @@ facts stay in a queue, and the code that was interrupted takes them when it goes
             Facts of no call (a bench by hand, a guard, a change of health) belong to the thread
             that made them. They count among the facts of others, but that thread does not leave
             them because of the time.
-*One*       Most processes have one observer of an event, and nothing waits. Then `emit` builds the
-            event and hands it over at once, without a `Fact`. It looks at the queues in the order
-            in which a fact passes them (pending, routing, inbox, busy): an earlier fact that is
-            found in none of them has been handed over already.
+*One*       Most events have one observer, of the process or of the policy, and nothing waits. Then
+            `emit` builds the event and hands it over at once, without a `Fact`. It looks at the
+            queues in the order in which a fact passes them (pending, routing, inbox, busy): an
+            earlier fact that is found in none of them has been handed over already.
+*Idle*      The empty inbox of a policy's observer refers to nobody, since the policy may be gone.
+            A key keeps a few, so that the next event of such an observer is handed over at once.
 """
 
 from __future__ import annotations
@@ -349,17 +351,20 @@ class Dispatcher:
         fact: Fact,
     ) -> None:
         inbox = outbox.inboxes.get(number)
-        if inbox is None:
-            if isinstance(observer, Subscription):
-                subscription, is_lasting = observer, True
-            else:
-                subscription, is_lasting = Subscription(observer), False
-            inbox = Inbox(subscription, is_lasting=is_lasting)
-            outbox.inboxes = {**outbox.inboxes, number: inbox}
+        if isinstance(observer, Subscription):
+            # An idle inbox of this number was that of a policy's observer which is gone.
+            if inbox is None or inbox.observer is NOBODY:
+                inbox = self._add_inbox(outbox, number, Inbox(observer, is_lasting=True))
+        elif inbox is None:
+            inbox = self._add_inbox(outbox, number, Inbox(Subscription(observer), is_lasting=False))
         elif inbox.observer is NOBODY:
-            assert not isinstance(observer, Subscription)
             inbox.observer = Subscription(observer)
         outbox.put(inbox, fact)
+
+    @staticmethod
+    def _add_inbox(outbox: Outbox, number: int, inbox: Inbox) -> Inbox:
+        outbox.inboxes = {**outbox.inboxes, number: inbox}
+        return inbox
 
     # Handing over.
 

@@ -588,3 +588,23 @@ def test_idle_queues_of_policies_observers_are_few(clock) -> None:
     assert circuit is not None
     assert 50 == sum(isinstance(each, AttemptSucceeded) for each in received)
     assert len(circuit.outbox.inboxes) <= dispatcher_module.MOST_IDLE + 1
+
+
+def test_an_observer_may_have_the_number_of_a_policy_s_observer_that_is_gone(clock) -> None:
+    """CPython uses addresses again, and queues are found by them."""
+    first: list[Event] = []
+    second: list[Event] = []
+    breaker(GROQ).record(None, 0.1)
+    circuit = runtime.registry.find(GROQ)
+    assert circuit is not None
+    observe(first.append)
+    observe(second.append)
+    number = id(runtime.dispatcher._subscriptions[0])
+    idle = outbox_module.Inbox(dispatcher_module.NOBODY, is_lasting=False)
+    circuit.outbox.inboxes = {number: idle}
+
+    bench_model(GROQ, reason="maintenance")
+
+    assert circuit.outbox.inboxes[number].is_lasting
+    assert ["TargetBenched", "HealthChanged"] == [type(each).__name__ for each in first]
+    assert first == second

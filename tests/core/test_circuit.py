@@ -12,7 +12,7 @@ from resilient_llm._core.circuit import window
 from resilient_llm._core.circuit.circuit import Circuit
 from resilient_llm._core.circuit.outbox import CallTag, Fact
 from resilient_llm._core.circuit.state import FOREVER, Admission, Lease
-from resilient_llm._core.circuit.window import NEVER
+from resilient_llm._core.circuit.window import NEVER, Generation
 from resilient_llm._values.kinds import ErrorKind, LastError
 from resilient_llm._values.settings import BreakerSettings
 from resilient_llm._values.verdict import Verdict
@@ -315,6 +315,21 @@ class TestOpening:
         one.success(late, 5.0, 1.0)
 
         assert ("open", 2) == (one.state(5.0), one.consecutive)
+
+    def test_what_comes_after_a_success_that_opened_is_late(self) -> None:
+        one = circuit(failures=100, min_calls=2, error_rate=0.5)
+        late = granted(one.admit(0.0))
+        assert isinstance(late, Generation)
+        fail(one, 1.0)
+
+        answer(one, 2.0)
+
+        assert "open" == one.state(2.0)
+        assert (False, False, (2, 1)) == (
+            late.answered(2.0, 0.0, 0.0),
+            one.success(late, 2.0, 0.0),
+            one.numbers(2.0),
+        )
 
 
 class TestPausing:
