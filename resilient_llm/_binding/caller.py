@@ -137,7 +137,7 @@ class Caller(Binding):
                         if is_awaitable(result):
                             result = await result
                 finally:
-                    timed_out = limit.is_over
+                    timed_out = limit.ended_it
                 limit.check()
         except BaseException as error:
             cut_off = timed_out and isinstance(error, Exception)

@@ -26,14 +26,13 @@ from resilient_llm._drive.sync import raise_from
 from resilient_llm._runtime.runtime import runtime
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
     from types import TracebackType
 
     from resilient_llm._binding.caller import Caller
     from resilient_llm._core.call.call import Call
     from resilient_llm._core.call.call_flow import CallFlow
     from resilient_llm._core.call.steps import Step
-    from resilient_llm._runtime.clock import CancelScope
+    from resilient_llm._drive.aio import TimeLimit
     from resilient_llm._values.target import Target
 
 
@@ -57,8 +56,7 @@ class LoopAttempt:
         self._attempts = attempts
         # The healthy path admits a first attempt without any lease.
         self._permit = step.permit if type(step) is Try else None
-        self._limit: AbstractContextManager[CancelScope] | None = None
-        self._scope: CancelScope | None = None
+        self._limit: TimeLimit | None = None
 
     @property
     def result(self) -> Any:
@@ -93,8 +91,10 @@ class LoopAttempt:
     async def __aenter__(self) -> Target:
         target = self.__enter__()
         if self.remaining is not None:
-            self._limit = runtime.time.cancel_after(self.remaining)
-            self._scope = self._limit.__enter__()
+            from resilient_llm._drive.aio import TimeLimit
+
+            self._limit = TimeLimit(self.remaining)
+            self._limit.__enter__()
         return target
 
     async def __aexit__(
@@ -105,19 +105,13 @@ class LoopAttempt:
     ) -> bool:
         if self._permit is not None:
             pop_permit(self._permit)
-        cut_off = False
-        if self._limit is not None and self._scope is not None:
-            limit, self._limit = self._limit, None
-            swallows = limit.__exit__(error_type, error, traceback)
-            cut_off = bool(swallows) and error is not None  # a scope of trio swallows nothing, too
-        if cut_off:
-            self._attempts.left(
-                self, TimeoutError(f"no answer within {self.remaining:.3g} s"), timed_out=True
-            )
+        limit, self._limit = self._limit, None
+        if limit is None:
+            return self._attempts.left(self, error, timed_out=False)
+        if limit.__exit__(error_type, error, traceback):
+            self._attempts.left(self, limit.error(), timed_out=True)
             return True
-        timed_out = (
-            self._scope is not None and self._scope.cancel_called and isinstance(error, Exception)
-        )
+        timed_out = limit.ended_it and isinstance(error, Exception)
         return self._attempts.left(self, error, timed_out=timed_out)
 
 

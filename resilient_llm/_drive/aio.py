@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from resilient_llm._core.call.steps import Deliver, Done, Raise, Reply, Reraise, Try, Wait
 from resilient_llm._core.circuit.permit import pop_permit, push_permit
@@ -29,27 +29,28 @@ CUT_OFF: Any = object()
 class TimeLimit:
     """Cuts an attempt off at its limit; ``with limit: …`` and then ``limit.check()``."""
 
-    __slots__ = ("_limit", "_manager", "_scope", "_was_cut_off")
+    __slots__ = ("_limit", "_manager", "_scope", "ended_it", "was_cut_off")
 
     def __init__(self, limit: float, left: float | None = None) -> None:
         """Take the seconds of the limit, and those that are left of it now."""
         self._limit = limit
         self._manager = runtime.time.cancel_after(limit if left is None else left)
         self._scope: CancelScope | None = None
-        self._was_cut_off = False
+        self.was_cut_off = False
+        """Whether the attempt ended in the cancellation, which went no further."""
+        self.ended_it = False
+        """Whether the attempt ended by the limit, whatever it made of the cancellation."""
 
-    @property
-    def is_over(self) -> bool:
-        """Whether the limit is over, whatever the attempt made of that."""
-        return self._scope is not None and self._scope.cancel_called
+    def error(self) -> TimeoutError:
+        return TimeoutError(f"no answer within {self._limit:.3g} s")
 
     def check(self) -> None:
         """Raise a `TimeoutError` if the attempt was cut off.
 
         Not from ``__exit__``: the error would keep the cancellation, and so the attempt's frames.
         """
-        if self._was_cut_off:
-            raise TimeoutError(f"no answer within {self._limit:.3g} s")
+        if self.was_cut_off:
+            raise self.error()
 
     def __enter__(self) -> None:
         self._scope = self._manager.__enter__()
@@ -62,8 +63,36 @@ class TimeLimit:
     ) -> bool:
         swallows = self._manager.__exit__(error_type, error, traceback)
         # A scope of trio swallows also where there is nothing to swallow.
-        self._was_cut_off = bool(swallows) and error is not None
-        return self._was_cut_off
+        self.was_cut_off = bool(swallows) and error is not None
+        self.ended_it = self.was_cut_off or (
+            error is not None
+            and self._scope is not None
+            and self._scope.cancel_called
+            and _comes_of_a_cancellation(error)
+        )
+        return self.was_cut_off
+
+
+def _comes_of_a_cancellation(error: BaseException) -> bool:
+    """Return whether an error was raised while a cancellation went through the code below it.
+
+    A limit may end in the moment in which the provider's own refusal arrives: that counts.
+    """
+    import anyio
+
+    cancelled = anyio.get_cancelled_exc_class()
+    chained: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while chained:
+        each = chained.pop()
+        if isinstance(each, cancelled):
+            return True
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            chained += (each.__context__, each.__cause__)
+            if isinstance(each, BaseExceptionGroup):
+                chained += cast("BaseExceptionGroup[BaseException]", each).exceptions
+    return False
 
 
 async def advance(
@@ -154,7 +183,7 @@ class _TimedAttempt:
                 kind = kind_of(value)
                 started = await _started_stream(self._call, self._step, value, kind, enters=enters)
         finally:
-            self.is_cut_off = limit.is_over
+            self.is_cut_off = limit.ended_it
         limit.check()
         return value, kind, started
 

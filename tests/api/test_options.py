@@ -38,6 +38,7 @@ from resilient_llm import (
     testing,
 )
 from resilient_llm.testing import capture_events, scripted
+from tests.support.errors import httpx_error
 from tests.support.guards import failing
 from tests.support.ways import (
     DRIVERS,
@@ -383,6 +384,32 @@ def test_the_error_of_a_client_that_was_cut_off_is_the_member(backend: str, cloc
 
     assert [error] == list(caught.value.exceptions)
     assert ["timeout"] == [record.reason for record in caught.value.attempts]
+
+
+@on_both_loops
+@pytest.mark.parametrize("way", ["first attempt", "call flow", "loop"])
+def test_a_refusal_that_arrives_as_the_limit_ends_is_what_it_says(
+    way: str, backend: str, clock: Any
+) -> None:
+    """The provider answered: a limit that had ended by then did not cut it off."""
+
+    async def attempt(target: Target) -> str:
+        clock.advance(3.0)
+        if target.key == GROQ:
+            raise httpx_error(400)
+        return target.key
+
+    if way == "loop":
+        ask = _loop([GROQ, OPENAI], attempt)
+    else:
+        observers = () if way == "first attempt" else (lambda _: None,)
+        ask = failover(chain=[GROQ, OPENAI], attempt_timeout=3.0, observers=observers)(attempt)
+
+    with capture_events(AttemptFailed) as failures:
+        assert OPENAI == run_async(ask, backend=backend)
+
+    assert [("request_specific", 400)] == [(each.kind.value, each.status) for each in failures]
+    assert 0 == health([GROQ])[GROQ].errors
 
 
 async def _later(*args: Any) -> Any:

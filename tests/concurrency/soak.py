@@ -1,6 +1,6 @@
 """A soak: everything that an application may do, at once, for a while, in bad weather.
 
-    python -m tests.soak --seconds 60 --seed 1
+    python tests/concurrency/soak.py --seconds 60 --seed 1
 
 Threads, two asyncio loops, trio, cancelled tasks, forked children, keys that come and go, an
 operator who benches, observers that come and go, and a real HTTP server, all against
@@ -1679,7 +1679,7 @@ def main(arguments: list[str] | None = None) -> int:
     violations = run(given.seconds, given.seed, say)
     for sentence in violations:
         say(f"WRONG: {sentence}")
-    say(f"again: python -m tests.soak --seconds {given.seconds:g} --seed {given.seed}")
+    say(f"again: python tests/concurrency/soak.py --seconds {given.seconds:g} --seed {given.seed}")
     say("all accounts agree" if not violations else f"{len(violations)} violations")
     return 1 if violations else 0
 
