@@ -360,9 +360,15 @@ def errors() -> dict[str, Callable[[], Exception]]:
             503, request=http.Request("POST", "https://api.example.com/v1/chat/completions")
         )
         error = openai.InternalServerError("unavailable", response=response, body=None)
-        # Made once: what the client spends on building one is not ours.
-        kinds["an `openai.InternalServerError`"] = lambda: error.with_traceback(None)
+        kinds["an `openai.InternalServerError`"] = lambda: _copied(error)
     return kinds
+
+
+def _copied(error: Exception) -> Exception:
+    """Return a new error with the same attributes: what a client spends on one is not ours."""
+    copy = type(error).__new__(type(error), *error.args)
+    copy.__dict__.update(error.__dict__)
+    return copy
 
 
 def failing_over(error: Callable[[], Exception]) -> Function:

@@ -205,7 +205,7 @@ class Caller(Binding):
             options,
             first.candidates,
             first.deps,
-            first.call_id or _new_id(),
+            first.call_id or _new_id,
             None if options.timeout is None else first.entered_at + options.timeout,
             knows_limit=self.injection.is_async or self.injection.attempt is not None,
             outcome=first.outcome,
@@ -378,7 +378,9 @@ class Caller(Binding):
         assert self.deps is not None
         options, deps = self.in_force.began_with(entered_at, self.deps, was_bound=was_bound)
         # Not from `by_key`, which another thread may have replaced since.
-        candidate = next(each for each in candidates if each.target.key == target.key)
+        candidate = candidates[0]
+        if candidate.target is not target:
+            candidate = next(each for each in candidates if each.target.key == target.key)
         first = FirstAttempt(candidates, candidate, {}, options, deps)
         first.generation, first.entered_at = generation, entered_at
         return first

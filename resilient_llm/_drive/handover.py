@@ -37,6 +37,7 @@ def drive(call: Call, flow: CallFlow, step: Step, *, pending: Any = None) -> Any
     try:
         step, given = sync.advance(call, flow, step, pending=pending)
         if type(step) is Done:
+            next(flow, None)  # it is over: to close it would send an exception through it
             return step.value
         is_ours = False
         return _handed_over(call, flow, step, given)
@@ -66,6 +67,7 @@ async def adrive(call: Call, flow: CallFlow, step: Step, *, pending: Any = None)
     try:
         step, given = await aio.advance(call, flow, step, pending=pending)
         if type(step) is Done:
+            next(flow, None)  # as in `drive`
             return step.value
         is_ours = False
         return await _ahanded_over(call, flow, step, given)

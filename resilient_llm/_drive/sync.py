@@ -83,6 +83,8 @@ def _make_attempt(
             return value, kind, _started_stream(call, step, value, kind, limit, enters=enters)
     value = attempt(call, step) if pending is None else pending
     kind = kind_of(value)
+    if kind is None:
+        return value, None, None
     return value, kind, _started_stream(call, step, value, kind, None, enters=enters)
 
 

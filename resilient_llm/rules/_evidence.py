@@ -97,12 +97,13 @@ class Evidence:
         attributes: dict[str, Any] = own or {}
         for name in error_class.read:
             if name not in attributes:
-                attributes = _with_class_attributes(error, attributes, error_class)
+                attributes = _with_class_attributes(error, attributes, error_class.read)
                 break
         self.attributes = attributes
-        if (
-            error_class.is_detailed and type(attributes) is dict
-        ) or not attributes.keys().isdisjoint(DETAILED):
+        if attributes and (
+            (error_class.is_detailed and type(attributes) is dict)
+            or not attributes.keys().isdisjoint(DETAILED)
+        ):
             self.is_bare = False
             return
         args = error.args
@@ -313,10 +314,13 @@ class Evidence:
 
 
 def _with_class_attributes(
-    error: BaseException, own: Mapping[str, Any], error_class: ErrorClass
+    error: BaseException, own: Mapping[str, Any], names: tuple[str, ...]
 ) -> dict[str, Any]:
-    missing = [name for name in error_class.read if name not in own]
-    return {**{name: attribute(error, name) for name in missing}, **own}
+    attributes = dict(own)
+    for name in names:
+        if name not in attributes:
+            attributes[name] = attribute(error, name)
+    return attributes
 
 
 def _joined(args: tuple[Any, ...]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from resilient_llm._core.call.call import Call, CallDeps, Candidate
+from resilient_llm._core.call.call import Call, CallDeps, Candidate, Outcome
 from resilient_llm._core.call.call_flow import call_flow, running_attempt
 from resilient_llm._core.call.steps import Done, Raise, Reply, Reraise, Step, Try, Wait
 from resilient_llm._core.circuit.circuit import Circuit
@@ -89,7 +89,8 @@ class Player:
     ) -> None:
         self.now = now
         self.lines: list[str] = []
-        self.knows_limit, self.traced = knows_limit, traced
+        self.knows_limit = knows_limit
+        self.outcome = Outcome("the call") if traced else None
         self.options = Options(**options)
         self.circuits: dict[str, Circuit] = {}
         self.candidates: list[Candidate] = []
@@ -142,8 +143,8 @@ class Player:
             "the call",
             deadline,
             knows_limit=self.knows_limit,
+            outcome=self.outcome,
         )
-        self.call.traced = self.traced
         return self.call
 
     # The player is the event sink of its circuits.
@@ -278,14 +279,18 @@ class TestAnswers:
             AttemptSucceeded a/x number=1 seconds=0.5 at 0.5
             answer 'yes'
         """)
-        assert ("a/x", 1, []) == (player.call.served_by, player.call.attempts, player.call.records)
+        assert (1, []) == (player.call.attempts, player.call.records)
 
     def test_who_traces_it_finds_its_success(self) -> None:
         player = Player({"a/x": [("yes", 2.0)]}, traced=True)
 
         player.play()
 
-        assert [AttemptRecord("a/x", 1, seconds=2.0)] == player.call.records
+        assert player.outcome is not None
+        assert ("a/x", [AttemptRecord("a/x", 1, seconds=2.0)]) == (
+            player.outcome.served_by,
+            player.outcome.records,
+        )
 
     def test_an_answer_is_counted(self) -> None:
         player = Player({"a/x": ["yes"]})
@@ -313,7 +318,7 @@ class TestAnswers:
             AttemptRecord("a/x", 1, ErrorKind.TRANSIENT, "overloaded", 0.5, 503, "Problem"),
             AttemptRecord("b/y", 1, seconds=2.0),
         ] == player.call.records
-        assert ("b/y", 2) == (player.call.served_by, player.call.attempts)
+        assert 2 == player.call.attempts
 
     def test_a_first_attempt_that_was_made_before_is_not_made_again(self) -> None:
         player = Player({"a/x": [], "b/y": ["yes"]}, attempts=1)

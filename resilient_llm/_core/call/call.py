@@ -154,7 +154,6 @@ class Call:
         "rebind",
         "records",
         "tag",
-        "traced",
         "untried",
     )
 
@@ -163,7 +162,7 @@ class Call:
         options: Options,
         candidates: Sequence[Candidate],
         deps: CallDeps,
-        call_id: str,
+        call_id: str | Callable[[], str],
         deadline: float | None,
         *,
         knows_limit: bool,
@@ -177,10 +176,9 @@ class Call:
         self.knows_limit = knows_limit
         """Whether an attempt can keep its limit: it is async or takes an `Attempt`."""
         self.attempts = 0
-        self.traced = outcome is not None
-        """Whether the record of its success may be asked for."""
-        self.outcome = Outcome(call_id) if outcome is None else outcome
-        self.records = self.outcome.records
+        self.outcome = outcome
+        """Where a trace expects what became of the call, or None."""
+        self.records: list[AttemptRecord] = [] if outcome is None else outcome.records
         self.last_outcomes: dict[str, tuple[Exception, AttemptRecord]] = {}
         """``{key: (last error or rejection, its record)}``"""
         self.blocks: dict[str, Block] = {}
@@ -199,15 +197,6 @@ class Call:
         self.kwargs: dict[str, Any] = {}
         self.rebind: Rebind = _merged
         """``(args, kwargs, changes)``: gives arguments new values by name."""
-
-    @property
-    def served_by(self) -> str | None:
-        """Key of the target that answered, or None."""
-        return self.outcome.served_by
-
-    @served_by.setter
-    def served_by(self, key: str) -> None:
-        self.outcome.served_by = key
 
     def clear(self) -> None:
         """Drop everything that holds an argument, an error or a frame."""
@@ -330,6 +319,14 @@ class Call:
         circuit = candidate.circuit
         circuit.sink.emit(circuit.outbox, kind, now, self.tag, **details)
 
+    def is_heard(self, candidate: Candidate, kind: event_names.EventName) -> bool:
+        """Return whether emitting such an event of a candidate does anything.
+
+        For events of every call, whose details need not be put together for nobody.
+        """
+        circuit = candidate.circuit
+        return circuit.outbox.is_behind or circuit.sink.has_listeners(kind, self.tag)
+
     def announce(
         self, candidate: Candidate, kind: event_names.EventName, now: float, /, **details: Any
     ) -> None:
@@ -341,7 +338,8 @@ class Call:
     def emit_announced(self, candidate: Candidate) -> None:
         """Emit the announced event, also if no circuit has appended it."""
         circuit = candidate.circuit
-        self.tag.append_cause()
+        if self.tag.cause is not None:
+            self.tag.append_cause()
         if circuit.outbox.pending or circuit.outbox.is_behind:
             circuit.sink.deliver(circuit.outbox, self.tag)
 

@@ -38,6 +38,7 @@ from resilient_llm._values import event_names
 if TYPE_CHECKING:
     from resilient_llm._core.call.call import Call, Candidate
     from resilient_llm._core.call.steps import FlowPart
+    from resilient_llm._values.verdict import Verdict
 
 CallFlow = Generator[Step, Reply, None]
 
@@ -116,7 +117,7 @@ def _each_target(call: Call, now: float, *, last_resort: bool = False) -> FlowPa
 def _next_target(call: Call, now: float, *, last_resort: bool) -> Step | None:
     """Return the first attempt on the next candidate, or how the call ends; None to skip it."""
     candidate = call.untried.pop(0)
-    if not call.fits(candidate):
+    if call.needs_window is not None and not call.fits(candidate):
         call.pass_over(candidate, "context_window", now)
         return None
     if call.attempts == call.options.max_attempts:
@@ -128,18 +129,23 @@ def _next_target(call: Call, now: float, *, last_resort: bool) -> Step | None:
     permit = call.enter(candidate, limit, now, last_resort=last_resort)
     if permit is None:
         return None
-    if call.last_failed is not None:
-        previous, verdict = call.last_failed
-        call.emit(
-            previous,
-            event_names.FailedOver,
-            now,
-            from_target=previous.target.key,
-            to_target=candidate.target.key,
-            kind=verdict.kind,
-            reason=verdict.reason,
-        )
+    if call.last_failed is not None and call.is_heard(call.last_failed[0], event_names.FailedOver):
+        _emit_failed_over(call, *call.last_failed, candidate, now)
     return _attempt_on(call, candidate, permit, limit, number=1)
+
+
+def _emit_failed_over(
+    call: Call, previous: Candidate, verdict: Verdict, candidate: Candidate, now: float
+) -> None:
+    call.emit(
+        previous,
+        event_names.FailedOver,
+        now,
+        from_target=previous.target.key,
+        to_target=candidate.target.key,
+        kind=verdict.kind,
+        reason=verdict.reason,
+    )
 
 
 def _attempts(call: Call, trial: Try, *, retries: bool = True) -> FlowPart:
@@ -162,8 +168,11 @@ def _attempts(call: Call, trial: Try, *, retries: bool = True) -> FlowPart:
             else:
                 verdict = verdict_of(call, trial, reply)
             if verdict is None:
-                answer, reply = _answered(call, trial, reply), None
-                return (yield from answer)
+                if reply.stream is None:
+                    yield succeeded(call, trial, now, reply.value)
+                    return True, now
+                delivery, reply = deliver(call, trial, reply, reply.stream), None
+                return (yield from delivery)
             step = ends_call(call, trial, reply, verdict)
             if step is None:
                 charge(call, trial, reply, verdict)
@@ -198,19 +207,11 @@ def _attempt_on(
 ) -> Try:
     """Return an attempt with its limit: the target's own, within what the deadline leaves."""
     ends_deadline = False
-    left = call.remaining(permit.entered_at)
-    if left is not None:
+    if call.deadline is not None:
+        left = call.deadline - permit.entered_at
         is_last = not call.other_is_live(permit.entered_at)
         limit, ends_deadline = share_of(left, limit, is_last=is_last)
     return Try(candidate, number, permit, limit, call.tag, ends_deadline=ends_deadline)
-
-
-def _answered(call: Call, trial: Try, reply: Reply) -> FlowPart:
-    """Hand over what an attempt gave; a stream is judged by how it ends."""
-    if reply.stream is not None:
-        return (yield from deliver(call, trial, reply, reply.stream))
-    yield succeeded(call, trial, reply.now, reply.value)
-    return True, reply.now
 
 
 def _all_benched(call: Call, now: float) -> FlowPart:

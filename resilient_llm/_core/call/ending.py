@@ -43,10 +43,11 @@ def succeeded(
     """
     candidate, took = trial.candidate, now - trial.permit.entered_at
     trial.permit.succeeded(now, took, response_time, cooldown=call.options.cooldown, tag=call.tag)
-    call.served_by = candidate.target.key
-    if call.traced:
+    if call.outcome is not None:
+        call.outcome.served_by = candidate.target.key
         call.records.append(AttemptRecord(candidate.target.key, trial.number, seconds=took))
-    call.emit(candidate, event_names.AttemptSucceeded, now, number=trial.number, seconds=took)
+    if call.is_heard(candidate, event_names.AttemptSucceeded):
+        call.emit(candidate, event_names.AttemptSucceeded, now, number=trial.number, seconds=took)
     return Done(value)
 
 

@@ -186,13 +186,16 @@ def charge(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> None:
     now, error, key = reply.now, reply.error, trial.candidate.target.provider_key
     assert isinstance(error, Exception)
     _keep(call, trial, reply, verdict)
-    call.announce(
-        trial.candidate, event_names.AttemptFailed, now, **_failure_of(trial, now, verdict)
-    )
+    is_heard = call.is_heard(trial.candidate, event_names.AttemptFailed)
+    if is_heard:
+        call.announce(
+            trial.candidate, event_names.AttemptFailed, now, **_failure_of(trial, now, verdict)
+        )
     try:
         trial.permit.failed(error, now, verdict, cooldown=call.options.cooldown, tag=call.tag)
     finally:
-        call.emit_announced(trial.candidate)
+        if is_heard:
+            call.emit_announced(trial.candidate)
     if trial.number == 1:
         call.deps.budgets.first_attempt_failed(key, now)
     call.deps.notice(key, error)

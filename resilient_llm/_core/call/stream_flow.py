@@ -36,7 +36,8 @@ def deliver(call: Call, trial: Try, reply: Reply, stream: StreamState) -> FlowPa
         candidate.circuit.record_first_content(began_at, response_time)
         call.emit(candidate, event_names.StreamCommitted, began_at, seconds=response_time)
     restarts, call.interruption = call.interruption is not None, None
-    call.served_by = candidate.target.key
+    if call.outcome is not None:
+        call.outcome.served_by = candidate.target.key
     reply.value = stream.first_content = None
     reply = yield Deliver(restarts=restarts)
     now = reply.now

@@ -678,9 +678,7 @@ class Circuit:
         provider = self.provider
         if provider is not None and provider._is_publishing:
             provider._publish_locked()
-        if self._is_publishing or (
-            self.slot is not None and not (self._state.is_unblocked and self._state.core_is_closed)
-        ):
+        if self._is_publishing or (self.slot is not None and not self._state.is_at_rest):
             self._publish_locked()
 
     def _advance_locked(self, now: float) -> None:
@@ -1054,7 +1052,10 @@ class Circuit:
 
     def _status_locked(self, now: float, counts: Counts | None = None) -> Status:
         """Return how the key is doing, by what is settled."""
-        down = not self._state.is_unblocked or self.settings.mode == "forced_open"
+        # What has a slot is neither benched nor forced open.
+        down = self.slot is None and (
+            not self._state.is_unblocked or self.settings.mode == "forced_open"
+        )
         total, errors, _ = self.generation.counts(now) if counts is None else counts
         if self._children:
             errors += self.generation.errors_of_targets(now)

@@ -27,10 +27,11 @@ MOST_WAITING: Final = 1_000
 class CallTag:
     """Which call an event belongs to, and the call's observers besides the process-wide ones."""
 
-    __slots__ = ("call_id", "cause", "observers", "others", "others_seconds")
+    __slots__ = ("_call_id", "cause", "observers", "others", "others_seconds")
 
-    def __init__(self, call_id: str, observers: tuple[Any, ...] = ()) -> None:
-        self.call_id = call_id
+    def __init__(self, call_id: str | Callable[[], str], observers: tuple[Any, ...] = ()) -> None:
+        """Take the name of the call, or what gives it one when it is first asked for."""
+        self._call_id = call_id
         self.observers = observers
         self.cause: tuple[Outbox, Fact] | None = None
         """The failed attempt that is being charged, and the outbox it belongs to."""
@@ -38,6 +39,14 @@ class CallTag:
         """Events of other calls that this call has delivered."""
         self.others_seconds = 0.0
         """Seconds that this call has spent on them."""
+
+    @property
+    def call_id(self) -> str:
+        """Name of the call."""
+        name = self._call_id
+        if not isinstance(name, str):
+            name = self._call_id = name()
+        return name
 
     def append_cause(self) -> Outbox | None:
         """Append the failed attempt that the call charges to its outbox, and return that.
@@ -80,6 +89,8 @@ class Fact:
         self.kind: EventName = kind
         self.happened_at = happened_at
         self.tag = tag
+        if tag is not None:
+            tag.call_id  # noqa: B018  # named by the call's own thread: others may build the event
         self.fields: Mapping[str, Any] = {} if fields is None else fields
         self.thread = threading.get_ident() if tag is None else 0
         """The thread in which it happened, if no call is known."""

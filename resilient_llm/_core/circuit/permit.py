@@ -39,6 +39,7 @@ from resilient_llm._values.kinds import ErrorKind
 from resilient_llm._values.verdict import Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import SupportsIndex
 
     from resilient_llm._core.circuit.circuit import Circuit
@@ -116,14 +117,18 @@ class Permit:
     def leases(self) -> tuple[Lease, ...]:
         """The leases among the admissions; none for a healthy key."""
         own, outer = self.admission, self.provider_admission
+        if type(own) is Generation and type(outer) is Generation:
+            return ()  # of almost every call
         if not isinstance(own, Lease):
             return (outer,) if isinstance(outer, Lease) else ()
         return (own, outer) if isinstance(outer, Lease) else (own,)
 
     def charged(self, verdict: Verdict) -> tuple[Circuit, Admission | None]:
         """Return the circuit that a failure of this verdict is charged to, with its admission."""
-        charged = charged_circuit(self.circuit, verdict)
-        return charged, self.admission if charged is self.circuit else self.provider_admission
+        provider = self.circuit.provider
+        if provider is None or verdict.scope != "provider":
+            return self.circuit, self.admission
+        return provider, self.provider_admission
 
     def give_back_newer(self) -> None:
         """Give back what was admitted by a state that began later than the attempt.
@@ -172,19 +177,22 @@ class Permit:
         provider = self.circuit.provider
         admission, outer = self.admission, self.provider_admission
         counted = admission is not None
-        if isinstance(admission, Lease) or (
-            isinstance(admission, Generation)
-            and not admission.answered(now, seconds, response_time)
-        ):
+        if type(admission) is Generation:
+            is_settled = admission.answered(now, seconds, response_time)
+        else:
+            is_settled = not isinstance(admission, Lease)
+        if not is_settled:
+            assert admission is not None
             counted = self.circuit.success(
                 admission, now, seconds, response_time=response_time, cooldown=cooldown, tag=tag
             )
-        if provider is None or outer is None or isinstance(outer, BorrowedLease):
+        if provider is None or outer is None:
             return
-        if isinstance(outer, Lease):
+        if type(outer) is Generation:
+            if counted:
+                provider.child_answered(outer, now, response_time, cooldown=cooldown, tag=tag)
+        elif isinstance(outer, Lease):
             provider.success(outer, now, seconds, response_time=response_time, is_targets=True)
-        elif counted:
-            provider.child_answered(outer, now, response_time, cooldown=cooldown, tag=tag)
 
     def failed(
         self,
@@ -197,22 +205,24 @@ class Permit:
     ) -> None:
         """Charge a failure to one circuit and give the other's lease back."""
         self.is_reported = True
+        circuit, entered_at = self.circuit, self.entered_at
         charged, admission = self.charged(verdict)
-        other = self.provider_admission if charged is self.circuit else self.admission
-        other_circuit = self.circuit.provider if charged is self.circuit else self.circuit
-        if isinstance(other, Lease) and other_circuit is not None:
-            other_circuit.abandon(other)
+        other = self.provider_admission if charged is circuit else self.admission
+        if isinstance(other, Lease):
+            other_circuit = circuit.provider if charged is circuit else circuit
+            if other_circuit is not None:
+                other_circuit.abandon(other)
+        harms = verdict.harms_health or verdict.kind is ErrorKind.RATE_LIMITED
         if isinstance(admission, BorrowedLease):
-            if not verdict.harms_health and verdict.kind is not ErrorKind.RATE_LIMITED:
+            if not harms:
                 return
             admission = admission.lease  # the probe has failed, whichever guard saw it first
         if admission is None:
             return
-        harms = verdict.harms_health or verdict.kind is ErrorKind.RATE_LIMITED
-        if error is not None and harms and _note_passage(error, charged, self.entered_at, now):
+        if error is not None and harms and _note_passage(error, charged, entered_at, now):
             charged.abandon(admission)
             return
-        charged.failure(admission, now, verdict, now - self.entered_at, cooldown=cooldown, tag=tag)
+        charged.failure(admission, now, verdict, now - entered_at, cooldown=cooldown, tag=tag)
 
     def cancelled(
         self,
@@ -366,6 +376,10 @@ class _Passages(list[_Passage]):
         return list, ()
 
 
+_new_passage: Callable[[type[_Passage], tuple[int, int, float, float, bool]], _Passage] = (
+    tuple.__new__
+)
+"""Makes a passage without the function of its class, which takes longer than all else here."""
 _numbers = itertools.count()
 
 
@@ -380,17 +394,22 @@ def _note_passage(
         entered_at: When the guard was entered, in monotonic seconds.
         left_at: Now.
     """
-    inner, stands = _take_inner(error, circuit, entered_at)
     try:
         attributes = error.__dict__
     except AttributeError:  # a class that hides its __dict__ is charged by every guard
         return False
-    if _passages_of(error) is None:
-        attributes.pop(_PASSAGES, None)  # the empty list of a pickle
-    passages: _Passages = attributes.setdefault(_PASSAGES, _Passages())
+    inner, stands = None, True
+    if _PASSAGES in attributes or error.__cause__ is not None:
+        inner, stands = _take_inner(error, circuit, entered_at)
+        if _passages_of(error) is None:
+            attributes.pop(_PASSAGES, None)  # the empty list of a pickle
     number = next(_numbers)
-    passages.append(_Passage(number, circuit.serial, entered_at, left_at, stands))
-    del passages[:-_MOST_PASSAGES]
+    passage = _new_passage(_Passage, (number, circuit.serial, entered_at, left_at, stands))
+    first = _Passages((passage,))
+    passages: _Passages = attributes.setdefault(_PASSAGES, first)
+    if passages is not first:
+        passages.append(passage)
+        del passages[:-_MOST_PASSAGES]
     _noted_here.set((*_noted_here.get()[1 - _MOST_NOTED :], number))
     return inner is not None
 

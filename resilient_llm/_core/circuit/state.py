@@ -149,6 +149,13 @@ class CircuitState:
         """Whether there is no bench; a half-open state by itself is none."""
         return self.manual is None and self.opened is None and self.pause is None
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether the circuit is closed and there is no bench: both of the above, at once."""
+        return (
+            self.opened is None and self.half is None and self.pause is None and self.manual is None
+        )
+
     def benches(self) -> list[Bench]:
         """Return the benches that block now."""
         return [bench for bench in (self.manual, self.opened, self.pause) if bench is not None]

@@ -287,9 +287,11 @@ class Generation:
 
     def _bucket(self, now: float) -> Bucket:
         """Return the bucket that counts what comes now."""
-        self.settle(now)
-        self._expire(now)
         buckets, width = self._buckets, self.width
+        if self.n != self._counted or self.timed != self._timed_counted:
+            self.settle(now)
+        if not buckets or buckets[0].start <= now - self.window:
+            self._expire(now)
         if not buckets or now - buckets[-1].start >= width:
             buckets.append(Bucket(now))
         if not self._marks or now - self._marks[-1][0] >= RECENT_MARK:
