@@ -118,6 +118,13 @@ class Breaker:
             generation.n += 1
             self._generation = _EMPTY
             return
+        entered_at = self._at
+        if error is None and entered_at != _MANY and generation is not _EMPTY:
+            # Blocks that are far apart end here. The guard is free before anything is called.
+            self._generation = _EMPTY
+            if not generation.answered(now, now - entered_at, now - entered_at):
+                _report(permit_of_inlined(self._circuit, generation, entered_at), None, now)
+            return
         self._leave(error)
 
     async def __aenter__(self) -> "Breaker":

@@ -19,7 +19,7 @@ from resilient_llm._core.circuit.window import NEVER
 from resilient_llm._drive.results import is_awaitable
 from resilient_llm._runtime.classify import classify
 from resilient_llm._runtime.runtime import runtime
-from resilient_llm._runtime.tracing import has_trace
+from resilient_llm._runtime.tracing import has_trace, open_traces
 from resilient_llm._values import event_names
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class Binding:
                 if epoch != runtime.epoch:
                     continue  # the state was exchanged meanwhile
                 self.by_key, self.deps = by_key, deps
-                self.look_at = NEVER
+                self._look_again_at(NEVER)
                 runtime.bind(self)
                 self._publish(candidates)
                 # Last: after an interrupt before this line, the next call binds again.
@@ -178,6 +178,12 @@ class Binding:
         self.quiet_type = NoAnswer if is_asked else self.plain_type
         if self.wrapper:
             self._put(plain_type=self.quiet_type)
+
+    def _look_again_at(self, moment: float) -> None:
+        """Look at the level of the log with the first answer after this moment."""
+        self.look_at = moment
+        if self.wrapper:
+            self._put(look_at=moment)
 
     def unbind(self) -> None:
         """Send the next call here; called with the runtime's lock held."""
@@ -213,10 +219,12 @@ class Binding:
             clock=runtime.clock,
             fn=self.injection.fn,
             invokers=self.invokers,
+            open_traces=open_traces,
             has_trace=has_trace,
             type=type,
             is_awaitable=is_awaitable,
             plain_type=NoAnswer,
+            look_at=NEVER,
             pending_answer=PendingAnswer,
             **handlers,
         )

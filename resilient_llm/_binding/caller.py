@@ -11,7 +11,7 @@ what goes on after it needs them: the call flow then starts with that attempt ru
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._binding.binding import Binding
 from resilient_llm._binding.choosing import ordered
@@ -40,6 +40,13 @@ if TYPE_CHECKING:
     from resilient_llm._core.circuit.window import Generation
     from resilient_llm._values.target import Target
     from resilient_llm._values.verdict import Verdict
+
+
+LOOK_AGAIN: Final = 1.0
+"""Seconds after which a function that is not watched looks at the level of the log again.
+
+That changes without notice. A function that is watched looks more often, since it would save more.
+"""
 
 
 class Caller(Binding):
@@ -281,18 +288,6 @@ class Caller(Binding):
         and the circuit, observers and traces are told. A `FirstAttempt` is made for a call of the
         wrapper only where one is needed, since most answers need none.
         """
-        took = ended_at - entered_at
-        if (
-            first is None
-            and type(result) is self.quiet_type
-            and ended_at < generation.rest_until
-            and took < generation.slow_above
-            and generation.n < generation.free_until
-        ):
-            # What `Generation.answered` does, without a call: a key with an error in its window
-            # comes here with every answer.
-            generation.n += 1
-            return result
         if type(result) is not self.plain_type:
             if is_awaitable(result) and not self.injection.is_async:
                 first = first or self._wrappers_attempt(generation, entered_at, target)
@@ -422,7 +417,7 @@ class Caller(Binding):
 
     def _look_at_log(self, now: float) -> None:
         """Notice that the level of the log was changed."""
-        self.look_at = now + REST
+        self._look_again_at(now + (REST if self.is_watched else LOOK_AGAIN))
         if self._is_listened_to(event_names.AttemptSucceeded) == self.is_watched:
             return
         self._watch()

@@ -24,7 +24,7 @@ def {name}({parameters}):
 """
 _TEMPLATE: Final = """
 {define} {name}({parameters}):{pinned}
-    if {p}has_trace() is not None:
+    if {p}open_traces and {p}has_trace() is not None:
         return {wait}{p}entry({args}, {kwargs})
     {p}generation = {p}circuit.slot
     {p}entered = {p}clock()
@@ -56,11 +56,18 @@ _TEMPLATE: Final = """
             or {p}ended - {p}entered >= {p}generation.slow_above
             or {p}type({p}result) is not {p}plain_type
         ):
-            {p}result = {p}on_success(
-                {p}generation, {p}entered, {p}ended, {p}to, {p}result, {args}, {kwargs}
-            )
-            return {opened}
-        {p}generation.n += 1
+            {p}took = {p}ended - {p}entered
+            if (
+                {p}type({p}result) is not {p}plain_type
+                or {p}ended >= {p}look_at
+                or not {p}generation.answered({p}ended, {p}took, {p}took)
+            ):
+                {p}result = {p}on_success(
+                    {p}generation, {p}entered, {p}ended, {p}to, {p}result, {args}, {kwargs}
+                )
+                return {opened}
+        else:
+            {p}generation.n += 1
         return {p}result
     return {wait}{p}resume({p}pending, {args}, {kwargs})
 """

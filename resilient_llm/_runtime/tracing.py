@@ -1,9 +1,14 @@
-"""`Trace`, which collects the calls made inside a block. Owns the context variable."""
+"""`Trace`, which collects the calls made inside a block.
+
+Owns the context variable, and the set of the traces that are open anywhere in the process. A
+call looks at the set first: to look into an empty set takes a sixth of the time that the
+variable takes.
+"""
 
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from resilient_llm._core.call.call import Outcome
 from resilient_llm._values.errors import ConfigurationError
@@ -16,6 +21,8 @@ if TYPE_CHECKING:
     from resilient_llm._values.kinds import AttemptRecord
 
 _open_trace: ContextVar[Trace | None] = ContextVar("resilient_llm_trace", default=None)
+open_traces: Final[set[int]] = set()
+"""The ids of all open traces. Adding and discarding are atomic, also in a finaliser."""
 
 
 @exported
@@ -76,6 +83,7 @@ class Trace:
             raise RuntimeError("this trace is open already: make a new one")
         self._outer = open_trace()
         self._is_open = True
+        open_traces.add(id(self))
         _open_trace.set(self)
         return self
 
@@ -86,10 +94,14 @@ class Trace:
         traceback: TracebackType | None,
     ) -> None:
         self._is_open = False
+        open_traces.discard(id(self))
         # In another context than it was entered in, or before a trace inside it, this trace stays
         # in the variable or in the chain, and is passed over there.
         if _open_trace.get() is self:
             _open_trace.set(open_trace())
+
+    def __del__(self) -> None:
+        open_traces.discard(id(self))  # it was never left
 
     @property
     def calls(self) -> tuple[TracedCall, ...]:

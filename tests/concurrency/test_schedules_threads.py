@@ -1110,7 +1110,6 @@ HOT = [
     ("the wrapper", _wrapper_code(is_async=False), "n"),
     ("the async wrapper", _wrapper_code(is_async=True), "n"),
     ("a guard", breaker_module.Breaker.__exit__.__code__, "n"),
-    ("the caller's shortcut", _caller.Caller.on_success.__code__, "n"),
     ("the caller", _caller.Caller._report.__code__, "n"),
     ("the caller's first attempt", _caller.Caller.call.__code__, "n"),
     ("a measured success", window.Generation.answered.__code__, "n"),
@@ -1143,11 +1142,14 @@ def test_no_switch_lies_between_a_guards_look_and_what_it_notes() -> None:
 def test_no_switch_lies_between_a_guards_last_look_and_its_being_free() -> None:
     """A guard for several threads is left in one go, from finding its entry to being free."""
     code = breaker_module.Breaker.__exit__.__code__
-    offsets = {(each.opname, each.argval): each.offset for each in dis.get_instructions(code)}
+    offsets: dict[tuple[str, Any], list[int]] = {}
+    for each in dis.get_instructions(code):
+        offsets.setdefault((each.opname, each.argval), []).append(each.offset)
+    (looked,) = offsets["LOAD_ATTR", "_generation"]
+    freed = offsets["STORE_ATTR", "_generation"]
 
-    assert [] == _interrupted(
-        code, offsets["LOAD_ATTR", "_generation"], offsets["STORE_ATTR", "_generation"]
-    )
+    assert 2 == len(freed)  # of blocks that follow each other closely, and of those that do not
+    assert [] == _interrupted(code, looked, max(freed))
 
 
 def test_a_call_between_load_and_store_is_seen() -> None:

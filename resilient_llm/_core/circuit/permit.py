@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import itertools
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from resilient_llm._core.circuit.state import Block, BorrowedLease, Lease
 from resilient_llm._core.circuit.window import Generation
@@ -376,9 +376,8 @@ class _Passages(list[_Passage]):
         return list, ()
 
 
-_new_passage: Callable[[type[_Passage], tuple[int, int, float, float, bool]], _Passage] = (
-    tuple.__new__
-)
+_new_passage: Callable[[type[_Passage], tuple[int, int, float, float, bool]], _Passage]
+_new_passage = cast("Any", tuple).__new__
 """Makes a passage without the function of its class, which takes longer than all else here."""
 _numbers = itertools.count()
 

@@ -161,7 +161,8 @@ class Generation:
     def _rest(self, now: float) -> None:
         """Let the successes of the next moment be only counted."""
         self.last_look = now
-        self.rest_until = min(now + REST, self.bucket_ends_at)
+        rest_until, ends_at = now + REST, self.bucket_ends_at
+        self.rest_until = rest_until if rest_until < ends_at else ends_at
 
     # Called under the lock of the circuit.
 
