@@ -170,10 +170,12 @@ class BaseStreamSession(ABC):
                 self._started_stream.stream_state.stopped_by_consumer = True
                 await self._started_stream.opened.aabandon()
             return
-        if not self.is_over and self._started_stream is not None:  # no item was asked for
-            self._started_stream.stream_state.stopped_by_consumer = True
+        started = self._started_stream
+        if not self.is_over and started is not None and started.opened.is_stream:
+            # No item was asked for. Another answer that a manager gave is counted already.
+            started.stream_state.stopped_by_consumer = True
             with suppress(GeneratorExit):
-                await self.aended(self._started_stream, GeneratorExit(), ())
+                await self.aended(started, GeneratorExit(), ())
         await self.afinish()
 
     async def aended(

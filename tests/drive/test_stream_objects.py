@@ -6,9 +6,11 @@ import copy
 import inspect
 import pickle
 from collections.abc import AsyncIterator, Iterator
+from contextlib import nullcontext
 from typing import Any
 from unittest.mock import AsyncMock, MagicMock, Mock, NonCallableMagicMock
 
+import httpx
 import pytest
 
 from resilient_llm import (
@@ -274,6 +276,73 @@ def test_an_error_in_the_block_of_a_manager_reaches_it() -> None:
 
     assert [KeyError, KeyError] == seen
     assert 0 == health([GROQ])[GROQ].errors
+
+
+class Plain:
+    """An answer that is no stream, inside a manager as ``client.stream()`` of httpx gives it."""
+
+    def __init__(self) -> None:
+        self.left_with: list[Any] = []
+
+    def __enter__(self) -> str:
+        return "an answer"
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        self.left_with.append(error)
+
+    async def __aenter__(self) -> str:
+        return "an answer"
+
+    async def __aexit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        self.left_with.append(error)
+
+
+@pytest.mark.parametrize("ends", ["well", "with an error"])
+@pytest.mark.parametrize("backend", ["sync", "asyncio", "trio"])
+def test_a_manager_of_another_answer_is_left_as_it_is(backend: str, ends: str) -> None:
+    """It is left with the block's own error or none, which leaves unchanged; one success counts."""
+    manager, error = Plain(), None if ends == "well" else KeyError("of the block")
+
+    @failover([GROQ, OPENAI])
+    def ask(target: Target) -> Plain:
+        return manager
+
+    def block() -> None:
+        with ask() as answer:
+            assert "an answer" == answer
+            if error is not None:
+                raise error
+
+    async def ablock() -> None:
+        async with ask() as answer:  # type: ignore[attr-defined]  # the proxy of its manager
+            assert "an answer" == answer
+            if error is not None:
+                raise error
+
+    with pytest.raises(KeyError) if error is not None else nullcontext() as caught:
+        block() if backend == "sync" else run_async(ablock, backend=backend)
+
+    if caught is not None:
+        assert caught.value is error
+    assert [error] == manager.left_with
+    assert (1, 0) == (health()[GROQ].total, health()[GROQ].errors)
+
+
+def test_a_response_of_httpx_is_read_inside_its_manager() -> None:
+    """``client.stream()`` gives a response, whose body the caller reads."""
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, text="hello"))
+
+    with httpx.Client(transport=transport) as client:
+
+        @failover([GROQ, OPENAI])
+        def ask(target: Target) -> Any:
+            return client.stream("GET", "http://provider.invalid/")
+
+        with ask() as response:
+            assert b"hello" == response.read()
+
+    assert response.is_closed
+    assert (1, 0) == (health()[GROQ].total, health()[GROQ].errors)
 
 
 # --- What a decorated function looks like -------------------------------------------------------
