@@ -174,7 +174,7 @@ class Breaker:
             # that it was told has just begun, though.
             if error is not None:
                 verdict = classify(error)
-                charged_circuit(circuit, verdict).extend_pause(now, verdict)
+                charged_circuit(circuit, verdict).extend_pause(now, verdict, now - took)
             return
         permit.entered_at = now - took
         permit.give_back_newer()

@@ -26,9 +26,11 @@ from resilient_llm import (
     ChainExhaustedError,
     ConfigurationError,
     ErrorKind,
+    HealthChanged,
     ResilientLLMError,
     Target,
     TargetBenched,
+    TargetUnbenched,
     Verdict,
     bench_model,
     breaker,
@@ -37,6 +39,7 @@ from resilient_llm import (
     failover,
     health,
     list_benched,
+    observe,
     reset,
     testing,
 )
@@ -1600,6 +1603,119 @@ def test_a_provider_counts_a_success_of_its_own_guard_and_of_its_targets(
     assert (20, 10) == (totals("groq")[0], totals(GROQ)[0])
 
 
+@pytest.mark.parametrize("outer", ["guard", "chain"])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_an_error_that_passes_a_guard_in_a_group_is_charged_once(
+    clock: FakeClock, outer: str, depth: int
+) -> None:
+    """A task group puts the errors of its tasks, which were charged there, into a group."""
+    breaker(GROQ, mode="metrics_only")
+
+    @breaker(GROQ)
+    async def ask() -> None:
+        clock.advance(0.001)
+        raise down()
+
+    async def both() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(ask())
+
+    async def grouped() -> None:
+        if depth == 1:
+            return await both()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(both())
+        return None
+
+    if outer == "guard":
+        guarded: Any = breaker(GROQ)(grouped)
+    else:
+
+        @failover(chain=GROQ, attempts=1, reraise=True)
+        async def guarded(target: Target) -> None:
+            await grouped()
+
+    for _ in range(3):
+        clock.advance(1.0)
+        with pytest.raises(ExceptionGroup):
+            asyncio.run(guarded())
+
+    assert 3 == totals()[1]
+
+
+def test_a_wait_that_is_named_while_the_provider_is_paused_outlasts_that(clock: FakeClock) -> None:
+    """A call that is recorded: its target is closed, and the provider's shorter pause runs."""
+    clock.advance(5)
+    breaker("groq").record(rate_limited(20), 0)
+    clock.advance(5)
+
+    breaker(GROQ).record(rate_limited(100), 7)
+    clock.advance(16)
+
+    assert {GROQ: 84.0} == {bench.model: bench.remaining for bench in list_benched()}
+
+
+@pytest.mark.parametrize("blocked", ["by hand", "forced open"])
+def test_an_operator_blocks_a_key_inside_a_probe_too(clock: FakeClock, blocked: str) -> None:
+    """The lease that a guard around the call holds does not overrule the operator."""
+
+    @failover(chain=[GROQ, OPENAI])
+    def ask(target: Target) -> str:
+        return target.key
+
+    half_open(clock, "groq")
+    with breaker("groq"):
+        assert GROQ == ask()
+        if blocked == "by hand":
+            bench_model("groq")
+        else:
+            configure(breakers={"groq": {"mode": "forced_open"}})
+
+        assert OPENAI == ask()
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+@over(SHAPES)
+def test_an_observer_that_interrupts_a_probes_start_gives_its_place_back(
+    clock: FakeClock, shape: Shape, interrupt: type[BaseException]
+) -> None:
+    """The interrupt leaves before the function is called, and the next caller may probe."""
+    trip()
+    clock.advance(34)  # nobody has looked since, so the probe's start tells of it
+
+    def interrupts(event: object) -> None:
+        raise interrupt
+
+    stop = observe(interrupts, HealthChanged)
+    with pytest.raises(interrupt):
+        shape.run(GROQ, lambda: pytest.fail("the probe was made"))
+    stop()
+    shape.run(GROQ, lambda: "answer")
+
+    assert "closed" == state()
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+@over(SHAPES)
+def test_an_observer_that_interrupts_a_probes_end_leaves_both_circuits_settled(
+    clock: FakeClock, shape: Shape, interrupt: type[BaseException]
+) -> None:
+    """A success closes the target and its provider, before the interrupt leaves."""
+    breaker(GROQ, failures=1).record(down(), 0)
+    breaker("groq", failures=1).record(unreachable(), 0)
+    clock.advance(40)
+
+    def interrupts(event: object) -> None:
+        raise interrupt
+
+    stop = observe(interrupts, TargetUnbenched)
+    with pytest.raises(interrupt):
+        shape.run(GROQ, lambda: "answer")
+    stop()
+
+    assert ("closed", "closed") == (state(GROQ), state("groq"))
+
+
 def test_nested_guards_count_failures_in_a_row_and_probes_once(clock: FakeClock) -> None:
     """What opens and closes a circuit besides the rates is as with one guard."""
     breaker(GROQ, successes_to_close=2)
@@ -2173,12 +2289,12 @@ def test_a_recorded_rate_limit_extends_the_pause_of_the_circuit_that_it_is_charg
 
         breaker(GROQ).record(LookupError(20), 0.1)
         breaker(GROQ).record(rate_limited(40), 0.1)
-        only_the_provider = (remaining("groq"), [bench.model for bench in list_benched()])
+        of_each = {bench.model: bench.remaining for bench in list_benched()}
 
         breaker(GROQ).record(LookupError(60), 0.1)
 
-        assert (pytest.approx(20.0), ["groq"]) == only_the_provider
-        assert pytest.approx(60.0) == remaining("groq")
+        assert {"groq": pytest.approx(20.0), GROQ: pytest.approx(40.0)} == of_each
+        assert (pytest.approx(60.0), pytest.approx(40.0)) == (remaining("groq"), remaining())
 
 
 def test_a_recorded_rate_limit_does_not_lengthen_what_is_no_pause(clock: FakeClock) -> None:

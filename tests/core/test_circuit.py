@@ -472,7 +472,7 @@ class TestPausing:
         numbers = one.numbers(1.0)
         sink.take()
 
-        one.extend_pause(1.0, limited(60.0), TAG)
+        one.extend_pause(1.0, limited(60.0), 0.5, TAG)
 
         details = benched(
             RATE_LIMITED, "rate_limit", "rate_limited", 61.0, retry_after=60.0, tag=TAG
@@ -491,18 +491,34 @@ class TestPausing:
         fail(one, 0.0, limited(10.0))
         sink.take()
 
-        one.extend_pause(1.0, verdict)
+        one.extend_pause(1.0, verdict, 0.5)
 
         assert ([], 10.0) == (sink.take(), one.shut_until)
 
-    @pytest.mark.parametrize("now", [10.0, 11.0])
-    def test_a_pause_that_has_ended_is_not_extended(self, now: float) -> None:
+    def test_a_wait_that_is_named_while_another_circuit_blocks_the_key_begins_a_pause(self) -> None:
+        one = circuit()
+
+        one.extend_pause(11.0, limited(60.0), 10.0)
+
+        assert ("open", 71.0) == (one.state(11.0), one.shut_until)
+
+    def test_nor_does_one_of_a_call_from_before_the_present_period(self) -> None:
         one = circuit()
         fail(one, 0.0, limited(10.0))
+        one.unbench(5.0)
+        one.forget(6.0)
 
-        one.extend_pause(now, limited(60.0))
+        one.extend_pause(7.0, limited(60.0), 5.5)
 
-        assert "closed" == one.state(now)
+        assert "closed" == one.state(7.0)
+
+    def test_nor_does_one_while_it_is_open(self) -> None:
+        one = circuit(failures=1)
+        fail(one, 0.0)
+
+        one.extend_pause(1.0, limited(200.0), 0.5)
+
+        assert 30.0 == one.shut_until
 
     def test_an_answer_while_it_is_paused_still_counts(self) -> None:
         one = circuit()

@@ -517,7 +517,7 @@ class TestChargingOnce:
         error = ConnectionError()
         inner.failed(error, 2.0, DOWN)
         wrapper: BaseException = error
-        for _ in range(16):
+        for _ in range(64):
             deeper = RuntimeError()
             deeper.__cause__ = wrapper
             wrapper = deeper

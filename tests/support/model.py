@@ -207,10 +207,14 @@ class Circuit:
             self.become("open")
             self.opened = Bench(cause, self.now + seconds, kind)
 
+    def is_at_rest(self) -> bool:
+        """Whether it is closed and nothing blocks it."""
+        return self.core == "closed" and self.manual is None and self.pause is None
+
     def pause_for(self, seconds: float) -> None:
         """An automatic bench is extended, never shortened."""
         until = self.now + min(seconds, LONGEST_HINT)
-        if self.options["mode"] != "metrics_only" and (
+        if self.options["mode"] not in ("metrics_only", "disabled") and (
             self.pause is None or until > self.pause.until
         ):
             self.pause = Bench("rate_limited", until, "rate_limited")
@@ -294,7 +298,8 @@ class Model:
         guards = self.guards_of(name)
         if not self.admits(name):
             charged = guards[-1] if outcome.scope == "provider" else guards[0]
-            if charged.pause is not None and outcome.hint is not None:
+            began_here = charged.is_at_rest() and self.now - seconds >= charged.began_at
+            if outcome.hint is not None and (charged.pause is not None or began_here):
                 self.reached["a wait is named while the key is blocked"] += 1
                 charged.pause_for(outcome.hint)
             return

@@ -199,8 +199,7 @@ class Circuit:
             self._advance_locked(now)
             self.touched_at = now
             result = self._admit_locked(now, lease_seconds)
-        self._after_unlock()
-        return result
+        return self._given(result)
 
     def admit_last_resort(self, now: float, lease_seconds: float) -> Admission | Block:
         """Return an admission in spite of an automatic bench, or why there is none.
@@ -211,14 +210,27 @@ class Circuit:
         with self._lock:
             self._advance_locked(now)
             result = self._last_resort_locked(now, lease_seconds)
-        self._after_unlock()
+        return self._given(result)
+
+    def _given(self, result: Admission | Block) -> Admission | Block:
+        """Return an admission after the lock; an observer may interrupt that."""
+        try:
+            self._after_unlock()
+        except BaseException:
+            if isinstance(result, Lease):
+                self.abandon(result)
+            raise
         return result
 
     def share(self, leases: tuple[Lease, ...]) -> Lease | None:
-        """Return the first of these leases that this circuit's present state gave, or None."""
+        """Return the first of these leases that this circuit's present state gave, or None.
+
+        None as well while an operator blocks the key: that holds inside a probe, too.
+        """
         with self._lock:
             self._take_back_locked()
-            shared = self._state.shared(leases)
+            is_forced = self.settings.mode == "forced_open" or self._state.manual is not None
+            shared = None if is_forced else self._state.shared(leases)
         self._after_unlock()
         return shared
 
@@ -471,17 +483,25 @@ class Circuit:
                 self._health_locked(now)
         self._after_unlock(tag)
 
-    def extend_pause(self, now: float, verdict: Verdict, tag: CallTag | None = None) -> None:
+    def extend_pause(
+        self, now: float, verdict: Verdict, entered_at: float, tag: CallTag | None = None
+    ) -> None:
         """Extend a running pause to the longer wait that a rate limit names; change nothing else.
 
-        For calls that were admitted before the pause and are reported without an admission.
+        For calls that are reported without an admission, because their key is blocked. If it is
+        the other circuit of the key that is blocked, a pause begins here: the wait that the
+        provider named outlasts that block.
         """
         if verdict.kind is not ErrorKind.RATE_LIMITED or verdict.retry_after is None:
             return
         with self._lock:
             self._advance_locked(now)
-            if self._state.pause is not None:
+            state = self._state
+            if state.pause is not None or (
+                state.is_at_rest and self.admits_since(self.generation) <= entered_at
+            ):
                 self._pause_locked(now, verdict, tag)
+                self._health_locked(now)
         self._after_unlock(tag)
 
     def exhausted(

@@ -48,7 +48,8 @@ if TYPE_CHECKING:
 
 
 _PASSAGES = "_resilient_llm_passages"
-_DEEPEST_CAUSE = 16
+_MOST_INSIDE = 64
+"""Causes and members of groups that are looked at."""
 _MOST_PASSAGES = 64
 """Passages noted on one error: one that is raised again and again must not collect more."""
 _MOST_NOTED = 8
@@ -181,18 +182,20 @@ class Permit:
             is_settled = admission.answered(now, seconds, response_time)
         else:
             is_settled = not isinstance(admission, Lease)
-        if not is_settled:
-            assert admission is not None
-            counted = self.circuit.success(
-                admission, now, seconds, response_time=response_time, cooldown=cooldown, tag=tag
-            )
-        if provider is None or outer is None:
-            return
-        if type(outer) is Generation:
-            if counted:
-                provider.child_answered(outer, now, response_time, cooldown=cooldown, tag=tag)
-        elif isinstance(outer, Lease):
-            provider.success(outer, now, seconds, response_time=response_time, is_targets=True)
+        try:
+            if not is_settled:
+                assert admission is not None
+                counted = self.circuit.success(
+                    admission, now, seconds, response_time=response_time, cooldown=cooldown, tag=tag
+                )
+        finally:  # an observer may interrupt the call, but not between its two circuits
+            if provider is None or outer is None:
+                pass
+            elif type(outer) is Generation:
+                if counted:
+                    provider.child_answered(outer, now, response_time, cooldown=cooldown, tag=tag)
+            elif isinstance(outer, Lease):
+                provider.success(outer, now, seconds, response_time=response_time, is_targets=True)
 
     def failed(
         self,
@@ -283,7 +286,12 @@ def admit(
         return _shown(admission, provider, now)
     if provider is None:
         return Permit(circuit, admission, None, now)
-    provider_admission = _ask(provider, now, lease_seconds, last_resort=last_resort)
+    try:
+        provider_admission = _ask(provider, now, lease_seconds, last_resort=last_resort)
+    except BaseException:
+        if isinstance(admission, Lease):
+            circuit.abandon(admission)
+        raise
     if isinstance(provider_admission, Block):
         if isinstance(admission, Lease):
             circuit.abandon(admission)
@@ -398,7 +406,11 @@ def _note_passage(
     except AttributeError:  # a class that hides its __dict__ is charged by every guard
         return False
     inner, stands = None, True
-    if _PASSAGES in attributes or error.__cause__ is not None:
+    if (
+        _PASSAGES in attributes
+        or error.__cause__ is not None
+        or issubclass(type(error), BaseExceptionGroup)
+    ):
         inner, stands = _take_inner(error, circuit, entered_at)
         if _passages_of(error) is None:
             attributes.pop(_PASSAGES, None)  # the empty list of a pickle
@@ -416,16 +428,17 @@ def _note_passage(
 def _take_inner(
     error: BaseException, circuit: Circuit, entered_at: float
 ) -> tuple[_Passage | None, bool]:
-    """Take the passage of a guard inside one from the error or one of its causes.
+    """Take the passage of a guard inside one from the error, a cause or a member of a group.
 
     Returns:
         The passage, if there is one; and whether the one that takes its place may stand for the
         guards of another context.
     """
-    seen: BaseException | None = error
-    for _ in range(_DEEPEST_CAUSE):
-        if seen is None:
+    waiting = [error]
+    for _ in range(_MOST_INSIDE):
+        if not waiting:
             break
+        seen = waiting.pop(0)
         passages = _passages_of(seen)
         if passages is not None:
             here = _noted_here.get()
@@ -439,7 +452,10 @@ def _take_inner(
                 # The guards of its own context may be still to be left.
                 passages.append(passage._replace(stands=False))
                 return passage, False
-        seen = seen.__cause__
+        if seen.__cause__ is not None:
+            waiting.append(seen.__cause__)
+        if issubclass(type(seen), BaseExceptionGroup):
+            waiting += cast("BaseExceptionGroup[BaseException]", seen).exceptions
     return None, True
 
 
