@@ -216,10 +216,11 @@ class Caller(Binding):
             None if options.timeout is None else first.entered_at + options.timeout,
             knows_limit=self.injection.is_async or self.injection.attempt is not None,
             outcome=first.outcome,
+            rebind=self.injection.rebound,
         )
         call.args, call.kwargs = args, first.kwargs
-        call.is_stream = self.is_stream
-        call.rebind = self.injection.rebound
+        if self.is_stream:
+            call.is_stream = True
         return call
 
     # After the first attempt.

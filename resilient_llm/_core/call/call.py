@@ -134,28 +134,18 @@ class Outcome:
 class Call:
     """One call: its candidates in order, its deadline, and the outcome of each."""
 
-    __slots__ = (
-        "args",
-        "attempts",
-        "blocks",
-        "candidates",
-        "deadline",
-        "delivered",
-        "deps",
-        "interruption",
-        "is_stream",
-        "knows_limit",
-        "kwargs",
-        "last_failed",
-        "last_outcomes",
-        "needs_window",
-        "options",
-        "outcome",
-        "rebind",
-        "records",
-        "tag",
-        "untried",
-    )
+    # No slots: what most calls leave alone is a default of the class. A call is made while its
+    # caller waits for the next target.
+    attempts = 0
+    last_failed: tuple[Candidate, Verdict] | None = None
+    delivered: StreamState | None = None
+    """The stream that was handed to the consumer last."""
+    interruption: StreamInterruptedError | None = None
+    """What the consumer of a stream gets if no other target goes on with it."""
+    needs_window: int | None = None
+    """Only targets with a larger context window than this may be called."""
+    is_stream = False
+    """Whether its attempts are known to be streams before they are made."""
 
     def __init__(
         self,
@@ -167,6 +157,7 @@ class Call:
         *,
         knows_limit: bool,
         outcome: Outcome | None = None,
+        rebind: Rebind = _merged,
     ) -> None:
         self.options = options
         self.candidates = candidates
@@ -175,7 +166,6 @@ class Call:
         self.deadline = deadline
         self.knows_limit = knows_limit
         """Whether an attempt can keep its limit: it is async or takes an `Attempt`."""
-        self.attempts = 0
         self.outcome = outcome
         """Where a trace expects what became of the call, or None."""
         self.records: list[AttemptRecord] = [] if outcome is None else outcome.records
@@ -184,27 +174,18 @@ class Call:
         self.blocks: dict[str, Block] = {}
         self.untried: list[Candidate] = list(candidates)
         """Candidates that this call has neither tried nor skipped yet."""
-        self.last_failed: tuple[Candidate, Verdict] | None = None
-        self.is_stream = False
-        """Whether its attempts are known to be streams before they are made."""
-        self.delivered: StreamState | None = None
-        """The stream that was handed to the consumer last."""
-        self.interruption: StreamInterruptedError | None = None
-        """What the consumer of a stream gets if no other target goes on with it."""
-        self.needs_window: int | None = None
-        """Only targets with a larger context window than this may be called."""
         self.args: tuple[Any, ...] = ()
         self.kwargs: dict[str, Any] = {}
-        self.rebind: Rebind = _merged
+        self.rebind = rebind
         """``(args, kwargs, changes)``: gives arguments new values by name."""
 
     def clear(self) -> None:
         """Drop everything that holds an argument, an error or a frame."""
         self.args = ()
         self.kwargs = {}
-        self.interruption = None
-        self.delivered = None
         self.last_outcomes = {}
+        if self.delivered is not None or self.interruption is not None:
+            self.interruption = self.delivered = None
 
     # Targets.
 

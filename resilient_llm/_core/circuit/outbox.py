@@ -27,18 +27,18 @@ MOST_WAITING: Final = 1_000
 class CallTag:
     """Which call an event belongs to, and the call's observers besides the process-wide ones."""
 
-    __slots__ = ("_call_id", "cause", "observers", "others", "others_seconds")
+    # No slots: what most calls leave alone is a default of the class.
+    cause: tuple[Outbox, Fact] | None = None
+    """The failed attempt that is being charged, and the outbox it belongs to."""
+    others = 0
+    """Events of other calls that this call has delivered."""
+    others_seconds = 0.0
+    """Seconds that this call has spent on them."""
 
     def __init__(self, call_id: str | Callable[[], str], observers: tuple[Any, ...] = ()) -> None:
         """Take the name of the call, or what gives it one when it is first asked for."""
         self._call_id = call_id
         self.observers = observers
-        self.cause: tuple[Outbox, Fact] | None = None
-        """The failed attempt that is being charged, and the outbox it belongs to."""
-        self.others = 0
-        """Events of other calls that this call has delivered."""
-        self.others_seconds = 0.0
-        """Seconds that this call has spent on them."""
 
     @property
     def call_id(self) -> str:
