@@ -123,8 +123,12 @@ def _guard() -> Work:
 def _configured(what: str) -> Work:
     from configurations import CONFIGURATIONS
 
-    # Never left: the process ends with it.
-    return _sync(CONFIGURATIONS[what][0]().__enter__())
+    setup = CONFIGURATIONS[what][0]()
+    _never_left.append(setup)  # the process ends with it; a setup that is dropped is taken down
+    return _sync(setup.__enter__())
+
+
+_never_left: list[Any] = []
 
 
 WORK: dict[str, tuple[Callable[[], Work], str | None]] = {
@@ -136,6 +140,7 @@ WORK: dict[str, tuple[Callable[[], Work], str | None]] = {
     "failover, unhurried": (_first, "empty"),
     "failover, async": (_first_async, "empty async"),
     "with breaker(name)": (_guard, "empty with"),
+    "failover, one observer": (lambda: _configured("one observer of all events"), "empty"),
     "failover, reject=": (lambda: _configured("reject="), "empty"),
     "failover, slow_call=": (lambda: _configured("slow_call="), "empty"),
     "failover, one error": (lambda: _configured("one error below min_calls"), "empty"),
