@@ -323,6 +323,32 @@ def test_whatever_an_observer_raises_is_logged_once_and_harms_nothing(
     assert 1 == sum(kind.__name__ in message for message in caplog.messages)
 
 
+@pytest.mark.parametrize("is_of_policy", [False, True])
+def test_the_only_observer_of_a_success_that_fails_is_reported_for_that_call(
+    clock, *, is_of_policy: bool
+) -> None:
+    """The report has the moment and the name of the call, though its event never waited."""
+    received: list[Event] = []
+
+    def broken(event: AttemptSucceeded) -> None:
+        received.append(event)
+        raise RuntimeError
+
+    if not is_of_policy:
+        observe(broken, AttemptSucceeded)
+
+    @failover(chain=[GROQ], observers=(broken,) if is_of_policy else ())
+    def ask(target: Target) -> str:
+        return "answer"
+
+    with seen(ObserverFailed) as reports:
+        for _ in range(3):
+            ask()
+
+    assert 3 == len({event.call_id for event in received})
+    assert [(received[0].call_id, received[0].at)] == [(each.call_id, each.at) for each in reports]
+
+
 @pytest.mark.parametrize("others", [0, 1])
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("event", [AttemptFailed, TargetBenched])

@@ -76,6 +76,7 @@ class Fact:
         *,
         line: str = "",
         not_for: object = None,
+        event: Any = None,
     ) -> None:
         self.kind: EventName = kind
         self.happened_at = happened_at
@@ -87,8 +88,8 @@ class Fact:
         """A warning for the log, if this is not an event."""
         self.not_for = not_for
         """The callback whose failure this is; None for every other fact."""
-        self.event: Any = None
-        """The event, once it is built."""
+        self.event = event
+        """The event, once it is built; ``fields`` are not needed then."""
 
 
 class Subscription:
