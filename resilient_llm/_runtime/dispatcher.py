@@ -346,7 +346,7 @@ class Dispatcher:
                         if number not in unused
                     }
                 while pending:
-                    self._route_one(outbox, pending.popleft())
+                    self._route_one(outbox, pending.pop(0))
                     has_routed = True
             except IndexError:  # `pending` was full, and another thread dropped the last fact
                 continue
@@ -413,7 +413,7 @@ class Dispatcher:
                     if not share.allows(fact):
                         outbox.is_behind = True
                         return
-                    queue.popleft()
+                    queue.pop(0)
                     self._hand(outbox, inbox.observer, fact, share)
                 if inbox.has_dropped:
                     self._has_caught_up(outbox, inbox)

@@ -12,6 +12,7 @@ import logging
 import signal
 import sys
 import threading
+import tracemalloc
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -614,6 +615,25 @@ def test_idle_queues_of_policies_observers_are_few(clock) -> None:
     assert circuit is not None
     assert 50 == sum(isinstance(each, AttemptSucceeded) for each in received)
     assert len(circuit.outbox.inboxes) <= dispatcher_module.MOST_IDLE + 1
+
+
+@pytest.mark.parametrize("of_one_provider", [True, False], ids=["targets", "providers"])
+def test_a_key_takes_at_most_two_kilobytes(clock, *, of_one_provider: bool) -> None:
+    """An application may have a key for each tenant; few of them have events that wait."""
+    keys = [f"groq/{n}" if of_one_provider else f"tenant-{n}" for n in range(500)]
+    runtime.registry.circuit("groq/first")
+    gc.collect()
+
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        circuits = [runtime.registry.circuit(key) for key in keys]
+        gc.collect()
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+
+    assert taken / len(circuits) <= 2_000
 
 
 def test_an_observer_may_have_the_number_of_a_policy_s_observer_that_is_gone(clock) -> None:

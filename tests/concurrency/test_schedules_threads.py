@@ -80,7 +80,7 @@ class EventSink:
     def deliver(self, outbox: Outbox, tag: object = None, /) -> None:
         while outbox.pending:
             try:
-                fact = outbox.pending.popleft()
+                fact = outbox.pending.pop(0)
             except IndexError:
                 return
             self.emitted.append(str(fact.kind))

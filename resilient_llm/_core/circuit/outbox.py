@@ -6,13 +6,16 @@ hands it over from there. How it does that is written in ``_runtime/dispatcher.p
 
 Appending takes no lock, so it is allowed under the circuit's lock, in a signal handler and in a
 finaliser.
+
+The queues are lists. ``append(fact)`` and ``pop(0)`` are atomic, as those of a deque are. An empty
+list takes a tenth of a deque's memory, and nearly every queue is empty. Taking from the front moves
+the rest, which for `MOST_WAITING` facts takes less time than building one event.
 """
 
 from __future__ import annotations
 
 import threading
 import weakref
-from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
@@ -117,12 +120,16 @@ class Inbox:
         self.observer = observer
         self.is_lasting = is_lasting
         """False for an observer of one policy, which may never come again."""
-        self.queue: deque[Fact] = deque()
+        self.queue: list[Fact] = []
         self.busy = threading.Lock()
         """Held, and never waited for, by the thread that hands over from this inbox."""
         self.has_dropped = False
         number, inboxes = id(self), observer.inboxes
         inboxes[number] = weakref.ref(self, lambda _: inboxes.pop(number, None))
+
+
+_NO_INBOXES: Final[dict[int, Inbox]] = {}
+"""The inboxes of every key that has emitted nothing. Stays empty; saves memory."""
 
 
 class Outbox:
@@ -132,10 +139,10 @@ class Outbox:
 
     def __init__(self, key: str) -> None:
         self.key = key
-        self.pending: deque[Fact] = deque()
+        self.pending: list[Fact] = []
         self.routing = threading.Lock()
         """Held, and never waited for, by the thread that moves facts to the inboxes."""
-        self.inboxes: dict[int, Inbox] = {}
+        self.inboxes: dict[int, Inbox] = _NO_INBOXES
         """``{id of the observer: its inbox}``. Replaced under ``routing``, never changed, so that
         it can be read at any time."""
         self.dropped = 0
@@ -159,9 +166,9 @@ class Outbox:
             self._drop(inbox.queue)
         inbox.queue.append(fact)
 
-    def _drop(self, queue: deque[Fact]) -> None:
+    def _drop(self, queue: list[Fact]) -> None:
         try:
-            queue.popleft()
+            queue.pop(0)
         except IndexError:  # another thread has emptied it
             return
         self.dropped += 1
