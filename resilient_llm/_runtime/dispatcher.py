@@ -36,6 +36,9 @@ facts stay in a queue, and the code that was interrupted takes them when it goes
             earlier fact that is found in none of them has been handed over already.
 *Idle*      The empty inbox of a policy's observer refers to nobody, since the policy may be gone.
             A key keeps a few, so that the next event of such an observer is handed over at once.
+            Another one is removed by a thread that holds both locks, which marks it: a thread that
+            looked it up before and acquires it after that does not use it, since the observer may
+            have another inbox by then.
 """
 
 from __future__ import annotations
@@ -269,7 +272,7 @@ class Dispatcher:
         is_ours = False
         try:
             is_ours = inbox.busy.acquire(False)  # by position: a keyword costs time
-            if not is_ours:
+            if not is_ours or inbox.is_removed:
                 return False
             callback(event)
         except (KeyboardInterrupt, SystemExit):
@@ -337,14 +340,8 @@ class Dispatcher:
                 is_ours = routing.acquire(blocking=False)
                 if not is_ours:
                     break
-                unused = _unused(outbox)
                 _let_go_of_idle(outbox)
-                if unused:
-                    outbox.inboxes = {
-                        number: inbox
-                        for number, inbox in outbox.inboxes.items()
-                        if number not in unused
-                    }
+                _remove_unused(outbox)
                 while pending:
                     self._route_one(outbox, pending.pop(0))
                     has_routed = True
@@ -380,20 +377,20 @@ class Dispatcher:
         fact: Fact,
     ) -> None:
         inbox = outbox.inboxes.get(number)
-        if isinstance(observer, Subscription):
-            # An idle inbox of this number was that of a policy's observer which is gone.
-            if inbox is None or inbox.observer is NOBODY:
-                inbox = self._add_inbox(outbox, number, Inbox(observer, is_lasting=True))
-        elif inbox is None:
-            inbox = self._add_inbox(outbox, number, Inbox(Subscription(observer), is_lasting=False))
-        elif inbox.observer is NOBODY:
-            inbox.observer = Subscription(observer)
+        if inbox is not None and inbox.is_removed:  # an interrupt came before it was taken out
+            inbox = None
+        if inbox is None or inbox.observer is NOBODY:
+            is_lasting = isinstance(observer, Subscription)
+            if not isinstance(observer, Subscription):
+                observer = Subscription(observer)
+            if inbox is None:
+                inbox = Inbox(observer, is_lasting=is_lasting)
+                outbox.inboxes = {**outbox.inboxes, number: inbox}
+            else:
+                # Also for an observer that has the number of one which is gone: a thread may have
+                # looked it up for this observer, to hand over an event at once.
+                inbox.serve(observer, is_lasting=is_lasting)
         outbox.put(inbox, fact)
-
-    @staticmethod
-    def _add_inbox(outbox: Outbox, number: int, inbox: Inbox) -> Inbox:
-        outbox.inboxes = {**outbox.inboxes, number: inbox}
-        return inbox
 
     # Handing over.
 
@@ -533,6 +530,30 @@ def _unused(outbox: Outbox) -> list[int]:
         elif _is_idle(inbox):
             idle.append(number)
     return unused + idle[:-MOST_IDLE]
+
+
+def _remove_unused(outbox: Outbox) -> None:
+    """Remove the inboxes that are unused. Called with ``routing`` held."""
+    removed = [number for number in _unused(outbox) if _mark_removed(outbox.inboxes[number])]
+    if removed:
+        outbox.inboxes = {
+            number: inbox for number, inbox in outbox.inboxes.items() if number not in removed
+        }
+
+
+def _mark_removed(inbox: Inbox) -> bool:
+    """Mark an unused inbox as removed; return False if a thread has begun to use it."""
+    if inbox.observer.is_over:  # it never gets another inbox
+        return True
+    is_ours = False
+    try:
+        is_ours = inbox.busy.acquire(blocking=False)
+        if is_ours:
+            inbox.is_removed = True
+    finally:
+        if is_ours:
+            inbox.busy.release()
+    return is_ours
 
 
 _classes: dict[str, Callable[..., Any]] = {}

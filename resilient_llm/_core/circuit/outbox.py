@@ -114,16 +114,34 @@ class Subscription:
 class Inbox:
     """The facts of one key that wait for one observer."""
 
-    __slots__ = ("__weakref__", "busy", "has_dropped", "is_lasting", "observer", "queue")
+    __slots__ = (
+        "__weakref__",
+        "busy",
+        "has_dropped",
+        "is_lasting",
+        "is_removed",
+        "observer",
+        "queue",
+    )
 
     def __init__(self, observer: Subscription, *, is_lasting: bool = True) -> None:
-        self.observer = observer
-        self.is_lasting = is_lasting
-        """False for an observer of one policy, which may never come again."""
         self.queue: list[Fact] = []
         self.busy = threading.Lock()
         """Held, and never waited for, by the thread that hands over from this inbox."""
         self.has_dropped = False
+        self.is_removed = False
+        """Whether its observer may have another inbox by now. Set with ``busy`` held."""
+        self.serve(observer, is_lasting=is_lasting)
+
+    def serve(self, observer: Subscription, *, is_lasting: bool) -> None:
+        """Keep the facts of this observer from now on. Called while there are none.
+
+        Args:
+            observer: Who gets them.
+            is_lasting: False for an observer of one policy, which may never come again.
+        """
+        self.observer = observer
+        self.is_lasting = is_lasting
         number, inboxes = id(self), observer.inboxes
         inboxes[number] = weakref.ref(self, lambda _: inboxes.pop(number, None))
 
