@@ -36,6 +36,9 @@ facts stay in a queue, and the code that was interrupted takes them when it goes
             earlier fact that is found in none of them has been handed over already.
 *Idle*      The empty inbox of a policy's observer refers to nobody, since the policy may be gone.
             A key keeps a few, so that the next event of such an observer is handed over at once.
+            Another one is removed by a thread that holds both locks, which marks it: a thread that
+            looked it up before and acquires it after that does not use it, since the observer may
+            have another inbox by then.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Final, Protocol, get_args
 
-from resilient_llm._core.circuit.outbox import Fact, Inbox, Subscription
+from resilient_llm._core.circuit.outbox import CallTag, Fact, Inbox, Subscription
 from resilient_llm._core.circuit.state import FOREVER
 from resilient_llm._values import event_names
 
@@ -52,7 +55,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
-    from resilient_llm._core.circuit.outbox import CallTag, Outbox
+    from resilient_llm._core.circuit.outbox import Outbox
     from resilient_llm._values import events as ev
 
 MOST_IDLE: Final = 4
@@ -209,48 +212,77 @@ class Dispatcher:
         """Emit an event of a key, if an observer listens to its type. Called without a lock."""
         listeners: tuple[Subscription, ...] = self._listeners.get(kind, ())
         observers: tuple[Any, ...] = () if tag is None else tag.observers
+        event: ev.Event | None = None
         if self.log is None or not self.logs(kind):
             if not listeners and not observers:
                 if outbox.is_behind:
                     self.deliver(outbox, tag)
                 return
             if len(listeners) + len(observers) == 1:
-                only: Any = listeners[0] if listeners else observers[0]
-                callback = only.callback if listeners else only
-                if self._hand_at_once(outbox, id(only), callback, kind, happened_at, tag, fields):
+                only = listeners[0] if listeners else observers[0]
+                event = self._event(outbox.key, kind, happened_at, tag, fields)
+                if self._hand_at_once(outbox, only, event, happened_at, tag):
                     return
-        outbox.add(Fact(kind, happened_at, tag, fields))
+        outbox.add(Fact(kind, happened_at, tag, fields, event=event))
         self.deliver(outbox, tag)
+
+    def emit_success(
+        self,
+        outbox: Outbox,
+        happened_at: float,
+        seconds: float,
+        call_id: str,
+        observers: tuple[Any, ...],
+        /,
+    ) -> None:
+        """Emit the success of a first attempt, as `emit` does: the event of every healthy call.
+
+        The tag of the call is only made where something waits. A call whose event is handed over
+        at once emits nothing after it, so nobody would read in a tag what it did for others.
+        """
+        kind = event_names.AttemptSucceeded
+        listeners: tuple[Subscription, ...] = self._listeners.get(kind, ())
+        if len(listeners) + len(observers) != 1 or (self.log is not None and self.logs(kind)):
+            tag = CallTag(call_id, observers)
+            self.emit(outbox, kind, happened_at, tag, number=1, seconds=seconds)
+            return
+        only = listeners[0] if listeners else observers[0]
+        make = _classes.get(kind) or _class_of(kind)
+        event = make(self._moment(happened_at), call_id, outbox.key, 1, seconds)
+        if not self._hand_at_once(outbox, only, event, happened_at, None):
+            tag = CallTag(call_id, observers)
+            outbox.add(Fact(kind, happened_at, tag, event=event))
+            self.deliver(outbox, tag)
 
     def _hand_at_once(
         self,
         outbox: Outbox,
-        number: int,
-        callback: Callable[[Any], object],
-        kind: event_names.EventName,
+        only: Any,
+        event: ev.Event,
         happened_at: float,
         tag: CallTag | None,
-        fields: dict[str, Any],
     ) -> bool:
         """Hand an event to its only observer, if nothing is before it; return whether it was."""
         if outbox.pending or outbox.routing.locked():
             return False
-        inbox = outbox.inboxes.get(number)
+        inbox = outbox.inboxes.get(id(only))
         if inbox is None or inbox.queue:
             return False
-        event = self._event(outbox.key, kind, happened_at, tag, fields)
+        callback: Callable[[Any], object] = only.callback if type(only) is Subscription else only
         is_ours = False
         try:
             is_ours = inbox.busy.acquire(False)  # by position: a keyword costs time
-            if not is_ours:
+            if not is_ours or inbox.is_removed:
                 return False
             callback(event)
         except (KeyboardInterrupt, SystemExit):
             outbox.is_behind = True  # facts may have come meanwhile
             raise
         except BaseException as error:  # noqa: BLE001  # an observer must never break a call
-            failed = Fact(kind, happened_at, tag, fields)
-            self._observer_failed(outbox, callback, error, failed)
+            if self.fails_first(callback):
+                if tag is None and event.call_id:
+                    tag = CallTag(event.call_id)
+                _add_failed(outbox, callback, error, happened_at, tag)
         finally:
             if is_ours:
                 inbox.busy.release()
@@ -308,16 +340,10 @@ class Dispatcher:
                 is_ours = routing.acquire(blocking=False)
                 if not is_ours:
                     break
-                unused = _unused(outbox)
                 _let_go_of_idle(outbox)
-                if unused:
-                    outbox.inboxes = {
-                        number: inbox
-                        for number, inbox in outbox.inboxes.items()
-                        if number not in unused
-                    }
+                _remove_unused(outbox)
                 while pending:
-                    self._route_one(outbox, pending.popleft())
+                    self._route_one(outbox, pending.pop(0))
                     has_routed = True
             except IndexError:  # `pending` was full, and another thread dropped the last fact
                 continue
@@ -351,20 +377,20 @@ class Dispatcher:
         fact: Fact,
     ) -> None:
         inbox = outbox.inboxes.get(number)
-        if isinstance(observer, Subscription):
-            # An idle inbox of this number was that of a policy's observer which is gone.
-            if inbox is None or inbox.observer is NOBODY:
-                inbox = self._add_inbox(outbox, number, Inbox(observer, is_lasting=True))
-        elif inbox is None:
-            inbox = self._add_inbox(outbox, number, Inbox(Subscription(observer), is_lasting=False))
-        elif inbox.observer is NOBODY:
-            inbox.observer = Subscription(observer)
+        if inbox is not None and inbox.is_removed:  # an interrupt came before it was taken out
+            inbox = None
+        if inbox is None or inbox.observer is NOBODY:
+            is_lasting = isinstance(observer, Subscription)
+            if not isinstance(observer, Subscription):
+                observer = Subscription(observer)
+            if inbox is None:
+                inbox = Inbox(observer, is_lasting=is_lasting)
+                outbox.inboxes = {**outbox.inboxes, number: inbox}
+            else:
+                # Also for an observer that has the number of one which is gone: a thread may have
+                # looked it up for this observer, to hand over an event at once.
+                inbox.serve(observer, is_lasting=is_lasting)
         outbox.put(inbox, fact)
-
-    @staticmethod
-    def _add_inbox(outbox: Outbox, number: int, inbox: Inbox) -> Inbox:
-        outbox.inboxes = {**outbox.inboxes, number: inbox}
-        return inbox
 
     # Handing over.
 
@@ -384,7 +410,7 @@ class Dispatcher:
                     if not share.allows(fact):
                         outbox.is_behind = True
                         return
-                    queue.popleft()
+                    queue.pop(0)
                     self._hand(outbox, inbox.observer, fact, share)
                 if inbox.has_dropped:
                     self._has_caught_up(outbox, inbox)
@@ -417,7 +443,8 @@ class Dispatcher:
         except (KeyboardInterrupt, SystemExit) as interrupt:
             share.interrupt = share.interrupt or interrupt
         except BaseException as error:  # noqa: BLE001  # an observer must never break a call
-            self._observer_failed(outbox, subscription.callback, error, fact)
+            if self.fails_first(subscription.callback) and fact.not_for is None:
+                _add_failed(outbox, subscription.callback, error, fact.happened_at, fact.tag)
 
     def _event(
         self,
@@ -463,23 +490,17 @@ class Dispatcher:
             pass
         return True
 
-    def _observer_failed(
-        self,
-        outbox: Outbox,
-        callback: Callable[[Any], object],
-        error: BaseException,
-        fact: Fact,
-    ) -> None:
-        if not self.fails_first(callback) or fact.not_for is not None:
-            return
-        failed = Fact(
-            event_names.ObserverFailed,
-            fact.happened_at,
-            fact.tag,
-            {"type_name": type(error).__name__},
-            not_for=callback,
-        )
-        outbox.add(failed)
+
+def _add_failed(
+    outbox: Outbox,
+    callback: Callable[[Any], object],
+    error: BaseException,
+    happened_at: float,
+    tag: CallTag | None,
+) -> None:
+    """Append that an observer failed with an event that happened then."""
+    fields = {"type_name": type(error).__name__}
+    outbox.add(Fact(event_names.ObserverFailed, happened_at, tag, fields, not_for=callback))
 
 
 def _is_idle(inbox: Inbox) -> bool:
@@ -509,6 +530,30 @@ def _unused(outbox: Outbox) -> list[int]:
         elif _is_idle(inbox):
             idle.append(number)
     return unused + idle[:-MOST_IDLE]
+
+
+def _remove_unused(outbox: Outbox) -> None:
+    """Remove the inboxes that are unused. Called with ``routing`` held."""
+    removed = [number for number in _unused(outbox) if _mark_removed(outbox.inboxes[number])]
+    if removed:
+        outbox.inboxes = {
+            number: inbox for number, inbox in outbox.inboxes.items() if number not in removed
+        }
+
+
+def _mark_removed(inbox: Inbox) -> bool:
+    """Mark an unused inbox as removed; return False if a thread has begun to use it."""
+    if inbox.observer.is_over:  # it never gets another inbox
+        return True
+    is_ours = False
+    try:
+        is_ours = inbox.busy.acquire(blocking=False)
+        if is_ours:
+            inbox.is_removed = True
+    finally:
+        if is_ours:
+            inbox.busy.release()
+    return is_ours
 
 
 _classes: dict[str, Callable[..., Any]] = {}

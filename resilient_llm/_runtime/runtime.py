@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from resilient_llm._core.stream.stream_state import ItemInspector
 
+_from_timestamp = datetime.fromtimestamp  # every event asks, so it is looked up once
+
 
 class Bound(Protocol):
     """A decorated function whose wrapper reads circuits of the present state."""
@@ -81,7 +83,7 @@ class Runtime:
         A moment beyond the range of datetime becomes the last one in its range.
         """
         try:
-            return datetime.fromtimestamp(self.wall() + (monotonic - self.clock()), UTC)
+            return _from_timestamp(self.wall() + (monotonic - self.clock()), UTC)
         except (OverflowError, ValueError, OSError):
             return datetime.max.replace(tzinfo=UTC)
 

@@ -12,6 +12,7 @@ import logging
 import signal
 import sys
 import threading
+import tracemalloc
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -323,6 +324,32 @@ def test_whatever_an_observer_raises_is_logged_once_and_harms_nothing(
     assert 1 == sum(kind.__name__ in message for message in caplog.messages)
 
 
+@pytest.mark.parametrize("is_of_policy", [False, True])
+def test_the_only_observer_of_a_success_that_fails_is_reported_for_that_call(
+    clock, *, is_of_policy: bool
+) -> None:
+    """The report has the moment and the name of the call, though its event never waited."""
+    received: list[Event] = []
+
+    def broken(event: AttemptSucceeded) -> None:
+        received.append(event)
+        raise RuntimeError
+
+    if not is_of_policy:
+        observe(broken, AttemptSucceeded)
+
+    @failover(chain=[GROQ], observers=(broken,) if is_of_policy else ())
+    def ask(target: Target) -> str:
+        return "answer"
+
+    with seen(ObserverFailed) as reports:
+        for _ in range(3):
+            ask()
+
+    assert 3 == len({event.call_id for event in received})
+    assert [(received[0].call_id, received[0].at)] == [(each.call_id, each.at) for each in reports]
+
+
 @pytest.mark.parametrize("others", [0, 1])
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("event", [AttemptFailed, TargetBenched])
@@ -588,6 +615,25 @@ def test_idle_queues_of_policies_observers_are_few(clock) -> None:
     assert circuit is not None
     assert 50 == sum(isinstance(each, AttemptSucceeded) for each in received)
     assert len(circuit.outbox.inboxes) <= dispatcher_module.MOST_IDLE + 1
+
+
+@pytest.mark.parametrize("of_one_provider", [True, False], ids=["targets", "providers"])
+def test_a_key_takes_at_most_two_kilobytes(clock, *, of_one_provider: bool) -> None:
+    """An application may have a key for each tenant; few of them have events that wait."""
+    keys = [f"groq/{n}" if of_one_provider else f"tenant-{n}" for n in range(500)]
+    runtime.registry.circuit("groq/first")
+    gc.collect()
+
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        circuits = [runtime.registry.circuit(key) for key in keys]
+        gc.collect()
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+
+    assert taken / len(circuits) <= 2_000
 
 
 def test_an_observer_may_have_the_number_of_a_policy_s_observer_that_is_gone(clock) -> None:

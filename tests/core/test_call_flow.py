@@ -166,7 +166,7 @@ class Player:
 
     def deliver(self, outbox: Outbox, tag: CallTag | None = None, /) -> None:
         while outbox.pending:
-            fact = outbox.pending.popleft()
+            fact = outbox.pending.pop(0)
             if fact.kind == "HealthChanged":
                 continue
             mine = fact.tag is not None and fact.tag.call_id == "the call"

@@ -63,7 +63,7 @@ class EventSink:
     def deliver(self, outbox: Outbox, tag: CallTag | None = None, /) -> None:
         assert not any(each._lock._is_owned() for each in self.circuits), "emitted under a lock"
         while outbox.pending:
-            fact = outbox.pending.popleft()
+            fact = outbox.pending.pop(0)
             if fact.kind not in self.unwanted:
                 details = (
                     dict(fact.fields) if fact.tag is None else {**fact.fields, "tag": fact.tag}

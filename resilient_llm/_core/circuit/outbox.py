@@ -6,13 +6,16 @@ hands it over from there. How it does that is written in ``_runtime/dispatcher.p
 
 Appending takes no lock, so it is allowed under the circuit's lock, in a signal handler and in a
 finaliser.
+
+The queues are lists. ``append(fact)`` and ``pop(0)`` are atomic, as those of a deque are. An empty
+list takes a tenth of a deque's memory, and nearly every queue is empty. Taking from the front moves
+the rest, which for `MOST_WAITING` facts takes less time than building one event.
 """
 
 from __future__ import annotations
 
 import threading
 import weakref
-from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
@@ -85,6 +88,7 @@ class Fact:
         *,
         line: str = "",
         not_for: object = None,
+        event: Any = None,
     ) -> None:
         self.kind: EventName = kind
         self.happened_at = happened_at
@@ -98,8 +102,8 @@ class Fact:
         """A warning for the log, if this is not an event."""
         self.not_for = not_for
         """The callback whose failure this is; None for every other fact."""
-        self.event: Any = None
-        """The event, once it is built."""
+        self.event = event
+        """The event, once it is built; ``fields`` are not needed then."""
 
 
 class Subscription:
@@ -121,18 +125,40 @@ class Subscription:
 class Inbox:
     """The facts of one key that wait for one observer."""
 
-    __slots__ = ("__weakref__", "busy", "has_dropped", "is_lasting", "observer", "queue")
+    __slots__ = (
+        "__weakref__",
+        "busy",
+        "has_dropped",
+        "is_lasting",
+        "is_removed",
+        "observer",
+        "queue",
+    )
 
     def __init__(self, observer: Subscription, *, is_lasting: bool = True) -> None:
-        self.observer = observer
-        self.is_lasting = is_lasting
-        """False for an observer of one policy, which may never come again."""
-        self.queue: deque[Fact] = deque()
+        self.queue: list[Fact] = []
         self.busy = threading.Lock()
         """Held, and never waited for, by the thread that hands over from this inbox."""
         self.has_dropped = False
+        self.is_removed = False
+        """Whether its observer may have another inbox by now. Set with ``busy`` held."""
+        self.serve(observer, is_lasting=is_lasting)
+
+    def serve(self, observer: Subscription, *, is_lasting: bool) -> None:
+        """Keep the facts of this observer from now on. Called while there are none.
+
+        Args:
+            observer: Who gets them.
+            is_lasting: False for an observer of one policy, which may never come again.
+        """
+        self.observer = observer
+        self.is_lasting = is_lasting
         number, inboxes = id(self), observer.inboxes
         inboxes[number] = weakref.ref(self, lambda _: inboxes.pop(number, None))
+
+
+_NO_INBOXES: Final[dict[int, Inbox]] = {}
+"""The inboxes of every key that has emitted nothing. Stays empty; saves memory."""
 
 
 class Outbox:
@@ -142,10 +168,10 @@ class Outbox:
 
     def __init__(self, key: str) -> None:
         self.key = key
-        self.pending: deque[Fact] = deque()
+        self.pending: list[Fact] = []
         self.routing = threading.Lock()
         """Held, and never waited for, by the thread that moves facts to the inboxes."""
-        self.inboxes: dict[int, Inbox] = {}
+        self.inboxes: dict[int, Inbox] = _NO_INBOXES
         """``{id of the observer: its inbox}``. Replaced under ``routing``, never changed, so that
         it can be read at any time."""
         self.dropped = 0
@@ -169,9 +195,9 @@ class Outbox:
             self._drop(inbox.queue)
         inbox.queue.append(fact)
 
-    def _drop(self, queue: deque[Fact]) -> None:
+    def _drop(self, queue: list[Fact]) -> None:
         try:
-            queue.popleft()
+            queue.pop(0)
         except IndexError:  # another thread has emptied it
             return
         self.dropped += 1
