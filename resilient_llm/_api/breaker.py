@@ -119,7 +119,8 @@ class Breaker:
             self._generation = _EMPTY
             return
         entered_at = self._at
-        if error is None and entered_at != _MANY and generation is not _EMPTY:
+        is_first = generation is not _EMPTY and generation is not _FIRST_LEFT
+        if error is None and is_first and entered_at != _MANY:
             # Blocks that are far apart end here. The guard is free before anything is called.
             self._generation = _EMPTY
             if not generation.answered(now, now - entered_at, now - entered_at):
