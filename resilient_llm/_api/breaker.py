@@ -118,9 +118,8 @@ class Breaker:
             generation.n += 1
             self._generation = _EMPTY
             return
-        entered_at = self._at
         is_first = generation is not _EMPTY and generation is not _FIRST_LEFT
-        if error is None and is_first and entered_at != _MANY:
+        if error is None and is_first and (entered_at := self._at) != _MANY:
             # Blocks that are far apart end here. The guard is free before anything is called.
             self._generation = _EMPTY
             if not generation.answered(now, now - entered_at, now - entered_at):
