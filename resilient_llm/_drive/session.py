@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from resilient_llm._core.call.steps import Deliver, Done, Raise, Reraise
+from resilient_llm._drive.cancellation import was_cancelled
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.errors import ConfigurationError
 
@@ -195,9 +196,11 @@ class BaseStreamSession(ABC):
             BaseException: The error, or the one with which the call flow ends.
         """
         assert self._flow is not None
-        step = given = None
+        step = given = reply = None
         try:
-            step = self._flow.send(started.reply(runtime.clock(), error, last))
+            cancelled = self._io.is_async and error is not None and was_cancelled(error)
+            reply = started.reply(runtime.clock(), error, last, cancelled=cancelled)
+            step = self._flow.send(reply)
             if type(step) is Reraise:
                 assert error is not None
                 raise error
@@ -209,7 +212,7 @@ class BaseStreamSession(ABC):
             step, given = await self._advance(step, None)
             return self._deliver(step, given)
         finally:
-            error = step = given = None  # no frame of a traceback keeps them
+            error = step = given = reply = None  # no frame of a traceback keeps them
 
     async def afinish(self) -> None:
         """Close what is open and release the call."""

@@ -90,7 +90,7 @@ class Done:
 class Reply:
     """What happened: an answer, an error, or only that the wait is over."""
 
-    __slots__ = ("error", "judged", "now", "stream", "timed_out", "value")
+    __slots__ = ("cancelled", "error", "judged", "now", "stream", "timed_out", "value")
 
     def __init__(
         self,
@@ -99,6 +99,7 @@ class Reply:
         error: BaseException | None = None,
         *,
         timed_out: bool = False,
+        cancelled: bool = False,
         stream: StreamState | None = None,
         judged: Verdict | None = None,
     ) -> None:
@@ -107,6 +108,8 @@ class Reply:
         self.error = error
         self.timed_out = timed_out
         """Whether the driver itself cut the attempt off."""
+        self.cancelled = cancelled
+        """Whether the attempt was cancelled from outside, and the client raised something else."""
         self.stream = stream
         """The state of the stream, if the answer is one."""
         self.judged = judged
