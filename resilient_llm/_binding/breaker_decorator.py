@@ -169,23 +169,16 @@ def _suspended(guarded_stream: GuardedStream, opened: OpenStream) -> Suspended:
 def _breaker_flow(guarded_stream: GuardedStream) -> CallFlow:
     """Deliver a stream, and report to the circuit how it ended; no error is replaced."""
     reply: Reply | None = None
+    delivery = Deliver(restarts=False, settle=guarded_stream.settle)
     try:
-        reply = yield Deliver(restarts=False)
-        stream, error = reply.stream, reply.error
-        assert stream is not None
-        guarded_stream.has_content = stream.has_content
-        guarded_stream.quiet_since = stream.quiet_since
-        guarded_stream.report(
-            GeneratorExit() if stream.stopped_by_consumer else error,
-            stream,
-            cancelled=reply.cancelled,
-        )
-        step: Step = Done(None) if error is None else RERAISE
-        reply = error = None
+        reply = yield delivery
+        step = guarded_stream.settle(reply)
+        reply = None
         yield step
     finally:
         reply = None
-        guarded_stream.report(GeneratorExit(), None)
+        delivery.is_closed = True
+        guarded_stream.give_back()
 
 
 class GuardedStream:
@@ -243,6 +236,24 @@ class GuardedStream:
             item for item in last if item is not None
         )
         self.report(None, self._stream_state)
+
+    def settle(self, reply: Reply) -> Step:
+        """Report how a stream ended that a session has delivered."""
+        stream, error = reply.stream, reply.error
+        assert stream is not None
+        self.has_content = stream.has_content
+        self.quiet_since = stream.quiet_since
+        self.report(
+            GeneratorExit() if stream.stopped_by_consumer else error,
+            stream,
+            cancelled=reply.cancelled,
+        )
+        return Done(None) if error is None else RERAISE
+
+    def give_back(self) -> None:
+        """Give back what the permit holds. The stream may still be reported."""
+        if self._permit is not None:
+            self._permit.abandoned()
 
     def report(
         self,

@@ -6,6 +6,8 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from resilient_llm._core.call.call import Candidate
     from resilient_llm._core.circuit.outbox import CallTag
     from resilient_llm._core.circuit.permit import Permit
@@ -55,11 +57,19 @@ class Wait:
 class Deliver:
     """Hand the items of the stream to the consumer, then reply how the stream ended."""
 
-    __slots__ = ("restarts",)
+    __slots__ = ("is_closed", "restarts", "settle")
 
-    def __init__(self, *, restarts: bool) -> None:
+    def __init__(self, *, restarts: bool, settle: Callable[[Reply], Step | None]) -> None:
         self.restarts = restarts
         """Whether items of another target were handed over before, and these start again."""
+        self.settle = settle
+        """Does with the reply what the call flow does, if that was closed."""
+        self.is_closed = False
+        """Whether the call flow, or a part of it, was closed while it waited for the reply.
+
+        A garbage collection that finds a dropped stream finalises its parts in any order. What
+        the attempt held was given back then, and nothing was counted.
+        """
 
 
 class Reraise:
