@@ -20,6 +20,7 @@ from resilient_llm._core.circuit.permit import (
 )
 from resilient_llm._core.circuit.state import Block
 from resilient_llm._core.circuit.window import LOCK_FREE, Generation
+from resilient_llm._drive.cancellation import was_cancelled
 from resilient_llm._drive.tasks import current_task
 from resilient_llm._runtime.classify import classify
 from resilient_llm._runtime.runtime import runtime
@@ -239,7 +240,8 @@ class Breaker:
         return self
 
     def _leave(self, error: BaseException | None) -> None:
-        _report(self.taken(), error, runtime.clock())
+        cancelled = error is not None and was_cancelled(error)
+        _report(self.taken(), error, runtime.clock(), cancelled=cancelled)
 
     def _take(self) -> Permit:
         """Return the permit of the entry that is being left."""
@@ -285,8 +287,17 @@ def _owner() -> object:
     return threading.get_ident(), current_task()
 
 
-def _report(permit: Permit, error: BaseException | None, now: float) -> None:
-    """Report the outcome of a block."""
+def _report(
+    permit: Permit, error: BaseException | None, now: float, *, cancelled: bool = False
+) -> None:
+    """Report the outcome of a block.
+
+    Args:
+        permit: What admitted it.
+        error: What it raised, or None.
+        now: Monotonic seconds.
+        cancelled: Whether it was cancelled, and raised this error instead.
+    """
     if type(error) is GeneratorExit:
         permit.abandoned()  # the consumer stopped, which is not the provider's outcome
         return
@@ -294,7 +305,7 @@ def _report(permit: Permit, error: BaseException | None, now: float) -> None:
         permit.succeeded(now, now - permit.entered_at)
         return
     verdict = classify(error)
-    if verdict.kind is ErrorKind.CANCELLED:
+    if cancelled or verdict.kind is ErrorKind.CANCELLED:
         permit.cancelled(now)
         return
     permit.failed(error, now, verdict)

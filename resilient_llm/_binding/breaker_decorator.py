@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from resilient_llm._core.call.steps import RERAISE, Deliver, Done, Reply, Step
 from resilient_llm._core.circuit.permit import pop_permit, push_permit
 from resilient_llm._core.stream.stream_state import StreamState
+from resilient_llm._drive.cancellation import was_cancelled
 from resilient_llm._drive.opening import SYNC, OpenStream, StartedStream
 from resilient_llm._drive.results import kind_of
 from resilient_llm._runtime.classify import classify
@@ -168,19 +169,16 @@ def _suspended(guarded_stream: GuardedStream, opened: OpenStream) -> Suspended:
 def _breaker_flow(guarded_stream: GuardedStream) -> CallFlow:
     """Deliver a stream, and report to the circuit how it ended; no error is replaced."""
     reply: Reply | None = None
+    delivery = Deliver(restarts=False, settle=guarded_stream.settle)
     try:
-        reply = yield Deliver(restarts=False)
-        stream, error = reply.stream, reply.error
-        assert stream is not None
-        guarded_stream.has_content = stream.has_content
-        guarded_stream.quiet_since = stream.quiet_since
-        guarded_stream.report(GeneratorExit() if stream.stopped_by_consumer else error, stream)
-        step: Step = Done(None) if error is None else RERAISE
-        reply = error = None
+        reply = yield delivery
+        step = guarded_stream.settle(reply)
+        reply = None
         yield step
     finally:
         reply = None
-        guarded_stream.report(GeneratorExit(), None)
+        delivery.is_closed = True
+        guarded_stream.give_back()
 
 
 class GuardedStream:
@@ -239,12 +237,37 @@ class GuardedStream:
         )
         self.report(None, self._stream_state)
 
-    def report(self, error: BaseException | None, stream: StreamState | None) -> None:
+    def settle(self, reply: Reply) -> Step:
+        """Report how a stream ended that a session has delivered."""
+        stream, error = reply.stream, reply.error
+        assert stream is not None
+        self.has_content = stream.has_content
+        self.quiet_since = stream.quiet_since
+        self.report(
+            GeneratorExit() if stream.stopped_by_consumer else error,
+            stream,
+            cancelled=reply.cancelled,
+        )
+        return Done(None) if error is None else RERAISE
+
+    def give_back(self) -> None:
+        """Give back what the permit holds. The stream may still be reported."""
+        if self._permit is not None:
+            self._permit.abandoned()
+
+    def report(
+        self,
+        error: BaseException | None,
+        stream: StreamState | None,
+        *,
+        cancelled: bool = False,
+    ) -> None:
         """Report to the circuit how the stream ended, once.
 
         Args:
             error: What ended it, or None.
             stream: Its state, whose fault counts if there is no error; None without one.
+            cancelled: Whether it was cancelled, and raised this error instead.
         """
         permit, self._permit = self._permit, None
         if permit is None:
@@ -257,11 +280,11 @@ class GuardedStream:
         elif type(error) is GeneratorExit:
             permit.abandoned()  # a consumer that stops reading says nothing about the provider
         else:
-            self._failed(permit, error, now)
+            self._failed(permit, error, now, cancelled=cancelled)
 
-    def _failed(self, permit: Permit, error: BaseException, now: float) -> None:
+    def _failed(self, permit: Permit, error: BaseException, now: float, *, cancelled: bool) -> None:
         verdict = classify(error)
-        if verdict.kind is ErrorKind.CANCELLED:
+        if cancelled or verdict.kind is ErrorKind.CANCELLED:
             # The clock is not read for each item: the last content may have come just now.
             quiet_since = now if self.quiet_since is None else self.quiet_since
             permit.cancelled(
@@ -346,7 +369,7 @@ def _guarded_asyncgen(fn: Any, entered: Callable[[], Guard]) -> Any:
         except StopAsyncIteration:
             guarded_stream.ended(third, second, last)
         except BaseException as error:
-            guarded_stream.report(error, None)
+            guarded_stream.report(error, None, cancelled=was_cancelled(error))
             raise
 
     return wrapper

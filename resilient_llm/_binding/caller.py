@@ -23,6 +23,7 @@ from resilient_llm._core.call.steps import NO_ANSWER, Reply, Reraise
 from resilient_llm._core.circuit.outbox import CallTag
 from resilient_llm._core.circuit.permit import permit_of_inlined
 from resilient_llm._core.circuit.window import REST
+from resilient_llm._drive.cancellation import was_cancelled
 from resilient_llm._drive.handover import adrive, drive
 from resilient_llm._drive.results import is_awaitable, kind_of
 from resilient_llm._drive.session import Suspended
@@ -128,7 +129,7 @@ class Caller(Binding):
             del args, kwargs
             flow = call_flow(call, runtime.clock())
             return await adrive(call, flow, next(flow))
-        candidate, timed_out = first.candidate, False
+        candidate, timed_out, still_counted = first.candidate, False, 0
         try:
             if first.limit is None:
                 result = candidate.invoke(first, args, first.kwargs)
@@ -144,11 +145,12 @@ class Caller(Binding):
                         if is_awaitable(result):
                             result = await result
                 finally:
-                    timed_out = limit.ended_it
+                    timed_out, still_counted = limit.ended_it, limit.still_counted
                 limit.check()
         except BaseException as error:
-            cut_off = timed_out and isinstance(error, Exception)
-            pending = self._failed(first, error, timed_out=cut_off)
+            cut_off = timed_out and issubclass(type(error), Exception)
+            cancelled = was_cancelled(error, own=still_counted)
+            pending = self._failed(first, error, timed_out=cut_off, cancelled=cancelled)
             if pending is None:
                 raise
         else:
@@ -233,14 +235,21 @@ class Caller(Binding):
         Returns:
             How the call goes on; None if the error is raised unchanged.
         """
-        return self._failed(self._wrappers_attempt(generation, entered_at, target), error)
+        cancelled = self.injection.is_async and was_cancelled(error)
+        first = self._wrappers_attempt(generation, entered_at, target)
+        return self._failed(first, error, cancelled=cancelled)
 
     def _failed(
-        self, first: FirstAttempt, error: BaseException, *, timed_out: bool = False
+        self,
+        first: FirstAttempt,
+        error: BaseException,
+        *,
+        timed_out: bool = False,
+        cancelled: bool = False,
     ) -> PendingCall | None:
         now = runtime.clock()
         call, flow, _ = self._running(first)
-        step = flow.send(Reply(now, error=error, timed_out=timed_out))
+        step = flow.send(Reply(now, error=error, timed_out=timed_out, cancelled=cancelled))
         if type(step) is Reraise:
             flow.close()
             call.clear()
@@ -362,11 +371,17 @@ class Caller(Binding):
         )
 
     def left(
-        self, first: FirstAttempt, result: Any, error: BaseException | None, *, timed_out: bool
+        self,
+        first: FirstAttempt,
+        result: Any,
+        error: BaseException | None,
+        *,
+        timed_out: bool,
+        cancelled: bool,
     ) -> PendingCall | None:
         """Report the first attempt of a loop; return how the call goes on, None if it is over."""
         if error is not None:
-            return self._failed(first, error, timed_out=timed_out)
+            return self._failed(first, error, timed_out=timed_out, cancelled=cancelled)
         ended_at, generation = runtime.clock(), first.generation
         assert generation is not None
         verdict = None
@@ -447,7 +462,7 @@ class Caller(Binding):
         try:
             value = await result
         except BaseException as error:
-            pending = self._failed(first, error)
+            pending = self._failed(first, error, cancelled=was_cancelled(error))
             if pending is None:
                 raise
         else:

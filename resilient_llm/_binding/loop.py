@@ -22,6 +22,7 @@ from resilient_llm._core.call.steps import (
     Wait,
 )
 from resilient_llm._core.circuit.permit import pop_permit, push_permit
+from resilient_llm._drive.cancellation import cancellations, was_cancelled
 from resilient_llm._drive.sync import raise_from
 from resilient_llm._runtime.runtime import runtime
 
@@ -56,6 +57,7 @@ class LoopAttempt:
         self._attempts = attempts
         # The healthy path admits a first attempt without any lease.
         self._permit = step.permit if type(step) is Try else None
+        self.cancelled_before = attempts.cancellations()
         self._limit: TimeLimit | None = None
 
     @property
@@ -111,8 +113,10 @@ class LoopAttempt:
         if limit.__exit__(error_type, error, traceback):
             self._attempts.left(self, limit.error(), timed_out=True)
             return True
-        timed_out = limit.ended_it and isinstance(error, Exception)
-        return self._attempts.left(self, error, timed_out=timed_out)
+        timed_out = limit.ended_it and issubclass(type(error), Exception)
+        return self._attempts.left(
+            self, error, timed_out=timed_out, still_counted=limit.still_counted
+        )
 
 
 class _Attempts:
@@ -137,16 +141,39 @@ class _Attempts:
         if self._open is None or self._open() is not attempt:
             raise RuntimeError("this attempt is over: enter each attempt of the loop once")
 
-    def left(self, attempt: LoopAttempt, error: BaseException | None, *, timed_out: bool) -> bool:
-        """Send the outcome of an attempt to the call flow; return whether to suppress the error."""
+    def cancellations(self) -> int | None:
+        """Return how often the task was cancelled before an attempt; None before the first."""
+        return cancellations() if self._call is not None and self._call.attempts else None
+
+    def left(
+        self,
+        attempt: LoopAttempt,
+        error: BaseException | None,
+        *,
+        timed_out: bool,
+        still_counted: int = 0,
+    ) -> bool:
+        """Send the outcome of an attempt to the call flow; return whether to suppress the error.
+
+        Args:
+            attempt: The attempt.
+            error: What its block raised, or None.
+            timed_out: Whether it was cut off at its limit.
+            still_counted: Cancellations of that limit that asyncio still counts.
+        """
         self._open = None
         result = attempt.take_result()
+        cancelled = error is not None and was_cancelled(
+            error, attempt.cancelled_before, own=still_counted
+        )
         if self._steps is None:
-            self._step = self._first_left(result, error, timed_out=timed_out)
+            self._step = self._first_left(result, error, timed_out=timed_out, cancelled=cancelled)
         elif error is None:
             self._step = self._steps.send(Reply(runtime.clock(), result))
         else:
-            self._step = self._steps.send(Reply(runtime.clock(), error=error, timed_out=timed_out))
+            self._step = self._steps.send(
+                Reply(runtime.clock(), error=error, timed_out=timed_out, cancelled=cancelled)
+            )
         if error is None:
             return False
         if type(self._step) is Reraise:
@@ -156,11 +183,13 @@ class _Attempts:
             return False
         return True
 
-    def _first_left(self, result: Any, error: BaseException | None, *, timed_out: bool) -> Step:
+    def _first_left(
+        self, result: Any, error: BaseException | None, *, timed_out: bool, cancelled: bool
+    ) -> Step:
         """Report a first attempt that was made without the call flow, and go on with that."""
         first, self._first = self._first, None
         assert first is not None
-        pending = self._caller.left(first, result, error, timed_out=timed_out)
+        pending = self._caller.left(first, result, error, timed_out=timed_out, cancelled=cancelled)
         if pending is None:
             return Done(None) if error is None else RERAISE
         self._call, self._steps = pending.call, pending.flow

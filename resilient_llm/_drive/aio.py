@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from resilient_llm._core.call.steps import Deliver, Done, Raise, Reply, Reraise, Try, Wait
 from resilient_llm._core.circuit.permit import pop_permit, push_permit
+from resilient_llm._drive.cancellation import (
+    cancellations,
+    comes_of_a_cancellation,
+    was_cancelled,
+)
 from resilient_llm._drive.opening import begin
 from resilient_llm._drive.results import is_awaitable, kind_of
 from resilient_llm._drive.sync import raise_from, reply_of
@@ -29,7 +34,7 @@ CUT_OFF: Any = object()
 class TimeLimit:
     """Cuts an attempt off at its limit; ``with limit: …`` and then ``limit.check()``."""
 
-    __slots__ = ("_limit", "_manager", "_scope", "ended_it", "was_cut_off")
+    __slots__ = ("_limit", "_manager", "_scope", "ended_it", "still_counted", "was_cut_off")
 
     def __init__(self, limit: float, left: float | None = None) -> None:
         """Take the seconds of the limit, and those that are left of it now."""
@@ -40,6 +45,8 @@ class TimeLimit:
         """Whether the attempt ended in the cancellation, which went no further."""
         self.ended_it = False
         """Whether the attempt ended by the limit, whatever it made of the cancellation."""
+        self.still_counted = 0
+        """Cancellations of the limit that asyncio still counts after it."""
 
     def error(self) -> TimeoutError:
         return TimeoutError(f"no answer within {self._limit:.3g} s")
@@ -62,37 +69,17 @@ class TimeLimit:
         traceback: TracebackType | None,
     ) -> bool:
         swallows = self._manager.__exit__(error_type, error, traceback)
+        # Older versions of anyio do not take them back where the client raised something else.
+        self.still_counted = getattr(self._scope, "_cancel_calls", 0)
         # A scope of trio swallows also where there is nothing to swallow.
         self.was_cut_off = bool(swallows) and error is not None
         self.ended_it = self.was_cut_off or (
             error is not None
             and self._scope is not None
             and self._scope.cancel_called
-            and _comes_of_a_cancellation(error)
+            and comes_of_a_cancellation(error)
         )
         return self.was_cut_off
-
-
-def _comes_of_a_cancellation(error: BaseException) -> bool:
-    """Return whether an error was raised while a cancellation went through the code below it.
-
-    A limit may end in the moment in which the provider's own refusal arrives: that counts.
-    """
-    import anyio
-
-    cancelled = anyio.get_cancelled_exc_class()
-    chained: list[BaseException | None] = [error]
-    seen: set[int] = set()
-    while chained:
-        each = chained.pop()
-        if isinstance(each, cancelled):
-            return True
-        if each is not None and id(each) not in seen:
-            seen.add(id(each))
-            chained += (each.__context__, each.__cause__)
-            if isinstance(each, BaseExceptionGroup):
-                chained += cast("BaseExceptionGroup[BaseException]", each).exceptions
-    return False
 
 
 async def advance(
@@ -116,12 +103,19 @@ async def advance(
         while True:
             if type(step) is Try:
                 attempt = _TimedAttempt(call, step, pending)
+                # Not before a first attempt: it mostly succeeds, and then nobody asks.
+                before = cancellations() if call.attempts else None
                 try:
                     value, kind, started = await attempt.make(pending, enters=enters)
                 except BaseException as error:
                     pending = None
-                    timed_out = attempt.is_cut_off and isinstance(error, Exception)
-                    step = flow.send(Reply(runtime.clock(), error=error, timed_out=timed_out))
+                    timed_out = attempt.is_cut_off and issubclass(type(error), Exception)
+                    cancelled = was_cancelled(error, before, own=attempt.still_counted)
+                    step = flow.send(
+                        Reply(
+                            runtime.clock(), error=error, timed_out=timed_out, cancelled=cancelled
+                        )
+                    )
                     if type(step) is Reraise:
                         raise
                     continue
@@ -150,7 +144,7 @@ async def advance(
 class _TimedAttempt:
     """One attempt, cut off at its limit if it has one."""
 
-    __slots__ = ("_call", "_left", "_step", "is_cut_off")
+    __slots__ = ("_call", "_left", "_step", "is_cut_off", "still_counted")
 
     def __init__(self, call: Call, step: Try, pending: Any) -> None:
         self._call = call
@@ -160,6 +154,8 @@ class _TimedAttempt:
             self._left = max(0.0, self._left - (runtime.clock() - step.permit.entered_at))
         self.is_cut_off = False
         """Whether it was cut off."""
+        self.still_counted = 0
+        """Cancellations of its limit that asyncio still counts; see `TimeLimit`."""
 
     async def make(
         self, pending: Any, *, enters: bool
@@ -183,7 +179,7 @@ class _TimedAttempt:
                 kind = kind_of(value)
                 started = await _started_stream(self._call, self._step, value, kind, enters=enters)
         finally:
-            self.is_cut_off = limit.ended_it
+            self.is_cut_off, self.still_counted = limit.ended_it, limit.still_counted
         limit.check()
         return value, kind, started
 

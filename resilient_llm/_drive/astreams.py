@@ -33,11 +33,10 @@ class StreamSession(BaseStreamSession):
     closes what is open.
     """
 
-    __slots__ = ("_is_iterated",)
+    __slots__ = ()
 
     def __init__(self, start: Suspended | Callable[[], Suspended], pending: Any = None) -> None:
         super().__init__(ASYNC, start, pending)
-        self._is_iterated = False
 
     @property
     def has_begun(self) -> bool:
@@ -131,7 +130,7 @@ class StreamSession(BaseStreamSession):
         started, self._started_stream = self._started_stream, None
         if started is not None and self._flow is not None:
             started.stream_state.stopped_by_consumer = True
-            self._flow.send(started.reply(runtime.clock(), GeneratorExit(), ()))
+            self._settled(started.reply(runtime.clock(), GeneratorExit(), ()))
             spawn(started.opened.aabandon)
         self._release()
 

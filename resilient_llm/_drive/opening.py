@@ -248,13 +248,22 @@ class StartedStream:
         self.too_late = True
         return NoContentError(self.timer.message())
 
-    def reply(self, now: float, error: BaseException | None, last: tuple[Any, ...]) -> Reply:
+    def reply(
+        self,
+        now: float,
+        error: BaseException | None,
+        last: tuple[Any, ...],
+        *,
+        cancelled: bool = False,
+    ) -> Reply:
         """Return the reply to the call flow about the end of the stream.
 
         Args:
             now: Monotonic seconds.
             error: What ended it, or None if its iterator ended.
             last: The last items that the consumer was given; None stands for no item.
+            cancelled: Whether the wait for an item was cancelled from outside, and the client
+                raised this error instead.
         """
         stream_state = self.stream_state
         seen = [item for item in last if item is not None]
@@ -263,7 +272,9 @@ class StartedStream:
         if not stream_state.has_content:
             stream_state.has_content = any(stream_state.is_content(item) for item in seen)
         stream_state.quiet_since = self._quiet_since(now)
-        return Reply(now, error=error, timed_out=self.too_late, stream=stream_state)
+        return Reply(
+            now, error=error, timed_out=self.too_late, cancelled=cancelled, stream=stream_state
+        )
 
     def _quiet_since(self, now: float) -> float:
         # Without a timer the clock is not read for each item: a stream is known to be quiet

@@ -13,7 +13,8 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from resilient_llm._core.call.steps import Deliver, Done, Raise, Reraise
+from resilient_llm._core.call.steps import RERAISE, Deliver, Done, Raise, Reraise
+from resilient_llm._drive.cancellation import was_cancelled
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.errors import ConfigurationError
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from resilient_llm._core.call.call_flow import CallFlow
-    from resilient_llm._core.call.steps import Step
+    from resilient_llm._core.call.steps import Reply, Step
     from resilient_llm._core.stream.stream_state import StreamState
     from resilient_llm._drive.opening import StartedStream, StreamIO
 
@@ -71,9 +72,11 @@ class BaseStreamSession(ABC):
     __slots__ = (
         "__weakref__",
         "_call",
+        "_delivery",
         "_flow",
         "_generator",
         "_io",
+        "_is_iterated",
         "_pending",
         "_proxy",
         "_start",
@@ -98,9 +101,11 @@ class BaseStreamSession(ABC):
         self._call: StreamedCall | None = None
         self._flow: CallFlow | None = None
         self._started_stream: StartedStream | None = None
+        self._delivery: Deliver | None = None
         # Both are weak, or it would not be noticed that the consumer has dropped them.
         self._generator: weakref.ref[Any] | None = None
         self._proxy: weakref.ref[Any] | None = None
+        self._is_iterated = False
         self.is_entered = False
         self.is_over = False
 
@@ -194,10 +199,11 @@ class BaseStreamSession(ABC):
         Raises:
             BaseException: The error, or the one with which the call flow ends.
         """
-        assert self._flow is not None
-        step = given = None
+        step = given = reply = None
         try:
-            step = self._flow.send(started.reply(runtime.clock(), error, last))
+            cancelled = self._io.is_async and error is not None and was_cancelled(error)
+            reply = started.reply(runtime.clock(), error, last, cancelled=cancelled)
+            step = self._settled(reply)
             if type(step) is Reraise:
                 assert error is not None
                 raise error
@@ -209,7 +215,7 @@ class BaseStreamSession(ABC):
             step, given = await self._advance(step, None)
             return self._deliver(step, given)
         finally:
-            error = step = given = None  # no frame of a traceback keeps them
+            error = step = given = reply = None  # no frame of a traceback keeps them
 
     async def afinish(self) -> None:
         """Close what is open and release the call."""
@@ -239,6 +245,14 @@ class BaseStreamSession(ABC):
         if self._started_stream is not None:
             self._lend_iterator(self._started_stream)
 
+    def _settled(self, reply: Reply) -> Step:
+        """Report the end of the stream to the call flow, once; return what it asks for."""
+        assert self._flow is not None
+        delivery, self._delivery = self._delivery, None
+        if delivery is not None and delivery.is_closed:
+            return delivery.settle(reply) or RERAISE
+        return self._flow.send(reply)
+
     def _deliver(self, step: Step, started: Any) -> StartedStream:
         """Take over a stream that has begun, or the answer that a manager gave instead.
 
@@ -259,6 +273,7 @@ class BaseStreamSession(ABC):
         ):
             started.marker = earlier.policy.restart_marker
         self._started_stream = started
+        self._delivery = step if type(step) is Deliver else None
         self._call.delivered = started.stream_state
         if started.stream_state.policy.on_interrupt == "raise":
             self._call.args, self._call.kwargs = (), {}  # no other target will be called
@@ -276,7 +291,7 @@ class BaseStreamSession(ABC):
 
     def _release(self) -> None:
         self.is_over = True
-        self._start = None
+        self._start = self._delivery = None
         if self._flow is not None:
             self._flow.close()
         if self._call is not None:

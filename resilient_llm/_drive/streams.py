@@ -76,6 +76,8 @@ class StreamSession(BaseStreamSession):
     def __del__(self) -> None:
         if not self.is_over:
             self.is_entered = False
+            if self._is_iterated:
+                return  # its generator is collected with it, and knows its last items
             with suppress(Exception):  # Python would only print it
                 self.stop()
 
@@ -103,6 +105,7 @@ class StreamSession(BaseStreamSession):
         the last three, which show whether the stream was complete.
         """
         error: BaseException | None = None
+        self._is_iterated = True
         try:
             started = self.started()
             while started is not None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.steps import Reply, Step, Try
     from resilient_llm._core.stream.stream_state import StreamState
 
+_CANCELLED: Final = Verdict(ErrorKind.CANCELLED)
 _TIMEOUT: Final = Verdict(ErrorKind.TRANSIENT, "timeout")
 
 
@@ -82,6 +83,8 @@ def verdict_of(call: Call, trial: Try, reply: Reply) -> Verdict:
     """
     error, own = reply.error, call.options.classify
     assert error is not None
+    if reply.cancelled:
+        return _CANCELLED
     if reply.timed_out and _hides_timeout(error):
         return _TIMEOUT
     verdict = call.deps.classify(error)

@@ -6,6 +6,8 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from resilient_llm._core.call.call import Candidate
     from resilient_llm._core.circuit.outbox import CallTag
     from resilient_llm._core.circuit.permit import Permit
@@ -55,11 +57,19 @@ class Wait:
 class Deliver:
     """Hand the items of the stream to the consumer, then reply how the stream ended."""
 
-    __slots__ = ("restarts",)
+    __slots__ = ("is_closed", "restarts", "settle")
 
-    def __init__(self, *, restarts: bool) -> None:
+    def __init__(self, *, restarts: bool, settle: Callable[[Reply], Step | None]) -> None:
         self.restarts = restarts
         """Whether items of another target were handed over before, and these start again."""
+        self.settle = settle
+        """Does with the reply what the call flow does, if that was closed."""
+        self.is_closed = False
+        """Whether the call flow, or a part of it, was closed while it waited for the reply.
+
+        A garbage collection that finds a dropped stream finalises its parts in any order. What
+        the attempt held was given back then, and nothing was counted.
+        """
 
 
 class Reraise:
@@ -90,7 +100,7 @@ class Done:
 class Reply:
     """What happened: an answer, an error, or only that the wait is over."""
 
-    __slots__ = ("error", "judged", "now", "stream", "timed_out", "value")
+    __slots__ = ("cancelled", "error", "judged", "now", "stream", "timed_out", "value")
 
     def __init__(
         self,
@@ -99,6 +109,7 @@ class Reply:
         error: BaseException | None = None,
         *,
         timed_out: bool = False,
+        cancelled: bool = False,
         stream: StreamState | None = None,
         judged: Verdict | None = None,
     ) -> None:
@@ -107,6 +118,8 @@ class Reply:
         self.error = error
         self.timed_out = timed_out
         """Whether the driver itself cut the attempt off."""
+        self.cancelled = cancelled
+        """Whether the attempt was cancelled from outside, and the client raised something else."""
         self.stream = stream
         """The state of the stream, if the answer is one."""
         self.judged = judged

@@ -39,9 +39,18 @@ def deliver(call: Call, trial: Try, reply: Reply, stream: StreamState) -> FlowPa
     if call.outcome is not None:
         call.outcome.served_by = candidate.target.key
     reply.value = stream.first_content = None
-    reply = yield Deliver(restarts=restarts)
+
+    def settle(reply: Reply) -> Step | None:
+        return _ended(call, trial, reply, stream)
+
+    delivery = Deliver(restarts=restarts, settle=settle)
+    try:
+        reply = yield delivery
+    except GeneratorExit:
+        delivery.is_closed = True
+        raise
     now = reply.now
-    step = _ended(call, trial, reply, stream)
+    step = settle(reply)
     if step is None:
         return False, now
     yield step

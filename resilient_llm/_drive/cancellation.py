@@ -1,0 +1,140 @@
+"""Tells whether a cancellation from outside ended an attempt whose client raised something else.
+
+A client may answer a cancellation with an error of its own, as in ``except CancelledError: raise
+ConnectionError``. Such an attempt is judged as cancelled: to call another target, or to wait for
+a retry, would hold up the code that has cancelled, and its answer would come too late.
+
+Looks only at tasks of loops that run already, and only where an attempt has raised an error: a
+healthy call pays nothing. Owns the counts of cancellations that it has seen.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from typing import TYPE_CHECKING, Any, Final
+
+from resilient_llm._values.built_in import cause_of, context_of, members_of, traceback_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+_PENDING: Final = float("-inf")
+"""The deadline that trio and anyio name where a cancellation has begun."""
+
+_seen_counts: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+"""``{asyncio task: how often it was cancelled when one of its attempts last failed}``"""
+
+
+def cancellations() -> int:
+    """Return how often the asyncio task that runs here was cancelled; 0 without one."""
+    task = _asyncio_task()
+    return 0 if task is None else task.cancelling()
+
+
+def was_cancelled(error: BaseException, before: int | None = None, *, own: int = 0) -> bool:
+    """Return whether the attempt that raised this error was cancelled from outside.
+
+    Call it outside the attempt's own cancel scope, so that only what comes from outside counts.
+
+    On trio, and in a cancel scope of anyio, a cancellation stays in force until its scope is
+    left, so the answer is exact. asyncio only counts: a task may have been cancelled earlier, and
+    have gone on without ``uncancel()``. Where the count at the beginning of the attempt is not
+    known, the chain of the error decides. A cancellation that went through the code of the
+    attempt is in it, and so is one that code around the attempt is handling now. Without any
+    trace of one, the count of the last failed attempt of the task is taken for that at the
+    beginning. So a task that swallowed a cancellation may lose one failover, and an attempt
+    whose client hides every trace is taken for failed if its task was cancelled before.
+
+    Args:
+        error: What the attempt raised. A cancellation itself is not asked about.
+        before: What `cancellations` gave before the attempt, or None.
+        own: Cancellations of the attempt's own limit that are still counted.
+    """
+    if not issubclass(type(error), Exception):
+        return False
+    trio: Any = sys.modules.get("trio")
+    if trio is not None:
+        try:
+            return trio.current_effective_deadline() == _PENDING
+        except RuntimeError:
+            pass
+    task = _asyncio_task()
+    count: int = 0 if task is None else task.cancelling() - own
+    if count <= 0:
+        if _seen_counts:
+            _seen_counts.pop(task, None)
+        return False
+    seen = _seen_counts.get(task, 0)
+    _seen_counts[task] = count
+    anyio: Any = sys.modules.get("anyio")
+    if anyio is not None and anyio.current_effective_deadline() == _PENDING:
+        return True
+    if before is not None:
+        return count > before
+    went_through = _went_through(error)
+    return count > seen if went_through is None else went_through
+
+
+def comes_of_a_cancellation(error: BaseException) -> bool:
+    """Return whether an error was raised while a cancellation was handled.
+
+    A limit may end in the moment in which the provider's own refusal arrives: that counts.
+    """
+    import anyio
+
+    cancelled = anyio.get_cancelled_exc_class()
+    return any(issubclass(type(each), cancelled) for each, _ in _chain(error))
+
+
+def _went_through(error: BaseException) -> bool | None:
+    """Return whether a cancellation went through the code of an attempt that raised an error.
+
+    Returns:
+        False if the chain of the error has only one that code around the attempt is handling;
+        None if it has none.
+    """
+    from asyncio import CancelledError
+
+    found = [inside for each, inside in _chain(error) if issubclass(type(each), CancelledError)]
+    return any(found) if found else None
+
+
+def _chain(error: BaseException) -> Iterator[tuple[BaseException, bool]]:
+    """Yield the errors that one was raised from or during, and whether each belongs to it.
+
+    One that belongs to it was caught in a frame that a later one has passed. Another was caught
+    further out, by code that is handling it while all this happens.
+    """
+    frames: set[FrameType] = set()
+    waiting: list[tuple[BaseException | None, bool, bool]] = [(error, True, True)]
+    seen: set[int] = set()
+    while waiting:
+        each, belongs, is_known = waiting.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        step = traceback_of(each)
+        if belongs and not is_known:
+            belongs = step is None or step.tb_frame in frames
+        while belongs and step is not None:
+            frames.add(step.tb_frame)
+            step = step.tb_next
+        yield each, belongs
+        waiting += ((inner, belongs, False) for inner in (context_of(each), cause_of(each)))
+        if issubclass(type(each), BaseExceptionGroup):
+            # They were raised in tasks with frames of their own.
+            waiting += ((member, belongs, True) for member in members_of(each))
+
+
+def _asyncio_task() -> Any:
+    """Return the asyncio task that runs here, or None."""
+    asyncio: Any = sys.modules.get("asyncio")
+    if asyncio is None:
+        return None
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return None
+    return task if hasattr(task, "cancelling") else None  # a task factory may make others
