@@ -12,8 +12,7 @@ from resilient_llm._binding.choosing import Pins
 from resilient_llm._binding.client_retries import notice_client_retries
 from resilient_llm._binding.first_attempt import NoAnswer, PendingAnswer
 from resilient_llm._binding.invoking import called_injection, invoker_of
-from resilient_llm._binding.options_in_force import OptionsInForce
-from resilient_llm._core.backoff import as_backoff
+from resilient_llm._binding.options_in_force import OptionsEffect, OptionsInForce
 from resilient_llm._core.call.call import CallDeps, Candidate
 from resilient_llm._core.circuit.window import NEVER
 from resilient_llm._drive.results import is_awaitable
@@ -61,7 +60,7 @@ class Binding:
         )
         """Whether the wrapper calls its targets through ``invokers``."""
         self.in_force = OptionsInForce(policy, injection)
-        self._use(policy.options)
+        self._use(self._effect_of(policy.options))
         self.candidates: tuple[Candidate, ...] | None = None
         self.by_key: dict[str, Candidate] = {}
         self.deps: CallDeps | None = None
@@ -73,53 +72,42 @@ class Binding:
         """``plain_type`` if nobody wants to know of answers, else a class that no answer has."""
         self.is_watched = True
         """Whether an observer or the log wants to know of each answer."""
+        self.is_asked = True
+        """Whether ``reject``, an observer or the log wants to know of each answer."""
+        self.plain_type_name = ""
+        """What the wrapper calls ``quiet_type``."""
         self.look_at = NEVER
         """When the level of the log is looked at again, which changes without notice."""
 
     # Binding.
 
-    def _use(self, options: Options) -> None:
+    def _use(self, effect: OptionsEffect) -> None:
         """Make calls with these options from now on."""
-        injection, chain = self.injection, self.policy.chain
-        self.options = options
-        self.backoff = as_backoff(options.backoff)
-        self.reject = options.reject
-        self.limits: dict[str, float | None] = {
-            target.key: (
-                options.attempt_timeout
-                if target.attempt_timeout is None
-                else target.attempt_timeout
-            )
-            for target in chain
-        }
-        """``{key: seconds that an attempt may take, within the deadline}``"""
-        self.is_stream = bool(injection.gives_items) or any(
-            each is not None for each in (options.stream, *(target.stream for target in chain))
-        )
-        """Whether its results are known to be streams."""
-        self.has_limits = options.timeout is not None or any(
-            limit is not None for limit in self.limits.values()
-        )
-        self.needs_limits = self.has_limits and (injection.is_async or self.takes_attempt)
-        """Whether a first attempt must know its limit, to keep it or to pass it on."""
-        self.cuts_off = self.has_limits and injection.is_async
-        """Whether attempts are cut off at their limit."""
-        self.is_inlined = not (
-            self.is_stream or self.takes_attempt or self.cuts_off or options.strategy != "priority"
-        )
-        """Whether the wrapper may make the first attempt by itself.
-
-        This is the only list of what it cannot do.
-        """
+        self.effect = effect
+        self.options = effect.options
+        self.backoff = effect.backoff
+        self.reject = effect.options.reject
+        self.limits = effect.limits
+        self.is_stream = effect.is_stream
+        self.has_limits = effect.has_limits
+        self.needs_limits = effect.needs_limits
+        self.is_inlined = effect.is_inlined
 
     def bound(self) -> tuple[Candidate, ...]:
         """Return the candidates in the present state, by priority; bind first if unbound."""
         candidates = self.candidates
         return self._bind() if candidates is None else candidates
 
+    def _effect_of(self, options: Options) -> OptionsEffect:
+        return OptionsEffect(
+            options, self.injection, self.policy.chain, takes_attempt=self.takes_attempt
+        )
+
     def _bind(self) -> tuple[Candidate, ...]:
         while True:
-            epoch = runtime.epoch
+            # Everything is found out first, without the lock. It is used only if nothing was
+            # exchanged meanwhile: another thread may have bound to a newer state.
+            epoch, settings = runtime.epoch, runtime.settings
             by_key = {
                 target.key: Candidate(
                     target,
@@ -129,39 +117,58 @@ class Binding:
                 )
                 for target in self.policy.chain
             }
-            if self.in_force.use(runtime.settings, self.deps, runtime.clock()):
-                self._use(self.in_force.options)
+            options, effect = self.in_force.under(settings), self.effect
+            if options is not effect.options:
+                effect = self._effect_of(options)
             deps = CallDeps(
                 classify=classify,
                 notice=notice_client_retries,
                 fails_first=runtime.dispatcher.fails_first,
-                backoff=self.backoff,
+                backoff=effect.backoff,
                 budgets=runtime.budgets,
-                settings=runtime.settings,
+                settings=settings,
                 rng=runtime.rng,
                 item_inspector=runtime.item_inspector,
             )
-            if self.is_stream:
+            if effect.is_stream:
                 deps.item_inspector()  # its import must not count as waiting for a provider
             candidates = tuple(by_key[target.key] for target in self.policy.in_priority)
+            wanted = self._wanted_events()
             with runtime.lock:
                 if epoch != runtime.epoch:
-                    continue  # the state was exchanged meanwhile
+                    continue
+                self.in_force.use(options, settings, self.deps, runtime.time)
+                self._use(effect)
                 self.by_key, self.deps = by_key, deps
                 self._look_again_at(NEVER)
                 runtime.bind(self)
-                self._publish(candidates)
+                self._publish(candidates, *wanted)
                 # Last: after an interrupt before this line, the next call binds again.
                 self.candidates = candidates
-                return candidates
+                if epoch == runtime.epoch:
+                    return candidates
+                # A signal handler exchanged the state in the midst of that, and perhaps bound.
+                self.unbind()
 
-    def _publish(self, candidates: tuple[Candidate, ...]) -> None:
-        """Put into the wrapper what its healthy path reads."""
-        self._watch()
+    def _wanted_events(self) -> tuple[bool, bool]:
+        """Return whether somebody wants to know of answers, and of skipped targets.
+
+        Asks the log, which is foreign code, so it is called without a lock.
+        """
+        return (
+            self._is_listened_to(event_names.AttemptSucceeded),
+            self._is_listened_to(event_names.TargetSkipped),
+        )
+
+    def _publish(
+        self, candidates: tuple[Candidate, ...], is_watched: bool, tells_skips: bool
+    ) -> None:
+        """Put into the wrapper what its healthy path reads. Called under the runtime's lock."""
+        self._watch(is_watched)
         if not self.wrapper or not self.is_inlined:
             return
         others: tuple[tuple[Any, Target], ...] = ()
-        if not self._is_listened_to(event_names.TargetSkipped):
+        if not tells_skips:
             others = tuple((candidate.circuit, candidate.target) for candidate in candidates[1:])
         second, second_target = others[0] if others else (Unbound, candidates[0].target)
         # The circuit last: once it is there, the wrapper reads the rest.
@@ -169,15 +176,29 @@ class Binding:
         self._put(second=second, second_target=second_target, circuit=candidates[0].circuit)
 
     def _is_listened_to(self, kind: event_names.EventName) -> bool:
-        return bool(self.options.observers) or runtime.dispatcher.has_listeners(kind)
+        return bool(self.policy.options.observers) or runtime.dispatcher.has_listeners(kind)
 
-    def _watch(self) -> None:
+    def _watch(self, is_watched: bool) -> None:
         """Have each answer looked at if somebody wants to know of it, and only then."""
-        self.is_watched = self._is_listened_to(event_names.AttemptSucceeded)
-        is_asked = self.is_watched or self.options.reject is not None
-        self.quiet_type = NoAnswer if is_asked else self.plain_type
+        self.is_watched = is_watched
+        self.is_asked = is_watched or self.options.reject is not None
+        self.quiet_type = NoAnswer if self.is_asked else self.plain_type
         if self.wrapper:
-            self._put(plain_type=self.quiet_type)
+            self.wrapper[self.plain_type_name] = self.quiet_type
+
+    def _see_plain(self, plain_type: type) -> None:
+        """Remember the class of a plain answer, so that the next is recognised at once.
+
+        Another thread, or a signal handler, may be in `_watch`, and that must not be undone.
+        So nothing is called between the question and the stores: then neither comes between
+        (see the theory of operation in _core/circuit/window.py). On an interpreter without a
+        global lock it is called under the runtime's lock, as `_watch` is.
+        """
+        self.plain_type = plain_type
+        if not self.is_asked:
+            self.quiet_type = plain_type
+            if self.wrapper:
+                self.wrapper[self.plain_type_name] = plain_type
 
     def _look_again_at(self, moment: float) -> None:
         """Look at the level of the log with the first answer after this moment."""
@@ -206,6 +227,7 @@ class Binding:
             **handlers: What the wrapper calls where its healthy path ends.
         """
         self.prefix = prefix
+        self.plain_type_name = f"{prefix}plain_type"
         self.wrapper = {
             "__builtins__": __builtins__,
             "__name__": getattr(self.injection.fn, "__module__", __name__),

@@ -20,16 +20,15 @@ from resilient_llm._core.call.call import Call, Candidate, share_of
 from resilient_llm._core.call.call_flow import call_flow, running_attempt
 from resilient_llm._core.call.judging import fault_of
 from resilient_llm._core.call.steps import NO_ANSWER, Reply, Reraise
+from resilient_llm._core.circuit import window
 from resilient_llm._core.circuit.outbox import CallTag
 from resilient_llm._core.circuit.permit import permit_of_inlined
-from resilient_llm._core.circuit.window import REST
 from resilient_llm._drive.cancellation import was_cancelled
 from resilient_llm._drive.handover import adrive, drive
 from resilient_llm._drive.results import is_awaitable, kind_of
 from resilient_llm._drive.session import Suspended
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.tracing import named_call_id, note_call, open_trace
-from resilient_llm._values import event_names
 from resilient_llm._values.kinds import AttemptRecord
 
 if TYPE_CHECKING:
@@ -435,22 +434,23 @@ class Caller(Binding):
         return PendingCall(call, flow, flow.send(Reply(now, judged=verdict)))
 
     def _is_plain(self, answer: object) -> None:
-        """Remember the class of a plain answer, so that the next is recognised at once."""
-        is_quiet = self.quiet_type is self.plain_type
-        self.plain_type = type(answer)
-        if is_quiet:
-            self.quiet_type = self.plain_type
-            self._put(plain_type=self.plain_type)
+        """Remember the class of a plain answer."""
+        plain_type = type(answer)
+        if window.LOCK_FREE:
+            self._see_plain(plain_type)
+            return
+        with runtime.lock:
+            self._see_plain(plain_type)
 
     def _look_at_log(self, now: float) -> None:
         """Notice that the level of the log was changed."""
-        self._look_again_at(now + (REST if self.is_watched else LOOK_AGAIN))
-        if self._is_listened_to(event_names.AttemptSucceeded) == self.is_watched:
+        self._look_again_at(now + (window.REST if self.is_watched else LOOK_AGAIN))
+        epoch, wanted = runtime.epoch, self._wanted_events()
+        if wanted[0] == self.is_watched:
             return
-        self._watch()
         with runtime.lock:
-            if self.candidates is not None:
-                self._publish(self.candidates)
+            if self.candidates is not None and epoch == runtime.epoch:
+                self._publish(self.candidates, *wanted)
 
     async def _guard_awaitable(
         self, first: FirstAttempt, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -10,16 +10,76 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from resilient_llm._binding.injection import keeps_limits
+from resilient_llm._core.backoff import as_backoff
 from resilient_llm._values.policy import DEFAULTS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from resilient_llm._binding.injection import Injection
     from resilient_llm._core.call.call import CallDeps
+    from resilient_llm._runtime.clock import Clock
     from resilient_llm._values.policy import Options, Policy
     from resilient_llm._values.settings import Settings
+    from resilient_llm._values.target import Target
 
 _MOST_REPLACED: Final = 32
 """Earlier bindings that are kept for calls that began under them."""
+
+
+class OptionsEffect:
+    """What options mean for the calls of one function; never changed.
+
+    Attributes:
+        options: The options.
+        backoff: Their backoff.
+        limits: ``{key: seconds that an attempt may take, within the deadline}``.
+        is_stream: Whether results are known to be streams.
+        has_limits: Whether an attempt or a call has a limit.
+        needs_limits: Whether a first attempt must know its limit, to keep it or to pass it on.
+        is_inlined: Whether the wrapper may make the first attempt by itself. This is the only
+            list of what it cannot do.
+    """
+
+    __slots__ = (
+        "backoff",
+        "has_limits",
+        "is_inlined",
+        "is_stream",
+        "limits",
+        "needs_limits",
+        "options",
+    )
+
+    def __init__(
+        self,
+        options: Options,
+        injection: Injection,
+        chain: Sequence[Target],
+        *,
+        takes_attempt: bool,
+    ) -> None:
+        self.options = options
+        self.backoff = as_backoff(options.backoff)
+        self.limits: dict[str, float | None] = {
+            target.key: (
+                options.attempt_timeout
+                if target.attempt_timeout is None
+                else target.attempt_timeout
+            )
+            for target in chain
+        }
+        self.is_stream = bool(injection.gives_items) or any(
+            each is not None for each in (options.stream, *(target.stream for target in chain))
+        )
+        self.has_limits = options.timeout is not None or any(
+            limit is not None for limit in self.limits.values()
+        )
+        self.needs_limits = self.has_limits and (injection.is_async or takes_attempt)
+        cuts_off = self.has_limits and injection.is_async
+        self.is_inlined = not (
+            self.is_stream or takes_attempt or cuts_off or options.strategy != "priority"
+        )
 
 
 class OptionsInForce:
@@ -36,26 +96,38 @@ class OptionsInForce:
         """Whether a default ``attempt_timeout`` holds for it; any number may stand for that."""
         self._replaced: list[tuple[float, Options, CallDeps]] = []
         """``(until when, options, deps)`` of earlier bindings, oldest first."""
+        self._clock: Clock | None = None
+        """The clock that these moments are of."""
 
-    def use(self, defaults: Settings, bound: CallDeps | None, now: float) -> bool:
-        """Use these defaults from now on; return whether that changes the options.
+    def under(self, defaults: Settings) -> Options:
+        """Return the options that hold under these defaults; changes nothing.
+
+        Options with equal values stay the same object, and with it what is known of their
+        functions.
+        """
+        present = self.options
+        options = self._policy.in_force(defaults, keeps_limits=self._keeps_limits)
+        if all(getattr(options, name) is getattr(present, name) for name in DEFAULTS):
+            return present
+        return options
+
+    def use(
+        self, options: Options, defaults: Settings, bound: CallDeps | None, clock: Clock
+    ) -> None:
+        """Give calls these options from now on. Called under the runtime's lock.
 
         Args:
+            options: What `under` returned for the defaults.
             defaults: The process-wide defaults.
             bound: What calls were given until now; None at the first binding.
-            now: Monotonic seconds.
+            clock: The present clock. Moments of an earlier one are not comparable with its own.
         """
-        if bound is not None:
-            if bound.settings is defaults:
-                return False
-            kept = self._replaced[1 - _MOST_REPLACED :]
-            self._replaced = [*kept, (now, self.options, bound)]
-        options = self._policy.in_force(defaults, keeps_limits=self._keeps_limits)
-        # Options with equal values stay, and with them what is known of their functions.
-        if all(getattr(options, name) is getattr(self.options, name) for name in DEFAULTS):
-            return False
+        now = clock.monotonic()
+        if clock is not self._clock:
+            self._clock, self._replaced = clock, []
+        if bound is not None and bound.settings is not defaults:
+            self._replaced = [*self._replaced[1 - _MOST_REPLACED :], (now, self.options, bound)]
         self.options = options
-        return True
 
     def began_with(
         self, entered_at: float, present: CallDeps, *, was_bound: bool

@@ -519,6 +519,29 @@ def test_a_call_in_another_thread_keeps_its_own() -> None:
     assert [1, 2, 3, 1] == attempts
 
 
+def test_options_of_a_fake_clock_that_was_ahead_end_with_it() -> None:
+    """A function that was used and configured under a clock that was ahead follows later changes."""
+    attempts: list[str] = []
+
+    @failover(chain=GROQ, backoff=lambda number: 0.0)
+    def ask(target: Target, fails: bool = False) -> None:
+        if fails:
+            attempts.append(target.key)
+            raise down()
+
+    with testing.isolated(), testing.fake_clock() as clock:
+        clock.advance(1_000.0)
+        ask()
+        configure(attempts=2)
+        ask()
+    configure(attempts=1)
+    ask()  # the next one is begun by the wrapper
+    with pytest.raises(ChainExhaustedError):
+        ask(fails=True)
+
+    assert 1 == len(attempts)
+
+
 def test_isolated_starts_with_built_in_values() -> None:
     """And the configured ones are back afterwards."""
     configure(attempts=2)

@@ -173,7 +173,9 @@ def differences(
         healthy = play(seed, is_async=is_async)
         with monkeypatch.context() as patch:
             patch.setattr(Caller, "begin", by_flow_only)
-            patch.setattr(Caller, "_publish", lambda self, _: self._watch())
+            patch.setattr(
+                Caller, "_publish", lambda self, _, is_watched, __: self._watch(is_watched)
+            )
             by_flow = play(seed, is_async=is_async)
         different += [
             (seed, number, one, other)

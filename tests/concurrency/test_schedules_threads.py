@@ -7,6 +7,7 @@ without a lock, with switches where CPython has them.
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import itertools
 import random
@@ -705,7 +706,92 @@ def _one_at_a_time(state: Any) -> None:
     assert "closed" == breaker("groq/llama").state
 
 
+@failover(chain="groq/llama")
+def _ask_by_defaults(target: Target, answer: Any) -> Any:
+    """Return the answer, or take it away from the answers still to give and raise."""
+    if isinstance(answer, list):
+        answer.pop()
+        raise DownError
+    return answer
+
+
+def _unbound() -> SimpleNamespace:
+    runtime.exchange()
+    configure(logging=False, breakers={"*": {"failures": 100}})
+    return SimpleNamespace()
+
+
+def _bound_and_quiet() -> SimpleNamespace:
+    state = _unbound()
+    for _ in range(WARM):
+        _ask_by_defaults("text")
+    return state
+
+
+def _answers(state: Any) -> None:
+    with contextlib.suppress(ChainExhaustedError):  # where it begins after reject was configured
+        _ask_by_defaults(1)
+
+
+def _configures_options(state: Any) -> None:
+    configure(attempts=2, backoff=lambda _: 0.0, on_unknown="raise")
+    _ask_by_defaults("text")
+
+
+def _two_attempts(state: Any) -> None:
+    left = [1, 2, 3, 4]
+    with pytest.raises(ChainExhaustedError):
+        _ask_by_defaults(left)
+    assert [1, 2] == left
+
+
+def _refuses_numbers(state: Any) -> None:
+    configure(reject=lambda answer: isinstance(answer, int))
+    _ask_by_defaults("text")
+
+
+def _numbers_are_refused(state: Any) -> None:
+    with pytest.raises(ChainExhaustedError):
+        _ask_by_defaults(1)
+
+
+def _listens_to_successes(state: Any) -> None:
+    state.got = []
+    observe(state.got.append, AttemptSucceeded)
+    _ask_by_defaults("text")
+
+
+def _successes_are_told(state: Any) -> None:
+    state.got.clear()
+    _ask_by_defaults(1)
+    assert ["AttemptSucceeded"] == [type(event).__name__ for event in state.got]
+
+
 LIBRARY_RACES = [
+    Race(
+        "defaults change while a function is bound",
+        _unbound,
+        [_answers, _configures_options],
+        _two_attempts,
+    ),
+    Race(
+        "reject is configured while a function is bound",
+        _unbound,
+        [_answers, _refuses_numbers],
+        _numbers_are_refused,
+    ),
+    Race(
+        "reject is configured while an answer is seen",
+        _bound_and_quiet,
+        [_answers, _refuses_numbers],
+        _numbers_are_refused,
+    ),
+    Race(
+        "successes are observed while an answer is seen",
+        _bound_and_quiet,
+        [_answers, _listens_to_successes],
+        _successes_are_told,
+    ),
     Race(
         "healthy calls",
         lambda: _library(failures=9),
