@@ -102,8 +102,8 @@ def health(expected: Iterable[str | Target] = ()) -> dict[str, TargetHealth]:
 
 def reset() -> None:
     """Reset counts, states and automatic benches. Manual benches stay."""
-    runtime.registry.forget()
     runtime.budgets.forget()
+    runtime.registry.forget()  # last: its events may interrupt it
 
 
 def _health(circuit: Circuit, now: float, checked_at: datetime) -> TargetHealth:
