@@ -70,8 +70,8 @@ def fault_of(said: object) -> Verdict | None:
         return said
     if isinstance(said, ErrorKind):
         return Verdict(said, "rejected")
-    if isinstance(said, str) and len(said) <= LONGEST_REASON:
-        return Verdict(ErrorKind.BAD_RESPONSE, said)
+    if isinstance(said, str):
+        return Verdict(ErrorKind.BAD_RESPONSE, said[:LONGEST_REASON])
     return Verdict(ErrorKind.BAD_RESPONSE)
 
 
