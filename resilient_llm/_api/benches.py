@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from resilient_llm._core.circuit.state import FOREVER, Bench
 from resilient_llm._runtime.runtime import runtime
+from resilient_llm._values import checks as check
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.health import BenchedModel, TargetHealth
 from resilient_llm._values.target import normal_key
@@ -102,8 +102,8 @@ def health(expected: Iterable[str | Target] = ()) -> dict[str, TargetHealth]:
 
 def reset() -> None:
     """Reset counts, states and automatic benches. Manual benches stay."""
-    runtime.registry.forget()
     runtime.budgets.forget()
+    runtime.registry.forget()  # last: its events may interrupt it
 
 
 def _health(circuit: Circuit, now: float, checked_at: datetime) -> TargetHealth:
@@ -152,14 +152,12 @@ def _seconds_until(until: Any) -> float:
         return seconds
     if isinstance(until, timedelta):
         until = until.total_seconds()
-    if (
-        isinstance(until, bool)
-        or not isinstance(until, (int, float))
-        or not math.isfinite(until)
-        or until < 0
-    ):
-        raise ConfigurationError(f"until is no moment and no duration of 0 or more: {allowed}")
-    return float(until)
+    try:
+        return check.seconds("until", until, zero=True)
+    except ConfigurationError:
+        raise ConfigurationError(
+            f"until is no moment and no duration of 0 or more: {allowed}"
+        ) from None
 
 
 ListBenched = list_benched

@@ -193,6 +193,14 @@ class Breaker:
     def __repr__(self) -> str:
         return f"breaker({self._circuit.key!r})"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not its entries: the blocks that are inside this guard leave this one.
+        return Breaker, (), (self._circuit.key, _options_of(self))
+
+    def __setstate__(self, state: tuple[str, dict[str, Any]]) -> None:
+        key, options = state
+        _fill(self, key, options)
+
     def again(self) -> "Breaker":
         """Return a fresh guard like this one, with the settings that its circuit has now."""
         guard = Breaker()
@@ -350,8 +358,12 @@ def breaker(name: str, **options: Unpack[BreakerOptions]) -> Breaker:
 
 def _of(key: str, options: dict[str, Any]) -> Breaker:
     guard = Breaker()
+    _fill(guard, key, options)
+    return guard
+
+
+def _fill(guard: Breaker, key: str, options: dict[str, Any]) -> None:
     guard._circuit = runtime.registry.circuit(key, options)
     guard._generation = _EMPTY
     if options:
         guard._extra = _ExtraEntries(options)
-    return guard

@@ -222,7 +222,7 @@ def failover(chain: Any, **options: Unpack[FailoverOptions]) -> Failover:
         cooldown: Seconds of the first bench of targets whose circuit has no setting of its own.
         strategy: ``"priority"``, or a function from targets to targets in order.
         reject: Looks at an answer, of a stream at its first item with content; None or
-            False for a good one, else True, a word of up to 40 characters, an `ErrorKind`
+            False for a good one, else True, a word, cut at 40 characters, an `ErrorKind`
             or a `Verdict`.
         classify: Asked about an error before every rule.
         on_request_error: Whether an error of this request's own tries the next target.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -47,7 +46,7 @@ def observe(callback: Callable[[Any], object], /, *types: type[Event]) -> Callab
     Raises:
         ConfigurationError: If it is not a plain function, or a type is not a type of event.
     """
-    if not callable(callback) or inspect.iscoroutinefunction(callback):
+    if not callable(callback) or check.is_async(callback):
         raise ConfigurationError(
             "observe() takes a plain function: for async code write `async with events() as stream`"
         )

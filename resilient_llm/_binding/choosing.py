@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _PINNING: Final = ("target", "model")
 """Names of the arguments that pin a call."""
+_MOST_GIVEN: Final = 10
+"""How often a strategy may name each target, on average. It should name each once, or not."""
 
 
 def find_target(chain: tuple[Target, ...], name: str, wanted: Any) -> Target:
@@ -101,14 +103,20 @@ def ordered(strategy: Any, candidates: tuple[Candidate, ...]) -> tuple[Candidate
     """Return the candidates as a strategy orders their targets.
 
     Raises:
-        ConfigurationError: If it gives none, or something else than some of them.
+        ConfigurationError: If it gives none, something else than some of them, or no end of them.
     """
     if len(candidates) == 1:
         return candidates
     by_key = {candidate.target.key: candidate for candidate in candidates}
     given: Iterable[Any] = strategy(tuple([candidate.target for candidate in candidates]))
     chosen: list[Candidate] = []
-    for target in given:
+    most = _MOST_GIVEN * len(candidates)
+    for number, target in enumerate(given):
+        if number >= most:
+            raise ConfigurationError(
+                f"strategy gave more than {most} targets for {len(candidates)}, or no end of them: "
+                "return each of those it was given at most once"
+            )
         candidate = by_key.get(getattr(target, "key", ""))
         if candidate is None:
             chosen = []

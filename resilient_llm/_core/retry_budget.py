@@ -65,17 +65,19 @@ class RetryBudgets:
 
     def forget(self) -> None:
         """Forget the counts of all providers."""
+        # Replaced, not emptied: a signal handler may forget while its thread counts.
         with self._lock:
-            self._counts.clear()
+            self._counts = OrderedDict()
 
     def _of(self, provider: str) -> _Counts:
-        counts = self._counts.get(provider)
+        known = self._counts
+        counts = known.get(provider)
         if counts is None:
-            if len(self._counts) >= _MOST_PROVIDERS:
-                self._counts.popitem(last=False)
-            counts = self._counts[provider] = _Counts()
-        else:
-            self._counts.move_to_end(provider)
+            if len(known) >= _MOST_PROVIDERS:
+                known.popitem(last=False)
+            counts = known[provider] = _Counts()
+        elif provider in known:  # a signal handler may have dropped it
+            known.move_to_end(provider)
         return counts
 
 
@@ -89,4 +91,4 @@ def _add(marks: deque[list[float]], now: float) -> None:
 def _sum(marks: deque[list[float]], now: float) -> float:
     while marks and marks[0][0] <= now - SPAN:
         marks.popleft()
-    return sum(count for _, count in marks)
+    return sum(count for _, count in list(marks))  # a copy: a signal handler may count

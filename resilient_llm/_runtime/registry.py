@@ -7,16 +7,23 @@ the time the lock is taken, and whoever changes the registry looks again.
 A circuit is kept while it has state to remember or is referred to by a decorated function,
 a guard or a call. Above ``MOST_KEYS`` the circuits that are healthy and idle are held
 weakly, the longest idle first, so that one key per tenant does not grow memory without
-limit.
+limit. The options that guards named for a key outlast its circuit, for as many keys again.
+
+A signal handler or a finaliser may use the registry at any place of it, also on the thread that
+holds the lock, which is reentrant. So what is shared is changed and copied by single operations
+of built-in dicts with text keys, during which no Python code runs, and nothing is found out
+before a call that is relied on after it.
 """
 
 from __future__ import annotations
 
+import functools
 import threading
-import weakref
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from resilient_llm._core.circuit.circuit import Circuit
+from resilient_llm._runtime.weak_circuits import WeakCircuits
 from resilient_llm._values.keys import parse_key, provider_key
 from resilient_llm._values.settings import MOST_KEYS, Settings
 from resilient_llm._values.target import normal_key
@@ -36,9 +43,12 @@ class Registry:
     ) -> None:
         self.kept: dict[str, Circuit] = {}
         """``{key: circuit}``, strongly held; the healthy path reads it without a lock."""
-        self._all: weakref.WeakValueDictionary[str, Circuit] = weakref.WeakValueDictionary()
-        self._options: dict[str, dict[str, Any]] = {}
-        """``{key: options that guards gave}``. They hold also after a circuit was dropped."""
+        self._all = WeakCircuits()
+        self._options: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
+        """``{key: options that guards gave}``, those of the key that was dropped last at the end.
+
+        They hold also after a circuit was dropped: see `_forget_options`.
+        """
         self._lock = threading.RLock()
         self._settings = settings
         self._clock = clock
@@ -61,45 +71,48 @@ class Registry:
 
     def find(self, spec: object) -> Circuit | None:
         """Return the circuit of a key in any spelling, or None if there is none yet."""
-        key = normal_key(spec)
-        # Under the lock: a lookup in a weak dictionary also removes dead entries, which breaks an
-        # iteration over it in another thread.
-        with self._lock:
-            return self._all.get(key)
+        return self._all.get(normal_key(spec))
 
     def circuits(self) -> list[Circuit]:
         """Return all existing circuits, sorted by key."""
-        with self._lock:
-            return sorted(self._all.values(), key=lambda circuit: circuit.key)
+        return sorted(self._all.values(), key=lambda circuit: circuit.key)
 
     def configure(self, settings: Settings) -> None:
         """Store changed defaults; `settle` applies them to the existing circuits."""
         with self._lock:
             self._settings = settings
-        for name, options in settings.breakers.items():
-            if name != "*" and options.get("mode") == "forced_open":
-                self._make(name)  # it is benched now, not only from its first use on
 
     def settle(self) -> None:
-        """Apply the present settings to every circuit.
+        """Apply the present settings to every circuit, then deliver the events of that.
 
-        Called without a lock, because circuits emit events.
+        Called without a lock. An observer that interrupts the caller is heard when every circuit
+        is changed and every event is delivered.
         """
-        for circuit in self.circuits():
-            self._settle(circuit)
+        circuits = self.circuits()
+        for circuit in circuits:
+            self._settle(circuit, deliver=False)
+        # What is forced open is benched now, not only from its first use on.
+        forced = [
+            functools.partial(self._make, name)
+            for name, options in self._settings.breakers.items()
+            if name != "*" and options.get("mode") == "forced_open"
+        ]
+        _do_all([*forced, *(circuit.deliver for circuit in circuits)])
 
     def forget(self) -> None:
-        """Reset counts, states and automatic benches; manual benches stay."""
-        now = self._clock()
-        for circuit in self.circuits():
-            circuit.forget(now)
+        """Reset counts, states and automatic benches, then deliver the events of that.
+
+        Manual benches stay.
+        """
+        now, circuits = self._clock(), self.circuits()
+        for circuit in circuits:
+            circuit.forget(now, deliver=False)
+        _do_all(circuit.deliver for circuit in circuits)
 
     def suspend(self, *, suspended: bool) -> None:
         """Stop all circuits from admitting, while another state of the process is in use."""
-        with self._lock:
-            self._suspended = suspended
-            circuits = _providers_first(self._all.values())
-        for circuit in circuits:
+        self._suspended = suspended
+        for circuit in _providers_first(self._all.values()):
             self._suspend(circuit)
 
     def after_fork(self) -> None:
@@ -111,10 +124,7 @@ class Registry:
 
     def _make(self, key: str) -> Circuit:
         """Return the circuit of a key that is not kept: one that is still held, or a new one."""
-        with self._lock:
-            circuit = self._all.get(key)
-        if circuit is None:
-            circuit = self._add(key)
+        circuit = self._all.get(key) or self._add(key)
         with self._lock:
             self.kept[key] = circuit
             is_due = len(self.kept) > self._next_sweep and not self._is_sweeping
@@ -143,8 +153,10 @@ class Registry:
         )
         made.own = own
         with self._lock:
-            circuit = self._all.setdefault(key, made)
-        # Both may have changed since they were read above.
+            circuit = self._all.add(key, made)
+            if circuit is made and key in self._options:
+                made.own = self._options[key]
+        # All of it may have changed since it was read above.
         self._settle(circuit)
         self._suspend(circuit)
         return circuit
@@ -169,11 +181,26 @@ class Registry:
             circuit.keep = self._keep
             with self._lock:
                 if self.kept.get(circuit.key) is circuit:
-                    del self.kept[circuit.key]
+                    self.kept.pop(circuit.key, None)
+                if circuit.key in self._options:
+                    self._options.move_to_end(circuit.key)
             if not circuit.is_idle(now):  # it failed meanwhile, before it knew whom to ask
                 self._keep(circuit)
+        self._forget_options()
         # When few are idle, look again only after a tenth more, not at every new key.
         self._next_sweep = max(MOST_KEYS, len(self.kept) + MOST_KEYS // 10)
+
+    def _forget_options(self) -> None:
+        """Drop the options of keys that have no circuit any more, but the last of them.
+
+        Those of ``MOST_KEYS`` stay, as many as there are circuits. So a key's options are dropped
+        only when so many others with options were in use and idle since. A guard that is kept in
+        a variable has its own copy, and its circuit exists.
+        """
+        with self._lock:
+            gone = [key for key in list(self._options) if self._all.get(key) is None]
+            for key in gone[:-MOST_KEYS]:
+                self._options.pop(key, None)
 
     def _keep(self, circuit: Circuit) -> None:
         """Keep a dropped circuit again, which was still in use and is now benched."""
@@ -183,12 +210,12 @@ class Registry:
 
     def _apply(self, circuit: Circuit, options: Mapping[str, Any]) -> None:
         with self._lock:
-            circuit.own.update(options)
+            circuit.own = {**circuit.own, **options}  # never changed, since others may read it
             self._options[circuit.key] = circuit.own
         if self._settle(circuit):
             self._dispatcher.settings_changed(circuit.key, options)
 
-    def _settle(self, circuit: Circuit) -> bool:
+    def _settle(self, circuit: Circuit, *, deliver: bool = True) -> bool:
         """Apply the present settings to a circuit; return whether that changed it.
 
         Not under the lock, since a circuit emits events. Another thread may therefore change a
@@ -202,9 +229,24 @@ class Registry:
             if wanted == settings:
                 return changed
             settings = wanted
-            changed = circuit.configure(settings, self._clock()) or changed
+            changed = circuit.configure(settings, self._clock(), deliver=deliver) or changed
 
 
 def _providers_first(circuits: Iterable[Circuit]) -> list[Circuit]:
     """Return circuits in an order in which each comes after its provider, at which it looks."""
     return sorted(circuits, key=lambda each: each.provider is not None)
+
+
+def _do_all(jobs: Iterable[Callable[[], object]]) -> None:
+    """Do every job, each of which may deliver events; an interrupt leaves after the last one."""
+    interrupt: BaseException | None = None
+    for job in jobs:
+        try:
+            job()
+        except BaseException as error:  # noqa: BLE001  # raised below
+            interrupt = interrupt or error
+    if interrupt is not None:
+        try:
+            raise interrupt
+        finally:
+            del interrupt  # its traceback refers to this frame

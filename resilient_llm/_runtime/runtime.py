@@ -45,7 +45,12 @@ class Runtime:
         self.rng = random.Random()
         self.epoch = 0
         """Grows when functions are unbound, so that none is bound to what was exchanged."""
-        self._bound: weakref.WeakSet[Any] = weakref.WeakSet()
+        # Plain dicts, which are copied in one step: a signal handler may bind a function at any
+        # time, also on the thread that holds the lock.
+        self._bound: dict[int, weakref.ref[Bound]] = {}
+        """``{id: function that is bound to the present state}``."""
+        self._stale: dict[int, weakref.ref[Bound]] = {}
+        """Functions that `unbind_all` has still to unbind."""
         self.on_new_state: Callable[[Runtime], None] = lambda _: None
         """Called with every new state; the wiring adds the default observer."""
         self.item_inspector: Callable[[], ItemInspector]
@@ -89,39 +94,69 @@ class Runtime:
 
     def bind(self, bound: Bound) -> None:
         """Remember a bound function, to unbind it at a change. Called under ``lock``."""
-        self._bound.add(bound)
+        number = id(bound)
+        self._bound[number] = weakref.ref(bound, lambda gone: self._let_go(number, gone))
+
+    def _let_go(self, number: int, gone: weakref.ref[Bound]) -> None:
+        for known in (self._bound, self._stale):
+            if number in known and known[number] is gone:
+                del known[number]
 
     def unbind_all(self) -> None:
-        """Send the next call of every decorated function through its `Caller`."""
+        """Send the next call of every decorated function through its `Caller`.
+
+        An exchange that is begun is finished: what a signal handler raises meanwhile leaves when
+        every function is unbound. A handler that itself exchanges the state finishes that of the
+        code which it interrupted, too.
+        """
+        interrupt: BaseException | None = None
         with self.lock:
             self.epoch += 1
-            bound, self._bound = list(self._bound), weakref.WeakSet()
-            for each in bound:
-                each.unbind()
+            self._stale, self._bound = {**self._stale, **self._bound}, {}
+            while self._stale:
+                try:
+                    for number in list(self._stale):
+                        reference = self._stale.get(number)
+                        bound = None if reference is None else reference()
+                        if bound is not None:
+                            bound.unbind()
+                        self._stale.pop(number, None)
+                except BaseException as error:  # noqa: BLE001  # raised below
+                    interrupt = interrupt or error
+        if interrupt is not None:
+            try:
+                raise interrupt
+            finally:
+                del interrupt  # its traceback refers to this frame
 
     def configure(self, changes: dict[str, Any]) -> None:
         """Change process-wide defaults, for calls that start afterwards."""
         with self.lock:
-            self.settings = self.settings.changed(changes)
+            settings = self.settings.changed(changes)
             registry = self.registry
-            registry.configure(self.settings)
-            self.on_new_state(self)
-            self.unbind_all()
+            try:
+                self.settings = settings
+                registry.configure(settings)
+                self.on_new_state(self)
+            finally:
+                self.unbind_all()
         registry.settle()  # emits events, so without the lock
 
     def exchange(self, saved: tuple[Any, ...] | None = None) -> tuple[Any, ...]:
         """Use a saved state, or a fresh one; return the previous one."""
         with self.lock:
             before = (self.settings, self.dispatcher, self.registry, self.budgets)
-            self.registry.suspend(suspended=True)
-            if saved is None:
-                self.fresh()
-            else:
-                self.settings, self.dispatcher, self.registry, self.budgets = saved
-                self.circuits = self.registry.kept
-                self.registry.suspend(suspended=False)
-                self._notify_exchanged()
-            self.unbind_all()
+            try:
+                self.registry.suspend(suspended=True)
+                if saved is None:
+                    self.fresh()
+                else:
+                    self.settings, self.dispatcher, self.registry, self.budgets = saved
+                    self.circuits = self.registry.kept
+                    self.registry.suspend(suspended=False)
+                    self._notify_exchanged()
+            finally:
+                self.unbind_all()
         return before
 
     def after_fork(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.keys import shown
@@ -17,6 +17,9 @@ ALLOWED = (
     "write 'provider/model', a comma-separated text of these, a Target, "
     "a module-level function, or a sequence of them"
 )
+
+_DEEPEST: Final = 50
+"""How many sequences may be in one another."""
 
 
 def targets_of(chain: Any) -> tuple[Target, ...]:
@@ -43,7 +46,9 @@ def targets_of(chain: Any) -> tuple[Target, ...]:
     return tuple(found.values())
 
 
-def _flat(chain: Any) -> Iterator[Target]:
+def _flat(chain: Any, depth: int = 0) -> Iterator[Target]:
+    if depth > _DEEPEST:
+        raise ConfigurationError(f"chain holds itself, or sequences too deep in another: {ALLOWED}")
     if isinstance(chain, Target):
         yield chain
     elif isinstance(chain, str):
@@ -54,12 +59,12 @@ def _flat(chain: Any) -> Iterator[Target]:
     elif inspect.isroutine(chain) or inspect.isclass(chain):
         yield _of_function(chain)
     elif isinstance(getattr(chain, "chain", None), tuple):
-        yield from _flat(chain.chain)
+        yield from _flat(chain.chain, depth + 1)
     elif isinstance(chain, Iterable) and not isinstance(chain, (bytes, Mapping)):
         for entry in chain:  # pyright: ignore[reportUnknownVariableType]  # users' input
             if isinstance(entry, str) and not entry.strip():
                 raise ConfigurationError(f"chain has a blank entry: {ALLOWED}")
-            yield from _flat(entry)
+            yield from _flat(entry, depth + 1)
     else:
         raise ConfigurationError(f"chain entry {_shown(chain)} is not allowed: {ALLOWED}")  # pyright: ignore[reportUnknownArgumentType]  # users' input
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, overload
 
@@ -10,11 +11,13 @@ from resilient_llm._values.errors import ConfigurationError
 
 
 def _refuse(name: str, value: object, allowed: str) -> ConfigurationError:
-    shown = (
-        repr(value)
-        if isinstance(value, (bool, int, float, str)) or value is None
-        else type(value).__name__
-    )
+    if isinstance(value, int) and not _is_finite(value):
+        # Python refuses to write thousands of digits.
+        shown = f"a number of {value.bit_length()} bits"
+    elif isinstance(value, (bool, int, float, str)) or value is None:
+        shown = repr(value)
+    else:
+        shown = type(value).__name__
     return ConfigurationError(f"{name}={shown} is not allowed: write {allowed}")
 
 
@@ -75,9 +78,11 @@ def whole(name: str, value: Any, *, low: int | None, optional: Literal[False] = 
 @overload
 def whole(name: str, value: Any, *, low: int | None, optional: bool) -> int | None: ...
 def whole(name: str, value: Any, *, low: int | None, optional: bool = False) -> int | None:
-    """Return a whole number, at least ``low``."""
+    """Return a whole number, at least ``low``, and not larger than any size can be."""
     if value is None and optional:
         return None
+    if isinstance(value, int) and abs(value) > sys.maxsize:
+        raise _refuse(name, value, f"a whole number, {sys.maxsize} or less")
     if isinstance(value, bool) or not isinstance(value, int) or (low is not None and value < low):
         allowed = "a whole number" + ("" if low is None else f", {low} or more")
         raise _refuse(name, value, allowed + (", or None" if optional else ""))
@@ -89,11 +94,12 @@ def share(name: str, value: Any) -> float:
     return number(name, value, above=0.0, high=1.0)
 
 
-def choice(name: str, value: Any, allowed: Iterable[str]) -> str:
-    """Return one of the allowed words."""
+def choice(name: str, value: Any, allowed: Iterable[str], *, also: str = "") -> str:
+    """Return one of the allowed words; ``also`` says what else the caller allows."""
     words_allowed = tuple(allowed)
     if not isinstance(value, str) or value not in words_allowed:
-        raise _refuse(name, value, " or ".join(repr(word) for word in words_allowed))
+        listed = [repr(word) for word in words_allowed] + ([also] if also else [])
+        raise _refuse(name, value, " or ".join(listed))
     return value
 
 
@@ -143,15 +149,25 @@ def function(name: str, value: Any) -> Any:
         raise ConfigurationError(
             f"{name} of type {type(value).__name__} is not allowed: write a function, or None"
         )
+    if is_async(value):
+        raise ConfigurationError(
+            f"{name} is an async function, which is not allowed: its result is used at once; "
+            "write a plain function"
+        )
+    return value
+
+
+def is_async(value: Any) -> bool:
+    """Return whether a call of this gives a coroutine or an asynchronous generator.
+
+    That is an async function, or an object whose class has one as ``__call__``.
+    """
     import inspect
 
-    for each in (value, type(value).__call__):
-        if inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each):
-            raise ConfigurationError(
-                f"{name} is an async function, which is not allowed: its result is used at once; "
-                "write a plain function"
-            )
-    return value
+    return any(
+        inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each)
+        for each in (value, type(value).__call__)
+    )
 
 
 def unknown_names(what: str, names: Iterable[str], allowed: Iterable[str]) -> None:

@@ -6,7 +6,6 @@ built-in one.
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
@@ -87,7 +86,10 @@ class Options(Defaults):
 
 
 def _strategy(name: str, value: Any) -> Any:
-    return check.function(name, value) if callable(value) else check.choice(name, value, STRATEGIES)
+    if callable(value):
+        return check.function(name, value)
+    also = "a function from targets to targets in order"
+    return check.choice(name, value, STRATEGIES, also=also)
 
 
 def _function_or_none(name: str, value: Any) -> Any:
@@ -118,7 +120,7 @@ def _observers(name: str, value: Any) -> tuple[Callable[[Any], object], ...]:
         )
     observers: list[Any] = list(value)  # pyright: ignore[reportUnknownArgumentType]  # users' input
     for observer in observers:
-        if not callable(observer) or inspect.iscoroutinefunction(observer):
+        if not callable(observer) or check.is_async(observer):
             raise ConfigurationError(
                 f"{name} holds something else than plain functions: use events() for async code"
             )

@@ -709,3 +709,21 @@ def test_listing_is_possible_while_observers_are_called(clock):
 
     assert GROQ in found[0]
     assert not is_benched("bystander/model")
+
+
+def test_options_of_keys_that_are_gone_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Options hold for as many keys that were dropped as are kept; those dropped first go first."""
+    monkeypatch.setattr("resilient_llm._runtime.registry.MOST_KEYS", 20)
+    with isolated():
+        held = breaker("held", failures=3)
+        for number in range(30):
+            breaker(f"tenant{number}", failures=3)
+        assert 3 == runtime.registry.circuit("tenant0").settings.failures
+
+        for number in range(30, 300):
+            breaker(f"tenant{number}", failures=3)
+
+        assert len(runtime.registry._options) <= 2 * 20 + 4
+        assert {3} == {runtime.registry.circuit(f"tenant{n}").settings.failures for n in (270, 299)}
+        assert 5 == runtime.registry.circuit("tenant1").settings.failures
+        assert ("closed", 3) == (held.state, runtime.registry.circuit("held").settings.failures)

@@ -798,7 +798,8 @@ def test_a_rejected_answer_without_a_word_is_called_rejected() -> None:
     [
         (True, "rejected", ErrorKind.BAD_RESPONSE),
         ("empty", "empty", ErrorKind.BAD_RESPONSE),
-        ("x" * 41, "rejected", ErrorKind.BAD_RESPONSE),
+        ("x-y_" * 11, "x-y_" * 10, ErrorKind.BAD_RESPONSE),
+        ("x y" * 14, "rejected", ErrorKind.BAD_RESPONSE),
         (ErrorKind.TRANSIENT, "rejected", ErrorKind.TRANSIENT),
         (Verdict(ErrorKind.TRANSIENT, "garbled", retryable=False), "garbled", ErrorKind.TRANSIENT),
     ],

@@ -387,7 +387,25 @@ def _both_settings(state: Any) -> None:
     assert (7, 5.0) == (settings.failures, settings.cooldown)
 
 
+def _names(**options: Any) -> Callable[[Any], None]:
+    def name(state: Any) -> None:
+        state.registry.circuit("groq", options)
+
+    return name
+
+
+def _both_options(state: Any) -> None:
+    settings = state.registry.circuit("groq").settings
+    assert (2, 0.25) == (settings.failures, settings.error_rate)
+
+
 REGISTRY_RACES = [
+    Race(
+        "two guards name options of one key",
+        _registry_state,
+        [_names(failures=2), _names(error_rate=0.25)],
+        _both_options,
+    ),
     Race("one new key for two", _registry_state, [_get("groq"), _get("groq")], _same_for_all),
     Race(
         "two new targets of one new provider",
@@ -1150,7 +1168,6 @@ WITHOUT_A_LOCK = pytest.mark.parametrize(
         for lock, name in [
             ("circuit", "one probe is admitted"),
             ("circuit", "a failing burst trips once"),
-            ("registry", "one new key for two"),
             ("retry budget", "the last extra attempt is taken once"),
         ]
     ],
@@ -1164,6 +1181,15 @@ WITHOUT_A_LOCK = pytest.mark.parametrize(
 def test_a_lock_that_is_taken_out_is_missed(lock: str, race: Race, points: Points) -> None:
     """Without the lock, the exploration that held with it finds a violation; also where CPython switches."""
     explored = explore(race, points, without=lock)
+
+    assert explored.violation is not None
+
+
+def test_the_lock_of_the_registry_is_missed_without_a_global_lock() -> None:
+    """With a global lock its changes are single steps; without it, an option would be lost."""
+    explored = explore(
+        _named("two guards name options of one key"), EVERY_OPCODE, without="registry"
+    )
 
     assert explored.violation is not None
 

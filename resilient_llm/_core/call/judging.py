@@ -71,9 +71,14 @@ def fault_of(said: object) -> Verdict | None:
         return said
     if isinstance(said, ErrorKind):
         return Verdict(said, "rejected")
-    if isinstance(said, str) and len(said) <= LONGEST_REASON:
-        return Verdict(ErrorKind.BAD_RESPONSE, said)
+    # A longer one is cut only if it is a word: a text may be the answer, returned by mistake.
+    if isinstance(said, str) and (len(said) <= LONGEST_REASON or _is_word(said)):
+        return Verdict(ErrorKind.BAD_RESPONSE, said[:LONGEST_REASON])
     return Verdict(ErrorKind.BAD_RESPONSE)
+
+
+def _is_word(text: str) -> bool:
+    return text.replace("_", "").replace("-", "").isalnum()
 
 
 def verdict_of(call: Call, trial: Try, reply: Reply) -> Verdict:

@@ -64,7 +64,7 @@ from resilient_llm._values.settings import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from random import Random
 
     from resilient_llm._core.circuit.triggers import Status
@@ -134,7 +134,7 @@ class Circuit:
     ) -> None:
         self.key = key
         self.settings = settings
-        self.own: dict[str, Any] = {}
+        self.own: Mapping[str, Any] = {}
         """Options that guards gave for this key; the registry merges them."""
         self.serial = next(_serials)
         """Distinguishes this circuit from an earlier one of the same key."""
@@ -563,7 +563,7 @@ class Circuit:
         self._after_unlock()
         return was_benched
 
-    def forget(self, now: float) -> None:
+    def forget(self, now: float, *, deliver: bool = True) -> None:
         """Forget errors, benches and averages; a manual bench stays."""
         with self._lock:
             self._advance_locked(now)
@@ -579,16 +579,25 @@ class Circuit:
                 self._note_locked(event_names.TargetUnbenched, now, reason="reset")
             self._publish_locked()
             self._health_locked(now)
-        self._after_unlock()
+        if deliver:
+            self._after_unlock()
 
-    def configure(self, settings: BreakerSettings, now: float) -> bool:
-        """Change the settings, keeping the state; return whether anything changed."""
+    def configure(self, settings: BreakerSettings, now: float, *, deliver: bool = True) -> bool:
+        """Change the settings, keeping the state; return whether anything changed.
+
+        Who changes several circuits at once calls `deliver` when all of them are changed.
+        """
         with self._lock:
             is_changed = settings != self.settings
             if is_changed:
                 self._configure_locked(settings, now)
-        self._after_unlock()
+        if deliver:
+            self._after_unlock()
         return is_changed
+
+    def deliver(self) -> None:
+        """Deliver what is waiting; called without the lock."""
+        self._after_unlock()
 
     def suspend(self, *, suspended: bool) -> None:
         """Take the circuit out of use while another state of the process is in force, or back."""
@@ -597,7 +606,7 @@ class Circuit:
             self._publish_locked()
             if suspended:
                 self.shut_until = NEVER
-        self._after_unlock()
+        # Nothing is delivered here: what an observer raises would leave half of an exchange.
 
     def after_fork(self) -> None:
         """Replace the locks that a thread of the parent may hold, and end its callers' leases.
