@@ -107,6 +107,32 @@ class Prompt:
     """Something large that a failing attempt holds."""
 
 
+def _loop(policy: Any, body: Any, leaves: str) -> str | None:
+    for attempt in policy:
+        with attempt as target:
+            body(target.key)
+            if leaves == "return":
+                return "answer"
+            if leaves == "break":
+                break
+        if leaves == "break after an error":
+            break
+    return None
+
+
+async def _aloop(policy: Any, body: Any, leaves: str) -> str | None:
+    async for attempt in policy:
+        async with attempt as target:
+            body(target.key)
+            if leaves == "return":
+                return "answer"
+            if leaves == "break":
+                break
+        if leaves == "break after an error":
+            break
+    return None
+
+
 @pytest.mark.parametrize("leaves", ["return", "break", "break after an error", "raise"])
 @pytest.mark.parametrize("is_async", [False, True])
 def test_nothing_is_kept_of_a_loop_that_is_left(leaves: str, is_async: bool) -> None:
@@ -114,51 +140,23 @@ def test_nothing_is_kept_of_a_loop_that_is_left(leaves: str, is_async: bool) -> 
     held: list[weakref.ref[Prompt]] = []
     policy = failover(chain=[GROQ, OPENAI], attempts=1)
 
-    def fail() -> None:
-        prompt = Prompt()
-        held.append(weakref.ref(prompt))
-        raise down()
-
     def body(target: str) -> None:
         if target == GROQ or leaves == "raise":
-            fail()
+            prompt = Prompt()
+            held.append(weakref.ref(prompt))
+            raise down()
 
-    def call() -> str | None:
-        for attempt in policy:
-            with attempt as target:
-                body(target.key)
-                if leaves == "return":
-                    return "answer"
-                if leaves == "break":
-                    break
-            if leaves == "break after an error":
-                break
-        return None
-
-    async def acall() -> str | None:
-        async for attempt in policy:
-            async with attempt as target:
-                body(target.key)
-                if leaves == "return":
-                    return "answer"
-                if leaves == "break":
-                    break
-            if leaves == "break after an error":
-                break
-        return None
-
-    async def acaught() -> None:
+    async def main() -> None:
         with contextlib.suppress(ChainExhaustedError):
-            await acall()
+            if is_async:
+                await _aloop(policy, body, leaves)
+            else:
+                _loop(policy, body, leaves)
 
     gc.collect()
     gc.disable()
     try:
-        if is_async:
-            asyncio.run(acaught())
-        else:
-            with contextlib.suppress(ChainExhaustedError):
-                call()
+        asyncio.run(main())
         freed = [ref() is None for ref in held]
     finally:
         gc.enable()
