@@ -26,6 +26,7 @@ from resilient_llm._runtime.classify import classify
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values import checks as check
 from resilient_llm._values import event_names
+from resilient_llm._values.built_in import class_name
 from resilient_llm._values.errors import BreakerOpenError, ConfigurationError
 from resilient_llm._values.exported import exported
 from resilient_llm._values.health import State
@@ -163,7 +164,7 @@ class Breaker:
             ConfigurationError: If ``seconds`` is not a duration.
         """
         took = check.seconds("seconds", seconds, zero=True)
-        if error is not None and not isinstance(error, BaseException):  # pyright: ignore[reportUnnecessaryIsInstance]  # users' input
+        if error is not None and not issubclass(type(error), BaseException):  # pyright: ignore[reportUnnecessaryIsInstance]  # users' input
             raise ConfigurationError(
                 f"error of type {type(error).__name__} is not allowed: write an exception, or None"
             )
@@ -319,7 +320,7 @@ def _report(
     permit.failed(error, now, verdict)
     if verdict.kind is ErrorKind.UNKNOWN:
         permit.circuit.emit(
-            event_names.UnknownError, now, type_name=type(error).__name__, status=verdict.status
+            event_names.UnknownError, now, type_name=class_name(type(error)), status=verdict.status
         )
 
 

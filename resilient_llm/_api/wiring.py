@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from resilient_llm._runtime.classify import classify
 from resilient_llm._runtime.runtime import Runtime, runtime
+from resilient_llm._values.built_in import class_name
 from resilient_llm.observers.logging import LoggingObserver
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def _rule_failed(failure: BaseException) -> None:
     """Log that a user's rule raised, with the class of the error."""
     if runtime.dispatcher.log_line is not None:
         runtime.dispatcher.log_line(
-            f"a rule of classify failed with {type(failure).__name__} and was passed over",
+            f"a rule of classify failed with {class_name(type(failure))} and was passed over",
             warning=True,
         )
 

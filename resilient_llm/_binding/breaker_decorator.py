@@ -20,6 +20,7 @@ from resilient_llm._drive.results import kind_of
 from resilient_llm._runtime.classify import classify
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values import event_names
+from resilient_llm._values.built_in import class_name
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.kinds import ErrorKind
 from resilient_llm._values.stream_policy import DEFAULT
@@ -94,7 +95,7 @@ def _guarded_function(fn: Any, fresh: Callable[[], Guard]) -> Any:
         try:
             result = fn(*args, **kwargs)
         except BaseException as error:
-            guard.__exit__(type(error), error, error.__traceback__)
+            guard.__exit__(type(error), error, None)
             raise
         # What came back decides how long the guard is needed.
         if inspect.isawaitable(result):
@@ -112,7 +113,7 @@ async def _awaited(guard: Guard, result: Any) -> Any:
     try:
         value = await result
     except BaseException as error:
-        guard.__exit__(type(error), error, error.__traceback__)
+        guard.__exit__(type(error), error, None)
         raise
     kind = kind_of(value)
     if kind is not None:
@@ -296,7 +297,10 @@ class GuardedStream:
         permit.failed(error, now, verdict)
         if verdict.kind is ErrorKind.UNKNOWN:
             permit.circuit.emit(
-                event_names.UnknownError, now, type_name=type(error).__name__, status=verdict.status
+                event_names.UnknownError,
+                now,
+                type_name=class_name(type(error)),
+                status=verdict.status,
             )
 
 

@@ -54,7 +54,8 @@ class LoopAttempt:
         self.remaining = step.limit
         self.call_id = step.call_id
         self._result: Any = NO_ANSWER
-        self._attempts = attempts
+        # Until it is left: what the user's frame keeps must not keep the call and its errors.
+        self._attempts: _Attempts | None = attempts
         # The healthy path admits a first attempt without any lease.
         self._permit = step.permit if type(step) is Try else None
         self.cancelled_before = attempts.cancellations()
@@ -75,7 +76,8 @@ class LoopAttempt:
         return answer
 
     def __enter__(self) -> Target:
-        self._attempts.entered(self)
+        if self._attempts is None or not self._attempts.is_open(self):
+            raise RuntimeError("this attempt is over: enter each attempt of the loop once")
         if self._permit is not None:
             push_permit(self._permit)
         return self.target
@@ -88,7 +90,7 @@ class LoopAttempt:
     ) -> bool:
         if self._permit is not None:
             pop_permit(self._permit)
-        return self._attempts.left(self, error, timed_out=False)
+        return self._leave(error, timed_out=False)
 
     async def __aenter__(self) -> Target:
         target = self.__enter__()
@@ -109,14 +111,20 @@ class LoopAttempt:
             pop_permit(self._permit)
         limit, self._limit = self._limit, None
         if limit is None:
-            return self._attempts.left(self, error, timed_out=False)
+            return self._leave(error, timed_out=False)
         if limit.__exit__(error_type, error, traceback):
-            self._attempts.left(self, limit.error(), timed_out=True)
+            self._leave(limit.error(), timed_out=True)
             return True
         timed_out = limit.ended_it and issubclass(type(error), Exception)
-        return self._attempts.left(
-            self, error, timed_out=timed_out, still_counted=limit.still_counted
-        )
+        return self._leave(error, timed_out=timed_out, still_counted=limit.still_counted)
+
+    def _leave(
+        self, error: BaseException | None, *, timed_out: bool, still_counted: int = 0
+    ) -> bool:
+        """Send the outcome to the call, and let go of it; return whether to suppress the error."""
+        attempts, self._attempts = self._attempts, None
+        assert attempts is not None
+        return attempts.left(self, error, timed_out=timed_out, still_counted=still_counted)
 
 
 class _Attempts:
@@ -137,9 +145,8 @@ class _Attempts:
         # lease until the garbage collector runs.
         self._open: weakref.ref[LoopAttempt] | None = None
 
-    def entered(self, attempt: LoopAttempt) -> None:
-        if self._open is None or self._open() is not attempt:
-            raise RuntimeError("this attempt is over: enter each attempt of the loop once")
+    def is_open(self, attempt: LoopAttempt) -> bool:
+        return self._open is not None and self._open() is attempt
 
     def cancellations(self) -> int | None:
         """Return how often the task was cancelled before an attempt; None before the first."""
@@ -174,6 +181,8 @@ class _Attempts:
             self._step = self._steps.send(
                 Reply(runtime.clock(), error=error, timed_out=timed_out, cancelled=cancelled)
             )
+        if type(self._step) is Done:  # the loop may be left without asking for another attempt
+            self._end()
         if error is None:
             return False
         if type(self._step) is Reraise:

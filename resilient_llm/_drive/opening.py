@@ -66,7 +66,12 @@ class FirstContentTimeout:
     ) -> None:
         was_over = self._alarm.off()
         self._alarm.close()
-        if was_over and isinstance(error, Exception) and not isinstance(error, NoContentError):
+        if (
+            was_over
+            and error is not None
+            and issubclass(type(error), Exception)
+            and not issubclass(type(error), NoContentError)
+        ):
             raise no_content(self._limit) from error
 
     def check(self) -> None:

@@ -42,7 +42,7 @@ def advance(
                     value, kind, started = _make_attempt(call, step, pending, enters=enters)
                 except BaseException as error:
                     pending = None
-                    timed_out = isinstance(error, NoContentError)
+                    timed_out = issubclass(type(error), NoContentError)
                     step = flow.send(Reply(runtime.clock(), error=error, timed_out=timed_out))
                     if type(step) is Reraise:
                         raise

@@ -9,6 +9,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from resilient_llm._values.built_in import cause_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
@@ -27,7 +29,7 @@ def run_to_end(coroutine: Coroutine[Any, Any, _Result]) -> _Result:
     except StopIteration as end:
         return end.value
     except RuntimeError as error:
-        stopped = error.__cause__
+        stopped = cause_of(error)
         if stopped is None or not _is_of_python(error):
             raise
     finally:
@@ -45,7 +47,7 @@ def _is_of_python(error: RuntimeError) -> bool:
 
     The user's code may raise one that looks the same, but it is raised in a frame of its own.
     """
-    if error.args != ("coroutine raised StopIteration",):
+    if type(error) is not RuntimeError or error.args != ("coroutine raised StopIteration",):
         return False
     step = error.__traceback__
     while step is not None and step.tb_next is not None:

@@ -10,11 +10,17 @@ limit is checked when its item comes.
 
 Owns the thread and the list of alarms. The thread is started with the first alarm that is
 set, and forgotten in a child process.
+
+A stream may be dropped anywhere, so a finaliser or a signal handler may remove or set an alarm
+while its thread is in the midst of this module. No lock is held for that: changes and copies of
+the set of alarms are single operations, and `queue.SimpleQueue` may be entered again by the
+thread that is inside it.
 """
 
 from __future__ import annotations
 
 import os
+import queue
 import socket
 import sys
 import threading
@@ -78,48 +84,48 @@ class Watchdog:
 
     def __init__(self) -> None:
         self._alarms: set[Alarm] = set()
-        self._changed = threading.Condition(threading.Lock())
-        self._thread: threading.Thread | None = None
+        self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()
+        """Each asks the thread to check the alarms now."""
+        self._starts = threading.Lock()
+        """Taken, and never waited for, by who starts the thread; kept while there is one."""
         self.wakes_at = _NEVER
         """When the thread will next check the alarms by itself."""
 
     def alarm(self) -> Alarm:
         """Return a new alarm, not set."""
         alarm = Alarm()
-        with self._changed:
-            self._alarms.add(alarm)
+        self._alarms.add(alarm)
         return alarm
 
     def forget(self, alarm: Alarm) -> None:
-        with self._changed:
-            self._alarms.discard(alarm)
+        self._alarms.discard(alarm)
 
     def look(self) -> None:
         """Let the thread check now, because an alarm ends before its next check."""
-        with self._changed:
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="resilient_llm-watchdog", daemon=True
-                )
-                self._thread.start()
-            self._changed.notify()
+        self._calls.put(None)
+        if self._starts.acquire(blocking=False):
+            thread = threading.Thread(target=self._run, name="resilient_llm-watchdog", daemon=True)
+            try:
+                thread.start()
+            finally:
+                if thread.ident is None:  # there are too many threads: the next alarm tries again
+                    self._starts.release()
 
     def _run(self) -> None:
         while True:
-            with self._changed:
-                # Threads that set an alarm compare with this, so it is reset before the alarms
-                # are read.
-                self.wakes_at = _NEVER
-                soonest = min((alarm.ends_at for alarm in self._alarms), default=_NEVER)
-                self.wakes_at = soonest
-                wait = soonest - time.perf_counter()
-                if wait > 0:
-                    self._changed.wait(
-                        None if soonest == _NEVER else min(wait, threading.TIMEOUT_MAX)
+            # Threads that set an alarm compare with this, so it is reset before the alarms are
+            # read. A call that comes in between stays in the queue.
+            self.wakes_at = _NEVER
+            soonest = min((alarm.ends_at for alarm in self._alarms.copy()), default=_NEVER)
+            self.wakes_at = soonest
+            wait = soonest - time.perf_counter()
+            if wait > 0:
+                with suppress(queue.Empty):
+                    self._calls.get(
+                        timeout=None if soonest == _NEVER else min(wait, threading.TIMEOUT_MAX)
                     )
-                now = time.perf_counter()
-                overdue = [alarm for alarm in self._alarms if alarm.ends_at <= now]
-            for alarm in overdue:
+            now = time.perf_counter()
+            for alarm in [alarm for alarm in self._alarms.copy() if alarm.ends_at <= now]:
                 with suppress(Exception):  # one failure must not end the thread
                     alarm.fire(now)
 
@@ -133,7 +139,7 @@ def alarm() -> Alarm:
 
 
 def _after_fork() -> None:
-    _watchdog.__init__()  # the parent's thread is not here, and its lock may be held
+    _watchdog.__init__()  # the parent's thread is not here
 
 
 if hasattr(os, "register_at_fork"):

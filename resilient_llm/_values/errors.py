@@ -17,6 +17,7 @@ numbers, never a prompt, an argument, an API key or a provider's own text.
 from collections.abc import Sequence
 from typing import Any, Self
 
+from resilient_llm._values.built_in import class_name
 from resilient_llm._values.exported import exported
 from resilient_llm._values.kinds import AttemptRecord, ErrorKind
 
@@ -212,7 +213,7 @@ class ChainExhaustedError(ResilientLLMError, ExceptionGroup[Exception]):
 
     def __repr__(self) -> str:
         # That of a group shows its members, whose texts are those of providers.
-        names = ", ".join(type(member).__name__ for member in self.exceptions)
+        names = ", ".join(class_name(type(member)) for member in self.exceptions)
         return f"{type(self).__name__}({self.message!r}, [{names}])"
 
     def derive(self, excs: Sequence[Exception], /) -> "ChainExhaustedError":  # pyright: ignore[reportIncompatibleMethodOverride]  # the stub is generic over what split() keeps
@@ -257,7 +258,7 @@ class ChainExhaustedError(ResilientLLMError, ExceptionGroup[Exception]):
 
     def _portable(self, index: int) -> Exception:
         error = self.exceptions[index]
-        if isinstance(error, ResilientLLMError):
+        if issubclass(type(error), ResilientLLMError):
             return error
         if index < len(self._member_records):
             return _ForeignError(self._member_records[index])
@@ -265,7 +266,7 @@ class ChainExhaustedError(ResilientLLMError, ExceptionGroup[Exception]):
 
 
 def _anonymous(error: BaseException) -> AttemptRecord:
-    return AttemptRecord(target="", number=0, type_name=type(error).__name__)
+    return AttemptRecord(target="", number=0, type_name=class_name(type(error)))
 
 
 def _advice(retry_after: float | None) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from typing import Any, Final
 
+from resilient_llm._values.built_in import class_name
 from resilient_llm._values.class_cache import ClassCache
 
 # Top-level packages through which LLM calls are made. The messages of their errors are
@@ -67,8 +68,8 @@ class ErrorClass:
     )  # fmt: skip
 
     def __init__(self, cls: type) -> None:
-        self.names = tuple(f"{package_of(base)}.{base.__name__}" for base in cls.__mro__[:-1])
-        self.simple_names = tuple(base.__name__ for base in cls.__mro__[:-1])
+        self.names = tuple(f"{package_of(base)}.{class_name(base)}" for base in cls.__mro__[:-1])
+        self.simple_names = tuple(class_name(base) for base in cls.__mro__[:-1])
         self.is_standard = package_of(cls) in sys.stdlib_module_names
         self.is_client = any(package_of(base) in CLIENTS for base in cls.__mro__)
         held = {name for base in cls.__mro__ for name in vars(base)}

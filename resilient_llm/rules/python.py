@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Final
 
+from resilient_llm._values.built_in import class_name
 from resilient_llm._values.verdict import Verdict
 from resilient_llm.rules._class_info import CLIENTS
 from resilient_llm.rules._verdicts import BAD_BODY, CALLER_BUG, OUT_OF_MEMORY, REFUSED
@@ -57,7 +58,7 @@ def by_class(evidence: Evidence) -> Verdict | None:
 
 def _of_class(cls: type[BaseException], names: tuple[str, ...]) -> Verdict | str | None:
     if (
-        issubclass(cls, MemoryError) or cls.__name__ == "OutOfMemoryError"
+        issubclass(cls, MemoryError) or class_name(cls) == "OutOfMemoryError"
     ):  # torch's is a RuntimeError
         return OUT_OF_MEMORY
     if not _DECODING.isdisjoint(names):

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -99,3 +101,64 @@ def test_reject_looks_at_a_result_that_was_set(is_set: bool) -> None:
                 attempt.result = None
 
     assert ([None] if is_set else []) == asked
+
+
+class Prompt:
+    """Something large that a failing attempt holds."""
+
+
+def _loop(policy: Any, body: Any, leaves: str) -> str | None:
+    for attempt in policy:
+        with attempt as target:
+            body(target.key)
+            if leaves == "return":
+                return "answer"
+            if leaves == "break":
+                break
+        if leaves == "break after an error":
+            break
+    return None
+
+
+async def _aloop(policy: Any, body: Any, leaves: str) -> str | None:
+    async for attempt in policy:
+        async with attempt as target:
+            body(target.key)
+            if leaves == "return":
+                return "answer"
+            if leaves == "break":
+                break
+        if leaves == "break after an error":
+            break
+    return None
+
+
+@pytest.mark.parametrize("leaves", ["return", "break", "break after an error", "raise"])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_nothing_is_kept_of_a_loop_that_is_left(leaves: str, is_async: bool) -> None:
+    """Errors and what their frames hold are freed at once, without a garbage collection."""
+    held: list[weakref.ref[Prompt]] = []
+    policy = failover(chain=[GROQ, OPENAI], attempts=1)
+
+    def body(target: str) -> None:
+        if target == GROQ or leaves == "raise":
+            prompt = Prompt()
+            held.append(weakref.ref(prompt))
+            raise down()
+
+    async def main() -> None:
+        with contextlib.suppress(ChainExhaustedError):
+            if is_async:
+                await _aloop(policy, body, leaves)
+            else:
+                _loop(policy, body, leaves)
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(main())
+        freed = [ref() is None for ref in held]
+    finally:
+        gc.enable()
+
+    assert [True] * (2 if leaves == "raise" else 1) == freed

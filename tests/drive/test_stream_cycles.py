@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -61,7 +62,7 @@ async def _aread(form: Form, ask: Callable[[], Any], items: int) -> None:
     cycle: Any = SimpleNamespace()
     cycle.me = cycle
     cycle.stream = ask()
-    if hasattr(type(cycle.stream), "__await__"):
+    if inspect.isawaitable(cycle.stream):
         cycle.stream = await cycle.stream
     if form.manages:
         cycle.manager, cycle.stream = cycle.stream, await cycle.stream.__aenter__()

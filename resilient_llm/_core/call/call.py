@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from resilient_llm._core.circuit.outbox import CallTag, Fact
 from resilient_llm._core.circuit.permit import Permit, admit, block_of
 from resilient_llm._values import event_names
+from resilient_llm._values.built_in import class_name
 from resilient_llm._values.errors import BreakerOpenError, CallRejectedError, ChainExhaustedError
 from resilient_llm._values.kinds import AttemptRecord, ErrorKind
 
@@ -288,7 +289,7 @@ class Call:
             verdict.reason,
             seconds,
             verdict.status,
-            type(error).__name__,
+            class_name(type(error)),
         )
         self.records.append(record)
         self.last_outcomes[key] = (error, record)
@@ -329,7 +330,9 @@ class Call:
     ) -> None:
         """Emit, once for each function, that one which the policy names has failed."""
         if self.deps.fails_first(function):
-            self.emit(candidate, event_names.ObserverFailed, now, type_name=type(failure).__name__)
+            self.emit(
+                candidate, event_names.ObserverFailed, now, type_name=class_name(type(failure))
+            )
 
     def exhausted(self, now: float) -> ChainExhaustedError:
         """Return the error with the outcome of every target, in the order of the chain."""

@@ -5,7 +5,7 @@ Each function returns the last step of a call flow and emits what belongs to it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from resilient_llm._core.call.steps import RERAISE, Done, Raise
 from resilient_llm._values import event_names
@@ -56,8 +56,10 @@ def leaves(trial: Try, error: BaseException | None) -> Reraise | Raise:
 
     The driver has caught it, and reraises it. It has not caught the rejection of an answer.
     """
-    if isinstance(error, ResponseRejectedError) and error.target == trial.candidate.target.key:
-        return Raise(error, None)
+    if issubclass(type(error), ResponseRejectedError):
+        rejection = cast("ResponseRejectedError", error)
+        if rejection.target == trial.candidate.target.key:
+            return Raise(rejection, None)
     return RERAISE
 
 

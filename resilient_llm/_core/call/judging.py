@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from resilient_llm._core.call.ending import emit_call_failed, is_over, leaves, too_late
 from resilient_llm._core.call.steps import NO_ANSWER
 from resilient_llm._values import event_names
+from resilient_llm._values.built_in import class_name
 from resilient_llm._values.errors import ResilientLLMError, ResponseRejectedError
 from resilient_llm._values.kinds import ErrorKind
 from resilient_llm._values.verdict import LONGEST_REASON, Verdict
@@ -93,7 +94,11 @@ def verdict_of(call: Call, trial: Try, reply: Reply) -> Verdict:
     if reply.timed_out and _hides_timeout(error):
         return _TIMEOUT
     verdict = call.deps.classify(error)
-    if own is not None and isinstance(error, Exception) and verdict.kind is not ErrorKind.CANCELLED:
+    if (
+        own is not None
+        and issubclass(type(error), Exception)
+        and verdict.kind is not ErrorKind.CANCELLED
+    ):
         try:
             said: Any = own(error)
             if said is not None:
@@ -105,7 +110,7 @@ def verdict_of(call: Call, trial: Try, reply: Reply) -> Verdict:
             trial.candidate,
             event_names.UnknownError,
             reply.now,
-            type_name=type(error).__name__,
+            type_name=class_name(type(error)),
             status=verdict.status,
         )
         if call.options.on_unknown == "transient":
@@ -118,9 +123,10 @@ def _hides_timeout(error: BaseException) -> bool:
 
     Such an error says how the client ends an attempt, and nothing about the target.
     """
-    if not isinstance(error, Exception):
+    cls = type(error)
+    if not issubclass(cls, Exception):
         return False
-    return not isinstance(error, TimeoutError) or isinstance(error, ResilientLLMError)
+    return not issubclass(cls, TimeoutError) or issubclass(cls, ResilientLLMError)
 
 
 def ends_call(
@@ -139,7 +145,7 @@ def ends_call(
     """
     if verdict.kind is ErrorKind.CANCELLED:
         return _cancelled(call, trial, reply, stream)
-    if not isinstance(reply.error, Exception):
+    if not issubclass(type(reply.error), Exception):
         trial.permit.abandoned()
         return leaves(trial, reply.error)
     if verdict.kind is ErrorKind.CALLER_BUG:

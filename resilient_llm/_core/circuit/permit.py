@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from resilient_llm._core.circuit.state import Block, BorrowedLease, Lease
 from resilient_llm._core.circuit.window import Generation
+from resilient_llm._values.built_in import attributes_of, cause_of
 from resilient_llm._values.kinds import ErrorKind
 from resilient_llm._values.verdict import Verdict
 
@@ -401,14 +402,11 @@ def _note_passage(
         entered_at: When the guard was entered, in monotonic seconds.
         left_at: Now.
     """
-    try:
-        attributes = error.__dict__
-    except AttributeError:  # a class that hides its __dict__ is charged by every guard
-        return False
+    attributes = attributes_of(error)
     inner, stands = None, True
     if (
         _PASSAGES in attributes
-        or error.__cause__ is not None
+        or cause_of(error) is not None
         or issubclass(type(error), BaseExceptionGroup)
     ):
         inner, stands = _take_inner(error, circuit, entered_at)
@@ -452,8 +450,9 @@ def _take_inner(
                 # The guards of its own context may be still to be left.
                 passages.append(passage._replace(stands=False))
                 return passage, False
-        if seen.__cause__ is not None:
-            waiting.append(seen.__cause__)
+        cause = cause_of(seen)
+        if cause is not None:
+            waiting.append(cause)
         if issubclass(type(seen), BaseExceptionGroup):
             waiting += cast("BaseExceptionGroup[BaseException]", seen).exceptions
     return None, True
@@ -474,8 +473,5 @@ def _inside(
 
 
 def _passages_of(error: BaseException) -> _Passages | None:
-    try:
-        found = error.__dict__.get(_PASSAGES)
-    except AttributeError:
-        return None
+    found = attributes_of(error).get(_PASSAGES)
     return found if isinstance(found, _Passages) else None
