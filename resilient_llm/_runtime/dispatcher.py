@@ -18,7 +18,9 @@ the background.
 
 Both locks are only ever tried. Hence no thread waits here, and neither a signal handler nor a
 finaliser nor an observer that uses the library can cause a deadlock, wherever it interrupts: its
-facts stay in a queue, and the code that was interrupted takes them when it goes on.
+facts stay in a queue, and the code that was interrupted takes them when it goes on. A signal
+handler that raises ends that code. Then both locks are free again, since each of them names its
+owner (see ``outbox.HOLDER``), and what waits is taken by the next thread that emits.
 
 *Bounds*    An inbox holds at most `MOST_WAITING` facts; then the oldest are dropped. When the
             observer has caught up, one warning says how many. A call hands over its own facts and
@@ -36,9 +38,9 @@ facts stay in a queue, and the code that was interrupted takes them when it goes
             earlier fact that is found in none of them has been handed over already.
 *Idle*      The empty inbox of a policy's observer refers to nobody, since the policy may be gone.
             A key keeps a few, so that the next event of such an observer is handed over at once.
-            Another one is removed by a thread that holds both locks, which marks it: a thread that
-            looked it up before and acquires it after that does not use it, since the observer may
-            have another inbox by then.
+            Another one is removed by a thread that takes its lock and never releases it: a thread
+            that looked the inbox up before does not use it after that, since the observer may have
+            another inbox by then.
 """
 
 from __future__ import annotations
@@ -47,7 +49,14 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Final, Protocol, get_args
 
-from resilient_llm._core.circuit.outbox import CallTag, Fact, Inbox, Subscription
+from resilient_llm._core.circuit.outbox import (
+    HOLDER,
+    REMOVED,
+    CallTag,
+    Fact,
+    Inbox,
+    Subscription,
+)
 from resilient_llm._core.circuit.state import FOREVER
 from resilient_llm._values import event_names
 
@@ -263,16 +272,15 @@ class Dispatcher:
         tag: CallTag | None,
     ) -> bool:
         """Hand an event to its only observer, if nothing is before it; return whether it was."""
-        if outbox.pending or outbox.routing.locked():
+        if outbox.pending or outbox.routing:
             return False
         inbox = outbox.inboxes.get(id(only))
         if inbox is None or inbox.queue:
             return False
         callback: Callable[[Any], object] = only.callback if type(only) is Subscription else only
-        is_ours = False
+        busy = inbox.busy
         try:
-            is_ours = inbox.busy.acquire(False)  # by position: a keyword costs time
-            if not is_ours or inbox.is_removed:
+            if busy.setdefault(HOLDER, event) is not event:
                 return False
             callback(event)
         except (KeyboardInterrupt, SystemExit):
@@ -284,8 +292,11 @@ class Dispatcher:
                     tag = CallTag(event.call_id)
                 _add_failed(outbox, callback, error, happened_at, tag)
         finally:
-            if is_ours:
-                inbox.busy.release()
+            try:
+                if busy[HOLDER] is event:
+                    del busy[HOLDER]
+            except KeyError:  # another thread held it, and does not any more
+                pass
         if inbox.queue or outbox.pending or outbox.is_behind:
             self.deliver(outbox, tag)
         return True
@@ -300,12 +311,12 @@ class Dispatcher:
         share = _Share(tag)
         outbox.is_behind = False
         try:
-            self._route(outbox)
+            self._route(outbox, share)
             while True:
                 for inbox in outbox.inboxes.values():
                     if inbox.queue:
                         self._hand_over(outbox, inbox, share)
-                if not self._route(outbox):
+                if not self._route(outbox, share):
                     break
         except BaseException:
             outbox.is_behind = True  # a signal handler raised: the rest waits
@@ -327,18 +338,14 @@ class Dispatcher:
 
     # Routing.
 
-    def _route(self, outbox: Outbox) -> bool:
+    def _route(self, outbox: Outbox, me: object) -> bool:
         """Move pending facts to the inboxes; return whether this thread moved any."""
         pending, routing = outbox.pending, outbox.routing
         has_routed = False
         # Checked again after the release, so that a fact appended meanwhile is routed too.
         while pending or _unused(outbox) or _holds_idle(outbox):
-            is_ours = False
-            # Around the acquisition too: after an interrupt between the two, the lock would stay
-            # held and no event of this key would ever be delivered.
             try:
-                is_ours = routing.acquire(blocking=False)
-                if not is_ours:
+                if routing.setdefault(HOLDER, me) is not me:
                     break
                 _let_go_of_idle(outbox)
                 _remove_unused(outbox)
@@ -348,8 +355,11 @@ class Dispatcher:
             except IndexError:  # `pending` was full, and another thread dropped the last fact
                 continue
             finally:
-                if is_ours:
-                    routing.release()
+                try:
+                    if routing[HOLDER] is me:
+                        del routing[HOLDER]
+                except KeyError:  # another thread held it, and does not any more
+                    pass
         return has_routed
 
     def _route_one(self, outbox: Outbox, fact: Fact) -> None:
@@ -399,10 +409,8 @@ class Dispatcher:
         queue, busy = inbox.queue, inbox.busy
         # Checked again after the release, so that a fact routed meanwhile is handed over too.
         while queue:
-            is_ours = False
             try:
-                is_ours = busy.acquire(blocking=False)
-                if not is_ours:
+                if busy.setdefault(HOLDER, share) is not share:
                     outbox.is_behind = True
                     return
                 while queue:
@@ -417,8 +425,11 @@ class Dispatcher:
             except IndexError:  # the observer was unsubscribed
                 continue
             finally:
-                if is_ours:
-                    busy.release()
+                try:
+                    if busy[HOLDER] is share:
+                        del busy[HOLDER]
+                except KeyError:  # another thread held it, and does not any more
+                    pass
 
     def _hand(self, outbox: Outbox, subscription: Subscription, fact: Fact, share: _Share) -> None:
         if share.is_own(fact):
@@ -505,7 +516,7 @@ def _add_failed(
 
 def _is_idle(inbox: Inbox) -> bool:
     """Return whether an inbox of a policy's observer is empty and unused."""
-    return not (inbox.is_lasting or inbox.queue or inbox.busy.locked())
+    return not (inbox.is_lasting or inbox.queue or (inbox.busy and not inbox.is_removed))
 
 
 def _let_go_of_idle(outbox: Outbox) -> None:
@@ -545,15 +556,7 @@ def _mark_removed(inbox: Inbox) -> bool:
     """Mark an unused inbox as removed; return False if a thread has begun to use it."""
     if inbox.observer.is_over:  # it never gets another inbox
         return True
-    is_ours = False
-    try:
-        is_ours = inbox.busy.acquire(blocking=False)
-        if is_ours:
-            inbox.is_removed = True
-    finally:
-        if is_ours:
-            inbox.busy.release()
-    return is_ours
+    return inbox.busy.setdefault(HOLDER, REMOVED) is REMOVED
 
 
 _classes: dict[str, Callable[..., Any]] = {}

@@ -15,7 +15,7 @@ import threading
 import tracemalloc
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -47,6 +47,7 @@ from resilient_llm._runtime import dispatcher as dispatcher_module
 from resilient_llm._runtime.dispatcher import LONGEST_FOR_OTHERS, MOST_OF_OTHERS
 from resilient_llm._runtime.runtime import runtime
 from tests.support.guards import PATIENCE, seen
+from tests.support.schedules import EVERY_OPCODE, WHERE_CPYTHON_SWITCHES, Points
 from tests.support.ways import GROQ, OPENAI, StrangeError, down, unreachable
 
 
@@ -528,15 +529,18 @@ _OURS = (dispatcher_module.__file__, outbox_module.__file__)
 
 
 @contextmanager
-def interrupted_at(step: int, handler: Callable[[], object]) -> Iterator[list[int]]:
+def interrupted_at(
+    step: int, handler: Callable[[], object], points: Points = EVERY_OPCODE
+) -> Iterator[list[int]]:
     """Run a handler before one opcode of the delivery, as a signal or a finaliser would."""
     steps = [0]
 
     def trace(frame: FrameType, event: str, arg: object) -> Any:
-        if frame.f_code.co_filename not in _OURS:
+        # What a callback of a weak reference raises goes nowhere.
+        if frame.f_code.co_filename not in _OURS or frame.f_code.co_name == "<lambda>":
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        if event == "opcode":
+        if event == "opcode" and points(frame.f_code, frame.f_lasti):
             steps[0] += 1
             if steps[0] == step:
                 sys.settrace(None)
@@ -577,6 +581,75 @@ def test_code_that_emits_may_interrupt_delivery_anywhere(clock, observers: int) 
             break
         assert [["1", "2"]] * observers == found, step
     assert step > 100
+
+
+class Interrupted(BaseException):  # noqa: N818  # as a soft time limit of a worker, it is no error
+    """What a signal handler raises."""
+
+
+@contextmanager
+def benched_for(count: int) -> Iterator[tuple[Callable[[], object], list[list[Event]]]]:
+    """Give what emits one event to new observers, and what these received."""
+    found: list[list[Event]] = [[] for _ in range(count)]
+    stops = [observe(received.append, TargetBenched) for received in found]
+    yield lambda: bench(0), found
+    for stop in stops:
+        stop()
+
+
+KEPT: list[object] = []
+"""Observers of policies that are gone; an address that is used again would be found as theirs."""
+
+
+@contextmanager
+def answered_for(count: int) -> Iterator[tuple[Callable[[], object], list[list[Event]]]]:
+    """Give what makes a call of a policy with new observers of its own, and what these received."""
+    found: list[list[Event]] = [[] for _ in range(count)]
+    observers = [received.append for received in found]
+    KEPT.append(observers)
+    policy = failover(GROQ).using(observers=observers)
+
+    def answer(target: Target) -> str:
+        return target.key
+
+    yield lambda: policy.call(answer), found
+
+
+@pytest.mark.parametrize("error", [Interrupted, KeyboardInterrupt])
+@pytest.mark.parametrize("count", [1, 2], ids=["one observer", "two observers"])
+@pytest.mark.parametrize("listening", [benched_for, answered_for])
+def test_a_signal_handler_that_raises_anywhere_in_delivery_does_not_silence_a_key(
+    clock, listening: Any, count: int, error: type[BaseException]
+) -> None:
+    """Ctrl-C and the soft time limit of a worker; the next event reaches all its observers."""
+
+    def interrupt() -> None:
+        raise error
+
+    with listening(count) as (emit, _):
+        emit()
+    circuit = runtime.registry.find(GROQ)
+    assert circuit is not None
+    step = 0
+    while True:
+        step += 1
+        with listening(count) as (emit, found):
+            with suppress(error), interrupted_at(step, interrupt, WHERE_CPYTHON_SWITCHES) as steps:
+                emit()
+            if steps[0] < step:
+                break
+            assert not circuit.outbox.routing, step
+            assert all(
+                inbox.is_removed or not inbox.busy for inbox in circuit.outbox.inboxes.values()
+            ), step
+            told = [len(received) for received in found]
+
+            emit()
+
+            assert all(len(received) > before for received, before in zip(found, told, strict=True))
+            assert not circuit.outbox
+    assert step > 10
+    KEPT.clear()
 
 
 def test_successes_of_many_threads_reach_the_one_observer(clock) -> None:

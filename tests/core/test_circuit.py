@@ -10,7 +10,7 @@ import pytest
 
 from resilient_llm._core.circuit import window
 from resilient_llm._core.circuit.circuit import Circuit
-from resilient_llm._core.circuit.outbox import CallTag, Fact
+from resilient_llm._core.circuit.outbox import HOLDER, CallTag, Fact
 from resilient_llm._core.circuit.state import FOREVER, Admission, Lease
 from resilient_llm._core.circuit.window import NEVER, Generation
 from resilient_llm._values.kinds import ErrorKind, LastError
@@ -2147,14 +2147,14 @@ class TestFork:
         granted(one.admit(30.0))
         lock, outbox = one._lock, one.outbox
         lock.acquire()
-        outbox.routing.acquire()
+        outbox.routing[HOLDER] = self
         outbox.add(Fact("TargetBenched", 0.0))
 
         one.after_fork()
 
         assert one._lock is not lock
         assert one.outbox is not outbox
-        assert not one.outbox.routing.locked()
+        assert not one.outbox.routing
         assert 0 == len(one.outbox)
         assert isinstance(one.admit(30.0), Lease)
 

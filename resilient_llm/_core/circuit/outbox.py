@@ -26,6 +26,20 @@ if TYPE_CHECKING:
 MOST_WAITING: Final = 1_000
 """Facts of one key that wait for one observer; then the oldest are dropped."""
 
+HOLDER: Final = "holder"
+"""The only key of a lock.
+
+A lock of an outbox is only ever tried, and is a dict: empty, or ``{HOLDER: who holds it}``. Whoever
+tries it brings an object ``me`` that nobody else has. ``lock.setdefault(HOLDER, me) is me`` takes
+the lock and notes the owner in one step. A `threading.Lock` answers whether it was taken, and a
+signal handler that raises between this answer and its assignment leaves a lock that nobody knows
+to be theirs: CPython runs handlers after a call. The lock here tells its owner at any time, so a
+``finally`` around the attempt can release it. There must be no call before the release in that
+``finally``, since a handler could raise there, too.
+"""
+REMOVED: Final = "removed"
+"""Holds the lock of a removed inbox, for good."""
+
 
 class CallTag:
     """Which call an event belongs to, and the call's observers besides the process-wide ones."""
@@ -130,19 +144,21 @@ class Inbox:
         "busy",
         "has_dropped",
         "is_lasting",
-        "is_removed",
         "observer",
         "queue",
     )
 
     def __init__(self, observer: Subscription, *, is_lasting: bool = True) -> None:
         self.queue: list[Fact] = []
-        self.busy = threading.Lock()
-        """Held, and never waited for, by the thread that hands over from this inbox."""
+        self.busy: dict[str, object] = {}
+        """The lock of the thread that hands over from this inbox: see `HOLDER`."""
         self.has_dropped = False
-        self.is_removed = False
-        """Whether its observer may have another inbox by now. Set with ``busy`` held."""
         self.serve(observer, is_lasting=is_lasting)
+
+    @property
+    def is_removed(self) -> bool:
+        """Whether its observer may have another inbox by now."""
+        return self.busy.get(HOLDER) is REMOVED
 
     def serve(self, observer: Subscription, *, is_lasting: bool) -> None:
         """Keep the facts of this observer from now on. Called while there are none.
@@ -169,8 +185,8 @@ class Outbox:
     def __init__(self, key: str) -> None:
         self.key = key
         self.pending: list[Fact] = []
-        self.routing = threading.Lock()
-        """Held, and never waited for, by the thread that moves facts to the inboxes."""
+        self.routing: dict[str, object] = {}
+        """The lock of the thread that moves facts to the inboxes: see `HOLDER`."""
         self.inboxes: dict[int, Inbox] = _NO_INBOXES
         """``{id of the observer: its inbox}``. Replaced under ``routing``, never changed, so that
         it can be read at any time."""
