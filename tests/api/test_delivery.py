@@ -583,7 +583,7 @@ def test_code_that_emits_may_interrupt_delivery_anywhere(clock, observers: int) 
     assert step > 100
 
 
-class Interrupted(BaseException):  # noqa: N818  # as a soft time limit of a worker, it is no error
+class Interrupted(BaseException):  # as a soft time limit of a worker, it is no error
     """What a signal handler raises."""
 
 
