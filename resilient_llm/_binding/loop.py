@@ -58,7 +58,7 @@ class LoopAttempt:
         self._attempts: _Attempts | None = attempts
         # The healthy path admits a first attempt without any lease.
         self._permit = step.permit if type(step) is Try else None
-        self.cancelled_before = attempts.cancellations()
+        self.cancelled_before = None if self._permit is None else attempts.cancellations()
         self._limit: TimeLimit | None = None
 
     @property
