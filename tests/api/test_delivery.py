@@ -41,11 +41,12 @@ from resilient_llm import (
     unbench_model,
 )
 from resilient_llm._core.circuit import outbox as outbox_module
-from resilient_llm._core.circuit.outbox import MOST_WAITING
+from resilient_llm._core.circuit.outbox import MOST_WAITING, Subscription
 from resilient_llm._runtime import dispatcher as dispatcher_module
 from resilient_llm._runtime import listening as listening_module
 from resilient_llm._runtime.dispatcher import LONGEST_FOR_OTHERS, MOST_OF_OTHERS
 from resilient_llm._runtime.runtime import runtime
+from resilient_llm.observers.logging import LoggingObserver
 from tests.support.guards import PATIENCE, seen
 from tests.support.interrupts import interrupted_at
 from tests.support.schedules import WHERE_CPYTHON_SWITCHES
@@ -669,27 +670,43 @@ def test_an_observer_may_begin_and_end_wherever_another_one_does(clock, *, ends:
     assert step > 50
 
 
-@pytest.mark.parametrize("is_on", [False, True])
-def test_logging_may_be_configured_wherever_it_is_being_configured(clock, *, is_on: bool) -> None:
-    """A signal handler that does so leaves no parts of two default observers."""
+@pytest.mark.parametrize("then", [False, True])
+@pytest.mark.parametrize("first", [False, True])
+def test_logging_may_be_configured_wherever_it_is_being_configured(
+    clock, monkeypatch: pytest.MonkeyPatch, *, first: bool, then: bool
+) -> None:
+    """A signal handler that does so leaves one default observer or none, and no parts of two."""
+    made: list[Subscription] = []
+
+    class Noted(Subscription):
+        __slots__ = ()
+
+        def __init__(self, callback: Callable[[Any], object]) -> None:
+            super().__init__(callback)
+            made.append(self)
+
+    monkeypatch.setattr(dispatcher_module, "Subscription", Noted)
     dispatcher = runtime.dispatcher
+    dispatcher.use_log(LoggingObserver())
     step = 0
     while True:
         step += 1
-        configure(logging=not is_on)
-
         with interrupted_at(
-            step, lambda: configure(logging=not is_on), *DELIVERY, points=WHERE_CPYTHON_SWITCHES
+            step,
+            lambda: dispatcher.use_log(LoggingObserver() if then else None),
+            *DELIVERY,
+            points=WHERE_CPYTHON_SWITCHES,
         ) as steps:
-            configure(logging=is_on)
+            dispatcher.use_log(LoggingObserver() if first else None)
 
         if steps[0] < step:
             break
-        used = dispatcher._log_subscription
-        assert (None if used is None else used.callback) is dispatcher.log, step
+        used = [each for each in made[-3:] if not each.is_over]
+        assert used == ([] if dispatcher.log is None else [dispatcher._log_subscription]), step
+        assert dispatcher.log is (used[0].callback if used else None), step
         assert (dispatcher.log is None) is (dispatcher.log_line is None), step
-        if used is not None:
-            assert not used.is_over, step
+        if not used:
+            dispatcher.use_log(LoggingObserver())
     assert step > 2
 
 
