@@ -139,6 +139,22 @@ def test_only_the_key_an_observer_is_busy_with_waits(clock) -> None:
     assert ["1", "0"] == slow.reasons
 
 
+def test_one_function_of_several_policies_is_one_observer(clock) -> None:
+    """It is not called by two threads at once for one key."""
+    observer = Blocking()
+    first, second = (failover(GROQ).using(observers=[observer]) for _ in range(2))
+
+    def answer(target: Target) -> str:
+        return target.key
+
+    with blocked(observer, lambda: first.call(answer)):
+        second.call(answer)
+        received_meanwhile = list(observer.received)
+
+    assert [] == received_meanwhile
+    assert 2 == len({event.call_id for event in observer.received})
+
+
 def test_an_observer_that_emits_gets_its_own_event_when_it_returns(clock) -> None:
     """It is not called again while it is running."""
     depth, deepest, received = 0, 0, []
