@@ -51,8 +51,15 @@ def observe(callback: Callable[[Any], object], /, *types: type[Event]) -> Callab
             "observe() takes a plain function: for async code write `async with events() as stream`"
         )
     _check_types(types)
-    dispatcher = runtime.dispatcher
-    unsubscribe = dispatcher.subscribe(callback, types)
+    return _subscribe(callback, types)
+
+
+def _subscribe(
+    callback: Callable[[Any], object],
+    types: tuple[type[Event], ...],
+    after_fork: Callable[[], object] | None = None,
+) -> Callable[[], None]:
+    unsubscribe = runtime.dispatcher.listeners.subscribe(callback, types, after_fork)
     runtime.unbind_all()
 
     def stop() -> None:
@@ -93,7 +100,7 @@ class EventStream:
         self._stop: Callable[[], None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._stop = observe(self._put, *self._types)
+        self._stop = _subscribe(self._put, self._types, self._after_fork)
         return self
 
     async def __aexit__(
@@ -142,6 +149,11 @@ class EventStream:
             self.dropped += len(self._buffer) == self._buffer.maxlen
             self._buffer.append(event)
             self._wake_one()
+
+    def _after_fork(self) -> None:
+        """Replace the lock, which a thread of the parent may hold, and leave its loops alone."""
+        self._lock = threading.RLock()
+        self._waiting = deque()
 
     def _wake_one(self) -> None:
         """Wake the consumer that has waited longest, once, if there is an event for it."""

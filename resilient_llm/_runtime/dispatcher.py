@@ -1,4 +1,6 @@
-"""Delivers events: owns the process-wide observers and the order of delivery.
+"""Delivers events: owns the default observer and the order of delivery.
+
+Who else listens to the events of the process is written in ``listening.py``.
 
 Theory of operation. An event begins as a `Fact` in the `Outbox` of its key, appended when it
 happens, under the key's lock if there is one. Everything after that is done outside every
@@ -58,6 +60,7 @@ from resilient_llm._core.circuit.outbox import (
     Subscription,
 )
 from resilient_llm._core.circuit.state import FOREVER
+from resilient_llm._runtime.listening import Listeners
 from resilient_llm._values import event_names
 
 if TYPE_CHECKING:
@@ -137,11 +140,8 @@ class Dispatcher:
     ) -> None:
         self._moment = moment
         self._clock = clock
-        self._lock = threading.RLock()
-        """For changes of who listens; never taken to deliver."""
-        self._subscriptions: tuple[Subscription, ...] = ()
-        self._listeners: dict[str, tuple[Subscription, ...]] = {}
-        """``{name of an event: who listens to it}``. Replaced, never changed."""
+        self.listeners = Listeners()
+        self._by_kind = self.listeners.by_kind
         self._failed_before: dict[int, weakref.ref[Any]] = {}
         """``{id of an observer that has failed: the observer}``, while the observer exists."""
         self.log: Callable[[ev.Event], object] | None = None
@@ -158,54 +158,27 @@ class Dispatcher:
 
     def use_log(self, observer: DefaultObserver | None) -> None:
         """Exchange the default observer; None switches it off."""
-        with self._lock:
-            before, self._log_subscription = self._log_subscription, None
-            self.log = self.log_line = None
-            if before is not None:
-                self._end(before)
-            if observer is not None:
-                self._log_subscription = Subscription(observer)
-                self.logs, self.log_line, self.log = observer.logs, observer.line, observer
+        if observer is None:
+            subscription, logs, line = None, self.logs, None
+        else:
+            subscription, logs, line = Subscription(observer), observer.logs, observer.line
+        # No call among the assignments: a signal handler that configures the library would find,
+        # and leave, parts of two observers.
+        before = self._log_subscription
+        self._log_subscription = subscription
+        self.logs, self.log_line, self.log = logs, line, observer
+        if before is not None:
+            before.end()
 
     def has_listeners(self, kind: event_names.EventName, tag: CallTag | None = None, /) -> bool:
         """Return whether an observer listens to this type of event."""
-        if self._listeners.get(kind) or (tag is not None and tag.observers):
+        if self._by_kind.get(kind) or (tag is not None and tag.observers):
             return True
         return self.log is not None and self.logs(kind)
 
     def has_skip_listeners(self) -> bool:
         """Return whether an observer listens to skipped targets."""
         return self.has_listeners(event_names.TargetSkipped)
-
-    def subscribe(
-        self, callback: Callable[[Any], object], types: tuple[type[ev.Event], ...]
-    ) -> Callable[[], None]:
-        """Add an observer of these types, or of all types; return the function that removes it."""
-        names = frozenset[str]().union(*map(_names, types)) if types else None
-        subscription = Subscription(callback, names)
-        with self._lock:
-            self._use((*self._subscriptions, subscription))
-
-        def unsubscribe() -> None:
-            with self._lock:
-                self._use(tuple(each for each in self._subscriptions if each is not subscription))
-                self._end(subscription)
-
-        return unsubscribe
-
-    def _use(self, subscriptions: tuple[Subscription, ...]) -> None:
-        self._subscriptions = subscriptions
-        self._listeners = {
-            kind: tuple(each for each in subscriptions if each.names is None or kind in each.names)
-            for kind in get_args(event_names.EventName)
-        }
-
-    def _end(self, subscription: Subscription) -> None:
-        subscription.is_over = True
-        for reference in list(subscription.inboxes.values()):
-            inbox = reference()
-            if inbox is not None:
-                inbox.queue.clear()
 
     # Events.
 
@@ -219,7 +192,7 @@ class Dispatcher:
         **fields: Any,
     ) -> None:
         """Emit an event of a key, if an observer listens to its type. Called without a lock."""
-        listeners: tuple[Subscription, ...] = self._listeners.get(kind, ())
+        listeners: tuple[Subscription, ...] = self._by_kind.get(kind, ())
         observers: tuple[Any, ...] = () if tag is None else tag.observers
         event: ev.Event | None = None
         if self.log is None or not self.logs(kind):
@@ -250,7 +223,7 @@ class Dispatcher:
         at once emits nothing after it, so nobody would read in a tag what it did for others.
         """
         kind = event_names.AttemptSucceeded
-        listeners: tuple[Subscription, ...] = self._listeners.get(kind, ())
+        listeners: tuple[Subscription, ...] = self._by_kind.get(kind, ())
         if len(listeners) + len(observers) != 1 or (self.log is not None and self.logs(kind)):
             tag = CallTag(call_id, observers)
             self.emit(outbox, kind, happened_at, tag, number=1, seconds=seconds)
@@ -334,7 +307,7 @@ class Dispatcher:
             self.log_line(f"breaker {key}: {named}")
 
     def after_fork(self) -> None:
-        self._lock = threading.RLock()
+        self.listeners.after_fork()
 
     # Routing.
 
@@ -372,7 +345,7 @@ class Dispatcher:
             self._put(outbox, id(log), log, fact)
         if fact.line:
             return
-        for each in self._listeners.get(fact.kind, ()):
+        for each in self._by_kind.get(fact.kind, ()):
             if each.callback is not fact.not_for:
                 self._put(outbox, id(each), each, fact)
         if fact.tag is not None and fact.not_for is None:
@@ -570,10 +543,3 @@ def _class_of(kind: event_names.EventName) -> Callable[..., Any]:
         _classes[name] = getattr(events, name)
     _classes[event_names.AttemptSucceeded] = events.attempt_succeeded  # of every healthy call
     return _classes[kind]
-
-
-def _names(kind: type[ev.Event]) -> set[str]:
-    names = {kind.__name__}
-    for sub in kind.__subclasses__():
-        names |= _names(sub)
-    return names

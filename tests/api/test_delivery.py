@@ -10,13 +10,11 @@ import asyncio
 import gc
 import logging
 import signal
-import sys
 import threading
 import tracemalloc
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -35,6 +33,7 @@ from resilient_llm import (
     bench_model,
     breaker,
     configure,
+    events,
     failover,
     health,
     list_benched,
@@ -42,12 +41,15 @@ from resilient_llm import (
     unbench_model,
 )
 from resilient_llm._core.circuit import outbox as outbox_module
-from resilient_llm._core.circuit.outbox import MOST_WAITING
+from resilient_llm._core.circuit.outbox import MOST_WAITING, Subscription
 from resilient_llm._runtime import dispatcher as dispatcher_module
+from resilient_llm._runtime import listening as listening_module
 from resilient_llm._runtime.dispatcher import LONGEST_FOR_OTHERS, MOST_OF_OTHERS
 from resilient_llm._runtime.runtime import runtime
+from resilient_llm.observers.logging import LoggingObserver
 from tests.support.guards import PATIENCE, seen
-from tests.support.schedules import EVERY_OPCODE, WHERE_CPYTHON_SWITCHES, Points
+from tests.support.interrupts import interrupted_at
+from tests.support.schedules import WHERE_CPYTHON_SWITCHES
 from tests.support.ways import GROQ, OPENAI, StrangeError, down, unreachable
 
 
@@ -135,6 +137,22 @@ def test_only_the_key_an_observer_is_busy_with_waits(clock) -> None:
         assert ["1"] == slow.reasons
 
     assert ["1", "0"] == slow.reasons
+
+
+def test_one_function_of_several_policies_is_one_observer(clock) -> None:
+    """It is not called by two threads at once for one key."""
+    observer = Blocking()
+    first, second = (failover(GROQ).using(observers=[observer]) for _ in range(2))
+
+    def answer(target: Target) -> str:
+        return target.key
+
+    with blocked(observer, lambda: first.call(answer)):
+        second.call(answer)
+        received_meanwhile = list(observer.received)
+
+    assert [] == received_meanwhile
+    assert 2 == len({event.call_id for event in observer.received})
 
 
 def test_an_observer_that_emits_gets_its_own_event_when_it_returns(clock) -> None:
@@ -525,34 +543,7 @@ def test_a_signal_handler_inside_an_observer_may_emit(clock) -> None:
     assert ["0", "1"] == received
 
 
-_OURS = (dispatcher_module.__file__, outbox_module.__file__)
-
-
-@contextmanager
-def interrupted_at(
-    step: int, handler: Callable[[], object], points: Points = EVERY_OPCODE
-) -> Iterator[list[int]]:
-    """Run a handler before one opcode of the delivery, as a signal or a finaliser would."""
-    steps = [0]
-
-    def trace(frame: FrameType, event: str, arg: object) -> Any:
-        # What a callback of a weak reference raises goes nowhere.
-        if frame.f_code.co_filename not in _OURS or frame.f_code.co_name == "<lambda>":
-            return None
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        if event == "opcode" and points(frame.f_code, frame.f_lasti):
-            steps[0] += 1
-            if steps[0] == step:
-                sys.settrace(None)
-                handler()
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        yield steps
-    finally:
-        sys.settrace(before)
+DELIVERY = (dispatcher_module, listening_module, outbox_module)
 
 
 @pytest.mark.parametrize("observers", [1, 2])
@@ -566,13 +557,12 @@ def test_code_that_emits_may_interrupt_delivery_anywhere(clock, observers: int) 
             observe(lambda event, received=received: received.append(event.reason), TargetBenched)
             for received in found
         ]
-        with interrupted_at(step, lambda: bench(2)) as steps:
+        with interrupted_at(step, lambda: bench(2), *DELIVERY) as steps:
             bench(1)
         for stop in stops:
             stop()
         return steps[0], [sorted(received) for received in found]
 
-    run(0)
     step = 0
     while True:
         step += 1
@@ -634,7 +624,10 @@ def test_a_signal_handler_that_raises_anywhere_in_delivery_does_not_silence_a_ke
     while True:
         step += 1
         with listening(count) as (emit, found):
-            with suppress(error), interrupted_at(step, interrupt, WHERE_CPYTHON_SWITCHES) as steps:
+            with (
+                suppress(error),
+                interrupted_at(step, interrupt, *DELIVERY, points=WHERE_CPYTHON_SWITCHES) as steps,
+            ):
                 emit()
             if steps[0] < step:
                 break
@@ -650,6 +643,120 @@ def test_a_signal_handler_that_raises_anywhere_in_delivery_does_not_silence_a_ke
             assert not circuit.outbox
     assert step > 10
     KEPT.clear()
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["begins", "ends"])
+def test_an_observer_may_begin_and_end_wherever_another_one_does(clock, *, ends: bool) -> None:
+    """A signal handler or a finaliser does so in the midst of it, and nobody is lost or kept."""
+    listeners = runtime.dispatcher.listeners
+
+    def run(step: int) -> int:
+        """Begin or end one subscription, and meanwhile begin one and end one."""
+        received: list[str] = []
+
+        def subscribe(name: str) -> Callable[[], None]:
+            return observe(lambda _: received.append(name), TargetBenched)
+
+        stops: list[Callable[[], None]] = []
+        stop_old, stop_other = subscribe("old"), subscribe("other")
+
+        def meanwhile() -> None:
+            stops.append(subscribe("meanwhile"))
+            stop_old()
+
+        with interrupted_at(step, meanwhile, *DELIVERY) as steps:
+            if ends:
+                stop_other()
+            else:
+                stops.append(subscribe("new"))
+        if steps[0] >= step:
+            bench(0)
+
+            expected = {"meanwhile"} if ends else {"meanwhile", "new", "other"}
+            assert expected == set(received), step
+            assert len(expected) == len(received) == len(listeners.all), step
+        for stop in (stop_old, stop_other, *stops):
+            stop()
+        assert [] == listeners.all, step
+        return steps[0]
+
+    step = 1
+    while run(step) >= step:
+        step += 1
+    assert step > 50
+
+
+@pytest.mark.parametrize("then", [False, True])
+@pytest.mark.parametrize("first", [False, True])
+def test_logging_may_be_configured_wherever_it_is_being_configured(
+    clock, monkeypatch: pytest.MonkeyPatch, *, first: bool, then: bool
+) -> None:
+    """A signal handler that does so leaves one default observer or none, and no parts of two."""
+    made: list[Subscription] = []
+
+    class Noted(Subscription):
+        __slots__ = ()
+
+        def __init__(self, callback: Callable[[Any], object]) -> None:
+            super().__init__(callback)
+            made.append(self)
+
+    monkeypatch.setattr(dispatcher_module, "Subscription", Noted)
+    dispatcher = runtime.dispatcher
+    dispatcher.use_log(LoggingObserver())
+    step = 0
+    while True:
+        step += 1
+        with interrupted_at(
+            step,
+            lambda: dispatcher.use_log(LoggingObserver() if then else None),
+            *DELIVERY,
+            points=WHERE_CPYTHON_SWITCHES,
+        ) as steps:
+            dispatcher.use_log(LoggingObserver() if first else None)
+
+        if steps[0] < step:
+            break
+        used = [each for each in made[-3:] if not each.is_over]
+        assert used == ([] if dispatcher.log is None else [dispatcher._log_subscription]), step
+        assert dispatcher.log is (used[0].callback if used else None), step
+        assert (dispatcher.log is None) is (dispatcher.log_line is None), step
+        if not used:
+            dispatcher.use_log(LoggingObserver())
+    assert step > 2
+
+
+def test_a_forked_child_does_not_wait_for_a_stream_of_events_of_its_parent(clock) -> None:
+    """A thread of the parent may hold the lock of `events` when the process forks."""
+
+    async def run() -> list[str]:
+        inside, let_go = threading.Event(), threading.Event()
+        async with events(TargetBenched) as stream:
+
+            def hold() -> None:
+                with stream._lock:
+                    inside.set()
+                    assert let_go.wait(PATIENCE)
+
+            holding = threading.Thread(target=hold)
+            holding.start()
+            assert inside.wait(PATIENCE)
+
+            runtime.after_fork()
+
+            emitting = threading.Thread(target=bench, args=(1,), daemon=True)
+            emitting.start()
+            emitting.join(PATIENCE / 10)
+            has_waited = emitting.is_alive()
+            let_go.set()
+            holding.join(PATIENCE)
+            emitting.join(PATIENCE)
+            assert not has_waited
+            event = await anext(stream)
+            assert isinstance(event, TargetBenched)
+            return [event.reason]
+
+    assert ["1"] == asyncio.run(run())
 
 
 def test_successes_of_many_threads_reach_the_one_observer(clock) -> None:
@@ -718,7 +825,7 @@ def test_an_observer_may_have_the_number_of_a_policy_s_observer_that_is_gone(clo
     assert circuit is not None
     observe(first.append)
     observe(second.append)
-    number = id(runtime.dispatcher._subscriptions[0])
+    number = id(runtime.dispatcher.listeners.all[0])
     idle = outbox_module.Inbox(dispatcher_module.NOBODY, is_lasting=False)
     circuit.outbox.inboxes = {number: idle}
 

@@ -37,9 +37,7 @@ import resilient_llm
 from resilient_llm._api import breaker as _breaker
 from resilient_llm._core import retry_budget as _retry_budget
 from resilient_llm._core.circuit import circuit as _circuit
-from resilient_llm._core.circuit import outbox as _outbox
 from resilient_llm._core.circuit import window
-from resilient_llm._runtime import dispatcher as _dispatcher
 from resilient_llm._runtime import registry as _registry
 from resilient_llm._runtime import runtime as _runtime
 
@@ -201,8 +199,6 @@ _OWNERS = {
     "circuit": _circuit,
     "registry": _registry,
     "retry budget": _retry_budget,
-    "dispatcher": _dispatcher,
-    "outbox": _outbox,
     "runtime": _runtime,
 }
 """The modules that own locks, by what they guard."""

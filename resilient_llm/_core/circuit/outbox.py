@@ -135,6 +135,14 @@ class Subscription:
         """``{id of an inbox: the inbox}``: where events wait for it, while the inbox exists."""
         self.is_over = False
 
+    def end(self) -> None:
+        """Note that the observer listens no more, and forget what waits for it."""
+        self.is_over = True
+        for reference in list(self.inboxes.values()):
+            inbox = reference()
+            if inbox is not None:
+                inbox.queue.clear()
+
 
 class Inbox:
     """The facts of one key that wait for one observer."""

@@ -1,0 +1,90 @@
+"""Who listens: owns the process-wide observers of one state of the process.
+
+No lock is held here. A signal handler or a finaliser may begin or end a subscription anywhere, also
+in the midst of another one, and a lock would either let it in or wait for it without end. So what
+is true is one dict, whose entries come and go in one step each. What the emitting threads read is
+made from it, and made again when the dict is another one afterwards: whoever stores a stale table
+looks at the dict after that, and sees what has changed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, get_args
+
+from resilient_llm._core.circuit.outbox import Subscription
+from resilient_llm._values import event_names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from resilient_llm._values import events as ev
+
+
+class Listeners:
+    """The process-wide observers, in the order in which they were subscribed."""
+
+    def __init__(self) -> None:
+        self._present: dict[Subscription, Callable[[], object] | None] = {}
+        """``{subscription: what is called in a forked child}``."""
+        self.by_kind: dict[str, tuple[Subscription, ...]] = {}
+        """``{name of an event: who listens to it}``. One object, whose entries are replaced."""
+
+    @property
+    def all(self) -> list[Subscription]:
+        """All subscriptions."""
+        # A list, since no garbage is collected while one is filled from a dict. A tuple of 3.11
+        # would let a finaliser change the dict meanwhile.
+        return list(self._present)
+
+    def subscribe(
+        self,
+        callback: Callable[[Any], object],
+        types: tuple[type[ev.Event], ...],
+        after_fork: Callable[[], object] | None = None,
+    ) -> Callable[[], None]:
+        """Add an observer of these types, or of all types; return the function that removes it.
+
+        Args:
+            callback: The observer.
+            types: Classes of events.
+            after_fork: Called in a forked child while the observer listens.
+        """
+        names = frozenset[str]().union(*map(_names, types)) if types else None
+        subscription = Subscription(callback, names)
+        self._present[subscription] = after_fork
+        self._publish()
+
+        def unsubscribe() -> None:
+            self._present.pop(subscription, None)
+            self._publish()
+            subscription.end()
+
+        return unsubscribe
+
+    def _publish(self) -> None:
+        """Let the emitting threads see who listens now."""
+        while True:
+            present = self.all
+            self.by_kind.update(
+                {
+                    kind: tuple(
+                        each for each in present if each.names is None or kind in each.names
+                    )
+                    for kind in get_args(event_names.EventName)
+                }
+            )
+            if present == self.all:
+                return
+
+    def after_fork(self) -> None:
+        """Tell the observers that hold locks that this is a forked child."""
+        for renew in list(self._present.values()):
+            if renew is not None:
+                renew()
+
+
+def _names(kind: type[ev.Event]) -> set[str]:
+    names = {kind.__name__}
+    for sub in kind.__subclasses__():
+        names |= _names(sub)
+    return names
