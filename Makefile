@@ -31,7 +31,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 # What looks at the core. The schedules of tests/concurrency have trace functions of their own.
-CORE_TESTS := tests/core tests/api tests/drive tests/rules tests/binding tests/traps
+CORE_TESTS := tests/core tests/api tests/drive tests/rules tests/binding
 
 .DELETE_ON_ERROR:
 .PHONY: demo test test-rest lint lint-style lint-types docs coverage corpus fuzz soak mutants clean
@@ -57,8 +57,8 @@ docs: $(READY)-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
 coverage: $(READY)-test
-	$(BIN)/coverage run -m pytest -m "not slow" $(CORE_TESTS) $(ARGS)
-	$(BIN)/coverage report --include='resilient_llm/_core/*' --fail-under=98
+	$(BIN)/coverage run --source=resilient_llm/_core -m pytest -m "not slow" $(CORE_TESTS) $(ARGS)
+	$(BIN)/coverage report --fail-under=98
 
 test-rest: $(READY)-test
 	$(BIN)/python -m pytest -m "not slow" $(addprefix --ignore=,$(CORE_TESTS)) $(ARGS)

@@ -61,7 +61,9 @@ def was_cancelled(error: BaseException, before: int | None = None, *, own: int =
         except RuntimeError:
             pass
     task = _asyncio_task()
-    count: int = 0 if task is None else task.cancelling() - own
+    if task is None:
+        return False
+    count: int = task.cancelling() - own
     if count <= 0:
         if _seen_counts:
             _seen_counts.pop(task, None)
@@ -137,4 +139,5 @@ def _asyncio_task() -> Any:
         task = asyncio.current_task()
     except RuntimeError:
         return None
-    return task if hasattr(task, "cancelling") else None  # a task factory may make others
+    # A task factory may make others, which lack the one or the other.
+    return task if hasattr(task, "cancelling") and type(task).__weakrefoffset__ else None

@@ -426,3 +426,62 @@ def test_trap_51_a_task_that_goes_on_after_a_cancellation() -> None:
         return answers
 
     assert ["", *["answer"] * 3] == asyncio.run(main())
+
+
+# --- beside tasks that were cancelled ------------------------------------------------------------
+
+
+def test_trap_51_a_block_without_a_task_fails_beside_a_task_that_was_cancelled() -> None:
+    """What was seen of a task that lives on says nothing of synchronous code."""
+
+    @failover([GROQ, OPENAI], attempts=1)
+    async def asked_by_task(target: Target) -> str:
+        raise down()
+
+    async def main() -> asyncio.Task[None]:
+        async def goes_on() -> None:
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.sleep(60)
+            with pytest.raises(ProviderError):
+                await asked_by_task()
+
+        task = asyncio.create_task(goes_on())
+        await asyncio.sleep(0)
+        task.cancel()
+        await task
+        return task
+
+    task = asyncio.run(main())
+
+    error = down()
+    with pytest.raises(ProviderError) as caught, breaker(OPENAI):
+        raise error
+    assert caught.value is error
+    assert (1, 1) == (health()[OPENAI].errors, task.cancelling())
+
+
+def test_trap_51_a_task_of_another_kind_fails_over() -> None:
+    """A task factory may make tasks that count no cancellations, or take no weak references."""
+
+    class Bare:
+        __slots__ = ("_task",)
+
+        def __init__(self, task: asyncio.Task[Any]) -> None:
+            self._task = task
+
+        def cancelling(self) -> int:
+            return 1
+
+    @failover([GROQ, OPENAI], attempts=1)
+    async def ask(target: Target) -> str:
+        if target.key == GROQ:
+            raise down()
+        return target.key
+
+    async def main() -> str:
+        with pytest.MonkeyPatch.context() as patch:
+            bare = Bare(asyncio.current_task())  # type: ignore[arg-type]  # it runs in one
+            patch.setattr(asyncio, "current_task", lambda loop=None: bare)
+            return await ask()
+
+    assert OPENAI == asyncio.run(main())
