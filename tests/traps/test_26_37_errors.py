@@ -1575,10 +1575,15 @@ def test_trap_37_the_one_who_cancels_sees_the_cancellation(
         task.cancel("enough")
         with pytest.raises(asyncio.CancelledError, match="enough"):
             await task
+        async def ends(limit: asyncio.Timeout) -> None:
+            assert await asyncio.to_thread(world.sick.hears, 2)
+            limit.reschedule(0)
+
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(None) as limit:
-                asyncio.get_running_loop().call_later(0.05, limit.reschedule, 0)
+                ending = asyncio.create_task(ends(limit))
                 await ask()
+        await ending
 
     world.use(use)
 
