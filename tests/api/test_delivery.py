@@ -520,6 +520,72 @@ def test_in_an_outage_no_call_waits_for_a_log_handler_that_blocks(clock) -> None
     assert 1 == len(waited)
 
 
+# --- many threads ------------------------------------------------------------------------------
+
+
+def test_an_observer_that_only_needs_the_interpreter_gets_it_before_events_are_dropped(
+    clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that was switched off inside a quick observer seems busy to all others."""
+    observer = Blocking()
+    observe(observer, TargetBenched)
+    configure(logging=False)
+    count = 3 * MOST_WAITING
+
+    with blocked(observer, lambda: bench(0)) as preempted:
+
+        def goes_on() -> None:
+            observer.let_go.set()
+            preempted.join(PATIENCE)
+
+        monkeypatch.setattr(dispatcher_module, "let_others_run", goes_on)
+        for number in range(1, count):
+            bench(number)
+
+    assert [str(number) for number in range(count)] == observer.reasons
+
+
+def test_few_calls_let_others_run_for_an_observer_that_stays_blocked(
+    clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No call waits for an observer, so this ends."""
+    turns: list[None] = []
+    monkeypatch.setattr(dispatcher_module, "let_others_run", lambda: turns.append(None))
+    observer = Blocking()
+    observe(observer, TargetBenched)
+    configure(logging=False)
+
+    with blocked(observer, lambda: bench(0)):
+        for number in range(dispatcher_module.CROWDED):
+            bench(number)
+        at_half = len(turns)
+        for number in range(MOST_WAITING):
+            bench(number)
+
+    assert at_half <= 1
+    assert dispatcher_module.MOST_TURNS == len(turns)
+
+
+def test_a_thread_that_only_needs_the_interpreter_to_route_gets_it_before_events_are_dropped(
+    clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same for a thread that was switched off while it moves events to the observers."""
+    received: list[str] = []
+    observe(lambda event: received.append(event.reason), TargetBenched)
+    configure(logging=False)
+    bench(0)
+    outbox = runtime.registry.circuit(GROQ).outbox
+    outbox.routing[outbox_module.HOLDER] = "another thread"
+    monkeypatch.setattr(dispatcher_module, "let_others_run", outbox.routing.clear)
+
+    for number in range(1, 3 * MOST_WAITING):
+        bench(number)
+    while outbox:
+        list_benched()
+
+    assert [str(number) for number in range(3 * MOST_WAITING)] == received
+
+
 # --- signals and finalisers -------------------------------------------------------------------
 
 

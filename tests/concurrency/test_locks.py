@@ -38,7 +38,6 @@ from resilient_llm import (
 from resilient_llm._core import retry_budget as _retry_budget
 from resilient_llm._core.circuit import circuit as _circuit
 from resilient_llm._core.circuit.state import Block
-from resilient_llm._runtime import dispatcher as _dispatcher
 from resilient_llm._runtime import registry as _registry
 from resilient_llm._runtime import runtime as _runtime
 from resilient_llm._runtime.runtime import runtime
@@ -98,7 +97,6 @@ OWNERS = {
     "circuit": _circuit,
     "registry": _registry,
     "retry budget": _retry_budget,
-    "dispatcher": _dispatcher,
     "runtime": _runtime,
 }
 

@@ -154,6 +154,7 @@ class Inbox:
         "is_lasting",
         "observer",
         "queue",
+        "turns",
     )
 
     def __init__(self, observer: Subscription, *, is_lasting: bool = True) -> None:
@@ -161,6 +162,8 @@ class Inbox:
         self.busy: dict[str, object] = {}
         """The lock of the thread that hands over from this inbox: see `HOLDER`."""
         self.has_dropped = False
+        self.turns = 0
+        """How often threads have let others run because the observer is busy."""
         self.serve(observer, is_lasting=is_lasting)
 
     @property
