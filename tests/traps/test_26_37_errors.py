@@ -1575,6 +1575,7 @@ def test_trap_37_the_one_who_cancels_sees_the_cancellation(
         task.cancel("enough")
         with pytest.raises(asyncio.CancelledError, match="enough"):
             await task
+
         async def ends(limit: asyncio.Timeout) -> None:
             assert await asyncio.to_thread(world.sick.hears, 2)
             limit.reschedule(0)
