@@ -1126,12 +1126,14 @@ def test_what_is_counted_without_a_lock_holds_wherever_cpython_switches(race: Ra
     _holds(explore(race, WHERE_CPYTHON_SWITCHES, is_lock_free=True))
 
 
+@pytest.mark.slow
 @over(LIBRARY_RACES)
 def test_the_library_without_a_global_lock_holds_wherever_threads_switch(race: Race) -> None:
     """Its fallback for interpreters without one, with switches before every opcode."""
     _holds(explore(race, EVERY_OPCODE, is_lock_free=False))
 
 
+@pytest.mark.slow
 @over([NEW_GUARD, *GUARD_RACES])
 def test_one_guard_for_two_holds_without_a_global_lock(race: Race) -> None:
     """A guard kept in a variable may be entered by two threads also where they switch at every opcode.
@@ -1189,7 +1191,7 @@ def test_a_lock_that_is_taken_out_is_missed(lock: str, race: Race, points: Point
 def test_the_lock_of_the_registry_is_missed_without_a_global_lock() -> None:
     """With a global lock its changes are single steps; without it, an option would be lost."""
     explored = explore(
-        _named("two guards name options of one key"), EVERY_OPCODE, without="registry"
+        _named("two guards name options of one key"), EVERY_OPCODE, without="registry", runs=2_000
     )
 
     assert explored.violation is not None

@@ -319,14 +319,13 @@ def test_benches_are_listed_while_keys_go_and_are_looked_up(
         def trace(frame: FrameType, event: str, argument: object) -> Any:
             nonlocal rounds
             if (
-                Path(frame.f_code.co_filename).name != "weakref.py"
+                Path(frame.f_code.co_filename).name != "weak_circuits.py"
                 or frame.f_code.co_name != "values"
             ):
                 return trace
             rounds += event == "line"
-            if (
-                rounds == 6 and looker.ident is None
-            ):  # in the middle of the list; what other threads may do is done here
+            # In the middle of the list; what other threads may do is done here.
+            if rounds == 2 and looker.ident is None:
                 held.clear()
                 looker.start()
                 looker.join(0.1)  # it gets its answer now, or when the list is done: either is fine
@@ -338,6 +337,7 @@ def test_benches_are_listed_while_keys_go_and_are_looked_up(
             listed = list_benched()
         finally:
             sys.settrace(before)
+        assert looker.ident is not None
         looker.join()
 
     assert [] == listed
