@@ -103,7 +103,7 @@ async def advance(
         while True:
             if type(step) is Try:
                 attempt = _TimedAttempt(call, step, pending)
-                # Not before a first attempt: it mostly succeeds, and then nobody asks.
+                # Not before a first attempt: it mostly succeeds, and then the count is not needed.
                 before = cancellations() if call.attempts else None
                 try:
                     value, kind, started = await attempt.make(pending, enters=enters)

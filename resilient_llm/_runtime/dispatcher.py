@@ -244,7 +244,7 @@ class Dispatcher:
         """Emit the success of a first attempt, as `emit` does: the event of every healthy call.
 
         The tag of the call is only made where something waits. A call whose event is handed over
-        at once emits nothing after it, so nobody would read in a tag what it did for others.
+        at once emits nothing after it, so what it did for others is not asked for.
         """
         kind = event_names.AttemptSucceeded
         listeners: tuple[Subscription, ...] = self._by_kind.get(kind, ())

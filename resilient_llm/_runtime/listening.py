@@ -3,8 +3,8 @@
 No lock is held here. A signal handler or a finaliser may begin or end a subscription anywhere, also
 in the midst of another one, and a lock would either let it in or wait for it without end. So what
 is true is one dict, whose entries come and go in one step each. What the emitting threads read is
-made from it, and made again when the dict is another one afterwards: whoever stores a stale table
-looks at the dict after that, and sees what has changed.
+made from it, and made again when the dict is another one afterwards: a thread that stores a stale
+table looks at the dict after that, and sees what has changed.
 """
 
 from __future__ import annotations

@@ -304,7 +304,7 @@ class Call:
     def is_heard(self, candidate: Candidate, kind: event_names.EventName) -> bool:
         """Return whether emitting such an event of a candidate does anything.
 
-        For events of every call, whose details need not be put together for nobody.
+        For events of every call, whose details are put together only if an observer listens.
         """
         circuit = candidate.circuit
         return circuit.outbox.is_behind or circuit.sink.has_listeners(kind, self.tag)

@@ -29,11 +29,11 @@ MOST_WAITING: Final = 1_000
 HOLDER: Final = "holder"
 """The only key of a lock.
 
-A lock of an outbox is only ever tried, and is a dict: empty, or ``{HOLDER: who holds it}``. Whoever
-tries it brings an object ``me`` that nobody else has. ``lock.setdefault(HOLDER, me) is me`` takes
+A lock of an outbox is only ever tried, and is a dict: empty, or ``{HOLDER: who holds it}``. A
+thread that tries it brings an object ``me`` of its own. ``lock.setdefault(HOLDER, me) is me`` takes
 the lock and notes the owner in one step. A `threading.Lock` answers whether it was taken, and a
-signal handler that raises between this answer and its assignment leaves a lock that nobody knows
-to be theirs: CPython runs handlers after a call. The lock here tells its owner at any time, so a
+signal handler that raises between this answer and its assignment leaves a lock without a
+known owner: CPython runs handlers after a call. The lock here tells its owner at any time, so a
 ``finally`` around the attempt can release it. There must be no call before the release in that
 ``finally``, since a handler could raise there, too.
 """
