@@ -11,7 +11,7 @@ import pytest
 from resilient_llm._core.circuit import window
 from resilient_llm._core.circuit.circuit import Circuit
 from resilient_llm._core.circuit.outbox import HOLDER, CallTag, Fact
-from resilient_llm._core.circuit.state import FOREVER, Admission, Lease
+from resilient_llm._core.circuit.state import FOREVER, Admission, Block, Lease
 from resilient_llm._core.circuit.window import NEVER, Generation
 from resilient_llm._values.kinds import ErrorKind, LastError
 from resilient_llm._values.settings import BreakerSettings
@@ -28,6 +28,7 @@ from tests.support.circuits import (
     circuit,
     fail,
     granted,
+    kept,
     limited,
     refused,
 )
@@ -713,7 +714,7 @@ class TestHalfOpen:
 
     def test_a_lease_lasts_for_the_cooldown_at_least(self) -> None:
         one = opened()
-        one.admit(30.0)
+        kept(one.admit(30.0))
 
         refused(one.admit(59.999))
 
@@ -721,13 +722,13 @@ class TestHalfOpen:
 
     def test_a_lease_of_an_attempt_without_a_limit_is_that_of_the_cooldown(self) -> None:
         one = opened(cooldown=0.5)
-        one.admit(0.5)
+        kept(one.admit(0.5))
 
         assert isinstance(one.admit(1.0), Lease)
 
     def test_a_lease_is_no_longer_than_a_short_cooldown_asks_for(self) -> None:
         one = opened(cooldown=4.0)
-        one.admit(4.0)
+        kept(one.admit(4.0))
 
         assert isinstance(one.admit(8.0), Lease)
 
@@ -747,7 +748,7 @@ class TestHalfOpen:
 
     def test_a_lease_lasts_as_long_as_the_attempt_may(self) -> None:
         one = opened()
-        one.admit(30.0, 45.0)
+        kept(one.admit(30.0, 45.0))
 
         refused(one.admit(74.999))
 
@@ -757,7 +758,7 @@ class TestHalfOpen:
         one = circuit(failures=1)
         answer(one, 0.0, seconds=6.0)
         fail(one, 0.0)
-        one.admit(30.0)
+        kept(one.admit(30.0))
 
         refused(one.admit(89.999))
 
@@ -765,7 +766,7 @@ class TestHalfOpen:
 
     def test_a_lease_that_is_set_is_what_it_is_set_to(self) -> None:
         one = opened(probe_lease=2.0)
-        one.admit(30.0, 45.0)
+        kept(one.admit(30.0, 45.0))
 
         refused(one.admit(31.999))
 
@@ -774,18 +775,32 @@ class TestHalfOpen:
     def test_a_hung_probe_that_reports_in_its_own_period_still_counts(self) -> None:
         one = opened(probe_lease=2.0)
         hung = granted(one.admit(30.0))
-        one.admit(40.0)
+        kept(one.admit(40.0))
 
         one.success(hung, 41.0, 11.0)
 
         assert "closed" == one.state(41.0)
+
+    @pytest.mark.parametrize("dropped", ["a probe", "a last resort"])
+    def test_a_lease_that_is_dropped_frees_its_place(self, dropped: str) -> None:
+        """As after an interrupt between its grant and the attempt, wherever that comes."""
+        one = opened()
+
+        def ask() -> Admission | Block:
+            return one.admit(30.0) if dropped == "a probe" else one.admit_last_resort(1.0, 0.0)
+
+        held = granted(ask())
+        refused(ask())
+        del held
+
+        granted(ask())
 
     def test_a_probe_of_an_earlier_period_settles_and_frees_nothing(self) -> None:
         sink = EventSink()
         one = opened(sink, probe_lease=2.0)
         early = granted(one.admit(30.0))
         one.failure(granted(one.admit(32.0)), 32.0, DOWN, 0.0)
-        granted(one.admit(92.0))
+        kept(granted(one.admit(92.0)))
         sink.take()
 
         one.success(early, 92.0, 60.0)
@@ -902,12 +917,12 @@ class TestLastResort:
 
     def test_its_lease_ends_like_that_of_a_probe(self) -> None:
         one = opened(cooldown=500.0, max_cooldown=500.0)
-        one.admit_last_resort(1.0, 700.0)
+        kept(one.admit_last_resort(1.0, 700.0))
 
         assert "open" == one.state(499.0)
         refused(one.admit_last_resort(499.0, 0.0))
         one = opened(probe_lease=5.0)
-        one.admit_last_resort(1.0, 0.0)
+        kept(one.admit_last_resort(1.0, 0.0))
 
         refused(one.admit_last_resort(5.999, 0.0))
         assert isinstance(one.admit_last_resort(6.0, 0.0), Lease)
@@ -915,7 +930,7 @@ class TestLastResort:
     def test_by_default_it_lasts_for_the_cooldown(self) -> None:
         one = circuit(failures=1, cooldown=20.0)
         one.failure(granted(one.admit(0.0)), 0.0, DOWN, 0.0, cooldown=300.0)
-        one.admit_last_resort(1.0, 0.0)
+        kept(one.admit_last_resort(1.0, 0.0))
 
         refused(one.admit_last_resort(20.999, 0.0))
 
@@ -1111,7 +1126,7 @@ class TestLastResort:
     def test_in_a_half_open_circuit_it_is_a_probe_with_its_lease(self) -> None:
         one = opened()
 
-        one.admit_last_resort(30.0, 50.0)
+        kept(one.admit_last_resort(30.0, 50.0))
 
         assert "probes taken" == refused(one.admit_last_resort(79.0, 0.0)).reason
         assert isinstance(one.admit_last_resort(80.0, 0.0), Lease)

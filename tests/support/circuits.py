@@ -109,6 +109,14 @@ def granted(leave: Admission | Block) -> Admission:
     return leave
 
 
+_kept: list[object] = []
+
+
+def kept(leave: Admission | Block) -> None:
+    """Hold a leave for the rest of the tests: the place of a lease that is dropped is free."""
+    _kept.append(leave)
+
+
 def refused(leave: Admission | Block) -> Block:
     """Return why there was no leave; fails if there was."""
     assert isinstance(leave, Block)

@@ -995,7 +995,7 @@ class Circuit:
             return Block(self.key, "probes taken", None)
         self._latency_locked(now)
         lease = Lease(half, self._lease_until(now, lease_seconds, half.cooldown))
-        half.leases.append(lease)
+        half.leases = [*half.leases, lease]
         return lease
 
     def _last_resort_locked(self, now: float, lease_seconds: float) -> Admission | Block:

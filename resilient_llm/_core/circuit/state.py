@@ -6,6 +6,7 @@ and no events, and reads no clock: the time is passed in.
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Final
 
 from resilient_llm._core.circuit.window import NEVER, Generation
@@ -44,7 +45,7 @@ class Block:
 class Bench:
     """A bench: why and until when a key is skipped, as `list_benched` shows it."""
 
-    __slots__ = ("kind", "manual", "reason", "since", "until")
+    __slots__ = ("_last_resort", "kind", "manual", "reason", "since", "until")
     since: float
 
     def __init__(
@@ -55,25 +56,34 @@ class Bench:
         self.reason = reason
         self.kind = kind
         self.manual = manual
+        self._last_resort: weakref.ref[Lease] | None = None
+
+    @property
+    def last_resort(self) -> Lease | None:
+        """The lease of the one call that is made in spite of the bench, while it is held."""
+        return None if self._last_resort is None else self._last_resort()
+
+    @last_resort.setter
+    def last_resort(self, lease: Lease | None) -> None:
+        self._last_resort = None if lease is None else weakref.ref(lease)
 
 
 class OpenState(Bench):
     """Open: every caller is rejected until its end; then the circuit is half-open."""
 
-    __slots__ = ("cooldown", "last_resort")
+    __slots__ = ("cooldown",)
 
     def __init__(
         self, since: float, until: float, reason: str, kind: ErrorKind | None, cooldown: float
     ) -> None:
         super().__init__(since, until, reason, kind, manual=False)
         self.cooldown = cooldown
-        self.last_resort: Lease | None = None
 
 
 class RateLimitPause(Bench):
     """Paused by a rate limit: every caller is rejected until its end; then closed as before."""
 
-    __slots__ = ("last_resort", "named")
+    __slots__ = ("named",)
 
     def __init__(
         self, since: float, until: float, reason: str, kind: ErrorKind, *, named: bool
@@ -81,7 +91,6 @@ class RateLimitPause(Bench):
         super().__init__(since, until, reason, kind, manual=False)
         self.named = named
         """Whether the provider itself named the wait."""
-        self.last_resort: Lease | None = None
 
     def extends(self, other: RateLimitPause) -> None:
         """Replace a shorter pause.
@@ -90,25 +99,38 @@ class RateLimitPause(Bench):
         """
         self.since = other.since
         self.named = self.named or other.named
-        self.last_resort = other.last_resort
+        self._last_resort = other._last_resort
 
 
 class HalfOpenState:
     """Half-open: the cooldown is over, and probes decide whether the circuit closes."""
 
-    __slots__ = ("cooldown", "leases", "since", "successes")
+    __slots__ = ("_leases", "cooldown", "since", "successes")
 
     def __init__(self, cooldown: float, since: float) -> None:
         self.cooldown = cooldown
         self.since = since
-        self.leases: list[Lease] = []
+        self._leases: list[weakref.ref[Lease]] = []
         self.successes = 0
+
+    @property
+    def leases(self) -> list[Lease]:
+        """The leases that are held."""
+        return [lease for reference in self._leases if (lease := reference()) is not None]
+
+    @leases.setter
+    def leases(self, leases: list[Lease]) -> None:
+        self._leases = [weakref.ref(lease) for lease in leases]
 
 
 class Lease:
-    """The limited place of a probe in a half-open state, or of a last resort in a bench."""
+    """The limited place of a probe in a half-open state, or of a last resort in a bench.
 
-    __slots__ = ("ends_at", "state")
+    The state refers to it weakly. So the place is free again when nobody holds the lease any more,
+    as after an interrupt between its grant and the attempt.
+    """
+
+    __slots__ = ("__weakref__", "ends_at", "state")
 
     def __init__(self, state: HalfOpenState | OpenState | RateLimitPause, ends_at: float) -> None:
         self.state = state
@@ -197,8 +219,8 @@ class CircuitState:
 
     def has_lease(self, half: HalfOpenState, now: float, probes: int) -> bool:
         """Return whether a half-open state admits one more probe; ended leases do not count."""
-        half.leases = [lease for lease in half.leases if now < lease.ends_at]
-        return len(half.leases) < probes
+        half.leases = held = [lease for lease in half.leases if now < lease.ends_at]
+        return len(held) < probes
 
     def last_resort(self, key: str, now: float, ends_at: float) -> Lease | Block | None:
         """Return a lease in spite of an automatic bench, or why there is none.
@@ -216,17 +238,17 @@ class CircuitState:
             or (self.pause is not None and self.pause.named)
         ):
             return block
-        if bench.last_resort is not None and now < bench.last_resort.ends_at:
+        held = bench.last_resort
+        if held is not None and now < held.ends_at:
             return Block(key, "last resort taken", block.until)
-        bench.last_resort = Lease(bench, ends_at)
-        return bench.last_resort
+        bench.last_resort = lease = Lease(bench, ends_at)
+        return lease
 
     def give_back(self, lease: Lease) -> bool:
         """End a lease; return whether the state that gave it is still the present one."""
         state = lease.state
         if isinstance(state, HalfOpenState):
-            if lease in state.leases:
-                state.leases.remove(lease)
+            state.leases = [each for each in state.leases if each is not lease]
             return state is self.half
         for bench in (self.opened, self.pause):
             if bench is not None and bench.last_resort is lease:
@@ -235,11 +257,11 @@ class CircuitState:
 
     def shared(self, leases: Sequence[Lease]) -> Lease | None:
         """Return the first of these leases that the present state gave and still holds, or None."""
-        held = list(self.half.leases) if self.half is not None else []
+        held = self.half.leases if self.half is not None else []
         held += [
-            bench.last_resort
+            lease
             for bench in (self.opened, self.pause)
-            if bench is not None and bench.last_resort
+            if bench is not None and (lease := bench.last_resort) is not None
         ]
         return next((lease for lease in leases if lease in held), None)
 
