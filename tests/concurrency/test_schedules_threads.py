@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dis
+import gc
 import itertools
 import random
 from collections.abc import Callable, Iterator
@@ -1275,12 +1276,17 @@ def test_a_deadlock_is_found() -> None:
 
 
 def test_a_race_takes_the_same_steps_each_time() -> None:
-    """What a plan did once it does again, if time does not pass meanwhile."""
-    with fake_clock():
-        explored = [
-            explore(_named("guards made anew"), WHERE_CPYTHON_SWITCHES, is_lock_free=True)
-            for _ in range(2)
-        ]
+    """What a plan did once it does again, if neither time passes nor garbage is collected meanwhile."""
+    gc.collect()
+    gc.disable()
+    try:
+        with fake_clock():
+            explored = [
+                explore(_named("guards made anew"), WHERE_CPYTHON_SWITCHES, is_lock_free=True)
+                for _ in range(2)
+            ]
+    finally:
+        gc.enable()
 
     assert explored[0] == explored[1]
 
