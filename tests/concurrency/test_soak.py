@@ -184,10 +184,12 @@ def test_a_place_that_is_not_given_back_is_found(small: soak.Soak, clock: FakeCl
         with contextlib.suppress(ConnectionResetError), breaker("storm3/d"):
             raise ConnectionResetError
     clock.advance(1.0)
-    contextvars.Context().run(breaker("storm3/d").__enter__)
+    guard = breaker("storm3/d")  # what it holds would be free if it were dropped
+    contextvars.Context().run(guard.__enter__)
 
     soak.check_recovery(small, patience=0.0)
 
+    assert "storm3/d" == guard.name
     assert any(
         sentence.startswith("storm3/d is still half_open") for sentence in small.ledger.violations
     )
