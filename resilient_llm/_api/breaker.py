@@ -271,6 +271,12 @@ class Breaker:
             if not extra.entries and self._generation is _FIRST_LEFT:
                 self._generation = _EMPTY
             return entry.permit
+        # Read once more: another thread may have entered since, as the second into a new guard.
+        # From here to the last read nothing is called, so no other comes in between.
+        try:
+            extra = self._extra
+        except AttributeError:
+            extra = None
         generation = self._generation
         self._generation = _FIRST_LEFT if extra is not None and extra.entries else _EMPTY
         if generation is _EMPTY or generation is _FIRST_LEFT:

@@ -43,6 +43,7 @@ from resilient_llm import (
     reset,
     testing,
 )
+from resilient_llm._api import breaker as breaker_module
 from resilient_llm._core.circuit.permit import held_leases, open_permits
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm.testing import FakeClock, capture_events, isolated, scripted
@@ -1601,6 +1602,30 @@ def test_a_provider_counts_a_success_of_its_own_guard_and_of_its_targets(
             clock.advance(0.01)
 
     assert (20, 10) == (totals("groq")[0], totals(GROQ)[0])
+
+
+def test_a_cancelled_block_is_not_taken_for_hung_if_a_second_thread_enters_its_new_guard(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second entry comes while the first one looks for entries, and finds none."""
+    guard = breaker(GROQ)
+    guard.__enter__()
+    look = breaker_module._extra_of
+
+    def interrupted(looked_at: Breaker) -> Any:
+        found = look(looked_at)
+        monkeypatch.setattr(breaker_module, "_extra_of", look)
+        second = threading.Thread(target=guard.__enter__)
+        second.start()
+        second.join()
+        return found
+
+    monkeypatch.setattr(breaker_module, "_extra_of", interrupted)
+    guard.__exit__(asyncio.CancelledError, asyncio.CancelledError(), None)
+
+    assert (0, 0) == totals()
+    guard.__exit__(None, None, None)
+    assert (1, 0) == totals()
 
 
 @pytest.mark.parametrize("outer", ["guard", "chain"])
