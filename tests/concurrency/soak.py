@@ -363,10 +363,24 @@ class Soak:
         self.closing = threading.Event()
         """Set when all clients have gone."""
         self._tickets = iter(range(10**12))
-        self.still = threading.Lock()
-        """Held while figures are taken, so that no keys come and go in between."""
+        self._still = threading.Lock()
+        self._turn = threading.Lock()
         self.port = 0
         self.tenants = 0
+
+    @contextlib.contextmanager
+    def still(self) -> Iterator[None]:
+        """Let no keys come and go while figures are taken, and no figures be taken meanwhile.
+
+        Two locks, for whoever takes one lock again and again starves the others: the turn is
+        given back as soon as it is used.
+        """
+        with self._turn:
+            self._still.acquire()
+        try:
+            yield
+        finally:
+            self._still.release()
 
     def rng(self, part: str) -> random.Random:
         return random.Random(f"{self.seed}:{part}")
@@ -598,11 +612,13 @@ def tenants_thread(soak: Soak, name: str) -> None:
     while not soak.stop.is_set():
         for _ in range(60 if number > FILLED else 400):
             number += 1
-            with soak.still:
+            with soak.still():
                 use_a_tenant(number)
         soak.tenants = number
         chain = [Target("acct/m", account=f"t{number}")]
-        if failover(chain=chain, attempts=1).call(serve, number) != number:
+        with soak.still():  # this key is a new one, too
+            answer = failover(chain=chain, attempts=1).call(serve, number)
+        if answer != number:
             soak.ledger.wrong(
                 f"{name}: a policy that was made for one request gave another answer."
             )
@@ -612,9 +628,12 @@ def tenants_thread(soak: Soak, name: str) -> None:
 
 
 def use_a_tenant(number: int) -> None:
-    """Use the key of one tenant, which may fail and ends well: it is healthy when it is left alone."""
+    """Use the key of one tenant, which may fail and ends well: it is healthy when it is left alone.
+
+    Those with options come back, after they were let go: their options are remembered.
+    """
     guard = (
-        breaker(f"tenant-{number}", cooldown=0.1)
+        breaker(f"tenant-{number % FEWER}", cooldown=0.1)
         if number % 7 == 0
         else breaker(f"tenant-{number}")
     )
@@ -627,6 +646,8 @@ def use_a_tenant(number: int) -> None:
 
 FILLED: Final = 12_000
 """Tenants after which the registry has begun to drop idle ones; reached as fast as possible."""
+FEWER: Final = FILLED - FILLED % 7
+"""Tenants after which those with options come back."""
 
 
 def operator_thread(soak: Soak, name: str) -> None:
@@ -1140,17 +1161,27 @@ class Meter:
 
     def sample(self) -> None:
         gc.collect()
-        circuits = len(health())
+        circuits, blocks = self._circuits_and_blocks()
         figures = {
             "memory (KiB)": self._memory(),
-            # No list of all objects: with one in hand, a tuple that another thread is building cannot be finished.
-            "memory blocks": sys.getallocatedblocks() - self._blocks_per_circuit * circuits,
+            "memory blocks": blocks - self._blocks_per_circuit * circuits,
             "file descriptors": count_descriptors(),
             "threads": threading.active_count(),
             "circuits": circuits,
         }
         for name, figure in figures.items():
             self.samples[name].append(figure)
+
+    def _circuits_and_blocks(self) -> tuple[int, int]:
+        """Return both of one moment: circuits are let go when a thread that looked at them is done."""
+        circuits = len(health())
+        for _ in range(10):
+            # No list of all objects: with one in hand, a tuple that another thread is building cannot be finished.
+            blocks = sys.getallocatedblocks()
+            before, circuits = circuits, len(health())
+            if before == circuits:
+                break
+        return circuits, blocks
 
     def _memory(self) -> float:
         try:
@@ -1414,7 +1445,7 @@ def watch(soak: Soak, meter: Meter, threads: list[threading.Thread]) -> None:
             soak.say("a part has ended before its time")
             break
         if passed > soak.seconds / 4:
-            with soak.still:
+            with soak.still():
                 meter.sample()
         time.sleep(interval)
 
