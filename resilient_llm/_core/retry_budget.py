@@ -85,10 +85,15 @@ def _add(marks: deque[list[float]], now: float) -> None:
     if marks and now - marks[-1][0] < 0.1:
         marks[-1][1] += 1
     else:
+        _expire(marks, now)  # here, too: nobody may ask for a sum for days
         marks.append([now, 1])
 
 
-def _sum(marks: deque[list[float]], now: float) -> float:
+def _expire(marks: deque[list[float]], now: float) -> None:
     while marks and marks[0][0] <= now - SPAN:
         marks.popleft()
+
+
+def _sum(marks: deque[list[float]], now: float) -> float:
+    _expire(marks, now)
     return sum(count for _, count in list(marks))  # a copy: a signal handler may count

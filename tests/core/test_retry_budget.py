@@ -58,3 +58,18 @@ def test_a_new_budget_looks_at_no_other(monkeypatch: pytest.MonkeyPatch) -> None
         budgets.first_attempt_failed(f"tenant{number}", 0.0)
 
     assert [] == summed
+
+
+@pytest.mark.parametrize("extra", [False, True], ids=["first attempts", "retries without a limit"])
+def test_counts_that_no_sum_is_asked_of_are_let_go(extra: bool) -> None:
+    """A provider that fails for days, each call once, is remembered for ten seconds."""
+    budgets = RetryBudgets()
+
+    for second in range(1000):
+        if extra:
+            budgets.take("groq", float(second), None, 0)
+        else:
+            budgets.first_attempt_failed("groq", float(second))
+
+    counts = budgets._counts["groq"]
+    assert 10 == len(counts.first) + len(counts.retries)
