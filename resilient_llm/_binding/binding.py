@@ -72,6 +72,8 @@ class Binding:
         """``plain_type`` if nobody wants to know of answers, else a class that no answer has."""
         self.is_watched = True
         """Whether an observer or the log wants to know of each answer."""
+        self.hears_failures = True
+        """Whether an observer or the log wants to know of failed attempts, or of failovers."""
         self.is_asked = True
         """Whether ``reject``, an observer or the log wants to know of each answer."""
         self.plain_type_name = ""
@@ -92,6 +94,7 @@ class Binding:
         self.has_limits = effect.has_limits
         self.needs_limits = effect.needs_limits
         self.is_inlined = effect.is_inlined
+        self.is_simple = effect.is_simple
 
     def bound(self) -> tuple[Candidate, ...]:
         """Return the candidates in the present state, by priority; bind first if unbound."""
@@ -150,21 +153,28 @@ class Binding:
                 # A signal handler exchanged the state in the midst of that, and perhaps bound.
                 self.unbind()
 
-    def _wanted_events(self) -> tuple[bool, bool]:
-        """Return whether somebody wants to know of answers, and of skipped targets.
+    def _wanted_events(self) -> tuple[bool, bool, bool]:
+        """Return whether somebody wants to know of answers, of failures, and of skipped targets.
 
         Asks the log, which is foreign code, so it is called without a lock.
         """
         return (
             self._is_listened_to(event_names.AttemptSucceeded),
+            self._is_listened_to(event_names.AttemptFailed)
+            or self._is_listened_to(event_names.FailedOver),
             self._is_listened_to(event_names.TargetSkipped),
         )
 
     def _publish(
-        self, candidates: tuple[Candidate, ...], is_watched: bool, tells_skips: bool
+        self,
+        candidates: tuple[Candidate, ...],
+        is_watched: bool,
+        hears_failures: bool,
+        tells_skips: bool,
     ) -> None:
         """Put into the wrapper what its healthy path reads. Called under the runtime's lock."""
         self._watch(is_watched)
+        self.hears_failures = hears_failures
         if not self.wrapper or not self.is_inlined:
             return
         others: tuple[tuple[Any, Target], ...] = ()

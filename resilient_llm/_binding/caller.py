@@ -11,17 +11,21 @@ what goes on after it needs them: the call flow then starts with that attempt ru
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from resilient_llm._binding.binding import Binding
 from resilient_llm._binding.choosing import ordered
 from resilient_llm._binding.first_attempt import FirstAttempt, PendingAnswer, PendingCall
-from resilient_llm._core.call.call import Call, Candidate, share_of
+from resilient_llm._binding.reporting import Reporting, new_id
+from resilient_llm._binding.second_attempt import (
+    SecondAttempt,
+    charge_first,
+    flow_of_next,
+    needs_no_flow,
+)
+from resilient_llm._core.call.call import Call, share_of
 from resilient_llm._core.call.call_flow import call_flow, running_attempt
 from resilient_llm._core.call.judging import fault_of
 from resilient_llm._core.call.steps import NO_ANSWER, Reply, Reraise
-from resilient_llm._core.circuit import window
-from resilient_llm._core.circuit.outbox import CallTag
 from resilient_llm._core.circuit.permit import permit_of_inlined
 from resilient_llm._drive.cancellation import was_cancelled
 from resilient_llm._drive.handover import adrive, drive
@@ -29,7 +33,7 @@ from resilient_llm._drive.results import is_awaitable, kind_of
 from resilient_llm._drive.session import Suspended
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.tracing import named_call_id, note_call, open_trace
-from resilient_llm._values.kinds import AttemptRecord
+from resilient_llm._values import event_names
 
 if TYPE_CHECKING:
     import types
@@ -42,14 +46,7 @@ if TYPE_CHECKING:
     from resilient_llm._values.verdict import Verdict
 
 
-LOOK_AGAIN: Final = 1.0
-"""Seconds after which a function that is not watched looks at the level of the log again.
-
-That changes without notice. A function that is watched looks more often, since it would save more.
-"""
-
-
-class Caller(Binding):
+class Caller(Reporting):
     """Makes the calls of one function under one policy."""
 
     def wrap(self, code: types.CodeType, prefix: str) -> dict[str, Any]:
@@ -178,10 +175,10 @@ class Caller(Binding):
         first = FirstAttempt(candidates, candidates[0], kwargs, options, self.deps)
         trace = open_trace()
         if trace is not None:
-            first.call_id = named_call_id(trace) or _new_id()
+            first.call_id = named_call_id(trace) or new_id()
             first.outcome = note_call(trace, first.call_id)
         elif self.takes_attempt:
-            first.call_id = _new_id()
+            first.call_id = new_id()
         first.entered_at = runtime.clock()
         generation = candidates[0].circuit.slot
         if (
@@ -213,7 +210,7 @@ class Caller(Binding):
             options,
             first.candidates,
             first.deps,
-            first.call_id or _new_id,
+            first.call_id or new_id,
             None if options.timeout is None else first.entered_at + options.timeout,
             knows_limit=self.injection.is_async or self.injection.attempt is not None,
             outcome=first.outcome,
@@ -228,15 +225,44 @@ class Caller(Binding):
 
     def on_failure(
         self, generation: Generation, entered_at: float, target: Target, error: BaseException
-    ) -> PendingCall | None:
-        """Start a call flow after the wrapper's first attempt failed.
+    ) -> SecondAttempt | PendingCall | None:
+        """Find out how a call goes on after the wrapper's first attempt failed.
 
         Returns:
             How the call goes on; None if the error is raised unchanged.
         """
         cancelled = self.injection.is_async and was_cancelled(error)
+        is_simple = self.candidates is not None and self.is_simple and not cancelled
         first = self._wrappers_attempt(generation, entered_at, target)
+        if is_simple and first.candidate is not first.candidates[-1]:
+            return self._moved_on(first, generation, error)
         return self._failed(first, error, cancelled=cancelled)
+
+    def _moved_on(
+        self, first: FirstAttempt, generation: Generation, error: BaseException
+    ) -> SecondAttempt | PendingCall | None:
+        """Begin the attempt on the next target if the call flow has nothing to do before it."""
+        now, circuit = runtime.clock(), first.candidate.circuit
+        if now >= self.look_at:
+            self._look_at_log(now)
+        if (
+            self.hears_failures
+            or first.candidate is not first.candidates[0]
+            or first.options is not self.options
+            or circuit.outbox.is_behind
+            or not issubclass(type(error), Exception)
+        ):
+            return self._failed(first, error)
+        assert first.deps is not None
+        verdict = first.deps.classify(error)
+        if not needs_no_flow(first.options, verdict):
+            return self._failed(first, error, verdict=verdict)
+        tag, permit = charge_first(first, generation, error, now, verdict, new_id)
+        if permit is not None:
+            return SecondAttempt(first, error, now, verdict, permit, tag)
+        call = self.new_call((), first)
+        flow = flow_of_next(call, first, error, now, verdict, tag)
+        return PendingCall(call, flow, next(flow))
 
     def _failed(
         self,
@@ -245,30 +271,102 @@ class Caller(Binding):
         *,
         timed_out: bool = False,
         cancelled: bool = False,
+        verdict: Verdict | None = None,
     ) -> PendingCall | None:
         now = runtime.clock()
         call, flow, _ = self._running(first)
-        step = flow.send(Reply(now, error=error, timed_out=timed_out, cancelled=cancelled))
-        if type(step) is Reraise:
-            flow.close()
-            call.clear()
-            return None
-        return PendingCall(call, flow, step)
+        reply = Reply(now, error=error, timed_out=timed_out, cancelled=cancelled, judged=verdict)
+        return _pending(call, flow, reply)
 
     def resume(
-        self, pending_call: PendingCall, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, pending: PendingCall | SecondAttempt, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Go on with the call flow after the first attempt."""
-        call, step = self._resumed(pending_call, args, kwargs)
-        return drive(call, pending_call.flow, step)
+        """Go on after the first attempt, with the call flow if it is needed."""
+        if isinstance(pending, SecondAttempt):
+            kwargs = self.pins.without(kwargs)[0]
+            try:
+                result = pending.candidate.invoke(pending.first, args, kwargs)
+            except BaseException as error:
+                following = self._second_failed(pending, error)
+                if following is None:
+                    raise
+            else:
+                if type(result) is not self.plain_type and _goes_on(result):
+                    call, flow, running = self._flow_from(pending, args, kwargs)
+                    return drive(call, flow, running, pending=result)
+                following = self._second_answered(pending, result)
+                if following is None:
+                    return result
+            pending = following
+        call, step = self._resumed(pending, args, kwargs)
+        return drive(call, pending.flow, step)
 
     async def resume_async(
-        self, pending_call: PendingCall, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, pending: PendingCall | SecondAttempt, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Go on with the call flow after the first attempt."""
-        call, step = self._resumed(pending_call, args, kwargs)
+        """Go on after the first attempt, with the call flow if it is needed."""
+        if isinstance(pending, SecondAttempt):
+            kwargs = self.pins.without(kwargs)[0]
+            try:
+                result = pending.candidate.invoke(pending.first, args, kwargs)
+                if is_awaitable(result):
+                    result = await result
+            except BaseException as error:
+                cancelled = was_cancelled(error)
+                following = self._second_failed(pending, error, cancelled=cancelled)
+                if following is None:
+                    raise
+            else:
+                if type(result) is not self.plain_type and _goes_on(result):
+                    call, flow, running = self._flow_from(pending, args, kwargs)
+                    return await adrive(call, flow, running, pending=result)
+                following = self._second_answered(pending, result)
+                if following is None:
+                    return result
+            pending = following
+        call, step = self._resumed(pending, args, kwargs)
         del args, kwargs
-        return await adrive(call, pending_call.flow, step)
+        return await adrive(call, pending.flow, step)
+
+    def _second_answered(self, second: SecondAttempt, result: Any) -> PendingCall | None:
+        """Report the answer of the second target; return how the call goes on if it is refused."""
+        ended_at, reject = runtime.clock(), self.reject
+        if (
+            reject is not None
+            and (said := reject(result))
+            and (verdict := fault_of(said)) is not None
+        ):
+            call, flow, _ = self._flow_from(second)
+            return _pending(call, flow, Reply(ended_at, judged=verdict))
+        second.answered(ended_at)
+        outbox = second.candidate.circuit.outbox
+        if self.is_watched:
+            took = ended_at - second.permit.entered_at
+            runtime.dispatcher.emit(
+                outbox, event_names.AttemptSucceeded, ended_at, second.tag, number=1, seconds=took
+            )
+        elif outbox.is_behind:
+            runtime.dispatcher.deliver(outbox, second.tag)
+        return None
+
+    def _second_failed(
+        self, second: SecondAttempt, error: BaseException, *, cancelled: bool = False
+    ) -> PendingCall | None:
+        """Go on with the call flow after the second target failed, too."""
+        now = runtime.clock()
+        call, flow, _ = self._flow_from(second)
+        return _pending(call, flow, Reply(now, error=error, cancelled=cancelled))
+
+    def _flow_from(
+        self,
+        second: SecondAttempt,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> tuple[Call, CallFlow, Try]:
+        """Start the call flow of a call that is at its second target."""
+        call = self.new_call(args, second.first)
+        call.kwargs = kwargs or {}
+        return call, *second.flow(call)
 
     def _resumed(
         self, pending_call: PendingCall, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -319,56 +417,6 @@ class Caller(Binding):
         self._report(generation, entered_at, ended_at, target, first)
         return result
 
-    def _report(
-        self,
-        generation: Generation,
-        entered_at: float,
-        ended_at: float,
-        target: Target,
-        first: FirstAttempt | None,
-    ) -> None:
-        """Report an answer to its circuit, the trace around the call and its observers."""
-        took = ended_at - entered_at
-        if ended_at < generation.check_after and took < generation.slow_above:
-            generation.n += 1
-        else:
-            if not generation.answered(ended_at, took, took):
-                self._count_under_lock(generation, entered_at, ended_at, target, first)
-            if ended_at >= self.look_at:
-                self._look_at_log(ended_at)
-            if not self.is_watched:
-                outbox = self._candidate(target).circuit.outbox
-                if outbox.is_behind:
-                    runtime.dispatcher.deliver(outbox)
-        if first is not None and first.outcome is not None:
-            first.outcome.served_by = target.key
-            first.outcome.records.append(AttemptRecord(target.key, 1, seconds=took))
-        if self.is_watched:
-            if self.candidates is None:
-                self._bind()
-            runtime.dispatcher.emit_success(
-                self.by_key[target.key].circuit.outbox,
-                ended_at,
-                took,
-                (first.call_id if first is not None else "") or _new_id(),
-                self.options.observers,
-            )
-
-    def _count_under_lock(
-        self,
-        generation: Generation,
-        entered_at: float,
-        ended_at: float,
-        target: Target,
-        first: FirstAttempt | None,
-    ) -> None:
-        """Count an answer under the lock of its circuit."""
-        options = self.options if first is None else first.options
-        tag = CallTag((first.call_id if first is not None else "") or _new_id(), options.observers)
-        permit_of_inlined(self._candidate(target).circuit, generation, entered_at).succeeded(
-            ended_at, ended_at - entered_at, cooldown=options.cooldown, tag=tag
-        )
-
     def left(
         self,
         first: FirstAttempt,
@@ -406,11 +454,6 @@ class Caller(Binding):
         first.generation, first.entered_at = generation, entered_at
         return first
 
-    def _candidate(self, target: Target) -> Candidate:
-        if self.candidates is None:
-            self._bind()
-        return self.by_key[target.key]
-
     def _running(
         self,
         first: FirstAttempt,
@@ -432,25 +475,6 @@ class Caller(Binding):
         """Return how a call goes on after ``reject`` refused the answer."""
         call, flow, _ = self._running(first)
         return PendingCall(call, flow, flow.send(Reply(now, judged=verdict)))
-
-    def _is_plain(self, answer: object) -> None:
-        """Remember the class of a plain answer."""
-        plain_type = type(answer)
-        if window.LOCK_FREE:
-            self._see_plain(plain_type)
-            return
-        with runtime.lock:
-            self._see_plain(plain_type)
-
-    def _look_at_log(self, now: float) -> None:
-        """Notice that the level of the log was changed."""
-        self._look_again_at(now + (window.REST if self.is_watched else LOOK_AGAIN))
-        epoch, wanted = runtime.epoch, self._wanted_events()
-        if wanted[0] == self.is_watched:
-            return
-        with runtime.lock:
-            if self.candidates is not None and epoch == runtime.epoch:
-                self._publish(self.candidates, *wanted)
 
     async def _guard_awaitable(
         self, first: FirstAttempt, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -494,5 +518,16 @@ class Caller(Binding):
         return await adrive(call, flow, running, pending=stream)
 
 
-def _new_id() -> str:
-    return runtime.rng.getrandbits(64).to_bytes(8).hex()  # a format costs twice the time
+def _goes_on(result: Any) -> bool:
+    """Return whether a result is awaited, iterated or entered before it is an answer."""
+    return is_awaitable(result) or kind_of(result) is not None
+
+
+def _pending(call: Call, flow: CallFlow, reply: Reply) -> PendingCall | None:
+    """Return how a call goes on after a reply; None if the error of the reply leaves it."""
+    step = flow.send(reply)
+    if type(step) is Reraise:
+        flow.close()
+        call.clear()
+        return None
+    return PendingCall(call, flow, step)

@@ -45,6 +45,7 @@ class OptionsEffect:
         "backoff",
         "has_limits",
         "is_inlined",
+        "is_simple",
         "is_stream",
         "limits",
         "needs_limits",
@@ -76,6 +77,15 @@ class OptionsEffect:
             limit is not None for limit in self.limits.values()
         )
         self.needs_limits = self.has_limits and (injection.is_async or takes_attempt)
+        self.is_simple = not (
+            self.is_stream
+            or takes_attempt
+            or self.has_limits
+            or options.observers
+            or options.classify is not None
+            or options.max_attempts == 1
+        )
+        """Whether a failure may be all that is known of an attempt: see `SecondAttempt`."""
         cuts_off = self.has_limits and injection.is_async
         self.is_inlined = not (
             self.is_stream or takes_attempt or cuts_off or options.strategy != "priority"

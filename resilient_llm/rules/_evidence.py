@@ -33,6 +33,10 @@ _LONGEST_TEXT: Final = 4_000
 _MOST_ARGS: Final = 8
 _MOST_CAUSES: Final = 12
 _TEXTS: Final = (str, bytes)
+_OTHER_BODIES: Final = frozenset(("json_body", "details", "llm_provider", "http_body"))
+"""Attributes besides ``body`` and ``response`` that lead to a body."""
+_OTHER_MESSAGES: Final = frozenset(("error", "detail", "title", "details", "rcvd"))
+"""Attributes besides ``message`` that have a message."""
 _PLAIN: Final = (str, bytes, int, float, type(None))
 
 
@@ -182,6 +186,8 @@ class Evidence:
 
     def _read_body(self) -> Any:
         attributes = self.attributes
+        if attributes.get("body") is None and attributes.keys().isdisjoint(_OTHER_BODIES):
+            return self._body_of_response()
         for name in ("body", "json_body", "details"):
             if name not in attributes or (found := attributes[name]) is None:
                 continue
@@ -191,6 +197,10 @@ class Evidence:
                 return decoded(found)
         if "llm_provider" in attributes:  # litellm quotes the body in its message
             return quoted_body(attributes.get("message"))
+        return self._body_of_response()
+
+    def _body_of_response(self) -> Any:
+        attributes = self.attributes
         response = attributes.get("response")
         if isinstance(response, dict):
             return cast("Any", response)
@@ -238,6 +248,11 @@ class Evidence:
         return text
 
     def _read_text(self) -> str:
+        if self.body is None and self.attributes.keys().isdisjoint(_OTHER_MESSAGES):
+            words = self.attributes.get("message")
+            if type(words) is not str:
+                words = _joined(self.error.args)
+            return words[:_LONGEST_TEXT].lower()
         texts: list[str] = []
         for part in self.parts:
             texts += [

@@ -1,5 +1,6 @@
 """The healthy path and the call flow decide alike: random scripts are played through both."""
 
+import dataclasses
 import random
 from collections.abc import Callable
 from typing import Any
@@ -7,12 +8,22 @@ from typing import Any
 import pytest
 
 from resilient_llm import (
+    AttemptSucceeded,
+    CallFailed,
+    Event,
+    FailedOver,
+    HealthChanged,
+    RetryScheduled,
     Target,
+    TargetBenched,
+    TargetUnbenched,
+    Trace,
     bench_model,
     breaker,
     configure,
     failover,
     health,
+    observe,
     reset,
     unbench_model,
 )
@@ -36,12 +47,24 @@ ERRORS: tuple[Callable[[], BaseException], ...] = (
     lambda: ProviderError(401),
     lambda: ProviderError(400),
     lambda: ProviderError(503),
+    lambda: ProviderError(503, retry_after=2),
+    RuntimeError,
     TypeError,
     KeyboardInterrupt,
 )
 KEYS = ("a", "a/x", "b/x")
 
-Step = tuple[Any, dict[str, tuple[Any, ...]], float]
+HEARD: tuple[tuple[type[Event], ...] | None, ...] = (
+    None,
+    None,
+    (),
+    (TargetBenched, TargetUnbenched, HealthChanged, CallFailed),
+    (AttemptSucceeded,),
+    (FailedOver, RetryScheduled),
+)
+"""Which events the process listens to: none, all, or some."""
+
+Step = tuple[Any, dict[str, tuple[Any, ...]], list[tuple[Any, ...]], float]
 
 
 def settings_of(rng: random.Random) -> dict[str, Any]:
@@ -67,6 +90,9 @@ def policy_of(rng: random.Random) -> dict[str, Any]:
         "on_request_error": rng.choice(["next", "raise"]),
         "reraise": rng.random() < 0.2,
         "cooldown": rng.choice([None, 3.0]),
+        "max_attempts": rng.choice([None, None, 1, 2]),
+        "reject": rng.choice([None, None, lambda answer: answer == 3]),
+        "on_unknown": rng.choice(["next", "raise", "transient"]),
     }
 
 
@@ -80,6 +106,15 @@ def found(key: str) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
+def outcome_of(ask: Callable[[], Any]) -> Any:
+    """Return the answer of a call, or the error with which it ends and what is known of it."""
+    try:
+        return ask()
+    except BaseException as error:  # the KeyboardInterrupt of a script too
+        records = [each[:4] for each in getattr(error, "attempts", ())]
+        return type(error).__name__, str(error), records, type(error.__cause__).__name__
+
+
 class Script:
     """A random policy, and what happens to its calls; the same seed gives the same script."""
 
@@ -91,6 +126,26 @@ class Script:
         configure(logging=False, breakers={"*": settings_of(self.rng)})
         self.chain = self.rng.sample(["a/x", "a/y", "b/x", "c/z"], self.rng.randint(1, 4))
         self.options = policy_of(self.rng)
+        self.told: list[tuple[Any, ...]] = []
+        heard = self.rng.choice(HEARD)
+        if heard is not None:
+            observe(self.tell, *heard)
+        if self.rng.random() < 0.1:
+            self.options["observers"] = [self.tell]
+
+    def tell(self, event: Event) -> None:
+        """Keep what an event says, but for its moment and the name of its call."""
+        fields = {
+            name: round(value, 6) if isinstance(value, float) else value
+            for name, value in dataclasses.asdict(event).items()
+            if name not in ("at", "call_id", "until")
+        }
+        self.told.append((type(event).__name__, fields))
+
+    def news(self) -> list[tuple[Any, ...]]:
+        """Return the events since the last step."""
+        news, self.told = self.told, []
+        return news
 
     def body(self, target: Target) -> Any:
         self.clock.advance(self.rng.choice(self.durations))
@@ -103,10 +158,10 @@ class Script:
         """Do one thing; return what came of it."""
         do = self.rng.random()
         if do < 0.8:
-            try:
-                return ask()
-            except BaseException as error:  # the KeyboardInterrupt of a script too
-                return type(error).__name__, str(error)
+            if do > 0.1:
+                return outcome_of(ask)
+            with Trace() as trace:
+                return outcome_of(ask), [each[:4] for each in trace.attempts], trace.served_by
         if do < 0.9:
             return self.clock.advance(self.rng.choice([0.000_5, 0.01, 1.0, 5.0, 40.0, 400.0]))
         if do < 0.93:
@@ -142,6 +197,7 @@ def play(seed: int, *, is_async: bool) -> list[Step]:
             (
                 script.step(ask),
                 {key: found(key) for key in keys},
+                script.news(),
                 round(clock.monotonic() - began_at, 6),
             )
             for _ in range(STEPS)
@@ -174,7 +230,7 @@ def differences(
         with monkeypatch.context() as patch:
             patch.setattr(Caller, "begin", by_flow_only)
             patch.setattr(
-                Caller, "_publish", lambda self, _, is_watched, __: self._watch(is_watched)
+                Caller, "_publish", lambda self, _, is_watched, *__: self._watch(is_watched)
             )
             by_flow = play(seed, is_async=is_async)
         different += [

@@ -93,7 +93,7 @@ def verdict_of(call: Call, trial: Try, reply: Reply) -> Verdict:
         return _CANCELLED
     if reply.timed_out and _hides_timeout(error):
         return _TIMEOUT
-    verdict = call.deps.classify(error)
+    verdict = call.deps.classify(error) if reply.judged is None else reply.judged
     if (
         own is not None
         and issubclass(type(error), Exception)

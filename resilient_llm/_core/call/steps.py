@@ -123,7 +123,7 @@ class Reply:
         self.stream = stream
         """The state of the stream, if the answer is one."""
         self.judged = judged
-        """Why the answer is rejected, if ``reject`` was asked already."""
+        """Why the answer is rejected, or what the rules say of the error, if they were asked."""
 
 
 Step = Try | Wait | Deliver | Reraise | Raise | Done

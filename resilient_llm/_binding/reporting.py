@@ -1,0 +1,110 @@
+"""Reports the answers of first attempts: to the circuit, to the trace, and to observers.
+
+What the answer of the wrapper's healthy path needs besides being counted, and what the binding
+learns from answers: their class, and from time to time the level of the log.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from resilient_llm._binding.binding import Binding
+from resilient_llm._core.circuit import window
+from resilient_llm._core.circuit.outbox import CallTag
+from resilient_llm._core.circuit.permit import permit_of_inlined
+from resilient_llm._runtime.runtime import runtime
+from resilient_llm._values.kinds import AttemptRecord
+
+if TYPE_CHECKING:
+    from resilient_llm._binding.first_attempt import FirstAttempt
+    from resilient_llm._core.call.call import Candidate
+    from resilient_llm._core.circuit.window import Generation
+    from resilient_llm._values.target import Target
+
+LOOK_AGAIN: Final = 1.0
+"""Seconds after which a function that is not watched looks at the level of the log again.
+
+That changes without notice. A function that is watched looks more often, since it would save more.
+"""
+
+
+class Reporting(Binding):
+    """Binds one function, and reports the answers of first attempts."""
+
+    def _report(
+        self,
+        generation: Generation,
+        entered_at: float,
+        ended_at: float,
+        target: Target,
+        first: FirstAttempt | None,
+    ) -> None:
+        """Report an answer to its circuit, the trace around the call and its observers."""
+        took = ended_at - entered_at
+        if ended_at < generation.check_after and took < generation.slow_above:
+            generation.n += 1
+        else:
+            if not generation.answered(ended_at, took, took):
+                self._count_under_lock(generation, entered_at, ended_at, target, first)
+            if ended_at >= self.look_at:
+                self._look_at_log(ended_at)
+            if not self.is_watched:
+                outbox = self._candidate(target).circuit.outbox
+                if outbox.is_behind:
+                    runtime.dispatcher.deliver(outbox)
+        if first is not None and first.outcome is not None:
+            first.outcome.served_by = target.key
+            first.outcome.records.append(AttemptRecord(target.key, 1, seconds=took))
+        if self.is_watched:
+            if self.candidates is None:
+                self._bind()
+            runtime.dispatcher.emit_success(
+                self.by_key[target.key].circuit.outbox,
+                ended_at,
+                took,
+                (first.call_id if first is not None else "") or new_id(),
+                self.options.observers,
+            )
+
+    def _count_under_lock(
+        self,
+        generation: Generation,
+        entered_at: float,
+        ended_at: float,
+        target: Target,
+        first: FirstAttempt | None,
+    ) -> None:
+        """Count an answer under the lock of its circuit."""
+        options = self.options if first is None else first.options
+        tag = CallTag((first.call_id if first is not None else "") or new_id(), options.observers)
+        permit_of_inlined(self._candidate(target).circuit, generation, entered_at).succeeded(
+            ended_at, ended_at - entered_at, cooldown=options.cooldown, tag=tag
+        )
+
+    def _candidate(self, target: Target) -> Candidate:
+        if self.candidates is None:
+            self._bind()
+        return self.by_key[target.key]
+
+    def _is_plain(self, answer: object) -> None:
+        """Remember the class of a plain answer."""
+        plain_type = type(answer)
+        if window.LOCK_FREE:
+            self._see_plain(plain_type)
+            return
+        with runtime.lock:
+            self._see_plain(plain_type)
+
+    def _look_at_log(self, now: float) -> None:
+        """Notice that the level of the log was changed."""
+        self._look_again_at(now + (window.REST if self.is_watched else LOOK_AGAIN))
+        epoch, wanted = runtime.epoch, self._wanted_events()
+        if wanted[:2] == (self.is_watched, self.hears_failures):
+            return
+        with runtime.lock:
+            if self.candidates is not None and epoch == runtime.epoch:
+                self._publish(self.candidates, *wanted)
+
+
+def new_id() -> str:
+    return runtime.rng.getrandbits(64).to_bytes(8).hex()  # a format costs twice the time
