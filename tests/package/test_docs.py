@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import html
 import re
 from pathlib import Path
 
@@ -94,3 +95,22 @@ def test_a_client_with_an_address_has_its_own_key(source: Path) -> None:
         and "base_url" in given
         and "api_key" not in given
     ]
+
+
+@pytest.mark.parametrize(
+    "source", sorted((ROOT / "docs" / "img").glob("*.dot")), ids=lambda p: p.stem
+)
+def test_a_diagram_shows_what_its_source_says(source: Path) -> None:
+    """Each Graphviz source has a picture with its labels, and a page shows the picture."""
+    dot = source.read_text(encoding="utf-8")
+    labels = re.findall(r'\[label="((?:[^"\\]|\\.)*)"', dot)
+    picture = html.unescape(source.with_suffix(".svg").read_text(encoding="utf-8"))
+
+    assert labels
+    assert [] == [
+        line
+        for label in labels
+        for line in label.replace(r"\"", '"').split(r"\n")
+        if f">{line}</text>" not in picture.replace("\xa0", " ")
+    ]
+    assert 1 == sum(f"/{source.stem}.svg)" in page.read_text(encoding="utf-8") for page in PAGES)

@@ -712,3 +712,23 @@ def test_every_page_is_in_the_navigation() -> None:
 
     named = set(re.findall(r": (\S+\.md)$", navigation, re.MULTILINE))
     assert {str(page.relative_to(DOCS).as_posix()) for page in DOCS.rglob("*.md")} == named
+
+
+def test_a_benchmark_above_its_limit_says_so() -> None:
+    """A row of the benchmarks says "exceeded" if its ratio is above its limit, and only then."""
+    text = (DOCS / "explanation/benchmarks.md").read_text(encoding="utf-8")
+    rows = [row for rows in tables(text) for row in rows if row.get("limit", "")[:1].isdigit()]
+
+    def times(cell: str) -> float:
+        return float(cell.partition(" ")[0].replace(",", ""))
+
+    assert 20 < len(rows)
+    assert [] == [
+        row
+        for row in rows
+        if ("exceeded" in row["limit"])
+        is not (
+            max(times(cell) for name, cell in row.items() if name in ("ratio", "3.11", "3.13"))
+            > times(row["limit"])
+        )
+    ]
