@@ -49,6 +49,11 @@ def script(page: str) -> str:
     return "\n".join(lines)
 
 
+def python_path() -> str:
+    """Return the ``PYTHONPATH`` of a process that is to import the package of this checkout."""
+    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+
 def run(path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a file in a process of its own, with warnings as errors and no network but loopback."""
     inherited = {
@@ -56,12 +61,11 @@ def run(path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
         for name, value in os.environ.items()
         if not name.endswith(("_API_KEY", "_BASE_URL", "_proxy", "_PROXY"))
     }
-    path_to_code = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", RUNNER, str(path)],
         env={
             **inherited,
-            "PYTHONPATH": path_to_code,
+            "PYTHONPATH": python_path(),
             "PYTHONIOENCODING": "utf-8",
             **environment,
         },
