@@ -75,6 +75,22 @@ def test_no_page_hides_code(page: Path) -> None:
     assert [] == COMMENT.findall(page.read_text(encoding="utf-8"))
 
 
+def _code(source: Path) -> ast.Module:
+    """Return the code of a page, or of an example."""
+    text = source.read_text(encoding="utf-8")
+    return ast.parse(script(text) if source.suffix == ".md" else text)
+
+
+def _clients(code: ast.AST) -> list[ast.Call]:
+    """Return the calls that make a client of an SDK."""
+    return [
+        node
+        for node in ast.walk(code)
+        if isinstance(node, ast.Call)
+        and CLIENTS.match(getattr(node.func, "id", getattr(node.func, "attr", "")))
+    ]
+
+
 @pytest.mark.parametrize(
     "source", [*PAGES, *EXAMPLES], ids=lambda source: str(source.relative_to(ROOT))
 )
@@ -83,17 +99,40 @@ def test_a_client_with_an_address_has_its_own_key(source: Path) -> None:
 
     Such a client takes the key of its own provider from the environment, and sends it there.
     """
-    text = source.read_text(encoding="utf-8")
-    code = script(text) if source.suffix == ".md" else text
-    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    given = {
+        call.lineno: {keyword.arg for keyword in call.keywords} for call in _clients(_code(source))
+    }
 
     assert [] == [
-        f"line {call.lineno}"
-        for call in calls
-        if CLIENTS.match(getattr(call.func, "id", getattr(call.func, "attr", "")))
-        and (given := {keyword.arg for keyword in call.keywords})
-        and "base_url" in given
-        and "api_key" not in given
+        line for line, names in given.items() if "base_url" in names and "api_key" not in names
+    ]
+
+
+@pytest.mark.parametrize(
+    "source", [*PAGES, *EXAMPLES], ids=lambda source: str(source.relative_to(ROOT))
+)
+def test_no_asynchronous_client_is_shared_between_loops(source: Path) -> None:
+    """A script with several event loops makes its asynchronous clients inside a function.
+
+    The open connections of such a client belong to one loop; the next loop fails on them.
+    """
+    code = _code(source)
+    loops = [
+        node
+        for node in ast.walk(code)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "asyncio.run"
+    ]
+    outside = [
+        node
+        for node in code.body
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    ]
+
+    assert len(loops) < 2 or [] == [
+        call.lineno
+        for node in outside
+        for call in _clients(node)
+        if getattr(call.func, "id", "").startswith("Async")
     ]
 
 
