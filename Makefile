@@ -1,7 +1,7 @@
 # Every target does its own set-up: a virtual environment in $(VENV), filled with the extras
 # that the target needs. Nothing but Python 3.11 or newer and make has to be there.
 #
-#   make demo        two providers in bad weather, one minute to read
+#   make demo        an outage of fake providers, offline, about 20 seconds
 #   make test        the test suite, on all cores; make test ARGS="-k breaker", ARGS="-m 'not slow'"
 #   make lint        formatter, linter, type checkers
 #   make docs        the documentation, in site/

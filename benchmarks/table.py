@@ -228,9 +228,10 @@ HEADER = ["library", "version", "guards by", "ratio", "quartiles", "per call", "
 def limits(effort: Effort, found: Mapping[str, Library]) -> Iterator[Table]:
     """Ours alone, against what it must hold."""
     table = Table(
-        "What is held",
-        "Each row is a ratio to its own baseline; a closure is an empty one of `functools.wraps`.",
-        ["work", "baseline", "ratio", "quartiles", "at most", "per call"],
+        "Against the limits",
+        "Each row is a ratio to its own baseline; a closure is an empty one of `functools.wraps`. "
+        'The limit is what the design asks for; a row above it says "exceeded".',
+        ["work", "baseline", "ratio", "quartiles", "limit", "per call"],
     )
     names = [
         ("`@failover`, sync, target first", "closure"),
@@ -306,6 +307,8 @@ def _held(table: Table, what: str, beside: str, ratio: Ratio, limit: float | Non
     """Add a row of ours, with its baseline and its limit."""
     middle, spread, cost = cells_of(ratio)
     allowed = DASH if limit is None else f"{limit:g} {TIMES}"
+    if limit is not None and ratio.median > limit:
+        allowed += ", exceeded"
     cells = [what, f"{beside}{per_call(ratio.baseline)}", middle, spread, allowed, cost]
     table.add(cells, limit=limit, **asdict(ratio))
 
@@ -538,13 +541,13 @@ def items(effort: Effort, found: Mapping[str, Library]) -> Iterator[Table]:
         "An item of a stream",
         "After the first content, in multiples of the same source given on by an empty generator, `for item in source: "
         "yield item`. Where nothing else is said, it is `@failover` with default settings.",
-        ["work", "baseline", "ratio", "quartiles", "at most", "per item"],
+        ["work", "baseline", "ratio", "quartiles", "limit", "per item"],
     )
     whole = Table(
         "A whole stream",
         f"From the call to the end of {streams.WHOLE} chunks of openai's: what opening, the first content and the end "
         "cost, in multiples of an empty generator around the same.",
-        ["work", "baseline", "ratio", "quartiles", "at most", "per stream"],
+        ["work", "baseline", "ratio", "quartiles", "limit", "per stream"],
     )
     for rows, into in ((streams.rows(), table), (streams.wholes(), whole)):
         for row in rows:

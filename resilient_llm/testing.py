@@ -11,7 +11,7 @@ import itertools
 import math
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from resilient_llm._api import wiring as _wiring
 from resilient_llm._api.observing import observe
@@ -22,10 +22,13 @@ from resilient_llm._runtime.watchdog import shut_down_read_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+    from contextlib import AbstractContextManager
 
     import anyio
 
     from resilient_llm._values.events import Event
+
+E = TypeVar("E", bound="Event")
 
 __all__ = [
     "FakeClock",
@@ -246,10 +249,14 @@ def _left_in_order(what: str, restore: Callable[[], None]) -> Generator[None, No
             )
 
 
+@overload
+def capture_events() -> AbstractContextManager[list[Event]]: ...
+@overload
+def capture_events(*types: type[E]) -> AbstractContextManager[list[E]]: ...
 @contextmanager
-def capture_events(*types: type[Event]) -> Generator[list[Event], None, None]:
+def capture_events(*types: type[Any]) -> Generator[list[Any], None, None]:
     """Collect the events of these types, of all if none is named, in order, into a list."""
-    captured: list[Event] = []
+    captured: list[Any] = []
     stop = observe(captured.append, *types)
     try:
         yield captured

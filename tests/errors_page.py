@@ -244,8 +244,8 @@ def _cases() -> Iterator[str]:
     for case in every:
         by_sdk[case["sdk"]].append(case)
     for sdk, found in sorted(by_sdk.items()):
-        yield f"### {sdk}\n\n| case | provider | status | verdict | wait | source |\n|---|---|---|---|--:|---|"
-        yield "\n".join(_row(case) for case in found) + "\n"
+        head = "| case | provider | status | verdict | wait | source |\n|---|---|---|---|--:|---|"
+        yield "\n".join([f"### {sdk}\n", head, *map(_row, found)])
 
 
 def _oldest() -> Iterator[str]:

@@ -1,6 +1,6 @@
 """How many extra attempts a provider may be asked for. Owns its counts and one lock.
 
-Retries and hedges on a provider are at most a share of the first attempts on it in the
+Retries on a provider are at most a share of the first attempts on it in the
 last ten seconds, with a floor, so that an outage is not answered with a multiple of the
 load ("retry budget" in the Finagle user guide; M. Nygard, "Release It!", 2018). No
 other lock is taken and nothing foreign is called while this lock is held.

@@ -11,15 +11,25 @@ class ErrorKind(StrEnum):
     """What an error is, which decides what happens next. Each member equals its own word."""
 
     TRANSIENT = "transient"
+    """A network error, a timeout, a 5xx: the same request may succeed in a moment."""
     RATE_LIMITED = "rate_limited"
+    """A 429 or throttling: the target is paused for as long as the provider asked."""
     AUTH_DEAD = "auth_dead"
+    """Credentials, billing, permission or the name of a model is wrong: a person must act."""
     MEMORY_PRESSURE = "memory_pressure"
+    """A local server ran out of memory."""
     REQUEST_SPECIFIC = "request_specific"
+    """This request is wrong for this target: a 400, 413 or 422, a refusal for its content."""
     BAD_RESPONSE = "bad_response"
+    """``reject`` refused the answer."""
     REJECTED = "rejected"
+    """A guard of this library refused the call, so nothing was sent."""
     CALLER_BUG = "caller_bug"
+    """An error in the calling code, such as a ``TypeError``: raised at once, unchanged."""
     CANCELLED = "cancelled"
+    """A cancellation, ``KeyboardInterrupt`` or ``SystemExit``: passes through."""
     UNKNOWN = "unknown"
+    """An error that no rule recognises: ``on_unknown`` decides."""
 
     # The words of the action table are names of the same members.
     transient = TRANSIENT

@@ -127,8 +127,8 @@ class Settings(Defaults):
 
     Attributes:
         breakers: ``{key or "*": {option: value}}``, read-only.
-        retry_budget: Retries and hedges on a provider as a share of the first attempts on
-            it in the last 10 s, with a floor of 10; None for no limit.
+        retry_budget: Retries on a provider as a share of the first attempts on it in the
+            last 10 s, with a floor of 10; None for no limit.
         max_wait: Longest wait in seconds for a target to come back within a call.
         logging: Whether the default observer logs to ``resilient_llm``.
     """

@@ -1,79 +1,44 @@
-"""Every block of Python in the README and the documentation runs, and every example does, offline."""
+"""Every visible block of Python in the documentation runs, and every example does, offline."""
 
 from __future__ import annotations
 
-import os
+import ast
+import html
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+from tests.support.pages import BLOCK, COMMENT, PAGES, README, ROOT, run, script
+
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-BLOCK = re.compile(
-    r"^(?P<indent> *)```python\n(?P<code>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL
-)
 
-# Runs a file by its path, without the network and without a key that happens to be there.
-RUNNER = """
-import runpy, socket, sys
+# Packages that a page needs and that not every environment has.
+OPTIONAL = ["openai", "anthropic", "prometheus_client"]
 
-def only_loopback(connect):
-    def connect_if_near(self, address):
-        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
-            raise OSError(f"offline: {address}")
-        return connect(self, address)
-    return connect_if_near
-
-socket.socket.connect = only_loopback(socket.socket.connect)
-socket.socket.connect_ex = only_loopback(socket.socket.connect_ex)
-runpy.run_path(sys.argv[1], run_name="__main__")
-"""
-
-
-def _run(path: Path) -> subprocess.CompletedProcess[str]:
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.endswith(("_API_KEY", "_proxy", "_PROXY"))
-    }
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-c", RUNNER, str(path)],
-        env={**environment, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
-
-
-def _script(page: str) -> str:
-    """Return the page's blocks as one script whose line numbers are the page's."""
-    lines = [""] * (page.count("\n") + 1)
-    for block in BLOCK.finditer(page):
-        first = page.count("\n", 0, block.start("code"))
-        indent = len(block["indent"])
-        for offset, line in enumerate(block["code"].splitlines()):
-            lines[first + offset] = line[indent:]
-    return "\n".join(lines)
+# Clients that would send the key of another provider to their base_url.
+CLIENTS = re.compile(r"^(Async)?(Azure)?(OpenAI|Anthropic|Groq|Mistral)$")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if page != README],  # test_readme.py runs it against a server
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
 def test_the_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:
-    """The blocks of one page run one after another, as a reader would paste them."""
+    """The visible blocks of one page run one after another, as a reader would paste them."""
     text = page.read_text(encoding="utf-8")
     if not BLOCK.search(text):
         return
+    for package in OPTIONAL:
+        if f"from {package} import" in text:
+            pytest.importorskip(package)
     # The name shows in a traceback, with the page's own line numbers.
-    script = tmp_path / page.name
-    script.write_text(_script(text), encoding="utf-8")
+    copy = tmp_path / page.name
+    copy.write_text(script(text), encoding="utf-8")
 
-    done = _run(script)
+    done = run(copy)
 
     assert 0 == done.returncode, done.stdout + done.stderr
 
@@ -82,7 +47,7 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
 def test_an_example_runs(example: Path) -> None:
     """An example ends well and says something."""
-    done = _run(example)
+    done = run(example)
 
     assert 0 == done.returncode, done.stdout + done.stderr
     assert done.stdout
@@ -102,3 +67,89 @@ def test_every_fence_is_understood() -> None:
         assert len(re.findall(r"```\s*(?:py|python)\b", text, re.IGNORECASE)) == len(
             BLOCK.findall(text)
         ), page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_page_hides_code(page: Path) -> None:
+    """A page has no comment, so what its examples need is where the reader sees it."""
+    assert [] == COMMENT.findall(page.read_text(encoding="utf-8"))
+
+
+def _code(source: Path) -> ast.Module:
+    """Return the code of a page, or of an example."""
+    text = source.read_text(encoding="utf-8")
+    return ast.parse(script(text) if source.suffix == ".md" else text)
+
+
+def _clients(code: ast.AST) -> list[ast.Call]:
+    """Return the calls that make a client of an SDK."""
+    return [
+        node
+        for node in ast.walk(code)
+        if isinstance(node, ast.Call)
+        and CLIENTS.match(getattr(node.func, "id", getattr(node.func, "attr", "")))
+    ]
+
+
+@pytest.mark.parametrize(
+    "source", [*PAGES, *EXAMPLES], ids=lambda source: str(source.relative_to(ROOT))
+)
+def test_a_client_with_an_address_has_its_own_key(source: Path) -> None:
+    """No example makes a client with a ``base_url`` and without an ``api_key``.
+
+    Such a client takes the key of its own provider from the environment, and sends it there.
+    """
+    given = {
+        call.lineno: {keyword.arg for keyword in call.keywords} for call in _clients(_code(source))
+    }
+
+    assert [] == [
+        line for line, names in given.items() if "base_url" in names and "api_key" not in names
+    ]
+
+
+@pytest.mark.parametrize(
+    "source", [*PAGES, *EXAMPLES], ids=lambda source: str(source.relative_to(ROOT))
+)
+def test_no_asynchronous_client_is_shared_between_loops(source: Path) -> None:
+    """A script with several event loops makes its asynchronous clients inside a function.
+
+    The open connections of such a client belong to one loop; the next loop fails on them.
+    """
+    code = _code(source)
+    loops = [
+        node
+        for node in ast.walk(code)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "asyncio.run"
+    ]
+    outside = [
+        node
+        for node in code.body
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    ]
+
+    assert len(loops) < 2 or [] == [
+        call.lineno
+        for node in outside
+        for call in _clients(node)
+        if getattr(call.func, "id", "").startswith("Async")
+    ]
+
+
+@pytest.mark.parametrize(
+    "source", sorted((ROOT / "docs" / "img").glob("*.dot")), ids=lambda p: p.stem
+)
+def test_a_diagram_shows_what_its_source_says(source: Path) -> None:
+    """Each Graphviz source has a picture with its labels, and a page shows the picture."""
+    dot = source.read_text(encoding="utf-8")
+    labels = re.findall(r'\[label="((?:[^"\\]|\\.)*)"', dot)
+    picture = html.unescape(source.with_suffix(".svg").read_text(encoding="utf-8"))
+
+    assert labels
+    assert [] == [
+        line
+        for label in labels
+        for line in label.replace(r"\"", '"').split(r"\n")
+        if f">{line}</text>" not in picture.replace("\xa0", " ")
+    ]
+    assert 1 == sum(f"/{source.stem}.svg)" in page.read_text(encoding="utf-8") for page in PAGES)

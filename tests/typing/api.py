@@ -43,6 +43,7 @@ from resilient_llm import (
     settings,
     unbench_model,
 )
+from resilient_llm.testing import capture_events
 
 CHAIN = ["groq/llama-3.3-70b-versatile", "openai/gpt-5-mini"]
 
@@ -403,6 +404,12 @@ def on_two(event: TargetBenched | AttemptFailed) -> None: ...
 assert_type(observe(sees), Callable[[], None])
 observe(on_bench, TargetBenched)
 observe(on_two, TargetBenched, AttemptFailed)
+
+
+with capture_events() as everything:
+    assert_type(everything, list[Event])
+with capture_events(TargetBenched) as benches:
+    assert_type(benches, list[TargetBenched])
 
 
 async def check_events() -> None:
