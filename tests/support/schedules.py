@@ -337,6 +337,8 @@ class _Run:
         self._current = plan.first
         self._waiting: dict[int, Lock] = {}
         self._over: set[int] = set()
+        self._at_work: set[int] = set()
+        """Threads that do their jobs: a finaliser may run in one that is only about to begin."""
         self._go = [threading.Semaphore(0) for _ in race.threads]
         self._all_over = threading.Semaphore(0)
         self._stopped = False
@@ -370,6 +372,7 @@ class _Run:
         self._go[number].acquire()
         try:
             if not self._stopped:
+                self._at_work.add(threading.get_ident())
                 with _watched():
                     job(state)
         except _Stopped:
@@ -377,6 +380,7 @@ class _Run:
         except BaseException as error:
             self.errors.append(error)
         finally:
+            self._at_work.discard(threading.get_ident())
             self._over.add(number)
             if len(self._over) == self._count:
                 self._all_over.release()
@@ -387,7 +391,11 @@ class _Run:
 
     def before(self, code: CodeType, offset: int) -> None:
         """Switch here, if that is allowed and the plan says so."""
-        if not self._stopped and self.points(code, offset):
+        if (
+            not self._stopped
+            and threading.get_ident() in self._at_work
+            and self.points(code, offset)
+        ):
             further = self._switches.get(self.steps)
             self.steps += 1
             if further is not None:
