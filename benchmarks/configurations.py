@@ -1,4 +1,4 @@
-"""Print what a healthy call costs in the configurations that people run.
+"""Print what a call costs in the configurations that people run: a healthy one, and a failover.
 
     python benchmarks/configurations.py            the table
     python benchmarks/configurations.py --quick    a smoke test of the same
@@ -16,8 +16,9 @@ import platform
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from _timing import Effort, Function, compare, sync_timer
-from healthy import CHAIN, FULL, QUICK, first, plain
+from _timing import Effort, Function, Timer, async_timer, compare, sync_timer
+from failing import errors, failing_over
+from healthy import CHAIN, FULL, QUICK, first, first_async, plain, plain_async
 
 from resilient_llm import (
     Attempt,
@@ -33,6 +34,8 @@ from resilient_llm.testing import isolated
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
+
+    from _timing import Ratio
 
     Setup = Callable[[], AbstractContextManager[Function]]
 
@@ -238,8 +241,31 @@ def measured(what: str, effort: Effort) -> str:
     set_up, limit = CONFIGURATIONS[what]
     with isolated(), set_up() as ask:
         ratio = compare(sync_timer(plain), {what: sync_timer(ask)}, effort)[what]
+    return row(what, ratio, limit)
+
+
+def measured_async(effort: Effort) -> str:
+    """Return the row of a healthy asynchronous call, beside an empty asynchronous wrapper."""
+    what = "defaults, async"
+    with isolated():
+        subject: dict[str, Timer] = {what: async_timer(first_async())}
+        ratio = compare(async_timer(plain_async), subject, effort)[what]
+    return row(what, ratio, 2.0)
+
+
+def measured_error(kind: str, effort: Effort) -> str:
+    """Return the row of a call whose first target fails and whose second one answers."""
+    what = f"{kind}, next target called"
+    with isolated():
+        ask = failing_over(errors()[kind])
+        ratio = compare(sync_timer(plain), {what: sync_timer(ask)}, effort)[what]
+    return row(what, ratio, 110.0)
+
+
+def row(what: str, ratio: Ratio, limit: float) -> str:
+    """Return a row of the table."""
     return (
-        f"{what:35} {ratio.median:6.2f} {ratio.low:7.2f}-{ratio.high:<7.2f} {limit:8.1f} "
+        f"{what:52} {ratio.median:6.2f} {ratio.low:7.2f}-{ratio.high:<7.2f} {limit:8.1f} "
         f"{ratio.baseline * 1e9:7.0f} ns"
     )
 
@@ -251,9 +277,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a smoke test: figures mean little")
     effort = QUICK if parser.parse_args().quick else FULL
     print(f"CPython {platform.python_version()} on {platform.machine()}, {platform.system()}")
-    print(f"{'configuration':35} {'ratio':>6} {'quartiles':>15} {'at most':>8} {'baseline':>10}")
+    print(f"{'configuration':52} {'ratio':>6} {'quartiles':>15} {'at most':>8} {'baseline':>10}")
     for what in CONFIGURATIONS:
         print(measured(what, effort), flush=True)
+    print(measured_async(effort), flush=True)
+    for kind in errors():
+        print(measured_error(kind, effort), flush=True)
 
 
 if __name__ == "__main__":

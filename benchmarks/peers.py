@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from _timing import Function, answer, statement_timer, words
+from failing import NEVER, Unavailable
 
 Decorator = Callable[[Function], Function]
 """Guards a function by a fresh guard."""
@@ -30,17 +31,9 @@ Chain = Callable[[Function, Function], Function]
 """Makes of a provider that fails and one that answers the function that asks both."""
 
 ATTEMPTS = 3
-NEVER = 10**9
-"""As a threshold: a circuit that counts and does not open."""
 LONG = 36_000.0
 """Seconds for which a circuit that was opened for a measurement stays open."""
 TIMEOUT = 30.0
-
-
-class Unavailable(Exception):  # noqa: N818  # what the HTTP status is called
-    """What an SDK raises for an HTTP 503."""
-
-    status_code = 503
 
 
 @dataclass(frozen=True)

@@ -64,9 +64,10 @@ from _timing import (
     words,
     words_async,
 )
-from peers import OURS, TIMEOUT, Block, Peer, Unavailable
+from failing import Unavailable, errors, failing_over
+from peers import OURS, TIMEOUT, Block, Peer
 
-from resilient_llm import Target, breaker, classify, failover
+from resilient_llm import breaker, classify, failover
 from resilient_llm.testing import isolated
 
 DASH = "\N{EN DASH}"
@@ -342,53 +343,6 @@ def _apart(timer: Timer) -> Timer:
             return timer(times)
 
     return run
-
-
-class Unprocessable(Exception):  # noqa: N818  # what the HTTP status is called
-    """What an SDK raises for an HTTP 422: wrong for this target, and no fault of its health."""
-
-    status_code = 422
-
-
-def errors() -> dict[str, Callable[[], Exception]]:
-    """Return ``{what: what makes one}`` of the errors that a target fails with."""
-    kinds: dict[str, Callable[[], Exception]] = {
-        "an HTTP 503": Unavailable,
-        "an HTTP 422": Unprocessable,
-        "a refused connection": ConnectionRefusedError,
-    }
-    if is_installed("openai"):
-        import openai
-
-        http: Any = sys.modules.get("httpx2") or sys.modules["httpx"]
-        response = http.Response(
-            503, request=http.Request("POST", "https://api.example.com/v1/chat/completions")
-        )
-        error = openai.InternalServerError("unavailable", response=response, body=None)
-        kinds["an `openai.InternalServerError`"] = lambda: _copied(error)
-    return kinds
-
-
-def _copied(error: Exception) -> Exception:
-    """Return a new error with the same attributes: what a client spends on one is not ours."""
-    copy = type(error).__new__(type(error), *error.args)
-    copy.__dict__.update(error.__dict__)
-    return copy
-
-
-def failing_over(error: Callable[[], Exception]) -> Function:
-    """Return a decorated function whose first target always fails and is never benched."""
-    one, two = f"down{id(error)}/model", f"up{id(error)}/model"
-    for key in (one, one.partition("/")[0]):
-        breaker(key, failures=peers.NEVER, min_calls=peers.NEVER)
-
-    @failover(chain=[one, two], attempts=1)
-    def ask(target: Target, prompt: str) -> str:
-        if target.key == one:
-            raise error()
-        return prompt
-
-    return ask
 
 
 def calls(effort: Effort, found: Mapping[str, Library]) -> Iterator[Table]:

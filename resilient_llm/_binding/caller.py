@@ -16,16 +16,12 @@ from typing import TYPE_CHECKING, Any
 from resilient_llm._binding.choosing import ordered
 from resilient_llm._binding.first_attempt import FirstAttempt, PendingAnswer, PendingCall
 from resilient_llm._binding.reporting import Reporting, new_id
-from resilient_llm._binding.second_attempt import (
-    SecondAttempt,
-    charge_first,
-    flow_of_next,
-    needs_no_flow,
-)
+from resilient_llm._binding.second_attempt import SecondAttempt, needs_no_flow
 from resilient_llm._core.call.call import Call, share_of
 from resilient_llm._core.call.call_flow import call_flow, running_attempt
 from resilient_llm._core.call.judging import fault_of
 from resilient_llm._core.call.steps import NO_ANSWER, Reply, Reraise
+from resilient_llm._core.circuit.outbox import CallTag
 from resilient_llm._core.circuit.permit import permit_of_inlined
 from resilient_llm._drive.cancellation import was_cancelled
 from resilient_llm._drive.handover import adrive, drive
@@ -257,12 +253,10 @@ class Caller(Reporting):
         verdict = first.deps.classify(error)
         if not needs_no_flow(first.options, verdict):
             return self._failed(first, error, verdict=verdict)
-        tag, permit = charge_first(first, generation, error, now, verdict, new_id)
-        if permit is not None:
-            return SecondAttempt(first, error, now, verdict, permit, tag)
-        call = self.new_call((), first)
-        flow = flow_of_next(call, first, error, now, verdict, tag)
-        return PendingCall(call, flow, next(flow))
+        tag = CallTag(new_id, first.options.observers)
+        second = SecondAttempt(first, error, now, verdict, tag)
+        second.charge_first(generation)
+        return second if second.permit is not None else PendingCall(*self._flow_from(second))
 
     def _failed(
         self,
@@ -292,8 +286,8 @@ class Caller(Reporting):
                     raise
             else:
                 if type(result) is not self.plain_type and _goes_on(result):
-                    call, flow, running = self._flow_from(pending, args, kwargs)
-                    return drive(call, flow, running, pending=result)
+                    call, flow, step = self._flow_from(pending, args, kwargs)
+                    return drive(call, flow, step, pending=result)
                 following = self._second_answered(pending, result)
                 if following is None:
                     return result
@@ -318,8 +312,8 @@ class Caller(Reporting):
                     raise
             else:
                 if type(result) is not self.plain_type and _goes_on(result):
-                    call, flow, running = self._flow_from(pending, args, kwargs)
-                    return await adrive(call, flow, running, pending=result)
+                    call, flow, step = self._flow_from(pending, args, kwargs)
+                    return await adrive(call, flow, step, pending=result)
                 following = self._second_answered(pending, result)
                 if following is None:
                     return result
@@ -338,10 +332,9 @@ class Caller(Reporting):
         ):
             call, flow, _ = self._flow_from(second)
             return _pending(call, flow, Reply(ended_at, judged=verdict))
-        second.answered(ended_at)
+        took = second.answered(ended_at)
         outbox = second.candidate.circuit.outbox
         if self.is_watched:
-            took = ended_at - second.permit.entered_at
             runtime.dispatcher.emit(
                 outbox, event_names.AttemptSucceeded, ended_at, second.tag, number=1, seconds=took
             )
@@ -362,7 +355,7 @@ class Caller(Reporting):
         second: SecondAttempt,
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
-    ) -> tuple[Call, CallFlow, Try]:
+    ) -> tuple[Call, CallFlow, Step]:
         """Start the call flow of a call that is at its second target."""
         call = self.new_call(args, second.first)
         call.kwargs = kwargs or {}

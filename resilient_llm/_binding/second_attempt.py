@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING
 
 from resilient_llm._core.call.call_flow import call_flow
 from resilient_llm._core.call.steps import Try
-from resilient_llm._core.circuit.outbox import CallTag
-from resilient_llm._core.circuit.permit import Permit, admit, permit_of_inlined
+from resilient_llm._core.circuit.permit import Permit, admit, is_new, permit_of_inlined
 from resilient_llm._values.kinds import ErrorKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from resilient_llm._binding.first_attempt import FirstAttempt
-    from resilient_llm._core.call.call import Call, Candidate
+    from resilient_llm._core.call.call import Call
     from resilient_llm._core.call.call_flow import CallFlow
+    from resilient_llm._core.call.steps import Step
+    from resilient_llm._core.circuit.outbox import CallTag
     from resilient_llm._core.circuit.window import Generation
     from resilient_llm._values.policy import Options
     from resilient_llm._values.verdict import Verdict
@@ -32,58 +31,90 @@ _MAY_END_CALL = frozenset({"content_policy", "context_length_exceeded"})
 
 
 class SecondAttempt:
-    """A call whose first attempt failed, and that is at its second target.
+    """A call whose first attempt failed and was charged, and that moves on to its second target.
 
     Attributes:
         first: What is known of the call and its first attempt.
-        candidate: The target that is called next.
-        permit: What admits that attempt.
+        candidate: The second target.
+        permit: What admits the attempt on it; None if the call flow has to look for a target.
         tag: Names the call in events.
     """
 
-    __slots__ = ("_error", "_now", "_verdict", "candidate", "first", "permit", "tag")
+    __slots__ = ("_charged", "_error", "_now", "_verdict", "candidate", "first", "permit", "tag")
 
     def __init__(
-        self,
-        first: FirstAttempt,
-        error: BaseException,
-        now: float,
-        verdict: Verdict,
-        permit: Permit,
-        tag: CallTag,
+        self, first: FirstAttempt, error: BaseException, now: float, verdict: Verdict, tag: CallTag
     ) -> None:
         self.first = first
         self.candidate = first.candidates[1]
-        self.permit = permit
+        self.permit: Permit | None = None
         self.tag = tag
+        self._charged: Permit | None = None
+        """The permit of the first attempt, if its error does not say yet that it was charged."""
         self._error: BaseException | None = error
         self._now = now
         self._verdict = verdict
 
-    def answered(self, ended_at: float) -> None:
-        """Count the answer of the second target."""
-        self._error = None
-        self.permit.succeeded(
-            ended_at,
-            ended_at - self.permit.entered_at,
-            cooldown=self.first.options.cooldown,
-            tag=self.tag,
-        )
+    def charge_first(self, generation: Generation) -> None:
+        """Charge the failure of the first attempt; admit the attempt on the second target.
 
-    def flow(self, call: Call) -> tuple[CallFlow, Try]:
-        """Return the call flow that goes on from here, and its running attempt.
+        As `judging.charge` does, for a failure that nobody listens to.
+
+        Args:
+            generation: What admitted the first attempt.
+        """
+        first, error, now = self.first, self._error, self._now
+        deps, target = first.deps, first.candidate.target
+        assert deps is not None
+        assert error is not None
+        charged = permit_of_inlined(first.candidate.circuit, generation, first.entered_at)
+        noted: BaseException | None = error
+        if is_new(error):  # nobody sees it if the second target answers
+            self._charged, noted = charged, None
+        charged.failed(noted, now, self._verdict, cooldown=first.options.cooldown, tag=self.tag)
+        deps.budgets.first_attempt_failed(target.provider_key, now)
+        deps.notice(target.provider_key, error)
+        if self.candidate.circuit.slot is None:
+            return
+        permit = admit(self.candidate.circuit, now)
+        if isinstance(permit, Permit):
+            if permit.leases:
+                permit.abandoned()
+            else:
+                self.permit = permit
+
+    def answered(self, ended_at: float) -> float:
+        """Count the answer of the second target; return the seconds that it took."""
+        self._error = None
+        permit = self.permit
+        assert permit is not None
+        took = ended_at - permit.entered_at
+        permit.succeeded(ended_at, took, cooldown=self.first.options.cooldown, tag=self.tag)
+        return took
+
+    def flow(self, call: Call) -> tuple[CallFlow, Step]:
+        """Return the call flow that goes on from here, and what it asks for.
 
         Args:
             call: The call that was begun with the first attempt.
         """
-        _put_on_record(call, self.first, self._error, self._now, self._verdict, self.tag)
-        self._error = None
-        call.untried.pop(0)
-        limit = call.limit_of(self.candidate)
-        running = Try(self.candidate, 1, self.permit, limit, self.tag, ends_deadline=False)
-        flow = call_flow(call, self._now, running)
-        next(flow)
-        return flow, running
+        error, now, verdict = self._error, self._now, self._verdict
+        assert isinstance(error, Exception)
+        if self._charged is not None:
+            self._charged.note(error, now, verdict)
+        self._error = self._charged = None
+        call.tag = self.tag
+        call.attempts = 1
+        failed = call.untried.pop(0)
+        call.record(failed, 1, now - self.first.entered_at, error, verdict)
+        call.last_failed = (failed, verdict)
+        running = None
+        if self.permit is not None:
+            call.untried.pop(0)
+            limit = call.limit_of(self.candidate)
+            running = Try(self.candidate, 1, self.permit, limit, self.tag, ends_deadline=False)
+        flow = call_flow(call, now, running)
+        return flow, next(flow)
 
 
 def needs_no_flow(options: Options, verdict: Verdict) -> bool:
@@ -102,69 +133,3 @@ def needs_no_flow(options: Options, verdict: Verdict) -> bool:
     if kind is ErrorKind.RATE_LIMITED:
         return options.attempts == 1
     return not verdict.retry_after and (options.attempts == 1 or not verdict.retryable)
-
-
-def charge_first(
-    first: FirstAttempt,
-    generation: Generation,
-    error: BaseException,
-    now: float,
-    verdict: Verdict,
-    new_id: Callable[[], str],
-) -> tuple[CallTag, Permit | None]:
-    """Charge the failure of a first attempt; admit the attempt on the next target.
-
-    As `judging.charge` does, for a failure that nobody listens to.
-
-    Returns:
-        What names the call in events, and the permit; None if the call flow has to look for the
-        next target.
-    """
-    candidate, options, deps = first.candidate, first.options, first.deps
-    assert deps is not None
-    tag = CallTag(new_id, options.observers)
-    permit = permit_of_inlined(candidate.circuit, generation, first.entered_at)
-    permit.failed(error, now, verdict, cooldown=options.cooldown, tag=tag)
-    key = candidate.target.provider_key
-    deps.budgets.first_attempt_failed(key, now)
-    deps.notice(key, error)
-    following = first.candidates[1].circuit
-    if following.slot is None:
-        return tag, None
-    admitted = admit(following, now)
-    if not isinstance(admitted, Permit):
-        return tag, None
-    if admitted.leases:
-        admitted.abandoned()
-        return tag, None
-    return tag, admitted
-
-
-def flow_of_next(
-    call: Call,
-    first: FirstAttempt,
-    error: BaseException,
-    now: float,
-    verdict: Verdict,
-    tag: CallTag,
-) -> CallFlow:
-    """Return the call flow of a call whose first attempt failed and was charged."""
-    _put_on_record(call, first, error, now, verdict, tag)
-    return call_flow(call, now)
-
-
-def _put_on_record(
-    call: Call,
-    first: FirstAttempt,
-    error: BaseException | None,
-    now: float,
-    verdict: Verdict,
-    tag: CallTag,
-) -> None:
-    """Let a call know of its first attempt what the call flow would have kept."""
-    assert isinstance(error, Exception)
-    candidate: Candidate = call.untried.pop(0)
-    call.tag = tag
-    call.attempts = 1
-    call.record(candidate, 1, now - first.entered_at, error, verdict)
-    call.last_failed = (candidate, verdict)

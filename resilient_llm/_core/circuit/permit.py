@@ -228,6 +228,17 @@ class Permit:
             return
         charged.failure(admission, now, verdict, now - entered_at, cooldown=cooldown, tag=tag)
 
+    def note(self, error: BaseException, now: float, verdict: Verdict) -> None:
+        """Note on an error that it was charged here, if `failed` was not given it.
+
+        For an error that leaves the call after all, so that no guard around it charges it again.
+        """
+        charged, admission = self.charged(verdict)
+        if admission is not None and (
+            verdict.harms_health or verdict.kind is ErrorKind.RATE_LIMITED
+        ):
+            _note_passage(error, charged, self.entered_at, now)
+
     def cancelled(
         self,
         now: float,
@@ -391,6 +402,15 @@ _new_passage = cast("Any", tuple).__new__
 _numbers = itertools.count()
 
 
+def is_new(error: BaseException) -> bool:
+    """Return whether an error has passed no guard yet, nor anything inside it."""
+    return not (
+        _PASSAGES in attributes_of(error)
+        or cause_of(error) is not None
+        or issubclass(type(error), BaseExceptionGroup)
+    )
+
+
 def _note_passage(
     error: BaseException, circuit: Circuit, entered_at: float, left_at: float
 ) -> bool:
@@ -404,11 +424,7 @@ def _note_passage(
     """
     attributes = attributes_of(error)
     inner, stands = None, True
-    if (
-        _PASSAGES in attributes
-        or cause_of(error) is not None
-        or issubclass(type(error), BaseExceptionGroup)
-    ):
+    if not is_new(error):
         inner, stands = _take_inner(error, circuit, entered_at)
         if _passages_of(error) is None:
             attributes.pop(_PASSAGES, None)  # the empty list of a pickle
