@@ -53,7 +53,7 @@ class Binding:
         self.generators = {
             target.key: bool(each.gives_items) for target, each in zip(chain, called, strict=True)
         }
-        self.pins = Pins(chain, injection.names)
+        self.pins = Pins(chain, injection.defaults_of_names)
         self.takes_attempt = any(each.attempt is not None for each in called)
         self.calls_by_invoker = any(
             target.call is not None or target.params or target.removed for target in chain

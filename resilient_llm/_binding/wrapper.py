@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import types
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from resilient_llm._binding.annotations import SeenSignature, annotations_of
 from resilient_llm._binding.caller import Caller
 from resilient_llm._binding.injection import Injection, injection_of, keeps_limits
 from resilient_llm._binding.wrapper_code import generate
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 
 Code = tuple[types.CodeType, str, tuple[Any, ...] | None, dict[str, Any]]
 """What `generate` returns."""
+
+
+_COPIED: Final = tuple(
+    name for name in functools.WRAPPER_ASSIGNMENTS if not name.startswith("__annot")
+)
+"""Attributes that a wrapper has of its function; its annotations lack what is filled in."""
 
 
 class PolicyHolder(Protocol):
@@ -87,12 +94,10 @@ def _wrapper(
     name = getattr(fn, "__name__", type(fn).__name__)
     wrapper: Any = types.FunctionType(code, caller.wrap(code, prefix), name, defaults)
     wrapper.__kwdefaults__ = keyword_defaults or None
-    functools.update_wrapper(wrapper, fn)
+    functools.update_wrapper(wrapper, fn, _COPIED)
     hidden = {p.name for p in injection.parameters} - set(injection.outer.parameters)
-    wrapper.__annotations__ = {
-        k: v for k, v in getattr(fn, "__annotations__", {}).items() if k not in hidden
-    }
-    wrapper.__signature__ = injection.outer
+    wrapper.__annotations__ = {k: v for k, v in annotations_of(fn).items() if k not in hidden}
+    wrapper.__signature__ = SeenSignature(injection.outer, fn)
     wrapper.policy = holder
 
     def using(**changes: Any) -> Any:
