@@ -25,10 +25,11 @@ from resilient_llm._core.circuit.outbox import CallTag
 from resilient_llm._core.circuit.permit import permit_of_inlined
 from resilient_llm._drive.cancellation import was_cancelled
 from resilient_llm._drive.handover import adrive, drive
-from resilient_llm._drive.results import is_awaitable, kind_of
+from resilient_llm._drive.results import is_awaitable, kind_of, refuse_unawaited
 from resilient_llm._drive.session import Suspended
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.tracing import named_call_id, note_call, open_trace
+from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.kinds import AttemptRecord
 
 if TYPE_CHECKING:
@@ -298,9 +299,11 @@ class Caller(Binding):
         wrapper only where one is needed, since most answers need none.
         """
         if type(result) is not self.plain_type:
-            if is_awaitable(result) and not self.injection.is_async:
+            if is_awaitable(result):
                 first = first or self._wrappers_attempt(generation, entered_at, target)
-                return self._guard_awaitable(first, result, args, kwargs)
+                if not self.injection.is_async:
+                    return self._guard_awaitable(first, result, args, kwargs)
+                self._refuse_unawaited(first, result)
             if kind_of(result) is not None:
                 first = first or self._wrappers_attempt(generation, entered_at, target)
                 return self._guard_stream(first, result, args, kwargs)
@@ -469,6 +472,7 @@ class Caller(Binding):
             if kind_of(value) is not None:
                 return await self._guard_stream_async(first, value, args, kwargs)
             if is_awaitable(value):
+                self._refuse_unawaited(first, value)
                 return value
             assert first.generation is not None
             value = self.on_success(
@@ -477,6 +481,17 @@ class Caller(Binding):
             )  # fmt: skip
             return await value if is_awaitable(value) else value
         return await self.resume_async(pending, args, kwargs)
+
+    def _refuse_unawaited(self, first: FirstAttempt, answer: object) -> None:
+        """End the call if an ``await`` is missing in the function; nobody is blamed for that."""
+        try:
+            refuse_unawaited(answer, first.candidate.target.key)
+        except ConfigurationError as error:
+            pending = self._failed(first, error)
+            if pending is not None:  # a rule calls it something else; there is no answer, though
+                pending.flow.close()
+                pending.call.clear()
+            raise
 
     def _guard_stream(
         self, first: FirstAttempt, stream: Any, args: tuple[Any, ...], kwargs: dict[str, Any]

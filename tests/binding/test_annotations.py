@@ -7,7 +7,7 @@ import pickle
 import sys
 import types
 import typing
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import pytest
 
@@ -139,7 +139,7 @@ def test_annotations_are_read_as_forward_references(monkeypatch: pytest.MonkeyPa
     """Where reading them raises, they are asked for in the form that never does."""
 
     class LikeIn314:
-        known = {"amount": typing.ForwardRef("Decimal")}
+        known: ClassVar = {"amount": typing.ForwardRef("Decimal")}
 
         @property
         def __annotations__(self) -> Any:
