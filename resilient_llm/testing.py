@@ -126,6 +126,10 @@ class FakeClock:
         self._timers: list[_Timer] = []
         self.alarms: list[_FakeAlarm] = []
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # With a wrapper that is bound to it. It stands still until that is bound there.
+        return FakeClock, (self._now, self.wall())
+
     def advance(self, seconds: float) -> None:
         """Let time pass; deadlines that it passes fire.
 

@@ -33,7 +33,6 @@ from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.kinds import AttemptRecord
 
 if TYPE_CHECKING:
-    import types
     from collections.abc import Callable
 
     from resilient_llm._core.call.call_flow import CallFlow
@@ -53,16 +52,15 @@ That changes without notice. A function that is watched looks more often, since 
 class Caller(Binding):
     """Makes the calls of one function under one policy."""
 
-    def wrap(self, code: types.CodeType, prefix: str) -> dict[str, Any]:
-        """Return the globals of a wrapper with this code, unbound."""
-        return self._wrapped(
-            code,
-            prefix,
-            entry=self.entry,
-            on_failure=self.on_failure,
-            on_success=self.on_success,
-            resume=self.resume_async if self.injection.is_async else self.resume,
-        )
+    def _constants(self) -> dict[str, Any]:
+        """Return the same, with where the healthy path ends."""
+        return {
+            **super()._constants(),
+            "entry": self.entry,
+            "on_failure": self.on_failure,
+            "on_success": self.on_success,
+            "resume": self.resume_async if self.injection.is_async else self.resume,
+        }
 
     # Entries.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
+import weakref
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from resilient_llm._binding.annotations import SeenSignature, annotations_of
@@ -45,11 +46,7 @@ def guarded_function(holder: PolicyHolder, fn: Any) -> Any:
     """
     injection = checked_injection(holder._policy, fn)
 
-    @functools.cache
-    def code_of(*, by_invoker: bool) -> Code:
-        return generate(injection, by_invoker=by_invoker)
-
-    return _wrapper(holder, injection, code_of)
+    return _wrapper(holder, injection, {})
 
 
 def checked_injection(policy: Policy, fn: Any) -> Injection:
@@ -76,44 +73,67 @@ def _check_limits(policy: Policy, injection: Injection) -> None:
         )
 
 
-def _wrapper(
-    holder: PolicyHolder,
-    injection: Injection,
-    code_of: Callable[..., Code],
-) -> Any:
+def _wrapper(holder: PolicyHolder, injection: Injection, codes: dict[bool, Code]) -> Any:
     """Return a wrapper with its own caller and globals.
 
     Args:
         holder: The public object of the policy.
         injection: How the function takes its target.
-        code_of: ``(by_invoker=…)``: returns the code of the function's wrappers.
+        codes: The code of the function's wrappers, as far as it was generated, by whether it
+            calls its targets through invokers.
     """
     caller = Caller(holder._policy, injection)
-    code, prefix, defaults, keyword_defaults = code_of(by_invoker=caller.calls_by_invoker)
+    by_invoker = caller.calls_by_invoker
+    if by_invoker not in codes:
+        codes[by_invoker] = generate(injection, by_invoker=by_invoker)
+    code, prefix, defaults, keyword_defaults = codes[by_invoker]
     fn = injection.fn
-    name = getattr(fn, "__name__", type(fn).__name__)
-    wrapper: Any = types.FunctionType(code, caller.wrap(code, prefix), name, defaults)
+    wrapper: Any = types.FunctionType(code, caller.wrap(prefix), _name(fn), defaults)
+    caller.wrapper_function = weakref.ref(wrapper)
     wrapper.__kwdefaults__ = keyword_defaults or None
     functools.update_wrapper(wrapper, fn, _COPIED)
     hidden = {p.name for p in injection.parameters} - set(injection.outer.parameters)
     wrapper.__annotations__ = {k: v for k, v in annotations_of(fn).items() if k not in hidden}
     wrapper.__signature__ = SeenSignature(injection.outer, fn)
     wrapper.policy = holder
-
-    def using(**changes: Any) -> Any:
-        changed = holder.using(**changes)
-        _check_limits(changed._policy, injection)
-        if not injection.takes_target and not all(
-            target.call is not None for target in changed._policy.chain
-        ):
-            raise ConfigurationError(
-                f"{name} is given no target: every entry of the chain needs its own call="
-            )
-        return _wrapper(changed, injection, code_of)
-
-    wrapper.using = using
+    wrapper.using = _Using(holder, injection, codes)
     if injection.gives_items:
         from resilient_llm._binding.stream_function import StreamFunction
 
-        return StreamFunction(fn, wrapper)
+        return StreamFunction(fn, wrapper, is_async=injection.gives_items == "async")
     return wrapper
+
+
+def _name(fn: Any) -> str:
+    return getattr(fn, "__name__", type(fn).__name__)
+
+
+class _Using:
+    """``.using`` of a decorated function."""
+
+    __slots__ = ("_codes", "_holder", "_injection")
+
+    def __init__(self, holder: PolicyHolder, injection: Injection, codes: dict[bool, Code]) -> None:
+        self._holder = holder
+        self._injection = injection
+        self._codes = codes
+
+    def __call__(self, **changes: Any) -> Any:
+        """Return the function under a policy with other options."""
+        changed = self._holder.using(**changes)
+        _check_limits(changed._policy, self._injection)
+        if not self._injection.takes_target and not all(
+            target.call is not None for target in changed._policy.chain
+        ):
+            raise ConfigurationError(
+                f"{_name(self._injection.fn)} is given no target: "
+                "every entry of the chain needs its own call="
+            )
+        return _wrapper(changed, self._injection, self._codes)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Using, (
+            self._holder,
+            self._injection,
+            {},
+        )  # no version of Python reads others' code

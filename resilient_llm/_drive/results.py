@@ -11,7 +11,7 @@ The class decides, by the special methods that Python defines, since no SDK is i
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from resilient_llm._values.built_in import class_name
 from resilient_llm._values.class_cache import ClassCache
@@ -118,8 +118,8 @@ def refuse_unawaited(answer: object, key: str) -> None:
     """
     if not _forgotten[type(answer)]:
         return
-    if isinstance(answer, Coroutine):
-        answer.close()
+    if issubclass(type(answer), Coroutine):
+        cast("Coroutine[Any, Any, Any]", answer).close()
     raise ConfigurationError(
         f"the function that was called for {key} returned an object of type "
         f"{class_name(type(answer))}, which nobody has awaited: write `return await …` in it"

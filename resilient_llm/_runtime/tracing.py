@@ -7,6 +7,7 @@ variable takes.
 
 from __future__ import annotations
 
+import functools
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
 
@@ -157,5 +158,12 @@ def note_call(trace: Trace | None, call_id: str) -> Outcome:
     return outcome
 
 
-has_trace = _open_trace.get
+class _Getter(functools.partial["Trace | None"]):
+    """The variable's ``get``, which alone cannot be pickled; wrappers refer to it."""
+
+    def __reduce__(self) -> str:
+        return "has_trace"
+
+
+has_trace = _Getter(_open_trace.get)
 """Returns a trace, open or not, if there may be one around this code; for the healthy path."""

@@ -165,7 +165,7 @@ def test_what_can_be_entered_or_iterated_is_an_answer(give: type[Deferred]) -> N
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["policy", "registered"])
-def test_no_rule_makes_a_failure_of_a_target_of_it(own: bool) -> None:  # noqa: FBT001
+def test_no_rule_makes_a_failure_of_a_target_of_it(own: bool) -> None:
     """Also where every error is said to be transient."""
 
     def transient(error: BaseException) -> ErrorKind:
