@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +11,10 @@ from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values import checks as check
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.health import BenchedModel, TargetHealth
-from resilient_llm._values.target import normal_key
+from resilient_llm._values.target import Target, normal_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from resilient_llm._core.circuit.circuit import Circuit
-    from resilient_llm._values.target import Target
 
 
 def list_benched() -> list[BenchedModel]:

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
+from collections.abc import Callable, Mapping
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 from resilient_llm._binding.callers import Callers
 from resilient_llm._binding.client_retries import warn_of_client_retries
@@ -16,18 +26,15 @@ from resilient_llm._values.policy import (
     CHECKS,
     FailoverOptions,
     Policy,
+    PolicyOptions,
     checked_options,
     warn_of_attempts,
 )
+from resilient_llm._values.target import Target
 from resilient_llm.strategies import BUILT_IN as STRATEGIES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Unpack
-
     from resilient_llm._binding.loop import AsyncAttempts, SyncAttempts
-    from resilient_llm._values.policy import PolicyOptions
-    from resilient_llm._values.target import Target
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self, TypeVar, overload
 
 from resilient_llm._drive.tasks import waker
 from resilient_llm._runtime.runtime import runtime
@@ -12,11 +14,6 @@ from resilient_llm._values import checks as check
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.events import Event
 from resilient_llm._values.exported import exported
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import TracebackType
-    from typing import Self
 
 E = TypeVar("E", bound=Event)
 E2 = TypeVar("E2", bound=Event)

@@ -7,7 +7,7 @@ generator function that calls the wrapper, and not the one inside, which nothing
 from __future__ import annotations
 
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import wrapt
 
@@ -65,7 +65,7 @@ class StreamFunction(_Proxy):
     @property
     def __dict__(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]  # as of a function
         own: dict[str, Any] = getattr(self.__wrapped__, "__dict__", {})
-        added: dict[str, Any] = vars(self._self_wrapper)
+        added = cast("dict[str, Any]", vars(self._self_wrapper))
         return {**own, **added}
 
     def __copy__(self) -> Any:

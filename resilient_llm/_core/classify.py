@@ -21,6 +21,7 @@ from resilient_llm._values.errors import (
     ResilientLLMError,
     ResponseRejectedError,
 )
+from resilient_llm._values.explanation import Explanation
 from resilient_llm._values.kinds import ErrorKind
 from resilient_llm._values.verdict import Verdict
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from resilient_llm._core.explain import ClassificationPath
-    from resilient_llm._values.explanation import Explanation
     from resilient_llm._values.verdict import Rule
 
     Judge = Callable[[BaseException, Callable[[], float]], Verdict | None]

@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import functools
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final
+from types import TracebackType
+from typing import Final, Self
 
 from resilient_llm._core.call.call import Outcome
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.exported import exported
-
-if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Self
-
-    from resilient_llm._values.kinds import AttemptRecord
+from resilient_llm._values.kinds import AttemptRecord
 
 _open_trace: ContextVar[Trace | None] = ContextVar("resilient_llm_trace", default=None)
 open_traces: Final[set[int]] = set()
