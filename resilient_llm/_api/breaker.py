@@ -36,14 +36,22 @@ from resilient_llm._values.target import normal_key
 
 F = TypeVar("F")
 
-# Copies of what every entry reads from the runtime, which saves an attribute lookup.
-_clock = runtime.clock
+# A copy of what every call of `breaker` reads from the runtime, which saves an attribute lookup.
 _circuits = runtime.circuits
 
 
+class _Present:
+    """A copy of what every entry reads, for the same reason.
+
+    Not a name of the module: freezegun replaces every function of `time` that it finds in one.
+    """
+
+    clock = runtime.clock
+
+
 def _look_again() -> None:
-    global _clock, _circuits  # see above
-    _clock, _circuits = runtime.clock, runtime.circuits
+    global _circuits  # see above
+    _Present.clock, _circuits = runtime.clock, runtime.circuits
 
 
 runtime.on_exchange.append(_look_again)
@@ -94,7 +102,7 @@ class Breaker:
     _extra: _ExtraEntries  # set only when needed
 
     def __enter__(self) -> "Breaker":
-        now = _clock()
+        now = _Present.clock()
         generation = self._circuit.slot
         # From here to the stores nothing is called, so no other thread comes in between
         # (see the theory of operation in _core/circuit/window.py).
@@ -110,7 +118,7 @@ class Breaker:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        now = _clock()
+        now = _Present.clock()
         generation = self._generation
         if (
             error is None
