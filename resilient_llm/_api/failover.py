@@ -153,11 +153,8 @@ class Failover:
         """
         if isinstance(fn, (classmethod, staticmethod)):
             inner: Any = fn.__func__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # users' input
-            return (
-                classmethod(self(inner))
-                if isinstance(fn, classmethod)
-                else staticmethod(self(inner))
-            )
+            wrapper = guarded_function(self, inner)
+            return classmethod(wrapper) if isinstance(fn, classmethod) else staticmethod(wrapper)
         return guarded_function(self, fn)
 
     # As call.

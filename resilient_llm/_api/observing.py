@@ -37,6 +37,9 @@ def observe(callback: Callable[[Any], object], /, *types: type[Event]) -> Callab
     1,000 for each key; neither calls nor other observers do. An observer that raises is logged
     once and does not affect the call; only KeyboardInterrupt and SystemExit leave it.
 
+    Where a module is loaded again, its function replaces the one that it registered before;
+    ending the subscription of that one then does nothing. Closures, lambdas and methods stay.
+
     Returns:
         A function that ends the subscription.
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import re
 import types
+import warnings
 import weakref
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -45,7 +47,7 @@ def guarded_function(holder: PolicyHolder, fn: Any) -> Any:
         ConfigurationError: If it cannot be guarded, or is given no target.
     """
     injection = checked_injection(holder._policy, fn)
-
+    _warn_of_timeout(holder._policy, injection)
     return _wrapper(holder, injection, {})
 
 
@@ -71,6 +73,30 @@ def _check_limits(policy: Policy, injection: Injection) -> None:
             "or decorate an async function; "
             "for streams there is stream=StreamPolicy(first_item_timeout=…)"
         )
+
+
+_LATER: Final = re.compile("iter|generator|stream|awaitable|coroutine|future|task", re.IGNORECASE)
+"""In a return annotation: the function gives what is waited for later, and that has a limit."""
+
+
+def _warn_of_timeout(policy: Policy, injection: Injection) -> None:
+    """Warn, where the decorator is written, of a deadline that ends no attempt."""
+    timeout = policy.options.timeout
+    if (
+        timeout is None
+        or policy.options.stream is not None
+        or any(target.stream is not None for target in policy.chain)
+        or keeps_limits(injection, policy.chain, timeout)
+        or _LATER.search(str(injection.signature.return_annotation))
+    ):
+        return
+    warnings.warn(
+        f"timeout={timeout:g} cannot interrupt {_name(injection.fn)}, which is synchronous: it "
+        "ends waits and further attempts, and a late answer is returned as it is; give the "
+        "function a parameter annotated Attempt and pass attempt.remaining to the client, or "
+        "decorate an async function; if it returns a stream, say stream=StreamPolicy()",
+        stacklevel=4,
+    )
 
 
 def _wrapper(holder: PolicyHolder, injection: Injection, codes: dict[bool, Code]) -> Any:
