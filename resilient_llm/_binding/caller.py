@@ -27,9 +27,10 @@ from resilient_llm._drive.cancellation import was_cancelled
 from resilient_llm._drive.handover import adrive, drive
 from resilient_llm._drive.results import is_awaitable, kind_of, refuse_unawaited
 from resilient_llm._drive.session import Suspended
+from resilient_llm._drive.sync import trim
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.tracing import named_call_id, note_call, open_trace
-from resilient_llm._values.errors import ConfigurationError
+from resilient_llm._values.errors import ConfigurationError, ResilientLLMError
 from resilient_llm._values.kinds import AttemptRecord
 
 if TYPE_CHECKING:
@@ -94,7 +95,11 @@ class Caller(Binding):
         if generation is None:
             call = self.new_call(args, first)
             flow = call_flow(call, runtime.clock())
-            return drive(call, flow, next(flow))
+            try:
+                return drive(call, flow, next(flow))
+            except ResilientLLMError as error:
+                trim(error)
+                raise
         candidate = first.candidate
         try:
             result = candidate.invoke(first, args, first.kwargs)
@@ -126,7 +131,11 @@ class Caller(Binding):
             call = self.new_call(args, first)
             del args, kwargs
             flow = call_flow(call, runtime.clock())
-            return await adrive(call, flow, next(flow))
+            try:
+                return await adrive(call, flow, next(flow))
+            except ResilientLLMError as error:
+                trim(error)
+                raise
         candidate, timed_out, still_counted = first.candidate, False, 0
         try:
             if first.limit is None:
@@ -259,7 +268,11 @@ class Caller(Binding):
     ) -> Any:
         """Go on with the call flow after the first attempt."""
         call, step = self._resumed(pending_call, args, kwargs)
-        return drive(call, pending_call.flow, step)
+        try:
+            return drive(call, pending_call.flow, step)
+        except ResilientLLMError as error:
+            trim(error)
+            raise
 
     async def resume_async(
         self, pending_call: PendingCall, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -267,7 +280,11 @@ class Caller(Binding):
         """Go on with the call flow after the first attempt."""
         call, step = self._resumed(pending_call, args, kwargs)
         del args, kwargs
-        return await adrive(call, pending_call.flow, step)
+        try:
+            return await adrive(call, pending_call.flow, step)
+        except ResilientLLMError as error:
+            trim(error)
+            raise
 
     def _resumed(
         self, pending_call: PendingCall, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -11,9 +11,8 @@ def replaces(new: object, old: object) -> bool:
     Only functions that stand in a module by themselves: of closures, lambdas and methods there
     may be many, each meant. A function that a decorator made is a closure, whatever its name.
     """
-    return (
-        new is not old and (name := _module_level(new)) is not None and name == _module_level(old)
-    )
+    name = _module_level(new)
+    return new is not old and name is not None and name == _module_level(old)
 
 
 def _module_level(function: object) -> tuple[str, str] | None:
