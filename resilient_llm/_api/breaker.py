@@ -5,6 +5,7 @@ holds no task, loop or thread. Of several entries at once, the first one is stor
 slots. The others, and those that took a lease, are in a list together with their owners.
 """
 
+import inspect
 import threading
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
@@ -368,6 +369,10 @@ def breaker(name: str, **options: Unpack[BreakerOptions]) -> Breaker:
             guard._circuit = circuit
             guard._generation = _EMPTY
             return guard
+    if inspect.isroutine(name):
+        raise ConfigurationError(
+            f'{getattr(name, "__name__", "a function")} is not a name: write @breaker("name")'
+        )
     return _of(normal_key(name), checked_options(options))
 
 

@@ -18,6 +18,7 @@ from typing import (
 from resilient_llm._binding.callers import Callers
 from resilient_llm._binding.client_retries import warn_of_client_retries
 from resilient_llm._binding.wrapper import guarded_function
+from resilient_llm._runtime.chains import note_policy
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.chain import targets_of
 from resilient_llm._values.exported import exported
@@ -118,6 +119,7 @@ class Failover:
             frozenset(given),
         )
         self._callers = Callers(self._policy)
+        note_policy(self)
         attempts = self._policy.in_force(runtime.settings).attempts
         for target in targets:
             circuit = runtime.registry.find(target.key)
