@@ -61,7 +61,7 @@ def _flat(chain: Any, depth: int = 0) -> Iterator[Target]:
     elif isinstance(getattr(chain, "chain", None), tuple):
         yield from _flat(chain.chain, depth + 1)
     elif isinstance(chain, Iterable) and not isinstance(chain, (bytes, Mapping)):
-        _refuse_pair(chain)  # pyright: ignore[reportUnknownArgumentType]  # users' input
+        _refuse_pair(chain)
         for entry in chain:  # pyright: ignore[reportUnknownVariableType]  # users' input
             if isinstance(entry, str) and not entry.strip():
                 raise ConfigurationError(f"chain has a blank entry: {ALLOWED}")

@@ -67,7 +67,8 @@ def seconds(name: str, value: Any, *, optional: bool = False, zero: bool = False
     if value is None and optional:
         return None
     if type(value) is _timedelta():
-        value = value.total_seconds()
+        duration: Any = value
+        value = duration.total_seconds()
     try:
         return number(name, value, low=0.0) if zero else number(name, value, above=0.0)
     except ConfigurationError:
