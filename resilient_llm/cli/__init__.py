@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from typing import TYPE_CHECKING, Final
 
 from resilient_llm import __version__
@@ -35,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser, explain = _parsers()
     options = parser.parse_args(argv)
     if options.command is None:
-        parser.print_help()
-        return USAGE
+        parser.print_help(sys.stderr)
+        parser.exit(USAGE)
     if options.command == "demo":
         return _demo.run(options)
     try:

@@ -32,8 +32,11 @@ def test_errors_show_the_usage_of_their_command(
 
 def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     """The commands are listed, and the exit status is that of wrong use."""
-    assert USAGE == main([])
-    assert "explain" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as caught:
+        main([])
+
+    assert USAGE == caught.value.code
+    assert "explain" in capsys.readouterr().err
 
 
 def test_a_body_may_be_written_as_json(capsys: pytest.CaptureFixture[str]) -> None:
