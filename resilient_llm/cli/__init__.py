@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.command is None:
         parser.print_help(sys.stderr)
-        parser.exit(USAGE)
+        parser.exit(USAGE, "\nresilient-llm: error: a command is expected: demo or explain\n")
     if options.command == "demo":
         return _demo.run(options)
     try:
