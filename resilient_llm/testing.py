@@ -2,16 +2,20 @@
 
 `fake_clock` moves time by hand, `isolated` gives a fresh state of the process,
 `capture_events` collects events, `scripted` and `ascripted` return or raise given outcomes
-in turn. The pytest plugin offers the fixtures ``resilient_llm`` and ``fake_clock``.
+in turn, `fake_stream` and `http_error` are outcomes as real clients have them. The pytest
+plugin offers the fixtures ``resilient_llm`` and ``fake_clock``.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import threading
+from collections import deque
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from resilient_llm._api import wiring as _wiring
 from resilient_llm._api.observing import observe
@@ -19,23 +23,27 @@ from resilient_llm._drive.tasks import waker
 from resilient_llm._runtime.classify import classify
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.watchdog import shut_down_read_of
+from resilient_llm._values import checks as check
+from resilient_llm._values.errors import ConfigurationError
+from resilient_llm._values.events import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
     from contextlib import AbstractContextManager
 
     import anyio
-
-    from resilient_llm._values.events import Event
 
 E = TypeVar("E", bound="Event")
 
 __all__ = [
     "FakeClock",
+    "FakeHTTPError",
+    "FakeStream",
     "Scripted",
     "ascripted",
     "capture_events",
     "fake_clock",
+    "fake_stream",
+    "http_error",
     "isolated",
     "scripted",
 ]
@@ -128,6 +136,10 @@ class FakeClock:
         self._lock = threading.Lock()
         self._timers: list[_Timer] = []
         self.alarms: list[_FakeAlarm] = []
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # With a wrapper that is bound to it. It stands still until that is bound there.
+        return FakeClock, (self._now, self.wall())
 
     def advance(self, seconds: float) -> None:
         """Let time pass; deadlines that it passes fire.
@@ -283,13 +295,15 @@ class Scripted:
                 f"the script has {len(self._outcomes)} outcomes and was called once more"
             )
         outcome: Any = self._outcomes[number]
-        if isinstance(outcome, BaseException) or _is_error_class(outcome):
+        if _is_error(outcome):
             raise outcome
         return outcome
 
 
-def _is_error_class(outcome: Any) -> bool:
-    return isinstance(outcome, type) and issubclass(outcome, BaseException)
+def _is_error(outcome: Any) -> bool:
+    """Return whether this can be raised: an exception, or a class of exceptions."""
+    cls: Any = outcome if isinstance(outcome, type) else type(outcome)
+    return issubclass(cls, BaseException)
 
 
 class AsyncScripted(Scripted):
@@ -311,3 +325,156 @@ def scripted(*outcomes: Any) -> Scripted:
 def ascripted(*outcomes: Any) -> AsyncScripted:
     """Return an async function that returns or raises each outcome in turn."""
     return AsyncScripted(outcomes)
+
+
+class FakeStream:
+    """A stream as clients give it, for ``for`` and for ``async for``; made by `fake_stream`.
+
+    It is its own iterator, is read once, and is a context manager that closes it.
+
+    Attributes:
+        closed: Whether it was closed, or read to its end.
+    """
+
+    def __init__(self, items: tuple[Any, ...], then: BaseException | type[BaseException] | None):
+        self.closed = False
+        self._left = deque(items)
+        self._then = then
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        if not self.closed:
+            if self._left:
+                return self._left.popleft()
+            self.closed = True
+            if self._then is not None:
+                raise self._then
+        raise StopIteration
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            return self.__next__()
+        except StopIteration:
+            raise StopAsyncIteration from None
+
+    def close(self) -> None:
+        self.closed = True
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.close()
+
+
+def fake_stream(*items: Any, then: BaseException | type[BaseException] | None = None) -> FakeStream:
+    """Return a stream of these items, for synchronous and for asynchronous code.
+
+    Examples:
+        >>> client = scripted(fake_stream("Hel", then=ConnectionError()), "Hello")
+
+    Args:
+        *items: What it gives.
+        then: An exception, or a class, that is raised after the items; None for a regular end.
+
+    Raises:
+        ConfigurationError: If ``then`` cannot be raised.
+    """
+    if then is not None and not _is_error(then):
+        raise ConfigurationError(
+            f"then of type {type(then).__name__} is not allowed: expected an exception or None; "
+            "items come before it, without a keyword"
+        )
+    return FakeStream(items, then)
+
+
+class _FakeResponse:
+    """The response of a `FakeHTTPError`, with the names that httpx and requests use."""
+
+    def __init__(self, status: int, headers: dict[str, str], content: bytes) -> None:
+        self.status_code = status
+        self.headers = headers
+        self.content = self._content = content
+
+    @property
+    def text(self) -> str:
+        return self.content.decode("utf-8", "replace")
+
+    def json(self) -> Any:
+        return json.loads(self.content)
+
+
+class FakeHTTPError(Exception):
+    """An error as a client raises it for a response; made by `http_error`.
+
+    Attributes:
+        status_code: The HTTP status.
+        headers: ``{lower-cased name: value}``
+        body: The decoded body: a dict, a text, or None.
+        response: The same as a response of httpx or requests, with ``.text`` and ``.json()``.
+    """
+
+    def __init__(
+        self, status: int, headers: Mapping[str, str], body: dict[str, Any] | str | None
+    ) -> None:
+        super().__init__(f"Error code: {status}")
+        self.status_code = status
+        self.headers = dict(headers)
+        self.body = body
+        text = body if isinstance(body, str) else "" if body is None else json.dumps(body)
+        self.response = _FakeResponse(status, self.headers, text.encode())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.status_code, self.headers, self.body)
+
+
+def http_error(
+    status: int,
+    *,
+    headers: Mapping[str, str | int | float] | None = None,
+    body: dict[str, Any] | str | None = None,
+) -> FakeHTTPError:
+    """Return an error as clients raise it for a provider's response with this status.
+
+    It is classified like the error of a real client for the same response.
+
+    Examples:
+        >>> http_error(429, headers={"retry-after": "20"})
+        >>> http_error(400, body={"error": {"code": "context_length_exceeded"}})
+
+    Args:
+        status: From 100 to 599.
+        headers: ``{name: value}``
+        body: What the provider answers: a dict, for JSON, or a text.
+
+    Raises:
+        ConfigurationError: If one of them is not allowed; also a ValueError.
+    """
+    number = check.whole("status", status, low=100)
+    if number > 599:
+        raise ConfigurationError(f"status={number} is not allowed: expected 100 to 599")
+    given = check.mapping("headers", {} if headers is None else headers)
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise ConfigurationError(
+                f"headers[{name!r}] of type {type(value).__name__} is not allowed: expected a text"
+            )
+    if body is not None and not isinstance(body, (dict, str)):  # pyright: ignore[reportUnnecessaryIsInstance]  # users' input
+        raise ConfigurationError(
+            f"body of type {type(body).__name__} is not allowed: expected a dict or a text"
+        )
+    return FakeHTTPError(number, {name.lower(): str(value) for name, value in given.items()}, body)

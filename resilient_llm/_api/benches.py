@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from resilient_llm._core.circuit.state import FOREVER, Bench
+from resilient_llm._runtime.chains import named_keys
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values import checks as check
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.health import BenchedModel, TargetHealth
-from resilient_llm._values.target import normal_key
+from resilient_llm._values.target import Target, normal_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from resilient_llm._core.circuit.circuit import Circuit
-    from resilient_llm._values.target import Target
 
 
 def list_benched() -> list[BenchedModel]:
@@ -32,6 +31,7 @@ def bench_model(
     """Bench a target, or with a key without a slash every target of a provider.
 
     A manual bench ends only by `unbench_model` or its own end. Benching again replaces it.
+    A key that no chain names is logged as a warning if one of a chain is spelled like it.
 
     Args:
         spec: ``"provider/model"`` or ``"provider"``; need not be known yet.
@@ -49,7 +49,25 @@ def bench_model(
         )
     now = runtime.clock()
     end = FOREVER if until is None else now + _seconds_until(until)
+    if runtime.settings.logging and runtime.registry.find(key) is None:
+        _warn_of_typo(key)
     runtime.registry.circuit(key).bench(now, end, reason)
+
+
+def _warn_of_typo(key: str) -> None:
+    """Log a warning if no chain names a key, but one like it."""
+    named = named_keys()
+    if key in named:
+        return
+    near = check.near_names(key, named)
+    if near:
+        import logging
+
+        logging.getLogger("resilient_llm").warning(
+            "%s is benched, which no chain of this process names; did you mean %s?",
+            key,
+            " or ".join(near),
+        )
 
 
 def unbench_model(spec: str | Target) -> bool:

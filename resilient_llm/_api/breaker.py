@@ -5,6 +5,7 @@ holds no task, loop or thread. Of several entries at once, the first one is stor
 slots. The others, and those that took a lease, are in a list together with their owners.
 """
 
+import inspect
 import threading
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
@@ -36,14 +37,22 @@ from resilient_llm._values.target import normal_key
 
 F = TypeVar("F")
 
-# Copies of what every entry reads from the runtime, which saves an attribute lookup.
-_clock = runtime.clock
+# A copy of what every call of `breaker` reads from the runtime, which saves an attribute lookup.
 _circuits = runtime.circuits
 
 
+class _Present:
+    """A copy of what every entry reads, for the same reason.
+
+    Not a name of the module: freezegun replaces every function of `time` that it finds in one.
+    """
+
+    clock = runtime.clock
+
+
 def _look_again() -> None:
-    global _clock, _circuits  # see above
-    _clock, _circuits = runtime.clock, runtime.circuits
+    global _circuits  # see above
+    _Present.clock, _circuits = runtime.clock, runtime.circuits
 
 
 runtime.on_exchange.append(_look_again)
@@ -94,7 +103,7 @@ class Breaker:
     _extra: _ExtraEntries  # set only when needed
 
     def __enter__(self) -> "Breaker":
-        now = _clock()
+        now = _Present.clock()
         generation = self._circuit.slot
         # From here to the stores nothing is called, so no other thread comes in between
         # (see the theory of operation in _core/circuit/window.py).
@@ -110,7 +119,7 @@ class Breaker:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        now = _clock()
+        now = _Present.clock()
         generation = self._generation
         if (
             error is None
@@ -360,6 +369,10 @@ def breaker(name: str, **options: Unpack[BreakerOptions]) -> Breaker:
             guard._circuit = circuit
             guard._generation = _EMPTY
             return guard
+    if inspect.isroutine(name):
+        raise ConfigurationError(
+            f'{getattr(name, "__name__", "a function")} is not a name: write @breaker("name")'
+        )
     return _of(normal_key(name), checked_options(options))
 
 

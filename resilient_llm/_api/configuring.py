@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypedDict, Unpack
 
 from resilient_llm._runtime.runtime import runtime
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-    from typing import Any, Unpack
-
-    from resilient_llm._values.kinds import ErrorKind
-    from resilient_llm._values.policy import OnError, OnUnknown, WhenAllBenched
-    from resilient_llm._values.settings import BreakerOptions, Settings
-    from resilient_llm._values.stream_policy import StreamPolicy
-    from resilient_llm._values.target import Target
-    from resilient_llm._values.verdict import Verdict
+from resilient_llm._values.kinds import ErrorKind
+from resilient_llm._values.policy import OnError, OnUnknown, WhenAllBenched
+from resilient_llm._values.settings import BreakerOptions, Settings
+from resilient_llm._values.stream_policy import StreamPolicy
+from resilient_llm._values.target import Target
+from resilient_llm._values.verdict import Verdict
 
 
 class Changes(TypedDict, total=False):

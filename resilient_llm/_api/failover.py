@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
+from collections.abc import Callable, Mapping
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 from resilient_llm._binding.callers import Callers
 from resilient_llm._binding.client_retries import warn_of_client_retries
 from resilient_llm._binding.wrapper import guarded_function
+from resilient_llm._runtime.chains import note_policy
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.chain import targets_of
 from resilient_llm._values.exported import exported
@@ -16,18 +27,15 @@ from resilient_llm._values.policy import (
     CHECKS,
     FailoverOptions,
     Policy,
+    PolicyOptions,
     checked_options,
     warn_of_attempts,
 )
+from resilient_llm._values.target import Target
 from resilient_llm.strategies import BUILT_IN as STRATEGIES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Unpack
-
     from resilient_llm._binding.loop import AsyncAttempts, SyncAttempts
-    from resilient_llm._values.policy import PolicyOptions
-    from resilient_llm._values.target import Target
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -111,6 +119,7 @@ class Failover:
             frozenset(given),
         )
         self._callers = Callers(self._policy)
+        note_policy(self)
         attempts = self._policy.in_force(runtime.settings).attempts
         for target in targets:
             circuit = runtime.registry.find(target.key)
@@ -146,11 +155,8 @@ class Failover:
         """
         if isinstance(fn, (classmethod, staticmethod)):
             inner: Any = fn.__func__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # users' input
-            return (
-                classmethod(self(inner))
-                if isinstance(fn, classmethod)
-                else staticmethod(self(inner))
-            )
+            wrapper = guarded_function(self, inner)
+            return classmethod(wrapper) if isinstance(fn, classmethod) else staticmethod(wrapper)
         return guarded_function(self, fn)
 
     # As call.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self, TypeVar, overload
 
 from resilient_llm._drive.tasks import waker
 from resilient_llm._runtime.runtime import runtime
@@ -12,11 +14,6 @@ from resilient_llm._values import checks as check
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.events import Event
 from resilient_llm._values.exported import exported
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import TracebackType
-    from typing import Self
 
 E = TypeVar("E", bound=Event)
 E2 = TypeVar("E2", bound=Event)
@@ -39,6 +36,9 @@ def observe(callback: Callable[[Any], object], /, *types: type[Event]) -> Callab
     events of that key. While it is busy with one of them, the later ones wait for it, at most
     1,000 for each key; neither calls nor other observers do. An observer that raises is logged
     once and does not affect the call; only KeyboardInterrupt and SystemExit leave it.
+
+    Where a module is loaded again, its function replaces the one that it registered before;
+    ending the subscription of that one then does nothing. Closures, lambdas and methods stay.
 
     Returns:
         A function that ends the subscription.

@@ -6,7 +6,9 @@ reads is put into the generated wrapper. The wrapper is unbound when that state 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import copyreg
+import weakref
+from typing import TYPE_CHECKING, Any, Self
 
 from resilient_llm._binding.choosing import Pins
 from resilient_llm._binding.client_retries import notice_client_retries
@@ -14,6 +16,7 @@ from resilient_llm._binding.first_attempt import NoAnswer, PendingAnswer
 from resilient_llm._binding.invoking import called_injection, invoker_of
 from resilient_llm._binding.options_in_force import OptionsEffect, OptionsInForce
 from resilient_llm._core.call.call import CallDeps, Candidate
+from resilient_llm._core.circuit.circuit import Circuit
 from resilient_llm._core.circuit.window import NEVER
 from resilient_llm._drive.results import is_awaitable
 from resilient_llm._runtime.classify import classify
@@ -23,7 +26,6 @@ from resilient_llm._values import event_names
 
 if TYPE_CHECKING:
     import types
-    from collections.abc import Callable
 
     from resilient_llm._binding.injection import Injection
     from resilient_llm._values.policy import Options, Policy
@@ -35,6 +37,15 @@ class Unbound:
 
     slot = None
     shut_until = NEVER
+
+
+def _unbound() -> Any:
+    return Unbound
+
+
+# Circuits are of one process. A wrapper that is sent to another one by value, as cloudpickle does
+# with functions of `__main__`, arrives there unbound. Circuits are pickled by nothing else.
+copyreg.pickle(Circuit, lambda _: (_unbound, ()))
 
 
 class Binding:
@@ -53,7 +64,7 @@ class Binding:
         self.generators = {
             target.key: bool(each.gives_items) for target, each in zip(chain, called, strict=True)
         }
-        self.pins = Pins(chain, injection.names)
+        self.pins = Pins(chain, injection.defaults_of_names)
         self.takes_attempt = any(each.attempt is not None for each in called)
         self.calls_by_invoker = any(
             target.call is not None or target.params or target.removed for target in chain
@@ -66,6 +77,10 @@ class Binding:
         self.deps: CallDeps | None = None
         self.wrapper: dict[str, Any] = {}
         self.prefix = ""
+        self.wrapper_function: weakref.ref[types.FunctionType] | None = None
+        """The wrapper itself, if there is one."""
+        self.is_revived = False
+        """Whether the wrapper was unpickled, with copies of what was in its globals."""
         self.plain_type: type = str
         """The class of the last answer that was no stream and no awaitable."""
         self.quiet_type: type = NoAnswer
@@ -183,6 +198,8 @@ class Binding:
         second, second_target = others[0] if others else (Unbound, candidates[0].target)
         # The circuit last: once it is there, the wrapper reads the rest.
         self._put(target=candidates[0].target, clock=runtime.clock, others=others)
+        if self.is_revived:
+            self._put(**self._constants())
         self._put(second=second, second_target=second_target, circuit=candidates[0].circuit)
 
     def _is_listened_to(self, kind: event_names.EventName) -> bool:
@@ -226,18 +243,13 @@ class Binding:
         for name, value in values.items():
             self.wrapper[self.prefix + name] = value
 
-    def _wrapped(
-        self, code: types.CodeType, prefix: str, **handlers: Callable[..., Any]
-    ) -> dict[str, Any]:
-        """Return the globals of a wrapper with this code, unbound.
+    def wrap(self, prefix: str) -> dict[str, Any]:
+        """Return the globals of a wrapper, unbound.
 
         Args:
-            code: The code.
             prefix: Of the names of the globals.
-            **handlers: What the wrapper calls where its healthy path ends.
         """
-        self.prefix = prefix
-        self.plain_type_name = f"{prefix}plain_type"
+        self._name(prefix)
         self.wrapper = {
             "__builtins__": __builtins__,
             "__name__": getattr(self.injection.fn, "__module__", __name__),
@@ -249,15 +261,43 @@ class Binding:
             target=self.policy.chain[0],
             second_target=self.policy.chain[0],
             clock=runtime.clock,
-            fn=self.injection.fn,
-            invokers=self.invokers,
-            open_traces=open_traces,
-            has_trace=has_trace,
-            type=type,
-            is_awaitable=is_awaitable,
             plain_type=NoAnswer,
             look_at=NEVER,
-            pending_answer=PendingAnswer,
-            **handlers,
+            **self._constants(),
         )
         return self.wrapper
+
+    def _name(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.plain_type_name = f"{prefix}plain_type"
+
+    def _constants(self) -> dict[str, Any]:
+        """Return what the wrapper reads and no binding changes."""
+        return {
+            "fn": self.injection.fn,
+            "invokers": self.invokers,
+            "open_traces": open_traces,
+            "has_trace": has_trace,
+            "type": type,
+            "is_awaitable": is_awaitable,
+            "pending_answer": PendingAnswer,
+        }
+
+    # Sent to another process.
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        wrapper = None if self.wrapper_function is None else self.wrapper_function()
+        return self._revived, (self.policy, self.injection, wrapper, self.prefix)
+
+    @classmethod
+    def _revived(
+        cls, policy: Policy, injection: Injection, wrapper: types.FunctionType | None, prefix: str
+    ) -> Self:
+        """Return what an unpickled wrapper needs, of the process that it has come to."""
+        binding = cls(policy, injection)
+        if wrapper is not None:
+            binding._name(prefix)
+            binding.wrapper = wrapper.__globals__
+            binding.wrapper_function = weakref.ref(wrapper)
+            binding.is_revived = True
+        return binding

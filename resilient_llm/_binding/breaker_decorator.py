@@ -16,7 +16,7 @@ from resilient_llm._core.circuit.permit import pop_permit, push_permit
 from resilient_llm._core.stream.stream_state import StreamState
 from resilient_llm._drive.cancellation import was_cancelled
 from resilient_llm._drive.opening import SYNC, OpenStream, StartedStream
-from resilient_llm._drive.results import kind_of
+from resilient_llm._drive.results import kind_of, refuse_unawaited
 from resilient_llm._runtime.classify import classify
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values import event_names
@@ -47,6 +47,8 @@ class Guard(Protocol):
         /,
     ) -> None: ...
     def again(self) -> Guard: ...
+    @property
+    def name(self) -> str: ...
     def taken(self) -> Permit: ...
 
 
@@ -112,6 +114,7 @@ def _guarded_function(fn: Any, fresh: Callable[[], Guard]) -> Any:
 async def _awaited(guard: Guard, result: Any) -> Any:
     try:
         value = await result
+        refuse_unawaited(value, guard.name)
     except BaseException as error:
         guard.__exit__(type(error), error, None)
         raise

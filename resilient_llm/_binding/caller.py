@@ -25,14 +25,15 @@ from resilient_llm._core.circuit.outbox import CallTag
 from resilient_llm._core.circuit.permit import permit_of_inlined
 from resilient_llm._drive.cancellation import was_cancelled
 from resilient_llm._drive.handover import adrive, drive
-from resilient_llm._drive.results import is_awaitable, kind_of
+from resilient_llm._drive.results import is_awaitable, kind_of, refuse_unawaited
 from resilient_llm._drive.session import Suspended
+from resilient_llm._drive.sync import trim
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.tracing import named_call_id, note_call, open_trace
 from resilient_llm._values import event_names
+from resilient_llm._values.errors import ConfigurationError, ResilientLLMError
 
 if TYPE_CHECKING:
-    import types
     from collections.abc import Callable
 
     from resilient_llm._core.call.call_flow import CallFlow
@@ -45,16 +46,15 @@ if TYPE_CHECKING:
 class Caller(Reporting):
     """Makes the calls of one function under one policy."""
 
-    def wrap(self, code: types.CodeType, prefix: str) -> dict[str, Any]:
-        """Return the globals of a wrapper with this code, unbound."""
-        return self._wrapped(
-            code,
-            prefix,
-            entry=self.entry,
-            on_failure=self.on_failure,
-            on_success=self.on_success,
-            resume=self.resume_async if self.injection.is_async else self.resume,
-        )
+    def _constants(self) -> dict[str, Any]:
+        """Return the same, with where the healthy path ends."""
+        return {
+            **super()._constants(),
+            "entry": self.entry,
+            "on_failure": self.on_failure,
+            "on_success": self.on_success,
+            "resume": self.resume_async if self.injection.is_async else self.resume,
+        }
 
     # Entries.
 
@@ -88,7 +88,11 @@ class Caller(Reporting):
         if generation is None:
             call = self.new_call(args, first)
             flow = call_flow(call, runtime.clock())
-            return drive(call, flow, next(flow))
+            try:
+                return drive(call, flow, next(flow))
+            except ResilientLLMError as error:
+                trim(error)
+                raise
         candidate = first.candidate
         try:
             result = candidate.invoke(first, args, first.kwargs)
@@ -120,7 +124,11 @@ class Caller(Reporting):
             call = self.new_call(args, first)
             del args, kwargs
             flow = call_flow(call, runtime.clock())
-            return await adrive(call, flow, next(flow))
+            try:
+                return await adrive(call, flow, next(flow))
+            except ResilientLLMError as error:
+                trim(error)
+                raise
         candidate, timed_out, still_counted = first.candidate, False, 0
         try:
             if first.limit is None:
@@ -293,7 +301,11 @@ class Caller(Reporting):
                     return result
             pending = following
         call, step = self._resumed(pending, args, kwargs)
-        return drive(call, pending.flow, step)
+        try:
+            return drive(call, pending.flow, step)
+        except ResilientLLMError as error:
+            trim(error)
+            raise
 
     async def resume_async(
         self, pending: PendingCall | SecondAttempt, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -305,6 +317,8 @@ class Caller(Reporting):
                 result = pending.candidate.invoke(pending.first, args, kwargs)
                 if is_awaitable(result):
                     result = await result
+                    if kind_of(result) is None:
+                        refuse_unawaited(result, pending.candidate.target.key)
             except BaseException as error:
                 cancelled = was_cancelled(error)
                 following = self._second_failed(pending, error, cancelled=cancelled)
@@ -320,7 +334,11 @@ class Caller(Reporting):
             pending = following
         call, step = self._resumed(pending, args, kwargs)
         del args, kwargs
-        return await adrive(call, pending.flow, step)
+        try:
+            return await adrive(call, pending.flow, step)
+        except ResilientLLMError as error:
+            trim(error)
+            raise
 
     def _second_answered(self, second: SecondAttempt, result: Any) -> PendingCall | None:
         """Report the answer of the second target; return how the call goes on if it is refused."""
@@ -389,9 +407,11 @@ class Caller(Reporting):
         wrapper only where one is needed, since most answers need none.
         """
         if type(result) is not self.plain_type:
-            if is_awaitable(result) and not self.injection.is_async:
+            if is_awaitable(result):
                 first = first or self._wrappers_attempt(generation, entered_at, target)
-                return self._guard_awaitable(first, result, args, kwargs)
+                if not self.injection.is_async:
+                    return self._guard_awaitable(first, result, args, kwargs)
+                self._refuse_unawaited(first, result)
             if kind_of(result) is not None:
                 first = first or self._wrappers_attempt(generation, entered_at, target)
                 return self._guard_stream(first, result, args, kwargs)
@@ -486,6 +506,7 @@ class Caller(Reporting):
             if kind_of(value) is not None:
                 return await self._guard_stream_async(first, value, args, kwargs)
             if is_awaitable(value):
+                self._refuse_unawaited(first, value)
                 return value
             assert first.generation is not None
             value = self.on_success(
@@ -494,6 +515,17 @@ class Caller(Reporting):
             )  # fmt: skip
             return await value if is_awaitable(value) else value
         return await self.resume_async(pending, args, kwargs)
+
+    def _refuse_unawaited(self, first: FirstAttempt, answer: object) -> None:
+        """End the call if an ``await`` is missing in the function; nobody is blamed for that."""
+        try:
+            refuse_unawaited(answer, first.candidate.target.key)
+        except ConfigurationError as error:
+            pending = self._failed(first, error)
+            if pending is not None:  # a rule calls it something else; there is no answer, though
+                pending.flow.close()
+                pending.call.clear()
+            raise
 
     def _guard_stream(
         self, first: FirstAttempt, stream: Any, args: tuple[Any, ...], kwargs: dict[str, Any]

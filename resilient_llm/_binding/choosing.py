@@ -9,7 +9,7 @@ from resilient_llm._values.keys import parse_key
 from resilient_llm._values.target import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from resilient_llm._core.call.call import Candidate
 
@@ -54,11 +54,13 @@ def _same_spec(target: Target, wanted: str) -> bool:
 class Pins:
     """Takes the arguments that pin a call to one target out of its keyword arguments."""
 
-    __slots__ = ("_chain", "_known", "_names")
+    __slots__ = ("_chain", "_defaults", "_known", "_names")
 
-    def __init__(self, chain: tuple[Target, ...], names: tuple[str, ...]) -> None:
+    def __init__(self, chain: tuple[Target, ...], defaults: Mapping[str, Any]) -> None:
+        """Take ``{name of a parameter that may be filled in: its default}``."""
         self._chain = chain
-        self._names = names
+        self._names = tuple(defaults)
+        self._defaults = defaults
         self._known: dict[tuple[str, str], Target] = {}
         """Targets by the argument and the text that named them before."""
 
@@ -76,7 +78,8 @@ class Pins:
             if name not in rest:
                 continue
             wanted = rest[name]
-            if wanted is None:
+            if wanted is None or _same(wanted, self._defaults[name]):
+                # Frameworks that call by the signature pass on what the caller left out.
                 del rest[name]
             elif name in _PINNING:
                 del rest[name]
@@ -97,6 +100,13 @@ class Pins:
             if wanted in (found.model, found.spec, found.key):  # other spellings have no end
                 self._known[name, wanted] = found
         return found
+
+
+def _same(wanted: Any, default: Any) -> bool:
+    """Return whether an argument is the default; foreign objects are not asked if they are."""
+    if wanted is default:
+        return True
+    return isinstance(wanted, (str, Target)) and type(wanted) is type(default) and wanted == default
 
 
 def ordered(strategy: Any, candidates: tuple[Candidate, ...]) -> tuple[Candidate, ...]:

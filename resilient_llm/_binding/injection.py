@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-import types
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from resilient_llm._binding.annotations import asks_for, innermost, signature_of
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.target import Attempt, Target
 
@@ -62,7 +62,7 @@ class Injection:
         self.attempt: str | None = None
         self.attempt_index: int | None = None
         for index, parameter in enumerate(self.parameters):
-            if _is_annotated(fn, parameter, Attempt):
+            if asks_for(fn, parameter, Attempt):
                 self.attempt = parameter.name
                 if parameter.kind in (_P.POSITIONAL_ONLY, _P.POSITIONAL_OR_KEYWORD):
                     self.attempt_index = index
@@ -95,6 +95,11 @@ class Injection:
     def takes_target(self) -> bool:
         """Whether the function is given its target at all."""
         return self.first is not None or bool(self.names)
+
+    @property
+    def defaults_of_names(self) -> dict[str, Any]:
+        """The parameters that are filled in by name, each with its own default."""
+        return {p.name: p.default for p in self.parameters if p.name in self.names}
 
     def accepts(self, keyword: str) -> bool:
         """Return whether the function takes this keyword argument."""
@@ -234,7 +239,7 @@ def injection_of(fn: Any, *, every_entry_calls: bool = False) -> Injection:
             f"{name} cannot be guarded: decorate a function, a method or a callable object"
         )
     try:
-        signature = inspect.signature(fn)
+        signature = signature_of(fn)
     except (TypeError, ValueError):
         if not every_entry_calls:
             raise ConfigurationError(
@@ -247,20 +252,12 @@ def injection_of(fn: Any, *, every_entry_calls: bool = False) -> Injection:
     return injection
 
 
-def _innermost(fn: Any) -> Any:
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    if not inspect.isroutine(fn) and callable(fn):
-        return type(fn).__call__
-    return fn
-
-
 def _is_async(fn: Any) -> bool:
-    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(_innermost(fn))
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(innermost(fn))
 
 
 def _gives_items(fn: Any) -> Literal["", "sync", "async"]:
-    for each in (fn, _innermost(fn)):
+    for each in (fn, innermost(fn)):
         if inspect.isgeneratorfunction(each):
             return "sync"
         if inspect.isasyncgenfunction(each):
@@ -274,7 +271,7 @@ def _first_target(fn: Any, parameters: Sequence[inspect.Parameter]) -> int | Non
     if len(positional) <= start:
         return None
     first = positional[start]
-    if _is_annotated(fn, first, Target):
+    if asks_for(fn, first, Target):
         return start
     if first.name == "target" and first.annotation is _P.empty:
         name = getattr(fn, "__name__", type(fn).__name__)
@@ -283,31 +280,6 @@ def _first_target(fn: Any, parameters: Sequence[inspect.Parameter]) -> int | Non
             f"{HOW_TO.format(name=name)}"
         )
     return None
-
-
-def _is_annotated(fn: Any, parameter: inspect.Parameter, wanted: type) -> bool:
-    """Return whether a parameter is annotated with this class, also as a string."""
-    annotation = parameter.annotation
-    if not isinstance(annotation, str):
-        if isinstance(annotation, type):
-            return annotation is wanted
-        origin: Any = getattr(annotation, "__origin__", None)
-        if origin is wanted:  # Annotated[Target, …]
-            return True
-        return isinstance(annotation, types.UnionType) and wanted in annotation.__args__
-    if wanted.__name__ not in annotation:
-        namespace: dict[str, Any] = getattr(inspect.unwrap(_innermost(fn)), "__globals__", {})
-        return namespace.get(annotation.strip().strip("'\"")) is wanted
-    # A name imported under TYPE_CHECKING does not exist at run time, so the text decides.
-    parts = (
-        annotation.replace("'", "")
-        .replace('"', "")
-        .replace("|", ",")
-        .replace("[", ",")
-        .replace("]", ",")
-        .split(",")
-    )
-    return any(part.strip().rpartition(".")[2] == wanted.__name__ for part in parts[:3])
 
 
 @functools.cache

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import functools
+import re
 import types
-from typing import TYPE_CHECKING, Any, Protocol
+import warnings
+import weakref
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from resilient_llm._binding.annotations import SeenSignature, annotations_of
 from resilient_llm._binding.caller import Caller
 from resilient_llm._binding.injection import Injection, injection_of, keeps_limits
 from resilient_llm._binding.wrapper_code import generate
@@ -19,6 +23,12 @@ if TYPE_CHECKING:
 
 Code = tuple[types.CodeType, str, tuple[Any, ...] | None, dict[str, Any]]
 """What `generate` returns."""
+
+
+_COPIED: Final = tuple(
+    name for name in functools.WRAPPER_ASSIGNMENTS if not name.startswith("__annot")
+)
+"""Attributes that a wrapper has of its function; its annotations lack what is filled in."""
 
 
 class PolicyHolder(Protocol):
@@ -37,12 +47,8 @@ def guarded_function(holder: PolicyHolder, fn: Any) -> Any:
         ConfigurationError: If it cannot be guarded, or is given no target.
     """
     injection = checked_injection(holder._policy, fn)
-
-    @functools.cache
-    def code_of(*, by_invoker: bool) -> Code:
-        return generate(injection, by_invoker=by_invoker)
-
-    return _wrapper(holder, injection, code_of)
+    _warn_of_timeout(holder._policy, injection)
+    return _wrapper(holder, injection, {})
 
 
 def checked_injection(policy: Policy, fn: Any) -> Injection:
@@ -69,46 +75,91 @@ def _check_limits(policy: Policy, injection: Injection) -> None:
         )
 
 
-def _wrapper(
-    holder: PolicyHolder,
-    injection: Injection,
-    code_of: Callable[..., Code],
-) -> Any:
+_LATER: Final = re.compile("iter|generator|stream|awaitable|coroutine|future|task", re.IGNORECASE)
+"""In a return annotation: the function gives what is waited for later, and that has a limit."""
+
+
+def _warn_of_timeout(policy: Policy, injection: Injection) -> None:
+    """Warn, where the decorator is written, of a deadline that ends no attempt."""
+    timeout = policy.options.timeout
+    if (
+        timeout is None
+        or policy.options.stream is not None
+        or any(target.stream is not None for target in policy.chain)
+        or keeps_limits(injection, policy.chain, timeout)
+        or _LATER.search(str(injection.signature.return_annotation))
+    ):
+        return
+    warnings.warn(
+        f"timeout={timeout:g} cannot interrupt {_name(injection.fn)}, which is synchronous: it "
+        "ends waits and further attempts, and a late answer is returned as it is; give the "
+        "function a parameter annotated Attempt and pass attempt.remaining to the client, or "
+        "decorate an async function; if it returns a stream, say stream=StreamPolicy()",
+        stacklevel=4,
+    )
+
+
+def _wrapper(holder: PolicyHolder, injection: Injection, codes: dict[bool, Code]) -> Any:
     """Return a wrapper with its own caller and globals.
 
     Args:
         holder: The public object of the policy.
         injection: How the function takes its target.
-        code_of: ``(by_invoker=…)``: returns the code of the function's wrappers.
+        codes: The code of the function's wrappers, as far as it was generated, by whether it
+            calls its targets through invokers.
     """
     caller = Caller(holder._policy, injection)
-    code, prefix, defaults, keyword_defaults = code_of(by_invoker=caller.calls_by_invoker)
+    by_invoker = caller.calls_by_invoker
+    if by_invoker not in codes:
+        codes[by_invoker] = generate(injection, by_invoker=by_invoker)
+    code, prefix, defaults, keyword_defaults = codes[by_invoker]
     fn = injection.fn
-    name = getattr(fn, "__name__", type(fn).__name__)
-    wrapper: Any = types.FunctionType(code, caller.wrap(code, prefix), name, defaults)
+    wrapper: Any = types.FunctionType(code, caller.wrap(prefix), _name(fn), defaults)
+    caller.wrapper_function = weakref.ref(wrapper)
     wrapper.__kwdefaults__ = keyword_defaults or None
-    functools.update_wrapper(wrapper, fn)
+    functools.update_wrapper(wrapper, fn, _COPIED)
     hidden = {p.name for p in injection.parameters} - set(injection.outer.parameters)
-    wrapper.__annotations__ = {
-        k: v for k, v in getattr(fn, "__annotations__", {}).items() if k not in hidden
-    }
-    wrapper.__signature__ = injection.outer
+    wrapper.__annotations__ = {k: v for k, v in annotations_of(fn).items() if k not in hidden}
+    wrapper.__signature__ = SeenSignature(injection.outer, fn)
     wrapper.policy = holder
-
-    def using(**changes: Any) -> Any:
-        changed = holder.using(**changes)
-        _check_limits(changed._policy, injection)
-        if not injection.takes_target and not all(
-            target.call is not None for target in changed._policy.chain
-        ):
-            raise ConfigurationError(
-                f"{name} is given no target: every entry of the chain needs its own call="
-            )
-        return _wrapper(changed, injection, code_of)
-
-    wrapper.using = using
+    wrapper.using = _Using(holder, injection, codes)
     if injection.gives_items:
         from resilient_llm._binding.stream_function import StreamFunction
 
-        return StreamFunction(fn, wrapper)
+        return StreamFunction(fn, wrapper, is_async=injection.gives_items == "async")
     return wrapper
+
+
+def _name(fn: Any) -> str:
+    return getattr(fn, "__name__", type(fn).__name__)
+
+
+class _Using:
+    """``.using`` of a decorated function."""
+
+    __slots__ = ("_codes", "_holder", "_injection")
+
+    def __init__(self, holder: PolicyHolder, injection: Injection, codes: dict[bool, Code]) -> None:
+        self._holder = holder
+        self._injection = injection
+        self._codes = codes
+
+    def __call__(self, **changes: Any) -> Any:
+        """Return the function under a policy with other options."""
+        changed = self._holder.using(**changes)
+        _check_limits(changed._policy, self._injection)
+        if not self._injection.takes_target and not all(
+            target.call is not None for target in changed._policy.chain
+        ):
+            raise ConfigurationError(
+                f"{_name(self._injection.fn)} is given no target: "
+                "every entry of the chain needs its own call="
+            )
+        return _wrapper(changed, self._injection, self._codes)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Using, (
+            self._holder,
+            self._injection,
+            {},
+        )  # no version of Python reads others' code

@@ -21,14 +21,15 @@ from resilient_llm._values.errors import (
     ResilientLLMError,
     ResponseRejectedError,
 )
+from resilient_llm._values.explanation import Explanation
 from resilient_llm._values.kinds import ErrorKind
+from resilient_llm._values.reloading import replaces
 from resilient_llm._values.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from resilient_llm._core.explain import ClassificationPath
-    from resilient_llm._values.explanation import Explanation
     from resilient_llm._values.verdict import Rule
 
     Judge = Callable[[BaseException, Callable[[], float]], Verdict | None]
@@ -150,7 +151,8 @@ class Classifier:
         Rules are asked before the built-in ones, the newest first, so that an application may
         overrule the rules of a library that it uses. They are not asked about cancellations,
         which no rule may turn into failures. A rule that raises, or builds a verdict with a
-        value that is not allowed, is skipped and reported once.
+        value that is not allowed, is skipped and reported once. A function of a module replaces
+        the one of the same name that the module registered before it was loaded again.
 
         Raises:
             ConfigurationError: If it is not callable.
@@ -159,7 +161,13 @@ class Classifier:
             raise ConfigurationError(
                 f"a rule is a function error -> Verdict or None, not {type(function).__name__}"
             )
-        self._rules = (cast("Rule", function), *self._rules)
+        # A module that is loaded again registers its rules again.
+        replaced = {id(rule) for rule in self._rules if replaces(function, rule)}
+        self._rules = (
+            cast("Rule", function),
+            *(rule for rule in self._rules if id(rule) not in replaced),
+        )
+        self._failed -= replaced
         return function
 
     @property

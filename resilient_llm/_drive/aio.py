@@ -12,7 +12,7 @@ from resilient_llm._drive.cancellation import (
     was_cancelled,
 )
 from resilient_llm._drive.opening import begin
-from resilient_llm._drive.results import is_awaitable, kind_of
+from resilient_llm._drive.results import is_awaitable, kind_of, refuse_unawaited
 from resilient_llm._drive.sync import raise_from, reply_of
 from resilient_llm._runtime.runtime import runtime
 
@@ -167,7 +167,7 @@ class _TimedAttempt:
         """
         if self._left is None:
             value = await _attempt(self._call, self._step, pending)
-            kind = kind_of(value)
+            kind = _kind_of_answer(value, self._step)
             started = await _started_stream(self._call, self._step, value, kind, enters=enters)
             return value, kind, started
         value = kind = started = None
@@ -176,12 +176,19 @@ class _TimedAttempt:
         try:
             with limit:
                 value = await _attempt(self._call, self._step, pending)
-                kind = kind_of(value)
+                kind = _kind_of_answer(value, self._step)
                 started = await _started_stream(self._call, self._step, value, kind, enters=enters)
         finally:
             self.is_cut_off, self.still_counted = limit.ended_it, limit.still_counted
         limit.check()
         return value, kind, started
+
+
+def _kind_of_answer(value: Any, step: Try) -> ResultKind | None:
+    kind = kind_of(value)
+    if kind is None:
+        refuse_unawaited(value, step.candidate.target.key)
+    return kind
 
 
 async def _attempt(call: Call, step: Try, pending: Any) -> Any:

@@ -10,9 +10,12 @@ The class decides, by the special methods that Python defines, since no SDK is i
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Coroutine
+from typing import Any, Final, cast
 
+from resilient_llm._values.built_in import class_name
 from resilient_llm._values.class_cache import ClassCache
+from resilient_llm._values.errors import ConfigurationError
 
 # Attributes in which stream objects of SDKs keep the iterator that all their methods read from:
 # openai, anthropic and others of the same generator; mistralai (seen November 2026).
@@ -85,6 +88,42 @@ def special(value: object, name: str) -> Any:
 def is_awaitable(value: object) -> bool:
     """Return whether ``await`` takes it; at a tenth of the cost of ``inspect.isawaitable``."""
     return hasattr(type(value), "__await__")
+
+
+def _is_forgotten(cls: type) -> bool:
+    return (
+        hasattr(cls, "__await__")
+        and not _has(cls, "__iter__", "__next__")
+        and not _has(cls, "__aiter__")
+        and not _has(cls, "__aenter__", "__aexit__")
+    )
+
+
+_forgotten: ClassCache[bool] = ClassCache(_is_forgotten)
+
+
+def refuse_unawaited(answer: object, key: str) -> None:
+    """Refuse an awaitable as the answer of an asynchronous attempt: an ``await`` is missing in it.
+
+    Its error would leave the caller's own ``await``, where nothing is counted any more. What can
+    also be iterated or entered is left alone. A coroutine is closed, so that Python does not
+    warn that nobody awaited it.
+
+    Args:
+        answer: What the attempt gave.
+        key: Key of its target.
+
+    Raises:
+        ConfigurationError: If the answer only waits to be awaited.
+    """
+    if not _forgotten[type(answer)]:
+        return
+    if issubclass(type(answer), Coroutine):
+        cast("Coroutine[Any, Any, Any]", answer).close()
+    raise ConfigurationError(
+        f"the function that was called for {key} returned an object of type "
+        f"{class_name(type(answer))}, which nobody has awaited: write `return await …` in it"
+    )
 
 
 def holder_of(stream: object, iterates: str) -> str | None:

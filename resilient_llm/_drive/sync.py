@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.steps import Step
     from resilient_llm._drive.opening import StartedStream
     from resilient_llm._drive.results import ResultKind
+    from resilient_llm._values.errors import ResilientLLMError
 
 
 def advance(
@@ -124,6 +125,18 @@ def attempt(call: Call, step: Try) -> Any:
         return step.candidate.invoke(step, call.args, call.kwargs)
     finally:
         pop_permit(step.permit)
+
+
+def trim(error: ResilientLLMError) -> None:
+    """Take the frames of the drivers out of the traceback of an error that `raise_from` raised.
+
+    Not of one that the caller's function raised, which leaves as it is.
+    """
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is not None and last.tb_frame.f_code is raise_from.__code__:
+        error.__traceback__ = None
 
 
 def raise_from(step: Raise) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from resilient_llm._core.circuit.outbox import Subscription
 from resilient_llm._values import event_names
+from resilient_llm._values.reloading import replaces
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +45,8 @@ class Listeners:
     ) -> Callable[[], None]:
         """Add an observer of these types, or of all types; return the function that removes it.
 
+        A function of a module that was loaded again replaces the one that it was before.
+
         Args:
             callback: The observer.
             types: Classes of events.
@@ -51,8 +54,13 @@ class Listeners:
         """
         names = frozenset[str]().union(*map(_names, types)) if types else None
         subscription = Subscription(callback, names)
+        replaced = [each for each in self.all if replaces(callback, each.callback)]
         self._present[subscription] = after_fork
+        for each in replaced:
+            self._present.pop(each, None)
         self._publish()
+        for each in replaced:
+            each.end()
 
         def unsubscribe() -> None:
             self._present.pop(subscription, None)

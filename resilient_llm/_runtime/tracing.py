@@ -7,18 +7,15 @@ variable takes.
 
 from __future__ import annotations
 
+import functools
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final
+from types import TracebackType
+from typing import Final, Self
 
 from resilient_llm._core.call.call import Outcome
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.exported import exported
-
-if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Self
-
-    from resilient_llm._values.kinds import AttemptRecord
+from resilient_llm._values.kinds import AttemptRecord
 
 _open_trace: ContextVar[Trace | None] = ContextVar("resilient_llm_trace", default=None)
 open_traces: Final[set[int]] = set()
@@ -157,5 +154,12 @@ def note_call(trace: Trace | None, call_id: str) -> Outcome:
     return outcome
 
 
-has_trace = _open_trace.get
+class _Getter(functools.partial["Trace | None"]):
+    """The variable's ``get``, which alone cannot be pickled; wrappers refer to it."""
+
+    def __reduce__(self) -> str:
+        return "has_trace"
+
+
+has_trace = _Getter(_open_trace.get)
 """Returns a trace, open or not, if there may be one around this code; for the healthy path."""

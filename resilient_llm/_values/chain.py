@@ -61,12 +61,23 @@ def _flat(chain: Any, depth: int = 0) -> Iterator[Target]:
     elif isinstance(getattr(chain, "chain", None), tuple):
         yield from _flat(chain.chain, depth + 1)
     elif isinstance(chain, Iterable) and not isinstance(chain, (bytes, Mapping)):
+        _refuse_pair(chain)
         for entry in chain:  # pyright: ignore[reportUnknownVariableType]  # users' input
             if isinstance(entry, str) and not entry.strip():
                 raise ConfigurationError(f"chain has a blank entry: {ALLOWED}")
             yield from _flat(entry, depth + 1)
     else:
         raise ConfigurationError(f"chain entry {_shown(chain)} is not allowed: {ALLOWED}")  # pyright: ignore[reportUnknownArgumentType]  # users' input
+
+
+def _refuse_pair(chain: Any) -> None:
+    """Refuse a provider and a model that were written as two entries."""
+    if isinstance(chain, (tuple, list)) and len(chain) == 2:  # pyright: ignore[reportUnknownArgumentType]  # users' input
+        first, second = chain  # pyright: ignore[reportUnknownVariableType]  # users' input
+        if all(isinstance(each, str) and each.strip().isidentifier() for each in (first, second)):  # pyright: ignore[reportUnknownVariableType]  # users' input
+            raise ConfigurationError(
+                f"chain entry {first!r} names no model: did you mean '{first}/{second}'?"
+            )
 
 
 def _shown(entry: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, overload
+from typing import Any, Final, Literal, overload
 
 from resilient_llm._values.errors import ConfigurationError
 
@@ -66,11 +66,19 @@ def seconds(name: str, value: Any, *, optional: bool = False, zero: bool = False
     """Return a duration in seconds, above zero unless ``zero`` is allowed."""
     if value is None and optional:
         return None
+    if type(value) is _timedelta():
+        duration: Any = value
+        value = duration.total_seconds()
     try:
         return number(name, value, low=0.0) if zero else number(name, value, above=0.0)
     except ConfigurationError:
         allowed = "a finite number of seconds, " + ("0 or more" if zero else "above 0")
         raise _refuse(name, value, allowed + (", or None" if optional else "")) from None
+
+
+def _timedelta() -> Any:
+    """Return the class, if anything has loaded it."""
+    return getattr(sys.modules.get("datetime"), "timedelta", _timedelta)
 
 
 @overload
@@ -175,6 +183,36 @@ def unknown_names(what: str, names: Iterable[str], allowed: Iterable[str]) -> No
     known = tuple(allowed)
     for name in names:
         if name not in known:
+            meant = _OTHER_NAMES.get(name, "")
+            near = [meant] if meant in known else near_names(name, known)
+            hint = f"did you mean {' or '.join(near)}? " if near else ""
             raise ConfigurationError(
-                f"{what} has no option {name!r}: allowed are {', '.join(known)}"
+                f"{what} has no option {name!r}: {hint}allowed are {', '.join(known)}"
             )
+
+
+_OTHER_NAMES: Final = {
+    "retries": "attempts",
+    "num_retries": "attempts",
+    "max_retries": "attempts",
+    "tries": "attempts",
+    "stop": "attempts",
+    "wait": "backoff",
+    "deadline": "timeout",
+    "request_timeout": "attempt_timeout",
+    "cooldown_time": "cooldown",
+    "recovery_timeout": "cooldown",
+    "reset_timeout": "cooldown",
+    "failure_threshold": "failures",
+    "fail_max": "failures",
+    "allowed_fails": "failures",
+    "success_threshold": "successes_to_close",
+}
+"""Names that other libraries have for the same, by which their users look for it."""
+
+
+def near_names(name: str, known: Iterable[str]) -> list[str]:
+    """Return the known names that a misspelt one may stand for, the nearest first."""
+    import difflib  # only for messages
+
+    return difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.75)

@@ -88,7 +88,10 @@ class ResponseRejectedError(ResilientLLMError):
         self.target = target
         self.reason = reason
         self.kind = kind
-        super().__init__(f"the answer of {target} was refused: {reason}")
+        if reason == "stream_interrupted":
+            super().__init__(f"the stream of {target} ended before it was complete")
+        else:
+            super().__init__(f"the answer of {target} was refused: {reason}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.target, self.reason, self.kind)

@@ -101,7 +101,9 @@ class Target:
     ) -> None:
         provider, spec_account, model = parse_key(spec)
         if not model:
-            raise ConfigurationError(f"{spec!r} names no model: write 'provider/model'")
+            separated = spec.strip().replace(":", "/", 1)
+            hint = f"; did you mean {separated!r}?" if "/" in separated.strip("/") else ""
+            raise ConfigurationError(f"{spec!r} names no model: write 'provider/model'{hint}")
         given_account: object = account
         if account is not None and (
             not isinstance(given_account, str) or not account.strip() or set("/@") & set(account)

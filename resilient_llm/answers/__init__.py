@@ -20,16 +20,14 @@ parts and chunks. What is not read counts as good. The predicates never raise.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, cast
+from collections.abc import Callable
+from typing import Any, Literal, cast
 
 from resilient_llm._values.verdict import Verdict
 from resilient_llm.answers._collected import read_list
 from resilient_llm.answers._response import ResponseInfo
 from resilient_llm.answers._responses import read_object, read_text
 from resilient_llm.answers._verdicts import BROKEN, COMPLETE, EMPTY, FILTERED, TRUNCATED, verdict_on
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = ["any_of", "broken", "empty", "filtered", "truncated", "unusable"]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from typing import TYPE_CHECKING, Final
 
 from resilient_llm import __version__
@@ -18,8 +19,10 @@ from resilient_llm.cli.explain import NOTHING_RAISED
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["INTERRUPTED", "MISSING", "NOTHING_RAISED", "main"]
+__all__ = ["INTERRUPTED", "MISSING", "NOTHING_RAISED", "USAGE", "main"]
 
+USAGE: Final = 2
+"""Exit status if no command is given, as for every wrong use."""
 _SHORTEST: Final = 2.0
 """Seconds below which the failures of the demo change faster than calls end."""
 
@@ -30,25 +33,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Arguments without the program's name; those of the process if None.
     """
-    parser = _parser()
+    parser, explain = _parsers()
     options = parser.parse_args(argv)
+    if options.command is None:
+        parser.print_help(sys.stderr)
+        parser.exit(USAGE, "\nresilient-llm: error: a command is expected: demo or explain\n")
     if options.command == "demo":
         return _demo.run(options)
     try:
         return _explain.run(options)
     except ValueError as wrong:
-        parser.error(str(wrong))
+        explain.error(str(wrong))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+    """Return the parser, and that of ``explain``, whose usage its errors show."""
     parser = argparse.ArgumentParser(
         prog="resilient-llm",
         description="Failover, retries, circuit breakers and benches around LLM calls.",
     )
     parser.add_argument("--version", action="version", version=f"resilient-llm {__version__}")
-    commands = parser.add_subparsers(
-        title="commands", metavar="command", dest="command", required=True
-    )
+    commands = parser.add_subparsers(title="commands", metavar="command", dest="command")
     demo = commands.add_parser(
         "demo",
         help="real clients, bad weather, nothing lost; offline",
@@ -96,10 +101,12 @@ def _parser() -> argparse.ArgumentParser:
         help="a header of a status; repeatable",
     )
     explain.add_argument(
-        "--body", metavar="FILE", help="the body of a status; '-' for standard input"
+        "--body",
+        metavar="FILE",
+        help="the body of a status: a file, '-' for standard input, or JSON that begins with '{'",
     )
     explain.add_argument("--json", action="store_true", help="print it as JSON")
-    return parser
+    return parser, explain
 
 
 def _seconds(text: str) -> float:

@@ -55,7 +55,7 @@ def _error_of(options: argparse.Namespace) -> BaseException | None:
     what: str = options.what
     if what.isdecimal():
         return _Response(
-            _status(what), _headers(options.header), _read(options.body) if options.body else b""
+            _status(what), _headers(options.header), _body(options.body) if options.body else b""
         )
     if options.header or options.body:
         raise ValueError(
@@ -82,6 +82,10 @@ def _headers(lines: Iterable[str]) -> dict[str, str]:
             raise ValueError("a header is written 'name: value', for example -H 'retry-after: 20'")
         found[name.strip().lower()] = value.strip()
     return found
+
+
+def _body(text: str) -> bytes:
+    return text.encode() if text.lstrip().startswith("{") else _read(text)
 
 
 def _read(name: str) -> bytes:
@@ -122,6 +126,11 @@ def _raised_by(name: str) -> BaseException | None:
         function: Any = importlib.import_module(module_name)
         for attribute in path.split("."):
             function = getattr(function, attribute)
+    except ModuleNotFoundError as failure:
+        raise ValueError(
+            f"{name!r} cannot be loaded: there is no module named {failure.name!r} in the present "
+            "directory or on the path"
+        ) from None
     except (ImportError, AttributeError, ValueError) as failure:
         raise ValueError(
             f"{name!r} cannot be loaded ({type(failure).__name__}): write module:callable"

@@ -1,7 +1,10 @@
 """The error of a chain whose targets are all used up, and the tree of our errors."""
 
+import asyncio
 import dataclasses
+import os
 import pickle
+import traceback
 from typing import Any
 
 import pytest
@@ -17,9 +20,10 @@ from resilient_llm import (
     ResponseRejectedError,
     Target,
     bench_model,
+    breaker,
     failover,
 )
-from resilient_llm.testing import scripted
+from resilient_llm.testing import http_error, scripted
 from tests.support.ways import GROQ, OPENAI, ProviderError, down
 
 SECRET = "sk-secret-prompt"
@@ -163,3 +167,63 @@ def test_the_representation_holds_no_text_of_a_provider() -> None:
 
     assert "SECRET" not in repr(caught.value)
     assert "ConnectionError" in repr(caught.value)
+
+
+class BrandNewError(Exception):
+    """An error that no rule knows."""
+
+
+def _frames(error: BaseException) -> list[str]:
+    return [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("benched", [False, True], ids=["first fails", "first is benched"])
+def test_the_message_says_what_was_called_and_what_was_skipped(
+    clock: Any, is_async: bool, benched: bool
+) -> None:
+    """A skipped target is told from one that answered, and an unknown error by its class."""
+    bench_model("mistral/x")
+    if benched:
+        breaker("groq").record(http_error(401), 0.1)
+
+    def ask(target: Target) -> str:
+        raise BrandNewError
+
+    async def aask(target: Target) -> str:
+        raise BrandNewError
+
+    policy = failover(["groq/llama", "openai/gpt", "mistral/x"], attempts=1)
+    with pytest.raises(ChainExhaustedError) as caught:
+        asyncio.run(policy(aask)()) if is_async else policy(ask)()
+
+    first = "skipped (benched: invalid_credentials)" if benched else "unknown, BrandNewError"
+    assert (
+        f"no target answered (groq/llama: {first}; openai/gpt: unknown, BrandNewError; "
+        "mistral/x: skipped (benched: by hand))"
+    ) == caught.value.message
+    members = caught.value.exceptions
+    assert ["mistral/x: skipped (benched: by hand)"] == members[2].__notes__
+    assert ["aask" if is_async else "ask"] == _frames(members[1])
+    ours = [
+        frame.filename
+        for frame in traceback.extract_tb(caught.value.__traceback__)
+        if f"{os.sep}_core{os.sep}" in frame.filename or f"{os.sep}_drive{os.sep}" in frame.filename
+    ]
+    assert [] == ours
+
+
+def test_an_error_of_an_inner_guard_keeps_its_traceback() -> None:
+    """What the function itself raises leaves as it is, also if its class is one of ours."""
+
+    @failover("groq/llama", classify=lambda _: ErrorKind.CALLER_BUG)
+    def ask(target: Target) -> str:
+        return inner()
+
+    def inner() -> str:
+        raise ResilientLLMError("inside")
+
+    with pytest.raises(ResilientLLMError, match="inside") as caught:
+        ask()
+
+    assert ["ask", "inner"] == _frames(caught.value)[-2:]

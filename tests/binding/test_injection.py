@@ -274,7 +274,7 @@ def test_a_bare_name_with_a_slash_is_looked_for_before_a_spec() -> None:
     assert "openrouter" == ask(model="meta-llama/llama-3-70b")
 
 
-@pytest.mark.parametrize("pin", ["no-such-model", "", "llama"])
+@pytest.mark.parametrize("pin", ["no-such-model", " ", "llama"])
 def test_a_model_that_is_no_target_is_a_value_error_that_lists_them(pin: str) -> None:
     """A name that matches nothing is refused, with the names there are."""
 
@@ -645,3 +645,59 @@ def test_policy_call_refuses_what_the_decorator_refuses(source: str) -> None:
 
     with pytest.raises(ConfigurationError, match="target: Target"):
         failover(chain=[GROQ]).call(module.ask, "why")
+
+
+# --- defaults that frameworks pass on ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("parameters", "passed"),
+    [
+        ("model: str = '', provider: str = ''", {"model": "", "provider": ""}),
+        ("model: str = '', provider: str = ''", {"provider": ""}),
+        ("model: str = 'any', provider='any'", {"model": "any"}),
+        ("target=NOWHERE, model=None, provider=None", {"target": Target("no/where")}),
+        ("target=UNSET, model=None, provider=None", {"target": "UNSET", "provider": None}),
+    ],
+)
+def test_a_default_that_is_handed_on_counts_as_not_passed(
+    parameters: str, passed: dict[str, Any]
+) -> None:
+    """Frameworks that call by the signature pass what their caller left out."""
+    module = module_of(
+        "from resilient_llm import Target\nUNSET, NOWHERE = object(), Target('no/where')\n"
+        f"def ask(prompt, *, {parameters}, **rest): return (model, provider)"
+    )
+    given = {name: module.UNSET if each == "UNSET" else each for name, each in passed.items()}
+
+    ask = failover(chain=[GROQ, OPENAI])(module.ask)
+
+    assert ("llama", "groq") == (ask("why", **given)[0].partition("-")[0], ask("why", **given)[1])
+
+
+def test_what_is_not_the_default_still_pins() -> None:
+    """A model that is named is the one that is called."""
+
+    @failover(chain=[GROQ, OPENAI])
+    def ask(prompt: str, *, target: Target | None = None, model: str = "") -> str:
+        assert target is not None
+        return target.spec
+
+    assert OPENAI == ask("why", model=Target(OPENAI).model)
+    with pytest.raises(ValueError, match="names no target"):
+        ask("why", model=" ")
+
+
+def test_a_default_handed_on_does_not_shadow_the_target_of_an_awaitable_call() -> None:
+    """The same for coroutine functions and generators, whose calls begin elsewhere."""
+
+    @failover(chain=[GROQ])
+    async def ask(prompt: str, *, provider: str = "") -> str:
+        return provider
+
+    @failover(chain=[GROQ])
+    def words(prompt: str, *, provider: str = "") -> Any:
+        yield provider
+
+    assert "groq" == asyncio.run(ask("why", provider=""))
+    assert ["groq"] == list(words("why", provider=""))

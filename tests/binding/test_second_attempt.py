@@ -15,6 +15,7 @@ from resilient_llm import (
     AttemptFailed,
     AttemptSucceeded,
     CallFailed,
+    ConfigurationError,
     DeadlineExceededError,
     ErrorKind,
     Event,
@@ -331,3 +332,21 @@ def test_a_call_keeps_the_options_with_which_it_began() -> None:
         with pytest.raises(DeadlineExceededError):
             ask(change)
         assert CHAIN[1] == ask(lambda: clock.advance(1.0))
+
+
+def test_an_answer_of_the_second_target_that_is_not_awaited_is_refused() -> None:
+    """A forgotten ``await`` ends the call there, too."""
+
+    async def inner() -> str:
+        return "an answer"
+
+    async def ask(target: Target, *, forgets: bool) -> Any:
+        if target.key == CHAIN[0] and forgets:
+            raise ProviderError(422)
+        return inner() if forgets else await inner()
+
+    guarded = failover(CHAIN, attempts=1)(ask)
+    run_async(lambda: guarded(forgets=False), backend="asyncio")
+
+    with pytest.raises(ConfigurationError, match="await"):
+        run_async(lambda: guarded(forgets=True), backend="asyncio")

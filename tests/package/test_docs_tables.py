@@ -653,7 +653,7 @@ def test_a_bench_lasts_as_long_as_the_reference_says(
 def test_the_command_line_is_as_the_parser_has_it() -> None:
     """Options, defaults and exit statuses of the command are those of the code."""
     page = DOCS / "reference/cli.md"
-    parser = cli._parser()
+    parser, _ = cli._parsers()
     (commands,) = [each for each in parser._actions if each.choices]
     assert commands.choices is not None
     assert list(commands.choices) == re.findall(

@@ -8,6 +8,7 @@ import inspect
 import json
 import pickle
 import sys
+import types
 import typing
 from dataclasses import is_dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,8 @@ from typing import Any
 import pydantic
 import pytest
 
-import resilient_llm
+import resilient_llm.answers
+import resilient_llm.testing
 from resilient_llm import (
     AttemptFailed,
     AttemptRecord,
@@ -69,6 +71,30 @@ def test_the_annotations_of_a_dataclass_s_methods_resolve(name: str) -> None:
     methods = [each for each in vars(DATACLASSES[name]).values() if inspect.isfunction(each)]
 
     assert all(isinstance(typing.get_type_hints(method), dict) for method in methods)
+
+
+FUNCTIONS: dict[str, Any] = {
+    f"{module.__name__}.{name}": value
+    for module in (resilient_llm, resilient_llm.testing, resilient_llm.answers)
+    for name in module.__all__
+    if inspect.isroutine(value := getattr(module, name))
+}
+METHODS: dict[str, Any] = {
+    f"{name}.{method}": value.fget if isinstance(value, property) else value
+    for name, cls in CLASSES.items()
+    for method, value in vars(cls).items()
+    if isinstance(value, (types.FunctionType, property))
+    if not method.startswith("_") or method in ("__call__", "__init__")
+}
+METHODS |= {f"classify.{name}": getattr(classify, name) for name in ("rule", "explain", "__call__")}
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, *METHODS])
+def test_the_annotations_of_a_function_resolve(name: str) -> None:
+    """Frameworks that build a form, a tool or a command from a function find every name."""
+    hints = typing.get_type_hints({**FUNCTIONS, **METHODS}[name], include_extras=True)
+
+    assert not any(isinstance(hint, (str, typing.ForwardRef)) for hint in hints.values())
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="a class whose module is set has no source")

@@ -17,6 +17,7 @@ from resilient_llm._values.errors import BreakerOpenError, CallRejectedError, Ch
 from resilient_llm._values.kinds import AttemptRecord, ErrorKind
 
 if TYPE_CHECKING:
+    import types
     from collections.abc import Callable, Mapping, Sequence
     from random import Random
 
@@ -344,14 +345,13 @@ class Call:
                 continue
             members.append(error)
             records.append(record)
+            _trim_traceback(error)
             _add_note(error, _note_of(record))
         last = next((record for record in reversed(self.records) if record.number), None)
         last_error = self.last_outcomes[last.target][0] if last is not None else None
         kinds = {record.kind for record in records}
         kind = kinds.pop() if len(kinds) == 1 else None
-        summary = "; ".join(
-            f"{record.target}: {record.kind}, {record.reason}" for record in records
-        )
+        summary = "; ".join(f"{record.target}: {_outcome_of(record)}" for record in records)
         error = ChainExhaustedError(
             f"no target answered ({summary})",
             members,
@@ -380,9 +380,33 @@ class Call:
 
 
 def _note_of(record: AttemptRecord) -> str:
+    attempt = "" if record.number == 0 else f"attempt {record.number}, "
+    return f"{record.target}: {attempt}{_outcome_of(record)}"
+
+
+def _outcome_of(record: AttemptRecord) -> str:
     if record.number == 0:
-        return f"{record.target}: not called, {record.reason}"
-    return f"{record.target}: attempt {record.number}, {record.kind}, {record.reason}"
+        if record.type_name != BreakerOpenError.__name__:
+            return f"skipped ({record.reason})"
+        return f"skipped (benched: {record.reason.removeprefix('benched ')})"
+    if record.kind is ErrorKind.UNKNOWN:  # its reason says that no rule knows the class
+        return f"{record.kind}, {record.type_name}"
+    return f"{record.kind}, {record.reason}"
+
+
+def _trim_traceback(error: BaseException) -> None:
+    """Take the frames that lead from a driver to the caller's function out of a traceback."""
+    with suppress(Exception):  # a foreign class
+        traceback = error.__traceback__
+        while traceback is not None and _is_ours(traceback.tb_frame):
+            traceback = traceback.tb_next
+        if traceback is not None:  # else it was raised by this library
+            error.__traceback__ = traceback
+
+
+def _is_ours(frame: types.FrameType) -> bool:
+    name = frame.f_globals.get("__name__", "")
+    return isinstance(name, str) and name.partition(".")[0] == __name__.partition(".")[0]
 
 
 def _add_note(error: BaseException, note: str) -> None:

@@ -12,7 +12,11 @@ from resilient_llm._core.call.ending import emit_call_failed, is_over, leaves, t
 from resilient_llm._core.call.steps import NO_ANSWER
 from resilient_llm._values import event_names
 from resilient_llm._values.built_in import class_name
-from resilient_llm._values.errors import ResilientLLMError, ResponseRejectedError
+from resilient_llm._values.errors import (
+    ConfigurationError,
+    ResilientLLMError,
+    ResponseRejectedError,
+)
 from resilient_llm._values.kinds import ErrorKind
 from resilient_llm._values.verdict import LONGEST_REASON, Verdict
 
@@ -85,7 +89,8 @@ def _is_word(text: str) -> bool:
 def verdict_of(call: Call, trial: Try, reply: Reply) -> Verdict:
     """Classify the error of a reply: the policy's ``classify`` overrules the other rules.
 
-    A cancellation stays a cancellation, whatever ``classify`` returns.
+    A cancellation stays a cancellation, whatever ``classify`` returns, and so does a
+    ConfigurationError: no target is the reason for it.
     """
     error, own = reply.error, call.options.classify
     assert error is not None
@@ -97,6 +102,7 @@ def verdict_of(call: Call, trial: Try, reply: Reply) -> Verdict:
     if (
         own is not None
         and issubclass(type(error), Exception)
+        and not issubclass(type(error), ConfigurationError)
         and verdict.kind is not ErrorKind.CANCELLED
     ):
         try:
