@@ -325,9 +325,9 @@ def _cancellation_in(group: BaseException) -> BaseException | None:
 def _time_limit_beneath(error: BaseException) -> BaseException | None:
     """Return the time limit of a task queue that an error was raised from.
 
-    openai and anthropic catch every ``Exception`` that interrupts a request, and raise an
-    ``APIConnectionError`` from it. No limit is found beneath an error of ours: the guard that
-    raised it has judged it.
+    Many releases of openai, groq and their kin catch every ``Exception`` that interrupts a
+    request, and raise an ``APIConnectionError`` from it. No limit is found beneath an error of
+    ours: the guard that raised it has judged it.
     """
     inner: BaseException | None = error
     for _ in range(MOST_CAUSES):

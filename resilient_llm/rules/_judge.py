@@ -78,8 +78,8 @@ def by_framework(evidence: Evidence) -> Verdict | None:
 def beneath_client(evidence: Evidence) -> Verdict | None:
     """Return the verdict on such an exception that a client's error was raised from.
 
-    openai and anthropic do so with whatever a transport raises: vcrpy's refusal of a request
-    that was not recorded, a mock's.
+    Many releases of openai, groq and their kin do so with whatever interrupts a request, such as
+    vcrpy's refusal of a request that was not recorded.
     """
     inner = cause_of(evidence.error)
     for _ in range(_MOST_CAUSES):

@@ -119,7 +119,14 @@ def _is_unsigned(evidence: Evidence) -> bool:
 
 def _quotes_an_answer(text: str) -> bool:
     """Return whether a text has the words by which clients quote what they were answered."""
-    return "{" in text and quoted_body(text) is not None
+    return _OF_CLIENTS.match(text) is not None or ("{" in text and quoted_body(text) is not None)
+
+
+# openai, anthropic and the others of that generator; urllib; requests and httpx
+_OF_CLIENTS: Final = re.compile(
+    r"error code: \d{3}\b|http error \d{3}:|(client|server) error '?\d{3}\b|"
+    r"\d{3} (client|server) error"
+)
 
 
 def by_success(evidence: Evidence) -> Verdict | None:
