@@ -88,7 +88,7 @@ def test_trap_48_49_it_leaves_a_chain_at_once_and_unchanged(
         asked.append(target.key)
         raise error
 
-    with capture_events() as events, pytest.raises(BaseException) as caught:  # noqa: PT011  # any may leave
+    with capture_events() as events, pytest.raises(BaseException) as caught:  # any may leave
         driver.run(failover(CHAIN), provider)
 
     assert (error, [GROQ]) == (caught.value, asked)
