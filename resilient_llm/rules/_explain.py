@@ -88,6 +88,7 @@ _OTHERS: Final = {
     "class beneath": "beneath it is {}",
     "class of a framework": "{} is control flow of a framework, which no provider sent",
     "framework beneath": "beneath it is {}, control flow of a framework",
+    "schema": "the answer did not fit what the caller asked for: {}",
     "raised in a client": "a client could not decode what it was sent: {}",
     "field": "{}",
     "close code": "the close code {}",

@@ -17,6 +17,7 @@ from resilient_llm.rules import (
     anthropic,
     bedrock,
     codes,
+    credentials,
     frameworks,
     google,
     grpc,
@@ -97,6 +98,8 @@ _MOST_CAUSES: Final = 12  # also guards against a ring
 _STAGES: Final[tuple[Rule, ...]] = (
     # control flow that a client has wrapped
     beneath_client,
+    # a key that cannot be sent
+    credentials.by_header,
     http.by_retries,
     # a client that got no answer; there is nothing else to read then
     network.without_answer,
@@ -168,6 +171,10 @@ def _is_of_provider(error_class: ErrorClass, missing: Missing) -> bool:
 # Without these a rule recognises nothing, and need not be asked.
 _NEEDS: Final[dict[Rule, Callable[[ErrorClass, Missing], bool]]] = {
     beneath_client: lambda error_class, _: error_class.is_client,
+    credentials.by_header: lambda error_class, missing: (
+        (error_class.is_client and missing.status and missing.parts)
+        or error_class.names[0] == credentials.IN_PYTHON
+    ),
     http.by_retries: lambda _, missing: not missing.bare,
     network.without_answer: lambda error_class, missing: (
         missing.parts if missing.status else network.may_lack_an_answer(error_class)
@@ -259,9 +266,23 @@ def of_python(evidence: Evidence) -> Verdict | None:
     if verdict is not None:
         return verdict
     verdict = python.by_class(evidence)
-    if verdict is CALLER_BUG and evidence.error_class.names[0] in _RAISED_BY_CLIENTS:
-        return sentences.by_message_of_python(evidence) or verdict
-    return verdict
+    if verdict is not CALLER_BUG:
+        return verdict
+    if evidence.error_class.names[0] not in _RAISED_BY_CLIENTS:
+        return verdict
+    return (
+        sentences.by_message_of_python(evidence)
+        or credentials.by_header(evidence)
+        or _of_a_client(evidence)
+        or verdict
+    )
+
+
+def _of_a_client(evidence: Evidence) -> Verdict | None:
+    """Return what a plain error of Python means that a client raised of a key, or of an answer."""
+    if not python.raised_in_client(evidence.error):
+        return None
+    return sentences.key_in_words(evidence) or parsers.of_partial_json(evidence)
 
 
 # Clients raise these before they send anything, and say in the message what is wrong.
