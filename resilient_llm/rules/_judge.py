@@ -174,6 +174,7 @@ _NEEDS: Final[dict[Rule, Callable[[ErrorClass, Missing], bool]]] = {
     credentials.by_header: lambda error_class, missing: (
         (error_class.is_client and missing.status and missing.parts)
         or error_class.names[0] == credentials.IN_PYTHON
+        or error_class.names[0].startswith("litellm.")
     ),
     http.by_retries: lambda _, missing: not missing.bare,
     network.without_answer: lambda error_class, missing: (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from resilient_llm._values.built_in import cause_of
+from resilient_llm._values.built_in import cause_of, context_of
 from resilient_llm.rules._class_info import CLIENTS, class_of, package_of
 from resilient_llm.rules._verdicts import NO_CREDENTIALS
 from resilient_llm.rules.python import package_of_frame, raised_in_client
@@ -38,15 +38,22 @@ def by_header(evidence: Evidence) -> Verdict | None:
     if _refuses(error, evidence.text):
         evidence.matched_by = ("class", evidence.error_class.names[0])
         return NO_CREDENTIALS
-    inner = cause_of(error)
+    # litellm raises what it has made of an error from None, with a status that it has made up.
+    is_translated = evidence.error_class.names[0].startswith("litellm.")
+    inner = _beneath(error, is_translated)
     for _ in range(_MOST_CAUSES):
         if inner is None:
             break
         if _refuses(inner, inner.args[0] if inner.args else None):
             evidence.matched_by = ("class beneath", class_of[type(inner)].names[0])
             return NO_CREDENTIALS
-        inner = cause_of(inner)
+        inner = _beneath(inner, is_translated)
     return None
+
+
+def _beneath(error: BaseException, is_translated: bool) -> BaseException | None:
+    cause = cause_of(error)
+    return context_of(error) if cause is None and is_translated else cause
 
 
 def _refuses(error: BaseException, text: object) -> bool:

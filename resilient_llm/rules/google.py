@@ -76,9 +76,11 @@ def _lost_its_server(evidence: Evidence) -> bool:
     cause = evidence.error.__cause__
     if cause is None or "google.TransportError" not in class_of[type(cause)].names:
         return False
-    return _REFUSAL.search(evidence.text) is None
+    words: object = cause.args[0] if cause.args else None  # the error itself has the cause there
+    return not isinstance(words, str) or _REFUSAL.search(words[:_LONGEST_WORDS].lower()) is None
 
 
+_LONGEST_WORDS: Final = 1_000
 # 408 and 429 pass by themselves.
 _REFUSAL: Final = re.compile(r"\bstatus: 4(?!08|29)\d\d")
 

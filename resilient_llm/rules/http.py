@@ -133,7 +133,13 @@ def by_success(evidence: Evidence) -> Verdict | None:
     """Return that an answer could not be read, for an error that a client raised on a success."""
     status = evidence.status
     evidence.matched_by = ("status of a success", status)
-    return BAD_BODY if status is not None and status < 300 else None
+    if status is None or status >= 300:
+        return None
+    # A word that no rule knows, in a body that is otherwise in order, shows no sick server.
+    return _UNKNOWN_CODE if evidence.parts and evidence.codes else BAD_BODY
+
+
+_UNKNOWN_CODE: Final = transient("stream_error", harms_health=False)
 
 
 # urllib3 stops retrying with these words and keeps no response.

@@ -112,30 +112,40 @@ def _of_os(evidence: Evidence) -> Verdict | None:
 
 def _of_validation(evidence: Evidence) -> Verdict | None:
     """Return what a client's ``ValidationError`` means if it is not about a broken body."""
-    cls = _validated(evidence.error)
+    cls, maker = _validated(evidence.error)
     if cls is None or package_of(cls) in CLIENTS:
-        return key_in_words(evidence)  # a client validates its own settings when it is made
+        # A client validates its own settings when it is made.
+        return key_in_words(evidence) or (CALLER_BUG if maker not in (None, *CLIENTS) else None)
     evidence.matched_by = ("schema", evidence.error_class.names[0])
     return DOES_NOT_FIT
 
 
-def _validated(error: BaseException) -> type | None:
-    """Return the class that pydantic validated into; None if the frames do not tell.
+def _validated(error: BaseException) -> tuple[type | None, str | None]:
+    """Return the class that pydantic validated into, and the package that made an object of it.
 
     ``parse()`` of openai, anthropic and mistralai and structured output of LangChain validate a
-    model's answer into the class that the caller gave them.
+    model's answer into the class that the caller gave them. Both are None if the frames do not
+    tell; no package made an object if a method of the class was called.
     """
-    step, found = error.__traceback__, None
+    step, outer = error.__traceback__, ""
+    found: type | None = None
+    makers: dict[int, str] = {}
+    maker: str | None = None
     while step is not None:
-        if step.tb_frame.f_globals.get("__name__") in _VALIDATING:
-            local = step.tb_frame.f_locals
-            held = local.get("cls")
-            if held is None:
-                held = _type_of_adapter(local.get("self"))
-            if isinstance(held, type):
-                found = held
+        frame = step.tb_frame
+        local = frame.f_locals
+        held = local.get("self")
+        if frame.f_code.co_name == "__init__" and held is not None:
+            makers.setdefault(id(held), outer)
+        if frame.f_globals.get("__name__") in _VALIDATING:
+            if frame.f_code.co_name == "__init__":
+                found, maker = type(held), makers.get(id(held))
+            else:
+                cls = local.get("cls") or _type_of_adapter(held)
+                found, maker = (cls, None) if isinstance(cls, type) else (found, maker)
+        outer = package_of_frame(step) or outer
         step = step.tb_next
-    return found
+    return found, maker
 
 
 def _type_of_adapter(adapter: object) -> object:

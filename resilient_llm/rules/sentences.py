@@ -94,6 +94,11 @@ KEY: Final = Cause(
         "add an environment variable `", "credentials were not found",
     ),
 )  # fmt: skip
+# litellm gives the status 500 to what it raises before it sends anything.
+NO_KEY: Final = Cause(
+    ("missing",),
+    _all(dead("invalid_credentials"), "missing credentials. please pass", "missing + api key. set"),
+)
 REGION: Final = Cause(
     ("country", "countries", "region", "location"),
     _all(
@@ -409,7 +414,9 @@ _WRONG: Final = _search(
     MONEY, ACCOUNT, KEY, RESOURCES, CRASHED, REGION, MODEL, PARAMETER, CONTEXT, SIZE, POLICY,
     PERMISSION, ENDPOINT,
 )  # fmt: skip
-_FAILED: Final = _search(UNPAID, BROKEN_MODEL, MEMORY, CONTEXT, SIZE, LOADING, UNABLE, MALFORMED)
+_FAILED: Final = _search(
+    NO_KEY, UNPAID, BROKEN_MODEL, MEMORY, CONTEXT, SIZE, LOADING, UNABLE, MALFORMED
+)
 _ANY: Final = _search(
     MONEY,
     ACCOUNT,
