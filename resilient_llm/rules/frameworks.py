@@ -12,7 +12,7 @@ Nothing is imported. The classes of HTTP clients that live beside these (``aioht
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from resilient_llm._values.built_in import class_name
 from resilient_llm._values.class_cache import ClassCache
@@ -176,8 +176,8 @@ def _find_verdict(cls: type) -> Verdict | None:
     try:
         for base in cls.__mro__:
             for package, verdict in _BY_NAME.get(class_name(base), ()):
-                module: object = base.__module__  # a class may set it to anything
-                if isinstance(module, str) and f"{module}.".startswith(f"{package}."):
+                module: Any = base.__module__  # a class may set it to anything
+                if type(module) is str and f"{module}.".startswith(f"{package}."):
                     return verdict
     except Exception:  # noqa: BLE001, S110  # a metaclass may do anything
         pass

@@ -133,16 +133,16 @@ def _validated(error: BaseException) -> tuple[type | None, str | None]:
     maker: str | None = None
     while step is not None:
         frame = step.tb_frame
-        local = frame.f_locals
-        held = local.get("self")
-        if frame.f_code.co_name == "__init__" and held is not None:
+        validates = frame.f_globals.get("__name__") in _VALIDATING
+        if frame.f_code.co_name == "__init__":
+            held = frame.f_locals.get("self")
             makers.setdefault(id(held), outer)
-        if frame.f_globals.get("__name__") in _VALIDATING:
-            if frame.f_code.co_name == "__init__":
-                found, maker = type(held), makers.get(id(held))
-            else:
-                cls = local.get("cls") or _type_of_adapter(held)
-                found, maker = (cls, None) if isinstance(cls, type) else (found, maker)
+            if validates:
+                found, maker = cast("type", type(held)), makers[id(held)]
+        elif validates:
+            cls = frame.f_locals.get("cls")
+            cls = _type_of_adapter(frame.f_locals.get("self")) if cls is None else cls
+            found, maker = (cls, None) if isinstance(cls, type) else (found, maker)
         outer = package_of_frame(step) or outer
         step = step.tb_next
     return found, maker
