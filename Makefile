@@ -8,6 +8,7 @@
 #   make coverage    the tests of the core but the slow ones, and which of its branches they do not reach
 #   make test-rest   what make coverage does not run, but the slow ones
 #   make corpus      every recorded error through every real client; make corpus SET=oldest, litellm, instructor
+#   make apps        exceptions of web frameworks, task queues and agents, raised by the real ones
 #   make fuzz        a minute of nonsense for the classifier; make fuzz ARGS=-max_total_time=600
 #   make soak        a minute of everything at once; make soak ARGS="--seconds 600 --seed 2"
 #   make mutants     the core broken in 2,400 ways, and whether the tests notice (half an hour)
@@ -34,7 +35,7 @@ READY := $(VENV)/.ready
 CORE_TESTS := tests/core tests/api tests/drive tests/rules tests/binding
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-rest lint lint-style lint-types docs coverage corpus fuzz soak mutants clean
+.PHONY: demo test test-rest lint lint-style lint-types docs coverage corpus apps fuzz soak mutants clean
 .PHONY: bench bench-table bench-whole bench-observers bench-groups bench-configurations bench-instructions
 
 demo: $(READY)-demo
@@ -74,6 +75,14 @@ corpus: $(CORPUS)/.ready
 $(CORPUS)/.ready: $(VENV)/pyvenv.cfg pyproject.toml $(CORPUS_FILE)
 	$(BIN)/python -m venv $(CORPUS)
 	$(CORPUS)/bin/python -m pip install --quiet --editable . --requirement $(CORPUS_FILE)
+	@touch $@
+
+apps: $(VENV)-apps/.ready
+	$(VENV)-apps/bin/python -m pytest tests/rules/test_frameworks.py tests/clients/test_frameworks.py $(ARGS)
+
+$(VENV)-apps/.ready: $(VENV)/pyvenv.cfg pyproject.toml tests/clients/requirements-apps.txt
+	$(BIN)/python -m venv $(VENV)-apps
+	$(VENV)-apps/bin/python -m pip install --quiet --editable .[test] --requirement tests/clients/requirements-apps.txt
 	@touch $@
 
 fuzz: $(VENV)-fuzz/.ready
@@ -120,7 +129,7 @@ $(BENCH_READY): $(VENV)/pyvenv.cfg pyproject.toml benchmarks/requirements-peers.
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-corpus-* $(VENV)-fuzz $(BENCH) build dist site mutants .coverage .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(VENV)-corpus-* $(VENV)-apps $(VENV)-fuzz $(BENCH) build dist site mutants .coverage .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks
 
 # A stamp per set of extras, so that what is there is not asked for again. The type checkers
 # want to see everything that the package and its tests import.

@@ -18,6 +18,7 @@ from resilient_llm import Verdict
 from resilient_llm.rules import (
     PROVIDERS,
     codes,
+    frameworks,
     http,
     names,
     network,
@@ -46,14 +47,16 @@ $ resilient-llm explain 429 -H 'retry-after: 20' --body body.json
 
 Each step applies only if the steps before it do not recognise the error.
 
-1. A cancellation, also inside a group.
+1. A cancellation, also inside a group; a time limit of a task queue, also where a client has wrapped it.
 2. Your own rules, the newest first.
 3. An error of this library, from an inner guard, is a rejection.
-4. A machine-readable code in the body.
-5. A known sentence of the provider, outside of quotations and links.
-6. The HTTP or gRPC status.
-7. The class, then a part of its name.
-8. What is inside: the explicit cause, the members of a group; the most severe decides, of equal ones the one with the longest wait. A plain `RuntimeError` or `ValueError` that was raised from an error is only its wrapper.
+4. An exception of the application's own [frameworks](#frameworks), which no provider sent.
+5. A key that a client refuses to put into a header.
+6. A machine-readable code in the body.
+7. A known sentence of the provider, outside of quotations and links.
+8. The HTTP or gRPC status. A status below 500 that nothing shows to be a provider's (no answer, no request, no body, no headers, no words of a client) makes the error `unknown`, except 408, 409, 425 and 429.
+9. The class, then a part of its name.
+10. What is inside: the explicit cause, the members of a group; the most severe decides, of equal ones the one with the longest wait. A plain `RuntimeError` or `ValueError` that was raised from an error is only its wrapper.
 
 At most 64 KiB of a body, 50 causes and 1,000 members are read.
 A wait is read from headers (`Retry-After` in seconds, milliseconds, dates and durations, the headers of exhausted buckets), from fields of the body, from trailing metadata, from attributes and from sentences; the longest counts, up to a day.
@@ -200,6 +203,24 @@ def _tables() -> Iterator[str]:
     )
     yield "For other classes of client libraries, a part of the name decides:\n"
     yield "\n".join([top.format("part of the name"), *_rows(dict(names.PARTS))])
+
+    yield (
+        "## Frameworks\n\nExceptions of web frameworks, task queues, agents and test tools: by module and name; "
+        "classes that inherit from them mean the same. "
+        "The first kind leaves at once and unchanged and counts nowhere, the others count like a cancellation from outside.\n"
+    )
+    yield "\n".join(
+        ["| module | class | kind | reason | read in |", "|---|---|---|---|---|", *_frameworks()]
+    )
+
+
+def _frameworks() -> Iterator[str]:
+    for (module, classes, source), verdict in frameworks.TABLE:
+        if verdict is not None:
+            listed = ", ".join(f"`{name}`" for name in classes.split())
+            where = f"<{source}>" if source.startswith("http") else source
+            kind = f"`{verdict.kind.value}` | `{verdict.reason}`"
+            yield f"| `{module}` | {listed} | {kind} | {where} |"
 
 
 def _providers(name: str, table: str) -> bool:

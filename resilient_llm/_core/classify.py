@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
+from resilient_llm._values.built_in import cause_of
 from resilient_llm._values.class_cache import ClassCache
 from resilient_llm._values.errors import (
     CallRejectedError,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound="Callable[..., object]")
 
 _CANCELLED: Final = Verdict(ErrorKind.CANCELLED)
+_TIME_IS_UP: Final = Verdict(ErrorKind.CANCELLED, "time_limit")
 _UNKNOWN: Final = Verdict(ErrorKind.UNKNOWN)
 _BUG: Final = Verdict(ErrorKind.CALLER_BUG)
 _REJECTED: Final = Verdict(ErrorKind.REJECTED)
@@ -77,7 +79,8 @@ _CANCELLATION_NAMES: Final = frozenset(
     )
 )
 # An error of a sort below `_CANCELLATION` is classified by what it says itself.
-_ORDINARY, _WRAPPER, _CANCELLATION, _OURS, _GROUP = range(5)
+_ORDINARY, _WRAPPER, _CANCELLATION, _TIME_LIMIT, _OURS, _GROUP = range(6)
+_VERDICTS: Final = {_CANCELLATION: _CANCELLED, _TIME_LIMIT: _TIME_IS_UP}
 
 
 def _find_sort(cls: type) -> int:
@@ -93,6 +96,11 @@ def _find_sort(cls: type) -> int:
         return _CANCELLATION
     if issubclass(cls, ResilientLLMError):
         return _OURS
+    from resilient_llm.rules import framework_verdicts  # loaded with the first error
+
+    of_framework = framework_verdicts[cls]
+    if of_framework is not None and of_framework.kind is ErrorKind.CANCELLED:
+        return _TIME_LIMIT if of_framework.reason == _TIME_IS_UP.reason else _CANCELLATION
     if (
         cls is RuntimeError or cls is ValueError
     ):  # by identity: to compare classes may call their metaclass
@@ -133,7 +141,7 @@ class Classifier:
         try:
             return self._classify(error)
         except BaseException as failure:  # an error that resists being looked at
-            if _sort_of[type(failure)] == _CANCELLATION:
+            if _sort_of[type(failure)] in _VERDICTS:
                 raise
             self._report_failure(failure)
             return _UNKNOWN
@@ -199,13 +207,14 @@ class Classifier:
 
     def _classify(self, error: BaseException, path: ClassificationPath | None = None) -> Verdict:
         sort = _sort_of[type(error)]
-        if sort >= _CANCELLATION:
-            if sort == _CANCELLATION:
-                return _CANCELLED
-            if sort == _GROUP and (found := self._cancellation(error)) is not None:
+        if sort in _VERDICTS:
+            return _VERDICTS[sort]
+        if sort != _OURS:
+            found = _cancellation_in(error) if sort == _GROUP else _time_limit_beneath(error)
+            if found is not None:
                 if path is not None:
                     path.into(error, found)
-                return _CANCELLED
+                return _VERDICTS[_sort_of[type(found)]]
         return self._own(error, sort, path) or self._inside(error, path)
 
     def _own(
@@ -216,7 +225,7 @@ class Classifier:
             verdict = self._asked(error, path)
             if verdict is not None:
                 return verdict
-        if sort > _CANCELLATION:
+        if sort >= _OURS:
             return _of_ours(error) if sort == _OURS else None
         try:
             judge = self._judge or self._built_in()
@@ -256,11 +265,6 @@ class Classifier:
             self.on_rule_failed(failure)
         except Exception:  # noqa: BLE001, S110  # a listener must not break a call either
             pass
-
-    def _cancellation(self, group: BaseException) -> BaseException | None:
-        return next(
-            (member for member in _leaves(group) if _sort_of[type(member)] == _CANCELLATION), None
-        )
 
     def _inside(self, error: BaseException, path: ClassificationPath | None) -> Verdict:
         """Return the most severe of what is inside an error that says nothing itself."""
@@ -316,18 +320,49 @@ class Classifier:
     ) -> Verdict | None:
         try:
             sort = _sort_of[type(inner)]
-            return _CANCELLED if sort == _CANCELLATION else self._own(inner, sort, path)
+            return _VERDICTS.get(sort) or self._own(inner, sort, path)
         except Exception as failure:  # noqa: BLE001  # one that raises when looked at does not hide the others
             self._report_failure(failure)
             return _UNKNOWN
+
+
+def _cancellation_in(group: BaseException) -> BaseException | None:
+    return next((member for member in _leaves(group) if _sort_of[type(member)] in _VERDICTS), None)
+
+
+def _time_limit_beneath(error: BaseException) -> BaseException | None:
+    """Return the time limit of a task queue that an error was raised from.
+
+    Many releases of openai, groq and their kin catch every ``Exception`` that interrupts a
+    request, and raise an ``APIConnectionError`` from it. No limit is found beneath an error of
+    ours: the guard that raised it has judged it.
+    """
+    inner: BaseException | None = error
+    for _ in range(MOST_CAUSES):
+        # Not by its attribute, which a class may make to be anything.
+        cause = cause_of(inner)
+        inner = _kept_by(inner) if cause is None else cause
+        if inner is None:
+            return None
+        sort = _sort_of[type(inner)]
+        if sort == _TIME_LIMIT:
+            return inner
+        if sort == _OURS:
+            return None
+    return None
 
 
 def _wrapped_by(error: BaseException) -> BaseException | None:
     """Return the explicit cause, or the error that tenacity, litellm or google keep elsewhere."""
     try:
         cause = error.__cause__
-        if cause is not None:
-            return cause
+        return _kept_by(error) if cause is None else cause
+    except Exception:  # noqa: BLE001  # a foreign class
+        return None
+
+
+def _kept_by(error: BaseException) -> BaseException | None:
+    try:
         held = cast("object", error.__dict__)
         if type(held) is not dict:
             return None

@@ -26,6 +26,8 @@ EMPTY: Final = Verdict(ErrorKind.BAD_RESPONSE, "empty")
 FILTERED: Final = Verdict(ErrorKind.REQUEST_SPECIFIC, "content_policy")
 TRUNCATED: Final = Verdict(ErrorKind.REQUEST_SPECIFIC, "output_truncated")
 BROKEN: Final = Verdict(ErrorKind.TRANSIENT, "invalid_response")
+# A word that no rule knows, in a body that is otherwise in order, shows no sick server.
+_UNKNOWN_CODE: Final = Verdict(ErrorKind.TRANSIENT, "server_error", harms_health=False)
 INTERRUPTED: Final = Verdict(ErrorKind.TRANSIENT, "stream_interrupted")
 # The model, not the server, wrote what could not be parsed: no target's health is harmed.
 _MALFORMED: Final = Verdict(ErrorKind.TRANSIENT, "invalid_response", harms_health=False)
@@ -95,9 +97,15 @@ def verdict_on(error: object) -> Verdict:
     setattr(carrier, "body" if is_body else "response", error)
     verdict = classify(carrier)
     if verdict.kind not in _ACCEPTED:
-        return BROKEN
+        return _UNKNOWN_CODE if is_body and _has_code(cast("Any", error)) else BROKEN
     # The HTTP status was that of a success; a number in the body is not one.
     return replace(verdict, status=None) if is_body else verdict
+
+
+def _has_code(body: dict[str, Any]) -> bool:
+    """Return whether an error in a body names its cause in a word."""
+    error: Any = body.get("error")
+    return is_dict(error) and any(is_text(field(error, name)) for name in ("code", "type"))
 
 
 def error_in(answer: object) -> dict[str, Any] | None:

@@ -36,13 +36,14 @@ from typing import TYPE_CHECKING
 
 from resilient_llm.rules._evidence import Evidence
 from resilient_llm.rules._judge import PROVIDERS, Rule, judge
+from resilient_llm.rules.frameworks import verdict_of as framework_verdicts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from resilient_llm._values.explanation import Reasons
 
-__all__ = ["PROVIDERS", "Evidence", "Rule", "judge", "why"]
+__all__ = ["PROVIDERS", "Evidence", "Rule", "framework_verdicts", "judge", "why"]
 
 
 def why(error: BaseException, wall: Callable[[], float]) -> Reasons:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from resilient_llm._values.built_in import class_name
 from resilient_llm._values.class_cache import ClassCache
+from resilient_llm.rules import frameworks
 
 # Top-level packages through which LLM calls are made. The messages of their errors are
 # searched, and a JSON error raised inside them is a broken body.
@@ -58,13 +59,15 @@ class ErrorClass:
         simple_names: The same without package.
         is_standard: Whether the class is from the standard library.
         is_client: Whether the class, or one it inherits from, is from a client library.
+        of_framework: What it means if it is an exception of a framework of the application.
         read: Attributes that are held by the class itself.
         is_detailed: Whether one of those may hold a body, codes or headers.
         verdicts: ``{rule: its verdict on the class}``, filled in by rules.
     """
 
     __slots__ = (
-        "is_client", "is_detailed", "is_standard", "names", "read", "simple_names", "verdicts",
+        "is_client", "is_detailed", "is_standard", "names", "of_framework", "read", "simple_names",
+        "verdicts",
     )  # fmt: skip
 
     def __init__(self, cls: type) -> None:
@@ -72,6 +75,7 @@ class ErrorClass:
         self.simple_names = tuple(class_name(base) for base in cls.__mro__[:-1])
         self.is_standard = package_of(cls) in sys.stdlib_module_names
         self.is_client = any(package_of(base) in CLIENTS for base in cls.__mro__)
+        self.of_framework = frameworks.verdict_of[cls]
         held = {name for base in cls.__mro__ for name in vars(base)}
         warns = _WARNS.get(package_of(cls), ())
         self.read = tuple(name for name in _ATTRIBUTES if name in held and name not in warns)

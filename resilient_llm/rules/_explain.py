@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from resilient_llm._values.explanation import Reasons
-from resilient_llm.rules import _judge, codes, network, python, sentences
+from resilient_llm.rules import _judge, codes, frameworks, network, python, sentences
 from resilient_llm.rules._bodies import HOLDERS, MOST_DETAILS
 from resilient_llm.rules._class_info import class_of
 from resilient_llm.rules._evidence import ATTRIBUTES_OF_CODES, CODES, MESSAGES, Evidence
@@ -50,6 +50,8 @@ def _place(rule: Rule, evidence: Evidence) -> str:
             if what in getattr(each, "CODES", ()) or what in getattr(each, "CATEGORIES", ())
         ]
         module = tables[0].__name__ if tables else codes.__name__
+    elif rule in (_judge.by_framework, _judge.beneath_client):
+        module = frameworks.__name__
     elif module == _judge.__name__ and kind == "words":
         module = sentences.__name__
     elif module == _judge.__name__:
@@ -68,6 +70,10 @@ def _match(evidence: Evidence) -> tuple[str, str]:
         return f"the words {said}", _field_of_words(evidence, words)
     if kind == "status":
         return f"the status {what}", _field_of_status(evidence, what)
+    if kind == "status of nobody":
+        return f"nothing shows that a provider sent the status {what}", _field_of_status(
+            evidence, what
+        )
     if kind == "status without a word":
         return f"the status {what} without a code or a message", _field_of_status(evidence, what)
     if kind == "status of a success":
@@ -80,6 +86,9 @@ def _match(evidence: Evidence) -> tuple[str, str]:
 _OTHERS: Final = {
     "class": "the class {}",
     "class beneath": "beneath it is {}",
+    "class of a framework": "{} is control flow of a framework, which no provider sent",
+    "framework beneath": "beneath it is {}, control flow of a framework",
+    "schema": "the answer did not fit what the caller asked for: {}",
     "raised in a client": "a client could not decode what it was sent: {}",
     "field": "{}",
     "close code": "the close code {}",

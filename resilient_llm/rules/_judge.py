@@ -10,12 +10,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 
+from resilient_llm._values.built_in import cause_of
 from resilient_llm._values.kinds import ErrorKind
 from resilient_llm._values.settings import LONGEST_TO_RETRY
 from resilient_llm.rules import (
     anthropic,
     bedrock,
     codes,
+    credentials,
+    frameworks,
     google,
     grpc,
     hints,
@@ -67,7 +70,36 @@ def _of_providers(name: str) -> tuple[Rule, ...]:
     )
 
 
+def by_framework(evidence: Evidence) -> Verdict | None:
+    """Return the verdict on an exception of the application's own frameworks."""
+    evidence.matched_by = ("class of a framework", evidence.error_class.names[0])
+    return evidence.error_class.of_framework
+
+
+def beneath_client(evidence: Evidence) -> Verdict | None:
+    """Return the verdict on such an exception that a client's error was raised from.
+
+    Many releases of openai, groq and their kin do so with whatever interrupts a request, such as
+    vcrpy's refusal of a request that was not recorded.
+    """
+    inner = cause_of(evidence.error)
+    for _ in range(_MOST_CAUSES):
+        if inner is None:
+            return None
+        verdict = frameworks.verdict_of[type(inner)]
+        if verdict is not None:
+            evidence.matched_by = ("framework beneath", class_of[type(inner)].names[0])
+            return verdict
+        inner = cause_of(inner)
+    return None
+
+
+_MOST_CAUSES: Final = 12  # also guards against a ring
 _STAGES: Final[tuple[Rule, ...]] = (
+    # control flow that a client has wrapped
+    beneath_client,
+    # a key that cannot be sent
+    credentials.by_header,
     http.by_retries,
     # a client that got no answer; there is nothing else to read then
     network.without_answer,
@@ -138,6 +170,12 @@ def _is_of_provider(error_class: ErrorClass, missing: Missing) -> bool:
 
 # Without these a rule recognises nothing, and need not be asked.
 _NEEDS: Final[dict[Rule, Callable[[ErrorClass, Missing], bool]]] = {
+    beneath_client: lambda error_class, _: error_class.is_client,
+    credentials.by_header: lambda error_class, missing: (
+        (error_class.is_client and missing.status and missing.parts)
+        or error_class.names[0] == credentials.IN_PYTHON
+        or error_class.names[0].startswith("litellm.")
+    ),
     http.by_retries: lambda _, missing: not missing.bare,
     network.without_answer: lambda error_class, missing: (
         missing.parts if missing.status else network.may_lack_an_answer(error_class)
@@ -201,6 +239,8 @@ def judge(error: BaseException, wall: Callable[[], float]) -> Verdict | None:
 def decide(evidence: Evidence) -> tuple[Verdict | None, Rule | None]:
     """Return the verdict on one error by itself, and the rule that decided."""
     error_class = evidence.error_class
+    if error_class.of_framework is not None:
+        return by_framework(evidence), by_framework
     if evidence.is_bare:
         if error_class.is_standard and not evidence.attributes:
             verdict = of_python(evidence)
@@ -227,9 +267,23 @@ def of_python(evidence: Evidence) -> Verdict | None:
     if verdict is not None:
         return verdict
     verdict = python.by_class(evidence)
-    if verdict is CALLER_BUG and evidence.error_class.names[0] in _RAISED_BY_CLIENTS:
-        return sentences.by_message_of_python(evidence) or verdict
-    return verdict
+    if verdict is not CALLER_BUG:
+        return verdict
+    if evidence.error_class.names[0] not in _RAISED_BY_CLIENTS:
+        return verdict
+    return (
+        sentences.by_message_of_python(evidence)
+        or credentials.by_header(evidence)
+        or _of_a_client(evidence)
+        or verdict
+    )
+
+
+def _of_a_client(evidence: Evidence) -> Verdict | None:
+    """Return what a plain error of Python means that a client raised of a key, or of an answer."""
+    if not python.raised_in_client(evidence.error):
+        return None
+    return sentences.key_in_words(evidence) or parsers.of_partial_json(evidence)
 
 
 # Clients raise these before they send anything, and say in the message what is wrong.

@@ -42,6 +42,8 @@ BAD_BODY: Final = transient("invalid_response")
 SERVER_ERROR: Final = transient("server_error")
 NO_CREDENTIALS: Final = dead("invalid_credentials")
 POLICY: Final = wrong_request("content_policy")
+# The provider answered, and another model may do better.
+DOES_NOT_FIT: Final = wrong_request("invalid_output")
 TRUNCATED: Final = wrong_request("output_truncated")
 
 

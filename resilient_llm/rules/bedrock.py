@@ -5,9 +5,11 @@ https://docs.aws.amazon.com/bedrock/latest/APIReference/CommonErrors.html
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from resilient_llm.rules._verdicts import (
+    BROKEN,
     CALLER_BUG,
     NO_CREDENTIALS,
     dead,
@@ -70,7 +72,8 @@ _WITHOUT_CREDENTIALS: Final = frozenset(
     botocore.UnauthorizedSSOTokenError botocore.NoAuthTokenError botocore.SSOError
     botocore.SSOTokenLoadError botocore.LoginError botocore.LoginRefreshRequired
     botocore.LoginTokenLoadError botocore.LoginInsufficientPermissions
-    botocore.RefreshWithMFAUnsupportedError botocore.MetadataRetrievalError""".split()
+    botocore.RefreshWithMFAUnsupportedError botocore.MetadataRetrievalError
+    botocore.ProfileNotFound botocore.UnknownCredentialError""".split()
 )
 ONLY_FOR: Final = _WITHOUT_CREDENTIALS | {
     "botocore.BotoCoreError",
@@ -79,6 +82,10 @@ ONLY_FOR: Final = _WITHOUT_CREDENTIALS | {
     "botocore.UnknownServiceError",
 }
 _FULL: Final = limited("capacity")
+# What the server that gives credentials to a machine or a container answered, or that it did not.
+_FAILED: Final = re.compile(
+    r"error retrieving metadata: received (?:non 200 response (?:5\d\d|408|429)|error when)"
+)
 
 
 def by_class(evidence: Evidence) -> Verdict | None:
@@ -89,5 +96,5 @@ def by_class(evidence: Evidence) -> Verdict | None:
     names = evidence.error_class.names
     evidence.matched_by = ("class", names[0])
     if not _WITHOUT_CREDENTIALS.isdisjoint(names):
-        return NO_CREDENTIALS
+        return BROKEN if _FAILED.search(evidence.text) is not None else NO_CREDENTIALS
     return _FULL if "botocore.CapacityNotAvailableError" in names else CALLER_BUG

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from resilient_llm._values.kinds import ErrorKind
-from resilient_llm.rules._verdicts import dead, limited, transient, wrong_request
+from resilient_llm.rules._verdicts import POLICY, dead, limited, transient, wrong_request
 
 if TYPE_CHECKING:
     from resilient_llm._values.verdict import Verdict
@@ -86,7 +86,11 @@ CODES: Final[dict[str, Verdict]] = {
         data_inspection_failed datainspectionfailed sensitive_words_detected
         sensitivecontentdetected inputtextsensitivecontentdetected
         outputtextsensitivecontentdetected safety_violation refusal cyber_policy_violation
-        sensitive_content guardrail_violation""",
+        sensitive_content guardrail_violation bio_policy cyber_policy safety_policy usage_policy
+        content_blocked content_moderation moderation_error moderation_failed input_moderation
+        output_moderation safety_error safety_check_failed unsafe_content harmful_content
+        prohibited_content prompt_blocked sensitive_content_detected input_new_sensitive
+        output_new_sensitive risk_control guardrail_intervened""",
     ),
     **_same(
         wrong_request("unsupported_parameter"),
@@ -101,7 +105,10 @@ CODES: Final[dict[str, Verdict]] = {
     **_same(
         wrong_request("invalid_request"),
         """invalid_value missing_required_parameter invalid_type invalid_image
-        invalid_image_format image_too_large invalid_function_parameters invalid_json_schema""",
+        invalid_image_format image_too_large invalid_function_parameters invalid_json_schema
+        invalid_base64_image invalid_image_url image_too_small image_parse_error
+        invalid_image_mode image_file_too_large unsupported_image_media_type empty_image_file
+        failed_to_download_image image_file_not_found data_residency_mismatch""",
     ),
     # A stored thing that the request names does not exist.
     **_same(
@@ -121,7 +128,9 @@ CODES: Final[dict[str, Verdict]] = {
         """overloaded overloaded_error server_is_overloaded server_overloaded engine_overloaded
         engine_overloaded_error model_overloaded service_tier_capacity_exceeded""",
     ),
-    **_same(transient("timeout"), "timeout_error request_timeout deadline_exceeded"),
+    **_same(
+        transient("timeout"), "timeout_error request_timeout deadline_exceeded vector_store_timeout"
+    ),
     **_same(transient("model_loading"), "model_loading model_not_ready model_warming_up"),
     **_same(limited("capacity"), "capacity_exceeded capacity_exceeded_error no_capacity"),
 }
@@ -178,10 +187,21 @@ def cause(evidence: Evidence) -> Verdict | None:
         verdict = CODES.get(code)
         if verdict is None and code.startswith("billing_"):
             verdict = CODES["billing_error"]
+        if verdict is None and _is_policy(code):
+            verdict = POLICY
         if verdict is not None:
             evidence.matched_by = ("code", code)
             return verdict
     return None
+
+
+def _is_policy(code: str) -> bool:
+    """Return whether a code names a policy about content, as providers form such names.
+
+    openai adds one for each policy (``bio_policy``, ``misalignment_policy_violation``),
+    volcengine one for each medium (``InputImageSensitiveContentDetected.PolicyViolation``).
+    """
+    return code.endswith(("policy_violation", "policyviolation")) or "sensitivecontent" in code
 
 
 def sure_category(evidence: Evidence) -> Verdict | None:

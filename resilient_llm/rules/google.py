@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from resilient_llm.rules import hints
 from resilient_llm.rules._bodies import MOST_DETAILS
+from resilient_llm.rules._class_info import class_of
 from resilient_llm.rules._foreign import attribute
 from resilient_llm.rules._verdicts import (
     BROKEN,
@@ -54,8 +56,9 @@ def by_class(evidence: Evidence) -> Verdict | None:
     if "google.TransportError" in names:
         return BROKEN
     if "google.GoogleAuthError" in names:
-        is_retryable = evidence.attributes.get("_retryable") is True
-        return SERVER_ERROR if is_retryable else NO_CREDENTIALS
+        if evidence.attributes.get("_retryable") is True:
+            return SERVER_ERROR
+        return BROKEN if _lost_its_server(evidence) else NO_CREDENTIALS
     if "google.FunctionInvocationError" in names:
         return CALLER_BUG  # a function of the caller, called for the model
     code = evidence.attributes.get("code")  # of a live session: the close code of the websocket
@@ -63,6 +66,23 @@ def by_class(evidence: Evidence) -> Verdict | None:
         evidence.matched_by = ("close code", code)
         return CLOSE_CODES[code]
     return None
+
+
+def _lost_its_server(evidence: Evidence) -> bool:
+    """Return whether the server that gives tokens could not be reached or failed.
+
+    A machine without a service account has a metadata server that says so with a 404.
+    """
+    cause = evidence.error.__cause__
+    if cause is None or "google.TransportError" not in class_of[type(cause)].names:
+        return False
+    words: object = cause.args[0] if cause.args else None  # the error itself has the cause there
+    return not isinstance(words, str) or _REFUSAL.search(words[:_LONGEST_WORDS].lower()) is None
+
+
+_LONGEST_WORDS: Final = 1_000
+# 408 and 429 pass by themselves.
+_REFUSAL: Final = re.compile(r"\bstatus: 4(?!08|29)\d\d")
 
 
 def retry_after(evidence: Evidence) -> float | None:

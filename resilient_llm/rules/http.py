@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from resilient_llm._values.built_in import cause_of
+from resilient_llm._values.kinds import ErrorKind
+from resilient_llm._values.verdict import Verdict
+from resilient_llm.rules._bodies import quoted_body
 from resilient_llm.rules._class_info import package_of
 from resilient_llm.rules._verdicts import (
     BAD_BODY,
@@ -19,7 +23,6 @@ from resilient_llm.rules._verdicts import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from resilient_llm._values.verdict import Verdict
     from resilient_llm.rules._evidence import Evidence
 
 _STATUSES: Final[dict[int, Verdict]] = {
@@ -79,6 +82,10 @@ def by_status(evidence: Evidence) -> Verdict | None:
     status = evidence.failed_status
     if status is None:
         return None
+    if status < 500 and status not in _PASSING and _is_unsigned(evidence):
+        evidence.matched_by = ("status of nobody", status)
+        # What it was raised from says more.
+        return None if cause_of(evidence.error) else stamped(UNSIGNED, status, None)
     if (
         status == 404
         and not evidence.codes
@@ -90,11 +97,49 @@ def by_status(evidence: Evidence) -> Verdict | None:
     return BY_STATUS[status]
 
 
+# These pass by themselves, whoever sent them.
+_PASSING: Final = frozenset((408, 409, 425, 429))
+UNSIGNED: Final = Verdict(ErrorKind.UNKNOWN)
+_OF_AN_ANSWER: Final = ("response", "request", "headers")
+
+
+def _is_unsigned(evidence: Evidence) -> bool:
+    """Return whether nothing shows that a provider sent the status.
+
+    It is the number of a class of nobody's client, without an answer or a request, without a
+    body, headers or the words of a client. The application's own server may mean to send it.
+    """
+    if evidence.error_class.is_client or evidence.parts or evidence.body:
+        return False
+    attributes = evidence.attributes
+    if any(attributes.get(name) is not None for name in _OF_AN_ANSWER):
+        return False
+    return not _quotes_an_answer(evidence.text)
+
+
+def _quotes_an_answer(text: str) -> bool:
+    """Return whether a text has the words by which clients quote what they were answered."""
+    return _OF_CLIENTS.match(text) is not None or ("{" in text and quoted_body(text) is not None)
+
+
+# openai, anthropic and the others of that generator; urllib; requests and httpx
+_OF_CLIENTS: Final = re.compile(
+    r"error code: \d{3}\b|http error \d{3}:|(client|server) error '?\d{3}\b|"
+    r"\d{3} (client|server) error"
+)
+
+
 def by_success(evidence: Evidence) -> Verdict | None:
     """Return that an answer could not be read, for an error that a client raised on a success."""
     status = evidence.status
     evidence.matched_by = ("status of a success", status)
-    return BAD_BODY if status is not None and status < 300 else None
+    if status is None or status >= 300:
+        return None
+    # A word that no rule knows, in a body that is otherwise in order, shows no sick server.
+    return _UNKNOWN_CODE if evidence.parts and evidence.codes else BAD_BODY
+
+
+_UNKNOWN_CODE: Final = transient("stream_error", harms_health=False)
 
 
 # urllib3 stops retrying with these words and keeps no response.

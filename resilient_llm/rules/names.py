@@ -54,6 +54,7 @@ PARTS: Final[tuple[tuple[str, Verdict], ...]] = tuple(
         (
             dead("invalid_credentials"),
             """authentic unauthorized invalidcredential credentialserror credentialsprovided
+            credentialunavailable
             tokennotfound""",
         ),
         (dead("permission_denied", scope="target"), "permissiondenied forbidden accessdenied"),

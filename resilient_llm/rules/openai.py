@@ -10,6 +10,7 @@ from resilient_llm.rules._verdicts import (
     STREAM_ERROR,
     TRUNCATED,
     dead,
+    transient,
     wrong_request,
 )
 
@@ -33,6 +34,9 @@ NAMES: Final[dict[str, Verdict]] = {
 }
 
 
+_UNKNOWN_CODE: Final = transient("stream_error", harms_health=False)
+
+
 def cause_named(error_class: ErrorClass) -> Verdict | None:
     """Return the cause that the class of a client is named after."""
     names = error_class.simple_names if error_class.is_client else ()
@@ -53,4 +57,7 @@ def by_class(evidence: Evidence) -> Verdict | None:
     error_class = evidence.error_class
     evidence.matched_by = ("class", error_class.names[0])
     is_bare = error_class.is_client and error_class.simple_names[0] == "APIError"
-    return STREAM_ERROR if is_bare else None
+    if not is_bare:
+        return None
+    # A word that no rule knows, in a body that is otherwise in order, shows no sick server.
+    return _UNKNOWN_CODE if evidence.parts and evidence.codes else STREAM_ERROR

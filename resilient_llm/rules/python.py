@@ -8,19 +8,29 @@ from them.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from resilient_llm._values.built_in import class_name
 from resilient_llm._values.verdict import Verdict
-from resilient_llm.rules._class_info import CLIENTS
-from resilient_llm.rules._verdicts import BAD_BODY, CALLER_BUG, OUT_OF_MEMORY, REFUSED
+from resilient_llm.rules._class_info import CLIENTS, package_of
+from resilient_llm.rules._foreign import attribute
+from resilient_llm.rules._verdicts import (
+    BAD_BODY,
+    CALLER_BUG,
+    DOES_NOT_FIT,
+    OUT_OF_MEMORY,
+    REFUSED,
+)
 from resilient_llm.rules.network import by_errno
+from resilient_llm.rules.sentences import key_in_words
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from resilient_llm.rules._evidence import Evidence
 
+_VALIDATING: Final = frozenset(("pydantic.main", "pydantic.type_adapter"))
+_DEEPEST: Final = 4
 _BUGS: Final = (
     TypeError, AttributeError, NameError, AssertionError, LookupError, ArithmeticError,
     NotImplementedError, RecursionError, ImportError, StopIteration, StopAsyncIteration,
@@ -49,6 +59,10 @@ def by_class(evidence: Evidence) -> Verdict | None:
     if verdict == "decoding":
         if not raised_in_client(evidence.error):
             return CALLER_BUG
+        if "pydantic_core.ValidationError" in evidence.error_class.names:
+            found = _of_validation(evidence)
+            if found is not None:
+                return found
         evidence.matched_by = ("raised in a client", evidence.error_class.names[0])
         return BAD_BODY
     if verdict == "oserror":
@@ -87,13 +101,64 @@ def _of_os(evidence: Evidence) -> Verdict | None:
     if found is not None:
         return found
     # "Multiple exceptions: …" and "All connection attempts failed" have no number.
-    if error.errno is None and _package(_innermost(error.__traceback__)) in (
+    if error.errno is None and package_of_frame(_innermost(error.__traceback__)) in (
         "asyncio",
         "anyio",
         "trio",
     ):
         return REFUSED
     return CALLER_BUG
+
+
+def _of_validation(evidence: Evidence) -> Verdict | None:
+    """Return what a client's ``ValidationError`` means if it is not about a broken body."""
+    cls, maker = _validated(evidence.error)
+    if cls is None or package_of(cls) in CLIENTS:
+        # A client validates its own settings when it is made.
+        return key_in_words(evidence) or (CALLER_BUG if maker not in (None, *CLIENTS) else None)
+    evidence.matched_by = ("schema", evidence.error_class.names[0])
+    return DOES_NOT_FIT
+
+
+def _validated(error: BaseException) -> tuple[type | None, str | None]:
+    """Return the class that pydantic validated into, and the package that made an object of it.
+
+    ``parse()`` of openai, anthropic and mistralai and structured output of LangChain validate a
+    model's answer into the class that the caller gave them. Both are None if the frames do not
+    tell; no package made an object if a method of the class was called.
+    """
+    step, outer = error.__traceback__, ""
+    found: type | None = None
+    makers: dict[int, str] = {}
+    maker: str | None = None
+    while step is not None:
+        frame = step.tb_frame
+        validates = frame.f_globals.get("__name__") in _VALIDATING
+        if frame.f_code.co_name == "__init__":
+            held = frame.f_locals.get("self")
+            makers.setdefault(id(held), outer)
+            if validates:
+                found, maker = cast("type", type(held)), makers[id(held)]
+        elif validates:
+            cls = frame.f_locals.get("cls")
+            cls = _type_of_adapter(frame.f_locals.get("self")) if cls is None else cls
+            found, maker = (cls, None) if isinstance(cls, type) else (found, maker)
+        outer = package_of_frame(step) or outer
+        step = step.tb_next
+    return found, maker
+
+
+def _type_of_adapter(adapter: object) -> object:
+    """Return the class in the type of a ``TypeAdapter``, such as that of a list's items."""
+    if class_name(type(adapter)) != "TypeAdapter":
+        return None
+    held = attribute(adapter, "_type")
+    for _ in range(_DEEPEST):
+        items = attribute(held, "__args__")
+        if not isinstance(items, tuple) or not items:
+            break
+        held = cast("tuple[object, ...]", items)[-1]
+    return held
 
 
 def raised_in_client(error: BaseException) -> bool:
@@ -106,7 +171,7 @@ def raised_in_client(error: BaseException) -> bool:
     filename = ""
     step = error.__traceback__
     while step is not None:
-        package = _package(step)
+        package = package_of_frame(step)
         if package and package not in _DECODERS:
             inner = package
             filename = step.tb_frame.f_code.co_filename
@@ -125,7 +190,7 @@ def _innermost(step: TracebackType | None) -> TracebackType | None:
     return step
 
 
-def _package(step: TracebackType | None) -> str:
+def package_of_frame(step: TracebackType | None) -> str:
     if step is None:
         return ""
     name = step.tb_frame.f_globals.get("__name__")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
+from resilient_llm.rules._foreign import called
 from resilient_llm.rules._memo import LONGEST_TEXT, memoized
 from resilient_llm.rules._verdicts import OUT_OF_MEMORY, dead, limited, transient, wrong_request
 
@@ -88,8 +89,16 @@ KEY: Final = Cause(
         "unable to locate credentials", "api key is missing", "did not provide an api key",
         "provided api key is invalid", "token is expired", "token has expired",
         "missing credentials", "passing in token or setting", "environment variable or pass",
+        "could not resolve aws credentials", "api key required", "api key is required",
+        "api_key is required", "api key must be", "no api key found", "api key not found",
+        "add an environment variable `", "credentials were not found",
     ),
 )  # fmt: skip
+# litellm gives the status 500 to what it raises before it sends anything.
+NO_KEY: Final = Cause(
+    ("missing",),
+    _all(dead("invalid_credentials"), "missing credentials. please pass", "missing + api key. set"),
+)
 REGION: Final = Cause(
     ("country", "countries", "region", "location"),
     _all(
@@ -405,7 +414,9 @@ _WRONG: Final = _search(
     MONEY, ACCOUNT, KEY, RESOURCES, CRASHED, REGION, MODEL, PARAMETER, CONTEXT, SIZE, POLICY,
     PERMISSION, ENDPOINT,
 )  # fmt: skip
-_FAILED: Final = _search(UNPAID, BROKEN_MODEL, MEMORY, CONTEXT, SIZE, LOADING, UNABLE, MALFORMED)
+_FAILED: Final = _search(
+    NO_KEY, UNPAID, BROKEN_MODEL, MEMORY, CONTEXT, SIZE, LOADING, UNABLE, MALFORMED
+)
 _ANY: Final = _search(
     MONEY,
     ACCOUNT,
@@ -487,10 +498,25 @@ def by_message_of_python(evidence: Evidence) -> Verdict | None:
                 evidence.matched_by = ("words", (start,))
                 return verdict
     found = _lacks_memory(text)
+    if found is not None:
+        evidence.matched_by = ("words", found)
+        return OUT_OF_MEMORY
+    return None
+
+
+def key_in_words(evidence: Evidence) -> Verdict | None:
+    """Return that a client lacks a key, of an error of Python or pydantic that it raised."""
+    error = evidence.error
+    text = _message_of(error)
+    if not text:
+        # pydantic keeps its message elsewhere; what was validated, perhaps an answer, follows.
+        words = called(error.__str__)
+        text = words.partition("[type=")[0].lower() if isinstance(words, str) else ""
+    found = _among(KEY.sentences, text)
     if found is None:
         return None
-    evidence.matched_by = ("words", found)
-    return OUT_OF_MEMORY
+    evidence.matched_by = ("words", found[0])
+    return found[1]
 
 
 def _lacks_memory(text: str) -> tuple[str, ...] | None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -582,6 +583,7 @@ class StatusError(Exception):
     def __init__(self, status_code: int) -> None:
         super().__init__(status_code)
         self.status_code = status_code
+        self.response = SimpleNamespace(status_code=status_code, headers={})
 
 
 def _raising(error: Exception) -> Callable[[Target], None]:

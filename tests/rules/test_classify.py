@@ -26,6 +26,7 @@ from tests.support.errors import (
     NOW,
     AppError,
     SomeSdkError,
+    answered,
     openai_error,
     wrapped,
 )
@@ -104,8 +105,8 @@ def test_an_error_that_speaks_for_itself_is_not_overruled_by_its_cause(
 
 SEVERITY = [
     TypeError(),
-    SomeSdkError(401),
-    SomeSdkError(400),
+    answered(401),
+    answered(400),
     MemoryError(),
     SomeSdkError(429),
     ConnectionError(),

@@ -36,6 +36,7 @@ from resilient_llm._core.classify import Classifier
 from tests.support.errors import (
     NOW,
     SomeSdkError,
+    answered,
     anthropic_error,
     httpx_error,
     openai_error,
@@ -337,12 +338,12 @@ def test_a_local_server_out_of_memory_is_told_from_other_failures(
         (RuntimeError("bloom filter false positive rate too high"), "caller_bug"),
         (RuntimeError("could not parse 'we ran out of memory'"), "caller_bug"),
         (SomeSdkError(500, "runner in server-room-2 did not answer the zoom proxy"), "transient"),
-        (SomeSdkError(404, "model 'bloom:7b' not found"), "auth_dead"),
+        (answered(404, "model 'bloom:7b' not found"), "auth_dead"),
         (
             SomeSdkError(503, body={"error": "Model bigscience/bloom is currently loading"}),
             "transient",
         ),
-        (SomeSdkError(400, "Invalid prompt: my GPU is out of memory, help"), "request_specific"),
+        (answered(400, "Invalid prompt: my GPU is out of memory, help"), "request_specific"),
         (SomeSdkError(500, 'Could not process "CUDA out of memory" in messages[0]'), "transient"),
         (Exception("CUDA out of memory"), "unknown"),
     ],

@@ -18,6 +18,7 @@ from resilient_llm._core.classify import Classifier
 from tests.support.errors import (
     NOW,
     SomeSdkError,
+    answered,
     anthropic_error,
     httpx_error,
     openai_error,
@@ -70,8 +71,8 @@ def test_status_decides_when_nothing_else_is_known(
     retryable: bool,
     harms: bool,
 ) -> None:
-    """A bare status gives the kind, reason, scope and consequences of the action table."""
-    verdict = classify(SomeSdkError(status))
+    """A status without words gives the kind, reason, scope and consequences of the action table."""
+    verdict = classify(answered(status))
 
     assert (
         verdict.kind,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import anthropic
@@ -23,6 +24,12 @@ class SomeSdkError(Exception):
             self.status_code = status
         for name, value in facts.items():
             setattr(self, name, value)
+
+
+def answered(status: int, message: str = "", **facts: Any) -> SomeSdkError:
+    """Return an error that keeps the answer it was made from, without body and headers."""
+    answer = SimpleNamespace(status_code=status, headers={})
+    return SomeSdkError(status, message, response=answer, **facts)
 
 
 def openai_error(

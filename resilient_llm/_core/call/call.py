@@ -279,7 +279,12 @@ class Call:
     # Outcomes.
 
     def record(
-        self, candidate: Candidate, number: int, seconds: float, error: Exception, verdict: Verdict
+        self,
+        candidate: Candidate,
+        number: int,
+        seconds: float,
+        error: BaseException,
+        verdict: Verdict,
     ) -> None:
         """Record the outcome of an attempt; it is the last one of its target."""
         key = candidate.target.key
@@ -293,7 +298,8 @@ class Call:
             class_name(type(error)),
         )
         self.records.append(record)
-        self.last_outcomes[key] = (error, record)
+        if isinstance(error, Exception):  # anything else leaves the call, and is no group's member
+            self.last_outcomes[key] = (error, record)
 
     def emit(
         self, candidate: Candidate, kind: event_names.EventName, now: float, /, **details: Any

@@ -111,7 +111,8 @@ def verdict_of(call: Call, trial: Try, reply: Reply) -> Verdict:
                 verdict = said if isinstance(said, Verdict) else Verdict(ErrorKind(said))
         except Exception as broken:  # noqa: BLE001  # a rule must never turn one error into another
             call.report_failure(trial.candidate, own, broken, reply.now)
-    if verdict.kind is ErrorKind.UNKNOWN:
+    # What is no Exception leaves the call whatever it means, so no rule is missing.
+    if verdict.kind is ErrorKind.UNKNOWN and issubclass(type(error), Exception):
         call.emit(
             trial.candidate,
             event_names.UnknownError,
@@ -151,11 +152,11 @@ def ends_call(
     """
     if verdict.kind is ErrorKind.CANCELLED:
         return _cancelled(call, trial, reply, stream)
+    if verdict.kind is ErrorKind.CALLER_BUG:
+        return _caller_bug(call, trial, reply, verdict)
     if not issubclass(type(reply.error), Exception):
         trial.permit.abandoned()
         return leaves(trial, reply.error)
-    if verdict.kind is ErrorKind.CALLER_BUG:
-        return _caller_bug(call, trial, reply, verdict)
     if stream is None:
         is_end = trial.ends_deadline and _hit_the_deadline(call, reply, verdict)
     else:
@@ -248,7 +249,7 @@ def _record(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> None:
 
 def _keep(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> None:
     error, seconds = reply.error, reply.now - trial.permit.entered_at
-    assert isinstance(error, Exception)
+    assert error is not None
     call.record(trial.candidate, trial.number, seconds, error, verdict)
 
 
