@@ -23,9 +23,9 @@ from resilient_llm._core.call.steps import NO_ANSWER, Reply, Reraise
 from resilient_llm._core.circuit import window
 from resilient_llm._core.circuit.outbox import CallTag
 from resilient_llm._core.circuit.permit import permit_of_inlined
-from resilient_llm._drive.cancellation import was_cancelled
+from resilient_llm._drive.cancellation import was_cancelled, was_cut_off
 from resilient_llm._drive.handover import adrive, drive
-from resilient_llm._drive.results import is_awaitable, kind_of
+from resilient_llm._drive.results import is_awaitable, is_decided_by_class, kind_of
 from resilient_llm._drive.session import Suspended
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.tracing import named_call_id, note_call, open_trace
@@ -100,7 +100,7 @@ class Caller(Binding):
         try:
             result = candidate.invoke(first, args, first.kwargs)
         except BaseException as error:
-            pending = self._failed(first, error)
+            pending = self._failed(first, error, cancelled=was_cut_off(error))
             if pending is None:
                 raise
         else:
@@ -234,7 +234,7 @@ class Caller(Binding):
         Returns:
             How the call goes on; None if the error is raised unchanged.
         """
-        cancelled = self.injection.is_async and was_cancelled(error)
+        cancelled = was_cancelled(error) if self.injection.is_async else was_cut_off(error)
         first = self._wrappers_attempt(generation, entered_at, target)
         return self._failed(first, error, cancelled=cancelled)
 
@@ -434,7 +434,9 @@ class Caller(Binding):
         return PendingCall(call, flow, flow.send(Reply(now, judged=verdict)))
 
     def _is_plain(self, answer: object) -> None:
-        """Remember the class of a plain answer."""
+        """Remember the class of a plain answer, if all its objects are."""
+        if not is_decided_by_class(answer):
+            return
         plain_type = type(answer)
         if window.LOCK_FREE:
             self._see_plain(plain_type)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from resilient_llm._drive.aio import CUT_OFF, advance
 from resilient_llm._drive.aopening import ASYNC
-from resilient_llm._drive.session import BaseStreamSession
+from resilient_llm._drive.session import DROPPED, BaseStreamSession
 from resilient_llm._drive.tasks import spawn
 from resilient_llm._runtime.runtime import runtime
 
@@ -60,7 +60,7 @@ class StreamSession(BaseStreamSession):
         generator = self.items()
         self._bind(generator)
         items = Items(self, generator)
-        if stream is None or isinstance(stream, AsyncGeneratorType):
+        if stream is None or type(stream) is AsyncGeneratorType:
             return proxies.AsyncStream(generator, self, items)
         proxy = proxies.AsyncStream(stream, self, items)
         self._proxy = weakref.ref(proxy)
@@ -106,6 +106,8 @@ class StreamSession(BaseStreamSession):
                     await rest.aclose()
                 started = await self.aended(started, error, (third, second, last))
                 error = None
+            if self._lent is not None:
+                self._lent.is_over = True
         finally:
             error = item = rest = last = second = third = None
             await self.afinish()
@@ -134,8 +136,10 @@ class StreamSession(BaseStreamSession):
             spawn(started.opened.aabandon)
         self._release()
 
-    def _borrowed_iterator(self, generator: weakref.ref[Any]) -> BorrowedIterator:
-        return BorrowedIterator(generator)
+    def _borrowed_iterator(
+        self, generator: weakref.ref[Any], original: Any
+    ) -> BorrowedIterator:
+        return BorrowedIterator(generator, original)
 
     async def _advance(self, step: Step, given: Any) -> tuple[Step, Any]:
         assert self._flow is not None
@@ -215,17 +219,19 @@ class Items:
         return self
 
     def __del__(self) -> None:
-        if self._session.has_begun:
+        if self._session.has_begun and not self._session.is_entered:
             self._session.dropped()
 
 
 class BorrowedIterator:
     """Replaces the iterator of an SDK's stream object, and reads from the guarded items."""
 
-    __slots__ = ("_generator",)
+    __slots__ = ("_generator", "_original", "is_over")
 
-    def __init__(self, generator: weakref.ref[Any]) -> None:
+    def __init__(self, generator: weakref.ref[Any], original: Any) -> None:
         self._generator = generator
+        self._original = original
+        self.is_over = False
 
     def __aiter__(self) -> Any:
         return self
@@ -233,7 +239,11 @@ class BorrowedIterator:
     async def __anext__(self) -> Any:
         generator = self._generator()
         if generator is None:
-            raise StopAsyncIteration
+            if self.is_over:
+                raise StopAsyncIteration
+            raise RuntimeError(DROPPED)
+        if self._original is not None and generator.ag_running:
+            return await self._original.__anext__()  # the guard reads, through a tracer's proxy
         return await generator.__anext__()
 
     async def aclose(self) -> None:

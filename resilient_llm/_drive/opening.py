@@ -65,18 +65,26 @@ class FirstContentTimeout:
         traceback: TracebackType | None,
     ) -> None:
         was_over = self._alarm.off()
+        is_ours = error is not None and (
+            self._alarm.raised(error)
+            or (
+                was_over
+                and issubclass(type(error), Exception)
+                and not issubclass(type(error), NoContentError)
+            )
+        )
         self._alarm.close()
-        if (
-            was_over
-            and error is not None
-            and issubclass(type(error), Exception)
-            and not issubclass(type(error), NoContentError)
-        ):
+        if is_ours:
             raise no_content(self._limit) from error
 
     def check(self) -> None:
         """Raise NoContentError if the limit has passed: for waits that the watchdog cannot end."""
         if self._alarm.is_over or runtime.clock() > self._ends_at:
+            raise no_content(self._limit)
+
+    def check_cut_off(self) -> None:
+        """Raise NoContentError if a wait was ended: what has come may be half of an answer."""
+        if self._alarm.is_over:
             raise no_content(self._limit)
 
 
@@ -127,13 +135,15 @@ class OpenStream:
         value: What the function returned.
         stream: The object with the items: the value, or what entering it gave.
         source: The iterator that gives them.
-        holder: Attribute in which the stream keeps that iterator, or None.
+        holder: The object that keeps that iterator, and the attribute in which; or None.
+        held: That iterator. It is the source, but if a tracer's proxy is around the holder.
         is_managed: Whether the value is a manager, which must be left to close the stream.
         is_stream: False if the manager gave something else, which then is the answer.
     """
 
     __slots__ = (
         "_is_closed",
+        "held",
         "holder",
         "io",
         "is_managed",
@@ -159,9 +169,13 @@ class OpenStream:
         self._is_closed = False
         self.is_stream = kind is not None and io.gives_items(kind)
         self.holder = holder_of(stream, io.reads) if self.is_stream else None
+        self.held: Any = None
         self.source: Any = ()
         if self.holder is not None:
-            self.source = getattr(stream, self.holder)
+            owner, name = self.holder
+            self.held = getattr(owner, name)
+            # What a tracer's proxy gives has to pass through it.
+            self.source = self.held if owner is stream else io.iterator(stream)
         elif self.is_stream:
             self.source = io.iterator(stream)
 

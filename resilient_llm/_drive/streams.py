@@ -35,7 +35,7 @@ from types import GeneratorType
 from typing import TYPE_CHECKING, Any, cast
 
 from resilient_llm._drive.opening import SYNC
-from resilient_llm._drive.session import BaseStreamSession
+from resilient_llm._drive.session import DROPPED, BaseStreamSession
 from resilient_llm._drive.sync import advance
 from resilient_llm._drive.tasks import run_to_end
 from resilient_llm._runtime.runtime import runtime
@@ -84,7 +84,7 @@ class StreamSession(BaseStreamSession):
     def present(self, stream: Any) -> Any:
         """Return what the consumer gets: the generator, or a proxy of the SDK's object."""
         generator = self.generator()
-        if isinstance(stream, GeneratorType):
+        if type(stream) is GeneratorType:
             return generator
         from resilient_llm._drive import proxies  # loads wrapt
 
@@ -136,12 +136,16 @@ class StreamSession(BaseStreamSession):
                 stream_state.items_sent = sent
                 started = run_to_end(self.aended(started, error, (third, second, last)))
                 error = None
+            if self._lent is not None:
+                self._lent.is_over = True
         finally:
             error = item = last = second = third = None
             run_to_end(self.afinish())
 
-    def _borrowed_iterator(self, generator: weakref.ref[Any]) -> BorrowedIterator:
-        return BorrowedIterator(generator)
+    def _borrowed_iterator(
+        self, generator: weakref.ref[Any], original: Any
+    ) -> BorrowedIterator:
+        return BorrowedIterator(generator, original)
 
     async def _advance(self, step: Step, given: Any) -> tuple[Step, Any]:
         assert self._flow is not None
@@ -154,6 +158,11 @@ class StreamSession(BaseStreamSession):
         except ValueError:  # it is being executed
             return False
         return True
+
+    def _end_wait(self, generator: Any) -> None:
+        from resilient_llm._runtime import watchdog
+
+        watchdog.shut_down_read_inside(generator)
 
 
 def _later_items(started: StartedStream) -> Any:
@@ -186,9 +195,11 @@ def _timed(started: StartedStream) -> Generator[Any, None, None]:
                 if alarm is not None and alarm.off() and limit is not None:
                     raise started.late() from None
                 return
-            except Exception as error:
-                if alarm is not None and alarm.off() and limit is not None:
-                    raise started.late() from error
+            except BaseException as error:
+                if alarm is not None and limit is not None:
+                    was_over = alarm.off() and issubclass(type(error), Exception)
+                    if was_over or alarm.raised(error):
+                        raise started.late() from error
                 raise
             if timer is not None and alarm is not None:
                 waited = runtime.clock() - since
@@ -206,10 +217,12 @@ def _timed(started: StartedStream) -> Generator[Any, None, None]:
 class BorrowedIterator:
     """Replaces the iterator of an SDK's stream object, and reads from the guarded items."""
 
-    __slots__ = ("_generator",)
+    __slots__ = ("_generator", "_original", "is_over")
 
-    def __init__(self, generator: weakref.ref[Any]) -> None:
+    def __init__(self, generator: weakref.ref[Any], original: Any) -> None:
         self._generator = generator
+        self._original = original
+        self.is_over = False
 
     def __iter__(self) -> Any:
         return self
@@ -217,7 +230,11 @@ class BorrowedIterator:
     def __next__(self) -> Any:
         generator = self._generator()
         if generator is None:
-            raise StopIteration
+            if self.is_over:
+                raise StopIteration
+            raise RuntimeError(DROPPED)
+        if self._original is not None and generator.gi_running:
+            return next(self._original)  # the guard reads, through the proxy of a tracer
         return next(generator)
 
     def close(self) -> None:
