@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from resilient_llm._drive.aio import CUT_OFF, advance
 from resilient_llm._drive.aopening import ASYNC
+from resilient_llm._drive.opening import refuse_open_scope
 from resilient_llm._drive.session import DROPPED, BaseStreamSession
 from resilient_llm._drive.tasks import spawn
 from resilient_llm._runtime.runtime import runtime
+from resilient_llm._runtime.time_limit import is_trio
+from resilient_llm._values.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
@@ -175,6 +178,7 @@ async def _timed(started: StartedStream) -> AsyncGenerator[Any, None]:
     counts = timer is not None and timer.counts_content
     limit: float | None = None
     item: Any = None
+    on_trio = is_trio()
     while True:
         since = runtime.clock()
         if timer is not None:
@@ -187,7 +191,10 @@ async def _timed(started: StartedStream) -> AsyncGenerator[Any, None]:
             else:
                 item = CUT_OFF
                 with runtime.time.cancel_after(limit):
-                    item = await source.__anext__()
+                    if on_trio:
+                        item = await _closed_item(started)
+                    else:
+                        item = await source.__anext__()
                 if item is CUT_OFF:
                     raise started.late()
         except StopAsyncIteration:
@@ -202,6 +209,19 @@ async def _timed(started: StartedStream) -> AsyncGenerator[Any, None]:
                 started.waits_since = None
         stream_state.keep(item)
         yield item
+
+
+async def _closed_item(started: StartedStream) -> Any:
+    """Return the next item of a stream on trio, which must leave all scopes that it opens."""
+    io = started.opened.io
+    scope = io.innermost_scope()
+    item = await started.opened.source.__anext__()
+    try:
+        refuse_open_scope(scope, io)
+    except ConfigurationError:
+        await started.opened.aabandon()
+        raise
+    return item
 
 
 class Items:

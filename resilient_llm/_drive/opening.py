@@ -20,6 +20,7 @@ from resilient_llm._core.stream.stream_timer import StreamTimer
 from resilient_llm._drive.results import holder_of, kind_of, special
 from resilient_llm._drive.tasks import run_to_end
 from resilient_llm._runtime.runtime import runtime
+from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.stream_policy import DEFAULT, NO_MARKER
 
 if TYPE_CHECKING:
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.call import Call
     from resilient_llm._core.call.steps import Try
     from resilient_llm._drive.results import ResultKind
+
+_OPEN_SCOPE: Final = (
+    "this stream keeps a nursery or a cancel scope open while it gives its items, and on trio no "
+    "limit of time can be set around such a wait: remove the limits of time from the policy and "
+    "set them inside your function, or run it on asyncio"
+)
 
 
 class NoContentError(TimeoutError):
@@ -102,6 +109,10 @@ class StreamIO(Protocol):
 
     def iterator(self, stream: Any) -> Any:
         """Return a stream's iterator."""
+        ...
+
+    def innermost_scope(self) -> object:
+        """Return what stands for the innermost open scope of a task of trio, else None."""
         ...
 
     async def enter(self, manager: Any) -> Any:
@@ -316,6 +327,7 @@ async def begin_with(
     Raises:
         BaseException: Whatever the stream raised; it is closed then.
     """
+    scope = io.innermost_scope()
     push_permit(step.permit)
     try:
         is_managed = kind.is_manager
@@ -327,13 +339,29 @@ async def begin_with(
         try:
             if opened.is_stream:
                 await io.hold_back(started, limit)
+            started.start(call, step, runtime.clock())
+            if step.limit is not None or (opened.is_stream and started.timer is not None):
+                refuse_open_scope(scope, io)
         except BaseException:
             await opened.aabandon()
             raise
-        started.start(call, step, runtime.clock())
         return started
     finally:
         pop_permit(step.permit)
+
+
+def refuse_open_scope(before: object, io: StreamIO) -> None:
+    """Refuse a stream that keeps a scope of trio open while it has a limit.
+
+    Args:
+        before: The innermost scope before its code ran.
+        io: How the stream is read.
+
+    Raises:
+        ConfigurationError: If its code has opened one since.
+    """
+    if io.innermost_scope() is not before:
+        raise ConfigurationError(_OPEN_SCOPE)
 
 
 def _stream_state(call: Call, step: Try) -> StreamState:
@@ -370,6 +398,9 @@ class _SyncIO:
 
     def iterator(self, stream: Any) -> Any:
         return special(stream, "__iter__")()
+
+    def innermost_scope(self) -> object:
+        return None
 
     async def enter(self, manager: Any) -> Any:
         return special(manager, "__enter__")()
