@@ -17,6 +17,7 @@ from resilient_llm._core.stream.stream_state import StreamState
 from resilient_llm._drive.cancellation import was_cancelled
 from resilient_llm._drive.opening import SYNC, OpenStream, StartedStream
 from resilient_llm._drive.results import kind_of
+from resilient_llm._drive.sources import is_left_early, sources_of
 from resilient_llm._drive.tasks import current_task
 from resilient_llm._runtime.classify import classify
 from resilient_llm._runtime.runtime import runtime
@@ -219,12 +220,15 @@ class GuardedStream:
         self._lender = self._permit
         self.lends = bool(self._permit.leases)
         self._stream_state = StreamState(DEFAULT, runtime.item_inspector(), is_selected=True)
+        self._sources: list[Any] = []
         self.has_content = False
         self.response_time: float | None = None
         self.quiet_since: float | None = None
 
-    def inspect(self, item: Any) -> None:
-        """Note whether an item has content; called for each until one has."""
+    def inspect(self, item: Any, generator: Any) -> None:
+        """Note whether an item of a generator has content; called for each until one has."""
+        if not self._sources:
+            self._sources = sources_of(generator)
         self.has_content = self._stream_state.is_content(item)
         if self.has_content:
             self.record_first_content()
@@ -252,6 +256,7 @@ class GuardedStream:
 
     def ended(self, *last: Any) -> None:
         """Report a stream that ended by itself, after these items."""
+        self._stream_state.left_early = is_left_early(self._sources)
         self._stream_state.fault = self._stream_state.ended_after(
             item for item in last if item is not None
         )
@@ -341,7 +346,7 @@ def _guarded_generator(fn: Any, entered: Callable[[], Guard]) -> Any:
                 second = last
                 last = item
                 if not guarded_stream.has_content:
-                    guarded_stream.inspect(item)
+                    guarded_stream.inspect(item, stream)
                 try:
                     sent = yield item
                 except GeneratorExit:
@@ -379,7 +384,7 @@ def _guarded_asyncgen(fn: Any, entered: Callable[[], Guard]) -> Any:
                 second = last
                 last = item
                 if not guarded_stream.has_content:
-                    guarded_stream.inspect(item)
+                    guarded_stream.inspect(item, stream)
                 try:
                     sent = yield item
                 except GeneratorExit:

@@ -16,6 +16,7 @@ import anyio
 
 from resilient_llm._drive.opening import begin_with
 from resilient_llm._drive.results import is_awaitable, special
+from resilient_llm._drive.sources import is_left_early
 from resilient_llm._runtime.time_limit import TaskScope, innermost_scope, is_trio
 
 if TYPE_CHECKING:
@@ -88,10 +89,12 @@ class _AsyncIO:
         assert limit is None  # the limit is a cancel scope around the whole attempt
         stream_state = started.stream_state
         async for item in started.opened.source:
+            started.note_sources()
             stream_state.fault = stream_state.hold_back(item)
             if stream_state.fault is not None or stream_state.may_begin:
                 return
         started.is_over = True
+        stream_state.left_early = stream_state.is_selected and is_left_early(started.sources)
         stream_state.fault = stream_state.ended_before()
 
 

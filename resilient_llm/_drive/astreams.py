@@ -139,9 +139,7 @@ class StreamSession(BaseStreamSession):
             spawn(started.opened.aabandon)
         self._release()
 
-    def _borrowed_iterator(
-        self, generator: weakref.ref[Any], original: Any
-    ) -> BorrowedIterator:
+    def _borrowed_iterator(self, generator: weakref.ref[Any], original: Any) -> BorrowedIterator:
         return BorrowedIterator(generator, original)
 
     async def _advance(self, step: Step, given: Any) -> tuple[Step, Any]:
@@ -162,9 +160,7 @@ def _later_items(started: StartedStream) -> Any:
     source = started.opened.source
     if started.is_over or not hasattr(source, "__anext__"):
         return _each(() if started.is_over else source)
-    if started.timer is None and started.stream_state.policy.keep_text is None:
-        return source
-    return _timed(started)
+    return _timed(started) if started.is_watched else source
 
 
 async def _each(items: Iterable[Any]) -> AsyncGenerator[Any, None]:
@@ -173,7 +169,7 @@ async def _each(items: Iterable[Any]) -> AsyncGenerator[Any, None]:
 
 
 async def _timed(started: StartedStream) -> AsyncGenerator[Any, None]:
-    """Give the items of a stream whose time is limited, or whose text is kept."""
+    """Give the items of a stream that `StartedStream.is_watched`."""
     source, timer, stream_state = started.opened.source, started.timer, started.stream_state
     counts = timer is not None and timer.counts_content
     limit: float | None = None
@@ -207,6 +203,8 @@ async def _timed(started: StartedStream) -> AsyncGenerator[Any, None]:
             timer.received(waited, is_content=is_content)
             if is_content or not counts:
                 started.waits_since = None
+        if stream_state.awaits_content:
+            stream_state.look_for_content(item)
         stream_state.keep(item)
         yield item
 

@@ -18,6 +18,7 @@ from resilient_llm._core.circuit.permit import pop_permit, push_permit
 from resilient_llm._core.stream.stream_state import StreamState
 from resilient_llm._core.stream.stream_timer import StreamTimer
 from resilient_llm._drive.results import holder_of, kind_of, special
+from resilient_llm._drive.sources import is_left_early, sources_of
 from resilient_llm._drive.tasks import run_to_end
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.errors import ConfigurationError
@@ -226,6 +227,7 @@ class StartedStream:
         timer: How long its items may take; None if nothing limits them.
         began_at: When its first content could be delivered, monotonic seconds.
         is_over: Whether the stream ended while its items were still held back.
+        sources: What a decorated generator reads from.
         marker: What the consumer is given before its items, if it replaces an earlier stream.
         too_late: Whether an item was waited for too long.
         waits_since: Since when the next content is waited for, monotonic seconds; None without
@@ -238,6 +240,7 @@ class StartedStream:
         "is_over",
         "marker",
         "opened",
+        "sources",
         "stream_state",
         "timer",
         "too_late",
@@ -254,6 +257,12 @@ class StartedStream:
         self.too_late = False
         self.waits_since: float | None = None
         self._sent_at_start = 0
+        self.sources: list[Any] = []
+
+    def note_sources(self) -> None:
+        """Note what a decorated generator reads from, once it has given an item."""
+        if not self.sources and self.stream_state.is_selected:
+            self.sources = sources_of(self.opened.source)
 
     def start(self, call: Call, step: Try, now: float) -> None:
         """Note that the held items may be delivered from now on."""
@@ -271,6 +280,12 @@ class StartedStream:
         items, stream_state.held = stream_state.held, []
         self._sent_at_start = stream_state.items_sent + len(items)
         return items if self.marker is NO_MARKER else [self.marker, *items]
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether each item must be looked at: for limits, for its text, or for content."""
+        state = self.stream_state
+        return self.timer is not None or state.policy.keep_text is not None or state.awaits_content
 
     def late(self) -> NoContentError:
         """Return the error of content that did not come in time, and note that it is late."""
@@ -297,10 +312,11 @@ class StartedStream:
         """
         stream_state = self.stream_state
         seen = [item for item in last if item is not None]
-        if error is None and not self.is_over:
-            stream_state.fault = stream_state.ended_after(seen)
-        if not stream_state.has_content:
+        if not stream_state.has_content and not stream_state.awaits_content:
             stream_state.has_content = any(stream_state.is_content(item) for item in seen)
+        if error is None and not self.is_over:
+            stream_state.left_early = stream_state.is_selected and is_left_early(self.sources)
+            stream_state.fault = stream_state.ended_after(seen)
         stream_state.quiet_since = self._quiet_since(now)
         return Reply(
             now, error=error, timed_out=self.too_late, cancelled=cancelled, stream=stream_state
@@ -418,12 +434,14 @@ class _SyncIO:
         for item in started.opened.source:
             if limit is not None:
                 limit.check()
+            started.note_sources()
             stream_state.fault = stream_state.hold_back(item)
             if stream_state.fault is not None or stream_state.may_begin:
                 return
         if limit is not None:
             limit.check()
         started.is_over = True
+        stream_state.left_early = stream_state.is_selected and is_left_early(started.sources)
         stream_state.fault = stream_state.ended_before()
 
 

@@ -142,9 +142,7 @@ class StreamSession(BaseStreamSession):
             error = item = last = second = third = None
             run_to_end(self.afinish())
 
-    def _borrowed_iterator(
-        self, generator: weakref.ref[Any], original: Any
-    ) -> BorrowedIterator:
+    def _borrowed_iterator(self, generator: weakref.ref[Any], original: Any) -> BorrowedIterator:
         return BorrowedIterator(generator, original)
 
     async def _advance(self, step: Step, given: Any) -> tuple[Step, Any]:
@@ -169,13 +167,11 @@ def _later_items(started: StartedStream) -> Any:
     """Return the items after those that were held back."""
     if started.is_over:
         return ()
-    if started.timer is None and started.stream_state.policy.keep_text is None:
-        return started.opened.source
-    return _timed(started)
+    return _timed(started) if started.is_watched else started.opened.source
 
 
 def _timed(started: StartedStream) -> Generator[Any, None, None]:
-    """Give the items of a stream whose time is limited, or whose text is kept."""
+    """Give the items of a stream that `StartedStream.is_watched`."""
     source, timer, stream_state = started.opened.source, started.timer, started.stream_state
     counts = timer is not None and timer.counts_content
     limit: float | None = None
@@ -207,6 +203,8 @@ def _timed(started: StartedStream) -> Generator[Any, None, None]:
                     assert limit is not None
                     raise started.late()
                 timer.received(waited, is_content=counts and stream_state.is_content(item))
+            if stream_state.awaits_content:
+                stream_state.look_for_content(item)
             stream_state.keep(item)
             yield item
     finally:

@@ -1,0 +1,61 @@
+"""Finds what a decorated generator reads from, to tell how it ended.
+
+Such a generator ends when its code returns: it has read its source to the end, or it has enough,
+for example after a stop sequence. The items look alike, but in the second case the source still
+waits for somebody to go on. The source is found among the variables of the generator when it
+gives its first items, through helpers that are generators themselves.
+"""
+
+from __future__ import annotations
+
+import gc
+from types import AsyncGeneratorType, GeneratorType
+from typing import Any, Final
+
+from resilient_llm._drive.results import holder_of, kind_of
+
+_DEEPEST: Final = 4
+"""Generators of the user's own, between the decorated one and the SDK's stream."""
+
+
+def sources_of(generator: object) -> list[Any]:
+    """Return the iterators that a suspended generator reads from; none if it makes its items."""
+    found: list[Any] = []
+    _collect(generator, found, _DEEPEST)
+    return found
+
+
+def _collect(generator: object, found: list[Any], most: int) -> None:
+    for each in gc.get_referents(generator):
+        if each is generator or each in found:
+            continue
+        if _is_generator(each):
+            before = len(found)
+            if most:
+                _collect(each, found, most - 1)
+            if len(found) == before:
+                found.append(each)
+            continue
+        kind = kind_of(each)
+        if kind is None or kind.is_manager:
+            continue
+        reads = "__anext__" if kind.async_items else "__next__"
+        holder = holder_of(each, reads)
+        found.append(each if holder is None else getattr(*holder))
+
+
+def is_left_early(sources: list[Any]) -> bool:
+    """Return whether a generator that has returned did not read its sources to their ends.
+
+    An iterator that is no generator does not show whether it is at its end, and counts as read.
+    """
+    return all(_is_generator(each) and _is_suspended(each) for each in sources)
+
+
+def _is_generator(value: object) -> bool:
+    return type(value) is GeneratorType or type(value) is AsyncGeneratorType
+
+
+def _is_suspended(generator: Any) -> bool:
+    name = "gi_frame" if type(generator) is GeneratorType else "ag_frame"
+    return getattr(generator, name) is not None
