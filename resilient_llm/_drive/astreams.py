@@ -203,9 +203,7 @@ async def _timed(started: StartedStream) -> AsyncGenerator[Any, None]:
             timer.received(waited, is_content=is_content)
             if is_content or not counts:
                 started.waits_since = None
-        if stream_state.awaits_content:
-            stream_state.look_for_content(item)
-        stream_state.keep(item)
+        stream_state.note(item)
         yield item
 
 

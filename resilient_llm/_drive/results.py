@@ -124,7 +124,7 @@ def _is_proxy(cls: type) -> bool:
 
 def _is_of_wrapt(cls: type) -> bool:
     """Return whether it is the transparent proxy itself, of whichever wrapt or copy of it."""
-    return cls.__name__.endswith("ObjectProxy") and "__wrapped__" in vars(cls)
+    return cls.__name__.endswith("ObjectProxy") and hasattr(cls, "__wrapped__")
 
 
 _kinds: ClassCache[ResultKind | None] = ClassCache(_kind)
@@ -156,7 +156,7 @@ def _kind_of_object(value: object, most: int) -> ResultKind | None:
     if kind is _BY_OBJECT:
         kind = _kind_of_object(inner, most - 1)
     if kind is None:
-        return None
+        return _kind_of_own(cls, type(inner))
     items = kind.items and _has(cls, "__iter__")
     async_items = kind.async_items and _has(cls, "__aiter__")
     manager = kind.manager and _has(cls, "__enter__", "__exit__")
@@ -166,6 +166,16 @@ def _kind_of_object(value: object, most: int) -> ResultKind | None:
     return ResultKind(
         items=items, async_items=async_items, manager=manager, async_manager=async_manager
     )
+
+
+def _kind_of_own(cls: type, inner: type) -> ResultKind | None:
+    """Return the kind of a proxy that makes an iterator of what is a plain answer without it."""
+    if any(hasattr(inner, name) for name in ("read", "__len__", "__await__")):
+        return None
+    own = {name for each in cls.__mro__[:-1] if not _is_of_wrapt(each) for name in vars(each)}
+    items = {"__iter__", "__next__"} <= own
+    async_items = {"__aiter__", "__anext__"} <= own
+    return ResultKind(items=items, async_items=async_items) if items or async_items else None
 
 
 def _holds(value: object, name: str) -> bool:

@@ -153,7 +153,7 @@ class BaseStreamSession(ABC):
     async def _close_generator(self, generator: Any) -> bool:
         """Close the generator of the items; return False if it waits for an item just now."""
 
-    def _end_wait(self, generator: Any) -> None:
+    def _end_wait(self, generator: Any) -> None:  # noqa: B027  # only synchronous code needs it
         """End the wait for an item that another thread is in; closing ends that of a task."""
 
     # The steps.

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.steps import Step
     from resilient_llm._drive.opening import StartedStream
     from resilient_llm._drive.session import Suspended
+    from resilient_llm._runtime.clock import Alarm
 
 
 class StreamSession(BaseStreamSession):
@@ -192,10 +193,8 @@ def _timed(started: StartedStream) -> Generator[Any, None, None]:
                     raise started.late() from None
                 return
             except BaseException as error:
-                if alarm is not None and limit is not None:
-                    was_over = alarm.off() and issubclass(type(error), Exception)
-                    if was_over or alarm.raised(error):
-                        raise started.late() from error
+                if alarm is not None and limit is not None and _ended_by(alarm, error):
+                    raise started.late() from error
                 raise
             if timer is not None and alarm is not None:
                 waited = runtime.clock() - since
@@ -203,13 +202,16 @@ def _timed(started: StartedStream) -> Generator[Any, None, None]:
                     assert limit is not None
                     raise started.late()
                 timer.received(waited, is_content=counts and stream_state.is_content(item))
-            if stream_state.awaits_content:
-                stream_state.look_for_content(item)
-            stream_state.keep(item)
+            stream_state.note(item)
             yield item
     finally:
         if alarm is not None:
             alarm.close()
+
+
+def _ended_by(alarm: Alarm, error: BaseException) -> bool:
+    """Return whether a wait that raised this error was ended by its alarm, and turn that off."""
+    return (alarm.off() and issubclass(type(error), Exception)) or alarm.raised(error)
 
 
 class BorrowedIterator:

@@ -170,9 +170,11 @@ class StreamState:
             fault = EMPTY if self.policy.on_empty == "next" else None
         return fault
 
-    def look_for_content(self, item: Any) -> None:
-        """Note whether an item has content, where more came than may be held before the first."""
-        self.has_content = self.has_content or self.is_content(item)
+    def note(self, item: Any) -> None:
+        """Note an item that was not held back, of a stream whose items are looked at."""
+        if self.awaits_content and not self.has_content:
+            self.has_content = self.is_content(item)
+        self.keep(item)
 
     def cut_short(self, last: Iterable[Any]) -> Verdict | None:
         """Return a verdict if these are not the last items of a complete stream, else None.
