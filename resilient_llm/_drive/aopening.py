@@ -8,7 +8,7 @@ Loads anyio, and so is itself loaded with the first asynchronous stream.
 
 from __future__ import annotations
 
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from types import AsyncGeneratorType
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -45,9 +45,15 @@ async def begin(call: Call, step: Try, value: Any, kind: ResultKind) -> StartedS
 async def close(stream: Any) -> None:
     """Close what can be closed. Errors are dropped, since the call has moved on."""
     closing = getattr(stream, "aclose", None) or getattr(stream, "close", None)
-    with suppress(Exception):
+    try:
         if closing is not None and is_awaitable(closed := closing()):
             await closed
+    except Exception:  # noqa: BLE001  # as just said
+        return
+    except BaseExceptionGroup as group:
+        # A task group that a closed generator was in gives its GeneratorExit in a group.
+        if group.split((GeneratorExit, Exception))[1] is not None:
+            raise
 
 
 def _closing_time() -> AbstractContextManager[Any]:

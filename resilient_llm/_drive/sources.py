@@ -20,28 +20,25 @@ _DEEPEST: Final = 4
 
 def sources_of(generator: object) -> list[Any]:
     """Return the iterators that a suspended generator reads from; none if it makes its items."""
-    found: list[Any] = []
+    found: list[Any] = [generator]
     _collect(generator, found, _DEEPEST)
-    return found
+    return found[1:]
 
 
 def _collect(generator: object, found: list[Any], most: int) -> None:
-    for each in gc.get_referents(generator):
-        if each is generator or each in found:
-            continue
-        if _is_generator(each):
-            before = len(found)
+    inside = gc.get_referents(generator)
+    # First the SDK's objects: what their own generators read from tells nothing, since a protocol
+    # may end before the connection does.
+    for each in inside:
+        kind = None if _is_generator(each) else kind_of(each)
+        if kind is not None and not kind.is_manager:
+            holder = holder_of(each, "__anext__" if kind.async_items else "__next__")
+            found.append(each if holder is None else getattr(*holder))
+    for each in inside:
+        if _is_generator(each) and not any(each is one for one in found):
+            found.append(each)
             if most:
                 _collect(each, found, most - 1)
-            if len(found) == before:
-                found.append(each)
-            continue
-        kind = kind_of(each)
-        if kind is None or kind.is_manager:
-            continue
-        reads = "__anext__" if kind.async_items else "__next__"
-        holder = holder_of(each, reads)
-        found.append(each if holder is None else getattr(*holder))
 
 
 def is_left_early(sources: list[Any]) -> bool:
@@ -49,7 +46,7 @@ def is_left_early(sources: list[Any]) -> bool:
 
     An iterator that is no generator does not show whether it is at its end, and counts as read.
     """
-    return all(_is_generator(each) and _is_suspended(each) for each in sources)
+    return not sources or any(_is_generator(each) and _is_suspended(each) for each in sources)
 
 
 def _is_generator(value: object) -> bool:

@@ -64,6 +64,8 @@ _SDKS: Final = frozenset(
     """openai anthropic cohere mistralai groq google ollama litellm huggingface_hub langchain_core
     together cerebras azure botocore""".split()
 )
+# Fields that would be content, where the type of an item says that it has none.
+_SAYING: Final = frozenset("text delta content refusal arguments thinking partial_json".split())
 # A time or a count beside the fields of a format is no content.
 _NUMBERS: Final = (bool, int, float)
 
@@ -116,7 +118,11 @@ def each_type(names: str, item_format: ItemFormat) -> dict[str, ItemFormat]:
 def with_fields(names: str, formats: Mapping[str, ItemFormat]) -> dict[str, ItemFormat]:
     """Return the same formats for items that have no other fields than these."""
     fields = frozenset(names.split())
-    return {name: each._replace(names=fields) for name, each in formats.items()}
+    silent = fields - _SAYING
+    return {
+        name: each._replace(names=silent if each is NEVER_CONTENT else fields)
+        for name, each in formats.items()
+    }
 
 
 def is_proven(item_format: ItemFormat, fields: dict[str, Any], item: object) -> bool:
