@@ -85,7 +85,8 @@ class _AsyncIO:
         return await special(manager, "__aexit__")(*error)
 
     async def close(self, stream: Any, iterator: Any = None) -> None:
-        with nullcontext() if type(stream) is AsyncGeneratorType else _closing_time():
+        is_generator = type(stream or iterator) is AsyncGeneratorType
+        with nullcontext() if is_generator else _closing_time():
             try:  # no shield holds asyncio's own cancellation off, so each is closed by itself
                 await close(iterator)
             finally:

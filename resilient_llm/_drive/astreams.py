@@ -18,7 +18,6 @@ from resilient_llm._drive.session import DROPPED, BaseStreamSession
 from resilient_llm._drive.tasks import spawn
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.time_limit import is_trio
-from resilient_llm._values.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
@@ -209,14 +208,9 @@ async def _timed(started: StartedStream) -> AsyncGenerator[Any, None]:
 
 async def _closed_item(started: StartedStream) -> Any:
     """Return the next item of a stream on trio, which must leave all scopes that it opens."""
-    io = started.opened.io
-    scope = io.innermost_scope()
+    scope = started.opened.io.innermost_scope()
     item = await started.opened.source.__anext__()
-    try:
-        refuse_open_scope(scope, io)
-    except ConfigurationError:
-        await started.opened.aabandon()
-        raise
+    await refuse_open_scope(scope, started.opened)
     return item
 
 

@@ -357,7 +357,7 @@ async def begin_with(
                 await io.hold_back(started, limit)
             started.start(call, step, runtime.clock())
             if step.limit is not None or (opened.is_stream and started.timer is not None):
-                refuse_open_scope(scope, io)
+                await refuse_open_scope(scope, opened)
         except BaseException:
             await opened.aabandon()
             raise
@@ -366,18 +366,25 @@ async def begin_with(
         pop_permit(step.permit)
 
 
-def refuse_open_scope(before: object, io: StreamIO) -> None:
+async def refuse_open_scope(before: object, opened: OpenStream) -> None:
     """Refuse a stream that keeps a scope of trio open while it has a limit.
 
+    It is closed first, with the generators inside it: only what has opened a scope can leave it.
+
     Args:
-        before: The innermost scope before its code ran.
-        io: How the stream is read.
+        before: The innermost scope before the stream's code ran.
+        opened: The stream.
 
     Raises:
         ConfigurationError: If its code has opened one since.
     """
-    if io.innermost_scope() is not before:
-        raise ConfigurationError(_OPEN_SCOPE)
+    if opened.io.innermost_scope() is before:
+        return
+    inside = sources_of(opened.source)
+    await opened.aabandon()
+    for each in inside:
+        await opened.io.close(None, each)
+    raise ConfigurationError(_OPEN_SCOPE)
 
 
 def _stream_state(call: Call, step: Try) -> StreamState:

@@ -30,6 +30,10 @@ def _collect(generator: object, found: list[Any], most: int) -> None:
     # First the SDK's objects: what their own generators read from tells nothing, since a protocol
     # may end before the connection does.
     for each in inside:
+        if _passes_on(each):
+            if most:
+                _collect(each, found, most - 1)
+            continue
         kind = None if _is_generator(each) else kind_of(each)
         if kind is not None and not kind.is_manager:
             holder = holder_of(each, "__anext__" if kind.async_items else "__next__")
@@ -53,6 +57,16 @@ def _is_generator(value: object) -> bool:
     return type(value) is GeneratorType or type(value) is AsyncGeneratorType
 
 
+def _passes_on(value: object) -> bool:
+    """Return whether it is an iterator of Python over others, such as ``enumerate(…)``."""
+    cls = type(value)
+    return (
+        cls.__module__ in ("builtins", "itertools")
+        and hasattr(cls, "__next__")
+        and not _is_generator(value)
+    )
+
+
 def _is_suspended(generator: Any) -> bool:
-    name = "gi_frame" if type(generator) is GeneratorType else "ag_frame"
-    return getattr(generator, name) is not None
+    frame: object = getattr(generator, "gi_frame", None) or getattr(generator, "ag_frame", None)
+    return frame is not None

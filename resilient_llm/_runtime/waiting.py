@@ -11,7 +11,7 @@ Owns nothing.
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 if TYPE_CHECKING:
     from dis import Instruction
@@ -105,8 +105,8 @@ def _called_name(frame: FrameType) -> list[str]:
         if _start(each) != start or not each.opname.startswith("LOAD"):
             continue
         # Two variables may be loaded at once; the first is the one that begins here.
-        name = each.argval[0] if isinstance(each.argval, tuple) else each.argval
-        names.append(str(name))
+        loaded: Any = each.argval
+        names.append(str(cast("tuple[Any, ...]", loaded)[0] if type(loaded) is tuple else loaded))
         if each.opname not in ("LOAD_ATTR", "LOAD_METHOD"):
             break
     return names[::-1]

@@ -29,8 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 from resilient_llm._runtime.waiting import shut_down_socket_of
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-    from types import FrameType
+    from types import FrameType, GeneratorType
 
 _NEVER: Final = float("inf")
 _AGAIN: Final = 0.25
@@ -198,9 +197,9 @@ def shut_down_read_of(thread: int) -> bool:
     return shut_down_socket_of(sys._current_frames().get(thread))
 
 
-def shut_down_read_inside(generator: Generator[Any, Any, Any]) -> bool:
+def shut_down_read_inside(generator: GeneratorType[Any, Any, Any]) -> bool:
     """Do the same to the thread that executes a generator just now."""
-    inside = generator.gi_frame
+    inside: object = generator.gi_frame
     for innermost in sys._current_frames().values():
         frame: FrameType | None = innermost
         while frame is not None:

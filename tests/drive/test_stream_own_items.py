@@ -121,7 +121,7 @@ def test_a_generator_that_has_enough_has_ended(guard: str, helper: bool) -> None
             if helper:
                 yield from _until_stop(source)
                 return
-            for item in source:
+            for _, item in enumerate(source):
                 yield item
                 if "stop" in str(item):
                     return

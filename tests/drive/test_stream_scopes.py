@@ -184,3 +184,25 @@ def test_a_task_that_goes_on_after_its_limit_is_cancelled_again(
 
     assert "other" == asyncio.run(main())
     assert ["one", "one"] == taken
+
+
+def test_on_trio_a_scope_of_an_inner_generator_is_refused_too() -> None:
+    """The generator that has opened the scope is closed, not only the one that reads from it."""
+
+    async def session() -> AsyncIterator[str]:
+        async with anyio.create_task_group():
+            yield "a"
+            yield "b"
+
+    @failover(GROQ, stream=StreamPolicy(idle_timeout=60.0))
+    async def ask(target: Target) -> AsyncIterator[str]:
+        async for word in session():
+            yield word
+
+    async def main() -> None:
+        with pytest.raises(ConfigurationError, match="on trio"):
+            async for _ in ask():
+                pass
+        await anyio.lowlevel.checkpoint()
+
+    anyio.run(main, backend="trio")
