@@ -30,7 +30,7 @@ from resilient_llm._values.events import Event
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    import anyio
+    from resilient_llm._runtime.time_limit import Cancellable
 
 E = TypeVar("E", bound="Event")
 
@@ -75,14 +75,18 @@ class _Moment(float):
 class _Timer:
     """A cancel scope that ends at a moment of the fake clock."""
 
-    def __init__(self, at: float, scope: anyio.CancelScope) -> None:
+    def __init__(self, at: float, scope: Cancellable) -> None:
         self.at = at
         self.scope = scope
         self.thread = threading.get_ident()
         self.soon = waker()
 
     def fire(self) -> None:
-        if threading.get_ident() == self.thread:
+        from resilient_llm._runtime.time_limit import is_trio
+
+        # asyncio cancels a task that runs just now at its next wait, also if the limit was left
+        # before; in a callback the task is waiting.
+        if is_trio() and threading.get_ident() == self.thread:
             self.scope.cancel()
         else:
             self.soon(self.scope.cancel)
@@ -109,8 +113,15 @@ class _FakeAlarm:
             self._clock.alarms.remove(self)
         return self.is_over
 
+    def raised(self, error: BaseException, /) -> bool:
+        return False
+
     def close(self) -> None:
         self.off()
+
+    @property
+    def is_cut_off(self) -> bool:
+        return self.is_over and self._thread == threading.get_ident()
 
     def fire(self) -> None:
         self.is_over = True
@@ -174,6 +185,9 @@ class FakeClock:
     def alarm(self) -> _FakeAlarm:
         return _FakeAlarm(self)
 
+    def is_cut_off(self) -> bool:
+        return any(alarm.is_cut_off for alarm in self.alarms)
+
     def sleep(self, seconds: float, /) -> None:
         self.sleeps.append(seconds)
         self.advance(seconds)
@@ -186,10 +200,10 @@ class FakeClock:
         await anyio.lowlevel.checkpoint()
 
     @contextmanager
-    def cancel_after(self, seconds: float, /) -> Generator[anyio.CancelScope, None, None]:
-        import anyio
+    def cancel_after(self, seconds: float, /) -> Generator[Cancellable, None, None]:
+        from resilient_llm._runtime.time_limit import cancellable
 
-        with anyio.CancelScope() as scope:
+        with cancellable() as scope:
             timer = _Timer(self._now + max(0.0, seconds), scope)
             with self._lock:
                 self._timers.append(timer)

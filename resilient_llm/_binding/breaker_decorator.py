@@ -17,6 +17,8 @@ from resilient_llm._core.stream.stream_state import StreamState
 from resilient_llm._drive.cancellation import was_cancelled
 from resilient_llm._drive.opening import SYNC, OpenStream, StartedStream
 from resilient_llm._drive.results import kind_of, refuse_unawaited
+from resilient_llm._drive.sources import is_left_early, sources_of
+from resilient_llm._drive.tasks import current_task
 from resilient_llm._runtime.classify import classify
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values import event_names
@@ -104,7 +106,7 @@ def _guarded_function(fn: Any, fresh: Callable[[], Guard]) -> Any:
             return _awaited(guard, result)
         kind = kind_of(result)
         if kind is not None:
-            return _guarded_stream(guard, result, kind)
+            return _guarded_stream(guard, result, kind, is_awaited=False)
         guard.__exit__(None, None, None)
         return result
 
@@ -120,12 +122,12 @@ async def _awaited(guard: Guard, result: Any) -> Any:
         raise
     kind = kind_of(value)
     if kind is not None:
-        return _guarded_stream(guard, value, kind)
+        return _guarded_stream(guard, value, kind, is_awaited=True)
     guard.__exit__(None, None, None)
     return value
 
 
-def _guarded_stream(guard: Guard, stream: Any, kind: ResultKind) -> Any:
+def _guarded_stream(guard: Guard, stream: Any, kind: ResultKind, *, is_awaited: bool) -> Any:
     """Return a stream, or a manager of one, that is guarded until it ends."""
     if kind.is_manager:
         from resilient_llm._drive import managers  # loads wrapt
@@ -133,17 +135,35 @@ def _guarded_stream(guard: Guard, stream: Any, kind: ResultKind) -> Any:
         return managers.GuardedManager(
             stream, guard, lambda opened: _suspended(GuardedStream(guard), opened)
         )
-    if kind.items:
+    if not kind.is_either:
+        return _read_stream(GuardedStream(guard), stream, kind, is_async=kind.async_items)
+    if is_awaited:
+        return _read_stream(GuardedStream(guard), stream, kind, is_async=True)
+    if current_task() is None:
+        return _read_stream(GuardedStream(guard), stream, kind, is_async=False)
+    from resilient_llm._drive import proxies  # loads wrapt
+
+    guarded_stream = GuardedStream(guard)
+    return proxies.EitherStream(
+        stream, lambda is_async: _read_stream(guarded_stream, stream, kind, is_async=is_async)
+    )
+
+
+def _read_stream(
+    guarded_stream: GuardedStream, stream: Any, kind: ResultKind, *, is_async: bool
+) -> Any:
+    """Return a guarded stream that the consumer reads by ``for`` or by ``async for``."""
+    if not is_async:
         from resilient_llm._drive import streams  # loaded with the first stream
 
         opened = OpenStream(SYNC, stream, stream, kind, is_managed=False)
-        session = streams.StreamSession(_suspended(GuardedStream(guard), opened))
+        session = streams.StreamSession(_suspended(guarded_stream, opened))
         session.started()
         return session.present(stream)
     from resilient_llm._drive import aopening, astreams  # load anyio
 
     opened = OpenStream(aopening.ASYNC, stream, stream, kind, is_managed=False)
-    suspended = _suspended(GuardedStream(guard), opened)
+    suspended = _suspended(guarded_stream, opened)
     return astreams.StreamSession(suspended, stream).present(stream)
 
 
@@ -203,12 +223,15 @@ class GuardedStream:
         self._lender = self._permit
         self.lends = bool(self._permit.leases)
         self._stream_state = StreamState(DEFAULT, runtime.item_inspector(), is_selected=True)
+        self._sources: list[Any] = []
         self.has_content = False
         self.response_time: float | None = None
         self.quiet_since: float | None = None
 
-    def inspect(self, item: Any) -> None:
-        """Note whether an item has content; called for each until one has."""
+    def inspect(self, item: Any, generator: Any) -> None:
+        """Note whether an item of a generator has content; called for each until one has."""
+        if not self._sources:
+            self._sources = sources_of(generator)
         self.has_content = self._stream_state.is_content(item)
         if self.has_content:
             self.record_first_content()
@@ -236,6 +259,7 @@ class GuardedStream:
 
     def ended(self, *last: Any) -> None:
         """Report a stream that ended by itself, after these items."""
+        self._stream_state.left_early = is_left_early(self._sources)
         self._stream_state.fault = self._stream_state.ended_after(
             item for item in last if item is not None
         )
@@ -325,7 +349,7 @@ def _guarded_generator(fn: Any, entered: Callable[[], Guard]) -> Any:
                 second = last
                 last = item
                 if not guarded_stream.has_content:
-                    guarded_stream.inspect(item)
+                    guarded_stream.inspect(item, stream)
                 try:
                     sent = yield item
                 except GeneratorExit:
@@ -363,7 +387,7 @@ def _guarded_asyncgen(fn: Any, entered: Callable[[], Guard]) -> Any:
                 second = last
                 last = item
                 if not guarded_stream.has_content:
-                    guarded_stream.inspect(item)
+                    guarded_stream.inspect(item, stream)
                 try:
                     sent = yield item
                 except GeneratorExit:

@@ -23,7 +23,7 @@ from resilient_llm._core.call.judging import fault_of
 from resilient_llm._core.call.steps import NO_ANSWER, Reply, Reraise
 from resilient_llm._core.circuit.outbox import CallTag
 from resilient_llm._core.circuit.permit import permit_of_inlined
-from resilient_llm._drive.cancellation import was_cancelled
+from resilient_llm._drive.cancellation import was_cancelled, was_cut_off
 from resilient_llm._drive.handover import adrive, drive
 from resilient_llm._drive.results import is_awaitable, kind_of, refuse_unawaited
 from resilient_llm._drive.session import Suspended
@@ -97,7 +97,7 @@ class Caller(Reporting):
         try:
             result = candidate.invoke(first, args, first.kwargs)
         except BaseException as error:
-            pending = self._failed(first, error)
+            pending = self._failed(first, error, cancelled=was_cut_off(error))
             if pending is None:
                 raise
         else:
@@ -235,7 +235,7 @@ class Caller(Reporting):
         Returns:
             How the call goes on; None if the error is raised unchanged.
         """
-        cancelled = self.injection.is_async and was_cancelled(error)
+        cancelled = was_cancelled(error) if self.injection.is_async else was_cut_off(error)
         is_simple = self.candidates is not None and self.is_simple and not cancelled
         first = self._wrappers_attempt(generation, entered_at, target)
         if is_simple and first.candidate is not first.candidates[-1]:
@@ -289,7 +289,7 @@ class Caller(Reporting):
             try:
                 result = pending.candidate.invoke(pending.first, args, kwargs)
             except BaseException as error:
-                following = self._second_failed(pending, error)
+                following = self._second_failed(pending, error, cancelled=was_cut_off(error))
                 if following is None:
                     raise
             else:

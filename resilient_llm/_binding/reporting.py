@@ -12,6 +12,7 @@ from resilient_llm._binding.binding import Binding
 from resilient_llm._core.circuit import window
 from resilient_llm._core.circuit.outbox import CallTag
 from resilient_llm._core.circuit.permit import permit_of_inlined
+from resilient_llm._drive.results import is_decided_by_class
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.kinds import AttemptRecord
 
@@ -87,7 +88,9 @@ class Reporting(Binding):
         return self.by_key[target.key]
 
     def _is_plain(self, answer: object) -> None:
-        """Remember the class of a plain answer."""
+        """Remember the class of a plain answer, if all its objects are."""
+        if not is_decided_by_class(answer):
+            return
         plain_type = type(answer)
         if window.LOCK_FREE:
             self._see_plain(plain_type)

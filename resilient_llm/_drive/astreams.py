@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from resilient_llm._drive.aio import CUT_OFF, advance
 from resilient_llm._drive.aopening import ASYNC
-from resilient_llm._drive.session import BaseStreamSession
+from resilient_llm._drive.opening import refuse_open_scope
+from resilient_llm._drive.session import DROPPED, BaseStreamSession
 from resilient_llm._drive.tasks import spawn
 from resilient_llm._runtime.runtime import runtime
+from resilient_llm._runtime.time_limit import is_trio
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
@@ -60,7 +62,7 @@ class StreamSession(BaseStreamSession):
         generator = self.items()
         self._bind(generator)
         items = Items(self, generator)
-        if stream is None or isinstance(stream, AsyncGeneratorType):
+        if stream is None or type(stream) is AsyncGeneratorType:
             return proxies.AsyncStream(generator, self, items)
         proxy = proxies.AsyncStream(stream, self, items)
         self._proxy = weakref.ref(proxy)
@@ -106,6 +108,8 @@ class StreamSession(BaseStreamSession):
                     await rest.aclose()
                 started = await self.aended(started, error, (third, second, last))
                 error = None
+            if self._lent is not None:
+                self._lent.is_over = True
         finally:
             error = item = rest = last = second = third = None
             await self.afinish()
@@ -134,8 +138,8 @@ class StreamSession(BaseStreamSession):
             spawn(started.opened.aabandon)
         self._release()
 
-    def _borrowed_iterator(self, generator: weakref.ref[Any]) -> BorrowedIterator:
-        return BorrowedIterator(generator)
+    def _borrowed_iterator(self, generator: weakref.ref[Any], original: Any) -> BorrowedIterator:
+        return BorrowedIterator(generator, original)
 
     async def _advance(self, step: Step, given: Any) -> tuple[Step, Any]:
         assert self._flow is not None
@@ -155,9 +159,7 @@ def _later_items(started: StartedStream) -> Any:
     source = started.opened.source
     if started.is_over or not hasattr(source, "__anext__"):
         return _each(() if started.is_over else source)
-    if started.timer is None and started.stream_state.policy.keep_text is None:
-        return source
-    return _timed(started)
+    return _timed(started) if started.is_watched else source
 
 
 async def _each(items: Iterable[Any]) -> AsyncGenerator[Any, None]:
@@ -166,11 +168,12 @@ async def _each(items: Iterable[Any]) -> AsyncGenerator[Any, None]:
 
 
 async def _timed(started: StartedStream) -> AsyncGenerator[Any, None]:
-    """Give the items of a stream whose time is limited, or whose text is kept."""
+    """Give the items of a stream that `StartedStream.is_watched`."""
     source, timer, stream_state = started.opened.source, started.timer, started.stream_state
     counts = timer is not None and timer.counts_content
     limit: float | None = None
     item: Any = None
+    on_trio = is_trio()
     while True:
         since = runtime.clock()
         if timer is not None:
@@ -183,7 +186,10 @@ async def _timed(started: StartedStream) -> AsyncGenerator[Any, None]:
             else:
                 item = CUT_OFF
                 with runtime.time.cancel_after(limit):
-                    item = await source.__anext__()
+                    if on_trio:
+                        item = await _closed_item(started)
+                    else:
+                        item = await source.__anext__()
                 if item is CUT_OFF:
                     raise started.late()
         except StopAsyncIteration:
@@ -196,8 +202,16 @@ async def _timed(started: StartedStream) -> AsyncGenerator[Any, None]:
             timer.received(waited, is_content=is_content)
             if is_content or not counts:
                 started.waits_since = None
-        stream_state.keep(item)
+        stream_state.note(item)
         yield item
+
+
+async def _closed_item(started: StartedStream) -> Any:
+    """Return the next item of a stream on trio, which must leave all scopes that it opens."""
+    scope = started.opened.io.innermost_scope()
+    item = await started.opened.source.__anext__()
+    await refuse_open_scope(scope, started.opened)
+    return item
 
 
 class Items:
@@ -215,17 +229,19 @@ class Items:
         return self
 
     def __del__(self) -> None:
-        if self._session.has_begun:
+        if self._session.has_begun and not self._session.is_entered:
             self._session.dropped()
 
 
 class BorrowedIterator:
     """Replaces the iterator of an SDK's stream object, and reads from the guarded items."""
 
-    __slots__ = ("_generator",)
+    __slots__ = ("_generator", "_original", "is_over")
 
-    def __init__(self, generator: weakref.ref[Any]) -> None:
+    def __init__(self, generator: weakref.ref[Any], original: Any) -> None:
         self._generator = generator
+        self._original = original
+        self.is_over = False
 
     def __aiter__(self) -> Any:
         return self
@@ -233,7 +249,11 @@ class BorrowedIterator:
     async def __anext__(self) -> Any:
         generator = self._generator()
         if generator is None:
-            raise StopAsyncIteration
+            if self.is_over:
+                raise StopAsyncIteration
+            raise RuntimeError(DROPPED)
+        if self._original is not None and generator.ag_running:
+            return await self._original.__anext__()  # the guard reads, through a tracer's proxy
         return await generator.__anext__()
 
     async def aclose(self) -> None:

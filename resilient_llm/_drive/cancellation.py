@@ -14,6 +14,7 @@ import sys
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
+from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.built_in import cause_of, context_of, members_of, traceback_of
 
 if TYPE_CHECKING:
@@ -31,6 +32,15 @@ def cancellations() -> int:
     """Return how often the asyncio task that runs here was cancelled; 0 without one."""
     task = _asyncio_task()
     return 0 if task is None else task.cancelling()
+
+
+def was_cut_off(error: BaseException) -> bool:
+    """Return whether a limit around the call that raised this error has ended its wait.
+
+    In synchronous code such a limit shuts down the connection that the thread is waiting for. What
+    the client raises then is as little the fault of its target as a cancellation would be.
+    """
+    return issubclass(type(error), Exception) and runtime.time.is_cut_off()
 
 
 def was_cancelled(error: BaseException, before: int | None = None, *, own: int = 0) -> bool:
@@ -54,6 +64,8 @@ def was_cancelled(error: BaseException, before: int | None = None, *, own: int =
     """
     if not issubclass(type(error), Exception):
         return False
+    if runtime.time.is_cut_off():
+        return True
     trio: Any = sys.modules.get("trio")
     if trio is not None:
         try:

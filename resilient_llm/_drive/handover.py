@@ -92,9 +92,23 @@ def _handed_over(call: Call, flow: CallFlow, step: Step, given: Any) -> Any:
     assert kind is not None
     if kind.is_manager:
         return _managed(suspended)
+    if kind.is_either:
+        from resilient_llm._drive import proxies  # loads wrapt
+
+        return proxies.EitherStream(given, lambda is_async: _started(suspended, is_async))
+    return _started(suspended, True)
+
+
+def _started(suspended: Suspended, is_async: bool) -> Any:
+    """Return what the consumer gets of a stream that it has begun to read."""
+    if not is_async:
+        from resilient_llm._drive import streams  # loaded with the first stream
+
+        session = streams.StreamSession(suspended)
+        return session.present(suspended.given)
     from resilient_llm._drive import astreams  # loads anyio
 
-    return astreams.StreamSession(suspended, given).present(given)
+    return astreams.StreamSession(suspended, suspended.given).present(suspended.given)
 
 
 async def _ahanded_over(call: Call, flow: CallFlow, step: Step, given: Any) -> Any:

@@ -18,8 +18,10 @@ from resilient_llm._core.circuit.permit import pop_permit, push_permit
 from resilient_llm._core.stream.stream_state import StreamState
 from resilient_llm._core.stream.stream_timer import StreamTimer
 from resilient_llm._drive.results import holder_of, kind_of, special
+from resilient_llm._drive.sources import is_left_early, sources_of
 from resilient_llm._drive.tasks import run_to_end
 from resilient_llm._runtime.runtime import runtime
+from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.stream_policy import DEFAULT, NO_MARKER
 
 if TYPE_CHECKING:
@@ -28,6 +30,12 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.call import Call
     from resilient_llm._core.call.steps import Try
     from resilient_llm._drive.results import ResultKind
+
+_OPEN_SCOPE: Final = (
+    "this stream keeps a nursery or a cancel scope open while it gives its items, and on trio no "
+    "limit of time can be set around such a wait: remove the limits of time from the policy and "
+    "set them inside your function, or run it on asyncio"
+)
 
 
 class NoContentError(TimeoutError):
@@ -65,18 +73,26 @@ class FirstContentTimeout:
         traceback: TracebackType | None,
     ) -> None:
         was_over = self._alarm.off()
+        is_ours = error is not None and (
+            self._alarm.raised(error)
+            or (
+                was_over
+                and issubclass(type(error), Exception)
+                and not issubclass(type(error), NoContentError)
+            )
+        )
         self._alarm.close()
-        if (
-            was_over
-            and error is not None
-            and issubclass(type(error), Exception)
-            and not issubclass(type(error), NoContentError)
-        ):
+        if is_ours:
             raise no_content(self._limit) from error
 
     def check(self) -> None:
         """Raise NoContentError if the limit has passed: for waits that the watchdog cannot end."""
         if self._alarm.is_over or runtime.clock() > self._ends_at:
+            raise no_content(self._limit)
+
+    def check_cut_off(self) -> None:
+        """Raise NoContentError if a wait was ended: what has come may be half of an answer."""
+        if self._alarm.is_over:
             raise no_content(self._limit)
 
 
@@ -94,6 +110,10 @@ class StreamIO(Protocol):
 
     def iterator(self, stream: Any) -> Any:
         """Return a stream's iterator."""
+        ...
+
+    def innermost_scope(self) -> object:
+        """Return what stands for the innermost open scope of a task of trio, else None."""
         ...
 
     async def enter(self, manager: Any) -> Any:
@@ -127,13 +147,15 @@ class OpenStream:
         value: What the function returned.
         stream: The object with the items: the value, or what entering it gave.
         source: The iterator that gives them.
-        holder: Attribute in which the stream keeps that iterator, or None.
+        holder: The object that keeps that iterator, and the attribute in which; or None.
+        held: That iterator. It is the source, but if a tracer's proxy is around the holder.
         is_managed: Whether the value is a manager, which must be left to close the stream.
         is_stream: False if the manager gave something else, which then is the answer.
     """
 
     __slots__ = (
         "_is_closed",
+        "held",
         "holder",
         "io",
         "is_managed",
@@ -159,9 +181,13 @@ class OpenStream:
         self._is_closed = False
         self.is_stream = kind is not None and io.gives_items(kind)
         self.holder = holder_of(stream, io.reads) if self.is_stream else None
+        self.held: Any = None
         self.source: Any = ()
         if self.holder is not None:
-            self.source = getattr(stream, self.holder)
+            owner, name = self.holder
+            self.held = getattr(owner, name)
+            # What a tracer's proxy gives has to pass through it.
+            self.source = self.held if owner is stream else io.iterator(stream)
         elif self.is_stream:
             self.source = io.iterator(stream)
 
@@ -201,6 +227,7 @@ class StartedStream:
         timer: How long its items may take; None if nothing limits them.
         began_at: When its first content could be delivered, monotonic seconds.
         is_over: Whether the stream ended while its items were still held back.
+        sources: What a decorated generator reads from.
         marker: What the consumer is given before its items, if it replaces an earlier stream.
         too_late: Whether an item was waited for too long.
         waits_since: Since when the next content is waited for, monotonic seconds; None without
@@ -213,6 +240,7 @@ class StartedStream:
         "is_over",
         "marker",
         "opened",
+        "sources",
         "stream_state",
         "timer",
         "too_late",
@@ -229,6 +257,12 @@ class StartedStream:
         self.too_late = False
         self.waits_since: float | None = None
         self._sent_at_start = 0
+        self.sources: list[Any] = []
+
+    def note_sources(self) -> None:
+        """Note what a decorated generator reads from, once it has given an item."""
+        if not self.sources and self.stream_state.is_selected:
+            self.sources = sources_of(self.opened.source)
 
     def start(self, call: Call, step: Try, now: float) -> None:
         """Note that the held items may be delivered from now on."""
@@ -246,6 +280,12 @@ class StartedStream:
         items, stream_state.held = stream_state.held, []
         self._sent_at_start = stream_state.items_sent + len(items)
         return items if self.marker is NO_MARKER else [self.marker, *items]
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether each item must be looked at: for limits, for its text, or for content."""
+        state = self.stream_state
+        return self.timer is not None or state.policy.keep_text is not None or state.awaits_content
 
     def late(self) -> NoContentError:
         """Return the error of content that did not come in time, and note that it is late."""
@@ -272,10 +312,11 @@ class StartedStream:
         """
         stream_state = self.stream_state
         seen = [item for item in last if item is not None]
-        if error is None and not self.is_over:
-            stream_state.fault = stream_state.ended_after(seen)
-        if not stream_state.has_content:
+        if not stream_state.has_content and not stream_state.awaits_content:
             stream_state.has_content = any(stream_state.is_content(item) for item in seen)
+        if error is None and not self.is_over:
+            stream_state.left_early = stream_state.is_selected and is_left_early(self.sources)
+            stream_state.fault = stream_state.ended_after(seen)
         stream_state.quiet_since = self._quiet_since(now)
         return Reply(
             now, error=error, timed_out=self.too_late, cancelled=cancelled, stream=stream_state
@@ -302,6 +343,7 @@ async def begin_with(
     Raises:
         BaseException: Whatever the stream raised; it is closed then.
     """
+    scope = io.innermost_scope()
     push_permit(step.permit)
     try:
         is_managed = kind.is_manager
@@ -313,13 +355,36 @@ async def begin_with(
         try:
             if opened.is_stream:
                 await io.hold_back(started, limit)
+            started.start(call, step, runtime.clock())
+            if step.limit is not None or (opened.is_stream and started.timer is not None):
+                await refuse_open_scope(scope, opened)
         except BaseException:
             await opened.aabandon()
             raise
-        started.start(call, step, runtime.clock())
         return started
     finally:
         pop_permit(step.permit)
+
+
+async def refuse_open_scope(before: object, opened: OpenStream) -> None:
+    """Refuse a stream that keeps a scope of trio open while it has a limit.
+
+    It is closed first, with the generators inside it: only what has opened a scope can leave it.
+
+    Args:
+        before: The innermost scope before the stream's code ran.
+        opened: The stream.
+
+    Raises:
+        ConfigurationError: If its code has opened one since.
+    """
+    if opened.io.innermost_scope() is before:
+        return
+    inside = sources_of(opened.source)
+    await opened.aabandon()
+    for each in inside:
+        await opened.io.close(None, each)
+    raise ConfigurationError(_OPEN_SCOPE)
 
 
 def _stream_state(call: Call, step: Try) -> StreamState:
@@ -357,6 +422,9 @@ class _SyncIO:
     def iterator(self, stream: Any) -> Any:
         return special(stream, "__iter__")()
 
+    def innermost_scope(self) -> object:
+        return None
+
     async def enter(self, manager: Any) -> Any:
         return special(manager, "__enter__")()
 
@@ -373,12 +441,14 @@ class _SyncIO:
         for item in started.opened.source:
             if limit is not None:
                 limit.check()
+            started.note_sources()
             stream_state.fault = stream_state.hold_back(item)
             if stream_state.fault is not None or stream_state.may_begin:
                 return
         if limit is not None:
             limit.check()
         started.is_over = True
+        stream_state.left_early = stream_state.is_selected and is_left_early(started.sources)
         stream_state.fault = stream_state.ended_before()
 
 

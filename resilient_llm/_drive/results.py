@@ -1,11 +1,18 @@
-"""Tells what a function returned: a plain answer, an iterator of items, or a manager of one.
+"""Tells what a function returned: a plain answer, a stream of items, or a manager of one.
 
 The class decides, by the special methods that Python defines, since no SDK is imported:
 
 - An iterator is a stream, unless it is a file or has a length.
+- An object that only can be iterated is a stream if it can be closed, and neither has a length
+  nor can be indexed or searched, for example the ``EventStream`` of boto3. An HTTP response is
+  an answer: it offers its body in other ways as well, which items that are held back would
+  leave without their beginning.
 - A context manager is a manager of a stream if entering it is all that can be done with it, for
   example ``client.messages.stream(…)`` of anthropic or what ``@contextmanager`` makes. A context
-  manager with other public methods is an answer by itself.
+  manager that can be iterated or has other public methods is an answer by itself.
+
+Tracers put the objects of SDKs into a ``wrapt.ObjectProxy``, whose class has nearly every special
+method. There the object inside decides, and the class of the proxy only says what it passes on.
 """
 
 from __future__ import annotations
@@ -20,6 +27,8 @@ from resilient_llm._values.errors import ConfigurationError
 # Attributes in which stream objects of SDKs keep the iterator that all their methods read from:
 # openai, anthropic and others of the same generator; mistralai (seen November 2026).
 _HOLDERS: Final = ("_iterator", "generator")
+# Proxies in proxies: a tracer within a tracer, around an object that a guard gave.
+_MOST_PROXIES: Final = 8
 
 
 class ResultKind:
@@ -35,7 +44,12 @@ class ResultKind:
     __slots__ = ("async_items", "async_manager", "items", "manager")
 
     def __init__(
-        self, *, items: bool, async_items: bool, manager: bool, async_manager: bool
+        self,
+        *,
+        items: bool = False,
+        async_items: bool = False,
+        manager: bool = False,
+        async_manager: bool = False,
     ) -> None:
         self.items = items
         self.async_items = async_items
@@ -47,19 +61,54 @@ class ResultKind:
         """Whether it must be entered before there is a stream."""
         return not (self.items or self.async_items)
 
+    @property
+    def is_either(self) -> bool:
+        """Whether the consumer decides if it is read by ``for`` or by ``async for``."""
+        return self.items and self.async_items
+
+
+_BY_OBJECT: Final = ResultKind()
+"""Stands for classes of which the single object must be looked at."""
+
 
 def _kind(cls: type) -> ResultKind | None:
-    # An object with a length is complete, and so is every answer of a `MagicMock`.
-    is_whole = hasattr(cls, "read") or hasattr(cls, "__len__")
-    items = _has(cls, "__iter__", "__next__") and not is_whole
-    async_items = _has(cls, "__aiter__", "__anext__") and not is_whole
-    only_managers = not (items or async_items) and _is_nothing_else(cls)
-    manager = only_managers and _has(cls, "__enter__", "__exit__")
-    async_manager = only_managers and _has(cls, "__aenter__", "__aexit__")
-    if not (items or async_items or manager or async_manager) or hasattr(cls, "__await__"):
+    if hasattr(cls, "__await__"):
         return None
+    if _is_proxy(cls):
+        return _BY_OBJECT
+    # An object with a length is complete, and so is every answer of a `MagicMock`.
+    if hasattr(cls, "read") or hasattr(cls, "__len__"):
+        return _kind_of_manager(cls)
+    is_iterator = _has(cls, "__iter__", "__next__") or _has(cls, "__aiter__", "__anext__")
+    if is_iterator:
+        return _kind_of_stream(cls)
+    return _BY_OBJECT if _is_closable_iterable(cls) else _kind_of_manager(cls)
+
+
+def _kind_of_stream(cls: type) -> ResultKind:
+    is_closable = _is_closable_iterable(cls)
     return ResultKind(
-        items=items, async_items=async_items, manager=manager, async_manager=async_manager
+        items=_has(cls, "__iter__") and (is_closable or _has(cls, "__next__")),
+        async_items=_has(cls, "__aiter__") and (is_closable or _has(cls, "__anext__")),
+    )
+
+
+def _kind_of_manager(cls: type) -> ResultKind | None:
+    manager = _has(cls, "__enter__", "__exit__")
+    async_manager = _has(cls, "__aenter__", "__aexit__")
+    is_iterated = _has(cls, "__iter__") or _has(cls, "__aiter__")
+    if is_iterated or not (manager or async_manager) or not _is_nothing_else(cls):
+        return None
+    return ResultKind(manager=manager, async_manager=async_manager)
+
+
+def _is_closable_iterable(cls: type) -> bool:
+    """Return whether a class may be that of a stream which is not its own iterator."""
+    return (
+        (_has(cls, "__iter__") or _has(cls, "__aiter__"))
+        and (_has(cls, "close") or _has(cls, "aclose"))
+        and not any(hasattr(cls, name) for name in ("__getitem__", "__contains__"))
+        and not any(name.startswith("iter_") for each in cls.__mro__ for name in vars(each))
     )
 
 
@@ -72,12 +121,81 @@ def _is_nothing_else(cls: type) -> bool:
     return all(name.startswith("_") for each in cls.__mro__[:-1] for name in vars(each))
 
 
+def _is_proxy(cls: type) -> bool:
+    return any(_is_of_wrapt(each) for each in cls.__mro__)
+
+
+def _is_of_wrapt(cls: type) -> bool:
+    """Return whether it is the transparent proxy itself, of whichever wrapt or copy of it."""
+    return cls.__name__.endswith("ObjectProxy") and hasattr(cls, "__wrapped__")
+
+
 _kinds: ClassCache[ResultKind | None] = ClassCache(_kind)
 
 
 def kind_of(value: object) -> ResultKind | None:
     """Return what can be done with a value that is not a plain answer; None for a plain answer."""
-    return _kinds[type(value)]
+    kind = _kinds[type(value)]
+    return kind if kind is not _BY_OBJECT else _kind_of_object(value, _MOST_PROXIES)
+
+
+def is_decided_by_class(value: object) -> bool:
+    """Return whether all objects of its class are of the same kind."""
+    return _kinds[type(value)] is not _BY_OBJECT
+
+
+def _kind_of_object(value: object, most: int) -> ResultKind | None:
+    cls = type(value)
+    if not _is_proxy(cls):
+        # Temporary files hand all but a few methods on to the file inside them.
+        return None if _holds(value, "read") else _kind_of_stream(cls)
+    given: ResultKind | None = getattr(cls, "_self_kind", None)
+    if given is not None:  # what a guard of ours gave
+        return given
+    inner = wrapped_by(value)
+    if inner is None or most == 0:
+        return None
+    kind = _kinds[type(inner)]
+    if kind is _BY_OBJECT:
+        kind = _kind_of_object(inner, most - 1)
+    if kind is None:
+        return _kind_of_own(cls, type(inner))
+    items = kind.items and _has(cls, "__iter__")
+    async_items = kind.async_items and _has(cls, "__aiter__")
+    manager = kind.manager and _has(cls, "__enter__", "__exit__")
+    async_manager = kind.async_manager and _has(cls, "__aenter__", "__aexit__")
+    if not (items or async_items or manager or async_manager):
+        return None
+    return ResultKind(
+        items=items, async_items=async_items, manager=manager, async_manager=async_manager
+    )
+
+
+def _kind_of_own(cls: type, inner: type) -> ResultKind | None:
+    """Return the kind of a proxy that makes an iterator of what is a plain answer without it."""
+    if any(hasattr(inner, name) for name in ("read", "__len__", "__await__")):
+        return None
+    own = {name for each in cls.__mro__[:-1] if not _is_of_wrapt(each) for name in vars(each)}
+    items = {"__iter__", "__next__"} <= own
+    async_items = {"__aiter__", "__anext__"} <= own
+    return ResultKind(items=items, async_items=async_items) if items or async_items else None
+
+
+def _holds(value: object, name: str) -> bool:
+    try:
+        return hasattr(value, name)
+    except Exception:  # noqa: BLE001  # anybody's object may raise anything
+        return False
+
+
+def wrapped_by(value: object) -> object:
+    """Return the object inside a transparent proxy; None if it has none, or is no proxy."""
+    if not _is_proxy(type(value)):
+        return None
+    try:
+        return object.__getattribute__(value, "__wrapped__")
+    except Exception:  # noqa: BLE001  # it is not there yet, or is made on demand
+        return None
 
 
 def special(value: object, name: str) -> Any:
@@ -126,13 +244,21 @@ def refuse_unawaited(answer: object, key: str) -> None:
     )
 
 
-def holder_of(stream: object, iterates: str) -> str | None:
-    """Return the attribute that holds the iterator which a stream's methods read from, or None.
+def holder_of(stream: object, iterates: str) -> tuple[object, str] | None:
+    """Return where a stream keeps the iterator which its methods read from, or None.
 
     Args:
-        stream: The SDK's stream object.
+        stream: The SDK's stream object, or a tracer's proxy of it.
         iterates: Special method of the iterator: ``"__next__"`` or ``"__anext__"``.
+
+    Returns:
+        The object itself, or the one inside its proxies, and the name of the attribute.
     """
+    for _ in range(_MOST_PROXIES):
+        inner = wrapped_by(stream)
+        if inner is None:
+            break
+        stream = inner
     for name in _HOLDERS:
         if hasattr(type(stream), name):
             continue  # a method, or a property, which would run code of the SDK
@@ -142,5 +268,5 @@ def holder_of(stream: object, iterates: str) -> str | None:
         except AttributeError:
             continue
         if hasattr(type(held), iterates):
-            return name
+            return stream, name
     return None

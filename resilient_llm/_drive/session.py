@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from resilient_llm._core.call.steps import RERAISE, Deliver, Done, Raise, Reraise
-from resilient_llm._drive.cancellation import was_cancelled
+from resilient_llm._drive.cancellation import was_cancelled, was_cut_off
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.errors import ConfigurationError
 
@@ -30,6 +30,11 @@ _NO_STREAM: Final = (
     "a target gave an answer that is no stream where the others stream: let all of them stream"
 )
 
+DROPPED: Final = (
+    "the stream was dropped before its end: keep the object that the function returned for as "
+    "long as you read from what you took of it"
+)
+
 
 class StreamedCall(Protocol):
     """What a session needs of its call: a `Call`, or less where there is only a breaker."""
@@ -39,6 +44,17 @@ class StreamedCall(Protocol):
     kwargs: dict[str, Any]
 
     def clear(self) -> None: ...
+
+
+class Lent(Protocol):
+    """What replaces the iterator in an SDK's stream object.
+
+    Attributes:
+        is_over: Whether the items were read to their end, or the consumer closed the stream.
+            Else it raises once the stream is gone, since what has come of it is not all.
+    """
+
+    is_over: bool
 
 
 class Suspended:
@@ -75,8 +91,10 @@ class BaseStreamSession(ABC):
         "_delivery",
         "_flow",
         "_generator",
+        "_held",
         "_io",
         "_is_iterated",
+        "_lent",
         "_pending",
         "_proxy",
         "_start",
@@ -105,6 +123,9 @@ class BaseStreamSession(ABC):
         # Both are weak, or it would not be noticed that the consumer has dropped them.
         self._generator: weakref.ref[Any] | None = None
         self._proxy: weakref.ref[Any] | None = None
+        self._held: Any = None
+        """The generator, while a manager is entered."""
+        self._lent: Lent | None = None
         self._is_iterated = False
         self.is_entered = False
         self.is_over = False
@@ -116,8 +137,13 @@ class BaseStreamSession(ABC):
         """Return what the consumer gets for a stream."""
 
     @abstractmethod
-    def _borrowed_iterator(self, generator: weakref.ref[Any]) -> Any:
-        """Return the replacement of the iterator in an SDK's stream object."""
+    def _borrowed_iterator(self, generator: weakref.ref[Any], original: Any) -> Any:
+        """Return the replacement of the iterator in an SDK's stream object.
+
+        Args:
+            generator: The guarded items.
+            original: The iterator that is replaced, if the items are read through it; else None.
+        """
 
     @abstractmethod
     async def _advance(self, step: Step, given: Any) -> tuple[Step, Any]:
@@ -126,6 +152,9 @@ class BaseStreamSession(ABC):
     @abstractmethod
     async def _close_generator(self, generator: Any) -> bool:
         """Close the generator of the items; return False if it waits for an item just now."""
+
+    def _end_wait(self, generator: Any) -> None:  # noqa: B027  # only synchronous code needs it
+        """End the wait for an item that another thread is in; closing ends that of a task."""
 
     # The steps.
 
@@ -146,7 +175,13 @@ class BaseStreamSession(ABC):
             started = await self.astarted()
             assert started is not None
             stream = started.opened.stream
-            return self.present(stream) if started.opened.is_stream else stream
+            if not started.opened.is_stream:
+                return stream
+            given = self.present(stream)
+            # Until it is left, the consumer may read by what it took from the stream, and keep
+            # nothing else.
+            self._held = None if self._generator is None else self._generator()
+            return given
         except BaseException:
             self.is_entered = False
             await self.afinish()
@@ -162,17 +197,21 @@ class BaseStreamSession(ABC):
             await self.astop()
         finally:
             self.is_entered = False
+            self._held = None
             started, self._started_stream = self._started_stream, None
             swallows = None if started is None else await started.opened.aleave(*error)
         return swallows
 
     async def astop(self) -> None:
         """End the stream because the consumer reads no further."""
+        if self._lent is not None:
+            self._lent.is_over = True
         generator = None if self._generator is None else self._generator()
         if generator is not None and not await self._close_generator(generator):
             # Another thread or task waits for an item: the closed connection ends that wait.
             if self._started_stream is not None:
                 self._started_stream.stream_state.stopped_by_consumer = True
+                self._end_wait(generator)
                 await self._started_stream.opened.aabandon()
             return
         started = self._started_stream
@@ -201,7 +240,9 @@ class BaseStreamSession(ABC):
         """
         step = given = reply = None
         try:
-            cancelled = self._io.is_async and error is not None and was_cancelled(error)
+            cancelled = error is not None and (
+                was_cancelled(error) if self._io.is_async else was_cut_off(error)
+            )
             reply = started.reply(runtime.clock(), error, last, cancelled=cancelled)
             step = self._settled(reply)
             if type(step) is Reraise:
@@ -286,8 +327,11 @@ class BaseStreamSession(ABC):
     def _lend_iterator(self, started: StartedStream) -> None:
         opened = started.opened
         if opened.holder is not None and self._generator is not None:
+            owner, name = opened.holder
+            original = None if opened.held is opened.source else opened.held
+            self._lent = self._borrowed_iterator(self._generator, original)
             with suppress(AttributeError):
-                setattr(opened.stream, opened.holder, self._borrowed_iterator(self._generator))
+                setattr(owner, name, self._lent)
 
     def _release(self) -> None:
         self.is_over = True

@@ -35,7 +35,7 @@ from types import GeneratorType
 from typing import TYPE_CHECKING, Any, cast
 
 from resilient_llm._drive.opening import SYNC
-from resilient_llm._drive.session import BaseStreamSession
+from resilient_llm._drive.session import DROPPED, BaseStreamSession
 from resilient_llm._drive.sync import advance
 from resilient_llm._drive.tasks import run_to_end
 from resilient_llm._runtime.runtime import runtime
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.steps import Step
     from resilient_llm._drive.opening import StartedStream
     from resilient_llm._drive.session import Suspended
+    from resilient_llm._runtime.clock import Alarm
 
 
 class StreamSession(BaseStreamSession):
@@ -84,7 +85,7 @@ class StreamSession(BaseStreamSession):
     def present(self, stream: Any) -> Any:
         """Return what the consumer gets: the generator, or a proxy of the SDK's object."""
         generator = self.generator()
-        if isinstance(stream, GeneratorType):
+        if type(stream) is GeneratorType:
             return generator
         from resilient_llm._drive import proxies  # loads wrapt
 
@@ -136,12 +137,14 @@ class StreamSession(BaseStreamSession):
                 stream_state.items_sent = sent
                 started = run_to_end(self.aended(started, error, (third, second, last)))
                 error = None
+            if self._lent is not None:
+                self._lent.is_over = True
         finally:
             error = item = last = second = third = None
             run_to_end(self.afinish())
 
-    def _borrowed_iterator(self, generator: weakref.ref[Any]) -> BorrowedIterator:
-        return BorrowedIterator(generator)
+    def _borrowed_iterator(self, generator: weakref.ref[Any], original: Any) -> BorrowedIterator:
+        return BorrowedIterator(generator, original)
 
     async def _advance(self, step: Step, given: Any) -> tuple[Step, Any]:
         assert self._flow is not None
@@ -155,18 +158,21 @@ class StreamSession(BaseStreamSession):
             return False
         return True
 
+    def _end_wait(self, generator: Any) -> None:
+        from resilient_llm._runtime import watchdog
+
+        watchdog.shut_down_read_inside(generator)
+
 
 def _later_items(started: StartedStream) -> Any:
     """Return the items after those that were held back."""
     if started.is_over:
         return ()
-    if started.timer is None and started.stream_state.policy.keep_text is None:
-        return started.opened.source
-    return _timed(started)
+    return _timed(started) if started.is_watched else started.opened.source
 
 
 def _timed(started: StartedStream) -> Generator[Any, None, None]:
-    """Give the items of a stream whose time is limited, or whose text is kept."""
+    """Give the items of a stream that `StartedStream.is_watched`."""
     source, timer, stream_state = started.opened.source, started.timer, started.stream_state
     counts = timer is not None and timer.counts_content
     limit: float | None = None
@@ -186,8 +192,8 @@ def _timed(started: StartedStream) -> Generator[Any, None, None]:
                 if alarm is not None and alarm.off() and limit is not None:
                     raise started.late() from None
                 return
-            except Exception as error:
-                if alarm is not None and alarm.off() and limit is not None:
+            except BaseException as error:
+                if alarm is not None and limit is not None and _ended_by(alarm, error):
                     raise started.late() from error
                 raise
             if timer is not None and alarm is not None:
@@ -196,20 +202,27 @@ def _timed(started: StartedStream) -> Generator[Any, None, None]:
                     assert limit is not None
                     raise started.late()
                 timer.received(waited, is_content=counts and stream_state.is_content(item))
-            stream_state.keep(item)
+            stream_state.note(item)
             yield item
     finally:
         if alarm is not None:
             alarm.close()
 
 
+def _ended_by(alarm: Alarm, error: BaseException) -> bool:
+    """Return whether a wait that raised this error was ended by its alarm, and turn that off."""
+    return (alarm.off() and issubclass(type(error), Exception)) or alarm.raised(error)
+
+
 class BorrowedIterator:
     """Replaces the iterator of an SDK's stream object, and reads from the guarded items."""
 
-    __slots__ = ("_generator",)
+    __slots__ = ("_generator", "_original", "is_over")
 
-    def __init__(self, generator: weakref.ref[Any]) -> None:
+    def __init__(self, generator: weakref.ref[Any], original: Any) -> None:
         self._generator = generator
+        self._original = original
+        self.is_over = False
 
     def __iter__(self) -> Any:
         return self
@@ -217,7 +230,11 @@ class BorrowedIterator:
     def __next__(self) -> Any:
         generator = self._generator()
         if generator is None:
-            raise StopIteration
+            if self.is_over:
+                raise StopIteration
+            raise RuntimeError(DROPPED)
+        if self._original is not None and generator.gi_running:
+            return next(self._original)  # the guard reads, through the proxy of a tracer
         return next(generator)
 
     def close(self) -> None:

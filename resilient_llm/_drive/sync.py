@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from resilient_llm._core.call.steps import Deliver, Done, Raise, Reply, Reraise, Try, Wait
 from resilient_llm._core.circuit.permit import pop_permit, push_permit
+from resilient_llm._drive.cancellation import was_cut_off
 from resilient_llm._drive.opening import FirstContentTimeout, NoContentError, begin
 from resilient_llm._drive.results import is_awaitable, kind_of
+from resilient_llm._drive.tasks import current_task
 from resilient_llm._runtime.runtime import runtime
 
 if TYPE_CHECKING:
@@ -44,7 +46,12 @@ def advance(
                 except BaseException as error:
                     pending = None
                     timed_out = issubclass(type(error), NoContentError)
-                    step = flow.send(Reply(runtime.clock(), error=error, timed_out=timed_out))
+                    cancelled = not timed_out and was_cut_off(error)
+                    step = flow.send(
+                        Reply(
+                            runtime.clock(), error=error, timed_out=timed_out, cancelled=cancelled
+                        )
+                    )
                     if type(step) is Reraise:
                         raise
                     continue
@@ -81,6 +88,9 @@ def _make_attempt(
         with FirstContentTimeout(step) as limit:
             value = attempt(call, step) if pending is None else pending
             kind = kind_of(value)
+            if kind is None and not is_awaitable(value):
+                # A client may take the connection that was shut down for the end of the body.
+                limit.check_cut_off()
             return value, kind, _started_stream(call, step, value, kind, limit, enters=enters)
     value = attempt(call, step) if pending is None else pending
     kind = kind_of(value)
@@ -101,6 +111,8 @@ def _started_stream(
     """Return a stream up to its first content; None if it is not a stream, or not open yet."""
     if kind is None or not (kind.items or (enters and kind.manager)):
         return None
+    if kind.is_either and not enters and current_task() is not None:
+        return None  # the consumer may read it either way
     if limit is not None or step.limit is None:
         return begin(call, step, value, kind, limit)
     with FirstContentTimeout(step) as limit:

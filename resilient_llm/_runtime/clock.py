@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -17,12 +18,13 @@ class CancelScope(Protocol):
 
 
 class Alarm(Protocol):
-    """A limit on the present wait of a thread; see `watchdog`."""
+    """A limit on the present wait of a thread, or of a greenlet; see `watchdog` and `green`."""
 
     @property
     def is_over(self) -> bool: ...
     def set(self, seconds: float, /) -> None: ...
     def off(self) -> bool: ...
+    def raised(self, error: BaseException, /) -> bool: ...
     def close(self) -> None: ...
 
 
@@ -35,6 +37,7 @@ class Clock(Protocol):
     async def asleep(self, seconds: float, /) -> None: ...
     def cancel_after(self, seconds: float, /) -> AbstractContextManager[CancelScope]: ...
     def alarm(self) -> Alarm: ...
+    def is_cut_off(self) -> bool: ...
 
 
 class SystemClock:
@@ -54,11 +57,19 @@ class SystemClock:
         await anyio.sleep(seconds)
 
     def cancel_after(self, seconds: float, /) -> AbstractContextManager[CancelScope]:
-        import anyio
+        from resilient_llm._runtime import time_limit
 
-        return anyio.move_on_after(seconds)
+        return time_limit.cancel_after(seconds)
 
     def alarm(self) -> Alarm:
-        from resilient_llm._runtime import watchdog as _watchdog
+        from resilient_llm._runtime import green
 
-        return _watchdog.alarm()
+        if green.is_patched():
+            return green.GreenAlarm()
+        from resilient_llm._runtime import watchdog
+
+        return watchdog.alarm()
+
+    def is_cut_off(self) -> bool:
+        watchdog: Any = sys.modules.get("resilient_llm._runtime.watchdog")
+        return watchdog is not None and watchdog.is_cut_off()

@@ -1,12 +1,11 @@
 """The watchdog of synchronous streams: one thread that ends waits which take too long.
 
 Synchronous code cannot be cancelled. What can be done is to end the wait that it is in: a
-thread that waits for a provider is blocked in a read of a socket, and a read returns at
-once when the socket is shut down. The socket is found on the stack of the thread, in the
-frame that called the read. That finds exactly this connection with any client, before the
-headers as well as after. A thread that waits for
-something else (a lock, a subprocess, a native client such as grpc's) is left alone; its
-limit is checked when its item comes.
+thread that waits for a provider is blocked in a call on a socket, and that returns at once
+when the socket is shut down. `waiting` finds the socket: the one whose method the thread's
+innermost frame is calling. That finds exactly this connection with any client, before the
+headers as well as after. A thread that waits for something else (a lock, a subprocess, a
+native client such as grpc's) is left alone; its limit is checked when its item comes.
 
 Owns the thread and the list of alarms. The thread is started with the first alarm that is
 set, and forgotten in a child process.
@@ -21,30 +20,32 @@ from __future__ import annotations
 
 import os
 import queue
-import socket
 import sys
 import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from resilient_llm._runtime.waiting import shut_down_socket_of
+
 if TYPE_CHECKING:
-    from types import FrameType
+    from types import FrameType, GeneratorType
 
 _NEVER: Final = float("inf")
 _AGAIN: Final = 0.25
 """Seconds after which a wait that goes on is ended again: the client may retry by itself."""
-_READS: Final = frozenset(("recv", "recv_into", "recvfrom", "recvfrom_into", "recvmsg", "read"))
-"""Names of the functions that read from a socket."""
+_LONGEST_PAUSE: Final = 8.0
+"""Seconds between two tries to end a wait that cannot be ended: each doubles the pause."""
 
 
 class Alarm:
     """A limit on the present wait of one thread. Only that thread sets it and turns it off."""
 
-    __slots__ = ("_lock", "_thread", "ends_at", "is_over")
+    __slots__ = ("_lock", "_pause", "ends_at", "is_over", "thread")
 
     def __init__(self) -> None:
-        self._thread = 0
+        self.thread = 0
+        self._pause = _AGAIN
         self._lock = threading.Lock()
         self.ends_at = _NEVER
         self.is_over = False
@@ -53,7 +54,8 @@ class Alarm:
     def set(self, seconds: float) -> None:
         """Limit the wait that begins now to so many seconds."""
         self.is_over = False
-        self._thread = threading.get_ident()
+        self._pause = _AGAIN
+        self.thread = threading.get_ident()
         self.ends_at = time.perf_counter() + seconds
         if self.ends_at < _watchdog.wakes_at:
             _watchdog.look()
@@ -64,19 +66,29 @@ class Alarm:
         with self._lock:  # not before the watchdog has let go of the connection
             return self.is_over
 
+    def raised(self, error: BaseException) -> bool:
+        """Return whether the alarm itself raised this error. It ends reads, and raises nothing."""
+        return False
+
     def close(self) -> None:
         """Remove the alarm from the list."""
         self.ends_at = _NEVER
         _watchdog.forget(self)
 
-    def fire(self, now: float) -> None:
-        """End the wait. Called by the watchdog."""
+    def fire(self, now: float, frames: dict[int, FrameType]) -> None:
+        """End the wait. Called by the watchdog.
+
+        Args:
+            now: Seconds of the clock.
+            frames: ``{thread: its innermost frame}``, taken after the limit had passed.
+        """
         with self._lock:
             if self.ends_at > now:  # turned off or set again meanwhile
                 return
             self.is_over = True
-            self.ends_at = now + _AGAIN
-            shut_down_read_of(self._thread)
+            self.ends_at = now + self._pause
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+            shut_down_socket_of(frames.get(self.thread))
 
 
 class Watchdog:
@@ -88,6 +100,7 @@ class Watchdog:
         """Each asks the thread to check the alarms now."""
         self._starts = threading.Lock()
         """Taken, and never waited for, by who starts the thread; kept while there is one."""
+        self._has_warned = False
         self.wakes_at = _NEVER
         """When the thread will next check the alarms by itself."""
 
@@ -101,15 +114,40 @@ class Watchdog:
         self._alarms.discard(alarm)
 
     def look(self) -> None:
-        """Let the thread check now, because an alarm ends before its next check."""
+        """Let the thread check now, because an alarm ends before its next check.
+
+        Without a thread limits are checked when an item comes: there may be too many threads
+        now, and none can be started while the interpreter exits. The next alarm tries again.
+        """
         self._calls.put(None)
         if self._starts.acquire(blocking=False):
             thread = threading.Thread(target=self._run, name="resilient_llm-watchdog", daemon=True)
             try:
                 thread.start()
+            except RuntimeError as error:
+                self._warn(error)
             finally:
-                if thread.ident is None:  # there are too many threads: the next alarm tries again
+                if thread.ident is None:
                     self._starts.release()
+
+    def is_cut_off(self, thread: int) -> bool:
+        """Return whether an alarm ended a wait of this thread, and is not turned off yet."""
+        return any(
+            alarm.is_over and alarm.thread == thread and alarm.ends_at != _NEVER
+            for alarm in self._alarms.copy()
+        )
+
+    def _warn(self, error: RuntimeError) -> None:
+        if self._has_warned:
+            return
+        self._has_warned = True
+        import logging  # here: it takes a while to load
+
+        logging.getLogger("resilient_llm").warning(
+            "the limits of synchronous streams are checked when an item comes, and end no wait, "
+            "since no thread can be started: %s",
+            error,
+        )
 
     def _run(self) -> None:
         while True:
@@ -125,9 +163,17 @@ class Watchdog:
                         timeout=None if soonest == _NEVER else min(wait, threading.TIMEOUT_MAX)
                     )
             now = time.perf_counter()
-            for alarm in [alarm for alarm in self._alarms.copy() if alarm.ends_at <= now]:
-                with suppress(Exception):  # one failure must not end the thread
-                    alarm.fire(now)
+            due = [alarm for alarm in self._alarms.copy() if alarm.ends_at <= now]
+            if due:
+                self._fire(due, now)
+            due = None  # an alarm is not kept while the thread waits
+
+    def _fire(self, due: list[Alarm], now: float) -> None:
+        """End the waits whose limits have passed; the stacks are taken once for all of them."""
+        frames = sys._current_frames()
+        for alarm in due:
+            with suppress(Exception):  # one failure must not end the thread
+                alarm.fire(now, frames)
 
 
 _watchdog = Watchdog()
@@ -138,52 +184,34 @@ def alarm() -> Alarm:
     return _watchdog.alarm()
 
 
+def is_cut_off() -> bool:
+    """Return whether a wait of this thread was ended by a limit that still applies to it.
+
+    Asked after an error of code inside such a limit, which then is not to blame for it.
+    """
+    return _watchdog.is_cut_off(threading.get_ident())
+
+
+def shut_down_read_of(thread: int) -> bool:
+    """Shut down the socket that a thread is waiting for; return whether there was one."""
+    return shut_down_socket_of(sys._current_frames().get(thread))
+
+
+def shut_down_read_inside(generator: GeneratorType[Any, Any, Any]) -> bool:
+    """Do the same to the thread that executes a generator just now."""
+    inside: object = generator.gi_frame
+    for innermost in sys._current_frames().values():
+        frame: FrameType | None = innermost
+        while frame is not None:
+            if frame is inside:
+                return shut_down_socket_of(innermost)
+            frame = frame.f_back
+    return False
+
+
 def _after_fork() -> None:
     _watchdog.__init__()  # the parent's thread is not here
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-def shut_down_read_of(thread: int) -> bool:
-    """Shut down the socket that a thread is reading from; return whether there was one."""
-    frames: dict[int, FrameType] = getattr(sys, "_current_frames", dict)()
-    frame = frames.get(thread)
-    try:
-        found = None if frame is None else _read_in(frame)
-        if found is None:
-            return False
-        # The method of the plain class: that of a TLS socket removes state that the read uses.
-        socket.socket.shutdown(found, socket.SHUT_RDWR)
-    except OSError:
-        return False  # already closed, or not yet connected
-    else:
-        return True
-    finally:
-        del frame, frames
-
-
-def _read_in(frame: FrameType) -> socket.socket | None:
-    """Return the socket that a thread's innermost frame reads from, if that is what it does.
-
-    A read blocks in C, so its caller is the innermost frame: a method of the standard
-    library or of a network stack whose ``self`` is the socket or keeps it, or a function
-    with the socket in a variable. A frame that has a socket and waits for something else
-    is left alone, because its code names no read.
-    """
-    if _READS.isdisjoint(frame.f_code.co_names):
-        return None
-    variables = list(frame.f_locals.values())
-    for value in variables:
-        if issubclass(type(value), socket.socket):
-            return value
-    for value in variables:
-        try:
-            own: Any = object.__getattribute__(value, "__dict__")
-        except Exception:  # noqa: BLE001  # anybody's object may raise anything
-            continue
-        found = own.get("_sock") if type(own) is dict else None  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]  # anybody's
-        if issubclass(type(found), socket.socket):  # pyright: ignore[reportUnknownArgumentType]  # anybody's
-            return found  # pyright: ignore[reportUnknownVariableType]  # anybody's
-    return None

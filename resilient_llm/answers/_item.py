@@ -18,7 +18,7 @@ from resilient_llm.answers._response import THOUGHTS
 from resilient_llm.answers._verdicts import COMPLETE, STOPS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from resilient_llm._values.verdict import Verdict
 
@@ -49,11 +49,25 @@ class ItemFormat(NamedTuple):
         inspect: Takes the fields of an item, and the item; gives None if it is of another
             format after all.
         text: Takes the fields of an item, gives the text in it.
+        names: All fields that items of this format may have. An item with another one that holds
+            something is the caller's own, which happens to look alike. None if the format cannot
+            be mistaken.
     """
 
     inspect: Callable[[dict[str, Any], object], ItemInfo | None]
     text: Callable[[dict[str, Any]], str]
+    names: frozenset[str] | None = None
 
+
+# Packages whose classes are items of the formats here.
+_SDKS: Final = frozenset(
+    """openai anthropic cohere mistralai groq google ollama litellm huggingface_hub langchain_core
+    together cerebras azure botocore""".split()
+)
+# Fields that would be content, where the type of an item says that it has none.
+_SAYING: Final = frozenset("text delta content refusal arguments thinking partial_json".split())
+# A time or a count beside the fields of a format is no content.
+_NUMBERS: Final = (bool, int, float)
 
 # Nearly every item has one of these; they are not made again for each item.
 CONTENT: Final = ItemInfo(known=True, content=True, ended=False)
@@ -99,6 +113,32 @@ _CONTENT_FIELDS: Final = (
 def each_type(names: str, item_format: ItemFormat) -> dict[str, ItemFormat]:
     """Return ``{name: format}`` for names of types or fields with the same format."""
     return dict.fromkeys(names.split(), item_format)
+
+
+def with_fields(names: str, formats: Mapping[str, ItemFormat]) -> dict[str, ItemFormat]:
+    """Return the same formats for items that have no other fields than these."""
+    fields = frozenset(names.split())
+    silent = fields - _SAYING
+    return {
+        name: each._replace(names=silent if each is NEVER_CONTENT else fields)
+        for name, each in formats.items()
+    }
+
+
+def is_proven(item_format: ItemFormat, fields: dict[str, Any], item: object) -> bool:
+    """Return whether an item that looks like one of a format has nothing that others have not.
+
+    The models of SDKs declare their fields, and new releases may add some.
+    """
+    names = item_format.names
+    if names is None or names.issuperset(fields):
+        return True
+    if type(item).__module__.partition(".")[0] in _SDKS:
+        return True
+    return not any(
+        name not in names and is_filled(value) and type(value) not in _NUMBERS
+        for name, value in islice(fields.items(), MOST_FIELDS)
+    )
 
 
 def is_filled(value: object) -> bool:

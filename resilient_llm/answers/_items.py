@@ -20,6 +20,7 @@ from resilient_llm.answers._item import (
     cut,
     failed,
     is_filled,
+    is_proven,
 )
 from resilient_llm.answers._reading import LONGEST, MOST_FIELDS, extras, field, inside
 from resilient_llm.answers._verdicts import BESIDE_AN_ERROR, error_in, verdict_on
@@ -63,7 +64,7 @@ def inspect_item(item: object) -> ItemInfo:
         if item_format is not None:
             info = item_format.inspect(fields, item)
             if info is not None:
-                return info
+                return info if is_proven(item_format, fields, item) else _UNKNOWN
         return _inspect_deeper(item, fields)
     except Exception:  # noqa: BLE001  # a foreign object may raise anything, and must not fail a call
         return _UNKNOWN
@@ -75,6 +76,14 @@ def opens_silently(item: object) -> bool:
     Google's do not: each of its chunks has text, and the last one the reason for the end as well.
     """
     return field(item, "candidates") is None
+
+
+def reopens(item: object) -> bool:
+    """Return whether content of such an item may come after the end of another answer.
+
+    Of several answers to one question each has an end of its own, in chunks of their own.
+    """
+    return type(inside(item).get("choices")) is list
 
 
 def refused(items: list[Any]) -> Verdict | None:
@@ -136,9 +145,11 @@ def _inspect_deeper(item: object, fields: dict[str, Any]) -> ItemInfo:
             break
         inner_fields = inside(inner)
         item_format = _format_of(inner_fields)
-        info = item_format.inspect(inner_fields, inner) if item_format is not None else None
+        if item_format is None:
+            continue
+        info = item_format.inspect(inner_fields, inner)
         if info is not None:
-            return info
+            return info if is_proven(item_format, inner_fields, inner) else _UNKNOWN
     error = None
     if BESIDE_AN_ERROR.issuperset(islice(fields, MOST_FIELDS)):
         error = error_in(item)

@@ -98,6 +98,8 @@ def inside(thing: object) -> dict[str, Any]:
         return {} if cls in _BARE else _slots(thing)
     if type(own) is not dict:
         return {}
+    if not own:
+        return extras(thing)  # a model that declares no fields, as litellm's choices
     data = own.get("_data")  # azure's own models
     return own if data is None or type(data) is not dict else cast("dict[str, Any]", data)
 

@@ -23,6 +23,10 @@ MOST_ITEMS: Final = 64
 MOST_BYTES: Final = 262_144
 """Most bytes that the held items may have, roughly."""
 
+_MOST_SILENT: Final = 3
+"""So many items without content at the end, and the end itself may have come before them: azure's
+asynchronous filter reports on an answer when that is over."""
+
 EMPTY: Final = Verdict(ErrorKind.BAD_RESPONSE, "empty")
 INTERRUPTED: Final = Verdict(ErrorKind.TRANSIENT, "stream_interrupted")
 
@@ -45,6 +49,7 @@ class ItemInspector(Protocol):
 
     def inspect_item(self, item: object, /) -> ItemInfo: ...
     def opens_silently(self, item: object, /) -> bool: ...
+    def reopens(self, item: object, /) -> bool: ...
     def refused(self, items: list[Any], /) -> Verdict | None: ...
     def text_of(self, item: object, /) -> str: ...
 
@@ -55,6 +60,7 @@ class StreamState:
     __slots__ = (
         "_size",
         "_was_silent",
+        "awaits_content",
         "fault",
         "first_content",
         "has_content",
@@ -62,6 +68,7 @@ class StreamState:
         "is_selected",
         "item_inspector",
         "items_sent",
+        "left_early",
         "policy",
         "quiet_since",
         "response_time",
@@ -88,6 +95,10 @@ class StreamState:
         self.policy = policy
         self.item_inspector = item_inspector
         self.is_selected = is_selected
+        self.awaits_content = False
+        """Whether more came than may be held, and its content is still looked for."""
+        self.left_early = False
+        """Whether the caller's code has returned before its source was at its end."""
         self._was_silent = False
         self.held: list[Any] = []
         self._size = 0
@@ -125,6 +136,7 @@ class StreamState:
         else:
             self._size += size_of(item)
         self.held.append(item)
+        self.awaits_content = self.may_begin and not self.has_content
         return None
 
     @property
@@ -153,11 +165,25 @@ class StreamState:
 
     def ended_after(self, last: Iterable[Any]) -> Verdict | None:
         """Return what is wrong with a stream that ended after these items, or None."""
-        return None if self.policy.on_truncated == "accept" else self.cut_short(last)
+        fault = None if self.policy.on_truncated == "accept" else self.cut_short(last)
+        if fault is None and self.awaits_content and not self.has_content:
+            fault = EMPTY if self.policy.on_empty == "next" else None
+        return fault
+
+    def note(self, item: Any) -> None:
+        """Note an item that was not held back, of a stream whose items are looked at."""
+        if self.awaits_content and not self.has_content:
+            self.has_content = self.is_content(item)
+        self.keep(item)
 
     def cut_short(self, last: Iterable[Any]) -> Verdict | None:
-        """Return a verdict if these are not the last items of a complete stream, else None."""
+        """Return a verdict if these are not the last items of a complete stream, else None.
+
+        The end may lie before them, if none of them has content or says how such streams end.
+        """
         is_cut: bool | None = None
+        has_ended = False
+        silent = 0
         for item in last:
             if (
                 self.is_selected
@@ -169,13 +195,18 @@ class StreamState:
             seen = self.item_inspector.inspect_item(item)
             if seen.verdict is not None:
                 return seen.verdict
+            silent += not seen.content
             if seen.ended:
-                return None
-            if seen.known and seen.ended is False and is_cut is None:
-                is_cut = True
-            elif seen.ended is None or not seen.known:
+                has_ended = True
+            elif not seen.known or (seen.ended is None and seen.content):
                 is_cut = False  # it is unknown how such a stream ends
-        return INTERRUPTED if is_cut else None
+            elif seen.ended is False and is_cut is None:
+                is_cut = True
+            if has_ended and seen.content and not seen.ended and self.item_inspector.reopens(item):
+                has_ended = False  # another answer to the same question goes on
+        if has_ended or not is_cut or self.left_early or silent >= _MOST_SILENT:
+            return None
+        return INTERRUPTED
 
     def keep(self, item: Any) -> None:
         """Keep the text of an item that the consumer gets, if the policy says so."""

@@ -20,8 +20,9 @@ from resilient_llm.answers._item import (
     no_text,
     part_has_content,
     text_in,
+    with_fields,
 )
-from resilient_llm.answers._reading import field, has, inside, is_text, word
+from resilient_llm.answers._reading import field, has, inside, is_mapping_like, is_text, word
 from resilient_llm.answers._response import add_content, add_part
 from resilient_llm.answers._verdicts import BROKEN, body_with, error_in, verdict_on
 from resilient_llm.answers.formats.openai_chat import inspect_helper
@@ -65,6 +66,8 @@ def _inspect_block_delta(fields: dict[str, Any], item: object) -> ItemInfo | Non
     text = delta.get("text")
     if type(text) is str and text:
         return CONTENT
+    if "type" not in delta and _OF_A_DELTA.isdisjoint(delta):
+        return None  # the caller's own
     for name in ("text", "thinking", "partial_json"):
         if is_filled(delta.get(name)):
             return CONTENT
@@ -76,7 +79,9 @@ def _text_of_block_delta(fields: dict[str, Any]) -> str:
 
 
 def _inspect_message_delta(fields: dict[str, Any], item: object) -> ItemInfo | None:
-    return ended_by(inside(fields.get("delta")).get("stop_reason"), content=False)
+    if not is_mapping_like(fields.get("delta")):
+        return None  # the caller's own
+    return ended_by(inside(fields["delta"]).get("stop_reason"), content=False)
 
 
 def _text_of_helper(fields: dict[str, Any]) -> str:
@@ -103,6 +108,8 @@ def _inspect_error(fields: dict[str, Any], item: object) -> ItemInfo | None:
     return None if error is None else failed(verdict_on(error))
 
 
+_OF_A_DELTA: Final = frozenset(("text", "thinking", "partial_json", "signature", "citation"))
+
 _EVENTS: Final = {
     "content_block_start": ItemFormat(_inspect_block_start, _text_of_block_start),
     "content_block_delta": ItemFormat(_inspect_block_delta, _text_of_block_delta),
@@ -113,6 +120,13 @@ _EVENTS: Final = {
     **each_type("signature citation compaction", ItemFormat(_inspect_beside_text, no_text)),
     **each_type("error response.error", ItemFormat(_inspect_error, no_text)),
 }
+
+
+# Of raw events and of those of the helper, also where a raw one is repeated with more.
+_FIELDS: Final = """type index message delta usage content_block context_management
+    text snapshot thinking signature citation partial_json parsed_snapshot parsed_output
+    encrypted_content content compaction error request_id code param sequence_number
+    event_id"""
 
 
 # A list of items.
@@ -148,4 +162,8 @@ def _collect(item: object, kind: str, stream: CollectedStream) -> bool:
     return True
 
 
-FORMAT: Final = Format(answer=_read_answer, items_by_type=_EVENTS, collect=_collect)
+FORMAT: Final = Format(
+    answer=_read_answer,
+    items_by_type=with_fields(_FIELDS, _EVENTS),
+    collect=_collect,
+)

@@ -16,6 +16,7 @@ from resilient_llm.answers._item import (
     ended_by,
     is_filled,
     part_has_content,
+    with_fields,
 )
 from resilient_llm.answers._reading import field, inside, is_dict, is_something, plain
 from resilient_llm.answers._response import add_message, add_part
@@ -65,8 +66,10 @@ def _inspect_event(fields: dict[str, Any], item: object) -> ItemInfo | None:
         return CONTENT if part_has_content(part if thought is None else thought) else NO_CONTENT
     if start is not None:
         return CONTENT if is_filled(inside(start).get("start")) else NO_CONTENT
+    if inside(fields.get("messageStart")) or inside(fields.get("contentBlockStop")):
+        return NO_CONTENT
     about = inside(fields.get("metadata"))
-    return None if about and "usage" not in about and "metrics" not in about else NO_CONTENT
+    return NO_CONTENT if "usage" in about or "metrics" in about else None
 
 
 def _text_of_event(fields: dict[str, Any]) -> str:
@@ -121,6 +124,8 @@ def _collect(item: object, kind: str, stream: CollectedStream) -> bool:
 
 FORMAT: Final = Format(
     answer=_read_answer,
-    items_by_common_field=each_type(_EVENTS, ItemFormat(_inspect_event, _text_of_event)),
+    items_by_common_field=with_fields(
+        _EVENTS, each_type(_EVENTS, ItemFormat(_inspect_event, _text_of_event))
+    ),
     collect=_collect,
 )

@@ -19,6 +19,7 @@ from resilient_llm.answers._item import (
     has_content,
     is_filled,
     no_text,
+    with_fields,
 )
 from resilient_llm.answers._reading import field, has, inside, is_text
 from resilient_llm.answers._response import add_message
@@ -52,7 +53,10 @@ def _read_answer(answer: object, info: ResponseInfo) -> bool:
 
 
 def _inspect_content(fields: dict[str, Any], item: object) -> ItemInfo | None:
-    message = inside(inside(fields.get("delta")).get("message"))
+    delta = inside(fields.get("delta"))
+    if "message" not in delta:
+        return None  # the caller's own
+    message = inside(delta["message"])
     if has_content(message.get("content")) or is_filled(message.get("tool_plan")):
         return CONTENT
     return NO_CONTENT
@@ -103,7 +107,7 @@ def _collect(item: object, kind: str, stream: CollectedStream) -> bool:
 
 FORMAT: Final = Format(
     answer=_read_answer,
-    items_by_type=_EVENTS,
+    items_by_type=with_fields("type index delta id logprobs event_type", _EVENTS),
     collect=_collect,
     has_answer_chunks=True,
 )

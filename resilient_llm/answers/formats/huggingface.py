@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm.answers._format import Format
-from resilient_llm.answers._item import ItemFormat, ItemInfo, cut, ended_by, is_filled
+from resilient_llm.answers._item import (
+    ItemFormat,
+    ItemInfo,
+    cut,
+    ended_by,
+    is_filled,
+    with_fields,
+)
 from resilient_llm.answers._reading import field, has, inside, is_text
 
 if TYPE_CHECKING:
@@ -44,6 +51,9 @@ def _text_of_token(fields: dict[str, Any]) -> str:
 
 FORMAT: Final = Format(
     answer=_read_answer,
-    items_by_field={"token": ItemFormat(_inspect_token, _text_of_token)},
+    items_by_field=with_fields(
+        "token index details generated_text top_tokens meta error",
+        {"token": ItemFormat(_inspect_token, _text_of_token)},
+    ),
     has_answer_chunks=True,
 )

@@ -16,6 +16,7 @@ from resilient_llm.answers._item import (
     is_filled,
     message_has_content,
     text_in,
+    with_fields,
 )
 from resilient_llm.answers._reading import field, has, inside, is_something, is_text
 from resilient_llm.answers._response import add_message
@@ -49,6 +50,8 @@ def _inspect_chunk(fields: dict[str, Any], item: object) -> ItemInfo | None:
     if type(done) is not bool or not ("message" in fields or "response" in fields):
         return None
     message = fields.get("message")
+    if "message" in fields and not _OF_A_MESSAGE.intersection(inside(message)):
+        return None  # the caller's own
     content = message_has_content(inside(message), message) or any(
         is_filled(fields.get(name)) for name in ("response", "thinking", "image")
     )
@@ -62,6 +65,12 @@ def _text_of_chunk(fields: dict[str, Any]) -> str:
     return text_in(message.get("content")) or cut(fields.get("response"))
 
 
+_OF_A_MESSAGE: Final = frozenset(("role", "content"))
+_FIELDS: Final = """model created_at done done_reason message response thinking image images
+    context total_duration load_duration prompt_eval_count prompt_eval_duration eval_count
+    eval_duration logprobs completed total remote_model remote_host error"""
+
+
 # A list of items.
 
 
@@ -72,7 +81,7 @@ def _note_end(item: object, stream: CollectedStream) -> None:
 
 FORMAT: Final = Format(
     answer=_read_answer,
-    items_by_field={"done": ItemFormat(_inspect_chunk, _text_of_chunk)},
+    items_by_field=with_fields(_FIELDS, {"done": ItemFormat(_inspect_chunk, _text_of_chunk)}),
     has_answer_chunks=True,
     note_end=_note_end,
 )

@@ -24,6 +24,7 @@ from resilient_llm.answers._item import (
     message_has_content,
     no_text,
     text_in,
+    with_fields,
 )
 from resilient_llm.answers._reading import (
     MOST_CHOICES,
@@ -101,6 +102,8 @@ def _inspect_chunk(fields: dict[str, Any], item: object) -> ItemInfo | None:
     stop = None
     for choice in choices[:MOST_CHOICES]:
         one = inside(choice)
+        if "delta" not in one and (extra := extras(choice)):
+            one = {**extra, **one}
         delta = one.get("delta")
         if delta is None:
             delta = one.get("message")
@@ -121,7 +124,9 @@ def _inspect_chunk(fields: dict[str, Any], item: object) -> ItemInfo | None:
     if content:
         return CONTENT if stop is None else ended_by(stop, content=True)
     error = _error_in_chunk(fields, item, choices)
-    return ended_by(stop, content=False) if error is None else failed(verdict_on(error))
+    if error is not None:
+        return failed(verdict_on(error))
+    return ended_by(stop, content=False)
 
 
 def _inspect_without_choices(fields: dict[str, Any], item: object) -> ItemInfo | None:
@@ -209,6 +214,10 @@ _HELPER_EVENTS: Final = {
 }
 
 
+_FIELDS_OF_EVENTS: Final = """type content snapshot parsed delta refusal logprobs chunk name index
+    arguments arguments_delta parsed_arguments"""
+
+
 # A list of items.
 
 
@@ -226,7 +235,7 @@ def _note_end(item: object, stream: CollectedStream) -> None:
 
 FORMAT: Final = Format(
     answer=_read_answer,
-    items_by_type=_HELPER_EVENTS,
+    items_by_type=with_fields(_FIELDS_OF_EVENTS, _HELPER_EVENTS),
     has_answer_chunks=True,
     note_end=_note_end,
 )

@@ -18,6 +18,7 @@ from resilient_llm.answers._item import (
     failed,
     has_content,
     no_text,
+    with_fields,
 )
 from resilient_llm.answers._reading import MOST_PARTS, field, has, is_text, items, word
 from resilient_llm.answers._response import ResponseInfo, add_content, add_part
@@ -124,6 +125,12 @@ _EVENTS: Final = {
     ),
 }
 
+# Of raw events, and of those of the helper, which repeats them with more.
+_FIELDS: Final = """type sequence_number response item_id output_index content_index summary_index
+    annotation_index annotation item part delta text refusal arguments input code logprobs
+    obfuscation snapshot parsed name agent event_id message param error partial_image_b64
+    partial_image_index response_id"""
+
 
 # A list of items.
 
@@ -152,4 +159,6 @@ def _collect(item: object, kind: str, stream: CollectedStream) -> bool:
     return True
 
 
-FORMAT: Final = Format(answer=_read_answer, items_by_type=_EVENTS, collect=_collect)
+FORMAT: Final = Format(
+    answer=_read_answer, items_by_type=with_fields(_FIELDS, _EVENTS), collect=_collect
+)
