@@ -27,7 +27,7 @@ FILTERED: Final = Verdict(ErrorKind.REQUEST_SPECIFIC, "content_policy")
 TRUNCATED: Final = Verdict(ErrorKind.REQUEST_SPECIFIC, "output_truncated")
 BROKEN: Final = Verdict(ErrorKind.TRANSIENT, "invalid_response")
 # A word that no rule knows, in a body that is otherwise in order, shows no sick server.
-_UNKNOWN_CODE: Final = Verdict(ErrorKind.TRANSIENT, "server_error", harms_health=False)
+_UNKNOWN_CODE: Final = Verdict(ErrorKind.TRANSIENT, "invalid_response", harms_health=False)
 INTERRUPTED: Final = Verdict(ErrorKind.TRANSIENT, "stream_interrupted")
 # The model, not the server, wrote what could not be parsed: no target's health is harmed.
 _MALFORMED: Final = Verdict(ErrorKind.TRANSIENT, "invalid_response", harms_health=False)
