@@ -202,36 +202,45 @@ def test_closing_from_another_thread_ends_the_read(
     assert 0 == health([GROQ])[GROQ].errors
 
 
-def test_without_a_thread_limits_are_checked_at_items(
-    monkeypatch: pytest.MonkeyPatch,
-    connection: tuple[socket.socket, socket.socket],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_without_a_thread_limits_are_checked_at_items() -> None:
     """A thread that cannot be started breaks no stream; the next limit tries again."""
-    monkeypatch.setattr(watchdog, "_watchdog", watchdog.Watchdog())
-    start = threading.Thread.start
+    # In a process of its own, which has no watchdog yet.
+    script = """
+import socket, threading
+from resilient_llm import StreamPolicy, Target, failover, health
 
-    def refuse(thread: threading.Thread) -> None:
-        if thread.name == "resilient_llm-watchdog":
-            raise RuntimeError("can't start new thread")
-        start(thread)
+start = threading.Thread.start
 
-    here, _ = connection
 
-    @failover([GROQ, OPENAI], attempts=1, stream=StreamPolicy(first_item_timeout=0.05))
-    def ask(target: Target, waits: bool) -> Iterator[bytes]:
-        if waits and target.key == GROQ and not here.recv(1):
-            raise ConnectionError("closed")
-        yield b"a"
+def refuse(thread):
+    if thread.name == "resilient_llm-watchdog":
+        raise RuntimeError("can't start new thread")
+    start(thread)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(threading.Thread, "start", refuse)
-        assert [b"a"] == list(ask(False))
-        assert [b"a"] == list(ask(False))
 
-    assert 1 == sum("no thread can be started" in record.message for record in caplog.records)
-    assert [b"a"] == list(ask(True))
-    assert 1 == health()[GROQ].errors
+here, there = socket.socketpair()
+here.settimeout(10)
+
+
+@failover(["groq/a", "openai/b"], attempts=1, stream=StreamPolicy(first_item_timeout=0.5))
+def ask(target: Target, waits: bool):
+    if waits and target.provider == "groq" and not here.recv(1):
+        raise ConnectionError("closed")
+    yield "a"
+
+
+threading.Thread.start = refuse
+assert ["a"] == list(ask(False)) == list(ask(False))
+threading.Thread.start = start
+assert ["a"] == list(ask(True))
+print(health()["groq/a"].errors)
+"""
+    child = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert "1\n" == child.stdout, child.stderr
+    assert 1 == child.stderr.count("no thread can be started")
 
 
 def test_a_wait_that_cannot_be_ended_is_tried_ever_less_often() -> None:
