@@ -207,12 +207,13 @@ class BaseStreamSession(ABC):
         if self._lent is not None:
             self._lent.is_over = True
         generator = None if self._generator is None else self._generator()
+        started = self._started_stream  # a reader in another thread lets go of it when it ends
         if generator is not None and not await self._close_generator(generator):
             # Another thread or task waits for an item: the closed connection ends that wait.
-            if self._started_stream is not None:
-                self._started_stream.stream_state.stopped_by_consumer = True
+            if started is not None:
+                started.stream_state.stopped_by_consumer = True
                 self._end_wait(generator)
-                await self._started_stream.opened.aabandon()
+                await started.opened.aabandon()
             return
         started = self._started_stream
         if not self.is_over and started is not None and started.opened.is_stream:
