@@ -102,14 +102,10 @@ class Binding:
         """Make calls with these options from now on."""
         self.effect = effect
         self.options = effect.options
-        self.backoff = effect.backoff
         self.reject = effect.options.reject
         self.limits = effect.limits
         self.is_stream = effect.is_stream
-        self.has_limits = effect.has_limits
         self.needs_limits = effect.needs_limits
-        self.is_inlined = effect.is_inlined
-        self.is_simple = effect.is_simple
 
     def bound(self) -> tuple[Candidate, ...]:
         """Return the candidates in the present state, by priority; bind first if unbound."""
@@ -190,7 +186,7 @@ class Binding:
         """Put into the wrapper what its healthy path reads. Called under the runtime's lock."""
         self._watch(is_watched)
         self.hears_failures = hears_failures
-        if not self.wrapper or not self.is_inlined:
+        if not self.wrapper or not self.effect.is_inlined:
             return
         others: tuple[tuple[Any, Target], ...] = ()
         if not tells_skips:

@@ -236,7 +236,7 @@ class Caller(Reporting):
             How the call goes on; None if the error is raised unchanged.
         """
         cancelled = was_cancelled(error) if self.injection.is_async else was_cut_off(error)
-        is_simple = self.candidates is not None and self.is_simple and not cancelled
+        is_simple = self.candidates is not None and self.effect.is_simple and not cancelled
         first = self._wrappers_attempt(generation, entered_at, target)
         if is_simple and first.candidate is not first.candidates[-1]:
             return self._moved_on(first, generation, error)
@@ -493,7 +493,7 @@ class Caller(Reporting):
         self, first: FirstAttempt, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Guard an awaitable that a plain function returned."""
-        if self.has_limits:
+        if self.effect.has_limits:
             call, flow, running = self._running(first, args, kwargs)
             return await adrive(call, flow, running, pending=result)
         try:

@@ -477,6 +477,9 @@ class Ticking:
     def sleep(self, seconds: float) -> None:
         pass
 
+    def is_cut_off(self) -> bool:
+        return False
+
 
 @pytest.fixture(autouse=True)
 def ticking(_fresh_state: None) -> Iterator[None]:

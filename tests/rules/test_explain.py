@@ -247,7 +247,7 @@ def test_a_callable_that_raises_nothing(
         (["429", "-H", "retry-after"], "'name: value'"),
         (["429", "--body", "no/such/file"], "cannot be read"),
         (["no-such-file"], "cannot be read"),
-        (["no_such_module:f"], "module:callable"),
+        (["no_such_module:f"], "no module named"),
         (["json:no_such_function"], "module:callable"),
         (["json:decoder"], "not callable"),
         ([str(HERE.parents[1] / "conftest.py")], "no status line"),
