@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._core.circuit.state import FOREVER, Bench
 from resilient_llm._runtime.chains import named_keys
@@ -54,20 +54,28 @@ def bench_model(
     runtime.registry.circuit(key).bench(now, end, reason)
 
 
-def _warn_of_typo(key: str) -> None:
-    """Log a warning if no chain names a key, but one like it."""
-    named = named_keys()
-    if key in named:
-        return
-    near = check.near_names(key, named)
-    if near:
-        import logging
+_MOST_NEAR: Final = 3
 
-        logging.getLogger("resilient_llm").warning(
-            "%s is benched, which no chain of this process names; did you mean %s?",
-            key,
-            " or ".join(near),
-        )
+
+def _warn_of_typo(key: str) -> None:
+    """Log a warning if there are chains and none names a key."""
+    named = named_keys()
+    if not named or key in named:
+        return
+    import logging
+
+    near = _without_a_part(key, named) or check.near_names(key, named)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    logging.getLogger("resilient_llm").warning(
+        "%s is benched, which no chain of this process names%s", key, hint
+    )
+
+
+def _without_a_part(key: str, named: set[str]) -> list[str]:
+    """Return the named keys that are this one with its provider, or with an account."""
+    return sorted(
+        each for each in named if each.partition("/")[2] == key or each.partition("@")[0] == key
+    )[:_MOST_NEAR]
 
 
 def unbench_model(spec: str | Target) -> bool:

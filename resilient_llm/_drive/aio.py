@@ -48,6 +48,11 @@ class TimeLimit:
         self.still_counted = 0
         """Cancellations of the limit that asyncio still counts after it."""
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the limit has passed, whatever came of that."""
+        return self._scope is not None and self._scope.cancel_called
+
     def error(self) -> TimeoutError:
         return TimeoutError(f"no answer within {self._limit:.3g} s")
 
@@ -74,10 +79,7 @@ class TimeLimit:
         # A scope of trio swallows also where there is nothing to swallow.
         self.was_cut_off = bool(swallows) and error is not None
         self.ended_it = self.was_cut_off or (
-            error is not None
-            and self._scope is not None
-            and self._scope.cancel_called
-            and comes_of_a_cancellation(error)
+            error is not None and self.is_over and comes_of_a_cancellation(error)
         )
         return self.was_cut_off
 
@@ -181,7 +183,15 @@ class _TimedAttempt:
         finally:
             self.is_cut_off, self.still_counted = limit.ended_it, limit.still_counted
         limit.check()
+        if started is not None and limit.is_over and _ended_empty(started):
+            # A generator caught the cancellation and returned.
+            self.is_cut_off = True
+            raise limit.error()
         return value, kind, started
+
+
+def _ended_empty(started: StartedStream) -> bool:
+    return started.is_over and not started.stream_state.has_content
 
 
 def _kind_of_answer(value: Any, step: Try) -> ResultKind | None:

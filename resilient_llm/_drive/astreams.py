@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.steps import Step
     from resilient_llm._drive.opening import StartedStream
     from resilient_llm._drive.session import Suspended
+    from resilient_llm._runtime.clock import CancelScope
 
 
 class StreamSession(BaseStreamSession):
@@ -174,6 +175,7 @@ async def _timed(started: StartedStream) -> AsyncGenerator[Any, None]:
     limit: float | None = None
     item: Any = None
     on_trio = is_trio()
+    scope: CancelScope | None = None
     while True:
         since = runtime.clock()
         if timer is not None:
@@ -185,7 +187,7 @@ async def _timed(started: StartedStream) -> AsyncGenerator[Any, None]:
                 item = await source.__anext__()
             else:
                 item = CUT_OFF
-                with runtime.time.cancel_after(limit):
+                with runtime.time.cancel_after(limit) as scope:
                     if on_trio:
                         item = await _closed_item(started)
                     else:
@@ -193,6 +195,9 @@ async def _timed(started: StartedStream) -> AsyncGenerator[Any, None]:
                 if item is CUT_OFF:
                     raise started.late()
         except StopAsyncIteration:
+            # A generator may catch the cancellation and return.
+            if scope is not None and scope.cancel_called:
+                raise started.late() from None
             return
         if timer is not None:
             waited = runtime.clock() - since

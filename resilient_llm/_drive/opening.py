@@ -73,15 +73,16 @@ class FirstContentTimeout:
         traceback: TracebackType | None,
     ) -> None:
         was_over = self._alarm.off()
+        is_alarm = error is not None and self._alarm.raised(error)
         is_ours = error is not None and (
-            self._alarm.raised(error)
-            or (
-                was_over
-                and issubclass(type(error), Exception)
-                and not issubclass(type(error), NoContentError)
-            )
+            was_over
+            and issubclass(type(error), Exception)
+            and not issubclass(type(error), NoContentError)
         )
         self._alarm.close()
+        if is_alarm:
+            # The alarm's own exception may be one that an application's limit raises.
+            raise no_content(self._limit) from None
         if is_ours:
             raise no_content(self._limit) from error
 

@@ -194,7 +194,8 @@ def _timed(started: StartedStream) -> Generator[Any, None, None]:
                 return
             except BaseException as error:
                 if alarm is not None and limit is not None and _ended_by(alarm, error):
-                    raise started.late() from error
+                    # The alarm's own exception may be one that an application's limit raises.
+                    raise started.late() from None if alarm.raised(error) else error
                 raise
             if timer is not None and alarm is not None:
                 waited = runtime.clock() - since

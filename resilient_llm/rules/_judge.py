@@ -34,7 +34,7 @@ from resilient_llm.rules import (
     websockets,
     zhipu,
 )
-from resilient_llm.rules._class_info import class_of
+from resilient_llm.rules._class_info import class_of, package_of
 from resilient_llm.rules._evidence import Evidence
 from resilient_llm.rules._verdicts import CALLER_BUG, stamped
 
@@ -80,11 +80,13 @@ def beneath_client(evidence: Evidence) -> Verdict | None:
     """Return the verdict on such an exception that a client's error was raised from.
 
     Many releases of openai, groq and their kin do so with whatever interrupts a request, such as
-    vcrpy's refusal of a request that was not recorded.
+    vcrpy's refusal of a request that was not recorded. What a framework raises itself from its
+    own control flow says more: that a model has used up its tries, for example.
     """
+    package = package_of(type(evidence.error))
     inner = cause_of(evidence.error)
     for _ in range(_MOST_CAUSES):
-        if inner is None:
+        if inner is None or package_of(type(inner)) == package:
             return None
         verdict = frameworks.verdict_of[type(inner)]
         if verdict is not None:

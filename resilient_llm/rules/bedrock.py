@@ -33,6 +33,8 @@ CODES: Final[dict[str, Verdict]] = {
     "signaturedoesnotmatch": dead("invalid_credentials"),
     "requesttimetooskewed": dead("invalid_credentials"),
     "invalidclienttokenid": dead("invalid_credentials"),
+    "invalididentitytoken": dead("invalid_credentials"),  # of STS, as the next one
+    "idpcommunicationerror": transient("network"),
     "incompletesignature": dead("invalid_credentials"),
     "missingauthenticationtoken": dead("invalid_credentials"),
     "servicequotaexceededexception": limited("quota_window", retryable=False),

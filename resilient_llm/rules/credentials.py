@@ -6,6 +6,7 @@ like a bug of the caller's, but it is a key that nobody but an operator can mend
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from resilient_llm._values.built_in import cause_of, context_of
@@ -25,6 +26,10 @@ _REFUSED: Final = (
     "invalid metadata",  # grpc
     "metadata was invalid",
 )
+_QUOTED: Final = re.compile(r"header value:? ?b?['\"](.*)['\"]", re.DOTALL)
+_ESCAPES: Final = re.compile(r"\\[rnt0]|\\x[0-9a-f]{2}|\s")
+_SCHEMES: Final = ("bearer", "basic", "digest", "key ", "token ", "apikey ", "api-key ")
+_KEY: Final = re.compile(r"(?=.*[-_0-9])[^\s@]{8,}")
 _LONGEST_TEXT: Final = 1_000
 _MOST_CAUSES: Final = 12  # also guards against a ring
 _MOST_FRAMES: Final = 1_000
@@ -58,16 +63,29 @@ def _beneath(error: BaseException, is_translated: bool) -> BaseException | None:
 
 def _refuses(error: BaseException, text: object) -> bool:
     if type(error) is UnicodeEncodeError:
-        return _was_encoding_a_header(error)
+        return _was_encoding_a_header(error) and _may_be_key(error.object.lower())
     if not isinstance(text, str):
         return False
     text = text[:_LONGEST_TEXT].lower()
     if "header" not in text and "metadata" not in text:
         return False
-    return any(words in text for words in _REFUSED) and (
+    if not any(words in text for words in _REFUSED) or not (
         package_of(type(error)) in CLIENTS
         or (type(error) is ValueError and raised_in_client(error))
-    )
+    ):
+        return False
+    quoted = _QUOTED.search(text)
+    return quoted is None or _may_be_key(quoted[1])
+
+
+def _may_be_key(value: str) -> bool:
+    """Return whether a lower-cased value of a header may be a credential, and no user's data.
+
+    No client tells the header's name. A credential has a scheme before it, or is one word with
+    more than letters.
+    """
+    value = _ESCAPES.sub(" ", value).strip()
+    return value.startswith(_SCHEMES) or _KEY.fullmatch(value) is not None
 
 
 def _was_encoding_a_header(error: BaseException) -> bool:

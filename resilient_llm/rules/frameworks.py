@@ -52,6 +52,7 @@ _SERVERS: Final[tuple[Line, ...]] = (
     ("aiohttp.web_protocol", "RequestPayloadError PayloadAccessError", "aiohttp 3.14"),
     ("sanic.exceptions", "SanicException", "sanic 25.12"),
     ("tornado.web", "HTTPError Finish", "tornado 6.6"),
+    ("tornado.websocket", "WebSocketClosedError", "tornado 6.6; a browser that has gone"),
     ("falcon", "HTTPError HTTPStatus WebSocketDisconnected", "falcon 4.4"),
     ("bottle", "HTTPResponse RouteReset", "bottle 0.13"),
     ("pyramid.httpexceptions", "HTTPException", "pyramid 2.1"),
@@ -68,7 +69,7 @@ _SERVERS: Final[tuple[Line, ...]] = (
 _TASK_QUEUES: Final[tuple[Line, ...]] = (
     (
         "celery.exceptions",
-        "TaskPredicate MaxRetriesExceededError",
+        "TaskPredicate MaxRetriesExceededError TaskRevokedError",
         "https://docs.celeryq.dev/en/stable/reference/celery.exceptions.html",
     ),
     ("dramatiq", "Retry RateLimitExceeded SkipMessage", "dramatiq 2.2"),
@@ -85,9 +86,10 @@ _TASK_QUEUES: Final[tuple[Line, ...]] = (
         "AirflowSkipException AirflowFailException AirflowRescheduleException TaskDeferred",
         "apache-airflow-task-sdk 1.3",
     ),
-    ("prefect.exceptions", "PrefectSignal", "prefect 3.9"),
+    ("prefect.exceptions", "PrefectSignal CancelledRun", "prefect 3.9"),
+    ("tenacity", "TryAgain", "https://tenacity.readthedocs.io/en/latest/#other-control-flow"),
     ("dagster", "RetryRequested Failure", "dagster 1.13"),
-    ("temporalio", "ContinueAsNewError _CompleteAsyncError", "temporalio 1.35"),
+    ("temporalio", "ContinueAsNewError _CompleteAsyncError ApplicationError", "temporalio 1.35"),
     ("distributed.exceptions", "Reschedule", "distributed 2026.8"),
     (
         "locust.exception",
@@ -98,6 +100,7 @@ _TASK_QUEUES: Final[tuple[Line, ...]] = (
 _AGENTS: Final[tuple[Line, ...]] = (
     ("langgraph.errors", "GraphBubbleUp", "langgraph 1.2; interrupt(), Command(graph=PARENT)"),
     ("langchain_core.tools", "ToolException", "langchain-core 1.8"),
+    ("mcp.shared.exceptions", "UrlElicitationRequiredError", "mcp 1.24"),
     (
         "pydantic_ai.exceptions",
         "ModelRetry CallDeferred ApprovalRequired ToolFailed ToolRetryError ToolFailedError "

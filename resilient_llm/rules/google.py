@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from resilient_llm.rules import hints
-from resilient_llm.rules._bodies import MOST_DETAILS
+from resilient_llm.rules._bodies import MOST_DETAILS, decoded
 from resilient_llm.rules._class_info import class_of
 from resilient_llm.rules._foreign import attribute
 from resilient_llm.rules._verdicts import (
@@ -58,7 +58,9 @@ def by_class(evidence: Evidence) -> Verdict | None:
     if "google.GoogleAuthError" in names:
         if evidence.attributes.get("_retryable") is True:
             return SERVER_ERROR
-        return BROKEN if _lost_its_server(evidence) else NO_CREDENTIALS
+        if _lost_its_server(evidence) or _server_failed(evidence.error):
+            return BROKEN
+        return NO_CREDENTIALS
     if "google.FunctionInvocationError" in names:
         return CALLER_BUG  # a function of the caller, called for the model
     code = evidence.attributes.get("code")  # of a live session: the close code of the websocket
@@ -80,6 +82,35 @@ def _lost_its_server(evidence: Evidence) -> bool:
     return not isinstance(words, str) or _REFUSAL.search(words[:_LONGEST_WORDS].lower()) is None
 
 
+def _server_failed(error: BaseException) -> bool:
+    """Return whether the server that gives tokens answered without saying what is wrong.
+
+    google-auth puts the answer into the last argument. A refusal is an object with an ``error``
+    (RFC 6749, section 5.2); a gateway's page, an empty body and words such as
+    "502 Bad Gateway" are none.
+    """
+    args = error.args
+    if len(args) < 2:
+        return False
+    said: Any = args[-1]
+    if type(said) is str or type(said) is bytes:
+        said = decoded(said)
+    if not isinstance(said, dict):
+        return said is None or isinstance(said, str)
+    cause: Any = cast("dict[str, Any]", said).get("error")
+    if isinstance(cause, dict):
+        status: Any = cast("dict[str, Any]", cause).get("code")
+        return isinstance(status, int) and (status in (408, 429) or status >= 500)
+    return cause is None or (isinstance(cause, str) and cause.lower() in _PASSING)
+
+
+_PASSING: Final = frozenset(
+    (
+        "server_error", "temporarily_unavailable", "internal_failure", "internal", "internal_error",
+        "backend_error", "unavailable", "rate_limit", "rate_limit_exceeded", "slow_down",
+    )
+)  # fmt: skip
+"""Errors of a token server that pass by themselves: of RFC 6749 and RFC 8628, and Google's own."""
 _LONGEST_WORDS: Final = 1_000
 # 408 and 429 pass by themselves.
 _REFUSAL: Final = re.compile(r"\bstatus: 4(?!08|29)\d\d")

@@ -95,3 +95,21 @@ def test_a_bench_of_a_known_or_quite_another_key_is_not_warned_of(
 
     assert not any("did you mean" in each.getMessage() for each in caplog.records)
     assert policy
+
+
+def test_a_bench_of_a_key_without_a_part_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """The name of the model alone, and a provider without its account."""
+    policy = failover("mistral/large-2, azure@eu/gpt-4o")
+
+    with caplog.at_level(logging.WARNING, logger="resilient_llm"):
+        for key in ("large-2", "azure", "azure/gpt-4o", "zebra/stripes"):
+            bench_model(key)
+
+    said = [each.getMessage() for each in caplog.records if "no chain" in each.getMessage()]
+    assert [
+        "large-2 is benched, which no chain of this process names; did you mean mistral/large-2?",
+        "azure is benched, which no chain of this process names; did you mean azure@eu or azure@eu/gpt-4o?",
+    ] == said[:2]
+    assert "azure@eu/gpt-4o" in said[2]
+    assert "zebra/stripes is benched, which no chain of this process names" == said[3]
+    assert policy

@@ -206,3 +206,33 @@ def test_on_trio_a_scope_of_an_inner_generator_is_refused_too() -> None:
         await anyio.lowlevel.checkpoint()
 
     anyio.run(main, backend="trio")
+
+
+@pytest.mark.parametrize("words", [0, 1], ids=["before content", "after content"])
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_generator_that_returns_when_it_is_cut_off_was_cut_off(words: int, backend: str) -> None:
+    """Code of servers often catches a cancellation and returns: that is no end of the answer."""
+
+    @failover(
+        [GROQ, OPENAI], attempts=1, stream=StreamPolicy(first_item_timeout=0.01, idle_timeout=0.01)
+    )
+    async def ask(target: Target) -> AsyncIterator[str]:
+        if target.key == OPENAI:
+            yield "b"
+            return
+        try:
+            for _ in range(words):
+                yield "a"
+            await anyio.sleep_forever()
+        except anyio.get_cancelled_exc_class():
+            return
+
+    async def main() -> list[str]:
+        return [word async for word in ask()]
+
+    if words:
+        with pytest.raises(StreamInterruptedError):
+            anyio.run(main, backend=backend)
+    else:
+        assert ["b"] == anyio.run(main, backend=backend)
+    assert (1, "timeout") == (health()[GROQ].errors, health()[GROQ].last_error.reason)  # type: ignore[union-attr]

@@ -281,7 +281,9 @@ def test_a_translated_refusal_is_found() -> None:
     error = shaped(
         "litellm.exceptions.InternalServerError", ("Connection error.",), status_code=500
     )
-    error.__context__ = wrapped(httpx.LocalProtocolError("Illegal header value b'k\\n'"))
+    error.__context__ = wrapped(
+        httpx.LocalProtocolError("Illegal header value b'Bearer not-a-key\\n'")
+    )
 
     assert "auth_dead" == classify(error).kind
 
@@ -352,3 +354,69 @@ def test_a_refused_token_is_a_dead_key() -> None:
     )
 
     assert ErrorKind.AUTH_DEAD is classify(error).kind
+
+
+# Headers that are not a key, and answers of token servers.
+
+
+USERS_DATA = ("Jos\u00e9 \u4e2d", "Bob\nSmith", "a\nb", "\u201cquoted\u201d")
+
+
+def tagged_by_openai(url: str, value: str) -> Any:
+    with openai.OpenAI(api_key="not-a-key", base_url=url, max_retries=0) as client:
+        return client.chat.completions.create(
+            model="m", messages=MESSAGES, extra_headers={"Helicone-User-Id": value}
+        )
+
+
+def tagged_by_httpx(url: str, value: str) -> Any:
+    return httpx.post(url, headers={"X-User": value})
+
+
+def tagged_by_requests(url: str, value: str) -> Any:
+    return requests.post(url, headers={"X-User": value}, timeout=5)
+
+
+@pytest.mark.parametrize("ask", [tagged_by_openai, tagged_by_httpx, tagged_by_requests])
+@pytest.mark.parametrize("value", USERS_DATA)
+def test_a_users_name_in_a_header_is_no_dead_key(
+    ask: Callable[[str, str], Any], value: str, url: str
+) -> None:
+    """It is sent by one caller, and harms no target for the next."""
+    try:
+        ask(url, value)
+    except Exception as error:
+        verdict = classify(error)
+    else:
+        return  # requests sends letters of Latin-1
+    if verdict.status is None:
+        assert ErrorKind.AUTH_DEAD is not verdict.kind
+        assert not verdict.harms_health
+
+
+PAGE = "<!DOCTYPE html><html lang=en><title>Error 502 (Server Error)!!1</title>"
+
+
+@pytest.mark.parametrize(
+    ("args", "kind"),
+    [
+        ((PAGE, PAGE), ErrorKind.TRANSIENT),
+        (("", ""), ErrorKind.TRANSIENT),
+        (("no healthy upstream", "no healthy upstream"), ErrorKind.TRANSIENT),
+        (("internal", {"error": "internal"}), ErrorKind.TRANSIENT),
+        (("x", '{"error": "temporarily_unavailable"}'), ErrorKind.TRANSIENT),
+        (("x", {"error": {"code": 503, "message": "x"}}), ErrorKind.TRANSIENT),
+        (("x", {"error": {"code": 403, "message": "x"}}), ErrorKind.AUTH_DEAD),
+        (("invalid_grant: Bad Request", {"error": "invalid_grant"}), ErrorKind.AUTH_DEAD),
+        (("x", '{"error": "invalid_client"}'), ErrorKind.AUTH_DEAD),
+        (("The credentials do not contain the necessary fields",), ErrorKind.AUTH_DEAD),
+    ],
+)
+@pytest.mark.parametrize("name", ["RefreshError", "OAuthError"])
+def test_only_a_refusal_of_a_token_server_is_a_dead_key(
+    name: str, args: tuple[Any, ...], kind: ErrorKind
+) -> None:
+    """A gateway's page in its place, or a failure of the server itself, passes."""
+    exceptions = pytest.importorskip("google.auth.exceptions")
+
+    assert kind is classify(getattr(exceptions, name)(*args)).kind

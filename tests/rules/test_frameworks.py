@@ -17,9 +17,10 @@ import httpx
 import httpx2
 import openai
 import pytest
+import tenacity
 import yarl
 
-from resilient_llm import ErrorKind, Verdict, classify
+from resilient_llm import ErrorKind, Target, Verdict, classify, failover
 from resilient_llm.rules import frameworks
 from tests.support.errors import AppError, answered, httpx_error, shaped, wrapped
 
@@ -428,3 +429,27 @@ def test_billiards_own_signal_is_a_time_limit() -> None:
         signal.signal(signal.SIGUSR1, before)
 
     assert TIME_LIMIT == classify(caught.value)
+
+
+def test_what_a_framework_makes_of_its_own_control_flow_says_more() -> None:
+    """A model that has used up its tries has given an answer that does not fit."""
+    exceptions = pytest.importorskip("pydantic_ai.exceptions")
+    error = exceptions.UnexpectedModelBehavior("Exceeded maximum output retries (1)")
+    error.__cause__ = exceptions.ModelRetry("age is no number")
+
+    assert frameworks.CONTROL_FLOW.reason != classify(error).reason
+
+
+@pytest.mark.parametrize("kind", ["next", "raise"])
+def test_a_retry_that_the_application_asks_tenacity_for_is_its_own(kind: str) -> None:
+    """No other target is asked, and nobody is blamed."""
+    asked: list[str] = []
+
+    @failover(["groq/a", "openai/b"], on_unknown=kind)
+    def ask(target: Target) -> None:
+        asked.append(target.key)
+        raise tenacity.TryAgain
+
+    with pytest.raises(tenacity.TryAgain):
+        ask()
+    assert ["groq/a"] == asked
