@@ -385,10 +385,12 @@ def test_generator_functions_pass_for_ones() -> None:
     assert not inspect.isasyncgenfunction(of_module)
     assert not inspect.iscoroutinefunction(of_module_async)
     assert inspect.isgeneratorfunction(OfModule().ask)
-    assert "(prompt: 'str', *, loud: 'bool' = False) -> 'Iterator[str]'" == str(
+    assert "(prompt: str, *, loud: bool = False) -> collections.abc.Iterator[str]" == str(
         inspect.signature(of_module)
     )
-    assert "(prompt: 'str') -> 'Iterator[str]'" == str(inspect.signature(OfModule().ask))
+    assert "(prompt: str) -> collections.abc.Iterator[str]" == str(
+        inspect.signature(OfModule().ask)
+    )
     assert ("of_module", "Give the prompt.", __name__) == (
         of_module.__name__,
         of_module.__doc__,

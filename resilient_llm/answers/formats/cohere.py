@@ -73,13 +73,11 @@ def _inspect_end(fields: dict[str, Any], item: object) -> ItemInfo | None:
 
 _EVENTS: Final = {
     **each_type(
-        "content-start content-delta tool-plan-delta",
+        "message-start content-start content-delta tool-plan-delta",
         ItemFormat(_inspect_content, _text_of_content),
     ),
     **each_type("tool-call-start tool-call-delta", ALWAYS_CONTENT),
-    **each_type(
-        "message-start content-end tool-call-end citation-start citation-end", NEVER_CONTENT
-    ),
+    **each_type("content-end tool-call-end citation-start citation-end", NEVER_CONTENT),
     "message-end": ItemFormat(_inspect_end, no_text),
 }
 
