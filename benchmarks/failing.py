@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from _timing import Function, is_installed
@@ -25,7 +26,13 @@ class Unavailable(Exception):  # noqa: N818  # what the HTTP status is called
 class Unprocessable(Exception):  # noqa: N818  # what the HTTP status is called
     """What an SDK raises for an HTTP 422: wrong for this target, and no fault of its health."""
 
-    status_code = 422
+    def __init__(self) -> None:
+        super().__init__("unprocessable")
+        self.status_code = 422
+        self.response = _REFUSAL
+
+
+_REFUSAL = SimpleNamespace(status_code=422, headers={})
 
 
 def errors() -> dict[str, Callable[[], Exception]]:

@@ -361,10 +361,14 @@ def _wrapped_by(error: BaseException) -> BaseException | None:
         return None
 
 
+_KEEPERS: Final = frozenset(("last_attempt", "original_exception", "_cause"))
+"""Attributes in which tenacity, litellm and google keep the error that they have wrapped."""
+
+
 def _kept_by(error: BaseException) -> BaseException | None:
     try:
         held = cast("object", error.__dict__)
-        if type(held) is not dict:
+        if type(held) is not dict or _KEEPERS.isdisjoint(cast("dict[str, Any]", held)):
             return None
         attributes = cast("dict[str, Any]", held)
         attempt = attributes.get("last_attempt")

@@ -132,7 +132,7 @@ class Watchdog:
 
     def is_cut_off(self, thread: int) -> bool:
         """Return whether an alarm ended a wait of this thread, and is not turned off yet."""
-        return any(
+        return bool(self._alarms) and any(
             alarm.is_over and alarm.thread == thread and alarm.ends_at != _NEVER
             for alarm in self._alarms.copy()
         )
