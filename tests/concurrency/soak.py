@@ -1123,10 +1123,12 @@ class Allowance:
 
 
 # Circuits are let go a thousand of ten thousand at a time, and their blocks are not counted;
-# memory has the allocator's habits. A leak of one object per call is seen within seconds.
+# memory has the allocator's habits. Circuits that have failed have more blocks than those that are
+# measured, so blocks go up and down by some 5,000. A leak of one object per call, which are 25,000
+# in a quarter of a minute's run, is seen.
 ALLOWED: Final[dict[str, Allowance]] = {
     "memory (KiB)": Allowance(0.01, 2048),
-    "memory blocks": Allowance(0.02, 1500),
+    "memory blocks": Allowance(0.03, 2500),
     "file descriptors": Allowance(0.0, 6),
     "threads": Allowance(0.0, 1),
     "circuits": Allowance(0.11, 20),
