@@ -85,7 +85,7 @@ def _add(marks: deque[list[float]], now: float) -> None:
     if marks and now - marks[-1][0] < 0.1:
         marks[-1][1] += 1
     else:
-        _expire(marks, now)  # here, too: nobody may ask for a sum for days
+        _expire(marks, now)  # here, too: a sum may not be asked for in days
         marks.append([now, 1])
 
 

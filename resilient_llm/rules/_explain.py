@@ -70,7 +70,7 @@ def _match(evidence: Evidence) -> tuple[str, str]:
         return f"the words {said}", _field_of_words(evidence, words)
     if kind == "status":
         return f"the status {what}", _field_of_status(evidence, what)
-    if kind == "status of nobody":
+    if kind == "status without an answer":
         return f"nothing shows that a provider sent the status {what}", _field_of_status(
             evidence, what
         )

@@ -38,6 +38,8 @@ REFUSED: Final = transient("network", scope="provider")
 BROKEN: Final = transient("network")
 INTERRUPTED: Final = transient("stream_interrupted")
 STREAM_ERROR: Final = transient("stream_error")
+# A word that no rule knows, in a body that is otherwise in order, shows no sick server.
+UNKNOWN_CODE: Final = transient("stream_error", harms_health=False)
 BAD_BODY: Final = transient("invalid_response")
 SERVER_ERROR: Final = transient("server_error")
 NO_CREDENTIALS: Final = dead("invalid_credentials")

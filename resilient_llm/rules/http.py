@@ -13,6 +13,7 @@ from resilient_llm.rules._class_info import package_of
 from resilient_llm.rules._verdicts import (
     BAD_BODY,
     SERVER_ERROR,
+    UNKNOWN_CODE,
     dead,
     limited,
     stamped,
@@ -83,7 +84,7 @@ def by_status(evidence: Evidence) -> Verdict | None:
     if status is None:
         return None
     if status < 500 and status not in _PASSING and _is_unsigned(evidence):
-        evidence.matched_by = ("status of nobody", status)
+        evidence.matched_by = ("status without an answer", status)
         # What it was raised from says more.
         return None if cause_of(evidence.error) else stamped(UNSIGNED, status, None)
     if (
@@ -106,7 +107,7 @@ _OF_AN_ANSWER: Final = ("response", "request", "headers")
 def _is_unsigned(evidence: Evidence) -> bool:
     """Return whether nothing shows that a provider sent the status.
 
-    It is the number of a class of nobody's client, without an answer or a request, without a
+    It is the number of a class of no known client, without an answer or a request, without a
     body, headers or the words of a client. The application's own server may mean to send it.
     """
     if evidence.error_class.is_client or evidence.parts or evidence.body:
@@ -135,11 +136,7 @@ def by_success(evidence: Evidence) -> Verdict | None:
     evidence.matched_by = ("status of a success", status)
     if status is None or status >= 300:
         return None
-    # A word that no rule knows, in a body that is otherwise in order, shows no sick server.
-    return _UNKNOWN_CODE if evidence.parts and evidence.codes else BAD_BODY
-
-
-_UNKNOWN_CODE: Final = transient("stream_error", harms_health=False)
+    return UNKNOWN_CODE if evidence.parts and evidence.codes else BAD_BODY
 
 
 # urllib3 stops retrying with these words and keeps no response.

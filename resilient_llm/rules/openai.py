@@ -9,8 +9,8 @@ from resilient_llm.rules._verdicts import (
     POLICY,
     STREAM_ERROR,
     TRUNCATED,
+    UNKNOWN_CODE,
     dead,
-    transient,
     wrong_request,
 )
 
@@ -32,9 +32,6 @@ NAMES: Final[dict[str, Verdict]] = {
     "ContextOverflowError": wrong_request("context_length_exceeded"),
     "ModelQuotaExceededError": dead("insufficient_quota"),
 }
-
-
-_UNKNOWN_CODE: Final = transient("stream_error", harms_health=False)
 
 
 def cause_named(error_class: ErrorClass) -> Verdict | None:
@@ -59,5 +56,4 @@ def by_class(evidence: Evidence) -> Verdict | None:
     is_bare = error_class.is_client and error_class.simple_names[0] == "APIError"
     if not is_bare:
         return None
-    # A word that no rule knows, in a body that is otherwise in order, shows no sick server.
-    return _UNKNOWN_CODE if evidence.parts and evidence.codes else STREAM_ERROR
+    return UNKNOWN_CODE if evidence.parts and evidence.codes else STREAM_ERROR

@@ -413,6 +413,18 @@ PER_DAY = {
             None,
         ),
         (
+            boto_error("InvalidIdentityToken", "Couldn't retrieve verification key", 400),
+            "auth_dead",
+            "invalid_credentials",
+            None,
+        ),
+        (
+            boto_error("IDPCommunicationError", "The identity provider is unreachable", 400),
+            "transient",
+            "network",
+            None,
+        ),
+        (
             boto_error("ExpiredTokenException", "The security token is expired", 403),
             "auth_dead",
             "invalid_credentials",
