@@ -221,7 +221,7 @@ class GuardedStream:
         # From here on only the stream is inside the breaker, and not the consumer's own code.
         self._permit: Permit | None = guard.taken()
         self._lender = self._permit
-        self.lends = bool(self._permit.leases)
+        self.lends = self._permit.matters_inside
         self._stream_state = StreamState(DEFAULT, runtime.item_inspector(), is_selected=True)
         self._sources: list[Any] = []
         self.has_content = False

@@ -78,7 +78,7 @@ class SecondAttempt:
             return
         permit = admit(self.candidate.circuit, now)
         if isinstance(permit, Permit):
-            if permit.leases:
+            if permit.matters_inside:
                 permit.abandoned()
             else:
                 self.permit = permit

@@ -202,8 +202,8 @@ def _kind_of_answer(value: Any, step: Try) -> ResultKind | None:
 
 
 async def _attempt(call: Call, step: Try, pending: Any) -> Any:
-    """Make one attempt, with its leases known to guards inside it."""
-    if not step.permit.leases:
+    """Make one attempt, known to guards inside it as far as it matters to them."""
+    if not step.permit.matters_inside:
         value = step.candidate.invoke(step, call.args, call.kwargs) if pending is None else pending
         return await value if is_awaitable(value) else value
     push_permit(step.permit)

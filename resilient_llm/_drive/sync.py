@@ -129,8 +129,8 @@ def reply_of(value: Any, started: StartedStream | None) -> Reply:
 
 
 def attempt(call: Call, step: Try) -> Any:
-    """Make one attempt, with its leases known to guards inside it."""
-    if not step.permit.leases:
+    """Make one attempt, known to guards inside it as far as it matters to them."""
+    if not step.permit.matters_inside:
         return step.candidate.invoke(step, call.args, call.kwargs)
     push_permit(step.permit)
     try:

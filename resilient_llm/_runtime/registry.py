@@ -150,6 +150,7 @@ class Registry:
             rng=self._rng,
             sink=self._dispatcher,
             provider=parent,
+            looks=True,
         )
         made.own = own
         with self._lock:

@@ -1506,7 +1506,7 @@ def test_two_guards_of_one_name_share_their_circuit(clock):
 
 
 def test_one_guard_may_be_entered_nested(clock):
-    """Each entry into a guard is a call of its own."""
+    """Each is left on its own; one success that leaves several is counted once."""
     guard = breaker(GROQ)
 
     with guard, guard:
@@ -1515,12 +1515,12 @@ def test_one_guard_may_be_entered_nested(clock):
         with pytest.raises(ProviderError), guard:
             raise down()
 
-    assert (4, 1) == totals()
+    assert (2, 1) == totals()
 
 
 @on_both_loops
 def test_one_guard_may_be_entered_nested_in_async_code(clock, backend: str):
-    """Each entry into a guard is a call of its own, whatever the loop."""
+    """Each is left on its own, whatever the loop; one success is counted once."""
     guard = breaker(GROQ)
 
     async def main() -> None:
@@ -1531,7 +1531,7 @@ def test_one_guard_may_be_entered_nested_in_async_code(clock, backend: str):
 
     run_async(main, backend=backend)
 
-    assert (3, 1) == totals()
+    assert (2, 1) == totals()
 
 
 def test_an_inner_guards_rejection_moves_on_and_blames_nobody() -> None:
@@ -1564,12 +1564,12 @@ def test_an_error_that_passes_two_guards_of_a_key_is_charged_once(clock: Any) ->
     assert (2, 2) == (health()[GROQ].errors, health()[GROQ].consecutive_failures)
 
 
-@pytest.mark.parametrize(("guards", "total"), [(1, 60), (2, 90), (3, 120)])
+@pytest.mark.parametrize("guards", [1, 2, 3])
 @pytest.mark.parametrize("outermost", ["guard", "chain"])
-def test_a_success_is_counted_by_each_guard_that_it_leaves(
-    clock: FakeClock, outermost: str, guards: int, total: int
+def test_a_success_is_counted_once_however_many_guards_it_leaves(
+    clock: FakeClock, outermost: str, guards: int
 ) -> None:
-    """An error is counted once, so nested guards read a lower error rate than there is."""
+    """As an error is, so that the error rate is right."""
     breaker(GROQ, mode="metrics_only")
     answers = scripted(*[down(), "yes"] * 30)
 
@@ -1588,12 +1588,12 @@ def test_a_success_is_counted_by_each_guard_that_it_leaves(
         with contextlib.suppress(ProviderError):
             ask() if outermost == "chain" else guarded(guards)
 
-    assert (total, 30) == totals()
-    assert pytest.approx(30 / total) == health()[GROQ].error_rate
+    assert (60, 30) == totals()
+    assert 0.5 == health()[GROQ].error_rate
 
 
 @pytest.mark.parametrize("outermost", [GROQ, "groq"])
-def test_a_provider_counts_a_success_of_its_own_guard_and_of_its_targets(
+def test_a_provider_counts_a_success_of_its_own_guard_and_of_a_target_once(
     clock: FakeClock, outermost: str
 ) -> None:
     """Whichever of the two is inside."""
@@ -1601,7 +1601,7 @@ def test_a_provider_counts_a_success_of_its_own_guard_and_of_its_targets(
         with breaker(outermost), breaker("groq" if outermost == GROQ else GROQ):
             clock.advance(0.01)
 
-    assert (20, 10) == (totals("groq")[0], totals(GROQ)[0])
+    assert (10, 10) == (totals("groq")[0], totals(GROQ)[0])
 
 
 def test_a_cancelled_block_is_not_taken_for_hung_if_a_second_thread_enters_its_new_guard(

@@ -40,7 +40,7 @@ def test_the_loop_may_be_left_and_runs_twice_at_once() -> None:
             inner = [leave() for _ in range(2)]
             break
 
-    assert ([GROQ, GROQ], GROQ, 3) == (inner, target.key, health()[GROQ].total)
+    assert ([GROQ, GROQ], GROQ, 2) == (inner, target.key, health()[GROQ].total)
 
 
 def test_a_loop_that_is_left_before_its_attempt_gives_the_place_back(clock: FakeClock) -> None:

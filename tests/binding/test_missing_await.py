@@ -177,8 +177,9 @@ def test_no_rule_makes_a_failure_of_a_target_of_it(own: bool) -> None:
         options: Any = {"classify": transient} if own else {}
         ask = in_async_function(lambda: complete("why"), failover(GROQ, **options))
 
-        with pytest.raises(ConfigurationError):
-            run_async(ask)
+        for _ in range(2):  # the first call of a key takes another way than the rest
+            with pytest.raises(ConfigurationError):
+                run_async(ask)
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])

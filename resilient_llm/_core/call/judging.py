@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _CANCELLED: Final = Verdict(ErrorKind.CANCELLED)
 _TIMEOUT: Final = Verdict(ErrorKind.TRANSIENT, "timeout")
+_MISUSE: Final = Verdict(ErrorKind.CALLER_BUG)
 
 
 def rejection_of(call: Call, trial: Try, reply: Reply) -> Verdict | None:
@@ -89,8 +90,8 @@ def _is_word(text: str) -> bool:
 def verdict_of(call: Call, trial: Try, reply: Reply) -> Verdict:
     """Classify the error of a reply: the policy's ``classify`` overrules the other rules.
 
-    A cancellation stays a cancellation, whatever ``classify`` returns, and so does a
-    ConfigurationError: no target is the reason for it.
+    A cancellation stays a cancellation, whatever ``classify`` returns. A ConfigurationError stays
+    one whatever any rule says: no target is the reason for it.
     """
     error, own = reply.error, call.options.classify
     assert error is not None
@@ -98,11 +99,12 @@ def verdict_of(call: Call, trial: Try, reply: Reply) -> Verdict:
         return _CANCELLED
     if reply.timed_out and _hides_timeout(error):
         return _TIMEOUT
+    if issubclass(type(error), ConfigurationError):
+        return _MISUSE
     verdict = call.deps.classify(error) if reply.judged is None else reply.judged
     if (
         own is not None
         and issubclass(type(error), Exception)
-        and not issubclass(type(error), ConfigurationError)
         and verdict.kind is not ErrorKind.CANCELLED
     ):
         try:

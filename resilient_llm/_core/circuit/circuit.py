@@ -22,7 +22,8 @@ When a lease ends, the next caller may have it, so that a probe which hangs does
 circuit half-open. The probe's late report in the same period still counts.
 
 `slot` is the only attribute that the healthy path reads: the generation while calls may pass,
-else None. It is None for a target also while its provider's slot is None.
+else None. It is None for a target also while its provider's slot is None, and for every key
+whose calls are looked at (see `nesting`).
 
 Code of others may run on a thread that holds the lock. A signal handler may ask for `health()`:
 the lock is reentrant, and its thread waits for the lock of another provider at most as long as
@@ -40,6 +41,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._core.circuit import triggers, window
+from resilient_llm._core.circuit.nesting import Look, Nesting
 from resilient_llm._core.circuit.outbox import CallTag, EventSink, Fact, Outbox
 from resilient_llm._core.circuit.state import (
     FOREVER,
@@ -94,6 +96,8 @@ class Circuit:
         "_is_listed",
         "_is_publishing",
         "_lock",
+        "_look",
+        "_look_after",
         "_settled_targets",
         "_state",
         "_status",
@@ -105,6 +109,7 @@ class Circuit:
         "first_contents",
         "generation",
         "healthy_since",
+        "is_nested",
         "keep",
         "key",
         "last_error",
@@ -131,7 +136,19 @@ class Circuit:
         rng: Random,
         sink: EventSink,
         provider: Circuit | None = None,
+        looks: bool = False,
     ) -> None:
+        """Make the closed circuit of a key.
+
+        Args:
+            key: The key.
+            settings: What opens and closes it.
+            now: Monotonic seconds.
+            rng: For the jitter of cooldowns.
+            sink: What its events are handed to.
+            provider: The circuit of its provider, if this is a target's.
+            looks: Whether its first calls are looked at for nested guards.
+        """
         self.key = key
         self.settings = settings
         self.own: Mapping[str, Any] = {}
@@ -177,6 +194,10 @@ class Circuit:
         self.first_contents: RollingAverage | None = None
         """Seconds to the first content of streams; None before the first stream."""
         self.suspended = False
+        self.is_nested = False
+        """Whether guards of this key were found inside each other; then every call is looked at."""
+        self._look: Look | None = Look(now + settings.window) if looks else None
+        self._look_after = now + settings.window
         self.slot: Generation | None = None
         self.shut_until = NEVER
         with self._lock:
@@ -402,7 +423,7 @@ class Circuit:
         response_time = seconds if response_time is None else response_time
         counts: Counts | None = None
         with self._lock:
-            self._heal_locked()
+            self._heal_locked(now)
             if isinstance(admission, Lease):
                 counted = self._lease_succeeded_locked(
                     admission, now, seconds, response_time, is_targets=is_targets
@@ -414,6 +435,7 @@ class Circuit:
                 self._trip_locked(now, None, cooldown, tag, counts)
                 if self._state.core_is_closed:  # else what comes now is late
                     self._settle_locked(now, counts)
+                (self.provider or self)._look_again_locked(now)
             self._health_locked(now, counts)
         self._after_unlock(tag)
         return counted
@@ -438,6 +460,28 @@ class Circuit:
                 self._health_locked(now)
         self._after_unlock(tag)
 
+    def take_back_success(self, admission: Admission, now: float) -> None:
+        """Take back one success that a guard counted here, since a target counted it, too."""
+        with self._lock:
+            if admission is self.generation and self._state.core_is_closed:
+                self._settle_targets_locked(now)
+                self.generation.take_back_success(now)
+        self._after_unlock()
+
+    def nesting(self, around: list[tuple[Nesting, int]]) -> Nesting | None:
+        """Return what the permit of a call that begins has to know; None if nobody looks.
+
+        Args:
+            around: What is known of guards around it, on this key, its provider or its targets.
+        """
+        provider = self.provider
+        looks = (self._look, None if provider is None else provider._look)
+        if looks == (None, None) and not (
+            around or self.is_nested or (provider is not None and provider.is_nested)
+        ):
+            return None
+        return Nesting(around, [look for look in looks if look is not None and look.begin_one()])
+
     def failure(
         self,
         admission: Admission,
@@ -456,7 +500,7 @@ class Circuit:
         counts: Counts | None = None
         cause: Outbox | None = None
         with self._lock:
-            self._heal_locked()
+            self._heal_locked(now)
             cause = None if tag is None else tag.append_cause()
             if isinstance(admission, Lease):
                 self._lease_failed_locked(admission, now, verdict, seconds, cooldown, tag)
@@ -618,6 +662,8 @@ class Circuit:
         self._to_deliver.clear()
         self.outbox = Outbox(self.key)
         self._state.free_all()
+        if self._look is not None:
+            self._look = Look(self._look.ends_at)
 
     def emit(
         self,
@@ -698,21 +744,40 @@ class Circuit:
             circuit, lease = given_back.pop()
             circuit._state.give_back(lease)
 
-    def _heal_locked(self) -> None:
+    def _heal_locked(self, now: float) -> None:
         """Do what was left to the next holder of the lock."""
         if self._given_back:
             self._take_back_locked()
         # A KeyboardInterrupt, or an error of a signal handler, may have come between a change
         # and its publication: then every call would be admitted and none counted from then on.
         provider = self.provider
-        if provider is not None and provider._is_publishing:
+        if provider is not None and (provider._is_publishing or provider._ends_look_locked(now)):
             provider._publish_locked()
-        if self._is_publishing or (self.slot is not None and not self._state.is_at_rest):
+        if (
+            self._ends_look_locked(now)
+            or self._is_publishing
+            or (self.slot is not None and (self.is_nested or not self._state.is_at_rest))
+        ):
             self._publish_locked()
+
+    def _ends_look_locked(self, now: float) -> bool:
+        """End a look that is over; return whether there was one."""
+        if self._look is None or not self._look.is_over(now):
+            return False
+        self._look = None
+        return True
+
+    def _look_again_locked(self, now: float) -> None:
+        """Look for nested guards once in a window, at the calls of this provider's targets, too."""
+        if now < self._look_after or self.is_nested:
+            return
+        self._look_after = now + self.settings.window
+        self._look = Look(self._look_after)
+        self._publish_locked()
 
     def _advance_locked(self, now: float) -> None:
         """End the benches whose time is over; to become half-open is not to recover."""
-        self._heal_locked()
+        self._heal_locked(now)
         if self._state.expire(now):
             if self._state.is_unblocked and self._state.core_is_closed:
                 self._note_locked(event_names.TargetUnbenched, now, reason="expired")
@@ -730,7 +795,7 @@ class Circuit:
             closed = closed and provider.slot is not None
         limits = (self.settings.slow_call, provider and provider.settings.slow_call)
         self.generation.slow_above = min((each for each in limits if each), default=FOREVER)
-        is_shut = not closed or self.suspended
+        is_shut = not closed or self.suspended or self.is_nested or self._look is not None
         is_news = is_shut != (self.slot is None) or shut_until != self.shut_until
         if self._children and is_news:
             self._is_publishing = True

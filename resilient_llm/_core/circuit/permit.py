@@ -33,6 +33,7 @@ import itertools
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from resilient_llm._core.circuit.nesting import OWN_KEY, PROVIDER, Nesting
 from resilient_llm._core.circuit.state import Block, BorrowedLease, Lease
 from resilient_llm._core.circuit.window import Generation
 from resilient_llm._values.built_in import attributes_of, cause_of
@@ -57,8 +58,9 @@ _MOST_NOTED = 8
 """Passages of which a context knows that they were noted in it."""
 
 open_permits: ContextVar[tuple[Permit, ...]] = ContextVar("resilient_llm_open_permits", default=())
-"""Permits with leases that guards around this code hold. A guard inside another on the same key
-borrows the outer guard's lease; it would be rejected because of that lease otherwise.
+"""The permits of guards around this code, as far as guards inside must know them. A guard inside
+another on the same key borrows the outer guard's lease; it would be rejected because of that lease
+otherwise. And what it counts is not counted again outside (see `nesting`).
 
 A guard may be left in another task than it was entered in, whose context is another. So whoever
 reads or writes the variable drops permits that were reported meanwhile."""
@@ -70,14 +72,14 @@ this one knows them, too, but they are older than every guard that is entered th
 
 
 def push_permit(permit: Permit) -> None:
-    """Let guards inside this code borrow the permit's leases, if it has any."""
-    if permit.leases:
+    """Let guards inside this code know the permit, if it matters to them."""
+    if permit.matters_inside:
         open_permits.set((*_unreported(), permit))
 
 
 def pop_permit(permit: Permit) -> None:
-    """End the lending of the permit's leases, in whatever order and context guards are left."""
-    if permit.leases:
+    """End what `push_permit` began, in whatever order and context guards are left."""
+    if permit.matters_inside:
         open_permits.set(tuple(each for each in _unreported() if each is not permit))
 
 
@@ -100,7 +102,14 @@ def _unreported() -> tuple[Permit, ...]:
 class Permit:
     """The permit for one attempt. Not thread-safe by itself; its circuits are."""
 
-    __slots__ = ("admission", "circuit", "entered_at", "is_reported", "provider_admission")
+    __slots__ = (
+        "admission",
+        "circuit",
+        "entered_at",
+        "is_reported",
+        "nesting",
+        "provider_admission",
+    )
 
     def __init__(
         self,
@@ -114,6 +123,12 @@ class Permit:
         self.provider_admission = provider_admission
         self.entered_at = entered_at
         self.is_reported = False
+        self.nesting: Nesting | None = None
+
+    @property
+    def matters_inside(self) -> bool:
+        """Whether guards inside the attempt must know of it."""
+        return self.nesting is not None or bool(self.leases)
 
     @property
     def leases(self) -> tuple[Lease, ...]:
@@ -179,10 +194,15 @@ class Permit:
         provider = self.circuit.provider
         admission, outer = self.admission, self.provider_admission
         counted = admission is not None
-        if type(admission) is Generation:
-            is_settled = admission.answered(now, seconds, response_time)
-        else:
+        nesting = self.nesting
+        if nesting is not None:
+            nesting.end()
+        if type(admission) is not Generation:
             is_settled = not isinstance(admission, Lease)
+        elif nesting is not None and nesting.counted_inside & OWN_KEY:
+            is_settled, counted = True, False
+        else:
+            is_settled = admission.answered(now, seconds, response_time)
         try:
             if not is_settled:
                 assert admission is not None
@@ -195,8 +215,12 @@ class Permit:
             elif type(outer) is Generation:
                 if counted:
                     provider.child_answered(outer, now, response_time, cooldown=cooldown, tag=tag)
+                    if nesting is not None and nesting.counted_inside & PROVIDER:
+                        provider.take_back_success(outer, now)
             elif isinstance(outer, Lease):
                 provider.success(outer, now, seconds, response_time=response_time, is_targets=True)
+            if nesting is not None and counted and type(admission) is Generation:
+                nesting.counted()
 
     def failed(
         self,
@@ -209,6 +233,8 @@ class Permit:
     ) -> None:
         """Charge a failure to one circuit and give the other's lease back."""
         self.is_reported = True
+        if self.nesting is not None:
+            self.nesting.end()
         circuit, entered_at = self.circuit, self.entered_at
         charged, admission = self.charged(verdict)
         other = self.provider_admission if charged is circuit else self.admission
@@ -275,6 +301,8 @@ class Permit:
         if self.is_reported:
             return
         self.is_reported = True
+        if self.nesting is not None:
+            self.nesting.end()
         if isinstance(self.admission, Lease):
             self.circuit.abandon(self.admission)
         provider = self.circuit.provider
@@ -287,7 +315,7 @@ def admit(
 ) -> Permit | Block:
     """Return a permit for one attempt on a key and its provider, or why there is none."""
     generation, provider = circuit.slot, circuit.provider
-    if generation is not None and not held_leases():
+    if generation is not None and not open_permits.get():
         # Both are closed: what the healthy path reads is enough.
         provider_generation = None if provider is None else provider.slot
         if provider is None or provider_generation is not None:
@@ -297,7 +325,7 @@ def admit(
     if isinstance(admission, Block):
         return _shown(admission, provider, now)
     if provider is None:
-        return Permit(circuit, admission, None, now)
+        return _looked_at(Permit(circuit, admission, None, now))
     try:
         provider_admission = _ask(provider, now, lease_seconds, last_resort=last_resort)
     except BaseException:
@@ -308,7 +336,7 @@ def admit(
         if isinstance(admission, Lease):
             circuit.abandon(admission)
         return provider_admission
-    return Permit(circuit, admission, provider_admission, now)
+    return _looked_at(Permit(circuit, admission, provider_admission, now))
 
 
 def block_of(circuit: Circuit, now: float) -> Block | None:
@@ -355,6 +383,25 @@ def _shown(own: Block, provider: Circuit | None, now: float) -> Block:
         return own
     later = own.until is not None and outer.until is not None and outer.until > own.until
     return outer if outer.manual or later else own
+
+
+def _looked_at(permit: Permit) -> Permit:
+    """Return a new permit that knows the guards around it, if its circuits look for any."""
+    circuit, provider = permit.circuit, permit.circuit.provider
+    around: list[tuple[Nesting, int]] = []
+    for other in _unreported():
+        nesting, other_circuit = other.nesting, other.circuit
+        if nesting is None:
+            continue
+        if other_circuit is circuit or other_circuit.provider is circuit:
+            circuit.is_nested = True
+        elif other_circuit is provider:
+            other_circuit.is_nested = True
+        else:
+            continue
+        around.append((nesting, PROVIDER if other_circuit.provider is circuit else OWN_KEY))
+    permit.nesting = circuit.nesting(around)
+    return permit
 
 
 def _ask(

@@ -196,6 +196,14 @@ class Generation:
         self.seconds += took
         self.timed += 1
 
+    def take_back_success(self, now: float) -> None:
+        """Take back one success, which is counted elsewhere, too."""
+        bucket = self._bucket(now)
+        bucket.successes -= 1
+        self._successes -= 1
+        self.n -= 1
+        self._counted -= 1
+
     def error(self, now: float, *, slow: bool = False) -> tuple[int, int, int]:
         """Count an error that came now; return the counts of the window, as `counts` does."""
         bucket = self._bucket(now)
