@@ -268,16 +268,15 @@ def test_a_program_that_nests_later_is_found_out_in_a_window(clock: FakeClock) -
 
 def test_a_look_ends_when_its_calls_have_ended(clock: FakeClock) -> None:
     """A long call among the first keeps others looked at, and no longer than a window."""
-    held = breaker(GROQ)
-    held.__enter__()
+    held = Held(GROQ)
     inside(GROQ)
     assert slot() is None
     clock.advance(WINDOW)
-    for _ in range(5):  # ends that look; the next one begins with the new window, and ends
+    for _ in range(3):  # ends that look; the next one begins with the new window, and ends
         inside(GROQ)
 
     assert slot() is not None
-    held.__exit__(None, None, None)
+    held.finish()
 
 
 def test_a_call_that_is_given_up_is_waited_for_no_longer() -> None:
