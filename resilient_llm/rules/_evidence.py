@@ -223,14 +223,13 @@ class Evidence:
                 if name in part and type(word := part[name]) is str
             ]
         attributes = self.attributes
-        for name in ATTRIBUTES_OF_CODES:
-            if name not in attributes:
+        for word in map(attributes.get, ATTRIBUTES_OF_CODES):
+            if word is None:
                 continue
-            word = attributes[name]
             if type(word) is str:
                 if (low := word[:_LONGEST_CODE].lower()) not in found:
                     found.append(low)
-            elif word is not None and self.is_grpc and callable(word):
+            elif self.is_grpc and callable(word):
                 found.extend(_grpc_code(word))
         error = attributes.get("error")
         if error is not None and type(error) is not str:

@@ -751,10 +751,13 @@ class Circuit:
         # A KeyboardInterrupt, or an error of a signal handler, may have come between a change
         # and its publication: then every call would be admitted and none counted from then on.
         provider = self.provider
-        if provider is not None and (provider._is_publishing or provider._ends_look_locked(now)):
+        if provider is not None and (
+            provider._is_publishing
+            or (provider._look is not None and provider._ends_look_locked(now))
+        ):
             provider._publish_locked()
         if (
-            self._ends_look_locked(now)
+            (self._look is not None and self._ends_look_locked(now))
             or self._is_publishing
             or (self.slot is not None and (self.is_nested or not self._state.is_at_rest))
         ):
