@@ -83,6 +83,7 @@ class CallDeps:
         "backoff",
         "budgets",
         "classify",
+        "clock",
         "fails_first",
         "item_inspector",
         "notice",
@@ -101,6 +102,7 @@ class CallDeps:
         settings: Settings,
         rng: Random,
         item_inspector: Callable[[], ItemInspector],
+        clock: Callable[[], float],
     ) -> None:
         self.item_inspector = item_inspector
         """Gives the inspector of stream items; loaded with the first stream."""
@@ -113,6 +115,9 @@ class CallDeps:
         self.budgets = budgets
         self.settings = settings
         self.rng = rng
+        self.clock = clock
+        """Asked only where no reply of a driver says what time it is: when a flow is dropped, or
+        a function of the user raises inside it."""
 
 
 def _merged(
@@ -149,6 +154,8 @@ class Call:
     """Only targets with a larger context window than this may be called."""
     is_stream = False
     """Whether its attempts are known to be streams before they are made."""
+    has_failed = False
+    """Whether `CallFailed` was emitted."""
 
     def __init__(
         self,
