@@ -42,45 +42,41 @@ class Reporting(Binding):
     ) -> None:
         """Report an answer to its circuit, the trace around the call and its observers."""
         took = ended_at - entered_at
-        if ended_at < generation.check_after and took < generation.slow_above:
-            generation.n += 1
-        else:
-            if not generation.answered(ended_at, took, took):
-                self._count_under_lock(generation, entered_at, ended_at, target, first)
-            if ended_at >= self.look_at:
-                self._look_at_log(ended_at)
-            if not self.is_watched:
-                outbox = self._candidate(target).circuit.outbox
-                if outbox.is_behind:
-                    runtime.dispatcher.deliver(outbox)
-        if first is not None and first.outcome is not None:
-            first.outcome.served_by = target.key
-            first.outcome.records.append(AttemptRecord(target.key, 1, seconds=took))
-        if self.is_watched:
-            if self.candidates is None:
-                self._bind()
-            runtime.dispatcher.emit_success(
-                self.by_key[target.key].circuit.outbox,
-                ended_at,
-                took,
-                (first.call_id if first is not None else "") or new_id(),
-                self.options.observers,
-            )
-
-    def _count_under_lock(
-        self,
-        generation: Generation,
-        entered_at: float,
-        ended_at: float,
-        target: Target,
-        first: FirstAttempt | None,
-    ) -> None:
-        """Count an answer under the lock of its circuit."""
-        options = self.options if first is None else first.options
-        tag = CallTag((first.call_id if first is not None else "") or new_id(), options.observers)
-        permit_of_inlined(self._candidate(target).circuit, generation, entered_at).succeeded(
-            ended_at, ended_at - entered_at, cooldown=options.cooldown, tag=tag
-        )
+        call_id = "" if first is None else first.call_id
+        try:
+            if ended_at < generation.check_after and took < generation.slow_above:
+                generation.n += 1
+            else:
+                if not generation.answered(ended_at, took, took):
+                    call_id = call_id or new_id()
+                    options = self.options if first is None else first.options
+                    permit = permit_of_inlined(
+                        self._candidate(target).circuit, generation, entered_at
+                    )
+                    tag = CallTag(call_id, options.observers)
+                    tag.began_at = entered_at
+                    permit.succeeded(ended_at, took, cooldown=options.cooldown, tag=tag)
+                if ended_at >= self.look_at:
+                    self._look_at_log(ended_at)
+                if not self.is_watched:
+                    outbox = self._candidate(target).circuit.outbox
+                    if outbox.is_behind:
+                        runtime.dispatcher.deliver(outbox)
+        finally:  # an observer of what the count causes may interrupt the call
+            if first is not None and first.outcome is not None:
+                first.outcome.served_by = target.key
+                first.outcome.records.append(AttemptRecord(target.key, 1, seconds=took))
+            if self.is_watched:
+                if self.candidates is None:
+                    self._bind()
+                runtime.dispatcher.emit_success(
+                    self.by_key[target.key].circuit.outbox,
+                    entered_at,
+                    ended_at,
+                    took,
+                    call_id or new_id(),
+                    self.options.observers,
+                )
 
     def _candidate(self, target: Target) -> Candidate:
         if self.candidates is None:

@@ -41,6 +41,7 @@ def advance(
     try:
         while True:
             if type(step) is Try:
+                step.has_begun = True
                 try:
                     value, kind, started = _make_attempt(call, step, pending, enters=enters)
                 except BaseException as error:
@@ -57,6 +58,7 @@ def advance(
                     continue
                 pending = None
                 if started is None and (is_awaitable(value) or kind is not None):
+                    step.has_begun = False
                     return step, value
                 step = None  # type: ignore[assignment]  # a `reject` may raise
                 try:

@@ -129,6 +129,23 @@ def mapping(name: str, value: Any) -> dict[str, Any]:
     return result
 
 
+LONGEST_NOTE: Final = 200
+"""Characters of the longest text that an operator may write to a bench."""
+
+
+def note(name: str, value: Any) -> str:
+    """Return what an operator wrote, which may be empty; the message does not repeat it."""
+    if not isinstance(value, str):
+        raise ConfigurationError(
+            f"{name} of type {type(value).__name__} is not allowed: write a text"
+        )
+    if len(value) > LONGEST_NOTE:
+        raise ConfigurationError(
+            f"{name} of {len(value)} characters is too long: at most {LONGEST_NOTE} are allowed"
+        )
+    return value
+
+
 def words(name: str, value: Any) -> frozenset[str]:
     """Return a set of words; a bare text is refused, since iterating it gives letters."""
     if isinstance(value, str) or not isinstance(value, Iterable):
@@ -176,6 +193,17 @@ def is_async(value: Any) -> bool:
         inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each)
         for each in (value, type(value).__call__)
     )
+
+
+def event_types(types: Iterable[Any]) -> None:
+    """Raise ConfigurationError if one of these is not a class of events."""
+    from resilient_llm._values.events import Event  # here: it takes a while to build the classes
+
+    for each in types:
+        if not isinstance(each, type) or not issubclass(each, Event):
+            raise ConfigurationError(
+                f"{each!r} is no type of event: write classes such as TargetBenched"
+            )
 
 
 def unknown_names(what: str, names: Iterable[str], allowed: Iterable[str]) -> None:

@@ -77,6 +77,23 @@ class AttemptFailed(Event):
 
 @exported
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptCancelled(Event):
+    """An attempt was ended from outside after ``seconds``, and neither answered nor failed.
+
+    Attributes:
+        number: Number of the attempt within its target, from 1.
+        seconds: How long it ran.
+        reason: ``cancelled``; ``hung`` if it had run for as long as a hanging call, which counts
+            against the target; ``lost`` if another attempt of the same call answered first.
+    """
+
+    number: int
+    seconds: float
+    reason: Literal["lost", "cancelled", "hung"]
+
+
+@exported
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RetryScheduled(Event):
     """The same target will be tried again after ``delay`` seconds, as attempt ``number``."""
 
@@ -113,6 +130,7 @@ class TargetBenched(Event):
         until: When the bench ends, aware UTC; None until unbenched.
         retry_after: Seconds that the provider asked to wait, or None.
         enforced: False in mode ``metrics_only``: it would have been benched.
+        by: Who benched it by hand, if they said so; else empty.
     """
 
     kind: ErrorKind | None
@@ -121,14 +139,21 @@ class TargetBenched(Event):
     until: datetime | None
     retry_after: float | None
     enforced: bool = True
+    by: str = ""
 
 
 @exported
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetUnbenched(Event):
-    """A bench is over: ``recovered``, ``expired``, ``manual`` or ``reset``."""
+    """A bench is over.
+
+    Attributes:
+        reason: ``recovered``, ``expired``, ``manual`` or ``reset``.
+        by: Who ended it by hand, if they said so; else empty.
+    """
 
     reason: str
+    by: str = ""
 
 
 @exported

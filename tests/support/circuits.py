@@ -158,4 +158,6 @@ def benched(
         "retry_after": retry_after,
         "enforced": enforced,
     }
+    if trigger == "manual":
+        fields["by"] = ""
     return fields if tag is None else {**fields, "tag": tag}

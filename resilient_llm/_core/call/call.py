@@ -14,6 +14,7 @@ from resilient_llm._core.circuit.permit import Permit, admit, block_of
 from resilient_llm._values import event_names
 from resilient_llm._values.built_in import class_name
 from resilient_llm._values.errors import BreakerOpenError, CallRejectedError, ChainExhaustedError
+from resilient_llm._values.escaping import escaped
 from resilient_llm._values.kinds import AttemptRecord, ErrorKind
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class CallDeps:
         "backoff",
         "budgets",
         "classify",
+        "clock",
         "fails_first",
         "item_inspector",
         "notice",
@@ -100,6 +102,7 @@ class CallDeps:
         settings: Settings,
         rng: Random,
         item_inspector: Callable[[], ItemInspector],
+        clock: Callable[[], float],
     ) -> None:
         self.item_inspector = item_inspector
         """Gives the inspector of stream items; loaded with the first stream."""
@@ -112,6 +115,9 @@ class CallDeps:
         self.budgets = budgets
         self.settings = settings
         self.rng = rng
+        self.clock = clock
+        """Asked only where no reply of a driver says what time it is: when a flow is dropped, or
+        a function of the user raises inside it."""
 
 
 def _merged(
@@ -148,6 +154,8 @@ class Call:
     """Only targets with a larger context window than this may be called."""
     is_stream = False
     """Whether its attempts are known to be streams before they are made."""
+    has_failed = False
+    """Whether `CallFailed` was emitted."""
 
     def __init__(
         self,
@@ -370,7 +378,8 @@ class Call:
         reasons = {record.reason for record in records}
         if kind is ErrorKind.AUTH_DEAD and len(reasons) == 1:
             error.add_note(
-                f"every target said {reasons.pop()}: look at the credentials, not at the providers"
+                f"every target said {escaped(reasons.pop())}: "
+                "look at the credentials, not at the providers"
             )
         return error
 
@@ -391,13 +400,14 @@ def _note_of(record: AttemptRecord) -> str:
 
 
 def _outcome_of(record: AttemptRecord) -> str:
+    reason = escaped(record.reason)
     if record.number == 0:
         if record.type_name != BreakerOpenError.__name__:
-            return f"skipped ({record.reason})"
-        return f"skipped (benched: {record.reason.removeprefix('benched ')})"
+            return f"skipped ({reason})"
+        return f"skipped (benched: {reason.removeprefix('benched ')})"
     if record.kind is ErrorKind.UNKNOWN:  # its reason says that no rule knows the class
         return f"{record.kind}, {record.type_name}"
-    return f"{record.kind}, {record.reason}"
+    return f"{record.kind}, {reason}"
 
 
 def _trim_traceback(error: BaseException) -> None:

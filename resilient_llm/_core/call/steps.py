@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 class Try:
     """Call this target now, and reply with the outcome."""
 
-    __slots__ = ("candidate", "ends_deadline", "limit", "number", "permit", "tag")
+    __slots__ = (
+        "candidate",
+        "ends_deadline",
+        "has_begun",
+        "is_told",
+        "limit",
+        "number",
+        "permit",
+        "tag",
+    )
 
     def __init__(
         self,
@@ -38,6 +47,11 @@ class Try:
         self.ends_deadline = ends_deadline
         """Whether the limit is the end of the whole deadline, for which no target is blamed."""
         self.tag = tag
+        self.has_begun = True
+        """Whether anything was asked of the target. A driver that hands over what is to be
+        awaited, entered or iterated first says that nothing was."""
+        self.is_told = False
+        """Whether one of the three events that end an attempt was emitted, or is about to be."""
 
     @property
     def call_id(self) -> str:
