@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         unbench_model,
     )
     from resilient_llm._api.breaker import Breaker, breaker
+    from resilient_llm._api.call_ids import call_id
     from resilient_llm._api.configuring import configure, settings
     from resilient_llm._api.failover import Failover, failover
     from resilient_llm._api.observing import EventStream, events, observe
@@ -116,6 +117,7 @@ __all__ = [
     "__version__",
     "bench_model",
     "breaker",
+    "call_id",
     "classify",
     "configure",
     "events",
@@ -137,6 +139,7 @@ _MODULES = {
         "list_benched reset unbench_model"
     ),
     "_api.breaker": "Breaker breaker",
+    "_api.call_ids": "call_id",
     "_api.configuring": "configure settings",
     "_api.failover": "Failover failover",
     "_api.observing": "EventStream events observe",

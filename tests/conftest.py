@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from resilient_llm import testing
+from resilient_llm._runtime import call_ids
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -27,7 +28,13 @@ def _frozen_heap(_whole_heap: None) -> None:
 
 @pytest.fixture(autouse=True)
 def _fresh_state() -> Iterator[None]:
-    """Run the test on circuits, settings and observers of its own."""
+    """Run the test on circuits, settings and observers of its own.
+
+    Calls carry no names, as in a process that never asks for them: a module that was collected
+    may have asked.
+    """
+    if call_ids.switch.is_on:
+        call_ids.switch_off()
     with testing.isolated():
         yield
 

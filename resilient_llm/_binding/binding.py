@@ -15,10 +15,12 @@ from resilient_llm._binding.client_retries import notice_client_retries
 from resilient_llm._binding.first_attempt import NoAnswer, PendingAnswer
 from resilient_llm._binding.invoking import called_injection, invoker_of
 from resilient_llm._binding.options_in_force import OptionsEffect, OptionsInForce
+from resilient_llm._binding.wrapper_code import generate
 from resilient_llm._core.call.call import CallDeps, Candidate
 from resilient_llm._core.circuit.circuit import Circuit
 from resilient_llm._core.circuit.window import NEVER
 from resilient_llm._drive.results import is_awaitable
+from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.classify import classify
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.tracing import has_trace, open_traces
@@ -98,6 +100,9 @@ class Binding:
 
     # Binding.
 
+    carries_ids = False
+    """Whether the wrapper has the code whose calls carry their names."""
+
     def _use(self, effect: OptionsEffect) -> None:
         """Make calls with these options from now on."""
         self.effect = effect
@@ -149,6 +154,7 @@ class Binding:
                 deps.item_inspector()  # its import must not count as waiting for a provider
             candidates = tuple(by_key[target.key] for target in self.policy.in_priority)
             wanted = self._wanted_events()
+            self._carry_ids()
             with runtime.lock:
                 if epoch != runtime.epoch:
                     continue
@@ -164,6 +170,25 @@ class Binding:
                     return candidates
                 # A signal handler exchanged the state in the midst of that, and perhaps bound.
                 self.unbind()
+
+    def _carry_ids(self) -> None:
+        """Give the wrapper the code whose calls carry their names, or back the other one."""
+        wrapper = None if self.wrapper_function is None else self.wrapper_function()
+        if wrapper is None or self.injection.gives_items:
+            return
+        self.carries_ids = call_ids.switch.is_on
+        wants, has = call_ids.switch.is_on, f"{self.prefix}numbers" in wrapper.__code__.co_names
+        if wants != has:
+            # Before the code: a thread may run it at once.
+            self._put(
+                named_circuit=Unbound,
+                named_second=Unbound,
+                named_others=(),
+                numbers=call_ids.call_numbers,
+            )
+            wrapper.__code__ = generate(
+                self.injection, by_invoker=self.calls_by_invoker, carries_id=wants
+            )[0].replace(co_name=wrapper.__code__.co_name)
 
     def _wanted_events(self) -> tuple[bool, bool, bool]:
         """Return whether somebody wants to know of answers, of failures, and of skipped targets.
@@ -194,10 +219,15 @@ class Binding:
             others = tuple((candidate.circuit, candidate.target) for candidate in candidates[1:])
         second, second_target = others[0] if others else (Unbound, candidates[0].target)
         # The circuit last: once it is there, the wrapper reads the rest.
-        self._put(target=candidates[0].target, clock=runtime.clock, others=others)
+        self._put(target=candidates[0].target, clock=runtime.clock)
         if self.is_revived:
             self._put(**self._constants())
-        self._put(second=second, second_target=second_target, circuit=candidates[0].circuit)
+        self._put(second_target=second_target)
+        first = candidates[0].circuit
+        if self.carries_ids:
+            self._put(named_others=others, named_second=second, named_circuit=first)
+        else:
+            self._put(others=others, second=second, circuit=first)
 
     def _is_listened_to(self, kind: event_names.EventName) -> bool:
         return bool(self.policy.options.observers) or runtime.dispatcher.has_listeners(kind)
@@ -235,6 +265,8 @@ class Binding:
         self.candidates = None
         if self.wrapper:
             self._put(circuit=Unbound, second=Unbound, others=())
+            if self.carries_ids:
+                self._put(named_circuit=Unbound, named_second=Unbound, named_others=())
 
     def _put(self, **values: Any) -> None:
         for name, value in values.items():

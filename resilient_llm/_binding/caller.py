@@ -13,11 +13,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from resilient_llm._binding.choosing import ordered
+from resilient_llm._binding.beginning import Beginning
 from resilient_llm._binding.first_attempt import FirstAttempt, PendingAnswer, PendingCall
-from resilient_llm._binding.reporting import Reporting, new_id
+from resilient_llm._binding.reporting import new_id
 from resilient_llm._binding.second_attempt import SecondAttempt, needs_no_flow
-from resilient_llm._core.call.call import Call, share_of
 from resilient_llm._core.call.call_flow import call_flow, running_attempt
 from resilient_llm._core.call.ending import emit_call_failed
 from resilient_llm._core.call.judging import broke, fault_of
@@ -29,8 +28,8 @@ from resilient_llm._drive.handover import adrive, drive
 from resilient_llm._drive.results import is_awaitable, kind_of, refuse_unawaited
 from resilient_llm._drive.session import Suspended
 from resilient_llm._drive.sync import trim
+from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.runtime import runtime
-from resilient_llm._runtime.tracing import named_call_id, note_call, open_trace
 from resilient_llm._values import event_names
 from resilient_llm._values.errors import ConfigurationError, ResilientLLMError
 from resilient_llm._values.kinds import ErrorKind
@@ -38,7 +37,7 @@ from resilient_llm._values.kinds import ErrorKind
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from resilient_llm._core.call.call import Candidate
+    from resilient_llm._core.call.call import Call
     from resilient_llm._core.call.call_flow import CallFlow
     from resilient_llm._core.call.steps import Step
     from resilient_llm._core.circuit.window import Generation
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
     from resilient_llm._values.verdict import Verdict
 
 
-class Caller(Reporting):
+class Caller(Beginning):
     """Makes the calls of one function under one policy."""
 
     def _constants(self) -> dict[str, Any]:
@@ -72,9 +71,14 @@ class Caller(Reporting):
         """Return an iterator that makes one call when its first item is asked for."""
 
         def start() -> Suspended:
-            call = self.new_call(args, self.begin(kwargs))
-            flow = call_flow(call, runtime.clock())
-            return Suspended(call, flow, next(flow))
+            first = self.begin(kwargs)
+            try:
+                call = self.new_call(args, first)
+                flow = call_flow(call, runtime.clock())
+                return Suspended(call, flow, next(flow))
+            finally:  # the session goes on with the call
+                if first.entered is not None:
+                    call_ids.leave(first.entered)
 
         if self.injection.gives_items == "sync":
             from resilient_llm._drive import streams
@@ -87,165 +91,112 @@ class Caller(Reporting):
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make one call; return an awaitable if the function does."""
         first = self.begin(kwargs)
-        generation = first.generation
-        if generation is None:
-            call = self.new_call(args, first)
-            flow = call_flow(call, runtime.clock())
-            try:
-                return drive(call, flow, next(flow))
-            except ResilientLLMError as error:
-                trim(error)
-                raise
-        candidate = first.candidate
         try:
-            result = candidate.invoke(first, args, first.kwargs)
-        except BaseException as error:
-            pending = self._failed(first, error, cancelled=was_cut_off(error))
-            if pending is None:
-                raise
-        else:
-            ended_at = runtime.clock()
-            if (
-                type(result) is self.quiet_type
-                and first.outcome is None
-                and ended_at < generation.check_after
-                and ended_at - first.entered_at < generation.slow_above
-            ):
-                generation.n += 1
-                return result
-            return self.on_success(
-                generation, first.entered_at, ended_at, candidate.target, result,
-                args, first.kwargs, first,
-            )  # fmt: skip
-        return self.resume(pending, args, first.kwargs)
+            generation = first.generation
+            if generation is None:
+                call = self.new_call(args, first)
+                flow = call_flow(call, runtime.clock())
+                try:
+                    return drive(call, flow, next(flow))
+                except ResilientLLMError as error:
+                    trim(error)
+                    raise
+            candidate = first.candidate
+            try:
+                result = candidate.invoke(first, args, first.kwargs)
+            except BaseException as error:
+                pending = self._failed(first, error, cancelled=was_cut_off(error))
+                if pending is None:
+                    raise
+            else:
+                ended_at = runtime.clock()
+                if (
+                    type(result) is self.quiet_type
+                    and first.outcome is None
+                    and ended_at < generation.check_after
+                    and ended_at - first.entered_at < generation.slow_above
+                ):
+                    generation.n += 1
+                    return result
+                return self.on_success(
+                    generation, first.entered_at, ended_at, candidate.target, result,
+                    args, first.kwargs, first,
+                )  # fmt: skip
+            return self.resume(pending, args, first.kwargs)
+        finally:
+            if first.entered is not None:
+                call_ids.leave(first.entered)
 
     async def call_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make one call; its first attempt is cut off at its limit."""
         first = self.begin(kwargs)
-        generation = first.generation
-        if generation is None:
-            call = self.new_call(args, first)
-            del args, kwargs
-            flow = call_flow(call, runtime.clock())
-            try:
-                return await adrive(call, flow, next(flow))
-            except ResilientLLMError as error:
-                trim(error)
-                raise
-        candidate, timed_out, still_counted = first.candidate, False, 0
         try:
-            if first.limit is None:
-                result = candidate.invoke(first, args, first.kwargs)
-                if is_awaitable(result):
-                    result = await result
-            else:
-                from resilient_llm._drive.aio import TimeLimit
-
-                limit, result = TimeLimit(first.limit), None
+            generation = first.generation
+            if generation is None:
+                call = self.new_call(args, first)
+                del args, kwargs
+                flow = call_flow(call, runtime.clock())
                 try:
-                    with limit:
-                        result = candidate.invoke(first, args, first.kwargs)
-                        if is_awaitable(result):
-                            result = await result
-                finally:
-                    timed_out, still_counted = limit.ended_it, limit.still_counted
-                limit.check()
-        except BaseException as error:
-            cut_off = timed_out and issubclass(type(error), Exception)
-            cancelled = was_cancelled(error, own=still_counted)
-            pending = self._failed(first, error, timed_out=cut_off, cancelled=cancelled)
-            if pending is None:
-                raise
-        else:
-            ended_at = runtime.clock()
-            value = self.on_success(
-                generation, first.entered_at, ended_at, candidate.target, result,
-                args, first.kwargs, first,
-            )  # fmt: skip
-            return await value() if type(value) is PendingAnswer else value
-        return await self.resume_async(pending, args, first.kwargs)
+                    return await adrive(call, flow, next(flow))
+                except ResilientLLMError as error:
+                    trim(error)
+                    raise
+            candidate, timed_out, still_counted = first.candidate, False, 0
+            try:
+                if first.limit is None:
+                    result = candidate.invoke(first, args, first.kwargs)
+                    if is_awaitable(result):
+                        result = await result
+                else:
+                    from resilient_llm._drive.aio import TimeLimit
 
-    # Before the first attempt.
-
-    def begin(self, kwargs: dict[str, Any]) -> FirstAttempt:
-        """Choose the targets of a call; admit its first attempt if the call flow is not needed."""
-        candidates = self.candidates
-        if candidates is None:
-            candidates = self._bind()
-        options = self.options
-        try:
-            if kwargs and self.injection.names:
-                kwargs, pinned = self.pins.without(kwargs)
-                if pinned is not None:
-                    candidates = (self.by_key[pinned.key],)
-            if options.strategy != "priority":
-                candidates = ordered(options.strategy, candidates)
-        except Exception as error:
-            self._not_begun(candidates, error)
-            raise
-        first = FirstAttempt(candidates, candidates[0], kwargs, options, self.deps)
-        trace = open_trace()
-        if trace is not None:
-            first.call_id = named_call_id(trace) or new_id()
-            first.outcome = note_call(trace, first.call_id)
-        elif self.takes_attempt:
-            first.call_id = new_id()
-        first.entered_at = runtime.clock()
-        generation = candidates[0].circuit.slot
-        if (
-            generation is not None
-            and not self.is_stream
-            and (not self.needs_limits or self._limit(first))
-        ):
-            first.generation = generation
-        return first
-
-    def _limit(self, first: FirstAttempt) -> bool:
-        """Set the limit of a first attempt; return False if that depends on more than is known."""
-        candidates, timeout = first.candidates, first.options.timeout
-        limit = first.limit = self.limits[first.candidate.target.key]
-        first.limits = limit, False
-        if timeout is not None:
-            # The limit depends on whether another target is live.
-            if len(candidates) > 1 and candidates[1].circuit.slot is None:
-                return False
-            first.limits = share_of(timeout, limit, is_last=len(candidates) == 1)
-            first.limit = first.limits[0]
-        return True
-
-    def new_call(self, args: tuple[Any, ...], first: FirstAttempt) -> Call:
-        """Return the call that was begun, with its targets in order, named, timed and traced."""
-        options = first.options
-        assert first.deps is not None
-        call = Call(
-            options,
-            first.candidates,
-            first.deps,
-            first.call_id or new_id,
-            None if options.timeout is None else first.entered_at + options.timeout,
-            knows_limit=self.injection.is_async or self.injection.attempt is not None,
-            outcome=first.outcome,
-            rebind=self.injection.rebound,
-        )
-        call.args, call.kwargs = args, first.kwargs
-        call.tag.began_at = first.entered_at
-        if self.is_stream:
-            call.is_stream = True
-        return call
+                    limit, result = TimeLimit(first.limit), None
+                    try:
+                        with limit:
+                            result = candidate.invoke(first, args, first.kwargs)
+                            if is_awaitable(result):
+                                result = await result
+                    finally:
+                        timed_out, still_counted = limit.ended_it, limit.still_counted
+                    limit.check()
+            except BaseException as error:
+                cut_off = timed_out and issubclass(type(error), Exception)
+                cancelled = was_cancelled(error, own=still_counted)
+                pending = self._failed(first, error, timed_out=cut_off, cancelled=cancelled)
+                if pending is None:
+                    raise
+            else:
+                ended_at = runtime.clock()
+                value = self.on_success(
+                    generation, first.entered_at, ended_at, candidate.target, result,
+                    args, first.kwargs, first,
+                )  # fmt: skip
+                return await value() if type(value) is PendingAnswer else value
+            return await self.resume_async(pending, args, first.kwargs)
+        finally:
+            if first.entered is not None:
+                call_ids.leave(first.entered)
 
     # After the first attempt.
 
     def on_failure(
-        self, generation: Generation, entered_at: float, target: Target, error: BaseException
+        self,
+        generation: Generation,
+        entered_at: float,
+        target: Target,
+        error: BaseException,
+        number: int | None = None,
     ) -> SecondAttempt | PendingCall | None:
         """Find out how a call goes on after the wrapper's first attempt failed.
+
+        ``number`` is that of the call, if calls carry their names.
 
         Returns:
             How the call goes on; None if the error is raised unchanged.
         """
         cancelled = was_cancelled(error) if self.injection.is_async else was_cut_off(error)
         is_simple = self.candidates is not None and self.effect.is_simple and not cancelled
-        first = self._wrappers_attempt(generation, entered_at, target)
+        first = self._wrappers_attempt(generation, entered_at, target, number)
         if is_simple and first.candidate is not first.candidates[-1]:
             return self._moved_on(first, generation, error)
         return self._failed(first, error, cancelled=cancelled)
@@ -269,7 +220,7 @@ class Caller(Reporting):
         verdict = first.deps.classify(error)
         if not needs_no_flow(first.options, verdict):
             return self._failed(first, error, verdict=verdict)
-        tag = CallTag(new_id, first.options.observers)
+        tag = CallTag(first.call_id or new_id, first.options.observers)
         tag.began_at = first.entered_at
         second = SecondAttempt(first, error, now, verdict, tag)
         second.charge_first(generation)
@@ -411,13 +362,17 @@ class Caller(Reporting):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         first: FirstAttempt | None = None,
+        number: int | None = None,
     ) -> Any:
         """Do what an answer needs besides being counted; return it, or what replaces it.
 
         The only place for that: streams and awaitables are guarded further, ``reject`` is asked,
         and the circuit, observers and traces are told. A `FirstAttempt` is made for a call of the
-        wrapper only where one is needed, since most answers need none.
+        wrapper only where one is needed, since most answers need none. ``number`` is that of the
+        call, if calls carry their names.
         """
+        if number is not None:
+            first = self._wrappers_attempt(generation, entered_at, target, number)
         if type(result) is not self.plain_type:
             if is_awaitable(result):
                 first = first or self._wrappers_attempt(generation, entered_at, target)
@@ -472,7 +427,11 @@ class Caller(Reporting):
         return None
 
     def _wrappers_attempt(
-        self, generation: Generation, entered_at: float, target: Target
+        self,
+        generation: Generation,
+        entered_at: float,
+        target: Target,
+        number: int | None = None,
     ) -> FirstAttempt:
         """Return what is known of a first attempt that the wrapper made."""
         was_bound, candidates = self.candidates is not None, self.bound()
@@ -484,6 +443,8 @@ class Caller(Reporting):
             candidate = next(each for each in candidates if each.target.key == target.key)
         first = FirstAttempt(candidates, candidate, {}, options, deps)
         first.generation, first.entered_at = generation, entered_at
+        if number is not None:
+            first.call_id = call_ids.id_of(number)
         return first
 
     def _running(
@@ -516,17 +477,21 @@ class Caller(Reporting):
         flow.close()
         call.clear()
 
-    def _not_begun(self, candidates: tuple[Candidate, ...], error: Exception) -> None:
-        """Emit that a call failed whose targets could not be chosen."""
-        first = FirstAttempt(candidates, candidates[0], {}, self.options, self.deps)
-        first.call_id = named_call_id(open_trace()) or new_id()
-        first.entered_at = runtime.clock()
-        broke(self.new_call((), first), candidates[0], None, error)
-
     async def _guard_awaitable(
         self, first: FirstAttempt, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Guard an awaitable that a plain function returned."""
+        if not call_ids.switch.is_on or not first.call_id:
+            return await self._guarded(first, result, args, kwargs)
+        entered = call_ids.enter(first.call_id)
+        try:
+            return await self._guarded(first, result, args, kwargs)
+        finally:
+            call_ids.leave(entered)
+
+    async def _guarded(
+        self, first: FirstAttempt, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         if self.effect.has_limits:
             call, flow, running = self._running(first, args, kwargs)
             return await adrive(call, flow, running, pending=result)

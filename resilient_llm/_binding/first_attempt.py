@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.call_flow import CallFlow
     from resilient_llm._core.call.steps import Step
     from resilient_llm._core.circuit.window import Generation
+    from resilient_llm._runtime.call_ids import Entered
     from resilient_llm._values.policy import Options
 
 
@@ -29,6 +30,7 @@ class FirstAttempt:
             deadline; None if the attempt is made without knowing its limit.
         options: Options of the call, which a later change of the defaults leaves alone.
         deps: What the call needs of the state of the process.
+        entered: What ends the code that belongs to the call, if calls carry their names.
         outcome: Where a trace around the call expects the outcome, or None.
     """
 
@@ -37,6 +39,7 @@ class FirstAttempt:
         "candidate",
         "candidates",
         "deps",
+        "entered",
         "entered_at",
         "generation",
         "kwargs",
@@ -67,6 +70,7 @@ class FirstAttempt:
         self.limits: tuple[float | None, bool] | None = None
         self.limit: float | None = None
         self.outcome: Outcome | None = None
+        self.entered: Entered | None = None
 
 
 class PendingAnswer:

@@ -24,6 +24,7 @@ from resilient_llm._core.call.steps import (
 from resilient_llm._core.circuit.permit import pop_permit, push_permit
 from resilient_llm._drive.cancellation import cancellations, was_cancelled
 from resilient_llm._drive.sync import raise_from
+from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.runtime import runtime
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.call_flow import CallFlow
     from resilient_llm._core.call.steps import Step
     from resilient_llm._drive.aio import TimeLimit
+    from resilient_llm._runtime.call_ids import Entered
     from resilient_llm._values.target import Target
 
 
@@ -63,6 +65,7 @@ class LoopAttempt:
             self._step.has_begun = False  # until its block is entered
         self.cancelled_before = None if self._permit is None else attempts.cancellations()
         self._limit: TimeLimit | None = None
+        self._entered: Entered | None = None
 
     @property
     def result(self) -> Any:
@@ -85,6 +88,8 @@ class LoopAttempt:
             self._step.has_begun = True
         if self._permit is not None:
             push_permit(self._permit)
+        if call_ids.switch.is_on and self.call_id:
+            self._entered = call_ids.enter(self.call_id)
         return self.target
 
     def __exit__(
@@ -129,7 +134,11 @@ class LoopAttempt:
         """Send the outcome to the call, and let go of it; return whether to suppress the error."""
         attempts, self._attempts = self._attempts, None
         assert attempts is not None
-        return attempts.left(self, error, timed_out=timed_out, still_counted=still_counted)
+        try:
+            return attempts.left(self, error, timed_out=timed_out, still_counted=still_counted)
+        finally:
+            if self._entered is not None:
+                call_ids.leave(self._entered)
 
 
 class _Attempts:
@@ -138,6 +147,8 @@ class _Attempts:
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
         self._first: FirstAttempt | None = caller.begin({})
+        if self._first.entered is not None:  # what belongs to the call are the blocks of the loop
+            call_ids.leave(self._first.entered)
         self._call: Call | None = None
         self._steps: CallFlow | None = None
         if self._first.generation is None:

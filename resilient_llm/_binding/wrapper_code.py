@@ -72,9 +72,40 @@ _TEMPLATE: Final = """
     return {wait}{p}resume({p}pending, {args}, {kwargs})
 """
 
+_CIRCUITS: Final = ("circuit", "second.", "others")
+"""Globals without which a wrapper makes no call by itself."""
+_NAMED: Final = "named_"
+"""Prefix of those that are read by wrappers whose calls carry their names."""
+_BEGIN: Final = """
+    {p}number = {p}numbers.next()
+    {p}token = {p}numbers.set({p}number)
+    try:"""
+_END: Final = """
+    finally:
+        {p}numbers.{end}({p}token)
+"""
+
+
+def _with_call_id(template: str, end: str) -> str:
+    """Return the template of a wrapper whose calls carry their names.
+
+    Args:
+        template: That of a wrapper whose calls do not.
+        end: What ends a call.
+    """
+    # A coroutine that was made before its wrapper got this code runs the other one. That finds no
+    # circuit, and so leaves the call to the `Caller`.
+    for name in _CIRCUITS:
+        template = template.replace(f"{{p}}{name}", f"{{p}}{_NAMED}{name}")
+    head, attempt, rest = template.rstrip().partition("\n    try:")
+    body = (attempt + rest).replace("\n", "\n    ")
+    body = body.replace("{p}to, {p}error)", "{p}to, {p}error, {p}number)")
+    body = body.replace("{args}, {kwargs}\n", "{args}, {kwargs}, None, {p}number\n")
+    return head + _BEGIN + body + _END.replace("{end}", end)
+
 
 def generate(
-    injection: Injection, *, by_invoker: bool = False
+    injection: Injection, *, by_invoker: bool = False, carries_id: bool = False
 ) -> tuple[types.CodeType, str, tuple[Any, ...] | None, dict[str, Any]]:
     """Generate the wrapper of one function.
 
@@ -82,6 +113,7 @@ def generate(
         injection: How the function takes its target.
         by_invoker: Whether it calls its targets through the invokers of its `Caller`, since some
             have arguments or a function of their own.
+        carries_id: Whether its calls carry their names, for `call_id`.
 
     Returns:
         Its code, the prefix of the names it expects as globals, and its defaults.
@@ -96,6 +128,9 @@ def generate(
     args, kwargs = _positional(outer), _keywords(outer)
     wait = "await " if injection.is_async else ""
     template = _TEMPLATE_OF_ITEMS if injection.gives_items else _TEMPLATE
+    if carries_id and not injection.gives_items:
+        # A coroutine may be sent on in other contexts.
+        template = _with_call_id(template, "leave" if wait else "reset")
     result = f"{prefix}result"
     source = template.format(
         p=prefix,

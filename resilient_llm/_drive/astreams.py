@@ -16,6 +16,7 @@ from resilient_llm._drive.aopening import ASYNC
 from resilient_llm._drive.opening import refuse_open_scope
 from resilient_llm._drive.session import DROPPED, BaseStreamSession
 from resilient_llm._drive.tasks import spawn
+from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.time_limit import is_trio
 
@@ -91,7 +92,7 @@ class StreamSession(BaseStreamSession):
                         except BaseException:
                             stream_state.stopped_by_consumer = True
                             raise
-                    rest = _later_items(started)
+                    rest = self._rest(started)
                     async for item in rest:
                         sent += 1
                         third = second
@@ -114,6 +115,14 @@ class StreamSession(BaseStreamSession):
         finally:
             error = item = rest = last = second = third = None
             await self.afinish()
+
+    def _rest(self, started: StartedStream) -> Any:
+        """Return the items after those that were held back."""
+        call_id = self.call_id
+        items = _later_items(started)
+        if call_id is None:
+            return items
+        return _of_call(items, call_id, closes=items is not started.opened.source)
 
     def dropped(self) -> None:
         """Warn of a stream that was dropped unclosed, and close it as soon as a task can."""
@@ -166,6 +175,23 @@ def _later_items(started: StartedStream) -> Any:
 async def _each(items: Iterable[Any]) -> AsyncGenerator[Any, None]:
     for item in items:
         yield item
+
+
+async def _of_call(items: Any, call_id: str, *, closes: bool) -> AsyncGenerator[Any, None]:
+    """Give items, each asked for inside the call; close them if nobody else does."""
+    try:
+        while True:
+            entered = call_ids.enter(call_id)
+            try:
+                item = await items.__anext__()
+            except StopAsyncIteration:
+                return
+            finally:
+                call_ids.leave(entered)
+            yield item
+    finally:
+        if closes:
+            await items.aclose()
 
 
 async def _timed(started: StartedStream) -> AsyncGenerator[Any, None]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from resilient_llm._core.call.steps import Deliver, Done
 from resilient_llm._drive import sync
 from resilient_llm._drive.results import is_awaitable, kind_of
+from resilient_llm._runtime import call_ids
 
 if TYPE_CHECKING:
     from resilient_llm._core.call.call import Call
@@ -64,6 +65,7 @@ async def adrive(call: Call, flow: CallFlow, step: Step, *, pending: Any = None)
     from resilient_llm._drive import aio  # loaded with the first asynchronous call
 
     is_ours = True
+    entered = call_ids.enter(call.tag.call_id) if call_ids.switch.is_on else None
     try:
         step, given = await aio.advance(call, flow, step, pending=pending)
         if type(step) is Done:
@@ -72,6 +74,8 @@ async def adrive(call: Call, flow: CallFlow, step: Step, *, pending: Any = None)
         is_ours = False
         return await _ahanded_over(call, flow, step, given)
     finally:
+        if entered is not None:
+            call_ids.leave(entered)
         # An object that an error's traceback can reach must not hold the error.
         step = given = pending = None  # type: ignore[assignment]  # as just said
         if is_ours:

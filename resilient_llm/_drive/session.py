@@ -17,6 +17,7 @@ from resilient_llm._core.call.call import Call
 from resilient_llm._core.call.ending import emit_call_failed
 from resilient_llm._core.call.steps import RERAISE, Deliver, Done, Raise, Reraise
 from resilient_llm._drive.cancellation import was_cancelled, was_cut_off
+from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.kinds import ErrorKind
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.steps import Reply, Step
     from resilient_llm._core.stream.stream_state import StreamState
     from resilient_llm._drive.opening import StartedStream, StreamIO
+    from resilient_llm._runtime.call_ids import Entered
 
 _NO_STREAM: Final = (
     "a target gave an answer that is no stream where the others stream: let all of them stream"
@@ -159,6 +161,21 @@ class BaseStreamSession(ABC):
     def _end_wait(self, generator: Any) -> None:  # noqa: B027  # only synchronous code needs it
         """End the wait for an item that another thread is in; closing ends that of a task."""
 
+    @property
+    def call_id(self) -> str | None:
+        """Name of the call if calls carry theirs, and if this is one: not of a mere breaker."""
+        return (
+            self._call.tag.call_id if call_ids.switch.is_on and type(self._call) is Call else None
+        )
+
+    def _enter(self) -> Entered | None:
+        """Begin a step whose code belongs to the call: code of its targets, and of its policy.
+
+        Never across a ``yield``: between two items the consumer is outside of the call.
+        """
+        name = self.call_id
+        return None if name is None else call_ids.enter(name)
+
     # The steps.
 
     async def astarted(self) -> StartedStream | None:
@@ -167,7 +184,12 @@ class BaseStreamSession(ABC):
             suspended = self._start_call()
             step, given = suspended.step, suspended.given
             if type(step) is not Deliver:
-                step, given = await self._advance(step, given)
+                entered = self._enter()
+                try:
+                    step, given = await self._advance(step, given)
+                finally:
+                    if entered is not None:
+                        call_ids.leave(entered)
             self._deliver(step, given)
         return self._started_stream
 
@@ -202,7 +224,12 @@ class BaseStreamSession(ABC):
             self.is_entered = False
             self._held = None
             started, self._started_stream = self._started_stream, None
-            swallows = None if started is None else await started.opened.aleave(*error)
+            entered = self._enter()
+            try:
+                swallows = None if started is None else await started.opened.aleave(*error)
+            finally:
+                if entered is not None:
+                    call_ids.leave(entered)
         return swallows
 
     async def astop(self) -> None:
@@ -243,6 +270,7 @@ class BaseStreamSession(ABC):
             BaseException: The error, or the one with which the call flow ends.
         """
         step = given = reply = None
+        entered = self._enter()
         try:
             cancelled = error is not None and (
                 was_cancelled(error) if self._io.is_async else was_cut_off(error)
@@ -261,19 +289,26 @@ class BaseStreamSession(ABC):
             return self._deliver(step, given)
         finally:
             error = step = given = reply = None  # no frame of a traceback keeps them
+            if entered is not None:
+                call_ids.leave(entered)
 
     async def afinish(self) -> None:
         """Close what is open and release the call."""
         pending, self._pending = self._pending, None
-        self._release()
-        if pending is not None:
-            await self._io.close(pending)
-        started = self._started_stream
-        if started is not None and self.is_entered:
-            await started.opened.ahang_up()  # the consumer leaves the manager
-        elif started is not None:
-            self._started_stream = None
-            await started.opened.aabandon()
+        entered = self._enter()
+        try:
+            self._release()
+            if pending is not None:
+                await self._io.close(pending)
+            started = self._started_stream
+            if started is not None and self.is_entered:
+                await started.opened.ahang_up()  # the consumer leaves the manager
+            elif started is not None:
+                self._started_stream = None
+                await started.opened.aabandon()
+        finally:
+            if entered is not None:
+                call_ids.leave(entered)
 
     # What they have in common.
 

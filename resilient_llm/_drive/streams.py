@@ -38,6 +38,7 @@ from resilient_llm._drive.opening import SYNC
 from resilient_llm._drive.session import DROPPED, BaseStreamSession
 from resilient_llm._drive.sync import advance
 from resilient_llm._drive.tasks import run_to_end
+from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.runtime import runtime
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ class StreamSession(BaseStreamSession):
                             stream_state.stopped_by_consumer = True
                             raise
                     # Not chained to the first items: a generator is iterated faster by itself.
-                    for item in _later_items(started):
+                    for item in self._rest(started):
                         sent += 1
                         third = second
                         second = last
@@ -142,6 +143,12 @@ class StreamSession(BaseStreamSession):
         finally:
             error = item = last = second = third = None
             run_to_end(self.afinish())
+
+    def _rest(self, started: StartedStream) -> Any:
+        """Return the items after those that were held back."""
+        call_id = self.call_id
+        items = _later_items(started)
+        return items if call_id is None else _of_call(items, call_id)
 
     def _borrowed_iterator(self, generator: weakref.ref[Any], original: Any) -> BorrowedIterator:
         return BorrowedIterator(generator, original)
@@ -169,6 +176,20 @@ def _later_items(started: StartedStream) -> Any:
     if started.is_over:
         return ()
     return _timed(started) if started.is_watched else started.opened.source
+
+
+def _of_call(items: Any, call_id: str) -> Generator[Any, None, None]:
+    """Give items, of which each is asked for inside the call."""
+    iterator = iter(items)
+    while True:
+        entered = call_ids.enter(call_id)
+        try:
+            item = next(iterator)
+        except StopIteration:
+            return
+        finally:
+            call_ids.leave(entered)
+        yield item
 
 
 def _timed(started: StartedStream) -> Generator[Any, None, None]:

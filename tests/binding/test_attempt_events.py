@@ -24,9 +24,11 @@ from resilient_llm import (
     StreamPolicy,
     Target,
     Trace,
+    call_id,
     configure,
     failover,
 )
+from resilient_llm._runtime import call_ids
 from resilient_llm.testing import FakeClock, capture_events, fake_clock, isolated
 from tests.support.ways import ProviderError, run_async
 
@@ -305,6 +307,8 @@ def check(script: Script, ask: Callable[[], Any], events: list[Event]) -> list[A
         wrong.append(("asked", script.asked))
     if failed != is_failed(left):
         wrong.append(("failed", failed))
+    if call_id() is not None:
+        wrong.append("a name is left")
     if len({event.call_id for event in events if event.call_id}) > 1:
         wrong.append("calls")
     if any(count > 1 for count in numbers.values()):
@@ -312,10 +316,15 @@ def check(script: Script, ask: Callable[[], Any], events: list[Event]) -> list[A
     return [*wrong, repr(left), *events] if wrong else []
 
 
+@pytest.mark.parametrize("carries_ids", [False, True], ids=["", "call_id"])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.filterwarnings("ignore:attempts=", "ignore:timeout=")
-def test_every_attempt_emits_one_event_and_every_failed_call_one(form: str) -> None:
+def test_every_attempt_emits_one_event_and_every_failed_call_one(
+    form: str, carries_ids: bool
+) -> None:
     """Whatever a target, the caller, `reject`, a strategy or `on_interrupt` does."""
+    if carries_ids:
+        call_ids.switch_on()
     for seed in range(SEEDS):
         with isolated(), fake_clock() as clock, capture_events() as events:
             configure(logging=False)

@@ -30,6 +30,7 @@ from resilient_llm import (
 from resilient_llm._binding.caller import Caller
 from resilient_llm._binding.first_attempt import FirstAttempt
 from resilient_llm._core.circuit import triggers
+from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm.testing import FakeClock, fake_clock, isolated
 from tests.support.ways import ProviderError, run_async
@@ -247,6 +248,18 @@ def differences(
 def test_both_paths_give_the_same(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers, errors, counts, states, benches and waits are equal after every step."""
     assert [] == differences(range(first, first + 50), monkeypatch, is_async=False)
+
+
+@pytest.mark.usefixtures("without_jitter")
+@pytest.mark.filterwarnings("ignore:attempts=")
+def test_both_paths_give_the_same_where_calls_carry_their_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The wrapper has other code then."""
+    call_ids.switch_on()
+
+    assert [] == differences(range(2000, 2020), monkeypatch, is_async=False)
+    assert [] == differences(range(3000, 3005), monkeypatch, is_async=True)
 
 
 @pytest.mark.usefixtures("without_jitter")

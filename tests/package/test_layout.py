@@ -63,7 +63,7 @@ PUBLIC_NAMES = """
     RetryScheduled RetryStopped Settings StreamCommitted StreamInterrupted
     StreamInterruptedError StreamPolicy Target TargetBenched TargetHealth TargetSkipped
     TargetUnbenched Trace TracedCall UnbenchModel UnknownError Verdict __version__ bench_model
-    breaker classify configure events failover health is_benched list_benched observe reset
+    breaker call_id classify configure events failover health is_benched list_benched observe reset
     settings unbench_model
 """.split()
 
