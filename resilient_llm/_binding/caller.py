@@ -76,7 +76,7 @@ class Caller(Reporting):
         if self.injection.gives_items == "sync":
             from resilient_llm._drive import streams
 
-            return streams.StreamSession(start).generator()
+            return streams.StreamSession(start).present()
         from resilient_llm._drive import astreams
 
         return astreams.StreamSession(start).present()

@@ -17,6 +17,7 @@ from resilient_llm._core.call.steps import Reply
 from resilient_llm._core.circuit.permit import pop_permit, push_permit
 from resilient_llm._core.stream.stream_state import StreamState
 from resilient_llm._core.stream.stream_timer import StreamTimer
+from resilient_llm._drive.cancellation import refuse_cut_off
 from resilient_llm._drive.results import holder_of, kind_of, special
 from resilient_llm._drive.sources import Sources, sources_of
 from resilient_llm._drive.tasks import run_to_end
@@ -460,6 +461,7 @@ class _SyncIO:
                 return
         if limit is not None:
             limit.check()
+        refuse_cut_off()
         started.is_over = True
         stream_state.left_early = started.is_left_early
         stream_state.fault = stream_state.ended_before()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from resilient_llm._core.call.steps import Deliver, Done, Raise, Reply, Reraise, Try, Wait
 from resilient_llm._core.circuit.permit import pop_permit, push_permit
-from resilient_llm._drive.cancellation import was_cut_off
+from resilient_llm._drive.cancellation import refuse_closed, was_cut_off
 from resilient_llm._drive.opening import FirstContentTimeout, NoContentError, begin
 from resilient_llm._drive.results import is_awaitable, kind_of
 from resilient_llm._drive.tasks import current_task
@@ -71,6 +71,7 @@ def advance(
                 raise_from(step)
             elif type(step) is Wait:
                 runtime.time.sleep(step.seconds)
+                refuse_closed()
                 step = flow.send(Reply(runtime.clock()))
     finally:
         step = pending = started = value = None  # type: ignore[assignment]  # no frame keeps them
