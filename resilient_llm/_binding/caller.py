@@ -414,7 +414,11 @@ class Caller(Reporting):
                 self._refuse_unawaited(first, result)
             if kind_of(result) is not None:
                 first = first or self._wrappers_attempt(generation, entered_at, target)
-                return self._guard_stream(first, result, args, kwargs)
+                try:
+                    return self._guard_stream(first, result, args, kwargs)
+                except ResilientLLMError as error:
+                    trim(error)
+                    raise
             self._is_plain(result)
         reject = self.reject
         if (

@@ -89,7 +89,8 @@ class _AsyncIO:
             try:  # no shield holds asyncio's own cancellation off, so each is closed by itself
                 await close(iterator)
             finally:
-                await close(stream)
+                if stream is not iterator:
+                    await close(stream)
 
     async def hold_back(self, started: StartedStream, limit: FirstContentTimeout | None) -> None:
         assert limit is None  # the limit is a cancel scope around the whole attempt

@@ -16,6 +16,7 @@ from resilient_llm._drive.aopening import ASYNC
 from resilient_llm._drive.interruption import interruption_of
 from resilient_llm._drive.opening import refuse_open_scope
 from resilient_llm._drive.session import DROPPED, BaseStreamSession
+from resilient_llm._drive.sync import trim
 from resilient_llm._drive.tasks import spawn
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.time_limit import is_trio
@@ -116,13 +117,21 @@ class StreamSession(BaseStreamSession):
             if self._lent is not None:
                 self._lent.is_over = True
         except BaseException as caught:
-            if self._closing is None or not self._closing.has_raised(caught):
+            if self._leaves(caught):
                 raise
         finally:
             if self._closing is not None:
                 self._closing.take_back()
             error = item = rest = last = second = third = None
             await self.afinish()
+
+    def _leaves(self, error: BaseException) -> bool:
+        """Return whether an error is raised to the reader: not if another task has closed it."""
+        if self._closing is not None and self._closing.has_raised(error):
+            return False
+        if issubclass(type(error), Exception):
+            trim(error)
+        return True
 
     def dropped(self) -> None:
         """Warn of a stream that was dropped unclosed, and close it as soon as a task can."""

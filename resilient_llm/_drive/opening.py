@@ -446,7 +446,7 @@ class _SyncIO:
         return special(manager, "__exit__")(*error)
 
     async def close(self, stream: Any, iterator: Any = None) -> None:
-        for each in (iterator, stream):
+        for each in (iterator,) if iterator is stream else (iterator, stream):
             with suppress(Exception):
                 each.close()
 

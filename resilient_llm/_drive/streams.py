@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from resilient_llm._drive.opening import SYNC
 from resilient_llm._drive.session import DROPPED, BaseStreamSession
-from resilient_llm._drive.sync import advance
+from resilient_llm._drive.sync import advance, trim
 from resilient_llm._drive.tasks import run_to_end
 from resilient_llm._runtime.runtime import runtime
 
@@ -139,8 +139,9 @@ class StreamSession(BaseStreamSession):
                 error = None
             if self._lent is not None:
                 self._lent.is_over = True
-        except Exception:
+        except Exception as caught:
             if not self._is_closing:
+                trim(caught)
                 raise
         finally:
             error = item = last = second = third = None
@@ -236,9 +237,12 @@ class GuardedGenerator:
     ``for`` and ``yield from`` read the generator itself.
     """
 
-    __slots__ = ("__weakref__", "_generator", "_session")
+    # A slot, so that Python finds the generator's own method there, without a call in between.
+    __slots__ = ("__next__", "__weakref__", "_generator", "_session")
+    __next__: Callable[[], Any]
 
     def __init__(self, generator: Generator[Any, None, None], session: StreamSession) -> None:
+        self.__next__ = generator.__next__
         self._generator = generator
         self._session = session
 
@@ -248,9 +252,6 @@ class GuardedGenerator:
 
     def __iter__(self) -> Any:
         return self._generator
-
-    def __next__(self) -> Any:
-        return next(self._generator)
 
     def close(self) -> None:
         """End the stream, and a wait for its next item in another thread."""

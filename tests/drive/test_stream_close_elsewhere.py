@@ -200,7 +200,8 @@ def test_what_a_generator_function_gives_passes_for_a_generator() -> None:
     assert inspect.isgenerator(stream)
     assert inspect.GEN_CREATED == inspect.getgeneratorstate(stream)
     assert "It" == next(stream)
-    assert " is" == stream.send(None)
+    send: Any = stream.send
+    assert " is" == send(None)
     assert inspect.GEN_SUSPENDED == inspect.getgeneratorstate(stream)
     with pytest.raises(KeyError):
         stream.throw(KeyError())

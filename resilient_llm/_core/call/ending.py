@@ -41,14 +41,20 @@ def succeeded(
         value: The answer; None for a stream, which was handed over already.
         response_time: Seconds to the first content of a stream.
     """
-    candidate, took = trial.candidate, now - trial.permit.entered_at
+    took = now - trial.permit.entered_at
     trial.permit.succeeded(now, took, response_time, cooldown=call.options.cooldown, tag=call.tag)
+    answered(call, trial, now)
+    return Done(value)
+
+
+def answered(call: Call, trial: Try, now: float) -> None:
+    """Record and emit a success that is counted."""
+    candidate, took = trial.candidate, now - trial.permit.entered_at
     if call.outcome is not None:
         call.outcome.served_by = candidate.target.key
         call.records.append(AttemptRecord(candidate.target.key, trial.number, seconds=took))
     if call.is_heard(candidate, event_names.AttemptSucceeded):
         call.emit(candidate, event_names.AttemptSucceeded, now, number=trial.number, seconds=took)
-    return Done(value)
 
 
 def leaves(trial: Try, error: BaseException | None) -> Reraise | Raise:

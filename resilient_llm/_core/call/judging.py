@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from resilient_llm._core.call.ending import emit_call_failed, is_over, leaves, too_late
+from resilient_llm._core.call.ending import (
+    answered,
+    emit_call_failed,
+    is_over,
+    leaves,
+    too_late,
+)
 from resilient_llm._core.call.steps import NO_ANSWER
 from resilient_llm._values import event_names
 from resilient_llm._values.built_in import class_name
@@ -177,6 +183,8 @@ def _cancelled(call: Call, trial: Try, reply: Reply, stream: StreamState | None)
     )
     if hung is not None:
         _emit_attempt_failed(call, trial, reply.now, hung)
+    elif stream is not None and stream.has_content:
+        answered(call, trial, reply.now)
     return leaves(trial, reply.error)
 
 
