@@ -12,7 +12,6 @@ import itertools
 import json
 import math
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
@@ -352,7 +351,7 @@ class FakeStream:
 
     def __init__(self, items: tuple[Any, ...], then: BaseException | type[BaseException] | None):
         self.closed = False
-        self._left = deque(items)
+        self._left = iter(items)  # a guard sees in it whether the end was reached
         self._then = then
 
     def __iter__(self) -> Self:
@@ -360,8 +359,8 @@ class FakeStream:
 
     def __next__(self) -> Any:
         if not self.closed:
-            if self._left:
-                return self._left.popleft()
+            for item in self._left:
+                return item
             self.closed = True
             if self._then is not None:
                 raise self._then

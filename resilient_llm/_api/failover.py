@@ -21,6 +21,7 @@ from resilient_llm._binding.wrapper import guarded_function
 from resilient_llm._runtime.chains import note_policy
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.chain import targets_of
+from resilient_llm._values.errors import ResilientLLMError
 from resilient_llm._values.exported import exported
 from resilient_llm._values.policy import (
     BUILT_IN,
@@ -173,7 +174,13 @@ class Failover:
         Raises:
             ConfigurationError: If it cannot be guarded, or is given no target.
         """
-        return self._callers.call(fn, args, kwargs)
+        try:
+            return self._callers.call(fn, args, kwargs)
+        except ResilientLLMError as error:
+            from resilient_llm._drive.sync import trim  # loaded by the call
+
+            trim(error)
+            raise
 
     def using(self, **changes: Unpack[PolicyOptions]) -> Failover:
         """Return a copy with other options, among them ``chain``.

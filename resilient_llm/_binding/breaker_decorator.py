@@ -17,7 +17,7 @@ from resilient_llm._core.stream.stream_state import StreamState
 from resilient_llm._drive.cancellation import was_cancelled
 from resilient_llm._drive.opening import SYNC, OpenStream, StartedStream
 from resilient_llm._drive.results import kind_of, refuse_unawaited
-from resilient_llm._drive.sources import is_left_early, sources_of
+from resilient_llm._drive.sources import Sources
 from resilient_llm._drive.tasks import current_task
 from resilient_llm._runtime.classify import classify
 from resilient_llm._runtime.runtime import runtime
@@ -186,6 +186,7 @@ def _suspended(guarded_stream: GuardedStream, opened: OpenStream) -> Suspended:
     flow = _breaker_flow(guarded_stream)
     started = StartedStream(opened, StreamState(DEFAULT, runtime.item_inspector()))
     started.began_at = runtime.clock()
+    started.note_sources()
     guarded_stream.record_first_content()
     return Suspended(_GuardedCall(), flow, next(flow), started)
 
@@ -223,15 +224,15 @@ class GuardedStream:
         self._lender = self._permit
         self.lends = self._permit.matters_inside
         self._stream_state = StreamState(DEFAULT, runtime.item_inspector(), is_selected=True)
-        self._sources: list[Any] = []
+        self._sources: Sources | None = None
         self.has_content = False
         self.response_time: float | None = None
         self.quiet_since: float | None = None
 
     def inspect(self, item: Any, generator: Any) -> None:
         """Note whether an item of a generator has content; called for each until one has."""
-        if not self._sources:
-            self._sources = sources_of(generator)
+        if self._sources is None or not self._sources.found:
+            self._sources = Sources(generator, is_decorated=True)
         self.has_content = self._stream_state.is_content(item)
         if self.has_content:
             self.record_first_content()
@@ -259,7 +260,7 @@ class GuardedStream:
 
     def ended(self, *last: Any) -> None:
         """Report a stream that ended by itself, after these items."""
-        self._stream_state.left_early = is_left_early(self._sources)
+        self._stream_state.left_early = self._sources is None or self._sources.are_left_early
         self._stream_state.fault = self._stream_state.ended_after(
             item for item in last if item is not None
         )

@@ -83,7 +83,7 @@ class Caller(Beginning):
         if self.injection.gives_items == "sync":
             from resilient_llm._drive import streams
 
-            return streams.StreamSession(start).generator()
+            return streams.StreamSession(start).present()
         from resilient_llm._drive import astreams
 
         return astreams.StreamSession(start).present()
@@ -381,7 +381,11 @@ class Caller(Beginning):
                 self._refuse_unawaited(first, result)
             if kind_of(result) is not None:
                 first = first or self._wrappers_attempt(generation, entered_at, target)
-                return self._guard_stream(first, result, args, kwargs)
+                try:
+                    return self._guard_stream(first, result, args, kwargs)
+                except ResilientLLMError as error:
+                    trim(error)
+                    raise
             self._is_plain(result)
         reject = self.reject
         if reject is not None:

@@ -23,7 +23,7 @@ from resilient_llm._core.call.steps import (
 )
 from resilient_llm._core.circuit.permit import pop_permit, push_permit
 from resilient_llm._drive.cancellation import cancellations, was_cancelled
-from resilient_llm._drive.sync import raise_from
+from resilient_llm._drive.sync import raise_from, trim
 from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.runtime import runtime
 
@@ -237,6 +237,9 @@ class _Attempts:
             self._end()
             try:
                 raise_from(step)
+            except Exception as error:
+                trim(error)
+                raise
             finally:
                 step = None
         assert step is not None

@@ -16,7 +16,6 @@ import anyio
 
 from resilient_llm._drive.opening import begin_with
 from resilient_llm._drive.results import is_awaitable, special
-from resilient_llm._drive.sources import is_left_early
 from resilient_llm._runtime.time_limit import TaskScope, innermost_scope, is_trio
 
 if TYPE_CHECKING:
@@ -90,7 +89,8 @@ class _AsyncIO:
             try:  # no shield holds asyncio's own cancellation off, so each is closed by itself
                 await close(iterator)
             finally:
-                await close(stream)
+                if stream is not iterator:
+                    await close(stream)
 
     async def hold_back(self, started: StartedStream, limit: FirstContentTimeout | None) -> None:
         assert limit is None  # the limit is a cancel scope around the whole attempt
@@ -101,7 +101,7 @@ class _AsyncIO:
             if stream_state.fault is not None or stream_state.may_begin:
                 return
         started.is_over = True
-        stream_state.left_early = stream_state.is_selected and is_left_early(started.sources)
+        stream_state.left_early = started.is_left_early
         stream_state.fault = stream_state.ended_before()
 
 

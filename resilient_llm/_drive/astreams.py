@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from resilient_llm._drive.aio import CUT_OFF, advance
 from resilient_llm._drive.aopening import ASYNC
+from resilient_llm._drive.interruption import interruption_of
 from resilient_llm._drive.opening import refuse_open_scope
 from resilient_llm._drive.session import DROPPED, BaseStreamSession
+from resilient_llm._drive.sync import trim
 from resilient_llm._drive.tasks import spawn
 from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.runtime import runtime
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from resilient_llm._core.call.call import Call
     from resilient_llm._core.call.steps import Step
+    from resilient_llm._drive.interruption import Interruption
     from resilient_llm._drive.opening import StartedStream
     from resilient_llm._drive.session import Suspended
     from resilient_llm._runtime.clock import CancelScope
@@ -37,10 +40,12 @@ class StreamSession(BaseStreamSession):
     closes what is open.
     """
 
-    __slots__ = ()
+    __slots__ = ("_closing",)
 
     def __init__(self, start: Suspended | Callable[[], Suspended], pending: Any = None) -> None:
         super().__init__(ASYNC, start, pending)
+        self._closing: Interruption | None = None
+        """The cancellation by which another task closes it while one reads."""
 
     @property
     def has_begun(self) -> bool:
@@ -112,7 +117,12 @@ class StreamSession(BaseStreamSession):
                 error = None
             if self._lent is not None:
                 self._lent.is_over = True
+        except BaseException as caught:
+            if self._leaves(caught):
+                raise
         finally:
+            if self._closing is not None:
+                self._closing.take_back()
             error = item = rest = last = second = third = None
             await self.afinish()
 
@@ -123,6 +133,14 @@ class StreamSession(BaseStreamSession):
         if call_id is None:
             return items
         return _of_call(items, call_id, closes=items is not started.opened.source)
+
+    def _leaves(self, error: BaseException) -> bool:
+        """Return whether an error is raised to the reader: not if another task has closed it."""
+        if self._closing is not None and self._closing.has_raised(error):
+            return False
+        if issubclass(type(error), Exception):
+            trim(error)
+        return True
 
     def dropped(self) -> None:
         """Warn of a stream that was dropped unclosed, and close it as soon as a task can."""
@@ -159,9 +177,23 @@ class StreamSession(BaseStreamSession):
     async def _close_generator(self, generator: Any) -> bool:
         try:
             await generator.aclose()
-        except RuntimeError:  # it is being executed
-            return False
+        except RuntimeError:
+            if generator.ag_running:
+                return False
+            raise
         return True
+
+    async def _close_elsewhere(self, generator: Any) -> None:
+        interruption = interruption_of(generator)
+        if interruption is None:  # on trio, or by code that the stream itself runs
+            if not await self._hang_up_elsewhere():
+                raise RuntimeError("aclose(): asynchronous generator is already running")
+            return
+        self._closing = interruption
+        self._is_closing = True
+        await self._hang_up_elsewhere()
+        if not await interruption.end(lambda: self._close_generator(generator)):
+            raise RuntimeError("aclose(): asynchronous generator is already running")
 
 
 def _later_items(started: StartedStream) -> Any:

@@ -40,7 +40,40 @@ def was_cut_off(error: BaseException) -> bool:
     In synchronous code such a limit shuts down the connection that the thread is waiting for. What
     the client raises then is as little the fault of its target as a cancellation would be.
     """
-    return issubclass(type(error), Exception) and runtime.time.is_cut_off()
+    return issubclass(type(error), Exception) and is_cut_off()
+
+
+def is_cut_off() -> bool:
+    """Return whether the wait of this thread was ended: by a limit, or by closing its stream."""
+    return runtime.time.is_cut_off() or is_closed_elsewhere()
+
+
+def is_closed_elsewhere() -> bool:
+    """Return whether another thread closes a stream that this one reads just now."""
+    watchdog: Any = sys.modules.get("resilient_llm._runtime.watchdog")
+    return watchdog is not None and watchdog.is_closing()
+
+
+def refuse_cut_off() -> None:
+    """Refuse what came to its end because the wait of this thread was ended.
+
+    A connection that was shut down may look like one that has ended in order.
+
+    Raises:
+        ConnectionAbortedError: If it was ended.
+    """
+    if is_cut_off():
+        raise ConnectionAbortedError("the read was ended by a limit, or by closing the stream")
+
+
+def refuse_closed() -> None:
+    """Make no further attempt for a stream that another thread closes.
+
+    Raises:
+        ConnectionAbortedError: If it is closed.
+    """
+    if is_closed_elsewhere():
+        raise ConnectionAbortedError("the stream was closed")
 
 
 def was_cancelled(error: BaseException, before: int | None = None, *, own: int = 0) -> bool:

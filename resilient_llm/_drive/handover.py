@@ -13,6 +13,7 @@ from resilient_llm._core.call.steps import Deliver, Done
 from resilient_llm._drive import sync
 from resilient_llm._drive.results import is_awaitable, kind_of
 from resilient_llm._runtime import call_ids
+from resilient_llm._values.errors import ResilientLLMError
 
 if TYPE_CHECKING:
     from resilient_llm._core.call.call import Call
@@ -42,6 +43,9 @@ def drive(call: Call, flow: CallFlow, step: Step, *, pending: Any = None) -> Any
             return step.value
         is_ours = False
         return _handed_over(call, flow, step, given)
+    except ResilientLLMError as error:
+        sync.trim(error)
+        raise
     finally:
         # An object that an error's traceback can reach must not hold the error.
         step = given = pending = None  # type: ignore[assignment]  # as just said
@@ -73,6 +77,9 @@ async def adrive(call: Call, flow: CallFlow, step: Step, *, pending: Any = None)
             return step.value
         is_ours = False
         return await _ahanded_over(call, flow, step, given)
+    except ResilientLLMError as error:
+        sync.trim(error)
+        raise
     finally:
         if entered is not None:
             call_ids.leave(entered)

@@ -17,8 +17,9 @@ from resilient_llm._core.call.steps import Reply
 from resilient_llm._core.circuit.permit import pop_permit, push_permit
 from resilient_llm._core.stream.stream_state import StreamState
 from resilient_llm._core.stream.stream_timer import StreamTimer
+from resilient_llm._drive.cancellation import refuse_cut_off
 from resilient_llm._drive.results import holder_of, kind_of, special
-from resilient_llm._drive.sources import is_left_early, sources_of
+from resilient_llm._drive.sources import Sources, sources_of
 from resilient_llm._drive.tasks import run_to_end
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.errors import ConfigurationError
@@ -192,6 +193,11 @@ class OpenStream:
         elif self.is_stream:
             self.source = io.iterator(stream)
 
+    @property
+    def is_callers_own(self) -> bool:
+        """Whether the iterator may be code of the caller's around an SDK's stream."""
+        return self.is_stream and self.holder is None
+
     async def aleave(self, *error: Any) -> Any:
         """Close it as ``with`` does, once; return whether the error is to be swallowed."""
         if self._is_closed:
@@ -228,7 +234,7 @@ class StartedStream:
         timer: How long its items may take; None if nothing limits them.
         began_at: When its first content could be delivered, monotonic seconds.
         is_over: Whether the stream ended while its items were still held back.
-        sources: What a decorated generator reads from.
+        sources: What its iterator reads from, if that may be the caller's own; else None.
         marker: What the consumer is given before its items, if it replaces an earlier stream.
         too_late: Whether an item was waited for too long.
         waits_since: Since when the next content is waited for, monotonic seconds; None without
@@ -258,12 +264,19 @@ class StartedStream:
         self.too_late = False
         self.waits_since: float | None = None
         self._sent_at_start = 0
-        self.sources: list[Any] = []
+        self.sources: Sources | None = None
 
     def note_sources(self) -> None:
-        """Note what a decorated generator reads from, once it has given an item."""
-        if not self.sources and self.stream_state.is_selected:
-            self.sources = sources_of(self.opened.source)
+        """Note what the iterator reads from: a generator only shows it between two items."""
+        if self.sources is not None and self.sources.found:
+            return
+        if self.opened.is_callers_own:
+            self.sources = Sources(self.opened.source, is_decorated=self.stream_state.is_selected)
+
+    @property
+    def is_left_early(self) -> bool:
+        """Whether code of the caller's has ended the stream before its source was at its end."""
+        return self.sources is not None and self.sources.are_left_early
 
     def start(self, call: Call, step: Try, now: float) -> None:
         """Note that the held items may be delivered from now on."""
@@ -316,7 +329,7 @@ class StartedStream:
         if not stream_state.has_content and not stream_state.awaits_content:
             stream_state.has_content = any(stream_state.is_content(item) for item in seen)
         if error is None and not self.is_over:
-            stream_state.left_early = stream_state.is_selected and is_left_early(self.sources)
+            stream_state.left_early = self.is_left_early
             stream_state.fault = stream_state.ended_after(seen)
         stream_state.quiet_since = self._quiet_since(now)
         return Reply(
@@ -433,7 +446,7 @@ class _SyncIO:
         return special(manager, "__exit__")(*error)
 
     async def close(self, stream: Any, iterator: Any = None) -> None:
-        for each in (iterator, stream):
+        for each in (iterator,) if iterator is stream else (iterator, stream):
             with suppress(Exception):
                 each.close()
 
@@ -448,8 +461,9 @@ class _SyncIO:
                 return
         if limit is not None:
             limit.check()
+        refuse_cut_off()
         started.is_over = True
-        stream_state.left_early = stream_state.is_selected and is_left_early(started.sources)
+        stream_state.left_early = started.is_left_early
         stream_state.fault = stream_state.ended_before()
 
 

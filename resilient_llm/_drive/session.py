@@ -11,6 +11,7 @@ from __future__ import annotations
 import weakref
 from abc import ABC, abstractmethod
 from contextlib import suppress
+from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from resilient_llm._core.call.call import Call
@@ -98,6 +99,7 @@ class BaseStreamSession(ABC):
         "_generator",
         "_held",
         "_io",
+        "_is_closing",
         "_is_iterated",
         "_lent",
         "_pending",
@@ -132,6 +134,8 @@ class BaseStreamSession(ABC):
         """The generator, while a manager is entered."""
         self._lent: Lent | None = None
         self._is_iterated = False
+        self._is_closing = False
+        """Whether the consumer closes it while another thread or task reads: its items then end."""
         self.is_entered = False
         self.is_over = False
 
@@ -158,8 +162,14 @@ class BaseStreamSession(ABC):
     async def _close_generator(self, generator: Any) -> bool:
         """Close the generator of the items; return False if it waits for an item just now."""
 
-    def _end_wait(self, generator: Any) -> None:  # noqa: B027  # only synchronous code needs it
-        """End the wait for an item that another thread is in; closing ends that of a task."""
+    @abstractmethod
+    async def _close_elsewhere(self, generator: Any) -> None:
+        """End the wait for an item that another thread or task is in, and close the generator.
+
+        Raises:
+            ValueError | RuntimeError: As Python does, if the wait cannot be ended and the stream
+                is that of a generator function, of which there is nothing else to close.
+        """
 
     @property
     def call_id(self) -> str | None:
@@ -237,13 +247,8 @@ class BaseStreamSession(ABC):
         if self._lent is not None:
             self._lent.is_over = True
         generator = None if self._generator is None else self._generator()
-        started = self._started_stream  # a reader in another thread lets go of it when it ends
         if generator is not None and not await self._close_generator(generator):
-            # Another thread or task waits for an item: the closed connection ends that wait.
-            if started is not None:
-                started.stream_state.stopped_by_consumer = True
-                self._end_wait(generator)
-                await started.opened.aabandon()
+            await self._close_elsewhere(generator)
             return
         started = self._started_stream
         if not self.is_over and started is not None and started.opened.is_stream:
@@ -271,6 +276,8 @@ class BaseStreamSession(ABC):
         """
         step = given = reply = None
         entered = self._enter()
+        if self._is_closing:
+            started.stream_state.stopped_by_consumer = True
         try:
             cancelled = error is not None and (
                 was_cancelled(error) if self._io.is_async else was_cut_off(error)
@@ -309,6 +316,17 @@ class BaseStreamSession(ABC):
         finally:
             if entered is not None:
                 call_ids.leave(entered)
+
+    async def _hang_up_elsewhere(self) -> bool:
+        """Close the SDK's stream that another thread or task reads; return whether there is one."""
+        started = self._started_stream  # a reader in another thread lets go of it when it ends
+        if started is None:
+            return False
+        started.stream_state.stopped_by_consumer = True
+        if type(started.opened.stream) in (GeneratorType, AsyncGeneratorType):
+            return False
+        await started.opened.aabandon()
+        return True
 
     # What they have in common.
 

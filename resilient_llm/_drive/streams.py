@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from resilient_llm._drive.opening import SYNC
 from resilient_llm._drive.session import DROPPED, BaseStreamSession
-from resilient_llm._drive.sync import advance
+from resilient_llm._drive.sync import advance, trim
 from resilient_llm._drive.tasks import run_to_end
 from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.runtime import runtime
@@ -83,22 +83,22 @@ class StreamSession(BaseStreamSession):
             with suppress(Exception):  # Python would only print it
                 self.stop()
 
-    def present(self, stream: Any) -> Any:
-        """Return what the consumer gets: the generator, or a proxy of the SDK's object."""
-        generator = self.generator()
-        if type(stream) is GeneratorType:
-            return generator
+    def present(self, stream: Any = None) -> Any:
+        """Return what the consumer gets: the generator, or a proxy of the SDK's object.
+
+        Args:
+            stream: The SDK's object; None if the function is a generator, whose call starts when
+                the first item is asked for.
+        """
+        generator = self.items()
+        self._bind(generator)
+        if stream is None or type(stream) is GeneratorType:
+            return GuardedGenerator(generator, self)
         from resilient_llm._drive import proxies  # loads wrapt
 
         proxy = proxies.SyncStream(stream, self, generator)
         self._proxy = weakref.ref(proxy)
         return proxy
-
-    def generator(self) -> Generator[Any, None, None]:
-        """Return the items; a call that has not started does so when the first is asked for."""
-        generator = self.items()
-        self._bind(generator)
-        return generator
 
     def items(self) -> Generator[Any, None, None]:
         """Give the items of the stream, and of those that replace it after an interruption.
@@ -140,6 +140,10 @@ class StreamSession(BaseStreamSession):
                 error = None
             if self._lent is not None:
                 self._lent.is_over = True
+        except Exception as caught:
+            if not self._is_closing:
+                trim(caught)
+                raise
         finally:
             error = item = last = second = third = None
             run_to_end(self.afinish())
@@ -165,10 +169,22 @@ class StreamSession(BaseStreamSession):
             return False
         return True
 
-    def _end_wait(self, generator: Any) -> None:
+    async def _close_elsewhere(self, generator: Any) -> None:
         from resilient_llm._runtime import watchdog
 
-        watchdog.shut_down_read_inside(generator)
+        if watchdog.is_inside(generator):  # a signal handler or a finaliser interrupts the reader
+            if not await self._hang_up_elsewhere():
+                raise ValueError("generator already executing")
+            self._is_closing = True
+            return
+        self._is_closing = True
+
+        def is_closed() -> bool:
+            has_hung_up = run_to_end(self._hang_up_elsewhere())
+            return run_to_end(self._close_generator(generator)) or has_hung_up
+
+        if not watchdog.end_read_inside(generator, is_closed):
+            raise ValueError("generator already executing")
 
 
 def _later_items(started: StartedStream) -> Any:
@@ -234,6 +250,39 @@ def _timed(started: StartedStream) -> Generator[Any, None, None]:
 def _ended_by(alarm: Alarm, error: BaseException) -> bool:
     """Return whether a wait that raised this error was ended by its alarm, and turn that off."""
     return (alarm.off() and issubclass(type(error), Exception)) or alarm.raised(error)
+
+
+class GuardedGenerator:
+    """The generator of a stream's items, which another thread may close while it is read.
+
+    ``for`` and ``yield from`` read the generator itself.
+    """
+
+    # A slot, so that Python finds the generator's own method there, without a call in between.
+    __slots__ = ("__next__", "__weakref__", "_generator", "_session")
+    __next__: Callable[[], Any]
+
+    def __init__(self, generator: Generator[Any, None, None], session: StreamSession) -> None:
+        self.__next__ = generator.__next__
+        self._generator = generator
+        self._session = session
+
+    @property
+    def __class__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]  # not set
+        return GeneratorType  # `inspect` and frameworks see a generator
+
+    def __iter__(self) -> Any:
+        return self._generator
+
+    def close(self) -> None:
+        """End the stream, and a wait for its next item in another thread."""
+        self._session.stop()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._generator, name)
+
+    def __repr__(self) -> str:
+        return repr(self._generator)
 
 
 class BorrowedIterator:

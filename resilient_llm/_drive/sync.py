@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from resilient_llm._core.call.call import is_ours
 from resilient_llm._core.call.steps import Deliver, Done, Raise, Reply, Reraise, Try, Wait
 from resilient_llm._core.circuit.permit import pop_permit, push_permit
-from resilient_llm._drive.cancellation import was_cut_off
+from resilient_llm._drive.cancellation import refuse_closed, was_cut_off
 from resilient_llm._drive.opening import FirstContentTimeout, NoContentError, begin
 from resilient_llm._drive.results import is_awaitable, kind_of
 from resilient_llm._drive.tasks import current_task
 from resilient_llm._runtime.runtime import runtime
+from resilient_llm._values.built_in import traceback_of
+from resilient_llm._values.errors import ResilientLLMError
 
 if TYPE_CHECKING:
     from resilient_llm._core.call.call import Call
@@ -18,7 +22,6 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.steps import Step
     from resilient_llm._drive.opening import StartedStream
     from resilient_llm._drive.results import ResultKind
-    from resilient_llm._values.errors import ResilientLLMError
 
 
 def advance(
@@ -73,6 +76,7 @@ def advance(
                 raise_from(step)
             elif type(step) is Wait:
                 runtime.time.sleep(step.seconds)
+                refuse_closed()
                 step = flow.send(Reply(runtime.clock()))
     finally:
         step = pending = started = value = None  # type: ignore[assignment]  # no frame keeps them
@@ -141,16 +145,17 @@ def attempt(call: Call, step: Try) -> Any:
         pop_permit(step.permit)
 
 
-def trim(error: ResilientLLMError) -> None:
-    """Take the frames of the drivers out of the traceback of an error that `raise_from` raised.
+def trim(error: BaseException) -> None:
+    """Take the frames of the library that come first from the traceback of an error.
 
-    Not of one that the caller's function raised, which leaves as it is.
+    All of them if the library has raised it; an error in the library itself keeps its frames.
     """
-    last = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    if last is not None and last.tb_frame.f_code is raise_from.__code__:
-        error.__traceback__ = None
+    first = step = traceback_of(error)
+    while step is not None and is_ours(step.tb_frame):
+        step = step.tb_next
+    if step is not first and (step is not None or issubclass(type(error), ResilientLLMError)):
+        with suppress(Exception):  # a foreign class
+            error.__traceback__ = step
 
 
 def raise_from(step: Raise) -> None:

@@ -1,5 +1,7 @@
 """The watchdog of synchronous streams: one thread that ends waits which take too long.
 
+A thread that closes what another one reads ends that wait itself, in the same way.
+
 Synchronous code cannot be cancelled. What can be done is to end the wait that it is in: a
 thread that waits for a provider is blocked in a call on a socket, and that returns at once
 when the socket is shut down. `waiting` finds the socket: the one whose method the thread's
@@ -7,8 +9,8 @@ innermost frame is calling. That finds exactly this connection with any client, 
 headers as well as after. A thread that waits for something else (a lock, a subprocess, a
 native client such as grpc's) is left alone; its limit is checked when its item comes.
 
-Owns the thread and the list of alarms. The thread is started with the first alarm that is
-set, and forgotten in a child process.
+Owns the thread, the list of alarms and that of the generators that are closed. The thread is
+started with the first alarm that is set, and forgotten in a child process.
 
 A stream may be dropped anywhere, so a finaliser or a signal handler may remove or set an alarm
 while its thread is in the midst of this module. No lock is held for that: changes and copies of
@@ -23,12 +25,14 @@ import queue
 import sys
 import threading
 import time
+import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._runtime.waiting import shut_down_socket_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType, GeneratorType
 
 _NEVER: Final = float("inf")
@@ -36,6 +40,12 @@ _AGAIN: Final = 0.25
 """Seconds after which a wait that goes on is ended again: the client may retry by itself."""
 _LONGEST_PAUSE: Final = 8.0
 """Seconds between two tries to end a wait that cannot be ended: each doubles the pause."""
+
+
+_CLOSES_WITHIN: Final = 3.0
+"""Seconds for which a generator is tried to be closed that another thread executes."""
+_FIRST_PAUSE: Final = 0.001
+"""Seconds between two such tries, at first."""
 
 
 class Alarm:
@@ -101,6 +111,8 @@ class Watchdog:
         self._starts = threading.Lock()
         """Taken, and never waited for, by who starts the thread; kept while there is one."""
         self._has_warned = False
+        self.closing: dict[int, weakref.ref[GeneratorType[Any, Any, Any]]] = {}
+        """Generators that are closed while another thread executes them, by their ids."""
         self.wakes_at = _NEVER
         """When the thread will next check the alarms by itself."""
 
@@ -136,6 +148,11 @@ class Watchdog:
             alarm.is_over and alarm.thread == thread and alarm.ends_at != _NEVER
             for alarm in self._alarms.copy()
         )
+
+    def is_closing(self) -> bool:
+        """Return whether this thread executes a generator that another thread closes."""
+        generators = [each() for each in list(self.closing.values())] if self.closing else ()
+        return any(each is not None and is_inside(each) for each in generators)
 
     def _warn(self, error: RuntimeError) -> None:
         if self._has_warned:
@@ -197,15 +214,62 @@ def shut_down_read_of(thread: int) -> bool:
     return shut_down_socket_of(sys._current_frames().get(thread))
 
 
-def shut_down_read_inside(generator: GeneratorType[Any, Any, Any]) -> bool:
-    """Do the same to the thread that executes a generator just now."""
-    inside: object = generator.gi_frame
+def is_closing() -> bool:
+    """Return whether this thread executes a generator that another thread closes."""
+    return _watchdog.is_closing()
+
+
+def is_inside(generator: GeneratorType[Any, Any, Any]) -> bool:
+    """Return whether this thread executes a generator."""
+    return _is_inside(generator, sys._getframe())
+
+
+def end_read_inside(
+    generator: GeneratorType[Any, Any, Any],
+    is_closed: Callable[[], bool],
+    *,
+    seconds: float = _CLOSES_WITHIN,
+) -> bool:
+    """End the reads of the thread that executes a generator, until that can be closed.
+
+    Meanwhile an error of such a read is taken for a cancellation, as that of a limit is.
+
+    Args:
+        generator: The generator.
+        is_closed: Tries to close it; returns whether it has.
+        seconds: How long to try.
+
+    Returns:
+        Whether it was closed.
+    """
+    closing, key, pause = _watchdog.closing, id(generator), _FIRST_PAUSE
+    ends_at = time.perf_counter() + seconds
+    closing[key] = weakref.ref(generator, lambda _: closing.pop(key, None))
+    while True:
+        _shut_down_read_inside(generator)
+        if is_closed():
+            closing.pop(key, None)
+            return True
+        if time.perf_counter() >= ends_at:
+            return False  # it stays in the list: what its thread does is wanted no more
+        time.sleep(pause)
+        pause = min(2 * pause, _AGAIN)
+
+
+def _shut_down_read_inside(generator: GeneratorType[Any, Any, Any]) -> None:
     for innermost in sys._current_frames().values():
-        frame: FrameType | None = innermost
-        while frame is not None:
-            if frame is inside:
-                return shut_down_socket_of(innermost)
-            frame = frame.f_back
+        if _is_inside(generator, innermost):
+            shut_down_socket_of(innermost)
+            return
+
+
+def _is_inside(generator: GeneratorType[Any, Any, Any], innermost: FrameType) -> bool:
+    inside: object = generator.gi_frame
+    frame: FrameType | None = innermost
+    while frame is not None:
+        if frame is inside:
+            return True
+        frame = frame.f_back
     return False
 
 

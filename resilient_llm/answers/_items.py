@@ -12,9 +12,14 @@ import json
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
+from resilient_llm.answers import _sse
 from resilient_llm.answers._item import (
+    CONTENT,
+    CONTENT_AND_END,
+    END,
     ENDLESS_CONTENT,
     ENDLESS_NO_CONTENT,
+    NO_CONTENT,
     ItemFormat,
     ItemInfo,
     cut,
@@ -58,6 +63,8 @@ def inspect_item(item: object) -> ItemInfo:
     """Return what an item of a stream holds and means. Never raises."""
     try:
         if type(item) is str:
+            if item.startswith(_sse.STARTS):
+                return _inspect_lines(item)
             return ENDLESS_CONTENT if item else ENDLESS_NO_CONTENT
         fields = inside(item)
         item_format = _format_of(fields)
@@ -103,7 +110,7 @@ def text_of(item: object) -> str:
     try:
         for _ in range(_MOST_WRAPPERS):
             if issubclass(type(item), (str, bytes, bytearray)):
-                return cut(item)
+                return _text_of_lines(item)
             fields = inside(item)
             item_format = _format_of(fields)
             if item_format is not None:
@@ -112,6 +119,14 @@ def text_of(item: object) -> str:
         return ""
     except Exception:  # noqa: BLE001  # as in `inspect_item`
         return ""
+
+
+def _text_of_lines(item: object) -> str:
+    """Return the text that raw lines add, if they are those of a provider; else the item itself."""
+    lines = _sse.items_in(item)
+    if lines is None or not all(line is _sse.End or inspect_item(line).known for line in lines):
+        return cut(item)
+    return "".join(text_of(line) for line in lines if line is not _sse.End)
 
 
 def _format_of(fields: dict[str, Any]) -> ItemFormat | None:
@@ -135,7 +150,7 @@ def _inspect_deeper(item: object, fields: dict[str, Any]) -> ItemInfo:
     if item is None:
         return _NO_ITEM
     if issubclass(type(item), (str, bytes, bytearray)):
-        return ENDLESS_CONTENT if is_filled(item) else ENDLESS_NO_CONTENT
+        return _inspect_lines(item) if is_filled(item) else ENDLESS_NO_CONTENT
     if not fields:
         return _UNKNOWN
     inner: object = item
@@ -156,6 +171,27 @@ def _inspect_deeper(item: object, fields: dict[str, Any]) -> ItemInfo:
     if error is None:
         error = exception_in(fields)
     return _UNKNOWN if error is None else failed(verdict_on(error))
+
+
+def _inspect_lines(item: object) -> ItemInfo:
+    """Inspect a text, which may be raw lines of a provider's stream."""
+    lines = _sse.items_in(item)
+    if lines is None:
+        return ENDLESS_CONTENT
+    if not lines:
+        return ENDLESS_NO_CONTENT
+    infos = [END if line is _sse.End else inspect_item(line) for line in lines]
+    if not all(info.known for info in infos):
+        return ENDLESS_CONTENT  # the caller's own
+    content = any(info.content for info in infos)
+    for info in infos:
+        if info.verdict is not None:
+            return failed(info.verdict, content=content)
+    if any(info.ended for info in infos):
+        return CONTENT_AND_END if content else END
+    if all(info.ended is None for info in infos):
+        return ENDLESS_CONTENT if content else ENDLESS_NO_CONTENT
+    return CONTENT if content else NO_CONTENT
 
 
 def _unwrapped(item: object, fields: dict[str, Any]) -> object:

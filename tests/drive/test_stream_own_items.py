@@ -49,6 +49,15 @@ OWN: dict[str, Any] = {
     "a status": {"kind": "status-update", "metadata": {}},
     "a token": {"token": {"text": ""}, "answer": "hi"},
     "choices": {"choices": ["hi"], "created": 1},
+    "choices with logprobs": {"choices": [{"token": "hi", "logprobs": [-0.1]}]},
+    "a text as delta of a block": {"contentBlockDelta": "hi"},
+    "a text in the delta of a block": {"contentBlockDelta": {"text": "hi"}},
+    "a text as start of a block": {"contentBlockStart": "hi"},
+    "a text as stop of a message": {"messageStop": "hi"},
+    "a text as response": {"response": "hi", "done": False},
+    "an object as response": {"response": {"text": "hi"}, "done": False},
+    "no text as response": {"response": ..., "done": False},
+    "a ping with a number": {"type": "ping", "ms": 3},
 }
 
 

@@ -359,7 +359,7 @@ class Call:
                 continue
             members.append(error)
             records.append(record)
-            _trim_traceback(error)
+            trim_traceback(error)
             _add_note(error, _note_of(record))
         last = next((record for record in reversed(self.records) if record.number), None)
         last_error = self.last_outcomes[last.target][0] if last is not None else None
@@ -410,17 +410,18 @@ def _outcome_of(record: AttemptRecord) -> str:
     return f"{record.kind}, {reason}"
 
 
-def _trim_traceback(error: BaseException) -> None:
+def trim_traceback(error: BaseException) -> None:
     """Take the frames that lead from a driver to the caller's function out of a traceback."""
     with suppress(Exception):  # a foreign class
         traceback = error.__traceback__
-        while traceback is not None and _is_ours(traceback.tb_frame):
+        while traceback is not None and is_ours(traceback.tb_frame):
             traceback = traceback.tb_next
         if traceback is not None:  # else it was raised by this library
             error.__traceback__ = traceback
 
 
-def _is_ours(frame: types.FrameType) -> bool:
+def is_ours(frame: types.FrameType) -> bool:
+    """Return whether a frame executes code of this library."""
     name = frame.f_globals.get("__name__", "")
     return isinstance(name, str) and name.partition(".")[0] == __name__.partition(".")[0]
 

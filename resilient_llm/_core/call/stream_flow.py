@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from resilient_llm._core.call.call import trim_traceback
 from resilient_llm._core.call.ending import cancelled, emit_call_failed, succeeded
 from resilient_llm._core.call.judging import (
     charge,
@@ -96,6 +97,8 @@ def _interrupted(
         trial.candidate.target.key, stream.items_sent, text_so_far=stream.text_so_far
     )
     emit_interrupted(call, trial, now, verdict, stream)
+    if reply.error is not None:
+        trim_traceback(reply.error)
     try:
         if (
             stream.policy.on_interrupt != "raise"

@@ -59,12 +59,18 @@ def _inspect_event(fields: dict[str, Any], item: object) -> ItemInfo | None:
         fields.get("contentBlockStart"),
     )
     if stop is not None:
+        if "stopReason" not in inside(stop):
+            return None  # the caller's own, as below
         return at_end(ended_by(inside(stop).get("stopReason"), content=False))
     if delta is not None:
+        if not _OF_A_DELTA.intersection(inside(delta)):
+            return None
         part: Any = inside(delta).get("delta")
         thought = inside(part).get("reasoningContent")
         return CONTENT if part_has_content(part if thought is None else thought) else NO_CONTENT
     if start is not None:
+        if not _OF_A_START.intersection(inside(start)):
+            return None
         return CONTENT if is_filled(inside(start).get("start")) else NO_CONTENT
     if inside(fields.get("messageStart")) or inside(fields.get("contentBlockStop")):
         return NO_CONTENT
@@ -87,6 +93,8 @@ def exception_in(event: dict[str, Any]) -> dict[str, Any] | None:
     return {"error": {"code": name[:_LONGEST_CODE], "message": message}}
 
 
+_OF_A_DELTA: Final = frozenset(("delta", "contentBlockIndex"))
+_OF_A_START: Final = frozenset(("start", "contentBlockIndex"))
 _EVENTS: Final = (
     "contentBlockDelta contentBlockStart contentBlockStop messageStart messageStop metadata"
 )

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 from resilient_llm.answers._format import Format
 from resilient_llm.answers._item import (
     CONTENT,
+    ENDLESS_CONTENT,
+    ENDLESS_NO_CONTENT,
     NO_CONTENT,
     ItemFormat,
     ItemInfo,
@@ -52,11 +54,17 @@ def _inspect_chunk(fields: dict[str, Any], item: object) -> ItemInfo | None:
     message = fields.get("message")
     if "message" in fields and not _OF_A_MESSAGE.intersection(inside(message)):
         return None  # the caller's own
+    response = fields.get("response")
+    if response is not None and not issubclass(type(response), str):
+        return None
     content = message_has_content(inside(message), message) or any(
         is_filled(fields.get(name)) for name in ("response", "thinking", "image")
     )
     if done:
         return at_end(ended_by(fields.get("done_reason"), content=content))
+    if not _OF_A_CHUNK.intersection(fields):
+        # It may as well be the caller's own, of which nobody knows how they end.
+        return ENDLESS_CONTENT if content else ENDLESS_NO_CONTENT
     return CONTENT if content else NO_CONTENT
 
 
@@ -65,6 +73,7 @@ def _text_of_chunk(fields: dict[str, Any]) -> str:
     return text_in(message.get("content")) or cut(fields.get("response"))
 
 
+_OF_A_CHUNK: Final = frozenset(("model", "created_at"))
 _OF_A_MESSAGE: Final = frozenset(("role", "content"))
 _FIELDS: Final = """model created_at done done_reason message response thinking image images
     context total_duration load_duration prompt_eval_count prompt_eval_duration eval_count

@@ -115,6 +115,8 @@ def _inspect_chunk(fields: dict[str, Any], item: object) -> ItemInfo | None:
             )
         elif not any(name in one for name in _OF_A_CHOICE):
             return None  # the caller's own function may give choices of another kind
+        if not content and one.get("logprobs") is not None:
+            content = any(type(each) is list and each for each in inside(one["logprobs"]).values())
         reason = one.get("finish_reason")
         if reason is None:
             reason = one.get("stop_reason")  # mistral's models on bedrock
