@@ -129,7 +129,7 @@ class Caller(Reporting):
             except ResilientLLMError as error:
                 trim(error)
                 raise
-        candidate, timed_out, still_counted = first.candidate, False, 0
+        candidate, timed_out, still_counted, before = first.candidate, False, 0, None
         try:
             if first.limit is None:
                 result = candidate.invoke(first, args, first.kwargs)
@@ -146,10 +146,11 @@ class Caller(Reporting):
                             result = await result
                 finally:
                     timed_out, still_counted = limit.ended_it, limit.still_counted
+                    before = limit.counted_before
                 limit.check()
         except BaseException as error:
             cut_off = timed_out and issubclass(type(error), Exception)
-            cancelled = was_cancelled(error, own=still_counted)
+            cancelled = was_cancelled(error, before, own=still_counted, since=first.entered_at)
             pending = self._failed(first, error, timed_out=cut_off, cancelled=cancelled)
             if pending is None:
                 raise
@@ -235,7 +236,11 @@ class Caller(Reporting):
         Returns:
             How the call goes on; None if the error is raised unchanged.
         """
-        cancelled = was_cancelled(error) if self.injection.is_async else was_cut_off(error)
+        cancelled = (
+            was_cancelled(error, since=entered_at)
+            if self.injection.is_async
+            else was_cut_off(error)
+        )
         is_simple = self.candidates is not None and self.effect.is_simple and not cancelled
         first = self._wrappers_attempt(generation, entered_at, target)
         if is_simple and first.candidate is not first.candidates[-1]:
@@ -499,7 +504,8 @@ class Caller(Reporting):
         try:
             value = await result
         except BaseException as error:
-            pending = self._failed(first, error, cancelled=was_cancelled(error))
+            cancelled = was_cancelled(error, since=first.entered_at)
+            pending = self._failed(first, error, cancelled=cancelled)
             if pending is None:
                 raise
         else:

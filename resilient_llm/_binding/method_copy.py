@@ -59,7 +59,9 @@ def _refuse_without_object(
     name: str, owner: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
     """Raise a TypeError if the first argument does not have this method."""
-    if (args and _has_method(args[0], name, owner)) or not kwargs.keys().isdisjoint(("self", "cls")):
+    if (args and _has_method(args[0], name, owner)) or not kwargs.keys().isdisjoint(
+        ("self", "cls")
+    ):
         return
     raise TypeError(
         f"{owner}.{name}.using(…) needs its object as first argument, also where it was reached "
@@ -70,7 +72,9 @@ def _refuse_without_object(
 def _has_method(candidate: Any, name: str, owner: str) -> bool:
     """Return whether this is an object of the class, or one that takes its place."""
     names = (name, f"_{owner.rpartition('.')[2].lstrip('_')}{name}")
-    mine: type[Any] = cast("type[Any]", candidate if isinstance(candidate, type) else type(candidate))
+    mine: type[Any] = cast(
+        "type[Any]", candidate if isinstance(candidate, type) else type(candidate)
+    )
     if any(each in vars(cls) for cls in inspect.getmro(mine) for each in names):
         return True
     # A stand-in, such as a Mock, may have it by other means.
