@@ -518,7 +518,8 @@ class Copied:
 
 
 async def _first(items: AsyncIterator[Any]) -> Any:
-    return [item async for item in items][0]
+    [only] = [item async for item in items]
+    return only
 
 
 def test_the_copy_of_a_method_takes_its_object_first() -> None:
