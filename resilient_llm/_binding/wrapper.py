@@ -48,7 +48,7 @@ def guarded_function(holder: PolicyHolder, fn: Any) -> Any:
         ConfigurationError: If it cannot be guarded, or is given no target.
     """
     injection = checked_injection(holder._policy, fn)
-    _warn_of_timeout(holder._policy, injection)
+    _warn_of_timeout(holder._policy, injection, stacklevel=4)
     return _wrapper(holder, injection, {})
 
 
@@ -80,8 +80,8 @@ _LATER: Final = re.compile("iter|generator|stream|awaitable|coroutine|future|tas
 """In a return annotation: the function gives what is waited for later, and that has a limit."""
 
 
-def _warn_of_timeout(policy: Policy, injection: Injection) -> None:
-    """Warn, where the decorator is written, of a deadline that ends no attempt."""
+def _warn_of_timeout(policy: Policy, injection: Injection, *, stacklevel: int) -> None:
+    """Warn, where the option is written, of a deadline that ends no attempt."""
     timeout = policy.options.timeout
     if (
         timeout is None
@@ -96,7 +96,7 @@ def _warn_of_timeout(policy: Policy, injection: Injection) -> None:
         "ends waits and further attempts, and a late answer is returned as it is; give the "
         "function a parameter annotated Attempt and pass attempt.remaining to the client, or "
         "decorate an async function; if it returns a stream, say stream=StreamPolicy()",
-        stacklevel=4,
+        stacklevel=stacklevel,
     )
 
 
@@ -161,6 +161,8 @@ class _Using:
                 f"{_name(self._injection.fn)} is given no target: "
                 "every entry of the chain needs its own call="
             )
+        if "timeout" in changes:
+            _warn_of_timeout(changed._policy, self._injection, stacklevel=3)
         return _wrapper(changed, self._injection, self._codes, is_copy=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
