@@ -9,6 +9,7 @@
 #   make test-rest   what make coverage does not run, but the slow ones
 #   make corpus      every recorded error through every real client; make corpus SET=oldest, litellm, instructor
 #   make apps        exceptions of web frameworks, task queues and agents, raised by the real ones
+#   make tracer      calls and streams of a client that a tracer has patched; make tracer TRACER=ddtrace
 #   make fuzz        a minute of nonsense for the classifier; make fuzz ARGS=-max_total_time=600
 #   make soak        a minute of everything at once; make soak ARGS="--seconds 600 --seed 2"
 #   make mutants     the core broken in 2,400 ways, and whether the tests notice (half an hour)
@@ -35,7 +36,7 @@ READY := $(VENV)/.ready
 CORE_TESTS := tests/core tests/api tests/drive tests/rules tests/binding
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-rest lint lint-style lint-types docs coverage corpus apps fuzz soak mutants clean
+.PHONY: demo test test-rest lint lint-style lint-types docs coverage corpus apps tracer fuzz soak mutants clean
 .PHONY: bench bench-table bench-whole bench-observers bench-groups bench-configurations bench-instructions
 
 demo: $(READY)-demo
@@ -78,11 +79,31 @@ $(CORPUS)/.ready: $(VENV)/pyvenv.cfg pyproject.toml $(CORPUS_FILE)
 	@touch $@
 
 apps: $(VENV)-apps/.ready
-	$(VENV)-apps/bin/python -m pytest tests/rules/test_frameworks.py tests/clients/test_frameworks.py $(ARGS)
+	$(VENV)-apps/bin/python -m pytest tests/rules/test_frameworks.py tests/clients/test_frameworks.py \
+	    tests/clients/test_celery_worker.py $(ARGS)
 
 $(VENV)-apps/.ready: $(VENV)/pyvenv.cfg pyproject.toml tests/clients/requirements-apps.txt
 	$(BIN)/python -m venv $(VENV)-apps
 	$(VENV)-apps/bin/python -m pip install --quiet --editable .[test] --requirement tests/clients/requirements-apps.txt
+	@touch $@
+
+# Each tracer patches the same client, so each has an environment of its own.
+TRACER ?= openinference
+tracer-openinference := openinference-instrumentation-openai
+tracer-openllmetry := opentelemetry-sdk opentelemetry-instrumentation-openai
+tracer-ddtrace := ddtrace
+tracer-logfire := logfire
+tracer-langfuse := langfuse
+tracer-sentry := sentry-sdk
+tracer-langsmith := langsmith
+
+tracer: $(VENV)-tracer-$(TRACER)/.ready
+	$(VENV)-tracer-$(TRACER)/bin/python -m pytest tests/clients/test_tracers.py -k $(TRACER) $(ARGS)
+
+$(VENV)-tracer-$(TRACER)/.ready: $(VENV)/pyvenv.cfg pyproject.toml Makefile
+	$(BIN)/python -m venv $(VENV)-tracer-$(TRACER)
+	$(VENV)-tracer-$(TRACER)/bin/python -m pip install --quiet --editable . openai $(tracer-$(TRACER)) \
+	    pytest pytest-timeout pytest-benchmark trio
 	@touch $@
 
 fuzz: $(VENV)-fuzz/.ready
@@ -129,7 +150,7 @@ $(BENCH_READY): $(VENV)/pyvenv.cfg pyproject.toml benchmarks/requirements-peers.
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-corpus-* $(VENV)-apps $(VENV)-fuzz $(BENCH) build dist site mutants .coverage .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(VENV)-corpus-* $(VENV)-apps $(VENV)-tracer-* $(VENV)-fuzz $(BENCH) build dist site mutants .coverage .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks
 
 # A stamp per set of extras, so that what is there is not asked for again. The type checkers
 # want to see everything that the package and its tests import.

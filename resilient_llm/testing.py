@@ -415,10 +415,29 @@ def fake_stream(*items: Any, then: BaseException | type[BaseException] | None = 
     return FakeStream(items, then)
 
 
+class _Headers(dict[str, str]):
+    """``{lower-cased name: value}``, found in any spelling, as the headers of clients are."""
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        super().__init__({name.lower(): value for name, value in headers.items()})
+
+    def __getitem__(self, name: str) -> str:
+        return super().__getitem__(name.lower())
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and super().__contains__(name.lower())
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return super().get(name.lower(), default)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (dict(self),)
+
+
 class _FakeResponse:
     """The response of a `FakeHTTPError`, with the names that httpx and requests use."""
 
-    def __init__(self, status: int, headers: dict[str, str], content: bytes) -> None:
+    def __init__(self, status: int, headers: _Headers, content: bytes) -> None:
         self.status_code = status
         self.headers = headers
         self.content = self._content = content
@@ -436,7 +455,7 @@ class FakeHTTPError(Exception):
 
     Attributes:
         status_code: The HTTP status.
-        headers: ``{lower-cased name: value}``
+        headers: ``{lower-cased name: value}``; a name is found in any spelling.
         body: The decoded body: a dict, a text, or None.
         response: The same as a response of httpx or requests, with ``.text`` and ``.json()``.
     """
@@ -446,13 +465,13 @@ class FakeHTTPError(Exception):
     ) -> None:
         super().__init__(f"Error code: {status}")
         self.status_code = status
-        self.headers = dict(headers)
+        self.headers = _Headers(headers)
         self.body = body
         text = body if isinstance(body, str) else "" if body is None else json.dumps(body)
         self.response = _FakeResponse(status, self.headers, text.encode())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.status_code, self.headers, self.body)
+        return type(self), (self.status_code, dict(self.headers), self.body)
 
 
 def http_error(
@@ -490,4 +509,4 @@ def http_error(
         raise ConfigurationError(
             f"body of type {type(body).__name__} is not allowed: expected a dict or a text"
         )
-    return FakeHTTPError(number, {name.lower(): str(value) for name, value in given.items()}, body)
+    return FakeHTTPError(number, {name: str(value) for name, value in given.items()}, body)

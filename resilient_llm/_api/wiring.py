@@ -49,7 +49,7 @@ classify.on_rule_failed = _rule_failed
 def _load_before_fork() -> None:
     """Import what is imported late, before the process forks.
 
-    Otherwise a child could wait for ever for the lock of an import that another thread of its
+    Otherwise a child could wait without end for the lock of an import that another thread of its
     parent had started.
     """
     for name in ("_values.events", "rules"):

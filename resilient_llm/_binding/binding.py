@@ -86,7 +86,7 @@ class Binding:
         self.plain_type: type = str
         """The class of the last answer that was no stream and no awaitable."""
         self.quiet_type: type = NoAnswer
-        """``plain_type`` if nobody wants to know of answers, else a class that no answer has."""
+        """``plain_type`` if nothing wants to know of answers, else a class that no answer has."""
         self.is_watched = True
         """Whether an observer or the log wants to know of each answer."""
         self.hears_failures = True

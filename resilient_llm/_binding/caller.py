@@ -141,7 +141,7 @@ class Caller(Beginning):
                 except ResilientLLMError as error:
                     trim(error)
                     raise
-            candidate, timed_out, still_counted = first.candidate, False, 0
+            candidate, timed_out, still_counted, before = first.candidate, False, 0, None
             try:
                 if first.limit is None:
                     result = candidate.invoke(first, args, first.kwargs)
@@ -158,10 +158,11 @@ class Caller(Beginning):
                                 result = await result
                     finally:
                         timed_out, still_counted = limit.ended_it, limit.still_counted
+                        before = limit.counted_before
                     limit.check()
             except BaseException as error:
                 cut_off = timed_out and issubclass(type(error), Exception)
-                cancelled = was_cancelled(error, own=still_counted)
+                cancelled = was_cancelled(error, before, own=still_counted, since=first.entered_at)
                 pending = self._failed(first, error, timed_out=cut_off, cancelled=cancelled)
                 if pending is None:
                     raise
@@ -194,7 +195,11 @@ class Caller(Beginning):
         Returns:
             How the call goes on; None if the error is raised unchanged.
         """
-        cancelled = was_cancelled(error) if self.injection.is_async else was_cut_off(error)
+        cancelled = (
+            was_cancelled(error, since=entered_at)
+            if self.injection.is_async
+            else was_cut_off(error)
+        )
         is_simple = self.candidates is not None and self.effect.is_simple and not cancelled
         first = self._wrappers_attempt(generation, entered_at, target, number)
         if is_simple and first.candidate is not first.candidates[-1]:
@@ -502,7 +507,8 @@ class Caller(Beginning):
         try:
             value = await result
         except BaseException as error:
-            pending = self._failed(first, error, cancelled=was_cancelled(error))
+            cancelled = was_cancelled(error, since=first.entered_at)
+            pending = self._failed(first, error, cancelled=cancelled)
             if pending is None:
                 raise
         else:
@@ -520,7 +526,7 @@ class Caller(Beginning):
         return await self.resume_async(pending, args, kwargs)
 
     def _refuse_unawaited(self, first: FirstAttempt, answer: object) -> None:
-        """End the call if an ``await`` is missing in the function; nobody is blamed for that."""
+        """End the call if an ``await`` is missing in the function; no health is harmed."""
         try:
             refuse_unawaited(answer, first.candidate.target.key)
         except ConfigurationError as error:

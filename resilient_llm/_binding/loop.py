@@ -122,6 +122,8 @@ class LoopAttempt:
         limit, self._limit = self._limit, None
         if limit is None:
             return self._leave(error, timed_out=False)
+        if self.cancelled_before is None:
+            self.cancelled_before = limit.counted_before
         if limit.__exit__(error_type, error, traceback):
             self._leave(limit.error(), timed_out=True)
             return True

@@ -1,6 +1,6 @@
 """The next target of a call after a first attempt that failed, without a call flow.
 
-Most failures are classified, charged and left behind: nobody listens, there is nothing to wait
+Most failures are classified, charged and left behind: no observer listens, there is nothing to wait
 for, and the next target is healthy. That needs no `Call`. If the next target does not simply
 answer, the call flow goes on from there, with its attempt running and the failure on record.
 """
@@ -58,7 +58,7 @@ class SecondAttempt:
     def charge_first(self, generation: Generation) -> None:
         """Charge the failure of the first attempt; admit the attempt on the second target.
 
-        As `judging.charge` does, for a failure that nobody listens to.
+        As `judging.charge` does, for a failure that no observer listens to.
 
         Args:
             generation: What admitted the first attempt.
@@ -69,7 +69,7 @@ class SecondAttempt:
         assert error is not None
         charged = permit_of_inlined(first.candidate.circuit, generation, first.entered_at)
         noted: BaseException | None = error
-        if is_new(error):  # nobody sees it if the second target answers
+        if is_new(error):  # no caller sees it if the second target answers
             self._charged, noted = charged, None
         charged.failed(noted, now, self._verdict, cooldown=first.options.cooldown, tag=self.tag)
         deps.budgets.first_attempt_failed(target.provider_key, now)

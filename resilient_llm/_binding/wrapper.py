@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from resilient_llm._binding.annotations import SeenSignature, annotations_of
 from resilient_llm._binding.caller import Caller
 from resilient_llm._binding.injection import Injection, injection_of, keeps_limits
+from resilient_llm._binding.method_copy import copy_of_method
 from resilient_llm._binding.wrapper_code import generate
 from resilient_llm._values.errors import ConfigurationError
 
@@ -47,7 +48,7 @@ def guarded_function(holder: PolicyHolder, fn: Any) -> Any:
         ConfigurationError: If it cannot be guarded, or is given no target.
     """
     injection = checked_injection(holder._policy, fn)
-    _warn_of_timeout(holder._policy, injection)
+    _warn_of_timeout(holder._policy, injection, stacklevel=4)
     return _wrapper(holder, injection, {})
 
 
@@ -79,8 +80,8 @@ _LATER: Final = re.compile("iter|generator|stream|awaitable|coroutine|future|tas
 """In a return annotation: the function gives what is waited for later, and that has a limit."""
 
 
-def _warn_of_timeout(policy: Policy, injection: Injection) -> None:
-    """Warn, where the decorator is written, of a deadline that ends no attempt."""
+def _warn_of_timeout(policy: Policy, injection: Injection, *, stacklevel: int) -> None:
+    """Warn, where the option is written, of a deadline that ends no attempt."""
     timeout = policy.options.timeout
     if (
         timeout is None
@@ -95,11 +96,13 @@ def _warn_of_timeout(policy: Policy, injection: Injection) -> None:
         "ends waits and further attempts, and a late answer is returned as it is; give the "
         "function a parameter annotated Attempt and pass attempt.remaining to the client, or "
         "decorate an async function; if it returns a stream, say stream=StreamPolicy()",
-        stacklevel=4,
+        stacklevel=stacklevel,
     )
 
 
-def _wrapper(holder: PolicyHolder, injection: Injection, codes: dict[bool, Code]) -> Any:
+def _wrapper(
+    holder: PolicyHolder, injection: Injection, codes: dict[bool, Code], *, is_copy: bool = False
+) -> Any:
     """Return a wrapper with its own caller and globals.
 
     Args:
@@ -107,6 +110,7 @@ def _wrapper(holder: PolicyHolder, injection: Injection, codes: dict[bool, Code]
         injection: How the function takes its target.
         codes: The code of the function's wrappers, as far as it was generated, by whether it
             calls its targets through invokers.
+        is_copy: Whether ``.using`` makes it.
     """
     caller = Caller(holder._policy, injection)
     by_invoker = caller.calls_by_invoker
@@ -123,6 +127,8 @@ def _wrapper(holder: PolicyHolder, injection: Injection, codes: dict[bool, Code]
     wrapper.__signature__ = SeenSignature(injection.outer, fn)
     wrapper.policy = holder
     wrapper.using = _Using(holder, injection, codes)
+    if is_copy:
+        wrapper = copy_of_method(wrapper, injection)
     if injection.gives_items:
         from resilient_llm._binding.stream_function import StreamFunction
 
@@ -155,7 +161,9 @@ class _Using:
                 f"{_name(self._injection.fn)} is given no target: "
                 "every entry of the chain needs its own call="
             )
-        return _wrapper(changed, self._injection, self._codes)
+        if "timeout" in changes:
+            _warn_of_timeout(changed._policy, self._injection, stacklevel=3)
+        return _wrapper(changed, self._injection, self._codes, is_copy=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Using, (

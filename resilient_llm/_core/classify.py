@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from resilient_llm._values.built_in import cause_of
+from resilient_llm._values.built_in import cause_of, context_of, traceback_of
 from resilient_llm._values.class_cache import ClassCache
 from resilient_llm._values.errors import (
     CallRejectedError,
@@ -109,6 +109,16 @@ def _find_sort(cls: type) -> int:
 
 
 _sort_of: Final = ClassCache(_find_sort)
+
+
+def _is_of_litellm(cls: type) -> bool:
+    try:
+        return type(cls.__module__) is str and cls.__module__.startswith("litellm.")
+    except Exception:  # noqa: BLE001  # a metaclass may do anything
+        return False
+
+
+_is_litellms: Final = ClassCache(_is_of_litellm)
 
 
 class Classifier:
@@ -334,21 +344,44 @@ def _time_limit_beneath(error: BaseException) -> BaseException | None:
     """Return the time limit of a task queue that an error was raised from.
 
     Many releases of openai, groq and their kin catch every ``Exception`` that interrupts a
-    request, and raise an ``APIConnectionError`` from it. No limit is found beneath an error of
-    ours: the guard that raised it has judged it.
+    request, and raise an ``APIConnectionError`` from it. litellm raises another one while it
+    handles that. No limit is found beneath an error of ours: the guard that raised it has judged
+    it.
     """
-    inner: BaseException | None = error
+    outer = error
     for _ in range(MOST_CAUSES):
         # Not by its attribute, which a class may make to be anything.
-        cause = cause_of(inner)
-        inner = _kept_by(inner) if cause is None else cause
+        inner = cause_of(outer)
+        if inner is None:
+            inner = _kept_by(outer)
+        if inner is None:
+            inner = _handled_by_litellm(outer)
         if inner is None:
             return None
+        outer = inner
         sort = _sort_of[type(inner)]
         if sort == _TIME_LIMIT:
             return inner
         if sort == _OURS:
             return None
+    return None
+
+
+def _handled_by_litellm(error: BaseException) -> BaseException | None:
+    """Return what litellm was handling when it raised an error, of its own code.
+
+    What the code around the call is handling meanwhile is the context of an error as well: a
+    task that cleans up after its time limit, for example. That was caught further out, in a
+    frame that the error has not reached.
+    """
+    if not _is_litellms[type(error)]:
+        return None
+    inner, step = context_of(error), traceback_of(error)
+    caught = traceback_of(inner) if inner is not None else None
+    while caught is not None and step is not None:
+        if step.tb_frame is caught.tb_frame:
+            return inner
+        step = step.tb_next
     return None
 
 

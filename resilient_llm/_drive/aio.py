@@ -49,6 +49,11 @@ class TimeLimit:
         """Cancellations of the limit that asyncio still counts after it."""
 
     @property
+    def counted_before(self) -> int | None:
+        """How often the task was cancelled before the attempt; None where nothing counts that."""
+        return getattr(self._scope, "counted_before", None)
+
+    @property
     def is_over(self) -> bool:
         """Whether the limit has passed, whatever came of that."""
         return self._scope is not None and self._scope.cancel_called
@@ -113,6 +118,8 @@ async def advance(
                 except BaseException as error:
                     pending = None
                     timed_out = attempt.is_cut_off and issubclass(type(error), Exception)
+                    if before is None:
+                        before = attempt.counted_before
                     cancelled = was_cancelled(error, before, own=attempt.still_counted)
                     step = flow.send(
                         Reply(
@@ -148,7 +155,7 @@ async def advance(
 class _TimedAttempt:
     """One attempt, cut off at its limit if it has one."""
 
-    __slots__ = ("_call", "_left", "_step", "is_cut_off", "still_counted")
+    __slots__ = ("_call", "_left", "_step", "counted_before", "is_cut_off", "still_counted")
 
     def __init__(self, call: Call, step: Try, pending: Any) -> None:
         self._call = call
@@ -160,6 +167,8 @@ class _TimedAttempt:
         """Whether it was cut off."""
         self.still_counted = 0
         """Cancellations of its limit that asyncio still counts; see `TimeLimit`."""
+        self.counted_before: int | None = None
+        """How often the task was cancelled before; None without a limit."""
 
     async def make(
         self, pending: Any, *, enters: bool
@@ -184,6 +193,7 @@ class _TimedAttempt:
                 started = await _started_stream(self._call, self._step, value, kind, enters=enters)
         finally:
             self.is_cut_off, self.still_counted = limit.ended_it, limit.still_counted
+            self.counted_before = limit.counted_before
         limit.check()
         if started is not None and limit.is_over and _ended_empty(started):
             # A generator caught the cancellation and returned.

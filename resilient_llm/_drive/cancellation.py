@@ -10,6 +10,7 @@ healthy call pays nothing. Owns the counts of cancellations that it has seen.
 
 from __future__ import annotations
 
+import math
 import sys
 import weakref
 from typing import TYPE_CHECKING, Any, Final
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
 _PENDING: Final = float("-inf")
 """The deadline that trio and anyio name where a cancellation has begun."""
 
-_seen_counts: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
-"""``{asyncio task: how often it was cancelled when one of its attempts last failed}``"""
+_Seen = tuple[int, float, int]
+
+_seen_counts: weakref.WeakKeyDictionary[Any, _Seen] = weakref.WeakKeyDictionary()
+"""``{asyncio task: (how often it was cancelled when one of its attempts last ended in an error
+or a cancellation, when that was, how often before)}``"""
 
 
 def cancellations() -> int:
@@ -76,7 +80,13 @@ def refuse_closed() -> None:
         raise ConnectionAbortedError("the stream was closed")
 
 
-def was_cancelled(error: BaseException, before: int | None = None, *, own: int = 0) -> bool:
+def was_cancelled(
+    error: BaseException,
+    before: int | None = None,
+    *,
+    own: int = 0,
+    since: float = math.inf,
+) -> bool:
     """Return whether the attempt that raised this error was cancelled from outside.
 
     Call it outside the attempt's own cancel scope, so that only what comes from outside counts.
@@ -86,16 +96,19 @@ def was_cancelled(error: BaseException, before: int | None = None, *, own: int =
     have gone on without ``uncancel()``. Where the count at the beginning of the attempt is not
     known, the chain of the error decides. A cancellation that went through the code of the
     attempt is in it, and so is one that code around the attempt is handling now. Without any
-    trace of one, the count of the last failed attempt of the task is taken for that at the
-    beginning. So a task that swallowed a cancellation may lose one failover, and an attempt
-    whose client hides every trace is taken for failed if its task was cancelled before.
+    trace of one, the count of the last attempt of the task that ended in an error or in a
+    cancellation is taken for that at the beginning. So one failover is lost where a task has
+    swallowed a cancellation outside its calls, and the error of its first call, without a limit
+    of time, is the first thing that this module sees of it.
 
     Args:
-        error: What the attempt raised. A cancellation itself is not asked about.
+        error: What the attempt raised. A cancellation itself is noted, and is not asked about.
         before: What `cancellations` gave before the attempt, or None.
         own: Cancellations of the attempt's own limit that are still counted.
+        since: When the attempt began; what was noted later says nothing of its beginning.
     """
     if not issubclass(type(error), Exception):
+        _note_cancellation(error)
         return False
     if runtime.time.is_cut_off():
         return True
@@ -113,8 +126,7 @@ def was_cancelled(error: BaseException, before: int | None = None, *, own: int =
         if _seen_counts:
             _seen_counts.pop(task, None)
         return False
-    seen = _seen_counts.get(task, 0)
-    _seen_counts[task] = count
+    seen = _note(task, count, since)
     anyio: Any = sys.modules.get("anyio")
     if anyio is not None and anyio.current_effective_deadline() == _PENDING:
         return True
@@ -122,6 +134,23 @@ def was_cancelled(error: BaseException, before: int | None = None, *, own: int =
         return count > before
     went_through = _went_through(error)
     return count > seen if went_through is None else went_through
+
+
+def _note_cancellation(error: BaseException) -> None:
+    """Note a cancellation that leaves an attempt: its task may swallow it, and call again."""
+    asyncio: Any = sys.modules.get("asyncio")
+    if asyncio is not None and issubclass(type(error), asyncio.CancelledError):
+        task = _asyncio_task()
+        if task is not None and task.cancelling():
+            _note(task, task.cancelling(), math.inf)
+
+
+def _note(task: Any, count: int, since: float) -> int:
+    """Note how often a task was cancelled by now; return how often when an attempt began."""
+    last, noted_at, earlier = _seen_counts.get(task, (0, 0.0, 0))
+    if count != last:
+        _seen_counts[task] = count, runtime.clock(), last
+    return last if noted_at <= since else earlier
 
 
 def comes_of_a_cancellation(error: BaseException) -> bool:

@@ -43,7 +43,7 @@ class Manager(Proxied):
         suspended, self._self_suspended = self._self_suspended, None
         if suspended is None:
             raise RuntimeError(
-                "this manager of a stream was entered already: call the function anew"
+                "this manager of a stream was entered already: call the function again"
             )
         # Nothing was asked of the provider until now. A manager comes of a Try of a call flow.
         call, step = cast("Call", suspended.call), cast("Try", suspended.step)

@@ -223,9 +223,9 @@ _forgotten: ClassCache[bool] = ClassCache(_is_forgotten)
 def refuse_unawaited(answer: object, key: str) -> None:
     """Refuse an awaitable as the answer of an asynchronous attempt: an ``await`` is missing in it.
 
-    Its error would leave the caller's own ``await``, where nothing is counted any more. What can
+    Its error would leave the caller's own ``await``, where nothing is counted. What can
     also be iterated or entered is left alone. A coroutine is closed, so that Python does not
-    warn that nobody awaited it.
+    warn that it was not awaited.
 
     Args:
         answer: What the attempt gave.
@@ -240,7 +240,7 @@ def refuse_unawaited(answer: object, key: str) -> None:
         cast("Coroutine[Any, Any, Any]", answer).close()
     raise ConfigurationError(
         f"the function that was called for {key} returned an object of type "
-        f"{class_name(type(answer))}, which nobody has awaited: write `return await …` in it"
+        f"{class_name(type(answer))}, which was not awaited: write `return await …` in it"
     )
 
 

@@ -43,7 +43,7 @@ owner (see ``outbox.HOLDER``), and what waits is taken by the next thread that e
             `emit` builds the event and hands it over at once, without a `Fact`. It looks at the
             queues in the order in which a fact passes them (pending, routing, inbox, busy): an
             earlier fact that is found in none of them has been handed over already.
-*Idle*      The empty inbox of a policy's observer refers to nobody, since the policy may be gone.
+*Idle*      The empty inbox of a policy's observer refers to no function: the policy may be gone.
             A key keeps a few, so that the next event of such an observer is handed over at once.
             Another one is removed by a thread that takes its lock and never releases it: a thread
             that looked the inbox up before does not use it after that, since the observer may have
@@ -86,7 +86,7 @@ NOBODY: Final = Subscription(lambda _: None)
 MOST_OF_OTHERS: Final = 32
 """Events of other calls that one call delivers."""
 LONGEST_FOR_OTHERS: Final = 0.020
-"""Seconds after which a call delivers none of them any more."""
+"""Seconds after which a call delivers none of them."""
 
 CROWDED: Final = MOST_WAITING // 2
 """Facts in a queue from which on a thread lets others run before it leaves one more there."""
@@ -302,7 +302,7 @@ class Dispatcher:
             try:
                 if busy[HOLDER] is event:
                     del busy[HOLDER]
-            except KeyError:  # another thread held it, and does not any more
+            except KeyError:  # another thread held it meanwhile
                 pass
         if inbox.queue or outbox.pending or outbox.is_behind:
             self.deliver(outbox, tag)
@@ -367,7 +367,7 @@ class Dispatcher:
                 try:
                     if routing[HOLDER] is share:
                         del routing[HOLDER]
-                except KeyError:  # another thread held it, and does not any more
+                except KeyError:  # another thread held it meanwhile
                     pass
         return has_routed
 
@@ -442,7 +442,7 @@ class Dispatcher:
                 try:
                     if busy[HOLDER] is share:
                         del busy[HOLDER]
-                except KeyError:  # another thread held it, and does not any more
+                except KeyError:  # another thread held it meanwhile
                     pass
 
     def _hand(self, outbox: Outbox, subscription: Subscription, fact: Fact, share: _Share) -> None:

@@ -2,7 +2,7 @@
 
 No other lock is taken under the registry's, and no user code runs under it: circuits are
 made, asked and changed outside it. So what was found out about a circuit may have changed by
-the time the lock is taken, and whoever changes the registry looks again.
+the time the lock is taken, and the next change of the registry looks again.
 
 A circuit is kept while it has state to remember or is referred to by a decorated function,
 a guard or a call. Above ``MOST_KEYS`` the circuits that are healthy and idle are held
@@ -192,7 +192,7 @@ class Registry:
         self._next_sweep = max(MOST_KEYS, len(self.kept) + MOST_KEYS // 10)
 
     def _forget_options(self) -> None:
-        """Drop the options of keys that have no circuit any more, but the last of them.
+        """Drop the options of keys that no longer have a circuit, but the last of them.
 
         Those of ``MOST_KEYS`` stay, as many as there are circuits. So a key's options are dropped
         only when so many others with options were in use and idle since. A guard that is kept in

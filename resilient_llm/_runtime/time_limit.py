@@ -85,6 +85,11 @@ class TaskScope:
         self._calls = 0
 
     @property
+    def counted_before(self) -> int:
+        """How often the task was cancelled before it entered this."""
+        return self._count
+
+    @property
     def cancel_called(self) -> bool:
         """Whether the task was cancelled."""
         return self._calls > 0

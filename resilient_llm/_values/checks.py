@@ -105,23 +105,29 @@ def share(name: str, value: Any) -> float:
 def choice(name: str, value: Any, allowed: Iterable[str], *, also: str = "") -> str:
     """Return one of the allowed words; ``also`` says what else the caller allows."""
     words_allowed = tuple(allowed)
-    if not isinstance(value, str) or value not in words_allowed:
-        listed = [repr(word) for word in words_allowed] + ([also] if also else [])
-        raise _refuse(name, value, " or ".join(listed))
-    return value
+    if isinstance(value, str) and value in words_allowed:
+        return value
+    listed = " or ".join([repr(word) for word in words_allowed] + ([also] if also else []))
+    near = near_names(value, words_allowed) if isinstance(value, str) else []
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise _refuse(name, value, listed + hint)
 
 
 def flag(name: str, value: Any) -> bool:
     """Return True or False."""
     if not isinstance(value, bool):
-        raise ConfigurationError(f"{name}={value!r} is not allowed: write True or False")
+        raise _refuse(name, value, "True or False")
     return value
 
 
 def mapping(name: str, value: Any) -> dict[str, Any]:
     """Return a dict of the mapping, whose keys are texts."""
     if not isinstance(value, Mapping):
-        raise _refuse(name, value, "a mapping of keywords to values")
+        # Not the value itself: a text may be a header, a key, or a prompt.
+        raise ConfigurationError(
+            f"{name} of type {type(value).__name__} is not allowed: "
+            "write a mapping of keywords to values"
+        )
     result: dict[str, Any] = dict(value)  # pyright: ignore[reportUnknownArgumentType]  # users' input
     for key in result:
         if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # users' input

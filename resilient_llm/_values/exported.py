@@ -70,7 +70,7 @@ class _Source:
 
 
 def plain_schema(
-    cls: type[Any], to_plain: Callable[[Any], Any], of_plain: Callable[[Any], Any], kind: str
+    cls: type[Any], to_plain: Callable[[Any], Any], of_plain: Callable[[Any], Any], *kinds: str
 ) -> Any:
     """Return what pydantic asks of a class that is written as a plain value.
 
@@ -78,11 +78,14 @@ def plain_schema(
         cls: The class. A field takes an instance as it is, or the plain form of one.
         to_plain: Returns the plain form of an instance, which is what a model dumps.
         of_plain: Returns an instance; a ValueError is a validation error.
-        kind: ``"str"`` or ``"dict"``, what the plain form is.
+        *kinds: ``"str"``, ``"dict"`` or both, what the plain form may be.
     """
     from pydantic_core import core_schema
 
-    form = core_schema.str_schema() if kind == "str" else core_schema.dict_schema()
+    forms: list[Any] = [
+        core_schema.str_schema() if kind == "str" else core_schema.dict_schema() for kind in kinds
+    ]
+    form = forms[0] if len(forms) == 1 else core_schema.union_schema(forms)
     parsed = core_schema.no_info_after_validator_function(of_plain, form)
     return core_schema.json_or_python_schema(
         json_schema=parsed,

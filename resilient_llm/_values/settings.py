@@ -31,7 +31,7 @@ LONGEST_TO_RETRY: Final = 60.0
 SHORTEST_HUNG: Final = 10.0
 """Seconds below which a cancelled call never counts as hung, unless ``slow_call`` says so."""
 MOST_KEYS: Final = 10_000
-"""Keys above which healthy idle ones that nobody refers to are dropped."""
+"""Keys above which healthy idle ones that nothing refers to are dropped."""
 
 
 class BreakerOptions(TypedDict, total=False):

@@ -4,7 +4,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
 from resilient_llm._values import checks as check
 from resilient_llm._values.errors import ConfigurationError
@@ -108,7 +108,8 @@ class Target:
         if account is not None and (
             not isinstance(given_account, str) or not account.strip() or set("/@") & set(account)
         ):
-            raise ConfigurationError(f"account={account!r} is not a name without '/' and '@'")
+            shown = repr(account) if isinstance(given_account, str) else type(account).__name__
+            raise ConfigurationError(f"account={shown} is not a name without '/' and '@'")
         if account is not None and spec_account and spec_account != account.strip():
             raise ConfigurationError(f"{spec!r} names another account than account={account!r}")
         if call is not None and not callable(call):
@@ -187,12 +188,51 @@ class Target:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: object, handler: object) -> Any:
-        # Only the key is written: parameters may hold what must not reach a log.
-        return plain_schema(cls, lambda target: target.key, cls, "str")
+        return plain_schema(cls, cls._plain, cls._of_plain, "str", "dict")
+
+    def _plain(self) -> str | dict[str, Any]:
+        """Return the key, or the options with it if there are any.
+
+        Not ``call``, which is code, nor ``params``, which may hold what must not reach a log.
+        """
+        options = {name: getattr(self, name) for name in _PLAIN}
+        given = {name: value for name, value in options.items() if value != _PLAIN[name]}
+        for name in ("supports", "tags"):
+            if name in given:
+                given[name] = sorted(given[name])
+        if self.stream is not None:
+            given["stream"] = {k: v for k, v in self.stream._given.items() if not callable(v)}
+        return {"spec": self.key, **given} if given else self.key
+
+    @classmethod
+    def _of_plain(cls, plain: str | dict[str, Any]) -> Self:
+        if isinstance(plain, str):
+            return cls(plain)
+        check.unknown_names("Target", plain, ("spec", *_PLAIN, "account", "params", "stream"))
+        options = dict(plain)
+        stream = options.get("stream")
+        if isinstance(stream, dict):
+            options["stream"] = StreamPolicy(**stream)  # pyright: ignore[reportUnknownArgumentType]  # users' input
+        if "spec" not in options:
+            raise ConfigurationError("Target without spec: write its 'provider/model' as spec")
+        return cls(options.pop("spec"), **options)
 
     @classmethod
     def _unpickled(cls, spec: str, options: dict[str, Any]) -> Self:
         return cls(spec, **options)
+
+
+_PLAIN: Final[dict[str, Any]] = {
+    "attempt_timeout": None,
+    "priority": 1,
+    "weight": 1.0,
+    "price": None,
+    "context_window": None,
+    "max_output": None,
+    "supports": frozenset(),
+    "tags": frozenset(),
+}
+"""``{option that a plain form holds: its default}``"""
 
 
 @exported

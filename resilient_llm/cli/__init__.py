@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from resilient_llm import __version__
+from resilient_llm._values.checks import near_names
 from resilient_llm.cli import demo as _demo
 from resilient_llm.cli import explain as _explain
 from resilient_llm.cli.demo import INTERRUPTED, MISSING
@@ -23,6 +24,7 @@ __all__ = ["INTERRUPTED", "MISSING", "NOTHING_RAISED", "USAGE", "main"]
 
 USAGE: Final = 2
 """Exit status if no command is given, as for every wrong use."""
+_COMMANDS: Final = ("demo", "explain")
 _SHORTEST: Final = 2.0
 """Seconds below which the failures of the demo change faster than calls end."""
 
@@ -34,16 +36,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; those of the process if None.
     """
     parser, explain = _parsers()
+    _refuse_misspelt(parser, sys.argv[1:] if argv is None else argv)
     options = parser.parse_args(argv)
     if options.command is None:
         parser.print_help(sys.stderr)
-        parser.exit(USAGE, "\nresilient-llm: error: a command is expected: demo or explain\n")
+        parser.exit(
+            USAGE, f"\nresilient-llm: error: a command is expected: {' or '.join(_COMMANDS)}\n"
+        )
     if options.command == "demo":
         return _demo.run(options)
     try:
         return _explain.run(options)
     except ValueError as wrong:
         explain.error(str(wrong))
+
+
+def _refuse_misspelt(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
+    """Say which command was probably meant, if the first word is none."""
+    given = argv[0] if argv else ""
+    if not given or given.startswith("-") or given in _COMMANDS:
+        return
+    near = near_names(given, _COMMANDS)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    parser.error(f"no such command: {given!r}; {hint}expected {' or '.join(_COMMANDS)}")
 
 
 def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:

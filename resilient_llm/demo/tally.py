@@ -75,7 +75,7 @@ class Tally:
 
     Attributes:
         calls_made: See `Summary`; the next seven, too.
-        fresh: Lines that nobody has shown yet.
+        fresh: Lines that were not shown yet.
         served_by: ``{target: calls it answered}``.
         streamed_by: ``{target: streams that it brought to their end}``.
         failed_at: ``{target: failed attempts}``.

@@ -116,6 +116,8 @@ def _add_nested(found: list[dict[str, Any]], part: dict[str, Any]) -> None:
         details = part["detail"]
         if isinstance(details, list):
             found.extend(_mappings(cast("list[Any]", details)))
+        elif isinstance(details, dict):  # elevenlabs, and other servers that FastAPI runs
+            found.append(cast("dict[str, Any]", details))
     if "innererror" in part:  # azure
         inner: Any = part["innererror"]
         if isinstance(inner, dict):

@@ -19,7 +19,7 @@ def memoized(read: Callable[P, T]) -> Callable[P, T]:
     """Return a pure function of hashable arguments that keeps its last results.
 
     Texts of providers may repeat a prompt, so no text is kept: only its hash of 64 bits,
-    which Python keys differently in every process, so that nobody can construct two texts
+    which Python keys differently in every process, so that two texts cannot be constructed
     with the same hash.
     """
     results: dict[int, T] = {}

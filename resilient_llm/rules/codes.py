@@ -189,10 +189,20 @@ def cause(evidence: Evidence) -> Verdict | None:
             verdict = CODES["billing_error"]
         if verdict is None and _is_policy(code):
             verdict = POLICY
+        if verdict is None and _is_spent_quota(code, evidence.failed_status):
+            verdict = CODES["insufficient_quota"]
         if verdict is not None:
             evidence.matched_by = ("code", code)
             return verdict
     return None
+
+
+def _is_spent_quota(code: str, status: int | None) -> bool:
+    """Return whether a code says that nothing is left, as elevenlabs does under a 401.
+
+    With a 429 the same word is often a limit per minute.
+    """
+    return code.endswith("quota_exceeded") and status in (401, 402, 403)
 
 
 def _is_policy(code: str) -> bool:

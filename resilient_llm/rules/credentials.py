@@ -1,7 +1,7 @@
 """Credentials that a client cannot put into a header: a newline in a key, a letter beyond ASCII.
 
 The client refuses to send such a header, in words of its own, before anybody is asked. It looks
-like a bug of the caller's, but it is a key that nobody but an operator can mend.
+like a bug of the caller's, but it is a key that only an operator can mend.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def by_status(evidence: Evidence) -> Verdict | None:
     return BY_STATUS[status]
 
 
-# These pass by themselves, whoever sent them.
+# These pass by themselves, also if the application's own server sent them.
 _PASSING: Final = frozenset((408, 409, 425, 429))
 UNSIGNED: Final = Verdict(ErrorKind.UNKNOWN)
 _OF_AN_ANSWER: Final = ("response", "request", "headers")

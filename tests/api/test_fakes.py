@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import pickle
 from http import HTTPStatus
 from typing import Any
@@ -50,6 +51,18 @@ async def collect(ask: Any) -> list[Any]:
 
 
 # --- streams ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["retry-after", "Retry-After", "RETRY-AFTER"])
+def test_headers_are_found_in_any_spelling(name: str) -> None:
+    """As those of httpx and requests, and also in a copy and out of a pickle."""
+    error = http_error(429, headers={"Retry-After": 20})
+
+    for each in (error, pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert "20" == each.response.headers[name] == each.headers.get(name)
+        assert name in each.headers
+        assert {"retry-after": "20"} == dict(each.response.headers)
+    assert "no" == error.response.headers.get("x-" + name, "no")
 
 
 def test_a_stream_gives_its_items_once() -> None:

@@ -17,6 +17,9 @@ from resilient_llm import (
     failover,
     list_benched,
 )
+from resilient_llm.testing import http_error
+
+SECRET = "sk-or-v1-secret"
 
 
 @pytest.mark.parametrize(
@@ -30,6 +33,10 @@ from resilient_llm import (
         (lambda: breaker("groq", cool_down=3), "did you mean cooldown"),
         (lambda: configure(max_retries=3), "did you mean attempts?"),
         (lambda: failover("openai:gpt-5-mini"), "did you mean 'openai/gpt-5-mini'?"),
+        (lambda: failover("groq/a", strategy="prioritty"), "did you mean 'priority'?"),
+        (lambda: failover("groq/a", on_unknown="transeint"), "did you mean 'transient'?"),
+        (lambda: configure(when_all_benched="sonest"), "did you mean 'soonest'?"),
+        (lambda: breaker("groq", mode="metrics-only"), "did you mean 'metrics_only'?"),
         (lambda: Target("ollama:qwen:7b"), "did you mean 'ollama/qwen:7b'?"),
         (lambda: failover(("groq", "llama")), "did you mean 'groq/llama'?"),
         (lambda: breaker(timedelta.total_seconds), 'write @breaker("name")'),
@@ -42,6 +49,25 @@ def test_the_nearest_name_is_said(make: Any, said: str) -> None:
         make()
 
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Target("groq/a", params=SECRET),
+        lambda: Target("groq/a", params=[SECRET]),
+        lambda: Target("groq/a", account=[SECRET]),  # type: ignore[arg-type]
+        lambda: failover("groq/a", reraise=[SECRET]),
+        lambda: http_error(429, headers=SECRET),  # type: ignore[arg-type]
+        lambda: configure(breakers=SECRET),
+    ],
+)
+def test_what_was_given_in_place_of_a_mapping_is_not_repeated(make: Any) -> None:
+    """It may hold a key or a prompt."""
+    with pytest.raises(ConfigurationError) as caught:
+        make()
+
+    assert SECRET not in str(caught.value)
 
 
 def test_nothing_is_guessed_where_nothing_is_near() -> None:

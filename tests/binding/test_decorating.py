@@ -5,9 +5,11 @@ import functools
 import gc
 import inspect
 import pickle
+import types
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
+from unittest import mock
 
 import pytest
 
@@ -479,6 +481,111 @@ def test_a_decorated_function_can_be_changed_by_using() -> None:
     assert 0 == health([GROQ])[GROQ].total
     assert "why" == ask("why")
     assert 1 == health([GROQ])[GROQ].total
+
+
+class Copied:
+    """Methods whose copies by ``.using`` are called with their object, and without it."""
+
+    @POLICY
+    def method(self, target: Target, prompt: str = "default") -> Any:
+        return serve(target, type(self).__name__, prompt)
+
+    @POLICY
+    async def method_async(self, target: Target, prompt: str) -> Any:
+        return serve(target, type(self).__name__, prompt)
+
+    @POLICY
+    def items(self, target: Target, prompt: str) -> Iterator[Any]:
+        yield serve(target, type(self).__name__, prompt)
+
+    @POLICY
+    async def items_async(self, target: Target, prompt: str) -> AsyncIterator[Any]:
+        yield serve(target, type(self).__name__, prompt)
+
+    @classmethod
+    @POLICY
+    def of_class(cls, target: Target, prompt: str) -> Any:
+        return serve(target, cls.__name__, prompt)
+
+    @POLICY
+    def __private(self, target: Target, prompt: str) -> Any:
+        return serve(target, type(self).__name__, prompt)
+
+    def private(self, prompt: str) -> Any:
+        return Copied.__private.using(timeout=None)(self, prompt)
+
+    patient = method.using(attempts=2, backoff=lambda number: 0.0)
+
+
+async def _first(items: AsyncIterator[Any]) -> Any:
+    [only] = [item async for item in items]
+    return only
+
+
+def test_the_copy_of_a_method_takes_its_object_first() -> None:
+    """Also of a coroutine, generator, class and private method, and of a copy of a copy."""
+    copied, expected = Copied(), ("Copied", "why")
+    no_limit: Any = {"timeout": None}
+
+    assert expected == Copied.method.using(**no_limit)(copied, "why")
+    assert expected == Copied.method.using(**no_limit).using(**no_limit)(copied, prompt="why")
+    assert expected == Copied.method.using(**no_limit)(self=copied, prompt="why")  # type: ignore[call-arg]
+    assert expected == asyncio.run(Copied.method_async.using(**no_limit)(copied, "why"))
+    assert [expected] == list(Copied.items.using(**no_limit)(copied, "why"))
+    assert expected == asyncio.run(_first(Copied.items_async.using(**no_limit)(copied, "why")))
+    assert expected == Copied.of_class.using(**no_limit)(Copied, "why")
+    assert expected == copied.private("why")
+    assert expected == copied.patient("why")
+    assert ("Heir", "why") == Copied.method.using(**no_limit)(type("Heir", (Copied,), {})(), "why")
+
+
+def test_the_copy_of_a_method_takes_what_stands_for_its_object() -> None:
+    """A mock of the class is one, and so is any object that has such a method."""
+    for each in (mock.create_autospec(Copied), types.SimpleNamespace(method=print)):
+        assert "why" == Copied.method.using(timeout=None)(each, "why")[1]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: Copied().method.using(timeout=None)("why"),
+        lambda: Copied().method.using(timeout=None)(prompt="why"),
+        lambda: Copied().method.using(timeout=None)(),
+        lambda: asyncio.run(Copied().method_async.using(timeout=None)("why")),
+        lambda: list(Copied().items.using(timeout=None)("why")),
+        lambda: Copied.of_class.using(timeout=None)("why"),
+    ],
+    ids=["takes the prompt for it", "keyword", "nothing", "coroutine", "generator", "class"],
+)
+def test_the_copy_of_a_bound_method_says_that_it_needs_its_object(call: Callable[[], Any]) -> None:
+    """It is told how to write it, nothing is called, and what was passed is not repeated."""
+    with pytest.raises(TypeError, match=r"write Copied\.\w+\.using\(…\)\(obj, …\)") as caught:
+        call()
+
+    assert "why" not in str(caught.value)
+    assert 0 == health([GROQ])[GROQ].total
+
+
+def test_the_copy_of_a_method_looks_like_the_method() -> None:
+    """Its signature, its kind, its policy and what it wraps."""
+    copied = Copied.method_async.using(attempts=2)
+
+    assert inspect.iscoroutinefunction(copied)
+    assert inspect.isgeneratorfunction(Copied.items.using(attempts=2))
+    assert inspect.isasyncgenfunction(Copied.items_async.using(attempts=2))
+    assert ["self", "prompt"] == list(inspect.signature(copied).parameters)
+    assert vars(Copied)["method_async"].__wrapped__ is copied.__wrapped__
+    assert 2 == copied.policy._policy.options.attempts
+
+
+def test_a_function_that_calls_its_first_parameter_self_is_a_function() -> None:
+    """Only what is written in a class is a method."""
+
+    @POLICY
+    def inner(self: str, target: Target) -> Any:
+        return serve(target, self)
+
+    assert "why" == inner.using(timeout=None)("why")
 
 
 def test_decorating_changes_nothing_in_the_function() -> None:

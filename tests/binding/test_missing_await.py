@@ -134,7 +134,7 @@ def test_a_task_or_future_is_no_answer() -> None:
     async def main() -> None:
         task = asyncio.ensure_future(asyncio.sleep(0, "done"))
         for answer in (task, asyncio.get_running_loop().create_future()):
-            with pytest.raises(ConfigurationError, match="nobody has awaited"):
+            with pytest.raises(ConfigurationError, match="was not awaited"):
                 await ask(functools.partial(lambda each: each, answer))
         assert "done" == await task
 

@@ -65,3 +65,17 @@ def test_no_timeout_and_a_policy_for_streams_are_not_warned_of() -> None:
     """There is nothing to interrupt, or it is what the function returns that is limited."""
     assert [] == warned(plain)
     assert [] == warned(plain, timeout=0.2, stream=StreamPolicy())
+
+
+def test_a_timeout_that_using_gives_is_warned_of() -> None:
+    """It points at the line that calls ``using``; a copy that only keeps its timeout is quiet."""
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        copy = failover([GROQ, OPENAI])(plain).using(timeout=0.2)
+        copy.using(attempts=1)
+        failover([GROQ, OPENAI])(told).using(timeout=0.2)
+        failover([GROQ, OPENAI])(generator).using(timeout=0.2)
+
+    (warning,) = seen
+    assert __file__ == warning.filename
+    assert str(warning.message).startswith("timeout=0.2 cannot interrupt plain")

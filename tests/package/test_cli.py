@@ -30,6 +30,25 @@ def test_errors_show_the_usage_of_their_command(
     assert said in shown
 
 
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["expain", "429"], "did you mean explain?"),
+        (["dmeo"], "did you mean demo?"),
+        (["zebra"], "expected demo or explain"),
+    ],
+)
+def test_a_misspelt_command_is_answered_with_the_nearest(
+    argv: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the usage of the program and the status of a wrong use."""
+    with pytest.raises(SystemExit) as left:
+        main(argv)
+
+    assert USAGE == left.value.code
+    assert said in capsys.readouterr().err
+
+
 def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     """The commands are listed, and the exit status is that of wrong use."""
     with pytest.raises(SystemExit) as caught:

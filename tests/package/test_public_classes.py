@@ -264,7 +264,48 @@ def test_a_model_with_a_target_goes_to_json_and_back_by_its_key() -> None:
     assert b'"groq@eu/llama"' == text
     assert Target("groq@eu/llama") == adapter.validate_json(text)
     assert "groq@eu/llama" == adapter.dump_python(target)
-    assert "string" == adapter.json_schema()["type"]
+    assert {"string", "object"} == {form["type"] for form in adapter.json_schema()["anyOf"]}
+
+
+def test_a_target_goes_to_json_and_back_with_its_options() -> None:
+    """All that are plain values; not its function, and not its parameters."""
+    adapter: pydantic.TypeAdapter[Target] = pydantic.TypeAdapter(Target)
+    options: dict[str, Any] = {
+        "account": "eu",
+        "attempt_timeout": 3.5,
+        "stream": StreamPolicy(idle_timeout=4.0),
+        "priority": 2,
+        "weight": 0.5,
+        "price": (0.1, 0.2),
+        "context_window": 8_000,
+        "max_output": 1_000,
+        "supports": {"tools"},
+        "tags": {"b", "a"},
+    }
+
+    text = adapter.dump_json(Target("groq/llama", call=print, params={"k": "sk"}, **options))
+
+    assert b"sk" not in text
+    assert b"print" not in text
+    assert Target("groq/llama", **options) == adapter.validate_json(text)
+
+
+@pytest.mark.parametrize(
+    ("plain", "message"),
+    [
+        ({"spec": "groq/a", "prioriti": 2}, "did you mean priority"),
+        ({"priority": 2}, "without spec"),
+        ({"spec": "groq/a", "priority": "high"}, "priority"),
+        ({"spec": "groq/a", "call": "os.system"}, "no option 'call'"),
+        ({"spec": "groq/a", "stream": {"idle": 2}}, "no option 'idle'"),
+    ],
+)
+def test_a_wrong_option_of_a_target_in_json_is_a_validation_error(
+    plain: dict[str, Any], message: str
+) -> None:
+    """It says which option it is."""
+    with pytest.raises(pydantic.ValidationError, match=message):
+        pydantic.TypeAdapter(Target).validate_python(plain)
 
 
 def test_a_stream_policy_goes_to_json_and_back_by_its_options() -> None:

@@ -368,6 +368,48 @@ def test_what_a_client_has_wrapped_is_found(name: str, verdict: Verdict) -> None
     assert verdict == classify(asked_with(shaped(name)))
 
 
+def translated_by_litellm(limit: Exception) -> BaseException:
+    """Return what litellm makes of it: an error of its own, while it handles the client's."""
+    try:
+        try:
+            try:
+                raise limit
+            except Exception:
+                raise shaped("litellm.llms.anthropic.common_utils.AnthropicError", ("x",))  # noqa: B904  # as litellm does
+        except Exception:
+            raise shaped("litellm.exceptions.InternalServerError", ("x",), status_code=500)  # noqa: B904
+    except Exception as error:
+        return error
+
+
+def test_a_time_limit_that_litellm_has_translated_is_found() -> None:
+    """It raises an error with a status that it has made up, and names no cause."""
+    limit = shaped("billiard.exceptions.SoftTimeLimitExceeded")
+
+    assert TIME_LIMIT == classify(translated_by_litellm(limit))
+    assert ErrorKind.TRANSIENT is classify(translated_by_litellm(OSError("x"))).kind
+
+
+def test_a_call_of_litellm_that_cleans_up_after_a_time_limit_fails_over() -> None:
+    """The limit is handled by the code around the call, and says nothing of the call's error."""
+    asked: list[str] = []
+
+    @failover(["groq/a", "openai/b"], attempts=1)
+    def ask(target: Target) -> str:
+        asked.append(target.key)
+        if target.provider == "groq":
+            raise shaped("litellm.exceptions.InternalServerError", ("x",), status_code=500)
+        return "cleaned up"
+
+    try:
+        raise shaped("billiard.exceptions.SoftTimeLimitExceeded")
+    except Exception:
+        answer = ask()
+
+    assert "cleaned up" == answer
+    assert ["groq/a", "openai/b"] == asked
+
+
 def test_a_wrapped_time_limit_is_no_failure_to_a_users_rule() -> None:
     """No rule turns the end of the task into a failure, also where a client has wrapped it."""
     classify.rule(lambda error: Verdict(ErrorKind.TRANSIENT))

@@ -585,3 +585,21 @@ def test_the_close_code_of_a_websocket_is_read(classify: Classifier, code: int, 
 
 def shaped_class(name: str) -> type[Exception]:
     return type(shaped(name))
+
+
+@pytest.mark.parametrize(
+    ("status", "detail", "kind", "reason"),
+    [
+        (401, {"status": "quota_exceeded"}, "auth_dead", "insufficient_quota"),
+        (429, {"status": "quota_exceeded"}, "rate_limited", "rate_limit"),
+        (401, {"status": "invalid_api_key"}, "auth_dead", "invalid_credentials"),
+        (400, {"code": "context_length_exceeded"}, "request_specific", "context_length_exceeded"),
+    ],
+)
+def test_a_code_in_the_detail_of_a_body_is_read(
+    classify: Classifier, status: int, detail: dict[str, str], kind: str, reason: str
+) -> None:
+    """ElevenLabs and other servers that FastAPI runs put the error under ``detail``."""
+    error = answered(status, body={"detail": {**detail, "message": "no"}})
+
+    assert (kind, reason) == (classify(error).kind, classify(error).reason)

@@ -428,6 +428,124 @@ def test_trap_51_a_task_that_goes_on_after_a_cancellation() -> None:
     assert ["", *["answer"] * 3] == asyncio.run(main())
 
 
+async def _swallows_a_cancellation() -> None:
+    """Take a cancellation of this task, and go on without `uncancel`."""
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    try:
+        await asyncio.sleep(0)
+    except asyncio.CancelledError:
+        pass
+    assert task.cancelling() == 1
+
+
+@pytest.mark.parametrize("way", [_decorated, _looped, _streamed])
+def test_trap_51_the_first_call_with_a_limit_after_a_swallowed_cancellation(
+    way: Any, clock: FakeClock
+) -> None:
+    """A limit looks at the task before the attempt, so that no failover is lost."""
+    calls: list[str] = []
+
+    async def attempt(target: str) -> str:
+        calls.append(target)
+        if target == GROQ:
+            raise down()
+        return "answer"
+
+    async def main() -> None:
+        await _swallows_a_cancellation()
+        await way(failover([GROQ, OPENAI], attempts=1, attempt_timeout=30.0), attempt)
+
+    asyncio.run(main())
+
+    assert [GROQ, OPENAI] == calls
+
+
+@pytest.mark.parametrize("limit", [None, 30.0])
+@pytest.mark.parametrize("client", CLIENTS)
+def test_trap_51_a_second_cancellation_of_a_task_that_went_on(
+    client: Client, limit: float | None, clock: FakeClock
+) -> None:
+    """It ends the call, although the task was cancelled before, and has called since."""
+    calls: list[str] = []
+
+    @failover([GROQ, OPENAI], attempts=1, attempt_timeout=limit)
+    async def ask(target: Target) -> str:
+        calls.append(target.key)
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        if len(calls) == 1:
+            await asyncio.sleep(0)
+        await client()
+        return "never"
+
+    async def main() -> None:
+        with pytest.raises(asyncio.CancelledError):
+            await ask()
+        with pytest.raises(LOST):
+            await ask()
+
+    asyncio.run(main())
+
+    assert [GROQ, GROQ] == calls
+
+
+@pytest.mark.parametrize("limit", [None, 30.0])
+def test_trap_51_a_call_after_one_that_was_cancelled_fails_over(
+    limit: float | None, clock: FakeClock
+) -> None:
+    """The cancellation left a call of ours, so that its task is known to have swallowed it."""
+    calls: list[str] = []
+
+    @failover([GROQ, OPENAI], attempts=1, attempt_timeout=limit)
+    async def ask(target: Target) -> str:
+        calls.append(target.key)
+        if len(calls) == 1:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.sleep(0)
+        if target.key == GROQ:
+            raise down()
+        return "answer"
+
+    async def main() -> str:
+        with pytest.raises(asyncio.CancelledError):
+            await ask()
+        return await ask()
+
+    assert "answer" == asyncio.run(main())
+    assert [GROQ, GROQ, OPENAI] == calls
+
+
+@pytest.mark.parametrize("way", [_decorated, _plain])
+def test_trap_51_a_cancellation_that_left_an_inner_call(way: Any) -> None:
+    """It came during the attempt of the outer call, whose client has raised something else."""
+    calls: list[str] = []
+
+    @failover([GROQ], attempts=1)
+    async def inner(target: Target) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+
+    async def attempt(target: str) -> str:
+        calls.append(target)
+        try:
+            await inner()
+        except asyncio.CancelledError:
+            pass
+        raise LOST("connection lost")
+
+    with pytest.raises(LOST):
+        asyncio.run(way(failover(["outer/a", "outer/b"], attempts=1), attempt))
+
+    assert ["outer/a"] == calls
+
+
 # --- beside tasks that were cancelled ------------------------------------------------------------
 
 

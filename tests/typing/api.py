@@ -178,7 +178,10 @@ assert_type(ask.policy, Failover)
 assert_type(client.ask.policy, Failover)
 assert_type(policy.using(timeout=3.0), Failover)
 assert_type(ask.using(timeout=3.0)("why"), str)
-assert_type(client.ask.using(timeout=3.0)("why"), str)
+assert_type(Client.ask.using(timeout=3.0)(client, "why"), str)
+assert_type(client.ask.using(timeout=3.0)(client, "why"), str)
+assert_type(client.of_class.using(timeout=3.0)(Client, "why"), str)
+assert_type(client.by_name.using(timeout=3.0)(client, "why"), str)
 
 
 def with_target(target: Target, prompt: str) -> bytes:

@@ -54,6 +54,7 @@ by_name(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 guarded(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 Client().ask(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 Client.of_class(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+Client().ask.using(timeout=3.0)("why")  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
 Client.static(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 # An injected target is not in the signature.

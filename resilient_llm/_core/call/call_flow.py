@@ -279,6 +279,6 @@ def _any_is_live(call: Call, now: float) -> bool:
 
 
 def _ends_at(candidate: Candidate, now: float) -> float | None:
-    """Return when the target of a candidate is next live; None if nobody knows."""
+    """Return when the target of a candidate is next live; None if that is unknown."""
     block = block_of(candidate.circuit, now)
     return now if block is None else block.until

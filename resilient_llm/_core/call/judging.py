@@ -149,7 +149,7 @@ def ends_call(
 ) -> Step | None:
     """Return how the call ends if no target can be blamed for the outcome, else None.
 
-    Nobody is blamed for the end of the whole deadline; a shorter limit is the target's failure.
+    The end of the whole deadline is charged to no circuit; a shorter limit is the target's failure.
 
     Args:
         call: The call.

@@ -362,7 +362,7 @@ class Circuit:
     def is_idle(self, now: float) -> bool:
         """Return whether only counts of successes would be lost if the key were forgotten.
 
-        Failures in a row, an escalation and a bench that has ended mean nothing any more once
+        Failures in a row, an escalation and a bench that has ended mean nothing once
         the key was not used for a whole window. A key that is forced open never is idle: it
         must stay in the list of benches.
         """
@@ -733,7 +733,7 @@ class Circuit:
         return self._closed_locked(now)
 
     def _closed_locked(self, now: float) -> Generation:
-        """Return the admission while nothing blocks; nobody reads a disabled circuit's counts."""
+        """Return the admission while nothing blocks; those of a disabled circuit are not read."""
         if self.settings.mode != "disabled":
             return self.generation
         if self._uncounted is None:

@@ -1,6 +1,6 @@
 """The outbox of one key: what happened to the key and has not reached every observer.
 
-Owns two stages of queues. The circuit, and whoever else emits for the key, appends to ``pending``.
+Owns two stages of queues. What emits for the key, above all its circuit, appends to ``pending``.
 The dispatcher moves each fact from there to the `Inbox` of every observer that listens to it, and
 hands it over from there. How it does that is written in ``_runtime/dispatcher.py``.
 

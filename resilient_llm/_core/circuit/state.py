@@ -135,7 +135,7 @@ class HalfOpenState:
 class Lease:
     """The limited place of a probe in a half-open state, or of a last resort in a bench.
 
-    The state refers to it weakly. So the place is free again when nobody holds the lease any more,
+    The state refers to it weakly. So the place is free again when the lease is no longer held,
     as after an interrupt between its grant and the attempt.
     """
 

@@ -58,6 +58,8 @@ class StreamState:
     """One stream: its items held back, whether it has content, and how it ended."""
 
     __slots__ = (
+        "_kept",
+        "_kept_size",
         "_size",
         "_was_silent",
         "awaits_content",
@@ -73,7 +75,6 @@ class StreamState:
         "quiet_since",
         "response_time",
         "stopped_by_consumer",
-        "text",
     )
 
     def __init__(
@@ -109,10 +110,10 @@ class StreamState:
         """Seconds until its first content, which are compared with ``slow_call``."""
         self.items_sent = 0 if earlier is None else earlier.items_sent
         """Items that the consumer got, of this stream and of those before it."""
-        self.text: str = (
-            "" if earlier is None or earlier.policy.on_interrupt == "restart" else earlier.text
-        )
-        """The end of the text that the consumer got, if the policy keeps it."""
+        goes_on = earlier is not None and earlier.policy.on_interrupt != "restart"
+        self._kept: list[str] = [earlier.text] if earlier is not None and goes_on else []
+        """The end of the text that the consumer got, if the policy keeps it, and some before it."""
+        self._kept_size = len(self._kept[0]) if self._kept else 0
         self.quiet_since = 0.0
         """Monotonic seconds at which the driver began to wait for content."""
         self.stopped_by_consumer = False
@@ -213,10 +214,22 @@ class StreamState:
         most = self.policy.keep_text
         if most is None:
             return
-        text = self.text + self.item_inspector.text_of(item)
-        if len(text) > most or len(text.encode(errors="surrogatepass")) > most:
-            text = text[-most:].encode(errors="surrogatepass")[-most:].decode(errors="ignore")
-        self.text = text
+        text = self.item_inspector.text_of(item)
+        if text:
+            self._kept.append(text)
+            self._kept_size += len(text)
+            if self._kept_size > 2 * most:  # so that an item costs the same however much is kept
+                self._kept = [self.text]
+                self._kept_size = len(self._kept[0])
+
+    @property
+    def text(self) -> str:
+        """The end of the text that consumers got, so many bytes as the policy says."""
+        most, text = self.policy.keep_text, "".join(self._kept)
+        if most is None or (len(text) <= most and len(text.encode(errors="surrogatepass")) <= most):
+            return text
+        kept = text[-most:].encode(errors="surrogatepass")[-most:]
+        return kept.decode(errors="ignore")
 
     @property
     def text_so_far(self) -> str | None:
