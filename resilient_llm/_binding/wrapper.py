@@ -126,7 +126,7 @@ def _wrapper(
     wrapper.__annotations__ = {k: v for k, v in annotations_of(fn).items() if k not in hidden}
     wrapper.__signature__ = SeenSignature(injection.outer, fn)
     wrapper.policy = holder
-    wrapper.using = _Using(holder, injection, codes)
+    wrapper.using = _Copies(holder, injection, codes).using
     if is_copy:
         wrapper = copy_of_method(wrapper, injection)
     if injection.gives_items:
@@ -140,8 +140,12 @@ def _name(fn: Any) -> str:
     return getattr(fn, "__name__", type(fn).__name__)
 
 
-class _Using:
-    """``.using`` of a decorated function."""
+class _Copies:
+    """Makes copies of a decorated function; its ``.using`` is the method of this.
+
+    A method, and not an object that is called: `unittest.mock` gives the mock of a function only
+    those of its attributes that are functions or methods.
+    """
 
     __slots__ = ("_codes", "_holder", "_injection")
 
@@ -150,7 +154,7 @@ class _Using:
         self._injection = injection
         self._codes = codes
 
-    def __call__(self, **changes: Any) -> Any:
+    def using(self, **changes: Any) -> Any:
         """Return the function under a policy with other options."""
         changed = self._holder.using(**changes)
         _check_limits(changed._policy, self._injection)
@@ -166,7 +170,7 @@ class _Using:
         return _wrapper(changed, self._injection, self._codes, is_copy=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Using, (
+        return _Copies, (
             self._holder,
             self._injection,
             {},

@@ -11,7 +11,6 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from resilient_llm import __version__
-from resilient_llm._values.checks import near_names
 from resilient_llm.cli import demo as _demo
 from resilient_llm.cli import explain as _explain
 from resilient_llm.cli.demo import INTERRUPTED, MISSING
@@ -56,7 +55,9 @@ def _refuse_misspelt(parser: argparse.ArgumentParser, argv: Sequence[str]) -> No
     given = argv[0] if argv else ""
     if not given or given.startswith("-") or given in _COMMANDS:
         return
-    near = near_names(given, _COMMANDS)
+    import difflib  # only for this message
+
+    near = difflib.get_close_matches(given, _COMMANDS)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     parser.error(f"no such command: {given!r}; {hint}expected {' or '.join(_COMMANDS)}")
 

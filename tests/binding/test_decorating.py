@@ -483,6 +483,15 @@ def test_a_decorated_function_can_be_changed_by_using() -> None:
     assert 1 == health([GROQ])[GROQ].total
 
 
+@pytest.mark.parametrize("fn", [ask, ask_async])
+def test_a_mock_of_a_decorated_function_has_using(fn: Any) -> None:
+    """`create_autospec` copies it, since it is a method."""
+    stand_in = mock.create_autospec(fn)
+    stand_in.using.return_value = "other"
+
+    assert "other" == stand_in.using(timeout=1.0)
+
+
 class Copied:
     """Methods whose copies by ``.using`` are called with their object, and without it."""
 

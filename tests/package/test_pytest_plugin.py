@@ -6,6 +6,10 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.timeout(150)  # each runs pytest in processes of its own
+
 
 def test_the_pytest_plugin_isolates_and_fakes_time(tmp_path: Path) -> None:
     """A test that asks for either fixture starts fresh; `fake_clock` moves its time."""
