@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from resilient_llm._values.built_in import cause_of
+from resilient_llm._values.built_in import cause_of, is_raised_by
 from resilient_llm._values.class_cache import ClassCache
 from resilient_llm._values.errors import (
     CallRejectedError,
@@ -141,7 +141,7 @@ class Classifier:
         try:
             return self._classify(error)
         except BaseException as failure:  # an error that resists being looked at
-            if _sort_of[type(failure)] in _VERDICTS:
+            if _sort_of[type(failure)] in _VERDICTS and not is_raised_by(error, failure):
                 raise
             self._report_failure(failure)
             return _UNKNOWN
