@@ -141,7 +141,8 @@ class Classifier:
         try:
             return self._classify(error)
         except BaseException as failure:  # an error that resists being looked at
-            if _sort_of[type(failure)] in _VERDICTS and not is_raised_by(error, failure):
+            is_limit = issubclass(type(failure), Exception) and _sort_of[type(failure)] in _VERDICTS
+            if is_limit or not is_raised_by(error, failure):
                 raise
             self._report_failure(failure)
             return _UNKNOWN

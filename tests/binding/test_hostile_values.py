@@ -163,7 +163,7 @@ def test_an_exit_of_a_signal_handler_is_raised(way: Any) -> None:
     def leave(*_: Any) -> Never:
         raise SystemExit(3)
 
-    signals = [signal.SIGUSR1]
+    signals: list[int] = []
 
     def attribute(self: object, name: str) -> Never:
         if signals:
@@ -176,10 +176,12 @@ def test_an_exit_of_a_signal_handler_is_raised(way: Any) -> None:
         raise error
 
     before = signal.signal(signal.SIGUSR1, leave)
+    signals.append(signal.SIGUSR1)
     try:
         with pytest.raises(SystemExit):
             way(get)
     finally:
+        signals.clear()
         signal.signal(signal.SIGUSR1, before)
 
 
