@@ -165,12 +165,12 @@ def test_an_exit_of_a_signal_handler_is_raised(way: Any) -> None:
 
     signals: list[int] = []
 
-    def attribute(self: object, name: str) -> Never:
+    def attribute(self: object) -> Never:
         if signals:
             signal.raise_signal(signals.pop())
-        raise AttributeError(name)
+        raise AttributeError
 
-    error = _made("E", RuntimeError, __getattr__=attribute)()
+    error = _made("E", RuntimeError, status_code=property(attribute))()
 
     def get() -> Never:
         raise error
