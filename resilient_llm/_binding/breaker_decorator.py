@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import TYPE_CHECKING, Any, Protocol
+from types import GeneratorType
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from resilient_llm._core.call.steps import RERAISE, Deliver, Done, Reply, Step
 from resilient_llm._core.circuit.permit import pop_permit, push_permit
 from resilient_llm._core.stream.stream_state import StreamState
 from resilient_llm._drive.cancellation import was_cancelled
 from resilient_llm._drive.opening import SYNC, OpenStream, StartedStream
-from resilient_llm._drive.results import kind_of, refuse_unawaited
+from resilient_llm._drive.results import is_awaitable, kind_of, refuse_unawaited
 from resilient_llm._drive.sources import Sources
 from resilient_llm._drive.tasks import current_task
 from resilient_llm._runtime.classify import classify
@@ -60,19 +61,19 @@ def guarded(guard: Guard, fn: Any) -> Any:
     Raises:
         ConfigurationError: If it is no function, method or callable object.
     """
-    if isinstance(fn, (classmethod, staticmethod)):
-        inner: Any = fn.__func__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # users' input
-        wrapped = guarded(guard, inner)
-        return classmethod(wrapped) if isinstance(fn, classmethod) else staticmethod(wrapped)
-    name = getattr(fn, "__name__", type(fn).__name__)
-    if not callable(fn) or inspect.isclass(fn):
+    cls: type = type(fn)  # not by `isinstance`, which asks a foreign object for its class
+    if issubclass(cls, (classmethod, staticmethod)):
+        wrapped = guarded(guard, fn.__func__)
+        return classmethod(wrapped) if issubclass(cls, classmethod) else staticmethod(wrapped)
+    if not callable(fn) or issubclass(cls, type):
+        name = getattr(fn, "__name__", cls.__name__)
         raise ConfigurationError(
             f"{name} cannot be guarded: decorate a function, a method or a callable object"
         )
-    inner = fn
-    while isinstance(inner, functools.partial):
+    inner: Any = fn
+    while issubclass(type(inner), functools.partial):
         inner = inner.func
-    if not inspect.isroutine(inner):
+    if not _is_routine(inner):
         inner = type(inner).__call__
     fresh = guard.again
     if inspect.iscoroutinefunction(inner):
@@ -82,6 +83,13 @@ def guarded(guard: Guard, fn: Any) -> Any:
     if inspect.isgeneratorfunction(inner):
         return _guarded_generator(fn, lambda: fresh().__enter__())
     return _guarded_function(fn, fresh)
+
+
+def _is_routine(value: object) -> bool:
+    try:
+        return inspect.isroutine(value)
+    except Exception:  # noqa: BLE001  # it asks an object for its class, and for its members
+        return False
 
 
 def _guarded_coroutine(fn: Any, fresh: Callable[[], Guard]) -> Any:
@@ -102,7 +110,7 @@ def _guarded_function(fn: Any, fresh: Callable[[], Guard]) -> Any:
             guard.__exit__(type(error), error, None)
             raise
         # What came back decides how long the guard is needed.
-        if inspect.isawaitable(result):
+        if is_awaitable(result) or _is_old_coroutine(result):
             return _awaited(guard, result)
         kind = kind_of(result)
         if kind is not None:
@@ -111,6 +119,13 @@ def _guarded_function(fn: Any, fresh: Callable[[], Guard]) -> Any:
         return result
 
     return wrapper
+
+
+def _is_old_coroutine(result: object) -> bool:
+    """Return whether it is a coroutine of a generator function under ``types.coroutine``."""
+    return type(result) is GeneratorType and bool(
+        cast("Any", result).gi_code.co_flags & inspect.CO_ITERABLE_COROUTINE
+    )
 
 
 async def _awaited(guard: Guard, result: Any) -> Any:

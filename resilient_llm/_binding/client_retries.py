@@ -6,6 +6,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._runtime.runtime import runtime
+from resilient_llm._values.built_in import is_raised_by
 
 if TYPE_CHECKING:
     from resilient_llm._values.target import Target
@@ -48,7 +49,9 @@ def _sdk_retried(error: BaseException) -> bool:
         if headers is None or _surely_lacks(headers):
             return False
         return int(headers.get(_COUNT, 0)) > 0
-    except Exception:  # noqa: BLE001  # a property of a foreign class may raise anything
+    except BaseException as failure:
+        if not is_raised_by(error, failure):
+            raise
         return False
 
 

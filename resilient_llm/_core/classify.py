@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from resilient_llm._values.built_in import cause_of, context_of, traceback_of
+from resilient_llm._values.built_in import cause_of, context_of, is_raised_by, traceback_of
 from resilient_llm._values.class_cache import ClassCache
 from resilient_llm._values.errors import (
     CallRejectedError,
@@ -151,7 +151,8 @@ class Classifier:
         try:
             return self._classify(error)
         except BaseException as failure:  # an error that resists being looked at
-            if _sort_of[type(failure)] in _VERDICTS:
+            is_limit = issubclass(type(failure), Exception) and _sort_of[type(failure)] in _VERDICTS
+            if is_limit or not is_raised_by(error, failure):
                 raise
             self._report_failure(failure)
             return _UNKNOWN

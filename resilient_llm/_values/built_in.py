@@ -24,3 +24,27 @@ attributes_of: Final[Callable[[BaseException], dict[str, Any]]] = _error.__dict_
     "__dict__"
 ].__get__
 class_name: Final[Callable[[type], str]] = type.__dict__["__name__"].__get__
+
+
+def is_raised_by(error: BaseException, failure: BaseException) -> bool:
+    """Return whether an error's own code raised a failure while the error was looked at.
+
+    So not by a signal handler, which may raise anywhere: a ``SystemExit`` is nobody's to drop.
+    A ``KeyboardInterrupt`` never counts, since Python raises it in whatever code runs.
+
+    Args:
+        error: The error.
+        failure: What looking at an attribute of it, or of its class, has raised.
+    """
+    if issubclass(type(failure), Exception):
+        return True
+    step = traceback_of(failure)
+    if step is None or issubclass(type(failure), KeyboardInterrupt):
+        return False
+    while step.tb_next is not None:
+        step = step.tb_next
+    code = step.tb_frame.f_code
+    if code.co_argcount == 0:
+        return False
+    first: object = step.tb_frame.f_locals.get(code.co_varnames[0])
+    return first is error or first is type(error)

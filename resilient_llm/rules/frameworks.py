@@ -52,6 +52,7 @@ _SERVERS: Final[tuple[Line, ...]] = (
     ("aiohttp.web_protocol", "RequestPayloadError PayloadAccessError", "aiohttp 3.14"),
     ("sanic.exceptions", "SanicException", "sanic 25.12"),
     ("tornado.web", "HTTPError Finish", "tornado 6.6"),
+    ("tornado.iostream", "StreamClosedError", "tornado 6.6; a browser that has gone"),
     ("tornado.websocket", "WebSocketClosedError", "tornado 6.6; a browser that has gone"),
     ("falcon", "HTTPError HTTPStatus WebSocketDisconnected", "falcon 4.4"),
     ("bottle", "HTTPResponse RouteReset", "bottle 0.13"),

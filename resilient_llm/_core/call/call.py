@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from resilient_llm._core.circuit.outbox import CallTag, Fact
 from resilient_llm._core.circuit.permit import Permit, admit, block_of
 from resilient_llm._values import event_names
-from resilient_llm._values.built_in import class_name
+from resilient_llm._values.built_in import class_name, is_raised_by, traceback_of
 from resilient_llm._values.errors import BreakerOpenError, CallRejectedError, ChainExhaustedError
 from resilient_llm._values.escaping import escaped
 from resilient_llm._values.kinds import AttemptRecord, ErrorKind
@@ -413,7 +413,7 @@ def _outcome_of(record: AttemptRecord) -> str:
 def trim_traceback(error: BaseException) -> None:
     """Take the frames that lead from a driver to the caller's function out of a traceback."""
     with suppress(Exception):  # a foreign class
-        traceback = error.__traceback__
+        traceback = traceback_of(error)
         while traceback is not None and is_ours(traceback.tb_frame):
             traceback = traceback.tb_next
         if traceback is not None:  # else it was raised by this library
@@ -428,6 +428,9 @@ def is_ours(frame: types.FrameType) -> bool:
 
 def _add_note(error: BaseException, note: str) -> None:
     # An error that is raised again and again must not collect the same note each time.
-    with suppress(Exception):  # a class may take no notes, such as a frozen dataclass
+    try:
         if note not in getattr(error, "__notes__", ()):
             error.add_note(note)
+    except BaseException as failure:
+        if not is_raised_by(error, failure):  # a class may take no notes, as a frozen dataclass
+            raise
