@@ -62,7 +62,15 @@ def call_id() -> str | None:
         extra_headers={"X-Request-ID": call_id()}
     """
     current = _current.get()
-    return current.to_bytes(8).hex() if isinstance(current, int) else current
+    if isinstance(current, int):
+        return current.to_bytes(8).hex()
+    return current if switch.is_on else _asked_first()
+
+
+def _asked_first() -> str | None:
+    """Return the name of the call when nobody has asked for one before."""
+    switch_on()
+    return None
 
 
 def id_of(number: int) -> str:

@@ -476,6 +476,32 @@ assert before is not ask.__code__
 """
 
 
+IMPORTS_ALL = """
+from resilient_llm import *
+from resilient_llm._runtime.call_ids import switch
+assert not switch.is_on
+assert call_id() is None
+assert switch.is_on
+"""
+
+
+def test_to_import_all_names_is_not_to_ask_for_it() -> None:
+    """The first call of it is."""
+    subprocess.run([sys.executable, "-c", IMPORTS_ALL], check=True)
+
+
+FROM_A_MODULE = """
+from resilient_llm import Target, call_id
+from resilient_llm._runtime.call_ids import switch
+assert switch.is_on
+"""
+
+
+def test_to_import_the_name_is_to_ask_for_it() -> None:
+    """So the calls that start after that carry their names."""
+    subprocess.run([sys.executable, "-c", FROM_A_MODULE], check=True)
+
+
 def test_a_process_that_never_asks_for_it_runs_the_same_code_as_before() -> None:
     """Only the access of the name changes that, for functions decorated before, too."""
     subprocess.run([sys.executable, "-c", NEVER_USED], check=True)
