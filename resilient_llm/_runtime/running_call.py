@@ -1,8 +1,8 @@
 """Finds the call that runs on this thread if it began before calls carried their names.
 
-The first use of `call_id` may be inside a call: ``from resilient_llm import call_id`` in a function.
-Whatever makes that call is on the stack then. Most of it knows the name of the call already. The
-wrapper's own frame does not: it is given a number here, and what it calls afterwards takes it.
+The first use of `call_id` may be inside a call, as where a function imports it. Whatever makes that
+call is on the stack then. Most of it knows the name of the call already. The wrapper's own frame
+does not: it is given a number here, and what it calls afterwards takes it.
 
 Owns these numbers. There is one for a call that asked while calls without names were running, and
 for no later one.
