@@ -181,6 +181,10 @@ def __getattr__(name: str) -> Any:
     from resilient_llm._api import wiring  # a statement: tools that bundle programs see it
 
     assert wiring
+    if name == "call_id":
+        from resilient_llm._api import call_ids
+
+        call_ids.asked_for()
     value = getattr(import_module(f"{__name__}.{home}"), name)
     globals()[name] = value
     return value

@@ -195,6 +195,8 @@ class Caller(Beginning):
         Returns:
             How the call goes on; None if the error is raised unchanged.
         """
+        if number is None and call_ids.switch.is_on:
+            number = call_ids.taken(entered_at)
         cancelled = (
             was_cancelled(error, since=entered_at)
             if self.injection.is_async
@@ -376,6 +378,8 @@ class Caller(Beginning):
         wrapper only where one is needed, since most answers need none. ``number`` is that of the
         call, if calls carry their names.
         """
+        if number is None and first is None and call_ids.switch.is_on:
+            number = call_ids.taken(entered_at)
         if number is not None:
             first = self._wrappers_attempt(generation, entered_at, target, number)
         if type(result) is not self.plain_type:

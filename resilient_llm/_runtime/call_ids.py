@@ -11,8 +11,9 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import sys
 from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._runtime.runtime import runtime
 
@@ -62,7 +63,23 @@ def call_id() -> str | None:
         extra_headers={"X-Request-ID": call_id()}
     """
     current = _current.get()
-    return current.to_bytes(8).hex() if isinstance(current, int) else current
+    if isinstance(current, int):
+        return current.to_bytes(8).hex()
+    return _unnamed() if current is None else current
+
+
+def _unnamed() -> str | None:
+    """Return the name of a call around this code that does not carry it; else None."""
+    from resilient_llm._runtime import running_call
+
+    switch_on()
+    return running_call.find(call_numbers.next, id_of)
+
+
+def taken(entered_at: float) -> int | None:
+    """Return the number of the wrapper's call, if it was asked for before the wrapper had one."""
+    found: Any = sys.modules.get("resilient_llm._runtime.running_call")
+    return found.taken(entered_at) if found is not None and found.numbers else None
 
 
 def id_of(number: int) -> str:

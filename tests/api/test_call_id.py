@@ -476,9 +476,104 @@ assert before is not ask.__code__
 """
 
 
+IMPORTS_ALL = """
+from resilient_llm import *
+from resilient_llm._runtime.call_ids import switch
+assert not switch.is_on
+assert call_id() is None
+assert switch.is_on
+"""
+
+
+def test_to_import_all_names_is_not_to_ask_for_it() -> None:
+    """The first call of it is."""
+    subprocess.run([sys.executable, "-c", IMPORTS_ALL], check=True)
+
+
+FROM_A_MODULE = """
+from resilient_llm import Target, call_id
+from resilient_llm._runtime.call_ids import switch
+assert switch.is_on
+"""
+
+
+def test_to_import_the_name_is_to_ask_for_it() -> None:
+    """So the calls that start after that carry their names."""
+    subprocess.run([sys.executable, "-c", FROM_A_MODULE], check=True)
+
+
 def test_a_process_that_never_asks_for_it_runs_the_same_code_as_before() -> None:
     """Only the access of the name changes that, for functions decorated before, too."""
     subprocess.run([sys.executable, "-c", NEVER_USED], check=True)
+
+
+FIRST_USE = """
+import asyncio
+from resilient_llm import AttemptSucceeded, AttemptFailed, Target, Trace, failover
+from resilient_llm.testing import capture_events
+from resilient_llm._runtime.call_ids import switch
+
+def name():
+    from resilient_llm import call_id
+    return call_id()
+
+seen = []
+
+def body(target: Target):
+    seen.append(name())
+    if {fails} and target.provider == "a":
+        raise ConnectionResetError
+    return "yes"
+
+def items(target: Target):
+    for _ in range(3):
+        seen.append(name())
+        yield "x"
+
+async def abody(target: Target):
+    await asyncio.sleep(0)
+    return body(target)
+
+CHAIN = ["a/x", "b/x"]
+OPTIONS = dict(chain=CHAIN, attempts=1)
+plain, stream, aplain = (failover(**OPTIONS)(each) for each in (body, items, abody))
+
+def warm_up():  # bound, and without a name
+    global name
+    named, name = name, lambda: None
+    {form}
+    seen.clear()
+    name = named
+
+def traced():
+    with Trace():
+        plain()
+
+warm_up()
+assert not switch.is_on
+with capture_events(AttemptSucceeded, AttemptFailed) as events:
+    {form}
+assert events and set(seen) == {{event.call_id for event in events}}, (seen, events)
+assert None not in seen and 1 == len(set(seen)), seen
+assert name() is None
+"""
+FORMS = [
+    "plain()",
+    "failover(**OPTIONS).call(body)",
+    "list(stream())",
+    "asyncio.run(aplain())",
+    "traced()",
+]
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["answers", "fails over"])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_first_use_of_all_may_be_inside_a_running_call(form: str, fails: bool) -> None:
+    """It has the name that the events of that call have."""
+    program = FIRST_USE.format(form=form, fails=fails)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+
+    assert b"" == done.stderr
 
 
 IN_A_CHILD = """

@@ -31,6 +31,7 @@ from resilient_llm import (
     Verdict,
     bench_model,
     breaker,
+    call_id,
     classify,
     configure,
     events,
@@ -437,6 +438,7 @@ assert_type(settings().retry_budget, float | None)
 
 
 def check_trace() -> None:
+    assert_type(call_id(), str | None)
     with Trace() as trace, Trace(call_id="request-7"):
         ask("why")
     assert_type(trace.calls[0].call_id, str)
