@@ -10,6 +10,8 @@ def escaped(text: str) -> str:
     over the terminal), line and paragraph separators, marks that reverse the direction of text,
     and lone surrogates, which no stream can encode. Letters of all scripts stay as they are.
     """
+    if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # users' input
+        text = f"{text}"
     if text.isprintable():
         return text
     return "".join(ascii(each)[1:-1] if _is_unsafe(ord(each)) else each for each in text)

@@ -677,19 +677,16 @@ def test_nothing_is_kept_of_errors(classify: Classifier) -> None:
 # --- signals are never swallowed ---
 
 
-@pytest.mark.parametrize("signal", [KeyboardInterrupt, SystemExit, GeneratorExit])
 @pytest.mark.parametrize("name", ["status_code", "body", "headers", "args"])
-def test_a_signal_that_arrives_while_looking_passes(
-    classify: Classifier, signal: type[BaseException], name: str
-) -> None:
-    """An interrupt while an error is read is not a verdict: it passes through."""
+def test_an_interrupt_that_arrives_while_looking_passes(classify: Classifier, name: str) -> None:
+    """Python raises it in whatever code runs, so it is no verdict of the error's own code."""
 
     def interrupted(_: object) -> Any:
-        raise signal
+        raise KeyboardInterrupt
 
     error = with_class_attributes(**{name: property(interrupted)})
 
-    with pytest.raises(signal):
+    with pytest.raises(KeyboardInterrupt):
         classify(error)
 
 
