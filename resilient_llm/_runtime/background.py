@@ -99,12 +99,13 @@ class Background:
         self._attached[self] = None
 
     def _new_thread(self) -> None:
-        self._is_woken = False
+        self.is_woken = False
+        """Whether `wake` has nothing to do; asked where events come quickly."""
         self._is_hurried = False
         """Whether somebody waits for the thread, so that it must not gather."""
         self._has_raised = False
         self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()
-        """Asks the thread to work; has an entry if ``_is_woken``, and sometimes one more."""
+        """Asks the thread to work; has an entry if ``is_woken``, and sometimes one more."""
         self._working: dict[str, object] = {}
         """The lock of the thread that works: see `HOLDER`."""
         self._worker = 0
@@ -125,12 +126,16 @@ class Background:
 
     def wake(self) -> None:
         """Have the thread work soon. Allowed anywhere; returns at once and raises nothing."""
-        if not self._is_woken:
-            # No call between these two, after which a signal handler could raise.
-            self._is_woken = True
-            self._calls.put(None)
-        if not self._starts:
-            self._start()
+        try:
+            if not self.is_woken:
+                # No call between these two: another thread would see the first without the second.
+                self.is_woken = True
+                self._calls.put(None)
+            if not self._starts:
+                self._start()
+        except BaseException:
+            self.is_woken = False  # a signal handler raised: the next wake does all of it
+            raise
 
     def flush(self, timeout: float = 1.0) -> bool:
         """Do in the caller what the thread would do now; wait if it is just doing that.
@@ -199,6 +204,7 @@ class Background:
 
     def _cannot_start(self, error: RuntimeError) -> None:
         self._starts_at = _now() + _AFTER_FAILURE
+        self.is_woken = False
         self._warn(f"no thread can be started now: {error}")
 
     def _try(self, until: float) -> bool | None:
@@ -271,7 +277,7 @@ def _run(background: Background, calls: queue.SimpleQueue[None], starts: dict[st
                 calls.put(None)  # an interrupt may have had two threads started
                 return
             # Before the work: what is woken from here on needs another one.
-            background._is_hurried = background._is_woken = False
+            background._is_hurried = background.is_woken = False
             if background._try(math.inf) is None:
                 # A flush works, and what came meanwhile may be too late for it.
                 time.sleep(_LOOK_AGAIN)

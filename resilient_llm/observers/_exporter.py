@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final
 
-from resilient_llm._runtime.background import AT_EXIT, Background
+from resilient_llm._runtime.background import AT_EXIT, Background, remaining, warn
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values import checks as check
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from resilient_llm._core.circuit.outbox import Subscription
     from resilient_llm._values import events as ev
+
+__all__ = ["AT_END", "Exporter", "installed", "remaining", "seconds_now", "warn"]
 
 AT_END: Final = AT_EXIT
 """Seconds that an exporter may still work when it is uninstalled."""
@@ -147,6 +149,11 @@ class Exporter:
     def __repr__(self) -> str:
         over = ", uninstalled" if self._is_over else ""
         return f"<Exporter {self.name}{over}, {self.dropped} dropped>"
+
+
+def seconds_now() -> float:
+    """Return monotonic seconds, which ``fake_clock()`` moves."""
+    return runtime.clock()
 
 
 def installed() -> list[Exporter]:
