@@ -68,6 +68,7 @@ class Background:
         due: Callable[[], float] = lambda: math.inf,
         period: float = math.inf,
         gather: float = 0.0,
+        in_thread: bool = False,
         after_fork: Callable[[], object] = lambda: None,
     ) -> None:
         """Attach the work to the present state of the process; the thread starts later.
@@ -83,6 +84,8 @@ class Background:
                 `start`, also in a forked child; otherwise when it is first woken.
             gather: Seconds that the thread waits after it was woken, so that it works once for all
                 that comes in quick succession.
+            in_thread: Whether `flush` has the thread work, if there can be one, and waits for it:
+                for work that cannot keep to its moment, such as resolving the name of a host.
             after_fork: Called in a forked child, to empty queues and replace locks.
         """
         self.name = name
@@ -90,6 +93,7 @@ class Background:
         self._due = due
         self._period = period
         self._gather = gather
+        self._in_thread = in_thread
         self._renew = after_fork
         self._is_over = False
         self._has_warned = False
@@ -104,6 +108,10 @@ class Background:
         self._is_hurried = False
         """Whether somebody waits for the thread, so that it must not gather."""
         self._has_raised = False
+        self._flushes = self._flushed = 0
+        """How many flushes wait for the thread, ever, and how many it has done."""
+        self._flush_until = math.inf
+        self._flush_result = False
         self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()
         """Asks the thread to work; has an entry if ``is_woken``, and sometimes one more."""
         self._working: dict[str, object] = {}
@@ -138,7 +146,9 @@ class Background:
             raise
 
     def flush(self, timeout: float = 1.0) -> bool:
-        """Do in the caller what the thread would do now; wait if it is just doing that.
+        """Do what the thread would do now, and wait for that.
+
+        The caller itself does it, unless the work wants to be done in the thread.
 
         Args:
             timeout: Real seconds after which it returns in any case.
@@ -147,6 +157,10 @@ class Background:
             Whether everything that was due was done in time.
         """
         until = _now() + timeout
+        if self._in_thread and self._worker != threading.get_ident() and not self._is_over:
+            done = self._flush_in_thread(until)
+            if done is not None:
+                return done
         while True:
             if self._worker == threading.get_ident():
                 return False  # a signal handler, or the work itself, in the midst of it
@@ -157,6 +171,34 @@ class Background:
             if left <= 0.0:
                 return False
             time.sleep(min(left, _LOOK_AGAIN))
+
+    def _flush_in_thread(self, until: float) -> bool | None:
+        """Have the thread work, and wait for it; return None if there is no thread."""
+        self._flush_until = until
+        self._flushes += 1
+        mine = self._flushes
+        self._is_hurried = True
+        self._calls.put(None)
+        if not self._starts:
+            self._start()
+        while self._flushed < mine:
+            if not self._starts:
+                return None
+            left = remaining(until)
+            if left <= 0.0:
+                return False
+            time.sleep(min(left, _LOOK_AGAIN))
+        return self._flush_result
+
+    def _work_in_thread(self) -> bool:
+        """Work, for the flushes that wait if there are some; return False if another works."""
+        flushes = self._flushes
+        until = self._flush_until if flushes > self._flushed else math.inf
+        done = self._try(until)
+        if done is None:
+            return False
+        self._flush_result, self._flushed = done, flushes
+        return True
 
     def end(self) -> None:
         """Let the thread end after what it is doing. What is not done needs a `flush` before."""
@@ -278,7 +320,7 @@ def _run(background: Background, calls: queue.SimpleQueue[None], starts: dict[st
                 return
             # Before the work: what is woken from here on needs another one.
             background._is_hurried = background.is_woken = False
-            if background._try(math.inf) is None:
+            if not background._work_in_thread():
                 # A flush works, and what came meanwhile may be too late for it.
                 time.sleep(_LOOK_AGAIN)
                 background.wake()
@@ -359,6 +401,11 @@ def _at_exit() -> None:
     # What has a thread is done by that meanwhile.
     for each in sorted(left, key=lambda each: each.has_thread):
         each.flush(remaining(until))
+
+
+def is_exiting() -> bool:
+    """Return whether the process exits, so that what waits is done now or never."""
+    return bool(_ends_at)
 
 
 def _after_fork() -> None:

@@ -114,7 +114,7 @@ def install(
 def _checked(path: Any) -> str:
     name: Any = None
     with suppress(TypeError):
-        name = os.fspath(path)
+        name = os.fspath(path)  # pyright: ignore[reportUnknownVariableType]  # users' input
     if not isinstance(name, str) or not name or "\0" in name:
         shown = repr(path) if isinstance(path, str) else type(path).__name__
         raise ConfigurationError(f"path={shown} is not allowed: write the path of a file")
