@@ -174,6 +174,8 @@ class Background:
 
     def _flush_in_thread(self, until: float) -> bool | None:
         """Have the thread work, and wait for it; return None if there is no thread."""
+        if not self._starts and not self.is_woken:
+            return None  # there is nothing to do
         self._flush_until = until
         self._flushes += 1
         mine = self._flushes
@@ -220,6 +222,11 @@ class Background:
         """Whether its thread runs, or is about to."""
         return bool(self._starts)
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether it was ever woken or started."""
+        return bool(self._starts) or self.is_woken or self._starts_at > -math.inf
+
     def hurry(self) -> None:
         """Wake the thread if there is one, and let it not gather."""
         self._is_hurried = True
@@ -227,7 +234,7 @@ class Background:
             self._calls.put(None)
 
     def _start(self) -> None:
-        if self._is_over or _now() < self._starts_at:
+        if self._is_over or _now() < self._starts_at or is_exiting():
             return
         starts, me, has_started = self._starts, object(), False
         try:
@@ -395,7 +402,7 @@ def _at_exit() -> None:
     """Do what is left, all together within `AT_EXIT`."""
     # Once for the process, whoever calls this how often.
     until = _ends_at.setdefault("exit", _now() + AT_EXIT)
-    left = [each for each in _existing() if not each.is_over]
+    left = [each for each in _existing() if each.has_begun and not each.is_over]
     for each in left:
         each.hurry()
     # What has a thread is done by that meanwhile.
