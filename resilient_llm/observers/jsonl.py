@@ -108,6 +108,7 @@ def install(
             background.wake()
 
     exporter.listen(put, *events)
+    exporter.watch_benches()
     return exporter
 
 

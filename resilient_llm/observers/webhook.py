@@ -163,6 +163,7 @@ def _install(
         after_fork=webhook.after_fork,
     )
     exporter.listen(webhook.put, *events)
+    exporter.watch_benches()
     return exporter
 
 
