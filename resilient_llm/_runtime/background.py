@@ -195,11 +195,12 @@ class Background:
     def _work_in_thread(self) -> bool:
         """Work, for the flushes that wait if there are some; return False if another works."""
         flushes = self._flushes
-        until = self._flush_until if flushes > self._flushed else math.inf
-        done = self._try(until)
+        is_waited_for = flushes > self._flushed
+        done = self._try(self._flush_until if is_waited_for else math.inf)
         if done is None:
             return False
-        self._flush_result, self._flushed = done, flushes
+        if is_waited_for:
+            self._flush_result, self._flushed = done, flushes
         return True
 
     def end(self) -> None:

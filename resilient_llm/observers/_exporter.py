@@ -10,7 +10,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final
 
-from resilient_llm._runtime.background import AT_EXIT, Background, is_exiting, remaining, warn
+from resilient_llm._runtime.background import (
+    AT_EXIT,
+    Background,
+    deadline,
+    is_exiting,
+    remaining,
+    warn,
+)
 from resilient_llm._runtime.expiry import Watching, watch_benches
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values import checks as check
@@ -137,10 +144,10 @@ class Exporter:
         Raises:
             ConfigurationError: If ``timeout`` is not a number of seconds, 0 or more.
         """
-        timeout = check.seconds("timeout", timeout, zero=True)
+        until = deadline(check.seconds("timeout", timeout, zero=True))
         if self._watching is not None and not self._is_over:
-            self._watching.flush(timeout)
-        return self.background is None or self.background.flush(timeout)
+            self._watching.flush(remaining(until))
+        return self.background is None or self.background.flush(remaining(until))
 
     def __call__(self) -> None:
         """Uninstall it, after what waits was exported, for at most 1 s."""

@@ -61,6 +61,10 @@ class Endpoint:
             limit.set(timeout)
             with self._opened(request, timeout) as response:
                 status: int = response.status
+                if limit.off():
+                    return (
+                        "timeout"  # the head of the response was cut off, which looks like its end
+                    )
         except (OSError, http.client.HTTPException, ValueError) as error:
             # Only the class: the text of some has the URL in it.
             reason: Any = getattr(error, "reason", None)
@@ -101,10 +105,9 @@ def _checked(url: Any) -> tuple[str, bytes | None]:
     port: int | None = None
     if isinstance(url, str) and _ALLOWED.fullmatch(url):
         with suppress(ValueError):
-            parts = urlsplit(url)
-            port = parts.port
-            if port == 0:
-                parts = None
+            split = urlsplit(url)
+            port = split.port
+            parts = split if port != 0 else None
     # Not inside the handler of an error, whose text has parts of the URL in it.
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigurationError(
