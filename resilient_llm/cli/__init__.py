@@ -1,4 +1,4 @@
-"""The command line: ``resilient-llm demo`` and ``resilient-llm explain``.
+"""The command line: ``resilient-llm demo``, ``explain`` and ``journal``.
 
 This file holds the parser and runs the command; each command has a file.
 """
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from resilient_llm import __version__
 from resilient_llm.cli import demo as _demo
 from resilient_llm.cli import explain as _explain
+from resilient_llm.cli import journal as _journal
 from resilient_llm.cli.demo import INTERRUPTED, MISSING
 from resilient_llm.cli.explain import NOTHING_RAISED
 
@@ -37,9 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.command is None:
         parser.print_help(sys.stderr)
-        parser.exit(USAGE, "\nresilient-llm: error: a command is expected: demo or explain\n")
+        parser.exit(
+            USAGE, "\nresilient-llm: error: a command is expected: demo, explain or journal\n"
+        )
     if options.command == "demo":
         return _demo.run(options)
+    if options.command == "journal":
+        return _journal.run(options)
     try:
         return _explain.run(options)
     except ValueError as wrong:
@@ -106,6 +111,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         help="the body of a status: a file, '-' for standard input, or JSON that begins with '{'",
     )
     explain.add_argument("--json", action="store_true", help="print it as JSON")
+    _journal.add_arguments(commands.add_parser("journal", help="what a journal tells of the past"))
     return parser, explain
 
 
