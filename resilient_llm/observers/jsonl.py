@@ -32,6 +32,10 @@ AGAIN: Final = 1.0
 """Seconds after a failure in which nothing is written."""
 _GATHER: Final = 0.05
 """Seconds in which the thread lets events gather: a line costs more than the event does."""
+_AT_ONCE: Final = 64
+"""Events that are formatted and written before others may run."""
+_YIELD: Final = 0.0001
+"""Seconds in which they may. The thread would else keep the interpreter for 5 ms, and so a call."""
 _LARGEST_WRITE: Final = 65_536
 """Bytes of lines that are written at once."""
 _LONGEST_LOCK: Final = 1.0
@@ -189,8 +193,10 @@ class _Journal:
         lines = self._lines
         try:
             while self.queue or lines:
-                self._take(lines)
+                self._take(lines, _AT_ONCE)
                 self._write(lines, until)
+                if not is_flush:
+                    time.sleep(_YIELD)
                 if is_flush and not remaining(until):
                     break
         except OSError as failure:
@@ -199,10 +205,9 @@ class _Journal:
         self._tries_at = None
         return not (self.queue or lines)
 
-    def _take(self, lines: deque[bytes]) -> None:
-        """Format waiting events, about as many as are written at once."""
-        size = sum(map(len, lines))
-        while size < _LARGEST_WRITE:
+    def _take(self, lines: deque[bytes], count: int) -> None:
+        """Format waiting events, about so many as are written at once."""
+        while len(lines) < count:
             try:
                 event = self.queue.popleft()
             except IndexError:  # there is no more, or another thread has dropped it
@@ -213,7 +218,6 @@ class _Journal:
                 self.exporter.drop()
                 continue
             lines.append(line)
-            size += len(line)
 
     def _failed(self, failure: OSError) -> None:
         """Drop and count what waits, and say so when it begins."""
