@@ -56,15 +56,17 @@ def line_of(event: ev.Event) -> str:
         f'{{"type":"{type(event).__name__}","at":"{moment(event.at)}","pid":{os.getpid()}'
         f',"target":{_text(event.target)},"call_id":{_text(event.call_id)}'
     ]
-    for name in event.__dataclass_fields__:
-        if name not in _COMMON:
-            parts.append(f'"{name}":{_json(getattr(event, name))}')
+    parts += [
+        f'"{name}":{_json(getattr(event, name))}'
+        for name in event.__dataclass_fields__
+        if name not in _COMMON
+    ]
     return ",".join(parts) + "}"
 
 
 def _json(value: Any) -> str:
-    """Return a value as JSON; the usual ones at once, since an encoder takes longer than all else."""
-    kind = type(value)
+    """Return a value as JSON; the usual ones at once, since an encoder takes longer than that."""
+    kind: Any = type(value)  # pyright: ignore[reportUnknownVariableType]  # of anything
     if kind is str:
         return _text(value)
     if kind is int or (kind is float and math.isfinite(value)):
