@@ -219,6 +219,25 @@ def test_a_call_that_runs_at_install_is_not_written(
     assert 1 + failing == len({line["call_id"] for line in read(path) if line["call_id"]})
 
 
+def test_a_call_that_runs_at_install_is_not_written_after_another(
+    clock: FakeClock, path: Path
+) -> None:
+    """A later call of the same function is written, and it does not bring in the earlier one."""
+    exporters: list[Exporter] = []
+
+    @failover(chain=["openai/gpt"])
+    def nested(target: Target, depth: int) -> int:
+        if depth:
+            exporters.append(jsonl.install(path))
+            nested(0)
+        return depth
+
+    assert 1 == nested(1)
+    exporters[0].flush()
+
+    assert ["AttemptSucceeded"] == [line["type"] for line in read(path)]
+
+
 def test_it_sees_only_the_state_it_was_installed_in(path: Path) -> None:
     """One of an isolated state ends with it; one outside sees nothing of it, and goes on."""
     outer = jsonl.install(path)
