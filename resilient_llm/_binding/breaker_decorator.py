@@ -61,7 +61,7 @@ def guarded(guard: Guard, fn: Any) -> Any:
     Raises:
         ConfigurationError: If it is no function, method or callable object.
     """
-    cls: type[object] = type(fn)  # not by `isinstance`, which asks a foreign object for its class
+    cls = cast("type[object]", type(fn))  # not by `isinstance`, which asks a foreign object for its class
     if issubclass(cls, (classmethod, staticmethod)):
         wrapped = guarded(guard, fn.__func__)
         return classmethod(wrapped) if issubclass(cls, classmethod) else staticmethod(wrapped)

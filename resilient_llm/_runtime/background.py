@@ -68,6 +68,7 @@ class Background:
         due: Callable[[], float] = lambda: math.inf,
         period: float = math.inf,
         gather: float = 0.0,
+        in_thread: bool = False,
         after_fork: Callable[[], object] = lambda: None,
     ) -> None:
         """Attach the work to the present state of the process; the thread starts later.
@@ -83,6 +84,8 @@ class Background:
                 `start`, also in a forked child; otherwise when it is first woken.
             gather: Seconds that the thread waits after it was woken, so that it works once for all
                 that comes in quick succession.
+            in_thread: Whether `flush` has the thread work, if there can be one, and waits for it:
+                for work that cannot keep to its moment, such as resolving the name of a host.
             after_fork: Called in a forked child, to empty queues and replace locks.
         """
         self.name = name
@@ -90,6 +93,7 @@ class Background:
         self._due = due
         self._period = period
         self._gather = gather
+        self._in_thread = in_thread
         self._renew = after_fork
         self._is_over = False
         self._has_warned = False
@@ -99,12 +103,17 @@ class Background:
         self._attached[self] = None
 
     def _new_thread(self) -> None:
-        self._is_woken = False
+        self.is_woken = False
+        """Whether `wake` has nothing to do; asked where events come quickly."""
         self._is_hurried = False
         """Whether somebody waits for the thread, so that it must not gather."""
         self._has_raised = False
+        self._flushes = self._flushed = 0
+        """How many flushes wait for the thread, ever, and how many it has done."""
+        self._flush_until = math.inf
+        self._flush_result = False
         self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()
-        """Asks the thread to work; has an entry if ``_is_woken``, and sometimes one more."""
+        """Asks the thread to work; has an entry if ``is_woken``, and sometimes one more."""
         self._working: dict[str, object] = {}
         """The lock of the thread that works: see `HOLDER`."""
         self._worker = 0
@@ -125,15 +134,21 @@ class Background:
 
     def wake(self) -> None:
         """Have the thread work soon. Allowed anywhere; returns at once and raises nothing."""
-        if not self._is_woken:
-            # No call between these two, after which a signal handler could raise.
-            self._is_woken = True
-            self._calls.put(None)
-        if not self._starts:
-            self._start()
+        try:
+            if not self.is_woken:
+                # No call between these two: another thread would see the first without the second.
+                self.is_woken = True
+                self._calls.put(None)
+            if not self._starts:
+                self._start()
+        except BaseException:
+            self.is_woken = False  # a signal handler raised: the next wake does all of it
+            raise
 
     def flush(self, timeout: float = 1.0) -> bool:
-        """Do in the caller what the thread would do now; wait if it is just doing that.
+        """Do what the thread would do now, and wait for that.
+
+        The caller itself does it, unless the work wants to be done in the thread.
 
         Args:
             timeout: Real seconds after which it returns in any case.
@@ -142,6 +157,10 @@ class Background:
             Whether everything that was due was done in time.
         """
         until = _now() + timeout
+        if self._in_thread and self._worker != threading.get_ident() and not self._is_over:
+            done = self._flush_in_thread(until)
+            if done is not None:
+                return done
         while True:
             if self._worker == threading.get_ident():
                 return False  # a signal handler, or the work itself, in the midst of it
@@ -152,6 +171,37 @@ class Background:
             if left <= 0.0:
                 return False
             time.sleep(min(left, _LOOK_AGAIN))
+
+    def _flush_in_thread(self, until: float) -> bool | None:
+        """Have the thread work, and wait for it; return None if there is no thread."""
+        if not self._starts and not self.is_woken:
+            return None  # there is nothing to do
+        self._flush_until = until
+        self._flushes += 1
+        mine = self._flushes
+        self._is_hurried = True
+        self._calls.put(None)
+        if not self._starts:
+            self._start()
+        while self._flushed < mine:
+            if not self._starts:
+                return None
+            left = remaining(until)
+            if left <= 0.0:
+                return False
+            time.sleep(min(left, _LOOK_AGAIN))
+        return self._flush_result
+
+    def _work_in_thread(self) -> bool:
+        """Work, for the flushes that wait if there are some; return False if another works."""
+        flushes = self._flushes
+        is_waited_for = flushes > self._flushed
+        done = self._try(self._flush_until if is_waited_for else math.inf)
+        if done is None:
+            return False
+        if is_waited_for:
+            self._flush_result, self._flushed = done, flushes
+        return True
 
     def end(self) -> None:
         """Let the thread end after what it is doing. What is not done needs a `flush` before."""
@@ -173,6 +223,11 @@ class Background:
         """Whether its thread runs, or is about to."""
         return bool(self._starts)
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether it was ever woken or started."""
+        return bool(self._starts) or self.is_woken or self._starts_at > -math.inf
+
     def hurry(self) -> None:
         """Wake the thread if there is one, and let it not gather."""
         self._is_hurried = True
@@ -180,7 +235,7 @@ class Background:
             self._calls.put(None)
 
     def _start(self) -> None:
-        if self._is_over or _now() < self._starts_at:
+        if self._is_over or _now() < self._starts_at or is_exiting():
             return
         starts, me, has_started = self._starts, object(), False
         try:
@@ -199,6 +254,7 @@ class Background:
 
     def _cannot_start(self, error: RuntimeError) -> None:
         self._starts_at = _now() + _AFTER_FAILURE
+        self.is_woken = False
         self._warn(f"no thread can be started now: {error}")
 
     def _try(self, until: float) -> bool | None:
@@ -208,7 +264,7 @@ class Background:
             if working.setdefault(HOLDER, me) is not me:
                 return None
             self._worker = threading.get_ident()
-            return self._work(until)
+            done = self._work(until)
         except Exception as error:  # noqa: BLE001  # one failure must not end the thread
             self._has_raised = True
             self._warn(f"failed with {type(error).__name__}")
@@ -220,6 +276,7 @@ class Background:
                     del working[HOLDER]
             except KeyError:  # another thread held it, and does not any more
                 pass
+        return done
 
     def _warn(self, text: str) -> None:
         if not self._has_warned:
@@ -270,8 +327,8 @@ def _run(background: Background, calls: queue.SimpleQueue[None], starts: dict[st
                 calls.put(None)  # an interrupt may have had two threads started
                 return
             # Before the work: what is woken from here on needs another one.
-            background._is_hurried = background._is_woken = False
-            if background._try(math.inf) is None:
+            background._is_hurried = background.is_woken = False
+            if not background._work_in_thread():
                 # A flush works, and what came meanwhile may be too late for it.
                 time.sleep(_LOOK_AGAIN)
                 background.wake()
@@ -346,12 +403,17 @@ def _at_exit() -> None:
     """Do what is left, all together within `AT_EXIT`."""
     # Once for the process, whoever calls this how often.
     until = _ends_at.setdefault("exit", _now() + AT_EXIT)
-    left = [each for each in _existing() if not each.is_over]
+    left = [each for each in _existing() if each.has_begun and not each.is_over]
     for each in left:
         each.hurry()
     # What has a thread is done by that meanwhile.
     for each in sorted(left, key=lambda each: each.has_thread):
         each.flush(remaining(until))
+
+
+def is_exiting() -> bool:
+    """Return whether the process exits, so that what waits is done now or never."""
+    return bool(_ends_at)
 
 
 def _after_fork() -> None:

@@ -221,7 +221,7 @@ class Dispatcher:
         observers: tuple[Any, ...] = () if tag is None else tag.observers
         event: ev.Event | None = None
         if tag is not None and self.listeners.since > tag.began_at:
-            listeners = tuple(each for each in listeners if not each.since > tag.began_at)
+            listeners = self.listeners.of_call(kind, tag.began_at)
         if self.log is None or not self.logs(kind):
             if not listeners and not observers:
                 if outbox.is_behind:
@@ -382,8 +382,8 @@ class Dispatcher:
         if fact.line:
             return
         began_at = math.inf if fact.tag is None else fact.tag.began_at
-        for each in self._by_kind.get(fact.kind, ()):
-            if each.callback is not fact.not_for and not each.since > began_at:
+        for each in self.listeners.of_call(fact.kind, began_at):
+            if each.callback is not fact.not_for:
                 self._put(outbox, id(each), each, fact)
         if fact.tag is not None and fact.not_for is None:
             for callback in fact.tag.observers:

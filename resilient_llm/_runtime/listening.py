@@ -10,7 +10,7 @@ table looks at the dict after that, and sees what has changed.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from resilient_llm._core.circuit.outbox import Subscription
 from resilient_llm._values import event_names
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from resilient_llm._values import events as ev
+
+_OF_TARGETS: Final = frozenset(
+    (event_names.TargetBenched, event_names.TargetUnbenched, event_names.HealthChanged)
+)
+"""Events that tell the state of a target, whichever call has changed it."""
 
 
 class Listeners:
@@ -40,6 +45,13 @@ class Listeners:
         # would let a finaliser change the dict meanwhile.
         return list(self._present)
 
+    def of_call(self, kind: str, began_at: float) -> tuple[Subscription, ...]:
+        """Return who listens to an event of a call that began then."""
+        listeners = self.by_kind.get(kind, ())
+        if kind in _OF_TARGETS or not self.since > began_at:
+            return listeners
+        return tuple(each for each in listeners if not each.since > began_at)
+
     def subscribe(
         self,
         callback: Callable[[Any], object],
@@ -55,7 +67,8 @@ class Listeners:
             callback: The observer.
             types: Classes of events.
             after_fork: Called in a forked child while the observer listens.
-            since: Events of calls that began before this moment are not for it.
+            since: What happens to calls that began before this moment is not for it; what they
+                do to targets is.
         """
         names = frozenset[str]().union(*map(_names, types)) if types else None
         subscription = Subscription(callback, names, since)

@@ -10,7 +10,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final
 
-from resilient_llm._runtime.background import AT_EXIT, Background
+from resilient_llm._runtime.background import (
+    AT_EXIT,
+    Background,
+    deadline,
+    is_exiting,
+    remaining,
+    warn,
+)
 from resilient_llm._runtime.expiry import Watching, watch_benches
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values import checks as check
@@ -19,7 +26,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from resilient_llm._core.circuit.outbox import Subscription
+    from resilient_llm._runtime.clock import Alarm
     from resilient_llm._values import events as ev
+
+__all__ = [
+    "AT_END",
+    "Exporter",
+    "alarm",
+    "installed",
+    "is_time_faked",
+    "remaining",
+    "seconds_now",
+    "warn",
+]
 
 AT_END: Final = AT_EXIT
 """Seconds that an exporter may still work when it is uninstalled."""
@@ -40,6 +59,7 @@ class Exporter:
         due: Callable[[], float] = lambda: math.inf,
         period: float = math.inf,
         gather: float = 0.0,
+        in_thread: bool = False,
         after_fork: Callable[[], object] = lambda: None,
         close: Callable[[], object] = lambda: None,
     ) -> None:
@@ -48,10 +68,11 @@ class Exporter:
         Args:
             name: Of the exporter, as in its thread, in warnings and in labels.
             work: What its thread does, or None for an exporter without a thread. This and the next
-                three as in `Background`.
+                four as in `Background`.
             due: When it works without being woken.
             period: When it works at the latest.
             gather: How long it waits for more to do.
+            in_thread: Whether it alone does it, if there can be a thread.
             after_fork: Called in a forked child, to empty queues.
             close: Called once when it is uninstalled, after the last work.
         """
@@ -60,7 +81,13 @@ class Exporter:
         """Its thread, or None."""
         if work is not None:
             self.background = Background(
-                name, work, due=due, period=period, gather=gather, after_fork=self._after_fork
+                name,
+                work,
+                due=due,
+                period=period,
+                gather=gather,
+                in_thread=in_thread,
+                after_fork=self._after_fork,
             )
         self._renew = after_fork
         self._close = close
@@ -117,10 +144,10 @@ class Exporter:
         Raises:
             ConfigurationError: If ``timeout`` is not a number of seconds, 0 or more.
         """
-        timeout = check.seconds("timeout", timeout, zero=True)
+        until = deadline(check.seconds("timeout", timeout, zero=True))
         if self._watching is not None and not self._is_over:
-            self._watching.flush(timeout)
-        return self.background is None or self.background.flush(timeout)
+            self._watching.flush(remaining(until))
+        return self.background is None or self.background.flush(remaining(until))
 
     def __call__(self) -> None:
         """Uninstall it, after what waits was exported, for at most 1 s."""
@@ -148,6 +175,11 @@ class Exporter:
         """Whether it was uninstalled."""
         return self._is_over
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether it was uninstalled or the process exits, so that nothing can wait any more."""
+        return self._is_over or is_exiting()
+
     def _after_fork(self) -> None:
         """Start in a forked child with empty queues and counts."""
         self._dropped = 0
@@ -158,6 +190,21 @@ class Exporter:
     def __repr__(self) -> str:
         over = ", uninstalled" if self._is_over else ""
         return f"<Exporter {self.name}{over}, {self.dropped} dropped>"
+
+
+def seconds_now() -> float:
+    """Return monotonic seconds, which ``fake_clock()`` moves."""
+    return runtime.clock()
+
+
+def is_time_faked() -> bool:
+    """Return whether a test moves the time, so that waiting for it would be in vain."""
+    return runtime.time is not runtime.system_clock
+
+
+def alarm() -> Alarm:
+    """Return a limit, in real seconds, on what a thread waits for at a socket."""
+    return runtime.system_clock.alarm()
 
 
 def installed() -> list[Exporter]:

@@ -26,7 +26,11 @@ def own_state() -> Iterator[None]:
 
 
 def threads() -> list[threading.Thread]:
-    return [each for each in threading.enumerate() if each.name == "resilient_llm-benches"]
+    return [
+        each
+        for each in threading.enumerate()
+        if each.name == "resilient_llm-benches" and each.is_alive()
+    ]
 
 
 def started(count: int = 1) -> list[threading.Thread]:
