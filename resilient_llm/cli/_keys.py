@@ -9,7 +9,7 @@ from resilient_llm.cli._output import shown
 from resilient_llm.cli._shapes import as_objects
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from resilient_llm.cli._remote import AdminClient
 
@@ -50,4 +50,9 @@ def unknown_key(client: AdminClient, key: str) -> str:
 def keys_in(chain: dict[str, Any]) -> Iterator[str]:
     """Yield the keys of the targets of one chain, in order."""
     for target in as_objects(chain.get("targets")):
-        yield str(target.get("target", ""))
+        yield key_of(target)
+
+
+def key_of(target: Mapping[str, Any]) -> str:
+    """Return the key in what the API answers about a target."""
+    return str(target.get("key", ""))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import itertools
 import json
 import os
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -71,22 +72,27 @@ def lasting(seconds: float | None) -> str:
 
 
 def moment(value: object) -> str:
-    """Return a moment of an answer, cut to seconds, in UTC; as it is if it is none."""
+    """Return a moment of an answer in UTC, cut to seconds; as it is if it is none.
+
+    On a terminal, where width is scarce, a moment of today is its time.
+    """
     try:
-        at = datetime.fromisoformat(str(value))
-        return at.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")  # noqa: UP017  # not loaded otherwise
+        at = datetime.fromisoformat(str(value)).astimezone(UTC)
     except (ValueError, OverflowError):
         return shown(value)
+    is_today = is_terminal() and at.date() == datetime.now(UTC).date()
+    return at.strftime("%H:%M:%SZ" if is_today else "%Y-%m-%d %H:%M:%SZ")
 
 
 def is_terminal() -> bool:
     """Return whether a person reads the output, and there is what it takes to draw for them."""
     # Not by rich's own test of a terminal, which an environment variable may force.
-    return (
-        sys.stdout.isatty()
-        and os.environ.get("TERM") != "dumb"
-        and importlib.util.find_spec("rich") is not None
-    )
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and _has_rich()
+
+
+@functools.cache
+def _has_rich() -> bool:
+    return importlib.util.find_spec("rich") is not None
 
 
 def print_json(value: object) -> None:

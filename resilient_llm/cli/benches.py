@@ -48,8 +48,8 @@ def row_of(bench: Mapping[str, Any]) -> Sequence[str | Cell]:
     return (
         Cell(shown(bench.get("model")), "bold"),
         left_of(bench),
-        moment(bench["until"]) if bench.get("until") else "",
-        moment(bench.get("since") or ""),
+        moment(bench.get("until")),
+        moment(bench.get("since")),
         "by hand" if is_manual else shown(bench.get("kind")),
         shown(bench.get("by")),
         shown(bench.get("reason")),

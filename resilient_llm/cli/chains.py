@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm.cli import _remote
+from resilient_llm.cli._keys import key_of
 from resilient_llm.cli._output import Cell, print_json, print_table, shown, word
 from resilient_llm.cli._shapes import as_list, as_object, as_objects
 from resilient_llm.cli.benches import left_of
@@ -49,7 +50,7 @@ def _rows_of(chain: Mapping[str, Any]) -> Iterator[Sequence[str | Cell]]:
 
 def _cells_of(target: Mapping[str, Any]) -> Sequence[str | Cell]:
     return (
-        Cell(shown(target.get("target")), "bold"),
+        Cell(shown(key_of(target)), "bold"),
         word(target.get("state")),
         Cell("yes", "green") if target.get("live") is True else Cell("no", "bold red"),
         left_of(as_object(target.get("benched"))),

@@ -174,7 +174,7 @@ class _Lines:
 
     def write(self, message: Message) -> None:
         fields = _fields_of(message)
-        kind, at = shown(fields["type"]), moment(fields.get("at") or "")
+        kind, at = shown(fields["type"]), moment(fields.get("at"))
         target = shown(fields.get("target"))
         rest = " ".join(
             f"{shown(name)}={_value(value)}"
@@ -186,10 +186,11 @@ class _Lines:
             return
         from rich.text import Text
 
-        line = Text(f"{at:20} ", style="dim")
+        line = Text()
+        line.append(f"{at} ", style="dim")
         line.append(f"{kind:17} ", style=_STYLES.get(kind, "cyan"))
-        line.append(f"{target} ", style="bold not dim")
-        line.append(rest, style="not dim")
+        line.append(f"{target} ", style="bold")
+        line.append(rest)
         self._console.print(line)
 
 
@@ -198,4 +199,4 @@ def _value(value: object) -> str:
     if isinstance(value, str):
         text = shown(value)
         return f'"{text}"' if " " in text or not text else text
-    return shown(json.dumps(value))
+    return f"{value:.4g}" if isinstance(value, float) else shown(json.dumps(value))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm.cli import _remote
 from resilient_llm.cli._exits import FAILED, CommandError
+from resilient_llm.cli._keys import key_of
 from resilient_llm.cli._output import Cell, print_json, print_table, shown, word
 from resilient_llm.cli._shapes import as_number, as_object, as_objects
 from resilient_llm.cli.benches import left_of
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _HEADINGS: Final = (
     "key", "status", "state", "errors", "latency", "back in", "benched for", "last error"
 )  # fmt: skip
+_WORST_FIRST: Final = ("down", "degraded", "healthy")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +45,8 @@ def run(options: argparse.Namespace) -> int:
         print_json(health)
     else:
         print(shown(health.get("status")))
-        rows = [row_of(each) for each in as_objects(health["targets"])]
+        targets = sorted(as_objects(health["targets"]), key=_worst_first)
+        rows = [row_of(each) for each in targets]
         if rows:
             print_table(_HEADINGS, rows)
     return FAILED if health.get("status") == "down" else 0
@@ -53,15 +56,20 @@ def row_of(target: Mapping[str, Any]) -> Sequence[str | Cell]:
     """Return the row of one key."""
     bench, latency = as_object(target.get("benched")), as_number(target.get("latency"))
     return (
-        Cell(shown(target.get("target")), "bold"),
+        Cell(shown(key_of(target)), "bold"),
         word(target.get("status")),
         word(target.get("state")),
         f"{shown(target.get('errors'))} of {shown(target.get('total'))}",
         "" if latency is None else f"{latency:.2f}s",
         left_of(bench),
-        _why(bench, str(target.get("target"))),
+        _why(bench, key_of(target)),
         _error(target.get("last_error")),
     )
+
+
+def _worst_first(target: Mapping[str, Any]) -> tuple[int, str]:
+    status = target.get("status")
+    return (_WORST_FIRST.index(status) if status in _WORST_FIRST else 0), key_of(target)
 
 
 def _why(bench: Mapping[str, Any], key: str) -> str:
