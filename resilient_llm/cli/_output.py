@@ -8,7 +8,7 @@ import itertools
 import json
 import os
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -72,12 +72,13 @@ def lasting(seconds: float | None) -> str:
 
 
 def moment(value: object) -> str:
-    """Return a moment of an answer in UTC, cut to seconds; as it is if it is none.
+    """Return a moment of an answer in UTC, to the second; as it is if it is none.
 
     On a terminal, where width is scarce, a moment of today is its time.
     """
     try:
-        at = datetime.fromisoformat(str(value)).astimezone(UTC)
+        # Half a second more, so that cutting it rounds.
+        at = datetime.fromisoformat(str(value)).astimezone(UTC) + timedelta(milliseconds=500)
     except (ValueError, OverflowError):
         return shown(value)
     is_today = is_terminal() and at.date() == datetime.now(UTC).date()
