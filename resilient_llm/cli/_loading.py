@@ -48,9 +48,10 @@ def _shown(failure: BaseException) -> str:
     name = str(failure.args[0]) if isinstance(failure, KeyError) and failure.args else ""
     if name.isidentifier() and name.isupper():
         said += f" {shown(name)}"  # a variable of the environment that is not set
-    trace = failure.__traceback__
-    while trace is not None and trace.tb_next is not None:
+    place, trace = "", failure.__traceback__
+    while trace is not None:
+        file = Path(trace.tb_frame.f_code.co_filename)
+        if file.is_relative_to(Path.cwd()) and file != Path(__file__):
+            place = f", {file.name}:{trace.tb_lineno}"
         trace = trace.tb_next
-    if trace is None or trace.tb_frame.f_globals.get("__name__") == __name__:
-        return said
-    return f"{said}, {Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
+    return said + place

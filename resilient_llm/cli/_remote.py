@@ -32,6 +32,7 @@ TOKEN_VARIABLE: Final = "RESILIENT_LLM_TOKEN"
 
 SLOWEST: Final = 10.0
 """Seconds that an answer may take, from the lookup of the name to its last byte."""
+NO_ANSWER: Final = "no answer in time"
 _LARGEST: Final = 64 * 1024 * 1024
 """Bytes of the largest answer that is read: health of 100,000 keys."""
 _LONGEST_DETAIL: Final = 500
@@ -219,8 +220,8 @@ class AdminClient:
         status, detail = answer.status, _detail(answer)
         if 300 <= status < 400:
             return CommandError(
-                f"{self.url} redirects to {_origin(answer.location)}, which is not followed, since "
-                "the token would go there: write the new URL as --admin"
+                f"{self.url} redirects to {shown(origin_of(answer.location)) or 'another path'}, "
+                "which is not followed, since the token would go there: write that as --admin"
             )
         if status == 401:
             return CommandError(
@@ -275,7 +276,7 @@ def why_unreachable(failure: BaseException) -> str:
     if isinstance(reason, ssl.SSLError):
         return "TLS failed; is it plain http?"
     if isinstance(reason, TimeoutError):
-        return "no answer in time"
+        return NO_ANSWER
     if isinstance(reason, ConnectionRefusedError):
         return "connection refused"
     if isinstance(reason, http.client.RemoteDisconnected | ConnectionResetError):
@@ -308,13 +309,18 @@ def _parts(url: str) -> urllib.parse.SplitResult:
     return parts
 
 
-def _origin(location: str) -> str:
-    """Return the scheme and host of a URL, as it may be shown."""
+def origin_of(url: str) -> str:
+    """Return scheme, host and port of an http URL; empty if it is none.
+
+    The rest may hold what must not be shown.
+    """
     try:
-        parts = urllib.parse.urlsplit(location)
+        parts = urllib.parse.urlsplit(url)
+        name, port = parts.hostname or "", f":{parts.port}" if parts.port else ""
     except ValueError:
-        return "elsewhere"
-    return shown(f"{parts.scheme}://{parts.hostname}") if parts.hostname else "another path"
+        return ""
+    name = f"[{name}]" if ":" in name else name
+    return f"{parts.scheme}://{name}{port}" if parts.scheme in ("http", "https") and name else ""
 
 
 def _is_loopback(host: str) -> bool:

@@ -7,11 +7,12 @@ import time
 import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from resilient_llm import __version__
 from resilient_llm.cli._output import shown
-from resilient_llm.cli._remote import UNREACHABLE, opener, why_unreachable
+from resilient_llm.cli._remote import NO_ANSWER, UNREACHABLE, opener, origin_of, why_unreachable
 from resilient_llm.cli._within import within
 
 if TYPE_CHECKING:
@@ -45,23 +46,11 @@ class HostAnswer(NamedTuple):
 
 def ask_all(urls: Iterable[str]) -> dict[str, HostAnswer]:
     """Return the answer of each URL's host; each host is asked once, without a key."""
-    origins = {url: _origin(url) for url in urls}
+    origins = {url: origin_of(url) for url in urls}
     different = sorted(set(origins.values()))
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         answers = dict(zip(different, pool.map(_ask, different), strict=True))
     return {url: answers[origin] for url, origin in origins.items()}
-
-
-def _origin(url: str) -> str:
-    """Return a URL without its path, which may hold more than others should see."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        port = f":{parts.port}" if parts.port else ""
-        name = parts.hostname or ""
-    except ValueError:
-        return ""
-    name = f"[{name}]" if ":" in name else name
-    return f"{parts.scheme}://{name}{port}/" if parts.scheme in ("http", "https") and name else ""
 
 
 def _ask(origin: str) -> HostAnswer:
@@ -81,14 +70,19 @@ def _ask(origin: str) -> HostAnswer:
     try:
         status, headers, now = within(SLOWEST, answered)
     except (*UNREACHABLE, ValueError) as failure:
-        return HostAnswer(host, None, time.monotonic() - began, why_unreachable(failure), None)
+        why = why_unreachable(failure)
+        if why == NO_ANSWER:
+            why = f"no answer within {SLOWEST:g} s"
+        return HostAnswer(host, None, time.monotonic() - began, why, None)
     return HostAnswer(host, status, time.monotonic() - began, "", _skew(headers, now))
 
 
 def _skew(headers: http.client.HTTPMessage, now: float) -> float | None:
     try:
-        date = email.utils.parsedate_to_datetime(headers["date"]).timestamp()
-        age = float(headers.get("age", "0"))  # of an answer that a cache has kept
-    except (TypeError, ValueError, OverflowError):
+        date = email.utils.parsedate_to_datetime(headers["date"])
+    except (TypeError, ValueError):
         return None
-    return now - date - age
+    if date.tzinfo is None:  # written as -0000
+        date = date.replace(tzinfo=UTC)
+    age = headers.get("age", "")  # of an answer that a cache has kept
+    return now - date.timestamp() - (int(age[:9]) if age.isascii() and age.isdigit() else 0)

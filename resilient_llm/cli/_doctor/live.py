@@ -75,7 +75,8 @@ async def _finished(result: Any) -> None:
 
 
 def _has(value: object, method: str) -> bool:
-    return hasattr(type(value), method)
+    # By what it says that it is: a proxy around a stream has the methods of all kinds of streams.
+    return hasattr(value.__class__, method)
 
 
 def _shown(error: Exception) -> str:
