@@ -157,7 +157,8 @@ def _without_command(arguments: Sequence[str]) -> int:
     name = arguments[0]
     if not name.startswith("-"):
         top.error(f"there is no command {name!r}{_meant(name, COMMANDS)}")
-    top.parse(arguments[:1])
+    if name != "--":
+        top.parse(arguments[:1])  # ends the process
     top.error("a command is expected first")
 
 
