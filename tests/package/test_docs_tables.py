@@ -659,11 +659,26 @@ def test_the_command_line_is_as_the_parser_has_it() -> None:
         re.findall(r"^## resilient-llm ([\w-]+)$", page.read_text("utf-8"), re.MULTILINE)
     )
 
+    for name in cli.COMMANDS:
+        section = page.read_text("utf-8").partition(f"\n## resilient-llm {name}\n")[2]
+        rows = tables(section.partition("\n## ")[0])
+        shown = {
+            re.split(r"[ =]", words(cell)[-1])[0]
+            for cell in (list(row.values())[0] for rows_ in rows for row in rows_)
+            if cell.startswith("`-")
+        }
+        options = {
+            action.option_strings[-1]
+            for action in cli.parser_of(name)[0]._actions
+            if action.option_strings
+        }
+        assert options - {"--help", "--admin", "--token"} == shown, name
+
     demo, command = cli.parser_of("demo")
     options = {
         each.option_strings[-1]: each.default for each in demo._actions if each.dest != "help"
     }
-    rows = table(page, "| option | default")
+    rows = table(page, "## resilient-llm demo")
 
     off = {"off": False}
     shown = {words(row["option"])[0]: off.get(row["default"], row["default"]) for row in rows}
