@@ -11,8 +11,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.description = (
-        "Prints alert rules as Prometheus reads them. What they mean, and what to do: "
-        "docs/how-to/alerts.md"
+        "Prints alert rules for the metrics of this library, as Prometheus reads them."
     )
     parser.epilog = (
         "example:\n  resilient-llm prometheus-rules > /etc/prometheus/rules/resilient_llm.yml"

@@ -8,6 +8,7 @@ import inspect
 import math
 import pkgutil
 import re
+import shlex
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields
@@ -664,7 +665,7 @@ def test_the_command_line_is_as_the_parser_has_it() -> None:
         rows = tables(section.partition("\n## ")[0])
         shown = {
             re.split(r"[ =]", words(cell)[-1])[0]
-            for cell in (list(row.values())[0] for rows_ in rows for row in rows_)
+            for cell in (next(iter(row.values())) for rows_ in rows for row in rows_)
             if cell.startswith("`-")
         }
         options = {
@@ -746,3 +747,21 @@ def test_a_benchmark_above_its_limit_says_so() -> None:
             > times(row["limit"])
         )
     ]
+
+
+def test_the_commands_in_the_documentation_are_there() -> None:
+    """Each command line that a page shows is one that the parser takes."""
+    lines = [
+        line
+        for page in (ROOT / "README.md", *DOCS.rglob("*.md"))
+        for line in re.findall(
+            r"(?:^|\| |\$ )(resilient-llm .+)", page.read_text("utf-8"), re.MULTILINE
+        )
+        if not line.startswith("resilient-llm |")
+    ]
+
+    assert 10 < len(lines)
+    for line in lines:
+        name, *arguments = shlex.split(re.split(r" [|>&]", line)[0])[1:]
+        parser, _ = cli.parser_of(name)
+        parser.parse(arguments)
