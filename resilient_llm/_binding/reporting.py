@@ -61,6 +61,7 @@ class Reporting(Binding):
                 self._bind()
             runtime.dispatcher.emit_success(
                 self.by_key[target.key].circuit.outbox,
+                entered_at,
                 ended_at,
                 took,
                 (first.call_id if first is not None else "") or new_id(),
@@ -78,6 +79,7 @@ class Reporting(Binding):
         """Count an answer under the lock of its circuit."""
         options = self.options if first is None else first.options
         tag = CallTag((first.call_id if first is not None else "") or new_id(), options.observers)
+        tag.began_at = entered_at
         permit_of_inlined(self._candidate(target).circuit, generation, entered_at).succeeded(
             ended_at, ended_at - entered_at, cooldown=options.cooldown, tag=tag
         )
