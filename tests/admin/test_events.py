@@ -143,7 +143,7 @@ def _flood(count: int, first: int = 0) -> None:
 
 
 def _flush(app: Any) -> None:
-    assert app._watch.flush(PATIENCE)
+    assert app._watch.catch_up(PATIENCE)
 
 
 def test_the_last_1000_are_kept(serve: Any) -> None:

@@ -7,6 +7,7 @@ import http.client
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -98,7 +99,11 @@ class Client:
             if last_id is not None:
                 lines.append(f"Last-Event-ID: {last_id}")
             connection.sendall("\r\n".join([*lines, "", ""]).encode())
-            yield EventReader(connection)
+            reader = EventReader(connection)
+            try:
+                yield reader
+            finally:
+                reader.close()
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,10 @@ class EventReader:
             name, _, value = line.decode().partition(":")
             self.headers[name.lower()] = value.strip()
         self._rest = b""
+
+    def close(self) -> None:
+        """Close its side of the connection."""
+        self._file.close()
 
     def _line(self) -> str:
         """Return the next line of the body, without the frames of its chunks."""
@@ -179,6 +188,10 @@ def served(app: Any, **options: Any) -> Iterator[int]:
             assert started.wait(PATIENCE), "the server did not start"
             yield listener.getsockname()[1]
         finally:
+            # A transport that is still about to close when its loop ends is never closed.
+            until = time.monotonic() + PATIENCE
+            while server.server_state.connections and time.monotonic() < until:
+                time.sleep(0.005)
             server.should_exit = True
             thread.join(PATIENCE)
             assert not thread.is_alive(), "the server did not end"
