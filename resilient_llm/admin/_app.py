@@ -204,6 +204,7 @@ class Admin:
 
     async def _get_events(self, request: Request, by: str) -> Response:
         _reading.query(request)
+        await self._in_thread(self._watch.catch_up)  # what happened before is not to come after
         position = self._watch.feed.position(request.headers.get("last-event-id"))
         return _EventStream(self._watch, position)
 

@@ -6,12 +6,11 @@ from dataclasses import fields
 from typing import Any, Final, get_args
 
 from resilient_llm import __version__
-from resilient_llm._values import events
-from resilient_llm._values.health import BenchedModel, TargetHealth
+from resilient_llm._values.health import BenchedModel, State, TargetHealth
 from resilient_llm._values.keys import LONGEST_KEY
 from resilient_llm._values.kinds import ErrorKind
-from resilient_llm._values.health import State
 from resilient_llm.admin._reading import LONGEST_REASON
+from resilient_llm.admin._watch import TYPES
 
 _BLANK: Final = r" \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 _CONTROL: Final = r"\u0000-\u001f\u007f-\u009f"
@@ -181,8 +180,7 @@ def _paths() -> dict[str, dict[str, Any]]:
         "style": "form",
         "explode": True,
     }
-    types = [each.__name__ for each in events.Event.__subclasses__()]
-    types.remove("AttemptSucceeded")
+    types = [each.__name__ for each in TYPES]
     get_health = _get("health", "The status of this process.", health, parameters=[expected])
     get_health["responses"]["503"] = _json(
         health, "`down`: no chain has a target that may be called."

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, get_args
 
 from resilient_llm._api.benches import list_benched
 from resilient_llm._api.observing import _subscribe  # the hook for forks is not public
 from resilient_llm._runtime.background import Background
 from resilient_llm._runtime.clock import SystemClock
 from resilient_llm._runtime.runtime import runtime
-from resilient_llm._values import events
+from resilient_llm._values import event_names, events
+from resilient_llm._values.events import Event
 from resilient_llm.admin._feed import Feed
 from resilient_llm.admin._samples import EVERY, Samples
 
 if TYPE_CHECKING:
-    from resilient_llm._values.events import Event
+    from collections.abc import Callable
 
 MOST_WAITING: Final = 10_000
 _GATHER: Final = 0.02
@@ -28,8 +29,10 @@ _GATHER: Final = 0.02
 _LOOK_EVERY: Final = 1.0
 """Seconds between two looks at benches, at which one that is over emits its event."""
 
-_TYPES: Final = tuple(
-    each for each in events.Event.__subclasses__() if each is not events.AttemptSucceeded
+TYPES: Final[tuple[type[Event], ...]] = tuple(
+    getattr(events, name)
+    for name in get_args(event_names.EventName)
+    if name != event_names.AttemptSucceeded
 )
 """Every type but that of a healthy call, which then costs nothing."""
 
@@ -53,8 +56,8 @@ class Watch:
             gather=_GATHER,
             after_fork=lambda: _forget(myself),
         )
-        stop = _subscribe(_observer(myself), _TYPES)
-        weakref.finalize(self, _end, stop, self._background)
+        stop = _subscribe(_observer(myself), TYPES)
+        weakref.finalize(self, _end, stop, self._background).atexit = False
         self._background.start()
 
     def add(self, event: Event) -> None:
@@ -62,9 +65,8 @@ class Watch:
         self._waiting.append(event)
         self._background.wake()
 
-    def flush(self, timeout: float = 1.0) -> bool:
-        """Do now what the thread would do."""
-        self._next_look = 0.0
+    def catch_up(self, timeout: float = 1.0) -> bool:
+        """Do now what the thread would do; return whether that was possible in time."""
         return self._background.flush(timeout)
 
     def start(self) -> None:
@@ -103,7 +105,7 @@ class Watch:
         self._next_sample = self._next_look = 0.0
 
 
-def _observer(myself: weakref.ref[Watch]):
+def _observer(myself: weakref.ref[Watch]) -> Callable[[Event], None]:
     def observe(event: Event) -> None:
         watch = myself()
         if watch is not None:
@@ -130,6 +132,6 @@ def _forget(myself: weakref.ref[Watch]) -> None:
         watch.forget()
 
 
-def _end(stop, background: Background) -> None:
+def _end(stop: Callable[[], object], background: Background) -> None:
     stop()
     background.end()
