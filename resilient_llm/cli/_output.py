@@ -114,6 +114,17 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str | Cell]]) -
         _align(headings, cells)
 
 
+def print_word(value: object) -> None:
+    """Print a word that may have a style."""
+    cell = word(value)
+    if is_terminal() and cell.style:
+        from rich.console import Console
+
+        Console().print(cell.text, style=cell.style)
+    else:
+        print(cell.text)
+
+
 def _draw(headings: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
     from rich.console import Console
 
@@ -126,7 +137,7 @@ def table_of(headings: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False, header_style="bold")
     for heading in headings:
         # Folded and never cut: a key is there to be copied.
         table.add_column(heading, overflow="fold")

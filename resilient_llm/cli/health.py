@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from resilient_llm.cli import _remote
 from resilient_llm.cli._exits import FAILED, CommandError
 from resilient_llm.cli._keys import key_of
-from resilient_llm.cli._output import Cell, print_json, print_table, shown, word
+from resilient_llm.cli._output import Cell, print_json, print_table, print_word, shown, word
 from resilient_llm.cli._shapes import as_number, as_object, as_objects
 from resilient_llm.cli.benches import left_of
 
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(health)
     else:
-        print(shown(health.get("status")))
+        print_word(health.get("status"))
         targets = sorted(as_objects(health["targets"]), key=_worst_first)
         rows = [row_of(each) for each in targets]
         if rows:
@@ -63,7 +63,7 @@ def row_of(target: Mapping[str, Any]) -> Sequence[str | Cell]:
         "" if latency is None else f"{latency:.2f}s",
         left_of(bench),
         _why(bench, key_of(target)),
-        _error(target.get("last_error")),
+        shown(as_object(target.get("last_error")).get("reason")),
     )
 
 
@@ -80,9 +80,3 @@ def _why(bench: Mapping[str, Any], key: str) -> str:
     reason = shown(bench.get("reason"))
     why = f"by hand{by}: {reason}".rstrip(": ") if bench.get("manual") is True else reason
     return why if bench.get("model") == key else f"{why} ({shown(bench.get('model'))})"
-
-
-def _error(error: object) -> str:
-    """Return kind and reason of the newest error."""
-    fields = as_object(error)
-    return f"{shown(fields.get('kind'))} {shown(fields.get('reason'))}".strip()

@@ -206,3 +206,23 @@ def test_empty_columns_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     _output.print_table(("a", "b", "c"), [("1", "", "3"), ("10", "", "")])
 
     assert "A   C\n1   3\n10\n" == capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_picture_of_the_documentation_is_drawn(tmp_path: Path) -> None:
+    """The script that draws it runs the commands, and the picture loads nothing from elsewhere."""
+    pytest.importorskip("uvicorn")
+    pytest.importorskip("rich")
+    picture = tmp_path / "terminal.svg"
+
+    subprocess.run(
+        [sys.executable, ROOT / "docs/img/terminal.py", picture],
+        check=True,
+        timeout=50,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+    text = picture.read_text(encoding="utf-8").replace("&#160;", " ")
+    assert all(each in text for each in ("degraded", "network", "by hand", "openai/gpt-5-mini"))
+    assert "url(http" not in text
+    assert "href" not in text

@@ -257,7 +257,7 @@ def test_health(service: str, run: Run) -> None:
     assert (0, "degraded") == (status, said)
     assert ["KEY", "STATUS", "STATE", "ERRORS"] == cells(heading)[:4]
     assert re.match(r"groq(/llama)? +down +", first)
-    assert re.search(r"^groq +down +open +2 of 2 .* network +transient network$", out, re.MULTILINE)
+    assert re.search(r"^groq +down +open +2 of 2 .* network +network$", out, re.MULTILINE)
     assert re.search(r"^groq/llama +down .* network \(groq\)", out, re.MULTILINE)
     assert re.match(r"openai/gpt +healthy +closed +0 of 1 ", others[-1])
     del keep
