@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -114,6 +116,23 @@ def test_a_service_that_hangs(
 
     assert (1, "") == (status, out)
     assert SECRET not in err
+
+
+def test_ctrl_c_ends_a_command_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that hangs keeps nobody: Ctrl-C is exit 130 at once, and quiet."""
+    with Scripted(None) as server:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "resilient_llm", "benches", "--admin", server.url],
+            cwd=Path(__file__).parents[2],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert server.hears(1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=10)
+
+    assert (130, "", "") == (process.returncode, out, err)
 
 
 def test_a_drip_of_bytes_is_not_waited_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

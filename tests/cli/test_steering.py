@@ -177,6 +177,19 @@ def test_a_bench_that_is_written_wrongly(service: str, run: Run, options: list[s
     assert [] == list_benched()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--for", "1h", "--until", "2100-01-01T00:00:00Z"],
+        ["--for", "0"],
+        ["--until", "2100-01-01T00:00:00"],
+    ],
+)
+def test_a_bench_that_is_written_wrongly_is_not_sent(run: Run, options: list[str]) -> None:
+    """What can be seen here to be wrong needs no service to say so."""
+    assert 2 == run("bench", "groq", *options, "--admin", "http://127.0.0.1:1").status
+
+
 @pytest.mark.parametrize("key", ["", "groq/", "x" * 513, "a\x1bb", "@/x"])
 def test_a_key_that_is_none(service: str, run: Run, key: str) -> None:
     """What the service does not take for a key is wrong use, and is shown escaped."""

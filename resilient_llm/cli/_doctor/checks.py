@@ -9,7 +9,7 @@ from resilient_llm import settings
 from resilient_llm.cli._doctor.clients import Client, Sources, key_text_state
 from resilient_llm.cli._doctor.findings import Finding, Status
 from resilient_llm.cli._doctor.hosts import MOST_SKEW, ask_all
-from resilient_llm.cli._doctor.providers import provider_at, provider_of, url_of
+from resilient_llm.cli._doctor.providers import ALIASES, provider_at, provider_of, url_of
 from resilient_llm.cli._output import lasting
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ def _key(target: Target, client: Client | None, sources: Sources) -> tuple[Statu
     if target.account:
         return "skipped", f"no client was found; account {target.account} has a key of its own"
     found = next((name for name in provider.keys if os.environ.get(name)), None)
+    if found is None and ALIASES.get(target.provider, target.provider) in sources.other_sdks:
+        return "skipped", f"its client cannot be looked into, and {names} is not set"
     if found is None:
         return "error", (
             f"{names} is not set, and no client was found in the function: set it where the "

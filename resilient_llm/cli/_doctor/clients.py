@@ -69,6 +69,8 @@ class Sources:
         self.clients: list[Client] = []
         self.keywords: set[str] = set()
         """Names of keyword arguments in the calls that it makes."""
+        self.other_sdks: set[str] = set()
+        """Providers of which it has an object of the SDK that cannot be looked into."""
         self._seen: dict[int, Any] = {}
         self._package = str(getattr(fn, "__module__", "")).partition(".")[0]
         if fn is not None:
@@ -101,6 +103,10 @@ class Sources:
         if client is not None:
             self.clients.append(client)
             return
+        package = type(value).__module__.partition(".")[0]
+        if package != self._package:
+            provider = _PACKAGES.get(package, ALIASES.get(package, package))
+            self.other_sdks.update({provider} & PROVIDERS.keys())
         for name, part in self._parts(value):
             self._look_at(part, (*where, name) if name else where, depth + 1)
 
@@ -215,6 +221,12 @@ def _client(value: Any, where: tuple[str, ...]) -> Client | None:
         api: Any = _own(value, "_api_client")
         if api is not None and _own(api, "_http_options") is not None:
             return _google(api, where)
+        settings: Any = _own(value, "sdk_configuration")
+        if settings is not None and hasattr(settings, "timeout_ms"):
+            return _speakeasy(settings, where)
+        wrapper: Any = _own(value, "_client_wrapper")
+        if wrapper is not None and hasattr(wrapper, "_base_url"):
+            return _fern(wrapper, where)
     except Exception:  # noqa: BLE001  # another release of an SDK, or a property that raises
         return None
     return None
@@ -286,6 +298,41 @@ def _google(api: Any, where: tuple[str, ...]) -> Client:
         # Without options it makes one attempt; with options that name no number, five.
         max_retries=0 if retry is None else (5 if attempts is None else max(1, attempts)) - 1,
         timeout=None if milliseconds is None else milliseconds / 1000,
+        knows_timeout=True,
+    )
+
+
+def _speakeasy(settings: Any, where: tuple[str, ...]) -> Client:
+    """Return what a client is set to as Speakeasy generates them: mistralai."""
+    security, package = settings.security, type(settings).__module__.partition(".")[0]
+    given: Any = security if callable(security) else getattr(security, "api_key", None)
+    provider = PROVIDERS.get(_PACKAGES.get(package, package))
+    retry: Any = getattr(settings, "retry_config", None)
+    milliseconds: Any = settings.timeout_ms
+    return Client(
+        package=package,
+        where=where,
+        key=_key_state(given),
+        is_openais_key=False,
+        url=str(settings.server_url or (provider.url if provider else "")),
+        # Without a configuration it makes one attempt; how many others make depends on time.
+        max_retries=0 if type(retry).__name__ in ("Unset", "NoneType") else None,
+        timeout=None if milliseconds is None else milliseconds / 1000,
+        knows_timeout=True,
+    )
+
+
+def _fern(wrapper: Any, where: tuple[str, ...]) -> Client:
+    """Return what a client is set to as Fern generates them: cohere."""
+    retries: Any = getattr(wrapper, "_max_retries", None)
+    return Client(
+        package=type(wrapper).__module__.partition(".")[0],
+        where=where,
+        key=_key_state(getattr(wrapper, "_token", None)),
+        is_openais_key=False,
+        url=str(wrapper._base_url),
+        max_retries=retries if isinstance(retries, int) else None,
+        timeout=_seconds(getattr(wrapper, "_timeout", None)),
         knows_timeout=True,
     )
 
