@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -54,7 +54,16 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def service(_fresh_state: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def authorize() -> Any:
+    """Who is let in: whoever has the token. A test may name another function."""
+    pytest.importorskip("starlette")
+    from resilient_llm import admin
+
+    return admin.token(TOKEN)
+
+
+@pytest.fixture
+def service(_fresh_state: None, monkeypatch: pytest.MonkeyPatch, authorize: Any) -> Iterator[str]:
     """The URL of a service whose admin page is mounted at /llm; the environment names it."""
     pytest.importorskip("starlette")
     uvicorn = pytest.importorskip("uvicorn")
@@ -63,7 +72,7 @@ def service(_fresh_state: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[str
 
     from resilient_llm import admin
 
-    app = Starlette(routes=[Mount("/llm", admin.app(authorize=admin.token(TOKEN)))])
+    app = Starlette(routes=[Mount("/llm", admin.app(authorize=authorize))])
     server = uvicorn.Server(
         uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1, lifespan="off")
     )

@@ -480,6 +480,35 @@ def test_a_wrong_token_is_refused(service: str, run: Run, command: list[str]) ->
     assert [] == list_benched()
 
 
+@pytest.mark.parametrize(
+    "authorize", [lambda request, action: "carol" if action == "write" else True]
+)
+def test_by_is_whom_the_service_let_in(service: str, run: Run) -> None:
+    """What ``authorize`` returns is written to the bench, and shown."""
+    status, out, _ = run("bench", "groq", "--by", "mallory")
+
+    (bench,) = list_benched()
+    assert (0, "carol") == (status, bench.by)
+    assert "carol" in out
+    assert "mallory" not in out
+
+
+@pytest.mark.parametrize("authorize", [lambda request, action: action == "read"])
+def test_who_may_only_look_is_refused(service: str, run: Run) -> None:
+    """A write that the service refuses is exit 1, and says that it was refused."""
+    bench_model("groq")
+
+    bench = run("bench", "mistral")
+    unbench = run("unbench", "groq")
+    benches = run("benches")
+
+    assert [1, 1, 0] == [each.status for each in (bench, unbench, benches)]
+    assert [f"{service}/ refused: "] * 2 == [
+        each.err.partition(": ")[2][: len(service) + 11] for each in (bench, unbench)
+    ]
+    assert ["groq"] == [each.model for each in list_benched()]
+
+
 def test_a_missing_token_is_asked_for(
     service: str, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
