@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import http.client
 import importlib
 import json
 import socket
@@ -552,6 +553,35 @@ def test_the_clock(
     assert status == found(output)["acme/m", "clock"][0]
     assert said in found(output)["acme/m", "clock"][1]
     assert int(status == "error") == output.status
+
+
+@pytest.mark.parametrize(
+    ("date", "age", "skew"),
+    [
+        ("Thu, 01 Jan 1970 00:01:00 GMT", None, 40.0),
+        ("Thu, 01 Jan 1970 00:01:00 -0000", None, 40.0),
+        ("Thu, 01 Jan 1970 00:01:00 GMT", "30", 10.0),
+        ("Thu, 01 Jan 1970 00:01:00 GMT", "nan", 40.0),
+        ("tomorrow", None, None),
+        (None, "30", None),
+    ],
+)
+def test_dates_of_hosts(
+    monkeypatch: pytest.MonkeyPatch, date: str | None, age: str | None, skew: float | None
+) -> None:
+    """A date may be written without its zone, and be that of an answer which a cache has kept."""
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    headers = http.client.HTTPMessage()
+    for name, value in (("Date", date), ("Age", age)):
+        if value is not None:
+            headers[name] = value
+
+    try:
+        assert skew == hosts._skew(headers, 100.0)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 # Retries and timeouts.
