@@ -79,6 +79,8 @@ class Provider(LoopbackServer):
         if body["model"] in self.refuses:
             error = {"error": {"code": "invalid_api_key", "message": f"{KEY} is wrong"}}
             return "401 No", "application/json", json.dumps(error)
+        if body["model"] == "overloaded":
+            return "503 Busy", "application/json", json.dumps({"error": {"message": "later"}})
         if body.get("stream"):
             events = "".join(f"data: {json.dumps(each)}\n\n" for each in CHUNKS)
             return "200 OK", "text/event-stream", f"{events}data: [DONE]\n\n"
@@ -798,6 +800,22 @@ def test_live_tells_what_an_error_means(doctor: Doctor, provider: Provider) -> N
         "bill, the permissions and the name of the model"
     ) == found(output)["acme/one", "live"][1]
     assert ["one", "two"] == [each.model for each in provider.calls]
+
+
+def test_live_makes_one_attempt(doctor: Doctor, provider: Provider) -> None:
+    """A failure that the policy would retry is told of after one attempt, and the next is called."""
+    source = """
+        client = new()
+        @failover(["acme/overloaded", "acme/two"], attempts=3)
+        def ask(target: Target, prompt: str):
+            return create(client, target)
+    """
+
+    output = doctor(source, "--live", "--json")
+
+    assert ["error", "ok"] == statuses(output, "live")
+    assert "transient: overloaded" in found(output)["acme/overloaded", "live"][1]
+    assert ["overloaded", "two"] == [each.model for each in provider.calls]
 
 
 def test_live_takes_arguments(doctor: Doctor) -> None:
