@@ -16,12 +16,13 @@ from resilient_llm._runtime.background import Background
 from resilient_llm._runtime.clock import SystemClock
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values import event_names, events
-from resilient_llm._values.events import Event
 from resilient_llm.admin._feed import Feed
 from resilient_llm.admin._samples import EVERY, Samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from resilient_llm._values.events import Event
 
 MOST_WAITING: Final = 10_000
 _GATHER: Final = 0.02
@@ -47,7 +48,7 @@ class Watch:
         self._dispatcher = runtime.dispatcher
         self._next_sample = 0.0
         self._next_look = 0.0
-        myself = weakref.ref(self)
+        myself: weakref.ref[Watch] = weakref.ref(self)
         self._background = Background(
             "admin",
             lambda until: _work(myself, until),

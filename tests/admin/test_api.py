@@ -32,7 +32,7 @@ HEALTH_FIELDS = {each.name for each in fields(TargetHealth)}
 
 
 def _failing(key: str) -> None:
-    with pytest.raises(Exception), breaker(key):  # noqa: B017, PT011  # any error of a provider
+    with pytest.raises(Exception), breaker(key):  # noqa: B017  # any error of a provider
         raise http_error(401)
 
 
@@ -67,7 +67,9 @@ def test_benches_are_objects_with_the_fields_of_a_benched_model(client: Client) 
     assert ("maintenance", "alice", True, None) == tuple(
         rows[0][name] for name in ("reason", "by", "manual", "kind")
     )
-    assert abs(_moment(rows[0]["until"]) - (first.until or datetime.now(UTC))) < timedelta(seconds=1)
+    assert abs(_moment(rows[0]["until"]) - (first.until or datetime.now(UTC))) < timedelta(
+        seconds=1
+    )
     assert abs(_moment(rows[0]["since"]) - first.since) < timedelta(seconds=1)
     assert 590 < rows[0]["remaining"] <= 600
     assert (None, None, second.reason) == tuple(
@@ -75,16 +77,24 @@ def test_benches_are_objects_with_the_fields_of_a_benched_model(client: Client) 
     )
 
 
-def test_a_list_is_empty_where_nothing_is(client: Client) -> None:
-    """A process that has called nothing has empty lists, and is healthy."""
-    assert [] == client.get("/api/benches").json
-    assert [] == client.get("/api/targets").json
-    assert "healthy" == client.get("/api/health").json["status"] or _chains_elsewhere(client)
+def test_a_list_is_empty_where_nothing_is(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has called nothing and has no chains has empty lists, and is healthy."""
+    _forget_chains(monkeypatch)
+
+    for path in ("benches", "targets", "chains"):
+        assert [] == client.get(f"/api/{path}").json
+    assert {"status": "healthy", "targets": []} == client.get("/api/health").json
 
 
-def _chains_elsewhere(client: Client) -> bool:
-    # Policies that other tests have defined in modules live on.
-    return bool(client.get("/api/chains").json)
+def test_targets_of_chains_are_shown_before_they_are_used(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a call would use is what an operator may want to bench."""
+    _forget_chains(monkeypatch)
+    policy = failover([GROQ])
+
+    assert ["groq", GROQ] == [each["key"] for each in client.get("/api/targets").json]
+    del policy
 
 
 def test_targets_are_objects_with_the_fields_of_a_target_health(client: Client) -> None:
@@ -94,7 +104,7 @@ def test_targets_are_objects_with_the_fields_of_a_target_health(client: Client) 
 
     rows = client.get("/api/targets").json
 
-    assert sorted(expected) == [row["key"] for row in rows]
+    assert {*expected} <= {row["key"] for row in rows}
     assert all({*HEALTH_FIELDS, "key", "samples"} == row.keys() for row in rows)
     row = next(row for row in rows if row["key"] == "groq")
     assert {"kind": "auth_dead", "reason": "invalid_credentials"} == row["last_error"]
@@ -284,7 +294,14 @@ def test_an_automatic_bench_can_be_ended(client: Client) -> None:
 
 def test_keys_are_taken_as_they_are(client: Client) -> None:
     """What a proxy would rewrite in a path is data here."""
-    for key in ("groq/..", "groq/a%2Fb", "groq/a/../b", "groq/ä€😀", "groq/a?b&c=d#e", "groq@x/a@b"):
+    for key in (
+        "groq/..",
+        "groq/a%2Fb",
+        "groq/a/../b",
+        "groq/ä€😀",
+        "groq/a?b&c=d#e",
+        "groq@x/a@b",
+    ):
         assert 201 == client.bench(model=key).status
         assert [key] == [each.model for each in list_benched()]
         assert [key] == [each["model"] for each in client.get("/api/benches").json]
@@ -431,6 +448,7 @@ def test_read_only_refuses_every_write(serve: Any) -> None:
     assert 403 == client.unbench(GROQ).status
     assert [GROQ] == [each["model"] for each in client.get("/api/benches").json]
     assert {"get"} == client.get("/api/openapi.json").json["paths"]["/api/benches"].keys()
+    assert "GET, HEAD" == client.send("PUT", "/api/benches").headers["allow"]
 
 
 # What is wrong.
@@ -478,8 +496,15 @@ def test_20_levels_are_json(client: Client) -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    ["", "text/plain", "application/x-www-form-urlencoded", "application/jsonp", "multipart/form-data",
-     "application/json; charset=latin-1", "application/problem+json"],
+    [
+        "",
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "application/jsonp",
+        "multipart/form-data",
+        "application/json; charset=latin-1",
+        "application/problem+json",
+    ],
 )
 def test_another_content_type_is_415(client: Client, kind: str) -> None:
     """A form of another site can send these without being asked for permission."""
@@ -490,10 +515,15 @@ def test_another_content_type_is_415(client: Client, kind: str) -> None:
     assert [] == list_benched()
 
 
-@pytest.mark.parametrize("kind", ["application/json; charset=utf-8", 'Application/JSON;charset="UTF-8"'])
+@pytest.mark.parametrize(
+    "kind", ["application/json; charset=utf-8", 'Application/JSON;charset="UTF-8"']
+)
 def test_json_may_name_its_encoding(client: Client, kind: str) -> None:
     """UTF-8 is what JSON is in, so saying so is fine."""
-    assert 201 == client.send("POST", "/api/benches", b'{"model": "groq"}', {"Content-Type": kind}).status
+    assert (
+        201
+        == client.send("POST", "/api/benches", b'{"model": "groq"}', {"Content-Type": kind}).status
+    )
 
 
 def test_a_compressed_body_is_415(client: Client) -> None:
@@ -570,7 +600,10 @@ def test_a_wrong_field_is_422(client: Client, fields_: dict[str, Any], what: str
 @pytest.mark.parametrize("body", [b"[]", b'"groq"', b"null", b"7"])
 def test_json_that_is_no_object_is_422(client: Client, body: bytes) -> None:
     """It is JSON, and has no fields."""
-    assert 422 == client.send("POST", "/api/benches", body, {"Content-Type": "application/json"}).status
+    assert (
+        422
+        == client.send("POST", "/api/benches", body, {"Content-Type": "application/json"}).status
+    )
 
 
 WRONG_QUERIES = [
@@ -607,7 +640,13 @@ def test_a_wrong_parameter_is_422(client: Client, method: str, path: str) -> Non
 
 def test_there_is_no_such_path(client: Client) -> None:
     """What the API does not have is 404, also with dots and escapes in it."""
-    for path in ("/api/", "/api/spend", "/api/benches/", "/api/benches/groq%2Fllama", "/api/../api/x"):
+    for path in (
+        "/api/",
+        "/api/spend",
+        "/api/benches/",
+        "/api/benches/groq%2Fllama",
+        "/api/../api/x",
+    ):
         answer = client.get(path)
 
         assert 404 == answer.status, path

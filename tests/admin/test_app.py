@@ -16,13 +16,24 @@ import pytest
 from resilient_llm import ConfigurationError, admin
 from tests.support.asgi import TOKEN, Client, mounted, served
 
-WRONG_HOSTS = ["llm.example.com", b"x", 3, [], ["a:80"], ["https://a"], [""], ["a b"], [None], ["a\n"]]
+WRONG_HOSTS = [
+    "llm.example.com",
+    b"x",
+    3,
+    [],
+    ["a:80"],
+    ["https://a"],
+    [""],
+    ["a b"],
+    [None],
+    ["a\n"],
+]
 
 
 @pytest.mark.parametrize("authorize", [None, True, "secret", object(), int])
 def test_authorize_must_be_a_function(authorize: Any) -> None:
     """Without one nobody could be let in, or anybody."""
-    with pytest.raises(ConfigurationError, match="authorize of type .* admin.token"):
+    with pytest.raises(ConfigurationError, match=r"authorize of type .* admin\.token"):
         admin.app(authorize=authorize)
 
 
@@ -33,7 +44,9 @@ def test_a_short_token_is_refused(secret: str) -> None:
         admin.token(secret)
 
 
-@pytest.mark.parametrize("secret", [None, 1234567890123456, b"a" * 20, "a" * 20 + " ", "ü" * 20, "a\n" * 20])
+@pytest.mark.parametrize(
+    "secret", [None, 1234567890123456, b"a" * 20, "a" * 20 + " ", "ü" * 20, "a\n" * 20]
+)
 def test_a_token_that_no_header_can_carry_is_refused(secret: Any) -> None:
     """A token is a printable ASCII text without blanks, and is not repeated in the message."""
     with pytest.raises(ConfigurationError) as refused:
@@ -83,7 +96,12 @@ def test_importing_it_brings_no_framework() -> None:
     )
     root = Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
 
     assert "set()" == done.stdout.strip()
@@ -192,7 +210,9 @@ def test_the_page_names_no_other_place(client: Client) -> None:
 
     assert [] == re.findall(r"(?:https?:)?//[a-z0-9.-]+\.[a-z]{2,}", html)
     assert [] == re.findall(r"\b(?:src|href|action)=[\"']/", html)
-    assert [] == re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", html)
+    assert [] == re.findall(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", html
+    )
 
 
 @pytest.mark.parametrize("path", ["/", "/api/health", "/api/benches", "/api/nothing", "/other"])

@@ -14,7 +14,16 @@ from typing import Any
 
 import pytest
 
-from resilient_llm import Target, admin, bench_model, breaker, failover, list_benched, observe, unbench_model
+from resilient_llm import (
+    Target,
+    admin,
+    bench_model,
+    breaker,
+    failover,
+    list_benched,
+    observe,
+    unbench_model,
+)
 from resilient_llm.admin import _feed
 from resilient_llm.testing import fake_clock, http_error
 from tests.support.asgi import HOST, PATIENCE, TOKEN, Client, EventReader, Message, mounted, served
@@ -86,7 +95,7 @@ def test_a_call_that_nobody_could_answer_is_told(client: Client) -> None:
     with client.stream() as events:
         events.until_greeted()
         bench_model(OPENAI)
-        with pytest.raises(Exception):  # noqa: B017, PT011  # which one does not matter
+        with pytest.raises(Exception):  # noqa: B017  # which one does not matter
             ask()
         message = _until(events, "CallFailed")[-1]
 
@@ -132,9 +141,7 @@ def test_an_id_of_elsewhere_begins_with_all_that_is_kept(client: Client, last_id
     with client.stream(last_id or "none") as events:
         found = events.until_greeted()
 
-    assert ["one", "two"] == [
-        each.data["target"] for each in found if each.type == "TargetBenched"
-    ]
+    assert ["one", "two"] == [each.data["target"] for each in found if each.type == "TargetBenched"]
 
 
 def _flood(count: int, first: int = 0) -> None:
@@ -319,7 +326,9 @@ def test_a_thousand_readers_of_whom_half_read_nothing(serve: Any) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
     app: Any = admin.app(authorize=admin.token(TOKEN))
-    request = f"GET /llm/api/events HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
+    request = (
+        f"GET /llm/api/events HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
+    )
     sockets: list[socket.socket] = []
     done: dict[int, bool] = {}
     try:
@@ -408,7 +417,7 @@ def test_failures_of_guards_are_seen_too(client: Client) -> None:
     """A guard's bench is an event like any other."""
     with client.stream() as events:
         events.until_greeted()
-        with pytest.raises(Exception), breaker("openai"):  # noqa: B017, PT011  # a provider's
+        with pytest.raises(Exception), breaker("openai"):  # noqa: B017  # a provider's
             raise http_error(401)
         message = _until(events, "TargetBenched")[-1]
 

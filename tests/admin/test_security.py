@@ -62,7 +62,9 @@ def test_the_right_token_is_let_in(client: Client, scheme: str) -> None:
     assert 200 == client.get("/api/benches", {"Authorization": f"{scheme} {TOKEN}"}).status
 
 
-def test_the_comparison_takes_constant_time(monkeypatch: pytest.MonkeyPatch, client: Client) -> None:
+def test_the_comparison_takes_constant_time(
+    monkeypatch: pytest.MonkeyPatch, client: Client
+) -> None:
     """It is left to `hmac.compare_digest`, for every token that comes."""
     import hmac
 
@@ -227,7 +229,9 @@ def test_no_other_site_is_given_permission(client: Client) -> None:
 
 # Odd texts.
 
-REASON = "<img src=x onerror=alert(1)></script><script>alert(2)</script>\x1b[31m\r\nX-Injected: 1\u202e"
+REASON = (
+    "<img src=x onerror=alert(1)></script><script>alert(2)</script>\x1b[31m\r\nX-Injected: 1\u202e"
+)
 
 
 def test_a_reason_is_data(client: Client) -> None:
