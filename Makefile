@@ -51,7 +51,7 @@ system-tests: $(READY)-system
 	RESILIENT_LLM_SYSTEM=1 $(BIN)/python -m pytest tests/system $(ARGS)
 
 pictures: $(READY)-system
-	$(BIN)/python -m tests.system.pictures $(ARGS)
+	for script in docs/img/*.py; do PYTHONPATH=. $(BIN)/python $$script || exit 1; done
 
 lint: lint-style lint-types
 
