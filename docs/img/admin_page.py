@@ -19,10 +19,6 @@ from tests.system.browser import chromium, text_of, wait
 IMAGES = Path(__file__).parent
 GROQ, OPENAI = "groq/llama-3.3-70b-versatile", "openai/gpt-5-mini"
 CLAUDE = "anthropic/claude-sonnet"
-    "groq/llama-3.3-70b-versatile",
-    "openai/gpt-5-mini",
-    "anthropic/claude-sonnet",
-)
 MISTRAL, COHERE = "mistral/mistral-large", "cohere/command-a"
 
 _errors: dict[str, Any] = {}

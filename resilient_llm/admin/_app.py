@@ -155,9 +155,8 @@ class Admin:
         raise Problem(403, f"this request may not {action}")
 
     def _log_failure(self, error: Exception) -> None:
-        if runtime.dispatcher.log_line is not None and runtime.dispatcher.fails_first(
-            self._authorize
-        ):
+        authorize = cast("Any", self._authorize)
+        if runtime.dispatcher.log_line is not None and runtime.dispatcher.fails_first(authorize):
             runtime.dispatcher.log_line(
                 f"authorize of the admin page failed with {class_name(type(error))}; "
                 "the request was answered by 500",
