@@ -62,7 +62,9 @@ class Admin:
         self._hosts = hosts
         self._read_only = read_only
         self._watch = Watch()
-        self._threads: RunVar[anyio.CapacityLimiter] = RunVar("resilient_llm.admin.threads")
+        self._threads: RunVar[anyio.CapacityLimiter] = RunVar(
+            f"resilient_llm.admin.threads.{id(self)}"
+        )
         self._routes: dict[str, dict[str, Handler]] = {
             "/api/health": {"GET": self._get_health},
             "/api/targets": {"GET": self._get_targets},

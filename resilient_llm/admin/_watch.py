@@ -11,7 +11,6 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, get_args
 
 from resilient_llm._api.benches import list_benched
-from resilient_llm._api.observing import _subscribe  # the hook for forks is not public
 from resilient_llm._runtime.background import Background
 from resilient_llm._runtime.clock import SystemClock
 from resilient_llm._runtime.runtime import runtime
@@ -22,6 +21,8 @@ from resilient_llm.admin._samples import EVERY, Samples
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from resilient_llm._core.circuit.outbox import Subscription
+    from resilient_llm._runtime.listening import Listeners
     from resilient_llm._values.events import Event
 
 MOST_WAITING: Final = 10_000
@@ -57,8 +58,11 @@ class Watch:
             gather=_GATHER,
             after_fork=lambda: _forget(myself),
         )
-        stop = _subscribe(_observer(myself), TYPES)
-        weakref.finalize(self, _end, stop, self._background).atexit = False
+        listeners = runtime.dispatcher.listeners
+        subscription = listeners.subscribe(_observer(myself), TYPES)
+        runtime.unbind_all()
+        end = weakref.finalize(self, _end, listeners, subscription, self._background)
+        end.atexit = False
         self._background.start()
 
     def add(self, event: Event) -> None:
@@ -133,6 +137,7 @@ def _forget(myself: weakref.ref[Watch]) -> None:
         watch.forget()
 
 
-def _end(stop: Callable[[], object], background: Background) -> None:
-    stop()
+def _end(listeners: Listeners, subscription: Subscription, background: Background) -> None:
+    """End what an app has begun; called by a finaliser, so nothing here takes a lock."""
+    listeners.unsubscribe(subscription)
     background.end()
