@@ -22,6 +22,7 @@ PATIENCE = 10.0
 def own_state() -> Iterator[None]:
     with isolated():
         yield
+    assert is_gone(threads())
 
 
 def threads() -> list[threading.Thread]:
