@@ -75,7 +75,9 @@ def _button(driver: Any, label: str) -> Any:
         "return [...document.querySelectorAll('button')].find(e => e.offsetParent !== null && "
         "(e.getAttribute('aria-label') === arguments[0] || e.innerText === arguments[0]))"
     )
-    return wait(lambda: driver.execute_script(script, label), f"the button {label!r}")
+    found = wait(lambda: driver.execute_script(script, label), f"the button {label!r}")
+    driver.execute_script("arguments[0].scrollIntoView({ block: 'center' })", found)
+    return found
 
 
 def _errors(driver: Any) -> list[str]:
@@ -515,10 +517,11 @@ def test_it_stays_smooth_with_200_targets_and_100_events_a_second(serve: Any, br
     sent: list[int] = []
 
     def flood() -> None:
-        number = 0
+        number, began = 0, time.monotonic()
         while not ended.wait(0.01):
-            bench_model(targets[number % 40], 60.0, reason=str(number))
-            number += 1
+            while number < 100 * (time.monotonic() - began):
+                bench_model(targets[number % 40], 60.0, reason=str(number))
+                number += 1
         sent.append(number)
 
     thread = threading.Thread(target=flood)
@@ -535,7 +538,7 @@ def test_it_stays_smooth_with_200_targets_and_100_events_a_second(serve: Any, br
         thread.join()
 
     tasks = browser.execute_script("return window.longTasks")
-    assert sent[0] > 400
+    assert sent[0] >= 750
     assert [] == [each for each in tasks if each > 200]
     last = f"{sent[0] - 1}, by hand"
     wait(lambda: last in text_of(browser, "#events-list"), "the last event")
