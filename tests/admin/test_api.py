@@ -354,7 +354,7 @@ def test_authorize_is_asked_for_every_path_of_the_api(serve: Any) -> None:
         assert 403 == client.send(method, path).status
     client.get("/")
 
-    assert [(method, f"/llm{path}", action) for method, path, action in wanted] == asked
+    assert [(method, f"{client.root}{path}", action) for method, path, action in wanted] == asked
 
 
 @pytest.mark.parametrize("answer", [False, None, "", 1, 0, object(), [True], b"alice"], ids=repr)

@@ -33,7 +33,7 @@ def test_it_describes_every_path(client: Client) -> None:
     document = client.get("/api/openapi.json").json
 
     assert "3.1.0" == document["openapi"]
-    assert [{"url": "/llm"}] == document["servers"]
+    assert [{"url": client.root}] == document["servers"]
     assert PATHS == {path: {*methods} for path, methods in document["paths"].items()}
     assert "`GET api/events` is a stream" in document["info"]["description"]
 
