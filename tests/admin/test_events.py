@@ -321,6 +321,7 @@ def test_many_threads_lose_no_event(serve: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_a_thousand_readers_of_whom_half_read_nothing(serve: Any) -> None:
     """The others are served, the memory is bounded, and the API answers meanwhile."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -349,8 +350,8 @@ def test_a_thousand_readers_of_whom_half_read_nothing(serve: Any) -> None:
             before = _resident()
             client = Client(port, "/llm")
             tails = {each.fileno(): b"" for each in sockets[:500]}
-            until = time.monotonic() + 45.0
-            for round_ in range(30):
+            until = time.monotonic() + 120.0
+            for round_ in range(12):
                 for number in range(100):
                     bench_model("flood", 60.0, reason=f"{round_ * 100 + number} {'x' * 150}")
                 assert 200 == client.get("/api/benches").status
@@ -367,8 +368,8 @@ def test_a_thousand_readers_of_whom_half_read_nothing(serve: Any) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
     assert 500 == len(done)
-    # Of 3,000 events of 400 bytes, 500 readers would otherwise be owed 600 MB.
-    assert grown < 150 * 1024 * 1024
+    # Of 1,200 events of 500 bytes, the 500 others are owed 300 MB by now.
+    assert grown < 100 * 1024 * 1024
 
 
 def _close(sockets: list[socket.socket], app: Any) -> None:
