@@ -17,6 +17,7 @@ from resilient_llm import (
     admin,
     bench_model,
     breaker,
+    configure,
     failover,
     health,
     is_benched,
@@ -710,3 +711,19 @@ def test_admin_app_ends_with_its_last_reference(serve: Any) -> None:
 
     assert gone() is None
     assert background.is_over
+
+
+def test_a_failing_authorize_is_logged_once(serve: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The operator learns which class of error it was, and nothing of what it said."""
+
+    def authorize(request: Any, action: str) -> Any:
+        raise KeyError("sk-secret")
+
+    client = serve(authorize=authorize)
+    configure(logging=True)
+    for _ in range(3):
+        client.get("/api/benches")
+
+    assert [
+        "authorize of the admin page failed with KeyError; the request was answered by 500"
+    ] == [each.getMessage() for each in caplog.records]

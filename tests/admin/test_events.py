@@ -424,3 +424,22 @@ def test_failures_of_guards_are_seen_too(client: Client) -> None:
 
     assert ("openai", "auth_dead") == (message.data["target"], message.data["kind"])
     unbench_model("openai")
+
+
+def test_a_reader_is_sent_little_at_a_time() -> None:
+    """What one connection holds is bounded, also for a reader that asks for the last 1,000."""
+    app: Any = admin.app(authorize=admin.token(TOKEN))
+    for number in range(300):
+        bench_model("flood", 60.0, reason=f"{number} {'x' * 190}")
+    _flush(app)
+    feed = app._watch.feed
+
+    position, sizes = feed.position("0"), list[int]()
+    while True:
+        text, position = feed.after(position)
+        if not text:
+            break
+        sizes.append(len(text))
+
+    assert max(sizes) <= _feed.CHUNK == 8192
+    assert sum(sizes) == sum(len(text) for _, text in feed._kept)
