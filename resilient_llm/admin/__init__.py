@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resilient_llm.admin._access import Token, checked_authorize, checked_hosts, checked_token
 from resilient_llm._values import checks as _check
+from resilient_llm.admin._access import Token, checked_authorize, checked_hosts, checked_token
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, MutableMapping

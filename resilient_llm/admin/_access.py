@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 Action = Literal["read", "write"]
 
 SHORTEST_TOKEN: Final = 16
-_HOST_NAME: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?|\[[0-9A-Fa-f:.]+\]")
+_HOST_NAME: Final = re.compile(
+    r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?|\[[0-9A-Fa-f:.]+\]"
+)
 
 
 class Token:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import quote
 
 import anyio
@@ -62,7 +62,9 @@ class Admin:
         self._hosts = hosts
         self._read_only = read_only
         self._watch = Watch()
-        self._threads: RunVar[anyio.CapacityLimiter] = RunVar("resilient_llm.admin.threads")
+        self._threads: RunVar[anyio.CapacityLimiter] = RunVar(
+            f"resilient_llm.admin.threads.{id(self)}"
+        )
         self._routes: dict[str, dict[str, Handler]] = {
             "/api/health": {"GET": self._get_health},
             "/api/targets": {"GET": self._get_targets},
@@ -116,7 +118,7 @@ class Admin:
             raise Problem(404, "there is no such path: see api/openapi.json")
         handler = methods.get("GET" if request.method == "HEAD" else request.method)
         if handler is None:
-            raise _wrong_method(*methods)
+            raise _wrong_method(*(each for each in methods if each == "GET" or not self._read_only))
         if action == "write":
             if is_from_elsewhere(request.headers):
                 raise Problem(403, "a write must not come from the page of another site")
@@ -155,7 +157,8 @@ class Admin:
         raise Problem(403, f"this request may not {action}")
 
     def _log_failure(self, error: Exception) -> None:
-        if runtime.dispatcher.log_line is not None and runtime.dispatcher.fails_first(self):
+        authorize = cast("Any", self._authorize)
+        if runtime.dispatcher.log_line is not None and runtime.dispatcher.fails_first(authorize):
             runtime.dispatcher.log_line(
                 f"authorize of the admin page failed with {class_name(type(error))}; "
                 "the request was answered by 500",
@@ -173,7 +176,9 @@ class Admin:
     # What there is.
 
     async def _get_health(self, request: Request, by: str) -> Response:
-        wanted = [_reading.key(each) for each in _reading.query(request, "expected").get("expected", [])]
+        wanted = [
+            _reading.key(each) for each in _reading.query(request, "expected").get("expected", [])
+        ]
         found: dict[str, Any] = await self._in_thread(_views.overall, wanted)
         return _json(found, 503 if found["status"] == "down" else 200)
 
@@ -299,9 +304,7 @@ def _path_in_app(scope: Scope) -> str:
 
 def _wrong_method(*allowed: str) -> Problem:
     names = [*allowed, "HEAD"] if "GET" in allowed else [*allowed]
-    return Problem(
-        405, f"allowed are {', '.join(names)}", headers={"allow": ", ".join(names)}
-    )
+    return Problem(405, f"allowed are {', '.join(names)}", headers={"allow": ", ".join(names)})
 
 
 def _json(value: Any, status: int = 200) -> Response:
@@ -319,6 +322,8 @@ def _response(
 def _without_body(response: Response) -> Response:
     """Return the answer to HEAD: the headers of GET alone."""
     response.body = b""
-    return response if not isinstance(response, _EventStream) else _response(
-        b"", 200, "text/event-stream"
+    return (
+        response
+        if not isinstance(response, _EventStream)
+        else _response(b"", 200, "text/event-stream")
     )

@@ -49,7 +49,8 @@ class Feed:
     """Keeps events for readers. `add` is called by one thread at a time."""
 
     def __init__(self) -> None:
-        self._here: RunVar[_Bell] = RunVar("resilient_llm.admin.bell")
+        # By its name: older versions of anyio take two of one name for the same.
+        self._here: RunVar[_Bell] = RunVar(f"resilient_llm.admin.bell.{id(self)}")
         self.forget()
 
     def forget(self) -> None:

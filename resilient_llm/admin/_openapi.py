@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, get_args
 
 from resilient_llm import __version__
 from resilient_llm._values.health import BenchedModel, State, TargetHealth
 from resilient_llm._values.keys import LONGEST_KEY
 from resilient_llm._values.kinds import ErrorKind
+from resilient_llm.admin._moments import later_than
 from resilient_llm.admin._reading import LONGEST_REASON
 from resilient_llm.admin._watch import TYPES
 
@@ -30,6 +32,8 @@ _KEY: Final[dict[str, Any]] = {
     "pattern": rf"^{_half('/@')}(@{_half('/')})?(/{_half('')})?$(?!\n)",
     "example": "groq/llama-3.3-70b-versatile",
 }
+_TO_COME: Final = timedelta(minutes=10)
+"""How far ahead a moment is that is still to come when somebody has read the document."""
 _MOMENT: Final = {"type": "string", "format": "date-time"}
 _MAYBE_MOMENT: Final = {"type": ["string", "null"], "format": "date-time"}
 _NUMBER: Final = {"type": "number", "minimum": 0}
@@ -103,19 +107,29 @@ _SCHEMAS: Final = {
     "Chain": _object(
         functions=_list_of(_TEXT),
         targets=_list_of(
-            _object(
-                key=_TEXT, state=_STATE, live=_FLAG, benched=_maybe(_reference("BenchedModel"))
-            )
+            _object(key=_TEXT, state=_STATE, live=_FLAG, benched=_maybe(_reference("BenchedModel")))
         ),
     ),
-    "WantedBench": {
+    "Problem": _object(type=_TEXT, title=_TEXT, status={"type": "integer"}, detail=_TEXT),
+}
+_SCHEMAS["Target"] = _object(
+    **_SCHEMAS["TargetHealth"]["properties"], samples=_reference("Samples")
+)
+
+
+def _wanted_bench() -> dict[str, Any]:
+    soon = datetime.now(UTC) + _TO_COME
+    return {
         "type": "object",
         "properties": {
             "model": _KEY,
             "seconds": {**_MAYBE_NUMBER, "description": "How long it lasts."},
             "until": {
-                **_MAYBE_MOMENT,
-                "description": "When it ends, a moment to come; excludes `seconds`.",
+                "type": ["string", "null"],
+                # A moment of the past is refused, and no format says that.
+                "pattern": later_than(soon),
+                "description": "When it ends: a moment to come as RFC 3339 writes it, here in UTC; "
+                "offsets are accepted, too. Excludes `seconds`.",
             },
             "reason": {**_TEXT, "maxLength": LONGEST_REASON},
         },
@@ -125,12 +139,7 @@ _SCHEMAS: Final = {
             "properties": {"seconds": {"type": "number"}, "until": {"type": "string"}},
             "required": ["seconds", "until"],
         },
-    },
-    "Problem": _object(type=_TEXT, title=_TEXT, status={"type": "integer"}, detail=_TEXT),
-}
-_SCHEMAS["Target"] = _object(
-    **_SCHEMAS["TargetHealth"]["properties"], samples=_reference("Samples")
-)
+    }
 
 
 def _json(schema: dict[str, Any], description: str) -> dict[str, Any]:
@@ -141,6 +150,14 @@ def _problems(*statuses: int) -> dict[str, Any]:
     return {str(status): {"$ref": f"#/components/responses/{status}"} for status in statuses}
 
 
+# OpenAPI 3.1 describes answers that end.
+_DESCRIPTION: Final = (
+    "Benches, health, chains and events of one process.\n\n"
+    "`GET api/events` is a stream of server-sent events: `id:` is a number, `data:` an object, "
+    f"`event:` one of {', '.join(each.__name__ for each in TYPES)}, or `dropped` with the number "
+    "of events that came too fast for the reader. `Last-Event-ID` begins after that event, "
+    "and with 0 at the oldest of the last 1,000."
+)
 _EVERYWHERE: Final = (401, 403, 405, 422, 500)
 _MEANINGS: Final = {
     400: "Bad JSON, or nested deeper than 20 levels.",
@@ -180,7 +197,6 @@ def _paths() -> dict[str, dict[str, Any]]:
         "style": "form",
         "explode": True,
     }
-    types = [each.__name__ for each in TYPES]
     get_health = _get("health", "The status of this process.", health, parameters=[expected])
     get_health["responses"]["503"] = _json(
         health, "`down`: no chain has a target that may be called."
@@ -219,26 +235,6 @@ def _paths() -> dict[str, dict[str, Any]]:
                 _list_of(_reference("Chain")),
             )
         },
-        "/api/events": {
-            "get": _operation(
-                "events",
-                "Events as they happen, as server-sent events.",
-                {
-                    "200": {
-                        "description": f"`event:` is one of {', '.join(types)}, or `dropped`.",
-                        "content": {"text/event-stream": {"schema": _TEXT}},
-                    }
-                },
-                parameters=[
-                    {
-                        "name": "Last-Event-ID",
-                        "in": "header",
-                        "description": "Begin after this event; 0 for the last 1,000.",
-                        "schema": {"type": "string"},
-                    }
-                ],
-            )
-        },
         "/api/openapi.json": {
             "get": _get("openapi", "This document.", {"type": "object"}),
         },
@@ -261,13 +257,13 @@ def document(*, read_only: bool, server: str) -> dict[str, Any]:
         "info": {
             "title": "resilient_llm admin",
             "version": __version__,
-            "description": "Benches, health, chains and events of one process.",
+            "description": _DESCRIPTION,
         },
         "servers": [{"url": server or "/"}],
         "security": [{"bearer": []}],
         "paths": paths,
         "components": {
-            "schemas": _SCHEMAS,
+            "schemas": {**_SCHEMAS, "WantedBench": _wanted_bench()},
             "responses": {
                 str(status): {"description": meaning, "content": problem}
                 for status, meaning in _MEANINGS.items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 
 def plain(value: Any) -> Any:
@@ -18,9 +18,10 @@ def plain(value: Any) -> Any:
     if is_dataclass(value):
         return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
     if isinstance(value, tuple):
-        names: tuple[str, ...] | None = getattr(value, "_fields", None)
-        items: list[Any] = [plain(each) for each in value]  # pyright: ignore[reportUnknownVariableType]  # any tuple
-        return items if names is None else dict(zip(names, items, strict=True))
+        items = cast("tuple[Any, ...]", value)
+        names: tuple[str, ...] | None = getattr(items, "_fields", None)
+        shown = [plain(each) for each in items]
+        return shown if names is None else dict(zip(names, shown, strict=True))
     return str(value) if isinstance(value, str) else value
 
 

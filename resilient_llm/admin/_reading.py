@@ -163,7 +163,7 @@ def _object(content: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise Problem(400, "the body is not JSON in UTF-8, or names a field twice") from None
     if not isinstance(value, dict):
-        raise Problem(422, "the body is no JSON object: write {\"model\": \"groq/llama\"}")
+        raise Problem(422, 'the body is no JSON object: write {"model": "groq/llama"}')
     return value  # pyright: ignore[reportUnknownVariableType]  # texts, of JSON
 
 

@@ -24,8 +24,12 @@ if TYPE_CHECKING:
 
 
 def target_list(samples: Samples) -> list[dict[str, Any]]:
-    """Return every key with its health and its samples of the last 15 minutes."""
-    return [{**_target(key, each), "samples": samples.of(key)} for key, each in health().items()]
+    """Return every key that was used or is in a chain, with its health and its samples."""
+    in_chains = {target.key for _, chain in living_chains() for target in chain}
+    return [
+        {**_target(key, each), "samples": samples.of(key)}
+        for key, each in health(in_chains).items()
+    ]
 
 
 def overall(expected: Iterable[str]) -> dict[str, Any]:

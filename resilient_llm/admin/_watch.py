@@ -10,18 +10,19 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Final, get_args
 
-from resilient_llm._api.benches import list_benched
-from resilient_llm._api.observing import _subscribe  # the hook for forks is not public
 from resilient_llm._runtime.background import Background
 from resilient_llm._runtime.clock import SystemClock
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values import event_names, events
-from resilient_llm._values.events import Event
 from resilient_llm.admin._feed import Feed
 from resilient_llm.admin._samples import EVERY, Samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from resilient_llm._core.circuit.outbox import Subscription
+    from resilient_llm._runtime.listening import Listeners
+    from resilient_llm._values.events import Event
 
 MOST_WAITING: Final = 10_000
 _GATHER: Final = 0.02
@@ -47,7 +48,7 @@ class Watch:
         self._dispatcher = runtime.dispatcher
         self._next_sample = 0.0
         self._next_look = 0.0
-        myself = weakref.ref(self)
+        myself: weakref.ref[Watch] = weakref.ref(self)
         self._background = Background(
             "admin",
             lambda until: _work(myself, until),
@@ -56,8 +57,11 @@ class Watch:
             gather=_GATHER,
             after_fork=lambda: _forget(myself),
         )
-        stop = _subscribe(_observer(myself), TYPES)
-        weakref.finalize(self, _end, stop, self._background).atexit = False
+        listeners = runtime.dispatcher.listeners
+        subscription = listeners.subscribe(_observer(myself), TYPES)
+        runtime.unbind_all()
+        end = weakref.finalize(self, _end, listeners, subscription, self._background)
+        end.atexit = False
         self._background.start()
 
     def add(self, event: Event) -> None:
@@ -83,9 +87,9 @@ class Watch:
         now = SystemClock.monotonic()
         if runtime.dispatcher is self._dispatcher and now >= self._next_look:
             self._next_look = now + _LOOK_EVERY / 2
-            list_benched()
+            _emit_ends()
         has_new = False
-        while self._waiting:
+        for _ in range(len(self._waiting)):  # and not what comes meanwhile: somebody may wait
             event = self._waiting.popleft()
             if isinstance(event, events.AttemptFailed):
                 self.samples.failed(event.target)
@@ -114,6 +118,15 @@ def _observer(myself: weakref.ref[Watch]) -> Callable[[Event], None]:
     return observe
 
 
+def _emit_ends() -> None:
+    """Have the end of each bench emitted that has run out, though nobody calls."""
+    # Not by `watch_benches`: its end takes a lock, which a finaliser must not wait for.
+    now = runtime.clock()
+    for circuit in list(runtime.registry.kept.values()):
+        if circuit.has_run_out(now):
+            circuit.bench_now(now)
+
+
 def _work(myself: weakref.ref[Watch], until: float) -> bool:
     watch = myself()
     if watch is not None:
@@ -132,6 +145,7 @@ def _forget(myself: weakref.ref[Watch]) -> None:
         watch.forget()
 
 
-def _end(stop: Callable[[], object], background: Background) -> None:
-    stop()
+def _end(listeners: Listeners, subscription: Subscription, background: Background) -> None:
+    """End what an app has begun; called by a finaliser, so nothing here takes a lock."""
+    listeners.unsubscribe(subscription)
     background.end()

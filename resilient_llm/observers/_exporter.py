@@ -11,6 +11,7 @@ import math
 from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._runtime.background import AT_EXIT, Background
+from resilient_llm._runtime.expiry import Watching, watch_benches
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values import checks as check
 
@@ -67,6 +68,7 @@ class Exporter:
         self._dropped = 0
         self._listeners = runtime.dispatcher.listeners
         self._subscriptions: tuple[Subscription, ...] = ()
+        self._watching: Watching | None = None
         self._attached = runtime.attached
         self._attached[self] = None
 
@@ -91,6 +93,11 @@ class Exporter:
         self._subscriptions = (*self._subscriptions, subscription)
         runtime.unbind_all()
 
+    def watch_benches(self) -> None:
+        """Have the ends of benches emitted within 2 s without traffic, while it is installed."""
+        if self._watching is None:
+            self._watching = watch_benches()
+
     def wake(self) -> None:
         """Have the thread work soon; for the exporter itself."""
         if self.background is not None:
@@ -111,6 +118,8 @@ class Exporter:
             ConfigurationError: If ``timeout`` is not a number of seconds, 0 or more.
         """
         timeout = check.seconds("timeout", timeout, zero=True)
+        if self._watching is not None and not self._is_over:
+            self._watching.flush(timeout)
         return self.background is None or self.background.flush(timeout)
 
     def __call__(self) -> None:
@@ -126,6 +135,8 @@ class Exporter:
         try:
             self.flush(AT_END)
         finally:
+            if self._watching is not None:
+                self._watching()
             if self.background is not None:
                 self.background.end()
             self._close()

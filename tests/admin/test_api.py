@@ -17,6 +17,7 @@ from resilient_llm import (
     admin,
     bench_model,
     breaker,
+    configure,
     failover,
     health,
     is_benched,
@@ -32,7 +33,7 @@ HEALTH_FIELDS = {each.name for each in fields(TargetHealth)}
 
 
 def _failing(key: str) -> None:
-    with pytest.raises(Exception), breaker(key):  # noqa: B017, PT011  # any error of a provider
+    with pytest.raises(Exception), breaker(key):  # noqa: B017  # any error of a provider
         raise http_error(401)
 
 
@@ -77,16 +78,24 @@ def test_benches_are_objects_with_the_fields_of_a_benched_model(client: Client) 
     )
 
 
-def test_a_list_is_empty_where_nothing_is(client: Client) -> None:
-    """A process that has called nothing has empty lists, and is healthy."""
-    assert [] == client.get("/api/benches").json
-    assert [] == client.get("/api/targets").json
-    assert "healthy" == client.get("/api/health").json["status"] or _chains_elsewhere(client)
+def test_a_list_is_empty_where_nothing_is(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has called nothing and has no chains has empty lists, and is healthy."""
+    _forget_chains(monkeypatch)
+
+    for path in ("benches", "targets", "chains"):
+        assert [] == client.get(f"/api/{path}").json
+    assert {"status": "healthy", "targets": []} == client.get("/api/health").json
 
 
-def _chains_elsewhere(client: Client) -> bool:
-    # Policies that other tests have defined in modules live on.
-    return bool(client.get("/api/chains").json)
+def test_targets_of_chains_are_shown_before_they_are_used(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a call would use is what an operator may want to bench."""
+    _forget_chains(monkeypatch)
+    policy = failover([GROQ])
+
+    assert ["groq", GROQ] == [each["key"] for each in client.get("/api/targets").json]
+    del policy
 
 
 def test_targets_are_objects_with_the_fields_of_a_target_health(client: Client) -> None:
@@ -96,7 +105,7 @@ def test_targets_are_objects_with_the_fields_of_a_target_health(client: Client) 
 
     rows = client.get("/api/targets").json
 
-    assert sorted(expected) == [row["key"] for row in rows]
+    assert {*expected} <= {row["key"] for row in rows}
     assert all({*HEALTH_FIELDS, "key", "samples"} == row.keys() for row in rows)
     row = next(row for row in rows if row["key"] == "groq")
     assert {"kind": "auth_dead", "reason": "invalid_credentials"} == row["last_error"]
@@ -346,7 +355,7 @@ def test_authorize_is_asked_for_every_path_of_the_api(serve: Any) -> None:
         assert 403 == client.send(method, path).status
     client.get("/")
 
-    assert [(method, f"/llm{path}", action) for method, path, action in wanted] == asked
+    assert [(method, f"{client.root}{path}", action) for method, path, action in wanted] == asked
 
 
 @pytest.mark.parametrize("answer", [False, None, "", 1, 0, object(), [True], b"alice"], ids=repr)
@@ -440,6 +449,7 @@ def test_read_only_refuses_every_write(serve: Any) -> None:
     assert 403 == client.unbench(GROQ).status
     assert [GROQ] == [each["model"] for each in client.get("/api/benches").json]
     assert {"get"} == client.get("/api/openapi.json").json["paths"]["/api/benches"].keys()
+    assert "GET, HEAD" == client.send("PUT", "/api/benches").headers["allow"]
 
 
 # What is wrong.
@@ -701,3 +711,19 @@ def test_admin_app_ends_with_its_last_reference(serve: Any) -> None:
 
     assert gone() is None
     assert background.is_over
+
+
+def test_a_failing_authorize_is_logged_once(serve: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The operator learns which class of error it was, and nothing of what it said."""
+
+    def authorize(request: Any, action: str) -> Any:
+        raise KeyError("sk-secret")
+
+    client = serve(authorize=authorize)
+    configure(logging=True)
+    for _ in range(3):
+        client.get("/api/benches")
+
+    assert [
+        "authorize of the admin page failed with KeyError; the request was answered by 500"
+    ] == [each.getMessage() for each in caplog.records]

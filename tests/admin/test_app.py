@@ -33,7 +33,7 @@ WRONG_HOSTS = [
 @pytest.mark.parametrize("authorize", [None, True, "secret", object(), int])
 def test_authorize_must_be_a_function(authorize: Any) -> None:
     """Without one nobody could be let in, or anybody."""
-    with pytest.raises(ConfigurationError, match="authorize of type .* admin.token"):
+    with pytest.raises(ConfigurationError, match=r"authorize of type .* admin\.token"):
         admin.app(authorize=authorize)
 
 

@@ -294,6 +294,7 @@ def test_no_spelling_of_a_path_goes_past_the_token(client: Client, lines: bytes)
     """What is not the API is not there, and what is it wants the token."""
     bench_model("groq/hidden")
     with socket.create_connection((HOST, client.port), timeout=PATIENCE) as connection:
+        lines = lines.replace(b"/llm/", f"{client.root}/".encode())
         connection.sendall(lines.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
 

@@ -273,6 +273,10 @@ class Circuit:
             self.sink.deliver(self.outbox)
         return shown
 
+    def has_run_out(self, now: float) -> bool:
+        """Return whether a bench has ended that nobody has looked at since; takes no lock."""
+        return any(now >= bench.until for bench in self._state.benches())
+
     def admits_since(self, admission: object) -> float:
         """Return when the state began that gave this admission.
 

@@ -4,7 +4,7 @@
 // becomes textContent.
 
 const POLL = 2000, POLL_HIDDEN = 15000, SOON = 250, APART = 700, ANSWER = 10000, SILENT = 40000;
-const MOST_EVENTS = 1000, MOST_SHOWN = 200, POINTS = 60;
+const MOST_EVENTS = 1000, MOST_SHOWN = 200, MOST_ROWS = 500, POINTS = 60;
 const IMPORTANT = new Set(["TargetBenched", "TargetUnbenched", "CallFailed", "ObserverFailed", "dropped"]);
 const MEANING = {
   auth_dead: "Credentials, billing or the name of the model: a person must act.",
@@ -587,6 +587,7 @@ function renderTargets() {
   const wanted = state.targets.filter((each) => each.key.toLowerCase().includes(filter));
   wanted.sort((one, other) => rankOf(one) - rankOf(other) || (one.key < other.key ? -1 : 1));
   const all = state.targets.length;
+  wanted.length = Math.min(wanted.length, MOST_ROWS);  // the worst; the filter finds the others
   put($("targets-count"), wanted.length === all ? (all ? String(all) : "") : `${wanted.length} of ${all}`);
   $("targets-none").hidden = all > 0;
   $("targets-table").hidden = all === 0;
