@@ -3,6 +3,8 @@
 #
 #   make demo        an outage of fake providers, offline, about 20 seconds
 #   make test        the test suite, on all cores; make test ARGS="-k breaker", ARGS="-m 'not slow'"
+#   make system-tests  the admin page in Debian's chromium; fails if a part of the system is missing
+#   make pictures    the screenshots in docs/img, anew
 #   make lint        formatter, linter, type checkers
 #   make docs        the documentation, in site/
 #   make coverage    the tests of the core but the slow ones, and which of its branches they do not reach
@@ -36,7 +38,7 @@ READY := $(VENV)/.ready
 CORE_TESTS := tests/core tests/api tests/drive tests/rules tests/binding
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-rest lint lint-style lint-types docs coverage corpus apps tracer fuzz soak mutants clean
+.PHONY: demo test test-rest system-tests pictures lint lint-style lint-types docs coverage corpus apps tracer fuzz soak mutants clean
 .PHONY: bench bench-table bench-whole bench-observers bench-groups bench-configurations bench-instructions
 
 demo: $(READY)-demo
@@ -44,6 +46,13 @@ demo: $(READY)-demo
 
 test: $(READY)-test
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+
+# chromium and chromium-driver of Debian. `make test` skips these tests and names what it skipped.
+system-tests: $(READY)-system
+	RESILIENT_LLM_SYSTEM=1 $(BIN)/python -m pytest tests/system $(ARGS)
+
+pictures: $(READY)-system
+	for script in docs/img/*.py; do PYTHONPATH=. $(BIN)/python $$script || exit 1; done
 
 lint: lint-style lint-types
 
@@ -156,8 +165,9 @@ clean:
 # want to see everything that the package and its tests import.
 extras-demo := demo
 extras-test := test
-extras-lint := lint,test,docs
+extras-lint := lint,system,docs
 extras-docs := docs
+extras-system := system
 extras-mutants := mutants
 
 $(READY)-%: $(VENV)/pyvenv.cfg pyproject.toml

@@ -61,7 +61,8 @@ def guarded(guard: Guard, fn: Any) -> Any:
     Raises:
         ConfigurationError: If it is no function, method or callable object.
     """
-    cls = cast("type[object]", type(fn))  # not by `isinstance`, which asks a foreign object for its class
+    # Not by `isinstance`, which asks a foreign object for its class.
+    cls = cast("type[object]", type(fn))
     if issubclass(cls, (classmethod, staticmethod)):
         wrapped = guarded(guard, fn.__func__)
         return classmethod(wrapped) if issubclass(cls, classmethod) else staticmethod(wrapped)

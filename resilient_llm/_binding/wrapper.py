@@ -14,6 +14,7 @@ from resilient_llm._binding.caller import Caller
 from resilient_llm._binding.injection import Injection, injection_of, keeps_limits
 from resilient_llm._binding.method_copy import copy_of_method
 from resilient_llm._binding.wrapper_code import generate
+from resilient_llm._runtime.chains import note_function
 from resilient_llm._values.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def _wrapper(
         is_copy: Whether ``.using`` makes it.
     """
     caller = Caller(holder._policy, injection)
+    note_function(holder, injection.fn)
     by_invoker = caller.calls_by_invoker
     if by_invoker not in codes:
         codes[by_invoker] = generate(injection, by_invoker=by_invoker)

@@ -1,31 +1,97 @@
-"""The command line: ``resilient-llm demo`` and ``resilient-llm explain``.
+"""The command line, ``resilient-llm``.
 
-This file holds the parser and runs the command; each command has a file.
+This file finds the command, hands it its arguments and turns its errors into exit statuses. Each
+command has a module in this folder that is named like it, and that is imported only when the
+command is used. A new command is such a module and a line in `COMMANDS`.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
+import importlib
+import os
 import sys
-from typing import TYPE_CHECKING, Final
+import textwrap
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol, cast
 
 from resilient_llm import __version__
-from resilient_llm.cli import demo as _demo
-from resilient_llm.cli import explain as _explain
-from resilient_llm.cli.demo import INTERRUPTED, MISSING
-from resilient_llm.cli.explain import NOTHING_RAISED
+from resilient_llm.cli._exits import FAILED, INTERRUPTED, USAGE, CommandError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["INTERRUPTED", "MISSING", "NOTHING_RAISED", "USAGE", "main"]
+__all__ = ["COMMANDS", "FAILED", "INTERRUPTED", "USAGE", "main", "parser_of"]
 
-USAGE: Final = 2
-"""Exit status if no command is given, as for every wrong use."""
-_COMMANDS: Final = ("demo", "explain")
-_SHORTEST: Final = 2.0
-"""Seconds below which the failures of the demo change faster than calls end."""
+_STEERING: Final = {
+    "benches": "what is benched, why, and for how long",
+    "bench": "take a provider or a model out",
+    "unbench": "put it back",
+    "health": "how each provider and model is doing",
+    "chains": "which targets each chain tries, in their present order",
+    "events": "what has happened; --follow: what is happening",
+}
+_HERE: Final = {
+    "doctor": "look at keys, hosts, clock, retries and timeouts of a function",
+    "explain": "what an error means to a chain, and why",
+    "journal": "print what a journal has on record; --follow: go on with what is written",
+    "demo": "real clients, bad weather, nothing lost; offline",
+    "prometheus-rules": "print alert rules for Prometheus",
+    "grafana-dashboard": "print a dashboard for Grafana",
+}
+COMMANDS: Final = {**_STEERING, **_HERE}
+"""``{name of the command: what it is for}``; its module is named like it, with underscores."""
+
+_GROUPS: Final = (
+    ("of a running service, through its admin page (--admin URL, --token TOKEN)", _STEERING),
+    ("on this machine", _HERE),
+)
+
+
+class Command(Protocol):
+    """What the module of a command has."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add its arguments, and describe it."""
+
+    def run(self, options: argparse.Namespace) -> int:
+        """Run it and return the exit status.
+
+        Raises:
+            UsageError: If the arguments are wrong.
+            CommandError: If it failed.
+        """
+        raise NotImplementedError
+
+
+class _Help(argparse.HelpFormatter):
+    """Wraps paragraphs, and leaves the lines of a list or an example as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(
+            line if line.startswith(" ") else textwrap.fill(line, width)
+            for line in text.splitlines()
+        )
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that names the nearest option if one is misspelt."""
+
+    def __init__(self, prog: str) -> None:
+        # Abbreviations of options would break scripts as soon as there is another like it.
+        super().__init__(prog=prog, allow_abbrev=False, formatter_class=_Help)
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        options, unknown = self.parse_known_args(arguments)
+        if unknown:
+            self.refuse(unknown[0])
+        return options
+
+    def refuse(self, argument: str) -> NoReturn:
+        if not argument.startswith("-"):
+            self.error(f"too many arguments: see {self.prog} --help")  # it may be a token
+        name = argument.partition("=")[0]  # the rest may be a token
+        options = [each for each in self._option_string_actions if each.startswith("--")]
+        self.error(f"there is no option {name!r}{_meant(name, options)}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,104 +100,74 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Arguments without the program's name; those of the process if None.
     """
-    parser, explain = _parsers()
-    _refuse_misspelt(parser, sys.argv[1:] if argv is None else argv)
-    options = parser.parse_args(argv)
-    if options.command is None:
-        parser.print_help(sys.stderr)
-        parser.exit(
-            USAGE, f"\nresilient-llm: error: a command is expected: {' or '.join(_COMMANDS)}\n"
-        )
-    if options.command == "demo":
-        return _demo.run(options)
+    for output in (sys.stdout, sys.stderr):
+        if hasattr(output, "reconfigure"):
+            # A terminal that has no such letter is no reason to fail.
+            output.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]  # not of every text stream
+    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _explain.run(options)
-    except ValueError as wrong:
-        explain.error(str(wrong))
+        if not arguments or arguments[0] not in COMMANDS:
+            return _without_command(arguments)
+        name, rest = arguments[0], arguments[1:]
+        parser, command = parser_of(name)
+        return _run(command, parser, parser.parse(rest))
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
-def _refuse_misspelt(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
-    """Say which command was probably meant, if the first word is none."""
-    given = argv[0] if argv else ""
-    if not given or given.startswith("-") or given in _COMMANDS:
-        return
-    import difflib  # only for this message
-
-    near = difflib.get_close_matches(given, _COMMANDS)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    parser.error(f"no such command: {given!r}; {hint}expected {' or '.join(_COMMANDS)}")
+def parser_of(name: str) -> tuple[_Parser, Command]:
+    """Return the parser of a command, and its module, which is imported now."""
+    module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+    command = cast("Command", module)
+    parser = _Parser(f"resilient-llm {name}")
+    command.add_arguments(parser)
+    return parser, command
 
 
-def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
-    """Return the parser, and that of ``explain``, whose usage its errors show."""
-    parser = argparse.ArgumentParser(
-        prog="resilient-llm",
-        description="Failover, retries, circuit breakers and benches around LLM calls.",
-    )
-    parser.add_argument("--version", action="version", version=f"resilient-llm {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="command", dest="command")
-    demo = commands.add_parser(
-        "demo",
-        help="real clients, bad weather, nothing lost; offline",
-        description=(
-            "Starts small servers on loopback that speak the OpenAI and the Anthropic protocol, "
-            "gives them bad weather, and calls them through the real client packages with "
-            "@failover. Needs no network and no keys. Exits with 1 if a call was lost that could "
-            "have been served."
-        ),
-    )
-    demo.add_argument(
-        "--seconds",
-        type=_seconds,
-        default=20.0,
-        metavar="N",
-        help="how long it lasts (default: 20)",
-    )
-    demo.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="seed of latencies, pauses and coin flips"
-    )
-    demo.add_argument("--json", action="store_true", help="print nothing but the summary, as JSON")
-    explain = commands.add_parser(
-        "explain",
-        help="what an error means to a chain, and why",
-        description=(
-            "Prints the verdict on an HTTP response or on what a function raises: its kind, what "
-            "happens next, which rule decided and by which field. Prints no prompt, no key and no "
-            "text of the provider."
-        ),
-    )
-    explain.add_argument(
-        "what",
-        metavar="WHAT",
-        help=(
-            "a status such as 429; a file with a response as 'curl -i' prints it, '-' for "
-            "standard input; or module:callable, which is called without arguments and should raise"
-        ),
-    )
-    explain.add_argument(
-        "-H",
-        "--header",
-        action="append",
-        default=[],
-        metavar="'NAME: VALUE'",
-        help="a header of a status; repeatable",
-    )
-    explain.add_argument(
-        "--body",
-        metavar="FILE",
-        help="the body of a status: a file, '-' for standard input, or JSON that begins with '{'",
-    )
-    explain.add_argument("--json", action="store_true", help="print it as JSON")
-    return parser, explain
-
-
-def _seconds(text: str) -> float:
+def _run(command: Command, parser: _Parser, options: argparse.Namespace) -> int:
     try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not _SHORTEST <= seconds < math.inf:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not allowed: write a number, at least {_SHORTEST:g}"
-        )
-    return seconds
+        status = command.run(options)
+        sys.stdout.flush()  # here, where the reader may be gone
+    except UsageError as wrong:
+        parser.error(str(wrong))
+    except CommandError as failure:
+        print(f"{parser.prog}: {failure}", file=sys.stderr)
+        return FAILED
+    except BrokenPipeError:
+        # The reader of the output is gone, and the interpreter must not try to flush to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    return status
+
+
+def _without_command(arguments: Sequence[str]) -> int:
+    """Show help, version, or what is wrong; each but ``--`` ends the process."""
+    top = _Parser("resilient-llm")
+    top.usage = "resilient-llm COMMAND [options]"
+    top.description = "Failover, retries, circuit breakers and benches around LLM calls."
+    top.epilog = "\n\n".join(
+        f"commands {where}:\n"
+        + "\n".join(f"  {name:18} {purpose}" for name, purpose in commands.items())
+        for where, commands in _GROUPS
+    )
+    top.epilog += "\n\nresilient-llm COMMAND --help shows the options of a command, with examples."
+    top.add_argument("--version", action="version", version=f"resilient-llm {__version__}")
+    if not arguments:
+        top.print_help(sys.stderr)
+        top.exit(USAGE, f"\nresilient-llm: error: a command is expected: {', '.join(COMMANDS)}\n")
+    name = arguments[0]
+    if not name.startswith("-"):
+        top.error(f"there is no command {name!r}{_meant(name, COMMANDS)}")
+    if name != "--":
+        top.parse(arguments[:1])  # ends the process
+    top.error("a command is expected first")
+
+
+def _meant(name: str, known: Sequence[str] | dict[str, str]) -> str:
+    """Return what to add to a message about a name that there is not."""
+    import difflib  # only for messages
+
+    near = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
+    if near:
+        return f": did you mean {' or '.join(near)}?"
+    return f": there are {', '.join(known)}"

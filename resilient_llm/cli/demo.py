@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import importlib.util
 import json
+import math
 import os
 import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final
 
+from resilient_llm.cli._exits import INTERRUPTED, USAGE
+
 if TYPE_CHECKING:
-    import argparse
     from contextlib import AbstractContextManager
 
     from rich.console import Console
@@ -20,9 +23,43 @@ if TYPE_CHECKING:
 
 _EXTRA: Final = ("rich", "openai", "anthropic")
 
-MISSING: Final = 2
-INTERRUPTED: Final = 130
-"""Exit statuses, as shells have them: used wrongly, and ended by Ctrl-C."""
+_SHORTEST: Final = 2.0
+"""Seconds below which the failures of the demo change faster than calls end."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.description = (
+        "Starts small servers on loopback that speak the OpenAI and the Anthropic protocol, "
+        "gives them bad weather, and calls them through the real client packages with "
+        "@failover. Needs no network and no keys. Exits with 1 if a call was lost that could "
+        "have been served."
+    )
+    parser.add_argument(
+        "--seconds",
+        type=_seconds,
+        default=20.0,
+        metavar="N",
+        help="how long it lasts (default: 20)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of latencies, pauses and coin flips"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print nothing but the summary, as JSON"
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not _SHORTEST <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not allowed: write a number, at least {_SHORTEST:g}"
+        )
+    return seconds
 
 
 def run(options: argparse.Namespace) -> int:
@@ -33,15 +70,8 @@ def run(options: argparse.Namespace) -> int:
             f"The demo needs {', '.join(missing)}: pip install 'resilient-llm[demo]'",
             file=sys.stderr,
         )
-        return MISSING
-    try:
-        return _show(options.seconds, options.seed, as_json=options.json)
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of the output is gone, and the interpreter must not try to flush to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return USAGE
+    return _show(options.seconds, options.seed, as_json=options.json)
 
 
 def _show(seconds: float, seed: int, *, as_json: bool) -> int:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import inspect
 import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from resilient_llm import classify
+from resilient_llm.cli._exits import UsageError
+from resilient_llm.cli._loading import load
 
 if TYPE_CHECKING:
     import argparse
@@ -34,11 +35,42 @@ class _Response(Exception):  # noqa: N818  # it takes the place of what a client
         self.body = body
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    parser.description = (
+        "Prints the verdict on an HTTP response or on what a function raises: its kind, what "
+        "happens next, which rule decided and by which field. Prints no prompt, no key and no "
+        "text of the provider."
+    )
+    parser.add_argument(
+        "what",
+        metavar="WHAT",
+        help=(
+            "a status such as 429; a file with a response as 'curl -i' prints it, '-' for "
+            "standard input; or module:callable, which is called without arguments and should raise"
+        ),
+    )
+    parser.add_argument(
+        "-H",
+        "--header",
+        action="append",
+        default=[],
+        metavar="'NAME: VALUE'",
+        help="a header of a status; repeatable",
+    )
+    parser.add_argument(
+        "--body",
+        metavar="FILE",
+        help="the body of a status: a file, '-' for standard input, or JSON that begins with '{'",
+    )
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+
+
 def run(options: argparse.Namespace) -> int:
     """Print the explanation and return the exit status.
 
     Raises:
-        ValueError: If the input is neither, with a sentence about what is allowed.
+        UsageError: If the input is neither, with a sentence about what is allowed.
     """
     error = _error_of(options)
     if error is None:
@@ -58,7 +90,7 @@ def _error_of(options: argparse.Namespace) -> BaseException | None:
             _status(what), _headers(options.header), _body(options.body) if options.body else b""
         )
     if options.header or options.body:
-        raise ValueError(
+        raise UsageError(
             "--header and --body go with a status: "
             "write resilient-llm explain 429 -H 'retry-after: 20'"
         )
@@ -70,7 +102,7 @@ def _error_of(options: argparse.Namespace) -> BaseException | None:
 def _status(text: str) -> int:
     status = int(text) if len(text) == 3 else 0
     if not 100 <= status <= 599:
-        raise ValueError(f"{text[:20]!r} is no HTTP status: write a number from 100 to 599")
+        raise UsageError(f"{text[:20]!r} is no HTTP status: write a number from 100 to 599")
     return status
 
 
@@ -79,7 +111,7 @@ def _headers(lines: Iterable[str]) -> dict[str, str]:
     for line in lines:
         name, colon, value = line.partition(":")
         if not colon or not name.strip():
-            raise ValueError("a header is written 'name: value', for example -H 'retry-after: 20'")
+            raise UsageError("a header is written 'name: value', for example -H 'retry-after: 20'")
         found[name.strip().lower()] = value.strip()
     return found
 
@@ -95,7 +127,7 @@ def _read(name: str) -> bytes:
         with Path(name).open("rb") as file:
             return file.read(_LONGEST_INPUT)
     except OSError as failure:
-        raise ValueError(
+        raise UsageError(
             f"{name!r} cannot be read ({failure.strerror}): "
             "write a status, a file, '-' or module:callable"
         ) from None
@@ -109,7 +141,7 @@ def _parsed(raw: bytes) -> _Response:
     lines = head.decode("latin-1").splitlines()
     words = lines[0].split() if lines else []
     if len(words) < 2 or not words[1].isdecimal():
-        raise ValueError(
+        raise UsageError(
             "the input has no status line: "
             "pipe what 'curl -i' prints, or write the status and --body"
         )
@@ -118,25 +150,9 @@ def _parsed(raw: bytes) -> _Response:
 
 def _raised_by(name: str) -> BaseException | None:
     """Return what a callable raises, awaited if it is asynchronous; None if it raises nothing."""
-    module_name, _, path = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        function: Any = importlib.import_module(module_name)
-        for attribute in path.split("."):
-            function = getattr(function, attribute)
-    except ModuleNotFoundError as failure:
-        raise ValueError(
-            f"{name!r} cannot be loaded: there is no module named {failure.name!r} in the present "
-            "directory or on the path"
-        ) from None
-    except (ImportError, AttributeError, ValueError) as failure:
-        raise ValueError(
-            f"{name!r} cannot be loaded ({type(failure).__name__}): write module:callable"
-        ) from None
+    function = load(name)
     if not callable(function):
-        raise ValueError(f"{name!r} is not callable")
+        raise UsageError(f"{name!r} is not callable")
     try:
         result = function()
         if inspect.isawaitable(result):

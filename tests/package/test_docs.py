@@ -14,7 +14,7 @@ from tests.support.pages import BLOCK, COMMENT, PAGES, README, ROOT, run, script
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 # Packages that a page needs and that not every environment has.
-OPTIONAL = ["openai", "anthropic", "prometheus_client"]
+OPTIONAL = ["openai", "anthropic", "prometheus_client", "starlette"]
 
 # Clients that would send the key of another provider to their base_url.
 CLIENTS = re.compile(r"^(Async)?(Azure)?(OpenAI|Anthropic|Groq|Mistral)$")
@@ -32,7 +32,7 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:
     if not BLOCK.search(text):
         return
     for package in OPTIONAL:
-        if f"from {package} import" in text:
+        if f"from {package}" in text:
             pytest.importorskip(package)
     # The name shows in a traceback, with the page's own line numbers.
     copy = tmp_path / page.name

@@ -8,6 +8,7 @@ import inspect
 import math
 import pkgutil
 import re
+import shlex
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields
@@ -657,18 +658,30 @@ def test_a_bench_lasts_as_long_as_the_reference_says(
 def test_the_command_line_is_as_the_parser_has_it() -> None:
     """Options, defaults and exit statuses of the command are those of the code."""
     page = DOCS / "reference/cli.md"
-    parser, _ = cli._parsers()
-    (commands,) = [each for each in parser._actions if each.choices]
-    assert commands.choices is not None
-    assert list(commands.choices) == re.findall(
-        r"^## resilient-llm (\w+)$", page.read_text("utf-8"), re.MULTILINE
+    assert sorted(cli.COMMANDS) == sorted(
+        re.findall(r"^## resilient-llm ([\w-]+)$", page.read_text("utf-8"), re.MULTILINE)
     )
 
-    demo = dict(commands.choices)["demo"]
+    for name in cli.COMMANDS:
+        section = page.read_text("utf-8").partition(f"\n## resilient-llm {name}\n")[2]
+        rows = tables(section.partition("\n## ")[0])
+        shown = {
+            re.split(r"[ =]", words(cell)[-1])[0]
+            for cell in (next(iter(row.values())) for rows_ in rows for row in rows_)
+            if cell.startswith("`-")
+        }
+        options = {
+            action.option_strings[-1]
+            for action in cli.parser_of(name)[0]._actions
+            if action.option_strings
+        }
+        assert options - {"--help", "--admin", "--token"} == shown, name
+
+    demo, command = cli.parser_of("demo")
     options = {
         each.option_strings[-1]: each.default for each in demo._actions if each.dest != "help"
     }
-    rows = table(page, "| option | default")
+    rows = table(page, "## resilient-llm demo")
 
     off = {"off": False}
     shown = {words(row["option"])[0]: off.get(row["default"], row["default"]) for row in rows}
@@ -676,11 +689,11 @@ def test_the_command_line_is_as_the_parser_has_it() -> None:
         name: f"{default:g}" if isinstance(default, float) else str(default)
         for name, default in options.items()
     }
-    assert [f"seconds, {cli._SHORTEST:g} or more"] == [
+    assert [f"seconds, {command._SHORTEST:g} or more"] == [
         row["unit and range"] for row in rows if "seconds`" in row["option"]
     ]
     statuses = [int(row["exit status"]) for row in table(page, "| exit status")]
-    assert [0, 1, cli.MISSING, cli.INTERRUPTED] == statuses
+    assert [0, 1, cli.USAGE, cli.INTERRUPTED] == statuses
 
 
 def test_the_testing_helpers_are_all_in_the_reference() -> None:
@@ -736,3 +749,21 @@ def test_a_benchmark_above_its_limit_says_so() -> None:
             > times(row["limit"])
         )
     ]
+
+
+def test_the_commands_in_the_documentation_are_there() -> None:
+    """Each command line that a page shows is one that the parser takes."""
+    lines = [
+        line
+        for page in (ROOT / "README.md", *DOCS.rglob("*.md"))
+        for line in re.findall(
+            r"(?:^|\| |\$ )(resilient-llm .+)", page.read_text("utf-8"), re.MULTILINE
+        )
+        if not line.startswith("resilient-llm |")
+    ]
+
+    assert 10 < len(lines)
+    for line in lines:
+        name, *arguments = shlex.split(re.split(r" [|>&]", line)[0])[1:]
+        parser, _ = cli.parser_of(name)
+        parser.parse(arguments)

@@ -24,7 +24,8 @@ VARIANTS = {"rules", "strategies", "guards", "stores", "observers"}
 # What a user imports by name, and what is written with public names, as a third party would.
 ABOVE = {"answers", "testing", "pytest_plugin", "admin", "cli", "__main__", "demo", "probes"}
 ABOVE |= {"config", "chains", "integrations", "limits", "needs"}
-WITH_PUBLIC_NAMES = {"admin", "cli", "__main__", "demo", "probes", "config", "chains"}
+# `admin` shows what no public name gives: chains, and who may be called now.
+WITH_PUBLIC_NAMES = {"cli", "__main__", "demo", "probes", "config", "chains"}
 # Where pickles of an earlier release look for what has moved; gone with the next release.
 FORWARDS = {
     "_errors",
@@ -51,6 +52,10 @@ LOADED_WHEN_USED = {
     "_drive/managers.py",
     "_drive/proxies.py",
     "_binding/stream_function.py",
+    "admin/_app.py",
+    "admin/_feed.py",
+    "admin/_openapi.py",
+    "admin/_watch.py",
 }
 # Loaded only by somebody who has the extra, or pytest itself.
 FREE_TO_IMPORT = {"demo", "pytest_plugin"}

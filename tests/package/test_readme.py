@@ -12,6 +12,7 @@ from tests.support.pages import README, run, script
 from tests.support.server import LoopbackServer, Request
 
 pytest.importorskip("openai")
+pytest.importorskip("starlette")
 
 KEYS = {"groq": "gsk-of-groq", "openai": "sk-of-openai"}
 GROQ = "https://api.groq.com/openai/v1"
@@ -90,6 +91,7 @@ def test_the_code_runs_as_one_script(down: tuple[str, ...], answering: str, tmp_
             copy,
             GROQ_API_KEY=KEYS["groq"],
             OPENAI_API_KEY=KEYS["openai"],
+            ADMIN_TOKEN="a-token-of-the-admin-page",
             OPENAI_BASE_URL=server.url("openai"),
         )
 

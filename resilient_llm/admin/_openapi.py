@@ -1,0 +1,273 @@
+"""`document`: the API as OpenAPI 3.1 describes it, with what this app allows."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, get_args
+
+from resilient_llm import __version__
+from resilient_llm._values.health import BenchedModel, State, TargetHealth
+from resilient_llm._values.keys import LONGEST_KEY
+from resilient_llm._values.kinds import ErrorKind
+from resilient_llm.admin._moments import later_than
+from resilient_llm.admin._reading import LONGEST_REASON
+from resilient_llm.admin._watch import TYPES
+
+_BLANK: Final = r" \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+_CONTROL: Final = r"\u0000-\u001f\u007f-\u009f"
+
+
+def _half(without: str) -> str:
+    """Return a pattern of a part of a key: one character that is no blank, and any others."""
+    return rf"[^{_CONTROL}{without}]*[^{_CONTROL}{_BLANK}{without}][^{_CONTROL}{without}]*"
+
+
+# What `parse_key` allows. The end is written so that no newline may follow it.
+_KEY: Final[dict[str, Any]] = {
+    "type": "string",
+    "description": "A key: `provider`, `provider/model` or `provider@account/model`.",
+    "minLength": 1,
+    "maxLength": LONGEST_KEY,
+    "pattern": rf"^{_half('/@')}(@{_half('/')})?(/{_half('')})?$(?!\n)",
+    "example": "groq/llama-3.3-70b-versatile",
+}
+_TO_COME: Final = timedelta(minutes=10)
+"""How far ahead a moment is that is still to come when somebody has read the document."""
+_MOMENT: Final = {"type": "string", "format": "date-time"}
+_MAYBE_MOMENT: Final = {"type": ["string", "null"], "format": "date-time"}
+_NUMBER: Final = {"type": "number", "minimum": 0}
+_MAYBE_NUMBER: Final = {"type": ["number", "null"], "minimum": 0}
+_COUNT: Final = {"type": "integer", "minimum": 0}
+_TEXT: Final = {"type": "string"}
+_FLAG: Final = {"type": "boolean"}
+_KIND: Final = {"type": "string", "enum": [each.value for each in ErrorKind]}
+_MAYBE_KIND: Final = {"type": ["string", "null"], "enum": [*_KIND["enum"], None]}
+_STATUS: Final = {"type": "string", "enum": ["healthy", "degraded", "down"]}
+_STATE: Final = {"type": "string", "enum": list(get_args(State))}
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _reference(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _list_of(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": schema}
+
+
+def _maybe(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+_BENCH: Final = {
+    "model": _TEXT,
+    "until": _MAYBE_MOMENT,
+    "remaining": _MAYBE_NUMBER,
+    "since": _MOMENT,
+    "consecutive_failures": _COUNT,
+    "manual": _FLAG,
+    "reason": _TEXT,
+    "kind": _MAYBE_KIND,
+    "by": _TEXT,
+}
+_HEALTH: Final = {
+    "status": _STATUS,
+    "state": _STATE,
+    "error_rate": {"type": "number", "minimum": 0, "maximum": 1},
+    "latency": _MAYBE_NUMBER,
+    "total": _COUNT,
+    "errors": _COUNT,
+    "consecutive_failures": _COUNT,
+    "last_error": _maybe(_object(kind=_KIND, reason=_TEXT)),
+    "checked_at": _MOMENT,
+    "benched": _maybe(_reference("BenchedModel")),
+    "first_content": _MAYBE_NUMBER,
+}
+_SCHEMAS: Final = {
+    "BenchedModel": _object(**{each.name: _BENCH[each.name] for each in fields(BenchedModel)}),
+    "TargetHealth": _object(
+        key=_TEXT, **{each.name: _HEALTH[each.name] for each in fields(TargetHealth)}
+    ),
+    "Samples": _object(
+        every=_NUMBER,
+        until=_NUMBER,
+        calls=_list_of(_COUNT),
+        errors=_list_of(_COUNT),
+        benched=_list_of(_FLAG),
+    ),
+    "Chain": _object(
+        functions=_list_of(_TEXT),
+        targets=_list_of(
+            _object(key=_TEXT, state=_STATE, live=_FLAG, benched=_maybe(_reference("BenchedModel")))
+        ),
+    ),
+    "Problem": _object(type=_TEXT, title=_TEXT, status={"type": "integer"}, detail=_TEXT),
+}
+_SCHEMAS["Target"] = _object(
+    **_SCHEMAS["TargetHealth"]["properties"], samples=_reference("Samples")
+)
+
+
+def _wanted_bench() -> dict[str, Any]:
+    soon = datetime.now(UTC) + _TO_COME
+    return {
+        "type": "object",
+        "properties": {
+            "model": _KEY,
+            "seconds": {**_MAYBE_NUMBER, "description": "How long it lasts."},
+            "until": {
+                "type": ["string", "null"],
+                # A moment of the past is refused, and no format says that.
+                "pattern": later_than(soon),
+                "description": "When it ends: a moment to come as RFC 3339 writes it, here in UTC; "
+                "offsets are accepted, too. Excludes `seconds`.",
+            },
+            "reason": {**_TEXT, "maxLength": LONGEST_REASON},
+        },
+        "required": ["model"],
+        "additionalProperties": False,
+        "not": {
+            "properties": {"seconds": {"type": "number"}, "until": {"type": "string"}},
+            "required": ["seconds", "until"],
+        },
+    }
+
+
+def _json(schema: dict[str, Any], description: str) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _problems(*statuses: int) -> dict[str, Any]:
+    return {str(status): {"$ref": f"#/components/responses/{status}"} for status in statuses}
+
+
+# OpenAPI 3.1 describes answers that end.
+_DESCRIPTION: Final = (
+    "Benches, health, chains and events of one process.\n\n"
+    "`GET api/events` is a stream of server-sent events: `id:` is a number, `data:` an object, "
+    f"`event:` one of {', '.join(each.__name__ for each in TYPES)}, or `dropped` with the number "
+    "of events that came too fast for the reader. `Last-Event-ID` begins after that event, "
+    "and with 0 at the oldest of the last 1,000."
+)
+_EVERYWHERE: Final = (401, 403, 405, 422, 500)
+_MEANINGS: Final = {
+    400: "Bad JSON, or nested deeper than 20 levels.",
+    401: "The token is missing or wrong.",
+    403: "Refused, read-only, a foreign Host, or a write of another site.",
+    404: "Not benched.",
+    405: "The path has no such method.",
+    413: "The body is larger than 16 KiB.",
+    415: "The body is not application/json.",
+    422: "A wrong or unknown field or parameter.",
+    500: "The application's own function `authorize` failed, and nothing was done.",
+}
+
+
+def _operation(
+    name: str, summary: str, ok: dict[str, Any], *others: int, **more: Any
+) -> dict[str, Any]:
+    return {
+        "operationId": name,
+        "summary": summary,
+        **more,
+        "responses": {**ok, **_problems(*others, *_EVERYWHERE)},
+    }
+
+
+def _get(name: str, summary: str, schema: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return _operation(name, summary, {"200": _json(schema, summary)}, **more)
+
+
+def _paths() -> dict[str, dict[str, Any]]:
+    health = _object(status=_STATUS, targets=_list_of(_reference("TargetHealth")))
+    expected = {
+        "name": "expected",
+        "in": "query",
+        "description": "A key to show even if it has not been used yet.",
+        "schema": _list_of(_KEY),
+        "style": "form",
+        "explode": True,
+    }
+    get_health = _get("health", "The status of this process.", health, parameters=[expected])
+    get_health["responses"]["503"] = _json(
+        health, "`down`: no chain has a target that may be called."
+    )
+    return {
+        "/api/health": {"get": get_health},
+        "/api/targets": {
+            "get": _get("targets", "Every key with its health.", _list_of(_reference("Target")))
+        },
+        "/api/benches": {
+            "get": _get("benches", "What is benched.", _list_of(_reference("BenchedModel"))),
+            "post": _operation(
+                "bench",
+                "Bench a key by hand.",
+                {"201": _json(_reference("BenchedModel"), "The bench.")},
+                400,
+                413,
+                415,
+                requestBody={
+                    "required": True,
+                    "content": {"application/json": {"schema": _reference("WantedBench")}},
+                },
+            ),
+            "delete": _operation(
+                "unbench",
+                "End the bench of a key.",
+                {"204": {"description": "It is benched no more."}},
+                404,
+                parameters=[{"name": "model", "in": "query", "required": True, "schema": _KEY}],
+            ),
+        },
+        "/api/chains": {
+            "get": _get(
+                "chains",
+                "The chains of living policies, targets in the order they are tried.",
+                _list_of(_reference("Chain")),
+            )
+        },
+        "/api/openapi.json": {
+            "get": _get("openapi", "This document.", {"type": "object"}),
+        },
+    }
+
+
+def document(*, read_only: bool, server: str) -> dict[str, Any]:
+    """Return the document.
+
+    Args:
+        read_only: Whether to leave out what writes.
+        server: Path at which the app is mounted, without a slash at its end.
+    """
+    paths = _paths()
+    if read_only:
+        paths["/api/benches"] = {"get": paths["/api/benches"]["get"]}
+    problem = {"application/problem+json": {"schema": _reference("Problem")}}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "resilient_llm admin",
+            "version": __version__,
+            "description": _DESCRIPTION,
+        },
+        "servers": [{"url": server or "/"}],
+        "security": [{"bearer": []}],
+        "paths": paths,
+        "components": {
+            "schemas": {**_SCHEMAS, "WantedBench": _wanted_bench()},
+            "responses": {
+                str(status): {"description": meaning, "content": problem}
+                for status, meaning in _MEANINGS.items()
+            },
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+        },
+    }

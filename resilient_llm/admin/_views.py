@@ -1,0 +1,126 @@
+"""What the API shows of this process: health, targets, benches and chains, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from resilient_llm._api.benches import bench_model, health, list_benched, unbench_model
+from resilient_llm._runtime.chains import living_chains
+from resilient_llm._runtime.runtime import runtime
+from resilient_llm._values.errors import ConfigurationError
+from resilient_llm._values.health import BenchedModel
+from resilient_llm._values.target import normal_key
+from resilient_llm.admin._plain import plain
+from resilient_llm.admin._problems import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from resilient_llm._values.health import TargetHealth
+    from resilient_llm._values.target import Target
+    from resilient_llm.admin._reading import WantedBench
+    from resilient_llm.admin._samples import Samples
+
+
+def target_list(samples: Samples) -> list[dict[str, Any]]:
+    """Return every key that was used or is in a chain, with its health and its samples."""
+    in_chains = {target.key for _, chain in living_chains() for target in chain}
+    return [
+        {**_target(key, each), "samples": samples.of(key)}
+        for key, each in health(in_chains).items()
+    ]
+
+
+def overall(expected: Iterable[str]) -> dict[str, Any]:
+    """Return the status of the process, and every key with its health."""
+    found = health(expected)
+    chains = living_chains()
+    if chains and not any(_may_be_called(target) for _, chain in chains for target in chain):
+        status = "down"
+    elif any(each.status != "healthy" for each in found.values()):
+        status = "degraded"
+    else:
+        status = "healthy"
+    return {"status": status, "targets": [_target(key, each) for key, each in found.items()]}
+
+
+def bench_list() -> list[dict[str, Any]]:
+    """Return what is benched, sorted by key."""
+    return [plain(each) for each in list_benched()]
+
+
+def chain_list() -> list[dict[str, Any]]:
+    """Return the chains of living policies, each with its targets in the order they are tried."""
+    benched = {each["model"]: each for each in bench_list()}
+    return [
+        {
+            "functions": functions,
+            "targets": [
+                {
+                    "key": target.key,
+                    "state": runtime.registry.circuit(target.key).state(runtime.clock()),
+                    "live": _may_be_called(target),
+                    "benched": benched.get(target.key) or benched.get(target.provider_key),
+                }
+                for target in chain
+            ],
+        }
+        for functions, chain in living_chains()
+    ]
+
+
+def bench(wanted: WantedBench, by: str) -> dict[str, Any]:
+    """Bench a key by hand and return the bench.
+
+    Raises:
+        Problem: If the moment has passed, or another value is not allowed.
+    """
+    try:
+        bench_model(wanted.model, wanted.until, reason=wanted.reason, by=by)
+    except ConfigurationError as error:
+        raise Problem(422, str(error)) from None
+    key = normal_key(wanted.model)
+    made = next((each for each in list_benched() if each.model == key), None)
+    return plain(_ended_bench(key, wanted, by) if made is None else made)
+
+
+def unbench(key: str, by: str) -> None:
+    """End the bench of a key.
+
+    Raises:
+        Problem: If it is not benched.
+    """
+    if not unbench_model(key, by=by):
+        raise Problem(404, f"{normal_key(key)!r} is not benched")
+
+
+def _target(key: str, each: TargetHealth) -> dict[str, Any]:
+    return {"key": key, **plain(each)}
+
+
+def _may_be_called(target: Target) -> bool:
+    """Return whether an attempt may enter a target now: neither it nor its provider is blocked."""
+    circuit = runtime.registry.circuit(target.key)
+    now = runtime.clock()
+    provider = circuit.provider
+    return circuit.block(now) is None and (provider is None or provider.block(now) is None)
+
+
+def _ended_bench(key: str, wanted: WantedBench, by: str) -> BenchedModel:
+    """Return a bench that is over before it could be listed."""
+    now = runtime.moment(runtime.clock())
+    until: Any = wanted.until
+    ended = now if until is None or isinstance(until, float) else until
+    values: dict[str, Any] = {
+        "model": key,
+        "until": ended,
+        "remaining": 0.0,
+        "since": now,
+        "consecutive_failures": 0,
+        "manual": True,
+        "reason": wanted.reason,
+        "kind": None,
+        "by": by,
+    }
+    return BenchedModel(**{each.name: values[each.name] for each in fields(BenchedModel)})

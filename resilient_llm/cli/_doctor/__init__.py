@@ -1,0 +1,1 @@
+"""What ``resilient-llm doctor`` looks at: clients, hosts, clocks, live calls."""

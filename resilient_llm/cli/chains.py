@@ -1,0 +1,57 @@
+"""``resilient-llm chains``: which targets each chain tries, in their present order."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+from resilient_llm.cli import _remote
+from resilient_llm.cli._keys import key_of
+from resilient_llm.cli._output import Cell, print_json, print_table, shown, word
+from resilient_llm.cli._shapes import as_list, as_object, as_objects
+from resilient_llm.cli.benches import left_of
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator, Mapping, Sequence
+
+_HEADINGS: Final = ("chain", "", "target", "state", "live", "back in")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.description = (
+        "Prints the chains of the service, each with its targets in the order in which the next "
+        "call tries them. A target that is not live is skipped."
+    )
+    parser.epilog = "exit status: 0; 1 if the service cannot be asked; 2 wrong use"
+    parser.add_argument("--json", action="store_true", help="print what the API answers")
+    _remote.add_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the chains."""
+    chains = _remote.client_of(options).rows("api/chains")
+    if options.json:
+        print_json(chains)
+    elif not chains:
+        print("the service has no chain", file=sys.stderr)
+    else:
+        print_table(_HEADINGS, [row for each in chains for row in _rows_of(each)])
+    return 0
+
+
+def _rows_of(chain: Mapping[str, Any]) -> Iterator[Sequence[str | Cell]]:
+    name = ", ".join(map(shown, as_list(chain.get("functions")))) or "(a policy)"
+    for number, target in enumerate(as_objects(chain.get("targets")), 1):
+        # Its name in every row, so that what grep finds tells which chain it is of.
+        yield name, f"{number}.", *_cells_of(target)
+
+
+def _cells_of(target: Mapping[str, Any]) -> Sequence[str | Cell]:
+    return (
+        Cell(shown(key_of(target)), "bold"),
+        word(target.get("state")),
+        Cell("yes", "green") if target.get("live") is True else Cell("no", "bold red"),
+        left_of(as_object(target.get("benched"))),
+    )
