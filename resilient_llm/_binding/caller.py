@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from resilient_llm._binding import hooked
 from resilient_llm._binding.choosing import ordered
 from resilient_llm._binding.first_attempt import FirstAttempt, PendingAnswer, PendingCall
 from resilient_llm._binding.reporting import Reporting, new_id
 from resilient_llm._binding.second_attempt import SecondAttempt, needs_no_flow
 from resilient_llm._core.call.call import Call, share_of
 from resilient_llm._core.call.call_flow import call_flow, running_attempt
+from resilient_llm._core.call.hooks import begun
 from resilient_llm._core.call.judging import fault_of
 from resilient_llm._core.call.steps import NO_ANSWER, Reply, Reraise
 from resilient_llm._core.circuit.outbox import CallTag
@@ -94,8 +96,14 @@ class Caller(Reporting):
                 trim(error)
                 raise
         candidate = first.candidate
+        inside = None if first.hook is None else first.begin_inside()
+        entered = None if inside is None else inside.enter()
         try:
-            result = candidate.invoke(first, args, first.kwargs)
+            try:
+                result = candidate.invoke(first, args, first.kwargs)
+            finally:
+                if inside is not None:
+                    inside.leave(entered)
         except BaseException as error:
             pending = self._failed(first, error, cancelled=was_cut_off(error))
             if pending is None:
@@ -130,23 +138,29 @@ class Caller(Reporting):
                 trim(error)
                 raise
         candidate, timed_out, still_counted = first.candidate, False, 0
+        inside = None if first.hook is None else first.begin_inside()
+        entered = None if inside is None else inside.enter()
         try:
-            if first.limit is None:
-                result = candidate.invoke(first, args, first.kwargs)
-                if is_awaitable(result):
-                    result = await result
-            else:
-                from resilient_llm._drive.aio import TimeLimit
+            try:
+                if first.limit is None:
+                    result = candidate.invoke(first, args, first.kwargs)
+                    if is_awaitable(result):
+                        result = await result
+                else:
+                    from resilient_llm._drive.aio import TimeLimit
 
-                limit, result = TimeLimit(first.limit), None
-                try:
-                    with limit:
-                        result = candidate.invoke(first, args, first.kwargs)
-                        if is_awaitable(result):
-                            result = await result
-                finally:
-                    timed_out, still_counted = limit.ended_it, limit.still_counted
-                limit.check()
+                    limit, result = TimeLimit(first.limit), None
+                    try:
+                        with limit:
+                            result = candidate.invoke(first, args, first.kwargs)
+                            if is_awaitable(result):
+                                result = await result
+                    finally:
+                        timed_out, still_counted = limit.ended_it, limit.still_counted
+                    limit.check()
+            finally:
+                if inside is not None:
+                    inside.leave(entered)
         except BaseException as error:
             cut_off = timed_out and issubclass(type(error), Exception)
             cancelled = was_cancelled(error, own=still_counted)
@@ -183,6 +197,10 @@ class Caller(Reporting):
             first.outcome = note_call(trace, first.call_id)
         elif self.takes_attempt:
             first.call_id = new_id()
+        hooks = runtime.dispatcher.hooks
+        if hooks:
+            first.call_id = first.call_id or new_id()
+            first.hook = begun(hooks, first.call_id, self.injection.called, self.policy.chain)
         first.entered_at = runtime.clock()
         generation = candidates[0].circuit.slot
         if (
@@ -223,6 +241,8 @@ class Caller(Reporting):
         call.args, call.kwargs = args, first.kwargs
         if self.is_stream:
             call.is_stream = True
+        if first.hook is not None:
+            call.hook = first.hook
         return call
 
     # After the first attempt.
@@ -417,18 +437,18 @@ class Caller(Reporting):
                 return self._guard_stream(first, result, args, kwargs)
             self._is_plain(result)
         reject = self.reject
-        if (
-            reject is not None
-            and (said := reject(result))
-            and (verdict := fault_of(said)) is not None
-        ):
-            first = first or self._wrappers_attempt(generation, entered_at, target)
-            pending = self._refused(first, ended_at, verdict)
-            if self.injection.is_async:
-                return PendingAnswer(lambda: self.resume_async(pending, args, kwargs))
-            return self.resume(pending, args, kwargs)
-        self._report(generation, entered_at, ended_at, target, first)
-        return result
+        if first is not None and first.hook is not None:
+            verdict = hooked.judged(first.hook, first, ended_at, result, reject, self._report)
+            if verdict is None:
+                return result
+        elif reject is None or not (said := reject(result)) or (verdict := fault_of(said)) is None:
+            self._report(generation, entered_at, ended_at, target, first)
+            return result
+        first = first or self._wrappers_attempt(generation, entered_at, target)
+        pending = self._refused(first, ended_at, verdict)
+        if self.injection.is_async:
+            return PendingAnswer(lambda: self.resume_async(pending, args, kwargs))
+        return self.resume(pending, args, kwargs)
 
     def left(
         self,
@@ -444,6 +464,9 @@ class Caller(Reporting):
             return self._failed(first, error, timed_out=timed_out, cancelled=cancelled)
         ended_at, generation = runtime.clock(), first.generation
         assert generation is not None
+        if first.hook is not None:
+            verdict = hooked.judged(first.hook, first, ended_at, result, self.reject, self._report)
+            return None if verdict is None else self._refused(first, ended_at, verdict)
         verdict = None
         if self.reject is not None and result is not NO_ANSWER:
             verdict = fault_of(self.reject(result))
@@ -480,6 +503,7 @@ class Caller(Reporting):
         assert first.generation is not None
         permit = permit_of_inlined(first.candidate.circuit, first.generation, first.entered_at)
         running = running_attempt(call, first.candidate, permit, first.limits)
+        running.hook = first.inside
         flow = call_flow(call, first.entered_at, running)
         next(flow)
         return call, flow, running
@@ -487,7 +511,7 @@ class Caller(Reporting):
     def _refused(self, first: FirstAttempt, now: float, verdict: Verdict) -> PendingCall:
         """Return how a call goes on after ``reject`` refused the answer."""
         call, flow, _ = self._running(first)
-        return PendingCall(call, flow, flow.send(Reply(now, judged=verdict)))
+        return PendingCall(call, flow, hooked.sent(call, flow, Reply(now, judged=verdict)))
 
     async def _guard_awaitable(
         self, first: FirstAttempt, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -550,7 +574,7 @@ def _goes_on(result: Any) -> bool:
 
 def _pending(call: Call, flow: CallFlow, reply: Reply) -> PendingCall | None:
     """Return how a call goes on after a reply; None if the error of the reply leaves it."""
-    step = flow.send(reply)
+    step = hooked.sent(call, flow, reply)
     if type(step) is Reraise:
         flow.close()
         call.clear()

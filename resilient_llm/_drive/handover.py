@@ -33,7 +33,8 @@ def drive(call: Call, flow: CallFlow, step: Step, *, pending: Any = None) -> Any
         The answer; an awaitable of it if the function turns out to give awaitables; the
         guarded stream, or its manager, if it gives such.
     """
-    is_ours = True
+    is_ours, hook = True, call.hook
+    entered = None if hook is None else hook.enter()
     try:
         step, given = sync.advance(call, flow, step, pending=pending)
         if type(step) is Done:
@@ -44,6 +45,8 @@ def drive(call: Call, flow: CallFlow, step: Step, *, pending: Any = None) -> Any
     finally:
         # An object that an error's traceback can reach must not hold the error.
         step = given = pending = None  # type: ignore[assignment]  # as just said
+        if hook is not None:
+            hook.leave(entered)
         if is_ours:
             flow.close()
             call.clear()
@@ -63,7 +66,8 @@ async def adrive(call: Call, flow: CallFlow, step: Step, *, pending: Any = None)
     """
     from resilient_llm._drive import aio  # loaded with the first asynchronous call
 
-    is_ours = True
+    is_ours, hook = True, call.hook
+    entered = None if hook is None else hook.enter()
     try:
         step, given = await aio.advance(call, flow, step, pending=pending)
         if type(step) is Done:
@@ -74,6 +78,8 @@ async def adrive(call: Call, flow: CallFlow, step: Step, *, pending: Any = None)
     finally:
         # An object that an error's traceback can reach must not hold the error.
         step = given = pending = None  # type: ignore[assignment]  # as just said
+        if hook is not None:
+            hook.leave(entered)
         if is_ours:
             flow.close()
             call.clear()

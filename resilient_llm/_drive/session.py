@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from resilient_llm._core.call.call_flow import CallFlow
+    from resilient_llm._core.call.hooks import CallHook
     from resilient_llm._core.call.steps import Reply, Step
     from resilient_llm._core.stream.stream_state import StreamState
     from resilient_llm._drive.opening import StartedStream, StreamIO
@@ -42,6 +43,7 @@ class StreamedCall(Protocol):
     delivered: StreamState | None
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    hook: CallHook | None
 
     def clear(self) -> None: ...
 
@@ -164,7 +166,11 @@ class BaseStreamSession(ABC):
             suspended = self._start_call()
             step, given = suspended.step, suspended.given
             if type(step) is not Deliver:
-                step, given = await self._advance(step, given)
+                entered = self._enter()
+                try:
+                    step, given = await self._advance(step, given)
+                finally:
+                    self._leave(entered)
             self._deliver(step, given)
         return self._started_stream
 
@@ -240,10 +246,13 @@ class BaseStreamSession(ABC):
             BaseException: The error, or the one with which the call flow ends.
         """
         step = given = reply = None
+        entered = self._enter()
         try:
             cancelled = error is not None and (
                 was_cancelled(error) if self._io.is_async else was_cut_off(error)
             )
+            if started.opened.hook is not None:
+                started.opened.hook.read(last)
             reply = started.reply(runtime.clock(), error, last, cancelled=cancelled)
             step = self._settled(reply)
             if type(step) is Reraise:
@@ -258,6 +267,7 @@ class BaseStreamSession(ABC):
             return self._deliver(step, given)
         finally:
             error = step = given = reply = None  # no frame of a traceback keeps them
+            self._leave(entered)
 
     async def afinish(self) -> None:
         """Close what is open and release the call."""
@@ -273,6 +283,16 @@ class BaseStreamSession(ABC):
             await started.opened.aabandon()
 
     # What they have in common.
+
+    def _enter(self) -> tuple[CallHook, Any] | None:
+        """Enter the hook of the call, if it has one, for what is done between two reads."""
+        hook = None if self._call is None else self._call.hook
+        return None if hook is None else (hook, hook.enter())
+
+    def _leave(self, entered: tuple[CallHook, Any] | None) -> None:
+        if entered is not None:
+            hook, token = entered
+            hook.leave(token)
 
     def _start_call(self) -> Suspended:
         start, self._start, self._pending = self._start, None, None

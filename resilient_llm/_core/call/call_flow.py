@@ -184,10 +184,12 @@ def _attempts(call: Call, trial: Try, *, retries: bool = True) -> FlowPart:
                     step = too_late(call, now)
             if step is not None:
                 reply = None
+                call.settled(trial.candidate, now)
                 yield step
                 return True, now
             delay = retry_in(call, trial, reply, verdict, answered) if retries else None
             reply = None
+            call.settled(trial.candidate, now)
             if delay is None:
                 return False, now
             candidate = trial.candidate

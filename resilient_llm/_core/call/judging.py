@@ -251,6 +251,8 @@ def _keep(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> None:
     error, seconds = reply.error, reply.now - trial.permit.entered_at
     assert error is not None
     call.record(trial.candidate, trial.number, seconds, error, verdict)
+    if call.hook is not None:
+        call.hook.failed(verdict, class_name(type(error)))
 
 
 def _emit_attempt_failed(call: Call, trial: Try, now: float, verdict: Verdict) -> None:

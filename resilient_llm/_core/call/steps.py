@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from resilient_llm._core.call.call import Candidate
+    from resilient_llm._core.call.hooks import AttemptHook
     from resilient_llm._core.circuit.outbox import CallTag
     from resilient_llm._core.circuit.permit import Permit
     from resilient_llm._core.stream.stream_state import StreamState
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 class Try:
     """Call this target now, and reply with the outcome."""
 
-    __slots__ = ("candidate", "ends_deadline", "limit", "number", "permit", "tag")
+    __slots__ = ("candidate", "ends_deadline", "hook", "limit", "number", "permit", "tag")
 
     def __init__(
         self,
@@ -38,6 +39,8 @@ class Try:
         self.ends_deadline = ends_deadline
         """Whether the limit is the end of the whole deadline, for which no target is blamed."""
         self.tag = tag
+        self.hook: AttemptHook | None = None
+        """What is entered and left around it; made by the driver that begins it."""
 
     @property
     def call_id(self) -> str:
