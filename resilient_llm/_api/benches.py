@@ -26,7 +26,11 @@ def list_benched() -> list[BenchedModel]:
 
 
 def bench_model(
-    spec: str | Target, until: datetime | timedelta | float | None = None, *, reason: str = ""
+    spec: str | Target,
+    until: datetime | timedelta | float | None = None,
+    *,
+    reason: str = "",
+    by: str = "",
 ) -> None:
     """Bench a target, or with a key without a slash every target of a provider.
 
@@ -36,22 +40,23 @@ def bench_model(
     Args:
         spec: ``"provider/model"`` or ``"provider"``; need not be known yet.
         until: An aware datetime, a timedelta, seconds, or None for until unbenched.
-        reason: A note for those who list benches.
+        reason: A note for those who list benches, at most 200 characters. Control characters are
+            kept, and escaped in the log and in messages.
+        by: Who does it, at most 200 characters, for events, the log and `list_benched`.
 
     Raises:
-        ValueError: If the moment is naive or past, or the duration negative or not finite.
+        ValueError: If the moment is naive or past, the duration negative or not finite, or
+            ``reason`` or ``by`` too long.
         ConfigurationError: If ``spec`` is no key; a ValueError, too.
     """
     key = normal_key(spec)
-    if not isinstance(reason, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # users' input
-        raise ConfigurationError(
-            f"reason of type {type(reason).__name__} is not allowed: write a text"
-        )
+    check.note("reason", reason)
+    check.note("by", by)
     now = runtime.clock()
     end = FOREVER if until is None else now + _seconds_until(until)
     if runtime.settings.logging and runtime.registry.find(key) is None:
         _warn_of_typo(key)
-    runtime.registry.circuit(key).bench(now, end, reason)
+    runtime.registry.circuit(key).bench(now, end, reason, by)
 
 
 _MOST_NEAR: Final = 3
@@ -78,17 +83,22 @@ def _without_a_part(key: str, named: set[str]) -> list[str]:
     )[:_MOST_NEAR]
 
 
-def unbench_model(spec: str | Target) -> bool:
+def unbench_model(spec: str | Target, *, by: str = "") -> bool:
     """End the bench of a key, manual or not, and trust it again.
+
+    Args:
+        spec: ``"provider/model"`` or ``"provider"``.
+        by: Who does it, at most 200 characters, for the event and the log.
 
     Returns:
         Whether that key was benched. A bench of its provider is another key.
 
     Raises:
-        ConfigurationError: If ``spec`` is no key.
+        ConfigurationError: If ``spec`` is no key, or ``by`` too long; a ValueError, too.
     """
+    check.note("by", by)
     circuit = runtime.registry.find(spec)
-    return circuit is not None and circuit.unbench(runtime.clock())
+    return circuit is not None and circuit.unbench(runtime.clock(), by)
 
 
 def is_benched(spec: str | Target) -> bool:
@@ -164,6 +174,7 @@ def _row(circuit: Circuit, bench: Bench, now: float) -> BenchedModel:
         manual=bench.manual,
         reason=bench.reason,
         kind=bench.kind,
+        by=bench.by,
     )
 
 

@@ -129,6 +129,23 @@ def mapping(name: str, value: Any) -> dict[str, Any]:
     return result
 
 
+LONGEST_NOTE: Final = 200
+"""Characters of the longest text that an operator may write to a bench."""
+
+
+def note(name: str, value: Any) -> str:
+    """Return what an operator wrote, which may be empty; the message does not repeat it."""
+    if not isinstance(value, str):
+        raise ConfigurationError(
+            f"{name} of type {type(value).__name__} is not allowed: write a text"
+        )
+    if len(value) > LONGEST_NOTE:
+        raise ConfigurationError(
+            f"{name} of {len(value)} characters is too long: at most {LONGEST_NOTE} are allowed"
+        )
+    return value
+
+
 def words(name: str, value: Any) -> frozenset[str]:
     """Return a set of words; a bare text is refused, since iterating it gives letters."""
     if isinstance(value, str) or not isinstance(value, Iterable):

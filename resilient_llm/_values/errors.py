@@ -11,13 +11,15 @@
 
 Callers can distinguish three cases: the configuration is wrong, nothing was sent, or
 the request was sent and failed. Messages contain keys of targets, kinds, reasons and
-numbers, never a prompt, an argument, an API key or a provider's own text.
+numbers, never a prompt, an argument, an API key or a provider's own text. What an operator or
+a rule wrote as a reason is escaped in the message, and as it was written in ``.reason``.
 """
 
 from collections.abc import Sequence
 from typing import Any, Self
 
 from resilient_llm._values.built_in import class_name
+from resilient_llm._values.escaping import escaped
 from resilient_llm._values.exported import exported
 from resilient_llm._values.kinds import AttemptRecord, ErrorKind
 
@@ -60,7 +62,7 @@ class CallRejectedError(ResilientLLMError):
         super().__init__(self._sentence())
 
     def _sentence(self) -> str:
-        return f"{self.target} was not called: {self.reason}{_advice(self.retry_after)}"
+        return f"{self.target} was not called: {escaped(self.reason)}{_advice(self.retry_after)}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.target, self.reason, self.retry_after)
@@ -71,7 +73,7 @@ class BreakerOpenError(CallRejectedError):
     """The breaker of a target or of its provider is open, or its probes are taken."""
 
     def _sentence(self) -> str:
-        return f"{self.target} is benched ({self.reason}){_advice(self.retry_after)}"
+        return f"{self.target} is benched ({escaped(self.reason)}){_advice(self.retry_after)}"
 
 
 @exported
@@ -91,7 +93,7 @@ class ResponseRejectedError(ResilientLLMError):
         if reason == "stream_interrupted":
             super().__init__(f"the stream of {target} ended before it was complete")
         else:
-            super().__init__(f"the answer of {target} was refused: {reason}")
+            super().__init__(f"the answer of {target} was refused: {escaped(reason)}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.target, self.reason, self.kind)
@@ -166,7 +168,7 @@ class _ForeignError(Exception):
     def __init__(self, record: AttemptRecord) -> None:
         self.record = record
         status = "" if record.status is None else f", status {record.status}"
-        super().__init__(f"{record.type_name}: {record.kind}, {record.reason}{status}")
+        super().__init__(f"{record.type_name}: {record.kind}, {escaped(record.reason)}{status}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ChainExhaustedError._stand_in, (self.record,)

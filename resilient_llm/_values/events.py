@@ -113,6 +113,7 @@ class TargetBenched(Event):
         until: When the bench ends, aware UTC; None until unbenched.
         retry_after: Seconds that the provider asked to wait, or None.
         enforced: False in mode ``metrics_only``: it would have been benched.
+        by: Who benched it by hand, if they said so; else empty.
     """
 
     kind: ErrorKind | None
@@ -121,14 +122,21 @@ class TargetBenched(Event):
     until: datetime | None
     retry_after: float | None
     enforced: bool = True
+    by: str = ""
 
 
 @exported
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetUnbenched(Event):
-    """A bench is over: ``recovered``, ``expired``, ``manual`` or ``reset``."""
+    """A bench is over.
+
+    Attributes:
+        reason: ``recovered``, ``expired``, ``manual`` or ``reset``.
+        by: Who ended it by hand, if they said so; else empty.
+    """
 
     reason: str
+    by: str = ""
 
 
 @exported

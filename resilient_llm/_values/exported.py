@@ -24,7 +24,21 @@ def exported(cls: T) -> T:
     cls.__module__ = PACKAGE
     if "__firstlineno__" in vars(cls):  # an enum keeps the line, which is one of another file
         type.__delattr__(cls, "__firstlineno__")
+    generated: Any = vars(cls).get("__setstate__")
+    if generated is not None and generated.__module__ == "dataclasses":
+        type.__setattr__(cls, "__setstate__", _set_state)
     return cls
+
+
+def _set_state(self: Any, state: list[Any]) -> None:
+    """Restore a dataclass with slots from a pickle.
+
+    What dataclasses generate leaves a field unset that came after the release which pickled it.
+    Such a field has a default here.
+    """
+    values = iter(state)
+    for name, field in self.__dataclass_fields__.items():
+        object.__setattr__(self, name, next(values, field.default))
 
 
 class _Source:

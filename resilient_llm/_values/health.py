@@ -24,6 +24,7 @@ class BenchedModel:
         manual: Whether an operator benched it.
         reason: Short word, or what the operator wrote.
         kind: What kind of error benched it; None for a manual bench.
+        by: Who benched it by hand, if they said so; else empty.
     """
 
     model: str
@@ -34,6 +35,7 @@ class BenchedModel:
     manual: bool
     reason: str
     kind: ErrorKind | None
+    by: str = ""
 
 
 @exported

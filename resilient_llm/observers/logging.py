@@ -2,13 +2,16 @@
 
 Benches and failed calls are logged at WARNING, failovers, recoveries and interrupted streams
 at INFO, all others at DEBUG. The fields of the event are in ``extra``. No prompt is logged,
-since events contain none.
+since events contain none. What operators wrote is escaped in the line, and as they wrote it in
+``extra``.
 """
 
 from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING, Any, Final
+
+from resilient_llm._values.escaping import escaped
 
 if TYPE_CHECKING:
     from resilient_llm._values import events as ev
@@ -58,7 +61,7 @@ class LoggingObserver:
         said = " ".join(
             f"{name}={_shown(value)}"
             for name, value in values.items()
-            if name not in ("at", "target", "call_id")
+            if name not in ("at", "target", "call_id") and not (name == "by" and not value)
         )
         _logger().log(
             level_of(kind),
@@ -77,7 +80,7 @@ class LoggingObserver:
 def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
-    return str(value) if isinstance(value, _PLAIN) else f"{value}"
+    return escaped(str(value) if isinstance(value, _PLAIN) else f"{value}")
 
 
 _known: Any = None

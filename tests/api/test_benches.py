@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import gc
+import logging
+import pickle
 import threading
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -18,6 +20,7 @@ from resilient_llm import (
     ErrorKind,
     Target,
     TargetBenched,
+    TargetUnbenched,
     bench_model,
     breaker,
     configure,
@@ -727,3 +730,125 @@ def test_options_of_keys_that_are_gone_are_bounded(monkeypatch: pytest.MonkeyPat
         assert {3} == {runtime.registry.circuit(f"tenant{n}").settings.failures for n in (270, 299)}
         assert 5 == runtime.registry.circuit("tenant1").settings.failures
         assert ("closed", 3) == (held.state, runtime.registry.circuit("held").settings.failures)
+
+
+def test_who_benched_and_who_unbenched_is_listed_and_emitted() -> None:
+    """`by` is in the list, and in the events of both ends."""
+    with capture_events(TargetBenched, TargetUnbenched) as seen:
+        bench_model(GROQ, 60, reason="maintenance", by="alice")
+        listed = the_bench().by
+        unbench_model(GROQ, by="bob")
+
+    assert "alice" == listed
+    assert [("TargetBenched", "alice"), ("TargetUnbenched", "bob")] == [
+        (type(event).__name__, event.by) for event in seen
+    ]
+
+
+def test_nobody_is_named_for_what_nobody_did(clock: testing.FakeClock) -> None:
+    """Automatic benches, benches that end by themselves and resets have an empty `by`."""
+    with capture_events(TargetBenched, TargetUnbenched) as seen:
+        trip()
+        automatic = the_bench().by
+        reset()
+        bench_model(OPENAI, 5, by="alice")
+        clock.advance(6)
+        assert [] == list_benched()
+        bench_model(OPENAI)
+        unnamed = the_bench().by
+        unbench_model(OPENAI)
+
+    assert ("", "") == (automatic, unnamed)
+    assert ["", "", "alice", "", "", ""] == [event.by for event in seen]
+
+
+def test_benching_again_names_the_last_one() -> None:
+    """A bench replaces the earlier one, with its author."""
+    bench_model(GROQ, 600, by="alice")
+    bench_model(GROQ, 600, by="bob")
+
+    assert "bob" == the_bench().by
+
+
+@pytest.mark.parametrize("name", ["reason", "by"])
+def test_a_note_is_a_text_of_200_characters_at_most(name: str) -> None:
+    """A longer one is a ValueError that says so, and benches nothing."""
+    with pytest.raises(ValueError, match=f"{name} of 201 characters is too long: at most 200"):
+        bench_model(GROQ, **{name: "x" * 201})
+    with pytest.raises(ValueError, match=f"{name} of type int is not allowed: write a text"):
+        bench_model(GROQ, **{name: 7})
+    assert [] == list_benched()
+
+    bench_model(GROQ, **{name: "x" * 200})
+
+    assert "x" * 200 == getattr(the_bench(), name)
+
+
+def test_a_wrong_name_unbenches_nothing() -> None:
+    """`by` of `unbench_model` is checked before anything happens, also for unknown keys."""
+    bench_model(GROQ)
+
+    with pytest.raises(ValueError, match="by of 201 characters is too long"):
+        unbench_model(GROQ, by="x" * 201)
+    with pytest.raises(ValueError, match="by of 201 characters is too long"):
+        unbench_model("nobody/knows", by="x" * 201)
+
+    assert is_benched(GROQ)
+
+
+HOSTILE = "down\nTargetUnbenched groq\x1b[2J\x9b\u202e\u2028\ud800"
+ESCAPED = r"down\nTargetUnbenched groq\x1b[2J\x9b\u202e\u2028\ud800"
+
+
+def test_control_characters_are_kept_as_data_and_escaped_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """No reason forges a line of the log or moves the cursor of a terminal."""
+    caplog.set_level(logging.INFO, "resilient_llm")
+
+    bench_model(GROQ, reason=HOSTILE, by=HOSTILE)
+    unbench_model(GROQ, by=HOSTILE)
+
+    benched, unbenched = caplog.records
+    assert f" reason={ESCAPED} " in benched.getMessage()
+    assert benched.getMessage().endswith(f" by={ESCAPED}")
+    assert unbenched.getMessage().endswith(f" by={ESCAPED}")
+    assert (HOSTILE, HOSTILE) == (benched.reason, benched.by)
+
+
+def test_the_log_names_nobody_where_nobody_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    """A line has no empty `by=`."""
+    bench_model(GROQ, reason="maintenance")
+
+    assert caplog.messages[0].endswith(" enforced=True")
+
+
+def test_letters_of_all_scripts_stay_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Only what is unsafe to show is escaped."""
+    reason = "Wartung für Zoë, 保守, 👩\u200d💻\u00a0"
+
+    bench_model(GROQ, reason=reason)
+
+    assert f"reason={reason}" in caplog.text
+
+
+def test_control_characters_are_escaped_in_messages() -> None:
+    """An error of a call that a bench refused shows them escaped, and keeps them as data."""
+    bench_model(GROQ, reason=HOSTILE)
+
+    with pytest.raises(ChainExhaustedError) as refused:
+        failover(Target(GROQ, call=lambda: None)).call(lambda: None)
+    with pytest.raises(BreakerOpenError) as open_error, breaker(GROQ):
+        pass
+
+    member = refused.value.exceptions[0]
+    shown = [str(refused.value), str(member), *member.__notes__, str(open_error.value)]
+    assert [] == [text for text in shown if ESCAPED not in text or HOSTILE in text]
+    assert HOSTILE == open_error.value.reason
+
+
+def test_a_bench_with_its_author_can_be_pickled() -> None:
+    """`by` survives."""
+    bench_model(GROQ, by="alice")
+
+    assert the_bench().by == pickle.loads(pickle.dumps(the_bench())).by == "alice"

@@ -1208,7 +1208,7 @@ class TestByHand:
         assert one.unbench(32.0)
 
         assert [
-            ("TargetUnbenched", KEY, 32.0, {"reason": "manual"}),
+            ("TargetUnbenched", KEY, 32.0, {"reason": "manual", "by": ""}),
             ("HealthChanged", KEY, 32.0, health("down", "healthy")),
         ] == sink.take()
         assert ("closed", 0, 0, NEVER) == (

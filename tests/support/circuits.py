@@ -157,5 +157,6 @@ def benched(
         "until": until,
         "retry_after": retry_after,
         "enforced": enforced,
+        "by": "",
     }
     return fields if tag is None else {**fields, "tag": tag}

@@ -14,6 +14,7 @@ from resilient_llm._core.circuit.permit import Permit, admit, block_of
 from resilient_llm._values import event_names
 from resilient_llm._values.built_in import class_name
 from resilient_llm._values.errors import BreakerOpenError, CallRejectedError, ChainExhaustedError
+from resilient_llm._values.escaping import escaped
 from resilient_llm._values.kinds import AttemptRecord, ErrorKind
 
 if TYPE_CHECKING:
@@ -388,7 +389,8 @@ class Call:
         reasons = {record.reason for record in records}
         if kind is ErrorKind.AUTH_DEAD and len(reasons) == 1:
             error.add_note(
-                f"every target said {reasons.pop()}: look at the credentials, not at the providers"
+                f"every target said {escaped(reasons.pop())}: "
+                "look at the credentials, not at the providers"
             )
         return error
 
@@ -409,13 +411,14 @@ def _note_of(record: AttemptRecord) -> str:
 
 
 def _outcome_of(record: AttemptRecord) -> str:
+    reason = escaped(record.reason)
     if record.number == 0:
         if record.type_name != BreakerOpenError.__name__:
-            return f"skipped ({record.reason})"
-        return f"skipped (benched: {record.reason.removeprefix('benched ')})"
+            return f"skipped ({reason})"
+        return f"skipped (benched: {reason.removeprefix('benched ')})"
     if record.kind is ErrorKind.UNKNOWN:  # its reason says that no rule knows the class
         return f"{record.kind}, {record.type_name}"
-    return f"{record.kind}, {record.reason}"
+    return f"{record.kind}, {reason}"
 
 
 def _trim_traceback(error: BaseException) -> None:

@@ -533,20 +533,20 @@ class Circuit:
                 self._health_locked(now)
         self._after_unlock(tag)
 
-    def bench(self, now: float, until: float, reason: str) -> None:
+    def bench(self, now: float, until: float, reason: str, by: str = "") -> None:
         """Bench by hand until a moment; infinity means until it is unbenched."""
         with self._lock:
             self._advance_locked(now)
-            self._state.manual = Bench(now, until, reason, None, manual=True)
-            self._note_bench_locked(now, None, reason, "manual", until)
+            self._state.manual = Bench(now, until, reason, None, manual=True, by=by)
+            self._note_bench_locked(now, None, reason, "manual", until, by=by)
             self._publish_locked()
             self._health_locked(now)
         self._after_unlock()
 
-    def unbench(self, now: float) -> bool:
+    def unbench(self, now: float, by: str = "") -> bool:
         """End every bench of this key, close its circuit and forget its failures in a row.
 
-        Return whether it was benched.
+        Return whether it was benched. ``by`` names the operator in the event.
         """
         with self._lock:
             self._advance_locked(now)
@@ -557,7 +557,7 @@ class Circuit:
             self.consecutive = 0
             self.failed_probes = 0
             if was_benched:
-                self._note_locked(event_names.TargetUnbenched, now, reason="manual")
+                self._note_locked(event_names.TargetUnbenched, now, reason="manual", by=by)
             self._publish_locked()
             self._health_locked(now)
         self._after_unlock()
@@ -1107,6 +1107,7 @@ class Circuit:
         tag: CallTag | None = None,
         *,
         enforced: bool = True,
+        by: str = "",
     ) -> None:
         self._note_locked(
             event_names.TargetBenched,
@@ -1118,6 +1119,7 @@ class Circuit:
             retry_after=None if verdict is None else verdict.retry_after,
             tag=tag,
             enforced=enforced,
+            by=by,
         )
 
     def _note_locked(

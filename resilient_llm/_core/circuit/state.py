@@ -45,17 +45,26 @@ class Block:
 class Bench:
     """A bench: why and until when a key is skipped, as `list_benched` shows it."""
 
-    __slots__ = ("_last_resort", "kind", "manual", "reason", "since", "until")
+    __slots__ = ("_last_resort", "by", "kind", "manual", "reason", "since", "until")
     since: float
 
     def __init__(
-        self, since: float, until: float, reason: str, kind: ErrorKind | None, *, manual: bool
+        self,
+        since: float,
+        until: float,
+        reason: str,
+        kind: ErrorKind | None,
+        *,
+        manual: bool,
+        by: str = "",
     ) -> None:
         self.since = since
         self.until = until
         self.reason = reason
         self.kind = kind
         self.manual = manual
+        self.by = by
+        """Who benched it by hand, if they said so; else empty."""
         self._last_resort: weakref.ref[Lease] | None = None
 
     @property
