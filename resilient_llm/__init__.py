@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         StreamInterruptedError,
     )
     from resilient_llm._values.events import (
+        AttemptCancelled,
         AttemptFailed,
         AttemptSucceeded,
         CallFailed,
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Attempt",
+    "AttemptCancelled",
     "AttemptFailed",
     "AttemptRecord",
     "AttemptSucceeded",
@@ -145,9 +147,9 @@ _MODULES = {
         "DeadlineExceededError ResilientLLMError ResponseRejectedError StreamInterruptedError"
     ),
     "_values.events": (
-        "AttemptFailed AttemptSucceeded CallFailed Event FailedOver HealthChanged ObserverFailed "
-        "RetryScheduled RetryStopped StreamCommitted StreamInterrupted TargetBenched TargetSkipped "
-        "TargetUnbenched UnknownError"
+        "AttemptCancelled AttemptFailed AttemptSucceeded CallFailed Event FailedOver HealthChanged "
+        "ObserverFailed RetryScheduled RetryStopped StreamCommitted StreamInterrupted "
+        "TargetBenched TargetSkipped TargetUnbenched UnknownError"
     ),
     "_values.explanation": "Explanation",
     "_values.health": "BenchedModel TargetHealth",

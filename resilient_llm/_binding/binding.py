@@ -143,6 +143,7 @@ class Binding:
                 settings=settings,
                 rng=runtime.rng,
                 item_inspector=runtime.item_inspector,
+                clock=runtime.clock,
             )
             if effect.is_stream:
                 deps.item_inspector()  # its import must not count as waiting for a provider

@@ -20,9 +20,10 @@ from resilient_llm._binding.reporting import Reporting, new_id
 from resilient_llm._binding.second_attempt import SecondAttempt, needs_no_flow
 from resilient_llm._core.call.call import Call, share_of
 from resilient_llm._core.call.call_flow import call_flow, running_attempt
+from resilient_llm._core.call.ending import emit_call_failed
 from resilient_llm._core.call.hooks import begun
-from resilient_llm._core.call.judging import fault_of
-from resilient_llm._core.call.steps import NO_ANSWER, Reply, Reraise
+from resilient_llm._core.call.judging import broke, fault_of
+from resilient_llm._core.call.steps import NO_ANSWER, Reply, Reraise, Try
 from resilient_llm._core.circuit.outbox import CallTag
 from resilient_llm._core.circuit.permit import permit_of_inlined
 from resilient_llm._drive.cancellation import was_cancelled, was_cut_off
@@ -34,12 +35,14 @@ from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.tracing import named_call_id, note_call, open_trace
 from resilient_llm._values import event_names
 from resilient_llm._values.errors import ConfigurationError, ResilientLLMError
+from resilient_llm._values.kinds import ErrorKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from resilient_llm._core.call.call import Candidate
     from resilient_llm._core.call.call_flow import CallFlow
-    from resilient_llm._core.call.steps import Step, Try
+    from resilient_llm._core.call.steps import Step
     from resilient_llm._core.circuit.window import Generation
     from resilient_llm._values.target import Target
     from resilient_llm._values.verdict import Verdict
@@ -183,13 +186,17 @@ class Caller(Reporting):
         candidates = self.candidates
         if candidates is None:
             candidates = self._bind()
-        if kwargs and self.injection.names:
-            kwargs, pinned = self.pins.without(kwargs)
-            if pinned is not None:
-                candidates = (self.by_key[pinned.key],)
         options = self.options
-        if options.strategy != "priority":
-            candidates = ordered(options.strategy, candidates)
+        try:
+            if kwargs and self.injection.names:
+                kwargs, pinned = self.pins.without(kwargs)
+                if pinned is not None:
+                    candidates = (self.by_key[pinned.key],)
+            if options.strategy != "priority":
+                candidates = ordered(options.strategy, candidates)
+        except Exception as error:
+            self._not_begun(candidates, error)
+            raise
         first = FirstAttempt(candidates, candidates[0], kwargs, options, self.deps)
         trace = open_trace()
         if trace is not None:
@@ -363,13 +370,16 @@ class Caller(Reporting):
     def _second_answered(self, second: SecondAttempt, result: Any) -> PendingCall | None:
         """Report the answer of the second target; return how the call goes on if it is refused."""
         ended_at, reject = runtime.clock(), self.reject
-        if (
-            reject is not None
-            and (said := reject(result))
-            and (verdict := fault_of(said)) is not None
-        ):
-            call, flow, _ = self._flow_from(second)
-            return _pending(call, flow, Reply(ended_at, judged=verdict))
+        if reject is not None:
+            try:
+                verdict = fault_of(said) if (said := reject(result)) else None
+            except BaseException as error:
+                call, flow, step = self._flow_from(second)
+                self._judge_raised(call, flow, step, error)
+                raise
+            if verdict is not None:
+                call, flow, _ = self._flow_from(second)
+                return _pending(call, flow, Reply(ended_at, judged=verdict))
         took = second.answered(ended_at)
         outbox = second.candidate.circuit.outbox
         if self.is_watched:
@@ -437,18 +447,26 @@ class Caller(Reporting):
                 return self._guard_stream(first, result, args, kwargs)
             self._is_plain(result)
         reject = self.reject
-        if first is not None and first.hook is not None:
-            verdict = hooked.judged(first.hook, first, ended_at, result, reject, self._report)
-            if verdict is None:
-                return result
-        elif reject is None or not (said := reject(result)) or (verdict := fault_of(said)) is None:
+        entered = None if first is None or first.hook is None else hooked.entered(first, result)
+        try:
+            if reject is not None:
+                try:
+                    verdict = fault_of(said) if (said := reject(result)) else None
+                except BaseException as error:
+                    first = first or self._wrappers_attempt(generation, entered_at, target)
+                    self._judge_raised(*self._running(first), error)
+                    raise
+                if verdict is not None:
+                    first = first or self._wrappers_attempt(generation, entered_at, target)
+                    pending = self._refused(first, ended_at, verdict)
+                    if self.injection.is_async:
+                        return PendingAnswer(lambda: self.resume_async(pending, args, kwargs))
+                    return self.resume(pending, args, kwargs)
             self._report(generation, entered_at, ended_at, target, first)
             return result
-        first = first or self._wrappers_attempt(generation, entered_at, target)
-        pending = self._refused(first, ended_at, verdict)
-        if self.injection.is_async:
-            return PendingAnswer(lambda: self.resume_async(pending, args, kwargs))
-        return self.resume(pending, args, kwargs)
+        finally:
+            if entered is not None:
+                hooked.left(entered)
 
     def left(
         self,
@@ -464,12 +482,13 @@ class Caller(Reporting):
             return self._failed(first, error, timed_out=timed_out, cancelled=cancelled)
         ended_at, generation = runtime.clock(), first.generation
         assert generation is not None
-        if first.hook is not None:
-            verdict = hooked.judged(first.hook, first, ended_at, result, self.reject, self._report)
-            return None if verdict is None else self._refused(first, ended_at, verdict)
         verdict = None
         if self.reject is not None and result is not NO_ANSWER:
-            verdict = fault_of(self.reject(result))
+            try:
+                verdict = fault_of(self.reject(result))
+            except BaseException as error:
+                self._judge_raised(*self._running(first), error)
+                raise
         if verdict is not None:
             return self._refused(first, ended_at, verdict)
         self._report(generation, first.entered_at, ended_at, first.candidate.target, first)
@@ -513,6 +532,21 @@ class Caller(Reporting):
         call, flow, _ = self._running(first)
         return PendingCall(call, flow, hooked.sent(call, flow, Reply(now, judged=verdict)))
 
+    def _judge_raised(self, call: Call, flow: CallFlow, step: Step, error: BaseException) -> None:
+        """End a call whose ``reject`` raised, after an attempt that answered."""
+        assert type(step) is Try
+        call.attempts += 1
+        broke(call, step.candidate, step, error)
+        flow.close()
+        call.clear()
+
+    def _not_begun(self, candidates: tuple[Candidate, ...], error: Exception) -> None:
+        """Emit that a call failed whose targets could not be chosen."""
+        first = FirstAttempt(candidates, candidates[0], {}, self.options, self.deps)
+        first.call_id = named_call_id(open_trace()) or new_id()
+        first.entered_at = runtime.clock()
+        broke(self.new_call((), first), candidates[0], None, error)
+
     async def _guard_awaitable(
         self, first: FirstAttempt, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
@@ -547,6 +581,9 @@ class Caller(Reporting):
         except ConfigurationError as error:
             pending = self._failed(first, error)
             if pending is not None:  # a rule calls it something else; there is no answer, though
+                emit_call_failed(
+                    pending.call, first.candidate, runtime.clock(), ErrorKind.CALLER_BUG
+                )
                 pending.flow.close()
                 pending.call.clear()
             raise

@@ -58,7 +58,10 @@ class LoopAttempt:
         # Until it is left: what the user's frame keeps must not keep the call and its errors.
         self._attempts: _Attempts | None = attempts
         # The healthy path admits a first attempt without any lease.
-        self._permit = step.permit if type(step) is Try else None
+        self._step = step if type(step) is Try else None
+        self._permit = None if self._step is None else self._step.permit
+        if self._step is not None:
+            self._step.has_begun = False  # until its block is entered
         self.cancelled_before = None if self._permit is None else attempts.cancellations()
         self._limit: TimeLimit | None = None
         self._hook: AttemptHook | None = None
@@ -81,6 +84,8 @@ class LoopAttempt:
     def __enter__(self) -> Target:
         if self._attempts is None or not self._attempts.is_open(self):
             raise RuntimeError("this attempt is over: enter each attempt of the loop once")
+        if self._step is not None:
+            self._step.has_begun = True
         if self._permit is not None:
             push_permit(self._permit)
         self._hook = self._attempts.hook_of(self)

@@ -43,33 +43,38 @@ class Reporting(Binding):
     ) -> None:
         """Report an answer to its circuit, the trace around the call and its observers."""
         took = ended_at - entered_at
-        if first is not None and first.hook is not None:
+        hook = None if first is None else first.hook
+        if hook is not None:
             details = {"number": 1, "seconds": took}
-            first.hook.note(event_names.AttemptSucceeded, target.key, details)
-        if ended_at < generation.check_after and took < generation.slow_above:
-            generation.n += 1
-        else:
-            if not generation.answered(ended_at, took, took):
-                self._count_under_lock(generation, entered_at, ended_at, target, first)
-            if ended_at >= self.look_at:
-                self._look_at_log(ended_at)
-            if not self.is_watched:
-                outbox = self._candidate(target).circuit.outbox
-                if outbox.is_behind:
-                    runtime.dispatcher.deliver(outbox)
-        if first is not None and first.outcome is not None:
-            first.outcome.served_by = target.key
-            first.outcome.records.append(AttemptRecord(target.key, 1, seconds=took))
-        if self.is_watched:
-            if self.candidates is None:
-                self._bind()
-            runtime.dispatcher.emit_success(
-                self.by_key[target.key].circuit.outbox,
-                ended_at,
-                took,
-                (first.call_id if first is not None else "") or new_id(),
-                self.options.observers,
-            )
+            hook.note(event_names.AttemptSucceeded, target.key, details)
+        try:
+            if ended_at < generation.check_after and took < generation.slow_above:
+                generation.n += 1
+            else:
+                if not generation.answered(ended_at, took, took):
+                    self._count_under_lock(generation, entered_at, ended_at, target, first)
+                if ended_at >= self.look_at:
+                    self._look_at_log(ended_at)
+                if not self.is_watched:
+                    outbox = self._candidate(target).circuit.outbox
+                    if outbox.is_behind:
+                        runtime.dispatcher.deliver(outbox)
+        finally:  # an observer of what the count causes may interrupt the call
+            if first is not None and first.outcome is not None:
+                first.outcome.served_by = target.key
+                first.outcome.records.append(AttemptRecord(target.key, 1, seconds=took))
+            if self.is_watched:
+                if self.candidates is None:
+                    self._bind()
+                runtime.dispatcher.emit_success(
+                    self.by_key[target.key].circuit.outbox,
+                    ended_at,
+                    took,
+                    (first.call_id if first is not None else "") or new_id(),
+                    self.options.observers,
+                )
+            if hook is not None:
+                hook.over()
 
     def _count_under_lock(
         self,

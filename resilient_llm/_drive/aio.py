@@ -104,6 +104,7 @@ async def advance(
     try:
         while True:
             if type(step) is Try:
+                step.has_begun = True
                 attempt = _TimedAttempt(call, step, pending)
                 # Not before a first attempt: it mostly succeeds, and then the count is not needed.
                 before = cancellations() if call.attempts else None
@@ -126,6 +127,7 @@ async def advance(
                     continue
                 pending = None
                 if started is None and kind is not None:
+                    step.has_begun = False
                     return step, value
                 step = None  # type: ignore[assignment]  # a `reject` may raise
                 try:

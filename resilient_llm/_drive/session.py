@@ -13,10 +13,13 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from resilient_llm._core.call.call import Call
+from resilient_llm._core.call.ending import emit_call_failed
 from resilient_llm._core.call.steps import RERAISE, Deliver, Done, Raise, Reraise
 from resilient_llm._drive.cancellation import was_cancelled, was_cut_off
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.errors import ConfigurationError
+from resilient_llm._values.kinds import ErrorKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -324,6 +327,9 @@ class BaseStreamSession(ABC):
         if type(step) is not Deliver and (
             type(step) is not Done or started is None or started.opened.is_stream
         ):
+            if isinstance(self._call, Call):
+                first = self._call.candidates[0]
+                emit_call_failed(self._call, first, runtime.clock(), ErrorKind.CALLER_BUG)
             raise ConfigurationError(_NO_STREAM)
         assert self._call is not None
         earlier = self._call.delivered
@@ -356,8 +362,14 @@ class BaseStreamSession(ABC):
 
     def _release(self) -> None:
         self.is_over = True
-        self._start = self._delivery = None
+        self._start = None
+        delivery, self._delivery = self._delivery, None
         if self._flow is not None:
             self._flow.close()
+        if delivery is not None:  # an interrupt came before the end of the stream was reported
+            started = self._started_stream
+            if started is not None:
+                started.stream_state.stopped_by_consumer = True
+                delivery.settle(started.reply(runtime.clock(), GeneratorExit(), ()))
         if self._call is not None:
             self._call.clear()

@@ -42,6 +42,7 @@ def advance(
     try:
         while True:
             if type(step) is Try:
+                step.has_begun = True
                 try:
                     if call.hook is None:
                         value, kind, started = _make_attempt(call, step, pending, enters=enters)
@@ -61,6 +62,7 @@ def advance(
                     continue
                 pending = None
                 if started is None and (is_awaitable(value) or kind is not None):
+                    step.has_begun = False
                     return step, value
                 step = None  # type: ignore[assignment]  # a `reject` may raise
                 try:

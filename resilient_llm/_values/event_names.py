@@ -11,6 +11,7 @@ from typing import Final, Literal
 EventName = Literal[
     "AttemptSucceeded",
     "AttemptFailed",
+    "AttemptCancelled",
     "RetryScheduled",
     "RetryStopped",
     "TargetSkipped",
@@ -27,6 +28,7 @@ EventName = Literal[
 
 AttemptSucceeded: Final = "AttemptSucceeded"
 AttemptFailed: Final = "AttemptFailed"
+AttemptCancelled: Final = "AttemptCancelled"
 RetryScheduled: Final = "RetryScheduled"
 RetryStopped: Final = "RetryStopped"
 TargetSkipped: Final = "TargetSkipped"

@@ -77,6 +77,23 @@ class AttemptFailed(Event):
 
 @exported
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptCancelled(Event):
+    """An attempt was ended from outside after ``seconds``, and neither answered nor failed.
+
+    Attributes:
+        number: Number of the attempt within its target, from 1.
+        seconds: How long it ran.
+        reason: ``cancelled``; ``hung`` if it had run for as long as a hanging call, which counts
+            against the target; ``lost`` if another attempt of the same call answered first.
+    """
+
+    number: int
+    seconds: float
+    reason: Literal["lost", "cancelled", "hung"]
+
+
+@exported
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RetryScheduled(Event):
     """The same target will be tried again after ``delay`` seconds, as attempt ``number``."""
 

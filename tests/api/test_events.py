@@ -58,6 +58,7 @@ from tests.support.ways import (
 EVENTS = [
     "AttemptSucceeded",
     "AttemptFailed",
+    "AttemptCancelled",
     "RetryScheduled",
     "RetryStopped",
     "TargetSkipped",
@@ -74,6 +75,7 @@ EVENTS = [
 FIELDS = {
     "AttemptSucceeded": {"number", "seconds"},
     "AttemptFailed": {"number", "seconds", "kind", "reason", "status"},
+    "AttemptCancelled": {"number", "seconds", "reason"},
     "RetryScheduled": {"number", "delay", "source"},
     "RetryStopped": {"reason"},
     "TargetSkipped": {"reason"},

@@ -64,6 +64,13 @@ class Stop(BaseException):
         self.verdict = verdict
 
 
+CANCELLED_AT_ONCE = [
+    "try a/x 1",
+    "AttemptCancelled a/x number=1 seconds=0.5 reason=cancelled at 0.5",
+    "reraise",
+]
+
+
 class Player:
     """Plays one call: targets that answer by a script, and a clock that only the script moves.
 
@@ -108,7 +115,8 @@ class Player:
             self.candidates.append(Candidate(target, own, lambda *_: None))
             self.script[target.key] = list(outcomes)
         self.deps = CallDeps(
-            classify=lambda error: error.verdict,  # type: ignore[attr-defined]
+            clock=lambda: self.now,
+            classify=lambda error: getattr(error, "verdict", Verdict(ErrorKind.CALLER_BUG)),
             notice=lambda provider, error: self.seen.append((provider, error)),
             fails_first=self._fails_first,
             backoff=lambda number, error, rng: float(number),
@@ -481,7 +489,7 @@ class TestRetries:
             RetryScheduled a/x number=2 delay=1 source=backoff at 0.5
             wait 1
             TargetBenched a/x kind=None reason=migration trigger=manual until=500 \
-                retry_after=None at 0.5 by no call
+                retry_after=None by= at 0.5 by no call
             FailedOver a/x from_target=a/x to_target=b/y kind=transient reason=overloaded at 1.5
             try b/y 1
             AttemptSucceeded b/y number=1 seconds=0.5 at 2
@@ -1103,7 +1111,10 @@ class TestDeadlines:
         player = Player({"a/x": [], "b/y": []}, attempts=1, attempt_timeout=3.0)
         player._try = lambda step: Reply(3.0, error=Stop(CANCELLED), timed_out=True)  # type: ignore[method-assign]
 
-        assert ["reraise"] == player.play()
+        assert [
+            "AttemptCancelled a/x number=1 seconds=3 reason=cancelled at 3",
+            "reraise",
+        ] == player.play()
 
     def test_rules_are_asked_about_the_drivers_own_timeout(self) -> None:
         player = Player(
@@ -1175,10 +1186,7 @@ class TestLeavingAtOnce:
             "status=None at 100.5"
         ) in bug.play()
         assert [0.5] == [record.seconds for record in bug.call.records]
-        assert (
-            "AttemptFailed a/x number=1 seconds=10 kind=transient reason=hung status=None at 110"
-            in hung.play()
-        )
+        assert "AttemptCancelled a/x number=1 seconds=10 reason=hung at 110" in hung.play()
 
     def test_a_bug_gives_the_lease_of_a_probe_back(self) -> None:
         player = Player({"a/x": [DOWN, BUG]}, attempts=1, breakers={"failures": 1})
@@ -1190,10 +1198,10 @@ class TestLeavingAtOnce:
 
         assert isinstance(player.circuits["a/x"].admit(player.now), Lease)
 
-    def test_a_cancellation_leaves_without_a_word(self) -> None:
+    def test_a_cancellation_leaves_and_only_the_attempt_tells_of_it(self) -> None:
         player = Player({"a/x": [Stop(CANCELLED)], "b/y": []})
 
-        assert ["try a/x 1", "reraise"] == player.play()
+        assert CANCELLED_AT_ONCE == player.play()
         assert ((0, 0), []) == (player.circuits["a/x"].numbers(0.5), player.call.records)
 
     def test_after_ten_seconds_it_counts_as_hung(self) -> None:
@@ -1201,7 +1209,7 @@ class TestLeavingAtOnce:
 
         player.plays("""
             try a/x 1
-            AttemptFailed a/x number=1 seconds=10 kind=transient reason=hung status=None at 10
+            AttemptCancelled a/x number=1 seconds=10 reason=hung at 10
             reraise
         """)
         assert ((1, 1), 0) == (
@@ -1225,7 +1233,7 @@ class TestLeavingAtOnce:
     def test_what_is_no_error_of_a_program_passes(self) -> None:
         player = Player({"a/x": [Stop(DOWN)], "b/y": []})
 
-        assert ["try a/x 1", "reraise"] == player.play()
+        assert CANCELLED_AT_ONCE == player.play()
         assert ((0, 0), []) == (player.circuits["a/x"].numbers(0.5), player.call.records)
 
     def test_an_exit_gives_the_lease_of_a_probe_back(self) -> None:
@@ -1492,6 +1500,11 @@ class TestRejecting:
 
         with pytest.raises(LookupError, match="mine"):
             player.play()
+        assert [
+            "AttemptFailed a/x number=1 seconds=0.5 kind=caller_bug reason=caller_bug "
+            "status=None at 40.5",
+            "CallFailed a/x attempts=1 kind=caller_bug at 40.5",
+        ] == player.lines[-2:]
         assert isinstance(player.circuits["a/x"].admit(player.now), Lease)
 
 
@@ -1542,7 +1555,7 @@ class TestOwnRule:
     def test_it_cannot_turn_a_cancellation_into_a_failure(self) -> None:
         player = Player({"a/x": [CANCELLED], "b/y": []}, classify=lambda _: DOWN)
 
-        assert ["try a/x 1", "reraise"] == player.play()
+        assert CANCELLED_AT_ONCE == player.play()
 
     def test_what_is_no_verdict_is_told_and_the_others_asked(self) -> None:
         player = Player({"a/x": [DOWN], "b/y": ["yes"]}, attempts=1, classify=lambda _: 7)
@@ -1552,7 +1565,7 @@ class TestOwnRule:
     def test_it_is_not_asked_about_cancellations(self) -> None:
         player = Player({"a/x": [Stop(CANCELLED)]}, classify=lambda _: DOWN)
 
-        assert ["try a/x 1", "reraise"] == player.play()
+        assert CANCELLED_AT_ONCE == player.play()
 
 
 class TestGivingUp:

@@ -359,6 +359,8 @@ def test_the_words_of_a_closed_set_are_all_explained() -> None:
 
     stops = [words(row["word"])[0] for row in table(EVENTS, "`RetryStopped.reason`:")]
     assert closed_set(resilient_llm.RetryStopped, "reason") == stops
+    ends = [words(row["word"])[0] for row in table(EVENTS, "`AttemptCancelled.reason`:")]
+    assert closed_set(resilient_llm.AttemptCancelled, "reason") == ends
     assert closed_set(resilient_llm.RetryScheduled, "source") == explained["source"]
     assert closed_set(resilient_llm.HealthChanged, "new") == explained["old"]
 

@@ -54,7 +54,7 @@ LOADED_WHEN_USED = {
 FREE_TO_IMPORT = {"demo", "pytest_plugin"}
 
 PUBLIC_NAMES = """
-    Attempt AttemptFailed AttemptRecord AttemptSucceeded BenchModel BenchedModel Breaker
+    Attempt AttemptCancelled AttemptFailed AttemptRecord AttemptSucceeded BenchModel BenchedModel Breaker
     BreakerOpenError CallFailed CallRejectedError ChainExhaustedError ConfigurationError
     DeadlineExceededError ErrorKind Event EventStream Explanation FailedOver Failover
     HealthChanged IsBenched ListBenched ObserverFailed ResilientLLMError ResponseRejectedError

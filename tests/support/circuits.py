@@ -157,6 +157,7 @@ def benched(
         "until": until,
         "retry_after": retry_after,
         "enforced": enforced,
-        "by": "",
     }
+    if trigger == "manual":
+        fields["by"] = ""
     return fields if tag is None else {**fields, "tag": tag}

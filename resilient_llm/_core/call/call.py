@@ -84,6 +84,7 @@ class CallDeps:
         "backoff",
         "budgets",
         "classify",
+        "clock",
         "fails_first",
         "item_inspector",
         "notice",
@@ -102,6 +103,7 @@ class CallDeps:
         settings: Settings,
         rng: Random,
         item_inspector: Callable[[], ItemInspector],
+        clock: Callable[[], float],
     ) -> None:
         self.item_inspector = item_inspector
         """Gives the inspector of stream items; loaded with the first stream."""
@@ -114,6 +116,9 @@ class CallDeps:
         self.budgets = budgets
         self.settings = settings
         self.rng = rng
+        self.clock = clock
+        """Asked only where no reply of a driver says what time it is: when a flow is dropped, or
+        a function of the user raises inside it."""
 
 
 def _merged(
@@ -152,6 +157,8 @@ class Call:
     """Whether its attempts are known to be streams before they are made."""
     hook: CallHook | None = None
     """What is entered and left around its attempts, if a hook is installed."""
+    has_failed = False
+    """Whether `CallFailed` was emitted."""
 
     def __init__(
         self,
@@ -333,6 +340,8 @@ class Call:
         self, candidate: Candidate, kind: event_names.EventName, now: float, /, **details: Any
     ) -> None:
         """Prepare an event for the circuit to append when it charges what the event tells of."""
+        if self.hook is not None:
+            self.hook.note(kind, candidate.target.key, details)
         circuit = candidate.circuit
         if circuit.sink.has_listeners(kind, self.tag):
             self.tag.cause = (circuit.outbox, Fact(kind, now, self.tag, details))

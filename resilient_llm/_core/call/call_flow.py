@@ -20,8 +20,16 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from resilient_llm._core.call.call import share_of
-from resilient_llm._core.call.ending import gave_up, is_over, reraised, succeeded, too_late
+from resilient_llm._core.call.ending import (
+    dropped,
+    gave_up,
+    is_over,
+    reraised,
+    succeeded,
+    too_late,
+)
 from resilient_llm._core.call.judging import (
+    broke,
     charge,
     ends_call,
     is_raised,
@@ -173,20 +181,14 @@ def _attempts(call: Call, trial: Try, *, retries: bool = True) -> FlowPart:
                     return True, now
                 delivery, reply = deliver(call, trial, reply, reply.stream), None
                 return (yield from delivery)
-            step = ends_call(call, trial, reply, verdict)
-            if step is None:
-                charge(call, trial, reply, verdict)
-                if answered is None and verdict.retryable and call.options.attempts > 1:
-                    answered = trial.permit.answered()
-                if is_raised(call, trial, verdict, now):
-                    step = reraised(call, trial, reply, verdict)
-                elif is_over(call, now):
-                    step = too_late(call, now)
+            step = _settled(call, trial, reply, verdict)
             if step is not None:
                 reply = None
                 call.settled(trial.candidate, now)
                 yield step
                 return True, now
+            if answered is None and verdict.retryable and call.options.attempts > 1:
+                answered = trial.permit.answered()
             delay = retry_in(call, trial, reply, verdict, answered) if retries else None
             reply = None
             call.settled(trial.candidate, now)
@@ -198,10 +200,23 @@ def _attempts(call: Call, trial: Try, *, retries: bool = True) -> FlowPart:
             if not isinstance(again, Permit):
                 return False, again
             trial = _attempt_on(call, candidate, again, limit, number=trial.number + 1)
+    except Exception as error:
+        broke(call, trial.candidate, trial, error)
+        raise
     finally:
         reply = None
-        # Does nothing if it was reported. It was not if the flow was closed or something broke.
-        trial.permit.abandoned()
+        dropped(call, trial)
+
+
+def _settled(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> Step | None:
+    """Settle an attempt that did not answer; return how the call ends, or None if it goes on."""
+    step = ends_call(call, trial, reply, verdict)
+    if step is not None:
+        return step
+    charge(call, trial, reply, verdict)
+    if is_raised(call, trial, verdict, reply.now):
+        return reraised(call, trial, reply, verdict)
+    return too_late(call, reply.now) if is_over(call, reply.now) else None
 
 
 def _attempt_on(

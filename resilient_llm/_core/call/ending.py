@@ -42,13 +42,46 @@ def succeeded(
         response_time: Seconds to the first content of a stream.
     """
     candidate, took = trial.candidate, now - trial.permit.entered_at
-    trial.permit.succeeded(now, took, response_time, cooldown=call.options.cooldown, tag=call.tag)
-    if call.outcome is not None:
-        call.outcome.served_by = candidate.target.key
-        call.records.append(AttemptRecord(candidate.target.key, trial.number, seconds=took))
-    if call.is_heard(candidate, event_names.AttemptSucceeded):
-        call.emit(candidate, event_names.AttemptSucceeded, now, number=trial.number, seconds=took)
+    is_first, trial.is_told = not trial.is_told, True
+    try:
+        trial.permit.succeeded(
+            now, took, response_time, cooldown=call.options.cooldown, tag=call.tag
+        )
+    finally:  # an observer of what that causes may interrupt the call
+        if call.outcome is not None:
+            call.outcome.served_by = candidate.target.key
+            call.records.append(AttemptRecord(candidate.target.key, trial.number, seconds=took))
+        if is_first and call.is_heard(candidate, event_names.AttemptSucceeded):
+            call.emit(
+                candidate, event_names.AttemptSucceeded, now, number=trial.number, seconds=took
+            )
     return Done(value)
+
+
+def cancelled(call: Call, trial: Try, now: float) -> None:
+    """Give back what an attempt holds, and emit that it was ended from outside."""
+    trial.permit.abandoned()
+    if not trial.is_told:
+        trial.is_told = True
+        took = now - trial.permit.entered_at
+        call.emit(
+            trial.candidate,
+            event_names.AttemptCancelled,
+            now,
+            number=trial.number,
+            seconds=took,
+            reason="cancelled",
+        )
+
+
+def dropped(call: Call, trial: Try) -> None:
+    """Settle an attempt whose call flow is left, unless that was done already.
+
+    It was not if the flow was closed while the attempt was running, or an interrupt came.
+    """
+    trial.permit.abandoned()
+    if trial.has_begun and not trial.is_told:
+        cancelled(call, trial, call.deps.clock())
 
 
 def leaves(trial: Try, error: BaseException | None) -> Reraise | Raise:
@@ -110,5 +143,7 @@ def gave_up(call: Call, now: float) -> Raise:
 
 
 def emit_call_failed(call: Call, candidate: Candidate, now: float, kind: ErrorKind | None) -> None:
-    """Emit that the call ends without an answer."""
-    call.emit(candidate, event_names.CallFailed, now, attempts=call.attempts, kind=kind)
+    """Emit, once, that the call ends without an answer."""
+    if not call.has_failed:
+        call.has_failed = True
+        call.emit(candidate, event_names.CallFailed, now, attempts=call.attempts, kind=kind)

@@ -8,8 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from resilient_llm._core.call.ending import emit_call_failed, is_over, leaves, too_late
+from resilient_llm._core.call.ending import (
+    cancelled,
+    emit_call_failed,
+    is_over,
+    leaves,
+    succeeded,
+    too_late,
+)
 from resilient_llm._core.call.steps import NO_ANSWER
+from resilient_llm._core.circuit.permit import HUNG
 from resilient_llm._values import event_names
 from resilient_llm._values.built_in import class_name
 from resilient_llm._values.errors import (
@@ -21,12 +29,14 @@ from resilient_llm._values.kinds import ErrorKind
 from resilient_llm._values.verdict import LONGEST_REASON, Verdict
 
 if TYPE_CHECKING:
-    from resilient_llm._core.call.call import Call
+    from resilient_llm._core.call.call import Call, Candidate
     from resilient_llm._core.call.steps import Reply, Step, Try
     from resilient_llm._core.stream.stream_state import StreamState
 
 _CANCELLED: Final = Verdict(ErrorKind.CANCELLED)
 _TIMEOUT: Final = Verdict(ErrorKind.TRANSIENT, "timeout")
+_BLAMES_NOBODY: Final = (ErrorKind.CALLER_BUG, ErrorKind.CANCELLED)
+"""Kinds of an error that ends the call at once."""
 
 
 def rejection_of(call: Call, trial: Try, reply: Reply) -> Verdict | None:
@@ -61,11 +71,7 @@ def _fault_of(call: Call, trial: Try, reply: Reply) -> Verdict | None:
         or (reply.stream is not None and not reply.stream.has_content)
     ):
         return None
-    try:
-        return fault_of(asked(reply.value))
-    except BaseException:
-        trial.permit.abandoned()
-        raise
+    return fault_of(asked(reply.value))
 
 
 def fault_of(said: object) -> Verdict | None:
@@ -150,12 +156,13 @@ def ends_call(
         verdict: What that error means.
         stream: The stream, if one had begun.
     """
-    if verdict.kind is ErrorKind.CANCELLED:
+    if verdict.kind is ErrorKind.CANCELLED and not _is_refused(trial, reply):
         return _cancelled(call, trial, reply, stream)
-    if verdict.kind is ErrorKind.CALLER_BUG:
+    if verdict.kind in _BLAMES_NOBODY:
         return _caller_bug(call, trial, reply, verdict)
     if not issubclass(type(reply.error), Exception):
-        trial.permit.abandoned()
+        # What no program raises as an error is a signal to stop, as KeyboardInterrupt is.
+        cancelled(call, trial, reply.now)
         return leaves(trial, reply.error)
     if stream is None:
         is_end = trial.ends_deadline and _hit_the_deadline(call, reply, verdict)
@@ -168,16 +175,43 @@ def ends_call(
 
 
 def _cancelled(call: Call, trial: Try, reply: Reply, stream: StreamState | None) -> Step:
-    if stream is not None and stream.has_content:
-        quiet_since, response_time = stream.quiet_since, stream.response_time
+    """Settle an attempt that was cancelled; after its first content a stream has answered."""
+    now = reply.now
+    has_content = stream is not None and stream.has_content
+    if trial.permit.is_hung(now, stream.quiet_since if stream and has_content else None):
+        _hung(call, trial, now)
+    elif stream is not None and has_content:
+        succeeded(call, trial, now, None, stream.response_time)
     else:
-        quiet_since = response_time = None
-    hung = trial.permit.cancelled(
-        reply.now, call.tag, quiet_since=quiet_since, response_time=response_time
-    )
-    if hung is not None:
-        _emit_attempt_failed(call, trial, reply.now, hung)
+        cancelled(call, trial, now)
     return leaves(trial, reply.error)
+
+
+def _hung(call: Call, trial: Try, now: float) -> None:
+    """Charge an attempt that was cancelled after as long as a hanging call."""
+    trial.is_told = True
+    took = now - trial.permit.entered_at
+    call.announce(
+        trial.candidate,
+        event_names.AttemptCancelled,
+        now,
+        number=trial.number,
+        seconds=took,
+        reason=HUNG.reason,
+    )
+    try:
+        trial.permit.failed(None, now, HUNG, cooldown=call.options.cooldown, tag=call.tag)
+    finally:
+        call.emit_announced(trial.candidate)
+
+
+def _is_refused(trial: Try, reply: Reply) -> bool:
+    """Return whether the error of a reply is the rejection of an answer."""
+    error = reply.error
+    return (
+        issubclass(type(error), ResponseRejectedError)
+        and getattr(error, "target", None) == trial.candidate.target.key
+    )
 
 
 def _caller_bug(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> Step:
@@ -207,6 +241,7 @@ def charge(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> None:
     now, error, key = reply.now, reply.error, trial.candidate.target.provider_key
     assert isinstance(error, Exception)
     _keep(call, trial, reply, verdict)
+    trial.is_told = True
     is_heard = call.is_heard(trial.candidate, event_names.AttemptFailed)
     if is_heard:
         call.announce(
@@ -256,6 +291,7 @@ def _keep(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> None:
 
 
 def _emit_attempt_failed(call: Call, trial: Try, now: float, verdict: Verdict) -> None:
+    trial.is_told = True
     call.emit(trial.candidate, event_names.AttemptFailed, now, **_failure_of(trial, now, verdict))
 
 
@@ -268,6 +304,37 @@ def _failure_of(trial: Try, now: float, verdict: Verdict) -> dict[str, Any]:
         "reason": verdict.reason,
         "status": verdict.status,
     }
+
+
+def broke(call: Call, candidate: Candidate, trial: Try | None, error: BaseException) -> None:
+    """Emit what a call ends with that an error of a function of the user leaves.
+
+    Such a function judges: ``reject``, ``on_interrupt``, a strategy. No target is blamed for it.
+    A time limit or an interrupt that arrives inside it is no error of it.
+
+    Args:
+        call: The call.
+        candidate: The target that the event of the call names.
+        trial: The attempt that was judged, if there was one.
+        error: What the function raised.
+    """
+    now = call.deps.clock()
+    verdict = _CANCELLED
+    if issubclass(type(error), Exception):
+        verdict = call.deps.classify(error)
+    is_cancelled = verdict.kind is ErrorKind.CANCELLED
+    if trial is not None and not trial.is_told:
+        if is_cancelled:
+            cancelled(call, trial, now)
+        else:
+            trial.permit.abandoned()
+            reason = verdict.reason if verdict.kind is ErrorKind.CALLER_BUG else "caller_bug"
+            bug = Verdict(ErrorKind.CALLER_BUG, reason)
+            if call.hook is not None:
+                call.hook.failed(bug, class_name(type(error)))
+            _emit_attempt_failed(call, trial, now, bug)
+    if not is_cancelled:
+        emit_call_failed(call, candidate, now, ErrorKind.CALLER_BUG)
 
 
 def emit_interrupted(

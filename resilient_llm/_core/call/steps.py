@@ -19,7 +19,17 @@ if TYPE_CHECKING:
 class Try:
     """Call this target now, and reply with the outcome."""
 
-    __slots__ = ("candidate", "ends_deadline", "hook", "limit", "number", "permit", "tag")
+    __slots__ = (
+        "candidate",
+        "ends_deadline",
+        "has_begun",
+        "hook",
+        "is_told",
+        "limit",
+        "number",
+        "permit",
+        "tag",
+    )
 
     def __init__(
         self,
@@ -41,6 +51,11 @@ class Try:
         self.tag = tag
         self.hook: AttemptHook | None = None
         """What is entered and left around it; made by the driver that begins it."""
+        self.has_begun = True
+        """Whether anything was asked of the target. A driver that hands over what is to be
+        awaited, entered or iterated first says that nothing was."""
+        self.is_told = False
+        """Whether one of the three events that end an attempt was emitted, or is about to be."""
 
     @property
     def call_id(self) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resilient_llm._core.call.ending import emit_call_failed, succeeded
+from resilient_llm._core.call.ending import cancelled, emit_call_failed, succeeded
 from resilient_llm._core.call.judging import (
     charge,
     emit_interrupted,
@@ -48,6 +48,7 @@ def deliver(call: Call, trial: Try, reply: Reply, stream: StreamState) -> FlowPa
         reply = yield delivery
     except GeneratorExit:
         delivery.is_closed = True
+        trial.has_begun = False  # whoever has the delivery settles it
         raise
     now = reply.now
     step = settle(reply)
@@ -82,7 +83,7 @@ def _stopped(call: Call, trial: Try, reply: Reply, stream: StreamState) -> Step:
     if stream.has_content:
         succeeded(call, trial, reply.now, None, stream.response_time)
     else:
-        trial.permit.abandoned()
+        cancelled(call, trial, reply.now)
     return Done(None) if reply.error is None else RERAISE
 
 

@@ -1107,7 +1107,7 @@ class Circuit:
         tag: CallTag | None = None,
         *,
         enforced: bool = True,
-        by: str = "",
+        **more: str,
     ) -> None:
         self._note_locked(
             event_names.TargetBenched,
@@ -1119,7 +1119,7 @@ class Circuit:
             retry_after=None if verdict is None else verdict.retry_after,
             tag=tag,
             enforced=enforced,
-            by=by,
+            **more,
         )
 
     def _note_locked(

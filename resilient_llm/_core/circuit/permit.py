@@ -48,6 +48,9 @@ if TYPE_CHECKING:
     from resilient_llm._core.circuit.state import Admission
 
 
+HUNG = Verdict(ErrorKind.TRANSIENT, "hung")
+"""What an attempt means that was cancelled after as long as a hanging call."""
+
 _PASSAGES = "_resilient_llm_passages"
 _MOST_INSIDE = 64
 """Causes and members of groups that are looked at."""
@@ -259,16 +262,24 @@ class Permit:
         Returns:
             The verdict that was counted, or None.
         """
-        since = self.entered_at if quiet_since is None else quiet_since
-        if now - since < self.circuit.hung_after(now):
+        if not self.is_hung(now, quiet_since):
             if quiet_since is None:
                 self.abandoned()
             else:
                 self.succeeded(now, now - self.entered_at, response_time)
             return None
-        verdict = Verdict(ErrorKind.TRANSIENT, "hung")
-        self.failed(None, now, verdict, tag=tag)
-        return verdict
+        self.failed(None, now, HUNG, tag=tag)
+        return HUNG
+
+    def is_hung(self, now: float, quiet_since: float | None = None) -> bool:
+        """Return whether an attempt that is cancelled now has run so long that it hung.
+
+        Args:
+            now: Monotonic seconds.
+            quiet_since: Since when a stream that had content sent nothing.
+        """
+        since = self.entered_at if quiet_since is None else quiet_since
+        return now - since >= self.circuit.hung_after(now)
 
     def abandoned(self) -> None:
         """Give everything back without a verdict, unless it was reported already."""
