@@ -47,12 +47,19 @@ class Reporting(Binding):
         if hook is not None:
             details = {"number": 1, "seconds": took}
             hook.note(event_names.AttemptSucceeded, target.key, details)
+        call_id = "" if first is None else first.call_id
         try:
             if ended_at < generation.check_after and took < generation.slow_above:
                 generation.n += 1
             else:
                 if not generation.answered(ended_at, took, took):
-                    self._count_under_lock(generation, entered_at, ended_at, target, first)
+                    call_id = call_id or new_id()
+                    options = self.options if first is None else first.options
+                    permit = permit_of_inlined(
+                        self._candidate(target).circuit, generation, entered_at
+                    )
+                    tag = CallTag(call_id, options.observers)
+                    permit.succeeded(ended_at, took, cooldown=options.cooldown, tag=tag)
                 if ended_at >= self.look_at:
                     self._look_at_log(ended_at)
                 if not self.is_watched:
@@ -70,26 +77,11 @@ class Reporting(Binding):
                     self.by_key[target.key].circuit.outbox,
                     ended_at,
                     took,
-                    (first.call_id if first is not None else "") or new_id(),
+                    call_id or new_id(),
                     self.options.observers,
                 )
             if hook is not None:
                 hook.over()
-
-    def _count_under_lock(
-        self,
-        generation: Generation,
-        entered_at: float,
-        ended_at: float,
-        target: Target,
-        first: FirstAttempt | None,
-    ) -> None:
-        """Count an answer under the lock of its circuit."""
-        options = self.options if first is None else first.options
-        tag = CallTag((first.call_id if first is not None else "") or new_id(), options.observers)
-        permit_of_inlined(self._candidate(target).circuit, generation, entered_at).succeeded(
-            ended_at, ended_at - entered_at, cooldown=options.cooldown, tag=tag
-        )
 
     def _candidate(self, target: Target) -> Candidate:
         if self.candidates is None:
