@@ -43,10 +43,10 @@ class Reporting(Binding):
     ) -> None:
         """Report an answer to its circuit, the trace around the call and its observers."""
         took = ended_at - entered_at
-        hook = None if first is None else first.hook
-        if hook is not None:
+        if first is not None and first.hook is not None:
             details = {"number": 1, "seconds": took}
-            hook.note(event_names.AttemptSucceeded, target.key, details)
+            first.hook.note(event_names.AttemptSucceeded, target.key, details)
+            first.hook.over()
         call_id = "" if first is None else first.call_id
         try:
             if ended_at < generation.check_after and took < generation.slow_above:
@@ -80,8 +80,6 @@ class Reporting(Binding):
                     call_id or new_id(),
                     self.options.observers,
                 )
-            if hook is not None:
-                hook.over()
 
     def _candidate(self, target: Target) -> Candidate:
         if self.candidates is None:
