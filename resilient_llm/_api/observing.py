@@ -50,7 +50,7 @@ def observe(callback: Callable[[Any], object], /, *types: type[Event]) -> Callab
         raise ConfigurationError(
             "observe() takes a plain function: for async code write `async with events() as stream`"
         )
-    _check_types(types)
+    check.event_types(types)
     return _subscribe(callback, types)
 
 
@@ -59,22 +59,15 @@ def _subscribe(
     types: tuple[type[Event], ...],
     after_fork: Callable[[], object] | None = None,
 ) -> Callable[[], None]:
-    unsubscribe = runtime.dispatcher.listeners.subscribe(callback, types, after_fork)
+    listeners = runtime.dispatcher.listeners
+    subscription = listeners.subscribe(callback, types, after_fork)
     runtime.unbind_all()
 
     def stop() -> None:
-        unsubscribe()
+        listeners.unsubscribe(subscription)
         runtime.unbind_all()
 
     return stop
-
-
-def _check_types(types: tuple[Any, ...]) -> None:
-    for each in types:
-        if not isinstance(each, type) or not issubclass(each, Event):
-            raise ConfigurationError(
-                f"{each!r} is no type of event: write classes such as TargetBenched"
-            )
 
 
 @exported
@@ -196,5 +189,5 @@ def events(*types: type[Event], buffer: int = 1000) -> EventStream:
     Raises:
         ConfigurationError: If a type is not a type of event, or ``buffer`` is below 1.
     """
-    _check_types(types)
+    check.event_types(types)
     return EventStream(types, check.whole("buffer", buffer, low=1))

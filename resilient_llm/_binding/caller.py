@@ -246,6 +246,7 @@ class Caller(Reporting):
             rebind=self.injection.rebound,
         )
         call.args, call.kwargs = args, first.kwargs
+        call.tag.began_at = first.entered_at
         if self.is_stream:
             call.is_stream = True
         if first.hook is not None:
@@ -289,6 +290,7 @@ class Caller(Reporting):
         if not needs_no_flow(first.options, verdict):
             return self._failed(first, error, verdict=verdict)
         tag = CallTag(new_id, first.options.observers)
+        tag.began_at = first.entered_at
         second = SecondAttempt(first, error, now, verdict, tag)
         second.charge_first(generation)
         return second if second.permit is not None else PendingCall(*self._flow_from(second))

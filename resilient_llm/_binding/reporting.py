@@ -59,6 +59,7 @@ class Reporting(Binding):
                         self._candidate(target).circuit, generation, entered_at
                     )
                     tag = CallTag(call_id, options.observers)
+                    tag.began_at = entered_at
                     permit.succeeded(ended_at, took, cooldown=options.cooldown, tag=tag)
                 if ended_at >= self.look_at:
                     self._look_at_log(ended_at)
@@ -75,6 +76,7 @@ class Reporting(Binding):
                     self._bind()
                 runtime.dispatcher.emit_success(
                     self.by_key[target.key].circuit.outbox,
+                    entered_at,
                     ended_at,
                     took,
                     call_id or new_id(),

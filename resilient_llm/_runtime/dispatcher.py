@@ -52,6 +52,7 @@ owner (see ``outbox.HOLDER``), and what waits is taken by the next thread that e
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import weakref
@@ -223,6 +224,8 @@ class Dispatcher:
         listeners: tuple[Subscription, ...] = self._by_kind.get(kind, ())
         observers: tuple[Any, ...] = () if tag is None else tag.observers
         event: ev.Event | None = None
+        if tag is not None and self.listeners.since > tag.began_at:
+            listeners = tuple(each for each in listeners if not each.since > tag.began_at)
         if self.log is None or not self.logs(kind):
             if not listeners and not observers:
                 if outbox.is_behind:
@@ -239,6 +242,7 @@ class Dispatcher:
     def emit_success(
         self,
         outbox: Outbox,
+        began_at: float,
         happened_at: float,
         seconds: float,
         call_id: str,
@@ -252,8 +256,13 @@ class Dispatcher:
         """
         kind = event_names.AttemptSucceeded
         listeners: tuple[Subscription, ...] = self._by_kind.get(kind, ())
-        if len(listeners) + len(observers) != 1 or (self.log is not None and self.logs(kind)):
+        if (
+            len(listeners) + len(observers) != 1
+            or self.listeners.since > began_at
+            or (self.log is not None and self.logs(kind))
+        ):
             tag = CallTag(call_id, observers)
+            tag.began_at = began_at
             self.emit(outbox, kind, happened_at, tag, number=1, seconds=seconds)
             return
         only = listeners[0] if listeners else observers[0]
@@ -261,6 +270,7 @@ class Dispatcher:
         event = make(self._moment(happened_at), call_id, outbox.key, 1, seconds)
         if not self._hand_at_once(outbox, only, event, happened_at, None):
             tag = CallTag(call_id, observers)
+            tag.began_at = began_at
             outbox.add(Fact(kind, happened_at, tag, event=event))
             self.deliver(outbox, tag)
 
@@ -375,8 +385,9 @@ class Dispatcher:
             self._put(outbox, id(log), log, fact)
         if fact.line:
             return
+        began_at = math.inf if fact.tag is None else fact.tag.began_at
         for each in self._by_kind.get(fact.kind, ()):
-            if each.callback is not fact.not_for:
+            if each.callback is not fact.not_for and not each.since > began_at:
                 self._put(outbox, id(each), each, fact)
         if fact.tag is not None and fact.not_for is None:
             for callback in fact.tag.observers:

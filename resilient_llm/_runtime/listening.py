@@ -9,6 +9,7 @@ table looks at the dict after that, and sees what has changed.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, get_args
 
 from resilient_llm._core.circuit.outbox import Subscription
@@ -29,6 +30,8 @@ class Listeners:
         """``{subscription: what is called in a forked child}``."""
         self.by_kind: dict[str, tuple[Subscription, ...]] = {}
         """``{name of an event: who listens to it}``. One object, whose entries are replaced."""
+        self.since = -math.inf
+        """Calls that began before this moment are not the business of every observer."""
 
     @property
     def all(self) -> list[Subscription]:
@@ -42,8 +45,9 @@ class Listeners:
         callback: Callable[[Any], object],
         types: tuple[type[ev.Event], ...],
         after_fork: Callable[[], object] | None = None,
-    ) -> Callable[[], None]:
-        """Add an observer of these types, or of all types; return the function that removes it.
+        since: float = -math.inf,
+    ) -> Subscription:
+        """Add an observer of these types, or of all types; return what `unsubscribe` removes.
 
         A function of a module that was loaded again replaces the one that it was before.
 
@@ -51,9 +55,10 @@ class Listeners:
             callback: The observer.
             types: Classes of events.
             after_fork: Called in a forked child while the observer listens.
+            since: Events of calls that began before this moment are not for it.
         """
         names = frozenset[str]().union(*map(_names, types)) if types else None
-        subscription = Subscription(callback, names)
+        subscription = Subscription(callback, names, since)
         replaced = [each for each in self.all if replaces(callback, each.callback)]
         self._present[subscription] = after_fork
         for each in replaced:
@@ -61,18 +66,19 @@ class Listeners:
         self._publish()
         for each in replaced:
             each.end()
+        return subscription
 
-        def unsubscribe() -> None:
-            self._present.pop(subscription, None)
-            self._publish()
-            subscription.end()
-
-        return unsubscribe
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Remove an observer; what waits for it is dropped. A second time does nothing."""
+        self._present.pop(subscription, None)
+        self._publish()
+        subscription.end()
 
     def _publish(self) -> None:
         """Let the emitting threads see who listens now."""
         while True:
             present = self.all
+            self.since = max((each.since for each in present), default=-math.inf)
             self.by_kind.update(
                 {
                     kind: tuple(

@@ -38,6 +38,12 @@ class Bound(Protocol):
     def unbind(self) -> None: ...
 
 
+class Attached(Protocol):
+    """What belongs to one state of the process and ends with it, such as an exporter."""
+
+    def end(self) -> object: ...
+
+
 class Runtime:
     """The one state of the process; its parts are exchanged, the object stays."""
 
@@ -76,6 +82,8 @@ class Runtime:
         self.registry = Registry(self.settings, lambda: self.clock(), self.rng, self.dispatcher)
         self.circuits = self.registry.kept
         self.budgets = RetryBudgets()
+        self.attached: dict[Attached, None] = {}
+        """What ends with this state. Entries come and go in one step each, without a lock."""
         self.on_new_state(self)
         self._notify_exchanged()
 
@@ -162,21 +170,43 @@ class Runtime:
         return remove
 
     def exchange(self, saved: tuple[Any, ...] | None = None) -> tuple[Any, ...]:
-        """Use a saved state, or a fresh one; return the previous one."""
+        """Use a saved state, or a fresh one; return the previous one.
+
+        A state that is left for a saved one ends, and what is attached to it.
+        """
+        try:
+            if saved is not None:
+                self._end_attached()
+        finally:
+            before = self._exchange(saved)
+        return before
+
+    def _exchange(self, saved: tuple[Any, ...] | None) -> tuple[Any, ...]:
         with self.lock:
-            before = (self.settings, self.dispatcher, self.registry, self.budgets)
+            before = (self.settings, self.dispatcher, self.registry, self.budgets, self.attached)
             try:
                 self.registry.suspend(suspended=True)
                 if saved is None:
                     self.fresh()
                 else:
-                    self.settings, self.dispatcher, self.registry, self.budgets = saved
+                    self.settings, self.dispatcher, self.registry, self.budgets, self.attached = (
+                        saved
+                    )
                     self.circuits = self.registry.kept
                     self.registry.suspend(suspended=False)
                     self._notify_exchanged()
             finally:
                 self.unbind_all()
         return before
+
+    def _end_attached(self) -> None:
+        """End what is attached to the present state, the latest first, without a lock."""
+        for each in reversed(list(self.attached)):
+            try:
+                each.end()
+            except Exception:  # noqa: BLE001, S110  # what fails at its end is over, too
+                pass
+        self.attached.clear()
 
     def after_fork(self) -> None:
         """Give the child process new locks and randomness, and none of the parent's leases."""

@@ -195,6 +195,17 @@ def is_async(value: Any) -> bool:
     )
 
 
+def event_types(types: Iterable[Any]) -> None:
+    """Raise ConfigurationError if one of these is not a class of events."""
+    from resilient_llm._values.events import Event  # here: it takes a while to build the classes
+
+    for each in types:
+        if not isinstance(each, type) or not issubclass(each, Event):
+            raise ConfigurationError(
+                f"{each!r} is no type of event: write classes such as TargetBenched"
+            )
+
+
 def unknown_names(what: str, names: Iterable[str], allowed: Iterable[str]) -> None:
     """Raise ConfigurationError if one of the names is not among the allowed."""
     known = tuple(allowed)

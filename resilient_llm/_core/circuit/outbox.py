@@ -14,6 +14,7 @@ the rest, which for `MOST_WAITING` facts takes less time than building one event
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -51,6 +52,9 @@ class CallTag:
     """Events of other calls that this call has delivered."""
     others_seconds = 0.0
     """Seconds that this call has spent on them."""
+
+    began_at = math.inf
+    """When the call began, monotonic; for those who listen to later calls only."""
 
     def __init__(self, call_id: str | Callable[[], str], observers: tuple[Any, ...] = ()) -> None:
         """Take the name of the call, or what gives it one when it is first asked for."""
@@ -123,12 +127,19 @@ class Fact:
 class Subscription:
     """One observer: its function and the names of the events it listens to."""
 
-    __slots__ = ("callback", "inboxes", "is_over", "names")
+    __slots__ = ("callback", "dropped", "inboxes", "is_over", "names", "since")
 
     def __init__(
-        self, callback: Callable[[Any], object], names: frozenset[str] | None = None
+        self,
+        callback: Callable[[Any], object],
+        names: frozenset[str] | None = None,
+        since: float = -math.inf,
     ) -> None:
         self.callback = callback
+        self.since = since
+        """Calls that began before this moment are not its business."""
+        self.dropped = 0
+        """Facts that were dropped because it was busy."""
         self.names = names
         """None for every event."""
         self.inboxes: dict[int, weakref.ref[Inbox]] = {}
@@ -219,6 +230,7 @@ class Outbox:
         """Move a fact on to an inbox. Called under ``routing``."""
         if len(inbox.queue) >= MOST_WAITING:
             inbox.has_dropped = True
+            inbox.observer.dropped += 1
             self._drop(inbox.queue)
         inbox.queue.append(fact)
 

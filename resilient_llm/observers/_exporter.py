@@ -1,0 +1,154 @@
+"""`Exporter`: what every ``install`` of an exporter returns, and what each of them is built on.
+
+It subscribes functions to events, has a thread if it needs one, counts what is dropped, and ends
+with the state of the process that it was installed in. This module alone knows the runtime; an
+exporter knows this module, and what it exports to.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+from resilient_llm._runtime.background import AT_EXIT, Background
+from resilient_llm._runtime.runtime import runtime
+from resilient_llm._values import checks as check
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from resilient_llm._core.circuit.outbox import Subscription
+    from resilient_llm._values import events as ev
+
+AT_END: Final = AT_EXIT
+"""Seconds that an exporter may still work when it is uninstalled."""
+
+
+class Exporter:
+    """An installed exporter. Calling it uninstalls it; a second call does nothing.
+
+    What waits is still exported then, for at most 1 s. An exporter that was installed inside
+    ``isolated()`` is uninstalled at the end of that block.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        work: Callable[[float], bool] | None = None,
+        due: Callable[[], float] = lambda: math.inf,
+        period: float = math.inf,
+        gather: float = 0.0,
+        after_fork: Callable[[], object] = lambda: None,
+        close: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Attach an exporter to the present state of the process; `listen` subscribes it.
+
+        Args:
+            name: Of the exporter, as in its thread, in warnings and in labels.
+            work: What its thread does, or None for an exporter without a thread. This and the next
+                three as in `Background`.
+            due: When it works without being woken.
+            period: When it works at the latest.
+            gather: How long it waits for more to do.
+            after_fork: Called in a forked child, to empty queues.
+            close: Called once when it is uninstalled, after the last work.
+        """
+        self.name = name
+        self.background = None
+        """Its thread, or None."""
+        if work is not None:
+            self.background = Background(
+                name, work, due=due, period=period, gather=gather, after_fork=self._after_fork
+            )
+        self._renew = after_fork
+        self._close = close
+        self._is_over = False
+        self._dropped = 0
+        self._listeners = runtime.dispatcher.listeners
+        self._subscriptions: tuple[Subscription, ...] = ()
+        self._attached = runtime.attached
+        self._attached[self] = None
+
+    @property
+    def dropped(self) -> int:
+        """How many events were dropped, in this process, since it was installed."""
+        return self._dropped + sum(each.dropped for each in self._subscriptions)
+
+    def drop(self, count: int = 1) -> None:
+        """Count dropped events; for the exporter itself."""
+        self._dropped += count
+
+    def listen(self, callback: Callable[[Any], object], *types: type[ev.Event]) -> None:
+        """Call a function with each event of these types, or of all types if none is named.
+
+        Events of calls that have begun already are left out. The function runs on the threads of
+        the calls: it should append to a queue and wake the thread.
+        """
+        now = runtime.clock()
+        renew = self._after_fork if self.background is None else None
+        subscription = self._listeners.subscribe(callback, types, renew, since=now)
+        self._subscriptions = (*self._subscriptions, subscription)
+        runtime.unbind_all()
+
+    def wake(self) -> None:
+        """Have the thread work soon; for the exporter itself."""
+        if self.background is not None:
+            self.background.wake()
+
+    def flush(self, timeout: float = 1.0) -> bool:
+        """Do at once, in the caller, what the thread of the exporter would do.
+
+        Works under ``fake_clock()``, too.
+
+        Args:
+            timeout: Seconds after which it returns in any case.
+
+        Returns:
+            Whether everything that was due was exported in time.
+
+        Raises:
+            ConfigurationError: If ``timeout`` is not a number of seconds, 0 or more.
+        """
+        timeout = check.seconds("timeout", timeout, zero=True)
+        return self.background is None or self.background.flush(timeout)
+
+    def __call__(self) -> None:
+        """Uninstall it, after what waits was exported, for at most 1 s."""
+        if self._is_over:
+            return
+        self._is_over = True
+        self._attached.pop(self, None)
+        for each in self._subscriptions:
+            self._listeners.unsubscribe(each)
+        if self._subscriptions:
+            runtime.unbind_all()
+        try:
+            self.flush(AT_END)
+        finally:
+            if self.background is not None:
+                self.background.end()
+            self._close()
+
+    end = __call__
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it was uninstalled."""
+        return self._is_over
+
+    def _after_fork(self) -> None:
+        """Start in a forked child with empty queues and counts."""
+        self._dropped = 0
+        for each in self._subscriptions:
+            each.dropped = 0
+        self._renew()
+
+    def __repr__(self) -> str:
+        over = ", uninstalled" if self._is_over else ""
+        return f"<Exporter {self.name}{over}, {self.dropped} dropped>"
+
+
+def installed() -> list[Exporter]:
+    """Return the exporters of the present state of the process, in the order of their installs."""
+    return [each for each in list(runtime.attached) if isinstance(each, Exporter)]
