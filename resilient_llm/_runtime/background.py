@@ -208,7 +208,7 @@ class Background:
             if working.setdefault(HOLDER, me) is not me:
                 return None
             self._worker = threading.get_ident()
-            return self._work(until)
+            done = self._work(until)
         except Exception as error:  # noqa: BLE001  # one failure must not end the thread
             self._has_raised = True
             self._warn(f"failed with {type(error).__name__}")
@@ -220,6 +220,7 @@ class Background:
                     del working[HOLDER]
             except KeyError:  # another thread held it, and does not any more
                 pass
+        return done
 
     def _warn(self, text: str) -> None:
         if not self._has_warned:
