@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.hooks import CallHook
     from resilient_llm._core.call.steps import Reply, Step
 
+
 def entered(first: FirstAttempt, answer: object) -> tuple[CallHook, Any]:
     """Enter the hook of a call for the judgement of a plain answer; return what `left` needs."""
     assert first.hook is not None
