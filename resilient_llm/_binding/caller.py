@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from resilient_llm._binding import hooked
 from resilient_llm._binding.choosing import ordered
+from resilient_llm._binding.continuing import goes_on, judge_raised, pending_call, sent
 from resilient_llm._binding.first_attempt import FirstAttempt, PendingAnswer, PendingCall
 from resilient_llm._binding.reporting import Reporting, new_id
 from resilient_llm._binding.second_attempt import SecondAttempt, needs_no_flow
 from resilient_llm._core.call.call import Call, share_of
 from resilient_llm._core.call.call_flow import call_flow, running_attempt
 from resilient_llm._core.call.ending import emit_call_failed
-from resilient_llm._core.call.hooks import begun
 from resilient_llm._core.call.judging import broke, fault_of
-from resilient_llm._core.call.steps import NO_ANSWER, Reply, Reraise, Try
+from resilient_llm._core.call.steps import NO_ANSWER, Reply, Try
 from resilient_llm._core.circuit.outbox import CallTag
 from resilient_llm._core.circuit.permit import permit_of_inlined
 from resilient_llm._drive.cancellation import was_cancelled, was_cut_off
@@ -204,10 +204,8 @@ class Caller(Reporting):
             first.outcome = note_call(trace, first.call_id)
         elif self.takes_attempt:
             first.call_id = new_id()
-        hooks = runtime.dispatcher.hooks
-        if hooks:
-            first.call_id = first.call_id or new_id()
-            first.hook = begun(hooks, first.call_id, self.injection.called, self.policy.chain)
+        if runtime.dispatcher.hooks:
+            hooked.begin(first, self.injection.called, self.policy.chain)
         first.entered_at = runtime.clock()
         generation = candidates[0].circuit.slot
         if (
@@ -307,7 +305,7 @@ class Caller(Reporting):
         now = runtime.clock()
         call, flow, _ = self._running(first)
         reply = Reply(now, error=error, timed_out=timed_out, cancelled=cancelled, judged=verdict)
-        return _pending(call, flow, reply)
+        return pending_call(call, flow, reply)
 
     def resume(
         self, pending: PendingCall | SecondAttempt, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -322,7 +320,7 @@ class Caller(Reporting):
                 if following is None:
                     raise
             else:
-                if type(result) is not self.plain_type and _goes_on(result):
+                if type(result) is not self.plain_type and goes_on(result):
                     call, flow, step = self._flow_from(pending, args, kwargs)
                     return drive(call, flow, step, pending=result)
                 following = self._second_answered(pending, result)
@@ -354,7 +352,7 @@ class Caller(Reporting):
                 if following is None:
                     raise
             else:
-                if type(result) is not self.plain_type and _goes_on(result):
+                if type(result) is not self.plain_type and goes_on(result):
                     call, flow, step = self._flow_from(pending, args, kwargs)
                     return await adrive(call, flow, step, pending=result)
                 following = self._second_answered(pending, result)
@@ -377,11 +375,11 @@ class Caller(Reporting):
                 verdict = fault_of(said) if (said := reject(result)) else None
             except BaseException as error:
                 call, flow, step = self._flow_from(second)
-                self._judge_raised(call, flow, step, error)
+                judge_raised(call, flow, step, error)
                 raise
             if verdict is not None:
                 call, flow, _ = self._flow_from(second)
-                return _pending(call, flow, Reply(ended_at, judged=verdict))
+                return pending_call(call, flow, Reply(ended_at, judged=verdict))
         took = second.answered(ended_at)
         outbox = second.candidate.circuit.outbox
         if self.is_watched:
@@ -398,7 +396,7 @@ class Caller(Reporting):
         """Go on with the call flow after the second target failed, too."""
         now = runtime.clock()
         call, flow, _ = self._flow_from(second)
-        return _pending(call, flow, Reply(now, error=error, cancelled=cancelled))
+        return pending_call(call, flow, Reply(now, error=error, cancelled=cancelled))
 
     def _flow_from(
         self,
@@ -456,7 +454,7 @@ class Caller(Reporting):
                     verdict = fault_of(said) if (said := reject(result)) else None
                 except BaseException as error:
                     first = first or self._wrappers_attempt(generation, entered_at, target)
-                    self._judge_raised(*self._running(first), error)
+                    judge_raised(*self._running(first), error)
                     raise
                 if verdict is not None:
                     first = first or self._wrappers_attempt(generation, entered_at, target)
@@ -489,7 +487,7 @@ class Caller(Reporting):
             try:
                 verdict = fault_of(self.reject(result))
             except BaseException as error:
-                self._judge_raised(*self._running(first), error)
+                judge_raised(*self._running(first), error)
                 raise
         if verdict is not None:
             return self._refused(first, ended_at, verdict)
@@ -532,22 +530,17 @@ class Caller(Reporting):
     def _refused(self, first: FirstAttempt, now: float, verdict: Verdict) -> PendingCall:
         """Return how a call goes on after ``reject`` refused the answer."""
         call, flow, _ = self._running(first)
-        return PendingCall(call, flow, hooked.sent(call, flow, Reply(now, judged=verdict)))
-
-    def _judge_raised(self, call: Call, flow: CallFlow, step: Step, error: BaseException) -> None:
-        """End a call whose ``reject`` raised, after an attempt that answered."""
-        assert type(step) is Try
-        call.attempts += 1
-        broke(call, step.candidate, step, error)
-        flow.close()
-        call.clear()
+        return PendingCall(call, flow, sent(call, flow, Reply(now, judged=verdict)))
 
     def _not_begun(self, candidates: tuple[Candidate, ...], error: Exception) -> None:
         """Emit that a call failed whose targets could not be chosen."""
         first = FirstAttempt(candidates, candidates[0], {}, self.options, self.deps)
         first.call_id = named_call_id(open_trace()) or new_id()
         first.entered_at = runtime.clock()
-        broke(self.new_call((), first), candidates[0], None, error)
+        hooked.begin(first, self.injection.called, self.policy.chain)
+        call = self.new_call((), first)
+        broke(call, candidates[0], None, error)
+        call.clear()
 
     async def _guard_awaitable(
         self, first: FirstAttempt, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -604,18 +597,3 @@ class Caller(Reporting):
     ) -> Any:
         call, flow, running = self._running(first, args, kwargs)
         return await adrive(call, flow, running, pending=stream)
-
-
-def _goes_on(result: Any) -> bool:
-    """Return whether a result is awaited, iterated or entered before it is an answer."""
-    return is_awaitable(result) or kind_of(result) is not None
-
-
-def _pending(call: Call, flow: CallFlow, reply: Reply) -> PendingCall | None:
-    """Return how a call goes on after a reply; None if the error of the reply leaves it."""
-    step = hooked.sent(call, flow, reply)
-    if type(step) is Reraise:
-        flow.close()
-        call.clear()
-        return None
-    return PendingCall(call, flow, step)

@@ -1,18 +1,31 @@
-"""The first attempt of a call that has a hook: what is done after it, inside the hook of the call.
-
-Without a hook `Caller` does all this by itself.
-"""
+"""The hook of a call, as far as its first attempt needs no call flow."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from resilient_llm._binding.reporting import new_id
+from resilient_llm._core.call.hooks import begun
+from resilient_llm._runtime.runtime import runtime
+
 if TYPE_CHECKING:
     from resilient_llm._binding.first_attempt import FirstAttempt
-    from resilient_llm._core.call.call import Call
-    from resilient_llm._core.call.call_flow import CallFlow
     from resilient_llm._core.call.hooks import CallHook
-    from resilient_llm._core.call.steps import Reply, Step
+    from resilient_llm._values.target import Target
+
+
+def begin(first: FirstAttempt, function: str, chain: tuple[Target, ...]) -> None:
+    """Begin what is entered and left around a call, if a hook is installed.
+
+    Args:
+        first: What is known of the call.
+        function: What metrics call its function.
+        chain: The targets of its policy, in declared order.
+    """
+    hooks = runtime.dispatcher.hooks
+    if hooks:
+        first.call_id = first.call_id or new_id()
+        first.hook = begun(hooks, first.call_id, function, chain)
 
 
 def entered(first: FirstAttempt, answer: object) -> tuple[CallHook, Any]:
@@ -27,18 +40,3 @@ def left(entered: tuple[CallHook, Any]) -> None:
     """Leave the hook of a call that `entered` has entered."""
     hook, token = entered
     hook.leave(token)
-
-
-def sent(call: Call, flow: CallFlow, reply: Reply) -> Step:
-    """Send a reply to a call flow, inside the hook of the call; return what it asks for."""
-    hook = call.hook
-    if hook is None:
-        return flow.send(reply)
-    token = hook.enter()
-    try:
-        return flow.send(reply)
-    except BaseException:
-        hook.over()
-        raise
-    finally:
-        hook.leave(token)

@@ -303,6 +303,8 @@ def _full_name(fn: Any) -> str:
     """Return ``module.qualname`` of a function, or of the class of a callable object."""
     while isinstance(fn, functools.partial):
         fn = fn.func
-    named = fn if isinstance(getattr(fn, "__qualname__", None), str) else type(fn)
-    module = getattr(named, "__module__", None)
+    named = fn
+    if not isinstance(getattr(fn, "__qualname__", None), str):
+        named = fn.__class__
+    module: Any = getattr(named, "__module__", None)
     return f"{module}.{named.__qualname__}" if isinstance(module, str) else named.__qualname__

@@ -129,7 +129,7 @@ class Around:
 
     def __init__(self, recorder: Recorder, span: Span | None) -> None:
         self.recorder = recorder
-        self.span = span
+        self.span: Span | None = span
         self._outside: Context | None = None
         self._with_it: Context | None = None
         """The last context in which it was entered, and the same with the span."""
@@ -158,7 +158,8 @@ class Around:
             return
         try:
             if type(entered) is Token:
-                cast("Token[Context]", entered).var.reset(entered)
+                token = cast("Token[Context]", entered)
+                token.var.reset(token)
             else:  # another implementation of contexts is in use
                 otel_context.detach(entered)
         except (ValueError, RuntimeError):

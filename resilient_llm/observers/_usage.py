@@ -6,7 +6,7 @@ foreign classes does not run: only what an object holds is read.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, cast
 
 Usage = tuple[int | None, int | None]
 """Tokens of the request and of the answer; None if not told."""
@@ -94,12 +94,12 @@ def _count(usage: object, names: tuple[str, ...]) -> int | None:
 def _held(thing: object, name: str) -> Any:
     """Return an item of a dict, or an attribute that an object holds, or None."""
     if isinstance(thing, dict):
-        return dict.get(thing, name)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]  # anybody's dict
+        return cast("dict[str, Any]", thing).get(name)
     for store in ("__dict__", "__pydantic_extra__"):
         try:
             held: Any = object.__getattribute__(thing, store)
         except AttributeError:
             continue
         if type(held) is dict and name in held:
-            return held[name]
+            return cast("dict[str, Any]", held)[name]
     return None
