@@ -10,7 +10,7 @@ import random
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -119,10 +119,23 @@ def test_spans_agree_with_events_and_with_a_ledger(form: str) -> None:
         assert {} == wrong, seed
 
 
+def in_threads(work: Callable[[random.Random], None], given: list[random.Random]) -> None:
+    """Run a function in a thread for each, switched as often as can be."""
+    before = sys.getswitchinterval()
+    threads = [threading.Thread(target=work, args=(each,)) for each in given]
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+
+
 def test_they_agree_under_threads() -> None:
     """Chains, failures and streams in many threads, switched as often as can be."""
     asked: list[str] = []
-    before = sys.getswitchinterval()
 
     @failover(["groq/llama", "openai/gpt"], attempts=2, backoff=lambda n: 0.0)
     def ask(target: Target, rng: random.Random) -> str:
@@ -145,23 +158,14 @@ def test_they_agree_under_threads() -> None:
             if number == most:
                 break
 
-    def work(seed: int) -> None:
-        rng = random.Random(seed)
-        for _ in range(60):
+    def work(rng: random.Random) -> None:
+        for _ in range(25):
             with suppress(Exception):
-                ask(rng) if rng.random() < 0.5 else read(rng)
+                rng.choice([ask, read])(rng)
 
     configure(logging=False)
     with capture_events() as events, recorded() as found:
-        sys.setswitchinterval(1e-6)
-        try:
-            threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-        finally:
-            sys.setswitchinterval(before)
+        in_threads(work, [random.Random(seed) for seed in range(4)])
         gc.collect()
         wrong = disagreements(found, list(events), len(asked))
 

@@ -51,6 +51,7 @@ LOADED_WHEN_USED = {
     "_drive/managers.py",
     "_drive/proxies.py",
     "_binding/stream_function.py",
+    "observers/_otel_spans.py",
 }
 # Loaded only by somebody who has the extra, or pytest itself.
 FREE_TO_IMPORT = {"demo", "pytest_plugin"}
