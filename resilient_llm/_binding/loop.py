@@ -60,8 +60,6 @@ class LoopAttempt:
         # The healthy path admits a first attempt without any lease.
         self._step = step if type(step) is Try else None
         self._permit = None if self._step is None else self._step.permit
-        if self._step is not None:
-            self._step.has_begun = False  # until its block is entered
         self.cancelled_before = None if self._permit is None else attempts.cancellations()
         self._limit: TimeLimit | None = None
         self._hook: AttemptHook | None = None

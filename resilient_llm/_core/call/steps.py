@@ -51,9 +51,9 @@ class Try:
         self.tag = tag
         self.hook: AttemptHook | None = None
         """What is entered and left around it; made by the driver that begins it."""
-        self.has_begun = True
-        """Whether anything was asked of the target. A driver that hands over what is to be
-        awaited, entered or iterated first says that nothing was."""
+        self.has_begun = False
+        """Whether anything was asked of the target. The driver says so: a call may end before it
+        begins, and what an attempt gave may have to be awaited, entered or iterated first."""
         self.is_told = False
         """Whether one of the three events that end an attempt was emitted, or is about to be."""
 
