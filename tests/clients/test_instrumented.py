@@ -25,21 +25,24 @@ from tests.support.ways import run_async
 MESSAGES = [{"role": "user", "content": "Will it rain?"}]
 MODELS = {"openai": "gpt-5-mini", "anthropic": "claude-haiku"}
 INSTRUMENTORS = {
-    "openai": ("opentelemetry.instrumentation.openai_v2", "OpenAIInstrumentor"),
-    "anthropic": ("opentelemetry.instrumentation.anthropic", "AnthropicInstrumentor"),
+    "opentelemetry.instrumentation.openai_v2": ("openai", "OpenAIInstrumentor"),
+    "openinference.instrumentation.openai": ("openai", "OpenAIInstrumentor"),
+    "opentelemetry.instrumentation.anthropic": ("anthropic", "AnthropicInstrumentor"),
+    "openinference.instrumentation.anthropic": ("anthropic", "AnthropicInstrumentor"),
 }
+"""``{module: (client, class)}``. Some cannot be installed beside others; those are skipped."""
 
 
 @pytest.fixture(params=INSTRUMENTORS)
 def instrumented(request: pytest.FixtureRequest) -> Iterator[tuple[str, Recorded]]:
     """One provider, with its instrumentation and ours recording together."""
-    module, name = INSTRUMENTORS[request.param]
-    pytest.importorskip(module)
-    instrumentor = getattr(importlib.import_module(module), name)()
+    provider, name = INSTRUMENTORS[request.param]
+    pytest.importorskip(request.param)
+    instrumentor = getattr(importlib.import_module(request.param), name)()
     with recorded() as found:
         instrumentor.instrument(tracer_provider=found.tracers)
         try:
-            yield request.param, found
+            yield provider, found
         finally:
             instrumentor.uninstrument()
 
