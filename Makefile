@@ -21,6 +21,7 @@
 #     make bench-observers     the slowest call of 16 threads, with an observer and in an outage
 #     make bench-groups        the same work as bench-table, as pytest-benchmark shows it
 #     make bench-configurations  a healthy call with observers, traces, reject and so on
+#     make bench-spans           a healthy call with OpenTelemetry, beside spans made by hand
 #     make bench-instructions  whether a healthy call has become longer, counted by valgrind
 #   make clean       take the environment and everything built away
 
@@ -39,7 +40,7 @@ CORE_TESTS := tests/core tests/api tests/drive tests/rules tests/binding
 
 .DELETE_ON_ERROR:
 .PHONY: demo test test-rest system-tests pictures lint lint-style lint-types docs coverage corpus apps tracer fuzz soak mutants clean
-.PHONY: bench bench-table bench-whole bench-observers bench-groups bench-configurations bench-instructions
+.PHONY: bench bench-table bench-whole bench-observers bench-groups bench-configurations bench-spans bench-instructions
 
 demo: $(READY)-demo
 	$(BIN)/resilient-llm demo $(ARGS)
@@ -149,6 +150,9 @@ bench-groups: $(BENCH_READY)
 
 bench-configurations: $(BENCH_READY)
 	$(BENCH)/bin/python benchmarks/configurations.py $(ARGS)
+
+bench-spans: $(BENCH_READY)
+	$(BENCH)/bin/python benchmarks/spans.py $(ARGS)
 
 bench-instructions: $(BENCH_READY)
 	$(BENCH)/bin/python benchmarks/instructions.py $(ARGS)

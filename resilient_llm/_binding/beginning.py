@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from resilient_llm._binding import hooked
 from resilient_llm._binding.choosing import ordered
 from resilient_llm._binding.first_attempt import FirstAttempt
 from resilient_llm._binding.reporting import Reporting, new_id
@@ -49,6 +50,8 @@ class Beginning(Reporting):
             first.outcome = note_call(trace, first.call_id)
         elif self.takes_attempt:
             first.call_id = call_id or new_id()
+        if runtime.dispatcher.hooks:
+            hooked.begin(first, self.injection.called, self.policy.chain)
         first.entered_at = runtime.clock()
         generation = candidates[0].circuit.slot
         if (
@@ -90,6 +93,8 @@ class Beginning(Reporting):
         call.tag.began_at = first.entered_at
         if self.is_stream:
             call.is_stream = True
+        if first.hook is not None:
+            call.hook = first.hook
         return call
 
     def _not_begun(
@@ -99,4 +104,7 @@ class Beginning(Reporting):
         first = FirstAttempt(candidates, candidates[0], {}, self.options, self.deps)
         first.call_id = call_id or named_call_id(open_trace()) or new_id()
         first.entered_at = runtime.clock()
-        broke(self.new_call((), first), candidates[0], None, error)
+        hooked.begin(first, self.injection.called, self.policy.chain)
+        call = self.new_call((), first)
+        broke(call, candidates[0], None, error)
+        call.clear()

@@ -212,7 +212,7 @@ class Binding:
         """Put into the wrapper what its healthy path reads. Called under the runtime's lock."""
         self._watch(is_watched)
         self.hears_failures = hears_failures
-        if not self.wrapper or not self.effect.is_inlined:
+        if not self.wrapper or not self.effect.is_inlined or runtime.dispatcher.hooks:
             return
         others: tuple[tuple[Any, Target], ...] = ()
         if not tells_skips:
@@ -235,7 +235,9 @@ class Binding:
     def _watch(self, is_watched: bool) -> None:
         """Have each answer looked at if somebody wants to know of it, and only then."""
         self.is_watched = is_watched
-        self.is_asked = is_watched or self.options.reject is not None
+        self.is_asked = (
+            is_watched or self.options.reject is not None or bool(runtime.dispatcher.hooks)
+        )
         self.quiet_type = NoAnswer if self.is_asked else self.plain_type
         if self.wrapper:
             self.wrapper[self.plain_type_name] = self.quiet_type

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from resilient_llm._core.call.call_flow import CallFlow
+    from resilient_llm._core.call.hooks import CallHook
     from resilient_llm._core.circuit.permit import Permit
     from resilient_llm._drive.results import ResultKind
     from resilient_llm._drive.session import Suspended
@@ -190,6 +191,7 @@ class _GuardedCall:
         self.delivered: StreamState | None = None
         self.args: tuple[Any, ...] = ()
         self.kwargs: dict[str, Any] = {}
+        self.hook: CallHook | None = None
 
     def clear(self) -> None:
         self.delivered = None

@@ -13,14 +13,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from resilient_llm._binding import hooked
 from resilient_llm._binding.beginning import Beginning
+from resilient_llm._binding.continuing import goes_on, judge_raised, pending_call, sent
 from resilient_llm._binding.first_attempt import FirstAttempt, PendingAnswer, PendingCall
 from resilient_llm._binding.reporting import new_id
 from resilient_llm._binding.second_attempt import SecondAttempt, needs_no_flow
 from resilient_llm._core.call.call_flow import call_flow, running_attempt
 from resilient_llm._core.call.ending import emit_call_failed
-from resilient_llm._core.call.judging import broke, fault_of
-from resilient_llm._core.call.steps import NO_ANSWER, Reply, Reraise, Try
+from resilient_llm._core.call.judging import fault_of
+from resilient_llm._core.call.steps import NO_ANSWER, Reply, Try
 from resilient_llm._core.circuit.outbox import CallTag
 from resilient_llm._core.circuit.permit import permit_of_inlined
 from resilient_llm._drive.cancellation import was_cancelled, was_cut_off
@@ -102,8 +104,14 @@ class Caller(Beginning):
                     trim(error)
                     raise
             candidate = first.candidate
+            inside = None if first.hook is None else first.begin_inside()
+            entered = None if inside is None else inside.enter()
             try:
-                result = candidate.invoke(first, args, first.kwargs)
+                try:
+                    result = candidate.invoke(first, args, first.kwargs)
+                finally:
+                    if inside is not None:
+                        inside.leave(entered)
             except BaseException as error:
                 pending = self._failed(first, error, cancelled=was_cut_off(error))
                 if pending is None:
@@ -142,24 +150,30 @@ class Caller(Beginning):
                     trim(error)
                     raise
             candidate, timed_out, still_counted, before = first.candidate, False, 0, None
+            inside = None if first.hook is None else first.begin_inside()
+            entered = None if inside is None else inside.enter()
             try:
-                if first.limit is None:
-                    result = candidate.invoke(first, args, first.kwargs)
-                    if is_awaitable(result):
-                        result = await result
-                else:
-                    from resilient_llm._drive.aio import TimeLimit
+                try:
+                    if first.limit is None:
+                        result = candidate.invoke(first, args, first.kwargs)
+                        if is_awaitable(result):
+                            result = await result
+                    else:
+                        from resilient_llm._drive.aio import TimeLimit
 
-                    limit, result = TimeLimit(first.limit), None
-                    try:
-                        with limit:
-                            result = candidate.invoke(first, args, first.kwargs)
-                            if is_awaitable(result):
-                                result = await result
-                    finally:
-                        timed_out, still_counted = limit.ended_it, limit.still_counted
-                        before = limit.counted_before
-                    limit.check()
+                        limit, result = TimeLimit(first.limit), None
+                        try:
+                            with limit:
+                                result = candidate.invoke(first, args, first.kwargs)
+                                if is_awaitable(result):
+                                    result = await result
+                        finally:
+                            timed_out, still_counted = limit.ended_it, limit.still_counted
+                            before = limit.counted_before
+                        limit.check()
+                finally:
+                    if inside is not None:
+                        inside.leave(entered)
             except BaseException as error:
                 cut_off = timed_out and issubclass(type(error), Exception)
                 cancelled = was_cancelled(error, before, own=still_counted, since=first.entered_at)
@@ -245,7 +259,7 @@ class Caller(Beginning):
         now = runtime.clock()
         call, flow, _ = self._running(first)
         reply = Reply(now, error=error, timed_out=timed_out, cancelled=cancelled, judged=verdict)
-        return _pending(call, flow, reply)
+        return pending_call(call, flow, reply)
 
     def resume(
         self, pending: PendingCall | SecondAttempt, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -260,7 +274,7 @@ class Caller(Beginning):
                 if following is None:
                     raise
             else:
-                if type(result) is not self.plain_type and _goes_on(result):
+                if type(result) is not self.plain_type and goes_on(result):
                     call, flow, step = self._flow_from(pending, args, kwargs)
                     return drive(call, flow, step, pending=result)
                 following = self._second_answered(pending, result)
@@ -292,7 +306,7 @@ class Caller(Beginning):
                 if following is None:
                     raise
             else:
-                if type(result) is not self.plain_type and _goes_on(result):
+                if type(result) is not self.plain_type and goes_on(result):
                     call, flow, step = self._flow_from(pending, args, kwargs)
                     return await adrive(call, flow, step, pending=result)
                 following = self._second_answered(pending, result)
@@ -315,11 +329,11 @@ class Caller(Beginning):
                 verdict = fault_of(said) if (said := reject(result)) else None
             except BaseException as error:
                 call, flow, step = self._flow_from(second)
-                self._judge_raised(call, flow, step, error)
+                judge_raised(call, flow, step, error)
                 raise
             if verdict is not None:
                 call, flow, _ = self._flow_from(second)
-                return _pending(call, flow, Reply(ended_at, judged=verdict))
+                return pending_call(call, flow, Reply(ended_at, judged=verdict))
         took = second.answered(ended_at)
         outbox = second.candidate.circuit.outbox
         if self.is_watched:
@@ -336,7 +350,7 @@ class Caller(Beginning):
         """Go on with the call flow after the second target failed, too."""
         now = runtime.clock()
         call, flow, _ = self._flow_from(second)
-        return _pending(call, flow, Reply(now, error=error, cancelled=cancelled))
+        return pending_call(call, flow, Reply(now, error=error, cancelled=cancelled))
 
     def _flow_from(
         self,
@@ -390,28 +404,29 @@ class Caller(Beginning):
                 self._refuse_unawaited(first, result)
             if kind_of(result) is not None:
                 first = first or self._wrappers_attempt(generation, entered_at, target)
-                try:
-                    return self._guard_stream(first, result, args, kwargs)
-                except ResilientLLMError as error:
-                    trim(error)
-                    raise
+                return self._guard_stream(first, result, args, kwargs)
             self._is_plain(result)
         reject = self.reject
-        if reject is not None:
-            try:
-                verdict = fault_of(said) if (said := reject(result)) else None
-            except BaseException as error:
-                first = first or self._wrappers_attempt(generation, entered_at, target)
-                self._judge_raised(*self._running(first), error)
-                raise
-            if verdict is not None:
-                first = first or self._wrappers_attempt(generation, entered_at, target)
-                pending = self._refused(first, ended_at, verdict)
-                if self.injection.is_async:
-                    return PendingAnswer(lambda: self.resume_async(pending, args, kwargs))
-                return self.resume(pending, args, kwargs)
-        self._report(generation, entered_at, ended_at, target, first)
-        return result
+        entered = None if first is None or first.hook is None else hooked.entered(first, result)
+        try:
+            if reject is not None:
+                try:
+                    verdict = fault_of(said) if (said := reject(result)) else None
+                except BaseException as error:
+                    first = first or self._wrappers_attempt(generation, entered_at, target)
+                    judge_raised(*self._running(first), error)
+                    raise
+                if verdict is not None:
+                    first = first or self._wrappers_attempt(generation, entered_at, target)
+                    pending = self._refused(first, ended_at, verdict)
+                    if self.injection.is_async:
+                        return PendingAnswer(lambda: self.resume_async(pending, args, kwargs))
+                    return self.resume(pending, args, kwargs)
+            self._report(generation, entered_at, ended_at, target, first)
+            return result
+        finally:
+            if entered is not None:
+                hooked.left(entered)
 
     def left(
         self,
@@ -432,7 +447,7 @@ class Caller(Beginning):
             try:
                 verdict = fault_of(self.reject(result))
             except BaseException as error:
-                self._judge_raised(*self._running(first), error)
+                judge_raised(*self._running(first), error)
                 raise
         if verdict is not None:
             return self._refused(first, ended_at, verdict)
@@ -473,6 +488,7 @@ class Caller(Beginning):
         assert first.generation is not None
         permit = permit_of_inlined(first.candidate.circuit, first.generation, first.entered_at)
         running = running_attempt(call, first.candidate, permit, first.limits)
+        running.hook = first.inside
         flow = call_flow(call, first.entered_at, running)
         next(flow)
         return call, flow, running
@@ -480,15 +496,7 @@ class Caller(Beginning):
     def _refused(self, first: FirstAttempt, now: float, verdict: Verdict) -> PendingCall:
         """Return how a call goes on after ``reject`` refused the answer."""
         call, flow, _ = self._running(first)
-        return PendingCall(call, flow, flow.send(Reply(now, judged=verdict)))
-
-    def _judge_raised(self, call: Call, flow: CallFlow, step: Step, error: BaseException) -> None:
-        """End a call whose ``reject`` raised, after an attempt that answered."""
-        assert type(step) is Try
-        call.attempts += 1
-        broke(call, step.candidate, step, error)
-        flow.close()
-        call.clear()
+        return PendingCall(call, flow, sent(call, flow, Reply(now, judged=verdict)))
 
     async def _guard_awaitable(
         self, first: FirstAttempt, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -550,25 +558,14 @@ class Caller(Beginning):
         if self.injection.is_async:
             return PendingAnswer(lambda: self._guard_stream_async(first, stream, args, kwargs))
         call, flow, running = self._running(first, args, kwargs)
-        return drive(call, flow, running, pending=stream)
+        try:
+            return drive(call, flow, running, pending=stream)
+        except ResilientLLMError as error:
+            trim(error)
+            raise
 
     async def _guard_stream_async(
         self, first: FirstAttempt, stream: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         call, flow, running = self._running(first, args, kwargs)
         return await adrive(call, flow, running, pending=stream)
-
-
-def _goes_on(result: Any) -> bool:
-    """Return whether a result is awaited, iterated or entered before it is an answer."""
-    return is_awaitable(result) or kind_of(result) is not None
-
-
-def _pending(call: Call, flow: CallFlow, reply: Reply) -> PendingCall | None:
-    """Return how a call goes on after a reply; None if the error of the reply leaves it."""
-    step = flow.send(reply)
-    if type(step) is Reraise:
-        flow.close()
-        call.clear()
-        return None
-    return PendingCall(call, flow, step)

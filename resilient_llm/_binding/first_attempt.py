@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
     from resilient_llm._core.call.call import Call, CallDeps, Candidate, Outcome
     from resilient_llm._core.call.call_flow import CallFlow
+    from resilient_llm._core.call.hooks import AttemptHook, CallHook
     from resilient_llm._core.call.steps import Step
     from resilient_llm._core.circuit.window import Generation
     from resilient_llm._runtime.call_ids import Entered
@@ -32,6 +33,8 @@ class FirstAttempt:
         deps: What the call needs of the state of the process.
         entered: What ends the code that belongs to the call, if calls carry their names.
         outcome: Where a trace around the call expects the outcome, or None.
+        hook: What is entered and left around the call and told of it, or None.
+        inside: What is entered and left around this attempt, once it is begun, or None.
     """
 
     __slots__ = (
@@ -42,6 +45,8 @@ class FirstAttempt:
         "entered",
         "entered_at",
         "generation",
+        "hook",
+        "inside",
         "kwargs",
         "limit",
         "limits",
@@ -71,6 +76,14 @@ class FirstAttempt:
         self.limit: float | None = None
         self.outcome: Outcome | None = None
         self.entered: Entered | None = None
+        self.hook: CallHook | None = None
+        self.inside: AttemptHook | None = None
+
+    def begin_inside(self) -> AttemptHook | None:
+        """Begin what is entered and left around this attempt, if a hook is installed."""
+        if self.hook is not None:
+            self.inside = self.hook.attempt(self.candidate.target, self.number)
+        return self.inside
 
 
 class PendingAnswer:

@@ -32,6 +32,7 @@ class Injection:
     __slots__ = (
         "attempt",
         "attempt_index",
+        "called",
         "first",
         "fn",
         "gives_items",
@@ -46,6 +47,8 @@ class Injection:
 
     def __init__(self, fn: Callable[..., Any], signature: inspect.Signature) -> None:
         self.fn = fn
+        self.called = _full_name(fn)
+        """What metrics call it: ``module.qualname``."""
         self.is_passed = False
         """Whether the function is the first argument of each call, instead of ``fn``."""
         self.is_async = _is_async(fn)
@@ -289,7 +292,19 @@ def loop_injection(*, is_async: bool) -> Injection:
     def block(*, target: Target) -> None: ...
 
     injection = Injection(block, inspect.signature(block))
+    injection.called = "(loop)"
     injection.is_async = is_async
     injection.var_keyword = True  # the block reads target.params by itself
     injection.attempt = "attempt"  # and gets its limit from the `LoopAttempt` that it enters
     return injection
+
+
+def _full_name(fn: Any) -> str:
+    """Return ``module.qualname`` of a function, or of the class of a callable object."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    named = fn
+    if not isinstance(getattr(fn, "__qualname__", None), str):
+        named = fn.__class__
+    module: Any = getattr(named, "__module__", None)
+    return f"{module}.{named.__qualname__}" if isinstance(module, str) else named.__qualname__

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from resilient_llm._binding.caller import Caller
     from resilient_llm._core.call.call import Call
     from resilient_llm._core.call.call_flow import CallFlow
+    from resilient_llm._core.call.hooks import AttemptHook
     from resilient_llm._core.call.steps import Step
     from resilient_llm._drive.aio import TimeLimit
     from resilient_llm._runtime.call_ids import Entered
@@ -61,11 +62,11 @@ class LoopAttempt:
         # The healthy path admits a first attempt without any lease.
         self._step = step if type(step) is Try else None
         self._permit = None if self._step is None else self._step.permit
-        if self._step is not None:
-            self._step.has_begun = False  # until its block is entered
         self.cancelled_before = None if self._permit is None else attempts.cancellations()
         self._limit: TimeLimit | None = None
         self._entered: Entered | None = None
+        self._hook: AttemptHook | None = None
+        self._token: Any = None
 
     @property
     def result(self) -> Any:
@@ -90,6 +91,9 @@ class LoopAttempt:
             push_permit(self._permit)
         if call_ids.switch.is_on and self.call_id:
             self._entered = call_ids.enter(self.call_id)
+        self._hook = self._attempts.hook_of(self)
+        if self._hook is not None:
+            self._token = self._hook.enter()
         return self.target
 
     def __exit__(
@@ -100,6 +104,7 @@ class LoopAttempt:
     ) -> bool:
         if self._permit is not None:
             pop_permit(self._permit)
+        self._leave_hook()
         return self._leave(error, timed_out=False)
 
     async def __aenter__(self) -> Target:
@@ -119,6 +124,7 @@ class LoopAttempt:
     ) -> bool:
         if self._permit is not None:
             pop_permit(self._permit)
+        self._leave_hook()
         limit, self._limit = self._limit, None
         if limit is None:
             return self._leave(error, timed_out=False)
@@ -129,6 +135,14 @@ class LoopAttempt:
             return True
         timed_out = limit.ended_it and issubclass(type(error), Exception)
         return self._leave(error, timed_out=timed_out, still_counted=limit.still_counted)
+
+    def _leave_hook(self) -> None:
+        hook, self._hook = self._hook, None
+        if hook is not None:
+            token, self._token = self._token, None
+            hook.leave(token)
+            if self._result is not NO_ANSWER:
+                hook.answered(self._result)
 
     def _leave(
         self, error: BaseException | None, *, timed_out: bool, still_counted: int = 0
@@ -165,6 +179,13 @@ class _Attempts:
 
     def is_open(self, attempt: LoopAttempt) -> bool:
         return self._open is not None and self._open() is attempt
+
+    def hook_of(self, attempt: LoopAttempt) -> AttemptHook | None:
+        """Return what is entered and left with an attempt, if a hook is installed."""
+        if self._call is None:
+            return None if self._first is None else self._first.begin_inside()
+        hook = self._call.hook
+        return None if hook is None else hook.attempt(attempt.target, attempt.number)
 
     def cancellations(self) -> int | None:
         """Return how often the task was cancelled before an attempt; None before the first."""

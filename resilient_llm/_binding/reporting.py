@@ -14,6 +14,7 @@ from resilient_llm._core.circuit.outbox import CallTag
 from resilient_llm._core.circuit.permit import permit_of_inlined
 from resilient_llm._drive.results import is_decided_by_class
 from resilient_llm._runtime.runtime import runtime
+from resilient_llm._values import event_names
 from resilient_llm._values.kinds import AttemptRecord
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ class Reporting(Binding):
     ) -> None:
         """Report an answer to its circuit, the trace around the call and its observers."""
         took = ended_at - entered_at
+        if first is not None and first.hook is not None:
+            details = {"number": 1, "seconds": took}
+            first.hook.note(event_names.AttemptSucceeded, target.key, details)
+            first.hook.over()
         call_id = "" if first is None else first.call_id
         try:
             if ended_at < generation.check_after and took < generation.slow_above:

@@ -113,6 +113,7 @@ class SecondAttempt:
             call.untried.pop(0)
             limit = call.limit_of(self.candidate)
             running = Try(self.candidate, 1, self.permit, limit, self.tag, ends_deadline=False)
+            running.has_begun = True
         flow = call_flow(call, now, running)
         return flow, next(flow)
 

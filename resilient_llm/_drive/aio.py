@@ -13,7 +13,7 @@ from resilient_llm._drive.cancellation import (
 )
 from resilient_llm._drive.opening import begin
 from resilient_llm._drive.results import is_awaitable, kind_of, refuse_unawaited
-from resilient_llm._drive.sync import raise_from, reply_of
+from resilient_llm._drive.sync import hook_of, raise_from, reply_of, show_answer
 from resilient_llm._runtime.runtime import runtime
 
 if TYPE_CHECKING:
@@ -114,7 +114,10 @@ async def advance(
                 # Not before a first attempt: it mostly succeeds, and then the count is not needed.
                 before = cancellations() if call.attempts else None
                 try:
-                    value, kind, started = await attempt.make(pending, enters=enters)
+                    if call.hook is None:
+                        value, kind, started = await attempt.make(pending, enters=enters)
+                    else:
+                        value, kind, started = await attempt.make_inside(pending, enters=enters)
                 except BaseException as error:
                     pending = None
                     timed_out = attempt.is_cut_off and issubclass(type(error), Exception)
@@ -169,6 +172,19 @@ class _TimedAttempt:
         """Cancellations of its limit that asyncio still counts; see `TimeLimit`."""
         self.counted_before: int | None = None
         """How often the task was cancelled before; None without a limit."""
+
+    async def make_inside(
+        self, pending: Any, *, enters: bool
+    ) -> tuple[Any, ResultKind | None, StartedStream | None]:
+        """Make the attempt inside the hook of its call."""
+        hook = hook_of(self._call, self._step)
+        entered = hook.enter()
+        try:
+            made = await self.make(pending, enters=enters)
+        finally:
+            hook.leave(entered)
+        show_answer(hook, *made)
+        return made
 
     async def make(
         self, pending: Any, *, enters: bool

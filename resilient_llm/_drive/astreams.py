@@ -15,6 +15,7 @@ from resilient_llm._drive.aio import CUT_OFF, advance
 from resilient_llm._drive.aopening import ASYNC
 from resilient_llm._drive.interruption import interruption_of
 from resilient_llm._drive.opening import refuse_open_scope
+from resilient_llm._drive.reads import AsyncReads
 from resilient_llm._drive.session import DROPPED, BaseStreamSession
 from resilient_llm._drive.sync import trim
 from resilient_llm._drive.tasks import spawn
@@ -199,9 +200,13 @@ class StreamSession(BaseStreamSession):
 def _later_items(started: StartedStream) -> Any:
     """Return the items after those that were held back."""
     source = started.opened.source
+    own = None
     if started.is_over or not hasattr(source, "__anext__"):
-        return _each(() if started.is_over else source)
-    return _timed(started) if started.is_watched else source
+        own = _each(() if started.is_over else source)
+    elif started.is_watched:
+        own = _timed(started)
+    items, hook = source if own is None else own, started.opened.hook
+    return items if hook is None else AsyncReads(items, hook, own)
 
 
 async def _each(items: Iterable[Any]) -> AsyncGenerator[Any, None]:

@@ -35,7 +35,8 @@ def drive(call: Call, flow: CallFlow, step: Step, *, pending: Any = None) -> Any
         The answer; an awaitable of it if the function turns out to give awaitables; the
         guarded stream, or its manager, if it gives such.
     """
-    is_ours = True
+    is_ours, hook = True, call.hook
+    token = None if hook is None else hook.enter()
     try:
         step, given = sync.advance(call, flow, step, pending=pending)
         if type(step) is Done:
@@ -49,6 +50,8 @@ def drive(call: Call, flow: CallFlow, step: Step, *, pending: Any = None) -> Any
     finally:
         # An object that an error's traceback can reach must not hold the error.
         step = given = pending = None  # type: ignore[assignment]  # as just said
+        if hook is not None:
+            hook.leave(token)
         if is_ours:
             flow.close()
             call.clear()
@@ -68,8 +71,9 @@ async def adrive(call: Call, flow: CallFlow, step: Step, *, pending: Any = None)
     """
     from resilient_llm._drive import aio  # loaded with the first asynchronous call
 
-    is_ours = True
+    is_ours, hook = True, call.hook
     entered = call_ids.enter(call.tag.call_id) if call_ids.switch.is_on else None
+    token = None if hook is None else hook.enter()
     try:
         step, given = await aio.advance(call, flow, step, pending=pending)
         if type(step) is Done:
@@ -85,6 +89,8 @@ async def adrive(call: Call, flow: CallFlow, step: Step, *, pending: Any = None)
             call_ids.leave(entered)
         # An object that an error's traceback can reach must not hold the error.
         step = given = pending = None  # type: ignore[assignment]  # as just said
+        if hook is not None:
+            hook.leave(token)
         if is_ours:
             flow.close()
             call.clear()

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from resilient_llm._core.call.call import Call
+    from resilient_llm._core.call.hooks import AttemptHook
     from resilient_llm._core.call.steps import Try
     from resilient_llm._drive.results import ResultKind
 
@@ -153,12 +154,14 @@ class OpenStream:
         held: That iterator. It is the source, but if a tracer's proxy is around the holder.
         is_managed: Whether the value is a manager, which must be left to close the stream.
         is_stream: False if the manager gave something else, which then is the answer.
+        hook: What is entered and left around each read of it, and around its end; or None.
     """
 
     __slots__ = (
         "_is_closed",
         "held",
         "holder",
+        "hook",
         "io",
         "is_managed",
         "is_stream",
@@ -175,7 +178,9 @@ class OpenStream:
         kind: ResultKind | None,
         *,
         is_managed: bool,
+        hook: AttemptHook | None = None,
     ) -> None:
+        self.hook = hook
         self.io = io
         self.value = value
         self.stream = stream
@@ -204,11 +209,16 @@ class OpenStream:
             return None
         self._is_closed = True
         swallows = None
+        entered = None if self.hook is None else self.hook.enter()
         try:  # the manager is left even if a cancellation arrives while the stream is closed
             await self.ahang_up()
         finally:
-            if self.is_managed:
-                swallows = await self.io.leave(self.value, *(error or (None, None, None)))
+            try:
+                if self.is_managed:
+                    swallows = await self.io.leave(self.value, *(error or (None, None, None)))
+            finally:
+                if self.hook is not None:
+                    self.hook.leave(entered)
         return swallows
 
     async def ahang_up(self) -> None:
@@ -363,7 +373,12 @@ async def begin_with(
         is_managed = kind.is_manager
         stream = await io.enter(value) if is_managed else value
         opened = OpenStream(
-            io, value, stream, kind_of(stream) if is_managed else kind, is_managed=is_managed
+            io,
+            value,
+            stream,
+            kind_of(stream) if is_managed else kind,
+            is_managed=is_managed,
+            hook=step.hook,
         )
         started = StartedStream(opened, _stream_state(call, step))
         try:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from resilient_llm._core.call.call_flow import CallFlow
+    from resilient_llm._core.call.hooks import CallHook
     from resilient_llm._core.call.steps import Reply, Step
     from resilient_llm._core.stream.stream_state import StreamState
     from resilient_llm._drive.opening import StartedStream, StreamIO
@@ -48,6 +49,7 @@ class StreamedCall(Protocol):
     delivered: StreamState | None
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    hook: CallHook | None
 
     def clear(self) -> None: ...
 
@@ -194,10 +196,11 @@ class BaseStreamSession(ABC):
             suspended = self._start_call()
             step, given = suspended.step, suspended.given
             if type(step) is not Deliver:
-                entered = self._enter()
+                entered, hooked = self._enter(), self._enter_hook()
                 try:
                     step, given = await self._advance(step, given)
                 finally:
+                    self._leave_hook(hooked)
                     if entered is not None:
                         call_ids.leave(entered)
             self._deliver(step, given)
@@ -276,12 +279,15 @@ class BaseStreamSession(ABC):
         """
         step = given = reply = None
         entered = self._enter()
+        hooked = self._enter_hook()
         if self._is_closing:
             started.stream_state.stopped_by_consumer = True
         try:
             cancelled = error is not None and (
                 was_cancelled(error) if self._io.is_async else was_cut_off(error)
             )
+            if started.opened.hook is not None:
+                started.opened.hook.read(last)
             reply = started.reply(runtime.clock(), error, last, cancelled=cancelled)
             step = self._settled(reply)
             if type(step) is Reraise:
@@ -296,6 +302,7 @@ class BaseStreamSession(ABC):
             return self._deliver(step, given)
         finally:
             error = step = given = reply = None  # no frame of a traceback keeps them
+            self._leave_hook(hooked)
             if entered is not None:
                 call_ids.leave(entered)
 
@@ -329,6 +336,16 @@ class BaseStreamSession(ABC):
         return True
 
     # What they have in common.
+
+    def _enter_hook(self) -> tuple[CallHook, Any] | None:
+        """Enter the hook of the call, if it has one, for what is done between two reads."""
+        hook = None if self._call is None else self._call.hook
+        return None if hook is None else (hook, hook.enter())
+
+    def _leave_hook(self, hooked: tuple[CallHook, Any] | None) -> None:
+        if hooked is not None:
+            hook, token = hooked
+            hook.leave(token)
 
     def _start_call(self) -> Suspended:
         start, self._start, self._pending = self._start, None, None

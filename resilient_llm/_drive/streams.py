@@ -35,6 +35,7 @@ from types import GeneratorType
 from typing import TYPE_CHECKING, Any, cast
 
 from resilient_llm._drive.opening import SYNC
+from resilient_llm._drive.reads import Reads
 from resilient_llm._drive.session import DROPPED, BaseStreamSession
 from resilient_llm._drive.sync import advance, trim
 from resilient_llm._drive.tasks import run_to_end
@@ -191,7 +192,9 @@ def _later_items(started: StartedStream) -> Any:
     """Return the items after those that were held back."""
     if started.is_over:
         return ()
-    return _timed(started) if started.is_watched else started.opened.source
+    items = _timed(started) if started.is_watched else started.opened.source
+    hook = started.opened.hook
+    return items if hook is None else Reads(items, hook)
 
 
 def _of_call(items: Any, call_id: str) -> Generator[Any, None, None]:

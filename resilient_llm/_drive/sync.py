@@ -19,6 +19,7 @@ from resilient_llm._values.errors import ResilientLLMError
 if TYPE_CHECKING:
     from resilient_llm._core.call.call import Call
     from resilient_llm._core.call.call_flow import CallFlow
+    from resilient_llm._core.call.hooks import AttemptHook
     from resilient_llm._core.call.steps import Step
     from resilient_llm._drive.opening import StartedStream
     from resilient_llm._drive.results import ResultKind
@@ -46,7 +47,10 @@ def advance(
             if type(step) is Try:
                 step.has_begun = True
                 try:
-                    value, kind, started = _make_attempt(call, step, pending, enters=enters)
+                    if call.hook is None:
+                        value, kind, started = _make_attempt(call, step, pending, enters=enters)
+                    else:
+                        value, kind, started = _make_inside(call, step, pending, enters=enters)
                 except BaseException as error:
                     pending = None
                     timed_out = issubclass(type(error), NoContentError)
@@ -80,6 +84,41 @@ def advance(
                 step = flow.send(Reply(runtime.clock()))
     finally:
         step = pending = started = value = None  # type: ignore[assignment]  # no frame keeps them
+
+
+def _make_inside(
+    call: Call, step: Try, pending: Any, *, enters: bool
+) -> tuple[Any, ResultKind | None, StartedStream | None]:
+    """Make one attempt inside the hook of its call."""
+    hook = hook_of(call, step)
+    entered = hook.enter()
+    try:
+        made = _make_attempt(call, step, pending, enters=enters)
+    finally:
+        hook.leave(entered)
+    show_answer(hook, *made)
+    return made
+
+
+def hook_of(call: Call, step: Try) -> AttemptHook:
+    """Return what is entered and left around an attempt of a call that has a hook."""
+    if step.hook is None:
+        assert call.hook is not None
+        step.hook = call.hook.attempt(step.candidate.target, step.number)
+    return step.hook
+
+
+def show_answer(
+    hook: AttemptHook, value: Any, kind: ResultKind | None, started: StartedStream | None
+) -> None:
+    """Let a hook look at what an attempt gave, if that is an answer or a begun stream."""
+    if started is None:
+        if kind is None and not is_awaitable(value):
+            hook.answered(value)
+    elif not started.opened.is_stream:
+        hook.answered(started.opened.stream)
+    else:
+        hook.read(started.stream_state.held)
 
 
 def _make_attempt(

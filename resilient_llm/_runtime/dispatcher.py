@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
+    from resilient_llm._core.call.hooks import Hook
     from resilient_llm._core.circuit.outbox import Outbox
     from resilient_llm._values import events as ev
 
@@ -166,6 +167,9 @@ class Dispatcher:
         self._moment = moment
         self._clock = clock
         self.listeners = Listeners()
+        self.hooks: tuple[Hook, ...] = ()
+        """What is entered and left around each call; exchanged as a whole, with all functions
+        unbound: see ``_core/call/hooks.py``."""
         self._by_kind = self.listeners.by_kind
         self._failed_before: dict[int, weakref.ref[Any]] = {}
         """``{id of an observer that has failed: the observer}``, while the observer exists."""

@@ -26,6 +26,7 @@ from resilient_llm._values.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from resilient_llm._core.call.hooks import Hook
     from resilient_llm._core.stream.stream_state import ItemInspector
 
 _from_timestamp = datetime.fromtimestamp  # every event asks, so it is looked up once
@@ -149,6 +150,24 @@ class Runtime:
             finally:
                 self.unbind_all()
         registry.settle()  # emits events, so without the lock
+
+    def add_hook(self, hook: Hook) -> Callable[[], None]:
+        """Enter and leave a hook around calls that start from now on, in the present state.
+
+        Returns:
+            A function that removes it. Calls that have begun keep it.
+        """
+        dispatcher = self.dispatcher
+        with self.lock:
+            dispatcher.hooks = (*dispatcher.hooks, hook)
+            self.unbind_all()
+
+        def remove() -> None:
+            with self.lock:
+                dispatcher.hooks = tuple(each for each in dispatcher.hooks if each is not hook)
+                self.unbind_all()
+
+        return remove
 
     def exchange(self, saved: tuple[Any, ...] | None = None) -> tuple[Any, ...]:
         """Use a saved state, or a fresh one; return the previous one.

@@ -21,16 +21,20 @@ from resilient_llm._runtime.background import (
 from resilient_llm._runtime.expiry import Watching, watch_benches
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values import checks as check
+from resilient_llm._version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
+    from resilient_llm._core.call.hooks import Hook
     from resilient_llm._core.circuit.outbox import Subscription
     from resilient_llm._runtime.clock import Alarm
     from resilient_llm._values import events as ev
 
 __all__ = [
     "AT_END",
+    "VERSION",
     "Exporter",
     "alarm",
     "installed",
@@ -40,6 +44,8 @@ __all__ = [
     "warn",
 ]
 
+VERSION: Final = __version__
+"""Of this library, for what tells the version of its source."""
 AT_END: Final = AT_EXIT
 """Seconds that an exporter may still work when it is uninstalled."""
 
@@ -96,6 +102,8 @@ class Exporter:
         self._listeners = runtime.dispatcher.listeners
         self._subscriptions: tuple[Subscription, ...] = ()
         self._watching: Watching | None = None
+        self._leave_calls: Callable[[], None] | None = None
+        self._has_warned = False
         self._attached = runtime.attached
         self._attached[self] = None
 
@@ -124,6 +132,25 @@ class Exporter:
         """Have the ends of benches emitted within 2 s without traffic, while it is installed."""
         if self._watching is None:
             self._watching = watch_benches()
+
+    def enter_calls(self, hook: Hook) -> None:
+        """Enter and leave a hook around each call that starts from now on; for the exporter itself.
+
+        Unlike a function that listens, it runs in the context of the call.
+        """
+        self._leave_calls = runtime.add_hook(hook)
+
+    def moment(self, monotonic: float) -> datetime:
+        """Return the aware UTC datetime of monotonic seconds."""
+        return runtime.moment(monotonic)
+
+    def lose(self, text: str) -> None:
+        """Count something that could not be exported; the first time, log why as a warning."""
+        self.drop()
+        line = runtime.dispatcher.log_line
+        if not self._has_warned and line is not None:
+            self._has_warned = True
+            line(f"exporter {self.name}: {text}", warning=True)
 
     def wake(self) -> None:
         """Have the thread work soon; for the exporter itself."""
@@ -159,6 +186,8 @@ class Exporter:
             self._listeners.unsubscribe(each)
         if self._subscriptions:
             runtime.unbind_all()
+        if self._leave_calls is not None:
+            self._leave_calls()
         try:
             self.flush(AT_END)
         finally:

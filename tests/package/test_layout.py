@@ -56,6 +56,7 @@ LOADED_WHEN_USED = {
     "admin/_feed.py",
     "admin/_openapi.py",
     "admin/_watch.py",
+    "observers/_otel_spans.py",
 }
 # Loaded only by somebody who has the extra, or pytest itself.
 FREE_TO_IMPORT = {"demo", "pytest_plugin"}

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from resilient_llm._core.backoff import Backoff
+    from resilient_llm._core.call.hooks import CallHook
     from resilient_llm._core.circuit.circuit import Circuit
     from resilient_llm._core.circuit.state import Block
     from resilient_llm._core.retry_budget import RetryBudgets
@@ -154,6 +155,8 @@ class Call:
     """Only targets with a larger context window than this may be called."""
     is_stream = False
     """Whether its attempts are known to be streams before they are made."""
+    hook: CallHook | None = None
+    """What is entered and left around its attempts, if a hook is installed."""
     has_failed = False
     """Whether `CallFailed` was emitted."""
 
@@ -196,6 +199,9 @@ class Call:
         self.last_outcomes = {}
         if self.delivered is not None or self.interruption is not None:
             self.interruption = self.delivered = None
+        if self.hook is not None:
+            hook, self.hook = self.hook, None
+            hook.over()
 
     # Targets.
 
@@ -313,6 +319,8 @@ class Call:
         self, candidate: Candidate, kind: event_names.EventName, now: float, /, **details: Any
     ) -> None:
         """Emit an event if an observer listens to its kind."""
+        if self.hook is not None:
+            self.hook.note(kind, candidate.target.key, details)
         circuit = candidate.circuit
         circuit.sink.emit(circuit.outbox, kind, now, self.tag, **details)
 
@@ -322,12 +330,18 @@ class Call:
         For events of every call, whose details are put together only if an observer listens.
         """
         circuit = candidate.circuit
-        return circuit.outbox.is_behind or circuit.sink.has_listeners(kind, self.tag)
+        return (
+            self.hook is not None
+            or circuit.outbox.is_behind
+            or circuit.sink.has_listeners(kind, self.tag)
+        )
 
     def announce(
         self, candidate: Candidate, kind: event_names.EventName, now: float, /, **details: Any
     ) -> None:
         """Prepare an event for the circuit to append when it charges what the event tells of."""
+        if self.hook is not None:
+            self.hook.note(kind, candidate.target.key, details)
         circuit = candidate.circuit
         if circuit.sink.has_listeners(kind, self.tag):
             self.tag.cause = (circuit.outbox, Fact(kind, now, self.tag, details))
@@ -339,6 +353,12 @@ class Call:
             self.tag.append_cause()
         if circuit.outbox.pending or circuit.outbox.is_behind:
             circuit.sink.deliver(circuit.outbox, self.tag)
+
+    def settled(self, candidate: Candidate, now: float) -> None:
+        """Let the hook know that all which follows from the last attempt's failure is done."""
+        if self.hook is not None:
+            block = block_of(candidate.circuit, now)
+            self.hook.settled(None if block is None else block.until)
 
     def report_failure(
         self, candidate: Candidate, function: Callable[..., object], failure: Exception, now: float

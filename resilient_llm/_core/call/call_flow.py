@@ -93,8 +93,11 @@ def running_attempt(
     """
     _skip_to(call, candidate, permit.entered_at)
     if limits is None:
-        return _attempt_on(call, candidate, permit, call.limit_of(candidate), number=1)
-    return Try(candidate, 1, permit, limits[0], call.tag, ends_deadline=limits[1])
+        running = _attempt_on(call, candidate, permit, call.limit_of(candidate), number=1)
+    else:
+        running = Try(candidate, 1, permit, limits[0], call.tag, ends_deadline=limits[1])
+    running.has_begun = True
+    return running
 
 
 def _skip_to(call: Call, candidate: Candidate, entered_at: float) -> None:
@@ -184,12 +187,14 @@ def _attempts(call: Call, trial: Try, *, retries: bool = True) -> FlowPart:
             step = _settled(call, trial, reply, verdict)
             if step is not None:
                 reply = None
+                call.settled(trial.candidate, now)
                 yield step
                 return True, now
             if answered is None and verdict.retryable and call.options.attempts > 1:
                 answered = trial.permit.answered()
             delay = retry_in(call, trial, reply, verdict, answered) if retries else None
             reply = None
+            call.settled(trial.candidate, now)
             if delay is None:
                 return False, now
             candidate = trial.candidate

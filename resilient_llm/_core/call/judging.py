@@ -288,6 +288,8 @@ def _keep(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> None:
     error, seconds = reply.error, reply.now - trial.permit.entered_at
     assert error is not None
     call.record(trial.candidate, trial.number, seconds, error, verdict)
+    if call.hook is not None:
+        call.hook.failed(verdict, class_name(type(error)))
 
 
 def _emit_attempt_failed(call: Call, trial: Try, now: float, verdict: Verdict) -> None:
@@ -330,6 +332,8 @@ def broke(call: Call, candidate: Candidate, trial: Try | None, error: BaseExcept
             trial.permit.abandoned()
             reason = verdict.reason if verdict.kind is ErrorKind.CALLER_BUG else "caller_bug"
             bug = Verdict(ErrorKind.CALLER_BUG, reason)
+            if call.hook is not None:
+                call.hook.failed(bug, class_name(type(error)))
             _emit_attempt_failed(call, trial, now, bug)
     if not is_cancelled:
         emit_call_failed(call, candidate, now, ErrorKind.CALLER_BUG)

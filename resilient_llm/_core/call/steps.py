@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from resilient_llm._core.call.call import Candidate
+    from resilient_llm._core.call.hooks import AttemptHook
     from resilient_llm._core.circuit.outbox import CallTag
     from resilient_llm._core.circuit.permit import Permit
     from resilient_llm._core.stream.stream_state import StreamState
@@ -22,6 +23,7 @@ class Try:
         "candidate",
         "ends_deadline",
         "has_begun",
+        "hook",
         "is_told",
         "limit",
         "number",
@@ -47,9 +49,11 @@ class Try:
         self.ends_deadline = ends_deadline
         """Whether the limit is the end of the whole deadline, for which no target is blamed."""
         self.tag = tag
-        self.has_begun = True
-        """Whether anything was asked of the target. A driver that hands over what is to be
-        awaited, entered or iterated first says that nothing was."""
+        self.hook: AttemptHook | None = None
+        """What is entered and left around it; made by the driver that begins it."""
+        self.has_begun = False
+        """Whether anything was asked of the target. The driver says so: a call may end before it
+        begins, and what an attempt gave may have to be awaited, entered or iterated first."""
         self.is_told = False
         """Whether one of the three events that end an attempt was emitted, or is about to be."""
 

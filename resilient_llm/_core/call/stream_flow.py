@@ -53,6 +53,7 @@ def deliver(call: Call, trial: Try, reply: Reply, stream: StreamState) -> FlowPa
         raise
     now = reply.now
     step = settle(reply)
+    call.settled(candidate, now)
     if step is None:
         return False, now
     yield step

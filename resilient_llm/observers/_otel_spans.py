@@ -1,0 +1,440 @@
+"""The spans and counters of `otel`. Loads the API of OpenTelemetry, and so is loaded by `install`.
+
+Owns the spans of running calls. Nothing here raises an Exception: what OpenTelemetry raises, or a
+span processor or sampler of the user, is logged once.
+
+Entering a span is not OpenTelemetry's ``use_span``. That records exceptions and sets the status,
+which is decided here by the outcome, and it logs an error where a generator is closed by another
+task or by the garbage collector. Here a token that is of another context is let go.
+"""
+
+from __future__ import annotations
+
+import time
+from contextvars import Token
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from opentelemetry import context as otel_context
+from opentelemetry import metrics as otel_metrics
+from opentelemetry import trace as otel_trace
+
+from resilient_llm._values.reasons import reason_word
+from resilient_llm.observers import _otel_attributes as otel
+from resilient_llm.observers._exporter import VERSION
+from resilient_llm.observers._usage import usage_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from opentelemetry.context import Context
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import Span, Tracer, TracerProvider
+
+    from resilient_llm._values.event_names import EventName
+    from resilient_llm._values.target import Target
+    from resilient_llm._values.verdict import Verdict
+    from resilient_llm.observers._exporter import Exporter
+
+_SCOPE: Final = "resilient_llm"
+_BUCKETS: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
+"""Upper bounds of the histogram in seconds, if no view of the user has others."""
+_MOST_TARGETS: Final = 10_000
+"""Targets whose attributes are kept."""
+
+_ERROR: Final = otel_trace.StatusCode.ERROR
+_CLIENT: Final = otel_trace.SpanKind.CLIENT
+_current: Final = otel_context.get_current
+_attach: Final = otel_context.attach
+_with_span: Final = otel_trace.set_span_in_context
+_now: Final = time.time_ns
+_SILENT: Final = ("ok", "cancelled")
+"""Outcomes that leave the status of a span unset."""
+
+
+class _Meters:
+    """The instruments."""
+
+    def __init__(self, meter: otel_metrics.Meter) -> None:
+        counter = meter.create_counter
+        self.calls = counter("resilient_llm.calls", "{call}", "Calls, by function and outcome.")
+        self.attempts = counter(
+            "resilient_llm.attempts", "{attempt}", "Attempts, by target and outcome."
+        )
+        self.duration = meter.create_histogram(
+            "resilient_llm.attempt.duration",
+            "s",
+            "Duration of the attempts that succeeded, of streams to their end.",
+            explicit_bucket_boundaries_advisory=_BUCKETS,
+        )
+        self.retries = counter(
+            "resilient_llm.retries", "{retry}", "Retries on the same target, by what timed them."
+        )
+        self.failovers = counter(
+            "resilient_llm.failovers", "{failover}", "Calls that went on to another target."
+        )
+        self.skips = counter(
+            "resilient_llm.skips", "{skip}", "Targets that were passed over, by reason."
+        )
+
+
+class Recorder:
+    """What one install records with; begins each call."""
+
+    def __init__(self, exporter: Exporter) -> None:
+        """Begin without spans and without metrics."""
+        self.tracer: Tracer | None = None
+        self.meters: _Meters | None = None
+        self.has_attempts = False
+        self.moment = exporter.moment
+        self._lose = exporter.lose
+        self._constant: dict[str, dict[str, Any]] = {}
+        """``{key of a target: the attributes that all its attempts have}``"""
+
+    def trace_with(self, provider: TracerProvider | None, *, attempts: bool) -> None:
+        """Make spans of calls, and of attempts as well if these are wanted."""
+        self.tracer = otel_trace.get_tracer(_SCOPE, VERSION, provider)
+        self.has_attempts = attempts
+
+    def count_with(self, provider: MeterProvider | None) -> None:
+        """Count calls and attempts."""
+        self.meters = _Meters(otel_metrics.get_meter(_SCOPE, VERSION, provider))
+
+    def __call__(self, call_id: str, function: str, chain: Sequence[Target]) -> CallSpan:
+        """Begin a call."""
+        return CallSpan(self, call_id, function, chain)
+
+    def constant(self, target: Target) -> dict[str, Any]:
+        """Return the attributes that all attempts on a target have."""
+        found = self._constant.get(target.key)
+        if found is None:
+            if len(self._constant) >= _MOST_TARGETS:
+                self._constant.clear()
+            found = self._constant[target.key] = {
+                otel.OPERATION: "chat",
+                otel.PROVIDER: otel.PROVIDERS.get(target.provider, target.provider),
+                otel.MODEL: target.model,
+                otel.TARGET: target.key,
+            }
+        return found
+
+    def broke(self, error: Exception) -> None:
+        """Count that OpenTelemetry raised."""
+        self._lose(f"OpenTelemetry raised {type(error).__name__}, so spans or metrics are missing")
+
+
+class Around:
+    """Makes a span current, in whatever context it is entered; nothing if there is no span."""
+
+    __slots__ = ("_outside", "_with_it", "recorder", "span")
+
+    def __init__(self, recorder: Recorder, span: Span | None) -> None:
+        self.recorder = recorder
+        self.span: Span | None = span
+        self._outside: Context | None = None
+        self._with_it: Context | None = None
+        """The last context in which it was entered, and the same with the span."""
+
+    def context(self) -> Context:
+        """Return the present context with the span; baggage and all else in it stay."""
+        outside = _current()
+        if outside is self._with_it:
+            return outside
+        if self._with_it is None or outside is not self._outside:
+            assert self.span is not None
+            self._with_it, self._outside = _with_span(self.span, outside), outside
+        return self._with_it
+
+    def enter(self) -> Any:
+        if self.span is None:
+            return None
+        try:
+            return _attach(self.context())
+        except Exception as error:  # noqa: BLE001  # no call may fail with its exporter
+            self.recorder.broke(error)
+            return None
+
+    def leave(self, entered: Any) -> None:
+        if entered is None:
+            return
+        try:
+            if type(entered) is Token:
+                token = cast("Token[Context]", entered)
+                token.var.reset(token)
+            else:  # another implementation of contexts is in use
+                otel_context.detach(entered)
+        except (ValueError, RuntimeError):
+            pass  # this is another context, in which nothing was attached
+        except Exception as error:  # noqa: BLE001  # as above
+            self.recorder.broke(error)
+
+    def answered(self, answer: object) -> None:
+        """Take an answer; only an attempt's span is interested."""
+
+    def read(self, items: Iterable[Any]) -> None:
+        """Take items of a stream; only an attempt's span is interested."""
+
+
+class AttemptSpan(Around):
+    """The span of one attempt, and what is known of the attempt so far."""
+
+    __slots__ = ("ended_at", "is_recording", "outcome", "seen")
+
+    def __init__(self, recorder: Recorder, span: Span | None) -> None:
+        super().__init__(recorder, span)
+        self.outcome = ""
+        self.ended_at: int | None = None
+        """When it ended, in nanoseconds, if its span ends later."""
+        self.is_recording = span is not None and span.is_recording()
+        self.seen: dict[str, Any] = {}
+        """Attributes that the span is given at its end."""
+
+    def answered(self, answer: object) -> None:
+        if self.is_recording and type(answer) is not str:
+            self.read((answer,))
+
+    def read(self, items: Iterable[Any]) -> None:
+        if not self.is_recording:
+            return
+        try:
+            for item in items:
+                sent, received = usage_of(item)
+                if sent is not None:
+                    self.seen[otel.INPUT_TOKENS] = sent
+                if received is not None:
+                    self.seen[otel.OUTPUT_TOKENS] = received
+        except Exception as error:  # noqa: BLE001  # as above
+            self.recorder.broke(error)
+
+    def end(self) -> None:
+        """End the span with its outcome."""
+        span = self.span
+        if span is None:
+            return
+        if self.is_recording:
+            self.seen[otel.OUTCOME] = self.outcome
+            span.set_attributes(self.seen)
+            if self.outcome not in _SILENT:
+                span.set_status(_ERROR)
+        span.end(self.ended_at)
+
+
+class CallSpan(Around):
+    """The span of one call, and the call's last attempt."""
+
+    __slots__ = (
+        "__weakref__",
+        "_attempt",
+        "_attempts",
+        "_call_id",
+        "_chain",
+        "_function",
+        "_has_failed",
+        "_is_over",
+        "_served_by",
+        "_target",
+    )
+
+    def __init__(
+        self, recorder: Recorder, call_id: str, function: str, chain: Sequence[Target]
+    ) -> None:
+        super().__init__(recorder, None)
+        self._call_id = call_id
+        self._function = function
+        self._chain = chain
+        self._attempt: AttemptSpan | None = None
+        """The last attempt, until its span has ended."""
+        self._attempts = 0
+        self._target = ""
+        self._has_failed = self._is_over = False
+        self._served_by = ""
+        if recorder.tracer is not None:
+            try:
+                self.span = recorder.tracer.start_span(
+                    f"failover {function}", attributes={otel.CALL_ID: call_id}
+                )
+            except Exception as error:  # noqa: BLE001  # as above
+                recorder.broke(error)
+
+    def __del__(self) -> None:
+        # Dropped without an end: a loop left between two attempts, a manager never entered.
+        if not self._is_over:
+            self.over()
+
+    def attempt(self, target: Target, number: int) -> Around:
+        """Begin an attempt; return what is current in it: its span, or that of the call."""
+        self._end_attempt()
+        self._target = target.key
+        recorder, span = self.recorder, None
+        if recorder.has_attempts and self.span is not None:
+            try:
+                span = self._start(target, number)
+            except Exception as error:  # noqa: BLE001  # as above
+                recorder.broke(error)
+        self._attempt = AttemptSpan(recorder, span)
+        return self if span is None else self._attempt
+
+    def _start(self, target: Target, number: int) -> Span:
+        tracer = self.recorder.tracer
+        assert tracer is not None
+        attributes = {
+            **self.recorder.constant(target),
+            otel.ATTEMPT: number,
+            otel.CHAIN_POSITION: _position(self._chain, target),
+            otel.CALL_ID: self._call_id,
+        }
+        return tracer.start_span(f"chat {target.model}", self.context(), _CLIENT, attributes)
+
+    def note(self, kind: EventName, target: str, details: Mapping[str, Any]) -> None:
+        """Take a fact of the call, as the event of this name says it."""
+        take = _TAKE.get(kind)
+        if take is not None:
+            try:
+                take(self, target, details)
+            except Exception as error:  # noqa: BLE001  # as above
+                self.recorder.broke(error)
+
+    def failed(self, verdict: Verdict, type_name: str) -> None:
+        """Take that the last attempt failed. Its span ends when all that follows is done."""
+        attempt = self._attempt
+        if attempt is None or attempt.outcome:
+            return
+        attempt.outcome = verdict.kind.value
+        if attempt.is_recording:
+            attempt.ended_at = _now()
+            status = verdict.status
+            attempt.seen[otel.ERROR_TYPE] = type_name if status is None else str(status)
+            if verdict.reason:
+                attempt.seen[otel.REASON] = verdict.reason
+            if verdict.retry_after is not None:
+                attempt.seen[otel.RETRY_AFTER] = float(verdict.retry_after)
+
+    def settled(self, benched_until: float | None) -> None:
+        """Take that all which follows from the failure of the last attempt is done."""
+        attempt = self._attempt
+        if attempt is None or not attempt.outcome:
+            return
+        if benched_until is not None and attempt.is_recording:
+            attempt.seen[otel.BENCHED_UNTIL] = self.recorder.moment(benched_until).isoformat()
+        self._end_attempt()
+
+    def over(self) -> None:
+        """Take that the call has ended."""
+        if self._is_over:
+            return
+        self._is_over = True
+        self._end_attempt()
+        outcome = "failed" if self._has_failed else "ok" if self._served_by else "cancelled"
+        try:
+            self._end(outcome)
+        except Exception as error:  # noqa: BLE001  # as above
+            self.recorder.broke(error)
+
+    def _end(self, outcome: str) -> None:
+        meters, span = self.recorder.meters, self.span
+        if meters is not None:
+            meters.calls.add(1, {"function": self._function, "outcome": outcome})
+        if span is None:
+            return
+        if span.is_recording():
+            attributes: dict[str, Any] = {otel.OUTCOME: outcome, otel.ATTEMPTS: self._attempts}
+            if outcome == "ok":
+                attributes[otel.SERVED_BY] = self._served_by
+            span.set_attributes(attributes)
+            if outcome not in _SILENT:
+                span.set_status(_ERROR)
+        span.end()
+
+    def _end_attempt(self) -> None:
+        """End the last attempt.
+
+        One without an outcome asked nothing of its target, as a manager that is never entered. It
+        has no event and is not counted, and its span is dropped: spans that do not end are not
+        exported.
+        """
+        attempt, self._attempt = self._attempt, None
+        if attempt is None or not attempt.outcome:
+            return
+        self._attempts += 1
+        try:
+            attempt.end()
+            if self.recorder.meters is not None:
+                self.recorder.meters.attempts.add(
+                    1, {"target": self._target, "outcome": attempt.outcome}
+                )
+        except Exception as error:  # noqa: BLE001  # as above
+            self.recorder.broke(error)
+
+    # Facts, by the name of their event.
+
+    def _succeeded(self, target: str, details: Mapping[str, Any]) -> None:
+        self._served_by = target
+        attempt, meters = self._attempt, self.recorder.meters
+        if attempt is not None and not attempt.outcome:
+            attempt.outcome = "ok"
+            self._end_attempt()
+        if meters is not None:
+            meters.duration.record(details["seconds"], {"target": target})
+
+    def _failed(self, target: str, details: Mapping[str, Any]) -> None:
+        attempt = self._attempt
+        if attempt is None or attempt.outcome:
+            return  # `failed` has said more
+        attempt.outcome = details["kind"].value
+        status = details["status"]
+        attempt.seen[otel.REASON] = details["reason"]
+        attempt.seen[otel.ERROR_TYPE] = details["reason"] if status is None else str(status)
+
+    def _cancelled(self, target: str, details: Mapping[str, Any]) -> None:
+        attempt = self._attempt
+        if attempt is not None and not attempt.outcome:
+            attempt.outcome = "cancelled"
+            attempt.seen[otel.REASON] = details["reason"]
+            self._end_attempt()
+
+    def _committed(self, target: str, details: Mapping[str, Any]) -> None:
+        if self._attempt is not None:
+            self._attempt.seen[otel.FIRST_CHUNK] = details["seconds"]
+
+    def _retried(self, target: str, details: Mapping[str, Any]) -> None:
+        if self.recorder.meters is not None:
+            self.recorder.meters.retries.add(1, {"target": target, "source": details["source"]})
+
+    def _failed_over(self, target: str, details: Mapping[str, Any]) -> None:
+        if self.recorder.meters is not None:
+            self.recorder.meters.failovers.add(
+                1,
+                {
+                    "from_target": details["from_target"],
+                    "to_target": details["to_target"],
+                    "reason": reason_word(details["reason"]),
+                },
+            )
+
+    def _skipped(self, target: str, details: Mapping[str, Any]) -> None:
+        if self.recorder.meters is not None:
+            reason = reason_word(details["reason"])
+            self.recorder.meters.skips.add(1, {"target": target, "reason": reason})
+
+    def _call_failed(self, target: str, details: Mapping[str, Any]) -> None:
+        self._has_failed = True
+
+
+_TAKE: Final[dict[str, Callable[[CallSpan, str, Mapping[str, Any]], None]]] = {
+    "AttemptSucceeded": CallSpan._succeeded,
+    "AttemptFailed": CallSpan._failed,
+    "AttemptCancelled": CallSpan._cancelled,
+    "StreamCommitted": CallSpan._committed,
+    "RetryScheduled": CallSpan._retried,
+    "FailedOver": CallSpan._failed_over,
+    "TargetSkipped": CallSpan._skipped,
+    "CallFailed": CallSpan._call_failed,
+}
+
+
+def _position(chain: Sequence[Target], target: Target) -> int:
+    """Return the place of a target in its chain, from 0."""
+    key = target.key
+    for position, each in enumerate(chain):
+        if each.key == key:
+            return position
+    return 0
