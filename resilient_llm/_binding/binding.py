@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copyreg
 import weakref
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, Self
 
 from resilient_llm._binding.choosing import Pins
@@ -15,8 +16,9 @@ from resilient_llm._binding.client_retries import notice_client_retries
 from resilient_llm._binding.first_attempt import NoAnswer, PendingAnswer
 from resilient_llm._binding.invoking import called_injection, invoker_of
 from resilient_llm._binding.options_in_force import OptionsEffect, OptionsInForce
-from resilient_llm._binding.wrapper_code import generate
+from resilient_llm._binding.wrapper_code import Code, Codes, generate
 from resilient_llm._core.call.call import CallDeps, Candidate
+from resilient_llm._core.circuit import window
 from resilient_llm._core.circuit.circuit import Circuit
 from resilient_llm._core.circuit.window import NEVER
 from resilient_llm._drive.results import is_awaitable
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     import types
 
     from resilient_llm._binding.injection import Injection
+    from resilient_llm._core.counts import FunctionCounts
     from resilient_llm._values.policy import Options, Policy
     from resilient_llm._values.target import Target
 
@@ -149,12 +152,15 @@ class Binding:
                 rng=runtime.rng,
                 item_inspector=runtime.item_inspector,
                 clock=runtime.clock,
+                counts=self._counts(),
             )
             if effect.is_stream:
                 deps.item_inspector()  # its import must not count as waiting for a provider
             candidates = tuple(by_key[target.key] for target in self.policy.in_priority)
             wanted = self._wanted_events()
-            self._carry_ids()
+            if self.wrapper and effect.is_inlined:  # generated here, without the lock
+                counting = deps.counts is not None and window.LOCK_FREE
+                self._code(counting=counting, carries_ids=call_ids.switch.is_on)
             with runtime.lock:
                 if epoch != runtime.epoch:
                     continue
@@ -171,35 +177,25 @@ class Binding:
                 # A signal handler exchanged the state in the midst of that, and perhaps bound.
                 self.unbind()
 
-    def _carry_ids(self) -> None:
-        """Give the wrapper the code whose calls carry their names, or back the other one."""
-        wrapper = None if self.wrapper_function is None else self.wrapper_function()
-        if wrapper is None or self.injection.gives_items:
-            return
-        self.carries_ids = call_ids.switch.is_on
-        wants, has = call_ids.switch.is_on, f"{self.prefix}numbers" in wrapper.__code__.co_names
-        if wants != has:
-            # Before the code: a thread may run it at once.
-            self._put(
-                named_circuit=Unbound,
-                named_second=Unbound,
-                named_others=(),
-                numbers=call_ids.call_numbers,
-            )
-            wrapper.__code__ = generate(
-                self.injection, by_invoker=self.calls_by_invoker, carries_id=wants
-            )[0].replace(co_name=wrapper.__code__.co_name)
+    def _counts(self) -> FunctionCounts | None:
+        """Return where calls of the function are counted now, if they are."""
+        ledger = runtime.dispatcher.ledger
+        return (
+            None if ledger is None else ledger.bound(self, self.injection.called, self.policy.chain)
+        )
 
     def _wanted_events(self) -> tuple[bool, bool, bool]:
         """Return whether somebody wants to know of answers, of failures, and of skipped targets.
 
         Asks the log, which is foreign code, so it is called without a lock.
         """
+        is_counted = runtime.dispatcher.ledger is not None
         return (
             self._is_listened_to(event_names.AttemptSucceeded),
-            self._is_listened_to(event_names.AttemptFailed)
+            is_counted
+            or self._is_listened_to(event_names.AttemptFailed)
             or self._is_listened_to(event_names.FailedOver),
-            self._is_listened_to(event_names.TargetSkipped),
+            is_counted or self._is_listened_to(event_names.TargetSkipped),
         )
 
     def _publish(
@@ -214,6 +210,12 @@ class Binding:
         self.hears_failures = hears_failures
         if not self.wrapper or not self.effect.is_inlined or runtime.dispatcher.hooks:
             return
+        counts = None if self.deps is None else self.deps.counts
+        if counts is not None and not window.LOCK_FREE:
+            return  # each call takes a lock anyway, so the `Caller` makes it
+        self._use_code(counting=counts is not None)
+        if counts is not None:
+            self._put(target_counts=counts.target(candidates[0].target.key))
         others: tuple[tuple[Any, Target], ...] = ()
         if not tells_skips:
             others = tuple((candidate.circuit, candidate.target) for candidate in candidates[1:])
@@ -238,9 +240,12 @@ class Binding:
         self.is_asked = (
             is_watched or self.options.reject is not None or bool(runtime.dispatcher.hooks)
         )
-        self.quiet_type = NoAnswer if self.is_asked else self.plain_type
+        quiet_type = NoAnswer if self.is_asked else self.plain_type
+        # The wrapper counts by itself, and the `Caller` where it looks at an answer.
+        is_counted = self.deps is not None and self.deps.counts is not None
+        self.quiet_type = NoAnswer if is_counted else quiet_type
         if self.wrapper:
-            self.wrapper[self.plain_type_name] = self.quiet_type
+            self.wrapper[self.plain_type_name] = quiet_type
 
     def _see_plain(self, plain_type: type) -> None:
         """Remember the class of a plain answer, so that the next is recognised at once.
@@ -252,7 +257,8 @@ class Binding:
         """
         self.plain_type = plain_type
         if not self.is_asked:
-            self.quiet_type = plain_type
+            if self.deps is None or self.deps.counts is None:
+                self.quiet_type = plain_type
             if self.wrapper:
                 self.wrapper[self.plain_type_name] = plain_type
 
@@ -266,19 +272,48 @@ class Binding:
         """Send the next call here; called with the runtime's lock held."""
         self.candidates = None
         if self.wrapper:
-            self._put(circuit=Unbound, second=Unbound, others=())
+            self._put(circuit=Unbound, second=Unbound, others=(), target_counts=None)
             if self.carries_ids:
                 self._put(named_circuit=Unbound, named_second=Unbound, named_others=())
+
+    def _use_code(self, *, counting: bool) -> None:
+        """Have the wrapper's calls be counted and carry names, or not. Called under the lock."""
+        wrapper = None if self.wrapper_function is None else self.wrapper_function()
+        if wrapper is None:
+            return
+        carries_ids = call_ids.switch.is_on
+        code = self._code(counting=counting, carries_ids=carries_ids)[0]
+        if carries_ids and not self.carries_ids:
+            # Before the code: a thread may run it at once.
+            self._put(
+                named_circuit=Unbound,
+                named_second=Unbound,
+                named_others=(),
+                numbers=call_ids.call_numbers,
+            )
+        self.carries_ids = carries_ids
+        if wrapper.__code__ is not code:
+            wrapper.__code__ = code
+
+    def _code(self, *, counting: bool, carries_ids: bool) -> Code:
+        codes: Codes = self.wrapper.setdefault(f"{self.prefix}codes", {})
+        kind = self.calls_by_invoker, counting, carries_ids
+        if kind not in codes:
+            codes[kind] = generate(
+                self.injection, by_invoker=kind[0], counting=counting, carries_ids=carries_ids
+            )
+        return codes[kind]
 
     def _put(self, **values: Any) -> None:
         for name, value in values.items():
             self.wrapper[self.prefix + name] = value
 
-    def wrap(self, prefix: str) -> dict[str, Any]:
+    def wrap(self, prefix: str, codes: Codes) -> dict[str, Any]:
         """Return the globals of a wrapper, unbound.
 
         Args:
             prefix: Of the names of the globals.
+            codes: The code that was generated for the function.
         """
         self._name(prefix)
         self.wrapper = {
@@ -294,6 +329,8 @@ class Binding:
             clock=runtime.clock,
             plain_type=NoAnswer,
             look_at=NEVER,
+            target_counts=None,
+            codes=codes,
             **self._constants(),
         )
         return self.wrapper
@@ -311,6 +348,7 @@ class Binding:
             "has_trace": has_trace,
             "type": type,
             "is_awaitable": is_awaitable,
+            "bucket_of": bisect_left,
             "pending_answer": PendingAnswer,
         }
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.call_flow import CallFlow
     from resilient_llm._core.call.steps import Step
     from resilient_llm._core.circuit.window import Generation
+    from resilient_llm._core.counts import TargetCounts
     from resilient_llm._values.target import Target
     from resilient_llm._values.verdict import Verdict
 
@@ -104,6 +105,8 @@ class Caller(Beginning):
                     trim(error)
                     raise
             candidate = first.candidate
+            if first.deps is not None and first.deps.counts is not None:
+                first.count_begin()
             inside = None if first.hook is None else first.begin_inside()
             entered = None if inside is None else inside.enter()
             try:
@@ -150,6 +153,8 @@ class Caller(Beginning):
                     trim(error)
                     raise
             candidate, timed_out, still_counted, before = first.candidate, False, 0, None
+            if first.deps is not None and first.deps.counts is not None:
+                first.count_begin()
             inside = None if first.hook is None else first.begin_inside()
             entered = None if inside is None else inside.enter()
             try:
@@ -201,6 +206,7 @@ class Caller(Beginning):
         target: Target,
         error: BaseException,
         number: int | None = None,
+        counts: TargetCounts | None = None,
     ) -> SecondAttempt | PendingCall | None:
         """Find out how a call goes on after the wrapper's first attempt failed.
 
@@ -217,7 +223,7 @@ class Caller(Beginning):
             else was_cut_off(error)
         )
         is_simple = self.candidates is not None and self.effect.is_simple and not cancelled
-        first = self._wrappers_attempt(generation, entered_at, target, number)
+        first = self._wrappers_attempt(generation, entered_at, target, number, counts)
         if is_simple and first.candidate is not first.candidates[-1]:
             return self._moved_on(first, generation, error)
         return self._failed(first, error, cancelled=cancelled)
@@ -384,6 +390,7 @@ class Caller(Beginning):
         kwargs: dict[str, Any],
         first: FirstAttempt | None = None,
         number: int | None = None,
+        counts: TargetCounts | None = None,
     ) -> Any:
         """Do what an answer needs besides being counted; return it, or what replaces it.
 
@@ -395,15 +402,19 @@ class Caller(Beginning):
         if number is None and first is None and call_ids.switch.is_on:
             number = call_ids.taken(entered_at)
         if number is not None:
-            first = self._wrappers_attempt(generation, entered_at, target, number)
+            first = self._wrappers_attempt(generation, entered_at, target, number, counts)
         if type(result) is not self.plain_type:
             if is_awaitable(result):
-                first = first or self._wrappers_attempt(generation, entered_at, target)
+                first = first or self._wrappers_attempt(
+                    generation, entered_at, target, None, counts
+                )
                 if not self.injection.is_async:
                     return self._guard_awaitable(first, result, args, kwargs)
                 self._refuse_unawaited(first, result)
             if kind_of(result) is not None:
-                first = first or self._wrappers_attempt(generation, entered_at, target)
+                first = first or self._wrappers_attempt(
+                    generation, entered_at, target, None, counts
+                )
                 return self._guard_stream(first, result, args, kwargs)
             self._is_plain(result)
         reject = self.reject
@@ -413,16 +424,20 @@ class Caller(Beginning):
                 try:
                     verdict = fault_of(said) if (said := reject(result)) else None
                 except BaseException as error:
-                    first = first or self._wrappers_attempt(generation, entered_at, target)
+                    first = first or self._wrappers_attempt(
+                        generation, entered_at, target, None, counts
+                    )
                     judge_raised(*self._running(first), error)
                     raise
                 if verdict is not None:
-                    first = first or self._wrappers_attempt(generation, entered_at, target)
+                    first = first or self._wrappers_attempt(
+                        generation, entered_at, target, None, counts
+                    )
                     pending = self._refused(first, ended_at, verdict)
                     if self.injection.is_async:
                         return PendingAnswer(lambda: self.resume_async(pending, args, kwargs))
                     return self.resume(pending, args, kwargs)
-            self._report(generation, entered_at, ended_at, target, first)
+            self._report(generation, entered_at, ended_at, target, first, counts)
             return result
         finally:
             if entered is not None:
@@ -460,11 +475,13 @@ class Caller(Beginning):
         entered_at: float,
         target: Target,
         number: int | None = None,
+        counts: TargetCounts | None = None,
     ) -> FirstAttempt:
-        """Return what is known of a first attempt that the wrapper made."""
+        """Return what is known of a first attempt that the wrapper made, and where it counts."""
         was_bound, candidates = self.candidates is not None, self.bound()
         assert self.deps is not None
         options, deps = self.in_force.began_with(entered_at, self.deps, was_bound=was_bound)
+        deps = deps.counted_by(None if counts is None else counts.function)
         # Not from `by_key`, which another thread may have replaced since.
         candidate = candidates[0]
         if candidate.target is not target:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from resilient_llm._binding.first_attempt import FirstAttempt
     from resilient_llm._core.call.call import Candidate
     from resilient_llm._core.circuit.window import Generation
+    from resilient_llm._core.counts import TargetCounts
     from resilient_llm._values.target import Target
 
 LOOK_AGAIN: Final = 1.0
@@ -40,9 +41,14 @@ class Reporting(Binding):
         ended_at: float,
         target: Target,
         first: FirstAttempt | None,
+        counts: TargetCounts | None = None,
     ) -> None:
         """Report an answer to its circuit, the trace around the call and its observers."""
         took = ended_at - entered_at
+        if first is not None and first.deps is not None and first.deps.counts is not None:
+            counts = first.deps.counts.target(target.key)
+        if counts is not None:
+            counts.answer(took)
         if first is not None and first.hook is not None:
             details = {"number": 1, "seconds": took}
             first.hook.note(event_names.AttemptSucceeded, target.key, details)

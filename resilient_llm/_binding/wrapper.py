@@ -13,7 +13,7 @@ from resilient_llm._binding.annotations import SeenSignature, annotations_of
 from resilient_llm._binding.caller import Caller
 from resilient_llm._binding.injection import Injection, injection_of, keeps_limits
 from resilient_llm._binding.method_copy import copy_of_method
-from resilient_llm._binding.wrapper_code import generate
+from resilient_llm._binding.wrapper_code import Codes, generate
 from resilient_llm._runtime.chains import note_function
 from resilient_llm._values.errors import ConfigurationError
 
@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from resilient_llm._values.policy import Policy
-
-
-Code = tuple[types.CodeType, str, tuple[Any, ...] | None, dict[str, Any]]
-"""What `generate` returns."""
 
 
 _COPIED: Final = tuple(
@@ -102,25 +98,24 @@ def _warn_of_timeout(policy: Policy, injection: Injection, *, stacklevel: int) -
 
 
 def _wrapper(
-    holder: PolicyHolder, injection: Injection, codes: dict[bool, Code], *, is_copy: bool = False
+    holder: PolicyHolder, injection: Injection, codes: Codes, *, is_copy: bool = False
 ) -> Any:
     """Return a wrapper with its own caller and globals.
 
     Args:
         holder: The public object of the policy.
         injection: How the function takes its target.
-        codes: The code of the function's wrappers, as far as it was generated, by whether it
-            calls its targets through invokers.
+        codes: The code of the function's wrappers, as far as it was generated.
         is_copy: Whether ``.using`` makes it.
     """
     caller = Caller(holder._policy, injection)
     note_function(holder, injection.fn)
-    by_invoker = caller.calls_by_invoker
-    if by_invoker not in codes:
-        codes[by_invoker] = generate(injection, by_invoker=by_invoker)
-    code, prefix, defaults, keyword_defaults = codes[by_invoker]
+    kind = caller.calls_by_invoker, False, False
+    if kind not in codes:
+        codes[kind] = generate(injection, by_invoker=kind[0])
+    code, prefix, defaults, keyword_defaults = codes[kind]
     fn = injection.fn
-    wrapper: Any = types.FunctionType(code, caller.wrap(prefix), _name(fn), defaults)
+    wrapper: Any = types.FunctionType(code, caller.wrap(prefix, codes), _name(fn), defaults)
     caller.wrapper_function = weakref.ref(wrapper)
     wrapper.__kwdefaults__ = keyword_defaults or None
     functools.update_wrapper(wrapper, fn, _COPIED)
@@ -151,7 +146,7 @@ class _Copies:
 
     __slots__ = ("_codes", "_holder", "_injection")
 
-    def __init__(self, holder: PolicyHolder, injection: Injection, codes: dict[bool, Code]) -> None:
+    def __init__(self, holder: PolicyHolder, injection: Injection, codes: Codes) -> None:
         self._holder = holder
         self._injection = injection
         self._codes = codes

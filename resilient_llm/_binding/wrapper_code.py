@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
 _P = inspect.Parameter
 
+Code = tuple["types.CodeType", str, "tuple[Any, ...] | None", dict[str, Any]]
+"""What `generate` returns."""
+Codes = dict[tuple[bool, bool, bool], Code]
+"""``{(by invoker, counting, with names of calls): what is generated}`` of one function."""
+
 _TEMPLATE_OF_ITEMS: Final = """
 def {name}({parameters}):
     return {p}entry({args}, {kwargs})
@@ -72,6 +77,55 @@ _TEMPLATE: Final = """
     return {wait}{p}resume({p}pending, {args}, {kwargs})
 """
 
+_COUNTING_TEMPLATE: Final = """
+{define} {name}({parameters}):{pinned}
+    if {p}open_traces and {p}has_trace() is not None:
+        return {wait}{p}entry({args}, {kwargs})
+    {p}counts = {p}target_counts
+    {p}generation = {p}circuit.slot
+    {p}entered = {p}clock()
+    if {p}generation is None:
+        return {wait}{p}entry({args}, {kwargs})
+    {p}to = {p}target
+    {p}counts.begun += 1
+    try:
+        {attempt}
+    except BaseException as {p}error:
+        {p}pending = {p}on_failure({p}generation, {p}entered, {p}to, {p}error, None, {p}counts)
+        if {p}pending is None:
+            raise
+    else:
+        {p}ended = {p}clock()
+        {p}took = {p}ended - {p}entered
+        {p}bucket = {p}bucket_of({p}counts.bounds, {p}took)
+        if (
+            {p}ended >= {p}generation.check_after
+            or {p}took >= {p}generation.slow_above
+            or {p}type({p}result) is not {p}plain_type
+        ):
+            if (
+                {p}type({p}result) is not {p}plain_type
+                or {p}ended >= {p}look_at
+                or not {p}generation.answered({p}ended, {p}took, {p}took)
+            ):
+                {p}result = {p}on_success(
+                    {p}generation, {p}entered, {p}ended, {p}to, {p}result, {args}, {kwargs},
+                    None, None, {p}counts
+                )
+                return {opened}
+        else:
+            {p}generation.n += 1
+        {p}counts.answers[{p}bucket] += 1
+        {p}counts.seconds += {p}took
+        return {p}result
+    return {wait}{p}resume({p}pending, {args}, {kwargs})
+"""
+"""The same while an exporter of metrics counts (see _core/counts.py).
+
+The counts are read together with the circuit, without a call between, so that both are of one
+state. Whatever the first target cannot take at once is left to the `Caller`, which counts skips.
+"""
+
 _CIRCUITS: Final = ("circuit", "second.", "others")
 """Globals without which a wrapper makes no call by itself."""
 _NAMED: Final = "named_"
@@ -101,11 +155,17 @@ def _with_call_id(template: str, end: str) -> str:
     body = (attempt + rest).replace("\n", "\n    ")
     body = body.replace("{p}to, {p}error)", "{p}to, {p}error, {p}number)")
     body = body.replace("{args}, {kwargs}\n", "{args}, {kwargs}, None, {p}number\n")
+    body = body.replace("{p}error, None, {p}counts", "{p}error, {p}number, {p}counts")
+    body = body.replace("None, None, {p}counts", "None, {p}number, {p}counts")
     return head + _BEGIN + body + _END.replace("{end}", end)
 
 
 def generate(
-    injection: Injection, *, by_invoker: bool = False, carries_id: bool = False
+    injection: Injection,
+    *,
+    by_invoker: bool = False,
+    counting: bool = False,
+    carries_ids: bool = False,
 ) -> tuple[types.CodeType, str, tuple[Any, ...] | None, dict[str, Any]]:
     """Generate the wrapper of one function.
 
@@ -113,7 +173,8 @@ def generate(
         injection: How the function takes its target.
         by_invoker: Whether it calls its targets through the invokers of its `Caller`, since some
             have arguments or a function of their own.
-        carries_id: Whether its calls carry their names, for `call_id`.
+        counting: Whether its calls are counted for an exporter of metrics.
+        carries_ids: Whether its calls carry their names, for `call_id`.
 
     Returns:
         Its code, the prefix of the names it expects as globals, and its defaults.
@@ -127,8 +188,10 @@ def generate(
     keyword_defaults: dict[str, Any] = {}
     args, kwargs = _positional(outer), _keywords(outer)
     wait = "await " if injection.is_async else ""
-    template = _TEMPLATE_OF_ITEMS if injection.gives_items else _TEMPLATE
-    if carries_id and not injection.gives_items:
+    template = _COUNTING_TEMPLATE if counting else _TEMPLATE
+    if injection.gives_items:
+        template = _TEMPLATE_OF_ITEMS
+    elif carries_ids:
         # A coroutine may be sent on in other contexts.
         template = _with_call_id(template, "leave" if wait else "reset")
     result = f"{prefix}result"

@@ -77,6 +77,7 @@ if TYPE_CHECKING:
 
     from resilient_llm._core.call.hooks import Hook
     from resilient_llm._core.circuit.outbox import Outbox
+    from resilient_llm._core.counts import Ledger
     from resilient_llm._values import events as ev
 
 MOST_IDLE: Final = 4
@@ -180,6 +181,8 @@ class Dispatcher:
         self.log_line: LogLine | None = None
         """Writes a line that is not an event to the log of the default observer, or None."""
         self._log_subscription: Subscription | None = None
+        self.ledger: Ledger | None = None
+        """Where calls that begin now are counted; None while no exporter of metrics wants that."""
         self.seen_retrying: set[str] = set()
         """Providers whose clients were seen to retry by themselves."""
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.hooks import CallHook
     from resilient_llm._core.circuit.circuit import Circuit
     from resilient_llm._core.circuit.state import Block
+    from resilient_llm._core.counts import FunctionCounts
     from resilient_llm._core.retry_budget import RetryBudgets
     from resilient_llm._core.stream.stream_state import ItemInspector, StreamState
     from resilient_llm._values.errors import StreamInterruptedError
@@ -54,6 +55,10 @@ def share_of(left: float, own: float | None, *, is_last: bool) -> tuple[float, b
     """
     share = left if is_last else left * RESERVE
     return (own, False) if own is not None and own < share else (share, is_last)
+
+
+_ENDS: Final = (event_names.AttemptSucceeded, event_names.CallFailed)
+"""Facts by which a call ends. What ends without one was cancelled."""
 
 
 class Candidate:
@@ -85,6 +90,7 @@ class CallDeps:
         "budgets",
         "classify",
         "clock",
+        "counts",
         "fails_first",
         "item_inspector",
         "notice",
@@ -104,6 +110,7 @@ class CallDeps:
         rng: Random,
         item_inspector: Callable[[], ItemInspector],
         clock: Callable[[], float],
+        counts: FunctionCounts | None = None,
     ) -> None:
         self.item_inspector = item_inspector
         """Gives the inspector of stream items; loaded with the first stream."""
@@ -119,6 +126,16 @@ class CallDeps:
         self.clock = clock
         """Asked only where no reply of a driver says what time it is: when a flow is dropped, or
         a function of the user raises inside it."""
+        self.counts = counts
+        """Where its calls are counted, if an exporter of metrics was installed when they began."""
+
+    def counted_by(self, counts: FunctionCounts | None) -> CallDeps:
+        """Return the same for calls that are counted elsewhere, or nowhere."""
+        if counts is self.counts:
+            return self
+        given: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
+        given["counts"] = counts
+        return CallDeps(**given)
 
 
 def _merged(
@@ -159,6 +176,10 @@ class Call:
     """What is entered and left around its attempts, if a hook is installed."""
     has_failed = False
     """Whether `CallFailed` was emitted."""
+    is_counted = False
+    """Whether it was counted how the call ends, if its calls are counted."""
+    ends_later = False
+    """Whether that is counted after the end of its call flow, which was closed too early."""
 
     def __init__(
         self,
@@ -232,13 +253,21 @@ class Call:
         key = candidate.target.key
         self.blocks[key] = block
         retry_after = None if block.until is None else max(0.0, block.until - now)
-        self._skipped(candidate, BreakerOpenError(key, block.reason, retry_after), now)
+        rejection = BreakerOpenError(key, block.reason, retry_after)
+        self._skipped(candidate, rejection, now, manual=block.manual)
 
     def pass_over(self, candidate: Candidate, reason: str, now: float) -> None:
         """Record that a candidate was skipped for a reason that lies in this call."""
         self._skipped(candidate, CallRejectedError(candidate.target.key, reason), now)
 
-    def _skipped(self, candidate: Candidate, rejection: CallRejectedError, now: float) -> None:
+    def _skipped(
+        self,
+        candidate: Candidate,
+        rejection: CallRejectedError,
+        now: float,
+        *,
+        manual: bool = False,
+    ) -> None:
         key = candidate.target.key
         known = self.last_outcomes.get(key)
         if known is not None and known[1].number:
@@ -249,6 +278,8 @@ class Call:
         self.last_outcomes[key] = (rejection, record)
         if known is None:
             self.records.append(record)
+            if self.deps.counts is not None:
+                self.deps.counts.skipped(key, rejection.reason, manual=manual)
             self.emit(candidate, event_names.TargetSkipped, now, reason=rejection.reason)
 
     def other_is_live(self, now: float) -> bool:
@@ -318,9 +349,11 @@ class Call:
     def emit(
         self, candidate: Candidate, kind: event_names.EventName, now: float, /, **details: Any
     ) -> None:
-        """Emit an event if an observer listens to its kind."""
+        """Count a fact, and emit its event if an observer listens to its kind."""
         if self.hook is not None:
             self.hook.note(kind, candidate.target.key, details)
+        if self.deps.counts is not None:
+            self._count(self.deps.counts, candidate, kind, details)
         circuit = candidate.circuit
         circuit.sink.emit(circuit.outbox, kind, now, self.tag, **details)
 
@@ -332,6 +365,7 @@ class Call:
         circuit = candidate.circuit
         return (
             self.hook is not None
+            or self.deps.counts is not None
             or circuit.outbox.is_behind
             or circuit.sink.has_listeners(kind, self.tag)
         )
@@ -339,9 +373,11 @@ class Call:
     def announce(
         self, candidate: Candidate, kind: event_names.EventName, now: float, /, **details: Any
     ) -> None:
-        """Prepare an event for the circuit to append when it charges what the event tells of."""
+        """Count a fact, and prepare its event for the circuit that charges what it tells of."""
         if self.hook is not None:
             self.hook.note(kind, candidate.target.key, details)
+        if self.deps.counts is not None:
+            self._count(self.deps.counts, candidate, kind, details)
         circuit = candidate.circuit
         if circuit.sink.has_listeners(kind, self.tag):
             self.tag.cause = (circuit.outbox, Fact(kind, now, self.tag, details))
@@ -359,6 +395,24 @@ class Call:
         if self.hook is not None:
             block = block_of(candidate.circuit, now)
             self.hook.settled(None if block is None else block.until)
+
+    def _count(
+        self,
+        counts: FunctionCounts,
+        candidate: Candidate,
+        kind: event_names.EventName,
+        details: Mapping[str, Any],
+    ) -> None:
+        counts.note(kind, candidate.target.key, details)
+        if kind in _ENDS:
+            self.is_counted = True
+
+    def count_end(self) -> None:
+        """Count the call as cancelled if it has ended with neither an answer nor a failure."""
+        counts = self.deps.counts
+        if counts is not None and not self.is_counted:
+            self.is_counted = True
+            counts.call_cancelled()
 
     def report_failure(
         self, candidate: Candidate, function: Callable[..., object], failure: Exception, now: float

@@ -64,19 +64,23 @@ def call_flow(call: Call, now: float, running: Try | None = None) -> CallFlow:
         now: Monotonic seconds.
         running: What `running_attempt` returned for such an attempt; it is the first step.
     """
-    if running is not None:
-        over, now = yield from _attempts(call, running)
+    try:
+        if running is not None:
+            over, now = yield from _attempts(call, running)
+            if over:
+                return
+        over, now = yield from _each_target(call, now)
         if over:
             return
-    over, now = yield from _each_target(call, now)
-    if over:
-        return
-    if call.attempts == 0:
-        over, now = yield from _all_benched(call, now)
-        if over:
-            return
-    # A wait may take longer than it was to take.
-    yield too_late(call, now) if is_over(call, now) else gave_up(call, now)
+        if call.attempts == 0:
+            over, now = yield from _all_benched(call, now)
+            if over:
+                return
+        # A wait may take longer than it was to take.
+        yield too_late(call, now) if is_over(call, now) else gave_up(call, now)
+    finally:
+        if not call.ends_later:
+            call.count_end()
 
 
 def running_attempt(
@@ -93,7 +97,7 @@ def running_attempt(
     """
     _skip_to(call, candidate, permit.entered_at)
     if limits is None:
-        running = _attempt_on(call, candidate, permit, call.limit_of(candidate), number=1)
+        running = _limited(call, candidate, permit, call.limit_of(candidate), number=1)
     else:
         running = Try(candidate, 1, permit, limits[0], call.tag, ends_deadline=limits[1])
     running.has_begun = True
@@ -223,6 +227,15 @@ def _settled(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> Step | N
 
 
 def _attempt_on(
+    call: Call, candidate: Candidate, permit: Permit, limit: float | None, *, number: int
+) -> Try:
+    """Return a new attempt with its limit."""
+    if call.deps.counts is not None:
+        call.deps.counts.target(candidate.target.key).begin()
+    return _limited(call, candidate, permit, limit, number=number)
+
+
+def _limited(
     call: Call, candidate: Candidate, permit: Permit, limit: float | None, *, number: int
 ) -> Try:
     """Return an attempt with its limit: the target's own, within what the deadline leaves."""

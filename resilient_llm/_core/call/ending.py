@@ -82,6 +82,8 @@ def dropped(call: Call, trial: Try) -> None:
     trial.permit.abandoned()
     if trial.has_begun and not trial.is_told:
         cancelled(call, trial, call.deps.clock())
+    elif not (trial.is_told or call.ends_later) and call.deps.counts is not None:
+        call.deps.counts.target(trial.candidate.target.key).end()  # nothing was asked of it
 
 
 def leaves(trial: Try, error: BaseException | None) -> Reraise | Raise:

@@ -42,13 +42,17 @@ def deliver(call: Call, trial: Try, reply: Reply, stream: StreamState) -> FlowPa
     reply.value = stream.first_content = None
 
     def settle(reply: Reply) -> Step | None:
-        return _ended(call, trial, reply, stream)
+        try:
+            return _ended(call, trial, reply, stream)
+        finally:
+            if delivery.is_closed:  # there is no call flow any more that would count it
+                call.count_end()
 
     delivery = Deliver(restarts=restarts, settle=settle)
     try:
         reply = yield delivery
     except GeneratorExit:
-        delivery.is_closed = True
+        delivery.is_closed = call.ends_later = True
         trial.has_begun = False  # whoever has the delivery settles it
         raise
     now = reply.now
