@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from resilient_llm.observers.prometheus._families import FAMILIES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from prometheus_client.metrics_core import Metric
 
@@ -51,7 +51,8 @@ class Collector:
         return metric
 
     def _buckets(self, buckets: list[int]) -> list[tuple[str, float]]:
-        from prometheus_client.utils import floatToGoString
+        from prometheus_client import utils
 
-        bounds = [floatToGoString(each) for each in (*self._bounds, float("inf"))]
+        written: Callable[[float], str] = utils.floatToGoString
+        bounds = [written(each) for each in (*self._bounds, float("inf"))]
         return list(zip(bounds, accumulate(buckets), strict=True))

@@ -225,7 +225,7 @@ def dashboard(namespace: str = "resilient_llm") -> str:
         ConfigurationError: If no names of metrics can begin with it.
     """
     name = checked_namespace(namespace)
-    shown = {
+    shown: dict[str, Any] = {
         "title": "LLM calls",
         "uid": name.replace("_", "-")[:40],
         "description": "Benches, outcomes and latencies of calls through resilient_llm.",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from resilient_llm.observers.prometheus._families import BENCHED, BENCH_UNTIL, LIVE_TARGETS, STATE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from resilient_llm.observers.prometheus._families import Family, Labels, Metrics
 
@@ -78,8 +78,9 @@ class Files:
             self._written[series] = present
 
     def _add_buckets(self, family: Family, values: Mapping[Labels, Any]) -> None:
-        from prometheus_client.utils import floatToGoString
+        from prometheus_client import utils
 
+        written: Callable[[float], str] = utils.floatToGoString
         bounds = (*self._metrics.reading.bounds, float("inf"))
         for labels, seconds in values.items():
             for bound, number in zip(bounds, seconds.buckets, strict=True):
@@ -87,7 +88,7 @@ class Files:
                     family,
                     "_bucket",
                     (*family.labels, "le"),
-                    (*labels, floatToGoString(bound)),
+                    (*labels, written(bound)),
                     float(number),
                 )
             self._add(family, "_sum", family.labels, labels, seconds.seconds)
