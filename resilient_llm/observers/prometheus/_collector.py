@@ -5,10 +5,10 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from resilient_llm.observers.prometheus._families import FAMILIES
+from resilient_llm.observers.prometheus._families import FAMILIES, bound_texts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from prometheus_client.metrics_core import Metric
 
@@ -51,8 +51,4 @@ class Collector:
         return metric
 
     def _buckets(self, buckets: list[int]) -> list[tuple[str, float]]:
-        from prometheus_client import utils
-
-        written: Callable[[float], str] = utils.floatToGoString
-        bounds = [written(each) for each in (*self._bounds, float("inf"))]
-        return list(zip(bounds, accumulate(buckets), strict=True))
+        return list(zip(bound_texts(self._bounds), accumulate(buckets), strict=True))

@@ -203,6 +203,11 @@ class Dropped:
         return found
 
 
+def bound_texts(bounds: tuple[float, ...]) -> list[str]:
+    """Return the bounds of buckets as labels, with that of the last one."""
+    return [*(repr(each) for each in bounds), "+Inf"]
+
+
 _NAMESPACE: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*\Z")
 
 

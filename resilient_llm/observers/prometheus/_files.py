@@ -15,10 +15,16 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from resilient_llm.observers.prometheus._families import BENCHED, BENCH_UNTIL, LIVE_TARGETS, STATE
+from resilient_llm.observers.prometheus._families import (
+    BENCH_UNTIL,
+    BENCHED,
+    LIVE_TARGETS,
+    STATE,
+    bound_texts,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from resilient_llm.observers.prometheus._families import Family, Labels, Metrics
 
@@ -49,7 +55,7 @@ class Files:
         self._write(values)
         self._write(
             [
-                (family, {labels: 0.0 if family in _OF_KEYS else 1.0 for labels in of_labels})
+                (family, dict.fromkeys(of_labels, 0.0 if family in _OF_KEYS else 1.0))
                 for family, of_labels in values
                 if family in (*_OF_KEYS, LIVE_TARGETS)
             ]
@@ -78,17 +84,14 @@ class Files:
             self._written[series] = present
 
     def _add_buckets(self, family: Family, values: Mapping[Labels, Any]) -> None:
-        from prometheus_client import utils
-
-        written: Callable[[float], str] = utils.floatToGoString
-        bounds = (*self._metrics.reading.bounds, float("inf"))
+        bounds = bound_texts(self._metrics.reading.bounds)
         for labels, seconds in values.items():
             for bound, number in zip(bounds, seconds.buckets, strict=True):
                 self._add(
                     family,
                     "_bucket",
                     (*family.labels, "le"),
-                    (*labels, written(bound)),
+                    (*labels, bound),
                     float(number),
                 )
             self._add(family, "_sum", family.labels, labels, seconds.seconds)
