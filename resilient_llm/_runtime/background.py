@@ -421,6 +421,14 @@ def _after_fork() -> None:
     for each in _existing():
         if not each.is_over:
             each.after_fork()
+    util: Any = sys.modules.get("multiprocessing.util")
+    if util is not None and any(each.has_thread for each in _existing()):
+        # A child of multiprocessing forgets next what was registered until now.
+        util.register_after_fork(_at_exit, _register_exit_anew)
+
+
+def _register_exit_anew(_: object) -> None:
+    _register_exit()
 
 
 if hasattr(os, "register_at_fork"):

@@ -133,16 +133,14 @@ def _in_registry(registry: CollectorRegistry, namespace: str, metrics: Metrics) 
 
 
 def _in_files(registry: CollectorRegistry, namespace: str, metrics: Metrics) -> Exporter:
-    from resilient_llm.observers.prometheus._files import Files
+    from resilient_llm.observers.prometheus._files import Files, has_directory
 
-    files = Files(namespace, metrics)
-    try:
-        files.write()
-    except OSError as error:
+    if not has_directory():
         raise ConfigurationError(
-            "PROMETHEUS_MULTIPROC_DIR is set, and its directory cannot be written: "
-            f"{error.strerror}"
-        ) from None
+            "PROMETHEUS_MULTIPROC_DIR is set, and is no directory that can be written: "
+            "make it before the first process starts, and empty it then"
+        )
+    files = Files(namespace, metrics)
 
     def work(_: float) -> bool:
         files.write()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm.observers.prometheus._families import (
@@ -130,6 +131,14 @@ def is_multiprocess() -> bool:
     from prometheus_client import values
 
     return bool(getattr(values.ValueClass, "_multiprocess", False))
+
+
+def has_directory() -> bool:
+    """Return whether there is a directory for the files that can be written."""
+    directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR") or os.environ.get(
+        "prometheus_multiproc_dir", ""
+    )
+    return Path(directory).is_dir() and os.access(directory, os.W_OK)
 
 
 def _before_fork() -> None:
