@@ -135,9 +135,9 @@ def is_multiprocess() -> bool:
 
 def has_directory() -> bool:
     """Return whether there is a directory for the files that can be written."""
-    directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR") or os.environ.get(
-        "prometheus_multiproc_dir", ""
-    )
+    # The client reads the older spelling, too.
+    names = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")
+    directory = next((os.environ[name] for name in names if name in os.environ), "")
     return Path(directory).is_dir() and os.access(directory, os.W_OK)
 
 
