@@ -45,7 +45,13 @@ ERRORS: dict[str, Any] = {
     "unknown": lambda: StrangeError(),
     "bad_response": None,
 }
-NEVER_OPENS = {"failures": 10**9, "min_calls": 10**9, "window": 10**6, "error_rate": 1.0}
+NEVER_OPENS = {
+    "mode": "metrics_only",
+    "failures": 10**9,
+    "min_calls": 10**9,
+    "window": 10**6,
+    "error_rate": 1.0,
+}
 HARMS = {"ok", "transient"}
 
 
