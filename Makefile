@@ -150,6 +150,7 @@ bench-groups: $(BENCH_READY)
 
 bench-configurations: $(BENCH_READY)
 	$(BENCH)/bin/python benchmarks/configurations.py $(ARGS)
+	$(BENCH)/bin/python benchmarks/metrics.py $(ARGS)
 
 bench-spans: $(BENCH_READY)
 	$(BENCH)/bin/python benchmarks/spans.py $(ARGS)

@@ -128,6 +128,15 @@ def _configured(what: str) -> Work:
     return _sync(setup.__enter__())
 
 
+def _exported() -> Work:
+    import healthy
+    from metrics import exported
+
+    _never_left.append(entered := exported())
+    entered.__enter__()
+    return _sync(healthy.first())
+
+
 _never_left: list[Any] = []
 
 
@@ -145,6 +154,7 @@ WORK: dict[str, tuple[Callable[[], Work], str | None]] = {
     "failover, slow_call=": (lambda: _configured("slow_call="), "empty"),
     "failover, one error": (lambda: _configured("one error below min_calls"), "empty"),
     "failover, Target(params=)": (lambda: _configured("Target(params=)"), "empty"),
+    "failover, Prometheus": (_exported, "empty"),
     "failover, pinned": (lambda: _configured("pinned call"), "empty"),
 }
 """``{name: (what makes the work, name of what it is compared with)}``."""
