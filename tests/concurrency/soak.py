@@ -49,6 +49,7 @@ if __package__ in (None, ""):  # run as a file: the package beside this director
 
 import httpx
 import trio
+from prometheus_client import CollectorRegistry
 
 import resilient_llm
 from resilient_llm import (
@@ -70,6 +71,7 @@ from resilient_llm import (
     observe,
     unbench_model,
 )
+from resilient_llm.observers import prometheus
 from resilient_llm.testing import FakeClock, fake_clock
 
 # --- Accounts -------------------------------------------------------------------------------
@@ -1466,6 +1468,8 @@ def run(seconds: float, seed: int, say: Callable[[str], object]) -> list[str]:
     threads_before, descriptors_before = threading.active_count(), count_descriptors()
     with complaints.collected():
         stop = observe(soak.overseer, *OVERSEEN)
+        registry = CollectorRegistry()
+        uninstall = prometheus.install(registry)
         meter = Meter()
         ready = threading.Event()
         server = start("server", lambda: run_loop(soak, lambda: [server_main(soak, ready)]))
@@ -1479,6 +1483,8 @@ def run(seconds: float, seed: int, say: Callable[[str], object]) -> list[str]:
             soak.closing.set()
             join(soak, [server], 10.0)
         check_accounts(soak)
+        check_metrics(soak.ledger, registry)
+        uninstall()
         soak.providers.is_settled()
         check_recovery(soak)
         stop()
@@ -1529,6 +1535,8 @@ def check_events(ledger: Ledger, parts: list[str]) -> None:
     for key in (*STORMY, *STEADY, *METERED, *HTTP, *SLOW):
         for kind in {kind for kind, _ in KINDS.values()}:
             expected = sum(raised(ledger, part, key, kind=kind) for part in parts)
+            if kind is KINDS["hung"][0]:  # it counts as a failure, and was cancelled
+                expected -= sum(ledger.total("did", part, key, "hung") for part in parts)
             told = ledger.total("event", "AttemptFailed", key, kind.value)
             ledger.agree(f"{key}: AttemptFailed of kind {kind.value}", expected, told)
         watched = ledger.total("did", "watched", key, ANSWER)
@@ -1556,6 +1564,38 @@ def raised(
         if kind in (None, its_kind) and scope in (None, its_scope)
     ]
     return sum(ledger.total("did", part, key, deed) for deed in deeds)
+
+
+def check_metrics(ledger: Ledger, registry: CollectorRegistry) -> None:
+    """Compare what happened with the counters that a scrape of the whole run shows."""
+    seen = {
+        (sample.name.removeprefix("resilient_llm_"), *sorted(sample.labels.values())): sample.value
+        for metric in registry.collect()
+        for sample in metric.samples
+    }
+    calls: Counter[str] = Counter()
+    for (name, *labels), number in seen.items():
+        if name == "calls_total":
+            (outcome,) = {"ok", "failed", "cancelled"} & set(labels)
+            calls[outcome] += int(number)
+    made = {
+        "ok": ledger.total("calls", "*", "answered") + ledger.total("did", "tenants", "*", ANSWER),
+        "failed": ledger.total("calls", "*", "failed"),
+        "cancelled": ledger.total("calls", "*", "cancelled"),
+    }
+    for outcome, number in made.items():
+        ledger.agree(f"scraped calls {outcome}", number, calls[outcome])
+    parts = sorted({key[1] for key in ledger.counts if key[0] == "calls"})
+    for key in (*STORMY, *STEADY, *METERED, *HTTP):
+        expected = {
+            kind.value: sum(raised(ledger, part, key, kind=kind) for part in parts)
+            for kind in {kind for kind, _ in KINDS.values()}
+        }
+        expected["ok"] = sum(ledger.total("did", part, key, ANSWER) for part in parts)
+        for outcome, number in expected.items():
+            scraped = seen.get(("attempts_total", *sorted((key, outcome))), 0)
+            ledger.agree(f"{key}: scraped attempts {outcome}", number, int(scraped))
+        ledger.agree(f"{key}: attempts in flight", 0, int(seen.get(("in_flight", key), 0)))
 
 
 def check_health(ledger: Ledger) -> None:

@@ -1028,3 +1028,30 @@ def test_a_forked_child_starts_at_zero(registry: Any, installed: Any) -> None:
 
     assert f"{{('{GROQ}', 'ok'): 1.0}} 0.0" == said
     assert 3 == scrape(registry).get("attempts_total", target=GROQ, outcome="ok")
+
+
+def test_a_function_that_is_sent_elsewhere_leaves_its_counts(registry: Any) -> None:
+    """A function that is pickled by value while it counts works where nothing counts, and where it does."""
+    cloudpickle = pytest.importorskip("cloudpickle")
+
+    @failover(chain=CHAIN)
+    def ask(target: Target) -> str:
+        return target.key
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    try:
+        plain = cloudpickle.dumps(ask)
+        uninstall = prometheus.install(registry)
+        ask(), ask()
+        counting = cloudpickle.dumps(ask)
+    finally:
+        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    arrived = cloudpickle.loads(plain)
+    answers = [arrived(), arrived(), ask()]
+    counted = scrape(registry).get("attempts_total", target=GROQ, outcome="ok")
+    uninstall()
+    arrived = cloudpickle.loads(counting)
+    answers += [arrived(), arrived()]
+
+    assert [GROQ] * 5 == answers
+    assert 5 == counted

@@ -247,6 +247,22 @@ def test_a_panel_shows_what_its_title_says(tmp_path: Path, panel: dict[str, Any]
     promtool(tmp_path, "test", "rules", "tests.yml")
 
 
+def test_the_queries_of_the_page_answer(tmp_path: Path) -> None:
+    """Every query on the page about alerts finds something in the metrics of an outage."""
+    page = Path(__file__).parents[2] / "docs/how-to/alerts.md"
+    text = page.read_text(encoding="utf-8")
+    queries = re.findall(r"^\| [^|`]* \| `(.*)` \|$", text, re.MULTILINE)
+    checks = [
+        {"expr": f"count({query}) > bool 0", "eval_time": "10m", "exp_samples": [ONE]}
+        for query in queries
+    ]
+    test = {**case(SERIES), "promql_expr_test": checks}
+    (tmp_path / "tests.yml").write_text(json.dumps({"rule_files": [], "tests": [test]}))
+
+    assert 6 == len(queries)
+    promtool(tmp_path, "test", "rules", "tests.yml")
+
+
 def test_the_dashboard_can_be_imported() -> None:
     """It is JSON with panels beside each other, none of which names a metric that there is not."""
     shown = json.loads(prometheus.dashboard("my_app"))

@@ -194,8 +194,8 @@ class Dropped:
                 before = self._before[each] = 0
             number = each.dropped - before
             if each.is_over:
-                self._of_ended[each.name] = self._of_ended.get(each.name, 0) + number
-                self._before.pop(each, None)
+                if self._before.pop(each, None) is not None:  # another scrape may be earlier
+                    self._of_ended[each.name] = self._of_ended.get(each.name, 0) + number
             else:
                 found[each.name,] = found.get((each.name,), 0) + number
         for name, number in self._of_ended.items():
