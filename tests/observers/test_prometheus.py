@@ -204,6 +204,24 @@ def test_the_loop_form_is_called_loop(registry: Any, installed: Any) -> None:
     )
 
 
+def test_an_attempt_of_a_loop_that_is_not_entered_is_none(registry: Any, installed: Any) -> None:
+    """A loop that is left before an attempt is entered has made none, and leaves none in flight."""
+    policy = failover(chain=CHAIN, attempts=2, backoff=lambda n: 0.0)
+    for _ in policy:
+        break
+    for attempt in policy:
+        if attempt.number == 2:
+            break
+        with attempt:
+            raise down()
+    del attempt
+    gc.collect()
+    seen = scrape(registry)
+
+    assert {(GROQ, "transient"): 1} == seen.rows("attempts_total", "target", "outcome")
+    assert {} == seen.rows("in_flight", "target")
+
+
 def test_a_function_that_is_passed_has_its_own_name(registry: Any, installed: Any) -> None:
     """``policy.call(fn)`` counts under the name of the function."""
 
@@ -263,6 +281,11 @@ def test_streams_count_to_their_end(registry: Any, installed: Any, clock: FakeCl
     assert 1 == during.get("first_content_seconds_count", target=GROQ)
     assert 1 == after.get("calls_total", function=name_of(ask), outcome="ok")
     assert 0.2 == pytest.approx(after.get("first_content_seconds_sum", target=GROQ))
+    for name, bucket, next_one in (
+        ("first_content_seconds_bucket", "0.1", "0.25"),
+        ("attempt_seconds_bucket", "1.0", "2.5"),
+    ):
+        assert (0, 1) == tuple(after.get(name, target=GROQ, le=le) for le in (bucket, next_one))
     assert 2.2 == pytest.approx(after.get("attempt_seconds_sum", target=GROQ))
 
 
