@@ -146,8 +146,8 @@ class Metrics:
         figures: Any = self.reading.figures()
         yield CALLS, figures.calls
         yield ATTEMPTS, figures.attempts
-        yield ATTEMPT_SECONDS, {(key,): each for key, each in figures.seconds.items()}
-        yield FIRST_CONTENT, {(key,): each for key, each in figures.first_contents.items()}
+        yield ATTEMPT_SECONDS, _by_label(figures.seconds)
+        yield FIRST_CONTENT, _by_label(figures.first_contents)
         yield RETRIES, figures.retries
         yield FAILOVERS, figures.failovers
         yield SKIPS, figures.skips
@@ -155,8 +155,8 @@ class Metrics:
         yield BENCHED, benched
         yield BENCH_UNTIL, until
         yield STATE, state
-        yield LIVE_TARGETS, {(name,): live for name, live in self.reading.live_targets().items()}
-        yield IN_FLIGHT, {(key,): max(0, each) for key, each in figures.in_flight.items()}
+        yield LIVE_TARGETS, _by_label(self.reading.live_targets())
+        yield IN_FLIGHT, _by_label({key: max(0, n) for key, n in figures.in_flight.items()})
         yield DROPPED, self._dropped.values(self._installed())
 
     def _of_keys(self) -> tuple[Values, Values, Values]:
@@ -174,6 +174,10 @@ class Metrics:
             until[name,] = max(each.until, until.get((name,), 0.0))
             state[name,] = max(each.state, state.get((name,), 0.0))
         return benched, until, state
+
+
+def _by_label(values: Mapping[str, Any]) -> dict[Labels, Any]:
+    return {(key,): value for key, value in values.items()}
 
 
 class Dropped:
