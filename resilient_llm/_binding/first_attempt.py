@@ -79,6 +79,11 @@ class FirstAttempt:
         self.hook: CallHook | None = None
         self.inside: AttemptHook | None = None
 
+    def count_begin(self) -> None:
+        """Count that the attempt begins, if its call is counted."""
+        if self.deps is not None and self.deps.counts is not None:
+            self.deps.counts.target(self.candidate.target.key).begin()
+
     def begin_inside(self) -> AttemptHook | None:
         """Begin what is entered and left around this attempt, if a hook is installed."""
         if self.hook is not None:

@@ -87,6 +87,8 @@ class LoopAttempt:
             raise RuntimeError("this attempt is over: enter each attempt of the loop once")
         if self._step is not None:
             self._step.has_begun = True
+        else:
+            self._attempts.begin_first()
         if self._permit is not None:
             push_permit(self._permit)
         if call_ids.switch.is_on and self.call_id:
@@ -179,6 +181,11 @@ class _Attempts:
 
     def is_open(self, attempt: LoopAttempt) -> bool:
         return self._open is not None and self._open() is attempt
+
+    def begin_first(self) -> None:
+        """Count that the first attempt begins, if its call is counted."""
+        if self._first is not None:
+            self._first.count_begin()
 
     def hook_of(self, attempt: LoopAttempt) -> AttemptHook | None:
         """Return what is entered and left with an attempt, if a hook is installed."""

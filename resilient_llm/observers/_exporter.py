@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.hooks import Hook
     from resilient_llm._core.circuit.outbox import Subscription
     from resilient_llm._runtime.clock import Alarm
+    from resilient_llm._runtime.counting import Reading
     from resilient_llm._values import events as ev
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "alarm",
     "installed",
     "is_time_faked",
+    "reading",
     "remaining",
     "seconds_now",
     "warn",
@@ -239,3 +241,15 @@ def alarm() -> Alarm:
 def installed() -> list[Exporter]:
     """Return the exporters of the present state of the process, in the order of their installs."""
     return [each for each in list(runtime.attached) if isinstance(each, Exporter)]
+
+
+def reading(bounds: tuple[float, ...], most: int) -> Reading:
+    """Begin to count the calls of the present state, for an exporter of metrics.
+
+    Args:
+        bounds: Upper bounds of the buckets of seconds, ascending, without infinity.
+        most: Keys that are told apart.
+    """
+    from resilient_llm._runtime.counting import Reading  # loaded with the first such exporter
+
+    return Reading(bounds, most)

@@ -116,7 +116,11 @@ def test_a_bound_belongs_to_its_bucket(registry: Any, clock: FakeClock) -> None:
     while seconds:
         ask()
     buckets = {
-        name: {dict(row)["le"]: n for row, n in scrape(each).samples["attempt_seconds_bucket"].items() if dict(row)["target"] == GROQ}
+        name: {
+            dict(row)["le"]: n
+            for row, n in scrape(each).samples["attempt_seconds_bucket"].items()
+            if dict(row)["target"] == GROQ
+        }
         for name, each in (("first", registry), ("second", other))
     }
     for end in ends:
@@ -126,7 +130,9 @@ def test_a_bound_belongs_to_its_bucket(registry: Any, clock: FakeClock) -> None:
     assert {"0.5": 1, "2.0": 4, "5.0": 4, "+Inf": 6} == buckets["second"]
 
 
-def test_a_failover_is_counted_at_every_step(registry: Any, installed: Any, clock: FakeClock) -> None:
+def test_a_failover_is_counted_at_every_step(
+    registry: Any, installed: Any, clock: FakeClock
+) -> None:
     """A failed attempt, its retry, the move to the next target and the answer each have a count."""
     ask = asking(ProviderError(500), ProviderError(500), attempts=2, backoff=lambda n: 1.0)
 
@@ -374,7 +380,9 @@ def test_a_guard_is_neither_a_call_nor_an_attempt(registry: Any, installed: Any)
 def test_reasons_are_words_of_closed_sets(registry: Any, installed: Any, clock: FakeClock) -> None:
     """Texts of operators, of rules and of ``reject`` never become labels."""
     secret = "my own words, with a tenant's name"
-    ask = asking(chain=[GROQ, OPENAI, "mistral/large"], reject=lambda answer: answer == GROQ and secret)
+    ask = asking(
+        chain=[GROQ, OPENAI, "mistral/large"], reject=lambda answer: answer == GROQ and secret
+    )
     ask()
     bench_model(GROQ, 60, reason=secret)
     ask()
@@ -394,7 +402,9 @@ def test_reasons_are_words_of_closed_sets(registry: Any, installed: Any, clock: 
     )
 
 
-def test_a_skip_has_the_reason_of_the_bench(registry: Any, installed: Any, clock: FakeClock) -> None:
+def test_a_skip_has_the_reason_of_the_bench(
+    registry: Any, installed: Any, clock: FakeClock
+) -> None:
     """A benched target is skipped for the reason of its bench, by every call."""
     ask = asking(ProviderError(429, retry_after=50))
     for _ in range(4):
@@ -522,7 +532,9 @@ def test_the_types_are_those_of_the_table(registry: Any, installed: Any, clock: 
 # --- counters never fall -----------------------------------------------------------------------
 
 
-def test_counters_outlast_reset_and_the_window(registry: Any, installed: Any, clock: FakeClock) -> None:
+def test_counters_outlast_reset_and_the_window(
+    registry: Any, installed: Any, clock: FakeClock
+) -> None:
     """Neither ``reset()``, nor the end of the window, nor a bench takes anything from a counter."""
     ask = asking(None, None, down(), None)
     ask(), ask(), ask()
@@ -550,6 +562,7 @@ def test_counters_outlast_their_keys(
         own = CollectorRegistry()
         uninstall = prometheus.install(own)
         for number in range(50):
+
             @failover(chain=[f"p{number}/m"])
             def ask(target: Target) -> str:
                 return target.key
@@ -648,7 +661,9 @@ def test_a_second_exporter_counts_from_its_own_install_on(registry: Any) -> None
     counted: list[int] = []
     for _ in range(5):
         ask()
-    both = [scrape(each).get("attempts_total", target=GROQ, outcome="ok") for each in (registry, second)]
+    both = [
+        scrape(each).get("attempts_total", target=GROQ, outcome="ok") for each in (registry, second)
+    ]
     first_end()
     ask()
     one = scrape(second).get("attempts_total", target=GROQ, outcome="ok")
@@ -704,7 +719,10 @@ def test_an_exporter_ends_with_its_state(registry: Any) -> None:
     with isolated():
         prometheus.install(registry)
         ask(), ask()
-        inside = [scrape(each).get("attempts_total", target=GROQ, outcome="ok") for each in (outer, registry)]
+        inside = [
+            scrape(each).get("attempts_total", target=GROQ, outcome="ok")
+            for each in (outer, registry)
+        ]
     ask()
     after = [scrape(each).rows("attempts_total", "target", "outcome") for each in (outer, registry)]
     uninstall()

@@ -42,9 +42,7 @@ class Collector:
                     labels, self._buckets(seconds.buckets), sum_value=seconds.seconds
                 )
             return histogram
-        make = (
-            core.CounterMetricFamily if family.type == "counter" else core.GaugeMetricFamily
-        )
+        make = core.CounterMetricFamily if family.type == "counter" else core.GaugeMetricFamily
         metric = make(name, family.help, labels=family.labels)
         for labels, value in values.items():
             metric.add_metric(labels, value)

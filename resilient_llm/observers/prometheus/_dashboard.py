@@ -243,7 +243,12 @@ def dashboard(namespace: str = "resilient_llm") -> str:
 
 
 def _source_variable() -> dict[str, Any]:
-    return {"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus"}
+    return {
+        "name": "datasource",
+        "label": "Data source",
+        "type": "datasource",
+        "query": "prometheus",
+    }
 
 
 def _job_variable(namespace: str) -> dict[str, Any]:

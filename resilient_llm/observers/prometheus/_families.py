@@ -79,9 +79,7 @@ FIRST_CONTENT: Final = Family(
     "Seconds until the first content of streams.",
     ("target",),
 )
-RETRIES: Final = Family(
-    "retries", "counter", "Retries on the same target.", ("target", "source")
-)
+RETRIES: Final = Family("retries", "counter", "Retries on the same target.", ("target", "source"))
 FAILOVERS: Final = Family(
     "failovers",
     "counter",
