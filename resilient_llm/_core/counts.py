@@ -303,7 +303,7 @@ def _call_failed(function: FunctionCounts, _: str, __: Mapping[str, Any]) -> Non
 _COUNTED: Final[dict[str, Callable[[FunctionCounts, str, Mapping[str, Any]], None]]] = {
     event_names.AttemptSucceeded: _succeeded,
     event_names.AttemptFailed: _failed,
-    "AttemptCancelled": _cancelled,
+    event_names.AttemptCancelled: _cancelled,
     event_names.RetryScheduled: _retried,
     event_names.FailedOver: _failed_over,
     event_names.StreamCommitted: _committed,

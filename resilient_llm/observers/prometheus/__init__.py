@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import threading
 import weakref
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._values import checks as check
@@ -194,7 +195,7 @@ def _checked_buckets(buckets: Any) -> tuple[float, ...]:
     if given and given[-1] == math.inf:  # what prometheus_client adds by itself
         given.pop()
     bounds = tuple(check.number("buckets", each, above=0.0) for each in given)
-    if not bounds or any(low >= high for low, high in zip(bounds, bounds[1:], strict=False)):
+    if not bounds or any(low >= high for low, high in pairwise(bounds)):
         raise ConfigurationError(
             f"buckets={bounds} is not allowed: write seconds that ascend, such as (0.5, 1, 5, 30)"
         )
