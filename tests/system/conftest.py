@@ -12,7 +12,7 @@ import shutil
 import pytest
 
 WANTED = bool(os.environ.get("RESILIENT_LLM_SYSTEM"))
-PROGRAMS = {"chromium": "chromium", "chromedriver": "chromium-driver"}
+PROGRAMS = {"chromium": "chromium", "chromedriver": "chromium-driver", "promtool": "prometheus"}
 MODULES = ("starlette", "uvicorn", "selenium", "axe_core_python")
 
 
