@@ -489,6 +489,7 @@ def test_any_status_is_an_answer(doctor: Doctor, provider: Provider, status: int
         ("http://nowhere.invalid/v1", "does not resolve"),
         ("gopher://x/", "not one of http"),
     ],
+    ids=["refused", "unresolved", "gopher"],
 )
 def test_a_host_that_is_not_there(doctor: Doctor, url: str, said: str) -> None:
     """A host that does not answer is an error, and its clock cannot be known."""
