@@ -258,8 +258,9 @@ class Breaker:
         return self
 
     def _leave(self, error: BaseException | None) -> None:
-        cancelled = error is not None and was_cancelled(error)
-        _report(self.taken(), error, runtime.clock(), cancelled=cancelled)
+        permit = self.taken()
+        cancelled = error is not None and was_cancelled(error, since=permit.entered_at)
+        _report(permit, error, runtime.clock(), cancelled=cancelled)
 
     def _take(self) -> Permit:
         """Return the permit of the entry that is being left."""

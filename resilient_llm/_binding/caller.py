@@ -307,7 +307,8 @@ class Caller(Beginning):
                     if kind_of(result) is None:
                         refuse_unawaited(result, pending.candidate.target.key)
             except BaseException as error:
-                cancelled = was_cancelled(error)
+                assert pending.permit is not None
+                cancelled = was_cancelled(error, since=pending.permit.entered_at)
                 following = self._second_failed(pending, error, cancelled=cancelled)
                 if following is None:
                     raise

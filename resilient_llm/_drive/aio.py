@@ -111,8 +111,8 @@ async def advance(
             if type(step) is Try:
                 step.has_begun = True
                 attempt = _TimedAttempt(call, step, pending)
-                # Not before a first attempt: it mostly succeeds, and then the count is not needed.
-                before = cancellations() if call.attempts else None
+                # Not of an attempt that was begun before.
+                before = cancellations() if pending is None else None
                 try:
                     if call.hook is None:
                         value, kind, started = await attempt.make(pending, enters=enters)
@@ -123,7 +123,12 @@ async def advance(
                     timed_out = attempt.is_cut_off and issubclass(type(error), Exception)
                     if before is None:
                         before = attempt.counted_before
-                    cancelled = was_cancelled(error, before, own=attempt.still_counted)
+                    cancelled = was_cancelled(
+                        error,
+                        before,
+                        own=attempt.still_counted,
+                        since=step.permit.entered_at,
+                    )
                     step = flow.send(
                         Reply(
                             runtime.clock(), error=error, timed_out=timed_out, cancelled=cancelled

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import pty
@@ -11,6 +10,7 @@ import select
 import signal
 import subprocess
 import sys
+import weakref
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -25,11 +25,17 @@ from resilient_llm import (
     list_benched,
     unbench_model,
 )
+from resilient_llm._runtime import chains
 from tests.cli.conftest import PATIENCE, TOKEN, Run
 
 ROOT = Path(__file__).parents[2]
 CHAIN = ["groq/llama", "openai/gpt"]
 HOSTILE = "red \x1b[31m \x9b2J [bold]no[/] \u202e\nsecond line"
+
+
+@pytest.fixture(autouse=True)
+def _no_chains_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chains, "_policies", weakref.WeakSet())
 
 
 def a_service(down: str = "") -> object:
@@ -318,8 +324,6 @@ def test_chains_are_in_their_present_order(service: str, run: Run) -> None:
 
 def test_a_service_without_chains(service: str, run: Run) -> None:
     """It is said beside the output."""
-    gc.collect()  # chains of other tests
-
     assert (0, "", "the service has no chain\n") == run("chains")
 
 

@@ -212,8 +212,7 @@ def test_the_loop_form_is_called_loop(registry: Any, installed: Any) -> None:
 def test_an_attempt_of_a_loop_that_is_not_entered_is_none(registry: Any, installed: Any) -> None:
     """A loop that is left before an attempt is entered has made none, and leaves none in flight."""
     policy = failover(chain=CHAIN, attempts=2, backoff=lambda n: 0.0)
-    for _ in policy:
-        break
+    next(iter(policy))
     for attempt in policy:
         if attempt.number == 2:
             break

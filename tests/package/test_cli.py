@@ -35,7 +35,7 @@ def test_errors_show_the_usage_of_their_command(
     [
         (["expain", "429"], "did you mean explain?"),
         (["dmeo"], "did you mean demo?"),
-        (["zebra"], "expected demo or explain"),
+        (["zebra"], "there are benches, bench,"),
     ],
 )
 def test_a_misspelt_command_is_answered_with_the_nearest(

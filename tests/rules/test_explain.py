@@ -14,6 +14,7 @@ import openai
 import pytest
 
 from resilient_llm import BreakerOpenError, ErrorKind, Verdict, classify, cli
+from resilient_llm.cli.explain import NOTHING_RAISED
 
 HERE = Path(__file__).parent / "explained"
 RESPONSES = sorted(HERE.glob("*.http"))
@@ -234,7 +235,7 @@ def test_a_callable_that_raises_nothing(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
 
-    assert cli.NOTHING_RAISED == cli.main(["explain", "broken_client:returns"])
+    assert NOTHING_RAISED == cli.main(["explain", "broken_client:returns"])
 
     assert "raised nothing" in capsys.readouterr().err
 
@@ -262,4 +263,4 @@ def test_wrong_use_is_told_in_one_sentence(
     with pytest.raises(SystemExit) as left:
         cli.main(["explain", *arguments])
 
-    assert (cli.MISSING, True) == (left.value.code, says in capsys.readouterr().err)
+    assert (cli.USAGE, True) == (left.value.code, says in capsys.readouterr().err)

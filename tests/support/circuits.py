@@ -157,7 +157,6 @@ def benched(
         "until": until,
         "retry_after": retry_after,
         "enforced": enforced,
-        "by": "",
     }
     if trigger == "manual":
         fields["by"] = ""

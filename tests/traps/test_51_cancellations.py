@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import pytest
 
-from resilient_llm import Failover, Target, breaker, failover, health
+from resilient_llm import ChainExhaustedError, Failover, Target, breaker, failover, health
 from resilient_llm.testing import FakeClock
 from tests.support.ways import GROQ, OPENAI, ProviderError, down, on_both_loops, run_async
 
@@ -425,6 +425,10 @@ def test_trap_51_a_task_that_goes_on_after_a_cancellation() -> None:
                 answers.append("")
         return answers
 
+    async def first() -> None:
+        await ask()  # the first call of a key is looked at, and knows the count
+
+    asyncio.run(first())
     assert ["", *["answer"] * 3] == asyncio.run(main())
 
 
@@ -560,7 +564,7 @@ def test_trap_51_a_block_without_a_task_fails_beside_a_task_that_was_cancelled()
         async def goes_on() -> None:
             with pytest.raises(asyncio.CancelledError):
                 await asyncio.sleep(60)
-            with pytest.raises(ProviderError):
+            with pytest.raises((ProviderError, ChainExhaustedError)):
                 await asked_by_task()
 
         task = asyncio.create_task(goes_on())
