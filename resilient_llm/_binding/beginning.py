@@ -51,7 +51,7 @@ class Beginning(Reporting):
         elif self.takes_attempt:
             first.call_id = call_id or new_id()
         if runtime.dispatcher.hooks:
-            hooked.begin(first, self.injection.called, self.policy.chain)
+            self._begin_hook(first)
         first.entered_at = runtime.clock()
         generation = candidates[0].circuit.slot
         if (
@@ -61,6 +61,14 @@ class Beginning(Reporting):
         ):
             first.generation = generation
         return first
+
+    def _begin_hook(self, first: FirstAttempt) -> None:
+        try:
+            hooked.begin(first, self.injection.called, self.policy.chain)
+        except BaseException:  # the call has not begun
+            if first.entered is not None:
+                call_ids.leave(first.entered)
+            raise
 
     def _limit(self, first: FirstAttempt) -> bool:
         """Set the limit of a first attempt; return False if that depends on more than is known."""

@@ -11,7 +11,7 @@ what goes on after it needs them: the call flow then starts with that attempt ru
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._binding import hooked
 from resilient_llm._binding.beginning import Beginning
@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from resilient_llm._core.counts import TargetCounts
     from resilient_llm._values.target import Target
     from resilient_llm._values.verdict import Verdict
+
+
+_names: Final = call_ids.switch
 
 
 class Caller(Beginning):
@@ -400,10 +403,10 @@ class Caller(Beginning):
         wrapper only where one is needed, since most answers need none. ``number`` is that of the
         call, if calls carry their names.
         """
-        if number is None and first is None and call_ids.switch.is_on:
-            number = call_ids.taken(entered_at)
-        if number is not None:
-            first = self._wrappers_attempt(generation, entered_at, target, number, counts)
+        if first is None and _names.is_on:
+            number = call_ids.taken(entered_at) if number is None else number
+            if number is not None:
+                first = self._wrappers_attempt(generation, entered_at, target, number, counts)
         if type(result) is not self.plain_type:
             if is_awaitable(result):
                 first = first or self._wrappers_attempt(

@@ -93,9 +93,14 @@ class LoopAttempt:
             push_permit(self._permit)
         if call_ids.switch.is_on and self.call_id:
             self._entered = call_ids.enter(self.call_id)
-        self._hook = self._attempts.hook_of(self)
-        if self._hook is not None:
-            self._token = self._hook.enter()
+        try:
+            hook = self._attempts.hook_of(self)
+            if hook is not None:
+                self._token = hook.enter()
+                self._hook = hook
+        except BaseException as error:  # Python does not leave a block that was not entered
+            self._not_entered(error)
+            raise
         return self.target
 
     def __exit__(
@@ -104,8 +109,6 @@ class LoopAttempt:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        if self._permit is not None:
-            pop_permit(self._permit)
         self._leave_hook()
         return self._leave(error, timed_out=False)
 
@@ -124,8 +127,6 @@ class LoopAttempt:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        if self._permit is not None:
-            pop_permit(self._permit)
         self._leave_hook()
         limit, self._limit = self._limit, None
         if limit is None:
@@ -138,13 +139,25 @@ class LoopAttempt:
         timed_out = limit.ended_it and issubclass(type(error), Exception)
         return self._leave(error, timed_out=timed_out, still_counted=limit.still_counted)
 
+    def _not_entered(self, error: BaseException) -> None:
+        if self._permit is not None:
+            pop_permit(self._permit)
+        self._leave(error, timed_out=False)
+
     def _leave_hook(self) -> None:
+        if self._permit is not None:
+            pop_permit(self._permit)
         hook, self._hook = self._hook, None
-        if hook is not None:
-            token, self._token = self._token, None
+        if hook is None:
+            return
+        token, self._token = self._token, None
+        try:
             hook.leave(token)
             if self._result is not NO_ANSWER:
                 hook.answered(self._result)
+        except BaseException as error:
+            self._leave(error, timed_out=False)
+            raise
 
     def _leave(
         self, error: BaseException | None, *, timed_out: bool, still_counted: int = 0

@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from resilient_llm._binding.binding import Binding
+from resilient_llm._core.call.hooks import answered_at_once
 from resilient_llm._core.circuit import window
 from resilient_llm._core.circuit.outbox import CallTag
 from resilient_llm._core.circuit.permit import permit_of_inlined
 from resilient_llm._drive.results import is_decided_by_class
 from resilient_llm._runtime.runtime import runtime
-from resilient_llm._values import event_names
 from resilient_llm._values.kinds import AttemptRecord
 
 if TYPE_CHECKING:
@@ -45,15 +45,15 @@ class Reporting(Binding):
     ) -> None:
         """Report an answer to its circuit, the trace around the call and its observers."""
         took = ended_at - entered_at
-        if first is not None and first.deps is not None and first.deps.counts is not None:
-            counts = first.deps.counts.target(target.key)
+        call_id, outcome = "", None
+        if first is not None:
+            call_id, outcome = first.call_id, first.outcome
+            if first.deps is not None and first.deps.counts is not None:
+                counts = first.deps.counts.target(target.key)
+            if first.hook is not None:
+                answered_at_once(first.hook, target.key, took)
         if counts is not None:
             counts.answer(took)
-        if first is not None and first.hook is not None:
-            details = {"number": 1, "seconds": took}
-            first.hook.note(event_names.AttemptSucceeded, target.key, details)
-            first.hook.over()
-        call_id = "" if first is None else first.call_id
         try:
             if ended_at < generation.check_after and took < generation.slow_above:
                 generation.n += 1
@@ -67,16 +67,11 @@ class Reporting(Binding):
                     tag = CallTag(call_id, options.observers)
                     tag.began_at = entered_at
                     permit.succeeded(ended_at, took, cooldown=options.cooldown, tag=tag)
-                if ended_at >= self.look_at:
-                    self._look_at_log(ended_at)
-                if not self.is_watched:
-                    outbox = self._candidate(target).circuit.outbox
-                    if outbox.is_behind:
-                        runtime.dispatcher.deliver(outbox)
+                self._look_around(ended_at, target)
         finally:  # an observer of what the count causes may interrupt the call
-            if first is not None and first.outcome is not None:
-                first.outcome.served_by = target.key
-                first.outcome.records.append(AttemptRecord(target.key, 1, seconds=took))
+            if outcome is not None:
+                outcome.served_by = target.key
+                outcome.records.append(AttemptRecord(target.key, 1, seconds=took))
             if self.is_watched:
                 if self.candidates is None:
                     self._bind()
@@ -88,6 +83,15 @@ class Reporting(Binding):
                     call_id or new_id(),
                     self.options.observers,
                 )
+
+    def _look_around(self, now: float, target: Target) -> None:
+        """Look now and then at the level of the log, and for events that wait."""
+        if now >= self.look_at:
+            self._look_at_log(now)
+        if not self.is_watched:
+            outbox = self._candidate(target).circuit.outbox
+            if outbox.is_behind:
+                runtime.dispatcher.deliver(outbox)
 
     def _candidate(self, target: Target) -> Candidate:
         if self.candidates is None:

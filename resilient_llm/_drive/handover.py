@@ -35,9 +35,11 @@ def drive(call: Call, flow: CallFlow, step: Step, *, pending: Any = None) -> Any
         The answer; an awaitable of it if the function turns out to give awaitables; the
         guarded stream, or its manager, if it gives such.
     """
-    is_ours, hook = True, call.hook
-    token = None if hook is None else hook.enter()
+    is_ours, hook, token = True, None, None
     try:
+        if call.hook is not None:
+            token = call.hook.enter()
+            hook = call.hook
         step, given = sync.advance(call, flow, step, pending=pending)
         if type(step) is Done:
             next(flow, None)  # it is over: to close it would send an exception through it
@@ -71,10 +73,12 @@ async def adrive(call: Call, flow: CallFlow, step: Step, *, pending: Any = None)
     """
     from resilient_llm._drive import aio  # loaded with the first asynchronous call
 
-    is_ours, hook = True, call.hook
+    is_ours, hook, token = True, None, None
     entered = call_ids.enter(call.tag.call_id) if call_ids.switch.is_on else None
-    token = None if hook is None else hook.enter()
     try:
+        if call.hook is not None:
+            token = call.hook.enter()
+            hook = call.hook
         step, given = await aio.advance(call, flow, step, pending=pending)
         if type(step) is Done:
             next(flow, None)  # as in `drive`

@@ -237,6 +237,7 @@ class CallSpan(Around):
     def __init__(
         self, recorder: Recorder, call_id: str, function: str, chain: Sequence[Target]
     ) -> None:
+        self._has_failed = self._is_over = False
         super().__init__(recorder, None)
         self._call_id = call_id
         self._function = function
@@ -245,7 +246,6 @@ class CallSpan(Around):
         """The last attempt, until its span has ended."""
         self._attempts = 0
         self._target = ""
-        self._has_failed = self._is_over = False
         self._served_by = ""
         if recorder.tracer is not None:
             try:
@@ -257,7 +257,8 @@ class CallSpan(Around):
 
     def __del__(self) -> None:
         # Dropped without an end: a loop left between two attempts, a manager never entered.
-        if not self._is_over:
+        # An interrupt may have come before it was complete.
+        if not getattr(self, "_is_over", True) and hasattr(self, "_served_by"):
             self.over()
 
     def attempt(self, target: Target, number: int) -> Around:

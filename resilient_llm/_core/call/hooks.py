@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from resilient_llm._values import event_names
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -98,6 +100,12 @@ def begun(hooks: Sequence[Hook], call_id: str, function: str, chain: Sequence[Ta
     """Return the one `CallHook` of a call that all hooks begin."""
     calls = [hook(call_id, function, chain) for hook in hooks]
     return calls[0] if len(calls) == 1 else _SeveralCalls(calls)
+
+
+def answered_at_once(hook: CallHook, key: str, seconds: float) -> None:
+    """Tell the hook of a call that its first attempt has answered, and that it is over."""
+    hook.note(event_names.AttemptSucceeded, key, {"number": 1, "seconds": seconds})
+    hook.over()
 
 
 class _Several:
