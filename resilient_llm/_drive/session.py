@@ -196,13 +196,12 @@ class BaseStreamSession(ABC):
             suspended = self._start_call()
             step, given = suspended.step, suspended.given
             if type(step) is not Deliver:
-                entered, hooked = self._enter(), self._enter_hook()
+                entered, hooked = self._enter(), None
                 try:
+                    hooked = self._enter_hook()
                     step, given = await self._advance(step, given)
                 finally:
-                    self._leave_hook(hooked)
-                    if entered is not None:
-                        call_ids.leave(entered)
+                    self._leave(entered, hooked)
             self._deliver(step, given)
         return self._started_stream
 
@@ -279,10 +278,11 @@ class BaseStreamSession(ABC):
         """
         step = given = reply = None
         entered = self._enter()
-        hooked = self._enter_hook()
+        hooked = None
         if self._is_closing:
             started.stream_state.stopped_by_consumer = True
         try:
+            hooked = self._enter_hook()
             cancelled = error is not None and (
                 was_cancelled(error) if self._io.is_async else was_cut_off(error)
             )
@@ -302,9 +302,7 @@ class BaseStreamSession(ABC):
             return self._deliver(step, given)
         finally:
             error = step = given = reply = None  # no frame of a traceback keeps them
-            self._leave_hook(hooked)
-            if entered is not None:
-                call_ids.leave(entered)
+            self._leave(entered, hooked)
 
     async def afinish(self) -> None:
         """Close what is open and release the call."""
@@ -342,10 +340,14 @@ class BaseStreamSession(ABC):
         hook = None if self._call is None else self._call.hook
         return None if hook is None else (hook, hook.enter())
 
-    def _leave_hook(self, hooked: tuple[CallHook, Any] | None) -> None:
-        if hooked is not None:
-            hook, token = hooked
-            hook.leave(token)
+    def _leave(self, entered: Entered | None, hooked: tuple[CallHook, Any] | None) -> None:
+        try:
+            if hooked is not None:
+                hook, token = hooked
+                hook.leave(token)
+        finally:
+            if entered is not None:
+                call_ids.leave(entered)
 
     def _start_call(self) -> Suspended:
         start, self._start, self._pending = self._start, None, None
