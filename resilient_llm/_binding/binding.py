@@ -17,6 +17,7 @@ from resilient_llm._binding.first_attempt import NoAnswer, PendingAnswer
 from resilient_llm._binding.invoking import called_injection, invoker_of
 from resilient_llm._binding.options_in_force import OptionsEffect, OptionsInForce
 from resilient_llm._binding.wrapper_code import Code, Codes, generate
+from resilient_llm._binding.wrapper_code import variant as variant_of
 from resilient_llm._core.call.call import CallDeps, Candidate
 from resilient_llm._core.circuit import window
 from resilient_llm._core.circuit.circuit import Circuit
@@ -103,8 +104,8 @@ class Binding:
 
     # Binding.
 
-    carries_ids = False
-    """Whether the wrapper has the code whose calls carry their names."""
+    variants = ("",)
+    """Prefixes of the circuits that the wrapper's code reads, of all code it had; now the last."""
 
     def _use(self, effect: OptionsEffect) -> None:
         """Make calls with these options from now on."""
@@ -220,16 +221,11 @@ class Binding:
         if not tells_skips:
             others = tuple((candidate.circuit, candidate.target) for candidate in candidates[1:])
         second, second_target = others[0] if others else (Unbound, candidates[0].target)
-        # The circuit last: once it is there, the wrapper reads the rest.
         self._put(target=candidates[0].target, clock=runtime.clock)
         if self.is_revived:
             self._put(**self._constants())
         self._put(second_target=second_target)
-        first = candidates[0].circuit
-        if self.carries_ids:
-            self._put(named_others=others, named_second=second, named_circuit=first)
-        else:
-            self._put(others=others, second=second, circuit=first)
+        self._put_circuits(self.variants[-1], candidates[0].circuit, second, others)
 
     def _is_listened_to(self, kind: event_names.EventName) -> bool:
         return bool(self.policy.options.observers) or runtime.dispatcher.has_listeners(kind)
@@ -272,9 +268,9 @@ class Binding:
         """Send the next call here; called with the runtime's lock held."""
         self.candidates = None
         if self.wrapper:
-            self._put(circuit=Unbound, second=Unbound, others=(), target_counts=None)
-            if self.carries_ids:
-                self._put(named_circuit=Unbound, named_second=Unbound, named_others=())
+            for variant in self.variants:
+                self._put_circuits(variant, Unbound, Unbound, ())
+            self._put(target_counts=None)
 
     def _use_code(self, *, counting: bool) -> None:
         """Have the wrapper's calls be counted and carry names, or not. Called under the lock."""
@@ -283,17 +279,22 @@ class Binding:
             return
         carries_ids = call_ids.switch.is_on
         code = self._code(counting=counting, carries_ids=carries_ids)[0]
-        if carries_ids and not self.carries_ids:
-            # Before the code: a thread may run it at once.
-            self._put(
-                named_circuit=Unbound,
-                named_second=Unbound,
-                named_others=(),
-                numbers=call_ids.call_numbers,
-            )
-        self.carries_ids = carries_ids
-        if wrapper.__code__ is not code:
-            wrapper.__code__ = code
+        if wrapper.__code__ is code:
+            return
+        variant = variant_of(counting=counting, carries_ids=carries_ids)
+        # Before the code: a thread may run it at once.
+        self._put(numbers=call_ids.call_numbers)
+        self._put_circuits(variant, Unbound, Unbound, ())
+        self.variants = (*(each for each in self.variants if each != variant), variant)
+        wrapper.__code__ = code
+
+    def _put_circuits(
+        self, variant: str, first: Any, second: Any, others: tuple[tuple[Any, Target], ...]
+    ) -> None:
+        # The circuit last: once it is there, the wrapper reads the rest.
+        self._put(
+            **{f"{variant}others": others, f"{variant}second": second, f"{variant}circuit": first}
+        )
 
     def _code(self, *, counting: bool, carries_ids: bool) -> Code:
         codes: Codes = self.wrapper.setdefault(f"{self.prefix}codes", {})

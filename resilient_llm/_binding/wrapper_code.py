@@ -128,8 +128,6 @@ state. Whatever the first target cannot take at once is left to the `Caller`, wh
 
 _CIRCUITS: Final = ("circuit", "second.", "others")
 """Globals without which a wrapper makes no call by itself."""
-_NAMED: Final = "named_"
-"""Prefix of those that are read by wrappers whose calls carry their names."""
 _BEGIN: Final = """
     {p}number = {p}numbers.next()
     {p}token = {p}numbers.set({p}number)
@@ -140,6 +138,16 @@ _END: Final = """
 """
 
 
+def variant(*, counting: bool, carries_ids: bool) -> str:
+    """Return the prefix of the circuits that a kind of code reads.
+
+    Each kind has its own. A coroutine that was made before its wrapper got other code, or a thread
+    that has just entered it, runs the code of before. That finds no circuit any more, and so
+    leaves the call to the `Caller`, which does what is wanted now.
+    """
+    return ("counted_" if counting else "") + ("named_" if carries_ids else "")
+
+
 def _with_call_id(template: str, end: str) -> str:
     """Return the template of a wrapper whose calls carry their names.
 
@@ -147,10 +155,6 @@ def _with_call_id(template: str, end: str) -> str:
         template: That of a wrapper whose calls do not.
         end: What ends a call.
     """
-    # A coroutine that was made before its wrapper got this code runs the other one. That finds no
-    # circuit, and so leaves the call to the `Caller`.
-    for name in _CIRCUITS:
-        template = template.replace(f"{{p}}{name}", f"{{p}}{_NAMED}{name}")
     head, attempt, rest = template.rstrip().partition("\n    try:")
     body = (attempt + rest).replace("\n", "\n    ")
     body = body.replace("{p}to, {p}error)", "{p}to, {p}error, {p}number)")
@@ -194,6 +198,9 @@ def generate(
     elif carries_ids:
         # A coroutine may be sent on in other contexts.
         template = _with_call_id(template, "leave" if wait else "reset")
+    own = variant(counting=counting, carries_ids=carries_ids)
+    for each in _CIRCUITS if own else ():
+        template = template.replace(f"{{p}}{each}", f"{{p}}{own}{each}")
     result = f"{prefix}result"
     source = template.format(
         p=prefix,

@@ -1,5 +1,6 @@
 """The exporter for Prometheus: what a scrape says of calls, attempts, benches and functions."""
 
+import asyncio
 import contextlib
 import gc
 import math
@@ -34,6 +35,7 @@ from resilient_llm import (  # noqa: E402
     unbench_model,
 )
 from resilient_llm._core.circuit import window  # noqa: E402
+from resilient_llm._runtime import call_ids  # noqa: E402
 from resilient_llm._runtime.runtime import runtime  # noqa: E402
 from resilient_llm.observers import prometheus  # noqa: E402
 from resilient_llm.testing import FakeClock, isolated  # noqa: E402
@@ -1094,3 +1096,57 @@ def test_a_function_that_is_sent_elsewhere_leaves_its_counts(registry: Any) -> N
 
     assert [GROQ] * 5 == answers
     assert 5 == counted
+
+
+def test_calls_that_were_made_before_the_first_runs_are_counted(
+    registry: Any, installed: Any
+) -> None:
+    """Coroutines that wait to be started are calls that start after the install."""
+
+    @failover(chain=CHAIN)
+    async def ask(target: Target) -> str:
+        await asyncio.sleep(0)
+        return target.key
+
+    async def main() -> None:
+        await asyncio.gather(*[ask() for _ in range(10)])
+
+    asyncio.run(main())
+
+    assert {"ok": 10} == scrape(registry).rows("calls_total", "outcome")
+    assert {(GROQ, "ok"): 10} == scrape(registry).rows("attempts_total", "target", "outcome")
+
+
+@pytest.mark.parametrize("names", [False, True])
+@pytest.mark.parametrize("then", ["uninstalled", "isolated"])
+def test_coroutines_that_outlive_the_exporter_are_calls_as_without_it(
+    then: str, names: bool
+) -> None:
+    """They were made while it was installed, and start after that."""
+    if names:
+        call_ids.switch_on()
+
+    @failover(chain=CHAIN)
+    async def ask(target: Target) -> str:
+        return target.key
+
+    async def main() -> None:
+        exporter = prometheus.install(CollectorRegistry())
+        await ask()
+        waiting = [ask() for _ in range(3)]
+        with contextlib.ExitStack() as stack:
+            if then == "uninstalled":
+                exporter()
+            else:
+                stack.enter_context(isolated())
+            await ask()
+            assert [GROQ] * 3 == await asyncio.gather(*waiting)
+        again = [ask() for _ in range(3)]
+        other = prometheus.install(CollectorRegistry()) if then == "uninstalled" else exporter
+        assert [GROQ] * 3 == await asyncio.gather(*again)
+        other()
+
+    try:
+        asyncio.run(main())
+    finally:
+        call_ids.switch_off()
