@@ -38,7 +38,7 @@ class BenchWatch(Background):
             if not circuit.has_run_out(now):
                 continue
             try:
-                circuit.bench_now(now)
+                circuit.announce_end(now)
             except BaseException as error:  # noqa: BLE001  # an observer's KeyboardInterrupt
                 interrupt = interrupt or error
         if interrupt is not None and until != math.inf:  # else it would end the thread

@@ -124,7 +124,7 @@ def _emit_ends() -> None:
     now = runtime.clock()
     for circuit in list(runtime.registry.kept.values()):
         if circuit.has_run_out(now):
-            circuit.bench_now(now)
+            circuit.announce_end(now)
 
 
 def _work(myself: weakref.ref[Watch], until: float) -> bool:

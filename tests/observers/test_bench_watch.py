@@ -104,18 +104,6 @@ def test_flush_emits_it_at_once_by_the_fake_clock(clock: FakeClock) -> None:
     assert ["groq"] == [event.target for event in events]
 
 
-def test_an_open_circuit_that_may_be_probed_has_not_recovered(clock: FakeClock) -> None:
-    """It becomes half-open, which is no end that `TargetUnbenched` tells of."""
-    watching = watch_benches()
-    with capture_events(TargetUnbenched) as events:
-        breaker("groq", failures=1).record(ConnectionResetError(), 0.1)
-        clock.advance(60)
-        watching.flush()
-        breaker("groq").record(None, 0.1)
-
-    assert ["recovered"] == [event.reason for event in events]
-
-
 def test_a_short_bench_of_a_target_ends_inside_the_longer_one_of_its_provider(
     clock: FakeClock,
 ) -> None:
@@ -281,3 +269,52 @@ def test_an_exporter_has_it_flushed_with_itself(clock: FakeClock) -> None:
 
     assert ["groq"] == sent
     assert is_gone(running)
+
+
+def fails(key: str) -> None:
+    with pytest.raises(ConnectionError), breaker(key):
+        raise ConnectionError
+
+
+@pytest.mark.parametrize("key", ["groq", "groq/llama"])
+@pytest.mark.parametrize("is_looked_at", [False, True])
+def test_a_bench_by_errors_ends_for_who_was_told_of_it(key: str, is_looked_at: bool) -> None:
+    """Though a probe has still to confirm it: once, whoever looks first."""
+    with fake_clock() as clock, isolated():
+        breaker(key, failures=1, cooldown=30.0)
+        watching = watch_benches()
+        _, events, unsubscribe = heard()
+        fails(key)
+        assert watching.flush()
+        assert [] == events
+        clock.advance(34.0)
+        if is_looked_at:
+            assert "half_open" == breaker(key).state
+        for _ in range(2):
+            assert watching.flush()
+
+        assert [("expired", key)] == [(each.reason, each.target) for each in events]
+        fails(key)  # the probe
+        assert watching.flush()
+        clock.advance(400.0)
+        assert watching.flush()
+        assert ["expired"] * 2 == [each.reason for each in events]
+        with breaker(key):
+            pass
+        assert watching.flush()
+        assert ["expired", "expired", "recovered"] == [each.reason for each in events]
+        unsubscribe()
+        watching()
+
+
+def test_without_a_watch_only_the_probe_tells_of_the_end() -> None:
+    """Nobody was told of the bench who would have to be told of its end."""
+    with fake_clock() as clock, isolated(), capture_events() as events:
+        breaker("groq", failures=1, cooldown=30.0)
+        fails("groq")
+        clock.advance(34.0)
+        with breaker("groq"):
+            pass
+
+    ends = [each.reason for each in events if isinstance(each, TargetUnbenched)]
+    assert ["recovered"] == ends

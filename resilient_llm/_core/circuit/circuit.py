@@ -295,8 +295,27 @@ class Circuit:
         return shown
 
     def has_run_out(self, now: float) -> bool:
-        """Return whether a bench has ended that nobody has looked at since; takes no lock."""
-        return any(now >= bench.until for bench in self._state.benches())
+        """Return whether a bench has ended that `announce_end` would tell of; takes no lock."""
+        half = self._state.half
+        return (half is not None and not half.is_announced) or any(
+            now >= bench.until for bench in self._state.benches()
+        )
+
+    def announce_end(self, now: float) -> None:
+        """Emit that benches have run out, for who was told of them.
+
+        Also of one by errors, which ends half-open: whether a probe is answered may not be known
+        for hours, and nobody is kept from calling any more.
+        """
+        with self._lock:
+            self._advance_locked(now)
+            half = self._state.half
+            if half is not None and not half.is_announced and self._state.is_unblocked:
+                half.is_announced = True
+                self._note_locked(event_names.TargetUnbenched, now, reason="expired")
+        self._after_unlock()
+        if self.outbox.is_behind:
+            self.sink.deliver(self.outbox)
 
     def admits_since(self, admission: object) -> float:
         """Return when the state began that gave this admission.

@@ -114,13 +114,15 @@ class RateLimitPause(Bench):
 class HalfOpenState:
     """Half-open: the cooldown is over, and probes decide whether the circuit closes."""
 
-    __slots__ = ("_leases", "cooldown", "since", "successes")
+    __slots__ = ("_leases", "cooldown", "is_announced", "since", "successes")
 
     def __init__(self, cooldown: float, since: float) -> None:
         self.cooldown = cooldown
         self.since = since
         self._leases: list[weakref.ref[Lease]] = []
         self.successes = 0
+        self.is_announced = False
+        """Whether an exporter was told that the bench before it has ended."""
 
     @property
     def leases(self) -> list[Lease]:
