@@ -413,6 +413,7 @@ class Caller(Beginning):
                     generation, entered_at, target, None, counts
                 )
                 if not self.injection.is_async:
+                    first.count_withdrawn()  # until it is awaited, if ever
                     return self._guard_awaitable(first, result, args, kwargs)
                 self._refuse_unawaited(first, result)
             if kind_of(result) is not None:
@@ -523,6 +524,7 @@ class Caller(Beginning):
         self, first: FirstAttempt, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Guard an awaitable that a plain function returned."""
+        first.count_begin()
         if not call_ids.switch.is_on or not first.call_id:
             return await self._guarded(first, result, args, kwargs)
         entered = call_ids.enter(first.call_id)

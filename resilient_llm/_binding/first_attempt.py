@@ -84,6 +84,11 @@ class FirstAttempt:
         if self.deps is not None and self.deps.counts is not None:
             self.deps.counts.target(self.candidate.target.key).begin()
 
+    def count_withdrawn(self) -> None:
+        """Take back that the attempt begins, if its call is counted: it begins later, or never."""
+        if self.deps is not None and self.deps.counts is not None:
+            self.deps.counts.target(self.candidate.target.key).end()
+
     def begin_inside(self) -> AttemptHook | None:
         """Begin what is entered and left around this attempt, if a hook is installed."""
         if self.hook is not None:

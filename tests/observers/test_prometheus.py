@@ -1150,3 +1150,29 @@ def test_coroutines_that_outlive_the_exporter_are_calls_as_without_it(
         asyncio.run(main())
     finally:
         call_ids.switch_off()
+
+
+def test_an_awaitable_that_is_never_awaited_is_not_in_flight(registry: Any, installed: Any) -> None:
+    """A plain function gave it; the attempt begins when it is awaited."""
+
+    class Answer:
+        def __await__(self) -> Any:
+            yield from asyncio.sleep(0).__await__()
+            return "yes"
+
+    @failover(chain=CHAIN)
+    def ask(target: Target) -> Any:
+        return Answer()
+
+    async def main() -> None:
+        await ask()
+        task = asyncio.ensure_future(ask())
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        ask().close()
+
+    asyncio.run(main())
+    seen = scrape(registry)
+
+    assert {(GROQ, "ok"): 1} == seen.rows("attempts_total", "target", "outcome")
+    assert 0 == sum(seen.rows("in_flight", "target").values())
