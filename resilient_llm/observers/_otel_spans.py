@@ -157,13 +157,56 @@ class Around:
         if entered is None:
             return
         try:
-            if type(entered) is Token:
-                token = cast("Token[Context]", entered)
-                token.var.reset(token)
-            else:  # another implementation of contexts is in use
-                otel_context.detach(entered)
+            _detach(entered)
         except (ValueError, RuntimeError):
             pass  # this is another context, in which nothing was attached
+        except Exception as error:  # noqa: BLE001  # as above
+            self.recorder.broke(error)
+
+
+class Inside(Around):
+    """What is current inside one attempt: a span, and what the function itself makes current.
+
+    What a generator attaches around its ``yield`` holds for its own code alone: it is put aside
+    when a read ends, and is there again at the next.
+    """
+
+    __slots__ = ("_own",)
+
+    def __init__(self, recorder: Recorder, span: Span | None) -> None:
+        super().__init__(recorder, span)
+        self._own: tuple[Context, Context] | None = None
+        """What the function left current, and what was attached before it changed that.
+
+        The latter is what comes back when the function detaches all that it has attached, perhaps
+        many reads later. Then nothing is its own any more, and what the reader has set since
+        counts. One tuple, since another thread may close a stream while this one reads it.
+        """
+
+    def enter(self) -> Any:
+        if self.span is None:
+            return None
+        try:
+            own = self._own
+            if own is None:
+                before = current = self.context()
+            else:
+                current, before = own
+            return _attach(current), before
+        except Exception as error:  # noqa: BLE001  # no call may fail with its exporter
+            self.recorder.broke(error)
+            return None
+
+    def leave(self, entered: Any) -> None:
+        if entered is None:
+            return
+        token, before = entered
+        try:
+            current = _current()
+            _detach(token)
+            self._own = None if current is before else (current, before)
+        except (ValueError, RuntimeError):
+            pass  # this is another context: what is current there is not of the function
         except Exception as error:  # noqa: BLE001  # as above
             self.recorder.broke(error)
 
@@ -174,7 +217,7 @@ class Around:
         """Take items of a stream; only an attempt's span is interested."""
 
 
-class AttemptSpan(Around):
+class AttemptSpan(Inside):
     """The span of one attempt, and what is known of the attempt so far."""
 
     __slots__ = ("ended_at", "is_recording", "outcome", "seen")
@@ -261,7 +304,7 @@ class CallSpan(Around):
         if not getattr(self, "_is_over", True) and hasattr(self, "_served_by"):
             self.over()
 
-    def attempt(self, target: Target, number: int) -> Around:
+    def attempt(self, target: Target, number: int) -> Inside:
         """Begin an attempt; return what is current in it: its span, or that of the call."""
         self._end_attempt()
         self._target = target.key
@@ -271,8 +314,8 @@ class CallSpan(Around):
                 span = self._start(target, number)
             except Exception as error:  # noqa: BLE001  # as above
                 recorder.broke(error)
-        self._attempt = AttemptSpan(recorder, span)
-        return self if span is None else self._attempt
+        attempt = self._attempt = AttemptSpan(recorder, span)
+        return attempt if span is not None or self.span is None else Inside(recorder, self.span)
 
     def _start(self, target: Target, number: int) -> Span:
         tracer = self.recorder.tracer
@@ -430,6 +473,15 @@ _TAKE: Final[dict[str, Callable[[CallSpan, str, Mapping[str, Any]], None]]] = {
     "TargetSkipped": CallSpan._skipped,
     "CallFailed": CallSpan._call_failed,
 }
+
+
+def _detach(entered: Any) -> None:
+    """Make current what was so before; in another context, raise a ValueError."""
+    if type(entered) is Token:
+        token = cast("Token[Context]", entered)
+        token.var.reset(token)
+    else:  # another implementation of contexts is in use
+        otel_context.detach(entered)
 
 
 def _position(chain: Sequence[Target], target: Target) -> int:

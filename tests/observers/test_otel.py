@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -1038,6 +1038,226 @@ def test_baggage_stays(spans: Recorded) -> None:
             context.detach(token)
 
     assert ["a", "a", "b", "b"] == seen
+
+
+# --- what a stream's body makes current itself ----------------------------------------------------
+
+
+@contextmanager
+def _tenant(value: str) -> Iterator[None]:
+    token = context.attach(baggage.set_baggage("tenant", value))
+    try:
+        yield
+    finally:
+        context.detach(token)
+
+
+def _inner_spans(found: Recorded) -> list[str | None]:
+    """Return the names of the parents of what was recorded as `inner`, in order."""
+    names = {span.context.span_id: span.name for span in found.spans}
+    return [names.get(span.parent.span_id) for span in found.spans if span.name == "inner"]
+
+
+class _OwnContext:
+    """A body that attaches baggage and a span around its items, and what was seen where."""
+
+    def __init__(self, found: Recorded) -> None:
+        self.found = found
+        self.inside: list[object] = []
+        self.outside: list[object] = []
+
+    def look(self) -> None:
+        self.inside.append(baggage.get_baggage("tenant"))
+        within(self.found, "inner")
+
+    def look_outside(self) -> None:
+        self.outside.append((baggage.get_baggage("tenant"), current()))
+
+    def items(self) -> Iterator[str]:
+        self.look()
+        with _tenant("7"), self.found.tracer.start_as_current_span("body"):
+            for _ in range(3):
+                self.look()
+                yield "x"
+            self.look()
+        self.look()
+        yield "y"
+        self.look()
+
+    async def aitems(self) -> AsyncIterator[str]:
+        for item in self.items():
+            await anyio.lowlevel.checkpoint()
+            yield item
+
+    def check(self) -> None:
+        assert [None, *["7"] * 4, None, None] == self.inside
+        assert {(None, 0)} == set(self.outside)
+        first, *mid, late, last = _inner_spans(self.found)
+        assert ["body"] * 4 == mid
+        assert first == late == last
+        assert str(first).startswith(("chat ", "failover "))
+
+
+class _SdkStream:
+    """Reads from a generator, as the streams of SDKs do, which instrumentations wrap."""
+
+    def __init__(self, items: Iterator[str]) -> None:
+        self._iterator = items
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._iterator
+
+    def __next__(self) -> str:
+        return next(self._iterator)
+
+    def close(self) -> None:
+        self._iterator.close()
+
+
+TRACED = [{}, {"spans": "call"}]
+
+
+@pytest.mark.parametrize("traced", TRACED)
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("form", ["generator", "stream", "two"])
+def test_what_a_stream_makes_current_holds_in_all_its_reads(
+    form: str, options: str, traced: dict[str, Any]
+) -> None:
+    """And never for its consumer; when the body has ended it, nothing of it is left."""
+    with recorded(**traced) as found, ExitStack() as stack:
+        if form == "two":
+            stack.enter_context(recorded(**traced))
+        own = _OwnContext(found)
+
+        @failover("openai/gpt", **OPTIONS[options])
+        def generate(target: Target) -> Iterator[str]:
+            yield from own.items()
+
+        @failover("openai/gpt", **OPTIONS[options])
+        def answer(target: Target) -> Any:
+            return _SdkStream(own.items())
+
+        for _ in answer() if form == "stream" else generate():
+            own.look_outside()
+        own.look_outside()
+
+        if form == "two":
+            assert [None, *["7"] * 4, None, None] == own.inside
+            assert {(None, 0)} == set(own.outside)
+        else:
+            own.check()
+
+
+@pytest.mark.parametrize("traced", TRACED)
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_what_an_async_stream_makes_current_holds_in_all_its_reads(
+    backend: str, options: str, traced: dict[str, Any]
+) -> None:
+    """As a synchronous one."""
+    with recorded(**traced) as found:
+        own = _OwnContext(found)
+
+        @failover("openai/gpt", **OPTIONS[options])
+        async def generate(target: Target) -> AsyncIterator[str]:
+            async for item in own.aitems():
+                yield item
+
+        async def main() -> None:
+            async for _ in generate():
+                own.look_outside()
+            own.look_outside()
+
+        anyio.run(main, backend=backend)
+        own.check()
+
+
+def test_what_a_reader_attaches_later_counts_again_after_the_body_has_detached(
+    spans: Recorded,
+) -> None:
+    """What the body attached is put aside at its end, however the reader has changed since."""
+    seen: list[object] = []
+
+    @failover("openai/gpt")
+    def generate(target: Target) -> Iterator[str]:
+        with _tenant("body"):
+            yield "x"
+            seen.append(baggage.get_baggage("tenant"))
+            yield "x"
+        yield "x"
+        seen.append(baggage.get_baggage("tenant"))
+        yield "x"
+
+    items = generate()
+    for tenant in "abcd":
+        with _tenant(tenant):
+            next(items)
+
+    assert ["body", "d"] == seen
+
+
+@pytest.mark.parametrize("close", ["break", "close", "collect"])
+def test_what_a_stream_makes_current_holds_while_it_is_closed(
+    spans: Recorded, close: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its `finally` sees what it has attached, and ends that without a line of OpenTelemetry's."""
+    seen: list[object] = []
+
+    @failover("openai/gpt")
+    def generate(target: Target) -> Iterator[str]:
+        with _tenant("body"):
+            try:
+                yield "x"
+                yield "x"
+            finally:
+                seen.append(baggage.get_baggage("tenant"))
+
+    items = generate()
+    if close == "break":
+        for _ in items:
+            break
+    else:
+        next(items)
+    if close == "close":
+        items.close()
+    del items
+    gc.collect()
+
+    assert ["body"] == seen
+    assert baggage.get_baggage("tenant") is None
+    assert [] == [each for each in caplog.records if "detach" in each.getMessage()]
+
+
+def test_a_read_that_ends_in_another_context_keeps_nothing_of_it(
+    spans: Recorded, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stream closed by another task, whose context is not taken for that of the body."""
+    seen: list[object] = []
+
+    @failover("openai/gpt")
+    async def generate(target: Target) -> AsyncIterator[str]:
+        try:
+            yield "x"
+            await asyncio.Event().wait()
+        finally:
+            seen.append((baggage.get_baggage("tenant"), current()))
+
+    async def main() -> None:
+        items = generate()
+        await anext(items)
+        reading = asyncio.create_task(anext(items))
+        await asyncio.sleep(0)
+        with _tenant("closer"):
+            await asyncio.create_task(items.aclose())
+            assert "closer" == baggage.get_baggage("tenant")
+        await asyncio.wait([reading])
+
+    asyncio.run(main())
+
+    ((tenant, span_id),) = seen
+    assert tenant in (None, "closer")
+    assert spans.attempts[0].context.span_id == span_id
+    assert [] == [each for each in caplog.records if "detach" in each.getMessage()]
 
 
 class _Asked(Sampler):
