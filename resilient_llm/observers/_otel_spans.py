@@ -85,6 +85,8 @@ class Recorder:
         self.tracer: Tracer | None = None
         self.meters: _Meters | None = None
         self.has_attempts = False
+        self._tracers: TracerProvider | None = None
+        self._counters: MeterProvider | None = None
         self.moment = exporter.moment
         self._lose = exporter.lose
         self._constant: dict[str, dict[str, Any]] = {}
@@ -92,12 +94,29 @@ class Recorder:
 
     def trace_with(self, provider: TracerProvider | None, *, attempts: bool) -> None:
         """Make spans of calls, and of attempts as well if these are wanted."""
+        self._tracers = provider
         self.tracer = otel_trace.get_tracer(_SCOPE, VERSION, provider)
         self.has_attempts = attempts
 
     def count_with(self, provider: MeterProvider | None) -> None:
         """Count calls and attempts."""
+        self._counters = provider
         self.meters = _Meters(otel_metrics.get_meter(_SCOPE, VERSION, provider))
+
+    def does_as(self, other: object) -> str:
+        """Return what this one does that another hook does on the same provider, in words."""
+        if type(other) is not Recorder:
+            return ""
+        both: list[str] = []
+        if self.tracer is not None and other.tracer is not None:
+            default = otel_trace.get_tracer_provider
+            if _is_same(self._tracers, other._tracers, default):
+                both.append("has two spans")
+        if self.meters is not None and other.meters is not None:
+            default = otel_metrics.get_meter_provider
+            if _is_same(self._counters, other._counters, default):
+                both.append("is counted twice")
+        return " and ".join(both)
 
     def __call__(self, call_id: str, function: str, chain: Sequence[Target]) -> CallSpan:
         """Begin a call."""
@@ -473,6 +492,13 @@ _TAKE: Final[dict[str, Callable[[CallSpan, str, Mapping[str, Any]], None]]] = {
     "TargetSkipped": CallSpan._skipped,
     "CallFailed": CallSpan._call_failed,
 }
+
+
+def _is_same(one: object, other: object, default: Callable[[], object]) -> bool:
+    """Return whether two providers are the same; None is the global one, as it is now."""
+    return one is other or (default() if one is None else one) is (
+        default() if other is None else other
+    )
 
 
 def _detach(entered: Any) -> None:

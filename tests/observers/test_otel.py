@@ -21,6 +21,7 @@ import pytest
 pytest.importorskip("opentelemetry.sdk")
 
 from opentelemetry import baggage, context, trace
+from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, Sampler
 from opentelemetry.trace import SpanKind, StatusCode
@@ -1424,6 +1425,68 @@ def test_an_exporter_belongs_to_its_state() -> None:
 
     assert 2 == len(inner.spans)
     assert 2 == len(outer.spans)
+
+
+def _install(found: Recorded, tracers: str, meters: str, **options: Any) -> Any:
+    return otel.install(
+        {"same": found.tracers, "other": TracerProvider(), "global": None}[tracers],
+        {"same": found.meters, "other": MeterProvider(), "global": None}[meters],
+        **options,
+    )
+
+
+@pytest.mark.parametrize(
+    ("tracers", "meters", "options", "said"),
+    [
+        ("same", "same", {}, "has two spans and is counted twice"),
+        ("same", "other", {}, "has two spans"),
+        ("same", "same", {"spans": "call"}, "has two spans and is counted twice"),
+        ("same", "same", {"metrics": False}, "has two spans"),
+        ("other", "same", {}, "is counted twice"),
+        ("same", "same", {"spans": "off"}, "is counted twice"),
+        ("other", "other", {}, None),
+        ("global", "global", {}, None),
+        ("same", "other", {"spans": "off"}, None),
+    ],
+)
+def test_installing_twice_on_the_same_provider_warns(
+    spans: Recorded,
+    tracers: str,
+    meters: str,
+    options: dict[str, Any],
+    said: str | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Once for each install, and not because of one that is uninstalled."""
+    for _ in range(2):
+        caplog.clear()
+        _install(spans, tracers, meters, **options)()
+        lines = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+        assert (said is not None) == len(lines)
+        assert all(f"so each call {said}: uninstall one" in line for line in lines)
+
+
+def test_the_global_provider_is_the_same_twice(caplog: pytest.LogCaptureFixture) -> None:
+    """Also if it is named once and left out once."""
+    first = otel.install(metrics=False)
+    second = otel.install(trace.get_tracer_provider(), metrics=False)
+    first()
+    second()
+
+    (line,) = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+    assert "has two spans" in line
+
+
+def test_installing_anew_in_a_state_of_its_own_does_not_warn(
+    spans: Recorded, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The exporters of the state outside record nothing there."""
+    with isolated():
+        otel.install(spans.tracers, spans.meters)()
+    first = otel.install(TracerProvider(), metrics=False)
+    first()
+
+    assert [] == [each for each in caplog.records if each.levelno >= logging.WARNING]
 
 
 def test_uninstalling_twice_does_nothing(spans: Recorded) -> None:

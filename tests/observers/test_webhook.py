@@ -645,7 +645,7 @@ def test_nothing_secret_is_shown(
     assert str(server.port) not in shown
 
 
-# --- under an instrumentation of OpenTelemetry ----------------------------------------------------
+# Under an instrumentation of OpenTelemetry.
 
 
 def test_no_span_of_an_instrumented_urllib_has_the_url(serve: Any) -> None:
