@@ -190,9 +190,13 @@ class Inside(Around):
     when a read ends, and is there again at the next.
     """
 
-    __slots__ = ("_own",)
+    __slots__ = ("_is_open", "_own", "_to_end")
 
     def __init__(self, recorder: Recorder, span: Span | None) -> None:
+        self._to_end: list[tuple[Span, int | None]] = []
+        """Spans that end when its stream is closed, and their ends in nanoseconds if not then."""
+        self._is_open = False
+        """Whether it has given a stream that is not closed."""
         super().__init__(recorder, span)
         self._own: tuple[Context, Context] | None = None
         """What the function left current, and what was attached before it changed that.
@@ -228,6 +232,39 @@ class Inside(Around):
             pass  # this is another context: what is current there is not of the function
         except Exception as error:  # noqa: BLE001  # as above
             self.recorder.broke(error)
+
+    def opened(self) -> None:
+        self._is_open = True
+
+    def closed(self) -> None:
+        self._is_open = False
+        self._end_spans()
+
+    def __del__(self) -> None:
+        if getattr(self, "_to_end", None):  # the stream was dropped, and is never closed
+            self._end_spans()
+
+    def end_span(self, span: Span, ended_at: int | None = None) -> None:
+        """End a span: now, or when the stream is closed, whose body may still make spans below it.
+
+        Args:
+            span: That of the attempt, or of its call.
+            ended_at: Its end in nanoseconds, if that is not the moment at which this is done.
+        """
+        self._to_end.append((span, ended_at))
+        if not self._is_open:  # looked at last, since another thread may close the stream
+            self._end_spans()
+
+    def _end_spans(self) -> None:
+        while True:
+            try:
+                span, ended_at = self._to_end.pop(0)
+            except IndexError:
+                return
+            try:
+                span.end(ended_at)
+            except Exception as error:  # noqa: BLE001  # as above
+                self.recorder.broke(error)
 
     def answered(self, answer: object) -> None:
         """Take an answer; only an attempt's span is interested."""
@@ -277,7 +314,7 @@ class AttemptSpan(Inside):
             span.set_attributes(self.seen)
             if self.outcome not in _SILENT:
                 span.set_status(_ERROR)
-        span.end(self.ended_at)
+        self.end_span(span, self.ended_at)
 
 
 class CallSpan(Around):
@@ -291,6 +328,7 @@ class CallSpan(Around):
         "_chain",
         "_function",
         "_has_failed",
+        "_inside",
         "_is_over",
         "_served_by",
         "_target",
@@ -305,7 +343,9 @@ class CallSpan(Around):
         self._function = function
         self._chain = chain
         self._attempt: AttemptSpan | None = None
-        """The last attempt, until its span has ended."""
+        """The last attempt, until its outcome is known."""
+        self._inside: Inside | None = None
+        """What is current in the last attempt."""
         self._attempts = 0
         self._target = ""
         self._served_by = ""
@@ -334,7 +374,10 @@ class CallSpan(Around):
             except Exception as error:  # noqa: BLE001  # as above
                 recorder.broke(error)
         attempt = self._attempt = AttemptSpan(recorder, span)
-        return attempt if span is not None or self.span is None else Inside(recorder, self.span)
+        inside = self._inside = (
+            attempt if span is not None or self.span is None else Inside(recorder, self.span)
+        )
+        return inside
 
     def _start(self, target: Target, number: int) -> Span:
         tracer = self.recorder.tracer
@@ -405,7 +448,10 @@ class CallSpan(Around):
             span.set_attributes(attributes)
             if outcome not in _SILENT:
                 span.set_status(_ERROR)
-        span.end()
+        if self._inside is None:
+            span.end()
+        else:
+            self._inside.end_span(span)
 
     def _end_attempt(self) -> None:
         """End the last attempt.

@@ -1112,7 +1112,9 @@ class _SdkStream:
         return next(self._iterator)
 
     def close(self) -> None:
-        self._iterator.close()
+        close = getattr(self._iterator, "close", None)
+        if close is not None:
+            close()
 
 
 TRACED = [{}, {"spans": "call"}]
@@ -1259,6 +1261,169 @@ def test_a_read_that_ends_in_another_context_keeps_nothing_of_it(
     assert tenant in (None, "closer")
     assert spans.attempts[0].context.span_id == span_id
     assert [] == [each for each in caplog.records if "detach" in each.getMessage()]
+
+
+# --- the body of a stream that is left early ------------------------------------------------------
+
+
+def _check_ends(found: Recorded, *names: str) -> None:
+    """See that no span was begun below one that had ended."""
+    ids = {span.context.span_id: span for span in found.spans}
+    for name in names:
+        span = found.span(name)
+        while span.parent is not None:
+            parent = ids[span.parent.span_id]
+            assert parent.start_time <= span.start_time
+            assert span.end_time <= parent.end_time, (name, parent.name)
+            span = parent
+
+
+def _leave(items: Any, how: str) -> None:
+    if how == "break":
+        for _ in items:
+            break
+    else:
+        next(items)
+    if how == "close":
+        items.close()
+
+
+LEAVING = ["break", "close", "collect"]
+
+
+@pytest.mark.parametrize("traced", TRACED)
+@pytest.mark.parametrize("how", LEAVING)
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("form", ["generator", "stream"])
+def test_the_spans_end_after_the_body_of_a_stream_that_is_left(
+    form: str, options: str, how: str, traced: dict[str, Any]
+) -> None:
+    """What its `finally` records is below spans that are open; figures are settled before."""
+    with recorded(**traced) as found:
+        counted: list[Any] = []
+
+        def body() -> Iterator[str]:
+            try:
+                yield "x"
+                yield "y"
+            finally:
+                counted.append(found.counts("resilient_llm.attempts"))
+                within(found, "closing")
+
+        @failover("openai/gpt", **OPTIONS[options])
+        def generate(target: Target) -> Iterator[str]:
+            yield from body()
+
+        @failover("openai/gpt", **OPTIONS[options])
+        def answer(target: Target) -> Any:
+            return _SdkStream(body())
+
+        _leave(iter(answer() if form == "stream" else generate()), how)
+        gc.collect()
+
+        _check_ends(found, "closing")
+        assert [{("ok", "openai/gpt"): 1}] == counted
+        assert ["ok"] == [attributes(span)["outcome"] for span in found.calls]
+        assert (0 if traced else 1) == len(found.attempts)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_the_spans_end_after_the_body_of_an_async_stream_that_is_left(
+    spans: Recorded, options: str, backend: str
+) -> None:
+    """Also if closing it takes a while."""
+
+    @failover("openai/gpt", **OPTIONS[options])
+    async def generate(target: Target) -> AsyncIterator[str]:
+        try:
+            yield "x"
+            yield "y"
+        finally:
+            with spans.tracer.start_as_current_span("closing"):
+                await anyio.lowlevel.checkpoint()
+
+    async def main() -> None:
+        items = generate()
+        await anext(items)
+        await items.aclose()
+
+    anyio.run(main, backend=backend)
+
+    _check_ends(spans, "closing")
+    assert 1 == len(spans.calls) == len(spans.attempts)
+
+
+def test_the_spans_do_not_wait_for_the_consumer_to_leave_the_manager(spans: Recorded) -> None:
+    """They end with the stream: what the consumer does before it leaves is not of the call."""
+    seen: list[int] = []
+
+    @contextmanager
+    def manage() -> Iterator[Any]:
+        yield _SdkStream(iter_twice())
+
+    def iter_twice() -> Iterator[str]:
+        try:
+            yield "x"
+            yield "y"
+        finally:
+            within(spans, "closing")
+
+    @failover("openai/gpt")
+    def answer(target: Target) -> Any:
+        return manage()
+
+    for is_early in (True, False):
+        with answer() as items:
+            for _ in items:
+                if is_early:
+                    break
+            gc.collect()
+            seen.append(len(spans.calls))
+        if is_early:
+            _check_ends(spans, "closing")
+
+    assert 2 == len(spans.calls) == len(spans.attempts)
+    assert [0, 2] == seen  # a stream that its consumer may still go on with has not ended
+
+
+def test_leaving_a_manager_early_is_inside_the_spans(spans: Recorded) -> None:
+    """Where leaving it is what ends the stream."""
+
+    class Managed:
+        def __enter__(self) -> Any:
+            return _SdkStream(iter("xyz"))
+
+        def __exit__(self, *error: object) -> None:
+            within(spans, "leaving")
+
+    @failover("openai/gpt")
+    def answer(target: Target) -> Any:
+        return Managed()
+
+    with answer() as items:
+        next(items)
+
+    assert "chat gpt" == spans.parent("leaving")
+    _check_ends(spans, "leaving")
+
+
+def test_a_stream_that_breaks_and_is_gone_on_with_ends_each_span_once(
+    spans: Recorded, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The attempt that failed ended when it failed, and its stream is closed after that."""
+
+    @failover(CHAIN, stream=StreamPolicy(on_interrupt="restart"), attempts=1)
+    def generate(target: Target) -> Iterator[str]:
+        yield "x"
+        if target.provider == "groq":
+            raise ProviderError(503)
+
+    list(generate())
+
+    assert 2 == len(spans.attempts)
+    assert 1 == len(spans.calls)
+    assert [] == [each for each in caplog.records if "ended span" in each.getMessage()]
 
 
 class _Asked(Sampler):
