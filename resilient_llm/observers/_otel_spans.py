@@ -241,7 +241,10 @@ class Inside(Around):
         self._end_spans()
 
     def __del__(self) -> None:
-        if getattr(self, "_to_end", None):  # the stream was dropped, and is never closed
+        # The stream was dropped, and is never closed. Where all is collected at once, its call may
+        # find out that it is over only after this.
+        self._is_open = False
+        if getattr(self, "_to_end", None):
             self._end_spans()
 
     def end_span(self, span: Span, ended_at: int | None = None) -> None:
