@@ -154,6 +154,7 @@ class OpenStream:
         held: That iterator. It is the source, but if a tracer's proxy is around the holder.
         is_managed: Whether the value is a manager, which must be left to close the stream.
         is_stream: False if the manager gave something else, which then is the answer.
+        is_being_left: Whether the consumer leaves that manager now.
         hook: What is entered and left around each read of it, and around its end; or None.
     """
 
@@ -163,6 +164,7 @@ class OpenStream:
         "holder",
         "hook",
         "io",
+        "is_being_left",
         "is_managed",
         "is_stream",
         "source",
@@ -185,7 +187,7 @@ class OpenStream:
         self.value = value
         self.stream = stream
         self.is_managed = is_managed
-        self._is_closed = False
+        self.is_being_left = self._is_closed = False
         self.is_stream = kind is not None and io.gives_items(kind)
         self.holder = holder_of(stream, io.reads) if self.is_stream else None
         self.held: Any = None
@@ -197,6 +199,8 @@ class OpenStream:
             self.source = self.held if owner is stream else io.iterator(stream)
         elif self.is_stream:
             self.source = io.iterator(stream)
+        if hook is not None and self.is_stream:
+            hook.opened()
 
     @property
     def is_callers_own(self) -> bool:
@@ -219,11 +223,20 @@ class OpenStream:
             finally:
                 if self.hook is not None:
                     self.hook.leave(entered)
+                    self.hook.closed()
         return swallows
 
     async def ahang_up(self) -> None:
         """Close the stream, but do not leave its manager."""
         await self.io.close(self.stream, self.source)
+
+    async def ahang_up_early(self) -> None:
+        """Do that for a consumer who leaves the manager, now or perhaps much later."""
+        try:
+            await self.ahang_up()
+        finally:
+            if self.hook is not None and not self.is_being_left:
+                self.hook.closed()
 
     async def aabandon(self) -> None:
         """Close it and drop any error of that, since the call has moved on."""

@@ -230,6 +230,8 @@ class BaseStreamSession(ABC):
         Returns:
             Whether the error is to be swallowed.
         """
+        if self._started_stream is not None:
+            self._started_stream.opened.is_being_left = True
         try:
             await self.astop()
         finally:
@@ -314,7 +316,7 @@ class BaseStreamSession(ABC):
                 await self._io.close(pending)
             started = self._started_stream
             if started is not None and self.is_entered:
-                await started.opened.ahang_up()  # the consumer leaves the manager
+                await started.opened.ahang_up_early()  # the consumer leaves the manager
             elif started is not None:
                 self._started_stream = None
                 await started.opened.aabandon()

@@ -24,7 +24,7 @@ from resilient_llm._values import checks as check
 from resilient_llm._version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from resilient_llm._core.call.hooks import Hook
@@ -142,6 +142,11 @@ class Exporter:
         """
         self._leave_calls = runtime.add_hook(hook)
 
+    @property
+    def entered(self) -> Sequence[Hook]:
+        """The hooks that are entered around each call, of this exporter and of all others."""
+        return runtime.dispatcher.hooks
+
     def moment(self, monotonic: float) -> datetime:
         """Return the aware UTC datetime of monotonic seconds."""
         return runtime.moment(monotonic)
@@ -149,10 +154,16 @@ class Exporter:
     def lose(self, text: str) -> None:
         """Count something that could not be exported; the first time, log why as a warning."""
         self.drop()
+        if not self._has_warned:
+            self._has_warned = self.warn(text)
+
+    def warn(self, text: str) -> bool:
+        """Log a warning; return whether anything is logged at all."""
         line = runtime.dispatcher.log_line
-        if not self._has_warned and line is not None:
-            self._has_warned = True
-            line(f"exporter {self.name}: {text}", warning=True)
+        if line is None:
+            return False
+        line(f"exporter {self.name}: {text}", warning=True)
+        return True
 
     def wake(self) -> None:
         """Have the thread work soon; for the exporter itself."""

@@ -9,7 +9,8 @@ import base64
 import hashlib
 import hmac
 import re
-from contextlib import suppress
+import sys
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -17,10 +18,17 @@ from resilient_llm._values.errors import ConfigurationError
 from resilient_llm.observers._exporter import alarm
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Generator, Mapping
 
 _ALLOWED: Final = re.compile(r"[!-~]+")
 """Characters of a URL as it is sent: others must be percent-encoded, names of hosts in punycode."""
+
+_SUPPRESSING: Final = (
+    "suppress_instrumentation",
+    "_SUPPRESS_INSTRUMENTATION_KEY",
+    "_SUPPRESS_HTTP_INSTRUMENTATION_KEY",
+)
+"""Keys that instrumentations look for, or names of constants in which OpenTelemetry keeps them."""
 
 
 class Endpoint:
@@ -59,7 +67,7 @@ class Endpoint:
         try:
             request = urllib.request.Request(self._url, body, headers, method="POST")
             limit.set(timeout)
-            with self._opened(request, timeout) as response:
+            with _untraced(), self._opened(request, timeout) as response:
                 status: int = response.status
                 if limit.off():
                     return (
@@ -97,6 +105,29 @@ class Endpoint:
             return {}
         digest = hmac.new(self._secret, body, hashlib.sha256).hexdigest()
         return {"X-Signature-256": f"sha256={digest}"}
+
+
+@contextmanager
+def _untraced() -> Generator[None]:
+    """Have instrumentations of OpenTelemetry make no span of what is sent meanwhile.
+
+    The span of an HTTP client has the URL in it, and the receiver would be sent a ``traceparent``.
+    Where OpenTelemetry is not loaded, there is no instrumentation and nothing is loaded for this.
+    """
+    otel: Any = sys.modules.get("opentelemetry.context")
+    token = None
+    with suppress(Exception):  # of a context of the user's, or while it is still being loaded
+        if otel is not None:
+            context = otel.get_current()
+            for key in _SUPPRESSING:
+                context = otel.set_value(getattr(otel, key, key), True, context)
+            token = otel.attach(context)
+    try:
+        yield
+    finally:
+        if otel is not None and token is not None:
+            with suppress(Exception):
+                otel.detach(token)
 
 
 def _checked(url: Any) -> tuple[str, bytes | None]:

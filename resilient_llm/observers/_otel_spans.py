@@ -85,6 +85,8 @@ class Recorder:
         self.tracer: Tracer | None = None
         self.meters: _Meters | None = None
         self.has_attempts = False
+        self._tracers: TracerProvider | None = None
+        self._counters: MeterProvider | None = None
         self.moment = exporter.moment
         self._lose = exporter.lose
         self._constant: dict[str, dict[str, Any]] = {}
@@ -92,12 +94,29 @@ class Recorder:
 
     def trace_with(self, provider: TracerProvider | None, *, attempts: bool) -> None:
         """Make spans of calls, and of attempts as well if these are wanted."""
+        self._tracers = provider
         self.tracer = otel_trace.get_tracer(_SCOPE, VERSION, provider)
         self.has_attempts = attempts
 
     def count_with(self, provider: MeterProvider | None) -> None:
         """Count calls and attempts."""
+        self._counters = provider
         self.meters = _Meters(otel_metrics.get_meter(_SCOPE, VERSION, provider))
+
+    def does_as(self, other: object) -> str:
+        """Return what this one does that another hook does on the same provider, in words."""
+        if type(other) is not Recorder:
+            return ""
+        both: list[str] = []
+        if self.tracer is not None and other.tracer is not None:
+            default = otel_trace.get_tracer_provider
+            if _is_same(self._tracers, other._tracers, default):
+                both.append("has two spans")
+        if self.meters is not None and other.meters is not None:
+            default = otel_metrics.get_meter_provider
+            if _is_same(self._counters, other._counters, default):
+                both.append("is counted twice")
+        return " and ".join(both)
 
     def __call__(self, call_id: str, function: str, chain: Sequence[Target]) -> CallSpan:
         """Begin a call."""
@@ -157,15 +176,98 @@ class Around:
         if entered is None:
             return
         try:
-            if type(entered) is Token:
-                token = cast("Token[Context]", entered)
-                token.var.reset(token)
-            else:  # another implementation of contexts is in use
-                otel_context.detach(entered)
+            _detach(entered)
         except (ValueError, RuntimeError):
             pass  # this is another context, in which nothing was attached
         except Exception as error:  # noqa: BLE001  # as above
             self.recorder.broke(error)
+
+
+class Inside(Around):
+    """What is current inside one attempt: a span, and what the function itself makes current.
+
+    What a generator attaches around its ``yield`` holds for its own code alone: it is put aside
+    when a read ends, and is there again at the next.
+    """
+
+    __slots__ = ("_is_open", "_own", "_to_end")
+
+    def __init__(self, recorder: Recorder, span: Span | None) -> None:
+        self._to_end: list[tuple[Span, int | None]] = []
+        """Spans that end when its stream is closed, and their ends in nanoseconds if not then."""
+        self._is_open = False
+        """Whether it has given a stream that is not closed."""
+        super().__init__(recorder, span)
+        self._own: tuple[Context, Context] | None = None
+        """What the function left current, and what was attached before it changed that.
+
+        The latter is what comes back when the function detaches all that it has attached, perhaps
+        many reads later. Then nothing is its own any more, and what the reader has set since
+        counts. One tuple, since another thread may close a stream while this one reads it.
+        """
+
+    def enter(self) -> Any:
+        if self.span is None:
+            return None
+        try:
+            own = self._own
+            if own is None:
+                before = current = self.context()
+            else:
+                current, before = own
+            return _attach(current), before
+        except Exception as error:  # noqa: BLE001  # no call may fail with its exporter
+            self.recorder.broke(error)
+            return None
+
+    def leave(self, entered: Any) -> None:
+        if entered is None:
+            return
+        token, before = entered
+        try:
+            current = _current()
+            _detach(token)
+            self._own = None if current is before else (current, before)
+        except (ValueError, RuntimeError):
+            pass  # this is another context: what is current there is not of the function
+        except Exception as error:  # noqa: BLE001  # as above
+            self.recorder.broke(error)
+
+    def opened(self) -> None:
+        self._is_open = True
+
+    def closed(self) -> None:
+        self._is_open = False
+        self._end_spans()
+
+    def __del__(self) -> None:
+        # The stream was dropped, and is never closed. Where all is collected at once, its call may
+        # find out that it is over only after this.
+        self._is_open = False
+        if getattr(self, "_to_end", None):
+            self._end_spans()
+
+    def end_span(self, span: Span, ended_at: int | None = None) -> None:
+        """End a span: now, or when the stream is closed, whose body may still make spans below it.
+
+        Args:
+            span: That of the attempt, or of its call.
+            ended_at: Its end in nanoseconds, if that is not the moment at which this is done.
+        """
+        self._to_end.append((span, ended_at))
+        if not self._is_open:  # looked at last, since another thread may close the stream
+            self._end_spans()
+
+    def _end_spans(self) -> None:
+        while True:
+            try:
+                span, ended_at = self._to_end.pop(0)
+            except IndexError:
+                return
+            try:
+                span.end(ended_at)
+            except Exception as error:  # noqa: BLE001  # as above
+                self.recorder.broke(error)
 
     def answered(self, answer: object) -> None:
         """Take an answer; only an attempt's span is interested."""
@@ -174,7 +276,7 @@ class Around:
         """Take items of a stream; only an attempt's span is interested."""
 
 
-class AttemptSpan(Around):
+class AttemptSpan(Inside):
     """The span of one attempt, and what is known of the attempt so far."""
 
     __slots__ = ("ended_at", "is_recording", "outcome", "seen")
@@ -215,7 +317,7 @@ class AttemptSpan(Around):
             span.set_attributes(self.seen)
             if self.outcome not in _SILENT:
                 span.set_status(_ERROR)
-        span.end(self.ended_at)
+        self.end_span(span, self.ended_at)
 
 
 class CallSpan(Around):
@@ -229,6 +331,7 @@ class CallSpan(Around):
         "_chain",
         "_function",
         "_has_failed",
+        "_inside",
         "_is_over",
         "_served_by",
         "_target",
@@ -243,7 +346,9 @@ class CallSpan(Around):
         self._function = function
         self._chain = chain
         self._attempt: AttemptSpan | None = None
-        """The last attempt, until its span has ended."""
+        """The last attempt, until its outcome is known."""
+        self._inside: Inside | None = None
+        """What is current in the last attempt."""
         self._attempts = 0
         self._target = ""
         self._served_by = ""
@@ -261,7 +366,7 @@ class CallSpan(Around):
         if not getattr(self, "_is_over", True) and hasattr(self, "_served_by"):
             self.over()
 
-    def attempt(self, target: Target, number: int) -> Around:
+    def attempt(self, target: Target, number: int) -> Inside:
         """Begin an attempt; return what is current in it: its span, or that of the call."""
         self._end_attempt()
         self._target = target.key
@@ -271,8 +376,11 @@ class CallSpan(Around):
                 span = self._start(target, number)
             except Exception as error:  # noqa: BLE001  # as above
                 recorder.broke(error)
-        self._attempt = AttemptSpan(recorder, span)
-        return self if span is None else self._attempt
+        attempt = self._attempt = AttemptSpan(recorder, span)
+        inside = self._inside = (
+            attempt if span is not None or self.span is None else Inside(recorder, self.span)
+        )
+        return inside
 
     def _start(self, target: Target, number: int) -> Span:
         tracer = self.recorder.tracer
@@ -343,7 +451,10 @@ class CallSpan(Around):
             span.set_attributes(attributes)
             if outcome not in _SILENT:
                 span.set_status(_ERROR)
-        span.end()
+        if self._inside is None:
+            span.end()
+        else:
+            self._inside.end_span(span)
 
     def _end_attempt(self) -> None:
         """End the last attempt.
@@ -430,6 +541,22 @@ _TAKE: Final[dict[str, Callable[[CallSpan, str, Mapping[str, Any]], None]]] = {
     "TargetSkipped": CallSpan._skipped,
     "CallFailed": CallSpan._call_failed,
 }
+
+
+def _is_same(one: object, other: object, default: Callable[[], object]) -> bool:
+    """Return whether two providers are the same; None is the global one, as it is now."""
+    return one is other or (default() if one is None else one) is (
+        default() if other is None else other
+    )
+
+
+def _detach(entered: Any) -> None:
+    """Make current what was so before; in another context, raise a ValueError."""
+    if type(entered) is Token:
+        token = cast("Token[Context]", entered)
+        token.var.reset(token)
+    else:  # another implementation of contexts is in use
+        otel_context.detach(entered)
 
 
 def _position(chain: Sequence[Target], target: Target) -> int:

@@ -42,6 +42,8 @@ def install(
 ) -> Exporter:
     """Record the calls that start from now on as spans and metrics of OpenTelemetry.
 
+    A second install on the same provider logs a warning, since it records each call once more.
+
     Args:
         tracer_provider: Makes the tracer; None for the global provider, which may be set later.
         meter_provider: Makes the meter; None for the global provider.
@@ -76,6 +78,14 @@ def install(
     if metrics:
         recorder.count_with(meter_provider)
     if spans != "off" or metrics:
+        for other in exporter.entered:
+            twice = recorder.does_as(other)
+            if twice:
+                exporter.warn(
+                    f"installed twice on the same provider, so each call {twice}: uninstall one, "
+                    "by calling what install() returned"
+                )
+                break
         exporter.enter_calls(recorder)
     return exporter
 

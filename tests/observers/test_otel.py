@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +21,7 @@ import pytest
 pytest.importorskip("opentelemetry.sdk")
 
 from opentelemetry import baggage, context, trace
+from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, Sampler
 from opentelemetry.trace import SpanKind, StatusCode
@@ -1040,6 +1041,391 @@ def test_baggage_stays(spans: Recorded) -> None:
     assert ["a", "a", "b", "b"] == seen
 
 
+# --- what a stream's body makes current itself ----------------------------------------------------
+
+
+@contextmanager
+def _tenant(value: str) -> Iterator[None]:
+    token = context.attach(baggage.set_baggage("tenant", value))
+    try:
+        yield
+    finally:
+        context.detach(token)
+
+
+def _inner_spans(found: Recorded) -> list[str | None]:
+    """Return the names of the parents of what was recorded as `inner`, in order."""
+    names = {span.context.span_id: span.name for span in found.spans}
+    return [names.get(span.parent.span_id) for span in found.spans if span.name == "inner"]
+
+
+class _OwnContext:
+    """A body that attaches baggage and a span around its items, and what was seen where."""
+
+    def __init__(self, found: Recorded) -> None:
+        self.found = found
+        self.inside: list[object] = []
+        self.outside: list[object] = []
+
+    def look(self) -> None:
+        self.inside.append(baggage.get_baggage("tenant"))
+        within(self.found, "inner")
+
+    def look_outside(self) -> None:
+        self.outside.append((baggage.get_baggage("tenant"), current()))
+
+    def items(self) -> Iterator[str]:
+        self.look()
+        with _tenant("7"), self.found.tracer.start_as_current_span("body"):
+            for _ in range(3):
+                self.look()
+                yield "x"
+            self.look()
+        self.look()
+        yield "y"
+        self.look()
+
+    async def aitems(self) -> AsyncIterator[str]:
+        for item in self.items():
+            await anyio.lowlevel.checkpoint()
+            yield item
+
+    def check(self) -> None:
+        assert [None, *["7"] * 4, None, None] == self.inside
+        assert {(None, 0)} == set(self.outside)
+        first, *mid, late, last = _inner_spans(self.found)
+        assert ["body"] * 4 == mid
+        assert first == late == last
+        assert str(first).startswith(("chat ", "failover "))
+
+
+class _SdkStream:
+    """Reads from a generator, as the streams of SDKs do, which instrumentations wrap."""
+
+    def __init__(self, items: Iterator[str]) -> None:
+        self._iterator = items
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._iterator
+
+    def __next__(self) -> str:
+        return next(self._iterator)
+
+    def close(self) -> None:
+        close = getattr(self._iterator, "close", None)
+        if close is not None:
+            close()
+
+
+TRACED = [{}, {"spans": "call"}]
+
+
+@pytest.mark.parametrize("traced", TRACED)
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("form", ["generator", "stream", "two"])
+def test_what_a_stream_makes_current_holds_in_all_its_reads(
+    form: str, options: str, traced: dict[str, Any]
+) -> None:
+    """And never for its consumer; when the body has ended it, nothing of it is left."""
+    with recorded(**traced) as found, ExitStack() as stack:
+        if form == "two":
+            stack.enter_context(recorded(**traced))
+        own = _OwnContext(found)
+
+        @failover("openai/gpt", **OPTIONS[options])
+        def generate(target: Target) -> Iterator[str]:
+            yield from own.items()
+
+        @failover("openai/gpt", **OPTIONS[options])
+        def answer(target: Target) -> Any:
+            return _SdkStream(own.items())
+
+        for _ in answer() if form == "stream" else generate():
+            own.look_outside()
+        own.look_outside()
+
+        if form == "two":
+            assert [None, *["7"] * 4, None, None] == own.inside
+            assert {(None, 0)} == set(own.outside)
+        else:
+            own.check()
+
+
+@pytest.mark.parametrize("traced", TRACED)
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_what_an_async_stream_makes_current_holds_in_all_its_reads(
+    backend: str, options: str, traced: dict[str, Any]
+) -> None:
+    """As a synchronous one."""
+    with recorded(**traced) as found:
+        own = _OwnContext(found)
+
+        @failover("openai/gpt", **OPTIONS[options])
+        async def generate(target: Target) -> AsyncIterator[str]:
+            async for item in own.aitems():
+                yield item
+
+        async def main() -> None:
+            async for _ in generate():
+                own.look_outside()
+            own.look_outside()
+
+        anyio.run(main, backend=backend)
+        own.check()
+
+
+def test_what_a_reader_attaches_later_counts_again_after_the_body_has_detached(
+    spans: Recorded,
+) -> None:
+    """What the body attached is put aside at its end, however the reader has changed since."""
+    seen: list[object] = []
+
+    @failover("openai/gpt")
+    def generate(target: Target) -> Iterator[str]:
+        with _tenant("body"):
+            yield "x"
+            seen.append(baggage.get_baggage("tenant"))
+            yield "x"
+        yield "x"
+        seen.append(baggage.get_baggage("tenant"))
+        yield "x"
+
+    items = generate()
+    for tenant in "abcd":
+        with _tenant(tenant):
+            next(items)
+
+    assert ["body", "d"] == seen
+
+
+@pytest.mark.parametrize("close", ["break", "close", "collect"])
+def test_what_a_stream_makes_current_holds_while_it_is_closed(
+    spans: Recorded, close: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its `finally` sees what it has attached, and ends that without a line of OpenTelemetry's."""
+    seen: list[object] = []
+
+    @failover("openai/gpt")
+    def generate(target: Target) -> Iterator[str]:
+        with _tenant("body"):
+            try:
+                yield "x"
+                yield "x"
+            finally:
+                seen.append(baggage.get_baggage("tenant"))
+
+    items = generate()
+    if close == "break":
+        for _ in items:
+            break
+    else:
+        next(items)
+    if close == "close":
+        items.close()
+    del items
+    gc.collect()
+
+    assert ["body"] == seen
+    assert baggage.get_baggage("tenant") is None
+    assert [] == [each for each in caplog.records if "detach" in each.getMessage()]
+
+
+def test_a_read_that_ends_in_another_context_keeps_nothing_of_it(
+    spans: Recorded, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stream closed by another task, whose context is not taken for that of the body."""
+    seen: list[object] = []
+
+    @failover("openai/gpt")
+    async def generate(target: Target) -> AsyncIterator[str]:
+        try:
+            yield "x"
+            await asyncio.Event().wait()
+        finally:
+            seen.append((baggage.get_baggage("tenant"), current()))
+
+    async def main() -> None:
+        items = generate()
+        await anext(items)
+        reading = asyncio.create_task(anext(items))
+        await asyncio.sleep(0)
+        with _tenant("closer"):
+            await asyncio.create_task(items.aclose())
+            assert "closer" == baggage.get_baggage("tenant")
+        await asyncio.wait([reading])
+
+    asyncio.run(main())
+
+    ((tenant, span_id),) = seen
+    assert tenant in (None, "closer")
+    assert spans.attempts[0].context.span_id == span_id
+    assert [] == [each for each in caplog.records if "detach" in each.getMessage()]
+
+
+# --- the body of a stream that is left early ------------------------------------------------------
+
+
+def _check_ends(found: Recorded, *names: str) -> None:
+    """See that no span was begun below one that had ended."""
+    ids = {span.context.span_id: span for span in found.spans}
+    for name in names:
+        span = found.span(name)
+        while span.parent is not None:
+            parent = ids[span.parent.span_id]
+            assert parent.start_time <= span.start_time
+            assert span.end_time <= parent.end_time, (name, parent.name)
+            span = parent
+
+
+def _leave(items: Any, how: str) -> None:
+    if how == "break":
+        for _ in items:
+            break
+    else:
+        next(items)
+    if how == "close":
+        items.close()
+
+
+LEAVING = ["break", "close", "collect"]
+
+
+@pytest.mark.parametrize("traced", TRACED)
+@pytest.mark.parametrize("how", LEAVING)
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("form", ["generator", "stream"])
+def test_the_spans_end_after_the_body_of_a_stream_that_is_left(
+    form: str, options: str, how: str, traced: dict[str, Any]
+) -> None:
+    """What its `finally` records is below spans that are open; figures are settled before."""
+    with recorded(**traced) as found:
+        counted: list[Any] = []
+
+        def body() -> Iterator[str]:
+            try:
+                yield "x"
+                yield "y"
+            finally:
+                counted.append(found.counts("resilient_llm.attempts"))
+                within(found, "closing")
+
+        @failover("openai/gpt", **OPTIONS[options])
+        def generate(target: Target) -> Iterator[str]:
+            yield from body()
+
+        @failover("openai/gpt", **OPTIONS[options])
+        def answer(target: Target) -> Any:
+            return _SdkStream(body())
+
+        _leave(iter(answer() if form == "stream" else generate()), how)
+        gc.collect()
+
+        _check_ends(found, "closing")
+        assert [{("ok", "openai/gpt"): 1}] == counted
+        assert ["ok"] == [attributes(span)["outcome"] for span in found.calls]
+        assert (0 if traced else 1) == len(found.attempts)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_the_spans_end_after_the_body_of_an_async_stream_that_is_left(
+    spans: Recorded, options: str, backend: str
+) -> None:
+    """Also if closing it takes a while."""
+
+    @failover("openai/gpt", **OPTIONS[options])
+    async def generate(target: Target) -> AsyncIterator[str]:
+        try:
+            yield "x"
+            yield "y"
+        finally:
+            with spans.tracer.start_as_current_span("closing"):
+                await anyio.lowlevel.checkpoint()
+
+    async def main() -> None:
+        items = generate()
+        await anext(items)
+        await items.aclose()
+
+    anyio.run(main, backend=backend)
+
+    _check_ends(spans, "closing")
+    assert 1 == len(spans.calls) == len(spans.attempts)
+
+
+def test_the_spans_do_not_wait_for_the_consumer_to_leave_the_manager(spans: Recorded) -> None:
+    """They end with the stream: what the consumer does before it leaves is not of the call."""
+    seen: list[int] = []
+
+    @contextmanager
+    def manage() -> Iterator[Any]:
+        yield _SdkStream(iter_twice())
+
+    def iter_twice() -> Iterator[str]:
+        try:
+            yield "x"
+            yield "y"
+        finally:
+            within(spans, "closing")
+
+    @failover("openai/gpt")
+    def answer(target: Target) -> Any:
+        return manage()
+
+    for is_early in (True, False):
+        with answer() as items:
+            for _ in items:
+                if is_early:
+                    break
+            gc.collect()
+            seen.append(len(spans.calls))
+        if is_early:
+            _check_ends(spans, "closing")
+
+    assert 2 == len(spans.calls) == len(spans.attempts)
+    assert [0, 2] == seen  # a stream that its consumer may still go on with has not ended
+
+
+def test_leaving_a_manager_early_is_inside_the_spans(spans: Recorded) -> None:
+    """Where leaving it is what ends the stream."""
+
+    class Managed:
+        def __enter__(self) -> Any:
+            return _SdkStream(iter("xyz"))
+
+        def __exit__(self, *error: object) -> None:
+            within(spans, "leaving")
+
+    @failover("openai/gpt")
+    def answer(target: Target) -> Any:
+        return Managed()
+
+    with answer() as items:
+        next(items)
+
+    assert "chat gpt" == spans.parent("leaving")
+    _check_ends(spans, "leaving")
+
+
+def test_a_stream_that_breaks_and_is_gone_on_with_ends_each_span_once(
+    spans: Recorded, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The attempt that failed ended when it failed, and its stream is closed after that."""
+
+    @failover(CHAIN, stream=StreamPolicy(on_interrupt="restart"), attempts=1)
+    def generate(target: Target) -> Iterator[str]:
+        yield "x"
+        if target.provider == "groq":
+            raise ProviderError(503)
+
+    list(generate())
+
+    assert 2 == len(spans.attempts)
+    assert 1 == len(spans.calls)
+    assert [] == [each for each in caplog.records if "ended span" in each.getMessage()]
+
+
 class _Asked(Sampler):
     """Notes what it is asked about."""
 
@@ -1204,6 +1590,68 @@ def test_an_exporter_belongs_to_its_state() -> None:
 
     assert 2 == len(inner.spans)
     assert 2 == len(outer.spans)
+
+
+def _install(found: Recorded, tracers: str, meters: str, **options: Any) -> Any:
+    return otel.install(
+        {"same": found.tracers, "other": TracerProvider(), "global": None}[tracers],
+        {"same": found.meters, "other": MeterProvider(), "global": None}[meters],
+        **options,
+    )
+
+
+@pytest.mark.parametrize(
+    ("tracers", "meters", "options", "said"),
+    [
+        ("same", "same", {}, "has two spans and is counted twice"),
+        ("same", "other", {}, "has two spans"),
+        ("same", "same", {"spans": "call"}, "has two spans and is counted twice"),
+        ("same", "same", {"metrics": False}, "has two spans"),
+        ("other", "same", {}, "is counted twice"),
+        ("same", "same", {"spans": "off"}, "is counted twice"),
+        ("other", "other", {}, None),
+        ("global", "global", {}, None),
+        ("same", "other", {"spans": "off"}, None),
+    ],
+)
+def test_installing_twice_on_the_same_provider_warns(
+    spans: Recorded,
+    tracers: str,
+    meters: str,
+    options: dict[str, Any],
+    said: str | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Once for each install, and not because of one that is uninstalled."""
+    for _ in range(2):
+        caplog.clear()
+        _install(spans, tracers, meters, **options)()
+        lines = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+        assert (said is not None) == len(lines)
+        assert all(f"so each call {said}: uninstall one" in line for line in lines)
+
+
+def test_the_global_provider_is_the_same_twice(caplog: pytest.LogCaptureFixture) -> None:
+    """Also if it is named once and left out once."""
+    first = otel.install(metrics=False)
+    second = otel.install(trace.get_tracer_provider(), metrics=False)
+    first()
+    second()
+
+    (line,) = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+    assert "has two spans" in line
+
+
+def test_installing_anew_in_a_state_of_its_own_does_not_warn(
+    spans: Recorded, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The exporters of the state outside record nothing there."""
+    with isolated():
+        otel.install(spans.tracers, spans.meters)()
+    first = otel.install(TracerProvider(), metrics=False)
+    first()
+
+    assert [] == [each for each in caplog.records if each.levelno >= logging.WARNING]
 
 
 def test_uninstalling_twice_does_nothing(spans: Recorded) -> None:

@@ -13,9 +13,11 @@ import socket
 import ssl
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 import traceback
+import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -641,6 +643,83 @@ def test_nothing_secret_is_shown(
 
     assert SECRET not in shown
     assert str(server.port) not in shown
+
+
+# Under an instrumentation of OpenTelemetry.
+
+
+def test_no_span_of_an_instrumented_urllib_has_the_url(serve: Any) -> None:
+    """With the instrumentation itself, which makes a span of any other request."""
+    instrumentation = pytest.importorskip("opentelemetry.instrumentation.urllib")
+    export = pytest.importorskip("opentelemetry.sdk.trace.export")
+    memory = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
+    from opentelemetry.sdk.trace import TracerProvider
+
+    exporter, tracers, server = memory.InMemorySpanExporter(), TracerProvider(), serve()
+    tracers.add_span_processor(export.SimpleSpanProcessor(exporter))
+    instrumentor = instrumentation.URLLibInstrumentor()
+    instrumentor.instrument(tracer_provider=tracers)
+    try:
+        with urllib.request.urlopen(server.url, timeout=PATIENCE):
+            assert 1 == len(exporter.get_finished_spans())
+        exporter.clear()
+        uninstall = webhook.install(server.url)
+        bench_model("openai/gpt", 60)
+        assert uninstall.flush(PATIENCE)
+        uninstall()
+    finally:
+        instrumentor.uninstrument()
+
+    ((_, traced, _), (_, headers, _)) = server.requests
+    assert "traceparent" in traced
+    assert "traceparent" not in headers
+    assert () == exporter.get_finished_spans()
+
+
+def test_instrumentations_are_off_while_a_message_is_sent(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of HTTP clients and all others, in the sending code alone."""
+    utils = pytest.importorskip("opentelemetry.instrumentation.utils")
+    asks = (utils.is_http_instrumentation_enabled, utils.is_instrumentation_enabled)
+    seen: list[list[bool]] = []
+    opened = urllib.request.OpenerDirector.open
+
+    def look(self: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append([ask() for ask in asks])
+        return opened(self, *args, **kwargs)
+
+    monkeypatch.setattr(urllib.request.OpenerDirector, "open", look)
+    uninstall = webhook.install(serve().url)
+    bench_model("openai/gpt", 60)
+    assert uninstall.flush(PATIENCE)
+    uninstall()
+
+    assert [[False, False]] == seen
+    assert [True, True] == [ask() for ask in asks]
+
+
+def test_sending_loads_no_opentelemetry(serve: Any) -> None:
+    """There is no instrumentation to switch off in a process without it."""
+    server = serve()
+    code = """
+        import sys
+        from resilient_llm import bench_model
+        from resilient_llm.observers import webhook
+
+        uninstall = webhook.install(sys.argv[1])
+        bench_model("openai/gpt", 60)
+        assert uninstall.flush(20)
+        assert not [name for name in sys.modules if name.startswith("opentelemetry")]
+    """
+    subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), server.url],
+        check=True,
+        cwd=ROOT,
+        timeout=60,
+    )
+
+    assert ["TargetBenched"] == [each["type"] for each in server.messages]
 
 
 # Slack and PagerDuty.

@@ -47,6 +47,17 @@ class AttemptHook(Scope, Protocol):
         """Take the first items, or the last, of its stream."""
         ...
 
+    def opened(self) -> None:
+        """Take that it has given a stream, which `closed` follows."""
+        ...
+
+    def closed(self) -> None:
+        """Take that none of its stream's code runs any more; may come twice, from any thread.
+
+        The call may be over by then: how it ended is known before its stream is closed.
+        """
+        ...
+
 
 class CallHook(Scope, Protocol):
     """Around one call: what is done for it outside its attempts."""
@@ -130,6 +141,14 @@ class _SeveralAttempts(_Several):
     def read(self, items: Iterable[Any]) -> None:
         for each in self._inside:
             each.read(items)
+
+    def opened(self) -> None:
+        for each in self._inside:
+            each.opened()
+
+    def closed(self) -> None:
+        for each in reversed(self._inside):
+            each.closed()
 
 
 class _SeveralCalls(_Several):
