@@ -51,7 +51,6 @@ class Endpoint:
             body: JSON, in UTF-8.
             timeout: Seconds for connecting, sending and the head of the response together.
         """
-        import http.client
         import urllib.request
 
         headers = {**self._headers, **self._signature(body)}
@@ -65,7 +64,13 @@ class Endpoint:
                     return (
                         "timeout"  # the head of the response was cut off, which looks like its end
                     )
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except BaseException as error:
+            # Under gevent the limit raises in the wait, and that is not an Exception. It may come a
+            # little earlier than `off` measures.
+            if limit.raised(error):
+                return "timeout"
+            if not isinstance(error, Exception):
+                raise
             # Only the class: the text of some has the URL in it.
             reason: Any = getattr(error, "reason", None)
             shown = reason if isinstance(reason, Exception) else error
