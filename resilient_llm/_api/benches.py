@@ -135,7 +135,7 @@ def health(expected: Iterable[str | Target] = ()) -> dict[str, TargetHealth]:
     circuits = {circuit.key: circuit for circuit in registry.circuits()}
     providers = {_provider_of(key) for key in wanted}
     for key in (wanted | providers) - circuits.keys():
-        circuits[key] = registry.find(key) or registry.preview(key)
+        circuits[key] = registry.look(key)
     now = runtime.clock()
     checked_at = runtime.moment(now)
     return {
@@ -158,7 +158,7 @@ def reset() -> None:
 def _health(
     circuit: Circuit, provider: Circuit | None, now: float, checked_at: datetime
 ) -> TargetHealth:
-    provider = circuit.provider or provider  # a preview has none
+    provider = circuit.provider or provider  # what is only looked at has none
     benched, bench = circuit, circuit.bench_now(now)
     if bench is None and provider is not None:
         benched, bench = provider, provider.bench_now(now)

@@ -73,11 +73,14 @@ class Registry:
         """Return the circuit of a key in any spelling, or None if there is none yet."""
         return self._all.get(normal_key(spec))
 
-    def preview(self, key: str) -> Circuit:
-        """Return the circuit that a normalised key would get now, without adding it.
+    def look(self, key: str) -> Circuit:
+        """Return the circuit of a normalised key, or without adding it the one that it would get.
 
-        For questions alone: it has no provider, and its events go nowhere.
+        For questions alone: the latter has no provider, and its events go nowhere.
         """
+        circuit = self._all.get(key)
+        if circuit is not None:
+            return circuit
         with self._lock:
             settings = self._settings.for_key(key, self._options.get(key, {}))
         return Circuit(key, settings, now=self._clock(), rng=self._rng, sink=_NOWHERE)
