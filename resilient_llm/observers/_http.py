@@ -41,6 +41,11 @@ class Endpoint:
             self._headers["Authorization"] = f"Basic {base64.b64encode(user).decode()}"
         self._opener: Any = None
 
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "the endpoint of a webhook cannot be pickled: its URL and secret would show"
+        )
+
     def post(self, body: bytes, timeout: float) -> str:
         """Send a body; return why it was not taken, in a few words, or an empty text.
 

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import os
+import pickle
 import re
 import shutil
 import socket
@@ -38,6 +39,7 @@ from resilient_llm import (
     unbench_model,
 )
 from resilient_llm.observers import webhook
+from resilient_llm.observers._http import Endpoint
 from resilient_llm.testing import FakeClock, fake_clock, http_error, isolated
 
 PATIENCE = 20.0
@@ -720,6 +722,14 @@ def test_a_wrong_routing_key_is_refused_and_not_shown(key: Any) -> None:
         webhook.pagerduty(key)
 
     assert "R0U" not in "".join(traceback.format_exception_only(caught.value))
+
+
+def test_the_url_and_the_secret_are_not_pickled() -> None:
+    """A pickle would have them in the clear."""
+    with pytest.raises(TypeError, match="cannot be pickled") as refused:
+        pickle.dumps(Endpoint(f"http://127.0.0.1:9/{SECRET}", SECRET))
+
+    assert SECRET not in str(refused.value)
 
 
 def test_nothing_secret_is_shown(
