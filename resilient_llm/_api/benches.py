@@ -117,6 +117,9 @@ def is_benched(spec: str | Target) -> bool:
 def health(expected: Iterable[str | Target] = ()) -> dict[str, TargetHealth]:
     """Return ``{key: its health}`` for every key seen or expected, sorted.
 
+    Asking changes nothing: a key that is only expected is shown as it would begin, with its
+    provider, and is not kept.
+
     Args:
         expected: Keys to show even if they have not been used yet.
 
@@ -127,13 +130,23 @@ def health(expected: Iterable[str | Target] = ()) -> dict[str, TargetHealth]:
         raise ConfigurationError(
             "expected is one text: write a sequence of keys, such as ['groq/llama']"
         )
-    for spec in [normal_key(spec) for spec in expected]:
-        runtime.registry.circuit(spec)
+    wanted = {normal_key(spec) for spec in expected}
+    registry = runtime.registry
+    circuits = {circuit.key: circuit for circuit in registry.circuits()}
+    providers = {_provider_of(key) for key in wanted}
+    for key in (wanted | providers) - circuits.keys():
+        circuits[key] = registry.look(key)
     now = runtime.clock()
     checked_at = runtime.moment(now)
     return {
-        circuit.key: _health(circuit, now, checked_at) for circuit in runtime.registry.circuits()
+        key: _health(circuit, circuits.get(_provider_of(key)), now, checked_at)
+        for key, circuit in sorted(circuits.items())
     }
+
+
+def _provider_of(key: str) -> str:
+    """Return the key of a key's provider, with the account; of a provider the key itself."""
+    return key.partition("/")[0]
 
 
 def reset() -> None:
@@ -142,10 +155,13 @@ def reset() -> None:
     runtime.registry.forget()  # last: its events may interrupt it
 
 
-def _health(circuit: Circuit, now: float, checked_at: datetime) -> TargetHealth:
+def _health(
+    circuit: Circuit, provider: Circuit | None, now: float, checked_at: datetime
+) -> TargetHealth:
+    provider = circuit.provider or provider  # what is only looked at has none
     benched, bench = circuit, circuit.bench_now(now)
-    if bench is None and circuit.provider is not None:
-        benched, bench = circuit.provider, circuit.provider.bench_now(now)
+    if bench is None and provider is not None:
+        benched, bench = provider, provider.bench_now(now)
     state = circuit.state(now)
     total, errors = circuit.numbers(now)
     return TargetHealth(

@@ -77,7 +77,8 @@ class Background:
             name: Of the thread, and in warnings.
             work: Does what is due and returns whether all of it was done. Takes the moment, by
                 `remaining`, at which it has to return; infinite in the thread. Never runs twice
-                at a time. What it raises is logged once, by its class.
+                at a time. What it raises is logged once, by its class. In the thread this
+                includes what is not an Exception, unless it asks the thread to end.
             due: Returns the seconds after which the thread works without being woken; asked after
                 each work. These are real seconds: under ``fake_clock()`` call `flush`.
             period: Seconds after which it works at the latest. If finite, the thread starts with
@@ -196,7 +197,7 @@ class Background:
         """Work, for the flushes that wait if there are some; return False if another works."""
         flushes = self._flushes
         is_waited_for = flushes > self._flushed
-        done = self._try(self._flush_until if is_waited_for else math.inf)
+        done = self._try(self._flush_until if is_waited_for else math.inf, in_thread=True)
         if done is None:
             return False
         if is_waited_for:
@@ -257,16 +258,21 @@ class Background:
         self.is_woken = False
         self._warn(f"no thread can be started now: {error}")
 
-    def _try(self, until: float) -> bool | None:
-        """Work, unless another thread does; return whether all was done, or None."""
+    def _try(self, until: float, *, in_thread: bool = False) -> bool | None:
+        """Work, unless another thread does; return whether all was done, or None.
+
+        What is not an Exception goes to the caller of a flush. The thread has no caller.
+        """
         working, me = self._working, object()
         try:
             if working.setdefault(HOLDER, me) is not me:
                 return None
             self._worker = threading.get_ident()
             done = self._work(until)
-        except Exception as error:  # noqa: BLE001  # one failure must not end the thread
-            self._has_raised = True
+        except BaseException as error:
+            if not isinstance(error, Exception) and (not in_thread or _ends_thread(error)):
+                raise
+            self._has_raised = True  # one failure must not end the thread
             self._warn(f"failed with {type(error).__name__}")
             return False
         finally:
@@ -288,11 +294,20 @@ class Background:
         has_raised, self._has_raised = self._has_raised, False
         try:
             due = self._due()
-        except Exception as error:  # noqa: BLE001  # as above
+        except BaseException as error:
+            if _ends_thread(error):
+                raise
             has_raised = True
             due = 0.0
             self._warn(f"failed with {type(error).__name__}")
         return min(self._period, max(due, _AFTER_FAILURE if has_raised else 0.0))
+
+
+def _ends_thread(error: BaseException) -> bool:
+    """Return whether an error asks a thread to end, or a greenlet: gevent's ``kill`` waits."""
+    greenlet: Any = sys.modules.get("greenlet")
+    killed = () if greenlet is None else greenlet.GreenletExit
+    return isinstance(error, (KeyboardInterrupt, SystemExit, killed))
 
 
 def _launch(
@@ -407,8 +422,17 @@ def _at_exit() -> None:
     for each in left:
         each.hurry()
     # What has a thread is done by that meanwhile.
+    interrupt: BaseException | None = None
     for each in sorted(left, key=lambda each: each.has_thread):
-        each.flush(remaining(until))
+        try:
+            each.flush(remaining(until))
+        except BaseException as error:  # noqa: BLE001  # raised below; the others are flushed too
+            interrupt = interrupt or error
+    if interrupt is not None:
+        try:
+            raise interrupt
+        finally:
+            del interrupt  # its traceback refers to this frame
 
 
 def is_exiting() -> bool:

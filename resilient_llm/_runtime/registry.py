@@ -73,6 +73,18 @@ class Registry:
         """Return the circuit of a key in any spelling, or None if there is none yet."""
         return self._all.get(normal_key(spec))
 
+    def look(self, key: str) -> Circuit:
+        """Return the circuit of a normalised key, or without adding it the one that it would get.
+
+        For questions alone: the latter has no provider, and its events go nowhere.
+        """
+        circuit = self._all.get(key)
+        if circuit is not None:
+            return circuit
+        with self._lock:
+            settings = self._settings.for_key(key, self._options.get(key, {}))
+        return Circuit(key, settings, now=self._clock(), rng=self._rng, sink=_NOWHERE)
+
     def circuits(self) -> list[Circuit]:
         """Return all existing circuits, sorted by key."""
         return sorted(self._all.values(), key=lambda circuit: circuit.key)
@@ -231,6 +243,22 @@ class Registry:
                 return changed
             settings = wanted
             changed = circuit.configure(settings, self._clock(), deliver=deliver) or changed
+
+
+class _Nowhere:
+    """Takes the events of circuits that nobody uses."""
+
+    def has_listeners(self, kind: object, tag: object = None, /) -> bool:
+        return False
+
+    def emit(self, *_: object, **fields: object) -> None:
+        pass
+
+    def deliver(self, *_: object) -> None:
+        pass
+
+
+_NOWHERE = _Nowhere()
 
 
 def _providers_first(circuits: Iterable[Circuit]) -> list[Circuit]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Action = Literal["read", "write"]
 
 SHORTEST_TOKEN: Final = 16
+_ONCE: Final = ("authorization", "content-type", "host", "origin", "sec-fetch-site")
+"""Headers that decide who may do what. A proxy may have looked at another one of two."""
 _HOST_NAME: Final = re.compile(
     r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?|\[[0-9A-Fa-f:.]+\]"
 )
@@ -40,6 +42,15 @@ class Token:
 
     def __repr__(self) -> str:
         return "token(…)"
+
+    def __copy__(self) -> Token:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Token:
+        return self
+
+    def __reduce__(self) -> Any:
+        raise TypeError("admin.token('…') cannot be pickled: the pickle would show the token")
 
 
 def checked_authorize(authorize: Any) -> None:
@@ -91,6 +102,16 @@ def host_name(host: str) -> str:
     """Return the name in a Host header, without its port, in small letters."""
     name, colon, port = host.rpartition(":")
     return (name if colon and port.isdigit() else host).lower()
+
+
+def repeated_header(names: Iterable[bytes]) -> str | None:
+    """Return a header that decides who may do what and comes more than once, or None.
+
+    Args:
+        names: Of the headers in the order they came, in small letters.
+    """
+    given = list(names)
+    return next((each for each in _ONCE if given.count(each.encode()) > 1), None)
 
 
 def is_from_elsewhere(headers: Mapping[str, str]) -> bool:

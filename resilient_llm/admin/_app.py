@@ -1,9 +1,10 @@
 """`Admin`: the ASGI application. Decides who may do what, then asks the module that knows.
 
-A request passes, in this order: Host, `authorize`, path and method, whether another site began
-the write, ``read_only``. Everything under ``api/`` is authorized first, so that nobody learns
-which paths there are. What asks the circuits runs in a thread, since their events may be
-delivered there to observers that take their time; so does a synchronous `authorize`.
+A request passes, in this order: headers that come twice, Host, `authorize`, path and method,
+whether another site began the write, ``read_only``. Everything under ``api/`` is authorized before
+its path is looked at, so that nobody learns which paths there are. What asks the circuits runs in a
+thread, since their events may be delivered there to observers that take their time; so does a
+synchronous `authorize`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values import checks as check
 from resilient_llm._values.built_in import class_name
 from resilient_llm.admin import _openapi, _page, _reading, _views
-from resilient_llm.admin._access import Token, host_name, is_from_elsewhere
+from resilient_llm.admin._access import Token, host_name, is_from_elsewhere, repeated_header
 from resilient_llm.admin._problems import Problem
 from resilient_llm.admin._watch import Watch
 
@@ -105,6 +106,9 @@ class Admin:
     async def _respond(self, request: Request) -> Response:
         self._watch.start()
         path = _path_in_app(request.scope)
+        repeated = repeated_header(name for name, _ in request.headers.raw)
+        if repeated is not None:
+            raise Problem(400, f"the header {repeated} must not come more than once")
         if self._hosts is not None:
             name = host_name(request.headers.get("host", ""))
             if name not in self._hosts:

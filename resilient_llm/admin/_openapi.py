@@ -158,9 +158,9 @@ _DESCRIPTION: Final = (
     "of events that came too fast for the reader. `Last-Event-ID` begins after that event, "
     "and with 0 at the oldest of the last 1,000."
 )
-_EVERYWHERE: Final = (401, 403, 405, 422, 500)
+_EVERYWHERE: Final = (400, 401, 403, 405, 422, 500)
 _MEANINGS: Final = {
-    400: "Bad JSON, or nested deeper than 20 levels.",
+    400: "Bad JSON, nested deeper than 20 levels, or a header that must come once comes again.",
     401: "The token is missing or wrong.",
     403: "Refused, read-only, a foreign Host, or a write of another site.",
     404: "Not benched.",
@@ -212,7 +212,6 @@ def _paths() -> dict[str, dict[str, Any]]:
                 "bench",
                 "Bench a key by hand.",
                 {"201": _json(_reference("BenchedModel"), "The bench.")},
-                400,
                 413,
                 415,
                 requestBody={

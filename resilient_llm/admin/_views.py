@@ -59,7 +59,7 @@ def chain_list() -> list[dict[str, Any]]:
             "targets": [
                 {
                     "key": target.key,
-                    "state": runtime.registry.circuit(target.key).state(runtime.clock()),
+                    "state": runtime.registry.look(target.key).state(runtime.clock()),
                     "live": _may_be_called(target),
                     "benched": benched.get(target.key) or benched.get(target.provider_key),
                 }
@@ -101,10 +101,8 @@ def _target(key: str, each: TargetHealth) -> dict[str, Any]:
 
 def _may_be_called(target: Target) -> bool:
     """Return whether an attempt may enter a target now: neither it nor its provider is blocked."""
-    circuit = runtime.registry.circuit(target.key)
-    now = runtime.clock()
-    provider = circuit.provider
-    return circuit.block(now) is None and (provider is None or provider.block(now) is None)
+    look, now = runtime.registry.look, runtime.clock()
+    return all(look(key).block(now) is None for key in (target.key, target.provider_key))
 
 
 def _ended_bench(key: str, wanted: WantedBench, by: str) -> BenchedModel:

@@ -49,6 +49,11 @@ class Endpoint:
             self._headers["Authorization"] = f"Basic {base64.b64encode(user).decode()}"
         self._opener: Any = None
 
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "the endpoint of a webhook cannot be pickled: its URL and secret would show"
+        )
+
     def post(self, body: bytes, timeout: float) -> str:
         """Send a body; return why it was not taken, in a few words, or an empty text.
 
@@ -59,7 +64,6 @@ class Endpoint:
             body: JSON, in UTF-8.
             timeout: Seconds for connecting, sending and the head of the response together.
         """
-        import http.client
         import urllib.request
 
         headers = {**self._headers, **self._signature(body)}
@@ -73,7 +77,13 @@ class Endpoint:
                     return (
                         "timeout"  # the head of the response was cut off, which looks like its end
                     )
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except BaseException as error:
+            # Under gevent the limit raises in the wait, and that is not an Exception. It may come a
+            # little earlier than `off` measures.
+            if limit.raised(error):
+                return "timeout"
+            if not isinstance(error, Exception):
+                raise
             # Only the class: the text of some has the URL in it.
             reason: Any = getattr(error, "reason", None)
             shown = reason if isinstance(reason, Exception) else error

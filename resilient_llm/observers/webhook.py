@@ -18,6 +18,7 @@ import json
 import math
 import os
 import random
+import re
 import socket
 import time
 import uuid
@@ -59,6 +60,8 @@ _ONE_TYPE: Final[dict[str, str]] = {event_names.TargetUnbenched: event_names.Tar
 _OPTIONS: Final = ("secret", "every", "timeout", "queue")
 _LONGEST_SUMMARY: Final = 1024
 _LONGEST_DEDUP_KEY: Final = 255
+_ROUTING_KEY: Final = re.compile(r"[!-~]+")
+"""A line break at its end, as of a file, would have every alert refused."""
 
 
 def install(
@@ -124,9 +127,10 @@ def pagerduty(
         ConfigurationError: If an option is not allowed.
     """
     check.unknown_names("webhook.pagerduty()", options, ("url", *_OPTIONS))
-    if not isinstance(routing_key, str) or not routing_key.strip():  # pyright: ignore[reportUnnecessaryIsInstance]  # users' input
+    if not isinstance(routing_key, str) or not _ROUTING_KEY.fullmatch(routing_key):  # pyright: ignore[reportUnnecessaryIsInstance]  # users' input
         raise ConfigurationError(
-            "routing_key is not allowed: write the integration key of a service"
+            "routing_key is not allowed: write the integration key of a service, printable ASCII "
+            "characters without blanks"
         )
 
     def message(event: ev.Event, repeated: int, message_id: str) -> dict[str, Any] | None:
@@ -415,7 +419,13 @@ class _Webhook:
         sending = self._sending
         assert sending is not None
         sending.tries += 1
-        failure = self._endpoint.post(sending.body, self._timeout)
+        try:
+            failure = self._endpoint.post(sending.body, self._timeout)
+        except BaseException:  # such as the time limit of a caller that flushes
+            if sending.tries >= TRIES:
+                self._sending = None
+                self.exporter.drop(sending.events)
+            raise
         if not failure:
             self._sending, self._is_failing = None, False
             return True

@@ -123,6 +123,25 @@ def test_health_shows_what_is_expected(client: Client) -> None:
     assert all({*HEALTH_FIELDS, "key"} == row.keys() for row in found["targets"])
 
 
+def test_no_read_adds_a_key(serve: Any) -> None:
+    """On a read-only page least of all: whoever may read could push real keys out."""
+    client = serve(read_only=True)
+
+    @failover([GROQ, Target("tenant/in-a-chain")])
+    def ask(target: Target) -> str:
+        return target.key
+
+    before = {*health()}
+
+    asked = client.get("/api/health?" + "&".join(f"expected=tenant{n}/m" for n in range(100)))
+
+    assert 200 <= len(asked.json["targets"])
+    assert not [row for row in client.get("/api/targets").json if row["key"] == "tenant0"]
+    assert any(each["functions"] for each in client.get("/api/chains").json)
+    assert before == {*health()}
+    assert GROQ == ask()
+
+
 def test_health_is_degraded_when_some_key_is_not_healthy(client: Client) -> None:
     """One benched key is enough, and the status stays 200."""
 

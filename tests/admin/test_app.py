@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import copy
 import hashlib
 import importlib
+import pickle
 import re
 import subprocess
 import sys
@@ -53,6 +55,20 @@ def test_a_token_that_no_header_can_carry_is_refused(secret: Any) -> None:
         admin.token(secret)
 
     assert not isinstance(secret, str) or secret not in str(refused.value)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_token_is_not_pickled(protocol: int) -> None:
+    """A pickle would have it in the clear; a copy is the same token."""
+    token = admin.token(TOKEN)
+
+    for each in (token, {"authorize": token}, admin.app(authorize=token)):
+        with pytest.raises((TypeError, AttributeError)) as refused:
+            pickle.dumps(each, protocol)
+        assert TOKEN not in str(refused.value)
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        pickle.dumps(token, protocol)
+    assert token is copy.copy(token) is copy.deepcopy({"authorize": token})["authorize"]
 
 
 def test_a_token_of_16_characters_is_enough() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from typing import Any
@@ -301,6 +302,73 @@ def test_no_spelling_of_a_path_goes_past_the_token(client: Client, lines: bytes)
     status = int(answer.split()[1])
     assert status in (400, 401, 404)
     assert b"hidden" not in answer
+
+
+def _status(app: Any, method: str, path: str, headers: list[tuple[str, str]]) -> int:
+    """Return what the app answers to a request as a server may pass it on."""
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b'{"model": "groq"}', "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers]
+    query = b"model=groq" if method == "DELETE" else b""
+    scope = {"type": "http", "method": method, "path": path, "query_string": query, "headers": raw}
+    asyncio.run(app(scope, receive, send))
+    return sent[0]["status"]
+
+
+GIVEN = [
+    ("Host", "llm.example.com"),
+    ("Authorization", f"Bearer {TOKEN}"),
+    ("Content-Type", "application/json"),
+    ("Sec-Fetch-Site", "same-origin"),
+    ("Origin", "https://llm.example.com"),
+]
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize("header", GIVEN, ids=lambda each: each[0])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/"), ("GET", "/api/benches"), ("POST", "/api/benches"), ("DELETE", "/api/benches")],
+)
+def test_a_header_that_decides_is_400_if_it_comes_twice(
+    method: str, path: str, header: tuple[str, str], same: bool, is_first: bool
+) -> None:
+    """A proxy may have looked at the other one; equal ones are refused, too."""
+    app = admin.app(authorize=admin.token(TOKEN), hosts=["llm.example.com"])
+    other = header if same else (header[0], "other")
+    headers = [other, *GIVEN] if is_first else [*GIVEN, other]
+
+    assert 400 == _status(app, method, path, headers)
+    assert [] == list_benched()
+    assert (201 if method == "POST" else 404 if method == "DELETE" else 200) == _status(
+        app, method, path, GIVEN
+    )
+
+
+@pytest.mark.parametrize("header", GIVEN[1:], ids=lambda each: each[0])
+def test_a_repeated_header_is_a_problem_that_repeats_no_value(
+    client: Client, header: tuple[str, str]
+) -> None:
+    """The answer over a socket names the header alone."""
+    name, value = header
+    lines = [f"GET {client.root}/api/benches HTTP/1.1", "Host: a", "Connection: close"]
+    lines += [f"{name}: {value}", f"{name.upper()}: {value}", "", ""]
+    with socket.create_connection((HOST, client.port), timeout=PATIENCE) as connection:
+        connection.sendall("\r\n".join(lines).encode())
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"400" == head.split()[1]
+    assert b"application/problem+json" in head
+    assert f"the header {name.lower()} must not come more than once" == json.loads(body)["detail"]
+    assert TOKEN.encode() not in answer
 
 
 def test_problems_are_json_whatever_they_quote(client: Client) -> None:

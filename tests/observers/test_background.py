@@ -193,6 +193,79 @@ def test_an_error_ends_neither_the_thread_nor_the_caller(
     assert ["probe: failed with ValueError"] == [record.message for record in caplog.records]
 
 
+class Odd(BaseException):
+    """Is not an Exception, as `gevent.Timeout` is not."""
+
+
+@pytest.mark.parametrize("place", ["work", "due"])
+def test_no_error_ends_the_thread_silently(
+    place: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is logged by its class, also if it is not an Exception, and the thread goes on."""
+    monkeypatch.setattr(module, "_AFTER_FAILURE", 0.001)
+    threads: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def work(until: float) -> bool:
+        threads.put(threading.get_ident())
+        if place == "work":
+            raise Odd("a secret")
+        return True
+
+    def due() -> float:
+        if place == "due":
+            raise Odd("a secret")
+        return float("inf")
+
+    background = Background("probe", work, due=due)
+    seen = set()
+    for _ in range(3):
+        background.wake()
+        seen.add(threads.get(timeout=PATIENCE))
+
+    assert 1 == len(seen)
+    assert background.has_thread
+    assert ["probe: failed with Odd"] == [record.message for record in caplog.records]
+
+
+def test_what_is_not_an_exception_goes_to_the_caller_of_a_flush() -> None:
+    """The caller works itself, and such an error may be its own time limit."""
+
+    def work(until: float) -> bool:
+        raise Odd
+
+    background = Background("probe", work)
+
+    with pytest.raises(Odd):
+        background.flush()
+    with pytest.raises(Odd):
+        background.flush()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_what_asks_the_thread_to_end_ends_it(error: type[BaseException]) -> None:
+    """And the next wake starts another one."""
+    done: queue.SimpleQueue[int] = queue.SimpleQueue()
+    errors = [error()]
+
+    def work(until: float) -> bool:
+        done.put(1)
+        if errors:
+            raise errors.pop()
+        return True
+
+    background = Background("probe", work)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(threading, "excepthook", lambda args: None)
+        background.wake()
+        done.get(timeout=PATIENCE)
+        assert _ended("probe")
+
+    background.wake()
+
+    done.get(timeout=PATIENCE)
+    assert background.flush(PATIENCE)
+
+
 def test_a_thread_that_cannot_start_is_no_error(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -449,6 +522,25 @@ def test_the_exit_does_not_wait_for_what_hangs(others: int) -> None:
 
     assert {"True", "done"} == set(done.stdout.split())
     assert "" == done.stderr
+
+
+def test_an_interrupt_at_the_exit_leaves_out_nobody() -> None:
+    """Each is flushed; what one raised is raised after the last of them."""
+    done = _run(
+        "from resilient_llm._runtime.background import Background\n"
+        "class Odd(BaseException): pass\n"
+        "def fail(until): raise Odd\n"
+        "def work(until): return bool(print('done') or True)\n"
+        "fails = [Background('fails', fail, gather=100) for _ in range(2)]\n"
+        "b = Background('probe', work, gather=100)\n"
+        "last = Background('fails', fail, gather=100)\n"
+        "for each in (*fails, b, last): each.is_woken = True\n"
+        "from resilient_llm._runtime import background as m\n"
+        "m._register_exit()\n"
+    )
+
+    assert "done\n" == done.stdout
+    assert 1 == done.stderr.count("\nOdd"), done.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import os
+import pickle
 import re
 import shutil
 import socket
@@ -40,6 +41,7 @@ from resilient_llm import (
     unbench_model,
 )
 from resilient_llm.observers import webhook
+from resilient_llm.observers._http import Endpoint
 from resilient_llm.testing import FakeClock, fake_clock, http_error, isolated
 
 PATIENCE = 20.0
@@ -398,6 +400,105 @@ def test_a_message_that_is_not_taken_is_tried_three_times(
     assert 2 == exporter.dropped
 
 
+class Odd(BaseException):
+    """Is not an Exception, as `gevent.Timeout` is not."""
+
+
+class RaisingAlarm:
+    """A limit that is over at once and says so by raising, as that of gevent does."""
+
+    def __init__(self, *, own: bool = True) -> None:
+        self.error = Odd() if own else None
+
+    def set(self, seconds: float) -> None:
+        raise self.error or Odd
+
+    def off(self) -> bool:
+        return False  # it may come a little early
+
+    def raised(self, error: BaseException) -> bool:
+        return error is self.error
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_limit_that_raises_what_is_no_exception_is_a_timeout(
+    clock: FakeClock, serve: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message is dropped after three tries and counted, and the next ones are sent."""
+    configure(logging=False)
+    server = serve()
+    exporter = webhook.install(server.url, every=0)
+    with monkeypatch.context() as patched:
+        patched.setattr("resilient_llm.observers._http.alarm", RaisingAlarm)
+        bench("one")
+        assert not exporter.flush(PATIENCE)
+
+    assert 1 == exporter.dropped
+    (record,) = caplog.records
+    assert "3 tries (timeout)" in record.getMessage()
+    bench("two")
+    assert exporter.flush(PATIENCE)
+    assert ["two"] == [each["data"]["reason"] for each in server.messages]
+
+
+def test_what_interrupts_each_try_drops_the_message_in_the_end(
+    clock: FakeClock, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is counted, and it is not the limit of the webhook, so it goes on to the thread."""
+    monkeypatch.setattr("resilient_llm._runtime.background._AFTER_FAILURE", 0.001)
+    configure(logging=False)
+    server = serve()
+    exporter = webhook.install(server.url, every=0)
+    with monkeypatch.context() as patched:
+        patched.setattr("resilient_llm.observers._http.alarm", lambda: RaisingAlarm(own=False))
+        bench("one")
+        for _ in range(3):
+            exporter.flush(PATIENCE)
+
+    assert 1 == exporter.dropped
+    bench("two")
+    assert exporter.flush(PATIENCE)
+    assert ["two"] == [each["data"]["reason"] for each in server.messages]
+
+
+def test_a_webhook_keeps_to_its_limit_under_gevent(serve: Any) -> None:
+    """Its thread is a greenlet there, and survives; what is dropped is counted, also at the exit."""
+    pytest.importorskip("gevent")
+    server = serve(_hang, _hang, _hang, OK)
+    code = (
+        "from gevent import monkey; monkey.patch_all()\n"
+        "from resilient_llm import bench_model, configure\n"
+        "from resilient_llm.observers import webhook\n"
+        "from resilient_llm.testing import fake_clock\n"
+        "configure(logging=False)\n"
+        "with fake_clock():\n"
+        f"    exporter = webhook.install({server.url!r}, every=0, timeout=0.2)\n"
+        "    bench_model('one')\n"
+        f"    print(exporter.flush({PATIENCE}), exporter.dropped)\n"
+        "    bench_model('two')\n"
+        f"    print(exporter.flush({PATIENCE}), exporter.dropped)\n"
+        "    exporter()\n"
+        f"at_exit = webhook.install({server.url!r}, every=0, timeout=0.2)\n"
+        "bench_model('three')\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        timeout=PATIENCE * 2,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert "False 1\nTrue 1\n" == done.stdout, done.stderr
+    assert "Timeout" not in done.stderr
+    targets = [each["data"]["target"] for each in server.messages]
+    assert ["one"] * 3 + ["two", "three"] == targets, done.stderr
+
+
 def test_a_second_try_may_succeed(clock: FakeClock, serve: Any) -> None:
     """Nothing is dropped then, and the message has the id of the first try."""
     server = serve(status(503), status(429), OK)
@@ -608,9 +709,29 @@ def test_a_wrong_option_is_refused(options: dict[str, Any], message: str) -> Non
         webhook.slack("http://127.0.0.1:9/", evry=3)
     with pytest.raises(ConfigurationError, match=r"has no option 'evry': did you mean every\?"):
         webhook.pagerduty("k", evry=3)
-    for key in ("", " ", None, 3):
-        with pytest.raises(ConfigurationError, match="routing_key is not allowed"):
-            webhook.pagerduty(key)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("", " ", None, 3, b"R0UTING", "R0UTING\n", " R0UTING", "R0U TING", "R0U\0TING"),
+        *("R0UTING\x7f", "R0UTING\u200b", "R0UTING\xa0", "R0UTING\ud800"),
+    ],
+)
+def test_a_wrong_routing_key_is_refused_and_not_shown(key: Any) -> None:
+    """A line break of the file that it was read from would have every alert refused."""
+    with pytest.raises(ConfigurationError, match="routing_key is not allowed") as caught:
+        webhook.pagerduty(key)
+
+    assert "R0U" not in "".join(traceback.format_exception_only(caught.value))
+
+
+def test_the_url_and_the_secret_are_not_pickled() -> None:
+    """A pickle would have them in the clear."""
+    with pytest.raises(TypeError, match="cannot be pickled") as refused:
+        pickle.dumps(Endpoint(f"http://127.0.0.1:9/{SECRET}", SECRET))
+
+    assert SECRET not in str(refused.value)
 
 
 def test_nothing_secret_is_shown(
