@@ -1094,3 +1094,17 @@ def test_a_function_that_is_sent_elsewhere_leaves_its_counts(registry: Any) -> N
 
     assert [GROQ] * 5 == answers
     assert 5 == counted
+
+
+def test_a_name_that_no_encoding_takes_fails_no_scrape(registry: Any, installed: Any) -> None:
+    """The name of a function may be any text; what cannot be encoded is escaped in the label."""
+
+    def ask(target: Target) -> str:
+        return target.key
+
+    ask.__qualname__ = "ask_\udcff_é"
+    failover(chain=CHAIN)(ask)()
+
+    assert 1 == scrape(registry).get(
+        "calls_total", function=f"{__name__}.ask_\\udcff_é", outcome="ok"
+    )
