@@ -15,6 +15,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
+from resilient_llm.cli._keys import key
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -44,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DURATION",
         help="only what happened in the last while: 90s, 15m, 1h30m, 2d",
     )
-    parser.add_argument("--target", metavar="KEY", help="only events of this provider or model")
+    parser.add_argument(
+        "--target", type=key, metavar="KEY", help="only events of this provider or model"
+    )
     parser.add_argument("--follow", action="store_true", help="go on with what is written next")
     parser.add_argument("--json", action="store_true", help="print lines of JSON")
 
@@ -60,13 +64,10 @@ def run(options: argparse.Namespace) -> int:
                 journal.broken += 1
             elif _is_wanted(event, since, options.target):
                 print(_as_json(event) if options.json else _as_text(event), flush=options.follow)
-        sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of the output is gone, and the interpreter must not try to flush to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+        raise  # of the output
     except OSError as failure:
         print(
             f"resilient-llm journal: {_printable(options.path)} cannot be read "
