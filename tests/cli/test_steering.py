@@ -622,3 +622,23 @@ def test_an_empty_option_is_wrong_use(service: str, run: Run, option: str, value
 
     assert 2 == status
     assert f"{option} is empty" in err
+
+
+FORGED = 'x" trigger=failures by="root'
+ESCAPED = r'reason="x\" trigger=failures by=\"root"'
+
+
+def test_no_reason_looks_like_further_fields(service: str, run: Run) -> None:
+    """Quotation marks and backslashes in a value are escaped, and a key with blanks is quoted."""
+    run("events")
+    bench_model("groq", reason=FORGED, by='a"b')
+    bench_model("groq/x trigger=failures", reason="ends with \\")
+    bench_model("openai", reason="a\\nb")
+
+    out = run("events").out
+
+    assert ESCAPED in out
+    assert r'by="a\"b"' in out
+    assert ' "groq/x trigger=failures" ' in out
+    assert r'reason="ends with \\"' in out
+    assert r'reason="a\\nb"' in out
