@@ -86,6 +86,7 @@ class Recorder:
         self.meters: _Meters | None = None
         self.has_attempts = False
         self.moment = exporter.moment
+        self.steady_moment = exporter.steady_moment
         self._lose = exporter.lose
         self._constant: dict[str, dict[str, Any]] = {}
         """``{key of a target: the attributes that all its attempts have}``"""
@@ -315,7 +316,9 @@ class CallSpan(Around):
         if attempt is None or not attempt.outcome:
             return
         if benched_until is not None and attempt.is_recording:
-            attempt.seen[otel.BENCHED_UNTIL] = self.recorder.moment(benched_until).isoformat()
+            attempt.seen[otel.BENCHED_UNTIL] = self.recorder.steady_moment(
+                benched_until
+            ).isoformat()
         self._end_attempt()
 
     def over(self) -> None:

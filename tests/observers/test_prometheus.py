@@ -1108,3 +1108,15 @@ def test_a_name_that_no_encoding_takes_fails_no_scrape(registry: Any, installed:
     assert 1 == scrape(registry).get(
         "calls_total", function=f"{__name__}.ask_\\udcff_é", outcome="ok"
     )
+
+
+def test_the_end_of_a_bench_is_the_same_in_every_scrape(registry: Any, installed: Any) -> None:
+    """It is that of list_benched; an alert on its changes sees none."""
+    bench_model(GROQ, 7200)
+    until = list_benched()[0].until
+    assert until is not None
+
+    seen = {scrape(registry).get("bench_until_timestamp_seconds", target=GROQ) for _ in range(50)}
+
+    assert 1 == len(seen)
+    assert until.timestamp() == pytest.approx(seen.pop(), abs=2e-6)
