@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._core.circuit.state import FOREVER, Bench
@@ -53,7 +53,7 @@ def bench_model(
     check.note("reason", reason)
     check.note("by", by)
     now = runtime.clock()
-    end = FOREVER if until is None else now + _seconds_until(until)
+    end = FOREVER if until is None else _end(until, now)
     if runtime.settings.logging and runtime.registry.find(key) is None:
         _warn_of_typo(key)
     runtime.registry.circuit(key).bench(now, end, reason, by)
@@ -183,9 +183,9 @@ def _row(circuit: Circuit, bench: Bench, now: float) -> BenchedModel:
     ends = bench.until != FOREVER
     return BenchedModel(
         model=circuit.key,
-        until=runtime.moment(bench.until) if ends else None,
+        until=runtime.steady_moment(bench.until) if ends else None,
         remaining=max(0.0, bench.until - now) if ends else None,
-        since=runtime.moment(bench.since),
+        since=runtime.steady_moment(bench.since),
         consecutive_failures=circuit.consecutive,
         manual=bench.manual,
         reason=bench.reason,
@@ -194,19 +194,20 @@ def _row(circuit: Circuit, bench: Bench, now: float) -> BenchedModel:
     )
 
 
-def _seconds_until(until: Any) -> float:
+def _end(until: Any, now: float) -> float:
+    """Return the monotonic moment for what was given as the end of a bench."""
     allowed = "write an aware datetime in the future, a timedelta, seconds, or None"
     if isinstance(until, datetime):
         if until.tzinfo is None or until.utcoffset() is None:
             raise ConfigurationError(f"until is a naive datetime: {allowed}")
-        seconds = (until - datetime.fromtimestamp(runtime.wall(), UTC)).total_seconds()
-        if seconds <= 0:
+        end = runtime.monotonic(until)
+        if end <= now:
             raise ConfigurationError(f"until has passed already: {allowed}")
-        return seconds
+        return end
     if isinstance(until, timedelta):
         until = until.total_seconds()
     try:
-        return check.seconds("until", until, zero=True)
+        return now + check.seconds("until", until, zero=True)
     except ConfigurationError:
         raise ConfigurationError(
             f"until is no moment and no duration of 0 or more: {allowed}"

@@ -107,7 +107,7 @@ def _state_of(circuit: Circuit, now: float) -> KeyState:
     if bench is None or circuit.settings.mode == "forced_open":
         return KeyState(circuit.key, None, 0.0, state)
     kind = MANUAL if bench.manual or bench.kind is None else bench.kind.value
-    until = bench.until if bench.until == FOREVER else runtime.wall() + (bench.until - now)
+    until = bench.until if bench.until == FOREVER else runtime.unix(bench.until)
     return KeyState(circuit.key, kind, until, state)
 
 

@@ -163,9 +163,13 @@ class Dispatcher:
     """The process-wide observers of one state of the process."""
 
     def __init__(
-        self, moment: Callable[[float], datetime], clock: Callable[[], float] = lambda: 0.0
+        self,
+        moment: Callable[[float], datetime],
+        clock: Callable[[], float] = lambda: 0.0,
+        steady_moment: Callable[[float], datetime] | None = None,
     ) -> None:
         self._moment = moment
+        self._steady_moment = moment if steady_moment is None else steady_moment
         self._clock = clock
         self.listeners = Listeners()
         self.hooks: tuple[Hook, ...] = ()
@@ -489,7 +493,7 @@ class Dispatcher:
         make = _classes.get(kind) or _class_of(kind)
         if kind == event_names.TargetBenched:
             until: float = fields["until"]
-            fields = {**fields, "until": None if until == FOREVER else self._moment(until)}
+            fields = {**fields, "until": None if until == FOREVER else self._steady_moment(until)}
         return make(
             at=self._moment(happened_at),
             call_id="" if tag is None else tag.call_id,

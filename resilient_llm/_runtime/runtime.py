@@ -10,12 +10,13 @@ Lock order: this lock before the registry's.
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import threading
 import weakref
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from resilient_llm._core.retry_budget import RetryBudgets
 from resilient_llm._runtime.clock import Clock, SystemClock
@@ -30,6 +31,15 @@ if TYPE_CHECKING:
     from resilient_llm._core.stream.stream_state import ItemInspector
 
 _from_timestamp = datetime.fromtimestamp  # every event asks, so it is looked up once
+
+
+_JITTER: Final = 0.02
+"""Seconds by which the two clocks may seem to differ more, or less, before one has been set."""
+_PARTS: Final = 2.0**20
+"""Parts of a second in which their difference is kept. A moment of a datetime before the year 2242
+is then the same, to the microsecond, when it was monotonic seconds in between."""
+_EXACT: Final = 2.0**33
+"""Unix seconds up to which that holds; moments after it are rounded to milliseconds."""
 
 
 class Bound(Protocol):
@@ -73,12 +83,13 @@ class Runtime:
         self.time = clock
         self.clock = clock.monotonic
         self.wall = clock.wall
+        self._wall_is_ahead = math.inf
         self._notify_exchanged()
 
     def fresh(self) -> None:
         """Start with an empty state and default settings."""
         self.settings = Settings()
-        self.dispatcher = Dispatcher(self.moment, lambda: self.clock())
+        self.dispatcher = Dispatcher(self.moment, lambda: self.clock(), self.steady_moment)
         self.registry = Registry(self.settings, lambda: self.clock(), self.rng, self.dispatcher)
         self.circuits = self.registry.kept
         self.budgets = RetryBudgets()
@@ -100,6 +111,41 @@ class Runtime:
             return _from_timestamp(self.wall() + (monotonic - self.clock()), UTC)
         except (OverflowError, ValueError, OSError):
             return datetime.max.replace(tzinfo=UTC)
+
+    def steady_moment(self, monotonic: float) -> datetime:
+        """Return the aware UTC datetime of a monotonic moment, the same whenever it is asked for.
+
+        For what lasts, such as the end of a bench, which many look at, and which an operator may
+        have written as a datetime. A moment beyond the range of datetime becomes the last one in
+        its range.
+        """
+        try:
+            return _from_timestamp(self.unix(monotonic), UTC)
+        except (OverflowError, ValueError, OSError):
+            return datetime.max.replace(tzinfo=UTC)
+
+    def unix(self, monotonic: float) -> float:
+        """Return the unix seconds of a monotonic moment, the same whenever they are asked for."""
+        seconds = float(monotonic) + self._ahead()
+        return seconds if seconds <= _EXACT else round(seconds, 3)
+
+    def monotonic(self, moment: datetime) -> float:
+        """Return the monotonic seconds of an aware datetime; `steady_moment` gives it back."""
+        return moment.timestamp() - self._ahead()
+
+    def _ahead(self) -> float:
+        """Return the seconds by which the wall clock is ahead of the monotonic one.
+
+        The clocks are not read at one time, so each look finds another difference. The first one
+        is kept until it can no longer be: then the wall clock was set.
+        """
+        before, wall, after = float(self.clock()), self.wall(), float(self.clock())
+        ahead = self._wall_is_ahead
+        if not wall - after - _JITTER <= ahead <= wall - before + _JITTER:
+            # Rounded up, so that a bench never outlasts the moment that was given.
+            ahead = math.ceil((wall - (before + after) / 2) * _PARTS) / _PARTS
+            self._wall_is_ahead = ahead
+        return ahead
 
     def bind(self, bound: Bound) -> None:
         """Remember a bound function, to unbind it at a change. Called under ``lock``."""

@@ -16,7 +16,10 @@ def shown(key: object) -> str:
 
 
 def check_key(key: str) -> str:
-    """Return a key that is short enough and has no control characters.
+    """Return a key that is short enough and has neither control characters nor lone surrogates.
+
+    A lone surrogate is half of a character, which no encoding can write: neither a scrape, a
+    query nor a file.
 
     Raises:
         ConfigurationError: If it is not; the message shows the beginning of the key.
@@ -26,8 +29,11 @@ def check_key(key: str) -> str:
             f"a key of {len(key)} characters is too long: {shown(key)}; "
             f"at most {LONGEST_KEY} are allowed"
         )
-    if not key.isprintable() and any(ord(each) < 32 or 127 <= ord(each) < 160 for each in key):
-        raise ConfigurationError(f"{shown(key)} has control characters, which no key may have")
+    if not key.isprintable():
+        if any(ord(each) < 32 or 127 <= ord(each) < 160 for each in key):
+            raise ConfigurationError(f"{shown(key)} has control characters, which no key may have")
+        if any(0xD800 <= ord(each) <= 0xDFFF for each in key):
+            raise ConfigurationError(f"{shown(key)} has lone surrogates, which no key may have")
     return key
 
 
@@ -39,7 +45,7 @@ def parse_key(spec: object) -> tuple[str, str, str]:
 
     Raises:
         ConfigurationError: If the key is not a text, is blank, has an empty half, is above
-            512 characters, or has control characters.
+            512 characters, or has control characters or lone surrogates.
     """
     if not isinstance(spec, str):
         raise ConfigurationError(

@@ -56,15 +56,13 @@ def key(text: Any) -> str:
     """Return a key as it was written, if it is one.
 
     Raises:
-        Problem: If it is no key, above 512 characters, or has control characters.
+        Problem: If it is no key, above 512 characters, or has control characters or lone
+            surrogates.
     """
     try:
         if isinstance(text, str):
             check_key(text)  # before the blanks around it are removed, a newline among them
-            text.encode()
         parse_key(text)
-    except UnicodeEncodeError:
-        raise Problem(422, "the key has half of a surrogate pair") from None
     except ConfigurationError as error:
         raise Problem(422, str(error)) from None
     return text

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 import textwrap
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol, cast
 
 from resilient_llm import __version__
 from resilient_llm.cli._exits import FAILED, INTERRUPTED, USAGE, CommandError, UsageError
+from resilient_llm.cli._stdout import OutputError, give_up_output, outputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,14 +105,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             # A terminal that has no such letter is no reason to fail.
             output.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]  # not of every text stream
     arguments = list(sys.argv[1:] if argv is None else argv)
-    try:
-        if not arguments or arguments[0] not in COMMANDS:
-            return _without_command(arguments)
-        name, rest = arguments[0], arguments[1:]
-        parser, command = parser_of(name)
-        return _run(command, parser, parser.parse(rest))
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    with outputs():
+        try:
+            return _written(arguments)
+        except KeyboardInterrupt:
+            return INTERRUPTED
+        except CommandError as failure:
+            name = f" {arguments[0]}" if arguments and arguments[0] in COMMANDS else ""
+            print(f"resilient-llm{name}: {failure}", file=sys.stderr)
+            if isinstance(failure, OutputError):
+                give_up_output()
+            return FAILED
+        except BrokenPipeError:  # the reader of the output is gone
+            give_up_output()
+            return FAILED
 
 
 def parser_of(name: str) -> tuple[_Parser, Command]:
@@ -124,20 +130,32 @@ def parser_of(name: str) -> tuple[_Parser, Command]:
     return parser, command
 
 
-def _run(command: Command, parser: _Parser, options: argparse.Namespace) -> int:
+def _written(arguments: Sequence[str]) -> int:
+    """Run what the arguments say and return its exit status when all output is written.
+
+    Raises:
+        CommandError: If it failed, or the output cannot be written.
+        BrokenPipeError: If the reader of the output is gone.
+        SystemExit: After a help, or a message about wrong use.
+    """
     try:
-        status = command.run(options)
-        sys.stdout.flush()  # here, where the reader may be gone
+        status = _run(arguments)
+    except SystemExit:
+        sys.stdout.flush()  # a help
+        raise
+    sys.stdout.flush()
+    return status
+
+
+def _run(arguments: Sequence[str]) -> int:
+    if not arguments or arguments[0] not in COMMANDS:
+        return _without_command(arguments)
+    parser, command = parser_of(arguments[0])
+    options = parser.parse(arguments[1:])
+    try:
+        return command.run(options)
     except UsageError as wrong:
         parser.error(str(wrong))
-    except CommandError as failure:
-        print(f"{parser.prog}: {failure}", file=sys.stderr)
-        return FAILED
-    except BrokenPipeError:
-        # The reader of the output is gone, and the interpreter must not try to flush to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
-    return status
 
 
 def _without_command(arguments: Sequence[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import TYPE_CHECKING, Any
 
 from resilient_llm.cli._exits import CommandError, UsageError
@@ -12,6 +13,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from resilient_llm.cli._remote import AdminClient
+
+
+def key(text: str) -> str:
+    """Return a key that was written as an argument, if it can be sent: a type for argparse.
+
+    Whether it is a key is for the service to say.
+
+    Raises:
+        ArgumentTypeError: If it has bytes that are not UTF-8, which are lone surrogates here.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(
+            f"{text[:60]!r} has lone surrogates, which no key may have"
+        ) from None
+    return text
 
 
 def normal(key: str) -> str:

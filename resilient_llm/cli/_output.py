@@ -53,6 +53,18 @@ def shown(value: object) -> str:
     )
 
 
+def quoted(text: str) -> str:
+    """Return a text as the value in ``name=value``: in quotation marks if it is not one plain word.
+
+    Quotation marks and backslashes in it are escaped, so that no text ends its value early and
+    writes a field of its own.
+    """
+    if text and not any(each in ' "=\\' for each in text):
+        return shown(text)
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{shown(escaped)}"'
+
+
 def word(value: object) -> Cell:
     """Return a cell for a word that may have a style."""
     text = shown(value)

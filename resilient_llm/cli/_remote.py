@@ -78,8 +78,13 @@ def client_of(options: argparse.Namespace) -> AdminClient:
     """Return the client for the service that the options or the environment name.
 
     Raises:
-        UsageError: If neither names one, or URL or token cannot be used.
+        UsageError: If neither names one, an option is empty, or URL or token cannot be used.
     """
+    for name, given in (("admin", options.admin), ("token", options.token)):
+        if given is not None and not given.strip():
+            # Such as that of a script whose variable is not set: the service that the
+            # environment names may be another one.
+            raise UsageError(f"--{name} is empty: write a value, or leave --{name} out")
     url = options.admin or os.environ.get(URL_VARIABLE, "").strip()
     if not url:
         raise UsageError(f"which service? write --admin URL, or set {URL_VARIABLE}")

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from resilient_llm.cli import _remote, benches
 from resilient_llm.cli._exits import CommandError
-from resilient_llm.cli._keys import unknown_key
+from resilient_llm.cli._keys import key, unknown_key
 from resilient_llm.cli._output import print_json, print_table
 from resilient_llm.cli._shapes import as_object
 
@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "key",
+        type=key,
         metavar="KEY",
         help="a provider (groq), which stands for all of its models, or a model (groq/llama-3.3)",
     )

@@ -90,7 +90,6 @@ def _show(seconds: float, seed: int, *, as_json: bool) -> int:
         print(json.dumps(summary.as_dict(), indent=2))
     else:
         view.print_summary(console, summary)
-    sys.stdout.flush()  # here, where the reader may be gone
     return INTERRUPTED if interrupted else summary.exit_status
 
 

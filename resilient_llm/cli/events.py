@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm.cli import _remote
 from resilient_llm.cli._exits import CommandError
-from resilient_llm.cli._output import is_terminal, moment, shown
+from resilient_llm.cli._output import is_terminal, moment, quoted, shown
 from resilient_llm.cli._shapes import as_object
 from resilient_llm.cli._sse import MessageReader
 
@@ -174,10 +174,10 @@ class _Lines:
 
     def write(self, message: Message) -> None:
         fields = _fields_of(message)
-        kind, at = shown(fields["type"]), moment(fields.get("at"))
-        target = shown(fields.get("target"))
+        kind, at = quoted(str(fields["type"])), moment(fields.get("at"))
+        target = quoted(str(fields["target"])) if fields.get("target") else ""
         rest = " ".join(
-            f"{shown(name)}={_value(value)}"
+            f"{quoted(name)}={_value(value)}"
             for name, value in fields.items()
             if name not in _LEADING and value is not None and value != ""
         )
@@ -195,8 +195,7 @@ class _Lines:
 
 
 def _value(value: object) -> str:
-    """Return a field's value; a text with blanks in quotation marks."""
+    """Return a field's value; a text that is not one word in quotation marks."""
     if isinstance(value, str):
-        text = shown(value)
-        return f'"{text}"' if " " in text or not text else text
+        return quoted(value)
     return f"{value:.4g}" if isinstance(value, float) else shown(json.dumps(value))

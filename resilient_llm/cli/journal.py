@@ -15,6 +15,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
+from resilient_llm.cli._keys import key
+from resilient_llm.cli._output import quoted, shown
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -44,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DURATION",
         help="only what happened in the last while: 90s, 15m, 1h30m, 2d",
     )
-    parser.add_argument("--target", metavar="KEY", help="only events of this provider or model")
+    parser.add_argument(
+        "--target", type=key, metavar="KEY", help="only events of this provider or model"
+    )
     parser.add_argument("--follow", action="store_true", help="go on with what is written next")
     parser.add_argument("--json", action="store_true", help="print lines of JSON")
 
@@ -60,17 +65,13 @@ def run(options: argparse.Namespace) -> int:
                 journal.broken += 1
             elif _is_wanted(event, since, options.target):
                 print(_as_json(event) if options.json else _as_text(event), flush=options.follow)
-        sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of the output is gone, and the interpreter must not try to flush to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+        raise  # of the output
     except OSError as failure:
         print(
-            f"resilient-llm journal: {_printable(options.path)} cannot be read "
-            f"({failure.strerror})",
+            f"resilient-llm journal: {shown(options.path)} cannot be read ({failure.strerror})",
             file=sys.stderr,
         )
         return FAILED
@@ -230,22 +231,19 @@ def _as_json(event: dict[str, Any]) -> str:
 
 
 def _as_text(event: dict[str, Any]) -> str:
-    fields = [f"{name}={_shown(value)}" for name, value in event.items() if name not in _FIRST]
-    words = [event["at"], event["type"], event["target"] or "-", *fields]
+    fields = [
+        f"{quoted(name)}={_shown(value)}" for name, value in event.items() if name not in _FIRST
+    ]
+    words = [event["at"], quoted(event["type"]), quoted(event["target"] or "-"), *fields]
     words.append(f"pid={_shown(event.get('pid'))}")
     if event.get("call_id"):
         words.append(f"call_id={_shown(event['call_id'])}")
-    return _printable(" ".join(words))
+    return shown(" ".join(words))
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, str):
-        return value if value and not re.search(r"[\s\"=]", value) else json.dumps(value)
+        return quoted(value)
     if isinstance(value, float):
         return f"{value:.3f}"
     return json.dumps(value)
-
-
-def _printable(text: str) -> str:
-    """Return a text without characters that steer a terminal."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

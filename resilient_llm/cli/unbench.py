@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from resilient_llm.cli import _remote
 from resilient_llm.cli._exits import CommandError, UsageError
-from resilient_llm.cli._keys import normal, similar
+from resilient_llm.cli._keys import key, normal, similar
 from resilient_llm.cli._output import print_json, shown
 
 if TYPE_CHECKING:
@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "exit status: 0 it was benched and is not any more; 1 it was not benched, or the service "
         "refused or cannot be asked; 2 wrong use"
     )
-    parser.add_argument("key", metavar="KEY", help="what resilient-llm benches shows as key")
+    parser.add_argument(
+        "key", type=key, metavar="KEY", help="what resilient-llm benches shows as key"
+    )
     parser.add_argument("--json", action="store_true", help="print the key as JSON")
     _remote.add_arguments(parser)
 

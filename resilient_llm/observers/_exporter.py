@@ -151,6 +151,10 @@ class Exporter:
         """Return the aware UTC datetime of monotonic seconds."""
         return runtime.moment(monotonic)
 
+    def steady_moment(self, monotonic: float) -> datetime:
+        """Return the aware UTC datetime of the end of a bench, as it is shown everywhere."""
+        return runtime.steady_moment(monotonic)
+
     def lose(self, text: str) -> None:
         """Count something that could not be exported; the first time, log why as a warning."""
         self.drop()

@@ -88,6 +88,7 @@ class Recorder:
         self._tracers: TracerProvider | None = None
         self._counters: MeterProvider | None = None
         self.moment = exporter.moment
+        self.steady_moment = exporter.steady_moment
         self._lose = exporter.lose
         self._constant: dict[str, dict[str, Any]] = {}
         """``{key of a target: the attributes that all its attempts have}``"""
@@ -423,7 +424,9 @@ class CallSpan(Around):
         if attempt is None or not attempt.outcome:
             return
         if benched_until is not None and attempt.is_recording:
-            attempt.seen[otel.BENCHED_UNTIL] = self.recorder.moment(benched_until).isoformat()
+            attempt.seen[otel.BENCHED_UNTIL] = self.recorder.steady_moment(
+                benched_until
+            ).isoformat()
         self._end_attempt()
 
     def over(self) -> None:

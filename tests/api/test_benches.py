@@ -852,3 +852,46 @@ def test_a_bench_with_its_author_can_be_pickled() -> None:
     bench_model(GROQ, by="alice")
 
     assert the_bench().by == pickle.loads(pickle.dumps(the_bench())).by == "alice"
+
+
+@pytest.mark.parametrize(
+    "until",
+    [
+        datetime(2099, 1, 1, tzinfo=UTC),
+        datetime(2100, 2, 3, 4, 5, 6, 789_123, tzinfo=timezone(timedelta(hours=5))),
+        datetime(2241, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
+        datetime(2999, 1, 1, 12, tzinfo=UTC),
+        datetime(9999, 12, 31, tzinfo=UTC),
+    ],
+)
+def test_a_moment_comes_back_as_it_was_given(until: datetime) -> None:
+    """By the clocks of the machine, each time it is asked for, and in the event."""
+    with capture_events(TargetBenched) as events:
+        bench_model(GROQ, until)
+
+    shown = {the_bench().until for _ in range(200)} | {health()[GROQ].benched.until}  # type: ignore[union-attr]
+    assert {until} == shown | {each.until for each in events}
+
+
+def test_a_bench_that_lasts_shows_one_end_and_one_beginning() -> None:
+    """What nobody has changed does not change by microseconds with each look."""
+    with capture_events(TargetBenched) as events:
+        bench_model(GROQ, 7200)
+
+    shown = {(the_bench().since, the_bench().until) for _ in range(200)}
+
+    assert 1 == len(shown)
+    assert {events[0].until} == {until for _, until in shown}
+
+
+def test_the_end_follows_a_wall_clock_that_is_set(clock: testing.FakeClock) -> None:
+    """What is shown is when calls are let in again, by the clock that whoever looks has."""
+    bench_model(GROQ, 60)
+    before = the_bench().until
+    assert before is not None
+
+    clock.jump_wall(3600)
+    after = the_bench().until
+
+    assert before + timedelta(hours=1) == after
+    assert 60 == the_bench().remaining

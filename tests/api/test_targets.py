@@ -460,12 +460,32 @@ KEY_USERS = {
 @pytest.mark.parametrize("use", KEY_USERS)
 @pytest.mark.parametrize(
     "key",
-    ["groq/" + "x" * 508, "groq/a\nb", "groq/a\x1b[31m", "gr\x00oq/a", "groq@ten\x7fant/a"],
-    ids=["513 characters", "new line", "escape", "null", "delete"],
+    [
+        "groq/" + "x" * 508,
+        "groq/a\nb",
+        "groq/a\x1b[31m",
+        "gr\x00oq/a",
+        "groq@ten\x7fant/a",
+        "groq/\ud800x",
+        "groq/\udcffy",
+        "gr\udfffoq",
+    ],
+    ids=[
+        "513 characters",
+        "new line",
+        "escape",
+        "null",
+        "delete",
+        "high surrogate",
+        "undecodable byte",
+        "low surrogate",
+    ],
 )
-def test_long_keys_and_control_characters_are_refused_everywhere(use: str, key: str) -> None:
+def test_long_and_unprintable_keys_are_refused_everywhere(use: str, key: str) -> None:
     """Such a key could blow up a log or a label; the error shows its beginning only."""
-    with pytest.raises(ConfigurationError, match=r"too long|control characters") as refused:
+    with pytest.raises(
+        ConfigurationError, match=r"too long|control characters|lone surr"
+    ) as refused:
         KEY_USERS[use](key)
 
     assert len(str(refused.value)) < 200
@@ -480,3 +500,5 @@ def test_the_account_counts_as_a_part_of_the_key() -> None:
         Target("groq/" + "x" * 500, account="tenant7")
     with pytest.raises(ConfigurationError, match="control characters"):
         Target("groq/llama", account="a\tb")
+    with pytest.raises(ConfigurationError, match="lone surrogates"):
+        Target("groq/llama", account="a\ud800b")

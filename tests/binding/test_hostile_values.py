@@ -59,19 +59,20 @@ ERRORS: dict[str, Callable[[], Any]] = {
 
 
 def _run(ask: Any) -> Any:
-    """Run a coroutine function; asyncio itself looks at errors that leave its main task."""
+    """Run a coroutine function; asyncio itself looks at what leaves its main task."""
+    answers: list[Any] = []
     raised: list[BaseException] = []
 
-    async def main() -> Any:
+    async def main() -> None:
         try:
-            return await ask()
+            answers.append(await ask())
         except BaseException as error:
             raised.append(error)
 
-    answer = asyncio.run(main())
+    asyncio.run(main())
     if raised:
         raise raised[0]
-    return answer
+    return answers[0]
 
 
 def _breaker(get: Callable[[], Any]) -> Any:

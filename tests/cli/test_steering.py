@@ -353,11 +353,11 @@ def test_events_prints_what_is_kept_and_ends(service: str, run: Run) -> None:
     assert {"type", "at", "pid", "target", "call_id"} <= events[0].keys()
 
 
-def _start(*arguments: str, **options: object) -> subprocess.Popen[str]:
+def _start(*arguments: str, unbuffered: str = "", **options: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "resilient_llm", *arguments],
         cwd=ROOT,
-        env={**os.environ, "PYTHONUNBUFFERED": "", "COLUMNS": "120"},
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered, "COLUMNS": "120"},
         text=True,
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},  # type: ignore[arg-type]
     )
@@ -546,3 +546,99 @@ def test_a_wrong_path_is_explained(service: str, run: Run) -> None:
 
         assert 1 == status
         assert "is --admin the URL at which the page is mounted?" in err
+
+
+# What cannot be written, and what is empty.
+
+
+@pytest.mark.parametrize("arguments", [["bench"], ["unbench"], ["journal", "no.jsonl", "--target"]])
+def test_a_key_that_no_encoding_takes_is_wrong_use(
+    run: Run, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    r"""``$'groq/\xff'`` is no key for any command, and is shown escaped."""
+    monkeypatch.setenv("RESILIENT_LLM_ADMIN", "http://127.0.0.1:1")
+
+    status, _, err = run(*arguments, "groq/\udcff")
+
+    assert 2 == status
+    assert r"'groq/\udcff' has lone surrogates, which no key may have" in err
+
+
+FULL = Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="there is no device that is always full")
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize(
+    "command", ["benches", "health --json", "events", "journal", "events --help", "--help"]
+)
+def test_an_output_that_cannot_be_written(
+    service: str, run: Run, tmp_path: Path, command: str, unbuffered: str
+) -> None:
+    """One line that blames the output, exit 1: neither a traceback nor the file that is read."""
+    run("events")
+    run("bench", "groq")
+    journal = tmp_path / "journal.jsonl"
+    journal.write_text(
+        '{"type":"CallFailed","at":"2026-01-01T00:00:00Z","pid":1,"target":"","call_id":""}\n'
+    )
+    arguments = [*command.split(), *([str(journal)] if command == "journal" else [])]
+    name = "" if command == "--help" else f" {arguments[0]}"
+    with FULL.open("w") as full:
+        process = _start(*arguments, stdout=full, unbuffered=unbuffered)
+        _, err = process.communicate(timeout=PATIENCE)
+
+    said = f"resilient-llm{name}: cannot write the output (No space left on device)\n"
+    assert (1, said) == (process.returncode, err)
+
+
+@pytest.mark.parametrize("command", [["benches"], ["health"], ["events"], ["bench", "openai"]])
+def test_an_output_that_is_closed(service: str, run: Run, command: list[str]) -> None:
+    """``>&-`` is no terminal: the command does what it is for, and what it prints goes nowhere."""
+    run("events")
+    run("bench", "groq")
+    process = _start(*command, preexec_fn=lambda: os.close(1))
+    _, err = process.communicate(timeout=PATIENCE)
+
+    assert (0, "") == (process.returncode, err)
+
+
+def test_warnings_do_not_go_where_the_output_goes(service: str, run: Run) -> None:
+    """With standard error closed, JSON stays JSON."""
+    keep = a_service()
+    process = _start("bench", "gorq", "--json", preexec_fn=lambda: os.close(2))
+    out, _ = process.communicate(timeout=PATIENCE)
+
+    assert 0 == process.returncode
+    assert "gorq" == json.loads(out)["model"]
+    del keep
+
+
+@pytest.mark.parametrize("value", ["", "  "])
+@pytest.mark.parametrize("option", ["--admin", "--token"])
+def test_an_empty_option_is_wrong_use(service: str, run: Run, option: str, value: str) -> None:
+    """It is not taken for one that was left out: the environment may name another service."""
+    status, _, err = run("benches", option, value)
+
+    assert 2 == status
+    assert f"{option} is empty" in err
+
+
+FORGED = 'x" trigger=failures by="root'
+ESCAPED = r'reason="x\" trigger=failures by=\"root"'
+
+
+def test_no_reason_looks_like_further_fields(service: str, run: Run) -> None:
+    """Quotation marks and backslashes in a value are escaped, and a key with blanks is quoted."""
+    run("events")
+    bench_model("groq", reason=FORGED, by='a"b')
+    bench_model("groq/x trigger=failures", reason="ends with \\")
+    bench_model("openai", reason="a\\nb")
+
+    out = run("events").out
+
+    assert ESCAPED in out
+    assert r'by="a\"b"' in out
+    assert ' "groq/x trigger=failures" ' in out
+    assert r'reason="ends with \\"' in out
+    assert r'reason="a\\nb"' in out

@@ -231,3 +231,17 @@ def test_follow_reads_what_a_rotating_journal_writes(path: Path) -> None:
         assert 130 == follower.wait(PATIENCE)
 
     assert [str(number) for number in range(60)] == got
+
+
+def test_no_text_looks_like_further_fields(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Quotation marks and backslashes are escaped, also in keys and in names of fields."""
+    forged = 'x" trigger=failures by="root'
+    path.write_text(
+        line(forged, "groq/x by=root", **{"odd name": 1, "more": "a\\"}), encoding="utf-8"
+    )
+
+    assert 0 == main(["journal", str(path)])
+
+    out = capsys.readouterr().out
+    assert r'reason="x\" trigger=failures by=\"root" "odd name"=1 more="a\\" ' in out
+    assert ' "groq/x by=root" reason=' in out

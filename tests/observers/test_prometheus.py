@@ -1176,3 +1176,27 @@ def test_an_awaitable_that_is_never_awaited_is_not_in_flight(registry: Any, inst
 
     assert {(GROQ, "ok"): 1} == seen.rows("attempts_total", "target", "outcome")
     assert 0 == sum(seen.rows("in_flight", "target").values())
+def test_a_name_that_no_encoding_takes_fails_no_scrape(registry: Any, installed: Any) -> None:
+    """The name of a function may be any text; what cannot be encoded is escaped in the label."""
+
+    def ask(target: Target) -> str:
+        return target.key
+
+    ask.__qualname__ = "ask_\udcff_é"
+    failover(chain=CHAIN)(ask)()
+
+    assert 1 == scrape(registry).get(
+        "calls_total", function=f"{__name__}.ask_\\udcff_é", outcome="ok"
+    )
+
+
+def test_the_end_of_a_bench_is_the_same_in_every_scrape(registry: Any, installed: Any) -> None:
+    """It is that of list_benched; an alert on its changes sees none."""
+    bench_model(GROQ, 7200)
+    until = list_benched()[0].until
+    assert until is not None
+
+    seen = {scrape(registry).get("bench_until_timestamp_seconds", target=GROQ) for _ in range(50)}
+
+    assert 1 == len(seen)
+    assert until.timestamp() == pytest.approx(seen.pop(), abs=2e-6)

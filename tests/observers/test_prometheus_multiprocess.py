@@ -341,3 +341,16 @@ def test_an_exporter_of_an_isolated_state_ends_with_it(tmp_path: Path) -> None:
 
     assert len(names) <= 2
     assert 1 == read(tmp_path).get("attempts_total", **OK)
+
+
+def test_a_name_that_no_encoding_takes_is_written(tmp_path: Path) -> None:
+    """The name of a function may be any text; what cannot be encoded is escaped in the file."""
+    run(
+        tmp_path,
+        "def odd(target: Target) -> str: return target.key\n"
+        "odd.__qualname__ = 'odd_\\udcff'\n"
+        "prometheus.install()\n"
+        "failover(chain=['groq/llama'])(odd)()\n",
+    )
+
+    assert 1 == read(tmp_path).get("calls_total", function="__main__.odd_\\udcff", outcome="ok")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from resilient_llm.observers.prometheus._families import FAMILIES, bound_texts
+from resilient_llm.observers.prometheus._families import FAMILIES, bound_texts, encodable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -39,13 +39,13 @@ class Collector:
             histogram = core.HistogramMetricFamily(name, family.help, labels=family.labels)
             for labels, seconds in values.items():
                 histogram.add_metric(
-                    labels, self._buckets(seconds.buckets), sum_value=seconds.seconds
+                    encodable(labels), self._buckets(seconds.buckets), sum_value=seconds.seconds
                 )
             return histogram
         make = core.CounterMetricFamily if family.type == "counter" else core.GaugeMetricFamily
         metric = make(name, family.help, labels=family.labels)
         for labels, value in values.items():
-            metric.add_metric(labels, value)
+            metric.add_metric(encodable(labels), value)
         return metric
 
     def _buckets(self, buckets: list[int]) -> list[tuple[str, float]]:

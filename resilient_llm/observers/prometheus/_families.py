@@ -174,6 +174,18 @@ class Metrics:
         return benched, until, state
 
 
+def encodable(labels: Labels) -> Labels:
+    """Return the values of labels as a scrape can write them.
+
+    The name of a function may be any text. One that UTF-8 cannot encode would fail the scrape,
+    and with it every metric of the application.
+    """
+    return tuple(
+        each if each.isascii() else each.encode("utf-8", "backslashreplace").decode()
+        for each in labels
+    )
+
+
 def _by_label(values: Mapping[str, Any]) -> dict[Labels, Any]:
     return {(key,): value for key, value in values.items()}
 

@@ -22,6 +22,7 @@ from resilient_llm.observers.prometheus._families import (
     LIVE_TARGETS,
     STATE,
     bound_texts,
+    encodable,
 )
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class Files:
                 name,
                 name + suffix,
                 names,
-                labels,
+                encodable(labels),
                 family.help,
                 multiprocess_mode=family.mode,
             )
