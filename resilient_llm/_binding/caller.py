@@ -408,20 +408,11 @@ class Caller(Beginning):
             if number is not None:
                 first = self._wrappers_attempt(generation, entered_at, target, number, counts)
         if type(result) is not self.plain_type:
-            if is_awaitable(result):
-                first = first or self._wrappers_attempt(
-                    generation, entered_at, target, None, counts
-                )
-                if not self.injection.is_async:
-                    first.count_withdrawn()  # until it is awaited, if ever
-                    return self._guard_awaitable(first, result, args, kwargs)
-                self._refuse_unawaited(first, result)
-            if kind_of(result) is not None:
-                first = first or self._wrappers_attempt(
-                    generation, entered_at, target, None, counts
-                )
-                return self._guard_stream(first, result, args, kwargs)
-            self._is_plain(result)
+            first, guarded = self._guard(
+                first, generation, entered_at, target, result, args, kwargs, counts
+            )
+            if guarded is not NO_ANSWER:
+                return guarded
         reject = self.reject
         entered = None if first is None or first.hook is None else hooked.entered(first, result)
         try:
@@ -442,11 +433,47 @@ class Caller(Beginning):
                     if self.injection.is_async:
                         return PendingAnswer(lambda: self.resume_async(pending, args, kwargs))
                     return self.resume(pending, args, kwargs)
-            self._report(generation, entered_at, ended_at, target, first, counts)
+            if (
+                first is None
+                and counts is None
+                and not self.is_watched
+                and ended_at < generation.check_after
+                and ended_at - entered_at < generation.slow_above
+            ):
+                generation.n += 1
+            else:
+                self._report(generation, entered_at, ended_at, target, first, counts)
             return result
         finally:
             if entered is not None:
                 hooked.left(entered)
+
+    def _guard(
+        self,
+        first: FirstAttempt | None,
+        generation: Generation,
+        entered_at: float,
+        target: Target,
+        result: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        counts: TargetCounts | None,
+    ) -> tuple[FirstAttempt | None, Any]:
+        """Return the first attempt, and what guards a stream or an awaitable, if it is one."""
+        is_awaited, kind = is_awaitable(result), kind_of(result)
+        if not is_awaited and kind is None:
+            self._is_plain(result)
+            return first, NO_ANSWER
+        first = first or self._wrappers_attempt(generation, entered_at, target, None, counts)
+        if is_awaited:
+            if not self.injection.is_async:
+                first.count_withdrawn()  # until it is awaited, if ever
+                return first, self._guard_awaitable(first, result, args, kwargs)
+            self._refuse_unawaited(first, result)
+            if kind is None:
+                self._is_plain(result)
+                return first, NO_ANSWER
+        return first, self._guard_stream(first, result, args, kwargs)
 
     def left(
         self,
@@ -473,29 +500,6 @@ class Caller(Beginning):
             return self._refused(first, ended_at, verdict)
         self._report(generation, first.entered_at, ended_at, first.candidate.target, first)
         return None
-
-    def _wrappers_attempt(
-        self,
-        generation: Generation,
-        entered_at: float,
-        target: Target,
-        number: int | None = None,
-        counts: TargetCounts | None = None,
-    ) -> FirstAttempt:
-        """Return what is known of a first attempt that the wrapper made, and where it counts."""
-        was_bound, candidates = self.candidates is not None, self.bound()
-        assert self.deps is not None
-        options, deps = self.in_force.began_with(entered_at, self.deps, was_bound=was_bound)
-        deps = deps.counted_by(None if counts is None else counts.function)
-        # Not from `by_key`, which another thread may have replaced since.
-        candidate = candidates[0]
-        if candidate.target is not target:
-            candidate = next(each for each in candidates if each.target.key == target.key)
-        first = FirstAttempt(candidates, candidate, {}, options, deps)
-        first.generation, first.entered_at = generation, entered_at
-        if number is not None:
-            first.call_id = call_ids.id_of(number)
-        return first
 
     def _running(
         self,

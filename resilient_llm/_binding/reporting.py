@@ -9,16 +9,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from resilient_llm._binding.binding import Binding
+from resilient_llm._binding.first_attempt import FirstAttempt
 from resilient_llm._core.call.hooks import answered_at_once
 from resilient_llm._core.circuit import window
 from resilient_llm._core.circuit.outbox import CallTag
 from resilient_llm._core.circuit.permit import permit_of_inlined
 from resilient_llm._drive.results import is_decided_by_class
+from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.kinds import AttemptRecord
 
 if TYPE_CHECKING:
-    from resilient_llm._binding.first_attempt import FirstAttempt
     from resilient_llm._core.call.call import Candidate
     from resilient_llm._core.circuit.window import Generation
     from resilient_llm._core.counts import TargetCounts
@@ -83,6 +84,29 @@ class Reporting(Binding):
                     call_id or new_id(),
                     self.options.observers,
                 )
+
+    def _wrappers_attempt(
+        self,
+        generation: Generation,
+        entered_at: float,
+        target: Target,
+        number: int | None = None,
+        counts: TargetCounts | None = None,
+    ) -> FirstAttempt:
+        """Return what is known of a first attempt that the wrapper made, and where it counts."""
+        was_bound, candidates = self.candidates is not None, self.bound()
+        assert self.deps is not None
+        options, deps = self.in_force.began_with(entered_at, self.deps, was_bound=was_bound)
+        deps = deps.counted_by(None if counts is None else counts.function)
+        # Not from `by_key`, which another thread may have replaced since.
+        candidate = candidates[0]
+        if candidate.target is not target:
+            candidate = next(each for each in candidates if each.target.key == target.key)
+        first = FirstAttempt(candidates, candidate, {}, options, deps)
+        first.generation, first.entered_at = generation, entered_at
+        if number is not None:
+            first.call_id = call_ids.id_of(number)
+        return first
 
     def _look_around(self, now: float, target: Target) -> None:
         """Look now and then at the level of the log, and for events that wait."""

@@ -1176,6 +1176,8 @@ def test_an_awaitable_that_is_never_awaited_is_not_in_flight(registry: Any, inst
 
     assert {(GROQ, "ok"): 1} == seen.rows("attempts_total", "target", "outcome")
     assert 0 == sum(seen.rows("in_flight", "target").values())
+
+
 def test_a_name_that_no_encoding_takes_fails_no_scrape(registry: Any, installed: Any) -> None:
     """The name of a function may be any text; what cannot be encoded is escaped in the label."""
 
