@@ -408,11 +408,13 @@ class Caller(Beginning):
             if number is not None:
                 first = self._wrappers_attempt(generation, entered_at, target, number, counts)
         if type(result) is not self.plain_type:
-            first, guarded = self._guard(
-                first, generation, entered_at, target, result, args, kwargs, counts
-            )
+            known = first, generation, entered_at, target
+            first, guarded = self._guard(*known, result, args, kwargs, counts)
             if guarded is not NO_ANSWER:
-                return guarded
+                try:
+                    return guarded
+                finally:  # an error of an attempt may keep this frame, and so the stream
+                    guarded = None
         reject = self.reject
         entered = None if first is None or first.hook is None else hooked.entered(first, result)
         try:

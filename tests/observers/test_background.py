@@ -502,15 +502,15 @@ def test_the_exit_does_not_wait_for_what_hangs(others: int) -> None:
     done = _run(
         "import threading, time\n"
         "from resilient_llm._runtime import background as m\n"
-        "inside = threading.Event()\n"
+        "inside = threading.Semaphore(0)\n"
         "def hang(until):\n"
-        "    inside.set()\n"
+        "    inside.release()\n"
         "    time.sleep(100)\n"
         f"for n in range({others}):\n"
         "    m.Background('hangs', hang).wake()\n"
         "b = m.Background('probe', lambda until: bool(print('done') or True), gather=100)\n"
         "b.wake()\n"
-        "inside.wait()\n"
+        f"for n in range({others}): inside.acquire()\n"  # a flush would do what no thread does
         "import atexit\n"
         "m.atexit.unregister(m._at_exit)\n"
         "def measured():\n"
