@@ -156,7 +156,7 @@ class Admin:
             raise Problem(500, "the function authorize failed; nothing was done") from None
         if answer is True:
             return ""
-        if isinstance(answer, str) and answer:
+        if isinstance(answer, str) and answer.strip():
             return answer[:LONGEST_BY]
         raise Problem(403, f"this request may not {action}")
 

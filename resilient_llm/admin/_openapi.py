@@ -99,7 +99,7 @@ _SCHEMAS: Final = {
     ),
     "Samples": _object(
         every=_NUMBER,
-        until=_NUMBER,
+        until=_MOMENT,
         calls=_list_of(_COUNT),
         errors=_list_of(_COUNT),
         benched=_list_of(_FLAG),

@@ -5,9 +5,11 @@ One thread adds points and others read them. A reader gets copies, and takes no 
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from resilient_llm._runtime.runtime import runtime
+from resilient_llm.admin._plain import moment
 
 if TYPE_CHECKING:
     from resilient_llm._core.circuit.circuit import Circuit
@@ -77,7 +79,7 @@ class Samples:
     def of(self, key: str) -> dict[str, Any]:
         """Return ``{"every", "until", "calls", "errors", "benched"}`` of a key.
 
-        ``until`` is the unix time of the newest point, the last one of each list. A point holds
+        ``until`` is the moment of the newest point, the last one of each list. A point holds
         the calls that ended in the 15 seconds before it, those of them that failed, and whether
         the key was benched at its end.
         """
@@ -85,7 +87,7 @@ class Samples:
         points = [] if series is None else series.points
         return {
             "every": EVERY,
-            "until": self.taken_at,
+            "until": moment(datetime.fromtimestamp(self.taken_at, UTC)),
             "calls": [each.calls for each in points],
             "errors": [each.errors for each in points],
             "benched": [each.is_benched for each in points],

@@ -379,8 +379,8 @@ def test_authorize_is_asked_for_every_path_of_the_api(serve: Any) -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    [False, None, "", 1, 0, object(), [True], b"alice"],
-    ids=["false", "none", "empty", "one", "zero", "object", "list", "bytes"],
+    [False, None, "", " ", 1, 0, object(), [True], b"alice"],
+    ids=["false", "none", "empty", "blank", "one", "zero", "object", "list", "bytes"],
 )
 @pytest.mark.parametrize("is_async", [True, False])
 def test_everything_else_is_403(serve: Any, answer: Any, is_async: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -159,4 +160,5 @@ def test_targets_have_their_samples(client: Client) -> None:
     for row in client.get("/api/targets").json:
         samples = row["samples"]
         assert {"every", "until", "calls", "errors", "benched"} == samples.keys()
+        assert datetime.fromisoformat(samples["until"]).tzinfo is not None
         assert len(samples["calls"]) == len(samples["errors"]) == len(samples["benched"])
