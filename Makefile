@@ -36,7 +36,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 # What looks at the core. The schedules of tests/concurrency have trace functions of their own.
-CORE_TESTS := tests/core tests/api tests/drive tests/rules tests/binding
+CORE_TESTS := tests/core tests/api tests/drive tests/rules tests/binding tests/observers
 
 .DELETE_ON_ERROR:
 .PHONY: demo test test-rest system-tests pictures lint lint-style lint-types docs coverage corpus apps tracer fuzz soak mutants clean

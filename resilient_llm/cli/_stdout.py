@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resilient_llm.cli._exits import CommandError
@@ -46,6 +45,8 @@ def outputs() -> Generator[None]:
         # warning to standard output, and the next file that is opened takes its number.
         for name in ("stdout", "stderr"):
             if getattr(sys, name) is None:
+                from pathlib import Path  # rarely, and the start must stay light
+
                 nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # see below
                 setattr(sys, name, opened.enter_context(nowhere))
         sys.stdout = _Output(sys.stdout)
