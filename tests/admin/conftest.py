@@ -30,7 +30,7 @@ class Switch:
         await self.apps[scope["path"].split("/")[1]](scope, receive, send)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def _switch() -> Iterator[Switch]:
     switch = Switch()
     with served(switch, lifespan="off") as port:
