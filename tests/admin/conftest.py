@@ -30,7 +30,7 @@ class Switch:
         await self.apps[scope["path"].split("/")[1]](scope, receive, send)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def _switch() -> Iterator[Switch]:
     switch = Switch()
     with served(switch, lifespan="off") as port:
