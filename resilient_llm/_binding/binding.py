@@ -154,6 +154,7 @@ class Binding:
                 item_inspector=runtime.item_inspector,
                 clock=runtime.clock,
                 counts=self._counts(),
+                figures=runtime.figures_of(self.policy) if effect.needs_figures else None,
             )
             if effect.is_stream:
                 deps.item_inspector()  # its import must not count as waiting for a provider
@@ -234,7 +235,10 @@ class Binding:
         """Have each answer looked at if somebody wants to know of it, and only then."""
         self.is_watched = is_watched
         self.is_asked = (
-            is_watched or self.options.reject is not None or bool(runtime.dispatcher.hooks)
+            is_watched
+            or self.effect.needs_figures
+            or self.options.reject is not None
+            or bool(runtime.dispatcher.hooks)
         )
         quiet_type = NoAnswer if self.is_asked else self.plain_type
         # The wrapper counts by itself, and the `Caller` where it looks at an answer.

@@ -37,6 +37,7 @@ class OptionsEffect:
         is_stream: Whether results are known to be streams.
         has_limits: Whether an attempt or a call has a limit.
         needs_limits: Whether a first attempt must know its limit, to keep it or to pass it on.
+        needs_figures: Whether samples of its attempts are kept.
         is_inlined: Whether the wrapper may make the first attempt by itself. This is the only
             list of what it cannot do.
     """
@@ -48,6 +49,7 @@ class OptionsEffect:
         "is_simple",
         "is_stream",
         "limits",
+        "needs_figures",
         "needs_limits",
         "options",
     )
@@ -77,6 +79,11 @@ class OptionsEffect:
             limit is not None for limit in self.limits.values()
         )
         self.needs_limits = self.has_limits and (injection.is_async or takes_attempt)
+        self.needs_figures = (
+            options.adaptive is not False
+            or options.strategy == "least_latency"
+            or isinstance(options.hedge, str)
+        )
         self.is_simple = not (
             self.is_stream
             or takes_attempt

@@ -55,6 +55,8 @@ class Reporting(Binding):
                 answered_at_once(first.hook, target.key, took)
         if counts is not None:
             counts.answer(took)
+        if self.effect.needs_figures and self.deps is not None and self.deps.figures is not None:
+            self.deps.figures.answered(target.key, ended_at, took)
         try:
             if ended_at < generation.check_after and took < generation.slow_above:
                 generation.n += 1

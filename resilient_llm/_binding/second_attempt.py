@@ -90,6 +90,9 @@ class SecondAttempt:
         assert permit is not None
         took = ended_at - permit.entered_at
         permit.succeeded(ended_at, took, cooldown=self.first.options.cooldown, tag=self.tag)
+        deps = self.first.deps
+        if deps is not None and deps.figures is not None:
+            deps.figures.answered(self.candidate.target.key, ended_at, took)
         return took
 
     def flow(self, call: Call) -> tuple[CallFlow, Step]:

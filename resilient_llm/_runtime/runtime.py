@@ -18,6 +18,7 @@ import weakref
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from resilient_llm._core.figures import PolicyFigures
 from resilient_llm._core.retry_budget import RetryBudgets
 from resilient_llm._runtime.clock import Clock, SystemClock
 from resilient_llm._runtime.dispatcher import Dispatcher
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from resilient_llm._core.call.hooks import Hook
     from resilient_llm._core.stream.stream_state import ItemInspector
+    from resilient_llm._values.policy import Family, Policy
 
 _from_timestamp = datetime.fromtimestamp  # every event asks, so it is looked up once
 
@@ -93,6 +95,8 @@ class Runtime:
         self.registry = Registry(self.settings, lambda: self.clock(), self.rng, self.dispatcher)
         self.circuits = self.registry.kept
         self.budgets = RetryBudgets()
+        self.figures: weakref.WeakKeyDictionary[Family, PolicyFigures] = weakref.WeakKeyDictionary()
+        """``{family of a policy: what its attempts took}``, for those that need it."""
         self.attached: dict[Attached, None] = {}
         """What ends with this state. Entries come and go in one step each, without a lock."""
         self.on_new_state(self)
@@ -156,6 +160,21 @@ class Runtime:
         for known in (self._bound, self._stale):
             if number in known and known[number] is gone:
                 del known[number]
+
+    def figures_of(self, policy: Policy) -> PolicyFigures:
+        """Return the figures of a policy in the present state."""
+        with self.lock:
+            figures = self.figures.get(policy.family)
+            if figures is None:
+                figures = PolicyFigures(target.key for target in policy.chain)
+                self.figures[policy.family] = figures
+            return figures
+
+    def forget_figures(self) -> None:
+        """Let the figures of all policies start anew."""
+        with self.lock:
+            self.figures = weakref.WeakKeyDictionary()
+            self.unbind_all()
 
     def unbind_all(self) -> None:
         """Send the next call of every decorated function through its `Caller`.
@@ -229,15 +248,21 @@ class Runtime:
 
     def _exchange(self, saved: tuple[Any, ...] | None) -> tuple[Any, ...]:
         with self.lock:
-            before = (self.settings, self.dispatcher, self.registry, self.budgets, self.attached)
+            before = (
+                self.settings,
+                self.dispatcher,
+                self.registry,
+                self.budgets,
+                self.figures,
+                self.attached,
+            )
             try:
                 self.registry.suspend(suspended=True)
                 if saved is None:
                     self.fresh()
                 else:
-                    self.settings, self.dispatcher, self.registry, self.budgets, self.attached = (
-                        saved
-                    )
+                    self.settings, self.dispatcher, self.registry = saved[:3]
+                    self.budgets, self.figures, self.attached = saved[3:]
                     self.circuits = self.registry.kept
                     self.registry.suspend(suspended=False)
                     self._notify_exchanged()
@@ -261,6 +286,7 @@ class Runtime:
         self.dispatcher.after_fork()
         self.registry.after_fork()
         self.budgets.after_fork()
+        self.forget_figures()
 
 
 runtime = Runtime()

@@ -163,6 +163,11 @@ def words(name: str, value: Any) -> frozenset[str]:
     return frozenset(result)
 
 
+def words_or_word(name: str, value: Any) -> frozenset[str]:
+    """Return a set of words; a single text is one word."""
+    return words(name, (value,) if isinstance(value, str) else value)
+
+
 def price(value: Any) -> tuple[float, float] | None:
     """Return ``(input, output)`` in USD per million tokens."""
     if value is None:

@@ -45,7 +45,7 @@ from tests.support.ways import (
     run_async,
 )
 
-NOT_DEFAULTS = {"classify", "observers"}
+NOT_DEFAULTS = {"classify", "observers", "needs", "tokens"}
 OTHERS: dict[str, Any] = {
     "attempts": 2,
     "max_attempts": 4,
@@ -54,6 +54,10 @@ OTHERS: dict[str, Any] = {
     "attempt_timeout": 5.0,
     "cooldown": 7.0,
     "strategy": reversed,
+    "adaptive": True,
+    "hedge": 2.0,
+    "max_hedges": 3,
+    "on_down": "demote",
     "reject": lambda answer: None,
     "on_request_error": "raise",
     "on_content_policy": "next",
@@ -84,6 +88,7 @@ def test_configure_takes_every_option_but_those_of_one_function_or_policy() -> N
         "breakers",
         "retry_budget",
         "max_wait",
+        "prices",
         "logging",
     }
     assert STRATEGIES == tuple(STRATEGIES_THERE_ARE)

@@ -62,10 +62,11 @@ LOADED_WHEN_USED = {
 FREE_TO_IMPORT = {"demo", "pytest_plugin"}
 
 PUBLIC_NAMES = """
-    Attempt AttemptCancelled AttemptFailed AttemptRecord AttemptSucceeded BenchModel BenchedModel Breaker
+    Adaptive Attempt AttemptCancelled AttemptFailed AttemptRecord AttemptSucceeded BenchModel BenchedModel Breaker
     BreakerOpenError CallFailed CallRejectedError ChainExhaustedError ConfigurationError
     DeadlineExceededError ErrorKind Event EventStream Explanation FailedOver Failover
-    HealthChanged IsBenched ListBenched ObserverFailed ResilientLLMError ResponseRejectedError
+    HealthChanged HedgeStarted IsBenched ListBenched NoCapableTargetError ObserverFailed OrderChanged
+    ResilientLLMError ResponseRejectedError
     RetryScheduled RetryStopped Settings StreamCommitted StreamInterrupted
     StreamInterruptedError StreamPolicy Target TargetBenched TargetHealth TargetSkipped
     TargetUnbenched Trace TracedCall UnbenchModel UnknownError Verdict __version__ bench_model

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.circuit.circuit import Circuit
     from resilient_llm._core.circuit.state import Block
     from resilient_llm._core.counts import FunctionCounts
+    from resilient_llm._core.figures import PolicyFigures
     from resilient_llm._core.retry_budget import RetryBudgets
     from resilient_llm._core.stream.stream_state import ItemInspector, StreamState
     from resilient_llm._values.errors import StreamInterruptedError
@@ -92,6 +93,7 @@ class CallDeps:
         "clock",
         "counts",
         "fails_first",
+        "figures",
         "item_inspector",
         "notice",
         "rng",
@@ -111,6 +113,7 @@ class CallDeps:
         item_inspector: Callable[[], ItemInspector],
         clock: Callable[[], float],
         counts: FunctionCounts | None = None,
+        figures: PolicyFigures | None = None,
     ) -> None:
         self.item_inspector = item_inspector
         """Gives the inspector of stream items; loaded with the first stream."""
@@ -128,6 +131,8 @@ class CallDeps:
         a function of the user raises inside it."""
         self.counts = counts
         """Where its calls are counted, if an exporter of metrics was installed when they began."""
+        self.figures = figures
+        """Where samples of its attempts are kept, if its policy needs them."""
 
     def counted_by(self, counts: FunctionCounts | None) -> CallDeps:
         """Return the same for calls that are counted elsewhere, or nowhere."""

@@ -48,6 +48,9 @@ def succeeded(
             now, took, response_time, cooldown=call.options.cooldown, tag=call.tag
         )
     finally:  # an observer of what that causes may interrupt the call
+        if call.deps.figures is not None:
+            sample = took if response_time is None else response_time
+            call.deps.figures.answered(candidate.target.key, now, sample)
         if call.outcome is not None:
             call.outcome.served_by = candidate.target.key
             call.records.append(AttemptRecord(candidate.target.key, trial.number, seconds=took))
