@@ -29,6 +29,7 @@ from resilient_llm._api.configuring import Changes
 from resilient_llm._values.policy import BUILT_IN, CHECKS, DEFAULTS, STRATEGIES, FailoverOptions
 from resilient_llm.strategies import BUILT_IN as STRATEGIES_THERE_ARE
 from tests.api.test_options import WRONG
+from tests.support.guards import trip
 from tests.support.ways import (
     DRIVERS,
     GROQ,
@@ -298,6 +299,14 @@ def _unknown_default(clock: Any) -> None:
         failover(chain=GROQ).call(Script({GROQ: [StrangeError]}).__call__)
 
 
+def _down_default(clock: Any) -> None:
+    configure(on_down="demote", attempts=1)
+    trip(GROQ)
+    script = Script({GROQ: ["groq"], OPENAI: [down]})
+    assert "groq" == failover(chain=[GROQ, OPENAI]).call(script.__call__)
+    assert [OPENAI, GROQ] == script.calls
+
+
 def _benched_default(clock: Any) -> None:
     configure(when_all_benched="raise")
     script = Script({GROQ: [rate_limited, "yes"]})
@@ -339,6 +348,7 @@ EFFECTS: dict[str, Callable[[Any], None]] = {
     "on_request_error": _request_error_default,
     "on_content_policy": _content_policy_default,
     "on_unknown": _unknown_default,
+    "on_down": _down_default,
     "when_all_benched": _benched_default,
     "reraise": _reraise_default,
     "stream": _stream_default,

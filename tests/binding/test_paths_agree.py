@@ -86,6 +86,7 @@ def policy_of(rng: random.Random) -> dict[str, Any]:
     return {
         "attempts": rng.choice([1, 2, 3]),
         "when_all_benched": rng.choice(["soonest", "wait", "raise"]),
+        "on_down": rng.choice(["skip", "skip", "demote"]),
         "timeout": rng.choice([None, None, 5.0]),
         "backoff": lambda n: 0.5,
         "on_request_error": rng.choice(["next", "raise"]),

@@ -779,6 +779,7 @@ policies = st.fixed_dictionaries(
     {
         "attempts": st.sampled_from([1, 2, 3]),
         "when_all_benched": st.sampled_from(["soonest", "wait", "raise"]),
+        "on_down": st.sampled_from(["skip", "demote"]),
         "timeout": st.sampled_from([None, 10.0, 30.0]),
         "cooldown": st.sampled_from([None, 8.0]),
         "on_request_error": st.sampled_from(["next", "raise"]),

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._core.circuit.outbox import CallTag, Fact
-from resilient_llm._core.circuit.permit import Permit, admit, block_of
+from resilient_llm._core.circuit.permit import Permit, admit, block_of, takes_last_resort
 from resilient_llm._values import event_names
 from resilient_llm._values.built_in import class_name, is_raised_by, traceback_of
 from resilient_llm._values.errors import BreakerOpenError, CallRejectedError, ChainExhaustedError
@@ -175,6 +175,8 @@ class Call:
     """What the consumer of a stream gets if no other target goes on with it."""
     needs_window: int | None = None
     """Only targets with a larger context window than this may be called."""
+    makes_last_resorts = False
+    """Whether its attempts are made in spite of automatic benches, on what is still untried."""
     is_stream = False
     """Whether its attempts are known to be streams before they are made."""
     hook: CallHook | None = None
@@ -292,6 +294,30 @@ class Call:
         return any(
             self.fits(candidate) and block_of(candidate.circuit, now) is None
             for candidate in self.untried
+        )
+
+    def not_called(self) -> list[Candidate]:
+        """Return the blocked candidates on which this call has made no attempt, in its order."""
+        return [
+            candidate
+            for candidate in self.candidates
+            if candidate.target.key in self.blocks
+            and not self.last_outcomes[candidate.target.key][1].number
+        ]
+
+    def other_may_follow(self, now: float) -> bool:
+        """Return whether this call could go on with another target, a demoted one included.
+
+        What blocks a target is judged now; another call may take its place as a last resort.
+        """
+        if self.other_is_live(now):
+            return True
+        if self.options.on_down != "demote":
+            return False
+        benched = [] if self.makes_last_resorts else self.not_called()
+        return any(
+            self.fits(candidate) and takes_last_resort(candidate.circuit, now)
+            for candidate in (*self.untried, *benched)
         )
 
     def fits(self, candidate: Candidate) -> bool:

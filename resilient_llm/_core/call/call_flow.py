@@ -74,8 +74,10 @@ def call_flow(call: Call, now: float, running: Try | None = None) -> CallFlow:
             return
         if call.attempts == 0:
             over, now = yield from _all_benched(call, now)
-            if over:
-                return
+        else:
+            over, now = yield from _demoted(call, now)
+        if over:
+            return
         # A wait may take longer than it was to take.
         yield too_late(call, now) if is_over(call, now) else gave_up(call, now)
     finally:
@@ -116,6 +118,7 @@ def _skip_to(call: Call, candidate: Candidate, entered_at: float) -> None:
 
 def _each_target(call: Call, now: float, *, last_resort: bool = False) -> FlowPart:
     """Try the untried candidates in order until the call is over."""
+    call.makes_last_resorts = last_resort
     while call.untried:
         step = _next_target(call, now, last_resort=last_resort)
         if step is None:
@@ -268,6 +271,17 @@ def _soonest(call: Call, now: float) -> FlowPart:
     return (yield from _each_target(call, now, last_resort=True))
 
 
+def _demoted(call: Call, now: float) -> FlowPart:
+    """Try benched targets after the live ones have failed, if the policy says so.
+
+    In the order of the strategy, and those only that the call has not called yet.
+    """
+    if call.options.on_down != "demote":
+        return False, now
+    call.untried = call.not_called()
+    return (yield from _each_target(call, now, last_resort=True))
+
+
 def _wait_for_bench(call: Call, now: float) -> FlowPart:
     """Wait until a bench ends, as long as that is soon enough, and try the chain again."""
     give_up_at = now + call.deps.settings.max_wait
@@ -288,6 +302,8 @@ def _wait_for_bench(call: Call, now: float) -> FlowPart:
         over, now = yield from _each_target(call, now)
         if over:
             return True, now
+    if call.attempts:
+        return (yield from _demoted(call, now))
     return False, now
 
 

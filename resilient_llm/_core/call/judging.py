@@ -274,7 +274,7 @@ def is_raised(call: Call, trial: Try, verdict: Verdict, now: float) -> bool:
         if window is None:
             return True
         call.needs_window = max(window, call.needs_window or window)
-        return not call.other_is_live(now)
+        return not call.other_may_follow(now)
     return options.on_request_error == "raise"
 
 

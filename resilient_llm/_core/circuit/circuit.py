@@ -233,6 +233,19 @@ class Circuit:
             result = self._last_resort_locked(now, lease_seconds)
         return self._given(result)
 
+    def takes_last_resort(self, now: float) -> bool:
+        """Return whether `admit_last_resort` would admit an attempt now; takes no lease."""
+        with self._lock:
+            self._advance_locked(now)
+            half = self._state.half
+            takes = (
+                self.settings.mode != "forced_open"
+                and self._state.refuses_last_resort(self.key, now) is None
+                and (half is None or self._state.has_lease(half, now, self.settings.probes))
+            )
+        self._after_unlock()
+        return takes
+
     def _given(self, result: Admission | Block) -> Admission | Block:
         """Return an admission after the lock; an observer may interrupt that."""
         try:

@@ -360,6 +360,15 @@ def block_of(circuit: Circuit, now: float) -> Block | None:
     return None if provider is None else provider.block(now)
 
 
+def takes_last_resort(circuit: Circuit, now: float) -> bool:
+    """Return whether a key could be called in spite of automatic benches, without taking anything.
+
+    So could a key that nothing blocks.
+    """
+    provider = circuit.provider
+    return circuit.takes_last_resort(now) and (provider is None or provider.takes_last_resort(now))
+
+
 def charged_circuit(circuit: Circuit, verdict: Verdict) -> Circuit:
     """Return which circuit an error is charged to: this one, or its provider's."""
     provider = circuit.provider

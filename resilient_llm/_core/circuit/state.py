@@ -233,11 +233,8 @@ class CircuitState:
         half.leases = held = [lease for lease in half.leases if now < lease.ends_at]
         return len(held) < probes
 
-    def last_resort(self, key: str, now: float, ends_at: float) -> Lease | Block | None:
-        """Return a lease in spite of an automatic bench, or why there is none.
-
-        None if nothing blocks the key.
-        """
+    def refuses_last_resort(self, key: str, now: float) -> Block | None:
+        """Return what keeps a last resort from being made in spite of a bench, or None."""
         block = self.block(key)
         if block is None:
             return None
@@ -252,6 +249,16 @@ class CircuitState:
         held = bench.last_resort
         if held is not None and now < held.ends_at:
             return Block(key, "last resort taken", block.until)
+        return None
+
+    def last_resort(self, key: str, now: float, ends_at: float) -> Lease | Block | None:
+        """Return a lease in spite of an automatic bench, or why there is none.
+
+        None if nothing blocks the key.
+        """
+        refusal, bench = self.refuses_last_resort(key, now), self.opened or self.pause
+        if refusal is not None or bench is None:
+            return refusal
         bench.last_resort = lease = Lease(bench, ends_at)
         return lease
 
