@@ -86,7 +86,7 @@ class Tick:
             waiter: Waits for its end; woken also when one of the tasks has ended.
             tasks: Where its jobs are that have not ended and run in a task.
         """
-        import anyio  # noqa: F401  # before the time of the probes begins
+        import anyio  # noqa: F401  # pyright: ignore[reportUnusedImport]  # not in their time
 
         self.registry = registry
         self.soon: Callable[[Callable[[], object]], object] = waker()
