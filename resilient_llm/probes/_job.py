@@ -39,6 +39,7 @@ class Tick(Protocol):
     def soon(self, callback: Callable[[], object], /) -> object: ...
     def returned(self, job: Job, value: object, /) -> None: ...
     def raised(self, job: Job, error: BaseException, /) -> None: ...
+    def spawned(self, job: Job, /) -> None: ...
     def ended(self, job: Job, /) -> None: ...
 
 
@@ -48,7 +49,7 @@ class Job:
     def __init__(self, key: str, probe: Probe, tick: Tick) -> None:
         self.key = key
         self.begun: Begun | None = None
-        """What it began with; None while it waits for a thread."""
+        """What it began with; None while it waits for a thread, or for its task to run."""
         self.is_hung = False
         """Whether a tick has ended before it, after as long as a probe may take."""
         self.is_task = False
@@ -81,12 +82,12 @@ class Job:
 
     def spawn(self) -> None:
         """Begin in a task of its own, in a context without anything of the code that ticks."""
-        self.begin()
         self._spawn(self._probe)
 
     def _spawn(self, probe: Callable[[], Awaitable[Any]]) -> None:
         self.is_task = True
         self._loop = None if is_trio() else asyncio.get_running_loop()
+        self._tick.spawned(self)
         contextvars.Context().run(spawn, functools.partial(self.run_task, probe))
 
     def cancel(self) -> None:
@@ -101,6 +102,8 @@ class Job:
         try:
             with cancellable() as self._scope:
                 if not self._is_cancelled:
+                    if self.begun is None:  # else it began in a thread
+                        self.begin()
                     await self._probed(probe)
         except BaseException as error:
             # Of a group that came of a cancellation, trio raises what is left. What leaves a

@@ -10,6 +10,7 @@ from resilient_llm._values.kinds import ErrorKind
 TRAFFIC: Final = "traffic"
 RUNNING: Final = "running"
 THREADS: Final = "threads"
+LATE: Final = "late"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class ProbeResult:
             returned False or raised an error that no rule knows; ``broken`` if it returned or
             raised what says nothing about the key. If the key was skipped: ``traffic`` if a call
             has just succeeded, ``running`` if an earlier probe of it has not ended, ``threads``
-            if no thread was free. Empty if it is well.
+            if no thread was free, ``late`` if the event loop was blocked. Empty if it is well.
         seconds: How long the probe took, or has been running; 0 if the key was skipped.
         skipped: Whether the key was not probed.
     """

@@ -6,7 +6,8 @@ Owns the results of the tick. What runs and what was warned of outlasts a tick, 
           overdue. One that is overdue, which no tick can end, gives another ``timeout``.
 *Ends*    When there is a result for each key, after ``timeout`` seconds, or when its loop is
           stopped. What runs then in a task is cancelled, and what runs in a thread is left alone.
-          A synchronous probe that waited for a thread and had less time than that is no timeout.
+          A probe that had to wait for a thread, or for an event loop that was blocked, and had
+          less time than that, is no timeout.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from resilient_llm._core.health_probe import BROKEN, TIMED_OUT, judge_error, judge_value
 from resilient_llm._drive.tasks import waker
@@ -25,7 +26,7 @@ from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.built_in import class_name
 from resilient_llm.probes._http import StatusError
 from resilient_llm.probes._job import Job
-from resilient_llm.probes._result import RUNNING, THREADS, TRAFFIC, ProbeResult, skipped
+from resilient_llm.probes._result import LATE, RUNNING, THREADS, TRAFFIC, ProbeResult, skipped
 from resilient_llm.probes._threads import Threads
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
     from resilient_llm._runtime.registry import Registry
     from resilient_llm.probes._job import Probe
     from resilient_llm.probes._waiting import Waiter
+
+
+_MOMENT: Final = 0.1
+"""Real seconds that a tick waits for what it has cancelled."""
 
 
 class Options(NamedTuple):
@@ -115,6 +120,14 @@ class Tick:
             is_complete = not is_stopped()
         finally:
             self._end(for_threads, is_complete=is_complete)
+        if not self._tasks.isdisjoint(self._jobs):
+            # A cancelled probe is given a moment, so that the next tick does not find it hanging.
+            clock = runtime.system_clock
+            await self._waiter.until(
+                lambda: is_stopped() or self._tasks.isdisjoint(self._jobs),
+                clock.monotonic() + _MOMENT,
+                clock,
+            )
         return {key: self._results[key] for key in options.probes if key in self._results}
 
     def _begin(self, key: str, probe: Probe, for_threads: deque[Job]) -> None:
@@ -134,7 +147,6 @@ class Tick:
             for_threads.append(job)
             return
         job.is_prompt = True
-        self._tasks.add(job)
         job.spawn()
 
     def _go_on(self, key: str, earlier: Job) -> None:
@@ -162,7 +174,7 @@ class Tick:
     def _too_late(self, job: Job) -> None:
         begun = job.begun
         if begun is None or not job.is_prompt:
-            self._put(job.key, skipped(THREADS))
+            self._put(job.key, skipped(LATE if job.is_prompt else THREADS))
             return
         job.is_hung = True
         self._conclude(begun, TIMED_OUT, None, runtime.clock() - begun.at)
@@ -185,6 +197,10 @@ class Tick:
         if judgement is BROKEN:
             self._warn(job.key, cause)
         self._came(job, judgement, error)
+
+    def spawned(self, job: Job) -> None:
+        """Note that a job runs in a task."""
+        self._tasks.add(job)
 
     def ended(self, job: Job) -> None:
         """Note that a job has ended: its key is free, whatever came of it."""
