@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 REASONS: Final = frozenset(
-    "conflict gateway hung invalid_response model_loading network overloaded server_error "
+    "conflict gateway hung invalid_response model_loading network overloaded probe server_error "
     "stream_error stream_interrupted timeout too_early "
     "capacity quota_window rate_limit "
     "account_disabled endpoint_not_found insufficient_quota invalid_credentials model_not_found "

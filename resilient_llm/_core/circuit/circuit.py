@@ -40,10 +40,11 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
-from resilient_llm._core.circuit import triggers, window
+from resilient_llm._core.circuit import probing, triggers, window
 from resilient_llm._core.circuit.nesting import Look, Nesting
 from resilient_llm._core.circuit.outbox import CallTag, EventSink, Fact, Outbox
 from resilient_llm._core.circuit.state import (
+    AT_ONCE,
     FOREVER,
     Admission,
     Bench,
@@ -77,8 +78,6 @@ if TYPE_CHECKING:
 _serials = itertools.count()
 Counts = tuple[int, int, int]
 """``(total, errors, slow)`` in the window."""
-_AT_ONCE: Final = (ErrorKind.AUTH_DEAD, ErrorKind.MEMORY_PRESSURE)
-"""Kinds of which one error is enough. A tuple: comparing is quicker than the hash of an enum."""
 _NONE: Final[list[weakref.ref[Circuit]]] = []
 """The targets of every target. Stays empty, since only providers have targets; saves memory."""
 NOTICEABLE: Final = 1.0
@@ -413,6 +412,16 @@ class Circuit:
         """Return when this key was last asked for or a success was counted, to about a second."""
         return max(self.touched_at, self.generation.last_look)
 
+    def last_success(self) -> float:
+        """Return when a call last succeeded, to 1 ms, also of a target of this provider.
+
+        Minus infinity if none has since the circuit was made, or reset.
+        """
+        with self._lock:
+            looks = [target.generation.last_look for target in self._targets_locked()]
+        self._after_unlock()
+        return max(self.generation.last_look, *looks, NEVER)
+
     def numbers(self, now: float) -> tuple[int, int]:
         """Return ``(total, errors)`` in the window since it closed, with those of its targets."""
         with self._lock:
@@ -464,6 +473,8 @@ class Circuit:
                 counted = self._lease_succeeded_locked(
                     admission, now, seconds, response_time, is_targets=is_targets
                 )
+                if counted:
+                    self.generation.last_look = now  # also of a generation that it began
             elif counted := admission is self.generation and self._state.core_is_closed:
                 self._success_locked(now, seconds, response_time)
                 self.consecutive = 0
@@ -564,25 +575,73 @@ class Circuit:
         self._after_unlock(tag)
 
     def extend_pause(
-        self, now: float, verdict: Verdict, entered_at: float, tag: CallTag | None = None
+        self,
+        now: float,
+        verdict: Verdict,
+        entered_at: float,
+        tag: CallTag | None = None,
+        *,
+        begun_by: float = FOREVER,
     ) -> None:
         """Extend a running pause to the longer wait that a rate limit names; change nothing else.
 
         For calls that are reported without an admission, because their key is blocked. If it is
         the other circuit of the key that is blocked, a pause begins here: the wait that the
-        provider named outlasts that block.
+        provider named outlasts that block. Only a pause is extended that had begun ``begun_by``.
         """
         if verdict.kind is not ErrorKind.RATE_LIMITED or verdict.retry_after is None:
             return
         with self._lock:
             self._advance_locked(now)
             state = self._state
-            if state.pause is not None or (
+            if (state.pause is not None and not state.pause.since > begun_by) or (
                 state.is_at_rest and self.admits_since(self.generation) <= entered_at
             ):
                 self._pause_locked(now, verdict, tag)
                 self._health_locked(now)
         self._after_unlock(tag)
+
+    def probed_well(self, now: float, began_at: float, *, answers: bool) -> None:
+        """React to a health probe that was well; see the table in `probing`.
+
+        Args:
+            now: Monotonic seconds.
+            began_at: When the probe began.
+            answers: Whether it proves that calls are answered.
+        """
+        with self._lock:
+            self._advance_locked(now)
+            change = None
+            if self.settings.mode != "forced_open":
+                change = probing.change_when_well(self._state, began_at, answers=answers)
+            if change is probing.Change.CLOSES:
+                self._close_locked(now)
+            elif change is probing.Change.HALF_OPENS:
+                self._state.half_open_early(now)
+                self._publish_locked()
+            if change is not None:
+                self._note_locked(event_names.TargetUnbenched, now, reason="probe")
+                self._health_locked(now)
+        self._after_unlock()
+
+    def hold_open(self, now: float, began_at: float, until: float) -> bool:
+        """React to a health probe that was not well; return False if the circuit is not open.
+
+        Args:
+            now: Monotonic seconds.
+            began_at: When the probe began.
+            until: Until when a bench lasts that this probe confirms.
+        """
+        with self._lock:
+            self._advance_locked(now)
+            opened = self._state.opened
+            longest = self.settings.max_cooldown
+            held_until = probing.held_until(self._state, began_at, until, longest)
+            if opened is not None and held_until > opened.until:
+                opened.until = held_until
+                self._publish_locked()
+        self._after_unlock()
+        return opened is not None
 
     def exhausted(
         self,
@@ -959,7 +1018,7 @@ class Circuit:
         The targets of a provider are asked for exact counts only if a trigger could say so:
         successes that they did not settle yet make its total larger, which only lowers a rate.
         """
-        if verdict is not None and verdict.kind in _AT_ONCE:
+        if verdict is not None and verdict.kind in AT_ONCE:
             self._open_locked(now, verdict, verdict.kind.value, cooldown, tag)
             return
         settings = self.settings
@@ -1076,6 +1135,7 @@ class Circuit:
         self._latency_locked(now)
         self.generation.settle(now)
         self._state.opened = self._state.half = None
+        self._state.has_failed_probe = False
         self.consecutive = 0
         self.healthy_since = now
         above = None if self.provider is None else self.provider.generation
@@ -1166,6 +1226,7 @@ class Circuit:
             return
         self.consecutive += 1
         self.failed_probes += 1
+        self._state.has_failed_probe = True
         self.healthy_since = now
         self._open_locked(now, verdict, "probe failed", state.cooldown, tag)
         if verdict.kind is ErrorKind.RATE_LIMITED:

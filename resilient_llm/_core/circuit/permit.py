@@ -157,13 +157,14 @@ class Permit:
         of these circuits, so it neither settles nor counts in the present ones.
         """
         own, outer, provider = self.admission, self.provider_admission, self.circuit.provider
-        if own is not None and self.entered_at < _began_at(self.circuit, own):
+        # By ``>``: on a fake clock moments of the same time have an order, too.
+        if own is not None and _began_at(self.circuit, own) > self.entered_at:
             self.circuit.abandon(own)
             self.admission = None
         if (
             provider is not None
             and outer is not None
-            and self.entered_at < _began_at(provider, outer)
+            and _began_at(provider, outer) > self.entered_at
         ):
             provider.abandon(outer)
             self.provider_admission = None

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 FOREVER: Final = float("inf")
+AT_ONCE: Final = (ErrorKind.AUTH_DEAD, ErrorKind.MEMORY_PRESSURE)
+"""Kinds of which one error opens. A tuple: comparing is quicker than the hash of an enum."""
 
 
 class Block:
@@ -164,13 +166,15 @@ Admission = Generation | Lease | BorrowedLease
 class CircuitState:
     """The state of one key: an operator's bench, a pause, and whether it is open or half-open."""
 
-    __slots__ = ("half", "manual", "opened", "pause")
+    __slots__ = ("half", "has_failed_probe", "manual", "opened", "pause")
 
     def __init__(self) -> None:
         self.manual: Bench | None = None
         self.pause: RateLimitPause | None = None
         self.opened: OpenState | None = None
         self.half: HalfOpenState | None = None
+        self.has_failed_probe = False
+        """Whether a half-open probe has failed since the circuit was closed."""
 
     @property
     def core_is_closed(self) -> bool:
@@ -203,6 +207,12 @@ class CircuitState:
         if self.opened is not None and now >= self.opened.until:
             self.half, self.opened = HalfOpenState(self.opened.cooldown, self.opened.until), None
         return before != (self.manual, self.pause, self.opened)
+
+    def half_open_early(self, now: float) -> None:
+        """End the cooldown of an open state; who ends it says so."""
+        if self.opened is not None:
+            self.half, self.opened = HalfOpenState(self.opened.cooldown, now), None
+            self.half.is_announced = True
 
     def until(self) -> float:
         """Return when the last bench ends; minus infinity if there is none."""
