@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from resilient_llm._binding import hooked
 from resilient_llm._binding.choosing import ordered
 from resilient_llm._binding.first_attempt import FirstAttempt
 from resilient_llm._binding.reporting import Reporting, new_id
 from resilient_llm._core.call.call import Call, share_of
+from resilient_llm._core.call.capabilities import NO_LACKS
+from resilient_llm._core.call.ending import emit_call_failed
 from resilient_llm._core.call.judging import broke
 from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.tracing import named_call_id, note_call, open_trace
+from resilient_llm._values import event_names
+from resilient_llm._values.errors import NoCapableTargetError
+from resilient_llm._values.kinds import ErrorKind
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from resilient_llm._core.call.call import Candidate
+    from resilient_llm._core.call.capabilities import Demand, Lack
 
 
 class Beginning(Reporting):
     """Binds one function, and begins its calls."""
 
-    def begin(self, kwargs: dict[str, Any]) -> FirstAttempt:
-        """Choose the targets of a call; admit its first attempt if the call flow is not needed."""
+    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FirstAttempt:
+        """Choose the targets of a call; admit its first attempt if the call flow is not needed.
+
+        Raises:
+            NoCapableTargetError: If none of the targets can take the call.
+        """
         candidates = self.candidates
         if candidates is None:
             candidates = self._bind()
-        options, call_id, entered = self.options, "", None
+        options, call_id, entered, lacks = self.options, "", None, NO_LACKS
+        demand, demands = None, self.effect.demands
         if call_ids.switch.is_on:
             call_id = named_call_id(open_trace()) or new_id()
             entered = call_ids.enter(call_id)
@@ -37,6 +50,8 @@ class Beginning(Reporting):
                     candidates = (self.by_key[pinned.key],)
             if options.strategy != "priority":
                 candidates = ordered(options.strategy, candidates)
+            if demands is not None:
+                demand, lacks = demands.of_call(candidates, args, kwargs)
         except BaseException as error:
             self._not_begun(candidates, error, call_id)
             if entered is not None:
@@ -44,16 +59,15 @@ class Beginning(Reporting):
             raise
         first = FirstAttempt(candidates, candidates[0], kwargs, options, self.deps)
         first.call_id, first.entered = call_id, entered
-        trace = open_trace()
-        if trace is not None:
-            first.call_id = call_id or named_call_id(trace) or new_id()
-            first.outcome = note_call(trace, first.call_id)
-        elif self.takes_attempt:
-            first.call_id = call_id or new_id()
+        self._note(first)
         if runtime.dispatcher.hooks:
             self._begin_hook(first)
         first.entered_at = runtime.clock()
-        generation = candidates[0].circuit.slot
+        candidate: Candidate | None = candidates[0]
+        if lacks:
+            assert demand is not None
+            candidate = self._capable(first, demand, lacks)
+        generation = None if candidate is None else candidate.circuit.slot
         if (
             generation is not None
             and not self.is_stream
@@ -61,6 +75,15 @@ class Beginning(Reporting):
         ):
             first.generation = generation
         return first
+
+    def _note(self, first: FirstAttempt) -> None:
+        """Note a call in the trace around it; name it if it is noted or an attempt asks for it."""
+        trace = open_trace()
+        if trace is not None:
+            first.call_id = first.call_id or named_call_id(trace) or new_id()
+            first.outcome = note_call(trace, first.call_id)
+        elif self.takes_attempt:
+            first.call_id = first.call_id or new_id()
 
     def _begin_hook(self, first: FirstAttempt) -> None:
         try:
@@ -70,16 +93,57 @@ class Beginning(Reporting):
                 call_ids.leave(first.entered)
             raise
 
+    def _capable(
+        self, first: FirstAttempt, demand: Demand, lacks: Mapping[str, Lack]
+    ) -> Candidate | None:
+        """Return the first target that can take a call; None if the call flow tells of the others.
+
+        Raises:
+            NoCapableTargetError: If there is none.
+        """
+        first.lacks = lacks
+        for candidate in first.candidates:
+            if candidate.target.key not in lacks:
+                break
+        else:
+            self._refuse(first, demand)
+        if candidate is not first.candidate:
+            if first.outcome is not None or first.hook is not None or self._tells_skips():
+                return None
+            first.candidate = candidate
+        return candidate
+
+    def _tells_skips(self) -> bool:
+        """Return whether somebody wants to know of skipped targets."""
+        is_counted = self.deps is not None and self.deps.counts is not None
+        return is_counted or self._is_listened_to(event_names.TargetSkipped)
+
+    def _refuse(self, first: FirstAttempt, demand: Demand) -> NoReturn:
+        """End a call that none of its targets can take."""
+        call = self.new_call((), first)
+        now = first.entered_at
+        try:
+            for candidate in first.candidates:
+                call.pass_over(candidate, first.lacks[candidate.target.key].reason, now)
+            emit_call_failed(call, first.candidates[-1], now, ErrorKind.REJECTED)
+        finally:
+            call.clear()
+            if first.entered is not None:
+                call_ids.leave(first.entered)
+        missing = {each.target.key: first.lacks[each.target.key].words for each in first.candidates}
+        raise NoCapableTargetError(sorted(demand.words), demand.tokens, missing)
+
     def _limit(self, first: FirstAttempt) -> bool:
         """Set the limit of a first attempt; return False if that depends on more than is known."""
-        candidates, timeout = first.candidates, first.options.timeout
+        timeout = first.options.timeout
         limit = first.limit = self.limits[first.candidate.target.key]
         first.limits = limit, False
         if timeout is not None:
             # The limit depends on whether another target is live.
-            if len(candidates) > 1 and candidates[1].circuit.slot is None:
+            following = first.following()
+            if following is not None and following.circuit.slot is None:
                 return False
-            first.limits = share_of(timeout, limit, is_last=len(candidates) == 1)
+            first.limits = share_of(timeout, limit, is_last=following is None)
             first.limit = first.limits[0]
         return True
 
@@ -99,6 +163,8 @@ class Beginning(Reporting):
         )
         call.args, call.kwargs = args, first.kwargs
         call.tag.began_at = first.entered_at
+        if first.lacks:
+            call.lacks = first.lacks
         if self.is_stream:
             call.is_stream = True
         if first.hook is not None:

@@ -68,7 +68,7 @@ class Caller(Resuming):
         """Return an iterator that makes one call when its first item is asked for."""
 
         def start() -> Suspended:
-            first = self.begin(kwargs)
+            first = self.begin(args, kwargs)
             try:
                 call = self.new_call(args, first)
                 flow = call_flow(call, runtime.clock())
@@ -87,7 +87,7 @@ class Caller(Resuming):
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make one call; return an awaitable if the function does."""
-        first = self.begin(kwargs)
+        first = self.begin(args, kwargs)
         try:
             generation = first.generation
             if generation is None:
@@ -134,7 +134,7 @@ class Caller(Resuming):
 
     async def call_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make one call; its first attempt is cut off at its limit."""
-        first = self.begin(kwargs)
+        first = self.begin(args, kwargs)
         try:
             generation = first.generation
             if generation is None:

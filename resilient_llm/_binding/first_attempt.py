@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from resilient_llm._core.call.capabilities import NO_LACKS
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -23,6 +25,7 @@ class FirstAttempt:
         candidates: The targets of the call, in order.
         candidate: The one that is called.
         kwargs: Keyword arguments without those that pin the call to one target.
+        lacks: ``{key: why that target cannot take the call}``.
         generation: The closed period that admits the attempt; None if the call flow makes it.
         entered_at: When it was admitted.
         call_id: Name of the call, if it was named already; else empty.
@@ -48,6 +51,7 @@ class FirstAttempt:
         "hook",
         "inside",
         "kwargs",
+        "lacks",
         "limit",
         "limits",
         "options",
@@ -69,6 +73,7 @@ class FirstAttempt:
         self.candidates = candidates
         self.candidate = candidate
         self.kwargs = kwargs
+        self.lacks = NO_LACKS
         self.generation: Generation | None = None
         self.entered_at = 0.0
         self.call_id = ""
@@ -78,6 +83,14 @@ class FirstAttempt:
         self.entered: Entered | None = None
         self.hook: CallHook | None = None
         self.inside: AttemptHook | None = None
+
+    def following(self) -> Candidate | None:
+        """Return the next target after this one that can take the call, or None."""
+        following = iter(self.candidates)
+        for each in following:
+            if each is self.candidate:
+                break
+        return next((each for each in following if each.target.key not in self.lacks), None)
 
     def count_begin(self) -> None:
         """Count that the attempt begins, if its call is counted."""

@@ -37,6 +37,7 @@ class Injection:
         "fn",
         "gives_items",
         "is_async",
+        "is_loop",
         "is_passed",
         "names",
         "parameters",
@@ -51,6 +52,8 @@ class Injection:
         """What metrics call it: ``module.qualname``."""
         self.is_passed = False
         """Whether the function is the first argument of each call, instead of ``fn``."""
+        self.is_loop = False
+        """Whether the body of a loop is the attempt, so that a call has no arguments."""
         self.is_async = _is_async(fn)
         self.gives_items: Literal["", "sync", "async"] = _gives_items(fn)
         """Which kind of generator function it is; empty if it is none."""
@@ -292,7 +295,7 @@ def loop_injection(*, is_async: bool) -> Injection:
     def block(*, target: Target) -> None: ...
 
     injection = Injection(block, inspect.signature(block))
-    injection.called = "(loop)"
+    injection.called, injection.is_loop = "(loop)", True
     injection.is_async = is_async
     injection.var_keyword = True  # the block reads target.params by itself
     injection.attempt = "attempt"  # and gets its limit from the `LoopAttempt` that it enters

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from resilient_llm._binding.demands import Demands
 from resilient_llm._binding.injection import keeps_limits
 from resilient_llm._core.backoff import as_backoff
 from resilient_llm._values.policy import DEFAULTS
@@ -33,6 +34,7 @@ class OptionsEffect:
     Attributes:
         options: The options.
         backoff: Their backoff.
+        demands: Finds out what each call needs of a target; None if no policy says.
         limits: ``{key: seconds that an attempt may take, within the deadline}``.
         is_stream: Whether results are known to be streams.
         has_limits: Whether an attempt or a call has a limit.
@@ -44,6 +46,7 @@ class OptionsEffect:
 
     __slots__ = (
         "backoff",
+        "demands",
         "has_limits",
         "is_inlined",
         "is_simple",
@@ -72,6 +75,11 @@ class OptionsEffect:
             )
             for target in chain
         }
+        self.demands = (
+            None
+            if options.needs is None and options.tokens is None
+            else Demands(options, injection, chain)
+        )
         self.is_stream = bool(injection.gives_items) or any(
             each is not None for each in (options.stream, *(target.stream for target in chain))
         )
@@ -95,7 +103,11 @@ class OptionsEffect:
         """Whether a failure may be all that is known of an attempt: see `SecondAttempt`."""
         cuts_off = self.has_limits and injection.is_async
         self.is_inlined = not (
-            self.is_stream or takes_attempt or cuts_off or options.strategy != "priority"
+            self.is_stream
+            or takes_attempt
+            or cuts_off
+            or options.strategy != "priority"
+            or self.demands is not None
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from resilient_llm._core.call.capabilities import NO_LACKS, WINDOW
 from resilient_llm._core.circuit.outbox import CallTag, Fact
 from resilient_llm._core.circuit.permit import Permit, admit, block_of, takes_last_resort
 from resilient_llm._values import event_names
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from resilient_llm._core.backoff import Backoff
+    from resilient_llm._core.call.capabilities import Lack
     from resilient_llm._core.call.hooks import CallHook
     from resilient_llm._core.circuit.circuit import Circuit
     from resilient_llm._core.circuit.state import Block
@@ -177,6 +179,8 @@ class Call:
     """Only targets with a larger context window than this may be called."""
     makes_last_resorts = False
     """Whether its attempts are made in spite of automatic benches, on what is still untried."""
+    lacks: Mapping[str, Lack] = NO_LACKS
+    """``{key: why that target cannot take the call}``, found out before its first attempt."""
     is_stream = False
     """Whether its attempts are known to be streams before they are made."""
     hook: CallHook | None = None
@@ -321,11 +325,23 @@ class Call:
         )
 
     def fits(self, candidate: Candidate) -> bool:
-        """Return whether the request fits into a target's context window, as far as is known."""
+        """Return whether a target can take the request, as far as is known."""
+        return self.misfit(candidate) is None
+
+    def misfit(self, candidate: Candidate) -> str | None:
+        """Return the reason why a target cannot take the request, or None."""
+        target = candidate.target
+        if self.lacks and target.key in self.lacks:
+            return self.lacks[target.key].reason
         if self.needs_window is None:
-            return True
-        window = candidate.target.context_window
-        return window is not None and window > self.needs_window
+            return None
+        window = target.context_window
+        return None if window is not None and window > self.needs_window else WINDOW
+
+    @property
+    def capable(self) -> list[Candidate]:
+        """The candidates that can take the request, in order."""
+        return [each for each in self.candidates if each.target.key not in self.lacks]
 
     # Time.
 
@@ -490,7 +506,7 @@ class Call:
 
     def _worthwhile_in(self, now: float) -> float | None:
         waits: list[float] = []
-        for candidate in self.candidates:
+        for candidate in self.capable:
             block = block_of(candidate.circuit, now)
             if block is None:
                 return 0.0

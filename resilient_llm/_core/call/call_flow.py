@@ -110,6 +110,10 @@ def _skip_to(call: Call, candidate: Candidate, entered_at: float) -> None:
     """Skip the candidates before the one that the healthy path called."""
     while call.untried[0] is not candidate:
         passed = call.untried.pop(0)
+        misfit = call.misfit(passed)
+        if misfit is not None:
+            call.pass_over(passed, misfit, entered_at)
+            continue
         # It was blocked then, or the healthy path would have called it.
         block = block_of(passed.circuit, entered_at)
         call.skip(passed, block or Block(passed.target.key, "benched", None), entered_at)
@@ -135,8 +139,9 @@ def _each_target(call: Call, now: float, *, last_resort: bool = False) -> FlowPa
 def _next_target(call: Call, now: float, *, last_resort: bool) -> Step | None:
     """Return the first attempt on the next candidate, or how the call ends; None to skip it."""
     candidate = call.untried.pop(0)
-    if call.needs_window is not None and not call.fits(candidate):
-        call.pass_over(candidate, "context_window", now)
+    misfit = call.misfit(candidate)
+    if misfit is not None:
+        call.pass_over(candidate, misfit, now)
         return None
     if call.attempts == call.options.max_attempts:
         call.pass_over(candidate, "max_attempts", now)
@@ -286,7 +291,7 @@ def _wait_for_bench(call: Call, now: float) -> FlowPart:
     """Wait until a bench ends, as long as that is soon enough, and try the chain again."""
     give_up_at = now + call.deps.settings.max_wait
     while call.attempts == 0:
-        ends = [until for each in call.candidates if (until := _ends_at(each, now)) is not None]
+        ends = [until for each in call.capable if (until := _ends_at(each, now)) is not None]
         soonest = min(ends, default=None)
         if (
             soonest is None
@@ -309,7 +314,7 @@ def _wait_for_bench(call: Call, now: float) -> FlowPart:
 
 def _any_is_live(call: Call, now: float) -> bool:
     """Return whether any target of the call could be called now."""
-    return any(block_of(candidate.circuit, now) is None for candidate in call.candidates)
+    return any(block_of(candidate.circuit, now) is None for candidate in call.capable)
 
 
 def _ends_at(candidate: Candidate, now: float) -> float | None:
