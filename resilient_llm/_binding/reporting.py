@@ -55,8 +55,10 @@ class Reporting(Binding):
                 answered_at_once(first.hook, target.key, took)
         if counts is not None:
             counts.answer(took)
-        if self.effect.needs_figures and self.deps is not None and self.deps.figures is not None:
-            self.deps.figures.answered(target.key, ended_at, took)
+        # An attempt of an earlier state of the process belongs to the figures of that.
+        deps = self.deps if first is None else first.deps
+        if deps is not None and deps.figures is not None:
+            deps.figures.answered(target.key, ended_at, took)
         try:
             if ended_at < generation.check_after and took < generation.slow_above:
                 generation.n += 1

@@ -18,11 +18,13 @@ import weakref
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from resilient_llm._core.adaptive import AdaptiveOrder, order_of
 from resilient_llm._core.figures import PolicyFigures
 from resilient_llm._core.retry_budget import RetryBudgets
 from resilient_llm._runtime.clock import Clock, SystemClock
 from resilient_llm._runtime.dispatcher import Dispatcher
 from resilient_llm._runtime.registry import Registry
+from resilient_llm._values.adaptive import Adaptive
 from resilient_llm._values.settings import Settings
 
 if TYPE_CHECKING:
@@ -169,6 +171,19 @@ class Runtime:
                 figures = PolicyFigures(target.key for target in policy.chain)
                 self.figures[policy.family] = figures
             return figures
+
+    def order_of(self, policy: Policy, adaptive: Any) -> AdaptiveOrder | None:
+        """Return how the targets of a policy are moved in the present state, if they are.
+
+        Args:
+            policy: The policy.
+            adaptive: Its option, as it is in force.
+        """
+        if adaptive is False:
+            return None
+        options = Adaptive() if adaptive is True else adaptive
+        with self.lock:
+            return order_of(options, policy.in_priority, self.figures_of(policy))
 
     def forget_figures(self) -> None:
         """Let the figures of all policies start anew."""
