@@ -204,7 +204,7 @@ def order_of(
 
     Called under a lock.
     """
-    orders = figures.orders
+    orders: dict[Adaptive, AdaptiveOrder] = figures.orders
     found = orders.get(options)
     if found is None:
         while len(orders) >= MOST_ORDERS:

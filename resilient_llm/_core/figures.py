@@ -22,14 +22,13 @@ from __future__ import annotations
 
 import math
 import threading
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._core.circuit import window
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from resilient_llm._core.adaptive import AdaptiveOrder
     from resilient_llm._values.adaptive import Adaptive
 
 MOST_SAMPLES: Final = 256
@@ -240,8 +239,8 @@ class PolicyFigures:
     __slots__ = ("__weakref__", "_explored", "_lock", "of", "orders")
 
     def __init__(self, keys: Iterable[str]) -> None:
-        self.orders: dict[Adaptive, AdaptiveOrder] = {}
-        """``{options of adaptive=: the order by them}``; `adaptive.order_of` adds to it."""
+        self.orders: dict[Adaptive, Any] = {}
+        """``{options of adaptive=: the `AdaptiveOrder` by them}``; `adaptive.order_of` adds to it."""
         made = TargetFigures if window.LOCK_FREE else LockedFigures
         self.of: dict[str, TargetFigures] = {key: made() for key in keys}
         """``{key: figures of the target}``; nothing is added or taken away."""
