@@ -240,7 +240,7 @@ class PolicyFigures:
 
     def __init__(self, keys: Iterable[str]) -> None:
         self.orders: dict[Adaptive, Any] = {}
-        """``{options of adaptive=: the `AdaptiveOrder` by them}``; `adaptive.order_of` adds to it."""
+        """``{options of adaptive=: the order by them}``; see `adaptive.order_of`."""
         made = TargetFigures if window.LOCK_FREE else LockedFigures
         self.of: dict[str, TargetFigures] = {key: made() for key in keys}
         """``{key: figures of the target}``; nothing is added or taken away."""
