@@ -192,6 +192,11 @@ class TargetFigures:
 
     # Questions.
 
+    @property
+    def tried_at(self) -> float:
+        """When an attempt on the target was last made, as far as is known."""
+        return max(self.newest_at, self.ended_at, self.explored_at)
+
     def median(self, now: float, span: float, least: int) -> float | None:
         """Return the median of the samples of the last `span` seconds; None if too few."""
         taken = self._seconds_since(now - span)

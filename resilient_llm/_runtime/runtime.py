@@ -199,6 +199,13 @@ class Runtime:
         with self.lock:
             return order_of(options, policy.in_priority, self.figures_of(policy))
 
+    def known_order_of(self, policy: Policy) -> AdaptiveOrder | None:
+        """Return the same if a call has asked for it already; changes nothing."""
+        adaptive, figures = policy.in_force(self.settings).adaptive, self.figures.get(policy.family)
+        if adaptive is False or figures is None:
+            return None
+        return figures.orders.get(Adaptive() if adaptive is True else adaptive)
+
     def forget_figures(self) -> None:
         """Let the figures of all policies start anew."""
         with self.lock:
