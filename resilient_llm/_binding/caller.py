@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from resilient_llm._core.circuit.window import Generation
-    from resilient_llm._core.counts import TargetCounts
+    from resilient_llm._core.in_flight import CountsOfTarget
     from resilient_llm._values.target import Target
 
 
@@ -202,7 +202,7 @@ class Caller(Resuming):
         kwargs: dict[str, Any],
         first: FirstAttempt | None = None,
         number: int | None = None,
-        counts: TargetCounts | None = None,
+        counts: CountsOfTarget | None = None,
     ) -> Any:
         """Do what an answer needs besides being counted; return it, or what replaces it.
 
@@ -268,7 +268,7 @@ class Caller(Resuming):
         result: Any,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        counts: TargetCounts | None,
+        counts: CountsOfTarget | None,
     ) -> tuple[FirstAttempt | None, Any]:
         """Return the first attempt, and what guards a stream or an awaitable, if it is one."""
         is_awaited, kind = is_awaitable(result), kind_of(result)

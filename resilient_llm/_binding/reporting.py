@@ -22,7 +22,7 @@ from resilient_llm._values.kinds import AttemptRecord
 if TYPE_CHECKING:
     from resilient_llm._core.call.call import Candidate
     from resilient_llm._core.circuit.window import Generation
-    from resilient_llm._core.counts import TargetCounts
+    from resilient_llm._core.in_flight import CountsOfTarget
     from resilient_llm._values.target import Target
 
 LOOK_AGAIN: Final = 1.0
@@ -42,7 +42,7 @@ class Reporting(Binding):
         ended_at: float,
         target: Target,
         first: FirstAttempt | None,
-        counts: TargetCounts | None = None,
+        counts: CountsOfTarget | None = None,
     ) -> None:
         """Report an answer to its circuit, the trace around the call and its observers."""
         took = ended_at - entered_at
@@ -55,8 +55,10 @@ class Reporting(Binding):
                 answered_at_once(first.hook, target.key, took)
         if counts is not None:
             counts.answer(took)
-        if self.effect.needs_figures and self.deps is not None and self.deps.figures is not None:
-            self.deps.figures.answered(target.key, ended_at, took)
+        # An attempt of an earlier state of the process belongs to the figures of that.
+        deps = self.deps if first is None else first.deps
+        if deps is not None and deps.figures is not None:
+            deps.figures.answered(target.key, ended_at, took)
         try:
             if ended_at < generation.check_after and took < generation.slow_above:
                 generation.n += 1
@@ -93,7 +95,7 @@ class Reporting(Binding):
         entered_at: float,
         target: Target,
         number: int | None = None,
-        counts: TargetCounts | None = None,
+        counts: CountsOfTarget | None = None,
     ) -> FirstAttempt:
         """Return what is known of a first attempt that the wrapper made, and where it counts."""
         was_bound, candidates = self.candidates is not None, self.bound()

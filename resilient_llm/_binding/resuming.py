@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.call_flow import CallFlow
     from resilient_llm._core.call.steps import Step
     from resilient_llm._core.circuit.window import Generation
-    from resilient_llm._core.counts import TargetCounts
+    from resilient_llm._core.in_flight import CountsOfTarget
     from resilient_llm._values.target import Target
     from resilient_llm._values.verdict import Verdict
 
@@ -51,7 +51,7 @@ class Resuming(Beginning):
         target: Target,
         error: BaseException,
         number: int | None = None,
-        counts: TargetCounts | None = None,
+        counts: CountsOfTarget | None = None,
     ) -> SecondAttempt | PendingCall | None:
         """Find out how a call goes on after the wrapper's first attempt failed.
 

@@ -18,11 +18,14 @@ import weakref
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from resilient_llm._core.adaptive import AdaptiveOrder, order_of
 from resilient_llm._core.figures import PolicyFigures
+from resilient_llm._core.in_flight import KeysInFlight
 from resilient_llm._core.retry_budget import RetryBudgets
 from resilient_llm._runtime.clock import Clock, SystemClock
 from resilient_llm._runtime.dispatcher import Dispatcher
 from resilient_llm._runtime.registry import Registry
+from resilient_llm._values.adaptive import Adaptive
 from resilient_llm._values.settings import Settings
 
 if TYPE_CHECKING:
@@ -97,6 +100,8 @@ class Runtime:
         self.budgets = RetryBudgets()
         self.figures: weakref.WeakKeyDictionary[Family, PolicyFigures] = weakref.WeakKeyDictionary()
         """``{family of a policy: what its attempts took}``, for those that need it."""
+        self.in_flight = KeysInFlight()
+        """What runs on each key, while a policy chooses by it."""
         self.attached: dict[Attached, None] = {}
         """What ends with this state. Entries come and go in one step each, without a lock."""
         self.on_new_state(self)
@@ -169,6 +174,37 @@ class Runtime:
                 figures = PolicyFigures(target.key for target in policy.chain)
                 self.figures[policy.family] = figures
             return figures
+
+    def count_in_flight(self, user: object) -> None:
+        """Count what runs on each key from now on, as long as somebody who chooses by it exists.
+
+        Calls of other functions are counted as well, so these are bound again.
+        """
+        with self.lock:
+            is_counted = self.in_flight.is_used
+            self.in_flight.use(user)
+            if not is_counted:
+                self.unbind_all()
+
+    def order_of(self, policy: Policy, adaptive: Any) -> AdaptiveOrder | None:
+        """Return how the targets of a policy are moved in the present state, if they are.
+
+        Args:
+            policy: The policy.
+            adaptive: Its option, as it is in force.
+        """
+        if adaptive is False:
+            return None
+        options = Adaptive() if adaptive is True else adaptive
+        with self.lock:
+            return order_of(options, policy.in_priority, self.figures_of(policy))
+
+    def known_order_of(self, policy: Policy) -> AdaptiveOrder | None:
+        """Return the same if a call has asked for it already; changes nothing."""
+        adaptive, figures = policy.in_force(self.settings).adaptive, self.figures.get(policy.family)
+        if adaptive is False or figures is None:
+            return None
+        return figures.orders.get(Adaptive() if adaptive is True else adaptive)
 
     def forget_figures(self) -> None:
         """Let the figures of all policies start anew."""
@@ -254,6 +290,7 @@ class Runtime:
                 self.registry,
                 self.budgets,
                 self.figures,
+                self.in_flight,
                 self.attached,
             )
             try:
@@ -262,7 +299,7 @@ class Runtime:
                     self.fresh()
                 else:
                     self.settings, self.dispatcher, self.registry = saved[:3]
-                    self.budgets, self.figures, self.attached = saved[3:]
+                    self.budgets, self.figures, self.in_flight, self.attached = saved[3:]
                     self.circuits = self.registry.kept
                     self.registry.suspend(suspended=False)
                     self._notify_exchanged()
@@ -286,6 +323,7 @@ class Runtime:
         self.dispatcher.after_fork()
         self.registry.after_fork()
         self.budgets.after_fork()
+        self.in_flight = KeysInFlight()  # the attempts of the parent do not run here
         self.forget_figures()
 
 

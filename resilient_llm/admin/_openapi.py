@@ -107,7 +107,13 @@ _SCHEMAS: Final = {
     "Chain": _object(
         functions=_list_of(_TEXT),
         targets=_list_of(
-            _object(key=_TEXT, state=_STATE, live=_FLAG, benched=_maybe(_reference("BenchedModel")))
+            _object(
+                key=_TEXT,
+                state=_STATE,
+                live=_FLAG,
+                penalty=_COUNT,
+                benched=_maybe(_reference("BenchedModel")),
+            )
         ),
     ),
     "Problem": _object(type=_TEXT, title=_TEXT, status={"type": "integer"}, detail=_TEXT),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def target_list(samples: Samples) -> list[dict[str, Any]]:
     """Return every key that was used or is in a chain, with its health and its samples."""
-    in_chains = {target.key for _, chain in living_chains() for target in chain}
+    in_chains = {target.key for chain in living_chains() for target in chain.targets}
     return [
         {**_target(key, each), "samples": samples.of(key)}
         for key, each in health(in_chains).items()
@@ -36,7 +36,7 @@ def overall(expected: Iterable[str]) -> dict[str, Any]:
     """Return the status of the process, and every key with its health."""
     found = health(expected)
     chains = living_chains()
-    if chains and not any(_may_be_called(target) for _, chain in chains for target in chain):
+    if chains and not any(_may_be_called(each) for chain in chains for each in chain.targets):
         status = "down"
     elif any(each.status != "healthy" for each in found.values()):
         status = "degraded"
@@ -55,18 +55,19 @@ def chain_list() -> list[dict[str, Any]]:
     benched = {each["model"]: each for each in bench_list()}
     return [
         {
-            "functions": functions,
+            "functions": chain.functions,
             "targets": [
                 {
                     "key": target.key,
                     "state": runtime.registry.look(target.key).state(runtime.clock()),
                     "live": _may_be_called(target),
+                    "penalty": chain.penalties.get(target.key, 0),
                     "benched": benched.get(target.key) or benched.get(target.provider_key),
                 }
-                for target in chain
+                for target in chain.targets
             ],
         }
-        for functions, chain in living_chains()
+        for chain in living_chains()
     ]
 
 

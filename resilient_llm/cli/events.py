@@ -36,6 +36,7 @@ _STYLES: Final = {
     "StreamInterrupted": "red",
     "AttemptFailed": "yellow",
     "FailedOver": "yellow",
+    "OrderChanged": "yellow",
     "TargetUnbenched": "green",
     "dropped": "magenta",
 }

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.hooks import CallHook
     from resilient_llm._core.circuit.circuit import Circuit
     from resilient_llm._core.circuit.state import Block
-    from resilient_llm._core.counts import FunctionCounts
     from resilient_llm._core.figures import PolicyFigures
+    from resilient_llm._core.in_flight import Counts
     from resilient_llm._core.retry_budget import RetryBudgets
     from resilient_llm._core.stream.stream_state import ItemInspector, StreamState
     from resilient_llm._values.errors import StreamInterruptedError
@@ -114,7 +114,7 @@ class CallDeps:
         rng: Random,
         item_inspector: Callable[[], ItemInspector],
         clock: Callable[[], float],
-        counts: FunctionCounts | None = None,
+        counts: Counts | None = None,
         figures: PolicyFigures | None = None,
     ) -> None:
         self.item_inspector = item_inspector
@@ -132,11 +132,12 @@ class CallDeps:
         """Asked only where no reply of a driver says what time it is: when a flow is dropped, or
         a function of the user raises inside it."""
         self.counts = counts
-        """Where its calls are counted, if an exporter of metrics was installed when they began."""
+        """Where its calls are counted, if an exporter of metrics was installed when they began, or
+        a policy chooses by what is in flight."""
         self.figures = figures
         """Where samples of its attempts are kept, if its policy needs them."""
 
-    def counted_by(self, counts: FunctionCounts | None) -> CallDeps:
+    def counted_by(self, counts: Counts | None) -> CallDeps:
         """Return the same for calls that are counted elsewhere, or nowhere."""
         if counts is self.counts:
             return self
@@ -445,7 +446,7 @@ class Call:
 
     def _count(
         self,
-        counts: FunctionCounts,
+        counts: Counts,
         candidate: Candidate,
         kind: event_names.EventName,
         details: Mapping[str, Any],

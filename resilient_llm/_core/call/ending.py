@@ -63,7 +63,7 @@ def succeeded(
 
 def cancelled(call: Call, trial: Try, now: float) -> None:
     """Give back what an attempt holds, and emit that it was ended from outside."""
-    trial.permit.abandoned()
+    unjudged(call, trial, now)
     if not trial.is_told:
         trial.is_told = True
         took = now - trial.permit.entered_at
@@ -77,6 +77,13 @@ def cancelled(call: Call, trial: Try, now: float) -> None:
         )
 
 
+def unjudged(call: Call, trial: Try, now: float) -> None:
+    """Give back what an attempt holds that ended in what says nothing about its target."""
+    trial.permit.abandoned()
+    if call.deps.figures is not None:
+        call.deps.figures.unanswered(trial.candidate.target.key, now)
+
+
 def dropped(call: Call, trial: Try) -> None:
     """Settle an attempt whose call flow is left, unless that was done already.
 
@@ -85,8 +92,10 @@ def dropped(call: Call, trial: Try) -> None:
     trial.permit.abandoned()
     if trial.has_begun and not trial.is_told:
         cancelled(call, trial, call.deps.clock())
-    elif not (trial.is_told or call.ends_later) and call.deps.counts is not None:
-        call.deps.counts.target(trial.candidate.target.key).end()  # nothing was asked of it
+    elif not (trial.is_told or call.ends_later):  # nothing was asked of it
+        unjudged(call, trial, trial.permit.entered_at)
+        if call.deps.counts is not None:
+            call.deps.counts.target(trial.candidate.target.key).end()
 
 
 def leaves(trial: Try, error: BaseException | None) -> Reraise | Raise:

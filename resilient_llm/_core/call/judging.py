@@ -15,6 +15,7 @@ from resilient_llm._core.call.ending import (
     leaves,
     succeeded,
     too_late,
+    unjudged,
 )
 from resilient_llm._core.call.steps import NO_ANSWER
 from resilient_llm._core.circuit.permit import HUNG
@@ -204,6 +205,8 @@ def _hung(call: Call, trial: Try, now: float) -> None:
     try:
         trial.permit.failed(None, now, HUNG, cooldown=call.options.cooldown, tag=call.tag)
     finally:
+        if call.deps.figures is not None:
+            call.deps.figures.failed(trial.candidate.target.key, now, harms=True)
         call.emit_announced(trial.candidate)
 
 
@@ -217,7 +220,7 @@ def _is_refused(trial: Try, reply: Reply) -> bool:
 
 
 def _caller_bug(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> Step:
-    trial.permit.abandoned()
+    unjudged(call, trial, reply.now)
     _record(call, trial, reply, verdict)
     emit_call_failed(call, trial.candidate, reply.now, verdict.kind)
     return leaves(trial, reply.error)
@@ -231,7 +234,7 @@ def _hit_the_deadline(call: Call, reply: Reply, verdict: Verdict) -> bool:
 
 
 def _deadline_ended(call: Call, trial: Try, reply: Reply, stream: StreamState | None) -> Step:
-    trial.permit.abandoned()
+    unjudged(call, trial, reply.now)
     _record(call, trial, reply, _TIMEOUT)
     if stream is not None:
         emit_interrupted(call, trial, reply.now, _TIMEOUT, stream)
@@ -252,12 +255,19 @@ def charge(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> None:
     try:
         trial.permit.failed(error, now, verdict, cooldown=call.options.cooldown, tag=call.tag)
     finally:
+        if call.deps.figures is not None:
+            call.deps.figures.failed(trial.candidate.target.key, now, harms=is_harmful(verdict))
         if is_heard:
             call.emit_announced(trial.candidate)
     if trial.number == 1:
         call.deps.budgets.first_attempt_failed(key, now)
     call.deps.notice(key, error)
     call.last_failed = (trial.candidate, verdict)
+
+
+def is_harmful(verdict: Verdict) -> bool:
+    """Return whether a failure says that its target is not well, or that it asks for less."""
+    return verdict.harms_health or verdict.kind is ErrorKind.RATE_LIMITED
 
 
 def is_raised(call: Call, trial: Try, verdict: Verdict, now: float) -> bool:
@@ -329,7 +339,7 @@ def broke(call: Call, candidate: Candidate, trial: Try | None, error: BaseExcept
         if is_cancelled:
             cancelled(call, trial, now)
         else:
-            trial.permit.abandoned()
+            unjudged(call, trial, now)
             reason = verdict.reason if verdict.kind is ErrorKind.CALLER_BUG else "caller_bug"
             bug = Verdict(ErrorKind.CALLER_BUG, reason)
             if call.hook is not None:

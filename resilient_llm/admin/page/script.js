@@ -569,6 +569,7 @@ function chainItem(chain) {
       const what = bench ? `benched ${until(bench)}` : target.state === "half_open" ? "being probed" : target.state;
       step.append(make("small", "", what));
     }
+    if (target.penalty) step.append(make("small", "", "moved back"));
     steps.append(step);
   });
   item.append(names, steps);
