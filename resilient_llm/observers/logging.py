@@ -24,6 +24,7 @@ _LEVELS: Final[dict[str, int]] = {
     "UnknownError": WARNING,
     "TargetUnbenched": INFO,
     "FailedOver": INFO,
+    "OrderChanged": INFO,
     "StreamInterrupted": INFO,
 }
 _MOST_CLASSES: Final = 1000
