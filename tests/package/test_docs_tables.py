@@ -381,6 +381,8 @@ def test_every_trigger_is_in_the_reference(clock: FakeClock) -> None:
             )
         for _ in range(10):
             breaker("slow", slow_call=1.0).record(None, 2.0)
+        for _ in range(10):
+            breaker("bad", bad_rate=1.0).record(resilient_llm.ResponseRejectedError("bad"), 0.1)
         with pytest.raises(ExceptionGroup):
             failover("used/up").call(_raising(ConnectionResetError()))
         clock.advance(40)

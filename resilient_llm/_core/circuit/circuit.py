@@ -402,7 +402,8 @@ class Circuit:
         with self._lock:
             self._advance_locked(now)
             _, errors, _ = self.generation.counts(now)
-            is_quiet = not errors and self._state.is_unblocked
+            bad, _ = self._answers_locked(now)
+            is_quiet = not errors and not bad and self._state.is_unblocked
             settled = self._state.core_is_closed and not (self.consecutive or self.failed_probes)
             is_unused = now - self.last_used() >= self.settings.window
         self._after_unlock()
@@ -529,6 +530,14 @@ class Circuit:
             return None
         return Nesting(around, [look for look in looks if look is not None and look.begin_one()])
 
+    def is_charged(self, verdict: Verdict) -> bool:
+        """Return whether an outcome of this verdict counts here: an error, or a bad answer."""
+        return (
+            verdict.harms_health
+            or verdict.kind is ErrorKind.RATE_LIMITED
+            or (verdict.kind is ErrorKind.BAD_RESPONSE and self.settings.bad_rate is not None)
+        )
+
     def failure(
         self,
         admission: Admission,
@@ -539,9 +548,11 @@ class Circuit:
         cooldown: float | None = None,
         tag: CallTag | None = None,
     ) -> None:
-        """Count an error and bench the key if a trigger says so; a late one changes nothing."""
-        rate_limited = verdict.kind is ErrorKind.RATE_LIMITED
-        if not verdict.harms_health and not rate_limited:
+        """Count an error, or a bad answer, and bench the key if a trigger says so.
+
+        A late one changes nothing.
+        """
+        if not self.is_charged(verdict):
             self.abandon(admission)
             return
         counts: Counts | None = None
@@ -552,8 +563,8 @@ class Circuit:
             if isinstance(admission, Lease):
                 self._lease_failed_locked(admission, now, verdict, seconds, cooldown, tag)
             elif admission is self.generation and self._state.core_is_closed:
-                counts = self._error_locked(now, verdict, seconds)
-                if rate_limited:
+                counts = self._failed_locked(now, verdict, seconds)
+                if verdict.kind is ErrorKind.RATE_LIMITED:
                     self._pause_locked(now, verdict, tag)
                 self._trip_locked(now, verdict, cooldown, tag, counts)
             self._health_locked(now, counts)
@@ -951,6 +962,22 @@ class Circuit:
             self._lower_escalation_locked(now)
         return counts
 
+    def _failed_locked(self, now: float, verdict: Verdict, seconds: float) -> Counts | None:
+        """Count what `failure` was told while closed; return the counts that an error changed.
+
+        A bad answer is not among those: it is counted in the share of bad answers alone.
+        """
+        if verdict.kind is ErrorKind.BAD_RESPONSE and self.settings.bad_rate is not None:
+            self.generation.bad_answer(now, verdict.reason)
+            self.generation.unsettle()
+            if not verdict.harms_health:
+                return None
+        return self._error_locked(now, verdict, seconds)
+
+    def _answers_locked(self, now: float) -> tuple[int, int]:
+        """Return ``(bad answers, all answers)`` in the window, as far as bad ones are counted."""
+        return (0, 0) if self.settings.bad_rate is None else self.generation.answers(now)
+
     def _look_at_provider_locked(self, now: float) -> None:
         """Note a change of the provider's health that a result of this target has caused."""
         provider = self.provider
@@ -983,6 +1010,9 @@ class Circuit:
         free = FOREVER
         if (errors or slow) and total < self.settings.min_calls:
             free = self.settings.min_calls - 1 - total  # the one after these may open it
+        bad, answers = self._answers_locked(now)
+        if bad and answers < self.settings.min_calls:
+            free = min(free, self.settings.min_calls - 1 - answers)
         if self._status != "healthy":
             # The last one before the share of errors is small enough is looked at, too: a share
             # is not an exact number.
@@ -1023,13 +1053,16 @@ class Circuit:
             return
         settings = self.settings
         total, errors, slow = self.generation.counts(now) if counts is None else counts
+        bad, answers = self._answers_locked(now)
         if self._children:
-            enough = max(total, settings.min_calls)
-            if triggers.trigger(settings, self.consecutive, enough, errors, slow) is None:
+            enough = max(total, settings.min_calls), errors, slow
+            enough_answers = bad, max(answers, settings.min_calls)
+            if triggers.trigger(settings, self.consecutive, *enough, *enough_answers) is None:
                 return
             self._settle_targets_locked(now)
             total, errors, slow = self.generation.counts(now)
-        why = triggers.trigger(settings, self.consecutive, total, errors, slow)
+            bad, answers = self._answers_locked(now)
+        why = triggers.trigger(settings, self.consecutive, total, errors, slow, bad, answers)
         if why is not None:
             self._open_locked(now, verdict, why, cooldown, tag)
 
@@ -1044,7 +1077,10 @@ class Circuit:
         if not self._may_block_locked():
             return
         self._lower_escalation_locked(now)
-        if verdict is not None:
+        bad = self.generation.bad
+        if why.startswith("bad_rate") and bad is not None:
+            kind, reason = ErrorKind.BAD_RESPONSE, bad.reason
+        elif verdict is not None:
             kind, reason = verdict.kind, verdict.reason
         elif why.startswith("slow") or self.last_error is None:
             kind, reason = ErrorKind.TRANSIENT, "slow"
@@ -1055,6 +1091,8 @@ class Circuit:
         if self.settings.mode == "metrics_only":
             self._would_bench_locked(now, kind, reason, why, now + length, verdict, tag)
             return
+        if kind is ErrorKind.BAD_RESPONSE:
+            self.last_error = LastError(kind, reason)
         until = now + length
         if self._state.opened is not None:
             until = max(until, self._state.opened.until)
@@ -1214,8 +1252,8 @@ class Circuit:
         if not self._state.give_back(lease):
             return
         if self._state.core_is_closed:
-            self._error_locked(now, verdict, seconds)
-        else:
+            self._failed_locked(now, verdict, seconds)
+        elif verdict.harms_health or verdict.kind is ErrorKind.RATE_LIMITED:
             self._count_error_locked(now, verdict, seconds)
         if not isinstance(state, HalfOpenState):
             # A last resort does not lengthen a bench, unless the provider names a new reason.

@@ -246,14 +246,14 @@ class Permit:
             other_circuit = circuit.provider if charged is circuit else circuit
             if other_circuit is not None:
                 other_circuit.abandon(other)
-        harms = verdict.harms_health or verdict.kind is ErrorKind.RATE_LIMITED
+        counts = charged.is_charged(verdict)
         if isinstance(admission, BorrowedLease):
-            if not harms:
+            if not counts:
                 return
             admission = admission.lease  # the probe has failed, whichever guard saw it first
         if admission is None:
             return
-        if error is not None and harms and _note_passage(error, charged, entered_at, now):
+        if error is not None and counts and _note_passage(error, charged, entered_at, now):
             charged.abandon(admission)
             return
         charged.failure(admission, now, verdict, now - entered_at, cooldown=cooldown, tag=tag)
@@ -264,9 +264,7 @@ class Permit:
         For an error that leaves the call after all, so that no guard around it charges it again.
         """
         charged, admission = self.charged(verdict)
-        if admission is not None and (
-            verdict.harms_health or verdict.kind is ErrorKind.RATE_LIMITED
-        ):
+        if admission is not None and charged.is_charged(verdict):
             _note_passage(error, charged, self.entered_at, now)
 
     def cancelled(
