@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import contextvars
 import gc
+import inspect
+import re
 import threading
 import time
 import warnings
 import weakref
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -21,6 +25,8 @@ import trio
 from resilient_llm import ConfigurationError, Target, Trace, breaker, failover, health, observe
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm.probes import HealthProbe, ProbeResult
+from resilient_llm.probes._result import LATE, RUNNING, THREADS, TRAFFIC
+from resilient_llm.probes._threads import MOST
 from resilient_llm.testing import FakeClock, fake_clock, isolated
 from tests.support.guards import eager_threads
 from tests.support.ways import GROQ, ProviderError
@@ -885,3 +891,18 @@ def test_a_wrong_timeout_of_stop_thread_is_refused() -> None:
     """It is a duration."""
     with pytest.raises(ConfigurationError, match="timeout=-1"):
         HealthProbe({"groq": Counted()}).stop_thread(-1)
+
+
+def test_the_page_has_every_argument_with_its_default() -> None:
+    """What the how-to says is what the code does."""
+    page = (Path(__file__).parents[2] / "docs/how-to/health-probes.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| `?([^|`]+?)`? \|", page.partition("## Options")[2], re.M)
+    parameters = inspect.signature(HealthProbe).parameters
+
+    assert {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if parameter.default is not parameter.empty
+    } == {name: ast.literal_eval(default) for name, default in rows}
+    assert str(MOST) in page
+    assert {f"`{each}`" for each in (TRAFFIC, RUNNING, THREADS, LATE)} <= set(page.split())
