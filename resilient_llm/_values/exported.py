@@ -1,4 +1,4 @@
-"""`exported`: gives a public class ``resilient_llm`` as its module, wherever its code is."""
+"""`exported`: gives a public class the module that users know, wherever its code is."""
 
 from __future__ import annotations
 
@@ -19,9 +19,14 @@ def exported(cls: T) -> T:
     Tracebacks, ``repr()`` and pickles then name what users know, and no pickle breaks when
     the code moves.
     """
+    return exported_from(PACKAGE, cls)
+
+
+def exported_from(module: str, cls: T) -> T:
+    """Do the same for a class that users import from a module of the package."""
     if sys.version_info < (3, 13):
         type.__setattr__(cls, "__wrapped__", _Source(cls))
-    cls.__module__ = PACKAGE
+    cls.__module__ = module
     if "__firstlineno__" in vars(cls):  # an enum keeps the line, which is one of another file
         type.__delattr__(cls, "__firstlineno__")
     generated: Any = vars(cls).get("__setstate__")

@@ -7,6 +7,7 @@ import asyncio
 import contextvars
 import gc
 import inspect
+import pickle
 import re
 import threading
 import time
@@ -122,7 +123,7 @@ def test_an_interval_is_longer_or_shorter_by_its_jitter(
             intervals.append(now - last[0])
             last[0] = now
 
-        async with HealthProbe({"groq": note}, interval=10.0, jitter=0.2):
+        async with HealthProbe({"groq": note}, interval=10.0, jitter=0.4):
             await quiet()
             for _ in range(350):
                 clock.advance(1.0)
@@ -131,7 +132,7 @@ def test_an_interval_is_longer_or_shorter_by_its_jitter(
     run(main)
 
     assert 0.0 == intervals.pop(0)
-    assert 8.0 <= min(intervals) < 9.0 < 11.0 < max(intervals) <= 13.0
+    assert 6.0 <= min(intervals) <= 8.0 < 12.0 < max(intervals) <= 15.0
     assert 28 < len(intervals) < 40
 
 
@@ -885,6 +886,76 @@ def test_keys_are_normalised_and_may_be_targets(run: Callable[..., Any]) -> None
         return list(await HealthProbe(probes, interval=timedelta(seconds=3)).tick())
 
     assert ["groq", "openai@eu/gpt"] == run(main)
+
+
+def test_a_thread_waits_by_the_fake_clock(clock: FakeClock) -> None:
+    """A synchronous test moves the clock, and the loop in the thread goes on."""
+    probed: list[float] = []
+    one = HealthProbe({"groq": lambda: probed.append(float(clock.monotonic()))}, jitter=0.0)
+    began_at = float(clock.monotonic())
+
+    one.start_thread()
+    for number in range(1, 50):
+        wait_for(lambda: len(probed) == number)  # noqa: B023  # of this round
+        clock.advance(29.0)
+        clock.advance(1.0)
+    one.stop_thread()
+
+    assert [began_at + 30.0 * number for number in range(49)] == probed[:49]
+    assert [] == clock.sleeps
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_observer_that_ends_the_program_is_heard_after_all_results(
+    run: Callable[..., Any], clock: FakeClock, error: type[BaseException]
+) -> None:
+    """Of probes that time out together each is reported, and then the interrupt leaves the tick."""
+
+    def raises(event: object) -> None:
+        raise error
+
+    observe(raises)
+    probes = {f"p{number}": Counted(hangs=True) for number in range(3)}
+    one = HealthProbe(probes)
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+
+            async def advance() -> None:
+                await quiet()
+                clock.advance(3.0)
+
+            group.start_soon(advance)
+            caught: type[BaseException] | None = None
+            try:
+                await one.tick()
+            except BaseException as raised:
+                caught = type(raised)
+            assert error is caught
+        await await_for(lambda: not one._runs.running)
+
+    run(main)
+
+    assert [1, 1, 1] == [health([key])[key].errors for key in probes]
+    assert [1, 1, 1] == [each.ended for each in probes.values()]
+
+
+def test_the_annotations_of_what_is_public_resolve() -> None:
+    """Frameworks look them up."""
+    import typing
+
+    from resilient_llm import probes
+
+    for name in probes.__all__:
+        public = getattr(probes, name)
+        assert ("resilient_llm.probes", name) == (
+            public.__module__.partition("._")[0],
+            public.__qualname__,
+        )
+        assert typing.get_type_hints(public.__init__ if name == "HealthProbe" else public)
+    assert HealthProbe is pickle.loads(pickle.dumps(HealthProbe))
+    result = ProbeResult(True, seconds=1.0)
+    assert result == pickle.loads(pickle.dumps(result))
 
 
 def test_a_wrong_timeout_of_stop_thread_is_refused() -> None:
