@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextvars
 import weakref
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from resilient_llm._core.health_probe import report_not_well, report_well
 from resilient_llm._runtime.runtime import runtime
@@ -82,13 +82,13 @@ class LastProbe(NamedTuple):
         ok: Whether the key was well; None if the probe is broken.
         reason: A short word; empty if it was well.
         seconds: How long it took.
-        at: When it ended, in monotonic seconds.
+        at: When it ended: monotonic seconds here, a moment where it is shown.
     """
 
     ok: bool | None
     reason: str
     seconds: float
-    at: float
+    at: Any
 
 
 _last: Final[weakref.WeakKeyDictionary[Registry, dict[str, LastProbe]]] = (

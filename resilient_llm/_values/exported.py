@@ -1,4 +1,4 @@
-"""`exported`: gives a public class ``resilient_llm`` as its module, wherever its code is."""
+"""`exported`: gives a public class the module that users know, wherever its code is."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 REASONS: Final = frozenset(
-    "conflict gateway hung invalid_response model_loading network overloaded probe server_error "
+    "conflict gateway hung invalid_response model_loading network overloaded server_error "
     "stream_error stream_interrupted timeout too_early "
     "capacity quota_window rate_limit "
     "account_disabled endpoint_not_found insufficient_quota invalid_credentials model_not_found "
@@ -21,6 +21,8 @@ REASONS: Final = frozenset(
     "rejected empty caller_bug control_flow cancelled time_limit unclassified".split()
 )
 """Reasons of verdicts. Keep in sync with the table in docs/reference/kinds.md."""
+OF_PROBES: Final = frozenset({"probe"})
+"""Of what is not well for a health probe, without a reason of its own."""
 OF_SKIPS: Final = frozenset(
     {"slow", "forced_open", "context_window", "max_attempts", "probes taken", "last resort taken"}
 )
@@ -32,7 +34,7 @@ MANUAL: Final = "manual"
 OTHER: Final = "other"
 """Stands for every text that is not in the set."""
 
-_ALL: Final = REASONS | OF_SKIPS | PREFIXES
+_ALL: Final = REASONS | OF_PROBES | OF_SKIPS | PREFIXES
 
 
 def reason_word(reason: str) -> str:

@@ -3,8 +3,6 @@
 Owns the loop that runs, if one does. See `_loop` for what that does.
 """
 
-from __future__ import annotations
-
 import os
 import threading
 import weakref
@@ -15,6 +13,7 @@ from typing import Any, Final, Literal, Self
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values import checks as check
 from resilient_llm._values.errors import ConfigurationError
+from resilient_llm._values.exported import exported
 from resilient_llm._values.keys import shown
 from resilient_llm._values.target import Target, normal_key
 from resilient_llm.probes._calls import gives_items
@@ -43,7 +42,9 @@ class HealthProbe:
 
     def __init__(
         self,
-        probes: Mapping[str | Target, Callable[[], Any]],
+        probes: Mapping[str, Callable[[], Any]]
+        | Mapping[Target, Callable[[], Any]]
+        | Mapping[str | Target, Callable[[], Any]],
         *,
         interval: float = 30.0,
         timeout: float = 3.0,
@@ -202,7 +203,7 @@ class HealthProbe:
         raise TypeError("a HealthProbe cannot be pickled: make one in each process")
 
 
-HealthProbe.__module__ = "resilient_llm.probes"  # where users import it from
+exported(HealthProbe, "resilient_llm.probes")
 
 
 def _checked_probes(probes: Any) -> tuple[dict[str, Any], frozenset[str]]:

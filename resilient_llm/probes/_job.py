@@ -108,7 +108,7 @@ class Job:
         except BaseException as error:
             # Of a group that came of a cancellation, trio raises what is left. What leaves a
             # system task ends the program.
-            if is_cancellation(error) or _is_interrupt(error):
+            if is_cancellation(error) or is_interrupt(error):
                 raise
         finally:
             self._scope = None
@@ -118,7 +118,7 @@ class Job:
         try:
             value = await probe()
         except BaseException as error:
-            if is_cancellation(error) or _is_interrupt(error):
+            if is_cancellation(error) or is_interrupt(error):
                 raise
             self._raised(error)
         else:
@@ -129,9 +129,12 @@ class Job:
     def run(self) -> None:
         """Run the probe; what the thread does. Raises nothing."""
         try:
-            if self._first.locked():  # its tick is over, and the key may have another job by now
-                return
             self.begin()
+            # Its tick may be over by now. That looks whether this has begun after it has taken
+            # the lock, so one of the two sees the other.
+            if self._first.locked():
+                self._tick.ended(self)
+                return
             try:
                 value = self._probe()
             except BaseException as error:  # noqa: BLE001  # there is no caller
@@ -203,7 +206,7 @@ def _has_cancelled(error: BaseException) -> bool:
     return isinstance(error, trio.Cancelled)
 
 
-def _is_interrupt(error: BaseException) -> bool:
+def is_interrupt(error: BaseException) -> bool:
     """Return whether somebody wants to end the program; trio raises that elsewhere by itself."""
     return (
         isinstance(error, KeyboardInterrupt)

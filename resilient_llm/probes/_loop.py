@@ -17,7 +17,7 @@ from resilient_llm._runtime.background import warn
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.time_limit import is_trio
 from resilient_llm._values.built_in import class_name
-from resilient_llm.probes._job import drop_silently
+from resilient_llm.probes._job import drop_silently, is_cancellation, is_interrupt
 from resilient_llm.probes._tick import Tick
 from resilient_llm.probes._waiting import Waiter
 
@@ -116,8 +116,10 @@ class Loop:
             if runtime.registry is self._registry:
                 tick = Tick(options, self._runs, self._registry, self._waiter, self._tasks)
                 await tick.run(lambda: self._is_over)
-        except Exception as error:  # noqa: BLE001  # one failure must not end the loop
-            self._warn(error)
+        except BaseException as error:
+            if is_cancellation(error) or is_interrupt(error):
+                raise
+            self._warn(error)  # one failure must not end the loop
         await anyio.lowlevel.checkpoint()
         # By the beginning of the tick, so that slow probes do not make the interval longer. The
         # clock may be another one by now.

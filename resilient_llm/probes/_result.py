@@ -1,10 +1,9 @@
 """`ProbeResult`: what came of one probe of one key."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Final
 
+from resilient_llm._values.exported import exported
 from resilient_llm._values.kinds import ErrorKind
 
 TRAFFIC: Final = "traffic"
@@ -37,7 +36,7 @@ class ProbeResult:
     skipped: bool = False
 
 
-ProbeResult.__module__ = "resilient_llm.probes"  # where users import it from
+exported(ProbeResult, "resilient_llm.probes")
 
 
 def skipped(reason: str) -> ProbeResult:

@@ -162,14 +162,24 @@ class Tick:
     def _end(self, for_threads: deque[Job], *, is_complete: bool) -> None:
         """End what runs; a tick that was not stopped has a result for each key."""
         for_threads.clear()
+        interrupt: BaseException | None = None
         for job in self._jobs:
-            if job.settle():
-                if job.begun is None:
-                    self._leave(job)
+            if not job.settle():
+                continue
+            if job.begun is None and not job.is_task:
+                self._leave(job)  # no thread has taken it
+            if job.is_task:
+                job.cancel()
+            try:
                 if is_complete:
                     self._too_late(job)
-                if job.is_task:
-                    job.cancel()
+            except BaseException as error:  # noqa: BLE001  # of an observer; raised below
+                interrupt = interrupt or error
+        if interrupt is not None:
+            try:
+                raise interrupt
+            finally:
+                del interrupt  # its traceback refers to this frame
 
     def _too_late(self, job: Job) -> None:
         begun = job.begun

@@ -87,6 +87,7 @@ def test_the_closed_set_is_that_of_the_rules() -> None:
     [
         ("rate_limit", "rate_limit"),
         ("probes taken", "probes taken"),
+        ("probe", "probe"),
         ("budget openai month", "budget"),
         ("lacks vision", "lacks"),
         ("my own words", "other"),

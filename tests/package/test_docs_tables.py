@@ -17,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import anyio
 import pytest
 
 import resilient_llm
@@ -62,6 +63,7 @@ from resilient_llm._values.stream_policy import _DEFAULTS as STREAM_DEFAULTS
 from resilient_llm._values.stream_policy import NO_MARKER
 from resilient_llm._values.verdict import _DEFAULTS
 from resilient_llm.observers import logging as default_observer
+from resilient_llm.probes import HealthProbe
 from resilient_llm.rules.http import BY_STATUS
 from resilient_llm.testing import FakeClock, capture_events
 
@@ -414,6 +416,9 @@ def test_every_end_of_a_bench_is_in_the_reference(clock: FakeClock) -> None:
         assert unbench_model(by_hand.name)
         forgotten.record(ConnectionResetError(), 0.1)
         resilient_llm.reset()
+        probed = breaker("probed", failures=1)
+        probed.record(ConnectionResetError(), 0.1)
+        anyio.run(HealthProbe({probed.name: lambda: None}).tick)
 
     assert {event.reason for event in seen} == {
         words(row["word"])[0] for row in table(EVENTS, "`TargetUnbenched.reason`:")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import contextvars
 import gc
+import inspect
+import pickle
+import re
 import threading
 import time
 import warnings
 import weakref
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -21,6 +26,8 @@ import trio
 from resilient_llm import ConfigurationError, Target, Trace, breaker, failover, health, observe
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm.probes import HealthProbe, ProbeResult
+from resilient_llm.probes._result import LATE, RUNNING, THREADS, TRAFFIC
+from resilient_llm.probes._threads import MOST
 from resilient_llm.testing import FakeClock, fake_clock, isolated
 from tests.support.guards import eager_threads
 from tests.support.ways import GROQ, ProviderError
@@ -116,7 +123,7 @@ def test_an_interval_is_longer_or_shorter_by_its_jitter(
             intervals.append(now - last[0])
             last[0] = now
 
-        async with HealthProbe({"groq": note}, interval=10.0, jitter=0.2):
+        async with HealthProbe({"groq": note}, interval=10.0, jitter=0.4):
             await quiet()
             for _ in range(350):
                 clock.advance(1.0)
@@ -125,7 +132,7 @@ def test_an_interval_is_longer_or_shorter_by_its_jitter(
     run(main)
 
     assert 0.0 == intervals.pop(0)
-    assert 8.0 <= min(intervals) < 9.0 < 11.0 < max(intervals) <= 13.0
+    assert 6.0 <= min(intervals) <= 8.0 < 12.0 < max(intervals) <= 15.0
     assert 28 < len(intervals) < 40
 
 
@@ -881,7 +888,92 @@ def test_keys_are_normalised_and_may_be_targets(run: Callable[..., Any]) -> None
     assert ["groq", "openai@eu/gpt"] == run(main)
 
 
+def test_a_thread_waits_by_the_fake_clock(clock: FakeClock) -> None:
+    """A synchronous test moves the clock, and the loop in the thread goes on."""
+    probed: list[float] = []
+    one = HealthProbe({"groq": lambda: probed.append(float(clock.monotonic()))}, jitter=0.0)
+    began_at = float(clock.monotonic())
+
+    one.start_thread()
+    for number in range(1, 50):
+        wait_for(lambda: len(probed) == number)  # noqa: B023  # of this round
+        clock.advance(29.0)
+        clock.advance(1.0)
+    one.stop_thread()
+
+    assert [began_at + 30.0 * number for number in range(49)] == probed[:49]
+    assert [] == clock.sleeps
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_observer_that_ends_the_program_is_heard_after_all_results(
+    run: Callable[..., Any], clock: FakeClock, error: type[BaseException]
+) -> None:
+    """Of probes that time out together each is reported, and then the interrupt leaves the tick."""
+
+    def raises(event: object) -> None:
+        raise error
+
+    observe(raises)
+    probes = {f"p{number}": Counted(hangs=True) for number in range(3)}
+    one = HealthProbe(probes)
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+
+            async def advance() -> None:
+                await quiet()
+                clock.advance(3.0)
+
+            group.start_soon(advance)
+            caught: type[BaseException] | None = None
+            try:
+                await one.tick()
+            except BaseException as raised:
+                caught = type(raised)
+            assert error is caught
+        await await_for(lambda: not one._runs.running)
+
+    run(main)
+
+    assert [1, 1, 1] == [health([key])[key].errors for key in probes]
+    assert [1, 1, 1] == [each.ended for each in probes.values()]
+
+
+def test_the_annotations_of_what_is_public_resolve() -> None:
+    """Frameworks look them up."""
+    import typing
+
+    from resilient_llm import probes
+
+    for name in probes.__all__:
+        public = getattr(probes, name)
+        assert ("resilient_llm.probes", name) == (
+            public.__module__.partition("._")[0],
+            public.__qualname__,
+        )
+        assert typing.get_type_hints(public.__init__ if name == "HealthProbe" else public)
+    assert HealthProbe is pickle.loads(pickle.dumps(HealthProbe))
+    result = ProbeResult(True, seconds=1.0)
+    assert result == pickle.loads(pickle.dumps(result))
+
+
 def test_a_wrong_timeout_of_stop_thread_is_refused() -> None:
     """It is a duration."""
     with pytest.raises(ConfigurationError, match="timeout=-1"):
         HealthProbe({"groq": Counted()}).stop_thread(-1)
+
+
+def test_the_page_has_every_argument_with_its_default() -> None:
+    """What the how-to says is what the code does."""
+    page = (Path(__file__).parents[2] / "docs/how-to/health-probes.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| `?([^|`]+?)`? \|", page.partition("## Options")[2], re.M)
+    parameters = inspect.signature(HealthProbe).parameters
+
+    assert {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if parameter.default is not parameter.empty
+    } == {name: ast.literal_eval(default) for name, default in rows}
+    assert str(MOST) in page
+    assert {f"`{each}`" for each in (TRAFFIC, RUNNING, THREADS, LATE)} <= set(page.split())

@@ -674,6 +674,15 @@ function percent(share) {
 }
 
 function noteOf(target) {
+  return [healthNoteOf(target), probeNoteOf(target.probe)].filter(Boolean).join(" · ");
+}
+
+function probeNoteOf(probe) {
+  if (!probe) return "";
+  return probe.ok ? `health probe well, ${seconds(probe.seconds)}` : `health probe: ${shown(probe.reason)}`;
+}
+
+function healthNoteOf(target) {
   const bench = target.benched;
   if (bench) {
     const through = bench.model === target.key ? "" : `with ${shown(bench.model)}: `;
