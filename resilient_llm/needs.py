@@ -22,7 +22,7 @@ from resilient_llm._values.by_name import ByName
 from resilient_llm._values.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 __all__ = ["estimate_tokens", "from_messages"]
 
@@ -33,6 +33,7 @@ _SCHEMAS: Final = (
     "responseJsonSchema",
 )
 _THINKING: Final = ("thinking_config", "thinkingConfig")
+_INSTRUCTION: Final = ("system_instruction", "systemInstruction")
 _BUDGET: Final = ("thinking_budget", "thinkingBudget")
 _WITHOUT: Final = frozenset({"disabled", "false", "none", "off"})
 """Words that switch thinking off."""
@@ -76,7 +77,7 @@ def estimate_tokens() -> EstimateTokens:
     return EstimateTokens()
 
 
-class FromMessages(ByName):
+class FromMessages(ByName[frozenset[str]]):
     """Finds out what a call needs; made by `from_messages`."""
 
     __slots__ = ("argument",)
@@ -93,11 +94,12 @@ class FromMessages(ByName):
     def of_arguments(self, arguments: Mapping[str, Any], others: tuple[Any, ...]) -> frozenset[str]:
         """Return the words for a call; never raises."""
         contents = Contents()
-        try:
-            contents.add(_conversation(self.argument, arguments, others))
-            _add_options(contents, arguments)
-        except Exception:  # noqa: BLE001, S110  # what was found until then is what is known
-            pass
+        found = _safely(_conversation, self.argument, arguments, others)
+        contents.add_conversation(found)
+        contents.add_conversation(_safely(_instruction, arguments))
+        for word, is_needed in _OPTIONS:
+            if _safely(is_needed, arguments):
+                contents.words.add(word)
         return frozenset(contents.words)
 
     def __repr__(self) -> str:
@@ -107,7 +109,7 @@ class FromMessages(ByName):
         return from_messages, (self.argument,)
 
 
-class EstimateTokens(ByName):
+class EstimateTokens(ByName[int]):
     """Estimates the input of a call in tokens; made by `estimate_tokens`."""
 
     __slots__ = ()
@@ -123,6 +125,14 @@ class EstimateTokens(ByName):
         return estimate_tokens, ()
 
 
+def _safely(read: Callable[..., Any], *given: Any) -> Any:
+    """Return what a function reads; None if foreign code raises, such as the hash of a key."""
+    try:
+        return read(*given)
+    except Exception:  # noqa: BLE001  # as just said
+        return None
+
+
 def _conversation(argument: str, arguments: Mapping[str, Any], others: tuple[Any, ...]) -> Any:
     """Return the conversation of a call, else its first argument without a name that may be one."""
     if argument in arguments:
@@ -133,26 +143,29 @@ def _conversation(argument: str, arguments: Mapping[str, Any], others: tuple[Any
     )
 
 
-def _add_options(contents: Contents, arguments: Mapping[str, Any]) -> None:
-    """Read what a call asks for beside its conversation."""
-    words = contents.words
-    if is_filled(arguments.get("tools")) or is_filled(arguments.get("functions")):
-        words.add(TOOLS)
+def _instruction(arguments: Mapping[str, Any]) -> Any:
+    return held(arguments.get("config"), *_INSTRUCTION)
+
+
+def _has_tools(arguments: Mapping[str, Any]) -> bool:
+    config = arguments.get("config")
+    given = (arguments.get("tools"), arguments.get("functions"), held(config, "tools"))
+    return any(is_filled(each) for each in given)
+
+
+def _has_schema(arguments: Mapping[str, Any]) -> bool:
     formats = [arguments.get(name) for name in ("response_format", "text_format", "output_format")]
     formats += [held(arguments.get(name), "format") for name in ("text", "output_config")]
-    if any(_is_schema(each) for each in formats):
-        words.add(JSON_SCHEMA)
-    if any(_thinks(arguments.get(name)) for name in ("thinking", "reasoning", "reasoning_effort")):
-        words.add(THINKING)
-    config = arguments.get("config")  # of google-genai
-    if is_filled(held(config, "tools")):
-        words.add(TOOLS)
-    if held(config, *_SCHEMAS) is not None:
-        words.add(JSON_SCHEMA)
-    thinking = held(config, *_THINKING)
-    if thinking is not None and held(thinking, *_BUDGET) != 0 and _thinks(thinking):
-        words.add(THINKING)
-    contents.add(held(config, "system_instruction", "systemInstruction"))
+    return held(arguments.get("config"), *_SCHEMAS) is not None or any(map(_is_schema, formats))
+
+
+def _asks_to_think(arguments: Mapping[str, Any]) -> bool:
+    asked = held(arguments.get("config"), *_THINKING)
+    if asked is not None and held(asked, *_BUDGET) != 0 and _thinks(asked):
+        return True
+    return any(
+        _thinks(arguments.get(name)) for name in ("thinking", "reasoning", "reasoning_effort")
+    )
 
 
 def _is_schema(wanted: object) -> bool:
@@ -177,3 +190,11 @@ def _thinks(wanted: object) -> bool:
         return False
     words = [word_of(said[name]).lower() for name in ("type", "effort") if name in said]
     return wanted is True or (bool(said) and not any(word in _WITHOUT for word in words))
+
+
+_OPTIONS: Final = (
+    (TOOLS, _has_tools),
+    (JSON_SCHEMA, _has_schema),
+    (THINKING, _asks_to_think),
+)
+"""What a call may ask for beside its conversation: ``(word, whether the arguments do)``."""

@@ -39,6 +39,8 @@ TOKENS_PER_MEDIUM: Final = 800
 """Of an image, an audio or a document."""
 MOST: Final = 10_000
 """Fields and items that are looked at in one call; of a longer list the rest counts alike."""
+FEW: Final = 8
+"""Items that must be read before the others are taken for alike."""
 DEEPEST: Final = 32
 
 _MEDIA: Final = {
@@ -128,16 +130,27 @@ class Contents:
         return -(-self.characters // CHARACTERS_PER_TOKEN) + self.media * TOKENS_PER_MEDIUM
 
     def add_arguments(self, arguments: Mapping[str, Any], others: tuple[Any, ...]) -> None:
-        """Read all arguments of a call, those that have a name and the others."""
+        """Read all arguments of a call, those that have a name and the others; never raises."""
         for value in others:
-            self.add(value)
+            self._read(self.add, value, 0)
         for name, value in arguments.items():
             if name in _DEFINITIONS:
-                self._add_tools(value, 0)
+                self._read(self._add_tools, value, 0)
             elif name not in _OPTIONS and not _is_label(name):
-                self.add(value)
+                self._read(self.add, value, 0)
 
-    def add(self, value: object, depth: int = 0) -> None:
+    def add_conversation(self, value: object) -> None:
+        """Read the messages of a call; never raises."""
+        self._read(self.add, value, 0)
+
+    def _read(self, add: Callable[[object, int], object], value: object, depth: int) -> None:
+        """Read one of several things. What cannot be read hides only itself, and not the others."""
+        try:
+            add(value, depth)
+        except Exception:  # noqa: BLE001, S110  # foreign code, such as the hash of a key, or too deep
+            pass
+
+    def add(self, value: object, depth: int) -> None:
         """Read a text, a message, a part of one, or a list of such."""
         cls = type(value)
         if cls in BARE:
@@ -161,10 +174,11 @@ class Contents:
             return False
         (items, unread), count, before = found, 0, (self.characters, self.media)
         while items and self._left > 0:
-            add(items.pop(), depth + 1)
+            self._left -= 1
             count += 1
+            self._read(add, items.pop(), depth + 1)
         unread += len(items)
-        if unread and count:
+        if unread and count >= FEW:
             self.characters += (self.characters - before[0]) * unread // count
             self.media += (self.media - before[1]) * unread // count
         return True
@@ -223,7 +237,7 @@ class Contents:
             return
         if issubclass(type(value), str):
             if name not in _NO_TEXT and not _is_label(name):
-                self.add(value)
+                self.add(value, depth)
             return
         if name in _TOOL_FIELDS and is_filled(value):
             self.words.add(TOOLS)
@@ -366,8 +380,5 @@ def estimate(arguments: Mapping[str, Any], others: tuple[Any, ...] = ()) -> int:
         others: Arguments without a name.
     """
     contents = Contents()
-    try:
-        contents.add_arguments(arguments, others)
-    except Exception:  # noqa: BLE001, S110  # what was read until then is what is known
-        pass
+    contents.add_arguments(arguments, others)
     return contents.tokens

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class ByName(ABC):
+T = TypeVar("T")
+
+
+class ByName(ABC, Generic[T]):
     """Base of what `needs` and `tokens` may be beside plain functions.
 
     The caller may pass an argument by position or by keyword. Who knows the signature of the
@@ -19,7 +22,7 @@ class ByName(ABC):
     __slots__ = ()
 
     @abstractmethod
-    def of_arguments(self, arguments: Mapping[str, Any], others: tuple[Any, ...]) -> Any:
+    def of_arguments(self, arguments: Mapping[str, Any], others: tuple[Any, ...]) -> T:
         """Return the result for a call.
 
         Args:
@@ -27,6 +30,6 @@ class ByName(ABC):
             others: Positional arguments that have no name.
         """
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> T:
         """Return the result for the arguments of a function whose signature is not known."""
         return self.of_arguments(kwargs, args)

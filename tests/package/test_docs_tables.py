@@ -187,6 +187,9 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     "True, False": ([True, False], [1, None, "yes"]),
     "function": ([lambda *_: None], [3]),
     "sequence of functions": ([[], (print,)], [print, "print", [3]]),
+    "word, sequence of words": (["a", [], ("a", "b")], ["", "a b", [1], 3, print]),
+    "word, sequence of words, function": (["a", [], ("a", "b"), print], ["", "a b", [1], 3]),
+    "whole number, 0 or more, function": ([0, 5, len], [-1, 1.5, True, "1"]),
     "sequence of words": ([[], ("a", "b")], ["ab", [1], 3]),
     "mapping": ([{}], [[1], "a", 3]),
     "anything": ([None, 0, "\n\n", {}], []),
@@ -445,6 +448,7 @@ def test_every_error_is_in_the_reference_with_its_attributes() -> None:
         "ConfigurationError": ConfigurationError("wrong"),
         "CallRejectedError": resilient_llm.CallRejectedError("groq", "network", 1.0),
         "BreakerOpenError": rejected,
+        "NoCapableTargetError": resilient_llm.NoCapableTargetError(["tools"], 3, {"groq/a": ()}),
         "ResponseRejectedError": resilient_llm.ResponseRejectedError("groq"),
         "DeadlineExceededError": resilient_llm.DeadlineExceededError(
             1.0, [AttemptRecord("groq/llama", 1)]
