@@ -265,14 +265,17 @@ def _in_a_free_thread(work: Callable[[], Report], stop: Callable[[], object]) ->
             results.append(context.run(work))
         except BaseException as error:  # noqa: BLE001  # raised by the caller's thread
             errors.append(error)
+        finally:
+            is_done.set()
 
-    thread = threading.Thread(target=do, name="resilient_llm-simulation", daemon=True)
-    thread.start()
+    # Not a join: before Python 3.13, a thread whose join was interrupted passes for one that ended.
+    is_done = threading.Event()
+    threading.Thread(target=do, name="resilient_llm-simulation", daemon=True).start()
     try:
-        thread.join()
+        is_done.wait()
     except BaseException:
         stop()  # the real state must be back before anybody goes on
-        thread.join()
+        is_done.wait()
         raise
     if errors:
         try:

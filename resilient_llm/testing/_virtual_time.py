@@ -18,6 +18,7 @@ from resilient_llm._runtime.clock import SystemClock
 from resilient_llm.testing._clock import Moment
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from resilient_llm._runtime.clock import Alarm, CancelScope
@@ -89,6 +90,9 @@ class VirtualClock:
 
     def cancel_after(self, seconds: float, /) -> AbstractContextManager[CancelScope]:
         return time_limit.cancel_after(seconds)
+
+    def call_after(self, seconds: float, callback: Callable[[], object], /) -> asyncio.TimerHandle:
+        return self._loop.call_later(max(0.0, seconds), callback)
 
     def alarm(self) -> Alarm:
         return SystemClock().alarm()

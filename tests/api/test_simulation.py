@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import math
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -28,9 +30,18 @@ from resilient_llm import (
     list_benched,
 )
 from resilient_llm._runtime.runtime import runtime
-from resilient_llm.testing import Fault, Report, Weather, capture_events, fake_clock, simulate
+from resilient_llm.testing import (
+    Fault,
+    Report,
+    Weather,
+    _virtual_time,
+    capture_events,
+    fake_clock,
+    simulate,
+)
 from resilient_llm.testing._report import SentAttempt, SimulatedCall, report_of, rows_as_table
 from resilient_llm.testing._simulation import Send, Serve, run
+from resilient_llm.testing._virtual_time import VirtualClock, VirtualLoop
 
 CALM = {"a/m": Weather(), "b/m": Weather()}
 CHAIN = "a/m, b/m"
@@ -370,6 +381,56 @@ def test_an_entry_for_a_provider_holds_for_its_targets() -> None:
     assert report.seconds_to_leave["a/n"] is None
 
 
+def test_every_wait_of_the_clock_is_virtual() -> None:
+    """A sleep, one that blocks, a limit and a callback take the time that they say, and none else."""
+    loop, times = VirtualLoop(), dict[str, float]()
+    clock = VirtualClock(loop)
+
+    async def waits() -> None:
+        await clock.asleep(100.0)
+        times["slept"] = float(clock.monotonic())
+        clock.sleep(50.0)
+        times["blocked"] = float(clock.monotonic())
+        with clock.cancel_after(25.0):
+            await clock.asleep(1000.0)
+        times["cancelled"] = float(clock.monotonic())
+        called = asyncio.Event()
+        clock.call_after(5.0, called.set)
+        await called.wait()
+        times["called"] = float(clock.monotonic())
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(waits())
+
+    assert {"slept": 100.0, "blocked": 150.0, "cancelled": 175.0, "called": 180.0} == times
+
+
+def test_two_readings_of_one_moment_have_an_order() -> None:
+    """As on a real clock, what happens later is later."""
+    with contextlib.closing(VirtualLoop()) as loop:
+        clock = VirtualClock(loop)
+        earlier, later = clock.monotonic(), clock.monotonic()
+
+    assert later > earlier
+    assert float(later) == float(earlier)
+
+
+def test_a_wait_for_something_that_is_not_simulated_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A simulation does not stand still for ever."""
+    monkeypatch.setattr(_virtual_time, "_STUCK", 0.01)
+
+    async def wait() -> None:
+        await asyncio.Event().wait()
+
+    with (
+        pytest.raises(RuntimeError, match="must not wait for threads"),
+        asyncio.Runner(loop_factory=VirtualLoop) as runner,
+    ):
+        runner.run(wait())
+
+
 # Isolation.
 
 
@@ -457,6 +518,26 @@ def test_an_interrupt_leaves() -> None:
         simulate(failover(CHAIN, strategy=interrupting), CALM, rate=10)
     assert before is runtime.time
     assert simulate(CHAIN, CALM, seconds=10).calls > 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals a thread")
+def test_an_interrupt_of_a_loop_leaves() -> None:
+    """So it is where a loop runs around the simulation, which then has a thread of its own."""
+    before, main, turns = runtime.time, threading.get_ident(), itertools.count()
+
+    def interrupting(targets: Any) -> Any:
+        if next(turns) == 20:
+            signal.pthread_kill(main, signal.SIGINT)
+        return targets
+
+    async def inside() -> Report:
+        return simulate(failover(CHAIN, strategy=interrupting), CALM, rate=10, seconds=36_000)
+
+    with contextlib.closing(asyncio.new_event_loop()) as loop, pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(inside())
+
+    assert before is runtime.time
+    assert next(turns) < 300_000
 
 
 def test_a_simulation_can_be_run_inside_a_loop() -> None:
