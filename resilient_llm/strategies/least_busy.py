@@ -27,9 +27,7 @@ class LeastBusy(Order):
         super().__init__(candidates, inputs)
         assert inputs.in_flight is not None
         of = inputs.in_flight
-        self._rows = tuple(
-            [(each, each.circuit, of(each.target.key)) for each in self.candidates]
-        )
+        self._rows = tuple([(each, each.circuit, of(each.target.key)) for each in self.candidates])
         self._counts = {each.target.key: counts for each, _, counts in self._rows}
 
     def first(self, now: float, number: int | None = None) -> Candidate:
