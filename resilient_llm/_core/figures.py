@@ -6,12 +6,13 @@ is one append to a deque of fixed length, which is atomic, so there is no lock.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 MOST_SAMPLES: Final = 256
 """Samples that are kept of a target."""
@@ -32,10 +33,18 @@ class Sample(NamedTuple):
 class PolicyFigures:
     """Figures of the attempts of one policy. All methods may be called from any thread."""
 
-    __slots__ = ("samples",)
+    __slots__ = ("_steps", "samples")
 
     def __init__(self, keys: Iterable[str]) -> None:
+        self._steps: dict[str, Callable[[], int]] = {}
         self.samples: dict[str, deque[Sample]] = {key: deque(maxlen=MOST_SAMPLES) for key in keys}
+
+    def step_of(self, strategy: str) -> Callable[[], int]:
+        """Return what counts the calls that use a strategy: the number of earlier ones.
+
+        Two threads never get one number.
+        """
+        return self._steps.setdefault(strategy, itertools.count().__next__)
 
     def answered(self, key: str, now: float, seconds: float) -> None:
         """Keep a sample of a target; `seconds` of a stream are those to its first content."""

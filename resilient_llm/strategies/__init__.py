@@ -14,7 +14,8 @@ To add one:
 candidates of the group. No strategy keeps what a failure would change: the failure of one call
 must not change the order of another. What rotates does so by the number of calls.
 
-A function of a user orders all targets at once, in `resilient_llm._binding.choosing`.
+`sticky` stands apart, since it needs the arguments of a call: `resilient_llm._binding.ordering`
+asks it, and functions of users, for a whole order at once.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 from resilient_llm.strategies._order import (
     NO_CANDIDATE,
+    NOT_DRAWN,
     Adjustment,
     Candidate,
     NoOrder,
@@ -30,7 +32,12 @@ from resilient_llm.strategies._order import (
     OrderInputs,
     is_blocked,
 )
+from resilient_llm.strategies.least_cost import LeastCost
 from resilient_llm.strategies.priority import Priority, by_priority
+from resilient_llm.strategies.random import Shuffled
+from resilient_llm.strategies.round_robin import RoundRobin
+from resilient_llm.strategies.sticky import StickyOrder, hash_of_key, sticky
+from resilient_llm.strategies.weighted import Weighted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,17 +46,25 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BUILT_IN",
+    "NOT_DRAWN",
     "NO_CANDIDATE",
     "Adjustment",
     "Candidate",
     "NoOrder",
     "Order",
     "OrderInputs",
+    "StickyOrder",
     "by_priority",
+    "hash_of_key",
     "is_blocked",
+    "sticky",
 ]
 
 BUILT_IN: Final[dict[str, Strategy]] = {
     "priority": Priority,
+    "round_robin": RoundRobin,
+    "random": Shuffled,
+    "weighted": Weighted,
+    "least_cost": LeastCost,
 }
 """``{name: what makes the order of one priority group}``"""

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from resilient_llm._values.target import Target
 
 
+DRAWS: Final = 8
+"""How often a target is drawn in vain before the live ones are looked for, to draw one of them."""
+
+
 class CircuitView(Protocol):
     """What a strategy may read of a target's circuit without a lock."""
 
@@ -25,6 +29,11 @@ class CircuitView(Protocol):
     @property
     def shut_until(self) -> float:
         """Monotonic seconds before which no call may enter, while ``slot`` is None."""
+        ...
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether it is closed, though ``slot`` may be None for a moment; takes no lock."""
         ...
 
     @property
@@ -40,6 +49,15 @@ class Candidate(Protocol):
     def target(self) -> Target: ...
     @property
     def circuit(self) -> CircuitView: ...
+
+
+class ChangesView(Protocol):
+    """Tells whether any circuit of the process has begun or ended to admit calls."""
+
+    @property
+    def latest(self) -> object:
+        """Another object after each change; the end of a bench is none until it is noticed."""
+        ...
 
 
 class Adjustment(Protocol):
@@ -65,6 +83,7 @@ class OrderInputs:
         rng: Source of randomness.
         is_live: Whether an attempt on a candidate may enter now. Exact, and takes a lock for one
             whose circuit has no slot; see `is_blocked` for what can be told without.
+        changes: What is compared by who keeps which candidates are live.
         is_degraded: Whether the status of a candidate whose ``known_status`` is degraded still is.
         price_of: USD per million tokens, input and output, of a target; None if unknown.
         step: Returns how many calls of the policy used the strategy before, and counts one more.
@@ -73,7 +92,16 @@ class OrderInputs:
         in_flight: How many attempts are running on a candidate's key; None if nobody counts.
     """
 
-    __slots__ = ("figures", "in_flight", "is_degraded", "is_live", "price_of", "rng", "step")
+    __slots__ = (
+        "changes",
+        "figures",
+        "in_flight",
+        "is_degraded",
+        "is_live",
+        "price_of",
+        "rng",
+        "step",
+    )
 
     def __init__(
         self,
@@ -83,6 +111,7 @@ class OrderInputs:
         is_degraded: Callable[[Candidate, float], bool],
         price_of: Callable[[Target], tuple[float, float] | None],
         step: Callable[[], int],
+        changes: ChangesView,
         figures: Any = None,
         in_flight: Callable[[Candidate], int] | None = None,
     ) -> None:
@@ -91,27 +120,37 @@ class OrderInputs:
         self.is_degraded = is_degraded
         self.price_of = price_of
         self.step = step
+        self.changes = changes
         self.figures = figures
         self.in_flight = in_flight
 
 
-class _NoCandidate:
-    """Stands for the first of an order of which nobody may be called: it admits no call."""
+class NoCandidate:
+    """Stands for the first target of an order where there is none: it admits no call."""
+
+    __slots__ = ("_name",)
 
     slot = None
     shut_until = float("-inf")
+    is_at_rest = False
     known_status = "down"
     target: Any = None
 
+    def __init__(self, name: str) -> None:
+        self._name = name
+
     @property
-    def circuit(self) -> _NoCandidate:
+    def circuit(self) -> NoCandidate:
         return self
 
     def __reduce__(self) -> str:
-        return "NO_CANDIDATE"
+        return self._name
 
 
-NO_CANDIDATE: Final[Any] = _NoCandidate()
+NO_CANDIDATE: Final[Any] = NoCandidate("NO_CANDIDATE")
+"""None of the targets is live."""
+NOT_DRAWN: Final[Any] = NoCandidate("NOT_DRAWN")
+"""Nothing was drawn yet."""
 
 
 class Order:
@@ -170,7 +209,7 @@ class NoOrder(Order):
         self.candidates = ()
 
     def first(self, now: float, number: int | None = None) -> Candidate:
-        return NO_CANDIDATE
+        return NOT_DRAWN
 
     def whole(self, first: Candidate, now: float, number: int | None) -> Sequence[Candidate]:
         return ()

@@ -85,6 +85,23 @@ NOTICEABLE: Final = 1.0
 """Seconds by which a pause must grow before its event is emitted again."""
 
 
+class Changes:
+    """What is replaced whenever any circuit of the process begins or ends to admit calls.
+
+    Who keeps what it has found out of many circuits compares it: the same object means that none
+    of them has changed since. An end of a bench is no change until somebody looks at the circuit,
+    so its time has to be compared as well.
+    """
+
+    __slots__ = ("latest",)
+
+    def __init__(self) -> None:
+        self.latest = object()
+
+
+changes: Final = Changes()
+
+
 class Circuit:
     """The breaker of one key. All methods may be called from any thread."""
 
@@ -280,6 +297,15 @@ class Circuit:
             )
         self._after_unlock()
         return state
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether key and provider are closed without any bench; takes no lock.
+
+        Calls may enter then though there is no slot, as while a circuit looks for nested guards.
+        """
+        provider = self.provider
+        return self._state.is_at_rest and (provider is None or provider._state.is_at_rest)
 
     def bench_now(self, now: float) -> Bench | None:
         """Return the present bench of the key: the operator's, else the one that ends last."""
@@ -832,6 +858,8 @@ class Circuit:
             for child in self._targets_locked():
                 child._publish_locked()
             self._is_publishing = False
+        if is_news:  # last, so that who reads it first has read what was published before
+            changes.latest = object()
 
     def _unsettle_locked(self) -> None:
         """Let the next success be looked at."""
