@@ -5,28 +5,38 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from resilient_llm._binding import hooked
-from resilient_llm._binding.choosing import ordered
 from resilient_llm._binding.first_attempt import FirstAttempt
+from resilient_llm._binding.ordering import ChainOrder, Draw, KeyedDraw, may_skip
 from resilient_llm._binding.reporting import Reporting, new_id
 from resilient_llm._core.call.call import Call, share_of
 from resilient_llm._core.call.judging import broke
 from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.tracing import named_call_id, note_call, open_trace
+from resilient_llm.strategies import NOT_DRAWN
 
 if TYPE_CHECKING:
+    from resilient_llm._binding.ordering import KeyedOrder, UsersOrder
     from resilient_llm._core.call.call import Candidate
 
 
 class Beginning(Reporting):
     """Binds one function, and begins its calls."""
 
-    def begin(self, kwargs: dict[str, Any]) -> FirstAttempt:
-        """Choose the targets of a call; admit its first attempt if the call flow is not needed."""
+    def begin(  # noqa: C901  # what a call begins with, in order
+        self, args: tuple[Any, ...] | None, kwargs: dict[str, Any], drawn: Any = NOT_DRAWN
+    ) -> FirstAttempt:
+        """Choose the targets of a call; admit its first attempt if the call flow is not needed.
+
+        Args:
+            args: Its positional arguments; None in the loop form, which has no arguments.
+            kwargs: Its keyword arguments.
+            drawn: What the wrapper has drawn for it, if anything.
+        """
         candidates = self.candidates
         if candidates is None:
             candidates = self._bind()
-        options, call_id, entered = self.options, "", None
+        options, order, call_id, entered = self.options, self.order, "", None
         if call_ids.switch.is_on:
             call_id = named_call_id(open_trace()) or new_id()
             entered = call_ids.enter(call_id)
@@ -34,15 +44,18 @@ class Beginning(Reporting):
             if kwargs and self.injection.names:
                 kwargs, pinned = self.pins.without(kwargs)
                 if pinned is not None:
-                    candidates = (self.by_key[pinned.key],)
-            if options.strategy != "priority":
-                candidates = ordered(options.strategy, candidates)
+                    candidates, order = (self.by_key[pinned.key],), None
+            chosen, candidate = candidates, candidates[0]
+            if order is not None:
+                if order.names_call and not call_id:
+                    call_id = named_call_id(open_trace()) or new_id()
+                chosen, candidate = self._ordered(order, args, kwargs, drawn, call_id)
         except BaseException as error:
             self._not_begun(candidates, error, call_id)
             if entered is not None:
                 call_ids.leave(entered)
             raise
-        first = FirstAttempt(candidates, candidates[0], kwargs, options, self.deps)
+        first = FirstAttempt(chosen, candidate, kwargs, options, self.deps)
         first.call_id, first.entered = call_id, entered
         trace = open_trace()
         if trace is not None:
@@ -53,14 +66,27 @@ class Beginning(Reporting):
         if runtime.dispatcher.hooks:
             self._begin_hook(first)
         first.entered_at = runtime.clock()
-        generation = candidates[0].circuit.slot
-        if (
-            generation is not None
-            and not self.is_stream
-            and (not self.needs_limits or self._limit(first))
-        ):
+        generation = candidate.circuit.slot
+        if generation is not None and self._needs_no_flow(first, chosen, candidates):
             first.generation = generation
         return first
+
+    def _needs_no_flow(
+        self,
+        first: FirstAttempt,
+        chosen: tuple[Candidate, ...] | Draw,
+        candidates: tuple[Candidate, ...],
+    ) -> bool:
+        """Return whether the first attempt of a call may be made before there is a call flow.
+
+        Args:
+            first: The first attempt.
+            chosen: The targets of the call in order, or what was drawn for it.
+            candidates: All targets, by priority.
+        """
+        if self.is_stream or (isinstance(chosen, Draw) and not self._leads(first, candidates)):
+            return False
+        return not self.needs_limits or self._limit(first, candidates, chosen)
 
     def _begin_hook(self, first: FirstAttempt) -> None:
         try:
@@ -70,16 +96,57 @@ class Beginning(Reporting):
                 call_ids.leave(first.entered)
             raise
 
-    def _limit(self, first: FirstAttempt) -> bool:
-        """Set the limit of a first attempt; return False if that depends on more than is known."""
-        candidates, timeout = first.candidates, first.options.timeout
+    def _ordered(
+        self,
+        order: ChainOrder | KeyedOrder | UsersOrder,
+        args: tuple[Any, ...] | None,
+        kwargs: dict[str, Any],
+        drawn: Any,
+        call_id: str,
+    ) -> tuple[tuple[Candidate, ...] | Draw, Candidate]:
+        """Return the targets of a call in order, or what is drawn for it; and its first target."""
+        if isinstance(order, ChainOrder):
+            now = runtime.clock()
+            draw = Draw(order, order.draw(now) if drawn is NOT_DRAWN else drawn, now)
+            return draw, draw.candidate
+        # Without the function, where that is passed as the first argument.
+        own = args[1:] if args and self.injection.is_passed else args
+        chosen = order.of(own, kwargs, call_id)
+        return chosen, chosen.candidate if isinstance(chosen, KeyedDraw) else chosen[0]
+
+    def _leads(self, first: FirstAttempt, candidates: tuple[Candidate, ...]) -> bool:
+        """Return whether no target that the call has to skip stands before the one that was drawn.
+
+        The rest of the order is drawn only if there may be one.
+        """
+        return not may_skip(candidates) or first.candidates[0] is first.candidate
+
+    def _limit(
+        self,
+        first: FirstAttempt,
+        candidates: tuple[Candidate, ...],
+        chosen: tuple[Candidate, ...] | Draw,
+    ) -> bool:
+        """Set the limit of a first attempt; return False if that depends on more than is known.
+
+        Args:
+            first: The first attempt.
+            candidates: All targets, by priority.
+            chosen: Those of the call in order, or what was drawn for it.
+        """
+        timeout = first.options.timeout
         limit = first.limit = self.limits[first.candidate.target.key]
         first.limits = limit, False
         if timeout is not None:
             # The limit depends on whether another target is live.
-            if len(candidates) > 1 and candidates[1].circuit.slot is None:
+            if isinstance(chosen, Draw):  # then any other may be the next one
+                following = [each for each in candidates if each is not first.candidate]
+                is_last = not following
+            else:
+                following, is_last = chosen[1:2], len(chosen) == 1
+            if not is_last and all(each.circuit.slot is None for each in following):
                 return False
-            first.limits = share_of(timeout, limit, is_last=len(candidates) == 1)
+            first.limits = share_of(timeout, limit, is_last=is_last)
             first.limit = first.limits[0]
         return True
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from resilient_llm._binding.ordering import Draw
     from resilient_llm._core.call.call import Call, CallDeps, Candidate, Outcome
     from resilient_llm._core.call.call_flow import CallFlow
     from resilient_llm._core.call.hooks import AttemptHook, CallHook
@@ -20,8 +21,7 @@ class FirstAttempt:
     """What is known of a call before its first attempt, and needed if that does not answer.
 
     Attributes:
-        candidates: The targets of the call, in order.
-        candidate: The one that is called.
+        candidate: The target that is called.
         kwargs: Keyword arguments without those that pin the call to one target.
         generation: The closed period that admits the attempt; None if the call flow makes it.
         entered_at: When it was admitted.
@@ -38,9 +38,9 @@ class FirstAttempt:
     """
 
     __slots__ = (
+        "_candidates",
         "call_id",
         "candidate",
-        "candidates",
         "deps",
         "entered",
         "entered_at",
@@ -58,7 +58,7 @@ class FirstAttempt:
 
     def __init__(
         self,
-        candidates: tuple[Candidate, ...],
+        candidates: tuple[Candidate, ...] | Draw,
         candidate: Candidate,
         kwargs: dict[str, Any],
         options: Options,
@@ -66,7 +66,7 @@ class FirstAttempt:
     ) -> None:
         self.options = options
         self.deps = deps
-        self.candidates = candidates
+        self._candidates = candidates
         self.candidate = candidate
         self.kwargs = kwargs
         self.generation: Generation | None = None
@@ -78,6 +78,14 @@ class FirstAttempt:
         self.entered: Entered | None = None
         self.hook: CallHook | None = None
         self.inside: AttemptHook | None = None
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """The targets of the call, in order; a strategy that draws draws the rest now."""
+        candidates = self._candidates
+        if not isinstance(candidates, tuple):
+            candidates = self._candidates = candidates.whole()
+        return candidates
 
     def count_begin(self) -> None:
         """Count that the attempt begins, if its call is counted."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from resilient_llm._binding.injection import keeps_limits
 from resilient_llm._core.backoff import as_backoff
 from resilient_llm._values.policy import DEFAULTS
+from resilient_llm._values.strategy_call import wants_call
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +41,7 @@ class OptionsEffect:
         needs_figures: Whether samples of its attempts are kept.
         is_inlined: Whether the wrapper may make the first attempt by itself. This is the only
             list of what it cannot do.
+        takes_call: Whether the strategy needs to know the arguments of a call.
     """
 
     __slots__ = (
@@ -52,6 +54,7 @@ class OptionsEffect:
         "needs_figures",
         "needs_limits",
         "options",
+        "takes_call",
     )
 
     def __init__(
@@ -94,8 +97,9 @@ class OptionsEffect:
         )
         """Whether a failure may be all that is known of an attempt: see `SecondAttempt`."""
         cuts_off = self.has_limits and injection.is_async
+        self.takes_call = wants_call(options.strategy)
         self.is_inlined = not (
-            self.is_stream or takes_attempt or cuts_off or options.strategy != "priority"
+            self.is_stream or takes_attempt or cuts_off or not isinstance(options.strategy, str)
         )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from resilient_llm._binding.binding import Binding
 from resilient_llm._binding.first_attempt import FirstAttempt
+from resilient_llm._binding.ordering import ChainOrder, Draw
 from resilient_llm._core.call.hooks import answered_at_once
 from resilient_llm._core.circuit import window
 from resilient_llm._core.circuit.outbox import CallTag
@@ -18,12 +19,13 @@ from resilient_llm._drive.results import is_decided_by_class
 from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.kinds import AttemptRecord
+from resilient_llm._values.target import Target
 
 if TYPE_CHECKING:
+    from resilient_llm._binding.ordering import Drawn
     from resilient_llm._core.call.call import Candidate
     from resilient_llm._core.circuit.window import Generation
     from resilient_llm._core.in_flight import CountsOfTarget
-    from resilient_llm._values.target import Target
 
 LOOK_AGAIN: Final = 1.0
 """Seconds after which a function that is not watched looks at the level of the log again.
@@ -93,7 +95,7 @@ class Reporting(Binding):
         self,
         generation: Generation,
         entered_at: float,
-        target: Target,
+        called: Target | Candidate | Drawn,
         number: int | None = None,
         counts: CountsOfTarget | None = None,
     ) -> FirstAttempt:
@@ -103,10 +105,18 @@ class Reporting(Binding):
         options, deps = self.in_force.began_with(entered_at, self.deps, was_bound=was_bound)
         deps = deps.counted_by(None if counts is None else counts.function)
         # Not from `by_key`, which another thread may have replaced since.
-        candidate = candidates[0]
-        if candidate.target is not target:
-            candidate = next(each for each in candidates if each.target.key == target.key)
-        first = FirstAttempt(candidates, candidate, {}, options, deps)
+        candidate, order = candidates[0], self.order
+        chosen: tuple[Candidate, ...] | Draw = candidates
+        if not isinstance(called, Target) and type(order) is ChainOrder:
+            chosen = Draw(order, called, entered_at)
+            candidate = chosen.candidate
+        else:
+            target = called if isinstance(called, Target) else called.target
+            if candidate.target is not target:
+                candidate = next(each for each in candidates if each.target.key == target.key)
+            if target is not called:  # the strategy was replaced meanwhile
+                chosen = (candidate, *(each for each in candidates if each is not candidate))
+        first = FirstAttempt(chosen, candidate, {}, options, deps)
         first.generation, first.entered_at = generation, entered_at
         if number is not None:
             first.call_id = call_ids.id_of(number)

@@ -20,6 +20,7 @@ never answered.
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from typing import TYPE_CHECKING, Any, Final
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 from resilient_llm._core.circuit import window
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from resilient_llm._values.adaptive import Adaptive
 
@@ -241,7 +242,7 @@ class LockedFigures(TargetFigures):
 class PolicyFigures:
     """Figures of the attempts of one policy. All methods may be called from any thread."""
 
-    __slots__ = ("__weakref__", "_explored", "_lock", "of", "orders")
+    __slots__ = ("__weakref__", "_explored", "_lock", "_steps", "of", "orders")
 
     def __init__(self, keys: Iterable[str]) -> None:
         self.orders: dict[Adaptive, Any] = {}
@@ -249,9 +250,17 @@ class PolicyFigures:
         made = TargetFigures if window.LOCK_FREE else LockedFigures
         self.of: dict[str, TargetFigures] = {key: made() for key in keys}
         """``{key: figures of the target}``; nothing is added or taken away."""
+        self._steps: dict[str, Callable[[], int]] = {}
         self._explored = -1
         """Number of the last call that explored a target whose samples are out of date."""
         self._lock = threading.RLock()
+
+    def step_of(self, strategy: str) -> Callable[[], int]:
+        """Return what counts the calls that use a strategy: the number of earlier ones.
+
+        Two threads never get one number.
+        """
+        return self._steps.setdefault(strategy, itertools.count().__next__)
 
     def explores(self, now: float, number: int, oldest: TargetFigures) -> bool:
         """Take the leave to explore a target whose samples are out of date.
