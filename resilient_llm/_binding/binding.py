@@ -11,6 +11,7 @@ import weakref
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, Self
 
+from resilient_llm._binding.adapting import Adapting
 from resilient_llm._binding.choosing import Pins
 from resilient_llm._binding.client_retries import notice_client_retries
 from resilient_llm._binding.first_attempt import NoAnswer, PendingAnswer
@@ -23,6 +24,7 @@ from resilient_llm._core.call.call import CallDeps, Candidate
 from resilient_llm._core.circuit import window
 from resilient_llm._core.circuit.circuit import Circuit
 from resilient_llm._core.circuit.window import NEVER
+from resilient_llm._core.in_flight import FunctionInFlight
 from resilient_llm._drive.results import is_awaitable
 from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.classify import classify
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
     from resilient_llm._binding.injection import Injection
     from resilient_llm._binding.ordering import KeyedOrder, UsersOrder
-    from resilient_llm._core.counts import FunctionCounts
+    from resilient_llm._core.in_flight import Counts
     from resilient_llm._values.policy import Options, Policy
     from resilient_llm._values.target import Target
 
@@ -137,18 +139,25 @@ class Binding:
             # Everything is found out first, without the lock. It is used only if nothing was
             # exchanged meanwhile: another thread may have bound to a newer state.
             epoch, settings = runtime.epoch, runtime.settings
+            options, effect = self.in_force.under(settings), self.effect
+            if options is not effect.options:
+                effect = self._effect_of(options)
+            figures = None
+            if effect.needs_figures:
+                means = options.strategy == "least_latency"
+                figures = runtime.begin_figures(self.policy, means=means)
+            counts = self._counts(options)
             by_key = {
                 target.key: Candidate(
                     target,
                     runtime.registry.circuit(target.key),
                     self.invokers[target.key],
                     is_generator=self.generators[target.key],
+                    keep=None if figures is None else figures.keep_of(target.key),
+                    counts=None if counts is None else counts.target(target.key),
                 )
                 for target in self.policy.chain
             }
-            options, effect = self.in_force.under(settings), self.effect
-            if options is not effect.options:
-                effect = self._effect_of(options)
             deps = CallDeps(
                 classify=classify,
                 notice=notice_client_retries,
@@ -159,12 +168,13 @@ class Binding:
                 rng=runtime.rng,
                 item_inspector=runtime.item_inspector,
                 clock=runtime.clock,
-                counts=self._counts(),
-                figures=runtime.figures_of(self.policy) if effect.needs_figures else None,
+                counts=counts,
+                figures=figures,
             )
             if effect.is_stream:
                 deps.item_inspector()  # its import must not count as waiting for a provider
             candidates = tuple(by_key[target.key] for target in self.policy.in_priority)
+            adaptive = runtime.order_of(self.policy, options.adaptive)
             order = order_for(
                 options,
                 candidates,
@@ -172,7 +182,9 @@ class Binding:
                 rng=runtime.rng,
                 clock=runtime.clock,
                 step_of=lambda name: runtime.figures_of(self.policy).step_of(name),
-                figures=deps.figures,
+                figures=figures,
+                in_flight=counts.of if isinstance(counts, FunctionInFlight) else None,
+                adjustment=None if adaptive is None else Adapting(adaptive, candidates, options),
             )
             wanted = self._wanted_events()
             if self.wrapper:  # generated here, without the lock
@@ -193,25 +205,29 @@ class Binding:
                 # A signal handler exchanged the state in the midst of that, and perhaps bound.
                 self.unbind()
 
-    def _counts(self) -> FunctionCounts | None:
+    def _counts(self, options: Options) -> Counts | None:
         """Return where calls of the function are counted now, if they are."""
-        ledger = runtime.dispatcher.ledger
-        return (
-            None if ledger is None else ledger.bound(self, self.injection.called, self.policy.chain)
-        )
+        if options.strategy == "least_busy":
+            runtime.count_in_flight(self)
+        else:
+            runtime.in_flight.leave(self)
+        chain, ledger, keys = self.policy.chain, runtime.dispatcher.ledger, runtime.in_flight
+        exported = None if ledger is None else ledger.bound(self, self.injection.called, chain)
+        return FunctionInFlight(keys, chain, exported) if keys.is_used else exported
 
     def _wanted_events(self) -> tuple[bool, bool, bool]:
         """Return whether somebody wants to know of answers, of failures, and of skipped targets.
 
         Asks the log, which is foreign code, so it is called without a lock.
         """
-        is_counted = runtime.dispatcher.ledger is not None
+        is_exported = runtime.dispatcher.ledger is not None
         return (
             self._is_listened_to(event_names.AttemptSucceeded),
-            is_counted
+            is_exported
+            or runtime.in_flight.is_used
             or self._is_listened_to(event_names.AttemptFailed)
             or self._is_listened_to(event_names.FailedOver),
-            is_counted or self._is_listened_to(event_names.TargetSkipped),
+            is_exported or self._is_listened_to(event_names.TargetSkipped),
         )
 
     def _publish(
@@ -234,14 +250,14 @@ class Binding:
             return
         counts = None if self.deps is None else self.deps.counts
         if counts is not None:
-            if order is not None or not window.LOCK_FREE:
-                return  # the `Caller` makes each call; without a global lock it takes one anyway
+            if not window.LOCK_FREE:
+                return  # each call takes a lock anyway, so the `Caller` makes it
             self._put(target_counts=counts.target(candidates[0].target.key))
         if isinstance(order, ChainOrder):
             self._put(clock=runtime.clock)
             if self.is_revived:
                 self._put(**self._constants())
-            draw = order.draw_if_all_live if tells_skips else order.draw
+            draw = order.draw_if_all_live if tells_skips else order.draw_at_once
             self._put_circuits(self.variants[-1], Unbound, Unbound, (), draw)
             return
         others: tuple[tuple[Any, Target], ...] = ()
@@ -262,13 +278,13 @@ class Binding:
         self.is_watched = is_watched
         self.is_asked = (
             is_watched
-            or self.effect.needs_figures
+            or (self.effect.needs_figures and not isinstance(self.order, ChainOrder))
             or self.options.reject is not None
             or bool(runtime.dispatcher.hooks)
         )
         quiet_type = NoAnswer if self.is_asked else self.plain_type
         # The wrapper counts by itself, and the `Caller` where it looks at an answer.
-        is_counted = self.deps is not None and self.deps.counts is not None
+        is_counted = self.deps is not None and self.deps.keeps_figures
         self.quiet_type = NoAnswer if is_counted else quiet_type
         if self.wrapper:
             self.wrapper[self.plain_type_name] = quiet_type
@@ -283,7 +299,7 @@ class Binding:
         """
         self.plain_type = plain_type
         if not self.is_asked:
-            if self.deps is None or self.deps.counts is None:
+            if self.deps is None or not self.deps.keeps_figures:
                 self.quiet_type = plain_type
             if self.wrapper:
                 self.wrapper[self.plain_type_name] = plain_type
@@ -315,10 +331,15 @@ class Binding:
             return Kind(by_invoker, order="passed")
         if not effect.is_inlined:
             return Kind(by_invoker)
-        if order is not None:
-            return Kind(by_invoker, carries_ids=call_ids.switch.is_on, order="drawn")
-        counting = deps is not None and deps.counts is not None and window.LOCK_FREE
-        return Kind(by_invoker, counting, call_ids.switch.is_on)
+        counts = deps.counts if deps is not None and window.LOCK_FREE else None
+        return Kind(
+            by_invoker,
+            counting=counts is not None and counts.is_exported,
+            in_flight=isinstance(counts, FunctionInFlight),
+            measuring=order is not None and effect.needs_figures,
+            carries_ids=call_ids.switch.is_on,
+            order="" if order is None else "drawn",
+        )
 
     def pass_arguments_on(self) -> None:
         """Have an unbound wrapper pass its arguments on as they are, if the strategy wants that."""

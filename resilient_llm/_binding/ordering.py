@@ -29,12 +29,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from random import Random
 
+    from resilient_llm._binding.adapting import Adapting
     from resilient_llm._core.call.call import Candidate
     from resilient_llm._core.circuit.circuit import Circuit
+    from resilient_llm._core.in_flight import CountsOfTarget
     from resilient_llm._values.policy import Options
     from resilient_llm._values.settings import Settings
     from resilient_llm._values.target import Target
-    from resilient_llm.strategies import Adjustment, Order
+    from resilient_llm.strategies import Order
 
 _MOST_GIVEN: Final = 10
 """How often a strategy may name each target, on average. It should name each once, or not."""
@@ -43,7 +45,7 @@ _MOST_GIVEN: Final = 10
 class Drawn:
     """What was drawn for a call, if that is more than a candidate. The wrapper reads it as one."""
 
-    __slots__ = ("candidate", "circuit", "number", "order", "target")
+    __slots__ = ("candidate", "circuit", "counts", "keep", "number", "order", "target")
 
     def __init__(
         self, candidate: Any, number: int | None, order: tuple[Candidate, ...] | None = None
@@ -51,6 +53,9 @@ class Drawn:
         self.candidate = candidate
         self.target: Target = candidate.target
         self.circuit: Circuit = candidate.circuit
+        is_candidate = candidate is not NO_CANDIDATE
+        self.keep: Callable[[float, float], None] | None = candidate.keep if is_candidate else None
+        self.counts: CountsOfTarget | None = candidate.counts if is_candidate else None
         self.number = number
         """How many calls used the strategy before; None if it does not matter."""
         self.order = order
@@ -82,10 +87,12 @@ class ChainOrder:
     Attributes:
         draw: Returns the first live target of a new order, with the time as its argument;
             `NO_CANDIDATE` if none is live. What it returns is given back to `whole`.
+        draw_at_once: The same for a wrapper; `NOT_DRAWN` if more has to be done before.
     """
 
     names_call = False
     __slots__ = (
+        "_adaptive",
         "_adjustment",
         "_by_key",
         "_candidates",
@@ -93,6 +100,7 @@ class ChainOrder:
         "_inputs",
         "_unadjusted",
         "draw",
+        "draw_at_once",
     )
 
     def __init__(
@@ -100,7 +108,7 @@ class ChainOrder:
         groups: Sequence[Order],
         candidates: tuple[Candidate, ...],
         inputs: OrderInputs,
-        adjustment: Adjustment | None = None,
+        adjustment: Adapting | None = None,
     ) -> None:
         self._groups = tuple(groups)
         self._candidates = candidates
@@ -112,14 +120,17 @@ class ChainOrder:
             self._unadjusted = self._groups[0].first
         elif self._groups[0].rotates:
             self._unadjusted = self._numbered
-        self.draw = self._unadjusted if adjustment is None else self._adjusted
+        self.draw = self.draw_at_once = self._unadjusted
+        if adjustment is not None:
+            self._adaptive = adjustment.order
+            self.draw, self.draw_at_once = self._adjusted, self._adjusted_at_once
 
     def draw_if_all_live(self, now: float) -> Any:
         """Return the same, or `NOT_DRAWN` if there may be a target that a call has to skip.
 
         For calls whose skipped targets somebody wants to know of.
         """
-        return NOT_DRAWN if may_skip(self._candidates) else self.draw(now)
+        return NOT_DRAWN if may_skip(self._candidates) else self.draw_at_once(now)
 
     def _first_of_groups(self, now: float) -> Any:
         for group in self._groups:
@@ -137,18 +148,27 @@ class ChainOrder:
                 return Drawn(candidate, number)
         return Drawn(NO_CANDIDATE, number)
 
+    def _adjusted_at_once(self, now: float) -> Any:
+        order = self._adaptive
+        if now >= order.due:
+            # What the computation tells observers must not count as part of an attempt.
+            return NOT_DRAWN
+        return self._adjusted(now) if order.penalties else self._unadjusted(now)
+
     def _adjusted(self, now: float) -> Any:
         assert self._adjustment is not None
         adjust = self._adjustment(now)
-        if adjust is None:
-            return self._unadjusted(now)
-        number = self._inputs.step() if self._groups[0].rotates else None
-        order: list[Any] = []
-        for group in self._groups:
-            order += adjust(group.whole(group.first(now, number), now, number))
+        drawn = self._unadjusted(now)
+        if adjust is None or drawn.target is None:
+            return drawn
+        # Whoever has no penalty stays before all that follow it.
+        if drawn.target.key not in self._adaptive.penalties:
+            return drawn
+        number = drawn.number if type(drawn) is Drawn else None
+        first = self.candidate_of(drawn)
+        order = self._order(first, now, number, adjust)
         is_live = self._inputs.is_live
-        first = next((each for each in order if is_live(each, now)), NO_CANDIDATE)
-        return Drawn(first, number, tuple(order))
+        return Drawn(next((each for each in order if is_live(each, now)), first), number, order)
 
     def candidate_of(self, drawn: Any) -> Candidate:
         """Return what was drawn as a candidate of this order; the chain's first if there is none.
@@ -172,14 +192,88 @@ class ChainOrder:
             number = drawn.number
             if drawn.order is not None:
                 return tuple([self._by_key[each.target.key] for each in drawn.order])
+        if self._adjustment is None:
+            return self._order(first, now, number, None)
+        order = self._order(first, now, number, self._adjustment.present)
+        return order if first is NO_CANDIDATE else self._led_by(first, order, now)
+
+    def _led_by(
+        self, first: Candidate, order: tuple[Candidate, ...], now: float
+    ) -> tuple[Candidate, ...]:
+        """Return an order in which no live target stands before the one that was drawn.
+
+        One does if the penalties have changed since.
+        """
+        place, is_live = order.index(first), self._inputs.is_live
+        before = [each for each in order[:place] if is_live(each, now)]
+        if not before:
+            return order
+        blocked = [each for each in order[:place] if each not in before]
+        return (*blocked, first, *before, *order[place + 1 :])
+
+    def _order(
+        self,
+        first: Any,
+        now: float,
+        number: int | None,
+        adjust: Callable[[Sequence[Candidate]], Sequence[Candidate]] | None,
+    ) -> tuple[Candidate, ...]:
+        """Return all targets in order, each group adjusted."""
         order: list[Any] = []
         for group in self._groups:
             is_own = len(self._groups) == 1 or first in group.candidates
-            order += group.whole(first if is_own else NO_CANDIDATE, now, number)
+            part: Any = group.whole(first if is_own else NO_CANDIDATE, now, number)
+            order += part if adjust is None else adjust(part)
         return tuple(order)
 
     def __reduce__(self) -> str:
         return "_UNBOUND_ORDER"
+
+
+class PriorityOrder(ChainOrder):
+    """The order of a chain by priority and penalty: the same for all calls between two moves."""
+
+    __slots__ = ("_placed",)
+
+    def __init__(
+        self,
+        groups: Sequence[Order],
+        candidates: tuple[Candidate, ...],
+        inputs: OrderInputs,
+        adjustment: Adapting,
+    ) -> None:
+        super().__init__(groups, candidates, inputs, adjustment)
+        self._placed: tuple[int, tuple[Candidate, ...]] = -1, candidates
+        """``(moves until then, the targets in the order of then)``"""
+
+    def _adjusted(self, now: float) -> Any:
+        assert self._adjustment is not None
+        order = self._adaptive
+        if now >= order.due:
+            self._adjustment.look(now)
+        moves, candidates = self._placed
+        if moves != order.moves:
+            candidates = self._place()
+        for each in candidates:
+            if is_live(each, now):
+                return each
+        return NO_CANDIDATE
+
+    def _adjusted_at_once(self, now: float) -> Any:
+        order = self._adaptive
+        if now < order.due:
+            moves, candidates = self._placed
+            if moves == order.moves:
+                first = candidates[0]
+                return first if first.circuit.slot is not None else self._adjusted(now)
+        return NOT_DRAWN
+
+    def _place(self) -> tuple[Candidate, ...]:
+        assert self._adjustment is not None
+        moves = self._adaptive.moves  # before the penalties, which may change meanwhile
+        candidates = self._order(NO_CANDIDATE, 0.0, None, self._adjustment.present)
+        self._placed = moves, candidates
+        return candidates
 
 
 def nothing_drawn(now: float) -> Any:
@@ -222,7 +316,7 @@ class KeyedOrder:
         strategy: Sticky,
         candidates: tuple[Candidate, ...],
         clock: Callable[[], float],
-        adjustment: Adjustment | None = None,
+        adjustment: Adapting | None = None,
     ) -> None:
         self._key = strategy.key
         self._groups = [StickyOrder(group) for group in groups_of(candidates)]
@@ -243,7 +337,8 @@ class KeyedOrder:
             return KeyedDraw(self, key_hash, self._groups[0].first(key_hash))
         order: list[Any] = []
         for group in self._groups:
-            order += adjust(group.whole(key_hash))
+            own: Any = group.whole(key_hash)
+            order += adjust(own)
         return tuple(order)
 
     def whole(self, key_hash: int | None) -> tuple[Candidate, ...]:
@@ -350,7 +445,8 @@ def order_for(
     clock: Callable[[], float],
     step_of: Callable[[str], Callable[[], int]],
     figures: Any = None,
-    adjustment: Adjustment | None = None,
+    in_flight: Callable[[str], Any] | None = None,
+    adjustment: Adapting | None = None,
 ) -> ChainOrder | KeyedOrder | UsersOrder | None:
     """Return how calls with these options order their targets; None if as they are.
 
@@ -362,6 +458,7 @@ def order_for(
         clock: Monotonic seconds.
         step_of: Returns the step of a strategy, by its name: what counts its calls.
         figures: Samples of the policy's attempts, if it keeps some.
+        in_flight: Returns what is in flight on a key, if the strategy needs that.
         adjustment: What moves targets after the strategy, or None.
     """
     strategy: Any = options.strategy
@@ -379,6 +476,9 @@ def order_for(
         price_of=settings.price_of,
         step=step_of(strategy),
         figures=figures,
+        in_flight=in_flight,
     )
     groups = [BUILT_IN[strategy](group, inputs) for group in groups_of(candidates)]
+    if strategy == "priority" and adjustment is not None:
+        return PriorityOrder(groups, candidates, inputs, adjustment)
     return ChainOrder(groups, candidates, inputs, adjustment)

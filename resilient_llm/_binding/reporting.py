@@ -15,6 +15,7 @@ from resilient_llm._core.call.hooks import answered_at_once
 from resilient_llm._core.circuit import window
 from resilient_llm._core.circuit.outbox import CallTag
 from resilient_llm._core.circuit.permit import permit_of_inlined
+from resilient_llm._core.in_flight import FunctionInFlight
 from resilient_llm._drive.results import is_decided_by_class
 from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.runtime import runtime
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from resilient_llm._binding.ordering import Drawn
     from resilient_llm._core.call.call import Candidate
     from resilient_llm._core.circuit.window import Generation
-    from resilient_llm._core.in_flight import CountsOfTarget
+    from resilient_llm._core.in_flight import Counts, CountsOfTarget
 
 LOOK_AGAIN: Final = 1.0
 """Seconds after which a function that is not watched looks at the level of the log again.
@@ -147,9 +148,15 @@ class Reporting(Binding):
         with runtime.lock:
             self._see_plain(plain_type)
 
+    def _counts_now(self) -> Counts | None:
+        return None if self.deps is None else self.deps.counts
+
     def _look_at_log(self, now: float) -> None:
         """Notice that the level of the log was changed."""
         self._look_again_at(now + (window.REST if self.is_watched else LOOK_AGAIN))
+        if isinstance(self._counts_now(), FunctionInFlight) and not runtime.in_flight.is_used:
+            runtime.unbind_all()  # nobody chooses by what is in flight any more
+            return
         epoch, wanted = runtime.epoch, self._wanted_events()
         if wanted[:2] == (self.is_watched, self.hears_failures):
             return

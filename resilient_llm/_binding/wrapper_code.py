@@ -30,6 +30,10 @@ class Kind(NamedTuple):
     or a function of their own."""
     counting: bool = False
     """Whether its calls are counted for an exporter of metrics."""
+    in_flight: bool = False
+    """Whether it counts what is in flight on its keys."""
+    measuring: bool = False
+    """Whether it keeps samples of its answers, if a strategy draws its targets."""
     carries_ids: bool = False
     """Whether its calls carry their names, for `call_id`."""
     order: Literal["", "drawn", "passed"] = ""
@@ -164,6 +168,34 @@ The counts are read together with the circuit, without a call between, so that b
 state. Whatever the first target cannot take at once is left to the `Caller`, which counts skips.
 """
 
+_COUNTED_BY_PRIORITY: Final = _COUNTING_TEMPLATE[
+    _COUNTING_TEMPLATE.index("    {p}counts =") : _COUNTING_TEMPLATE.index("    {p}counts.begun")
+]
+_COUNTED_BY_DRAW: Final = """\
+    {p}counts = {p}to.counts
+"""
+_ANSWERED: Final = """\
+        return {p}result
+    return {wait}{p}resume"""
+_MEASURED: Final = """\
+        {p}to.keep({p}ended, {p}ended - {p}entered)
+"""
+_BEGUN: Final = """\
+    {p}counts.in_flight.begun += 1
+"""
+_EXPORTED: Final = {
+    "    {p}counts.begun += 1\n": "    {p}counts.inner.begun += 1\n",
+    "{p}counts.bounds": "{p}counts.inner.bounds",
+    "{p}counts.answers": "{p}counts.inner.answers",
+    "{p}counts.seconds": "{p}counts.inner.seconds",
+}
+"""What an exporter counts, if what is in flight on the key is counted as well."""
+_NOT_EXPORTED: Final = {
+    "    {p}counts.begun += 1\n": "",
+    "        {p}bucket = {p}bucket_of({p}counts.bounds, {p}took)\n": "",
+    "        {p}counts.answers[{p}bucket] += 1\n": "",
+    "        {p}counts.seconds += {p}took\n": "",
+}
 _CIRCUITS: Final = ("circuit", "second.", "others", "draw(")
 """Globals without which a wrapper makes no call by itself."""
 _PLAIN: Final = Kind()
@@ -184,7 +216,26 @@ def variant(kind: Kind) -> str:
     that has just entered it, runs the code of before. That finds no circuit any more, and so
     leaves the call to the `Caller`, which does what is wanted now.
     """
-    return ("counted_" if kind.counting else "") + ("named_" if kind.carries_ids else "")
+    words = {
+        "counted_": kind.counting,
+        "flying_": kind.in_flight,
+        "measured_": kind.measuring,
+        "named_": kind.carries_ids,
+    }
+    return "".join(word for word, is_meant in words.items() if is_meant)
+
+
+def _with_in_flight(template: str, *, exported: bool) -> str:
+    """Return the template of a wrapper that counts what is in flight on its keys.
+
+    Args:
+        template: That of a wrapper that counts for an exporter.
+        exported: Whether an exporter counts as well.
+    """
+    for line, instead in (_EXPORTED if exported else _NOT_EXPORTED).items():
+        template = template.replace(line, instead)
+    template = template.replace("    try:\n", _BEGUN + "    try:\n", 1)
+    return template.replace(_ANSWERED, "        {p}counts.in_flight.ended += 1\n" + _ANSWERED)
 
 
 def _with_call_id(template: str, end: str) -> str:
@@ -194,7 +245,9 @@ def _with_call_id(template: str, end: str) -> str:
         template: That of a wrapper whose calls do not.
         end: What ends a call.
     """
-    head, attempt, rest = template.rstrip().partition("\n    try:")
+    # What counts the begin stays next to the attempt: an interrupt may come with each call.
+    begin = _BEGUN if _BEGUN in template else ""
+    head, attempt, rest = template.rstrip().partition(f"\n{begin}    try:")
     body = (attempt + rest).replace("\n", "\n    ")
     body = body.replace("{p}to, {p}error)", "{p}to, {p}error, {p}number)")
     body = body.replace("{args}, {kwargs}\n", "{args}, {kwargs}, None, {p}number\n")
@@ -258,9 +311,16 @@ def _template(injection: Injection, kind: Kind) -> str:
         return _TEMPLATE_AS_PASSED
     if injection.gives_items:
         return _TEMPLATE_OF_ITEMS
-    template = _COUNTING_TEMPLATE if kind.counting else _TEMPLATE
+    template = _TEMPLATE
+    if kind.counting or kind.in_flight:
+        template = _COUNTING_TEMPLATE
     if kind.order == "drawn":
         template = template.replace(_BY_PRIORITY, _BY_DRAW)
+        template = template.replace(_COUNTED_BY_PRIORITY, _BY_DRAW + _COUNTED_BY_DRAW)
+    if kind.in_flight:
+        template = _with_in_flight(template, exported=kind.counting)
+    if kind.measuring:
+        template = template.replace(_ANSWERED, _MEASURED + _ANSWERED)
     if kind.carries_ids:
         # A coroutine may be sent on in other contexts.
         template = _with_call_id(template, "leave" if injection.is_async else "reset")

@@ -204,7 +204,15 @@ def _next_or_raise(name: str, value: Any) -> str:
     return check.choice(name, value, ("next", "raise"))
 
 
-STRATEGIES: Final = ("priority", "round_robin", "random", "weighted", "least_cost")
+STRATEGIES: Final = (
+    "priority",
+    "round_robin",
+    "random",
+    "weighted",
+    "least_cost",
+    "least_latency",
+    "least_busy",
+)
 """Names of the built-in strategies."""
 
 CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {

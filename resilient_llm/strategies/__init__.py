@@ -32,7 +32,9 @@ from resilient_llm.strategies._order import (
     OrderInputs,
     is_blocked,
 )
+from resilient_llm.strategies.least_busy import LeastBusy
 from resilient_llm.strategies.least_cost import LeastCost
+from resilient_llm.strategies.least_latency import LeastLatency
 from resilient_llm.strategies.priority import Priority, by_priority
 from resilient_llm.strategies.random import Shuffled
 from resilient_llm.strategies.round_robin import RoundRobin
@@ -66,5 +68,7 @@ BUILT_IN: Final[dict[str, Strategy]] = {
     "random": Shuffled,
     "weighted": Weighted,
     "least_cost": LeastCost,
+    "least_latency": LeastLatency,
+    "least_busy": LeastBusy,
 }
 """``{name: what makes the order of one priority group}``"""

@@ -89,7 +89,8 @@ class OrderInputs:
         step: Returns how many calls of the policy used the strategy before, and counts one more.
             A strategy with ``rotates`` is given that number; no failure may call this.
         figures: Samples of the policy's attempts, if the strategy is among those that need them.
-        in_flight: How many attempts are running on a candidate's key; None if nobody counts.
+        in_flight: Returns the counts of a key: ``begun`` less ``ended`` is how many attempts are
+            running on it, ``running`` the same. None unless the strategy is one that needs it.
     """
 
     __slots__ = (
@@ -113,7 +114,7 @@ class OrderInputs:
         step: Callable[[], int],
         changes: ChangesView,
         figures: Any = None,
-        in_flight: Callable[[Candidate], int] | None = None,
+        in_flight: Callable[[str], Any] | None = None,
     ) -> None:
         self.rng = rng
         self.is_live = is_live

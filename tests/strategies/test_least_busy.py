@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from random import Random
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from resilient_llm import Target
 from resilient_llm._core.in_flight import InFlight
@@ -43,6 +44,7 @@ class Policy:
                 is_degraded=lambda each, now: False,
                 price_of=lambda target: None,
                 step=itertools.count().__next__,
+                changes=cast("Any", SimpleNamespace(latest=None)),
                 in_flight=self.counts.__getitem__,
             ),
         )

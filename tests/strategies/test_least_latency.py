@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from random import Random
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -45,11 +46,12 @@ class Policy:
 
     def __init__(self, keys: Sequence[str] = (A, B, C)) -> None:
         self.figures = PolicyFigures(keys)
+        self.figures.begin(1_000.0, means=True)
         self.places = {key: Place(key) for key in keys}
         self.now = 1_000.0
         self.half_open: set[str] = set()
         self.order = LeastLatency(
-            list(self.places.values()),
+            cast("Any", list(self.places.values())),
             OrderInputs(
                 rng=Random(1),
                 is_live=lambda each, _: (
@@ -58,6 +60,7 @@ class Policy:
                 is_degraded=lambda each, now: False,
                 price_of=lambda target: None,
                 step=itertools.count().__next__,
+                changes=cast("Any", SimpleNamespace(latest=None)),
                 figures=self.figures,
             ),
         )
