@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from resilient_llm._values.health import BenchedModel, TargetHealth
     from resilient_llm._values.kinds import AttemptRecord, ErrorKind
     from resilient_llm._values.settings import Settings
+    from resilient_llm._values.strategy_call import StrategyCall
     from resilient_llm._values.stream_policy import StreamPolicy
     from resilient_llm._values.target import Attempt, Target
     from resilient_llm._values.verdict import Verdict
@@ -108,6 +109,7 @@ __all__ = [
     "RetryScheduled",
     "RetryStopped",
     "Settings",
+    "StrategyCall",
     "StreamCommitted",
     "StreamInterrupted",
     "StreamInterruptedError",
@@ -168,6 +170,7 @@ _MODULES = {
     "_values.health": "BenchedModel TargetHealth",
     "_values.kinds": "AttemptRecord ErrorKind",
     "_values.settings": "Settings",
+    "_values.strategy_call": "StrategyCall",
     "_values.stream_policy": "StreamPolicy",
     "_values.target": "Attempt Target",
     "_values.verdict": "Verdict",

@@ -10,6 +10,7 @@ from resilient_llm._values.adaptive import Adaptive
 from resilient_llm._values.kinds import ErrorKind
 from resilient_llm._values.policy import Hedge, OnDown, OnError, OnUnknown, WhenAllBenched
 from resilient_llm._values.settings import BreakerOptions, Settings
+from resilient_llm._values.sticky import Sticky
 from resilient_llm._values.stream_policy import StreamPolicy
 from resilient_llm._values.target import Target
 from resilient_llm._values.verdict import Verdict
@@ -24,7 +25,7 @@ class Changes(TypedDict, total=False):
     timeout: float | None
     attempt_timeout: float | None
     cooldown: float | None
-    strategy: str | Callable[..., Iterable[Target]] | None
+    strategy: str | Sticky | Callable[..., Iterable[Target]] | None
     adaptive: bool | Adaptive | None
     hedge: Hedge
     max_hedges: int | None

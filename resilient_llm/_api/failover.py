@@ -33,7 +33,7 @@ from resilient_llm._values.policy import (
     warn_of_attempts,
 )
 from resilient_llm._values.target import Target
-from resilient_llm.strategies import BUILT_IN as STRATEGIES
+from resilient_llm.strategies import by_priority
 
 if TYPE_CHECKING:
     from resilient_llm._binding.loop import AsyncAttempts, SyncAttempts
@@ -139,7 +139,7 @@ class Failover:
         self._given = dict(given)
         self._policy = Policy(
             targets,
-            tuple(STRATEGIES["priority"](targets)),
+            by_priority(targets),
             checked_options(given),
             frozenset(given),
             *([like.family] if like is not None and like.chain == targets else []),

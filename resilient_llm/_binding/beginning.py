@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from resilient_llm._binding import hooked
-from resilient_llm._binding.choosing import ordered
 from resilient_llm._binding.first_attempt import FirstAttempt
+from resilient_llm._binding.ordering import ChainOrder, Draw, KeyedDraw, may_skip
 from resilient_llm._binding.reporting import Reporting, new_id
 from resilient_llm._core.call.call import Call, share_of
 from resilient_llm._core.call.capabilities import NO_LACKS
@@ -18,10 +18,12 @@ from resilient_llm._runtime.tracing import named_call_id, note_call, open_trace
 from resilient_llm._values import event_names
 from resilient_llm._values.errors import NoCapableTargetError
 from resilient_llm._values.kinds import ErrorKind
+from resilient_llm.strategies import NOT_DRAWN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from resilient_llm._binding.ordering import KeyedOrder, UsersOrder
     from resilient_llm._core.call.call import Candidate
     from resilient_llm._core.call.capabilities import Demand, Lack
 
@@ -29,8 +31,15 @@ if TYPE_CHECKING:
 class Beginning(Reporting):
     """Binds one function, and begins its calls."""
 
-    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FirstAttempt:
+    def begin(  # noqa: C901  # what a call begins with, in order
+        self, args: tuple[Any, ...] | None, kwargs: dict[str, Any], drawn: Any = NOT_DRAWN
+    ) -> FirstAttempt:
         """Choose the targets of a call; admit its first attempt if the call flow is not needed.
+
+        Args:
+            args: Its positional arguments; None in the loop form, which has no arguments.
+            kwargs: Its keyword arguments.
+            drawn: What the wrapper has drawn for it, if anything.
 
         Raises:
             NoCapableTargetError: If none of the targets can take the call.
@@ -38,8 +47,8 @@ class Beginning(Reporting):
         candidates = self.candidates
         if candidates is None:
             candidates = self._bind()
-        options, call_id, entered, lacks = self.options, "", None, NO_LACKS
-        demand, demands = None, self.effect.demands
+        options, order, call_id, entered = self.options, self.order, "", None
+        demands, demand, lacks = self.effect.demands, None, NO_LACKS
         if call_ids.switch.is_on:
             call_id = named_call_id(open_trace()) or new_id()
             entered = call_ids.enter(call_id)
@@ -47,32 +56,33 @@ class Beginning(Reporting):
             if kwargs and self.injection.names:
                 kwargs, pinned = self.pins.without(kwargs)
                 if pinned is not None:
-                    candidates = (self.by_key[pinned.key],)
-            if options.strategy != "priority":
-                candidates = ordered(options.strategy, candidates)
+                    candidates, order = (self.by_key[pinned.key],), None
+            chosen, candidate = candidates, candidates[0]
+            if order is not None:
+                if order.names_call and not call_id:
+                    call_id = named_call_id(open_trace()) or new_id()
+                chosen, candidate = self._ordered(order, args, kwargs, drawn, call_id)
             if demands is not None:
-                demand, lacks = demands.of_call(candidates, args, kwargs)
+                demand, lacks = demands.of_call(candidates, args or (), kwargs)
         except BaseException as error:
             self._not_begun(candidates, error, call_id)
             if entered is not None:
                 call_ids.leave(entered)
             raise
-        first = FirstAttempt(candidates, candidates[0], kwargs, options, self.deps)
+        first = FirstAttempt(chosen, candidate, kwargs, options, self.deps)
         first.call_id, first.entered = call_id, entered
         self._note(first)
         if runtime.dispatcher.hooks:
             self._begin_hook(first)
         first.entered_at = runtime.clock()
-        candidate: Candidate | None = candidates[0]
         if lacks:
             assert demand is not None
-            candidate = self._capable(first, demand, lacks)
-        generation = None if candidate is None else candidate.circuit.slot
-        if (
-            generation is not None
-            and not self.is_stream
-            and (not self.needs_limits or self._limit(first))
-        ):
+            capable, chosen = self._capable(first, demand, lacks), first.candidates
+            if capable is None:
+                return first
+            candidate = capable
+        generation = candidate.circuit.slot
+        if generation is not None and self._needs_no_flow(first, chosen, candidates):
             first.generation = generation
         return first
 
@@ -84,6 +94,23 @@ class Beginning(Reporting):
             first.outcome = note_call(trace, first.call_id)
         elif self.takes_attempt:
             first.call_id = first.call_id or new_id()
+
+    def _needs_no_flow(
+        self,
+        first: FirstAttempt,
+        chosen: tuple[Candidate, ...] | Draw,
+        candidates: tuple[Candidate, ...],
+    ) -> bool:
+        """Return whether the first attempt of a call may be made before there is a call flow.
+
+        Args:
+            first: The first attempt.
+            chosen: The targets of the call in order, or what was drawn for it.
+            candidates: All targets, by priority.
+        """
+        if self.is_stream or (isinstance(chosen, Draw) and not self._leads(first, candidates)):
+            return False
+        return not self.needs_limits or self._limit(first, candidates, chosen)
 
     def _begin_hook(self, first: FirstAttempt) -> None:
         try:
@@ -133,17 +160,56 @@ class Beginning(Reporting):
         missing = {each.target.key: first.lacks[each.target.key].words for each in first.candidates}
         raise NoCapableTargetError(sorted(demand.words), demand.tokens, missing)
 
-    def _limit(self, first: FirstAttempt) -> bool:
-        """Set the limit of a first attempt; return False if that depends on more than is known."""
+    def _ordered(
+        self,
+        order: ChainOrder | KeyedOrder | UsersOrder,
+        args: tuple[Any, ...] | None,
+        kwargs: dict[str, Any],
+        drawn: Any,
+        call_id: str,
+    ) -> tuple[tuple[Candidate, ...] | Draw, Candidate]:
+        """Return the targets of a call in order, or what is drawn for it; and its first target."""
+        if isinstance(order, ChainOrder):
+            now = runtime.clock()
+            draw = Draw(order, order.draw(now) if drawn is NOT_DRAWN else drawn, now)
+            return draw, draw.candidate
+        # Without the function, where that is passed as the first argument.
+        own = args[1:] if args and self.injection.is_passed else args
+        chosen = order.of(own, kwargs, call_id)
+        return chosen, chosen.candidate if isinstance(chosen, KeyedDraw) else chosen[0]
+
+    def _leads(self, first: FirstAttempt, candidates: tuple[Candidate, ...]) -> bool:
+        """Return whether no target that the call has to skip stands before the one that was drawn.
+
+        The rest of the order is drawn only if there may be one.
+        """
+        return not may_skip(candidates) or first.candidates[0] is first.candidate
+
+    def _limit(
+        self,
+        first: FirstAttempt,
+        candidates: tuple[Candidate, ...],
+        chosen: tuple[Candidate, ...] | Draw,
+    ) -> bool:
+        """Set the limit of a first attempt; return False if that depends on more than is known.
+
+        Args:
+            first: The first attempt.
+            candidates: All targets, by priority.
+            chosen: Those of the call in order, or what was drawn for it.
+        """
         timeout = first.options.timeout
         limit = first.limit = self.limits[first.candidate.target.key]
         first.limits = limit, False
         if timeout is not None:
             # The limit depends on whether another target is live.
-            following = first.following()
-            if following is not None and following.circuit.slot is None:
+            if isinstance(chosen, Draw):  # then any other may be the next one
+                following = [each for each in candidates if each is not first.candidate]
+            else:
+                following = first.following()
+            if following and all(each.circuit.slot is None for each in following):
                 return False
-            first.limits = share_of(timeout, limit, is_last=following is None)
+            first.limits = share_of(timeout, limit, is_last=not following)
             first.limit = first.limits[0]
         return True
 

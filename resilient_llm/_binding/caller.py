@@ -30,13 +30,16 @@ from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.errors import ConfigurationError, ResilientLLMError
 from resilient_llm._values.kinds import ErrorKind
+from resilient_llm._values.target import Target
+from resilient_llm.strategies import NOT_DRAWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from resilient_llm._binding.ordering import Drawn
+    from resilient_llm._core.call.call import Candidate
     from resilient_llm._core.circuit.window import Generation
     from resilient_llm._core.in_flight import CountsOfTarget
-    from resilient_llm._values.target import Target
 
 
 _names: Final = call_ids.switch
@@ -58,7 +61,7 @@ class Caller(Resuming):
     # Entries.
 
     @property
-    def entry(self) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
+    def entry(self) -> Callable[..., Any]:
         """The method that makes a call of this kind of function."""
         if self.injection.gives_items:
             return self.stream
@@ -85,9 +88,12 @@ class Caller(Resuming):
 
         return astreams.StreamSession(start).present()
 
-    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Make one call; return an awaitable if the function does."""
-        first = self.begin(args, kwargs)
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], drawn: Any = NOT_DRAWN) -> Any:
+        """Make one call; return an awaitable if the function does.
+
+        ``drawn`` is what the wrapper has drawn for it, if it has.
+        """
+        first = self.begin(args, kwargs, drawn)
         try:
             generation = first.generation
             if generation is None:
@@ -132,9 +138,11 @@ class Caller(Resuming):
             if first.entered is not None:
                 call_ids.leave(first.entered)
 
-    async def call_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    async def call_async(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], drawn: Any = NOT_DRAWN
+    ) -> Any:
         """Make one call; its first attempt is cut off at its limit."""
-        first = self.begin(args, kwargs)
+        first = self.begin(args, kwargs, drawn)
         try:
             generation = first.generation
             if generation is None:
@@ -196,7 +204,7 @@ class Caller(Resuming):
         generation: Generation,
         entered_at: float,
         ended_at: float,
-        target: Target,
+        called: Target | Candidate | Drawn,
         result: Any,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
@@ -208,15 +216,15 @@ class Caller(Resuming):
 
         The only place for that: streams and awaitables are guarded further, ``reject`` is asked,
         and the circuit, observers and traces are told. A `FirstAttempt` is made for a call of the
-        wrapper only where one is needed, since most answers need none. ``number`` is that of the
-        call, if calls carry their names.
+        wrapper only where one is needed, since most answers need none. ``called`` is the target, or
+        what a strategy has drawn. ``number`` is that of the call, if calls carry their names.
         """
         if first is None and _names.is_on:
             number = call_ids.taken(entered_at) if number is None else number
             if number is not None:
-                first = self._wrappers_attempt(generation, entered_at, target, number, counts)
+                first = self._wrappers_attempt(generation, entered_at, called, number, counts)
         if type(result) is not self.plain_type:
-            known = first, generation, entered_at, target
+            known = first, generation, entered_at, called
             first, guarded = self._guard(*known, result, args, kwargs, counts)
             if guarded is not NO_ANSWER:
                 try:
@@ -231,13 +239,13 @@ class Caller(Resuming):
                     verdict = fault_of(said) if (said := reject(result)) else None
                 except BaseException as error:
                     first = first or self._wrappers_attempt(
-                        generation, entered_at, target, None, counts
+                        generation, entered_at, called, None, counts
                     )
                     judge_raised(*self._running(first), error)
                     raise
                 if verdict is not None:
                     first = first or self._wrappers_attempt(
-                        generation, entered_at, target, None, counts
+                        generation, entered_at, called, None, counts
                     )
                     pending = self._refused(first, ended_at, verdict)
                     if self.injection.is_async:
@@ -253,6 +261,7 @@ class Caller(Resuming):
             ):
                 generation.n += 1
             else:
+                target = called if isinstance(called, Target) else called.target
                 self._report(generation, entered_at, ended_at, target, first, counts)
             return result
         finally:
@@ -264,7 +273,7 @@ class Caller(Resuming):
         first: FirstAttempt | None,
         generation: Generation,
         entered_at: float,
-        target: Target,
+        called: Target | Candidate | Drawn,
         result: Any,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
@@ -275,7 +284,7 @@ class Caller(Resuming):
         if not is_awaited and kind is None:
             self._is_plain(result)
             return first, NO_ANSWER
-        first = first or self._wrappers_attempt(generation, entered_at, target, None, counts)
+        first = first or self._wrappers_attempt(generation, entered_at, called, None, counts)
         if is_awaited:
             if not self.injection.is_async:
                 first.count_withdrawn()  # until it is awaited, if ever

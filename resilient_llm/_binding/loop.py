@@ -177,7 +177,7 @@ class _Attempts:
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
-        self._first: FirstAttempt | None = caller.begin((), {})
+        self._first: FirstAttempt | None = caller.begin(None, {})
         if self._first.entered is not None:  # what belongs to the call are the blocks of the loop
             call_ids.leave(self._first.entered)
         self._call: Call | None = None

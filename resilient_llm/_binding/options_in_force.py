@@ -13,6 +13,7 @@ from resilient_llm._binding.demands import Demands
 from resilient_llm._binding.injection import keeps_limits
 from resilient_llm._core.backoff import as_backoff
 from resilient_llm._values.policy import DEFAULTS
+from resilient_llm._values.strategy_call import wants_call
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +43,7 @@ class OptionsEffect:
         needs_figures: Whether samples of its attempts are kept.
         is_inlined: Whether the wrapper may make the first attempt by itself. This is the only
             list of what it cannot do.
+        takes_call: Whether the strategy needs to know the arguments of a call.
     """
 
     __slots__ = (
@@ -55,6 +57,7 @@ class OptionsEffect:
         "needs_figures",
         "needs_limits",
         "options",
+        "takes_call",
     )
 
     def __init__(
@@ -102,11 +105,12 @@ class OptionsEffect:
         )
         """Whether a failure may be all that is known of an attempt: see `SecondAttempt`."""
         cuts_off = self.has_limits and injection.is_async
+        self.takes_call = wants_call(options.strategy)
         self.is_inlined = not (
             self.is_stream
             or takes_attempt
             or cuts_off
-            or options.strategy != "priority"
+            or not isinstance(options.strategy, str)
             or self.demands is not None
         )
 

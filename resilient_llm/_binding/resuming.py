@@ -29,7 +29,8 @@ from resilient_llm._values import event_names
 from resilient_llm._values.errors import ResilientLLMError
 
 if TYPE_CHECKING:
-    from resilient_llm._core.call.call import Call
+    from resilient_llm._binding.ordering import Drawn
+    from resilient_llm._core.call.call import Call, Candidate
     from resilient_llm._core.call.call_flow import CallFlow
     from resilient_llm._core.call.steps import Step
     from resilient_llm._core.circuit.window import Generation
@@ -48,14 +49,15 @@ class Resuming(Beginning):
         self,
         generation: Generation,
         entered_at: float,
-        target: Target,
+        called: Target | Candidate | Drawn,
         error: BaseException,
         number: int | None = None,
         counts: CountsOfTarget | None = None,
     ) -> SecondAttempt | PendingCall | None:
         """Find out how a call goes on after the wrapper's first attempt failed.
 
-        ``number`` is that of the call, if calls carry their names.
+        ``called`` is the target, or what a strategy has drawn. ``number`` is that of the call, if
+        calls carry their names.
 
         Returns:
             How the call goes on; None if the error is raised unchanged.
@@ -68,7 +70,7 @@ class Resuming(Beginning):
             else was_cut_off(error)
         )
         is_simple = self.candidates is not None and self.effect.is_simple and not cancelled
-        first = self._wrappers_attempt(generation, entered_at, target, number, counts)
+        first = self._wrappers_attempt(generation, entered_at, called, number, counts)
         if is_simple and first.candidate is not first.candidates[-1]:
             return self._moved_on(first, generation, error)
         return self._failed(first, error, cancelled=cancelled)

@@ -13,7 +13,7 @@ from resilient_llm._binding.annotations import SeenSignature, annotations_of
 from resilient_llm._binding.caller import Caller
 from resilient_llm._binding.injection import Injection, injection_of, keeps_limits
 from resilient_llm._binding.method_copy import copy_of_method
-from resilient_llm._binding.wrapper_code import Codes, generate
+from resilient_llm._binding.wrapper_code import Codes, Kind, generate
 from resilient_llm._runtime.chains import note_function
 from resilient_llm._values.errors import ConfigurationError
 
@@ -110,13 +110,14 @@ def _wrapper(
     """
     caller = Caller(holder._policy, injection)
     note_function(holder, injection.fn)
-    kind = caller.calls_by_invoker, False, False
+    kind = Kind(caller.calls_by_invoker)
     if kind not in codes:
-        codes[kind] = generate(injection, by_invoker=kind[0])
+        codes[kind] = generate(injection, kind)
     code, prefix, defaults, keyword_defaults = codes[kind]
     fn = injection.fn
     wrapper: Any = types.FunctionType(code, caller.wrap(prefix, codes), _name(fn), defaults)
     caller.wrapper_function = weakref.ref(wrapper)
+    caller.pass_arguments_on()
     wrapper.__kwdefaults__ = keyword_defaults or None
     functools.update_wrapper(wrapper, fn, _COPIED)
     hidden = {p.name for p in injection.parameters} - set(injection.outer.parameters)

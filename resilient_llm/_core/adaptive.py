@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import threading
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from resilient_llm._values.adaptive import Adaptive
     from resilient_llm._values.target import Target
 
+
+class HasTarget(Protocol):
+    """A candidate."""
+
+    @property
+    def target(self) -> Target: ...
+
+
 T = TypeVar("T")
+C = TypeVar("C", bound=HasTarget)
 
 PAUSE: Final = 1.0
 """Least seconds between two computations."""
@@ -143,6 +152,8 @@ def _placed_in_group(group: Sequence[T], penalty_of: Callable[[T], int]) -> list
     for start in range(len(order) - 1, -1, -1):
         penalty = penalty_of(order[start])
         place, left = start, penalty
+        if not penalty:
+            continue
         for index in range(start + 1, len(order)):
             if not left:
                 break
@@ -253,18 +264,23 @@ class AdaptiveOrder:
         self.moves = 0
         self.due = _NEVER
 
+    def begin(self, now: float) -> None:
+        """Note what time it is when a function is bound: the clock may be another one since."""
+        if now < self._looked_at:
+            with self._lock:
+                self._moved_at.clear()
+                self._looked_at = self.due = _NEVER
+
     def computed(self, now: float) -> Sequence[Move]:
         """Compute the penalties if that is due; return the targets that have moved.
 
         Args:
             now: Monotonic seconds.
         """
-        if now < self.due and now >= self._looked_at:
+        if now < self.due:
             return ()
         with self._lock:
-            if now < self._looked_at:
-                self._moved_at.clear()  # the clock was exchanged for an earlier one
-            elif now < self.due:
+            if now < self.due:
                 return ()
             self._looked_at, self.due = now + 0.0, now + PAUSE
             return self._computed(now + 0.0)
@@ -317,6 +333,11 @@ class AdaptiveOrder:
         """
         penalties = self.penalties
         return self._placed(items, penalties, target_of) if penalties else items
+
+    def placed_group(self, group: Sequence[C]) -> Sequence[C]:
+        """Return candidates of one priority group, which a strategy has ordered, likewise."""
+        penalties = self.penalties
+        return _placed_in_group(group, lambda each: penalties.get(each.target.key, 0))
 
     @staticmethod
     def _placed(

@@ -142,6 +142,9 @@ class FunctionCounts:
 
     __slots__ = ("bound", "cancelled", "failed", "ledger", "name", "targets")
 
+    is_exported = True
+    """Whether an exporter of metrics counts."""
+
     def __init__(self, ledger: Ledger, name: str) -> None:
         self.ledger = ledger
         self.name = name

@@ -8,11 +8,12 @@ be explored, which nothing but another attempt would show to have become better.
 Theory of operation. A healthy call keeps its sample without a lock. CPython with a global
 interpreter lock switches threads, runs signal handlers and collects garbage only where a function
 is entered, where a call returns and at a jump backwards, or where an object is made that the
-collector tracks (see circuit/window.py). The last part of `TargetFigures.answered` does none of
-these: it reads and stores floats and integers in slots and in lists of fixed length, so all its
-stores are one step for every other thread. `_rebased` works on copies; it puts them in place after
-a comparison with the number of samples, and between this comparison and its stores there is no
-call, either. `LockedFigures` is for an interpreter without that lock.
+collector tracks (see circuit/window.py). `TargetFigures.answered`, and the last part of
+`answered_for_mean`, do none of these: they read and store floats and integers in slots and in lists
+of fixed length, so all their stores are one step for every other thread. `_weighed` works on
+copies; it puts them in place after a comparison with the number of samples, and between this
+comparison and its stores there is no call, either. `LockedFigures` is for an interpreter without
+that lock.
 
 Memory is constant: `MOST_SAMPLES` samples of a target that was called, and no list for one that
 never answered.
@@ -20,6 +21,7 @@ never answered.
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from typing import TYPE_CHECKING, Any, Final
@@ -27,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 from resilient_llm._core.circuit import window
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from resilient_llm._values.adaptive import Adaptive
 
@@ -41,7 +43,7 @@ _NEVER: Final = -math.inf
 _HALVINGS: Final = 1.0 / HALF_LIFE
 _NEAR: Final = 600.0
 """Seconds after which weights are computed anew, since a sum of far larger ones is not exact. Time
-that seems to go back by more than that is the time of another clock."""
+that goes back by more than that is the time of another clock."""
 _NOTHING: Final[list[float]] = []
 EXPLORED_AGAIN: Final = 60.0
 """Least seconds between two explorations of a target; a sample that is older is out of date."""
@@ -63,13 +65,14 @@ class TargetFigures:
         ended_at: When an attempt last ended without a sample, for whatever reason.
         explored_at: When it last went first in order to be explored.
         mean: Mean of the samples weighted by ``2 ** (-age / HALF_LIFE)``, infinity without any.
-            The ages of all grow alike, so it changes only with a new sample.
+            The ages of all grow alike, so it changes only with a new sample. It is kept up to date
+            by `answered_for_mean` only.
     """
 
     __slots__ = (
         "_at",
-        "_from",
         "_lock",
+        "_parts",
         "_seconds",
         "_since",
         "_until",
@@ -86,44 +89,94 @@ class TargetFigures:
         "refusals",
     )
 
-    def __init__(self) -> None:
-        self.count: int = 0
+    def __init__(self, lock: threading.RLock) -> None:
+        self._lock = lock
         self.failures = 0
         self.refusals = 0
-        self.mean: float = math.inf
-        self.newest_at = _NEVER
         self.failed_at = _NEVER
         self.ended_at = _NEVER
         self.explored_at = _NEVER
-        self._at = _NOTHING
+        self._parts = self._weights = _NOTHING
+        self._since = self._until = _NEVER
+        self._begin(_NOTHING, _NOTHING)
+
+    def _begin(self, at: list[float], seconds: list[float]) -> None:
+        self.count: int = 0
+        self.newest_at = _NEVER
+        self._at = at
         """When each sample was taken; the sample number ``n`` is at ``n & _LAST``."""
-        self._seconds = _NOTHING
-        self._weights = _NOTHING
-        self._since = _NEVER
-        """The moment at which a sample weighs 1 in the sums: they need no update as time passes."""
-        self._from = self._until = math.inf
-        """Bounds of the time in which that moment is near enough; none before the first sample."""
+        self._seconds = seconds
+        self.mean: float = math.inf
         self._weighted = 0.0
-        """Sum of the kept samples' seconds by their weights."""
+        """Sum of ``_parts``: of the samples' seconds by their weights."""
         self._weight = 0.0
-        """Sum of these weights."""
-        self._lock = threading.RLock()
+        """Sum of ``_weights``. A sample weighs 1 that is taken at ``_since``."""
 
     # Changes.
 
     def answered(self, now: float, seconds: float) -> None:
         """Keep a sample; `seconds` of a stream are those to its first content."""
-        if now > self._until or now < self._from:
-            self._prepare(now)
+        try:
+            # No call and no jump backwards from here on: see the theory of operation.
+            place = self.count & _LAST
+            self._at[place] = now
+            self._seconds[place] = seconds
+            self.count += 1
+            self.newest_at = now
+        except IndexError:
+            self._make_room()
+            self.answered(now, seconds)
+
+    def answered_for_mean(self, now: float, seconds: float) -> None:
+        """Keep a sample, and bring the mean up to date."""
+        if now > self._until:
+            self.weigh(now)
         # No call and no jump backwards from here on: see the theory of operation.
-        place, weights, kept = self.count & _LAST, self._weights, self._seconds
-        weight, gone = 2.0 ** ((now - self._since) * _HALVINGS), weights[place]
-        total = self._weight + weight - gone
-        weighted = self._weighted + seconds * weight - kept[place] * gone
-        self._weight, self._weighted, self.mean = total, weighted, weighted / total
-        weights[place], kept[place], self._at[place] = weight, seconds, now
+        place, weights, parts = self.count & _LAST, self._weights, self._parts
+        weight = 2.0 ** ((now - self._since) * _HALVINGS)
+        part = seconds * weight
+        self._weight = total = self._weight + weight - weights[place]
+        self._weighted = weighted = self._weighted + part - parts[place]
+        weights[place], parts[place], self._at[place] = weight, part, now
+        self.mean = weighted / total
+        self._seconds[place] = seconds
         self.count += 1
         self.newest_at = now
+
+    def _make_room(self) -> None:
+        with self._lock:
+            if not self._at:
+                self._begin([0.0] * MOST_SAMPLES, [0.0] * MOST_SAMPLES)
+
+    def weigh(self, now: float) -> None:
+        """Compute weights and mean anew from the samples, so that they refer to this moment."""
+        self._make_room()
+        with self._lock:
+            while now > self._until and not self._weighed(now + 0.0):
+                pass  # a sample came meanwhile
+
+    def _weighed(self, since: float) -> bool:
+        count, at, seconds = self.count, self._at[:], self._seconds[:]
+        weights = [2.0 ** ((each - since) * _HALVINGS) for each in at[:count]]
+        parts = [weight * took for weight, took in zip(weights, seconds, strict=False)]
+        weight, weighted = sum(weights), sum(parts)
+        missing = MOST_SAMPLES - len(weights)
+        weights += [0.0] * missing
+        parts += [0.0] * missing
+        if count == self.count:
+            self._weights, self._parts = weights, parts
+            self._weight, self._weighted = weight, weighted
+            self.mean = weighted / weight if weight else math.inf
+            self._since, self._until = since, since + _NEAR
+            return True
+        return False
+
+    def begin_anew(self, now: float) -> None:
+        """Forget the samples if they are of a time to come: the clock was exchanged since."""
+        if self.newest_at > now + _NEAR:
+            with self._lock:
+                self._since = self._until = _NEVER
+                self._begin(_NOTHING, _NOTHING)
 
     def failed(self, now: float, *, harms: bool) -> None:
         """Count a failed attempt.
@@ -157,38 +210,6 @@ class TargetFigures:
             return False
         self.explored_at = now
         return True
-
-    def _prepare(self, now: float) -> None:
-        """Make room for samples, or compute the sums anew from the samples that there are."""
-        now += 0.0  # a moment of a fake clock is more than a float
-        with self._lock:
-            if self._from <= now <= self._until:
-                return  # another thread did it
-            if now < self._from:  # the first sample, or the clock was exchanged for an earlier one
-                self._begin(now, [0.0] * MOST_SAMPLES, [0.0] * MOST_SAMPLES, [0.0] * MOST_SAMPLES)
-                return
-            while not self._rebased(now):
-                pass
-
-    def _begin(self, now: float, at: list[float], seconds: list[float], w: list[float]) -> None:
-        self._at, self._seconds, self._weights = at, seconds, w
-        self._since, self._from, self._until = now, now - _NEAR, now + _NEAR
-        self._weighted = self._weight = 0.0
-        self.newest_at = _NEVER
-        self.count = 0
-
-    def _rebased(self, since: float) -> bool:
-        """Have the sums refer to another moment; return False if a sample came meanwhile."""
-        count, at, seconds = self.count, self._at[:], self._seconds[:]
-        weights = [2.0 ** ((each - since) * _HALVINGS) for each in at[:count]]
-        weighted = sum(weight * took for weight, took in zip(weights, seconds, strict=False))
-        total = sum(weights)
-        weights += [0.0] * (MOST_SAMPLES - len(weights))
-        if count == self.count:
-            self._weights, self._weighted, self._weight = weights, weighted, total
-            self._since, self._from, self._until = since, since - _NEAR, since + _NEAR
-            return True
-        return False
 
     # Questions.
 
@@ -233,6 +254,10 @@ class LockedFigures(TargetFigures):
         with self._lock:
             super().answered(now, seconds)
 
+    def answered_for_mean(self, now: float, seconds: float) -> None:
+        with self._lock:
+            super().answered_for_mean(now, seconds)
+
     def explores(self, now: float) -> bool:
         with self._lock:
             return super().explores(now)
@@ -241,17 +266,27 @@ class LockedFigures(TargetFigures):
 class PolicyFigures:
     """Figures of the attempts of one policy. All methods may be called from any thread."""
 
-    __slots__ = ("__weakref__", "_explored", "_lock", "of", "orders")
+    __slots__ = ("__weakref__", "_explored", "_lock", "_steps", "keeps_means", "of", "orders")
 
     def __init__(self, keys: Iterable[str]) -> None:
         self.orders: dict[Adaptive, Any] = {}
         """``{options of adaptive=: the order by them}``; see `adaptive.order_of`."""
+        self._lock = threading.RLock()
         made = TargetFigures if window.LOCK_FREE else LockedFigures
-        self.of: dict[str, TargetFigures] = {key: made() for key in keys}
+        self.of: dict[str, TargetFigures] = {key: made(self._lock) for key in keys}
         """``{key: figures of the target}``; nothing is added or taken away."""
+        self.keeps_means = False
+        """Whether the mean of each target is kept up to date, which costs a call more."""
+        self._steps: dict[str, Callable[[], int]] = {}
         self._explored = -1
         """Number of the last call that explored a target whose samples are out of date."""
-        self._lock = threading.RLock()
+
+    def step_of(self, strategy: str) -> Callable[[], int]:
+        """Return what counts the calls that use a strategy: the number of earlier ones.
+
+        Two threads never get one number.
+        """
+        return self._steps.setdefault(strategy, itertools.count().__next__)
 
     def explores(self, now: float, number: int, oldest: TargetFigures) -> bool:
         """Take the leave to explore a target whose samples are out of date.
@@ -280,7 +315,32 @@ class PolicyFigures:
 
     def answered(self, key: str, now: float, seconds: float) -> None:
         """Keep a sample of a target; `seconds` of a stream are those to its first content."""
-        self.of[key].answered(now, seconds)
+        self.keep_of(key)(now, seconds)
+
+    def keep_of(self, key: str) -> Callable[[float, float], None]:
+        """Return what keeps a sample of a target; it takes the time and the seconds."""
+        figures = self.of[key]
+        return figures.answered_for_mean if self.keeps_means else figures.answered
+
+    def begin(self, now: float, *, means: bool) -> bool:
+        """Note that a function is bound to these figures.
+
+        Args:
+            now: Monotonic seconds, perhaps of another clock than before.
+            means: Whether it needs the means.
+
+        Returns:
+            Whether samples have to be kept in another way from now on.
+        """
+        for figures in self.of.values():
+            figures.begin_anew(now)
+        if self.keeps_means or not means:
+            return False
+        self.keeps_means = True
+        for figures in self.of.values():
+            if figures.count:
+                figures.weigh(now)
+        return True
 
     def unanswered(self, key: str, now: float) -> None:
         """Note that an attempt on a target has ended of which nothing is counted here."""

@@ -166,12 +166,14 @@ class FunctionInFlight:
     Has what the code of a call asks of `FunctionCounts`.
     """
 
-    __slots__ = ("inner", "targets")
+    __slots__ = ("inner", "is_exported", "targets")
 
     def __init__(
         self, keys: KeysInFlight, chain: Sequence[Target], inner: FunctionCounts | None
     ) -> None:
         self.inner = inner
+        self.is_exported = inner is not None
+        """Whether an exporter of metrics counts as well."""
         self.targets = {
             target.key: TargetInFlight(
                 self, keys.of(target.key), None if inner is None else inner.target(target.key)
@@ -181,6 +183,10 @@ class FunctionInFlight:
 
     def target(self, key: str) -> TargetInFlight:
         return self.targets[key]
+
+    def of(self, key: str) -> InFlight:
+        """Return what is in flight on one of the keys, over all functions."""
+        return self.targets[key].in_flight
 
     def call_cancelled(self) -> None:
         if self.inner is not None:

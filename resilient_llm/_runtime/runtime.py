@@ -166,6 +166,19 @@ class Runtime:
             if number in known and known[number] is gone:
                 del known[number]
 
+    def begin_figures(self, policy: Policy, *, means: bool) -> PolicyFigures:
+        """Return the same for a function that is bound now and keeps samples.
+
+        Args:
+            policy: The policy.
+            means: Whether it needs the mean of each target.
+        """
+        with self.lock:
+            figures = self.figures_of(policy)
+            if figures.begin(self.clock(), means=means):
+                self.unbind_all()  # others have kept samples in another way
+        return figures
+
     def figures_of(self, policy: Policy) -> PolicyFigures:
         """Return the figures of a policy in the present state."""
         with self.lock:
@@ -195,9 +208,14 @@ class Runtime:
         """
         if adaptive is False:
             return None
+        priorities = [target.priority for target in policy.chain]
+        if len(set(priorities)) == len(priorities):
+            return None  # each is alone in its group
         options = Adaptive() if adaptive is True else adaptive
         with self.lock:
-            return order_of(options, policy.in_priority, self.figures_of(policy))
+            order = order_of(options, policy.in_priority, self.figures_of(policy))
+        order.begin(self.clock())
+        return order
 
     def known_order_of(self, policy: Policy) -> AdaptiveOrder | None:
         """Return the same if a call has asked for it already; changes nothing."""

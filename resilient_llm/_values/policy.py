@@ -15,6 +15,8 @@ from resilient_llm._values import checks as check
 from resilient_llm._values.adaptive import Adaptive
 from resilient_llm._values.checks import unknown_names
 from resilient_llm._values.errors import ConfigurationError
+from resilient_llm._values.sticky import Sticky
+from resilient_llm._values.strategy_call import checked_strategy
 from resilient_llm._values.stream_policy import StreamPolicy, stream_policy
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ class FailoverOptions(TypedDict, total=False):
     timeout: float | None
     attempt_timeout: float | None
     cooldown: float | None
-    strategy: str | Callable[..., Iterable[Target]]
+    strategy: str | Sticky | Callable[..., Iterable[Target]]
     adaptive: bool | Adaptive
     hedge: Hedge
     max_hedges: int
@@ -101,9 +103,11 @@ class Options(Defaults):
 
 
 def _strategy(name: str, value: Any) -> Any:
+    if isinstance(value, Sticky):
+        return value
     if callable(value):
-        return check.function(name, value)
-    also = "a function from targets to targets in order"
+        return checked_strategy(name, check.function(name, value))
+    also = "strategies.sticky(key) or a function from targets to targets in order"
     return check.choice(name, value, STRATEGIES, also=also)
 
 
@@ -200,7 +204,15 @@ def _next_or_raise(name: str, value: Any) -> str:
     return check.choice(name, value, ("next", "raise"))
 
 
-STRATEGIES: Final = ("priority",)
+STRATEGIES: Final = (
+    "priority",
+    "round_robin",
+    "random",
+    "weighted",
+    "least_cost",
+    "least_latency",
+    "least_busy",
+)
 """Names of the built-in strategies."""
 
 CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {

@@ -8,12 +8,15 @@ attempts longer, and so gets fewer of the next ones.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from resilient_llm.strategies._order import NO_CANDIDATE, Candidate, Order, OrderInputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+_NOBODY: Final[tuple[Candidate, ...]] = ()
 
 
 class LeastBusy(Order):
@@ -27,13 +30,11 @@ class LeastBusy(Order):
         super().__init__(candidates, inputs)
         assert inputs.in_flight is not None
         of = inputs.in_flight
-        self._rows = tuple(
-            [(each, each.circuit, of(each.target.key)) for each in self.candidates]
-        )
+        self._rows = tuple([(each, each.circuit, of(each.target.key)) for each in self.candidates])
         self._counts = {each.target.key: counts for each, _, counts in self._rows}
 
     def first(self, now: float, number: int | None = None) -> Candidate:
-        least, found = sys.maxsize, list[Candidate]()
+        least, found = sys.maxsize, _NOBODY
         for candidate, circuit, counts in self._rows:
             running = counts.begun - counts.ended
             if running > least or (
@@ -42,9 +43,9 @@ class LeastBusy(Order):
             ):
                 continue
             if running < least:
-                least, found = running, [candidate]
+                least, found = running, (candidate,)
             else:
-                found.append(candidate)
+                found = (*found, candidate)
         if not found:
             return NO_CANDIDATE
         if number is None:

@@ -26,21 +26,24 @@ OUT_OF_DATE: Final = 60.0
 class LeastLatency(Order):
     """The targets by the mean of their samples, ascending; those without a sample come last."""
 
-    __slots__ = ("_figures", "_means", "_rows")
+    __slots__ = ("_explores_at", "_figures", "_means", "_rows", "_step")
 
     rotates = True  # the number of calls decides which of them may explore
 
     def __init__(self, candidates: Sequence[Candidate], inputs: OrderInputs) -> None:
         super().__init__(candidates, inputs)
         self._figures: Any = inputs.figures
+        self._step = inputs.step
+        self._explores_at = -math.inf
+        """When a target may next have to be explored."""
         of = self._figures.of
         self._rows = tuple([(each, each.circuit, of[each.target.key]) for each in self.candidates])
         self._means = {each.target.key: figures for each, _, figures in self._rows}
 
     def first(self, now: float, number: int | None = None) -> Candidate:
         if number is None:
-            number = self.inputs.step()
-        old, least, needs_look = now - OUT_OF_DATE, math.inf, False
+            number = self._step()
+        least = math.inf
         best: Candidate = NO_CANDIDATE
         for candidate, circuit, figures in self._rows:
             if circuit.slot is None and (
@@ -51,22 +54,26 @@ class LeastLatency(Order):
                 best, least = candidate, figures.mean
             elif best is NO_CANDIDATE:
                 best = candidate
-            if figures.newest_at <= old:
-                needs_look = True
-        return self._explored(best, now + 0.0, number) if needs_look else best
+        return self._explored(best, now + 0.0, number) if now >= self._explores_at else best
 
     def _explored(self, best: Candidate, now: float, number: int) -> Candidate:
         """Return the target that this call explores, if it may; else the best one."""
         oldest: Any = None
         oldest_figures: Any = None
+        explores_at = math.inf
         for candidate, _, figures in self._rows:
-            if figures.newest_at > now - OUT_OF_DATE or not self.inputs.is_live(candidate, now):
+            if figures.newest_at > now - OUT_OF_DATE:
+                explores_at = min(explores_at, figures.newest_at + OUT_OF_DATE)
+                continue
+            explores_at = now
+            if not self.inputs.is_live(candidate, now):
                 continue
             if not figures.count:
                 if figures.explores(now):
                     return candidate
             elif oldest is None or figures.tried_at < oldest_figures.tried_at:
                 oldest, oldest_figures = candidate, figures
+        self._explores_at = explores_at
         # The best one needs no leave to go first.
         if oldest is None or oldest is best:
             return best

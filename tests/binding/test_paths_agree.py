@@ -2,7 +2,7 @@
 
 import dataclasses
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from resilient_llm import (
     FailedOver,
     HealthChanged,
     RetryScheduled,
+    StrategyCall,
     Target,
     TargetBenched,
     TargetUnbenched,
@@ -25,6 +26,7 @@ from resilient_llm import (
     health,
     observe,
     reset,
+    strategies,
     unbench_model,
 )
 from resilient_llm._binding.caller import Caller
@@ -32,6 +34,7 @@ from resilient_llm._binding.first_attempt import FirstAttempt
 from resilient_llm._core.circuit import triggers
 from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.runtime import runtime
+from resilient_llm._values.policy import STRATEGIES
 from resilient_llm.testing import FakeClock, fake_clock, isolated
 from tests.support.ways import ProviderError, run_async
 
@@ -98,6 +101,16 @@ def policy_of(rng: random.Random) -> dict[str, Any]:
     }
 
 
+def target_of(rng: random.Random, spec: str) -> Target:
+    """Return a target with random options, as far as strategies look at them."""
+    return Target(
+        spec,
+        priority=rng.choice([1, 1, 1, 2]),
+        weight=rng.choice([1.0, 1.0, 0.2, 3.0]),
+        price=rng.choice([None, (0.0, 0.0), (1.0, 2.0), (0.5, 0.5)]),
+    )
+
+
 def found(key: str) -> tuple[Any, ...]:
     """Return everything that health() tells of a key, except its latency."""
     each = health([key])[key]
@@ -128,6 +141,13 @@ class Script:
         configure(logging=False, breakers={"*": settings_of(self.rng)})
         self.chain = self.rng.sample(["a/x", "a/y", "b/x", "c/z"], self.rng.randint(1, 4))
         self.options = policy_of(self.rng)
+        self.targets: list[Any] = list(self.chain)
+        self.steps = 0
+        if self.rng.random() < 0.6:
+            self.targets = [target_of(self.rng, spec) for spec in self.chain]
+            self.options["strategy"] = self.rng.choice(
+                [*STRATEGIES, strategies.sticky(self.key), self.order, self.order_of_call]
+            )
         if demands:
             self.demand()
         self.told: list[tuple[Any, ...]] = []
@@ -139,13 +159,17 @@ class Script:
 
     def demand(self) -> None:
         """Say what the targets can do, and what the calls need."""
-        self.chain = [
+        given = [each if isinstance(each, Target) else Target(each) for each in self.targets]
+        self.targets = [
             Target(
-                key,
-                supports=self.rng.choice([None, None, (), "tools", ("tools", "vision")]),
-                context_window=self.rng.choice([None, 5, 15]),
+                each.spec,
+                **{
+                    **each.options(),
+                    "supports": self.rng.choice([None, None, (), "tools", ("tools", "vision")]),
+                    "context_window": self.rng.choice([None, 5, 15]),
+                },
             )
-            for key in self.chain
+            for each in given
         ]
         needed: list[Any] = ["tools", ("tools", "vision"), lambda: self.rng.choice([None, "tools"])]
         self.options["needs"] = self.rng.choice([None, *needed])
@@ -165,6 +189,20 @@ class Script:
         news, self.told = self.told, []
         return news
 
+    def key(self, *args: Any) -> int:
+        """Return the key of a call, one of a few."""
+        return self.steps % 5
+
+    def order(self, targets: Sequence[Target]) -> list[Target]:
+        """Return an order that changes, without some targets now and then."""
+        turned = self.steps % len(targets)
+        return [*targets[turned:], *targets[: turned if self.steps % 4 else 0]]
+
+    def order_of_call(self, targets: Sequence[Target], call: StrategyCall) -> list[Target]:
+        """Return the same order, with a look at the call."""
+        assert (call.args, call.kwargs, len(call.call_id)) == ((), {}, 16)
+        return self.order(targets)
+
     def body(self, target: Target) -> Any:
         self.clock.advance(self.rng.choice(self.durations))
         error, is_bad = self.rng.choice(ERRORS), self.rng.random() < self.bad_share
@@ -174,6 +212,7 @@ class Script:
 
     def step(self, ask: Callable[[], Any]) -> Any:
         """Do one thing; return what came of it."""
+        self.steps += 1
         do = self.rng.random()
         if do < 0.8:
             if do > 0.1:
@@ -198,7 +237,7 @@ def play(seed: int, *, is_async: bool, demands: bool = False) -> list[Step]:
         runtime.rng.seed(seed)
         began_at = clock.monotonic()
         script = Script(seed, clock, demands=demands)
-        policy = failover(script.chain, **script.options)
+        policy = failover(script.targets, **script.options)
         if is_async:
 
             async def answer(target: Target) -> Any:
@@ -211,15 +250,21 @@ def play(seed: int, *, is_async: bool, demands: bool = False) -> list[Step]:
         else:
             ask = policy(script.body)
         keys = (*(target.key for target in policy.chain), *KEYS)
-        return [
-            (
-                script.step(ask),
-                {key: found(key) for key in keys},
-                script.news(),
-                round(clock.monotonic() - began_at, 6),
+        steps: list[Step] = []
+        for number in range(STEPS):
+            # The paths draw what they name their calls by at different moments.
+            runtime.rng.seed(STEPS * seed + number)
+            came_of_it = script.step(ask)
+            runtime.rng.seed(STEPS * seed + number)
+            steps.append(
+                (
+                    came_of_it,
+                    {key: found(key) for key in keys},
+                    script.news(),
+                    round(clock.monotonic() - began_at, 6),
+                )
             )
-            for _ in range(STEPS)
-        ]
+        return steps
 
 
 @pytest.fixture
@@ -228,9 +273,9 @@ def without_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triggers, "JITTER", 0.0)
 
 
-def by_flow_only(self: Caller, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FirstAttempt:
+def by_flow_only(self: Caller, *given: Any) -> FirstAttempt:
     """Begin a call that the call flow makes from its start."""
-    first = begin(self, args, kwargs)
+    first = begin(self, *given)
     first.generation = None
     return first
 

@@ -350,6 +350,7 @@ def test_an_earlier_clock_does_not_stop_the_moves() -> None:
 
     policy.now = 10.0
     policy.answers({A: 3.0, B: 9.0, C: 3.0})
+    policy.order.begin(policy.now)
 
     assert B in policy.look(0.0)
 

@@ -26,11 +26,11 @@ def _mean(samples: list[tuple[float, float]], now: float) -> float:
 @given(st.lists(st.tuples(st.floats(0.0, 90.0), _SECONDS), min_size=1, max_size=600))
 def test_mean_is_that_of_the_newest_samples_by_age(waits: list[tuple[float, float]]) -> None:
     """The mean is the one of the definition, over the newest 256 samples, at any time."""
-    figures, samples, now = TargetFigures(), list[tuple[float, float]](), 1_000.0
+    figures, samples, now = TargetFigures(threading.RLock()), list[tuple[float, float]](), 1_000.0
     for wait, seconds in waits:
         now += wait
         samples.append((now, seconds))
-        figures.answered(now, seconds)
+        figures.answered_for_mean(now, seconds)
 
     found = figures.mean
 
@@ -40,20 +40,20 @@ def test_mean_is_that_of_the_newest_samples_by_age(waits: list[tuple[float, floa
 @pytest.mark.parametrize("gap", [3_599.0, 3_601.0, 40_000.0, 10.0**9])
 def test_mean_after_a_rest(gap: float) -> None:
     """After any rest the mean is right, and nothing overflows."""
-    figures = TargetFigures()
+    figures = TargetFigures(threading.RLock())
     samples = [(0.0, 5.0), (gap - 2.0, 1.0), (gap, 2.0), (gap + 3.0, 4.0)]
     for at, seconds in samples:
-        figures.answered(at, seconds)
+        figures.answered_for_mean(at, seconds)
 
     assert pytest.approx(_mean(samples, gap + 3.0), rel=1e-9) == figures.mean
 
 
 def test_mean_stays_exact_over_a_million_samples() -> None:
     """A sum that is kept up to date drifts by less than one part in a million."""
-    figures, now = TargetFigures(), 0.0
+    figures, now = TargetFigures(threading.RLock()), 0.0
     for number in range(1_000_000):
         now += 0.001
-        figures.answered(now, (number * 7919 % 100) / 100)
+        figures.answered_for_mean(now, (number * 7919 % 100) / 100)
 
     kept = [
         (now - 0.001 * (999_999 - number), (number * 7919 % 100) / 100)
@@ -64,7 +64,7 @@ def test_mean_stays_exact_over_a_million_samples() -> None:
 
 def test_no_sample_no_mean() -> None:
     """Without a sample the mean is infinite, and there is no median and no percentile."""
-    figures = TargetFigures()
+    figures = TargetFigures(threading.RLock())
 
     assert math.inf == figures.mean
     assert figures.median(10.0, 60.0, 1) is None
@@ -73,10 +73,11 @@ def test_no_sample_no_mean() -> None:
 
 def test_an_earlier_clock_begins_anew() -> None:
     """Samples of another clock, whose time is far behind, are forgotten."""
-    figures = TargetFigures()
-    figures.answered(100_000.0, 9.0)
+    figures = TargetFigures(threading.RLock())
+    figures.answered_for_mean(100_000.0, 9.0)
 
-    figures.answered(50.0, 1.0)
+    figures.begin_anew(50.0)
+    figures.answered_for_mean(50.0, 1.0)
 
     assert (1, 1.0) == (figures.count, figures.mean)
 
@@ -84,9 +85,9 @@ def test_an_earlier_clock_begins_anew() -> None:
 @given(st.lists(_SECONDS, min_size=1, max_size=300), st.integers(1, 20))
 def test_median_and_percentile(taken: list[float], least: int) -> None:
     """Median and percentile are those of the newest 256 samples in the span, if they suffice."""
-    figures = TargetFigures()
+    figures = TargetFigures(threading.RLock())
     for number, seconds in enumerate(taken):
-        figures.answered(float(number), seconds)
+        figures.answered_for_mean(float(number), seconds)
     now = len(taken) - 1.0
     kept = [s for n, s in list(enumerate(taken))[-MOST_SAMPLES:] if n > now - 200.0]
 
@@ -102,11 +103,11 @@ def test_median_and_percentile(taken: list[float], least: int) -> None:
 
 def test_samples_of_threads_are_all_kept() -> None:
     """Threads lose no sample, and the sums fit to the samples that are kept."""
-    figures, switch = TargetFigures(), sys.getswitchinterval()
+    figures, switch = TargetFigures(threading.RLock()), sys.getswitchinterval()
 
     def work(seconds: float) -> None:
         for number in range(20_000):
-            figures.answered(number * 0.001, seconds)
+            figures.answered_for_mean(number * 0.001, seconds)
 
     threads = [threading.Thread(target=work, args=(float(each),)) for each in range(1, 5)]
     sys.setswitchinterval(1e-6)
@@ -123,6 +124,35 @@ def test_samples_of_threads_are_all_kept() -> None:
     mean = sum(w * took for w, (_, took) in zip(weights, samples, strict=True)) / sum(weights)
     assert 80_000 == figures.count
     assert pytest.approx(mean, rel=1e-6) == figures.mean
+
+
+def test_means_may_be_kept_later() -> None:
+    """A copy of a policy that needs means gets those of the samples that there are."""
+    figures = PolicyFigures(["groq/a", "openai/b"])
+    figures.answered("groq/a", 10.0, 1.0)
+    figures.answered("groq/a", 40.0, 4.0)
+    assert math.inf == figures.of["groq/a"].mean
+
+    assert figures.begin(50.0, means=True)
+    assert not figures.begin(50.0, means=True)
+
+    assert pytest.approx(3.0) == figures.of["groq/a"].mean
+    figures.answered("groq/a", 70.0, 1.0)
+    assert pytest.approx((0.25 + 2.0 + 1.0) / 1.75) == figures.of["groq/a"].mean
+    assert math.inf == figures.of["openai/b"].mean
+
+
+def test_samples_without_a_mean_leave_the_mean_of_others_right() -> None:
+    """A sample that a wrapper keeps in the old way meanwhile makes no sum wrong."""
+    figures = TargetFigures(threading.RLock())
+    for number in range(300):
+        figures.answered_for_mean(float(number), 1.0)
+    figures.answered(300.0, 99.0)
+
+    for number in range(MOST_SAMPLES):
+        figures.answered_for_mean(301.0 + number, 2.0)
+
+    assert pytest.approx(2.0) == figures.mean
 
 
 def test_memory_is_constant() -> None:

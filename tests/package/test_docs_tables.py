@@ -22,6 +22,7 @@ import pytest
 
 import resilient_llm
 from resilient_llm import (
+    Adaptive,
     AttemptRecord,
     ConfigurationError,
     ErrorKind,
@@ -185,6 +186,10 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     "seconds, 0 or more": ([0, 30], [-1, math.nan, math.inf, True]),
     "share, above 0, to 1": ([0.1, 1], [0, 1.1, -0.1, math.nan, True]),
     "True, False": ([True, False], [1, None, "yes"]),
+    "True, False, or `Adaptive`": (
+        [True, False, Adaptive(), Adaptive(calm=0.0)],
+        [1, None, "yes", {"calm": 1.0}, Adaptive],
+    ),
     "function": ([lambda *_: None], [3]),
     "sequence of functions": ([[], (print,)], [print, "print", [3]]),
     "word, sequence of words": (["a", [], ("a", "b")], ["", "a b", [1], 3, print]),
@@ -249,14 +254,21 @@ def test_an_option_in_a_how_to_is_as_in_the_code(page: Path, row: Row) -> None:
     """A how-to that lists an option gives the default of the code, and has a column for unit and range."""
     name = words(row["option"])[0]
     match = re.fullmatch(r"(?:(\w+)\()?(?:[^=]*, )?(\w+)=?\)?", name)
-    home = {"guard-any-call": "breaker", "stream-answers": "StreamPolicy"}.get(
-        page.stem, "failover"
-    )
+    home = {
+        "guard-any-call": "breaker",
+        "stream-answers": "StreamPolicy",
+        "adaptive-order": "Adaptive",
+    }.get(page.stem, "failover")
     if name.startswith("observe("):
         return  # its types have no default to compare
 
     assert match is not None, name
-    code = {"events": of_signature(events), "Trace": of_signature(resilient_llm.Trace), **CODE}
+    code = {
+        "events": of_signature(events),
+        "Trace": of_signature(resilient_llm.Trace),
+        "Adaptive": of_dataclass(Adaptive),
+        **CODE,
+    }
     assert code[match[1] or home][match[2]] == value(row["default"])
     assert row["unit and range"]
 

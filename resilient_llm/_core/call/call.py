@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.circuit.circuit import Circuit
     from resilient_llm._core.circuit.state import Block
     from resilient_llm._core.figures import PolicyFigures
-    from resilient_llm._core.in_flight import Counts
+    from resilient_llm._core.in_flight import Counts, CountsOfTarget
     from resilient_llm._core.retry_budget import RetryBudgets
     from resilient_llm._core.stream.stream_state import ItemInspector, StreamState
     from resilient_llm._values.errors import StreamInterruptedError
@@ -67,7 +67,7 @@ _ENDS: Final = (event_names.AttemptSucceeded, event_names.CallFailed)
 class Candidate:
     """A target that a call may still try, with its circuit and how to call it."""
 
-    __slots__ = ("circuit", "invoke", "is_generator", "target")
+    __slots__ = ("circuit", "counts", "invoke", "is_generator", "keep", "target")
 
     def __init__(
         self,
@@ -76,6 +76,8 @@ class Candidate:
         invoke: Callable[..., Any],
         *,
         is_generator: bool = False,
+        keep: Callable[[float, float], None] | None = None,
+        counts: CountsOfTarget | None = None,
     ) -> None:
         self.target = target
         self.circuit = circuit
@@ -83,6 +85,10 @@ class Candidate:
         """``(step, args, kwargs) -> answer or awaitable``"""
         self.is_generator = is_generator
         """Whether it calls a generator function, which chooses the items that it passes on."""
+        self.keep = keep
+        """Keeps a sample of it, for the wrapper: its moment and its seconds."""
+        self.counts = counts
+        """Where its attempts are counted, for the wrapper; see `CallDeps.counts`."""
 
 
 class CallDeps:
@@ -97,6 +103,7 @@ class CallDeps:
         "fails_first",
         "figures",
         "item_inspector",
+        "keeps_figures",
         "notice",
         "rng",
         "settings",
@@ -136,12 +143,15 @@ class CallDeps:
         a policy chooses by what is in flight."""
         self.figures = figures
         """Where samples of its attempts are kept, if its policy needs them."""
+        self.keeps_figures = counts is not None or figures is not None
+        """Whether each answer is kept or counted in one of the two."""
 
     def counted_by(self, counts: Counts | None) -> CallDeps:
         """Return the same for calls that are counted elsewhere, or nowhere."""
         if counts is self.counts:
             return self
         given: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
+        del given["keeps_figures"]
         given["counts"] = counts
         return CallDeps(**given)
 

@@ -84,6 +84,23 @@ NOTICEABLE: Final = 1.0
 """Seconds by which a pause must grow before its event is emitted again."""
 
 
+class Changes:
+    """What is replaced whenever any circuit of the process begins or ends to admit calls.
+
+    Who keeps what it has found out of many circuits compares it: the same object means that none
+    of them has changed since. An end of a bench is no change until somebody looks at the circuit,
+    so its time has to be compared as well.
+    """
+
+    __slots__ = ("latest",)
+
+    def __init__(self) -> None:
+        self.latest = object()
+
+
+changes: Final = Changes()
+
+
 class Circuit:
     """The breaker of one key. All methods may be called from any thread."""
 
@@ -99,7 +116,6 @@ class Circuit:
         "_look_after",
         "_settled_targets",
         "_state",
-        "_status",
         "_to_deliver",
         "_uncounted",
         "born_at",
@@ -111,6 +127,7 @@ class Circuit:
         "is_nested",
         "keep",
         "key",
+        "known_status",
         "last_error",
         "last_latency",
         "outbox",
@@ -180,7 +197,8 @@ class Circuit:
         self._uncounted: Generation | None = None
         self._state = CircuitState()
         self._announced_until = NEVER
-        self._status: Status = "healthy"
+        self.known_status: Status = "healthy"
+        """How the key was doing at the last report; `status` looks at what has left the window."""
         self._is_publishing = False
         """Whether a change is not yet published to all targets."""
         self.consecutive = 0
@@ -291,6 +309,15 @@ class Circuit:
             )
         self._after_unlock()
         return state
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether key and provider are closed without any bench; takes no lock.
+
+        Calls may enter then though there is no slot, as while a circuit looks for nested guards.
+        """
+        provider = self.provider
+        return self._state.is_at_rest and (provider is None or provider._state.is_at_rest)
 
     def bench_now(self, now: float) -> Bench | None:
         """Return the present bench of the key: the operator's, else the one that ends last."""
@@ -914,6 +941,8 @@ class Circuit:
             for child in self._targets_locked():
                 child._publish_locked()
             self._is_publishing = False
+        if is_news:  # last, so that who reads it first has read what was published before
+            changes.latest = object()
 
     def _unsettle_locked(self) -> None:
         """Let the next success be looked at."""
@@ -937,7 +966,7 @@ class Circuit:
         provider = self.provider
         above = provider is not None and provider._is_slow(response_time)
         self.generation.success(now, seconds, slow=self._is_slow(response_time), slow_above=above)
-        if provider is not None and provider._status == "degraded":
+        if provider is not None and provider.known_status == "degraded":
             self.generation.settle(now)
             self._look_at_provider_locked(now)
 
@@ -947,7 +976,7 @@ class Circuit:
         last = self.last_error
         if last is None or last.kind is not verdict.kind or last.reason != verdict.reason:
             self.last_error = LastError(verdict.kind, verdict.reason)
-        if provider is not None and provider._status == "healthy":
+        if provider is not None and provider.known_status == "healthy":
             self._look_at_provider_locked(now)
         return counts
 
@@ -1013,7 +1042,7 @@ class Circuit:
         bad, answers = self._answers_locked(now)
         if bad and answers < self.settings.min_calls:
             free = min(free, self.settings.min_calls - 1 - answers)
-        if self._status != "healthy":
+        if self.known_status != "healthy":
             # The last one before the share of errors is small enough is looked at, too: a share
             # is not an exact number.
             free = min(free, int(errors / triggers.DEGRADED_SHARE) - 1 - total)
@@ -1021,7 +1050,7 @@ class Circuit:
             not window.LOCK_FREE
             or self.consecutive
             or (provider is not None and provider.consecutive)
-            or (self._status != "healthy" and self._children)
+            or (self.known_status != "healthy" and self._children)
         ):
             free = 0.0
         if free > 0.0 and provider is not None and not self._is_listed:
@@ -1274,13 +1303,13 @@ class Circuit:
 
     def _health_locked(self, now: float, counts: Counts | None = None) -> None:
         new = self._status_locked(now, counts)
-        if new == "degraded" != self._status and self._children:
+        if new == "degraded" != self.known_status and self._children:
             # Successes that targets did not settle yet may make the share of errors smaller.
             self._settle_targets_locked(now)
             new = self._status_locked(now)
-        if new != self._status:
-            self._note_locked(event_names.HealthChanged, now, old=self._status, new=new)
-            self._status = new
+        if new != self.known_status:
+            self._note_locked(event_names.HealthChanged, now, old=self.known_status, new=new)
+            self.known_status = new
 
     def _status_locked(self, now: float, counts: Counts | None = None) -> Status:
         """Return how the key is doing, by what is settled."""
