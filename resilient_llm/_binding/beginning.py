@@ -10,8 +10,10 @@ from resilient_llm._binding.first_attempt import FirstAttempt
 from resilient_llm._binding.reporting import Reporting, new_id
 from resilient_llm._core.call.call import Call, share_of
 from resilient_llm._core.call.judging import broke
+from resilient_llm._core.call.trying import delay_of
 from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.runtime import runtime
+from resilient_llm._runtime.time_limit import is_trio
 from resilient_llm._runtime.tracing import named_call_id, note_call, open_trace
 
 if TYPE_CHECKING:
@@ -58,9 +60,20 @@ class Beginning(Reporting):
             generation is not None
             and not self.is_stream
             and (not self.needs_limits or self._limit(first))
+            and (not self.effect.is_hedged or self._hedge(first))
         ):
             first.generation = generation
         return first
+
+    def _hedge(self, first: FirstAttempt) -> bool:
+        """Set when a first attempt is slow; return False if its race needs the call flow."""
+        if len(first.candidates) > 1:
+            assert first.deps is not None
+            key = first.candidate.target.key
+            first.hedge_after = delay_of(
+                first.options.hedge, first.deps.figures, key, first.entered_at
+            )
+        return first.hedge_after is None or not is_trio()
 
     def _begin_hook(self, first: FirstAttempt) -> None:
         try:

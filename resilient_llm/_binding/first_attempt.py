@@ -24,6 +24,7 @@ class FirstAttempt:
         candidate: The one that is called.
         kwargs: Keyword arguments without those that pin the call to one target.
         generation: The closed period that admits the attempt; None if the call flow makes it.
+        hedge_after: Seconds after which the attempt is slow and gets another beside it, or None.
         entered_at: When it was admitted.
         call_id: Name of the call, if it was named already; else empty.
         limit: Seconds that the attempt may take, or None.
@@ -45,6 +46,7 @@ class FirstAttempt:
         "entered",
         "entered_at",
         "generation",
+        "hedge_after",
         "hook",
         "inside",
         "kwargs",
@@ -70,6 +72,7 @@ class FirstAttempt:
         self.candidate = candidate
         self.kwargs = kwargs
         self.generation: Generation | None = None
+        self.hedge_after: float | None = None
         self.entered_at = 0.0
         self.call_id = ""
         self.limits: tuple[float | None, bool] | None = None

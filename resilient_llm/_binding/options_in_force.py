@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from resilient_llm._binding.injection import keeps_limits
+from resilient_llm._binding.injection import can_be_hedged, keeps_limits
 from resilient_llm._core.backoff import as_backoff
 from resilient_llm._values.policy import DEFAULTS
 
@@ -34,6 +34,7 @@ class OptionsEffect:
         options: The options.
         backoff: Their backoff.
         limits: ``{key: seconds that an attempt may take, within the deadline}``.
+        is_hedged: Whether slow attempts get others beside them.
         is_stream: Whether results are known to be streams.
         has_limits: Whether an attempt or a call has a limit.
         needs_limits: Whether a first attempt must know its limit, to keep it or to pass it on.
@@ -45,6 +46,7 @@ class OptionsEffect:
     __slots__ = (
         "backoff",
         "has_limits",
+        "is_hedged",
         "is_inlined",
         "is_simple",
         "is_stream",
@@ -84,6 +86,7 @@ class OptionsEffect:
             or options.strategy == "least_latency"
             or isinstance(options.hedge, str)
         )
+        self.is_hedged = options.hedge is not None and len(chain) > 1 and options.max_attempts != 1
         self.is_simple = not (
             self.is_stream
             or takes_attempt
@@ -95,7 +98,11 @@ class OptionsEffect:
         """Whether a failure may be all that is known of an attempt: see `SecondAttempt`."""
         cuts_off = self.has_limits and injection.is_async
         self.is_inlined = not (
-            self.is_stream or takes_attempt or cuts_off or options.strategy != "priority"
+            self.is_stream
+            or takes_attempt
+            or cuts_off
+            or self.is_hedged
+            or options.strategy != "priority"
         )
 
 
@@ -111,6 +118,7 @@ class OptionsInForce:
         self._policy = policy
         self._keeps_limits = keeps_limits(injection, policy.chain, 1.0)
         """Whether a default ``attempt_timeout`` holds for it; any number may stand for that."""
+        self._can_be_hedged = can_be_hedged(injection, policy.chain)
         self._replaced: list[tuple[float, Options, CallDeps]] = []
         """``(until when, options, deps)`` of earlier bindings, oldest first."""
         self._clock: Clock | None = None
@@ -123,7 +131,9 @@ class OptionsInForce:
         functions.
         """
         present = self.options
-        options = self._policy.in_force(defaults, keeps_limits=self._keeps_limits)
+        options = self._policy.in_force(
+            defaults, keeps_limits=self._keeps_limits, can_be_hedged=self._can_be_hedged
+        )
         if all(getattr(options, name) is getattr(present, name) for name in DEFAULTS):
             return present
         return options

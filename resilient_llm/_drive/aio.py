@@ -105,12 +105,32 @@ async def advance(
         ``Done``; or ``Deliver`` and the stream; or ``Try`` and the manager that must be
         entered before the call can go on.
     """
+    given = None
+    try:
+        while True:
+            if type(step) is Try and step.hedge_after is not None:
+                from resilient_llm._drive.hedging import race  # loaded with the first
+
+                step, given = await race(call, flow, step, pending, enters=enters)
+            else:
+                step, given = await _advance(call, flow, step, pending, enters=enters)
+            pending = None
+            if given is not None or type(step) is Deliver or type(step) is Done:
+                return step, given
+    finally:
+        step = pending = given = None  # type: ignore[assignment]  # no frame keeps them
+
+
+async def _advance(
+    call: Call, flow: CallFlow, step: Step, pending: Any, *, enters: bool
+) -> tuple[Step, Any]:
+    """Do the same until an attempt is asked for that others may run beside."""
     started = value = None
     try:
         while True:
-            if type(step) is Try:
+            if type(step) is Try and step.hedge_after is None:
                 step.has_begun = True
-                attempt = _TimedAttempt(call, step, pending)
+                attempt = TimedAttempt(call, step, pending)
                 # Not of an attempt that was begun before.
                 before = cancellations() if pending is None else None
                 try:
@@ -148,19 +168,19 @@ async def advance(
                     value = None
                     if started is not None and type(step) not in (Deliver, Done):
                         await started.opened.aabandon()
-            elif type(step) is Deliver or type(step) is Done:
-                return step, started
             elif type(step) is Raise:
                 raise_from(step)
             elif type(step) is Wait:
                 await runtime.time.asleep(step.seconds)
                 step = flow.send(Reply(runtime.clock()))
+            else:
+                return step, started
     finally:
         # No frame keeps them.
         step = attempt = pending = started = value = None  # type: ignore[assignment]  # as above
 
 
-class _TimedAttempt:
+class TimedAttempt:
     """One attempt, cut off at its limit if it has one."""
 
     __slots__ = ("_call", "_left", "_step", "counted_before", "is_cut_off", "still_counted")

@@ -276,7 +276,7 @@ async def _timed(started: StartedStream) -> AsyncGenerator[Any, None]:
 
 async def _closed_item(started: StartedStream) -> Any:
     """Return the next item of a stream on trio, which must leave all scopes that it opens."""
-    scope = started.opened.io.innermost_scope()
+    scope = started.opened.io.innermost_scope(leaves=False)
     item = await started.opened.source.__anext__()
     await refuse_open_scope(scope, started.opened)
     return item
