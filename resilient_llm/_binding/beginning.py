@@ -13,7 +13,6 @@ from resilient_llm._core.call.judging import broke
 from resilient_llm._core.call.trying import delay_of
 from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.runtime import runtime
-from resilient_llm._runtime.time_limit import is_trio
 from resilient_llm._runtime.tracing import named_call_id, note_call, open_trace
 
 if TYPE_CHECKING:
@@ -73,7 +72,11 @@ class Beginning(Reporting):
             first.hedge_after = delay_of(
                 first.options.hedge, first.deps.figures, key, first.entered_at
             )
-        return first.hedge_after is None or not is_trio()
+        if first.hedge_after is None:
+            return True
+        from resilient_llm._runtime.time_limit import is_trio  # loads asyncio
+
+        return not is_trio()
 
     def _begin_hook(self, first: FirstAttempt) -> None:
         try:

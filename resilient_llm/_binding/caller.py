@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from resilient_llm._core.circuit.window import Generation
     from resilient_llm._core.counts import TargetCounts
+    from resilient_llm._drive.hedging_asyncio import AsyncioRace
     from resilient_llm._values.target import Target
 
 
@@ -154,7 +155,7 @@ class Caller(Resuming):
                         if is_awaitable(result):
                             result = await result
                     else:
-                        from resilient_llm._drive.aio import TimeLimit
+                        from resilient_llm._drive.attempting import TimeLimit
 
                         limit, result = TimeLimit(first.limit), None
                         try:
@@ -200,7 +201,7 @@ class Caller(Resuming):
 
     async def _hedged(self, first: FirstAttempt, args: tuple[Any, ...]) -> Any:
         """Make a first attempt on asyncio that gets others beside it once it is slow."""
-        from resilient_llm._drive.hedging import AsyncioRace  # loaded with the first
+        from resilient_llm._drive.hedging_asyncio import AsyncioRace  # loaded with the first
 
         candidate, timed_out, still_counted, before = first.candidate, False, 0, None
         assert first.generation is not None
@@ -219,7 +220,7 @@ class Caller(Resuming):
                         if is_awaitable(result):
                             result = await result
                     else:
-                        from resilient_llm._drive.aio import TimeLimit
+                        from resilient_llm._drive.attempting import TimeLimit
 
                         limit = TimeLimit(first.limit)
                         try:
@@ -244,7 +245,10 @@ class Caller(Resuming):
                 if pending is None:
                     raise
         if race.has_begun:
-            return await race.drive(result)
+            if race.made.reply is None:
+                race.gave(result)
+            result = None
+            return await self._race_on(race)
         if pending is not None:
             return await self.resume_async(pending, args, first.kwargs)
         ended_at, target = runtime.clock(), candidate.target
@@ -252,6 +256,17 @@ class Caller(Resuming):
             first.generation, first.entered_at, ended_at, target, result, args, first.kwargs, first
         )
         return await value() if type(value) is PendingAnswer else value
+
+    async def _race_on(self, race: AsyncioRace) -> Any:
+        """Go on with a call whose first attempt was slow, once that has ended."""
+        assert race.call is not None
+        assert race.flow is not None
+        assert race.first.trial is not None
+        try:
+            return await adrive(race.call, race.flow, race.first.trial, pending=race)
+        except ResilientLLMError as error:
+            trim(error)
+            raise
 
     def on_success(
         self,

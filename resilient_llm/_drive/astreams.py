@@ -11,8 +11,9 @@ import weakref
 from types import AsyncGeneratorType
 from typing import TYPE_CHECKING, Any, cast
 
-from resilient_llm._drive.aio import CUT_OFF, advance
+from resilient_llm._drive.aio import advance
 from resilient_llm._drive.aopening import ASYNC
+from resilient_llm._drive.attempting import CUT_OFF
 from resilient_llm._drive.interruption import interruption_of
 from resilient_llm._drive.opening import refuse_open_scope
 from resilient_llm._drive.reads import AsyncReads

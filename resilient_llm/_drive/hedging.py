@@ -17,60 +17,28 @@ Owns the tasks and the timer of each race.
 
 from __future__ import annotations
 
-import sys
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from resilient_llm._core.call.steps import Deliver, Done, Race, Reply, Reraise, Stop
+from resilient_llm._drive.attempting import TimedAttempt
 from resilient_llm._drive.cancellation import cancellations, was_cancelled
-from resilient_llm._drive.results import is_awaitable, kind_of
-from resilient_llm._drive.sync import reply_of, trim
+from resilient_llm._drive.results import is_awaitable
+from resilient_llm._drive.sync import reply_of
 from resilient_llm._runtime.runtime import runtime
-from resilient_llm._runtime.time_limit import TaskScope, cancellable, is_trio
-from resilient_llm._values.errors import ResilientLLMError
+from resilient_llm._runtime.time_limit import cancellable
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
     from contextvars import Context
-    from types import TracebackType
 
     from resilient_llm._core.call.call import Call
     from resilient_llm._core.call.call_flow import CallFlow
     from resilient_llm._core.call.steps import Step, Try
     from resilient_llm._drive.opening import StartedStream
-
-_AGAIN: Final = 5.0
-"""Seconds after which a hedge that took a cancellation and goes on is cancelled again."""
-_PENDING: Final = float("-inf")
-"""The deadline that anyio names where a cancellation has begun."""
-
-
-async def race(
-    call: Call, flow: CallFlow, trial: Try, pending: Any, *, enters: bool
-) -> tuple[Step, Any]:
-    """Make an attempt, and the others that the call flow starts beside it.
-
-    Args:
-        call: The call.
-        flow: Its call flow.
-        trial: The attempt; it has a ``hedge_after``.
-        pending: What the attempt gave, if it was made already; or its race.
-        enters: Whether a manager of a stream may be entered now.
-
-    Returns:
-        What the call flow asks for when no attempt runs any more, and the stream that has won, if
-        it is one; or the attempt, and the manager that must be entered before it can go on.
-    """
-    if isinstance(pending, AsyncioRace):
-        return await pending.go_on()
-    assert trial.hedge_after is not None
-    cls = TrioRace if is_trio() else AsyncioRace
-    run = cls(lambda: (call, flow, trial), trial.hedge_after)
-    run.begin()
-    return await run.run(pending, enters=enters)
 
 
 class Made:
@@ -94,8 +62,6 @@ async def _made(
     call: Call, trial: Try, pending: Any, scope: AbstractContextManager[Any], *, enters: bool
 ) -> Made:
     """Make one attempt inside a scope that may be cancelled; return what came of it."""
-    from resilient_llm._drive.aio import TimedAttempt  # which loads this module
-
     made, kind = Made(Reply(0.0)), None
     attempt = TimedAttempt(call, trial, pending)
     before = cancellations() if pending is None else None
@@ -602,213 +568,3 @@ def _rank(racer: Racer) -> int:
     if _is_signal(reply.error) or reply.cancelled:
         return 0
     return 1 if reply.error is None else 2
-
-
-class AsyncioRace(BaseRace):
-    """A race on asyncio. `with race:` is the first attempt of a call without a call flow."""
-
-    def __init__(self, start: Callable[[], tuple[Call, CallFlow, Try]], hedge_after: float) -> None:
-        super().__init__(start, hedge_after)
-        self._scope = TaskScope()
-        self._waiter: asyncio.Future[None] | None = None
-
-    def __enter__(self) -> AsyncioRace:
-        self._scope.__enter__()
-        self.first.stop = self._scope.cancel
-        self._arm(self.first, self._hedge_after)
-        return self
-
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        if not self.has_begun:
-            self._disarm()
-        return self._scope.__exit__(error_type, error, traceback)
-
-    async def drive(self, value: Any) -> Any:
-        """Go on with the call after a slow first attempt; return its answer.
-
-        Args:
-            value: What that has returned, if it has raised nothing.
-        """
-        from resilient_llm._drive.handover import adrive  # which loads this module
-
-        call, flow, trial = self.call, self.flow, self.first.trial
-        assert call is not None
-        assert flow is not None
-        assert trial is not None
-        if self.made.reply is None:
-            if self.first.is_stopped or (kind_of(value) is None and not is_awaitable(value)):
-                self.made = Made(Reply(runtime.clock(), value))
-            else:
-                self.made = Made(None, value)
-        del value
-        try:
-            return await adrive(call, flow, trial, pending=self)
-        except ResilientLLMError as error:
-            trim(error)
-            raise
-
-    def raised(self, error: BaseException, *, timed_out: bool, cancelled: bool) -> None:
-        """Take what the first attempt has raised."""
-        now = runtime.clock()
-        self.made = Made(Reply(now, error=error, timed_out=timed_out, cancelled=cancelled))
-
-    def _call_after(self, seconds: float, callback: Callable[[], object]) -> Any:
-        return runtime.time.call_after(seconds, callback)
-
-    def _call_soon(self, callback: Callable[[], object]) -> None:
-        _loop().call_soon(self._inside, callback)
-
-    def _start_task(self, racer: Racer) -> None:
-        task = _loop().create_task(self._run(racer), context=self._callers.copy())
-        racer.task, racer.stop = task, task.cancel
-        task.add_done_callback(lambda _: self._task_ended(racer))
-
-    def _task_ended(self, racer: Racer) -> None:
-        racer.task = None
-        if racer.is_running:  # it was cancelled before it began
-            self._ended(racer, Made(Reply(runtime.clock())))
-        racer.is_over = True
-        self._wake()
-
-    def _stop(self) -> None:
-        super()._stop()
-        if any(each.is_running for each in self._hedges):
-            self._timer = _loop().call_later(_AGAIN, self._stop)
-
-    async def _wait(self) -> None:
-        self._waiter = _loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    async def _wait_for_verdict(self, racer: Racer) -> None:
-        if racer.has_won is None:
-            racer.woken = _loop().create_future()
-            await racer.woken
-
-    def _decided(self, racer: Racer) -> None:
-        if racer.woken is not None and not racer.woken.done():
-            racer.woken.set_result(None)
-
-    def _is_cancellation(self, error: BaseException | None) -> bool:
-        import asyncio
-
-        return issubclass(type(error), asyncio.CancelledError)
-
-    def _shielded(self) -> AbstractContextManager[Any]:
-        anyio: Any = sys.modules.get("anyio")
-        if anyio is None or anyio.current_effective_deadline() != _PENDING:
-            return nullcontext()
-        return anyio.CancelScope(shield=True)
-
-
-def _loop() -> asyncio.AbstractEventLoop:
-    import asyncio
-
-    return asyncio.get_running_loop()
-
-
-class TrioRace(BaseRace):
-    """A race on trio: all of it is in one nursery."""
-
-    def __init__(self, start: Callable[[], tuple[Call, CallFlow, Try]], hedge_after: float) -> None:
-        super().__init__(start, hedge_after)
-        self._nursery: Any = None
-        self._event: Any = None
-
-    def begin(self) -> None:
-        super().begin()
-        assert self.first.trial is not None
-        self.first.trial.leaves_scopes = True
-
-    async def run(self, pending: Any, *, enters: bool) -> tuple[Step, Any]:
-        import trio
-
-        given: tuple[Step, Any] | None = None
-        raised: BaseException | None = None
-        try:
-            async with trio.open_nursery() as self._nursery:
-                try:
-                    given = await super().run(pending, enters=enters)
-                except BaseException as error:  # noqa: BLE001  # a nursery would put it in a group
-                    raised = error
-                finally:
-                    self._disarm()
-            if raised is not None:
-                raise raised
-            assert given is not None
-            return given
-        finally:
-            self._nursery = given = raised = pending = None
-
-    def _call_after(self, seconds: float, callback: Callable[[], object]) -> Any:
-        import trio
-
-        scope, ends_at = trio.CancelScope(), runtime.clock() + seconds
-
-        async def wait() -> None:
-            with suppress(trio.Cancelled), scope:
-                with runtime.time.cancel_after(ends_at - runtime.clock()) as limit:
-                    await trio.sleep_forever()
-                if limit.cancel_called:
-                    callback()
-
-        self._nursery.start_soon(wait)
-        return scope
-
-    def _call_soon(self, callback: Callable[[], object]) -> None:
-        async def call() -> None:
-            self._inside(callback)
-
-        self._nursery.start_soon(call)
-
-    def _start_task(self, racer: Racer) -> None:
-        import trio
-
-        scope = trio.CancelScope()
-        racer.scope, racer.stop = scope, scope.cancel
-        self._callers.copy().run(self._nursery.start_soon, self._run, racer)
-
-    async def _wait(self) -> None:
-        import trio
-
-        self._event = trio.Event()
-        try:
-            await self._event.wait()
-        finally:
-            self._event = None
-
-    def _wake(self) -> None:
-        if self._event is not None:
-            self._event.set()
-
-    async def _wait_for_verdict(self, racer: Racer) -> None:
-        import trio
-
-        if racer.has_won is None:
-            racer.woken = trio.Event()
-            await racer.woken.wait()
-
-    def _decided(self, racer: Racer) -> None:
-        if racer.woken is not None:
-            racer.woken.set()
-
-    def _is_cancellation(self, error: BaseException | None) -> bool:
-        import trio
-
-        return issubclass(type(error), trio.Cancelled)
-
-    def _shielded(self) -> AbstractContextManager[Any]:
-        import trio
-
-        return trio.CancelScope(shield=True)

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Span, Tracer, TracerProvider
 
-    from resilient_llm._core.call.hooks import AttemptHook
     from resilient_llm._values.event_names import EventName
     from resilient_llm._values.target import Target
     from resilient_llm._values.verdict import Verdict
@@ -388,7 +387,7 @@ class CallSpan(Around):
         self._made.append((inside, attempt, target.key))
         return inside
 
-    def turn_to(self, inside: AttemptHook) -> None:
+    def turn_to(self, inside: object) -> None:
         """Take that what is told next is of this attempt, as several run side by side."""
         for each, attempt, target in self._made:
             if each is inside:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from resilient_llm._core.backoff import Backoff
     from resilient_llm._core.call.hooks import CallHook
-    from resilient_llm._core.call.steps import Try
     from resilient_llm._core.circuit.circuit import Circuit
     from resilient_llm._core.circuit.state import Block
     from resilient_llm._core.counts import FunctionCounts
@@ -182,8 +181,8 @@ class Call:
     """What is entered and left around its attempts, if a hook is installed."""
     hedges = 0
     """Attempts that were started beside others."""
-    running: Sequence[Try] = ()
-    """The attempts that run side by side, if several do."""
+    running: Sequence[Candidate] = ()
+    """The targets of the attempts that run side by side, if several do."""
     has_failed = False
     """Whether `CallFailed` was emitted."""
     is_counted = False
@@ -399,11 +398,6 @@ class Call:
             self.tag.append_cause()
         if circuit.outbox.pending or circuit.outbox.is_behind:
             circuit.sink.deliver(circuit.outbox, self.tag)
-
-    def turn_to(self, trial: Try) -> None:
-        """Let the hook know of which attempt the next facts are, if several run side by side."""
-        if self.hook is not None and trial.hook is not None:
-            self.hook.turn_to(trial.hook)
 
     def settled(self, candidate: Candidate, now: float) -> None:
         """Let the hook know that all which follows from the last attempt's failure is done."""

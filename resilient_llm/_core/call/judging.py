@@ -286,9 +286,7 @@ def is_raised(call: Call, trial: Try, verdict: Verdict, now: float) -> bool:
         if window is None:
             return True
         call.needs_window = max(window, call.needs_window or window)
-        return not (
-            call.other_is_live(now) or any(call.fits(each.candidate) for each in call.running)
-        )
+        return not (call.other_is_live(now) or any(call.fits(each) for each in call.running))
     return options.on_request_error == "raise"
 
 

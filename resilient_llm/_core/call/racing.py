@@ -114,7 +114,6 @@ def race(call: Call, slow: Try, hedge: Try) -> FlowPart:
     """Let a hedge and the attempt beside it run until one answers, or all have failed."""
     running, begun = [slow, hedge], [slow, hedge]
     call.attempts += 2
-    call.running = running
     trial, reply, now = slow, None, 0.0
     step: Step = Race(hedge)
     try:
@@ -134,7 +133,8 @@ def race(call: Call, slow: Try, hedge: Try) -> FlowPart:
                     step = Race(another)
                 continue
             running.remove(trial)
-            call.turn_to(trial)
+            call.running = [each.candidate for each in running]
+            _turn_to(call, trial)
             verdict = _verdict(call, trial, reply)
             if verdict is None:
                 won = _won(call, trial, reply, running)
@@ -158,6 +158,12 @@ def race(call: Call, slow: Try, hedge: Try) -> FlowPart:
             dropped(call, each)
 
 
+def _turn_to(call: Call, trial: Try) -> None:
+    """Let the hook of the call know of which attempt the next facts are."""
+    if call.hook is not None and trial.hook is not None:
+        call.hook.turn_to(trial.hook)
+
+
 def _verdict(call: Call, trial: Try, reply: Reply) -> Verdict | None:
     """Return why an attempt failed; None if its answer is good."""
     if reply.error is None:
@@ -174,7 +180,7 @@ def _won(call: Call, trial: Try, reply: Reply, losers: list[Try]) -> FlowPart:
         yield done
         return True, now
     yield from _stop(call, losers, now, reason="lost")
-    call.turn_to(trial)
+    _turn_to(call, trial)
     return (yield from deliver(call, trial, reply, stream))
 
 
@@ -192,7 +198,7 @@ def _stop(call: Call, others: list[Try], now: float, *, reason: str) -> FlowPart
         assert reply.trial is not None
         trial = reply.trial
         others.remove(trial)
-        call.turn_to(trial)
+        _turn_to(call, trial)
         try:
             if not reply.is_stopped and _ended_by_itself(call, trial, reply, reason):
                 continue
