@@ -220,6 +220,10 @@ class BaseRace(ABC):
         """End that wait."""
 
     @abstractmethod
+    async def _check_cancelled(self) -> None:
+        """Raise the cancellation of the caller that a stopped attempt in its task has swallowed."""
+
+    @abstractmethod
     def _shielded(self) -> AbstractContextManager[Any]:
         """Return what holds a cancellation off that is in force already."""
 
@@ -255,7 +259,7 @@ class BaseRace(ABC):
         assert call is not None
         assert first.trial is not None
         scope: Any = cancellable()
-        first.stop = scope.cancel
+        first.scope, first.stop = scope, scope.cancel
         return await _made(call, first.trial, pending, scope, enters=enters)
 
     async def go_on(self) -> tuple[Step, Any]:
@@ -441,6 +445,7 @@ class BaseRace(ABC):
                 await self._close(self.first)
                 await self._until(lambda: self._is_decided)
             await self._until(self._only_the_last_is_left)
+            await self._until_checked()
             self._tell_losers()
             step, last = self._step, self._told
             wins = last is not None and last.started is not None and type(step) in (Deliver, Done)
@@ -493,6 +498,13 @@ class BaseRace(ABC):
         self._is_abandoned = True
         with suppress(RuntimeError):  # its loop is closed, too
             self._stop()
+
+    async def _until_checked(self) -> None:
+        if self.first.is_stopped and self._interrupted is None:
+            try:
+                await self._check_cancelled()
+            except BaseException as error:  # noqa: BLE001  # it is raised at the end
+                self._interrupt(error)
 
     async def _close(self, racer: Racer) -> None:
         """Close the stream of an attempt that has no task, or none any more."""

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._core.call.steps import Reply
+from resilient_llm._drive.cancellation import cancellations
 from resilient_llm._drive.hedging import BaseRace, Made, Racer
 from resilient_llm._drive.results import is_awaitable, kind_of
 from resilient_llm._runtime.runtime import runtime
@@ -37,7 +38,7 @@ class AsyncioRace(BaseRace):
 
     def __enter__(self) -> AsyncioRace:
         self._scope.__enter__()
-        self.first.stop = self._scope.cancel
+        self.first.scope, self.first.stop = self._scope, self._scope.cancel
         self._arm(self.first, self._hedge_after)
         return self
 
@@ -109,6 +110,14 @@ class AsyncioRace(BaseRace):
 
     def _is_cancellation(self, error: BaseException | None) -> bool:
         return issubclass(type(error), asyncio.CancelledError)
+
+    async def _check_cancelled(self) -> None:
+        anyio: Any = sys.modules.get("anyio")
+        if anyio is not None and anyio.current_effective_deadline() == _PENDING:
+            await asyncio.sleep(0)  # anyio cancels again whatever waits, with its own error
+        scope: Any = self.first.scope
+        if cancellations() > scope.counted_before:
+            raise asyncio.CancelledError
 
     def _shielded(self) -> AbstractContextManager[Any]:
         anyio: Any = sys.modules.get("anyio")

@@ -54,10 +54,11 @@ class TrioRace(BaseRace):
 
         async def wait() -> None:
             with suppress(trio.Cancelled), scope:
-                with runtime.time.cancel_after(ends_at - runtime.clock()) as limit:
-                    await trio.sleep_forever()
-                if limit.cancel_called:
-                    callback()
+                left = ends_at - runtime.clock()
+                if left > 0:  # a fake clock may have been moved before this task began
+                    with runtime.time.cancel_after(left):
+                        await trio.sleep_forever()
+                callback()
 
         self._nursery.start_soon(wait)
         return scope
@@ -95,6 +96,9 @@ class TrioRace(BaseRace):
 
     def _is_cancellation(self, error: BaseException | None) -> bool:
         return issubclass(type(error), trio.Cancelled)
+
+    async def _check_cancelled(self) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()
 
     def _shielded(self) -> AbstractContextManager[Any]:
         return trio.CancelScope(shield=True)

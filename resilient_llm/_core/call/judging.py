@@ -168,7 +168,7 @@ def ends_call(
         cancelled(call, trial, reply.now)
         return leaves(trial, reply.error)
     if stream is None:
-        is_end = trial.ends_deadline and _hit_the_deadline(call, reply, verdict)
+        is_end = hit_the_deadline(call, trial, reply, verdict)
     else:
         # It is cut off by its own limits, too.
         is_end = reply.timed_out and is_over(call, reply.now)
@@ -224,8 +224,10 @@ def _caller_bug(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> Step:
     return leaves(trial, reply.error)
 
 
-def _hit_the_deadline(call: Call, reply: Reply, verdict: Verdict) -> bool:
+def hit_the_deadline(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> bool:
     """Return whether the driver or the client cut the attempt off at the deadline."""
+    if not trial.ends_deadline:
+        return False
     if reply.timed_out:
         return True
     return call.knows_limit and verdict.reason == "timeout" and is_over(call, reply.now)

@@ -24,6 +24,7 @@ from resilient_llm._core.call.judging import (
     broke,
     charge,
     charge_hung,
+    hit_the_deadline,
     keep_failure,
     rejection_of,
     settled,
@@ -224,7 +225,11 @@ def _ended_by_itself(call: Call, trial: Try, reply: Reply, reason: str) -> bool:
         trial.permit.succeeded(reply.now, took, cooldown=call.options.cooldown, tag=call.tag)
         lost(call, trial, reply.now, reason)
         return True
-    if verdict.kind is ErrorKind.CANCELLED or not issubclass(type(reply.error), Exception):
+    if (
+        verdict.kind is ErrorKind.CANCELLED
+        or not issubclass(type(reply.error), Exception)
+        or hit_the_deadline(call, trial, reply, verdict)
+    ):
         return False
     if verdict.kind is ErrorKind.CALLER_BUG:
         trial.permit.abandoned()
