@@ -18,6 +18,7 @@ Owns the tasks and the timer of each race.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from asyncio import CancelledError
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
@@ -104,8 +105,9 @@ class Racer:
         trial: The attempt; None as long as the call has no call flow.
         stop: Cancels it.
         reply: What came of it, until the call flow is told.
-        started: Its stream, until that is closed or handed over.
+        started: Its stream.
         is_running: Whether nothing has come of it.
+        is_closed: Whether its stream was closed here.
         is_stopped: Whether it was cancelled, because the race is over.
         has_won: Whether its stream is the answer of the call; None until that is known.
         is_over: Whether its task has nothing more to do.
@@ -116,6 +118,7 @@ class Racer:
 
     __slots__ = (
         "has_won",
+        "is_closed",
         "is_over",
         "is_running",
         "is_stopped",
@@ -134,6 +137,7 @@ class Racer:
         self.reply: Reply | None = None
         self.started: StartedStream | None = None
         self.is_running = True
+        self.is_closed = False
         self.is_stopped = False
         self.has_won: bool | None = None
         self.is_over = False
@@ -448,30 +452,29 @@ class BaseRace(ABC):
             await self._until_checked()
             self._tell_losers()
             step, last = self._step, self._told
-            wins = last is not None and last.started is not None and type(step) in (Deliver, Done)
+            started = None if last is None else last.started
+            wins = started is not None and type(step) in (Deliver, Done)
             if last is not None:
-                is_over = self._is_over(last)
-                last.has_won = wins and self._broken is None and self._interrupted is None
+                last.has_won = last.has_won is None and wins and self._interrupted is None
                 self._decided(last)
-                await self._until(is_over)
-            if last is not None and last.started is not None:
-                if self._interrupted is not None and type(step) is Deliver:
-                    reply = last.started.reply(runtime.clock(), self._interrupted, ())
-                    self._send(reply)
-                    reply = None
-                if self._interrupted is not None or not wins:
+                await self._until(self._is_over(last))
+                wins = last.has_won and self._interrupted is None
+                if not wins:
                     await self._close(last)
+                    if started is not None and type(step) is Deliver:
+                        await self._taken_back(started)
             self._raise(step)
             assert step is not None
-            return step, None if last is None or not wins else last.started
+            return step, started if wins else None
         finally:
-            step = last = None
+            step = last = started = None
             self._clear()
 
     @property
     def _must_close_first(self) -> bool:
         """Whether the first attempt has given a stream that is not the answer."""
-        return self.first.started is not None and self.first.has_won is False
+        first = self.first
+        return first.started is not None and first.has_won is False and not first.is_closed
 
     def _is_over(self, racer: Racer) -> Callable[[], bool]:
         """Return what tells whether an attempt has no task, or none any more."""
@@ -499,6 +502,17 @@ class BaseRace(ABC):
         with suppress(RuntimeError):  # its loop is closed, too
             self._stop()
 
+    async def _taken_back(self, started: StartedStream) -> None:
+        """Tell the call flow that the stream which has won was not handed over."""
+        if self._interrupted is None:  # only its task was cancelled, or is so first
+            try:
+                await self._check_cancelled()
+            except BaseException as error:  # noqa: BLE001  # it is raised at the end
+                self._interrupt(error)
+        error = self._interrupted = self._interrupted or CancelledError()
+        self._send(started.reply(runtime.clock(), error, ()))
+        del error
+
     async def _until_checked(self) -> None:
         if self.first.is_stopped and self._interrupted is None:
             try:
@@ -508,8 +522,8 @@ class BaseRace(ABC):
 
     async def _close(self, racer: Racer) -> None:
         """Close the stream of an attempt that has no task, or none any more."""
-        started, racer.started = racer.started, None
-        if started is None:
+        started, is_closed, racer.is_closed = racer.started, racer.is_closed, True
+        if started is None or is_closed:
             return
         try:
             await started.opened.aabandon()

@@ -426,9 +426,7 @@ def test_a_first_attempt_that_fails_in_time_is_retried_as_always(backend: str, c
 
 @on_both_loops
 @pytest.mark.parametrize("whose", [GROQ, OPENAI])
-def test_an_error_that_ends_the_call_stops_the_others(
-    backend: str, whose: str, clock: Any
-) -> None:
+def test_an_error_that_ends_the_call_stops_the_others(backend: str, whose: str, clock: Any) -> None:
     """It leaves unchanged once they have ended."""
     stage = Stage()
     ask = _guarded(stage)
@@ -538,9 +536,7 @@ def test_a_cancellation_while_a_loser_ends_waits_for_it(backend: str, clock: Any
 
 
 @on_both_loops
-def test_a_deadline_that_ends_after_the_answer_takes_nothing_away(
-    backend: str, clock: Any
-) -> None:
+def test_a_deadline_that_ends_after_the_answer_takes_nothing_away(backend: str, clock: Any) -> None:
     """Although a loser takes longer to end than the call may last."""
     stage = Stage()
     ask = _guarded(stage, timeout=10.0)
