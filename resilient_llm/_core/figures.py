@@ -57,4 +57,5 @@ class PolicyFigures:
         taken = sorted(each.seconds for each in tuple(self.samples[key]) if each.at > now - span)
         if len(taken) < least:
             return math.inf
-        return taken[max(0, math.ceil(share * len(taken)) - 1)]
+        # Rounded: 0.56 * 25 is a little above 14.
+        return taken[max(0, math.ceil(round(share * len(taken), 6)) - 1)]

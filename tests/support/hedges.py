@@ -53,8 +53,9 @@ class Stage:
             raise
         finally:
             self.ended.append(key)
+            self._gates.pop(key, None)
+            self._begun.pop(key, None)
         outcome = self._outcomes.pop(key)
-        del self._gates[key], self._begun[key]
         if not isinstance(outcome, BaseException):
             return outcome
         try:
