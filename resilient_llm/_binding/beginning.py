@@ -12,6 +12,7 @@ from resilient_llm._core.call.call import Call, share_of
 from resilient_llm._core.call.capabilities import NO_LACKS
 from resilient_llm._core.call.ending import emit_call_failed
 from resilient_llm._core.call.judging import broke
+from resilient_llm._core.call.trying import delay_of
 from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.tracing import named_call_id, note_call, open_trace
@@ -110,7 +111,34 @@ class Beginning(Reporting):
         """
         if self.is_stream or (isinstance(chosen, Draw) and not self._leads(first, candidates)):
             return False
-        return not self.needs_limits or self._limit(first, candidates, chosen)
+        return (not self.needs_limits or self._limit(first, candidates, chosen)) and (
+            not self.effect.is_hedged or self._hedge(first, candidates, chosen)
+        )
+
+    def _hedge(
+        self,
+        first: FirstAttempt,
+        candidates: tuple[Candidate, ...],
+        chosen: tuple[Candidate, ...] | Draw,
+    ) -> bool:
+        """Set when a first attempt is slow; return False if its race needs the call flow.
+
+        Args:
+            first: The first attempt.
+            candidates: All targets, by priority.
+            chosen: Those of the call in order, or what was drawn for it.
+        """
+        if len(candidates if isinstance(chosen, Draw) else chosen) > 1:
+            assert first.deps is not None
+            key = first.candidate.target.key
+            first.hedge_after = delay_of(
+                first.options.hedge, first.deps.figures, key, first.entered_at
+            )
+        if first.hedge_after is None:
+            return True
+        from resilient_llm._runtime.time_limit import is_trio  # loads asyncio
+
+        return not is_trio()
 
     def _begin_hook(self, first: FirstAttempt) -> None:
         try:

@@ -53,12 +53,18 @@ class Callers:
         """Return the caller of the loop form.
 
         Raises:
-            ConfigurationError: If the policy asks a function about the arguments of a call.
+            ConfigurationError: If the policy names a hedge, or asks a function about the arguments
+                of a call.
         """
         if callable(self._policy.options.needs):
             raise ConfigurationError(
                 "needs is a function of the call's arguments, and a loop has none: write words, "
                 "as in needs=('tools',), or decorate a function"
+            )
+        if self._policy.options.hedge is not None:
+            raise ConfigurationError(
+                "hedge has no effect in a loop: its block cannot run a second time beside itself, "
+                "and a thread that runs it cannot be stopped; decorate an async function"
             )
         caller = self._loops.get(is_async)
         if caller is None:

@@ -27,6 +27,7 @@ class FirstAttempt:
         kwargs: Keyword arguments without those that pin the call to one target.
         lacks: ``{key: why that target cannot take the call}``.
         generation: The closed period that admits the attempt; None if the call flow makes it.
+        hedge_after: Seconds after which the attempt is slow and gets another beside it, or None.
         entered_at: When it was admitted.
         call_id: Name of the call, if it was named already; else empty.
         limit: Seconds that the attempt may take, or None.
@@ -48,6 +49,7 @@ class FirstAttempt:
         "entered",
         "entered_at",
         "generation",
+        "hedge_after",
         "hook",
         "inside",
         "kwargs",
@@ -75,6 +77,7 @@ class FirstAttempt:
         self.kwargs = kwargs
         self.lacks = NO_LACKS
         self.generation: Generation | None = None
+        self.hedge_after: float | None = None
         self.entered_at = 0.0
         self.call_id = ""
         self.limits: tuple[float | None, bool] | None = None

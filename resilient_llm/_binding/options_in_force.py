@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from resilient_llm._binding.demands import Demands
-from resilient_llm._binding.injection import keeps_limits
+from resilient_llm._binding.injection import can_be_hedged, keeps_limits
 from resilient_llm._core.backoff import as_backoff
 from resilient_llm._values.policy import DEFAULTS
 from resilient_llm._values.strategy_call import wants_call
@@ -37,6 +37,7 @@ class OptionsEffect:
         backoff: Their backoff.
         demands: Finds out what each call needs of a target; None if no policy says.
         limits: ``{key: seconds that an attempt may take, within the deadline}``.
+        is_hedged: Whether slow attempts get others beside them.
         is_stream: Whether results are known to be streams.
         has_limits: Whether an attempt or a call has a limit.
         needs_limits: Whether a first attempt must know its limit, to keep it or to pass it on.
@@ -50,6 +51,7 @@ class OptionsEffect:
         "backoff",
         "demands",
         "has_limits",
+        "is_hedged",
         "is_inlined",
         "is_simple",
         "is_stream",
@@ -95,6 +97,7 @@ class OptionsEffect:
             or options.strategy == "least_latency"
             or isinstance(options.hedge, str)
         )
+        self.is_hedged = options.hedge is not None and len(chain) > 1 and options.max_attempts != 1
         self.is_simple = not (
             self.is_stream
             or takes_attempt
@@ -110,6 +113,7 @@ class OptionsEffect:
             self.is_stream
             or takes_attempt
             or cuts_off
+            or self.is_hedged
             or not isinstance(options.strategy, str)
             or self.demands is not None
         )
@@ -127,6 +131,7 @@ class OptionsInForce:
         self._policy = policy
         self._keeps_limits = keeps_limits(injection, policy.chain, 1.0)
         """Whether a default ``attempt_timeout`` holds for it; any number may stand for that."""
+        self._can_be_hedged = can_be_hedged(injection, policy.chain)
         self._replaced: list[tuple[float, Options, CallDeps]] = []
         """``(until when, options, deps)`` of earlier bindings, oldest first."""
         self._clock: Clock | None = None
@@ -139,7 +144,9 @@ class OptionsInForce:
         functions.
         """
         present = self.options
-        options = self._policy.in_force(defaults, keeps_limits=self._keeps_limits)
+        options = self._policy.in_force(
+            defaults, keeps_limits=self._keeps_limits, can_be_hedged=self._can_be_hedged
+        )
         if all(getattr(options, name) is getattr(present, name) for name in DEFAULTS):
             return present
         return options

@@ -334,6 +334,7 @@ class CallSpan(Around):
         "_has_failed",
         "_inside",
         "_is_over",
+        "_made",
         "_served_by",
         "_target",
     )
@@ -350,6 +351,8 @@ class CallSpan(Around):
         """The last attempt, until its outcome is known."""
         self._inside: Inside | None = None
         """What is current in the last attempt."""
+        self._made: list[tuple[Inside, AttemptSpan, str]] = []
+        """What is current in each attempt, the attempt, and its target."""
         self._attempts = 0
         self._target = ""
         self._served_by = ""
@@ -381,7 +384,16 @@ class CallSpan(Around):
         inside = self._inside = (
             attempt if span is not None or self.span is None else Inside(recorder, self.span)
         )
+        self._made.append((inside, attempt, target.key))
         return inside
+
+    def turn_to(self, inside: object) -> None:
+        """Take that what is told next is of this attempt, as several run side by side."""
+        for each, attempt, target in self._made:
+            if each is inside:
+                # One with an outcome has ended, and is told nothing more.
+                self._attempt = None if attempt.outcome else attempt
+                self._inside, self._target = each, target
 
     def _start(self, target: Target, number: int) -> Span:
         tracer = self.recorder.tracer

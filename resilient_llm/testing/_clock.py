@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -39,11 +39,11 @@ class Moment(float):
 
 
 class _Timer:
-    """A cancel scope that ends at a moment of the fake clock."""
+    """What is done at a moment of the fake clock: a cancel scope ends, or a callback is called."""
 
-    def __init__(self, at: float, scope: Cancellable) -> None:
+    def __init__(self, at: float, end: Callable[[], object]) -> None:
         self.at = at
-        self.scope = scope
+        self.end = end
         self.thread = threading.get_ident()
         self.soon = waker()
 
@@ -53,9 +53,28 @@ class _Timer:
         # asyncio cancels a task that runs just now at its next wait, also if the limit was left
         # before; in a callback the task is waiting.
         if is_trio() and threading.get_ident() == self.thread:
-            self.scope.cancel()
+            self.end()
         else:
-            self.soon(self.scope.cancel)
+            self.soon(self.end)
+
+
+class _Callback:
+    """A function that is called at a moment of the fake clock, in a callback of the loop."""
+
+    def __init__(self, clock: FakeClock, callback: Callable[[], object]) -> None:
+        self._clock = clock
+        self._callback: Callable[[], object] | None = callback
+        self.timer: _Timer | None = None
+
+    def call(self) -> None:
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback()
+
+    def cancel(self) -> None:
+        self._callback = None
+        if self.timer is not None:
+            self._clock.drop_timer(self.timer)
 
 
 class _FakeAlarm:
@@ -170,15 +189,28 @@ class FakeClock:
         from resilient_llm._runtime.time_limit import cancellable
 
         with cancellable() as scope:
-            timer = _Timer(self._now + max(0.0, seconds), scope)
-            with self._lock:
-                self._timers.append(timer)
+            timer = self._timer(seconds, scope.cancel)
             try:
                 yield scope
             finally:
-                with self._lock:
-                    if timer in self._timers:
-                        self._timers.remove(timer)
+                self.drop_timer(timer)
+
+    def call_after(self, seconds: float, callback: Callable[[], object], /) -> _Callback:
+        called = _Callback(self, callback)
+        called.timer = self._timer(seconds, called.call)
+        return called
+
+    def _timer(self, seconds: float, end: Callable[[], object]) -> _Timer:
+        timer = _Timer(self._now + max(0.0, seconds), end)
+        with self._lock:
+            self._timers.append(timer)
+        return timer
+
+    def drop_timer(self, timer: _Timer) -> None:
+        """Forget what was to be done at a moment, if it was not done yet."""
+        with self._lock:
+            if timer in self._timers:
+                self._timers.remove(timer)
 
 
 @contextmanager

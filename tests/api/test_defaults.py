@@ -1,5 +1,6 @@
 """Process-wide defaults of the options of `failover`: which value holds, for whom, and since when."""
 
+import asyncio
 import math
 import threading
 from collections.abc import Callable
@@ -33,6 +34,7 @@ from tests.support.guards import trip
 from tests.support.ways import (
     DRIVERS,
     GROQ,
+    MISTRAL,
     OPENAI,
     Driver,
     ProviderError,
@@ -338,6 +340,37 @@ def _stream_default(clock: Any) -> None:
         list(policy.using(stream=None)(ask)())
 
 
+def _hedged(clock: Any, **options: Any) -> list[str]:
+    """Return the targets of a call in which every attempt but the last that may run is slow."""
+    asked: list[str] = []
+
+    async def ask(*, target: Target) -> str:
+        asked.append(target.key)
+        clock.advance(2.0)
+        await asyncio.sleep(0.01)
+        return target.key
+
+    async def main() -> None:
+        await failover(chain=[GROQ, OPENAI, MISTRAL], **options).call(ask)
+
+    asyncio.run(main())
+    return asked
+
+
+def _hedge_default(clock: Any) -> None:
+    configure(hedge=2.0)
+    assert [GROQ, OPENAI] == _hedged(clock)
+    assert [GROQ] == _hedged(clock, hedge=None)
+    # A policy for a function that cannot be hedged may not name one, and no default holds for it.
+    assert "yes" == failover(chain=[GROQ, OPENAI]).call(Script({GROQ: ["yes"]}).__call__)
+
+
+def _max_hedges_default(clock: Any) -> None:
+    configure(max_hedges=2)
+    assert [GROQ, OPENAI, MISTRAL] == _hedged(clock, hedge=2.0)
+    assert [GROQ, OPENAI] == _hedged(clock, hedge=2.0, max_hedges=1)
+
+
 EFFECTS: dict[str, Callable[[Any], None]] = {
     "max_attempts": _max_attempts_default,
     "backoff": _backoff_default,
@@ -352,6 +385,8 @@ EFFECTS: dict[str, Callable[[Any], None]] = {
     "when_all_benched": _benched_default,
     "reraise": _reraise_default,
     "stream": _stream_default,
+    "hedge": _hedge_default,
+    "max_hedges": _max_hedges_default,
 }
 """``{option: check that its default has the effect of the option}``; two have tests of their own."""
 

@@ -183,6 +183,11 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     "number, 0 or more": ([0, 0.1, 2], [-0.1, math.nan, math.inf, True, "1"]),
     "two numbers, 0 or more": ([(0, 1.5)], [(1,), (-1, 1), 3, "ab"]),
     "seconds, above 0": ([0.1, 30], [0, -1, math.nan, math.inf, True, "1"]),
+    "seconds, above 0, or a percentile": (
+        [0.1, 30, "p50", "p99"],
+        [0, -1, math.nan, math.inf, True, "1", "p49", "p100", "95", ""],
+    ),
+    "whole number, 1 to 10": ([1, 10], [0, 11, 1.5, True, "1"]),
     "seconds, 0 or more": ([0, 30], [-1, math.nan, math.inf, True]),
     "share, above 0, to 1": ([0.1, 1], [0, 1.1, -0.1, math.nan, True]),
     "True, False": ([True, False], [1, None, "yes"]),

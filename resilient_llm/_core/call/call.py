@@ -196,6 +196,10 @@ class Call:
     """Whether its attempts are known to be streams before they are made."""
     hook: CallHook | None = None
     """What is entered and left around its attempts, if a hook is installed."""
+    hedges = 0
+    """Attempts that were started beside others."""
+    running: Sequence[Candidate] = ()
+    """The targets of the attempts that run side by side, if several do."""
     has_failed = False
     """Whether `CallFailed` was emitted."""
     is_counted = False
