@@ -149,7 +149,7 @@ def test_what_is_not_well_has_a_kind_and_a_reason(outcome: object, kind: str, re
 
 @pytest.mark.parametrize(
     "outcome",
-    [1, "ok", [], 0, object(), TypeError(), ProviderError(400), ProviderError(422), SystemExit(1)],
+    [1, "ok", [], 0, object, TypeError(), ProviderError(400), ProviderError(422), SystemExit(1)],
     ids=repr,
 )
 def test_another_value_or_error_is_broken_and_changes_nothing(outcome: object) -> None:

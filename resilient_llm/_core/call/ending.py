@@ -112,6 +112,8 @@ def lost(call: Call, trial: Try, now: float, reason: str) -> None:
         if reason != "lost":
             unjudged(call, trial, now)
         else:
+            if trial.number == 1:
+                call.deps.budgets.first_attempt_failed(candidate.target.provider_key, now)
             if call.deps.figures is not None:
                 call.deps.figures.answered(candidate.target.key, now, took)
             if call.outcome is not None:
