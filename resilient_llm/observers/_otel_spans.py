@@ -75,6 +75,12 @@ class _Meters:
         self.skips = counter(
             "resilient_llm.skips", "{skip}", "Targets that were passed over, by reason."
         )
+        self.hedges = counter(
+            "resilient_llm.hedges", "{hedge}", "Attempts that were started beside a slow one."
+        )
+        self.order_changes = counter(
+            "resilient_llm.order_changes", "{change}", "Moves of a target by adaptive order."
+        )
 
 
 class Recorder:
@@ -542,6 +548,14 @@ class CallSpan(Around):
             reason = reason_word(details["reason"])
             self.recorder.meters.skips.add(1, {"target": target, "reason": reason})
 
+    def _hedged(self, target: str, details: Mapping[str, Any]) -> None:
+        if self.recorder.meters is not None:
+            self.recorder.meters.hedges.add(1, {"target": target, "beside": details["beside"]})
+
+    def _order_changed(self, target: str, details: Mapping[str, Any]) -> None:
+        if self.recorder.meters is not None:
+            self.recorder.meters.order_changes.add(1, {"target": target})
+
     def _call_failed(self, target: str, details: Mapping[str, Any]) -> None:
         self._has_failed = True
 
@@ -554,6 +568,8 @@ _TAKE: Final[dict[str, Callable[[CallSpan, str, Mapping[str, Any]], None]]] = {
     "RetryScheduled": CallSpan._retried,
     "FailedOver": CallSpan._failed_over,
     "TargetSkipped": CallSpan._skipped,
+    "HedgeStarted": CallSpan._hedged,
+    "OrderChanged": CallSpan._order_changed,
     "CallFailed": CallSpan._call_failed,
 }
 

@@ -39,6 +39,8 @@ from resilient_llm import (
     failover,
     list_benched,
 )
+from resilient_llm._runtime.runtime import runtime
+from resilient_llm._values import event_names
 from resilient_llm.observers import otel
 from resilient_llm.testing import FakeClock, capture_events, isolated
 from tests.support.spans import Recorded, attributes, recorded
@@ -1801,6 +1803,23 @@ def test_the_metrics_of_a_failover(spans: Recorded, clock: FakeClock) -> None:
     assert (("groq/llama", "invalid_credentials", "openai/gpt"), 1) == (moved, count)
     ((skipped, count),) = spans.counts("resilient_llm.skips").items()
     assert ("groq/llama", 1) == (skipped[1], count)
+
+
+def test_the_metrics_of_hedges_and_moves(spans: Recorded) -> None:
+    """By the target that was called and the slow one; by the target that moved."""
+    (recorder,) = runtime.dispatcher.hooks
+    call = recorder("id", "app.ask", [Target("groq/llama"), Target("openai/gpt")])
+    for _ in range(2):
+        call.note(
+            event_names.HedgeStarted,
+            "openai/gpt",
+            {"number": 1, "delay": 0.5, "beside": "groq/llama"},
+        )
+    call.note(event_names.OrderChanged, "groq/llama", {"order": ("openai/gpt", "groq/llama")})
+    call.over()
+
+    assert {("groq/llama", "openai/gpt"): 2} == spans.counts("resilient_llm.hedges")
+    assert {("groq/llama",): 1} == spans.counts("resilient_llm.order_changes")
 
 
 def test_texts_never_become_attributes_of_metrics(spans: Recorded) -> None:
