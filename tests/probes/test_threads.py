@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -11,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from resilient_llm import health
+from resilient_llm import configure, health
 from resilient_llm.probes import HealthProbe, ProbeResult
 from resilient_llm.testing import FakeClock
 
@@ -252,14 +251,16 @@ def test_keys_are_skipped_if_no_thread_can_be_started(
 
 
 def test_a_thousand_probes_of_which_many_hang_or_raise(
-    run: Callable[..., Any], blocking: Blocking
+    run: Callable[..., Any], clock: FakeClock, blocking: Blocking
 ) -> None:
     """With 100 that block their threads, too, the loop keeps its interval and ends in time."""
+    configure(logging=False)  # of hundreds of benches
     ticks: list[float] = []
-    running = 0
+    begun = running = 0
 
     async def hangs() -> None:
-        nonlocal running
+        nonlocal begun, running
+        begun += 1
         running += 1
         try:
             await anyio.sleep_forever()
@@ -267,37 +268,45 @@ def test_a_thousand_probes_of_which_many_hang_or_raise(
             running -= 1
 
     async def raises() -> None:
+        nonlocal begun
+        begun += 1
         raise ConnectionResetError
 
     async def fine() -> None:
-        pass
+        nonlocal begun
+        begun += 1
 
     async def beats() -> None:
-        ticks.append(time.monotonic())
+        await fine()
+        ticks.append(float(clock.monotonic()))
 
-    probes: dict[str, Any] = {
-        f"p{number}": (hangs, raises, fine)[number % 3] for number in range(999)
-    }
-    probes["beats"] = beats
+    keys = [f"p{number}" for number in range(1_000)]
+    kinds = (fine, raises, hangs)
+    probes: dict[str, Any] = {key: kinds[n % 3] for n, key in enumerate(keys)}
+    probes["p0"] = beats
     probes |= {f"blocks{number}": blocking for number in range(100)}
-    interval, timeout = 1.5, 0.5
 
     async def main() -> float:
-        one = HealthProbe(probes, interval=interval, timeout=timeout, jitter=0.0)
+        one = HealthProbe(probes, interval=30.0, timeout=3.0, jitter=0.0)
         await one.start()
-        await after(FakeClock(0.0, 0.0), 0.0, lambda: len(ticks) >= 5)
+        for number in range(1, 5):
+            await after(clock, 3.0, lambda: begun == 1_000 * number and blocking.begun == 64)  # noqa: B023  # of this round
+            await after(clock, 27.0, lambda: not running)
+        await after(clock, 0.0, lambda: begun == 5_000)
         began = time.monotonic()
         await one.stop()
         return time.monotonic() - began
 
+    began_at = float(clock.monotonic())
     took = run(main)
 
-    gaps = [later - earlier for earlier, later in itertools.pairwise(ticks[1:])]
-    assert all(interval - 0.5 <= gap <= interval + 0.5 for gap in gaps), gaps
-    assert took < timeout + 0.5
+    assert [30.0 * number for number in range(5)] == [each - began_at for each in ticks]
+    assert took < 3.0
     assert 0 == running
     assert (64, 64) == (blocking.begun, len(threads()))
     assert all(each.daemon for each in threads())
     found = health()
-    assert {"closed"} == {found[f"p{number}"].state for number in range(999) if number % 3 == 2}
-    assert {0} != {found["p0"].errors, found["p1"].errors}
+    assert [4] * 333 == [found[key].errors for key in keys[2::3]]
+    assert [5] * 333 == [found[key].errors for key in keys[1::3]]
+    assert [0] * 334 == [found[key].errors for key in keys[::3]]
+    assert 64 * 5 == sum(found[f"blocks{number}"].errors for number in range(100))

@@ -40,6 +40,7 @@ from resilient_llm import (
     is_benched,
     list_benched,
     observe,
+    probes,
     reset,
     settings,
     unbench_model,
@@ -447,6 +448,21 @@ def check_trace() -> None:
     for record in trace.calls[0].attempts:
         assert_type(record, AttemptRecord)
         assert_type(record.kind, ErrorKind | None)
+
+
+async def check_probes(by_text: dict[str, Callable[[], bool]]) -> None:
+    async with probes.HealthProbe({"groq": probes.http_probe("https://x", headers={})}) as one:
+        assert_type(one.running, bool)
+        assert_type(await one.tick(), dict[str, probes.ProbeResult])
+    probes.HealthProbe(by_text, interval=timedelta(seconds=1).total_seconds(), proves="answers")
+    probes.HealthProbe({Target("groq/llama"): probes.ollama_probe()})
+    both: dict[str | Target, Callable[[], object]] = {"groq": probes.call_probe(len, "")}
+    both[Target("groq/llama")] = lambda: None
+    probes.HealthProbe(both)
+    assert_type(one.stop_thread(1.0), None)
+    result = (await one.tick())["groq"]
+    assert_type(result.ok, bool | None)
+    assert_type(result.kind, ErrorKind | None)
 
 
 # Errors.
