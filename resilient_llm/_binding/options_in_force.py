@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from resilient_llm._binding.demands import Demands
 from resilient_llm._binding.injection import keeps_limits
 from resilient_llm._core.backoff import as_backoff
+from resilient_llm._core.call.capabilities import NO_LACKS
 from resilient_llm._values.policy import DEFAULTS
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class OptionsEffect:
         options: The options.
         backoff: Their backoff.
         demands: Finds out what each call needs of a target; None if no policy says.
+        lacks: ``{key: why that target cannot take any call}``.
         limits: ``{key: seconds that an attempt may take, within the deadline}``.
         is_stream: Whether results are known to be streams.
         has_limits: Whether an attempt or a call has a limit.
@@ -51,6 +53,7 @@ class OptionsEffect:
         "is_inlined",
         "is_simple",
         "is_stream",
+        "lacks",
         "limits",
         "needs_figures",
         "needs_limits",
@@ -80,6 +83,7 @@ class OptionsEffect:
             if options.needs is None and options.tokens is None
             else Demands(options, injection, chain)
         )
+        self.lacks = NO_LACKS if self.demands is None else self.demands.constant_lacks
         self.is_stream = bool(injection.gives_items) or any(
             each is not None for each in (options.stream, *(target.stream for target in chain))
         )
@@ -98,6 +102,7 @@ class OptionsEffect:
             or self.has_limits
             or options.observers
             or options.classify is not None
+            or self.demands is not None
             or options.max_attempts == 1
         )
         """Whether a failure may be all that is known of an attempt: see `SecondAttempt`."""
@@ -107,7 +112,7 @@ class OptionsEffect:
             or takes_attempt
             or cuts_off
             or options.strategy != "priority"
-            or self.demands is not None
+            or (self.demands is not None and not self.demands.is_constant)
         )
 
 

@@ -105,6 +105,7 @@ class Reporting(Binding):
         if candidate.target is not target:
             candidate = next(each for each in candidates if each.target.key == target.key)
         first = FirstAttempt(candidates, candidate, {}, options, deps)
+        first.lacks = self.effect.lacks
         first.generation, first.entered_at = generation, entered_at
         if number is not None:
             first.call_id = call_ids.id_of(number)
