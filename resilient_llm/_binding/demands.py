@@ -67,6 +67,16 @@ class Demands:
             demand = Demand(self._words, None)
             self._constant = demand, lacks_of(chain, demand, lambda _: 0)
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether all calls need the same."""
+        return self._constant is not None
+
+    @property
+    def constant_lacks(self) -> Mapping[str, Lack]:
+        """``{key: why that target cannot take any call}``, as far as all calls need the same."""
+        return NO_LACKS if self._constant is None else self._constant[1]
+
     def of_call(
         self, candidates: tuple[Candidate, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Demand, Mapping[str, Lack]]:

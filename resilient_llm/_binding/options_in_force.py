@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from resilient_llm._binding.demands import Demands
 from resilient_llm._binding.injection import can_be_hedged, keeps_limits
 from resilient_llm._core.backoff import as_backoff
+from resilient_llm._core.call.capabilities import NO_LACKS
 from resilient_llm._values.policy import DEFAULTS
 from resilient_llm._values.strategy_call import wants_call
 
@@ -36,6 +37,7 @@ class OptionsEffect:
         options: The options.
         backoff: Their backoff.
         demands: Finds out what each call needs of a target; None if no policy says.
+        lacks: ``{key: why that target cannot take any call}``.
         limits: ``{key: seconds that an attempt may take, within the deadline}``.
         is_hedged: Whether slow attempts get others beside them.
         is_stream: Whether results are known to be streams.
@@ -55,6 +57,7 @@ class OptionsEffect:
         "is_inlined",
         "is_simple",
         "is_stream",
+        "lacks",
         "limits",
         "needs_figures",
         "needs_limits",
@@ -85,6 +88,7 @@ class OptionsEffect:
             if options.needs is None and options.tokens is None
             else Demands(options, injection, chain)
         )
+        self.lacks = NO_LACKS if self.demands is None else self.demands.constant_lacks
         self.is_stream = bool(injection.gives_items) or any(
             each is not None for each in (options.stream, *(target.stream for target in chain))
         )
@@ -104,6 +108,7 @@ class OptionsEffect:
             or self.has_limits
             or options.observers
             or options.classify is not None
+            or self.demands is not None
             or options.max_attempts == 1
         )
         """Whether a failure may be all that is known of an attempt: see `SecondAttempt`."""
@@ -115,8 +120,13 @@ class OptionsEffect:
             or cuts_off
             or self.is_hedged
             or not isinstance(options.strategy, str)
-            or self.demands is not None
+            or (self.demands is not None and not self._is_same_order(options, self.demands))
         )
+
+    @staticmethod
+    def _is_same_order(options: Options, demands: Demands) -> bool:
+        """Return whether all calls skip the same targets of the same order."""
+        return demands.is_constant and options.strategy == "priority" and options.adaptive is False
 
 
 class OptionsInForce:

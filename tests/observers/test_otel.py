@@ -30,6 +30,7 @@ from resilient_llm import (
     ChainExhaustedError,
     ConfigurationError,
     ErrorKind,
+    NoCapableTargetError,
     StreamPolicy,
     Target,
     Trace,
@@ -158,6 +159,29 @@ def test_a_failed_call_says_so_without_a_text(spans: Recorded) -> None:
     assert {"outcome": "failed", "attempts": 2} == attributes(
         call, "outcome", "served_by", "attempts"
     )
+
+
+@pytest.mark.parametrize("needs", ["vision", lambda: "vision"], ids=["words", "function"])
+def test_a_call_that_no_target_can_take_has_a_span(spans: Recorded, needs: Any) -> None:
+    """It has no attempt; one that some target takes has the attempt on that target."""
+    chain = [Target("groq/llama", supports=()), Target("openai/gpt", supports=("vision",))]
+
+    @failover(chain, needs=needs)
+    def ask(target: Target) -> str:
+        return target.key
+
+    ask()
+    with pytest.raises(NoCapableTargetError):
+        ask.using(chain=chain[:1])()
+
+    served, refused = spans.calls
+    assert {"outcome": "ok", "served_by": "openai/gpt", "attempts": 1} == attributes(
+        served, "outcome", "served_by", "attempts"
+    )
+    assert {"outcome": "failed", "attempts": 0} == attributes(
+        refused, "outcome", "served_by", "attempts"
+    )
+    assert 1 == len(spans.spans) - len(spans.calls)
 
 
 @pytest.mark.parametrize(

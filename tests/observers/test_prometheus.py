@@ -23,6 +23,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge  # noqa: E402
 from resilient_llm import (  # noqa: E402
     ChainExhaustedError,
     ConfigurationError,
+    NoCapableTargetError,
     StreamPolicy,
     Target,
     bench_model,
@@ -401,6 +402,26 @@ def test_reasons_are_words_of_closed_sets(registry: Any, installed: Any, clock: 
     assert {(GROQ, "manual"): 1, (OPENAI, "manual"): 1, (OPENAI, "forced_open"): 1} == seen.rows(
         "skips_total", "target", "reason"
     )
+
+
+@pytest.mark.parametrize("needs", ["vision", lambda: "vision"], ids=["words", "function"])
+def test_a_target_that_lacks_a_word_is_counted_as_skipped(
+    registry: Any, installed: Any, needs: Any
+) -> None:
+    """Whoever answers then, and also where nobody can: that is a failed call without an attempt."""
+    chain = [Target(GROQ, supports=()), Target(OPENAI, supports=("vision",))]
+    ask = asking(chain=chain, needs=needs)
+    refused = ask.using(chain=chain[:1])
+    for _ in range(3):
+        ask()
+    with pytest.raises(NoCapableTargetError):
+        refused()
+    seen = scrape(registry)
+
+    assert {(GROQ, "lacks"): 4} == seen.rows("skips_total", "target", "reason")
+    assert {(OPENAI, "ok"): 3} == seen.rows("attempts_total", "target", "outcome")
+    assert 3 == seen.get("calls_total", function=name_of(ask), outcome="ok")
+    assert 1 == seen.get("calls_total", function=name_of(ask), outcome="failed")
 
 
 def test_a_skip_has_the_reason_of_the_bench(

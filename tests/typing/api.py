@@ -22,6 +22,7 @@ from resilient_llm import (
     ErrorKind,
     Event,
     Failover,
+    NoCapableTargetError,
     StreamInterruptedError,
     StreamPolicy,
     Target,
@@ -39,6 +40,7 @@ from resilient_llm import (
     health,
     is_benched,
     list_benched,
+    needs,
     observe,
     probes,
     reset,
@@ -269,6 +271,29 @@ failover(
 )
 failover("groq/llama", reject=rejects_with_kind)
 failover("groq/llama, openai/gpt-5", reject=lambda answer: not answer)
+
+
+def words_of(messages: list[dict[str, str]]) -> set[str] | None:
+    return {"tools"} if messages else None
+
+
+def tokens_of(messages: list[dict[str, str]]) -> int:
+    return len(messages)
+
+
+failover("groq/llama", needs=needs.from_messages(), tokens=needs.estimate_tokens())
+failover("groq/llama", needs="tools", tokens=100)
+failover("groq/llama", needs=("tools", "vision"), tokens=tokens_of)
+failover("groq/llama", needs=words_of, tokens=None)
+assert_type(needs.from_messages("input")(input="Hi"), frozenset[str])
+assert_type(needs.estimate_tokens()("Hi"), int)
+Target("groq/llama", supports=None)
+Target("groq/llama", supports="tools")
+Target("groq/llama", supports=("tools", "vision"))
+
+
+def missing_of(error: NoCapableTargetError) -> dict[str, tuple[str, ...]]:
+    return error.missing
 
 
 # Breaker.
