@@ -181,7 +181,7 @@ _MEASURED: Final = """\
         {p}to.keep({p}ended, {p}ended - {p}entered)
 """
 _BEGUN: Final = """\
-    {p}counts.in_flight.begun += 1
+    {p}counts.in_flight.running += 1
 """
 _EXPORTED: Final = {
     "    {p}counts.begun += 1\n": "    {p}counts.inner.begun += 1\n",
@@ -235,7 +235,7 @@ def _with_in_flight(template: str, *, exported: bool) -> str:
     for line, instead in (_EXPORTED if exported else _NOT_EXPORTED).items():
         template = template.replace(line, instead)
     template = template.replace("    try:\n", _BEGUN + "    try:\n", 1)
-    return template.replace(_ANSWERED, "        {p}counts.in_flight.ended += 1\n" + _ANSWERED)
+    return template.replace(_ANSWERED, "        {p}counts.in_flight.running -= 1\n" + _ANSWERED)
 
 
 def _with_call_id(template: str, end: str) -> str:

@@ -41,6 +41,8 @@ HALF_LIFE: Final = 30.0
 _LAST: Final = MOST_SAMPLES - 1
 _NEVER: Final = -math.inf
 _HALVINGS: Final = 1.0 / HALF_LIFE
+REST: Final = 0.001
+"""Seconds in which answers that took even less change no mean; bounds the cost of the mean."""
 _NEAR: Final = 600.0
 """Seconds after which weights are computed anew, since a sum of far larger ones is not exact. Time
 that goes back by more than that is the time of another clock."""
@@ -53,6 +55,21 @@ LOST: Final = 600.0
 """Seconds after which an exploration of which nothing was heard counts as over."""
 
 
+class Shared:
+    """What the figures of all targets of a policy have in common.
+
+    Attributes:
+        lock: For changes that are more than one step.
+        weighings: Grows whenever a mean has changed.
+    """
+
+    __slots__ = ("lock", "weighings")
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.weighings = 0
+
+
 class TargetFigures:
     """Figures of the attempts of one policy on one target. May be used from any thread.
 
@@ -60,7 +77,6 @@ class TargetFigures:
         count: Samples that were ever taken.
         failures: Failed attempts that harm health, and rate limits.
         refusals: Failed attempts that say nothing about health, such as a bad request.
-        newest_at: When the newest sample was taken, monotonic seconds.
         failed_at: When the newest of the failures and refusals came.
         ended_at: When an attempt last ended without a sample, for whatever reason.
         explored_at: When it last went first in order to be explored.
@@ -73,7 +89,9 @@ class TargetFigures:
         "_at",
         "_lock",
         "_parts",
+        "_rests_until",
         "_seconds",
+        "_shared",
         "_since",
         "_until",
         "_weight",
@@ -85,12 +103,12 @@ class TargetFigures:
         "failed_at",
         "failures",
         "mean",
-        "newest_at",
         "refusals",
     )
 
-    def __init__(self, lock: threading.RLock) -> None:
-        self._lock = lock
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._lock = shared.lock
         self.failures = 0
         self.refusals = 0
         self.failed_at = _NEVER
@@ -102,7 +120,6 @@ class TargetFigures:
 
     def _begin(self, at: list[float], seconds: list[float]) -> None:
         self.count: int = 0
-        self.newest_at = _NEVER
         self._at = at
         """When each sample was taken; the sample number ``n`` is at ``n & _LAST``."""
         self._seconds = seconds
@@ -111,6 +128,7 @@ class TargetFigures:
         """Sum of ``_parts``: of the samples' seconds by their weights."""
         self._weight = 0.0
         """Sum of ``_weights``. A sample weighs 1 that is taken at ``_since``."""
+        self._rests_until = _NEVER
 
     # Changes.
 
@@ -122,26 +140,35 @@ class TargetFigures:
             self._at[place] = now
             self._seconds[place] = seconds
             self.count += 1
-            self.newest_at = now
         except IndexError:
             self._make_room()
             self.answered(now, seconds)
 
     def answered_for_mean(self, now: float, seconds: float) -> None:
-        """Keep a sample, and bring the mean up to date."""
+        """Keep a sample, and bring the mean up to date.
+
+        Of answers that took less than `REST` seconds, one in so many seconds counts in the mean.
+        """
+        if seconds < REST and now < self._rests_until:
+            place = self.count & _LAST
+            self._at[place] = now
+            self._seconds[place] = seconds
+            self.count += 1
+            return
         if now > self._until:
             self.weigh(now)
         # No call and no jump backwards from here on: see the theory of operation.
-        place, weights, parts = self.count & _LAST, self._weights, self._parts
         weight = 2.0 ** ((now - self._since) * _HALVINGS)
+        place, weights, parts = self.count & _LAST, self._weights, self._parts
         part = seconds * weight
         self._weight = total = self._weight + weight - weights[place]
         self._weighted = weighted = self._weighted + part - parts[place]
-        weights[place], parts[place], self._at[place] = weight, part, now
         self.mean = weighted / total
+        weights[place], parts[place], self._at[place] = weight, part, now
         self._seconds[place] = seconds
         self.count += 1
-        self.newest_at = now
+        self._rests_until = now + REST
+        self._shared.weighings += 1
 
     def _make_room(self) -> None:
         with self._lock:
@@ -168,6 +195,7 @@ class TargetFigures:
             self._weight, self._weighted = weight, weighted
             self.mean = weighted / weight if weight else math.inf
             self._since, self._until = since, since + _NEAR
+            self._shared.weighings += 1
             return True
         return False
 
@@ -203,15 +231,22 @@ class TargetFigures:
         when any attempt of the policy on this target has ended since. Time is a plain float.
         """
         # No call and no jump backwards: see the theory of operation.
-        since = self.explored_at
+        since, count = self.explored_at, self.count
+        newest_at = self._at[(count - 1) & _LAST] if count else _NEVER
         if now - since < EXPLORED_AGAIN or (
-            now - since < LOST and self.newest_at < since and self.ended_at < since
+            now - since < LOST and newest_at < since and self.ended_at < since
         ):
             return False
         self.explored_at = now
         return True
 
     # Questions.
+
+    @property
+    def newest_at(self) -> float:
+        """When the newest sample was taken, monotonic seconds."""
+        count = self.count
+        return self._at[(count - 1) & _LAST] if count else _NEVER
 
     @property
     def tried_at(self) -> float:
@@ -267,14 +302,24 @@ class LockedFigures(TargetFigures):
 class PolicyFigures:
     """Figures of the attempts of one policy. All methods may be called from any thread."""
 
-    __slots__ = ("__weakref__", "_explored", "_lock", "_steps", "keeps_means", "of", "orders")
+    __slots__ = (
+        "__weakref__",
+        "_explored",
+        "_lock",
+        "_steps",
+        "keeps_means",
+        "of",
+        "orders",
+        "shared",
+    )
 
     def __init__(self, keys: Iterable[str]) -> None:
         self.orders: dict[Adaptive, Any] = {}
         """``{options of adaptive=: the order by them}``; see `adaptive.order_of`."""
-        self._lock = threading.RLock()
+        self.shared = Shared()
+        self._lock = self.shared.lock
         made = TargetFigures if window.LOCK_FREE else LockedFigures
-        self.of: dict[str, TargetFigures] = {key: made(self._lock) for key in keys}
+        self.of: dict[str, TargetFigures] = {key: made(self.shared) for key in keys}
         """``{key: figures of the target}``; nothing is added or taken away."""
         self.keeps_means = False
         """Whether the mean of each target is kept up to date, which costs a call more."""

@@ -4,12 +4,13 @@ Owns one `InFlight` per key and the calls that count in it. Nothing of this exis
 uses that strategy: calls that begin before the first one is bound are not counted, neither when
 they begin nor when they end.
 
-Theory of operation. An attempt that begins adds one to ``begun``, and one that ends adds one to
-``ended`` of the same object: ``+= 1`` on a slot, which no other thread comes between (see
-circuit/window.py). Both only grow, so nothing that fails to add can make a later count wrong by
-more than one. Each attempt ends once, by the same reports by which exporters count it (see
-counts.py): it is answered, or it emits that it failed or was cancelled, or nothing was asked of
-it. Where `window.LOCK_FREE` is False, both take the lock of the key.
+Theory of operation. An attempt adds one to ``running`` of its key when it begins, and takes one
+from the same object when it ends: ``+= 1`` and ``-= 1`` on a slot, which no other thread comes
+between (see circuit/window.py). Each attempt ends once, by the same reports by which exporters
+count it (see counts.py): it is answered, or it emits that it failed or was cancelled, or nothing
+was asked of it. A wrapper adds next to the statement that begins the attempt, without a call
+between, so that no interrupt comes between the two. Where `window.LOCK_FREE` is False, both take
+the lock of the key.
 
 A function refers to the `InFlight` of its keys as long as it exists, and nothing else does, so keys
 that come and go leave nothing behind.
@@ -39,41 +40,33 @@ _ENDS: Final = (
 
 
 class InFlight:
-    """Attempts of one key: those that began, and those that ended.
+    """How many attempts are running on one key.
 
     Attributes:
-        begun: Attempts that began.
-        ended: Attempts that ended, in whatever.
+        running: Their number.
     """
 
-    __slots__ = ("__weakref__", "_lock", "begun", "ended")
+    __slots__ = ("__weakref__", "_lock", "running")
 
     def __init__(self) -> None:
-        self.begun = 0
-        self.ended = 0
+        self.running = 0
         self._lock = threading.RLock()
-
-    @property
-    def running(self) -> int:
-        """Attempts that are running now."""
-        ended = self.ended  # before the beginnings, so that no attempt ends before it begins
-        return self.begun - ended
 
     def begin(self) -> None:
         """Count that an attempt begins."""
         if window.LOCK_FREE:
-            self.begun += 1
+            self.running += 1
             return
         with self._lock:
-            self.begun += 1
+            self.running += 1
 
     def end(self) -> None:
         """Count that an attempt has ended."""
         if window.LOCK_FREE:
-            self.ended += 1
+            self.running -= 1
             return
         with self._lock:
-            self.ended += 1
+            self.running -= 1
 
 
 class KeysInFlight:

@@ -89,8 +89,8 @@ class OrderInputs:
         step: Returns how many calls of the policy used the strategy before, and counts one more.
             A strategy with ``rotates`` is given that number; no failure may call this.
         figures: Samples of the policy's attempts, if the strategy is among those that need them.
-        in_flight: Returns the counts of a key: ``begun`` less ``ended`` is how many attempts are
-            running on it, ``running`` the same. None unless the strategy is one that needs it.
+        in_flight: Returns what has as ``running`` how many attempts are running on a key; None
+            unless the strategy is one that needs it.
     """
 
     __slots__ = (

@@ -1,6 +1,7 @@
 """The healthy path and the call flow decide alike: random scripts are played through both."""
 
 import dataclasses
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,6 +30,7 @@ from resilient_llm import (
     strategies,
     unbench_model,
 )
+from resilient_llm._binding import beginning, hooked, reporting, resuming
 from resilient_llm._binding.caller import Caller
 from resilient_llm._binding.first_attempt import FirstAttempt
 from resilient_llm._core.circuit import triggers
@@ -271,6 +273,9 @@ def play(seed: int, *, is_async: bool, demands: bool = False) -> list[Step]:
 def without_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
     # The two paths draw different numbers, since each names its calls at another moment.
     monkeypatch.setattr(triggers, "JITTER", 0.0)
+    names = map("{:016x}".format, itertools.count())
+    for module in (beginning, hooked, reporting, resuming):
+        monkeypatch.setattr(module, "new_id", names.__next__)
 
 
 def by_flow_only(self: Caller, *given: Any) -> FirstAttempt:

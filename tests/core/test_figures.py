@@ -11,9 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilient_llm._core.figures import HALF_LIFE, MOST_SAMPLES, PolicyFigures, TargetFigures
+from resilient_llm._core.figures import (
+    HALF_LIFE,
+    MOST_SAMPLES,
+    REST,
+    PolicyFigures,
+    Shared,
+    TargetFigures,
+)
 
-_SECONDS = st.floats(0.0, 600.0)
+_SECONDS = st.floats(REST, 600.0)
 
 
 def _mean(samples: list[tuple[float, float]], now: float) -> float:
@@ -26,7 +33,7 @@ def _mean(samples: list[tuple[float, float]], now: float) -> float:
 @given(st.lists(st.tuples(st.floats(0.0, 90.0), _SECONDS), min_size=1, max_size=600))
 def test_mean_is_that_of_the_newest_samples_by_age(waits: list[tuple[float, float]]) -> None:
     """The mean is the one of the definition, over the newest 256 samples, at any time."""
-    figures, samples, now = TargetFigures(threading.RLock()), list[tuple[float, float]](), 1_000.0
+    figures, samples, now = TargetFigures(Shared()), list[tuple[float, float]](), 1_000.0
     for wait, seconds in waits:
         now += wait
         samples.append((now, seconds))
@@ -40,7 +47,7 @@ def test_mean_is_that_of_the_newest_samples_by_age(waits: list[tuple[float, floa
 @pytest.mark.parametrize("gap", [3_599.0, 3_601.0, 40_000.0, 10.0**9])
 def test_mean_after_a_rest(gap: float) -> None:
     """After any rest the mean is right, and nothing overflows."""
-    figures = TargetFigures(threading.RLock())
+    figures = TargetFigures(Shared())
     samples = [(0.0, 5.0), (gap - 2.0, 1.0), (gap, 2.0), (gap + 3.0, 4.0)]
     for at, seconds in samples:
         figures.answered_for_mean(at, seconds)
@@ -48,15 +55,27 @@ def test_mean_after_a_rest(gap: float) -> None:
     assert pytest.approx(_mean(samples, gap + 3.0), rel=1e-9) == figures.mean
 
 
+def test_quick_answers_are_weighed_once_a_millisecond() -> None:
+    """Answers below a millisecond count in the mean once in so long, and as samples always."""
+    figures = TargetFigures(Shared())
+    figures.answered_for_mean(10.0, 0.0005)
+    figures.answered_for_mean(10.0005, 0.0009)
+    assert (0.0005, 2) == (figures.mean, figures.count)
+
+    figures.answered_for_mean(10.001, 0.0009)
+    assert pytest.approx(0.0007, rel=1e-3) == figures.mean
+    assert pytest.approx(0.0009) == figures.median(10.001, 60.0, 1)
+
+
 def test_mean_stays_exact_over_a_million_samples() -> None:
     """A sum that is kept up to date drifts by less than one part in a million."""
-    figures, now = TargetFigures(threading.RLock()), 0.0
+    figures, now = TargetFigures(Shared()), 0.0
     for number in range(1_000_000):
         now += 0.001
-        figures.answered_for_mean(now, (number * 7919 % 100) / 100)
+        figures.answered_for_mean(now, 1.0 + (number * 7919 % 100) / 100)
 
     kept = [
-        (now - 0.001 * (999_999 - number), (number * 7919 % 100) / 100)
+        (now - 0.001 * (999_999 - number), 1.0 + (number * 7919 % 100) / 100)
         for number in range(1_000_000 - MOST_SAMPLES, 1_000_000)
     ]
     assert pytest.approx(_mean(kept, now), rel=1e-6) == figures.mean
@@ -64,7 +83,7 @@ def test_mean_stays_exact_over_a_million_samples() -> None:
 
 def test_no_sample_no_mean() -> None:
     """Without a sample the mean is infinite, and there is no median and no percentile."""
-    figures = TargetFigures(threading.RLock())
+    figures = TargetFigures(Shared())
 
     assert math.inf == figures.mean
     assert figures.median(10.0, 60.0, 1) is None
@@ -73,7 +92,7 @@ def test_no_sample_no_mean() -> None:
 
 def test_an_earlier_clock_begins_anew() -> None:
     """Samples of another clock, whose time is far behind, are forgotten."""
-    figures = TargetFigures(threading.RLock())
+    figures = TargetFigures(Shared())
     figures.answered_for_mean(100_000.0, 9.0)
 
     figures.begin_anew(50.0)
@@ -85,7 +104,7 @@ def test_an_earlier_clock_begins_anew() -> None:
 @given(st.lists(_SECONDS, min_size=1, max_size=300), st.integers(1, 20))
 def test_median_and_percentile(taken: list[float], least: int) -> None:
     """Median and percentile are those of the newest 256 samples in the span, if they suffice."""
-    figures = TargetFigures(threading.RLock())
+    figures = TargetFigures(Shared())
     for number, seconds in enumerate(taken):
         figures.answered_for_mean(float(number), seconds)
     now = len(taken) - 1.0
@@ -103,7 +122,7 @@ def test_median_and_percentile(taken: list[float], least: int) -> None:
 
 def test_samples_of_threads_are_all_kept() -> None:
     """Threads lose no sample, and the sums fit to the samples that are kept."""
-    figures, switch = TargetFigures(threading.RLock()), sys.getswitchinterval()
+    figures, switch = TargetFigures(Shared()), sys.getswitchinterval()
 
     def work(seconds: float) -> None:
         for number in range(20_000):
@@ -144,7 +163,7 @@ def test_means_may_be_kept_later() -> None:
 
 def test_samples_without_a_mean_leave_the_mean_of_others_right() -> None:
     """A sample that a wrapper keeps in the old way meanwhile makes no sum wrong."""
-    figures = TargetFigures(threading.RLock())
+    figures = TargetFigures(Shared())
     for number in range(300):
         figures.answered_for_mean(float(number), 1.0)
     figures.answered(300.0, 99.0)

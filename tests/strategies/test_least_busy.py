@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from random import Random
-from types import SimpleNamespace
 from typing import Any, cast
 
 from resilient_llm import Target
@@ -19,6 +18,7 @@ class Place:
     """A candidate of the test, which is its own circuit."""
 
     known_status = "healthy"
+    is_at_rest = True
     shut_until = 0.0
 
     def __init__(self, key: str) -> None:
@@ -28,6 +28,14 @@ class Place:
     @property
     def circuit(self) -> Any:
         return self
+
+
+class Changes:
+    """Says before each call that a circuit has changed, since the test changes them by hand."""
+
+    @property
+    def latest(self) -> object:
+        return object()
 
 
 class Policy:
@@ -44,15 +52,14 @@ class Policy:
                 is_degraded=lambda each, now: False,
                 price_of=lambda target: None,
                 step=itertools.count().__next__,
-                changes=cast("Any", SimpleNamespace(latest=None)),
+                changes=cast("Any", Changes()),
                 in_flight=self.counts.__getitem__,
             ),
         )
 
     def runs(self, **running: int) -> None:
         for key in (A, B, C):
-            self.counts[key].begun = running[key[-1]]
-            self.counts[key].ended = 0
+            self.counts[key].running = running[key[-1]]
 
     def first(self) -> str:
         found = self.order.first(0.0)

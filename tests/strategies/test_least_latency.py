@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from random import Random
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -24,6 +23,7 @@ class Circuit:
     """What a strategy reads of a circuit, set by hand."""
 
     known_status = "healthy"
+    is_at_rest = True
 
     def __init__(self) -> None:
         self.slot: Any = self
@@ -39,6 +39,14 @@ class Place:
 
     def bench(self, until: float = float("inf")) -> None:
         self.circuit.slot, self.circuit.shut_until = None, until
+
+
+class Changes:
+    """Says before each call that a circuit has changed, since the test changes them by hand."""
+
+    @property
+    def latest(self) -> object:
+        return object()
 
 
 class Policy:
@@ -60,7 +68,7 @@ class Policy:
                 is_degraded=lambda each, now: False,
                 price_of=lambda target: None,
                 step=itertools.count().__next__,
-                changes=cast("Any", SimpleNamespace(latest=None)),
+                changes=cast("Any", Changes()),
                 figures=self.figures,
             ),
         )
