@@ -39,7 +39,7 @@ def gives_coroutine(target: Target) -> Coroutine[Any, Any, str]:
     return coroutine_function(target)
 
 
-def named_awaitable(target: Target) -> "asyncio.Future[str]":
+def named_awaitable(target: Target) -> asyncio.Future[str]:
     raise NotImplementedError
 
 

@@ -6,33 +6,23 @@ no stream stays.
 
 from __future__ import annotations
 
-import asyncio
-import gc
-import threading
-import tracemalloc
-import warnings
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
 import anyio
 import anyio.lowlevel
-import detangle
 import pytest
 
 from resilient_llm import (
-    ChainExhaustedError,
     ResilientLLMError,
     Target,
-    breaker,
-    configure,
     failover,
     observe,
-    testing,
 )
 from resilient_llm.testing import FakeClock
 from tests.support.stepping import no_lease_is_taken, through_all_steps
-from tests.support.ways import GROQ, MISTRAL, OPENAI, on_both_loops, run_async
+from tests.support.ways import GROQ, MISTRAL, OPENAI, on_both_loops
 
 CHAIN = [GROQ, OPENAI, MISTRAL]
 STEPS = {
