@@ -194,8 +194,7 @@ def test_a_stream_that_has_committed_gets_no_hedge(backend: str, clock: Any) -> 
             await play.ends()
         clock.advance(60.0)
         await settle()
-        rest = [item async for item in stream]
-        return rest
+        return [item async for item in stream]
 
     assert ["content", "!"] == run_async(main, backend=backend)
     assert [GROQ] == stage.asked
