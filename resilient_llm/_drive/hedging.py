@@ -264,7 +264,12 @@ class BaseRace(ABC):
         assert first.trial is not None
         scope: Any = cancellable()
         first.scope, first.stop = scope, scope.cancel
-        return await _made(call, first.trial, pending, scope, enters=enters)
+        try:
+            return await _made(call, first.trial, pending, scope, enters=enters)
+        except GeneratorExit:  # the coroutines inside were closed before
+            first.is_running = False
+            self._abandon()
+            raise
 
     async def go_on(self) -> tuple[Step, Any]:
         """Go on when the first attempt has given something; return as `race` does."""
@@ -556,6 +561,7 @@ class BaseRace(ABC):
 
     def _clear(self) -> None:
         """Let go of the call, and of everything that holds an error or a frame."""
+        self._disarm()
         self._broken = self._interrupted = self._leaving = self._step = None
         self._told = self.call = self.flow = self._context = None
         self._racers, self._hedges = [], []
