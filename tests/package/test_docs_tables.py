@@ -38,6 +38,7 @@ from resilient_llm import (
     list_benched,
     pytest_plugin,
     rules,
+    strategies,
     testing,
     unbench_model,
 )
@@ -184,6 +185,10 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     "share, above 0, to 1": ([0.1, 1], [0, 1.1, -0.1, math.nan, True]),
     "True, False": ([True, False], [1, None, "yes"]),
     "function": ([lambda *_: None], [3]),
+    "`strategies.sticky(key)`, or function": (
+        [strategies.sticky(lambda *_: "key"), lambda *_: None],
+        [3],
+    ),
     "sequence of functions": ([[], (print,)], [print, "print", [3]]),
     "sequence of words": ([[], ("a", "b")], ["ab", [1], 3]),
     "mapping": ([{}], [[1], "a", 3]),
