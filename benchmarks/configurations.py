@@ -27,6 +27,7 @@ from resilient_llm import (
     breaker,
     configure,
     failover,
+    needs,
     observe,
 )
 from resilient_llm.testing import isolated
@@ -172,6 +173,20 @@ def with_strategy() -> Iterator[Function]:
 
 
 @contextlib.contextmanager
+def with_needs() -> Iterator[Function]:
+    yield _decorated(chain=[Target(CHAIN[0], supports=()), CHAIN[1]], needs="tools")
+
+
+@contextlib.contextmanager
+def reading_arguments() -> Iterator[Function]:
+    yield _decorated(
+        chain=[Target(CHAIN[0], supports=("tools",), context_window=8_000), CHAIN[1]],
+        needs=needs.from_messages("prompt"),
+        tokens=needs.estimate_tokens(),
+    )
+
+
+@contextlib.contextmanager
 def called_by_policy() -> Iterator[Function]:
     policy = failover(chain=CHAIN)
 
@@ -229,6 +244,8 @@ CONFIGURATIONS: Final[dict[str, tuple[Setup, float]]] = {
     "attempt_timeout with Attempt": (with_attempt, 20.0),
     "pinned call": (pinned, 25.0),
     "strategy callable": (with_strategy, 30.0),
+    "needs= words, first target skipped": (with_needs, 2.0),
+    "needs= and tokens= read the arguments": (reading_arguments, 120.0),
     "policy.call(fn)": (called_by_policy, 25.0),
     "for attempt in policy": (looped, 60.0),
     "bound at DEBUG, level raised": (after_debugging, 2.0),
