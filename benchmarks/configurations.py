@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from _timing import Effort, Function, Timer, async_timer, compare, sync_timer
 from failing import errors, failing_over
-from healthy import CHAIN, FULL, QUICK, first, first_async, plain, plain_async
+from healthy import CHAIN, FULL, QUICK, first, first_async, plain, plain_async, plain_in_time
 
 from resilient_llm import (
     Attempt,
@@ -270,6 +270,20 @@ def measured_async(effort: Effort) -> str:
     return row(what, ratio, 2.0)
 
 
+def measured_hedged(effort: Effort) -> str:
+    """Return the row of a call whose first attempt needs no hedge, beside `anyio.fail_after`."""
+    what = "hedge, first answers in time (to fail_after)"
+
+    @failover(chain=CHAIN, hedge=2.0)
+    async def ask(target: Target, prompt: str) -> str:
+        return prompt
+
+    with isolated():
+        subject: dict[str, Timer] = {what: async_timer(ask, at_once=100)}
+        ratio = compare(async_timer(plain_in_time, at_once=100), subject, effort)[what]
+    return row(what, ratio, 1.5)
+
+
 def measured_error(kind: str, effort: Effort) -> str:
     """Return the row of a call whose first target fails and whose second one answers."""
     what = f"{kind}, next target called"
@@ -298,6 +312,7 @@ def main() -> None:
     for what in CONFIGURATIONS:
         print(measured(what, effort), flush=True)
     print(measured_async(effort), flush=True)
+    print(measured_hedged(effort), flush=True)
     for kind in errors():
         print(measured_error(kind, effort), flush=True)
 
