@@ -23,6 +23,7 @@
 #     make bench-configurations  a healthy call with observers, traces, reject and so on
 #     make bench-spans           a healthy call with OpenTelemetry, beside spans made by hand
 #     make bench-instructions  whether a healthy call has become longer, counted by valgrind
+#   make simulate    policies through outages in virtual time, with the tables and the picture of the documentation
 #   make clean       take the environment and everything built away
 
 PYTHON ?= python3
@@ -40,7 +41,7 @@ CORE_TESTS := tests/core tests/api tests/drive tests/rules tests/binding tests/o
 
 .DELETE_ON_ERROR:
 .PHONY: demo test test-rest system-tests pictures lint lint-style lint-types docs coverage corpus apps tracer fuzz soak mutants clean
-.PHONY: bench bench-table bench-whole bench-observers bench-groups bench-configurations bench-spans bench-instructions
+.PHONY: simulate bench bench-table bench-whole bench-observers bench-groups bench-configurations bench-spans bench-instructions
 
 demo: $(READY)-demo
 	$(BIN)/resilient-llm demo $(ARGS)
@@ -157,6 +158,10 @@ bench-spans: $(BENCH_READY)
 
 bench-instructions: $(BENCH_READY)
 	$(BENCH)/bin/python benchmarks/instructions.py $(ARGS)
+
+# Needs the package alone. Equal code gives equal files.
+simulate: $(READY)-demo
+	$(BIN)/python benchmarks/simulation.py $(ARGS)
 
 $(BENCH_READY): $(VENV)/pyvenv.cfg pyproject.toml benchmarks/requirements-peers.txt
 	$(BIN)/python -m venv $(BENCH)

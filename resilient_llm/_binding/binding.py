@@ -260,6 +260,11 @@ class Binding:
             draw = order.draw_if_all_live if tells_skips else order.draw_at_once
             self._put_circuits(self.variants[-1], Unbound, Unbound, (), draw)
             return
+        if self.effect.lacks:
+            candidates, chain = self._capable_of(candidates), candidates
+            if not candidates or (tells_skips and candidates[0] is not chain[0]):
+                self._put_circuits(self.variants[-1], Unbound, Unbound, ())
+                return  # each call has skips to tell of
         others: tuple[tuple[Any, Target], ...] = ()
         if not tells_skips:
             others = tuple((candidate.circuit, candidate.target) for candidate in candidates[1:])
@@ -269,6 +274,11 @@ class Binding:
             self._put(**self._constants())
         self._put(second_target=second_target)
         self._put_circuits(self.variants[-1], candidates[0].circuit, second, others)
+
+    def _capable_of(self, candidates: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
+        """Return those that can take every call of the function."""
+        lacks = self.effect.lacks
+        return tuple(each for each in candidates if each.target.key not in lacks)
 
     def _is_listened_to(self, kind: event_names.EventName) -> bool:
         return bool(self.policy.options.observers) or runtime.dispatcher.has_listeners(kind)

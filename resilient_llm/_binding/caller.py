@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.call import Candidate
     from resilient_llm._core.circuit.window import Generation
     from resilient_llm._core.in_flight import CountsOfTarget
+    from resilient_llm._drive.hedging_asyncio import AsyncioRace
 
 
 _names: Final = call_ids.switch
@@ -145,15 +146,11 @@ class Caller(Resuming):
         first = self.begin(args, kwargs, drawn)
         try:
             generation = first.generation
-            if generation is None:
-                call = self.new_call(args, first)
+            if generation is None or first.hedge_after is not None:
+                go_on = self._by_flow if generation is None else self._hedged
+                going_on = go_on(first, args)
                 del args, kwargs
-                flow = call_flow(call, runtime.clock())
-                try:
-                    return await adrive(call, flow, next(flow))
-                except ResilientLLMError as error:
-                    trim(error)
-                    raise
+                return await going_on
             candidate, timed_out, still_counted, before = first.candidate, False, 0, None
             if first.deps is not None and first.deps.counts is not None:
                 first.count_begin()
@@ -166,7 +163,7 @@ class Caller(Resuming):
                         if is_awaitable(result):
                             result = await result
                     else:
-                        from resilient_llm._drive.aio import TimeLimit
+                        from resilient_llm._drive.attempting import TimeLimit
 
                         limit, result = TimeLimit(first.limit), None
                         try:
@@ -198,6 +195,86 @@ class Caller(Resuming):
         finally:
             if first.entered is not None:
                 call_ids.leave(first.entered)
+
+    async def _by_flow(self, first: FirstAttempt, args: tuple[Any, ...]) -> Any:
+        """Have the call flow make all attempts of a call."""
+        call = self.new_call(args, first)
+        del args
+        flow = call_flow(call, runtime.clock())
+        try:
+            return await adrive(call, flow, next(flow))
+        except ResilientLLMError as error:
+            trim(error)
+            raise
+
+    async def _hedged(self, first: FirstAttempt, args: tuple[Any, ...]) -> Any:
+        """Make a first attempt on asyncio that gets others beside it once it is slow."""
+        from resilient_llm._drive.hedging_asyncio import AsyncioRace  # loaded with the first
+
+        candidate, timed_out, still_counted, before = first.candidate, False, 0, None
+        assert first.generation is not None
+        assert first.hedge_after is not None
+        if first.deps is not None and first.deps.counts is not None:
+            first.count_begin()
+        race = AsyncioRace(lambda: self._running(first, args, first.kwargs), first.hedge_after)
+        inside = None if first.hook is None else first.begin_inside()
+        entered = None if inside is None else inside.enter()
+        result = pending = None
+        try:
+            try:
+                with race:
+                    if first.limit is None:
+                        result = candidate.invoke(first, args, first.kwargs)
+                        if is_awaitable(result):
+                            result = await result
+                    else:
+                        from resilient_llm._drive.attempting import TimeLimit
+
+                        limit = TimeLimit(first.limit)
+                        try:
+                            with limit:
+                                result = candidate.invoke(first, args, first.kwargs)
+                                if is_awaitable(result):
+                                    result = await result
+                        finally:
+                            timed_out, still_counted = limit.ended_it, limit.still_counted
+                            before = limit.counted_before
+                        limit.check()
+            finally:
+                if inside is not None:
+                    inside.leave(entered)
+        except BaseException as error:
+            cut_off = timed_out and issubclass(type(error), Exception)
+            cancelled = was_cancelled(error, before, own=still_counted, since=first.entered_at)
+            if race.has_begun:
+                race.raised(error, timed_out=cut_off, cancelled=cancelled)
+            else:
+                pending = self._failed(first, error, timed_out=cut_off, cancelled=cancelled)
+                if pending is None:
+                    raise
+        if race.has_begun:
+            if race.made.reply is None:
+                race.gave(result)
+            result = None
+            return await self._race_on(race)
+        if pending is not None:
+            return await self.resume_async(pending, args, first.kwargs)
+        ended_at, target = runtime.clock(), candidate.target
+        value = self.on_success(
+            first.generation, first.entered_at, ended_at, target, result, args, first.kwargs, first
+        )
+        return await value() if type(value) is PendingAnswer else value
+
+    async def _race_on(self, race: AsyncioRace) -> Any:
+        """Go on with a call whose first attempt was slow, once that has ended."""
+        assert race.call is not None
+        assert race.flow is not None
+        assert race.first.trial is not None
+        try:
+            return await adrive(race.call, race.flow, race.first.trial, pending=race)
+        except ResilientLLMError as error:
+            trim(error)
+            raise
 
     def on_success(
         self,
@@ -337,7 +414,7 @@ class Caller(Resuming):
     async def _guarded(
         self, first: FirstAttempt, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        if self.effect.has_limits:
+        if self.effect.has_limits or self.effect.is_hedged:
             call, flow, running = self._running(first, args, kwargs)
             return await adrive(call, flow, running, pending=result)
         try:

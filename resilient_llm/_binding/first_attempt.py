@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from resilient_llm._core.call.capabilities import NO_LACKS
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -23,7 +25,9 @@ class FirstAttempt:
     Attributes:
         candidate: The target that is called.
         kwargs: Keyword arguments without those that pin the call to one target.
+        lacks: ``{key: why that target cannot take the call}``.
         generation: The closed period that admits the attempt; None if the call flow makes it.
+        hedge_after: Seconds after which the attempt is slow and gets another beside it, or None.
         entered_at: When it was admitted.
         call_id: Name of the call, if it was named already; else empty.
         limit: Seconds that the attempt may take, or None.
@@ -45,9 +49,11 @@ class FirstAttempt:
         "entered",
         "entered_at",
         "generation",
+        "hedge_after",
         "hook",
         "inside",
         "kwargs",
+        "lacks",
         "limit",
         "limits",
         "options",
@@ -69,7 +75,9 @@ class FirstAttempt:
         self._candidates = candidates
         self.candidate = candidate
         self.kwargs = kwargs
+        self.lacks = NO_LACKS
         self.generation: Generation | None = None
+        self.hedge_after: float | None = None
         self.entered_at = 0.0
         self.call_id = ""
         self.limits: tuple[float | None, bool] | None = None
@@ -86,6 +94,14 @@ class FirstAttempt:
         if not isinstance(candidates, tuple):
             candidates = self._candidates = candidates.whole()
         return candidates
+
+    def following(self) -> list[Candidate]:
+        """Return the next target after this one that can take the call, if there is one."""
+        following = iter(self.candidates)
+        for each in following:
+            if each is self.candidate:
+                break
+        return [each for each in following if each.target.key not in self.lacks][:1]
 
     def count_begin(self) -> None:
         """Count that the attempt begins, if its call is counted."""

@@ -118,6 +118,7 @@ class Reporting(Binding):
             if target is not called:  # the strategy was replaced meanwhile
                 chosen = (candidate, *(each for each in candidates if each is not candidate))
         first = FirstAttempt(chosen, candidate, {}, options, deps)
+        first.lacks = self.effect.lacks
         first.generation, first.entered_at = generation, entered_at
         if number is not None:
             first.call_id = call_ids.id_of(number)

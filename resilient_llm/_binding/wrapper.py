@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from resilient_llm._binding.annotations import SeenSignature, annotations_of
 from resilient_llm._binding.caller import Caller
-from resilient_llm._binding.injection import Injection, injection_of, keeps_limits
+from resilient_llm._binding.injection import (
+    Injection,
+    can_be_hedged,
+    injection_of,
+    keeps_limits,
+)
 from resilient_llm._binding.method_copy import copy_of_method
 from resilient_llm._binding.wrapper_code import Codes, Kind, generate
 from resilient_llm._runtime.chains import note_function
@@ -59,7 +64,18 @@ def checked_injection(policy: Policy, fn: Any) -> Injection:
         fn, every_entry_calls=all(target.call is not None for target in policy.chain)
     )
     _check_limits(policy, injection)
+    _check_hedge(policy, injection)
     return injection
+
+
+def _check_hedge(policy: Policy, injection: Injection) -> None:
+    """Refuse a hedge beside attempts that nothing could stop."""
+    if policy.options.hedge is not None and not can_be_hedged(injection, policy.chain):
+        raise ConfigurationError(
+            "hedge needs an asynchronous function: an attempt in a thread cannot be stopped once "
+            "another has answered; decorate an async function, or annotate what a plain one "
+            "returns, as in `-> Awaitable[str]`; each call= of the chain needs the same"
+        )
 
 
 def _check_limits(policy: Policy, injection: Injection) -> None:
@@ -156,6 +172,7 @@ class _Copies:
         """Return the function under a policy with other options."""
         changed = self._holder.using(**changes)
         _check_limits(changed._policy, self._injection)
+        _check_hedge(changed._policy, self._injection)
         if not self._injection.takes_target and not all(
             target.call is not None for target in changed._policy.chain
         ):

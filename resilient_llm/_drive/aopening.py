@@ -68,8 +68,8 @@ class _AsyncIO:
     is_async: ClassVar[bool] = True
     reads: ClassVar[str] = "__anext__"
 
-    def innermost_scope(self) -> object:
-        return innermost_scope()
+    def innermost_scope(self, *, leaves: bool) -> object:
+        return innermost_scope(of_anyio=leaves)
 
     def gives_items(self, kind: ResultKind) -> bool:
         return kind.async_items

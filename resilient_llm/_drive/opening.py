@@ -40,6 +40,13 @@ _OPEN_SCOPE: Final = (
 )
 
 
+_OPEN_IN_RACE: Final = (
+    "this stream keeps a nursery, a task group or a cancel scope open while it gives its items, "
+    "and with hedge= it may begin in another task than the one that reads it, where that cannot "
+    "be left: remove hedge from the policy, or leave it before the first item"
+)
+
+
 class NoContentError(TimeoutError):
     """The next content of a stream did not come in time."""
 
@@ -115,8 +122,12 @@ class StreamIO(Protocol):
         """Return a stream's iterator."""
         ...
 
-    def innermost_scope(self) -> object:
-        """Return what stands for the innermost open scope of a task of trio, else None."""
+    def innermost_scope(self, *, leaves: bool) -> object:
+        """Return what stands for the innermost open scope of a task of trio, else None.
+
+        Args:
+            leaves: Whether that of a task of anyio on asyncio counts, too.
+        """
         ...
 
     async def enter(self, manager: Any) -> Any:
@@ -380,7 +391,7 @@ async def begin_with(
     Raises:
         BaseException: Whatever the stream raised; it is closed then.
     """
-    scope = io.innermost_scope()
+    scope = io.innermost_scope(leaves=step.leaves_scopes)
     push_permit(step.permit)
     try:
         is_managed = kind.is_manager
@@ -398,7 +409,9 @@ async def begin_with(
             if opened.is_stream:
                 await io.hold_back(started, limit)
             started.start(call, step, runtime.clock())
-            if step.limit is not None or (opened.is_stream and started.timer is not None):
+            if step.leaves_scopes:
+                await refuse_open_scope(scope, opened, _OPEN_IN_RACE, leaves=True)
+            elif step.limit is not None or (opened.is_stream and started.timer is not None):
                 await refuse_open_scope(scope, opened)
         except BaseException:
             await opened.aabandon()
@@ -408,7 +421,9 @@ async def begin_with(
         pop_permit(step.permit)
 
 
-async def refuse_open_scope(before: object, opened: OpenStream) -> None:
+async def refuse_open_scope(
+    before: object, opened: OpenStream, why: str = _OPEN_SCOPE, *, leaves: bool = False
+) -> None:
     """Refuse a stream that keeps a scope of trio open while it has a limit.
 
     It is closed first, with the generators inside it: only what has opened a scope can leave it.
@@ -416,17 +431,19 @@ async def refuse_open_scope(before: object, opened: OpenStream) -> None:
     Args:
         before: The innermost scope before the stream's code ran.
         opened: The stream.
+        why: What the error says.
+        leaves: Whether it must leave the scopes of anyio on asyncio, too.
 
     Raises:
         ConfigurationError: If its code has opened one since.
     """
-    if opened.io.innermost_scope() is before:
+    if opened.io.innermost_scope(leaves=leaves) is before:
         return
     inside = sources_of(opened.source)
     await opened.aabandon()
     for each in inside:
         await opened.io.close(None, each)
-    raise ConfigurationError(_OPEN_SCOPE)
+    raise ConfigurationError(why)
 
 
 def _stream_state(call: Call, step: Try) -> StreamState:
@@ -464,7 +481,7 @@ class _SyncIO:
     def iterator(self, stream: Any) -> Any:
         return special(stream, "__iter__")()
 
-    def innermost_scope(self) -> object:
+    def innermost_scope(self, *, leaves: bool) -> object:
         return None
 
     async def enter(self, manager: Any) -> Any:

@@ -280,13 +280,16 @@ class Policy:
     named: frozenset[str]
     family: Family = field(default_factory=Family)
 
-    def in_force(self, defaults: Defaults, *, keeps_limits: bool = True) -> Options:
+    def in_force(
+        self, defaults: Defaults, *, keeps_limits: bool = True, can_be_hedged: bool = True
+    ) -> Options:
         """Return the options with process-wide defaults for those that the policy does not name.
 
         Args:
             defaults: The process-wide defaults.
             keeps_limits: Whether attempts can keep an ``attempt_timeout``. No default holds for
                 one that could not, since ``failover`` refuses to name it there.
+            can_be_hedged: The same for ``hedge``: whether attempts can be stopped.
         """
         own, changes = self.options, dict[str, Any]()
         for name in DEFAULTS:
@@ -295,6 +298,8 @@ class Policy:
                 changes[name] = value
         if not keeps_limits:
             changes.pop("attempt_timeout", None)
+        if not can_be_hedged:
+            changes.pop("hedge", None)
         return replace(own, **changes) if changes else own
 
 

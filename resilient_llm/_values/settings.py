@@ -72,6 +72,12 @@ class BreakerSettings:
     """Whether somebody named a cooldown for this key, so that a policy's does not apply."""
     bad_rate: float | None = None
 
+    def __setstate__(self, state: Any) -> None:
+        # Pickles of earlier releases hold the values of the fields that there were, in order.
+        given = dict(zip([each.name for each in fields(self)], state, strict=False))
+        for each in fields(self):
+            object.__setattr__(self, each.name, given.get(each.name, each.default))
+
 
 _OPTION_CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "failures": lambda name, value: check.whole(name, value, low=1),

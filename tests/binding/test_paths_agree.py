@@ -91,6 +91,7 @@ def policy_of(rng: random.Random) -> dict[str, Any]:
     return {
         "attempts": rng.choice([1, 2, 3]),
         "when_all_benched": rng.choice(["soonest", "wait", "raise"]),
+        "on_down": rng.choice(["skip", "skip", "demote"]),
         "timeout": rng.choice([None, None, 5.0]),
         "backoff": lambda n: 0.5,
         "on_request_error": rng.choice(["next", "raise"]),
@@ -134,7 +135,7 @@ def outcome_of(ask: Callable[[], Any]) -> Any:
 class Script:
     """A random policy, and what happens to its calls; the same seed gives the same script."""
 
-    def __init__(self, seed: int, clock: FakeClock) -> None:
+    def __init__(self, seed: int, clock: FakeClock, *, demands: bool) -> None:
         self.rng = random.Random(seed)
         self.clock = clock
         self.durations = self.rng.choice([SHORT, LONG])
@@ -149,12 +150,32 @@ class Script:
             self.options["strategy"] = self.rng.choice(
                 [*STRATEGIES, strategies.sticky(self.key), self.order, self.order_of_call]
             )
+        if demands:
+            self.demand()
         self.told: list[tuple[Any, ...]] = []
         heard = self.rng.choice(HEARD)
         if heard is not None:
             observe(self.tell, *heard)
         if self.rng.random() < 0.1:
             self.options["observers"] = [self.tell]
+
+    def demand(self) -> None:
+        """Say what the targets can do, and what the calls need."""
+        given = [each if isinstance(each, Target) else Target(each) for each in self.targets]
+        self.targets = [
+            Target(
+                each.spec,
+                **{
+                    **each.options(),
+                    "supports": self.rng.choice([None, None, (), "tools", ("tools", "vision")]),
+                    "context_window": self.rng.choice([None, 5, 15]),
+                },
+            )
+            for each in given
+        ]
+        needed: list[Any] = ["tools", ("tools", "vision"), lambda: self.rng.choice([None, "tools"])]
+        self.options["needs"] = self.rng.choice([None, *needed])
+        self.options["tokens"] = self.rng.choice([None, 10, lambda: self.rng.choice([4, 9, "x"])])
 
     def tell(self, event: Event) -> None:
         """Keep what an event says, but for its moment and the name of its call."""
@@ -212,12 +233,12 @@ class Script:
         return breaker(self.rng.choice(["a", "a/x"])).record(error, 0.2)
 
 
-def play(seed: int, *, is_async: bool) -> list[Step]:
+def play(seed: int, *, is_async: bool, demands: bool = False) -> list[Step]:
     """Play a script; return what came of each step, with the state and the time after it."""
     with isolated(), fake_clock() as clock:
         runtime.rng.seed(seed)
         began_at = clock.monotonic()
-        script = Script(seed, clock)
+        script = Script(seed, clock, demands=demands)
         policy = failover(script.targets, **script.options)
         if is_async:
 
@@ -230,7 +251,7 @@ def play(seed: int, *, is_async: bool) -> list[Step]:
                 return run_async(guarded, backend="asyncio")
         else:
             ask = policy(script.body)
-        keys = (*script.chain, *KEYS)
+        keys = (*(target.key for target in policy.chain), *KEYS)
         steps: list[Step] = []
         for number in range(STEPS):
             # The paths draw what they name their calls by at different moments.
@@ -268,18 +289,18 @@ begin = Caller.begin
 
 
 def differences(
-    seeds: range, monkeypatch: pytest.MonkeyPatch, *, is_async: bool
+    seeds: range, monkeypatch: pytest.MonkeyPatch, *, is_async: bool, demands: bool = False
 ) -> list[tuple[int, int, Step, Step]]:
     """Return ``(seed, step, by the healthy path, by the call flow)`` of what differs first."""
     different: list[tuple[int, int, Step, Step]] = []
     for seed in seeds:
-        healthy = play(seed, is_async=is_async)
+        healthy = play(seed, is_async=is_async, demands=demands)
         with monkeypatch.context() as patch:
             patch.setattr(Caller, "begin", by_flow_only)
             patch.setattr(
                 Caller, "_publish", lambda self, _, is_watched, *__: self._watch(is_watched)
             )
-            by_flow = play(seed, is_async=is_async)
+            by_flow = play(seed, is_async=is_async, demands=demands)
         different += [
             (seed, number, one, other)
             for number, (one, other) in enumerate(zip(healthy, by_flow, strict=True))
@@ -315,6 +336,17 @@ def test_both_paths_of_asynchronous_functions_give_the_same(
 ) -> None:
     """The same holds where the function is asynchronous and its attempts are cut off."""
     assert [] == differences(range(1000, 1020), monkeypatch, is_async=True)
+
+
+@pytest.mark.usefixtures("without_jitter")
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.filterwarnings("ignore:attempts=")
+def test_both_paths_skip_the_same_targets(
+    is_async: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same holds where some targets cannot take a call."""
+    assert [] == differences(range(4000, 4015), monkeypatch, is_async=is_async, demands=True)
 
 
 def test_long_answers_are_in_the_window_in_which_they_end(clock: FakeClock) -> None:

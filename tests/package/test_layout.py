@@ -24,8 +24,9 @@ VARIANTS = {"rules", "strategies", "guards", "stores", "observers"}
 # What a user imports by name, and what is written with public names, as a third party would.
 ABOVE = {"answers", "testing", "pytest_plugin", "admin", "cli", "__main__", "demo", "probes"}
 ABOVE |= {"config", "chains", "integrations", "limits", "needs"}
-# `admin` shows what no public name gives: chains, and who may be called now.
-WITH_PUBLIC_NAMES = {"cli", "__main__", "demo", "probes", "config", "chains"}
+# `admin` shows what no public name gives: chains, and who may be called now. `probes` reports to
+# circuits what no public name does: that a key is well though no call has succeeded.
+WITH_PUBLIC_NAMES = {"cli", "__main__", "demo", "config", "chains"}
 # Where pickles of an earlier release look for what has moved; gone with the next release.
 FORWARDS = {
     "_errors",
@@ -48,6 +49,7 @@ OF_EXPORTERS = "observers/_exporter.py"
 # Modules that are loaded by those who use what they are for, so that their imports are, too.
 LOADED_WHEN_USED = {
     "_drive/aopening.py",
+    "_drive/hedging_trio.py",
     "_drive/astreams.py",
     "_drive/managers.py",
     "_drive/proxies.py",

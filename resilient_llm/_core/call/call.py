@@ -9,8 +9,9 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from resilient_llm._core.call.capabilities import NO_LACKS, WINDOW
 from resilient_llm._core.circuit.outbox import CallTag, Fact
-from resilient_llm._core.circuit.permit import Permit, admit, block_of
+from resilient_llm._core.circuit.permit import Permit, admit, block_of, takes_last_resort
 from resilient_llm._values import event_names
 from resilient_llm._values.built_in import class_name, is_raised_by, traceback_of
 from resilient_llm._values.errors import BreakerOpenError, CallRejectedError, ChainExhaustedError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from resilient_llm._core.backoff import Backoff
+    from resilient_llm._core.call.capabilities import Lack
     from resilient_llm._core.call.hooks import CallHook
     from resilient_llm._core.circuit.circuit import Circuit
     from resilient_llm._core.circuit.state import Block
@@ -186,10 +188,18 @@ class Call:
     """What the consumer of a stream gets if no other target goes on with it."""
     needs_window: int | None = None
     """Only targets with a larger context window than this may be called."""
+    makes_last_resorts = False
+    """Whether its attempts are made in spite of automatic benches, on what is still untried."""
+    lacks: Mapping[str, Lack] = NO_LACKS
+    """``{key: why that target cannot take the call}``, found out before its first attempt."""
     is_stream = False
     """Whether its attempts are known to be streams before they are made."""
     hook: CallHook | None = None
     """What is entered and left around its attempts, if a hook is installed."""
+    hedges = 0
+    """Attempts that were started beside others."""
+    running: Sequence[Candidate] = ()
+    """The targets of the attempts that run side by side, if several do."""
     has_failed = False
     """Whether `CallFailed` was emitted."""
     is_counted = False
@@ -305,12 +315,48 @@ class Call:
             for candidate in self.untried
         )
 
-    def fits(self, candidate: Candidate) -> bool:
-        """Return whether the request fits into a target's context window, as far as is known."""
-        if self.needs_window is None:
+    def not_called(self) -> list[Candidate]:
+        """Return the blocked candidates on which this call has made no attempt, in its order."""
+        return [
+            candidate
+            for candidate in self.candidates
+            if candidate.target.key in self.blocks
+            and not self.last_outcomes[candidate.target.key][1].number
+        ]
+
+    def other_may_follow(self, now: float) -> bool:
+        """Return whether this call could go on with another target, a demoted one included.
+
+        What blocks a target is judged now; another call may take its place as a last resort.
+        """
+        if self.other_is_live(now):
             return True
-        window = candidate.target.context_window
-        return window is not None and window > self.needs_window
+        if self.options.on_down != "demote":
+            return False
+        benched = [] if self.makes_last_resorts else self.not_called()
+        return any(
+            self.fits(candidate) and takes_last_resort(candidate.circuit, now)
+            for candidate in (*self.untried, *benched)
+        )
+
+    def fits(self, candidate: Candidate) -> bool:
+        """Return whether a target can take the request, as far as is known."""
+        return self.misfit(candidate) is None
+
+    def misfit(self, candidate: Candidate) -> str | None:
+        """Return the reason why a target cannot take the request, or None."""
+        target = candidate.target
+        if self.lacks and target.key in self.lacks:
+            return self.lacks[target.key].reason
+        if self.needs_window is None:
+            return None
+        window = target.context_window
+        return None if window is not None and window > self.needs_window else WINDOW
+
+    @property
+    def capable(self) -> list[Candidate]:
+        """The candidates that can take the request, in order."""
+        return [each for each in self.candidates if each.target.key not in self.lacks]
 
     # Time.
 
@@ -475,7 +521,7 @@ class Call:
 
     def _worthwhile_in(self, now: float) -> float | None:
         waits: list[float] = []
-        for candidate in self.candidates:
+        for candidate in self.capable:
             block = block_of(candidate.circuit, now)
             if block is None:
                 return 0.0

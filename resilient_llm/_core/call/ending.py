@@ -14,13 +14,12 @@ from resilient_llm._values.errors import (
     ResponseRejectedError,
     StreamDeadlineExceededError,
 )
-from resilient_llm._values.kinds import AttemptRecord
+from resilient_llm._values.kinds import AttemptRecord, ErrorKind
 
 if TYPE_CHECKING:
     from resilient_llm._core.call.call import Call, Candidate
     from resilient_llm._core.call.steps import Reply, Reraise, Try
     from resilient_llm._core.stream.stream_state import StreamState
-    from resilient_llm._values.kinds import ErrorKind
     from resilient_llm._values.verdict import Verdict
 
 
@@ -82,6 +81,51 @@ def unjudged(call: Call, trial: Try, now: float) -> None:
     trial.permit.abandoned()
     if call.deps.figures is not None:
         call.deps.figures.unanswered(trial.candidate.target.key, now)
+
+
+def lost(call: Call, trial: Try, now: float, reason: str) -> None:
+    """Settle an attempt that was stopped because another one has ended the call.
+
+    How long the loser of a race ran is a sample of its target: those of the winners alone would
+    sink, and hedges would multiply.
+
+    Args:
+        call: The call.
+        trial: The attempt.
+        now: When it was stopped.
+        reason: ``lost`` if another has answered, else ``cancelled``.
+    """
+    trial.permit.abandoned()
+    candidate, took = trial.candidate, now - trial.permit.entered_at
+    is_hung, trial.is_told = trial.is_told, True
+    try:
+        if not is_hung:
+            call.emit(
+                candidate,
+                event_names.AttemptCancelled,
+                now,
+                number=trial.number,
+                seconds=took,
+                reason=reason,
+            )
+    finally:  # an observer may interrupt the call
+        if reason != "lost":
+            unjudged(call, trial, now)
+        else:
+            if trial.number == 1:
+                call.deps.budgets.first_attempt_failed(candidate.target.provider_key, now)
+            if call.deps.figures is not None:
+                call.deps.figures.answered(candidate.target.key, now, took)
+            if call.outcome is not None:
+                call.records.append(
+                    AttemptRecord(
+                        candidate.target.key,
+                        trial.number,
+                        ErrorKind.CANCELLED,
+                        "hung" if is_hung else reason,
+                        took,
+                    )
+                )
 
 
 def dropped(call: Call, trial: Try) -> None:

@@ -1,0 +1,602 @@
+"""Runs attempts of one call side by side, on asyncio and on trio.
+
+The first attempt runs in the task of the caller, so a call that needs no hedge costs little more
+than a timer. A hedge runs in a task of its own, in a copy of the caller's context. The call flow
+decides everything: it is told which attempt is slow and which has ended, and says what is done.
+
+Theory of operation. Nothing is decided in the task of an attempt: a callback of the loop sends
+the replies to the call flow, one loop cycle after an attempt has ended. So what ends at once is
+told together: cancellations first, then answers, the oldest before the others, then errors. When
+the call flow asks for it, all attempts that run are cancelled, and the caller's task waits until
+each has ended and has closed its stream. A hedge that has a stream keeps its task until it is
+known whether that stream has won: what a task has opened is closed in it. A cancellation of the
+caller never ends that wait, and leaves the call after it.
+
+Owns the tasks and the timer of each race.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from asyncio import CancelledError
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
+
+from resilient_llm._core.call.steps import Deliver, Done, Race, Reply, Reraise, Stop
+from resilient_llm._drive.attempting import TimedAttempt
+from resilient_llm._drive.cancellation import cancellations, was_cancelled
+from resilient_llm._drive.results import is_awaitable
+from resilient_llm._drive.sync import reply_of
+from resilient_llm._runtime.runtime import runtime
+from resilient_llm._runtime.time_limit import cancellable
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+    from contextvars import Context
+
+    from resilient_llm._core.call.call import Call
+    from resilient_llm._core.call.call_flow import CallFlow
+    from resilient_llm._core.call.steps import Step, Try
+    from resilient_llm._drive.opening import StartedStream
+
+
+class Made:
+    """What an attempt gave or raised.
+
+    Attributes:
+        reply: What the call flow is told; None if something is to be entered or awaited first.
+        value: What it gave.
+        started: Its stream, up to the first content, if it is one.
+    """
+
+    __slots__ = ("reply", "started", "value")
+
+    def __init__(self, reply: Reply | None = None, value: Any = None) -> None:
+        self.reply = reply
+        self.value = value
+        self.started: StartedStream | None = None
+
+
+async def _made(
+    call: Call, trial: Try, pending: Any, scope: AbstractContextManager[Any], *, enters: bool
+) -> Made:
+    """Make one attempt inside a scope that may be cancelled; return what came of it."""
+    made, kind = Made(Reply(0.0)), None
+    attempt = TimedAttempt(call, trial, pending)
+    before = cancellations() if pending is None else None
+    make = attempt.make if call.hook is None else attempt.make_inside
+    try:
+        with scope:
+            made.value, kind, made.started = await make(pending, enters=enters)
+            made.reply = None
+    except BaseException as error:  # noqa: BLE001  # the call flow judges it
+        made.reply = Reply(
+            runtime.clock(),
+            error=error,
+            timed_out=attempt.is_cut_off and issubclass(type(error), Exception),
+            cancelled=was_cancelled(
+                error,
+                attempt.counted_before if before is None else before,
+                own=attempt.still_counted,
+                since=trial.permit.entered_at,
+            ),
+        )
+        return made
+    finally:
+        pending = None
+    if made.reply is not None:  # the scope took its own cancellation back
+        made.reply.now = runtime.clock()
+    elif made.started is not None or kind is None:
+        made.reply, made.value = reply_of(made.value, made.started), None
+    return made
+
+
+def _is_signal(error: BaseException | None) -> bool:
+    """Return whether an error is a cancellation, or another signal to stop."""
+    return error is not None and not issubclass(type(error), Exception)
+
+
+class Racer:
+    """One attempt of a race.
+
+    Attributes:
+        trial: The attempt; None as long as the call has no call flow.
+        stop: Cancels it.
+        reply: What came of it, until the call flow is told.
+        started: Its stream.
+        is_running: Whether nothing has come of it.
+        is_closed: Whether its stream was closed here.
+        is_stopped: Whether it was cancelled, because the race is over.
+        has_won: Whether its stream is the answer of the call; None until that is known.
+        is_over: Whether its task has nothing more to do.
+        scope: What is around it in its task.
+        task: Its task on asyncio, if it has one of its own.
+        woken: Ends the wait of its task until it is known whether it has won.
+    """
+
+    __slots__ = (
+        "has_won",
+        "is_closed",
+        "is_over",
+        "is_running",
+        "is_stopped",
+        "reply",
+        "scope",
+        "started",
+        "stop",
+        "task",
+        "trial",
+        "woken",
+    )
+
+    def __init__(self, trial: Try | None) -> None:
+        self.trial = trial
+        self.stop: Callable[[], object] | None = None
+        self.reply: Reply | None = None
+        self.started: StartedStream | None = None
+        self.is_running = True
+        self.is_closed = False
+        self.is_stopped = False
+        self.has_won: bool | None = None
+        self.is_over = False
+        self.scope: AbstractContextManager[Any] | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.woken: Any = None
+
+
+class BaseRace(ABC):
+    """The attempts of one call that run side by side, beginning with one in the caller's task.
+
+    Attributes:
+        has_begun: Whether the first attempt was slow, so that the call flow was told.
+        call: The call, once there is one.
+        flow: Its call flow.
+        first: The first attempt.
+    """
+
+    def __init__(self, start: Callable[[], tuple[Call, CallFlow, Try]], hedge_after: float) -> None:
+        """Prepare a race.
+
+        Args:
+            start: Returns the call, its call flow, and the attempt that runs.
+            hedge_after: Seconds after which the first attempt is slow.
+        """
+        self._start_call = start
+        self._hedge_after = hedge_after
+        self.has_begun = False
+        self.call: Call | None = None
+        self.flow: CallFlow | None = None
+        self.first = Racer(None)
+        self.made = Made()
+        """What came of the first attempt, if its race goes on without it."""
+        self._racers = [self.first]
+        """Those of which the call flow was not told, the oldest first."""
+        self._hedges: list[Racer] = []
+        """All that have a task of their own."""
+        self._told: Racer | None = None
+        """The one of which the call flow was told last, before anything was stopped."""
+        self._callers = copy_context()
+        self._context: Context | None = None
+        """The copy of the caller's context in which the call flow runs."""
+        self._timer: Any = None
+        self._step: Step | None = None
+        """What the call flow asks for when the race is over."""
+        self._is_stopping = False
+        self._is_abandoned = False
+        """Whether the caller's coroutine was closed, which can await nothing then."""
+        self._leaving: BaseException | None = None
+        """The error of that attempt."""
+        self._broken: BaseException | None = None
+        """What the call flow has raised: an error of ``reject``, or an interrupt."""
+        self._interrupted: BaseException | None = None
+        """The cancellation of the caller."""
+
+    # Different on asyncio and on trio.
+
+    @abstractmethod
+    def _call_after(self, seconds: float, callback: Callable[[], object]) -> Any:
+        """Call a function later; return what has a ``cancel``."""
+
+    @abstractmethod
+    def _call_soon(self, callback: Callable[[], object]) -> None:
+        """Call a function when all tasks that can run now have run."""
+
+    @abstractmethod
+    def _start_task(self, racer: Racer) -> None:
+        """Start the task of a hedge, in a copy of the caller's context."""
+
+    @abstractmethod
+    async def _wait(self) -> None:
+        """Wait for `_wake`."""
+
+    @abstractmethod
+    def _wake(self) -> None:
+        """Have the caller's task look at what it waits for."""
+
+    @abstractmethod
+    async def _wait_for_verdict(self, racer: Racer) -> None:
+        """Wait until it is known whether an attempt has won, in its task."""
+
+    @abstractmethod
+    def _decided(self, racer: Racer) -> None:
+        """End that wait."""
+
+    @abstractmethod
+    async def _check_cancelled(self) -> None:
+        """Raise the cancellation of the caller that a stopped attempt in its task has swallowed."""
+
+    @abstractmethod
+    def _shielded(self) -> AbstractContextManager[Any]:
+        """Return what holds a cancellation off that is in force already."""
+
+    # The first attempt.
+
+    def begin(self) -> None:
+        """Take over the call, which has its call flow from now on."""
+        self.call, self.flow, self.first.trial = self._start_call()
+        self.first.trial.hedge_after = self._hedge_after
+
+    def _arm(self, racer: Racer, seconds: float) -> None:
+        """Have the call flow told if an attempt has not answered after so many seconds."""
+        self._timer = self._call_after(seconds, lambda: self._inside(lambda: self._due(racer)))
+
+    def _disarm(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
+    async def run(self, pending: Any, *, enters: bool) -> tuple[Step, Any]:
+        """Make the first attempt, and go on with the race; return as `race` does."""
+        trial, seconds = self.first.trial, self._hedge_after
+        assert trial is not None
+        if pending is not None and not is_awaitable(pending):  # some of the time is used up
+            seconds = max(0.0, seconds - (runtime.clock() - trial.permit.entered_at))
+        self._arm(self.first, seconds)
+        self.made = await self._make_first(pending, enters=enters)
+        del pending
+        return await self.go_on()
+
+    async def _make_first(self, pending: Any, *, enters: bool) -> Made:
+        call, first = self.call, self.first
+        assert call is not None
+        assert first.trial is not None
+        scope: Any = cancellable()
+        first.scope, first.stop = scope, scope.cancel
+        try:
+            return await _made(call, first.trial, pending, scope, enters=enters)
+        except GeneratorExit:  # the coroutines inside were closed before
+            first.is_running = False
+            self._abandon()
+            raise
+
+    async def go_on(self) -> tuple[Step, Any]:
+        """Go on when the first attempt has given something; return as `race` does."""
+        while self.has_begun and self.made.reply is None and not self.first.is_stopped:
+            value, self.made = self.made.value, Made()
+            self.made = await self._make_first(value, enters=True)
+            del value
+        made, self.made = self.made, Made()
+        if not self.has_begun:
+            self._disarm()
+            return await self._ended_in_time(made)
+        is_closed = made.reply is not None and type(made.reply.error) is GeneratorExit
+        self._ended(self.first, made)
+        made.reply = made.started = None
+        if is_closed:
+            self._abandon()
+            raise GeneratorExit
+        return await self._finish()
+
+    async def _ended_in_time(self, made: Made) -> tuple[Step, Any]:
+        """Return what the call flow asks for after an attempt that was alone."""
+        trial, reply, started = self.first.trial, made.reply, made.started
+        step: Any = None
+        assert trial is not None
+        assert self.flow is not None
+        if reply is None:
+            trial.has_begun = False
+            return trial, made.value
+        error = reply.error
+        try:
+            try:
+                step = self.flow.send(reply)
+            finally:
+                if started is not None and type(step) not in (Deliver, Done):
+                    await started.opened.aabandon()
+            if type(step) is Reraise:
+                assert error is not None
+                raise error
+            return step, started if type(step) in (Deliver, Done) else None
+        finally:
+            made.reply = made.started = reply = error = started = None
+            self._clear()
+
+    # What the call flow is told, and what it asks for.
+
+    def _inside(self, callback: Callable[[], object]) -> None:
+        """Run a callback of the loop in a copy of the caller's context."""
+        if self._context is None:
+            self._context = self._callers.copy()
+        try:
+            self._context.run(callback)
+        except BaseException as error:  # noqa: BLE001  # it leaves the caller's task
+            self._breaks(error)
+
+    def _breaks(self, error: BaseException) -> None:
+        """End the race with an error that no attempt has raised."""
+        if self._broken is None:
+            self._broken = error
+        self._stop()
+        self._wake()
+
+    def _due(self, racer: Racer) -> None:
+        """Tell the call flow that an attempt is slow."""
+        self._timer = None
+        if not racer.is_running or self._is_decided:
+            return
+        if self.flow is None:
+            self.begin()
+        self.has_begun = True
+        assert racer.trial is not None
+        self._send(Reply.due(racer.trial, runtime.clock()))
+
+    def _send(self, reply: Reply) -> None:
+        """Send a reply to the call flow, and do what it asks for."""
+        assert self.flow is not None
+        try:
+            step = self.flow.send(reply)
+        except BaseException as error:  # noqa: BLE001  # it leaves the caller's task
+            self._breaks(error)
+            return
+        if type(step) is Race:
+            if step.trial is not None:
+                self._start(step.trial)
+        elif type(step) is Stop:
+            self._stop()
+        else:
+            self._step = step
+
+    def _start(self, trial: Try) -> None:
+        racer = Racer(trial)
+        trial.leaves_scopes = True
+        self._racers.append(racer)
+        self._hedges.append(racer)
+        self._start_task(racer)
+        if trial.hedge_after is not None and racer.is_running:
+            self._arm(racer, trial.hedge_after)
+
+    def _stop(self) -> None:
+        """Cancel all attempts that run; also those that were cancelled, but go on."""
+        self._is_stopping = True
+        self._disarm()
+        for racer in (self.first, *self._hedges):
+            if racer.is_running:
+                racer.is_stopped = True
+                assert racer.stop is not None
+                racer.stop()
+            elif racer is not self._told:
+                self._has_lost(racer)
+
+    def _has_lost(self, racer: Racer) -> None:
+        """Have the stream of an attempt closed."""
+        if racer.has_won is None:
+            racer.has_won = False
+            self._decided(racer)
+
+    def _ended(self, racer: Racer, made: Made) -> None:
+        """Take what came of an attempt, and tell the call flow soon."""
+        racer.is_running = False
+        reply = Reply(runtime.clock()) if made.reply is None else made.reply
+        racer.started = made.started
+        if racer.is_stopped:
+            error, reply.error, reply.value = reply.error, None, None
+            if _is_signal(error) and (racer is self.first or not self._is_cancellation(error)):
+                self._interrupted = self._interrupted or error
+            del error
+            self._has_lost(racer)
+        reply.trial, reply.is_stopped = racer.trial, racer.is_stopped
+        racer.reply = reply
+        if self.has_begun:
+            self._call_soon(self._decide)
+
+    @abstractmethod
+    def _is_cancellation(self, error: BaseException | None) -> bool:
+        """Return whether it is the cancellation of a task."""
+
+    @property
+    def _is_decided(self) -> bool:
+        """Whether the call flow asks for something that ends the race."""
+        return self._step is not None or self._is_stopping or self._is_abandoned
+
+    def _decide(self) -> None:
+        """Tell the call flow of all that has ended, as long as the race goes on."""
+        while not self._is_decided:
+            ended = [each for each in self._racers if each.reply is not None]
+            if not ended:
+                break
+            # The sort is stable: of equal ends, the older attempt's comes first.
+            self._tell(min(ended, key=_rank))
+        self._wake()
+
+    def _tell(self, racer: Racer) -> None:
+        """Tell the call flow what came of an attempt."""
+        reply, racer.reply = racer.reply, None
+        assert reply is not None
+        self._racers.remove(racer)
+        self._told, self._leaving = racer, reply.error
+        self._send(reply)
+        if not self._is_decided:  # it was rejected, or has failed
+            self._has_lost(racer)
+
+    def _interrupt(self, error: BaseException) -> None:
+        """Take that the caller was cancelled while it waited for the others."""
+        if self._interrupted is None:
+            self._interrupted = error
+        if self._is_decided or not self._racers:
+            return
+        racer = next((each for each in self._racers if each.is_running), self._racers[0])
+        self._racers.remove(racer)
+        self._told, racer.reply = None, None
+        reply = Reply(runtime.clock(), error=error)
+        reply.trial = racer.trial
+        self._send(reply)
+        self._stop()
+
+    # The end.
+
+    async def _finish(self) -> tuple[Step, Any]:
+        """Wait until the race is over and nothing of it runs; return as `race` does."""
+        try:
+            await self._until(lambda: self._is_decided or self._must_close_first)
+            while self._must_close_first:
+                await self._close(self.first)
+                await self._until(lambda: self._is_decided)
+            await self._until(self._only_the_last_is_left)
+            await self._until_checked()
+            self._tell_losers()
+            step, last = self._step, self._told
+            started = None if last is None else last.started
+            wins = started is not None and type(step) in (Deliver, Done)
+            if last is not None:
+                last.has_won = last.has_won is None and wins and self._interrupted is None
+                self._decided(last)
+                await self._until(self._is_over(last))
+                wins = last.has_won and self._interrupted is None
+                if not wins:
+                    await self._close(last)
+                    if started is not None and type(step) is Deliver:
+                        await self._taken_back(started)
+            self._raise(step)
+            assert step is not None
+            return step, started if wins else None
+        finally:
+            step = last = started = None
+            self._clear()
+
+    @property
+    def _must_close_first(self) -> bool:
+        """Whether the first attempt has given a stream that is not the answer."""
+        first = self.first
+        return first.started is not None and first.has_won is False and not first.is_closed
+
+    def _is_over(self, racer: Racer) -> Callable[[], bool]:
+        """Return what tells whether an attempt has no task, or none any more."""
+        return lambda: racer.is_over or racer is self.first
+
+    def _only_the_last_is_left(self) -> bool:
+        return all(each.is_over or each is self._told for each in self._hedges)
+
+    async def _until(self, is_true: Callable[[], bool]) -> None:
+        """Wait until something is true; a cancellation is noted, and does not end that."""
+        with ExitStack() as shields:
+            while not is_true():
+                try:
+                    await self._wait()
+                except GeneratorExit:
+                    self._abandon()
+                    raise
+                except BaseException as error:  # noqa: BLE001  # it is raised at the end
+                    self._interrupt(error)
+                    shields.enter_context(self._shielded())
+
+    def _abandon(self) -> None:
+        """Cancel all attempts of a coroutine that is closed, and can await nothing."""
+        self._is_abandoned = True
+        with suppress(RuntimeError):  # its loop is closed, too
+            self._stop()
+
+    async def _taken_back(self, started: StartedStream) -> None:
+        """Tell the call flow that the stream which has won was not handed over."""
+        if self._interrupted is None:  # only its task was cancelled, or is so first
+            try:
+                await self._check_cancelled()
+            except BaseException as error:  # noqa: BLE001  # it is raised at the end
+                self._interrupt(error)
+        error = self._interrupted = self._interrupted or CancelledError()
+        self._send(started.reply(runtime.clock(), error, ()))
+        del error
+
+    async def _until_checked(self) -> None:
+        if self.first.is_stopped and self._interrupted is None:
+            try:
+                await self._check_cancelled()
+            except BaseException as error:  # noqa: BLE001  # it is raised at the end
+                self._interrupt(error)
+
+    async def _close(self, racer: Racer) -> None:
+        """Close the stream of an attempt that has no task, or none any more."""
+        started, is_closed, racer.is_closed = racer.started, racer.is_closed, True
+        if started is None or is_closed:
+            return
+        try:
+            await started.opened.aabandon()
+        except Exception:  # noqa: BLE001  # its errors are dropped
+            return
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # noqa: BLE001  # it is raised at the end
+            self._interrupt(error)
+
+    def _tell_losers(self) -> None:
+        """Tell the call flow what came of those that were stopped, or came too late."""
+        while self._racers and self._step is None and self._broken is None:
+            racer = self._racers.pop(0)
+            reply, racer.reply = racer.reply, None
+            assert reply is not None
+            self._send(reply)
+            reply = None
+
+    def _raise(self, step: Step | None) -> None:
+        """Raise what leaves the call, if anything does."""
+        error = self._broken or self._interrupted
+        if error is None and type(step) is Reraise:
+            error = self._leaving
+        try:
+            if error is not None:
+                raise error
+        finally:
+            error = None
+
+    def _clear(self) -> None:
+        """Let go of the call, and of everything that holds an error or a frame."""
+        self._disarm()
+        self._broken = self._interrupted = self._leaving = self._step = None
+        self._told = self.call = self.flow = self._context = None
+        self._racers, self._hedges = [], []
+        self.first.reply = self.first.started = self.first.stop = None
+
+    # A hedge.
+
+    async def _run(self, racer: Racer) -> None:
+        """Make the attempt of a hedge, in a task of its own. Raises nothing."""
+        trial, call = racer.trial, self.call
+        assert trial is not None
+        assert call is not None
+        trial.has_begun = True
+        try:
+            made = await _made(call, trial, None, racer.scope or nullcontext(), enters=True)
+            self._ended(racer, made)
+            made.reply = made.started = None
+            if racer.started is None:
+                return
+            try:
+                await self._wait_for_verdict(racer)
+            except BaseException:  # noqa: BLE001  # a cancellation ends here, with the task
+                racer.has_won = racer.has_won or False
+            if not racer.has_won:
+                await self._close(racer)
+        finally:
+            del trial, call
+            racer.is_over = True
+            self._wake()
+
+
+def _rank(racer: Racer) -> int:
+    """Return which of several ends counts first: cancellations, then answers, then errors."""
+    reply = racer.reply
+    assert reply is not None
+    if _is_signal(reply.error) or reply.cancelled:
+        return 0
+    return 1 if reply.error is None else 2

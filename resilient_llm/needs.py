@@ -1,0 +1,200 @@
+"""What a call needs of a model, read from its arguments: for ``needs=`` and ``tokens=``.
+
+    @failover(
+        chain=[Target("groq/llama", supports=("tools",)), "openai/gpt-5-mini"],
+        needs=needs.from_messages(),
+        tokens=needs.estimate_tokens(),
+    )
+    def ask(target: Target, messages: list[dict]) -> str: ...
+
+Both look at what the arguments hold, and run none of their code. They never raise and keep nothing
+of a call. Conversations are read as openai (chat and responses), anthropic and google-genai take
+them, as dicts or as objects of the SDKs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from resilient_llm._core.contents import JSON_SCHEMA, THINKING, TOOLS, Contents, estimate
+from resilient_llm._core.held import held, is_filled, is_given, items_of, record_of, word_of
+from resilient_llm._values.by_name import ByName
+from resilient_llm._values.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["estimate_tokens", "from_messages"]
+
+_SCHEMAS: Final = (
+    "response_schema",
+    "responseSchema",
+    "response_json_schema",
+    "responseJsonSchema",
+)
+_THINKING: Final = ("thinking_config", "thinkingConfig")
+_INSTRUCTION: Final = ("system_instruction", "systemInstruction")
+_BUDGET: Final = ("thinking_budget", "thinkingBudget")
+_WITHOUT: Final = frozenset({"disabled", "false", "none", "off"})
+"""Words that switch thinking off."""
+
+
+def from_messages(argument: str = "messages") -> FromMessages:
+    """Return what ``needs=`` takes to find out what each call needs.
+
+    It finds ``tools``, ``vision`` (pictures and films), ``audio``, ``documents``, ``json_schema``
+    and ``thinking`` in the conversation and in the arguments ``tools``, ``functions``,
+    ``response_format``, ``text``, ``thinking``, ``reasoning`` and the ``config`` of google-genai.
+    A conversation in which a tool was called needs ``tools`` as well.
+
+    Examples:
+        >>> words = from_messages()
+        >>> picture = {"type": "image_url", "image_url": {"url": "https://example.com/cat.png"}}
+        >>> sorted(words(messages=[{"role": "user", "content": [picture]}], tools=[]))
+        ['vision']
+
+    Args:
+        argument: Name of the argument of the decorated function that is the conversation. The
+            caller may pass it by position.
+
+    Raises:
+        ConfigurationError: If that is not a name.
+    """
+    return FromMessages(argument)
+
+
+def estimate_tokens() -> EstimateTokens:
+    """Return what ``tokens=`` takes to estimate the input of each call.
+
+    The estimate is the characters of all contents divided by 4, rounded up, plus 800 for each
+    image, audio and document. Contents are texts, arguments and results of tools, and schemas;
+    roles, types and ids are none, and bytes and base64 are no text.
+
+    Examples:
+        >>> estimate_tokens()("Why is the sky blue?")
+        5
+    """
+    return EstimateTokens()
+
+
+class FromMessages(ByName[frozenset[str]]):
+    """Finds out what a call needs; made by `from_messages`."""
+
+    __slots__ = ("argument",)
+
+    def __init__(self, argument: str) -> None:
+        given: Any = argument
+        if not isinstance(given, str) or not given.isidentifier():
+            shown = repr(given) if isinstance(given, str) else type(given).__name__
+            raise ConfigurationError(
+                f"from_messages({shown}): expected the name of an argument, such as 'messages'"
+            )
+        self.argument = argument
+
+    def of_arguments(self, arguments: Mapping[str, Any], others: tuple[Any, ...]) -> frozenset[str]:
+        """Return the words for a call; never raises."""
+        contents = Contents()
+        found = _safely(_conversation, self.argument, arguments, others)
+        contents.add_conversation(found)
+        contents.add_conversation(_safely(_instruction, arguments))
+        for word, is_needed in _OPTIONS:
+            if _safely(is_needed, arguments):
+                contents.words.add(word)
+        return frozenset(contents.words)
+
+    def __repr__(self) -> str:
+        return f"from_messages({self.argument!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return from_messages, (self.argument,)
+
+
+class EstimateTokens(ByName[int]):
+    """Estimates the input of a call in tokens; made by `estimate_tokens`."""
+
+    __slots__ = ()
+
+    def of_arguments(self, arguments: Mapping[str, Any], others: tuple[Any, ...]) -> int:
+        """Return the estimate for a call; never raises."""
+        return estimate(arguments, others)
+
+    def __repr__(self) -> str:
+        return "estimate_tokens()"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return estimate_tokens, ()
+
+
+def _safely(read: Callable[..., Any], *given: Any) -> Any:
+    """Return what a function reads; None if foreign code raises, such as the hash of a key."""
+    try:
+        return read(*given)
+    except Exception:  # noqa: BLE001  # as just said
+        return None
+
+
+def _conversation(argument: str, arguments: Mapping[str, Any], others: tuple[Any, ...]) -> Any:
+    """Return the conversation of a call, else its first argument without a name that may be one."""
+    if argument in arguments:
+        return arguments[argument]
+    return next(
+        (each for each in others if items_of(each, 1) is not None or record_of(each) is not None),
+        None,
+    )
+
+
+def _instruction(arguments: Mapping[str, Any]) -> Any:
+    return held(arguments.get("config"), *_INSTRUCTION)
+
+
+def _has_tools(arguments: Mapping[str, Any]) -> bool:
+    config = arguments.get("config")
+    given = (arguments.get("tools"), arguments.get("functions"), held(config, "tools"))
+    return any(is_filled(each) for each in given)
+
+
+def _has_schema(arguments: Mapping[str, Any]) -> bool:
+    formats = [arguments.get(name) for name in ("response_format", "text_format", "output_format")]
+    formats += [held(arguments.get(name), "format") for name in ("text", "output_config")]
+    return held(arguments.get("config"), *_SCHEMAS) is not None or any(map(_is_schema, formats))
+
+
+def _asks_to_think(arguments: Mapping[str, Any]) -> bool:
+    asked = held(arguments.get("config"), *_THINKING)
+    if asked is not None and held(asked, *_BUDGET) != 0 and _thinks(asked):
+        return True
+    return any(
+        _thinks(arguments.get(name)) for name in ("thinking", "reasoning", "reasoning_effort")
+    )
+
+
+def _is_schema(wanted: object) -> bool:
+    """Return whether the format of an answer is a schema: a class, or what is called one."""
+    if wanted is None or not is_given(wanted):
+        return False
+    return (
+        issubclass(type(wanted), type)
+        or word_of(held(wanted, "type")) == "json_schema"
+        or held(wanted, "schema", "json_schema") is not None
+    )
+
+
+def _thinks(wanted: object) -> bool:
+    """Return whether an option asks a model to think."""
+    if wanted is None or wanted is False or not is_given(wanted):
+        return False
+    if issubclass(type(wanted), str):
+        return word_of(wanted).lower() not in _WITHOUT
+    said = {name: value for name, value in (record_of(wanted) or {}).items() if value is not None}
+    if said.get("enabled") is False or said == {"include_thoughts": False}:
+        return False
+    words = [word_of(said[name]).lower() for name in ("type", "effort") if name in said]
+    return wanted is True or (bool(said) and not any(word in _WITHOUT for word in words))
+
+
+_OPTIONS: Final = (
+    (TOOLS, _has_tools),
+    (JSON_SCHEMA, _has_schema),
+    (THINKING, _asks_to_think),
+)
+"""What a call may ask for beside its conversation: ``(word, whether the arguments do)``."""
