@@ -340,6 +340,22 @@ def _stream_default(clock: Any) -> None:
         list(policy.using(stream=None)(ask)())
 
 
+def _adaptive_default(clock: Any) -> None:
+    seconds = {GROQ: 3.0, OPENAI: 1.0}
+
+    def ask(target: Target) -> str:
+        clock.advance(seconds[target.key])
+        return target.key
+
+    guarded = failover([GROQ, OPENAI], strategy="round_robin")(ask)
+    assert {GROQ, OPENAI} == {guarded() for _ in range(10)}
+    configure(adaptive=True)
+    for _ in range(10):
+        guarded()
+
+    assert {OPENAI} == {guarded() for _ in range(4)}
+
+
 def _hedged(clock: Any, **options: Any) -> list[str]:
     """Return the targets of a call in which every attempt but the last that may run is slow."""
     asked: list[str] = []
@@ -377,6 +393,7 @@ EFFECTS: dict[str, Callable[[Any], None]] = {
     "timeout": _timeout_default,
     "cooldown": _cooldown_default,
     "strategy": _strategy_default,
+    "adaptive": _adaptive_default,
     "reject": _reject_default,
     "on_request_error": _request_error_default,
     "on_content_policy": _content_policy_default,
