@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import anyio.lowlevel
@@ -460,21 +460,55 @@ def test_a_request_too_long_for_a_live_target_goes_to_a_larger_demoted_one(
     assert [OPENAI, MISTRAL] == script.calls
 
 
-@pytest.mark.parametrize("way", ["skip", "by hand", "too small", "unknown"])
+def _by_mode(clock: Any) -> None:
+    breaker(GROQ, mode="forced_open")
+
+
+TAKEN_BY_NOBODY: dict[str, tuple[int | None, Callable[[Any], Any]]] = {
+    "too small": (8_000, lambda clock: None),
+    "unknown": (None, lambda clock: None),
+    "by hand": (100_000, lambda clock: bench_model(GROQ)),
+    "provider by hand": (100_000, lambda clock: bench_model("groq")),
+    "mode": (100_000, _by_mode),
+}
+
+
+@pytest.mark.parametrize("way", TAKEN_BY_NOBODY)
 def test_a_request_too_long_is_raised_if_no_demoted_target_takes_it(way: str, clock: Any) -> None:
     """Its own error leaves at once, as without demotion."""
     trip(GROQ)
-    window = {"too small": 8_000, "unknown": None}.get(way, 100_000)
-    if way == "by hand":
-        bench_model(GROQ)
+    window, prepare = TAKEN_BY_NOBODY[way]
+    prepare(clock)
     chain = (Target(GROQ, context_window=window), Target(OPENAI, context_window=8_000))
     script = Script({GROQ: ["groq"], OPENAI: [too_long]})
-    policy = demoting(*chain, on_request_error="next")
-    if way == "skip":
-        policy = policy.using(on_down="skip")
 
     with pytest.raises(ProviderError):
-        policy.call(script.__call__)
+        demoting(*chain).call(script.__call__)
+
+    assert [OPENAI] == script.calls
+
+
+def test_a_request_too_long_is_raised_if_the_larger_one_is_being_probed(clock: Any) -> None:
+    """There is no place for this call."""
+    trip(GROQ)
+    clock.advance(40.0)
+    chain = (Target(GROQ, context_window=100_000), Target(OPENAI, context_window=8_000))
+    script = Script({GROQ: ["groq"], OPENAI: [too_long]})
+
+    with breaker(GROQ), pytest.raises(ProviderError):
+        elsewhere(demoting(*chain).call, script.__call__)
+
+    assert [OPENAI] == script.calls
+
+
+def test_a_request_too_long_is_raised_without_demotion(clock: Any) -> None:
+    """A benched target that takes more does not count by default."""
+    trip(GROQ)
+    chain = (Target(GROQ, context_window=100_000), Target(OPENAI, context_window=8_000))
+    script = Script({GROQ: ["groq"], OPENAI: [too_long]})
+
+    with pytest.raises(ProviderError):
+        failover(chain=chain, attempts=1).call(script.__call__)
 
     assert [OPENAI] == script.calls
 

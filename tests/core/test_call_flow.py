@@ -1726,6 +1726,16 @@ class TestAllBenched:
             answer 'yes'
         """)
 
+    def test_one_that_was_called_and_benched_during_a_wait_is_not_demoted(self) -> None:
+        player = Player({"a/x": [DOWN], "b/y": [DOWN]}, attempts=2, on_down="demote")
+        other, circuit = player.circuits["b/y"], player.circuits["a/x"]
+        other.failure(other.generation, 0.0, FULL, 0.0)
+        player.before_wait = lambda _: circuit.failure(circuit.generation, player.now, FULL, 0.0)
+
+        lines = player.play()
+
+        assert ["try a/x 1", "try b/y 1"] == [line for line in lines if line.startswith("try")]
+
     def test_none_is_demoted_a_second_time(self) -> None:
         player = self.benched(50.0, 20.0, attempts=1, on_down="demote")
         player.script["a/x"], player.script["b/x"] = [DOWN], [DOWN]
