@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from typing import Any
 
@@ -722,3 +723,63 @@ def test_a_loser_keeps_nothing_alive(backend: str, clock: Any) -> None:
             gc.enable()
 
     run_async(main, backend=backend)
+
+
+@pytest.mark.parametrize("phase", ["alone", "side by side", "a loser ends"])
+@pytest.mark.parametrize("is_healthy", [False, True])
+def test_a_timeout_of_asyncio_around_a_race_is_one(
+    phase: str, is_healthy: bool, clock: Any
+) -> None:
+    """It raises `TimeoutError` in each phase, and no cancellation of ours stays counted."""
+
+    async def main() -> None:
+        may_end = asyncio.Event()
+
+        @failover(chain=CHAIN, hedge=2.0)
+        async def ask(target: Target) -> str:
+            if target.key == OPENAI and phase == "a loser ends":
+                return "answer"
+            if target.key == GROQ and phase != "alone":
+                clock.advance(2.0)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                if phase == "a loser ends" and not may_end.is_set():
+                    await may_end.wait()
+            return "never"
+
+        if is_healthy:
+            with breaker(GROQ):
+                pass
+        task = asyncio.current_task()
+        assert task is not None
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await ask()
+        assert 0 == task.cancelling()
+        assert [task] == list(asyncio.all_tasks())
+
+    asyncio.run(main())
+
+
+@on_both_loops
+def test_a_hedged_call_leaves_no_cancellation_behind(backend: str, clock: Any) -> None:
+    """The caller goes on, waits and is cancelled later as if nothing had been."""
+    stage = Stage()
+    ask = _guarded(stage)
+
+    async def main() -> Any:
+        async def call() -> Any:
+            answer = await ask()
+            for _ in range(5):
+                await anyio.lowlevel.checkpoint()
+            return answer
+
+        async with played(call) as play:
+            await stage.begins(GROQ)
+            clock.advance(2.0)
+            await stage.begins(OPENAI)
+            stage.says(OPENAI, "answer")
+            return await play.ends()
+
+    assert "answer" == run_async(main, backend=backend)
