@@ -8,6 +8,7 @@ A user's function, and a key, need the arguments of the call: then there is an o
 
 from __future__ import annotations
 
+import functools
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
@@ -178,23 +179,27 @@ class ChainOrder:
             order += group.whole(first if is_own else NO_CANDIDATE, now, number)
         return tuple(order)
 
-    def __reduce__(self) -> str:
-        return "_UNBOUND_ORDER"
-
 
 def nothing_drawn(now: float) -> Any:
     """Stand in an unbound wrapper for `ChainOrder.draw`."""
     return NOT_DRAWN
 
 
-class _UnboundOrder:
-    """What an order is in the process that a wrapper was sent to, until that wrapper is bound."""
+class Drawing(functools.partial[Any]):
+    """`ChainOrder.draw` as a wrapper holds it.
 
-    def __getattr__(self, name: str) -> Callable[[float], Any]:
-        return nothing_drawn
+    A wrapper that is sent to another process by value, as cloudpickle does, arrives there unbound;
+    a bound method would take its order with it. A partial is called as quickly as one.
+    """
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _nothing_drawn, ()
 
 
-_UNBOUND_ORDER: Final = _UnboundOrder()
+def _nothing_drawn() -> Any:
+    return nothing_drawn
 
 
 class KeyedDraw(Draw):
