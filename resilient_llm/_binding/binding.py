@@ -17,7 +17,7 @@ from resilient_llm._binding.client_retries import notice_client_retries
 from resilient_llm._binding.first_attempt import NoAnswer, PendingAnswer
 from resilient_llm._binding.invoking import called_injection, invoker_of
 from resilient_llm._binding.options_in_force import OptionsEffect, OptionsInForce
-from resilient_llm._binding.ordering import ChainOrder, nothing_drawn, order_for
+from resilient_llm._binding.ordering import ChainOrder, Drawing, nothing_drawn, order_for
 from resilient_llm._binding.wrapper_code import Code, Codes, Kind, generate
 from resilient_llm._binding.wrapper_code import variant as variant_of
 from resilient_llm._core.call.call import CallDeps, Candidate
@@ -258,7 +258,7 @@ class Binding:
             if self.is_revived:
                 self._put(**self._constants())
             draw = order.draw_if_all_live if tells_skips else order.draw_at_once
-            self._put_circuits(self.variants[-1], Unbound, Unbound, (), draw)
+            self._put_circuits(self.variants[-1], Unbound, Unbound, (), Drawing(draw))
             return
         if self.effect.lacks:
             candidates, chain = self._capable_of(candidates), candidates

@@ -8,6 +8,7 @@ A user's function, and a key, need the arguments of the call: then there is an o
 
 from __future__ import annotations
 
+import functools
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
@@ -226,9 +227,6 @@ class ChainOrder:
             order += part if adjust is None else adjust(part)
         return tuple(order)
 
-    def __reduce__(self) -> str:
-        return "_UNBOUND_ORDER"
-
 
 class PriorityOrder(ChainOrder):
     """The order of a chain by priority and penalty: the same for all calls between two moves."""
@@ -281,14 +279,21 @@ def nothing_drawn(now: float) -> Any:
     return NOT_DRAWN
 
 
-class _UnboundOrder:
-    """What an order is in the process that a wrapper was sent to, until that wrapper is bound."""
+class Drawing(functools.partial[Any]):
+    """`ChainOrder.draw` as a wrapper holds it.
 
-    def __getattr__(self, name: str) -> Callable[[float], Any]:
-        return nothing_drawn
+    A wrapper that is sent to another process by value, as cloudpickle does, arrives there unbound;
+    a bound method would take its order with it. A partial is called as quickly as one.
+    """
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _nothing_drawn, ()
 
 
-_UNBOUND_ORDER: Final = _UnboundOrder()
+def _nothing_drawn() -> Any:
+    return nothing_drawn
 
 
 class KeyedDraw(Draw):

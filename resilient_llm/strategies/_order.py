@@ -196,29 +196,6 @@ class Order:
         """
         raise NotImplementedError
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # What is sent to another process by value arrives there unbound: see Binding.
-        return _no_order, ()
-
-
-class NoOrder(Order):
-    """The order of nothing."""
-
-    __slots__ = ()
-
-    def __init__(self) -> None:
-        self.candidates = ()
-
-    def first(self, now: float, number: int | None = None) -> Candidate:
-        return NOT_DRAWN
-
-    def whole(self, first: Candidate, now: float, number: int | None) -> Sequence[Candidate]:
-        return ()
-
-
-def _no_order() -> NoOrder:
-    return NoOrder()
-
 
 def is_blocked(candidate: Candidate, now: float) -> bool:
     """Return whether a candidate is surely not live; takes no lock.

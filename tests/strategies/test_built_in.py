@@ -3,6 +3,7 @@
 import gc
 import itertools
 import os
+import pickle
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ from resilient_llm import (
     testing,
     unbench_model,
 )
+from resilient_llm._binding.ordering import nothing_drawn
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm.testing import FakeClock, isolated
 from tests.support.guards import eager_threads, in_threads
@@ -724,3 +726,24 @@ def gc_objects() -> int:
     """Return how many objects the collector knows, after it has run."""
     gc.collect()
     return len(gc.get_objects())
+
+
+@pytest.mark.parametrize("strategy", DRAWN)
+@pytest.mark.parametrize("is_watched", [False, True])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_wrapper_that_is_sent_elsewhere_by_value_takes_no_order_with_it(
+    strategy: str, groups: int, *, is_watched: bool
+) -> None:
+    """Circuits, the number of calls and randomness are of one process."""
+    if is_watched:
+        observe(lambda event: None)
+
+    @failover([Target("a/x"), Target("b/x", priority=groups)], strategy=strategy)
+    def ask(target: Target) -> str:
+        return target.key
+
+    ask()
+    sent: Any = pickle.loads(pickle.dumps(ask.__globals__["_r_draw"]))
+
+    assert sent is nothing_drawn
+    assert sent(0.0).circuit.slot is None
