@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from _timing import Effort, Function, Timer, async_timer, compare, sync_timer
 from failing import errors, failing_over
-from healthy import CHAIN, FULL, QUICK, first, first_async, plain, plain_async
+from healthy import CHAIN, FULL, QUICK, first, first_async, plain, plain_async, plain_in_time
 
 from resilient_llm import (
     Attempt,
@@ -27,6 +27,7 @@ from resilient_llm import (
     breaker,
     configure,
     failover,
+    needs,
     observe,
 )
 from resilient_llm.testing import isolated
@@ -202,6 +203,20 @@ def beside_least_busy() -> Iterator[Function]:
 
 
 @contextlib.contextmanager
+def with_needs() -> Iterator[Function]:
+    yield _decorated(chain=[Target(CHAIN[0], supports=()), CHAIN[1]], needs="tools")
+
+
+@contextlib.contextmanager
+def reading_arguments() -> Iterator[Function]:
+    yield _decorated(
+        chain=[Target(CHAIN[0], supports=("tools",), context_window=8_000), CHAIN[1]],
+        needs=needs.from_messages("prompt"),
+        tokens=needs.estimate_tokens(),
+    )
+
+
+@contextlib.contextmanager
 def called_by_policy() -> Iterator[Function]:
     policy = failover(chain=CHAIN)
 
@@ -262,6 +277,8 @@ CONFIGURATIONS: Final[dict[str, tuple[Setup, float]]] = {
     "adaptive=True": (adaptive, 5.0),
     "adaptive=, a target moved back": (adaptive_with_a_slow_target, 5.0),
     "beside a policy that is least_busy": (beside_least_busy, 2.6),
+    "needs= words, first target skipped": (with_needs, 2.0),
+    "needs= and tokens= read the arguments": (reading_arguments, 120.0),
     "policy.call(fn)": (called_by_policy, 25.0),
     "for attempt in policy": (looped, 60.0),
     "bound at DEBUG, level raised": (after_debugging, 2.0),
@@ -284,6 +301,20 @@ def measured_async(effort: Effort) -> str:
         subject: dict[str, Timer] = {what: async_timer(first_async())}
         ratio = compare(async_timer(plain_async), subject, effort)[what]
     return row(what, ratio, 2.0)
+
+
+def measured_hedged(effort: Effort) -> str:
+    """Return the row of a call whose first attempt needs no hedge, beside `anyio.fail_after`."""
+    what = "hedge, first answers in time (to fail_after)"
+
+    @failover(chain=CHAIN, hedge=2.0)
+    async def ask(target: Target, prompt: str) -> str:
+        return prompt
+
+    with isolated():
+        subject: dict[str, Timer] = {what: async_timer(ask, at_once=100)}
+        ratio = compare(async_timer(plain_in_time, at_once=100), subject, effort)[what]
+    return row(what, ratio, 1.5)
 
 
 def measured_error(kind: str, effort: Effort) -> str:
@@ -314,6 +345,7 @@ def main() -> None:
     for what in CONFIGURATIONS:
         print(measured(what, effort), flush=True)
     print(measured_async(effort), flush=True)
+    print(measured_hedged(effort), flush=True)
     for kind in errors():
         print(measured_error(kind, effort), flush=True)
 

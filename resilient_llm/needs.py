@@ -94,12 +94,11 @@ class FromMessages(ByName[frozenset[str]]):
     def of_arguments(self, arguments: Mapping[str, Any], others: tuple[Any, ...]) -> frozenset[str]:
         """Return the words for a call; never raises."""
         contents = Contents()
-        found = _safely(_conversation, self.argument, arguments, others)
-        contents.add_conversation(found)
-        contents.add_conversation(_safely(_instruction, arguments))
-        for word, is_needed in _OPTIONS:
-            if _safely(is_needed, arguments):
-                contents.words.add(word)
+        contents.add_conversation(_safely(_conversation, self.argument, arguments, others))
+        for name, value in arguments.items():
+            read = _OPTIONS.get(name)
+            if read is not None and value is not None:
+                _safely(read, contents, value)
         return frozenset(contents.words)
 
     def __repr__(self) -> str:
@@ -143,29 +142,37 @@ def _conversation(argument: str, arguments: Mapping[str, Any], others: tuple[Any
     )
 
 
-def _instruction(arguments: Mapping[str, Any]) -> Any:
-    return held(arguments.get("config"), *_INSTRUCTION)
+# What a call may ask for beside its conversation.
 
 
-def _has_tools(arguments: Mapping[str, Any]) -> bool:
-    config = arguments.get("config")
-    given = (arguments.get("tools"), arguments.get("functions"), held(config, "tools"))
-    return any(is_filled(each) for each in given)
+def _read_tools(contents: Contents, value: object) -> None:
+    if is_filled(value):
+        contents.words.add(TOOLS)
 
 
-def _has_schema(arguments: Mapping[str, Any]) -> bool:
-    formats = [arguments.get(name) for name in ("response_format", "text_format", "output_format")]
-    formats += [held(arguments.get(name), "format") for name in ("text", "output_config")]
-    return held(arguments.get("config"), *_SCHEMAS) is not None or any(map(_is_schema, formats))
+def _read_format(contents: Contents, value: object) -> None:
+    if _is_schema(value):
+        contents.words.add(JSON_SCHEMA)
 
 
-def _asks_to_think(arguments: Mapping[str, Any]) -> bool:
-    asked = held(arguments.get("config"), *_THINKING)
-    if asked is not None and held(asked, *_BUDGET) != 0 and _thinks(asked):
-        return True
-    return any(
-        _thinks(arguments.get(name)) for name in ("thinking", "reasoning", "reasoning_effort")
-    )
+def _read_text(contents: Contents, value: object) -> None:
+    _read_format(contents, held(value, "format"))
+
+
+def _read_thinking(contents: Contents, value: object) -> None:
+    if _thinks(value):
+        contents.words.add(THINKING)
+
+
+def _read_config(contents: Contents, value: object) -> None:
+    """Read the config of google-genai."""
+    _read_tools(contents, held(value, "tools"))
+    if held(value, *_SCHEMAS) is not None:
+        contents.words.add(JSON_SCHEMA)
+    asked = held(value, *_THINKING)
+    if held(asked, *_BUDGET) != 0:
+        _read_thinking(contents, asked)
+    contents.add_conversation(held(value, *_INSTRUCTION))
 
 
 def _is_schema(wanted: object) -> bool:
@@ -192,9 +199,17 @@ def _thinks(wanted: object) -> bool:
     return wanted is True or (bool(said) and not any(word in _WITHOUT for word in words))
 
 
-_OPTIONS: Final = (
-    (TOOLS, _has_tools),
-    (JSON_SCHEMA, _has_schema),
-    (THINKING, _asks_to_think),
-)
-"""What a call may ask for beside its conversation: ``(word, whether the arguments do)``."""
+_OPTIONS: Final[dict[str, Callable[[Contents, Any], None]]] = {
+    "tools": _read_tools,
+    "functions": _read_tools,
+    "response_format": _read_format,
+    "text_format": _read_format,
+    "output_format": _read_format,
+    "text": _read_text,
+    "output_config": _read_text,
+    "thinking": _read_thinking,
+    "reasoning": _read_thinking,
+    "reasoning_effort": _read_thinking,
+    "config": _read_config,
+}
+"""``{argument: function that reads it}``"""

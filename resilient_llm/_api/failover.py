@@ -258,7 +258,10 @@ def failover(chain: Any, **options: Unpack[FailoverOptions]) -> Failover:
             Asynchronous attempts are cancelled, streams cut off; other synchronous functions
             must take a parameter annotated `Attempt` and apply its ``remaining``.
         cooldown: Seconds of the first bench of targets whose circuit has no setting of its own.
-        strategy: ``"priority"``, or a function from targets to targets in order.
+        strategy: In which order targets are tried: ``"priority"``, ``"round_robin"``,
+            ``"random"``, ``"weighted"``, ``"least_cost"``, ``strategies.sticky(key)``, or a
+            function from the targets, and the `StrategyCall` if it takes that, to targets in
+            order.
         adaptive: Whether targets that became slow or faulty stand behind others; True, False or
             `Adaptive` with other limits.
         hedge: Seconds, or a percentile such as ``"p95"`` of what the target took, after which an

@@ -39,7 +39,17 @@ _P = inspect.Parameter
 class Demands:
     """Finds out what each call of one function needs."""
 
-    __slots__ = ("_constant", "_defaults", "_injection", "_names", "_needs", "_tokens", "_words")
+    __slots__ = (
+        "_constant",
+        "_defaults",
+        "_injection",
+        "_names",
+        "_needs",
+        "_positions",
+        "_tokens",
+        "_unread",
+        "_words",
+    )
 
     def __init__(self, options: Options, injection: Injection, chain: Sequence[Target]) -> None:
         self._injection = injection
@@ -57,11 +67,14 @@ class Demands:
             if parameter.kind in (_P.POSITIONAL_ONLY, _P.POSITIONAL_OR_KEYWORD)
         ]
         """Of what is passed by position."""
+        self._positions = {name: index for index, name in enumerate(self._names)}
         self._defaults = {
             parameter.name: parameter.default
             for parameter in visible
             if parameter.name in (*_OUTPUT, _CONFIG) and parameter.default is not _P.empty
         }
+        self._unread = self._missing_argument(visible)
+        """What the log is told with the first call; None if there is nothing to tell."""
         self._constant: tuple[Demand, Mapping[str, Lack]] | None = None
         if self._needs is None and self._tokens is None:
             demand = Demand(self._words, None)
@@ -96,6 +109,8 @@ class Demands:
         if self._injection.is_passed:
             args = args[1:]
         words = self._words
+        if self._unread is not None:
+            self._tell_unread(self._unread)
         if self._needs is not None:
             given = self._asked(self._needs, args, kwargs)
             words = frozenset[str]() if given is None else check.words_or_word("needs", given)
@@ -110,10 +125,32 @@ class Demands:
             targets, demand, lambda target: self._longest_answer(target, args, kwargs)
         )
 
+    def _missing_argument(self, visible: Sequence[inspect.Parameter]) -> str | None:
+        """Return what to tell if ``needs`` reads an argument that the function does not take."""
+        wanted = getattr(self._needs, "argument", None) if self._is_by_name(self._needs) else None
+        taken = {parameter.name for parameter in visible}
+        if wanted is None or wanted in taken:
+            return None
+        if any(each.kind in (_P.VAR_POSITIONAL, _P.VAR_KEYWORD) for each in visible):
+            return None
+        return (
+            f"needs of {self._injection.called} reads the argument {wanted!r}, which is not among "
+            f"{', '.join(sorted(taken)) or 'none'}: name the one that has the messages"
+        )
+
+    def _tell_unread(self, text: str) -> None:
+        if runtime.dispatcher.log_line is not None:
+            self._unread = None
+            runtime.dispatcher.log_line(text, warning=True)
+
+    @staticmethod
+    def _is_by_name(function: object) -> bool:
+        return issubclass(type(function), ByName)
+
     def _asked(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        if not issubclass(type(function), ByName):
+        if not self._is_by_name(function):
             return function(*args, **kwargs)
         by_name: Any = function
         return by_name.of_arguments(*self._named(args, kwargs))
@@ -167,6 +204,7 @@ class Demands:
         if name not in target.removed:
             if name in kwargs:
                 return kwargs[name]
-            if name in self._names and self._names.index(name) < len(args):
-                return args[self._names.index(name)]
+            position = self._positions.get(name, len(args))
+            if position < len(args):
+                return args[position]
         return self._defaults.get(name)

@@ -24,15 +24,12 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from resilient_llm._core.call.steps import Deliver, Done, Race, Reply, Reraise, Stop
-from resilient_llm._drive.attempting import TimedAttempt
-from resilient_llm._drive.cancellation import cancellations, was_cancelled
+from resilient_llm._drive.racers import Made, Racer, is_signal, made_by, rank
 from resilient_llm._drive.results import is_awaitable
-from resilient_llm._drive.sync import reply_of
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.time_limit import cancellable
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
     from contextvars import Context
 
@@ -40,110 +37,6 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.call_flow import CallFlow
     from resilient_llm._core.call.steps import Step, Try
     from resilient_llm._drive.opening import StartedStream
-
-
-class Made:
-    """What an attempt gave or raised.
-
-    Attributes:
-        reply: What the call flow is told; None if something is to be entered or awaited first.
-        value: What it gave.
-        started: Its stream, up to the first content, if it is one.
-    """
-
-    __slots__ = ("reply", "started", "value")
-
-    def __init__(self, reply: Reply | None = None, value: Any = None) -> None:
-        self.reply = reply
-        self.value = value
-        self.started: StartedStream | None = None
-
-
-async def _made(
-    call: Call, trial: Try, pending: Any, scope: AbstractContextManager[Any], *, enters: bool
-) -> Made:
-    """Make one attempt inside a scope that may be cancelled; return what came of it."""
-    made, kind = Made(Reply(0.0)), None
-    attempt = TimedAttempt(call, trial, pending)
-    before = cancellations() if pending is None else None
-    make = attempt.make if call.hook is None else attempt.make_inside
-    try:
-        with scope:
-            made.value, kind, made.started = await make(pending, enters=enters)
-            made.reply = None
-    except BaseException as error:  # noqa: BLE001  # the call flow judges it
-        made.reply = Reply(
-            runtime.clock(),
-            error=error,
-            timed_out=attempt.is_cut_off and issubclass(type(error), Exception),
-            cancelled=was_cancelled(
-                error,
-                attempt.counted_before if before is None else before,
-                own=attempt.still_counted,
-                since=trial.permit.entered_at,
-            ),
-        )
-        return made
-    finally:
-        pending = None
-    if made.reply is not None:  # the scope took its own cancellation back
-        made.reply.now = runtime.clock()
-    elif made.started is not None or kind is None:
-        made.reply, made.value = reply_of(made.value, made.started), None
-    return made
-
-
-def _is_signal(error: BaseException | None) -> bool:
-    """Return whether an error is a cancellation, or another signal to stop."""
-    return error is not None and not issubclass(type(error), Exception)
-
-
-class Racer:
-    """One attempt of a race.
-
-    Attributes:
-        trial: The attempt; None as long as the call has no call flow.
-        stop: Cancels it.
-        reply: What came of it, until the call flow is told.
-        started: Its stream.
-        is_running: Whether nothing has come of it.
-        is_closed: Whether its stream was closed here.
-        is_stopped: Whether it was cancelled, because the race is over.
-        has_won: Whether its stream is the answer of the call; None until that is known.
-        is_over: Whether its task has nothing more to do.
-        scope: What is around it in its task.
-        task: Its task on asyncio, if it has one of its own.
-        woken: Ends the wait of its task until it is known whether it has won.
-    """
-
-    __slots__ = (
-        "has_won",
-        "is_closed",
-        "is_over",
-        "is_running",
-        "is_stopped",
-        "reply",
-        "scope",
-        "started",
-        "stop",
-        "task",
-        "trial",
-        "woken",
-    )
-
-    def __init__(self, trial: Try | None) -> None:
-        self.trial = trial
-        self.stop: Callable[[], object] | None = None
-        self.reply: Reply | None = None
-        self.started: StartedStream | None = None
-        self.is_running = True
-        self.is_closed = False
-        self.is_stopped = False
-        self.has_won: bool | None = None
-        self.is_over = False
-        self.scope: AbstractContextManager[Any] | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.woken: Any = None
 
 
 class BaseRace(ABC):
@@ -265,7 +158,7 @@ class BaseRace(ABC):
         scope: Any = cancellable()
         first.scope, first.stop = scope, scope.cancel
         try:
-            return await _made(call, first.trial, pending, scope, enters=enters)
+            return await made_by(call, first.trial, pending, scope, enters=enters)
         except GeneratorExit:  # the coroutines inside were closed before
             first.is_running = False
             self._abandon()
@@ -392,7 +285,7 @@ class BaseRace(ABC):
         racer.started = made.started
         if racer.is_stopped:
             error, reply.error, reply.value = reply.error, None, None
-            if _is_signal(error) and (racer is self.first or not self._is_cancellation(error)):
+            if is_signal(error) and (racer is self.first or not self._is_cancellation(error)):
                 self._interrupted = self._interrupted or error
             del error
             self._has_lost(racer)
@@ -417,7 +310,7 @@ class BaseRace(ABC):
             if not ended:
                 break
             # The sort is stable: of equal ends, the older attempt's comes first.
-            self._tell(min(ended, key=_rank))
+            self._tell(min(ended, key=rank))
         self._wake()
 
     def _tell(self, racer: Racer) -> None:
@@ -576,7 +469,7 @@ class BaseRace(ABC):
         assert call is not None
         trial.has_begun = True
         try:
-            made = await _made(call, trial, None, racer.scope or nullcontext(), enters=True)
+            made = await made_by(call, trial, None, racer.scope or nullcontext(), enters=True)
             self._ended(racer, made)
             made.reply = made.started = None
             if racer.started is None:
@@ -591,12 +484,3 @@ class BaseRace(ABC):
             del trial, call
             racer.is_over = True
             self._wake()
-
-
-def _rank(racer: Racer) -> int:
-    """Return which of several ends counts first: cancellations, then answers, then errors."""
-    reply = racer.reply
-    assert reply is not None
-    if _is_signal(reply.error) or reply.cancelled:
-        return 0
-    return 1 if reply.error is None else 2

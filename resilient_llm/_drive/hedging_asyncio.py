@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._core.call.steps import Reply
 from resilient_llm._drive.cancellation import cancellations
-from resilient_llm._drive.hedging import BaseRace, Made, Racer
+from resilient_llm._drive.hedging import BaseRace
+from resilient_llm._drive.racers import Made, Racer
 from resilient_llm._drive.results import is_awaitable, kind_of
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.time_limit import TaskScope

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from resilient_llm._drive.hedging import BaseRace, Racer
+from resilient_llm._drive.hedging import BaseRace
 from resilient_llm._runtime.runtime import runtime
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.call import Call
     from resilient_llm._core.call.call_flow import CallFlow
     from resilient_llm._core.call.steps import Step, Try
+    from resilient_llm._drive.racers import Racer
 
 
 class TrioRace(BaseRace):

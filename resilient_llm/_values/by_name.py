@@ -21,6 +21,9 @@ class ByName(ABC, Generic[T]):
 
     __slots__ = ()
 
+    argument: str | None = None
+    """Name of the argument without which there is little to read, or None."""
+
     @abstractmethod
     def of_arguments(self, arguments: Mapping[str, Any], others: tuple[Any, ...]) -> T:
         """Return the result for a call.

@@ -52,8 +52,8 @@ class Target:
         attempt_timeout: Seconds for one attempt, of a stream until its first content, or None.
         stream: Options of its streams, which replace those of the policy, or None.
         priority: Lower is tried first.
-        weight: Share for strategies that draw, above zero.
-        price: ``(input, output)`` in USD per million tokens, or None.
+        weight: Share of the calls, for the strategies ``weighted`` and ``sticky``, above zero.
+        price: ``(input, output)`` in USD per million tokens, for ``least_cost``, or None.
         context_window: Tokens that the model takes, or None if unknown.
         max_output: Tokens that the model gives, or None if unknown.
         supports: Words for what the model can do, such as ``tools``; None if that is unknown,

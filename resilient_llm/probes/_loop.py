@@ -87,7 +87,8 @@ class Loop:
         self._waiting.append(waiter)
         try:
             clock = runtime.system_clock
-            await waiter.until(lambda: self._has_ended, clock.monotonic() + seconds, clock)
+            until = clock.monotonic() + seconds
+            await waiter.until(lambda: self._has_ended, until, seconds, clock)
         finally:
             self._waiting.remove(waiter)
 
@@ -98,10 +99,10 @@ class Loop:
             while not self._is_over:
                 await self._step()
             clock = runtime.system_clock
+            seconds = self._options.timeout
+            until = clock.monotonic() + seconds
             # What was cancelled ends before this does, unless it does not want to.
-            await self._waiter.until(
-                lambda: not self._tasks, clock.monotonic() + self._options.timeout, clock
-            )
+            await self._waiter.until(lambda: not self._tasks, until, seconds, clock)
         finally:
             self._end()
 
@@ -121,9 +122,8 @@ class Loop:
                 raise
             self._warn(error)  # one failure must not end the loop
         await anyio.lowlevel.checkpoint()
-        # By the beginning of the tick, so that slow probes do not make the interval longer. The
-        # clock may be another one by now.
-        await self._waiter.until(lambda: self._is_over, min(began_at, runtime.clock()) + pause)
+        # By the beginning of the tick, so that slow probes do not make the interval longer.
+        await self._waiter.until(lambda: self._is_over, began_at + pause, pause)
 
     def _end(self) -> None:
         self._is_over = self._has_ended = True

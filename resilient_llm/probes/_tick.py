@@ -115,7 +115,9 @@ class Tick:
             for job in prompt[: self._runs.threads.serve(for_threads)]:
                 job.is_prompt = True
             await self._waiter.until(
-                lambda: len(self._results) == len(options.probes) or is_stopped(), until
+                lambda: len(self._results) == len(options.probes) or is_stopped(),
+                until,
+                options.timeout,
             )
             is_complete = not is_stopped()
         finally:
@@ -126,6 +128,7 @@ class Tick:
             await self._waiter.until(
                 lambda: is_stopped() or self._tasks.isdisjoint(self._jobs),
                 clock.monotonic() + _MOMENT,
+                _MOMENT,
                 clock,
             )
         return {key: self._results[key] for key in options.probes if key in self._results}

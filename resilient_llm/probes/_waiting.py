@@ -54,18 +54,24 @@ class Waiter:
         _waiters[number] = weakref.ref(self, lambda _: _waiters.pop(number, None))
 
     async def until(
-        self, is_over: Callable[[], bool], at: float, clock: Clock | None = None
+        self,
+        is_over: Callable[[], bool],
+        at: float,
+        longest: float,
+        clock: Clock | None = None,
     ) -> None:
         """Wait until something is over, or until a moment.
 
         Args:
             is_over: Asked whenever the waiter is woken.
             at: Monotonic seconds.
+            longest: Seconds to wait at most, by a clock that the process may have by then.
             clock: Whose seconds they are; None for the present clock of the process.
         """
         while not is_over():
             time = clock or runtime.time
             before = time.monotonic()
+            at = min(at, before + longest)
             left = at - before
             if left <= 0.0:
                 return

@@ -247,5 +247,8 @@ def test_the_delay_is_the_percentile_of_the_target_that_runs(backend: str, clock
     deps_of = ask.policy._policy  # the samples of the policy
     from resilient_llm._runtime.runtime import runtime
 
-    samples = [each.seconds for each in runtime.figures_of(deps_of).samples[GROQ]]
-    assert [1.0] * 20 + [5.0] * 20 == samples
+    figures, now = runtime.figures_of(deps_of), clock.monotonic()
+    samples = [
+        figures.percentile(GROQ, share, now, span=300.0, least=40) for share in (0.01, 0.5, 0.51, 1)
+    ]
+    assert [1.0, 1.0, 5.0, 5.0] == samples

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 from types import SimpleNamespace
 from typing import Any
@@ -455,6 +456,25 @@ def test_an_argument_that_is_not_there_needs_nothing() -> None:
 
     assert not is_seen(ask, CAT)
     assert is_seen(ask, "Hi", tools=[TOOL])
+
+
+def test_an_argument_that_is_not_taken_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Once for each function, by the names of its parameters: a typo would go unseen otherwise."""
+    policy = failover(CHAIN, needs=needs.from_messages("message"))
+
+    @policy
+    def ask(target: Target, messages: list[Any], top: int = 1) -> str:
+        return target.key
+
+    @policy
+    def chat(target: Target, message: list[Any]) -> str:
+        return target.key
+
+    with caplog.at_level(logging.WARNING, "resilient_llm"):
+        assert [GROQ, GROQ, OPENAI] == [ask(CAT), ask(CAT), chat(CAT)]
+
+    [line] = [each.getMessage() for each in caplog.records]
+    assert "ask reads the argument 'message', which is not among messages, top" in line
 
 
 def test_a_request_in_one_argument() -> None:

@@ -40,6 +40,7 @@ from resilient_llm import (
     list_benched,
     pytest_plugin,
     rules,
+    strategies,
     testing,
     unbench_model,
 )
@@ -196,6 +197,10 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
         [1, None, "yes", {"calm": 1.0}, Adaptive],
     ),
     "function": ([lambda *_: None], [3]),
+    "`strategies.sticky(key)`, or function": (
+        [strategies.sticky(lambda *_: "key"), lambda *_: None],
+        [3],
+    ),
     "sequence of functions": ([[], (print,)], [print, "print", [3]]),
     "word, sequence of words": (["a", [], ("a", "b")], ["", "a b", [1], 3, print]),
     "word, sequence of words, function": (["a", [], ("a", "b"), print], ["", "a b", [1], 3]),

@@ -22,6 +22,7 @@ from resilient_llm import (
     reset,
     unbench_model,
 )
+from resilient_llm._runtime.expiry import watch_benches
 from resilient_llm.probes import HealthProbe, ProbeResult
 from resilient_llm.testing import FakeClock, capture_events, isolated
 from tests.support.ways import GROQ, ProviderError, StrangeError
@@ -486,6 +487,52 @@ def test_not_well_changes_nothing_elsewhere(
         probe(key, outcome, interval=600.0)
 
     assert ([], before) == (events, numbers(key))
+
+
+@KEYS
+def test_a_bench_by_hand_hides_no_longer_bench_of_a_probe(clock: FakeClock, key: str) -> None:
+    """What is open below it ends as it would have."""
+    trip(key)
+    bench_model(key, 20.0)
+    clock.advance(1.0)
+
+    probe(key, False, interval=600.0)
+    clock.advance(20.0)
+
+    assert left(key) <= LONGEST_COOLDOWN - 21.0
+
+
+@KEYS
+@pytest.mark.parametrize("outcome", [None, False])
+def test_a_circuit_that_is_forced_open_is_as_it_was_afterwards(
+    clock: FakeClock, key: str, outcome: object
+) -> None:
+    """No probe settles what is open below it."""
+    trip(key)
+    configure(breakers={key: {"mode": "forced_open"}})
+    clock.advance(1.0)
+
+    with capture_events(TargetUnbenched) as events:
+        probe(key, outcome, interval=600.0, proves="answers")
+    configure(breakers={key: {"mode": "enforce"}})
+
+    assert ([], "open") == (events, breaker(key).state)
+    assert left(key) <= LONGEST_COOLDOWN - 1.0
+
+
+def test_exporters_are_told_once_that_a_probe_has_ended_a_bench(clock: FakeClock) -> None:
+    """Its cooldown has not expired as well."""
+    watching = watch_benches()
+    trip(GROQ)
+    clock.advance(1.0)
+
+    with capture_events(TargetUnbenched) as events:
+        probe(GROQ)
+        clock.advance(LONGEST_COOLDOWN)
+        watching.flush()
+    watching()
+
+    assert ["probe"] == [each.reason for each in events]
 
 
 def test_a_longer_wait_extends_a_pause_as_a_record_does(clock: FakeClock) -> None:

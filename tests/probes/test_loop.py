@@ -235,6 +235,26 @@ def test_a_fake_clock_that_begins_or_ends_takes_over_the_waits(run: Callable[...
     assert [1, 2, 3, 3] == run(main)
 
 
+def test_what_a_fake_clock_has_moved_does_not_hold_up_a_loop_afterwards(
+    run: Callable[..., Any],
+) -> None:
+    """A wait that began on it lasts an interval at most when it is gone."""
+    probe = Counted()
+
+    async def main() -> None:
+        async with HealthProbe({"groq": probe}, interval=0.05):
+            await quiet()
+            with fake_clock() as clock:
+                clock.advance(1e6)
+                before = probe.begun
+                await await_for(lambda: probe.begun > before)
+                await quiet()
+            before = probe.begun
+            await await_for(lambda: probe.begun > before)
+
+    run(main)
+
+
 def test_an_async_def_that_blocks_delays_only_its_loop() -> None:
     """The application goes on if the loop is in a thread."""
     begun, go_on = threading.Event(), threading.Event()

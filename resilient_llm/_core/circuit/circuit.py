@@ -675,7 +675,8 @@ class Circuit:
             opened = self._state.opened
             longest = self.settings.max_cooldown
             held_until = probing.held_until(self._state, began_at, until, longest)
-            if opened is not None and held_until > opened.until:
+            is_forced = self.settings.mode == "forced_open"
+            if opened is not None and held_until > opened.until and not is_forced:
                 opened.until = held_until
                 self._publish_locked()
         self._after_unlock()
