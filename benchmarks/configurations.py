@@ -173,6 +173,36 @@ def with_strategy() -> Iterator[Function]:
 
 
 @contextlib.contextmanager
+def adaptive() -> Iterator[Function]:
+    yield _decorated(adaptive=True)
+
+
+@contextlib.contextmanager
+def adaptive_with_a_slow_target() -> Iterator[Function]:
+    """Have the first target stand behind the second one for long."""
+    from resilient_llm import Adaptive
+    from resilient_llm._runtime.runtime import runtime
+
+    options = Adaptive(window=3600.0)
+    ask = _decorated(adaptive=options)
+    ask("bind")
+    figures = runtime.figures_of(ask.policy._policy)  # type: ignore[attr-defined]  # a wrapper
+    for _ in range(256):
+        for key, seconds in zip(CHAIN, (9.0, 1.0), strict=True):
+            figures.answered(key, runtime.clock(), seconds)
+    yield ask
+
+
+@contextlib.contextmanager
+def beside_least_busy() -> Iterator[Function]:
+    """Have another policy of the process choose by what is in flight."""
+    busy = _decorated(strategy="least_busy")
+    busy("bind")
+    yield first()
+    del busy
+
+
+@contextlib.contextmanager
 def with_needs() -> Iterator[Function]:
     yield _decorated(chain=[Target(CHAIN[0], supports=()), CHAIN[1]], needs="tools")
 
@@ -244,6 +274,9 @@ CONFIGURATIONS: Final[dict[str, tuple[Setup, float]]] = {
     "attempt_timeout with Attempt": (with_attempt, 20.0),
     "pinned call": (pinned, 25.0),
     "strategy callable": (with_strategy, 30.0),
+    "adaptive=True": (adaptive, 5.0),
+    "adaptive=, a target moved back": (adaptive_with_a_slow_target, 5.0),
+    "beside a policy that is least_busy": (beside_least_busy, 2.6),
     "needs= words, first target skipped": (with_needs, 2.0),
     "needs= and tokens= read the arguments": (reading_arguments, 120.0),
     "policy.call(fn)": (called_by_policy, 25.0),

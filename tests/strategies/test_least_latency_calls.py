@@ -252,4 +252,5 @@ def test_a_hundred_thousand_calls_do_not_grow(strategy: str) -> None:
     finally:
         tracemalloc.stop()
 
-    assert 20_000 > after - before
+    # Samples of three targets may come to be kept meanwhile; a byte for each call may not.
+    assert 100_000 > after - before
