@@ -67,7 +67,11 @@ class Beginning(Reporting):
             self._begin_hook(first)
         first.entered_at = runtime.clock()
         generation = candidate.circuit.slot
-        if generation is not None and self._needs_no_flow(first, chosen, candidates):
+        if generation is not None and (
+            # Most calls by far, and pinned ones; asked here since a method costs more than that.
+            not (order is not None or self.needs_limits or self.is_stream)
+            or self._needs_no_flow(first, chosen, candidates)
+        ):
             first.generation = generation
         return first
 
