@@ -83,7 +83,11 @@ class Beginning(Reporting):
                 return first
             candidate = capable
         generation = candidate.circuit.slot
-        if generation is not None and self._needs_no_flow(first, chosen, candidates):
+        if generation is not None and (
+            # Most calls by far, and pinned ones; asked here since a method costs more than that.
+            not (order is not None or self.needs_limits or self.is_stream)
+            or self._needs_no_flow(first, chosen, candidates)
+        ):
             first.generation = generation
         return first
 
