@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from resilient_llm._core.adaptive import AdaptiveOrder
     from resilient_llm._core.call.call import Candidate
+    from resilient_llm._core.in_flight import Counts
     from resilient_llm._values.policy import Options
 
 
@@ -22,12 +23,17 @@ class Adapting:
         order: The penalties, which all bindings of the policy share.
     """
 
-    __slots__ = ("_circuits", "_observers", "order")
+    __slots__ = ("_circuits", "_counts", "_observers", "order")
 
     def __init__(
-        self, order: AdaptiveOrder, candidates: Sequence[Candidate], options: Options
+        self,
+        order: AdaptiveOrder,
+        candidates: Sequence[Candidate],
+        options: Options,
+        counts: Counts | None = None,
     ) -> None:
         self.order = order
+        self._counts = counts
         self._circuits = {each.target.key: each.circuit for each in candidates}
         self._observers = options.observers
 
@@ -50,6 +56,8 @@ class Adapting:
         """Compute the penalties if that is due, and emit what has moved."""
         for key, order in self.order.computed(now):
             circuit = self._circuits[key]
+            if self._counts is not None:
+                self._counts.note(event_names.OrderChanged, key, {"order": order})
             # It comes of all calls of the policy, so it has the name of none.
             tag = CallTag("", self._observers)
             circuit.sink.emit(circuit.outbox, event_names.OrderChanged, now, tag, order=order)

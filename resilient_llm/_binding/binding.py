@@ -184,7 +184,9 @@ class Binding:
                 step_of=lambda name: runtime.figures_of(self.policy).step_of(name),
                 figures=figures,
                 in_flight=counts.of if isinstance(counts, FunctionInFlight) else None,
-                adjustment=None if adaptive is None else Adapting(adaptive, candidates, options),
+                adjustment=None
+                if adaptive is None
+                else Adapting(adaptive, candidates, options, counts),
             )
             wanted = self._wanted_events()
             if self.wrapper:  # generated here, without the lock

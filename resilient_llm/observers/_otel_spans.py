@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer, TracerProvider
 
     from resilient_llm._values.event_names import EventName
+    from resilient_llm._values.events import OrderChanged
     from resilient_llm._values.target import Target
     from resilient_llm._values.verdict import Verdict
     from resilient_llm.observers._exporter import Exporter
@@ -109,6 +110,11 @@ class Recorder:
         """Count calls and attempts."""
         self._counters = provider
         self.meters = _Meters(otel_metrics.get_meter(_SCOPE, VERSION, provider))
+
+    def moved(self, event: OrderChanged) -> None:
+        """Count a move by adaptive order, which comes of no single call."""
+        if self.meters is not None:
+            self.meters.order_changes.add(1, {"target": event.target})
 
     def does_as(self, other: object) -> str:
         """Return what this one does that another hook does on the same provider, in words."""
@@ -552,10 +558,6 @@ class CallSpan(Around):
         if self.recorder.meters is not None:
             self.recorder.meters.hedges.add(1, {"target": target, "beside": details["beside"]})
 
-    def _order_changed(self, target: str, details: Mapping[str, Any]) -> None:
-        if self.recorder.meters is not None:
-            self.recorder.meters.order_changes.add(1, {"target": target})
-
     def _call_failed(self, target: str, details: Mapping[str, Any]) -> None:
         self._has_failed = True
 
@@ -569,7 +571,6 @@ _TAKE: Final[dict[str, Callable[[CallSpan, str, Mapping[str, Any]], None]]] = {
     "FailedOver": CallSpan._failed_over,
     "TargetSkipped": CallSpan._skipped,
     "HedgeStarted": CallSpan._hedged,
-    "OrderChanged": CallSpan._order_changed,
     "CallFailed": CallSpan._call_failed,
 }
 
