@@ -224,7 +224,9 @@ def test_the_second_parameter_decides_whether_a_function_gets_the_call() -> None
 
 
 @pytest.mark.parametrize(
-    "strategy", [lambda: (), lambda a, b, c: a, lambda targets, *, needed: targets], ids=str
+    "strategy",
+    [lambda: (), lambda a, b, c: a, lambda targets, *, needed: targets],
+    ids=["none", "three", "keyword"],
 )
 def test_a_function_that_takes_neither_is_refused_where_it_is_written(strategy: Any) -> None:
     """With what it may take."""
