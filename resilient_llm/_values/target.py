@@ -186,7 +186,7 @@ class Target:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By a method of a public class: pickles then name no private module.
-        return Target._unpickled, (self.spec, self.options())
+        return Target._unpickled, (self.spec, self.options(), True)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: object, handler: object) -> Any:
@@ -220,7 +220,10 @@ class Target:
         return cls(options.pop("spec"), **options)
 
     @classmethod
-    def _unpickled(cls, spec: str, options: dict[str, Any]) -> Self:
+    def _unpickled(cls, spec: str, options: dict[str, Any], tells_supports: bool = False) -> Self:
+        # In pickles of earlier releases, which do not tell, no words meant that nothing is known.
+        if not tells_supports and not options.get("supports"):
+            options = {**options, "supports": None}
         return cls(spec, **options)
 
 

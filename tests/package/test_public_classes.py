@@ -180,6 +180,7 @@ def test_the_old_pickles_are_values_of_today() -> None:
     assert ErrorKind.RATE_LIMITED is old["ErrorKind"]
     assert Target.UNSET is old["UNSET"]
     assert "groq@t/llama" == old["Target"].key
+    assert old["Target"].supports is None, "no words meant that nothing is known"
     assert (
         StreamPolicy(on_interrupt="restart", idle_timeout=30, keep_text=100)
         == (old["StreamPolicy"])
