@@ -41,8 +41,8 @@ from resilient_llm._runtime.runtime import runtime  # noqa: E402
 from resilient_llm._values import event_names  # noqa: E402
 from resilient_llm.observers import prometheus  # noqa: E402
 from resilient_llm.testing import FakeClock, isolated  # noqa: E402
-from tests.support.scrapes import scrape  # noqa: E402
 from tests.support.moves import move_the_first  # noqa: E402
+from tests.support.scrapes import scrape  # noqa: E402
 from tests.support.ways import GROQ, OPENAI, ProviderError, StrangeError, down  # noqa: E402
 
 CHAIN = [GROQ, OPENAI]
