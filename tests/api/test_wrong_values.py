@@ -82,7 +82,7 @@ def test_a_strategy_without_end_is_refused(give: Any) -> None:
 )
 def test_what_a_strategy_may_be_is_said(give: Callable[[Any], object]) -> None:
     """The names, the strategy with a key and the function are named."""
-    allowed = r"write 'priority' or .*'least_cost' or strategies.sticky\(key\) or a function from"
+    allowed = r"write 'priority' or .*'least_busy' or strategies.sticky\(key\) or a function from"
     with pytest.raises(ConfigurationError, match=allowed):
         give(3)
 
