@@ -58,13 +58,16 @@ class Beginning(Reporting):
                 kwargs, pinned = self.pins.without(kwargs)
                 if pinned is not None:
                     candidates, order = (self.by_key[pinned.key],), None
+            if demands is not None:
+                demand, lacks = demands.of_call(candidates, args or (), kwargs)
             chosen, candidate = candidates, candidates[0]
             if order is not None:
                 if order.names_call and not call_id:
                     call_id = named_call_id(open_trace()) or new_id()
-                chosen, candidate = self._ordered(order, args, kwargs, drawn, call_id)
-            if demands is not None:
-                demand, lacks = demands.of_call(candidates, args or (), kwargs)
+                if lacks and isinstance(order, ChainOrder):
+                    chosen, candidate = self._ordered_capable(order, candidates, lacks)
+                else:
+                    chosen, candidate = self._ordered(order, args, kwargs, drawn, call_id)
         except BaseException as error:
             self._not_begun(candidates, error, call_id)
             if entered is not None:
@@ -209,6 +212,18 @@ class Beginning(Reporting):
         own = args[1:] if args and self.injection.is_passed else args
         chosen = order.of(own, kwargs, call_id)
         return chosen, chosen.candidate if isinstance(chosen, KeyedDraw) else chosen[0]
+
+    def _ordered_capable(
+        self, order: ChainOrder, candidates: tuple[Candidate, ...], lacks: Mapping[str, Lack]
+    ) -> tuple[tuple[Candidate, ...], Candidate]:
+        """Return the targets of a call in order after those that it skips; and the first to call."""
+        capable = tuple(each for each in candidates if each.target.key not in lacks)
+        if not capable:
+            return candidates, candidates[0]
+        now, among = runtime.clock(), order.among(capable)
+        draw = Draw(among, among.draw(now), now)
+        others = [each for each in candidates if each.target.key in lacks]
+        return (*others, *draw.whole()), draw.candidate
 
     def _leads(self, first: FirstAttempt, candidates: tuple[Candidate, ...]) -> bool:
         """Return whether no target that the call has to skip stands before the one that was drawn.

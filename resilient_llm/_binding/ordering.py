@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from resilient_llm._values.target import Target
     from resilient_llm.strategies import Order
 
+_MOST_AMONG: Final = 64
+"""Sets of targets for which an order of their own is kept."""
 _MOST_GIVEN: Final = 10
 """How often a strategy may name each target, on average. It should name each once, or not."""
 
@@ -95,6 +97,7 @@ class ChainOrder:
     __slots__ = (
         "_adaptive",
         "_adjustment",
+        "_among",
         "_by_key",
         "_candidates",
         "_groups",
@@ -116,6 +119,8 @@ class ChainOrder:
         self._by_key = {each.target.key: each for each in candidates}
         self._inputs = inputs
         self._adjustment = adjustment
+        self._among: dict[tuple[Candidate, ...], ChainOrder] = {}
+        """``{some of the targets: their own order}``"""
         self._unadjusted: Callable[[float], Any] = self._first_of_groups
         if len(self._groups) == 1:
             self._unadjusted = self._groups[0].first
@@ -170,6 +175,21 @@ class ChainOrder:
         order = self._order(first, now, number, adjust)
         is_live = self._inputs.is_live
         return Drawn(next((each for each in order if is_live(each, now)), first), number, order)
+
+    def among(self, candidates: tuple[Candidate, ...]) -> ChainOrder:
+        """Return the order of some of the targets, of those that can take a call.
+
+        A rotation over all of them would give those behind the others a larger share.
+        """
+        found = self._among.get(candidates)
+        if found is None:
+            if len(self._among) >= _MOST_AMONG:
+                self._among.clear()
+            cls = type(self._groups[0])
+            groups: Any = [cls(group, self._inputs) for group in groups_of(candidates)]
+            found = type(self)(groups, candidates, self._inputs, self._adjustment)
+            self._among[candidates] = found
+        return found
 
     def candidate_of(self, drawn: Any) -> Candidate:
         """Return what was drawn as a candidate of this order; the chain's first if there is none.
