@@ -103,12 +103,8 @@ class HealthProbe:
         with self._lock:
             if self._is_running(in_thread=False):
                 return
-            loop = self._loop = Loop(self._options, self._runs)
-        try:
-            loop.begin()
-        except BaseException:
-            loop.forget()
-            raise
+            loop = self._loop = Loop(self._options, self._runs, in_thread=False)
+        loop.begin()  # without the lock: a task may run at once, and stop this
 
     async def stop(self) -> None:
         """Stop the loop; return when it and its probes have ended, after ``timeout`` at the latest.
@@ -144,7 +140,7 @@ class HealthProbe:
         with self._lock:
             if self._is_running(in_thread=True):
                 return
-            loop = self._loop = Loop(self._options, self._runs)
+            loop = self._loop = Loop(self._options, self._runs, in_thread=True)
         loop.begin_in_thread()
 
     def stop_thread(self, timeout: float = 5.0) -> None:
@@ -162,8 +158,7 @@ class HealthProbe:
         loop = self._loop
         if loop is not None and loop.thread is not None:
             loop.end()
-            if loop.thread is not threading.current_thread():
-                loop.thread.join(min(seconds, threading.TIMEOUT_MAX))
+            loop.join(min(seconds, threading.TIMEOUT_MAX))
 
     async def tick(self) -> dict[str, ProbeResult]:
         """Probe every key now, whether a loop runs or not; return ``{key: result}``.

@@ -64,6 +64,10 @@ class _Asked(NamedTuple):
     headers: dict[str, str]
     expect: tuple[int, int]
 
+    @property
+    def is_secure(self) -> bool:
+        return self.url.startswith("https:")
+
     def check(self, status: int, headers: Mapping[str, str]) -> None:
         low, high = self.expect
         if not low <= status <= high:
@@ -94,9 +98,10 @@ class _AsyncProbe(_HttpProbe):
     def __init__(self, name: str, asked: _Asked, library: Any) -> None:
         super().__init__(name, asked)
         self._library = library
-        # To load the certificates takes a while, in which an event loop would wait.
-        is_secure = asked.url.startswith("https:")
-        self._verify: Any = library.create_ssl_context() if is_secure else False
+        # To load the certificates takes a while, in which an event loop would wait. So does what
+        # the library loads for its first transport, and that is not in the time of a probe.
+        self._verify: Any = library.create_ssl_context() if asked.is_secure else False
+        library.AsyncHTTPTransport(verify=self._verify)
 
     async def __call__(self) -> None:
         library, asked = self._library, self._asked
@@ -117,11 +122,11 @@ class _AsyncProbe(_HttpProbe):
 class _SyncProbe(_HttpProbe):
     """Asks by urllib."""
 
-    __slots__ = ("_opener",)
+    __slots__ = ("_context",)
 
     def __init__(self, name: str, asked: _Asked) -> None:
         super().__init__(name, asked)
-        self._opener: Any = None
+        self._context = _ssl_context() if asked.is_secure else None
 
     def __call__(self) -> None:
         import urllib.request
@@ -135,20 +140,22 @@ class _SyncProbe(_HttpProbe):
     def _opened(self, request: Any) -> Any:
         import urllib.request
 
-        if self._opener is None:
-            import ssl
+        if self._context is None and (_proxy_of(self._asked.url) or "").startswith("https:"):
+            self._context = _ssl_context()
+        opener: Any = urllib.request.OpenerDirector()
+        # Without the handlers of errors and redirects: every response comes as it is.
+        opener.add_handler(urllib.request.ProxyHandler())
+        opener.add_handler(urllib.request.HTTPHandler())
+        if self._context is not None:
+            opener.add_handler(urllib.request.HTTPSHandler(context=self._context))
+        opener.add_handler(urllib.request.UnknownHandler())
+        return opener.open(request, timeout=_LONGEST)
 
-            opener = urllib.request.OpenerDirector()
-            for handler in (
-                urllib.request.ProxyHandler(),
-                urllib.request.HTTPHandler(),
-                urllib.request.HTTPSHandler(context=ssl.create_default_context()),
-                urllib.request.UnknownHandler(),
-            ):
-                opener.add_handler(handler)
-            # Without the handlers of errors and redirects: every response comes as it is.
-            self._opener = opener
-        return self._opener.open(request, timeout=_LONGEST)
+
+def _ssl_context() -> Any:
+    import ssl
+
+    return ssl.create_default_context()
 
 
 def http_probe(
@@ -203,6 +210,10 @@ def _probe(name: str, url: Any, headers: Any, expect: Any) -> Callable[[], Any]:
     replaced = {each.lower() for each in given}
     sent = {each: value for each, value in sent.items() if each.lower() not in replaced}
     asked = _Asked(plain, {**sent, **given}, _checked_statuses(expect))
+    # What a probe needs is loaded now, and not in its time.
+    import encodings.idna  # noqa: F401  # pyright: ignore[reportUnusedImport]  # for names of hosts
+    import urllib.request  # noqa: F401  # pyright: ignore[reportUnusedImport]
+
     for library in _LIBRARIES:
         try:
             return _AsyncProbe(name, asked, import_module(library))

@@ -29,8 +29,16 @@ if TYPE_CHECKING:
 class Loop:
     """One loop. All but `run` may be called from any thread."""
 
-    def __init__(self, options: Options, runs: Runs) -> None:
+    def __init__(self, options: Options, runs: Runs, *, in_thread: bool) -> None:
+        # Others see it before it begins, and must know by then which of the two it is.
         self.thread: threading.Thread | None = None
+        if in_thread:
+            self.thread = threading.Thread(
+                target=self._run_in_thread, name="resilient_llm-probes", daemon=True
+            )
+        self._starter = threading.get_ident()
+        self._was_begun = threading.Event()
+        """Set once its thread was started, or will not be."""
         self._options = options
         self._runs = runs
         self._registry = runtime.registry
@@ -48,24 +56,43 @@ class Loop:
     @property
     def is_running(self) -> bool:
         """Whether it is neither stopped nor lost with its event loop."""
-        lost = self._event_loop is not None and self._event_loop.is_closed()
-        return not (self._is_over or self._has_ended or lost)
+        return not (self._is_over or self._is_gone())
+
+    def _is_gone(self) -> bool:
+        event_loop = self._event_loop
+        return self._has_ended or (event_loop is not None and event_loop.is_closed())
 
     def begin(self) -> None:
         """Begin in a task of the event loop that runs here; it outlasts the code that begins it."""
-        self._event_loop = None if is_trio() else asyncio.get_running_loop()
-        contextvars.Context().run(spawn, self.run)
+        try:
+            self._event_loop = None if is_trio() else asyncio.get_running_loop()
+            contextvars.Context().run(spawn, self.run)
+        except BaseException:
+            self._end()
+            raise
 
     def begin_in_thread(self) -> None:
-        """Begin in a thread."""
-        self.thread = threading.Thread(
-            target=self._run_in_thread, name="resilient_llm-probes", daemon=True
-        )
+        """Begin in its thread."""
+        assert self.thread is not None
         try:
             self.thread.start()
         except BaseException:
             self._end()
             raise
+        finally:
+            self._was_begun.set()
+
+    def join(self, seconds: float) -> None:
+        """Wait until its thread has ended, at most for so many real seconds."""
+        thread, me = self.thread, threading.current_thread()
+        if thread is None or thread is me:
+            return
+        if not self._was_begun.is_set() and self._starter == me.ident:
+            return  # in a signal handler, in the midst of its start
+        clock = runtime.system_clock
+        until = clock.monotonic() + seconds
+        if self._was_begun.wait(seconds) and thread.ident is not None:
+            thread.join(max(0.0, until - clock.monotonic()))
 
     def _run_in_thread(self) -> None:
         try:
@@ -88,7 +115,7 @@ class Loop:
         try:
             clock = runtime.system_clock
             until = clock.monotonic() + seconds
-            await waiter.until(lambda: self._has_ended, until, seconds, clock)
+            await waiter.until(self._is_gone, until, seconds, clock)
         finally:
             self._waiting.remove(waiter)
 

@@ -91,7 +91,9 @@ class Tick:
             waiter: Waits for its end; woken also when one of the tasks has ended.
             tasks: Where its jobs are that have not ended and run in a task.
         """
-        import anyio  # noqa: F401  # pyright: ignore[reportUnusedImport]  # not in their time
+        import anyio
+
+        anyio.Event()  # loads what anyio needs in this event loop, not in the time of the probes
 
         self.registry = registry
         self.soon: Callable[[Callable[[], object]], object] = waker()

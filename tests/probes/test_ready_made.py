@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import pickle
 import shutil
@@ -282,6 +283,49 @@ def test_a_synchronous_probe_that_hangs_is_left_in_its_thread(
         connection.shutdown(socket.SHUT_RDWR)
     left.join(PATIENCE)
     assert not left.is_alive()
+
+
+FIRST_TICK = """
+import inspect, json, sys
+
+import {loop}
+
+sys.modules.update(dict.fromkeys({without}))
+from resilient_llm.probes import HealthProbe, http_probe
+
+ask = http_probe("{url}")
+loaded = []
+
+def in_thread():
+    before = set(sys.modules)
+    ask()
+    loaded.extend(set(sys.modules) - before)
+
+async def in_task():
+    before = set(sys.modules)
+    await ask()
+    loaded.extend(set(sys.modules) - before)
+
+is_async = inspect.iscoroutinefunction(type(ask).__call__)
+one = HealthProbe({{"groq": in_task if is_async else in_thread}}, timeout=60.0)
+results = {run}
+print(json.dumps([is_async, results["groq"].ok, sorted(loaded)]))
+"""
+
+
+@pytest.mark.parametrize("run", ["asyncio.run(one.tick())", "trio.run(one.tick)"])
+@pytest.mark.parametrize("without", [[], ["httpx2"], ["httpx2", "httpx"]])
+def test_nothing_is_loaded_in_the_time_of_a_probe(
+    server: Server, without: list[str], run: str
+) -> None:
+    """Not even in the first tick: what is loaded then would make healthy servers look slow."""
+    script = FIRST_TICK.format(loop=run.partition(".")[0], run=run, without=without, url=server.url)
+
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
+    )
+
+    assert [len(without) < 2, True, []] == json.loads(done.stdout)
 
 
 def _connections(thread: threading.Thread) -> list[socket.socket]:
