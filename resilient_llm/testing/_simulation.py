@@ -1,14 +1,15 @@
 """Simulations: `simulate` runs a policy against given weather, in virtual time.
 
-Owns the exchange of the state of the process for the time of a simulation. The policy is the real
-one, in the real asynchronous driver; only time, randomness and the providers are simulated.
-`run` does the same for any asynchronous function, which benchmarks use for other policies.
+Owns the state that the thread of a simulation uses meanwhile. The policy is the real one, in the
+real asynchronous driver; only time, randomness and the providers are simulated. `run` does the
+same for any asynchronous function, which benchmarks use for other policies.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import random
 import sys
 import threading
@@ -17,19 +18,41 @@ from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
 from resilient_llm._api.failover import Failover, failover
-from resilient_llm._runtime.runtime import runtime
+from resilient_llm._runtime.runtime import Runtime, runtime
 from resilient_llm._values import checks as check
 from resilient_llm._values.errors import ConfigurationError, ResilientLLMError
 from resilient_llm._values.target import Target
-from resilient_llm.testing._clock import use_clock
 from resilient_llm.testing._http_errors import FakeHTTPError
-from resilient_llm.testing._isolation import isolated
 from resilient_llm.testing._report import Report, SentAttempt, SimulatedCall, report_of
+from resilient_llm.testing._thread_state import in_this_thread, is_divided
 from resilient_llm.testing._virtual_time import VirtualClock, VirtualLoop
 from resilient_llm.testing._weather import Weather, outcome, weather_of
 
-_running: Final = threading.Lock()
-"""Held while a simulation runs: it exchanges the state of the whole process."""
+_running = threading.Lock()
+"""Held while a simulation runs: one thread at a time has a state of its own."""
+
+
+def _after_fork() -> None:
+    """Let a forked child simulate, unless it is in the midst of a simulation itself."""
+    global _running  # noqa: PLW0603  # the old one stays locked in the child
+    if not is_divided():
+        _running = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+_NOT_SERVED: Final = (ResilientLLMError, FakeHTTPError, TimeoutError)
+"""What a call raises that is not served; but not if a function of the user's own raised it."""
+
+
+class _OwnError(Exception):
+    """Carries such an error of a function of the user's own."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
 
 
 class Send(Protocol):
@@ -53,11 +76,12 @@ def simulate(
     """Run a policy against simulated providers, and return what its callers would have met.
 
     The policy runs in the real asynchronous code, on a clock that jumps from one event to the
-    next: ten minutes take a second or less. The state of the process is isolated meanwhile, so no
-    bench, count or observer goes in or out; what `configure` set holds. Each call is given its
-    number as its only argument, for functions such as ``needs`` and strategies. Nothing is sent:
-    functions of targets, ``observers`` and ``reject`` of the policy are not used, since every
-    simulated answer is good. Equal seeds give equal traffic and equal reports.
+    next: ten minutes take a second or less. It has a state of its own, so no bench, count or
+    observer goes in or out; what `configure` set holds. Other threads go on as always, in real
+    time and in the state of the process. Each call is given its number as its only argument, for
+    functions such as ``needs`` and strategies. Nothing is sent: functions of targets,
+    ``observers`` and ``reject`` of the policy are not used, since every simulated answer is good.
+    Equal seeds give equal traffic and equal reports.
 
     Examples:
         >>> weather = {
@@ -92,6 +116,10 @@ def simulate(
             calls[call.number] = call
             try:
                 return await guarded(call.number)
+            except _NOT_SERVED as error:
+                if _is_raised_here(error):
+                    raise
+                raise _OwnError(error) from None
             finally:
                 del calls[call.number]
 
@@ -105,6 +133,16 @@ def _policy_of(given: Any) -> Failover:
         if isinstance(each, Failover):
             return each
     return failover(given)
+
+
+def _is_raised_here(error: Exception) -> bool:
+    """Return whether this library raised an error, not a function of the user's own."""
+    step = error.__traceback__
+    while step is not None and step.tb_next is not None:
+        step = step.tb_next
+    package = __name__.partition(".")[0]
+    name = "" if step is None else step.tb_frame.f_globals.get("__name__", "")
+    return name.partition(".")[0] == package
 
 
 def _offline(policy: Failover) -> Failover:
@@ -174,10 +212,16 @@ class _Simulation:
     def run(self, policy: Callable[[Send], Serve]) -> Report:
         loop = VirtualLoop()
         with (
-            _exchanged_state(VirtualClock(loop), self._seed),
+            _state_of_its_own(VirtualClock(loop, runtime.time), self._seed),
             asyncio.Runner(loop_factory=lambda: loop) as runner,
         ):
             runner.run(self._traffic(policy(self._send)))
+        if self._failure is not None:
+            # Not in the loop, which keeps a cancellation for itself.
+            try:
+                raise self._failure
+            finally:
+                self._failure = None
         return report_of(self._calls, self._weather)
 
     async def _traffic(self, serve: Serve) -> None:
@@ -192,19 +236,21 @@ class _Simulation:
                 call = SimulatedCall(len(self._calls), loop.time())
                 self._calls.append(call)
                 group.create_task(self._call(serve, call))
-        if self._failure is not None:
-            try:
-                raise self._failure
-            finally:
-                self._failure = None
 
     async def _call(self, serve: Serve, call: SimulatedCall) -> None:
         try:
             answer = await serve(call)
         except ConfigurationError as error:  # such as of a strategy
             self._failure = error
-        except (ResilientLLMError, FakeHTTPError, TimeoutError):
-            pass  # not served
+        except _OwnError as raised:
+            self._failure = raised.error
+        except _NOT_SERVED:
+            pass
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise  # the simulation is interrupted
+            self._failure = error
         except Exception as error:  # noqa: BLE001  # raised when the other calls have ended
             self._failure = error
         else:
@@ -226,23 +272,22 @@ class _Simulation:
 
 
 @contextmanager
-def _exchanged_state(clock: VirtualClock, seed: int) -> Generator[None, None, None]:
-    """Use a fresh state with this clock, and with randomness of the seed."""
-    time, rng, settings = runtime.time, runtime.rng, runtime.settings
-    runtime.rng = random.Random(f"{seed} policy")  # before the new state, which takes it over
+def _state_of_its_own(clock: VirtualClock, seed: int) -> Generator[None, None, None]:
+    """Have this thread, and no other one, use a fresh state with this clock and this randomness."""
+    settings = runtime.settings
+    state = Runtime()
+    state.item_inspector, state.on_new_state = runtime.item_inspector, runtime.on_new_state
+    state.rng = random.Random(f"{seed} policy")  # before the new state, which takes it over
+    state.use_clock(clock)
+    before = state.exchange()
     try:
-        with isolated():
-            runtime.settings = settings
-            runtime.configure({"logging": False})
-            use_clock(clock)
-            try:
-                yield
-            finally:
-                use_clock(time)
+        state.settings = settings
+        state.configure({"logging": False})
+        with in_this_thread(state):
+            yield
     finally:
-        runtime.rng = rng
-        with runtime.lock:
-            runtime.unbind_all()
+        state.exchange(before)
+        runtime.unbind_all()
 
 
 def _in_a_free_thread(work: Callable[[], Report], stop: Callable[[], object]) -> Report:

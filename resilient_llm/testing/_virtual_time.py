@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import math
 import selectors
+import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._runtime import time_limit
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from resilient_llm._runtime.clock import Alarm, CancelScope
+    from resilient_llm._runtime.clock import Alarm, CancelScope, Clock, Timer
 
 _PARTS: Final = 2.0**20
 """Parts of a second in which time passes. Sums and differences of such numbers are exact."""
@@ -70,35 +71,60 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class VirtualClock:
-    """The SDK's clock in a `VirtualLoop`."""
+    """The SDK's clock in a `VirtualLoop`, for the thread that makes it.
 
-    def __init__(self, loop: VirtualLoop) -> None:
+    The state of a simulation may reach another thread, such as by a function that both call. There
+    everything is left to the real clock: the loop is of one thread, and its time goes by at once.
+
+    Args:
+        loop: The loop.
+        real: The clock of other threads.
+    """
+
+    def __init__(self, loop: VirtualLoop, real: Clock) -> None:
         self._loop = loop
+        self._real = real
+        self._thread = threading.get_ident()
         self._order = itertools.count()
 
+    def _is_here(self) -> bool:
+        return threading.get_ident() == self._thread
+
     def monotonic(self) -> float:
+        if not self._is_here():
+            return self._real.monotonic()
         return Moment(self._loop.time(), next(self._order))
 
     def wall(self) -> float:
-        return _NEW_YEAR + self._loop.time()
+        return _NEW_YEAR + self._loop.time() if self._is_here() else self._real.wall()
 
     def sleep(self, seconds: float, /) -> None:
-        self._loop.pass_time(seconds)
+        if self._is_here():
+            self._loop.pass_time(seconds)
+        else:
+            self._real.sleep(seconds)
 
     async def asleep(self, seconds: float, /) -> None:
-        await asyncio.sleep(seconds)
+        if self._is_here():
+            await asyncio.sleep(seconds)
+        else:
+            await self._real.asleep(seconds)
 
     def cancel_after(self, seconds: float, /) -> AbstractContextManager[CancelScope]:
-        return time_limit.cancel_after(seconds)
+        if self._is_here():
+            return time_limit.cancel_after(seconds)
+        return self._real.cancel_after(seconds)
 
-    def call_after(self, seconds: float, callback: Callable[[], object], /) -> asyncio.TimerHandle:
-        return self._loop.call_later(max(0.0, seconds), callback)
+    def call_after(self, seconds: float, callback: Callable[[], object], /) -> Timer:
+        if self._is_here():
+            return self._loop.call_later(max(0.0, seconds), callback)
+        return self._real.call_after(seconds, callback)
 
     def alarm(self) -> Alarm:
-        return SystemClock().alarm()
+        return SystemClock().alarm() if self._is_here() else self._real.alarm()
 
     def is_cut_off(self) -> bool:
-        return False
+        return not self._is_here() and self._real.is_cut_off()
 
     def __reduce__(self) -> Any:
         raise TypeError("the clock of a simulation cannot be pickled")

@@ -14,22 +14,29 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import trio
 
 from resilient_llm import (
+    AttemptSucceeded,
     ConfigurationError,
+    DeadlineExceededError,
     Target,
+    TargetBenched,
     Trace,
     bench_model,
     configure,
     failover,
     is_benched,
     list_benched,
+    observe,
+    settings,
 )
-from resilient_llm._runtime.runtime import runtime
+from resilient_llm._runtime.clock import SystemClock
+from resilient_llm._runtime.runtime import Runtime, runtime
 from resilient_llm.testing import (
     Fault,
     Report,
@@ -37,6 +44,7 @@ from resilient_llm.testing import (
     _virtual_time,
     capture_events,
     fake_clock,
+    http_error,
     simulate,
 )
 from resilient_llm.testing._report import SentAttempt, SimulatedCall, report_of, rows_as_table
@@ -384,7 +392,7 @@ def test_an_entry_for_a_provider_holds_for_its_targets() -> None:
 def test_every_wait_of_the_clock_is_virtual() -> None:
     """A sleep, one that blocks, a limit and a callback take the time that they say, and none else."""
     loop, times = VirtualLoop(), dict[str, float]()
-    clock = VirtualClock(loop)
+    clock = VirtualClock(loop, SystemClock())
 
     async def waits() -> None:
         await clock.asleep(100.0)
@@ -408,7 +416,7 @@ def test_every_wait_of_the_clock_is_virtual() -> None:
 def test_two_readings_of_one_moment_have_an_order() -> None:
     """As on a real clock, what happens later is later."""
     with contextlib.closing(VirtualLoop()) as loop:
-        clock = VirtualClock(loop)
+        clock = VirtualClock(loop, SystemClock())
         earlier, later = clock.monotonic(), clock.monotonic()
 
     assert later > earlier
@@ -503,6 +511,68 @@ def test_an_error_of_the_policys_own_functions_leaves() -> None:
     with pytest.raises(ConfigurationError):
         simulate(failover(CHAIN, strategy=nonsense), CALM)
     assert before is runtime.time
+
+
+@pytest.mark.parametrize("option", ["strategy", "needs"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        asyncio.CancelledError,
+        TimeoutError,
+        lambda: http_error(500),
+        lambda: DeadlineExceededError(1.0),
+        SystemExit,
+    ],
+    ids=["CancelledError", "TimeoutError", "FakeHTTPError", "DeadlineExceededError", "SystemExit"],
+)
+def test_every_error_of_the_policys_own_functions_leaves(option: str, make: Any) -> None:
+    """Also one that a call raises when it is not served, or that ends a task."""
+    before, error = runtime.time, make()
+
+    def broken(_: Any) -> Any:
+        raise error
+
+    options: Any = {option: broken}
+
+    with pytest.raises(BaseException) as caught:  # its identity is looked at
+        simulate(failover(CHAIN, **options), CALM, seconds=60)
+    assert error is caught.value
+    assert before is runtime.time
+
+
+@pytest.mark.parametrize("option", ["tokens", "backoff"])
+def test_a_cancellation_leaves_every_function(option: str) -> None:
+    """Those whose other errors are passed over, as in a real call, among them."""
+
+    def broken(*_: Any) -> Any:
+        raise asyncio.CancelledError
+
+    options: Any = {"attempts": 2, option: broken}
+    policy = failover(CHAIN, **options)
+
+    with pytest.raises(asyncio.CancelledError):
+        simulate(policy, _down("errors", 0, 600), seconds=60)
+
+
+@pytest.mark.parametrize("kind", ["outage", "hang"])
+@pytest.mark.parametrize("reraise", [False, True])
+def test_errors_of_the_providers_stay(kind: str, reraise: bool) -> None:  # a row
+    """A call that is not served is counted, whichever error its caller gets."""
+    policy = failover(CHAIN, reraise=reraise, attempt_timeout=5.0, timeout=30.0)
+    weather = {key: Weather(faults=Fault(kind, 0, 100)) for key in CALM}  # type: ignore[arg-type]  # a row
+
+    assert 0.0 == simulate(policy, weather, seconds=60).served
+
+
+def test_a_strategy_that_fails_while_it_is_read_leaves() -> None:
+    """It may be a generator."""
+
+    def broken(targets: list[Target]) -> Any:
+        yield targets[0]
+        raise TimeoutError("own")
+
+    with pytest.raises(TimeoutError, match="own"):
+        simulate(failover(CHAIN, strategy=broken), CALM)
 
 
 def test_an_interrupt_leaves() -> None:
@@ -607,6 +677,183 @@ def _simulate_calm_in_a_thread() -> None:
     thread.start()
     thread.join()
     raise errors[0]
+
+
+# Other threads.
+
+
+def _in_a_thread(work: Any) -> Any:
+    """Do work in another thread, to its end; return what it returns."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result(10)
+
+
+def _at_turn(number: int, work: Any) -> Any:
+    """Return a strategy that does work in another thread in the midst of a simulation."""
+    turns = itertools.count()
+
+    def strategy(targets: Any) -> Any:
+        if next(turns) == number:
+            _in_a_thread(work)
+        return targets
+
+    return strategy
+
+
+def test_calls_of_other_threads_are_real() -> None:
+    """Those that begin before, during and after a simulation keep the time of the process."""
+    loop, ends, answers = asyncio.new_event_loop(), asyncio.Event(), list[str]()
+
+    @failover("a/m, b/m", timeout=30.0, attempt_timeout=20.0, hedge=10.0)
+    async def ask(target: Target) -> str:
+        await ends.wait()
+        return target.key
+
+    async def begin() -> Any:
+        return asyncio.create_task(ask())
+
+    def on_loop(work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, loop).result(10)
+
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        with fake_clock() as clock, capture_events(AttemptSucceeded) as events:
+            tasks = [on_loop(begin())]
+            clock.advance(3.0)
+            policy = failover(CHAIN, strategy=_at_turn(20, lambda: tasks.append(on_loop(begin()))))
+            simulate(policy, CALM, rate=1, seconds=600)
+            tasks.append(on_loop(begin()))
+            clock.advance(4.0)
+            loop.call_soon_threadsafe(ends.set)
+            answers += [on_loop(asyncio.wait_for(task, 10)) for task in tasks]
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+    assert ["a/m"] * 3 == answers
+    assert [7.0, 4.0, 4.0] == [event.seconds for event in events]
+
+
+def test_what_other_threads_find_out_meanwhile_stays() -> None:
+    """A bench, a setting and an observer are those of the process, and not of the simulation."""
+    weather, seen = _down("outage"), list[Any]()
+    idle = failover(CHAIN, strategy=_at_turn(20, lambda: None))
+    expected = simulate(idle, weather, seconds=200)
+
+    @failover("a/m, b/m", timeout=30.0)
+    def ask(target: Target) -> str:
+        if target.key == "a/m":
+            raise http_error(503)
+        return target.key
+
+    def work() -> None:
+        observe(seen.append, TargetBenched)
+        configure(cooldown=77.0, max_wait=5.0)
+        bench_model("b/n")
+        for _ in range(20):
+            ask()
+
+    report = simulate(failover(CHAIN, strategy=_at_turn(20, work)), weather, seconds=200)
+
+    assert expected == report
+    assert ["a/m", "b/n"] == [each.model for each in list_benched()]
+    assert ["b/n", "a/m"] == [event.target for event in seen]
+    assert 5.0 == settings().max_wait
+
+
+def test_reports_do_not_depend_on_other_threads() -> None:
+    """Not while they call the same targets at any moment, with randomness."""
+    weather, stop = _down("errors", share=0.5), threading.Event()
+    expected = simulate(failover(CHAIN, strategy="random"), weather, seconds=200)
+    failures, begun = list[BaseException](), threading.Barrier(3)
+
+    @failover("a/m, b/m", timeout=30.0, hedge=0.01, strategy="random")
+    async def ask(target: Target) -> str:
+        await asyncio.sleep(0)
+        if target.key == "a/m":
+            raise http_error(503)
+        return target.key
+
+    async def calls() -> None:
+        await ask()
+        begun.wait(10)
+        while not stop.is_set():
+            await ask()
+
+    def work() -> None:
+        try:
+            asyncio.run(calls())
+        except BaseException as error:  # the test looks at it
+            failures.append(error)
+
+    threads, interval = [threading.Thread(target=work) for _ in range(2)], sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        begun.wait(10)
+        reports = [
+            simulate(failover(CHAIN, strategy="random"), weather, seconds=200) for _ in range(3)
+        ]
+    finally:
+        stop.set()
+        sys.setswitchinterval(interval)
+        for thread in threads:
+            thread.join()
+
+    assert [expected] * 3 == reports
+    assert [] == failures
+
+
+def test_a_virtual_clock_leaves_other_threads_to_the_real_one() -> None:
+    """It never touches its loop for them."""
+    with contextlib.closing(VirtualLoop()) as loop, fake_clock() as real:
+        clock, called = VirtualClock(loop, real), list[int]()
+        before = loop.time()
+
+        async def waits() -> None:
+            clock.sleep(5.0)
+            await clock.asleep(6.0)
+            clock.call_after(7.0, lambda: called.append(1))
+            with clock.cancel_after(3.0) as scope:
+                real.advance(7.0)
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            assert scope.cancel_called
+
+        began = real.monotonic()
+        _in_a_thread(lambda: asyncio.run(waits()))
+
+        assert [1] == called
+        assert 18.0 == float(real.monotonic()) - float(began)
+        read: Any = _in_a_thread(lambda: (float(clock.monotonic()), clock.wall()))
+        assert (float(real.monotonic()), real.wall()) == read
+        assert before == loop.time() == float(clock.monotonic())
+        assert not _in_a_thread(clock.is_cut_off)
+        assert type(real.alarm()) is type(_in_a_thread(clock.alarm))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_child_that_another_thread_forks_uses_the_real_state() -> None:
+    """The thread of the simulation does not exist there, so the child may simulate."""
+    codes: list[int] = []
+
+    def fork() -> None:
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                code = 0 if type(runtime) is Runtime and simulate("a/m", {"a/m": STEADY}) else 2
+            finally:
+                os._exit(code)
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    simulate(failover(CHAIN, strategy=_at_turn(5, fork)), CALM, seconds=60)
+
+    assert [0] == codes
 
 
 # Reports.
