@@ -709,7 +709,10 @@ def test_a_call_that_nobody_can_take_ends_at_once(driver: Driver, clock: FakeClo
     assert (("tools", "vision"), 10) == (error.needs, error.tokens)
     assert {GROQ: ("tools", "vision"), OPENAI: ("context_window",)} == error.missing
     assert isinstance(error, CallRejectedError)
-    assert "groq/llama lacks tools, vision; openai/gpt lacks context_window" in str(error)
+    assert (
+        "groq/llama lacks tools, vision; "
+        "openai/gpt has a context window that is too small for about 10 tokens"
+    ) in str(error)
     assert [] == script.calls
     assert [] == clock.sleeps
 
@@ -821,13 +824,37 @@ def test_a_broken_stream_goes_on_with_who_can_take_it() -> None:
 
 def test_the_error_survives_pickling() -> None:
     """Worker processes hand errors on."""
+    small = Target(OPENAI, context_window=2)
     with pytest.raises(NoCapableTargetError) as caught:
-        ask_with(TEXT_ONLY, needs="tools", tokens=3)()
+        ask_with(TEXT_ONLY, small, needs="tools", tokens=3)()
 
     copied = pickle.loads(pickle.dumps(caught.value))
 
-    assert (("tools",), 3, {GROQ: ("tools",)}) == (copied.needs, copied.tokens, copied.missing)
+    assert (("tools",), 3) == (copied.needs, copied.tokens)
+    assert {GROQ: ("tools",), OPENAI: ("context_window",)} == copied.missing
     assert str(caught.value) == str(copied)
+
+
+def test_the_error_says_what_a_window_is_too_small_for() -> None:
+    """The input and, as each target has it, the longest answer; ``.tokens`` is the input."""
+    small = Target(GROQ, context_window=900)
+    smaller = Target(OPENAI, context_window=900, params={"max_tokens": 1})
+    ask = ask_with(small, smaller, tokens=1_000)
+
+    with pytest.raises(NoCapableTargetError) as caught:
+        ask("secret", max_tokens=200)
+
+    assert 1_000 == caught.value.tokens
+    assert str(caught.value).endswith(
+        "groq/llama has a context window that is too small for about 1,200 tokens; "
+        "openai/gpt has a context window that is too small for about 1,001 tokens"
+    )
+
+
+def test_a_word_that_is_called_as_the_window_is_a_word() -> None:
+    """No window is said to be too small where none is."""
+    with pytest.raises(NoCapableTargetError, match=r"groq/llama lacks context_window$"):
+        ask_with(TEXT_ONLY, needs="context_window", tokens=3)()
 
 
 def test_an_outer_chain_goes_on_with_its_next_target() -> None:
