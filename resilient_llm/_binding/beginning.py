@@ -192,8 +192,13 @@ class Beginning(Reporting):
             call.clear()
             if first.entered is not None:
                 call_ids.leave(first.entered)
-        missing = {each.target.key: first.lacks[each.target.key].words for each in first.candidates}
-        raise NoCapableTargetError(sorted(demand.words), demand.tokens, missing)
+        lacks = {each.target.key: first.lacks[each.target.key] for each in first.candidates}
+        raise NoCapableTargetError(
+            sorted(demand.words),
+            demand.tokens,
+            {key: lack.words for key, lack in lacks.items()},
+            {key: lack.tokens for key, lack in lacks.items() if lack.tokens is not None},
+        )
 
     def _ordered(
         self,

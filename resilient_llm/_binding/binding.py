@@ -12,6 +12,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, Self
 
 from resilient_llm._binding.adapting import Adapting
+from resilient_llm._binding.asking import takes_call
 from resilient_llm._binding.choosing import Pins
 from resilient_llm._binding.client_retries import notice_client_retries
 from resilient_llm._binding.first_attempt import NoAnswer, PendingAnswer
@@ -31,7 +32,6 @@ from resilient_llm._runtime.classify import classify
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.tracing import has_trace, open_traces
 from resilient_llm._values import event_names
-from resilient_llm._values.strategy_call import wants_call
 
 if TYPE_CHECKING:
     import types
@@ -354,11 +354,11 @@ class Binding:
         )
 
     def pass_arguments_on(self) -> None:
-        """Have an unbound wrapper pass its arguments on as they are, if the strategy wants that."""
+        """Have an unbound wrapper pass its arguments on as they are, if a function wants that."""
         strategy = self.policy.options.strategy
         if "strategy" not in self.policy.named:
             strategy = runtime.settings.strategy
-        if not isinstance(strategy, str) and wants_call(strategy):
+        if takes_call(self.policy.options, strategy):
             self._use_code(Kind(self.calls_by_invoker, order="passed"))
 
     def _use_code(self, kind: Kind) -> None:

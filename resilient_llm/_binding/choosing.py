@@ -11,7 +11,7 @@ from resilient_llm._values.target import Target
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_PINNING: Final = ("target", "model")
+PINNING: Final = ("target", "model")
 """Names of the arguments that pin a call."""
 
 
@@ -77,7 +77,7 @@ class Pins:
             if wanted is None or _same(wanted, self._defaults[name]):
                 # Frameworks that call by the signature pass on what the caller left out.
                 del rest[name]
-            elif name in _PINNING:
+            elif name in PINNING:
                 del rest[name]
                 found = self._found(name, wanted)
                 if pinned is not None and found is not pinned:

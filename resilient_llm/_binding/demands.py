@@ -17,7 +17,7 @@ from resilient_llm._runtime.classify import classify
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values import checks as check
 from resilient_llm._values.built_in import class_name
-from resilient_llm._values.by_name import ByName
+from resilient_llm._values.by_name import ByName, wants_arguments
 from resilient_llm._values.kinds import ErrorKind
 
 if TYPE_CHECKING:
@@ -71,8 +71,9 @@ class Demands:
         self._defaults = {
             parameter.name: parameter.default
             for parameter in visible
-            if parameter.name in (*_OUTPUT, _CONFIG) and parameter.default is not _P.empty
+            if parameter.name not in injection.names and parameter.default is not _P.empty
         }
+        """What a call has that the caller leaves out."""
         self._unread = self._missing_argument(visible)
         """What the log is told with the first call; None if there is nothing to tell."""
         self._constant: tuple[Demand, Mapping[str, Lack]] | None = None
@@ -127,7 +128,8 @@ class Demands:
 
     def _missing_argument(self, visible: Sequence[inspect.Parameter]) -> str | None:
         """Return what to tell if ``needs`` reads an argument that the function does not take."""
-        wanted = getattr(self._needs, "argument", None) if self._is_by_name(self._needs) else None
+        needs: Any = self._needs
+        wanted = needs.argument if isinstance(needs, ByName) else None
         taken = {parameter.name for parameter in visible}
         if wanted is None or wanted in taken:
             return None
@@ -143,14 +145,10 @@ class Demands:
             self._unread = None
             runtime.dispatcher.log_line(text, warning=True)
 
-    @staticmethod
-    def _is_by_name(function: object) -> bool:
-        return issubclass(type(function), ByName)
-
     def _asked(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        if not self._is_by_name(function):
+        if wants_arguments(function):
             return function(*args, **kwargs)
         by_name: Any = function
         return by_name.of_arguments(*self._named(args, kwargs))
@@ -162,7 +160,7 @@ class Demands:
         named = dict(zip(self._names, args, strict=False))
         if self._names and self._names[0] in ("self", "cls"):
             named.pop(self._names[0], None)
-        return {**named, **kwargs}, args[len(self._names) :]
+        return {**self._defaults, **named, **kwargs}, args[len(self._names) :]
 
     def _estimate(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from resilient_llm._binding.asking import takes_call
 from resilient_llm._binding.demands import Demands
 from resilient_llm._binding.injection import can_be_hedged, keeps_limits
 from resilient_llm._core.backoff import as_backoff
 from resilient_llm._core.call.capabilities import NO_LACKS
 from resilient_llm._values.policy import DEFAULTS
-from resilient_llm._values.strategy_call import wants_call
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +46,7 @@ class OptionsEffect:
         needs_figures: Whether samples of its attempts are kept.
         is_inlined: Whether the wrapper may make the first attempt by itself. This is the only
             list of what it cannot do.
-        takes_call: Whether the strategy needs to know the arguments of a call.
+        takes_call: Whether a function of the user asks for the arguments of a call as passed.
     """
 
     __slots__ = (
@@ -113,7 +113,7 @@ class OptionsEffect:
         )
         """Whether a failure may be all that is known of an attempt: see `SecondAttempt`."""
         cuts_off = self.has_limits and injection.is_async
-        self.takes_call = wants_call(options.strategy)
+        self.takes_call = takes_call(options, options.strategy)
         self.is_inlined = not (
             self.is_stream
             or takes_attempt

@@ -397,7 +397,7 @@ class UsersOrder:
                 it was given, or no end of them.
         """
         if self.names_call:
-            call = StrategyCall(args or (), dict(kwargs), call_id)
+            call = StrategyCall(args or (), kwargs, call_id)
             given: Any = self._strategy(self._targets, call)
         else:
             given = self._strategy(self._targets)

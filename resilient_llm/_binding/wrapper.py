@@ -10,6 +10,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from resilient_llm._binding.annotations import SeenSignature, annotations_of
+from resilient_llm._binding.asking import check_asked
 from resilient_llm._binding.caller import Caller
 from resilient_llm._binding.injection import (
     Injection,
@@ -65,6 +66,7 @@ def checked_injection(policy: Policy, fn: Any) -> Injection:
     )
     _check_limits(policy, injection)
     _check_hedge(policy, injection)
+    check_asked(policy.options, injection)
     return injection
 
 
@@ -173,6 +175,7 @@ class _Copies:
         changed = self._holder.using(**changes)
         _check_limits(changed._policy, self._injection)
         _check_hedge(changed._policy, self._injection)
+        check_asked(changed._policy.options, self._injection)
         if not self._injection.takes_target and not all(
             target.call is not None for target in changed._policy.chain
         ):

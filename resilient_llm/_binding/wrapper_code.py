@@ -38,7 +38,7 @@ class Kind(NamedTuple):
     """Whether its calls carry their names, for `call_id`."""
     order: Literal["", "drawn", "passed"] = ""
     """Empty if it calls the targets by priority; else whether it draws the first target of each
-    call, or passes the arguments on as they are, for a strategy that wants to see them."""
+    call, or passes the arguments on as they are, for a function of the user that asks for them."""
 
 
 Codes = dict[Kind, Code]

@@ -27,14 +27,13 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._core.circuit import window
+from resilient_llm._values.adaptive import MOST_SAMPLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from resilient_llm._values.adaptive import Adaptive
 
-MOST_SAMPLES: Final = 256
-"""Samples that are kept of a target; a power of two."""
 HALF_LIFE: Final = 30.0
 """Seconds after which a sample weighs half as much in the mean."""
 

@@ -36,3 +36,8 @@ class ByName(ABC, Generic[T]):
     def __call__(self, *args: Any, **kwargs: Any) -> T:
         """Return the result for the arguments of a function whose signature is not known."""
         return self.of_arguments(kwargs, args)
+
+
+def wants_arguments(function: object) -> bool:
+    """Return whether a value of ``needs=`` or ``tokens=`` is called as the call itself was."""
+    return callable(function) and not issubclass(type(function), ByName)

@@ -219,6 +219,19 @@ def function(name: str, value: Any) -> Any:
     return value
 
 
+def can_be_called(value: Any) -> bool:
+    """Return whether a function can be called without arguments, as far as that can be told."""
+    import inspect
+
+    try:
+        inspect.signature(value).bind()
+    except ValueError:  # written in C
+        return True
+    except TypeError:
+        return False
+    return True
+
+
 def is_async(value: Any) -> bool:
     """Return whether a call of this gives a coroutine or an asynchronous generator.
 

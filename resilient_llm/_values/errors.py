@@ -94,20 +94,28 @@ class NoCapableTargetError(CallRejectedError):
         needs: Sequence[str],
         tokens: int | None,
         missing: Mapping[str, Sequence[str]],
+        wanted: Mapping[str, int] | None = None,
     ) -> None:
+        """Take the above, and ``{key: tokens that its context window is too small for}``."""
+        self._wanted = dict(wanted or {})
         self.needs = tuple(needs)
         self.tokens = tokens
         self.missing = {key: tuple(words) for key, words in missing.items()}
         super().__init__(", ".join(self.missing), "no_capable_target")
 
     def _sentence(self) -> str:
-        lacks = "; ".join(
-            f"{key} lacks {escaped(', '.join(words))}" for key, words in self.missing.items()
-        )
+        lacks = "; ".join(self._lack(key, words) for key, words in self.missing.items())
         return f"no target can take this call: {lacks}"
 
+    def _lack(self, key: str, words: tuple[str, ...]) -> str:
+        tokens = self._wanted.get(key)
+        if tokens is not None:
+            unit = "token" if tokens == 1 else "tokens"
+            return f"{key} has a context window that is too small for about {tokens:,} {unit}"
+        return f"{key} lacks {escaped(', '.join(words))}"
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.needs, self.tokens, self.missing)
+        return type(self), (self.needs, self.tokens, self.missing, self._wanted)
 
 
 @exported

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from resilient_llm._values.errors import ConfigurationError
@@ -17,13 +18,20 @@ class StrategyCall:
     Attributes:
         args: Its positional arguments as they were passed, ``self`` included; empty in the loop
             form.
-        kwargs: Its keyword arguments as they were passed.
+        kwargs: Its keyword arguments as they were passed, read-only: ``call.kwargs.get("user")``
+            and ``fn(**call.kwargs)`` work, changes are a TypeError.
         call_id: Name of the call, the same in its events.
     """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     call_id: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kwargs", MappingProxyType(dict(self.kwargs)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StrategyCall, (self.args, dict(self.kwargs), self.call_id)
 
     def __repr__(self) -> str:
         # Arguments must not reach a log.

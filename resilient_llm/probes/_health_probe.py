@@ -212,7 +212,7 @@ def _checked_probes(probes: Any) -> tuple[dict[str, Any], frozenset[str]]:
     checked: dict[str, Any] = {}
     for spec, probe in dict[Any, Any](probes).items():  # pyright: ignore[reportUnknownArgumentType]  # users' input
         try:
-            key = normal_key(spec)
+            key = _checked_key(spec)
         except ConfigurationError as error:
             raise ConfigurationError(f"probes[{shown(spec)}]: {error}") from None
         if key in checked:
@@ -226,8 +226,28 @@ def _checked_probes(probes: Any) -> tuple[dict[str, Any], frozenset[str]]:
             raise ConfigurationError(
                 f"probes[{key!r}] gives items: write a function that returns None or True"
             )
+        if not check.can_be_called(probe):
+            raise ConfigurationError(
+                f"probes[{key!r}] needs arguments, and a probe gets none: write a function without "
+                "parameters, such as call_probe(fn, …) with those that fn is called with"
+            )
         checked[key] = probe
     return checked, frozenset(key for key, probe in checked.items() if check.is_async(probe))
+
+
+def _checked_key(spec: Any) -> str:
+    """Return the normalised spelling of a key that a chain can have.
+
+    A `Target` may be called as it likes. In a text a comma separates targets, and a star stands for
+    all of something, neither of which one probe could speak for.
+    """
+    key = normal_key(spec)
+    if not isinstance(spec, Target):
+        if "," in key:
+            raise ConfigurationError("a comma separates two keys: write one entry for each of them")
+        if "*" in key.split("/", 1):
+            raise ConfigurationError("a probe is for one key: write a provider or a target")
+    return key
 
 
 _all: Final[dict[int, weakref.ref[HealthProbe]]] = {}

@@ -8,6 +8,7 @@ import pickle
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -31,7 +32,9 @@ from resilient_llm import (
     configure,
     failover,
     observe,
+    strategies,
 )
+from resilient_llm.needs import from_messages
 from resilient_llm.testing import FakeClock, capture_events
 from tests.support.ways import (
     DRIVERS,
@@ -190,21 +193,172 @@ def test_a_copy_may_need_something_else() -> None:
 # --- a function of the arguments ------------------------------------------------------------------
 
 
-def test_the_function_gets_the_arguments_without_the_target() -> None:
-    """By position what may be passed so, with the defaults of a decorated function."""
+@pytest.mark.parametrize("option", ["needs", "tokens"])
+def test_the_function_gets_the_arguments_as_they_are_passed(option: str) -> None:
+    """By position or by name, without defaults, and without the target and the attempt."""
     seen: list[Any] = []
 
-    def needs(*args: Any, **kwargs: Any) -> None:
+    def asked(*args: Any, **kwargs: Any) -> Any:
         seen.append((args, kwargs))
+        return 1 if option == "tokens" else None
 
-    @failover([GROQ], needs=needs)
+    options: dict[str, Any] = {option: asked}
+
+    @failover([GROQ], **options)
     def ask(target: Target, prompt: str, top: int = 3, *, attempt: Attempt, **more: Any) -> str:
-        return prompt
+        return f"{prompt} {top}"
 
-    ask("Hi", more=1)  # type: ignore[call-arg]  # filled in
-    ask(prompt="Ho", top=4)  # type: ignore[call-arg]  # filled in
+    answers = [
+        ask("Hi", more=1),  # type: ignore[call-arg]  # filled in
+        ask(prompt="Ho", top=4),  # type: ignore[call-arg]  # filled in
+        ask("He", 5),  # type: ignore[call-arg]  # filled in
+    ]
 
-    assert [(("Hi", 3), {"more": 1}), (("Ho", 4), {})] == seen
+    assert ["Hi 3", "Ho 4", "He 5"] == answers
+    assert [(("Hi",), {"more": 1}), ((), {"prompt": "Ho", "top": 4}), (("He", 5), {})] == seen
+
+
+Messages = list[dict[str, str]]
+
+
+@pytest.mark.parametrize("option", ["needs", "tokens", "key"])
+def test_a_function_that_names_one_argument_takes_the_rest_by_name(option: str) -> None:
+    """`lambda messages, **_` works for every way in which the others may be passed or left out."""
+    seen: list[Any] = []
+
+    def asked(messages: Messages, **_: Any) -> Any:
+        seen.append(messages)
+        return 60 if option == "tokens" else "tools"
+
+    named: dict[str, Any] = (
+        {"strategy": strategies.sticky(asked)} if option == "key" else {option: asked}
+    )
+    chain = [Target(GROQ, supports=("tools",), context_window=70)]
+
+    @failover(chain, **named)
+    def ask(target: Target, messages: Messages, tools: Any = None, *, top: int = 1) -> str:
+        return f"{tools} {top}"
+
+    @failover(chain, **named)
+    async def ask_async(messages: Messages, tools: Any = None, *, target: Any = None) -> str:
+        return f"{tools}"
+
+    @failover(chain, **named)
+    def stream(target: Target, messages: Messages, tools: Any = None) -> Iterator[str]:
+        yield f"{tools}"
+
+    for _ in range(2):  # the first call binds
+        assert "None 1" == ask([])
+        assert "x 2" == ask([], tools="x", top=2)
+        assert "None 1" == ask(messages=[])
+        assert "None" == run_async(ask_async, [])
+        assert "x" == run_async(partial(ask_async, messages=[], tools="x"))
+        assert ["None"] == list(stream([]))
+    assert [[]] * 12 == seen
+
+
+def test_a_method_passes_its_object_and_what_the_caller_wrote() -> None:
+    """A pin and a default are no arguments of such a function."""
+    seen: list[Any] = []
+
+    class Client:
+        @failover(
+            [Target(GROQ, supports=("tools",)), OPENAI],
+            needs=lambda client, messages, **_: seen.append((client, messages)),
+        )
+        def ask(self, messages: str, tools: Any = None, *, target: Target | None = None) -> str:
+            return "" if target is None else target.key
+
+    client = Client()
+
+    assert (GROQ, OPENAI) == (client.ask("Hi"), client.ask(messages="Ho", target=OPENAI))  # type: ignore[arg-type]  # a spec is one
+    assert [(client, "Hi"), (client, "Ho")] == seen
+
+
+def test_what_reads_arguments_by_name_sees_defaults() -> None:
+    """Also beside a function that gets the arguments as they are passed."""
+
+    @failover([TEXT_ONLY, TOOLS], needs=from_messages(), tokens=lambda messages, **_: len(messages))
+    def ask(target: Target, messages: Messages, tools: Any = ("weather",)) -> str:
+        return target.key
+
+    assert [OPENAI, GROQ] == [ask([]), ask([], tools=None)]
+
+
+def test_a_copy_gets_the_arguments_as_they_are_passed() -> None:
+    """`.using()` may ask a function where the original asked none, and the other way round."""
+    seen: list[Any] = []
+
+    @failover([GROQ])
+    def ask(target: Target, prompt: str, top: int = 3) -> str:
+        return f"{prompt} {top}"
+
+    asking = ask.using(needs=lambda *args, **kwargs: seen.append((args, kwargs)))
+
+    assert ["Hi 3", "Hi 3", "Hi 4"] == [ask("Hi"), asking("Hi"), asking.using(needs=None)("Hi", 4)]
+    assert "Hi 3" == asking("Hi")
+    assert [(("Hi",), {})] * 2 == seen
+
+
+@pytest.mark.parametrize("option", ["needs", "tokens", "key"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda: None,
+        lambda messages: None,
+        lambda messages, tools, top, more: None,
+        lambda *, prompt: None,
+        lambda messages, top, *, tools, more: None,
+    ],
+    ids=["none", "too few", "too many", "another name", "one more"],
+)
+def test_a_function_that_can_take_no_call_is_refused(option: str, function: Any) -> None:
+    """Where it is written; whatever the caller passes, it could not be called."""
+    named: dict[str, Any] = (
+        {"strategy": strategies.sticky(function)} if option == "key" else {option: function}
+    )
+
+    def ask(target: Target, messages: Messages, /, tools: Any, top: int = 1) -> str:
+        return ""
+
+    for refused in (
+        lambda: failover([GROQ], **named)(ask),
+        lambda: failover([GROQ])(ask).using(**named),
+        lambda: failover([GROQ], **named).call(ask, [], None),
+    ):
+        with pytest.raises(ConfigurationError, match=f"{option} is a function that cannot take"):
+            refused()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda messages, tools: None,
+        lambda messages, tools, top: None,
+        lambda messages, *, tools, top: None,
+        lambda first, *, tools: None,
+        lambda *args, top=2: None,
+        lambda messages, tools, **_: None,
+        max,
+    ],
+)
+def test_a_function_that_can_take_some_call_is_not_refused(function: Any) -> None:
+    """Who always passes what it asks for may use it."""
+
+    def ask(target: Target, messages: Messages, /, tools: Any, top: int = 1) -> str:
+        return ""
+
+    failover([GROQ], needs=function, tokens=function)(ask)
+
+
+@pytest.mark.parametrize("function", [lambda a, b, c: None, lambda *, a, b: None, lambda: None])
+def test_a_function_is_not_refused_where_any_argument_may_be_passed(function: Any) -> None:
+    """The decorated function takes what it is given."""
+
+    def ask(target: Target, *args: Any, **kwargs: Any) -> str:
+        return ""
+
+    failover([GROQ], needs=function)(ask)
 
 
 def test_the_function_gets_self_and_no_pin() -> None:
@@ -555,7 +709,10 @@ def test_a_call_that_nobody_can_take_ends_at_once(driver: Driver, clock: FakeClo
     assert (("tools", "vision"), 10) == (error.needs, error.tokens)
     assert {GROQ: ("tools", "vision"), OPENAI: ("context_window",)} == error.missing
     assert isinstance(error, CallRejectedError)
-    assert "groq/llama lacks tools, vision; openai/gpt lacks context_window" in str(error)
+    assert (
+        "groq/llama lacks tools, vision; "
+        "openai/gpt has a context window that is too small for about 10 tokens"
+    ) in str(error)
     assert [] == script.calls
     assert [] == clock.sleeps
 
@@ -667,13 +824,37 @@ def test_a_broken_stream_goes_on_with_who_can_take_it() -> None:
 
 def test_the_error_survives_pickling() -> None:
     """Worker processes hand errors on."""
+    small = Target(OPENAI, context_window=2)
     with pytest.raises(NoCapableTargetError) as caught:
-        ask_with(TEXT_ONLY, needs="tools", tokens=3)()
+        ask_with(TEXT_ONLY, small, needs="tools", tokens=3)()
 
     copied = pickle.loads(pickle.dumps(caught.value))
 
-    assert (("tools",), 3, {GROQ: ("tools",)}) == (copied.needs, copied.tokens, copied.missing)
+    assert (("tools",), 3) == (copied.needs, copied.tokens)
+    assert {GROQ: ("tools",), OPENAI: ("context_window",)} == copied.missing
     assert str(caught.value) == str(copied)
+
+
+def test_the_error_says_what_a_window_is_too_small_for() -> None:
+    """The input and, as each target has it, the longest answer; ``.tokens`` is the input."""
+    small = Target(GROQ, context_window=900)
+    smaller = Target(OPENAI, context_window=900, params={"max_tokens": 1})
+    ask = ask_with(small, smaller, tokens=1_000)
+
+    with pytest.raises(NoCapableTargetError) as caught:
+        ask("secret", max_tokens=200)
+
+    assert 1_000 == caught.value.tokens
+    assert str(caught.value).endswith(
+        "groq/llama has a context window that is too small for about 1,200 tokens; "
+        "openai/gpt has a context window that is too small for about 1,001 tokens"
+    )
+
+
+def test_a_word_that_is_called_as_the_window_is_a_word() -> None:
+    """No window is said to be too small where none is."""
+    with pytest.raises(NoCapableTargetError, match=r"groq/llama lacks context_window$"):
+        ask_with(TEXT_ONLY, needs="context_window", tokens=3)()
 
 
 def test_an_outer_chain_goes_on_with_its_next_target() -> None:

@@ -15,6 +15,7 @@ import warnings
 import weakref
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ import trio
 
 from resilient_llm import ConfigurationError, Target, Trace, breaker, failover, health, observe
 from resilient_llm._runtime.runtime import runtime
-from resilient_llm.probes import HealthProbe, ProbeResult
+from resilient_llm.probes import HealthProbe, ProbeResult, http_probe
 from resilient_llm.probes._result import LATE, RUNNING, THREADS, TRAFFIC
 from resilient_llm.probes._threads import MOST
 from resilient_llm.testing import FakeClock, fake_clock, isolated
@@ -832,6 +833,28 @@ def test_a_plain_function_may_return_what_is_awaited(run: Callable[..., Any]) ->
 # Bad input.
 
 
+class Client:
+    """Stands for a client that can say whether its server is well."""
+
+    def is_well(self) -> bool:
+        """Say so."""
+        return True
+
+
+@pytest.mark.parametrize(
+    "probe",
+    [lambda target=None: True, lambda *args, **kwargs: True, Client().is_well, partial(pow, 2, 3)],
+)
+def test_what_can_be_called_without_arguments_is_a_probe(probe: Any) -> None:
+    """Whatever it would take beside."""
+    assert "groq" in repr(HealthProbe({"groq": probe}))
+
+
+def test_a_target_with_a_comma_has_a_probe() -> None:
+    """A chain can have it, too, as an object."""
+    assert "groq/a,b" in repr(HealthProbe({Target("groq/a,b"): Counted()}))
+
+
 @pytest.mark.parametrize(
     ("probes", "message"),
     [
@@ -846,6 +869,16 @@ def test_a_plain_function_may_return_what_is_awaited(run: Callable[..., Any]) ->
         ({"groq": None}, "NoneType"),
         ({"groq": "http://secret"}, "type str"),
         ({"groq": Counted(), " Groq": Counted()}, "'groq' twice"),
+        ({"*": Counted()}, "one key"),
+        ({"groq/*": Counted()}, "one key"),
+        ({"*/llama": Counted()}, "one key"),
+        ({"groq,openai": Counted()}, "a comma separates"),
+        ({"groq/a,openai/b": Counted()}, "a comma separates"),
+        ({"groq": lambda target: True}, "needs arguments"),
+        ({"groq": lambda *, target: True}, "needs arguments"),
+        ({"groq": http_probe}, "needs arguments"),
+        ({"groq": partial(pow, 2)}, "needs arguments"),
+        ({"groq": Client.is_well}, "needs arguments"),
     ],
 )
 def test_wrong_probes_are_refused_where_they_are_written(probes: Any, message: str) -> None:

@@ -353,6 +353,7 @@ def test_options_are_checked() -> None:
         ("window", 0.0),
         ("slow_factor", 1.0),
         ("min_samples", 0),
+        ("min_samples", 257),
         ("error_share", 0.0),
         ("error_share", 1.1),
         ("min_calls", 0),
@@ -360,6 +361,11 @@ def test_options_are_checked() -> None:
     ):
         with pytest.raises(ConfigurationError, match=name):
             Adaptive(**{name: value})  # type: ignore[arg-type]
+
+
+def test_as_many_samples_may_be_needed_as_are_kept() -> None:
+    """With more a target could never count as slow."""
+    assert 256 == Adaptive(min_samples=256).min_samples
 
 
 def test_penalties_of_another_state_are_apart(weather: Weather) -> None:

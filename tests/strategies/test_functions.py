@@ -1,6 +1,8 @@
 """Strategies that users write: what they are given, and what becomes of what they return."""
 
+import copy
 import functools
+import pickle
 from collections.abc import Sequence
 from typing import Any
 
@@ -172,13 +174,14 @@ def test_a_call_has_the_name_that_its_events_have() -> None:
 
 
 def test_a_call_is_frozen_and_shows_no_argument() -> None:
-    """What it holds may be a prompt; a change of its arguments does not reach the call."""
+    """What it holds may be a prompt, and nothing of it can be changed."""
     strategy = Recorder()
 
     def meddle(targets: Sequence[Target], call: StrategyCall) -> Sequence[Target]:
         strategy(targets, call)
         changed: Any = call.kwargs
-        changed["prompt"] = "another"
+        with pytest.raises(TypeError):
+            changed["prompt"] = "another"
         return targets
 
     @failover(CHAIN, strategy=meddle)
@@ -190,6 +193,17 @@ def test_a_call_is_frozen_and_shows_no_argument() -> None:
     with pytest.raises(AttributeError):
         call.args = ()
     assert "secret" not in repr(call)
+
+
+def test_the_keywords_of_a_call_are_a_mapping() -> None:
+    """They are asked for, passed on and copied as a dict is, and what was passed is apart."""
+    passed = {"prompt": "hi"}
+    call = StrategyCall((1,), passed, "7")
+    passed["prompt"] = "another"
+
+    assert ("hi", None) == (call.kwargs.get("prompt"), call.kwargs.get("tools"))
+    assert {"prompt": "hi"} == dict(**call.kwargs) == call.kwargs
+    assert call == copy.deepcopy(call) == pickle.loads(pickle.dumps(call))
 
 
 def test_the_second_parameter_decides_whether_a_function_gets_the_call() -> None:

@@ -36,15 +36,16 @@ class Lack(NamedTuple):
     Attributes:
         reason: As events and errors have it.
         words: What the target lacks, sorted.
+        tokens: What its context window is too small for; None if that is not the reason.
     """
 
     reason: str
     words: tuple[str, ...]
+    tokens: int | None = None
 
 
 NO_LACKS: Final[Mapping[str, Lack]] = MappingProxyType({})
 """Of a call that every target can take."""
-_TOO_SMALL: Final = Lack(WINDOW, (WINDOW,))
 
 
 def lack_of(target: Target, demand: Demand, output: int) -> Lack | None:
@@ -59,9 +60,10 @@ def lack_of(target: Target, demand: Demand, output: int) -> Lack | None:
         missing = tuple(sorted(demand.words - target.supports))
         return Lack(f"lacks {', '.join(missing)}", missing)
     window = target.context_window
-    if demand.tokens is not None and window is not None and window < demand.tokens + output:
-        return _TOO_SMALL
-    return None
+    if demand.tokens is None or window is None:
+        return None
+    wanted = demand.tokens + output
+    return Lack(WINDOW, (WINDOW,), wanted) if window < wanted else None
 
 
 def lacks_of(
