@@ -49,7 +49,8 @@ class Beginning(Reporting):
         if candidates is None:
             candidates = self._bind()
         options, order, call_id, entered = self.options, self.order, "", None
-        demands, demand, lacks = self.effect.demands, None, NO_LACKS
+        effect, demand, lacks = self.effect, None, NO_LACKS
+        demands = effect.demands
         if call_ids.switch.is_on:
             call_id = named_call_id(open_trace()) or new_id()
             entered = call_ids.enter(call_id)
@@ -85,7 +86,7 @@ class Beginning(Reporting):
         generation = candidate.circuit.slot
         if generation is not None and (
             # Most calls by far, and pinned ones; asked here since a method costs more than that.
-            not (order is not None or self.needs_limits or self.is_stream)
+            not (order is not None or self.needs_limits or self.is_stream or effect.is_hedged)
             or self._needs_no_flow(first, chosen, candidates)
         ):
             first.generation = generation
