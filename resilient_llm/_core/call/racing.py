@@ -19,7 +19,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resilient_llm._core.call.ending import dropped, is_over, lost, succeeded
+from resilient_llm._core.call.ending import (
+    dropped,
+    emit_held_failure,
+    is_over,
+    lost,
+    succeeded,
+)
 from resilient_llm._core.call.judging import (
     broke,
     charge,
@@ -141,22 +147,27 @@ def race(call: Call, slow: Try, hedge: Try) -> FlowPart:
                 won = _won(call, trial, reply, running)
                 reply = None
                 return (yield from won)
+            known = len(call.records)
             end = settled(call, trial, reply, verdict)
             reply = None
             call.settled(trial.candidate, now)
             if end is not None:
-                yield from _stop(call, running, now, reason="cancelled")
+                is_kept = len(call.records) > known
+                yield from _stop(call, running, now, reason="cancelled", is_kept=is_kept)
                 yield end
                 return True, now
         return False, now
     except Exception as error:
         broke(call, trial.candidate, trial, error)
-        yield from _stop(call, running, call.deps.clock(), reason="cancelled")
+        yield from _stop(call, running, call.deps.clock(), reason="cancelled", is_kept=False)
         raise
     finally:
         reply, call.running = None, ()
-        for each in begun:
-            dropped(call, each)
+        try:
+            for each in begun:
+                dropped(call, each)
+        finally:  # an observer may interrupt the call
+            emit_held_failure(call)
 
 
 def _turn_to(call: Call, trial: Try) -> None:
@@ -185,7 +196,9 @@ def _won(call: Call, trial: Try, reply: Reply, losers: list[Try]) -> FlowPart:
     return (yield from deliver(call, trial, reply, stream))
 
 
-def _stop(call: Call, others: list[Try], now: float, *, reason: str) -> FlowPart:
+def _stop(
+    call: Call, others: list[Try], now: float, *, reason: str, is_kept: bool = True
+) -> FlowPart:
     """Stop the other attempts of a race, and settle each when all have ended.
 
     Args:
@@ -193,6 +206,7 @@ def _stop(call: Call, others: list[Try], now: float, *, reason: str) -> FlowPart
         others: Those that run, or have ended and were not judged; emptied.
         now: When they are stopped.
         reason: Why: ``lost`` if another has answered, else ``cancelled``.
+        is_kept: Whether a trace shows those that were stopped.
     """
     while others:
         reply = yield STOP
@@ -205,9 +219,11 @@ def _stop(call: Call, others: list[Try], now: float, *, reason: str) -> FlowPart
                 continue
             if trial.permit.is_hung(now):
                 charge_hung(call, trial, now)
-            lost(call, trial, now, reason)
+            lost(call, trial, now, reason, is_kept=is_kept)
         finally:
             reply.error = reply.value = None
+    call.running = ()
+    emit_held_failure(call)
     return False, now
 
 
