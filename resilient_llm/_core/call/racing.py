@@ -7,6 +7,8 @@ the driver replies for one of them at a time:
 
 *slow*      another one starts beside it, if the call may make one, once for each attempt.
 *answered*  the others are stopped. Only when all have ended does the call return.
+*gave*      a manager of a stream that is not entered: it is the answer. Once it is entered, the
+            attempt goes on alone, or as the first of a race.
 *failed*    it is charged as always. Nothing is retried, and no target is failed over to, while
             another attempt runs.
 *ends*      an error that leaves the call, or its cancellation, stops the others, too.
@@ -126,8 +128,8 @@ def race(call: Call, slow: Try, hedge: Try) -> FlowPart:
     try:
         while running:
             reply = yield step
-            assert reply.trial is not None
-            trial, now, step = reply.trial, reply.now, GO_ON
+            # Only an attempt that is alone again may not be named.
+            trial, now, step = reply.trial or running[0], reply.now, GO_ON
             if reply.is_due:
                 # If the newest has failed, those that still run had their hedges.
                 another = (
@@ -140,6 +142,11 @@ def race(call: Call, slow: Try, hedge: Try) -> FlowPart:
                     step = Race(another)
                 continue
             running.remove(trial)
+            if reply.is_pending:
+                yield from _stop(call, running, now, reason="lost")
+                running.append(trial)
+                step = trial
+                continue
             call.running = [each.candidate for each in running]
             _turn_to(call, trial)
             verdict = _verdict(call, trial, reply)
@@ -215,7 +222,8 @@ def _stop(
         others.remove(trial)
         _turn_to(call, trial)
         try:
-            if not reply.is_stopped and _ended_by_itself(call, trial, reply, reason):
+            judges = not (reply.is_stopped or reply.is_pending)
+            if judges and _ended_by_itself(call, trial, reply, reason):
                 continue
             if trial.permit.is_hung(now):
                 charge_hung(call, trial, now)
