@@ -49,7 +49,8 @@ class Beginning(Reporting):
         if candidates is None:
             candidates = self._bind()
         options, order, call_id, entered = self.options, self.order, "", None
-        demands, demand, lacks = self.effect.demands, None, NO_LACKS
+        effect, demand, lacks = self.effect, None, NO_LACKS
+        demands = effect.demands
         if call_ids.switch.is_on:
             call_id = named_call_id(open_trace()) or new_id()
             entered = call_ids.enter(call_id)

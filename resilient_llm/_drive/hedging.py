@@ -23,9 +23,9 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
-from resilient_llm._core.call.steps import Deliver, Done, Race, Reply, Reraise, Stop
+from resilient_llm._core.call.steps import Deliver, Done, Race, Reply, Reraise, Stop, Try
 from resilient_llm._drive.racers import Made, Racer, is_signal, made_by, rank
-from resilient_llm._drive.results import is_awaitable
+from resilient_llm._drive.results import is_awaitable, kind_of
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.time_limit import cancellable
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from resilient_llm._core.call.call import Call
     from resilient_llm._core.call.call_flow import CallFlow
-    from resilient_llm._core.call.steps import Step, Try
+    from resilient_llm._core.call.steps import Step
     from resilient_llm._drive.opening import StartedStream
 
 
@@ -70,6 +70,10 @@ class BaseRace(ABC):
         """All that have a task of their own."""
         self._told: Racer | None = None
         """The one of which the call flow was told last, before anything was stopped."""
+        self._enters = False
+        """Whether a manager that an attempt gives is entered, or else is its answer."""
+        self._given: Any = None
+        """That manager."""
         self._callers = copy_context()
         self._context: Context | None = None
         """The copy of the caller's context in which the call flow runs."""
@@ -144,21 +148,22 @@ class BaseRace(ABC):
         """Make the first attempt, and go on with the race; return as `race` does."""
         trial, seconds = self.first.trial, self._hedge_after
         assert trial is not None
+        self._enters = enters
         if pending is not None and not is_awaitable(pending):  # some of the time is used up
             seconds = max(0.0, seconds - (runtime.clock() - trial.permit.entered_at))
         self._arm(self.first, seconds)
-        self.made = await self._make_first(pending, enters=enters)
+        self.made = await self._make_first(pending)
         del pending
         return await self.go_on()
 
-    async def _make_first(self, pending: Any, *, enters: bool) -> Made:
+    async def _make_first(self, pending: Any) -> Made:
         call, first = self.call, self.first
         assert call is not None
         assert first.trial is not None
         scope: Any = cancellable()
         first.scope, first.stop = scope, scope.cancel
         try:
-            return await made_by(call, first.trial, pending, scope, enters=enters)
+            return await made_by(call, first.trial, pending, scope, enters=self._enters)
         except GeneratorExit:  # the coroutines inside were closed before
             first.is_running = False
             self._abandon()
@@ -166,9 +171,9 @@ class BaseRace(ABC):
 
     async def go_on(self) -> tuple[Step, Any]:
         """Go on when the first attempt has given something; return as `race` does."""
-        while self.has_begun and self.made.reply is None and not self.first.is_stopped:
+        while self.has_begun and self._must_go_on and not self.first.is_stopped:
             value, self.made = self.made.value, Made()
-            self.made = await self._make_first(value, enters=True)
+            self.made = await self._make_first(value)
             del value
         made, self.made = self.made, Made()
         if not self.has_begun:
@@ -176,11 +181,19 @@ class BaseRace(ABC):
             return await self._ended_in_time(made)
         is_closed = made.reply is not None and type(made.reply.error) is GeneratorExit
         self._ended(self.first, made)
-        made.reply = made.started = None
+        made.reply = made.started = made.value = None
         if is_closed:
             self._abandon()
             raise GeneratorExit
         return await self._finish()
+
+    @property
+    def _must_go_on(self) -> bool:
+        """Whether what the first attempt has given must be awaited, read or entered now."""
+        if self.made.reply is not None:
+            return False
+        kind = kind_of(self.made.value)
+        return self._enters or kind is None or not kind.is_manager
 
     async def _ended_in_time(self, made: Made) -> tuple[Step, Any]:
         """Return what the call flow asks for after an attempt that was alone."""
@@ -234,6 +247,7 @@ class BaseRace(ABC):
         self.has_begun = True
         assert racer.trial is not None
         self._send(Reply.due(racer.trial, runtime.clock()))
+        racer.was_slow = True
 
     def _send(self, reply: Reply) -> None:
         """Send a reply to the call flow, and do what it asks for."""
@@ -281,7 +295,10 @@ class BaseRace(ABC):
     def _ended(self, racer: Racer, made: Made) -> None:
         """Take what came of an attempt, and tell the call flow soon."""
         racer.is_running = False
-        reply = Reply(runtime.clock()) if made.reply is None else made.reply
+        reply = made.reply
+        if reply is None:
+            reply = Reply(runtime.clock(), made.value)
+            reply.is_pending = True
         racer.started = made.started
         if racer.is_stopped:
             error, reply.error, reply.value = reply.error, None, None
@@ -319,6 +336,8 @@ class BaseRace(ABC):
         assert reply is not None
         self._racers.remove(racer)
         self._told, self._leaving = racer, reply.error
+        if reply.is_pending:
+            self._given = reply.value
         self._send(reply)
         if not self._is_decided:  # it was rejected, or has failed
             self._has_lost(racer)
@@ -363,6 +382,11 @@ class BaseRace(ABC):
                         await self._taken_back(started)
             self._raise(step)
             assert step is not None
+            if type(step) is Try:  # it is entered elsewhere, perhaps never
+                step.has_begun = step.leaves_scopes = False
+                if last is not None and last.was_slow:
+                    step.hedge_after = None
+                return step, self._given
             return step, started if wins else None
         finally:
             step = last = started = None
@@ -456,7 +480,7 @@ class BaseRace(ABC):
         """Let go of the call, and of everything that holds an error or a frame."""
         self._disarm()
         self._broken = self._interrupted = self._leaving = self._step = None
-        self._told = self.call = self.flow = self._context = None
+        self._told = self.call = self.flow = self._context = self._given = None
         self._racers, self._hedges = [], []
         self.first.reply = self.first.started = self.first.stop = None
 
@@ -469,9 +493,10 @@ class BaseRace(ABC):
         assert call is not None
         trial.has_begun = True
         try:
-            made = await made_by(call, trial, None, racer.scope or nullcontext(), enters=True)
+            scope = racer.scope or nullcontext()
+            made = await made_by(call, trial, None, scope, enters=self._enters)
             self._ended(racer, made)
-            made.reply = made.started = None
+            made.reply = made.started = made.value = None
             if racer.started is None:
                 return
             try:

@@ -91,6 +91,7 @@ class Racer:
         is_over: Whether its task has nothing more to do.
         scope: What is around it in its task.
         task: Its task on asyncio, if it has one of its own.
+        was_slow: Whether the call flow was told that it is.
         woken: Ends the wait of its task until it is known whether it has won.
     """
 
@@ -106,6 +107,7 @@ class Racer:
         "stop",
         "task",
         "trial",
+        "was_slow",
         "woken",
     )
 
@@ -121,6 +123,7 @@ class Racer:
         self.is_over = False
         self.scope: AbstractContextManager[Any] | None = None
         self.task: asyncio.Task[None] | None = None
+        self.was_slow = False
         self.woken: Any = None
 
 

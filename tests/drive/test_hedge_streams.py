@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -16,12 +18,14 @@ from resilient_llm import (
     StreamCommitted,
     StreamPolicy,
     Target,
+    breaker,
     failover,
     health,
 )
 from resilient_llm.testing import capture_events
 from tests.support.hedges import Stage, played, settle
-from tests.support.ways import GROQ, OPENAI, down, on_both_loops, run_async
+from tests.support.stepping import no_lease_is_taken
+from tests.support.ways import GROQ, MISTRAL, OPENAI, down, on_both_loops, run_async
 
 CHAIN = [GROQ, OPENAI]
 
@@ -233,3 +237,159 @@ def test_a_generator_that_keeps_a_scope_open_is_refused_where_it_cannot_work(
     else:
         assert isinstance(result, ConfigurationError)
         assert "remove hedge" in str(result)
+
+
+# Managers of streams.
+
+
+class Managers:
+    """Managers that tell when they are entered and left: of one use, as those of the SDKs are."""
+
+    def __init__(self, stage: Stage, **options: Any) -> None:
+        self.stage = stage
+        self.said: list[str] = []
+        self.broken: set[str] = set()
+
+        @failover(**{"chain": CHAIN, "hedge": 2.0, "attempts": 1, **options})
+        async def ask(target: Target) -> Any:
+            await stage.provide(target)
+            return self.manager(target.key)
+
+        self.ask = ask
+
+    @asynccontextmanager
+    async def manager(self, key: str) -> AsyncIterator[Any]:
+        self.said.append(f"enter {key}")
+        if key in self.broken:
+            raise down()
+        try:
+            yield self._items(key)
+        finally:
+            self.said.append(f"leave {key}")
+
+    async def _items(self, key: str) -> AsyncIterator[str]:
+        yield key
+        yield "!"
+
+    async def read(self) -> list[Any]:
+        """Make the call, look at what it returns, and read that as without a race."""
+        manager = await self.ask()
+        self.said.append(type(manager).__name__)
+        async with manager as stream:
+            return [item async for item in stream]
+
+
+@on_both_loops
+@pytest.mark.parametrize("winner", [None, GROQ, OPENAI])
+@pytest.mark.parametrize("is_healthy", [False, True])
+def test_a_call_that_gives_a_manager_gives_one_after_a_race(
+    backend: str, winner: str | None, is_healthy: bool, clock: Any
+) -> None:
+    """Whoever wins: its caller enters and leaves it, once, and no other one is entered."""
+    stage = Stage()
+    managers = Managers(stage)
+    if is_healthy:
+        with breaker(GROQ):
+            pass
+
+    async def main() -> Any:
+        async with played(managers.read) as play:
+            await stage.begins(GROQ)
+            if winner is not None:
+                clock.advance(2.0)
+                await stage.begins(OPENAI)
+            stage.says(winner or GROQ, "given")
+            return await play.ends()
+
+    with capture_events() as seen:
+        assert [winner or GROQ, "!"] == run_async(main, backend=backend)
+    key = winner or GROQ
+    assert ["Manager", f"enter {key}", f"leave {key}"] == managers.said
+    ended = [each for each in seen if isinstance(each, AttemptSucceeded | AttemptCancelled)]
+    lost = [] if winner is None else [OPENAI if winner == GROQ else GROQ]
+    assert [*lost, key] == [each.target for each in ended]
+
+
+@on_both_loops
+def test_a_manager_that_has_won_may_still_fail_when_it_is_entered(backend: str, clock: Any) -> None:
+    """It is counted, and another target starts; those of the race are not asked again."""
+    stage = Stage()
+    managers = Managers(stage, chain=[*CHAIN, MISTRAL], max_attempts=5)
+    managers.broken = {OPENAI}
+
+    async def main() -> Any:
+        async with played(managers.read) as play:
+            await stage.begins(GROQ)
+            clock.advance(2.0)
+            await stage.begins(OPENAI)
+            stage.says(OPENAI, "given")
+            await stage.begins(MISTRAL)
+            stage.says(MISTRAL, "given")
+            return await play.ends()
+
+    assert [MISTRAL, "!"] == run_async(main, backend=backend)
+    assert [GROQ, OPENAI, MISTRAL] == stage.asked
+    assert 1 == health()[OPENAI].errors
+
+
+@on_both_loops
+def test_a_manager_is_given_where_no_hedge_could_start(backend: str, clock: Any) -> None:
+    """Although its attempt was slow, and a hedge was refused."""
+    stage = Stage()
+    managers = Managers(stage, max_attempts=1)
+
+    async def main() -> Any:
+        async with played(managers.read) as play:
+            await stage.begins(GROQ)
+            clock.advance(2.0)
+            stage.says(GROQ, "given")
+            return await play.ends()
+
+    assert [GROQ, "!"] == run_async(main, backend=backend)
+    assert ["Manager", f"enter {GROQ}", f"leave {GROQ}"] == managers.said
+
+
+@on_both_loops
+@pytest.mark.parametrize("is_raced", [False, True])
+def test_a_manager_that_is_never_entered_is_neither_counted_nor_open(
+    backend: str, is_raced: bool, clock: Any
+) -> None:
+    """As without a race: nothing of it is known, and its permit is given back."""
+    stage = Stage()
+    managers = Managers(stage)
+
+    async def main() -> Any:
+        async with played(managers.ask) as play:
+            await stage.begins(GROQ)
+            if is_raced:
+                clock.advance(2.0)
+                await stage.begins(OPENAI)
+            stage.says(OPENAI if is_raced else GROQ, "given")
+            await play.ends()
+            play.result = None
+
+    run_async(main, backend=backend)
+    gc.collect()
+    assert [] == managers.said
+    no_lease_is_taken(*CHAIN, "groq", "openai")
+    assert {0} == {each.total for each in health().values()} or not health()
+
+
+@on_both_loops
+def test_two_managers_at_once_are_one_answer(backend: str, clock: Any) -> None:
+    """The older is given, and `reject` is asked about neither."""
+    stage, asked = Stage(), list[Any]()
+    managers = Managers(stage, reject=asked.append)
+
+    async def main() -> Any:
+        async with played(managers.read) as play:
+            await stage.begins(GROQ)
+            clock.advance(2.0)
+            await stage.begins(OPENAI)
+            stage.says(OPENAI, "given")
+            stage.says(GROQ, "given")
+            return await play.ends()
+
+    assert [GROQ, "!"] == run_async(main, backend=backend)
+    assert ["Manager", f"enter {GROQ}", f"leave {GROQ}"] == managers.said
+    assert [GROQ] == asked

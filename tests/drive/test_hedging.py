@@ -452,6 +452,62 @@ def test_an_error_that_ends_the_call_stops_the_others(backend: str, whose: str, 
 
 
 @on_both_loops
+@pytest.mark.parametrize("whose", [GROQ, OPENAI])
+@pytest.mark.parametrize("error", [TypeError("a mistake"), down()], ids=["bug", "deadline"])
+def test_a_call_has_failed_once_all_its_attempts_have_ended(
+    backend: str, whose: str, error: Exception, clock: Any
+) -> None:
+    """`CallFailed` is its last event, and a trace has the attempts that were stopped, too."""
+    stage = Stage()
+    ask = _guarded(stage, timeout=20.0)
+    other = OPENAI if whose == GROQ else GROQ
+
+    async def main() -> Any:
+        async with played(ask) as play:
+            await stage.begins(GROQ)
+            clock.advance(2.0)
+            await stage.begins(OPENAI)
+            if not isinstance(error, TypeError):
+                clock.advance(19.0)  # the call is over when this is known
+            stage.says(whose, error)
+            return await play.ends()
+
+    with capture_events() as seen, Trace() as trace:
+        assert isinstance(run_async(main, backend=backend), Exception)
+    ends = [each for each in seen if isinstance(each, AttemptFailed | AttemptCancelled)]
+    assert {GROQ, OPENAI} == {each.target for each in ends}
+    assert isinstance(seen[-1], CallFailed)
+    assert 1 == sum(isinstance(each, CallFailed) for each in seen)
+    attempts = {each.target: each for each in trace.calls[0].attempts}
+    assert {GROQ, OPENAI} == set(attempts)
+    if isinstance(error, TypeError):
+        stopped = attempts[other]
+        assert (1, "cancelled", 2.0 if other == GROQ else 0.0) == (
+            stopped.number,
+            stopped.reason,
+            stopped.seconds,
+        )
+
+
+@on_both_loops
+def test_a_trace_of_a_race_that_is_cancelled_is_as_one_without(backend: str, clock: Any) -> None:
+    """No attempt is shown of which nothing came but the cancellation of the call."""
+    stage = Stage()
+    ask = _guarded(stage)
+
+    async def main() -> None:
+        async with played(ask) as play:
+            await stage.begins(GROQ)
+            clock.advance(2.0)
+            await stage.begins(OPENAI)
+            play.scope.cancel()
+
+    with Trace() as trace:
+        run_async(main, backend=backend)
+    assert () == trace.calls[0].attempts
+
+
+@on_both_loops
 def test_an_error_of_reject_stops_the_others(backend: str, clock: Any) -> None:
     """It leaves the call, and blames no target."""
     stage = Stage()

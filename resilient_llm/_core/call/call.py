@@ -201,7 +201,9 @@ class Call:
     running: Sequence[Candidate] = ()
     """The targets of the attempts that run side by side, if several do."""
     has_failed = False
-    """Whether `CallFailed` was emitted."""
+    """Whether `CallFailed` was emitted, or is held back."""
+    held_failure: tuple[Candidate, float, ErrorKind | None] | None = None
+    """Of what `CallFailed` tells as soon as no attempt runs any more."""
     is_counted = False
     """Whether it was counted how the call ends, if its calls are counted."""
     ends_later = False

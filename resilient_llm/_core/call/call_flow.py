@@ -178,6 +178,8 @@ def _attempts(call: Call, trial: Try, *, retries: bool = True) -> FlowPart:
                 if hedge is not None:
                     return (yield from race(call, trial, hedge))
                 reply = yield GO_ON
+            if reply.is_pending:
+                continue
             call.attempts += 1
             now = reply.now
             if reply.error is None:

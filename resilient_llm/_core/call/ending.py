@@ -83,7 +83,7 @@ def unjudged(call: Call, trial: Try, now: float) -> None:
         call.deps.figures.unanswered(trial.candidate.target.key, now)
 
 
-def lost(call: Call, trial: Try, now: float, reason: str) -> None:
+def lost(call: Call, trial: Try, now: float, reason: str, *, is_kept: bool = True) -> None:
     """Settle an attempt that was stopped because another one has ended the call.
 
     How long the loser of a race ran is a sample of its target: those of the winners alone would
@@ -94,6 +94,7 @@ def lost(call: Call, trial: Try, now: float, reason: str) -> None:
         trial: The attempt.
         now: When it was stopped.
         reason: ``lost`` if another has answered, else ``cancelled``.
+        is_kept: Whether a trace shows it: not if nothing but a cancellation ended the call.
     """
     trial.permit.abandoned()
     candidate, took = trial.candidate, now - trial.permit.entered_at
@@ -116,16 +117,16 @@ def lost(call: Call, trial: Try, now: float, reason: str) -> None:
                 call.deps.budgets.first_attempt_failed(candidate.target.provider_key, now)
             if call.deps.figures is not None:
                 call.deps.figures.answered(candidate.target.key, now, took)
-            if call.outcome is not None:
-                call.records.append(
-                    AttemptRecord(
-                        candidate.target.key,
-                        trial.number,
-                        ErrorKind.CANCELLED,
-                        "hung" if is_hung else reason,
-                        took,
-                    )
+        if call.outcome is not None and is_kept:
+            call.records.append(
+                AttemptRecord(
+                    candidate.target.key,
+                    trial.number,
+                    ErrorKind.CANCELLED,
+                    "hung" if is_hung else reason,
+                    took,
                 )
+            )
 
 
 def dropped(call: Call, trial: Try) -> None:
@@ -201,7 +202,19 @@ def gave_up(call: Call, now: float) -> Raise:
 
 
 def emit_call_failed(call: Call, candidate: Candidate, now: float, kind: ErrorKind | None) -> None:
-    """Emit, once, that the call ends without an answer."""
-    if not call.has_failed:
-        call.has_failed = True
+    """Emit, once, that the call ends without an answer; after the ends of all its attempts."""
+    if call.has_failed:
+        return
+    call.has_failed = True
+    if call.running:
+        call.held_failure = candidate, now, kind
+    else:
+        call.emit(candidate, event_names.CallFailed, now, attempts=call.attempts, kind=kind)
+
+
+def emit_held_failure(call: Call) -> None:
+    """Emit that the call has failed, if that waited for the end of other attempts."""
+    held, call.held_failure = call.held_failure, None
+    if held is not None:
+        candidate, now, kind = held
         call.emit(candidate, event_names.CallFailed, now, attempts=call.attempts, kind=kind)

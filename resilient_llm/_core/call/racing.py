@@ -7,6 +7,8 @@ the driver replies for one of them at a time:
 
 *slow*      another one starts beside it, if the call may make one, once for each attempt.
 *answered*  the others are stopped. Only when all have ended does the call return.
+*gave*      a manager of a stream that is not entered: it is the answer. Once it is entered, the
+            attempt goes on alone, or as the first of a race.
 *failed*    it is charged as always. Nothing is retried, and no target is failed over to, while
             another attempt runs.
 *ends*      an error that leaves the call, or its cancellation, stops the others, too.
@@ -19,7 +21,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resilient_llm._core.call.ending import dropped, is_over, lost, succeeded
+from resilient_llm._core.call.ending import (
+    dropped,
+    emit_held_failure,
+    is_over,
+    lost,
+    succeeded,
+)
 from resilient_llm._core.call.judging import (
     broke,
     charge,
@@ -120,8 +128,8 @@ def race(call: Call, slow: Try, hedge: Try) -> FlowPart:
     try:
         while running:
             reply = yield step
-            assert reply.trial is not None
-            trial, now, step = reply.trial, reply.now, GO_ON
+            # Only an attempt that is alone again may not be named.
+            trial, now, step = reply.trial or running[0], reply.now, GO_ON
             if reply.is_due:
                 # If the newest has failed, those that still run had their hedges.
                 another = (
@@ -134,6 +142,11 @@ def race(call: Call, slow: Try, hedge: Try) -> FlowPart:
                     step = Race(another)
                 continue
             running.remove(trial)
+            if reply.is_pending:
+                yield from _stop(call, running, now, reason="lost")
+                running.append(trial)
+                step = trial
+                continue
             call.running = [each.candidate for each in running]
             _turn_to(call, trial)
             verdict = _verdict(call, trial, reply)
@@ -141,22 +154,27 @@ def race(call: Call, slow: Try, hedge: Try) -> FlowPart:
                 won = _won(call, trial, reply, running)
                 reply = None
                 return (yield from won)
+            known = len(call.records)
             end = settled(call, trial, reply, verdict)
             reply = None
             call.settled(trial.candidate, now)
             if end is not None:
-                yield from _stop(call, running, now, reason="cancelled")
+                is_kept = len(call.records) > known
+                yield from _stop(call, running, now, reason="cancelled", is_kept=is_kept)
                 yield end
                 return True, now
         return False, now
     except Exception as error:
         broke(call, trial.candidate, trial, error)
-        yield from _stop(call, running, call.deps.clock(), reason="cancelled")
+        yield from _stop(call, running, call.deps.clock(), reason="cancelled", is_kept=False)
         raise
     finally:
         reply, call.running = None, ()
-        for each in begun:
-            dropped(call, each)
+        try:
+            for each in begun:
+                dropped(call, each)
+        finally:  # an observer may interrupt the call
+            emit_held_failure(call)
 
 
 def _turn_to(call: Call, trial: Try) -> None:
@@ -185,7 +203,9 @@ def _won(call: Call, trial: Try, reply: Reply, losers: list[Try]) -> FlowPart:
     return (yield from deliver(call, trial, reply, stream))
 
 
-def _stop(call: Call, others: list[Try], now: float, *, reason: str) -> FlowPart:
+def _stop(
+    call: Call, others: list[Try], now: float, *, reason: str, is_kept: bool = True
+) -> FlowPart:
     """Stop the other attempts of a race, and settle each when all have ended.
 
     Args:
@@ -193,6 +213,7 @@ def _stop(call: Call, others: list[Try], now: float, *, reason: str) -> FlowPart
         others: Those that run, or have ended and were not judged; emptied.
         now: When they are stopped.
         reason: Why: ``lost`` if another has answered, else ``cancelled``.
+        is_kept: Whether a trace shows those that were stopped.
     """
     while others:
         reply = yield STOP
@@ -201,13 +222,16 @@ def _stop(call: Call, others: list[Try], now: float, *, reason: str) -> FlowPart
         others.remove(trial)
         _turn_to(call, trial)
         try:
-            if not reply.is_stopped and _ended_by_itself(call, trial, reply, reason):
+            judges = not (reply.is_stopped or reply.is_pending)
+            if judges and _ended_by_itself(call, trial, reply, reason):
                 continue
             if trial.permit.is_hung(now):
                 charge_hung(call, trial, now)
-            lost(call, trial, now, reason)
+            lost(call, trial, now, reason, is_kept=is_kept)
         finally:
             reply.error = reply.value = None
+    call.running = ()
+    emit_held_failure(call)
     return False, now
 
 

@@ -149,6 +149,7 @@ class Reply:
         "cancelled",
         "error",
         "is_due",
+        "is_pending",
         "is_stopped",
         "judged",
         "now",
@@ -184,6 +185,8 @@ class Reply:
         """Which attempt it tells of, if several run side by side."""
         self.is_due = False
         """Whether nothing has come of the attempt yet, which is slow."""
+        self.is_pending = False
+        """Whether it gave a manager, which the consumer has to enter before the call can go on."""
         self.is_stopped = False
         """Whether the attempt has ended because the driver was asked to stop it."""
 
