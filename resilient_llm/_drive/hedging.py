@@ -221,8 +221,10 @@ class BaseRace(ABC):
         """End the race with an error that no attempt has raised."""
         if self._broken is None:
             self._broken = error
-        self._stop()
-        self._wake()
+        try:
+            self._stop()
+        finally:
+            self._wake()
 
     def _due(self, racer: Racer) -> None:
         """Tell the call flow that an attempt is slow."""
@@ -254,9 +256,9 @@ class BaseRace(ABC):
     def _start(self, trial: Try) -> None:
         racer = Racer(trial)
         trial.leaves_scopes = True
+        self._start_task(racer)  # may raise: what has no task is not waited for
         self._racers.append(racer)
         self._hedges.append(racer)
-        self._start_task(racer)
         if trial.hedge_after is not None and racer.is_running:
             self._arm(racer, trial.hedge_after)
 
