@@ -157,9 +157,10 @@ class BaseRace(ABC):
         assert first.trial is not None
         scope: Any = cancellable()
         first.scope, first.stop = scope, scope.cancel
+        first.trial.has_begun = True
         try:
             return await made_by(call, first.trial, pending, scope, enters=enters)
-        except GeneratorExit:  # the coroutines inside were closed before
+        except BaseException:  # it is closed, and the coroutines inside were closed before
             first.is_running = False
             self._abandon()
             raise
@@ -174,12 +175,13 @@ class BaseRace(ABC):
         if not self.has_begun:
             self._disarm()
             return await self._ended_in_time(made)
-        is_closed = made.reply is not None and type(made.reply.error) is GeneratorExit
-        self._ended(self.first, made)
-        made.reply = made.started = None
-        if is_closed:
+        if made.reply is not None and type(made.reply.error) is GeneratorExit:
+            made.reply = None
+            self.first.is_running = False
             self._abandon()
             raise GeneratorExit
+        self._ended(self.first, made)
+        made.reply = made.started = None
         return await self._finish()
 
     async def _ended_in_time(self, made: Made) -> tuple[Step, Any]:
@@ -397,10 +399,16 @@ class BaseRace(ABC):
                     shields.enter_context(self._shielded())
 
     def _abandon(self) -> None:
-        """Cancel all attempts of a coroutine that is closed, and can await nothing."""
+        """Cancel all attempts of a coroutine that is closed, and can await nothing.
+
+        The call flow is closed next, which settles each of them.
+        """
         self._is_abandoned = True
         with suppress(RuntimeError):  # its loop is closed, too
             self._stop()
+            for racer in self._hedges:
+                if not racer.is_running:
+                    self._has_lost(racer)
 
     async def _taken_back(self, started: StartedStream) -> None:
         """Tell the call flow that the stream which has won was not handed over."""
