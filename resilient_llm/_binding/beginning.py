@@ -89,7 +89,7 @@ class Beginning(Reporting):
         generation = candidate.circuit.slot
         if generation is not None and (
             # Most calls by far, and pinned ones; asked here since a method costs more than that.
-            not (order is not None or self.needs_limits or self.is_stream or self.effect.is_hedged)
+            not (order is not None or self.needs_limits or self.is_stream or effect.is_hedged)
             or self._needs_no_flow(first, chosen, candidates)
         ):
             first.generation = generation

@@ -162,9 +162,10 @@ class BaseRace(ABC):
         assert first.trial is not None
         scope: Any = cancellable()
         first.scope, first.stop = scope, scope.cancel
+        first.trial.has_begun = True
         try:
             return await made_by(call, first.trial, pending, scope, enters=self._enters)
-        except GeneratorExit:  # the coroutines inside were closed before
+        except BaseException:  # it is closed, and the coroutines inside were closed before
             first.is_running = False
             self._abandon()
             raise
@@ -179,12 +180,13 @@ class BaseRace(ABC):
         if not self.has_begun:
             self._disarm()
             return await self._ended_in_time(made)
-        is_closed = made.reply is not None and type(made.reply.error) is GeneratorExit
-        self._ended(self.first, made)
-        made.reply = made.started = made.value = None
-        if is_closed:
+        if made.reply is not None and type(made.reply.error) is GeneratorExit:
+            made.reply = None
+            self.first.is_running = False
             self._abandon()
             raise GeneratorExit
+        self._ended(self.first, made)
+        made.reply = made.started = made.value = None
         return await self._finish()
 
     @property
@@ -234,8 +236,10 @@ class BaseRace(ABC):
         """End the race with an error that no attempt has raised."""
         if self._broken is None:
             self._broken = error
-        self._stop()
-        self._wake()
+        try:
+            self._stop()
+        finally:
+            self._wake()
 
     def _due(self, racer: Racer) -> None:
         """Tell the call flow that an attempt is slow."""
@@ -268,9 +272,9 @@ class BaseRace(ABC):
     def _start(self, trial: Try) -> None:
         racer = Racer(trial)
         trial.leaves_scopes = True
+        self._start_task(racer)  # may raise: what has no task is not waited for
         self._racers.append(racer)
         self._hedges.append(racer)
-        self._start_task(racer)
         if trial.hedge_after is not None and racer.is_running:
             self._arm(racer, trial.hedge_after)
 
@@ -419,10 +423,16 @@ class BaseRace(ABC):
                     shields.enter_context(self._shielded())
 
     def _abandon(self) -> None:
-        """Cancel all attempts of a coroutine that is closed, and can await nothing."""
+        """Cancel all attempts of a coroutine that is closed, and can await nothing.
+
+        The call flow is closed next, which settles each of them.
+        """
         self._is_abandoned = True
         with suppress(RuntimeError):  # its loop is closed, too
             self._stop()
+            for racer in self._hedges:
+                if not racer.is_running:
+                    self._has_lost(racer)
 
     async def _taken_back(self, started: StartedStream) -> None:
         """Tell the call flow that the stream which has won was not handed over."""

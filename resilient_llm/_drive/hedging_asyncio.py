@@ -72,8 +72,13 @@ class AsyncioRace(BaseRace):
         asyncio.get_running_loop().call_soon(self._inside, callback)
 
     def _start_task(self, racer: Racer) -> None:
-        loop = asyncio.get_running_loop()
-        task = loop.create_task(self._run(racer), context=self._callers.copy())
+        loop, work = asyncio.get_running_loop(), self._run(racer)
+        try:
+            # A task factory of the application may take no context, so the task copies this one.
+            task: asyncio.Task[None] = self._callers.copy().run(loop.create_task, work)
+        except BaseException:
+            work.close()
+            raise
         racer.task, racer.stop = task, task.cancel
         task.add_done_callback(lambda _: self._task_ended(racer))
 

@@ -138,6 +138,7 @@ def dropped(call: Call, trial: Try) -> None:
     if trial.has_begun and not trial.is_told:
         cancelled(call, trial, call.deps.clock())
     elif not (trial.is_told or call.ends_later):  # nothing was asked of it
+        trial.is_told = True
         unjudged(call, trial, trial.permit.entered_at)
         if call.deps.counts is not None:
             call.deps.counts.target(trial.candidate.target.key).end()

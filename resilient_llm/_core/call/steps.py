@@ -61,7 +61,8 @@ class Try:
         """Whether anything was asked of the target. The driver says so: a call may end before it
         begins, and what an attempt gave may have to be awaited, entered or iterated first."""
         self.is_told = False
-        """Whether one of the three events that end an attempt was emitted, or is about to be."""
+        """Whether one of the three events that end an attempt was emitted, or is about to be; or
+        whether nothing was asked of the target, and that is settled."""
 
     @property
     def call_id(self) -> str:
