@@ -24,6 +24,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from resilient_llm._core.call.steps import Deliver, Done, Race, Reply, Reraise, Stop, Try
+from resilient_llm._drive.contexts import Within
 from resilient_llm._drive.opening import StartedStream
 from resilient_llm._drive.racers import Made, Racer, is_signal, made_by, rank
 from resilient_llm._drive.results import is_awaitable, is_open_answer, kind_of
@@ -392,6 +393,9 @@ class BaseRace(ABC):
                 if last is not None and last.was_slow:
                     step.hedge_after = None
                 return step, self._given
+            if wins and last is not None and last.context is not None:
+                assert started is not None
+                started.opened.within = Within(last.context)
             return step, started if wins else None
         finally:
             step = last = started = None

@@ -73,7 +73,8 @@ class AsyncioRace(BaseRace):
 
     def _start_task(self, racer: Racer) -> None:
         loop = asyncio.get_running_loop()
-        task = loop.create_task(self._run(racer), context=self._callers.copy())
+        racer.context = self._callers.copy()
+        task = loop.create_task(self._run(racer), context=racer.context)
         racer.task, racer.stop = task, task.cancel
         task.add_done_callback(lambda _: self._task_ended(racer))
 
