@@ -261,6 +261,33 @@ def test_a_hedge_is_charged_to_the_budget_of_the_slow_provider(backend: str, clo
 
 
 @on_both_loops
+@pytest.mark.parametrize("is_healthy", [False, True])
+def test_a_first_attempt_that_lost_counts_for_the_share_of_hedges(
+    backend: str, is_healthy: bool, clock: Any
+) -> None:
+    """Else a target whose attempts all lose would get no more hedges than the floor."""
+    configure(retry_budget=0.5)
+    stage = Stage()
+    ask = _guarded(stage, hedge=0.01)
+    before = 1 if is_healthy else 0
+    if is_healthy:
+        with breaker(GROQ):
+            pass
+
+    async def main() -> None:
+        for number in range(60):
+            async with played(ask):
+                await stage.begins(GROQ)
+                clock.advance(0.01)
+                await settle()
+                stage.says(OPENAI if stage.asked[-1] == OPENAI else GROQ, "answer")
+            assert stage.asked.count(OPENAI) <= max(10, 0.5 * (number + before))
+
+    run_async(main, backend=backend)
+    assert (59 + before) // 2 == stage.asked.count(OPENAI)
+
+
+@on_both_loops
 def test_a_pinned_call_uses_no_hedge(backend: str, clock: Any) -> None:
     """Its caller has chosen the target."""
     stage = Stage()
