@@ -222,7 +222,7 @@ class Beginning(Reporting):
     def _ordered_capable(
         self, order: ChainOrder, candidates: tuple[Candidate, ...], lacks: Mapping[str, Lack]
     ) -> tuple[tuple[Candidate, ...], Candidate]:
-        """Return the targets of a call in order after those that it skips; and the first to call."""
+        """Return the targets of a call, those that it skips first, and the first that it calls."""
         capable = tuple(each for each in candidates if each.target.key not in lacks)
         if not capable:
             return candidates, candidates[0]

@@ -207,7 +207,14 @@ def _later_items(started: StartedStream) -> Any:
     elif started.is_watched:
         own = _timed(started)
     items, hook = source if own is None else own, started.opened.hook
-    return items if hook is None else AsyncReads(items, hook, own)
+    if hook is not None:
+        items = AsyncReads(items, hook, own)
+    within = started.opened.within
+    if within is None:
+        return items
+    from resilient_llm._drive.contexts import AsyncItemsWithin  # loaded with the first hedge
+
+    return AsyncItemsWithin(items, within, own)
 
 
 async def _each(items: Iterable[Any]) -> AsyncGenerator[Any, None]:

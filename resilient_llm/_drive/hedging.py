@@ -24,8 +24,10 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from resilient_llm._core.call.steps import Deliver, Done, Race, Reply, Reraise, Stop, Try
+from resilient_llm._drive.contexts import Within
+from resilient_llm._drive.opening import StartedStream
 from resilient_llm._drive.racers import Made, Racer, is_signal, made_by, rank
-from resilient_llm._drive.results import is_awaitable, kind_of
+from resilient_llm._drive.results import is_awaitable, is_open_answer, kind_of
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.time_limit import cancellable
 
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.call import Call
     from resilient_llm._core.call.call_flow import CallFlow
     from resilient_llm._core.call.steps import Step
-    from resilient_llm._drive.opening import StartedStream
 
 
 class BaseRace(ABC):
@@ -74,6 +75,8 @@ class BaseRace(ABC):
         """Whether a manager that an attempt gives is entered, or else is its answer."""
         self._given: Any = None
         """That manager."""
+        self._left: list[Any] = []
+        """Answers that nobody gets, and that may be open."""
         self._callers = copy_context()
         self._context: Context | None = None
         """The copy of the caller's context in which the call flow runs."""
@@ -179,6 +182,7 @@ class BaseRace(ABC):
         made, self.made = self.made, Made()
         if not self.has_begun:
             self._disarm()
+            self.first.is_running = False  # a callback of the timer may be on its way
             return await self._ended_in_time(made)
         if made.reply is not None and type(made.reply.error) is GeneratorExit:
             made.reply = None
@@ -305,6 +309,8 @@ class BaseRace(ABC):
             reply.is_pending = True
         racer.started = made.started
         if racer.is_stopped:
+            if made.started is None:
+                self._leaves(reply.value)
             error, reply.error, reply.value = reply.error, None, None
             if is_signal(error) and (racer is self.first or not self._is_cancellation(error)):
                 self._interrupted = self._interrupted or error
@@ -384,6 +390,7 @@ class BaseRace(ABC):
                     await self._close(last)
                     if started is not None and type(step) is Deliver:
                         await self._taken_back(started)
+            await self._close_left(step)
             self._raise(step)
             assert step is not None
             if type(step) is Try:  # it is entered elsewhere, perhaps never
@@ -391,6 +398,9 @@ class BaseRace(ABC):
                 if last is not None and last.was_slow:
                     step.hedge_after = None
                 return step, self._given
+            if wins and last is not None and last.context is not None:
+                assert started is not None
+                started.opened.within = Within(last.context)
             return step, started if wins else None
         finally:
             step = last = started = None
@@ -455,10 +465,18 @@ class BaseRace(ABC):
     async def _close(self, racer: Racer) -> None:
         """Close the stream of an attempt that has no task, or none any more."""
         started, is_closed, racer.is_closed = racer.started, racer.is_closed, True
-        if started is None or is_closed:
-            return
+        if started is not None and not is_closed:
+            await self._closed(started)
+
+    async def _closed(self, value: Any) -> None:
+        """Close a stream that was begun, or something else that is open."""
         try:
-            await started.opened.aabandon()
+            if isinstance(value, StartedStream):
+                await value.opened.aabandon()
+            else:
+                from resilient_llm._drive import aopening  # loads anyio
+
+                await aopening.ASYNC.close(value)
         except Exception:  # noqa: BLE001  # its errors are dropped
             return
         except GeneratorExit:
@@ -472,8 +490,34 @@ class BaseRace(ABC):
             racer = self._racers.pop(0)
             reply, racer.reply = racer.reply, None
             assert reply is not None
+            if racer.started is None:
+                self._leaves(reply.value)
             self._send(reply)
             reply = None
+
+    def _leaves(self, value: Any) -> None:
+        """Note an answer that nobody gets, if it may be open."""
+        if value is not None and is_open_answer(value):
+            self._left.append(value)
+
+    async def _close_left(self, step: Step | None) -> None:
+        """Close the answers that nobody gets, also that of an attempt which has won in vain."""
+        for racer in self._racers:  # of which the call flow could not be told any more
+            if racer.reply is not None and racer.started is None:
+                self._leaves(racer.reply.value)
+        while True:
+            answer = step.value if type(step) is Done else None
+            if self._broken is not None or self._interrupted is not None:
+                self._leaves(answer)
+                answer = None
+                if type(step) is Done:
+                    step.value = None
+            if not self._left:
+                return
+            value = self._left.pop()
+            if value is not answer:
+                await self._closed(value)
+            value = answer = None
 
     def _raise(self, step: Step | None) -> None:
         """Raise what leaves the call, if anything does."""
@@ -491,7 +535,7 @@ class BaseRace(ABC):
         self._disarm()
         self._broken = self._interrupted = self._leaving = self._step = None
         self._told = self.call = self.flow = self._context = self._given = None
-        self._racers, self._hedges = [], []
+        self._racers, self._hedges, self._left = [], [], []
         self.first.reply = self.first.started = self.first.stop = None
 
     # A hedge.

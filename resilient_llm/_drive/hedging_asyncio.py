@@ -72,13 +72,17 @@ class AsyncioRace(BaseRace):
         asyncio.get_running_loop().call_soon(self._inside, callback)
 
     def _start_task(self, racer: Racer) -> None:
-        loop, work = asyncio.get_running_loop(), self._run(racer)
+        loop, work, context = asyncio.get_running_loop(), self._run(racer), self._callers.copy()
         try:
-            # A task factory of the application may take no context, so the task copies this one.
-            task: asyncio.Task[None] = self._callers.copy().run(loop.create_task, work)
+            if loop.get_task_factory() is None:
+                task: asyncio.Task[None] = loop.create_task(work, context=context)
+            else:  # one of the application may take no context, so the task copies this one
+                task = context.run(loop.create_task, work)
+                context = task.get_context() if hasattr(task, "get_context") else None
         except BaseException:
             work.close()
             raise
+        racer.context = context
         racer.task, racer.stop = task, task.cancel
         task.add_done_callback(lambda _: self._task_ended(racer))
 

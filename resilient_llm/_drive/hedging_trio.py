@@ -73,7 +73,12 @@ class TrioRace(BaseRace):
     def _start_task(self, racer: Racer) -> None:
         scope = trio.CancelScope()
         racer.scope, racer.stop = scope, scope.cancel
-        self._callers.copy().run(self._nursery.start_soon, self._run, racer)
+
+        async def run() -> None:
+            racer.context = trio.lowlevel.current_task().context
+            await self._run(racer)
+
+        self._callers.copy().run(self._nursery.start_soon, run)
 
     async def _wait(self) -> None:
         self._event = trio.Event()

@@ -26,11 +26,13 @@ from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.stream_policy import DEFAULT, NO_MARKER
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
     from types import TracebackType
 
     from resilient_llm._core.call.call import Call
     from resilient_llm._core.call.hooks import AttemptHook
     from resilient_llm._core.call.steps import Try
+    from resilient_llm._drive.contexts import Within
     from resilient_llm._drive.results import ResultKind
 
 _OPEN_SCOPE: Final = (
@@ -138,7 +140,7 @@ class StreamIO(Protocol):
         """Leave a manager; return whether it swallows the error."""
         ...
 
-    async def close(self, stream: Any, iterator: Any = None) -> None:
+    def close(self, stream: Any, iterator: Any = None) -> Coroutine[Any, Any, None]:
         """Close its iterator, then the stream. Errors are dropped, since the call has moved on."""
         ...
 
@@ -167,6 +169,7 @@ class OpenStream:
         is_stream: False if the manager gave something else, which then is the answer.
         is_being_left: Whether the consumer leaves that manager now.
         hook: What is entered and left around each read of it, and around its end; or None.
+        within: The context in which it has begun, if that is not the consumer's; or None.
     """
 
     __slots__ = (
@@ -181,6 +184,7 @@ class OpenStream:
         "source",
         "stream",
         "value",
+        "within",
     )
 
     def __init__(
@@ -194,6 +198,7 @@ class OpenStream:
         hook: AttemptHook | None = None,
     ) -> None:
         self.hook = hook
+        self.within: Within | None = None
         self.io = io
         self.value = value
         self.stream = stream
@@ -223,6 +228,10 @@ class OpenStream:
         if self._is_closed:
             return None
         self._is_closed = True
+        leaving = self._leave(*error)
+        return await (leaving if self.within is None else self.within.run(leaving))
+
+    async def _leave(self, *error: Any) -> Any:
         swallows = None
         entered = None if self.hook is None else self.hook.enter()
         try:  # the manager is left even if a cancellation arrives while the stream is closed
@@ -239,7 +248,8 @@ class OpenStream:
 
     async def ahang_up(self) -> None:
         """Close the stream, but do not leave its manager."""
-        await self.io.close(self.stream, self.source)
+        closing = self.io.close(self.stream, self.source)
+        await (closing if self.within is None else self.within.run(closing))
 
     async def ahang_up_early(self) -> None:
         """Do that for a consumer who leaves the manager, now or perhaps much later."""

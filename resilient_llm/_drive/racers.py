@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
     from contextlib import AbstractContextManager
+    from contextvars import Context
 
     from resilient_llm._core.call.call import Call
     from resilient_llm._core.call.steps import Try
@@ -91,11 +92,13 @@ class Racer:
         is_over: Whether its task has nothing more to do.
         scope: What is around it in its task.
         task: Its task on asyncio, if it has one of its own.
+        context: That of its task, if it has one of its own.
         was_slow: Whether the call flow was told that it is.
         woken: Ends the wait of its task until it is known whether it has won.
     """
 
     __slots__ = (
+        "context",
         "has_won",
         "is_closed",
         "is_over",
@@ -123,6 +126,7 @@ class Racer:
         self.is_over = False
         self.scope: AbstractContextManager[Any] | None = None
         self.task: asyncio.Task[None] | None = None
+        self.context: Context | None = None
         self.was_slow = False
         self.woken: Any = None
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from resilient_llm import (
@@ -393,3 +395,134 @@ def test_two_managers_at_once_are_one_answer(backend: str, clock: Any) -> None:
     assert [GROQ, "!"] == run_async(main, backend=backend)
     assert ["Manager", f"enter {GROQ}", f"leave {GROQ}"] == managers.said
     assert [GROQ] == asked
+
+
+# The context of a stream.
+
+MARK = ContextVar("mark", default="nobody")
+WATCHED = {
+    "plain": {},
+    "watched": {"stream": StreamPolicy(keep_text=1000)},
+    "limited": {"stream": StreamPolicy(idle_timeout=50.0)},
+}
+
+
+class Bodies:
+    """Streams whose bodies set a variable, look at it for each item, and reset it at their end."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.seen: list[Any] = []
+        self.errors: list[BaseException] = []
+
+    @contextmanager
+    def marked(self, target: Target) -> Iterator[None]:
+        token = MARK.set(target.key)
+        try:
+            yield
+        finally:
+            try:
+                MARK.reset(token)
+            except BaseException as error:
+                self.errors.append(error)
+
+    async def generates(self, target: Target) -> AsyncIterator[Any]:
+        with self.marked(target):
+            yield await self.stage.provide(target)
+            for number in range(2):
+                await anyio.lowlevel.checkpoint()
+                self.seen.append(MARK.get())
+                yield number
+
+    async def gives_stream(self, target: Target) -> Any:
+        return self.generates(target)
+
+    async def gives_items(self, target: Target) -> Any:
+        answer = await self.stage.provide(target)
+
+        def items() -> Iterator[Any]:
+            with self.marked(target):
+                yield answer
+                for number in range(2):
+                    self.seen.append(MARK.get())
+                    yield number
+
+        return items()
+
+
+@on_both_loops
+@pytest.mark.parametrize("form", ["generates", "gives_stream", "gives_items"])
+@pytest.mark.parametrize("winner", [GROQ, OPENAI])
+@pytest.mark.parametrize("options", WATCHED.values(), ids=WATCHED)
+@pytest.mark.parametrize("most", [2, 9])
+def test_all_of_a_stream_is_made_in_the_context_in_which_it_began(
+    backend: str, form: str, winner: str, options: dict[str, Any], most: int, clock: Any
+) -> None:
+    """To its end, or until its consumer closes it; the loser has set the same variable."""
+    stage = Stage()
+    bodies = Bodies(stage)
+    ask = failover(chain=CHAIN, hedge=2.0, **options)(getattr(bodies, form))
+
+    async def read() -> Any:
+        stream = ask()
+        if hasattr(type(stream), "__await__"):
+            stream = await stream
+        items: list[Any] = []
+        if hasattr(type(stream), "__anext__"):
+            async for item in stream:
+                items.append(item)
+                if len(items) == most:
+                    break
+            await stream.aclose()
+        else:
+            for item in stream:
+                items.append(item)
+                if len(items) == most:
+                    break
+            stream.close()
+        return items
+
+    async def main() -> Any:
+        async with played(read) as play:
+            await stage.begins(GROQ)
+            clock.advance(2.0)
+            await stage.begins(OPENAI)
+            stage.says(winner, "first")
+            return await play.ends()
+
+    assert ["first", 0, 1][:most] == run_async(main, backend=backend)
+    assert [winner, winner][: most - 1] == bodies.seen
+    assert [] == bodies.errors
+
+
+@on_both_loops
+def test_a_wait_for_an_item_in_the_context_of_a_hedge_is_cancelled_as_ever(
+    backend: str, clock: Any
+) -> None:
+    """The body sees the cancellation, in its context, and ends before the consumer does."""
+    stage, seen = Stage(), list[Any]()
+
+    @failover(chain=CHAIN, hedge=2.0)
+    async def ask(target: Target) -> AsyncIterator[Any]:
+        token = MARK.set(target.key)
+        try:
+            yield await stage.provide(target)
+            await anyio.sleep_forever()
+        finally:
+            seen.append(MARK.get())
+            MARK.reset(token)
+            seen.append(MARK.get())
+
+    async def main() -> Any:
+        async with played(lambda: _read(ask)) as play:
+            await stage.begins(GROQ)
+            clock.advance(2.0)
+            await stage.begins(OPENAI)
+            stage.says(OPENAI, "first")
+            await settle()
+            play.scope.cancel()
+            await play.ends()
+            return play.scope.cancelled_caught
+
+    assert run_async(main, backend=backend)
+    assert [OPENAI, "nobody"] == seen[-2:]

@@ -261,6 +261,33 @@ def test_a_hedge_is_charged_to_the_budget_of_the_slow_provider(backend: str, clo
 
 
 @on_both_loops
+@pytest.mark.parametrize("is_healthy", [False, True])
+def test_a_first_attempt_that_lost_counts_for_the_share_of_hedges(
+    backend: str, is_healthy: bool, clock: Any
+) -> None:
+    """Else a target whose attempts all lose would get no more hedges than the floor."""
+    configure(retry_budget=0.5)
+    stage = Stage()
+    ask = _guarded(stage, hedge=0.01)
+    before = 1 if is_healthy else 0
+    if is_healthy:
+        with breaker(GROQ):
+            pass
+
+    async def main() -> None:
+        for number in range(60):
+            async with played(ask):
+                await stage.begins(GROQ)
+                clock.advance(0.01)
+                await settle()
+                stage.says(OPENAI if stage.asked[-1] == OPENAI else GROQ, "answer")
+            assert stage.asked.count(OPENAI) <= max(10, 0.5 * (number + before))
+
+    run_async(main, backend=backend)
+    assert (59 + before) // 2 == stage.asked.count(OPENAI)
+
+
+@on_both_loops
 def test_a_pinned_call_uses_no_hedge(backend: str, clock: Any) -> None:
     """Its caller has chosen the target."""
     stage = Stage()
@@ -839,3 +866,151 @@ def test_a_hedged_call_leaves_no_cancellation_behind(backend: str, clock: Any) -
             return await play.ends()
 
     assert "answer" == run_async(main, backend=backend)
+
+
+# What a loser leaves open.
+
+
+class Response:
+    """An HTTP response whose body is read later, as that of httpx."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.is_closed = False
+
+    async def aiter_bytes(self) -> Any:
+        yield b""
+
+    async def aclose(self) -> None:
+        self.is_closed = True
+
+
+class OlderResponse(Response):
+    """One that is closed at once."""
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    aclose = None  # type: ignore[assignment]  # it has none
+
+
+class Items(Response):
+    """A stream that is no response, and that nobody has begun to read."""
+
+    aiter_bytes = None  # type: ignore[assignment]  # as above
+
+    def __aiter__(self) -> Any:
+        return self
+
+    async def __anext__(self) -> str:
+        return self.key
+
+
+class Client(Response):
+    """A client, or a file: it can be closed, and is used after the answer."""
+
+    headers = ()
+    aiter_bytes = None  # type: ignore[assignment]  # as above
+
+    async def read(self) -> bytes:
+        return b""
+
+
+def _swallows(stage: Stage, key: str, answer: Any) -> None:
+    async def answers() -> Any:
+        return answer
+
+    stage.clean_up[key] = answers
+
+
+@on_both_loops
+@pytest.mark.parametrize("cls", [Response, OlderResponse, Items, Client])
+@pytest.mark.parametrize("winner", [GROQ, OPENAI])
+@pytest.mark.parametrize("is_late", [False, True], ids=["at once", "cancelled"])
+@pytest.mark.parametrize("is_healthy", [False, True])
+def test_what_a_loser_has_left_open_is_closed(
+    backend: str, cls: Any, winner: str, is_late: bool, is_healthy: bool, clock: Any
+) -> None:
+    """Whether it answered at once with the winner or in spite of its cancellation; no client is."""
+    stage = Stage()
+    ask = _guarded(stage)
+    loser = OPENAI if winner == GROQ else GROQ
+    given = {key: cls(key) for key in (GROQ, OPENAI)}
+    if is_healthy:
+        with breaker(GROQ):
+            pass
+
+    async def main() -> Any:
+        async with played(ask) as play:
+            await stage.begins(GROQ)
+            clock.advance(2.0)
+            await stage.begins(OPENAI)
+            if is_late:
+                _swallows(stage, loser, given[loser])
+            else:
+                stage.says(loser, given[loser])
+            stage.says(winner, given[winner])
+            answer = await play.ends()
+            closed = [given[key].is_closed for key in (winner, loser)]
+            if cls is Items:
+                await answer.aclose()
+            return answer, closed
+
+    answer, closed = run_async(main, backend=backend)
+    if not is_late and winner == OPENAI:  # the older is the answer
+        closed.reverse()
+    assert [False, cls is not Client] == closed
+    if cls is not Items:
+        assert answer is given[GROQ if not is_late else winner]
+
+
+@on_both_loops
+def test_an_answer_that_both_gave_stays_open(backend: str, clock: Any) -> None:
+    """The loser's is that of the winner."""
+    stage = Stage()
+    ask = _guarded(stage)
+    shared = Response("both")
+
+    async def main() -> Any:
+        async with played(ask) as play:
+            await stage.begins(GROQ)
+            clock.advance(2.0)
+            await stage.begins(OPENAI)
+            stage.says(OPENAI, shared)
+            stage.says(GROQ, shared)
+            return await play.ends()
+
+    assert run_async(main, backend=backend) is shared
+    assert not shared.is_closed
+
+
+@on_both_loops
+def test_an_answer_that_its_cancelled_caller_does_not_get_is_closed(
+    backend: str, clock: Any
+) -> None:
+    """It had won, and then the call was cancelled while a loser ended."""
+    stage = Stage()
+    ask = _guarded(stage)
+    answer = Response(OPENAI)
+
+    async def main() -> Any:
+        gate = anyio.Event()
+
+        async def ends_late() -> None:
+            with anyio.CancelScope(shield=True):
+                await gate.wait()
+
+        stage.clean_up[GROQ] = ends_late
+        async with played(ask) as play:
+            await stage.begins(GROQ)
+            clock.advance(2.0)
+            await stage.begins(OPENAI)
+            stage.says(OPENAI, answer)
+            await settle()
+            play.scope.cancel()
+            gate.set()
+            await play.ends()
+            return play.scope.cancelled_caught
+
+    assert run_async(main, backend=backend)
+    assert answer.is_closed

@@ -160,7 +160,9 @@ def _emit_failed_over(
     )
 
 
-def _attempts(call: Call, trial: Try, *, retries: bool = True) -> FlowPart:
+def _attempts(
+    call: Call, trial: Try, *, retries: bool = True
+) -> FlowPart:  # in the order in which it happens
     """Make attempts on one target until it answers or the call moves on.
 
     Args:
@@ -177,9 +179,7 @@ def _attempts(call: Call, trial: Try, *, retries: bool = True) -> FlowPart:
                 hedge = hedge_beside(call, trial, call.attempts + 1, reply.now)
                 if hedge is not None:
                     return (yield from race(call, trial, hedge))
-                reply = yield GO_ON
-            if reply.is_pending:
-                continue
+                reply = yield from _slow(trial)
             call.attempts += 1
             now = reply.now
             if reply.error is None:
@@ -217,6 +217,14 @@ def _attempts(call: Call, trial: Try, *, retries: bool = True) -> FlowPart:
     finally:
         reply = None
         dropped(call, trial)
+
+
+def _slow(trial: Try) -> Generator[Step, Reply, Reply]:
+    """Go on with a slow attempt that gets no other beside it; return what comes of it."""
+    reply = yield GO_ON
+    while reply.is_pending:  # until its manager is entered
+        reply = yield trial
+    return reply
 
 
 def _all_benched(call: Call, now: float) -> FlowPart:
