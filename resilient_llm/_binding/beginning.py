@@ -44,10 +44,13 @@ class Beginning(Reporting):
 
         Raises:
             NoCapableTargetError: If none of the targets can take the call.
+            TypeError: If it names the parameter that its function takes the target with.
         """
         candidates = self.candidates
         if candidates is None:
             candidates = self._bind()
+        if kwargs and self.injection.taken in kwargs:
+            self.injection.refuse_taken()
         options, order, call_id, entered = self.options, self.order, "", None
         effect, demand, lacks = self.effect, None, NO_LACKS
         demands = effect.demands

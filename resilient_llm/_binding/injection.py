@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
 from resilient_llm._binding.annotations import (
     asks_for,
@@ -48,6 +48,7 @@ class Injection:
         "names",
         "parameters",
         "signature",
+        "taken",
         "var_keyword",
         "visible",
     )
@@ -81,10 +82,31 @@ class Injection:
                 if parameter.kind in (_P.POSITIONAL_ONLY, _P.POSITIONAL_OR_KEYWORD):
                     self.attempt_index = index
         self.var_keyword = any(p.kind is _P.VAR_KEYWORD for p in self.parameters)
+        self.taken = self._taken_name()
+        """What no caller may pass, though the signature lets it through; None if there is none."""
         hidden = {self.attempt, None if self.first is None else self.parameters[self.first].name}
         self.signature = signature
         self.visible = tuple(p for p in self.parameters if p.name not in hidden)
         """The parameters that callers see."""
+
+    def _taken_name(self) -> str | None:
+        """Return the name of the target's parameter, if ``**kwargs`` beside it may have it too."""
+        if self.first is None or not self.var_keyword:
+            return None
+        parameter = self.parameters[self.first]
+        return None if parameter.kind is _P.POSITIONAL_ONLY else parameter.name
+
+    def refuse_taken(self) -> NoReturn:
+        """Refuse a call that names the target's parameter.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError(
+            f"{self.called}() got an argument {self.taken!r}, which its chain fills in: to pin "
+            "calls to a target, take that by a keyword-only parameter instead of the first one, "
+            "as in `def ask(prompt, *, target=None, **kwargs)`"
+        )
 
     @property
     def outer(self) -> inspect.Signature:

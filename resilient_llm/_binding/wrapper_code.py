@@ -288,8 +288,8 @@ def generate(
         name="wrapper",
         parameters=_parameters(outer, injection.names, defaults, keyword_defaults),
         pinned="".join(
-            f"\n    if {name} is not None: return {wait}{prefix}entry({args}, {kwargs})"
-            for name in injection.names
+            f"\n    if {condition}: return {wait}{prefix}entry({args}, {kwargs})"
+            for condition in _left_to_caller(injection)
         ),
         args=args,
         kwargs=kwargs,
@@ -304,6 +304,18 @@ def generate(
     namespace: dict[str, Any] = {}
     exec(compile(source, f"<failover wrapper of {_named(injection.fn)}>", "exec"), namespace)  # noqa: S102  # as dataclasses do
     return namespace["wrapper"].__code__, prefix, tuple(defaults) or None, keyword_defaults
+
+
+def _left_to_caller(injection: Injection) -> list[str]:
+    """Return the conditions on its arguments under which a wrapper does not make a call itself."""
+    conditions = [f"{name} is not None" for name in injection.names]
+    if injection.taken is not None:
+        conditions += [
+            f"{injection.taken!r} in {each.name}"
+            for each in injection.outer.parameters.values()
+            if each.kind is _P.VAR_KEYWORD
+        ]
+    return conditions
 
 
 def _template(injection: Injection, kind: Kind) -> str:
