@@ -17,7 +17,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._core.contents import JSON_SCHEMA, THINKING, TOOLS, Contents, estimate
-from resilient_llm._core.held import held, is_filled, is_given, items_of, record_of, word_of
+from resilient_llm._core.held import (
+    held,
+    is_bare,
+    is_filled,
+    is_given,
+    items_of,
+    record_of,
+    word_of,
+)
 from resilient_llm._values.by_name import ByName
 from resilient_llm._values.errors import ConfigurationError
 
@@ -93,9 +101,9 @@ class FromMessages(ByName[frozenset[str]]):
 
     def of_arguments(self, arguments: Mapping[str, Any], others: tuple[Any, ...]) -> frozenset[str]:
         """Return the words for a call; never raises."""
-        contents = Contents()
-        contents.add_conversation(_safely(_conversation, self.argument, arguments, others))
-        for name, value in arguments.items():
+        contents, named = Contents(), record_of(arguments) or {}
+        contents.add_conversation(_safely(_conversation, self.argument, named, others))
+        for name, value in named.items():
             read = _OPTIONS.get(name)
             if read is not None and value is not None:
                 _safely(read, contents, value)
@@ -125,7 +133,7 @@ class EstimateTokens(ByName[int]):
 
 
 def _safely(read: Callable[..., Any], *given: Any) -> Any:
-    """Return what a function reads; None if foreign code raises, such as the hash of a key."""
+    """Return what a function reads; None if that cannot be read, as what changes meanwhile."""
     try:
         return read(*given)
     except Exception:  # noqa: BLE001  # as just said
@@ -170,7 +178,8 @@ def _read_config(contents: Contents, value: object) -> None:
     if held(value, *_SCHEMAS) is not None:
         contents.words.add(JSON_SCHEMA)
     asked = held(value, *_THINKING)
-    if held(asked, *_BUDGET) != 0:
+    budget: object = held(asked, *_BUDGET)
+    if not (is_bare(type(budget)) and budget == 0):
         _read_thinking(contents, asked)
     contents.add_conversation(held(value, *_INSTRUCTION))
 
@@ -193,7 +202,7 @@ def _thinks(wanted: object) -> bool:
     if issubclass(type(wanted), str):
         return word_of(wanted).lower() not in _WITHOUT
     said = {name: value for name, value in (record_of(wanted) or {}).items() if value is not None}
-    if said.get("enabled") is False or said == {"include_thoughts": False}:
+    if said.get("enabled") is False or (len(said) == 1 and said.get("include_thoughts") is False):
         return False
     words = [word_of(said[name]).lower() for name in ("type", "effort") if name in said]
     return wanted is True or (bool(said) and not any(word in _WITHOUT for word in words))

@@ -13,9 +13,9 @@ from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._core.held import (
-    BARE,
     first,
     held,
+    is_bare,
     is_filled,
     items_of,
     module_of,
@@ -133,7 +133,7 @@ class Contents:
         """Read all arguments of a call, those that have a name and the others; never raises."""
         for value in others:
             self._read(self.add, value, 0)
-        for name, value in arguments.items():
+        for name, value in (record_of(arguments) or {}).items():
             if name in _DEFINITIONS:
                 self._read(self._add_tools, value, 0)
             elif name not in _OPTIONS and not _is_label(name):
@@ -147,13 +147,13 @@ class Contents:
         """Read one of several things. What cannot be read hides only itself, and not the others."""
         try:
             add(value, depth)
-        except Exception:  # noqa: BLE001, S110  # foreign code, such as the hash of a key, or too deep
+        except Exception:  # noqa: BLE001, S110  # too deep, or changed meanwhile
             pass
 
     def add(self, value: object, depth: int) -> None:
         """Read a text, a message, a part of one, or a list of such."""
         cls = type(value)
-        if cls in BARE:
+        if is_bare(cls):
             self._left -= 1
         elif issubclass(cls, str):
             if not issubclass(cls, Enum):  # which is an option
@@ -203,7 +203,7 @@ class Contents:
         self.media += 1
         self.words.add(word)
 
-    def _add_record(self, record: dict[Any, Any], depth: int) -> None:
+    def _add_record(self, record: dict[str, Any], depth: int) -> None:
         kind = word_of(record.get("type"))
         if kind and self._is_typed(record, kind, depth):
             return
@@ -214,10 +214,10 @@ class Contents:
         if word_of(record.get("role")) in ("tool", "function"):
             self.words.add(TOOLS)
         for name, value in record.items():
-            if value is not None and type(name) is str:
+            if value is not None:
                 self._add_field(name, value, depth)
 
-    def _is_typed(self, record: dict[Any, Any], kind: str, depth: int) -> bool:
+    def _is_typed(self, record: dict[str, Any], kind: str, depth: int) -> bool:
         """Read what the type of a record says; return whether that is all of it."""
         if (kind in _MEDIA or kind == "media") and not _is_text(record, kind):
             self._add_block(record, kind, depth)
@@ -255,7 +255,7 @@ class Contents:
         elif name not in _NO_CONTENT:
             self.add(value, depth + 1)
 
-    def _add_block(self, block: dict[Any, Any], kind: str, depth: int) -> None:
+    def _add_block(self, block: dict[str, Any], kind: str, depth: int) -> None:
         """Read a part that is an image, an audio or a document."""
         mime = word_of(first(block, *_MIME))
         inner = block.get("file") if kind == "file" else block
@@ -284,14 +284,15 @@ class Contents:
         self.words.add(TOOLS)
         function = value.__func__ if type(value) is MethodType else value
         if type(function) is FunctionType:  # google-genai makes a schema of it
-            self.characters += len(function.__name__) + len(function.__doc__ or "")
+            for text in (function.__name__, function.__doc__):
+                self.characters += len(text_of(text)) if issubclass(type(text), str) else 0
             return
-        if type(value) in BARE or not self._enter(value, depth):
+        if is_bare(type(value)) or not self._enter(value, depth):
             return
         if not self._add_items(value, self._add_tools, depth):
             for name, field in (record_of(value) or {}).items():
                 self._left -= 1
-                if field is None or type(name) is not str or self._left < 0:
+                if field is None or self._left < 0:
                     continue
                 if issubclass(type(field), str):
                     if name == "name" or (name not in _NO_TEXT and not _is_label(name)):
@@ -305,7 +306,7 @@ class Contents:
     def _add_json(self, value: object, depth: int) -> None:
         """Read a value as JSON without blanks."""
         cls = type(value)
-        if cls in BARE:
+        if is_bare(cls):
             self._left -= 1
             self.characters += _size_of(value)
         elif issubclass(cls, str):
@@ -327,7 +328,7 @@ class Contents:
             return False
         for name, field in record.items():
             self._left -= 1
-            if self._left >= 0 and type(name) is str and (is_dict or field is not None):
+            if self._left >= 0 and (is_dict or field is not None):
                 self.characters += len(name) + 4
                 self._add_json(field, depth + 1)
         return True
@@ -337,7 +338,7 @@ class Contents:
         self._add_json(value, depth)
 
 
-def _is_text(record: dict[Any, Any], kind: str) -> bool:
+def _is_text(record: dict[str, Any], kind: str) -> bool:
     """Return whether what is called a document or a file is a text with a name."""
     if kind not in ("document", "file") or first(record, "source", "file", *_PLACES) is not None:
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import warnings
 import weakref
 from collections import deque
 from collections.abc import Iterator
@@ -36,30 +37,34 @@ TYPES = """
 """.split()
 
 
+class OwnCode(SystemExit):
+    """Code of an argument was run."""
+
+
 class Hostile:
     """Raises when it is read in any way."""
 
     def __getattribute__(self, name: str) -> Any:
-        raise RuntimeError(name)
+        raise OwnCode(name)
 
     def __bool__(self) -> bool:
-        raise RuntimeError("bool")
+        raise OwnCode("bool")
 
     def __len__(self) -> int:
-        raise RuntimeError("len")
+        raise OwnCode("len")
 
     def __iter__(self) -> Iterator[Any]:
-        raise RuntimeError("iter")
+        raise OwnCode("iter")
 
     def __eq__(self, other: object) -> bool:
-        raise RuntimeError("eq")
+        raise OwnCode("eq")
 
     def __hash__(self) -> int:
-        raise RuntimeError("hash")
+        raise OwnCode("hash")
 
 
 def refuse(self: object, *_: object) -> Any:
-    raise RuntimeError("its own code was run")
+    raise OwnCode("its own code was run")
 
 
 OVERRIDDEN = dict.fromkeys(
@@ -79,22 +84,51 @@ HOSTILE: dict[type, Any] = {
 class HostileMeta(type):
     @property
     def __name__(cls) -> Any:
-        raise RuntimeError("name")
+        raise OwnCode("name")
 
     @property
     def __mro__(cls) -> Any:
-        raise RuntimeError("mro")
+        raise OwnCode("mro")
 
     def __subclasscheck__(cls, other: type) -> bool:
-        raise RuntimeError("subclass")
+        raise OwnCode("subclass")
 
     def __instancecheck__(cls, other: object) -> bool:
-        raise RuntimeError("instance")
+        raise OwnCode("instance")
+
+    def __getattribute__(cls, name: str) -> Any:
+        raise OwnCode(name)
+
+    def __hash__(cls) -> int:
+        raise OwnCode("hash")
+
+    def __eq__(cls, other: object) -> bool:
+        raise OwnCode("eq")
 
 
-class OfHostileClass(metaclass=HostileMeta):
-    def __init__(self) -> None:
-        self.content = "abcd"
+class Key:
+    """A key of the hash of a name; it fights once it is in its place."""
+
+    is_hostile = False
+
+    def __init__(self, name: str) -> None:
+        self._hash = hash(name)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (Key.is_hostile and refuse(self))
+
+
+def of_hostile_class() -> Any:
+    """Return an object of such a class, which pytest must not find in this module."""
+
+    class OfHostileClass(metaclass=HostileMeta):
+        def __init__(self) -> None:
+            self.content = "abcd"
+
+    return OfHostileClass()
 
 
 class Pretender:
@@ -103,7 +137,26 @@ class Pretender:
     __class__ = dict  # type: ignore[assignment]  # the pretence
 
     def __getattr__(self, name: str) -> Any:
-        raise RuntimeError(name)
+        raise OwnCode(name)
+
+
+class Computed:
+    """Everything that is known of an object by name is computed."""
+
+    __class__ = property(lambda self: refuse(self))  # type: ignore[assignment]
+    __dict__ = property(lambda self: refuse(self))  # type: ignore[assignment]
+    __pydantic_extra__ = property(lambda self: refuse(self))
+    __module__ = property(lambda self: refuse(self))  # type: ignore[assignment]
+    content = text = role = type = property(lambda self: refuse(self))
+
+
+class Borrowing:
+    """Its slots are those of other classes."""
+
+    __slots__ = ()
+    __dict__ = Computed.__dict__  # type: ignore[assignment]
+    content = SimpleNamespace.__dict__["__dict__"]
+    hostile: Any = None
 
 
 class Color(Enum):
@@ -132,11 +185,30 @@ class Plain:
         self.__dict__.update(held)
 
 
+def _named_oddly() -> Any:
+    return None
+
+
+_named_oddly.__name__ = HOSTILE[str]("name")
+_named_oddly.__doc__ = Hostile()  # type: ignore[assignment]
+Borrowing.hostile = of_hostile_class()
+NAMES = ("__dict__", "__module__", "__pydantic_fields__", "_data", "content", "type")
+with warnings.catch_warnings(action="ignore"):
+    Crowded: Any = type("Crowded", (), {Key(name): 1 for name in NAMES})
+Crowded.__name__ = HOSTILE[str]("Crowded")
+crowded: Any = Crowded()
+crowded.__dict__.update({Key(name): "abcd" for name in NAMES})
+
 ODD: list[Any] = [
-    Hostile, Hostile(), OfHostileClass, OfHostileClass(), Pretender(), Color.RED, Color,
+    Computed(), Borrowing(), _named_oddly, Crowded, crowded,
+    *({Key(name): "abcd"} for name in FIELDS),
+    Hostile, Hostile(), Pretender(), Color.RED, Color,
     TextColor.RED, object(), print, refuse, NotImplemented, ..., range(3), 1j, 10**5000,
     memoryview(b"abc"), Slotted.__new__(Slotted),
 ]  # fmt: skip
+ODDEST: list[Any] = [*ODD, type(of_hostile_class()), of_hostile_class()]
+"""With those that hypothesis itself cannot handle, as it compares their classes."""
+Key.is_hostile = True
 texts = st.sampled_from(TYPES) | st.text(max_size=20)
 leaves = st.one_of(
     st.none(),
@@ -224,32 +296,48 @@ def test_an_object_is_read_past_its_class() -> None:
             self.content = [{"type": "image", "source": {}}]
 
         def __getattribute__(self, name: str) -> Any:
-            raise RuntimeError(name)
+            raise OwnCode(name)
 
     assert {"vision"} == words(messages=[Message()])
     assert 800 == estimate(messages=[Message()])
-    assert 1 == estimate(OfHostileClass())
+    assert 1 == estimate(of_hostile_class())
 
 
-def test_what_cannot_be_read_hides_only_itself() -> None:
-    """A dict whose key fights back does not hide the messages around it."""
-
-    class Key(str):
-        __slots__ = ()
-
-        def __eq__(self, other: object) -> bool:
-            raise RuntimeError("eq")
-
-        def __hash__(self) -> int:
-            return hash("type")
-
+def test_a_key_that_fights_back_hides_nothing() -> None:
+    """No key is compared; one that is of a subclass of str is read as the text that it is."""
     image = {"type": "image", "source": {}}
+    odd: Any = {Key("type"): "a", HOSTILE[str]("content"): [image], "role": "user", 1: 2}
 
-    assert {"vision"} == words(messages=[image, {Key("x"): "a"}, "Hi"])
-    assert 801 == estimate(messages=[image, {Key("x"): "a"}, "Hi"])
+    assert {"vision"} == words(messages=["Hi", odd])
+    assert 801 == estimate(messages=["Hi", odd])
+    assert {"vision"} == words(messages=[image, HOSTILE[dict]({Key("x"): "a"}), "Hi"])
     assert {"tools"} == words(
-        {Key("x"): "a"}, config=HOSTILE[dict]({Key("x"): "a"}), tools=[image], text={Key("x"): "a"}
+        odd,
+        messages=[],
+        config=HOSTILE[dict]({Key("tools"): "a"}),
+        tools=[image],
+        text={Key("format"): "a"},
     )
+
+
+def test_an_option_that_fights_back_is_not_compared() -> None:
+    """Those of thinking are, and only if they are of a built-in class."""
+    for odd in (Hostile(), HOSTILE[str]("high"), of_hostile_class(), Computed()):
+        asked = {"thinking_budget": odd, "include_thoughts": True}
+        assert {"thinking"} == words(thinking={"include_thoughts": odd})
+        assert {"thinking"} == words(config={"thinking_config": asked})
+    assert set() == words(config={"thinking_config": {"thinking_budget": 0}})
+    assert set() == words(thinking={"include_thoughts": False})
+
+
+@pytest.mark.parametrize("index", range(len(ODDEST)))
+def test_each_odd_value_is_read_at_every_place(index: int) -> None:
+    """As a message, a part of one, a tool, a field of one, and each option."""
+    odd = ODDEST[index]
+    for each in (odd, [odd], {"content": odd}, {"type": odd}, {"function": odd}, {"source": odd}):
+        options = dict.fromkeys((*FIELDS, "response_format", "tool_choice"), each)
+        assert words(each, messages=[each, odd], **options) <= WORDS
+        assert estimate(each, messages=[each, odd], **options) >= 0
 
 
 class Text(str):
