@@ -24,6 +24,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._core.circuit import window
@@ -89,6 +90,7 @@ class TargetFigures:
     __slots__ = (
         "_at",
         "_lock",
+        "_lost",
         "_parts",
         "_percentile",
         "_rests_until",
@@ -116,6 +118,8 @@ class TargetFigures:
         self.failed_at = _NEVER
         self.ended_at = _NEVER
         self.explored_at = _NEVER
+        self._lost: deque[tuple[float, float]] = deque(maxlen=MOST_SAMPLES)
+        """``(when, seconds)`` of hedges that lost a race to an attempt begun before them."""
         self._percentile: tuple[tuple[float, float, int], float, int, float] | None = None
         """``((share, span, least), when it was computed, count by then, percentile)``"""
         self._parts = self._weights = _NOTHING
@@ -208,6 +212,7 @@ class TargetFigures:
         if self.newest_at > now + _NEAR:
             with self._lock:
                 self._since = self._until = _NEVER
+                self._lost.clear()
                 self._begin(_NOTHING, _NOTHING)
 
     def failed(self, now: float, *, harms: bool) -> None:
@@ -265,6 +270,15 @@ class TargetFigures:
         middle = len(taken) // 2
         return taken[middle] if len(taken) % 2 else (taken[middle - 1] + taken[middle]) / 2
 
+    def lost(self, now: float, seconds: float) -> None:
+        """Keep how long a hedge ran that lost to an attempt begun before it, as a sample.
+
+        Only for percentiles. It ran for less than it would have taken, which the other attempt
+        has decided: in a mean or median it would make a slow target seem quick.
+        """
+        self._lost.append((now + 0.0, seconds))
+        self._percentile = None
+
     def percentile(self, share: float, now: float, *, span: float, least: int) -> float:
         """Return the seconds within which this share of the samples ended; see `PolicyFigures`."""
         count, which, known = self.count, (share, span, least), self._percentile
@@ -276,6 +290,9 @@ class TargetFigures:
         ):
             return known[3]
         taken, found = self._seconds_since(now - span), math.inf
+        if self._lost:
+            since = now - span
+            taken = sorted([*taken, *(seconds for at, seconds in list(self._lost) if at > since)])
         if len(taken) >= least:
             # Rounded: 0.56 * 25 is a little above 14.
             found = taken[max(0, math.ceil(round(share * len(taken), 6)) - 1)]
@@ -400,6 +417,10 @@ class PolicyFigures:
             if figures.count:
                 figures.weigh(now)
         return True
+
+    def lost(self, key: str, now: float, seconds: float) -> None:
+        """Keep how long a hedge ran that lost to an attempt begun before it, for percentiles."""
+        self.of[key].lost(now, seconds)
 
     def unanswered(self, key: str, now: float) -> None:
         """Note that an attempt on a target has ended of which nothing is counted here."""

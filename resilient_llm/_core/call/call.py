@@ -194,6 +194,8 @@ class Call:
     """``{key: why that target cannot take the call}``, found out before its first attempt."""
     is_stream = False
     """Whether its attempts are known to be streams before they are made."""
+    won_since = 0.0
+    """When the attempt began that has won a race."""
     hook: CallHook | None = None
     """What is entered and left around its attempts, if a hook is installed."""
     hedges = 0

@@ -87,7 +87,7 @@ def lost(call: Call, trial: Try, now: float, reason: str, *, is_kept: bool = Tru
     """Settle an attempt that was stopped because another one has ended the call.
 
     How long the loser of a race ran is a sample of its target: those of the winners alone would
-    sink, and hedges would multiply.
+    sink, and hedges would multiply. Of one that began after the winner it is none of its speed.
 
     Args:
         call: The call.
@@ -116,7 +116,7 @@ def lost(call: Call, trial: Try, now: float, reason: str, *, is_kept: bool = Tru
             if trial.number == 1:
                 call.deps.budgets.first_attempt_failed(candidate.target.provider_key, now)
             if call.deps.figures is not None:
-                call.deps.figures.answered(candidate.target.key, now, took)
+                _keep_lost(call, trial, now, took)
         if call.outcome is not None and is_kept:
             call.records.append(
                 AttemptRecord(
@@ -127,6 +127,16 @@ def lost(call: Call, trial: Try, now: float, reason: str, *, is_kept: bool = Tru
                     took,
                 )
             )
+
+
+def _keep_lost(call: Call, trial: Try, now: float, took: float) -> None:
+    figures, key = call.deps.figures, trial.candidate.target.key
+    assert figures is not None
+    if trial.permit.entered_at > call.won_since:
+        figures.lost(key, now, took)
+        figures.unanswered(key, now)
+    else:
+        figures.answered(key, now, took)
 
 
 def dropped(call: Call, trial: Try) -> None:

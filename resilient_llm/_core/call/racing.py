@@ -143,6 +143,7 @@ def race(call: Call, slow: Try, hedge: Try) -> FlowPart:
                 continue
             running.remove(trial)
             if reply.is_pending:
+                call.won_since = trial.permit.entered_at
                 yield from _stop(call, running, now, reason="lost")
                 running.append(trial)
                 step = trial
@@ -193,6 +194,7 @@ def _verdict(call: Call, trial: Try, reply: Reply) -> Verdict | None:
 def _won(call: Call, trial: Try, reply: Reply, losers: list[Try]) -> FlowPart:
     """Return the answer of the attempt that has won, once the others have ended."""
     now, stream = reply.now, reply.stream
+    call.won_since = trial.permit.entered_at
     if stream is None:
         done, reply.value = succeeded(call, trial, now, reply.value), None
         yield from _stop(call, losers, now, reason="lost")
