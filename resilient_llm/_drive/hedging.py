@@ -113,6 +113,10 @@ class BaseRace(ABC):
         """Wait until it is known whether an attempt has won, in its task."""
 
     @abstractmethod
+    def _host(self, racer: Racer) -> None:
+        """Have the stream that has won read in its own task, where that can be done."""
+
+    @abstractmethod
     def _decided(self, racer: Racer) -> None:
         """End that wait."""
 
@@ -467,6 +471,8 @@ class BaseRace(ABC):
         self._disarm()
         self._broken = self._interrupted = self._leaving = self._step = None
         self._told = self.call = self.flow = self._context = None
+        for racer in self._hedges:
+            racer.started = None
         self._racers, self._hedges = [], []
         self.first.reply = self.first.started = self.first.stop = None
 
@@ -488,7 +494,9 @@ class BaseRace(ABC):
                 await self._wait_for_verdict(racer)
             except BaseException:  # noqa: BLE001  # a cancellation ends here, with the task
                 racer.has_won = racer.has_won or False
-            if not racer.has_won:
+            if racer.has_won:
+                self._host(racer)
+            else:
                 await self._close(racer)
         finally:
             del trial, call
