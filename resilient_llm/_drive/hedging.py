@@ -9,8 +9,9 @@ the replies to the call flow, one loop cycle after an attempt has ended. So what
 told together: cancellations first, then answers, the oldest before the others, then errors. When
 the call flow asks for it, all attempts that run are cancelled, and the caller's task waits until
 each has ended and has closed its stream. A hedge that has a stream keeps its task until it is
-known whether that stream has won: what a task has opened is closed in it. A cancellation of the
-caller never ends that wait, and leaves the call after it.
+known whether that stream has won: what a task has opened is closed in it. On asyncio it is read in
+that task, too (see `hosting`). A cancellation of the caller never ends that wait, and leaves the
+call after it.
 
 Owns the tasks and the timer of each race.
 """
