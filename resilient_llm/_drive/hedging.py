@@ -9,8 +9,9 @@ the replies to the call flow, one loop cycle after an attempt has ended. So what
 told together: cancellations first, then answers, the oldest before the others, then errors. When
 the call flow asks for it, all attempts that run are cancelled, and the caller's task waits until
 each has ended and has closed its stream. A hedge that has a stream keeps its task until it is
-known whether that stream has won: what a task has opened is closed in it. A cancellation of the
-caller never ends that wait, and leaves the call after it.
+known whether that stream has won: what a task has opened is closed in it. On asyncio it is read in
+that task, too (see `hosting`). A cancellation of the caller never ends that wait, and leaves the
+call after it.
 
 Owns the tasks and the timer of each race.
 """
@@ -118,6 +119,10 @@ class BaseRace(ABC):
     @abstractmethod
     async def _wait_for_verdict(self, racer: Racer) -> None:
         """Wait until it is known whether an attempt has won, in its task."""
+
+    @abstractmethod
+    def _host(self, racer: Racer) -> None:
+        """Have the stream that has won read in its own task, where that can be done."""
 
     @abstractmethod
     def _decided(self, racer: Racer) -> None:
@@ -398,7 +403,7 @@ class BaseRace(ABC):
                 if last is not None and last.was_slow:
                     step.hedge_after = None
                 return step, self._given
-            if wins and last is not None and last.context is not None:
+            if wins and last is not None and last.context is not None and last.host is None:
                 assert started is not None
                 started.opened.within = Within(last.context)
             return step, started if wins else None
@@ -535,6 +540,8 @@ class BaseRace(ABC):
         self._disarm()
         self._broken = self._interrupted = self._leaving = self._step = None
         self._told = self.call = self.flow = self._context = self._given = None
+        for racer in self._hedges:
+            racer.started = None
         self._racers, self._hedges, self._left = [], [], []
         self.first.reply = self.first.started = self.first.stop = None
 
@@ -557,7 +564,9 @@ class BaseRace(ABC):
                 await self._wait_for_verdict(racer)
             except BaseException:  # noqa: BLE001  # a cancellation ends here, with the task
                 racer.has_won = racer.has_won or False
-            if not racer.has_won:
+            if racer.has_won:
+                self._host(racer)
+            else:
                 await self._close(racer)
         finally:
             del trial, call

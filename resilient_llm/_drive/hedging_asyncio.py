@@ -72,19 +72,24 @@ class AsyncioRace(BaseRace):
         asyncio.get_running_loop().call_soon(self._inside, callback)
 
     def _start_task(self, racer: Racer) -> None:
-        loop, work, context = asyncio.get_running_loop(), self._run(racer), self._callers.copy()
+        loop, context = asyncio.get_running_loop(), self._callers.copy()
+        work = _run_and_serve(self, racer)
         try:
             if loop.get_task_factory() is None:
+                racer.context = context
                 task: asyncio.Task[None] = loop.create_task(work, context=context)
             else:  # one of the application may take no context, so the task copies this one
                 task = context.run(loop.create_task, work)
-                context = task.get_context() if hasattr(task, "get_context") else None
         except BaseException:
             work.close()
             raise
-        racer.context = context
         racer.task, racer.stop = task, task.cancel
-        task.add_done_callback(lambda _: self._task_ended(racer))
+        racer.ended = lambda _: self._task_ended(racer)
+        task.add_done_callback(racer.ended)
+
+    async def run_hedge(self, racer: Racer) -> None:
+        """Make the attempt of a hedge, in its task."""
+        await self._run(racer)
 
     def _task_ended(self, racer: Racer) -> None:
         racer.task = None
@@ -114,6 +119,17 @@ class AsyncioRace(BaseRace):
             racer.woken = asyncio.get_running_loop().create_future()
             await racer.woken
 
+    def _host(self, racer: Racer) -> None:
+        started, task = racer.started, racer.task
+        assert started is not None
+        if started.opened.is_hosted and started.opened.io.is_async:
+            from resilient_llm._drive import hosting  # loads anyio
+
+            racer.host = hosting.host(started.opened)
+            if task is not None and racer.ended is not None:
+                task.remove_done_callback(racer.ended)
+                self._task_ended(racer)
+
     def _decided(self, racer: Racer) -> None:
         if racer.woken is not None and not racer.woken.done():
             racer.woken.set_result(None)
@@ -134,3 +150,12 @@ class AsyncioRace(BaseRace):
         if anyio is None or anyio.current_effective_deadline() != _PENDING:
             return nullcontext()
         return anyio.CancelScope(shield=True)
+
+
+async def _run_and_serve(race: AsyncioRace, racer: Racer) -> None:
+    """Run a hedge, and then serve the reader of its stream if it has won."""
+    await race.run_hedge(racer)
+    host, racer.host, racer.ended = racer.host, None, None
+    del race, racer  # they hold the call
+    if host is not None:
+        await host.serve()

@@ -96,6 +96,9 @@ class TrioRace(BaseRace):
             racer.woken = trio.Event()
             await racer.woken.wait()
 
+    def _host(self, racer: Racer) -> None:
+        pass  # a nursery ends where it began
+
     def _decided(self, racer: Racer) -> None:
         if racer.woken is not None:
             racer.woken.set()

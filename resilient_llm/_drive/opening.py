@@ -11,6 +11,7 @@ asynchronous `StreamIO` is in `aopening`.
 from __future__ import annotations
 
 from contextlib import suppress
+from types import AsyncGeneratorType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from resilient_llm._core.call.steps import Reply
@@ -116,6 +117,10 @@ class StreamIO(Protocol):
     reads: ClassVar[str]
     """The special method of an iterator that gives the next item."""
 
+    def is_on_trio(self) -> bool:
+        """Return whether trio runs its task."""
+        ...
+
     def gives_items(self, kind: ResultKind) -> bool:
         """Return whether objects of a kind are streams of this sort."""
         ...
@@ -217,6 +222,14 @@ class OpenStream:
             self.source = io.iterator(stream)
         if hook is not None and self.is_stream:
             hook.opened()
+
+    @property
+    def is_hosted(self) -> bool:
+        """Whether it is read in the task of its hedge on asyncio, and so may keep that busy.
+
+        Only a generator and a manager can keep something open there.
+        """
+        return self.is_managed or type(self.stream) is AsyncGeneratorType
 
     @property
     def is_callers_own(self) -> bool:
@@ -419,7 +432,7 @@ async def begin_with(
             if opened.is_stream:
                 await io.hold_back(started, limit)
             started.start(call, step, runtime.clock())
-            if step.leaves_scopes:
+            if step.leaves_scopes and not (opened.is_hosted and not io.is_on_trio()):
                 await refuse_open_scope(scope, opened, _OPEN_IN_RACE, leaves=True)
             elif step.limit is not None or (opened.is_stream and started.timer is not None):
                 await refuse_open_scope(scope, opened)
@@ -484,6 +497,9 @@ class _SyncIO:
 
     is_async: ClassVar[bool] = False
     reads: ClassVar[str] = "__next__"
+
+    def is_on_trio(self) -> bool:
+        return False
 
     def gives_items(self, kind: ResultKind) -> bool:
         return kind.items

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from resilient_llm._core.call.call import Call
     from resilient_llm._core.call.steps import Try
+    from resilient_llm._drive.hosting import Host
     from resilient_llm._drive.opening import StartedStream
 
 
@@ -89,6 +90,8 @@ class Racer:
         is_closed: Whether its stream was closed here.
         is_stopped: Whether it was cancelled, because the race is over.
         has_won: Whether its stream is the answer of the call; None until that is known.
+        host: What serves the reader of its stream in its task, once it has won on asyncio.
+        ended: What the end of its task calls.
         is_over: Whether its task has nothing more to do.
         scope: What is around it in its task.
         task: Its task on asyncio, if it has one of its own.
@@ -99,7 +102,9 @@ class Racer:
 
     __slots__ = (
         "context",
+        "ended",
         "has_won",
+        "host",
         "is_closed",
         "is_over",
         "is_running",
@@ -123,6 +128,8 @@ class Racer:
         self.is_closed = False
         self.is_stopped = False
         self.has_won: bool | None = None
+        self.ended: Callable[[Any], object] | None = None
+        self.host: Host | None = None
         self.is_over = False
         self.scope: AbstractContextManager[Any] | None = None
         self.task: asyncio.Task[None] | None = None

@@ -49,6 +49,7 @@ OF_EXPORTERS = "observers/_exporter.py"
 # Modules that are loaded by those who use what they are for, so that their imports are, too.
 LOADED_WHEN_USED = {
     "_drive/aopening.py",
+    "_drive/hosting.py",
     "_drive/hedging_trio.py",
     "_drive/astreams.py",
     "_drive/managers.py",
