@@ -76,7 +76,13 @@ def estimate_tokens() -> EstimateTokens:
 
     The estimate is the characters of all contents divided by 4, rounded up, plus 800 for each
     image, audio and document. Contents are texts, arguments and results of tools, and schemas;
-    roles, types and ids are none, and bytes and base64 are no text.
+    roles, types and ids are none, and bytes and base64 are no text: a `data:` URL and a text of
+    at least 1,000 characters that is nothing but base64 count as an attachment, 800.
+
+    Texts count whole, whatever their size. Of the JSON of a call 200,000 values are read; a call
+    with more of them is estimated from a sample. Of an argument that holds more than a million
+    messages, parts and fields, the last ones are read, and the rest of a list counts alike. What is
+    nested in more than 32 others is left out.
 
     Examples:
         >>> estimate_tokens()("Why is the sky blue?")

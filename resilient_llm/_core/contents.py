@@ -3,7 +3,8 @@
 Reads conversations as openai (chat and responses), anthropic, google-genai, and what speaks like
 one of them take them, as dicts or as objects of the SDKs. The shapes were read from the types of
 openai 3.57, anthropic 2.14 and google-genai 3.6 (November 2026). A conversation is read from its
-end, so that the newest message is read even if the whole is too large.
+end, so that the newest message is read even if the whole is too large. What is sent as JSON is
+measured after all else (`json_size`), so that it hides nothing, however large it is.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from enum import Enum
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Final
 
+from resilient_llm._core.base64_text import SHORTEST, is_base64
 from resilient_llm._core.held import (
     first,
     held,
@@ -23,9 +25,10 @@ from resilient_llm._core.held import (
     text_of,
     word_of,
 )
+from resilient_llm._core.json_size import size_of_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
 TOOLS: Final = "tools"
 VISION: Final = "vision"
@@ -37,8 +40,8 @@ THINKING: Final = "thinking"
 CHARACTERS_PER_TOKEN: Final = 4
 TOKENS_PER_MEDIUM: Final = 800
 """Of an image, an audio or a document."""
-MOST: Final = 10_000
-"""Fields and items that are looked at in one call; of a longer list the rest counts alike."""
+MOST: Final = 1_000_000
+"""Fields and items that are looked at in one argument; of a longer list the rest counts alike."""
 FEW: Final = 8
 """Items that must be read before the others are taken for alike."""
 DEEPEST: Final = 32
@@ -63,6 +66,9 @@ _MEDIA: Final = {
 """``{type of a part: what it needs}``"""
 _TOOL_ENDS: Final = ("_call", "_call_output", "tool_use", "tool_result")
 _TOOL_TYPES: Final = frozenset({"tool", "tool_search_output", "additional_tools", "program_output"})
+_CONTENT: Final = frozenset({"content", "contents", "messages", "parts"})
+"""Fields that hold messages and parts of them, and nothing else."""
+_TOOL_ROLES: Final = ("tool", "function")
 _TOOL_FIELDS: Final = frozenset(
     "tool_calls function_call functionCall function_response functionResponse tool_call toolCall "
     "tool_response toolResponse executable_code executableCode code_execution_result "
@@ -76,6 +82,7 @@ _DEFINED_IN: Final = frozenset(
 _DATA: Final = frozenset({"inline_data", "inlineData", "file_data", "fileData"})
 """Parts of google-genai that hold media."""
 _MIME: Final = ("mime_type", "mimeType", "media_type")
+_MIMES: Final = frozenset(_MIME)
 _PLACES: Final = ("data", "uri", "file_uri", "fileUri", "url")
 """Where what has a media type holds its data."""
 _JSON: Final = frozenset(
@@ -114,7 +121,7 @@ class Contents:
         words: What a model must support to take it.
     """
 
-    __slots__ = ("_around", "_left", "characters", "media", "words")
+    __slots__ = ("_around", "_json", "_left", "characters", "media", "words")
 
     def __init__(self) -> None:
         self.characters = 0
@@ -123,11 +130,13 @@ class Contents:
         self._left = MOST
         self._around: set[int] = set()
         """The ids of what is being read, so that what contains itself is read once."""
+        self._json: list[tuple[object, Collection[int]]] = []
+        """What is sent as JSON, each with the ids of what is around it."""
 
-    @property
-    def tokens(self) -> int:
-        """Estimate of their size in tokens."""
-        return -(-self.characters // CHARACTERS_PER_TOKEN) + self.media * TOKENS_PER_MEDIUM
+    def count_tokens(self) -> int:
+        """Return the estimate of their size in tokens."""
+        characters = self.characters + size_of_all(self._json)
+        return -(-characters // CHARACTERS_PER_TOKEN) + self.media * TOKENS_PER_MEDIUM
 
     def add_arguments(self, arguments: Mapping[str, Any], others: tuple[Any, ...]) -> None:
         """Read all arguments of a call, those that have a name and the others; never raises."""
@@ -145,15 +154,19 @@ class Contents:
 
     def _read(self, add: Callable[[object, int], object], value: object, depth: int) -> None:
         """Read one of several things. What cannot be read hides only itself, and not the others."""
+        if not depth:
+            self._left = MOST
         try:
             add(value, depth)
         except Exception:  # noqa: BLE001, S110  # too deep, or changed meanwhile
             pass
 
-    def add(self, value: object, depth: int) -> None:
+    def add(self, value: Any, depth: int) -> None:
         """Read a text, a message, a part of one, or a list of such."""
-        cls = type(value)
-        if is_bare(cls):
+        cls: Any = type(value)  # pyright: ignore[reportUnknownVariableType]  # of anything
+        if cls is dict and len(value) == 2 and self._add_plain(value):  # as nearly all are
+            self._left -= 2
+        elif is_bare(cls):
             self._left -= 1
         elif issubclass(cls, str):
             if not issubclass(cls, Enum):  # which is an option
@@ -163,7 +176,7 @@ class Contents:
                 record = record_of(value)
                 if record is not None:
                     self._add_record(record, depth)
-                elif module_of(cls).startswith("PIL."):
+                elif module_of(type(value)).startswith("PIL."):  # pyright: ignore[reportUnknownArgumentType]  # of anything
                     self._add_medium(VISION)
             self._around.discard(id(value))
 
@@ -173,14 +186,39 @@ class Contents:
         if found is None:
             return False
         (items, unread), count, before = found, 0, (self.characters, self.media)
+        is_text = add == self.add
         while items and self._left > 0:
             self._left -= 1
             count += 1
-            self._read(add, items.pop(), depth + 1)
+            item = items.pop()
+            cls: Any = type(item)  # pyright: ignore[reportUnknownVariableType]  # of anything
+            if cls is str and is_text:
+                if len(item) < SHORTEST and item[:1] != "d":  # the start of a data: URL
+                    self.characters += len(item)
+                else:
+                    self._add_text(item)
+            elif not is_bare(cls):
+                self._read(add, item, depth + 1)
         unread += len(items)
         if unread and count >= FEW:
             self.characters += (self.characters - before[0]) * unread // count
             self.media += (self.media - before[1]) * unread // count
+        return True
+
+    def _add_plain(self, record: dict[Any, Any]) -> bool:
+        """Read a message or a part of one that is a text and nothing else; return whether it is."""
+        for name in record:
+            if type(name) is not str:
+                return False
+        text, role = record.get("content"), record.get("role")
+        if text is None:
+            text, role = record.get("text"), record.get("type")
+            is_plain = type(role) is str and role == "text"
+        else:
+            is_plain = type(role) is str and role not in _TOOL_ROLES
+        if not is_plain or type(text) is not str:
+            return False
+        self._add_text(text)
         return True
 
     def _enter(self, value: object, depth: int) -> bool:
@@ -193,25 +231,30 @@ class Contents:
         return True
 
     def _add_text(self, value: object) -> None:
-        text = text_of(value)
-        if _is_base64(text):
-            self._add_medium(_need_of(text[5:64].partition(";")[0]))
-        else:
+        text = value if type(value) is str else text_of(value)
+        if not is_base64(text):
             self.characters += len(text)
+        elif text.startswith("data:"):
+            self._add_medium(_need_of(text[5:64].partition(";")[0]))
+        else:  # whatever it shows
+            self.media += 1
 
     def _add_medium(self, word: str) -> None:
         self.media += 1
         self.words.add(word)
 
     def _add_record(self, record: dict[str, Any], depth: int) -> None:
-        kind = word_of(record.get("type"))
-        if kind and self._is_typed(record, kind, depth):
-            return
-        mime = first(record, *_MIME)
-        if mime is not None and first(record, *_PLACES) is not None:
-            self._add_medium(_need_of(word_of(mime)))
-            return
-        if word_of(record.get("role")) in ("tool", "function"):
+        kind, role = record.get("type"), record.get("role")
+        if kind is not None:
+            kind = word_of(kind)
+            if kind and self._is_typed(record, kind, depth):
+                return
+        if not _MIMES.isdisjoint(record):
+            mime = first(record, *_MIME)
+            if mime is not None and first(record, *_PLACES) is not None:
+                self._add_medium(_need_of(word_of(mime)))
+                return
+        if role is not None and word_of(role) in _TOOL_ROLES:
             self.words.add(TOOLS)
         for name, value in record.items():
             if value is not None:
@@ -235,10 +278,16 @@ class Contents:
         self._left -= 1
         if self._left < 0:
             return
-        if issubclass(type(value), str):
+        cls: Any = type(value)
+        if cls is str or issubclass(cls, str):
             if name not in _NO_TEXT and not _is_label(name):
                 self.add(value, depth)
-            return
+        elif name in _CONTENT:
+            self.add(value, depth + 1)
+        else:
+            self._add_special(name, value, depth)
+
+    def _add_special(self, name: str, value: object, depth: int) -> None:
         if name in _TOOL_FIELDS and is_filled(value):
             self.words.add(TOOLS)
         if name in _DATA:
@@ -251,7 +300,7 @@ class Contents:
         elif name in _DEFINITIONS:
             self._add_tools(value, depth + 1)
         elif name in _JSON and items_of(value, 1) is None:
-            self._add_json(value, depth + 1)
+            self._add_json(value)
         elif name not in _NO_CONTENT:
             self.add(value, depth + 1)
 
@@ -300,42 +349,11 @@ class Contents:
                 elif name in _DEFINED_IN:
                     self._add_tools(field, depth + 1)
                 elif name not in _NO_CONTENT and type(field) is not bool:
-                    self._add_json(field, depth + 1)
+                    self._add_json(field)
         self._around.discard(id(value))
 
-    def _add_json(self, value: object, depth: int) -> None:
-        """Read a value as JSON without blanks."""
-        cls = type(value)
-        if is_bare(cls):
-            self._left -= 1
-            self.characters += _size_of(value)
-        elif issubclass(cls, str):
-            text = text_of(value)
-            self.characters += 2 if _is_base64(text) else len(text) + 2
-        elif self._enter(value, depth):
-            before = self.characters
-            if self._add_items(value, self._add_item, depth) or self._add_object(value, depth):
-                # A comma was counted for each item, and there is one for each but the last.
-                self.characters += 1 if self.characters > before else 2
-            elif word_of(value):
-                self.characters += len(word_of(value)) + 2
-            self._around.discard(id(value))
-
-    def _add_object(self, value: object, depth: int) -> bool:
-        """Read a record as a JSON object; return False if it is none."""
-        record, is_dict = record_of(value), issubclass(type(value), dict)
-        if record is None:
-            return False
-        for name, field in record.items():
-            self._left -= 1
-            if self._left >= 0 and (is_dict or field is not None):
-                self.characters += len(name) + 4
-                self._add_json(field, depth + 1)
-        return True
-
-    def _add_item(self, value: object, depth: int) -> None:
-        self.characters += 1
-        self._add_json(value, depth)
+    def _add_json(self, value: object) -> None:
+        self._json.append((value, tuple(self._around)))
 
 
 def _is_text(record: dict[str, Any], kind: str) -> bool:
@@ -343,20 +361,6 @@ def _is_text(record: dict[str, Any], kind: str) -> bool:
     if kind not in ("document", "file") or first(record, "source", "file", *_PLACES) is not None:
         return False
     return issubclass(type(first(record, "text", "content")), str)
-
-
-def _is_base64(text: str) -> bool:
-    return text.startswith("data:") and ";base64," in text[:256]
-
-
-def _size_of(value: object) -> int:
-    """Return the characters of a number, a truth value or nothing as JSON."""
-    if type(value) is int:
-        bits = value.bit_length()  # Python refuses to write thousands of digits
-        return len(repr(value)) if bits < 64 else bits // 3
-    if type(value) is float:
-        return len(repr(value))
-    return 4 if value is None or value is True else 5 if value is False else 0
 
 
 def _is_label(name: str) -> bool:
@@ -382,4 +386,4 @@ def estimate(arguments: Mapping[str, Any], others: tuple[Any, ...] = ()) -> int:
     """
     contents = Contents()
     contents.add_arguments(arguments, others)
-    return contents.tokens
+    return contents.count_tokens()

@@ -46,7 +46,7 @@ _PLACES: Final = frozenset(map(id, (types.GetSetDescriptorType, types.MemberDesc
 """The ids of the classes of descriptors that Python makes, for ``__dict__`` and for slots."""
 
 
-def is_bare(cls: type) -> bool:
+def is_bare(cls: type[Any]) -> bool:
     """Return whether the objects of a class hold neither texts nor other objects."""
     return id(cls) in _BARE
 

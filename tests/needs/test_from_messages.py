@@ -345,6 +345,30 @@ def test_a_document_of_langchain_is_a_text() -> None:
     assert set() == words(messages=[Document()])
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"parts": [{"function_response": {"name": "f", "response": {"rows": [{"a": 1}] * 9_999}}}]},
+        {"content": [{"type": "tool_use", "input": {"rows": [{"a": [1]}] * 9_999}}]},
+        {"content": [{"type": "tool_use", "input": {str(n): n for n in range(99_999)}}]},
+        {"content": [{"type": "tool_result", "content": [{"type": "text", "text": "a"}] * 9_999}]},
+    ],
+    ids=["response", "input", "fields", "result"],
+)
+def test_nothing_large_hides_a_picture(field: dict[str, Any]) -> None:
+    """Before it or after it."""
+    large = {"role": "user", **field}
+
+    assert {"tools", "vision"} == words(messages=[*CAT, large]) == words(messages=[large, *CAT])
+
+
+def test_a_picture_in_a_long_history_is_found() -> None:
+    """And so is the use of a tool."""
+    chat = [{"role": "user", "content": "Hi"}, *user({"type": "text", "text": "Hi"})] * 50_000
+
+    assert {"vision", "tools"} == words(messages=[*CAT, {"role": "tool"}, *chat])
+
+
 # --- where the conversation is --------------------------------------------------------------------
 
 
