@@ -40,7 +40,7 @@ from resilient_llm._values.policy import STRATEGIES
 from resilient_llm.testing import FakeClock, fake_clock, isolated
 from tests.support.ways import ProviderError, run_async
 
-SEEDS = 200
+SEEDS = 100
 STEPS = 60
 SHORT = (0.0, 0.0, 0.000_4, 0.1, 0.3, 2.0)
 LONG = (0.0, 0.3, 2.0, 12.0, 45.0, 400.0)
@@ -310,11 +310,11 @@ def differences(
 
 
 @pytest.mark.usefixtures("without_jitter")
-@pytest.mark.parametrize("first", range(0, SEEDS, 50))
+@pytest.mark.parametrize("first", range(0, SEEDS, 25))
 @pytest.mark.filterwarnings("ignore:attempts=")
 def test_both_paths_give_the_same(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers, errors, counts, states, benches and waits are equal after every step."""
-    assert [] == differences(range(first, first + 50), monkeypatch, is_async=False)
+    assert [] == differences(range(first, first + 25), monkeypatch, is_async=False)
 
 
 @pytest.mark.usefixtures("without_jitter")
