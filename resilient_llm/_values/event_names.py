@@ -24,8 +24,6 @@ EventName = Literal[
     "StreamInterrupted",
     "UnknownError",
     "ObserverFailed",
-    "HedgeStarted",
-    "OrderChanged",
 ]
 
 AttemptSucceeded: Final = "AttemptSucceeded"
@@ -43,5 +41,3 @@ StreamCommitted: Final = "StreamCommitted"
 StreamInterrupted: Final = "StreamInterrupted"
 UnknownError: Final = "UnknownError"
 ObserverFailed: Final = "ObserverFailed"
-HedgeStarted: Final = "HedgeStarted"
-OrderChanged: Final = "OrderChanged"

@@ -71,8 +71,6 @@ EVENTS = [
     "StreamInterrupted",
     "UnknownError",
     "ObserverFailed",
-    "HedgeStarted",
-    "OrderChanged",
 ]
 FIELDS = {
     "AttemptSucceeded": {"number", "seconds"},
@@ -90,8 +88,6 @@ FIELDS = {
     "StreamInterrupted": {"items_sent", "kind", "reason"},
     "UnknownError": {"type_name", "status"},
     "ObserverFailed": {"type_name"},
-    "HedgeStarted": {"number", "delay", "beside"},
-    "OrderChanged": {"order"},
 }
 
 
