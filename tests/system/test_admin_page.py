@@ -20,7 +20,7 @@ from resilient_llm import (
     list_benched,
     unbench_model,
 )
-from resilient_llm.testing import http_error
+from resilient_llm.testing import fake_clock, http_error
 from tests.support.asgi import HOST, TOKEN, mounted, served
 from tests.system.browser import chromium, text_of, wait
 
@@ -115,6 +115,18 @@ def test_it_says_at_once_what_is_benched_why_and_since_when(serve: Any, browser:
     )
     assert place < 900
     assert [] == _errors(browser)
+
+
+def test_benches_of_one_millisecond_are_in_order(serve: Any, browser: Any) -> None:
+    """The newest is the first, also where a Date of the browser cannot tell."""
+    with fake_clock() as clock:
+        clock.advance(0.000_4)  # within a millisecond
+        bench_model(GROQ, reason="first")
+        clock.advance(0.000_1)
+        bench_model(OPENAI, reason="second")
+        _open(browser, serve())
+
+        assert [OPENAI, GROQ] == _benched(browser)
 
 
 def test_a_row_has_the_figures_of_a_target(serve: Any, browser: Any) -> None:

@@ -437,15 +437,15 @@ function renderSummary() {
 
 const cards = new Map();
 
-// The part of a second, as a number below 1. A Date has milliseconds, and one call may bench two.
-function within(moment) {
+// Seconds below one of a moment. A Date keeps milliseconds only, and two benches may share one.
+function secondsFraction(moment) {
   return Number(`0.${/\.(\d+)/.exec(moment)?.[1] ?? 0}`);
 }
 
 function renderBenched() {
   const benched = state.targets.filter(isOwnBench);
   benched.sort((one, other) => Date.parse(other.benched.since) - Date.parse(one.benched.since)
-    || within(other.benched.since) - within(one.benched.since)
+    || secondsFraction(other.benched.since) - secondsFraction(one.benched.since)
     || (one.key < other.key ? -1 : 1));
   put($("benched-count"), benched.length ? String(benched.length) : "");
   $("benched-none").hidden = benched.length > 0;
