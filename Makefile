@@ -15,14 +15,16 @@
 #   make fuzz        a minute of nonsense for the classifier; make fuzz ARGS=-max_total_time=600
 #   make soak        a minute of everything at once; make soak ARGS="--seconds 600 --seed 2"
 #   make mutants     the core broken in 2,400 ways, and whether the tests notice (half an hour)
-#   make bench       the tables of the documentation: bench-table and bench-whole
+#   make bench       the tables of the documentation: bench-table, bench-whole and bench-strategies
 #     make bench-table         what a call costs, beside an empty wrapper and the peers
 #     make bench-whole         whole calls of the openai client, beside frameworks
+#     make bench-strategies    a healthy call under each strategy, with five targets and a thousand
 #     make bench-observers     the slowest call of 16 threads, with an observer and in an outage
 #     make bench-groups        the same work as bench-table, as pytest-benchmark shows it
 #     make bench-configurations  a healthy call with observers, traces, reject and so on
 #     make bench-spans           a healthy call with OpenTelemetry, beside spans made by hand
 #     make bench-instructions  whether a healthy call has become longer, counted by valgrind
+#   make simulate    policies through outages in virtual time, with the tables and the picture of the documentation
 #   make clean       take the environment and everything built away
 
 PYTHON ?= python3
@@ -40,7 +42,7 @@ CORE_TESTS := tests/core tests/api tests/drive tests/rules tests/binding tests/o
 
 .DELETE_ON_ERROR:
 .PHONY: demo test test-rest system-tests pictures lint lint-style lint-types docs coverage corpus apps tracer fuzz soak mutants clean
-.PHONY: bench bench-table bench-whole bench-observers bench-groups bench-configurations bench-spans bench-instructions
+.PHONY: simulate bench bench-table bench-whole bench-strategies bench-observers bench-groups bench-configurations bench-spans bench-instructions
 
 demo: $(READY)-demo
 	$(BIN)/resilient-llm demo $(ARGS)
@@ -130,7 +132,7 @@ soak: $(READY)-test
 mutants: $(READY)-mutants
 	$(BIN)/python tests/mutants.py $(ARGS)
 
-bench: bench-table bench-whole
+bench: bench-table bench-whole bench-strategies
 
 # The peers have an environment of their own: some of them want older clients than the tests.
 BENCH := $(VENV)-bench
@@ -141,6 +143,9 @@ bench-table: $(BENCH_READY)
 
 bench-whole: $(BENCH_READY)
 	$(BENCH)/bin/python benchmarks/whole_calls.py $(ARGS)
+
+bench-strategies: $(BENCH_READY)
+	$(BENCH)/bin/python benchmarks/strategies.py $(ARGS)
 
 bench-observers: $(BENCH_READY)
 	$(BENCH)/bin/python benchmarks/observers.py $(ARGS)
@@ -157,6 +162,10 @@ bench-spans: $(BENCH_READY)
 
 bench-instructions: $(BENCH_READY)
 	$(BENCH)/bin/python benchmarks/instructions.py $(ARGS)
+
+# Needs the package alone. Equal code gives equal files.
+simulate: $(READY)-demo
+	$(BIN)/python benchmarks/simulation.py $(ARGS)
 
 $(BENCH_READY): $(VENV)/pyvenv.cfg pyproject.toml benchmarks/requirements-peers.txt
 	$(BIN)/python -m venv $(BENCH)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from _timing import Effort, Function, Timer, async_timer, compare, sync_timer
 from failing import errors, failing_over
-from healthy import CHAIN, FULL, QUICK, first, first_async, plain, plain_async
+from healthy import CHAIN, FULL, QUICK, first, first_async, plain, plain_async, plain_in_time
 
 from resilient_llm import (
     Attempt,
@@ -27,6 +27,7 @@ from resilient_llm import (
     breaker,
     configure,
     failover,
+    needs,
     observe,
 )
 from resilient_llm.testing import isolated
@@ -172,6 +173,50 @@ def with_strategy() -> Iterator[Function]:
 
 
 @contextlib.contextmanager
+def adaptive() -> Iterator[Function]:
+    yield _decorated(adaptive=True)
+
+
+@contextlib.contextmanager
+def adaptive_with_a_slow_target() -> Iterator[Function]:
+    """Have the first target stand behind the second one for long."""
+    from resilient_llm import Adaptive
+    from resilient_llm._runtime.runtime import runtime
+
+    options = Adaptive(window=3600.0)
+    ask = _decorated(adaptive=options)
+    ask("bind")
+    figures = runtime.figures_of(ask.policy._policy)  # type: ignore[attr-defined]  # a wrapper
+    for _ in range(256):
+        for key, seconds in zip(CHAIN, (9.0, 1.0), strict=True):
+            figures.answered(key, runtime.clock(), seconds)
+    yield ask
+
+
+@contextlib.contextmanager
+def beside_least_busy() -> Iterator[Function]:
+    """Have another policy of the process choose by what is in flight."""
+    busy = _decorated(strategy="least_busy")
+    busy("bind")
+    yield first()
+    del busy
+
+
+@contextlib.contextmanager
+def with_needs() -> Iterator[Function]:
+    yield _decorated(chain=[Target(CHAIN[0], supports=()), CHAIN[1]], needs="tools")
+
+
+@contextlib.contextmanager
+def reading_arguments() -> Iterator[Function]:
+    yield _decorated(
+        chain=[Target(CHAIN[0], supports=("tools",), context_window=8_000), CHAIN[1]],
+        needs=needs.from_messages("prompt"),
+        tokens=needs.estimate_tokens(),
+    )
+
+
+@contextlib.contextmanager
 def called_by_policy() -> Iterator[Function]:
     policy = failover(chain=CHAIN)
 
@@ -229,6 +274,11 @@ CONFIGURATIONS: Final[dict[str, tuple[Setup, float]]] = {
     "attempt_timeout with Attempt": (with_attempt, 20.0),
     "pinned call": (pinned, 25.0),
     "strategy callable": (with_strategy, 30.0),
+    "adaptive=True": (adaptive, 5.0),
+    "adaptive=, a target moved back": (adaptive_with_a_slow_target, 5.0),
+    "beside a policy that is least_busy": (beside_least_busy, 2.6),
+    "needs= words, first target skipped": (with_needs, 2.0),
+    "needs= and tokens= read the arguments": (reading_arguments, 120.0),
     "policy.call(fn)": (called_by_policy, 25.0),
     "for attempt in policy": (looped, 60.0),
     "bound at DEBUG, level raised": (after_debugging, 2.0),
@@ -251,6 +301,20 @@ def measured_async(effort: Effort) -> str:
         subject: dict[str, Timer] = {what: async_timer(first_async())}
         ratio = compare(async_timer(plain_async), subject, effort)[what]
     return row(what, ratio, 2.0)
+
+
+def measured_hedged(effort: Effort) -> str:
+    """Return the row of a call whose first attempt needs no hedge, beside `anyio.fail_after`."""
+    what = "hedge, first answers in time (to fail_after)"
+
+    @failover(chain=CHAIN, hedge=2.0)
+    async def ask(target: Target, prompt: str) -> str:
+        return prompt
+
+    with isolated():
+        subject: dict[str, Timer] = {what: async_timer(ask, at_once=100)}
+        ratio = compare(async_timer(plain_in_time, at_once=100), subject, effort)[what]
+    return row(what, ratio, 1.5)
 
 
 def measured_error(kind: str, effort: Effort) -> str:
@@ -281,6 +345,7 @@ def main() -> None:
     for what in CONFIGURATIONS:
         print(measured(what, effort), flush=True)
     print(measured_async(effort), flush=True)
+    print(measured_hedged(effort), flush=True)
     for kind in errors():
         print(measured_error(kind, effort), flush=True)
 

@@ -32,10 +32,11 @@ from _timing import (
     sync_timer,
 )
 
-from resilient_llm import Target, bench_model, breaker, failover, testing
+from resilient_llm import Target, bench_model, breaker, failover
 from resilient_llm._runtime.clock import SystemClock
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm.testing import isolated
+from resilient_llm.testing._clock import use_clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -147,11 +148,11 @@ def moving_clock(step: float) -> Iterator[None]:
         monotonic = staticmethod(itertools.count(time.perf_counter(), step).__next__)
 
     before = runtime.time
-    testing._use(Moving())
+    use_clock(Moving())
     try:
         yield
     finally:
-        testing._use(before)
+        use_clock(before)
 
 
 def timed(call: Function) -> Timer:

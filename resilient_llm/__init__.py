@@ -34,12 +34,14 @@ if TYPE_CHECKING:
     from resilient_llm._api.observing import EventStream, events, observe
     from resilient_llm._runtime.classify import classify
     from resilient_llm._runtime.tracing import Trace, TracedCall
+    from resilient_llm._values.adaptive import Adaptive
     from resilient_llm._values.errors import (
         BreakerOpenError,
         CallRejectedError,
         ChainExhaustedError,
         ConfigurationError,
         DeadlineExceededError,
+        NoCapableTargetError,
         ResilientLLMError,
         ResponseRejectedError,
         StreamInterruptedError,
@@ -52,7 +54,9 @@ if TYPE_CHECKING:
         Event,
         FailedOver,
         HealthChanged,
+        HedgeStarted,
         ObserverFailed,
+        OrderChanged,
         RetryScheduled,
         RetryStopped,
         StreamCommitted,
@@ -66,11 +70,13 @@ if TYPE_CHECKING:
     from resilient_llm._values.health import BenchedModel, TargetHealth
     from resilient_llm._values.kinds import AttemptRecord, ErrorKind
     from resilient_llm._values.settings import Settings
+    from resilient_llm._values.strategy_call import StrategyCall
     from resilient_llm._values.stream_policy import StreamPolicy
     from resilient_llm._values.target import Attempt, Target
     from resilient_llm._values.verdict import Verdict
 
 __all__ = [
+    "Adaptive",
     "Attempt",
     "AttemptCancelled",
     "AttemptFailed",
@@ -92,14 +98,18 @@ __all__ = [
     "FailedOver",
     "Failover",
     "HealthChanged",
+    "HedgeStarted",
     "IsBenched",
     "ListBenched",
+    "NoCapableTargetError",
     "ObserverFailed",
+    "OrderChanged",
     "ResilientLLMError",
     "ResponseRejectedError",
     "RetryScheduled",
     "RetryStopped",
     "Settings",
+    "StrategyCall",
     "StreamCommitted",
     "StreamInterrupted",
     "StreamInterruptedError",
@@ -145,19 +155,22 @@ _MODULES = {
     "_api.observing": "EventStream events observe",
     "_runtime.classify": "classify",
     "_runtime.tracing": "Trace TracedCall",
+    "_values.adaptive": "Adaptive",
     "_values.errors": (
         "BreakerOpenError CallRejectedError ChainExhaustedError ConfigurationError "
-        "DeadlineExceededError ResilientLLMError ResponseRejectedError StreamInterruptedError"
+        "DeadlineExceededError NoCapableTargetError ResilientLLMError ResponseRejectedError "
+        "StreamInterruptedError"
     ),
     "_values.events": (
         "AttemptCancelled AttemptFailed AttemptSucceeded CallFailed Event FailedOver HealthChanged "
-        "ObserverFailed RetryScheduled RetryStopped StreamCommitted StreamInterrupted "
-        "TargetBenched TargetSkipped TargetUnbenched UnknownError"
+        "HedgeStarted ObserverFailed OrderChanged RetryScheduled RetryStopped StreamCommitted "
+        "StreamInterrupted TargetBenched TargetSkipped TargetUnbenched UnknownError"
     ),
     "_values.explanation": "Explanation",
     "_values.health": "BenchedModel TargetHealth",
     "_values.kinds": "AttemptRecord ErrorKind",
     "_values.settings": "Settings",
+    "_values.strategy_call": "StrategyCall",
     "_values.stream_policy": "StreamPolicy",
     "_values.target": "Attempt Target",
     "_values.verdict": "Verdict",

@@ -152,6 +152,7 @@ def _provider_of(key: str) -> str:
 def reset() -> None:
     """Reset counts, states and automatic benches. Manual benches stay."""
     runtime.budgets.forget()
+    runtime.forget_figures()
     runtime.registry.forget()  # last: its events may interrupt it
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypedDict, Unpack
 
 from resilient_llm._runtime.runtime import runtime
+from resilient_llm._values.adaptive import Adaptive
 from resilient_llm._values.kinds import ErrorKind
-from resilient_llm._values.policy import OnError, OnUnknown, WhenAllBenched
+from resilient_llm._values.policy import Hedge, OnDown, OnError, OnUnknown, WhenAllBenched
 from resilient_llm._values.settings import BreakerOptions, Settings
+from resilient_llm._values.sticky import Sticky
 from resilient_llm._values.stream_policy import StreamPolicy
 from resilient_llm._values.target import Target
 from resilient_llm._values.verdict import Verdict
@@ -23,17 +25,22 @@ class Changes(TypedDict, total=False):
     timeout: float | None
     attempt_timeout: float | None
     cooldown: float | None
-    strategy: str | Callable[[Sequence[Target]], Iterable[Target]] | None
+    strategy: str | Sticky | Callable[..., Iterable[Target]] | None
+    adaptive: bool | Adaptive | None
+    hedge: Hedge
+    max_hedges: int | None
     reject: Callable[[Any], bool | str | ErrorKind | Verdict | None] | None
     on_request_error: OnError | None
     on_content_policy: OnError | None
     on_unknown: OnUnknown | None
+    on_down: OnDown | None
     when_all_benched: WhenAllBenched | None
     reraise: bool | None
     stream: StreamPolicy | None
     breakers: Mapping[str, BreakerOptions | None]
     retry_budget: float | None
     max_wait: float
+    prices: Mapping[str, tuple[float, float] | None]
     logging: bool
 
 
@@ -45,12 +52,13 @@ def configure(**changes: Unpack[Changes]) -> None:
         >>> configure(attempts=None)              # built-in again
 
     Args:
-        **changes: The options of `failover` except ``chain``, ``classify`` and ``observers``,
-            for policies that do not name them; None takes one back.
+        **changes: The options of `failover` except ``chain``, ``classify``, ``observers``,
+            ``needs`` and ``tokens``, for policies that do not name them; None takes one back.
             ``breakers``, ``{"*" or key: {option: value}}``, merged by name; None instead of
             the options takes back what was configured for that key.
             ``retry_budget=0.2``, retries as a share of first attempts, None for no limit;
-            ``max_wait=60.0`` seconds; ``logging=True``.
+            ``max_wait=60.0`` seconds; ``prices``, ``{target, provider or "*": (input, output)}`` in
+            USD per million tokens, merged by key, None takes one back; ``logging=True``.
 
     Raises:
         ConfigurationError: If a name is unknown or a value is out of range; nothing is changed.

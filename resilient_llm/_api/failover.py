@@ -33,7 +33,7 @@ from resilient_llm._values.policy import (
     warn_of_attempts,
 )
 from resilient_llm._values.target import Target
-from resilient_llm.strategies import BUILT_IN as STRATEGIES
+from resilient_llm.strategies import by_priority
 
 if TYPE_CHECKING:
     from resilient_llm._binding.loop import AsyncAttempts, SyncAttempts
@@ -134,14 +134,15 @@ class Failover:
     with other options. Immutable; may be used by any number of threads and tasks at once.
     """
 
-    def __init__(self, chain: Any, given: Mapping[str, Any]) -> None:
+    def __init__(self, chain: Any, given: Mapping[str, Any], like: Policy | None = None) -> None:
         targets = targets_of(chain)
         self._given = dict(given)
         self._policy = Policy(
             targets,
-            tuple(STRATEGIES["priority"](targets)),
+            by_priority(targets),
             checked_options(given),
             frozenset(given),
+            *([like.family] if like is not None and like.chain == targets else []),
         )
         self._callers = Callers(self._policy)
         note_policy(self)
@@ -213,7 +214,7 @@ class Failover:
             ConfigurationError: If a name is unknown or a value is out of range.
         """
         given: dict[str, Any] = {**self._given, **changes}
-        return Failover(given.pop("chain", self.chain), given)
+        return Failover(given.pop("chain", self.chain), given, self._policy)
 
     # As loop.
 
@@ -257,7 +258,20 @@ def failover(chain: Any, **options: Unpack[FailoverOptions]) -> Failover:
             Asynchronous attempts are cancelled, streams cut off; other synchronous functions
             must take a parameter annotated `Attempt` and apply its ``remaining``.
         cooldown: Seconds of the first bench of targets whose circuit has no setting of its own.
-        strategy: ``"priority"``, or a function from targets to targets in order.
+        strategy: In which order targets are tried: ``"priority"``, ``"round_robin"``,
+            ``"random"``, ``"weighted"``, ``"least_cost"``, ``strategies.sticky(key)``, or a
+            function from the targets, and the `StrategyCall` if it takes that, to targets in
+            order.
+        adaptive: Whether targets that became slow or faulty stand behind others; True, False or
+            `Adaptive` with other limits.
+        hedge: Seconds, or a percentile such as ``"p95"`` of what the target took, after which an
+            attempt that has not answered gets a second one beside it; None for never. Only for
+            asynchronous functions. All attempts may be billed.
+        max_hedges: Hedges per call, 1 to 10.
+        needs: Words for what a call needs of a model, such as ``tools``, or a function from
+            the call's arguments to words or None.
+        tokens: Estimate of a call's input in tokens, or a function from the call's arguments to
+            it; targets with a context window that is too small are skipped.
         reject: Looks at an answer, of a stream at its first item with content; None or
             False for a good one, else True, a word, cut at 40 characters, an `ErrorKind`
             or a `Verdict`.
@@ -265,6 +279,8 @@ def failover(chain: Any, **options: Unpack[FailoverOptions]) -> Failover:
         on_request_error: Whether an error of this request's own tries the next target.
         on_content_policy: The same for a refusal on grounds of content.
         on_unknown: The same for errors that no rule knows; ``"transient"`` retries them.
+        on_down: Whether benched targets are skipped, or tried once all others have failed:
+            ``"skip"`` or ``"demote"``.
         when_all_benched: Whether to try the benched targets once, to wait, or to raise.
         reraise: Whether the last target's own error leaves instead of ChainExhaustedError.
         stream: How streams are guarded; None for the defaults of `StreamPolicy`.

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _WRAPPERS: Final = ("Optional", "Union", "Annotated")
 """Special forms of `typing` that a class may stand in and still be what is asked for."""
+_AWAITED: Final = ("Awaitable", "Coroutine", "Future", "Task")
+"""What a class that is awaited is called, where there is only its name."""
 _UNKNOWN: Final[Any] = object()
 
 
@@ -62,6 +64,45 @@ def innermost(fn: Any) -> Any:
     if not inspect.isroutine(fn) and callable(fn):
         return type(fn).__call__
     return fn
+
+
+def gives_awaitable(fn: Any, annotation: Any) -> bool:
+    """Return whether what a function returns is annotated as something that is awaited.
+
+    A name that is not there at run time counts by what it is called, as in ``asks_for``.
+    """
+    if isinstance(annotation, str):
+        name = _name_of_text(annotation)
+        value = _namespace(fn).get(name.partition(".")[0], _UNKNOWN)
+        for part in name.split(".")[1:]:
+            value = getattr(value, part, _UNKNOWN)
+        if value is _UNKNOWN or isinstance(value, str):
+            return name.rpartition(".")[2] in _AWAITED
+        return gives_awaitable(fn, value)
+    if type(annotation).__name__ == "TypeAliasType":
+        return gives_awaitable(fn, annotation.__value__)
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return gives_awaitable(fn, annotation.__origin__)
+    cls: Any = annotation if origin is None else origin
+    return isinstance(cls, type) and hasattr(cls, "__await__")
+
+
+def _name_of_text(text: str) -> str:
+    """Return the dotted name of the class that an annotation names, without its parameters."""
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ""
+    if isinstance(tree, ast.Constant) and isinstance(tree.value, str):
+        return _name_of_text(tree.value)
+    if isinstance(tree, ast.Subscript):
+        tree = tree.value
+    names: list[str] = []
+    while isinstance(tree, ast.Attribute):
+        names.append(tree.attr)
+        tree = tree.value
+    return ".".join([tree.id, *reversed(names)]) if isinstance(tree, ast.Name) else ""
 
 
 def asks_for(fn: Any, parameter: inspect.Parameter, wanted: type) -> bool:

@@ -2,31 +2,58 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from resilient_llm._binding import hooked
-from resilient_llm._binding.choosing import ordered
 from resilient_llm._binding.first_attempt import FirstAttempt
+from resilient_llm._binding.ordering import ChainOrder, Draw, KeyedDraw, may_skip
 from resilient_llm._binding.reporting import Reporting, new_id
 from resilient_llm._core.call.call import Call, share_of
+from resilient_llm._core.call.capabilities import NO_LACKS
+from resilient_llm._core.call.ending import emit_call_failed
 from resilient_llm._core.call.judging import broke
+from resilient_llm._core.call.trying import delay_of
 from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.tracing import named_call_id, note_call, open_trace
+from resilient_llm._values import event_names
+from resilient_llm._values.errors import NoCapableTargetError
+from resilient_llm._values.kinds import ErrorKind
+from resilient_llm.strategies import NOT_DRAWN
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from resilient_llm._binding.ordering import KeyedOrder, UsersOrder
     from resilient_llm._core.call.call import Candidate
+    from resilient_llm._core.call.capabilities import Demand, Lack
 
 
 class Beginning(Reporting):
     """Binds one function, and begins its calls."""
 
-    def begin(self, kwargs: dict[str, Any]) -> FirstAttempt:
-        """Choose the targets of a call; admit its first attempt if the call flow is not needed."""
+    def begin(  # noqa: C901  # what a call begins with, in order
+        self, args: tuple[Any, ...] | None, kwargs: dict[str, Any], drawn: Any = NOT_DRAWN
+    ) -> FirstAttempt:
+        """Choose the targets of a call; admit its first attempt if the call flow is not needed.
+
+        Args:
+            args: Its positional arguments; None in the loop form, which has no arguments.
+            kwargs: Its keyword arguments.
+            drawn: What the wrapper has drawn for it, if anything.
+
+        Raises:
+            NoCapableTargetError: If none of the targets can take the call.
+            TypeError: If it names the parameter that its function takes the target with.
+        """
         candidates = self.candidates
         if candidates is None:
             candidates = self._bind()
-        options, call_id, entered = self.options, "", None
+        if kwargs and self.injection.taken in kwargs:
+            self.injection.refuse_taken()
+        options, order, call_id, entered = self.options, self.order, "", None
+        effect, demand, lacks = self.effect, None, NO_LACKS
+        demands = effect.demands
         if call_ids.switch.is_on:
             call_id = named_call_id(open_trace()) or new_id()
             entered = call_ids.enter(call_id)
@@ -34,33 +61,95 @@ class Beginning(Reporting):
             if kwargs and self.injection.names:
                 kwargs, pinned = self.pins.without(kwargs)
                 if pinned is not None:
-                    candidates = (self.by_key[pinned.key],)
-            if options.strategy != "priority":
-                candidates = ordered(options.strategy, candidates)
+                    candidates, order = (self.by_key[pinned.key],), None
+            if demands is not None:
+                demand, lacks = demands.of_call(candidates, args or (), kwargs)
+            chosen, candidate = candidates, candidates[0]
+            if order is not None:
+                if order.names_call and not call_id:
+                    call_id = named_call_id(open_trace()) or new_id()
+                if lacks and isinstance(order, ChainOrder):
+                    chosen, candidate = self._ordered_capable(order, candidates, lacks)
+                else:
+                    chosen, candidate = self._ordered(order, args, kwargs, drawn, call_id)
         except BaseException as error:
             self._not_begun(candidates, error, call_id)
             if entered is not None:
                 call_ids.leave(entered)
             raise
-        first = FirstAttempt(candidates, candidates[0], kwargs, options, self.deps)
+        first = FirstAttempt(chosen, candidate, kwargs, options, self.deps)
         first.call_id, first.entered = call_id, entered
-        trace = open_trace()
-        if trace is not None:
-            first.call_id = call_id or named_call_id(trace) or new_id()
-            first.outcome = note_call(trace, first.call_id)
-        elif self.takes_attempt:
-            first.call_id = call_id or new_id()
+        self._note(first)
         if runtime.dispatcher.hooks:
             self._begin_hook(first)
         first.entered_at = runtime.clock()
-        generation = candidates[0].circuit.slot
-        if (
-            generation is not None
-            and not self.is_stream
-            and (not self.needs_limits or self._limit(first))
+        if lacks:
+            assert demand is not None
+            capable, chosen = self._capable(first, demand, lacks), first.candidates
+            if capable is None:
+                return first
+            candidate = capable
+        generation = candidate.circuit.slot
+        if generation is not None and (
+            # Most calls by far, and pinned ones; asked here since a method costs more than that.
+            not (order is not None or self.needs_limits or self.is_stream or effect.is_hedged)
+            or self._needs_no_flow(first, chosen, candidates)
         ):
             first.generation = generation
         return first
+
+    def _note(self, first: FirstAttempt) -> None:
+        """Note a call in the trace around it; name it if it is noted or an attempt asks for it."""
+        trace = open_trace()
+        if trace is not None:
+            first.call_id = first.call_id or named_call_id(trace) or new_id()
+            first.outcome = note_call(trace, first.call_id)
+        elif self.takes_attempt:
+            first.call_id = first.call_id or new_id()
+
+    def _needs_no_flow(
+        self,
+        first: FirstAttempt,
+        chosen: tuple[Candidate, ...] | Draw,
+        candidates: tuple[Candidate, ...],
+    ) -> bool:
+        """Return whether the first attempt of a call may be made before there is a call flow.
+
+        Args:
+            first: The first attempt.
+            chosen: The targets of the call in order, or what was drawn for it.
+            candidates: All targets, by priority.
+        """
+        if self.is_stream or (isinstance(chosen, Draw) and not self._leads(first, candidates)):
+            return False
+        return (not self.needs_limits or self._limit(first, candidates, chosen)) and (
+            not self.effect.is_hedged or self._hedge(first, candidates, chosen)
+        )
+
+    def _hedge(
+        self,
+        first: FirstAttempt,
+        candidates: tuple[Candidate, ...],
+        chosen: tuple[Candidate, ...] | Draw,
+    ) -> bool:
+        """Set when a first attempt is slow; return False if its race needs the call flow.
+
+        Args:
+            first: The first attempt.
+            candidates: All targets, by priority.
+            chosen: Those of the call in order, or what was drawn for it.
+        """
+        if len(candidates if isinstance(chosen, Draw) else chosen) > 1:
+            assert first.deps is not None
+            key = first.candidate.target.key
+            first.hedge_after = delay_of(
+                first.options.hedge, first.deps.figures, key, first.entered_at
+            )
+        if first.hedge_after is None:
+            return True
+        from resilient_llm._runtime.time_limit import is_trio  # loads asyncio
+
+        return not is_trio()
 
     def _begin_hook(self, first: FirstAttempt) -> None:
         try:
@@ -70,16 +159,113 @@ class Beginning(Reporting):
                 call_ids.leave(first.entered)
             raise
 
-    def _limit(self, first: FirstAttempt) -> bool:
-        """Set the limit of a first attempt; return False if that depends on more than is known."""
-        candidates, timeout = first.candidates, first.options.timeout
+    def _capable(
+        self, first: FirstAttempt, demand: Demand, lacks: Mapping[str, Lack]
+    ) -> Candidate | None:
+        """Return the first target that can take a call; None if the call flow tells of the others.
+
+        Raises:
+            NoCapableTargetError: If there is none.
+        """
+        first.lacks = lacks
+        for candidate in first.candidates:
+            if candidate.target.key not in lacks:
+                break
+        else:
+            self._refuse(first, demand)
+        if candidate is not first.candidate:
+            if first.outcome is not None or first.hook is not None or self._tells_skips():
+                return None
+            first.candidate = candidate
+        return candidate
+
+    def _tells_skips(self) -> bool:
+        """Return whether somebody wants to know of skipped targets."""
+        is_counted = self.deps is not None and self.deps.counts is not None
+        return is_counted or self._is_listened_to(event_names.TargetSkipped)
+
+    def _refuse(self, first: FirstAttempt, demand: Demand) -> NoReturn:
+        """End a call that none of its targets can take."""
+        call = self.new_call((), first)
+        now = first.entered_at
+        try:
+            for candidate in first.candidates:
+                call.pass_over(candidate, first.lacks[candidate.target.key].reason, now)
+            emit_call_failed(call, first.candidates[-1], now, ErrorKind.REJECTED)
+        finally:
+            call.clear()
+            if first.entered is not None:
+                call_ids.leave(first.entered)
+        lacks = {each.target.key: first.lacks[each.target.key] for each in first.candidates}
+        raise NoCapableTargetError(
+            sorted(demand.words),
+            demand.tokens,
+            {key: lack.words for key, lack in lacks.items()},
+            {key: lack.tokens for key, lack in lacks.items() if lack.tokens is not None},
+        )
+
+    def _ordered(
+        self,
+        order: ChainOrder | KeyedOrder | UsersOrder,
+        args: tuple[Any, ...] | None,
+        kwargs: dict[str, Any],
+        drawn: Any,
+        call_id: str,
+    ) -> tuple[tuple[Candidate, ...] | Draw, Candidate]:
+        """Return the targets of a call in order, or what is drawn for it; and its first target."""
+        if isinstance(order, ChainOrder):
+            now = runtime.clock()
+            draw = Draw(order, order.draw(now) if drawn is NOT_DRAWN else drawn, now)
+            return draw, draw.candidate
+        # Without the function, where that is passed as the first argument.
+        own = args[1:] if args and self.injection.is_passed else args
+        chosen = order.of(own, kwargs, call_id)
+        return chosen, chosen.candidate if isinstance(chosen, KeyedDraw) else chosen[0]
+
+    def _ordered_capable(
+        self, order: ChainOrder, candidates: tuple[Candidate, ...], lacks: Mapping[str, Lack]
+    ) -> tuple[tuple[Candidate, ...], Candidate]:
+        """Return the targets of a call, those that it skips first, and the first that it calls."""
+        capable = tuple(each for each in candidates if each.target.key not in lacks)
+        if not capable:
+            return candidates, candidates[0]
+        now, among = runtime.clock(), order.among(capable)
+        draw = Draw(among, among.draw(now), now)
+        others = [each for each in candidates if each.target.key in lacks]
+        return (*others, *draw.whole()), draw.candidate
+
+    def _leads(self, first: FirstAttempt, candidates: tuple[Candidate, ...]) -> bool:
+        """Return whether no target that the call has to skip stands before the one that was drawn.
+
+        The rest of the order is drawn only if there may be one.
+        """
+        return not may_skip(candidates) or first.candidates[0] is first.candidate
+
+    def _limit(
+        self,
+        first: FirstAttempt,
+        candidates: tuple[Candidate, ...],
+        chosen: tuple[Candidate, ...] | Draw,
+    ) -> bool:
+        """Set the limit of a first attempt; return False if that depends on more than is known.
+
+        Args:
+            first: The first attempt.
+            candidates: All targets, by priority.
+            chosen: Those of the call in order, or what was drawn for it.
+        """
+        timeout = first.options.timeout
         limit = first.limit = self.limits[first.candidate.target.key]
         first.limits = limit, False
         if timeout is not None:
             # The limit depends on whether another target is live.
-            if len(candidates) > 1 and candidates[1].circuit.slot is None:
+            if isinstance(chosen, Draw):  # then any other may be the next one
+                following = [each for each in candidates if each is not first.candidate]
+            else:
+                following = first.following()
+            if following and all(each.circuit.slot is None for each in following):
                 return False
-            first.limits = share_of(timeout, limit, is_last=len(candidates) == 1)
+            first.limits = share_of(timeout, limit, is_last=not following)
             first.limit = first.limits[0]
         return True
 
@@ -99,6 +285,8 @@ class Beginning(Reporting):
         )
         call.args, call.kwargs = args, first.kwargs
         call.tag.began_at = first.entered_at
+        if first.lacks:
+            call.lacks = first.lacks
         if self.is_stream:
             call.is_stream = True
         if first.hook is not None:

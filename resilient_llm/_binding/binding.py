@@ -11,17 +11,21 @@ import weakref
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, Self
 
+from resilient_llm._binding.adapting import Adapting
+from resilient_llm._binding.asking import takes_call
 from resilient_llm._binding.choosing import Pins
 from resilient_llm._binding.client_retries import notice_client_retries
 from resilient_llm._binding.first_attempt import NoAnswer, PendingAnswer
 from resilient_llm._binding.invoking import called_injection, invoker_of
 from resilient_llm._binding.options_in_force import OptionsEffect, OptionsInForce
-from resilient_llm._binding.wrapper_code import Code, Codes, generate
+from resilient_llm._binding.ordering import ChainOrder, Drawing, nothing_drawn, order_for
+from resilient_llm._binding.wrapper_code import Code, Codes, Kind, generate
 from resilient_llm._binding.wrapper_code import variant as variant_of
 from resilient_llm._core.call.call import CallDeps, Candidate
 from resilient_llm._core.circuit import window
 from resilient_llm._core.circuit.circuit import Circuit
 from resilient_llm._core.circuit.window import NEVER
+from resilient_llm._core.in_flight import FunctionInFlight
 from resilient_llm._drive.results import is_awaitable
 from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.classify import classify
@@ -31,9 +35,11 @@ from resilient_llm._values import event_names
 
 if TYPE_CHECKING:
     import types
+    from collections.abc import Callable
 
     from resilient_llm._binding.injection import Injection
-    from resilient_llm._core.counts import FunctionCounts
+    from resilient_llm._binding.ordering import KeyedOrder, UsersOrder
+    from resilient_llm._core.in_flight import Counts
     from resilient_llm._values.policy import Options, Policy
     from resilient_llm._values.target import Target
 
@@ -80,6 +86,8 @@ class Binding:
         self._use(self._effect_of(policy.options))
         self.candidates: tuple[Candidate, ...] | None = None
         self.by_key: dict[str, Candidate] = {}
+        self.order: ChainOrder | KeyedOrder | UsersOrder | None = None
+        """How each call orders its targets; None if by priority."""
         self.deps: CallDeps | None = None
         self.wrapper: dict[str, Any] = {}
         self.prefix = ""
@@ -131,18 +139,25 @@ class Binding:
             # Everything is found out first, without the lock. It is used only if nothing was
             # exchanged meanwhile: another thread may have bound to a newer state.
             epoch, settings = runtime.epoch, runtime.settings
+            options, effect = self.in_force.under(settings), self.effect
+            if options is not effect.options:
+                effect = self._effect_of(options)
+            figures = None
+            if effect.needs_figures:
+                means = options.strategy == "least_latency"
+                figures = runtime.begin_figures(self.policy, means=means)
+            counts = self._counts(options)
             by_key = {
                 target.key: Candidate(
                     target,
                     runtime.registry.circuit(target.key),
                     self.invokers[target.key],
                     is_generator=self.generators[target.key],
+                    keep=None if figures is None else figures.keep_of(target.key),
+                    counts=None if counts is None else counts.target(target.key),
                 )
                 for target in self.policy.chain
             }
-            options, effect = self.in_force.under(settings), self.effect
-            if options is not effect.options:
-                effect = self._effect_of(options)
             deps = CallDeps(
                 classify=classify,
                 notice=notice_client_retries,
@@ -153,21 +168,35 @@ class Binding:
                 rng=runtime.rng,
                 item_inspector=runtime.item_inspector,
                 clock=runtime.clock,
-                counts=self._counts(),
+                counts=counts,
+                figures=figures,
             )
             if effect.is_stream:
                 deps.item_inspector()  # its import must not count as waiting for a provider
             candidates = tuple(by_key[target.key] for target in self.policy.in_priority)
+            adaptive = runtime.order_of(self.policy, options.adaptive)
+            order = order_for(
+                options,
+                candidates,
+                settings=settings,
+                rng=runtime.rng,
+                clock=runtime.clock,
+                step_of=lambda name: runtime.figures_of(self.policy).step_of(name),
+                figures=figures,
+                in_flight=counts.of if isinstance(counts, FunctionInFlight) else None,
+                adjustment=None
+                if adaptive is None
+                else Adapting(adaptive, candidates, options, counts),
+            )
             wanted = self._wanted_events()
-            if self.wrapper and effect.is_inlined:  # generated here, without the lock
-                counting = deps.counts is not None and window.LOCK_FREE
-                self._code(counting=counting, carries_ids=call_ids.switch.is_on)
+            if self.wrapper:  # generated here, without the lock
+                self._code(self._kind(effect, deps, order))
             with runtime.lock:
                 if epoch != runtime.epoch:
                     continue
                 self.in_force.use(options, settings, self.deps, runtime.time)
                 self._use(effect)
-                self.by_key, self.deps = by_key, deps
+                self.by_key, self.deps, self.order = by_key, deps, order
                 self._look_again_at(NEVER)
                 runtime.bind(self)
                 self._publish(candidates, *wanted)
@@ -178,25 +207,29 @@ class Binding:
                 # A signal handler exchanged the state in the midst of that, and perhaps bound.
                 self.unbind()
 
-    def _counts(self) -> FunctionCounts | None:
+    def _counts(self, options: Options) -> Counts | None:
         """Return where calls of the function are counted now, if they are."""
-        ledger = runtime.dispatcher.ledger
-        return (
-            None if ledger is None else ledger.bound(self, self.injection.called, self.policy.chain)
-        )
+        if options.strategy == "least_busy":
+            runtime.count_in_flight(self)
+        else:
+            runtime.in_flight.leave(self)
+        chain, ledger, keys = self.policy.chain, runtime.dispatcher.ledger, runtime.in_flight
+        exported = None if ledger is None else ledger.bound(self, self.injection.called, chain)
+        return FunctionInFlight(keys, chain, exported) if keys.is_used else exported
 
     def _wanted_events(self) -> tuple[bool, bool, bool]:
         """Return whether somebody wants to know of answers, of failures, and of skipped targets.
 
         Asks the log, which is foreign code, so it is called without a lock.
         """
-        is_counted = runtime.dispatcher.ledger is not None
+        is_exported = runtime.dispatcher.ledger is not None
         return (
             self._is_listened_to(event_names.AttemptSucceeded),
-            is_counted
+            is_exported
+            or runtime.in_flight.is_used
             or self._is_listened_to(event_names.AttemptFailed)
             or self._is_listened_to(event_names.FailedOver),
-            is_counted or self._is_listened_to(event_names.TargetSkipped),
+            is_exported or self._is_listened_to(event_names.TargetSkipped),
         )
 
     def _publish(
@@ -209,14 +242,31 @@ class Binding:
         """Put into the wrapper what its healthy path reads. Called under the runtime's lock."""
         self._watch(is_watched)
         self.hears_failures = hears_failures
-        if not self.wrapper or not self.effect.is_inlined or runtime.dispatcher.hooks:
+        if not self.wrapper:
+            return
+        if self.effect.is_inlined and runtime.dispatcher.hooks:
+            return
+        order = self.order
+        self._use_code(self._kind(self.effect, self.deps, order))
+        if not self.effect.is_inlined:
             return
         counts = None if self.deps is None else self.deps.counts
-        if counts is not None and not window.LOCK_FREE:
-            return  # each call takes a lock anyway, so the `Caller` makes it
-        self._use_code(counting=counts is not None)
         if counts is not None:
+            if not window.LOCK_FREE:
+                return  # each call takes a lock anyway, so the `Caller` makes it
             self._put(target_counts=counts.target(candidates[0].target.key))
+        if isinstance(order, ChainOrder):
+            self._put(clock=runtime.clock)
+            if self.is_revived:
+                self._put(**self._constants())
+            draw = order.draw_if_all_live if tells_skips else order.draw_at_once
+            self._put_circuits(self.variants[-1], Unbound, Unbound, (), Drawing(draw))
+            return
+        if self.effect.lacks:
+            candidates, chain = self._capable_of(candidates), candidates
+            if not candidates or (tells_skips and candidates[0] is not chain[0]):
+                self._put_circuits(self.variants[-1], Unbound, Unbound, ())
+                return  # each call has skips to tell of
         others: tuple[tuple[Any, Target], ...] = ()
         if not tells_skips:
             others = tuple((candidate.circuit, candidate.target) for candidate in candidates[1:])
@@ -227,6 +277,11 @@ class Binding:
         self._put(second_target=second_target)
         self._put_circuits(self.variants[-1], candidates[0].circuit, second, others)
 
+    def _capable_of(self, candidates: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
+        """Return those that can take every call of the function."""
+        lacks = self.effect.lacks
+        return tuple(each for each in candidates if each.target.key not in lacks)
+
     def _is_listened_to(self, kind: event_names.EventName) -> bool:
         return bool(self.policy.options.observers) or runtime.dispatcher.has_listeners(kind)
 
@@ -234,11 +289,14 @@ class Binding:
         """Have each answer looked at if somebody wants to know of it, and only then."""
         self.is_watched = is_watched
         self.is_asked = (
-            is_watched or self.options.reject is not None or bool(runtime.dispatcher.hooks)
+            is_watched
+            or (self.effect.needs_figures and not isinstance(self.order, ChainOrder))
+            or self.options.reject is not None
+            or bool(runtime.dispatcher.hooks)
         )
         quiet_type = NoAnswer if self.is_asked else self.plain_type
         # The wrapper counts by itself, and the `Caller` where it looks at an answer.
-        is_counted = self.deps is not None and self.deps.counts is not None
+        is_counted = self.deps is not None and self.deps.keeps_figures
         self.quiet_type = NoAnswer if is_counted else quiet_type
         if self.wrapper:
             self.wrapper[self.plain_type_name] = quiet_type
@@ -253,7 +311,7 @@ class Binding:
         """
         self.plain_type = plain_type
         if not self.is_asked:
-            if self.deps is None or self.deps.counts is None:
+            if self.deps is None or not self.deps.keeps_figures:
                 self.quiet_type = plain_type
             if self.wrapper:
                 self.wrapper[self.plain_type_name] = plain_type
@@ -271,17 +329,47 @@ class Binding:
             for variant in self.variants:
                 self._put_circuits(variant, Unbound, Unbound, ())
             self._put(target_counts=None)
+            self.pass_arguments_on()
 
-    def _use_code(self, *, counting: bool) -> None:
-        """Have the wrapper's calls be counted and carry names, or not. Called under the lock."""
+    def _kind(
+        self,
+        effect: OptionsEffect,
+        deps: CallDeps | None,
+        order: ChainOrder | KeyedOrder | UsersOrder | None,
+    ) -> Kind:
+        """Return which code the wrapper is to have."""
+        by_invoker = self.calls_by_invoker
+        if effect.takes_call:
+            return Kind(by_invoker, order="passed")
+        if not effect.is_inlined:
+            return Kind(by_invoker)
+        counts = deps.counts if deps is not None and window.LOCK_FREE else None
+        return Kind(
+            by_invoker,
+            counting=counts is not None and counts.is_exported,
+            in_flight=isinstance(counts, FunctionInFlight),
+            measuring=order is not None and effect.needs_figures,
+            carries_ids=call_ids.switch.is_on,
+            order="" if order is None else "drawn",
+        )
+
+    def pass_arguments_on(self) -> None:
+        """Have an unbound wrapper pass its arguments on as they are, if a function wants that."""
+        strategy = self.policy.options.strategy
+        if "strategy" not in self.policy.named:
+            strategy = runtime.settings.strategy
+        if takes_call(self.policy.options, strategy):
+            self._use_code(Kind(self.calls_by_invoker, order="passed"))
+
+    def _use_code(self, kind: Kind) -> None:
+        """Have the wrapper run another kind of code. Called under the lock."""
         wrapper = None if self.wrapper_function is None else self.wrapper_function()
         if wrapper is None:
             return
-        carries_ids = call_ids.switch.is_on
-        code = self._code(counting=counting, carries_ids=carries_ids)[0]
+        code = self._code(kind)[0]
         if wrapper.__code__ is code:
             return
-        variant = variant_of(counting=counting, carries_ids=carries_ids)
+        variant = variant_of(kind)
         # Before the code: a thread may run it at once.
         self._put(numbers=call_ids.call_numbers)
         self._put_circuits(variant, Unbound, Unbound, ())
@@ -289,20 +377,27 @@ class Binding:
         wrapper.__code__ = code
 
     def _put_circuits(
-        self, variant: str, first: Any, second: Any, others: tuple[tuple[Any, Target], ...]
+        self,
+        variant: str,
+        first: Any,
+        second: Any,
+        others: tuple[tuple[Any, Target], ...],
+        draw: Callable[[float], Any] = nothing_drawn,
     ) -> None:
         # The circuit last: once it is there, the wrapper reads the rest.
         self._put(
-            **{f"{variant}others": others, f"{variant}second": second, f"{variant}circuit": first}
+            **{
+                f"{variant}others": others,
+                f"{variant}second": second,
+                f"{variant}circuit": first,
+                f"{variant}draw": draw,
+            }
         )
 
-    def _code(self, *, counting: bool, carries_ids: bool) -> Code:
+    def _code(self, kind: Kind) -> Code:
         codes: Codes = self.wrapper.setdefault(f"{self.prefix}codes", {})
-        kind = self.calls_by_invoker, counting, carries_ids
         if kind not in codes:
-            codes[kind] = generate(
-                self.injection, by_invoker=kind[0], counting=counting, carries_ids=carries_ids
-            )
+            codes[kind] = generate(self.injection, kind)
         return codes[kind]
 
     def _put(self, **values: Any) -> None:
@@ -325,6 +420,7 @@ class Binding:
             circuit=Unbound,
             second=Unbound,
             others=(),
+            draw=nothing_drawn,
             target=self.policy.chain[0],
             second_target=self.policy.chain[0],
             clock=runtime.clock,

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from types import GeneratorType
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from types import CodeType, GeneratorType
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from resilient_llm._core.call.steps import RERAISE, Deliver, Done, Reply, Step
 from resilient_llm._core.circuit.permit import pop_permit, push_permit
@@ -85,6 +85,15 @@ def guarded(guard: Guard, fn: Any) -> Any:
     if inspect.isgeneratorfunction(inner):
         return _guarded_generator(fn, lambda: fresh().__enter__())
     return _guarded_function(fn, fresh)
+
+
+_HERE: Final = guarded.__code__.co_filename
+
+
+def is_guarded(fn: Any) -> bool:
+    """Return whether a function, or that of a method, is what `guarded` has made."""
+    code: Any = getattr(fn, "__code__", None)
+    return type(code) is CodeType and (code.co_filename, code.co_name) == (_HERE, "wrapper")
 
 
 def _is_routine(value: object) -> bool:

@@ -14,17 +14,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._binding import hooked
-from resilient_llm._binding.beginning import Beginning
-from resilient_llm._binding.continuing import goes_on, judge_raised, pending_call, sent
+from resilient_llm._binding.continuing import judge_raised
 from resilient_llm._binding.first_attempt import FirstAttempt, PendingAnswer, PendingCall
-from resilient_llm._binding.reporting import new_id
-from resilient_llm._binding.second_attempt import SecondAttempt, needs_no_flow
-from resilient_llm._core.call.call_flow import call_flow, running_attempt
+from resilient_llm._binding.resuming import Resuming
+from resilient_llm._core.call.call_flow import call_flow
 from resilient_llm._core.call.ending import emit_call_failed
 from resilient_llm._core.call.judging import fault_of
-from resilient_llm._core.call.steps import NO_ANSWER, Reply, Try
-from resilient_llm._core.circuit.outbox import CallTag
-from resilient_llm._core.circuit.permit import permit_of_inlined
+from resilient_llm._core.call.steps import NO_ANSWER
 from resilient_llm._drive.cancellation import was_cancelled, was_cut_off
 from resilient_llm._drive.handover import adrive, drive
 from resilient_llm._drive.results import is_awaitable, kind_of, refuse_unawaited
@@ -32,26 +28,25 @@ from resilient_llm._drive.session import Suspended
 from resilient_llm._drive.sync import trim
 from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.runtime import runtime
-from resilient_llm._values import event_names
 from resilient_llm._values.errors import ConfigurationError, ResilientLLMError
 from resilient_llm._values.kinds import ErrorKind
+from resilient_llm._values.target import Target
+from resilient_llm.strategies import NOT_DRAWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from resilient_llm._core.call.call import Call
-    from resilient_llm._core.call.call_flow import CallFlow
-    from resilient_llm._core.call.steps import Step
+    from resilient_llm._binding.ordering import Drawn
+    from resilient_llm._core.call.call import Candidate
     from resilient_llm._core.circuit.window import Generation
-    from resilient_llm._core.counts import TargetCounts
-    from resilient_llm._values.target import Target
-    from resilient_llm._values.verdict import Verdict
+    from resilient_llm._core.in_flight import CountsOfTarget
+    from resilient_llm._drive.hedging_asyncio import AsyncioRace
 
 
 _names: Final = call_ids.switch
 
 
-class Caller(Beginning):
+class Caller(Resuming):
     """Makes the calls of one function under one policy."""
 
     def _constants(self) -> dict[str, Any]:
@@ -67,7 +62,7 @@ class Caller(Beginning):
     # Entries.
 
     @property
-    def entry(self) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
+    def entry(self) -> Callable[..., Any]:
         """The method that makes a call of this kind of function."""
         if self.injection.gives_items:
             return self.stream
@@ -77,7 +72,7 @@ class Caller(Beginning):
         """Return an iterator that makes one call when its first item is asked for."""
 
         def start() -> Suspended:
-            first = self.begin(kwargs)
+            first = self.begin(args, kwargs)
             try:
                 call = self.new_call(args, first)
                 flow = call_flow(call, runtime.clock())
@@ -94,9 +89,12 @@ class Caller(Beginning):
 
         return astreams.StreamSession(start).present()
 
-    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Make one call; return an awaitable if the function does."""
-        first = self.begin(kwargs)
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], drawn: Any = NOT_DRAWN) -> Any:
+        """Make one call; return an awaitable if the function does.
+
+        ``drawn`` is what the wrapper has drawn for it, if it has.
+        """
+        first = self.begin(args, kwargs, drawn)
         try:
             generation = first.generation
             if generation is None:
@@ -141,20 +139,18 @@ class Caller(Beginning):
             if first.entered is not None:
                 call_ids.leave(first.entered)
 
-    async def call_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    async def call_async(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], drawn: Any = NOT_DRAWN
+    ) -> Any:
         """Make one call; its first attempt is cut off at its limit."""
-        first = self.begin(kwargs)
+        first = self.begin(args, kwargs, drawn)
         try:
             generation = first.generation
-            if generation is None:
-                call = self.new_call(args, first)
+            if generation is None or first.hedge_after is not None:
+                go_on = self._by_flow if generation is None else self._hedged
+                going_on = go_on(first, args)
                 del args, kwargs
-                flow = call_flow(call, runtime.clock())
-                try:
-                    return await adrive(call, flow, next(flow))
-                except ResilientLLMError as error:
-                    trim(error)
-                    raise
+                return await going_on
             candidate, timed_out, still_counted, before = first.candidate, False, 0, None
             if first.deps is not None and first.deps.counts is not None:
                 first.count_begin()
@@ -167,7 +163,7 @@ class Caller(Beginning):
                         if is_awaitable(result):
                             result = await result
                     else:
-                        from resilient_llm._drive.aio import TimeLimit
+                        from resilient_llm._drive.attempting import TimeLimit
 
                         limit, result = TimeLimit(first.limit), None
                         try:
@@ -200,215 +196,112 @@ class Caller(Beginning):
             if first.entered is not None:
                 call_ids.leave(first.entered)
 
-    # After the first attempt.
+    async def _by_flow(self, first: FirstAttempt, args: tuple[Any, ...]) -> Any:
+        """Have the call flow make all attempts of a call."""
+        call = self.new_call(args, first)
+        del args
+        flow = call_flow(call, runtime.clock())
+        try:
+            return await adrive(call, flow, next(flow))
+        except ResilientLLMError as error:
+            trim(error)
+            raise
 
-    def on_failure(
-        self,
-        generation: Generation,
-        entered_at: float,
-        target: Target,
-        error: BaseException,
-        number: int | None = None,
-        counts: TargetCounts | None = None,
-    ) -> SecondAttempt | PendingCall | None:
-        """Find out how a call goes on after the wrapper's first attempt failed.
+    async def _hedged(self, first: FirstAttempt, args: tuple[Any, ...]) -> Any:
+        """Make a first attempt on asyncio that gets others beside it once it is slow."""
+        from resilient_llm._drive.hedging_asyncio import AsyncioRace  # loaded with the first
 
-        ``number`` is that of the call, if calls carry their names.
+        candidate, timed_out, still_counted, before = first.candidate, False, 0, None
+        assert first.generation is not None
+        assert first.hedge_after is not None
+        if first.deps is not None and first.deps.counts is not None:
+            first.count_begin()
+        race = AsyncioRace(lambda: self._running(first, args, first.kwargs), first.hedge_after)
+        inside = None if first.hook is None else first.begin_inside()
+        entered = None if inside is None else inside.enter()
+        result = pending = None
+        try:
+            try:
+                with race:
+                    if first.limit is None:
+                        result = candidate.invoke(first, args, first.kwargs)
+                        if is_awaitable(result):
+                            result = await result
+                    else:
+                        from resilient_llm._drive.attempting import TimeLimit
 
-        Returns:
-            How the call goes on; None if the error is raised unchanged.
-        """
-        if number is None and call_ids.switch.is_on:
-            number = call_ids.taken(entered_at)
-        cancelled = (
-            was_cancelled(error, since=entered_at)
-            if self.injection.is_async
-            else was_cut_off(error)
+                        limit = TimeLimit(first.limit)
+                        try:
+                            with limit:
+                                result = candidate.invoke(first, args, first.kwargs)
+                                if is_awaitable(result):
+                                    result = await result
+                        finally:
+                            timed_out, still_counted = limit.ended_it, limit.still_counted
+                            before = limit.counted_before
+                        limit.check()
+            finally:
+                if inside is not None:
+                    inside.leave(entered)
+        except BaseException as error:
+            cut_off = timed_out and issubclass(type(error), Exception)
+            cancelled = was_cancelled(error, before, own=still_counted, since=first.entered_at)
+            if race.has_begun:
+                race.raised(error, timed_out=cut_off, cancelled=cancelled)
+            else:
+                pending = self._failed(first, error, timed_out=cut_off, cancelled=cancelled)
+                if pending is None:
+                    raise
+        if race.has_begun:
+            if race.made.reply is None:
+                race.gave(result)
+            result = None
+            return await self._race_on(race)
+        if pending is not None:
+            return await self.resume_async(pending, args, first.kwargs)
+        ended_at, target = runtime.clock(), candidate.target
+        value = self.on_success(
+            first.generation, first.entered_at, ended_at, target, result, args, first.kwargs, first
         )
-        is_simple = self.candidates is not None and self.effect.is_simple and not cancelled
-        first = self._wrappers_attempt(generation, entered_at, target, number, counts)
-        if is_simple and first.candidate is not first.candidates[-1]:
-            return self._moved_on(first, generation, error)
-        return self._failed(first, error, cancelled=cancelled)
+        return await value() if type(value) is PendingAnswer else value
 
-    def _moved_on(
-        self, first: FirstAttempt, generation: Generation, error: BaseException
-    ) -> SecondAttempt | PendingCall | None:
-        """Begin the attempt on the next target if the call flow has nothing to do before it."""
-        now, circuit = runtime.clock(), first.candidate.circuit
-        if now >= self.look_at:
-            self._look_at_log(now)
-        if (
-            self.hears_failures
-            or first.candidate is not first.candidates[0]
-            or first.options is not self.options
-            or circuit.outbox.is_behind
-            or not issubclass(type(error), Exception)
-        ):
-            return self._failed(first, error)
-        assert first.deps is not None
-        verdict = first.deps.classify(error)
-        if not needs_no_flow(first.options, verdict):
-            return self._failed(first, error, verdict=verdict)
-        tag = CallTag(first.call_id or new_id, first.options.observers)
-        tag.began_at = first.entered_at
-        second = SecondAttempt(first, error, now, verdict, tag)
-        second.charge_first(generation)
-        return second if second.permit is not None else PendingCall(*self._flow_from(second))
-
-    def _failed(
-        self,
-        first: FirstAttempt,
-        error: BaseException,
-        *,
-        timed_out: bool = False,
-        cancelled: bool = False,
-        verdict: Verdict | None = None,
-    ) -> PendingCall | None:
-        now = runtime.clock()
-        call, flow, _ = self._running(first)
-        reply = Reply(now, error=error, timed_out=timed_out, cancelled=cancelled, judged=verdict)
-        return pending_call(call, flow, reply)
-
-    def resume(
-        self, pending: PendingCall | SecondAttempt, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        """Go on after the first attempt, with the call flow if it is needed."""
-        if isinstance(pending, SecondAttempt):
-            kwargs = self.pins.without(kwargs)[0]
-            try:
-                result = pending.candidate.invoke(pending.first, args, kwargs)
-            except BaseException as error:
-                following = self._second_failed(pending, error, cancelled=was_cut_off(error))
-                if following is None:
-                    raise
-            else:
-                if type(result) is not self.plain_type and goes_on(result):
-                    call, flow, step = self._flow_from(pending, args, kwargs)
-                    return drive(call, flow, step, pending=result)
-                following = self._second_answered(pending, result)
-                if following is None:
-                    return result
-            pending = following
-        call, step = self._resumed(pending, args, kwargs)
+    async def _race_on(self, race: AsyncioRace) -> Any:
+        """Go on with a call whose first attempt was slow, once that has ended."""
+        assert race.call is not None
+        assert race.flow is not None
+        assert race.first.trial is not None
         try:
-            return drive(call, pending.flow, step)
+            return await adrive(race.call, race.flow, race.first.trial, pending=race)
         except ResilientLLMError as error:
             trim(error)
             raise
-
-    async def resume_async(
-        self, pending: PendingCall | SecondAttempt, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        """Go on after the first attempt, with the call flow if it is needed."""
-        if isinstance(pending, SecondAttempt):
-            kwargs = self.pins.without(kwargs)[0]
-            try:
-                result = pending.candidate.invoke(pending.first, args, kwargs)
-                if is_awaitable(result):
-                    result = await result
-                    if kind_of(result) is None:
-                        refuse_unawaited(result, pending.candidate.target.key)
-            except BaseException as error:
-                assert pending.permit is not None
-                cancelled = was_cancelled(error, since=pending.permit.entered_at)
-                following = self._second_failed(pending, error, cancelled=cancelled)
-                if following is None:
-                    raise
-            else:
-                if type(result) is not self.plain_type and goes_on(result):
-                    call, flow, step = self._flow_from(pending, args, kwargs)
-                    return await adrive(call, flow, step, pending=result)
-                following = self._second_answered(pending, result)
-                if following is None:
-                    return result
-            pending = following
-        call, step = self._resumed(pending, args, kwargs)
-        del args, kwargs
-        try:
-            return await adrive(call, pending.flow, step)
-        except ResilientLLMError as error:
-            trim(error)
-            raise
-
-    def _second_answered(self, second: SecondAttempt, result: Any) -> PendingCall | None:
-        """Report the answer of the second target; return how the call goes on if it is refused."""
-        ended_at, reject = runtime.clock(), self.reject
-        if reject is not None:
-            try:
-                verdict = fault_of(said) if (said := reject(result)) else None
-            except BaseException as error:
-                call, flow, step = self._flow_from(second)
-                judge_raised(call, flow, step, error)
-                raise
-            if verdict is not None:
-                call, flow, _ = self._flow_from(second)
-                return pending_call(call, flow, Reply(ended_at, judged=verdict))
-        took = second.answered(ended_at)
-        outbox = second.candidate.circuit.outbox
-        if self.is_watched:
-            runtime.dispatcher.emit(
-                outbox, event_names.AttemptSucceeded, ended_at, second.tag, number=1, seconds=took
-            )
-        elif outbox.is_behind:
-            runtime.dispatcher.deliver(outbox, second.tag)
-        return None
-
-    def _second_failed(
-        self, second: SecondAttempt, error: BaseException, *, cancelled: bool = False
-    ) -> PendingCall | None:
-        """Go on with the call flow after the second target failed, too."""
-        now = runtime.clock()
-        call, flow, _ = self._flow_from(second)
-        return pending_call(call, flow, Reply(now, error=error, cancelled=cancelled))
-
-    def _flow_from(
-        self,
-        second: SecondAttempt,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> tuple[Call, CallFlow, Step]:
-        """Start the call flow of a call that is at its second target."""
-        call = self.new_call(args, second.first)
-        call.kwargs = kwargs or {}
-        return call, *second.flow(call)
-
-    def _resumed(
-        self, pending_call: PendingCall, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Call, Step]:
-        call, step = pending_call.call, pending_call.step
-        pending_call.step = None
-        assert step is not None
-        call.args = args
-        call.kwargs = self.pins.without(kwargs)[0]
-        return call, step
 
     def on_success(
         self,
         generation: Generation,
         entered_at: float,
         ended_at: float,
-        target: Target,
+        called: Target | Candidate | Drawn,
         result: Any,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         first: FirstAttempt | None = None,
         number: int | None = None,
-        counts: TargetCounts | None = None,
+        counts: CountsOfTarget | None = None,
     ) -> Any:
         """Do what an answer needs besides being counted; return it, or what replaces it.
 
         The only place for that: streams and awaitables are guarded further, ``reject`` is asked,
         and the circuit, observers and traces are told. A `FirstAttempt` is made for a call of the
-        wrapper only where one is needed, since most answers need none. ``number`` is that of the
-        call, if calls carry their names.
+        wrapper only where one is needed, since most answers need none. ``called`` is the target, or
+        what a strategy has drawn. ``number`` is that of the call, if calls carry their names.
         """
         if first is None and _names.is_on:
             number = call_ids.taken(entered_at) if number is None else number
             if number is not None:
-                first = self._wrappers_attempt(generation, entered_at, target, number, counts)
+                first = self._wrappers_attempt(generation, entered_at, called, number, counts)
         if type(result) is not self.plain_type:
-            known = first, generation, entered_at, target
+            known = first, generation, entered_at, called
             first, guarded = self._guard(*known, result, args, kwargs, counts)
             if guarded is not NO_ANSWER:
                 try:
@@ -423,13 +316,13 @@ class Caller(Beginning):
                     verdict = fault_of(said) if (said := reject(result)) else None
                 except BaseException as error:
                     first = first or self._wrappers_attempt(
-                        generation, entered_at, target, None, counts
+                        generation, entered_at, called, None, counts
                     )
                     judge_raised(*self._running(first), error)
                     raise
                 if verdict is not None:
                     first = first or self._wrappers_attempt(
-                        generation, entered_at, target, None, counts
+                        generation, entered_at, called, None, counts
                     )
                     pending = self._refused(first, ended_at, verdict)
                     if self.injection.is_async:
@@ -439,11 +332,13 @@ class Caller(Beginning):
                 first is None
                 and counts is None
                 and not self.is_watched
+                and not self.effect.needs_figures
                 and ended_at < generation.check_after
                 and ended_at - entered_at < generation.slow_above
             ):
                 generation.n += 1
             else:
+                target = called if isinstance(called, Target) else called.target
                 self._report(generation, entered_at, ended_at, target, first, counts)
             return result
         finally:
@@ -455,18 +350,18 @@ class Caller(Beginning):
         first: FirstAttempt | None,
         generation: Generation,
         entered_at: float,
-        target: Target,
+        called: Target | Candidate | Drawn,
         result: Any,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        counts: TargetCounts | None,
+        counts: CountsOfTarget | None,
     ) -> tuple[FirstAttempt | None, Any]:
         """Return the first attempt, and what guards a stream or an awaitable, if it is one."""
         is_awaited, kind = is_awaitable(result), kind_of(result)
         if not is_awaited and kind is None:
             self._is_plain(result)
             return first, NO_ANSWER
-        first = first or self._wrappers_attempt(generation, entered_at, target, None, counts)
+        first = first or self._wrappers_attempt(generation, entered_at, called, None, counts)
         if is_awaited:
             if not self.injection.is_async:
                 first.count_withdrawn()  # until it is awaited, if ever
@@ -503,29 +398,6 @@ class Caller(Beginning):
         self._report(generation, first.entered_at, ended_at, first.candidate.target, first)
         return None
 
-    def _running(
-        self,
-        first: FirstAttempt,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> tuple[Call, CallFlow, Try]:
-        """Start the call flow of a call whose first attempt was begun without one."""
-        call = self.new_call(args, first)
-        if kwargs:
-            call.kwargs = self.pins.without(kwargs)[0]
-        assert first.generation is not None
-        permit = permit_of_inlined(first.candidate.circuit, first.generation, first.entered_at)
-        running = running_attempt(call, first.candidate, permit, first.limits)
-        running.hook = first.inside
-        flow = call_flow(call, first.entered_at, running)
-        next(flow)
-        return call, flow, running
-
-    def _refused(self, first: FirstAttempt, now: float, verdict: Verdict) -> PendingCall:
-        """Return how a call goes on after ``reject`` refused the answer."""
-        call, flow, _ = self._running(first)
-        return PendingCall(call, flow, sent(call, flow, Reply(now, judged=verdict)))
-
     async def _guard_awaitable(
         self, first: FirstAttempt, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
@@ -542,7 +414,7 @@ class Caller(Beginning):
     async def _guarded(
         self, first: FirstAttempt, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        if self.effect.has_limits:
+        if self.effect.has_limits or self.effect.is_hedged:
             call, flow, running = self._running(first, args, kwargs)
             return await adrive(call, flow, running, pending=result)
         try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from resilient_llm._binding.caller import Caller
 from resilient_llm._binding.injection import loop_injection
 from resilient_llm._binding.wrapper import checked_injection
+from resilient_llm._values.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from resilient_llm._values.policy import Policy
@@ -49,7 +50,22 @@ class Callers:
         return caller
 
     def loop(self, *, is_async: bool) -> Caller:
-        """Return the caller of the loop form."""
+        """Return the caller of the loop form.
+
+        Raises:
+            ConfigurationError: If the policy names a hedge, or asks a function about the arguments
+                of a call.
+        """
+        if callable(self._policy.options.needs):
+            raise ConfigurationError(
+                "needs is a function of the call's arguments, and a loop has none: write words, "
+                "as in needs=('tools',), or decorate a function"
+            )
+        if self._policy.options.hedge is not None:
+            raise ConfigurationError(
+                "hedge has no effect in a loop: its block cannot run a second time beside itself, "
+                "and a thread that runs it cannot be stopped; decorate an async function"
+            )
         caller = self._loops.get(is_async)
         if caller is None:
             caller = self._loops[is_async] = Caller(self._policy, loop_injection(is_async=is_async))

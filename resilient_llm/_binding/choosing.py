@@ -1,4 +1,4 @@
-"""Chooses the targets of one call: a pin with ``target=`` or ``model=``, or a strategy."""
+"""Chooses the target of a call that its caller pins, with ``target=`` or ``model=``."""
 
 from __future__ import annotations
 
@@ -9,14 +9,10 @@ from resilient_llm._values.keys import parse_key
 from resilient_llm._values.target import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
-    from resilient_llm._core.call.call import Candidate
-
-_PINNING: Final = ("target", "model")
+PINNING: Final = ("target", "model")
 """Names of the arguments that pin a call."""
-_MOST_GIVEN: Final = 10
-"""How often a strategy may name each target, on average. It should name each once, or not."""
 
 
 def find_target(chain: tuple[Target, ...], name: str, wanted: Any) -> Target:
@@ -81,7 +77,7 @@ class Pins:
             if wanted is None or _same(wanted, self._defaults[name]):
                 # Frameworks that call by the signature pass on what the caller left out.
                 del rest[name]
-            elif name in _PINNING:
+            elif name in PINNING:
                 del rest[name]
                 found = self._found(name, wanted)
                 if pinned is not None and found is not pinned:
@@ -107,35 +103,3 @@ def _same(wanted: Any, default: Any) -> bool:
     if wanted is default:
         return True
     return isinstance(wanted, (str, Target)) and type(wanted) is type(default) and wanted == default
-
-
-def ordered(strategy: Any, candidates: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
-    """Return the candidates as a strategy orders their targets.
-
-    Raises:
-        ConfigurationError: If it gives none, something else than some of them, or no end of them.
-    """
-    if len(candidates) == 1:
-        return candidates
-    by_key = {candidate.target.key: candidate for candidate in candidates}
-    given: Iterable[Any] = strategy(tuple([candidate.target for candidate in candidates]))
-    chosen: list[Candidate] = []
-    most = _MOST_GIVEN * len(candidates)
-    for number, target in enumerate(given):
-        if number >= most:
-            raise ConfigurationError(
-                f"strategy gave more than {most} targets for {len(candidates)}, or no end of them: "
-                "return each of those it was given at most once"
-            )
-        candidate = by_key.get(getattr(target, "key", ""))
-        if candidate is None:
-            chosen = []
-            break
-        if candidate not in chosen:
-            chosen.append(candidate)
-    if not chosen:
-        raise ConfigurationError(
-            "strategy gave no target, or one that is not in the chain: "
-            "return some of those it was given"
-        )
-    return tuple(chosen)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from resilient_llm._core.call.capabilities import NO_LACKS
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from resilient_llm._binding.ordering import Draw
     from resilient_llm._core.call.call import Call, CallDeps, Candidate, Outcome
     from resilient_llm._core.call.call_flow import CallFlow
     from resilient_llm._core.call.hooks import AttemptHook, CallHook
@@ -20,10 +23,11 @@ class FirstAttempt:
     """What is known of a call before its first attempt, and needed if that does not answer.
 
     Attributes:
-        candidates: The targets of the call, in order.
-        candidate: The one that is called.
+        candidate: The target that is called.
         kwargs: Keyword arguments without those that pin the call to one target.
+        lacks: ``{key: why that target cannot take the call}``.
         generation: The closed period that admits the attempt; None if the call flow makes it.
+        hedge_after: Seconds after which the attempt is slow and gets another beside it, or None.
         entered_at: When it was admitted.
         call_id: Name of the call, if it was named already; else empty.
         limit: Seconds that the attempt may take, or None.
@@ -38,16 +42,18 @@ class FirstAttempt:
     """
 
     __slots__ = (
+        "_candidates",
         "call_id",
         "candidate",
-        "candidates",
         "deps",
         "entered",
         "entered_at",
         "generation",
+        "hedge_after",
         "hook",
         "inside",
         "kwargs",
+        "lacks",
         "limit",
         "limits",
         "options",
@@ -58,7 +64,7 @@ class FirstAttempt:
 
     def __init__(
         self,
-        candidates: tuple[Candidate, ...],
+        candidates: tuple[Candidate, ...] | Draw,
         candidate: Candidate,
         kwargs: dict[str, Any],
         options: Options,
@@ -66,10 +72,12 @@ class FirstAttempt:
     ) -> None:
         self.options = options
         self.deps = deps
-        self.candidates = candidates
+        self._candidates = candidates
         self.candidate = candidate
         self.kwargs = kwargs
+        self.lacks = NO_LACKS
         self.generation: Generation | None = None
+        self.hedge_after: float | None = None
         self.entered_at = 0.0
         self.call_id = ""
         self.limits: tuple[float | None, bool] | None = None
@@ -78,6 +86,22 @@ class FirstAttempt:
         self.entered: Entered | None = None
         self.hook: CallHook | None = None
         self.inside: AttemptHook | None = None
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """The targets of the call, in order; a strategy that draws draws the rest now."""
+        candidates = self._candidates
+        if not isinstance(candidates, tuple):
+            candidates = self._candidates = candidates.whole()
+        return candidates
+
+    def following(self) -> list[Candidate]:
+        """Return the next target after this one that can take the call, if there is one."""
+        following = iter(self.candidates)
+        for each in following:
+            if each is self.candidate:
+                break
+        return [each for each in following if each.target.key not in self.lacks][:1]
 
     def count_begin(self) -> None:
         """Count that the attempt begins, if its call is counted."""

@@ -5,9 +5,14 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
-from resilient_llm._binding.annotations import asks_for, innermost, signature_of
+from resilient_llm._binding.annotations import (
+    asks_for,
+    gives_awaitable,
+    innermost,
+    signature_of,
+)
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.target import Attempt, Target
 
@@ -37,10 +42,13 @@ class Injection:
         "fn",
         "gives_items",
         "is_async",
+        "is_asynchronous",
+        "is_loop",
         "is_passed",
         "names",
         "parameters",
         "signature",
+        "taken",
         "var_keyword",
         "visible",
     )
@@ -51,9 +59,13 @@ class Injection:
         """What metrics call it: ``module.qualname``."""
         self.is_passed = False
         """Whether the function is the first argument of each call, instead of ``fn``."""
+        self.is_loop = False
+        """Whether the body of a loop is the attempt, so that a call has no arguments."""
         self.is_async = _is_async(fn)
         self.gives_items: Literal["", "sync", "async"] = _gives_items(fn)
         """Which kind of generator function it is; empty if it is none."""
+        self.is_asynchronous = _is_asynchronous(fn, signature)
+        """Whether its attempts can be stopped, as far as can be told before they are made."""
         self.parameters = tuple(signature.parameters.values())
         self.first = _first_target(fn, self.parameters)
         """Index of the positional parameter that is filled with the target, or None."""
@@ -70,10 +82,31 @@ class Injection:
                 if parameter.kind in (_P.POSITIONAL_ONLY, _P.POSITIONAL_OR_KEYWORD):
                     self.attempt_index = index
         self.var_keyword = any(p.kind is _P.VAR_KEYWORD for p in self.parameters)
+        self.taken = self._taken_name()
+        """What no caller may pass, though the signature lets it through; None if there is none."""
         hidden = {self.attempt, None if self.first is None else self.parameters[self.first].name}
         self.signature = signature
         self.visible = tuple(p for p in self.parameters if p.name not in hidden)
         """The parameters that callers see."""
+
+    def _taken_name(self) -> str | None:
+        """Return the name of the target's parameter, if ``**kwargs`` beside it may have it too."""
+        if self.first is None or not self.var_keyword:
+            return None
+        parameter = self.parameters[self.first]
+        return None if parameter.kind is _P.POSITIONAL_ONLY else parameter.name
+
+    def refuse_taken(self) -> NoReturn:
+        """Refuse a call that names the target's parameter.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError(
+            f"{self.called}() got an argument {self.taken!r}, which its chain fills in: to pin "
+            "calls to a target, take that by a keyword-only parameter instead of the first one, "
+            "as in `def ask(prompt, *, target=None, **kwargs)`"
+        )
 
     @property
     def outer(self) -> inspect.Signature:
@@ -181,6 +214,16 @@ def keeps_limits(injection: Injection, chain: Sequence[Target], general: float |
     )
 
 
+def can_be_hedged(injection: Injection, chain: Sequence[Target]) -> bool:
+    """Return whether every attempt of a function can be stopped once another has answered."""
+    return not injection.is_loop and all(
+        injection.is_asynchronous
+        if target.call is None
+        else injection_of(target.call, every_entry_calls=True).is_asynchronous
+        for target in chain
+    )
+
+
 def _knows_limit(fn: Callable[..., Any]) -> bool:
     injection = injection_of(fn, every_entry_calls=True)
     return injection.is_async or injection.attempt is not None
@@ -259,6 +302,29 @@ def _is_async(fn: Any) -> bool:
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(innermost(fn))
 
 
+_MOST_WRAPPERS: Final = 100
+"""Decorators and partials that are looked below; a function may name itself as wrapped."""
+
+
+def _is_asynchronous(fn: Any, signature: inspect.Signature) -> bool:
+    """Return whether a function, or one that it wraps, is asynchronous by kind or annotation."""
+    for _ in range(_MOST_WRAPPERS):
+        if _is_async(fn) or _gives_items(fn) == "async":
+            return True
+        wrapped = fn.func if isinstance(fn, functools.partial) else _wrapped_by(fn)
+        if wrapped is None:
+            break
+        fn = wrapped
+    return gives_awaitable(fn, signature.return_annotation)
+
+
+def _wrapped_by(fn: Any) -> Any:
+    try:
+        return getattr(fn, "__wrapped__", None)
+    except Exception:  # noqa: BLE001  # anybody's object may raise anything
+        return None
+
+
 def _gives_items(fn: Any) -> Literal["", "sync", "async"]:
     for each in (fn, innermost(fn)):
         if inspect.isgeneratorfunction(each):
@@ -294,6 +360,7 @@ def loop_injection(*, is_async: bool) -> Injection:
     injection = Injection(block, inspect.signature(block))
     injection.called = "(loop)"
     injection.is_async = is_async
+    injection.is_loop = True
     injection.var_keyword = True  # the block reads target.params by itself
     injection.attempt = "attempt"  # and gets its limit from the `LoopAttempt` that it enters
     return injection

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.call_flow import CallFlow
     from resilient_llm._core.call.hooks import AttemptHook
     from resilient_llm._core.call.steps import Step
-    from resilient_llm._drive.aio import TimeLimit
+    from resilient_llm._drive.attempting import TimeLimit
     from resilient_llm._runtime.call_ids import Entered
     from resilient_llm._values.target import Target
 
@@ -115,7 +115,7 @@ class LoopAttempt:
     async def __aenter__(self) -> Target:
         target = self.__enter__()
         if self.remaining is not None:
-            from resilient_llm._drive.aio import TimeLimit
+            from resilient_llm._drive.attempting import TimeLimit
 
             self._limit = TimeLimit(self.remaining)
             self._limit.__enter__()
@@ -177,7 +177,7 @@ class _Attempts:
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
-        self._first: FirstAttempt | None = caller.begin({})
+        self._first: FirstAttempt | None = caller.begin(None, {})
         if self._first.entered is not None:  # what belongs to the call are the blocks of the loop
             call_ids.leave(self._first.entered)
         self._call: Call | None = None

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from resilient_llm._binding.injection import keeps_limits
+from resilient_llm._binding.asking import takes_call
+from resilient_llm._binding.demands import Demands
+from resilient_llm._binding.injection import can_be_hedged, keeps_limits
 from resilient_llm._core.backoff import as_backoff
+from resilient_llm._core.call.capabilities import NO_LACKS
 from resilient_llm._values.policy import DEFAULTS
 
 if TYPE_CHECKING:
@@ -33,23 +36,33 @@ class OptionsEffect:
     Attributes:
         options: The options.
         backoff: Their backoff.
+        demands: Finds out what each call needs of a target; None if no policy says.
+        lacks: ``{key: why that target cannot take any call}``.
         limits: ``{key: seconds that an attempt may take, within the deadline}``.
+        is_hedged: Whether slow attempts get others beside them.
         is_stream: Whether results are known to be streams.
         has_limits: Whether an attempt or a call has a limit.
         needs_limits: Whether a first attempt must know its limit, to keep it or to pass it on.
+        needs_figures: Whether samples of its attempts are kept.
         is_inlined: Whether the wrapper may make the first attempt by itself. This is the only
             list of what it cannot do.
+        takes_call: Whether a function of the user asks for the arguments of a call as passed.
     """
 
     __slots__ = (
         "backoff",
+        "demands",
         "has_limits",
+        "is_hedged",
         "is_inlined",
         "is_simple",
         "is_stream",
+        "lacks",
         "limits",
+        "needs_figures",
         "needs_limits",
         "options",
+        "takes_call",
     )
 
     def __init__(
@@ -70,6 +83,12 @@ class OptionsEffect:
             )
             for target in chain
         }
+        self.demands = (
+            None
+            if options.needs is None and options.tokens is None
+            else Demands(options, injection, chain)
+        )
+        self.lacks = NO_LACKS if self.demands is None else self.demands.constant_lacks
         self.is_stream = bool(injection.gives_items) or any(
             each is not None for each in (options.stream, *(target.stream for target in chain))
         )
@@ -77,19 +96,37 @@ class OptionsEffect:
             limit is not None for limit in self.limits.values()
         )
         self.needs_limits = self.has_limits and (injection.is_async or takes_attempt)
+        self.needs_figures = (
+            options.adaptive is not False
+            or options.strategy == "least_latency"
+            or isinstance(options.hedge, str)
+        )
+        self.is_hedged = options.hedge is not None and len(chain) > 1 and options.max_attempts != 1
         self.is_simple = not (
             self.is_stream
             or takes_attempt
             or self.has_limits
             or options.observers
             or options.classify is not None
+            or self.demands is not None
             or options.max_attempts == 1
         )
         """Whether a failure may be all that is known of an attempt: see `SecondAttempt`."""
         cuts_off = self.has_limits and injection.is_async
+        self.takes_call = takes_call(options, options.strategy)
         self.is_inlined = not (
-            self.is_stream or takes_attempt or cuts_off or options.strategy != "priority"
+            self.is_stream
+            or takes_attempt
+            or cuts_off
+            or self.is_hedged
+            or not isinstance(options.strategy, str)
+            or (self.demands is not None and not self._is_same_order(options, self.demands))
         )
+
+    @staticmethod
+    def _is_same_order(options: Options, demands: Demands) -> bool:
+        """Return whether all calls skip the same targets of the same order."""
+        return demands.is_constant and options.strategy == "priority" and options.adaptive is False
 
 
 class OptionsInForce:
@@ -104,6 +141,7 @@ class OptionsInForce:
         self._policy = policy
         self._keeps_limits = keeps_limits(injection, policy.chain, 1.0)
         """Whether a default ``attempt_timeout`` holds for it; any number may stand for that."""
+        self._can_be_hedged = can_be_hedged(injection, policy.chain)
         self._replaced: list[tuple[float, Options, CallDeps]] = []
         """``(until when, options, deps)`` of earlier bindings, oldest first."""
         self._clock: Clock | None = None
@@ -116,7 +154,9 @@ class OptionsInForce:
         functions.
         """
         present = self.options
-        options = self._policy.in_force(defaults, keeps_limits=self._keeps_limits)
+        options = self._policy.in_force(
+            defaults, keeps_limits=self._keeps_limits, can_be_hedged=self._can_be_hedged
+        )
         if all(getattr(options, name) is getattr(present, name) for name in DEFAULTS):
             return present
         return options

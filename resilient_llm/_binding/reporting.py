@@ -10,20 +10,23 @@ from typing import TYPE_CHECKING, Final
 
 from resilient_llm._binding.binding import Binding
 from resilient_llm._binding.first_attempt import FirstAttempt
+from resilient_llm._binding.ordering import ChainOrder, Draw
 from resilient_llm._core.call.hooks import answered_at_once
 from resilient_llm._core.circuit import window
 from resilient_llm._core.circuit.outbox import CallTag
 from resilient_llm._core.circuit.permit import permit_of_inlined
+from resilient_llm._core.in_flight import FunctionInFlight
 from resilient_llm._drive.results import is_decided_by_class
 from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.kinds import AttemptRecord
+from resilient_llm._values.target import Target
 
 if TYPE_CHECKING:
+    from resilient_llm._binding.ordering import Drawn
     from resilient_llm._core.call.call import Candidate
     from resilient_llm._core.circuit.window import Generation
-    from resilient_llm._core.counts import TargetCounts
-    from resilient_llm._values.target import Target
+    from resilient_llm._core.in_flight import Counts, CountsOfTarget
 
 LOOK_AGAIN: Final = 1.0
 """Seconds after which a function that is not watched looks at the level of the log again.
@@ -42,7 +45,7 @@ class Reporting(Binding):
         ended_at: float,
         target: Target,
         first: FirstAttempt | None,
-        counts: TargetCounts | None = None,
+        counts: CountsOfTarget | None = None,
     ) -> None:
         """Report an answer to its circuit, the trace around the call and its observers."""
         took = ended_at - entered_at
@@ -55,6 +58,10 @@ class Reporting(Binding):
                 answered_at_once(first.hook, target.key, took)
         if counts is not None:
             counts.answer(took)
+        # An attempt of an earlier state of the process belongs to the figures of that.
+        deps = self.deps if first is None else first.deps
+        if deps is not None and deps.figures is not None:
+            deps.figures.answered(target.key, ended_at, took)
         try:
             if ended_at < generation.check_after and took < generation.slow_above:
                 generation.n += 1
@@ -89,9 +96,9 @@ class Reporting(Binding):
         self,
         generation: Generation,
         entered_at: float,
-        target: Target,
+        called: Target | Candidate | Drawn,
         number: int | None = None,
-        counts: TargetCounts | None = None,
+        counts: CountsOfTarget | None = None,
     ) -> FirstAttempt:
         """Return what is known of a first attempt that the wrapper made, and where it counts."""
         was_bound, candidates = self.candidates is not None, self.bound()
@@ -99,10 +106,19 @@ class Reporting(Binding):
         options, deps = self.in_force.began_with(entered_at, self.deps, was_bound=was_bound)
         deps = deps.counted_by(None if counts is None else counts.function)
         # Not from `by_key`, which another thread may have replaced since.
-        candidate = candidates[0]
-        if candidate.target is not target:
-            candidate = next(each for each in candidates if each.target.key == target.key)
-        first = FirstAttempt(candidates, candidate, {}, options, deps)
+        candidate, order = candidates[0], self.order
+        chosen: tuple[Candidate, ...] | Draw = candidates
+        if not isinstance(called, Target) and type(order) is ChainOrder:
+            chosen = Draw(order, called, entered_at)
+            candidate = chosen.candidate
+        else:
+            target = called if isinstance(called, Target) else called.target
+            if candidate.target is not target:
+                candidate = next(each for each in candidates if each.target.key == target.key)
+            if target is not called:  # the strategy was replaced meanwhile
+                chosen = (candidate, *(each for each in candidates if each is not candidate))
+        first = FirstAttempt(chosen, candidate, {}, options, deps)
+        first.lacks = self.effect.lacks
         first.generation, first.entered_at = generation, entered_at
         if number is not None:
             first.call_id = call_ids.id_of(number)
@@ -133,9 +149,15 @@ class Reporting(Binding):
         with runtime.lock:
             self._see_plain(plain_type)
 
+    def _counts_now(self) -> Counts | None:
+        return None if self.deps is None else self.deps.counts
+
     def _look_at_log(self, now: float) -> None:
         """Notice that the level of the log was changed."""
         self._look_again_at(now + (window.REST if self.is_watched else LOOK_AGAIN))
+        if isinstance(self._counts_now(), FunctionInFlight) and not runtime.in_flight.is_used:
+            runtime.unbind_all()  # nobody chooses by what is in flight any more
+            return
         epoch, wanted = runtime.epoch, self._wanted_events()
         if wanted[:2] == (self.is_watched, self.hears_failures):
             return

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from resilient_llm._core.call.call_flow import call_flow
+from resilient_llm._core.call.judging import is_harmful
 from resilient_llm._core.call.steps import Try
 from resilient_llm._core.circuit.permit import Permit, admit, is_new, permit_of_inlined
 from resilient_llm._values.kinds import ErrorKind
@@ -72,6 +73,8 @@ class SecondAttempt:
         if is_new(error):  # no caller sees it if the second target answers
             self._charged, noted = charged, None
         charged.failed(noted, now, self._verdict, cooldown=first.options.cooldown, tag=self.tag)
+        if deps.figures is not None:
+            deps.figures.failed(target.key, now, harms=is_harmful(self._verdict))
         deps.budgets.first_attempt_failed(target.provider_key, now)
         deps.notice(target.provider_key, error)
         if self.candidate.circuit.slot is None:
@@ -90,6 +93,9 @@ class SecondAttempt:
         assert permit is not None
         took = ended_at - permit.entered_at
         permit.succeeded(ended_at, took, cooldown=self.first.options.cooldown, tag=self.tag)
+        deps = self.first.deps
+        if deps is not None and deps.figures is not None:
+            deps.figures.answered(self.candidate.target.key, ended_at, took)
         return took
 
     def flow(self, call: Call) -> tuple[CallFlow, Step]:

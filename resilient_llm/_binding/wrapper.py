@@ -10,10 +10,16 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from resilient_llm._binding.annotations import SeenSignature, annotations_of
+from resilient_llm._binding.asking import check_asked
 from resilient_llm._binding.caller import Caller
-from resilient_llm._binding.injection import Injection, injection_of, keeps_limits
+from resilient_llm._binding.injection import (
+    Injection,
+    can_be_hedged,
+    injection_of,
+    keeps_limits,
+)
 from resilient_llm._binding.method_copy import copy_of_method
-from resilient_llm._binding.wrapper_code import Codes, generate
+from resilient_llm._binding.wrapper_code import Codes, Kind, generate
 from resilient_llm._runtime.chains import note_function
 from resilient_llm._values.errors import ConfigurationError
 
@@ -59,7 +65,19 @@ def checked_injection(policy: Policy, fn: Any) -> Injection:
         fn, every_entry_calls=all(target.call is not None for target in policy.chain)
     )
     _check_limits(policy, injection)
+    _check_hedge(policy, injection)
+    check_asked(policy.options, injection)
     return injection
+
+
+def _check_hedge(policy: Policy, injection: Injection) -> None:
+    """Refuse a hedge beside attempts that nothing could stop."""
+    if policy.options.hedge is not None and not can_be_hedged(injection, policy.chain):
+        raise ConfigurationError(
+            "hedge needs an asynchronous function: an attempt in a thread cannot be stopped once "
+            "another has answered; decorate an async function, or annotate what a plain one "
+            "returns, as in `-> Awaitable[str]`; each call= of the chain needs the same"
+        )
 
 
 def _check_limits(policy: Policy, injection: Injection) -> None:
@@ -110,13 +128,14 @@ def _wrapper(
     """
     caller = Caller(holder._policy, injection)
     note_function(holder, injection.fn)
-    kind = caller.calls_by_invoker, False, False
+    kind = Kind(caller.calls_by_invoker)
     if kind not in codes:
-        codes[kind] = generate(injection, by_invoker=kind[0])
+        codes[kind] = generate(injection, kind)
     code, prefix, defaults, keyword_defaults = codes[kind]
     fn = injection.fn
     wrapper: Any = types.FunctionType(code, caller.wrap(prefix, codes), _name(fn), defaults)
     caller.wrapper_function = weakref.ref(wrapper)
+    caller.pass_arguments_on()
     wrapper.__kwdefaults__ = keyword_defaults or None
     functools.update_wrapper(wrapper, fn, _COPIED)
     hidden = {p.name for p in injection.parameters} - set(injection.outer.parameters)
@@ -155,6 +174,8 @@ class _Copies:
         """Return the function under a policy with other options."""
         changed = self._holder.using(**changes)
         _check_limits(changed._policy, self._injection)
+        _check_hedge(changed._policy, self._injection)
+        check_asked(changed._policy.options, self._injection)
         if not self._injection.takes_target and not all(
             target.call is not None for target in changed._policy.chain
         ):

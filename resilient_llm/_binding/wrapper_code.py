@@ -7,7 +7,7 @@ their methods: a generic ``*args, **kwargs`` closure costs more than the whole g
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 if TYPE_CHECKING:
     import types
@@ -20,9 +20,34 @@ _P = inspect.Parameter
 
 Code = tuple["types.CodeType", str, "tuple[Any, ...] | None", dict[str, Any]]
 """What `generate` returns."""
-Codes = dict[tuple[bool, bool, bool], Code]
-"""``{(by invoker, counting, with names of calls): what is generated}`` of one function."""
 
+
+class Kind(NamedTuple):
+    """Which code a wrapper has."""
+
+    by_invoker: bool = False
+    """Whether it calls its targets through the invokers of its `Caller`, since some have arguments
+    or a function of their own."""
+    counting: bool = False
+    """Whether its calls are counted for an exporter of metrics."""
+    in_flight: bool = False
+    """Whether it counts what is in flight on its keys."""
+    measuring: bool = False
+    """Whether it keeps samples of its answers, if a strategy draws its targets."""
+    carries_ids: bool = False
+    """Whether its calls carry their names, for `call_id`."""
+    order: Literal["", "drawn", "passed"] = ""
+    """Empty if it calls the targets by priority; else whether it draws the first target of each
+    call, or passes the arguments on as they are, for a function of the user that asks for them."""
+
+
+Codes = dict[Kind, Code]
+"""``{kind: what is generated}`` of one function."""
+
+_TEMPLATE_AS_PASSED: Final = """
+{define} {name}(*args, **kwargs):
+    return {wait}{p}entry(args, kwargs)
+"""
 _TEMPLATE_OF_ITEMS: Final = """
 def {name}({parameters}):
     return {p}entry({args}, {kwargs})
@@ -77,6 +102,23 @@ _TEMPLATE: Final = """
     return {wait}{p}resume({p}pending, {args}, {kwargs})
 """
 
+_BY_PRIORITY: Final = _TEMPLATE[
+    _TEMPLATE.index("    {p}generation =") : _TEMPLATE.index("    try:")
+]
+_BY_DRAW: Final = """\
+    {p}entered = {p}clock()
+    {p}to = {p}draw({p}entered)
+    {p}generation = {p}to.circuit.slot
+    if {p}generation is None:
+        return {wait}{p}entry({args}, {kwargs}, {p}to)
+    {p}target = {p}to.target
+"""
+"""How a wrapper finds its first target if a strategy draws it.
+
+What was drawn is passed on, since the rest of the order depends on it. If it cannot simply be
+called, the `Caller` goes on with it, and the strategy is not asked twice.
+"""
+
 _COUNTING_TEMPLATE: Final = """
 {define} {name}({parameters}):{pinned}
     if {p}open_traces and {p}has_trace() is not None:
@@ -126,8 +168,37 @@ The counts are read together with the circuit, without a call between, so that b
 state. Whatever the first target cannot take at once is left to the `Caller`, which counts skips.
 """
 
-_CIRCUITS: Final = ("circuit", "second.", "others")
+_COUNTED_BY_PRIORITY: Final = _COUNTING_TEMPLATE[
+    _COUNTING_TEMPLATE.index("    {p}counts =") : _COUNTING_TEMPLATE.index("    {p}counts.begun")
+]
+_COUNTED_BY_DRAW: Final = """\
+    {p}counts = {p}to.counts
+"""
+_ANSWERED: Final = """\
+        return {p}result
+    return {wait}{p}resume"""
+_MEASURED: Final = """\
+        {p}to.keep({p}ended, {p}ended - {p}entered)
+"""
+_BEGUN: Final = """\
+    {p}counts.in_flight.running += 1
+"""
+_EXPORTED: Final = {
+    "    {p}counts.begun += 1\n": "    {p}counts.inner.begun += 1\n",
+    "{p}counts.bounds": "{p}counts.inner.bounds",
+    "{p}counts.answers": "{p}counts.inner.answers",
+    "{p}counts.seconds": "{p}counts.inner.seconds",
+}
+"""What an exporter counts, if what is in flight on the key is counted as well."""
+_NOT_EXPORTED: Final = {
+    "    {p}counts.begun += 1\n": "",
+    "        {p}bucket = {p}bucket_of({p}counts.bounds, {p}took)\n": "",
+    "        {p}counts.answers[{p}bucket] += 1\n": "",
+    "        {p}counts.seconds += {p}took\n": "",
+}
+_CIRCUITS: Final = ("circuit", "second.", "others", "draw(")
 """Globals without which a wrapper makes no call by itself."""
+_PLAIN: Final = Kind()
 _BEGIN: Final = """
     {p}number = {p}numbers.next()
     {p}token = {p}numbers.set({p}number)
@@ -138,14 +209,33 @@ _END: Final = """
 """
 
 
-def variant(*, counting: bool, carries_ids: bool) -> str:
+def variant(kind: Kind) -> str:
     """Return the prefix of the circuits that a kind of code reads.
 
     Each kind has its own. A coroutine that was made before its wrapper got other code, or a thread
     that has just entered it, runs the code of before. That finds no circuit any more, and so
     leaves the call to the `Caller`, which does what is wanted now.
     """
-    return ("counted_" if counting else "") + ("named_" if carries_ids else "")
+    words = {
+        "counted_": kind.counting,
+        "flying_": kind.in_flight,
+        "measured_": kind.measuring,
+        "named_": kind.carries_ids,
+    }
+    return "".join(word for word, is_meant in words.items() if is_meant)
+
+
+def _with_in_flight(template: str, *, exported: bool) -> str:
+    """Return the template of a wrapper that counts what is in flight on its keys.
+
+    Args:
+        template: That of a wrapper that counts for an exporter.
+        exported: Whether an exporter counts as well.
+    """
+    for line, instead in (_EXPORTED if exported else _NOT_EXPORTED).items():
+        template = template.replace(line, instead)
+    template = template.replace("    try:\n", _BEGUN + "    try:\n", 1)
+    return template.replace(_ANSWERED, "        {p}counts.in_flight.running -= 1\n" + _ANSWERED)
 
 
 def _with_call_id(template: str, end: str) -> str:
@@ -155,7 +245,9 @@ def _with_call_id(template: str, end: str) -> str:
         template: That of a wrapper whose calls do not.
         end: What ends a call.
     """
-    head, attempt, rest = template.rstrip().partition("\n    try:")
+    # What counts the begin stays next to the attempt: an interrupt may come with each call.
+    begin = _BEGUN if _BEGUN in template else ""
+    head, attempt, rest = template.rstrip().partition(f"\n{begin}    try:")
     body = (attempt + rest).replace("\n", "\n    ")
     body = body.replace("{p}to, {p}error)", "{p}to, {p}error, {p}number)")
     body = body.replace("{args}, {kwargs}\n", "{args}, {kwargs}, None, {p}number\n")
@@ -165,20 +257,13 @@ def _with_call_id(template: str, end: str) -> str:
 
 
 def generate(
-    injection: Injection,
-    *,
-    by_invoker: bool = False,
-    counting: bool = False,
-    carries_ids: bool = False,
+    injection: Injection, kind: Kind = _PLAIN
 ) -> tuple[types.CodeType, str, tuple[Any, ...] | None, dict[str, Any]]:
     """Generate the wrapper of one function.
 
     Args:
         injection: How the function takes its target.
-        by_invoker: Whether it calls its targets through the invokers of its `Caller`, since some
-            have arguments or a function of their own.
-        counting: Whether its calls are counted for an exporter of metrics.
-        carries_ids: Whether its calls carry their names, for `call_id`.
+        kind: Which code it is to have.
 
     Returns:
         Its code, the prefix of the names it expects as globals, and its defaults.
@@ -192,31 +277,26 @@ def generate(
     keyword_defaults: dict[str, Any] = {}
     args, kwargs = _positional(outer), _keywords(outer)
     wait = "await " if injection.is_async else ""
-    template = _COUNTING_TEMPLATE if counting else _TEMPLATE
-    if injection.gives_items:
-        template = _TEMPLATE_OF_ITEMS
-    elif carries_ids:
-        # A coroutine may be sent on in other contexts.
-        template = _with_call_id(template, "leave" if wait else "reset")
-    own = variant(counting=counting, carries_ids=carries_ids)
+    template = _template(injection, kind)
+    own = variant(kind)
     for each in _CIRCUITS if own else ():
         template = template.replace(f"{{p}}{each}", f"{{p}}{own}{each}")
-    result = f"{prefix}result"
+    result, to = f"{prefix}result", f"{prefix}{'target' if kind.order == 'drawn' else 'to'}"
     source = template.format(
         p=prefix,
         define="async def" if injection.is_async else "def",
         name="wrapper",
         parameters=_parameters(outer, injection.names, defaults, keyword_defaults),
         pinned="".join(
-            f"\n    if {name} is not None: return {wait}{prefix}entry({args}, {kwargs})"
-            for name in injection.names
+            f"\n    if {condition}: return {wait}{prefix}entry({args}, {kwargs})"
+            for condition in _left_to_caller(injection)
         ),
         args=args,
         kwargs=kwargs,
         wait=wait,
-        attempt=_by_invoker(injection, prefix, args, _keywords(outer, without=injection.names))
-        if by_invoker
-        else f"{result} = {wait}{prefix}fn({_inner_call(injection, prefix)})",
+        attempt=_by_invoker(injection, prefix, to, args, _keywords(outer, without=injection.names))
+        if kind.by_invoker
+        else f"{result} = {wait}{prefix}fn({_inner_call(injection, prefix, to)})",
         opened=f"await {result}() if {prefix}type({result}) is {prefix}pending_answer else {result}"
         if wait
         else result,
@@ -224,6 +304,39 @@ def generate(
     namespace: dict[str, Any] = {}
     exec(compile(source, f"<failover wrapper of {_named(injection.fn)}>", "exec"), namespace)  # noqa: S102  # as dataclasses do
     return namespace["wrapper"].__code__, prefix, tuple(defaults) or None, keyword_defaults
+
+
+def _left_to_caller(injection: Injection) -> list[str]:
+    """Return the conditions on its arguments under which a wrapper does not make a call itself."""
+    conditions = [f"{name} is not None" for name in injection.names]
+    if injection.taken is not None:
+        conditions += [
+            f"{injection.taken!r} in {each.name}"
+            for each in injection.outer.parameters.values()
+            if each.kind is _P.VAR_KEYWORD
+        ]
+    return conditions
+
+
+def _template(injection: Injection, kind: Kind) -> str:
+    if kind.order == "passed":
+        return _TEMPLATE_AS_PASSED
+    if injection.gives_items:
+        return _TEMPLATE_OF_ITEMS
+    template = _TEMPLATE
+    if kind.counting or kind.in_flight:
+        template = _COUNTING_TEMPLATE
+    if kind.order == "drawn":
+        template = template.replace(_BY_PRIORITY, _BY_DRAW)
+        template = template.replace(_COUNTED_BY_PRIORITY, _BY_DRAW + _COUNTED_BY_DRAW)
+    if kind.in_flight:
+        template = _with_in_flight(template, exported=kind.counting)
+    if kind.measuring:
+        template = template.replace(_ANSWERED, _MEASURED + _ANSWERED)
+    if kind.carries_ids:
+        # A coroutine may be sent on in other contexts.
+        template = _with_call_id(template, "leave" if injection.is_async else "reset")
+    return template
 
 
 def _named(fn: Any) -> str:
@@ -282,8 +395,8 @@ def _keywords(outer: Sequence[inspect.Parameter], *, without: Sequence[str] = ()
     return f"{{{', '.join(parts)}}}"
 
 
-def _by_invoker(injection: Injection, prefix: str, args: str, kwargs: str) -> str:
-    call = f"{prefix}result = {prefix}invokers[{prefix}to.key](None, {args}, {kwargs})"
+def _by_invoker(injection: Injection, prefix: str, to: str, args: str, kwargs: str) -> str:
+    call = f"{prefix}result = {prefix}invokers[{to}.key](None, {args}, {kwargs})"
     if not injection.is_async:
         return call
     # A target's own function may be a plain one.
@@ -292,16 +405,12 @@ def _by_invoker(injection: Injection, prefix: str, args: str, kwargs: str) -> st
             {prefix}result = await {prefix}result"""
 
 
-def _inner_call(injection: Injection, prefix: str) -> str:
+def _inner_call(injection: Injection, prefix: str, to: str) -> str:
     parts: list[str] = []
-    given = {
-        "target": f"{prefix}to",
-        "model": f"{prefix}to.model",
-        "provider": f"{prefix}to.provider",
-    }
+    given = {"target": to, "model": f"{to}.model", "provider": f"{to}.provider"}
     for index, parameter in enumerate(injection.parameters):
         if index == injection.first:
-            parts.append(f"{prefix}to")
+            parts.append(to)
         elif parameter.kind is _P.VAR_POSITIONAL:
             parts.append(f"*{parameter.name}")
         elif parameter.kind is _P.VAR_KEYWORD:

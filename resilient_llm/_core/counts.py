@@ -142,6 +142,9 @@ class FunctionCounts:
 
     __slots__ = ("bound", "cancelled", "failed", "ledger", "name", "targets")
 
+    is_exported = True
+    """Whether an exporter of metrics counts."""
+
     def __init__(self, ledger: Ledger, name: str) -> None:
         self.ledger = ledger
         self.name = name
@@ -204,6 +207,10 @@ class Ledger:
         """``{(from target, to target, reason): failovers}``"""
         self.skips: dict[Labels, int] = {}
         """``{(target, reason): skips}``"""
+        self.hedges: dict[Labels, int] = {}
+        """``{(target, slow target): hedges}``"""
+        self.order_changes: dict[Labels, int] = {}
+        """``{(target,): moves of it}``"""
         self.first_contents: dict[str, FirstContents] = {}
 
     def function(self, name: str) -> FunctionCounts:
@@ -291,6 +298,16 @@ def _failed_over(function: FunctionCounts, _: str, details: Mapping[str, Any]) -
     )
 
 
+def _hedged(function: FunctionCounts, key: str, details: Mapping[str, Any]) -> None:
+    ledger = function.ledger
+    ledger.add(ledger.hedges, (ledger.names.of(key), ledger.names.of(details["beside"])))
+
+
+def _order_changed(function: FunctionCounts, key: str, _: Mapping[str, Any]) -> None:
+    ledger = function.ledger
+    ledger.add(ledger.order_changes, (ledger.names.of(key),))
+
+
 def _committed(function: FunctionCounts, key: str, details: Mapping[str, Any]) -> None:
     ledger = function.ledger
     ledger.first_content(ledger.names.of(key), details["seconds"])
@@ -306,6 +323,8 @@ _COUNTED: Final[dict[str, Callable[[FunctionCounts, str, Mapping[str, Any]], Non
     event_names.AttemptCancelled: _cancelled,
     event_names.RetryScheduled: _retried,
     event_names.FailedOver: _failed_over,
+    event_names.HedgeStarted: _hedged,
+    event_names.OrderChanged: _order_changed,
     event_names.StreamCommitted: _committed,
     event_names.CallFailed: _call_failed,
 }
@@ -365,6 +384,8 @@ class Figures:
         self.retries: dict[Labels, int] = {}
         self.failovers: dict[Labels, int] = {}
         self.skips: dict[Labels, int] = {}
+        self.hedges: dict[Labels, int] = {}
+        self.order_changes: dict[Labels, int] = {}
         self.seconds: dict[str, Histogram] = {}
         self.first_contents: dict[str, Histogram] = {}
         self.in_flight: dict[str, int] = {}
@@ -392,6 +413,10 @@ def figures_of(ledgers: tuple[Ledger, ...], bounds: tuple[float, ...], names: Na
             _add(found.failovers, (names.of(from_key), names.of(to_key), reason), number)
         for (key, reason), number in list(ledger.skips.items()):
             _add(found.skips, (names.of(key), reason), number)
+        for (key, beside), number in list(ledger.hedges.items()):
+            _add(found.hedges, (names.of(key), names.of(beside)), number)
+        for (key,), number in list(ledger.order_changes.items()):
+            _add(found.order_changes, (names.of(key),), number)
         for key, contents in list(ledger.first_contents.items()):
             _add_seconds(found.first_contents, names.of(key), contents, ledger.bounds, bounds)
     return found

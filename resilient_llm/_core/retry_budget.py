@@ -36,7 +36,7 @@ class RetryBudgets:
         """``{provider: counts}``, the one asked for last at the end."""
 
     def first_attempt_failed(self, provider: str, now: float) -> None:
-        """Count a first attempt that failed; circuits count those that succeeded."""
+        """Count a first attempt that failed or lost a race; circuits count those that succeeded."""
         with self._lock:
             _add(self._of(provider).first, now)
 

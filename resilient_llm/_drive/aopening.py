@@ -55,7 +55,7 @@ async def close(stream: Any) -> None:
             raise
 
 
-def _closing_time() -> AbstractContextManager[Any]:
+def closing_time() -> AbstractContextManager[Any]:
     """Return the limit of closing an SDK's object, with a shield where it needs one."""
     if anyio.current_effective_deadline() == _PENDING:
         return anyio.move_on_after(_CLOSES_WITHIN, shield=True)
@@ -68,8 +68,11 @@ class _AsyncIO:
     is_async: ClassVar[bool] = True
     reads: ClassVar[str] = "__anext__"
 
-    def innermost_scope(self) -> object:
-        return innermost_scope()
+    def innermost_scope(self, *, leaves: bool) -> object:
+        return innermost_scope(of_anyio=leaves)
+
+    def is_on_trio(self) -> bool:
+        return is_trio()
 
     def gives_items(self, kind: ResultKind) -> bool:
         return kind.async_items
@@ -85,7 +88,7 @@ class _AsyncIO:
 
     async def close(self, stream: Any, iterator: Any = None) -> None:
         is_generator = type(stream or iterator) is AsyncGeneratorType
-        with nullcontext() if is_generator else _closing_time():
+        with nullcontext() if is_generator else closing_time():
             try:  # no shield holds asyncio's own cancellation off, so each is closed by itself
                 await close(iterator)
             finally:

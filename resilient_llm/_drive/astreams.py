@@ -11,8 +11,9 @@ import weakref
 from types import AsyncGeneratorType
 from typing import TYPE_CHECKING, Any, cast
 
-from resilient_llm._drive.aio import CUT_OFF, advance
+from resilient_llm._drive.aio import advance
 from resilient_llm._drive.aopening import ASYNC
+from resilient_llm._drive.attempting import CUT_OFF
 from resilient_llm._drive.interruption import interruption_of
 from resilient_llm._drive.opening import refuse_open_scope
 from resilient_llm._drive.reads import AsyncReads
@@ -206,7 +207,14 @@ def _later_items(started: StartedStream) -> Any:
     elif started.is_watched:
         own = _timed(started)
     items, hook = source if own is None else own, started.opened.hook
-    return items if hook is None else AsyncReads(items, hook, own)
+    if hook is not None:
+        items = AsyncReads(items, hook, own)
+    within = started.opened.within
+    if within is None:
+        return items
+    from resilient_llm._drive.contexts import AsyncItemsWithin  # loaded with the first hedge
+
+    return AsyncItemsWithin(items, within, own)
 
 
 async def _each(items: Iterable[Any]) -> AsyncGenerator[Any, None]:
@@ -276,7 +284,7 @@ async def _timed(started: StartedStream) -> AsyncGenerator[Any, None]:
 
 async def _closed_item(started: StartedStream) -> Any:
     """Return the next item of a stream on trio, which must leave all scopes that it opens."""
-    scope = started.opened.io.innermost_scope()
+    scope = started.opened.io.innermost_scope(leaves=False)
     item = await started.opened.source.__anext__()
     await refuse_open_scope(scope, started.opened)
     return item

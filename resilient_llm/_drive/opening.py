@@ -11,6 +11,7 @@ asynchronous `StreamIO` is in `aopening`.
 from __future__ import annotations
 
 from contextlib import suppress
+from types import AsyncGeneratorType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from resilient_llm._core.call.steps import Reply
@@ -26,17 +27,26 @@ from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.stream_policy import DEFAULT, NO_MARKER
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
     from types import TracebackType
 
     from resilient_llm._core.call.call import Call
     from resilient_llm._core.call.hooks import AttemptHook
     from resilient_llm._core.call.steps import Try
+    from resilient_llm._drive.contexts import Within
     from resilient_llm._drive.results import ResultKind
 
 _OPEN_SCOPE: Final = (
     "this stream keeps a nursery or a cancel scope open while it gives its items, and on trio no "
     "limit of time can be set around such a wait: remove the limits of time from the policy and "
     "set them inside your function, or run it on asyncio"
+)
+
+
+_OPEN_IN_RACE: Final = (
+    "this stream keeps a nursery, a task group or a cancel scope open while it gives its items, "
+    "and with hedge= it may begin in another task than the one that reads it, where that cannot "
+    "be left: remove hedge from the policy, or leave it before the first item"
 )
 
 
@@ -107,6 +117,10 @@ class StreamIO(Protocol):
     reads: ClassVar[str]
     """The special method of an iterator that gives the next item."""
 
+    def is_on_trio(self) -> bool:
+        """Return whether trio runs its task."""
+        ...
+
     def gives_items(self, kind: ResultKind) -> bool:
         """Return whether objects of a kind are streams of this sort."""
         ...
@@ -115,8 +129,12 @@ class StreamIO(Protocol):
         """Return a stream's iterator."""
         ...
 
-    def innermost_scope(self) -> object:
-        """Return what stands for the innermost open scope of a task of trio, else None."""
+    def innermost_scope(self, *, leaves: bool) -> object:
+        """Return what stands for the innermost open scope of a task of trio, else None.
+
+        Args:
+            leaves: Whether that of a task of anyio on asyncio counts, too.
+        """
         ...
 
     async def enter(self, manager: Any) -> Any:
@@ -127,7 +145,7 @@ class StreamIO(Protocol):
         """Leave a manager; return whether it swallows the error."""
         ...
 
-    async def close(self, stream: Any, iterator: Any = None) -> None:
+    def close(self, stream: Any, iterator: Any = None) -> Coroutine[Any, Any, None]:
         """Close its iterator, then the stream. Errors are dropped, since the call has moved on."""
         ...
 
@@ -156,6 +174,7 @@ class OpenStream:
         is_stream: False if the manager gave something else, which then is the answer.
         is_being_left: Whether the consumer leaves that manager now.
         hook: What is entered and left around each read of it, and around its end; or None.
+        within: The context in which it has begun, if that is not the consumer's; or None.
     """
 
     __slots__ = (
@@ -170,6 +189,7 @@ class OpenStream:
         "source",
         "stream",
         "value",
+        "within",
     )
 
     def __init__(
@@ -183,6 +203,7 @@ class OpenStream:
         hook: AttemptHook | None = None,
     ) -> None:
         self.hook = hook
+        self.within: Within | None = None
         self.io = io
         self.value = value
         self.stream = stream
@@ -203,6 +224,14 @@ class OpenStream:
             hook.opened()
 
     @property
+    def is_hosted(self) -> bool:
+        """Whether it is read in the task of its hedge on asyncio, and so may keep that busy.
+
+        Only a generator and a manager can keep something open there.
+        """
+        return self.is_managed or type(self.stream) is AsyncGeneratorType
+
+    @property
     def is_callers_own(self) -> bool:
         """Whether the iterator may be code of the caller's around an SDK's stream."""
         return self.is_stream and self.holder is None
@@ -212,6 +241,10 @@ class OpenStream:
         if self._is_closed:
             return None
         self._is_closed = True
+        leaving = self._leave(*error)
+        return await (leaving if self.within is None else self.within.run(leaving))
+
+    async def _leave(self, *error: Any) -> Any:
         swallows = None
         entered = None if self.hook is None else self.hook.enter()
         try:  # the manager is left even if a cancellation arrives while the stream is closed
@@ -228,7 +261,8 @@ class OpenStream:
 
     async def ahang_up(self) -> None:
         """Close the stream, but do not leave its manager."""
-        await self.io.close(self.stream, self.source)
+        closing = self.io.close(self.stream, self.source)
+        await (closing if self.within is None else self.within.run(closing))
 
     async def ahang_up_early(self) -> None:
         """Do that for a consumer who leaves the manager, now or perhaps much later."""
@@ -380,7 +414,7 @@ async def begin_with(
     Raises:
         BaseException: Whatever the stream raised; it is closed then.
     """
-    scope = io.innermost_scope()
+    scope = io.innermost_scope(leaves=step.leaves_scopes)
     push_permit(step.permit)
     try:
         is_managed = kind.is_manager
@@ -398,7 +432,9 @@ async def begin_with(
             if opened.is_stream:
                 await io.hold_back(started, limit)
             started.start(call, step, runtime.clock())
-            if step.limit is not None or (opened.is_stream and started.timer is not None):
+            if step.leaves_scopes and not (opened.is_hosted and not io.is_on_trio()):
+                await refuse_open_scope(scope, opened, _OPEN_IN_RACE, leaves=True)
+            elif step.limit is not None or (opened.is_stream and started.timer is not None):
                 await refuse_open_scope(scope, opened)
         except BaseException:
             await opened.aabandon()
@@ -408,7 +444,9 @@ async def begin_with(
         pop_permit(step.permit)
 
 
-async def refuse_open_scope(before: object, opened: OpenStream) -> None:
+async def refuse_open_scope(
+    before: object, opened: OpenStream, why: str = _OPEN_SCOPE, *, leaves: bool = False
+) -> None:
     """Refuse a stream that keeps a scope of trio open while it has a limit.
 
     It is closed first, with the generators inside it: only what has opened a scope can leave it.
@@ -416,17 +454,19 @@ async def refuse_open_scope(before: object, opened: OpenStream) -> None:
     Args:
         before: The innermost scope before the stream's code ran.
         opened: The stream.
+        why: What the error says.
+        leaves: Whether it must leave the scopes of anyio on asyncio, too.
 
     Raises:
         ConfigurationError: If its code has opened one since.
     """
-    if opened.io.innermost_scope() is before:
+    if opened.io.innermost_scope(leaves=leaves) is before:
         return
     inside = sources_of(opened.source)
     await opened.aabandon()
     for each in inside:
         await opened.io.close(None, each)
-    raise ConfigurationError(_OPEN_SCOPE)
+    raise ConfigurationError(why)
 
 
 def _stream_state(call: Call, step: Try) -> StreamState:
@@ -458,13 +498,16 @@ class _SyncIO:
     is_async: ClassVar[bool] = False
     reads: ClassVar[str] = "__next__"
 
+    def is_on_trio(self) -> bool:
+        return False
+
     def gives_items(self, kind: ResultKind) -> bool:
         return kind.items
 
     def iterator(self, stream: Any) -> Any:
         return special(stream, "__iter__")()
 
-    def innermost_scope(self) -> object:
+    def innermost_scope(self, *, leaves: bool) -> object:
         return None
 
     async def enter(self, manager: Any) -> Any:

@@ -205,6 +205,46 @@ def wrapped_by(value: object) -> object:
         return None
 
 
+def _is_response(cls: type) -> bool:
+    """Return whether a class is that of an HTTP response whose body may not be read.
+
+    A client and a file can be closed as well, but are used after the answer.
+    """
+    if not (_has(cls, "aclose") or _has(cls, "close")):
+        return False
+    names = {name for each in cls.__mro__ for name in vars(each)}
+    is_answered = "headers" in names and not names.isdisjoint(("status", "status_code"))
+    return is_answered or any(
+        name.startswith(("iter_", "aiter_")) and _has(cls, name) for name in names
+    )
+
+
+def _is_response_class(cls: type) -> bool:
+    try:
+        return _is_response(cls)
+    except Exception:  # noqa: BLE001  # as for their kinds
+        return False
+
+
+_responses: ClassCache[bool] = ClassCache(_is_response_class)
+
+
+def is_open_answer(value: object) -> bool:
+    """Return whether nobody but the reader of an answer would close it: a stream, or a response.
+
+    A manager that is not entered has nothing open.
+    """
+    kind = kind_of(value)
+    if kind is not None:
+        return not kind.is_manager
+    for _ in range(_MOST_PROXIES):
+        inner = wrapped_by(value)
+        if inner is None:
+            break
+        value = inner
+    return _responses[type(value)] or issubclass(type(value), Coroutine)
+
+
 def special(value: object, name: str) -> Any:
     """Return a special method as Python finds it: on the class."""
     return getattr(type(value), name).__get__(value)

@@ -194,7 +194,14 @@ def _later_items(started: StartedStream) -> Any:
         return ()
     items = _timed(started) if started.is_watched else started.opened.source
     hook = started.opened.hook
-    return items if hook is None else Reads(items, hook)
+    if hook is not None:
+        items = Reads(items, hook)
+    within = started.opened.within
+    if within is None:
+        return items
+    from resilient_llm._drive.contexts import ItemsWithin  # loaded with the first hedge
+
+    return ItemsWithin(items, within)
 
 
 def _of_call(items: Any, call_id: str) -> Generator[Any, None, None]:

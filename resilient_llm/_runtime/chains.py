@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+from resilient_llm._runtime.runtime import runtime
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from resilient_llm._values.policy import Policy
     from resilient_llm._values.target import Target
 
@@ -46,18 +50,37 @@ def named_keys() -> set[str]:
     return keys
 
 
-def living_chains() -> list[tuple[list[str], tuple[Target, ...]]]:
-    """Return ``(names of functions, targets in the order they are tried)`` for each chain.
+class LivingChain(NamedTuple):
+    """The chain of a policy.
+
+    Attributes:
+        functions: Names of the functions that the policy decorates; none for that of a loop.
+        targets: Its targets in the order in which the next call tries them, as far as `priority`
+            and ``adaptive=`` decide that.
+        penalties: ``{key: places by which ``adaptive=`` moves the target back}``, of those moved.
+    """
+
+    functions: list[str]
+    targets: tuple[Target, ...]
+    penalties: Mapping[str, int]
+
+
+def living_chains() -> list[LivingChain]:
+    """Return the chain of each policy, those of no function last.
 
     Of policies with the same functions and the same order one is returned: an application may
-    make a copy of a policy for every call. A policy that decorates no function, such as that of
-    a loop, has no names.
+    make a copy of a policy for every call.
     """
-    found: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[Target, ...]] = {}
-    for policy in _policies.copy():
-        targets = policy._policy.in_priority
-        names = tuple(sorted(_functions.get(policy, ())))
-        found.setdefault((names, tuple(target.key for target in targets)), targets)
-    # Chains without a name come last.
+    found: dict[tuple[tuple[str, ...], tuple[str, ...]], LivingChain] = {}
+    for holder in _policies.copy():
+        policy = holder._policy
+        targets, penalties = policy.in_priority, dict[str, int]()
+        order = runtime.known_order_of(policy)
+        if order is not None:
+            targets = tuple(order.placed(targets, lambda target: target))
+            penalties = dict(order.penalties)
+        names = tuple(sorted(_functions.get(holder, ())))
+        keys = tuple(target.key for target in targets)
+        found.setdefault((names, keys), LivingChain(list(names), targets, penalties))
     ordered = sorted(found.items(), key=lambda each: (not each[0][0], each[0]))
-    return [(list(names), targets) for (names, _), targets in ordered]
+    return [chain for _, chain in ordered]

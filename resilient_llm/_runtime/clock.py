@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
 
@@ -15,6 +16,12 @@ class CancelScope(Protocol):
 
     @property
     def cancel_called(self) -> bool: ...
+
+
+class Timer(Protocol):
+    """A callback that is called later, unless it is cancelled."""
+
+    def cancel(self) -> None: ...
 
 
 class Alarm(Protocol):
@@ -36,6 +43,7 @@ class Clock(Protocol):
     def sleep(self, seconds: float, /) -> None: ...
     async def asleep(self, seconds: float, /) -> None: ...
     def cancel_after(self, seconds: float, /) -> AbstractContextManager[CancelScope]: ...
+    def call_after(self, seconds: float, callback: Callable[[], object], /) -> Timer: ...
     def alarm(self) -> Alarm: ...
     def is_cut_off(self) -> bool: ...
 
@@ -60,6 +68,12 @@ class SystemClock:
         from resilient_llm._runtime import time_limit
 
         return time_limit.cancel_after(seconds)
+
+    def call_after(self, seconds: float, callback: Callable[[], object], /) -> Timer:
+        """Have the running loop of asyncio call a function after so many seconds."""
+        import asyncio
+
+        return asyncio.get_running_loop().call_later(seconds, callback)
 
     def alarm(self) -> Alarm:
         from resilient_llm._runtime import green

@@ -18,10 +18,14 @@ import weakref
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from resilient_llm._core.adaptive import AdaptiveOrder, order_of
+from resilient_llm._core.figures import PolicyFigures
+from resilient_llm._core.in_flight import KeysInFlight
 from resilient_llm._core.retry_budget import RetryBudgets
 from resilient_llm._runtime.clock import Clock, SystemClock
 from resilient_llm._runtime.dispatcher import Dispatcher
 from resilient_llm._runtime.registry import Registry
+from resilient_llm._values.adaptive import Adaptive
 from resilient_llm._values.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 
     from resilient_llm._core.call.hooks import Hook
     from resilient_llm._core.stream.stream_state import ItemInspector
+    from resilient_llm._values.policy import Family, Policy
 
 _from_timestamp = datetime.fromtimestamp  # every event asks, so it is looked up once
 
@@ -93,6 +98,10 @@ class Runtime:
         self.registry = Registry(self.settings, lambda: self.clock(), self.rng, self.dispatcher)
         self.circuits = self.registry.kept
         self.budgets = RetryBudgets()
+        self.figures: weakref.WeakKeyDictionary[Family, PolicyFigures] = weakref.WeakKeyDictionary()
+        """``{family of a policy: what its attempts took}``, for those that need it."""
+        self.in_flight = KeysInFlight()
+        """What runs on each key, while a policy chooses by it."""
         self.attached: dict[Attached, None] = {}
         """What ends with this state. Entries come and go in one step each, without a lock."""
         self.on_new_state(self)
@@ -156,6 +165,70 @@ class Runtime:
         for known in (self._bound, self._stale):
             if number in known and known[number] is gone:
                 del known[number]
+
+    def begin_figures(self, policy: Policy, *, means: bool) -> PolicyFigures:
+        """Return the same for a function that is bound now and keeps samples.
+
+        Args:
+            policy: The policy.
+            means: Whether it needs the mean of each target.
+        """
+        with self.lock:
+            figures = self.figures_of(policy)
+            if figures.begin(self.clock(), means=means):
+                self.unbind_all()  # others have kept samples in another way
+        return figures
+
+    def figures_of(self, policy: Policy) -> PolicyFigures:
+        """Return the figures of a policy in the present state."""
+        with self.lock:
+            figures = self.figures.get(policy.family)
+            if figures is None:
+                figures = PolicyFigures(target.key for target in policy.chain)
+                self.figures[policy.family] = figures
+            return figures
+
+    def count_in_flight(self, user: object) -> None:
+        """Count what runs on each key from now on, as long as somebody who chooses by it exists.
+
+        Calls of other functions are counted as well, so these are bound again.
+        """
+        with self.lock:
+            is_counted = self.in_flight.is_used
+            self.in_flight.use(user)
+            if not is_counted:
+                self.unbind_all()
+
+    def order_of(self, policy: Policy, adaptive: Any) -> AdaptiveOrder | None:
+        """Return how the targets of a policy are moved in the present state, if they are.
+
+        Args:
+            policy: The policy.
+            adaptive: Its option, as it is in force.
+        """
+        if adaptive is False:
+            return None
+        priorities = [target.priority for target in policy.chain]
+        if len(set(priorities)) == len(priorities):
+            return None  # each is alone in its group
+        options = Adaptive() if adaptive is True else adaptive
+        with self.lock:
+            order = order_of(options, policy.in_priority, self.figures_of(policy))
+        order.begin(self.clock())
+        return order
+
+    def known_order_of(self, policy: Policy) -> AdaptiveOrder | None:
+        """Return the same if a call has asked for it already; changes nothing."""
+        adaptive, figures = policy.in_force(self.settings).adaptive, self.figures.get(policy.family)
+        if adaptive is False or figures is None:
+            return None
+        return figures.orders.get(Adaptive() if adaptive is True else adaptive)
+
+    def forget_figures(self) -> None:
+        """Let the figures of all policies start anew."""
+        with self.lock:
+            self.figures = weakref.WeakKeyDictionary()
+            self.unbind_all()
 
     def unbind_all(self) -> None:
         """Send the next call of every decorated function through its `Caller`.
@@ -229,15 +302,22 @@ class Runtime:
 
     def _exchange(self, saved: tuple[Any, ...] | None) -> tuple[Any, ...]:
         with self.lock:
-            before = (self.settings, self.dispatcher, self.registry, self.budgets, self.attached)
+            before = (
+                self.settings,
+                self.dispatcher,
+                self.registry,
+                self.budgets,
+                self.figures,
+                self.in_flight,
+                self.attached,
+            )
             try:
                 self.registry.suspend(suspended=True)
                 if saved is None:
                     self.fresh()
                 else:
-                    self.settings, self.dispatcher, self.registry, self.budgets, self.attached = (
-                        saved
-                    )
+                    self.settings, self.dispatcher, self.registry = saved[:3]
+                    self.budgets, self.figures, self.in_flight, self.attached = saved[3:]
                     self.circuits = self.registry.kept
                     self.registry.suspend(suspended=False)
                     self._notify_exchanged()
@@ -261,6 +341,8 @@ class Runtime:
         self.dispatcher.after_fork()
         self.registry.after_fork()
         self.budgets.after_fork()
+        self.in_flight = KeysInFlight()  # the attempts of the parent do not run here
+        self.forget_figures()
 
 
 runtime = Runtime()

@@ -59,13 +59,28 @@ def is_trio() -> bool:
     return trio is not None and trio.lowlevel.in_trio_run()
 
 
-def innermost_scope() -> object:
-    """Return what stands for the innermost open scope of a task of trio; None on asyncio."""
+def innermost_scope(*, of_anyio: bool = False) -> object:
+    """Return what stands for the innermost open scope of a task of trio; None on asyncio.
+
+    Args:
+        of_anyio: Whether to return that of anyio on asyncio, if it has one.
+    """
     trio: Any = sys.modules.get("trio")
     if trio is None or not trio.lowlevel.in_trio_run():
-        return None
+        return _scope_of_anyio() if of_anyio else None
     # There is no public name for it. Without this one, trio itself says what is wrong.
     return getattr(trio.lowlevel.current_task(), "_cancel_status", None)
+
+
+def _scope_of_anyio() -> object:
+    """Return the innermost open scope of anyio in a task of asyncio; None if that is not known."""
+    backend: Any = sys.modules.get("anyio._backends._asyncio")
+    # There is no public name for it. Without this one, anyio itself says what is wrong.
+    states = getattr(backend, "_task_states", None)
+    task = asyncio.current_task()
+    if states is None or task is None:
+        return None
+    return getattr(states.get(task), "cancel_scope", None)
 
 
 class TaskScope:

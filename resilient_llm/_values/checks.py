@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any, Final, Literal, overload
 
 from resilient_llm._values.errors import ConfigurationError
@@ -163,6 +164,36 @@ def words(name: str, value: Any) -> frozenset[str]:
     return frozenset(result)
 
 
+LONGEST_WORD: Final = 40
+"""Characters of the longest word that events may show."""
+_MOST_WORDS: Final = 100
+
+
+def words_or_word(name: str, value: Any) -> frozenset[str]:
+    """Return a set of words; a single text is one word.
+
+    Events and messages show these words, so a text that may be a prompt is refused unseen.
+    """
+    given: Any = (value,) if isinstance(value, str) else value
+    if not isinstance(given, Iterable):
+        raise _refuse(name, value, "a word or a sequence of words, or None")
+    found: list[Any] = list(islice(given, _MOST_WORDS + 1))  # pyright: ignore[reportUnknownArgumentType]  # users' input
+    if len(found) > _MOST_WORDS:
+        raise ConfigurationError(f"{name} has more than {_MOST_WORDS} words")
+    for word in found:
+        if not isinstance(word, str):
+            raise ConfigurationError(
+                f"{name} holds something of type {type(word).__name__}: write words, "
+                "such as 'tools'"
+            )
+        if not 0 < len(word) <= LONGEST_WORD or not word.isprintable() or " " in word:
+            raise ConfigurationError(
+                f"{name} holds a text of {len(word)} characters that is no word: write words "
+                f"without blanks, of at most {LONGEST_WORD} characters, such as 'tools'"
+            )
+    return frozenset(found)
+
+
 def price(value: Any) -> tuple[float, float] | None:
     """Return ``(input, output)`` in USD per million tokens."""
     if value is None:
@@ -186,6 +217,19 @@ def function(name: str, value: Any) -> Any:
             "write a plain function"
         )
     return value
+
+
+def can_be_called(value: Any) -> bool:
+    """Return whether a function can be called without arguments, as far as that can be told."""
+    import inspect
+
+    try:
+        inspect.signature(value).bind()
+    except ValueError:  # written in C
+        return True
+    except TypeError:
+        return False
+    return True
 
 
 def is_async(value: Any) -> bool:

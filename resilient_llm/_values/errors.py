@@ -3,7 +3,8 @@
     ResilientLLMError
     ├── ConfigurationError      also ValueError; raised where it is written
     ├── CallRejectedError       nothing was sent
-    │   └── BreakerOpenError    .target .retry_after .reason
+    │   ├── BreakerOpenError    .target .retry_after .reason
+    │   └── NoCapableTargetError    .needs .tokens .missing
     ├── ResponseRejectedError   `reject` refused the answer: .target .reason
     ├── DeadlineExceededError   also TimeoutError
     ├── StreamInterruptedError  .target .items_sent .text_so_far
@@ -15,7 +16,7 @@ numbers, never a prompt, an argument, an API key or a provider's own text. What 
 a rule wrote as a reason is escaped in the message, and as it was written in ``.reason``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from resilient_llm._values.built_in import class_name
@@ -29,6 +30,7 @@ __all__ = [
     "ChainExhaustedError",
     "ConfigurationError",
     "DeadlineExceededError",
+    "NoCapableTargetError",
     "ResilientLLMError",
     "ResponseRejectedError",
     "StreamInterruptedError",
@@ -74,6 +76,46 @@ class BreakerOpenError(CallRejectedError):
 
     def _sentence(self) -> str:
         return f"{self.target} is benched ({escaped(self.reason)}){_advice(self.retry_after)}"
+
+
+@exported
+class NoCapableTargetError(CallRejectedError):
+    """No target of the chain can do what the call needs; nothing was sent.
+
+    Attributes:
+        needs: What the call needs, sorted words.
+        tokens: Estimate of its input in tokens, or None if no window was checked.
+        missing: ``{key: words that the target lacks}``, sorted; ``("context_window",)`` for a
+            target whose context window is too small.
+    """
+
+    def __init__(
+        self,
+        needs: Sequence[str],
+        tokens: int | None,
+        missing: Mapping[str, Sequence[str]],
+        wanted: Mapping[str, int] | None = None,
+    ) -> None:
+        """Take the above, and ``{key: tokens that its context window is too small for}``."""
+        self._wanted = dict(wanted or {})
+        self.needs = tuple(needs)
+        self.tokens = tokens
+        self.missing = {key: tuple(words) for key, words in missing.items()}
+        super().__init__(", ".join(self.missing), "no_capable_target")
+
+    def _sentence(self) -> str:
+        lacks = "; ".join(self._lack(key, words) for key, words in self.missing.items())
+        return f"no target can take this call: {lacks}"
+
+    def _lack(self, key: str, words: tuple[str, ...]) -> str:
+        tokens = self._wanted.get(key)
+        if tokens is not None:
+            unit = "token" if tokens == 1 else "tokens"
+            return f"{key} has a context window that is too small for about {tokens:,} {unit}"
+        return f"{key} lacks {escaped(', '.join(words))}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.needs, self.tokens, self.missing, self._wanted)
 
 
 @exported

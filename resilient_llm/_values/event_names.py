@@ -24,6 +24,8 @@ EventName = Literal[
     "StreamInterrupted",
     "UnknownError",
     "ObserverFailed",
+    "HedgeStarted",
+    "OrderChanged",
 ]
 
 AttemptSucceeded: Final = "AttemptSucceeded"
@@ -41,3 +43,5 @@ StreamCommitted: Final = "StreamCommitted"
 StreamInterrupted: Final = "StreamInterrupted"
 UnknownError: Final = "UnknownError"
 ObserverFailed: Final = "ObserverFailed"
+HedgeStarted: Final = "HedgeStarted"
+OrderChanged: Final = "OrderChanged"

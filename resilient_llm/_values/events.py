@@ -148,7 +148,7 @@ class TargetUnbenched(Event):
     """A bench is over.
 
     Attributes:
-        reason: ``recovered``, ``expired``, ``manual`` or ``reset``.
+        reason: ``recovered``, ``expired``, ``manual``, ``reset`` or ``probe``.
         by: Who ended it by hand, if they said so; else empty.
     """
 
@@ -218,3 +218,31 @@ class ObserverFailed(Event):
     """An observer raised an error of this class."""
 
     type_name: str
+
+
+@exported
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HedgeStarted(Event):
+    """A target was called beside one that has not answered yet.
+
+    Attributes:
+        number: Number of the attempt within its target, from 1.
+        delay: Seconds that the slow attempt was given before.
+        beside: Key of the slow target.
+    """
+
+    number: int
+    delay: float
+    beside: str
+
+
+@exported
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderChanged(Event):
+    """A target of a policy with ``adaptive=`` has moved, back or forth.
+
+    Attributes:
+        order: Keys of the policy's targets, by priority and penalty.
+    """
+
+    order: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""`exported`: gives a public class ``resilient_llm`` as its module, wherever its code is."""
+"""`exported`: gives a public class the module that users know, wherever its code is."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ T = TypeVar("T", bound=type)
 PACKAGE: Final = "resilient_llm"
 
 
-def exported(cls: T) -> T:
-    """Set the module of a class to the package, which is what users import it from.
+def exported(cls: T, package: str = PACKAGE) -> T:
+    """Set the module of a class to the one that users import it from.
 
     Tracebacks, ``repr()`` and pickles then name what users know, and no pickle breaks when
     the code moves.
     """
     if sys.version_info < (3, 13):
         type.__setattr__(cls, "__wrapped__", _Source(cls))
-    cls.__module__ = PACKAGE
+    cls.__module__ = package
     if "__firstlineno__" in vars(cls):  # an enum keeps the line, which is one of another file
         type.__delattr__(cls, "__firstlineno__")
     generated: Any = vars(cls).get("__setstate__")

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
 
 from resilient_llm._values import checks as check
+from resilient_llm._values.adaptive import Adaptive
 from resilient_llm._values.checks import unknown_names
 from resilient_llm._values.errors import ConfigurationError
+from resilient_llm._values.sticky import Sticky
+from resilient_llm._values.strategy_call import checked_strategy
 from resilient_llm._values.stream_policy import StreamPolicy, stream_policy
 
 if TYPE_CHECKING:
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 OnError = Literal["next", "raise"]
 OnUnknown = Literal["next", "raise", "transient"]
 WhenAllBenched = Literal["soonest", "wait", "raise"]
+OnDown = Literal["skip", "demote"]
+Hedge = float | str | None
 
 
 class FailoverOptions(TypedDict, total=False):
@@ -38,12 +43,18 @@ class FailoverOptions(TypedDict, total=False):
     timeout: float | None
     attempt_timeout: float | None
     cooldown: float | None
-    strategy: str | Callable[[Sequence[Target]], Iterable[Target]]
+    strategy: str | Sticky | Callable[..., Iterable[Target]]
+    adaptive: bool | Adaptive
+    hedge: Hedge
+    max_hedges: int
+    needs: str | Iterable[str] | Callable[..., Iterable[str] | None] | None
+    tokens: int | Callable[..., int] | None
     reject: Callable[[Any], bool | str | ErrorKind | Verdict | None] | None
     classify: Callable[[BaseException], Verdict | ErrorKind | None] | None
     on_request_error: OnError
     on_content_policy: OnError
     on_unknown: OnUnknown
+    on_down: OnDown
     when_all_benched: WhenAllBenched
     reraise: bool
     stream: StreamPolicy | None
@@ -68,10 +79,14 @@ class Defaults:
     attempt_timeout: float | None = None
     cooldown: float | None = None
     strategy: Any = "priority"
+    adaptive: Any = False
+    hedge: Any = None
+    max_hedges: int = 1
     reject: Callable[[Any], Any] | None = None
     on_request_error: str = "next"
     on_content_policy: str = "raise"
     on_unknown: str = "next"
+    on_down: str = "skip"
     when_all_benched: str = "soonest"
     reraise: bool = False
     stream: StreamPolicy | None = None
@@ -81,14 +96,18 @@ class Defaults:
 class Options(Defaults):
     """Checked options of one policy."""
 
+    needs: Any = None
+    tokens: Any = None
     classify: Callable[[BaseException], Any] | None = None
     observers: tuple[Callable[[Any], object], ...] = ()
 
 
 def _strategy(name: str, value: Any) -> Any:
+    if isinstance(value, Sticky):
+        return value
     if callable(value):
-        return check.function(name, value)
-    also = "a function from targets to targets in order"
+        return checked_strategy(name, check.function(name, value))
+    also = "strategies.sticky(key) or a function from targets to targets in order"
     return check.choice(name, value, STRATEGIES, also=also)
 
 
@@ -127,6 +146,56 @@ def _observers(name: str, value: Any) -> tuple[Callable[[Any], object], ...]:
     return tuple(observers)
 
 
+def _adaptive(name: str, value: Any) -> Any:
+    """Return True, False or `Adaptive`, as it was given."""
+    if isinstance(value, (bool, Adaptive)):
+        return value
+    raise ConfigurationError(
+        f"{name} of type {type(value).__name__} is not allowed: write True, False or Adaptive(…)"
+    )
+
+
+PERCENTILES: Final = tuple(f"p{share}" for share in range(50, 100))
+"""What ``hedge=`` may be beside seconds: the share of samples, in percent, that took less."""
+
+
+def _hedge(name: str, value: Any) -> Any:
+    """Return None, seconds above 0, or a percentile such as ``"p95"``."""
+    if isinstance(value, str) and value in PERCENTILES:
+        return value
+    if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
+        return check.seconds(name, value, optional=True)
+    shown = repr(value) if isinstance(value, str) and len(value) < 10 else type(value).__name__
+    raise ConfigurationError(
+        f"{name}={shown} is not allowed: write seconds above 0, 'p50' to 'p99', or None"
+    )
+
+
+def _max_hedges(name: str, value: Any) -> int:
+    most = check.whole(name, value, low=1)
+    if most > MOST_HEDGES:
+        raise ConfigurationError(f"{name}={most}: expected a whole number from 1 to {MOST_HEDGES}")
+    return most
+
+
+MOST_HEDGES: Final = 10
+"""Hedges of one call, at most."""
+
+
+def _needs(name: str, value: Any) -> Any:
+    if value is None:
+        return None
+    if callable(value):
+        return check.function(name, value)
+    return check.words_or_word(name, value)
+
+
+def _tokens(name: str, value: Any) -> Any:
+    if callable(value):
+        return check.function(name, value)
+    return check.whole(name, value, low=0, optional=True)
+
+
 def _seconds_or_none(name: str, value: Any) -> float | None:
     return check.seconds(name, value, optional=True)
 
@@ -135,7 +204,15 @@ def _next_or_raise(name: str, value: Any) -> str:
     return check.choice(name, value, ("next", "raise"))
 
 
-STRATEGIES: Final = ("priority",)
+STRATEGIES: Final = (
+    "priority",
+    "round_robin",
+    "random",
+    "weighted",
+    "least_cost",
+    "least_latency",
+    "least_busy",
+)
 """Names of the built-in strategies."""
 
 CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
@@ -146,11 +223,17 @@ CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "attempt_timeout": _seconds_or_none,
     "cooldown": _seconds_or_none,
     "strategy": _strategy,
+    "adaptive": _adaptive,
+    "hedge": _hedge,
+    "max_hedges": _max_hedges,
+    "needs": _needs,
+    "tokens": _tokens,
     "reject": _function_or_none,
     "classify": _function_or_none,
     "on_request_error": _next_or_raise,
     "on_content_policy": _next_or_raise,
     "on_unknown": lambda name, value: check.choice(name, value, ("next", "raise", "transient")),
+    "on_down": lambda name, value: check.choice(name, value, ("skip", "demote")),
     "when_all_benched": lambda name, value: check.choice(name, value, ("soonest", "wait", "raise")),
     "reraise": check.flag,
     "stream": _stream,
@@ -159,7 +242,7 @@ CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
 """``{option of failover: function from its name and a value to the checked value}``"""
 
 BUILT_IN: Final = Options()
-DEFAULTS: Final = tuple(field.name for field in fields(Defaults))
+DEFAULTS: Final = tuple(each.name for each in fields(Defaults))
 """Names of the options that have a process-wide default."""
 
 
@@ -173,6 +256,12 @@ def checked_options(given: Mapping[str, Any]) -> Options:
     return Options(**{name: CHECKS[name](name, value) for name, value in given.items()})
 
 
+class Family:
+    """Stands for a policy and its copies with the same chain, which share what calls found out."""
+
+    __slots__ = ("__weakref__",)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Policy:
     """The values of one policy that its calls read.
@@ -182,20 +271,25 @@ class Policy:
         in_priority: The same, lower ``priority`` first.
         options: Its checked options, the built-in defaults for those that it does not name.
         named: Names of the options that it names, for which no process-wide default holds.
+        family: What it shares with its copies that have the same chain.
     """
 
     chain: tuple[Target, ...]
     in_priority: tuple[Target, ...]
     options: Options
     named: frozenset[str]
+    family: Family = field(default_factory=Family)
 
-    def in_force(self, defaults: Defaults, *, keeps_limits: bool = True) -> Options:
+    def in_force(
+        self, defaults: Defaults, *, keeps_limits: bool = True, can_be_hedged: bool = True
+    ) -> Options:
         """Return the options with process-wide defaults for those that the policy does not name.
 
         Args:
             defaults: The process-wide defaults.
             keeps_limits: Whether attempts can keep an ``attempt_timeout``. No default holds for
                 one that could not, since ``failover`` refuses to name it there.
+            can_be_hedged: The same for ``hedge``: whether attempts can be stopped.
         """
         own, changes = self.options, dict[str, Any]()
         for name in DEFAULTS:
@@ -204,6 +298,8 @@ class Policy:
                 changes[name] = value
         if not keeps_limits:
             changes.pop("attempt_timeout", None)
+        if not can_be_hedged:
+            changes.pop("hedge", None)
         return replace(own, **changes) if changes else own
 
 

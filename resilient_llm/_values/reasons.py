@@ -21,6 +21,8 @@ REASONS: Final = frozenset(
     "rejected empty caller_bug control_flow cancelled time_limit unclassified".split()
 )
 """Reasons of verdicts. Keep in sync with the table in docs/reference/kinds.md."""
+OF_PROBES: Final = frozenset({"probe"})
+"""Of what is not well for a health probe, without a reason of its own."""
 OF_SKIPS: Final = frozenset(
     {"slow", "forced_open", "context_window", "max_attempts", "probes taken", "last resort taken"}
 )
@@ -32,7 +34,7 @@ MANUAL: Final = "manual"
 OTHER: Final = "other"
 """Stands for every text that is not in the set."""
 
-_ALL: Final = REASONS | OF_SKIPS | PREFIXES
+_ALL: Final = REASONS | OF_PROBES | OF_SKIPS | PREFIXES
 
 
 def reason_word(reason: str) -> str:

@@ -15,7 +15,7 @@ from resilient_llm._values.exported import exported
 from resilient_llm._values.keys import shown
 from resilient_llm._values.policy import BUILT_IN, CHECKS, DEFAULTS, Defaults
 from resilient_llm._values.stream_policy import StreamPolicy  # noqa: F401  # pyright: ignore[reportUnusedImport]  # a type of `Defaults`
-from resilient_llm._values.target import normal_key
+from resilient_llm._values.target import Target, normal_key
 
 Mode = Literal["enforce", "metrics_only", "disabled", "forced_open"]
 MODES: Final = ("enforce", "metrics_only", "disabled", "forced_open")
@@ -48,6 +48,7 @@ class BreakerOptions(TypedDict, total=False):
     probes: int
     successes_to_close: int
     probe_lease: float | None
+    bad_rate: float | None
     mode: Mode
 
 
@@ -69,6 +70,13 @@ class BreakerSettings:
     mode: Mode = "enforce"
     cooldown_is_own: bool = False
     """Whether somebody named a cooldown for this key, so that a policy's does not apply."""
+    bad_rate: float | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        # Pickles of earlier releases hold the values of the fields that there were, in order.
+        given = dict(zip([each.name for each in fields(self)], state, strict=False))
+        for each in fields(self):
+            object.__setattr__(self, each.name, given.get(each.name, each.default))
 
 
 _OPTION_CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
@@ -83,6 +91,7 @@ _OPTION_CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "probes": lambda name, value: check.whole(name, value, low=1),
     "successes_to_close": lambda name, value: check.whole(name, value, low=1),
     "probe_lease": lambda name, value: check.seconds(name, value, optional=True),
+    "bad_rate": lambda name, value: None if value is None else check.share(name, value),
     "mode": lambda name, value: check.choice(name, value, MODES),
 }
 
@@ -130,6 +139,8 @@ class Settings(Defaults):
         retry_budget: Retries on a provider as a share of the first attempts on it in the
             last 10 s, with a floor of 10; None for no limit.
         max_wait: Longest wait in seconds for a target to come back within a call.
+        prices: ``{target, provider or "*": (input, output)}`` in USD per million tokens, read-only,
+            for targets without a price.
         logging: Whether the default observer logs to ``resilient_llm``.
     """
 
@@ -138,6 +149,9 @@ class Settings(Defaults):
     )
     retry_budget: float | None = 0.2
     max_wait: float = 60.0
+    prices: Mapping[str, tuple[float, float]] = field(
+        default_factory=lambda: MappingProxyType[str, tuple[float, float]]({})
+    )
     logging: bool = True
 
     def for_key(self, key: str, own: Mapping[str, Any]) -> BreakerSettings:
@@ -159,12 +173,15 @@ class Settings(Defaults):
                 )
             elif name == "breakers":
                 checked[name] = self._merged_breakers(value)
+            elif name == "prices":
+                checked[name] = self._merged_prices(value)
             else:
                 checked[name] = _PROCESS_CHECKS[name](name, value)
         return replace(self, **checked)
 
     def __reduce__(self) -> tuple[Any, ...]:
         values = {each.name: getattr(self, each.name) for each in fields(self)}
+        values["prices"] = dict(self.prices)
         values["breakers"] = {key: dict(options) for key, options in self.breakers.items()}
         return _rebuild, (values,)
 
@@ -175,6 +192,34 @@ class Settings(Defaults):
         rebuilt = _rebuild(values)
         for each in fields(self):
             object.__setattr__(self, each.name, getattr(rebuilt, each.name))
+
+    def _merged_prices(self, given: Any) -> Mapping[str, tuple[float, float]]:
+        merged = dict(self.prices)
+        for name, pair in check.mapping("prices", given).items():
+            try:
+                key = "*" if name == "*" else normal_key(name)
+            except ConfigurationError as error:
+                raise ConfigurationError(
+                    f"prices[{shown(name)}]: {error}; or '*' for all keys"
+                ) from None
+            checked = check.price(pair)
+            if checked is None:
+                merged.pop(key, None)
+            else:
+                merged[key] = checked
+        return MappingProxyType(merged)
+
+    def price_of(self, target: Target) -> tuple[float, float] | None:
+        """Return what a target costs: its own price, else the configured one, else None.
+
+        The target's entry comes before its provider's, an account's before that without it.
+        """
+        if target.price is not None or not self.prices:
+            return target.price
+        for key in (target.key, target.spec, target.provider_key, target.provider, "*"):
+            if key in self.prices:
+                return self.prices[key]
+        return None
 
     def _merged_breakers(self, given: Any) -> Mapping[str, Mapping[str, Any]]:
         merged = dict(self.breakers)
@@ -198,7 +243,8 @@ def _rebuild(values: dict[str, Any]) -> Settings:
     breakers: dict[str, Mapping[str, Any]] = {
         key: MappingProxyType(dict(options)) for key, options in values["breakers"].items()
     }
-    given: dict[str, Any] = {**values, "breakers": MappingProxyType(breakers)}
+    prices = MappingProxyType(dict(values.get("prices", {})))
+    given: dict[str, Any] = {**values, "breakers": MappingProxyType(breakers), "prices": prices}
     return Settings(**given)
 
 

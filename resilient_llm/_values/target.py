@@ -52,11 +52,12 @@ class Target:
         attempt_timeout: Seconds for one attempt, of a stream until its first content, or None.
         stream: Options of its streams, which replace those of the policy, or None.
         priority: Lower is tried first.
-        weight: Share for strategies that draw, above zero.
-        price: ``(input, output)`` in USD per million tokens, or None.
+        weight: Share of the calls, for the strategies ``weighted`` and ``sticky``, above zero.
+        price: ``(input, output)`` in USD per million tokens, for ``least_cost``, or None.
         context_window: Tokens that the model takes, or None if unknown.
         max_output: Tokens that the model gives, or None if unknown.
-        supports: Names of features, for matching.
+        supports: Words for what the model can do, such as ``tools``; None if that is unknown,
+            which fits every call.
         tags: Free names, for matching.
     """
 
@@ -78,7 +79,7 @@ class Target:
     price: tuple[float, float] | None
     context_window: int | None
     max_output: int | None
-    supports: frozenset[str]
+    supports: frozenset[str] | None
     tags: frozenset[str]
     _hash: int = field(init=False)
 
@@ -96,7 +97,7 @@ class Target:
         price: tuple[float, float] | None = None,
         context_window: int | None = None,
         max_output: int | None = None,
-        supports: Iterable[str] = (),
+        supports: str | Iterable[str] | None = None,
         tags: Iterable[str] = (),
     ) -> None:
         provider, spec_account, model = parse_key(spec)
@@ -147,7 +148,8 @@ class Target:
             check.whole("context_window", context_window, low=1, optional=True),
         )
         put(self, "max_output", check.whole("max_output", max_output, low=1, optional=True))
-        put(self, "supports", check.words("supports", supports))
+        known = None if supports is None else check.words_or_word("supports", supports)
+        put(self, "supports", known)
         put(self, "tags", check.words("tags", tags))
         put(self, "_hash", hash(self.key))
 
@@ -184,7 +186,7 @@ class Target:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By a method of a public class: pickles then name no private module.
-        return Target._unpickled, (self.spec, self.options())
+        return Target._unpickled, (self.spec, self.options(), True)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: object, handler: object) -> Any:
@@ -218,7 +220,10 @@ class Target:
         return cls(options.pop("spec"), **options)
 
     @classmethod
-    def _unpickled(cls, spec: str, options: dict[str, Any]) -> Self:
+    def _unpickled(cls, spec: str, options: dict[str, Any], tells_supports: bool = False) -> Self:
+        # In pickles of earlier releases, which do not tell, no words meant that nothing is known.
+        if not tells_supports and not options.get("supports"):
+            options = {**options, "supports": None}
         return cls(spec, **options)
 
 
@@ -229,7 +234,7 @@ _PLAIN: Final[dict[str, Any]] = {
     "price": None,
     "context_window": None,
     "max_output": None,
-    "supports": frozenset(),
+    "supports": None,
     "tags": frozenset(),
 }
 """``{option that a plain form holds: its default}``"""

@@ -92,6 +92,11 @@ _HEALTH: Final = {
     "benched": _maybe(_reference("BenchedModel")),
     "first_content": _MAYBE_NUMBER,
 }
+_PROBE: Final = {
+    **_object(ok={"type": ["boolean", "null"]}, reason=_TEXT, seconds=_NUMBER, at=_MOMENT),
+    "description": "The last result of the key's health probe, if it has one. "
+    "`ok` is null if the probe is broken.",
+}
 _SCHEMAS: Final = {
     "BenchedModel": _object(**{each.name: _BENCH[each.name] for each in fields(BenchedModel)}),
     "TargetHealth": _object(
@@ -107,7 +112,13 @@ _SCHEMAS: Final = {
     "Chain": _object(
         functions=_list_of(_TEXT),
         targets=_list_of(
-            _object(key=_TEXT, state=_STATE, live=_FLAG, benched=_maybe(_reference("BenchedModel")))
+            _object(
+                key=_TEXT,
+                state=_STATE,
+                live=_FLAG,
+                penalty=_COUNT,
+                benched=_maybe(_reference("BenchedModel")),
+            )
         ),
     ),
     "Problem": _object(type=_TEXT, title=_TEXT, status={"type": "integer"}, detail=_TEXT),
@@ -115,6 +126,8 @@ _SCHEMAS: Final = {
 _SCHEMAS["Target"] = _object(
     **_SCHEMAS["TargetHealth"]["properties"], samples=_reference("Samples")
 )
+for _schema in ("TargetHealth", "Target"):  # not among the fields that are always there
+    _SCHEMAS[_schema]["properties"]["probe"] = _PROBE
 
 
 def _wanted_bench() -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from resilient_llm._api.benches import bench_model, health, list_benched, unbench_model
 from resilient_llm._runtime.chains import living_chains
+from resilient_llm._runtime.probing import last_probes
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.health import BenchedModel
@@ -15,8 +16,9 @@ from resilient_llm.admin._plain import plain
 from resilient_llm.admin._problems import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
+    from resilient_llm._runtime.probing import LastProbe
     from resilient_llm._values.health import TargetHealth
     from resilient_llm._values.target import Target
     from resilient_llm.admin._reading import WantedBench
@@ -25,24 +27,21 @@ if TYPE_CHECKING:
 
 def target_list(samples: Samples) -> list[dict[str, Any]]:
     """Return every key that was used or is in a chain, with its health and its samples."""
-    in_chains = {target.key for _, chain in living_chains() for target in chain}
-    return [
-        {**_target(key, each), "samples": samples.of(key)}
-        for key, each in health(in_chains).items()
-    ]
+    in_chains = {target.key for chain in living_chains() for target in chain.targets}
+    return [{**each, "samples": samples.of(each["key"])} for each in _targets(health(in_chains))]
 
 
 def overall(expected: Iterable[str]) -> dict[str, Any]:
     """Return the status of the process, and every key with its health."""
     found = health(expected)
     chains = living_chains()
-    if chains and not any(_may_be_called(target) for _, chain in chains for target in chain):
+    if chains and not any(_may_be_called(each) for chain in chains for each in chain.targets):
         status = "down"
     elif any(each.status != "healthy" for each in found.values()):
         status = "degraded"
     else:
         status = "healthy"
-    return {"status": status, "targets": [_target(key, each) for key, each in found.items()]}
+    return {"status": status, "targets": _targets(found)}
 
 
 def bench_list() -> list[dict[str, Any]]:
@@ -55,18 +54,19 @@ def chain_list() -> list[dict[str, Any]]:
     benched = {each["model"]: each for each in bench_list()}
     return [
         {
-            "functions": functions,
+            "functions": chain.functions,
             "targets": [
                 {
                     "key": target.key,
                     "state": runtime.registry.look(target.key).state(runtime.clock()),
                     "live": _may_be_called(target),
+                    "penalty": chain.penalties.get(target.key, 0),
                     "benched": benched.get(target.key) or benched.get(target.provider_key),
                 }
-                for target in chain
+                for target in chain.targets
             ],
         }
-        for functions, chain in living_chains()
+        for chain in living_chains()
     ]
 
 
@@ -95,8 +95,14 @@ def unbench(key: str, by: str) -> None:
         raise Problem(404, f"{normal_key(key)!r} is not benched")
 
 
-def _target(key: str, each: TargetHealth) -> dict[str, Any]:
-    return {"key": key, **plain(each)}
+def _targets(found: Mapping[str, TargetHealth]) -> list[dict[str, Any]]:
+    probed = last_probes()
+    return [{"key": key, **plain(each), **_probe(probed.get(key))} for key, each in found.items()]
+
+
+def _probe(last: LastProbe | None) -> dict[str, Any]:
+    """Return the last result of a health probe as a field; nothing for a key without one."""
+    return {} if last is None else {"probe": plain(last._replace(at=runtime.moment(last.at)))}
 
 
 def _may_be_called(target: Target) -> bool:

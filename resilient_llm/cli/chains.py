@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from resilient_llm.cli import _remote
 from resilient_llm.cli._keys import key_of
 from resilient_llm.cli._output import Cell, print_json, print_table, shown, word
-from resilient_llm.cli._shapes import as_list, as_object, as_objects
+from resilient_llm.cli._shapes import as_list, as_number, as_object, as_objects
 from resilient_llm.cli.benches import left_of
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.description = (
         "Prints the chains of the service, each with its targets in the order in which the next "
-        "call tries them. A target that is not live is skipped."
+        "call tries them. A target that is not live is skipped; one with a penalty was moved back "
+        "because it is slow (1) or fails often (2)."
     )
     parser.epilog = "exit status: 0; 1 if the service cannot be asked; 2 wrong use"
     parser.add_argument("--json", action="store_true", help="print what the API answers")
@@ -37,8 +38,20 @@ def run(options: argparse.Namespace) -> int:
     elif not chains:
         print("the service has no chain", file=sys.stderr)
     else:
-        print_table(_HEADINGS, [row for each in chains for row in _rows_of(each)])
+        _print(chains)
     return 0
+
+
+def _print(chains: Sequence[Mapping[str, Any]]) -> None:
+    targets = [target for each in chains for target in as_objects(each.get("targets"))]
+    rows = [row for each in chains for row in _rows_of(each)]
+    if not any(map(_penalty_of, targets)):  # no chain is adaptive, or all are well
+        print_table(_HEADINGS, rows)
+        return
+    moved = [Cell("" if not (p := _penalty_of(each)) else f"{p:g}", "yellow") for each in targets]
+    print_table(
+        (*_HEADINGS, "penalty"), [(*row, last) for row, last in zip(rows, moved, strict=True)]
+    )
 
 
 def _rows_of(chain: Mapping[str, Any]) -> Iterator[Sequence[str | Cell]]:
@@ -55,3 +68,7 @@ def _cells_of(target: Mapping[str, Any]) -> Sequence[str | Cell]:
         Cell("yes", "green") if target.get("live") is True else Cell("no", "bold red"),
         left_of(as_object(target.get("benched"))),
     )
+
+
+def _penalty_of(target: Mapping[str, Any]) -> float:
+    return as_number(target.get("penalty")) or 0.0  # an older service gives none

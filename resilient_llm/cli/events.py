@@ -36,6 +36,7 @@ _STYLES: Final = {
     "StreamInterrupted": "red",
     "AttemptFailed": "yellow",
     "FailedOver": "yellow",
+    "OrderChanged": "yellow",
     "TargetUnbenched": "green",
     "dropped": "magenta",
 }
@@ -198,4 +199,6 @@ def _value(value: object) -> str:
     """Return a field's value; a text that is not one word in quotation marks."""
     if isinstance(value, str):
         return quoted(value)
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):  # pyright: ignore[reportUnknownVariableType]  # of a service
+        return quoted(",".join(value))  # pyright: ignore[reportUnknownArgumentType]  # as above
     return f"{value:.4g}" if isinstance(value, float) else shown(json.dumps(value))

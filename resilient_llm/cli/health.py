@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _HEADINGS: Final = (
-    "key", "status", "state", "errors", "latency", "back in", "benched for", "last error"
+    "key", "status", "state", "errors", "latency", "back in", "benched for", "last error", "probe"
 )  # fmt: skip
 _WORST_FIRST: Final = ("down", "degraded", "healthy")
 
@@ -64,7 +64,18 @@ def row_of(target: Mapping[str, Any]) -> Sequence[str | Cell]:
         left_of(bench),
         _why(bench, key_of(target)),
         shown(as_object(target.get("last_error")).get("reason")),
+        _probe(as_object(target.get("probe"))),
     )
+
+
+def _probe(last: Mapping[str, Any]) -> Cell:
+    """Return the cell for the last result of a health probe; an empty one without one."""
+    ok, seconds = last.get("ok"), as_number(last.get("seconds"))
+    if not last:
+        return Cell("")
+    if ok is True:
+        return Cell("well" if seconds is None else f"well, {seconds:.2f}s", "green")
+    return Cell(shown(last.get("reason")), "red" if ok is False else "yellow")
 
 
 def _worst_first(target: Mapping[str, Any]) -> tuple[int, str]:

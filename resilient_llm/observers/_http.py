@@ -42,7 +42,7 @@ class Endpoint:
         Raises:
             ConfigurationError: If one is not allowed; the message does not repeat it.
         """
-        self._url, user = _checked(url)
+        self._url, user = checked_url(url)
         self._secret = _checked_secret(secret)
         self._headers = {"Content-Type": "application/json", "User-Agent": "resilient-llm"}
         if user is not None:
@@ -71,7 +71,7 @@ class Endpoint:
         try:
             request = urllib.request.Request(self._url, body, headers, method="POST")
             limit.set(timeout)
-            with _untraced(), self._opened(request, timeout) as response:
+            with untraced(), self._opened(request, timeout) as response:
                 status: int = response.status
                 if limit.off():
                     return (
@@ -118,7 +118,7 @@ class Endpoint:
 
 
 @contextmanager
-def _untraced() -> Generator[None]:
+def untraced() -> Generator[None]:
     """Have instrumentations of OpenTelemetry make no span of what is sent meanwhile.
 
     The span of an HTTP client has the URL in it, and the receiver would be sent a ``traceparent``.
@@ -140,7 +140,7 @@ def _untraced() -> Generator[None]:
                 otel.detach(token)
 
 
-def _checked(url: Any) -> tuple[str, bytes | None]:
+def checked_url(url: Any) -> tuple[str, bytes | None]:
     """Return the URL without credentials, and these."""
     parts: Any = None
     port: int | None = None

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer, TracerProvider
 
     from resilient_llm._values.event_names import EventName
+    from resilient_llm._values.events import OrderChanged
     from resilient_llm._values.target import Target
     from resilient_llm._values.verdict import Verdict
     from resilient_llm.observers._exporter import Exporter
@@ -75,6 +76,12 @@ class _Meters:
         self.skips = counter(
             "resilient_llm.skips", "{skip}", "Targets that were passed over, by reason."
         )
+        self.hedges = counter(
+            "resilient_llm.hedges", "{hedge}", "Attempts that were started beside a slow one."
+        )
+        self.order_changes = counter(
+            "resilient_llm.order_changes", "{change}", "Moves of a target by adaptive order."
+        )
 
 
 class Recorder:
@@ -103,6 +110,11 @@ class Recorder:
         """Count calls and attempts."""
         self._counters = provider
         self.meters = _Meters(otel_metrics.get_meter(_SCOPE, VERSION, provider))
+
+    def moved(self, event: OrderChanged) -> None:
+        """Count a move by adaptive order, which comes of no single call."""
+        if self.meters is not None:
+            self.meters.order_changes.add(1, {"target": event.target})
 
     def does_as(self, other: object) -> str:
         """Return what this one does that another hook does on the same provider, in words."""
@@ -334,6 +346,7 @@ class CallSpan(Around):
         "_has_failed",
         "_inside",
         "_is_over",
+        "_made",
         "_served_by",
         "_target",
     )
@@ -350,6 +363,8 @@ class CallSpan(Around):
         """The last attempt, until its outcome is known."""
         self._inside: Inside | None = None
         """What is current in the last attempt."""
+        self._made: list[tuple[Inside, AttemptSpan, str]] = []
+        """What is current in each attempt, the attempt, and its target."""
         self._attempts = 0
         self._target = ""
         self._served_by = ""
@@ -381,7 +396,16 @@ class CallSpan(Around):
         inside = self._inside = (
             attempt if span is not None or self.span is None else Inside(recorder, self.span)
         )
+        self._made.append((inside, attempt, target.key))
         return inside
+
+    def turn_to(self, inside: object) -> None:
+        """Take that what is told next is of this attempt, as several run side by side."""
+        for each, attempt, target in self._made:
+            if each is inside:
+                # One with an outcome has ended, and is told nothing more.
+                self._attempt = None if attempt.outcome else attempt
+                self._inside, self._target = each, target
 
     def _start(self, target: Target, number: int) -> Span:
         tracer = self.recorder.tracer
@@ -530,6 +554,10 @@ class CallSpan(Around):
             reason = reason_word(details["reason"])
             self.recorder.meters.skips.add(1, {"target": target, "reason": reason})
 
+    def _hedged(self, target: str, details: Mapping[str, Any]) -> None:
+        if self.recorder.meters is not None:
+            self.recorder.meters.hedges.add(1, {"target": target, "beside": details["beside"]})
+
     def _call_failed(self, target: str, details: Mapping[str, Any]) -> None:
         self._has_failed = True
 
@@ -542,6 +570,7 @@ _TAKE: Final[dict[str, Callable[[CallSpan, str, Mapping[str, Any]], None]]] = {
     "RetryScheduled": CallSpan._retried,
     "FailedOver": CallSpan._failed_over,
     "TargetSkipped": CallSpan._skipped,
+    "HedgeStarted": CallSpan._hedged,
     "CallFailed": CallSpan._call_failed,
 }
 

@@ -1,15 +1,15 @@
 """The default observer: writes events to the logger ``resilient_llm``.
 
-Benches and failed calls are logged at WARNING, failovers, recoveries and interrupted streams
-at INFO, all others at DEBUG. The fields of the event are in ``extra``. No prompt is logged,
-since events contain none. What operators wrote is escaped in the line, and as they wrote it in
-``extra``.
+Benches and failed calls are logged at WARNING, failovers, recoveries, changes of an order and
+interrupted streams at INFO, all others at DEBUG. The fields of the event are in ``extra``. No
+prompt is logged, since events contain none. What operators wrote is escaped in the line, and as
+they wrote it in ``extra``.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from resilient_llm._values.escaping import escaped
 
@@ -24,6 +24,7 @@ _LEVELS: Final[dict[str, int]] = {
     "UnknownError": WARNING,
     "TargetUnbenched": INFO,
     "FailedOver": INFO,
+    "OrderChanged": INFO,
     "StreamInterrupted": INFO,
 }
 _MOST_CLASSES: Final = 1000
@@ -80,6 +81,8 @@ class LoggingObserver:
 def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
+    if isinstance(value, tuple):  # keys, in an order
+        return ",".join(map(_shown, cast("tuple[Any, ...]", value)))
     return escaped(str(value) if isinstance(value, _PLAIN) else f"{value}")
 
 

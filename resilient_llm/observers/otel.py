@@ -87,6 +87,10 @@ def install(
                 )
                 break
         exporter.enter_calls(recorder)
+    if metrics:
+        from resilient_llm._values.events import OrderChanged
+
+        exporter.listen(recorder.moved, OrderChanged)
     return exporter
 
 

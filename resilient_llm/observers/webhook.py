@@ -194,7 +194,7 @@ def _summary(event: ev.Event, repeated: int) -> str:
     """Return an event as a sentence in plain text, without control characters."""
     fields = fields_of(event)
     told = ", ".join(
-        f"{name.replace('_', ' ')} {value}"
+        f"{name.replace('_', ' ')} {_shown(value)}"
         for name, value in fields.items()
         if value not in (None, "") and name != "enforced"
     )
@@ -204,6 +204,11 @@ def _summary(event: ev.Event, repeated: int) -> str:
     if repeated:
         text += f" ({repeated} in the last while)"
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _shown(value: Any) -> str:
+    """Return the value of a field as text; keys in their order as ``first > second``."""
+    return " > ".join(map(str, value)) if isinstance(value, tuple) else str(value)  # pyright: ignore[reportUnknownArgumentType]  # of any field
 
 
 def _slack_message(event: ev.Event, repeated: int, message_id: str) -> dict[str, Any]:

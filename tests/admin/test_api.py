@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -24,7 +25,8 @@ from resilient_llm import (
     list_benched,
     unbench_model,
 )
-from resilient_llm.testing import capture_events, http_error
+from resilient_llm.probes import HealthProbe
+from resilient_llm.testing import capture_events, http_error, isolated
 from tests.support.asgi import Answer, Client
 
 GROQ, OPENAI = "groq/llama", "openai/gpt"
@@ -111,6 +113,28 @@ def test_targets_are_objects_with_the_fields_of_a_target_health(client: Client) 
     assert {"kind": "auth_dead", "reason": "invalid_credentials"} == row["last_error"]
     assert BENCH_FIELDS == row["benched"].keys()
     assert ("down", 0, None) == (row["status"], row["consecutive_failures"] - 1, row["latency"])
+
+
+def test_a_key_that_is_probed_has_the_last_result(client: Client) -> None:
+    """Well, not well or broken; a key without a health probe has no such field."""
+    probes = {GROQ: lambda: False, OPENAI: lambda: True, "mistral": lambda: "text"}
+    asyncio.run(HealthProbe(probes).tick())
+
+    for path in ("/api/targets", "/api/health"):
+        found = client.get(path).json
+        rows = {row["key"]: row for row in (found if isinstance(found, list) else found["targets"])}
+        assert {GROQ, OPENAI, "mistral"} == {key for key, row in rows.items() if "probe" in row}
+        for key, ok, reason in (
+            (GROQ, False, "probe"),
+            (OPENAI, True, ""),
+            ("mistral", None, "broken"),
+        ):
+            probe = rows[key]["probe"]
+            assert {"ok": ok, "reason": reason} == {name: probe[name] for name in ("ok", "reason")}
+            assert 0.0 <= probe["seconds"] < 10.0
+            assert datetime.fromisoformat(probe["at"]) <= datetime.now(UTC)
+    with isolated():
+        assert [] == [row for row in client.get("/api/targets").json if "probe" in row]
 
 
 def test_health_shows_what_is_expected(client: Client) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from resilient_llm import Target, bench_model, failover
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.keys import check_key, parse_key
 from resilient_llm.admin._moments import later_than
+from resilient_llm.probes import HealthProbe
 from tests.support.asgi import TOKEN, Client
 
 PATHS = {
@@ -105,6 +107,7 @@ def test_schemathesis_finds_nothing(serve: Any, read_only: bool, tmp_path: Path)
 
     ask()
     bench_model("groq", reason="x")
+    asyncio.run(HealthProbe({"groq": lambda: True, "openai": lambda: False}).tick())
     client = serve(read_only=read_only)
 
     done = subprocess.run(

@@ -1,5 +1,6 @@
 """Process-wide defaults of the options of `failover`: which value holds, for whom, and since when."""
 
+import asyncio
 import math
 import threading
 from collections.abc import Callable
@@ -29,9 +30,11 @@ from resilient_llm._api.configuring import Changes
 from resilient_llm._values.policy import BUILT_IN, CHECKS, DEFAULTS, STRATEGIES, FailoverOptions
 from resilient_llm.strategies import BUILT_IN as STRATEGIES_THERE_ARE
 from tests.api.test_options import WRONG
+from tests.support.guards import trip
 from tests.support.ways import (
     DRIVERS,
     GROQ,
+    MISTRAL,
     OPENAI,
     Driver,
     ProviderError,
@@ -45,7 +48,7 @@ from tests.support.ways import (
     run_async,
 )
 
-NOT_DEFAULTS = {"classify", "observers"}
+NOT_DEFAULTS = {"classify", "observers", "needs", "tokens"}
 OTHERS: dict[str, Any] = {
     "attempts": 2,
     "max_attempts": 4,
@@ -54,6 +57,10 @@ OTHERS: dict[str, Any] = {
     "attempt_timeout": 5.0,
     "cooldown": 7.0,
     "strategy": reversed,
+    "adaptive": True,
+    "hedge": 2.0,
+    "max_hedges": 3,
+    "on_down": "demote",
     "reject": lambda answer: None,
     "on_request_error": "raise",
     "on_content_policy": "next",
@@ -84,6 +91,7 @@ def test_configure_takes_every_option_but_those_of_one_function_or_policy() -> N
         "breakers",
         "retry_budget",
         "max_wait",
+        "prices",
         "logging",
     }
     assert STRATEGIES == tuple(STRATEGIES_THERE_ARE)
@@ -293,6 +301,14 @@ def _unknown_default(clock: Any) -> None:
         failover(chain=GROQ).call(Script({GROQ: [StrangeError]}).__call__)
 
 
+def _down_default(clock: Any) -> None:
+    configure(on_down="demote", attempts=1)
+    trip(GROQ)
+    script = Script({GROQ: ["groq"], OPENAI: [down]})
+    assert "groq" == failover(chain=[GROQ, OPENAI]).call(script.__call__)
+    assert [OPENAI, GROQ] == script.calls
+
+
 def _benched_default(clock: Any) -> None:
     configure(when_all_benched="raise")
     script = Script({GROQ: [rate_limited, "yes"]})
@@ -324,19 +340,70 @@ def _stream_default(clock: Any) -> None:
         list(policy.using(stream=None)(ask)())
 
 
+def _adaptive_default(clock: Any) -> None:
+    seconds = {GROQ: 3.0, OPENAI: 1.0}
+
+    def ask(target: Target) -> str:
+        clock.advance(seconds[target.key])
+        return target.key
+
+    guarded = failover([GROQ, OPENAI], strategy="round_robin")(ask)
+    assert {GROQ, OPENAI} == {guarded() for _ in range(10)}
+    configure(adaptive=True)
+    for _ in range(10):
+        guarded()
+
+    assert {OPENAI} == {guarded() for _ in range(4)}
+
+
+def _hedged(clock: Any, **options: Any) -> list[str]:
+    """Return the targets of a call in which every attempt but the last that may run is slow."""
+    asked: list[str] = []
+
+    async def ask(*, target: Target) -> str:
+        asked.append(target.key)
+        clock.advance(2.0)
+        await asyncio.sleep(0.01)
+        return target.key
+
+    async def main() -> None:
+        await failover(chain=[GROQ, OPENAI, MISTRAL], **options).call(ask)
+
+    asyncio.run(main())
+    return asked
+
+
+def _hedge_default(clock: Any) -> None:
+    configure(hedge=2.0)
+    assert [GROQ, OPENAI] == _hedged(clock)
+    assert [GROQ] == _hedged(clock, hedge=None)
+    # A policy for a function that cannot be hedged may not name one, and no default holds for it.
+    assert "yes" == failover(chain=[GROQ, OPENAI]).call(Script({GROQ: ["yes"]}).__call__)
+
+
+def _max_hedges_default(clock: Any) -> None:
+    configure(max_hedges=2)
+    assert [GROQ, OPENAI, MISTRAL] == _hedged(clock, hedge=2.0)
+    assert [GROQ, OPENAI] == _hedged(clock, hedge=2.0, max_hedges=1)
+
+
 EFFECTS: dict[str, Callable[[Any], None]] = {
     "max_attempts": _max_attempts_default,
     "backoff": _backoff_default,
     "timeout": _timeout_default,
     "cooldown": _cooldown_default,
     "strategy": _strategy_default,
+    "adaptive": _adaptive_default,
     "reject": _reject_default,
     "on_request_error": _request_error_default,
     "on_content_policy": _content_policy_default,
     "on_unknown": _unknown_default,
+    "on_down": _down_default,
     "when_all_benched": _benched_default,
     "reraise": _reraise_default,
     "stream": _stream_default,
+    "hedge": _hedge_default,
+    "max_hedges": _max_hedges_default,
 }
 """``{option: check that its default has the effect of the option}``; two have tests of their own."""
 

@@ -71,6 +71,8 @@ EVENTS = [
     "StreamInterrupted",
     "UnknownError",
     "ObserverFailed",
+    "HedgeStarted",
+    "OrderChanged",
 ]
 FIELDS = {
     "AttemptSucceeded": {"number", "seconds"},
@@ -88,6 +90,8 @@ FIELDS = {
     "StreamInterrupted": {"items_sent", "kind", "reason"},
     "UnknownError": {"type_name", "status"},
     "ObserverFailed": {"type_name"},
+    "HedgeStarted": {"number", "delay", "beside"},
+    "OrderChanged": {"order"},
 }
 
 

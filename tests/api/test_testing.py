@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from resilient_llm import bench_model, is_benched, testing
 from resilient_llm._runtime.runtime import runtime
-from resilient_llm.testing import fake_clock, isolated
+from resilient_llm.testing import _isolation, fake_clock, isolated
 
 Block = Callable[[], AbstractContextManager[Any]]
 BLOCKS: dict[str, Block] = {"isolated": isolated, "fake_clock": fake_clock}
@@ -22,7 +23,7 @@ def test_blocks_left_in_another_order_raise_and_restore_the_real_state(
     monkeypatch: pytest.MonkeyPatch, first: str, second: str
 ) -> None:
     """The mistake is an error, and what was benched and which time it was are back after it."""
-    monkeypatch.setattr(testing, "_restores", [])  # what isolates the tests is not meant
+    monkeypatch.setattr(_isolation, "_restores", [])  # what isolates the tests is not meant
     bench_model("real/one")
     real_time = runtime.time
     outer, inner = BLOCKS[first](), BLOCKS[second]()
@@ -49,3 +50,12 @@ def test_blocks_left_in_order_restore_one_after_the_other() -> None:
         assert not is_benched("real/one")
 
     assert is_benched("real/one")
+
+
+@pytest.mark.parametrize("name", testing.__all__)
+def test_what_it_offers_belongs_to_it(name: str) -> None:
+    """Classes and functions name the module that users import them from, and pickles find them."""
+    value = getattr(testing, name)
+
+    assert ("resilient_llm.testing", name) == (value.__module__, value.__qualname__)
+    assert value is pickle.loads(pickle.dumps(value))

@@ -81,8 +81,9 @@ def test_a_strategy_without_end_is_refused(give: Any) -> None:
     "give", [lambda strategy: failover("a/x", strategy=strategy), lambda s: configure(strategy=s)]
 )
 def test_what_a_strategy_may_be_is_said(give: Callable[[Any], object]) -> None:
-    """Both the name and the function are named."""
-    with pytest.raises(ConfigurationError, match="write 'priority' or a function from targets"):
+    """The names, the strategy with a key and the function are named."""
+    allowed = r"write 'priority' or .*'least_busy' or strategies.sticky\(key\) or a function from"
+    with pytest.raises(ConfigurationError, match=allowed):
         give(3)
 
 

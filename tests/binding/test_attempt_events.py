@@ -84,6 +84,7 @@ class Script:
         options: dict[str, Any] = {
             "attempts": rng.choice([1, 2, 3]),
             "when_all_benched": rng.choice(["soonest", "raise"]),
+            "on_down": rng.choice(["skip", "demote"]),
             "backoff": lambda n: 0.5,
             "on_request_error": rng.choice(["next", "raise"]),
             "max_attempts": rng.choice([None, None, 1, 2]),
@@ -102,8 +103,8 @@ class Script:
 
     def raises(self, share: float) -> None:
         if self.rng.random() < share:
-            error = self.rng.choice(ERRORS)()
-            raise error
+            # Not by way of a local variable, which would keep this frame and all its callers alive.
+            raise self.rng.choice(ERRORS)()  # noqa: RSE102  # some are functions
 
     def reject(self, answer: Any) -> Any:
         self.raises(0.1)

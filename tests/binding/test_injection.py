@@ -53,6 +53,60 @@ def test_a_first_parameter_annotated_target_is_filled_in() -> None:
     assert (GROQ, "why", False) == ask(prompt="why")
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"timeout": 5.0}, {"strategy": "random"}, {"strategy": lambda targets, call: targets}],
+    ids=["inlined", "timeout", "drawn", "passed"],
+)
+def test_a_filled_parameter_cannot_be_passed_by_name(options: dict[str, Any]) -> None:
+    """Where `**kwargs` would take it, the caller is told how calls are pinned; nothing is called."""
+    called: list[str] = []
+
+    @failover(chain=[GROQ, OPENAI], **options)
+    def ask(where: Target, prompt: str, **more: Any) -> object:
+        called.append(prompt)
+        return more
+
+    @failover(chain=[GROQ, OPENAI], **options)
+    async def ask_async(where: Target, prompt: str, **more: Any) -> object:
+        called.append(prompt)
+        return more
+
+    def plain(where: Target, prompt: str, **more: Any) -> None:
+        called.append(prompt)
+
+    for _ in range(2):  # the first call binds
+        assert {"target": "x"} == ask("Hi", target="x") == run_async(_late(ask_async, target="x"))
+    called.clear()
+    for call in (
+        lambda: ask("Hi", where=OPENAI),
+        lambda: run_async(_late(ask_async, where=OPENAI)),
+        lambda: failover(chain=[GROQ], **options).call(plain, "Hi", where=OPENAI),
+    ):
+        with pytest.raises(TypeError, match=r"'where', which its chain fills in: to pin .*target="):
+            call()
+    assert [] == called
+
+
+def _late(ask: Callable[..., Any], **more: Any) -> Callable[[], Any]:
+    """Return a function that makes the call in its loop."""
+
+    async def main() -> Any:
+        return await ask("Hi", **more)
+
+    return main
+
+
+def test_a_positional_only_target_leaves_its_name_to_the_keywords() -> None:
+    """Python tells the two apart, and so is it here."""
+
+    @failover(chain=[GROQ])
+    def ask(target: Target, /, **more: Any) -> object:
+        return target.spec, more
+
+    assert (GROQ, {"target": "x"}) == ask(target="x")
+
+
 def test_the_filled_parameter_leaves_the_signature() -> None:
     """What the caller does not pass is not in the signature he sees."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pty
@@ -19,6 +20,7 @@ import pytest
 from resilient_llm import (
     Target,
     bench_model,
+    breaker,
     failover,
     health,
     is_benched,
@@ -26,6 +28,7 @@ from resilient_llm import (
     unbench_model,
 )
 from resilient_llm._runtime import chains
+from resilient_llm.probes import HealthProbe
 from tests.cli.conftest import PATIENCE, TOKEN, Run
 
 ROOT = Path(__file__).parents[2]
@@ -280,6 +283,22 @@ def test_health(service: str, run: Run) -> None:
     assert re.search(r"^groq/llama +down .* network \(groq\)", out, re.MULTILINE)
     assert re.match(r"openai/gpt +healthy +closed +0 of 1 ", others[-1])
     del keep
+
+
+def test_health_shows_the_last_results_of_health_probes(service: str, run: Run) -> None:
+    """In a column that is there if there are any."""
+    probes = {"groq": lambda: True, "openai": lambda: False, "mistral": lambda: "text"}
+    asyncio.run(HealthProbe(probes).tick())
+    breaker("local").record(None, 0.1)
+
+    _, out, _ = run("health")
+
+    lines = out.splitlines()
+    assert "PROBE" == cells(lines[1])[-1]
+    assert re.search(r"^groq .*  well, \d\.\d\ds$", out, re.MULTILINE)
+    assert re.search(r"^openai .*  probe$", out, re.MULTILINE)
+    assert re.search(r"^mistral .*  broken$", out, re.MULTILINE)
+    assert re.search(r"^local .* 0.10s$", out, re.MULTILINE)
 
 
 def test_health_fails_when_no_target_is_left(service: str, run: Run) -> None:

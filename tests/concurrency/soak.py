@@ -1225,6 +1225,15 @@ def count_descriptors() -> int:
     return 0
 
 
+def children() -> set[str]:
+    """Return the ids of the child processes, those that nobody has waited for included."""
+    found: set[str] = set()
+    for listed in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            found.update(listed.read_text().split())
+    return found
+
+
 # --- The whole -------------------------------------------------------------------------------
 
 
@@ -1466,6 +1475,7 @@ def run(seconds: float, seed: int, say: Callable[[str], object]) -> list[str]:
     logger.addHandler(lines)
     configure(logging=True)
     threads_before, descriptors_before = threading.active_count(), count_descriptors()
+    children_before = children()
     with complaints.collected():
         stop = observe(soak.overseer, *OVERSEEN)
         registry = CollectorRegistry()
@@ -1493,7 +1503,7 @@ def run(seconds: float, seed: int, say: Callable[[str], object]) -> list[str]:
         del parts, server
         for _ in range(3):
             gc.collect()
-        check_nothing_left(soak, threads_before, descriptors_before)
+        check_nothing_left(soak, threads_before, descriptors_before, children_before)
     logger.removeHandler(lines)
     logger.propagate = True
     report(soak, meter)
@@ -1690,7 +1700,9 @@ def check_soaked(soak: Soak) -> None:
             ledger.wrong(f"{what}: never; this was no soak.")
 
 
-def check_nothing_left(soak: Soak, threads_before: int, descriptors_before: int) -> None:
+def check_nothing_left(
+    soak: Soak, threads_before: int, descriptors_before: int, children_before: set[str]
+) -> None:
     """Check that no thread, child or file descriptor is left."""
     left = [thread.name for thread in threading.enumerate()][threads_before:]
     if left:
@@ -1698,8 +1710,7 @@ def check_nothing_left(soak: Soak, threads_before: int, descriptors_before: int)
     descriptors = count_descriptors()
     if descriptors > descriptors_before:
         soak.ledger.wrong(f"{descriptors - descriptors_before} file descriptors are left open.")
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    if children() - children_before:
         soak.ledger.wrong("a child process is left.")
 
 

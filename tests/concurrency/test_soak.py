@@ -6,6 +6,7 @@ import contextlib
 import contextvars
 import os
 import signal
+import subprocess
 import sys
 import threading
 import warnings
@@ -208,19 +209,23 @@ def test_a_circuit_that_recovers_is_fine(small: soak.Soak, clock: FakeClock) -> 
 
 
 def test_what_is_left_is_found(small: soak.Soak) -> None:
-    """A thread and a file descriptor that are still there at the end are named."""
+    """A thread, file descriptors and a child that are still there at the end are named."""
     threads, descriptors = threading.active_count(), soak.count_descriptors()
+    children = soak.children()
     done = threading.Event()
     thread = threading.Thread(target=done.wait, name="left-over")
     thread.start()
+    child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     with Path(os.devnull).open() as _:
-        soak.check_nothing_left(small, threads, descriptors)
+        soak.check_nothing_left(small, threads, descriptors, children)
+    child.communicate()
     done.set()
     thread.join()
 
     assert [
         "threads are left: left-over.",
-        "1 file descriptors are left open.",
+        "2 file descriptors are left open.",
+        "a child process is left.",
     ] == small.ledger.violations
 
 

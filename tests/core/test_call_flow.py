@@ -1700,6 +1700,51 @@ class TestAllBenched:
 
         assert ["try b/y 1"] == [line for line in lines if line.startswith("try")]
 
+    def test_demoted_ones_after_an_attempt_if_asked(self) -> None:
+        player = Player(
+            {"a/x": [DOWN], "b/y": [DOWN], "c/z": ["yes"]}, attempts=2, on_down="demote"
+        )
+        for key in ("a/x", "c/z"):
+            circuit = player.circuits[key]
+            circuit.failure(circuit.generation, 0.0, FULL, 0.0)
+        player.lines.clear()
+        player.script["b/y"] = [UNKNOWN]
+
+        player.plays("""
+            TargetSkipped a/x reason=out_of_memory at 0
+            try b/y 1
+            UnknownError b/y type_name=Problem status=None at 0.5
+            AttemptFailed b/y number=1 seconds=0.5 kind=unknown reason=unclassified status=None at 0.5
+            TargetSkipped c/z reason=out_of_memory at 0.5
+            FailedOver b/y from_target=b/y to_target=a/x kind=unknown reason=unclassified at 0.5
+            try a/x 1
+            AttemptFailed a/x number=1 seconds=0.5 kind=transient reason=overloaded status=503 at 1
+            FailedOver a/x from_target=a/x to_target=c/z kind=transient reason=overloaded at 1
+            try c/z 1
+            TargetUnbenched c/z reason=recovered at 1.5 by no call
+            AttemptSucceeded c/z number=1 seconds=0.5 at 1.5
+            answer 'yes'
+        """)
+
+    def test_one_that_was_called_and_benched_during_a_wait_is_not_demoted(self) -> None:
+        player = Player({"a/x": [DOWN], "b/y": [DOWN]}, attempts=2, on_down="demote")
+        other, circuit = player.circuits["b/y"], player.circuits["a/x"]
+        other.failure(other.generation, 0.0, FULL, 0.0)
+        player.before_wait = lambda _: circuit.failure(circuit.generation, player.now, FULL, 0.0)
+
+        lines = player.play()
+
+        assert ["try a/x 1", "try b/y 1"] == [line for line in lines if line.startswith("try")]
+
+    def test_none_is_demoted_a_second_time(self) -> None:
+        player = self.benched(50.0, 20.0, attempts=1, on_down="demote")
+        player.script["a/x"], player.script["b/x"] = [DOWN], [DOWN]
+
+        lines = player.play()
+
+        assert ["try b/x 1", "try a/x 1"] == [line for line in lines if line.startswith("try")]
+        assert "raise ChainExhaustedError from Problem('overloaded')" == lines[-1]
+
     def test_giving_up_at_once_if_asked(self) -> None:
         player = self.benched(50.0, when_all_benched="raise")
 

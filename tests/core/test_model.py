@@ -102,6 +102,7 @@ OUTCOMES = {
     "out of memory": Outcome("memory_pressure"),
     "wrong request": Outcome("request_specific"),
     "empty answer": Outcome("bad_response"),
+    "account's bad answer": Outcome("bad_response", scope="provider"),
     "inner guard": Outcome("rejected"),
     "bug": Outcome("caller_bug"),
     "unknown": Outcome("unknown"),
@@ -233,6 +234,7 @@ OPTIONS = {
     "min_calls": st.sampled_from([2, 4, 10]),
     "probes": st.sampled_from([1, 2, 3]),
     "successes_to_close": st.sampled_from([1, 1, 2, 3]),
+    "bad_rate": st.sampled_from([None, 0.3, 0.6]),
 }
 FIXED_OPTIONS = {
     # A thirtieth of it is a second, and the machine counts in seconds.
@@ -247,7 +249,9 @@ changes = st.one_of(
     st.tuples(st.just("mode"), MODES),
 )
 any_outcome = st.sampled_from(sorted(OUTCOMES))
-outcomes = st.one_of(st.sampled_from(["success", "down", "unreachable"]), any_outcome)
+outcomes = st.one_of(
+    st.sampled_from(["success", "down", "unreachable", "empty answer"]), any_outcome
+)
 ways = st.sampled_from(GUARD_WAYS + CHAIN_WAYS)
 
 
@@ -647,7 +651,15 @@ class CircuitMachine(RuleBasedStateMachine):
 
 
 # What the machine must have been through, by the words of the model.
-OPENING = ("failures", "error_rate", "slow_rate", "probe failed", "auth_dead", "memory_pressure")
+OPENING = (
+    "failures",
+    "error_rate",
+    "slow_rate",
+    "bad_rate",
+    "probe failed",
+    "auth_dead",
+    "memory_pressure",
+)
 STATES = [
     *(
         f"{state} and {status}"
@@ -779,6 +791,7 @@ policies = st.fixed_dictionaries(
     {
         "attempts": st.sampled_from([1, 2, 3]),
         "when_all_benched": st.sampled_from(["soonest", "wait", "raise"]),
+        "on_down": st.sampled_from(["skip", "demote"]),
         "timeout": st.sampled_from([None, 10.0, 30.0]),
         "cooldown": st.sampled_from([None, 8.0]),
         "on_request_error": st.sampled_from(["next", "raise"]),

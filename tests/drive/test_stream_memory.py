@@ -14,7 +14,7 @@ from resilient_llm import (
     Target,
     failover,
 )
-from tests.support.ways import GROQ
+from tests.support.ways import GROQ, OPENAI
 
 
 @pytest.mark.parametrize("stream", [None, StreamPolicy(keep_text=100)], ids=["plain", "keeps text"])
@@ -70,3 +70,41 @@ def test_objects_do_not_grow_with_the_items_of_an_async_stream() -> None:
     asyncio.run(main())
 
     assert abs(counts[1] - counts[0]) < 500
+
+
+def _items_of(target: Target, closed: list[str]) -> Iterator[str]:
+    if target.key == GROQ:
+        raise ConnectionResetError
+    try:
+        yield from ("a", "b")
+    finally:
+        closed.append(target.key)
+
+
+@pytest.mark.parametrize("is_generator", [False, True], ids=["returned", "generator"])
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_a_dropped_stream_is_closed_at_once_though_an_attempt_failed_before_it(
+    is_generator: bool, attempts: int, clock: object
+) -> None:
+    """The error of that attempt keeps no frame of the consumer alive, and so not the stream."""
+    closed: list[str] = []
+
+    def returned(target: Target) -> Iterator[str]:
+        return _items_of(target, closed)
+
+    def generator(target: Target) -> Iterator[str]:
+        yield from _items_of(target, closed)
+
+    ask = failover([GROQ, OPENAI], attempts=attempts)(generator if is_generator else returned)
+
+    def read_some() -> None:
+        stream = ask()
+        assert "a" == next(stream)
+
+    gc.disable()
+    try:
+        read_some()
+    finally:
+        gc.enable()
+
+    assert [OPENAI] == closed

@@ -508,7 +508,7 @@ def test_the_exit_does_not_wait_for_what_hangs(others: int) -> None:
         "    time.sleep(100)\n"
         f"for n in range({others}):\n"
         "    m.Background('hangs', hang).wake()\n"
-        "b = m.Background('probe', lambda until: bool(print('done') or True), gather=100)\n"
+        "b = m.Background('probe', lambda until: bool(print('done\\n', end='') or True), gather=100)\n"
         "b.wake()\n"
         f"for n in range({others}): inside.acquire()\n"  # a flush would do what no thread does
         "import atexit\n"

@@ -30,6 +30,7 @@ from resilient_llm import (
     ChainExhaustedError,
     ConfigurationError,
     ErrorKind,
+    NoCapableTargetError,
     StreamPolicy,
     Target,
     Trace,
@@ -39,10 +40,13 @@ from resilient_llm import (
     failover,
     list_benched,
 )
+from resilient_llm._runtime.runtime import runtime
+from resilient_llm._values import event_names
 from resilient_llm.observers import otel
-from resilient_llm.testing import FakeClock, capture_events, isolated
+from resilient_llm.testing import FakeClock, capture_events, fake_clock, isolated
+from tests.support.moves import move_the_first
 from tests.support.spans import Recorded, attributes, recorded
-from tests.support.ways import ProviderError, rate_limited, run_async
+from tests.support.ways import GROQ, ProviderError, rate_limited, run_async
 
 CHAIN = ["groq/llama", "openai/gpt"]
 
@@ -156,6 +160,29 @@ def test_a_failed_call_says_so_without_a_text(spans: Recorded) -> None:
     assert {"outcome": "failed", "attempts": 2} == attributes(
         call, "outcome", "served_by", "attempts"
     )
+
+
+@pytest.mark.parametrize("needs", ["vision", lambda: "vision"], ids=["words", "function"])
+def test_a_call_that_no_target_can_take_has_a_span(spans: Recorded, needs: Any) -> None:
+    """It has no attempt; one that some target takes has the attempt on that target."""
+    chain = [Target("groq/llama", supports=()), Target("openai/gpt", supports=("vision",))]
+
+    @failover(chain, needs=needs)
+    def ask(target: Target) -> str:
+        return target.key
+
+    ask()
+    with pytest.raises(NoCapableTargetError):
+        ask.using(chain=chain[:1])()
+
+    served, refused = spans.calls
+    assert {"outcome": "ok", "served_by": "openai/gpt", "attempts": 1} == attributes(
+        served, "outcome", "served_by", "attempts"
+    )
+    assert {"outcome": "failed", "attempts": 0} == attributes(
+        refused, "outcome", "served_by", "attempts"
+    )
+    assert 1 == len(spans.spans) - len(spans.calls)
 
 
 @pytest.mark.parametrize(
@@ -1801,6 +1828,24 @@ def test_the_metrics_of_a_failover(spans: Recorded, clock: FakeClock) -> None:
     assert (("groq/llama", "invalid_credentials", "openai/gpt"), 1) == (moved, count)
     ((skipped, count),) = spans.counts("resilient_llm.skips").items()
     assert ("groq/llama", 1) == (skipped[1], count)
+
+
+def test_the_metrics_of_hedges_and_moves(spans: Recorded) -> None:
+    """By the target that was called and the slow one; by the target that moved."""
+    (recorder,) = runtime.dispatcher.hooks
+    call = recorder("id", "app.ask", [Target("groq/llama"), Target("openai/gpt")])
+    for _ in range(2):
+        call.note(
+            event_names.HedgeStarted,
+            "openai/gpt",
+            {"number": 1, "delay": 0.5, "beside": "groq/llama"},
+        )
+    call.over()
+    with fake_clock() as clock:
+        move_the_first(clock)
+
+    assert {("groq/llama", "openai/gpt"): 2} == spans.counts("resilient_llm.hedges")
+    assert {(GROQ,): 1} == spans.counts("resilient_llm.order_changes")
 
 
 def test_texts_never_become_attributes_of_metrics(spans: Recorded) -> None:

@@ -23,6 +23,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge  # noqa: E402
 from resilient_llm import (  # noqa: E402
     ChainExhaustedError,
     ConfigurationError,
+    NoCapableTargetError,
     StreamPolicy,
     Target,
     bench_model,
@@ -37,8 +38,10 @@ from resilient_llm import (  # noqa: E402
 from resilient_llm._core.circuit import window  # noqa: E402
 from resilient_llm._runtime import call_ids  # noqa: E402
 from resilient_llm._runtime.runtime import runtime  # noqa: E402
+from resilient_llm._values import event_names  # noqa: E402
 from resilient_llm.observers import prometheus  # noqa: E402
 from resilient_llm.testing import FakeClock, isolated  # noqa: E402
+from tests.support.moves import move_the_first  # noqa: E402
 from tests.support.scrapes import scrape  # noqa: E402
 from tests.support.ways import GROQ, OPENAI, ProviderError, StrangeError, down  # noqa: E402
 
@@ -402,6 +405,26 @@ def test_reasons_are_words_of_closed_sets(registry: Any, installed: Any, clock: 
     )
 
 
+@pytest.mark.parametrize("needs", ["vision", lambda: "vision"], ids=["words", "function"])
+def test_a_target_that_lacks_a_word_is_counted_as_skipped(
+    registry: Any, installed: Any, needs: Any
+) -> None:
+    """Whoever answers then, and also where nobody can: that is a failed call without an attempt."""
+    chain = [Target(GROQ, supports=()), Target(OPENAI, supports=("vision",))]
+    ask = asking(chain=chain, needs=needs)
+    refused = ask.using(chain=chain[:1])
+    for _ in range(3):
+        ask()
+    with pytest.raises(NoCapableTargetError):
+        refused()
+    seen = scrape(registry)
+
+    assert {(GROQ, "lacks"): 4} == seen.rows("skips_total", "target", "reason")
+    assert {(OPENAI, "ok"): 3} == seen.rows("attempts_total", "target", "outcome")
+    assert 3 == seen.get("calls_total", function=name_of(ask), outcome="ok")
+    assert 1 == seen.get("calls_total", function=name_of(ask), outcome="failed")
+
+
 def test_a_skip_has_the_reason_of_the_bench(
     registry: Any, installed: Any, clock: FakeClock
 ) -> None:
@@ -411,6 +434,45 @@ def test_a_skip_has_the_reason_of_the_bench(
         ask()
 
     assert {(GROQ, "rate_limit"): 3} == scrape(registry).rows("skips_total", "target", "reason")
+
+
+def test_hedges_and_moves_are_counted(registry: Any, installed: Any, clock: FakeClock) -> None:
+    """By the target that was called and the slow one; by the target that moved."""
+    counts = _counts()
+    for _ in range(3):
+        counts.note(event_names.HedgeStarted, OPENAI, {"number": 1, "delay": 0.5, "beside": GROQ})
+    counts.note(event_names.HedgeStarted, GROQ, {"number": 1, "delay": 0.5, "beside": OPENAI})
+    move_the_first(clock)
+    seen = scrape(registry)
+
+    assert {(OPENAI, GROQ): 3, (GROQ, OPENAI): 1} == seen.rows("hedges_total", "target", "beside")
+    assert {GROQ: 1} == seen.rows("order_changes_total", "target")
+
+
+def test_hedges_and_moves_make_no_more_rows_than_there_are_names(clock: FakeClock) -> None:
+    """Keys beyond ``max_targets`` are ``other``, on both sides."""
+    registry = CollectorRegistry()
+    uninstall = prometheus.install(registry, max_targets=4)
+    counts = _counts()
+    for number in range(50):
+        key, slow = f"a/{number}", f"a/{number + 1}"
+        counts.note(event_names.HedgeStarted, key, {"number": 1, "delay": 0.5, "beside": slow})
+        counts.note(event_names.OrderChanged, key, {"order": (key,)})
+    seen = scrape(registry)
+    uninstall()
+
+    hedges = seen.rows("hedges_total", "target", "beside")
+    moves = seen.rows("order_changes_total", "target")
+    assert (50, 50) == (sum(hedges.values()), sum(moves.values()))
+    assert {"a/0", "a/1", "a/2", "other"} == set(moves)
+    assert len(hedges) <= 16
+
+
+def _counts() -> Any:
+    """Return where the calls of a function are counted now."""
+    ledger = runtime.dispatcher.ledger
+    assert ledger is not None
+    return ledger.function("app.ask")
 
 
 # --- gauges ------------------------------------------------------------------------------------
@@ -520,6 +582,8 @@ def test_the_types_are_those_of_the_table(registry: Any, installed: Any, clock: 
         "retries": "counter",
         "failovers": "counter",
         "skips": "counter",
+        "hedges": "counter",
+        "order_changes": "counter",
         "benched": "gauge",
         "bench_until_timestamp_seconds": "gauge",
         "state": "gauge",

@@ -17,10 +17,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import anyio
 import pytest
 
 import resilient_llm
 from resilient_llm import (
+    Adaptive,
     AttemptRecord,
     ConfigurationError,
     ErrorKind,
@@ -38,6 +40,7 @@ from resilient_llm import (
     list_benched,
     pytest_plugin,
     rules,
+    strategies,
     testing,
     unbench_model,
 )
@@ -62,6 +65,7 @@ from resilient_llm._values.stream_policy import _DEFAULTS as STREAM_DEFAULTS
 from resilient_llm._values.stream_policy import NO_MARKER
 from resilient_llm._values.verdict import _DEFAULTS
 from resilient_llm.observers import logging as default_observer
+from resilient_llm.probes import HealthProbe
 from resilient_llm.rules.http import BY_STATUS
 from resilient_llm.testing import FakeClock, capture_events
 
@@ -180,11 +184,27 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     "number, 0 or more": ([0, 0.1, 2], [-0.1, math.nan, math.inf, True, "1"]),
     "two numbers, 0 or more": ([(0, 1.5)], [(1,), (-1, 1), 3, "ab"]),
     "seconds, above 0": ([0.1, 30], [0, -1, math.nan, math.inf, True, "1"]),
+    "seconds, above 0, or a percentile": (
+        [0.1, 30, "p50", "p99"],
+        [0, -1, math.nan, math.inf, True, "1", "p49", "p100", "95", ""],
+    ),
+    "whole number, 1 to 10": ([1, 10], [0, 11, 1.5, True, "1"]),
     "seconds, 0 or more": ([0, 30], [-1, math.nan, math.inf, True]),
     "share, above 0, to 1": ([0.1, 1], [0, 1.1, -0.1, math.nan, True]),
     "True, False": ([True, False], [1, None, "yes"]),
+    "True, False, or `Adaptive`": (
+        [True, False, Adaptive(), Adaptive(calm=0.0)],
+        [1, None, "yes", {"calm": 1.0}, Adaptive],
+    ),
     "function": ([lambda *_: None], [3]),
+    "`strategies.sticky(key)`, or function": (
+        [strategies.sticky(lambda *_: "key"), lambda *_: None],
+        [3],
+    ),
     "sequence of functions": ([[], (print,)], [print, "print", [3]]),
+    "word, sequence of words": (["a", [], ("a", "b")], ["", "a b", [1], 3, print]),
+    "word, sequence of words, function": (["a", [], ("a", "b"), print], ["", "a b", [1], 3]),
+    "whole number, 0 or more, function": ([0, 5, len], [-1, 1.5, True, "1"]),
     "sequence of words": ([[], ("a", "b")], ["ab", [1], 3]),
     "mapping": ([{}], [[1], "a", 3]),
     "anything": ([None, 0, "\n\n", {}], []),
@@ -244,14 +264,21 @@ def test_an_option_in_a_how_to_is_as_in_the_code(page: Path, row: Row) -> None:
     """A how-to that lists an option gives the default of the code, and has a column for unit and range."""
     name = words(row["option"])[0]
     match = re.fullmatch(r"(?:(\w+)\()?(?:[^=]*, )?(\w+)=?\)?", name)
-    home = {"guard-any-call": "breaker", "stream-answers": "StreamPolicy"}.get(
-        page.stem, "failover"
-    )
+    home = {
+        "guard-any-call": "breaker",
+        "stream-answers": "StreamPolicy",
+        "adaptive-order": "Adaptive",
+    }.get(page.stem, "failover")
     if name.startswith("observe("):
         return  # its types have no default to compare
 
     assert match is not None, name
-    code = {"events": of_signature(events), "Trace": of_signature(resilient_llm.Trace), **CODE}
+    code = {
+        "events": of_signature(events),
+        "Trace": of_signature(resilient_llm.Trace),
+        "Adaptive": of_dataclass(Adaptive),
+        **CODE,
+    }
     assert code[match[1] or home][match[2]] == value(row["default"])
     assert row["unit and range"]
 
@@ -381,6 +408,8 @@ def test_every_trigger_is_in_the_reference(clock: FakeClock) -> None:
             )
         for _ in range(10):
             breaker("slow", slow_call=1.0).record(None, 2.0)
+        for _ in range(10):
+            breaker("bad", bad_rate=1.0).record(resilient_llm.ResponseRejectedError("bad"), 0.1)
         with pytest.raises(ExceptionGroup):
             failover("used/up").call(_raising(ConnectionResetError()))
         clock.advance(40)
@@ -412,6 +441,9 @@ def test_every_end_of_a_bench_is_in_the_reference(clock: FakeClock) -> None:
         assert unbench_model(by_hand.name)
         forgotten.record(ConnectionResetError(), 0.1)
         resilient_llm.reset()
+        probed = breaker("probed", failures=1)
+        probed.record(ConnectionResetError(), 0.1)
+        anyio.run(HealthProbe({probed.name: lambda: None}).tick)
 
     assert {event.reason for event in seen} == {
         words(row["word"])[0] for row in table(EVENTS, "`TargetUnbenched.reason`:")
@@ -438,6 +470,7 @@ def test_every_error_is_in_the_reference_with_its_attributes() -> None:
         "ConfigurationError": ConfigurationError("wrong"),
         "CallRejectedError": resilient_llm.CallRejectedError("groq", "network", 1.0),
         "BreakerOpenError": rejected,
+        "NoCapableTargetError": resilient_llm.NoCapableTargetError(["tools"], 3, {"groq/a": ()}),
         "ResponseRejectedError": resilient_llm.ResponseRejectedError("groq"),
         "DeadlineExceededError": resilient_llm.DeadlineExceededError(
             1.0, [AttemptRecord("groq/llama", 1)]

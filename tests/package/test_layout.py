@@ -24,8 +24,9 @@ VARIANTS = {"rules", "strategies", "guards", "stores", "observers"}
 # What a user imports by name, and what is written with public names, as a third party would.
 ABOVE = {"answers", "testing", "pytest_plugin", "admin", "cli", "__main__", "demo", "probes"}
 ABOVE |= {"config", "chains", "integrations", "limits", "needs"}
-# `admin` shows what no public name gives: chains, and who may be called now.
-WITH_PUBLIC_NAMES = {"cli", "__main__", "demo", "probes", "config", "chains"}
+# `admin` shows what no public name gives: chains, and who may be called now. `probes` reports to
+# circuits what no public name does: that a key is well though no call has succeeded.
+WITH_PUBLIC_NAMES = {"cli", "__main__", "demo", "config", "chains"}
 # Where pickles of an earlier release look for what has moved; gone with the next release.
 FORWARDS = {
     "_errors",
@@ -40,7 +41,7 @@ LONGEST_FILE = 600
 """Lines of a file of the package."""
 LONGER = {"_core/circuit/circuit.py"}
 # Which folders may know the list that a folder of variants gives, but none of the variants.
-KNOW_A_LIST = {"_core": {"rules"}, "_api": {"strategies"}}
+KNOW_A_LIST = {"_core": {"rules"}, "_api": {"strategies"}, "_binding": {"strategies"}}
 # Knows every variant, and puts them together.
 WIRING = "_api/wiring.py"
 # What exporters are built on: knows the state of the process, so that they need not.
@@ -48,6 +49,8 @@ OF_EXPORTERS = "observers/_exporter.py"
 # Modules that are loaded by those who use what they are for, so that their imports are, too.
 LOADED_WHEN_USED = {
     "_drive/aopening.py",
+    "_drive/hosting.py",
+    "_drive/hedging_trio.py",
     "_drive/astreams.py",
     "_drive/managers.py",
     "_drive/proxies.py",
@@ -62,12 +65,13 @@ LOADED_WHEN_USED = {
 FREE_TO_IMPORT = {"demo", "pytest_plugin"}
 
 PUBLIC_NAMES = """
-    Attempt AttemptCancelled AttemptFailed AttemptRecord AttemptSucceeded BenchModel BenchedModel Breaker
+    Adaptive Attempt AttemptCancelled AttemptFailed AttemptRecord AttemptSucceeded BenchModel BenchedModel Breaker
     BreakerOpenError CallFailed CallRejectedError ChainExhaustedError ConfigurationError
     DeadlineExceededError ErrorKind Event EventStream Explanation FailedOver Failover
-    HealthChanged IsBenched ListBenched ObserverFailed ResilientLLMError ResponseRejectedError
+    HealthChanged HedgeStarted IsBenched ListBenched NoCapableTargetError ObserverFailed OrderChanged
+    ResilientLLMError ResponseRejectedError
     RetryScheduled RetryStopped Settings StreamCommitted StreamInterrupted
-    StreamInterruptedError StreamPolicy Target TargetBenched TargetHealth TargetSkipped
+    StrategyCall StreamInterruptedError StreamPolicy Target TargetBenched TargetHealth TargetSkipped
     TargetUnbenched Trace TracedCall UnbenchModel UnknownError Verdict __version__ bench_model
     breaker call_id classify configure events failover health is_benched list_benched observe reset
     settings unbench_model

@@ -172,6 +172,14 @@ def test_a_pickle_of_an_earlier_release_loads(key: tuple[str, str]) -> None:
     assert repr(value) == repr(again)
 
 
+def test_an_old_pickle_of_a_target_without_words_fits_every_call() -> None:
+    """In earlier releases no words meant that nothing is known; now they mean that it is nothing."""
+    rebuild, old = Target.__reduce__(Target("groq/llama", supports=()))[:2]
+
+    assert rebuild(*old[:2]).supports is None
+    assert frozenset() == rebuild(*old).supports
+
+
 def test_the_old_pickles_are_values_of_today() -> None:
     """They are equal to what is built from the same arguments."""
     old = {name: pickle.loads(data) for (_, name), data in OLD_PICKLES.items()}

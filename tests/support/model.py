@@ -32,6 +32,7 @@ DEFAULTS = {
     "probes": 1,
     "successes_to_close": 1,
     "probe_lease": None,
+    "bad_rate": None,
     "mode": "enforce",
 }
 PAUSE_WITHOUT_HINT = 15.0
@@ -118,6 +119,8 @@ class Circuit:
     counted: list[Counted] = field(default_factory=list)
     counted_by_targets: list[Counted] = field(default_factory=list)
     """Calls of the targets of a provider since the provider last closed."""
+    bad: list[Counted] = field(default_factory=list)
+    """Bad answers since it last closed, which are among none of these calls."""
     in_a_row: int = 0
     escalation: int = 0
     quiet_since: float = 0.0
@@ -199,11 +202,14 @@ class Circuit:
         self.opened = None
         self.counted = []
         self.counted_by_targets = []
+        self.bad = []
         self.in_a_row = 0
         self.quiet_since = self.now
 
     def open(self, seconds: float, cause: str, kind: str | None) -> None:
         if self.options["mode"] != "metrics_only":
+            if kind == "bad_response":
+                self.last_error = kind
             self.become("open")
             self.opened = Bench(cause, self.now + seconds, kind)
 
@@ -347,6 +353,8 @@ class Model:
                 self._succeeded(circuit, caller, is_target=circuit is guards[0])
             elif circuit is charged and outcome.kind in COUNTED:
                 self._failed(circuit, caller, outcome)
+            elif circuit is charged and outcome.kind == "bad_response":
+                self._answered_badly(circuit, caller)
 
     def _succeeded(self, circuit: Circuit, caller: Caller, *, is_target: bool) -> None:
         if is_target:  # a provider's numbers are the sums over its targets
@@ -381,6 +389,19 @@ class Model:
         else:
             self._look_at_triggers(circuit, kind)
 
+    def _answered_badly(self, circuit: Circuit, caller: Caller) -> None:
+        """Count a bad answer if that is asked for; it is neither an error nor a success."""
+        if circuit.options["bad_rate"] is None:
+            return
+        if circuit.core == "half_open":
+            circuit.in_a_row += 1
+            circuit.escalation += 1
+            circuit.quiet_since = self.now
+            self._open(circuit, "bad_response", "probe failed")
+            return
+        circuit.bad.append(Counted(self.order, caller.entered_at, self.now, is_error=False))
+        self._look_at_triggers(circuit, "bad_response")
+
     def _count(self, circuit: Circuit, caller: Caller, *, is_error: bool) -> None:
         call = Counted(self.order, caller.entered_at, self.now, is_error)
         circuit.counted.append(call)
@@ -407,6 +428,15 @@ class Model:
                 cause = "error_rate"
             elif slow and len(slow) >= limits["slow_rate"] * len(calls):
                 cause = "slow_rate"
+        bad = circuit.of_the_window(circuit.bad)
+        answers = len(bad) + sum(not call.is_error for call in calls)
+        if (
+            not cause
+            and circuit.options["bad_rate"] is not None
+            and answers >= limits["min_calls"]
+            and len(bad) / answers >= limits["bad_rate"]
+        ):
+            cause, kind = "bad_rate", "bad_response"
         if cause:
             circuit.heal()
             self._open(circuit, kind, cause)

@@ -195,6 +195,8 @@ SERIES = {
     f'{NS}_failovers_total{{job="api",from_target="a/x",to_target="b/y",reason="network"}}': "0+6x60",
     f'{NS}_retries_total{{job="api",target="a/x",source="backoff"}}': "0+6x60",
     f'{NS}_skips_total{{job="api",target="a/x",reason="manual"}}': "0+6x60",
+    f'{NS}_hedges_total{{job="api",target="b/y",beside="a/x"}}': "0+6x60",
+    f'{NS}_order_changes_total{{job="api",target="a/x"}}': "0+1x60",
     f'{NS}_benched{{job="api",target="a/x",kind="transient"}}': "1x60",
     f'{NS}_benched{{job="api",target="a/x",kind="manual"}}': "0x60",
     f'{NS}_benched{{job="api",target="b/y",kind="manual"}}': "0x60",
@@ -221,6 +223,8 @@ VALUES: dict[str, list[tuple[str, float]]] = {
     "Failovers": [('{from_target="a/x", reason="network", to_target="b/y"}', 0.1)],
     "Retries and skips": [('{source="backoff", target="a/x"}', 0.1)],
     "Attempts that are running": [('{target="a/x"}', 3)],
+    "Hedges": [('{beside="a/x", target="b/y"}', 0.1)],
+    "Moves by adaptive order": [('{target="a/x"}', 5)],
 }
 """``{title of a panel: (labels, value) of its first query}``."""
 
@@ -259,7 +263,7 @@ def test_the_queries_of_the_page_answer(tmp_path: Path) -> None:
     test = {**case(SERIES), "promql_expr_test": checks}
     (tmp_path / "tests.yml").write_text(json.dumps({"rule_files": [], "tests": [test]}))
 
-    assert 6 == len(queries)
+    assert 7 == len(queries)
     promtool(tmp_path, "test", "rules", "tests.yml")
 
 

@@ -22,6 +22,7 @@ from resilient_llm import (
     ErrorKind,
     Event,
     Failover,
+    NoCapableTargetError,
     StreamInterruptedError,
     StreamPolicy,
     Target,
@@ -39,7 +40,9 @@ from resilient_llm import (
     health,
     is_benched,
     list_benched,
+    needs,
     observe,
+    probes,
     reset,
     settings,
     unbench_model,
@@ -270,6 +273,29 @@ failover("groq/llama", reject=rejects_with_kind)
 failover("groq/llama, openai/gpt-5", reject=lambda answer: not answer)
 
 
+def words_of(messages: list[dict[str, str]]) -> set[str] | None:
+    return {"tools"} if messages else None
+
+
+def tokens_of(messages: list[dict[str, str]]) -> int:
+    return len(messages)
+
+
+failover("groq/llama", needs=needs.from_messages(), tokens=needs.estimate_tokens())
+failover("groq/llama", needs="tools", tokens=100)
+failover("groq/llama", needs=("tools", "vision"), tokens=tokens_of)
+failover("groq/llama", needs=words_of, tokens=None)
+assert_type(needs.from_messages("input")(input="Hi"), frozenset[str])
+assert_type(needs.estimate_tokens()("Hi"), int)
+Target("groq/llama", supports=None)
+Target("groq/llama", supports="tools")
+Target("groq/llama", supports=("tools", "vision"))
+
+
+def missing_of(error: NoCapableTargetError) -> dict[str, tuple[str, ...]]:
+    return error.missing
+
+
 # Breaker.
 
 
@@ -447,6 +473,21 @@ def check_trace() -> None:
     for record in trace.calls[0].attempts:
         assert_type(record, AttemptRecord)
         assert_type(record.kind, ErrorKind | None)
+
+
+async def check_probes(by_text: dict[str, Callable[[], bool]]) -> None:
+    async with probes.HealthProbe({"groq": probes.http_probe("https://x", headers={})}) as one:
+        assert_type(one.running, bool)
+        assert_type(await one.tick(), dict[str, probes.ProbeResult])
+    probes.HealthProbe(by_text, interval=timedelta(seconds=1).total_seconds(), proves="answers")
+    probes.HealthProbe({Target("groq/llama"): probes.ollama_probe()})
+    both: dict[str | Target, Callable[[], object]] = {"groq": probes.call_probe(len, "")}
+    both[Target("groq/llama")] = lambda: None
+    probes.HealthProbe(both)
+    assert_type(one.stop_thread(1.0), None)
+    result = (await one.tick())["groq"]
+    assert_type(result.ok, bool | None)
+    assert_type(result.kind, ErrorKind | None)
 
 
 # Errors.

@@ -9,8 +9,9 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from resilient_llm._core.call.capabilities import NO_LACKS, WINDOW
 from resilient_llm._core.circuit.outbox import CallTag, Fact
-from resilient_llm._core.circuit.permit import Permit, admit, block_of
+from resilient_llm._core.circuit.permit import Permit, admit, block_of, takes_last_resort
 from resilient_llm._values import event_names
 from resilient_llm._values.built_in import class_name, is_raised_by, traceback_of
 from resilient_llm._values.errors import BreakerOpenError, CallRejectedError, ChainExhaustedError
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
     from random import Random
 
     from resilient_llm._core.backoff import Backoff
+    from resilient_llm._core.call.capabilities import Lack
     from resilient_llm._core.call.hooks import CallHook
     from resilient_llm._core.circuit.circuit import Circuit
     from resilient_llm._core.circuit.state import Block
-    from resilient_llm._core.counts import FunctionCounts
+    from resilient_llm._core.figures import PolicyFigures
+    from resilient_llm._core.in_flight import Counts, CountsOfTarget
     from resilient_llm._core.retry_budget import RetryBudgets
     from resilient_llm._core.stream.stream_state import ItemInspector, StreamState
     from resilient_llm._values.errors import StreamInterruptedError
@@ -64,7 +67,7 @@ _ENDS: Final = (event_names.AttemptSucceeded, event_names.CallFailed)
 class Candidate:
     """A target that a call may still try, with its circuit and how to call it."""
 
-    __slots__ = ("circuit", "invoke", "is_generator", "target")
+    __slots__ = ("circuit", "counts", "invoke", "is_generator", "keep", "target")
 
     def __init__(
         self,
@@ -73,6 +76,8 @@ class Candidate:
         invoke: Callable[..., Any],
         *,
         is_generator: bool = False,
+        keep: Callable[[float, float], None] | None = None,
+        counts: CountsOfTarget | None = None,
     ) -> None:
         self.target = target
         self.circuit = circuit
@@ -80,6 +85,10 @@ class Candidate:
         """``(step, args, kwargs) -> answer or awaitable``"""
         self.is_generator = is_generator
         """Whether it calls a generator function, which chooses the items that it passes on."""
+        self.keep = keep
+        """Keeps a sample of it, for the wrapper: its moment and its seconds."""
+        self.counts = counts
+        """Where its attempts are counted, for the wrapper; see `CallDeps.counts`."""
 
 
 class CallDeps:
@@ -92,7 +101,9 @@ class CallDeps:
         "clock",
         "counts",
         "fails_first",
+        "figures",
         "item_inspector",
+        "keeps_figures",
         "notice",
         "rng",
         "settings",
@@ -110,7 +121,8 @@ class CallDeps:
         rng: Random,
         item_inspector: Callable[[], ItemInspector],
         clock: Callable[[], float],
-        counts: FunctionCounts | None = None,
+        counts: Counts | None = None,
+        figures: PolicyFigures | None = None,
     ) -> None:
         self.item_inspector = item_inspector
         """Gives the inspector of stream items; loaded with the first stream."""
@@ -127,13 +139,19 @@ class CallDeps:
         """Asked only where no reply of a driver says what time it is: when a flow is dropped, or
         a function of the user raises inside it."""
         self.counts = counts
-        """Where its calls are counted, if an exporter of metrics was installed when they began."""
+        """Where its calls are counted, if an exporter of metrics was installed when they began, or
+        a policy chooses by what is in flight."""
+        self.figures = figures
+        """Where samples of its attempts are kept, if its policy needs them."""
+        self.keeps_figures = counts is not None or figures is not None
+        """Whether each answer is kept or counted in one of the two."""
 
-    def counted_by(self, counts: FunctionCounts | None) -> CallDeps:
+    def counted_by(self, counts: Counts | None) -> CallDeps:
         """Return the same for calls that are counted elsewhere, or nowhere."""
         if counts is self.counts:
             return self
         given: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
+        del given["keeps_figures"]
         given["counts"] = counts
         return CallDeps(**given)
 
@@ -170,12 +188,24 @@ class Call:
     """What the consumer of a stream gets if no other target goes on with it."""
     needs_window: int | None = None
     """Only targets with a larger context window than this may be called."""
+    makes_last_resorts = False
+    """Whether its attempts are made in spite of automatic benches, on what is still untried."""
+    lacks: Mapping[str, Lack] = NO_LACKS
+    """``{key: why that target cannot take the call}``, found out before its first attempt."""
     is_stream = False
     """Whether its attempts are known to be streams before they are made."""
+    won_since = 0.0
+    """When the attempt began that has won a race."""
     hook: CallHook | None = None
     """What is entered and left around its attempts, if a hook is installed."""
+    hedges = 0
+    """Attempts that were started beside others."""
+    running: Sequence[Candidate] = ()
+    """The targets of the attempts that run side by side, if several do."""
     has_failed = False
-    """Whether `CallFailed` was emitted."""
+    """Whether `CallFailed` was emitted, or is held back."""
+    held_failure: tuple[Candidate, float, ErrorKind | None] | None = None
+    """Of what `CallFailed` tells as soon as no attempt runs any more."""
     is_counted = False
     """Whether it was counted how the call ends, if its calls are counted."""
     ends_later = False
@@ -289,12 +319,48 @@ class Call:
             for candidate in self.untried
         )
 
-    def fits(self, candidate: Candidate) -> bool:
-        """Return whether the request fits into a target's context window, as far as is known."""
-        if self.needs_window is None:
+    def not_called(self) -> list[Candidate]:
+        """Return the blocked candidates on which this call has made no attempt, in its order."""
+        return [
+            candidate
+            for candidate in self.candidates
+            if candidate.target.key in self.blocks
+            and not self.last_outcomes[candidate.target.key][1].number
+        ]
+
+    def other_may_follow(self, now: float) -> bool:
+        """Return whether this call could go on with another target, a demoted one included.
+
+        What blocks a target is judged now; another call may take its place as a last resort.
+        """
+        if self.other_is_live(now):
             return True
-        window = candidate.target.context_window
-        return window is not None and window > self.needs_window
+        if self.options.on_down != "demote":
+            return False
+        benched = [] if self.makes_last_resorts else self.not_called()
+        return any(
+            self.fits(candidate) and takes_last_resort(candidate.circuit, now)
+            for candidate in (*self.untried, *benched)
+        )
+
+    def fits(self, candidate: Candidate) -> bool:
+        """Return whether a target can take the request, as far as is known."""
+        return self.misfit(candidate) is None
+
+    def misfit(self, candidate: Candidate) -> str | None:
+        """Return the reason why a target cannot take the request, or None."""
+        target = candidate.target
+        if self.lacks and target.key in self.lacks:
+            return self.lacks[target.key].reason
+        if self.needs_window is None:
+            return None
+        window = target.context_window
+        return None if window is not None and window > self.needs_window else WINDOW
+
+    @property
+    def capable(self) -> list[Candidate]:
+        """The candidates that can take the request, in order."""
+        return [each for each in self.candidates if each.target.key not in self.lacks]
 
     # Time.
 
@@ -398,7 +464,7 @@ class Call:
 
     def _count(
         self,
-        counts: FunctionCounts,
+        counts: Counts,
         candidate: Candidate,
         kind: event_names.EventName,
         details: Mapping[str, Any],
@@ -459,7 +525,7 @@ class Call:
 
     def _worthwhile_in(self, now: float) -> float | None:
         waits: list[float] = []
-        for candidate in self.candidates:
+        for candidate in self.capable:
             block = block_of(candidate.circuit, now)
             if block is None:
                 return 0.0

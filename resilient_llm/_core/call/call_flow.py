@@ -7,8 +7,9 @@ and at last how the call ends (`Done`, `Reraise`, `Raise`). The driver answers e
 a `Reply`. The flow reads no clock and does no I/O.
 
 This module has the order of targets and attempts. What an outcome means is in `judging`,
-whether the same target is tried again in `retrying`, how a call ends in `ending`, and what
-a stream adds in `stream_flow`. None of them imports this module.
+whether the same target is tried again in `retrying`, what attempts side by side mean for each
+other in `racing`, how a call ends in `ending`, and what a stream adds in `stream_flow`. None of
+them imports this module.
 
 Errors are cleared from locals before a step that may raise, so that no prompt stays alive in
 a frame that an error refers to.
@@ -19,26 +20,13 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
-from resilient_llm._core.call.call import share_of
-from resilient_llm._core.call.ending import (
-    dropped,
-    gave_up,
-    is_over,
-    reraised,
-    succeeded,
-    too_late,
-)
-from resilient_llm._core.call.judging import (
-    broke,
-    charge,
-    ends_call,
-    is_raised,
-    rejection_of,
-    verdict_of,
-)
+from resilient_llm._core.call.ending import dropped, gave_up, is_over, succeeded, too_late
+from resilient_llm._core.call.judging import broke, rejection_of, settled, verdict_of
+from resilient_llm._core.call.racing import hedge_beside, race
 from resilient_llm._core.call.retrying import permit_after, retry_in
-from resilient_llm._core.call.steps import Reply, Step, Try, Wait
+from resilient_llm._core.call.steps import GO_ON, Reply, Step, Try, Wait
 from resilient_llm._core.call.stream_flow import deliver
+from resilient_llm._core.call.trying import attempt_on, hedge_after, limited
 from resilient_llm._core.circuit.permit import Permit, block_of
 from resilient_llm._core.circuit.state import Block
 from resilient_llm._values import event_names
@@ -74,8 +62,10 @@ def call_flow(call: Call, now: float, running: Try | None = None) -> CallFlow:
             return
         if call.attempts == 0:
             over, now = yield from _all_benched(call, now)
-            if over:
-                return
+        else:
+            over, now = yield from _demoted(call, now)
+        if over:
+            return
         # A wait may take longer than it was to take.
         yield too_late(call, now) if is_over(call, now) else gave_up(call, now)
     finally:
@@ -97,9 +87,10 @@ def running_attempt(
     """
     _skip_to(call, candidate, permit.entered_at)
     if limits is None:
-        running = _limited(call, candidate, permit, call.limit_of(candidate), number=1)
+        running = limited(call, candidate, permit, call.limit_of(candidate), number=1)
     else:
         running = Try(candidate, 1, permit, limits[0], call.tag, ends_deadline=limits[1])
+        running.hedge_after = hedge_after(call, candidate, permit.entered_at)
     running.has_begun = True
     return running
 
@@ -108,6 +99,10 @@ def _skip_to(call: Call, candidate: Candidate, entered_at: float) -> None:
     """Skip the candidates before the one that the healthy path called."""
     while call.untried[0] is not candidate:
         passed = call.untried.pop(0)
+        misfit = call.misfit(passed)
+        if misfit is not None:
+            call.pass_over(passed, misfit, entered_at)
+            continue
         # It was blocked then, or the healthy path would have called it.
         block = block_of(passed.circuit, entered_at)
         call.skip(passed, block or Block(passed.target.key, "benched", None), entered_at)
@@ -116,6 +111,7 @@ def _skip_to(call: Call, candidate: Candidate, entered_at: float) -> None:
 
 def _each_target(call: Call, now: float, *, last_resort: bool = False) -> FlowPart:
     """Try the untried candidates in order until the call is over."""
+    call.makes_last_resorts = last_resort
     while call.untried:
         step = _next_target(call, now, last_resort=last_resort)
         if step is None:
@@ -132,8 +128,9 @@ def _each_target(call: Call, now: float, *, last_resort: bool = False) -> FlowPa
 def _next_target(call: Call, now: float, *, last_resort: bool) -> Step | None:
     """Return the first attempt on the next candidate, or how the call ends; None to skip it."""
     candidate = call.untried.pop(0)
-    if call.needs_window is not None and not call.fits(candidate):
-        call.pass_over(candidate, "context_window", now)
+    misfit = call.misfit(candidate)
+    if misfit is not None:
+        call.pass_over(candidate, misfit, now)
         return None
     if call.attempts == call.options.max_attempts:
         call.pass_over(candidate, "max_attempts", now)
@@ -146,7 +143,7 @@ def _next_target(call: Call, now: float, *, last_resort: bool) -> Step | None:
         return None
     if call.last_failed is not None and call.is_heard(call.last_failed[0], event_names.FailedOver):
         _emit_failed_over(call, *call.last_failed, candidate, now)
-    return _attempt_on(call, candidate, permit, limit, number=1)
+    return attempt_on(call, candidate, permit, limit, number=1)
 
 
 def _emit_failed_over(
@@ -163,7 +160,9 @@ def _emit_failed_over(
     )
 
 
-def _attempts(call: Call, trial: Try, *, retries: bool = True) -> FlowPart:
+def _attempts(
+    call: Call, trial: Try, *, retries: bool = True
+) -> FlowPart:  # in the order in which it happens
     """Make attempts on one target until it answers or the call moves on.
 
     Args:
@@ -176,6 +175,11 @@ def _attempts(call: Call, trial: Try, *, retries: bool = True) -> FlowPart:
     try:
         while True:
             reply = yield trial
+            if reply.is_due:
+                hedge = hedge_beside(call, trial, call.attempts + 1, reply.now)
+                if hedge is not None:
+                    return (yield from race(call, trial, hedge))
+                reply = yield from _slow(trial)
             call.attempts += 1
             now = reply.now
             if reply.error is None:
@@ -188,7 +192,7 @@ def _attempts(call: Call, trial: Try, *, retries: bool = True) -> FlowPart:
                     return True, now
                 delivery, reply = deliver(call, trial, reply, reply.stream), None
                 return (yield from delivery)
-            step = _settled(call, trial, reply, verdict)
+            step = settled(call, trial, reply, verdict)
             if step is not None:
                 reply = None
                 call.settled(trial.candidate, now)
@@ -206,7 +210,7 @@ def _attempts(call: Call, trial: Try, *, retries: bool = True) -> FlowPart:
             again = yield from permit_after(call, candidate, limit, delay, now)
             if not isinstance(again, Permit):
                 return False, again
-            trial = _attempt_on(call, candidate, again, limit, number=trial.number + 1)
+            trial = attempt_on(call, candidate, again, limit, number=trial.number + 1)
     except Exception as error:
         broke(call, trial.candidate, trial, error)
         raise
@@ -215,36 +219,12 @@ def _attempts(call: Call, trial: Try, *, retries: bool = True) -> FlowPart:
         dropped(call, trial)
 
 
-def _settled(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> Step | None:
-    """Settle an attempt that did not answer; return how the call ends, or None if it goes on."""
-    step = ends_call(call, trial, reply, verdict)
-    if step is not None:
-        return step
-    charge(call, trial, reply, verdict)
-    if is_raised(call, trial, verdict, reply.now):
-        return reraised(call, trial, reply, verdict)
-    return too_late(call, reply.now) if is_over(call, reply.now) else None
-
-
-def _attempt_on(
-    call: Call, candidate: Candidate, permit: Permit, limit: float | None, *, number: int
-) -> Try:
-    """Return a new attempt with its limit."""
-    if call.deps.counts is not None:
-        call.deps.counts.target(candidate.target.key).begin()
-    return _limited(call, candidate, permit, limit, number=number)
-
-
-def _limited(
-    call: Call, candidate: Candidate, permit: Permit, limit: float | None, *, number: int
-) -> Try:
-    """Return an attempt with its limit: the target's own, within what the deadline leaves."""
-    ends_deadline = False
-    if call.deadline is not None:
-        left = call.deadline - permit.entered_at
-        is_last = not call.other_is_live(permit.entered_at)
-        limit, ends_deadline = share_of(left, limit, is_last=is_last)
-    return Try(candidate, number, permit, limit, call.tag, ends_deadline=ends_deadline)
+def _slow(trial: Try) -> Generator[Step, Reply, Reply]:
+    """Go on with a slow attempt that gets no other beside it; return what comes of it."""
+    reply = yield GO_ON
+    while reply.is_pending:  # until its manager is entered
+        reply = yield trial
+    return reply
 
 
 def _all_benched(call: Call, now: float) -> FlowPart:
@@ -268,11 +248,22 @@ def _soonest(call: Call, now: float) -> FlowPart:
     return (yield from _each_target(call, now, last_resort=True))
 
 
+def _demoted(call: Call, now: float) -> FlowPart:
+    """Try benched targets after the live ones have failed, if the policy says so.
+
+    In the order of the strategy, and those only that the call has not called yet.
+    """
+    if call.options.on_down != "demote":
+        return False, now
+    call.untried = call.not_called()
+    return (yield from _each_target(call, now, last_resort=True))
+
+
 def _wait_for_bench(call: Call, now: float) -> FlowPart:
     """Wait until a bench ends, as long as that is soon enough, and try the chain again."""
     give_up_at = now + call.deps.settings.max_wait
     while call.attempts == 0:
-        ends = [until for each in call.candidates if (until := _ends_at(each, now)) is not None]
+        ends = [until for each in call.capable if (until := _ends_at(each, now)) is not None]
         soonest = min(ends, default=None)
         if (
             soonest is None
@@ -288,12 +279,14 @@ def _wait_for_bench(call: Call, now: float) -> FlowPart:
         over, now = yield from _each_target(call, now)
         if over:
             return True, now
+    if call.attempts:
+        return (yield from _demoted(call, now))
     return False, now
 
 
 def _any_is_live(call: Call, now: float) -> bool:
     """Return whether any target of the call could be called now."""
-    return any(block_of(candidate.circuit, now) is None for candidate in call.candidates)
+    return any(block_of(candidate.circuit, now) is None for candidate in call.capable)
 
 
 def _ends_at(candidate: Candidate, now: float) -> float | None:

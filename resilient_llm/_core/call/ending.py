@@ -14,13 +14,12 @@ from resilient_llm._values.errors import (
     ResponseRejectedError,
     StreamDeadlineExceededError,
 )
-from resilient_llm._values.kinds import AttemptRecord
+from resilient_llm._values.kinds import AttemptRecord, ErrorKind
 
 if TYPE_CHECKING:
     from resilient_llm._core.call.call import Call, Candidate
     from resilient_llm._core.call.steps import Reply, Reraise, Try
     from resilient_llm._core.stream.stream_state import StreamState
-    from resilient_llm._values.kinds import ErrorKind
     from resilient_llm._values.verdict import Verdict
 
 
@@ -48,6 +47,9 @@ def succeeded(
             now, took, response_time, cooldown=call.options.cooldown, tag=call.tag
         )
     finally:  # an observer of what that causes may interrupt the call
+        if call.deps.figures is not None:
+            sample = took if response_time is None else response_time
+            call.deps.figures.answered(candidate.target.key, now, sample)
         if call.outcome is not None:
             call.outcome.served_by = candidate.target.key
             call.records.append(AttemptRecord(candidate.target.key, trial.number, seconds=took))
@@ -60,7 +62,7 @@ def succeeded(
 
 def cancelled(call: Call, trial: Try, now: float) -> None:
     """Give back what an attempt holds, and emit that it was ended from outside."""
-    trial.permit.abandoned()
+    unjudged(call, trial, now)
     if not trial.is_told:
         trial.is_told = True
         took = now - trial.permit.entered_at
@@ -74,6 +76,69 @@ def cancelled(call: Call, trial: Try, now: float) -> None:
         )
 
 
+def unjudged(call: Call, trial: Try, now: float) -> None:
+    """Give back what an attempt holds that ended in what says nothing about its target."""
+    trial.permit.abandoned()
+    if call.deps.figures is not None:
+        call.deps.figures.unanswered(trial.candidate.target.key, now)
+
+
+def lost(call: Call, trial: Try, now: float, reason: str, *, is_kept: bool = True) -> None:
+    """Settle an attempt that was stopped because another one has ended the call.
+
+    How long the loser of a race ran is a sample of its target: those of the winners alone would
+    sink, and hedges would multiply. Of one that began after the winner it is none of its speed.
+
+    Args:
+        call: The call.
+        trial: The attempt.
+        now: When it was stopped.
+        reason: ``lost`` if another has answered, else ``cancelled``.
+        is_kept: Whether a trace shows it: not if nothing but a cancellation ended the call.
+    """
+    trial.permit.abandoned()
+    candidate, took = trial.candidate, now - trial.permit.entered_at
+    is_hung, trial.is_told = trial.is_told, True
+    try:
+        if not is_hung:
+            call.emit(
+                candidate,
+                event_names.AttemptCancelled,
+                now,
+                number=trial.number,
+                seconds=took,
+                reason=reason,
+            )
+    finally:  # an observer may interrupt the call
+        if reason != "lost":
+            unjudged(call, trial, now)
+        else:
+            if trial.number == 1:
+                call.deps.budgets.first_attempt_failed(candidate.target.provider_key, now)
+            if call.deps.figures is not None:
+                _keep_lost(call, trial, now, took)
+        if call.outcome is not None and is_kept:
+            call.records.append(
+                AttemptRecord(
+                    candidate.target.key,
+                    trial.number,
+                    ErrorKind.CANCELLED,
+                    "hung" if is_hung else reason,
+                    took,
+                )
+            )
+
+
+def _keep_lost(call: Call, trial: Try, now: float, took: float) -> None:
+    figures, key = call.deps.figures, trial.candidate.target.key
+    assert figures is not None
+    if trial.permit.entered_at > call.won_since:
+        figures.lost(key, now, took)
+        figures.unanswered(key, now)
+    else:
+        figures.answered(key, now, took)
+
+
 def dropped(call: Call, trial: Try) -> None:
     """Settle an attempt whose call flow is left, unless that was done already.
 
@@ -82,8 +147,11 @@ def dropped(call: Call, trial: Try) -> None:
     trial.permit.abandoned()
     if trial.has_begun and not trial.is_told:
         cancelled(call, trial, call.deps.clock())
-    elif not (trial.is_told or call.ends_later) and call.deps.counts is not None:
-        call.deps.counts.target(trial.candidate.target.key).end()  # nothing was asked of it
+    elif not (trial.is_told or call.ends_later):  # nothing was asked of it
+        trial.is_told = True
+        unjudged(call, trial, trial.permit.entered_at)
+        if call.deps.counts is not None:
+            call.deps.counts.target(trial.candidate.target.key).end()
 
 
 def leaves(trial: Try, error: BaseException | None) -> Reraise | Raise:
@@ -145,7 +213,19 @@ def gave_up(call: Call, now: float) -> Raise:
 
 
 def emit_call_failed(call: Call, candidate: Candidate, now: float, kind: ErrorKind | None) -> None:
-    """Emit, once, that the call ends without an answer."""
-    if not call.has_failed:
-        call.has_failed = True
+    """Emit, once, that the call ends without an answer; after the ends of all its attempts."""
+    if call.has_failed:
+        return
+    call.has_failed = True
+    if call.running:
+        call.held_failure = candidate, now, kind
+    else:
+        call.emit(candidate, event_names.CallFailed, now, attempts=call.attempts, kind=kind)
+
+
+def emit_held_failure(call: Call) -> None:
+    """Emit that the call has failed, if that waited for the end of other attempts."""
+    held, call.held_failure = call.held_failure, None
+    if held is not None:
+        candidate, now, kind = held
         call.emit(candidate, event_names.CallFailed, now, attempts=call.attempts, kind=kind)

@@ -66,6 +66,10 @@ class CallHook(Scope, Protocol):
         """Return what is entered and left around a new attempt."""
         ...
 
+    def turn_to(self, attempt: AttemptHook, /) -> None:
+        """Take that what is told next is of this attempt, as several run side by side."""
+        ...
+
     def note(self, kind: EventName, target: str, details: Mapping[str, Any], /) -> None:
         """Take a fact of the call, as the event of this name says it."""
         ...
@@ -123,50 +127,54 @@ class _Several:
     """Several hooks as one; they are left in the reverse order in which they are entered."""
 
     def __init__(self, inside: Sequence[Any]) -> None:
-        self._inside = inside
+        self.inside = inside
 
     def enter(self) -> Any:
-        return [each.enter() for each in self._inside]
+        return [each.enter() for each in self.inside]
 
     def leave(self, entered: Any) -> None:
-        for each, token in zip(reversed(self._inside), reversed(entered), strict=True):
+        for each, token in zip(reversed(self.inside), reversed(entered), strict=True):
             each.leave(token)
 
 
 class _SeveralAttempts(_Several):
     def answered(self, answer: object) -> None:
-        for each in self._inside:
+        for each in self.inside:
             each.answered(answer)
 
     def read(self, items: Iterable[Any]) -> None:
-        for each in self._inside:
+        for each in self.inside:
             each.read(items)
 
     def opened(self) -> None:
-        for each in self._inside:
+        for each in self.inside:
             each.opened()
 
     def closed(self) -> None:
-        for each in reversed(self._inside):
+        for each in reversed(self.inside):
             each.closed()
 
 
 class _SeveralCalls(_Several):
     def attempt(self, target: Target, number: int) -> AttemptHook:
-        return _SeveralAttempts([each.attempt(target, number) for each in self._inside])
+        return _SeveralAttempts([each.attempt(target, number) for each in self.inside])
+
+    def turn_to(self, attempt: Any) -> None:
+        for each, inside in zip(self.inside, attempt.inside, strict=True):
+            each.turn_to(inside)
 
     def note(self, kind: EventName, target: str, details: Mapping[str, Any]) -> None:
-        for each in self._inside:
+        for each in self.inside:
             each.note(kind, target, details)
 
     def failed(self, verdict: Verdict, type_name: str) -> None:
-        for each in self._inside:
+        for each in self.inside:
             each.failed(verdict, type_name)
 
     def settled(self, benched_until: float | None) -> None:
-        for each in self._inside:
+        for each in self.inside:
             each.settled(benched_until)
 
     def over(self) -> None:
-        for each in self._inside:
+        for each in self.inside:
             each.over()

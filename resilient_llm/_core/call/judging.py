@@ -13,8 +13,10 @@ from resilient_llm._core.call.ending import (
     emit_call_failed,
     is_over,
     leaves,
+    reraised,
     succeeded,
     too_late,
+    unjudged,
 )
 from resilient_llm._core.call.steps import NO_ANSWER
 from resilient_llm._core.circuit.permit import HUNG
@@ -167,7 +169,7 @@ def ends_call(
         cancelled(call, trial, reply.now)
         return leaves(trial, reply.error)
     if stream is None:
-        is_end = trial.ends_deadline and _hit_the_deadline(call, reply, verdict)
+        is_end = hit_the_deadline(call, trial, reply, verdict)
     else:
         # It is cut off by its own limits, too.
         is_end = reply.timed_out and is_over(call, reply.now)
@@ -181,7 +183,7 @@ def _cancelled(call: Call, trial: Try, reply: Reply, stream: StreamState | None)
     now = reply.now
     has_content = stream is not None and stream.has_content
     if trial.permit.is_hung(now, stream.quiet_since if stream and has_content else None):
-        _hung(call, trial, now)
+        charge_hung(call, trial, now)
     elif stream is not None and has_content:
         succeeded(call, trial, now, None, stream.response_time)
     else:
@@ -189,7 +191,7 @@ def _cancelled(call: Call, trial: Try, reply: Reply, stream: StreamState | None)
     return leaves(trial, reply.error)
 
 
-def _hung(call: Call, trial: Try, now: float) -> None:
+def charge_hung(call: Call, trial: Try, now: float) -> None:
     """Charge an attempt that was cancelled after as long as a hanging call."""
     trial.is_told = True
     took = now - trial.permit.entered_at
@@ -204,6 +206,8 @@ def _hung(call: Call, trial: Try, now: float) -> None:
     try:
         trial.permit.failed(None, now, HUNG, cooldown=call.options.cooldown, tag=call.tag)
     finally:
+        if call.deps.figures is not None:
+            call.deps.figures.failed(trial.candidate.target.key, now, harms=True)
         call.emit_announced(trial.candidate)
 
 
@@ -217,25 +221,38 @@ def _is_refused(trial: Try, reply: Reply) -> bool:
 
 
 def _caller_bug(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> Step:
-    trial.permit.abandoned()
-    _record(call, trial, reply, verdict)
+    unjudged(call, trial, reply.now)
+    keep_failure(call, trial, reply, verdict)
     emit_call_failed(call, trial.candidate, reply.now, verdict.kind)
     return leaves(trial, reply.error)
 
 
-def _hit_the_deadline(call: Call, reply: Reply, verdict: Verdict) -> bool:
+def hit_the_deadline(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> bool:
     """Return whether the driver or the client cut the attempt off at the deadline."""
+    if not trial.ends_deadline:
+        return False
     if reply.timed_out:
         return True
     return call.knows_limit and verdict.reason == "timeout" and is_over(call, reply.now)
 
 
 def _deadline_ended(call: Call, trial: Try, reply: Reply, stream: StreamState | None) -> Step:
-    trial.permit.abandoned()
-    _record(call, trial, reply, _TIMEOUT)
+    unjudged(call, trial, reply.now)
+    keep_failure(call, trial, reply, _TIMEOUT)
     if stream is not None:
         emit_interrupted(call, trial, reply.now, _TIMEOUT, stream)
     return too_late(call, reply.now, stream)
+
+
+def settled(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> Step | None:
+    """Settle an attempt that did not answer; return how the call ends, or None if it goes on."""
+    step = ends_call(call, trial, reply, verdict)
+    if step is not None:
+        return step
+    charge(call, trial, reply, verdict)
+    if is_raised(call, trial, verdict, reply.now):
+        return reraised(call, trial, reply, verdict)
+    return too_late(call, reply.now) if is_over(call, reply.now) else None
 
 
 def charge(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> None:
@@ -252,12 +269,19 @@ def charge(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> None:
     try:
         trial.permit.failed(error, now, verdict, cooldown=call.options.cooldown, tag=call.tag)
     finally:
+        if call.deps.figures is not None:
+            call.deps.figures.failed(trial.candidate.target.key, now, harms=is_harmful(verdict))
         if is_heard:
             call.emit_announced(trial.candidate)
     if trial.number == 1:
         call.deps.budgets.first_attempt_failed(key, now)
     call.deps.notice(key, error)
     call.last_failed = (trial.candidate, verdict)
+
+
+def is_harmful(verdict: Verdict) -> bool:
+    """Return whether a failure says that its target is not well, or that it asks for less."""
+    return verdict.harms_health or verdict.kind is ErrorKind.RATE_LIMITED
 
 
 def is_raised(call: Call, trial: Try, verdict: Verdict, now: float) -> bool:
@@ -274,11 +298,11 @@ def is_raised(call: Call, trial: Try, verdict: Verdict, now: float) -> bool:
         if window is None:
             return True
         call.needs_window = max(window, call.needs_window or window)
-        return not call.other_is_live(now)
+        return not (call.other_may_follow(now) or any(call.fits(each) for each in call.running))
     return options.on_request_error == "raise"
 
 
-def _record(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> None:
+def keep_failure(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> None:
     """Keep a failed attempt for the errors that list attempts, and emit it."""
     _keep(call, trial, reply, verdict)
     _emit_attempt_failed(call, trial, reply.now, verdict)
@@ -329,7 +353,7 @@ def broke(call: Call, candidate: Candidate, trial: Try | None, error: BaseExcept
         if is_cancelled:
             cancelled(call, trial, now)
         else:
-            trial.permit.abandoned()
+            unjudged(call, trial, now)
             reason = verdict.reason if verdict.kind is ErrorKind.CALLER_BUG else "caller_bug"
             bug = Verdict(ErrorKind.CALLER_BUG, reason)
             if call.hook is not None:

@@ -59,7 +59,7 @@ def retry_in(
         stopped_by = _too_long(call, delay, now, asked=asked)
         if not stopped_by and _is_shut(trial.candidate, now, delay if asked else None):
             return None  # a breaker that opened ends the retries
-        if not stopped_by and _is_paid_for(call, trial.candidate, now):
+        if not stopped_by and is_paid_for(call, trial.candidate, now):
             call.emit(
                 trial.candidate,
                 event_names.RetryScheduled,
@@ -157,8 +157,8 @@ def _is_shut(candidate: Candidate, now: float, asked: float | None) -> bool:
     return asked is None or block.until is None or block.until - now > asked + _EARLY
 
 
-def _is_paid_for(call: Call, candidate: Candidate, now: float) -> bool:
-    """Charge one retry to the budget of the provider; return False if the budget is spent."""
+def is_paid_for(call: Call, candidate: Candidate, now: float) -> bool:
+    """Charge one extra attempt to the budget of a provider; return False if that is spent."""
     provider = candidate.circuit.provider or candidate.circuit
     share = call.deps.settings.retry_budget
     return call.deps.budgets.take(

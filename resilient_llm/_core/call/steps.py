@@ -23,8 +23,10 @@ class Try:
         "candidate",
         "ends_deadline",
         "has_begun",
+        "hedge_after",
         "hook",
         "is_told",
+        "leaves_scopes",
         "limit",
         "number",
         "permit",
@@ -49,18 +51,44 @@ class Try:
         self.ends_deadline = ends_deadline
         """Whether the limit is the end of the whole deadline, for which no target is blamed."""
         self.tag = tag
+        self.hedge_after: float | None = None
+        """Seconds after which the driver replies that it has not answered yet; None for never."""
+        self.leaves_scopes = False
+        """Whether its stream goes on in another task or scope than the one in which it begins."""
         self.hook: AttemptHook | None = None
         """What is entered and left around it; made by the driver that begins it."""
         self.has_begun = False
         """Whether anything was asked of the target. The driver says so: a call may end before it
         begins, and what an attempt gave may have to be awaited, entered or iterated first."""
         self.is_told = False
-        """Whether one of the three events that end an attempt was emitted, or is about to be."""
+        """Whether one of the three events that end an attempt was emitted, or is about to be; or
+        whether nothing was asked of the target, and that is settled."""
 
     @property
     def call_id(self) -> str:
         """Name of the call."""
         return self.tag.call_id
+
+
+class Race:
+    """Go on with the attempts that run, and reply when one has ended or is slow.
+
+    Another one is started beside them first, if there is one.
+    """
+
+    __slots__ = ("trial",)
+
+    def __init__(self, trial: Try | None) -> None:
+        self.trial = trial
+
+
+class Stop:
+    """Cancel the attempts that still run, wait for the end of all, and reply what came of one.
+
+    It is asked for again for each of them.
+    """
+
+    __slots__ = ()
 
 
 class Wait:
@@ -118,7 +146,19 @@ class Done:
 class Reply:
     """What happened: an answer, an error, or only that the wait is over."""
 
-    __slots__ = ("cancelled", "error", "judged", "now", "stream", "timed_out", "value")
+    __slots__ = (
+        "cancelled",
+        "error",
+        "is_due",
+        "is_pending",
+        "is_stopped",
+        "judged",
+        "now",
+        "stream",
+        "timed_out",
+        "trial",
+        "value",
+    )
 
     def __init__(
         self,
@@ -142,9 +182,24 @@ class Reply:
         """The state of the stream, if the answer is one."""
         self.judged = judged
         """Why the answer is rejected, or what the rules say of the error, if they were asked."""
+        self.trial: Try | None = None
+        """Which attempt it tells of, if several run side by side."""
+        self.is_due = False
+        """Whether nothing has come of the attempt yet, which is slow."""
+        self.is_pending = False
+        """Whether it gave a manager, which the consumer has to enter before the call can go on."""
+        self.is_stopped = False
+        """Whether the attempt has ended because the driver was asked to stop it."""
+
+    @classmethod
+    def due(cls, trial: Try, now: float) -> Reply:
+        """Return the reply that an attempt has not answered within its ``hedge_after``."""
+        reply = cls(now)
+        reply.trial, reply.is_due = trial, True
+        return reply
 
 
-Step = Try | Wait | Deliver | Reraise | Raise | Done
+Step = Try | Race | Stop | Wait | Deliver | Reraise | Raise | Done
 
 FlowPart = Generator[Step, Reply, "tuple[bool, float]"]
 """A part of a call flow; returns whether the call is over, and what time it is."""
@@ -152,5 +207,7 @@ FlowPart = Generator[Step, Reply, "tuple[bool, float]"]
 NO_ANSWER: Final = object()
 """Value of a `Reply` about an attempt that succeeded, but whose answer is not known."""
 
+GO_ON: Final = Race(None)
+STOP: Final = Stop()
 RERAISE = Reraise()
 """The only one that is needed, since it has no fields."""

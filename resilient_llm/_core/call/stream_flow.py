@@ -40,6 +40,11 @@ def deliver(call: Call, trial: Try, reply: Reply, stream: StreamState) -> FlowPa
     if call.outcome is not None:
         call.outcome.served_by = candidate.target.key
     reply.value = stream.first_content = None
+    if stream.policy.on_interrupt == "raise":
+        # No further target is tried, so nothing is said of the earlier ones any more. The frames
+        # of their errors lead to the caller, whose variables may hold the stream: it would be
+        # closed by a garbage collection only.
+        call.last_outcomes.clear()
 
     def settle(reply: Reply) -> Step | None:
         try:

@@ -40,10 +40,11 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
-from resilient_llm._core.circuit import triggers, window
+from resilient_llm._core.circuit import probing, triggers, window
 from resilient_llm._core.circuit.nesting import Look, Nesting
 from resilient_llm._core.circuit.outbox import CallTag, EventSink, Fact, Outbox
 from resilient_llm._core.circuit.state import (
+    AT_ONCE,
     FOREVER,
     Admission,
     Bench,
@@ -77,12 +78,27 @@ if TYPE_CHECKING:
 _serials = itertools.count()
 Counts = tuple[int, int, int]
 """``(total, errors, slow)`` in the window."""
-_AT_ONCE: Final = (ErrorKind.AUTH_DEAD, ErrorKind.MEMORY_PRESSURE)
-"""Kinds of which one error is enough. A tuple: comparing is quicker than the hash of an enum."""
 _NONE: Final[list[weakref.ref[Circuit]]] = []
 """The targets of every target. Stays empty, since only providers have targets; saves memory."""
 NOTICEABLE: Final = 1.0
 """Seconds by which a pause must grow before its event is emitted again."""
+
+
+class Changes:
+    """What is replaced whenever any circuit of the process begins or ends to admit calls.
+
+    Who keeps what it has found out of many circuits compares it: the same object means that none
+    of them has changed since. An end of a bench is no change until somebody looks at the circuit,
+    so its time has to be compared as well.
+    """
+
+    __slots__ = ("latest",)
+
+    def __init__(self) -> None:
+        self.latest = object()
+
+
+changes: Final = Changes()
 
 
 class Circuit:
@@ -100,7 +116,6 @@ class Circuit:
         "_look_after",
         "_settled_targets",
         "_state",
-        "_status",
         "_to_deliver",
         "_uncounted",
         "born_at",
@@ -112,6 +127,7 @@ class Circuit:
         "is_nested",
         "keep",
         "key",
+        "known_status",
         "last_error",
         "last_latency",
         "outbox",
@@ -181,7 +197,8 @@ class Circuit:
         self._uncounted: Generation | None = None
         self._state = CircuitState()
         self._announced_until = NEVER
-        self._status: Status = "healthy"
+        self.known_status: Status = "healthy"
+        """How the key was doing at the last report; `status` looks at what has left the window."""
         self._is_publishing = False
         """Whether a change is not yet published to all targets."""
         self.consecutive = 0
@@ -233,6 +250,19 @@ class Circuit:
             result = self._last_resort_locked(now, lease_seconds)
         return self._given(result)
 
+    def takes_last_resort(self, now: float) -> bool:
+        """Return whether `admit_last_resort` would admit an attempt now; takes no lease."""
+        with self._lock:
+            self._advance_locked(now)
+            half = self._state.half
+            takes = (
+                self.settings.mode != "forced_open"
+                and self._state.refuses_last_resort(self.key, now) is None
+                and (half is None or self._state.has_lease(half, now, self.settings.probes))
+            )
+        self._after_unlock()
+        return takes
+
     def _given(self, result: Admission | Block) -> Admission | Block:
         """Return an admission after the lock; an observer may interrupt that."""
         try:
@@ -279,6 +309,15 @@ class Circuit:
             )
         self._after_unlock()
         return state
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether key and provider are closed without any bench; takes no lock.
+
+        Calls may enter then though there is no slot, as while a circuit looks for nested guards.
+        """
+        provider = self.provider
+        return self._state.is_at_rest and (provider is None or provider._state.is_at_rest)
 
     def bench_now(self, now: float) -> Bench | None:
         """Return the present bench of the key: the operator's, else the one that ends last."""
@@ -390,7 +429,8 @@ class Circuit:
         with self._lock:
             self._advance_locked(now)
             _, errors, _ = self.generation.counts(now)
-            is_quiet = not errors and self._state.is_unblocked
+            bad, _ = self._answers_locked(now)
+            is_quiet = not errors and not bad and self._state.is_unblocked
             settled = self._state.core_is_closed and not (self.consecutive or self.failed_probes)
             is_unused = now - self.last_used() >= self.settings.window
         self._after_unlock()
@@ -399,6 +439,16 @@ class Circuit:
     def last_used(self) -> float:
         """Return when this key was last asked for or a success was counted, to about a second."""
         return max(self.touched_at, self.generation.last_look)
+
+    def last_success(self) -> float:
+        """Return when a call last succeeded, to 1 ms, also of a target of this provider.
+
+        Minus infinity if none has since the circuit was made, or reset.
+        """
+        with self._lock:
+            looks = [target.generation.last_look for target in self._targets_locked()]
+        self._after_unlock()
+        return max(self.generation.last_look, *looks, NEVER)
 
     def numbers(self, now: float) -> tuple[int, int]:
         """Return ``(total, errors)`` in the window since it closed, with those of its targets."""
@@ -451,6 +501,8 @@ class Circuit:
                 counted = self._lease_succeeded_locked(
                     admission, now, seconds, response_time, is_targets=is_targets
                 )
+                if counted:
+                    self.generation.last_look = now  # also of a generation that it began
             elif counted := admission is self.generation and self._state.core_is_closed:
                 self._success_locked(now, seconds, response_time)
                 self.consecutive = 0
@@ -505,6 +557,14 @@ class Circuit:
             return None
         return Nesting(around, [look for look in looks if look is not None and look.begin_one()])
 
+    def is_charged(self, verdict: Verdict) -> bool:
+        """Return whether an outcome of this verdict counts here: an error, or a bad answer."""
+        return (
+            verdict.harms_health
+            or verdict.kind is ErrorKind.RATE_LIMITED
+            or (verdict.kind is ErrorKind.BAD_RESPONSE and self.settings.bad_rate is not None)
+        )
+
     def failure(
         self,
         admission: Admission,
@@ -515,9 +575,11 @@ class Circuit:
         cooldown: float | None = None,
         tag: CallTag | None = None,
     ) -> None:
-        """Count an error and bench the key if a trigger says so; a late one changes nothing."""
-        rate_limited = verdict.kind is ErrorKind.RATE_LIMITED
-        if not verdict.harms_health and not rate_limited:
+        """Count an error, or a bad answer, and bench the key if a trigger says so.
+
+        A late one changes nothing.
+        """
+        if not self.is_charged(verdict):
             self.abandon(admission)
             return
         counts: Counts | None = None
@@ -528,8 +590,8 @@ class Circuit:
             if isinstance(admission, Lease):
                 self._lease_failed_locked(admission, now, verdict, seconds, cooldown, tag)
             elif admission is self.generation and self._state.core_is_closed:
-                counts = self._error_locked(now, verdict, seconds)
-                if rate_limited:
+                counts = self._failed_locked(now, verdict, seconds)
+                if verdict.kind is ErrorKind.RATE_LIMITED:
                     self._pause_locked(now, verdict, tag)
                 self._trip_locked(now, verdict, cooldown, tag, counts)
             self._health_locked(now, counts)
@@ -551,25 +613,74 @@ class Circuit:
         self._after_unlock(tag)
 
     def extend_pause(
-        self, now: float, verdict: Verdict, entered_at: float, tag: CallTag | None = None
+        self,
+        now: float,
+        verdict: Verdict,
+        entered_at: float,
+        tag: CallTag | None = None,
+        *,
+        begun_by: float = FOREVER,
     ) -> None:
         """Extend a running pause to the longer wait that a rate limit names; change nothing else.
 
         For calls that are reported without an admission, because their key is blocked. If it is
         the other circuit of the key that is blocked, a pause begins here: the wait that the
-        provider named outlasts that block.
+        provider named outlasts that block. Only a pause is extended that had begun ``begun_by``.
         """
         if verdict.kind is not ErrorKind.RATE_LIMITED or verdict.retry_after is None:
             return
         with self._lock:
             self._advance_locked(now)
             state = self._state
-            if state.pause is not None or (
+            if (state.pause is not None and not state.pause.since > begun_by) or (
                 state.is_at_rest and self.admits_since(self.generation) <= entered_at
             ):
                 self._pause_locked(now, verdict, tag)
                 self._health_locked(now)
         self._after_unlock(tag)
+
+    def probed_well(self, now: float, began_at: float, *, answers: bool) -> None:
+        """React to a health probe that was well; see the table in `probing`.
+
+        Args:
+            now: Monotonic seconds.
+            began_at: When the probe began.
+            answers: Whether it proves that calls are answered.
+        """
+        with self._lock:
+            self._advance_locked(now)
+            change = None
+            if self.settings.mode != "forced_open":
+                change = probing.change_when_well(self._state, began_at, answers=answers)
+            if change is probing.Change.CLOSES:
+                self._close_locked(now)
+            elif change is probing.Change.HALF_OPENS:
+                self._state.half_open_early(now)
+                self._publish_locked()
+            if change is not None:
+                self._note_locked(event_names.TargetUnbenched, now, reason="probe")
+                self._health_locked(now)
+        self._after_unlock()
+
+    def hold_open(self, now: float, began_at: float, until: float) -> bool:
+        """React to a health probe that was not well; return False if the circuit is not open.
+
+        Args:
+            now: Monotonic seconds.
+            began_at: When the probe began.
+            until: Until when a bench lasts that this probe confirms.
+        """
+        with self._lock:
+            self._advance_locked(now)
+            opened = self._state.opened
+            longest = self.settings.max_cooldown
+            held_until = probing.held_until(self._state, began_at, until, longest)
+            is_forced = self.settings.mode == "forced_open"
+            if opened is not None and held_until > opened.until and not is_forced:
+                opened.until = held_until
+                self._publish_locked()
+        self._after_unlock()
+        return opened is not None
 
     def exhausted(
         self,
@@ -831,6 +942,8 @@ class Circuit:
             for child in self._targets_locked():
                 child._publish_locked()
             self._is_publishing = False
+        if is_news:  # last, so that who reads it first has read what was published before
+            changes.latest = object()
 
     def _unsettle_locked(self) -> None:
         """Let the next success be looked at."""
@@ -854,7 +967,7 @@ class Circuit:
         provider = self.provider
         above = provider is not None and provider._is_slow(response_time)
         self.generation.success(now, seconds, slow=self._is_slow(response_time), slow_above=above)
-        if provider is not None and provider._status == "degraded":
+        if provider is not None and provider.known_status == "degraded":
             self.generation.settle(now)
             self._look_at_provider_locked(now)
 
@@ -864,7 +977,7 @@ class Circuit:
         last = self.last_error
         if last is None or last.kind is not verdict.kind or last.reason != verdict.reason:
             self.last_error = LastError(verdict.kind, verdict.reason)
-        if provider is not None and provider._status == "healthy":
+        if provider is not None and provider.known_status == "healthy":
             self._look_at_provider_locked(now)
         return counts
 
@@ -878,6 +991,22 @@ class Circuit:
         if self.failed_probes:
             self._lower_escalation_locked(now)
         return counts
+
+    def _failed_locked(self, now: float, verdict: Verdict, seconds: float) -> Counts | None:
+        """Count what `failure` was told while closed; return the counts that an error changed.
+
+        A bad answer is not among those: it is counted in the share of bad answers alone.
+        """
+        if verdict.kind is ErrorKind.BAD_RESPONSE and self.settings.bad_rate is not None:
+            self.generation.bad_answer(now, verdict.reason)
+            self.generation.unsettle()
+            if not verdict.harms_health:
+                return None
+        return self._error_locked(now, verdict, seconds)
+
+    def _answers_locked(self, now: float) -> tuple[int, int]:
+        """Return ``(bad answers, all answers)`` in the window, as far as bad ones are counted."""
+        return (0, 0) if self.settings.bad_rate is None else self.generation.answers(now)
 
     def _look_at_provider_locked(self, now: float) -> None:
         """Note a change of the provider's health that a result of this target has caused."""
@@ -911,7 +1040,10 @@ class Circuit:
         free = FOREVER
         if (errors or slow) and total < self.settings.min_calls:
             free = self.settings.min_calls - 1 - total  # the one after these may open it
-        if self._status != "healthy":
+        bad, answers = self._answers_locked(now)
+        if bad and answers < self.settings.min_calls:
+            free = min(free, self.settings.min_calls - 1 - answers)
+        if self.known_status != "healthy":
             # The last one before the share of errors is small enough is looked at, too: a share
             # is not an exact number.
             free = min(free, int(errors / triggers.DEGRADED_SHARE) - 1 - total)
@@ -919,7 +1051,7 @@ class Circuit:
             not window.LOCK_FREE
             or self.consecutive
             or (provider is not None and provider.consecutive)
-            or (self._status != "healthy" and self._children)
+            or (self.known_status != "healthy" and self._children)
         ):
             free = 0.0
         if free > 0.0 and provider is not None and not self._is_listed:
@@ -946,18 +1078,21 @@ class Circuit:
         The targets of a provider are asked for exact counts only if a trigger could say so:
         successes that they did not settle yet make its total larger, which only lowers a rate.
         """
-        if verdict is not None and verdict.kind in _AT_ONCE:
+        if verdict is not None and verdict.kind in AT_ONCE:
             self._open_locked(now, verdict, verdict.kind.value, cooldown, tag)
             return
         settings = self.settings
         total, errors, slow = self.generation.counts(now) if counts is None else counts
+        bad, answers = self._answers_locked(now)
         if self._children:
-            enough = max(total, settings.min_calls)
-            if triggers.trigger(settings, self.consecutive, enough, errors, slow) is None:
+            enough = max(total, settings.min_calls), errors, slow
+            enough_answers = bad, max(answers, settings.min_calls)
+            if triggers.trigger(settings, self.consecutive, *enough, *enough_answers) is None:
                 return
             self._settle_targets_locked(now)
             total, errors, slow = self.generation.counts(now)
-        why = triggers.trigger(settings, self.consecutive, total, errors, slow)
+            bad, answers = self._answers_locked(now)
+        why = triggers.trigger(settings, self.consecutive, total, errors, slow, bad, answers)
         if why is not None:
             self._open_locked(now, verdict, why, cooldown, tag)
 
@@ -972,7 +1107,10 @@ class Circuit:
         if not self._may_block_locked():
             return
         self._lower_escalation_locked(now)
-        if verdict is not None:
+        bad = self.generation.bad
+        if why.startswith("bad_rate") and bad is not None:
+            kind, reason = ErrorKind.BAD_RESPONSE, bad.reason
+        elif verdict is not None:
             kind, reason = verdict.kind, verdict.reason
         elif why.startswith("slow") or self.last_error is None:
             kind, reason = ErrorKind.TRANSIENT, "slow"
@@ -983,6 +1121,8 @@ class Circuit:
         if self.settings.mode == "metrics_only":
             self._would_bench_locked(now, kind, reason, why, now + length, verdict, tag)
             return
+        if kind is ErrorKind.BAD_RESPONSE:
+            self.last_error = LastError(kind, reason)
         until = now + length
         if self._state.opened is not None:
             until = max(until, self._state.opened.until)
@@ -1063,6 +1203,7 @@ class Circuit:
         self._latency_locked(now)
         self.generation.settle(now)
         self._state.opened = self._state.half = None
+        self._state.has_failed_probe = False
         self.consecutive = 0
         self.healthy_since = now
         above = None if self.provider is None else self.provider.generation
@@ -1141,8 +1282,8 @@ class Circuit:
         if not self._state.give_back(lease):
             return
         if self._state.core_is_closed:
-            self._error_locked(now, verdict, seconds)
-        else:
+            self._failed_locked(now, verdict, seconds)
+        elif verdict.harms_health or verdict.kind is ErrorKind.RATE_LIMITED:
             self._count_error_locked(now, verdict, seconds)
         if not isinstance(state, HalfOpenState):
             # A last resort does not lengthen a bench, unless the provider names a new reason.
@@ -1153,6 +1294,7 @@ class Circuit:
             return
         self.consecutive += 1
         self.failed_probes += 1
+        self._state.has_failed_probe = True
         self.healthy_since = now
         self._open_locked(now, verdict, "probe failed", state.cooldown, tag)
         if verdict.kind is ErrorKind.RATE_LIMITED:
@@ -1162,13 +1304,13 @@ class Circuit:
 
     def _health_locked(self, now: float, counts: Counts | None = None) -> None:
         new = self._status_locked(now, counts)
-        if new == "degraded" != self._status and self._children:
+        if new == "degraded" != self.known_status and self._children:
             # Successes that targets did not settle yet may make the share of errors smaller.
             self._settle_targets_locked(now)
             new = self._status_locked(now)
-        if new != self._status:
-            self._note_locked(event_names.HealthChanged, now, old=self._status, new=new)
-            self._status = new
+        if new != self.known_status:
+            self._note_locked(event_names.HealthChanged, now, old=self.known_status, new=new)
+            self.known_status = new
 
     def _status_locked(self, now: float, counts: Counts | None = None) -> Status:
         """Return how the key is doing, by what is settled."""

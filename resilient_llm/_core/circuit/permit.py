@@ -157,13 +157,14 @@ class Permit:
         of these circuits, so it neither settles nor counts in the present ones.
         """
         own, outer, provider = self.admission, self.provider_admission, self.circuit.provider
-        if own is not None and self.entered_at < _began_at(self.circuit, own):
+        # By ``>``: on a fake clock moments of the same time have an order, too.
+        if own is not None and _began_at(self.circuit, own) > self.entered_at:
             self.circuit.abandon(own)
             self.admission = None
         if (
             provider is not None
             and outer is not None
-            and self.entered_at < _began_at(provider, outer)
+            and _began_at(provider, outer) > self.entered_at
         ):
             provider.abandon(outer)
             self.provider_admission = None
@@ -245,14 +246,14 @@ class Permit:
             other_circuit = circuit.provider if charged is circuit else circuit
             if other_circuit is not None:
                 other_circuit.abandon(other)
-        harms = verdict.harms_health or verdict.kind is ErrorKind.RATE_LIMITED
+        counts = charged.is_charged(verdict)
         if isinstance(admission, BorrowedLease):
-            if not harms:
+            if not counts:
                 return
             admission = admission.lease  # the probe has failed, whichever guard saw it first
         if admission is None:
             return
-        if error is not None and harms and _note_passage(error, charged, entered_at, now):
+        if error is not None and counts and _note_passage(error, charged, entered_at, now):
             charged.abandon(admission)
             return
         charged.failure(admission, now, verdict, now - entered_at, cooldown=cooldown, tag=tag)
@@ -263,9 +264,7 @@ class Permit:
         For an error that leaves the call after all, so that no guard around it charges it again.
         """
         charged, admission = self.charged(verdict)
-        if admission is not None and (
-            verdict.harms_health or verdict.kind is ErrorKind.RATE_LIMITED
-        ):
+        if admission is not None and charged.is_charged(verdict):
             _note_passage(error, charged, self.entered_at, now)
 
     def cancelled(
@@ -358,6 +357,15 @@ def block_of(circuit: Circuit, now: float) -> Block | None:
     if own is not None:
         return _shown(own, provider, now)
     return None if provider is None else provider.block(now)
+
+
+def takes_last_resort(circuit: Circuit, now: float) -> bool:
+    """Return whether a key could be called in spite of automatic benches, without taking anything.
+
+    So could a key that nothing blocks.
+    """
+    provider = circuit.provider
+    return circuit.takes_last_resort(now) and (provider is None or provider.takes_last_resort(now))
 
 
 def charged_circuit(circuit: Circuit, verdict: Verdict) -> Circuit:

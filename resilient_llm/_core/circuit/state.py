@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 FOREVER: Final = float("inf")
+AT_ONCE: Final = (ErrorKind.AUTH_DEAD, ErrorKind.MEMORY_PRESSURE)
+"""Kinds of which one error opens. A tuple: comparing is quicker than the hash of an enum."""
 
 
 class Block:
@@ -164,13 +166,15 @@ Admission = Generation | Lease | BorrowedLease
 class CircuitState:
     """The state of one key: an operator's bench, a pause, and whether it is open or half-open."""
 
-    __slots__ = ("half", "manual", "opened", "pause")
+    __slots__ = ("half", "has_failed_probe", "manual", "opened", "pause")
 
     def __init__(self) -> None:
         self.manual: Bench | None = None
         self.pause: RateLimitPause | None = None
         self.opened: OpenState | None = None
         self.half: HalfOpenState | None = None
+        self.has_failed_probe = False
+        """Whether a half-open probe has failed since the circuit was closed."""
 
     @property
     def core_is_closed(self) -> bool:
@@ -204,6 +208,12 @@ class CircuitState:
             self.half, self.opened = HalfOpenState(self.opened.cooldown, self.opened.until), None
         return before != (self.manual, self.pause, self.opened)
 
+    def half_open_early(self, now: float) -> None:
+        """End the cooldown of an open state; who ends it says so."""
+        if self.opened is not None:
+            self.half, self.opened = HalfOpenState(self.opened.cooldown, now), None
+            self.half.is_announced = True
+
     def until(self) -> float:
         """Return when the last bench ends; minus infinity if there is none."""
         return max((bench.until for bench in self.benches()), default=NEVER)
@@ -233,11 +243,8 @@ class CircuitState:
         half.leases = held = [lease for lease in half.leases if now < lease.ends_at]
         return len(held) < probes
 
-    def last_resort(self, key: str, now: float, ends_at: float) -> Lease | Block | None:
-        """Return a lease in spite of an automatic bench, or why there is none.
-
-        None if nothing blocks the key.
-        """
+    def refuses_last_resort(self, key: str, now: float) -> Block | None:
+        """Return what keeps a last resort from being made in spite of a bench, or None."""
         block = self.block(key)
         if block is None:
             return None
@@ -252,6 +259,16 @@ class CircuitState:
         held = bench.last_resort
         if held is not None and now < held.ends_at:
             return Block(key, "last resort taken", block.until)
+        return None
+
+    def last_resort(self, key: str, now: float, ends_at: float) -> Lease | Block | None:
+        """Return a lease in spite of an automatic bench, or why there is none.
+
+        None if nothing blocks the key.
+        """
+        refusal, bench = self.refuses_last_resort(key, now), self.opened or self.pause
+        if refusal is not None or bench is None:
+            return refusal
         bench.last_resort = lease = Lease(bench, ends_at)
         return lease
 

@@ -19,7 +19,13 @@ _MOST_DOUBLINGS: Final = 64
 
 
 def trigger(
-    settings: BreakerSettings, failures: int, total: int, errors: int, slow: int
+    settings: BreakerSettings,
+    failures: int,
+    total: int,
+    errors: int,
+    slow: int,
+    bad: int = 0,
+    answers: int = 0,
 ) -> str | None:
     """Return what opens the circuit, with its numbers, or None.
 
@@ -29,15 +35,22 @@ def trigger(
         total: Calls in the window.
         errors: Errors among them that the circuit is charged with.
         slow: Calls among them that took ``slow_call`` or longer.
+        bad: Bad answers in the window.
+        answers: Answers in the window, good and bad.
     """
     if failures >= settings.failures:
         return f"failures {failures}/{settings.failures}"
-    if total < settings.min_calls:
-        return None
-    if errors >= settings.error_rate * total:
-        return f"error_rate {errors}/{total} >= {settings.error_rate:g}"
-    if settings.slow_call is not None and slow >= settings.slow_rate * total:
-        return f"slow_rate {slow}/{total} >= {settings.slow_rate:g}"
+    if total >= settings.min_calls:
+        if errors >= settings.error_rate * total:
+            return f"error_rate {errors}/{total} >= {settings.error_rate:g}"
+        if settings.slow_call is not None and slow >= settings.slow_rate * total:
+            return f"slow_rate {slow}/{total} >= {settings.slow_rate:g}"
+    if (
+        settings.bad_rate is not None
+        and answers >= settings.min_calls
+        and bad / answers >= settings.bad_rate
+    ):
+        return f"bad_rate {bad}/{answers}"
     return None
 
 

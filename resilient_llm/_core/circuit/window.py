@@ -73,6 +73,7 @@ class Generation:
         "_successes",
         "_timed_counted",
         "above",
+        "bad",
         "bucket_ends_at",
         "check_after",
         "free_until",
@@ -126,6 +127,8 @@ class Generation:
         self._slow = 0
         self._seconds_counted = 0.0
         self._timed_counted: int = 0
+        self.bad: BadAnswers | None = None
+        """None before the first one, and in a circuit that does not count them."""
 
     # Called without the lock, on a healthy call.
 
@@ -196,6 +199,12 @@ class Generation:
         self.seconds += took
         self.timed += 1
 
+    def bad_answer(self, now: float, reason: str) -> None:
+        """Count a bad answer that came now; it is neither a success nor an error."""
+        if self.bad is None:
+            self.bad = BadAnswers()
+        self.bad.add(now, reason, self.window)
+
     def take_back_success(self, now: float) -> None:
         """Take back one success, which is counted elsewhere, too."""
         bucket = self._bucket(now)
@@ -243,6 +252,13 @@ class Generation:
         self._expire(now)
         total = self._successes + self._errors + self._errors_of_targets
         return total, self._errors, self._slow
+
+    def answers(self, now: float) -> tuple[int, int]:
+        """Return ``(bad answers, all answers)`` in the window."""
+        self.settle(now)
+        self._expire(now)
+        bad = 0 if self.bad is None else self.bad.number(now, self.window)
+        return bad, self._successes + bad
 
     def errors_of_targets(self, now: float) -> int:
         """Return how many errors the targets of this provider are charged with in the window."""
@@ -349,6 +365,37 @@ class Generation:
             self._errors -= gone.errors
             self._errors_of_targets -= gone.errors_of_targets
             self._slow -= gone.slow
+
+
+class BadAnswers:
+    """How many bad answers came in the window, in buckets as those of a generation."""
+
+    __slots__ = ("_buckets", "_number", "reason")
+
+    def __init__(self) -> None:
+        self.reason = ""
+        """Why the last of them was bad."""
+        self._number = 0
+        self._buckets: list[tuple[float, int]] = []
+        """``(start, number)``, oldest first."""
+
+    def add(self, now: float, reason: str, window: float) -> None:
+        """Count one that came now."""
+        self.reason = reason
+        buckets = self._buckets
+        if self.number(now, window) and now - buckets[-1][0] < window / BUCKETS:
+            start, number = buckets[-1]
+            buckets[-1] = (start, number + 1)
+        else:
+            buckets.append((now, 1))
+        self._number += 1
+
+    def number(self, now: float, window: float) -> int:
+        """Return how many are in the window."""
+        buckets = self._buckets
+        while buckets and buckets[0][0] <= now - window:
+            self._number -= buckets.pop(0)[1]
+        return self._number
 
 
 class RollingAverage:

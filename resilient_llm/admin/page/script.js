@@ -383,6 +383,8 @@ function told(event) {
     const what = event.enforced === false ? "would be benched: " : "";
     return `${what}${shown(event.reason) || "no reason given"}, ${by}, ${until(event)}`;
   }
+  if (event.type === "HedgeStarted") return `after ${Number(event.delay).toFixed(3)} s, beside ${shown(event.beside)}`;
+  if (event.type === "OrderChanged" && Array.isArray(event.order)) return `the order is now ${event.order.map(shown).join(", ")}`;
   const parts = [];
   for (const [name, value] of Object.entries(event)) {
     if (["type", "at", "pid", "target", "call_id"].includes(name) || value === null || value === "") continue;
@@ -569,6 +571,7 @@ function chainItem(chain) {
       const what = bench ? `benched ${until(bench)}` : target.state === "half_open" ? "being probed" : target.state;
       step.append(make("small", "", what));
     }
+    if (target.penalty) step.append(make("small", "", "moved back"));
     steps.append(step);
   });
   item.append(names, steps);
@@ -673,6 +676,15 @@ function percent(share) {
 }
 
 function noteOf(target) {
+  return [healthNoteOf(target), probeNoteOf(target.probe)].filter(Boolean).join(" · ");
+}
+
+function probeNoteOf(probe) {
+  if (!probe) return "";
+  return probe.ok ? `health probe well, ${seconds(probe.seconds)}` : `health probe: ${shown(probe.reason)}`;
+}
+
+function healthNoteOf(target) {
   const bench = target.benched;
   if (bench) {
     const through = bench.model === target.key ? "" : `with ${shown(bench.model)}: `;

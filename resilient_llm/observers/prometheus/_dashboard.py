@@ -212,6 +212,27 @@ _PANELS: Final = (
         {"{{target}}": f"sum by (target) (NS_in_flight{{{_JOB}}})"},
         width=8,
     ),
+    _Panel(
+        "Hedges",
+        "timeseries",
+        {
+            "{{target}} beside {{beside}}": (
+                f"sum by (target, beside) (rate(NS_hedges_total{{{_JOB}}}[$__rate_interval]))"
+            )
+        },
+        unit="reqps",
+        about="Attempts that were started beside a slow one. All of them may be billed.",
+    ),
+    _Panel(
+        "Moves by adaptive order",
+        "timeseries",
+        {
+            "{{target}}": (
+                f"sum by (target) (increase(NS_order_changes_total{{{_JOB}}}[$__rate_interval]))"
+            )
+        },
+        about="A target that became slow or faulty moves back, and later returns.",
+    ),
 )
 
 

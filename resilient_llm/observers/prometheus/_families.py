@@ -89,6 +89,12 @@ FAILOVERS: Final = Family(
 SKIPS: Final = Family(
     "skips", "counter", "Targets passed over without being called.", ("target", "reason")
 )
+HEDGES: Final = Family(
+    "hedges", "counter", "Attempts started beside a slow one.", ("target", "beside")
+)
+ORDER_CHANGES: Final = Family(
+    "order_changes", "counter", "Moves of a target by adaptive order.", ("target",)
+)
 BENCHED: Final = Family("benched", "gauge", "1 while the key is benched.", ("target", "kind"))
 BENCH_UNTIL: Final = Family(
     "bench_until_timestamp_seconds",
@@ -117,6 +123,8 @@ FAMILIES: Final = (
     RETRIES,
     FAILOVERS,
     SKIPS,
+    HEDGES,
+    ORDER_CHANGES,
     BENCHED,
     BENCH_UNTIL,
     STATE,
@@ -149,6 +157,8 @@ class Metrics:
         yield RETRIES, figures.retries
         yield FAILOVERS, figures.failovers
         yield SKIPS, figures.skips
+        yield HEDGES, figures.hedges
+        yield ORDER_CHANGES, figures.order_changes
         benched, until, state = self._of_keys()
         yield BENCHED, benched
         yield BENCH_UNTIL, until

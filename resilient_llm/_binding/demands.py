@@ -1,0 +1,208 @@
+"""What the calls of one function need of a target: asks the policy's ``needs`` and ``tokens``.
+
+Which targets can take a call then is decided in `_core/call/capabilities.py`. Nothing is kept of
+a call.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+import sys
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from resilient_llm._core.call.capabilities import NO_LACKS, Demand, lacks_of
+from resilient_llm._core.contents import estimate, held
+from resilient_llm._runtime.classify import classify
+from resilient_llm._runtime.runtime import runtime
+from resilient_llm._values import checks as check
+from resilient_llm._values.built_in import class_name
+from resilient_llm._values.by_name import ByName, wants_arguments
+from resilient_llm._values.kinds import ErrorKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from resilient_llm._binding.injection import Injection
+    from resilient_llm._core.call.call import Candidate
+    from resilient_llm._core.call.capabilities import Lack
+    from resilient_llm._values.policy import Options
+    from resilient_llm._values.target import Target
+
+_OUTPUT: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+"""What a call names its longest answer, in tokens."""
+_CONFIG: Final = "config"
+"""Where google-genai takes that."""
+_P = inspect.Parameter
+
+
+class Demands:
+    """Finds out what each call of one function needs."""
+
+    __slots__ = (
+        "_constant",
+        "_defaults",
+        "_injection",
+        "_names",
+        "_needs",
+        "_positions",
+        "_tokens",
+        "_unread",
+        "_words",
+    )
+
+    def __init__(self, options: Options, injection: Injection, chain: Sequence[Target]) -> None:
+        self._injection = injection
+        self._needs: Callable[..., Any] | None = options.needs if callable(options.needs) else None
+        self._words: frozenset[str] = (
+            frozenset() if callable(options.needs) else options.needs or frozenset()
+        )
+        self._tokens: int | Callable[..., Any] | None = options.tokens
+        if injection.is_loop and callable(self._tokens):
+            self._tokens = 0  # there is no argument that it could be asked about
+        visible = injection.visible[1:] if injection.is_passed else injection.visible
+        self._names = [
+            parameter.name
+            for parameter in visible
+            if parameter.kind in (_P.POSITIONAL_ONLY, _P.POSITIONAL_OR_KEYWORD)
+        ]
+        """Of what is passed by position."""
+        self._positions = {name: index for index, name in enumerate(self._names)}
+        self._defaults = {
+            parameter.name: parameter.default
+            for parameter in visible
+            if parameter.name not in injection.names and parameter.default is not _P.empty
+        }
+        """What a call has that the caller leaves out."""
+        self._unread = self._missing_argument(visible)
+        """What the log is told with the first call; None if there is nothing to tell."""
+        self._constant: tuple[Demand, Mapping[str, Lack]] | None = None
+        if self._needs is None and self._tokens is None:
+            demand = Demand(self._words, None)
+            self._constant = demand, lacks_of(chain, demand, lambda _: 0)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether all calls need the same."""
+        return self._constant is not None
+
+    @property
+    def constant_lacks(self) -> Mapping[str, Lack]:
+        """``{key: why that target cannot take any call}``, as far as all calls need the same."""
+        return NO_LACKS if self._constant is None else self._constant[1]
+
+    def of_call(
+        self, candidates: tuple[Candidate, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Demand, Mapping[str, Lack]]:
+        """Return what a call needs, and ``{key: why that target cannot take it}``.
+
+        Args:
+            candidates: The targets of the call.
+            args: As the caller passed them.
+            kwargs: The same, without those that pin the call to a target.
+
+        Raises:
+            Exception: What ``needs`` raised.
+            ConfigurationError: If it gave something else than words.
+        """
+        if self._constant is not None:
+            return self._constant
+        if self._injection.is_passed:
+            args = args[1:]
+        words = self._words
+        if self._unread is not None:
+            self._tell_unread(self._unread)
+        if self._needs is not None:
+            given = self._asked(self._needs, args, kwargs)
+            words = frozenset[str]() if given is None else check.words_or_word("needs", given)
+        tokens = self._tokens
+        if callable(tokens):
+            tokens = self._estimate(tokens, args, kwargs)
+        demand = Demand(words, tokens)
+        if not words and tokens is None:
+            return demand, NO_LACKS
+        targets = [candidate.target for candidate in candidates]
+        return demand, lacks_of(
+            targets, demand, lambda target: self._longest_answer(target, args, kwargs)
+        )
+
+    def _missing_argument(self, visible: Sequence[inspect.Parameter]) -> str | None:
+        """Return what to tell if ``needs`` reads an argument that the function does not take."""
+        needs: Any = self._needs
+        wanted = needs.argument if isinstance(needs, ByName) else None
+        taken = {parameter.name for parameter in visible}
+        if wanted is None or wanted in taken:
+            return None
+        if any(each.kind in (_P.VAR_POSITIONAL, _P.VAR_KEYWORD) for each in visible):
+            return None
+        return (
+            f"needs of {self._injection.called} reads the argument {wanted!r}, which is not among "
+            f"{', '.join(sorted(taken)) or 'none'}: name the one that has the messages"
+        )
+
+    def _tell_unread(self, text: str) -> None:
+        if runtime.dispatcher.log_line is not None:
+            self._unread = None
+            runtime.dispatcher.log_line(text, warning=True)
+
+    def _asked(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if wants_arguments(function):
+            return function(*args, **kwargs)
+        by_name: Any = function
+        return by_name.of_arguments(*self._named(args, kwargs))
+
+    def _named(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[dict[str, Any], tuple[Any, ...]]:
+        """Return the arguments by name, without ``self`` and ``cls``, and those without a name."""
+        named = dict(zip(self._names, args, strict=False))
+        if self._names and self._names[0] in ("self", "cls"):
+            named.pop(self._names[0], None)
+        return {**self._defaults, **named, **kwargs}, args[len(self._names) :]
+
+    def _estimate(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> int:
+        """Return what ``tokens`` gives; the default estimate if it raises or gives nonsense."""
+        try:
+            given: object = self._asked(function, args, kwargs)
+            said = f"gave {class_name(type(given))}, which is no number of tokens"
+            if type(given) is not bool:
+                number = operator.index(cast("int", given))
+                if 0 <= number <= sys.maxsize:
+                    return number
+        except Exception as error:
+            if classify(error).kind is ErrorKind.CANCELLED:  # a time limit that is over
+                raise
+            said = f"raised {class_name(type(error))}"
+        log_line = runtime.dispatcher.log_line
+        if log_line is not None and runtime.dispatcher.fails_first(function):
+            log_line(
+                f"tokens of {self._injection.called} {said}: the default estimate is used",
+                warning=True,
+            )
+        return estimate(*self._named(args, kwargs))
+
+    def _longest_answer(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+        """Return the most tokens that a call asks of a target as an answer; 0 if unknown."""
+        found = [self._value(name, target, args, kwargs) for name in _OUTPUT]
+        config = self._value(_CONFIG, target, args, kwargs)
+        if config is not None:
+            found.append(held(config, _OUTPUT[-1]))
+        return max((each for each in found if type(each) is int and each > 0), default=0)
+
+    def _value(
+        self, name: str, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Return an argument of an attempt on a target, or None."""
+        if name in target.params:
+            return target.params[name]
+        if name not in target.removed:
+            if name in kwargs:
+                return kwargs[name]
+            position = self._positions.get(name, len(args))
+            if position < len(args):
+                return args[position]
+        return self._defaults.get(name)

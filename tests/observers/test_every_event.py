@@ -1,0 +1,137 @@
+"""Every type of event passes through whatever shows events, with all its fields."""
+
+from __future__ import annotations
+
+import json
+import logging
+import typing
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import resilient_llm
+from resilient_llm import ErrorKind, Event, HedgeStarted, OrderChanged
+from resilient_llm._runtime.runtime import runtime
+from resilient_llm._values import event_names
+from resilient_llm._values.event_names import EventName
+from resilient_llm.admin._feed import _text
+from resilient_llm.cli._sse import MessageReader
+from resilient_llm.cli.events import _Lines
+from resilient_llm.observers import jsonl, webhook
+from resilient_llm.testing import FakeClock, capture_events
+from tests.support.ways import GROQ, MISTRAL, OPENAI
+
+TYPES: tuple[EventName, ...] = typing.get_args(EventName)
+SPECIAL: dict[str, Any] = {
+    "kind": ErrorKind.TRANSIENT,
+    "number": 2,
+    "seconds": 1.5,
+    "delay": 0.25,
+    "status": 503,
+    "attempts": 3,
+    "items_sent": 4,
+    "until": 60.0,
+    "retry_after": 7.0,
+    "enforced": True,
+    "old": "healthy",
+    "new": "down",
+    "order": (OPENAI, MISTRAL, GROQ),
+    "beside": OPENAI,
+}
+COMMON = {field.name for field in fields(Event)}
+
+
+def emit(kind: EventName) -> Event:
+    """Emit an event of this type for a target; return it."""
+    names = {field.name for field in fields(getattr(resilient_llm, kind))} - COMMON
+    circuit = runtime.registry.circuit(GROQ)
+    with capture_events() as seen:
+        circuit.emit(kind, runtime.clock(), **{name: SPECIAL.get(name, name) for name in names})
+    return seen[0]
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_the_log_has_it(kind: EventName, clock: FakeClock, caplog: Any) -> None:
+    """Its fields are in the line and in ``extra``, the keys of an order one by one."""
+    caplog.set_level(logging.DEBUG, logger="resilient_llm")
+
+    event = emit(kind)
+
+    (record,) = [each for each in caplog.records if each.name == "resilient_llm"]
+    assert record.getMessage().startswith(f"{kind} {GROQ} ")
+    for name in {field.name for field in fields(event)} - COMMON:
+        assert f"{name}=" in record.getMessage() or not getattr(event, name)
+        assert getattr(event, name) == getattr(record, name)
+    if isinstance(event, OrderChanged):
+        assert all(key in record.getMessage() for key in event.order)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_the_journal_has_it(kind: EventName, clock: FakeClock, tmp_path: Path) -> None:
+    """As JSON, an order as a list of keys."""
+    exporter = jsonl.install(tmp_path / "journal")
+
+    event = emit(kind)
+
+    assert exporter.flush()
+    (line,) = (tmp_path / "journal").read_text().splitlines()
+    found = json.loads(line)
+    assert (kind, GROQ) == (found["type"], found["target"])
+    assert {"type", "pid", *(field.name for field in fields(event))} == set(found)
+    if isinstance(event, OrderChanged):
+        assert [OPENAI, MISTRAL, GROQ] == found["order"]
+    if isinstance(event, HedgeStarted):
+        assert (2, 0.25, OPENAI) == (found["number"], found["delay"], found["beside"])
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_webhook_has_it(kind: EventName, clock: FakeClock) -> None:
+    """As JSON, and for Slack as a sentence."""
+    event = emit(kind)
+
+    message = json.loads(json.dumps(webhook._message(event, 0, "id")))
+    sentence = webhook._summary(event, 0)
+
+    assert (kind, GROQ) == (message["type"], message["data"]["target"])
+    assert sentence.startswith(f"{kind} {GROQ}: ")
+    assert "(" not in sentence  # no value is shown as Python writes it
+    if isinstance(event, OrderChanged):
+        assert f"order {OPENAI} > {MISTRAL} > {GROQ}" in sentence
+    if isinstance(event, HedgeStarted):
+        assert all(each in sentence for each in ("number 2", "delay 0.25", f"beside {OPENAI}"))
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_the_feed_of_the_admin_page_and_the_command_have_it(
+    kind: EventName, clock: FakeClock, capsys: Any
+) -> None:
+    """The feed sends what the command prints on a line of its own."""
+    event = emit(kind)
+    reader = MessageReader()
+    messages = [
+        message
+        for line in _text(event, 7).splitlines(keepends=True)
+        if (message := reader.feed(line)) is not None
+    ]
+    for message in messages:
+        _Lines().write(message)
+
+    (line,) = capsys.readouterr().out.splitlines()
+    assert kind in line
+    assert GROQ in line
+    if isinstance(event, OrderChanged):
+        assert line.endswith(f" order={OPENAI},{MISTRAL},{GROQ}")
+    if isinstance(event, HedgeStarted):
+        assert all(each in line for each in ("number=2", "delay=0.25", f"beside={OPENAI}"))
+
+
+def test_every_type_has_an_example() -> None:
+    """All types that are emitted are in this test, and none twice."""
+    assert set(TYPES) == {
+        name
+        for name in vars(event_names)
+        if name[0].isupper() and name not in ("EventName", "Final", "Literal")
+    }
+    assert len(TYPES) == len(set(TYPES))
