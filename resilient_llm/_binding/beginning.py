@@ -173,7 +173,7 @@ class Beginning(Reporting):
                 break
         else:
             self._refuse(first, demand)
-        if candidate is not first.candidate:
+        if candidate is not first.candidates[0]:
             if first.outcome is not None or first.hook is not None or self._tells_skips():
                 return None
             first.candidate = candidate

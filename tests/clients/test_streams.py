@@ -394,7 +394,7 @@ class World:
     async def sees(self, condition: Callable[[], bool]) -> bool:
         """Wait until something holds; return whether it came to that."""
         # What only the collector releases takes a while on a machine that does much else.
-        end = time.monotonic() + 3 * PATIENCE
+        end = time.monotonic() + PATIENCE
         while not condition() and time.monotonic() < end:
             if self.is_async:
                 await anyio.sleep(0.001)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from resilient_llm import NoCapableTargetError, Target, Trace, failover
-from resilient_llm.testing import FakeClock, fake_clock
+from resilient_llm import NoCapableTargetError, Target, TargetSkipped, Trace, failover
+from resilient_llm.testing import FakeClock, capture_events, fake_clock
 
 CHAIN = [
     Target("a/x", supports=(), context_window=5),
@@ -67,17 +67,29 @@ def test_calls_with_other_needs_share_alike_among_theirs(clock: FakeClock) -> No
     assert {"b/x": 15, "c/x": 15} == seeing
 
 
-def test_what_cannot_take_a_call_is_skipped_once(clock: FakeClock) -> None:
-    """Its skip is in the trace, whatever the order; and if there is no other, the call says so."""
+@pytest.mark.parametrize("strategy", ["priority", "random", "round_robin", "least_busy"])
+def test_what_cannot_take_a_call_is_skipped_once(clock: FakeClock, strategy: str) -> None:
+    """Its skip is in the trace and told, of the first call and all others, whatever the order."""
 
-    @failover(chain=CHAIN, strategy="random", needs="vision")
+    @failover(chain=CHAIN, strategy=strategy, needs="vision")
     def ask(target: Target) -> str:
         return target.key
 
-    with Trace() as trace:
-        ask()
-    skipped = [each.target for each in trace.calls[0].attempts if not each.number]
-    with pytest.raises(NoCapableTargetError):
-        ask.using(needs="audio")()
+    for _ in range(3):  # the first call binds the function
+        with Trace() as trace:
+            ask()
+        skipped = [each.target for each in trace.calls[0].attempts if not each.number]
+        assert ["a/x"] == skipped
+    with capture_events(TargetSkipped) as told:
+        for _ in range(3):
+            ask()
+    assert [("a/x", "lacks vision")] * 3 == [(each.target, each.reason) for each in told]
 
-    assert ["a/x"] == skipped
+
+def test_if_no_target_can_take_a_call_it_says_so(clock: FakeClock) -> None:
+    @failover(chain=CHAIN, strategy="random", needs="audio")
+    def ask(target: Target) -> str:
+        return target.key
+
+    with pytest.raises(NoCapableTargetError):
+        ask()

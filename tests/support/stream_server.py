@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 from tests.support.providers import limited, refusal
 from tests.support.server import HungUpError, LoopbackServer, Request, reset
 
-PATIENCE = 3.0
+PATIENCE = 12.0
 """Seconds of real time after which a test stops waiting for the server; the server waits for twice as long."""
 
 WHOLE = 5
