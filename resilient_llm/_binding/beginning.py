@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from resilient_llm._binding.ordering import KeyedOrder, UsersOrder
     from resilient_llm._core.call.call import Candidate
     from resilient_llm._core.call.capabilities import Demand, Lack
+    from resilient_llm._runtime.tracing import Trace
 
 
 class Beginning(Reporting):
@@ -79,7 +80,9 @@ class Beginning(Reporting):
             raise
         first = FirstAttempt(chosen, candidate, kwargs, options, self.deps)
         first.call_id, first.entered = call_id, entered
-        self._note(first)
+        trace = open_trace()
+        if trace is not None or self.takes_attempt:
+            self._note(first, trace)
         if runtime.dispatcher.hooks:
             self._begin_hook(first)
         first.entered_at = runtime.clock()
@@ -98,14 +101,11 @@ class Beginning(Reporting):
             first.generation = generation
         return first
 
-    def _note(self, first: FirstAttempt) -> None:
-        """Note a call in the trace around it; name it if it is noted or an attempt asks for it."""
-        trace = open_trace()
+    def _note(self, first: FirstAttempt, trace: Trace | None) -> None:
+        """Name a call that a trace notes or that an attempt tells of; note it in its trace."""
+        first.call_id = first.call_id or named_call_id(trace) or new_id()
         if trace is not None:
-            first.call_id = first.call_id or named_call_id(trace) or new_id()
             first.outcome = note_call(trace, first.call_id)
-        elif self.takes_attempt:
-            first.call_id = first.call_id or new_id()
 
     def _needs_no_flow(
         self,

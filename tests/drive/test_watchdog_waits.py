@@ -223,16 +223,16 @@ here.settimeout(10)
 
 
 @failover(["groq/a", "openai/b"], attempts=1, stream=StreamPolicy(first_item_timeout=0.5))
-def ask(target: Target, waits: bool):
-    if waits and target.provider == "groq" and not here.recv(1):
+def ask(target: Target, connection):
+    if connection and target.provider == "groq" and not connection.recv(1):
         raise ConnectionError("closed")
     yield "a"
 
 
 threading.Thread.start = refuse
-assert ["a"] == list(ask(False)) == list(ask(False))
+assert ["a"] == list(ask(None)) == list(ask(None))
 threading.Thread.start = start
-assert ["a"] == list(ask(True))
+assert ["a"] == list(ask(here))
 print(health()["groq/a"].errors)
 """
     child = subprocess.run(

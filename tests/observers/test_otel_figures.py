@@ -144,7 +144,11 @@ def test_they_agree_under_threads() -> None:
             raise ProviderError(rng.choice([400, 503, 429]))
         return "hello"
 
-    @failover(["groq/llama", "openai/gpt"], stream=StreamPolicy(on_interrupt="restart"))
+    @failover(
+        ["groq/llama", "openai/gpt"],
+        backoff=lambda n: 0.0,
+        stream=StreamPolicy(on_interrupt="restart"),
+    )
     def stream(target: Target, rng: random.Random) -> Iterator[str]:
         asked.append(target.key)
         for _ in range(3):
@@ -164,7 +168,7 @@ def test_they_agree_under_threads() -> None:
                 rng.choice([ask, read])(rng)
 
     configure(logging=False)
-    with capture_events() as events, recorded() as found:
+    with fake_clock(), capture_events() as events, recorded() as found:
         in_threads(work, [random.Random(seed) for seed in range(4)])
         gc.collect()
         wrong = disagreements(found, list(events), len(asked))
