@@ -179,15 +179,13 @@ def run(
     seconds = check.seconds("seconds", seconds)
     check.whole("seed", seed, low=None)
     simulation = _Simulation(weather, float(rate), seconds, seed)
-    if not _running.acquire(blocking=False):
+    running = _running
+    if not running.acquire(blocking=False):
         raise RuntimeError(
             "a simulation runs in this process, and there can be one at a time: run them one after "
             "the other, or in processes of their own"
         )
-    try:
-        return _in_a_free_thread(lambda: simulation.run(policy), simulation.stop)
-    finally:
-        _running.release()
+    return _in_a_free_thread(lambda: simulation.run(policy), simulation.stop, running.release)
 
 
 class _Simulation:
@@ -290,7 +288,9 @@ def _state_of_its_own(clock: VirtualClock, seed: int) -> Generator[None, None, N
         runtime.unbind_all()
 
 
-def _in_a_free_thread(work: Callable[[], Report], stop: Callable[[], object]) -> Report:
+def _in_a_free_thread(
+    work: Callable[[], Report], stop: Callable[[], object], end: Callable[[], object]
+) -> Report:
     """Do work that runs an event loop; in a thread of its own if one runs in this one.
 
     It sees nothing of the context of the caller, such as its `Trace` or the call around it.
@@ -298,29 +298,44 @@ def _in_a_free_thread(work: Callable[[], Report], stop: Callable[[], object]) ->
     Args:
         work: The work.
         stop: Has it end soon; called when the caller is interrupted.
+        end: Called once, when the work is over or will never begin.
     """
     context = contextvars.Context()
+
+    def whole() -> Report:
+        try:
+            return context.run(work)
+        finally:
+            end()
+
     if not _runs_a_loop():
-        return context.run(work)
+        return whole()
     results: list[Report] = []
     errors: list[BaseException] = []
 
     def do() -> None:
+        if not is_begun.acquire(blocking=False):
+            return  # the caller was interrupted before
         try:
-            results.append(context.run(work))
+            results.append(whole())
         except BaseException as error:  # noqa: BLE001  # raised by the caller's thread
             errors.append(error)
         finally:
             is_done.set()
 
+    is_begun = threading.Lock()
+    """Taken once: by the work, or by an interrupt that comes first, so that it never begins."""
     # Not a join: before Python 3.13, a thread whose join was interrupted passes for one that ended.
     is_done = threading.Event()
-    threading.Thread(target=do, name="resilient_llm-simulation", daemon=True).start()
     try:
+        threading.Thread(target=do, name="resilient_llm-simulation", daemon=True).start()
         is_done.wait()
     except BaseException:
-        stop()  # the real state must be back before anybody goes on
-        is_done.wait()
+        stop()
+        if is_begun.acquire(blocking=False):
+            end()
+        else:
+            is_done.wait()  # the real state must be back before anybody goes on
         raise
     if errors:
         try:

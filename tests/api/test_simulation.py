@@ -610,6 +610,42 @@ def test_an_interrupt_of_a_loop_leaves() -> None:
     assert next(turns) < 300_000
 
 
+@pytest.mark.parametrize("is_started", ["never", "just now", "long ago"])
+def test_an_interrupt_while_its_thread_is_started_leaves(
+    monkeypatch: pytest.MonkeyPatch, is_started: str
+) -> None:
+    """Either the thread has not begun and never will, or it is waited for."""
+    turns, is_under_way = itertools.count(), threading.Event()
+    start, made = threading.Thread.start, list[threading.Thread]()
+
+    def counting(targets: Any) -> Any:
+        if next(turns) == 5:
+            is_under_way.set()
+        return targets
+
+    def interrupted(thread: threading.Thread) -> None:
+        made.append(thread)
+        if is_started != "never":
+            start(thread)
+        if is_started == "long ago":
+            assert is_under_way.wait(10)
+        raise KeyboardInterrupt
+
+    async def inside() -> Report:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", interrupted)
+            return simulate(failover(CHAIN, strategy=counting), CALM, rate=10, seconds=36_000)
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(inside())
+
+    assert Runtime is type(runtime)
+    assert simulate(CHAIN, CALM, seconds=10).calls > 0
+    if is_started != "never":
+        made[0].join(10)
+    assert next(turns) < 300_000
+
+
 def test_a_simulation_can_be_run_inside_a_loop() -> None:
     """A notebook runs a loop; asyncio and trio get the same report as synchronous code."""
     expected = simulate(CHAIN, _down("outage"), seconds=100)
