@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+from contextlib import suppress
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from resilient_llm._drive.tasks import spawn
@@ -24,6 +26,18 @@ from resilient_llm.probes._waiting import Waiter
 if TYPE_CHECKING:
     from resilient_llm.probes._job import Job
     from resilient_llm.probes._tick import Options, Runs
+
+
+def _load() -> None:
+    """Import what a loop in a thread needs.
+
+    A child that was forked while that thread imports it would have half of it for ever.
+    """
+    import anyio.lowlevel
+
+    _ = anyio.Event  # imported when it is asked for
+    with suppress(ImportError):  # its own name, which may change
+        import_module("anyio._backends._asyncio")
 
 
 class Loop:
@@ -75,6 +89,7 @@ class Loop:
         """Begin in its thread."""
         assert self.thread is not None
         try:
+            _load()
             self.thread.start()
         except BaseException:
             self._end()
