@@ -33,9 +33,10 @@ def _load() -> None:
 
     A child that was forked while that thread imports it would have half of it for ever.
     """
-    import anyio.lowlevel
+    import anyio
 
     _ = anyio.Event  # imported when it is asked for
+    import_module("anyio.lowlevel")
     with suppress(ImportError):  # its own name, which may change
         import_module("anyio._backends._asyncio")
 
