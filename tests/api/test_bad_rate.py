@@ -574,7 +574,7 @@ def test_a_bench_by_bad_answers_survives_a_pickle_of_its_error(clock: Any) -> No
 
 def test_no_answer_is_lost_under_threads() -> None:
     """Sixteen threads with a tiny switch interval; good ones are counted without a lock."""
-    breaker(GROQ, bad_rate=1.0, window=3600.0)
+    breaker(GROQ, bad_rate=1.0, window=3600.0, min_calls=10_000)
     policy = failover(chain=[GROQ, OPENAI], reject=lambda answer: answer == "bad")
 
     def call(number: int) -> None:
