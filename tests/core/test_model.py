@@ -689,6 +689,10 @@ STATES = [
     "the escalation has fallen",
     "a probe reports after its lease",
     "a place whose lease ended is leased again",
+    "out of memory is warn in closed",
+    "out of memory is warn in half_open",
+    "out of memory is off in closed",
+    "out of memory is off in half_open",
 ]
 TABLE_OF_BENCHES = [
     *(f"{cause} ends in half_open" for cause in OPENING),

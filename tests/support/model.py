@@ -342,7 +342,8 @@ class Model:
         if outcome.kind == "cancelled" and self.is_hung(caller):
             outcome = Outcome("hung")
         if outcome.kind == "memory_pressure" and self.on_memory_pressure != "skip":
-            self.reached[f"out of memory is {self.on_memory_pressure}"] += 1
+            core = self.circuits[caller.name].core
+            self.reached[f"out of memory is {self.on_memory_pressure} in {core}"] += 1
             outcome = Outcome("told" if self.on_memory_pressure == "warn" else "transient")
         guards = self.guards_of(caller.name)
         charged = guards[-1] if outcome.scope == "provider" else guards[0]
