@@ -268,6 +268,7 @@ def test_an_option_in_a_how_to_is_as_in_the_code(page: Path, row: Row) -> None:
         "guard-any-call": "breaker",
         "stream-answers": "StreamPolicy",
         "adaptive-order": "Adaptive",
+        "local-servers": "configure",
     }.get(page.stem, "failover")
     if name.startswith("observe("):
         return  # its types have no default to compare
