@@ -45,6 +45,7 @@ _UNKNOWN: Final = Verdict(ErrorKind.UNKNOWN)
 _BUG: Final = Verdict(ErrorKind.CALLER_BUG)
 _REJECTED: Final = Verdict(ErrorKind.REJECTED)
 _BAD_RESPONSE: Final = Verdict(ErrorKind.BAD_RESPONSE)
+_MEMORY_PRESSURE: Final = ErrorKind.MEMORY_PRESSURE
 
 _KINDS: Final[dict[str, ErrorKind]] = {kind.value: kind for kind in ErrorKind}
 
@@ -164,12 +165,15 @@ class Classifier:
 
     def __call__(self, error: BaseException) -> Verdict:
         """Return what the error means; never raises."""
-        return self.under(self._on_memory_pressure(), error)
+        return self.under(None, error)
 
-    def under(self, on_memory_pressure: OnMemoryPressure, error: BaseException) -> Verdict:
-        """Return the same for a call that began under this setting, whatever it is now."""
+    def under(self, on_memory_pressure: OnMemoryPressure | None, error: BaseException) -> Verdict:
+        """Return the same for a call that began under this setting; None for the present one."""
         try:
-            return as_configured(self._classify(error), on_memory_pressure)
+            verdict = self._classify(error)
+            if verdict.kind is not _MEMORY_PRESSURE:  # the setting is not asked for without need
+                return verdict
+            return as_configured(verdict, on_memory_pressure or self._on_memory_pressure())
         except BaseException as failure:  # an error that resists being looked at
             is_limit = issubclass(type(failure), Exception) and _sort_of[type(failure)] in _VERDICTS
             if is_limit or not is_raised_by(error, failure):

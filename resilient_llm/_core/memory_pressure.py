@@ -11,7 +11,7 @@ whether the same target is tried again, what is counted, what is benched, and wh
 *off*   It is ``transient`` with the same reason, status, scope and wait. ``retryable`` becomes
         what it is for that kind: False is the default of ``memory_pressure``, and says nothing.
 
-All three leave a verdict unchanged that they have changed before.
+To ask twice gives an equal verdict, so it does not matter who has asked before.
 """
 
 from __future__ import annotations
