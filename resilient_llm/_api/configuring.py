@@ -9,7 +9,7 @@ from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.adaptive import Adaptive
 from resilient_llm._values.kinds import ErrorKind
 from resilient_llm._values.policy import Hedge, OnDown, OnError, OnUnknown, WhenAllBenched
-from resilient_llm._values.settings import BreakerOptions, Settings
+from resilient_llm._values.settings import BreakerOptions, OnMemoryPressure, Settings
 from resilient_llm._values.sticky import Sticky
 from resilient_llm._values.stream_policy import StreamPolicy
 from resilient_llm._values.target import Target
@@ -40,6 +40,8 @@ class Changes(TypedDict, total=False):
     breakers: Mapping[str, BreakerOptions | None]
     retry_budget: float | None
     max_wait: float
+    on_memory_pressure: OnMemoryPressure
+    memory_pressure_cooldown: float
     prices: Mapping[str, tuple[float, float] | None]
     logging: bool
 
@@ -57,7 +59,10 @@ def configure(**changes: Unpack[Changes]) -> None:
             ``breakers``, ``{"*" or key: {option: value}}``, merged by name; None instead of
             the options takes back what was configured for that key.
             ``retry_budget=0.2``, retries as a share of first attempts, None for no limit;
-            ``max_wait=60.0`` seconds; ``prices``, ``{target, provider or "*": (input, output)}`` in
+            ``max_wait=60.0`` seconds; ``on_memory_pressure="skip"``, what a server that is out of
+            memory means: a failure and a bench of ``memory_pressure_cooldown=120.0`` seconds, 10
+            to 3600, which does not grow; ``"warn"`` only tells, ``"off"`` takes the error for
+            ``transient``; ``prices``, ``{target, provider or "*": (input, output)}`` in
             USD per million tokens, merged by key, None takes one back; ``logging=True``.
 
     Raises:

@@ -7,6 +7,7 @@ reads is put into the generated wrapper. The wrapper is unbound when that state 
 from __future__ import annotations
 
 import copyreg
+import functools
 import weakref
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, Self
@@ -159,7 +160,7 @@ class Binding:
                 for target in self.policy.chain
             }
             deps = CallDeps(
-                classify=classify,
+                classify=functools.partial(classify.under, settings.on_memory_pressure),
                 notice=notice_client_retries,
                 fails_first=runtime.dispatcher.fails_first,
                 backoff=effect.backoff,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from resilient_llm._core.call.steps import RERAISE, Deliver, Done, Reply, Step
 from resilient_llm._core.circuit.permit import pop_permit, push_permit
+from resilient_llm._core.memory_pressure import as_configured
 from resilient_llm._core.stream.stream_state import StreamState
 from resilient_llm._drive.cancellation import was_cancelled
 from resilient_llm._drive.opening import SYNC, OpenStream, StartedStream
@@ -330,7 +331,8 @@ class GuardedStream:
             return
         now = runtime.clock()
         if error is None and stream is not None and stream.fault is not None:
-            permit.failed(None, now, stream.fault)
+            mode = runtime.settings.on_memory_pressure
+            permit.failed(None, now, as_configured(stream.fault, mode))
         elif error is None or (type(error) is GeneratorExit and self.has_content):
             permit.succeeded(now, now - permit.entered_at, self.response_time)
         elif type(error) is GeneratorExit:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
+from resilient_llm._core.memory_pressure import as_configured
 from resilient_llm._values.built_in import cause_of, context_of, is_raised_by, traceback_of
 from resilient_llm._values.class_cache import ClassCache
 from resilient_llm._values.errors import (
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from resilient_llm._core.explain import ClassificationPath
+    from resilient_llm._values.settings import OnMemoryPressure
     from resilient_llm._values.verdict import Rule
 
     Judge = Callable[[BaseException, Callable[[], float]], Verdict | None]
@@ -43,6 +45,7 @@ _UNKNOWN: Final = Verdict(ErrorKind.UNKNOWN)
 _BUG: Final = Verdict(ErrorKind.CALLER_BUG)
 _REJECTED: Final = Verdict(ErrorKind.REJECTED)
 _BAD_RESPONSE: Final = Verdict(ErrorKind.BAD_RESPONSE)
+_MEMORY_PRESSURE: Final = ErrorKind.MEMORY_PRESSURE
 
 _KINDS: Final[dict[str, ErrorKind]] = {kind.value: kind for kind in ErrorKind}
 
@@ -130,17 +133,31 @@ class Classifier:
         wall: Gives seconds since 1970, for hints that are dates.
         judge: Gives the verdict on one error without what is inside it; the built-in rules
             by default.
+        on_memory_pressure: Gives the present setting of that name.
 
     Attributes:
         on_rule_failed: Called once for each rule that raised or returned something invalid,
             with the error; None for no such call.
     """
 
-    __slots__ = ("_failed", "_judge", "_rules", "_wall", "on_rule_failed")
+    __slots__ = (
+        "_failed",
+        "_judge",
+        "_on_memory_pressure",
+        "_rules",
+        "_wall",
+        "on_rule_failed",
+    )
 
-    def __init__(self, wall: Callable[[], float], judge: Judge | None = None) -> None:
+    def __init__(
+        self,
+        wall: Callable[[], float],
+        judge: Judge | None = None,
+        on_memory_pressure: Callable[[], OnMemoryPressure] = lambda: "skip",
+    ) -> None:
         self._wall = wall
         self._judge = judge
+        self._on_memory_pressure = on_memory_pressure
         self._rules: tuple[Rule, ...] = ()
         self._failed: frozenset[int] = frozenset()
         """``{id of a rule that has failed}``; the rules are referred to by ``_rules``."""
@@ -148,8 +165,15 @@ class Classifier:
 
     def __call__(self, error: BaseException) -> Verdict:
         """Return what the error means; never raises."""
+        return self.under(None, error)
+
+    def under(self, on_memory_pressure: OnMemoryPressure | None, error: BaseException) -> Verdict:
+        """Return the same for a call that began under this setting; None for the present one."""
         try:
-            return self._classify(error)
+            verdict = self._classify(error)
+            if verdict.kind is not _MEMORY_PRESSURE:  # the setting is not asked for without need
+                return verdict
+            return as_configured(verdict, on_memory_pressure or self._on_memory_pressure())
         except BaseException as failure:  # an error that resists being looked at
             is_limit = issubclass(type(failure), Exception) and _sort_of[type(failure)] in _VERDICTS
             if is_limit or not is_raised_by(error, failure):
@@ -214,7 +238,8 @@ class Classifier:
         except Exception as failure:  # noqa: BLE001  # an error that resists being looked at
             self._report_failure(failure)
             verdict, path = _UNKNOWN, ClassificationPath(error)
-        return explanation(path, verdict, lambda error: why(error, self._wall))
+        mode = self._on_memory_pressure()
+        return explanation(path, verdict, lambda error: why(error, self._wall), mode)
 
     def _classify(self, error: BaseException, path: ClassificationPath | None = None) -> Verdict:
         sort = _sort_of[type(error)]

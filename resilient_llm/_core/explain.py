@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from resilient_llm._core.memory_pressure import as_configured
 from resilient_llm._values.errors import ResilientLLMError
 from resilient_llm._values.explanation import Explanation, Reasons
 from resilient_llm._values.kinds import ErrorKind
@@ -14,6 +15,7 @@ from resilient_llm._values.kinds import ErrorKind
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from resilient_llm._values.settings import OnMemoryPressure
     from resilient_llm._values.verdict import Rule, Verdict
 
 _LONGEST_NAME: Final = 80
@@ -43,14 +45,18 @@ class ClassificationPath:
 
 
 def explanation(
-    path: ClassificationPath, verdict: Verdict, why: Callable[[BaseException], Reasons]
+    path: ClassificationPath,
+    verdict: Verdict,
+    why: Callable[[BaseException], Reasons],
+    on_memory_pressure: OnMemoryPressure,
 ) -> Explanation:
-    """Return the verdict with its reasons; never raises.
+    """Return the verdict, as it is under this setting, with its reasons; never raises.
 
     Args:
         path: The errors that were looked at.
         verdict: The verdict on them.
         why: Gives the reasons of the built-in rules.
+        on_memory_pressure: The setting.
     """
     inwards: tuple[str, ...] = ()
     try:
@@ -58,6 +64,10 @@ def explanation(
         inwards = tuple(_inwards(path, path.decided_by))
     except Exception:  # noqa: BLE001  # an error that resists being looked at
         reasons = Reasons("it raises when it is looked at")
+    configured = as_configured(verdict, on_memory_pressure)
+    if configured is not verdict:
+        because = f"{reasons.because}; on_memory_pressure is {on_memory_pressure!r}"
+        verdict, reasons = configured, reasons._replace(because=because)
     return Explanation(
         verdict=verdict,
         type_name=name_of(type(path.error)),

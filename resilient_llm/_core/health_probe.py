@@ -47,7 +47,10 @@ def judge_value(value: Any) -> Judgement:
 
 def judge_error(verdict: Verdict) -> Judgement:
     """Return what it means that a probe raised an error of this verdict."""
-    if verdict.harms_health or verdict.kind is ErrorKind.RATE_LIMITED:
+    if verdict.harms_health or verdict.kind in (
+        ErrorKind.RATE_LIMITED,
+        ErrorKind.MEMORY_PRESSURE,  # the key is not well, even if that is only told
+    ):
         return Judgement(False, verdict)
     return Judgement(False, _FAILED) if verdict.kind is ErrorKind.UNKNOWN else BROKEN
 
@@ -87,6 +90,8 @@ def report_not_well(
         until: Until when it confirms a bench.
     """
     charged = charged_circuit(circuit, verdict)
+    if not charged.is_charged(verdict):
+        return
     if charged.hold_open(now, began_at, until):
         return
     permit = admit(circuit, now)

@@ -1,4 +1,4 @@
-"""The process-wide `classify`: the classifier of the core, with the clock of the runtime.
+"""The process-wide `classify`: the classifier of the core, with clock and settings of the runtime.
 
 verdict = classify(error)
 
@@ -8,7 +8,12 @@ def gateway(error: BaseException) -> Verdict | None: ...
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from resilient_llm._core.classify import Classifier
+
+if TYPE_CHECKING:
+    from resilient_llm._values.settings import OnMemoryPressure
 
 
 def _wall() -> float:
@@ -18,4 +23,10 @@ def _wall() -> float:
     return runtime.wall()
 
 
-classify = Classifier(_wall)
+def _on_memory_pressure() -> OnMemoryPressure:
+    from resilient_llm._runtime.runtime import runtime
+
+    return runtime.settings.on_memory_pressure
+
+
+classify = Classifier(_wall, on_memory_pressure=_on_memory_pressure)

@@ -77,6 +77,15 @@ def seconds(name: str, value: Any, *, optional: bool = False, zero: bool = False
         raise _refuse(name, value, allowed + (", or None" if optional else "")) from None
 
 
+def seconds_between(name: str, value: Any, low: float, high: float) -> float:
+    """Return a duration in seconds in a range, both ends included."""
+    given = value.total_seconds() if type(value) is _timedelta() else value
+    try:
+        return number(name, given, low=low, high=high)
+    except ConfigurationError:
+        raise _refuse(name, value, f"a number of seconds from {low:g} to {high:g}") from None
+
+
 def _timedelta() -> Any:
     """Return the class, if anything has loaded it."""
     return getattr(sys.modules.get("datetime"), "timedelta", _timedelta)

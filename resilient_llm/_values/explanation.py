@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from resilient_llm._values.exported import exported
-from resilient_llm._values.settings import LONGEST_HINT, MEMORY_PRESSURE_BENCH, RATE_LIMIT_PAUSE
+from resilient_llm._values.settings import LONGEST_HINT, RATE_LIMIT_PAUSE
 from resilient_llm._values.verdict import Verdict
 
 _WIDTH: Final = 13
@@ -98,7 +98,9 @@ def _health(verdict: Verdict) -> str:
 def _then(verdict: Verdict) -> str:
     """Return what a chain does next, with default options."""
     kind, reason = verdict.kind.value, verdict.reason
-    if kind == "transient" and not verdict.retryable:
+    if (kind == "transient" and not verdict.retryable) or (
+        kind == "memory_pressure" and not verdict.harms_health
+    ):
         return "the next target"
     if kind == "transient" and reason == "timeout":
         return "the next target; retried if no other is live"
@@ -113,7 +115,7 @@ _THEN: Final = {
         f"the next target at once; benched for {RATE_LIMIT_PAUSE:g} s, since no wait is named"
     ),
     "auth_dead": "the next target; benched at once for max_cooldown",
-    "memory_pressure": f"the next target; benched for {MEMORY_PRESSURE_BENCH:g} s",
+    "memory_pressure": "the next target; benched at once for memory_pressure_cooldown",
     "request_specific": "the next target, or raised: as on_request_error says",
     "bad_response": "the next target",
     "rejected": "the next target; nothing was sent",

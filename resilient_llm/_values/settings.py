@@ -19,11 +19,15 @@ from resilient_llm._values.target import Target, normal_key
 
 Mode = Literal["enforce", "metrics_only", "disabled", "forced_open"]
 MODES: Final = ("enforce", "metrics_only", "disabled", "forced_open")
+OnMemoryPressure = Literal["skip", "warn", "off"]
+_ON_MEMORY_PRESSURE: Final = ("skip", "warn", "off")
 
 RATE_LIMIT_PAUSE: Final = 15.0
 """Seconds that a rate limit benches when the provider names no wait."""
-MEMORY_PRESSURE_BENCH: Final = 120.0
-"""Seconds that a server that is out of memory is benched."""
+MEMORY_PRESSURE_COOLDOWN: Final = 120.0
+"""Seconds that a server that is out of memory is benched by default."""
+_SHORTEST_MEMORY_PRESSURE_COOLDOWN: Final = 10.0
+_LONGEST_MEMORY_PRESSURE_COOLDOWN: Final = 3600.0
 LONGEST_HINT: Final = 3600.0
 """Seconds above which a provider's hint is cut: a typo in a header must not bench for days."""
 LONGEST_TO_RETRY: Final = 60.0
@@ -71,6 +75,8 @@ class BreakerSettings:
     cooldown_is_own: bool = False
     """Whether somebody named a cooldown for this key, so that a policy's does not apply."""
     bad_rate: float | None = None
+    memory_pressure_cooldown: float = MEMORY_PRESSURE_COOLDOWN
+    """Bench of a server that is out of memory; the same for all keys, so no option of a breaker."""
 
     def __setstate__(self, state: Any) -> None:
         # Pickles of earlier releases hold the values of the fields that there were, in order.
@@ -113,14 +119,23 @@ def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return checked
 
 
-def breaker_settings(general: Mapping[str, Any], own: Mapping[str, Any]) -> BreakerSettings:
+def breaker_settings(
+    general: Mapping[str, Any],
+    own: Mapping[str, Any],
+    memory_pressure_cooldown: float = MEMORY_PRESSURE_COOLDOWN,
+) -> BreakerSettings:
     """Return the settings of a key from checked options.
 
     Args:
         general: Those of all keys. A cooldown among them is weaker than a policy's.
         own: Those of this key, which are stronger.
+        memory_pressure_cooldown: Seconds that a server that is out of memory is benched.
     """
-    settings = BreakerSettings(**{**general, **own}, cooldown_is_own="cooldown" in own)
+    settings = BreakerSettings(
+        **{**general, **own},
+        cooldown_is_own="cooldown" in own,
+        memory_pressure_cooldown=memory_pressure_cooldown,
+    )
     if settings.cooldown > settings.max_cooldown:
         settings = replace(settings, max_cooldown=settings.cooldown)
     return settings
@@ -139,6 +154,10 @@ class Settings(Defaults):
         retry_budget: Retries on a provider as a share of the first attempts on it in the
             last 10 s, with a floor of 10; None for no limit.
         max_wait: Longest wait in seconds for a target to come back within a call.
+        on_memory_pressure: What happens when a server is out of memory: ``"skip"`` counts a
+            failure and benches, ``"warn"`` only tells, ``"off"`` takes it for ``transient``.
+        memory_pressure_cooldown: How long ``"skip"`` benches in seconds, 10 to 3600; it does not
+            grow.
         prices: ``{target, provider or "*": (input, output)}`` in USD per million tokens, read-only,
             for targets without a price.
         logging: Whether the default observer logs to ``resilient_llm``.
@@ -149,6 +168,8 @@ class Settings(Defaults):
     )
     retry_budget: float | None = 0.2
     max_wait: float = 60.0
+    on_memory_pressure: OnMemoryPressure = "skip"
+    memory_pressure_cooldown: float = MEMORY_PRESSURE_COOLDOWN
     prices: Mapping[str, tuple[float, float]] = field(
         default_factory=lambda: MappingProxyType[str, tuple[float, float]]({})
     )
@@ -156,7 +177,11 @@ class Settings(Defaults):
 
     def for_key(self, key: str, own: Mapping[str, Any]) -> BreakerSettings:
         """Return the breaker settings of a key whose guards named ``own``."""
-        return breaker_settings(self.breakers.get("*", {}), {**self.breakers.get(key, {}), **own})
+        return breaker_settings(
+            self.breakers.get("*", {}),
+            {**self.breakers.get(key, {}), **own},
+            self.memory_pressure_cooldown,
+        )
 
     def changed(self, changes: Mapping[str, Any]) -> "Settings":
         """Return a copy with the changes; None takes an option of ``failover`` back.
@@ -248,6 +273,11 @@ def _rebuild(values: dict[str, Any]) -> Settings:
     return Settings(**given)
 
 
+def _memory_pressure_cooldown(name: str, value: Any) -> float:
+    low, high = _SHORTEST_MEMORY_PRESSURE_COOLDOWN, _LONGEST_MEMORY_PRESSURE_COOLDOWN
+    return check.seconds_between(name, value, low, high)
+
+
 def _retry_budget(name: str, value: Any) -> float | None:
     return None if value is None else check.number(name, value, low=0.0)
 
@@ -255,5 +285,7 @@ def _retry_budget(name: str, value: Any) -> float | None:
 _PROCESS_CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "retry_budget": _retry_budget,
     "max_wait": lambda name, value: check.seconds(name, value, zero=True),
+    "on_memory_pressure": lambda name, value: check.choice(name, value, _ON_MEMORY_PRESSURE),
+    "memory_pressure_cooldown": _memory_pressure_cooldown,
     "logging": check.flag,
 }

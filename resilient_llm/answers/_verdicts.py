@@ -91,11 +91,14 @@ class _InAnswerError(Exception):
 
 
 def verdict_on(error: object) -> Verdict:
-    """Return the verdict that an error would have as an exception."""
+    """Return the verdict that an error would have as an exception.
+
+    Memory pressure is what it is here: whoever guards the call judges it by its own setting.
+    """
     is_body = type(error) is dict
     carrier: Any = _InAnswerError()
     setattr(carrier, "body" if is_body else "response", error)
-    verdict = classify(carrier)
+    verdict = classify.under("skip", carrier)
     if verdict.kind not in _ACCEPTED:
         return _UNKNOWN_CODE if is_body and _has_code(cast("Any", error)) else BROKEN
     # The HTTP status was that of a success; a number in the body is not one.

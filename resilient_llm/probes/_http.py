@@ -51,7 +51,8 @@ class StatusError(Exception):
             return judge_error(classify(self))
         if status == 408 or 500 <= status <= 599:
             verdict = classify(self)
-            if verdict.kind is not ErrorKind.TRANSIENT:  # 501, which a call takes for a dead end
+            # Not of 501, which a call takes for a dead end. Memory pressure is what a rule says.
+            if verdict.kind not in (ErrorKind.TRANSIENT, ErrorKind.MEMORY_PRESSURE):
                 verdict = Verdict(ErrorKind.TRANSIENT, "server_error", status=status)
             return judge_error(verdict)
         return BROKEN

@@ -91,6 +91,8 @@ def test_configure_takes_every_option_but_those_of_one_function_or_policy() -> N
         "breakers",
         "retry_budget",
         "max_wait",
+        "on_memory_pressure",
+        "memory_pressure_cooldown",
         "prices",
         "logging",
     }

@@ -57,7 +57,10 @@ ERRORS: tuple[Callable[[], BaseException], ...] = (
     RuntimeError,
     TypeError,
     KeyboardInterrupt,
+    MemoryError,
+    lambda: ProviderError(500, "CUDA out of memory", retry_after=2),
 )
+MEMORY = ("skip", "skip", "warn", "off")
 KEYS = ("a", "a/x", "b/x")
 
 HEARD: tuple[tuple[type[Event], ...] | None, ...] = (
@@ -140,7 +143,12 @@ class Script:
         self.clock = clock
         self.durations = self.rng.choice([SHORT, LONG])
         self.bad_share = self.rng.choice([0.02, 0.2, 0.6])
-        configure(logging=False, breakers={"*": settings_of(self.rng)})
+        configure(
+            logging=False,
+            breakers={"*": settings_of(self.rng)},
+            on_memory_pressure=self.rng.choice(MEMORY),
+            memory_pressure_cooldown=self.rng.choice([10.0, 120.0]),
+        )
         self.chain = self.rng.sample(["a/x", "a/y", "b/x", "c/z"], self.rng.randint(1, 4))
         self.options = policy_of(self.rng)
         self.targets: list[Any] = list(self.chain)
@@ -227,9 +235,14 @@ class Script:
             return bench_model(self.rng.choice(KEYS), self.rng.choice([None, 3.0]))
         if do < 0.97:
             return unbench_model(self.rng.choice(KEYS))
-        if do < 0.98:
+        if do < 0.975:
             return reset()
-        error = self.rng.choice([None, TimeoutError()])
+        if do < 0.98:
+            return configure(
+                on_memory_pressure=self.rng.choice(MEMORY),
+                memory_pressure_cooldown=self.rng.choice([10.0, 120.0]),
+            )
+        error = self.rng.choice([None, TimeoutError(), MemoryError()])
         return breaker(self.rng.choice(["a", "a/x"])).record(error, 0.2)
 
 

@@ -75,6 +75,7 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
     "rate limit": lambda: ProviderError(429),
     "rate limit, with a wait": lambda: ProviderError(429, retry_after=7),
     "dead key": lambda: ProviderError(401),
+    "out of memory": MemoryError,
     "refused connection": ConnectionRefusedError,
     "unknown": RuntimeError,
     "bug": TypeError,
@@ -113,6 +114,9 @@ def described(error: BaseException) -> tuple[Any, ...]:
     )
 
 
+MEMORY = ("skip", "warn", "off")
+
+
 def play(
     options: dict[str, Any],
     first: Callable[[], BaseException],
@@ -122,8 +126,13 @@ def play(
     heard: tuple[type[Event], ...] = HEARD,
     chain: tuple[str, ...] = CHAIN,
     benched: tuple[str, ...] = (),
+    memory: Any = None,
 ) -> list[Any]:
-    """Make calls whose first live target fails; return all that can be seen from outside."""
+    """Make calls whose first live target fails; return all that can be seen from outside.
+
+    With a setting for memory pressure the first call is answered, so that also the next one, whose
+    failure may bench the target, moves on from the wrapper.
+    """
     seen: list[Any] = []
     failing, *others = (key for key in chain if key not in benched)
     names: dict[str, int] = {}
@@ -138,6 +147,8 @@ def play(
 
     with isolated(), fake_clock() as clock:
         configure(logging=False, breakers={"*": {"failures": 3, "cooldown": 10.0}})
+        if memory is not None:
+            configure(on_memory_pressure=memory, memory_pressure_cooldown=10.0)
         observe(tell, *heard)
         for key in benched:
             bench_model(key)
@@ -146,7 +157,7 @@ def play(
         def body(target: Target, prompt: str, *, more: int = 0) -> Any:
             clock.advance(0.25)
             seen.append((target.key, prompt, more))
-            if target.key == failing:
+            if target.key == failing and (more or memory is None):
                 raise first()
             error = second() if [target.key] == others[:1] and more % 2 else None
             if error is not None:
@@ -214,6 +225,23 @@ def test_calls_with_and_without_a_flow_look_alike(
         one, other = both(monkeypatch, OPTIONS[options], error, SECOND[second], is_async=is_async)
         assert one == other, name
     assert moved_on or options == "one attempt in all"
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("memory", MEMORY)
+@pytest.mark.parametrize("second", SECOND)
+@pytest.mark.filterwarnings("ignore:attempts=")
+def test_memory_pressure_means_the_same_with_and_without_a_flow(
+    second: str, memory: str, is_async: bool, moved_on: list[object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Under each setting, for every policy."""
+    for name, options in OPTIONS.items():
+        one, other = both(
+            monkeypatch, options, MemoryError, SECOND[second], is_async=is_async, memory=memory
+        )
+        assert one == other, name
+    assert moved_on
 
 
 @pytest.mark.parametrize("options", OPTIONS)

@@ -803,6 +803,28 @@ def test_live_tells_what_an_error_means(doctor: Doctor, provider: Provider) -> N
     assert ["one", "two"] == [each.model for each in provider.calls]
 
 
+@pytest.mark.parametrize("mode", ["skip", "warn", "off"])
+def test_live_gives_the_same_advice_whatever_memory_pressure_means(
+    doctor: Doctor, mode: str
+) -> None:
+    """A server that is out of memory needs the same look under each setting."""
+    source = f"""
+        from resilient_llm import configure
+        configure(on_memory_pressure="{mode}")
+        @failover("acme/m")
+        def ask(target: Target, prompt: str):
+            raise MemoryError
+    """
+
+    output = doctor(source, "--live", "--json")
+
+    kind = "transient" if mode == "off" else "memory_pressure"
+    assert (
+        f"{kind}: out_of_memory (MemoryError): look at the memory of that server"
+        == found(output)["acme/m", "live"][1]
+    )
+
+
 def test_live_makes_one_attempt(doctor: Doctor, provider: Provider) -> None:
     """A failure that the policy would retry is told of after one attempt, and the next is called."""
     source = """

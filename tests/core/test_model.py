@@ -283,6 +283,8 @@ class CircuitMachine(RuleBasedStateMachine):
         slow_call=st.sampled_from([None, 2.0, 2.0, 20.0]),
         slow_keys=st.sampled_from(SLOW_KEYS),
         look_every=st.sampled_from([1, 1, 4, 12]),
+        memory=st.sampled_from(["skip", "skip", "warn", "off"]),
+        memory_cooldown=st.sampled_from([10.0, 120.0]),
     )
     def start(
         self,
@@ -290,13 +292,23 @@ class CircuitMachine(RuleBasedStateMachine):
         slow_call: float | None,
         slow_keys: tuple[str, ...],
         look_every: int,
+        memory: Any,
+        memory_cooldown: float,
     ) -> None:
         """Each example has its settings and looks often or rarely: looking counts successes."""
         slow = {"slow_call": slow_call, "slow_rate": 0.35}
-        configure(logging=False, breakers={"*": options, **dict.fromkeys(slow_keys, slow)})
+        configure(
+            logging=False,
+            breakers={"*": options, **dict.fromkeys(slow_keys, slow)},
+            on_memory_pressure=memory,
+            memory_pressure_cooldown=memory_cooldown,
+        )
         health(KEYS)
         self.model = Model(
-            {key: {**options, **(slow if key in slow_keys else {})} for key in KEYS}, self._now()
+            {key: {**options, **(slow if key in slow_keys else {})} for key in KEYS},
+            self._now(),
+            on_memory_pressure=memory,
+            memory_pressure_cooldown=memory_cooldown,
         )
         self.ways = Ways()
         self.look_every = look_every
@@ -677,6 +689,10 @@ STATES = [
     "the escalation has fallen",
     "a probe reports after its lease",
     "a place whose lease ended is leased again",
+    "out of memory is warn in closed",
+    "out of memory is warn in half_open",
+    "out of memory is off in closed",
+    "out of memory is off in half_open",
 ]
 TABLE_OF_BENCHES = [
     *(f"{cause} ends in half_open" for cause in OPENING),

@@ -23,6 +23,7 @@ from resilient_llm import (
     UnknownError,
     bench_model,
     breaker,
+    configure,
     failover,
     health,
     list_benched,
@@ -47,7 +48,7 @@ class Scenario:
     gives: Any
     events: list[tuple[str, str, Any]]
     options: dict[str, Any] = field(default_factory=dict)
-    before: Callable[[], None] = lambda: None
+    before: Callable[[], object] = lambda: None
     waits: list[float] = field(default_factory=list)
     chain: Any = (GROQ, OPENAI)
 
@@ -129,6 +130,64 @@ SCENARIOS = {
             ("FailedOver", GROQ, OPENAI),
             ("AttemptSucceeded", OPENAI, 1),
         ],
+    ),
+    "a server out of memory is benched": Scenario(
+        {GROQ: [MemoryError()], OPENAI: ["yes"]},
+        "yes",
+        [
+            ("AttemptFailed", GROQ, "out_of_memory"),
+            ("TargetBenched", GROQ, "memory_pressure"),
+            ("FailedOver", GROQ, OPENAI),
+            ("AttemptSucceeded", OPENAI, 1),
+        ],
+    ),
+    "a server out of memory is only told of if asked": Scenario(
+        {GROQ: [MemoryError()], OPENAI: ["yes"]},
+        "yes",
+        [
+            ("AttemptFailed", GROQ, "out_of_memory"),
+            ("FailedOver", GROQ, OPENAI),
+            ("AttemptSucceeded", OPENAI, 1),
+        ],
+        before=lambda: configure(on_memory_pressure="warn"),
+    ),
+    "a server out of memory that is only told of is not retried": Scenario(
+        {GROQ: [MemoryError(), "no"]},
+        ErrorKind.MEMORY_PRESSURE,
+        [("AttemptFailed", GROQ, "out_of_memory"), ("CallFailed", GROQ, 1)],
+        before=lambda: configure(on_memory_pressure="warn"),
+        chain=(GROQ,),
+    ),
+    "a server out of memory is retried if asked": Scenario(
+        {GROQ: [MemoryError(), MemoryError()], OPENAI: ["yes"]},
+        "yes",
+        [
+            ("AttemptFailed", GROQ, "out_of_memory"),
+            ("RetryScheduled", GROQ, 2),
+            ("AttemptFailed", GROQ, "out_of_memory"),
+            ("RetryStopped", GROQ, "attempts"),
+            ("TargetBenched", GROQ, "exhausted 2/2"),
+            ("FailedOver", GROQ, OPENAI),
+            ("AttemptSucceeded", OPENAI, 1),
+        ],
+        {"attempts": 2},
+        before=lambda: configure(on_memory_pressure="off"),
+        waits=[1.0],
+    ),
+    "all out of memory: waited for": Scenario(
+        {GROQ: ["yes"]},
+        "yes",
+        [
+            ("TargetSkipped", GROQ, "out_of_memory"),
+            ("TargetSkipped", OPENAI, "out_of_memory"),
+            ("AttemptSucceeded", GROQ, 1),
+        ],
+        {"when_all_benched": "wait"},
+        before=lambda: (
+            configure(memory_pressure_cooldown=10),
+            *(breaker(key).record(MemoryError(), 0.0) for key in (GROQ, OPENAI)),
+        ),
+        waits=[1.0] * 10,
     ),
     "a timeout moves on while another is live": Scenario(
         {GROQ: [TimeoutError()], OPENAI: ["yes"]},

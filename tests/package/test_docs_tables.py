@@ -53,7 +53,6 @@ from resilient_llm._values import event_names
 from resilient_llm._values.policy import DEFAULTS
 from resilient_llm._values.settings import (
     LONGEST_HINT,
-    MEMORY_PRESSURE_BENCH,
     MODES,
     MOST_KEYS,
     RATE_LIMIT_PAUSE,
@@ -129,7 +128,7 @@ CODE: dict[str, dict[str, Any]] = {
     "failover": of_signature(failover),
     "Target": of_signature(Target),
     "StreamPolicy": dict(STREAM_DEFAULTS),
-    "breaker": of_dataclass(BreakerSettings, "cooldown_is_own"),
+    "breaker": of_dataclass(BreakerSettings, "cooldown_is_own", "memory_pressure_cooldown"),
     "configure": of_dataclass(Settings, *DEFAULTS),
     "bench_model": of_signature(bench_model),
 }
@@ -190,6 +189,7 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     ),
     "whole number, 1 to 10": ([1, 10], [0, 11, 1.5, True, "1"]),
     "seconds, 0 or more": ([0, 30], [-1, math.nan, math.inf, True]),
+    "seconds, 10 to 3600": ([10, 3600.0], [9.9, 3600.1, math.nan, math.inf, True, "60"]),
     "share, above 0, to 1": ([0.1, 1], [0, 1.1, -0.1, math.nan, True]),
     "True, False": ([True, False], [1, None, "yes"]),
     "True, False, or `Adaptive`": (
@@ -268,6 +268,7 @@ def test_an_option_in_a_how_to_is_as_in_the_code(page: Path, row: Row) -> None:
         "guard-any-call": "breaker",
         "stream-answers": "StreamPolicy",
         "adaptive-order": "Adaptive",
+        "local-servers": "configure",
     }.get(page.stem, "failover")
     if name.startswith("observe("):
         return  # its types have no default to compare
@@ -294,7 +295,6 @@ def test_the_fixed_numbers_are_those_of_the_code() -> None:
     """Numbers that no option changes are in the reference as the code has them."""
     expected = [
         RATE_LIMIT_PAUSE,
-        MEMORY_PRESSURE_BENCH,
         LONGEST_HINT,
         SHORTEST_HUNG,
         backoff.BASE,

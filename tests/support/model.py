@@ -36,7 +36,6 @@ DEFAULTS = {
     "mode": "enforce",
 }
 PAUSE_WITHOUT_HINT = 15.0
-MEMORY_PRESSURE = 120.0
 LONGEST_HINT = 3600.0
 SHORTEST_HUNG = 10.0
 
@@ -256,9 +255,18 @@ class Circuit:
 class Model:
     """All keys of a process."""
 
-    def __init__(self, options: dict[str, dict[str, Any]], now: float) -> None:
+    def __init__(
+        self,
+        options: dict[str, dict[str, Any]],
+        now: float,
+        *,
+        on_memory_pressure: str = "skip",
+        memory_pressure_cooldown: float = 120.0,
+    ) -> None:
         """Start with circuits of these options, ``{key: {option: value}}``."""
         self.now = now
+        self.on_memory_pressure = on_memory_pressure
+        self.memory_pressure_cooldown = memory_pressure_cooldown
         self.order = 0
         self.circuits = {
             name: Circuit(name, {**DEFAULTS, **given}, now)
@@ -333,6 +341,10 @@ class Model:
         self.order += 1
         if outcome.kind == "cancelled" and self.is_hung(caller):
             outcome = Outcome("hung")
+        if outcome.kind == "memory_pressure" and self.on_memory_pressure != "skip":
+            core = self.circuits[caller.name].core
+            self.reached[f"out of memory is {self.on_memory_pressure} in {core}"] += 1
+            outcome = Outcome("told" if self.on_memory_pressure == "warn" else "transient")
         guards = self.guards_of(caller.name)
         charged = guards[-1] if outcome.scope == "provider" else guards[0]
         late = {each.name for each in guards if caller.grants[each.name].state != each.state}
@@ -452,7 +464,7 @@ class Model:
         if kind == "auth_dead":
             seconds = circuit.options["max_cooldown"]
         elif kind == "memory_pressure":
-            seconds = MEMORY_PRESSURE
+            seconds = self.memory_pressure_cooldown
         circuit.open(seconds, cause, kind)
         self.reached[f"benched by {cause}"] += 1
 

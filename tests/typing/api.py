@@ -460,6 +460,11 @@ configure(observers=())  # type: ignore[call-arg]  # pyright: ignore[reportCallI
 assert_type(settings().attempts, int)
 assert_type(settings().timeout, float | None)
 assert_type(settings().max_wait, float)
+configure(on_memory_pressure="warn", memory_pressure_cooldown=60)
+configure(on_memory_pressure="bench")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no such word
+configure(memory_pressure_cooldown=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # seconds
+assert_type(settings().on_memory_pressure, Literal["skip", "warn", "off"])
+assert_type(settings().memory_pressure_cooldown, float)
 assert_type(settings().retry_budget, float | None)
 
 

@@ -20,6 +20,7 @@ from resilient_llm._core.call.ending import (
 )
 from resilient_llm._core.call.steps import NO_ANSWER
 from resilient_llm._core.circuit.permit import HUNG
+from resilient_llm._core.memory_pressure import as_configured
 from resilient_llm._values import event_names
 from resilient_llm._values.built_in import class_name
 from resilient_llm._values.errors import (
@@ -51,6 +52,7 @@ def rejection_of(call: Call, trial: Try, reply: Reply) -> Verdict | None:
         return None
     verdict = _fault_of(call, trial, reply) if reply.judged is None else reply.judged
     if verdict is not None:
+        verdict = as_configured(verdict, call.deps.settings.on_memory_pressure)
         reject(trial, reply, verdict)
     return verdict
 
@@ -118,7 +120,8 @@ def verdict_of(call: Call, trial: Try, reply: Reply) -> Verdict:
         try:
             said: Any = own(error)
             if said is not None:
-                verdict = said if isinstance(said, Verdict) else Verdict(ErrorKind(said))
+                own_verdict = said if isinstance(said, Verdict) else Verdict(ErrorKind(said))
+                verdict = as_configured(own_verdict, call.deps.settings.on_memory_pressure)
         except Exception as broken:  # noqa: BLE001  # a rule must never turn one error into another
             call.report_failure(trial.candidate, own, broken, reply.now)
     # What is no Exception leaves the call whatever it means, so no rule is missing.

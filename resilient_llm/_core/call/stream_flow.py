@@ -19,6 +19,7 @@ from resilient_llm._core.call.judging import (
     verdict_of,
 )
 from resilient_llm._core.call.steps import RERAISE, Deliver, Done, Raise
+from resilient_llm._core.memory_pressure import as_configured
 from resilient_llm._values import event_names
 from resilient_llm._values.errors import StreamInterruptedError
 
@@ -80,7 +81,7 @@ def _ended(call: Call, trial: Try, reply: Reply, stream: StreamState) -> Step | 
             verdict = verdict_of(call, trial, reply)
         else:
             assert stream.fault is not None
-            verdict = stream.fault
+            verdict = as_configured(stream.fault, call.deps.settings.on_memory_pressure)
             reject(trial, reply, verdict)
         step = ends_call(call, trial, reply, verdict, stream)
         return step or _interrupted(call, trial, reply, verdict, stream)

@@ -60,7 +60,6 @@ from resilient_llm._values import event_names
 from resilient_llm._values.kinds import ErrorKind, LastError
 from resilient_llm._values.settings import (
     LONGEST_HINT,
-    MEMORY_PRESSURE_BENCH,
     RATE_LIMIT_PAUSE,
     SHORTEST_HUNG,
     BreakerSettings,
@@ -1143,7 +1142,7 @@ class Circuit:
         if kind is ErrorKind.AUTH_DEAD:
             return longest
         if kind is ErrorKind.MEMORY_PRESSURE:
-            return MEMORY_PRESSURE_BENCH
+            return self.settings.memory_pressure_cooldown
         return triggers.bench_length(cooldown, longest, self.failed_probes, self.rng)
 
     def _pause_locked(self, now: float, verdict: Verdict, tag: CallTag | None) -> None:

@@ -8,7 +8,7 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from resilient_llm import ErrorKind, ResponseRejectedError, classify, reset
+from resilient_llm import ErrorKind, ResponseRejectedError, Verdict, classify, reset
 from resilient_llm.cli._doctor.findings import Finding
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ _ADVICE = {
     ErrorKind.CALLER_BUG: "look at the function; --args gives other arguments",
     ErrorKind.UNKNOWN: "resilient-llm explain says more; write a rule for it",
 }
+
+_OUT_OF_MEMORY = Verdict(ErrorKind.MEMORY_PRESSURE)
 
 
 def call_each(guarded: Any, arguments: Sequence[Any]) -> Iterator[Finding]:
@@ -88,5 +90,7 @@ def _shown(error: Exception) -> str:
     if verdict.reason != what:
         what += f": {verdict.reason}"
     status = f", status {verdict.status}" if verdict.status else ""
-    advice = _ADVICE.get(verdict.kind, "")
+    # By its reason: `on_memory_pressure="off"` gives it another kind.
+    is_memory = verdict.reason == _OUT_OF_MEMORY.reason
+    advice = _ADVICE.get(_OUT_OF_MEMORY.kind if is_memory else verdict.kind, "")
     return f"{what} ({type(error).__name__}{status}): {advice}".rstrip(": ")
