@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.call import Candidate
     from resilient_llm._core.call.capabilities import Demand, Lack
     from resilient_llm._runtime.tracing import Trace
+    from resilient_llm.guards import FoundLoop
 
 
 class Beginning(Reporting):
@@ -45,6 +46,7 @@ class Beginning(Reporting):
 
         Raises:
             NoCapableTargetError: If none of the targets can take the call.
+            ToolLoopError: If its conversation repeats one tool call, and the policy refuses that.
             TypeError: If it names the parameter that its function takes the target with.
         """
         candidates = self.candidates
@@ -54,7 +56,7 @@ class Beginning(Reporting):
             self.injection.refuse_taken()
         options, order, call_id, entered = self.options, self.order, "", None
         effect, demand, lacks = self.effect, None, NO_LACKS
-        demands = effect.demands
+        demands, tool_loops, found = effect.demands, effect.tool_loops, None
         if call_ids.switch.is_on:
             call_id = named_call_id(open_trace()) or new_id()
             entered = call_ids.enter(call_id)
@@ -63,6 +65,8 @@ class Beginning(Reporting):
                 kwargs, pinned = self.pins.without(kwargs)
                 if pinned is not None:
                     candidates, order = (self.by_key[pinned.key],), None
+            if tool_loops is not None:
+                found = tool_loops.of_call(args or (), kwargs)
             if demands is not None:
                 demand, lacks = demands.of_call(candidates, args or (), kwargs)
             chosen, candidate = candidates, candidates[0]
@@ -85,6 +89,8 @@ class Beginning(Reporting):
             self._note(first, trace)
         if runtime.dispatcher.hooks:
             self._begin_hook(first)
+        if found is not None:
+            self._tell_loop(first, found)
         first.entered_at = runtime.clock()
         if lacks:
             assert demand is not None
@@ -158,6 +164,29 @@ class Beginning(Reporting):
             if first.entered is not None:
                 call_ids.leave(first.entered)
             raise
+
+    def _tell_loop(self, first: FirstAttempt, found: FoundLoop) -> None:
+        """Emit that the conversation of a call repeats one tool call; end the call if it has to.
+
+        Raises:
+            ToolLoopError: If the policy refuses such calls.
+        """
+        first.call_id = first.call_id or new_id()  # what is emitted later has the same
+        first.entered_at = now = runtime.clock()
+        call, candidate, goes_on = self.new_call((), first), first.candidate, False
+        try:
+            call.emit(candidate, event_names.ToolLoopDetected, now, **found.details())
+            if found.action == "raise":
+                emit_call_failed(call, candidate, now, ErrorKind.REJECTED)
+            else:
+                goes_on = True
+        finally:  # an observer may interrupt the call
+            if not goes_on:
+                call.clear()
+                if first.entered is not None:
+                    call_ids.leave(first.entered)
+        if not goes_on:
+            raise found.error([each.target.key for each in first.candidates])
 
     def _capable(
         self, first: FirstAttempt, demand: Demand, lacks: Mapping[str, Lack]
