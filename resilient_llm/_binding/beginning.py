@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from resilient_llm._binding.ordering import KeyedOrder, UsersOrder
+    from resilient_llm._binding.tool_loops import ToolLoops
     from resilient_llm._core.call.call import Candidate
     from resilient_llm._core.call.capabilities import Demand, Lack
     from resilient_llm._runtime.tracing import Trace
-    from resilient_llm.guards import FoundLoop
 
 
 class Beginning(Reporting):
@@ -56,7 +56,7 @@ class Beginning(Reporting):
             self.injection.refuse_taken()
         options, order, call_id, entered = self.options, self.order, "", None
         effect, demand, lacks = self.effect, None, NO_LACKS
-        demands, tool_loops, found = effect.demands, effect.tool_loops, None
+        demands = effect.demands
         if call_ids.switch.is_on:
             call_id = named_call_id(open_trace()) or new_id()
             entered = call_ids.enter(call_id)
@@ -65,8 +65,6 @@ class Beginning(Reporting):
                 kwargs, pinned = self.pins.without(kwargs)
                 if pinned is not None:
                     candidates, order = (self.by_key[pinned.key],), None
-            if tool_loops is not None:
-                found = tool_loops.of_call(args or (), kwargs)
             if demands is not None:
                 demand, lacks = demands.of_call(candidates, args or (), kwargs)
             chosen, candidate = candidates, candidates[0]
@@ -89,8 +87,8 @@ class Beginning(Reporting):
             self._note(first, trace)
         if runtime.dispatcher.hooks:
             self._begin_hook(first)
-        if found is not None:
-            self._tell_loop(first, found)
+        if effect.tool_loops is not None:
+            self._look_for_loop(effect.tool_loops, first, args or ())
         first.entered_at = runtime.clock()
         if lacks:
             assert demand is not None
@@ -165,24 +163,32 @@ class Beginning(Reporting):
                 call_ids.leave(first.entered)
             raise
 
-    def _tell_loop(self, first: FirstAttempt, found: FoundLoop) -> None:
+    def _look_for_loop(
+        self, tool_loops: ToolLoops, first: FirstAttempt, args: tuple[Any, ...]
+    ) -> None:
         """Emit that the conversation of a call repeats one tool call; end the call if it has to.
 
         Raises:
             ToolLoopError: If the policy refuses such calls.
         """
-        first.call_id = first.call_id or new_id()  # what is emitted later has the same
-        first.entered_at = now = runtime.clock()
-        call, candidate, goes_on = self.new_call((), first), first.candidate, False
+        call = found = None
+        goes_on = False
         try:
-            call.emit(candidate, event_names.ToolLoopDetected, now, **found.details())
-            if found.action == "raise":
-                emit_call_failed(call, candidate, now, ErrorKind.REJECTED)
-            else:
+            found = tool_loops.of_call(args, first.kwargs)
+            if found is None:
                 goes_on = True
-        finally:  # an observer may interrupt the call
+                return
+            first.call_id = first.call_id or new_id()  # what is emitted later has the same
+            first.entered_at = now = runtime.clock()
+            call, candidate = self.new_call((), first), first.candidate
+            call.emit(candidate, event_names.ToolLoopDetected, now, **found.details())
+            goes_on = found.action != "raise"
             if not goes_on:
-                call.clear()
+                emit_call_failed(call, candidate, now, ErrorKind.REJECTED)
+        finally:  # the user, or an observer, may interrupt that
+            if not goes_on:
+                if call is not None:
+                    call.clear()
                 if first.entered is not None:
                     call_ids.leave(first.entered)
         if not goes_on:

@@ -117,9 +117,7 @@ def _is_long(text: str) -> bool:
 def _decoder() -> json.JSONDecoder:
     import json  # most conversations never need it
 
-    return json.JSONDecoder(
-        object_pairs_hook=_object, parse_constant=_refuse, parse_float=_finite
-    )
+    return json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse, parse_float=_finite)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -143,7 +141,7 @@ def _finite(text: str) -> float:
 
 def _form(value: Any, budget: Budget, depth: int) -> Any:
     """Return the form of what is sent as JSON."""
-    cls: Any = type(value)
+    cls: Any = type(value)  # pyright: ignore[reportUnknownVariableType]  # of anything
     if cls is str or value is None:
         return value
     if cls is bool:

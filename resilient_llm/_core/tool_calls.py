@@ -24,7 +24,7 @@ from resilient_llm._core.held import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
 MOST: Final = 1_000_000
 """Messages, parts, calls and values of arguments that are read of one conversation."""
@@ -47,6 +47,8 @@ _OF_PART: Final = ("function_call", "functionCall")
 """Where a part of google-genai, and a message of the older chat format, holds its tool call."""
 _WITH_PARTS: Final = ("content", "parts")
 _ARGUMENTS: Final = ("arguments", "args", "input")
+_MEANT: Final = frozenset({"type", "tool_calls", *_UNREAD, *_OF_PART, *_WITH_PARTS})
+"""All fields of messages and parts that are looked at."""
 _PARTIAL: Final = ("partial_args", "partialArgs")
 """Arguments of which the rest is in other parts."""
 
@@ -69,7 +71,7 @@ def last_row(conversation: object) -> Row | None:
     tool, repeats, latest = "", 0, None
     budget = Budget(MOST)
     try:
-        for name, arguments in _Reader(budget).calls_in(conversation, 0):
+        for name, arguments in _calls_in(conversation, budget):
             if latest is None:
                 latest = Arguments(arguments, budget)
                 tool = name
@@ -81,71 +83,82 @@ def last_row(conversation: object) -> Row | None:
     return Row(tool, repeats) if repeats else None
 
 
-class _Reader:
-    """Gives the tool calls of one conversation, the latest first: ``(name, arguments)``."""
+def _calls_in(conversation: object, budget: Budget) -> Iterator[tuple[str, object]]:
+    """Give the tool calls of a conversation, the latest first: ``(name, arguments)``.
 
-    __slots__ = ("_budget",)
-
-    def __init__(self, budget: Budget) -> None:
-        self._budget = budget
-
-    def calls_in(self, value: Any, depth: int) -> Iterator[tuple[str, object]]:
-        """Give the tool calls of a list of messages or parts, or of one of these."""
-        cls: Any = type(value)
-        if cls is dict:
-            yield from self._calls_of(record_of(value) or {}, depth)
-        elif issubclass(cls, (list, tuple)):
-            if depth >= DEEPEST:
+    Raises:
+        UnreadableError: If what comes next may be a tool call, and cannot be read.
+    """
+    unread: list[list[Any]] = [[conversation]]
+    while unread:
+        if not unread[-1]:
+            unread.pop()
+            continue
+        budget.spend(1)
+        value = unread[-1].pop()
+        cls: Any = type(value)  # pyright: ignore[reportUnknownVariableType]  # of anything
+        if cls is dict and _is_plain(value):
+            continue
+        if issubclass(cls, (list, tuple)):
+            if len(unread) > DEEPEST:
                 raise UnreadableError
-            yield from self._calls_in_items(value, depth + 1)
+            unread.append(_items(value, budget))
         elif not issubclass(cls, str):
             record = record_of(value, _MESSAGE)
             if record is None:
                 raise UnreadableError
-            yield from self._calls_of(record, depth)
+            inner = yield from _calls_of(record, budget)
+            if inner is not None:
+                unread.append([inner])
 
-    def _calls_in_items(self, value: object, depth: int) -> Iterator[tuple[str, object]]:
-        found = items_of(value, self._budget.values + 1)
-        assert found is not None
-        items = found[0]
-        while items:
-            self._budget.spend(1)
-            item = items.pop()
-            if type(item) is not str:
-                yield from self.calls_in(item, depth)
 
-    def _calls_of(self, record: dict[str, Any], depth: int) -> Iterator[tuple[str, object]]:
-        """Give the tool calls of a message, a part or an item."""
-        kind = record.get("type")
-        word = "" if kind is None else word_of(kind)
-        if word.endswith(_RESULTS):
-            return
-        if word.endswith(_CALLS):
-            yield _call(record)
-            return
-        if word in _OTHERS or first(record, *_UNREAD) is not None:
+def _is_plain(record: dict[Any, Any]) -> bool:
+    """Return whether a message or a part is a text and nothing else, as nearly all are."""
+    for name, value in record.items():
+        if type(name) is not str:
+            return False
+        if name in _MEANT and not (
+            type(value) is str and (name == "content" or (name == "type" and value == "text"))
+        ):
+            return False
+    return True
+
+
+def _items(value: Any, budget: Budget) -> list[Any]:
+    found = items_of(value, budget.values + 1)
+    assert found is not None
+    return found[0]
+
+
+def _calls_of(
+    record: dict[str, Any], budget: Budget
+) -> Generator[tuple[str, object], None, object]:
+    """Give the tool calls of a message, a part or an item; return its parts, if it has any."""
+    kind = record.get("type")
+    word = "" if kind is None else word_of(kind)
+    if word.endswith(_RESULTS):
+        return None
+    if word.endswith(_CALLS):
+        yield _call(record)
+        return None
+    if word in _OTHERS or first(record, *_UNREAD) is not None:
+        raise UnreadableError
+    calls = record.get("tool_calls")
+    if calls is not None and is_filled(calls):
+        # Frameworks repeat these in the content, in the provider's own format.
+        if not issubclass(type(calls), (list, tuple)):
             raise UnreadableError
-        calls = record.get("tool_calls")
-        if calls is not None and is_filled(calls):
-            # Frameworks repeat these in the content, in the provider's own format.
-            yield from self._calls_in_list(calls)
-            return
-        called = first(record, *_OF_PART)
-        if called is not None:
-            yield _call(called, may_lack_arguments=True)
-            return
-        inner = first(record, *_WITH_PARTS)
-        if inner is not None and not is_bare(type(inner)):
-            yield from self.calls_in(inner, depth)
-
-    def _calls_in_list(self, calls: object) -> Iterator[tuple[str, object]]:
-        found = items_of(calls, self._budget.values + 1)
-        if found is None or not issubclass(type(calls), (list, tuple)):
-            raise UnreadableError
-        items = found[0]
+        items = _items(calls, budget)
         while items:
-            self._budget.spend(1)
+            budget.spend(1)
             yield _call(items.pop())
+        return None
+    called = first(record, *_OF_PART)
+    if called is not None:
+        yield _call(called, may_lack_arguments=True)
+        return None
+    inner: object = first(record, *_WITH_PARTS)
+    return None if is_bare(type(inner)) else inner
 
 
 def _call(value: object, *, may_lack_arguments: bool = False) -> tuple[str, object]:
