@@ -9,6 +9,7 @@ never found by guessing.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from resilient_llm._core.equal_arguments import Arguments, Budget, UnreadableError
@@ -31,6 +32,7 @@ MOST: Final = 1_000_000
 DEEPEST: Final = 8
 """Lists of messages and parts within each other."""
 
+_LISTS: Final = (list, tuple, deque)
 _MESSAGE: Final = ("content", "parts", "role", "text", "tool_calls", "function_call")
 """Names of which an object that is a message, or a part of one, holds one at least."""
 _CALL: Final = ("function", "custom", "name")
@@ -99,7 +101,7 @@ def _calls_in(conversation: object, budget: Budget) -> Iterator[tuple[str, objec
         cls: Any = type(value)  # pyright: ignore[reportUnknownVariableType]  # of anything
         if cls is dict and _is_plain(value):
             continue
-        if issubclass(cls, (list, tuple)):
+        if issubclass(cls, _LISTS):
             if len(unread) > DEEPEST:
                 raise UnreadableError
             unread.append(_items(value, budget))
@@ -146,7 +148,7 @@ def _calls_of(
     calls = record.get("tool_calls")
     if calls is not None and is_filled(calls):
         # Frameworks repeat these in the content, in the provider's own format.
-        if not issubclass(type(calls), (list, tuple)):
+        if not issubclass(type(calls), _LISTS):
             raise UnreadableError
         items = _items(calls, budget)
         while items:

@@ -471,6 +471,7 @@ def test_every_error_is_in_the_reference_with_its_attributes() -> None:
         "CallRejectedError": resilient_llm.CallRejectedError("groq", "network", 1.0),
         "BreakerOpenError": rejected,
         "NoCapableTargetError": resilient_llm.NoCapableTargetError(["tools"], 3, {"groq/a": ()}),
+        "ToolLoopError": resilient_llm.ToolLoopError("groq/a", "search", 3),
         "ResponseRejectedError": resilient_llm.ResponseRejectedError("groq"),
         "DeadlineExceededError": resilient_llm.DeadlineExceededError(
             1.0, [AttemptRecord("groq/llama", 1)]
