@@ -80,8 +80,7 @@ def simulate(
     observer goes in or out; what `configure` set holds. Other threads go on as always, in real
     time and in the state of the process. Each call is given its number as its only argument, for
     functions such as ``needs`` and strategies. Nothing is sent: functions of targets,
-    ``observers`` and ``reject`` of the policy are not used, since every simulated answer is good,
-    nor is ``tool_loop``, since no call has a conversation.
+    ``observers`` and ``reject`` of the policy are not used, since every simulated answer is good.
     Equal seeds give equal traffic and equal reports.
 
     Examples:
@@ -155,7 +154,7 @@ def _offline(policy: Failover) -> Failover:
         return Target(target.spec, **options)
 
     chain = [each if each.call is None else without_call(each) for each in policy.chain]
-    return policy.using(chain=chain, reject=None, observers=(), tool_loop="off")
+    return policy.using(chain=chain, reject=None, observers=())
 
 
 def run(

@@ -623,7 +623,8 @@ def deep(levels: int) -> Any:
 def test_deep_arguments_are_read_as_far_as_they_are_sent() -> None:
     """Far deeper than any schema; what is deeper still is not compared."""
     assert ("f", 2) == last_row(in_anthropic("f", deep(30)) + in_anthropic("f", deep(30)))
-    assert last_row(in_anthropic("f", deep(100_000)) * 2) is None
+    for levels in (33, 100_000):
+        assert last_row(in_anthropic("f", deep(levels)) * 2) is None
 
 
 def test_reading_ends_with_the_most_that_is_read() -> None:

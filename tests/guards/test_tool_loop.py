@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import pickle
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import FrozenInstanceError
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,6 +40,7 @@ from resilient_llm import (
     observe,
     settings,
 )
+from resilient_llm.observers import jsonl
 from resilient_llm.testing import FakeClock, Weather, capture_events, simulate
 from tests.support.ways import GROQ, OPENAI, down, on_both_loops, run_async
 
@@ -127,14 +130,28 @@ def test_it_is_asked_once_for_each_call(clock: FakeClock) -> None:
 
 
 def test_a_slow_observer_is_not_taken_for_a_slow_target(clock: FakeClock) -> None:
-    """The attempt begins after the event was handed over."""
+    """The attempt, and the deadline, begin after the event was handed over."""
     ask = ask_with(tool_loop="warn")
+    late = failover([GROQ], tool_loop="warn", timeout=30.0)(coroutine_of)
     stop = observe(lambda event: clock.advance(50.0), ToolLoopDetected)
     with capture_events(AttemptSucceeded) as seen:
         ask(STUCK)
+        ask(STUCK)
+        arun(late, STUCK)
     stop()
 
-    assert [0.0] == [each.seconds for each in seen]
+    assert [0.0, 0.0, 0.0] == [each.seconds for each in seen]
+
+
+def test_an_exporter_is_told_of_calls_that_begin_after_it(clock: FakeClock, tmp_path: Path) -> None:
+    """As of other events of calls."""
+    clock.advance(10.0)
+    exporter = jsonl.install(tmp_path / "journal")
+    ask_with(tool_loop="warn")(STUCK)
+
+    assert exporter.flush()
+    found = [json.loads(line) for line in (tmp_path / "journal").read_text().splitlines()]
+    assert ["search"] == [each["tool"] for each in found if each["type"] == "ToolLoopDetected"]
 
 
 @pytest.mark.parametrize(
@@ -448,9 +465,12 @@ def test_a_default_of_the_argument_is_read() -> None:
     def ask(target: Target, messages: Any = tuple(STUCK)) -> str:
         return target.key
 
-    with pytest.raises(ToolLoopError):
-        ask()
-    assert GROQ == ask(HEALTHY)
+    asked = ask.using(needs=lambda *_: ())  # the wrapper passes arguments on as they are then
+
+    for each in (ask, asked):
+        with pytest.raises(ToolLoopError):
+            each()
+        assert GROQ == each(HEALTHY)
 
 
 def test_the_call_of_a_generator_function_begins_with_its_first_item() -> None:
