@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         ResilientLLMError,
         ResponseRejectedError,
         StreamInterruptedError,
+        ToolLoopError,
     )
     from resilient_llm._values.events import (
         AttemptCancelled,
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
         TargetBenched,
         TargetSkipped,
         TargetUnbenched,
+        ToolLoopDetected,
         UnknownError,
     )
     from resilient_llm._values.explanation import Explanation
@@ -73,6 +75,7 @@ if TYPE_CHECKING:
     from resilient_llm._values.strategy_call import StrategyCall
     from resilient_llm._values.stream_policy import StreamPolicy
     from resilient_llm._values.target import Attempt, Target
+    from resilient_llm._values.tool_loop import ToolLoop
     from resilient_llm._values.verdict import Verdict
 
 __all__ = [
@@ -119,6 +122,9 @@ __all__ = [
     "TargetHealth",
     "TargetSkipped",
     "TargetUnbenched",
+    "ToolLoop",
+    "ToolLoopDetected",
+    "ToolLoopError",
     "Trace",
     "TracedCall",
     "UnbenchModel",
@@ -159,12 +165,13 @@ _MODULES = {
     "_values.errors": (
         "BreakerOpenError CallRejectedError ChainExhaustedError ConfigurationError "
         "DeadlineExceededError NoCapableTargetError ResilientLLMError ResponseRejectedError "
-        "StreamInterruptedError"
+        "StreamInterruptedError ToolLoopError"
     ),
     "_values.events": (
         "AttemptCancelled AttemptFailed AttemptSucceeded CallFailed Event FailedOver HealthChanged "
         "HedgeStarted ObserverFailed OrderChanged RetryScheduled RetryStopped StreamCommitted "
-        "StreamInterrupted TargetBenched TargetSkipped TargetUnbenched UnknownError"
+        "StreamInterrupted TargetBenched TargetSkipped TargetUnbenched ToolLoopDetected "
+        "UnknownError"
     ),
     "_values.explanation": "Explanation",
     "_values.health": "BenchedModel TargetHealth",
@@ -173,6 +180,7 @@ _MODULES = {
     "_values.strategy_call": "StrategyCall",
     "_values.stream_policy": "StreamPolicy",
     "_values.target": "Attempt Target",
+    "_values.tool_loop": "ToolLoop",
     "_values.verdict": "Verdict",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._core.contents import JSON_SCHEMA, THINKING, TOOLS, Contents, estimate
 from resilient_llm._core.held import (
+    conversation_among,
     held,
     is_bare,
     is_filled,
     is_given,
-    items_of,
     record_of,
     word_of,
 )
@@ -150,10 +150,7 @@ def _conversation(argument: str, arguments: Mapping[str, Any], others: tuple[Any
     """Return the conversation of a call, else its first argument without a name that may be one."""
     if argument in arguments:
         return arguments[argument]
-    return next(
-        (each for each in others if items_of(each, 1) is not None or record_of(each) is not None),
-        None,
-    )
+    return conversation_among(others)
 
 
 # What a call may ask for beside its conversation.

@@ -13,6 +13,7 @@ from resilient_llm._values.settings import BreakerOptions, OnMemoryPressure, Set
 from resilient_llm._values.sticky import Sticky
 from resilient_llm._values.stream_policy import StreamPolicy
 from resilient_llm._values.target import Target
+from resilient_llm._values.tool_loop import Action, ToolLoop
 from resilient_llm._values.verdict import Verdict
 
 
@@ -29,6 +30,7 @@ class Changes(TypedDict, total=False):
     adaptive: bool | Adaptive | None
     hedge: Hedge
     max_hedges: int | None
+    tool_loop: Action | ToolLoop | None
     reject: Callable[[Any], bool | str | ErrorKind | Verdict | None] | None
     on_request_error: OnError | None
     on_content_policy: OnError | None

@@ -272,6 +272,9 @@ def failover(chain: Any, **options: Unpack[FailoverOptions]) -> Failover:
             the call's arguments to words or None.
         tokens: Estimate of a call's input in tokens, or a function from the call's arguments to
             it; targets with a context window that is too small are skipped.
+        tool_loop: Whether a call is looked at whose conversation repeats one tool call, as that of
+            an agent that runs away: ``"off"``, ``"warn"`` for `ToolLoopDetected`, ``"raise"`` for
+            `ToolLoopError` as well, or `ToolLoop` with other numbers.
         reject: Looks at an answer, of a stream at its first item with content; None or
             False for a good one, else True, a word, cut at 40 characters, an `ErrorKind`
             or a `Verdict`.

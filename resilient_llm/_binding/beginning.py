@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from resilient_llm._binding.ordering import KeyedOrder, UsersOrder
+    from resilient_llm._binding.tool_loops import ToolLoops
     from resilient_llm._core.call.call import Candidate
     from resilient_llm._core.call.capabilities import Demand, Lack
     from resilient_llm._runtime.tracing import Trace
@@ -45,6 +46,7 @@ class Beginning(Reporting):
 
         Raises:
             NoCapableTargetError: If none of the targets can take the call.
+            ToolLoopError: If its conversation repeats one tool call, and the policy refuses that.
             TypeError: If it names the parameter that its function takes the target with.
         """
         candidates = self.candidates
@@ -85,6 +87,8 @@ class Beginning(Reporting):
             self._note(first, trace)
         if runtime.dispatcher.hooks:
             self._begin_hook(first)
+        if effect.tool_loops is not None:
+            self._look_for_loop(effect.tool_loops, first, args or ())
         first.entered_at = runtime.clock()
         if lacks:
             assert demand is not None
@@ -158,6 +162,37 @@ class Beginning(Reporting):
             if first.entered is not None:
                 call_ids.leave(first.entered)
             raise
+
+    def _look_for_loop(
+        self, tool_loops: ToolLoops, first: FirstAttempt, args: tuple[Any, ...]
+    ) -> None:
+        """Emit that the conversation of a call repeats one tool call; end the call if it has to.
+
+        Raises:
+            ToolLoopError: If the policy refuses such calls.
+        """
+        call = found = None
+        goes_on = False
+        try:
+            found = tool_loops.of_call(args, first.kwargs)
+            if found is None:
+                goes_on = True
+                return
+            first.call_id = first.call_id or new_id()  # what is emitted later has the same
+            first.entered_at = now = runtime.clock()
+            call, candidate = self.new_call((), first), first.candidate
+            call.emit(candidate, event_names.ToolLoopDetected, now, **found.details())
+            goes_on = found.action != "raise"
+            if not goes_on:
+                emit_call_failed(call, candidate, now, ErrorKind.REJECTED)
+        finally:  # the user, or an observer, may interrupt that
+            if not goes_on:
+                if call is not None:
+                    call.clear()
+                if first.entered is not None:
+                    call_ids.leave(first.entered)
+        if not goes_on:
+            raise found.error([each.target.key for each in first.candidates])
 
     def _capable(
         self, first: FirstAttempt, demand: Demand, lacks: Mapping[str, Lack]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from resilient_llm._binding.caller import Caller
 from resilient_llm._binding.injection import loop_injection
+from resilient_llm._binding.tool_loops import check_tool_loop
 from resilient_llm._binding.wrapper import checked_injection
 from resilient_llm._values.errors import ConfigurationError
 
@@ -53,8 +54,8 @@ class Callers:
         """Return the caller of the loop form.
 
         Raises:
-            ConfigurationError: If the policy names a hedge, or asks a function about the arguments
-                of a call.
+            ConfigurationError: If the policy names a hedge, or wants to know the arguments of a
+                call.
         """
         if callable(self._policy.options.needs):
             raise ConfigurationError(
@@ -68,5 +69,7 @@ class Callers:
             )
         caller = self._loops.get(is_async)
         if caller is None:
-            caller = self._loops[is_async] = Caller(self._policy, loop_injection(is_async=is_async))
+            injection = loop_injection(is_async=is_async)
+            check_tool_loop(self._policy.options, injection)
+            caller = self._loops[is_async] = Caller(self._policy, injection)
         return caller

@@ -6,11 +6,11 @@ a call.
 
 from __future__ import annotations
 
-import inspect
 import operator
 import sys
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from resilient_llm._binding.call_arguments import CallArguments, may_take, parameters_of
 from resilient_llm._core.call.capabilities import NO_LACKS, Demand, lacks_of
 from resilient_llm._core.contents import estimate, held
 from resilient_llm._runtime.classify import classify
@@ -21,6 +21,7 @@ from resilient_llm._values.by_name import ByName, wants_arguments
 from resilient_llm._values.kinds import ErrorKind
 
 if TYPE_CHECKING:
+    import inspect
     from collections.abc import Callable, Mapping, Sequence
 
     from resilient_llm._binding.injection import Injection
@@ -33,19 +34,16 @@ _OUTPUT: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 """What a call names its longest answer, in tokens."""
 _CONFIG: Final = "config"
 """Where google-genai takes that."""
-_P = inspect.Parameter
 
 
 class Demands:
     """Finds out what each call of one function needs."""
 
     __slots__ = (
+        "_arguments",
         "_constant",
-        "_defaults",
         "_injection",
-        "_names",
         "_needs",
-        "_positions",
         "_tokens",
         "_unread",
         "_words",
@@ -60,21 +58,8 @@ class Demands:
         self._tokens: int | Callable[..., Any] | None = options.tokens
         if injection.is_loop and callable(self._tokens):
             self._tokens = 0  # there is no argument that it could be asked about
-        visible = injection.visible[1:] if injection.is_passed else injection.visible
-        self._names = [
-            parameter.name
-            for parameter in visible
-            if parameter.kind in (_P.POSITIONAL_ONLY, _P.POSITIONAL_OR_KEYWORD)
-        ]
-        """Of what is passed by position."""
-        self._positions = {name: index for index, name in enumerate(self._names)}
-        self._defaults = {
-            parameter.name: parameter.default
-            for parameter in visible
-            if parameter.name not in injection.names and parameter.default is not _P.empty
-        }
-        """What a call has that the caller leaves out."""
-        self._unread = self._missing_argument(visible)
+        self._arguments = CallArguments(injection)
+        self._unread = self._missing_argument(parameters_of(injection))
         """What the log is told with the first call; None if there is nothing to tell."""
         self._constant: tuple[Demand, Mapping[str, Lack]] | None = None
         if self._needs is None and self._tokens is None:
@@ -107,8 +92,7 @@ class Demands:
         """
         if self._constant is not None:
             return self._constant
-        if self._injection.is_passed:
-            args = args[1:]
+        args = self._arguments.own(args)
         words = self._words
         if self._unread is not None:
             self._tell_unread(self._unread)
@@ -130,14 +114,12 @@ class Demands:
         """Return what to tell if ``needs`` reads an argument that the function does not take."""
         needs: Any = self._needs
         wanted = needs.argument if isinstance(needs, ByName) else None
-        taken = {parameter.name for parameter in visible}
-        if wanted is None or wanted in taken:
+        if wanted is None or may_take(visible, wanted):
             return None
-        if any(each.kind in (_P.VAR_POSITIONAL, _P.VAR_KEYWORD) for each in visible):
-            return None
+        taken = ", ".join(sorted(parameter.name for parameter in visible)) or "none"
         return (
             f"needs of {self._injection.called} reads the argument {wanted!r}, which is not among "
-            f"{', '.join(sorted(taken)) or 'none'}: name the one that has the messages"
+            f"{taken}: name the one that has the messages"
         )
 
     def _tell_unread(self, text: str) -> None:
@@ -151,16 +133,7 @@ class Demands:
         if wants_arguments(function):
             return function(*args, **kwargs)
         by_name: Any = function
-        return by_name.of_arguments(*self._named(args, kwargs))
-
-    def _named(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[dict[str, Any], tuple[Any, ...]]:
-        """Return the arguments by name, without ``self`` and ``cls``, and those without a name."""
-        named = dict(zip(self._names, args, strict=False))
-        if self._names and self._names[0] in ("self", "cls"):
-            named.pop(self._names[0], None)
-        return {**self._defaults, **named, **kwargs}, args[len(self._names) :]
+        return by_name.of_arguments(*self._arguments.named(args, kwargs))
 
     def _estimate(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -183,7 +156,7 @@ class Demands:
                 f"tokens of {self._injection.called} {said}: the default estimate is used",
                 warning=True,
             )
-        return estimate(*self._named(args, kwargs))
+        return estimate(*self._arguments.named(args, kwargs))
 
     def _longest_answer(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
         """Return the most tokens that a call asks of a target as an answer; 0 if unknown."""
@@ -200,9 +173,6 @@ class Demands:
         if name in target.params:
             return target.params[name]
         if name not in target.removed:
-            if name in kwargs:
-                return kwargs[name]
-            position = self._positions.get(name, len(args))
-            if position < len(args):
-                return args[position]
-        return self._defaults.get(name)
+            for value in self._arguments.passed(name, args, kwargs):
+                return value
+        return self._arguments.defaults.get(name)

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Final
 from resilient_llm._binding.asking import takes_call
 from resilient_llm._binding.demands import Demands
 from resilient_llm._binding.injection import can_be_hedged, keeps_limits
+from resilient_llm._binding.tool_loops import ToolLoops, has_conversation
 from resilient_llm._core.backoff import as_backoff
 from resilient_llm._core.call.capabilities import NO_LACKS
 from resilient_llm._values.policy import DEFAULTS
+from resilient_llm._values.tool_loop import tool_loop_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,6 +49,7 @@ class OptionsEffect:
         is_inlined: Whether the wrapper may make the first attempt by itself. This is the only
             list of what it cannot do.
         takes_call: Whether a function of the user asks for the arguments of a call as passed.
+        tool_loops: Finds calls whose conversation repeats one tool call; None if nothing is read.
     """
 
     __slots__ = (
@@ -63,6 +66,7 @@ class OptionsEffect:
         "needs_limits",
         "options",
         "takes_call",
+        "tool_loops",
     )
 
     def __init__(
@@ -112,6 +116,8 @@ class OptionsEffect:
             or options.max_attempts == 1
         )
         """Whether a failure may be all that is known of an attempt: see `SecondAttempt`."""
+        loop = tool_loop_of(options.tool_loop)
+        self.tool_loops = None if loop is None else ToolLoops(loop, injection)
         cuts_off = self.has_limits and injection.is_async
         self.takes_call = takes_call(options, options.strategy)
         self.is_inlined = not (
@@ -119,6 +125,7 @@ class OptionsEffect:
             or takes_attempt
             or cuts_off
             or self.is_hedged
+            or self.tool_loops is not None
             or not isinstance(options.strategy, str)
             or (self.demands is not None and not self._is_same_order(options, self.demands))
         )
@@ -142,6 +149,7 @@ class OptionsInForce:
         self._keeps_limits = keeps_limits(injection, policy.chain, 1.0)
         """Whether a default ``attempt_timeout`` holds for it; any number may stand for that."""
         self._can_be_hedged = can_be_hedged(injection, policy.chain)
+        self._injection = injection
         self._replaced: list[tuple[float, Options, CallDeps]] = []
         """``(until when, options, deps)`` of earlier bindings, oldest first."""
         self._clock: Clock | None = None
@@ -155,7 +163,10 @@ class OptionsInForce:
         """
         present = self.options
         options = self._policy.in_force(
-            defaults, keeps_limits=self._keeps_limits, can_be_hedged=self._can_be_hedged
+            defaults,
+            keeps_limits=self._keeps_limits,
+            can_be_hedged=self._can_be_hedged,
+            has_conversation=has_conversation(defaults.tool_loop, self._injection),
         )
         if all(getattr(options, name) is getattr(present, name) for name in DEFAULTS):
             return present

@@ -19,6 +19,7 @@ from resilient_llm._binding.injection import (
     keeps_limits,
 )
 from resilient_llm._binding.method_copy import copy_of_method
+from resilient_llm._binding.tool_loops import check_tool_loop
 from resilient_llm._binding.wrapper_code import Codes, Kind, generate
 from resilient_llm._runtime.chains import note_function
 from resilient_llm._values.errors import ConfigurationError
@@ -67,6 +68,7 @@ def checked_injection(policy: Policy, fn: Any) -> Injection:
     _check_limits(policy, injection)
     _check_hedge(policy, injection)
     check_asked(policy.options, injection)
+    check_tool_loop(policy.options, injection)
     return injection
 
 
@@ -176,6 +178,7 @@ class _Copies:
         _check_limits(changed._policy, self._injection)
         _check_hedge(changed._policy, self._injection)
         check_asked(changed._policy.options, self._injection)
+        check_tool_loop(changed._policy.options, self._injection)
         if not self._injection.takes_target and not all(
             target.call is not None for target in changed._policy.chain
         ):

@@ -211,6 +211,8 @@ class Ledger:
         """``{(target, slow target): hedges}``"""
         self.order_changes: dict[Labels, int] = {}
         """``{(target,): moves of it}``"""
+        self.tool_loops: dict[Labels, int] = {}
+        """``{(function, action): calls whose conversation repeats one tool call}``"""
         self.first_contents: dict[str, FirstContents] = {}
 
     def function(self, name: str) -> FunctionCounts:
@@ -308,6 +310,11 @@ def _order_changed(function: FunctionCounts, key: str, _: Mapping[str, Any]) -> 
     ledger.add(ledger.order_changes, (ledger.names.of(key),))
 
 
+def _tool_loop_found(function: FunctionCounts, _: str, details: Mapping[str, Any]) -> None:
+    ledger = function.ledger
+    ledger.add(ledger.tool_loops, (function.name, details["action"]))
+
+
 def _committed(function: FunctionCounts, key: str, details: Mapping[str, Any]) -> None:
     ledger = function.ledger
     ledger.first_content(ledger.names.of(key), details["seconds"])
@@ -325,6 +332,7 @@ _COUNTED: Final[dict[str, Callable[[FunctionCounts, str, Mapping[str, Any]], Non
     event_names.FailedOver: _failed_over,
     event_names.HedgeStarted: _hedged,
     event_names.OrderChanged: _order_changed,
+    event_names.ToolLoopDetected: _tool_loop_found,
     event_names.StreamCommitted: _committed,
     event_names.CallFailed: _call_failed,
 }
@@ -386,6 +394,7 @@ class Figures:
         self.skips: dict[Labels, int] = {}
         self.hedges: dict[Labels, int] = {}
         self.order_changes: dict[Labels, int] = {}
+        self.tool_loops: dict[Labels, int] = {}
         self.seconds: dict[str, Histogram] = {}
         self.first_contents: dict[str, Histogram] = {}
         self.in_flight: dict[str, int] = {}
@@ -417,6 +426,8 @@ def figures_of(ledgers: tuple[Ledger, ...], bounds: tuple[float, ...], names: Na
             _add(found.hedges, (names.of(key), names.of(beside)), number)
         for (key,), number in list(ledger.order_changes.items()):
             _add(found.order_changes, (names.of(key),), number)
+        for labels, number in list(ledger.tool_loops.items()):
+            _add(found.tool_loops, labels, number)
         for key, contents in list(ledger.first_contents.items()):
             _add_seconds(found.first_contents, names.of(key), contents, ledger.bounds, bounds)
     return found

@@ -9,6 +9,7 @@ or a set, which hashes and compares, and nothing is asked for by name where a cl
 from __future__ import annotations
 
 import collections
+import itertools
 import types
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -71,10 +72,15 @@ def items_of(value: object, most: int) -> tuple[list[Any], int] | None:
     return None
 
 
-def record_of(value: object) -> dict[str, Any] | None:
+def record_of(value: object, holds: tuple[str, ...] = _HOLDS) -> dict[str, Any] | None:
     """Return what a dict, or an object that is data, holds by name; None for others.
 
     To be read only: it may be what the object itself holds. Keys that are no texts are left out.
+
+    Args:
+        value: The dict or object.
+        holds: Names of which an object holds one at least, if its class does not say that its
+            objects are data.
     """
     cls = type(value)
     if cls is dict:
@@ -84,7 +90,7 @@ def record_of(value: object) -> dict[str, Any] | None:
     if issubclass(cls, dict):
         return _named(_pairs(value))
     own = _own(value)
-    if not _is_record[cls] and (own is None or not any(name in own for name in _HOLDS)):
+    if not _is_record[cls] and (own is None or not any(name in own for name in holds)):
         return None
     if own is None:
         return _slots(value, cls)
@@ -92,6 +98,22 @@ def record_of(value: object) -> dict[str, Any] | None:
     if type(extra) is dict and extra:
         return {**own, **by_name(cast("dict[Any, Any]", extra))}
     return own
+
+
+def conversation_among(values: Iterable[object]) -> Any:
+    """Return the first of several arguments that may be a conversation, or None."""
+    return next(
+        (each for each in values if items_of(each, 1) is not None or record_of(each) is not None),
+        None,
+    )
+
+
+def pairs_of(value: object, most: int) -> list[tuple[Any, Any]] | None:
+    """Return keys and values of a dict or of an object of a subclass, at most so many of them.
+
+    None for others.
+    """
+    return list(itertools.islice(_pairs(value), most)) if issubclass(type(value), dict) else None
 
 
 def by_name(found: dict[Any, Any]) -> dict[str, Any]:

@@ -4,7 +4,8 @@
     ├── ConfigurationError      also ValueError; raised where it is written
     ├── CallRejectedError       nothing was sent
     │   ├── BreakerOpenError    .target .retry_after .reason
-    │   └── NoCapableTargetError    .needs .tokens .missing
+    │   ├── NoCapableTargetError    .needs .tokens .missing
+    │   └── ToolLoopError       .tool .repeats
     ├── ResponseRejectedError   `reject` refused the answer: .target .reason
     ├── DeadlineExceededError   also TimeoutError
     ├── StreamInterruptedError  .target .items_sent .text_so_far
@@ -34,6 +35,7 @@ __all__ = [
     "ResilientLLMError",
     "ResponseRejectedError",
     "StreamInterruptedError",
+    "ToolLoopError",
 ]
 
 
@@ -116,6 +118,31 @@ class NoCapableTargetError(CallRejectedError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.needs, self.tokens, self.missing, self._wanted)
+
+
+@exported
+class ToolLoopError(CallRejectedError):
+    """The conversation of the call repeats one tool call; nothing was sent to any target.
+
+    Attributes:
+        tool: Name of the tool; ``"?"`` for one that is not 1 to 64 of ``A-Z a-z 0-9 _ . -``.
+        repeats: Length of the row of equal calls.
+    """
+
+    def __init__(self, target: str, tool: str, repeats: int) -> None:
+        self.tool = tool
+        self.repeats = repeats
+        super().__init__(target, "tool_loop")
+
+    def _sentence(self) -> str:
+        return (
+            f"the conversation ends in {self.repeats} calls of the tool {escaped(self.tool)} with "
+            "equal arguments, so nothing was sent: end the run; or tell the model to do something "
+            "else, and make that call with .using(tool_loop='off')"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.target, self.tool, self.repeats)
 
 
 @exported

@@ -26,6 +26,7 @@ EventName = Literal[
     "ObserverFailed",
     "HedgeStarted",
     "OrderChanged",
+    "ToolLoopDetected",
 ]
 
 AttemptSucceeded: Final = "AttemptSucceeded"
@@ -45,3 +46,4 @@ UnknownError: Final = "UnknownError"
 ObserverFailed: Final = "ObserverFailed"
 HedgeStarted: Final = "HedgeStarted"
 OrderChanged: Final = "OrderChanged"
+ToolLoopDetected: Final = "ToolLoopDetected"

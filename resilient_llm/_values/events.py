@@ -246,3 +246,19 @@ class OrderChanged(Event):
     """
 
     order: tuple[str, ...]
+
+
+@exported
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolLoopDetected(Event):
+    """The conversation of a call ends in equal calls of one tool; before its first attempt.
+
+    Attributes:
+        tool: Name of the tool; ``"?"`` for one that is not 1 to 64 of ``A-Z a-z 0-9 _ . -``.
+        repeats: Length of the row of equal calls.
+        action: ``warn`` if the call goes on, ``raise`` if it does not.
+    """
+
+    tool: str
+    repeats: int
+    action: Literal["warn", "raise"]

@@ -18,6 +18,7 @@ from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.sticky import Sticky
 from resilient_llm._values.strategy_call import checked_strategy
 from resilient_llm._values.stream_policy import StreamPolicy, stream_policy
+from resilient_llm._values.tool_loop import Action, ToolLoop, checked_tool_loop
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,6 +50,7 @@ class FailoverOptions(TypedDict, total=False):
     max_hedges: int
     needs: str | Iterable[str] | Callable[..., Iterable[str] | None] | None
     tokens: int | Callable[..., int] | None
+    tool_loop: Action | ToolLoop
     reject: Callable[[Any], bool | str | ErrorKind | Verdict | None] | None
     classify: Callable[[BaseException], Verdict | ErrorKind | None] | None
     on_request_error: OnError
@@ -82,6 +84,7 @@ class Defaults:
     adaptive: Any = False
     hedge: Any = None
     max_hedges: int = 1
+    tool_loop: Any = "off"
     reject: Callable[[Any], Any] | None = None
     on_request_error: str = "next"
     on_content_policy: str = "raise"
@@ -228,6 +231,7 @@ CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "max_hedges": _max_hedges,
     "needs": _needs,
     "tokens": _tokens,
+    "tool_loop": checked_tool_loop,
     "reject": _function_or_none,
     "classify": _function_or_none,
     "on_request_error": _next_or_raise,
@@ -281,7 +285,12 @@ class Policy:
     family: Family = field(default_factory=Family)
 
     def in_force(
-        self, defaults: Defaults, *, keeps_limits: bool = True, can_be_hedged: bool = True
+        self,
+        defaults: Defaults,
+        *,
+        keeps_limits: bool = True,
+        can_be_hedged: bool = True,
+        has_conversation: bool = True,
     ) -> Options:
         """Return the options with process-wide defaults for those that the policy does not name.
 
@@ -290,6 +299,8 @@ class Policy:
             keeps_limits: Whether attempts can keep an ``attempt_timeout``. No default holds for
                 one that could not, since ``failover`` refuses to name it there.
             can_be_hedged: The same for ``hedge``: whether attempts can be stopped.
+            has_conversation: The same for ``tool_loop``: whether calls have the argument that it
+                reads.
         """
         own, changes = self.options, dict[str, Any]()
         for name in DEFAULTS:
@@ -300,6 +311,8 @@ class Policy:
             changes.pop("attempt_timeout", None)
         if not can_be_hedged:
             changes.pop("hedge", None)
+        if not has_conversation:
+            changes.pop("tool_loop", None)
         return replace(own, **changes) if changes else own
 
 

@@ -37,6 +37,7 @@ _STYLES: Final = {
     "AttemptFailed": "yellow",
     "FailedOver": "yellow",
     "OrderChanged": "yellow",
+    "ToolLoopDetected": "yellow",
     "TargetUnbenched": "green",
     "dropped": "magenta",
 }

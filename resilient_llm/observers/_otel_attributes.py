@@ -41,6 +41,8 @@ BENCHED_UNTIL: Final = "resilient_llm.benched_until"
 CALL_ID: Final = "resilient_llm.call_id"
 SERVED_BY: Final = "resilient_llm.served_by"
 ATTEMPTS: Final = "resilient_llm.attempts"
+LOOP_TOOL: Final = "resilient_llm.tool_loop.tool"
+LOOP_REPEATS: Final = "resilient_llm.tool_loop.repeats"
 
 ATTRIBUTES: Final = (
     Attribute(OPERATION, "attempt", "text", "`chat`"),
@@ -61,6 +63,8 @@ ATTRIBUTES: Final = (
     Attribute(OUTCOME, "call", "text", "`ok`, `failed` or `cancelled`"),
     Attribute(SERVED_BY, "call", "text", "key of the target that answered"),
     Attribute(ATTEMPTS, "call", "int", "number of attempts that were made"),
+    Attribute(LOOP_TOOL, "call", "text", "of a tool loop: name of the tool, or `?`"),
+    Attribute(LOOP_REPEATS, "call", "int", "of a tool loop: equal calls in a row"),
 )
 """Every attribute of the spans; the page about traces shows this table."""
 

@@ -1,9 +1,9 @@
 """The default observer: writes events to the logger ``resilient_llm``.
 
-Benches and failed calls are logged at WARNING, failovers, recoveries, changes of an order and
-interrupted streams at INFO, all others at DEBUG. The fields of the event are in ``extra``. No
-prompt is logged, since events contain none. What operators wrote is escaped in the line, and as
-they wrote it in ``extra``.
+Benches, failed calls and tool loops are logged at WARNING, failovers, recoveries, changes of an
+order and interrupted streams at INFO, all others at DEBUG. The fields of the event are in
+``extra``. No prompt is logged, since events contain none. What operators wrote is escaped in the
+line, and as they wrote it in ``extra``.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ _LEVELS: Final[dict[str, int]] = {
     "CallFailed": WARNING,
     "ObserverFailed": WARNING,
     "UnknownError": WARNING,
+    "ToolLoopDetected": WARNING,
     "TargetUnbenched": INFO,
     "FailedOver": INFO,
     "OrderChanged": INFO,

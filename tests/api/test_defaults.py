@@ -17,6 +17,8 @@ from resilient_llm import (
     StreamInterruptedError,
     StreamPolicy,
     Target,
+    ToolLoop,
+    ToolLoopError,
     Trace,
     breaker,
     configure,
@@ -60,6 +62,7 @@ OTHERS: dict[str, Any] = {
     "adaptive": True,
     "hedge": 2.0,
     "max_hedges": 3,
+    "tool_loop": ToolLoop("raise", repeats=4),
     "on_down": "demote",
     "reject": lambda answer: None,
     "on_request_error": "raise",
@@ -389,6 +392,20 @@ def _max_hedges_default(clock: Any) -> None:
     assert [GROQ, OPENAI] == _hedged(clock, hedge=2.0, max_hedges=1)
 
 
+def _tool_loop_default(clock: Any) -> None:
+    call = {"type": "function_call", "name": "search", "arguments": "{}"}
+
+    def ask(target: Target, messages: list[Any]) -> str:
+        return target.key
+
+    guarded = failover(GROQ)(ask)
+    configure(tool_loop="raise")
+
+    with pytest.raises(ToolLoopError):
+        guarded([call] * 3)
+    assert GROQ == guarded.using(tool_loop="off")([call] * 3)
+
+
 EFFECTS: dict[str, Callable[[Any], None]] = {
     "max_attempts": _max_attempts_default,
     "backoff": _backoff_default,
@@ -406,6 +423,7 @@ EFFECTS: dict[str, Callable[[Any], None]] = {
     "stream": _stream_default,
     "hedge": _hedge_default,
     "max_hedges": _max_hedges_default,
+    "tool_loop": _tool_loop_default,
 }
 """``{option: check that its default has the effect of the option}``; two have tests of their own."""
 

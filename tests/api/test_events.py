@@ -73,6 +73,7 @@ EVENTS = [
     "ObserverFailed",
     "HedgeStarted",
     "OrderChanged",
+    "ToolLoopDetected",
 ]
 FIELDS = {
     "AttemptSucceeded": {"number", "seconds"},
@@ -92,6 +93,7 @@ FIELDS = {
     "ObserverFailed": {"type_name"},
     "HedgeStarted": {"number", "delay", "beside"},
     "OrderChanged": {"order"},
+    "ToolLoopDetected": {"tool", "repeats", "action"},
 }
 
 

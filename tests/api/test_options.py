@@ -83,6 +83,7 @@ WRONG = {
     "reraise": ["yes", None, 2],
     "stream": [3, "yes", True],
     "observers": [3, "observer", [3], [None], None],
+    "tool_loop": ["stop", None, True, False, 3, "WARN", ""],
 }
 
 ALLOWED = {
@@ -91,6 +92,7 @@ ALLOWED = {
     "on_unknown": ["next", "raise", "transient"],
     "when_all_benched": ["soonest", "wait", "raise"],
     "strategy": ["priority"],
+    "tool_loop": ["off", "warn", "raise", "ToolLoop"],
 }
 
 

@@ -39,6 +39,8 @@ SPECIAL: dict[str, Any] = {
     "new": "down",
     "order": (OPENAI, MISTRAL, GROQ),
     "beside": OPENAI,
+    "repeats": 5,
+    "action": "warn",
 }
 COMMON = {field.name for field in fields(Event)}
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +33,7 @@ from resilient_llm import (
     NoCapableTargetError,
     StreamPolicy,
     Target,
+    ToolLoopError,
     Trace,
     Verdict,
     bench_model,
@@ -243,12 +244,12 @@ def test_every_attribute_is_in_the_table(spans: Recorded, clock: FakeClock) -> N
             raise ProviderError(503, retry_after=900)
         return {"usage": {"prompt_tokens": 3, "completion_tokens": 5}}
 
-    @failover("openai/gpt")
-    def stream(target: Target) -> Iterator[str]:
+    @failover("openai/gpt", tool_loop="warn")
+    def stream(target: Target, messages: Any) -> Iterator[str]:
         yield "hello"
 
     ask()
-    list(stream())
+    list(stream([{"type": "function_call", "name": "search", "arguments": "{}"}] * 3))
 
     types = {"text": str, "int": int, "float": float}
     listed = {
@@ -1828,6 +1829,31 @@ def test_the_metrics_of_a_failover(spans: Recorded, clock: FakeClock) -> None:
     assert (("groq/llama", "invalid_credentials", "openai/gpt"), 1) == (moved, count)
     ((skipped, count),) = spans.counts("resilient_llm.skips").items()
     assert ("groq/llama", 1) == (skipped[1], count)
+
+
+@pytest.mark.parametrize("action", ["warn", "raise"])
+def test_a_tool_loop(spans: Recorded, action: Any) -> None:
+    """The span of its call has it, and a counter; a call that the guard ended has failed."""
+    conversation = [{"type": "function_call", "name": "search", "arguments": "{}"}] * 4
+
+    @failover([GROQ], tool_loop=action)
+    def ask(target: Target, messages: Any) -> str:
+        return "yes"
+
+    ask([])
+    with suppress(ToolLoopError):
+        ask(conversation)
+
+    name = f"{ask.__module__}.{ask.__qualname__}"
+    healthy, looping = spans.calls
+    found = dict(looping.attributes or {})
+    assert ("search", 4) == (
+        found["resilient_llm.tool_loop.tool"],
+        found["resilient_llm.tool_loop.repeats"],
+    )
+    assert "resilient_llm.tool_loop.tool" not in (healthy.attributes or {})
+    assert ("ok" if action == "warn" else "failed") == found["resilient_llm.outcome"]
+    assert {(action, name): 1} == spans.counts("resilient_llm.tool_loops")
 
 
 def test_the_metrics_of_hedges_and_moves(spans: Recorded) -> None:

@@ -26,6 +26,7 @@ from resilient_llm import (  # noqa: E402
     NoCapableTargetError,
     StreamPolicy,
     Target,
+    ToolLoopError,
     bench_model,
     breaker,
     configure,
@@ -468,6 +469,28 @@ def test_hedges_and_moves_make_no_more_rows_than_there_are_names(clock: FakeCloc
     assert len(hedges) <= 16
 
 
+def test_tool_loops_are_counted(registry: Any, installed: Any) -> None:
+    """By function and by what the guard did; a call that it ended has failed."""
+    conversation = [{"type": "function_call", "name": "search", "arguments": "{}"}] * 3
+
+    @failover([GROQ], tool_loop="warn")
+    def ask(target: Target, messages: Any) -> str:
+        return "yes"
+
+    refusing = ask.using(tool_loop="raise")
+    for _ in range(2):
+        ask(conversation)
+    ask([])
+    with pytest.raises(ToolLoopError):
+        refusing(conversation)
+    seen, name = scrape(registry), f"{ask.__module__}.{ask.__qualname__}"
+
+    loops = seen.rows("tool_loops_total", "function", "action")
+    assert {(name, "warn"): 2, (name, "raise"): 1} == loops
+    assert 3 == seen.rows("calls_total", "function", "outcome")[name, "ok"]
+    assert 1 == seen.rows("calls_total", "function", "outcome")[name, "failed"]
+
+
 def _counts() -> Any:
     """Return where the calls of a function are counted now."""
     ledger = runtime.dispatcher.ledger
@@ -584,6 +607,7 @@ def test_the_types_are_those_of_the_table(registry: Any, installed: Any, clock: 
         "skips": "counter",
         "hedges": "counter",
         "order_changes": "counter",
+        "tool_loops": "counter",
         "benched": "gauge",
         "bench_until_timestamp_seconds": "gauge",
         "state": "gauge",

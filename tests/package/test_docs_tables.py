@@ -30,6 +30,7 @@ from resilient_llm import (
     StreamPolicy,
     Target,
     TargetBenched,
+    ToolLoop,
     Verdict,
     bench_model,
     breaker,
@@ -201,6 +202,10 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
         [strategies.sticky(lambda *_: "key"), lambda *_: None],
         [3],
     ),
+    "`ToolLoop`": (
+        [ToolLoop(), ToolLoop("raise", repeats=2)],
+        ["WARN", True, {"repeats": 2}, ToolLoop],
+    ),
     "sequence of functions": ([[], (print,)], [print, "print", [3]]),
     "word, sequence of words": (["a", [], ("a", "b")], ["", "a b", [1], 3, print]),
     "word, sequence of words, function": (["a", [], ("a", "b"), print], ["", "a b", [1], 3]),
@@ -278,6 +283,7 @@ def test_an_option_in_a_how_to_is_as_in_the_code(page: Path, row: Row) -> None:
         "events": of_signature(events),
         "Trace": of_signature(resilient_llm.Trace),
         "Adaptive": of_dataclass(Adaptive),
+        "ToolLoop": of_dataclass(ToolLoop),
         **CODE,
     }
     assert code[match[1] or home][match[2]] == value(row["default"])
@@ -471,6 +477,7 @@ def test_every_error_is_in_the_reference_with_its_attributes() -> None:
         "CallRejectedError": resilient_llm.CallRejectedError("groq", "network", 1.0),
         "BreakerOpenError": rejected,
         "NoCapableTargetError": resilient_llm.NoCapableTargetError(["tools"], 3, {"groq/a": ()}),
+        "ToolLoopError": resilient_llm.ToolLoopError("groq/a", "search", 3),
         "ResponseRejectedError": resilient_llm.ResponseRejectedError("groq"),
         "DeadlineExceededError": resilient_llm.DeadlineExceededError(
             1.0, [AttemptRecord("groq/llama", 1)]

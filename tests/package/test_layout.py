@@ -41,7 +41,11 @@ LONGEST_FILE = 600
 """Lines of a file of the package."""
 LONGER = {"_core/circuit/circuit.py"}
 # Which folders may know the list that a folder of variants gives, but none of the variants.
-KNOW_A_LIST = {"_core": {"rules"}, "_api": {"strategies"}, "_binding": {"strategies"}}
+KNOW_A_LIST = {
+    "_core": {"rules"},
+    "_api": {"strategies"},
+    "_binding": {"guards", "strategies"},
+}
 # Knows every variant, and puts them together.
 WIRING = "_api/wiring.py"
 # What exporters are built on: knows the state of the process, so that they need not.
@@ -72,7 +76,7 @@ PUBLIC_NAMES = """
     ResilientLLMError ResponseRejectedError
     RetryScheduled RetryStopped Settings StreamCommitted StreamInterrupted
     StrategyCall StreamInterruptedError StreamPolicy Target TargetBenched TargetHealth TargetSkipped
-    TargetUnbenched Trace TracedCall UnbenchModel UnknownError Verdict __version__ bench_model
+    TargetUnbenched ToolLoop ToolLoopDetected ToolLoopError Trace TracedCall UnbenchModel UnknownError Verdict __version__ bench_model
     breaker call_id classify configure events failover health is_benched list_benched observe reset
     settings unbench_model
 """.split()

@@ -28,6 +28,9 @@ from resilient_llm import (
     Target,
     TargetBenched,
     TargetHealth,
+    ToolLoop,
+    ToolLoopDetected,
+    ToolLoopError,
     Trace,
     Verdict,
     bench_model,
@@ -285,6 +288,12 @@ failover("groq/llama", needs=needs.from_messages(), tokens=needs.estimate_tokens
 failover("groq/llama", needs="tools", tokens=100)
 failover("groq/llama", needs=("tools", "vision"), tokens=tokens_of)
 failover("groq/llama", needs=words_of, tokens=None)
+failover("groq/llama", tool_loop="raise")
+failover("groq/llama", tool_loop=ToolLoop("raise", repeats=5, argument="contents"))
+configure(tool_loop="warn")
+configure(tool_loop=None)
+assert_type(ToolLoop().action, Literal["off", "warn", "raise"])
+assert_type(ToolLoop(repeats=4).repeats, int)
 assert_type(needs.from_messages("input")(input="Hi"), frozenset[str])
 assert_type(needs.estimate_tokens()("Hi"), int)
 Target("groq/llama", supports=None)
@@ -294,6 +303,17 @@ Target("groq/llama", supports=("tools", "vision"))
 
 def missing_of(error: NoCapableTargetError) -> dict[str, tuple[str, ...]]:
     return error.missing
+
+
+def loop_of(error: ToolLoopError) -> tuple[str, int, float | None]:
+    return error.tool, error.repeats, error.retry_after
+
+
+def told_of_loops(event: ToolLoopDetected) -> tuple[str, int, Literal["warn", "raise"]]:
+    return event.tool, event.repeats, event.action
+
+
+observe(told_of_loops, ToolLoopDetected)
 
 
 # Breaker.

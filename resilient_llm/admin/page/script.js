@@ -5,7 +5,7 @@
 
 const POLL = 2000, POLL_HIDDEN = 15000, SOON = 250, APART = 700, ANSWER = 10000, SILENT = 40000;
 const MOST_EVENTS = 1000, MOST_SHOWN = 200, MOST_ROWS = 500, POINTS = 60;
-const IMPORTANT = new Set(["TargetBenched", "TargetUnbenched", "CallFailed", "ObserverFailed", "dropped"]);
+const IMPORTANT = new Set(["TargetBenched", "TargetUnbenched", "CallFailed", "ToolLoopDetected", "ObserverFailed", "dropped"]);
 const MEANING = {
   auth_dead: "Credentials, billing or the name of the model: a person must act.",
   rate_limited: "The provider asked for a pause.",
@@ -384,6 +384,7 @@ function told(event) {
     return `${what}${shown(event.reason) || "no reason given"}, ${by}, ${until(event)}`;
   }
   if (event.type === "HedgeStarted") return `after ${Number(event.delay).toFixed(3)} s, beside ${shown(event.beside)}`;
+  if (event.type === "ToolLoopDetected") return `${event.repeats} equal calls of ${shown(event.tool)} in a row, ${event.action === "raise" ? "so the call was refused" : "and the call went on"}`;
   if (event.type === "OrderChanged" && Array.isArray(event.order)) return `the order is now ${event.order.map(shown).join(", ")}`;
   const parts = [];
   for (const [name, value] of Object.entries(event)) {

@@ -233,6 +233,17 @@ _PANELS: Final = (
         },
         about="A target that became slow or faulty moves back, and later returns.",
     ),
+    _Panel(
+        "Tool loops",
+        "timeseries",
+        {
+            "{{function}}, {{action}}": (
+                "sum by (function, action) "
+                f"(increase(NS_tool_loops_total{{{_JOB}}}[$__rate_interval]))"
+            )
+        },
+        about="Calls whose conversation repeats one tool call.",
+    ),
 )
 
 

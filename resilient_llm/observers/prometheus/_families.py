@@ -95,6 +95,12 @@ HEDGES: Final = Family(
 ORDER_CHANGES: Final = Family(
     "order_changes", "counter", "Moves of a target by adaptive order.", ("target",)
 )
+TOOL_LOOPS: Final = Family(
+    "tool_loops",
+    "counter",
+    "Calls whose conversation repeats one tool call.",
+    ("function", "action"),
+)
 BENCHED: Final = Family("benched", "gauge", "1 while the key is benched.", ("target", "kind"))
 BENCH_UNTIL: Final = Family(
     "bench_until_timestamp_seconds",
@@ -125,6 +131,7 @@ FAMILIES: Final = (
     SKIPS,
     HEDGES,
     ORDER_CHANGES,
+    TOOL_LOOPS,
     BENCHED,
     BENCH_UNTIL,
     STATE,
@@ -159,6 +166,7 @@ class Metrics:
         yield SKIPS, figures.skips
         yield HEDGES, figures.hedges
         yield ORDER_CHANGES, figures.order_changes
+        yield TOOL_LOOPS, figures.tool_loops
         benched, until, state = self._of_keys()
         yield BENCHED, benched
         yield BENCH_UNTIL, until
