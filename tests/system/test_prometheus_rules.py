@@ -197,6 +197,7 @@ SERIES = {
     f'{NS}_skips_total{{job="api",target="a/x",reason="manual"}}': "0+6x60",
     f'{NS}_hedges_total{{job="api",target="b/y",beside="a/x"}}': "0+6x60",
     f'{NS}_order_changes_total{{job="api",target="a/x"}}': "0+1x60",
+    f'{NS}_tool_loops_total{{job="api",function="ask",action="warn"}}': "0+2x60",
     f'{NS}_benched{{job="api",target="a/x",kind="transient"}}': "1x60",
     f'{NS}_benched{{job="api",target="a/x",kind="manual"}}': "0x60",
     f'{NS}_benched{{job="api",target="b/y",kind="manual"}}': "0x60",
@@ -225,6 +226,7 @@ VALUES: dict[str, list[tuple[str, float]]] = {
     "Attempts that are running": [('{target="a/x"}', 3)],
     "Hedges": [('{beside="a/x", target="b/y"}', 0.1)],
     "Moves by adaptive order": [('{target="a/x"}', 5)],
+    "Tool loops": [('{action="warn", function="ask"}', 10)],
 }
 """``{title of a panel: (labels, value) of its first query}``."""
 
