@@ -38,7 +38,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 # What looks at the core. The schedules of tests/concurrency have trace functions of their own.
-CORE_TESTS := tests/core tests/api tests/drive tests/rules tests/binding tests/observers
+CORE_TESTS := tests/core tests/api tests/drive tests/rules tests/binding tests/observers \
+    tests/strategies tests/needs tests/guards tests/probes
 
 .DELETE_ON_ERROR:
 .PHONY: demo test test-rest system-tests pictures lint lint-style lint-types docs
