@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from resilient_llm._values.explanation import Explanation
     from resilient_llm._values.health import BenchedModel, TargetHealth
     from resilient_llm._values.kinds import AttemptRecord, ErrorKind
+    from resilient_llm._values.limit import Limit
     from resilient_llm._values.settings import Settings
     from resilient_llm._values.strategy_call import StrategyCall
     from resilient_llm._values.stream_policy import StreamPolicy
@@ -100,6 +101,7 @@ __all__ = [
     "HealthChanged",
     "HedgeStarted",
     "IsBenched",
+    "Limit",
     "ListBenched",
     "NoCapableTargetError",
     "ObserverFailed",
@@ -169,6 +171,7 @@ _MODULES = {
     "_values.explanation": "Explanation",
     "_values.health": "BenchedModel TargetHealth",
     "_values.kinds": "AttemptRecord ErrorKind",
+    "_values.limit": "Limit",
     "_values.settings": "Settings",
     "_values.strategy_call": "StrategyCall",
     "_values.stream_policy": "StreamPolicy",

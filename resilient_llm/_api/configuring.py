@@ -8,6 +8,7 @@ from typing import Any, TypedDict, Unpack
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.adaptive import Adaptive
 from resilient_llm._values.kinds import ErrorKind
+from resilient_llm._values.limit import Limit
 from resilient_llm._values.policy import Hedge, OnDown, OnError, OnUnknown, WhenAllBenched
 from resilient_llm._values.settings import BreakerOptions, Settings
 from resilient_llm._values.sticky import Sticky
@@ -41,6 +42,7 @@ class Changes(TypedDict, total=False):
     retry_budget: float | None
     max_wait: float
     prices: Mapping[str, tuple[float, float] | None]
+    limits: Mapping[str, Limit | None]
     logging: bool
 
 
@@ -58,7 +60,9 @@ def configure(**changes: Unpack[Changes]) -> None:
             the options takes back what was configured for that key.
             ``retry_budget=0.2``, retries as a share of first attempts, None for no limit;
             ``max_wait=60.0`` seconds; ``prices``, ``{target, provider or "*": (input, output)}`` in
-            USD per million tokens, merged by key, None takes one back; ``logging=True``.
+            USD per million tokens, merged by key, None takes one back; ``limits``, ``{target,
+            provider, "tag:…" or "*": Limit(…)}``, merged by key, None takes one back;
+            ``logging=True``.
 
     Raises:
         ConfigurationError: If a name is unknown or a value is out of range; nothing is changed.

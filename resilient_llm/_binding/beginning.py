@@ -92,7 +92,7 @@ class Beginning(Reporting):
             if capable is None:
                 return first
             candidate = capable
-        generation = candidate.circuit.slot
+        generation = candidate.circuit.slot if candidate.limits is None else None
         if generation is not None and (
             # Most calls by far, and pinned ones; asked here since a method costs more than that.
             not (order is not None or self.needs_limits or self.is_stream or effect.is_hedged)

@@ -155,6 +155,7 @@ class Binding:
                     is_generator=self.generators[target.key],
                     keep=None if figures is None else figures.keep_of(target.key),
                     counts=None if counts is None else counts.target(target.key),
+                    limits=runtime.limits.of(target.key, target.provider_key, target.tags),
                 )
                 for target in self.policy.chain
             }
@@ -250,6 +251,8 @@ class Binding:
         self._use_code(self._kind(self.effect, self.deps, order))
         if not self.effect.is_inlined:
             return
+        if any(each.limits is not None for each in candidates):
+            return  # each attempt has to ask
         counts = None if self.deps is None else self.deps.counts
         if counts is not None:
             if not window.LOCK_FREE:

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from resilient_llm._values import checks as check
 from resilient_llm._values.errors import ConfigurationError
+from resilient_llm._values.exported import exported
 from resilient_llm._values.keys import check_key, shown
 from resilient_llm._values.target import normal_key
 
@@ -22,6 +23,7 @@ OTHERS: Final = "*"
 """The key whose limit each provider key has that has no entry, each for itself."""
 
 
+@exported
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Limit:
     """What a key may be asked for at most; for ``configure(limits={key: Limit(…)})``.

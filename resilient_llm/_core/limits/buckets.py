@@ -86,6 +86,10 @@ class Charge:
             return True
         return False
 
+    def is_of(self, bucket: Bucket) -> bool:
+        """Return whether it takes from this bucket."""
+        return self._bucket is bucket
+
     def retry_after(self, now: float) -> float | None:
         """Return the seconds until this call would fit behind those that wait; None for never."""
         bucket = self._bucket

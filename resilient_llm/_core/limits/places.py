@@ -91,6 +91,10 @@ class Place:
             return True
         return False
 
+    def is_of(self, places: Places) -> bool:
+        """Return whether it is a place of this limit."""
+        return self._places is places
+
     @property
     def is_held(self) -> bool:
         """Whether the attempt has its place."""
@@ -150,6 +154,11 @@ class Places:
     def place(self) -> Place:
         """Return a place for an attempt, which does not have it yet."""
         return Place(self)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether an attempt would get a place at once."""
+        return self.running < self.limit and not self._queue
 
     def change(self, limit: int | None, max_queued: int = 0) -> None:
         """Change the limits; attempts in flight count on, and those that wait keep their turn.
