@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypedDict, Unpack
 
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.adaptive import Adaptive
 from resilient_llm._values.kinds import ErrorKind
 from resilient_llm._values.limit import Limit
+from resilient_llm._values.money import Budget
 from resilient_llm._values.policy import Hedge, OnDown, OnError, OnUnknown, WhenAllBenched
 from resilient_llm._values.settings import BreakerOptions, Settings
 from resilient_llm._values.sticky import Sticky
@@ -42,6 +43,7 @@ class Changes(TypedDict, total=False):
     retry_budget: float | None
     max_wait: float
     prices: Mapping[str, tuple[float, float] | None]
+    budgets: Sequence[Budget]
     limits: Mapping[str, Limit | None]
     logging: bool
 
@@ -62,7 +64,7 @@ def configure(**changes: Unpack[Changes]) -> None:
             ``max_wait=60.0`` seconds; ``prices``, ``{target, provider or "*": (input, output)}`` in
             USD per million tokens, merged by key, None takes one back; ``limits``, ``{target,
             provider, "tag:…" or "*": Limit(…)}``, merged by key, None takes one back;
-            ``logging=True``.
+            ``budgets``, a list of `Budget`, which replaces the one before; ``logging=True``.
 
     Raises:
         ConfigurationError: If a name is unknown or a value is out of range; nothing is changed.

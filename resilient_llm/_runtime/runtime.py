@@ -22,6 +22,7 @@ from resilient_llm._core.adaptive import AdaptiveOrder, order_of
 from resilient_llm._core.figures import PolicyFigures
 from resilient_llm._core.in_flight import KeysInFlight
 from resilient_llm._core.retry_budget import RetryBudgets
+from resilient_llm._core.spending.local_ledger import LocalLedger
 from resilient_llm._runtime.clock import Clock, SystemClock
 from resilient_llm._runtime.dispatcher import Dispatcher
 from resilient_llm._runtime.limiting import LimitsInForce
@@ -100,6 +101,7 @@ class Runtime:
         self.circuits = self.registry.kept
         self.budgets = RetryBudgets()
         self.limits = LimitsInForce()
+        self.ledger = LocalLedger()
         self.figures: weakref.WeakKeyDictionary[Family, PolicyFigures] = weakref.WeakKeyDictionary()
         """``{family of a policy: what its attempts took}``, for those that need it."""
         self.in_flight = KeysInFlight()
@@ -267,6 +269,8 @@ class Runtime:
             try:
                 self.settings = settings
                 self.limits.use(settings.limits)
+                if "budgets" in changes:
+                    self.ledger.replace(settings.budgets, self.wall())
                 registry.configure(settings)
                 self.on_new_state(self)
             finally:
@@ -314,6 +318,7 @@ class Runtime:
                 self.in_flight,
                 self.attached,
                 self.limits,
+                self.ledger,
             )
             try:
                 self.registry.suspend(suspended=True)
@@ -321,9 +326,8 @@ class Runtime:
                     self.fresh()
                 else:
                     self.settings, self.dispatcher, self.registry = saved[:3]
-                    self.budgets, self.figures, self.in_flight, self.attached, self.limits = saved[
-                        3:
-                    ]
+                    self.budgets, self.figures, self.in_flight = saved[3:6]
+                    self.attached, self.limits, self.ledger = saved[6:]
                     self.circuits = self.registry.kept
                     self.registry.suspend(suspended=False)
                     self._notify_exchanged()
@@ -348,6 +352,7 @@ class Runtime:
         self.registry.after_fork()
         self.budgets.after_fork()
         self.limits.after_fork()
+        self.ledger.after_fork()
         self.in_flight = KeysInFlight()  # the attempts of the parent do not run here
         self.forget_figures()
 

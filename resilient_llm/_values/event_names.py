@@ -26,6 +26,9 @@ EventName = Literal[
     "ObserverFailed",
     "HedgeStarted",
     "OrderChanged",
+    "SpendRecorded",
+    "BudgetWarning",
+    "BudgetExceeded",
 ]
 
 AttemptSucceeded: Final = "AttemptSucceeded"
@@ -45,3 +48,6 @@ UnknownError: Final = "UnknownError"
 ObserverFailed: Final = "ObserverFailed"
 HedgeStarted: Final = "HedgeStarted"
 OrderChanged: Final = "OrderChanged"
+SpendRecorded: Final = "SpendRecorded"
+BudgetWarning: Final = "BudgetWarning"
+BudgetExceeded: Final = "BudgetExceeded"

@@ -14,6 +14,7 @@ from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.exported import exported
 from resilient_llm._values.keys import parse_key, provider_key, shown
 from resilient_llm._values.limit import Limit, applied_limits, merged_limits
+from resilient_llm._values.money import Budget, budgets_of
 from resilient_llm._values.policy import BUILT_IN, CHECKS, DEFAULTS, Defaults
 from resilient_llm._values.stream_policy import StreamPolicy  # noqa: F401  # pyright: ignore[reportUnusedImport]  # a type of `Defaults`
 from resilient_llm._values.target import Target, normal_key
@@ -142,6 +143,7 @@ class Settings(Defaults):
         max_wait: Longest wait in seconds for a target to come back within a call.
         prices: ``{target, provider or "*": (input, output)}`` in USD per million tokens, read-only,
             for targets without a price.
+        budgets: Caps on spending, a tuple of `Budget`.
         limits: ``{target, provider, "tag:…" or "*": Limit}``, read-only.
         logging: Whether the default observer logs to ``resilient_llm``.
     """
@@ -155,6 +157,7 @@ class Settings(Defaults):
         default_factory=lambda: MappingProxyType[str, tuple[float, float]]({})
     )
     logging: bool = True
+    budgets: tuple[Budget, ...] = ()
     limits: Mapping[str, Limit] = field(default_factory=lambda: MappingProxyType[str, Limit]({}))
 
     def is_limited(self, key: str) -> bool:
@@ -183,6 +186,8 @@ class Settings(Defaults):
                 )
             elif name == "breakers":
                 checked[name] = self._merged_breakers(value)
+            elif name == "budgets":
+                checked[name] = budgets_of(name, value)
             elif name == "limits":
                 checked[name] = merged_limits(self.limits, value)
             elif name == "prices":

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 from resilient_llm._core.call.capabilities import NO_LACKS, WINDOW
 from resilient_llm._core.circuit.outbox import CallTag, Fact
 from resilient_llm._core.circuit.permit import Permit, admit_within, block_of, takes_last_resort
-from resilient_llm._core.limits.held import LimitBlock
+from resilient_llm._core.call import spending
+from resilient_llm._core.circuit.state import Block
+from resilient_llm._core.limits.held import Held, LimitBlock
+from resilient_llm._core.spending.estimates import Estimate
 from resilient_llm._values import event_names
 from resilient_llm._values.built_in import class_name, is_raised_by, traceback_of
 from resilient_llm._values.errors import BreakerOpenError, CallRejectedError, ChainExhaustedError
@@ -28,10 +31,11 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.capabilities import Lack
     from resilient_llm._core.call.hooks import CallHook
     from resilient_llm._core.circuit.circuit import Circuit
-    from resilient_llm._core.circuit.state import Block
     from resilient_llm._core.figures import PolicyFigures
     from resilient_llm._core.in_flight import Counts, CountsOfTarget
+    from resilient_llm._core.call.spending import Spending
     from resilient_llm._core.limits.held import TargetLimits, Ticket
+    from resilient_llm._core.spending.ledger import Refusal
     from resilient_llm._core.retry_budget import RetryBudgets
     from resilient_llm._core.stream.stream_state import ItemInspector, StreamState
     from resilient_llm._values.errors import StreamInterruptedError
@@ -119,6 +123,7 @@ class CallDeps:
         "notice",
         "rng",
         "settings",
+        "spending",
     )
 
     def __init__(
@@ -135,7 +140,10 @@ class CallDeps:
         clock: Callable[[], float],
         counts: Counts | None = None,
         figures: PolicyFigures | None = None,
+        spending: Spending | None = None,
     ) -> None:
+        self.spending = spending
+        """Where its attempts are booked, if budgets are configured or somebody observes it."""
         self.item_inspector = item_inspector
         """Gives the inspector of stream items; loaded with the first stream."""
         self.classify = classify
@@ -204,6 +212,10 @@ class Call:
     """Whether its attempts are made in spite of automatic benches, on what is still untried."""
     lacks: Mapping[str, Lack] = NO_LACKS
     """``{key: why that target cannot take the call}``, found out before its first attempt."""
+    estimate_of: Callable[[Target], Estimate] = staticmethod(lambda _: Estimate())
+    """``(target) -> estimate`` of the tokens of an attempt on it, for budgets."""
+    spend_key: str | None = None
+    """On whose account it spends."""
     estimate: Callable[[Target], int] = staticmethod(lambda _: 0)
     """``(target) -> tokens``: the estimate of what an attempt on it uses; see `TargetLimits`."""
     is_stream = False
@@ -252,6 +264,8 @@ class Call:
         self.blocks: dict[str, Block] = {}
         self.limited: dict[str, LimitBlock] = {}
         """``{key: why its limits refused an attempt last}``"""
+        self.refusals: dict[str, Refusal] = {}
+        """``{key: why budgets refused an attempt last}``"""
         self.tickets: dict[str, Ticket] = {}
         """``{key: a ticket whose turn has come at a limit of that target}``"""
         self.untried: list[Candidate] = list(candidates)
@@ -311,7 +325,7 @@ class Call:
         tokens = 0
         if limits is not None and limits.has_tokens:
             tokens = self.estimate(candidate.target)
-        return admit_within(
+        admitted = admit_within(
             limits,
             candidate.circuit,
             now,
@@ -320,11 +334,29 @@ class Call:
             last_resort=last_resort,
             ticket=ticket,
         )
+        if self.deps.spending is None or isinstance(admitted, Block):
+            return admitted
+        spend = None
+        try:
+            spend = spending.reserve(self, candidate, now)
+            if isinstance(spend, Block):
+                return spend
+            held = admitted.held or Held()
+            held.spend = spend
+            admitted.held = held
+            return admitted
+        finally:
+            if spend is None or isinstance(spend, Block):
+                admitted.withdrawn()
 
     def skip(self, candidate: Candidate, block: Block, now: float) -> None:
         """Record that a candidate was skipped; the error of an attempt stays its last outcome."""
         key = candidate.target.key
         retry_after = None if block.until is None else max(0.0, block.until - now)
+        if isinstance(block, spending.BudgetBlock):
+            self.refusals[key] = block.refusal
+            self._skipped(candidate, CallRejectedError(key, block.reason, retry_after), now)
+            return
         if isinstance(block, LimitBlock):
             self.limited[key] = block
             self._skipped(candidate, CallRejectedError(key, block.reason, retry_after), now)

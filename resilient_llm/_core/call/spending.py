@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from resilient_llm._core.circuit.state import Block
-from resilient_llm._core.spending.booking import Ending, booking_of, ending_of
+from resilient_llm._core.circuit.permit import note_booked_inside
+from resilient_llm._core.spending.booking import booking_of
 from resilient_llm._core.spending.ledger import Reservation
 from resilient_llm._values import event_names
 from resilient_llm._values.amounts import usd
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 
     from resilient_llm._core.call.call import Call, Candidate
     from resilient_llm._core.circuit.permit import Permit
-    from resilient_llm._core.spending.booking import Booking
+    from resilient_llm._core.spending.booking import Booking, Ending
     from resilient_llm._core.spending.ledger import Ledger, Refusal
     from resilient_llm._core.spending.prices import Rates
-    from resilient_llm._core.stream.stream_state import StreamState
+    from resilient_llm._core.stream.stream_state import Meter, StreamState
     from resilient_llm._values.money import Usage
     from resilient_llm._values.target import Target
 
@@ -44,7 +45,7 @@ class BudgetBlock(Block):
 class Spending:
     """Where calls spend: the ledger of the process, and what it asks about targets and answers."""
 
-    __slots__ = ("ledger", "rates_of", "usage_of", "wall")
+    __slots__ = ("ledger", "meter", "rates_of", "usage_of", "wall")
 
     def __init__(
         self,
@@ -52,6 +53,7 @@ class Spending:
         *,
         rates_of: Callable[[Target], Rates | None],
         usage_of: Callable[[Any], tuple[Usage | None, int]],
+        meter: Callable[[], Meter],
         wall: Callable[[], float],
     ) -> None:
         self.ledger = ledger
@@ -59,6 +61,8 @@ class Spending:
         """What tokens of a target cost; None if nobody says."""
         self.usage_of = usage_of
         """``(answer) -> (what it used, or None; characters of its text)``"""
+        self.meter = meter
+        """Makes what reads the items of one stream."""
         self.wall = wall
         """Seconds since 1970, now."""
 
@@ -132,7 +136,8 @@ def looked_at_stream(permit: Permit, stream: StreamState) -> None:
     """Note the same of a stream that has ended."""
     spend = _of(permit)
     if spend is not None:
-        spend.usage, spend.characters = stream.used
+        if stream.meter is not None:
+            spend.usage, spend.characters = stream.meter.used
 
 
 def booked(call: Call, candidate: Candidate, permit: Permit, now: float, ending: Ending) -> None:
@@ -144,6 +149,8 @@ def booked(call: Call, candidate: Candidate, permit: Permit, now: float, ending:
     if made is None:
         return
     booking, cost = made
+    if booking.calls:
+        note_booked_inside()
     if permit.held is not None:
         permit.held.settle(booking.usage.tokens, now)
     if call.is_heard(candidate, event_names.SpendRecorded):
@@ -157,13 +164,6 @@ def booked(call: Call, candidate: Candidate, permit: Permit, now: float, ending:
             spend_key=spend.reservation.spend_key,
         )
     _tell(call, candidate, now)
-
-
-def failed(call: Call, candidate: Candidate, permit: Permit, now: float, error: BaseException | None, status: int | None) -> None:
-    """Book an attempt that an error has left."""
-    if _of(permit) is not None:
-        ending = Ending.FAILED if error is None else ending_of(error, status)
-        booked(call, candidate, permit, now, ending)
 
 
 def _of(permit: Permit) -> Spend | None:

@@ -87,6 +87,13 @@ def pop_permit(permit: Permit) -> None:
         open_permits.set(tuple(each for each in _unreported() if each is not permit))
 
 
+def note_booked_inside() -> None:
+    """Let the attempts around this code know that one inside them has booked what was used."""
+    for permit in open_permits.get():
+        if permit.held is not None and permit.held.spend is not None:
+            permit.held.spend.is_booked_inside = True
+
+
 def held_leases() -> tuple[Lease, ...]:
     """Return the leases that guards around this code hold."""
     if not open_permits.get():
@@ -135,7 +142,11 @@ class Permit:
     @property
     def matters_inside(self) -> bool:
         """Whether guards inside the attempt must know of it."""
-        return self.nesting is not None or bool(self.leases)
+        return (
+            self.nesting is not None
+            or bool(self.leases)
+            or (self.held is not None and self.held.spend is not None)
+        )
 
     @property
     def leases(self) -> tuple[Lease, ...]:
@@ -313,6 +324,13 @@ class Permit:
         """
         since = self.entered_at if quiet_since is None else quiet_since
         return now - since >= self.circuit.hung_after(now)
+
+    def withdrawn(self) -> None:
+        """Give everything back for an attempt that was not made."""
+        held, self.held = self.held, None
+        if held is not None:
+            held.give_back()
+        self.abandoned()
 
     def abandoned(self) -> None:
         """Give everything back without a verdict, unless it was reported already."""

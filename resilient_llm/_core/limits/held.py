@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from resilient_llm._core.circuit.state import Block
+from resilient_llm._core.spending.booking import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from resilient_llm._core.call.spending import Spend
     from resilient_llm._core.limits.buckets import Bucket, Charge
     from resilient_llm._core.limits.places import Place, Places
     from resilient_llm._values.limit import Limit
@@ -74,23 +76,29 @@ class LimitBlock(Block):
 class Held:
     """What one attempt holds. Each end of an attempt is one of `give_back` and `over`."""
 
-    __slots__ = ("charges", "places", "tokens")
+    __slots__ = ("charges", "places", "spend", "tokens")
 
     def __init__(self) -> None:
         self.places: list[Place] = []
         self.charges: list[Charge] = []
         """Of requests, which stay taken once the attempt is made."""
         self.tokens: list[Charge] = []
+        self.spend: Spend | None = None
+        """What it has reserved in budgets, if there are any."""
 
     def give_back(self) -> None:
         """Give everything back, for an attempt that was not made. Never waits."""
         self._leave()
         for charge in (*self.charges, *self.tokens):
             charge.give_back()
+        if self.spend is not None:
+            self.spend.book_later(Ending.UNSENT)
 
     def over(self) -> None:
         """Free the places after an attempt; its tokens stay taken unless `settle` has told."""
         self._leave()
+        if self.spend is not None:
+            self.spend.book_later(Ending.FAILED)
 
     def settle(self, tokens: int, now: float) -> None:
         """Book what the attempt has used in place of the estimate.
