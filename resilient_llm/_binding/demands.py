@@ -121,14 +121,13 @@ class Demands:
             kwargs: The same, without those that pin the call to a target.
             tokens: The estimate of ``tokens=``, if there is one.
         """
-        if self._injection.is_passed:
-            args = args[1:]
+        args = self._arguments.own(args)
         known = tokens
 
         def estimate_of(target: Target) -> Estimate:
             nonlocal known
             if known is None:
-                known = 0 if self._injection.is_loop else estimate(*self._named(args, kwargs))
+                known = 0 if self._injection.is_loop else estimate(*self._arguments.named(args, kwargs))
             longest = longest_answer(
                 lambda name: self._value(name, target, args, kwargs), target.max_output
             )
