@@ -52,8 +52,8 @@ def _load_before_fork() -> None:
     Otherwise a child could wait without end for the lock of an import that another thread of its
     parent had started.
     """
-    for name in ("_values.events", "rules"):
-        import_module(f"resilient_llm.{name}")
+    for name in ("json", "resilient_llm._values.events", "resilient_llm.rules"):
+        import_module(name)
 
 
 if hasattr(os, "register_at_fork"):

@@ -25,7 +25,7 @@ from resilient_llm._core.held import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Iterator
 
 MOST: Final = 1_000_000
 """Messages, parts, calls and values of arguments that are read of one conversation."""
@@ -99,19 +99,25 @@ def _calls_in(conversation: object, budget: Budget) -> Iterator[tuple[str, objec
         budget.spend(1)
         value = unread[-1].pop()
         cls: Any = type(value)  # pyright: ignore[reportUnknownVariableType]  # of anything
-        if cls is dict and _is_plain(value):
-            continue
-        if issubclass(cls, _LISTS):
+        if cls is dict:
+            if _is_plain(value):
+                continue
+        elif issubclass(cls, _LISTS):
             if len(unread) > DEEPEST:
                 raise UnreadableError
             unread.append(_items(value, budget))
-        elif not issubclass(cls, str):
-            record = record_of(value, _MESSAGE)
-            if record is None:
-                raise UnreadableError
-            inner = yield from _calls_of(record, budget)
-            if inner is not None:
-                unread.append([inner])
+            continue
+        elif issubclass(cls, str):
+            continue
+        record = record_of(value, _MESSAGE)
+        if record is None:
+            raise UnreadableError
+        calls, inner = _found_in(record, budget)
+        while calls:
+            budget.spend(1)
+            yield _call(calls.pop())
+        if inner is not None:
+            unread.append([inner])
 
 
 def _is_plain(record: dict[Any, Any]) -> bool:
@@ -132,17 +138,18 @@ def _items(value: Any, budget: Budget) -> list[Any]:
     return found[0]
 
 
-def _calls_of(
-    record: dict[str, Any], budget: Budget
-) -> Generator[tuple[str, object], None, object]:
-    """Give the tool calls of a message, a part or an item; return its parts, if it has any."""
+def _found_in(record: dict[str, Any], budget: Budget) -> tuple[list[Any], object]:
+    """Return the tool calls that a message, a part or an item holds, and what may hold more.
+
+    Raises:
+        UnreadableError: If it may hold one that is not shown.
+    """
     kind = record.get("type")
     word = "" if kind is None else word_of(kind)
     if word.endswith(_RESULTS):
-        return None
+        return [], None
     if word.endswith(_CALLS):
-        yield _call(record)
-        return None
+        return [record], None
     if word in _OTHERS or first(record, *_UNREAD) is not None:
         raise UnreadableError
     calls = record.get("tool_calls")
@@ -150,38 +157,48 @@ def _calls_of(
         # Frameworks repeat these in the content, in the provider's own format.
         if not issubclass(type(calls), _LISTS):
             raise UnreadableError
-        items = _items(calls, budget)
-        while items:
-            budget.spend(1)
-            yield _call(items.pop())
-        return None
+        return _items(calls, budget), None
     called = first(record, *_OF_PART)
     if called is not None:
-        yield _call(called, may_lack_arguments=True)
-        return None
+        return [_Part(called)], None
     inner: object = first(record, *_WITH_PARTS)
-    return None if is_bare(type(inner)) else inner
+    return [], None if is_bare(type(inner)) else inner
 
 
-def _call(value: object, *, may_lack_arguments: bool = False) -> tuple[str, object]:
+class _Part:
+    """The tool call of a part, which may lack a field for its arguments if it has none."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: object) -> None:
+        self.call = call
+
+
+def _call(value: object) -> tuple[str, object]:
     """Return the name of a tool call and its arguments, which are an empty object if it has none.
-
-    Args:
-        value: The call.
-        may_lack_arguments: Whether a call without a field for them has none.
 
     Raises:
         UnreadableError: If it is not in a known format.
     """
-    record = record_of(value, _CALL)
-    inner = None if record is None else first(record, "function", "custom")
-    if inner is not None:
-        record = record_of(inner, _CALL)
-    if record is None or first(record, *_PARTIAL) is not None:
+    is_part = type(value) is _Part
+    record = record_of(value.call if is_part else value, _CALL)
+    if record is not None:
+        inner = record.get("function")
+        if inner is None:
+            inner = record.get("custom")
+        if inner is not None:
+            record = record_of(inner, _CALL)
+    if record is None or any(record.get(each) is not None for each in _PARTIAL):
         raise UnreadableError
     name = record.get("name")
-    field = next((each for each in _ARGUMENTS if each in record), None)
-    if not issubclass(type(name), str) or (field is None and not may_lack_arguments):
+    for field in _ARGUMENTS:
+        if field in record:
+            arguments = record[field]
+            break
+    else:
+        if not is_part:
+            raise UnreadableError
+        arguments = None
+    if not issubclass(type(name), str):
         raise UnreadableError
-    arguments = None if field is None else record[field]
     return text_of(name), {} if arguments is None or not is_given(arguments) else arguments
