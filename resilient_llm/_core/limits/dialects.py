@@ -1,4 +1,4 @@
-"""The headers in which providers tell what is left of their rate limits: one table.
+"""The headers in which providers report what is left of their rate limits: one table.
 
 A row is one figure of one dialect. To add a provider, add its rows, with the page that documents
 them, and an answer of it in tests/core/test_rate_headers.py.

@@ -1,4 +1,4 @@
-"""Reads what providers tell of their rate limits from the headers of one answer.
+"""Reads what providers report of their rate limits from the headers of one answer.
 
 Pure: the time is passed in. Headers are foreign: one that cannot be read counts as absent, as does
 a figure that is negative or not finite. Which headers there are is the matter of `dialects`.
@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from resilient_llm._core.limits.dialects import Counts, Kind, Row, Scope
 
 _MOST_HEADERS: Final = 256
+_MOST_POLICIES: Final = 32
 _LONGEST_VALUE: Final = 512
 _LONGEST_FIGURE: Final = 64
 _NUMBER: Final = re.compile(r"[0-9]{1,18}(?:\.[0-9]{1,18})?")
 _EPOCH: Final = 1e9
 """A reset above this is a moment, and no duration: seconds since 1970 in the year 2001."""
 _EPOCH_MS: Final = 1e12
-_DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(h|ms|m|s|us|µs|ns|d)")  # noqa: RUF001  # as Go writes it
+# As Go writes one.
+_DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(h|ms|m|s|us|µs|ns|d)")
 _SECONDS: Final = {
     "d": 86_400.0,
     "h": 3_600.0,
@@ -32,7 +34,7 @@ _SECONDS: Final = {
     "s": 1.0,
     "ms": 1e-3,
     "us": 1e-6,
-    "µs": 1e-6,  # noqa: RUF001
+    "µs": 1e-6,
     "ns": 1e-9,
 }
 _MEMBER: Final = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*")+')
@@ -40,13 +42,13 @@ _PARAMETER: Final = re.compile(r'(?:[^";]|"(?:[^"\\]|\\.)*")+')
 
 
 class Figure(NamedTuple):
-    """One figure that an answer told.
+    """One figure that an answer reported.
 
     Attributes:
         name: What distinguishes it from the other figures of its key; a header's name.
         counts: What it counts.
         remaining: What was left, 0 or more.
-        limit: What there is when nothing was used, or None if that was not told.
+        limit: What there is when nothing was used, or None if that was not reported.
         resets_at: When it is reset, monotonic seconds; None if that is not known.
         kind: How it comes back.
         scope: Whether it is the target's or its provider's.
@@ -64,7 +66,7 @@ class Figure(NamedTuple):
 
 
 def read_figures(headers: object, provider: str, *, now: float, wall: float) -> list[Figure]:
-    """Return the figures that an answer tells, in no order.
+    """Return the figures that an answer reports, in no order.
 
     Args:
         headers: Those of httpx, a mapping, or pairs of names and values, as texts or bytes.
@@ -105,10 +107,11 @@ def _pairs(headers: Any) -> Iterable[tuple[object, object]]:
     if headers is None:
         return ()
     raw = getattr(headers, "raw", None)
-    pairs: Any = raw if type(raw) is list else headers  # httpx: a view of all items is slow
-    if pairs is headers and hasattr(headers, "items"):
-        pairs = headers.items()
-    return islice(cast("Iterable[tuple[object, object]]", pairs), _MOST_HEADERS)
+    if type(raw) is list:  # httpx, whose items() decodes all of them
+        pairs = cast("Iterable[tuple[object, object]]", raw)
+    else:
+        pairs = headers.items() if hasattr(headers, "items") else headers
+    return islice(pairs, _MOST_HEADERS)
 
 
 def _text(value: object) -> str:
@@ -143,7 +146,7 @@ def _figure(
 def _reset(
     found: Mapping[str, str], rows: tuple[Row, ...], provider: str, wall: float
 ) -> tuple[Row, float | None]:
-    """Return the row that fits best, and the seconds until its reset, if it tells one."""
+    """Return the row that fits best, and the seconds until its reset, if it reports one."""
     own_first = sorted(rows, key=lambda row: row.dialect != provider)
     for row in own_first:
         if row.reset is not None and row.reset in found:
@@ -209,15 +212,15 @@ def _structured(value: str, policies: str, now: float) -> list[Figure]:
     """
     limits = dict(_members(policies))
     figures: list[Figure] = []
-    for name, told in _members(value):
+    for name, reported in _members(value):
         policy = limits.get(name, {})
         if policy.get("qu", "requests").strip('"') != "requests":
             continue
-        remaining, reset = _number(told.get("r", "")), _number(told.get("t", ""))
+        remaining, reset = _number(reported.get("r", "")), _number(reported.get("t", ""))
         if remaining is not None:
             figures.append(_of_ietf(name, remaining, _number(policy.get("q", "")), reset, now))
     if not figures:
-        plain = dict(part.strip().partition("=")[::2] for part in value.split(",") if "=" in part)
+        plain = _parameters(value.split(","))
         remaining, reset = _number(plain.get("remaining", "")), _number(plain.get("reset", ""))
         if remaining is not None:
             figures.append(_of_ietf("", remaining, _number(plain.get("limit", "")), reset, now))
@@ -240,10 +243,15 @@ def _of_ietf(
 
 
 def _members(value: str) -> Iterable[tuple[str, dict[str, str]]]:
-    """Give the members of a list of structured fields (RFC 9651): ``(name, {parameter: value})``."""
-    for member in islice(_MEMBER.findall(value), 32):
+    """Give the members of a list of structured fields (RFC 9651), each with its parameters."""
+    for member in islice(_MEMBER.findall(value), _MOST_POLICIES):
         name, *parameters = _PARAMETER.findall(member)
-        yield (
-            name.strip().strip('"'),
-            dict(each.strip().partition("=")[::2] for each in parameters),
-        )
+        yield name.strip().strip('"'), _parameters(parameters)
+
+
+def _parameters(parts: Iterable[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for part in parts:
+        name, _, value = part.partition("=")
+        found[name.strip()] = value.strip()
+    return found

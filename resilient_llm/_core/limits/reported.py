@@ -1,11 +1,11 @@
-"""`ToldLimits`: what a provider's headers have told of one key, and what that means for a call.
+"""`ReportedLimits`: what a provider's headers have reported of one key, and what that means for a call.
 
 Owns the figures of the key, the attempts that count against them, and one lock, under which nothing
 foreign is called. Time is passed in.
 
 Theory of operation. A figure is what was left when the provider answered. The attempts that were
-started after the attempt which told it are not in it, so they count against it until they answer;
-their own answers tell a newer figure. Attempts have numbers in the order in which they started. An
+started after the attempt which reported it are not in it, so they count against it until they answer;
+their own answers report a newer figure. Attempts have numbers in the order in which they started. An
 answer of an attempt with a lower number than that of the figure's own attempt is older news and
 changes nothing, whenever it arrives.
 
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from resilient_llm._core.limits.headers import Figure
 
 NEVER: Final = float("-inf")
-LONGEST_PAUSE: Final = 3_600.0
-"""Seconds above which a pause is cut: a typo in a header must not pause a key for days."""
+LONGEST_TRUST: Final = 3_600.0
+"""Seconds for which a figure restrains calls at most, as a pause or otherwise: a typo in a header
+must not keep all calls of a key away for days, since only their answers could correct it."""
 _MOST_FIGURES: Final = 64
 """Figures that are kept of a key; a provider may name its policies as it likes."""
 _ROUNDING: Final = 1e-6
@@ -47,7 +48,7 @@ class Refusal(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What is left of a key's limits, in monotonic seconds; None where nothing was told."""
+    """What is left of a key's limits, in monotonic seconds; None where nothing was reported."""
 
     requests: int | None
     tokens: int | None
@@ -56,29 +57,29 @@ class Summary(NamedTuple):
 
 
 class Started:
-    """An attempt that counts against the figures of one key until it ends."""
+    """An attempt that counts against the figures of one key until it ends.
 
-    __slots__ = ("_ended", "_told", "input", "number", "output")
+    Attributes:
+        number: Of the attempts of the key, in the order in which they started.
+    """
 
-    def __init__(self, told: ToldLimits, number: int, input: int, output: int) -> None:
-        self._told = told
-        self._ended = False
+    __slots__ = ("_ended", "number")
+
+    def __init__(self, number: int, ended: deque[int]) -> None:
         self.number = number
-        self.input = input
-        self.output = output
+        self._ended: deque[int] | None = ended
 
     def end(self) -> None:
         """Count the attempt no longer; it has answered or has ended otherwise. Never waits."""
-        if not self._ended:
-            self._ended = True
-            self._told._ended.append(self)
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            ended.append(self.number)
 
     def __del__(self) -> None:
-        # Only of a key that nobody else refers to: a key refers to its running attempts.
         self.end()
 
 
-class _Told:
+class _Reported:
     """One figure, and what counts against it."""
 
     __slots__ = ("figure", "later", "number", "paused_until", "seen_at")
@@ -86,18 +87,20 @@ class _Told:
     def __init__(self, figure: Figure, number: int, seen_at: float) -> None:
         self.figure = figure
         self.number = number
-        """Number of the attempt that told it."""
+        """Number of the attempt that reported it."""
         self.seen_at = seen_at
         self.later = 0.0
         """What the attempts need that started after that one and are running."""
         self.paused_until = NEVER
 
-    def needs(self, input: float, output: float) -> float:
+    def needs(self, input_tokens: float, output_tokens: float) -> float:
         """Return what a call needs of this figure."""
         counts = self.figure.counts
         if counts == "requests":
             return 1.0
-        return (input if counts != "output" else 0.0) + (output if counts != "input" else 0.0)
+        if counts == "tokens":
+            return input_tokens + output_tokens
+        return input_tokens if counts == "input" else output_tokens
 
     @property
     def growth(self) -> float:
@@ -109,52 +112,54 @@ class _Told:
         missing = figure.limit - figure.remaining
         return missing / span if span > 0.0 and missing > 0.0 else 0.0
 
-    def is_over(self, now: float) -> bool:
-        """Whether the figure restrains nothing: its reset has passed, or is not known."""
-        return self.figure.resets_at is None or now >= self.figure.resets_at
+    @property
+    def trusted_until(self) -> float:
+        """Until when the figure restrains calls; not at all if its reset is not known."""
+        resets_at = self.figure.resets_at
+        return NEVER if resets_at is None else min(resets_at, self.seen_at + LONGEST_TRUST)
 
     def remaining(self, now: float) -> float | None:
-        """Return what is left; None if it was reset to a limit that was not told."""
+        """Return what is left; None if it was reset to a limit that was not reported."""
         figure = self.figure
         if figure.resets_at is not None and now >= figure.resets_at:
             return figure.limit
         return figure.remaining + self.growth * max(0.0, now - self.seen_at)
 
     def holds_at(self, amount: float) -> float:
-        """Return when the figure will be this large, at the reset at the latest."""
-        figure = self.figure
-        resets_at = NEVER if figure.resets_at is None else figure.resets_at
-        if not self.growth or amount <= figure.remaining:
-            return resets_at
-        return min(resets_at, self.seen_at + (amount - figure.remaining) / self.growth)
+        """Return when the figure will be this large, or restrains nothing any more."""
+        until, growth = self.trusted_until, self.growth
+        if not growth:
+            return until
+        return min(until, self.seen_at + (amount - self.figure.remaining) / growth)
 
 
-class ToldLimits:
-    """What was told of one key. All methods may be called from any thread."""
+class ReportedLimits:
+    """What was reported of one key. All methods may be called from any thread."""
 
     __slots__ = ("_ended", "_figures", "_lock", "_number", "_running")
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._figures: dict[str, _Told] = {}
-        self._running: dict[int, Started] = {}
-        """``{number: attempt}`` of those that may count against a figure."""
-        self._ended: deque[Started] = deque()
+        self._figures: dict[str, _Reported] = {}
+        self._running: dict[int, tuple[int, int]] = {}
+        """``{number of a running attempt: its tokens of input and output}``."""
+        self._ended: deque[int] = deque()
+        """Numbers of attempts that have ended since somebody held the lock."""
         self._number = itertools.count(1).__next__
 
-    def start(self, input: int = 0, output: int = 0) -> Started:
+    def start(self, input_tokens: int = 0, output_tokens: int = 0) -> Started:
         """Begin an attempt.
 
         Args:
-            input: Estimate of its tokens of input.
-            output: Estimate of its tokens of output; 0 if it is unknown.
+            input_tokens: Estimate.
+            output_tokens: Estimate; 0 if it is unknown.
         """
         with self._lock:
             self._take_out()
-            started = Started(self, self._number(), input, output)
-            self._running[started.number] = started
-            for told in self._figures.values():
-                told.later += told.needs(input, output)
+            started = Started(self._number(), self._ended)
+            self._running[started.number] = (input_tokens, output_tokens)
+            for reported in list(self._figures.values()):
+                reported.later += reported.needs(input_tokens, output_tokens)
             return started
 
     def hear(
@@ -185,18 +190,18 @@ class ToldLimits:
             return
         if known is None and len(self._figures) >= _MOST_FIGURES:
             return
-        told = self._figures[figure.name] = _Told(figure, number, now)
-        told.later = sum(
-            told.needs(each.input, each.output)
-            for each in self._running.values()
-            if each.number > number
+        reported = self._figures[figure.name] = _Reported(figure, number, now)
+        reported.later = sum(
+            reported.needs(*tokens)
+            for running, tokens in list(self._running.items())
+            if running > number
         )
         if figure.remaining >= 1.0:
             return
         # Without a reset that is the past, so nothing is paused.
-        told.paused_until = min(told.holds_at(1.0), now + LONGEST_PAUSE)
+        reported.paused_until = reported.holds_at(1.0)
         if known is not None:
-            told.paused_until = max(told.paused_until, known.paused_until)
+            reported.paused_until = max(reported.paused_until, known.paused_until)
 
     def paused_until(self, now: float) -> float:
         """Return until when a figure of 0 pauses the key, monotonic seconds; `NEVER` if none."""
@@ -204,59 +209,61 @@ class ToldLimits:
             return self._paused_until(now)
 
     def _paused_until(self, now: float) -> float:
-        latest = max((told.paused_until for told in self._figures.values()), default=NEVER)
+        reported = list(self._figures.values())  # a copy: a signal handler may hear of another
+        latest = max((each.paused_until for each in reported), default=NEVER)
         return latest if latest > now else NEVER
 
-    def refusal(self, now: float, input: int = 0, output: int = 0) -> Refusal | None:
+    def refusal(self, now: float, input_tokens: int = 0, output_tokens: int = 0) -> Refusal | None:
         """Return why the figures do not cover this call; None if they do.
 
         Args:
             now: Monotonic seconds.
-            input: Estimate of its tokens of input.
-            output: Estimate of its tokens of output; 0 if it is unknown.
+            input_tokens: Estimate.
+            output_tokens: Estimate; 0 if it is unknown.
         """
         with self._lock:
             self._take_out()
             latest: Refusal | None = None
-            for told in self._figures.values():
-                need = told.needs(input, output)
-                left = None if told.is_over(now) or not need else told.remaining(now)
-                if left is None or left - told.later + _ROUNDING >= need:
+            for reported in list(self._figures.values()):
+                need = reported.needs(input_tokens, output_tokens)
+                left = reported.remaining(now) if need and now < reported.trusted_until else None
+                if left is None or left - reported.later + _ROUNDING >= need:
                     continue
-                wait = max(0.0, told.holds_at(need + told.later) - now)
+                wait = reported.holds_at(need + reported.later) - now
                 if latest is None or wait > latest.retry_after:
-                    counts = told.figure.counts
+                    counts = reported.figure.counts
                     reason = "request_limit" if counts == "requests" else "token_limit"
-                    latest = Refusal(reason, wait)
+                    latest = Refusal(reason, max(wait, 0.0))
             return latest
 
     def summary(self, now: float) -> Summary:
         """Return what is left of the limits of this key."""
         with self._lock:
-            requests: list[float] = []
-            tokens: list[float] = []
-            for told in self._figures.values():
-                left = told.remaining(now)
-                if left is not None:
-                    (requests if told.figure.counts == "requests" else tokens).append(left)
             figures = list(self._figures.values())
-            resets = [each.figure.resets_at for each in figures if not each.is_over(now)]
-            return Summary(
-                int(min(requests)) if requests else None,
-                int(min(tokens)) if tokens else None,
-                max((each for each in resets if each is not None), default=None),
-                max((each.seen_at for each in figures), default=None),
-            )
+        requests: list[float] = []
+        tokens: list[float] = []
+        for reported in figures:
+            left = reported.remaining(now)
+            if left is not None:
+                (requests if reported.figure.counts == "requests" else tokens).append(left)
+        resets = [each.figure.resets_at for each in figures]
+        return Summary(
+            int(min(requests) + _ROUNDING) if requests else None,
+            int(min(tokens) + _ROUNDING) if tokens else None,
+            max((each for each in resets if each is not None and each > now), default=None),
+            max((each.seen_at for each in figures), default=None),
+        )
 
     def _take_out(self) -> None:
         """Let go of the attempts that have ended."""
         while self._ended:
             try:
-                started = self._ended.popleft()
+                number = self._ended.popleft()
             except IndexError:  # a signal handler took it
                 return
-            if self._running.pop(started.number, None) is None:
+            tokens = self._running.pop(number, None)
+            if tokens is None:
                 continue
-            for told in self._figures.values():
-                if started.number > told.number:
-                    told.later -= told.needs(started.input, started.output)
+            for reported in list(self._figures.values()):
+                if number > reported.number:
+                    reported.later -= reported.needs(*tokens)
