@@ -1,4 +1,4 @@
-"""What providers report of their limits: the figures of each key, and which attempt an answer is of.
+"""The limits that providers report, of all keys, and to which attempt an answer belongs.
 
 Owns the figures of all keys, and the variable behind the attempt of the context. An HTTP client
 that is listened to calls `heard` for each of its answers, in the context of the code that sent the

@@ -1,12 +1,12 @@
-"""`ReportedLimits`: what a provider's headers have reported of one key, and what that means for a call.
+"""`ReportedLimits`: the limits that a provider has reported for one key, and what a call may do.
 
 Owns the figures of the key, the attempts that count against them, and one lock, under which nothing
 foreign is called. Time is passed in.
 
-Theory of operation. A figure is what was left when the provider answered. The attempts that were
-started after the attempt which reported it are not in it, so they count against it until they answer;
-their own answers report a newer figure. Attempts have numbers in the order in which they started. An
-answer of an attempt with a lower number than that of the figure's own attempt is older news and
+Theory of operation. A figure is what was left when the provider answered. The attempts that
+started after the one which reported it are not in it, so they count against it until they answer;
+their own answers report a newer figure. Attempts have numbers in the order in which they started.
+An answer of an attempt with a lower number than that of the figure's own attempt is older and
 changes nothing, whenever it arrives.
 
 An attempt ends without the lock, since a finaliser may end it: it is put into a queue, and the next
