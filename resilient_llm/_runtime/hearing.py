@@ -14,7 +14,7 @@ import threading
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Final
 
-from resilient_llm._core.limits.headers import rate_headers, read_figures
+from resilient_llm._core.limits.headers import figures_of, rate_headers
 from resilient_llm._core.limits.reported import NEVER, ReportedLimits
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.keys import parse_key, provider_key
@@ -181,7 +181,7 @@ class Hearing:
         if attempt is None:
             attempt = HeardAttempt(key or "", {})
         now = float(runtime.clock())
-        figures = read_figures(reported, attempt.provider, now=now, wall=runtime.wall())
+        figures = figures_of(reported, attempt.provider, now=now, wall=runtime.wall())
         by_key: dict[str, list[Figure]] = {}
         for figure in figures:
             whose = attempt.provider_key if figure.scope == "provider" else attempt.key
