@@ -287,6 +287,16 @@ def test_threads_that_read_the_clock_earlier() -> None:
     assert 1_000 <= taken <= 2_001
 
 
+def test_a_full_bucket_refuses_no_thread_for_its_clock() -> None:
+    """A thread that read the clock before another one looked at the bucket takes what it holds."""
+    made = bucket(1, 60.0)
+    late = made.charge(1)
+    assert 1.0 == made.level(50.01)
+
+    assert 0.0 == late.retry_after(50.0)
+    assert late.take(50.0)
+
+
 def test_a_clock_that_goes_back() -> None:
     """An exchanged clock gives no tokens and makes nobody wait for the old one."""
     made = bucket(10, 10.0)

@@ -24,8 +24,9 @@ Each change is one run of statements without a call between, so it needs no lock
 circuit/window.py and places.py). Where `window.LOCK_FREE` is False, it takes the bucket's lock.
 
 Clocks. Threads read the clock before they come here, so a moment a little earlier than one seen
-before is usual, and the bucket is then as full as it was at that moment. A clock that goes back
-further was exchanged: the account is moved with it, so that neither tokens nor waits come of it.
+before is usual. It gains nothing, and what the bucket held when it was full may be taken all the
+same. A clock that goes back further was exchanged: the account is moved with it, so that neither
+tokens nor waits come of it.
 """
 
 from __future__ import annotations
@@ -73,9 +74,9 @@ class Charge:
         now += 0.0  # a plain float, whose operators are no calls
         bucket._turn(now)
         # No call and no jump backwards: see the theory of operation.
+        missing = bucket._taken + self.amount - bucket.burst
         if (
-            bucket._since + (bucket._taken + self.amount - bucket.burst) * bucket._interval
-            <= now + _ROUNDING
+            (missing <= 0 or bucket._since + missing * bucket._interval <= now + _ROUNDING)
             and not bucket._line
             and self._state == _NEW
         ):
@@ -92,7 +93,7 @@ class Charge:
             return None
         now += 0.0
         bucket._turn(now)
-        return max(0.0, bucket._due(bucket._queued + self.amount) - now)
+        return max(0.0, bucket._due(bucket._queued + self.amount, now) - now)
 
     def enqueue(self, wake: Callable[[], object]) -> bool:
         """Join the line; return whether it can be served there: not if it exceeds the bucket.
@@ -127,7 +128,7 @@ class Charge:
             ahead += each.amount
             if each is self:
                 break
-        return max(bucket._due(ahead) - now, _ROUNDING)
+        return max(bucket._due(ahead, now) - now, _ROUNDING)
 
     @property
     def is_taken(self) -> bool:
@@ -260,9 +261,10 @@ class Bucket:
             if first._tell():
                 return
 
-    def _due(self, amount: int) -> float:
+    def _due(self, amount: int, now: float) -> float:
         """Return the moment from which this much can be taken beyond what is."""
-        return self._since + (self._taken + amount - self.burst) * self._interval
+        missing = self._taken + amount - self.burst
+        return now if missing <= 0 else self._since + missing * self._interval
 
     def _turn(self, now: float) -> None:
         """Begin a new period if the bucket is full, and follow a clock that was exchanged."""
@@ -283,10 +285,8 @@ class Bucket:
         # No call until the removal, and no jump backwards.
         if line:
             charge = line[0]
-            if (
-                self._since + (self._taken + charge.amount - self.burst) * self._interval
-                <= now + _ROUNDING
-            ):
+            missing = self._taken + charge.amount - self.burst
+            if missing <= 0 or self._since + missing * self._interval <= now + _ROUNDING:
                 self._taken += charge.amount
                 self._queued -= charge.amount
                 charge._period = self._period
