@@ -3,7 +3,7 @@
 Owns the figures of all keys, and the variable behind the attempt of the context. An HTTP client
 that is listened to calls `heard` for each of its answers, in the context of the code that sent the
 request, so the attempt that this code belongs to is found there. Attempts are put into the context
-only once somebody listens to a client: a process that never does pays nothing. The wrappers are
+only once a client is listened to: a process that never does so pays nothing. The wrappers are
 bound again then, as with `call_ids`.
 """
 
@@ -171,7 +171,7 @@ class Hearing:
         Args:
             headers: Those of any client.
             attempt: The attempt that was answered, or None.
-            key: Whose answer it is if that is None; None for an answer that belongs to nobody.
+            key: Whose answer it is if that is None; None for an answer without an owner.
         """
         if not self.is_on or (attempt is None and key is None):
             return

@@ -119,7 +119,7 @@ def _pairs(headers: Any) -> Iterable[tuple[object, object]]:
 
 
 def _text(value: object) -> str:
-    """Return a text; empty for what is none or is too long, so that a part is never read."""
+    """Return a text; empty if it is not one or is too long, since a part would be misread."""
     if isinstance(value, bytes):
         value = value.decode("latin-1")
     if isinstance(value, int) and not isinstance(value, bool):
