@@ -47,7 +47,10 @@ _OVER: Final = 3
 
 
 class Place:
-    """The place of one attempt, from before it is asked for until it is given back."""
+    """The place of one attempt, from before it is asked for until it is given back.
+
+    A place that is collected is given back, so whatever stands for the attempt refers to it.
+    """
 
     __slots__ = ("_places", "_state", "_wake")
 
