@@ -164,8 +164,9 @@ class LocalLedger:
             else:
                 amount = tokens + output
             taken.append((account, amount))
-            # No call and no jump in these two: see the theory of operation.
+            # No call and no jump in these: see the theory of operation.
             account.reserved += amount
+            account.open += 1
             reservation._count += 1
             if account.spent + account.reserved > slot.cap and not _is_free(slot, reservation):
                 return self._refused_locked(slots, reservation, now)
@@ -251,6 +252,7 @@ class LocalLedger:
                 booked = tokens
             # No call and no jump in these, either.
             account.reserved -= amount
+            account.open -= 1
             account.spent += booked
             account.calls += calls
             account.estimated += estimated
@@ -422,7 +424,7 @@ class LocalLedger:
         self.notices = []
         for slot in list(self._slots.values()):
             for key, account in list(slot.accounts.items()):
-                account.reserved = 0
+                account.reserved = account.open = 0
                 if key is not None and account.is_unused:
                     slot.accounts.pop(key, None)
 
@@ -498,8 +500,9 @@ def _give_back_locked(reservation: Reservation) -> None:
     while reservation._count:
         index = reservation._count - 1
         account, amount = taken[index]
-        # No call and no jump in these two, either.
+        # No call and no jump in these, either.
         account.reserved -= amount
+        account.open -= 1
         reservation._count = index
     reservation._taken = []
     reservation._queue = None
