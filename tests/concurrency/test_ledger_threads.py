@@ -53,6 +53,10 @@ def _next_hour(state: Any) -> None:
     state.got.append(state.books.ledger.reports(state.books.now + 3600))
 
 
+def _hour_after_next(state: Any) -> None:
+    state.books.ledger.reports(state.books.now + 7200)
+
+
 def _replace(state: Any) -> None:
     state.books.ledger.replace([Budget(calls=1), Budget(tokens=5000)], state.books.now)
 
@@ -93,6 +97,11 @@ def _in_one_period(state: Any) -> None:
     [row] = state.got[-1]
     assert (0, 0, 0) == (row.spent, row.reserved, row.calls), row
     assert Decimal("0.0003") == state.books.ledger.totals()["openai/gpt"]
+
+
+def _in_the_later_hour(state: Any) -> None:
+    [row] = state.books.ledger.reports(state.books.now)
+    assert state.books.now - state.books.now % 3600 + 7200 == row.period_start.timestamp()
 
 
 def _within_the_new_cap(state: Any) -> None:
@@ -141,6 +150,12 @@ RACES = [
         lambda: _with_one_held(Budget(calls=9, per="hour")),
         [_settle_the_held, _next_hour, _next_hour],
         _in_one_period,
+    ),
+    Race(
+        "two hours end at once",
+        lambda: _state(Budget(calls=9, per="hour")),
+        [_next_hour, _hour_after_next],
+        _in_the_later_hour,
     ),
     Race(
         "the list is replaced while others reserve",

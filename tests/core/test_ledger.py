@@ -616,7 +616,8 @@ def test_an_attempt_above_the_cap_has_no_time() -> None:
     books = Books(Budget(tokens=1000))
     books.spend()
 
-    assert None is books.refuse(sent=901).retry_after
+    assert books.refuse(sent=901).retry_after is None
+    assert [] == books.notices()
     assert books.refuse(sent=801).retry_after is not None
     assert [("exceeded", "all month tokens", None)] == books.notices()
 

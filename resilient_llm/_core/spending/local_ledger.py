@@ -260,18 +260,15 @@ class LocalLedger:
             if account.spent >= account.notice_at:
                 self._note_locked(account)
         if not reservation._is_counted:
-            total = self._total(reservation.target.key)
+            key = reservation.target.key
+            total = self._totals.get(key) or self._open_total(key)
             total.usd += cost or 0
             reservation._is_counted = True
 
-    def _total(self, key: str) -> _Total:
-        totals = self._totals
-        found = totals.get(key)
-        if found is None:
-            if len(totals) >= _MOST_TARGETS:
-                key = _OTHERS
-            found = totals.setdefault(key, _Total())
-        return found
+    def _open_total(self, key: str) -> _Total:
+        if len(self._totals) >= _MOST_TARGETS:
+            key = _OTHERS
+        return self._totals.setdefault(key, _Total())
 
     def _note_locked(self, account: Account, *, leaves_no_room: bool = False) -> None:
         """Note what observers should be told of an account of the present period."""
@@ -342,18 +339,19 @@ class LocalLedger:
             budgets: The new list, with names that differ.
             now: When it begins.
         """
+        zones = [zone_named(budget.zone) for budget in budgets]  # which may read files
         with self._lock:
             if self._queue:
                 self._settle_queued_locked()
             moment = max(now, self._latest)
             slots: dict[str, Slot] = {}
             calendars: dict[tuple[str, str], Calendar] = {}
-            for budget in budgets:
+            for budget, zone in zip(budgets, zones, strict=True):
                 slot = self._slots.get(budget.name)
                 place = budget.per, UTC_NAME if budget.per == "hour" else budget.zone
                 calendar = calendars.get(place) or self._calendars.get(place)
                 if calendar is None:
-                    calendar = Calendar(budget.per, zone_named(budget.zone), moment)
+                    calendar = Calendar(budget.per, zone, moment)
                     self._latest = max(self._latest, calendar.period.start)
                 calendars[place] = calendar
                 if slot is None or not slot.is_kept_by(budget):
