@@ -18,6 +18,7 @@ from tests.support.budgets import GPT, LLAMA, Books
 from tests.support.schedules import EVERY_OPCODE, Race, explore, reduce
 
 ONE = Booking(Usage(100, 100))
+TWO = Booking(Usage(200, 200))
 
 
 def _state(*budgets: Budget) -> SimpleNamespace:
@@ -46,7 +47,7 @@ def _settle_the_held(state: Any) -> None:
 
 
 def _settle_the_held_later(state: Any) -> None:
-    state.books.ledger.settle_later(state.held[0], ONE)
+    state.books.ledger.settle_later(state.held[0], TWO)
 
 
 def _next_hour(state: Any) -> None:
@@ -88,8 +89,10 @@ def _each_call_is_booked(state: Any) -> None:
 
 def _booked_once(state: Any) -> None:
     state.books.ledger.reports(state.books.now)
+    total = state.books.ledger.totals()["openai/gpt"]
     assert (1, 0, 1) == _rows(state)["all month calls"]
-    assert Decimal("0.0003") == state.books.ledger.totals()["openai/gpt"]
+    assert (total * 10**6 * 2 / 3, 0, 1) == _rows(state)["all month tokens"]
+    assert total in (Decimal("0.0003"), Decimal("0.0006"))
 
 
 def _in_one_period(state: Any) -> None:
@@ -135,13 +138,13 @@ RACES = [
     ),
     Race(
         "one settlement of two counts",
-        lambda: _with_one_held(Budget(calls=9)),
+        lambda: _with_one_held(Budget(calls=9), Budget(tokens=9000)),
         [_settle_the_held, _settle_the_held],
         _booked_once,
     ),
     Race(
         "a finaliser settles as well",
-        lambda: _with_one_held(Budget(calls=9)),
+        lambda: _with_one_held(Budget(calls=9), Budget(tokens=9000)),
         [_settle_the_held_later, _settle_the_held],
         _booked_once,
     ),

@@ -208,11 +208,12 @@ class LocalLedger:
         with self._lock:
             if self._queue:
                 self._settle_queued_locked()
-            if reservation._booking is None:
+            first = reservation._booking
+            if first is None:
                 reservation._booking = booking
-            elif reservation._booking is not booking:  # a finaliser was first
-                cost = reservation.booked(reservation._booking)
-            self._settle_locked(reservation, cost)
+            elif first is not booking:  # a finaliser was first
+                booking, cost = first, reservation.booked(first)
+            self._settle_locked(reservation, booking, cost)
         return cost
 
     def settle_later(self, reservation: Reservation, booking: Booking, /) -> None:
@@ -226,15 +227,14 @@ class LocalLedger:
             booking = reservation._booking
             if booking is None:
                 booking = reservation._booking = NOTHING
-            self._settle_locked(reservation, reservation.booked(booking))
+            self._settle_locked(reservation, booking, reservation.booked(booking))
             try:
                 self._queue.remove(reservation)
             except ValueError:  # a signal handler was here
                 pass
 
-    def _settle_locked(self, reservation: Reservation, cost: int | None) -> None:
-        booking = reservation._booking
-        if reservation._queue is not self._queue or booking is None:  # refused, or of the parent
+    def _settle_locked(self, reservation: Reservation, booking: Booking, cost: int | None) -> None:
+        if reservation._queue is not self._queue:  # refused, or of the parent
             return
         usage, calls, estimated = booking.usage, booking.calls, int(booking.estimated)
         tokens = usage.input + usage.output
