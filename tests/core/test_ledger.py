@@ -269,7 +269,7 @@ def test_a_price_for_each_call_is_booked_if_it_was_answered() -> None:
 
 
 def test_a_refused_attempt_books_nothing() -> None:
-    """Whoever settles it all the same changes nothing."""
+    """A settlement of it changes nothing."""
     books = Books(Budget(calls=0))
     reservation = Reservation(GPT, Estimate(1, 1), PRICE)
     assert books.ledger.reserve(reservation, books.now) is not None

@@ -1,7 +1,7 @@
 """The ledger against an independent model, whatever attempts, clocks and operators do.
 
 The model is a list of everything that happened and no sums at all: what is spent and reserved is
-added up anew from the list whenever it is asked for, in exact fractions. Periods are counted in
+added up again from the list whenever it is asked for, in exact fractions. Periods are counted in
 whole hours and days since 1970.
 
 ``RESILIENT_LLM_MODEL_EXAMPLES=2000`` tries that many scripts instead of the few of every day.
