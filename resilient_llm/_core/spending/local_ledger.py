@@ -164,8 +164,9 @@ class LocalLedger:
             else:
                 amount = tokens + output
             taken.append((account, amount))
-            # No call and no jump in these two: see the theory of operation.
+            # No call and no jump in these: see the theory of operation.
             account.reserved += amount
+            account.open += 1
             reservation._count += 1
             if account.spent + account.reserved > slot.cap and not _is_free(slot, reservation):
                 return self._refused_locked(slots, reservation, now)
@@ -207,11 +208,12 @@ class LocalLedger:
         with self._lock:
             if self._queue:
                 self._settle_queued_locked()
-            if reservation._booking is None:
+            first = reservation._booking
+            if first is None:
                 reservation._booking = booking
-            elif reservation._booking is not booking:  # a finaliser was first
-                cost = reservation.booked(reservation._booking)
-            self._settle_locked(reservation, cost)
+            elif first is not booking:  # a finaliser was first
+                booking, cost = first, reservation.booked(first)
+            self._settle_locked(reservation, booking, cost)
         return cost
 
     def settle_later(self, reservation: Reservation, booking: Booking, /) -> None:
@@ -225,15 +227,14 @@ class LocalLedger:
             booking = reservation._booking
             if booking is None:
                 booking = reservation._booking = NOTHING
-            self._settle_locked(reservation, reservation.booked(booking))
+            self._settle_locked(reservation, booking, reservation.booked(booking))
             try:
                 self._queue.remove(reservation)
             except ValueError:  # a signal handler was here
                 pass
 
-    def _settle_locked(self, reservation: Reservation, cost: int | None) -> None:
-        booking = reservation._booking
-        if reservation._queue is not self._queue or booking is None:  # refused, or of the parent
+    def _settle_locked(self, reservation: Reservation, booking: Booking, cost: int | None) -> None:
+        if reservation._queue is not self._queue:  # refused, or of the parent
             return
         usage, calls, estimated = booking.usage, booking.calls, int(booking.estimated)
         tokens = usage.input + usage.output
@@ -251,6 +252,7 @@ class LocalLedger:
                 booked = tokens
             # No call and no jump in these, either.
             account.reserved -= amount
+            account.open -= 1
             account.spent += booked
             account.calls += calls
             account.estimated += estimated
@@ -258,18 +260,15 @@ class LocalLedger:
             if account.spent >= account.notice_at:
                 self._note_locked(account)
         if not reservation._is_counted:
-            total = self._total(reservation.target.key)
+            key = reservation.target.key
+            total = self._totals.get(key) or self._open_total(key)
             total.usd += cost or 0
             reservation._is_counted = True
 
-    def _total(self, key: str) -> _Total:
-        totals = self._totals
-        found = totals.get(key)
-        if found is None:
-            if len(totals) >= _MOST_TARGETS:
-                key = _OTHERS
-            found = totals.setdefault(key, _Total())
-        return found
+    def _open_total(self, key: str) -> _Total:
+        if len(self._totals) >= _MOST_TARGETS:
+            key = _OTHERS
+        return self._totals.setdefault(key, _Total())
 
     def _note_locked(self, account: Account, *, leaves_no_room: bool = False) -> None:
         """Note what observers should be told of an account of the present period."""
@@ -340,18 +339,19 @@ class LocalLedger:
             budgets: The new list, with names that differ.
             now: When it begins.
         """
+        zones = [zone_named(budget.zone) for budget in budgets]  # which may read files
         with self._lock:
             if self._queue:
                 self._settle_queued_locked()
             moment = max(now, self._latest)
             slots: dict[str, Slot] = {}
             calendars: dict[tuple[str, str], Calendar] = {}
-            for budget in budgets:
+            for budget, zone in zip(budgets, zones, strict=True):
                 slot = self._slots.get(budget.name)
                 place = budget.per, UTC_NAME if budget.per == "hour" else budget.zone
                 calendar = calendars.get(place) or self._calendars.get(place)
                 if calendar is None:
-                    calendar = Calendar(budget.per, zone_named(budget.zone), moment)
+                    calendar = Calendar(budget.per, zone, moment)
                     self._latest = max(self._latest, calendar.period.start)
                 calendars[place] = calendar
                 if slot is None or not slot.is_kept_by(budget):
@@ -422,7 +422,7 @@ class LocalLedger:
         self.notices = []
         for slot in list(self._slots.values()):
             for key, account in list(slot.accounts.items()):
-                account.reserved = 0
+                account.reserved = account.open = 0
                 if key is not None and account.is_unused:
                     slot.accounts.pop(key, None)
 
@@ -498,8 +498,9 @@ def _give_back_locked(reservation: Reservation) -> None:
     while reservation._count:
         index = reservation._count - 1
         account, amount = taken[index]
-        # No call and no jump in these two, either.
+        # No call and no jump in these, either.
         account.reserved -= amount
+        account.open -= 1
         reservation._count = index
     reservation._taken = []
     reservation._queue = None
