@@ -71,6 +71,11 @@ def word(value: object) -> Cell:
     return Cell(text, STYLES.get(text, ""))
 
 
+def shown_amount(number: float) -> str:
+    """Return an amount of USD, tokens or calls in full, never as ``1e-07``."""
+    return f"{number:.12f}".rstrip("0").rstrip(".")
+
+
 def lasting(seconds: float | None) -> str:
     """Return a duration in its two largest units, such as ``1h 30m``."""
     if seconds is None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm.cli import _remote
 from resilient_llm.cli._exits import CommandError
-from resilient_llm.cli._output import is_terminal, moment, quoted, shown
-from resilient_llm.cli._shapes import as_object
+from resilient_llm.cli._output import is_terminal, moment, quoted, shown, shown_amount
+from resilient_llm.cli._shapes import as_number, as_object
 from resilient_llm.cli._sse import MessageReader
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ _LONGEST_WAIT: Final = 10.0
 _OLDEST: Final = "0"
 """The id before that of every event."""
 _LEADING: Final = ("type", "at", "pid", "target", "call_id")
+_MONEY: Final = ("usd", "spent", "cap")
+"""Fields whose every digit counts."""
 _STYLES: Final = {
     "TargetBenched": "bold red",
     "CallFailed": "bold red",
@@ -38,6 +40,8 @@ _STYLES: Final = {
     "FailedOver": "yellow",
     "OrderChanged": "yellow",
     "TargetUnbenched": "green",
+    "BudgetExceeded": "bold red",
+    "BudgetWarning": "yellow",
     "dropped": "magenta",
 }
 
@@ -45,8 +49,8 @@ _STYLES: Final = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.description = (
-        "Prints what has happened: the last 1,000 events but successes, a line each, the oldest "
-        "first. They hold no prompt, no answer and no key."
+        "Prints what has happened: the last 1,000 events but successes and what they cost, a line "
+        "each, the oldest first. They hold no prompt, no answer and no key."
     )
     parser.epilog = (
         "examples:\n"
@@ -178,7 +182,7 @@ class _Lines:
         kind, at = quoted(str(fields["type"])), moment(fields.get("at"))
         target = quoted(str(fields["target"])) if fields.get("target") else ""
         rest = " ".join(
-            f"{quoted(name)}={_value(value)}"
+            f"{quoted(name)}={_amount(value) if name in _MONEY else _value(value)}"
             for name, value in fields.items()
             if name not in _LEADING and value is not None and value != ""
         )
@@ -201,4 +205,13 @@ def _value(value: object) -> str:
         return quoted(value)
     if isinstance(value, list) and all(isinstance(each, str) for each in value):  # pyright: ignore[reportUnknownVariableType]  # of a service
         return quoted(",".join(value))  # pyright: ignore[reportUnknownArgumentType]  # as above
+    if isinstance(value, dict):  # a usage
+        parts = as_object(value).items()
+        return quoted(",".join(f"{name}:{shown(number)}" for name, number in parts if number))
     return f"{value:.4g}" if isinstance(value, float) else shown(json.dumps(value))
+
+
+def _amount(value: object) -> str:
+    """Return an amount of money, tokens or calls, as `shown_amount` has it."""
+    number = as_number(value)
+    return _value(value) if number is None else shown_amount(number)
