@@ -28,6 +28,7 @@ _STEERING: Final = {
     "unbench": "put it back",
     "health": "how each provider and model is doing",
     "chains": "which targets each chain tries, in their present order",
+    "spend": "what each budget has spent, and when it resets",
     "events": "what has happened; --follow: what is happening",
 }
 _HERE: Final = {

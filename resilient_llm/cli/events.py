@@ -206,7 +206,7 @@ def _value(value: object) -> str:
     if isinstance(value, list) and all(isinstance(each, str) for each in value):  # pyright: ignore[reportUnknownVariableType]  # of a service
         return quoted(",".join(value))  # pyright: ignore[reportUnknownArgumentType]  # as above
     if isinstance(value, dict):  # a usage
-        parts = as_object(value).items()
+        parts = as_object(value).items()  # pyright: ignore[reportUnknownArgumentType]  # as above
         return quoted(",".join(f"{name}:{shown(number)}" for name, number in parts if number))
     return f"{value:.4g}" if isinstance(value, float) else shown(json.dumps(value))
 

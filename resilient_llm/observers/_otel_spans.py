@@ -1,4 +1,6 @@
-"""The spans and counters of `otel`. Loads the API of OpenTelemetry, and so is loaded by `install`.
+"""The spans of `otel`, and what of them is counted.
+
+Loads the API of OpenTelemetry, and so is loaded by `install`.
 
 Owns the spans of running calls. Nothing here raises an Exception: what OpenTelemetry raises, or a
 span processor or sampler of the user, is logged once.
@@ -21,6 +23,7 @@ from opentelemetry import trace as otel_trace
 from resilient_llm._values.reasons import reason_word
 from resilient_llm.observers import _otel_attributes as otel
 from resilient_llm.observers._exporter import VERSION
+from resilient_llm.observers._otel_meters import Meters
 from resilient_llm.observers._usage import usage_of
 
 if TYPE_CHECKING:
@@ -37,8 +40,6 @@ if TYPE_CHECKING:
     from resilient_llm.observers._exporter import Exporter
 
 _SCOPE: Final = "resilient_llm"
-_BUCKETS: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
-"""Upper bounds of the histogram in seconds, if no view of the user has others."""
 _MOST_TARGETS: Final = 10_000
 """Targets whose attributes are kept."""
 
@@ -52,45 +53,13 @@ _SILENT: Final = ("ok", "cancelled")
 """Outcomes that leave the status of a span unset."""
 
 
-class _Meters:
-    """The instruments."""
-
-    def __init__(self, meter: otel_metrics.Meter) -> None:
-        counter = meter.create_counter
-        self.calls = counter("resilient_llm.calls", "{call}", "Calls, by function and outcome.")
-        self.attempts = counter(
-            "resilient_llm.attempts", "{attempt}", "Attempts, by target and outcome."
-        )
-        self.duration = meter.create_histogram(
-            "resilient_llm.attempt.duration",
-            "s",
-            "Duration of the attempts that succeeded, of streams to their end.",
-            explicit_bucket_boundaries_advisory=_BUCKETS,
-        )
-        self.retries = counter(
-            "resilient_llm.retries", "{retry}", "Retries on the same target, by what timed them."
-        )
-        self.failovers = counter(
-            "resilient_llm.failovers", "{failover}", "Calls that went on to another target."
-        )
-        self.skips = counter(
-            "resilient_llm.skips", "{skip}", "Targets that were passed over, by reason."
-        )
-        self.hedges = counter(
-            "resilient_llm.hedges", "{hedge}", "Attempts that were started beside a slow one."
-        )
-        self.order_changes = counter(
-            "resilient_llm.order_changes", "{change}", "Moves of a target by adaptive order."
-        )
-
-
 class Recorder:
     """What one install records with; begins each call."""
 
     def __init__(self, exporter: Exporter) -> None:
         """Begin without spans and without metrics."""
         self.tracer: Tracer | None = None
-        self.meters: _Meters | None = None
+        self.meters: Meters | None = None
         self.has_attempts = False
         self._tracers: TracerProvider | None = None
         self._counters: MeterProvider | None = None
@@ -109,7 +78,7 @@ class Recorder:
     def count_with(self, provider: MeterProvider | None) -> None:
         """Count calls and attempts."""
         self._counters = provider
-        self.meters = _Meters(otel_metrics.get_meter(_SCOPE, VERSION, provider))
+        self.meters = Meters(otel_metrics.get_meter(_SCOPE, VERSION, provider))
 
     def moved(self, event: OrderChanged) -> None:
         """Count a move by adaptive order, which comes of no single call."""
@@ -558,6 +527,20 @@ class CallSpan(Around):
         if self.recorder.meters is not None:
             self.recorder.meters.hedges.add(1, {"target": target, "beside": details["beside"]})
 
+    def _spent(self, target: str, details: Mapping[str, Any]) -> None:
+        amount, usage, is_estimated = details["usd"], details["usage"], details["estimated"]
+        attempt, meters = self._attempt, self.recorder.meters
+        if attempt is not None and attempt.is_recording:
+            seen = attempt.seen
+            seen[otel.SPEND_ESTIMATED] = is_estimated
+            if amount is not None:
+                seen[otel.SPEND_USD] = float(amount)
+            if usage.tokens and not is_estimated:
+                # Of `usage=`, too, which knows answers that nobody else can read.
+                seen[otel.INPUT_TOKENS], seen[otel.OUTPUT_TOKENS] = usage.input, usage.output
+        if meters is not None and amount:
+            meters.spend.add(float(amount), {"target": target})
+
     def _call_failed(self, target: str, details: Mapping[str, Any]) -> None:
         self._has_failed = True
 
@@ -571,6 +554,7 @@ _TAKE: Final[dict[str, Callable[[CallSpan, str, Mapping[str, Any]], None]]] = {
     "FailedOver": CallSpan._failed_over,
     "TargetSkipped": CallSpan._skipped,
     "HedgeStarted": CallSpan._hedged,
+    "SpendRecorded": CallSpan._spent,
     "CallFailed": CallSpan._call_failed,
 }
 

@@ -1,9 +1,9 @@
 """The default observer: writes events to the logger ``resilient_llm``.
 
-Benches, budgets and failed calls are logged at WARNING, failovers, recoveries, changes of an order and
-interrupted streams at INFO, all others at DEBUG. The fields of the event are in ``extra``. No
-prompt is logged, since events contain none. What operators wrote is escaped in the line, and as
-they wrote it in ``extra``.
+Benches, budgets that run out and failed calls are logged at WARNING, failovers, recoveries, changes
+of an order and interrupted streams at INFO, all others at DEBUG. The fields of the event are in
+``extra``. No prompt is logged, since events contain none. What operators wrote is escaped in the
+line, and as they wrote it in ``extra``.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ Owns which messages wait. No lock is held: the threads of calls append to the qu
 the window of a target, each by single operations, and the thread of the webhook takes from both.
 
 *Windows*   The first event of a target, or of a budget, and type goes at once and opens a window
-            of ``every`` seconds. Of those inside it the last is kept, and their number. At its end that one goes
-            and opens the next window, so a target costs one message in ``every`` seconds, however
-            often it changes. A window without events is closed.
+            of ``every`` seconds. Of those inside it the last is kept, and their number. At its end
+            that one goes and opens the next window, so a target costs one message in ``every``
+            seconds, however often it changes. A window without events is closed.
 *Tries*     A message that was not taken waits for its next try, and all others wait behind it,
             since they go to the same place. After three tries it is dropped.
 """
@@ -213,7 +213,7 @@ def _summary(event: ev.Event, repeated: int) -> str:
 def _shown(value: Any) -> str:
     """Return the value of a field as text; keys in their order as ``first > second``."""
     if isinstance(value, tuple):
-        return " > ".join(map(str, value))  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]  # of any field
+        return " > ".join(map(str, value))  # pyright: ignore[reportUnknownArgumentType]  # of any field
     if isinstance(value, float):
         return f"{value:.12f}".rstrip("0").rstrip(".")  # and not 1e-07
     return str(value)

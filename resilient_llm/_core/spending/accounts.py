@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datetime import tzinfo
     from decimal import Decimal
 
-    from resilient_llm._values.money import Budget
+    from resilient_llm._values.money import Budget, Unit
     from resilient_llm._values.money import Period as PeriodName
     from resilient_llm._values.target import Target
 
@@ -91,7 +91,7 @@ class Slot:
     __slots__ = ("accounts", "budget", "calendar", "cap", "own", "start", "unit", "warn_at")
 
     def __init__(self, budget: Budget, calendar: Calendar) -> None:
-        self.unit = budget.unit
+        self.unit: Unit = budget.unit
         self.calendar = calendar
         self._set(budget)
         self.open()

@@ -439,9 +439,7 @@ class LocalLedger:
             for account in fullest_of(found, most, key)
         ]
         with self._lock:
-            return [
-                SpendRow(report_of(account), slot.unit, keys) for slot, account, keys in chosen
-            ]
+            return [SpendRow(report_of(account), slot.unit, keys) for slot, account, keys in chosen]
 
     def _listed(self, now: float) -> list[tuple[Slot, list[Account]]]:
         """Return every budget with its accounts of the present period."""
