@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm.cli import _remote
 from resilient_llm.cli._exits import CommandError
-from resilient_llm.cli._output import is_terminal, moment, quoted, shown, shown_amount
-from resilient_llm.cli._shapes import as_number, as_object
+from resilient_llm.cli._output import is_terminal, moment, quoted, shown, spending_text
+from resilient_llm.cli._shapes import as_object
 from resilient_llm.cli._sse import MessageReader
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ _LONGEST_WAIT: Final = 10.0
 _OLDEST: Final = "0"
 """The id before that of every event."""
 _LEADING: Final = ("type", "at", "pid", "target", "call_id")
-_MONEY: Final = ("usd", "spent", "cap")
-"""Fields whose every digit counts."""
 _STYLES: Final = {
     "TargetBenched": "bold red",
     "CallFailed": "bold red",
@@ -182,7 +180,7 @@ class _Lines:
         kind, at = quoted(str(fields["type"])), moment(fields.get("at"))
         target = quoted(str(fields["target"])) if fields.get("target") else ""
         rest = " ".join(
-            f"{quoted(name)}={_amount(value) if name in _MONEY else _value(value)}"
+            f"{quoted(name)}={spending_text(name, value) or _value(value)}"
             for name, value in fields.items()
             if name not in _LEADING and value is not None and value != ""
         )
@@ -205,13 +203,4 @@ def _value(value: object) -> str:
         return quoted(value)
     if isinstance(value, list) and all(isinstance(each, str) for each in value):  # pyright: ignore[reportUnknownVariableType]  # of a service
         return quoted(",".join(value))  # pyright: ignore[reportUnknownArgumentType]  # as above
-    if isinstance(value, dict):  # a usage
-        parts = as_object(value).items()  # pyright: ignore[reportUnknownArgumentType]  # as above
-        return quoted(",".join(f"{name}:{shown(number)}" for name, number in parts if number))
     return f"{value:.4g}" if isinstance(value, float) else shown(json.dumps(value))
-
-
-def _amount(value: object) -> str:
-    """Return an amount of money, tokens or calls, as `shown_amount` has it."""
-    number = as_number(value)
-    return _value(value) if number is None else shown_amount(number)

@@ -116,4 +116,6 @@ def _cut(rows: Sequence[Mapping[str, Any]]) -> list[tuple[object, int, int]]:
         name = str(each.get("budget"))
         listed[name] = listed.get(name, 0) + 1
         keys[name] = as_number(each.get("keys")) or 0
-    return [(name, int(keys[name]), number) for name, number in listed.items() if keys[name] > number]
+    return [
+        (name, int(keys[name]), number) for name, number in listed.items() if keys[name] > number
+    ]

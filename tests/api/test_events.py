@@ -73,6 +73,9 @@ EVENTS = [
     "ObserverFailed",
     "HedgeStarted",
     "OrderChanged",
+    "SpendRecorded",
+    "BudgetWarning",
+    "BudgetExceeded",
 ]
 FIELDS = {
     "AttemptSucceeded": {"number", "seconds"},
@@ -92,6 +95,9 @@ FIELDS = {
     "ObserverFailed": {"type_name"},
     "HedgeStarted": {"number", "delay", "beside"},
     "OrderChanged": {"order"},
+    "SpendRecorded": {"usd", "usage", "estimated", "spend_key"},
+    "BudgetWarning": {"budget", "key", "spent", "cap", "resets_at"},
+    "BudgetExceeded": {"budget", "key", "spent", "cap", "resets_at"},
 }
 
 
