@@ -18,7 +18,7 @@ HOSTILE = "red \u202e"
 
 def test_budgets_are_listed(service: str, run: Run) -> None:
     """Spent, cap, share and reserved in the unit of the budget; when it resets; a row a key."""
-    configure(budgets=[Budget(usd=0.0015, name="month"), Budget(calls=2, of="key", per="day")])
+    configure(budgets=[Budget(usd=0.0024, name="month"), Budget(calls=2, of="key", per="day")])
     ask = asking()
     for key in ("tenant-7", HOSTILE, HOSTILE):
         with spend_key(key):
@@ -34,7 +34,7 @@ def test_budgets_are_listed(service: str, run: Run) -> None:
     first, second, month = rows
     assert ["key day calls", r"red \u202e", "2 calls", "2 calls", "100 %"] == first[:5]
     assert ["key day calls", "tenant-7", "1 calls", "2 calls", "50 %", "0 calls"] == second[:6]
-    assert ["month", "$0.0018", "$0.0015", "120 %", "$0"] == month[:5]
+    assert ["month", "$0.0018", "$0.0024", "75 %", "$0"] == month[:5]
     assert re.fullmatch(r"\d{4}-\d\d-01 00:00:00Z", month[6])
     assert ["3", "0"] == month[7:]
 
