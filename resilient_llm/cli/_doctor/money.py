@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import difflib
+import gc
+import importlib
+from typing import TYPE_CHECKING, Any, Final
 
-from resilient_llm import settings
-from resilient_llm._core.spending.accounts import covers
-from resilient_llm._runtime.chains import living_chains
-from resilient_llm._runtime.runtime import runtime
-from resilient_llm._runtime.spending import spending_in
-from resilient_llm._values.checks import near_names
-from resilient_llm._values.limit import OTHERS, applied_limits
-from resilient_llm._values.money import ALL, EACH_KEY
+from resilient_llm import Failover, settings
 from resilient_llm.cli._doctor.findings import Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
-    from resilient_llm import Target
+    from resilient_llm import Budget, Target
     from resilient_llm.cli._doctor.findings import Status
 
-_TAG = "tag:"
+_TAG: Final = "tag:"
+_ANY: Final = "*"
+_EVERYTHING: Final = ("all", "key")
+"""What a budget is for that holds for every target."""
 
 
 class Prices:
-    """Which targets have a price, as the budgets look it up."""
+    """Which targets have a price where a budget needs one."""
 
     def __init__(self) -> None:
-        self._in_usd = [each for each in settings().budgets if each.unit == "usd"]
-        self._rates_of = spending_in(runtime.ledger, settings(), runtime.wall, None).rates_of
+        self._in_usd = [each for each in settings().budgets if each.usd is not None]
+        self._prices = settings().prices
 
     def of(self, target: Target) -> tuple[Status, str]:
         """Return what is found about a target."""
-        budgets = [each.name for each in self._in_usd if covers(each, target)]
-        if self._rates_of(target) is not None:
+        keys = (target.key, target.spec, target.provider_key, target.provider, _ANY)
+        if target.price is not None or any(key in self._prices for key in keys):
             return "ok", "it has one"
+        if _is_published(target):
+            return "ok", "genai-prices has one"
+        budgets = [each.name for each in self._in_usd if _is_covered(target, each)]
         if not budgets:
             return "ok", "it has none, and no budget in USD needs one"
         named = " and ".join(map(repr, budgets))
@@ -46,37 +48,40 @@ class Prices:
 
 def unused() -> Iterator[Finding]:
     """Yield which limits and budgets hold for no chain of this process."""
-    targets = [target for chain in living_chains() for target in chain.targets]
-    known = _names_of(targets)
-    limits = settings().limits
-    used = {
-        each.key
-        for target in targets
-        for each in applied_limits(limits, target.key, target.provider_key, target.tags)
-    }
-    for key in limits:
-        if key not in used and key != OTHERS:
-            yield Finding(key, "limits", "warning", _missed(f"limits[{key!r}]", key, known))
+    # There is no other list of all policies that importing a module has made.
+    policies = [each for each in gc.get_objects() if type(each) is Failover]
+    targets = [target for policy in policies for target in policy.chain]
+    limited = {name for each in targets for name in (each.key, each.provider_key, *_tags_of(each))}
+    known = limited | {each.provider for each in targets}
+    for key in settings().limits:
+        if key != _ANY and key not in limited:
+            yield Finding(key, "limits", "warning", _missed(f"limits[{key!r}]", key, limited))
     for budget in settings().budgets:
-        if budget.of not in (ALL, EACH_KEY) and not any(covers(budget, each) for each in targets):
-            yield Finding(
-                budget.of,
-                "budgets",
-                "warning",
-                _missed(f"budget {budget.name!r}", budget.of, known),
-            )
+        if not any(_is_covered(each, budget) for each in targets):
+            said = _missed(f"budget {budget.name!r}", budget.of, known)
+            yield Finding(budget.of, "budgets", "warning", said)
 
 
-def _names_of(targets: Iterable[Target]) -> set[str]:
-    """Return what a limit or a budget may name."""
-    names: set[str] = set()
-    for target in targets:
-        names |= {target.key, target.provider_key, target.provider}
-        names |= {_TAG + tag for tag in target.tags}
-    return names
+def _is_covered(target: Target, budget: Budget) -> bool:
+    names = (*_EVERYTHING, target.key, target.provider_key, target.provider, *_tags_of(target))
+    return budget.of in names
 
 
-def _missed(what: str, name: str, known: Iterable[str]) -> str:
-    near = near_names(name, known)
+def _tags_of(target: Target) -> set[str]:
+    return {_TAG + tag.strip() for tag in target.tags}
+
+
+def _is_published(target: Target) -> bool:
+    try:
+        package: Any = importlib.import_module("genai_prices")
+        nothing = package.Usage(input_tokens=0, output_tokens=0)
+        package.calc_price(nothing, target.model, provider_id=target.provider)
+    except Exception:  # noqa: BLE001  # it is not there, does not know it, or does not work
+        return False
+    return True
+
+
+def _missed(what: str, name: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.75)
     meant = f"did you mean {' or '.join(map(repr, near))}?" if near else "look at its name"
     return f"{what} holds for no chain that importing this module made: {meant}"
