@@ -60,7 +60,7 @@ ATTRIBUTES: Final = (
     Attribute(RETRY_AFTER, "attempt", "float", "of a failure: seconds the provider asked to wait"),
     Attribute(BENCHED_UNTIL, "attempt", "text", "of a failure: when the target's bench ends"),
     Attribute(SPEND_USD, "attempt", "float", "while spending is booked: USD, if it has a price"),
-    Attribute(SPEND_ESTIMATED, "attempt", "bool", "while it is: whether its tokens are estimated"),
+    Attribute(SPEND_ESTIMATED, "attempt", "bool", "with it: whether its tokens are estimated"),
     Attribute(CALL_ID, "both", "text", "name of the call, as in events, logs and `Trace`"),
     Attribute(OUTCOME, "call", "text", "`ok`, `failed` or `cancelled`"),
     Attribute(SERVED_BY, "call", "text", "key of the target that answered"),

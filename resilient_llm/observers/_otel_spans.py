@@ -532,9 +532,9 @@ class CallSpan(Around):
         attempt, meters = self._attempt, self.recorder.meters
         if attempt is not None and attempt.is_recording:
             seen = attempt.seen
-            seen[otel.SPEND_ESTIMATED] = is_estimated
             if amount is not None:
                 seen[otel.SPEND_USD] = float(amount)
+                seen[otel.SPEND_ESTIMATED] = is_estimated
             if usage.tokens and not is_estimated:
                 # Of `usage=`, too, which knows answers that nobody else can read.
                 seen[otel.INPUT_TOKENS], seen[otel.OUTPUT_TOKENS] = usage.input, usage.output
