@@ -20,8 +20,10 @@ from resilient_llm import (
     BudgetExceeded,
     BudgetExceededError,
     BudgetWarning,
+    ChainExhaustedError,
     SpendRecorded,
     Usage,
+    bench_model,
     configure,
     observe,
     reset_spend,
@@ -29,13 +31,13 @@ from resilient_llm import (
     spend_total,
 )
 from resilient_llm._runtime.runtime import runtime
+from resilient_llm._values.reasons import reason_word
 from resilient_llm.observers import prometheus, webhook
 from resilient_llm.testing import FakeClock, isolated
 from tests.observers.test_prometheus_multiprocess import run
 from tests.support.scrapes import Scrape, scrape
 from tests.support.spans import attributes, recorded
 from tests.support.spending import COST, TARGET, asking
-from tests.support.ways import rate_limited
 
 
 @pytest.fixture
@@ -69,10 +71,10 @@ def test_what_was_booked_is_counted_by_target(clock: FakeClock, registry: Any) -
 def test_a_counter_of_spending_begins_at_zero(clock: FakeClock, registry: Any) -> None:
     """A target that has cost nothing yet is there, so that its first amount is an increase."""
     configure(budgets=[Budget(usd=1)])
-    ask = asking(attempts=1, reraise=True)
+    bench_model(TARGET)
 
-    with pytest.raises(Exception, match="slow down"):
-        ask(rate_limited())
+    with pytest.raises(ChainExhaustedError):
+        asking()()
 
     assert 0.0 == scrape(registry).get("spend_usd_total", target=TARGET)
 
@@ -134,6 +136,14 @@ def test_reasons_of_limits_and_budgets_are_labels(clock: FakeClock, registry: An
         ask()
 
     assert {(TARGET, "budget"): 1.0} == scrape(registry).rows("skips_total", "target", "reason")
+
+
+def test_the_words_of_limits_are_in_the_closed_set() -> None:
+    """Each is a label as it is; what follows the word ``budget`` is cut."""
+    words = ["request_limit", "token_limit", "request_too_large", "concurrency", "unpriced"]
+
+    assert words == list(map(reason_word, words))
+    assert ["budget", "other"] == list(map(reason_word, ["budget a b", "budgets of others"]))
 
 
 def test_several_processes_show_the_fullest_budget(tmp_path: Path) -> None:
