@@ -78,6 +78,18 @@ def usd(picos: int) -> Decimal:
     return decimal_of(picos, DECIMALS)
 
 
+def units(amount: Decimal) -> int:
+    """Return an amount in USD, as `usd` makes it, in whole 1e-12 USD."""
+    above, below = amount.as_integer_ratio()
+    return above * _ONE_USD // below
+
+
+def number_of(amount: Decimal) -> int | float:
+    """Return an amount as JSON has it: a number that is exact up to 15 digits."""
+    number = float(amount)
+    return int(number) if number.is_integer() else number
+
+
 def decimal_of(units: int, decimals: int) -> Decimal:
     """Return a whole number of the last decimal as a `Decimal`, whatever the context is."""
     whole, rest = divmod(abs(units), 10**decimals)

@@ -97,6 +97,12 @@ class Usage:
         return self.input + self.output
 
 
+def tokens_by_part(usage: Usage) -> dict[str, int]:
+    """Return ``{part: tokens}`` of a usage: input and output, and other parts that are not 0."""
+    named = {each.name: int(getattr(usage, each.name)) for each in fields(usage)}
+    return {name: tokens for name, tokens in named.items() if tokens or name in ("input", "output")}
+
+
 # Prices.
 
 

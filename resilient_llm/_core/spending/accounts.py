@@ -5,19 +5,21 @@ The state of `local_ledger`, which alone changes it, under its lock.
 
 from __future__ import annotations
 
+import heapq
 import math
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from resilient_llm._core.spending.periods import period_at
 from resilient_llm._values.amounts import DECIMALS, usd
-from resilient_llm._values.money import ALL, EACH_KEY, TAG
+from resilient_llm._values.money import ALL, EACH_KEY, TAG, SpendReport
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import tzinfo
     from decimal import Decimal
 
-    from resilient_llm._values.money import Budget
+    from resilient_llm._values.money import Budget, Unit
     from resilient_llm._values.money import Period as PeriodName
     from resilient_llm._values.target import Target
 
@@ -92,7 +94,7 @@ class Slot:
     __slots__ = ("accounts", "budget", "calendar", "cap", "own", "start", "unit", "warn_at")
 
     def __init__(self, budget: Budget, calendar: Calendar) -> None:
-        self.unit = budget.unit
+        self.unit: Unit = budget.unit
         self.calendar = calendar
         self._set(budget)
         self.open()
@@ -157,3 +159,46 @@ def covers(budget: Budget, target: Target) -> bool:
     if of.startswith(TAG):
         return of[len(TAG) :] in target.tags
     return of in (target.key, target.provider_key, target.provider)
+
+
+def ratio_of(slot: Slot, accounts: Iterable[Account]) -> float:
+    """Return which share of its cap a budget has spent, of its keys the highest.
+
+    A cap of 0 is always spent.
+    """
+    if not slot.cap:
+        return 1.0
+    return max((account.spent for account in accounts), default=0) / slot.cap
+
+
+def fullest_of(accounts: Iterable[Account], most: int, key: str | None) -> list[Account]:
+    """Return the accounts of one budget that have used or reserved most, the fullest first.
+
+    Args:
+        accounts: All that it has.
+        most: How many.
+        key: The only key; None for all. A budget that does not count by key has no other account.
+    """
+    wanted = [each for each in accounts if key is None or each.key in (None, key)]
+    # The key as well, so that the order stays the same from one look to the next.
+    return heapq.nsmallest(
+        most, wanted, key=lambda each: (-each.spent - each.reserved, each.key or "")
+    )
+
+
+def report_of(account: Account) -> SpendReport:
+    """Return what an account has, as users are shown it."""
+    slot = account.slot
+    period = slot.calendar.period
+    return SpendReport(
+        budget=slot.budget.name,
+        of=slot.budget.of,
+        key=account.key,
+        period_start=period.starts_at,
+        resets_at=period.ends_at,
+        spent=slot.amount(account.spent),
+        reserved=slot.amount(account.reserved),
+        cap=slot.budget.cap,
+        calls=account.calls,
+        estimated=account.estimated,
+    )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.spending.booking import Booking
     from resilient_llm._core.spending.estimates import Estimate
     from resilient_llm._core.spending.prices import Rates
-    from resilient_llm._values.money import Budget, SpendReport
+    from resilient_llm._values.money import Budget, SpendReport, Unit
     from resilient_llm._values.target import Target
 
     Amount: TypeAlias = "Decimal | int"
@@ -145,18 +145,36 @@ class Notice(NamedTuple):
     resets_at: datetime
 
 
+class SpendRow(NamedTuple):
+    """What a budget, or one key of it, has spent, for what shows it.
+
+    Attributes:
+        report: What it has spent.
+        unit: ``"usd"``, ``"tokens"`` or ``"calls"``.
+        keys: How many keys the budget has seen in the period; 1 if it does not count by key.
+    """
+
+    report: SpendReport
+    unit: Unit
+    keys: int
+
+
 class Ledger(Protocol):
     """What the library asks of a ledger. Moments are seconds since 1970, of the wall clock."""
 
     notices: list[Notice]
     """What observers have not been told yet; see `take_notices`."""
 
+    @property
+    def has_budgets(self) -> bool: ...
     def reserve(self, reservation: Reservation, now: float, /) -> Refusal | None: ...
     def settle(self, reservation: Reservation, booking: Booking, /) -> int | None: ...
     def settle_later(self, reservation: Reservation, booking: Booking, /) -> None: ...
     def take_notices(self) -> list[Notice]: ...
     def replace(self, budgets: Sequence[Budget], now: float, /) -> None: ...
     def reports(self, now: float, /) -> list[SpendReport]: ...
+    def ratios(self, now: float, /) -> dict[str, float]: ...
+    def fullest(self, now: float, most: int, /, key: str | None = None) -> list[SpendRow]: ...
     def totals(self) -> dict[str, Decimal]: ...
     def reset(self, name: str | None = None, /) -> None: ...
     def after_fork(self) -> None: ...

@@ -35,15 +35,23 @@ import math
 import threading
 from typing import TYPE_CHECKING, Final
 
-from resilient_llm._core.spending.accounts import Account, Calendar, Slot, covers
+from resilient_llm._core.spending.accounts import (
+    Account,
+    Calendar,
+    Slot,
+    covers,
+    fullest_of,
+    ratio_of,
+    report_of,
+)
 from resilient_llm._core.spending.booking import NOTHING
-from resilient_llm._core.spending.ledger import UNPRICED, Notice, Refusal
+from resilient_llm._core.spending.ledger import UNPRICED, Notice, Refusal, SpendRow
 from resilient_llm._core.spending.periods import period_at
 from resilient_llm._values import checks as check
 from resilient_llm._values.amounts import usd
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.keys import shown
-from resilient_llm._values.money import UTC_NAME, SpendReport, zone_named
+from resilient_llm._values.money import UTC_NAME, zone_named
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -52,7 +60,7 @@ if TYPE_CHECKING:
 
     from resilient_llm._core.spending.booking import Booking
     from resilient_llm._core.spending.ledger import Reservation
-    from resilient_llm._values.money import Budget
+    from resilient_llm._values.money import Budget, SpendReport
     from resilient_llm._values.target import Target
 
 _MOST_TARGETS: Final = 10_000
@@ -398,11 +406,49 @@ class LocalLedger:
             if self._queue:
                 self._settle_queued_locked()
             rows = [
-                _report(account)
+                report_of(account)
                 for slot in list(self._slots.values())
                 for account in list(slot.accounts.values())
             ]
         return sorted(rows, key=lambda row: (row.budget, row.key or ""))
+
+    @property
+    def has_budgets(self) -> bool:
+        """Whether any budget is configured."""
+        return bool(self._slots)
+
+    def ratios(self, now: float, /) -> dict[str, float]:
+        """Return ``{budget: share of its cap that is spent}``, of its keys the highest.
+
+        For what asks often: calls wait only while the accounts are listed, however many there are.
+        """
+        return {slot.budget.name: ratio_of(slot, found) for slot, found in self._listed(now)}
+
+    def fullest(self, now: float, most: int, /, key: str | None = None) -> list[SpendRow]:
+        """Return of each budget the keys that have used or reserved most, in the same way.
+
+        Args:
+            now: The present moment.
+            most: Keys of each budget.
+            key: The only key of budgets that count by key; None for all of them.
+        """
+        listed = self._listed(now)
+        chosen = [
+            (slot, account, len(found))
+            for slot, found in sorted(listed, key=lambda each: each[0].budget.name)
+            for account in fullest_of(found, most, key)
+        ]
+        with self._lock:
+            return [SpendRow(report_of(account), slot.unit, keys) for slot, account, keys in chosen]
+
+    def _listed(self, now: float) -> list[tuple[Slot, list[Account]]]:
+        """Return every budget with its accounts of the present period."""
+        if now >= self._ends_at:
+            self._advance(now)
+        with self._lock:
+            if self._queue:
+                self._settle_queued_locked()
+            return [(slot, list(slot.accounts.values())) for slot in list(self._slots.values())]
 
     def totals(self) -> dict[str, Decimal]:
         """Return ``{target: USD}``, all that was booked, in any period and without budgets, too."""
@@ -536,21 +582,4 @@ def _refused_by(account: Account, reason: str, now: float | None) -> Refusal:
         reserved=slot.amount(account.reserved),
         resets_at=period.ends_at,
         retry_after=None if now is None else max(period.end - now, 0.0),
-    )
-
-
-def _report(account: Account) -> SpendReport:
-    slot = account.slot
-    period = slot.calendar.period
-    return SpendReport(
-        budget=slot.budget.name,
-        of=slot.budget.of,
-        key=account.key,
-        period_start=period.starts_at,
-        resets_at=period.ends_at,
-        spent=slot.amount(account.spent),
-        reserved=slot.amount(account.reserved),
-        cap=slot.budget.cap,
-        calls=account.calls,
-        estimated=account.estimated,
     )
