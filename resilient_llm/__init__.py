@@ -32,11 +32,13 @@ if TYPE_CHECKING:
     from resilient_llm._api.configuring import configure, settings
     from resilient_llm._api.failover import Failover, failover
     from resilient_llm._api.observing import EventStream, events, observe
+    from resilient_llm._api.spending import reset_spend, spend, spend_key, spend_total
     from resilient_llm._runtime.classify import classify
     from resilient_llm._runtime.tracing import Trace, TracedCall
     from resilient_llm._values.adaptive import Adaptive
     from resilient_llm._values.errors import (
         BreakerOpenError,
+        BudgetExceededError,
         CallRejectedError,
         ChainExhaustedError,
         ConfigurationError,
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
         AttemptCancelled,
         AttemptFailed,
         AttemptSucceeded,
+        BudgetExceeded,
+        BudgetWarning,
         CallFailed,
         Event,
         FailedOver,
@@ -60,6 +64,7 @@ if TYPE_CHECKING:
         OrderChanged,
         RetryScheduled,
         RetryStopped,
+        SpendRecorded,
         StreamCommitted,
         StreamInterrupted,
         TargetBenched,
@@ -71,6 +76,8 @@ if TYPE_CHECKING:
     from resilient_llm._values.explanation import Explanation
     from resilient_llm._values.health import BenchedModel, TargetHealth
     from resilient_llm._values.kinds import AttemptRecord, ErrorKind
+    from resilient_llm._values.limit import Limit
+    from resilient_llm._values.money import Budget, Price, SpendReport, Usage
     from resilient_llm._values.settings import Settings
     from resilient_llm._values.strategy_call import StrategyCall
     from resilient_llm._values.stream_policy import StreamPolicy
@@ -89,6 +96,10 @@ __all__ = [
     "BenchedModel",
     "Breaker",
     "BreakerOpenError",
+    "Budget",
+    "BudgetExceeded",
+    "BudgetExceededError",
+    "BudgetWarning",
     "CallFailed",
     "CallRejectedError",
     "ChainExhaustedError",
@@ -103,15 +114,19 @@ __all__ = [
     "HealthChanged",
     "HedgeStarted",
     "IsBenched",
+    "Limit",
     "ListBenched",
     "NoCapableTargetError",
     "ObserverFailed",
     "OrderChanged",
+    "Price",
     "ResilientLLMError",
     "ResponseRejectedError",
     "RetryScheduled",
     "RetryStopped",
     "Settings",
+    "SpendRecorded",
+    "SpendReport",
     "StrategyCall",
     "StreamCommitted",
     "StreamInterrupted",
@@ -129,6 +144,7 @@ __all__ = [
     "TracedCall",
     "UnbenchModel",
     "UnknownError",
+    "Usage",
     "Verdict",
     "__version__",
     "bench_model",
@@ -143,7 +159,11 @@ __all__ = [
     "list_benched",
     "observe",
     "reset",
+    "reset_spend",
     "settings",
+    "spend",
+    "spend_key",
+    "spend_total",
     "unbench_model",
 ]
 
@@ -158,17 +178,20 @@ _MODULES = {
     "_api.call_ids": "call_id",
     "_api.configuring": "configure settings",
     "_api.failover": "Failover failover",
+    "_api.spending": "reset_spend spend spend_key spend_total",
     "_api.observing": "EventStream events observe",
     "_runtime.classify": "classify",
     "_runtime.tracing": "Trace TracedCall",
     "_values.adaptive": "Adaptive",
     "_values.errors": (
-        "BreakerOpenError CallRejectedError ChainExhaustedError ConfigurationError "
+        "BreakerOpenError BudgetExceededError CallRejectedError ChainExhaustedError "
+        "ConfigurationError "
         "DeadlineExceededError NoCapableTargetError ResilientLLMError ResponseRejectedError "
         "StreamInterruptedError ToolLoopError"
     ),
     "_values.events": (
-        "AttemptCancelled AttemptFailed AttemptSucceeded CallFailed Event FailedOver HealthChanged "
+        "AttemptCancelled AttemptFailed AttemptSucceeded BudgetExceeded BudgetWarning CallFailed "
+        "Event FailedOver HealthChanged SpendRecorded "
         "HedgeStarted ObserverFailed OrderChanged RetryScheduled RetryStopped StreamCommitted "
         "StreamInterrupted TargetBenched TargetSkipped TargetUnbenched ToolLoopDetected "
         "UnknownError"
@@ -176,6 +199,8 @@ _MODULES = {
     "_values.explanation": "Explanation",
     "_values.health": "BenchedModel TargetHealth",
     "_values.kinds": "AttemptRecord ErrorKind",
+    "_values.limit": "Limit",
+    "_values.money": "Budget Price SpendReport Usage",
     "_values.settings": "Settings",
     "_values.strategy_call": "StrategyCall",
     "_values.stream_policy": "StreamPolicy",

@@ -153,6 +153,8 @@ def reset() -> None:
     """Reset counts, states and automatic benches. Manual benches stay."""
     runtime.budgets.forget()
     runtime.forget_figures()
+    runtime.limits.forget()
+    runtime.unbind_all()
     runtime.registry.forget()  # last: its events may interrupt it
 
 

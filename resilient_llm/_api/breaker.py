@@ -14,6 +14,7 @@ from resilient_llm._core.circuit.circuit import Circuit
 from resilient_llm._core.circuit.permit import (
     Permit,
     admit,
+    admit_within,
     charged_circuit,
     permit_of_inlined,
     pop_permit,
@@ -21,6 +22,7 @@ from resilient_llm._core.circuit.permit import (
 )
 from resilient_llm._core.circuit.state import Block
 from resilient_llm._core.circuit.window import LOCK_FREE, Generation
+from resilient_llm._core.limits.held import LimitBlock
 from resilient_llm._drive.cancellation import was_cancelled
 from resilient_llm._drive.tasks import current_task
 from resilient_llm._runtime.classify import classify
@@ -28,7 +30,7 @@ from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values import checks as check
 from resilient_llm._values import event_names
 from resilient_llm._values.built_in import class_name
-from resilient_llm._values.errors import BreakerOpenError, ConfigurationError
+from resilient_llm._values.errors import BreakerOpenError, CallRejectedError, ConfigurationError
 from resilient_llm._values.exported import exported
 from resilient_llm._values.health import State
 from resilient_llm._values.kinds import ErrorKind
@@ -238,9 +240,15 @@ class Breaker:
     def _enter_slowly(self) -> "Breaker":
         circuit = self._here()
         now = runtime.clock()
-        permit = admit(circuit, now)
+        limits = None
+        if circuit.slot is None and runtime.settings.limits:
+            provider = circuit.provider or circuit
+            limits = runtime.limits.of(circuit.key, provider.key)
+        permit = admit_within(limits, circuit, now)
         if isinstance(permit, Block):
             retry_after = None if permit.until is None else max(0.0, permit.until - now)
+            if isinstance(permit, LimitBlock):
+                raise CallRejectedError(circuit.key, permit.reason, retry_after)
             raise BreakerOpenError(circuit.key, permit.reason, retry_after)
         entry = _Entry(_owner(), permit)
         push_permit(permit)

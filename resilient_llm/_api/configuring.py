@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypedDict, Unpack
 
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.adaptive import Adaptive
 from resilient_llm._values.kinds import ErrorKind
+from resilient_llm._values.limit import Limit
+from resilient_llm._values.money import Budget
 from resilient_llm._values.policy import Hedge, OnDown, OnError, OnUnknown, WhenAllBenched
 from resilient_llm._values.settings import BreakerOptions, OnMemoryPressure, Settings
 from resilient_llm._values.sticky import Sticky
@@ -45,6 +47,8 @@ class Changes(TypedDict, total=False):
     on_memory_pressure: OnMemoryPressure
     memory_pressure_cooldown: float
     prices: Mapping[str, tuple[float, float] | None]
+    budgets: Sequence[Budget]
+    limits: Mapping[str, Limit | None]
     logging: bool
 
 
@@ -65,7 +69,9 @@ def configure(**changes: Unpack[Changes]) -> None:
             memory means: a failure and a bench of ``memory_pressure_cooldown=120.0`` seconds, 10
             to 3600, which does not grow; ``"warn"`` only tells, ``"off"`` takes the error for
             ``transient``; ``prices``, ``{target, provider or "*": (input, output)}`` in
-            USD per million tokens, merged by key, None takes one back; ``logging=True``.
+            USD per million tokens, merged by key, None takes one back; ``limits``, ``{target,
+            provider, "tag:…" or "*": Limit(…)}``, merged by key, None takes one back;
+            ``budgets``, a list of `Budget`, which replaces the one before; ``logging=True``.
 
     Raises:
         ConfigurationError: If a name is unknown or a value is out of range; nothing is changed.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from resilient_llm._binding import hooked
+from resilient_llm._binding.demands import Demands
 from resilient_llm._binding.first_attempt import FirstAttempt
 from resilient_llm._binding.ordering import ChainOrder, Draw, KeyedDraw, may_skip
 from resilient_llm._binding.reporting import Reporting, new_id
@@ -15,6 +16,7 @@ from resilient_llm._core.call.judging import broke
 from resilient_llm._core.call.trying import delay_of
 from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.runtime import runtime
+from resilient_llm._runtime.spending import present_key
 from resilient_llm._runtime.tracing import named_call_id, note_call, open_trace
 from resilient_llm._values import event_names
 from resilient_llm._values.errors import NoCapableTargetError
@@ -22,13 +24,15 @@ from resilient_llm._values.kinds import ErrorKind
 from resilient_llm.strategies import NOT_DRAWN
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from resilient_llm._binding.ordering import KeyedOrder, UsersOrder
     from resilient_llm._binding.tool_loops import ToolLoops
     from resilient_llm._core.call.call import Candidate
     from resilient_llm._core.call.capabilities import Demand, Lack
+    from resilient_llm._core.spending.estimates import Estimate
     from resilient_llm._runtime.tracing import Trace
+    from resilient_llm._values.target import Target
 
 
 class Beginning(Reporting):
@@ -90,6 +94,8 @@ class Beginning(Reporting):
         if effect.tool_loops is not None:
             self._look_for_loop(effect.tool_loops, first, args or ())
         first.entered_at = runtime.clock()
+        if demand is not None:
+            first.tokens = demand.tokens
         if lacks:
             assert demand is not None
             capable, chosen = self._capable(first, demand, lacks), first.candidates
@@ -97,6 +103,10 @@ class Beginning(Reporting):
                 return first
             candidate = capable
         generation = candidate.circuit.slot
+        if candidate.limits is not None or (
+            first.deps is not None and first.deps.spending is not None
+        ):
+            generation = None  # the attempt has to ask
         if generation is not None and (
             # Most calls by far, and pinned ones; asked here since a method costs more than that.
             not (order is not None or self.needs_limits or self.is_stream or effect.is_hedged)
@@ -322,11 +332,20 @@ class Beginning(Reporting):
         call.tag.began_at = first.entered_at
         if first.lacks:
             call.lacks = first.lacks
+        if first.deps.spending is not None:
+            call.spend_key = present_key.get()
+            call.estimate_of = self._estimates(args, first)
         if self.is_stream:
             call.is_stream = True
         if first.hook is not None:
             call.hook = first.hook
         return call
+
+    def _estimates(
+        self, args: tuple[Any, ...], first: FirstAttempt
+    ) -> Callable[[Target], Estimate]:
+        demands = self.effect.demands or Demands(first.options, self.injection, self.policy.chain)
+        return demands.estimates(args, first.kwargs, first.tokens)
 
     def _not_begun(
         self, candidates: tuple[Candidate, ...], error: BaseException, call_id: str

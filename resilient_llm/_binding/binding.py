@@ -31,6 +31,7 @@ from resilient_llm._drive.results import is_awaitable
 from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.classify import classify
 from resilient_llm._runtime.runtime import runtime
+from resilient_llm._runtime.spending import spending_in
 from resilient_llm._runtime.tracing import has_trace, open_traces
 from resilient_llm._values import event_names
 
@@ -40,8 +41,10 @@ if TYPE_CHECKING:
 
     from resilient_llm._binding.injection import Injection
     from resilient_llm._binding.ordering import KeyedOrder, UsersOrder
+    from resilient_llm._core.call.spending import Spending
     from resilient_llm._core.in_flight import Counts
     from resilient_llm._values.policy import Options, Policy
+    from resilient_llm._values.settings import Settings
     from resilient_llm._values.target import Target
 
 
@@ -156,6 +159,7 @@ class Binding:
                     is_generator=self.generators[target.key],
                     keep=None if figures is None else figures.keep_of(target.key),
                     counts=None if counts is None else counts.target(target.key),
+                    limits=runtime.limits.of(target.key, target.provider_key, target.tags),
                 )
                 for target in self.policy.chain
             }
@@ -171,6 +175,7 @@ class Binding:
                 clock=runtime.clock,
                 counts=counts,
                 figures=figures,
+                spending=self._spending(settings),
             )
             if effect.is_stream:
                 deps.item_inspector()  # its import must not count as waiting for a provider
@@ -207,6 +212,18 @@ class Binding:
                     return candidates
                 # A signal handler exchanged the state in the midst of that, and perhaps bound.
                 self.unbind()
+
+    def asks_each(self, candidates: tuple[Candidate, ...]) -> bool:
+        """Return whether each attempt has to ask limits or budgets."""
+        return any(each.limits is not None for each in candidates) or (
+            self.deps is not None and self.deps.spending is not None
+        )
+
+    def _spending(self, settings: Settings) -> Spending | None:
+        """Return where attempts are booked, if budgets are configured or somebody observes it."""
+        if not settings.budgets and not self._is_listened_to(event_names.SpendRecorded):
+            return None
+        return spending_in(runtime.ledger, settings, lambda: runtime.wall(), None)
 
     def _counts(self, options: Options) -> Counts | None:
         """Return where calls of the function are counted now, if they are."""
@@ -250,6 +267,8 @@ class Binding:
         order = self.order
         self._use_code(self._kind(self.effect, self.deps, order))
         if not self.effect.is_inlined:
+            return
+        if self.asks_each(candidates):
             return
         counts = None if self.deps is None else self.deps.counts
         if counts is not None:

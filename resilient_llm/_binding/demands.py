@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from resilient_llm._binding.call_arguments import CallArguments, may_take, parameters_of
 from resilient_llm._core.call.capabilities import NO_LACKS, Demand, lacks_of
 from resilient_llm._core.contents import estimate, held
+from resilient_llm._core.spending.estimates import Estimate, longest_answer
 from resilient_llm._runtime.classify import classify
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values import checks as check
@@ -109,6 +110,30 @@ class Demands:
         return demand, lacks_of(
             targets, demand, lambda target: self._longest_answer(target, args, kwargs)
         )
+
+    def estimates(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], tokens: int | None
+    ) -> Callable[[Target], Estimate]:
+        """Return what estimates the tokens of the attempts of a call.
+
+        Args:
+            args: As the caller passed them.
+            kwargs: The same, without those that pin the call to a target.
+            tokens: The estimate of ``tokens=``, if there is one.
+        """
+        args = self._arguments.own(args)
+        known = tokens
+
+        def estimate_of(target: Target) -> Estimate:
+            nonlocal known
+            if known is None:
+                known = 0 if self._injection.is_loop else estimate(*self._arguments.named(args, kwargs))
+            longest = longest_answer(
+                lambda name: self._value(name, target, args, kwargs), target.max_output
+            )
+            return Estimate(known, longest)
+
+        return estimate_of
 
     def _missing_argument(self, visible: Sequence[inspect.Parameter]) -> str | None:
         """Return what to tell if ``needs`` reads an argument that the function does not take."""

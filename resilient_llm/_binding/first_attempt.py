@@ -58,6 +58,7 @@ class FirstAttempt:
         "limits",
         "options",
         "outcome",
+        "tokens",
     )
 
     number = 1
@@ -76,6 +77,7 @@ class FirstAttempt:
         self.candidate = candidate
         self.kwargs = kwargs
         self.lacks = NO_LACKS
+        self.tokens: int | None = None
         self.generation: Generation | None = None
         self.hedge_after: float | None = None
         self.entered_at = 0.0

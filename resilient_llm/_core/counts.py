@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._core.circuit import window
 from resilient_llm._values import event_names
+from resilient_llm._values.amounts import units
 from resilient_llm._values.reasons import MANUAL, OTHER, reason_word
 
 if TYPE_CHECKING:
@@ -213,6 +214,8 @@ class Ledger:
         """``{(target,): moves of it}``"""
         self.tool_loops: dict[Labels, int] = {}
         """``{(function, action): calls whose conversation repeats one tool call}``"""
+        self.spent: dict[Labels, int] = {}
+        """``{(target,): what was booked, in 1e-12 USD}``"""
         self.first_contents: dict[str, FirstContents] = {}
 
     def function(self, name: str) -> FunctionCounts:
@@ -233,14 +236,14 @@ class Ledger:
         known[number] = weakref.ref(function, lambda gone: _let_go(known, number, gone))
         return counts
 
-    def add(self, counts: dict[Labels, int], labels: Labels) -> None:
-        """Add one to a count."""
+    def add(self, counts: dict[Labels, int], labels: Labels, number: int = 1) -> None:
+        """Add to a count."""
         counts.setdefault(labels, 0)
         if window.LOCK_FREE:
-            counts[labels] += 1
+            counts[labels] += number
             return
         with self.lock:
-            counts[labels] += 1
+            counts[labels] += number
 
     def first_content(self, key: str, seconds: float) -> None:
         """Count how long the first content of a stream took."""
@@ -320,6 +323,12 @@ def _committed(function: FunctionCounts, key: str, details: Mapping[str, Any]) -
     ledger.first_content(ledger.names.of(key), details["seconds"])
 
 
+def _spent(function: FunctionCounts, key: str, details: Mapping[str, Any]) -> None:
+    ledger, amount = function.ledger, details["usd"]
+    if amount is not None:
+        ledger.add(ledger.spent, (ledger.names.of(key),), units(amount))
+
+
 def _call_failed(function: FunctionCounts, _: str, __: Mapping[str, Any]) -> None:
     function.call_failed()
 
@@ -334,6 +343,7 @@ _COUNTED: Final[dict[str, Callable[[FunctionCounts, str, Mapping[str, Any]], Non
     event_names.OrderChanged: _order_changed,
     event_names.ToolLoopDetected: _tool_loop_found,
     event_names.StreamCommitted: _committed,
+    event_names.SpendRecorded: _spent,
     event_names.CallFailed: _call_failed,
 }
 
@@ -395,6 +405,8 @@ class Figures:
         self.hedges: dict[Labels, int] = {}
         self.order_changes: dict[Labels, int] = {}
         self.tool_loops: dict[Labels, int] = {}
+        self.spent: dict[Labels, int] = {}
+        """``{(target,): what was booked, in 1e-12 USD}``"""
         self.seconds: dict[str, Histogram] = {}
         self.first_contents: dict[str, Histogram] = {}
         self.in_flight: dict[str, int] = {}
@@ -428,6 +440,8 @@ def figures_of(ledgers: tuple[Ledger, ...], bounds: tuple[float, ...], names: Na
             _add(found.order_changes, (names.of(key),), number)
         for labels, number in list(ledger.tool_loops.items()):
             _add(found.tool_loops, labels, number)
+        for (key,), amount in list(ledger.spent.items()):
+            _add(found.spent, (names.of(key),), amount)
         for key, contents in list(ledger.first_contents.items()):
             _add_seconds(found.first_contents, names.of(key), contents, ledger.bounds, bounds)
     return found

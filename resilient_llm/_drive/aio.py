@@ -97,7 +97,12 @@ async def _advance(
             elif type(step) is Raise:
                 raise_from(step)
             elif type(step) is Wait:
-                await runtime.time.asleep(step.seconds)
+                if step.ticket is None:
+                    await runtime.time.asleep(step.seconds)
+                else:
+                    from resilient_llm._drive.lines import await_in_line  # loaded with the first
+
+                    await await_in_line(step.ticket, step.seconds)
                 step = flow.send(Reply(runtime.clock()))
             else:
                 return step, started

@@ -356,7 +356,12 @@ class StartedStream:
     def is_watched(self) -> bool:
         """Whether each item must be looked at: for limits, for its text, or for content."""
         state = self.stream_state
-        return self.timer is not None or state.policy.keep_text is not None or state.awaits_content
+        return (
+            self.timer is not None
+            or state.policy.keep_text is not None
+            or state.awaits_content
+            or state.meter is not None
+        )
 
     def late(self) -> NoContentError:
         """Return the error of content that did not come in time, and note that it is late."""
@@ -472,9 +477,12 @@ async def refuse_open_scope(
 def _stream_state(call: Call, step: Try) -> StreamState:
     """Return the state of an attempt's stream, with no items yet."""
     policy = call.stream_policy(step.candidate) or DEFAULT
-    return StreamState(
+    state = StreamState(
         policy, call.deps.item_inspector(), call.delivered, is_selected=step.candidate.is_generator
     )
+    if call.deps.spending is not None:
+        state.meter = call.deps.spending.meter()
+    return state
 
 
 def begin(

@@ -79,7 +79,12 @@ def advance(
             elif type(step) is Raise:
                 raise_from(step)
             elif type(step) is Wait:
-                runtime.time.sleep(step.seconds)
+                if step.ticket is None:
+                    runtime.time.sleep(step.seconds)
+                else:
+                    from resilient_llm._drive.lines import wait_in_line  # loaded with the first
+
+                    wait_in_line(step.ticket, step.seconds)
                 refuse_closed()
                 step = flow.send(Reply(runtime.clock()))
     finally:

@@ -243,6 +243,9 @@ class Registry:
                 return changed
             settings = wanted
             changed = circuit.configure(settings, self._clock(), deliver=deliver) or changed
+            is_limited = self._settings.is_limited(circuit.key)
+            if is_limited is not circuit.is_limited:
+                circuit.limit(is_limited=is_limited)
 
 
 class _Nowhere:

@@ -22,8 +22,10 @@ from resilient_llm._core.adaptive import AdaptiveOrder, order_of
 from resilient_llm._core.figures import PolicyFigures
 from resilient_llm._core.in_flight import KeysInFlight
 from resilient_llm._core.retry_budget import RetryBudgets
+from resilient_llm._core.spending.local_ledger import LocalLedger
 from resilient_llm._runtime.clock import Clock, SystemClock
 from resilient_llm._runtime.dispatcher import Dispatcher
+from resilient_llm._runtime.limiting import LimitsInForce
 from resilient_llm._runtime.registry import Registry
 from resilient_llm._values.adaptive import Adaptive
 from resilient_llm._values.settings import Settings
@@ -98,6 +100,8 @@ class Runtime:
         self.registry = Registry(self.settings, lambda: self.clock(), self.rng, self.dispatcher)
         self.circuits = self.registry.kept
         self.budgets = RetryBudgets()
+        self.limits = LimitsInForce()
+        self.ledger = LocalLedger()
         self.figures: weakref.WeakKeyDictionary[Family, PolicyFigures] = weakref.WeakKeyDictionary()
         """``{family of a policy: what its attempts took}``, for those that need it."""
         self.in_flight = KeysInFlight()
@@ -264,6 +268,9 @@ class Runtime:
             registry = self.registry
             try:
                 self.settings = settings
+                self.limits.use(settings.limits)
+                if "budgets" in changes:
+                    self.ledger.replace(settings.budgets, self.wall())
                 registry.configure(settings)
                 self.on_new_state(self)
             finally:
@@ -310,6 +317,8 @@ class Runtime:
                 self.figures,
                 self.in_flight,
                 self.attached,
+                self.limits,
+                self.ledger,
             )
             try:
                 self.registry.suspend(suspended=True)
@@ -317,7 +326,8 @@ class Runtime:
                     self.fresh()
                 else:
                     self.settings, self.dispatcher, self.registry = saved[:3]
-                    self.budgets, self.figures, self.in_flight, self.attached = saved[3:]
+                    self.budgets, self.figures, self.in_flight = saved[3:6]
+                    self.attached, self.limits, self.ledger = saved[6:]
                     self.circuits = self.registry.kept
                     self.registry.suspend(suspended=False)
                     self._notify_exchanged()
@@ -341,6 +351,8 @@ class Runtime:
         self.dispatcher.after_fork()
         self.registry.after_fork()
         self.budgets.after_fork()
+        self.limits.after_fork()
+        self.ledger.after_fork()
         self.in_flight = KeysInFlight()  # the attempts of the parent do not run here
         self.forget_figures()
 

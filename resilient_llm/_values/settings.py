@@ -12,7 +12,9 @@ from resilient_llm._values import checks as check
 from resilient_llm._values.checks import unknown_names
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.exported import exported
-from resilient_llm._values.keys import shown
+from resilient_llm._values.keys import parse_key, provider_key, shown
+from resilient_llm._values.limit import Limit, applied_limits, merged_limits
+from resilient_llm._values.money import Budget, budgets_of
 from resilient_llm._values.policy import BUILT_IN, CHECKS, DEFAULTS, Defaults
 from resilient_llm._values.stream_policy import StreamPolicy  # noqa: F401  # pyright: ignore[reportUnusedImport]  # a type of `Defaults`
 from resilient_llm._values.target import Target, normal_key
@@ -160,6 +162,8 @@ class Settings(Defaults):
             grow.
         prices: ``{target, provider or "*": (input, output)}`` in USD per million tokens, read-only,
             for targets without a price.
+        budgets: Caps on spending, a tuple of `Budget`.
+        limits: ``{target, provider, "tag:…" or "*": Limit}``, read-only.
         logging: Whether the default observer logs to ``resilient_llm``.
     """
 
@@ -174,6 +178,15 @@ class Settings(Defaults):
         default_factory=lambda: MappingProxyType[str, tuple[float, float]]({})
     )
     logging: bool = True
+    budgets: tuple[Budget, ...] = ()
+    limits: Mapping[str, Limit] = field(default_factory=lambda: MappingProxyType[str, Limit]({}))
+
+    def is_limited(self, key: str) -> bool:
+        """Return whether a key, or its provider, has a limit."""
+        if not self.limits:
+            return False
+        provider, account, _ = parse_key(key)
+        return bool(applied_limits(self.limits, key, provider_key(provider, account)))
 
     def for_key(self, key: str, own: Mapping[str, Any]) -> BreakerSettings:
         """Return the breaker settings of a key whose guards named ``own``."""
@@ -198,6 +211,10 @@ class Settings(Defaults):
                 )
             elif name == "breakers":
                 checked[name] = self._merged_breakers(value)
+            elif name == "budgets":
+                checked[name] = budgets_of(name, value)
+            elif name == "limits":
+                checked[name] = merged_limits(self.limits, value)
             elif name == "prices":
                 checked[name] = self._merged_prices(value)
             else:
@@ -207,6 +224,7 @@ class Settings(Defaults):
     def __reduce__(self) -> tuple[Any, ...]:
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         values["prices"] = dict(self.prices)
+        values["limits"] = dict(self.limits)
         values["breakers"] = {key: dict(options) for key, options in self.breakers.items()}
         return _rebuild, (values,)
 
@@ -269,7 +287,12 @@ def _rebuild(values: dict[str, Any]) -> Settings:
         key: MappingProxyType(dict(options)) for key, options in values["breakers"].items()
     }
     prices = MappingProxyType(dict(values.get("prices", {})))
-    given: dict[str, Any] = {**values, "breakers": MappingProxyType(breakers), "prices": prices}
+    given: dict[str, Any] = {
+        **values,
+        "breakers": MappingProxyType(breakers),
+        "prices": prices,
+        "limits": MappingProxyType(dict(values.get("limits", {}))),
+    }
     return Settings(**given)
 
 

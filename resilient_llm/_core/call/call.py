@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._core.call.capabilities import NO_LACKS, WINDOW
 from resilient_llm._core.circuit.outbox import CallTag, Fact
-from resilient_llm._core.circuit.permit import Permit, admit, block_of, takes_last_resort
+from resilient_llm._core.circuit.permit import Permit, admit_within, block_of, takes_last_resort
+from resilient_llm._core.call import spending
+from resilient_llm._core.circuit.state import Block
+from resilient_llm._core.limits.held import Held, LimitBlock
+from resilient_llm._core.spending.estimates import Estimate
 from resilient_llm._values import event_names
 from resilient_llm._values.built_in import class_name, is_raised_by, traceback_of
 from resilient_llm._values.errors import BreakerOpenError, CallRejectedError, ChainExhaustedError
@@ -27,9 +31,11 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.capabilities import Lack
     from resilient_llm._core.call.hooks import CallHook
     from resilient_llm._core.circuit.circuit import Circuit
-    from resilient_llm._core.circuit.state import Block
     from resilient_llm._core.figures import PolicyFigures
     from resilient_llm._core.in_flight import Counts, CountsOfTarget
+    from resilient_llm._core.call.spending import Spending
+    from resilient_llm._core.limits.held import TargetLimits, Ticket
+    from resilient_llm._core.spending.ledger import Refusal
     from resilient_llm._core.retry_budget import RetryBudgets
     from resilient_llm._core.stream.stream_state import ItemInspector, StreamState
     from resilient_llm._values.errors import StreamInterruptedError
@@ -67,7 +73,7 @@ _ENDS: Final = (event_names.AttemptSucceeded, event_names.CallFailed)
 class Candidate:
     """A target that a call may still try, with its circuit and how to call it."""
 
-    __slots__ = ("circuit", "counts", "invoke", "is_generator", "keep", "target")
+    __slots__ = ("circuit", "counts", "invoke", "is_generator", "keep", "limits", "target")
 
     def __init__(
         self,
@@ -78,6 +84,7 @@ class Candidate:
         is_generator: bool = False,
         keep: Callable[[float, float], None] | None = None,
         counts: CountsOfTarget | None = None,
+        limits: TargetLimits | None = None,
     ) -> None:
         self.target = target
         self.circuit = circuit
@@ -89,6 +96,15 @@ class Candidate:
         """Keeps a sample of it, for the wrapper: its moment and its seconds."""
         self.counts = counts
         """Where its attempts are counted, for the wrapper; see `CallDeps.counts`."""
+        self.limits = limits
+        """The limits that its attempts must pass, if there are any."""
+
+    def block(self, now: float) -> Block | None:
+        """Return why no attempt could be made now, without taking anything."""
+        block = block_of(self.circuit, now)
+        if block is not None or self.limits is None:
+            return block
+        return self.limits.block(now)
 
 
 class CallDeps:
@@ -107,6 +123,7 @@ class CallDeps:
         "notice",
         "rng",
         "settings",
+        "spending",
     )
 
     def __init__(
@@ -123,7 +140,10 @@ class CallDeps:
         clock: Callable[[], float],
         counts: Counts | None = None,
         figures: PolicyFigures | None = None,
+        spending: Spending | None = None,
     ) -> None:
+        self.spending = spending
+        """Where its attempts are booked, if budgets are configured or somebody observes it."""
         self.item_inspector = item_inspector
         """Gives the inspector of stream items; loaded with the first stream."""
         self.classify = classify
@@ -192,6 +212,12 @@ class Call:
     """Whether its attempts are made in spite of automatic benches, on what is still untried."""
     lacks: Mapping[str, Lack] = NO_LACKS
     """``{key: why that target cannot take the call}``, found out before its first attempt."""
+    estimate_of: Callable[[Target], Estimate] = staticmethod(lambda _: Estimate())
+    """``(target) -> estimate`` of the tokens of an attempt on it, for budgets."""
+    spend_key: str | None = None
+    """On whose account it spends."""
+    estimate: Callable[[Target], int] = staticmethod(lambda _: 0)
+    """``(target) -> tokens``: the estimate of what an attempt on it uses; see `TargetLimits`."""
     is_stream = False
     """Whether its attempts are known to be streams before they are made."""
     won_since = 0.0
@@ -236,6 +262,12 @@ class Call:
         self.last_outcomes: dict[str, tuple[Exception, AttemptRecord]] = {}
         """``{key: (last error or rejection, its record)}``"""
         self.blocks: dict[str, Block] = {}
+        self.limited: dict[str, LimitBlock] = {}
+        """``{key: why its limits refused an attempt last}``"""
+        self.refusals: dict[str, Refusal] = {}
+        """``{key: why budgets refused an attempt last}``"""
+        self.tickets: dict[str, Ticket] = {}
+        """``{key: a ticket whose turn has come at a limit of that target}``"""
         self.untried: list[Candidate] = list(candidates)
         """Candidates that this call has neither tried nor skipped yet."""
         self.args: tuple[Any, ...] = ()
@@ -272,17 +304,64 @@ class Call:
             now: Monotonic seconds.
             last_resort: Whether an automatic bench does not block it.
         """
-        admitted = admit(candidate.circuit, now, limit or 0.0, last_resort=last_resort)
+        ticket = self.tickets.get(candidate.target.key) if self.tickets else None
+        admitted = self.admitted(candidate, limit, now, last_resort=last_resort, ticket=ticket)
         if isinstance(admitted, Permit):
             return admitted
         self.skip(candidate, admitted, now)
         return None
 
+    def admitted(
+        self,
+        candidate: Candidate,
+        limit: float | None,
+        now: float,
+        *,
+        last_resort: bool = False,
+        ticket: Ticket | None = None,
+    ) -> Permit | Block:
+        """Return the same, or why there is no permit, and record nothing."""
+        limits = candidate.limits
+        tokens = 0
+        if limits is not None and limits.has_tokens:
+            tokens = self.estimate(candidate.target)
+        admitted = admit_within(
+            limits,
+            candidate.circuit,
+            now,
+            limit or 0.0,
+            tokens=tokens,
+            last_resort=last_resort,
+            ticket=ticket,
+        )
+        if self.deps.spending is None or isinstance(admitted, Block):
+            return admitted
+        spend = None
+        try:
+            spend = spending.reserve(self, candidate, now)
+            if isinstance(spend, Block):
+                return spend
+            held = admitted.held or Held()
+            held.spend = spend
+            admitted.held = held
+            return admitted
+        finally:
+            if spend is None or isinstance(spend, Block):
+                admitted.withdrawn()
+
     def skip(self, candidate: Candidate, block: Block, now: float) -> None:
         """Record that a candidate was skipped; the error of an attempt stays its last outcome."""
         key = candidate.target.key
-        self.blocks[key] = block
         retry_after = None if block.until is None else max(0.0, block.until - now)
+        if isinstance(block, spending.BudgetBlock):
+            self.refusals[key] = block.refusal
+            self._skipped(candidate, CallRejectedError(key, block.reason, retry_after), now)
+            return
+        if isinstance(block, LimitBlock):
+            self.limited[key] = block
+            self._skipped(candidate, CallRejectedError(key, block.reason, retry_after), now)
+            return
+        self.blocks[key] = block
         rejection = BreakerOpenError(key, block.reason, retry_after)
         self._skipped(candidate, rejection, now, manual=block.manual)
 
@@ -315,9 +394,17 @@ class Call:
     def other_is_live(self, now: float) -> bool:
         """Return whether a target that this call has not used could be called now."""
         return any(
-            self.fits(candidate) and block_of(candidate.circuit, now) is None
-            for candidate in self.untried
+            self.fits(candidate) and candidate.block(now) is None for candidate in self.untried
         )
+
+    def waits_at_limits(self) -> list[Candidate]:
+        """Return the candidates that limits have refused and this call has not called."""
+        return [
+            candidate
+            for candidate in self.candidates
+            if candidate.target.key in self.limited
+            and not self.last_outcomes[candidate.target.key][1].number
+        ]
 
     def not_called(self) -> list[Candidate]:
         """Return the blocked candidates on which this call has made no attempt, in its order."""
@@ -526,7 +613,7 @@ class Call:
     def _worthwhile_in(self, now: float) -> float | None:
         waits: list[float] = []
         for candidate in self.capable:
-            block = block_of(candidate.circuit, now)
+            block = candidate.block(now)
             if block is None:
                 return 0.0
             if block.until is not None:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from resilient_llm._core.call.ending import dropped, gave_up, is_over, succeeded, too_late
 from resilient_llm._core.call.judging import broke, rejection_of, settled, verdict_of
+from resilient_llm._core.call.limiting import after_limits
 from resilient_llm._core.call.racing import hedge_beside, race
 from resilient_llm._core.call.retrying import permit_after, retry_in
 from resilient_llm._core.call.steps import GO_ON, Reply, Step, Try, Wait
@@ -60,6 +61,10 @@ def call_flow(call: Call, now: float, running: Try | None = None) -> CallFlow:
         over, now = yield from _each_target(call, now)
         if over:
             return
+        if call.limited:
+            over, now = yield from after_limits(call, now, _each_target)
+            if over:
+                return
         if call.attempts == 0:
             over, now = yield from _all_benched(call, now)
         else:
@@ -286,10 +291,10 @@ def _wait_for_bench(call: Call, now: float) -> FlowPart:
 
 def _any_is_live(call: Call, now: float) -> bool:
     """Return whether any target of the call could be called now."""
-    return any(block_of(candidate.circuit, now) is None for candidate in call.capable)
+    return any(candidate.block(now) is None for candidate in call.capable)
 
 
 def _ends_at(candidate: Candidate, now: float) -> float | None:
     """Return when the target of a candidate is next live; None if that is unknown."""
-    block = block_of(candidate.circuit, now)
+    block = candidate.block(now)
     return now if block is None else block.until

@@ -42,7 +42,7 @@ from resilient_llm._core.call.retrying import is_paid_for
 from resilient_llm._core.call.steps import GO_ON, STOP, Race
 from resilient_llm._core.call.stream_flow import deliver
 from resilient_llm._core.call.trying import attempt_on
-from resilient_llm._core.circuit.permit import Permit, admit
+from resilient_llm._core.circuit.permit import Permit
 from resilient_llm._values import event_names
 from resilient_llm._values.kinds import ErrorKind
 
@@ -74,7 +74,7 @@ def hedge_beside(call: Call, slow: Try, begun: int, now: float) -> Try | None:
         return None
     candidate, permit = admitted
     if not is_paid_for(call, slow.candidate, now):
-        permit.abandoned()
+        permit.withdrawn()
         return None
     call.hedges += 1
     call.untried.remove(candidate)
@@ -102,12 +102,12 @@ def _next_live(call: Call, now: float) -> tuple[Candidate, Permit] | None:
     for candidate in call.untried:
         if not (call.fits(candidate) and _is_closed(candidate.circuit, now)):
             continue
-        permit = admit(candidate.circuit, now, call.limit_of(candidate) or 0.0)
+        permit = call.admitted(candidate, call.limit_of(candidate), now)
         if not isinstance(permit, Permit):
             continue
         if not permit.leases:
             return candidate, permit
-        permit.abandoned()  # it has become half-open in this moment
+        permit.withdrawn()  # it has become half-open in this moment
     return None
 
 

@@ -92,7 +92,7 @@ def permit_after(
         now = reply.now
         if is_over(call, now):
             return now
-        block = block_of(candidate.circuit, now)
+        block = candidate.block(now)
         if (
             block is None
             or block.until is None
@@ -103,6 +103,8 @@ def permit_after(
             break
         end = block.until
     permit = call.enter(candidate, limit, now)
+    if permit is None and candidate.target.key in call.limited:
+        call.emit(candidate, event_names.RetryStopped, now, reason="limit")
     return now if permit is None else permit
 
 

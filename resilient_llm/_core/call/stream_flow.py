@@ -18,8 +18,10 @@ from resilient_llm._core.call.judging import (
     reject,
     verdict_of,
 )
+from resilient_llm._core.call.spending import looked_at_stream
 from resilient_llm._core.call.steps import RERAISE, Deliver, Done, Raise
 from resilient_llm._core.memory_pressure import as_configured
+from resilient_llm._core.spending.booking import Ending
 from resilient_llm._values import event_names
 from resilient_llm._values.errors import StreamInterruptedError
 
@@ -72,6 +74,7 @@ def deliver(call: Call, trial: Try, reply: Reply, stream: StreamState) -> FlowPa
 
 def _ended(call: Call, trial: Try, reply: Reply, stream: StreamState) -> Step | None:
     """Settle a stream; return how the call ends, or None to go on with another target."""
+    looked_at_stream(trial.permit, stream)
     try:
         if reply.error is None and stream.fault is None:
             return succeeded(call, trial, reply.now, None, stream.response_time)
@@ -92,7 +95,7 @@ def _ended(call: Call, trial: Try, reply: Reply, stream: StreamState) -> Step | 
 def _stopped(call: Call, trial: Try, reply: Reply, stream: StreamState) -> Step:
     """Settle a stream that its consumer stopped: after content the target has answered."""
     if stream.has_content:
-        succeeded(call, trial, reply.now, None, stream.response_time)
+        succeeded(call, trial, reply.now, None, stream.response_time, Ending.STREAM_CUT)
     else:
         cancelled(call, trial, reply.now)
     return Done(None) if reply.error is None else RERAISE
@@ -103,7 +106,7 @@ def _interrupted(
 ) -> Step | None:
     """Charge a stream that broke; return how the call ends, or None to go on elsewhere."""
     now = reply.now
-    charge(call, trial, reply, verdict)
+    charge(call, trial, reply, verdict, Ending.STREAM_CUT)
     interruption = StreamInterruptedError(
         trial.candidate.target.key, stream.items_sent, text_so_far=stream.text_so_far
     )

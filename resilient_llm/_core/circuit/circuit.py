@@ -123,6 +123,7 @@ class Circuit:
         "first_contents",
         "generation",
         "healthy_since",
+        "is_limited",
         "is_nested",
         "keep",
         "key",
@@ -212,6 +213,8 @@ class Circuit:
         self.suspended = False
         self.is_nested = False
         """Whether guards of this key were found inside each other; then every call is looked at."""
+        self.is_limited = False
+        """Whether a limit is configured for the key; then every attempt has to ask."""
         self._look: Look | None = Look(now + settings.window) if looks else None
         self._look_after = now + settings.window
         self.slot: Generation | None = None
@@ -785,6 +788,13 @@ class Circuit:
                 self.shut_until = NEVER
         # Nothing is delivered here: what an observer raises would leave half of an exchange.
 
+    def limit(self, *, is_limited: bool) -> None:
+        """Let no attempt pass without asking, as long as the key has a limit."""
+        with self._lock:
+            self.is_limited = is_limited
+            self._publish_locked()
+        self._after_unlock()
+
     def after_fork(self) -> None:
         """Replace the locks that a thread of the parent may hold, and end its callers' leases.
 
@@ -931,7 +941,13 @@ class Circuit:
             closed = closed and provider.slot is not None
         limits = (self.settings.slow_call, provider and provider.settings.slow_call)
         self.generation.slow_above = min((each for each in limits if each), default=FOREVER)
-        is_shut = not closed or self.suspended or self.is_nested or self._look is not None
+        is_shut = (
+            not closed
+            or self.suspended
+            or self.is_nested
+            or self.is_limited
+            or self._look is not None
+        )
         is_news = is_shut != (self.slot is None) or shut_until != self.shut_until
         if self._children and is_news:
             self._is_publishing = True

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.circuit.circuit import Circuit
     from resilient_llm._core.circuit.outbox import CallTag
     from resilient_llm._core.circuit.state import Admission
+    from resilient_llm._core.limits.held import Held, TargetLimits, Ticket
 
 
 HUNG = Verdict(ErrorKind.TRANSIENT, "hung")
@@ -86,6 +87,13 @@ def pop_permit(permit: Permit) -> None:
         open_permits.set(tuple(each for each in _unreported() if each is not permit))
 
 
+def note_booked_inside() -> None:
+    """Let the attempts around this code know that one inside them has booked what was used."""
+    for permit in open_permits.get():
+        if permit.held is not None and permit.held.spend is not None:
+            permit.held.spend.is_booked_inside = True
+
+
 def held_leases() -> tuple[Lease, ...]:
     """Return the leases that guards around this code hold."""
     if not open_permits.get():
@@ -109,6 +117,7 @@ class Permit:
         "admission",
         "circuit",
         "entered_at",
+        "held",
         "is_reported",
         "nesting",
         "provider_admission",
@@ -127,11 +136,17 @@ class Permit:
         self.entered_at = entered_at
         self.is_reported = False
         self.nesting: Nesting | None = None
+        self.held: Held | None = None
+        """What the attempt holds of limits."""
 
     @property
     def matters_inside(self) -> bool:
         """Whether guards inside the attempt must know of it."""
-        return self.nesting is not None or bool(self.leases)
+        return (
+            self.nesting is not None
+            or bool(self.leases)
+            or (self.held is not None and self.held.spend is not None)
+        )
 
     @property
     def leases(self) -> tuple[Lease, ...]:
@@ -194,6 +209,8 @@ class Permit:
             tag: Names the call in the event of that.
         """
         self.is_reported = True
+        if self.held is not None:
+            self.held.over()
         response_time = seconds if response_time is None else response_time
         provider = self.circuit.provider
         admission, outer = self.admission, self.provider_admission
@@ -237,6 +254,8 @@ class Permit:
     ) -> None:
         """Charge a failure to one circuit and give the other's lease back."""
         self.is_reported = True
+        if self.held is not None:
+            self.held.over()
         if self.nesting is not None:
             self.nesting.end()
         circuit, entered_at = self.circuit, self.entered_at
@@ -306,11 +325,20 @@ class Permit:
         since = self.entered_at if quiet_since is None else quiet_since
         return now - since >= self.circuit.hung_after(now)
 
+    def withdrawn(self) -> None:
+        """Give everything back for an attempt that was not made."""
+        held, self.held = self.held, None
+        if held is not None:
+            held.give_back()
+        self.abandoned()
+
     def abandoned(self) -> None:
         """Give everything back without a verdict, unless it was reported already."""
         if self.is_reported:
             return
         self.is_reported = True
+        if self.held is not None:
+            self.held.over()
         if self.nesting is not None:
             self.nesting.end()
         if isinstance(self.admission, Lease):
@@ -347,6 +375,47 @@ def admit(
             circuit.abandon(admission)
         return provider_admission
     return _looked_at(Permit(circuit, admission, provider_admission, now))
+
+
+def admit_within(
+    limits: TargetLimits | None,
+    circuit: Circuit,
+    now: float,
+    lease_seconds: float = 0.0,
+    *,
+    tokens: int | None = None,
+    last_resort: bool = False,
+    ticket: Ticket | None = None,
+) -> Permit | Block:
+    """Return a permit for one attempt that its breakers and its limits let pass, or why there is none.
+
+    Args:
+        limits: The limits of the target, if it has any.
+        circuit: Its circuit.
+        now: Monotonic seconds.
+        lease_seconds: Seconds that the attempt may take, or 0 if its policy sets no limit.
+        tokens: Estimate of what it will use; None if token limits do not cover it.
+        last_resort: Whether an automatic bench does not block it.
+        ticket: One whose turn has come at a limit; it is given back with a refusal.
+    """
+    admitted: Permit | Block | None = None
+    try:
+        admitted = admit(circuit, now, lease_seconds, last_resort=last_resort)
+        if limits is None or isinstance(admitted, Block):
+            return admitted
+        permit, admitted = admitted, None
+        try:
+            held = limits.take(now, tokens, ticket)
+            if isinstance(held, Block):
+                return held
+            permit.held, admitted = held, permit
+            return permit
+        finally:
+            if admitted is None:
+                permit.abandoned()
+    finally:
+        if ticket is not None and not isinstance(admitted, Permit):
+            ticket.give_back()
 
 
 def block_of(circuit: Circuit, now: float) -> Block | None:

@@ -1,0 +1,283 @@
+"""What an attempt holds of the limits that it passed, and why one that does not pass is refused.
+
+Owns the order in which limits are asked: places first, then requests, then tokens. A refusal gives
+back what was taken before it, so an attempt that is not made takes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from resilient_llm._core.circuit.state import Block
+from resilient_llm._core.spending.booking import Ending
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from resilient_llm._core.call.spending import Spend
+    from resilient_llm._core.limits.buckets import Bucket, Charge
+    from resilient_llm._core.limits.places import Place, Places
+    from resilient_llm._values.limit import Limit
+
+CONCURRENCY: Final = "concurrency"
+REQUEST_LIMIT: Final = "request_limit"
+TOKEN_LIMIT: Final = "token_limit"
+TOO_LARGE: Final = "request_too_large"
+
+
+class LimitState:
+    """The places and buckets of one limit, which all attempts under it share.
+
+    Attributes:
+        key: Whose limit it is: a target, a provider or ``"tag:…"``.
+        limit: What is configured.
+        places: Attempts in flight.
+        requests: The bucket of requests, if they are limited.
+        tokens: The bucket of tokens, if they are limited.
+    """
+
+    __slots__ = ("key", "limit", "places", "requests", "tokens")
+
+    def __init__(
+        self,
+        key: str,
+        limit: Limit,
+        places: Places,
+        requests: Bucket | None,
+        tokens: Bucket | None,
+    ) -> None:
+        self.key = key
+        self.limit = limit
+        self.places = places
+        self.requests = requests
+        self.tokens = tokens
+
+
+class LimitBlock(Block):
+    """Why a limit refuses an attempt, and what it may wait for."""
+
+    __slots__ = ("longest", "ticket")
+
+    def __init__(
+        self,
+        key: str,
+        reason: str,
+        until: float | None,
+        ticket: Callable[[], Ticket] | None = None,
+        longest: float | None = None,
+    ) -> None:
+        super().__init__(key, reason, until)
+        self.longest = longest
+        """Longest wait in a queue in seconds; None until the deadline of the call."""
+        self.ticket = ticket
+        """Makes the ticket with which one may wait for it; None if waiting is of no use."""
+
+
+class Held:
+    """What one attempt holds. Each end of an attempt is one of `give_back` and `over`."""
+
+    __slots__ = ("charges", "places", "spend", "tokens")
+
+    def __init__(self) -> None:
+        self.places: list[Place] = []
+        self.charges: list[Charge] = []
+        """Of requests, which stay taken once the attempt is made."""
+        self.tokens: list[Charge] = []
+        self.spend: Spend | None = None
+        """What it has reserved in budgets, if there are any."""
+
+    def give_back(self) -> None:
+        """Give everything back, for an attempt that was not made. Never waits."""
+        self._leave()
+        for charge in (*self.charges, *self.tokens):
+            charge.give_back()
+        if self.spend is not None:
+            self.spend.book_later(Ending.UNSENT)
+
+    def over(self) -> None:
+        """Free the places after an attempt; its tokens stay taken unless `settle` has told."""
+        self._leave()
+        if self.spend is not None:
+            self.spend.book_later(Ending.FAILED)
+
+    def settle(self, tokens: int, now: float) -> None:
+        """Book what the attempt has used in place of the estimate.
+
+        Args:
+            tokens: Whole number, 0 or more.
+            now: Monotonic seconds.
+        """
+        for charge in self.tokens:
+            charge.settle(tokens, now)
+
+    def _leave(self) -> None:
+        for place in self.places:
+            place.give_back()
+
+
+class Ticket:
+    """A turn in the queue or line of one limit.
+
+    `wake` is set by who waits; it is called from any thread, perhaps more than once.
+    """
+
+    __slots__ = ("charge", "is_used", "place", "wake")
+
+    def __init__(self, place: Place | None, charge: Charge | None) -> None:
+        self.place = place
+        self.charge = charge
+        self.wake: Callable[[], object] = _nothing
+        self.is_used = False
+        """Whether an attempt has what was taken with it."""
+
+    def enqueue(self) -> bool:
+        """Stand in line; return whether there is room."""
+        if self.place is not None:
+            return self.place.take() or self.place.enqueue(self._woken)
+        assert self.charge is not None
+        return self.charge.enqueue(self._woken)
+
+    def wait(self, now: float) -> float:
+        """Return the seconds to wait before asking again, 0 if its turn has come."""
+        if self.place is not None:
+            return 0.0 if self.place.is_held else float("inf")
+        assert self.charge is not None
+        return self.charge.wait(now)
+
+    @property
+    def has_come(self) -> bool:
+        """Whether what it waits for is taken."""
+        if self.place is not None:
+            return self.place.is_held
+        return self.charge is not None and self.charge.is_taken
+
+    def give_back(self) -> None:
+        """Leave the line, or give back what was taken. Never waits."""
+        if self.place is not None:
+            self.place.give_back()
+        if self.charge is not None:
+            self.charge.give_back()
+
+    def _woken(self) -> None:
+        self.wake()
+
+
+def _nothing() -> None:
+    pass
+
+
+class TargetLimits:
+    """The limits that attempts on one target must pass, in order."""
+
+    __slots__ = ("all", "has_tokens")
+
+    def __init__(self, limits: Sequence[LimitState]) -> None:
+        self.all = tuple(limits)
+        self.has_tokens = any(each.tokens is not None for each in self.all)
+        """Whether an attempt needs an estimate of its tokens."""
+
+    def take(
+        self, now: float, tokens: int | None, ticket: Ticket | None = None
+    ) -> Held | LimitBlock:
+        """Take what an attempt needs, or say which limit refuses it.
+
+        Args:
+            now: Monotonic seconds.
+            tokens: Estimate of what it will use; None if token limits do not cover it.
+            ticket: One whose turn has come; it is used in place of what would be taken anew.
+        """
+        held = Held()
+        block = None
+        try:
+            block = self._taken(held, now, tokens, ticket)
+        finally:
+            if block is not None:
+                held.give_back()
+        if block is None and ticket is not None:
+            ticket.is_used = True
+        return held if block is None else block
+
+    def _taken(
+        self, held: Held, now: float, tokens: int | None, ticket: Ticket | None
+    ) -> LimitBlock | None:
+        for each in self.all:
+            places = each.places
+            if each.limit.max_concurrent is None:
+                # Counted all the same: the limit may be changed while attempts run.
+                place = places.place()
+                place.take()
+            elif ticket is not None and ticket.place is not None and ticket.place.is_of(places):
+                place = ticket.place
+            else:
+                place = places.place()
+                if not place.take():
+                    return _full(each)
+            held.places.append(place)
+        for each in self.all:
+            if each.requests is not None:
+                block = _charged(
+                    held.charges, each.key, each.requests, 1, REQUEST_LIMIT, now, ticket
+                )
+                if block is not None:
+                    return block
+        if tokens is None:
+            return None
+        for each in self.all:
+            if each.tokens is not None:
+                block = _charged(
+                    held.tokens, each.key, each.tokens, tokens, TOKEN_LIMIT, now, ticket
+                )
+                if block is not None:
+                    return block
+        return None
+
+    def block(self, now: float) -> LimitBlock | None:
+        """Return why the smallest attempt would be refused now, or None; takes nothing."""
+        for each in self.all:
+            places = each.places
+            if each.limit.max_concurrent is not None and not places.is_free:
+                return _full(each)
+        for each in self.all:
+            for bucket, reason in ((each.requests, REQUEST_LIMIT), (each.tokens, TOKEN_LIMIT)):
+                if bucket is not None:
+                    charge = bucket.charge(1)
+                    seconds = charge.retry_after(now)
+                    if seconds:
+                        return LimitBlock(each.key, reason, now + seconds)
+        return None
+
+
+def _full(state: LimitState) -> LimitBlock:
+    places = state.places
+    if not places.max_queued:
+        return LimitBlock(state.key, CONCURRENCY, None)
+    return LimitBlock(
+        state.key,
+        CONCURRENCY,
+        None,
+        lambda: Ticket(places.place(), None),
+        state.limit.queue_timeout,
+    )
+
+
+def _charged(
+    charges: list[Charge],
+    key: str,
+    bucket: Bucket,
+    amount: int,
+    reason: str,
+    now: float,
+    ticket: Ticket | None,
+) -> LimitBlock | None:
+    """Take from a bucket; return why that is refused."""
+    if ticket is not None and ticket.charge is not None and ticket.charge.is_of(bucket):
+        charges.append(ticket.charge)
+        return None
+    charge = bucket.charge(amount)
+    if charge.take(now):
+        charges.append(charge)
+        return None
+    seconds = charge.retry_after(now)
+    if seconds is None:
+        return LimitBlock(key, TOO_LARGE, None)
+    return LimitBlock(key, reason, now + seconds, lambda: Ticket(None, bucket.charge(amount)))
