@@ -367,7 +367,8 @@ def _scope(of: Any) -> str:
     if of in (ALL, EACH_KEY):
         return str(of)
     if isinstance(of, str) and of.startswith(TAG):
-        if len(of) == len(TAG) or of != of.strip():
+        tag = of[len(TAG) :]
+        if not tag or tag != tag.strip():
             raise ConfigurationError(
                 f"of={shown_key(of)} names no tag: write 'tag:' and the tag, without blanks around"
             )
