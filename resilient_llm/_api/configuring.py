@@ -9,7 +9,7 @@ from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.adaptive import Adaptive
 from resilient_llm._values.kinds import ErrorKind
 from resilient_llm._values.limit import Limit
-from resilient_llm._values.money import Budget
+from resilient_llm._values.money import Budget, Price
 from resilient_llm._values.policy import Hedge, OnDown, OnError, OnUnknown, WhenAllBenched
 from resilient_llm._values.settings import BreakerOptions, Settings
 from resilient_llm._values.sticky import Sticky
@@ -42,7 +42,7 @@ class Changes(TypedDict, total=False):
     breakers: Mapping[str, BreakerOptions | None]
     retry_budget: float | None
     max_wait: float
-    prices: Mapping[str, tuple[float, float] | None]
+    prices: Mapping[str, tuple[float, float] | Price | None]
     budgets: Sequence[Budget]
     limits: Mapping[str, Limit | None]
     logging: bool
@@ -62,9 +62,10 @@ def configure(**changes: Unpack[Changes]) -> None:
             the options takes back what was configured for that key.
             ``retry_budget=0.2``, retries as a share of first attempts, None for no limit;
             ``max_wait=60.0`` seconds; ``prices``, ``{target, provider or "*": (input, output)}`` in
-            USD per million tokens, merged by key, None takes one back; ``limits``, ``{target,
+            USD per million tokens, or a `Price` each, merged by key, None takes one back; ``limits``, ``{target,
             provider, "tag:…" or "*": Limit(…)}``, merged by key, None takes one back;
-            ``budgets``, a list of `Budget`, which replaces the one before; ``logging=True``.
+            ``budgets``, a list of `Budget`, which replaces the one before, and whose spending is
+            kept in the memory of this process; ``logging=True``.
 
     Raises:
         ConfigurationError: If a name is unknown or a value is out of range; nothing is changed.

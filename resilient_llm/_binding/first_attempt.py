@@ -39,6 +39,8 @@ class FirstAttempt:
         outcome: Where a trace around the call expects the outcome, or None.
         hook: What is entered and left around the call and told of it, or None.
         inside: What is entered and left around this attempt, once it is begun, or None.
+        spend_key: On whose account the call spends, if it is booked; or None.
+        tokens: The estimate of ``tokens=``, or None.
     """
 
     __slots__ = (
@@ -58,6 +60,7 @@ class FirstAttempt:
         "limits",
         "options",
         "outcome",
+        "spend_key",
         "tokens",
     )
 
@@ -78,6 +81,7 @@ class FirstAttempt:
         self.kwargs = kwargs
         self.lacks = NO_LACKS
         self.tokens: int | None = None
+        self.spend_key: str | None = None
         self.generation: Generation | None = None
         self.hedge_after: float | None = None
         self.entered_at = 0.0

@@ -194,15 +194,23 @@ def words_or_word(name: str, value: Any) -> frozenset[str]:
     return frozenset(found)
 
 
-def price(value: Any) -> tuple[float, float] | None:
-    """Return ``(input, output)`` in USD per million tokens."""
+def price(value: Any) -> Any:
+    """Return ``(input, output)`` in USD per million tokens, as it was given, or a `Price`."""
     if value is None:
         return None
+    from resilient_llm._values.money import Price, price_of  # which needs `Target`
+
+    if isinstance(value, Price):
+        return value
     pair: Any = value
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:  # pyright: ignore[reportUnknownArgumentType]  # users' input
-        raise _refuse("price", value, "(input, output) in USD per million tokens, or None")
+        raise _refuse(
+            "price", value, "(input, output) in USD per million tokens, a Price, or None"
+        )
     first, second = pair  # pyright: ignore[reportUnknownVariableType]  # users' input
-    return number("price[0]", first, low=0.0), number("price[1]", second, low=0.0)
+    checked = number("price[0]", first, low=0.0), number("price[1]", second, low=0.0)
+    price_of("price", checked)
+    return checked
 
 
 def function(name: str, value: Any) -> Any:

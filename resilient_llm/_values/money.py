@@ -14,7 +14,6 @@ from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.exported import exported
 from resilient_llm._values.keys import check_key
 from resilient_llm._values.keys import shown as shown_key
-from resilient_llm._values.target import normal_key
 
 Period = Literal["hour", "day", "month"]
 Unit = Literal["usd", "tokens", "calls"]
@@ -373,6 +372,8 @@ def _scope(of: Any) -> str:
                 f"of={shown_key(of)} names no tag: write 'tag:' and the tag, without blanks around"
             )
         return check_key(of)
+    from resilient_llm._values.target import normal_key  # which has prices
+
     try:
         return normal_key(of)
     except ConfigurationError as error:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from resilient_llm._values.events import Event
     from resilient_llm._values.kinds import ErrorKind
+    from resilient_llm._values.money import Usage
     from resilient_llm._values.target import Target
     from resilient_llm._values.verdict import Verdict
 
@@ -49,6 +50,7 @@ class FailoverOptions(TypedDict, total=False):
     max_hedges: int
     needs: str | Iterable[str] | Callable[..., Iterable[str] | None] | None
     tokens: int | Callable[..., int] | None
+    usage: Callable[[Any], Usage | None] | None
     reject: Callable[[Any], bool | str | ErrorKind | Verdict | None] | None
     classify: Callable[[BaseException], Verdict | ErrorKind | None] | None
     on_request_error: OnError
@@ -98,6 +100,7 @@ class Options(Defaults):
 
     needs: Any = None
     tokens: Any = None
+    usage: Callable[[Any], Any] | None = None
     classify: Callable[[BaseException], Any] | None = None
     observers: tuple[Callable[[Any], object], ...] = ()
 
@@ -228,6 +231,7 @@ CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "max_hedges": _max_hedges,
     "needs": _needs,
     "tokens": _tokens,
+    "usage": _function_or_none,
     "reject": _function_or_none,
     "classify": _function_or_none,
     "on_request_error": _next_or_raise,

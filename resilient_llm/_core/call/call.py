@@ -9,10 +9,10 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from resilient_llm._core.call import spending
 from resilient_llm._core.call.capabilities import NO_LACKS, WINDOW
 from resilient_llm._core.circuit.outbox import CallTag, Fact
 from resilient_llm._core.circuit.permit import Permit, admit_within, block_of, takes_last_resort
-from resilient_llm._core.call import spending
 from resilient_llm._core.circuit.state import Block
 from resilient_llm._core.limits.held import Held, LimitBlock
 from resilient_llm._core.spending.estimates import Estimate
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from resilient_llm._core.backoff import Backoff
     from resilient_llm._core.call.capabilities import Lack
     from resilient_llm._core.call.hooks import CallHook
+    from resilient_llm._core.call.spending import Spending
     from resilient_llm._core.circuit.circuit import Circuit
     from resilient_llm._core.figures import PolicyFigures
     from resilient_llm._core.in_flight import Counts, CountsOfTarget
-    from resilient_llm._core.call.spending import Spending
     from resilient_llm._core.limits.held import TargetLimits, Ticket
-    from resilient_llm._core.spending.ledger import Refusal
     from resilient_llm._core.retry_budget import RetryBudgets
+    from resilient_llm._core.spending.ledger import Refusal
     from resilient_llm._core.stream.stream_state import ItemInspector, StreamState
     from resilient_llm._values.errors import StreamInterruptedError
     from resilient_llm._values.policy import Options
@@ -349,10 +349,17 @@ class Call:
             if spend is None or isinstance(spend, Block):
                 admitted.withdrawn()
 
+    def block(self, candidate: Candidate, now: float) -> Block | None:
+        """Return why this call could not make an attempt now, without taking anything."""
+        return candidate.block(now) or spending.block_of(self, candidate, now)
+
     def skip(self, candidate: Candidate, block: Block, now: float) -> None:
         """Record that a candidate was skipped; the error of an attempt stays its last outcome."""
         key = candidate.target.key
         retry_after = None if block.until is None else max(0.0, block.until - now)
+        self.blocks.pop(key, None)
+        self.limited.pop(key, None)
+        self.refusals.pop(key, None)
         if isinstance(block, spending.BudgetBlock):
             self.refusals[key] = block.refusal
             self._skipped(candidate, CallRejectedError(key, block.reason, retry_after), now)
@@ -394,7 +401,8 @@ class Call:
     def other_is_live(self, now: float) -> bool:
         """Return whether a target that this call has not used could be called now."""
         return any(
-            self.fits(candidate) and candidate.block(now) is None for candidate in self.untried
+            self.fits(candidate) and self.block(candidate, now) is None
+            for candidate in self.untried
         )
 
     def waits_at_limits(self) -> list[Candidate]:
@@ -426,7 +434,9 @@ class Call:
             return False
         benched = [] if self.makes_last_resorts else self.not_called()
         return any(
-            self.fits(candidate) and takes_last_resort(candidate.circuit, now)
+            self.fits(candidate)
+            and takes_last_resort(candidate.circuit, now)
+            and spending.block_of(self, candidate, now) is None
             for candidate in (*self.untried, *benched)
         )
 
@@ -613,7 +623,7 @@ class Call:
     def _worthwhile_in(self, now: float) -> float | None:
         waits: list[float] = []
         for candidate in self.capable:
-            block = candidate.block(now)
+            block = self.block(candidate, now)
             if block is None:
                 return 0.0
             if block.until is not None:

@@ -1,30 +1,32 @@
 """What the attempts of a call spend: reserved before they are sent, booked when they have ended.
 
-Each attempt is booked once, where its one end is told: answered, failed, cancelled or lost. What is
-told to observers of it follows in the same place. `held.Held` has the reservation, so an attempt of
-which nothing is told, because everything was interrupted, is booked by its permit.
+Each attempt is booked once, where its one end is told: answered, failed, cancelled or lost. What
+observers are told of it follows in the same place. `held.Held` has the reservation, so an attempt
+of which nothing is told, because everything was interrupted, is booked by its permit. Nothing here
+waits for a lock but `reserve` and `block_of`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from resilient_llm._core.circuit.permit import open_permits
 from resilient_llm._core.circuit.state import Block
-from resilient_llm._core.circuit.permit import note_booked_inside
-from resilient_llm._core.spending.booking import booking_of
+from resilient_llm._core.spending.booking import Ending, booking_of
 from resilient_llm._core.spending.ledger import Reservation
 from resilient_llm._values import event_names
 from resilient_llm._values.amounts import usd
+from resilient_llm._values.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from resilient_llm._core.call.call import Call, Candidate
     from resilient_llm._core.circuit.permit import Permit
-    from resilient_llm._core.spending.booking import Booking, Ending
+    from resilient_llm._core.spending.booking import Booking
     from resilient_llm._core.spending.ledger import Ledger, Refusal
     from resilient_llm._core.spending.prices import Rates
-    from resilient_llm._core.stream.stream_state import Meter, StreamState
+    from resilient_llm._core.stream.stream_state import Meter
     from resilient_llm._values.money import Usage
     from resilient_llm._values.target import Target
 
@@ -40,6 +42,23 @@ class BudgetBlock(Block):
         retry_after = refusal.retry_after
         super().__init__(key, refusal.reason, None if retry_after is None else now + retry_after)
         self.refusal = refusal
+
+
+class UsageReader(Protocol):
+    """Reads what answers and items of streams say that they used. Never raises."""
+
+    def usage_of(self, answer: object, /) -> Usage | None: ...
+    def characters_in(self, answer: object, /) -> int: ...
+    def text_of(self, item: object, /) -> str: ...
+    def of_stream(self) -> UsageOfStream: ...
+
+
+class UsageOfStream(Protocol):
+    """Reads the same of one stream."""
+
+    def add(self, item: object, /) -> None: ...
+    @property
+    def usage(self) -> Usage | None: ...
 
 
 class Spending:
@@ -70,16 +89,34 @@ class Spending:
 class Spend:
     """What one attempt has reserved, and what is known of what it used."""
 
-    __slots__ = ("characters", "is_booked", "is_booked_inside", "reservation", "spending", "usage")
+    __slots__ = (
+        "_around",
+        "characters",
+        "has_answered",
+        "is_booked",
+        "is_booked_inside",
+        "meter",
+        "reservation",
+        "spending",
+        "usage",
+    )
 
-    def __init__(self, spending: Spending, reservation: Reservation) -> None:
+    def __init__(
+        self, spending: Spending, reservation: Reservation, around: tuple[Spend, ...] = ()
+    ) -> None:
         self.spending = spending
         self.reservation = reservation
         self.usage: Usage | None = None
         self.characters = 0
+        self.has_answered = False
+        """Whether there is an answer, whatever becomes of it."""
+        self.meter: Meter | None = None
+        """Has read its stream, if it gave one."""
         self.is_booked = False
         self.is_booked_inside = False
         """Whether an attempt inside this one has booked."""
+        self._around = around
+        """Of the attempts around this one: in this context, or in that which has started it."""
 
     def book(self, ending: Ending) -> tuple[Booking, int | None] | None:
         """Book what the attempt used; return that and its cost, or None if that was done before."""
@@ -90,19 +127,29 @@ class Spend:
         return booking, self.spending.ledger.settle(self.reservation, booking)
 
     def book_later(self, ending: Ending) -> None:
-        """Book the same without waiting for a lock, for a finaliser."""
+        """Book the same for an attempt that nothing is told of; see `Held`."""
         if not self.is_booked:
             self.is_booked = True
             self.spending.ledger.settle_later(self.reservation, self._booking(ending))
 
     def _booking(self, ending: Ending) -> Booking:
-        return booking_of(
+        if self.meter is not None:
+            self.usage, self.characters = self.meter.used
+            if ending is not Ending.ANSWERED and (self.usage is not None or self.characters):
+                ending = Ending.STREAM_CUT
+        elif self.has_answered:
+            ending = Ending.ANSWERED
+        booking = booking_of(
             ending,
             self.reservation.estimate,
             usage=self.usage,
             characters=self.characters,
             is_booked_inside=self.is_booked_inside,
         )
+        if booking.calls:
+            for each in self._around:
+                each.is_booked_inside = True
+        return booking
 
 
 def reserve(call: Call, candidate: Candidate, now: float) -> Spend | BudgetBlock:
@@ -114,43 +161,79 @@ def reserve(call: Call, candidate: Candidate, now: float) -> Spend | BudgetBlock
     """
     spending = call.deps.spending
     assert spending is not None
-    target = candidate.target
-    reservation = Reservation(
-        target, call.estimate_of(target), spending.rates_of(target), call.spend_key
-    )
+    reservation = _reservation(spending, call, candidate)
     refusal = spending.ledger.reserve(reservation, spending.wall())
     if refusal is None:
-        return Spend(spending, reservation)
+        return Spend(spending, reservation, _around())
     _tell(call, candidate, now)
-    return BudgetBlock(target.key, refusal, now)
+    return BudgetBlock(candidate.target.key, refusal, now)
 
 
-def looked_at(call: Call, permit: Permit, value: Any) -> None:
+def block_of(call: Call, candidate: Candidate, now: float) -> BudgetBlock | None:
+    """Return why the budgets would refuse an attempt now, or None; reserves nothing.
+
+    An attempt that `reserve` would find misconfigured counts as one that may be made.
+    """
+    spending = call.deps.spending
+    if spending is None:
+        return None
+    try:
+        refusal = spending.ledger.refusal_of(
+            _reservation(spending, call, candidate), spending.wall()
+        )
+    except ConfigurationError:
+        return None
+    return None if refusal is None else BudgetBlock(candidate.target.key, refusal, now)
+
+
+def _reservation(spending: Spending, call: Call, candidate: Candidate) -> Reservation:
+    target = candidate.target
+    return Reservation(target, call.estimate_of(target), spending.rates_of(target), call.spend_key)
+
+
+def _around() -> tuple[Spend, ...]:
+    """Return what the attempts around this code spend."""
+    permits = open_permits.get()
+    if not permits:
+        return ()
+    spends = (None if each.held is None else each.held.spend for each in permits)
+    return tuple(each for each in spends if each is not None)
+
+
+def looked_at(permit: Permit, value: Any) -> None:
     """Note what an answer says that it used, before it may be rejected."""
-    spend = _of(permit)
-    if spend is not None:
+    spend = spend_of(permit)
+    if spend is not None and not spend.has_answered:
+        spend.has_answered = True
         spend.usage, spend.characters = spend.spending.usage_of(value)
 
 
-def looked_at_stream(permit: Permit, stream: StreamState) -> None:
-    """Note the same of a stream that has ended."""
-    spend = _of(permit)
-    if spend is not None:
-        if stream.meter is not None:
-            spend.usage, spend.characters = stream.meter.used
+def metered(permit: Permit) -> Meter | None:
+    """Return what reads the stream of an attempt, if it is booked."""
+    spend = spend_of(permit)
+    if spend is None:
+        return None
+    if spend.meter is None:
+        spend.meter = spend.spending.meter()
+    return spend.meter
+
+
+def rejected_as(permit: Permit) -> Ending:
+    """Return how an attempt ended whose answer, or the beginning of its stream, was rejected."""
+    spend = spend_of(permit)
+    is_stream = spend is not None and spend.meter is not None
+    return Ending.STREAM_CUT if is_stream else Ending.ANSWERED
 
 
 def booked(call: Call, candidate: Candidate, permit: Permit, now: float, ending: Ending) -> None:
-    """Book an attempt that has ended, and tell of it."""
-    spend = _of(permit)
+    """Book an attempt that has ended, and tell of it; a second time does nothing."""
+    spend = spend_of(permit)
     if spend is None:
         return
     made = spend.book(ending)
     if made is None:
         return
     booking, cost = made
-    if booking.calls:
-        note_booked_inside()
     if permit.held is not None:
         permit.held.settle(booking.usage.tokens, now)
     if call.is_heard(candidate, event_names.SpendRecorded):
@@ -166,7 +249,8 @@ def booked(call: Call, candidate: Candidate, permit: Permit, now: float, ending:
     _tell(call, candidate, now)
 
 
-def _of(permit: Permit) -> Spend | None:
+def spend_of(permit: Permit) -> Spend | None:
+    """Return what an attempt has reserved, if budgets are asked about it."""
     return None if permit.held is None else permit.held.spend
 
 

@@ -18,7 +18,6 @@ from resilient_llm._core.call.judging import (
     reject,
     verdict_of,
 )
-from resilient_llm._core.call.spending import looked_at_stream
 from resilient_llm._core.call.steps import RERAISE, Deliver, Done, Raise
 from resilient_llm._core.spending.booking import Ending
 from resilient_llm._values import event_names
@@ -73,7 +72,6 @@ def deliver(call: Call, trial: Try, reply: Reply, stream: StreamState) -> FlowPa
 
 def _ended(call: Call, trial: Try, reply: Reply, stream: StreamState) -> Step | None:
     """Settle a stream; return how the call ends, or None to go on with another target."""
-    looked_at_stream(trial.permit, stream)
     try:
         if reply.error is None and stream.fault is None:
             return succeeded(call, trial, reply.now, None, stream.response_time)

@@ -87,13 +87,6 @@ def pop_permit(permit: Permit) -> None:
         open_permits.set(tuple(each for each in _unreported() if each is not permit))
 
 
-def note_booked_inside() -> None:
-    """Let the attempts around this code know that one inside them has booked what was used."""
-    for permit in open_permits.get():
-        if permit.held is not None and permit.held.spend is not None:
-            permit.held.spend.is_booked_inside = True
-
-
 def held_leases() -> tuple[Lease, ...]:
     """Return the leases that guards around this code hold."""
     if not open_permits.get():
@@ -137,7 +130,7 @@ class Permit:
         self.is_reported = False
         self.nesting: Nesting | None = None
         self.held: Held | None = None
-        """What the attempt holds of limits."""
+        """What the attempt holds of limits and budgets."""
 
     @property
     def matters_inside(self) -> bool:

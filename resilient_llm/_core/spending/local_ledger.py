@@ -133,6 +133,43 @@ class LocalLedger:
                     _forget_unused_locked(self._slots.values(), reservation.spend_key)
                     raise
 
+    def refusal_of(self, reservation: Reservation, now: float, /) -> Refusal | None:
+        """Return why an attempt would be refused now, or None; reserves and notes nothing.
+
+        Args:
+            reservation: A new one, which is not used.
+            now: The present moment.
+
+        Raises:
+            ConfigurationError: As `reserve` does.
+        """
+        if now >= self._ends_at:
+            self._advance(now)
+        key = reservation.spend_key
+        with self._lock:
+            if self._queue:
+                self._settle_queued_locked()
+            target = reservation.target
+            slots = self._scopes.get((target.key, target.tags))
+            if slots is None:
+                slots = self._covering_locked(target)
+            refusing: list[tuple[Account, int]] = []
+            try:
+                for slot in slots:
+                    if slot.own is None and key is None:
+                        continue
+                    amount = _estimate_in(slot, reservation)
+                    if amount is None:
+                        return _unpriced_locked(slots, reservation)
+                    account = slot.account(key)
+                    if account.spent + account.reserved + amount > slot.cap and not _is_free(
+                        slot, reservation
+                    ):
+                        refusing.append((account, amount))
+                return _refusal(refusing, now) if refusing else None
+            finally:
+                _forget_unused_locked(slots, key)
+
     def _reserve_locked(self, reservation: Reservation, now: float) -> Refusal | None:
         target, key, rates = reservation.target, reservation.spend_key, reservation.rates
         tokens, output = reservation.estimate
@@ -200,11 +237,16 @@ class LocalLedger:
     def settle(self, reservation: Reservation, booking: Booking, /) -> int | None:
         """Book what an attempt used, and release what it had reserved. A second time is ignored.
 
+        Waits for no lock: while another thread holds it, that is left to the next holder.
+
         Returns:
             What it costs, in 1e-12 USD; None if it has no price.
         """
         cost = reservation.booked(booking)
-        with self._lock:
+        if not self._lock.acquire(blocking=False):
+            self.settle_later(reservation, booking)
+            return cost
+        try:
             if self._queue:
                 self._settle_queued_locked()
             if reservation._booking is None:
@@ -212,6 +254,8 @@ class LocalLedger:
             elif reservation._booking is not booking:  # a finaliser was first
                 cost = reservation.booked(reservation._booking)
             self._settle_locked(reservation, cost)
+        finally:
+            self._lock.release()
         return cost
 
     def settle_later(self, reservation: Reservation, booking: Booking, /) -> None:
@@ -300,8 +344,12 @@ class LocalLedger:
 
     def take_notices(self) -> list[Notice]:
         """Return what observers have not been told yet, in order, and forget it."""
-        with self._lock:
-            taken, self.notices = self.notices, []
+        taken: list[Notice] = []
+        while self.notices:
+            try:
+                taken.append(self.notices.pop(0))
+            except IndexError:  # another thread took it
+                break
         return taken
 
     # Periods and budgets.
