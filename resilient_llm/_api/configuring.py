@@ -62,8 +62,9 @@ def configure(**changes: Unpack[Changes]) -> None:
             the options takes back what was configured for that key.
             ``retry_budget=0.2``, retries as a share of first attempts, None for no limit;
             ``max_wait=60.0`` seconds; ``prices``, ``{target, provider or "*": (input, output)}`` in
-            USD per million tokens, or a `Price` each, merged by key, None takes one back; ``limits``, ``{target,
-            provider, "tag:…" or "*": Limit(…)}``, merged by key, None takes one back;
+            USD per million tokens, or a `Price` each, merged by key, None takes one back;
+            ``limits``, ``{target, provider, "tag:…" or "*": Limit(…)}``, merged by key, None takes
+            one back;
             ``budgets``, a list of `Budget`, which replaces the one before, and whose spending is
             kept in the memory of this process; ``logging=True``.
 

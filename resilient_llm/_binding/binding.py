@@ -22,7 +22,8 @@ from resilient_llm._binding.ordering import ChainOrder, Drawing, nothing_drawn, 
 from resilient_llm._binding.usage import own_reader
 from resilient_llm._binding.wrapper_code import Code, Codes, Kind, generate
 from resilient_llm._binding.wrapper_code import variant as variant_of
-from resilient_llm._core.call.call import CallDeps, Candidate
+from resilient_llm._core.call.call import Candidate
+from resilient_llm._core.call.call_deps import CallDeps
 from resilient_llm._core.circuit import window
 from resilient_llm._core.circuit.circuit import Circuit
 from resilient_llm._core.circuit.window import NEVER

@@ -71,7 +71,6 @@ class Caller(Resuming):
 
     def stream(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return an iterator that makes one call when its first item is asked for."""
-
         key = present_key.get()
 
         def start() -> Suspended:

@@ -1,4 +1,4 @@
-"""Whose calls spend, and what they ask about prices and answers: the state of money of a process."""
+"""Whose calls spend, and what they ask about prices and answers."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from resilient_llm._values import checks as check
 from resilient_llm._values.amounts import DECIMALS, decimal_of, exact, shown, usd
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.exported import exported
-from resilient_llm._values.keys import check_key
+from resilient_llm._values.keys import check_key, parse_key, provider_key
 from resilient_llm._values.keys import shown as shown_key
 
 Period = Literal["hour", "day", "month"]
@@ -179,6 +179,24 @@ def price_of(name: str, value: Any) -> Price | None:
         f"{name}{given} is not allowed: write (input, output) in USD per "
         "million tokens, a Price, or None"
     )
+
+
+def given_price(value: Any) -> "tuple[float, float] | Price | None":
+    """Return ``price=`` as it was given: ``(input, output)``, a `Price`, or None.
+
+    Raises:
+        ConfigurationError: If it is something else.
+    """
+    if value is None or isinstance(value, Price):
+        return value
+    if not isinstance(value, (tuple, list)) or len(cast("list[Any]", value)) != 2:
+        raise check.refuse(
+            "price", value, "(input, output) in USD per million tokens, a Price, or None"
+        )
+    first, second = cast("list[Any]", value)
+    pair = check.number("price[0]", first, low=0.0), check.number("price[1]", second, low=0.0)
+    price_of("price", pair)
+    return pair
 
 
 # Budgets.
@@ -372,10 +390,10 @@ def _scope(of: Any) -> str:
                 f"of={shown_key(of)} names no tag: write 'tag:' and the tag, without blanks around"
             )
         return check_key(of)
-    from resilient_llm._values.target import normal_key  # which has prices
-
     try:
-        return normal_key(of)
+        provider, account, model = parse_key(getattr(of, "key", of))  # of a `Target`
+        head = provider_key(provider, account)
+        return f"{head}/{model}" if model else head
     except ConfigurationError as error:
         raise ConfigurationError(
             f"of: {error}; or 'tag:name', {ALL!r}, or {EACH_KEY!r} for each key of spend_key"

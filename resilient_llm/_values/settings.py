@@ -14,7 +14,7 @@ from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.exported import exported
 from resilient_llm._values.keys import parse_key, provider_key, shown
 from resilient_llm._values.limit import Limit, applied_limits, merged_limits
-from resilient_llm._values.money import Budget, Price, budgets_of
+from resilient_llm._values.money import Budget, Price, budgets_of, given_price
 from resilient_llm._values.policy import BUILT_IN, CHECKS, DEFAULTS, Defaults
 from resilient_llm._values.stream_policy import StreamPolicy  # noqa: F401  # pyright: ignore[reportUnusedImport]  # a type of `Defaults`
 from resilient_llm._values.target import Target, normal_key
@@ -141,8 +141,8 @@ class Settings(Defaults):
         retry_budget: Retries on a provider as a share of the first attempts on it in the
             last 10 s, with a floor of 10; None for no limit.
         max_wait: Longest wait in seconds for a target to come back within a call.
-        prices: ``{target, provider or "*": (input, output)}`` in USD per million tokens, or a `Price`
-            each, read-only, for targets without a price.
+        prices: ``{target, provider or "*": (input, output)}`` in USD per million tokens,
+            or a `Price` each, read-only, for targets without a price.
         budgets: Caps on spending, a tuple of `Budget`. What is spent is kept in the memory of this
             process: another process, and the next one, starts from 0.
         limits: ``{target, provider, "tag:…" or "*": Limit}``, read-only.
@@ -221,7 +221,7 @@ class Settings(Defaults):
                 raise ConfigurationError(
                     f"prices[{shown(name)}]: {error}; or '*' for all keys"
                 ) from None
-            checked = check.price(pair)
+            checked = given_price(pair)
             if checked is None:
                 merged.pop(key, None)
             else:
@@ -229,7 +229,7 @@ class Settings(Defaults):
         return MappingProxyType(merged)
 
     def price_of(self, target: Target) -> tuple[float, float] | None:
-        """Return ``(input, output)`` of a target: its own price, else the configured one, else None.
+        """Return ``(input, output)`` of a target: its own, else the configured price, else None.
 
         The target's entry comes before its provider's, an account's before that without it.
         """

@@ -10,7 +10,7 @@ from resilient_llm._values import checks as check
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.exported import exported, plain_schema
 from resilient_llm._values.keys import check_key, parse_key, provider_key
-from resilient_llm._values.money import Price
+from resilient_llm._values.money import Price, given_price
 from resilient_llm._values.stream_policy import StreamPolicy, stream_policy
 
 
@@ -143,7 +143,7 @@ class Target:
         put(self, "stream", stream)
         put(self, "priority", check.whole("priority", priority, low=None))
         put(self, "weight", check.number("weight", weight, above=0.0))
-        put(self, "price", check.price(price))
+        put(self, "price", given_price(price))
         put(
             self,
             "context_window",

@@ -551,6 +551,18 @@ def test_keys_that_were_refused_are_not_kept() -> None:
     assert 1 == len(books.ledger.reports(books.now))
 
 
+def test_a_key_in_flight_is_kept_though_it_reserves_nothing() -> None:
+    """Neither a reset nor another refusal forgets it."""
+    books = Books(Budget(tokens=100, of="key"))
+    kept = books.reserve(sent=0, received=0, key="a")
+
+    books.ledger.reset()
+    books.refuse(key="a")
+    books.ledger.settle(kept, Booking(Usage(7)))
+
+    assert 7 == books.report(key="a").spent
+
+
 def test_unpriced_and_unlimited_attempts_open_no_key() -> None:
     """An attempt that was not admitted leaves no key."""
     books = Books(Budget(usd=1, of="key"))
@@ -572,16 +584,19 @@ def test_what_a_refusal_says() -> None:
 
     refusal = books.refuse()
 
-    assert Refusal(
-        reason="budget openai day usd",
-        budget="openai day usd",
-        key=None,
-        cap=Decimal("0.0005"),
-        spent=Decimal("0.0003"),
-        reserved=Decimal(0),
-        resets_at=datetime(2026, 11, 30, tzinfo=UTC),
-        retry_after=11.5 * 3600,
-    ) == refusal
+    assert (
+        Refusal(
+            reason="budget openai day usd",
+            budget="openai day usd",
+            key=None,
+            cap=Decimal("0.0005"),
+            spent=Decimal("0.0003"),
+            reserved=Decimal(0),
+            resets_at=datetime(2026, 11, 30, tzinfo=UTC),
+            retry_after=11.5 * 3600,
+        )
+        == refusal
+    )
 
 
 def test_only_reservations_in_the_way_have_no_time() -> None:
@@ -732,7 +747,10 @@ def test_a_reset_keeps_reservations() -> None:
     rows = [(each.key, each.spent, each.reserved) for each in books.ledger.reports(books.now)]
     assert [(None, 0, 1), ("a", 0, 1)] == rows
     books.ledger.settle(reservation, Booking(Usage(1)))
-    assert (1, 0) == (books.report("all month calls").spent, books.report("all month calls").reserved)
+    assert (1, 0) == (
+        books.report("all month calls").spent,
+        books.report("all month calls").reserved,
+    )
     books.spend()
     assert 2 == len(books.notices())
 

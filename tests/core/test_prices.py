@@ -38,7 +38,9 @@ def input_price(rates: Rates | None) -> int | None:
     ],
     ids=str,
 )
-def test_the_order_of_prices(prices: dict[str, Any], published: int | None, price: int | None) -> None:
+def test_the_order_of_prices(
+    prices: dict[str, Any], published: int | None, price: int | None
+) -> None:
     """The target comes before its provider, an account's entry before the one without, `*` last."""
 
     def lookup(target: Target) -> Rates | None:
@@ -82,7 +84,7 @@ def test_what_a_usage_costs() -> None:
 
     cost = usd(rates.cost(Usage(1000, 100, cached=100, cache_write=100, reasoning=50)))
 
-    # 800 × 3 + 100 × 0.3 + 100 × 3.75 + 100 × 15, per million.
+    # 800 x 3 + 100 x 0.3 + 100 x 3.75 + 100 x 15, per million.
     assert Decimal("0.004305") == cost
     assert Decimal("0.0045") == usd(rates.cost(Usage(1000, 100)))
     assert rates.cost(Usage(1000, 100)) == rates.cost_of(1000, 100)
@@ -145,7 +147,9 @@ def test_published_rates() -> None:
 def test_published_tiers() -> None:
     """Above a tier's start all tokens of the call cost its price, input alone decides."""
     rates = rates_in(
-        model_price(input_mtok=tiered("1", a200="2"), output_mtok=tiered("10", a200="20", a500="30"))
+        model_price(
+            input_mtok=tiered("1", a200="2"), output_mtok=tiered("10", a200="20", a500="30")
+        )
     )
     assert rates is not None
 
@@ -167,7 +171,7 @@ def test_published_requests_and_reasoning() -> None:
     )
     assert rates is not None
 
-    # 10 × 2 + 3 × 8 + 4 × 3, per million, and 5 per thousand.
+    # 10 x 2 + 3 x 8 + 4 x 3, per million, and 5 per thousand.
     assert Decimal("0.005056") == usd(rates.cost(Usage(10, 7, reasoning=4)))
 
 

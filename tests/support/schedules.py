@@ -38,6 +38,7 @@ from resilient_llm._api import breaker as _breaker
 from resilient_llm._core import retry_budget as _retry_budget
 from resilient_llm._core.circuit import circuit as _circuit
 from resilient_llm._core.circuit import window
+from resilient_llm._core.spending import local_ledger as _ledger
 from resilient_llm._runtime import registry as _registry
 from resilient_llm._runtime import runtime as _runtime
 
@@ -197,6 +198,7 @@ class NoLock:
 
 _OWNERS = {
     "circuit": _circuit,
+    "ledger": _ledger,
     "registry": _registry,
     "retry budget": _retry_budget,
     "runtime": _runtime,

@@ -32,7 +32,6 @@ from resilient_llm._core.call.judging import broke, rejection_of, settled, verdi
 from resilient_llm._core.call.limiting import after_limits
 from resilient_llm._core.call.racing import hedge_beside, race
 from resilient_llm._core.call.retrying import permit_after, retry_in
-from resilient_llm._core.call.spending import block_of as block_of_budgets
 from resilient_llm._core.call.steps import GO_ON, Reply, Step, Try, Wait
 from resilient_llm._core.call.stream_flow import deliver
 from resilient_llm._core.call.trying import attempt_on, hedge_after, limited
@@ -313,7 +312,7 @@ def _ends_at(call: Call, candidate: Candidate, now: float) -> float | None:
 
     None, too, for a target that budgets refuse: no call waits for them.
     """
-    if block_of_budgets(call, candidate, now) is not None:
+    if call.budget_block(candidate, now) is not None:
         return None
     block = candidate.block(now)
     return now if block is None else block.until

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from resilient_llm._core.call.spending import booked
+from resilient_llm._core.call.settling import booked
 from resilient_llm._core.call.steps import RERAISE, Done, Raise
 from resilient_llm._core.spending.booking import Ending
 from resilient_llm._core.spending.ledger import UNPRICED, first_to_reset

@@ -18,7 +18,8 @@ from resilient_llm._core.call.ending import (
     too_late,
     unjudged,
 )
-from resilient_llm._core.call.spending import booked, looked_at, rejected_as
+from resilient_llm._core.call.settling import booked
+from resilient_llm._core.call.spending import looked_at, rejected_as
 from resilient_llm._core.call.steps import NO_ANSWER
 from resilient_llm._core.circuit.permit import HUNG
 from resilient_llm._core.spending.booking import Ending, ending_of

@@ -29,9 +29,9 @@ from resilient_llm._core.call.ending import (
     succeeded,
 )
 from resilient_llm._core.call.judging import (
+    book_failure,
     broke,
     charge,
-    book_failure,
     charge_hung,
     hit_the_deadline,
     keep_failure,
@@ -40,7 +40,7 @@ from resilient_llm._core.call.judging import (
     verdict_of,
 )
 from resilient_llm._core.call.retrying import is_paid_for
-from resilient_llm._core.call.spending import booked
+from resilient_llm._core.call.settling import booked
 from resilient_llm._core.call.steps import GO_ON, STOP, Race
 from resilient_llm._core.call.stream_flow import deliver
 from resilient_llm._core.call.trying import attempt_on

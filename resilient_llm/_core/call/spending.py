@@ -8,29 +8,31 @@ waits for a lock but `reserve` and `block_of`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from resilient_llm._core.circuit.permit import open_permits
 from resilient_llm._core.circuit.state import Block
 from resilient_llm._core.spending.booking import Ending, booking_of
 from resilient_llm._core.spending.ledger import Reservation
 from resilient_llm._values import event_names
-from resilient_llm._values.amounts import usd
 from resilient_llm._values.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from resilient_llm._core.call.call import Call, Candidate
     from resilient_llm._core.circuit.permit import Permit
     from resilient_llm._core.spending.booking import Booking
+    from resilient_llm._core.spending.estimates import Estimate
     from resilient_llm._core.spending.ledger import Ledger, Refusal
     from resilient_llm._core.spending.prices import Rates
     from resilient_llm._core.stream.stream_state import Meter
     from resilient_llm._values.money import Usage
     from resilient_llm._values.target import Target
 
-_EVENTS = {"warning": event_names.BudgetWarning, "exceeded": event_names.BudgetExceeded}
+_EVENTS: Final[dict[str, event_names.EventName]] = {
+    "warning": event_names.BudgetWarning,
+    "exceeded": event_names.BudgetExceeded,
+}
 
 
 class BudgetBlock(Block):
@@ -152,43 +154,42 @@ class Spend:
         return booking
 
 
-def reserve(call: Call, candidate: Candidate, now: float) -> Spend | BudgetBlock:
+def reserve(
+    spending: Spending, target: Target, estimate: Estimate, spend_key: str | None, now: float
+) -> Spend | BudgetBlock:
     """Reserve what an attempt may spend, or say which budget refuses it.
+
+    Args:
+        spending: Where.
+        target: Where the attempt goes.
+        estimate: Of its tokens.
+        spend_key: On whose account, or None.
+        now: Monotonic seconds.
 
     Raises:
         ConfigurationError: If nothing limits its answer, and a budget does not say how much to
             reserve for it.
     """
-    spending = call.deps.spending
-    assert spending is not None
-    reservation = _reservation(spending, call, candidate)
+    reservation = Reservation(target, estimate, spending.rates_of(target), spend_key)
     refusal = spending.ledger.reserve(reservation, spending.wall())
     if refusal is None:
         return Spend(spending, reservation, _around())
-    _tell(call, candidate, now)
-    return BudgetBlock(candidate.target.key, refusal, now)
+    return BudgetBlock(target.key, refusal, now)
 
 
-def block_of(call: Call, candidate: Candidate, now: float) -> BudgetBlock | None:
-    """Return why the budgets would refuse an attempt now, or None; reserves nothing.
+def block_of(
+    spending: Spending, target: Target, estimate: Estimate, spend_key: str | None, now: float
+) -> BudgetBlock | None:
+    """Return why `reserve` would refuse an attempt now, or None; reserves nothing.
 
     An attempt that `reserve` would find misconfigured counts as one that may be made.
     """
-    spending = call.deps.spending
-    if spending is None:
-        return None
+    reservation = Reservation(target, estimate, spending.rates_of(target), spend_key)
     try:
-        refusal = spending.ledger.refusal_of(
-            _reservation(spending, call, candidate), spending.wall()
-        )
+        refusal = spending.ledger.refusal_of(reservation, spending.wall())
     except ConfigurationError:
         return None
-    return None if refusal is None else BudgetBlock(candidate.target.key, refusal, now)
-
-
-def _reservation(spending: Spending, call: Call, candidate: Candidate) -> Reservation:
-    target = candidate.target
-    return Reservation(target, call.estimate_of(target), spending.rates_of(target), call.spend_key)
+    return None if refusal is None else BudgetBlock(target.key, refusal, now)
 
 
 def _around() -> tuple[Spend, ...]:
@@ -225,48 +226,25 @@ def rejected_as(permit: Permit) -> Ending:
     return Ending.STREAM_CUT if is_stream else Ending.ANSWERED
 
 
-def booked(call: Call, candidate: Candidate, permit: Permit, now: float, ending: Ending) -> None:
-    """Book an attempt that has ended, and tell of it; a second time does nothing."""
-    spend = spend_of(permit)
-    if spend is None:
-        return
-    made = spend.book(ending)
-    if made is None:
-        return
-    booking, cost = made
-    if permit.held is not None:
-        permit.held.settle(booking.usage.tokens, now)
-    if call.is_heard(candidate, event_names.SpendRecorded):
-        call.emit(
-            candidate,
-            event_names.SpendRecorded,
-            now,
-            usd=None if cost is None else usd(cost),
-            usage=booking.usage,
-            estimated=booking.estimated,
-            spend_key=spend.reservation.spend_key,
-        )
-    _tell(call, candidate, now)
-
-
 def spend_of(permit: Permit) -> Spend | None:
     """Return what an attempt has reserved, if budgets are asked about it."""
     return None if permit.held is None else permit.held.spend
 
 
-def _tell(call: Call, candidate: Candidate, now: float) -> None:
-    """Emit what the ledger has noted."""
-    spending = call.deps.spending
+def told(spending: Spending | None) -> list[tuple[event_names.EventName, dict[str, Any]]]:
+    """Return the events that the ledger has noted and nobody has emitted: kind and fields."""
     if spending is None or not spending.ledger.notices:
-        return
-    for notice in spending.ledger.take_notices():
-        call.emit(
-            candidate,
+        return []
+    return [
+        (
             _EVENTS[notice.kind],
-            now,
-            budget=notice.budget,
-            key=notice.key,
-            spent=notice.spent,
-            cap=notice.cap,
-            resets_at=notice.resets_at,
+            {
+                "budget": notice.budget,
+                "key": notice.key,
+                "spent": notice.spent,
+                "cap": notice.cap,
+                "resets_at": notice.resets_at,
+            },
         )
+        for notice in spending.ledger.take_notices()
+    ]

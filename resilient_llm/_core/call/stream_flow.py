@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resilient_llm._core.call.call import trim_traceback
 from resilient_llm._core.call.ending import cancelled, emit_call_failed, succeeded
 from resilient_llm._core.call.judging import (
     charge,
@@ -18,6 +17,7 @@ from resilient_llm._core.call.judging import (
     reject,
     verdict_of,
 )
+from resilient_llm._core.call.outcomes import trim_traceback
 from resilient_llm._core.call.steps import RERAISE, Deliver, Done, Raise
 from resilient_llm._core.spending.booking import Ending
 from resilient_llm._values import event_names

@@ -44,6 +44,7 @@ class Account:
         "has_warned",
         "key",
         "notice_at",
+        "open",
         "reserved",
         "slot",
         "spent",
@@ -55,6 +56,8 @@ class Account:
         self.key = key
         self.unit = slot.unit
         self.reserved = 0
+        self.open = 0
+        """Attempts in flight; some reserve nothing."""
         self.clear()
 
     def clear(self) -> None:
@@ -80,7 +83,7 @@ class Account:
     @property
     def is_unused(self) -> bool:
         """Whether no attempt was ever booked or is in flight."""
-        return not (self.reserved or self.spent or self.calls or self.estimated)
+        return not (self.open or self.spent or self.calls or self.estimated)
 
 
 class Slot:

@@ -134,38 +134,29 @@ class LocalLedger:
                     raise
 
     def refusal_of(self, reservation: Reservation, now: float, /) -> Refusal | None:
-        """Return why an attempt would be refused now, or None; reserves and notes nothing.
-
-        Args:
-            reservation: A new one, which is not used.
-            now: The present moment.
-
-        Raises:
-            ConfigurationError: As `reserve` does.
-        """
+        """Return what `reserve` would return now; reserves and notes nothing."""
         if now >= self._ends_at:
             self._advance(now)
-        key = reservation.spend_key
+        target, key = reservation.target, reservation.spend_key
         with self._lock:
             if self._queue:
                 self._settle_queued_locked()
-            target = reservation.target
-            slots = self._scopes.get((target.key, target.tags))
-            if slots is None:
-                slots = self._covering_locked(target)
-            refusing: list[tuple[Account, int]] = []
+            slots = self._scopes.get((target.key, target.tags)) or self._covering_locked(target)
             try:
-                for slot in slots:
-                    if slot.own is None and key is None:
-                        continue
-                    amount = _estimate_in(slot, reservation)
-                    if amount is None:
-                        return _unpriced_locked(slots, reservation)
-                    account = slot.account(key)
-                    if account.spent + account.reserved + amount > slot.cap and not _is_free(
-                        slot, reservation
-                    ):
-                        refusing.append((account, amount))
+                amounts = [
+                    (slot, _estimate_in(slot, reservation))
+                    for slot in slots
+                    if slot.own is not None or key is not None
+                ]
+                if any(amount is None for _, amount in amounts):
+                    return _unpriced_locked(slots, reservation)
+                refusing = [
+                    (account, amount or 0)
+                    for slot, amount in amounts
+                    if (account := slot.account(key)).spent + account.reserved + (amount or 0)
+                    > slot.cap
+                    and not _is_free(slot, reservation)
+                ]
                 return _refusal(refusing, now) if refusing else None
             finally:
                 _forget_unused_locked(slots, key)
@@ -201,8 +192,9 @@ class LocalLedger:
             else:
                 amount = tokens + output
             taken.append((account, amount))
-            # No call and no jump in these two: see the theory of operation.
+            # No call and no jump in these: see the theory of operation.
             account.reserved += amount
+            account.open += 1
             reservation._count += 1
             if account.spent + account.reserved > slot.cap and not _is_free(slot, reservation):
                 return self._refused_locked(slots, reservation, now)
@@ -295,6 +287,7 @@ class LocalLedger:
                 booked = tokens
             # No call and no jump in these, either.
             account.reserved -= amount
+            account.open -= 1
             account.spent += booked
             account.calls += calls
             account.estimated += estimated
@@ -470,7 +463,7 @@ class LocalLedger:
         self.notices = []
         for slot in list(self._slots.values()):
             for key, account in list(slot.accounts.items()):
-                account.reserved = 0
+                account.reserved = account.open = 0
                 if key is not None and account.is_unused:
                     slot.accounts.pop(key, None)
 
@@ -546,8 +539,9 @@ def _give_back_locked(reservation: Reservation) -> None:
     while reservation._count:
         index = reservation._count - 1
         account, amount = taken[index]
-        # No call and no jump in these two, either.
+        # No call and no jump in these, either.
         account.reserved -= amount
+        account.open -= 1
         reservation._count = index
     reservation._taken = []
     reservation._queue = None

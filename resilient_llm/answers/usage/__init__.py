@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._core.contents import Contents
 from resilient_llm.answers import _items, _sse
-from resilient_llm.answers._reading import LONGEST, extras, inside
+from resilient_llm.answers._reading import LONGEST, extras, inside, items
 from resilient_llm.answers.usage import (
     anthropic,
     bedrock,
@@ -85,12 +85,22 @@ def characters_in(answer: object) -> int:
         for name in _TEXTS:
             found = fields.get(name)
             if found is not None:
-                contents.add_conversation(found)
+                contents.add_conversation([_text_in(each) for each in items(found)] or found)
                 return contents.characters
     except Exception:  # noqa: BLE001  # as above
         return 0
     contents.add_conversation(answer)
     return contents.characters
+
+
+def _text_in(answer: object) -> object:
+    """Return the message in one of several answers to one question; anything else as it is."""
+    fields = {} if type(answer) in _BARE else inside(answer)
+    for name in ("message", "content"):
+        found = fields.get(name)
+        if found is not None:
+            return found
+    return answer
 
 
 class StreamUsage:
