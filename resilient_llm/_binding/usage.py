@@ -12,7 +12,7 @@ from resilient_llm._runtime.classify import classify
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.built_in import class_name
 from resilient_llm._values.kinds import ErrorKind
-from resilient_llm._values.money import Usage
+from resilient_llm._values.usage import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from resilient_llm._core.call.spending import UsageReader
     from resilient_llm._core.spending.prices import Rates
-    from resilient_llm._values.money import Usage
     from resilient_llm._values.target import Target
+    from resilient_llm._values.usage import Usage
 
     OwnReader = Callable[[Any], Usage | None]
 

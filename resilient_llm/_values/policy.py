@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from resilient_llm._values.events import Event
     from resilient_llm._values.kinds import ErrorKind
-    from resilient_llm._values.money import Usage
     from resilient_llm._values.target import Target
+    from resilient_llm._values.usage import Usage
     from resilient_llm._values.verdict import Verdict
 
 OnError = Literal["next", "raise"]

@@ -8,7 +8,7 @@ waits for a lock but `reserve` and `block_of`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from resilient_llm._core.circuit.permit import open_permits
 from resilient_llm._core.circuit.state import Block
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from resilient_llm._core.spending.ledger import Ledger, Refusal
     from resilient_llm._core.spending.prices import Rates
     from resilient_llm._core.stream.stream_state import Meter
-    from resilient_llm._values.money import Usage
     from resilient_llm._values.target import Target
+    from resilient_llm._values.usage import Usage
 
 _EVENTS: Final[dict[str, event_names.EventName]] = {
     "warning": event_names.BudgetWarning,
@@ -197,7 +197,7 @@ def _around() -> tuple[Spend, ...]:
     permits = open_permits.get()
     if not permits:
         return ()
-    spends = (None if each.held is None else each.held.spend for each in permits)
+    spends = (spend_of(each) for each in permits)
     return tuple(each for each in spends if each is not None)
 
 
@@ -228,7 +228,7 @@ def rejected_as(permit: Permit) -> Ending:
 
 def spend_of(permit: Permit) -> Spend | None:
     """Return what an attempt has reserved, if budgets are asked about it."""
-    return None if permit.held is None else permit.held.spend
+    return None if permit.held is None else cast("Spend | None", permit.held.spend)
 
 
 def told(spending: Spending | None) -> list[tuple[event_names.EventName, dict[str, Any]]]:

@@ -34,7 +34,7 @@ from resilient_llm.answers.usage._counts import held
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from resilient_llm._values.money import Usage
+    from resilient_llm._values.usage import Usage
 
 __all__ = ["READER", "StreamUsage", "characters_in", "usage_of"]
 
