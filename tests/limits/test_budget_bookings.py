@@ -568,3 +568,29 @@ def test_spend_is_told_without_budgets_to_who_asks_for_it() -> None:
 
     assert SpendRecorded not in before
     assert [Usage(7, 3)] == [each.usage for each in told]
+
+
+def test_a_stream_that_is_dropped_waits_for_no_lock() -> None:
+    """The finaliser leaves its booking to the next holder."""
+    from resilient_llm._runtime.runtime import runtime
+
+    stream: Any = policy()(stream_of([chunk("abcd"), chunk("abcd")]))()
+    next(stream)
+    is_held, may_end = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with runtime.ledger._lock:
+            is_held.set()
+            may_end.wait(10)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    is_held.wait(10)
+    del stream
+    gc.collect()
+    is_still_held = holder.is_alive()
+    may_end.set()
+    holder.join()
+
+    assert is_still_held
+    assert (TOKENS + 1, 1, 1) == booked()

@@ -47,7 +47,7 @@ ONE = Budget(calls=1, of="groq", name="one")
 def use_up(*targets: str) -> None:
     """Spend the one call of targets."""
     for each in targets:
-        failover([Target(each, max_output=1)]).call(lambda target: "x")
+        failover([Target(each, max_output=1)]).call(lambda *, target: "x")
 
 
 def key_of(target: Target) -> str:

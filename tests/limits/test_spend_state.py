@@ -31,6 +31,7 @@ from resilient_llm import (
 )
 from resilient_llm.testing import Weather, capture_events, isolated, simulate
 from tests.support.interrupts import interrupted_at
+from tests.support.schedules import WHERE_CPYTHON_SWITCHES
 from tests.support.ways import GROQ, OPENAI
 
 FREE = failover([GROQ], tokens=0)
@@ -38,7 +39,7 @@ FREE = failover([GROQ], tokens=0)
 
 def ask(times: int = 1) -> None:
     for _ in range(times):
-        FREE.call(lambda target: "x")
+        FREE.call(lambda *, target: "x")
 
 
 def calls() -> list[tuple[str | None, int]]:
@@ -162,7 +163,7 @@ def test_a_simulation_books_nothing() -> None:
 
     report = simulate([GROQ], {GROQ: Weather()}, rate=5, seconds=4, seed=1)
 
-    assert 1.0 == report.success_rate
+    assert 1.0 == report.served
     assert [(None, 0)] == calls()
 
 
@@ -174,11 +175,11 @@ import os
 from resilient_llm import *
 configure(budgets=[Budget(calls=3)])
 policy = failover(["groq/llama"])
-policy.call(lambda target: "x")
+policy.call(lambda *, target: "x")
 def fork(target: Target) -> str:
     if os.fork() == 0:
         print("child", [(row.spent, row.reserved) for row in spend()], flush=True)
-        policy.call(lambda target: "x")
+        policy.call(lambda *, target: "x")
         print("child", [(row.spent, row.reserved) for row in spend()], flush=True)
         os._exit(0)
     os.wait()
@@ -241,13 +242,13 @@ def test_a_budget_covers_what_it_names() -> None:
     configure(budgets=[Budget(calls=99, of=each) for each in names])
 
     for target in (GROQ, "groq@eu/llama", OPENAI, Target("mistral/large", tags=["cheap"])):
-        failover([target]).call(lambda target: "x")
+        failover([target]).call(lambda *, target: "x")
 
     found = {row.of: row.calls for row in spend()}
     assert [2, 1, 1, 1, 4] == [found[each] for each in names]
 
 
-@pytest.mark.parametrize("step", range(1, 420, 7))
+@pytest.mark.parametrize("step", range(1, 130, 2))
 def test_an_interrupt_anywhere_leaves_no_reservation(step: int) -> None:
     """Ctrl-C in the midst of reserving, settling or telling."""
     from resilient_llm._core.call import call, ending, settling, spending
@@ -262,15 +263,15 @@ def test_an_interrupt_anywhere_leaves_no_reservation(step: int) -> None:
 
     modules = (call, ending, settling, spending, held, booking, local_ledger)
     try:
-        with interrupted_at(step, interrupt, *modules):
-            policy.call(lambda target: "x" * 8)
+        with interrupted_at(step, interrupt, *modules, points=WHERE_CPYTHON_SWITCHES):
+            policy.call(lambda *, target: "x" * 8)
     except KeyboardInterrupt:
         pass
 
     rows = spend()
     assert [0, 0] == [row.reserved for row in rows]
     assert all(row.calls <= 1 for row in rows)
-    policy.call(lambda target: "x")
+    policy.call(lambda *, target: "x")
     assert 0 == spend()[0].reserved
 
 
@@ -290,7 +291,7 @@ def test_nothing_imports_published_prices_without_need() -> None:
 import sys
 from resilient_llm import *
 configure(budgets=[Budget(usd=3)])
-failover([Target("groq/llama", price=(1, 1), max_output=9)]).call(lambda target: "x")
+failover([Target("groq/llama", price=(1, 1), max_output=9)]).call(lambda *, target: "x")
 print("genai_prices" in sys.modules, spend()[0].calls)
 """
     done = subprocess.run(
@@ -308,7 +309,7 @@ def test_published_prices_are_used_for_targets_without_one() -> None:
     unknown = Target("own/thing", max_output=10)
 
     for target in (known, unknown):
-        failover([target], tokens=1000).call(lambda target: "x" * 4)
+        failover([target], tokens=1000).call(lambda *, target: "x" * 4)
 
     total = spend_total()
     assert 0 < total[known.key] < total[unknown.key]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from resilient_llm._core.call.settling import booked
+from resilient_llm._core.call.spending import never_waits
 from resilient_llm._core.call.steps import RERAISE, Done, Raise
 from resilient_llm._core.spending.booking import Ending
 from resilient_llm._core.spending.ledger import UNPRICED, first_to_reset
@@ -173,6 +174,7 @@ def dropped(call: Call, trial: Try) -> None:
     if not (trial.has_begun or trial.is_told or call.ends_later):
         trial.permit.withdrawn()  # nothing was asked of it
     elif trial.has_begun and not call.ends_later:
+        never_waits(trial.permit)
         try:
             booked(call, trial.candidate, trial.permit, call.deps.clock(), Ending.FAILED)
         finally:

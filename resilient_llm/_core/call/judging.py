@@ -19,7 +19,7 @@ from resilient_llm._core.call.ending import (
     unjudged,
 )
 from resilient_llm._core.call.settling import booked
-from resilient_llm._core.call.spending import looked_at, rejected_as
+from resilient_llm._core.call.spending import looked_at, never_waits, rejected_as
 from resilient_llm._core.call.steps import NO_ANSWER
 from resilient_llm._core.circuit.permit import HUNG
 from resilient_llm._core.spending.booking import Ending, ending_of
@@ -108,6 +108,8 @@ def verdict_of(call: Call, trial: Try, reply: Reply) -> Verdict:
     """
     error, own = reply.error, call.options.classify
     assert error is not None
+    if issubclass(type(error), GeneratorExit):
+        never_waits(trial.permit)
     if reply.cancelled:
         return _CANCELLED
     if reply.timed_out and _hides_timeout(error):

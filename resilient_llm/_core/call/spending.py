@@ -3,7 +3,7 @@
 Each attempt is booked once, where its one end is told: answered, failed, cancelled or lost. What
 observers are told of it follows in the same place. `held.Held` has the reservation, so an attempt
 of which nothing is told, because everything was interrupted, is booked by its permit. Nothing here
-waits for a lock but `reserve` and `block_of`.
+waits for a lock where a finaliser may come: see `never_waits`.
 """
 
 from __future__ import annotations
@@ -101,6 +101,7 @@ class Spend:
         "reservation",
         "spending",
         "usage",
+        "waits",
     )
 
     def __init__(
@@ -117,6 +118,8 @@ class Spend:
         self.is_booked = False
         self.is_booked_inside = False
         """Whether an attempt inside this one has booked."""
+        self.waits = True
+        """Whether it may wait for the lock of the ledger: not in a finaliser."""
         self._around = around
         """Of the attempts around this one: in this context, or in that which has started it."""
 
@@ -124,15 +127,21 @@ class Spend:
         """Book what the attempt used; return that and its cost, or None if that was done before."""
         if self.is_booked:
             return None
+        booking, ledger = self._booking(ending), self.spending.ledger
+        if self.waits:
+            cost = ledger.settle(self.reservation, booking)
+        else:
+            cost = self.reservation.booked(booking)
+            ledger.settle_later(self.reservation, booking)
+        # Last: after an interrupt before this line it is booked by `Held`.
         self.is_booked = True
-        booking = self._booking(ending)
-        return booking, self.spending.ledger.settle(self.reservation, booking)
+        return booking, cost
 
     def book_later(self, ending: Ending) -> None:
         """Book the same for an attempt that nothing is told of; see `Held`."""
         if not self.is_booked:
-            self.is_booked = True
             self.spending.ledger.settle_later(self.reservation, self._booking(ending))
+            self.is_booked = True
 
     def _booking(self, ending: Ending) -> Booking:
         if self.meter is not None:
@@ -217,6 +226,13 @@ def metered(permit: Permit) -> Meter | None:
     if spend.meter is None:
         spend.meter = spend.spending.meter()
     return spend.meter
+
+
+def never_waits(permit: Permit) -> None:
+    """Have an attempt booked without waiting for a lock: perhaps this is a finaliser."""
+    spend = spend_of(permit)
+    if spend is not None:
+        spend.waits = False
 
 
 def rejected_as(permit: Permit) -> Ending:

@@ -18,6 +18,7 @@ from resilient_llm._core.call.judging import (
     verdict_of,
 )
 from resilient_llm._core.call.outcomes import trim_traceback
+from resilient_llm._core.call.spending import never_waits
 from resilient_llm._core.call.steps import RERAISE, Deliver, Done, Raise
 from resilient_llm._core.spending.booking import Ending
 from resilient_llm._values import event_names
@@ -48,6 +49,8 @@ def deliver(call: Call, trial: Try, reply: Reply, stream: StreamState) -> FlowPa
         call.last_outcomes.clear()
 
     def settle(reply: Reply) -> Step | None:
+        if delivery.is_closed or issubclass(type(reply.error), GeneratorExit):
+            never_waits(trial.permit)
         try:
             return _ended(call, trial, reply, stream)
         finally:

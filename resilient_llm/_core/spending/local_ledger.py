@@ -229,16 +229,11 @@ class LocalLedger:
     def settle(self, reservation: Reservation, booking: Booking, /) -> int | None:
         """Book what an attempt used, and release what it had reserved. A second time is ignored.
 
-        Waits for no lock: while another thread holds it, that is left to the next holder.
-
         Returns:
             What it costs, in 1e-12 USD; None if it has no price.
         """
         cost = reservation.booked(booking)
-        if not self._lock.acquire(blocking=False):
-            self.settle_later(reservation, booking)
-            return cost
-        try:
+        with self._lock:
             if self._queue:
                 self._settle_queued_locked()
             if reservation._booking is None:
@@ -246,8 +241,6 @@ class LocalLedger:
             elif reservation._booking is not booking:  # a finaliser was first
                 cost = reservation.booked(reservation._booking)
             self._settle_locked(reservation, cost)
-        finally:
-            self._lock.release()
         return cost
 
     def settle_later(self, reservation: Reservation, booking: Booking, /) -> None:
