@@ -19,6 +19,7 @@ from tests.support.budgets import GPT, LLAMA, Books
 from tests.support.schedules import EVERY_OPCODE, Race, explore, reduce
 
 ONE = Booking(Usage(100, 100))
+TWO = Booking(Usage(200, 200))
 
 
 def _state(*budgets: Budget) -> SimpleNamespace:
@@ -47,11 +48,15 @@ def _settle_the_held(state: Any) -> None:
 
 
 def _settle_the_held_later(state: Any) -> None:
-    state.books.ledger.settle_later(state.held[0], ONE)
+    state.books.ledger.settle_later(state.held[0], TWO)
 
 
 def _next_hour(state: Any) -> None:
     state.got.append(state.books.ledger.reports(state.books.now + 3600))
+
+
+def _hour_after_next(state: Any) -> None:
+    state.books.ledger.reports(state.books.now + 7200)
 
 
 def _replace(state: Any) -> None:
@@ -85,8 +90,10 @@ def _each_call_is_booked(state: Any) -> None:
 
 def _booked_once(state: Any) -> None:
     state.books.ledger.reports(state.books.now)
+    total = state.books.ledger.totals()["openai/gpt"]
     assert (1, 0, 1) == _rows(state)["all month calls"]
-    assert Decimal("0.0003") == state.books.ledger.totals()["openai/gpt"]
+    assert (total * 10**6 * 2 / 3, 0, 1) == _rows(state)["all month tokens"]
+    assert total in (Decimal("0.0003"), Decimal("0.0006"))
 
 
 def _in_one_period(state: Any) -> None:
@@ -94,6 +101,11 @@ def _in_one_period(state: Any) -> None:
     [row] = state.got[-1]
     assert (0, 0, 0) == (row.spent, row.reserved, row.calls), row
     assert Decimal("0.0003") == state.books.ledger.totals()["openai/gpt"]
+
+
+def _in_the_later_hour(state: Any) -> None:
+    [row] = state.books.ledger.reports(state.books.now)
+    assert state.books.now - state.books.now % 3600 + 7200 == row.period_start.timestamp()
 
 
 def _within_the_new_cap(state: Any) -> None:
@@ -127,13 +139,13 @@ RACES = [
     ),
     Race(
         "one settlement of two counts",
-        lambda: _with_one_held(Budget(calls=9)),
+        lambda: _with_one_held(Budget(calls=9), Budget(tokens=9000)),
         [_settle_the_held, _settle_the_held],
         _booked_once,
     ),
     Race(
         "a finaliser settles as well",
-        lambda: _with_one_held(Budget(calls=9)),
+        lambda: _with_one_held(Budget(calls=9), Budget(tokens=9000)),
         [_settle_the_held_later, _settle_the_held],
         _booked_once,
     ),
@@ -142,6 +154,12 @@ RACES = [
         lambda: _with_one_held(Budget(calls=9, per="hour")),
         [_settle_the_held, _next_hour, _next_hour],
         _in_one_period,
+    ),
+    Race(
+        "two hours end at once",
+        lambda: _state(Budget(calls=9, per="hour")),
+        [_next_hour, _hour_after_next],
+        _in_the_later_hour,
     ),
     Race(
         "the list is replaced while others reserve",

@@ -2,7 +2,6 @@
 
 import gc
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 
 from resilient_llm import ConfigurationError, Target
-from resilient_llm._core.spending import local_ledger
+from resilient_llm._core.spending import accounts, ledger, local_ledger
 from resilient_llm._core.spending.booking import NOTHING, ONLY_THE_CALL, Booking
 from resilient_llm._core.spending.estimates import Estimate
 from resilient_llm._core.spending.ledger import Refusal, Reservation, first_to_reset
@@ -22,6 +21,8 @@ from resilient_llm._core.spending.prices import FREE, rates_of
 from resilient_llm._values.money import Budget, Price
 from resilient_llm._values.usage import Usage
 from tests.support.budgets import EU, GPT, LLAMA, PRICE, START, Books
+from tests.support.interrupts import interrupted_at
+from tests.support.schedules import WHERE_CPYTHON_SWITCHES
 
 CENT = Decimal("0.01")
 
@@ -357,32 +358,11 @@ def test_a_signal_handler_may_use_the_ledger() -> None:
     assert [True, False] == [isinstance(each, Reservation) for each in found]
 
 
+MODULES = (local_ledger, accounts, ledger)
+
+
 class Interrupt(BaseException):
     """Raised by a handler somewhere in the middle."""
-
-
-def interrupted_at(step: int, work: Callable[[], object], then: Callable[[], object]) -> bool:
-    """Run work, and something else in the middle of it: before the given line. Return whether."""
-    count = 0
-
-    def trace(frame: FrameType, event: str, arg: object) -> Any:
-        nonlocal count
-        if not frame.f_code.co_filename.endswith("local_ledger.py"):
-            return None
-        # A call, or the jump to the next turn: where CPython runs handlers. Lines are finer.
-        if event == "call":
-            count += 1
-            if count == step:
-                sys.settrace(None)
-                then()
-        return trace
-
-    sys.settrace(trace)
-    try:
-        work()
-    finally:
-        sys.settrace(None)
-    return count >= step
 
 
 def _raise() -> None:
@@ -403,7 +383,9 @@ def test_an_interrupt_leaves_nothing_half_done() -> None:
             books.ledger.settle(reservation, Booking(Usage(10, 5)))
 
         try:
-            more = interrupted_at(step, work, _raise)
+            with interrupted_at(step, _raise, *MODULES, points=WHERE_CPYTHON_SWITCHES) as steps:
+                work()
+            more = steps[0] >= step
         except Interrupt:
             pass
         admitted = reservation._queue is not None
@@ -421,7 +403,7 @@ def test_an_interrupt_leaves_nothing_half_done() -> None:
                 "all month usd": Decimal("0.00002"),
                 "key month tokens": 15,
             } == counted, step
-    assert step > 10
+    assert step > 30
 
 
 def test_a_handler_in_the_middle_passes_no_cap() -> None:
@@ -435,7 +417,9 @@ def test_a_handler_in_the_middle_passes_no_cap() -> None:
         def reserve(books: Books = books, found: list[object] = found) -> None:
             found.append(books.try_())
 
-        more = interrupted_at(step, reserve, reserve)
+        with interrupted_at(step, reserve, *MODULES, points=WHERE_CPYTHON_SWITCHES) as steps:
+            reserve()
+        more = steps[0] >= step
 
         assert 1 >= sum(isinstance(each, Reservation) for each in found)
         assert {1, 200} >= {each.reserved for each in books.ledger.reports(books.now)[:2]}
@@ -617,7 +601,8 @@ def test_an_attempt_above_the_cap_has_no_time() -> None:
     books = Books(Budget(tokens=1000))
     books.spend()
 
-    assert None is books.refuse(sent=901).retry_after
+    assert books.refuse(sent=901).retry_after is None
+    assert [] == books.notices()
     assert books.refuse(sent=801).retry_after is not None
     assert [("exceeded", "all month tokens", None)] == books.notices()
 
@@ -890,6 +875,6 @@ def test_amounts_are_exact() -> None:
 
 def test_a_ledger_starts_without_budgets() -> None:
     """And is ready for use."""
-    ledger = LocalLedger()
+    empty = LocalLedger()
 
-    assert ([], {}, []) == (ledger.reports(START), ledger.totals(), ledger.take_notices())
+    assert ([], {}, []) == (empty.reports(START), empty.totals(), empty.take_notices())

@@ -236,11 +236,12 @@ class LocalLedger:
         with self._lock:
             if self._queue:
                 self._settle_queued_locked()
-            if reservation._booking is None:
+            first = reservation._booking
+            if first is None:
                 reservation._booking = booking
-            elif reservation._booking is not booking:  # a finaliser was first
-                cost = reservation.booked(reservation._booking)
-            self._settle_locked(reservation, cost)
+            elif first is not booking:  # a finaliser was first
+                booking, cost = first, reservation.booked(first)
+            self._settle_locked(reservation, booking, cost)
         return cost
 
     def settle_later(self, reservation: Reservation, booking: Booking, /) -> None:
@@ -254,15 +255,14 @@ class LocalLedger:
             booking = reservation._booking
             if booking is None:
                 booking = reservation._booking = NOTHING
-            self._settle_locked(reservation, reservation.booked(booking))
+            self._settle_locked(reservation, booking, reservation.booked(booking))
             try:
                 self._queue.remove(reservation)
             except ValueError:  # a signal handler was here
                 pass
 
-    def _settle_locked(self, reservation: Reservation, cost: int | None) -> None:
-        booking = reservation._booking
-        if reservation._queue is not self._queue or booking is None:  # refused, or of the parent
+    def _settle_locked(self, reservation: Reservation, booking: Booking, cost: int | None) -> None:
+        if reservation._queue is not self._queue:  # refused, or of the parent
             return
         usage, calls, estimated = booking.usage, booking.calls, int(booking.estimated)
         tokens = usage.input + usage.output
@@ -288,18 +288,15 @@ class LocalLedger:
             if account.spent >= account.notice_at:
                 self._note_locked(account)
         if not reservation._is_counted:
-            total = self._total(reservation.target.key)
+            key = reservation.target.key
+            total = self._totals.get(key) or self._open_total(key)
             total.usd += cost or 0
             reservation._is_counted = True
 
-    def _total(self, key: str) -> _Total:
-        totals = self._totals
-        found = totals.get(key)
-        if found is None:
-            if len(totals) >= _MOST_TARGETS:
-                key = _OTHERS
-            found = totals.setdefault(key, _Total())
-        return found
+    def _open_total(self, key: str) -> _Total:
+        if len(self._totals) >= _MOST_TARGETS:
+            key = _OTHERS
+        return self._totals.setdefault(key, _Total())
 
     def _note_locked(self, account: Account, *, leaves_no_room: bool = False) -> None:
         """Note what observers should be told of an account of the present period."""
@@ -374,18 +371,19 @@ class LocalLedger:
             budgets: The new list, with names that differ.
             now: When it begins.
         """
+        zones = [zone_named(budget.zone) for budget in budgets]  # which may read files
         with self._lock:
             if self._queue:
                 self._settle_queued_locked()
             moment = max(now, self._latest)
             slots: dict[str, Slot] = {}
             calendars: dict[tuple[str, str], Calendar] = {}
-            for budget in budgets:
+            for budget, zone in zip(budgets, zones, strict=True):
                 slot = self._slots.get(budget.name)
                 place = budget.per, UTC_NAME if budget.per == "hour" else budget.zone
                 calendar = calendars.get(place) or self._calendars.get(place)
                 if calendar is None:
-                    calendar = Calendar(budget.per, zone_named(budget.zone), moment)
+                    calendar = Calendar(budget.per, zone, moment)
                     self._latest = max(self._latest, calendar.period.start)
                 calendars[place] = calendar
                 if slot is None or not slot.is_kept_by(budget):

@@ -73,13 +73,13 @@ def period_at(per: PeriodName, zone: tzinfo, moment: float) -> Period:
         return Period(start, start + _HOUR)
     is_month = per == "month"
     # Where clocks were put back over midnight, the next date has begun although the present one
-    # is shown again.
+    # is shown again: see the loop.
     today = at(second).astimezone(zone).date()
     first = today.replace(day=1) if is_month else today
     start = _start(first, zone)
     following = _next(first, is_month=is_month)
     end = _start(following, zone)
-    while end <= second or end == start:  # or a whole day was skipped
+    while end <= second:
         first, start = following, end
         following = _next(first, is_month=is_month)
         end = _start(following, zone)

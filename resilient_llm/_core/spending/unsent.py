@@ -98,10 +98,8 @@ def is_unsent(error: BaseException) -> bool:
 
 
 def _is_unsent(error: BaseException, left: int) -> bool:
-    seen: set[int] = set()
     inner: BaseException | None = error
-    while inner is not None and left > 0 and id(inner) not in seen:
-        seen.add(id(inner))
+    while inner is not None and left > 0:  # a circle ends, too
         left -= 1
         cls = type(inner)
         if issubclass(cls, (CallRejectedError, ConnectionRefusedError)):

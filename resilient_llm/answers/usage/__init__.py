@@ -63,13 +63,16 @@ _IN_EVENTS: Final = (
 """``(field, reader)``: where events have it that hold a part of an answer."""
 _TEXTS: Final = ("choices", "candidates", "output", "message", "content", "response", "text")
 """Where answers have their text; the first that there is has all of it."""
+_NOTHING: Final[dict[str, Any]] = {}
 _BARE: Final = frozenset((type(None), int, float, bool, complex))
 
 
 def usage_of(answer: object) -> Usage | None:
     """Return what a whole answer says that it used; None if it does not say. Never raises."""
     try:
-        return _read(_record_in(answer))
+        if type(answer) in _BARE:
+            return None
+        return _read(_record_in(answer, inside(answer)))
     except Exception:  # noqa: BLE001  # a foreign object may raise anything, and must not fail a call
         return None
 
@@ -81,7 +84,7 @@ def characters_in(answer: object) -> int:
     """
     contents = Contents()
     try:
-        fields = {} if type(answer) in _BARE else inside(answer)
+        fields = _NOTHING if type(answer) in _BARE else inside(answer)
         for name in _TEXTS:
             found = fields.get(name)
             if found is not None:
@@ -95,7 +98,7 @@ def characters_in(answer: object) -> int:
 
 def _text_in(answer: object) -> object:
     """Return the message in one of several answers to one question; anything else as it is."""
-    fields = {} if type(answer) in _BARE else inside(answer)
+    fields = _NOTHING if type(answer) in _BARE else inside(answer)
     for name in ("message", "content"):
         found = fields.get(name)
         if found is not None:
@@ -110,34 +113,50 @@ class StreamUsage:
     Used by one thread at a time, as a stream is.
     """
 
-    __slots__ = ("_record",)
+    __slots__ = ("_before", "_record")
 
     def __init__(self) -> None:
         self._record: Mapping[str, Any] | None = None
+        self._before: Mapping[str, Any] | None = None
+        """The record before that one, which counts if that one cannot be read."""
 
     def add(self, item: object) -> None:
         """Look at an item of the stream. Never raises."""
         try:
-            for each in _items_in(item):
-                record = _record_in(each)
-                if record is not None:
-                    self._take(record)
+            kind = type(item)
+            if issubclass(kind, (str, bytes, bytearray)):
+                self._add_lines(item)
+                return
+            fields = _NOTHING if kind in _BARE else inside(item)
+            if "chunk" in fields:
+                raw = held(fields["chunk"]).get("bytes")  # of Bedrock's InvokeModel
+                if type(raw) is bytes and len(raw) <= LONGEST:
+                    self.add(json.loads(raw))
+                return
+            record = _record_in(item, fields)
+            if record is not None:
+                self._take(record)
         except Exception:  # noqa: BLE001  # as above
             return
+
+    def _add_lines(self, text: object) -> None:
+        """Look at a text, which may be raw lines of a provider's stream."""
+        for each in _sse.items_in(text) or ():
+            if each is not _sse.End:
+                self.add(each)
 
     def _take(self, record: Mapping[str, Any]) -> None:
         before = self._record
         if before is not None and "output_tokens" in record and "input_tokens" in before:
             given = {name: value for name, value in record.items() if value is not None}
-            self._record = {**before, **given}
-        elif before is None or _read(record) is not None:
-            self._record = record
+            record = {**before, **given}
+        self._before, self._record = before, record
 
     @property
     def usage(self) -> Usage | None:
         """What it came to; None if no item has told."""
         try:
-            return _read(self._record)
+            return _read(self._record) or _read(self._before)
         except Exception:  # noqa: BLE001  # as above
             return None
 
@@ -164,15 +183,21 @@ def _read(record: Mapping[str, Any] | None) -> Usage | None:
     return ollama.read(record)
 
 
-def _record_in(answer: object) -> Mapping[str, Any] | None:
-    """Return what an answer or an item holds of its usage, or None."""
-    if type(answer) in _BARE:
-        return None
-    fields = inside(answer)
+def _record_in(item: object, fields: dict[str, Any]) -> Mapping[str, Any] | None:
+    """Return what an answer or an item, which holds these fields, tells of its usage, or None."""
+    if "choices" in fields:  # of nearly all items
+        found = fields.get("usage")
+        if found is None and type(item) is not dict:
+            more = extras(item)  # litellm's usage is there, and with openai's client Groq's
+            found = more.get("usage")
+            if found is None:
+                found = held(more.get(_GROQ)).get("usage")
+        if found is None and _GROQ in fields:
+            found = held(fields[_GROQ]).get("usage")
+        return None if found is None else held(found)
     for name in _HOLDERS:
-        found = fields.get(name)
-        if found is not None:
-            record = held(found)
+        if name in fields:
+            record = held(fields[name])
             if record and (name != _META or cohere.is_meta(record)):
                 return record
     if "eval_count" in fields or "prompt_eval_count" in fields:
@@ -182,20 +207,4 @@ def _record_in(answer: object) -> Mapping[str, Any] | None:
             record = held(usage_in(fields))
             if record:
                 return record
-    if "choices" in fields:
-        more = extras(answer)  # litellm's usage is there, and with openai's client Groq's
-        found = more.get("usage")
-        if found is None:
-            found = held(fields.get(_GROQ) or more.get(_GROQ)).get("usage")
-        return held(found) or None
-    return held(fields.get(bedrock.METRICS)) or None
-
-
-def _items_in(item: object) -> list[Any]:
-    """Return the items in one: in raw lines, or in a chunk of InvokeModel; else the item itself."""
-    if issubclass(type(item), (str, bytes, bytearray)):
-        return [each for each in _sse.items_in(item) or () if each is not _sse.End]
-    raw = inside(inside(item).get("chunk")).get("bytes")
-    if type(raw) is bytes and len(raw) <= LONGEST:
-        return [json.loads(raw)]
-    return [item]
+    return held(fields[bedrock.METRICS]) if bedrock.METRICS in fields else None

@@ -6,13 +6,15 @@ or far too large counts as absent.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._values.usage import MOST_TOKENS, Usage
 from resilient_llm.answers._reading import extras, inside
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+_NOTHING: Final[dict[str, Any]] = {}
 
 
 def count(record: Mapping[str, Any], *names: str) -> int | None:
@@ -28,12 +30,16 @@ def count(record: Mapping[str, Any], *names: str) -> int | None:
 
 def part(record: Mapping[str, Any], holder: str, *names: str) -> int:
     """Return a count out of a record inside a record, 0 if it is absent."""
-    return count(held(record.get(holder)), *names) or 0
+    found = record.get(holder)
+    return 0 if found is None else count(held(found), *names) or 0
 
 
 def held(thing: object) -> dict[str, Any]:
     """Return all that a thing holds by name, with the fields that a model does not declare."""
-    more = extras(thing)
+    if thing is None:
+        return _NOTHING
+    kind = type(thing)
+    more = _NOTHING if kind is dict else extras(thing)
     return {**more, **inside(thing)} if more else inside(thing)
 
 
