@@ -298,6 +298,9 @@ class Beginning(Reporting):
             call.lacks = first.lacks
         if first.deps.spending is not None:
             call.spend_key = first.spend_key
+        if first.deps.spending is not None or any(
+            each.limits is not None and each.limits.has_tokens for each in call.candidates
+        ):
             call.estimate_of = self._estimates(args, first)
         if self.is_stream:
             call.is_stream = True

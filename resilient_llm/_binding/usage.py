@@ -32,10 +32,10 @@ def own_reader(
 
     def usage_of(answer: Any) -> Usage | None:
         try:
-            found = function(answer)
-            if found is None or isinstance(found, Usage):
-                return found
-            said = f"gave {class_name(type(found))}, which is no Usage"
+            given: object = function(answer)
+            if given is None or isinstance(given, Usage):
+                return given
+            said = f"gave {class_name(type(given))}, which is no Usage"
         except Exception as error:
             if classify(error).kind is ErrorKind.CANCELLED:  # a time limit that is over
                 raise

@@ -108,6 +108,10 @@ def _merged(
     return args, {**kwargs, **changes}
 
 
+def _no_estimate(_: Target) -> Estimate:
+    return Estimate()
+
+
 class Outcome:
     """What became of a call: all that a trace keeps of it. It holds no error and no argument."""
 
@@ -138,12 +142,10 @@ class Call:
     """Whether its attempts are made in spite of automatic benches, on what is still untried."""
     lacks: Mapping[str, Lack] = NO_LACKS
     """``{key: why that target cannot take the call}``, found out before its first attempt."""
-    estimate_of: Callable[[Target], Estimate] = staticmethod(lambda _: Estimate())
-    """``(target) -> estimate`` of the tokens of an attempt on it, for budgets."""
+    estimate_of: Callable[[Target], Estimate] = staticmethod(_no_estimate)
+    """``(target) -> estimate`` of the tokens of an attempt on it, for budgets and token limits."""
     spend_key: str | None = None
     """On whose account it spends."""
-    estimate: Callable[[Target], int] = staticmethod(lambda _: 0)
-    """``(target) -> tokens``: the estimate of what an attempt on it uses; see `TargetLimits`."""
     is_stream = False
     """Whether its attempts are known to be streams before they are made."""
     won_since = 0.0
@@ -250,7 +252,8 @@ class Call:
         limits = candidate.limits
         tokens = 0
         if limits is not None and limits.has_tokens:
-            tokens = self.estimate(candidate.target)
+            estimate = self.estimate_of(candidate.target)
+            tokens = estimate.input + (estimate.output or 0)
         admitted = admit_within(
             limits,
             candidate.circuit,
