@@ -134,7 +134,9 @@ def given_price(value: Any) -> "tuple[float, float] | Price | None":
         return value
     if not isinstance(value, (tuple, list)) or len(cast("list[Any]", value)) != 2:
         raise check.refuse(
-            "price", cast("object", value), "(input, output) in USD per million tokens, a Price, or None"
+            "price",
+            cast("object", value),
+            "(input, output) in USD per million tokens, a Price, or None",
         )
     first, second = cast("list[Any]", value)
     pair = check.number("price[0]", first, low=0.0), check.number("price[1]", second, low=0.0)

@@ -48,7 +48,7 @@ from tests.support.ways import (
     run_async,
 )
 
-NOT_DEFAULTS = {"classify", "observers", "needs", "tokens"}
+NOT_DEFAULTS = {"classify", "observers", "needs", "tokens", "usage"}
 OTHERS: dict[str, Any] = {
     "attempts": 2,
     "max_attempts": 4,

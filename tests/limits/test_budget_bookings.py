@@ -155,7 +155,7 @@ def test_a_failure_books_by_how_it_failed(driver: Driver, name: str) -> None:
     """Nothing without a connection, only the call with an HTTP status, else the input."""
     error, expected = ENDS[name]
 
-    with capture_events(SpendRecorded) as told, pytest.raises(BaseException):  # noqa: B017, PT011  # whichever leaves
+    with capture_events(SpendRecorded) as told, pytest.raises(BaseException):  # noqa: B017  # whichever leaves
         driver.run(policy(), failing(error))
 
     assert expected == booked()
@@ -190,7 +190,7 @@ def test_what_is_refused_inside_books_nothing(driver: Driver) -> None:
     def ask(target: Target) -> Any:
         return answer()
 
-    with pytest.raises(Exception):  # noqa: B017, PT011  # the chain's
+    with pytest.raises(Exception):  # noqa: B017  # the chain's
         driver.run(policy(), lambda target: ask())
 
     assert (0, 0, 0) == booked()

@@ -38,7 +38,7 @@ CALL_COST = INPUT * 10e-6 + MOST_OUTPUT * 20e-6
 class Watched(LocalLedger):
     """Looks at every account after each admission, under the lock."""
 
-    __slots__ = ("admitted", "above")
+    __slots__ = ("above", "admitted")
 
     def __init__(self) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ def test_200_threads_never_pass_a_cap(unit: str, ledger: Watched) -> None:
         BOOKS[kind](account, received)
         yield chunk("abcd")
         if kind == "stream":
-            yield {"choices": [], **{"usage": answer(received)["usage"]}}
+            yield {"choices": [], "usage": answer(received)["usage"]}
         yield chunk("")
 
     def work(seed: int) -> None:

