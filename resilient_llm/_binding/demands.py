@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from resilient_llm._core.call.capabilities import NO_LACKS, Demand, lacks_of
 from resilient_llm._core.contents import estimate, held
-from resilient_llm._core.spending.estimates import Estimate, longest_answer
+from resilient_llm._core.spending.estimates import BOUNDS, Estimate, longest_answer
 from resilient_llm._runtime.classify import classify
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values import checks as check
@@ -45,6 +45,7 @@ class Demands:
         "_defaults",
         "_injection",
         "_names",
+        "_names_a_bound",
         "_needs",
         "_positions",
         "_tokens",
@@ -75,6 +76,8 @@ class Demands:
             if parameter.name not in injection.names and parameter.default is not _P.empty
         }
         """What a call has that the caller leaves out."""
+        self._names_a_bound = any(parameter.name in BOUNDS for parameter in visible)
+        """Whether the function has a parameter that may limit its answer."""
         self._unread = self._missing_argument(visible)
         """What the log is told with the first call; None if there is nothing to tell."""
         self._constant: tuple[Demand, Mapping[str, Lack]] | None = None
@@ -140,11 +143,14 @@ class Demands:
         if self._injection.is_passed:
             args = args[1:]
         known = tokens
+        may_bound = self._names_a_bound or not BOUNDS.isdisjoint(kwargs)
 
         def estimate_of(target: Target) -> Estimate:
             nonlocal known
             if known is None:
                 known = 0 if self._injection.is_loop else estimate(*self._named(args, kwargs))
+            if not (may_bound or BOUNDS.intersection(target.params)):
+                return Estimate(known, target.max_output)
             longest = longest_answer(
                 lambda name: self._value(name, target, args, kwargs), target.max_output
             )

@@ -313,5 +313,3 @@ def test_published_prices_are_used_for_targets_without_one() -> None:
 
     total = spend_total()
     assert 0 < total[known.key] < total[unknown.key]
-
-

@@ -21,6 +21,10 @@ CONFIG: Final = "config"
 """Where google-genai takes both."""
 
 
+BOUNDS: Final = frozenset((*OUTPUT, *ANSWERS, CONFIG))
+"""All names by which a call limits its answer."""
+
+
 class Estimate(NamedTuple):
     """How many tokens a call may use.
 
