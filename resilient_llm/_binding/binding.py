@@ -276,9 +276,7 @@ class Binding:
             return
         order = self.order
         self._use_code(self._kind(self.effect, self.deps, order))
-        if not self.effect.is_inlined:
-            return
-        if self.asks_each(candidates):
+        if not self.effect.is_inlined or self.asks_each(candidates):
             return
         counts = None if self.deps is None else self.deps.counts
         if counts is not None:
