@@ -77,12 +77,13 @@ if TYPE_CHECKING:
     from resilient_llm._values.health import BenchedModel, TargetHealth
     from resilient_llm._values.kinds import AttemptRecord, ErrorKind
     from resilient_llm._values.limit import Limit
-    from resilient_llm._values.money import Budget, Price, SpendReport, Usage
+    from resilient_llm._values.money import Budget, Price, SpendReport
     from resilient_llm._values.settings import Settings
     from resilient_llm._values.strategy_call import StrategyCall
     from resilient_llm._values.stream_policy import StreamPolicy
     from resilient_llm._values.target import Attempt, Target
     from resilient_llm._values.tool_loop import ToolLoop
+    from resilient_llm._values.usage import Usage
     from resilient_llm._values.verdict import Verdict
 
 __all__ = [
@@ -200,12 +201,13 @@ _MODULES = {
     "_values.health": "BenchedModel TargetHealth",
     "_values.kinds": "AttemptRecord ErrorKind",
     "_values.limit": "Limit",
-    "_values.money": "Budget Price SpendReport Usage",
+    "_values.money": "Budget Price SpendReport",
     "_values.settings": "Settings",
     "_values.strategy_call": "StrategyCall",
     "_values.stream_policy": "StreamPolicy",
     "_values.target": "Attempt Target",
     "_values.tool_loop": "ToolLoop",
+    "_values.usage": "Usage",
     "_values.verdict": "Verdict",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}

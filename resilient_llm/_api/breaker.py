@@ -10,11 +10,11 @@ import threading
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
+from resilient_llm._core.circuit.admitting import admit_within
 from resilient_llm._core.circuit.circuit import Circuit
 from resilient_llm._core.circuit.permit import (
     Permit,
     admit,
-    admit_within,
     charged_circuit,
     permit_of_inlined,
     pop_permit,

@@ -9,7 +9,7 @@ from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.adaptive import Adaptive
 from resilient_llm._values.kinds import ErrorKind
 from resilient_llm._values.limit import Limit
-from resilient_llm._values.money import Budget
+from resilient_llm._values.money import Budget, Price
 from resilient_llm._values.policy import Hedge, OnDown, OnError, OnUnknown, WhenAllBenched
 from resilient_llm._values.settings import BreakerOptions, OnMemoryPressure, Settings
 from resilient_llm._values.sticky import Sticky
@@ -46,7 +46,7 @@ class Changes(TypedDict, total=False):
     max_wait: float
     on_memory_pressure: OnMemoryPressure
     memory_pressure_cooldown: float
-    prices: Mapping[str, tuple[float, float] | None]
+    prices: Mapping[str, tuple[float, float] | Price | None]
     budgets: Sequence[Budget]
     limits: Mapping[str, Limit | None]
     logging: bool
@@ -69,9 +69,11 @@ def configure(**changes: Unpack[Changes]) -> None:
             memory means: a failure and a bench of ``memory_pressure_cooldown=120.0`` seconds, 10
             to 3600, which does not grow; ``"warn"`` only tells, ``"off"`` takes the error for
             ``transient``; ``prices``, ``{target, provider or "*": (input, output)}`` in
-            USD per million tokens, merged by key, None takes one back; ``limits``, ``{target,
-            provider, "tag:…" or "*": Limit(…)}``, merged by key, None takes one back;
-            ``budgets``, a list of `Budget`, which replaces the one before; ``logging=True``.
+            USD per million tokens, or a `Price` each, merged by key, None takes one back;
+            ``limits``, ``{target, provider, "tag:…" or "*": Limit(…)}``, merged by key, None takes
+            one back;
+            ``budgets``, a list of `Budget`, which replaces the one before, and whose spending is
+            kept in the memory of this process; ``logging=True``.
 
     Raises:
         ConfigurationError: If a name is unknown or a value is out of range; nothing is changed.

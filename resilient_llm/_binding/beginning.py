@@ -102,10 +102,9 @@ class Beginning(Reporting):
             if capable is None:
                 return first
             candidate = capable
-        generation = candidate.circuit.slot
-        if candidate.limits is not None or (
-            first.deps is not None and first.deps.spending is not None
-        ):
+        generation = candidate.circuit.slot if candidate.limits is None else None
+        if self.is_booked:
+            first.spend_key = present_key.get()
             generation = None  # the attempt has to ask
         if generation is not None and (
             # Most calls by far, and pinned ones; asked here since a method costs more than that.
@@ -333,7 +332,10 @@ class Beginning(Reporting):
         if first.lacks:
             call.lacks = first.lacks
         if first.deps.spending is not None:
-            call.spend_key = present_key.get()
+            call.spend_key = first.spend_key
+        if first.deps.spending is not None or any(
+            each.limits is not None and each.limits.has_tokens for each in call.candidates
+        ):
             call.estimate_of = self._estimates(args, first)
         if self.is_stream:
             call.is_stream = True
@@ -344,7 +346,11 @@ class Beginning(Reporting):
     def _estimates(
         self, args: tuple[Any, ...], first: FirstAttempt
     ) -> Callable[[Target], Estimate]:
-        demands = self.effect.demands or Demands(first.options, self.injection, self.policy.chain)
+        demands = self.effect.demands
+        if demands is None:
+            demands = self.default_demands = self.default_demands or Demands(
+                self.policy.options, self.injection, self.policy.chain
+            )
         return demands.estimates(args, first.kwargs, first.tokens)
 
     def _not_begun(

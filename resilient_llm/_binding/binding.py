@@ -20,9 +20,11 @@ from resilient_llm._binding.first_attempt import NoAnswer, PendingAnswer
 from resilient_llm._binding.invoking import called_injection, invoker_of
 from resilient_llm._binding.options_in_force import OptionsEffect, OptionsInForce
 from resilient_llm._binding.ordering import ChainOrder, Drawing, nothing_drawn, order_for
+from resilient_llm._binding.usage import own_reader
 from resilient_llm._binding.wrapper_code import Code, Codes, Kind, generate
 from resilient_llm._binding.wrapper_code import variant as variant_of
-from resilient_llm._core.call.call import CallDeps, Candidate
+from resilient_llm._core.call.call import Candidate
+from resilient_llm._core.call.call_deps import CallDeps
 from resilient_llm._core.circuit import window
 from resilient_llm._core.circuit.circuit import Circuit
 from resilient_llm._core.circuit.window import NEVER
@@ -31,7 +33,7 @@ from resilient_llm._drive.results import is_awaitable
 from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.classify import classify
 from resilient_llm._runtime.runtime import runtime
-from resilient_llm._runtime.spending import spending_in
+from resilient_llm._runtime.spending import spending
 from resilient_llm._runtime.tracing import has_trace, open_traces
 from resilient_llm._values import event_names
 
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     import types
     from collections.abc import Callable
 
+    from resilient_llm._binding.demands import Demands
     from resilient_llm._binding.injection import Injection
     from resilient_llm._binding.ordering import KeyedOrder, UsersOrder
     from resilient_llm._core.call.spending import Spending
@@ -93,6 +96,10 @@ class Binding:
         self.order: ChainOrder | KeyedOrder | UsersOrder | None = None
         """How each call orders its targets; None if by priority."""
         self.deps: CallDeps | None = None
+        self.is_booked = False
+        """Whether its attempts are booked in budgets."""
+        self.default_demands: Demands | None = None
+        """Estimates the tokens of calls whose policy names neither ``needs`` nor ``tokens``."""
         self.wrapper: dict[str, Any] = {}
         self.prefix = ""
         self.wrapper_function: weakref.ref[types.FunctionType] | None = None
@@ -175,7 +182,7 @@ class Binding:
                 clock=runtime.clock,
                 counts=counts,
                 figures=figures,
-                spending=self._spending(settings),
+                spending=self._spending(effect, settings),
             )
             if effect.is_stream:
                 deps.item_inspector()  # its import must not count as waiting for a provider
@@ -203,6 +210,7 @@ class Binding:
                 self.in_force.use(options, settings, self.deps, runtime.time)
                 self._use(effect)
                 self.by_key, self.deps, self.order = by_key, deps, order
+                self.is_booked = deps.spending is not None
                 self._look_again_at(NEVER)
                 runtime.bind(self)
                 self._publish(candidates, *wanted)
@@ -215,15 +223,18 @@ class Binding:
 
     def asks_each(self, candidates: tuple[Candidate, ...]) -> bool:
         """Return whether each attempt has to ask limits or budgets."""
-        return any(each.limits is not None for each in candidates) or (
-            self.deps is not None and self.deps.spending is not None
-        )
+        return self.is_booked or any(each.limits is not None for each in candidates)
 
-    def _spending(self, settings: Settings) -> Spending | None:
-        """Return where attempts are booked, if budgets are configured or somebody observes it."""
-        if not settings.budgets and not self._is_listened_to(event_names.SpendRecorded):
+    def _spending(self, effect: OptionsEffect, settings: Settings) -> Spending | None:
+        """Return where attempts are booked, if budgets are configured or somebody observes it.
+
+        An observer of all events does not count: each call would pay for it.
+        """
+        if not settings.budgets and not runtime.dispatcher.listeners.is_named(
+            event_names.SpendRecorded
+        ):
             return None
-        return spending_in(runtime.ledger, settings, lambda: runtime.wall(), None)
+        return spending(own_reader(effect.options.usage, self.injection.called))
 
     def _counts(self, options: Options) -> Counts | None:
         """Return where calls of the function are counted now, if they are."""
@@ -266,9 +277,7 @@ class Binding:
             return
         order = self.order
         self._use_code(self._kind(self.effect, self.deps, order))
-        if not self.effect.is_inlined:
-            return
-        if self.asks_each(candidates):
+        if not self.effect.is_inlined or self.asks_each(candidates):
             return
         counts = None if self.deps is None else self.deps.counts
         if counts is not None:

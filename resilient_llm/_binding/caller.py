@@ -28,6 +28,7 @@ from resilient_llm._drive.session import Suspended
 from resilient_llm._drive.sync import trim
 from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.runtime import runtime
+from resilient_llm._runtime.spending import present_key
 from resilient_llm._values.errors import ConfigurationError, ResilientLLMError
 from resilient_llm._values.kinds import ErrorKind
 from resilient_llm._values.target import Target
@@ -70,9 +71,11 @@ class Caller(Resuming):
 
     def stream(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return an iterator that makes one call when its first item is asked for."""
+        key = present_key.get()
 
         def start() -> Suspended:
             first = self.begin(args, kwargs)
+            first.spend_key = key
             try:
                 call = self.new_call(args, first)
                 flow = call_flow(call, runtime.clock())

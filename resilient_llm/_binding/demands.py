@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from resilient_llm._binding.call_arguments import CallArguments, may_take, parameters_of
 from resilient_llm._core.call.capabilities import NO_LACKS, Demand, lacks_of
 from resilient_llm._core.contents import estimate, held
-from resilient_llm._core.spending.estimates import Estimate, longest_answer
+from resilient_llm._core.spending.estimates import BOUNDS, Estimate, longest_answer
 from resilient_llm._runtime.classify import classify
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values import checks as check
@@ -44,6 +44,7 @@ class Demands:
         "_arguments",
         "_constant",
         "_injection",
+        "_names_a_bound",
         "_needs",
         "_tokens",
         "_unread",
@@ -60,7 +61,10 @@ class Demands:
         if injection.is_loop and callable(self._tokens):
             self._tokens = 0  # there is no argument that it could be asked about
         self._arguments = CallArguments(injection)
-        self._unread = self._missing_argument(parameters_of(injection))
+        parameters = parameters_of(injection)
+        self._names_a_bound = any(parameter.name in BOUNDS for parameter in parameters)
+        """Whether the function has a parameter that may limit its answer."""
+        self._unread = self._missing_argument(parameters)
         """What the log is told with the first call; None if there is nothing to tell."""
         self._constant: tuple[Demand, Mapping[str, Lack]] | None = None
         if self._needs is None and self._tokens is None:
@@ -123,11 +127,15 @@ class Demands:
         """
         args = self._arguments.own(args)
         known = tokens
+        may_bound = self._names_a_bound or not BOUNDS.isdisjoint(kwargs)
 
         def estimate_of(target: Target) -> Estimate:
             nonlocal known
             if known is None:
-                known = 0 if self._injection.is_loop else estimate(*self._arguments.named(args, kwargs))
+                is_loop = self._injection.is_loop
+                known = 0 if is_loop else estimate(*self._arguments.named(args, kwargs))
+            if not (may_bound or BOUNDS.intersection(target.params)):
+                return Estimate(known, target.max_output)
             longest = longest_answer(
                 lambda name: self._value(name, target, args, kwargs), target.max_output
             )

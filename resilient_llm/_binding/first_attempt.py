@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from resilient_llm._binding.ordering import Draw
-    from resilient_llm._core.call.call import Call, CallDeps, Candidate, Outcome
+    from resilient_llm._core.call.call import Call, Candidate, Outcome
+    from resilient_llm._core.call.call_deps import CallDeps
     from resilient_llm._core.call.call_flow import CallFlow
     from resilient_llm._core.call.hooks import AttemptHook, CallHook
     from resilient_llm._core.call.steps import Step
@@ -39,6 +40,8 @@ class FirstAttempt:
         outcome: Where a trace around the call expects the outcome, or None.
         hook: What is entered and left around the call and told of it, or None.
         inside: What is entered and left around this attempt, once it is begun, or None.
+        spend_key: On whose account the call spends, if it is booked; or None.
+        tokens: The estimate of ``tokens=``, or None.
     """
 
     __slots__ = (
@@ -58,6 +61,7 @@ class FirstAttempt:
         "limits",
         "options",
         "outcome",
+        "spend_key",
         "tokens",
     )
 
@@ -78,6 +82,7 @@ class FirstAttempt:
         self.kwargs = kwargs
         self.lacks = NO_LACKS
         self.tokens: int | None = None
+        self.spend_key: str | None = None
         self.generation: Generation | None = None
         self.hedge_after: float | None = None
         self.entered_at = 0.0

@@ -426,22 +426,21 @@ def figures_of(ledgers: tuple[Ledger, ...], bounds: tuple[float, ...], names: Na
             names.of(key)
         for function in list(ledger.functions.values()):
             _add_function(found, function, bounds, names)
-        for (key, outcome), number in list(ledger.unanswered.items()):
-            _add(found.attempts, (names.of(key), outcome), number)
-        for (key, source), number in list(ledger.retries.items()):
-            _add(found.retries, (names.of(key), source), number)
+        for sums, counted in (
+            (found.attempts, ledger.unanswered),
+            (found.retries, ledger.retries),
+            (found.skips, ledger.skips),
+            (found.order_changes, ledger.order_changes),
+            (found.spent, ledger.spent),
+        ):
+            for (key, *more), number in list(counted.items()):
+                _add(sums, (names.of(key), *more), number)
         for (from_key, to_key, reason), number in list(ledger.failovers.items()):
             _add(found.failovers, (names.of(from_key), names.of(to_key), reason), number)
-        for (key, reason), number in list(ledger.skips.items()):
-            _add(found.skips, (names.of(key), reason), number)
         for (key, beside), number in list(ledger.hedges.items()):
             _add(found.hedges, (names.of(key), names.of(beside)), number)
-        for (key,), number in list(ledger.order_changes.items()):
-            _add(found.order_changes, (names.of(key),), number)
         for labels, number in list(ledger.tool_loops.items()):
             _add(found.tool_loops, labels, number)
-        for (key,), amount in list(ledger.spent.items()):
-            _add(found.spent, (names.of(key),), amount)
         for key, contents in list(ledger.first_contents.items()):
             _add_seconds(found.first_contents, names.of(key), contents, ledger.bounds, bounds)
     return found

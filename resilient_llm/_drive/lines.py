@@ -1,7 +1,7 @@
 """Waits in the line of a limit, until the turn of a ticket has come or for so many seconds.
 
-What frees a place may be another thread, the loop of another thread, or a finaliser. So who waits is
-woken by what never waits itself: a lock that is released, or a callback that a loop is given.
+What frees a place may be another thread, the loop of another thread, or a finaliser. So who waits
+is woken by what never waits itself: a lock that is released, or a callback that a loop is given.
 
 A fake clock is moved by a wait for tokens, as by every wait of a call. A queue for places is left
 when another attempt ends, which no clock brings about: there it is a limit, as a deadline is.

@@ -14,6 +14,7 @@ from contextlib import suppress
 from types import AsyncGeneratorType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
+from resilient_llm._core.call.spending import metered
 from resilient_llm._core.call.steps import Reply
 from resilient_llm._core.circuit.permit import pop_permit, push_permit
 from resilient_llm._core.stream.stream_state import StreamState
@@ -481,7 +482,7 @@ def _stream_state(call: Call, step: Try) -> StreamState:
         policy, call.deps.item_inspector(), call.delivered, is_selected=step.candidate.is_generator
     )
     if call.deps.spending is not None:
-        state.meter = call.deps.spending.meter()
+        state.meter = metered(step.permit)
     return state
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from resilient_llm._core.call.call import is_ours
+from resilient_llm._core.call.outcomes import is_ours
 from resilient_llm._core.call.steps import Deliver, Done, Raise, Reply, Reraise, Try, Wait
 from resilient_llm._core.circuit.permit import pop_permit, push_permit
 from resilient_llm._drive.cancellation import refuse_closed, was_cut_off

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from resilient_llm._core.call.hooks import Hook
+    from resilient_llm._core.call.spending import UsageReader
     from resilient_llm._core.stream.stream_state import ItemInspector
     from resilient_llm._values.policy import Family, Policy
 
@@ -79,6 +80,8 @@ class Runtime:
         """Called with every new state; the wiring adds the default observer."""
         self.item_inspector: Callable[[], ItemInspector]
         """Returns the inspector of stream items, imported on first use; set by the wiring."""
+        self.usage_reader: Callable[[], UsageReader]
+        """Returns what reads the usage of answers, imported on first use; set by the wiring."""
         self.on_exchange: list[Callable[[], None]] = []
         """Called when a part is exchanged; for code that caches parts on its hot path."""
         self.system_clock = SystemClock()

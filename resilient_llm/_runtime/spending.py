@@ -1,4 +1,4 @@
-"""Whose calls spend, and what they ask about prices and answers: the state of money of a process."""
+"""Whose calls spend, and what they ask about prices and answers."""
 
 from __future__ import annotations
 
@@ -7,57 +7,81 @@ from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._core.call.spending import Spending
 from resilient_llm._core.spending.prices import rates_for
+from resilient_llm._runtime.published_prices import PublishedPrices
+from resilient_llm._runtime.runtime import runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from resilient_llm._core.spending.ledger import Ledger
-    from resilient_llm._values.money import Usage
-    from resilient_llm._values.settings import Settings
+    from resilient_llm._core.call.spending import UsageReader
+    from resilient_llm._core.spending.prices import Rates
+    from resilient_llm._values.target import Target
+    from resilient_llm._values.usage import Usage
+
+    OwnReader = Callable[[Any], Usage | None]
 
 present_key: Final[ContextVar[str | None]] = ContextVar("resilient_llm_spend_key", default=None)
 """The innermost key of ``spend_key`` around this code, or None."""
+published: Final = PublishedPrices(lambda: runtime.wall())
+"""Prices of the package ``genai-prices``, if it is installed."""
 
 
-def spending_in(
-    ledger: Ledger, settings: Settings, wall: Callable[[], float], own: Callable[[Any], Any] | None
-) -> Spending:
-    """Return how the calls of one function spend.
+def spending(own: OwnReader | None) -> Spending:
+    """Return how the calls of one function spend in the present state.
 
     Args:
-        ledger: Where they are booked.
-        settings: With the configured prices.
-        wall: Seconds since 1970, now.
-        own: The policy's ``usage=``, or None.
+        own: The policy's ``usage=``, which never raises, or None.
     """
+
+    def usage_of(answer: Any) -> tuple[Usage | None, int]:
+        reader = runtime.usage_reader()
+        found = reader.usage_of(answer) if own is None else own(answer)
+        return found, 0 if found is not None else reader.characters_in(answer)
+
     return Spending(
-        ledger,
-        rates_of=lambda target: rates_for(target, settings.prices),
-        usage_of=lambda answer: _used(answer, own),
-        meter=lambda: _StreamMeter(own),
-        wall=wall,
+        runtime.ledger,
+        rates_of=_RatesInForce(runtime.settings.prices),
+        usage_of=usage_of,
+        meter=lambda: StreamMeter(runtime.usage_reader(), own),
+        wall=runtime.wall,
     )
 
 
-def _used(answer: Any, own: Callable[[Any], Any] | None) -> tuple[Usage | None, int]:
-    from resilient_llm.answers.usage import characters_in, usage_of  # loaded with the first
+class _RatesInForce:
+    """What targets cost. Remembers prices of the user's own, which need no second look."""
 
-    found = usage_of(answer) if own is None else own(answer)
-    return found, 0 if found is not None else characters_in(answer)
+    __slots__ = ("_known", "_prices")
+
+    def __init__(self, prices: Mapping[str, Any]) -> None:
+        self._prices = prices
+        self._known: dict[Target, Rates] = {}
+
+    def __call__(self, target: Target) -> Rates | None:
+        known = self._known.get(target)
+        if known is not None:
+            return known
+        asked = False
+
+        def look_up(target: Target) -> Rates | None:
+            nonlocal asked
+            asked = True
+            return published(target)
+
+        rates = rates_for(target, self._prices, look_up)
+        if rates is not None and not asked:  # a published price may change
+            self._known[target] = rates
+        return rates
 
 
-class _StreamMeter:
+class StreamMeter:
     """Reads what one stream used; the last item that says so counts."""
 
-    __slots__ = ("_characters", "_found", "_own", "_text_of", "_usage")
+    __slots__ = ("_characters", "_found", "_own", "_reader", "_usage")
 
-    def __init__(self, own: Callable[[Any], Any] | None) -> None:
-        from resilient_llm.answers import _items
-        from resilient_llm.answers.usage import StreamUsage  # loaded with the first
-
+    def __init__(self, reader: UsageReader, own: OwnReader | None) -> None:
+        self._reader = reader
         self._own = own
-        self._usage = StreamUsage()
-        self._text_of = _items.text_of
+        self._usage = reader.of_stream()
         self._found: Usage | None = None
         self._characters = 0
 
@@ -67,7 +91,7 @@ class _StreamMeter:
             self._usage.add(item)
         else:
             self._found = self._own(item) or self._found
-        self._characters += len(self._text_of(item))
+        self._characters += len(self._reader.text_of(item))
 
     @property
     def used(self) -> tuple[Usage | None, int]:

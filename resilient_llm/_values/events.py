@@ -11,7 +11,7 @@ from typing import Literal
 
 from resilient_llm._values.exported import exported
 from resilient_llm._values.kinds import ErrorKind
-from resilient_llm._values.money import Usage
+from resilient_llm._values.usage import Usage
 
 
 @exported

@@ -1,4 +1,4 @@
-"""`Budget`, `Price` and `Usage`: caps on spending, what tokens cost, and what a call used.
+"""`Budget` and `Price`: caps on spending, and what tokens cost.
 
 Frozen, and checked when built. Amounts in USD are exact: see `amounts`.
 """
@@ -9,12 +9,11 @@ from decimal import Decimal
 from typing import Any, Final, Literal, cast
 
 from resilient_llm._values import checks as check
-from resilient_llm._values.amounts import DECIMALS, decimal_of, exact, shown, usd
+from resilient_llm._values.amounts import DECIMALS, decimal_of, exact, usd
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.exported import exported
-from resilient_llm._values.keys import check_key
+from resilient_llm._values.keys import check_key, parse_key, provider_key
 from resilient_llm._values.keys import shown as shown_key
-from resilient_llm._values.target import normal_key
 
 Period = Literal["hour", "day", "month"]
 Unit = Literal["usd", "tokens", "calls"]
@@ -31,8 +30,6 @@ PRICE_DECIMALS: Final = 6
 """Of a price per million tokens; so a token costs a whole number of 1e-12 USD."""
 LONGEST_NAME: Final = 200
 """Characters of the longest name of a budget, and of the longest key of ``spend_key``."""
-MOST_TOKENS: Final = 1_000_000_000
-"""Of one usage. A larger number is nonsense, which would spend a budget for a month."""
 UTC_NAME: Final = "UTC"
 """The only zone that needs no data about time zones."""
 
@@ -40,67 +37,6 @@ _PRICE_ALLOWED: Final = (
     f"USD per million tokens, a number from 0 with at most {PRICE_DECIMALS} decimals"
 )
 _USD_ALLOWED: Final = f"an amount in USD, a number from 0 with at most {DECIMALS} decimals"
-
-
-# Usage.
-
-
-@exported
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """How many tokens a call used, as the provider told.
-
-    Examples:
-        >>> Usage(input=1200, output=300, cached=1000)
-        Usage(input=1200, output=300, cached=1000, cache_write=0, reasoning=0)
-
-    Attributes:
-        input: Tokens of the request, with those that were read from or written to a cache.
-        output: Tokens of the answer, with those of reasoning.
-        cached: Of the input, tokens that were read from a cache.
-        cache_write: Of the input, tokens that were written to a cache.
-        reasoning: Of the output, tokens of reasoning.
-
-    Raises:
-        ConfigurationError: If a number is no whole number from 0 to 1,000,000,000, or if a part
-            is larger than the whole.
-    """
-
-    input: int = 0
-    output: int = 0
-    cached: int = 0
-    cache_write: int = 0
-    reasoning: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("input", "output", "cached", "cache_write", "reasoning"):
-            value: Any = getattr(self, name)
-            if type(value) is not int or not 0 <= value <= MOST_TOKENS:
-                raise ConfigurationError(
-                    f"{name}={shown(value)} is not allowed: "
-                    f"write a whole number of tokens from 0 to {MOST_TOKENS:,}"
-                )
-        if self.cached + self.cache_write > self.input:
-            raise ConfigurationError(
-                f"cached={self.cached} and cache_write={self.cache_write} are above "
-                f"input={self.input}: write the input with both of them"
-            )
-        if self.reasoning > self.output:
-            raise ConfigurationError(
-                f"reasoning={self.reasoning} is above output={self.output}: "
-                "write the output with its reasoning"
-            )
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of input and output."""
-        return self.input + self.output
-
-
-def tokens_by_part(usage: Usage) -> dict[str, int]:
-    """Return ``{part: tokens}`` of a usage: input and output, and other parts that are not 0."""
-    named = {each.name: int(getattr(usage, each.name)) for each in fields(usage)}
-    return {name: tokens for name, tokens in named.items() if tokens or name in ("input", "output")}
 
 
 # Prices.
@@ -186,6 +122,26 @@ def price_of(name: str, value: Any) -> Price | None:
         f"{name}{given} is not allowed: write (input, output) in USD per "
         "million tokens, a Price, or None"
     )
+
+
+def given_price(value: Any) -> "tuple[float, float] | Price | None":
+    """Return ``price=`` as it was given: ``(input, output)``, a `Price`, or None.
+
+    Raises:
+        ConfigurationError: If it is something else.
+    """
+    if value is None or isinstance(value, Price):
+        return value
+    if not isinstance(value, (tuple, list)) or len(cast("list[Any]", value)) != 2:
+        raise check.refuse(
+            "price",
+            cast("object", value),
+            "(input, output) in USD per million tokens, a Price, or None",
+        )
+    first, second = cast("list[Any]", value)
+    pair = check.number("price[0]", first, low=0.0), check.number("price[1]", second, low=0.0)
+    price_of("price", pair)
+    return pair
 
 
 # Budgets.
@@ -380,7 +336,9 @@ def _scope(of: Any) -> str:
             )
         return check_key(of)
     try:
-        return normal_key(of)
+        provider, account, model = parse_key(getattr(of, "key", of))  # of a `Target`
+        head = provider_key(provider, account)
+        return f"{head}/{model}" if model else head
     except ConfigurationError as error:
         raise ConfigurationError(
             f"of: {error}; or 'tag:name', {ALL!r}, or {EACH_KEY!r} for each key of spend_key"

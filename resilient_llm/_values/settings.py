@@ -14,7 +14,7 @@ from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.exported import exported
 from resilient_llm._values.keys import parse_key, provider_key, shown
 from resilient_llm._values.limit import Limit, applied_limits, merged_limits
-from resilient_llm._values.money import Budget, budgets_of
+from resilient_llm._values.money import Budget, Price, budgets_of, given_price
 from resilient_llm._values.policy import BUILT_IN, CHECKS, DEFAULTS, Defaults
 from resilient_llm._values.stream_policy import StreamPolicy  # noqa: F401  # pyright: ignore[reportUnusedImport]  # a type of `Defaults`
 from resilient_llm._values.target import Target, normal_key
@@ -160,9 +160,10 @@ class Settings(Defaults):
             failure and benches, ``"warn"`` only tells, ``"off"`` takes it for ``transient``.
         memory_pressure_cooldown: How long ``"skip"`` benches in seconds, 10 to 3600; it does not
             grow.
-        prices: ``{target, provider or "*": (input, output)}`` in USD per million tokens, read-only,
-            for targets without a price.
-        budgets: Caps on spending, a tuple of `Budget`.
+        prices: ``{target, provider or "*": (input, output)}`` in USD per million tokens,
+            or a `Price` each, read-only, for targets without a price.
+        budgets: Caps on spending, a tuple of `Budget`. What is spent is kept in the memory of this
+            process: another process, and the next one, starts from 0.
         limits: ``{target, provider, "tag:…" or "*": Limit}``, read-only.
         logging: Whether the default observer logs to ``resilient_llm``.
     """
@@ -174,8 +175,8 @@ class Settings(Defaults):
     max_wait: float = 60.0
     on_memory_pressure: OnMemoryPressure = "skip"
     memory_pressure_cooldown: float = MEMORY_PRESSURE_COOLDOWN
-    prices: Mapping[str, tuple[float, float]] = field(
-        default_factory=lambda: MappingProxyType[str, tuple[float, float]]({})
+    prices: Mapping[str, tuple[float, float] | Price] = field(
+        default_factory=lambda: MappingProxyType[str, tuple[float, float] | Price]({})
     )
     logging: bool = True
     budgets: tuple[Budget, ...] = ()
@@ -236,7 +237,7 @@ class Settings(Defaults):
         for each in fields(self):
             object.__setattr__(self, each.name, getattr(rebuilt, each.name))
 
-    def _merged_prices(self, given: Any) -> Mapping[str, tuple[float, float]]:
+    def _merged_prices(self, given: Any) -> Mapping[str, tuple[float, float] | Price]:
         merged = dict(self.prices)
         for name, pair in check.mapping("prices", given).items():
             try:
@@ -245,7 +246,7 @@ class Settings(Defaults):
                 raise ConfigurationError(
                     f"prices[{shown(name)}]: {error}; or '*' for all keys"
                 ) from None
-            checked = check.price(pair)
+            checked = given_price(pair)
             if checked is None:
                 merged.pop(key, None)
             else:
@@ -253,10 +254,14 @@ class Settings(Defaults):
         return MappingProxyType(merged)
 
     def price_of(self, target: Target) -> tuple[float, float] | None:
-        """Return what a target costs: its own price, else the configured one, else None.
+        """Return ``(input, output)`` of a target: its own, else the configured price, else None.
 
         The target's entry comes before its provider's, an account's before that without it.
         """
+        price = self._price_of(target)
+        return (float(price.input), float(price.output)) if isinstance(price, Price) else price
+
+    def _price_of(self, target: Target) -> tuple[float, float] | Price | None:
         if target.price is not None or not self.prices:
             return target.price
         for key in (target.key, target.spec, target.provider_key, target.provider, "*"):

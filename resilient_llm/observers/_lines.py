@@ -15,7 +15,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._values.amounts import number_of
-from resilient_llm._values.money import Usage
+from resilient_llm._values.usage import Usage
 
 if TYPE_CHECKING:
     from resilient_llm._values import events as ev

@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from resilient_llm._values.escaping import escaped
-from resilient_llm._values.money import Usage, tokens_by_part
+from resilient_llm._values.usage import Usage, tokens_by_part
 
 if TYPE_CHECKING:
     from resilient_llm._values import events as ev

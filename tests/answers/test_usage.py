@@ -16,7 +16,7 @@ from openai.types import CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response, ResponseCompletedEvent
 
-from resilient_llm._values.money import Usage
+from resilient_llm._values.usage import Usage
 from resilient_llm.answers.usage import StreamUsage, characters_in, usage_of
 
 # https://platform.openai.com/docs/api-reference/chat/object

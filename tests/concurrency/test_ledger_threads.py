@@ -13,7 +13,8 @@ import pytest
 
 from resilient_llm._core.spending.booking import Booking
 from resilient_llm._core.spending.ledger import Reservation
-from resilient_llm._values.money import Budget, Usage
+from resilient_llm._values.money import Budget
+from resilient_llm._values.usage import Usage
 from tests.support.budgets import GPT, LLAMA, Books
 from tests.support.schedules import EVERY_OPCODE, Race, explore, reduce
 

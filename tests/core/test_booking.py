@@ -35,7 +35,7 @@ from resilient_llm._values.errors import (
     ChainExhaustedError,
     DeadlineExceededError,
 )
-from resilient_llm._values.money import Usage
+from resilient_llm._values.usage import Usage
 
 ESTIMATE = Estimate(input=100, output=500)
 TOLD = Usage(90, 40, cached=10, reasoning=5)

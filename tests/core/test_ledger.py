@@ -18,7 +18,8 @@ from resilient_llm._core.spending.estimates import Estimate
 from resilient_llm._core.spending.ledger import Refusal, Reservation, first_to_reset
 from resilient_llm._core.spending.local_ledger import LocalLedger
 from resilient_llm._core.spending.prices import FREE, rates_of
-from resilient_llm._values.money import Budget, Price, Usage
+from resilient_llm._values.money import Budget, Price
+from resilient_llm._values.usage import Usage
 from tests.support.budgets import EU, GPT, LLAMA, PRICE, START, Books
 from tests.support.interrupts import interrupted_at
 from tests.support.schedules import WHERE_CPYTHON_SWITCHES

@@ -23,7 +23,8 @@ from resilient_llm._core.spending.estimates import Estimate
 from resilient_llm._core.spending.ledger import Reservation
 from resilient_llm._core.spending.local_ledger import LocalLedger
 from resilient_llm._core.spending.prices import rates_of
-from resilient_llm._values.money import Budget, Price, Usage
+from resilient_llm._values.money import Budget, Price
+from resilient_llm._values.usage import Usage
 
 EXAMPLES = int(os.environ.get("RESILIENT_LLM_MODEL_EXAMPLES", "60"))
 SECONDS = {"hour": 3600, "day": 86_400}

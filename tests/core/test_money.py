@@ -18,12 +18,12 @@ from resilient_llm._values.money import (
     Budget,
     Price,
     SpendReport,
-    Usage,
     budgets_of,
     price_of,
     spend_key_of,
     zone_named,
 )
+from resilient_llm._values.usage import Usage
 
 
 def refused(build: Any) -> str:

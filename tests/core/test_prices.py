@@ -14,7 +14,8 @@ from resilient_llm._core.spending.prices import FREE, Rates, rates_for, rates_of
 from resilient_llm._runtime import published_prices
 from resilient_llm._runtime.published_prices import PublishedPrices, rates_in
 from resilient_llm._values.amounts import usd
-from resilient_llm._values.money import Price, Usage
+from resilient_llm._values.money import Price
+from resilient_llm._values.usage import Usage
 
 NOON = 1_780_000_000.0
 LLAMA = Target("groq@eu/llama")

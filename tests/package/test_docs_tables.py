@@ -183,6 +183,11 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     "number, above 0": ([0.1, 2], [0, -1, math.nan, math.inf, True]),
     "number, 0 or more": ([0, 0.1, 2], [-0.1, math.nan, math.inf, True, "1"]),
     "two numbers, 0 or more": ([(0, 1.5)], [(1,), (-1, 1), 3, "ab"]),
+    "two numbers, 0 or more, with at most six decimals, a `Price`": (
+        [(0, 1.5), (0.000001, 1), resilient_llm.Price(1, 2, cached=0.5)],
+        [(1,), (-1, 1), (0.0000001, 1), 3, "ab"],
+    ),
+    "list of `Budget`": ([[], [resilient_llm.Budget(usd=1)]], [3, "all", [1]]),
     "seconds, above 0": ([0.1, 30], [0, -1, math.nan, math.inf, True, "1"]),
     "seconds, above 0, or a percentile": (
         [0.1, 30, "p50", "p99"],
@@ -478,6 +483,7 @@ def test_every_error_is_in_the_reference_with_its_attributes() -> None:
         "BreakerOpenError": rejected,
         "NoCapableTargetError": resilient_llm.NoCapableTargetError(["tools"], 3, {"groq/a": ()}),
         "ToolLoopError": resilient_llm.ToolLoopError("groq/a", "search", 3),
+        "BudgetExceededError": resilient_llm.BudgetExceededError("groq/llama", "budget all"),
         "ResponseRejectedError": resilient_llm.ResponseRejectedError("groq"),
         "DeadlineExceededError": resilient_llm.DeadlineExceededError(
             1.0, [AttemptRecord("groq/llama", 1)]

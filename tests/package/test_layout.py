@@ -70,7 +70,7 @@ FREE_TO_IMPORT = {"demo", "pytest_plugin"}
 
 PUBLIC_NAMES = """
     Adaptive Attempt AttemptCancelled AttemptFailed AttemptRecord AttemptSucceeded BenchModel BenchedModel Breaker
-    BreakerOpenError CallFailed CallRejectedError ChainExhaustedError ConfigurationError
+    BreakerOpenError Budget BudgetExceeded BudgetExceededError BudgetWarning CallFailed CallRejectedError ChainExhaustedError ConfigurationError
     DeadlineExceededError ErrorKind Event EventStream Explanation FailedOver Failover
     HealthChanged HedgeStarted IsBenched ListBenched NoCapableTargetError ObserverFailed OrderChanged
     ResilientLLMError ResponseRejectedError
@@ -78,7 +78,8 @@ PUBLIC_NAMES = """
     StrategyCall StreamInterruptedError StreamPolicy Target TargetBenched TargetHealth TargetSkipped
     TargetUnbenched ToolLoop ToolLoopDetected ToolLoopError Trace TracedCall UnbenchModel UnknownError Verdict __version__ bench_model
     breaker call_id classify configure events failover health is_benched list_benched observe reset
-    settings unbench_model
+    reset_spend settings spend spend_key spend_total unbench_model
+    Limit Price SpendRecorded SpendReport Usage
 """.split()
 
 

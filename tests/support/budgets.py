@@ -11,7 +11,8 @@ from resilient_llm._core.spending.estimates import Estimate
 from resilient_llm._core.spending.ledger import Refusal, Reservation
 from resilient_llm._core.spending.local_ledger import LocalLedger
 from resilient_llm._core.spending.prices import rates_of
-from resilient_llm._values.money import Budget, Price, SpendReport, Usage
+from resilient_llm._values.money import Budget, Price, SpendReport
+from resilient_llm._values.usage import Usage
 
 PRICE = rates_of(Price(1, 2))
 """A token of input costs 0.000001 USD, one of output twice as much."""

@@ -528,3 +528,18 @@ def check_errors() -> None:
         assert_type(error.retry_after, float | None)
     except BreakerOpenError as error:
         assert_type(error.retry_after, float | None)
+
+
+# Budgets.
+
+
+def spending() -> None:
+    r.configure(
+        budgets=[r.Budget(usd=5, of="openai"), r.Budget(calls=9, per="day", of="key")],
+        prices={"own/llama": (0.1, 0.2), "own/gpt": r.Price(1, 2, cached=0.1), "own": None},
+    )
+    with r.spend_key("tenant-7"):
+        assert_type(r.spend(), list[r.SpendReport])
+    assert_type(r.Target("own/llama", price=r.Price(1, 2)).key, str)
+    r.failover(["groq/llama"], usage=lambda answer: r.Usage(1, 2))
+    r.reset_spend("openai month usd")

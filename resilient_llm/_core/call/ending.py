@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from resilient_llm._core.call.spending import booked
+from resilient_llm._core.call.settling import booked
+from resilient_llm._core.call.spending import never_waits
 from resilient_llm._core.call.steps import RERAISE, Done, Raise
 from resilient_llm._core.spending.booking import Ending
 from resilient_llm._core.spending.ledger import UNPRICED, first_to_reset
@@ -98,8 +99,10 @@ def cancelled(call: Call, trial: Try, now: float) -> None:
 
 def unjudged(call: Call, trial: Try, now: float, ending: Ending = Ending.FAILED) -> None:
     """Give back what an attempt holds that ended in what says nothing about its target."""
-    booked(call, trial.candidate, trial.permit, now, ending)
-    trial.permit.abandoned()
+    try:
+        booked(call, trial.candidate, trial.permit, now, ending)
+    finally:  # an observer may interrupt the call
+        trial.permit.abandoned()
     if call.deps.figures is not None:
         call.deps.figures.unanswered(trial.candidate.target.key, now)
 
@@ -117,8 +120,10 @@ def lost(call: Call, trial: Try, now: float, reason: str, *, is_kept: bool = Tru
         reason: ``lost`` if another has answered, else ``cancelled``.
         is_kept: Whether a trace shows it: not if nothing but a cancellation ended the call.
     """
-    booked(call, trial.candidate, trial.permit, now, Ending.FAILED)
-    trial.permit.abandoned()
+    try:
+        booked(call, trial.candidate, trial.permit, now, Ending.FAILED)
+    finally:
+        trial.permit.abandoned()
     candidate, took = trial.candidate, now - trial.permit.entered_at
     is_hung, trial.is_told = trial.is_told, True
     try:
@@ -168,6 +173,12 @@ def dropped(call: Call, trial: Try) -> None:
     """
     if not (trial.has_begun or trial.is_told or call.ends_later):
         trial.permit.withdrawn()  # nothing was asked of it
+    elif trial.has_begun and not call.ends_later:
+        never_waits(trial.permit)
+        try:
+            booked(call, trial.candidate, trial.permit, call.deps.clock(), Ending.FAILED)
+        finally:
+            trial.permit.abandoned()
     trial.permit.abandoned()
     if trial.has_begun and not trial.is_told:
         cancelled(call, trial, call.deps.clock())

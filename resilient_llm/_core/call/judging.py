@@ -18,7 +18,8 @@ from resilient_llm._core.call.ending import (
     too_late,
     unjudged,
 )
-from resilient_llm._core.call.spending import booked, looked_at
+from resilient_llm._core.call.settling import booked
+from resilient_llm._core.call.spending import looked_at, never_waits, rejected_as
 from resilient_llm._core.call.steps import NO_ANSWER
 from resilient_llm._core.circuit.permit import HUNG
 from resilient_llm._core.memory_pressure import as_configured
@@ -51,7 +52,7 @@ def rejection_of(call: Call, trial: Try, reply: Reply) -> Verdict | None:
     Of a stream only the first content is known. A rejected answer is cleared from the reply.
     """
     if call.deps.spending is not None and reply.stream is None:
-        looked_at(call, trial.permit, reply.value)
+        looked_at(trial.permit, reply.value)
     if call.options.reject is None and reply.stream is None:
         return None
     verdict = _fault_of(call, trial, reply) if reply.judged is None else reply.judged
@@ -109,6 +110,8 @@ def verdict_of(call: Call, trial: Try, reply: Reply) -> Verdict:
     """
     error, own = reply.error, call.options.classify
     assert error is not None
+    if issubclass(type(error), GeneratorExit):
+        never_waits(trial.permit)
     if reply.cancelled:
         return _CANCELLED
     if reply.timed_out and _hides_timeout(error):
@@ -229,7 +232,7 @@ def _is_refused(trial: Try, reply: Reply) -> bool:
 
 
 def _caller_bug(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> Step:
-    _book_failure(call, trial, reply, verdict, None)
+    book_failure(call, trial, reply, verdict)
     unjudged(call, trial, reply.now)
     keep_failure(call, trial, reply, verdict)
     emit_call_failed(call, trial.candidate, reply.now, verdict.kind)
@@ -276,7 +279,7 @@ def charge(
         verdict: What that error means.
         ending: How it ended for budgets, if the error does not say.
     """
-    _book_failure(call, trial, reply, verdict, ending)
+    book_failure(call, trial, reply, verdict, ending)
     now, error, key = reply.now, reply.error, trial.candidate.target.provider_key
     assert isinstance(error, Exception)
     _keep(call, trial, reply, verdict)
@@ -299,16 +302,24 @@ def charge(
     call.last_failed = (trial.candidate, verdict)
 
 
-def _book_failure(
-    call: Call, trial: Try, reply: Reply, verdict: Verdict, ending: Ending | None
+def book_failure(
+    call: Call, trial: Try, reply: Reply, verdict: Verdict, ending: Ending | None = None
 ) -> None:
-    """Book an attempt that has failed; an answer that was rejected is one all the same."""
+    """Book an attempt that has failed; an answer that was rejected is one all the same.
+
+    Args:
+        call: The call.
+        trial: The attempt.
+        reply: What came of it, with an error.
+        verdict: What that error means.
+        ending: How it ended for budgets, if the error does not say.
+    """
     if call.deps.spending is None:
         return
     if ending is None:
         assert reply.error is not None
         if _is_refused(trial, reply):
-            ending = Ending.ANSWERED
+            ending = rejected_as(trial.permit)
         else:
             ending = Ending.FAILED if reply.timed_out else ending_of(reply.error, verdict.status)
     booked(call, trial.candidate, trial.permit, reply.now, ending)

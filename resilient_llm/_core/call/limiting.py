@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Final
 
 from resilient_llm._core.call.steps import Wait
 from resilient_llm._core.circuit.state import FOREVER
-from resilient_llm._core.limits.held import LimitBlock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from resilient_llm._core.call.call import Call, Candidate
     from resilient_llm._core.call.steps import FlowPart, Reply, Step
-    from resilient_llm._core.limits.held import Ticket
+    from resilient_llm._core.limits.held import LimitBlock, Ticket
 
 _LOOK_AGAIN: Final = 1.0
 """Seconds after which a waiting call looks whether another target has become live."""

@@ -103,7 +103,8 @@ def permit_after(
             break
         end = block.until
     permit = call.enter(candidate, limit, now)
-    if permit is None and candidate.target.key in call.limited:
+    key = candidate.target.key
+    if permit is None and (key in call.limited or key in call.refusals):
         call.emit(candidate, event_names.RetryStopped, now, reason="limit")
     return now if permit is None else permit
 

@@ -1,34 +1,38 @@
 """What the attempts of a call spend: reserved before they are sent, booked when they have ended.
 
-Each attempt is booked once, where its one end is told: answered, failed, cancelled or lost. What is
-told to observers of it follows in the same place. `held.Held` has the reservation, so an attempt of
-which nothing is told, because everything was interrupted, is booked by its permit.
+Each attempt is booked once, where its one end is told: answered, failed, cancelled or lost. What
+observers are told of it follows in the same place. `held.Held` has the reservation, so an attempt
+of which nothing is told, because everything was interrupted, is booked by its permit. Nothing here
+waits for a lock where a finaliser may come: see `never_waits`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
+from resilient_llm._core.circuit.permit import open_permits
 from resilient_llm._core.circuit.state import Block
-from resilient_llm._core.circuit.permit import note_booked_inside
-from resilient_llm._core.spending.booking import booking_of
+from resilient_llm._core.spending.booking import Ending, booking_of
 from resilient_llm._core.spending.ledger import Reservation
 from resilient_llm._values import event_names
-from resilient_llm._values.amounts import usd
+from resilient_llm._values.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from resilient_llm._core.call.call import Call, Candidate
     from resilient_llm._core.circuit.permit import Permit
-    from resilient_llm._core.spending.booking import Booking, Ending
+    from resilient_llm._core.spending.booking import Booking
+    from resilient_llm._core.spending.estimates import Estimate
     from resilient_llm._core.spending.ledger import Ledger, Refusal
     from resilient_llm._core.spending.prices import Rates
-    from resilient_llm._core.stream.stream_state import Meter, StreamState
-    from resilient_llm._values.money import Usage
+    from resilient_llm._core.stream.stream_state import Meter
     from resilient_llm._values.target import Target
+    from resilient_llm._values.usage import Usage
 
-_EVENTS = {"warning": event_names.BudgetWarning, "exceeded": event_names.BudgetExceeded}
+_EVENTS: Final[dict[str, event_names.EventName]] = {
+    "warning": event_names.BudgetWarning,
+    "exceeded": event_names.BudgetExceeded,
+}
 
 
 class BudgetBlock(Block):
@@ -40,6 +44,23 @@ class BudgetBlock(Block):
         retry_after = refusal.retry_after
         super().__init__(key, refusal.reason, None if retry_after is None else now + retry_after)
         self.refusal = refusal
+
+
+class UsageReader(Protocol):
+    """Reads what answers and items of streams say that they used. Never raises."""
+
+    def usage_of(self, answer: object, /) -> Usage | None: ...
+    def characters_in(self, answer: object, /) -> int: ...
+    def text_of(self, item: object, /) -> str: ...
+    def of_stream(self) -> UsageOfStream: ...
+
+
+class UsageOfStream(Protocol):
+    """Reads the same of one stream."""
+
+    def add(self, item: object, /) -> None: ...
+    @property
+    def usage(self) -> Usage | None: ...
 
 
 class Spending:
@@ -70,119 +91,176 @@ class Spending:
 class Spend:
     """What one attempt has reserved, and what is known of what it used."""
 
-    __slots__ = ("characters", "is_booked", "is_booked_inside", "reservation", "spending", "usage")
+    __slots__ = (
+        "_around",
+        "characters",
+        "has_answered",
+        "is_booked",
+        "is_booked_inside",
+        "meter",
+        "reservation",
+        "spending",
+        "usage",
+        "waits",
+    )
 
-    def __init__(self, spending: Spending, reservation: Reservation) -> None:
+    def __init__(
+        self, spending: Spending, reservation: Reservation, around: tuple[Spend, ...] = ()
+    ) -> None:
         self.spending = spending
         self.reservation = reservation
         self.usage: Usage | None = None
         self.characters = 0
+        self.has_answered = False
+        """Whether there is an answer, whatever becomes of it."""
+        self.meter: Meter | None = None
+        """Has read its stream, if it gave one."""
         self.is_booked = False
         self.is_booked_inside = False
         """Whether an attempt inside this one has booked."""
+        self.waits = True
+        """Whether it may wait for the lock of the ledger: not in a finaliser."""
+        self._around = around
+        """Of the attempts around this one: in this context, or in that which has started it."""
 
     def book(self, ending: Ending) -> tuple[Booking, int | None] | None:
         """Book what the attempt used; return that and its cost, or None if that was done before."""
         if self.is_booked:
             return None
+        booking, ledger = self._booking(ending), self.spending.ledger
+        if self.waits:
+            cost = ledger.settle(self.reservation, booking)
+        else:
+            cost = self.reservation.booked(booking)
+            ledger.settle_later(self.reservation, booking)
+        # Last: after an interrupt before this line it is booked by `Held`.
         self.is_booked = True
-        booking = self._booking(ending)
-        return booking, self.spending.ledger.settle(self.reservation, booking)
+        return booking, cost
 
     def book_later(self, ending: Ending) -> None:
-        """Book the same without waiting for a lock, for a finaliser."""
+        """Book the same for an attempt that nothing is told of; see `Held`."""
         if not self.is_booked:
-            self.is_booked = True
             self.spending.ledger.settle_later(self.reservation, self._booking(ending))
+            self.is_booked = True
 
     def _booking(self, ending: Ending) -> Booking:
-        return booking_of(
+        if self.meter is not None:
+            self.usage, self.characters = self.meter.used
+            if ending is not Ending.ANSWERED and (self.usage is not None or self.characters):
+                ending = Ending.STREAM_CUT
+        elif self.has_answered:
+            ending = Ending.ANSWERED
+        booking = booking_of(
             ending,
             self.reservation.estimate,
             usage=self.usage,
             characters=self.characters,
             is_booked_inside=self.is_booked_inside,
         )
+        if booking.calls:
+            for each in self._around:
+                each.is_booked_inside = True
+        return booking
 
 
-def reserve(call: Call, candidate: Candidate, now: float) -> Spend | BudgetBlock:
+def reserve(
+    spending: Spending, target: Target, estimate: Estimate, spend_key: str | None, now: float
+) -> Spend | BudgetBlock:
     """Reserve what an attempt may spend, or say which budget refuses it.
+
+    Args:
+        spending: Where.
+        target: Where the attempt goes.
+        estimate: Of its tokens.
+        spend_key: On whose account, or None.
+        now: Monotonic seconds.
 
     Raises:
         ConfigurationError: If nothing limits its answer, and a budget does not say how much to
             reserve for it.
     """
-    spending = call.deps.spending
-    assert spending is not None
-    target = candidate.target
-    reservation = Reservation(
-        target, call.estimate_of(target), spending.rates_of(target), call.spend_key
-    )
+    reservation = Reservation(target, estimate, spending.rates_of(target), spend_key)
     refusal = spending.ledger.reserve(reservation, spending.wall())
     if refusal is None:
-        return Spend(spending, reservation)
-    _tell(call, candidate, now)
+        return Spend(spending, reservation, _around())
     return BudgetBlock(target.key, refusal, now)
 
 
-def looked_at(call: Call, permit: Permit, value: Any) -> None:
+def block_of(
+    spending: Spending, target: Target, estimate: Estimate, spend_key: str | None, now: float
+) -> BudgetBlock | None:
+    """Return why `reserve` would refuse an attempt now, or None; reserves nothing.
+
+    An attempt that `reserve` would find misconfigured counts as one that may be made.
+    """
+    reservation = Reservation(target, estimate, spending.rates_of(target), spend_key)
+    try:
+        refusal = spending.ledger.refusal_of(reservation, spending.wall())
+    except ConfigurationError:
+        return None
+    return None if refusal is None else BudgetBlock(target.key, refusal, now)
+
+
+def _around() -> tuple[Spend, ...]:
+    """Return what the attempts around this code spend."""
+    permits = open_permits.get()
+    if not permits:
+        return ()
+    spends = (spend_of(each) for each in permits)
+    return tuple(each for each in spends if each is not None)
+
+
+def looked_at(permit: Permit, value: Any) -> None:
     """Note what an answer says that it used, before it may be rejected."""
-    spend = _of(permit)
-    if spend is not None:
+    spend = spend_of(permit)
+    if spend is not None and not spend.has_answered:
+        spend.has_answered = True
         spend.usage, spend.characters = spend.spending.usage_of(value)
 
 
-def looked_at_stream(permit: Permit, stream: StreamState) -> None:
-    """Note the same of a stream that has ended."""
-    spend = _of(permit)
-    if spend is not None:
-        if stream.meter is not None:
-            spend.usage, spend.characters = stream.meter.used
-
-
-def booked(call: Call, candidate: Candidate, permit: Permit, now: float, ending: Ending) -> None:
-    """Book an attempt that has ended, and tell of it."""
-    spend = _of(permit)
+def metered(permit: Permit) -> Meter | None:
+    """Return what reads the stream of an attempt, if it is booked."""
+    spend = spend_of(permit)
     if spend is None:
-        return
-    made = spend.book(ending)
-    if made is None:
-        return
-    booking, cost = made
-    if booking.calls:
-        note_booked_inside()
-    if permit.held is not None:
-        permit.held.settle(booking.usage.tokens, now)
-    if call.is_heard(candidate, event_names.SpendRecorded):
-        call.emit(
-            candidate,
-            event_names.SpendRecorded,
-            now,
-            usd=None if cost is None else usd(cost),
-            usage=booking.usage,
-            estimated=booking.estimated,
-            spend_key=spend.reservation.spend_key,
-        )
-    _tell(call, candidate, now)
+        return None
+    if spend.meter is None:
+        spend.meter = spend.spending.meter()
+    return spend.meter
 
 
-def _of(permit: Permit) -> Spend | None:
-    return None if permit.held is None else permit.held.spend
+def never_waits(permit: Permit) -> None:
+    """Have an attempt booked without waiting for a lock: perhaps this is a finaliser."""
+    spend = spend_of(permit)
+    if spend is not None:
+        spend.waits = False
 
 
-def _tell(call: Call, candidate: Candidate, now: float) -> None:
-    """Emit what the ledger has noted."""
-    spending = call.deps.spending
+def rejected_as(permit: Permit) -> Ending:
+    """Return how an attempt ended whose answer, or the beginning of its stream, was rejected."""
+    spend = spend_of(permit)
+    is_stream = spend is not None and spend.meter is not None
+    return Ending.STREAM_CUT if is_stream else Ending.ANSWERED
+
+
+def spend_of(permit: Permit) -> Spend | None:
+    """Return what an attempt has reserved, if budgets are asked about it."""
+    return None if permit.held is None else cast("Spend | None", permit.held.spend)
+
+
+def told(spending: Spending | None) -> list[tuple[event_names.EventName, dict[str, Any]]]:
+    """Return the events that the ledger has noted and nobody has emitted: kind and fields."""
     if spending is None or not spending.ledger.notices:
-        return
-    for notice in spending.ledger.take_notices():
-        call.emit(
-            candidate,
+        return []
+    return [
+        (
             _EVENTS[notice.kind],
-            now,
-            budget=notice.budget,
-            key=notice.key,
-            spent=notice.spent,
-            cap=notice.cap,
-            resets_at=notice.resets_at,
+            {
+                "budget": notice.budget,
+                "key": notice.key,
+                "spent": notice.spent,
+                "cap": notice.cap,
+                "resets_at": notice.resets_at,
+            },
         )
+        for notice in spending.ledger.take_notices()
+    ]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resilient_llm._core.call.call import trim_traceback
 from resilient_llm._core.call.ending import cancelled, emit_call_failed, succeeded
 from resilient_llm._core.call.judging import (
     charge,
@@ -18,7 +17,8 @@ from resilient_llm._core.call.judging import (
     reject,
     verdict_of,
 )
-from resilient_llm._core.call.spending import looked_at_stream
+from resilient_llm._core.call.outcomes import trim_traceback
+from resilient_llm._core.call.spending import never_waits
 from resilient_llm._core.call.steps import RERAISE, Deliver, Done, Raise
 from resilient_llm._core.memory_pressure import as_configured
 from resilient_llm._core.spending.booking import Ending
@@ -50,6 +50,8 @@ def deliver(call: Call, trial: Try, reply: Reply, stream: StreamState) -> FlowPa
         call.last_outcomes.clear()
 
     def settle(reply: Reply) -> Step | None:
+        if delivery.is_closed or issubclass(type(reply.error), GeneratorExit):
+            never_waits(trial.permit)
         try:
             return _ended(call, trial, reply, stream)
         finally:
@@ -74,7 +76,6 @@ def deliver(call: Call, trial: Try, reply: Reply, stream: StreamState) -> FlowPa
 
 def _ended(call: Call, trial: Try, reply: Reply, stream: StreamState) -> Step | None:
     """Settle a stream; return how the call ends, or None to go on with another target."""
-    looked_at_stream(trial.permit, stream)
     try:
         if reply.error is None and stream.fault is None:
             return succeeded(call, trial, reply.now, None, stream.response_time)

@@ -6,7 +6,7 @@ back what was taken before it, so an attempt that is not made takes nothing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from resilient_llm._core.circuit.state import Block
 from resilient_llm._core.spending.booking import Ending
@@ -14,7 +14,6 @@ from resilient_llm._core.spending.booking import Ending
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from resilient_llm._core.call.spending import Spend
     from resilient_llm._core.limits.buckets import Bucket, Charge
     from resilient_llm._core.limits.places import Place, Places
     from resilient_llm._values.limit import Limit
@@ -73,6 +72,12 @@ class LimitBlock(Block):
         """Makes the ticket with which one may wait for it; None if waiting is of no use."""
 
 
+class Bookable(Protocol):
+    """What an attempt has reserved in budgets, and is booked without waiting for a lock."""
+
+    def book_later(self, ending: Ending, /) -> None: ...
+
+
 class Held:
     """What one attempt holds. Each end of an attempt is one of `give_back` and `over`."""
 
@@ -83,7 +88,7 @@ class Held:
         self.charges: list[Charge] = []
         """Of requests, which stay taken once the attempt is made."""
         self.tokens: list[Charge] = []
-        self.spend: Spend | None = None
+        self.spend: Bookable | None = None
         """What it has reserved in budgets, if there are any."""
 
     def give_back(self) -> None:

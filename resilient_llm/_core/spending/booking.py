@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, assert_never
 
 from resilient_llm._core.contents import CHARACTERS_PER_TOKEN
 from resilient_llm._core.spending.unsent import is_unsent
-from resilient_llm._values.money import MOST_TOKENS, Usage
+from resilient_llm._values.usage import MOST_TOKENS, Usage
 
 if TYPE_CHECKING:
     from resilient_llm._core.spending.estimates import Estimate

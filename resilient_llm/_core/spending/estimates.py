@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from resilient_llm._core.held import held
-from resilient_llm._values.money import MOST_TOKENS
+from resilient_llm._values.usage import MOST_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +19,10 @@ ANSWERS: Final = ("n", "candidate_count")
 """What it names the number of answers."""
 CONFIG: Final = "config"
 """Where google-genai takes both."""
+
+
+BOUNDS: Final = frozenset((*OUTPUT, *ANSWERS, CONFIG))
+"""All names by which a call limits its answer."""
 
 
 class Estimate(NamedTuple):

@@ -141,6 +141,34 @@ class LocalLedger:
                     _forget_unused_locked(self._slots.values(), reservation.spend_key)
                     raise
 
+    def refusal_of(self, reservation: Reservation, now: float, /) -> Refusal | None:
+        """Return what `reserve` would return now; reserves and notes nothing."""
+        if now >= self._ends_at:
+            self._advance(now)
+        target, key = reservation.target, reservation.spend_key
+        with self._lock:
+            if self._queue:
+                self._settle_queued_locked()
+            slots = self._scopes.get((target.key, target.tags)) or self._covering_locked(target)
+            try:
+                amounts = [
+                    (slot, _estimate_in(slot, reservation))
+                    for slot in slots
+                    if slot.own is not None or key is not None
+                ]
+                if any(amount is None for _, amount in amounts):
+                    return _unpriced_locked(slots, reservation)
+                refusing = [
+                    (account, amount or 0)
+                    for slot, amount in amounts
+                    if (account := slot.account(key)).spent + account.reserved + (amount or 0)
+                    > slot.cap
+                    and not _is_free(slot, reservation)
+                ]
+                return _refusal(refusing, now) if refusing else None
+            finally:
+                _forget_unused_locked(slots, key)
+
     def _reserve_locked(self, reservation: Reservation, now: float) -> Refusal | None:
         target, key, rates = reservation.target, reservation.spend_key, reservation.rates
         tokens, output = reservation.estimate
@@ -307,8 +335,12 @@ class LocalLedger:
 
     def take_notices(self) -> list[Notice]:
         """Return what observers have not been told yet, in order, and forget it."""
-        with self._lock:
-            taken, self.notices = self.notices, []
+        taken: list[Notice] = []
+        while self.notices:
+            try:
+                taken.append(self.notices.pop(0))
+            except IndexError:  # another thread took it
+                break
         return taken
 
     # Periods and budgets.

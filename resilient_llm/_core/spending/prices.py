@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from decimal import Decimal
     from typing import Any, TypeAlias
 
-    from resilient_llm._values.money import Usage
     from resilient_llm._values.target import Target
+    from resilient_llm._values.usage import Usage
 
     Published: TypeAlias = "Callable[[Target], Rates | None]"
     """Looks up what a target costs in a published list; None if that does not know it."""

@@ -16,8 +16,8 @@ from resilient_llm._values.verdict import Verdict
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from resilient_llm._values.money import Usage
     from resilient_llm._values.stream_policy import StreamPolicy
+    from resilient_llm._values.usage import Usage
 
 MOST_ITEMS: Final = 64
 """Most items that are held back."""

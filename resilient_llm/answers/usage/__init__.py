@@ -16,7 +16,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._core.contents import Contents
-from resilient_llm.answers import _sse
+from resilient_llm.answers import _items, _sse
 from resilient_llm.answers._reading import LONGEST, extras, inside, items
 from resilient_llm.answers.usage import (
     anthropic,
@@ -34,9 +34,9 @@ from resilient_llm.answers.usage._counts import held
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from resilient_llm._values.money import Usage
+    from resilient_llm._values.usage import Usage
 
-__all__ = ["StreamUsage", "characters_in", "usage_of"]
+__all__ = ["READER", "StreamUsage", "characters_in", "usage_of"]
 
 _READERS: Final[tuple[Callable[[Mapping[str, Any]], Usage | None], ...]] = (
     litellm.read,  # before the next, whose fields it has, too
@@ -159,6 +159,18 @@ class StreamUsage:
             return _read(self._record) or _read(self._before)
         except Exception:  # noqa: BLE001  # as above
             return None
+
+
+class _Reader:
+    """What calls ask about what they used."""
+
+    usage_of = staticmethod(usage_of)
+    characters_in = staticmethod(characters_in)
+    text_of = staticmethod(_items.text_of)
+    of_stream = StreamUsage
+
+
+READER: Final = _Reader()
 
 
 def _read(record: Mapping[str, Any] | None) -> Usage | None:

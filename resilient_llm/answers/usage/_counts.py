@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from resilient_llm._values.money import MOST_TOKENS, Usage
+from resilient_llm._values.usage import MOST_TOKENS, Usage
 from resilient_llm.answers._reading import extras, inside
 
 if TYPE_CHECKING:

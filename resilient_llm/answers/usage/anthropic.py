@@ -17,7 +17,7 @@ from resilient_llm.answers.usage._counts import count, part, usage
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from resilient_llm._values.money import Usage
+    from resilient_llm._values.usage import Usage
 
 _WRITTEN = "cache_creation_input_tokens"
 _BY_AGE = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")

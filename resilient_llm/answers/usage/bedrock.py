@@ -16,7 +16,7 @@ from resilient_llm.answers.usage._counts import count, usage
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from resilient_llm._values.money import Usage
+    from resilient_llm._values.usage import Usage
 
 METRICS = "amazon-bedrock-invocationMetrics"
 """Field of the last event of a stream of InvokeModel, whatever the model's own protocol is."""

@@ -23,7 +23,7 @@ from resilient_llm.answers.usage._counts import count, part, usage
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from resilient_llm._values.money import Usage
+    from resilient_llm._values.usage import Usage
 
 
 def read(record: Mapping[str, Any]) -> Usage | None:
