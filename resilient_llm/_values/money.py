@@ -10,7 +10,6 @@ from typing import Any, Final, Literal, cast
 
 from resilient_llm._values import checks as check
 from resilient_llm._values.amounts import DECIMALS, decimal_of, exact, shown, usd
-from resilient_llm._values.built_in import class_name
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.exported import exported
 from resilient_llm._values.keys import check_key
@@ -150,10 +149,6 @@ class Price:
         return Price, (self.input, self.output, self.cached, self.cache_write)
 
 
-def _class_of(value: object) -> str:
-    return class_name(type(value))
-
-
 def _price(name: str, value: Any) -> Decimal:
     units = exact(name, value, decimals=PRICE_DECIMALS, allowed=_PRICE_ALLOWED)
     return decimal_of(units, PRICE_DECIMALS)
@@ -171,6 +166,7 @@ def price_of(name: str, value: Any) -> Price | None:
     """
     if value is None or isinstance(value, Price):
         return value
+    kind = type(value).__name__
     pair: tuple[Any, ...] = (
         tuple(cast("list[Any]", value)) if isinstance(value, (tuple, list)) else ()
     )
@@ -179,7 +175,7 @@ def price_of(name: str, value: Any) -> Price | None:
             return Price(*pair)
         except ConfigurationError as error:
             raise ConfigurationError(f"{name}: {error}") from None
-    given = f" of {len(pair)} values" if pair else f" of type {_class_of(value)}"
+    given = f" of {len(pair)} values" if pair else f" of type {kind}"
     raise ConfigurationError(
         f"{name}{given} is not allowed: write (input, output) in USD per "
         "million tokens, a Price, or None"
@@ -371,7 +367,8 @@ def _scope(of: Any) -> str:
     if of in (ALL, EACH_KEY):
         return str(of)
     if isinstance(of, str) and of.startswith(TAG):
-        if len(of) == len(TAG) or of != of.strip():
+        tag = of[len(TAG) :]
+        if not tag or tag != tag.strip():
             raise ConfigurationError(
                 f"of={shown_key(of)} names no tag: write 'tag:' and the tag, without blanks around"
             )

@@ -46,7 +46,7 @@ from resilient_llm._values.keys import shown
 from resilient_llm._values.money import UTC_NAME, SpendReport, zone_named
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from decimal import Decimal
     from typing import Literal
 
@@ -88,7 +88,7 @@ class LocalLedger:
     def __init__(self, budgets: Sequence[Budget] = (), now: float = 0.0) -> None:
         self._lock = threading.RLock()
         self._queue: list[Reservation] = []
-        """list[Reservation] that wait for the next holder of the lock."""
+        """Settlements that wait for the next holder of the lock."""
         self._slots: dict[str, Slot] = {}
         self._calendars: dict[tuple[str, str], Calendar] = {}
         self._latest = -math.inf
@@ -130,7 +130,7 @@ class LocalLedger:
                     return self._reserve_locked(reservation, now)
                 except BaseException:  # of a handler of signals, or about the reservation
                     _give_back_locked(reservation)
-                    reservation._queue = None
+                    _forget_unused_locked(self._slots.values(), reservation.spend_key)
                     raise
 
     def _reserve_locked(self, reservation: Reservation, now: float) -> Refusal | None:
@@ -173,11 +173,10 @@ class LocalLedger:
 
     def _refused_locked(
         self, slots: tuple[Slot, ...], reservation: Reservation, now: float
-    ) -> Refusal:
-        """Take everything back, and return why."""
+    ) -> Refusal | None:
+        """Take everything back, and return why; admit the attempt if there is room by now."""
         key = reservation.spend_key
         _give_back_locked(reservation)
-        reservation._queue = None
         refusing: list[tuple[Account, int]] = []
         for slot in slots:
             if key is None and slot.own is None:
@@ -192,6 +191,8 @@ class LocalLedger:
                 refusing.append((account, amount))
                 if amount <= slot.cap < account.spent + amount:
                     self._note_locked(account, leaves_no_room=True)
+        if not refusing:  # a signal handler has settled something meanwhile
+            return self._reserve_locked(reservation, now)
         refusal = _refusal(refusing, now)
         _forget_unused_locked(slots, key)
         return refusal
@@ -472,7 +473,6 @@ def _unpriced_locked(slots: tuple[Slot, ...], reservation: Reservation) -> Refus
     """Return the refusal of a target without a price, by the budget that resets last."""
     key = reservation.spend_key
     _give_back_locked(reservation)
-    reservation._queue = None
     refusing = [
         slot for slot in slots if slot.unit == "usd" and (slot.own is not None or key is not None)
     ]
@@ -482,17 +482,18 @@ def _unpriced_locked(slots: tuple[Slot, ...], reservation: Reservation) -> Refus
     return refusal
 
 
-def _forget_unused_locked(slots: tuple[Slot, ...], key: str | None) -> None:
+def _forget_unused_locked(slots: Iterable[Slot], key: str | None) -> None:
     """Close the accounts of a key that were opened for an attempt that was refused."""
     if key is None:
         return
-    for slot in slots:
+    for slot in list(slots):
         account = slot.accounts.get(key)
         if account is not None and account.is_unused:
             slot.accounts.pop(key, None)
 
 
 def _give_back_locked(reservation: Reservation) -> None:
+    """Take back what was added for an attempt, which then is not admitted."""
     taken = reservation._taken
     while reservation._count:
         index = reservation._count - 1
@@ -500,6 +501,8 @@ def _give_back_locked(reservation: Reservation) -> None:
         # No call and no jump in these two, either.
         account.reserved -= amount
         reservation._count = index
+    reservation._taken = []
+    reservation._queue = None
 
 
 def _refusal(refusing: list[tuple[Account, int]], now: float) -> Refusal:

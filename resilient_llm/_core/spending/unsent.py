@@ -32,7 +32,7 @@ _DEEPEST: Final = 16
 _MOST_MEMBERS: Final = 64
 
 _UNSENT: Final = frozenset(
-    """builtins.ConnectionRefusedError socket.gaierror socket.herror ssl.SSLError
+    """socket.gaierror socket.herror ssl.SSLError
     httpx.ConnectError httpx.ConnectTimeout httpx.PoolTimeout httpx.ProxyError
     httpx.UnsupportedProtocol httpcore.ConnectError httpcore.ConnectTimeout httpcore.PoolTimeout
     httpcore.ProxyError httpcore.UnsupportedProtocol
@@ -104,7 +104,7 @@ def _is_unsent(error: BaseException, left: int) -> bool:
         seen.add(id(inner))
         left -= 1
         cls = type(inner)
-        if issubclass(cls, CallRejectedError):
+        if issubclass(cls, (CallRejectedError, ConnectionRefusedError)):
             return True
         said = _says_unsent[cls]
         if said is not None:
