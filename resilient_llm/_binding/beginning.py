@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from resilient_llm._binding import hooked
+from resilient_llm._binding.estimating import CallEstimate
 from resilient_llm._binding.first_attempt import FirstAttempt
 from resilient_llm._binding.ordering import ChainOrder, Draw, KeyedDraw, may_skip
 from resilient_llm._binding.reporting import Reporting, new_id
@@ -86,13 +87,17 @@ class Beginning(Reporting):
         if runtime.dispatcher.hooks:
             self._begin_hook(first)
         first.entered_at = runtime.clock()
+        if demand is not None:
+            first.tokens = demand.tokens
         if lacks:
             assert demand is not None
             capable, chosen = self._capable(first, demand, lacks), first.candidates
             if capable is None:
                 return first
             candidate = capable
-        generation = candidate.circuit.slot if candidate.limits is None else None
+        generation = candidate.circuit.slot
+        if candidate.limits is not None or self.estimates is not None:
+            generation = None  # each attempt asks its limits, and some need to know the arguments
         if generation is not None and (
             # Most calls by far, and pinned ones; asked here since a method costs more than that.
             not (order is not None or self.needs_limits or self.is_stream or effect.is_hedged)
@@ -287,6 +292,8 @@ class Beginning(Reporting):
         call.tag.began_at = first.entered_at
         if first.lacks:
             call.lacks = first.lacks
+        if self.estimates is not None:
+            call.estimate = CallEstimate(self.estimates, args, first.kwargs, first.tokens)
         if self.is_stream:
             call.is_stream = True
         if first.hook is not None:

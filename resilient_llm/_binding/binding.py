@@ -15,6 +15,7 @@ from resilient_llm._binding.adapting import Adapting
 from resilient_llm._binding.asking import takes_call
 from resilient_llm._binding.choosing import Pins
 from resilient_llm._binding.client_retries import notice_client_retries
+from resilient_llm._binding.demands import Demands
 from resilient_llm._binding.first_attempt import NoAnswer, PendingAnswer
 from resilient_llm._binding.invoking import called_injection, invoker_of
 from resilient_llm._binding.options_in_force import OptionsEffect, OptionsInForce
@@ -89,6 +90,8 @@ class Binding:
         self.order: ChainOrder | KeyedOrder | UsersOrder | None = None
         """How each call orders its targets; None if by priority."""
         self.deps: CallDeps | None = None
+        self.estimates: Demands | None = None
+        """Estimates the tokens of each call, if one of its targets has a limit of them."""
         self.wrapper: dict[str, Any] = {}
         self.prefix = ""
         self.wrapper_function: weakref.ref[types.FunctionType] | None = None
@@ -175,6 +178,9 @@ class Binding:
             if effect.is_stream:
                 deps.item_inspector()  # its import must not count as waiting for a provider
             candidates = tuple(by_key[target.key] for target in self.policy.in_priority)
+            estimates = None
+            if any(each.limits is not None and each.limits.has_tokens for each in candidates):
+                estimates = effect.demands or Demands(options, self.injection, self.policy.chain)
             adaptive = runtime.order_of(self.policy, options.adaptive)
             order = order_for(
                 options,
@@ -198,6 +204,7 @@ class Binding:
                 self.in_force.use(options, settings, self.deps, runtime.time)
                 self._use(effect)
                 self.by_key, self.deps, self.order = by_key, deps, order
+                self.estimates = estimates
                 self._look_again_at(NEVER)
                 runtime.bind(self)
                 self._publish(candidates, *wanted)

@@ -107,8 +107,7 @@ class Demands:
         """
         if self._constant is not None:
             return self._constant
-        if self._injection.is_passed:
-            args = args[1:]
+        args = self._own(args)
         words = self._words
         if self._unread is not None:
             self._tell_unread(self._unread)
@@ -125,6 +124,28 @@ class Demands:
         return demand, lacks_of(
             targets, demand, lambda target: self._longest_answer(target, args, kwargs)
         )
+
+    def input_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+        """Return the estimate of a call's input in tokens: that of ``tokens``, or the default.
+
+        Args:
+            args: As the caller passed them.
+            kwargs: The same, without those that pin the call to a target.
+        """
+        tokens, own = self._tokens, self._own(args)
+        if tokens is None:
+            return 0 if self._injection.is_loop else estimate(*self._named(own, kwargs))
+        return self._estimate(tokens, own, kwargs) if callable(tokens) else tokens
+
+    def argument(
+        self, name: str, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Return what an attempt on a target passes under a name, or None; the same arguments."""
+        return self._value(name, target, self._own(args), kwargs)
+
+    def _own(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the arguments without the function, where that is passed as the first."""
+        return args[1:] if self._injection.is_passed else args
 
     def _missing_argument(self, visible: Sequence[inspect.Parameter]) -> str | None:
         """Return what to tell if ``needs`` reads an argument that the function does not take."""

@@ -38,6 +38,7 @@ class FirstAttempt:
         entered: What ends the code that belongs to the call, if calls carry their names.
         outcome: Where a trace around the call expects the outcome, or None.
         hook: What is entered and left around the call and told of it, or None.
+        tokens: What ``tokens=`` gave for the call, if it was asked; else None.
         inside: What is entered and left around this attempt, once it is begun, or None.
     """
 
@@ -58,6 +59,7 @@ class FirstAttempt:
         "limits",
         "options",
         "outcome",
+        "tokens",
     )
 
     number = 1
@@ -86,6 +88,7 @@ class FirstAttempt:
         self.entered: Entered | None = None
         self.hook: CallHook | None = None
         self.inside: AttemptHook | None = None
+        self.tokens: int | None = None
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.in_flight import Counts, CountsOfTarget
     from resilient_llm._core.limits.held import TargetLimits, Ticket
     from resilient_llm._core.retry_budget import RetryBudgets
+    from resilient_llm._core.spending.estimates import Estimate
     from resilient_llm._core.stream.stream_state import ItemInspector, StreamState
     from resilient_llm._values.errors import StreamInterruptedError
     from resilient_llm._values.policy import Options
@@ -95,12 +96,17 @@ class Candidate:
         self.limits = limits
         """The limits that its attempts must pass, if there are any."""
 
-    def block(self, now: float) -> Block | None:
-        """Return why no attempt could be made now, without taking anything."""
+    def block(self, now: float, tokens: int | None = None) -> Block | None:
+        """Return why no attempt could be made now, without taking anything.
+
+        Args:
+            now: Monotonic seconds.
+            tokens: Estimate of what it would use; None if that does not matter.
+        """
         block = block_of(self.circuit, now)
         if block is not None or self.limits is None:
             return block
-        return self.limits.block(now)
+        return self.limits.block(now, tokens)
 
 
 class CallDeps:
@@ -204,8 +210,8 @@ class Call:
     """Whether its attempts are made in spite of automatic benches, on what is still untried."""
     lacks: Mapping[str, Lack] = NO_LACKS
     """``{key: why that target cannot take the call}``, found out before its first attempt."""
-    estimate: Callable[[Target], int] = staticmethod(lambda _: 0)
-    """``(target) -> tokens``: the estimate of what an attempt on it uses; see `TargetLimits`."""
+    estimate: Callable[[Target], Estimate] | None = None
+    """Returns what an attempt on a target may use; None if no limit depends on that."""
     is_stream = False
     """Whether its attempts are known to be streams before they are made."""
     won_since = 0.0
@@ -266,6 +272,7 @@ class Call:
         self.args = ()
         self.kwargs = {}
         self.last_outcomes = {}
+        self.estimate = None
         if self.delivered is not None or self.interruption is not None:
             self.interruption = self.delivered = None
         if self.hook is not None:
@@ -307,24 +314,33 @@ class Call:
         ticket: Ticket | None = None,
     ) -> Permit | Block:
         """Return the same, or why there is no permit, and record nothing."""
-        limits = candidate.limits
-        tokens = 0
-        if limits is not None and limits.has_tokens:
-            tokens = self.estimate(candidate.target)
         return admit_within(
-            limits,
+            candidate.limits,
             candidate.circuit,
             now,
             limit or 0.0,
-            tokens=tokens,
+            tokens=self.tokens_on(candidate),
             last_resort=last_resort,
             ticket=ticket,
         )
+
+    def tokens_on(self, candidate: Candidate) -> int | None:
+        """Return the estimate of what an attempt uses; None where no limit depends on it."""
+        limits = candidate.limits
+        if limits is None or not limits.has_tokens or self.estimate is None:
+            return None
+        return self.estimate(candidate.target).tokens
+
+    def block(self, candidate: Candidate, now: float) -> Block | None:
+        """Return why this call could not make an attempt now, without taking anything."""
+        return candidate.block(now, self.tokens_on(candidate))
 
     def skip(self, candidate: Candidate, block: Block, now: float) -> None:
         """Record that a candidate was skipped; the error of an attempt stays its last outcome."""
         key = candidate.target.key
         retry_after = None if block.until is None else max(0.0, block.until - now)
+        self.blocks.pop(key, None)
+        self.limited.pop(key, None)
         if isinstance(block, LimitBlock):
             self.limited[key] = block
             self._skipped(candidate, CallRejectedError(key, block.reason, retry_after), now)
@@ -362,7 +378,8 @@ class Call:
     def other_is_live(self, now: float) -> bool:
         """Return whether a target that this call has not used could be called now."""
         return any(
-            self.fits(candidate) and candidate.block(now) is None for candidate in self.untried
+            self.fits(candidate) and self.block(candidate, now) is None
+            for candidate in self.untried
         )
 
     def waits_at_limits(self) -> list[Candidate]:
@@ -394,7 +411,12 @@ class Call:
             return False
         benched = [] if self.makes_last_resorts else self.not_called()
         return any(
-            self.fits(candidate) and takes_last_resort(candidate.circuit, now)
+            self.fits(candidate)
+            and takes_last_resort(candidate.circuit, now)
+            and (
+                candidate.limits is None
+                or candidate.limits.block(now, self.tokens_on(candidate)) is None
+            )
             for candidate in (*self.untried, *benched)
         )
 
@@ -581,7 +603,7 @@ class Call:
     def _worthwhile_in(self, now: float) -> float | None:
         waits: list[float] = []
         for candidate in self.capable:
-            block = candidate.block(now)
+            block = self.block(candidate, now)
             if block is None:
                 return 0.0
             if block.until is not None:

@@ -149,6 +149,7 @@ def dropped(call: Call, trial: Try) -> None:
         cancelled(call, trial, call.deps.clock())
     elif not (trial.is_told or call.ends_later):  # nothing was asked of it
         trial.is_told = True
+        trial.permit.withdrawn()
         unjudged(call, trial, trial.permit.entered_at)
         if call.deps.counts is not None:
             call.deps.counts.target(trial.candidate.target.key).end()

@@ -74,7 +74,7 @@ def hedge_beside(call: Call, slow: Try, begun: int, now: float) -> Try | None:
         return None
     candidate, permit = admitted
     if not is_paid_for(call, slow.candidate, now):
-        permit.abandoned()
+        permit.withdrawn()
         return None
     call.hedges += 1
     call.untried.remove(candidate)
@@ -107,7 +107,7 @@ def _next_live(call: Call, now: float) -> tuple[Candidate, Permit] | None:
             continue
         if not permit.leases:
             return candidate, permit
-        permit.abandoned()  # it has become half-open in this moment
+        permit.withdrawn()  # it has become half-open in this moment
     return None
 
 

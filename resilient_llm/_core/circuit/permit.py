@@ -314,6 +314,12 @@ class Permit:
         since = self.entered_at if quiet_since is None else quiet_since
         return now - since >= self.circuit.hung_after(now)
 
+    def withdrawn(self) -> None:
+        """Give everything back, what the attempt took of limits included: it was never made."""
+        self.abandoned()
+        if self.held is not None:
+            self.held.give_back()
+
     def abandoned(self) -> None:
         """Give everything back without a verdict, unless it was reported already."""
         if self.is_reported:
@@ -369,7 +375,7 @@ def admit_within(
     last_resort: bool = False,
     ticket: Ticket | None = None,
 ) -> Permit | Block:
-    """Return a permit for one attempt that its breakers and its limits let pass, or why there is none.
+    """Return a permit for an attempt that its breakers and its limits let pass, or why there is none.
 
     Args:
         limits: The limits of the target, if it has any.
@@ -394,7 +400,7 @@ def admit_within(
             return permit
         finally:
             if admitted is None:
-                permit.abandoned()
+                permit.withdrawn()
     finally:
         if ticket is not None and not isinstance(admitted, Permit):
             ticket.give_back()
