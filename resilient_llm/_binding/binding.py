@@ -22,7 +22,8 @@ from resilient_llm._binding.options_in_force import OptionsEffect, OptionsInForc
 from resilient_llm._binding.ordering import ChainOrder, Drawing, nothing_drawn, order_for
 from resilient_llm._binding.wrapper_code import Code, Codes, Kind, generate
 from resilient_llm._binding.wrapper_code import variant as variant_of
-from resilient_llm._core.call.call import CallDeps, Candidate
+from resilient_llm._core.call.call import Candidate
+from resilient_llm._core.call.deps import CallDeps
 from resilient_llm._core.circuit import window
 from resilient_llm._core.circuit.circuit import Circuit
 from resilient_llm._core.circuit.window import NEVER
@@ -171,6 +172,7 @@ class Binding:
                 settings=settings,
                 rng=runtime.rng,
                 item_inspector=runtime.item_inspector,
+                usage_reader=runtime.usage_reader,
                 clock=runtime.clock,
                 counts=counts,
                 figures=figures,

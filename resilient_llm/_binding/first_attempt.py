@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from resilient_llm._binding.ordering import Draw
-    from resilient_llm._core.call.call import Call, CallDeps, Candidate, Outcome
+    from resilient_llm._core.call.call import Call, Candidate, Outcome
     from resilient_llm._core.call.call_flow import CallFlow
+    from resilient_llm._core.call.deps import CallDeps
     from resilient_llm._core.call.hooks import AttemptHook, CallHook
     from resilient_llm._core.call.steps import Step
     from resilient_llm._core.circuit.window import Generation

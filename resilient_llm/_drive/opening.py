@@ -354,9 +354,14 @@ class StartedStream:
 
     @property
     def is_watched(self) -> bool:
-        """Whether each item must be looked at: for limits, for its text, or for content."""
+        """Whether each item must be looked at: for limits, its text, its usage, or for content."""
         state = self.stream_state
-        return self.timer is not None or state.policy.keep_text is not None or state.awaits_content
+        return (
+            self.timer is not None
+            or state.policy.keep_text is not None
+            or state.awaits_content
+            or state.usage is not None
+        )
 
     def late(self) -> NoContentError:
         """Return the error of content that did not come in time, and note that it is late."""
@@ -472,9 +477,12 @@ async def refuse_open_scope(
 def _stream_state(call: Call, step: Try) -> StreamState:
     """Return the state of an attempt's stream, with no items yet."""
     policy = call.stream_policy(step.candidate) or DEFAULT
-    return StreamState(
+    state = StreamState(
         policy, call.deps.item_inspector(), call.delivered, is_selected=step.candidate.is_generator
     )
+    if step.permit.held is not None and step.permit.held.tokens:
+        state.usage = call.deps.usage_reader().StreamUsage()
+    return state
 
 
 def begin(

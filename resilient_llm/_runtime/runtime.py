@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from resilient_llm._core.call.hooks import Hook
-    from resilient_llm._core.stream.stream_state import ItemInspector
+    from resilient_llm._core.stream.stream_state import ItemInspector, UsageReader
     from resilient_llm._values.policy import Family, Policy
 
 _from_timestamp = datetime.fromtimestamp  # every event asks, so it is looked up once
@@ -80,6 +80,8 @@ class Runtime:
         """Returns the inspector of stream items, imported on first use; set by the wiring."""
         self.on_exchange: list[Callable[[], None]] = []
         """Called when a part is exchanged; for code that caches parts on its hot path."""
+        self.usage_reader: Callable[[], UsageReader]
+        """Returns what reads the usage of answers, imported on first use; set by the wiring."""
         self.system_clock = SystemClock()
         self.use_clock(self.system_clock)
         self.fresh()

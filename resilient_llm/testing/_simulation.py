@@ -275,6 +275,7 @@ def _state_of_its_own(clock: VirtualClock, seed: int) -> Generator[None, None, N
     settings = runtime.settings
     state = Runtime()
     state.item_inspector, state.on_new_state = runtime.item_inspector, runtime.on_new_state
+    state.usage_reader = runtime.usage_reader
     state.rng = random.Random(f"{seed} policy")  # before the new state, which takes it over
     state.use_clock(clock)
     before = state.exchange()

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from resilient_llm._core.call.call import Call, CallDeps, Candidate, Outcome
+from resilient_llm._core.call.call import Call, Candidate, Outcome
 from resilient_llm._core.call.call_flow import call_flow, running_attempt
+from resilient_llm._core.call.deps import CallDeps
 from resilient_llm._core.call.steps import Done, Raise, Reply, Reraise, Step, Try, Wait
 from resilient_llm._core.circuit.circuit import Circuit
 from resilient_llm._core.circuit.outbox import CallTag, Fact, Outbox
@@ -30,7 +31,7 @@ from resilient_llm._values.policy import Options
 from resilient_llm._values.settings import BreakerSettings, Settings
 from resilient_llm._values.target import Target
 from resilient_llm._values.verdict import Verdict
-from resilient_llm.answers import _items
+from resilient_llm.answers import _items, usage
 from tests.support.circuits import DEAD, DOWN, FULL, HUNG, WRONG, NoJitter, limited
 
 GATEWAY = Verdict(ErrorKind.TRANSIENT, "gateway", status=502)
@@ -124,6 +125,7 @@ class Player:
             settings=settings or Settings(breakers={}),
             rng=self.rng,
             item_inspector=lambda: _items,
+            usage_reader=lambda: usage,
         )
         self.call: Call = self.new_call()
 

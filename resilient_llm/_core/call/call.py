@@ -22,22 +22,18 @@ from resilient_llm._values.kinds import AttemptRecord, ErrorKind
 if TYPE_CHECKING:
     import types
     from collections.abc import Callable, Mapping, Sequence
-    from random import Random
 
-    from resilient_llm._core.backoff import Backoff
     from resilient_llm._core.call.capabilities import Lack
     from resilient_llm._core.call.hooks import CallHook
     from resilient_llm._core.circuit.circuit import Circuit
     from resilient_llm._core.circuit.state import Block
-    from resilient_llm._core.figures import PolicyFigures
+    from resilient_llm._core.call.deps import CallDeps
     from resilient_llm._core.in_flight import Counts, CountsOfTarget
     from resilient_llm._core.limits.held import TargetLimits, Ticket
-    from resilient_llm._core.retry_budget import RetryBudgets
     from resilient_llm._core.spending.estimates import Estimate
-    from resilient_llm._core.stream.stream_state import ItemInspector, StreamState
+    from resilient_llm._core.stream.stream_state import StreamState
     from resilient_llm._values.errors import StreamInterruptedError
     from resilient_llm._values.policy import Options
-    from resilient_llm._values.settings import Settings
     from resilient_llm._values.stream_policy import StreamPolicy
     from resilient_llm._values.target import Target
     from resilient_llm._values.verdict import Verdict
@@ -107,71 +103,6 @@ class Candidate:
         if block is not None or self.limits is None:
             return block
         return self.limits.block(now, tokens)
-
-
-class CallDeps:
-    """What a call needs from the process: rules, budgets, settings and randomness."""
-
-    __slots__ = (
-        "backoff",
-        "budgets",
-        "classify",
-        "clock",
-        "counts",
-        "fails_first",
-        "figures",
-        "item_inspector",
-        "keeps_figures",
-        "notice",
-        "rng",
-        "settings",
-    )
-
-    def __init__(
-        self,
-        *,
-        classify: Callable[[BaseException], Verdict],
-        notice: Callable[[str, BaseException], None],
-        fails_first: Callable[[Callable[..., object]], bool],
-        backoff: Backoff,
-        budgets: RetryBudgets,
-        settings: Settings,
-        rng: Random,
-        item_inspector: Callable[[], ItemInspector],
-        clock: Callable[[], float],
-        counts: Counts | None = None,
-        figures: PolicyFigures | None = None,
-    ) -> None:
-        self.item_inspector = item_inspector
-        """Gives the inspector of stream items; loaded with the first stream."""
-        self.classify = classify
-        self.notice = notice
-        """``(provider, error)``: looks for what operators should know besides, as SDK retries."""
-        self.fails_first = fails_first
-        """Whether this is the first failure of a function of the user, which is then emitted."""
-        self.backoff = backoff
-        self.budgets = budgets
-        self.settings = settings
-        self.rng = rng
-        self.clock = clock
-        """Asked only where no reply of a driver says what time it is: when a flow is dropped, or
-        a function of the user raises inside it."""
-        self.counts = counts
-        """Where its calls are counted, if an exporter of metrics was installed when they began, or
-        a policy chooses by what is in flight."""
-        self.figures = figures
-        """Where samples of its attempts are kept, if its policy needs them."""
-        self.keeps_figures = counts is not None or figures is not None
-        """Whether each answer is kept or counted in one of the two."""
-
-    def counted_by(self, counts: Counts | None) -> CallDeps:
-        """Return the same for calls that are counted elsewhere, or nowhere."""
-        if counts is self.counts:
-            return self
-        given: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
-        del given["keeps_figures"]
-        given["counts"] = counts
-        return CallDeps(**given)
 
 
 def _merged(
@@ -314,22 +245,31 @@ class Call:
         ticket: Ticket | None = None,
     ) -> Permit | Block:
         """Return the same, or why there is no permit, and record nothing."""
-        return admit_within(
+        estimate = self.estimate_on(candidate)
+        admitted = admit_within(
             candidate.limits,
             candidate.circuit,
             now,
             limit or 0.0,
-            tokens=self.tokens_on(candidate),
+            tokens=None if estimate is None else estimate.tokens,
             last_resort=last_resort,
             ticket=ticket,
         )
+        if estimate is not None and isinstance(admitted, Permit) and admitted.held is not None:
+            admitted.held.estimate = estimate
+        return admitted
 
-    def tokens_on(self, candidate: Candidate) -> int | None:
-        """Return the estimate of what an attempt uses; None where no limit depends on it."""
+    def estimate_on(self, candidate: Candidate) -> Estimate | None:
+        """Return what an attempt on a candidate may use; None where no limit depends on it."""
         limits = candidate.limits
         if limits is None or not limits.has_tokens or self.estimate is None:
             return None
-        return self.estimate(candidate.target).tokens
+        return self.estimate(candidate.target)
+
+    def tokens_on(self, candidate: Candidate) -> int | None:
+        """Return the same in tokens."""
+        estimate = self.estimate_on(candidate)
+        return None if estimate is None else estimate.tokens
 
     def block(self, candidate: Candidate, now: float) -> Block | None:
         """Return why this call could not make an attempt now, without taking anything."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+from resilient_llm._core.call.settling import settle_answer, settle_unanswered
 from resilient_llm._core.call.steps import RERAISE, Done, Raise
 from resilient_llm._values import event_names
 from resilient_llm._values.errors import (
@@ -42,6 +43,7 @@ def succeeded(
     """
     candidate, took = trial.candidate, now - trial.permit.entered_at
     is_first, trial.is_told = not trial.is_told, True
+    settle_answer(call, trial, now, value)
     try:
         trial.permit.succeeded(
             now, took, response_time, cooldown=call.options.cooldown, tag=call.tag
@@ -78,6 +80,7 @@ def cancelled(call: Call, trial: Try, now: float) -> None:
 
 def unjudged(call: Call, trial: Try, now: float) -> None:
     """Give back what an attempt holds that ended in what says nothing about its target."""
+    settle_unanswered(trial, now)
     trial.permit.abandoned()
     if call.deps.figures is not None:
         call.deps.figures.unanswered(trial.candidate.target.key, now)
@@ -96,6 +99,7 @@ def lost(call: Call, trial: Try, now: float, reason: str, *, is_kept: bool = Tru
         reason: ``lost`` if another has answered, else ``cancelled``.
         is_kept: Whether a trace shows it: not if nothing but a cancellation ended the call.
     """
+    settle_unanswered(trial, now)
     trial.permit.abandoned()
     candidate, took = trial.candidate, now - trial.permit.entered_at
     is_hung, trial.is_told = trial.is_told, True

@@ -18,6 +18,7 @@ from resilient_llm._core.call.ending import (
     too_late,
     unjudged,
 )
+from resilient_llm._core.call.settling import settle_answer, settle_failure, settle_unanswered
 from resilient_llm._core.call.steps import NO_ANSWER
 from resilient_llm._core.circuit.permit import HUNG
 from resilient_llm._values import event_names
@@ -51,6 +52,8 @@ def rejection_of(call: Call, trial: Try, reply: Reply) -> Verdict | None:
         return None
     verdict = _fault_of(call, trial, reply) if reply.judged is None else reply.judged
     if verdict is not None:
+        if reply.stream is None and reply.value is not NO_ANSWER:
+            settle_answer(call, trial, reply.now, reply.value)
         reject(trial, reply, verdict)
     return verdict
 
@@ -194,6 +197,7 @@ def _cancelled(call: Call, trial: Try, reply: Reply, stream: StreamState | None)
 def charge_hung(call: Call, trial: Try, now: float) -> None:
     """Charge an attempt that was cancelled after as long as a hanging call."""
     trial.is_told = True
+    settle_unanswered(trial, now)
     took = now - trial.permit.entered_at
     call.announce(
         trial.candidate,
@@ -260,6 +264,7 @@ def charge(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> None:
     now, error, key = reply.now, reply.error, trial.candidate.target.provider_key
     assert isinstance(error, Exception)
     _keep(call, trial, reply, verdict)
+    settle_failure(trial, now, error, verdict)
     trial.is_told = True
     is_heard = call.is_heard(trial.candidate, event_names.AttemptFailed)
     if is_heard:

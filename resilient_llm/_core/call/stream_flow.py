@@ -18,6 +18,7 @@ from resilient_llm._core.call.judging import (
     reject,
     verdict_of,
 )
+from resilient_llm._core.call.settling import settle_stream
 from resilient_llm._core.call.steps import RERAISE, Deliver, Done, Raise
 from resilient_llm._values import event_names
 from resilient_llm._values.errors import StreamInterruptedError
@@ -71,6 +72,7 @@ def deliver(call: Call, trial: Try, reply: Reply, stream: StreamState) -> FlowPa
 
 def _ended(call: Call, trial: Try, reply: Reply, stream: StreamState) -> Step | None:
     """Settle a stream; return how the call ends, or None to go on with another target."""
+    settle_stream(trial, reply, stream)
     try:
         if reply.error is None and stream.fault is None:
             return succeeded(call, trial, reply.now, None, stream.response_time)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from resilient_llm._core.circuit.state import Block
+from resilient_llm._core.spending.estimates import Estimate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ CONCURRENCY: Final = "concurrency"
 REQUEST_LIMIT: Final = "request_limit"
 TOKEN_LIMIT: Final = "token_limit"
 TOO_LARGE: Final = "request_too_large"
+_NO_ESTIMATE: Final = Estimate()
 
 
 class LimitState:
@@ -74,9 +76,11 @@ class LimitBlock(Block):
 class Held:
     """What one attempt holds. Each end of an attempt is one of `give_back` and `over`."""
 
-    __slots__ = ("charges", "places", "tokens")
+    __slots__ = ("charges", "estimate", "places", "tokens")
 
     def __init__(self) -> None:
+        self.estimate = _NO_ESTIMATE
+        """What was expected of the attempt, if a limit of tokens covers it."""
         self.places: list[Place] = []
         self.charges: list[Charge] = []
         """Of requests, which stay taken once the attempt is made."""

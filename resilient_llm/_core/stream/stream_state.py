@@ -14,8 +14,9 @@ from resilient_llm._values.kinds import ErrorKind
 from resilient_llm._values.verdict import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
+    from resilient_llm._values.money import Usage
     from resilient_llm._values.stream_policy import StreamPolicy
 
 MOST_ITEMS: Final = 64
@@ -54,6 +55,23 @@ class ItemInspector(Protocol):
     def text_of(self, item: object, /) -> str: ...
 
 
+class StreamUsage(Protocol):
+    """Reads what the items of one stream tell that it used."""
+
+    @property
+    def usage(self) -> Usage | None: ...
+    def add(self, item: object, /) -> None: ...
+
+
+class UsageReader(Protocol):
+    """Reads what answers tell that they used; passed in, as `ItemInspector` is."""
+
+    @property
+    def StreamUsage(self) -> Callable[[], StreamUsage]: ...  # noqa: N802  # a class
+    def usage_of(self, answer: object, /) -> Usage | None: ...
+    def characters_in(self, answer: object, /) -> int: ...
+
+
 class StreamState:
     """One stream: its items held back, whether it has content, and how it ended."""
 
@@ -63,6 +81,7 @@ class StreamState:
         "_size",
         "_was_silent",
         "awaits_content",
+        "characters",
         "fault",
         "first_content",
         "has_content",
@@ -75,6 +94,7 @@ class StreamState:
         "quiet_since",
         "response_time",
         "stopped_by_consumer",
+        "usage",
     )
 
     def __init__(
@@ -118,6 +138,10 @@ class StreamState:
         """Monotonic seconds at which the driver began to wait for content."""
         self.stopped_by_consumer = False
         """Whether the consumer stopped it."""
+        self.usage: StreamUsage | None = None
+        """Reads what the stream tells that it used, if that is asked for."""
+        self.characters = 0
+        """Of the text that came, if that is asked for."""
         self.fault: Verdict | None = None
         """What is wrong with it, if no error was raised for that."""
 
@@ -210,7 +234,10 @@ class StreamState:
         return INTERRUPTED
 
     def keep(self, item: Any) -> None:
-        """Keep the text of an item that the consumer gets, if the policy says so."""
+        """Keep the text of an item that the consumer gets, if the policy says so, and its usage."""
+        if self.usage is not None:
+            self.usage.add(item)
+            self.characters += len(self.item_inspector.text_of(item))
         most = self.policy.keep_text
         if most is None:
             return
