@@ -28,6 +28,7 @@ from resilient_llm._core.circuit import window
 from resilient_llm._core.circuit.circuit import Circuit
 from resilient_llm._core.circuit.window import NEVER
 from resilient_llm._core.in_flight import FunctionInFlight
+from resilient_llm._core.limits.places import HELD, Place
 from resilient_llm._drive.results import is_awaitable
 from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.classify import classify
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 class Unbound:
     """Stands in an unbound wrapper for a circuit: it never admits a call."""
 
-    slot = None
+    slot = limited_slot = None
     shut_until = NEVER
 
 
@@ -180,6 +181,9 @@ class Binding:
             if effect.is_stream:
                 deps.item_inspector()  # its import must not count as waiting for a provider
             candidates = tuple(by_key[target.key] for target in self.policy.in_priority)
+            for each in candidates:
+                if each.limits is not None:
+                    runtime.registry.limit(each.circuit)
             estimates = None
             if any(each.limits is not None and each.limits.has_tokens for each in candidates):
                 estimates = effect.demands or Demands(options, self.injection, self.policy.chain)
@@ -199,7 +203,7 @@ class Binding:
             )
             wanted = self._wanted_events()
             if self.wrapper:  # generated here, without the lock
-                self._code(self._kind(effect, deps, order))
+                self._code(self._kind(effect, deps, order, candidates))
             with runtime.lock:
                 if epoch != runtime.epoch:
                     continue
@@ -257,8 +261,16 @@ class Binding:
         if self.effect.is_inlined and runtime.dispatcher.hooks:
             return
         order = self.order
-        self._use_code(self._kind(self.effect, self.deps, order))
+        kind = self._kind(self.effect, self.deps, order, candidates)
+        self._use_code(kind)
         if not self.effect.is_inlined:
+            return
+        if kind.limited:
+            places = candidates[0].only_places
+            self._put(places_of_target=places, target=candidates[0].target, clock=runtime.clock)
+            if self.is_revived:
+                self._put(**self._constants())
+            self._put_circuits(self.variants[-1], candidates[0].circuit, Unbound, ())
             return
         if any(each.limits is not None for each in candidates):
             return  # each attempt has to ask
@@ -348,6 +360,7 @@ class Binding:
         effect: OptionsEffect,
         deps: CallDeps | None,
         order: ChainOrder | KeyedOrder | UsersOrder | None,
+        candidates: tuple[Candidate, ...] = (),
     ) -> Kind:
         """Return which code the wrapper is to have."""
         by_invoker = self.calls_by_invoker
@@ -358,11 +371,32 @@ class Binding:
         counts = deps.counts if deps is not None and window.LOCK_FREE else None
         return Kind(
             by_invoker,
+            limited=self._takes_places(effect, deps, order, candidates),
             counting=counts is not None and counts.is_exported,
             in_flight=isinstance(counts, FunctionInFlight),
             measuring=order is not None and effect.needs_figures,
             carries_ids=call_ids.switch.is_on,
             order="" if order is None else "drawn",
+        )
+
+    def _takes_places(
+        self,
+        effect: OptionsEffect,
+        deps: CallDeps | None,
+        order: ChainOrder | KeyedOrder | UsersOrder | None,
+        candidates: tuple[Candidate, ...],
+    ) -> bool:
+        """Return whether the wrapper takes places by itself: the only limit of its first target."""
+        return (
+            bool(candidates)
+            and candidates[0].only_places is not None
+            and not any(each.limits is not None and each.limits.has_tokens for each in candidates)
+            and order is None
+            and deps is not None
+            and not deps.keeps_figures
+            and not effect.lacks
+            and window.LOCK_FREE
+            and not call_ids.switch.is_on
         )
 
     def pass_arguments_on(self) -> None:
@@ -439,6 +473,7 @@ class Binding:
             plain_type=NoAnswer,
             look_at=NEVER,
             target_counts=None,
+            places_of_target=None,
             codes=codes,
             **self._constants(),
         )
@@ -459,6 +494,8 @@ class Binding:
             "is_awaitable": is_awaitable,
             "bucket_of": bisect_left,
             "pending_answer": PendingAnswer,
+            "new_place": Place,
+            "HELD": HELD,
         }
 
     # Sent to another process.

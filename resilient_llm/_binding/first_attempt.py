@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.hooks import AttemptHook, CallHook
     from resilient_llm._core.call.steps import Step
     from resilient_llm._core.circuit.window import Generation
+    from resilient_llm._core.limits.held import Held
     from resilient_llm._runtime.call_ids import Entered
     from resilient_llm._values.policy import Options
 
@@ -28,6 +29,7 @@ class FirstAttempt:
         kwargs: Keyword arguments without those that pin the call to one target.
         lacks: ``{key: why that target cannot take the call}``.
         generation: The closed period that admits the attempt; None if the call flow makes it.
+        held: What it holds of limits, if its wrapper took that; else None.
         hedge_after: Seconds after which the attempt is slow and gets another beside it, or None.
         entered_at: When it was admitted.
         call_id: Name of the call, if it was named already; else empty.
@@ -52,6 +54,7 @@ class FirstAttempt:
         "entered_at",
         "generation",
         "hedge_after",
+        "held",
         "hook",
         "inside",
         "kwargs",
@@ -90,6 +93,7 @@ class FirstAttempt:
         self.hook: CallHook | None = None
         self.inside: AttemptHook | None = None
         self.tokens: int | None = None
+        self.held: Held | None = None
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:

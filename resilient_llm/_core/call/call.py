@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.deps import CallDeps
     from resilient_llm._core.in_flight import Counts, CountsOfTarget
     from resilient_llm._core.limits.held import TargetLimits, Ticket
+    from resilient_llm._core.limits.places import Places
     from resilient_llm._core.spending.estimates import Estimate
     from resilient_llm._core.stream.stream_state import StreamState
     from resilient_llm._values.errors import StreamInterruptedError
@@ -91,6 +92,16 @@ class Candidate:
         """Where its attempts are counted, for the wrapper; see `CallDeps.counts`."""
         self.limits = limits
         """The limits that its attempts must pass, if there are any."""
+
+    @property
+    def only_places(self) -> Places | None:
+        """The places that an attempt takes, if nothing else limits it."""
+        limits = self.limits
+        if limits is None or len(limits.all) != 1:
+            return None
+        (state,) = limits.all
+        is_only = state.requests is None and state.tokens is None
+        return state.places if is_only else None
 
     def block(self, now: float, tokens: int | None = None) -> Block | None:
         """Return why no attempt could be made now, without taking anything.

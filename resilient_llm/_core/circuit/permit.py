@@ -339,11 +339,14 @@ class Permit:
 def admit(
     circuit: Circuit, now: float, lease_seconds: float = 0.0, *, last_resort: bool = False
 ) -> Permit | Block:
-    """Return a permit for one attempt on a key and its provider, or why there is none."""
-    generation, provider = circuit.slot, circuit.provider
+    """Return a permit for one attempt on a key and its provider, or why there is none.
+
+    Of the breakers alone: `admit_within` asks the limits as well.
+    """
+    generation, provider = circuit.limited_slot, circuit.provider
     if generation is not None and not open_permits.get():
         # Both are closed: what the healthy path reads is enough.
-        provider_generation = None if provider is None else provider.slot
+        provider_generation = None if provider is None else provider.limited_slot
         if provider is None or provider_generation is not None:
             circuit.touched_at = now
             return Permit(circuit, generation, provider_generation, now)
@@ -408,7 +411,7 @@ def admit_within(
 
 def block_of(circuit: Circuit, now: float) -> Block | None:
     """Return why a key could not be called now, without taking anything."""
-    if circuit.slot is not None:
+    if circuit.limited_slot is not None:
         return None
     own, provider = circuit.block(now), circuit.provider
     if own is not None:
@@ -443,7 +446,7 @@ def permit_of_inlined(circuit: Circuit, admission: Admission, entered_at: float)
         isinstance(admission, Generation) and admission.owner != circuit.serial
     ):
         return Permit(circuit, admission, None, entered_at)
-    generation = provider.slot or provider.generation
+    generation = provider.limited_slot or provider.generation
     return Permit(
         circuit, admission, generation if generation.started_at <= entered_at else None, entered_at
     )

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 _NEW: Final = 0
 _WAITING: Final = 1
-_HELD: Final = 2
+HELD: Final = 2
+"""The state of a place that is held. What has counted an attempt itself may put it into a place."""
 _OVER: Final = 3
 
 
@@ -62,7 +63,7 @@ class Place:
         # No call and no jump backwards: see the theory of operation.
         if places.running < places.limit and not places._queue and self._state == _NEW:
             places.running += 1
-            self._state = _HELD
+            self._state = HELD
             return True
         return False
 
@@ -100,7 +101,7 @@ class Place:
         """Whether the attempt has its place."""
         if self._state == _WAITING:
             self._places.fill()
-        return self._state == _HELD
+        return self._state == HELD
 
     def give_back(self) -> None:
         """Free the place or leave the queue; does nothing if there is neither. Never waits."""
@@ -111,7 +112,7 @@ class Place:
     def _end(self) -> None:
         places = self._places
         # No call until the removal, and no jump backwards: see the theory of operation.
-        if self._state == _HELD:
+        if self._state == HELD:
             self._state = _OVER
             places.running -= 1
         elif self._state == _WAITING:
@@ -128,7 +129,7 @@ class Place:
 
     def __del__(self) -> None:
         # An attempt that is collected unfinished, as with a stream that was never read.
-        if self._state == _HELD:
+        if self._state == HELD:
             self.give_back()
 
 
@@ -190,7 +191,7 @@ class Places:
         # No call until the removal, and no jump backwards: see the theory of operation.
         if self.running < self.limit and queue:
             place = queue[0]
-            place._state = _HELD
+            place._state = HELD
             self.waiting -= 1
             self.running += 1
             queue.popleft()
