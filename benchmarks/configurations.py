@@ -295,7 +295,7 @@ CONFIGURATIONS: Final[dict[str, tuple[Setup, float]]] = {
     "policy.call(fn)": (called_by_policy, 25.0),
     "for attempt in policy": (looped, 60.0),
     "max_concurrent": (with_places, 4.0),
-    "requests and tokens limited": (with_buckets, 250.0),
+    "requests and tokens limited": (with_buckets, 450.0),
     "bound at DEBUG, level raised": (after_debugging, 2.0),
 }
 """``{what: (what makes the function, ratio to hold)}``."""

@@ -346,8 +346,7 @@ def generate(
     args, kwargs = _positional(outer), _keywords(outer)
     wait = "await " if injection.is_async else ""
     template = _template(injection, kind)
-    indent = next(line for line in template.split("\n") if "{attempt}" in line)
-    indent = indent.removesuffix("{attempt}")
+    indent = template.partition("{attempt}")[0].rpartition("\n")[2]
     own = variant(kind)
     for each in _CIRCUITS if own else ():
         template = template.replace(f"{{p}}{each}", f"{{p}}{own}{each}")
