@@ -61,5 +61,5 @@ def _settle(
     held = trial.permit.held
     assert held is not None
     booking = booking_of(ending, held.estimate, usage=usage, characters=characters)
-    if not booking.as_reserved:
-        held.settle(booking.usage.input + booking.usage.output, now)
+    used = booking.usage.input + booking.usage.output
+    held.settle(None if booking.as_reserved else used, now)

@@ -96,15 +96,15 @@ class Held:
         """Free the places after an attempt; its tokens stay taken unless `settle` has told."""
         self._leave()
 
-    def settle(self, tokens: int, now: float) -> None:
-        """Book what the attempt has used in place of the estimate.
+    def settle(self, tokens: int | None, now: float) -> None:
+        """Book what the attempt has used in place of the estimate; once.
 
         Args:
-            tokens: Whole number, 0 or more.
+            tokens: Whole number, 0 or more; None to keep the estimate.
             now: Monotonic seconds.
         """
         for charge in self.tokens:
-            charge.settle(tokens, now)
+            charge.settle(charge.amount if tokens is None else tokens, now)
 
     def _leave(self) -> None:
         for place in self.places:
