@@ -239,7 +239,8 @@ class Call:
             now: Monotonic seconds.
             last_resort: Whether an automatic bench does not block it.
         """
-        ticket = self.tickets.get(candidate.target.key) if self.tickets else None
+        # Once: a retry of the attempt that has it must ask as every other.
+        ticket = self.tickets.pop(candidate.target.key, None) if self.tickets else None
         admitted = self.admitted(candidate, limit, now, last_resort=last_resort, ticket=ticket)
         if isinstance(admitted, Permit):
             return admitted

@@ -128,9 +128,18 @@ class Place:
             self._end()
 
     def __del__(self) -> None:
-        # An attempt that is collected unfinished, as with a stream that was never read.
-        if self._state == HELD:
-            self.give_back()
+        # An attempt that is collected unfinished, as with a stream that was never read. Nothing is
+        # called before the place is free: an interrupt that arrives in a finaliser goes nowhere.
+        try:
+            if self._state != HELD:
+                return
+        except AttributeError:  # an interrupt came before it was made
+            return
+        places = self._places
+        self._state = _OVER
+        places.running -= 1
+        if places.waiting:
+            places.fill()
 
 
 class Places:
@@ -234,6 +243,10 @@ class LockedPlace(Place):
     def _end(self) -> None:
         with self._places._lock:
             super()._end()
+
+    def __del__(self) -> None:
+        if getattr(self, "_state", None) == HELD:
+            self.give_back()
 
 
 def places(limit: int | None, max_queued: int = 0) -> Places:
