@@ -14,7 +14,6 @@ from resilient_llm._core.circuit.circuit import Circuit
 from resilient_llm._core.circuit.permit import (
     Permit,
     admit,
-    admit_within,
     charged_circuit,
     permit_of_inlined,
     pop_permit,
@@ -22,6 +21,7 @@ from resilient_llm._core.circuit.permit import (
 )
 from resilient_llm._core.circuit.state import Block
 from resilient_llm._core.circuit.window import LOCK_FREE, Generation
+from resilient_llm._core.limits.admitting import admit_within
 from resilient_llm._core.limits.held import LimitBlock
 from resilient_llm._drive.cancellation import was_cancelled
 from resilient_llm._drive.tasks import current_task

@@ -70,8 +70,9 @@ def configure(**changes: Unpack[Changes]) -> None:
         ConfigurationError: If a name is unknown or a value is out of range; nothing is changed.
     """
     runtime.configure(dict(changes))
-    if changes.get("limits") and runtime.settings.logging:
-        _warn_of_typos(changes["limits"])
+    limits = changes.get("limits")
+    if limits and runtime.settings.logging:
+        _warn_of_typos(limits)
 
 
 def _warn_of_typos(limits: Mapping[str, Limit | None]) -> None:

@@ -265,14 +265,9 @@ class Binding:
         self._use_code(kind)
         if not self.effect.is_inlined:
             return
-        if kind.limited:
-            places = candidates[0].only_places
-            self._put(places_of_target=places, target=candidates[0].target, clock=runtime.clock)
-            if self.is_revived:
-                self._put(**self._constants())
-            self._put_circuits(self.variants[-1], candidates[0].circuit, Unbound, ())
-            return
         if any(each.limits is not None for each in candidates):
+            if kind.limited:
+                self._publish_limited(candidates[0])
             return  # each attempt has to ask
         counts = None if self.deps is None else self.deps.counts
         if counts is not None:
@@ -300,6 +295,15 @@ class Binding:
             self._put(**self._constants())
         self._put(second_target=second_target)
         self._put_circuits(self.variants[-1], candidates[0].circuit, second, others)
+
+    def _publish_limited(self, candidate: Candidate) -> None:
+        """Put what a wrapper reads that takes the places of its first target."""
+        assert candidate.limits is not None
+        self._put(places_of_target=candidate.limits.only_places, target=candidate.target)
+        self._put(clock=runtime.clock)
+        if self.is_revived:
+            self._put(**self._constants())
+        self._put_circuits(self.variants[-1], candidate.circuit, Unbound, ())
 
     def _capable_of(self, candidates: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
         """Return those that can take every call of the function."""
@@ -389,7 +393,8 @@ class Binding:
         """Return whether the wrapper takes places by itself: the only limit of its first target."""
         return (
             bool(candidates)
-            and candidates[0].only_places is not None
+            and candidates[0].limits is not None
+            and candidates[0].limits.only_places is not None
             and not any(each.limits is not None and each.limits.has_tokens for each in candidates)
             and order is None
             and deps is not None

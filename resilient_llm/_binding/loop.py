@@ -22,8 +22,8 @@ from resilient_llm._core.call.steps import (
     Wait,
 )
 from resilient_llm._core.circuit.permit import pop_permit, push_permit
-from resilient_llm._drive.cancellation import cancellations, was_cancelled
 from resilient_llm._drive.aio import await_
+from resilient_llm._drive.cancellation import cancellations, was_cancelled
 from resilient_llm._drive.sync import raise_from, trim, wait
 from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.runtime import runtime

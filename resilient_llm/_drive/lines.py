@@ -1,13 +1,14 @@
 """Waits in the line of a limit, until the turn of a ticket has come or for so many seconds.
 
-What frees a place may be another thread, the loop of another thread, or a finaliser. So who waits is
-woken by what never waits itself: a lock that is released, or a callback that a loop is given. It
+What frees a place may be another thread, the loop of another thread, or a finaliser. So who waits
+is woken by what never waits itself: a lock that is released, or a callback that a loop is given. It
 asks again once a second, since an interrupt may come between a place and the one who is woken.
 
 A fake clock is moved by a wait for requests or tokens, as by every wait of a call. A place is freed
-by the end of another attempt, which no clock brings about. So a wait in a queue does not move it: it
-ends when the place is free, or when somebody moves the clock past its end. A thread that is alone
-would then wait without end; so after a while it moves the clock itself, to the end of its wait.
+by the end of another attempt, which no clock brings about. So a wait in a queue does not move it:
+it ends when the place is free, or when somebody moves the clock past its end. A thread that is
+alone would then wait without end; so after a while it moves the clock itself, to the end of its
+wait. Keep in sync with docs/reference/testing.md.
 """
 
 from __future__ import annotations

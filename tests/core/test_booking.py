@@ -76,7 +76,11 @@ def test_what_an_attempt_books(ending: Ending, options: dict[str, Any], booking:
 def test_what_the_constants_book() -> None:
     """Neither books tokens, and only one of them a call."""
     assert (Usage(), 0, False) == (NOTHING.usage, NOTHING.calls, NOTHING.estimated)
-    assert (Usage(), 1, False) == (ONLY_THE_CALL.usage, ONLY_THE_CALL.calls, ONLY_THE_CALL.estimated)
+    assert (Usage(), 1, False) == (
+        ONLY_THE_CALL.usage,
+        ONLY_THE_CALL.calls,
+        ONLY_THE_CALL.estimated,
+    )
 
 
 def test_a_huge_text_is_cut() -> None:
@@ -203,7 +207,14 @@ ONCE = [name for name in CLIENTS if "retries" not in name]
 
 @pytest.fixture
 def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+    for name in (
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 

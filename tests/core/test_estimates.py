@@ -35,6 +35,8 @@ from resilient_llm._core.spending.estimates import longest_answer
     ],
     ids=lambda value: str(value)[:60],
 )
-def test_the_longest_answer(arguments: dict[str, Any], max_output: int | None, longest: int | None) -> None:
+def test_the_longest_answer(
+    arguments: dict[str, Any], max_output: int | None, longest: int | None
+) -> None:
     """Nonsense counts as absent, and without any limit the length is unknown."""
     assert longest == longest_answer(arguments.get, max_output)

@@ -72,7 +72,9 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
         ("1", None),
         (1j, None),
     ],
-    ids=lambda value: f"{str(value)[:40]}" if not isinstance(value, int) or abs(value) < 10**40 else "huge",
+    ids=lambda value: (
+        f"{str(value)[:40]}" if not isinstance(value, int) or abs(value) < 10**40 else "huge"
+    ),
 )
 def test_an_amount_is_exactly_what_is_written(value: Any, picos: int | None) -> None:
     """A float is read as it is shown; what is finer than 1e-12 USD or no amount is refused."""
@@ -302,7 +304,9 @@ def test_budgets_have_names_of_their_own() -> None:
     assert () == budgets_of("budgets", ())
 
 
-@pytest.mark.parametrize("key", ["", "x" * 201, "secret\n", "\ud800secret", 3, None, b"a"], ids=repr)
+@pytest.mark.parametrize(
+    "key", ["", "x" * 201, "secret\n", "\ud800secret", 3, None, b"a"], ids=repr
+)
 def test_a_wrong_spend_key_is_not_repeated(key: Any) -> None:
     """A spend key is 1 to 200 characters; the message does not show a wrong one."""
     message = refused(lambda: spend_key_of(key))

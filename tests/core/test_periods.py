@@ -85,11 +85,19 @@ def test_a_month_begins_with_its_first_day(zone: str, moment: str, start: str, e
 
 def test_hours_are_those_of_utc() -> None:
     """The zone does not matter for an hour, also where its offset is half of one."""
-    assert ("2026-11-29 18:00", "2026-11-29 19:00") == period("hour", "Asia/Kolkata", "2026-11-29 18:59:59")
+    assert ("2026-11-29 18:00", "2026-11-29 19:00") == period(
+        "hour", "Asia/Kolkata", "2026-11-29 18:59:59"
+    )
     assert ("1969-12-31 23:00", "1970-01-01 00:00") == period("hour", "UTC", "1969-12-31 23:59:59")
 
 
-ZONES = ("Europe/Berlin", "America/Sao_Paulo", "Pacific/Apia", "Australia/Lord_Howe", "Africa/Cairo")
+ZONES = (
+    "Europe/Berlin",
+    "America/Sao_Paulo",
+    "Pacific/Apia",
+    "Australia/Lord_Howe",
+    "Africa/Cairo",
+)
 
 
 @settings(max_examples=60, deadline=None)

@@ -38,7 +38,9 @@ def input_price(rates: Rates | None) -> int | None:
     ],
     ids=str,
 )
-def test_the_order_of_prices(prices: dict[str, Any], published: int | None, price: int | None) -> None:
+def test_the_order_of_prices(
+    prices: dict[str, Any], published: int | None, price: int | None
+) -> None:
     """The target comes before its provider, an account's entry before the one without, `*` last."""
 
     def lookup(target: Target) -> Rates | None:
@@ -145,7 +147,9 @@ def test_published_rates() -> None:
 def test_published_tiers() -> None:
     """Above a tier's start all tokens of the call cost its price, input alone decides."""
     rates = rates_in(
-        model_price(input_mtok=tiered("1", a200="2"), output_mtok=tiered("10", a200="20", a500="30"))
+        model_price(
+            input_mtok=tiered("1", a200="2"), output_mtok=tiered("10", a200="20", a500="30")
+        )
     )
     assert rates is not None
 

@@ -119,7 +119,7 @@ def test_no_place_is_lost(clock: Any, limit: Limit, work: Callable[[], object]) 
     configure(logging=False, breakers={"*": {"mode": "metrics_only"}})
     # Of the long ones, a part: others with ``SCHEDULES`` in the environment.
     stride = 1 if limit is PLACES else max(1, 7 // PATIENCE)
-    step = interrupted = 0
+    step, interrupted, steps = 0, 0, [0]
     while True:
         configure(limits={"groq": None})
         configure(limits={"groq": limit})
@@ -128,13 +128,11 @@ def test_no_place_is_lost(clock: Any, limit: Limit, work: Callable[[], object]) 
         clock.advance(120.0)
         step += stride
         try:
-            with interrupted_at(
-                step, interrupt, *MODULES, wrappers, points=points
-            ) as steps:
+            with interrupted_at(step, interrupt, *MODULES, wrappers, points=points) as steps:
                 work()
         except KeyboardInterrupt:
             interrupted += 1
-        except Exception:  # noqa: BLE001  # of the call itself
+        except Exception:  # noqa: S110  # of the call itself
             pass
         if steps[0] < step:
             break

@@ -388,9 +388,7 @@ def test_a_hedge_waits_in_no_queue(backend: str) -> None:
 @on_both_loops
 def test_a_hedge_that_is_not_paid_for_takes_nothing(backend: str) -> None:
     """The retry budget is spent; request, tokens and place of the hedge come back."""
-    configure(
-        limits={"openai": Limit(requests=60, tokens=100, max_concurrent=1)}, retry_budget=0.0
-    )
+    configure(limits={"openai": Limit(requests=60, tokens=100, max_concurrent=1)}, retry_budget=0.0)
     for _ in range(20):  # the budget's minimum
         runtime.budgets.take("groq", runtime.clock(), 0.0, 0)
 
@@ -487,7 +485,7 @@ def test_an_asynchronous_stream_holds_its_place(backend: str) -> None:
         return words()
 
     async def main() -> list[tuple[int, int]]:
-        seen = []
+        seen: list[tuple[int, int]] = []
         for each in (ask, plain):
             stream = await each()
             seen.append(in_flight())

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._core.call.capabilities import NO_LACKS, WINDOW
 from resilient_llm._core.circuit.outbox import CallTag, Fact
-from resilient_llm._core.circuit.permit import Permit, admit_within, block_of, takes_last_resort
+from resilient_llm._core.circuit.permit import Permit, block_of, takes_last_resort
+from resilient_llm._core.limits.admitting import admit_within
 from resilient_llm._core.limits.held import LimitBlock
 from resilient_llm._values import event_names
 from resilient_llm._values.built_in import class_name, is_raised_by, traceback_of
@@ -24,13 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from resilient_llm._core.call.capabilities import Lack
+    from resilient_llm._core.call.deps import CallDeps
     from resilient_llm._core.call.hooks import CallHook
     from resilient_llm._core.circuit.circuit import Circuit
     from resilient_llm._core.circuit.state import Block
-    from resilient_llm._core.call.deps import CallDeps
     from resilient_llm._core.in_flight import Counts, CountsOfTarget
     from resilient_llm._core.limits.held import TargetLimits, Ticket
-    from resilient_llm._core.limits.places import Places
     from resilient_llm._core.spending.estimates import Estimate
     from resilient_llm._core.stream.stream_state import StreamState
     from resilient_llm._values.errors import StreamInterruptedError
@@ -92,16 +92,6 @@ class Candidate:
         """Where its attempts are counted, for the wrapper; see `CallDeps.counts`."""
         self.limits = limits
         """The limits that its attempts must pass, if there are any."""
-
-    @property
-    def only_places(self) -> Places | None:
-        """The places that an attempt takes, if nothing else limits it."""
-        limits = self.limits
-        if limits is None or len(limits.all) != 1:
-            return None
-        (state,) = limits.all
-        is_only = state.requests is None and state.tokens is None
-        return state.places if is_only else None
 
     def block(self, now: float, tokens: int | None = None) -> Block | None:
         """Return why no attempt could be made now, without taking anything.

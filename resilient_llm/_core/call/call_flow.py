@@ -21,8 +21,8 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from resilient_llm._core.call.ending import dropped, gave_up, is_over, succeeded, too_late
-from resilient_llm._core.call.limiting import after_limits
 from resilient_llm._core.call.judging import broke, rejection_of, settled, verdict_of
+from resilient_llm._core.call.limiting import after_limits
 from resilient_llm._core.call.racing import hedge_beside, race
 from resilient_llm._core.call.retrying import permit_after, retry_in
 from resilient_llm._core.call.steps import GO_ON, Reply, Step, Try, Wait

@@ -1,4 +1,6 @@
-"""What an attempt has used of token limits, once it has ended: see `spending.booking` for the table.
+"""What an attempt has used of token limits, once it has ended.
+
+The table is in `spending.booking`.
 
 Asked at each end of an attempt; the first that is asked counts. An attempt without token limits
 costs one look.

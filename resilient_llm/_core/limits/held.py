@@ -172,6 +172,13 @@ class TargetLimits:
         self.has_tokens = any(each.tokens is not None for each in self.all)
         """Whether an attempt needs an estimate of its tokens."""
 
+    @property
+    def only_places(self) -> Places | None:
+        """The places that an attempt takes, if nothing else limits it."""
+        if len(self.all) != 1 or self.all[0].requests is not None or self.has_tokens:
+            return None
+        return self.all[0].places
+
     def take(
         self, now: float, tokens: int | None, ticket: Ticket | None = None
     ) -> Held | LimitBlock:
