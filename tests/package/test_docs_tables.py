@@ -27,6 +27,7 @@ from resilient_llm import (
     ConfigurationError,
     ErrorKind,
     Event,
+    Limit,
     StreamPolicy,
     Target,
     TargetBenched,
@@ -268,6 +269,7 @@ def test_an_option_in_a_how_to_is_as_in_the_code(page: Path, row: Row) -> None:
         "guard-any-call": "breaker",
         "stream-answers": "StreamPolicy",
         "adaptive-order": "Adaptive",
+        "limits": "Limit",
     }.get(page.stem, "failover")
     if name.startswith("observe("):
         return  # its types have no default to compare
@@ -277,6 +279,7 @@ def test_an_option_in_a_how_to_is_as_in_the_code(page: Path, row: Row) -> None:
         "events": of_signature(events),
         "Trace": of_signature(resilient_llm.Trace),
         "Adaptive": of_dataclass(Adaptive),
+        "Limit": of_dataclass(Limit),
         **CODE,
     }
     assert code[match[1] or home][match[2]] == value(row["default"])
