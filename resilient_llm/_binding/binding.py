@@ -260,8 +260,7 @@ class Binding:
             return
         if self.effect.is_inlined and runtime.dispatcher.hooks:
             return
-        order = self.order
-        kind = self._kind(self.effect, self.deps, order, candidates)
+        kind = self._kind(self.effect, self.deps, self.order, candidates)
         self._use_code(kind)
         if not self.effect.is_inlined:
             return
@@ -269,6 +268,11 @@ class Binding:
             if kind.limited:
                 self._publish_limited(candidates[0])
             return  # each attempt has to ask
+        self._publish_inlined(candidates, tells_skips=tells_skips)
+
+    def _publish_inlined(self, candidates: tuple[Candidate, ...], *, tells_skips: bool) -> None:
+        """Put what a wrapper reads that calls its targets by itself."""
+        order = self.order
         counts = None if self.deps is None else self.deps.counts
         if counts is not None:
             if not window.LOCK_FREE:
