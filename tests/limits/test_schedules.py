@@ -1,0 +1,70 @@
+"""Calls of the generated wrapper that limit attempts, in many orders of two threads."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from resilient_llm import Limit, Target, configure, failover
+from resilient_llm._runtime.runtime import runtime
+from tests.support.schedules import WHERE_CPYTHON_SWITCHES, Race, explore
+from tests.support.ways import GROQ, OPENAI
+
+
+def _places() -> Any:
+    limits = runtime.limits.of("groq", "groq")
+    assert limits is not None
+    return limits.all[0].places
+
+
+def _limited() -> SimpleNamespace:
+    """Return a function that is bound to fresh places."""
+    configure(limits={"groq": None}, logging=False)
+    configure(limits={"groq": Limit(max_concurrent=1)})
+    state = SimpleNamespace(most=0, answers=[])
+
+    @failover([GROQ, OPENAI], when_all_benched="raise")
+    def ask(target: Target, *, fails: bool = False) -> str:
+        if target.key == GROQ:
+            state.most = max(state.most, _places().running)
+            if fails:
+                raise ConnectionError
+        return target.key
+
+    ask()
+    state.ask, state.most = ask, 0
+    return state
+
+
+def _answers(state: Any) -> None:
+    state.answers.append(state.ask())
+
+
+def _fails(state: Any) -> None:
+    state.answers.append(state.ask(fails=True))
+
+
+def _changes(state: Any) -> None:
+    configure(limits={"groq": Limit(max_concurrent=1, max_queued=1)})
+
+
+def _nothing_left(state: Any) -> None:
+    places = _places()
+    assert (0, 0) == (places.running, places.waiting)
+    assert state.most <= 1
+
+
+RACES = [
+    Race("two answers", _limited, [_answers, _answers], _nothing_left),
+    Race("an answer and a failure", _limited, [_answers, _fails], _nothing_left),
+    Race("an answer and a change", _limited, [_answers, _changes], _nothing_left),
+]
+
+
+@pytest.mark.parametrize("race", RACES, ids=str)
+def test_no_more_than_one_is_inside(race: Race) -> None:
+    explored = explore(race, WHERE_CPYTHON_SWITCHES, runs=100, is_lock_free=True)
+
+    assert None is explored.violation, explored.violation
