@@ -906,7 +906,10 @@ class Circuit:
         if (
             (self._look is not None and self._ends_look_locked(now))
             or self._is_publishing
-            or (self.limited_slot is not None and (self.is_nested or not self._state.is_at_rest))
+            or (
+                (self.slot is not None or self.limited_slot is not None)
+                and (self.is_nested or not self._state.is_at_rest)
+            )
         ):
             self._publish_locked()
 
