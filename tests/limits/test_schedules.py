@@ -19,32 +19,37 @@ def _places() -> Any:
     return limits.all[0].places
 
 
+@failover([GROQ, OPENAI], when_all_benched="raise")
+def ask(target: Target, state: Any = None, *, fails: bool = False) -> str:
+    """Of the module: the code of its wrapper is then the same in each run."""
+    if target.key == GROQ and state is not None:
+        state.most = max(state.most, state.places.running)
+        settings()  # another thread may go on here
+        if fails:
+            raise ConnectionError
+    return target.key
+
+
 def _limited() -> SimpleNamespace:
-    """Return a function that is bound to fresh places."""
-    configure(limits={"groq": None}, logging=False)
+    """Have the function bound to fresh places."""
+    configure(limits={"groq": None}, logging=False, breakers={"*": {"mode": "metrics_only"}})
     configure(limits={"groq": Limit(max_concurrent=1)})
-    state = SimpleNamespace(most=0, answers=[], places=_places())
-
-    @failover([GROQ, OPENAI], when_all_benched="raise")
-    def ask(target: Target, *, fails: bool = False) -> str:
-        if target.key == GROQ:
-            state.most = max(state.most, state.places.running)
-            settings()  # another thread may go on here
-            if fails:
-                raise ConnectionError
-        return target.key
-
     ask()
-    state.ask, state.most = ask, 0
-    return state
+    return SimpleNamespace(most=0, answers=[], held=None, places=_places())
 
 
 def _answers(state: Any) -> None:
-    state.answers.append(state.ask())
+    state.answers.append(ask(state))
 
 
 def _fails(state: Any) -> None:
-    state.answers.append(state.ask(fails=True))
+    state.answers.append(ask(state, fails=True))
+
+
+def _holds(state: Any) -> None:
+    """Take a place that stays taken until the end of the race."""
+    state.held = state.places.place()
+    state.held.take()
 
 
 def _changes(state: Any) -> None:
@@ -52,6 +57,8 @@ def _changes(state: Any) -> None:
 
 
 def _nothing_left(state: Any) -> None:
+    if state.held is not None:
+        state.held.give_back()
     places = _places()
     assert (0, 0) == (places.running, places.waiting)
     assert state.most <= 1
@@ -59,6 +66,7 @@ def _nothing_left(state: Any) -> None:
 
 RACES = [
     Race("two answers", _limited, [_answers, _answers], _nothing_left),
+    Race("an answer and an attempt that goes on", _limited, [_answers, _holds], _nothing_left),
     Race("an answer and a failure", _limited, [_answers, _fails], _nothing_left),
     Race("an answer and a change", _limited, [_answers, _changes], _nothing_left),
 ]
@@ -66,6 +74,6 @@ RACES = [
 
 @pytest.mark.parametrize("race", RACES, ids=str)
 def test_no_more_than_one_is_inside(race: Race) -> None:
-    explored = explore(race, WHERE_CPYTHON_SWITCHES, runs=300, is_lock_free=True)
+    explored = explore(race, WHERE_CPYTHON_SWITCHES, runs=40, is_lock_free=True)
 
     assert None is explored.violation, explored.violation
