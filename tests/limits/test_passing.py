@@ -198,7 +198,8 @@ def test_strategies_share_among_the_others(clock: Any, strategy: str, key: str) 
 def test_a_limited_target_gets_no_share_of_the_deadline(clock: Any) -> None:
     """The only live target has all the time that is left."""
     configure(limits={"openai": Limit(requests=1, per="day")})
-    breaker("openai").__enter__()
+    with breaker("openai"):
+        pass
 
     async def main() -> float | None:
         async for attempt in failover([GROQ, OPENAI], timeout=20.0):
@@ -212,7 +213,8 @@ def test_a_limited_target_gets_no_share_of_the_deadline(clock: Any) -> None:
 def test_a_rate_limit_is_waited_for_if_the_other_target_is_limited(clock: Any) -> None:
     """A limited target is not live, so the first is retried after its pause."""
     configure(limits={"openai": Limit(requests=1, per="day")})
-    breaker("openai").__enter__()
+    with breaker("openai"):
+        pass
     errors = [rate_limited("2")]
 
     @failover([GROQ, OPENAI], attempts=2)
@@ -228,7 +230,8 @@ def test_a_rate_limit_is_waited_for_if_the_other_target_is_limited(clock: Any) -
 def test_a_limited_target_is_not_demoted(clock: Any) -> None:
     """``on_down="demote"`` calls benched targets after the live ones, and no limited one."""
     configure(limits={"openai": Limit(requests=1, per="day")}, breakers={"*": {"failures": 1}})
-    breaker("openai").__enter__()
+    with breaker("openai"):
+        pass
     reached: list[str] = []
 
     @failover([OPENAI, GROQ], on_down="demote", attempts=1)
@@ -288,7 +291,8 @@ def test_a_bench_that_ends_first_is_waited_for(clock: Any) -> None:
 def test_the_failed_target_is_not_waited_for_again(clock: Any) -> None:
     """After a failure on one target the call waits for the limit of the other."""
     configure(limits={"openai": Limit(requests=60, burst=1)})
-    breaker("openai").__enter__()
+    with breaker("openai"):
+        pass
 
     @failover([GROQ, OPENAI])
     def ask(target: Target) -> str:
@@ -302,7 +306,8 @@ def test_the_failed_target_is_not_waited_for_again(clock: Any) -> None:
 
 def test_most_attempts_hold_for_a_wait(clock: Any) -> None:
     configure(limits={"openai": Limit(requests=60, burst=1)})
-    breaker("openai").__enter__()
+    with breaker("openai"):
+        pass
 
     @failover([GROQ, OPENAI], max_attempts=1)
     def ask(target: Target) -> str:
