@@ -23,6 +23,7 @@ from healthy import CHAIN, FULL, QUICK, first, first_async, plain, plain_async, 
 from resilient_llm import (
     Attempt,
     Budget,
+    Limit,
     Target,
     Trace,
     breaker,
@@ -134,6 +135,18 @@ def _after_errors(number: int) -> Function:
         guard.record(TimeoutError(), 0.01)
     ask("end the failures in a row")
     return ask
+
+
+@contextlib.contextmanager
+def with_places() -> Iterator[Function]:
+    configure(limits={"*": Limit(max_concurrent=8)})
+    yield first()
+
+
+@contextlib.contextmanager
+def with_buckets() -> Iterator[Function]:
+    configure(limits={"*": Limit(requests=1_000_000_000, tokens=1_000_000_000, per="second")})
+    yield first()
 
 
 @contextlib.contextmanager
@@ -299,6 +312,8 @@ CONFIGURATIONS: Final[dict[str, tuple[Setup, float]]] = {
     "policy.call(fn)": (called_by_policy, 25.0),
     "for attempt in policy": (looped, 60.0),
     "a budget in USD": (with_budget, 500.0),
+    "max_concurrent": (with_places, 4.0),
+    "requests and tokens limited": (with_buckets, 450.0),
     "bound at DEBUG, level raised": (after_debugging, 2.0),
 }
 """``{what: (what makes the function, ratio to hold)}``."""

@@ -10,7 +10,6 @@ import threading
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
-from resilient_llm._core.circuit.admitting import admit_within
 from resilient_llm._core.circuit.circuit import Circuit
 from resilient_llm._core.circuit.permit import (
     Permit,
@@ -22,6 +21,7 @@ from resilient_llm._core.circuit.permit import (
 )
 from resilient_llm._core.circuit.state import Block
 from resilient_llm._core.circuit.window import LOCK_FREE, Generation
+from resilient_llm._core.limits.admitting import admit_within
 from resilient_llm._core.limits.held import LimitBlock
 from resilient_llm._drive.cancellation import was_cancelled
 from resilient_llm._drive.tasks import current_task
@@ -226,7 +226,11 @@ class Breaker:
     def taken(self) -> Permit:
         """Leave the guard without a report; return the permit, which is still to be reported."""
         permit = self._take()
-        pop_permit(permit)
+        try:
+            pop_permit(permit)
+        except BaseException:  # an interrupt: nobody else would report it
+            permit.abandoned()
+            raise
         return permit
 
     def _here(self) -> Circuit:
@@ -250,14 +254,18 @@ class Breaker:
             if isinstance(permit, LimitBlock):
                 raise CallRejectedError(circuit.key, permit.reason, retry_after)
             raise BreakerOpenError(circuit.key, permit.reason, retry_after)
-        entry = _Entry(_owner(), permit)
-        push_permit(permit)
-        extra = _extra_of(self)
-        if extra is None:
-            with runtime.lock:  # two threads must not each make one
-                extra = _extra_of(self)
-                if extra is None:
-                    extra = self._extra = _ExtraEntries({})
+        try:
+            entry = _Entry(_owner(), permit)
+            push_permit(permit)
+            extra = _extra_of(self)
+            if extra is None:
+                with runtime.lock:  # two threads must not each make one
+                    extra = _extra_of(self)
+                    if extra is None:
+                        extra = self._extra = _ExtraEntries({})
+        except BaseException:  # an interrupt: guards inside this code would know of it for ever
+            permit.withdrawn()
+            raise
         extra.entries.append(entry)
         if self._generation is _EMPTY:
             self._generation, self._at = _FIRST_LEFT, _MANY

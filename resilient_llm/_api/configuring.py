@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypedDict, Unpack
 
+from resilient_llm._runtime.chains import named_keys, named_tags
 from resilient_llm._runtime.runtime import runtime
+from resilient_llm._values import checks as check
 from resilient_llm._values.adaptive import Adaptive
 from resilient_llm._values.kinds import ErrorKind
-from resilient_llm._values.limit import Limit
+from resilient_llm._values.limit import Limit, merged_limits
 from resilient_llm._values.money import Budget, Price
 from resilient_llm._values.policy import Hedge, OnDown, OnError, OnUnknown, WhenAllBenched
 from resilient_llm._values.settings import BreakerOptions, OnMemoryPressure, Settings
@@ -79,6 +81,28 @@ def configure(**changes: Unpack[Changes]) -> None:
         ConfigurationError: If a name is unknown or a value is out of range; nothing is changed.
     """
     runtime.configure(dict(changes))
+    limits = changes.get("limits")
+    if limits and runtime.settings.logging:
+        _warn_of_typos(limits)
+
+
+def _warn_of_typos(limits: Mapping[str, Limit | None]) -> None:
+    """Log one warning if there are chains and none has what some of these keys name."""
+    named = named_keys()
+    if not named:
+        return
+    known = named | {f"tag:{tag}" for tag in named_tags()} | {"*"}
+    given = merged_limits({}, limits)
+    unknown = sorted(given.keys() - known)
+    if not unknown:
+        return
+    import logging
+
+    near = sorted({each for key in unknown for each in check.near_names(key, known)})
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    logging.getLogger("resilient_llm").warning(
+        "limits of %s are of no target in a chain of this process%s", ", ".join(unknown), hint
+    )
 
 
 def settings() -> Settings:

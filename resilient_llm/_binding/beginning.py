@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from resilient_llm._binding import hooked
-from resilient_llm._binding.demands import Demands
 from resilient_llm._binding.first_attempt import FirstAttempt
 from resilient_llm._binding.ordering import ChainOrder, Draw, KeyedDraw, may_skip
 from resilient_llm._binding.reporting import Reporting, new_id
@@ -24,15 +23,13 @@ from resilient_llm._values.kinds import ErrorKind
 from resilient_llm.strategies import NOT_DRAWN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from resilient_llm._binding.ordering import KeyedOrder, UsersOrder
     from resilient_llm._binding.tool_loops import ToolLoops
     from resilient_llm._core.call.call import Candidate
     from resilient_llm._core.call.capabilities import Demand, Lack
-    from resilient_llm._core.spending.estimates import Estimate
     from resilient_llm._runtime.tracing import Trace
-    from resilient_llm._values.target import Target
 
 
 class Beginning(Reporting):
@@ -103,9 +100,9 @@ class Beginning(Reporting):
                 return first
             candidate = capable
         generation = candidate.circuit.slot if candidate.limits is None else None
-        if self.is_booked:
+        if self.estimates is not None:  # what its attempts use is booked, or counts for limits
             first.spend_key = present_key.get()
-            generation = None  # the attempt has to ask
+            generation = None
         if generation is not None and (
             # Most calls by far, and pinned ones; asked here since a method costs more than that.
             not (order is not None or self.needs_limits or self.is_stream or effect.is_hedged)
@@ -331,27 +328,14 @@ class Beginning(Reporting):
         call.tag.began_at = first.entered_at
         if first.lacks:
             call.lacks = first.lacks
-        if first.deps.spending is not None:
+        if self.estimates is not None:
             call.spend_key = first.spend_key
-        if first.deps.spending is not None or any(
-            each.limits is not None and each.limits.has_tokens for each in call.candidates
-        ):
-            call.estimate_of = self._estimates(args, first)
+            call.estimate_of = self.estimates.of_attempts(args, first.kwargs, first.tokens)
         if self.is_stream:
             call.is_stream = True
         if first.hook is not None:
             call.hook = first.hook
         return call
-
-    def _estimates(
-        self, args: tuple[Any, ...], first: FirstAttempt
-    ) -> Callable[[Target], Estimate]:
-        demands = self.effect.demands
-        if demands is None:
-            demands = self.default_demands = self.default_demands or Demands(
-                self.policy.options, self.injection, self.policy.chain
-            )
-        return demands.estimates(args, first.kwargs, first.tokens)
 
     def _not_begun(
         self, candidates: tuple[Candidate, ...], error: BaseException, call_id: str

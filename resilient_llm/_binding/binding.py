@@ -16,6 +16,7 @@ from resilient_llm._binding.adapting import Adapting
 from resilient_llm._binding.asking import takes_call
 from resilient_llm._binding.choosing import Pins
 from resilient_llm._binding.client_retries import notice_client_retries
+from resilient_llm._binding.demands import Demands
 from resilient_llm._binding.first_attempt import NoAnswer, PendingAnswer
 from resilient_llm._binding.invoking import called_injection, invoker_of
 from resilient_llm._binding.options_in_force import OptionsEffect, OptionsInForce
@@ -29,6 +30,7 @@ from resilient_llm._core.circuit import window
 from resilient_llm._core.circuit.circuit import Circuit
 from resilient_llm._core.circuit.window import NEVER
 from resilient_llm._core.in_flight import FunctionInFlight
+from resilient_llm._core.limits.places import HELD, Place
 from resilient_llm._drive.results import is_awaitable
 from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.classify import classify
@@ -39,9 +41,8 @@ from resilient_llm._values import event_names
 
 if TYPE_CHECKING:
     import types
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
-    from resilient_llm._binding.demands import Demands
     from resilient_llm._binding.injection import Injection
     from resilient_llm._binding.ordering import KeyedOrder, UsersOrder
     from resilient_llm._core.call.spending import Spending
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
 class Unbound:
     """Stands in an unbound wrapper for a circuit: it never admits a call."""
 
-    slot = None
+    slot = limited_slot = None
     shut_until = NEVER
 
 
@@ -96,10 +97,8 @@ class Binding:
         self.order: ChainOrder | KeyedOrder | UsersOrder | None = None
         """How each call orders its targets; None if by priority."""
         self.deps: CallDeps | None = None
-        self.is_booked = False
-        """Whether its attempts are booked in budgets."""
-        self.default_demands: Demands | None = None
-        """Estimates the tokens of calls whose policy names neither ``needs`` nor ``tokens``."""
+        self.estimates: Demands | None = None
+        """Estimates the tokens of each call, if budgets or a limit of tokens ask for that."""
         self.wrapper: dict[str, Any] = {}
         self.prefix = ""
         self.wrapper_function: weakref.ref[types.FunctionType] | None = None
@@ -182,11 +181,17 @@ class Binding:
                 clock=runtime.clock,
                 counts=counts,
                 figures=figures,
-                spending=self._spending(effect, settings),
+                spending=self._spending(effect, settings, by_key.values()),
             )
             if effect.is_stream:
                 deps.item_inspector()  # its import must not count as waiting for a provider
             candidates = tuple(by_key[target.key] for target in self.policy.in_priority)
+            for each in candidates:
+                if each.limits is not None:
+                    runtime.registry.limit(each.circuit)
+            estimates = None
+            if deps.spending is not None:
+                estimates = effect.demands or Demands(options, self.injection, self.policy.chain)
             adaptive = runtime.order_of(self.policy, options.adaptive)
             order = order_for(
                 options,
@@ -203,14 +208,14 @@ class Binding:
             )
             wanted = self._wanted_events()
             if self.wrapper:  # generated here, without the lock
-                self._code(self._kind(effect, deps, order))
+                self._code(self._kind(effect, deps, order, candidates))
             with runtime.lock:
                 if epoch != runtime.epoch:
                     continue
                 self.in_force.use(options, settings, self.deps, runtime.time)
                 self._use(effect)
                 self.by_key, self.deps, self.order = by_key, deps, order
-                self.is_booked = deps.spending is not None
+                self.estimates = estimates
                 self._look_again_at(NEVER)
                 runtime.bind(self)
                 self._publish(candidates, *wanted)
@@ -223,18 +228,25 @@ class Binding:
 
     def asks_each(self, candidates: tuple[Candidate, ...]) -> bool:
         """Return whether each attempt has to ask limits or budgets."""
-        return self.is_booked or any(each.limits is not None for each in candidates)
+        return self.estimates is not None or any(each.limits is not None for each in candidates)
 
-    def _spending(self, effect: OptionsEffect, settings: Settings) -> Spending | None:
-        """Return where attempts are booked, if budgets are configured or somebody observes it.
+    def _spending(
+        self, effect: OptionsEffect, settings: Settings, candidates: Iterable[Candidate]
+    ) -> Spending | None:
+        """Return where attempts are booked or settled; None if nobody asks what they use.
 
-        An observer of all events does not count: each call would pay for it.
+        They are booked if budgets are configured or somebody observes it by name: an observer of
+        all events does not count, since each call would pay for it. Else limits of tokens may ask.
         """
-        if not settings.budgets and not runtime.dispatcher.listeners.is_named(
+        is_booked = bool(settings.budgets) or runtime.dispatcher.listeners.is_named(
             event_names.SpendRecorded
+        )
+        if not is_booked and not any(
+            each.limits is not None and each.limits.has_tokens for each in candidates
         ):
             return None
-        return spending(own_reader(effect.options.usage, self.injection.called))
+        own = own_reader(effect.options.usage, self.injection.called)
+        return spending(own, is_booked=is_booked)
 
     def _counts(self, options: Options) -> Counts | None:
         """Return where calls of the function are counted now, if they are."""
@@ -275,10 +287,19 @@ class Binding:
             return
         if self.effect.is_inlined and runtime.dispatcher.hooks:
             return
-        order = self.order
-        self._use_code(self._kind(self.effect, self.deps, order))
-        if not self.effect.is_inlined or self.asks_each(candidates):
+        kind = self._kind(self.effect, self.deps, self.order, candidates)
+        self._use_code(kind)
+        if not self.effect.is_inlined:
             return
+        if self.asks_each(candidates):
+            if kind.limited:
+                self._publish_limited(candidates[0])
+            return
+        self._publish_inlined(candidates, tells_skips=tells_skips)
+
+    def _publish_inlined(self, candidates: tuple[Candidate, ...], *, tells_skips: bool) -> None:
+        """Put what a wrapper reads that calls its targets by itself."""
+        order = self.order
         counts = None if self.deps is None else self.deps.counts
         if counts is not None:
             if not window.LOCK_FREE:
@@ -305,6 +326,15 @@ class Binding:
             self._put(**self._constants())
         self._put(second_target=second_target)
         self._put_circuits(self.variants[-1], candidates[0].circuit, second, others)
+
+    def _publish_limited(self, candidate: Candidate) -> None:
+        """Put what a wrapper reads that takes the places of its first target."""
+        assert candidate.limits is not None
+        self._put(places_of_target=candidate.limits.only_places, target=candidate.target)
+        self._put(clock=runtime.clock)
+        if self.is_revived:
+            self._put(**self._constants())
+        self._put_circuits(self.variants[-1], candidate.circuit, Unbound, ())
 
     def _capable_of(self, candidates: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
         """Return those that can take every call of the function."""
@@ -365,6 +395,7 @@ class Binding:
         effect: OptionsEffect,
         deps: CallDeps | None,
         order: ChainOrder | KeyedOrder | UsersOrder | None,
+        candidates: tuple[Candidate, ...] = (),
     ) -> Kind:
         """Return which code the wrapper is to have."""
         by_invoker = self.calls_by_invoker
@@ -375,11 +406,33 @@ class Binding:
         counts = deps.counts if deps is not None and window.LOCK_FREE else None
         return Kind(
             by_invoker,
+            limited=self._takes_places(effect, deps, order, candidates),
             counting=counts is not None and counts.is_exported,
             in_flight=isinstance(counts, FunctionInFlight),
             measuring=order is not None and effect.needs_figures,
             carries_ids=call_ids.switch.is_on,
             order="" if order is None else "drawn",
+        )
+
+    def _takes_places(
+        self,
+        effect: OptionsEffect,
+        deps: CallDeps | None,
+        order: ChainOrder | KeyedOrder | UsersOrder | None,
+        candidates: tuple[Candidate, ...],
+    ) -> bool:
+        """Return whether the wrapper takes places by itself: the only limit of its first target."""
+        return (
+            bool(candidates)
+            and candidates[0].limits is not None
+            and candidates[0].limits.only_places is not None
+            and order is None
+            and deps is not None
+            and deps.spending is None
+            and not deps.keeps_figures
+            and not effect.lacks
+            and window.LOCK_FREE
+            and not call_ids.switch.is_on
         )
 
     def pass_arguments_on(self) -> None:
@@ -456,6 +509,7 @@ class Binding:
             plain_type=NoAnswer,
             look_at=NEVER,
             target_counts=None,
+            places_of_target=None,
             codes=codes,
             **self._constants(),
         )
@@ -476,6 +530,8 @@ class Binding:
             "is_awaitable": is_awaitable,
             "bucket_of": bisect_left,
             "pending_answer": PendingAnswer,
+            "new_place": Place,
+            "HELD": HELD,
         }
 
     # Sent to another process.

@@ -115,33 +115,44 @@ class Demands:
             targets, demand, lambda target: self._longest_answer(target, args, kwargs)
         )
 
-    def estimates(
+    def of_attempts(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], tokens: int | None
     ) -> Callable[[Target], Estimate]:
-        """Return what estimates the tokens of the attempts of a call.
+        """Return what estimates the tokens of a call's attempts by target, each once when asked.
 
         Args:
             args: As the caller passed them.
             kwargs: The same, without those that pin the call to a target.
-            tokens: The estimate of ``tokens=``, if there is one.
+            tokens: What ``tokens=`` gave for the call, if it was asked already.
         """
         args = self._arguments.own(args)
         known = tokens
+        found: dict[str, Estimate] = {}
         may_bound = self._names_a_bound or not BOUNDS.isdisjoint(kwargs)
 
         def estimate_of(target: Target) -> Estimate:
             nonlocal known
+            estimated = found.get(target.key)
+            if estimated is not None:
+                return estimated
             if known is None:
-                is_loop = self._injection.is_loop
-                known = 0 if is_loop else estimate(*self._arguments.named(args, kwargs))
-            if not (may_bound or BOUNDS.intersection(target.params)):
-                return Estimate(known, target.max_output)
-            longest = longest_answer(
-                lambda name: self._value(name, target, args, kwargs), target.max_output
-            )
-            return Estimate(known, longest)
+                known = self._input_of(args, kwargs)
+            longest = target.max_output
+            if may_bound or BOUNDS.intersection(target.params):
+                longest = longest_answer(
+                    lambda name: self._value(name, target, args, kwargs), target.max_output
+                )
+            estimated = found[target.key] = Estimate(known, longest)
+            return estimated
 
         return estimate_of
+
+    def _input_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+        """Return the estimate of a call's input in tokens: that of ``tokens``, or the default."""
+        tokens = self._tokens
+        if tokens is None:
+            return 0 if self._injection.is_loop else estimate(*self._arguments.named(args, kwargs))
+        return self._estimate(tokens, args, kwargs) if callable(tokens) else tokens
 
     def _missing_argument(self, visible: Sequence[inspect.Parameter]) -> str | None:
         """Return what to tell if ``needs`` reads an argument that the function does not take."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.hooks import AttemptHook, CallHook
     from resilient_llm._core.call.steps import Step
     from resilient_llm._core.circuit.window import Generation
+    from resilient_llm._core.limits.held import Held
     from resilient_llm._runtime.call_ids import Entered
     from resilient_llm._values.policy import Options
 
@@ -28,6 +29,7 @@ class FirstAttempt:
         kwargs: Keyword arguments without those that pin the call to one target.
         lacks: ``{key: why that target cannot take the call}``.
         generation: The closed period that admits the attempt; None if the call flow makes it.
+        held: What it holds of limits, if its wrapper took that; else None.
         hedge_after: Seconds after which the attempt is slow and gets another beside it, or None.
         entered_at: When it was admitted.
         call_id: Name of the call, if it was named already; else empty.
@@ -41,7 +43,7 @@ class FirstAttempt:
         hook: What is entered and left around the call and told of it, or None.
         inside: What is entered and left around this attempt, once it is begun, or None.
         spend_key: On whose account the call spends, if it is booked; or None.
-        tokens: The estimate of ``tokens=``, or None.
+        tokens: What ``tokens=`` gave for the call, if it was asked; else None.
     """
 
     __slots__ = (
@@ -53,6 +55,7 @@ class FirstAttempt:
         "entered_at",
         "generation",
         "hedge_after",
+        "held",
         "hook",
         "inside",
         "kwargs",
@@ -93,6 +96,7 @@ class FirstAttempt:
         self.entered: Entered | None = None
         self.hook: CallHook | None = None
         self.inside: AttemptHook | None = None
+        self.held: Held | None = None
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:

@@ -442,17 +442,19 @@ def groups_of(candidates: Sequence[Candidate]) -> list[tuple[Candidate, ...]]:
 
 def is_live(candidate: Any, now: float) -> bool:
     """Return whether an attempt on a candidate may enter now; takes no lock if it is closed."""
-    circuit = candidate.circuit
-    return circuit.slot is not None or (
+    circuit, limits = candidate.circuit, candidate.limits
+    if circuit.slot is None and not (
         now >= circuit.shut_until and (circuit.is_at_rest or block_of(circuit, now) is None)
-    )
+    ):
+        return False
+    return limits is None or limits.block(now) is None
 
 
 def may_skip(candidates: Sequence[Candidate]) -> bool:
     """Return whether a call may have to skip one of these targets; takes no lock."""
     for candidate in candidates:
         circuit = candidate.circuit
-        if circuit.slot is None and not circuit.is_at_rest:
+        if candidate.limits is not None or (circuit.slot is None and not circuit.is_at_rest):
             return True
     return False
 
@@ -502,6 +504,7 @@ def order_for(
         step=step_of(strategy),
         figures=figures,
         in_flight=in_flight,
+        has_limits=any(each.limits is not None for each in candidates),
     )
     groups = [BUILT_IN[strategy](group, inputs) for group in groups_of(candidates)]
     if strategy == "priority" and adjustment is not None:

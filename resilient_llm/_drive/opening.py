@@ -355,7 +355,7 @@ class StartedStream:
 
     @property
     def is_watched(self) -> bool:
-        """Whether each item must be looked at: for limits, for its text, or for content."""
+        """Whether each item must be looked at: for limits, its text, its usage, or for content."""
         state = self.stream_state
         return (
             self.timer is not None

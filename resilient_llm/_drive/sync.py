@@ -79,16 +79,21 @@ def advance(
             elif type(step) is Raise:
                 raise_from(step)
             elif type(step) is Wait:
-                if step.ticket is None:
-                    runtime.time.sleep(step.seconds)
-                else:
-                    from resilient_llm._drive.lines import wait_in_line  # loaded with the first
-
-                    wait_in_line(step.ticket, step.seconds)
+                wait(step)
                 refuse_closed()
                 step = flow.send(Reply(runtime.clock()))
     finally:
         step = pending = started = value = None  # type: ignore[assignment]  # no frame keeps them
+
+
+def wait(step: Wait) -> None:
+    """Wait as the call flow asks: so many seconds, or in the line of a limit."""
+    if step.ticket is None:
+        runtime.time.sleep(step.seconds)
+        return
+    from resilient_llm._drive.lines import wait_in_line  # loaded with the first
+
+    wait_in_line(step.ticket, step.seconds)
 
 
 def _make_inside(

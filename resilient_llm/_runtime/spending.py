@@ -26,11 +26,12 @@ published: Final = PublishedPrices(lambda: runtime.wall())
 """Prices of the package ``genai-prices``, if it is installed."""
 
 
-def spending(own: OwnReader | None) -> Spending:
+def spending(own: OwnReader | None, *, is_booked: bool = True) -> Spending:
     """Return how the calls of one function spend in the present state.
 
     Args:
         own: The policy's ``usage=``, which never raises, or None.
+        is_booked: Whether the ledger books it, not limits of tokens alone.
     """
 
     def usage_of(answer: Any) -> tuple[Usage | None, int]:
@@ -39,7 +40,7 @@ def spending(own: OwnReader | None) -> Spending:
         return found, 0 if found is not None else reader.characters_in(answer)
 
     return Spending(
-        runtime.ledger,
+        runtime.ledger if is_booked else None,
         rates_of=_RatesInForce(runtime.settings.prices),
         usage_of=usage_of,
         meter=lambda: StreamMeter(runtime.usage_reader(), own),

@@ -109,7 +109,7 @@ class RetryScheduled(Event):
 class RetryStopped(Event):
     """A retry that the error allowed does not happen."""
 
-    reason: Literal["attempts", "deadline", "budget", "hint"]
+    reason: Literal["attempts", "deadline", "budget", "hint", "limit"]
 
 
 @exported

@@ -251,3 +251,28 @@ def test_a_wait_that_does_not_fit_is_not_begun(clock: Any) -> None:
 
     assert 60.0 == pytest.approx(raised.value.retry_after)
     assert [] == clock.sleeps
+
+
+def test_a_retry_after_the_queue_asks_for_a_place_of_its_own(clock: Any) -> None:
+    """The turn that the call has waited for is that of one attempt."""
+    configure(limits={"groq": Limit(max_concurrent=1, max_queued=5)})
+    seen: list[tuple[int, int]] = []
+    guard = breaker("groq")
+    guard.__enter__()
+
+    @failover([GROQ], attempts=2)
+    def ask(target: Target) -> str:
+        seen.append(in_flight())
+        if len(seen) == 1:
+            raise ConnectionError
+        return target.key
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    while in_flight() != (1, 1):
+        time.sleep(0.001)
+    guard.__exit__(None, None, None)
+    thread.join(10)
+
+    assert [(1, 0), (1, 0)] == seen
+    assert (0, 0) == in_flight()

@@ -27,6 +27,7 @@ from resilient_llm import (
     ConfigurationError,
     ErrorKind,
     Event,
+    Limit,
     StreamPolicy,
     Target,
     TargetBenched,
@@ -279,6 +280,7 @@ def test_an_option_in_a_how_to_is_as_in_the_code(page: Path, row: Row) -> None:
         "stream-answers": "StreamPolicy",
         "adaptive-order": "Adaptive",
         "local-servers": "configure",
+        "limits": "Limit",
     }.get(page.stem, "failover")
     if name.startswith("observe("):
         return  # its types have no default to compare
@@ -289,6 +291,7 @@ def test_an_option_in_a_how_to_is_as_in_the_code(page: Path, row: Row) -> None:
         "Trace": of_signature(resilient_llm.Trace),
         "Adaptive": of_dataclass(Adaptive),
         "ToolLoop": of_dataclass(ToolLoop),
+        "Limit": of_dataclass(Limit),
         **CODE,
     }
     assert code[match[1] or home][match[2]] == value(row["default"])

@@ -72,7 +72,7 @@ PUBLIC_NAMES = """
     Adaptive Attempt AttemptCancelled AttemptFailed AttemptRecord AttemptSucceeded BenchModel BenchedModel Breaker
     BreakerOpenError Budget BudgetExceeded BudgetExceededError BudgetWarning CallFailed CallRejectedError ChainExhaustedError ConfigurationError
     DeadlineExceededError ErrorKind Event EventStream Explanation FailedOver Failover
-    HealthChanged HedgeStarted IsBenched ListBenched NoCapableTargetError ObserverFailed OrderChanged
+    HealthChanged HedgeStarted IsBenched Limit ListBenched NoCapableTargetError ObserverFailed OrderChanged
     ResilientLLMError ResponseRejectedError
     RetryScheduled RetryStopped Settings StreamCommitted StreamInterrupted
     StrategyCall StreamInterruptedError StreamPolicy Target TargetBenched TargetHealth TargetSkipped

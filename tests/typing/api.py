@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Literal, assert_type
 
@@ -22,6 +22,7 @@ from resilient_llm import (
     ErrorKind,
     Event,
     Failover,
+    Limit,
     NoCapableTargetError,
     StreamInterruptedError,
     StreamPolicy,
@@ -473,6 +474,12 @@ async def check_events() -> None:
 
 configure(retry_budget=0.2, max_wait=60.0, logging=False)
 configure(breakers={"*": {"failures": 3, "cooldown": 10.0}, "groq": {"mode": "disabled"}})
+configure(limits={"groq": Limit(requests=60, per="hour", max_concurrent=8), "*": None})
+configure(limits={"groq": 60})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]  # a Limit
+Limit(60)  # type: ignore[call-arg, misc]  # pyright: ignore[reportCallIssue]  # by keyword
+Limit(requests=60, per="week")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no period
+assert_type(Limit(requests=60).requests, int | None)
+assert_type(settings().limits, Mapping[str, Limit])
 configure(attempts=2, timeout=30.0, reject=lambda answer: not answer, strategy="priority")
 configure(attempts=None, reraise=None, on_unknown=None, breakers={"groq": None})
 configure(attempts="2")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # a number

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 from resilient_llm._core.call import spending
 from resilient_llm._core.call.capabilities import NO_LACKS, WINDOW
 from resilient_llm._core.call.outcomes import add_note, note_of, outcome_of, trim_traceback
-from resilient_llm._core.circuit.admitting import admit_within
 from resilient_llm._core.circuit.outbox import CallTag, Fact
 from resilient_llm._core.circuit.permit import Permit, block_of, takes_last_resort
 from resilient_llm._core.circuit.state import Block
+from resilient_llm._core.limits.admitting import admit_within
 from resilient_llm._core.limits.held import Held, LimitBlock
 from resilient_llm._core.spending.estimates import Estimate
 from resilient_llm._values import event_names
@@ -93,13 +93,6 @@ class Candidate:
         """Where its attempts are counted, for the wrapper; see `CallDeps.counts`."""
         self.limits = limits
         """The limits that its attempts must pass, if there are any."""
-
-    def block(self, now: float) -> Block | None:
-        """Return why no attempt could be made now, without taking anything."""
-        block = block_of(self.circuit, now)
-        if block is not None or self.limits is None:
-            return block
-        return self.limits.block(now)
 
 
 def _merged(
@@ -208,6 +201,7 @@ class Call:
         self.args = ()
         self.kwargs = {}
         self.last_outcomes = {}
+        self.estimate_of = _no_estimate
         if self.delivered is not None or self.interruption is not None:
             self.interruption = self.delivered = None
         if self.hook is not None:
@@ -232,7 +226,8 @@ class Call:
             now: Monotonic seconds.
             last_resort: Whether an automatic bench does not block it.
         """
-        ticket = self.tickets.get(candidate.target.key) if self.tickets else None
+        # Once: a retry of the attempt that has it must ask as every other.
+        ticket = self.tickets.pop(candidate.target.key, None) if self.tickets else None
         admitted = self.admitted(candidate, limit, now, last_resort=last_resort, ticket=ticket)
         if isinstance(admitted, Permit):
             return admitted
@@ -249,27 +244,23 @@ class Call:
         ticket: Ticket | None = None,
     ) -> Permit | Block:
         """Return the same, or why there is no permit, and record nothing."""
-        limits = candidate.limits
-        tokens = 0
-        if limits is not None and limits.has_tokens:
-            estimate = self.estimate_of(candidate.target)
-            tokens = estimate.input + (estimate.output or 0)
+        estimate = self.estimate_on(candidate)
         admitted = admit_within(
-            limits,
+            candidate.limits,
             candidate.circuit,
             now,
             limit or 0.0,
-            tokens=tokens,
+            tokens=None if estimate is None else estimate.tokens,
             last_resort=last_resort,
             ticket=ticket,
         )
-        if self.deps.spending is None or isinstance(admitted, Block):
+        if estimate is None or isinstance(admitted, Block):
             return admitted
         spend = None
         try:
-            target = candidate.target
+            assert self.deps.spending is not None
             spend = spending.reserve(
-                self.deps.spending, target, self.estimate_of(target), self.spend_key, now
+                self.deps.spending, candidate.target, estimate, self.spend_key, now
             )
             if isinstance(spend, Block):
                 self.tell_budgets(candidate, now)
@@ -282,12 +273,32 @@ class Call:
             if spend is None or isinstance(spend, Block):
                 admitted.withdrawn()
 
+    def estimate_on(self, candidate: Candidate) -> Estimate | None:
+        """Return what an attempt on a candidate may use; None where nothing depends on it."""
+        deps, limits = self.deps.spending, candidate.limits
+        if deps is None or (deps.ledger is None and (limits is None or not limits.has_tokens)):
+            return None
+        return self.estimate_of(candidate.target)
+
+    # What blocks a target, without taking anything: its breakers, then its limits, then budgets.
+
     def block(self, candidate: Candidate, now: float) -> Block | None:
-        """Return why this call could not make an attempt now, without taking anything."""
-        return candidate.block(now) or self.budget_block(candidate, now)
+        """Return why this call could not make an attempt now."""
+        return block_of(candidate.circuit, now) or self.refusal(candidate, now)
+
+    def refusal(self, candidate: Candidate, now: float) -> Block | None:
+        """Return why limits or budgets would refuse this call an attempt now."""
+        return self.limit_block(candidate, now) or self.budget_block(candidate, now)
+
+    def limit_block(self, candidate: Candidate, now: float) -> Block | None:
+        """Return why limits would refuse this call an attempt now."""
+        if candidate.limits is None:
+            return None
+        estimate = self.estimate_on(candidate)
+        return candidate.limits.block(now, None if estimate is None else estimate.tokens)
 
     def budget_block(self, candidate: Candidate, now: float) -> Block | None:
-        """Return why budgets would refuse this call an attempt now, or None."""
+        """Return why budgets would refuse this call an attempt now."""
         if self.deps.spending is None:
             return None
         target = candidate.target
@@ -383,7 +394,7 @@ class Call:
         return any(
             self.fits(candidate)
             and takes_last_resort(candidate.circuit, now)
-            and self.budget_block(candidate, now) is None
+            and self.refusal(candidate, now) is None
             for candidate in (*self.untried, *benched)
         )
 

@@ -314,5 +314,5 @@ def _ends_at(call: Call, candidate: Candidate, now: float) -> float | None:
     """
     if call.budget_block(candidate, now) is not None:
         return None
-    block = candidate.block(now)
+    block = block_of(candidate.circuit, now) or call.limit_block(candidate, now)
     return now if block is None else block.until

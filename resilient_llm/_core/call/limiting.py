@@ -2,13 +2,15 @@
 
 A call waits for a limit only if no target is live and its policy does not raise at once. It stands
 in one line at a time: that of the target whose turn comes first. A limit that names no moment, a
-queue for places, counts as soonest, since its turn may come with any end of another attempt.
+queue for places, counts as soonest, since its turn may come with any end of another attempt. A
+target that becomes live meanwhile, as at the end of its bench, is called instead.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from resilient_llm._core.call.ending import is_over
 from resilient_llm._core.call.steps import Wait
 from resilient_llm._core.circuit.state import FOREVER
 
@@ -19,8 +21,8 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.steps import FlowPart, Reply, Step
     from resilient_llm._core.limits.held import LimitBlock, Ticket
 
-_LOOK_AGAIN: Final = 1.0
-"""Seconds after which a waiting call looks whether another target has become live."""
+_SHORTEST: Final = 0.01
+"""Seconds of the shortest wait for another target than that of the line."""
 
 
 def after_limits(call: Call, now: float, each_target: Callable[..., FlowPart]) -> FlowPart:
@@ -34,34 +36,42 @@ def after_limits(call: Call, now: float, each_target: Callable[..., FlowPart]) -
     if call.options.when_all_benched == "raise":
         return False, now
     give_up_at = now + call.deps.settings.max_wait
-    full: set[str] = set()
-    while True:
-        waits = [each for each in call.waits_at_limits() if each.target.key not in full]
+    given_up: set[str] = set()
+    while not is_over(call, now) and call.attempts != call.options.max_attempts:
+        waits = [each for each in call.waits_at_limits() if each.target.key not in given_up]
         chosen = _soonest(call, waits, now, give_up_at)
         if chosen is None:
-            return False, now
+            break
         candidate, block, end = chosen
+        key = candidate.target.key
         assert block.ticket is not None
         ticket = block.ticket()
         try:
             if not ticket.enqueue():
-                full.add(candidate.target.key)
+                given_up.add(key)
                 continue
             now = yield from _turn(call, candidate, ticket, now, end)
-            if not ticket.has_come:
-                if now >= end:
-                    full.add(candidate.target.key)
-                call.untried = [each for each in waits if each.block(now) is None]
-            else:
-                call.tickets[candidate.target.key] = ticket
-                call.untried = [candidate]
+            call.untried = _uncalled(call)
+            if ticket.has_come:
+                call.tickets[key] = ticket
+                call.untried.remove(candidate)
+                call.untried.insert(0, candidate)
+            elif now >= end:
+                given_up.add(key)
             over, now = yield from each_target(call, now)
             if over:
                 return True, now
         finally:
-            call.tickets.pop(candidate.target.key, None)
+            call.tickets.pop(key, None)
             if not ticket.is_used:
                 ticket.give_back()
+    return False, now
+
+
+def _uncalled(call: Call) -> list[Candidate]:
+    """Return the candidates on which this call has made no attempt, in its order."""
+    keys = {each.target.key for each in (*call.waits_at_limits(), *call.not_called())}
+    return [each for each in call.candidates if each.target.key in keys]
 
 
 def _soonest(
@@ -89,12 +99,16 @@ def _turn(
     call: Call, candidate: Candidate, ticket: Ticket, now: float, end: float
 ) -> Generator[Step, Reply, float]:
     """Wait until the turn of a ticket has come, another target is live, or it takes too long."""
+    others = [each for each in _uncalled(call) if each is not candidate]
     while True:
         seconds = ticket.wait(now)
         if ticket.has_come or now >= end:
             return now
-        reply = yield Wait(min(seconds, _LOOK_AGAIN, end - now), ticket)
+        blocks = (call.block(each, now) for each in others)
+        ends = [each.until - now for each in blocks if each is not None and each.until is not None]
+        reply = yield Wait(
+            min(seconds, end - now, max(_SHORTEST, min(ends, default=FOREVER))), ticket
+        )
         now = reply.now
-        others = (each for each in call.waits_at_limits() if each is not candidate)
-        if not ticket.has_come and any(each.block(now) is None for each in others):
+        if not ticket.has_come and any(call.block(each, now) is None for each in others):
             return now

@@ -121,7 +121,7 @@ def _next_live(call: Call, now: float) -> tuple[Candidate, Permit] | None:
 def _is_closed(circuit: Circuit, now: float) -> bool:
     """Return whether a key and its provider are closed: a probe's place is for a call alone."""
     provider = circuit.provider
-    return circuit.slot is not None or (
+    return circuit.limited_slot is not None or (
         circuit.state(now) == "closed" and (provider is None or provider.state(now) == "closed")
     )
 

@@ -1,4 +1,7 @@
-"""Books an attempt where its one end is told, and tells observers of it."""
+"""Settles an attempt where its one end is told: its token limits, its budgets, and who observes it.
+
+What it has used is read once, by `Spend`; the table of what it books is in `spending.booking`.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,9 @@ def booked(call: Call, candidate: Candidate, permit: Permit, now: float, ending:
         return
     booking, cost = made
     if permit.held is not None:
-        permit.held.settle(booking.usage.tokens, now)
+        permit.held.settle(None if booking.as_reserved else booking.usage.tokens, now)
+    if spend.reservation is None:
+        return
     if call.is_heard(candidate, event_names.SpendRecorded):
         call.emit(
             candidate,

@@ -64,13 +64,16 @@ class UsageOfStream(Protocol):
 
 
 class Spending:
-    """Where calls spend: the ledger of the process, and what it asks about targets and answers."""
+    """Where calls spend: the ledger of the process, and what it asks about targets and answers.
+
+    Without a ledger nothing is booked, and limits of tokens alone are settled.
+    """
 
     __slots__ = ("ledger", "meter", "rates_of", "usage_of", "wall")
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: Ledger | None,
         *,
         rates_of: Callable[[Target], Rates | None],
         usage_of: Callable[[Any], tuple[Usage | None, int]],
@@ -89,11 +92,12 @@ class Spending:
 
 
 class Spend:
-    """What one attempt has reserved, and what is known of what it used."""
+    """What one attempt may use and has reserved, and what is known of what it used."""
 
     __slots__ = (
         "_around",
         "characters",
+        "estimate",
         "has_answered",
         "is_booked",
         "is_booked_inside",
@@ -105,10 +109,16 @@ class Spend:
     )
 
     def __init__(
-        self, spending: Spending, reservation: Reservation, around: tuple[Spend, ...] = ()
+        self,
+        spending: Spending,
+        estimate: Estimate,
+        reservation: Reservation | None,
+        around: tuple[Spend, ...] = (),
     ) -> None:
         self.spending = spending
+        self.estimate = estimate
         self.reservation = reservation
+        """What the ledger keeps of it; None if nothing is booked."""
         self.usage: Usage | None = None
         self.characters = 0
         self.has_answered = False
@@ -127,12 +137,13 @@ class Spend:
         """Book what the attempt used; return that and its cost, or None if that was done before."""
         if self.is_booked:
             return None
-        booking, ledger = self._booking(ending), self.spending.ledger
-        if self.waits:
-            cost = ledger.settle(self.reservation, booking)
-        else:
-            cost = self.reservation.booked(booking)
-            ledger.settle_later(self.reservation, booking)
+        booking, ledger, cost = self._booking(ending), self.spending.ledger, None
+        if ledger is not None and self.reservation is not None:
+            if self.waits:
+                cost = ledger.settle(self.reservation, booking)
+            else:
+                cost = self.reservation.booked(booking)
+                ledger.settle_later(self.reservation, booking)
         # Last: after an interrupt before this line it is booked by `Held`.
         self.is_booked = True
         return booking, cost
@@ -140,7 +151,9 @@ class Spend:
     def book_later(self, ending: Ending) -> None:
         """Book the same for an attempt that nothing is told of; see `Held`."""
         if not self.is_booked:
-            self.spending.ledger.settle_later(self.reservation, self._booking(ending))
+            ledger, booking = self.spending.ledger, self._booking(ending)
+            if ledger is not None and self.reservation is not None:
+                ledger.settle_later(self.reservation, booking)
             self.is_booked = True
 
     def _booking(self, ending: Ending) -> Booking:
@@ -152,7 +165,7 @@ class Spend:
             ending = Ending.ANSWERED
         booking = booking_of(
             ending,
-            self.reservation.estimate,
+            self.estimate,
             usage=self.usage,
             characters=self.characters,
             is_booked_inside=self.is_booked_inside,
@@ -179,10 +192,12 @@ def reserve(
         ConfigurationError: If nothing limits its answer, and a budget does not say how much to
             reserve for it.
     """
+    if spending.ledger is None:
+        return Spend(spending, estimate, None, _around())
     reservation = Reservation(target, estimate, spending.rates_of(target), spend_key)
     refusal = spending.ledger.reserve(reservation, spending.wall())
     if refusal is None:
-        return Spend(spending, reservation, _around())
+        return Spend(spending, estimate, reservation, _around())
     return BudgetBlock(target.key, refusal, now)
 
 
@@ -193,6 +208,8 @@ def block_of(
 
     An attempt that `reserve` would find misconfigured counts as one that may be made.
     """
+    if spending.ledger is None:
+        return None
     reservation = Reservation(target, estimate, spending.rates_of(target), spend_key)
     try:
         refusal = spending.ledger.refusal_of(reservation, spending.wall())
@@ -249,7 +266,7 @@ def spend_of(permit: Permit) -> Spend | None:
 
 def told(spending: Spending | None) -> list[tuple[event_names.EventName, dict[str, Any]]]:
     """Return the events that the ledger has noted and nobody has emitted: kind and fields."""
-    if spending is None or not spending.ledger.notices:
+    if spending is None or spending.ledger is None or not spending.ledger.notices:
         return []
     return [
         (

@@ -130,6 +130,7 @@ class Circuit:
         "known_status",
         "last_error",
         "last_latency",
+        "limited_slot",
         "outbox",
         "own",
         "provider",
@@ -218,6 +219,8 @@ class Circuit:
         self._look: Look | None = Look(now + settings.window) if looks else None
         self._look_after = now + settings.window
         self.slot: Generation | None = None
+        self.limited_slot: Generation | None = None
+        """The same for who asks the limits of the key as well: it does not close for them."""
         self.shut_until = NEVER
         with self._lock:
             if provider is not None:
@@ -902,7 +905,10 @@ class Circuit:
         if (
             (self._look is not None and self._ends_look_locked(now))
             or self._is_publishing
-            or (self.slot is not None and (self.is_nested or not self._state.is_at_rest))
+            or (
+                (self.slot is not None or self.limited_slot is not None)
+                and (self.is_nested or not self._state.is_at_rest)
+            )
         ):
             self._publish_locked()
 
@@ -938,21 +944,21 @@ class Circuit:
         closed = state.core_is_closed and state.is_unblocked and not forced
         if provider is not None:
             shut_until = max(shut_until, provider.shut_until)
-            closed = closed and provider.slot is not None
+            closed = closed and provider.limited_slot is not None
         limits = (self.settings.slow_call, provider and provider.settings.slow_call)
         self.generation.slow_above = min((each for each in limits if each), default=FOREVER)
-        is_shut = (
-            not closed
-            or self.suspended
-            or self.is_nested
-            or self.is_limited
-            or self._look is not None
+        is_shut = not closed or self.suspended or self.is_nested or self._look is not None
+        is_news = (
+            is_shut != (self.limited_slot is None)
+            or (is_shut or self.is_limited) != (self.slot is None)
+            or shut_until != self.shut_until
         )
-        is_news = is_shut != (self.slot is None) or shut_until != self.shut_until
         if self._children and is_news:
             self._is_publishing = True
         self.shut_until = shut_until
-        self.slot = None if is_shut else self._closed_locked(self.generation.started_at)
+        open_to = None if is_shut else self._closed_locked(self.generation.started_at)
+        self.limited_slot = open_to
+        self.slot = None if self.is_limited else open_to
         if self._is_publishing:
             for child in self._targets_locked():
                 child._publish_locked()
@@ -1330,7 +1336,7 @@ class Circuit:
     def _status_locked(self, now: float, counts: Counts | None = None) -> Status:
         """Return how the key is doing, by what is settled."""
         # What has a slot is neither benched nor forced open.
-        down = self.slot is None and (
+        down = self.limited_slot is None and (
             not self._state.is_unblocked or self.settings.mode == "forced_open"
         )
         total, errors, _ = self.generation.counts(now) if counts is None else counts

@@ -320,10 +320,11 @@ class Permit:
 
     def withdrawn(self) -> None:
         """Give everything back for an attempt that was not made."""
-        held, self.held = self.held, None
-        if held is not None:
-            held.give_back()
-        self.abandoned()
+        try:
+            if self.held is not None:  # first: what is given back is not booked any more
+                self.held.give_back()
+        finally:  # an interrupt leaves no lease taken
+            self.abandoned()
 
     def abandoned(self) -> None:
         """Give everything back without a verdict, unless it was reported already."""
@@ -344,11 +345,14 @@ class Permit:
 def admit(
     circuit: Circuit, now: float, lease_seconds: float = 0.0, *, last_resort: bool = False
 ) -> Permit | Block:
-    """Return a permit for one attempt on a key and its provider, or why there is none."""
-    generation, provider = circuit.slot, circuit.provider
+    """Return a permit for one attempt on a key and its provider, or why there is none.
+
+    Of the breakers alone: `admit_within` asks the limits as well.
+    """
+    generation, provider = circuit.limited_slot, circuit.provider
     if generation is not None and not open_permits.get():
         # Both are closed: what the healthy path reads is enough.
-        provider_generation = None if provider is None else provider.slot
+        provider_generation = None if provider is None else provider.limited_slot
         if provider is None or provider_generation is not None:
             circuit.touched_at = now
             return Permit(circuit, generation, provider_generation, now)
@@ -372,7 +376,7 @@ def admit(
 
 def block_of(circuit: Circuit, now: float) -> Block | None:
     """Return why a key could not be called now, without taking anything."""
-    if circuit.slot is not None:
+    if circuit.limited_slot is not None:
         return None
     own, provider = circuit.block(now), circuit.provider
     if own is not None:
@@ -407,7 +411,7 @@ def permit_of_inlined(circuit: Circuit, admission: Admission, entered_at: float)
         isinstance(admission, Generation) and admission.owner != circuit.serial
     ):
         return Permit(circuit, admission, None, entered_at)
-    generation = provider.slot or provider.generation
+    generation = provider.limited_slot or provider.generation
     return Permit(
         circuit, admission, generation if generation.started_at <= entered_at else None, entered_at
     )

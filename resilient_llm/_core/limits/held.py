@@ -105,15 +105,15 @@ class Held:
         if self.spend is not None:
             self.spend.book_later(Ending.FAILED)
 
-    def settle(self, tokens: int, now: float) -> None:
-        """Book what the attempt has used in place of the estimate.
+    def settle(self, tokens: int | None, now: float) -> None:
+        """Book what the attempt has used in place of the estimate; once.
 
         Args:
-            tokens: Whole number, 0 or more.
+            tokens: Whole number, 0 or more; None to keep the estimate.
             now: Monotonic seconds.
         """
         for charge in self.tokens:
-            charge.settle(tokens, now)
+            charge.settle(charge.amount if tokens is None else tokens, now)
 
     def _leave(self) -> None:
         for place in self.places:
@@ -181,6 +181,13 @@ class TargetLimits:
         self.has_tokens = any(each.tokens is not None for each in self.all)
         """Whether an attempt needs an estimate of its tokens."""
 
+    @property
+    def only_places(self) -> Places | None:
+        """The places that an attempt takes, if nothing else limits it."""
+        if len(self.all) != 1 or self.all[0].requests is not None or self.has_tokens:
+            return None
+        return self.all[0].places
+
     def take(
         self, now: float, tokens: int | None, ticket: Ticket | None = None
     ) -> Held | LimitBlock:
@@ -191,16 +198,18 @@ class TargetLimits:
             tokens: Estimate of what it will use; None if token limits do not cover it.
             ticket: One whose turn has come; it is used in place of what would be taken anew.
         """
-        held = Held()
-        block = None
+        held, is_taken = Held(), False
         try:
             block = self._taken(held, now, tokens, ticket)
+            is_taken = block is None
         finally:
-            if block is not None:
+            if not is_taken:  # an interrupt takes nothing either
                 held.give_back()
-        if block is None and ticket is not None:
+        if block is not None:
+            return block
+        if ticket is not None:
             ticket.is_used = True
-        return held if block is None else block
+        return held
 
     def _taken(
         self, held: Held, now: float, tokens: int | None, ticket: Ticket | None
@@ -210,14 +219,16 @@ class TargetLimits:
             if each.limit.max_concurrent is None:
                 # Counted all the same: the limit may be changed while attempts run.
                 place = places.place()
+                held.places.append(place)
                 place.take()
-            elif ticket is not None and ticket.place is not None and ticket.place.is_of(places):
-                place = ticket.place
-            else:
-                place = places.place()
-                if not place.take():
-                    return _full(each)
+                continue
+            if ticket is not None and ticket.place is not None and ticket.place.is_of(places):
+                held.places.append(ticket.place)
+                continue
+            place = places.place()
             held.places.append(place)
+            if not place.take():
+                return _full(each)
         for each in self.all:
             if each.requests is not None:
                 block = _charged(
@@ -236,19 +247,28 @@ class TargetLimits:
                     return block
         return None
 
-    def block(self, now: float) -> LimitBlock | None:
-        """Return why the smallest attempt would be refused now, or None; takes nothing."""
+    def block(self, now: float, tokens: int | None = None) -> LimitBlock | None:
+        """Return why an attempt would be refused now, or None; takes nothing.
+
+        Args:
+            now: Monotonic seconds.
+            tokens: Estimate of what it would use; None if token limits do not cover it.
+        """
         for each in self.all:
-            places = each.places
-            if each.limit.max_concurrent is not None and not places.is_free:
+            if each.limit.max_concurrent is not None and not each.places.is_free:
                 return _full(each)
         for each in self.all:
-            for bucket, reason in ((each.requests, REQUEST_LIMIT), (each.tokens, TOKEN_LIMIT)):
-                if bucket is not None:
-                    charge = bucket.charge(1)
-                    seconds = charge.retry_after(now)
-                    if seconds:
-                        return LimitBlock(each.key, reason, now + seconds)
+            if each.requests is not None:
+                block = _refusal(each.key, each.requests, 1, REQUEST_LIMIT, now)
+                if block is not None:
+                    return block
+        if tokens is None:
+            return None
+        for each in self.all:
+            if each.tokens is not None:
+                block = _refusal(each.key, each.tokens, tokens, TOKEN_LIMIT, now)
+                if block is not None:
+                    return block
         return None
 
 
@@ -279,10 +299,21 @@ def _charged(
         charges.append(ticket.charge)
         return None
     charge = bucket.charge(amount)
+    charges.append(charge)  # first, so that an interrupt after it is taken loses nothing
     if charge.take(now):
-        charges.append(charge)
         return None
-    seconds = charge.retry_after(now)
+    return _refused(key, bucket, amount, reason, now)
+
+
+def _refusal(key: str, bucket: Bucket, amount: int, reason: str, now: float) -> LimitBlock | None:
+    """Return why a bucket would refuse an amount now, or None."""
+    if bucket.charge(amount).retry_after(now) == 0.0 and not bucket.waiting:
+        return None
+    return _refused(key, bucket, amount, reason, now)
+
+
+def _refused(key: str, bucket: Bucket, amount: int, reason: str, now: float) -> LimitBlock:
+    seconds = bucket.charge(amount).retry_after(now)
     if seconds is None:
         return LimitBlock(key, TOO_LARGE, None)
     return LimitBlock(key, reason, now + seconds, lambda: Ticket(None, bucket.charge(amount)))

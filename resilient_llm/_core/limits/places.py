@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
 _NEW: Final = 0
 _WAITING: Final = 1
-_HELD: Final = 2
+HELD: Final = 2
+"""The state of a place that is held. What has counted an attempt itself may put it into a place."""
 _OVER: Final = 3
 
 
@@ -66,7 +67,7 @@ class Place:
         # No call and no jump backwards: see the theory of operation.
         if places.running < places.limit and not places._queue and self._state == _NEW:
             places.running += 1
-            self._state = _HELD
+            self._state = HELD
             return True
         return False
 
@@ -104,7 +105,7 @@ class Place:
         """Whether the attempt has its place."""
         if self._state == _WAITING:
             self._places.fill()
-        return self._state == _HELD
+        return self._state == HELD
 
     def give_back(self) -> None:
         """Free the place or leave the queue; does nothing if there is neither. Never waits."""
@@ -115,7 +116,7 @@ class Place:
     def _end(self) -> None:
         places = self._places
         # No call until the removal, and no jump backwards: see the theory of operation.
-        if self._state == _HELD:
+        if self._state == HELD:
             self._state = _OVER
             places.running -= 1
         elif self._state == _WAITING:
@@ -131,9 +132,18 @@ class Place:
             self._end()
 
     def __del__(self) -> None:
-        # An attempt that is collected unfinished, as with a stream that was never read.
-        if self._state == _HELD:
-            self.give_back()
+        # An attempt that is collected unfinished, as with a stream that was never read. Nothing is
+        # called before the place is free: an interrupt that arrives in a finaliser goes nowhere.
+        try:
+            if self._state != HELD:
+                return
+        except AttributeError:  # an interrupt came before it was made
+            return
+        places = self._places
+        self._state = _OVER
+        places.running -= 1
+        if places.waiting:
+            places.fill()
 
 
 class Places:
@@ -194,7 +204,7 @@ class Places:
         # No call until the removal, and no jump backwards: see the theory of operation.
         if self.running < self.limit and queue:
             place = queue[0]
-            place._state = _HELD
+            place._state = HELD
             self.waiting -= 1
             self.running += 1
             queue.popleft()
@@ -237,6 +247,10 @@ class LockedPlace(Place):
     def _end(self) -> None:
         with self._places._lock:
             super()._end()
+
+    def __del__(self) -> None:
+        if getattr(self, "_state", None) == HELD:
+            self.give_back()
 
 
 def places(limit: int | None, max_queued: int = 0) -> Places:

@@ -36,6 +36,11 @@ class Estimate(NamedTuple):
     input: int = 0
     output: int | None = None
 
+    @property
+    def tokens(self) -> int:
+        """Both together, an unknown output as 0: what limits of tokens take."""
+        return self.input + (self.output or 0)
+
 
 def longest_answer(argument: Callable[[str], Any], max_output: int | None = None) -> int | None:
     """Return the most tokens that a call may give; None if nothing says so.

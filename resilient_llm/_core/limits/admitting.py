@@ -1,4 +1,4 @@
-"""Admits an attempt that its breakers and its limits let pass, in this order."""
+"""`admit_within`: leave for one attempt that passes its breakers and its limits, in this order."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def admit_within(
             return permit
         finally:
             if admitted is None:
-                permit.abandoned()
+                permit.withdrawn()
     finally:
         if ticket is not None and not isinstance(admitted, Permit):
             ticket.give_back()
