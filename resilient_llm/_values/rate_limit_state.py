@@ -6,13 +6,13 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True)
 class RateLimitState:
-    """What a provider's headers have told of its own limits, as it is now.
+    """What a provider's headers have reported of its own limits, as it is now.
 
     Attributes:
-        requests_remaining: Requests that it takes before it refuses one; None if it did not tell.
-        tokens_remaining: Tokens, in the same way; the smallest figure, where it tells several.
-        resets_at: When the last of these figures is reset, aware UTC; None if it did not tell.
-        seen_at: When the newest of these figures was told, aware UTC.
+        requests_remaining: Requests that it takes before it refuses one; None if it did not report.
+        tokens_remaining: Tokens, in the same way; the smallest figure, where it reports several.
+        resets_at: When the last of these figures is reset, aware UTC; None if it did not report.
+        seen_at: When the newest of these figures was reported, aware UTC.
     """
 
     requests_remaining: int | None

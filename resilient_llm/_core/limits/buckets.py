@@ -3,10 +3,9 @@
 Owns one account and its line. Time is passed in; waits are those of the callers.
 
 Theory of operation. This is the generic cell rate algorithm in its virtual scheduling form (ITU-T
-Recommendation I.371, annex A; "leaky bucket as a meter"). It keeps one moment, the *theoretical
-arrival time*, at which the bucket will be full again. Taking ``n`` moves it by ``n * interval``, where
-``interval`` is ``per / amount``, and a call fits if the moved moment is at most ``burst * interval``
-ahead of now.
+Recommendation I.371, annex A). It keeps one moment, the *theoretical arrival time*, at which the
+bucket will be full again. Taking ``n`` moves it by ``n * interval``, where ``interval`` is
+``per / amount``. A call fits if the moved moment is at most ``burst * interval`` ahead of now.
 
 The moment is kept as ``since + taken * interval``: ``since`` is when the bucket was last full, and
 ``taken`` a whole number, what was taken from it since. So nothing is added up in floats, and a
@@ -22,7 +21,7 @@ whose turn has come, in order. One who leaves the line, and tokens that come bac
 forward: the first of the line is woken and asks again, and so is the next when the first is served.
 
 Each change is one run of statements without a call between, so it needs no lock (see
-circuit/window.py and places.py); where `window.LOCK_FREE` is False, it takes the lock of its bucket.
+circuit/window.py and places.py). Where `window.LOCK_FREE` is False, it takes the bucket's lock.
 
 Clocks. Threads read the clock before they come here, so a moment a little earlier than one seen
 before is usual, and the bucket is then as full as it was at that moment. A clock that goes back
@@ -234,9 +233,8 @@ class Bucket:
         """Return what the bucket holds; below 0 if there is a debt."""
         now += 0.0
         self._turn(now)
-        return min(
-            float(self.burst), self.burst - self._taken + (now - self._since) / self._interval
-        )
+        held = self.burst - self._taken + (now - self._since) / self._interval
+        return min(held, float(self.burst))
 
     @property
     def waiting(self) -> int:

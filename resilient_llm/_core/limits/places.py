@@ -7,9 +7,9 @@ one count and one queue.
     place = places.place()
     try:
         if not place.take() and place.enqueue(wake):
-            …                      # wait until woken, a timeout or a cancellation; then ask `is_held`
+            …  # wait until woken, for a timeout or a cancellation; then ask `is_held`
         if place.is_held:
-            …                      # the attempt
+            …  # the attempt
     finally:
         place.give_back()
 
@@ -18,8 +18,9 @@ frees a place that is held, leaves the queue, passes a place on that was granted
 which its waiter was cancelled, and does nothing the second time. The bookkeeping of each step is
 one run of statements without a call between, which no other thread, signal handler or finaliser
 comes between (see circuit/window.py); a call that ends such a run is of C code, which ends before a
-switch is possible. So no step takes a lock, and a finaliser waits for none. Where `window.LOCK_FREE`
-is False, each of these runs takes the lock of its `Places`; no callback runs under it.
+switch is possible. So no step takes a lock, and a finaliser waits for none. Where
+`window.LOCK_FREE` is False, each of these runs takes the lock of its `Places`; no callback runs
+under it.
 
 While somebody waits, nobody takes a place past the queue, even if one is free for a moment: freeing
 it and granting it to the next waiter are two steps. If an interrupt comes between them, the next
