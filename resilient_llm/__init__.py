@@ -28,14 +28,17 @@ if TYPE_CHECKING:
         unbench_model,
     )
     from resilient_llm._api.breaker import Breaker, breaker
+    from resilient_llm._api.asking_first import can_call
     from resilient_llm._api.call_ids import call_id
     from resilient_llm._api.configuring import configure, settings
     from resilient_llm._api.failover import Failover, failover
     from resilient_llm._api.observing import EventStream, events, observe
+    from resilient_llm._api.rate_limits import rate_limits
     from resilient_llm._api.spending import reset_spend, spend, spend_key, spend_total
     from resilient_llm._runtime.classify import classify
     from resilient_llm._runtime.tracing import Trace, TracedCall
     from resilient_llm._values.adaptive import Adaptive
+    from resilient_llm._values.can_call import CanCall
     from resilient_llm._values.errors import (
         BreakerOpenError,
         BudgetExceededError,
@@ -76,6 +79,7 @@ if TYPE_CHECKING:
     from resilient_llm._values.kinds import AttemptRecord, ErrorKind
     from resilient_llm._values.limit import Limit
     from resilient_llm._values.money import Budget, Price, SpendReport, Usage
+    from resilient_llm._values.rate_limit_state import RateLimitState
     from resilient_llm._values.settings import Settings
     from resilient_llm._values.strategy_call import StrategyCall
     from resilient_llm._values.stream_policy import StreamPolicy
@@ -99,6 +103,7 @@ __all__ = [
     "BudgetWarning",
     "CallFailed",
     "CallRejectedError",
+    "CanCall",
     "ChainExhaustedError",
     "ConfigurationError",
     "DeadlineExceededError",
@@ -117,6 +122,7 @@ __all__ = [
     "ObserverFailed",
     "OrderChanged",
     "Price",
+    "RateLimitState",
     "ResilientLLMError",
     "ResponseRejectedError",
     "RetryScheduled",
@@ -144,6 +150,7 @@ __all__ = [
     "bench_model",
     "breaker",
     "call_id",
+    "can_call",
     "classify",
     "configure",
     "events",
@@ -152,6 +159,7 @@ __all__ = [
     "is_benched",
     "list_benched",
     "observe",
+    "rate_limits",
     "reset",
     "reset_spend",
     "settings",
@@ -164,6 +172,7 @@ __all__ = [
 # {module: names it gives}. Keep in sync with the imports above, which type checkers read;
 # tests/package/test_layout.py compares the two.
 _MODULES = {
+    "_api.asking_first": "can_call",
     "_api.benches": (
         "BenchModel IsBenched ListBenched UnbenchModel bench_model health is_benched "
         "list_benched reset unbench_model"
@@ -172,11 +181,13 @@ _MODULES = {
     "_api.call_ids": "call_id",
     "_api.configuring": "configure settings",
     "_api.failover": "Failover failover",
+    "_api.rate_limits": "rate_limits",
     "_api.spending": "reset_spend spend spend_key spend_total",
     "_api.observing": "EventStream events observe",
     "_runtime.classify": "classify",
     "_runtime.tracing": "Trace TracedCall",
     "_values.adaptive": "Adaptive",
+    "_values.can_call": "CanCall",
     "_values.errors": (
         "BreakerOpenError BudgetExceededError CallRejectedError ChainExhaustedError "
         "ConfigurationError "
@@ -194,6 +205,7 @@ _MODULES = {
     "_values.kinds": "AttemptRecord ErrorKind",
     "_values.limit": "Limit",
     "_values.money": "Budget Price SpendReport Usage",
+    "_values.rate_limit_state": "RateLimitState",
     "_values.settings": "Settings",
     "_values.strategy_call": "StrategyCall",
     "_values.stream_policy": "StreamPolicy",

@@ -45,6 +45,7 @@ class Changes(TypedDict, total=False):
     prices: Mapping[str, tuple[float, float] | None]
     budgets: Sequence[Budget]
     limits: Mapping[str, Limit | None]
+    listen: bool
     logging: bool
 
 
@@ -64,12 +65,17 @@ def configure(**changes: Unpack[Changes]) -> None:
             ``max_wait=60.0`` seconds; ``prices``, ``{target, provider or "*": (input, output)}`` in
             USD per million tokens, merged by key, None takes one back; ``limits``, ``{target,
             provider, "tag:…" or "*": Limit(…)}``, merged by key, None takes one back;
-            ``budgets``, a list of `Budget`, which replaces the one before; ``logging=True``.
+            ``budgets``, a list of `Budget`, which replaces the one before; ``listen=True``, whether
+            headers in which providers report their limits are read; ``logging=True``.
 
     Raises:
         ConfigurationError: If a name is unknown or a value is out of range; nothing is changed.
     """
     runtime.configure(dict(changes))
+    if runtime.reported and not runtime.settings.listen:
+        from resilient_llm._runtime.hearing import hearing
+
+        hearing.stop()
 
 
 def settings() -> Settings:

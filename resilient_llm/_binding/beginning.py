@@ -299,6 +299,7 @@ class Beginning(Reporting):
             call.lacks = first.lacks
         if first.deps.spending is not None:
             call.spend_key = present_key.get()
+        if first.deps.spending is not None or self.asks_figures:
             call.estimate_of = self._estimates(args, first)
         if self.is_stream:
             call.is_stream = True

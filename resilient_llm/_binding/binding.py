@@ -29,6 +29,7 @@ from resilient_llm._core.in_flight import FunctionInFlight
 from resilient_llm._drive.results import is_awaitable
 from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.classify import classify
+from resilient_llm._runtime.limits_of_target import limits_on
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.spending import spending_in
 from resilient_llm._runtime.tracing import has_trace, open_traces
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from resilient_llm._binding.ordering import KeyedOrder, UsersOrder
     from resilient_llm._core.call.spending import Spending
     from resilient_llm._core.in_flight import Counts
+    from resilient_llm._core.limits.held import Held
     from resilient_llm._values.policy import Options, Policy
     from resilient_llm._values.settings import Settings
     from resilient_llm._values.target import Target
@@ -52,6 +54,12 @@ class Unbound:
 
     slot = None
     shut_until = NEVER
+
+
+def _hear(source: object, key: str, began_at: float, held: Held | None) -> None:
+    from resilient_llm._runtime.hearing import hear_in  # loaded with the first
+
+    hear_in(source, key, began_at, held)
 
 
 def _unbound() -> Any:
@@ -91,6 +99,8 @@ class Binding:
         self.by_key: dict[str, Candidate] = {}
         self.order: ChainOrder | KeyedOrder | UsersOrder | None = None
         """How each call orders its targets; None if by priority."""
+        self.asks_figures = False
+        """Whether what a provider has reported may refuse one of its attempts."""
         self.deps: CallDeps | None = None
         self.wrapper: dict[str, Any] = {}
         self.prefix = ""
@@ -158,7 +168,7 @@ class Binding:
                     is_generator=self.generators[target.key],
                     keep=None if figures is None else figures.keep_of(target.key),
                     counts=None if counts is None else counts.target(target.key),
-                    limits=runtime.limits.of(target.key, target.provider_key, target.tags),
+                    limits=limits_on(target.key, target.provider_key, target.tags),
                 )
                 for target in self.policy.chain
             }
@@ -175,6 +185,7 @@ class Binding:
                 counts=counts,
                 figures=figures,
                 spending=self._spending(settings),
+                hear=_hear if settings.listen else None,
             )
             if effect.is_stream:
                 deps.item_inspector()  # its import must not count as waiting for a provider
@@ -202,6 +213,11 @@ class Binding:
                 self.in_force.use(options, settings, self.deps, runtime.time)
                 self._use(effect)
                 self.by_key, self.deps, self.order = by_key, deps, order
+                self.asks_figures = any(
+                    each.limits is not None and each.limits.heard is not None
+                    for each in candidates
+                )
+                self.plain_type = str  # the next answer of another class is looked at for headers
                 self._look_again_at(NEVER)
                 runtime.bind(self)
                 self._publish(candidates, *wanted)

@@ -15,6 +15,7 @@ from types import AsyncGeneratorType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from resilient_llm._core.call.steps import Reply
+from resilient_llm._core.call.judging import heard
 from resilient_llm._core.circuit.permit import pop_permit, push_permit
 from resilient_llm._core.stream.stream_state import StreamState
 from resilient_llm._core.stream.stream_timer import StreamTimer
@@ -432,6 +433,7 @@ async def begin_with(
             is_managed=is_managed,
             hook=step.hook,
         )
+        heard(call, step, stream)  # before its items, which may take their time
         started = StartedStream(opened, _stream_state(call, step))
         try:
             if opened.is_stream:

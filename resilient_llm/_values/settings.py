@@ -145,6 +145,7 @@ class Settings(Defaults):
             for targets without a price.
         budgets: Caps on spending, a tuple of `Budget`.
         limits: ``{target, provider, "tag:…" or "*": Limit}``, read-only.
+        listen: Whether headers in which providers report their limits are read.
         logging: Whether the default observer logs to ``resilient_llm``.
     """
 
@@ -156,6 +157,7 @@ class Settings(Defaults):
     prices: Mapping[str, tuple[float, float]] = field(
         default_factory=lambda: MappingProxyType[str, tuple[float, float]]({})
     )
+    listen: bool = True
     logging: bool = True
     budgets: tuple[Budget, ...] = ()
     limits: Mapping[str, Limit] = field(default_factory=lambda: MappingProxyType[str, Limit]({}))
@@ -278,5 +280,6 @@ def _retry_budget(name: str, value: Any) -> float | None:
 _PROCESS_CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "retry_budget": _retry_budget,
     "max_wait": lambda name, value: check.seconds(name, value, zero=True),
+    "listen": check.flag,
     "logging": check.flag,
 }

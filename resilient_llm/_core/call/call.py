@@ -118,6 +118,7 @@ class CallDeps:
         "counts",
         "fails_first",
         "figures",
+        "hear",
         "item_inspector",
         "keeps_figures",
         "notice",
@@ -141,7 +142,11 @@ class CallDeps:
         counts: Counts | None = None,
         figures: PolicyFigures | None = None,
         spending: Spending | None = None,
+        hear: Callable[[object, str, float, Held | None], None] | None = None,
     ) -> None:
+        self.hear = hear
+        """``(error or answer, key of its target, when its attempt began, what that held)``: reads
+        what headers in it report of the provider's limits; None if nothing is read."""
         self.spending = spending
         """Where its attempts are booked, if budgets are configured or somebody observes it."""
         self.item_inspector = item_inspector
@@ -325,6 +330,9 @@ class Call:
         tokens = 0
         if limits is not None and limits.has_tokens:
             tokens = self.estimate(candidate.target)
+        estimate = None
+        if limits is not None and limits.heard is not None:
+            estimate = self.estimate_of(candidate.target)
         admitted = admit_within(
             limits,
             candidate.circuit,
@@ -333,6 +341,7 @@ class Call:
             tokens=tokens,
             last_resort=last_resort,
             ticket=ticket,
+            estimate=estimate,
         )
         if self.deps.spending is None or isinstance(admitted, Block):
             return admitted

@@ -47,7 +47,9 @@ if TYPE_CHECKING:
     from resilient_llm._core.circuit.circuit import Circuit
     from resilient_llm._core.circuit.outbox import CallTag
     from resilient_llm._core.circuit.state import Admission
+    from resilient_llm._core.limits.heard import HeardAttempt
     from resilient_llm._core.limits.held import Held, TargetLimits, Ticket
+    from resilient_llm._core.spending.estimates import Estimate
 
 
 HUNG = Verdict(ErrorKind.TRANSIENT, "hung")
@@ -92,6 +94,14 @@ def note_booked_inside() -> None:
     for permit in open_permits.get():
         if permit.held is not None and permit.held.spend is not None:
             permit.held.spend.is_booked_inside = True
+
+
+def heard_attempt() -> HeardAttempt | None:
+    """Return the innermost attempt around this code to which answers belong, or None."""
+    for permit in reversed(open_permits.get()):
+        if not permit.is_reported and permit.held is not None and permit.held.heard is not None:
+            return permit.held.heard
+    return None
 
 
 def held_leases() -> tuple[Lease, ...]:
@@ -145,7 +155,10 @@ class Permit:
         return (
             self.nesting is not None
             or bool(self.leases)
-            or (self.held is not None and self.held.spend is not None)
+            or (
+                self.held is not None
+                and (self.held.spend is not None or self.held.heard is not None)
+            )
         )
 
     @property
@@ -386,6 +399,7 @@ def admit_within(
     tokens: int | None = None,
     last_resort: bool = False,
     ticket: Ticket | None = None,
+    estimate: Estimate | None = None,
 ) -> Permit | Block:
     """Return a permit for one attempt that its breakers and its limits let pass, or why there is none.
 
@@ -397,6 +411,7 @@ def admit_within(
         tokens: Estimate of what it will use; None if token limits do not cover it.
         last_resort: Whether an automatic bench does not block it.
         ticket: One whose turn has come at a limit; it is given back with a refusal.
+        estimate: The same by input and output, for what the provider has reported; None for 0.
     """
     admitted: Permit | Block | None = None
     try:
@@ -405,7 +420,7 @@ def admit_within(
             return admitted
         permit, admitted = admitted, None
         try:
-            held = limits.take(now, tokens, ticket)
+            held = limits.take(now, tokens, ticket, estimate)
             if isinstance(held, Block):
                 return held
             permit.held, admitted = held, permit

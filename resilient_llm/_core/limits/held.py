@@ -1,7 +1,8 @@
 """What an attempt holds of the limits that it passed, and why one that does not pass is refused.
 
-Owns the order in which limits are asked: places first, then requests, then tokens. A refusal gives
-back what was taken before it, so an attempt that is not made takes nothing.
+Owns the order in which limits are asked: places first, then requests, then tokens, then what the
+provider has reported of its own limits. A refusal gives back what was taken before it, so an
+attempt that is not made takes nothing.
 """
 
 from __future__ import annotations
@@ -16,13 +17,18 @@ if TYPE_CHECKING:
 
     from resilient_llm._core.call.spending import Spend
     from resilient_llm._core.limits.buckets import Bucket, Charge
+    from resilient_llm._core.limits.heard import HeardAttempt, HeardLimits
     from resilient_llm._core.limits.places import Place, Places
+    from resilient_llm._core.limits.reported import Refusal
+    from resilient_llm._core.spending.estimates import Estimate
     from resilient_llm._values.limit import Limit
 
 CONCURRENCY: Final = "concurrency"
 REQUEST_LIMIT: Final = "request_limit"
 TOKEN_LIMIT: Final = "token_limit"
 TOO_LARGE: Final = "request_too_large"
+_SHORTEST: Final = 0.01
+"""Seconds of the shortest wait for a figure, so that rounding never makes it a busy loop."""
 
 
 class LimitState:
@@ -76,7 +82,7 @@ class LimitBlock(Block):
 class Held:
     """What one attempt holds. Each end of an attempt is one of `give_back` and `over`."""
 
-    __slots__ = ("charges", "places", "spend", "tokens")
+    __slots__ = ("charges", "heard", "places", "spend", "tokens")
 
     def __init__(self) -> None:
         self.places: list[Place] = []
@@ -85,6 +91,8 @@ class Held:
         self.tokens: list[Charge] = []
         self.spend: Spend | None = None
         """What it has reserved in budgets, if there are any."""
+        self.heard: HeardAttempt | None = None
+        """To which its answers belong, if the provider's headers are read."""
 
     def give_back(self) -> None:
         """Give everything back, for an attempt that was not made. Never waits."""
@@ -113,6 +121,39 @@ class Held:
     def _leave(self) -> None:
         for place in self.places:
             place.give_back()
+        if self.heard is not None:
+            self.heard.end()
+
+
+class _FigureCharge:
+    """Stands for a charge where a figure in headers refuses: nothing is taken, and none is in line.
+
+    Those who wait for a figure ask again when it should cover them, and may be refused again.
+    """
+
+    __slots__ = ("_estimate", "_heard", "is_taken")
+
+    def __init__(self, heard: HeardLimits, estimate: Estimate | None) -> None:
+        self._heard = heard
+        self._estimate = estimate
+        self.is_taken = False
+
+    def enqueue(self, wake: Callable[[], object]) -> bool:
+        """There is always room."""
+        return True
+
+    def wait(self, now: float) -> float:
+        """Return the seconds until the figures cover the attempt; 0 if they do."""
+        found = self._heard.refusal(now, *_tokens_of(self._estimate))
+        self.is_taken = found is None
+        return 0.0 if found is None else max(found[1].retry_after, _SHORTEST)
+
+    def is_of(self, bucket: Bucket) -> bool:
+        """It is of no bucket."""
+        return False
+
+    def give_back(self) -> None:
+        """Nothing was taken."""
 
 
 class Ticket:
@@ -123,7 +164,7 @@ class Ticket:
 
     __slots__ = ("charge", "is_used", "place", "wake")
 
-    def __init__(self, place: Place | None, charge: Charge | None) -> None:
+    def __init__(self, place: Place | None, charge: Charge | _FigureCharge | None) -> None:
         self.place = place
         self.charge = charge
         self.wake: Callable[[], object] = _nothing
@@ -169,15 +210,21 @@ def _nothing() -> None:
 class TargetLimits:
     """The limits that attempts on one target must pass, in order."""
 
-    __slots__ = ("all", "has_tokens")
+    __slots__ = ("all", "has_tokens", "heard")
 
-    def __init__(self, limits: Sequence[LimitState]) -> None:
+    def __init__(self, limits: Sequence[LimitState], heard: HeardLimits | None = None) -> None:
         self.all = tuple(limits)
+        self.heard = heard
+        """What the provider has reported of its own limits, if its headers are read."""
         self.has_tokens = any(each.tokens is not None for each in self.all)
         """Whether an attempt needs an estimate of its tokens."""
 
     def take(
-        self, now: float, tokens: int | None, ticket: Ticket | None = None
+        self,
+        now: float,
+        tokens: int | None,
+        ticket: Ticket | None = None,
+        estimate: Estimate | None = None,
     ) -> Held | LimitBlock:
         """Take what an attempt needs, or say which limit refuses it.
 
@@ -185,11 +232,14 @@ class TargetLimits:
             now: Monotonic seconds.
             tokens: Estimate of what it will use; None if token limits do not cover it.
             ticket: One whose turn has come; it is used in place of what would be taken anew.
+            estimate: The same by input and output, for figures of the provider; None for 0.
         """
         held = Held()
         block = None
         try:
             block = self._taken(held, now, tokens, ticket)
+            if block is None and self.heard is not None:
+                block = self._begun(held, self.heard, now, estimate)
         finally:
             if block is not None:
                 held.give_back()
@@ -231,20 +281,69 @@ class TargetLimits:
                     return block
         return None
 
-    def block(self, now: float) -> LimitBlock | None:
-        """Return why the smallest attempt would be refused now, or None; takes nothing."""
+    def _begun(
+        self, held: Held, heard: HeardLimits, now: float, estimate: Estimate | None
+    ) -> LimitBlock | None:
+        begun = heard.begin(now, *_tokens_of(estimate))
+        if isinstance(begun, tuple):
+            return _of_figure(heard, *begun, now, estimate)
+        held.heard = begun
+        return None
+
+    def block(
+        self, now: float, tokens: int = 1, estimate: Estimate | None = None
+    ) -> LimitBlock | None:
+        """Return why an attempt would be refused now, or None; takes nothing.
+
+        Args:
+            now: Monotonic seconds.
+            tokens: Estimate of what it will use; the smallest attempt uses 1.
+            estimate: The same by input and output, for figures of the provider; None for 0.
+        """
         for each in self.all:
             places = each.places
             if each.limit.max_concurrent is not None and not places.is_free:
                 return _full(each)
         for each in self.all:
-            for bucket, reason in ((each.requests, REQUEST_LIMIT), (each.tokens, TOKEN_LIMIT)):
-                if bucket is not None:
-                    charge = bucket.charge(1)
-                    seconds = charge.retry_after(now)
-                    if seconds:
-                        return LimitBlock(each.key, reason, now + seconds)
-        return None
+            if each.requests is not None:
+                block = _lacking(each.key, each.requests, 1, REQUEST_LIMIT, now)
+                if block is not None:
+                    return block
+        for each in self.all:
+            if each.tokens is not None:
+                block = _lacking(each.key, each.tokens, tokens, TOKEN_LIMIT, now)
+                if block is not None:
+                    return block
+        if self.heard is None:
+            return None
+        found = self.heard.refusal(now, *_tokens_of(estimate))
+        return None if found is None else _of_figure(self.heard, *found, now, estimate)
+
+
+def _tokens_of(estimate: Estimate | None) -> tuple[int, int]:
+    return (0, 0) if estimate is None else (estimate.input, estimate.output or 0)
+
+
+def _of_figure(
+    heard: HeardLimits, key: str, refusal: Refusal, now: float, estimate: Estimate | None
+) -> LimitBlock:
+    """Return the refusal of an attempt that a figure of the provider does not cover."""
+    return LimitBlock(
+        key,
+        refusal.reason,
+        now + refusal.retry_after,
+        lambda: Ticket(None, _FigureCharge(heard, estimate)),
+    )
+
+
+def _lacking(
+    key: str, bucket: Bucket, amount: int, reason: str, now: float
+) -> LimitBlock | None:
+    """Return why a bucket would refuse an amount now; takes nothing."""
+    seconds = bucket.charge(amount).retry_after(now)
+    if seconds is None:
+        return LimitBlock(key, TOO_LARGE, None)
+    return LimitBlock(key, reason, now + seconds) if seconds else None
 
 
 def _full(state: LimitState) -> LimitBlock:

@@ -61,12 +61,14 @@ class Started:
 
     Attributes:
         number: Of the attempts of the key, in the order in which they started.
+        began_at: When it started, monotonic seconds.
     """
 
-    __slots__ = ("_ended", "number")
+    __slots__ = ("_ended", "began_at", "number")
 
-    def __init__(self, number: int, ended: deque[int]) -> None:
+    def __init__(self, number: int, ended: deque[int], began_at: float = NEVER) -> None:
         self.number = number
+        self.began_at = began_at
         self._ended: deque[int] | None = ended
 
     def end(self) -> None:
@@ -82,10 +84,12 @@ class Started:
 class _Reported:
     """One figure, and what counts against it."""
 
-    __slots__ = ("figure", "later", "number", "paused_until", "seen_at")
+    __slots__ = ("began_at", "figure", "later", "number", "paused_until", "seen_at")
 
-    def __init__(self, figure: Figure, number: int, seen_at: float) -> None:
+    def __init__(self, figure: Figure, number: int, began_at: float, seen_at: float) -> None:
         self.figure = figure
+        self.began_at = began_at
+        """When that attempt began."""
         self.number = number
         """Number of the attempt that reported it."""
         self.seen_at = seen_at
@@ -147,31 +151,53 @@ class ReportedLimits:
         """Numbers of attempts that have ended since somebody held the lock."""
         self._number = itertools.count(1).__next__
 
-    def start(self, input_tokens: int = 0, output_tokens: int = 0) -> Started:
+    def begin(
+        self, now: float, input_tokens: int = 0, output_tokens: int = 0
+    ) -> Started | Refusal:
+        """Begin an attempt if the figures cover it, in one step; else return why they do not.
+
+        Args:
+            now: Monotonic seconds.
+            input_tokens: Estimate.
+            output_tokens: Estimate; 0 if it is unknown.
+        """
+        with self._lock:
+            refusal = self.refusal(now, input_tokens, output_tokens)
+            return refusal or self.start(input_tokens, output_tokens, began_at=now)
+
+    def start(
+        self, input_tokens: int = 0, output_tokens: int = 0, *, began_at: float = NEVER
+    ) -> Started:
         """Begin an attempt.
 
         Args:
             input_tokens: Estimate.
             output_tokens: Estimate; 0 if it is unknown.
+            began_at: Monotonic seconds.
         """
         with self._lock:
             self._take_out()
-            started = Started(self._number(), self._ended)
+            started = Started(self._number(), self._ended, began_at)
             self._running[started.number] = (input_tokens, output_tokens)
             for reported in list(self._figures.values()):
                 reported.later += reported.needs(input_tokens, output_tokens)
             return started
 
     def hear(
-        self, figures: Iterable[Figure], started: Started | None, now: float
+        self,
+        figures: Iterable[Figure],
+        started: Started | None,
+        now: float,
+        began_at: float | None = None,
     ) -> tuple[float, float]:
         """Take the figures of an answer.
 
         Args:
             figures: The figures of this key.
             started: The attempt that was answered; None for one that was not begun here, whose
-                figures count as the newest.
+                figures count as the newest, if it began after the one which reported the known.
             now: Monotonic seconds.
+            began_at: When such an attempt began, if that is known.
 
         Returns:
             Until when the key was paused, and until when it is now; `NEVER` for not at all.
@@ -180,17 +206,23 @@ class ReportedLimits:
             self._take_out()
             before = self._paused_until(now)
             number = self._number() if started is None else started.number
+            if started is not None:
+                began_at = started.began_at
             for figure in figures:
-                self._hear_one(figure, number, now)
+                known = self._figures.get(figure.name)
+                if started is None and known is not None and began_at is not None:
+                    if began_at < known.began_at:
+                        continue
+                self._hear_one(figure, number, now if began_at is None else began_at, now)
             return before, self._paused_until(now)
 
-    def _hear_one(self, figure: Figure, number: int, now: float) -> None:
+    def _hear_one(self, figure: Figure, number: int, began_at: float, now: float) -> None:
         known = self._figures.get(figure.name)
         if known is not None and number < known.number:
             return
         if known is None and len(self._figures) >= _MOST_FIGURES:
             return
-        reported = self._figures[figure.name] = _Reported(figure, number, now)
+        reported = self._figures[figure.name] = _Reported(figure, number, began_at, now)
         reported.later = sum(
             reported.needs(*tokens)
             for running, tokens in list(self._running.items())
@@ -202,6 +234,11 @@ class ReportedLimits:
         reported.paused_until = reported.holds_at(1.0)
         if known is not None:
             reported.paused_until = max(reported.paused_until, known.paused_until)
+
+    @property
+    def has_figures(self) -> bool:
+        """Whether anything was reported yet."""
+        return bool(self._figures)
 
     def paused_until(self, now: float) -> float:
         """Return until when a figure of 0 pauses the key, monotonic seconds; `NEVER` if none."""

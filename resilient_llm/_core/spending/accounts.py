@@ -127,6 +127,10 @@ class Slot:
             self.own or self.accounts.get(key) or self.accounts.setdefault(key, Account(self, key))
         )
 
+    def known(self, key: str | None) -> Account:
+        """Return the same, or for a key without attempts an account that is not kept."""
+        return self.own or self.accounts.get(key) or Account(self, key)
+
     def amount(self, units: int) -> Decimal | int:
         """Return an amount as users know it: USD as a `Decimal`, or tokens or calls."""
         return usd(units) if self.unit == "usd" else units

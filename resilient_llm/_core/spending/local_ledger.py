@@ -197,6 +197,41 @@ class LocalLedger:
         _forget_unused_locked(slots, key)
         return refusal
 
+    def would_refuse(self, reservation: Reservation, now: float, /) -> Refusal | None:
+        """Return why an attempt would be refused now, or None. Takes and notes nothing.
+
+        Args:
+            reservation: A new one, which is not kept.
+            now: When the attempt would begin.
+
+        Raises:
+            ConfigurationError: As `reserve` does.
+        """
+        if now >= self._ends_at:
+            self._advance(now)
+        key = reservation.spend_key
+        with self._lock:
+            if self._queue:
+                self._settle_queued_locked()
+            slots = [
+                slot
+                for slot in self._covering_locked(reservation.target)
+                if key is not None or slot.own is not None
+            ]
+            refusing: list[tuple[Account, int]] = []
+            for slot in slots:
+                account = slot.known(key)
+                amount = _estimate_in(slot, reservation)
+                if amount is None:
+                    in_usd = (each for each in slots if each.unit == "usd")
+                    last = max(in_usd, key=lambda each: each.calendar.period.end)
+                    return _refused_by(last.known(key), UNPRICED, None)
+                if account.spent + account.reserved + amount > slot.cap and not _is_free(
+                    slot, reservation
+                ):
+                    refusing.append((account, amount))
+            return _refusal(refusing, now) if refusing else None
+
     def settle(self, reservation: Reservation, booking: Booking, /) -> int | None:
         """Book what an attempt used, and release what it had reserved. A second time is ignored.
 
