@@ -99,12 +99,20 @@ class Candidate:
         self.limits = limits
         """The limits that its attempts must pass, if there are any."""
 
-    def block(self, now: float) -> Block | None:
-        """Return why no attempt could be made now, without taking anything."""
+    def block(
+        self, now: float, tokens: int = 1, estimate: Estimate | None = None
+    ) -> Block | None:
+        """Return why no attempt could be made now, without taking anything.
+
+        Args:
+            now: Monotonic seconds.
+            tokens: Estimate of what it would use; the smallest attempt uses 1.
+            estimate: The same by input and output, for what the provider has reported.
+        """
         block = block_of(self.circuit, now)
         if block is not None or self.limits is None:
             return block
-        return self.limits.block(now)
+        return self.limits.block(now, tokens, estimate)
 
 
 class CallDeps:
@@ -358,6 +366,15 @@ class Call:
             if spend is None or isinstance(spend, Block):
                 admitted.withdrawn()
 
+    def block(self, candidate: Candidate, now: float) -> Block | None:
+        """Return why this call could not make an attempt now, without taking anything."""
+        limits = candidate.limits
+        if limits is None:
+            return candidate.block(now)
+        tokens = self.estimate(candidate.target) if limits.has_tokens else 1
+        estimate = None if limits.heard is None else self.estimate_of(candidate.target)
+        return candidate.block(now, tokens, estimate)
+
     def skip(self, candidate: Candidate, block: Block, now: float) -> None:
         """Record that a candidate was skipped; the error of an attempt stays its last outcome."""
         key = candidate.target.key
@@ -403,7 +420,7 @@ class Call:
     def other_is_live(self, now: float) -> bool:
         """Return whether a target that this call has not used could be called now."""
         return any(
-            self.fits(candidate) and candidate.block(now) is None for candidate in self.untried
+            self.fits(candidate) and self.block(candidate, now) is None for candidate in self.untried
         )
 
     def waits_at_limits(self) -> list[Candidate]:
@@ -622,7 +639,7 @@ class Call:
     def _worthwhile_in(self, now: float) -> float | None:
         waits: list[float] = []
         for candidate in self.capable:
-            block = candidate.block(now)
+            block = self.block(candidate, now)
             if block is None:
                 return 0.0
             if block.until is not None:

@@ -268,7 +268,7 @@ def _wait_for_bench(call: Call, now: float) -> FlowPart:
     """Wait until a bench ends, as long as that is soon enough, and try the chain again."""
     give_up_at = now + call.deps.settings.max_wait
     while call.attempts == 0:
-        ends = [until for each in call.capable if (until := _ends_at(each, now)) is not None]
+        ends = [until for each in call.capable if (until := _ends_at(call, each, now)) is not None]
         soonest = min(ends, default=None)
         if (
             soonest is None
@@ -291,10 +291,10 @@ def _wait_for_bench(call: Call, now: float) -> FlowPart:
 
 def _any_is_live(call: Call, now: float) -> bool:
     """Return whether any target of the call could be called now."""
-    return any(candidate.block(now) is None for candidate in call.capable)
+    return any(call.block(candidate, now) is None for candidate in call.capable)
 
 
-def _ends_at(candidate: Candidate, now: float) -> float | None:
+def _ends_at(call: Call, candidate: Candidate, now: float) -> float | None:
     """Return when the target of a candidate is next live; None if that is unknown."""
-    block = candidate.block(now)
+    block = call.block(candidate, now)
     return now if block is None else block.until

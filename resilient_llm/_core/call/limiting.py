@@ -52,7 +52,7 @@ def after_limits(call: Call, now: float, each_target: Callable[..., FlowPart]) -
             if not ticket.has_come:
                 if now >= end:
                     full.add(candidate.target.key)
-                call.untried = [each for each in waits if each.block(now) is None]
+                call.untried = [each for each in waits if call.block(each, now) is None]
             else:
                 call.tickets[candidate.target.key] = ticket
                 call.untried = [candidate]
@@ -97,5 +97,5 @@ def _turn(
         reply = yield Wait(min(seconds, _LOOK_AGAIN, end - now), ticket)
         now = reply.now
         others = (each for each in call.waits_at_limits() if each is not candidate)
-        if not ticket.has_come and any(each.block(now) is None for each in others):
+        if not ticket.has_come and any(call.block(each, now) is None for each in others):
             return now

@@ -92,7 +92,7 @@ def permit_after(
         now = reply.now
         if is_over(call, now):
             return now
-        block = candidate.block(now)
+        block = call.block(candidate, now)
         if (
             block is None
             or block.until is None
