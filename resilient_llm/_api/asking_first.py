@@ -31,7 +31,7 @@ def can_call(chain: Any, *, tokens: int | None = None, spend_key: str | None = N
 
     It asks what a call would ask, in the same order: manual benches, breakers and rate-limit
     pauses, limits, what providers have reported of theirs, budgets. It sends nothing, takes
-    nothing, waits for nothing and emits nothing. A call that would have to wait, or that would be
+    nothing, waits for nothing and emits nothing but the ends of benches that are over. A call that would have to wait, or that would be
     made in spite of a bench, is not allowed here. What a target is capable of depends on the
     arguments of a call, so that is not asked.
 
