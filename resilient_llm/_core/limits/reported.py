@@ -31,6 +31,8 @@ LONGEST_TRUST: Final = 3_600.0
 must not keep all calls of a key away for days, since only their answers could correct it."""
 _MOST_FIGURES: Final = 64
 """Figures that are kept of a key; a provider may name its policies as it likes."""
+_AN_ANSWER: Final = 1.0
+"""Seconds after which to ask again where only the next answer tells when a call fits."""
 _ROUNDING: Final = 1e-6
 """Part of a request or token by which a figure may be short."""
 
@@ -121,6 +123,16 @@ class _Reported:
         """Until when the figure restrains calls; not at all if its reset is not known."""
         resets_at = self.figure.resets_at
         return NEVER if resets_at is None else min(resets_at, self.seen_at + LONGEST_TRUST)
+
+    def restrains(self, now: float) -> bool:
+        """Return whether calls must fit; after the reset what runs must fit the limit.
+
+        Otherwise all that waited for a window would be sent at its beginning.
+        """
+        return now < self.trusted_until or (
+            self.figure.resets_at is not None
+            and self.figure.resets_at <= now < self.seen_at + LONGEST_TRUST
+        )
 
     def remaining(self, now: float) -> float | None:
         """Return what is left; None if it was reset to a limit that was not reported."""
@@ -263,10 +275,15 @@ class ReportedLimits:
             latest: Refusal | None = None
             for reported in list(self._figures.values()):
                 need = reported.needs(input_tokens, output_tokens)
-                left = reported.remaining(now) if need and now < reported.trusted_until else None
+                left = reported.remaining(now) if need and reported.restrains(now) else None
                 if left is None or left - reported.later + _ROUNDING >= need:
                     continue
-                wait = reported.holds_at(need + reported.later) - now
+                if now < reported.trusted_until:
+                    wait = reported.holds_at(need + reported.later) - now
+                elif reported.later:
+                    wait = _AN_ANSWER
+                else:
+                    continue  # more than its limit, of which the provider is to judge
                 if latest is None or wait > latest.retry_after:
                     counts = reported.figure.counts
                     reason = "request_limit" if counts == "requests" else "token_limit"
