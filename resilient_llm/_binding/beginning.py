@@ -310,9 +310,7 @@ class Beginning(Reporting):
     def _estimates(
         self, args: tuple[Any, ...], first: FirstAttempt
     ) -> Callable[[Target], Estimate]:
-        demands = self.effect.demands or Demands(
-            first.options, self.injection, self.policy.chain
-        )
+        demands = self.effect.demands or Demands(first.options, self.injection, self.policy.chain)
         return demands.estimates(args, first.kwargs, first.tokens)
 
     def _not_begun(

@@ -214,8 +214,7 @@ class Binding:
                 self._use(effect)
                 self.by_key, self.deps, self.order = by_key, deps, order
                 self.asks_figures = any(
-                    each.limits is not None and each.limits.heard is not None
-                    for each in candidates
+                    each.limits is not None and each.limits.heard is not None for each in candidates
                 )
                 self.plain_type = str  # the next answer of another class is looked at for headers
                 self._look_again_at(NEVER)

@@ -116,7 +116,8 @@ DIALECTS = [name for name in ANSWERS if ANSWERS[name][3] and name not in DATED]
 def test_each_dialect_in_each_way(package: str, way: str, clock: FakeClock) -> None:
     """Both SDKs, and every answer of the table but those with a date in it, which is past."""
     targets = [
-        Target(f"{ANSWERS[name][0]}/m", account=f"a{number}") for number, name in enumerate(DIALECTS)
+        Target(f"{ANSWERS[name][0]}/m", account=f"a{number}")
+        for number, name in enumerate(DIALECTS)
     ]
     headers = [ANSWERS[name][2] for name in DIALECTS]
     with Provider(lambda: (503 if way == "error" else 200, headers.pop(0))) as server:

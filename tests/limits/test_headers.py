@@ -163,6 +163,7 @@ def test_the_headers_of_a_stream_are_read_before_its_items(clock: FakeClock) -> 
 def test_what_is_read_in_a_loop_and_by_call(clock: FakeClock) -> None:
     """All forms of a policy read the same."""
     policy = failover(chain=[A])
+
     def give(target: Target) -> Any:
         return Answer(figures(9))
 
@@ -553,7 +554,9 @@ def test_a_function_whose_answers_have_no_headers_is_left_alone(clock: FakeClock
 
     def circuit(function: Any) -> Any:
         names = function.__globals__
-        (name,) = [each for each in names if each.endswith("circuit") and names[each] is not Unbound] or [""]
+        (name,) = [
+            each for each in names if each.endswith("circuit") and names[each] is not Unbound
+        ] or [""]
         return names.get(name)
 
     assert circuit(plain) is not None

@@ -66,15 +66,17 @@ FREE_TO_IMPORT = {"demo", "pytest_plugin"}
 
 PUBLIC_NAMES = """
     Adaptive Attempt AttemptCancelled AttemptFailed AttemptRecord AttemptSucceeded BenchModel BenchedModel Breaker
-    BreakerOpenError CallFailed CallRejectedError ChainExhaustedError ConfigurationError
+    BreakerOpenError CallFailed CallRejectedError CanCall ChainExhaustedError ConfigurationError
     DeadlineExceededError ErrorKind Event EventStream Explanation FailedOver Failover
     HealthChanged HedgeStarted IsBenched ListBenched NoCapableTargetError ObserverFailed OrderChanged
-    ResilientLLMError ResponseRejectedError
+    RateLimitState ResilientLLMError ResponseRejectedError
     RetryScheduled RetryStopped Settings StreamCommitted StreamInterrupted
     StrategyCall StreamInterruptedError StreamPolicy Target TargetBenched TargetHealth TargetSkipped
     TargetUnbenched Trace TracedCall UnbenchModel UnknownError Verdict __version__ bench_model
     breaker call_id classify configure events failover health is_benched list_benched observe reset
-    settings unbench_model
+    settings unbench_model can_call rate_limits
+    Budget BudgetExceeded BudgetExceededError BudgetWarning Limit Price SpendRecorded SpendReport Usage
+    reset_spend spend spend_key spend_total
 """.split()
 
 

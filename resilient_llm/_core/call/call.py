@@ -99,9 +99,7 @@ class Candidate:
         self.limits = limits
         """The limits that its attempts must pass, if there are any."""
 
-    def block(
-        self, now: float, tokens: int = 1, estimate: Estimate | None = None
-    ) -> Block | None:
+    def block(self, now: float, tokens: int = 1, estimate: Estimate | None = None) -> Block | None:
         """Return why no attempt could be made now, without taking anything.
 
         Args:
@@ -420,7 +418,8 @@ class Call:
     def other_is_live(self, now: float) -> bool:
         """Return whether a target that this call has not used could be called now."""
         return any(
-            self.fits(candidate) and self.block(candidate, now) is None for candidate in self.untried
+            self.fits(candidate) and self.block(candidate, now) is None
+            for candidate in self.untried
         )
 
     def waits_at_limits(self) -> list[Candidate]:

@@ -336,9 +336,7 @@ def _of_figure(
     )
 
 
-def _lacking(
-    key: str, bucket: Bucket, amount: int, reason: str, now: float
-) -> LimitBlock | None:
+def _lacking(key: str, bucket: Bucket, amount: int, reason: str, now: float) -> LimitBlock | None:
     """Return why a bucket would refuse an amount now; takes nothing."""
     seconds = bucket.charge(amount).retry_after(now)
     if seconds is None:

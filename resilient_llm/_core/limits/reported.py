@@ -163,9 +163,7 @@ class ReportedLimits:
         """Numbers of attempts that have ended since somebody held the lock."""
         self._number = itertools.count(1).__next__
 
-    def begin(
-        self, now: float, input_tokens: int = 0, output_tokens: int = 0
-    ) -> Started | Refusal:
+    def begin(self, now: float, input_tokens: int = 0, output_tokens: int = 0) -> Started | Refusal:
         """Begin an attempt if the figures cover it, in one step; else return why they do not.
 
         Args:
