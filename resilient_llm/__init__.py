@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from resilient_llm._version import __version__
 
 if TYPE_CHECKING:
+    from resilient_llm._api.asking_first import can_call
     from resilient_llm._api.benches import (
         BenchModel,
         IsBenched,
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
         unbench_model,
     )
     from resilient_llm._api.breaker import Breaker, breaker
-    from resilient_llm._api.asking_first import can_call
     from resilient_llm._api.call_ids import call_id
     from resilient_llm._api.configuring import configure, settings
     from resilient_llm._api.failover import Failover, failover

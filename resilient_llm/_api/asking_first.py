@@ -31,9 +31,9 @@ def can_call(chain: Any, *, tokens: int | None = None, spend_key: str | None = N
 
     It asks what a call would ask, in the same order: manual benches, breakers and rate-limit
     pauses, limits, what providers have reported of theirs, budgets. It sends nothing, takes
-    nothing, waits for nothing and emits nothing but the ends of benches that are over. A call that would have to wait, or that would be
-    made in spite of a bench, is not allowed here. What a target is capable of depends on the
-    arguments of a call, so that is not asked.
+    nothing, waits for nothing and emits nothing but the ends of benches that are over. A call that
+    would have to wait, or that would be made in spite of a bench, is not allowed here. What a
+    target is capable of depends on the arguments of a call, so that is not asked.
 
     The first target is the first one that is live by ``priority``, price (``least_cost``) and
     what ``adaptive=`` has moved. Other strategies draw their order for each call, from random

@@ -1,7 +1,5 @@
 """`CanCall`: what ``can_call()`` returns."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

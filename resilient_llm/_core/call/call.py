@@ -9,10 +9,10 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from resilient_llm._core.call import spending
 from resilient_llm._core.call.capabilities import NO_LACKS, WINDOW
 from resilient_llm._core.circuit.outbox import CallTag, Fact
 from resilient_llm._core.circuit.permit import Permit, admit_within, block_of, takes_last_resort
-from resilient_llm._core.call import spending
 from resilient_llm._core.circuit.state import Block
 from resilient_llm._core.limits.held import Held, LimitBlock
 from resilient_llm._core.spending.estimates import Estimate
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from resilient_llm._core.backoff import Backoff
     from resilient_llm._core.call.capabilities import Lack
     from resilient_llm._core.call.hooks import CallHook
+    from resilient_llm._core.call.spending import Spending
     from resilient_llm._core.circuit.circuit import Circuit
     from resilient_llm._core.figures import PolicyFigures
     from resilient_llm._core.in_flight import Counts, CountsOfTarget
-    from resilient_llm._core.call.spending import Spending
     from resilient_llm._core.limits.held import TargetLimits, Ticket
-    from resilient_llm._core.spending.ledger import Refusal
     from resilient_llm._core.retry_budget import RetryBudgets
+    from resilient_llm._core.spending.ledger import Refusal
     from resilient_llm._core.stream.stream_state import ItemInspector, StreamState
     from resilient_llm._values.errors import StreamInterruptedError
     from resilient_llm._values.policy import Options

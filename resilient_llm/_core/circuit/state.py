@@ -116,9 +116,9 @@ class RateLimitPause(Bench):
 
     def keep_behind(self, other: RateLimitPause) -> None:
         """Remember the longest pause that goes on if this one of headers is taken back."""
-        if self.of_headers and not other.of_headers:
-            if self.behind is None or self.behind.until < other.until:
-                self.behind = other
+        is_longest = self.behind is None or self.behind.until < other.until
+        if self.of_headers and not other.of_headers and is_longest:
+            self.behind = other
 
     def extends(self, other: RateLimitPause) -> None:
         """Replace a shorter pause.

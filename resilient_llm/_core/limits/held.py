@@ -148,10 +148,6 @@ class _FigureCharge:
         self.is_taken = found is None
         return 0.0 if found is None else max(found[1].retry_after, _SHORTEST)
 
-    def is_of(self, bucket: Bucket) -> bool:
-        """It is of no bucket."""
-        return False
-
     def give_back(self) -> None:
         """Nothing was taken."""
 
@@ -367,7 +363,12 @@ def _charged(
     ticket: Ticket | None,
 ) -> LimitBlock | None:
     """Take from a bucket; return why that is refused."""
-    if ticket is not None and ticket.charge is not None and ticket.charge.is_of(bucket):
+    if (
+        ticket is not None
+        and ticket.charge is not None
+        and not isinstance(ticket.charge, _FigureCharge)
+        and ticket.charge.is_of(bucket)
+    ):
         charges.append(ticket.charge)
         return None
     charge = bucket.charge(amount)

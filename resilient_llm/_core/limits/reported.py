@@ -220,9 +220,9 @@ class ReportedLimits:
                 began_at = started.began_at
             for figure in figures:
                 known = self._figures.get(figure.name)
-                if started is None and known is not None and began_at is not None:
-                    if began_at < known.began_at:
-                        continue
+                is_late = known is not None and began_at is not None and began_at < known.began_at
+                if started is None and is_late:
+                    continue
                 self._hear_one(figure, number, now if began_at is None else began_at, now)
             return before, self._paused_until(now)
 
