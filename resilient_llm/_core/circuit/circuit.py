@@ -674,7 +674,7 @@ class Circuit:
             pause.until = until
         else:
             self._state.pause = None
-            self._note_locked(event_names.TargetUnbenched, now, reason=HEADERS)
+            self._note_locked(event_names.TargetUnbenched, now, reason="headers")
         self._publish_locked()
 
     def probed_well(self, now: float, began_at: float, *, answers: bool) -> None:
