@@ -19,7 +19,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from resilient_llm._core.circuit.permit import heard_attempt
-from resilient_llm._core.limits.headers import rate_headers, read_figures
+from resilient_llm._core.limits.headers import figures_of, rate_headers
 from resilient_llm._core.limits.heard import HeardAttempt, HeardLimits
 from resilient_llm._core.limits.reported import NEVER, ReportedLimits
 from resilient_llm._runtime.runtime import runtime
@@ -203,7 +203,7 @@ class Hearing:
         Args:
             headers: Those of any client.
             attempt: The attempt that was answered, or None.
-            key: Whose answer it is if that is None; None for an answer that belongs to nobody.
+            key: Whose answer it is if that is None; None for an answer without an owner.
         """
         if not self.is_on or (attempt is None and key is None):
             return
@@ -213,7 +213,7 @@ class Hearing:
         if attempt is None:
             attempt = HeardAttempt(key or "", {})
         now = float(runtime.clock())
-        figures = read_figures(reported, attempt.provider, now=now, wall=runtime.wall())
+        figures = figures_of(reported, attempt.provider, now=now, wall=runtime.wall())
         by_key: dict[str, list[Figure]] = {}
         for figure in figures:
             whose = attempt.provider_key if figure.scope == "provider" else attempt.key

@@ -509,7 +509,7 @@ def test_states_are_in_datetimes() -> None:
 
 
 def test_pauses_are_passed_on() -> None:
-    """Whoever connects the circuits hears when a key is paused and when there is room again."""
+    """The callback for circuits is called when a key is paused and when there is room again."""
     heard: list[tuple[str, float, float]] = []
     hearing.on_pause = lambda key, before, after: heard.append((key, before, after))
     with fake_clock() as clock:
@@ -525,8 +525,8 @@ def test_pauses_are_passed_on() -> None:
     ] == heard
 
 
-def test_an_error_of_those_who_are_told_stays_inside() -> None:
-    """It is raised in somebody's HTTP client otherwise."""
+def test_an_error_of_the_callback_stays_inside() -> None:
+    """It would be raised in the application's HTTP client."""
 
     def fail(key: str, before: float, after: float) -> None:
         raise RuntimeError("an observer")
@@ -539,7 +539,7 @@ def test_an_error_of_those_who_are_told_stays_inside() -> None:
 
 
 def test_figures_of_a_provider_are_the_providers() -> None:
-    """What a draft of the IETF tells counts for all targets of the provider and its account."""
+    """What a draft of the IETF reports counts for all targets of the provider and its account."""
     attempt = hearing.start("openai@eu/m")
 
     hearing.hear({"RateLimit": '"a";r=5;t=9', **SPENT}, attempt, None)
@@ -548,17 +548,17 @@ def test_figures_of_a_provider_are_the_providers() -> None:
 
 
 def test_attempts_count_until_they_end() -> None:
-    """An attempt counts against what its target and its provider told before."""
+    """An attempt counts against what its target and its provider reported before."""
     first, second = hearing.start("openai/m", 10, 5), hearing.start("openai/m", 10, 5)
     hearing.hear({"RateLimit": '"a";r=1;t=9'}, first, None)
-    told = hearing.known("openai")
-    assert told is not None
-    assert told.refusal(0.0)
+    reported = hearing.known("openai")
+    assert reported is not None
+    assert reported.refusal(0.0)
 
     second.end()
     second.end()
 
-    assert None is told.refusal(0.0)
+    assert None is reported.refusal(0.0)
 
 
 def test_nothing_is_heard_when_it_is_off() -> None:

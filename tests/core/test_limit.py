@@ -189,4 +189,8 @@ def test_limits_of_a_guard_on_a_provider() -> None:
     limits = merged_limits({}, {"groq": ONE, "*": TWO})
 
     assert (("groq", ONE),) == applied_limits(limits, "groq", "groq")
+    tagged = merged_limits({}, {"tag:a": ONE, "tag:b": TWO})
+    assert applied_limits(tagged, "x/y", "x", ["a", "b"]) == applied_limits(
+        tagged, "x/y", "x", ["b", "a"]
+    )
     assert (("xai", TWO),) == applied_limits(limits, "xai", "xai")

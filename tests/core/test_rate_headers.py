@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -398,6 +399,25 @@ def test_moments_and_durations(reset: str, seconds: float) -> None:
     (figure,) = _read({"x-ratelimit-remaining": "0", "x-ratelimit-reset": reset}).values()
 
     assert seconds == pytest.approx((figure.resets_at or 0.0) - NOW)
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="the time zone cannot be set here")
+def test_a_date_without_a_zone_is_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the machine stands."""
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        (figure,) = _read(
+            {
+                "anthropic-ratelimit-requests-remaining": "5",
+                "anthropic-ratelimit-requests-reset": "2026-07-26T16:22:40",
+            }
+        ).values()
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+    assert NOW + 30.0 == figure.resets_at
 
 
 PAIRS = [("X-RateLimit-Remaining-Requests", "5"), ("X-RateLimit-Reset-Requests", "2s")]

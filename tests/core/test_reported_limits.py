@@ -158,6 +158,15 @@ def test_attempts_that_start_later_count() -> None:
     assert None is made.refusal(1.0)
 
 
+def test_the_wait_includes_attempts_that_start_later() -> None:
+    """A refilled figure has to cover those, too, before this call fits."""
+    made = ReportedLimits()
+    made.hear([_figure(40.0, counts="tokens", kind="refill")], made.start(), 0.0)
+    _running = made.start(30)
+
+    assert Refusal("token_limit", pytest.approx(10.0)) == made.refusal(0.0, 20)
+
+
 def test_tokens_of_attempts_that_start_later_count() -> None:
     """So do their estimates."""
     made = ReportedLimits()

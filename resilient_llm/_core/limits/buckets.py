@@ -1,6 +1,6 @@
-"""`Bucket`: a token bucket for requests or tokens, with a first-come line of those that wait.
+"""`Bucket`: a token bucket for requests or tokens, with a first-come queue of calls that wait.
 
-Owns one account and its line. Time is passed in; waits are those of the callers.
+Owns one account and its queue. Time is passed in; waits are those of the callers.
 
 Theory of operation. This is the generic cell rate algorithm in its virtual scheduling form (ITU-T
 Recommendation I.371, annex A). It keeps one moment, the *theoretical arrival time*, at which the
@@ -15,17 +15,19 @@ refilled, so giving it back changes nothing. Within a period what is given back 
 the provider's own bucket was full meanwhile, that is more than it has, by at most what was refilled
 while the call held it.
 
-A call that waits stands in a line. Its tokens are not taken yet; whoever comes later stands behind
-it, so a small call does not overtake a large one. Whoever asks `Charge.wait` first takes for all
-whose turn has come, in order. One who leaves the line, and tokens that come back, move all others
-forward: the first of the line is woken and asks again, and so is the next when the first is served.
+A call that waits joins a queue. Its tokens are not taken yet. A later call stands behind it, so a
+small call does not overtake a large one. The first waiter that asks `Charge.wait` when it is time
+takes for all whose turn has come, in order. When a waiter leaves the queue, or tokens come back,
+all others move forward: the first of the queue is woken and asks again, and so is the next one when
+the first is served.
 
 Each change is one run of statements without a call between, so it needs no lock (see
 circuit/window.py and places.py). Where `window.LOCK_FREE` is False, it takes the bucket's lock.
 
 Clocks. Threads read the clock before they come here, so a moment a little earlier than one seen
-before is usual, and the bucket is then as full as it was at that moment. A clock that goes back
-further was exchanged: the account is moved with it, so that neither tokens nor waits come of it.
+before is usual. It gains nothing, and what the bucket held when it was full may be taken all the
+same. A clock that goes back further was exchanged: the account is moved with it, so that neither
+tokens nor waits come of it.
 """
 
 from __future__ import annotations
@@ -68,15 +70,15 @@ class Charge:
         self.amount = amount
 
     def take(self, now: float) -> bool:
-        """Take the amount, if it fits now and nobody waits; return whether it is taken."""
+        """Take the amount, if it fits now and no other call waits; return whether it is taken."""
         bucket = self._bucket
         now += 0.0  # a plain float, whose operators are no calls
         bucket._turn(now)
         # No call and no jump backwards: see the theory of operation.
+        missing = bucket._taken + self.amount - bucket.burst
         if (
-            bucket._since + (bucket._taken + self.amount - bucket.burst) * bucket._interval
-            <= now + _ROUNDING
-            and not bucket._line
+            (missing <= 0 or bucket._since + missing * bucket._interval <= now + _ROUNDING)
+            and not bucket._queue
             and self._state == _NEW
         ):
             bucket._taken += self.amount
@@ -90,16 +92,16 @@ class Charge:
         return self._bucket is bucket
 
     def retry_after(self, now: float) -> float | None:
-        """Return the seconds until this call would fit behind those that wait; None for never."""
+        """Return the seconds until this call fits behind those that wait; None if it never does."""
         bucket = self._bucket
         if self.amount > bucket.burst:
             return None
         now += 0.0
         bucket._turn(now)
-        return max(0.0, bucket._due(bucket._queued + self.amount) - now)
+        return max(0.0, bucket._due(bucket._queued + self.amount, now) - now)
 
     def enqueue(self, wake: Callable[[], object]) -> bool:
-        """Join the line; return whether it can be served there: not if it exceeds the bucket.
+        """Join the queue; return whether it can be served there: not if it exceeds the bucket.
 
         Args:
             wake: Called when `wait` may answer otherwise than before, on the terms of
@@ -114,12 +116,12 @@ class Charge:
         if self._state == _NEW:
             self._state = _WAITING
             bucket._queued += self.amount
-            bucket._line.append(self)
+            bucket._queue.append(self)
             return True
         return False
 
     def wait(self, now: float) -> float:
-        """Return the seconds to wait in the line before asking again; 0 if the amount is taken."""
+        """Return the seconds to wait in the queue before asking again; 0 if the amount is taken."""
         bucket = self._bucket
         now += 0.0
         if self._state == _WAITING:
@@ -127,11 +129,11 @@ class Charge:
         if self._state != _WAITING:
             return 0.0
         ahead = 0
-        for each in list(bucket._line):
+        for each in list(bucket._queue):
             ahead += each.amount
             if each is self:
                 break
-        return max(bucket._due(ahead) - now, _ROUNDING)
+        return max(bucket._due(ahead, now) - now, _ROUNDING)
 
     @property
     def is_taken(self) -> bool:
@@ -139,13 +141,13 @@ class Charge:
         return self._state == _TAKEN
 
     def give_back(self) -> None:
-        """Give back what was taken, or leave the line; does nothing if it is neither. Never waits.
+        """Give back what was taken, or leave the queue; never waits, and may be called again.
 
         For a call that was not made. One that was made is settled instead.
         """
         self._end()
-        if self._bucket._line:
-            self._bucket.tell_first()
+        if self._bucket._queue:
+            self._bucket.wake_first()
 
     def _end(self) -> None:
         bucket = self._bucket
@@ -157,7 +159,7 @@ class Charge:
         elif self._state == _WAITING:
             self._state = _OVER
             bucket._queued -= self.amount
-            bucket._line.remove(self)
+            bucket._queue.remove(self)
 
     def settle(self, amount: int, now: float) -> None:
         """Replace the amount that was taken by what the call has used; once.
@@ -170,8 +172,8 @@ class Charge:
         now += 0.0
         self._bucket._turn(now)
         self._book(amount)
-        if self._bucket._line:
-            self._bucket.tell_first()
+        if self._bucket._queue:
+            self._bucket.wake_first()
 
     def _book(self, amount: int) -> None:
         bucket = self._bucket
@@ -183,7 +185,7 @@ class Charge:
             self.amount = amount
 
     def _tell(self) -> bool:
-        """Wake who waits; return False for one that cannot be woken any more, which is out then."""
+        """Wake the waiter; return False if it cannot be woken any more, and is removed."""
         try:
             self._wake()
         except Exception:  # noqa: BLE001  # its loop is closed
@@ -201,8 +203,8 @@ class Bucket:
 
     __slots__ = (
         "_interval",
-        "_line",
         "_period",
+        "_queue",
         "_queued",
         "_seen",
         "_since",
@@ -221,9 +223,9 @@ class Bucket:
         """How many times it was full."""
         self._seen = window.NEVER
         """The latest moment that was passed in."""
-        self._line: deque[Charge] = deque()
+        self._queue: deque[Charge] = deque()
         self._queued = 0
-        """Sum of the amounts in the line."""
+        """Sum of the amounts in the queue."""
 
     def charge(self, amount: int) -> Charge:
         """Return what a call of this amount takes, which it has not taken yet."""
@@ -238,35 +240,36 @@ class Bucket:
 
     @property
     def waiting(self) -> int:
-        """Calls in the line."""
-        return len(self._line)
+        """Calls in the queue."""
+        return len(self._queue)
 
     def fresh(self) -> Bucket:
-        """Return the same bucket, full and with nobody in line, for a forked child."""
+        """Return the same bucket, full and with an empty queue, for a forked child."""
         return type(self)(1, self._interval, self.burst)
 
     def fill(self, now: float) -> None:
-        """Take for those in line whose turn has come, the first first, and wake them."""
+        """Take for the waiters whose turn has come, in order, and wake them."""
         self._turn(now)
         served = False
         while (charge := self._serve(now)) is not None:
             served = charge._tell() or served
         if served:
-            self.tell_first()
+            self.wake_first()
 
-    def tell_first(self) -> None:
-        """Wake the first of the line, which may be served earlier than it was told."""
-        while self._line:
+    def wake_first(self) -> None:
+        """Wake the first of the queue, which may be served earlier than `Charge.wait` returned."""
+        while self._queue:
             try:
-                first = self._line[0]
+                first = self._queue[0]
             except IndexError:  # it has left in between
                 return
             if first._tell():
                 return
 
-    def _due(self, amount: int) -> float:
+    def _due(self, amount: int, now: float) -> float:
         """Return the moment from which this much can be taken beyond what is."""
-        return self._since + (self._taken + amount - self.burst) * self._interval
+        missing = self._taken + amount - self.burst
+        return now if missing <= 0 else self._since + missing * self._interval
 
     def _turn(self, now: float) -> None:
         """Begin a new period if the bucket is full, and follow a clock that was exchanged."""
@@ -282,20 +285,18 @@ class Bucket:
             self._period += 1
 
     def _serve(self, now: float) -> Charge | None:
-        """Take for the first of the line, if its turn has come, and return it."""
-        line = self._line
+        """Take for the first of the queue, if its turn has come, and return it."""
+        queue = self._queue
         # No call until the removal, and no jump backwards.
-        if line:
-            charge = line[0]
-            if (
-                self._since + (self._taken + charge.amount - self.burst) * self._interval
-                <= now + _ROUNDING
-            ):
+        if queue:
+            charge = queue[0]
+            missing = self._taken + charge.amount - self.burst
+            if missing <= 0 or self._since + missing * self._interval <= now + _ROUNDING:
                 self._taken += charge.amount
                 self._queued -= charge.amount
                 charge._period = self._period
                 charge._state = _TAKEN
-                line.popleft()
+                queue.popleft()
                 return charge
         return None
 

@@ -74,9 +74,11 @@ def read_figures(headers: object, provider: str, *, now: float, wall: float) -> 
         now: Monotonic seconds.
         wall: Seconds since 1970, at the same time.
     """
-    found = rate_headers(headers)
-    if not found:
-        return []
+    return figures_of(rate_headers(headers), provider, now=now, wall=wall)
+
+
+def figures_of(found: Mapping[str, str], provider: str, *, now: float, wall: float) -> list[Figure]:
+    """Return the same of what `rate_headers` has found."""
     figures = [
         figure
         for name in found
@@ -93,8 +95,10 @@ def rate_headers(headers: object) -> dict[str, str]:
     found: dict[str, str] = {}
     try:
         for name, value in _pairs(headers):
+            if type(name) is bytes and b"limit" not in name.lower():
+                continue  # most of them, and decoding takes longer
             low = _text(name).lower()
-            if "limit" in low and ("ratelimit" in low or "tokenlimit" in low):
+            if "ratelimit" in low or "tokenlimit" in low:
                 read = _text(value)
                 # A field that comes twice is one list.
                 found[low] = f"{found[low]}, {read}" if low in found else read
@@ -115,7 +119,7 @@ def _pairs(headers: Any) -> Iterable[tuple[object, object]]:
 
 
 def _text(value: object) -> str:
-    """Return a text; empty for what is none or is too long, so that a part is never read."""
+    """Return a text; empty if it is not one or is too long, since a part would be misread."""
     if isinstance(value, bytes):
         value = value.decode("latin-1")
     if isinstance(value, int) and not isinstance(value, bool):

@@ -1,8 +1,8 @@
 """`Places`: the attempts in flight on one limit, and the first-come queue of those that wait.
 
-Owns both. It does not wait: who waits gives a callback that wakes it, from whatever thread, event
-loop or finaliser frees a place, and asks again. So threads and the loops of asyncio and trio share
-one count and one queue.
+Owns both. It does not wait: a waiter gives a callback that wakes it, from the thread, event loop or
+finaliser that frees a place, and then asks again. So threads and the loops of asyncio and trio
+share one count and one queue.
 
     place = places.place()
     try:
@@ -22,10 +22,10 @@ switch is possible. So no step takes a lock, and a finaliser waits for none. Whe
 `window.LOCK_FREE` is False, each of these runs takes the lock of its `Places`; no callback runs
 under it.
 
-While somebody waits, nobody takes a place past the queue, even if one is free for a moment: freeing
-it and granting it to the next waiter are two steps. If an interrupt comes between them, the next
-one who gives a place back, joins or asks `is_held` grants it. For that, and for wakers that may be
-interrupted, who waits asks again once a second at the latest.
+While a waiter is in the queue, no other attempt takes a place, even if one is free for a moment:
+freeing it and granting it to the next waiter are two steps. If an interrupt comes between them, the
+next attempt that gives a place back, joins or asks `is_held` grants it. For that reason, and for
+wakers that may be interrupted, a waiter asks again once a second at the latest.
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ _OVER: Final = 3
 
 
 class Place:
-    """The place of one attempt, from before it is asked for until it is given back."""
+    """The place of one attempt, from before it is asked for until it is given back.
+
+    A place that is collected is given back, so whatever stands for the attempt refers to it.
+    """
 
     __slots__ = ("_places", "_state", "_wake")
 
@@ -58,7 +61,7 @@ class Place:
         self._state = _NEW
 
     def take(self) -> bool:
-        """Take a place, if one is free and nobody waits for it; return whether it is held."""
+        """Take a place, if one is free and no other attempt waits; return whether it is held."""
         places = self._places
         # No call and no jump backwards: see the theory of operation.
         if places.running < places.limit and not places._queue and self._state == _NEW:
@@ -121,7 +124,7 @@ class Place:
             places._queue.remove(self)
 
     def _tell(self) -> None:
-        """Wake who waits; end the place of one that cannot be woken any more."""
+        """Wake the waiter; end its place if it cannot be woken any more."""
         try:
             self._wake()
         except Exception:  # noqa: BLE001  # its loop is closed; the caller of `fill` goes on
@@ -134,7 +137,7 @@ class Place:
 
 
 class Places:
-    """How many attempts of one limit are in flight, and who waits for a place; made by `places`.
+    """The attempts of one limit that are in flight or wait for a place; made by `places`.
 
     Attributes:
         limit: Attempts that may be in flight.
@@ -162,7 +165,7 @@ class Places:
         return self.running < self.limit and not self._queue
 
     def change(self, limit: int | None, max_queued: int = 0) -> None:
-        """Change the limits; attempts in flight count on, and those that wait keep their turn.
+        """Change the limits; attempts in flight count on, and those in the queue keep their turn.
 
         Args:
             limit: Attempts that may be in flight; None for any number.
@@ -181,7 +184,7 @@ class Places:
         return type(self)(limit, self.max_queued)
 
     def fill(self) -> None:
-        """Grant free places to those that wait, the first first, and wake them."""
+        """Grant free places to the waiters, in order, and wake them."""
         while (place := self._grant()) is not None:
             place._tell()
 

@@ -160,7 +160,7 @@ class ReportedLimits:
         self._running: dict[int, tuple[int, int]] = {}
         """``{number of a running attempt: its tokens of input and output}``."""
         self._ended: deque[int] = deque()
-        """Numbers of attempts that have ended since somebody held the lock."""
+        """Numbers of attempts that have ended since the lock was last taken."""
         self._number = itertools.count(1).__next__
 
     def begin(self, now: float, input_tokens: int = 0, output_tokens: int = 0) -> Started | Refusal:
