@@ -30,6 +30,7 @@ from resilient_llm._drive.results import is_awaitable
 from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.classify import classify
 from resilient_llm._runtime.limits_of_target import limits_on
+from resilient_llm._runtime.response_headers import headers_in
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.spending import spending_in
 from resilient_llm._runtime.tracing import has_trace, open_traces
@@ -57,6 +58,11 @@ class Unbound:
 
 
 def _hear(source: object, key: str, began_at: float, held: Held | None) -> None:
+    try:
+        if headers_in(source) is None:
+            return
+    except Exception:  # noqa: BLE001  # a property of a foreign class
+        return
     from resilient_llm._runtime.hearing import hear_in  # loaded with the first
 
     hear_in(source, key, began_at, held)

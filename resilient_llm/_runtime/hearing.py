@@ -16,12 +16,13 @@ somebody listens to a client. Then its attempts are begun here, by way of `Targe
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from resilient_llm._core.circuit.permit import heard_attempt
 from resilient_llm._core.limits.headers import figures_of, rate_headers
 from resilient_llm._core.limits.heard import HeardAttempt, HeardLimits
 from resilient_llm._core.limits.reported import NEVER, ReportedLimits
+from resilient_llm._runtime.response_headers import headers_in
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.rate_limit_state import RateLimitState
 from resilient_llm._values.settings import MOST_KEYS
@@ -80,39 +81,6 @@ def hear_in(source: object, key: str, began_at: float, held: Held | None) -> Non
         hearing.hear(headers, attempt or HeardAttempt(key, {}, began_at), None)
     except Exception:  # noqa: BLE001, S110  # a property of a foreign class
         pass
-
-
-def headers_in(source: object) -> Any:
-    """Return the headers of the response that an error or an answer holds, or None.
-
-    Errors of SDKs and their streams have the response, what ``with_raw_response`` gives has it as
-    ``http_response``, and a response has them itself. Nothing that is computed is asked for but
-    the headers of such a response.
-    """
-    if type(source) in _BARE:
-        return None
-    try:
-        own: Any = object.__getattribute__(source, "__dict__")
-    except AttributeError:
-        return None
-    if type(own) is not dict:
-        return None
-    fields = cast("dict[str, Any]", own)
-    for name in _HEADERS:
-        if name in fields and (headers := fields[name]):
-            return headers
-    for name in _RESPONSES:
-        if name in fields and (response := fields[name]) is not None:
-            if type(response) is dict:  # botocore
-                found: Any = cast("dict[str, Any]", response).get("ResponseMetadata")
-                return cast("dict[str, Any]", found).get("HTTPHeaders") if found else None
-            return getattr(response, "headers", None)
-    return None
-
-
-_HEADERS: Final = ("headers", "litellm_response_headers")
-_RESPONSES: Final = ("response", "http_response")
-_BARE: Final = (str, dict, list, tuple, type(None))
 
 
 class Hearing:
