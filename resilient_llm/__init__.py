@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from resilient_llm._version import __version__
 
 if TYPE_CHECKING:
+    from resilient_llm._api.asking_first import can_call
     from resilient_llm._api.benches import (
         BenchModel,
         IsBenched,
@@ -32,10 +33,12 @@ if TYPE_CHECKING:
     from resilient_llm._api.configuring import configure, settings
     from resilient_llm._api.failover import Failover, failover
     from resilient_llm._api.observing import EventStream, events, observe
+    from resilient_llm._api.rate_limits import rate_limits
     from resilient_llm._api.spending import reset_spend, spend, spend_key, spend_total
     from resilient_llm._runtime.classify import classify
     from resilient_llm._runtime.tracing import Trace, TracedCall
     from resilient_llm._values.adaptive import Adaptive
+    from resilient_llm._values.can_call import CanCall
     from resilient_llm._values.errors import (
         BreakerOpenError,
         BudgetExceededError,
@@ -78,6 +81,7 @@ if TYPE_CHECKING:
     from resilient_llm._values.kinds import AttemptRecord, ErrorKind
     from resilient_llm._values.limit import Limit
     from resilient_llm._values.money import Budget, Price, SpendReport
+    from resilient_llm._values.rate_limit_state import RateLimitState
     from resilient_llm._values.settings import Settings
     from resilient_llm._values.strategy_call import StrategyCall
     from resilient_llm._values.stream_policy import StreamPolicy
@@ -103,6 +107,7 @@ __all__ = [
     "BudgetWarning",
     "CallFailed",
     "CallRejectedError",
+    "CanCall",
     "ChainExhaustedError",
     "ConfigurationError",
     "DeadlineExceededError",
@@ -121,6 +126,7 @@ __all__ = [
     "ObserverFailed",
     "OrderChanged",
     "Price",
+    "RateLimitState",
     "ResilientLLMError",
     "ResponseRejectedError",
     "RetryScheduled",
@@ -151,6 +157,7 @@ __all__ = [
     "bench_model",
     "breaker",
     "call_id",
+    "can_call",
     "classify",
     "configure",
     "events",
@@ -159,6 +166,7 @@ __all__ = [
     "is_benched",
     "list_benched",
     "observe",
+    "rate_limits",
     "reset",
     "reset_spend",
     "settings",
@@ -171,6 +179,7 @@ __all__ = [
 # {module: names it gives}. Keep in sync with the imports above, which type checkers read;
 # tests/package/test_layout.py compares the two.
 _MODULES = {
+    "_api.asking_first": "can_call",
     "_api.benches": (
         "BenchModel IsBenched ListBenched UnbenchModel bench_model health is_benched "
         "list_benched reset unbench_model"
@@ -179,11 +188,13 @@ _MODULES = {
     "_api.call_ids": "call_id",
     "_api.configuring": "configure settings",
     "_api.failover": "Failover failover",
+    "_api.rate_limits": "rate_limits",
     "_api.spending": "reset_spend spend spend_key spend_total",
     "_api.observing": "EventStream events observe",
     "_runtime.classify": "classify",
     "_runtime.tracing": "Trace TracedCall",
     "_values.adaptive": "Adaptive",
+    "_values.can_call": "CanCall",
     "_values.errors": (
         "BreakerOpenError BudgetExceededError CallRejectedError ChainExhaustedError "
         "ConfigurationError "
@@ -202,6 +213,7 @@ _MODULES = {
     "_values.kinds": "AttemptRecord ErrorKind",
     "_values.limit": "Limit",
     "_values.money": "Budget Price SpendReport",
+    "_values.rate_limit_state": "RateLimitState",
     "_values.settings": "Settings",
     "_values.strategy_call": "StrategyCall",
     "_values.stream_policy": "StreamPolicy",

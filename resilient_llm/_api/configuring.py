@@ -51,6 +51,7 @@ class Changes(TypedDict, total=False):
     prices: Mapping[str, tuple[float, float] | Price | None]
     budgets: Sequence[Budget]
     limits: Mapping[str, Limit | None]
+    listen: bool
     logging: bool
 
 
@@ -75,7 +76,8 @@ def configure(**changes: Unpack[Changes]) -> None:
             ``limits``, ``{target, provider, "tag:…" or "*": Limit(…)}``, merged by key, None takes
             one back;
             ``budgets``, a list of `Budget`, which replaces the one before, and whose spending is
-            kept in the memory of this process; ``logging=True``.
+            kept in the memory of this process; ``listen=True``, whether headers in which providers
+            report their limits are read; ``logging=True``.
 
     Raises:
         ConfigurationError: If a name is unknown or a value is out of range; nothing is changed.
@@ -84,6 +86,10 @@ def configure(**changes: Unpack[Changes]) -> None:
     limits = changes.get("limits")
     if limits and runtime.settings.logging:
         _warn_of_typos(limits)
+    if runtime.reported and not runtime.settings.listen:
+        from resilient_llm._runtime.hearing import hearing
+
+        hearing.stop()
 
 
 def _warn_of_typos(limits: Mapping[str, Limit | None]) -> None:

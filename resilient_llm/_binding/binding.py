@@ -34,6 +34,8 @@ from resilient_llm._core.limits.places import HELD, Place
 from resilient_llm._drive.results import is_awaitable
 from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.classify import classify
+from resilient_llm._runtime.limits_of_target import limits_on
+from resilient_llm._runtime.response_headers import headers_in
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.spending import spending
 from resilient_llm._runtime.tracing import has_trace, open_traces
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from resilient_llm._binding.ordering import KeyedOrder, UsersOrder
     from resilient_llm._core.call.spending import Spending
     from resilient_llm._core.in_flight import Counts
+    from resilient_llm._core.limits.held import Held
     from resilient_llm._values.policy import Options, Policy
     from resilient_llm._values.settings import Settings
     from resilient_llm._values.target import Target
@@ -57,6 +60,17 @@ class Unbound:
 
     slot = limited_slot = None
     shut_until = NEVER
+
+
+def _hear(source: object, key: str, began_at: float, held: Held | None) -> None:
+    try:
+        if headers_in(source) is None:
+            return
+    except Exception:  # noqa: BLE001  # a property of a foreign class
+        return
+    from resilient_llm._runtime.hearing import hear_in  # loaded with the first
+
+    hear_in(source, key, began_at, held)
 
 
 def _unbound() -> Any:
@@ -98,7 +112,8 @@ class Binding:
         """How each call orders its targets; None if by priority."""
         self.deps: CallDeps | None = None
         self.estimates: Demands | None = None
-        """Estimates the tokens of each call, if budgets or a limit of tokens ask for that."""
+        """Estimates the tokens of each call, if budgets, limits of tokens or what a provider has
+        reported of its own ask for that."""
         self.wrapper: dict[str, Any] = {}
         self.prefix = ""
         self.wrapper_function: weakref.ref[types.FunctionType] | None = None
@@ -165,7 +180,7 @@ class Binding:
                     is_generator=self.generators[target.key],
                     keep=None if figures is None else figures.keep_of(target.key),
                     counts=None if counts is None else counts.target(target.key),
-                    limits=runtime.limits.of(target.key, target.provider_key, target.tags),
+                    limits=limits_on(target.key, target.provider_key, target.tags),
                 )
                 for target in self.policy.chain
             }
@@ -182,15 +197,16 @@ class Binding:
                 counts=counts,
                 figures=figures,
                 spending=self._spending(effect, settings, by_key.values()),
+                hear=_hear if settings.listen else None,
             )
             if effect.is_stream:
                 deps.item_inspector()  # its import must not count as waiting for a provider
             candidates = tuple(by_key[target.key] for target in self.policy.in_priority)
             for each in candidates:
-                if each.limits is not None:
+                if each.limits is not None and each.limits.all:
                     runtime.registry.limit(each.circuit)
             estimates = None
-            if deps.spending is not None:
+            if any(deps.needs_estimate(each.limits) for each in candidates):
                 estimates = effect.demands or Demands(options, self.injection, self.policy.chain)
             adaptive = runtime.order_of(self.policy, options.adaptive)
             order = order_for(
@@ -216,6 +232,7 @@ class Binding:
                 self._use(effect)
                 self.by_key, self.deps, self.order = by_key, deps, order
                 self.estimates = estimates
+                self.plain_type = str  # the next answer of another class is looked at for headers
                 self._look_again_at(NEVER)
                 runtime.bind(self)
                 self._publish(candidates, *wanted)

@@ -396,6 +396,9 @@ class Caller(Resuming):
         is_awaited, kind = is_awaitable(result), kind_of(result)
         if not is_awaited and kind is None:
             self._is_plain(result)
+            if self.deps is not None and self.deps.hear is not None:
+                target = called if isinstance(called, Target) else called.target
+                self.deps.hear(result, target.key, entered_at, None)
             return first, NO_ANSWER
         first = first or self._wrappers_attempt(generation, entered_at, called, None, counts)
         if is_awaited:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from types import AsyncGeneratorType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
+from resilient_llm._core.call.judging import heard
 from resilient_llm._core.call.spending import metered
 from resilient_llm._core.call.steps import Reply
 from resilient_llm._core.circuit.permit import pop_permit, push_permit
@@ -433,6 +434,7 @@ async def begin_with(
             is_managed=is_managed,
             hook=step.hook,
         )
+        heard(call, step, stream)  # before its items, which may take their time
         started = StartedStream(opened, _stream_state(call, step))
         try:
             if opened.is_stream:

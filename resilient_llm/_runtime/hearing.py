@@ -1,23 +1,29 @@
 """The limits that providers report, of all keys, and to which attempt an answer belongs.
 
-Owns the figures of all keys, and the variable behind the attempt of the context. An HTTP client
-that is listened to calls `heard` for each of its answers, in the context of the code that sent the
-request, so the attempt that this code belongs to is found there. Attempts are put into the context
-only once a client is listened to: a process that never does so pays nothing. The wrappers are
-bound again then, as with `call_ids`.
+Owns what is done with headers, whoever has found them; the figures themselves belong to the state
+of the process (`runtime.reported`). What is read, and when:
+
+- errors of attempts, and answers of functions whose attempts are begun here: each;
+- answers of other functions: the first one of a class, which is looked at anyhow. If it has
+  headers of a rate limit, the functions on that target are bound again, and each is read;
+- answers of a client that is listened to: each. It calls `heard` in the context of the code that
+  sent the request, so the attempt that this code belongs to is found there.
+
+So a function pays for this only once a provider has reported something of one of its targets, or
+somebody listens to a client. Then its attempts are begun here, by way of `TargetLimits`.
 """
 
 from __future__ import annotations
 
-import os
 import threading
-from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Final
 
+from resilient_llm._core.circuit.permit import heard_attempt
 from resilient_llm._core.limits.headers import figures_of, rate_headers
+from resilient_llm._core.limits.heard import HeardAttempt, HeardLimits
 from resilient_llm._core.limits.reported import NEVER, ReportedLimits
+from resilient_llm._runtime.response_headers import headers_in
 from resilient_llm._runtime.runtime import runtime
-from resilient_llm._values.keys import parse_key, provider_key
 from resilient_llm._values.rate_limit_state import RateLimitState
 from resilient_llm._values.settings import MOST_KEYS
 
@@ -26,79 +32,21 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from resilient_llm._core.limits.headers import Figure
+    from resilient_llm._core.limits.held import Held
     from resilient_llm._core.limits.reported import Started
 
 
-class HeardAttempt:
-    """An attempt whose answers are heard.
-
-    Attributes:
-        key: Key of its target, or of a provider.
-        provider: Name of the provider.
-        provider_key: Key of the provider, with its account.
-    """
-
-    __slots__ = ("_started", "key", "provider", "provider_key")
-
-    def __init__(self, key: str, started: dict[str, Started]) -> None:
-        self.key = key
-        self.provider, account, _ = parse_key(key)
-        self.provider_key = provider_key(self.provider, account)
-        self._started = started
-
-    def started(self, key: str) -> Started | None:
-        """Return the attempt as it counts against the figures of one of its keys."""
-        return self._started.get(key)
-
-    def end(self) -> None:
-        """Count the attempt no longer against any figure. Never waits; may be called again."""
-        for started in self._started.values():
-            started.end()
-
-
-Entered = Token["HeardAttempt | None"]
-"""What `leave` takes back."""
-
-_current: ContextVar[HeardAttempt | None] = ContextVar("resilient_llm_heard", default=None)
-"""The innermost attempt around this code, or None."""
-
-
-class Switch:
-    """Whether attempts are put into the context."""
-
-    __slots__ = ("is_on",)
-
-    def __init__(self) -> None:
-        self.is_on = False
-
-
-switch: Final = Switch()
-
-
 def switch_on() -> None:
-    """Have the attempts that start from now on be known in their context."""
-    if not switch.is_on:
-        switch.is_on = True
-        runtime.unbind_all()  # the wrappers are given other code when they are bound
+    """Have all attempts that start from now on be known to the answers of their clients."""
+    if not runtime.is_listening:
+        runtime.is_listening = True
+        runtime.unbind_all()  # each attempt has to be begun here
 
 
 def switch_off() -> None:
     """Undo `switch_on`; for tests."""
-    switch.is_on = False
+    runtime.is_listening = False
     runtime.unbind_all()
-
-
-def enter(attempt: HeardAttempt) -> Entered:
-    """Begin code that belongs to an attempt."""
-    return _current.set(attempt)
-
-
-def leave(entered: Entered) -> None:
-    """End code that belongs to an attempt, also in another context than the one it began in."""
-    try:
-        _current.reset(entered)
-    except ValueError:  # that context is left already, or goes on elsewhere
-        pass
 
 
 def heard(headers: object, key: str | None = None) -> None:
@@ -111,8 +59,27 @@ def heard(headers: object, key: str | None = None) -> None:
         key: Normalised key of a target or a provider, or None.
     """
     try:
-        hearing.hear(headers, _current.get(), key)
+        hearing.hear(headers, heard_attempt(), key)
     except Exception:  # noqa: BLE001, S110  # an observer of a pause, or headers of an unknown type
+        pass
+
+
+def hear_in(source: object, key: str, began_at: float, held: Held | None) -> None:
+    """Take the headers that an error or an answer of an attempt holds, if it does. Never raises.
+
+    Args:
+        source: What the attempt raised or gave.
+        key: Key of its target.
+        began_at: When it began, monotonic seconds.
+        held: What it held of limits, if it was begun here.
+    """
+    try:
+        headers = headers_in(source)
+        if headers is None:
+            return
+        attempt = None if held is None else held.heard
+        hearing.hear(headers, attempt or HeardAttempt(key, {}, began_at), None)
+    except Exception:  # noqa: BLE001, S110  # a property of a foreign class
         pass
 
 
@@ -120,35 +87,68 @@ class Hearing:
     """The figures of all keys of the process. All methods may be called from any thread.
 
     Attributes:
-        is_on: Whether headers are read at all.
         on_pause: Called when a key is paused, for longer or shorter than before, or no longer:
             with the key, until when it was paused, and until when it is; monotonic seconds, and
             `reported.NEVER` for not at all. Called without a lock.
     """
 
     def __init__(self) -> None:
-        self.is_on = True
-        self.on_pause: Callable[[str, float, float], object] = _nothing
-        self.fresh()
+        self.on_pause: Callable[[str, float, float], object] = self.pause
+        self._lock = threading.RLock()
+
+    @property
+    def is_on(self) -> bool:
+        """Whether headers are read at all."""
+        return runtime.settings.listen
 
     def fresh(self) -> None:
-        """Forget all figures, and the attempts that count against them."""
-        self._lock = threading.RLock()
-        self._keys: dict[str, ReportedLimits] = {}
+        """Forget all figures, and the attempts that count against them; pauses go on."""
+        runtime.reported = {}
+
+    def stop(self) -> None:
+        """Forget all figures and end the pauses that they have asked for."""
+        keys = list(runtime.reported)
+        self.fresh()
+        for key in keys:
+            self.pause(key, NEVER, NEVER)
+
+    def pause(self, key: str, before: float, after: float) -> None:
+        """Pause the circuit of a key, or take that back, as its figures say now."""
+        circuit = runtime.registry.circuit(key)
+        until = after
+        while True:  # until no other thread has heard more of it meanwhile
+            now = runtime.clock()
+            circuit.pause_for_headers(now, until)
+            reported = runtime.reported.get(key)
+            latest = NEVER if reported is None else reported.paused_until(now)
+            if latest == until:
+                return
+            until = latest
+
+    def limits_of(self, key: str) -> HeardLimits | None:
+        """Return what attempts on a target have to ask, or None as long as there is nothing."""
+        if not self.is_on:
+            return None
+        limits = HeardLimits(key, self.of)
+        if runtime.is_listening:
+            return limits
+        found = (runtime.reported.get(each) for each in limits.keys)
+        return limits if any(each is not None and each.has_figures for each in found) else None
 
     def of(self, key: str) -> ReportedLimits:
         """Return what was reported of a key, from now on."""
-        found = self._keys.get(key)
+        keys = runtime.reported
+        found = keys.get(key)
         if found is not None:
             return found
         with self._lock:
-            while len(self._keys) >= MOST_KEYS:
-                self._keys.pop(next(iter(self._keys)), None)
-            return self._keys.setdefault(key, ReportedLimits())
+            while len(keys) >= MOST_KEYS:
+                keys.pop(next(iter(keys)), None)
+            return keys.setdefault(key, ReportedLimits())
 
     def known(self, key: str) -> ReportedLimits | None:
         """Return what was reported of a key, if anything was."""
-        return self._keys.get(key)
+        return runtime.reported.get(key)
 
     def start(self, key: str, input_tokens: int = 0, output_tokens: int = 0) -> HeardAttempt:
         """Begin an attempt, which counts against newer figures until it ends.
@@ -187,7 +187,11 @@ class Hearing:
             whose = attempt.provider_key if figure.scope == "provider" else attempt.key
             by_key.setdefault(whose, []).append(figure)
         for whose, those in by_key.items():
-            before, after = self.of(whose).hear(those, attempt.started(whose), now)
+            known = self.of(whose)
+            is_first = not known.has_figures
+            before, after = known.hear(those, attempt.started(whose), now, attempt.began_at)
+            if is_first and not runtime.is_listening:
+                runtime.unbind_all()  # the attempts on it have something to ask from now on
             if before != after:
                 self.on_pause(whose, before, after)
 
@@ -195,7 +199,7 @@ class Hearing:
         """Return ``{key: what is left}`` of the keys of which something was reported, sorted."""
         now = float(runtime.clock())
         found: dict[str, RateLimitState] = {}
-        for key, reported in sorted(self._keys.copy().items()):
+        for key, reported in sorted(runtime.reported.copy().items()):
             left = reported.summary(now)
             if left.seen_at is not None:
                 found[key] = RateLimitState(
@@ -208,11 +212,4 @@ def _moment(at: float | None) -> datetime | None:
     return None if at is None or at == NEVER else runtime.steady_moment(at)
 
 
-def _nothing(key: str, before: float, after: float, /) -> None:
-    return None
-
-
 hearing: Final = Hearing()
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=hearing.fresh)  # the parent's attempts do not run there

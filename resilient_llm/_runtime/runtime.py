@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from resilient_llm._core.call.hooks import Hook
     from resilient_llm._core.call.spending import UsageReader
+    from resilient_llm._core.limits.reported import ReportedLimits
     from resilient_llm._core.stream.stream_state import ItemInspector
     from resilient_llm._values.policy import Family, Policy
 
@@ -68,6 +69,8 @@ class Runtime:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.rng = random.Random()
+        self.is_listening = False
+        """Whether somebody listens to a client, so that each attempt must be known in it."""
         self.epoch = 0
         """Grows when functions are unbound, so that none is bound to what was exchanged."""
         # Plain dicts, which are copied in one step: a signal handler may bind a function at any
@@ -104,6 +107,8 @@ class Runtime:
         self.circuits = self.registry.kept
         self.budgets = RetryBudgets()
         self.limits = LimitsInForce()
+        self.reported: dict[str, ReportedLimits] = {}
+        """``{key: what its provider's headers have reported}``; see `hearing`."""
         self.ledger = LocalLedger()
         self.figures: weakref.WeakKeyDictionary[Family, PolicyFigures] = weakref.WeakKeyDictionary()
         """``{family of a policy: what its attempts took}``, for those that need it."""
@@ -322,6 +327,7 @@ class Runtime:
                 self.attached,
                 self.limits,
                 self.ledger,
+                self.reported,
             )
             try:
                 self.registry.suspend(suspended=True)
@@ -330,7 +336,7 @@ class Runtime:
                 else:
                     self.settings, self.dispatcher, self.registry = saved[:3]
                     self.budgets, self.figures, self.in_flight = saved[3:6]
-                    self.attached, self.limits, self.ledger = saved[6:]
+                    self.attached, self.limits, self.ledger, self.reported = saved[6:]
                     self.circuits = self.registry.kept
                     self.registry.suspend(suspended=False)
                     self._notify_exchanged()
@@ -356,6 +362,7 @@ class Runtime:
         self.budgets.after_fork()
         self.limits.after_fork()
         self.ledger.after_fork()
+        self.reported = {}
         self.in_flight = KeysInFlight()  # the attempts of the parent do not run here
         self.forget_figures()
 

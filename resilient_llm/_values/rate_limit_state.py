@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from resilient_llm._values.exported import exported
 
+
+@exported
 @dataclass(frozen=True, slots=True)
 class RateLimitState:
     """What a provider's headers have reported of its own limits, as it is now.

@@ -165,6 +165,7 @@ class Settings(Defaults):
         budgets: Caps on spending, a tuple of `Budget`. What is spent is kept in the memory of this
             process: another process, and the next one, starts from 0.
         limits: ``{target, provider, "tag:…" or "*": Limit}``, read-only.
+        listen: Whether headers in which providers report their limits are read.
         logging: Whether the default observer logs to ``resilient_llm``.
     """
 
@@ -178,6 +179,7 @@ class Settings(Defaults):
     prices: Mapping[str, tuple[float, float] | Price] = field(
         default_factory=lambda: MappingProxyType[str, tuple[float, float] | Price]({})
     )
+    listen: bool = True
     logging: bool = True
     budgets: tuple[Budget, ...] = ()
     limits: Mapping[str, Limit] = field(default_factory=lambda: MappingProxyType[str, Limit]({}))
@@ -315,5 +317,6 @@ _PROCESS_CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "max_wait": lambda name, value: check.seconds(name, value, zero=True),
     "on_memory_pressure": lambda name, value: check.choice(name, value, _ON_MEMORY_PRESSURE),
     "memory_pressure_cooldown": _memory_pressure_cooldown,
+    "listen": check.flag,
     "logging": check.flag,
 }

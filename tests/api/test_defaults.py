@@ -99,6 +99,7 @@ def test_configure_takes_every_option_but_those_of_one_function_or_policy() -> N
         "prices",
         "budgets",
         "limits",
+        "listen",
         "logging",
     }
     assert STRATEGIES == tuple(STRATEGIES_THERE_ARE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import copy
 import inspect
@@ -18,9 +19,12 @@ import httpx2
 import pytest
 import wrapt
 
-from resilient_llm import ConfigurationError, Target
+from resilient_llm import ConfigurationError, Target, configure
+from resilient_llm._core.circuit.permit import Permit, pop_permit, push_permit
+from resilient_llm._core.limits.held import Held
 from resilient_llm._runtime import hearing as hearing_module
 from resilient_llm._runtime.hearing import HeardAttempt, hearing
+from resilient_llm._runtime.runtime import runtime
 from resilient_llm.limits import listen
 from resilient_llm.testing import fake_clock
 from tests.support.server import LoopbackServer, Request
@@ -119,11 +123,26 @@ def server() -> Iterator[RateServer]:
 def fresh_hearing() -> Iterator[None]:
     """Nothing is known before a test, and nothing is put into contexts after it."""
     hearing.fresh()
+    on_pause = hearing.on_pause
+    hearing.on_pause = lambda key, before, after: None
     yield
     hearing.fresh()
-    hearing.is_on = True
-    hearing.on_pause = lambda key, before, after: None
+    hearing.on_pause = on_pause
     hearing_module.switch_off()
+
+
+@contextlib.contextmanager
+def inside(attempt: HeardAttempt) -> Iterator[None]:
+    """Run code as that of an attempt."""
+    permit = Permit(runtime.registry.circuit(attempt.key), None, None, 0.0)
+    permit.held = Held()
+    permit.held.heard = attempt
+    push_permit(permit)
+    try:
+        yield
+    finally:
+        permit.abandoned()
+        pop_permit(permit)
 
 
 class Client:
@@ -261,12 +280,8 @@ def test_an_answer_is_that_of_the_attempt_around_it(client: Client, server: Rate
     async def use(made: Any) -> None:
         listen(made, key="xai")
         attempt = hearing.start("openai@eu/m")
-        entered = hearing_module.enter(attempt)
-        try:
+        with inside(attempt):
             await settled(client.ask(made))
-        finally:
-            hearing_module.leave(entered)
-        attempt.end()
 
     client.run(server, use)
 
@@ -278,8 +293,8 @@ def test_attempts_at_once_in_one_loop(server: RateServer) -> None:
     of = Client("openai", "asyncio")
 
     async def attempt(made: Any, key: str) -> None:
-        hearing_module.enter(hearing.start(key))
-        await of.ask(made)
+        with inside(hearing.start(key)):
+            await of.ask(made)
 
     async def use(made: Any) -> None:
         listen(made)
@@ -447,7 +462,7 @@ def test_what_cannot_be_listened_to(other: Any) -> None:
     """Other objects are refused, and the message says what may be written."""
     with pytest.raises(ConfigurationError, match=r"write a client of httpx, .* listen\(OpenAI\(\)"):
         listen(other)
-    assert not hearing_module.switch.is_on
+    assert not runtime.is_listening
 
 
 def test_parts_of_a_client_are_refused(server: RateServer) -> None:
@@ -548,7 +563,7 @@ def test_attempts_count_until_they_end() -> None:
 
 def test_nothing_is_heard_when_it_is_off() -> None:
     """``configure(listen=False)`` is one flag."""
-    hearing.is_on = False
+    configure(listen=False)
 
     hearing_module.heard(SPENT, "openai/m")
 
@@ -569,14 +584,18 @@ def test_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(1_000):
         hearing_module.heard(SPENT, f"tenant{number}/m")
 
-    assert (100, 0) == (len(hearing._keys), _remaining("tenant999/m"))
+    assert (100, 0) == (len(runtime.reported), _remaining("tenant999/m"))
 
 
-def test_an_attempt_is_left_in_another_context() -> None:
-    """A stream may end elsewhere than it began."""
-    entered = contextvars.copy_context().run(hearing_module.enter, hearing.start("openai/m"))
+def test_an_attempt_that_is_over_is_nobodys() -> None:
+    """What a task that it has started hears later is that of the key, if there is one."""
+    with inside(hearing.start("openai/m")):
+        later = contextvars.copy_context()
 
-    hearing_module.leave(entered)
+    later.run(hearing_module.heard, SPENT, "groq/b")
+    later.run(hearing_module.heard, SPENT, None)
+
+    assert ["groq/b"] == list(hearing.states())
 
 
 def test_attempts_of_a_provider_and_of_a_target() -> None:

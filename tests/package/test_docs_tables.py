@@ -51,6 +51,7 @@ from resilient_llm._core.call import call
 from resilient_llm._core.circuit import triggers
 from resilient_llm._core.classify import _SEVERITY
 from resilient_llm._core.stream import stream_state
+from resilient_llm._runtime import hearing
 from resilient_llm._values import event_names
 from resilient_llm._values.policy import DEFAULTS
 from resilient_llm._values.settings import (
@@ -455,6 +456,8 @@ def test_every_end_of_a_bench_is_in_the_reference(clock: FakeClock) -> None:
         assert unbench_model(by_hand.name)
         forgotten.record(ConnectionResetError(), 0.1)
         resilient_llm.reset()
+        for left in ("0", "9"):
+            hearing.heard({"x-ratelimit-remaining": left, "x-ratelimit-reset": "60"}, "together/m")
         probed = breaker("probed", failures=1)
         probed.record(ConnectionResetError(), 0.1)
         anyio.run(HealthProbe({probed.name: lambda: None}).tick)

@@ -18,12 +18,14 @@ from resilient_llm import (
     AttemptRecord,
     BenchedModel,
     BreakerOpenError,
+    CanCall,
     ChainExhaustedError,
     ErrorKind,
     Event,
     Failover,
     Limit,
     NoCapableTargetError,
+    RateLimitState,
     StreamInterruptedError,
     StreamPolicy,
     Target,
@@ -37,16 +39,19 @@ from resilient_llm import (
     bench_model,
     breaker,
     call_id,
+    can_call,
     classify,
     configure,
     events,
     failover,
     health,
     is_benched,
+    limits,
     list_benched,
     needs,
     observe,
     probes,
+    rate_limits,
     reset,
     settings,
     unbench_model,
@@ -54,6 +59,7 @@ from resilient_llm import (
 from resilient_llm.testing import capture_events
 
 CHAIN = ["groq/llama-3.3-70b-versatile", "openai/gpt-5-mini"]
+CLIENT: list[int] = []
 
 
 # The target comes first and leaves the signature.
@@ -420,6 +426,14 @@ assert_type(unbench_model("groq", by="alice"), bool)
 assert_type(list_benched()[0].by, str)
 assert_type(is_benched("groq"), bool)
 assert_type(health(), dict[str, TargetHealth])
+assert_type(can_call(ask, tokens=12_000, spend_key="tenant-7"), CanCall)
+assert_type(can_call(failover(CHAIN)).target, Target | None)
+assert_type(can_call(CHAIN).retry_after, float | None)
+assert_type(rate_limits(), dict[str, RateLimitState])
+assert_type(rate_limits()["groq/llama"].requests_remaining, int | None)
+assert_type(rate_limits()["groq/llama"].resets_at, datetime | None)
+assert_type(limits.listen(CLIENT, key="groq"), list[int])
+configure(listen=False)
 assert_type(health(["groq/llama"])["groq/llama"].benched, BenchedModel | None)
 assert_type(health(expected=CHAIN)["groq/llama"].status, Literal["healthy", "degraded", "down"])
 assert_type(r.ListBenched(), list[BenchedModel])

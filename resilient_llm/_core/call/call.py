@@ -250,15 +250,14 @@ class Call:
             candidate.circuit,
             now,
             limit or 0.0,
-            tokens=None if estimate is None else estimate.tokens,
             last_resort=last_resort,
             ticket=ticket,
+            estimate=estimate,
         )
-        if estimate is None or isinstance(admitted, Block):
+        if self.deps.spending is None or estimate is None or isinstance(admitted, Block):
             return admitted
         spend = None
         try:
-            assert self.deps.spending is not None
             spend = spending.reserve(
                 self.deps.spending, candidate.target, estimate, self.spend_key, now
             )
@@ -275,8 +274,7 @@ class Call:
 
     def estimate_on(self, candidate: Candidate) -> Estimate | None:
         """Return what an attempt on a candidate may use; None where nothing depends on it."""
-        deps, limits = self.deps.spending, candidate.limits
-        if deps is None or (deps.ledger is None and (limits is None or not limits.has_tokens)):
+        if not self.deps.needs_estimate(candidate.limits):
             return None
         return self.estimate_of(candidate.target)
 
@@ -294,8 +292,7 @@ class Call:
         """Return why limits would refuse this call an attempt now."""
         if candidate.limits is None:
             return None
-        estimate = self.estimate_on(candidate)
-        return candidate.limits.block(now, None if estimate is None else estimate.tokens)
+        return candidate.limits.block(now, self.estimate_on(candidate))
 
     def budget_block(self, candidate: Candidate, now: float) -> Block | None:
         """Return why budgets would refuse this call an attempt now."""

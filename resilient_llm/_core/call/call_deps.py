@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.spending import Spending
     from resilient_llm._core.figures import PolicyFigures
     from resilient_llm._core.in_flight import Counts
+    from resilient_llm._core.limits.held import Held, TargetLimits
     from resilient_llm._core.retry_budget import RetryBudgets
     from resilient_llm._core.stream.stream_state import ItemInspector
     from resilient_llm._values.settings import Settings
@@ -29,6 +30,7 @@ class CallDeps:
         "counts",
         "fails_first",
         "figures",
+        "hear",
         "item_inspector",
         "keeps_figures",
         "notice",
@@ -52,9 +54,13 @@ class CallDeps:
         counts: Counts | None = None,
         figures: PolicyFigures | None = None,
         spending: Spending | None = None,
+        hear: Callable[[object, str, float, Held | None], None] | None = None,
     ) -> None:
+        self.hear = hear
+        """``(error or answer, key of its target, when its attempt began, what that held)``: reads
+        what headers in it report of the provider's limits; None if nothing is read."""
         self.spending = spending
-        """Where its attempts are booked, if budgets are configured or somebody observes it."""
+        """Where its attempts are booked and settled; None if nobody asks what they use."""
         self.item_inspector = item_inspector
         """Gives the inspector of stream items; loaded with the first stream."""
         self.classify = classify
@@ -76,6 +82,12 @@ class CallDeps:
         """Where samples of its attempts are kept, if its policy needs them."""
         self.keeps_figures = counts is not None or figures is not None
         """Whether each answer is kept or counted in one of the two."""
+
+    def needs_estimate(self, limits: TargetLimits | None) -> bool:
+        """Return whether somebody asks what an attempt on a target with these limits may use."""
+        if limits is not None and limits.needs_estimate:
+            return True
+        return self.spending is not None and self.spending.ledger is not None
 
     def counted_by(self, counts: Counts | None) -> CallDeps:
         """Return the same for calls that are counted elsewhere, or nowhere."""

@@ -51,8 +51,10 @@ def rejection_of(call: Call, trial: Try, reply: Reply) -> Verdict | None:
 
     Of a stream only the first content is known. A rejected answer is cleared from the reply.
     """
-    if call.deps.spending is not None and reply.stream is None:
-        looked_at(trial.permit, reply.value)
+    if reply.stream is None:
+        heard(call, trial, reply.value)
+        if call.deps.spending is not None:
+            looked_at(trial.permit, reply.value)
     if call.options.reject is None and reply.stream is None:
         return None
     verdict = _fault_of(call, trial, reply) if reply.judged is None else reply.judged
@@ -60,6 +62,13 @@ def rejection_of(call: Call, trial: Try, reply: Reply) -> Verdict | None:
         verdict = as_configured(verdict, call.deps.settings.on_memory_pressure)
         reject(trial, reply, verdict)
     return verdict
+
+
+def heard(call: Call, trial: Try, source: object) -> None:
+    """Read what headers in an answer or an error report of the provider's limits."""
+    if call.deps.hear is not None:
+        permit = trial.permit
+        call.deps.hear(source, trial.candidate.target.key, permit.entered_at, permit.held)
 
 
 def reject(trial: Try, reply: Reply, verdict: Verdict) -> None:
@@ -299,6 +308,7 @@ def charge(
     if trial.number == 1:
         call.deps.budgets.first_attempt_failed(key, now)
     call.deps.notice(key, error)
+    heard(call, trial, error)
     call.last_failed = (trial.candidate, verdict)
 
 

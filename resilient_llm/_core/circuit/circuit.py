@@ -64,6 +64,7 @@ from resilient_llm._values.settings import (
     SHORTEST_HUNG,
     BreakerSettings,
 )
+from resilient_llm._values.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -71,7 +72,6 @@ if TYPE_CHECKING:
 
     from resilient_llm._core.circuit.triggers import Status
     from resilient_llm._values.health import State
-    from resilient_llm._values.verdict import Verdict
 
 
 _serials = itertools.count()
@@ -79,6 +79,8 @@ Counts = tuple[int, int, int]
 """``(total, errors, slow)`` in the window."""
 _NONE: Final[list[weakref.ref[Circuit]]] = []
 """The targets of every target. Stays empty, since only providers have targets; saves memory."""
+HEADERS: Final = "headers"
+"""Reason of a pause that a figure in headers asks for."""
 NOTICEABLE: Final = 1.0
 """Seconds by which a pause must grow before its event is emitted again."""
 
@@ -644,6 +646,39 @@ class Circuit:
                 self._health_locked(now)
         self._after_unlock(tag)
 
+    def pause_for_headers(self, now: float, until: float) -> None:
+        """Pause until a figure in headers covers a call again, or take such a pause back.
+
+        Args:
+            now: Monotonic seconds.
+            until: When it does; a moment that is not after ``now`` takes the pause back, and one
+                before the end of the pause shortens it. A wait that an error has named stands.
+        """
+        with self._lock:
+            self._advance_locked(now)
+            pause = self._state.pause
+            if pause is None or not pause.of_headers or until > pause.until:
+                if until > now:
+                    verdict = Verdict(ErrorKind.RATE_LIMITED, HEADERS, until - now)
+                    self._pause_locked(now, verdict, None, of_headers=True)
+                    self._health_locked(now)
+            elif until < pause.until:
+                self._shorten_locked(now, pause, until)
+                self._health_locked(now)
+        self._after_unlock()
+
+    def _shorten_locked(self, now: float, pause: RateLimitPause, until: float) -> None:
+        """Let a pause of headers end earlier; that of an error which it outlasts goes on."""
+        behind = pause.behind
+        if behind is not None and behind.until > max(now, until):
+            self._state.pause = behind
+        elif until > now:
+            pause.until = until
+        else:
+            self._state.pause = None
+            self._note_locked(event_names.TargetUnbenched, now, reason="headers")
+        self._publish_locked()
+
     def probed_well(self, now: float, began_at: float, *, answers: bool) -> None:
         """React to a health probe that was well; see the table in `probing`.
 
@@ -1167,7 +1202,9 @@ class Circuit:
             return self.settings.memory_pressure_cooldown
         return triggers.bench_length(cooldown, longest, self.failed_probes, self.rng)
 
-    def _pause_locked(self, now: float, verdict: Verdict, tag: CallTag | None) -> None:
+    def _pause_locked(
+        self, now: float, verdict: Verdict, tag: CallTag | None, *, of_headers: bool = False
+    ) -> None:
         """Bench for the wait that the provider named; extended, never shortened."""
         if not self._may_block_locked():
             return
@@ -1184,7 +1221,9 @@ class Circuit:
             )
             return
         new, old = (
-            RateLimitPause(now, until, verdict.reason, verdict.kind, named=named),
+            RateLimitPause(
+                now, until, verdict.reason, verdict.kind, named=named, of_headers=of_headers
+            ),
             self._state.pause,
         )
         grows_by = FOREVER
@@ -1192,6 +1231,7 @@ class Circuit:
             grows_by = until - old.until
             if grows_by <= 0.0:
                 old.named = old.named or named
+                old.keep_behind(new)
                 return
             new.extends(old)
         self._state.pause = new

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.circuit.circuit import Circuit
     from resilient_llm._core.circuit.outbox import CallTag
     from resilient_llm._core.circuit.state import Admission
+    from resilient_llm._core.limits.heard import HeardAttempt
     from resilient_llm._core.limits.held import Held
 
 
@@ -85,6 +86,14 @@ def pop_permit(permit: Permit) -> None:
     """End what `push_permit` began, in whatever order and context guards are left."""
     if permit.matters_inside:
         open_permits.set(tuple(each for each in _unreported() if each is not permit))
+
+
+def heard_attempt() -> HeardAttempt | None:
+    """Return the innermost attempt around this code to which answers belong, or None."""
+    for permit in reversed(open_permits.get()):
+        if not permit.is_reported and permit.held is not None and permit.held.heard is not None:
+            return permit.held.heard
+    return None
 
 
 def held_leases() -> tuple[Lease, ...]:
@@ -138,7 +147,10 @@ class Permit:
         return (
             self.nesting is not None
             or bool(self.leases)
-            or (self.held is not None and self.held.spend is not None)
+            or (
+                self.held is not None
+                and (self.held.spend is not None or self.held.heard is not None)
+            )
         )
 
     @property

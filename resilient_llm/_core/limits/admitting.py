@@ -10,6 +10,7 @@ from resilient_llm._core.circuit.state import Block
 if TYPE_CHECKING:
     from resilient_llm._core.circuit.circuit import Circuit
     from resilient_llm._core.limits.held import TargetLimits, Ticket
+    from resilient_llm._core.spending.estimates import Estimate
 
 
 def admit_within(
@@ -18,7 +19,7 @@ def admit_within(
     now: float,
     lease_seconds: float = 0.0,
     *,
-    tokens: int | None = None,
+    estimate: Estimate | None = None,
     last_resort: bool = False,
     ticket: Ticket | None = None,
 ) -> Permit | Block:
@@ -29,7 +30,7 @@ def admit_within(
         circuit: Its circuit.
         now: Monotonic seconds.
         lease_seconds: Seconds that the attempt may take, or 0 if its policy sets no limit.
-        tokens: Estimate of what it will use; None if token limits do not cover it.
+        estimate: Of what it will use; None if token limits do not cover it.
         last_resort: Whether an automatic bench does not block it.
         ticket: One whose turn has come at a limit; it is given back with a refusal.
     """
@@ -40,7 +41,7 @@ def admit_within(
             return admitted
         permit, admitted = admitted, None
         try:
-            held = limits.take(now, tokens, ticket)
+            held = limits.take(now, estimate, ticket)
             if isinstance(held, Block):
                 return held
             permit.held, admitted = held, permit

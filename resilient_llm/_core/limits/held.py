@@ -1,7 +1,8 @@
 """What an attempt holds of the limits that it passed, and why one that does not pass is refused.
 
-Owns the order in which limits are asked: places first, then requests, then tokens. A refusal gives
-back what was taken before it, so an attempt that is not made takes nothing.
+Owns the order in which limits are asked: places first, then requests, then tokens, then what the
+provider has reported of its own limits. A refusal gives back what was taken before it, so an
+attempt that is not made takes nothing.
 """
 
 from __future__ import annotations
@@ -15,13 +16,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from resilient_llm._core.limits.buckets import Bucket, Charge
+    from resilient_llm._core.limits.heard import HeardAttempt, HeardLimits
     from resilient_llm._core.limits.places import Place, Places
+    from resilient_llm._core.limits.reported import Refusal
+    from resilient_llm._core.spending.estimates import Estimate
     from resilient_llm._values.limit import Limit
 
 CONCURRENCY: Final = "concurrency"
 REQUEST_LIMIT: Final = "request_limit"
 TOKEN_LIMIT: Final = "token_limit"
 TOO_LARGE: Final = "request_too_large"
+_SHORTEST: Final = 0.01
+"""Seconds of the shortest wait for a figure, so that rounding never makes it a busy loop."""
 
 
 class LimitState:
@@ -81,7 +87,7 @@ class Bookable(Protocol):
 class Held:
     """What one attempt holds. Each end of an attempt is one of `give_back` and `over`."""
 
-    __slots__ = ("charges", "places", "spend", "tokens")
+    __slots__ = ("charges", "heard", "places", "spend", "tokens")
 
     def __init__(self) -> None:
         self.places: list[Place] = []
@@ -90,6 +96,8 @@ class Held:
         self.tokens: list[Charge] = []
         self.spend: Bookable | None = None
         """What it has reserved in budgets, if there are any."""
+        self.heard: HeardAttempt | None = None
+        """To which its answers belong, if the provider's headers are read."""
 
     def give_back(self) -> None:
         """Give everything back, for an attempt that was not made. Never waits."""
@@ -118,6 +126,35 @@ class Held:
     def _leave(self) -> None:
         for place in self.places:
             place.give_back()
+        if self.heard is not None:
+            self.heard.end()
+
+
+class _FigureCharge:
+    """Stands for a charge where a figure in headers refuses: nothing is taken, and none is in line.
+
+    Those who wait for a figure ask again when it should cover them, and may be refused again.
+    """
+
+    __slots__ = ("_estimate", "_heard", "is_taken")
+
+    def __init__(self, heard: HeardLimits, estimate: Estimate | None) -> None:
+        self._heard = heard
+        self._estimate = estimate
+        self.is_taken = False
+
+    def enqueue(self, wake: Callable[[], object]) -> bool:
+        """There is always room."""
+        return True
+
+    def wait(self, now: float) -> float:
+        """Return the seconds until the figures cover the attempt; 0 if they do."""
+        found = self._heard.refusal(now, *_parts_of(self._estimate))
+        self.is_taken = found is None
+        return 0.0 if found is None else max(found[1].retry_after, _SHORTEST)
+
+    def give_back(self) -> None:
+        """Nothing was taken."""
 
 
 class Ticket:
@@ -128,7 +165,7 @@ class Ticket:
 
     __slots__ = ("charge", "is_used", "place", "wake")
 
-    def __init__(self, place: Place | None, charge: Charge | None) -> None:
+    def __init__(self, place: Place | None, charge: Charge | _FigureCharge | None) -> None:
         self.place = place
         self.charge = charge
         self.wake: Callable[[], object] = _nothing
@@ -174,33 +211,37 @@ def _nothing() -> None:
 class TargetLimits:
     """The limits that attempts on one target must pass, in order."""
 
-    __slots__ = ("all", "has_tokens")
+    __slots__ = ("all", "has_tokens", "heard", "needs_estimate")
 
-    def __init__(self, limits: Sequence[LimitState]) -> None:
+    def __init__(self, limits: Sequence[LimitState], heard: HeardLimits | None = None) -> None:
         self.all = tuple(limits)
+        self.heard = heard
+        """What the provider has reported of its own limits, if its headers are read."""
         self.has_tokens = any(each.tokens is not None for each in self.all)
+        """Whether one of them is of tokens."""
+        self.needs_estimate = self.has_tokens or heard is not None
         """Whether an attempt needs an estimate of its tokens."""
 
     @property
     def only_places(self) -> Places | None:
         """The places that an attempt takes, if nothing else limits it."""
-        if len(self.all) != 1 or self.all[0].requests is not None or self.has_tokens:
+        if len(self.all) != 1 or self.all[0].requests is not None or self.needs_estimate:
             return None
         return self.all[0].places
 
     def take(
-        self, now: float, tokens: int | None, ticket: Ticket | None = None
+        self, now: float, estimate: Estimate | None, ticket: Ticket | None = None
     ) -> Held | LimitBlock:
         """Take what an attempt needs, or say which limit refuses it.
 
         Args:
             now: Monotonic seconds.
-            tokens: Estimate of what it will use; None if token limits do not cover it.
+            estimate: Of what it will use; None if token limits do not cover it.
             ticket: One whose turn has come; it is used in place of what would be taken anew.
         """
         held, is_taken = Held(), False
         try:
-            block = self._taken(held, now, tokens, ticket)
+            block = self._taken(held, now, estimate, ticket)
             is_taken = block is None
         finally:
             if not is_taken:  # an interrupt takes nothing either
@@ -212,7 +253,7 @@ class TargetLimits:
         return held
 
     def _taken(
-        self, held: Held, now: float, tokens: int | None, ticket: Ticket | None
+        self, held: Held, now: float, estimate: Estimate | None, ticket: Ticket | None
     ) -> LimitBlock | None:
         for each in self.all:
             places = each.places
@@ -236,23 +277,37 @@ class TargetLimits:
                 )
                 if block is not None:
                     return block
-        if tokens is None:
-            return None
-        for each in self.all:
-            if each.tokens is not None:
-                block = _charged(
-                    held.tokens, each.key, each.tokens, tokens, TOKEN_LIMIT, now, ticket
-                )
-                if block is not None:
-                    return block
+        if estimate is not None:
+            for each in self.all:
+                if each.tokens is not None:
+                    block = _charged(
+                        held.tokens,
+                        each.key,
+                        each.tokens,
+                        estimate.tokens,
+                        TOKEN_LIMIT,
+                        now,
+                        ticket,
+                    )
+                    if block is not None:
+                        return block
+        return None if self.heard is None else self._begun(held, self.heard, now, estimate)
+
+    def _begun(
+        self, held: Held, heard: HeardLimits, now: float, estimate: Estimate | None
+    ) -> LimitBlock | None:
+        begun = heard.begin(now, *_parts_of(estimate))
+        if isinstance(begun, tuple):
+            return _of_figure(heard, *begun, now, estimate)
+        held.heard = begun
         return None
 
-    def block(self, now: float, tokens: int | None = None) -> LimitBlock | None:
+    def block(self, now: float, estimate: Estimate | None = None) -> LimitBlock | None:
         """Return why an attempt would be refused now, or None; takes nothing.
 
         Args:
             now: Monotonic seconds.
-            tokens: Estimate of what it would use; None if token limits do not cover it.
+            estimate: Of what it would use; None if token limits do not cover it.
         """
         for each in self.all:
             if each.limit.max_concurrent is not None and not each.places.is_free:
@@ -262,14 +317,32 @@ class TargetLimits:
                 block = _refusal(each.key, each.requests, 1, REQUEST_LIMIT, now)
                 if block is not None:
                     return block
-        if tokens is None:
-            return None
         for each in self.all:
-            if each.tokens is not None:
-                block = _refusal(each.key, each.tokens, tokens, TOKEN_LIMIT, now)
+            if each.tokens is not None and estimate is not None:
+                block = _refusal(each.key, each.tokens, estimate.tokens, TOKEN_LIMIT, now)
                 if block is not None:
                     return block
-        return None
+        if self.heard is None:
+            return None
+        found = self.heard.refusal(now, *_parts_of(estimate))
+        return None if found is None else _of_figure(self.heard, *found, now, estimate)
+
+
+def _parts_of(estimate: Estimate | None) -> tuple[int, int]:
+    """Return the tokens of input and output that figures of the provider are asked about."""
+    return (0, 0) if estimate is None else (estimate.input, estimate.output or 0)
+
+
+def _of_figure(
+    heard: HeardLimits, key: str, refusal: Refusal, now: float, estimate: Estimate | None
+) -> LimitBlock:
+    """Return the refusal of an attempt that a figure of the provider does not cover."""
+    return LimitBlock(
+        key,
+        refusal.reason,
+        now + refusal.retry_after,
+        lambda: Ticket(None, _FigureCharge(heard, estimate)),
+    )
 
 
 def _full(state: LimitState) -> LimitBlock:
@@ -295,7 +368,12 @@ def _charged(
     ticket: Ticket | None,
 ) -> LimitBlock | None:
     """Take from a bucket; return why that is refused."""
-    if ticket is not None and ticket.charge is not None and ticket.charge.is_of(bucket):
+    if (
+        ticket is not None
+        and ticket.charge is not None
+        and not isinstance(ticket.charge, _FigureCharge)
+        and ticket.charge.is_of(bucket)
+    ):
         charges.append(ticket.charge)
         return None
     charge = bucket.charge(amount)

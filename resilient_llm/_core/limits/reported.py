@@ -31,6 +31,8 @@ LONGEST_TRUST: Final = 3_600.0
 must not keep all calls of a key away for days, since only their answers could correct it."""
 _MOST_FIGURES: Final = 64
 """Figures that are kept of a key; a provider may name its policies as it likes."""
+_AN_ANSWER: Final = 1.0
+"""Seconds after which to ask again where only the next answer tells when a call fits."""
 _ROUNDING: Final = 1e-6
 """Part of a request or token by which a figure may be short."""
 
@@ -61,12 +63,14 @@ class Started:
 
     Attributes:
         number: Of the attempts of the key, in the order in which they started.
+        began_at: When it started, monotonic seconds.
     """
 
-    __slots__ = ("_ended", "number")
+    __slots__ = ("_ended", "began_at", "number")
 
-    def __init__(self, number: int, ended: deque[int]) -> None:
+    def __init__(self, number: int, ended: deque[int], began_at: float = NEVER) -> None:
         self.number = number
+        self.began_at = began_at
         self._ended: deque[int] | None = ended
 
     def end(self) -> None:
@@ -82,10 +86,12 @@ class Started:
 class _Reported:
     """One figure, and what counts against it."""
 
-    __slots__ = ("figure", "later", "number", "paused_until", "seen_at")
+    __slots__ = ("began_at", "figure", "later", "number", "paused_until", "seen_at")
 
-    def __init__(self, figure: Figure, number: int, seen_at: float) -> None:
+    def __init__(self, figure: Figure, number: int, began_at: float, seen_at: float) -> None:
         self.figure = figure
+        self.began_at = began_at
+        """When that attempt began."""
         self.number = number
         """Number of the attempt that reported it."""
         self.seen_at = seen_at
@@ -118,6 +124,16 @@ class _Reported:
         resets_at = self.figure.resets_at
         return NEVER if resets_at is None else min(resets_at, self.seen_at + LONGEST_TRUST)
 
+    def restrains(self, now: float) -> bool:
+        """Return whether calls must fit; after the reset what runs must fit the limit.
+
+        Otherwise all that waited for a window would be sent at its beginning.
+        """
+        return now < self.trusted_until or (
+            self.figure.resets_at is not None
+            and self.figure.resets_at <= now < self.seen_at + LONGEST_TRUST
+        )
+
     def remaining(self, now: float) -> float | None:
         """Return what is left; None if it was reset to a limit that was not reported."""
         figure = self.figure
@@ -147,31 +163,51 @@ class ReportedLimits:
         """Numbers of attempts that have ended since the lock was last taken."""
         self._number = itertools.count(1).__next__
 
-    def start(self, input_tokens: int = 0, output_tokens: int = 0) -> Started:
+    def begin(self, now: float, input_tokens: int = 0, output_tokens: int = 0) -> Started | Refusal:
+        """Begin an attempt if the figures cover it, in one step; else return why they do not.
+
+        Args:
+            now: Monotonic seconds.
+            input_tokens: Estimate.
+            output_tokens: Estimate; 0 if it is unknown.
+        """
+        with self._lock:
+            refusal = self.refusal(now, input_tokens, output_tokens)
+            return refusal or self.start(input_tokens, output_tokens, began_at=now)
+
+    def start(
+        self, input_tokens: int = 0, output_tokens: int = 0, *, began_at: float = NEVER
+    ) -> Started:
         """Begin an attempt.
 
         Args:
             input_tokens: Estimate.
             output_tokens: Estimate; 0 if it is unknown.
+            began_at: Monotonic seconds.
         """
         with self._lock:
             self._take_out()
-            started = Started(self._number(), self._ended)
+            started = Started(self._number(), self._ended, began_at)
             self._running[started.number] = (input_tokens, output_tokens)
             for reported in list(self._figures.values()):
                 reported.later += reported.needs(input_tokens, output_tokens)
             return started
 
     def hear(
-        self, figures: Iterable[Figure], started: Started | None, now: float
+        self,
+        figures: Iterable[Figure],
+        started: Started | None,
+        now: float,
+        began_at: float | None = None,
     ) -> tuple[float, float]:
         """Take the figures of an answer.
 
         Args:
             figures: The figures of this key.
             started: The attempt that was answered; None for one that was not begun here, whose
-                figures count as the newest.
+                figures count as the newest, if it began after the one which reported the known.
             now: Monotonic seconds.
+            began_at: When such an attempt began, if that is known.
 
         Returns:
             Until when the key was paused, and until when it is now; `NEVER` for not at all.
@@ -180,17 +216,23 @@ class ReportedLimits:
             self._take_out()
             before = self._paused_until(now)
             number = self._number() if started is None else started.number
+            if started is not None:
+                began_at = started.began_at
             for figure in figures:
-                self._hear_one(figure, number, now)
+                known = self._figures.get(figure.name)
+                is_late = known is not None and began_at is not None and began_at < known.began_at
+                if started is None and is_late:
+                    continue
+                self._hear_one(figure, number, now if began_at is None else began_at, now)
             return before, self._paused_until(now)
 
-    def _hear_one(self, figure: Figure, number: int, now: float) -> None:
+    def _hear_one(self, figure: Figure, number: int, began_at: float, now: float) -> None:
         known = self._figures.get(figure.name)
         if known is not None and number < known.number:
             return
         if known is None and len(self._figures) >= _MOST_FIGURES:
             return
-        reported = self._figures[figure.name] = _Reported(figure, number, now)
+        reported = self._figures[figure.name] = _Reported(figure, number, began_at, now)
         reported.later = sum(
             reported.needs(*tokens)
             for running, tokens in list(self._running.items())
@@ -202,6 +244,11 @@ class ReportedLimits:
         reported.paused_until = reported.holds_at(1.0)
         if known is not None:
             reported.paused_until = max(reported.paused_until, known.paused_until)
+
+    @property
+    def has_figures(self) -> bool:
+        """Whether anything was reported yet."""
+        return bool(self._figures)
 
     def paused_until(self, now: float) -> float:
         """Return until when a figure of 0 pauses the key, monotonic seconds; `NEVER` if none."""
@@ -226,10 +273,15 @@ class ReportedLimits:
             latest: Refusal | None = None
             for reported in list(self._figures.values()):
                 need = reported.needs(input_tokens, output_tokens)
-                left = reported.remaining(now) if need and now < reported.trusted_until else None
+                left = reported.remaining(now) if need and reported.restrains(now) else None
                 if left is None or left - reported.later + _ROUNDING >= need:
                     continue
-                wait = reported.holds_at(need + reported.later) - now
+                if now < reported.trusted_until:
+                    wait = reported.holds_at(need + reported.later) - now
+                elif reported.later:
+                    wait = _AN_ANSWER
+                else:
+                    continue  # more than its limit, of which the provider is to judge
                 if latest is None or wait > latest.retry_after:
                     counts = reported.figure.counts
                     reason = "request_limit" if counts == "requests" else "token_limit"

@@ -44,6 +44,7 @@ from resilient_llm._core.spending.accounts import (
     ratio_of,
     report_of,
 )
+from resilient_llm._core.spending.amounts_reserved import estimate_in, is_free, unusual_estimate
 from resilient_llm._core.spending.booking import NOTHING
 from resilient_llm._core.spending.ledger import UNPRICED, Notice, Refusal, SpendRow
 from resilient_llm._core.spending.periods import period_at
@@ -152,7 +153,7 @@ class LocalLedger:
             slots = self._scopes.get((target.key, target.tags)) or self._covering_locked(target)
             try:
                 amounts = [
-                    (slot, _estimate_in(slot, reservation))
+                    (slot, estimate_in(slot, reservation))
                     for slot in slots
                     if slot.own is not None or key is not None
                 ]
@@ -163,7 +164,7 @@ class LocalLedger:
                     for slot, amount in amounts
                     if (account := slot.account(key)).spent + account.reserved + (amount or 0)
                     > slot.cap
-                    and not _is_free(slot, reservation)
+                    and not is_free(slot, reservation)
                 ]
                 return _refusal(refusing, now) if refusing else None
             finally:
@@ -190,7 +191,7 @@ class LocalLedger:
             if unit == "calls":
                 amount = 1
             elif output is None or (rates is None and unit == "usd"):
-                amount = _unusual_estimate(slot, reservation)
+                amount = unusual_estimate(slot, reservation)
                 if amount is None:
                     return _unpriced_locked(slots, reservation)
             elif unit == "usd" and rates is not None:
@@ -204,7 +205,7 @@ class LocalLedger:
             account.reserved += amount
             account.open += 1
             reservation._count += 1
-            if account.spent + account.reserved > slot.cap and not _is_free(slot, reservation):
+            if account.spent + account.reserved > slot.cap and not is_free(slot, reservation):
                 return self._refused_locked(slots, reservation, now)
         return None
 
@@ -219,10 +220,10 @@ class LocalLedger:
             if key is None and slot.own is None:
                 continue
             account = slot.account(key)
-            amount = _estimate_in(slot, reservation)
+            amount = estimate_in(slot, reservation)
             if amount is None:
                 return _unpriced_locked(slots, reservation)
-            if account.spent + account.reserved + amount > slot.cap and not _is_free(
+            if account.spent + account.reserved + amount > slot.cap and not is_free(
                 slot, reservation
             ):
                 refusing.append((account, amount))
@@ -503,48 +504,6 @@ class LocalLedger:
                 account.reserved = account.open = 0
                 if key is not None and account.is_unused:
                     slot.accounts.pop(key, None)
-
-
-def _estimate_in(slot: Slot, reservation: Reservation) -> int | None:
-    """Return what an attempt reserves in a budget; None if that is in USD and it has no price."""
-    tokens, output = reservation.estimate
-    rates = reservation.rates
-    if slot.unit == "calls":
-        return 1
-    if output is None or (rates is None and slot.unit == "usd"):
-        return _unusual_estimate(slot, reservation)
-    if slot.unit == "usd" and rates is not None:
-        return rates.cost_of(tokens, output)
-    return tokens + output
-
-
-def _unusual_estimate(slot: Slot, reservation: Reservation) -> int | None:
-    """Return the same for an attempt without a price, or one whose answer nothing limits.
-
-    Raises:
-        ConfigurationError: If nothing limits its answer, and the budget does not say what to do.
-    """
-    tokens, output = reservation.estimate
-    rates = reservation.rates
-    if slot.unit == "usd":
-        if rates is None:
-            return None
-        if output is None and rates.is_output_free:
-            output = 0
-    if output is None:
-        output = slot.budget.on_unbounded
-    if output is None:
-        raise ConfigurationError(
-            f"nothing limits the answer of {reservation.target.key}, so budget "
-            f"{slot.budget.name!r} cannot reserve for it: pass max_tokens with the call, write "
-            "Target(…, max_output=…), or Budget(…, on_unbounded=…)"
-        )
-    return tokens + output if rates is None or slot.unit != "usd" else rates.cost_of(tokens, output)
-
-
-def _is_free(slot: Slot, reservation: Reservation) -> bool:
-    """Return whether a budget must not refuse an attempt since it costs nothing."""
-    return slot.unit == "usd" and reservation.rates is not None and reservation.rates.is_free
 
 
 def _unpriced_locked(slots: tuple[Slot, ...], reservation: Reservation) -> Refusal:
