@@ -332,6 +332,9 @@ def test_it_ends_with_its_isolated_state() -> None:
     assert _ended("probe")
     reference = weakref.ref(background)
     del background
+    until = time.monotonic() + PATIENCE  # what has started its thread may still be at it
+    while reference() is not None and time.monotonic() < until:
+        time.sleep(0.001)
     assert reference() is None
 
 

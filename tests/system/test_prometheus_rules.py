@@ -219,6 +219,7 @@ SERIES = {
     f'{NS}_skips_total{{job="api",target="a/x",reason="manual"}}': "0+6x60",
     f'{NS}_hedges_total{{job="api",target="b/y",beside="a/x"}}': "0+6x60",
     f'{NS}_order_changes_total{{job="api",target="a/x"}}': "0+1x60",
+    f'{NS}_tool_loops_total{{job="api",function="ask",action="warn"}}': "0+2x60",
     f'{NS}_benched{{job="api",target="a/x",kind="transient"}}': "1x60",
     f'{NS}_benched{{job="api",target="a/x",kind="manual"}}': "0x60",
     f'{NS}_benched{{job="api",target="b/y",kind="manual"}}': "0x60",
@@ -252,6 +253,7 @@ VALUES: dict[str, list[tuple[str, float]]] = {
     "Moves by adaptive order": [('{target="a/x"}', 5)],
     "Budgets": [('{budget="month"}', 0.5)],
     "Spending per hour": [('{target="a/x"}', 30)],
+    "Tool loops": [('{action="warn", function="ask"}', 10)],
 }
 """``{title of a panel: (labels, value) of its first query}``."""
 

@@ -80,7 +80,7 @@ async def check_async() -> None:
 # Options: a word that is not allowed, a name that there is not.
 failover("groq/llama", on_unknown="sometimes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 failover("groq/llama", tool_loop=True)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-ToolLoop("warn", 3)  # type: ignore[misc]  # pyright: ignore[reportCallIssue]
+ToolLoop("warn", 3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 failover("groq/llama", atempts=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 breaker("groq", mode="off")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 breaker("groq", failure=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
