@@ -37,7 +37,7 @@ from resilient_llm._runtime.classify import classify
 from resilient_llm._runtime.limits_of_target import limits_on
 from resilient_llm._runtime.response_headers import headers_in
 from resilient_llm._runtime.runtime import runtime
-from resilient_llm._runtime.spending import spending
+from resilient_llm._runtime.spending import room_in, spending
 from resilient_llm._runtime.tracing import has_trace, open_traces
 from resilient_llm._values import event_names
 
@@ -203,7 +203,7 @@ class Binding:
                 deps.item_inspector()  # its import must not count as waiting for a provider
             candidates = tuple(by_key[target.key] for target in self.policy.in_priority)
             for each in candidates:
-                if each.limits is not None and each.limits.all:
+                if settings.budgets or (each.limits is not None and each.limits.all):
                     runtime.registry.limit(each.circuit)
             estimates = None
             if any(deps.needs_estimate(each.limits) for each in candidates):
@@ -221,6 +221,9 @@ class Binding:
                 adjustment=None
                 if adaptive is None
                 else Adapting(adaptive, candidates, options, counts),
+                has_room=room_in(deps.spending)
+                if settings.budgets and deps.spending is not None
+                else None,
             )
             wanted = self._wanted_events()
             if self.wrapper:  # generated here, without the lock

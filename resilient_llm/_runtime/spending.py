@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
-from resilient_llm._core.call.spending import Spending
+from resilient_llm._core.call.spending import Spending, has_room
 from resilient_llm._core.spending.prices import rates_for
 from resilient_llm._runtime.published_prices import PublishedPrices
 from resilient_llm._runtime.runtime import runtime
@@ -46,6 +46,11 @@ def spending(own: OwnReader | None, *, is_booked: bool = True) -> Spending:
         meter=lambda: StreamMeter(runtime.usage_reader(), own),
         wall=runtime.wall,
     )
+
+
+def room_in(spending: Spending) -> Callable[[Target, float], bool]:
+    """Return what says whether budgets have room on a target for calls that begin here."""
+    return lambda target, now: has_room(spending, target, present_key.get(), now)
 
 
 class _RatesInForce:

@@ -17,6 +17,8 @@ from resilient_llm import (
     Limit,
     SpendRecorded,
     Target,
+    TargetSkipped,
+    ToolLoopError,
     Usage,
     bench_model,
     can_call,
@@ -359,3 +361,57 @@ def test_the_order_of_the_guards() -> None:
         "concurrency",
     ] == told[:4]
     assert told[4] not in told[:4]
+
+
+@pytest.mark.parametrize("strategy", ["random", "weighted", "round_robin", "least_busy"])
+def test_strategies_share_among_the_targets_that_budgets_leave(strategy: Any) -> None:
+    """A target without room gets nothing, and its neighbour no double share."""
+    configure(limits={"groq": None}, budgets=[Budget(calls=1, of="groq")])
+    chain = [PRICED, Target(OPENAI, max_output=1), Target("own/llama", max_output=1)]
+    ask = failover(chain, strategy=strategy).call
+    runtime.rng.seed(1)
+    while ask(_key_of) != GROQ:
+        pass
+
+    reached = [ask(_key_of) for _ in range(400)]
+
+    assert 0 == reached.count(GROQ)
+    assert 150 < reached.count(OPENAI) < 250
+
+
+def _key_of(target: Target) -> str:
+    return target.key
+
+
+@pytest.mark.parametrize("mode", ["metrics_only", "disabled"])
+def test_modes_of_the_breaker_change_nothing(mode: Any) -> None:
+    """Limits and budgets refuse under each of them."""
+    configure(
+        breakers={"*": {"mode": mode}},
+        limits={"groq": Limit(requests=2, per="day")},
+        budgets=[Budget(calls=1, of="groq/b", name="b")],
+    )
+    chain = [PRICED, Target("groq/b", max_output=1), Target(OPENAI, max_output=1)]
+    reasons: list[str] = []
+    observe(lambda event: reasons.append(event.reason), TargetSkipped)
+
+    found = [failover(chain[start:]).call(_key_of) for start in (1, 1, 0, 0)]
+
+    assert ["groq/b", OPENAI, GROQ, OPENAI] == found
+    assert ["budget b", "request_limit", "request_limit"] == reasons
+
+
+def test_a_tool_loop_is_found_before_anything_is_reserved() -> None:
+    def call(number: int) -> dict[str, Any]:
+        function = {"name": "look", "arguments": "{}"}
+        made = {"id": str(number), "type": "function", "function": function}
+        return {"role": "assistant", "content": None, "tool_calls": [made]}
+
+    @failover([PRICED], tool_loop="raise")
+    def ask(target: Target, messages: list[dict[str, Any]]) -> Any:
+        return USED
+
+    with pytest.raises(ToolLoopError):
+        ask([call(number) for number in range(3)])
+
+    assert ((0, 0, 0), (0, 0, 0)) == (taken(), booked())

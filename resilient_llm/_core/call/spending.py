@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from resilient_llm._core.circuit.permit import open_permits
 from resilient_llm._core.circuit.state import Block
 from resilient_llm._core.spending.booking import Ending, booking_of
+from resilient_llm._core.spending.estimates import Estimate
 from resilient_llm._core.spending.ledger import Reservation
 from resilient_llm._values import event_names
 from resilient_llm._values.errors import ConfigurationError
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from resilient_llm._core.circuit.permit import Permit
     from resilient_llm._core.spending.booking import Booking
-    from resilient_llm._core.spending.estimates import Estimate
     from resilient_llm._core.spending.ledger import Ledger, Refusal
     from resilient_llm._core.spending.prices import Rates
     from resilient_llm._core.stream.stream_state import Meter
@@ -33,6 +33,9 @@ _EVENTS: Final[dict[str, event_names.EventName]] = {
     "warning": event_names.BudgetWarning,
     "exceeded": event_names.BudgetExceeded,
 }
+
+
+_SMALLEST: Final = Estimate(1, 1)
 
 
 class BudgetBlock(Block):
@@ -216,6 +219,11 @@ def block_of(
     except ConfigurationError:
         return None
     return None if refusal is None else BudgetBlock(target.key, refusal, now)
+
+
+def has_room(spending: Spending, target: Target, spend_key: str | None, now: float) -> bool:
+    """Return whether budgets have room for the smallest attempt on a target."""
+    return block_of(spending, target, _SMALLEST, spend_key, now) is None
 
 
 def _around() -> tuple[Spend, ...]:
