@@ -203,7 +203,7 @@ class Binding:
                 deps.item_inspector()  # its import must not count as waiting for a provider
             candidates = tuple(by_key[target.key] for target in self.policy.in_priority)
             for each in candidates:
-                if settings.budgets or (each.limits is not None and each.limits.all):
+                if each.limits is not None and each.limits.all:
                     runtime.registry.limit(each.circuit)
             estimates = None
             if any(deps.needs_estimate(each.limits) for each in candidates):
