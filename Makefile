@@ -41,7 +41,8 @@ READY := $(VENV)/.ready
 CORE_TESTS := tests/core tests/api tests/drive tests/rules tests/binding tests/observers
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-rest system-tests pictures lint lint-style lint-types docs coverage corpus apps tracer fuzz soak mutants clean
+.PHONY: demo test test-rest system-tests pictures lint lint-style lint-types docs
+.PHONY: coverage coverage-run coverage-report corpus apps tracer fuzz soak mutants clean
 .PHONY: simulate bench bench-table bench-whole bench-strategies bench-observers bench-groups bench-configurations bench-spans bench-instructions
 
 demo: $(READY)-demo
@@ -70,8 +71,13 @@ lint-types: $(READY)-lint
 docs: $(READY)-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
-coverage: $(READY)-test
+coverage: coverage-run
+	@$(MAKE) --no-print-directory coverage-report
+
+coverage-run: $(READY)-test
 	$(BIN)/coverage run --source=resilient_llm/_core -m pytest -m "not slow" $(CORE_TESTS) $(ARGS)
+
+coverage-report: $(READY)-test
 	$(BIN)/coverage report --fail-under=98
 
 test-rest: $(READY)-test

@@ -404,9 +404,10 @@ class World:
 
     def is_released(self) -> bool:
         """Return whether the server has seen the end of every answer."""
-        if self.provider == "google" and self.is_async:
+        if self.provider == "google":
             # The client keeps the response in cycles of its own, guarded or not: after an early
-            # end it is released when these are collected, one after the other.
+            # end it is released when these are collected, one after the other. The synchronous
+            # one does if its read was cut off just between two reads of the socket.
             gc.collect()
         return not self.server.open_answers
 
