@@ -25,12 +25,13 @@ from resilient_llm import (
     configure,
     failover,
     observe,
+    rate_limits,
     spend,
 )
 from resilient_llm._core.limits.held import TargetLimits
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm.testing import FakeClock, capture_events, http_error
-from tests.support.ways import GROQ, OPENAI
+from tests.support.ways import GROQ, OPENAI, ProviderError
 
 TEXT = "x" * 400
 """100 tokens."""
@@ -415,3 +416,30 @@ def test_a_tool_loop_is_found_before_anything_is_reserved() -> None:
         ask([call(number) for number in range(3)])
 
     assert ((0, 0, 0), (0, 0, 0)) == (taken(), booked())
+
+
+@pytest.mark.parametrize("is_error", [False, True], ids=["answer", "error"])
+def test_headers_are_read_where_the_wrapper_takes_the_place(is_error: bool) -> None:
+    """The next attempt asks what was reported, and the place is free each time."""
+    configure(limits={"groq": Limit(max_concurrent=1)}, budgets=[])
+    headers = {
+        "x-ratelimit-remaining-tokens": "90",
+        "x-ratelimit-limit-tokens": "90",
+        "x-ratelimit-reset-tokens": "1s",
+    }
+
+    @failover([PRICED, Target(OPENAI, max_output=1)], attempts=1)
+    def ask(target: Target, prompt: str) -> Any:
+        if target.key != GROQ:
+            return target.key
+        if is_error:
+            raise ProviderError(500, headers=headers)
+        return SimpleNamespace(response=SimpleNamespace(status_code=200, headers=headers))
+
+    ask("")
+    found = rate_limits()[GROQ].tokens_remaining
+    second = ask(TEXT)
+
+    assert (90, OPENAI) == (found, second)
+    assert "token_limit" == can_call(ask, tokens=150).reasons[GROQ]
+    assert 0 == limits().all[0].places.running
