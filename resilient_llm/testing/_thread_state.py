@@ -20,12 +20,13 @@ class _Divided(Runtime):
 
     def __getattribute__(self, name: str) -> Any:
         own = _own.get(threading.get_ident())
-        return super().__getattribute__(name) if own is None else getattr(own, name)
+        # Not by `super`, which refuses once the block has ended in its thread meanwhile.
+        return object.__getattribute__(self, name) if own is None else getattr(own, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         own = _own.get(threading.get_ident())
         if own is None:
-            super().__setattr__(name, value)
+            object.__setattr__(self, name, value)
         else:
             setattr(own, name, value)
 
