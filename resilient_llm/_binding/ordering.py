@@ -452,10 +452,10 @@ def is_live(candidate: Any, now: float) -> bool:
 
 def _live_within(
     has_room: Callable[[Target, float], bool],
-) -> Callable[[Candidate, float], bool]:
+) -> Callable[[Any, float], bool]:
     """Return the same question for targets that budgets may refuse as well."""
 
-    def is_live_within(candidate: Candidate, now: float) -> bool:
+    def is_live_within(candidate: Any, now: float) -> bool:
         return is_live(candidate, now) and has_room(candidate.target, now)
 
     return is_live_within
