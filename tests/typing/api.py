@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Literal, assert_type
 
 import resilient_llm as r
@@ -18,6 +19,7 @@ from resilient_llm import (
     AttemptRecord,
     BenchedModel,
     BreakerOpenError,
+    Budget,
     CanCall,
     ChainExhaustedError,
     ErrorKind,
@@ -25,7 +27,9 @@ from resilient_llm import (
     Failover,
     Limit,
     NoCapableTargetError,
+    Price,
     RateLimitState,
+    SpendReport,
     StreamInterruptedError,
     StreamPolicy,
     Target,
@@ -35,6 +39,7 @@ from resilient_llm import (
     ToolLoopDetected,
     ToolLoopError,
     Trace,
+    Usage,
     Verdict,
     bench_model,
     breaker,
@@ -53,7 +58,11 @@ from resilient_llm import (
     probes,
     rate_limits,
     reset,
+    reset_spend,
     settings,
+    spend,
+    spend_key,
+    spend_total,
     unbench_model,
 )
 from resilient_llm.testing import capture_events
@@ -490,7 +499,7 @@ configure(retry_budget=0.2, max_wait=60.0, logging=False)
 configure(breakers={"*": {"failures": 3, "cooldown": 10.0}, "groq": {"mode": "disabled"}})
 configure(limits={"groq": Limit(requests=60, per="hour", max_concurrent=8), "*": None})
 configure(limits={"groq": 60})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]  # a Limit
-Limit(60)  # type: ignore[call-arg, misc]  # pyright: ignore[reportCallIssue]  # by keyword
+Limit(60)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # by keyword
 Limit(requests=60, per="week")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no period
 assert_type(Limit(requests=60).requests, int | None)
 assert_type(settings().limits, Mapping[str, Limit])
@@ -564,3 +573,13 @@ def spending() -> None:
     assert_type(r.Target("own/llama", price=r.Price(1, 2)).key, str)
     r.failover(["groq/llama"], usage=lambda answer: r.Usage(1, 2))
     r.reset_spend("openai month usd")
+
+
+configure(budgets=[Budget(usd=50, of="openai"), Budget(calls=9, per="day", of="key")])
+configure(prices={"groq": (1, 2), "own/llama": Price(1, 2, cached=0.1), "*": None})
+Budget(usd=50, per="week")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no period
+assert_type(spend(), list[SpendReport])
+assert_type(spend_total(), dict[str, Decimal])
+with spend_key("tenant-7"):
+    reset_spend()
+failover(chain=CHAIN, usage=lambda answer: Usage(input=12, output=3))
