@@ -27,9 +27,6 @@ EventName = Literal[
     "HedgeStarted",
     "OrderChanged",
     "ToolLoopDetected",
-    "SpendRecorded",
-    "BudgetWarning",
-    "BudgetExceeded",
 ]
 
 AttemptSucceeded: Final = "AttemptSucceeded"
@@ -50,6 +47,3 @@ ObserverFailed: Final = "ObserverFailed"
 HedgeStarted: Final = "HedgeStarted"
 OrderChanged: Final = "OrderChanged"
 ToolLoopDetected: Final = "ToolLoopDetected"
-SpendRecorded: Final = "SpendRecorded"
-BudgetWarning: Final = "BudgetWarning"
-BudgetExceeded: Final = "BudgetExceeded"

@@ -26,7 +26,6 @@ PATHS = {
     "/api/targets": {"get"},
     "/api/benches": {"get", "post", "delete"},
     "/api/chains": {"get"},
-    "/api/spend": {"get"},
     "/api/openapi.json": {"get"},
 }
 

@@ -74,9 +74,6 @@ EVENTS = [
     "HedgeStarted",
     "OrderChanged",
     "ToolLoopDetected",
-    "SpendRecorded",
-    "BudgetWarning",
-    "BudgetExceeded",
 ]
 FIELDS = {
     "AttemptSucceeded": {"number", "seconds"},
@@ -97,9 +94,6 @@ FIELDS = {
     "HedgeStarted": {"number", "delay", "beside"},
     "OrderChanged": {"order"},
     "ToolLoopDetected": {"tool", "repeats", "action"},
-    "SpendRecorded": {"usd", "usage", "estimated", "spend_key"},
-    "BudgetWarning": {"budget", "key", "spent", "cap", "resets_at"},
-    "BudgetExceeded": {"budget", "key", "spent", "cap", "resets_at"},
 }
 
 

@@ -1,1 +1,0 @@
-"""Limits on what is sent: token buckets, places in flight, and the limits that providers report."""
