@@ -41,6 +41,7 @@ from resilient_llm.testing import (
     Fault,
     Report,
     Weather,
+    _thread_state,
     _virtual_time,
     capture_events,
     fake_clock,
@@ -770,6 +771,16 @@ def test_calls_of_other_threads_are_real() -> None:
 
     assert ["a/m"] * 3 == answers
     assert [7.0, 4.0, 4.0] == [event.seconds for event in events]
+
+
+def test_a_thread_may_read_the_state_in_the_moment_in_which_a_simulation_ends() -> None:
+    """It has begun with the class that the state had meanwhile, which is another one by then."""
+    kept = runtime.settings
+
+    assert kept is _thread_state._Divided.__getattribute__(runtime, "settings")
+    _thread_state._Divided.__setattr__(runtime, "settings", kept)
+
+    assert kept is runtime.settings
 
 
 def test_what_other_threads_find_out_meanwhile_stays() -> None:
