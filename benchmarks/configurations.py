@@ -22,6 +22,8 @@ from healthy import CHAIN, FULL, QUICK, first, first_async, plain, plain_async, 
 
 from resilient_llm import (
     Attempt,
+    Budget,
+    Limit,
     Target,
     Trace,
     breaker,
@@ -133,6 +135,18 @@ def _after_errors(number: int) -> Function:
         guard.record(TimeoutError(), 0.01)
     ask("end the failures in a row")
     return ask
+
+
+@contextlib.contextmanager
+def with_places() -> Iterator[Function]:
+    configure(limits={"*": Limit(max_concurrent=8)})
+    yield first()
+
+
+@contextlib.contextmanager
+def with_buckets() -> Iterator[Function]:
+    configure(limits={"*": Limit(requests=1_000_000_000, tokens=1_000_000_000, per="second")})
+    yield first()
 
 
 @contextlib.contextmanager
@@ -259,6 +273,22 @@ def after_debugging() -> Iterator[Function]:
         log.propagate = before[1]
 
 
+@contextlib.contextmanager
+def with_budget() -> Iterator[Function]:
+    """Have each call ask a budget in USD, and tell its usage."""
+    configure(budgets=[Budget(usd=1_000_000)])
+    answer = {
+        "choices": [{"message": {"role": "assistant", "content": "hello"}}],
+        "usage": {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150},
+    }
+
+    @failover(chain=[Target(CHAIN[0], price=(1, 10), max_output=1000)])
+    def ask(target: Target, prompt: str, temperature: float = 1.0) -> Any:
+        return answer
+
+    yield ask
+
+
 CONFIGURATIONS: Final[dict[str, tuple[Setup, float]]] = {
     "defaults": (with_defaults, 2.0),
     "one observer of all events": (observed, 25.0),
@@ -281,6 +311,9 @@ CONFIGURATIONS: Final[dict[str, tuple[Setup, float]]] = {
     "needs= and tokens= read the arguments": (reading_arguments, 120.0),
     "policy.call(fn)": (called_by_policy, 25.0),
     "for attempt in policy": (looped, 60.0),
+    "a budget in USD": (with_budget, 500.0),
+    "max_concurrent": (with_places, 4.0),
+    "requests and tokens limited": (with_buckets, 450.0),
     "bound at DEBUG, level raised": (after_debugging, 2.0),
 }
 """``{what: (what makes the function, ratio to hold)}``."""

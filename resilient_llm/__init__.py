@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from resilient_llm._version import __version__
 
 if TYPE_CHECKING:
+    from resilient_llm._api.asking_first import can_call
     from resilient_llm._api.benches import (
         BenchModel,
         IsBenched,
@@ -32,11 +33,15 @@ if TYPE_CHECKING:
     from resilient_llm._api.configuring import configure, settings
     from resilient_llm._api.failover import Failover, failover
     from resilient_llm._api.observing import EventStream, events, observe
+    from resilient_llm._api.rate_limits import rate_limits
+    from resilient_llm._api.spending import reset_spend, spend, spend_key, spend_total
     from resilient_llm._runtime.classify import classify
     from resilient_llm._runtime.tracing import Trace, TracedCall
     from resilient_llm._values.adaptive import Adaptive
+    from resilient_llm._values.can_call import CanCall
     from resilient_llm._values.errors import (
         BreakerOpenError,
+        BudgetExceededError,
         CallRejectedError,
         ChainExhaustedError,
         ConfigurationError,
@@ -51,6 +56,8 @@ if TYPE_CHECKING:
         AttemptCancelled,
         AttemptFailed,
         AttemptSucceeded,
+        BudgetExceeded,
+        BudgetWarning,
         CallFailed,
         Event,
         FailedOver,
@@ -60,6 +67,7 @@ if TYPE_CHECKING:
         OrderChanged,
         RetryScheduled,
         RetryStopped,
+        SpendRecorded,
         StreamCommitted,
         StreamInterrupted,
         TargetBenched,
@@ -71,11 +79,15 @@ if TYPE_CHECKING:
     from resilient_llm._values.explanation import Explanation
     from resilient_llm._values.health import BenchedModel, TargetHealth
     from resilient_llm._values.kinds import AttemptRecord, ErrorKind
+    from resilient_llm._values.limit import Limit
+    from resilient_llm._values.money import Budget, Price, SpendReport
+    from resilient_llm._values.rate_limit_state import RateLimitState
     from resilient_llm._values.settings import Settings
     from resilient_llm._values.strategy_call import StrategyCall
     from resilient_llm._values.stream_policy import StreamPolicy
     from resilient_llm._values.target import Attempt, Target
     from resilient_llm._values.tool_loop import ToolLoop
+    from resilient_llm._values.usage import Usage
     from resilient_llm._values.verdict import Verdict
 
 __all__ = [
@@ -89,8 +101,13 @@ __all__ = [
     "BenchedModel",
     "Breaker",
     "BreakerOpenError",
+    "Budget",
+    "BudgetExceeded",
+    "BudgetExceededError",
+    "BudgetWarning",
     "CallFailed",
     "CallRejectedError",
+    "CanCall",
     "ChainExhaustedError",
     "ConfigurationError",
     "DeadlineExceededError",
@@ -103,15 +120,20 @@ __all__ = [
     "HealthChanged",
     "HedgeStarted",
     "IsBenched",
+    "Limit",
     "ListBenched",
     "NoCapableTargetError",
     "ObserverFailed",
     "OrderChanged",
+    "Price",
+    "RateLimitState",
     "ResilientLLMError",
     "ResponseRejectedError",
     "RetryScheduled",
     "RetryStopped",
     "Settings",
+    "SpendRecorded",
+    "SpendReport",
     "StrategyCall",
     "StreamCommitted",
     "StreamInterrupted",
@@ -129,11 +151,13 @@ __all__ = [
     "TracedCall",
     "UnbenchModel",
     "UnknownError",
+    "Usage",
     "Verdict",
     "__version__",
     "bench_model",
     "breaker",
     "call_id",
+    "can_call",
     "classify",
     "configure",
     "events",
@@ -142,14 +166,20 @@ __all__ = [
     "is_benched",
     "list_benched",
     "observe",
+    "rate_limits",
     "reset",
+    "reset_spend",
     "settings",
+    "spend",
+    "spend_key",
+    "spend_total",
     "unbench_model",
 ]
 
 # {module: names it gives}. Keep in sync with the imports above, which type checkers read;
 # tests/package/test_layout.py compares the two.
 _MODULES = {
+    "_api.asking_first": "can_call",
     "_api.benches": (
         "BenchModel IsBenched ListBenched UnbenchModel bench_model health is_benched "
         "list_benched reset unbench_model"
@@ -158,17 +188,22 @@ _MODULES = {
     "_api.call_ids": "call_id",
     "_api.configuring": "configure settings",
     "_api.failover": "Failover failover",
+    "_api.rate_limits": "rate_limits",
+    "_api.spending": "reset_spend spend spend_key spend_total",
     "_api.observing": "EventStream events observe",
     "_runtime.classify": "classify",
     "_runtime.tracing": "Trace TracedCall",
     "_values.adaptive": "Adaptive",
+    "_values.can_call": "CanCall",
     "_values.errors": (
-        "BreakerOpenError CallRejectedError ChainExhaustedError ConfigurationError "
+        "BreakerOpenError BudgetExceededError CallRejectedError ChainExhaustedError "
+        "ConfigurationError "
         "DeadlineExceededError NoCapableTargetError ResilientLLMError ResponseRejectedError "
         "StreamInterruptedError ToolLoopError"
     ),
     "_values.events": (
-        "AttemptCancelled AttemptFailed AttemptSucceeded CallFailed Event FailedOver HealthChanged "
+        "AttemptCancelled AttemptFailed AttemptSucceeded BudgetExceeded BudgetWarning CallFailed "
+        "Event FailedOver HealthChanged SpendRecorded "
         "HedgeStarted ObserverFailed OrderChanged RetryScheduled RetryStopped StreamCommitted "
         "StreamInterrupted TargetBenched TargetSkipped TargetUnbenched ToolLoopDetected "
         "UnknownError"
@@ -176,11 +211,15 @@ _MODULES = {
     "_values.explanation": "Explanation",
     "_values.health": "BenchedModel TargetHealth",
     "_values.kinds": "AttemptRecord ErrorKind",
+    "_values.limit": "Limit",
+    "_values.money": "Budget Price SpendReport",
+    "_values.rate_limit_state": "RateLimitState",
     "_values.settings": "Settings",
     "_values.strategy_call": "StrategyCall",
     "_values.stream_policy": "StreamPolicy",
     "_values.target": "Attempt Target",
     "_values.tool_loop": "ToolLoop",
+    "_values.usage": "Usage",
     "_values.verdict": "Verdict",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from resilient_llm import Target, admin, bench_model, configure, failover
+from resilient_llm import Budget, Target, admin, bench_model, configure, failover
 from resilient_llm.testing import FakeClock, fake_clock, http_error, isolated
 from tests.support.asgi import HOST, TOKEN, mounted, served
 from tests.system.browser import chromium, text_of, wait
@@ -90,7 +90,14 @@ def main() -> None:
     """Make all pictures."""
     IMAGES.mkdir(exist_ok=True)
     with isolated(), fake_clock() as clock:
-        configure(logging=False)
+        configure(
+            logging=False,
+            budgets=[
+                Budget(usd=0.5, of="openai", on_unbounded=500),
+                Budget(calls=600, per="day", name="free tier", of="groq"),
+            ],
+            prices={"*": (100, 1000)},
+        )
         app: Any = admin.app(authorize=admin.token(TOKEN))
         functions = _night(clock, app)
         with served(mounted(app)) as port:

@@ -98,6 +98,8 @@ def unbench_model(spec: str | Target, *, by: str = "") -> bool:
     """
     check.note("by", by)
     circuit = runtime.registry.find(spec)
+    if circuit is not None:
+        runtime.reported.pop(circuit.key, None)  # a figure of 0 would go on refusing calls
     return circuit is not None and circuit.unbench(runtime.clock(), by)
 
 
@@ -153,6 +155,9 @@ def reset() -> None:
     """Reset counts, states and automatic benches. Manual benches stay."""
     runtime.budgets.forget()
     runtime.forget_figures()
+    runtime.limits.forget()
+    runtime.reported = {}
+    runtime.unbind_all()
     runtime.registry.forget()  # last: its events may interrupt it
 
 

@@ -21,6 +21,8 @@ from resilient_llm._core.circuit.permit import (
 )
 from resilient_llm._core.circuit.state import Block
 from resilient_llm._core.circuit.window import LOCK_FREE, Generation
+from resilient_llm._core.limits.admitting import admit_within
+from resilient_llm._core.limits.held import LimitBlock
 from resilient_llm._drive.cancellation import was_cancelled
 from resilient_llm._drive.tasks import current_task
 from resilient_llm._runtime.classify import classify
@@ -28,7 +30,7 @@ from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values import checks as check
 from resilient_llm._values import event_names
 from resilient_llm._values.built_in import class_name
-from resilient_llm._values.errors import BreakerOpenError, ConfigurationError
+from resilient_llm._values.errors import BreakerOpenError, CallRejectedError, ConfigurationError
 from resilient_llm._values.exported import exported
 from resilient_llm._values.health import State
 from resilient_llm._values.kinds import ErrorKind
@@ -224,7 +226,11 @@ class Breaker:
     def taken(self) -> Permit:
         """Leave the guard without a report; return the permit, which is still to be reported."""
         permit = self._take()
-        pop_permit(permit)
+        try:
+            pop_permit(permit)
+        except BaseException:  # an interrupt: nobody else would report it
+            permit.abandoned()
+            raise
         return permit
 
     def _here(self) -> Circuit:
@@ -238,18 +244,28 @@ class Breaker:
     def _enter_slowly(self) -> "Breaker":
         circuit = self._here()
         now = runtime.clock()
-        permit = admit(circuit, now)
+        limits = None
+        if circuit.slot is None and runtime.settings.limits:
+            provider = circuit.provider or circuit
+            limits = runtime.limits.of(circuit.key, provider.key)
+        permit = admit_within(limits, circuit, now)
         if isinstance(permit, Block):
             retry_after = None if permit.until is None else max(0.0, permit.until - now)
+            if isinstance(permit, LimitBlock):
+                raise CallRejectedError(circuit.key, permit.reason, retry_after)
             raise BreakerOpenError(circuit.key, permit.reason, retry_after)
-        entry = _Entry(_owner(), permit)
-        push_permit(permit)
-        extra = _extra_of(self)
-        if extra is None:
-            with runtime.lock:  # two threads must not each make one
-                extra = _extra_of(self)
-                if extra is None:
-                    extra = self._extra = _ExtraEntries({})
+        try:
+            entry = _Entry(_owner(), permit)
+            push_permit(permit)
+            extra = _extra_of(self)
+            if extra is None:
+                with runtime.lock:  # two threads must not each make one
+                    extra = _extra_of(self)
+                    if extra is None:
+                        extra = self._extra = _ExtraEntries({})
+        except BaseException:  # an interrupt: guards inside this code would know of it for ever
+            permit.withdrawn()
+            raise
         extra.entries.append(entry)
         if self._generation is _EMPTY:
             self._generation, self._at = _FIRST_LEFT, _MANY

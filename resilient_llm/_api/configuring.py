@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypedDict, Unpack
 
+from resilient_llm._runtime.chains import named_keys, named_tags
 from resilient_llm._runtime.runtime import runtime
+from resilient_llm._values import checks as check
 from resilient_llm._values.adaptive import Adaptive
 from resilient_llm._values.kinds import ErrorKind
+from resilient_llm._values.limit import Limit, merged_limits
+from resilient_llm._values.money import Budget, Price
 from resilient_llm._values.policy import Hedge, OnDown, OnError, OnUnknown, WhenAllBenched
 from resilient_llm._values.settings import BreakerOptions, OnMemoryPressure, Settings
 from resilient_llm._values.sticky import Sticky
@@ -44,7 +48,10 @@ class Changes(TypedDict, total=False):
     max_wait: float
     on_memory_pressure: OnMemoryPressure
     memory_pressure_cooldown: float
-    prices: Mapping[str, tuple[float, float] | None]
+    prices: Mapping[str, tuple[float, float] | Price | None]
+    budgets: Sequence[Budget]
+    limits: Mapping[str, Limit | None]
+    listen: bool
     logging: bool
 
 
@@ -65,12 +72,43 @@ def configure(**changes: Unpack[Changes]) -> None:
             memory means: a failure and a bench of ``memory_pressure_cooldown=120.0`` seconds, 10
             to 3600, which does not grow; ``"warn"`` only tells, ``"off"`` takes the error for
             ``transient``; ``prices``, ``{target, provider or "*": (input, output)}`` in
-            USD per million tokens, merged by key, None takes one back; ``logging=True``.
+            USD per million tokens, or a `Price` each, merged by key, None takes one back;
+            ``limits``, ``{target, provider, "tag:…" or "*": Limit(…)}``, merged by key, None takes
+            one back;
+            ``budgets``, a list of `Budget`, which replaces the one before, and whose spending is
+            kept in the memory of this process; ``listen=True``, whether headers in which providers
+            report their limits are read; ``logging=True``.
 
     Raises:
         ConfigurationError: If a name is unknown or a value is out of range; nothing is changed.
     """
     runtime.configure(dict(changes))
+    limits = changes.get("limits")
+    if limits and runtime.settings.logging:
+        _warn_of_typos(limits)
+    if runtime.reported and not runtime.settings.listen:
+        from resilient_llm._runtime.hearing import hearing
+
+        hearing.stop()
+
+
+def _warn_of_typos(limits: Mapping[str, Limit | None]) -> None:
+    """Log one warning if there are chains and none has what some of these keys name."""
+    named = named_keys()
+    if not named:
+        return
+    known = named | {f"tag:{tag}" for tag in named_tags()} | {"*"}
+    given = merged_limits({}, limits)
+    unknown = sorted(given.keys() - known)
+    if not unknown:
+        return
+    import logging
+
+    near = sorted({each for key in unknown for each in check.near_names(key, known)})
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    logging.getLogger("resilient_llm").warning(
+        "limits of %s are of no target in a chain of this process%s", ", ".join(unknown), hint
+    )
 
 
 def settings() -> Settings:

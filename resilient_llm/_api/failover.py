@@ -271,10 +271,13 @@ def failover(chain: Any, **options: Unpack[FailoverOptions]) -> Failover:
         needs: Words for what a call needs of a model, such as ``tools``, or a function from
             the call's arguments to words or None.
         tokens: Estimate of a call's input in tokens, or a function from the call's arguments to
-            it; targets with a context window that is too small are skipped.
+            it; targets with a context window that is too small are skipped. Budgets and token
+            limits reserve it, too.
         tool_loop: Whether a call is looked at whose conversation repeats one tool call, as that of
             an agent that runs away: ``"off"``, ``"warn"`` for `ToolLoopDetected`, ``"raise"`` for
             `ToolLoopError` as well, or `ToolLoop` with other numbers.
+        usage: What an answer or an item of a stream used, as a `Usage`, or None if it does not
+            say; of a stream the last one counts. By default the formats of `Usage` are read.
         reject: Looks at an answer, of a stream at its first item with content; None or
             False for a good one, else True, a word, cut at 40 characters, an `ErrorKind`
             or a `Verdict`.

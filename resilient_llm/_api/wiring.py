@@ -12,6 +12,7 @@ from resilient_llm._values.built_in import class_name
 from resilient_llm.observers.logging import LoggingObserver
 
 if TYPE_CHECKING:
+    from resilient_llm._core.call.spending import UsageReader
     from resilient_llm._core.stream.stream_state import ItemInspector
 
 
@@ -29,7 +30,14 @@ def _item_inspector() -> ItemInspector:
     return _items
 
 
+def _usage_reader() -> UsageReader:
+    from resilient_llm.answers import usage
+
+    return usage.READER
+
+
 runtime.item_inspector = _item_inspector
+runtime.usage_reader = _usage_reader
 runtime.on_new_state = wire
 wire(runtime)
 

@@ -15,6 +15,7 @@ from resilient_llm._core.call.judging import broke
 from resilient_llm._core.call.trying import delay_of
 from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.runtime import runtime
+from resilient_llm._runtime.spending import present_key
 from resilient_llm._runtime.tracing import named_call_id, note_call, open_trace
 from resilient_llm._values import event_names
 from resilient_llm._values.errors import NoCapableTargetError
@@ -90,13 +91,18 @@ class Beginning(Reporting):
         if effect.tool_loops is not None:
             self._look_for_loop(effect.tool_loops, first, args or ())
         first.entered_at = runtime.clock()
+        if demand is not None:
+            first.tokens = demand.tokens
         if lacks:
             assert demand is not None
             capable, chosen = self._capable(first, demand, lacks), first.candidates
             if capable is None:
                 return first
             candidate = capable
-        generation = candidate.circuit.slot
+        generation = candidate.circuit.slot if candidate.limits is None else None
+        if self.estimates is not None:  # what its attempts use is booked, or counts for limits
+            first.spend_key = present_key.get()
+            generation = None
         if generation is not None and (
             # Most calls by far, and pinned ones; asked here since a method costs more than that.
             not (order is not None or self.needs_limits or self.is_stream or effect.is_hedged)
@@ -322,6 +328,9 @@ class Beginning(Reporting):
         call.tag.began_at = first.entered_at
         if first.lacks:
             call.lacks = first.lacks
+        if self.estimates is not None:
+            call.spend_key = first.spend_key
+            call.estimate_of = self.estimates.of_attempts(args, first.kwargs, first.tokens)
         if self.is_stream:
             call.is_stream = True
         if first.hook is not None:

@@ -16,40 +16,61 @@ from resilient_llm._binding.adapting import Adapting
 from resilient_llm._binding.asking import takes_call
 from resilient_llm._binding.choosing import Pins
 from resilient_llm._binding.client_retries import notice_client_retries
+from resilient_llm._binding.demands import Demands
 from resilient_llm._binding.first_attempt import NoAnswer, PendingAnswer
 from resilient_llm._binding.invoking import called_injection, invoker_of
 from resilient_llm._binding.options_in_force import OptionsEffect, OptionsInForce
 from resilient_llm._binding.ordering import ChainOrder, Drawing, nothing_drawn, order_for
+from resilient_llm._binding.usage import own_reader
 from resilient_llm._binding.wrapper_code import Code, Codes, Kind, generate
 from resilient_llm._binding.wrapper_code import variant as variant_of
-from resilient_llm._core.call.call import CallDeps, Candidate
+from resilient_llm._core.call.call import Candidate
+from resilient_llm._core.call.call_deps import CallDeps
 from resilient_llm._core.circuit import window
 from resilient_llm._core.circuit.circuit import Circuit
 from resilient_llm._core.circuit.window import NEVER
 from resilient_llm._core.in_flight import FunctionInFlight
+from resilient_llm._core.limits.places import HELD, Place
 from resilient_llm._drive.results import is_awaitable
 from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.classify import classify
+from resilient_llm._runtime.limits_of_target import limits_on
+from resilient_llm._runtime.response_headers import headers_in
 from resilient_llm._runtime.runtime import runtime
+from resilient_llm._runtime.spending import room_in, spending
 from resilient_llm._runtime.tracing import has_trace, open_traces
 from resilient_llm._values import event_names
 
 if TYPE_CHECKING:
     import types
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from resilient_llm._binding.injection import Injection
     from resilient_llm._binding.ordering import KeyedOrder, UsersOrder
+    from resilient_llm._core.call.spending import Spending
     from resilient_llm._core.in_flight import Counts
+    from resilient_llm._core.limits.held import Held
     from resilient_llm._values.policy import Options, Policy
+    from resilient_llm._values.settings import Settings
     from resilient_llm._values.target import Target
 
 
 class Unbound:
     """Stands in an unbound wrapper for a circuit: it never admits a call."""
 
-    slot = None
+    slot = limited_slot = None
     shut_until = NEVER
+
+
+def _hear(source: object, key: str, began_at: float, held: Held | None) -> None:
+    try:
+        if headers_in(source) is None:
+            return
+    except Exception:  # noqa: BLE001  # a property of a foreign class
+        return
+    from resilient_llm._runtime.hearing import hear_in  # loaded with the first
+
+    hear_in(source, key, began_at, held)
 
 
 def _unbound() -> Any:
@@ -90,6 +111,9 @@ class Binding:
         self.order: ChainOrder | KeyedOrder | UsersOrder | None = None
         """How each call orders its targets; None if by priority."""
         self.deps: CallDeps | None = None
+        self.estimates: Demands | None = None
+        """Estimates the tokens of each call, if budgets, limits of tokens or what a provider has
+        reported of its own ask for that."""
         self.wrapper: dict[str, Any] = {}
         self.prefix = ""
         self.wrapper_function: weakref.ref[types.FunctionType] | None = None
@@ -156,6 +180,7 @@ class Binding:
                     is_generator=self.generators[target.key],
                     keep=None if figures is None else figures.keep_of(target.key),
                     counts=None if counts is None else counts.target(target.key),
+                    limits=limits_on(target.key, target.provider_key, target.tags),
                 )
                 for target in self.policy.chain
             }
@@ -171,10 +196,18 @@ class Binding:
                 clock=runtime.clock,
                 counts=counts,
                 figures=figures,
+                spending=self._spending(effect, settings, by_key.values()),
+                hear=_hear if settings.listen else None,
             )
             if effect.is_stream:
                 deps.item_inspector()  # its import must not count as waiting for a provider
             candidates = tuple(by_key[target.key] for target in self.policy.in_priority)
+            for each in candidates:
+                if each.limits is not None and each.limits.all:
+                    runtime.registry.limit(each.circuit)
+            estimates = None
+            if any(deps.needs_estimate(each.limits) for each in candidates):
+                estimates = effect.demands or Demands(options, self.injection, self.policy.chain)
             adaptive = runtime.order_of(self.policy, options.adaptive)
             order = order_for(
                 options,
@@ -188,16 +221,21 @@ class Binding:
                 adjustment=None
                 if adaptive is None
                 else Adapting(adaptive, candidates, options, counts),
+                has_room=room_in(deps.spending)
+                if settings.budgets and deps.spending is not None
+                else None,
             )
             wanted = self._wanted_events()
             if self.wrapper:  # generated here, without the lock
-                self._code(self._kind(effect, deps, order))
+                self._code(self._kind(effect, deps, order, candidates))
             with runtime.lock:
                 if epoch != runtime.epoch:
                     continue
                 self.in_force.use(options, settings, self.deps, runtime.time)
                 self._use(effect)
                 self.by_key, self.deps, self.order = by_key, deps, order
+                self.estimates = estimates
+                self.plain_type = str  # the next answer of another class is looked at for headers
                 self._look_again_at(NEVER)
                 runtime.bind(self)
                 self._publish(candidates, *wanted)
@@ -207,6 +245,28 @@ class Binding:
                     return candidates
                 # A signal handler exchanged the state in the midst of that, and perhaps bound.
                 self.unbind()
+
+    def asks_each(self, candidates: tuple[Candidate, ...]) -> bool:
+        """Return whether each attempt has to ask limits or budgets."""
+        return self.estimates is not None or any(each.limits is not None for each in candidates)
+
+    def _spending(
+        self, effect: OptionsEffect, settings: Settings, candidates: Iterable[Candidate]
+    ) -> Spending | None:
+        """Return where attempts are booked or settled; None if nobody asks what they use.
+
+        They are booked if budgets are configured or somebody observes it by name: an observer of
+        all events does not count, since each call would pay for it. Else limits of tokens may ask.
+        """
+        is_booked = bool(settings.budgets) or runtime.dispatcher.listeners.is_named(
+            event_names.SpendRecorded
+        )
+        if not is_booked and not any(
+            each.limits is not None and each.limits.has_tokens for each in candidates
+        ):
+            return None
+        own = own_reader(effect.options.usage, self.injection.called)
+        return spending(own, is_booked=is_booked)
 
     def _counts(self, options: Options) -> Counts | None:
         """Return where calls of the function are counted now, if they are."""
@@ -247,10 +307,19 @@ class Binding:
             return
         if self.effect.is_inlined and runtime.dispatcher.hooks:
             return
-        order = self.order
-        self._use_code(self._kind(self.effect, self.deps, order))
+        kind = self._kind(self.effect, self.deps, self.order, candidates)
+        self._use_code(kind)
         if not self.effect.is_inlined:
             return
+        if self.asks_each(candidates):
+            if kind.limited:
+                self._publish_limited(candidates[0])
+            return
+        self._publish_inlined(candidates, tells_skips=tells_skips)
+
+    def _publish_inlined(self, candidates: tuple[Candidate, ...], *, tells_skips: bool) -> None:
+        """Put what a wrapper reads that calls its targets by itself."""
+        order = self.order
         counts = None if self.deps is None else self.deps.counts
         if counts is not None:
             if not window.LOCK_FREE:
@@ -277,6 +346,15 @@ class Binding:
             self._put(**self._constants())
         self._put(second_target=second_target)
         self._put_circuits(self.variants[-1], candidates[0].circuit, second, others)
+
+    def _publish_limited(self, candidate: Candidate) -> None:
+        """Put what a wrapper reads that takes the places of its first target."""
+        assert candidate.limits is not None
+        self._put(places_of_target=candidate.limits.only_places, target=candidate.target)
+        self._put(clock=runtime.clock)
+        if self.is_revived:
+            self._put(**self._constants())
+        self._put_circuits(self.variants[-1], candidate.circuit, Unbound, ())
 
     def _capable_of(self, candidates: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
         """Return those that can take every call of the function."""
@@ -337,6 +415,7 @@ class Binding:
         effect: OptionsEffect,
         deps: CallDeps | None,
         order: ChainOrder | KeyedOrder | UsersOrder | None,
+        candidates: tuple[Candidate, ...] = (),
     ) -> Kind:
         """Return which code the wrapper is to have."""
         by_invoker = self.calls_by_invoker
@@ -347,11 +426,33 @@ class Binding:
         counts = deps.counts if deps is not None and window.LOCK_FREE else None
         return Kind(
             by_invoker,
+            limited=self._takes_places(effect, deps, order, candidates),
             counting=counts is not None and counts.is_exported,
             in_flight=isinstance(counts, FunctionInFlight),
             measuring=order is not None and effect.needs_figures,
             carries_ids=call_ids.switch.is_on,
             order="" if order is None else "drawn",
+        )
+
+    def _takes_places(
+        self,
+        effect: OptionsEffect,
+        deps: CallDeps | None,
+        order: ChainOrder | KeyedOrder | UsersOrder | None,
+        candidates: tuple[Candidate, ...],
+    ) -> bool:
+        """Return whether the wrapper takes places by itself: the only limit of its first target."""
+        return (
+            bool(candidates)
+            and candidates[0].limits is not None
+            and candidates[0].limits.only_places is not None
+            and order is None
+            and deps is not None
+            and deps.spending is None
+            and not deps.keeps_figures
+            and not effect.lacks
+            and window.LOCK_FREE
+            and not call_ids.switch.is_on
         )
 
     def pass_arguments_on(self) -> None:
@@ -428,6 +529,7 @@ class Binding:
             plain_type=NoAnswer,
             look_at=NEVER,
             target_counts=None,
+            places_of_target=None,
             codes=codes,
             **self._constants(),
         )
@@ -448,6 +550,8 @@ class Binding:
             "is_awaitable": is_awaitable,
             "bucket_of": bisect_left,
             "pending_answer": PendingAnswer,
+            "new_place": Place,
+            "HELD": HELD,
         }
 
     # Sent to another process.

@@ -21,6 +21,7 @@ from resilient_llm._core.call.call_flow import call_flow
 from resilient_llm._core.call.ending import emit_call_failed
 from resilient_llm._core.call.judging import fault_of
 from resilient_llm._core.call.steps import NO_ANSWER
+from resilient_llm._core.limits.held import Held
 from resilient_llm._drive.cancellation import was_cancelled, was_cut_off
 from resilient_llm._drive.handover import adrive, drive
 from resilient_llm._drive.results import is_awaitable, kind_of, refuse_unawaited
@@ -28,6 +29,7 @@ from resilient_llm._drive.session import Suspended
 from resilient_llm._drive.sync import trim
 from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.runtime import runtime
+from resilient_llm._runtime.spending import present_key
 from resilient_llm._values.errors import ConfigurationError, ResilientLLMError
 from resilient_llm._values.kinds import ErrorKind
 from resilient_llm._values.target import Target
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.call import Candidate
     from resilient_llm._core.circuit.window import Generation
     from resilient_llm._core.in_flight import CountsOfTarget
+    from resilient_llm._core.limits.places import Place
     from resilient_llm._drive.hedging_asyncio import AsyncioRace
 
 
@@ -70,9 +73,11 @@ class Caller(Resuming):
 
     def stream(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return an iterator that makes one call when its first item is asked for."""
+        key = present_key.get()
 
         def start() -> Suspended:
             first = self.begin(args, kwargs)
+            first.spend_key = key
             try:
                 call = self.new_call(args, first)
                 flow = call_flow(call, runtime.clock())
@@ -288,6 +293,7 @@ class Caller(Resuming):
         first: FirstAttempt | None = None,
         number: int | None = None,
         counts: CountsOfTarget | None = None,
+        place: Place | None = None,
     ) -> Any:
         """Do what an answer needs besides being counted; return it, or what replaces it.
 
@@ -295,7 +301,12 @@ class Caller(Resuming):
         and the circuit, observers and traces are told. A `FirstAttempt` is made for a call of the
         wrapper only where one is needed, since most answers need none. ``called`` is the target, or
         what a strategy has drawn. ``number`` is that of the call, if calls carry their names.
+        ``place`` is held by the attempt, and goes with what is guarded further.
         """
+        if place is not None:
+            return self._on_limited_success(
+                generation, entered_at, ended_at, called, result, args, kwargs, place
+            )
         if first is None and _names.is_on:
             number = call_ids.taken(entered_at) if number is None else number
             if number is not None:
@@ -345,6 +356,31 @@ class Caller(Resuming):
             if entered is not None:
                 hooked.left(entered)
 
+    def _on_limited_success(
+        self,
+        generation: Generation,
+        entered_at: float,
+        ended_at: float,
+        called: Target | Candidate | Drawn,
+        result: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        place: Place,
+    ) -> Any:
+        """Do the same for an attempt that holds a place, until its stream or awaitable is over."""
+        first = None
+        try:
+            if is_awaitable(result) or kind_of(result) is not None:
+                first = self._wrappers_attempt(generation, entered_at, called)
+                first.held = Held()
+                first.held.places.append(place)
+            return self.on_success(
+                generation, entered_at, ended_at, called, result, args, kwargs, first
+            )
+        finally:
+            if first is None:
+                place.give_back()
+
     def _guard(
         self,
         first: FirstAttempt | None,
@@ -360,6 +396,9 @@ class Caller(Resuming):
         is_awaited, kind = is_awaitable(result), kind_of(result)
         if not is_awaited and kind is None:
             self._is_plain(result)
+            if self.deps is not None and self.deps.hear is not None:
+                target = called if isinstance(called, Target) else called.target
+                self.deps.hear(result, target.key, entered_at, None)
             return first, NO_ANSWER
         first = first or self._wrappers_attempt(generation, entered_at, called, None, counts)
         if is_awaited:
@@ -414,7 +453,7 @@ class Caller(Resuming):
     async def _guarded(
         self, first: FirstAttempt, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        if self.effect.has_limits or self.effect.is_hedged:
+        if self.effect.has_limits or self.effect.is_hedged or first.held is not None:
             call, flow, running = self._running(first, args, kwargs)
             return await adrive(call, flow, running, pending=result)
         try:

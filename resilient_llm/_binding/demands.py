@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from resilient_llm._binding.call_arguments import CallArguments, may_take, parameters_of
 from resilient_llm._core.call.capabilities import NO_LACKS, Demand, lacks_of
 from resilient_llm._core.contents import estimate, held
+from resilient_llm._core.spending.estimates import BOUNDS, Estimate, longest_answer
 from resilient_llm._runtime.classify import classify
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values import checks as check
@@ -43,6 +44,7 @@ class Demands:
         "_arguments",
         "_constant",
         "_injection",
+        "_names_a_bound",
         "_needs",
         "_tokens",
         "_unread",
@@ -59,7 +61,10 @@ class Demands:
         if injection.is_loop and callable(self._tokens):
             self._tokens = 0  # there is no argument that it could be asked about
         self._arguments = CallArguments(injection)
-        self._unread = self._missing_argument(parameters_of(injection))
+        parameters = parameters_of(injection)
+        self._names_a_bound = any(parameter.name in BOUNDS for parameter in parameters)
+        """Whether the function has a parameter that may limit its answer."""
+        self._unread = self._missing_argument(parameters)
         """What the log is told with the first call; None if there is nothing to tell."""
         self._constant: tuple[Demand, Mapping[str, Lack]] | None = None
         if self._needs is None and self._tokens is None:
@@ -109,6 +114,45 @@ class Demands:
         return demand, lacks_of(
             targets, demand, lambda target: self._longest_answer(target, args, kwargs)
         )
+
+    def of_attempts(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], tokens: int | None
+    ) -> Callable[[Target], Estimate]:
+        """Return what estimates the tokens of a call's attempts by target, each once when asked.
+
+        Args:
+            args: As the caller passed them.
+            kwargs: The same, without those that pin the call to a target.
+            tokens: What ``tokens=`` gave for the call, if it was asked already.
+        """
+        args = self._arguments.own(args)
+        known = tokens
+        found: dict[str, Estimate] = {}
+        may_bound = self._names_a_bound or not BOUNDS.isdisjoint(kwargs)
+
+        def estimate_of(target: Target) -> Estimate:
+            nonlocal known
+            estimated = found.get(target.key)
+            if estimated is not None:
+                return estimated
+            if known is None:
+                known = self._input_of(args, kwargs)
+            longest = target.max_output
+            if may_bound or BOUNDS.intersection(target.params):
+                longest = longest_answer(
+                    lambda name: self._value(name, target, args, kwargs), target.max_output
+                )
+            estimated = found[target.key] = Estimate(known, longest)
+            return estimated
+
+        return estimate_of
+
+    def _input_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+        """Return the estimate of a call's input in tokens: that of ``tokens``, or the default."""
+        tokens = self._tokens
+        if tokens is None:
+            return 0 if self._injection.is_loop else estimate(*self._arguments.named(args, kwargs))
+        return self._estimate(tokens, args, kwargs) if callable(tokens) else tokens
 
     def _missing_argument(self, visible: Sequence[inspect.Parameter]) -> str | None:
         """Return what to tell if ``needs`` reads an argument that the function does not take."""

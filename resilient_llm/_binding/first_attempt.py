@@ -10,11 +10,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from resilient_llm._binding.ordering import Draw
-    from resilient_llm._core.call.call import Call, CallDeps, Candidate, Outcome
+    from resilient_llm._core.call.call import Call, Candidate, Outcome
+    from resilient_llm._core.call.call_deps import CallDeps
     from resilient_llm._core.call.call_flow import CallFlow
     from resilient_llm._core.call.hooks import AttemptHook, CallHook
     from resilient_llm._core.call.steps import Step
     from resilient_llm._core.circuit.window import Generation
+    from resilient_llm._core.limits.held import Held
     from resilient_llm._runtime.call_ids import Entered
     from resilient_llm._values.policy import Options
 
@@ -27,6 +29,7 @@ class FirstAttempt:
         kwargs: Keyword arguments without those that pin the call to one target.
         lacks: ``{key: why that target cannot take the call}``.
         generation: The closed period that admits the attempt; None if the call flow makes it.
+        held: What it holds of limits, if its wrapper took that; else None.
         hedge_after: Seconds after which the attempt is slow and gets another beside it, or None.
         entered_at: When it was admitted.
         call_id: Name of the call, if it was named already; else empty.
@@ -39,6 +42,8 @@ class FirstAttempt:
         outcome: Where a trace around the call expects the outcome, or None.
         hook: What is entered and left around the call and told of it, or None.
         inside: What is entered and left around this attempt, once it is begun, or None.
+        spend_key: On whose account the call spends, if it is booked; or None.
+        tokens: What ``tokens=`` gave for the call, if it was asked; else None.
     """
 
     __slots__ = (
@@ -50,6 +55,7 @@ class FirstAttempt:
         "entered_at",
         "generation",
         "hedge_after",
+        "held",
         "hook",
         "inside",
         "kwargs",
@@ -58,6 +64,8 @@ class FirstAttempt:
         "limits",
         "options",
         "outcome",
+        "spend_key",
+        "tokens",
     )
 
     number = 1
@@ -76,6 +84,8 @@ class FirstAttempt:
         self.candidate = candidate
         self.kwargs = kwargs
         self.lacks = NO_LACKS
+        self.tokens: int | None = None
+        self.spend_key: str | None = None
         self.generation: Generation | None = None
         self.hedge_after: float | None = None
         self.entered_at = 0.0
@@ -86,6 +96,7 @@ class FirstAttempt:
         self.entered: Entered | None = None
         self.hook: CallHook | None = None
         self.inside: AttemptHook | None = None
+        self.held: Held | None = None
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:

@@ -22,8 +22,9 @@ from resilient_llm._core.call.steps import (
     Wait,
 )
 from resilient_llm._core.circuit.permit import pop_permit, push_permit
+from resilient_llm._drive.aio import await_
 from resilient_llm._drive.cancellation import cancellations, was_cancelled
-from resilient_llm._drive.sync import raise_from, trim
+from resilient_llm._drive.sync import raise_from, trim, wait
 from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.runtime import runtime
 
@@ -326,7 +327,7 @@ class SyncAttempts(_Attempts):
             if isinstance(step, (Try, FirstAttempt)):
                 return self.attempt(step)
             if type(step) is Wait:
-                runtime.time.sleep(step.seconds)
+                wait(step)
                 self.waited()
         self.finish()
         raise StopIteration
@@ -344,7 +345,7 @@ class AsyncAttempts(_Attempts):
             if isinstance(step, (Try, FirstAttempt)):
                 return self.attempt(step)
             if type(step) is Wait:
-                await runtime.time.asleep(step.seconds)
+                await await_(step)
                 self.waited()
         self.finish()
         raise StopAsyncIteration

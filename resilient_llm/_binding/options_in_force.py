@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from resilient_llm._binding.injection import Injection
-    from resilient_llm._core.call.call import CallDeps
+    from resilient_llm._core.call.call_deps import CallDeps
     from resilient_llm._runtime.clock import Clock
     from resilient_llm._values.policy import Options, Policy
     from resilient_llm._values.settings import Settings

@@ -273,7 +273,7 @@ class PriorityOrder(ChainOrder):
         if moves != order.moves:
             candidates = self._place()
         for each in candidates:
-            if is_live(each, now):
+            if self._inputs.is_live(each, now):
                 return each
         return NO_CANDIDATE
 
@@ -442,17 +442,30 @@ def groups_of(candidates: Sequence[Candidate]) -> list[tuple[Candidate, ...]]:
 
 def is_live(candidate: Any, now: float) -> bool:
     """Return whether an attempt on a candidate may enter now; takes no lock if it is closed."""
-    circuit = candidate.circuit
-    return circuit.slot is not None or (
+    circuit, limits = candidate.circuit, candidate.limits
+    if circuit.slot is None and not (
         now >= circuit.shut_until and (circuit.is_at_rest or block_of(circuit, now) is None)
-    )
+    ):
+        return False
+    return limits is None or limits.block(now) is None
+
+
+def _live_within(
+    has_room: Callable[[Target, float], bool],
+) -> Callable[[Any, float], bool]:
+    """Return the same question for targets that budgets may refuse as well."""
+
+    def is_live_within(candidate: Any, now: float) -> bool:
+        return is_live(candidate, now) and has_room(candidate.target, now)
+
+    return is_live_within
 
 
 def may_skip(candidates: Sequence[Candidate]) -> bool:
     """Return whether a call may have to skip one of these targets; takes no lock."""
     for candidate in candidates:
         circuit = candidate.circuit
-        if circuit.slot is None and not circuit.is_at_rest:
+        if candidate.limits is not None or (circuit.slot is None and not circuit.is_at_rest):
             return True
     return False
 
@@ -472,6 +485,7 @@ def order_for(
     figures: Any = None,
     in_flight: Callable[[str], Any] | None = None,
     adjustment: Adapting | None = None,
+    has_room: Callable[[Target, float], bool] | None = None,
 ) -> ChainOrder | KeyedOrder | UsersOrder | None:
     """Return how calls with these options order their targets; None if as they are.
 
@@ -485,6 +499,7 @@ def order_for(
         figures: Samples of the policy's attempts, if it keeps some.
         in_flight: Returns what is in flight on a key, if the strategy needs that.
         adjustment: What moves targets after the strategy, or None.
+        has_room: Says whether budgets have room for the smallest attempt, if there are any.
     """
     strategy: Any = options.strategy
     if isinstance(strategy, Sticky):
@@ -495,13 +510,14 @@ def order_for(
         return None
     inputs = OrderInputs(
         rng=rng,
-        is_live=is_live,
+        is_live=is_live if has_room is None else _live_within(has_room),
         is_degraded=_is_degraded,
         changes=changes,
         price_of=settings.price_of,
         step=step_of(strategy),
         figures=figures,
         in_flight=in_flight,
+        has_limits=has_room is not None or any(each.limits is not None for each in candidates),
     )
     groups = [BUILT_IN[strategy](group, inputs) for group in groups_of(candidates)]
     if strategy == "priority" and adjustment is not None:

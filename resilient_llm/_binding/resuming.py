@@ -239,6 +239,7 @@ class Resuming(Beginning):
             call.kwargs = self.pins.without(kwargs)[0]
         assert first.generation is not None
         permit = permit_of_inlined(first.candidate.circuit, first.generation, first.entered_at)
+        permit.held = first.held
         running = running_attempt(call, first.candidate, permit, first.limits)
         running.hook = first.inside
         flow = call_flow(call, first.entered_at, running)

@@ -77,7 +77,9 @@ class SecondAttempt:
             deps.figures.failed(target.key, now, harms=is_harmful(self._verdict))
         deps.budgets.first_attempt_failed(target.provider_key, now)
         deps.notice(target.provider_key, error)
-        if self.candidate.circuit.slot is None:
+        if deps.hear is not None:
+            deps.hear(error, target.key, first.entered_at, None)
+        if self.candidate.circuit.slot is None or self.candidate.limits is not None:
             return
         permit = admit(self.candidate.circuit, now)
         if isinstance(permit, Permit):

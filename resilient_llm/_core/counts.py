@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._core.circuit import window
 from resilient_llm._values import event_names
+from resilient_llm._values.amounts import units
 from resilient_llm._values.reasons import MANUAL, OTHER, reason_word
 
 if TYPE_CHECKING:
@@ -213,6 +214,8 @@ class Ledger:
         """``{(target,): moves of it}``"""
         self.tool_loops: dict[Labels, int] = {}
         """``{(function, action): calls whose conversation repeats one tool call}``"""
+        self.spent: dict[Labels, int] = {}
+        """``{(target,): what was booked, in 1e-12 USD}``"""
         self.first_contents: dict[str, FirstContents] = {}
 
     def function(self, name: str) -> FunctionCounts:
@@ -233,14 +236,14 @@ class Ledger:
         known[number] = weakref.ref(function, lambda gone: _let_go(known, number, gone))
         return counts
 
-    def add(self, counts: dict[Labels, int], labels: Labels) -> None:
-        """Add one to a count."""
+    def add(self, counts: dict[Labels, int], labels: Labels, number: int = 1) -> None:
+        """Add to a count."""
         counts.setdefault(labels, 0)
         if window.LOCK_FREE:
-            counts[labels] += 1
+            counts[labels] += number
             return
         with self.lock:
-            counts[labels] += 1
+            counts[labels] += number
 
     def first_content(self, key: str, seconds: float) -> None:
         """Count how long the first content of a stream took."""
@@ -320,6 +323,12 @@ def _committed(function: FunctionCounts, key: str, details: Mapping[str, Any]) -
     ledger.first_content(ledger.names.of(key), details["seconds"])
 
 
+def _spent(function: FunctionCounts, key: str, details: Mapping[str, Any]) -> None:
+    ledger, amount = function.ledger, details["usd"]
+    if amount is not None:
+        ledger.add(ledger.spent, (ledger.names.of(key),), units(amount))
+
+
 def _call_failed(function: FunctionCounts, _: str, __: Mapping[str, Any]) -> None:
     function.call_failed()
 
@@ -334,6 +343,7 @@ _COUNTED: Final[dict[str, Callable[[FunctionCounts, str, Mapping[str, Any]], Non
     event_names.OrderChanged: _order_changed,
     event_names.ToolLoopDetected: _tool_loop_found,
     event_names.StreamCommitted: _committed,
+    event_names.SpendRecorded: _spent,
     event_names.CallFailed: _call_failed,
 }
 
@@ -395,6 +405,8 @@ class Figures:
         self.hedges: dict[Labels, int] = {}
         self.order_changes: dict[Labels, int] = {}
         self.tool_loops: dict[Labels, int] = {}
+        self.spent: dict[Labels, int] = {}
+        """``{(target,): what was booked, in 1e-12 USD}``"""
         self.seconds: dict[str, Histogram] = {}
         self.first_contents: dict[str, Histogram] = {}
         self.in_flight: dict[str, int] = {}
@@ -414,18 +426,19 @@ def figures_of(ledgers: tuple[Ledger, ...], bounds: tuple[float, ...], names: Na
             names.of(key)
         for function in list(ledger.functions.values()):
             _add_function(found, function, bounds, names)
-        for (key, outcome), number in list(ledger.unanswered.items()):
-            _add(found.attempts, (names.of(key), outcome), number)
-        for (key, source), number in list(ledger.retries.items()):
-            _add(found.retries, (names.of(key), source), number)
+        for sums, counted in (
+            (found.attempts, ledger.unanswered),
+            (found.retries, ledger.retries),
+            (found.skips, ledger.skips),
+            (found.order_changes, ledger.order_changes),
+            (found.spent, ledger.spent),
+        ):
+            for (key, *more), number in list(counted.items()):
+                _add(sums, (names.of(key), *more), number)
         for (from_key, to_key, reason), number in list(ledger.failovers.items()):
             _add(found.failovers, (names.of(from_key), names.of(to_key), reason), number)
-        for (key, reason), number in list(ledger.skips.items()):
-            _add(found.skips, (names.of(key), reason), number)
         for (key, beside), number in list(ledger.hedges.items()):
             _add(found.hedges, (names.of(key), names.of(beside)), number)
-        for (key,), number in list(ledger.order_changes.items()):
-            _add(found.order_changes, (names.of(key),), number)
         for labels, number in list(ledger.tool_loops.items()):
             _add(found.tool_loops, labels, number)
         for key, contents in list(ledger.first_contents.items()):

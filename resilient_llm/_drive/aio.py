@@ -97,13 +97,23 @@ async def _advance(
             elif type(step) is Raise:
                 raise_from(step)
             elif type(step) is Wait:
-                await runtime.time.asleep(step.seconds)
+                await await_(step)
                 step = flow.send(Reply(runtime.clock()))
             else:
                 return step, started
     finally:
         # No frame keeps them.
         step = attempt = pending = started = value = None  # type: ignore[assignment]  # as above
+
+
+async def await_(step: Wait) -> None:
+    """Wait as the call flow asks: so many seconds, or in the line of a limit."""
+    if step.ticket is None:
+        await runtime.time.asleep(step.seconds)
+        return
+    from resilient_llm._drive.lines import await_in_line  # loaded with the first
+
+    await await_in_line(step.ticket, step.seconds)
 
 
 async def _race(

@@ -14,6 +14,8 @@ from contextlib import suppress
 from types import AsyncGeneratorType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
+from resilient_llm._core.call.judging import heard
+from resilient_llm._core.call.spending import metered
 from resilient_llm._core.call.steps import Reply
 from resilient_llm._core.circuit.permit import pop_permit, push_permit
 from resilient_llm._core.stream.stream_state import StreamState
@@ -354,9 +356,14 @@ class StartedStream:
 
     @property
     def is_watched(self) -> bool:
-        """Whether each item must be looked at: for limits, for its text, or for content."""
+        """Whether each item must be looked at: for limits, its text, its usage, or for content."""
         state = self.stream_state
-        return self.timer is not None or state.policy.keep_text is not None or state.awaits_content
+        return (
+            self.timer is not None
+            or state.policy.keep_text is not None
+            or state.awaits_content
+            or state.meter is not None
+        )
 
     def late(self) -> NoContentError:
         """Return the error of content that did not come in time, and note that it is late."""
@@ -427,6 +434,7 @@ async def begin_with(
             is_managed=is_managed,
             hook=step.hook,
         )
+        heard(call, step, stream)  # before its items, which may take their time
         started = StartedStream(opened, _stream_state(call, step))
         try:
             if opened.is_stream:
@@ -472,9 +480,12 @@ async def refuse_open_scope(
 def _stream_state(call: Call, step: Try) -> StreamState:
     """Return the state of an attempt's stream, with no items yet."""
     policy = call.stream_policy(step.candidate) or DEFAULT
-    return StreamState(
+    state = StreamState(
         policy, call.deps.item_inspector(), call.delivered, is_selected=step.candidate.is_generator
     )
+    if call.deps.spending is not None:
+        state.meter = metered(step.permit)
+    return state
 
 
 def begin(

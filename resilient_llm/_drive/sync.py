@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from resilient_llm._core.call.call import is_ours
+from resilient_llm._core.call.outcomes import is_ours
 from resilient_llm._core.call.steps import Deliver, Done, Raise, Reply, Reraise, Try, Wait
 from resilient_llm._core.circuit.permit import pop_permit, push_permit
 from resilient_llm._drive.cancellation import refuse_closed, was_cut_off
@@ -79,11 +79,21 @@ def advance(
             elif type(step) is Raise:
                 raise_from(step)
             elif type(step) is Wait:
-                runtime.time.sleep(step.seconds)
+                wait(step)
                 refuse_closed()
                 step = flow.send(Reply(runtime.clock()))
     finally:
         step = pending = started = value = None  # type: ignore[assignment]  # no frame keeps them
+
+
+def wait(step: Wait) -> None:
+    """Wait as the call flow asks: so many seconds, or in the line of a limit."""
+    if step.ticket is None:
+        runtime.time.sleep(step.seconds)
+        return
+    from resilient_llm._drive.lines import wait_in_line  # loaded with the first
+
+    wait_in_line(step.ticket, step.seconds)
 
 
 def _make_inside(

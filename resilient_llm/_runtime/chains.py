@@ -50,6 +50,11 @@ def named_keys() -> set[str]:
     return keys
 
 
+def named_tags() -> set[str]:
+    """Return the tags of all targets in chains."""
+    return {tag for policy in _policies.copy() for target in policy.chain for tag in target.tags}
+
+
 class LivingChain(NamedTuple):
     """The chain of a policy.
 

@@ -54,6 +54,7 @@ class Reading:
         self.names = Names(most)
         self.dispatcher = runtime.dispatcher
         self.registry = runtime.registry
+        self.money = runtime.ledger
         self.ledgers: tuple[Ledger, ...] = ()
         with runtime.lock:
             _readings[id(self)] = self
@@ -72,12 +73,21 @@ class Reading:
 
     def figures(self) -> Figures:
         """Return what was counted until now."""
-        return figures_of(self.ledgers, self.bounds, self.names)
+        found = figures_of(self.ledgers, self.bounds, self.names)
+        if found.spent or self.money.has_budgets:
+            # Also a zero: a counter that begins with its first amount shows no increase by that.
+            for key, _ in list(found.attempts):
+                found.spent.setdefault((key,), 0)
+        return found
 
     def key_states(self) -> list[KeyState]:
         """Return what every key is now, sorted by key. May emit that a bench has ended."""
         now = runtime.clock()
         return [_state_of(each, now) for each in self.registry.circuits()]
+
+    def budget_ratios(self) -> dict[str, float]:
+        """Return ``{budget: share of its cap that is spent}``, of its keys the highest."""
+        return self.money.ratios(runtime.wall())
 
     def live_targets(self) -> dict[str, int]:
         """Return ``{function: its targets that may be called now}``.

@@ -26,6 +26,9 @@ _OF_TARGETS: Final = frozenset(
 )
 """Events that tell the state of a target, whichever call has changed it."""
 
+_ALL: Final = "Event"
+"""Name of the class of all events."""
+
 
 class Listeners:
     """The process-wide observers, in the order in which they were subscribed."""
@@ -51,6 +54,13 @@ class Listeners:
         if kind in _OF_TARGETS or not self.since > began_at:
             return listeners
         return tuple(each for each in listeners if not each.since > began_at)
+
+    def is_named(self, kind: str) -> bool:
+        """Return whether somebody listens to this type of event who did not ask for all types."""
+        return any(
+            each.names is not None and kind in each.names and _ALL not in each.names
+            for each in self.by_kind.get(kind, ())
+        )
 
     def subscribe(
         self,

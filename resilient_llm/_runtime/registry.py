@@ -51,6 +51,8 @@ class Registry:
         """
         self._lock = threading.RLock()
         self._settings = settings
+        self._tagged: set[str] = set()
+        """Keys to which a limit applies by a tag of their target."""
         self._clock = clock
         self._rng = rng
         self._dispatcher = dispatcher
@@ -93,6 +95,7 @@ class Registry:
         """Store changed defaults; `settle` applies them to the existing circuits."""
         with self._lock:
             self._settings = settings
+            self._tagged = set()
 
     def settle(self) -> None:
         """Apply the present settings to every circuit, then deliver the events of that.
@@ -228,6 +231,17 @@ class Registry:
         if self._settle(circuit):
             self._dispatcher.settings_changed(circuit.key, options)
 
+    def limit(self, circuit: Circuit) -> None:
+        """Let no attempt on a key pass without asking: a limit applies to a tag of its target.
+
+        Until the next change of the settings, after which functions are bound again.
+        """
+        if circuit.is_limited:
+            return
+        with self._lock:
+            self._tagged = {*self._tagged, circuit.key}
+        circuit.limit(is_limited=True)
+
     def _settle(self, circuit: Circuit, *, deliver: bool = True) -> bool:
         """Apply the present settings to a circuit; return whether that changed it.
 
@@ -243,6 +257,9 @@ class Registry:
                 return changed
             settings = wanted
             changed = circuit.configure(settings, self._clock(), deliver=deliver) or changed
+            is_limited = circuit.key in self._tagged or self._settings.is_limited(circuit.key)
+            if is_limited is not circuit.is_limited:
+                circuit.limit(is_limited=is_limited)
 
 
 class _Nowhere:

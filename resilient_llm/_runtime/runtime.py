@@ -22,8 +22,10 @@ from resilient_llm._core.adaptive import AdaptiveOrder, order_of
 from resilient_llm._core.figures import PolicyFigures
 from resilient_llm._core.in_flight import KeysInFlight
 from resilient_llm._core.retry_budget import RetryBudgets
+from resilient_llm._core.spending.local_ledger import LocalLedger
 from resilient_llm._runtime.clock import Clock, SystemClock
 from resilient_llm._runtime.dispatcher import Dispatcher
+from resilient_llm._runtime.limiting import LimitsInForce
 from resilient_llm._runtime.registry import Registry
 from resilient_llm._values.adaptive import Adaptive
 from resilient_llm._values.settings import Settings
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from resilient_llm._core.call.hooks import Hook
+    from resilient_llm._core.call.spending import UsageReader
+    from resilient_llm._core.limits.reported import ReportedLimits
     from resilient_llm._core.stream.stream_state import ItemInspector
     from resilient_llm._values.policy import Family, Policy
 
@@ -65,6 +69,8 @@ class Runtime:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.rng = random.Random()
+        self.is_listening = False
+        """Whether somebody listens to a client, so that each attempt must be known in it."""
         self.epoch = 0
         """Grows when functions are unbound, so that none is bound to what was exchanged."""
         # Plain dicts, which are copied in one step: a signal handler may bind a function at any
@@ -77,6 +83,8 @@ class Runtime:
         """Called with every new state; the wiring adds the default observer."""
         self.item_inspector: Callable[[], ItemInspector]
         """Returns the inspector of stream items, imported on first use; set by the wiring."""
+        self.usage_reader: Callable[[], UsageReader]
+        """Returns what reads the usage of answers, imported on first use; set by the wiring."""
         self.on_exchange: list[Callable[[], None]] = []
         """Called when a part is exchanged; for code that caches parts on its hot path."""
         self.system_clock = SystemClock()
@@ -98,6 +106,10 @@ class Runtime:
         self.registry = Registry(self.settings, lambda: self.clock(), self.rng, self.dispatcher)
         self.circuits = self.registry.kept
         self.budgets = RetryBudgets()
+        self.limits = LimitsInForce()
+        self.reported: dict[str, ReportedLimits] = {}
+        """``{key: what its provider's headers have reported}``; see `hearing`."""
+        self.ledger = LocalLedger()
         self.figures: weakref.WeakKeyDictionary[Family, PolicyFigures] = weakref.WeakKeyDictionary()
         """``{family of a policy: what its attempts took}``, for those that need it."""
         self.in_flight = KeysInFlight()
@@ -264,6 +276,9 @@ class Runtime:
             registry = self.registry
             try:
                 self.settings = settings
+                self.limits.use(settings.limits)
+                if "budgets" in changes:
+                    self.ledger.replace(settings.budgets, self.wall())
                 registry.configure(settings)
                 self.on_new_state(self)
             finally:
@@ -310,6 +325,9 @@ class Runtime:
                 self.figures,
                 self.in_flight,
                 self.attached,
+                self.limits,
+                self.ledger,
+                self.reported,
             )
             try:
                 self.registry.suspend(suspended=True)
@@ -317,7 +335,8 @@ class Runtime:
                     self.fresh()
                 else:
                     self.settings, self.dispatcher, self.registry = saved[:3]
-                    self.budgets, self.figures, self.in_flight, self.attached = saved[3:]
+                    self.budgets, self.figures, self.in_flight = saved[3:6]
+                    self.attached, self.limits, self.ledger, self.reported = saved[6:]
                     self.circuits = self.registry.kept
                     self.registry.suspend(suspended=False)
                     self._notify_exchanged()
@@ -341,6 +360,9 @@ class Runtime:
         self.dispatcher.after_fork()
         self.registry.after_fork()
         self.budgets.after_fork()
+        self.limits.after_fork()
+        self.ledger.after_fork()
+        self.reported = {}
         self.in_flight = KeysInFlight()  # the attempts of the parent do not run here
         self.forget_figures()
 

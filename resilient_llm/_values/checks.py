@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, overload
 from resilient_llm._values.errors import ConfigurationError
 
 
-def _refuse(name: str, value: object, allowed: str) -> ConfigurationError:
+def refuse(name: str, value: object, allowed: str) -> ConfigurationError:
     if isinstance(value, int) and not _is_finite(value):
         # Python refuses to write thousands of digits.
         shown = f"a number of {value.bit_length()} bits"
@@ -47,13 +47,13 @@ def number(
         allowed += f" to {high:g}"
     # True is an int to Python, but never meant as a number.
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not _is_finite(value):
-        raise _refuse(name, value, allowed)
+        raise refuse(name, value, allowed)
     if (
         (above is not None and value <= above)
         or (low is not None and value < low)
         or (high is not None and value > high)
     ):
-        raise _refuse(name, value, allowed)
+        raise refuse(name, value, allowed)
     return float(value)
 
 
@@ -74,7 +74,7 @@ def seconds(name: str, value: Any, *, optional: bool = False, zero: bool = False
         return number(name, value, low=0.0) if zero else number(name, value, above=0.0)
     except ConfigurationError:
         allowed = "a finite number of seconds, " + ("0 or more" if zero else "above 0")
-        raise _refuse(name, value, allowed + (", or None" if optional else "")) from None
+        raise refuse(name, value, allowed + (", or None" if optional else "")) from None
 
 
 def seconds_between(name: str, value: Any, low: float, high: float) -> float:
@@ -83,7 +83,7 @@ def seconds_between(name: str, value: Any, low: float, high: float) -> float:
     try:
         return number(name, given, low=low, high=high)
     except ConfigurationError:
-        raise _refuse(name, value, f"a number of seconds from {low:g} to {high:g}") from None
+        raise refuse(name, value, f"a number of seconds from {low:g} to {high:g}") from None
 
 
 def _timedelta() -> Any:
@@ -100,10 +100,10 @@ def whole(name: str, value: Any, *, low: int | None, optional: bool = False) -> 
     if value is None and optional:
         return None
     if isinstance(value, int) and abs(value) > sys.maxsize:
-        raise _refuse(name, value, f"a whole number, {sys.maxsize} or less")
+        raise refuse(name, value, f"a whole number, {sys.maxsize} or less")
     if isinstance(value, bool) or not isinstance(value, int) or (low is not None and value < low):
         allowed = "a whole number" + ("" if low is None else f", {low} or more")
-        raise _refuse(name, value, allowed + (", or None" if optional else ""))
+        raise refuse(name, value, allowed + (", or None" if optional else ""))
     return value
 
 
@@ -120,13 +120,13 @@ def choice(name: str, value: Any, allowed: Iterable[str], *, also: str = "") -> 
     listed = " or ".join([repr(word) for word in words_allowed] + ([also] if also else []))
     near = near_names(value, words_allowed) if isinstance(value, str) else []
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise _refuse(name, value, listed + hint)
+    raise refuse(name, value, listed + hint)
 
 
 def flag(name: str, value: Any) -> bool:
     """Return True or False."""
     if not isinstance(value, bool):
-        raise _refuse(name, value, "True or False")
+        raise refuse(name, value, "True or False")
     return value
 
 
@@ -165,11 +165,11 @@ def note(name: str, value: Any) -> str:
 def words(name: str, value: Any) -> frozenset[str]:
     """Return a set of words; a bare text is refused, since iterating it gives letters."""
     if isinstance(value, str) or not isinstance(value, Iterable):
-        raise _refuse(name, value, "a sequence of words")
+        raise refuse(name, value, "a sequence of words")
     result: list[Any] = list(value)  # pyright: ignore[reportUnknownArgumentType]  # users' input
     for word in result:
         if not isinstance(word, str) or not word:
-            raise _refuse(name, word, "a sequence of words")
+            raise refuse(name, word, "a sequence of words")
     return frozenset(result)
 
 
@@ -185,7 +185,7 @@ def words_or_word(name: str, value: Any) -> frozenset[str]:
     """
     given: Any = (value,) if isinstance(value, str) else value
     if not isinstance(given, Iterable):
-        raise _refuse(name, value, "a word or a sequence of words, or None")
+        raise refuse(name, value, "a word or a sequence of words, or None")
     found: list[Any] = list(islice(given, _MOST_WORDS + 1))  # pyright: ignore[reportUnknownArgumentType]  # users' input
     if len(found) > _MOST_WORDS:
         raise ConfigurationError(f"{name} has more than {_MOST_WORDS} words")
@@ -201,17 +201,6 @@ def words_or_word(name: str, value: Any) -> frozenset[str]:
                 f"without blanks, of at most {LONGEST_WORD} characters, such as 'tools'"
             )
     return frozenset(found)
-
-
-def price(value: Any) -> tuple[float, float] | None:
-    """Return ``(input, output)`` in USD per million tokens."""
-    if value is None:
-        return None
-    pair: Any = value
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2:  # pyright: ignore[reportUnknownArgumentType]  # users' input
-        raise _refuse("price", value, "(input, output) in USD per million tokens, or None")
-    first, second = pair  # pyright: ignore[reportUnknownVariableType]  # users' input
-    return number("price[0]", first, low=0.0), number("price[1]", second, low=0.0)
 
 
 def function(name: str, value: Any) -> Any:

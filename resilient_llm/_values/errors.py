@@ -5,7 +5,8 @@
     ├── CallRejectedError       nothing was sent
     │   ├── BreakerOpenError    .target .retry_after .reason
     │   ├── NoCapableTargetError    .needs .tokens .missing
-    │   └── ToolLoopError       .tool .repeats
+    │   ├── ToolLoopError       .tool .repeats
+    │   └── BudgetExceededError     .budget .key .cap .spent .reserved .resets_at
     ├── ResponseRejectedError   `reject` refused the answer: .target .reason
     ├── DeadlineExceededError   also TimeoutError
     ├── StreamInterruptedError  .target .items_sent .text_so_far
@@ -18,6 +19,8 @@ a rule wrote as a reason is escaped in the message, and as it was written in ``.
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
 from typing import Any, Self
 
 from resilient_llm._values.built_in import class_name
@@ -27,6 +30,7 @@ from resilient_llm._values.kinds import AttemptRecord, ErrorKind
 
 __all__ = [
     "BreakerOpenError",
+    "BudgetExceededError",
     "CallRejectedError",
     "ChainExhaustedError",
     "ConfigurationError",
@@ -143,6 +147,69 @@ class ToolLoopError(CallRejectedError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.target, self.tool, self.repeats)
+
+
+@exported
+class BudgetExceededError(CallRejectedError):
+    """Budgets refused every target; nothing was sent.
+
+    It tells of one budget. Each target has a budget that refuses it and resets last; of these it is
+    the one that resets first.
+
+    Attributes:
+        budget: Name of the budget.
+        key: The key of ``spend_key``; None if the budget does not count by key.
+        cap: The cap: USD as a `Decimal`, or tokens or calls.
+        spent: Booked in the present period, in the same unit.
+        reserved: By attempts in flight, in the same unit.
+        resets_at: When the next period begins, in UTC.
+        retry_after: Seconds until then; None if only reservations are in the way, if the call is
+            above the cap, or if the target has no price.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        reason: str,
+        retry_after: float | None = None,
+        *,
+        budget: str = "",
+        key: str | None = None,
+        cap: Decimal | int = 0,
+        spent: Decimal | int = 0,
+        reserved: Decimal | int = 0,
+        resets_at: datetime | None = None,
+    ) -> None:
+        self.budget = budget
+        self.key = key
+        self.cap = cap
+        self.spent = spent
+        self.reserved = reserved
+        self.resets_at = resets_at
+        super().__init__(target, reason, retry_after)
+
+    def _sentence(self) -> str:
+        if self.reason == "unpriced":
+            return (
+                f"{self.target} was not called: budget {escaped(self.budget)} is in USD, and the "
+                "target has no price"
+            )
+        said = f"{self.target} was not called: budget {escaped(self.budget)}"
+        if self.key is not None:
+            said += " of this spend key"
+        return (
+            f"{said} has spent {self.spent} and reserved {self.reserved} of {self.cap}"
+            f"{_advice(self.retry_after)}"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        fields = ("budget", "key", "cap", "spent", "reserved", "resets_at")
+        state = {name: getattr(self, name) for name in fields}
+        return _rebuilt, (type(self), (self.target, self.reason, self.retry_after), state)
+
+
+def _rebuilt(cls: Any, args: tuple[Any, ...], fields: dict[str, Any]) -> Any:
+    return cls(*args, **fields)
 
 
 @exported

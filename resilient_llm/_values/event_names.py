@@ -27,6 +27,9 @@ EventName = Literal[
     "HedgeStarted",
     "OrderChanged",
     "ToolLoopDetected",
+    "SpendRecorded",
+    "BudgetWarning",
+    "BudgetExceeded",
 ]
 
 AttemptSucceeded: Final = "AttemptSucceeded"
@@ -47,3 +50,6 @@ ObserverFailed: Final = "ObserverFailed"
 HedgeStarted: Final = "HedgeStarted"
 OrderChanged: Final = "OrderChanged"
 ToolLoopDetected: Final = "ToolLoopDetected"
+SpendRecorded: Final = "SpendRecorded"
+BudgetWarning: Final = "BudgetWarning"
+BudgetExceeded: Final = "BudgetExceeded"

@@ -6,10 +6,12 @@ argument, an API key or a provider's own text.
 
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Literal
 
 from resilient_llm._values.exported import exported
 from resilient_llm._values.kinds import ErrorKind
+from resilient_llm._values.usage import Usage
 
 
 @exported
@@ -107,7 +109,7 @@ class RetryScheduled(Event):
 class RetryStopped(Event):
     """A retry that the error allowed does not happen."""
 
-    reason: Literal["attempts", "deadline", "budget", "hint"]
+    reason: Literal["attempts", "deadline", "budget", "hint", "limit"]
 
 
 @exported
@@ -262,3 +264,61 @@ class ToolLoopDetected(Event):
     tool: str
     repeats: int
     action: Literal["warn", "raise"]
+
+
+@exported
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpendRecorded(Event):
+    """An attempt was booked. Emitted while budgets are configured, or somebody observes it.
+
+    Attributes:
+        usd: What it costs; None if its target has no price.
+        usage: Its tokens.
+        estimated: Whether they are an estimate.
+        spend_key: The key of ``spend_key`` that its call began with, or None.
+    """
+
+    usd: Decimal | None
+    usage: Usage
+    estimated: bool
+    spend_key: str | None
+
+
+@exported
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetWarning(Event):
+    """Spending has come to ``warn_at`` of a cap; once per period and key.
+
+    Attributes:
+        budget: Name of the budget.
+        key: The key of ``spend_key``; None if the budget does not count by key.
+        spent: Booked in the period: USD as a `Decimal`, or tokens or calls.
+        cap: The cap, in the same unit.
+        resets_at: When the next period begins, in UTC.
+    """
+
+    budget: str
+    key: str | None
+    spent: Decimal | int
+    cap: Decimal | int
+    resets_at: datetime
+
+
+@exported
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetExceeded(Event):
+    """Spending alone leaves a call no room under a cap; once per period and key.
+
+    Attributes:
+        budget: Name of the budget.
+        key: The key of ``spend_key``; None if the budget does not count by key.
+        spent: Booked in the period: USD as a `Decimal`, or tokens or calls.
+        cap: The cap, in the same unit.
+        resets_at: When the next period begins, in UTC.
+    """
+
+    budget: str
+    key: str | None
+    spent: Decimal | int
+    cap: Decimal | int
+    resets_at: datetime

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from resilient_llm._values.events import Event
     from resilient_llm._values.kinds import ErrorKind
     from resilient_llm._values.target import Target
+    from resilient_llm._values.usage import Usage
     from resilient_llm._values.verdict import Verdict
 
 OnError = Literal["next", "raise"]
@@ -51,6 +52,7 @@ class FailoverOptions(TypedDict, total=False):
     needs: str | Iterable[str] | Callable[..., Iterable[str] | None] | None
     tokens: int | Callable[..., int] | None
     tool_loop: Action | ToolLoop
+    usage: Callable[[Any], Usage | None] | None
     reject: Callable[[Any], bool | str | ErrorKind | Verdict | None] | None
     classify: Callable[[BaseException], Verdict | ErrorKind | None] | None
     on_request_error: OnError
@@ -101,6 +103,7 @@ class Options(Defaults):
 
     needs: Any = None
     tokens: Any = None
+    usage: Callable[[Any], Any] | None = None
     classify: Callable[[BaseException], Any] | None = None
     observers: tuple[Callable[[Any], object], ...] = ()
 
@@ -232,6 +235,7 @@ CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "needs": _needs,
     "tokens": _tokens,
     "tool_loop": checked_tool_loop,
+    "usage": _function_or_none,
     "reject": _function_or_none,
     "classify": _function_or_none,
     "on_request_error": _next_or_raise,

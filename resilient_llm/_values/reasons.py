@@ -23,9 +23,18 @@ REASONS: Final = frozenset(
 """Reasons of verdicts. Keep in sync with the table in docs/reference/kinds.md."""
 OF_PROBES: Final = frozenset({"probe"})
 """Of what is not well for a health probe, without a reason of its own."""
-OF_SKIPS: Final = frozenset(
-    {"slow", "forced_open", "context_window", "max_attempts", "probes taken", "last resort taken"}
+OF_LIMITS: Final = frozenset(
+    {"request_limit", "token_limit", "request_too_large", "concurrency", "unpriced"}
 )
+"""Reasons of limits and budgets; that of a budget which is spent is ``budget <name>``."""
+OF_SKIPS: Final = OF_LIMITS | {
+    "slow",
+    "forced_open",
+    "context_window",
+    "max_attempts",
+    "probes taken",
+    "last resort taken",
+}
 """Further reasons why a target is skipped."""
 PREFIXES: Final = frozenset({"budget", "lacks"})
 """Reasons that name something after this word, as in ``budget openai month``."""

@@ -12,7 +12,9 @@ from resilient_llm._values import checks as check
 from resilient_llm._values.checks import unknown_names
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.exported import exported
-from resilient_llm._values.keys import shown
+from resilient_llm._values.keys import parse_key, provider_key, shown
+from resilient_llm._values.limit import Limit, applied_limits, merged_limits
+from resilient_llm._values.money import Budget, Price, budgets_of, given_price
 from resilient_llm._values.policy import BUILT_IN, CHECKS, DEFAULTS, Defaults
 from resilient_llm._values.stream_policy import StreamPolicy  # noqa: F401  # pyright: ignore[reportUnusedImport]  # a type of `Defaults`
 from resilient_llm._values.target import Target, normal_key
@@ -158,8 +160,12 @@ class Settings(Defaults):
             failure and benches, ``"warn"`` only tells, ``"off"`` takes it for ``transient``.
         memory_pressure_cooldown: How long ``"skip"`` benches in seconds, 10 to 3600; it does not
             grow.
-        prices: ``{target, provider or "*": (input, output)}`` in USD per million tokens, read-only,
-            for targets without a price.
+        prices: ``{target, provider or "*": (input, output)}`` in USD per million tokens,
+            or a `Price` each, read-only, for targets without a price.
+        budgets: Caps on spending, a tuple of `Budget`. What is spent is kept in the memory of this
+            process: another process, and the next one, starts from 0.
+        limits: ``{target, provider, "tag:…" or "*": Limit}``, read-only.
+        listen: Whether headers in which providers report their limits are read.
         logging: Whether the default observer logs to ``resilient_llm``.
     """
 
@@ -170,10 +176,20 @@ class Settings(Defaults):
     max_wait: float = 60.0
     on_memory_pressure: OnMemoryPressure = "skip"
     memory_pressure_cooldown: float = MEMORY_PRESSURE_COOLDOWN
-    prices: Mapping[str, tuple[float, float]] = field(
-        default_factory=lambda: MappingProxyType[str, tuple[float, float]]({})
+    prices: Mapping[str, tuple[float, float] | Price] = field(
+        default_factory=lambda: MappingProxyType[str, tuple[float, float] | Price]({})
     )
+    listen: bool = True
     logging: bool = True
+    budgets: tuple[Budget, ...] = ()
+    limits: Mapping[str, Limit] = field(default_factory=lambda: MappingProxyType[str, Limit]({}))
+
+    def is_limited(self, key: str) -> bool:
+        """Return whether a key, or its provider, has a limit."""
+        if not self.limits:
+            return False
+        provider, account, _ = parse_key(key)
+        return bool(applied_limits(self.limits, key, provider_key(provider, account)))
 
     def for_key(self, key: str, own: Mapping[str, Any]) -> BreakerSettings:
         """Return the breaker settings of a key whose guards named ``own``."""
@@ -198,6 +214,10 @@ class Settings(Defaults):
                 )
             elif name == "breakers":
                 checked[name] = self._merged_breakers(value)
+            elif name == "budgets":
+                checked[name] = budgets_of(name, value)
+            elif name == "limits":
+                checked[name] = merged_limits(self.limits, value)
             elif name == "prices":
                 checked[name] = self._merged_prices(value)
             else:
@@ -207,6 +227,7 @@ class Settings(Defaults):
     def __reduce__(self) -> tuple[Any, ...]:
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         values["prices"] = dict(self.prices)
+        values["limits"] = dict(self.limits)
         values["breakers"] = {key: dict(options) for key, options in self.breakers.items()}
         return _rebuild, (values,)
 
@@ -218,7 +239,7 @@ class Settings(Defaults):
         for each in fields(self):
             object.__setattr__(self, each.name, getattr(rebuilt, each.name))
 
-    def _merged_prices(self, given: Any) -> Mapping[str, tuple[float, float]]:
+    def _merged_prices(self, given: Any) -> Mapping[str, tuple[float, float] | Price]:
         merged = dict(self.prices)
         for name, pair in check.mapping("prices", given).items():
             try:
@@ -227,7 +248,7 @@ class Settings(Defaults):
                 raise ConfigurationError(
                     f"prices[{shown(name)}]: {error}; or '*' for all keys"
                 ) from None
-            checked = check.price(pair)
+            checked = given_price(pair)
             if checked is None:
                 merged.pop(key, None)
             else:
@@ -235,10 +256,14 @@ class Settings(Defaults):
         return MappingProxyType(merged)
 
     def price_of(self, target: Target) -> tuple[float, float] | None:
-        """Return what a target costs: its own price, else the configured one, else None.
+        """Return ``(input, output)`` of a target: its own, else the configured price, else None.
 
         The target's entry comes before its provider's, an account's before that without it.
         """
+        price = self._price_of(target)
+        return (float(price.input), float(price.output)) if isinstance(price, Price) else price
+
+    def _price_of(self, target: Target) -> tuple[float, float] | Price | None:
         if target.price is not None or not self.prices:
             return target.price
         for key in (target.key, target.spec, target.provider_key, target.provider, "*"):
@@ -269,7 +294,12 @@ def _rebuild(values: dict[str, Any]) -> Settings:
         key: MappingProxyType(dict(options)) for key, options in values["breakers"].items()
     }
     prices = MappingProxyType(dict(values.get("prices", {})))
-    given: dict[str, Any] = {**values, "breakers": MappingProxyType(breakers), "prices": prices}
+    given: dict[str, Any] = {
+        **values,
+        "breakers": MappingProxyType(breakers),
+        "prices": prices,
+        "limits": MappingProxyType(dict(values.get("limits", {}))),
+    }
     return Settings(**given)
 
 
@@ -287,5 +317,6 @@ _PROCESS_CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "max_wait": lambda name, value: check.seconds(name, value, zero=True),
     "on_memory_pressure": lambda name, value: check.choice(name, value, _ON_MEMORY_PRESSURE),
     "memory_pressure_cooldown": _memory_pressure_cooldown,
+    "listen": check.flag,
     "logging": check.flag,
 }

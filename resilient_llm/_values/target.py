@@ -10,6 +10,7 @@ from resilient_llm._values import checks as check
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.exported import exported, plain_schema
 from resilient_llm._values.keys import check_key, parse_key, provider_key
+from resilient_llm._values.money import Price, given_price
 from resilient_llm._values.stream_policy import StreamPolicy, stream_policy
 
 
@@ -53,7 +54,8 @@ class Target:
         stream: Options of its streams, which replace those of the policy, or None.
         priority: Lower is tried first.
         weight: Share of the calls, for the strategies ``weighted`` and ``sticky``, above zero.
-        price: ``(input, output)`` in USD per million tokens, for ``least_cost``, or None.
+        price: ``(input, output)`` in USD per million tokens, at most six decimals, or a `Price`;
+            for ``least_cost`` and budgets; or None.
         context_window: Tokens that the model takes, or None if unknown.
         max_output: Tokens that the model gives, or None if unknown.
         supports: Words for what the model can do, such as ``tools``; None if that is unknown,
@@ -76,7 +78,7 @@ class Target:
     stream: StreamPolicy | None
     priority: int
     weight: float
-    price: tuple[float, float] | None
+    price: tuple[float, float] | Price | None
     context_window: int | None
     max_output: int | None
     supports: frozenset[str] | None
@@ -94,7 +96,7 @@ class Target:
         stream: StreamPolicy | None = None,
         priority: int = 1,
         weight: float = 1.0,
-        price: tuple[float, float] | None = None,
+        price: tuple[float, float] | Price | None = None,
         context_window: int | None = None,
         max_output: int | None = None,
         supports: str | Iterable[str] | None = None,
@@ -141,7 +143,7 @@ class Target:
         put(self, "stream", stream)
         put(self, "priority", check.whole("priority", priority, low=None))
         put(self, "weight", check.number("weight", weight, above=0.0))
-        put(self, "price", check.price(price))
+        put(self, "price", given_price(price))
         put(
             self,
             "context_window",

@@ -75,6 +75,7 @@ class Admin:
                 "DELETE": self._delete_bench,
             },
             "/api/chains": {"GET": self._get_chains},
+            "/api/spend": {"GET": self._get_spend},
             "/api/events": {"GET": self._get_events},
             "/api/openapi.json": {"GET": self._get_openapi},
         }
@@ -197,6 +198,10 @@ class Admin:
     async def _get_chains(self, request: Request, by: str) -> Response:
         _reading.query(request)
         return _json(await self._in_thread(_views.chain_list))
+
+    async def _get_spend(self, request: Request, by: str) -> Response:
+        key = _reading.spend_key(_reading.query(request, "key").get("key", []))
+        return _json(await self._in_thread(_views.spend_list, key))
 
     async def _post_bench(self, request: Request, by: str) -> Response:
         _reading.query(request)

@@ -10,8 +10,10 @@ from resilient_llm import __version__
 from resilient_llm._values.health import BenchedModel, State, TargetHealth
 from resilient_llm._values.keys import LONGEST_KEY
 from resilient_llm._values.kinds import ErrorKind
+from resilient_llm._values.money import LONGEST_NAME, UNITS, SpendReport
 from resilient_llm.admin._moments import later_than
 from resilient_llm.admin._reading import LONGEST_REASON
+from resilient_llm.admin._views import MOST_KEYS
 from resilient_llm.admin._watch import TYPES
 
 _BLANK: Final = r" \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
@@ -31,6 +33,13 @@ _KEY: Final[dict[str, Any]] = {
     "maxLength": LONGEST_KEY,
     "pattern": rf"^{_half('/@')}(@{_half('/')})?(/{_half('')})?$(?!\n)",
     "example": "groq/llama-3.3-70b-versatile",
+}
+_SPEND_KEY: Final[dict[str, Any]] = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": LONGEST_NAME,
+    "pattern": rf"^[^{_CONTROL}]*$(?!\n)",
+    "example": "tenant-7",
 }
 _TO_COME: Final = timedelta(minutes=10)
 """How far ahead a moment is that is still to come when somebody has read the document."""
@@ -97,7 +106,32 @@ _PROBE: Final = {
     "description": "The last result of the key's health probe, if it has one. "
     "`ok` is null if the probe is broken.",
 }
+_SPEND: Final = {
+    "budget": _TEXT,
+    "of": _TEXT,
+    "key": {"type": ["string", "null"], "description": "The key of `spend_key`."},
+    "period_start": _MOMENT,
+    "resets_at": _MOMENT,
+    "spent": _NUMBER,
+    "reserved": _NUMBER,
+    "cap": _NUMBER,
+    "calls": _COUNT,
+    "estimated": _COUNT,
+}
 _SCHEMAS: Final = {
+    "SpendReport": _object(
+        **{each.name: _SPEND[each.name] for each in fields(SpendReport)},
+        unit={
+            "type": "string",
+            "enum": list(UNITS),
+            "description": "What `spent`, `reserved` and `cap` are in.",
+        },
+        keys={
+            **_COUNT,
+            "description": "How many keys the budget has seen in the period; 1 if it does not "
+            "count by key.",
+        },
+    ),
     "BenchedModel": _object(**{each.name: _BENCH[each.name] for each in fields(BenchedModel)}),
     "TargetHealth": _object(
         key=_TEXT, **{each.name: _HEALTH[each.name] for each in fields(TargetHealth)}
@@ -165,7 +199,7 @@ def _problems(*statuses: int) -> dict[str, Any]:
 
 # OpenAPI 3.1 describes answers that end.
 _DESCRIPTION: Final = (
-    "Benches, health, chains and events of one process.\n\n"
+    "Benches, health, chains, spending and events of one process.\n\n"
     "`GET api/events` is a stream of server-sent events: `id:` is a number, `data:` an object, "
     f"`event:` one of {', '.join(each.__name__ for each in TYPES)}, or `dropped` with the number "
     "of events that came too fast for the reader. `Last-Event-ID` begins after that event, "
@@ -245,6 +279,22 @@ def _paths() -> dict[str, dict[str, Any]]:
                 "chains",
                 "The chains of living policies, targets in the order they are tried.",
                 _list_of(_reference("Chain")),
+            )
+        },
+        "/api/spend": {
+            "get": _get(
+                "spend",
+                "What each budget has spent and reserved in its present period; of one that counts "
+                f"each key, the {MOST_KEYS} that used most.",
+                _list_of(_reference("SpendReport")),
+                parameters=[
+                    {
+                        "name": "key",
+                        "in": "query",
+                        "description": "The only key to show of budgets that count each key.",
+                        "schema": _SPEND_KEY,
+                    }
+                ],
             )
         },
         "/api/openapi.json": {

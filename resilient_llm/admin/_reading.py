@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl
 from resilient_llm._values import checks as check
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.keys import check_key, parse_key
+from resilient_llm._values.money import spend_key_of
 from resilient_llm.admin._problems import Problem
 
 if TYPE_CHECKING:
@@ -66,6 +67,20 @@ def key(text: Any) -> str:
     except ConfigurationError as error:
         raise Problem(422, str(error)) from None
     return text
+
+
+def spend_key(given: list[str]) -> str | None:
+    """Return the key of ``spend_key`` that a parameter names; None if there is none.
+
+    Raises:
+        Problem: If it is no such key, or there are several.
+    """
+    if len(given) > 1:
+        raise Problem(422, "write one parameter 'key', or none")
+    try:
+        return spend_key_of(given[0]) if given else None
+    except ConfigurationError as error:
+        raise Problem(422, str(error)) from None
 
 
 async def wanted_bench(request: Request) -> WantedBench:

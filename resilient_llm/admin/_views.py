@@ -1,9 +1,12 @@
-"""What the API shows of this process: health, targets, benches and chains, as plain values."""
+"""What the API shows of this process: health, targets, benches, chains and spending.
+
+As plain values.
+"""
 
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._api.benches import bench_model, health, list_benched, unbench_model
 from resilient_llm._runtime.chains import living_chains
@@ -23,6 +26,10 @@ if TYPE_CHECKING:
     from resilient_llm._values.target import Target
     from resilient_llm.admin._reading import WantedBench
     from resilient_llm.admin._samples import Samples
+
+
+MOST_KEYS: Final = 100
+"""Keys of a budget that are shown, of those that count each key by itself."""
 
 
 def target_list(samples: Samples) -> list[dict[str, Any]]:
@@ -68,6 +75,16 @@ def chain_list() -> list[dict[str, Any]]:
         }
         for chain in living_chains()
     ]
+
+
+def spend_list(key: str | None) -> list[dict[str, Any]]:
+    """Return what each budget has spent, sorted by name, the keys of a budget by what they used.
+
+    Args:
+        key: The only key to show of budgets that count by key; None for the fullest.
+    """
+    rows = runtime.ledger.fullest(runtime.wall(), MOST_KEYS, key)
+    return [{**plain(each.report), "unit": each.unit, "keys": each.keys} for each in rows]
 
 
 def bench(wanted: WantedBench, by: str) -> dict[str, Any]:

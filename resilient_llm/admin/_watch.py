@@ -33,9 +33,9 @@ _LOOK_EVERY: Final = 1.0
 TYPES: Final[tuple[type[Event], ...]] = tuple(
     getattr(events, name)
     for name in get_args(event_names.EventName)
-    if name != event_names.AttemptSucceeded
+    if name not in (event_names.AttemptSucceeded, event_names.SpendRecorded)
 )
-"""Every type but that of a healthy call, which then costs nothing."""
+"""Every type but those of a healthy call, which then costs nothing."""
 
 
 class Watch:

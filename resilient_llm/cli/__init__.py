@@ -28,13 +28,14 @@ _STEERING: Final = {
     "unbench": "put it back",
     "health": "how each provider and model is doing",
     "chains": "which targets each chain tries, in their present order",
+    "spend": "what each budget has spent, and when it resets",
     "events": "what has happened; --follow: what is happening",
 }
 _HERE: Final = {
     "doctor": "look at keys, hosts, clock, retries and timeouts of a function",
     "explain": "what an error means to a chain, and why",
     "journal": "print what a journal has on record; --follow: go on with what is written",
-    "demo": "real clients, bad weather, nothing lost; offline",
+    "demo": "real clients, bad weather, a budget that runs out, nothing lost; offline",
     "prometheus-rules": "print alert rules for Prometheus",
     "grafana-dashboard": "print a dashboard for Grafana",
 }

@@ -11,6 +11,8 @@ import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from resilient_llm.cli._shapes import as_number, as_object
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -69,6 +71,24 @@ def word(value: object) -> Cell:
     """Return a cell for a word that may have a style."""
     text = shown(value)
     return Cell(text, STYLES.get(text, ""))
+
+
+def shown_amount(number: float) -> str:
+    """Return an amount of USD, tokens or calls in full, never as ``1e-07``."""
+    return f"{number:.12f}".rstrip("0").rstrip(".")
+
+
+def spending_text(name: str, value: object) -> str:
+    """Return the value of a field of an event about money or tokens; empty if it is another one.
+
+    Every digit of an amount counts; a usage is ``input:1200,output:300``.
+    """
+    if name in ("usd", "spent", "cap"):
+        number = as_number(value)
+        return "" if number is None else shown_amount(number)
+    parts = as_object(value).items() if name == "usage" else ()
+    told = ",".join(f"{part}:{tokens}" for part, tokens in parts if tokens)
+    return quoted(told) if told else ""
 
 
 def lasting(seconds: float | None) -> str:

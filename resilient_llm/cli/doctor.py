@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Imports a function under @failover, or a policy, and looks at each of its targets: is "
         "the key set, does the host answer, is the clock right, does the client retry by itself, "
-        "and is there a timeout. Sends no prompt and no key, unless --live is written. Prints no "
+        "is there a timeout, and a price where a budget needs one. Names limits and budgets that "
+        "hold for no chain. Sends no prompt and no key, unless --live is written. Prints no "
         "key."
     )
     parser.epilog = (
@@ -101,7 +102,7 @@ def _findings(
 
         findings += call_each(found, _ARGUMENTS if arguments is None else arguments)
     order = {target.key: number for number, target in enumerate(policy.chain)}
-    return sorted(findings, key=lambda each: order[each.target])
+    return sorted(findings, key=lambda each: order.get(each.target, len(order)))
 
 
 def _arguments(text: str) -> list[Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm.cli import _remote
 from resilient_llm.cli._exits import CommandError
-from resilient_llm.cli._output import is_terminal, moment, quoted, shown
+from resilient_llm.cli._output import is_terminal, moment, quoted, shown, spending_text
 from resilient_llm.cli._shapes import as_object
 from resilient_llm.cli._sse import MessageReader
 
@@ -39,6 +39,8 @@ _STYLES: Final = {
     "OrderChanged": "yellow",
     "ToolLoopDetected": "yellow",
     "TargetUnbenched": "green",
+    "BudgetExceeded": "bold red",
+    "BudgetWarning": "yellow",
     "dropped": "magenta",
 }
 
@@ -46,8 +48,8 @@ _STYLES: Final = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.description = (
-        "Prints what has happened: the last 1,000 events but successes, a line each, the oldest "
-        "first. They hold no prompt, no answer and no key."
+        "Prints what has happened: the last 1,000 events but successes and what they cost, a line "
+        "each, the oldest first. They hold no prompt, no answer and no key."
     )
     parser.epilog = (
         "examples:\n"
@@ -179,7 +181,7 @@ class _Lines:
         kind, at = quoted(str(fields["type"])), moment(fields.get("at"))
         target = quoted(str(fields["target"])) if fields.get("target") else ""
         rest = " ".join(
-            f"{quoted(name)}={_value(value)}"
+            f"{quoted(name)}={spending_text(name, value) or _value(value)}"
             for name, value in fields.items()
             if name not in _LEADING and value is not None and value != ""
         )

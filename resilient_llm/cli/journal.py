@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from resilient_llm.cli._keys import key
-from resilient_llm.cli._output import quoted, shown
+from resilient_llm.cli._output import quoted, shown, spending_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -232,7 +232,9 @@ def _as_json(event: dict[str, Any]) -> str:
 
 def _as_text(event: dict[str, Any]) -> str:
     fields = [
-        f"{quoted(name)}={_shown(value)}" for name, value in event.items() if name not in _FIRST
+        f"{quoted(name)}={spending_text(name, value) or _shown(value)}"
+        for name, value in event.items()
+        if name not in _FIRST
     ]
     words = [event["at"], quoted(event["type"]), quoted(event["target"] or "-"), *fields]
     words.append(f"pid={_shown(event.get('pid'))}")

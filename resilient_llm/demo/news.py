@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from resilient_llm import (
     AttemptFailed,
+    BudgetExceeded,
+    BudgetWarning,
     CallFailed,
     Event,
     FailedOver,
@@ -21,6 +23,8 @@ from resilient_llm import (
 )
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from resilient_llm.demo.weather import Turn
 
 
@@ -31,7 +35,7 @@ class Line:
     Attributes:
         at: When, aware.
         word: What kind of thing: ``weather``, ``serving``, ``failed``, ``broke``,
-            ``moved on``, ``benched``, ``back`` or ``LOST``.
+            ``moved on``, ``benched``, ``back``, ``budget``, ``spent`` or ``LOST``.
         key: Which target or provider.
         text: What there is to say.
     """
@@ -73,6 +77,17 @@ def of_serving(target: str) -> Line:
     return Line(datetime.now(UTC), "serving", target, "answers most calls now")
 
 
+def of_budget(provider: str, spent: Decimal, cap: Decimal) -> Line:
+    """Return the line of a budget that has another cap now."""
+    said = f"its budget is {dollars(cap)} now, of which {dollars(spent)} is spent"
+    return Line(datetime.now(UTC), "budget", provider, said)
+
+
+def dollars(amount: Decimal | float) -> str:
+    """Return an amount of USD, to a hundredth of a cent or finer."""
+    return f"${amount:.6f}".rstrip("0").rstrip(".")
+
+
 def of_event(event: Event) -> Line | None:
     """Return the line of an event, or None if it is only counted."""
     match event:
@@ -99,7 +114,16 @@ def of_event(event: Event) -> Line | None:
             )
         case TargetUnbenched():
             return Line(event.at, "back", event.target, event.reason)
+        case BudgetWarning():
+            return Line(event.at, "budget", event.target, _spent(event))
+        case BudgetExceeded():
+            said = f"{_spent(event)}, over until {event.resets_at:%Y-%m-%d}"
+            return Line(event.at, "spent", event.target, said)
         case CallFailed():
             return Line(event.at, "LOST", event.target, f"a call, after {event.attempts} attempts")
         case _:
             return None
+
+
+def _spent(event: BudgetWarning | BudgetExceeded) -> str:
+    return f"{event.budget}: {dollars(event.spent)} of {dollars(event.cap)}"

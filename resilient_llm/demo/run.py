@@ -6,9 +6,19 @@ import asyncio
 import random
 import time
 from contextlib import AsyncExitStack, suppress
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
-from resilient_llm import ResilientLLMError, StreamPolicy, Target, configure, failover, observe
+from resilient_llm import (
+    Budget,
+    ResilientLLMError,
+    StreamPolicy,
+    Target,
+    configure,
+    failover,
+    observe,
+    spend,
+)
 from resilient_llm.demo.clients import CLIENT_ERRORS, Clients
 from resilient_llm.demo.servers import WORDS, Server
 from resilient_llm.demo.tally import Tally
@@ -23,11 +33,13 @@ if TYPE_CHECKING:
     from resilient_llm.demo.tally import Summary
 
 CHAIN: Final = (
-    Target("groq/llama-3.3-70b"),
-    Target("anthropic/claude-haiku"),
-    Target("openai/gpt-5-mini"),
-    Target("mistral/mistral-small"),
+    # USD per million tokens. Where a budget is in force, the longest answer is reserved.
+    Target("groq/llama-3.3-70b", price=(0.59, 0.79), max_output=10),
+    Target("anthropic/claude-haiku", price=(1, 5)),
+    Target("openai/gpt-5-mini", price=(0.25, 2)),
+    Target("mistral/mistral-small", price=(0.1, 0.3)),
 )
+BUDGET: Final = "groq this month"
 STREAMING: Final = (
     Target("deepseek/deepseek-chat"),
     Target("together/llama-4-scout", stream=StreamPolicy(first_item_timeout=0.4)),
@@ -53,6 +65,13 @@ _DEADLINE: Final = 10.0
 # Shares of the whole demo, so that every recovery is seen however long it lasts.
 _COOLDOWN: Final = 0.06
 _MAX_COOLDOWN: Final = 0.2
+# Before the bad weather at that provider, so that its calls are what the budget keeps back.
+_CUT_AT: Final = 0.04
+_RAISED_AT: Final = 0.14
+_CUT_TO: Final = Decimal("1.05")
+"""What it is cut to, of what was spent by then: it runs out soon after, however fast calls are."""
+_PLENTY: Final = Decimal(1)
+_SOON: Final = 0.01
 
 
 class View(Protocol):
@@ -109,6 +128,7 @@ class Demo:
                     "max_cooldown": _MAX_COOLDOWN * self.seconds,
                 }
             },
+            budgets=[_budget(_PLENTY)],
             logging=False,  # the view shows the same
         )
         async with AsyncExitStack() as stack:
@@ -122,6 +142,7 @@ class Demo:
             stream = failover(STREAMING, timeout=_DEADLINE, stream=RESTARTS)(streaming(guarded))
             tasks = [self._work(ask, _asking(plain)) for _ in range(_WORKERS)]
             tasks += [self._read_on(stream) for _ in range(_READERS)]
+            tasks.append(self._move_budget())
             await self._drive(tasks, view)
         self.has_ended = True
         view.draw(self)
@@ -138,6 +159,24 @@ class Demo:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _move_budget(self) -> None:
+        """Leave the first provider next to no money for a while, as whoever pays for it might."""
+        await self._until(_CUT_AT)
+        while not _spent() and self.elapsed < self.seconds:  # noqa: ASYNC110  # nobody sets an event
+            await asyncio.sleep(_SOON)
+        spent = _spent()
+        self._set_budget(round(spent * _CUT_TO, 6), spent)
+        await self._until(_RAISED_AT)
+        self._set_budget(_PLENTY, _spent())
+
+    def _set_budget(self, cap: Decimal, spent: Decimal) -> None:
+        configure(budgets=[_budget(cap)])
+        self.tally.budget_changed(CHAIN[0].provider, spent, cap)
+
+    async def _until(self, share: float) -> None:
+        """Wait until this share of the demo is over."""
+        await asyncio.sleep(max(0.0, self._began + share * self.seconds - time.monotonic()))
 
     async def _work(
         self,
@@ -178,6 +217,15 @@ class Demo:
                 whole=reader.has_all, restarted=reader.restarts > 0, lost=reader.is_lost
             )
             await asyncio.sleep(self._rng.uniform(*_THINKING))
+
+
+def _budget(cap: Decimal) -> Budget:
+    # Under the same name a budget keeps what was spent.
+    return Budget(usd=cap, of=CHAIN[0].provider, name=BUDGET)
+
+
+def _spent() -> Decimal:
+    return sum((Decimal(each.spent) for each in spend() if each.budget == BUDGET), Decimal())
 
 
 class Reader:

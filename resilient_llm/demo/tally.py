@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
-from resilient_llm import AttemptFailed, AttemptSucceeded, Event, TargetBenched
+from resilient_llm import (
+    AttemptFailed,
+    AttemptSucceeded,
+    BudgetExceeded,
+    Event,
+    SpendRecorded,
+    TargetBenched,
+    TargetSkipped,
+)
 from resilient_llm.demo import news
 
 if TYPE_CHECKING:
@@ -41,6 +50,8 @@ class Summary:
         streamed_by: ``{target: streams that it brought to their end}``.
         failures: ``{reason: failed attempts}``.
         benches: ``{key: benches}``.
+        spent: ``{target: USD}``, of those with a price.
+        over_budget: ``{target: calls that passed it over since a budget was spent}``.
         events: ``{type of event: how many}``.
     """
 
@@ -58,6 +69,8 @@ class Summary:
     streamed_by: dict[str, int]
     failures: dict[str, int]
     benches: dict[str, int]
+    spent: dict[str, float]
+    over_budget: dict[str, int]
     events: dict[str, int]
 
     @property
@@ -80,6 +93,8 @@ class Tally:
         streamed_by: ``{target: streams that it brought to their end}``.
         failed_at: ``{target: failed attempts}``.
         events: ``{type of event: how many}``.
+        spent: ``{target: USD}``, of those with a price.
+        spent_budgets: ``{target: the budget that is spent}``.
         serving: The target that answered most of the last calls; empty before the first.
     """
 
@@ -103,9 +118,12 @@ class Tally:
         self.streamed_by: Counter[str] = Counter()
         self.failed_at: Counter[str] = Counter()
         self.events: Counter[str] = Counter()
+        self.spent: dict[str, Decimal] = {}
+        self.spent_budgets: dict[str, BudgetExceeded] = {}
         self.serving = ""
         self._failures: Counter[str] = Counter()
         self._benches: Counter[str] = Counter()
+        self._over_budget: Counter[str] = Counter()
         self._recent: deque[str] = deque(maxlen=_RECENT)
 
     def call_ended(self, *, served: bool, servable: bool, plain_served: bool) -> None:
@@ -126,6 +144,11 @@ class Tally:
         """Keep a line of a change in the weather."""
         self.fresh.append(news.of_weather(turn))
 
+    def budget_changed(self, provider: str, spent: Decimal, cap: Decimal) -> None:
+        """Keep a line of a budget that has another cap now."""
+        self.spent_budgets.clear()
+        self.fresh.append(news.of_budget(provider, spent, cap))
+
     def see(self, event: Event) -> None:
         """Count an event; the observer of the demo."""
         self.events[type(event).__name__] += 1
@@ -139,9 +162,20 @@ class Tally:
             self._failures[event.reason] += 1
         elif isinstance(event, TargetBenched):
             self._benches[event.target] += 1
+        else:
+            self._see_money(event)
         line = news.of_event(event)
         if line is not None:
             self.fresh.append(line)
+
+    def _see_money(self, event: Event) -> None:
+        if isinstance(event, SpendRecorded):
+            if event.usd is not None:
+                self.spent[event.target] = self.spent.get(event.target, Decimal()) + event.usd
+        elif isinstance(event, BudgetExceeded):
+            self.spent_budgets[event.target] = event
+        elif isinstance(event, TargetSkipped) and event.reason.startswith("budget "):
+            self._over_budget[event.target] += 1
 
     def summary(self, seconds: float, *, interrupted: bool) -> Summary:
         """Return how it went so far."""
@@ -160,6 +194,8 @@ class Tally:
             streamed_by=dict(self.streamed_by),
             failures=dict(self._failures),
             benches=dict(self._benches),
+            spent={target: float(usd) for target, usd in self.spent.items() if usd},
+            over_budget=dict(self._over_budget),
             events=dict(self.events),
         )
 

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
     from rich.console import Console, RenderableType
 
-    from resilient_llm import Target
+    from resilient_llm import BudgetExceeded, Target
     from resilient_llm.demo.news import Line
     from resilient_llm.demo.run import Demo
     from resilient_llm.demo.tally import Summary
 
 _ROWS_ABOVE: Final = 14
 """Rows of everything above the events, and a free one below."""
-_ROWS_OF_SUMMARY: Final = 13
+_ROWS_OF_SUMMARY: Final = 15
 """Rows that the last picture leaves free."""
 _FEWEST_LINES: Final = 4
 _MOST_LINES: Final = 30
@@ -41,6 +41,8 @@ _STYLES: Final = {
     "moved on": "yellow",
     "benched": "bold red",
     "back": "green",
+    "budget": "yellow",
+    "spent": "bold red",
     "LOST": "bold white on red",
 }
 
@@ -154,6 +156,7 @@ def _streams(demo: Demo) -> RenderableType:
         f"whole {tally.streams_whole:<5}",
         (f"torn {torn:<4}", "bold red" if torn else "bold green"),
         f"begun anew after words {tally.streams_restarted:<4}",
+        f"spent {news.dollars(sum(tally.spent.values()))}",
         no_wrap=True,
         overflow="ellipsis",
     )
@@ -164,11 +167,12 @@ def _targets(demo: Demo) -> RenderableType:
     table.add_row(
         *(
             Text(name, "dim")
-            for name in ("  target", "weather", "served", "failed", "breaker, or benched")
+            for name in ("  target", "weather", "served", "failed", "breaker, benched, or spent")
         )
     )
     tally = demo.tally
     for target in (*CHAIN, *STREAMING):
+        spent = tally.spent_budgets.get(target.key)
         serves = target.key == tally.serving
         name = Text(f"> {target.key}", "bold green") if serves else Text(f"  {target.key}")
         weather = demo.weather.now(target.provider).value
@@ -177,9 +181,15 @@ def _targets(demo: Demo) -> RenderableType:
             Text(weather, "" if weather == "fair" else "cyan"),
             str(tally.served_by[target.key] + tally.streamed_by[target.key]),
             str(tally.failed_at[target.key]),
-            _breaker(target),
+            _breaker(target) if spent is None else _budget(spent),
         )
     return table
+
+
+def _budget(spent: BudgetExceeded) -> Text:
+    """Return why a target is passed over whose budget is spent."""
+    said = f"budget {spent.budget} spent, until {spent.resets_at:%Y-%m-%d}"
+    return Text(said, "bold red")
 
 
 def _breaker(target: Target) -> Text:
@@ -232,6 +242,8 @@ def print_summary(console: Console, summary: Summary) -> None:
         ("Streamed by", summary.streamed_by),
         ("Failed attempts", summary.failures),
         ("Benches", summary.benches),
+        ("Over budget", summary.over_budget),
+        ("Spent", {name: news.dollars(usd) for name, usd in summary.spent.items()}),
     ):
         listed = ", ".join(f"{name} {count}" for name, count in counts.items())
         console.print(f"{title}: {listed or 'none'}", highlight=False)

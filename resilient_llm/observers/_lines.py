@@ -8,9 +8,14 @@ from __future__ import annotations
 import json
 import math
 import os
+from dataclasses import asdict
 from datetime import UTC, datetime
+from decimal import Decimal
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
+
+from resilient_llm._values.amounts import number_of
+from resilient_llm._values.usage import Usage
 
 if TYPE_CHECKING:
     from resilient_llm._values import events as ev
@@ -35,6 +40,10 @@ def plain(value: Any) -> Any:
         return moment(value)
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    if isinstance(value, Decimal):
+        return number_of(value)
+    if isinstance(value, Usage):
+        return asdict(value)
     return value
 
 

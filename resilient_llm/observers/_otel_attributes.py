@@ -20,7 +20,7 @@ class Attribute(NamedTuple):
 
     name: str
     on: Literal["attempt", "call", "both"]
-    type: Literal["text", "int", "float"]
+    type: Literal["text", "int", "float", "bool"]
     meaning: str
 
 
@@ -38,6 +38,8 @@ OUTCOME: Final = "resilient_llm.outcome"
 REASON: Final = "resilient_llm.reason"
 RETRY_AFTER: Final = "resilient_llm.retry_after"
 BENCHED_UNTIL: Final = "resilient_llm.benched_until"
+SPEND_USD: Final = "resilient_llm.spend_usd"
+SPEND_ESTIMATED: Final = "resilient_llm.spend_estimated"
 CALL_ID: Final = "resilient_llm.call_id"
 SERVED_BY: Final = "resilient_llm.served_by"
 ATTEMPTS: Final = "resilient_llm.attempts"
@@ -59,6 +61,8 @@ ATTRIBUTES: Final = (
     Attribute(REASON, "attempt", "text", "unless the outcome is `ok`: why, as in the event"),
     Attribute(RETRY_AFTER, "attempt", "float", "of a failure: seconds the provider asked to wait"),
     Attribute(BENCHED_UNTIL, "attempt", "text", "of a failure: when the target's bench ends"),
+    Attribute(SPEND_USD, "attempt", "float", "while spending is booked: USD, if it has a price"),
+    Attribute(SPEND_ESTIMATED, "attempt", "bool", "with it: whether its tokens are estimated"),
     Attribute(CALL_ID, "both", "text", "name of the call, as in events, logs and `Trace`"),
     Attribute(OUTCOME, "call", "text", "`ok`, `failed` or `cancelled`"),
     Attribute(SERVED_BY, "call", "text", "key of the target that answered"),

@@ -46,3 +46,6 @@ class Meters:
             "{call}",
             "Calls whose conversation repeats one tool call, by function and action.",
         )
+        self.spend = counter(
+            "resilient_llm.spend", "{USD}", "USD that attempts were booked with, by target."
+        )

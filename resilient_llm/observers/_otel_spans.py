@@ -1,4 +1,6 @@
-"""The spans and counters of `otel`. Loads the API of OpenTelemetry, and so is loaded by `install`.
+"""The spans of `otel`, and what of them is counted.
+
+Loads the API of OpenTelemetry, and so is loaded by `install`.
 
 Owns the spans of running calls. Nothing here raises an Exception: what OpenTelemetry raises, or a
 span processor or sampler of the user, is logged once.
@@ -535,6 +537,20 @@ class CallSpan(Around):
                 1, {"function": self._function, "action": details["action"]}
             )
 
+    def _spent(self, target: str, details: Mapping[str, Any]) -> None:
+        amount, usage, is_estimated = details["usd"], details["usage"], details["estimated"]
+        attempt, meters = self._attempt, self.recorder.meters
+        if attempt is not None and attempt.is_recording:
+            seen = attempt.seen
+            if amount is not None:
+                seen[otel.SPEND_USD] = float(amount)
+                seen[otel.SPEND_ESTIMATED] = is_estimated
+            if usage.tokens and not is_estimated:
+                # Of `usage=`, too, which knows answers that nobody else can read.
+                seen[otel.INPUT_TOKENS], seen[otel.OUTPUT_TOKENS] = usage.input, usage.output
+        if meters is not None and amount:
+            meters.spend.add(float(amount), {"target": target})
+
     def _call_failed(self, target: str, details: Mapping[str, Any]) -> None:
         self._has_failed = True
 
@@ -549,6 +565,7 @@ _TAKE: Final[dict[str, Callable[[CallSpan, str, Mapping[str, Any]], None]]] = {
     "TargetSkipped": CallSpan._skipped,
     "HedgeStarted": CallSpan._hedged,
     "ToolLoopDetected": CallSpan._tool_loop_found,
+    "SpendRecorded": CallSpan._spent,
     "CallFailed": CallSpan._call_failed,
 }
 

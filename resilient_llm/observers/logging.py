@@ -1,17 +1,19 @@
 """The default observer: writes events to the logger ``resilient_llm``.
 
-Benches, failed calls and tool loops are logged at WARNING, failovers, recoveries, changes of an
-order and interrupted streams at INFO, all others at DEBUG. The fields of the event are in
-``extra``. No prompt is logged, since events contain none. What operators wrote is escaped in the
-line, and as they wrote it in ``extra``.
+Benches, budgets that run out, failed calls and tool loops are logged at WARNING, failovers,
+recoveries, changes of an order and interrupted streams at INFO, all others at DEBUG. The fields of
+the event are in ``extra``. No prompt is logged, since events contain none. What operators wrote is
+escaped in the line, and as they wrote it in ``extra``.
 """
 
 from __future__ import annotations
 
 import sys
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from resilient_llm._values.escaping import escaped
+from resilient_llm._values.usage import Usage, tokens_by_part
 
 if TYPE_CHECKING:
     from resilient_llm._values import events as ev
@@ -20,6 +22,8 @@ DEBUG, INFO, WARNING = 10, 20, 30
 _LEVELS: Final[dict[str, int]] = {
     "TargetBenched": WARNING,
     "CallFailed": WARNING,
+    "BudgetWarning": WARNING,
+    "BudgetExceeded": WARNING,
     "ObserverFailed": WARNING,
     "UnknownError": WARNING,
     "ToolLoopDetected": WARNING,
@@ -84,6 +88,10 @@ def _shown(value: Any) -> str:
         return f"{value:.3f}"
     if isinstance(value, tuple):  # keys, in an order
         return ",".join(map(_shown, cast("tuple[Any, ...]", value)))
+    if isinstance(value, Decimal):
+        return f"{value:f}"  # and not 1E-7
+    if isinstance(value, Usage):
+        return ",".join(f"{name}:{tokens}" for name, tokens in tokens_by_part(value).items())
     return escaped(str(value) if isinstance(value, _PLAIN) else f"{value}")
 
 

@@ -3,10 +3,10 @@
 Owns which messages wait. No lock is held: the threads of calls append to the queue and count into
 the window of a target, each by single operations, and the thread of the webhook takes from both.
 
-*Windows*   The first event of a target and type goes at once and opens a window of ``every``
-            seconds. Of those inside it the last is kept, and their number. At its end that one goes
-            and opens the next window, so a target costs one message in ``every`` seconds, however
-            often it changes. A window without events is closed.
+*Windows*   The first event of a target, or of a budget, and type goes at once and opens a window
+            of ``every`` seconds. Of those inside it the last is kept, and their number. At its end
+            that one goes and opens the next window, so a target costs one message in ``every``
+            seconds, however often it changes. A window without events is closed.
 *Tries*     A message that was not taken waits for its next try, and all others wait behind it,
             since they go to the same place. After three tries it is dropped.
 """
@@ -50,6 +50,8 @@ _DEFAULTS: Final[tuple[event_names.EventName, ...]] = (
     event_names.TargetBenched,
     event_names.TargetUnbenched,
     event_names.CallFailed,
+    event_names.BudgetWarning,
+    event_names.BudgetExceeded,
 )
 _BENCHES: Final[tuple[event_names.EventName, ...]] = (
     event_names.TargetBenched,
@@ -80,7 +82,8 @@ def install(
 
     Args:
         url: An http or https URL. Proxies are taken from the environment.
-        *events: Types of events; benches, their ends and failed calls if none is named.
+        *events: Types of events; benches, their ends, failed calls, and budgets that run out if
+            none is named.
         secret: Key of the signature ``X-Signature-256: sha256=<hex HMAC of the body>``, or None.
         every: Seconds in which a target and type costs one message; 0 sends every event.
         timeout: Seconds that one try may take.
@@ -193,6 +196,7 @@ def _message(event: ev.Event, repeated: int, message_id: str) -> dict[str, Any]:
 def _summary(event: ev.Event, repeated: int) -> str:
     """Return an event as a sentence in plain text, without control characters."""
     fields = fields_of(event)
+    fields |= fields.pop("usage", {})
     told = ", ".join(
         f"{name.replace('_', ' ')} {_shown(value)}"
         for name, value in fields.items()
@@ -208,7 +212,11 @@ def _summary(event: ev.Event, repeated: int) -> str:
 
 def _shown(value: Any) -> str:
     """Return the value of a field as text; keys in their order as ``first > second``."""
-    return " > ".join(map(str, value)) if isinstance(value, tuple) else str(value)  # pyright: ignore[reportUnknownArgumentType]  # of any field
+    if isinstance(value, tuple):
+        return " > ".join(map(str, value))  # pyright: ignore[reportUnknownArgumentType]  # of any field
+    if isinstance(value, float):
+        return f"{value:.12f}".rstrip("0").rstrip(".")  # and not 1e-07
+    return str(value)
 
 
 def _slack_message(event: ev.Event, repeated: int, message_id: str) -> dict[str, Any]:
@@ -324,7 +332,9 @@ class _Webhook:
             self._add(event, 0)
             return
         kind = type(event).__name__
-        key = event.target, _ONE_TYPE.get(kind, kind)
+        # A budget is no target's: two of them that run out must not displace each other.
+        place: str = getattr(event, "budget", event.target)
+        key = place, _ONE_TYPE.get(kind, kind)
         window = self._windows.get(key)
         if window is None:
             made = _Window(seconds_now() + self._every)

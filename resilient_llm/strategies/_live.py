@@ -35,7 +35,7 @@ class LiveOrder(Order):
         """Return the live candidates; keep them until that may change."""
         latest = self._changes.latest  # first: what changes during the look ends what it found
         live = self._live(now)
-        until = _FOREVER if live else _NEVER
+        until = _FOREVER if live and not self.inputs.has_limits else _NEVER
         for candidate in self.candidates:
             circuit = candidate.circuit
             if is_blocked(candidate, now):

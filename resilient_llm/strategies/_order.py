@@ -89,6 +89,8 @@ class OrderInputs:
         step: Returns how many calls of the policy used the strategy before, and counts one more.
             A strategy with ``rotates`` is given that number; no failure may call this.
         figures: Samples of the policy's attempts, if the strategy is among those that need them.
+        has_limits: Whether a limit may refuse a candidate, which comes and goes unannounced. A
+            candidate with limits has no slot.
         in_flight: Returns what has as ``running`` how many attempts are running on a key; None
             unless the strategy is one that needs it.
     """
@@ -96,6 +98,7 @@ class OrderInputs:
     __slots__ = (
         "changes",
         "figures",
+        "has_limits",
         "in_flight",
         "is_degraded",
         "is_live",
@@ -115,6 +118,7 @@ class OrderInputs:
         changes: ChangesView,
         figures: Any = None,
         in_flight: Callable[[str], Any] | None = None,
+        has_limits: bool = False,
     ) -> None:
         self.rng = rng
         self.is_live = is_live
@@ -124,6 +128,7 @@ class OrderInputs:
         self.changes = changes
         self.figures = figures
         self.in_flight = in_flight
+        self.has_limits = has_limits
 
 
 class NoCandidate:

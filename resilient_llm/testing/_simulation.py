@@ -275,12 +275,15 @@ def _state_of_its_own(clock: VirtualClock, seed: int) -> Generator[None, None, N
     settings = runtime.settings
     state = Runtime()
     state.item_inspector, state.on_new_state = runtime.item_inspector, runtime.on_new_state
+    state.usage_reader = runtime.usage_reader
     state.rng = random.Random(f"{seed} policy")  # before the new state, which takes it over
     state.use_clock(clock)
     before = state.exchange()
     try:
         state.settings = settings
-        state.configure({"logging": False})
+        # Budgets are not played: their periods are of the wall clock, and simulated attempts have
+        # no price. Nothing is booked in the ledger of the process.
+        state.configure({"logging": False, "budgets": []})
         with in_this_thread(state):
             yield
     finally:

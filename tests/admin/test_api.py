@@ -690,7 +690,7 @@ def test_there_is_no_such_path(client: Client) -> None:
     """What the API does not have is 404, also with dots and escapes in it."""
     for path in (
         "/api/",
-        "/api/spend",
+        "/api/spending",
         "/api/benches/",
         "/api/benches/groq%2Fllama",
         "/api/../api/x",

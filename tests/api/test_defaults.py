@@ -50,7 +50,7 @@ from tests.support.ways import (
     run_async,
 )
 
-NOT_DEFAULTS = {"classify", "observers", "needs", "tokens"}
+NOT_DEFAULTS = {"classify", "observers", "needs", "tokens", "usage"}
 OTHERS: dict[str, Any] = {
     "attempts": 2,
     "max_attempts": 4,
@@ -97,6 +97,9 @@ def test_configure_takes_every_option_but_those_of_one_function_or_policy() -> N
         "on_memory_pressure",
         "memory_pressure_cooldown",
         "prices",
+        "budgets",
+        "limits",
+        "listen",
         "logging",
     }
     assert STRATEGIES == tuple(STRATEGIES_THERE_ARE)

@@ -74,6 +74,9 @@ EVENTS = [
     "HedgeStarted",
     "OrderChanged",
     "ToolLoopDetected",
+    "SpendRecorded",
+    "BudgetWarning",
+    "BudgetExceeded",
 ]
 FIELDS = {
     "AttemptSucceeded": {"number", "seconds"},
@@ -94,6 +97,9 @@ FIELDS = {
     "HedgeStarted": {"number", "delay", "beside"},
     "OrderChanged": {"order"},
     "ToolLoopDetected": {"tool", "repeats", "action"},
+    "SpendRecorded": {"usd", "usage", "estimated", "spend_key"},
+    "BudgetWarning": {"budget", "key", "spent", "cap", "resets_at"},
+    "BudgetExceeded": {"budget", "key", "spent", "cap", "resets_at"},
 }
 
 

@@ -62,7 +62,7 @@ def test_the_help_lists_all_commands(run: Run) -> None:
         (["--verison"], "did you mean --version?"),
         (["--"], "a command is expected first"),
         (["benches", "one"], "too many arguments"),
-        (["spend"], "there is no command 'spend'"),
+        (["spned"], "there is no command 'spned': did you mean spend?"),
         (["serve"], "there is no command 'serve'"),
         (["benches", "--state", "redis://x"], "there is no option '--state'"),
     ],

@@ -287,7 +287,8 @@ def test_a_client_is_found(doctor: Doctor, provider: Provider, source: str) -> N
 
     assert 0 == output.status, output
     assert {"ok"} == {status for status, _ in found(output).values()}
-    assert ["key", "host", "clock", "retries", "timeout"] == [check for _, check in found(output)]
+    checks = ["key", "host", "clock", "retries", "timeout", "price"]
+    assert checks == [check for _, check in found(output)]
     assert 1 == len(provider.requests)
     assert (
         not {"authorization", "x-api-key", "x-goog-api-key"} & provider.requests[0].headers.keys()
@@ -317,7 +318,7 @@ def test_the_table_is_plain_in_a_pipe(doctor: Doctor) -> None:
     rows = output.out.splitlines()
     assert rows[0].split() == ["TARGET", "CHECK", "STATUS", "MESSAGE"]
     assert ["acme/m", "key", "ok"] == rows[1].split()[:3]
-    assert 6 == len(rows)
+    assert 7 == len(rows)
 
 
 def test_a_client_of_mistralai_is_found(doctor: Doctor) -> None:
@@ -653,6 +654,39 @@ def test_timeouts(doctor: Doctor, source: str, status: str, said: str) -> None:
 
     assert status == found(output)["acme/m", "timeout"][0]
     assert said in found(output)["acme/m", "timeout"][1]
+
+
+PRICED = """
+    from resilient_llm import Budget, Limit, configure
+    configure(
+        budgets=[Budget(usd=5, of="acme"), Budget(usd=5, of="acne"), Budget(calls=5, of="tag:eu")],
+        limits={"acme": Limit(requests=5), "acm/m": Limit(requests=5), "*": Limit(requests=9)},
+        prices={"acme/m": (1, 2)},
+    )
+    client = new()
+    @failover(["acme/m", "acme/n", Target("other/x", price=(0, 0)), "other/y"])
+    def ask(target: Target, prompt: str) -> str:
+        return create(client, target)
+"""
+
+
+def test_prices_limits_and_budgets(doctor: Doctor) -> None:
+    """A target that a budget refuses is an error, and what holds for no chain a warning."""
+    output = doctor(PRICED, "--json")
+
+    rows = found(output)
+    assert 1 == output.status
+    assert ["ok", "error", "ok", "ok"] == statuses(output, "price")
+    said = rows["acme/n", "price"][1]
+    assert "budget 'acme month usd' refuses every call" in said
+    assert "prices={'acme/n': (input, output)}" in said
+    assert "no budget in USD needs one" in rows["other/y", "price"][1]
+    assert [("acm/m", "limits"), ("acne", "budgets"), ("tag:eu", "budgets")] == [*rows][-3:]
+    assert {"warning"} == {status for status, _ in [*rows.values()][-3:]}
+    assert "limits['acm/m'] holds for no chain" in rows["acm/m", "limits"][1]
+    assert "did you mean 'acme/m'" in rows["acm/m", "limits"][1]
+    assert "did you mean 'acme'?" in rows["acne", "budgets"][1]
+    assert "look at its name" in rows["tag:eu", "budgets"][1]
 
 
 # What is looked at.

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from resilient_llm._core.call.call import Call, CallDeps, Candidate, Outcome
+from resilient_llm._core.call.call import Call, Candidate, Outcome
+from resilient_llm._core.call.call_deps import CallDeps
 from resilient_llm._core.call.call_flow import call_flow, running_attempt
 from resilient_llm._core.call.steps import Done, Raise, Reply, Reraise, Step, Try, Wait
 from resilient_llm._core.circuit.circuit import Circuit

@@ -1572,7 +1572,8 @@ class TestInterrupted:
         one = circuit(**{"failures": 1, **options})
         generation = one.generation
         fail(one, 0.0)
-        one.slot, one.shut_until = generation, NEVER
+        one.slot = one.limited_slot = generation
+        one.shut_until = NEVER
         return one
 
     def test_the_next_failure_puts_it_right(self) -> None:
@@ -1601,7 +1602,8 @@ class TestInterrupted:
         one = circuit(provider=provider)
         generation = one.generation
         fail(provider, 0.0)
-        one.slot, one.shut_until, provider._is_publishing = generation, NEVER, True
+        one.slot = one.limited_slot = generation
+        one.shut_until, provider._is_publishing = NEVER, True
 
         one.failure(generation, 1.0, DOWN, 1.0)
 

@@ -6,13 +6,24 @@ import json
 import logging
 import typing
 from dataclasses import fields
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import resilient_llm
-from resilient_llm import ErrorKind, Event, HedgeStarted, OrderChanged
+from resilient_llm import (
+    BudgetExceeded,
+    BudgetWarning,
+    ErrorKind,
+    Event,
+    HedgeStarted,
+    OrderChanged,
+    SpendRecorded,
+    Usage,
+)
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values import event_names
 from resilient_llm._values.event_names import EventName
@@ -41,6 +52,14 @@ SPECIAL: dict[str, Any] = {
     "beside": OPENAI,
     "repeats": 5,
     "action": "warn",
+    "usd": Decimal("0.0000001"),
+    "usage": Usage(input=1200, output=300, cached=1000),
+    "estimated": False,
+    "spend_key": "tenant-7",
+    "key": "tenant-7",
+    "spent": Decimal("50.25"),
+    "cap": Decimal(50),
+    "resets_at": datetime(2026, 12, 1, tzinfo=UTC),
 }
 COMMON = {field.name for field in fields(Event)}
 
@@ -68,6 +87,12 @@ def test_the_log_has_it(kind: EventName, clock: FakeClock, caplog: Any) -> None:
         assert getattr(event, name) == getattr(record, name)
     if isinstance(event, OrderChanged):
         assert all(key in record.getMessage() for key in event.order)
+    if isinstance(event, SpendRecorded):
+        assert "DEBUG" == record.levelname
+        assert " usd=0.0000001 usage=input:1200,output:300,cached:1000 " in record.getMessage()
+    if isinstance(event, (BudgetWarning, BudgetExceeded)):
+        assert "WARNING" == record.levelname
+        assert " key=tenant-7 spent=50.25 cap=50 " in record.getMessage()
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -86,6 +111,12 @@ def test_the_journal_has_it(kind: EventName, clock: FakeClock, tmp_path: Path) -
         assert [OPENAI, MISTRAL, GROQ] == found["order"]
     if isinstance(event, HedgeStarted):
         assert (2, 0.25, OPENAI) == (found["number"], found["delay"], found["beside"])
+    if isinstance(event, SpendRecorded):
+        parts = {"input": 1200, "output": 300, "cached": 1000, "cache_write": 0, "reasoning": 0}
+        assert (1e-7, parts, False) == (found["usd"], found["usage"], found["estimated"])
+    if isinstance(event, (BudgetWarning, BudgetExceeded)):
+        told = (found["key"], found["spent"], found["cap"], found["resets_at"])
+        assert ("tenant-7", 50.25, 50, "2026-12-01T00:00:00.000000Z") == told
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -103,6 +134,11 @@ def test_a_webhook_has_it(kind: EventName, clock: FakeClock) -> None:
         assert f"order {OPENAI} > {MISTRAL} > {GROQ}" in sentence
     if isinstance(event, HedgeStarted):
         assert all(each in sentence for each in ("number 2", "delay 0.25", f"beside {OPENAI}"))
+    if isinstance(event, SpendRecorded):
+        assert all(each in sentence for each in ("usd 0.0000001", "input 1200", "cached 1000"))
+        assert 300 == message["data"]["usage"]["output"]
+    if isinstance(event, (BudgetWarning, BudgetExceeded)):
+        assert all(each in sentence for each in ("key tenant-7", "spent 50.25", "cap 50"))
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -127,6 +163,10 @@ def test_the_feed_of_the_admin_page_and_the_command_have_it(
         assert line.endswith(f" order={OPENAI},{MISTRAL},{GROQ}")
     if isinstance(event, HedgeStarted):
         assert all(each in line for each in ("number=2", "delay=0.25", f"beside={OPENAI}"))
+    if isinstance(event, SpendRecorded):
+        assert " usd=0.0000001 usage=input:1200,output:300,cached:1000 " in f"{line} "
+    if isinstance(event, (BudgetWarning, BudgetExceeded)):
+        assert " key=tenant-7 spent=50.25 cap=50 resets_at=2026-12-01T00:00:00Z" in line
 
 
 def test_every_type_has_an_example() -> None:

@@ -27,6 +27,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, Sampler
 from opentelemetry.trace import SpanKind, StatusCode
 
 from resilient_llm import (
+    Budget,
     ChainExhaustedError,
     ConfigurationError,
     ErrorKind,
@@ -237,6 +238,7 @@ def _answers(target: Target) -> str:
 
 def test_every_attribute_is_in_the_table(spans: Recorded, clock: FakeClock) -> None:
     """The table in the code lists what the spans have, on which of them, and of which type."""
+    configure(budgets=[Budget(usd=1, on_unbounded=100)], prices={"*": (1, 10)})
 
     @failover(CHAIN, attempts=2, backoff=lambda n: 1.0)
     def ask(target: Target) -> Any:
@@ -251,7 +253,7 @@ def test_every_attribute_is_in_the_table(spans: Recorded, clock: FakeClock) -> N
     ask()
     list(stream([{"type": "function_call", "name": "search", "arguments": "{}"}] * 3))
 
-    types = {"text": str, "int": int, "float": float}
+    types = {"text": str, "int": int, "float": float, "bool": bool}
     listed = {
         (each.name, on): types[each.type]
         for each in otel.ATTRIBUTES

@@ -613,6 +613,8 @@ def test_the_types_are_those_of_the_table(registry: Any, installed: Any, clock: 
         "state": "gauge",
         "live_targets": "gauge",
         "in_flight": "gauge",
+        "spend_usd": "counter",
+        "budget_ratio": "gauge",
         "exporter_dropped": "counter",
     } == seen.types
 

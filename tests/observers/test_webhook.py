@@ -28,6 +28,8 @@ import pytest
 
 from resilient_llm import (
     AttemptSucceeded,
+    BudgetExceeded,
+    BudgetWarning,
     CallFailed,
     ChainExhaustedError,
     ConfigurationError,
@@ -973,4 +975,6 @@ def test_a_storm_from_many_threads_costs_one_message_a_target(clock: FakeClock, 
 
 def test_events_of_ends_have_types() -> None:
     """The names of the default events are classes of events."""
-    assert (TargetBenched, TargetUnbenched, CallFailed) == webhook._classes(webhook._DEFAULTS)
+    defaults = webhook._classes(webhook._DEFAULTS)
+
+    assert (TargetBenched, TargetUnbenched, CallFailed, BudgetWarning, BudgetExceeded) == defaults

@@ -11,13 +11,24 @@ import signal
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from resilient_llm import StreamPolicy, Target, TargetBenched, bench_model, cli, failover, observe
+from resilient_llm import (
+    BudgetExceeded,
+    StreamPolicy,
+    Target,
+    TargetBenched,
+    bench_model,
+    cli,
+    failover,
+    observe,
+)
 from resilient_llm.demo import run
 from resilient_llm.demo.clients import Clients
 from resilient_llm.demo.servers import WORDS, Condition, Server
@@ -29,7 +40,7 @@ from resilient_llm.testing import capture_events
 rich_console = pytest.importorskip("rich.console")
 
 RECORDED = os.environ.get("RESILIENT_LLM_DEMO")
-ROOT = Path(cli.__file__).parent.parent
+ROOT = Path(cli.__file__).parents[2]
 SECRETS = (*run.PROMPTS, "not-a-key")
 ESCAPE = "\x1b"
 
@@ -48,6 +59,8 @@ EMPTY = Summary(
     streamed_by={},
     failures={},
     benches={},
+    spent={},
+    over_budget={},
     events={},
 )
 
@@ -136,6 +149,23 @@ def test_every_kind_of_weather_is_seen(runs: Runs) -> None:
 
 
 @pytest.mark.slow
+def test_a_budget_runs_out(runs: Runs) -> None:
+    """Calls pass its target over, nothing is lost, and the summary has what was spent."""
+    summary = runs.summary
+
+    assert {"groq/llama-3.3-70b"} == summary["over_budget"].keys()
+    assert 1 == summary["events"]["BudgetExceeded"]
+    assert {"groq/llama-3.3-70b", "anthropic/claude-haiku", "mistral/mistral-small"} == summary[
+        "spent"
+    ].keys()
+    assert all(0 < usd < 0.1 for usd in summary["spent"].values())
+    assert re.search(r"(?m)^\S+  budget +groq +its budget is \$0\.0\d+ now, of which", runs.plain)
+    assert re.search(r"(?m)^\S+  spent +groq/llama-3.3-70b +groq this month: \$", runs.plain)
+    assert re.search(r"(?m)^Over budget: groq/llama-3.3-70b [1-9]", runs.plain)
+    assert re.search(r"(?m)^Spent: groq/llama-3.3-70b \$0\.0\d+, ", runs.plain)
+
+
+@pytest.mark.slow
 def test_every_stream_is_whole(runs: Runs) -> None:
     """One provider dies in the middle, the next never starts, and every reader has all words once and of one model."""
     summary = runs.summary
@@ -217,6 +247,11 @@ class Streamed:
                     self.reader.take(item)
 
     @property
+    def story(self) -> list[tuple[str, str]]:
+        """What happened, without what it cost and what it says about health."""
+        return [each for each in self.events if each[0] not in ("HealthChanged", "SpendRecorded")]
+
+    @property
     def words(self) -> list[str | None]:
         """Every word with the model that said it; None where the stream was begun anew."""
         said: list[str | None] = []
@@ -247,7 +282,7 @@ def test_a_stream_that_dies_in_the_middle_is_begun_anew() -> None:
         ("FailedOver", "deepseek/one"),
         ("StreamCommitted", "cerebras/two"),
         ("AttemptSucceeded", "cerebras/two"),
-    ] == [event for event in streamed.events if event[0] != "HealthChanged"]
+    ] == streamed.story
 
 
 @pytest.mark.slow
@@ -264,7 +299,7 @@ def test_a_stream_that_never_starts_is_left_behind() -> None:
         ("FailedOver", "deepseek/one"),
         ("StreamCommitted", "cerebras/two"),
         ("AttemptSucceeded", "cerebras/two"),
-    ] == [event for event in streamed.events if event[0] != "HealthChanged"]
+    ] == streamed.story
 
 
 @pytest.mark.parametrize(
@@ -428,6 +463,13 @@ def test_the_live_view_shows_benches_and_events_in_100_by_30(clock: object) -> N
     stop = observe(demo.tally.see, TargetBenched)
     bench_model("openai", 4.0, reason="invalid_credentials")
     bench_model("anthropic/claude-haiku", reason="maintenance")
+    demo.tally.see(
+        BudgetExceeded(
+            at=datetime.now(UTC), call_id="", target="groq/llama-3.3-70b",
+            budget="groq this month", key=None, spent=Decimal("0.000251"), cap=Decimal("0.00025"),
+            resets_at=datetime(2026, 12, 1, tzinfo=UTC),
+        )
+    )  # fmt: skip
 
     with LiveView(console) as view:
         view.draw(demo)
@@ -443,6 +485,10 @@ def test_the_live_view_shows_benches_and_events_in_100_by_30(clock: object) -> N
         re.search(r"anthropic/claude-haiku .* until unbenched maintenance", line) for line in lines
     )
     assert any(re.search(r"deepseek/deepseek-chat +fair +0 +0 +closed", line) for line in lines)
+    assert any(
+        re.search(r"groq/llama.* budget groq this month spent, until 2026-12-01 *$", line)
+        for line in lines
+    )
     assert any(re.search(r"^streams 0 +whole 0 +torn 0 ", line) for line in lines)
     assert any(
         re.search(r"^[\d:]{8} benched +openai +until [\d:]{8} \(4 s\) invalid_cred", line)

@@ -27,6 +27,7 @@ from resilient_llm import (
     ConfigurationError,
     ErrorKind,
     Event,
+    Limit,
     StreamPolicy,
     Target,
     TargetBenched,
@@ -50,6 +51,7 @@ from resilient_llm._core.call import call
 from resilient_llm._core.circuit import triggers
 from resilient_llm._core.classify import _SEVERITY
 from resilient_llm._core.stream import stream_state
+from resilient_llm._runtime import hearing
 from resilient_llm._values import event_names
 from resilient_llm._values.policy import DEFAULTS
 from resilient_llm._values.settings import (
@@ -183,6 +185,11 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     "number, above 0": ([0.1, 2], [0, -1, math.nan, math.inf, True]),
     "number, 0 or more": ([0, 0.1, 2], [-0.1, math.nan, math.inf, True, "1"]),
     "two numbers, 0 or more": ([(0, 1.5)], [(1,), (-1, 1), 3, "ab"]),
+    "two numbers, 0 or more, with at most six decimals, a `Price`": (
+        [(0, 1.5), (0.000001, 1), resilient_llm.Price(1, 2, cached=0.5)],
+        [(1,), (-1, 1), (0.0000001, 1), 3, "ab"],
+    ),
+    "list of `Budget`": ([[], [resilient_llm.Budget(usd=1)]], [3, "all", [1]]),
     "seconds, above 0": ([0.1, 30], [0, -1, math.nan, math.inf, True, "1"]),
     "seconds, above 0, or a percentile": (
         [0.1, 30, "p50", "p99"],
@@ -274,6 +281,7 @@ def test_an_option_in_a_how_to_is_as_in_the_code(page: Path, row: Row) -> None:
         "stream-answers": "StreamPolicy",
         "adaptive-order": "Adaptive",
         "local-servers": "configure",
+        "limits": "Limit",
     }.get(page.stem, "failover")
     if name.startswith("observe("):
         return  # its types have no default to compare
@@ -284,6 +292,7 @@ def test_an_option_in_a_how_to_is_as_in_the_code(page: Path, row: Row) -> None:
         "Trace": of_signature(resilient_llm.Trace),
         "Adaptive": of_dataclass(Adaptive),
         "ToolLoop": of_dataclass(ToolLoop),
+        "Limit": of_dataclass(Limit),
         **CODE,
     }
     assert code[match[1] or home][match[2]] == value(row["default"])
@@ -447,6 +456,8 @@ def test_every_end_of_a_bench_is_in_the_reference(clock: FakeClock) -> None:
         assert unbench_model(by_hand.name)
         forgotten.record(ConnectionResetError(), 0.1)
         resilient_llm.reset()
+        for left in ("0", "9"):
+            hearing.heard({"x-ratelimit-remaining": left, "x-ratelimit-reset": "60"}, "together/m")
         probed = breaker("probed", failures=1)
         probed.record(ConnectionResetError(), 0.1)
         anyio.run(HealthProbe({probed.name: lambda: None}).tick)
@@ -478,6 +489,7 @@ def test_every_error_is_in_the_reference_with_its_attributes() -> None:
         "BreakerOpenError": rejected,
         "NoCapableTargetError": resilient_llm.NoCapableTargetError(["tools"], 3, {"groq/a": ()}),
         "ToolLoopError": resilient_llm.ToolLoopError("groq/a", "search", 3),
+        "BudgetExceededError": resilient_llm.BudgetExceededError("groq/llama", "budget all"),
         "ResponseRejectedError": resilient_llm.ResponseRejectedError("groq"),
         "DeadlineExceededError": resilient_llm.DeadlineExceededError(
             1.0, [AttemptRecord("groq/llama", 1)]

@@ -69,16 +69,18 @@ LOADED_WHEN_USED = {
 FREE_TO_IMPORT = {"demo", "pytest_plugin"}
 
 PUBLIC_NAMES = """
-    Adaptive Attempt AttemptCancelled AttemptFailed AttemptRecord AttemptSucceeded BenchModel BenchedModel Breaker
-    BreakerOpenError CallFailed CallRejectedError ChainExhaustedError ConfigurationError
+    Adaptive Attempt AttemptCancelled AttemptFailed AttemptRecord AttemptSucceeded BenchModel
+    BenchedModel Breaker BreakerOpenError Budget BudgetExceeded BudgetExceededError
+    BudgetWarning CallFailed CallRejectedError CanCall ChainExhaustedError ConfigurationError
     DeadlineExceededError ErrorKind Event EventStream Explanation FailedOver Failover
-    HealthChanged HedgeStarted IsBenched ListBenched NoCapableTargetError ObserverFailed OrderChanged
-    ResilientLLMError ResponseRejectedError
-    RetryScheduled RetryStopped Settings StreamCommitted StreamInterrupted
-    StrategyCall StreamInterruptedError StreamPolicy Target TargetBenched TargetHealth TargetSkipped
-    TargetUnbenched ToolLoop ToolLoopDetected ToolLoopError Trace TracedCall UnbenchModel UnknownError Verdict __version__ bench_model
-    breaker call_id classify configure events failover health is_benched list_benched observe reset
-    settings unbench_model
+    HealthChanged HedgeStarted IsBenched Limit ListBenched NoCapableTargetError ObserverFailed
+    OrderChanged Price RateLimitState ResilientLLMError ResponseRejectedError RetryScheduled
+    RetryStopped Settings SpendRecorded SpendReport StrategyCall StreamCommitted
+    StreamInterrupted StreamInterruptedError StreamPolicy Target TargetBenched TargetHealth
+    TargetSkipped TargetUnbenched ToolLoop ToolLoopDetected ToolLoopError Trace TracedCall
+    UnbenchModel UnknownError Usage Verdict __version__ bench_model breaker call_id can_call
+    classify configure events failover health is_benched list_benched observe rate_limits reset
+    reset_spend settings spend spend_key spend_total unbench_model
 """.split()
 
 

@@ -38,6 +38,10 @@ from resilient_llm._api import breaker as _breaker
 from resilient_llm._core import retry_budget as _retry_budget
 from resilient_llm._core.circuit import circuit as _circuit
 from resilient_llm._core.circuit import window
+from resilient_llm._core.limits import buckets as _buckets
+from resilient_llm._core.limits import places as _places
+from resilient_llm._core.limits import reported as _reported
+from resilient_llm._core.spending import local_ledger as _ledger
 from resilient_llm._runtime import registry as _registry
 from resilient_llm._runtime import runtime as _runtime
 
@@ -196,8 +200,12 @@ class NoLock:
 
 
 _OWNERS = {
+    "bucket": _buckets,
     "circuit": _circuit,
+    "places": _places,
+    "ledger": _ledger,
     "registry": _registry,
+    "reported limits": _reported,
     "retry budget": _retry_budget,
     "runtime": _runtime,
 }

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from resilient_llm import (
+    Budget,
+    BudgetExceededError,
     Target,
     admin,
     bench_model,
@@ -18,10 +22,13 @@ from resilient_llm import (
     configure,
     failover,
     list_benched,
+    spend_key,
     unbench_model,
 )
+from resilient_llm.admin import _views
 from resilient_llm.testing import fake_clock, http_error
 from tests.support.asgi import HOST, TOKEN, mounted, served
+from tests.support.spending import asking
 from tests.system.browser import chromium, text_of, wait
 
 GROQ, OPENAI = "groq/llama-3.3-70b-versatile", "openai/gpt-5-mini"
@@ -477,6 +484,71 @@ def _fill() -> None:
         raise http_error(429, headers={"retry-after": "40"})
 
 
+def _spend() -> None:
+    """Let one budget run out, another be nearly spent, and a third have many keys."""
+    configure(
+        budgets=[
+            Budget(calls=2, name="runs out"),
+            Budget(usd=Decimal("0.0013"), of="openai"),
+            Budget(tokens=5_000_000, name="<b>tenants</b>", of="key", per="day"),
+        ],
+    )
+    spending = asking()
+    for number in range(2):
+        with spend_key(f"<i>tenant {number}</i>"):
+            spending()
+    with pytest.raises(BudgetExceededError):
+        spending()
+
+
+def test_budgets_say_what_is_spent_and_until_when(serve: Any, browser: Any) -> None:
+    """The fullest first, amounts in the unit of the budget, keys as text; the event is listed."""
+    _open(browser, address := serve())
+    assert "" == text_of(browser, "#spend")
+
+    _spend()
+    _open(browser, address)
+    wait(lambda: "BudgetExceeded" in text_of(browser, "#events-list"), "the event")
+    rows = browser.execute_script(
+        "return [...document.querySelectorAll('#spend-list tr')].map("
+        "row => [...row.cells].map(each => each.innerText.trim()))"
+    )
+    shares = browser.execute_script(
+        "return [...document.querySelectorAll('#spend-list meter')].map(each => each.value)"
+    )
+
+    assert ["runs out", "2", "0", "2 calls", "100 %"] == rows[0][:5]
+    assert ["<i>tenant 0</i> in <b>tenants</b>", "150", "0", "5,000,000 tokens"] == rows[1][:4]
+    assert ["openai month usd", "$0", "$0", "$0.0013", "0 %"] == rows[3][:5]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d|\d\d:\d\d:\d\d", rows[0][5])
+    assert [1, 0.00003, 0.00003, 0] == shares
+    assert "runs out: 2 of 2, resets " in text_of(browser, "#events-list")
+    assert "4" == text_of(browser, "#spend-count")
+    assert [] == _errors(browser)
+
+
+def test_keys_that_are_not_shown_are_counted(
+    serve: Any, browser: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page says how many keys there are, and follows which of them are the fullest."""
+    monkeypatch.setattr(_views, "MOST_KEYS", 1)
+    configure(budgets=[Budget(calls=9, name="tenants", of="key")])
+    spending = asking()
+    for key in ("a", "a", "b"):
+        with spend_key(key):
+            spending()
+    _open(browser, serve())
+
+    assert "Of 2 keys of tenants the 1 that used most are shown." in text_of(browser, "#spend")
+    assert text_of(browser, "#spend-list").startswith("a in tenants")
+
+    for _ in range(2):
+        with spend_key("b"):
+            spending()
+
+    wait(lambda: text_of(browser, "#spend-list").startswith("b in tenants"), "the fuller key")
+
+
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [360, 1280])
 def test_axe_finds_no_violation(serve: Any, width: int, dark: bool) -> None:
@@ -488,6 +560,7 @@ def test_axe_finds_no_violation(serve: Any, width: int, dark: bool) -> None:
         wait(lambda: text_of(browser, "#token-dialog"), "the question")
         assert [] == _violations(Axe(), browser)
         _fill()
+        _spend()
         _open(browser, address)
         wait(lambda: len(_benched(browser)) == 4, "the benches")
         bench_model(OPENAI, 60.0, reason="now")

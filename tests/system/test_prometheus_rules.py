@@ -52,9 +52,9 @@ def case(series: dict[str, str], *alerts: dict[str, Any], interval: str = "1m") 
     }
 
 
-def fires(name: str, at: str, severity: str, **labels: str) -> dict[str, Any]:
+def fires(name: str, at: str, severity: str, *, value: str = "", **labels: str) -> dict[str, Any]:
     """Expect an alert with these labels, whatever its texts say."""
-    summary, description = annotations(name, labels)
+    summary, description = annotations(name, labels, value)
     return {
         "eval_time": at,
         "alertname": name,
@@ -71,13 +71,14 @@ def silent(name: str, at: str) -> dict[str, Any]:
     return {"eval_time": at, "alertname": name, "exp_alerts": []}
 
 
-def annotations(name: str, labels: dict[str, str]) -> tuple[str, str]:
+def annotations(name: str, labels: dict[str, str], value: str) -> tuple[str, str]:
     """Return the texts of an alert, as they stand in the file."""
     block = prometheus.rules().split(f"alert: {name}\n")[1].split("- alert:")[0]
     (summary,) = re.findall(r'summary: "(.*)"', block)
     folded = " ".join(block.split("description: >-\n")[1].split())
 
     def filled(text: str) -> str:
+        text = text.replace("{{ $value | humanizePercentage }}", value)
         return re.sub(r"\{\{ \$labels\.(\w+) \}\}", lambda found: labels.get(found[1], ""), text)
 
     return filled(summary), filled(folded)
@@ -88,7 +89,7 @@ def test_promtool_accepts_the_rules(tmp_path: Path, namespace: str) -> None:
     """The rules are valid, whatever the namespace."""
     (tmp_path / "rules.yml").write_text(prometheus.rules(namespace))
 
-    assert "SUCCESS: 4 rules found" in promtool(tmp_path, "check", "rules", "rules.yml")
+    assert "SUCCESS: 5 rules found" in promtool(tmp_path, "check", "rules", "rules.yml")
 
 
 def test_a_target_that_is_benched_most_of_the_time_alerts(tmp_path: Path) -> None:
@@ -182,6 +183,27 @@ def test_a_dead_key_alerts_at_once(tmp_path: Path) -> None:
     )
 
 
+def test_a_budget_that_runs_out_alerts(tmp_path: Path) -> None:
+    """At 90 % of the cap, once for all processes with the highest, and until the next period."""
+    ratio = f'{NS}_budget_ratio{{job="api",instance="%s",budget="openai month usd"}}'
+    evaluated(
+        tmp_path,
+        [
+            case(
+                {ratio % 1: "0.5x4 0.9 0.95x5 0x10", ratio % 2: "0.1x20"},
+                silent("LLMBudget", "4m"),
+                fires(
+                    "LLMBudget", "5m", "warning", value="90%", job="api", budget="openai month usd"
+                ),
+                fires(
+                    "LLMBudget", "8m", "warning", value="95%", job="api", budget="openai month usd"
+                ),
+                silent("LLMBudget", "13m"),
+            )
+        ],
+    )
+
+
 SERIES = {
     f'{NS}_calls_total{{job="api",function="app.ask",outcome="ok"}}': "0+60x60",
     f'{NS}_calls_total{{job="api",function="app.ask",outcome="failed"}}': "0+15x60",
@@ -207,6 +229,9 @@ SERIES = {
     f'{NS}_state{{job="api",target="b/y"}}': "0x60",
     f'{NS}_live_targets{{job="api",function="app.ask"}}': "1x60",
     f'{NS}_in_flight{{job="api",target="a/x"}}': "3x60",
+    f'{NS}_spend_usd_total{{job="api",target="a/x"}}': "0+0.5x60",
+    f'{NS}_budget_ratio{{job="api",instance="1",budget="month"}}': "0.25x60",
+    f'{NS}_budget_ratio{{job="api",instance="2",budget="month"}}': "0.5x60",
 }
 ONE = {"labels": "{}", "value": 1}
 VALUES: dict[str, list[tuple[str, float]]] = {
@@ -226,6 +251,8 @@ VALUES: dict[str, list[tuple[str, float]]] = {
     "Attempts that are running": [('{target="a/x"}', 3)],
     "Hedges": [('{beside="a/x", target="b/y"}', 0.1)],
     "Moves by adaptive order": [('{target="a/x"}', 5)],
+    "Budgets": [('{budget="month"}', 0.5)],
+    "Spending per hour": [('{target="a/x"}', 30)],
     "Tool loops": [('{action="warn", function="ask"}', 10)],
 }
 """``{title of a panel: (labels, value) of its first query}``."""

@@ -7,8 +7,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Literal, assert_type
 
 import resilient_llm as r
@@ -18,11 +19,17 @@ from resilient_llm import (
     AttemptRecord,
     BenchedModel,
     BreakerOpenError,
+    Budget,
+    CanCall,
     ChainExhaustedError,
     ErrorKind,
     Event,
     Failover,
+    Limit,
     NoCapableTargetError,
+    Price,
+    RateLimitState,
+    SpendReport,
     StreamInterruptedError,
     StreamPolicy,
     Target,
@@ -32,27 +39,36 @@ from resilient_llm import (
     ToolLoopDetected,
     ToolLoopError,
     Trace,
+    Usage,
     Verdict,
     bench_model,
     breaker,
     call_id,
+    can_call,
     classify,
     configure,
     events,
     failover,
     health,
     is_benched,
+    limits,
     list_benched,
     needs,
     observe,
     probes,
+    rate_limits,
     reset,
+    reset_spend,
     settings,
+    spend,
+    spend_key,
+    spend_total,
     unbench_model,
 )
 from resilient_llm.testing import capture_events
 
 CHAIN = ["groq/llama-3.3-70b-versatile", "openai/gpt-5-mini"]
+CLIENT: list[int] = []
 
 
 # The target comes first and leaves the signature.
@@ -419,6 +435,14 @@ assert_type(unbench_model("groq", by="alice"), bool)
 assert_type(list_benched()[0].by, str)
 assert_type(is_benched("groq"), bool)
 assert_type(health(), dict[str, TargetHealth])
+assert_type(can_call(ask, tokens=12_000, spend_key="tenant-7"), CanCall)
+assert_type(can_call(failover(CHAIN)).target, Target | None)
+assert_type(can_call(CHAIN).retry_after, float | None)
+assert_type(rate_limits(), dict[str, RateLimitState])
+assert_type(rate_limits()["groq/llama"].requests_remaining, int | None)
+assert_type(rate_limits()["groq/llama"].resets_at, datetime | None)
+assert_type(limits.listen(CLIENT, key="groq"), list[int])
+configure(listen=False)
 assert_type(health(["groq/llama"])["groq/llama"].benched, BenchedModel | None)
 assert_type(health(expected=CHAIN)["groq/llama"].status, Literal["healthy", "degraded", "down"])
 assert_type(r.ListBenched(), list[BenchedModel])
@@ -473,6 +497,12 @@ async def check_events() -> None:
 
 configure(retry_budget=0.2, max_wait=60.0, logging=False)
 configure(breakers={"*": {"failures": 3, "cooldown": 10.0}, "groq": {"mode": "disabled"}})
+configure(limits={"groq": Limit(requests=60, per="hour", max_concurrent=8), "*": None})
+configure(limits={"groq": 60})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]  # a Limit
+Limit(60)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # by keyword
+Limit(requests=60, per="week")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no period
+assert_type(Limit(requests=60).requests, int | None)
+assert_type(settings().limits, Mapping[str, Limit])
 configure(attempts=2, timeout=30.0, reject=lambda answer: not answer, strategy="priority")
 configure(attempts=None, reraise=None, on_unknown=None, breakers={"groq": None})
 configure(attempts="2")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # a number
@@ -528,3 +558,28 @@ def check_errors() -> None:
         assert_type(error.retry_after, float | None)
     except BreakerOpenError as error:
         assert_type(error.retry_after, float | None)
+
+
+# Budgets.
+
+
+def spending() -> None:
+    r.configure(
+        budgets=[r.Budget(usd=5, of="openai"), r.Budget(calls=9, per="day", of="key")],
+        prices={"own/llama": (0.1, 0.2), "own/gpt": r.Price(1, 2, cached=0.1), "own": None},
+    )
+    with r.spend_key("tenant-7"):
+        assert_type(r.spend(), list[r.SpendReport])
+    assert_type(r.Target("own/llama", price=r.Price(1, 2)).key, str)
+    r.failover(["groq/llama"], usage=lambda answer: r.Usage(1, 2))
+    r.reset_spend("openai month usd")
+
+
+configure(budgets=[Budget(usd=50, of="openai"), Budget(calls=9, per="day", of="key")])
+configure(prices={"groq": (1, 2), "own/llama": Price(1, 2, cached=0.1), "*": None})
+Budget(usd=50, per="week")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no period
+assert_type(spend(), list[SpendReport])
+assert_type(spend_total(), dict[str, Decimal])
+with spend_key("tenant-7"):
+    reset_spend()
+failover(chain=CHAIN, usage=lambda answer: Usage(input=12, output=3))

@@ -6,35 +6,36 @@ clock; the driver of the call flow gives the time.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from resilient_llm._core.call import spending
 from resilient_llm._core.call.capabilities import NO_LACKS, WINDOW
+from resilient_llm._core.call.outcomes import add_note, note_of, outcome_of, trim_traceback
 from resilient_llm._core.circuit.outbox import CallTag, Fact
-from resilient_llm._core.circuit.permit import Permit, admit, block_of, takes_last_resort
+from resilient_llm._core.circuit.permit import Permit, block_of, takes_last_resort
+from resilient_llm._core.circuit.state import Block
+from resilient_llm._core.limits.admitting import admit_within
+from resilient_llm._core.limits.held import Held, LimitBlock
+from resilient_llm._core.spending.estimates import Estimate
 from resilient_llm._values import event_names
-from resilient_llm._values.built_in import class_name, is_raised_by, traceback_of
+from resilient_llm._values.built_in import class_name
 from resilient_llm._values.errors import BreakerOpenError, CallRejectedError, ChainExhaustedError
 from resilient_llm._values.escaping import escaped
 from resilient_llm._values.kinds import AttemptRecord, ErrorKind
 
 if TYPE_CHECKING:
-    import types
     from collections.abc import Callable, Mapping, Sequence
-    from random import Random
 
-    from resilient_llm._core.backoff import Backoff
+    from resilient_llm._core.call.call_deps import CallDeps
     from resilient_llm._core.call.capabilities import Lack
     from resilient_llm._core.call.hooks import CallHook
     from resilient_llm._core.circuit.circuit import Circuit
-    from resilient_llm._core.circuit.state import Block
-    from resilient_llm._core.figures import PolicyFigures
     from resilient_llm._core.in_flight import Counts, CountsOfTarget
-    from resilient_llm._core.retry_budget import RetryBudgets
-    from resilient_llm._core.stream.stream_state import ItemInspector, StreamState
+    from resilient_llm._core.limits.held import TargetLimits, Ticket
+    from resilient_llm._core.spending.ledger import Refusal
+    from resilient_llm._core.stream.stream_state import StreamState
     from resilient_llm._values.errors import StreamInterruptedError
     from resilient_llm._values.policy import Options
-    from resilient_llm._values.settings import Settings
     from resilient_llm._values.stream_policy import StreamPolicy
     from resilient_llm._values.target import Target
     from resilient_llm._values.verdict import Verdict
@@ -67,7 +68,7 @@ _ENDS: Final = (event_names.AttemptSucceeded, event_names.CallFailed)
 class Candidate:
     """A target that a call may still try, with its circuit and how to call it."""
 
-    __slots__ = ("circuit", "counts", "invoke", "is_generator", "keep", "target")
+    __slots__ = ("circuit", "counts", "invoke", "is_generator", "keep", "limits", "target")
 
     def __init__(
         self,
@@ -78,6 +79,7 @@ class Candidate:
         is_generator: bool = False,
         keep: Callable[[float, float], None] | None = None,
         counts: CountsOfTarget | None = None,
+        limits: TargetLimits | None = None,
     ) -> None:
         self.target = target
         self.circuit = circuit
@@ -89,77 +91,18 @@ class Candidate:
         """Keeps a sample of it, for the wrapper: its moment and its seconds."""
         self.counts = counts
         """Where its attempts are counted, for the wrapper; see `CallDeps.counts`."""
-
-
-class CallDeps:
-    """What a call needs from the process: rules, budgets, settings and randomness."""
-
-    __slots__ = (
-        "backoff",
-        "budgets",
-        "classify",
-        "clock",
-        "counts",
-        "fails_first",
-        "figures",
-        "item_inspector",
-        "keeps_figures",
-        "notice",
-        "rng",
-        "settings",
-    )
-
-    def __init__(
-        self,
-        *,
-        classify: Callable[[BaseException], Verdict],
-        notice: Callable[[str, BaseException], None],
-        fails_first: Callable[[Callable[..., object]], bool],
-        backoff: Backoff,
-        budgets: RetryBudgets,
-        settings: Settings,
-        rng: Random,
-        item_inspector: Callable[[], ItemInspector],
-        clock: Callable[[], float],
-        counts: Counts | None = None,
-        figures: PolicyFigures | None = None,
-    ) -> None:
-        self.item_inspector = item_inspector
-        """Gives the inspector of stream items; loaded with the first stream."""
-        self.classify = classify
-        self.notice = notice
-        """``(provider, error)``: looks for what operators should know besides, as SDK retries."""
-        self.fails_first = fails_first
-        """Whether this is the first failure of a function of the user, which is then emitted."""
-        self.backoff = backoff
-        self.budgets = budgets
-        self.settings = settings
-        self.rng = rng
-        self.clock = clock
-        """Asked only where no reply of a driver says what time it is: when a flow is dropped, or
-        a function of the user raises inside it."""
-        self.counts = counts
-        """Where its calls are counted, if an exporter of metrics was installed when they began, or
-        a policy chooses by what is in flight."""
-        self.figures = figures
-        """Where samples of its attempts are kept, if its policy needs them."""
-        self.keeps_figures = counts is not None or figures is not None
-        """Whether each answer is kept or counted in one of the two."""
-
-    def counted_by(self, counts: Counts | None) -> CallDeps:
-        """Return the same for calls that are counted elsewhere, or nowhere."""
-        if counts is self.counts:
-            return self
-        given: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
-        del given["keeps_figures"]
-        given["counts"] = counts
-        return CallDeps(**given)
+        self.limits = limits
+        """The limits that its attempts must pass, if there are any."""
 
 
 def _merged(
     args: tuple[Any, ...], kwargs: dict[str, Any], changes: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return args, {**kwargs, **changes}
+
+
+def _no_estimate(_: Target) -> Estimate:
+    return Estimate()
 
 
 class Outcome:
@@ -192,6 +135,10 @@ class Call:
     """Whether its attempts are made in spite of automatic benches, on what is still untried."""
     lacks: Mapping[str, Lack] = NO_LACKS
     """``{key: why that target cannot take the call}``, found out before its first attempt."""
+    estimate_of: Callable[[Target], Estimate] = staticmethod(_no_estimate)
+    """``(target) -> estimate`` of the tokens of an attempt on it, for budgets and token limits."""
+    spend_key: str | None = None
+    """On whose account it spends."""
     is_stream = False
     """Whether its attempts are known to be streams before they are made."""
     won_since = 0.0
@@ -236,6 +183,12 @@ class Call:
         self.last_outcomes: dict[str, tuple[Exception, AttemptRecord]] = {}
         """``{key: (last error or rejection, its record)}``"""
         self.blocks: dict[str, Block] = {}
+        self.limited: dict[str, LimitBlock] = {}
+        """``{key: why its limits refused an attempt last}``"""
+        self.refusals: dict[str, Refusal] = {}
+        """``{key: why budgets refused an attempt last}``"""
+        self.tickets: dict[str, Ticket] = {}
+        """``{key: a ticket whose turn has come at a limit of that target}``"""
         self.untried: list[Candidate] = list(candidates)
         """Candidates that this call has neither tried nor skipped yet."""
         self.args: tuple[Any, ...] = ()
@@ -248,6 +201,7 @@ class Call:
         self.args = ()
         self.kwargs = {}
         self.last_outcomes = {}
+        self.estimate_of = _no_estimate
         if self.delivered is not None or self.interruption is not None:
             self.interruption = self.delivered = None
         if self.hook is not None:
@@ -272,17 +226,104 @@ class Call:
             now: Monotonic seconds.
             last_resort: Whether an automatic bench does not block it.
         """
-        admitted = admit(candidate.circuit, now, limit or 0.0, last_resort=last_resort)
+        # Once: a retry of the attempt that has it must ask as every other.
+        ticket = self.tickets.pop(candidate.target.key, None) if self.tickets else None
+        admitted = self.admitted(candidate, limit, now, last_resort=last_resort, ticket=ticket)
         if isinstance(admitted, Permit):
             return admitted
         self.skip(candidate, admitted, now)
         return None
 
+    def admitted(
+        self,
+        candidate: Candidate,
+        limit: float | None,
+        now: float,
+        *,
+        last_resort: bool = False,
+        ticket: Ticket | None = None,
+    ) -> Permit | Block:
+        """Return the same, or why there is no permit, and record nothing."""
+        estimate = self.estimate_on(candidate)
+        admitted = admit_within(
+            candidate.limits,
+            candidate.circuit,
+            now,
+            limit or 0.0,
+            last_resort=last_resort,
+            ticket=ticket,
+            estimate=estimate,
+        )
+        if self.deps.spending is None or estimate is None or isinstance(admitted, Block):
+            return admitted
+        spend = None
+        try:
+            spend = spending.reserve(
+                self.deps.spending, candidate.target, estimate, self.spend_key, now
+            )
+            if isinstance(spend, Block):
+                self.tell_budgets(candidate, now)
+                return spend
+            held = admitted.held or Held()
+            held.spend = spend
+            admitted.held = held
+            return admitted
+        finally:
+            if spend is None or isinstance(spend, Block):
+                admitted.withdrawn()
+
+    def estimate_on(self, candidate: Candidate) -> Estimate | None:
+        """Return what an attempt on a candidate may use; None where nothing depends on it."""
+        if not self.deps.needs_estimate(candidate.limits):
+            return None
+        return self.estimate_of(candidate.target)
+
+    # What blocks a target, without taking anything: its breakers, then its limits, then budgets.
+
+    def block(self, candidate: Candidate, now: float) -> Block | None:
+        """Return why this call could not make an attempt now."""
+        return block_of(candidate.circuit, now) or self.refusal(candidate, now)
+
+    def refusal(self, candidate: Candidate, now: float) -> Block | None:
+        """Return why limits or budgets would refuse this call an attempt now."""
+        return self.limit_block(candidate, now) or self.budget_block(candidate, now)
+
+    def limit_block(self, candidate: Candidate, now: float) -> Block | None:
+        """Return why limits would refuse this call an attempt now."""
+        if candidate.limits is None:
+            return None
+        return candidate.limits.block(now, self.estimate_on(candidate))
+
+    def budget_block(self, candidate: Candidate, now: float) -> Block | None:
+        """Return why budgets would refuse this call an attempt now."""
+        if self.deps.spending is None:
+            return None
+        target = candidate.target
+        return spending.block_of(
+            self.deps.spending, target, self.estimate_of(target), self.spend_key, now
+        )
+
+    def tell_budgets(self, candidate: Candidate, now: float) -> None:
+        """Emit what budgets have to tell."""
+        for kind, details in spending.told(self.deps.spending):
+            self.emit(candidate, kind, now, **details)
+
     def skip(self, candidate: Candidate, block: Block, now: float) -> None:
         """Record that a candidate was skipped; the error of an attempt stays its last outcome."""
         key = candidate.target.key
-        self.blocks[key] = block
         retry_after = None if block.until is None else max(0.0, block.until - now)
+        self.blocks.pop(key, None)
+        self.limited.pop(key, None)
+        self.refusals.pop(key, None)
+        if isinstance(block, spending.BudgetBlock):
+            self.refusals[key] = block.refusal
+            self._skipped(candidate, CallRejectedError(key, block.reason, retry_after), now)
+            return
+        if isinstance(block, LimitBlock):
+            self.limited[key] = block
+            self._skipped(candidate, CallRejectedError(key, block.reason, retry_after), now)
+            return
+        self.blocks[key] = block
         rejection = BreakerOpenError(key, block.reason, retry_after)
         self._skipped(candidate, rejection, now, manual=block.manual)
 
@@ -315,9 +356,18 @@ class Call:
     def other_is_live(self, now: float) -> bool:
         """Return whether a target that this call has not used could be called now."""
         return any(
-            self.fits(candidate) and block_of(candidate.circuit, now) is None
+            self.fits(candidate) and self.block(candidate, now) is None
             for candidate in self.untried
         )
+
+    def waits_at_limits(self) -> list[Candidate]:
+        """Return the candidates that limits have refused and this call has not called."""
+        return [
+            candidate
+            for candidate in self.candidates
+            if candidate.target.key in self.limited
+            and not self.last_outcomes[candidate.target.key][1].number
+        ]
 
     def not_called(self) -> list[Candidate]:
         """Return the blocked candidates on which this call has made no attempt, in its order."""
@@ -339,7 +389,9 @@ class Call:
             return False
         benched = [] if self.makes_last_resorts else self.not_called()
         return any(
-            self.fits(candidate) and takes_last_resort(candidate.circuit, now)
+            self.fits(candidate)
+            and takes_last_resort(candidate.circuit, now)
+            and self.refusal(candidate, now) is None
             for candidate in (*self.untried, *benched)
         )
 
@@ -500,12 +552,12 @@ class Call:
             members.append(error)
             records.append(record)
             trim_traceback(error)
-            _add_note(error, _note_of(record))
+            add_note(error, note_of(record))
         last = next((record for record in reversed(self.records) if record.number), None)
         last_error = self.last_outcomes[last.target][0] if last is not None else None
         kinds = {record.kind for record in records}
         kind = kinds.pop() if len(kinds) == 1 else None
-        summary = "; ".join(f"{record.target}: {_outcome_of(record)}" for record in records)
+        summary = "; ".join(f"{record.target}: {outcome_of(record)}" for record in records)
         error = ChainExhaustedError(
             f"no target answered ({summary})",
             members,
@@ -526,51 +578,9 @@ class Call:
     def _worthwhile_in(self, now: float) -> float | None:
         waits: list[float] = []
         for candidate in self.capable:
-            block = block_of(candidate.circuit, now)
+            block = self.block(candidate, now)
             if block is None:
                 return 0.0
             if block.until is not None:
                 waits.append(max(0.0, block.until - now))
         return min(waits, default=None)
-
-
-def _note_of(record: AttemptRecord) -> str:
-    attempt = "" if record.number == 0 else f"attempt {record.number}, "
-    return f"{record.target}: {attempt}{_outcome_of(record)}"
-
-
-def _outcome_of(record: AttemptRecord) -> str:
-    reason = escaped(record.reason)
-    if record.number == 0:
-        if record.type_name != BreakerOpenError.__name__:
-            return f"skipped ({reason})"
-        return f"skipped (benched: {reason.removeprefix('benched ')})"
-    if record.kind is ErrorKind.UNKNOWN:  # its reason says that no rule knows the class
-        return f"{record.kind}, {record.type_name}"
-    return f"{record.kind}, {reason}"
-
-
-def trim_traceback(error: BaseException) -> None:
-    """Take the frames that lead from a driver to the caller's function out of a traceback."""
-    with suppress(Exception):  # a foreign class
-        traceback = traceback_of(error)
-        while traceback is not None and is_ours(traceback.tb_frame):
-            traceback = traceback.tb_next
-        if traceback is not None:  # else it was raised by this library
-            error.__traceback__ = traceback
-
-
-def is_ours(frame: types.FrameType) -> bool:
-    """Return whether a frame executes code of this library."""
-    name = frame.f_globals.get("__name__", "")
-    return isinstance(name, str) and name.partition(".")[0] == __name__.partition(".")[0]
-
-
-def _add_note(error: BaseException, note: str) -> None:
-    # An error that is raised again and again must not collect the same note each time.
-    try:
-        if note not in getattr(error, "__notes__", ()):
-            error.add_note(note)
-    except BaseException as failure:
-        if not is_raised_by(error, failure):  # a class may take no notes, as a frozen dataclass
-            raise

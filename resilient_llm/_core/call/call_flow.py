@@ -20,8 +20,16 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
-from resilient_llm._core.call.ending import dropped, gave_up, is_over, succeeded, too_late
+from resilient_llm._core.call.ending import (
+    dropped,
+    emit_call_failed,
+    gave_up,
+    is_over,
+    succeeded,
+    too_late,
+)
 from resilient_llm._core.call.judging import broke, rejection_of, settled, verdict_of
+from resilient_llm._core.call.limiting import after_limits
 from resilient_llm._core.call.racing import hedge_beside, race
 from resilient_llm._core.call.retrying import permit_after, retry_in
 from resilient_llm._core.call.steps import GO_ON, Reply, Step, Try, Wait
@@ -30,6 +38,8 @@ from resilient_llm._core.call.trying import attempt_on, hedge_after, limited
 from resilient_llm._core.circuit.permit import Permit, block_of
 from resilient_llm._core.circuit.state import Block
 from resilient_llm._values import event_names
+from resilient_llm._values.errors import ConfigurationError
+from resilient_llm._values.kinds import ErrorKind
 
 if TYPE_CHECKING:
     from resilient_llm._core.call.call import Call, Candidate
@@ -60,6 +70,10 @@ def call_flow(call: Call, now: float, running: Try | None = None) -> CallFlow:
         over, now = yield from _each_target(call, now)
         if over:
             return
+        if call.limited:
+            over, now = yield from after_limits(call, now, _each_target)
+            if over:
+                return
         if call.attempts == 0:
             over, now = yield from _all_benched(call, now)
         else:
@@ -138,7 +152,11 @@ def _next_target(call: Call, now: float, *, last_resort: bool) -> Step | None:
     if is_over(call, now):
         return too_late(call, now)
     limit = call.limit_of(candidate)
-    permit = call.enter(candidate, limit, now, last_resort=last_resort)
+    try:
+        permit = call.enter(candidate, limit, now, last_resort=last_resort)
+    except ConfigurationError:  # of a budget
+        emit_call_failed(call, candidate, now, ErrorKind.CALLER_BUG)
+        raise
     if permit is None:
         return None
     if call.last_failed is not None and call.is_heard(call.last_failed[0], event_names.FailedOver):
@@ -263,7 +281,7 @@ def _wait_for_bench(call: Call, now: float) -> FlowPart:
     """Wait until a bench ends, as long as that is soon enough, and try the chain again."""
     give_up_at = now + call.deps.settings.max_wait
     while call.attempts == 0:
-        ends = [until for each in call.capable if (until := _ends_at(each, now)) is not None]
+        ends = [until for each in call.capable if (until := _ends_at(call, each, now)) is not None]
         soonest = min(ends, default=None)
         if (
             soonest is None
@@ -286,10 +304,15 @@ def _wait_for_bench(call: Call, now: float) -> FlowPart:
 
 def _any_is_live(call: Call, now: float) -> bool:
     """Return whether any target of the call could be called now."""
-    return any(block_of(candidate.circuit, now) is None for candidate in call.capable)
+    return any(call.block(candidate, now) is None for candidate in call.capable)
 
 
-def _ends_at(candidate: Candidate, now: float) -> float | None:
-    """Return when the target of a candidate is next live; None if that is unknown."""
-    block = block_of(candidate.circuit, now)
+def _ends_at(call: Call, candidate: Candidate, now: float) -> float | None:
+    """Return when the target of a candidate is next live; None if that is unknown.
+
+    None, too, for a target that budgets refuse: no call waits for them.
+    """
+    if call.budget_block(candidate, now) is not None:
+        return None
+    block = block_of(candidate.circuit, now) or call.limit_block(candidate, now)
     return now if block is None else block.until

@@ -7,9 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+from resilient_llm._core.call.settling import booked
+from resilient_llm._core.call.spending import never_waits
 from resilient_llm._core.call.steps import RERAISE, Done, Raise
+from resilient_llm._core.spending.booking import Ending
+from resilient_llm._core.spending.ledger import UNPRICED, first_to_reset
 from resilient_llm._values import event_names
 from resilient_llm._values.errors import (
+    BudgetExceededError,
     DeadlineExceededError,
     ResponseRejectedError,
     StreamDeadlineExceededError,
@@ -29,7 +34,12 @@ def is_over(call: Call, now: float) -> bool:
 
 
 def succeeded(
-    call: Call, trial: Try, now: float, value: Any, response_time: float | None = None
+    call: Call,
+    trial: Try,
+    now: float,
+    value: Any,
+    response_time: float | None = None,
+    ending: Ending = Ending.ANSWERED,
 ) -> Done:
     """Count a success and return the answer.
 
@@ -39,9 +49,21 @@ def succeeded(
         now: Monotonic seconds.
         value: The answer; None for a stream, which was handed over already.
         response_time: Seconds to the first content of a stream.
+        ending: How it ended for budgets.
     """
     candidate, took = trial.candidate, now - trial.permit.entered_at
     is_first, trial.is_told = not trial.is_told, True
+    try:
+        booked(call, candidate, trial.permit, now, ending)
+    finally:
+        _succeeded(call, trial, now, took, response_time, is_first=is_first)
+    return Done(value)
+
+
+def _succeeded(
+    call: Call, trial: Try, now: float, took: float, response_time: float | None, *, is_first: bool
+) -> None:
+    candidate = trial.candidate
     try:
         trial.permit.succeeded(
             now, took, response_time, cooldown=call.options.cooldown, tag=call.tag
@@ -57,7 +79,6 @@ def succeeded(
             call.emit(
                 candidate, event_names.AttemptSucceeded, now, number=trial.number, seconds=took
             )
-    return Done(value)
 
 
 def cancelled(call: Call, trial: Try, now: float) -> None:
@@ -76,9 +97,12 @@ def cancelled(call: Call, trial: Try, now: float) -> None:
         )
 
 
-def unjudged(call: Call, trial: Try, now: float) -> None:
+def unjudged(call: Call, trial: Try, now: float, ending: Ending = Ending.FAILED) -> None:
     """Give back what an attempt holds that ended in what says nothing about its target."""
-    trial.permit.abandoned()
+    try:
+        booked(call, trial.candidate, trial.permit, now, ending)
+    finally:  # an observer may interrupt the call
+        trial.permit.abandoned()
     if call.deps.figures is not None:
         call.deps.figures.unanswered(trial.candidate.target.key, now)
 
@@ -96,7 +120,10 @@ def lost(call: Call, trial: Try, now: float, reason: str, *, is_kept: bool = Tru
         reason: ``lost`` if another has answered, else ``cancelled``.
         is_kept: Whether a trace shows it: not if nothing but a cancellation ended the call.
     """
-    trial.permit.abandoned()
+    try:
+        booked(call, trial.candidate, trial.permit, now, Ending.FAILED)
+    finally:
+        trial.permit.abandoned()
     candidate, took = trial.candidate, now - trial.permit.entered_at
     is_hung, trial.is_told = trial.is_told, True
     try:
@@ -144,6 +171,14 @@ def dropped(call: Call, trial: Try) -> None:
 
     It was not if the flow was closed while the attempt was running, or an interrupt came.
     """
+    if not (trial.has_begun or trial.is_told or call.ends_later):
+        trial.permit.withdrawn()  # nothing was asked of it
+    elif trial.has_begun and not call.ends_later:
+        never_waits(trial.permit)
+        try:
+            booked(call, trial.candidate, trial.permit, call.deps.clock(), Ending.FAILED)
+        finally:
+            trial.permit.abandoned()
     trial.permit.abandoned()
     if trial.has_begun and not trial.is_told:
         cancelled(call, trial, call.deps.clock())
@@ -202,6 +237,8 @@ def too_late(call: Call, now: float, stream: StreamState | None = None) -> Raise
 
 def gave_up(call: Call, now: float) -> Raise:
     """Return the end of a call that no target answered."""
+    if call.refusals and not call.attempts and len(call.refusals) == len(call.candidates):
+        return _over_budget(call, now)
     error = call.exhausted(now)
     candidate = call.last_failed[0] if call.last_failed is not None else call.candidates[-1]
     emit_call_failed(call, candidate, now, error.kind)
@@ -210,6 +247,30 @@ def gave_up(call: Call, now: float) -> Raise:
     if call.options.reraise and call.attempts and error.last_error is not None:
         return Raise(error.last_error, None)
     return Raise(error, error.last_error)
+
+
+def _over_budget(call: Call, now: float) -> Raise:
+    """Return the end of a call whose every target a budget has refused."""
+    chosen = first_to_reset(list(call.refusals.values()))
+    key = next(key for key, refusal in call.refusals.items() if refusal is chosen)
+    emit_call_failed(call, call.candidates[-1], now, ErrorKind.REJECTED)
+    error = BudgetExceededError(
+        key,
+        chosen.reason,
+        chosen.retry_after,
+        budget=chosen.budget,
+        key=chosen.key,
+        cap=chosen.cap,
+        spent=chosen.spent,
+        reserved=chosen.reserved,
+        resets_at=chosen.resets_at,
+    )
+    if chosen.reason == UNPRICED:
+        error.add_note(
+            f"write Target({key!r}, price=(input, output)) or "
+            f"configure(prices={{{key!r}: (input, output)}}), in USD per million tokens"
+        )
+    return Raise(error, None)
 
 
 def emit_call_failed(call: Call, candidate: Candidate, now: float, kind: ErrorKind | None) -> None:

@@ -18,9 +18,12 @@ from resilient_llm._core.call.ending import (
     too_late,
     unjudged,
 )
+from resilient_llm._core.call.settling import booked
+from resilient_llm._core.call.spending import looked_at, never_waits, rejected_as
 from resilient_llm._core.call.steps import NO_ANSWER
 from resilient_llm._core.circuit.permit import HUNG
 from resilient_llm._core.memory_pressure import as_configured
+from resilient_llm._core.spending.booking import Ending, ending_of
 from resilient_llm._values import event_names
 from resilient_llm._values.built_in import class_name
 from resilient_llm._values.errors import (
@@ -48,6 +51,10 @@ def rejection_of(call: Call, trial: Try, reply: Reply) -> Verdict | None:
 
     Of a stream only the first content is known. A rejected answer is cleared from the reply.
     """
+    if reply.stream is None:
+        heard(call, trial, reply.value)
+        if call.deps.spending is not None:
+            looked_at(trial.permit, reply.value)
     if call.options.reject is None and reply.stream is None:
         return None
     verdict = _fault_of(call, trial, reply) if reply.judged is None else reply.judged
@@ -55,6 +62,13 @@ def rejection_of(call: Call, trial: Try, reply: Reply) -> Verdict | None:
         verdict = as_configured(verdict, call.deps.settings.on_memory_pressure)
         reject(trial, reply, verdict)
     return verdict
+
+
+def heard(call: Call, trial: Try, source: object) -> None:
+    """Read what headers in an answer or an error report of the provider's limits."""
+    if call.deps.hear is not None:
+        permit = trial.permit
+        call.deps.hear(source, trial.candidate.target.key, permit.entered_at, permit.held)
 
 
 def reject(trial: Try, reply: Reply, verdict: Verdict) -> None:
@@ -105,6 +119,8 @@ def verdict_of(call: Call, trial: Try, reply: Reply) -> Verdict:
     """
     error, own = reply.error, call.options.classify
     assert error is not None
+    if issubclass(type(error), GeneratorExit):
+        never_waits(trial.permit)
     if reply.cancelled:
         return _CANCELLED
     if reply.timed_out and _hides_timeout(error):
@@ -188,7 +204,7 @@ def _cancelled(call: Call, trial: Try, reply: Reply, stream: StreamState | None)
     if trial.permit.is_hung(now, stream.quiet_since if stream and has_content else None):
         charge_hung(call, trial, now)
     elif stream is not None and has_content:
-        succeeded(call, trial, now, None, stream.response_time)
+        succeeded(call, trial, now, None, stream.response_time, Ending.STREAM_CUT)
     else:
         cancelled(call, trial, now)
     return leaves(trial, reply.error)
@@ -207,6 +223,7 @@ def charge_hung(call: Call, trial: Try, now: float) -> None:
         reason=HUNG.reason,
     )
     try:
+        booked(call, trial.candidate, trial.permit, now, Ending.FAILED)
         trial.permit.failed(None, now, HUNG, cooldown=call.options.cooldown, tag=call.tag)
     finally:
         if call.deps.figures is not None:
@@ -224,6 +241,7 @@ def _is_refused(trial: Try, reply: Reply) -> bool:
 
 
 def _caller_bug(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> Step:
+    book_failure(call, trial, reply, verdict)
     unjudged(call, trial, reply.now)
     keep_failure(call, trial, reply, verdict)
     emit_call_failed(call, trial.candidate, reply.now, verdict.kind)
@@ -240,7 +258,7 @@ def hit_the_deadline(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> 
 
 
 def _deadline_ended(call: Call, trial: Try, reply: Reply, stream: StreamState | None) -> Step:
-    unjudged(call, trial, reply.now)
+    unjudged(call, trial, reply.now, Ending.FAILED if stream is None else Ending.STREAM_CUT)
     keep_failure(call, trial, reply, _TIMEOUT)
     if stream is not None:
         emit_interrupted(call, trial, reply.now, _TIMEOUT, stream)
@@ -258,8 +276,19 @@ def settled(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> Step | No
     return too_late(call, reply.now) if is_over(call, reply.now) else None
 
 
-def charge(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> None:
-    """Report a failure to the breaker and to observers."""
+def charge(
+    call: Call, trial: Try, reply: Reply, verdict: Verdict, ending: Ending | None = None
+) -> None:
+    """Report a failure to the breaker, to budgets and to observers.
+
+    Args:
+        call: The call.
+        trial: The attempt.
+        reply: What came of it, with an error.
+        verdict: What that error means.
+        ending: How it ended for budgets, if the error does not say.
+    """
+    book_failure(call, trial, reply, verdict, ending)
     now, error, key = reply.now, reply.error, trial.candidate.target.provider_key
     assert isinstance(error, Exception)
     _keep(call, trial, reply, verdict)
@@ -279,7 +308,31 @@ def charge(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> None:
     if trial.number == 1:
         call.deps.budgets.first_attempt_failed(key, now)
     call.deps.notice(key, error)
+    heard(call, trial, error)
     call.last_failed = (trial.candidate, verdict)
+
+
+def book_failure(
+    call: Call, trial: Try, reply: Reply, verdict: Verdict, ending: Ending | None = None
+) -> None:
+    """Book an attempt that has failed; an answer that was rejected is one all the same.
+
+    Args:
+        call: The call.
+        trial: The attempt.
+        reply: What came of it, with an error.
+        verdict: What that error means.
+        ending: How it ended for budgets, if the error does not say.
+    """
+    if call.deps.spending is None:
+        return
+    if ending is None:
+        assert reply.error is not None
+        if _is_refused(trial, reply):
+            ending = rejected_as(trial.permit)
+        else:
+            ending = Ending.FAILED if reply.timed_out else ending_of(reply.error, verdict.status)
+    booked(call, trial.candidate, trial.permit, reply.now, ending)
 
 
 def is_harmful(verdict: Verdict) -> bool:

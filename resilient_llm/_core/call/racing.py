@@ -29,6 +29,7 @@ from resilient_llm._core.call.ending import (
     succeeded,
 )
 from resilient_llm._core.call.judging import (
+    book_failure,
     broke,
     charge,
     charge_hung,
@@ -39,11 +40,14 @@ from resilient_llm._core.call.judging import (
     verdict_of,
 )
 from resilient_llm._core.call.retrying import is_paid_for
+from resilient_llm._core.call.settling import booked
 from resilient_llm._core.call.steps import GO_ON, STOP, Race
 from resilient_llm._core.call.stream_flow import deliver
 from resilient_llm._core.call.trying import attempt_on
-from resilient_llm._core.circuit.permit import Permit, admit
+from resilient_llm._core.circuit.permit import Permit
+from resilient_llm._core.spending.booking import Ending
 from resilient_llm._values import event_names
+from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.kinds import ErrorKind
 
 if TYPE_CHECKING:
@@ -74,7 +78,7 @@ def hedge_beside(call: Call, slow: Try, begun: int, now: float) -> Try | None:
         return None
     candidate, permit = admitted
     if not is_paid_for(call, slow.candidate, now):
-        permit.abandoned()
+        permit.withdrawn()
         return None
     call.hedges += 1
     call.untried.remove(candidate)
@@ -102,19 +106,22 @@ def _next_live(call: Call, now: float) -> tuple[Candidate, Permit] | None:
     for candidate in call.untried:
         if not (call.fits(candidate) and _is_closed(candidate.circuit, now)):
             continue
-        permit = admit(candidate.circuit, now, call.limit_of(candidate) or 0.0)
+        try:
+            permit = call.admitted(candidate, call.limit_of(candidate), now)
+        except ConfigurationError:
+            continue  # of a budget: it leaves the call if the target is tried after a failure
         if not isinstance(permit, Permit):
             continue
         if not permit.leases:
             return candidate, permit
-        permit.abandoned()  # it has become half-open in this moment
+        permit.withdrawn()  # it has become half-open in this moment
     return None
 
 
 def _is_closed(circuit: Circuit, now: float) -> bool:
     """Return whether a key and its provider are closed: a probe's place is for a call alone."""
     provider = circuit.provider
-    return circuit.slot is not None or (
+    return circuit.limited_slot is not None or (
         circuit.state(now) == "closed" and (provider is None or provider.state(now) == "closed")
     )
 
@@ -247,6 +254,8 @@ def _ended_by_itself(call: Call, trial: Try, reply: Reply, reason: str) -> bool:
     except Exception:  # noqa: BLE001  # `reject` raised about an answer that nobody gets
         return False
     if verdict is None:
+        ending = Ending.ANSWERED if reply.stream is None else Ending.STREAM_CUT
+        booked(call, trial.candidate, trial.permit, reply.now, ending)
         took = reply.now - trial.permit.entered_at
         trial.permit.succeeded(reply.now, took, cooldown=call.options.cooldown, tag=call.tag)
         lost(call, trial, reply.now, reason)
@@ -258,6 +267,7 @@ def _ended_by_itself(call: Call, trial: Try, reply: Reply, reason: str) -> bool:
     ):
         return False
     if verdict.kind is ErrorKind.CALLER_BUG:
+        book_failure(call, trial, reply, verdict)
         trial.permit.abandoned()
         keep_failure(call, trial, reply, verdict)
     else:

@@ -92,7 +92,7 @@ def permit_after(
         now = reply.now
         if is_over(call, now):
             return now
-        block = block_of(candidate.circuit, now)
+        block = call.block(candidate, now)
         if (
             block is None
             or block.until is None
@@ -103,6 +103,9 @@ def permit_after(
             break
         end = block.until
     permit = call.enter(candidate, limit, now)
+    key = candidate.target.key
+    if permit is None and (key in call.limited or key in call.refusals):
+        call.emit(candidate, event_names.RetryStopped, now, reason="limit")
     return now if permit is None else permit
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.hooks import AttemptHook
     from resilient_llm._core.circuit.outbox import CallTag
     from resilient_llm._core.circuit.permit import Permit
+    from resilient_llm._core.limits.held import Ticket
     from resilient_llm._core.stream.stream_state import StreamState
     from resilient_llm._values.verdict import Verdict
 
@@ -92,12 +93,13 @@ class Stop:
 
 
 class Wait:
-    """Wait this many seconds, then reply with the time."""
+    """Wait this many seconds, or until the turn of a ticket has come; then reply with the time."""
 
-    __slots__ = ("seconds",)
+    __slots__ = ("seconds", "ticket")
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, ticket: Ticket | None = None) -> None:
         self.seconds = seconds
+        self.ticket = ticket
 
 
 class Deliver:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resilient_llm._core.call.call import trim_traceback
 from resilient_llm._core.call.ending import cancelled, emit_call_failed, succeeded
 from resilient_llm._core.call.judging import (
     charge,
@@ -18,8 +17,11 @@ from resilient_llm._core.call.judging import (
     reject,
     verdict_of,
 )
+from resilient_llm._core.call.outcomes import trim_traceback
+from resilient_llm._core.call.spending import never_waits
 from resilient_llm._core.call.steps import RERAISE, Deliver, Done, Raise
 from resilient_llm._core.memory_pressure import as_configured
+from resilient_llm._core.spending.booking import Ending
 from resilient_llm._values import event_names
 from resilient_llm._values.errors import StreamInterruptedError
 
@@ -48,6 +50,8 @@ def deliver(call: Call, trial: Try, reply: Reply, stream: StreamState) -> FlowPa
         call.last_outcomes.clear()
 
     def settle(reply: Reply) -> Step | None:
+        if delivery.is_closed or issubclass(type(reply.error), GeneratorExit):
+            never_waits(trial.permit)
         try:
             return _ended(call, trial, reply, stream)
         finally:
@@ -92,7 +96,7 @@ def _ended(call: Call, trial: Try, reply: Reply, stream: StreamState) -> Step | 
 def _stopped(call: Call, trial: Try, reply: Reply, stream: StreamState) -> Step:
     """Settle a stream that its consumer stopped: after content the target has answered."""
     if stream.has_content:
-        succeeded(call, trial, reply.now, None, stream.response_time)
+        succeeded(call, trial, reply.now, None, stream.response_time, Ending.STREAM_CUT)
     else:
         cancelled(call, trial, reply.now)
     return Done(None) if reply.error is None else RERAISE
@@ -103,7 +107,7 @@ def _interrupted(
 ) -> Step | None:
     """Charge a stream that broke; return how the call ends, or None to go on elsewhere."""
     now = reply.now
-    charge(call, trial, reply, verdict)
+    charge(call, trial, reply, verdict, Ending.STREAM_CUT)
     interruption = StreamInterruptedError(
         trial.candidate.target.key, stream.items_sent, text_so_far=stream.text_so_far
     )

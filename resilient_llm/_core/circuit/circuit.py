@@ -64,6 +64,7 @@ from resilient_llm._values.settings import (
     SHORTEST_HUNG,
     BreakerSettings,
 )
+from resilient_llm._values.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -71,7 +72,6 @@ if TYPE_CHECKING:
 
     from resilient_llm._core.circuit.triggers import Status
     from resilient_llm._values.health import State
-    from resilient_llm._values.verdict import Verdict
 
 
 _serials = itertools.count()
@@ -79,6 +79,8 @@ Counts = tuple[int, int, int]
 """``(total, errors, slow)`` in the window."""
 _NONE: Final[list[weakref.ref[Circuit]]] = []
 """The targets of every target. Stays empty, since only providers have targets; saves memory."""
+HEADERS: Final = "headers"
+"""Reason of a pause that a figure in headers asks for."""
 NOTICEABLE: Final = 1.0
 """Seconds by which a pause must grow before its event is emitted again."""
 
@@ -123,12 +125,14 @@ class Circuit:
         "first_contents",
         "generation",
         "healthy_since",
+        "is_limited",
         "is_nested",
         "keep",
         "key",
         "known_status",
         "last_error",
         "last_latency",
+        "limited_slot",
         "outbox",
         "own",
         "provider",
@@ -212,9 +216,13 @@ class Circuit:
         self.suspended = False
         self.is_nested = False
         """Whether guards of this key were found inside each other; then every call is looked at."""
+        self.is_limited = False
+        """Whether a limit is configured for the key; then every attempt has to ask."""
         self._look: Look | None = Look(now + settings.window) if looks else None
         self._look_after = now + settings.window
         self.slot: Generation | None = None
+        self.limited_slot: Generation | None = None
+        """The same for who asks the limits of the key as well: it does not close for them."""
         self.shut_until = NEVER
         with self._lock:
             if provider is not None:
@@ -638,6 +646,39 @@ class Circuit:
                 self._health_locked(now)
         self._after_unlock(tag)
 
+    def pause_for_headers(self, now: float, until: float) -> None:
+        """Pause until a figure in headers covers a call again, or take such a pause back.
+
+        Args:
+            now: Monotonic seconds.
+            until: When it does; a moment that is not after ``now`` takes the pause back, and one
+                before the end of the pause shortens it. A wait that an error has named stands.
+        """
+        with self._lock:
+            self._advance_locked(now)
+            pause = self._state.pause
+            if pause is None or not pause.of_headers or until > pause.until:
+                if until > now:
+                    verdict = Verdict(ErrorKind.RATE_LIMITED, HEADERS, until - now)
+                    self._pause_locked(now, verdict, None, of_headers=True)
+                    self._health_locked(now)
+            elif until < pause.until:
+                self._shorten_locked(now, pause, until)
+                self._health_locked(now)
+        self._after_unlock()
+
+    def _shorten_locked(self, now: float, pause: RateLimitPause, until: float) -> None:
+        """Let a pause of headers end earlier; that of an error which it outlasts goes on."""
+        behind = pause.behind
+        if behind is not None and behind.until > max(now, until):
+            self._state.pause = behind
+        elif until > now:
+            pause.until = until
+        else:
+            self._state.pause = None
+            self._note_locked(event_names.TargetUnbenched, now, reason="headers")
+        self._publish_locked()
+
     def probed_well(self, now: float, began_at: float, *, answers: bool) -> None:
         """React to a health probe that was well; see the table in `probing`.
 
@@ -785,6 +826,13 @@ class Circuit:
                 self.shut_until = NEVER
         # Nothing is delivered here: what an observer raises would leave half of an exchange.
 
+    def limit(self, *, is_limited: bool) -> None:
+        """Let no attempt pass without asking, as long as the key has a limit."""
+        with self._lock:
+            self.is_limited = is_limited
+            self._publish_locked()
+        self._after_unlock()
+
     def after_fork(self) -> None:
         """Replace the locks that a thread of the parent may hold, and end its callers' leases.
 
@@ -892,7 +940,10 @@ class Circuit:
         if (
             (self._look is not None and self._ends_look_locked(now))
             or self._is_publishing
-            or (self.slot is not None and (self.is_nested or not self._state.is_at_rest))
+            or (
+                (self.slot is not None or self.limited_slot is not None)
+                and (self.is_nested or not self._state.is_at_rest)
+            )
         ):
             self._publish_locked()
 
@@ -928,15 +979,21 @@ class Circuit:
         closed = state.core_is_closed and state.is_unblocked and not forced
         if provider is not None:
             shut_until = max(shut_until, provider.shut_until)
-            closed = closed and provider.slot is not None
+            closed = closed and provider.limited_slot is not None
         limits = (self.settings.slow_call, provider and provider.settings.slow_call)
         self.generation.slow_above = min((each for each in limits if each), default=FOREVER)
         is_shut = not closed or self.suspended or self.is_nested or self._look is not None
-        is_news = is_shut != (self.slot is None) or shut_until != self.shut_until
+        is_news = (
+            is_shut != (self.limited_slot is None)
+            or (is_shut or self.is_limited) != (self.slot is None)
+            or shut_until != self.shut_until
+        )
         if self._children and is_news:
             self._is_publishing = True
         self.shut_until = shut_until
-        self.slot = None if is_shut else self._closed_locked(self.generation.started_at)
+        open_to = None if is_shut else self._closed_locked(self.generation.started_at)
+        self.limited_slot = open_to
+        self.slot = None if self.is_limited else open_to
         if self._is_publishing:
             for child in self._targets_locked():
                 child._publish_locked()
@@ -1145,7 +1202,9 @@ class Circuit:
             return self.settings.memory_pressure_cooldown
         return triggers.bench_length(cooldown, longest, self.failed_probes, self.rng)
 
-    def _pause_locked(self, now: float, verdict: Verdict, tag: CallTag | None) -> None:
+    def _pause_locked(
+        self, now: float, verdict: Verdict, tag: CallTag | None, *, of_headers: bool = False
+    ) -> None:
         """Bench for the wait that the provider named; extended, never shortened."""
         if not self._may_block_locked():
             return
@@ -1162,7 +1221,9 @@ class Circuit:
             )
             return
         new, old = (
-            RateLimitPause(now, until, verdict.reason, verdict.kind, named=named),
+            RateLimitPause(
+                now, until, verdict.reason, verdict.kind, named=named, of_headers=of_headers
+            ),
             self._state.pause,
         )
         grows_by = FOREVER
@@ -1170,6 +1231,7 @@ class Circuit:
             grows_by = until - old.until
             if grows_by <= 0.0:
                 old.named = old.named or named
+                old.keep_behind(new)
                 return
             new.extends(old)
         self._state.pause = new
@@ -1314,7 +1376,7 @@ class Circuit:
     def _status_locked(self, now: float, counts: Counts | None = None) -> Status:
         """Return how the key is doing, by what is settled."""
         # What has a slot is neither benched nor forced open.
-        down = self.slot is None and (
+        down = self.limited_slot is None and (
             not self._state.is_unblocked or self.settings.mode == "forced_open"
         )
         total, errors, _ = self.generation.counts(now) if counts is None else counts

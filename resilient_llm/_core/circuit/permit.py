@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from resilient_llm._core.circuit.circuit import Circuit
     from resilient_llm._core.circuit.outbox import CallTag
     from resilient_llm._core.circuit.state import Admission
+    from resilient_llm._core.limits.heard import HeardAttempt
+    from resilient_llm._core.limits.held import Held
 
 
 HUNG = Verdict(ErrorKind.TRANSIENT, "hung")
@@ -86,6 +88,14 @@ def pop_permit(permit: Permit) -> None:
         open_permits.set(tuple(each for each in _unreported() if each is not permit))
 
 
+def heard_attempt() -> HeardAttempt | None:
+    """Return the innermost attempt around this code to which answers belong, or None."""
+    for permit in reversed(open_permits.get()):
+        if not permit.is_reported and permit.held is not None and permit.held.heard is not None:
+            return permit.held.heard
+    return None
+
+
 def held_leases() -> tuple[Lease, ...]:
     """Return the leases that guards around this code hold."""
     if not open_permits.get():
@@ -109,6 +119,7 @@ class Permit:
         "admission",
         "circuit",
         "entered_at",
+        "held",
         "is_reported",
         "nesting",
         "provider_admission",
@@ -127,11 +138,20 @@ class Permit:
         self.entered_at = entered_at
         self.is_reported = False
         self.nesting: Nesting | None = None
+        self.held: Held | None = None
+        """What the attempt holds of limits and budgets."""
 
     @property
     def matters_inside(self) -> bool:
         """Whether guards inside the attempt must know of it."""
-        return self.nesting is not None or bool(self.leases)
+        return (
+            self.nesting is not None
+            or bool(self.leases)
+            or (
+                self.held is not None
+                and (self.held.spend is not None or self.held.heard is not None)
+            )
+        )
 
     @property
     def leases(self) -> tuple[Lease, ...]:
@@ -194,6 +214,8 @@ class Permit:
             tag: Names the call in the event of that.
         """
         self.is_reported = True
+        if self.held is not None:
+            self.held.over()
         response_time = seconds if response_time is None else response_time
         provider = self.circuit.provider
         admission, outer = self.admission, self.provider_admission
@@ -237,6 +259,8 @@ class Permit:
     ) -> None:
         """Charge a failure to one circuit and give the other's lease back."""
         self.is_reported = True
+        if self.held is not None:
+            self.held.over()
         if self.nesting is not None:
             self.nesting.end()
         circuit, entered_at = self.circuit, self.entered_at
@@ -306,11 +330,21 @@ class Permit:
         since = self.entered_at if quiet_since is None else quiet_since
         return now - since >= self.circuit.hung_after(now)
 
+    def withdrawn(self) -> None:
+        """Give everything back for an attempt that was not made."""
+        try:
+            if self.held is not None:  # first: what is given back is not booked any more
+                self.held.give_back()
+        finally:  # an interrupt leaves no lease taken
+            self.abandoned()
+
     def abandoned(self) -> None:
         """Give everything back without a verdict, unless it was reported already."""
         if self.is_reported:
             return
         self.is_reported = True
+        if self.held is not None:
+            self.held.over()
         if self.nesting is not None:
             self.nesting.end()
         if isinstance(self.admission, Lease):
@@ -323,11 +357,14 @@ class Permit:
 def admit(
     circuit: Circuit, now: float, lease_seconds: float = 0.0, *, last_resort: bool = False
 ) -> Permit | Block:
-    """Return a permit for one attempt on a key and its provider, or why there is none."""
-    generation, provider = circuit.slot, circuit.provider
+    """Return a permit for one attempt on a key and its provider, or why there is none.
+
+    Of the breakers alone: `admit_within` asks the limits as well.
+    """
+    generation, provider = circuit.limited_slot, circuit.provider
     if generation is not None and not open_permits.get():
         # Both are closed: what the healthy path reads is enough.
-        provider_generation = None if provider is None else provider.slot
+        provider_generation = None if provider is None else provider.limited_slot
         if provider is None or provider_generation is not None:
             circuit.touched_at = now
             return Permit(circuit, generation, provider_generation, now)
@@ -351,7 +388,7 @@ def admit(
 
 def block_of(circuit: Circuit, now: float) -> Block | None:
     """Return why a key could not be called now, without taking anything."""
-    if circuit.slot is not None:
+    if circuit.limited_slot is not None:
         return None
     own, provider = circuit.block(now), circuit.provider
     if own is not None:
@@ -386,7 +423,7 @@ def permit_of_inlined(circuit: Circuit, admission: Admission, entered_at: float)
         isinstance(admission, Generation) and admission.owner != circuit.serial
     ):
         return Permit(circuit, admission, None, entered_at)
-    generation = provider.slot or provider.generation
+    generation = provider.limited_slot or provider.generation
     return Permit(
         circuit, admission, generation if generation.started_at <= entered_at else None, entered_at
     )

@@ -94,14 +94,31 @@ class OpenState(Bench):
 class RateLimitPause(Bench):
     """Paused by a rate limit: every caller is rejected until its end; then closed as before."""
 
-    __slots__ = ("named",)
+    __slots__ = ("behind", "named", "of_headers")
 
     def __init__(
-        self, since: float, until: float, reason: str, kind: ErrorKind, *, named: bool
+        self,
+        since: float,
+        until: float,
+        reason: str,
+        kind: ErrorKind,
+        *,
+        named: bool,
+        of_headers: bool = False,
     ) -> None:
         super().__init__(since, until, reason, kind, manual=False)
         self.named = named
         """Whether the provider itself named the wait."""
+        self.of_headers = of_headers
+        """Whether a figure in headers asked for it, which a newer answer may take back."""
+        self.behind: RateLimitPause | None = None
+        """The pause of an error that this one of headers outlasts, and that nothing takes back."""
+
+    def keep_behind(self, other: RateLimitPause) -> None:
+        """Remember the longest pause that goes on if this one of headers is taken back."""
+        is_longest = self.behind is None or self.behind.until < other.until
+        if self.of_headers and not other.of_headers and is_longest:
+            self.behind = other
 
     def extends(self, other: RateLimitPause) -> None:
         """Replace a shorter pause.
@@ -111,6 +128,9 @@ class RateLimitPause(Bench):
         self.since = other.since
         self.named = self.named or other.named
         self._last_resort = other._last_resort
+        for each in (other, other.behind):
+            if each is not None:
+                self.keep_behind(each)
 
 
 class HalfOpenState:

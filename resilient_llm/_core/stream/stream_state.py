@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from resilient_llm._values.stream_policy import StreamPolicy
+    from resilient_llm._values.usage import Usage
 
 MOST_ITEMS: Final = 64
 """Most items that are held back."""
@@ -54,6 +55,14 @@ class ItemInspector(Protocol):
     def text_of(self, item: object, /) -> str: ...
 
 
+class Meter(Protocol):
+    """Reads what a stream used from its items."""
+
+    def add(self, item: object, /) -> None: ...
+    @property
+    def used(self) -> tuple[Usage | None, int]: ...
+
+
 class StreamState:
     """One stream: its items held back, whether it has content, and how it ended."""
 
@@ -71,6 +80,7 @@ class StreamState:
         "item_inspector",
         "items_sent",
         "left_early",
+        "meter",
         "policy",
         "quiet_since",
         "response_time",
@@ -94,6 +104,8 @@ class StreamState:
             is_selected: Whether the caller's code chooses which items are passed on.
         """
         self.policy = policy
+        self.meter: Meter | None = None
+        """Reads what the stream says that it used, if somebody wants to know."""
         self.item_inspector = item_inspector
         self.is_selected = is_selected
         self.awaits_content = False
@@ -124,6 +136,8 @@ class StreamState:
     def hold_back(self, item: Any) -> Verdict | None:
         """Hold an item back; return what is wrong if the item reports an error."""
         policy = self.policy
+        if self.meter is not None:
+            self.meter.add(item)
         if policy.commit is not None:
             self.has_content = bool(policy.commit(item))
         else:
@@ -173,6 +187,8 @@ class StreamState:
 
     def note(self, item: Any) -> None:
         """Note an item that was not held back, of a stream whose items are looked at."""
+        if self.meter is not None:
+            self.meter.add(item)
         if self.awaits_content and not self.has_content:
             self.has_content = self.is_content(item)
         self.keep(item)

@@ -1,11 +1,12 @@
 "use strict";
-// The page asks for targets and chains every two seconds, and at once when an event says that
+// The page asks for targets, chains and budgets every two seconds, and at once when an event says that
 // something changed. Nothing here builds HTML from text: whatever an operator or a provider wrote
 // becomes textContent.
 
 const POLL = 2000, POLL_HIDDEN = 15000, SOON = 250, APART = 700, ANSWER = 10000, SILENT = 40000;
 const MOST_EVENTS = 1000, MOST_SHOWN = 200, MOST_ROWS = 500, POINTS = 60;
-const IMPORTANT = new Set(["TargetBenched", "TargetUnbenched", "CallFailed", "ToolLoopDetected", "ObserverFailed", "dropped"]);
+const IMPORTANT = new Set(["TargetBenched", "TargetUnbenched", "CallFailed", "ToolLoopDetected",
+  "ObserverFailed", "BudgetWarning", "BudgetExceeded", "dropped"]);
 const MEANING = {
   auth_dead: "Credentials, billing or the name of the model: a person must act.",
   rate_limited: "The provider asked for a pause.",
@@ -15,7 +16,7 @@ const MEANING = {
 
 const $ = (id) => document.getElementById(id);
 const state = {
-  token: "", canWrite: false, targets: [], chains: [], events: [], lastEventId: "0",
+  token: "", canWrite: false, targets: [], chains: [], spend: [], events: [], lastEventId: "0",
   clockOffset: 0, answeredAt: 0, isAsking: false, timer: 0, isPaused: false, isStreaming: false,
   stream: 0,
 };
@@ -209,10 +210,12 @@ async function refresh() {
   state.isStirred = false;
   let isRefused = false;
   try {
-    const [targets, chains] = await Promise.all([call("api/targets"), call("api/chains")]);
+    const [targets, chains, spend] = await Promise.all(
+      [call("api/targets"), call("api/chains"), call("api/spend")]);
     if (targets.length) state.clockOffset = Date.parse(targets[0].checked_at) - Date.now();
     state.targets = targets;
     state.chains = chains;
+    state.spend = spend;
     state.answeredAt = Date.now();
     state.failure = "";
     $("main").hidden = false;
@@ -367,7 +370,7 @@ function isNewer(event, first) {
 function eventRow(event) {
   const row = make("li", "event");
   row.event = event;
-  if (["TargetBenched", "CallFailed", "dropped"].includes(event.type)) row.classList.add("bad");
+  if (["TargetBenched", "CallFailed", "BudgetExceeded", "dropped"].includes(event.type)) row.classList.add("bad");
   if (event.type === "TargetUnbenched") row.classList.add("good");
   const time = make("time", "time", event.at ? clock(event.at) : "");
   if (event.at) { time.dateTime = event.at; time.title = event.at; }
@@ -386,6 +389,10 @@ function told(event) {
   if (event.type === "HedgeStarted") return `after ${Number(event.delay).toFixed(3)} s, beside ${shown(event.beside)}`;
   if (event.type === "ToolLoopDetected") return `${event.repeats} equal calls of ${shown(event.tool)} in a row, ${event.action === "raise" ? "so the call was refused" : "and the call went on"}`;
   if (event.type === "OrderChanged" && Array.isArray(event.order)) return `the order is now ${event.order.map(shown).join(", ")}`;
+  if (event.type === "BudgetWarning" || event.type === "BudgetExceeded") {
+    const whose = event.key === null ? "" : ` for ${shown(event.key)}`;
+    return `${shown(event.budget)}${whose}: ${amount(event.spent)} of ${amount(event.cap)}, resets ${clock(event.resets_at)}`;
+  }
   const parts = [];
   for (const [name, value] of Object.entries(event)) {
     if (["type", "at", "pid", "target", "call_id"].includes(name) || value === null || value === "") continue;
@@ -409,6 +416,7 @@ function render() {
   renderSummary();
   renderBenched();
   renderChains();
+  renderSpend();
   renderTargets();
 }
 
@@ -669,6 +677,71 @@ function updateRow(row, target) {
   put(row.button, row.isBenched ? "Unbench" : "Bench");
   flag(row.button, "aria-label", `${row.isBenched ? "Unbench" : "Bench"} ${shown(target.key)}`);
   drawSpark(row, target.samples);
+}
+
+// Budgets.
+
+const spendRows = new Map();
+
+function amount(value, unit) {
+  const text = value.toLocaleString("en", { maximumFractionDigits: value < 1 ? 6 : 2 });
+  return unit === "usd" ? `$${text}` : text;
+}
+
+const shareOf = (row) => row.cap ? row.spent / row.cap : 1;
+
+function renderSpend() {
+  $("spend").hidden = !state.spend.length;
+  const wanted = [...state.spend].sort((one, other) => shareOf(other) - shareOf(one));
+  wanted.length = Math.min(wanted.length, MOST_ROWS);
+  put($("spend-count"), wanted.length ? String(wanted.length) : "");
+  const listed = new Map();
+  for (const each of wanted) listed.set(each.budget, (listed.get(each.budget) || 0) + 1);
+  const cut = new Map(wanted.filter((each) => each.keys > listed.get(each.budget))
+    .map((each) => [each.budget, each.keys]));
+  put($("spend-more"), [...cut].map(([budget, keys]) =>
+    `Of ${plural(keys, "key")} of ${shown(budget)} the ${listed.get(budget)} that used most are shown.`).join(" "));
+  const present = new Set(wanted.map(spendId));
+  for (const id of spendRows.keys()) if (!present.has(id)) spendRows.delete(id);
+  inOrder($("spend-list"), wanted.map((each) => {
+    let row = spendRows.get(spendId(each));
+    if (!row) spendRows.set(spendId(each), row = newSpendRow(each));
+    updateSpendRow(row, each);
+    return row.root;
+  }));
+}
+
+const spendId = (each) => JSON.stringify([each.budget, each.key]);
+
+function newSpendRow(each) {
+  const root = make("tr"), name = cell("key"), where = make("span", "soft");
+  const whose = each.key === null ? shown(each.budget) : `${shown(each.key)} `;
+  name.append(whose, where);
+  if (each.key !== null) put(where, `in ${shown(each.budget)}`);
+  const spent = cell("number", "spent"), reserved = cell("number", "reserved"), cap = cell("number", "cap");
+  const share = cell("figures"), meter = make("meter"), percents = make("span");
+  meter.max = 1;
+  meter.low = 0.8;
+  meter.high = 0.999;
+  meter.optimum = 0;
+  flag(meter, "aria-label", `Share of ${whose} that is spent`);
+  share.append(meter, " ", percents);
+  const resets = cell("resets");
+  root.append(name, spent, reserved, cap, share, resets);
+  return { root, spent, reserved, cap, meter, percents, resets };
+}
+
+function updateSpendRow(row, each) {
+  const share = shareOf(each);
+  put(row.spent, amount(each.spent, each.unit));
+  put(row.reserved, amount(each.reserved, each.unit));
+  put(row.cap, each.unit === "usd" ? amount(each.cap, "usd") : `${amount(each.cap)} ${each.unit}`);
+  row.meter.value = Math.min(share, 1);
+  put(row.percents, percent(share));
+  const level = share >= 1 ? "bad" : share >= 0.8 ? "warn" : "";
+  if (row.percents.className !== level) row.percents.className = level;
+  put(row.resets, clock(each.resets_at));
+  row.resets.title = each.resets_at;
 }
 
 function percent(share) {

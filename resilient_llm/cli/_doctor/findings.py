@@ -11,8 +11,9 @@ class Finding(NamedTuple):
     """What one check found about one target.
 
     Attributes:
-        target: Key of the target.
-        check: ``key``, ``host``, ``clock``, ``retries``, ``timeout`` or ``live``.
+        target: Key of the target; what a limit or a budget names that fits no target.
+        check: ``key``, ``host``, ``clock``, ``retries``, ``timeout``, ``price``, ``limits``,
+            ``budgets`` or ``live``.
         status: ``skipped`` if the check cannot know.
         message: What was found and, unless it is fine, what to do. Holds no key.
     """

@@ -1,7 +1,7 @@
 """The dashboard, as JSON that Grafana imports.
 
-From the top: what is benched and since when, whether callers get answers, what is slow, and where
-calls go instead.
+From the top: what is benched and since when, whether callers get answers, what is slow, where
+calls go instead, and what they cost.
 """
 
 from __future__ import annotations
@@ -66,6 +66,12 @@ _ALARM_ABOVE_ZERO: Final = {
     "thresholds": {
         "mode": "absolute",
         "steps": [{"color": "green", "value": None}, {"color": "red", "value": 1}],
+    }
+}
+_ALARM_ABOVE_NINE_TENTHS: Final = {
+    "thresholds": {
+        "mode": "absolute",
+        "steps": [{"color": "green", "value": None}, {"color": "red", "value": 0.9}],
     }
 }
 
@@ -243,6 +249,24 @@ _PANELS: Final = (
             )
         },
         about="Calls whose conversation repeats one tool call.",
+    ),
+    _Panel(
+        "Budgets",
+        "timeseries",
+        {"{{budget}}": f"max by (budget) (NS_budget_ratio{{{_JOB}}})"},
+        unit="percentunit",
+        about="Share of the cap that is spent; of a budget that counts each key, of the fullest.",
+        options={"min": 0, **_ALARM_ABOVE_NINE_TENTHS},
+    ),
+    _Panel(
+        "Spending per hour",
+        "timeseries",
+        {
+            "{{target}}": (
+                f"3600 * sum by (target) (rate(NS_spend_usd_total{{{_JOB}}}[$__rate_interval]))"
+            )
+        },
+        unit="currencyUSD",
     ),
 )
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Labels = tuple[str, ...]
 
+UNITS_OF_USD: Final = 10**12
+"""Whole units in which spending is counted."""
+
 
 class Seconds(Protocol):
     """The seconds of many attempts."""
@@ -44,6 +47,7 @@ class Reading(Protocol):
     def figures(self) -> Any: ...
     def key_states(self) -> Iterable[Any]: ...
     def live_targets(self) -> Mapping[str, int]: ...
+    def budget_ratios(self) -> Mapping[str, float]: ...
     def end(self) -> None: ...
 
 
@@ -117,6 +121,15 @@ LIVE_TARGETS: Final = Family(
 IN_FLIGHT: Final = Family(
     "in_flight", "gauge", "Attempts that are running.", ("target",), "livesum"
 )
+SPEND: Final = Family(
+    "spend_usd", "counter", "USD that attempts were booked with, while spending is.", ("target",)
+)
+BUDGET_RATIO: Final = Family(
+    "budget_ratio",
+    "gauge",
+    "Share of the cap that is spent in the present period; by key the highest.",
+    ("budget",),
+)
 DROPPED: Final = Family(
     "exporter_dropped", "counter", "Events that an exporter dropped.", ("exporter",)
 )
@@ -137,6 +150,8 @@ FAMILIES: Final = (
     STATE,
     LIVE_TARGETS,
     IN_FLIGHT,
+    SPEND,
+    BUDGET_RATIO,
     DROPPED,
 )
 
@@ -173,6 +188,8 @@ class Metrics:
         yield STATE, state
         yield LIVE_TARGETS, _by_label(self.reading.live_targets())
         yield IN_FLIGHT, _by_label({key: max(0, n) for key, n in figures.in_flight.items()})
+        yield SPEND, {labels: units / UNITS_OF_USD for labels, units in figures.spent.items()}
+        yield BUDGET_RATIO, _by_label(self.reading.budget_ratios())
         yield DROPPED, self._dropped.values(self._installed())
 
     def _of_keys(self) -> tuple[Values, Values, Values]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from resilient_llm.observers.prometheus._families import (
     BENCH_UNTIL,
     BENCHED,
+    BUDGET_RATIO,
     LIVE_TARGETS,
     STATE,
     bound_texts,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 _writing = threading.RLock()
 """Held while values are written, and by a fork. Nothing but prometheus_client runs under it."""
 
-_OF_KEYS: Final = (BENCHED, BENCH_UNTIL, STATE)
+_ZERO_AT_END: Final = (BENCHED, BENCH_UNTIL, STATE, BUDGET_RATIO)
 
 
 class Files:
@@ -52,14 +53,14 @@ class Files:
         self._write(list(self._metrics.values()))
 
     def end(self) -> None:
-        """Write what is new, and let no gauge say for ever that something is benched."""
+        """Write what is new, and let no gauge say for ever that something is benched or spent."""
         values = list(self._metrics.values())
         self._write(values)
         self._write(
             [
-                (family, dict.fromkeys(of_labels, 0.0 if family in _OF_KEYS else 1.0))
+                (family, dict.fromkeys(of_labels, 0.0 if family in _ZERO_AT_END else 1.0))
                 for family, of_labels in values
-                if family in (*_OF_KEYS, LIVE_TARGETS)
+                if family in (*_ZERO_AT_END, LIVE_TARGETS)
             ]
         )
 
@@ -72,12 +73,20 @@ class Files:
                 elif family.type == "gauge":
                     for labels, value in of_labels.items():
                         self._set(family, labels, float(value))
+                    if family is BUDGET_RATIO:
+                        self._clear_gone(family, of_labels)
                 else:
                     self._add_buckets(family, of_labels)
 
     def after_fork(self) -> None:
         """Start in a child process with empty counts; its files are its own."""
         self._written.clear()
+
+    def _clear_gone(self, family: Family, present: Mapping[Labels, Any]) -> None:
+        """Set to 0 what is there no more, since a time series stays in the file."""
+        for name, labels in list(self._written):
+            if name == family.name and labels not in present:
+                self._set(family, labels, 0.0)
 
     def _set(self, family: Family, labels: Labels, present: float) -> None:
         series = (family.name, labels)

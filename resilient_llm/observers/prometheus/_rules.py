@@ -47,6 +47,16 @@ groups:
             A target fails often enough to be left, but is not benched for long. Callers wait for
             two targets, and the second one may cost more.
 
+      - alert: LLMBudget
+        expr: max by (job, budget) (NAMESPACE_budget_ratio) >= 0.9
+        labels:
+          severity: warning
+        annotations:
+          summary: "The budget {{ $labels.budget }} is {{ $value | humanizePercentage }} spent"
+          description: >-
+            When it is spent, its targets are passed over until the next period begins. See
+            resilient-llm spend; of a budget that counts each key, this is the fullest one.
+
       - alert: LLMDeadKey
         expr: max by (job, target) (NAMESPACE_benched{kind="auth_dead"}) == 1
         labels:

@@ -1,0 +1,58 @@
+"""What an error of a call tells of its attempts: notes, and tracebacks without our own frames."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from resilient_llm._values.built_in import is_raised_by, traceback_of
+from resilient_llm._values.errors import BreakerOpenError
+from resilient_llm._values.escaping import escaped
+from resilient_llm._values.kinds import ErrorKind
+
+if TYPE_CHECKING:
+    import types
+
+    from resilient_llm._values.kinds import AttemptRecord
+
+
+def note_of(record: AttemptRecord) -> str:
+    attempt = "" if record.number == 0 else f"attempt {record.number}, "
+    return f"{record.target}: {attempt}{outcome_of(record)}"
+
+
+def outcome_of(record: AttemptRecord) -> str:
+    reason = escaped(record.reason)
+    if record.number == 0:
+        if record.type_name != BreakerOpenError.__name__:
+            return f"skipped ({reason})"
+        return f"skipped (benched: {reason.removeprefix('benched ')})"
+    if record.kind is ErrorKind.UNKNOWN:  # its reason says that no rule knows the class
+        return f"{record.kind}, {record.type_name}"
+    return f"{record.kind}, {reason}"
+
+
+def trim_traceback(error: BaseException) -> None:
+    """Take the frames that lead from a driver to the caller's function out of a traceback."""
+    with suppress(Exception):  # a foreign class
+        traceback = traceback_of(error)
+        while traceback is not None and is_ours(traceback.tb_frame):
+            traceback = traceback.tb_next
+        if traceback is not None:  # else it was raised by this library
+            error.__traceback__ = traceback
+
+
+def is_ours(frame: types.FrameType) -> bool:
+    """Return whether a frame executes code of this library."""
+    name = frame.f_globals.get("__name__", "")
+    return isinstance(name, str) and name.partition(".")[0] == __name__.partition(".")[0]
+
+
+def add_note(error: BaseException, note: str) -> None:
+    # An error that is raised again and again must not collect the same note each time.
+    try:
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+    except BaseException as failure:
+        if not is_raised_by(error, failure):  # a class may take no notes, as a frozen dataclass
+            raise

@@ -1,0 +1,75 @@
+"""What the readers of usages share: a count of tokens, read strictly, and a `Usage` made of counts.
+
+A count is a whole number, which some SDKs have as a float. What is negative, a truth value, a text
+or far too large counts as absent.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from resilient_llm._values.usage import MOST_TOKENS, Usage
+from resilient_llm.answers._reading import extras, inside
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_NOTHING: Final[dict[str, Any]] = {}
+
+
+def count(record: Mapping[str, Any], *names: str) -> int | None:
+    """Return the first of these counts that a record has, or None."""
+    for name in names:
+        value: Any = record.get(name)
+        if type(value) is float and value.is_integer():
+            value = int(value)
+        if type(value) is int and 0 <= value <= MOST_TOKENS:
+            return value
+    return None
+
+
+def part(record: Mapping[str, Any], holder: str, *names: str) -> int:
+    """Return a count out of a record inside a record, 0 if it is absent."""
+    found = record.get(holder)
+    return 0 if found is None else count(held(found), *names) or 0
+
+
+def held(thing: object) -> dict[str, Any]:
+    """Return all that a thing holds by name, with the fields that a model does not declare."""
+    if thing is None:
+        return _NOTHING
+    kind = type(thing)
+    more = _NOTHING if kind is dict else extras(thing)
+    return {**more, **inside(thing)} if more else inside(thing)
+
+
+def usage(
+    sent: int | None,
+    received: int | None,
+    *,
+    cached: int = 0,
+    cache_write: int = 0,
+    reasoning: int = 0,
+) -> Usage | None:
+    """Return a usage whose input has the cached tokens and whose output has the reasoning.
+
+    Where a part is larger than the whole, the provider counts it besides, whatever it documents;
+    then it is added, so that nothing is booked below the bill.
+
+    Args:
+        sent: Tokens of the request; None if nothing was told of them, which is no usage.
+        received: Tokens of the answer; None if nothing was told, which is none.
+        cached: Of the request, read from a cache.
+        cache_write: Of the request, written to a cache.
+        reasoning: Of the answer.
+    """
+    if sent is None:
+        return None
+    received = received or 0
+    if cached + cache_write > sent:
+        sent += cached + cache_write
+    if reasoning > received:
+        received += reasoning
+    if max(sent, received) > MOST_TOKENS:
+        return None
+    return Usage(sent, received, cached, cache_write, reasoning)

@@ -1,0 +1,25 @@
+"""Ollama's chat, generate and embed: the counts are in the answer itself, at its end.
+
+``BaseGenerateResponse`` of ollama 0.6 and https://docs.ollama.com/api/usage. A prompt that is
+still in the memory of the server was not evaluated, so its count may be missing. Only the last
+chunk of a stream has the counts.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from resilient_llm.answers.usage._counts import count, usage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from resilient_llm._values.usage import Usage
+
+
+def read(record: Mapping[str, Any]) -> Usage | None:
+    """Read an answer or a chunk; None if it is of another protocol, or not the last one."""
+    sent, received = count(record, "prompt_eval_count"), count(record, "eval_count")
+    if sent is None and received is None:
+        return None
+    return usage(sent or 0, received)
