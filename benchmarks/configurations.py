@@ -31,8 +31,10 @@ from resilient_llm import (
     failover,
     needs,
     observe,
+    spend_key,
+    store_status,
 )
-from resilient_llm.testing import isolated
+from resilient_llm.testing import MemoryStore, isolated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -140,6 +142,12 @@ def _after_errors(number: int) -> Function:
 @contextlib.contextmanager
 def with_places() -> Iterator[Function]:
     configure(limits={"*": Limit(max_concurrent=8)})
+    yield first()
+
+
+@contextlib.contextmanager
+def with_requests() -> Iterator[Function]:
+    configure(limits={"*": Limit(requests=1_000_000_000, per="second")})
     yield first()
 
 
@@ -289,8 +297,59 @@ def with_budget() -> Iterator[Function]:
     yield ask
 
 
+@contextlib.contextmanager
+def looking_for_tool_loops() -> Iterator[Function]:
+    """Have each call look at a conversation of 50 messages; its last two tool calls differ."""
+    conversation: list[dict[str, Any]] = []
+    for number in range(25):
+        function = {"name": "search", "arguments": f'{{"query": "winner", "page": {number}}}'}
+        call = {"id": f"call_{number}", "type": "function", "function": function}
+        conversation += [
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": f"call_{number}", "content": "nothing found"},
+        ]
+
+    @failover(chain=CHAIN, tool_loop="warn")
+    def step(target: Target, messages: list[dict[str, Any]]) -> str:
+        return "hello"
+
+    yield lambda prompt: step(conversation)
+
+
+@contextlib.contextmanager
+def with_budget_of_texts() -> Iterator[Function]:
+    """Have each call ask a budget in USD, and give a text, whose length is booked."""
+    configure(budgets=[Budget(usd=1_000_000)])
+    yield _decorated(chain=[Target(CHAIN[0], price=(1, 10), max_output=1000)])
+
+
+@contextlib.contextmanager
+def with_budget_in_calls() -> Iterator[Function]:
+    configure(budgets=[Budget(calls=1_000_000_000)])
+    yield _decorated(chain=[Target(CHAIN[0], price=(0, 0))])
+
+
+@contextlib.contextmanager
+def with_budget_by_key() -> Iterator[Function]:
+    """Have each call ask a budget of its provider, and one of its tenant."""
+    configure(budgets=[Budget(usd=1_000_000, of="groq"), Budget(tokens=10**12, of="key")])
+    with spend_key("tenant"):
+        yield _decorated(chain=[Target(CHAIN[0], price=(1, 10), max_output=1000)])
+
+
+@contextlib.contextmanager
+def sharing() -> Iterator[Function]:
+    """Share benches through a store, which the thread has read."""
+    configure(state=MemoryStore())
+    ask = first()
+    ask("hi")
+    assert store_status(wait=10.0).connected
+    yield ask
+
+
 CONFIGURATIONS: Final[dict[str, tuple[Setup, float]]] = {
     "defaults": (with_defaults, 2.0),
+    "a store": (sharing, 2.0),
     "one observer of all events": (observed, 25.0),
     "a trace open in another thread": (traced_elsewhere, 2.0),
     "a trace around each call": (traced, 40.0),
@@ -311,9 +370,14 @@ CONFIGURATIONS: Final[dict[str, tuple[Setup, float]]] = {
     "needs= and tokens= read the arguments": (reading_arguments, 120.0),
     "policy.call(fn)": (called_by_policy, 25.0),
     "for attempt in policy": (looped, 60.0),
-    "a budget in USD": (with_budget, 500.0),
+    'tool_loop="warn", 50 messages': (looking_for_tool_loops, 300.0),
     "max_concurrent": (with_places, 4.0),
-    "requests and tokens limited": (with_buckets, 450.0),
+    "requests limited": (with_requests, 5.0),
+    "requests and tokens limited": (with_buckets, 18.0),
+    "a budget in calls": (with_budget_in_calls, 14.0),
+    "a budget in USD, texts": (with_budget_of_texts, 18.0),
+    "a budget in USD": (with_budget, 18.0),
+    "a budget in USD, one by key": (with_budget_by_key, 23.0),
     "bound at DEBUG, level raised": (after_debugging, 2.0),
 }
 """``{what: (what makes the function, ratio to hold)}``."""
@@ -327,13 +391,36 @@ def measured(what: str, effort: Effort) -> str:
     return row(what, ratio, limit)
 
 
-def measured_async(effort: Effort) -> str:
+ASYNC: Final[dict[str, tuple[dict[str, Any], float]]] = {
+    "defaults, async": ({}, 2.0),
+    "max_concurrent, async": ({"limits": {"*": Limit(max_concurrent=8)}}, 4.0),
+    "requests limited, async": ({"limits": {"*": Limit(requests=1_000_000_000)}}, 4.0),
+    "requests and tokens limited, async": (
+        {"limits": {"*": Limit(requests=1_000_000_000, tokens=1_000_000_000)}},
+        12.0,
+    ),
+    "a budget in calls, async": ({"budgets": [Budget(calls=1_000_000_000)]}, 9.0),
+    "a budget in USD, async": ({"budgets": [Budget(usd=1_000_000)]}, 12.0),
+}
+"""``{what: (what is configured, ratio to hold)}``."""
+
+
+def measured_async(effort: Effort, what: str = "defaults, async") -> str:
     """Return the row of a healthy asynchronous call, beside an empty asynchronous wrapper."""
-    what = "defaults, async"
+    configured, limit = ASYNC[what]
+    price = (1, 10) if "USD" in what else (0, 0)
+
+    @failover(chain=[Target(CHAIN[0], price=price, max_output=1000)])
+    async def ask(target: Target, prompt: str, temperature: float = 1.0) -> str:
+        return prompt
+
     with isolated():
-        subject: dict[str, Timer] = {what: async_timer(first_async())}
+        configure(**configured)
+        subject: dict[str, Timer] = {
+            what: async_timer(ask if configured else first_async()),
+        }
         ratio = compare(async_timer(plain_async), subject, effort)[what]
-    return row(what, ratio, 2.0)
+    return row(what, ratio, limit)
 
 
 def measured_hedged(effort: Effort) -> str:
@@ -377,7 +464,8 @@ def main() -> None:
     print(f"{'configuration':52} {'ratio':>6} {'quartiles':>15} {'at most':>8} {'baseline':>10}")
     for what in CONFIGURATIONS:
         print(measured(what, effort), flush=True)
-    print(measured_async(effort), flush=True)
+    for what in ASYNC:
+        print(measured_async(effort, what), flush=True)
     print(measured_hedged(effort), flush=True)
     for kind in errors():
         print(measured_error(kind, effort), flush=True)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from resilient_llm._api.failover import Failover, failover
     from resilient_llm._api.observing import EventStream, events, observe
     from resilient_llm._api.rate_limits import rate_limits
+    from resilient_llm._api.sharing import store_status
     from resilient_llm._api.spending import reset_spend, spend, spend_key, spend_total
     from resilient_llm._runtime.classify import classify
     from resilient_llm._runtime.tracing import Trace, TracedCall
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
         NoCapableTargetError,
         ResilientLLMError,
         ResponseRejectedError,
+        StoreUnavailableError,
         StreamInterruptedError,
         ToolLoopError,
     )
@@ -68,6 +70,9 @@ if TYPE_CHECKING:
         RetryScheduled,
         RetryStopped,
         SpendRecorded,
+        StoreAvailable,
+        StoreLost,
+        StoreUnavailable,
         StreamCommitted,
         StreamInterrupted,
         TargetBenched,
@@ -83,6 +88,7 @@ if TYPE_CHECKING:
     from resilient_llm._values.money import Budget, Price, SpendReport
     from resilient_llm._values.rate_limit_state import RateLimitState
     from resilient_llm._values.settings import Settings
+    from resilient_llm._values.sharing_status import StoreStatus
     from resilient_llm._values.strategy_call import StrategyCall
     from resilient_llm._values.stream_policy import StreamPolicy
     from resilient_llm._values.target import Attempt, Target
@@ -134,6 +140,11 @@ __all__ = [
     "Settings",
     "SpendRecorded",
     "SpendReport",
+    "StoreAvailable",
+    "StoreLost",
+    "StoreStatus",
+    "StoreUnavailable",
+    "StoreUnavailableError",
     "StrategyCall",
     "StreamCommitted",
     "StreamInterrupted",
@@ -173,6 +184,7 @@ __all__ = [
     "spend",
     "spend_key",
     "spend_total",
+    "store_status",
     "unbench_model",
 ]
 
@@ -189,6 +201,7 @@ _MODULES = {
     "_api.configuring": "configure settings",
     "_api.failover": "Failover failover",
     "_api.rate_limits": "rate_limits",
+    "_api.sharing": "store_status",
     "_api.spending": "reset_spend spend spend_key spend_total",
     "_api.observing": "EventStream events observe",
     "_runtime.classify": "classify",
@@ -199,11 +212,11 @@ _MODULES = {
         "BreakerOpenError BudgetExceededError CallRejectedError ChainExhaustedError "
         "ConfigurationError "
         "DeadlineExceededError NoCapableTargetError ResilientLLMError ResponseRejectedError "
-        "StreamInterruptedError ToolLoopError"
+        "StoreUnavailableError StreamInterruptedError ToolLoopError"
     ),
     "_values.events": (
         "AttemptCancelled AttemptFailed AttemptSucceeded BudgetExceeded BudgetWarning CallFailed "
-        "Event FailedOver HealthChanged SpendRecorded "
+        "Event FailedOver HealthChanged SpendRecorded StoreAvailable StoreLost StoreUnavailable "
         "HedgeStarted ObserverFailed OrderChanged RetryScheduled RetryStopped StreamCommitted "
         "StreamInterrupted TargetBenched TargetSkipped TargetUnbenched ToolLoopDetected "
         "UnknownError"
@@ -215,6 +228,7 @@ _MODULES = {
     "_values.money": "Budget Price SpendReport",
     "_values.rate_limit_state": "RateLimitState",
     "_values.settings": "Settings",
+    "_values.sharing_status": "StoreStatus",
     "_values.strategy_call": "StrategyCall",
     "_values.stream_policy": "StreamPolicy",
     "_values.target": "Attempt Target",

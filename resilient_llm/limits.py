@@ -92,7 +92,7 @@ def _http_clients(client: Any) -> Iterator[Any]:
     if not inside or not all(map(_is_http, inside)):
         raise ConfigurationError(
             f"listen() cannot listen to an object of type {type(client).__name__}: write a client "
-            "of httpx, httpx2, openai, anthropic, groq or mistralai, such as listen(OpenAI())"
+            "of httpx, httpx2, openai, anthropic, groq or mistralai, such as listen(client)"
         )
     yield from inside
 

@@ -1,12 +1,18 @@
 """Every test starts with a fresh state of the library and leaves none behind."""
 
 import gc
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from resilient_llm import testing
-from resilient_llm._runtime import call_ids
+from resilient_llm._runtime import call_ids, hearing
+from resilient_llm._runtime.runtime import runtime
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # So starts a shell what it runs in the background, and what that starts ignores Ctrl-C, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -30,11 +36,13 @@ def _frozen_heap(_whole_heap: None) -> None:
 def _fresh_state() -> Iterator[None]:
     """Run the test on circuits, settings and observers of its own.
 
-    Calls carry no names, as in a process that never asks for them: a module that was collected
-    may have asked.
+    Calls carry no names and nobody listens to a client, as in a process that never asks for
+    either: a module that was collected may have asked, and an earlier test.
     """
     if call_ids.switch.is_on:
         call_ids.switch_off()
+    if runtime.is_listening:
+        hearing.switch_off()
     with testing.isolated():
         yield
 

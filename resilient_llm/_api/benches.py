@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from resilient_llm._core.circuit.state import FOREVER, Bench
 from resilient_llm._runtime.chains import named_keys
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 def list_benched() -> list[BenchedModel]:
     """Return the keys that are benched in this process, sorted by key."""
+    runtime.begin_sharing()
     now = runtime.clock()
     benched = [(circuit, circuit.bench_now(now)) for circuit in runtime.registry.circuits()]
     return [_row(circuit, bench, now) for circuit, bench in benched if bench is not None]
@@ -59,9 +60,6 @@ def bench_model(
     runtime.registry.circuit(key).bench(now, end, reason, by)
 
 
-_MOST_NEAR: Final = 3
-
-
 def _warn_of_typo(key: str) -> None:
     """Log a warning if there are chains and none names a key."""
     named = named_keys()
@@ -69,18 +67,13 @@ def _warn_of_typo(key: str) -> None:
         return
     import logging
 
-    near = _without_a_part(key, named) or check.near_names(key, named)
+    from resilient_llm._runtime.unused_keys import near_keys  # only for messages
+
+    near = near_keys(key, named)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     logging.getLogger("resilient_llm").warning(
         "%s is benched, which no chain of this process names%s", key, hint
     )
-
-
-def _without_a_part(key: str, named: set[str]) -> list[str]:
-    """Return the named keys that are this one with its provider, or with an account."""
-    return sorted(
-        each for each in named if each.partition("/")[2] == key or each.partition("@")[0] == key
-    )[:_MOST_NEAR]
 
 
 def unbench_model(spec: str | Target, *, by: str = "") -> bool:
@@ -110,6 +103,7 @@ def is_benched(spec: str | Target) -> bool:
         ConfigurationError: If ``spec`` is no key.
     """
     key = normal_key(spec)
+    runtime.begin_sharing()
     provider = runtime.registry.find(key.partition("/")[0])
     circuit = runtime.registry.find(key)
     now = runtime.clock()
@@ -133,6 +127,7 @@ def health(expected: Iterable[str | Target] = ()) -> dict[str, TargetHealth]:
             "expected is one text: write a sequence of keys, such as ['groq/llama']"
         )
     wanted = {normal_key(spec) for spec in expected}
+    runtime.begin_sharing()
     registry = runtime.registry
     circuits = {circuit.key: circuit for circuit in registry.circuits()}
     providers = {_provider_of(key) for key in wanted}
@@ -157,6 +152,7 @@ def reset() -> None:
     runtime.forget_figures()
     runtime.limits.forget()
     runtime.reported = {}
+    runtime.registry.settle_limits()
     runtime.unbind_all()
     runtime.registry.forget()  # last: its events may interrupt it
 
@@ -197,6 +193,7 @@ def _row(circuit: Circuit, bench: Bench, now: float) -> BenchedModel:
         reason=bench.reason,
         kind=bench.kind,
         by=bench.by,
+        source=bench.source,
     )
 
 

@@ -8,13 +8,14 @@ slots. The others, and those that took a lease, are in a list together with thei
 import inspect
 import threading
 from types import TracebackType
-from typing import Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from resilient_llm._core.circuit.circuit import Circuit
 from resilient_llm._core.circuit.permit import (
     Permit,
     admit,
     charged_circuit,
+    heard_attempt,
     permit_of_inlined,
     pop_permit,
     push_permit,
@@ -22,20 +23,30 @@ from resilient_llm._core.circuit.permit import (
 from resilient_llm._core.circuit.state import Block
 from resilient_llm._core.circuit.window import LOCK_FREE, Generation
 from resilient_llm._core.limits.admitting import admit_within
-from resilient_llm._core.limits.held import LimitBlock
+from resilient_llm._core.limits.held import STORE_UNAVAILABLE, LimitBlock, TargetLimits
 from resilient_llm._drive.cancellation import was_cancelled
 from resilient_llm._drive.tasks import current_task
+from resilient_llm._runtime.answered_headers import hear_if_any
 from resilient_llm._runtime.classify import classify
+from resilient_llm._runtime.limits_of_target import limits_on
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values import checks as check
 from resilient_llm._values import event_names
 from resilient_llm._values.built_in import class_name
-from resilient_llm._values.errors import BreakerOpenError, CallRejectedError, ConfigurationError
+from resilient_llm._values.errors import (
+    BreakerOpenError,
+    CallRejectedError,
+    ConfigurationError,
+    StoreUnavailableError,
+)
 from resilient_llm._values.exported import exported
 from resilient_llm._values.health import State
 from resilient_llm._values.kinds import ErrorKind
 from resilient_llm._values.settings import BreakerOptions, checked_options
 from resilient_llm._values.target import normal_key
+
+if TYPE_CHECKING:
+    from resilient_llm._core.call.entering import EntryAsked
 
 F = TypeVar("F")
 
@@ -141,7 +152,19 @@ class Breaker:
         self._leave(error)
 
     async def __aenter__(self) -> "Breaker":
-        return self.__enter__()
+        if self.enters_at_once:
+            return self.__enter__()
+        permit, asked = self._admitted()
+        if asked is not None:
+            from resilient_llm._drive.asking import await_answer  # loaded with the first
+
+            try:
+                await await_answer(asked.question, asked.seconds)
+                self._answered(permit, asked)
+            except BaseException:  # a refusal; or a cancellation: nobody else would give it back
+                permit.withdrawn()
+                raise
+        return self._enter_with(permit)
 
     async def __aexit__(
         self,
@@ -150,6 +173,12 @@ class Breaker:
         traceback: TracebackType | None,
     ) -> None:
         self.__exit__(error_type, error, traceback)
+
+    @property
+    def enters_at_once(self) -> bool:
+        """Whether to enter never waits for a store."""
+        circuit = self._circuit
+        return circuit.slot is not None or circuit.telling.changes is None
 
     @property
     def state(self) -> State:
@@ -242,18 +271,64 @@ class Breaker:
         return circuit
 
     def _enter_slowly(self) -> "Breaker":
+        permit, asked = self._admitted()
+        if asked is not None:
+            from resilient_llm._drive.asking import wait_for_answer  # loaded with the first
+
+            try:
+                wait_for_answer(asked.question, asked.seconds)
+                self._answered(permit, asked)
+            except BaseException:  # a refusal, or an interrupt
+                permit.withdrawn()
+                raise
+        return self._enter_with(permit)
+
+    def _admitted(self) -> "tuple[Permit, EntryAsked | None]":
+        """Return the permit of an entry that has no slot, and what is asked of the store for it.
+
+        Raises:
+            BreakerOpenError: If the key is blocked.
+            CallRejectedError: If a limit refuses it.
+            StoreUnavailableError: If the store gives no answer, and the limit may not do without.
+        """
         circuit = self._here()
         now = runtime.clock()
         limits = None
-        if circuit.slot is None and runtime.settings.limits:
-            provider = circuit.provider or circuit
-            limits = runtime.limits.of(circuit.key, provider.key)
+        if circuit.is_limited:
+            limits = _limits_of(circuit)
         permit = admit_within(limits, circuit, now)
         if isinstance(permit, Block):
-            retry_after = None if permit.until is None else max(0.0, permit.until - now)
-            if isinstance(permit, LimitBlock):
-                raise CallRejectedError(circuit.key, permit.reason, retry_after)
-            raise BreakerOpenError(circuit.key, permit.reason, retry_after)
+            raise _refusal(circuit.key, permit, now)
+        if circuit.telling.changes is None or not (
+            permit.leases or (limits is not None and limits.is_shared)
+        ):
+            return permit, None
+        try:
+            from resilient_llm._core.call.entering import EntryAsked, ask_to_enter
+
+            asked = ask_to_enter(permit, limits, runtime.ledger.entries, now)
+            if isinstance(asked, EntryAsked) or asked is None:
+                return permit, asked
+            raise _refusal(circuit.key, asked, now)
+        except BaseException:  # a refusal, or an interrupt
+            permit.withdrawn()
+            raise
+
+    def _answered(self, permit: Permit, asked: "EntryAsked") -> None:
+        """Take the answer of the store.
+
+        Raises:
+            BreakerOpenError: If another process probes.
+            CallRejectedError: If a limit refuses it.
+            StoreUnavailableError: If there is no answer, and the limit may not do without.
+        """
+        now = runtime.clock()
+        block = asked.block(now)
+        if block is not None:
+            raise _refusal(permit.circuit.key, block, now)
+        permit.entered_at = now
+
+    def _enter_with(self, permit: Permit) -> "Breaker":
         try:
             entry = _Entry(_owner(), permit)
             push_permit(permit)
@@ -324,6 +399,26 @@ def _options_of(guard: Breaker) -> dict[str, Any]:
     return {} if extra is None else extra.options
 
 
+def _limits_of(circuit: Circuit) -> TargetLimits | None:
+    """Return the limits that an entry must pass, configured and reported, or None."""
+    key, provider = circuit.key, circuit.provider or circuit
+    around = heard_attempt()
+    if around is not None and key in (around.key, around.provider_key):
+        # What is sent inside is the request of the attempt around it, which has asked for it.
+        return runtime.limits.of(key, provider.key)
+    return limits_on(key, provider.key)
+
+
+def _refusal(key: str, block: Block, now: float) -> CallRejectedError:
+    """Return the error of an entry that is refused."""
+    retry_after = None if block.until is None else max(0.0, block.until - now)
+    if isinstance(block, LimitBlock):
+        return CallRejectedError(key, block.reason, retry_after)
+    if block.reason == STORE_UNAVAILABLE:
+        return StoreUnavailableError(key, block.reason)
+    return BreakerOpenError(key, block.reason, retry_after)
+
+
 def _owner() -> object:
     return threading.get_ident(), current_task()
 
@@ -345,6 +440,7 @@ def _report(
     if error is None:
         permit.succeeded(now, now - permit.entered_at)
         return
+    hear_if_any(error, permit.circuit.key, permit.entered_at, permit.held)
     verdict = classify(error)
     if cancelled or verdict.kind is ErrorKind.CANCELLED:
         permit.cancelled(now)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, TypedDict, Unpack
 
-from resilient_llm._runtime.chains import named_keys, named_tags
 from resilient_llm._runtime.runtime import runtime
-from resilient_llm._values import checks as check
 from resilient_llm._values.adaptive import Adaptive
+from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.kinds import ErrorKind
-from resilient_llm._values.limit import Limit, merged_limits
+from resilient_llm._values.limit import Limit
 from resilient_llm._values.money import Budget, Price
 from resilient_llm._values.policy import Hedge, OnDown, OnError, OnUnknown, WhenAllBenched
 from resilient_llm._values.settings import BreakerOptions, OnMemoryPressure, Settings
+from resilient_llm._values.state_options import OnStoreDown, StateOptions
 from resilient_llm._values.sticky import Sticky
+from resilient_llm._values.store import Store
 from resilient_llm._values.stream_policy import StreamPolicy
 from resilient_llm._values.target import Target
 from resilient_llm._values.tool_loop import Action, ToolLoop
+from resilient_llm._values.unchained import unchained
 from resilient_llm._values.verdict import Verdict
 
 
@@ -48,11 +51,16 @@ class Changes(TypedDict, total=False):
     max_wait: float
     on_memory_pressure: OnMemoryPressure
     memory_pressure_cooldown: float
-    prices: Mapping[str, tuple[float, float] | Price | None]
+    prices: Mapping[str, tuple[float | Decimal, float | Decimal] | Price | None]
     budgets: Sequence[Budget]
     limits: Mapping[str, Limit | None]
     listen: bool
     logging: bool
+    state: str | Store | None
+    state_options: StateOptions | None
+    state_timeout: float
+    on_store_down: OnStoreDown
+    state_name: str | None
 
 
 def configure(**changes: Unpack[Changes]) -> None:
@@ -77,38 +85,38 @@ def configure(**changes: Unpack[Changes]) -> None:
             one back;
             ``budgets``, a list of `Budget`, which replaces the one before, and whose spending is
             kept in the memory of this process; ``listen=True``, whether headers in which providers
-            report their limits are read; ``logging=True``.
+            report their limits are read; ``logging=True``;
+            ``state=None``, through which store benches and spending are shared between processes:
+            a URL (``sqlite:///path``, ``redis://host:port/0``, ``rediss``, ``unix``, ``valkey``,
+            ``valkeys``) or a `Store` such as ``RedisStore(client)``; ``state_options``,
+            ``{"namespace": "resilient_llm", "poll": 1.0, "on_corrupt": "replace"}`` of a URL,
+            merged by name; ``state_timeout=0.25`` seconds that a caller waits for the store at
+            most, 0.001 to 60; ``on_store_down="local"``, or ``"refuse"``, what budgets do while
+            it does not answer; ``state_name``, what other processes see as the source. Nothing is
+            connected before the first call or question.
 
     Raises:
         ConfigurationError: If a name is unknown or a value is out of range; nothing is changed.
     """
-    runtime.configure(dict(changes))
-    limits = changes.get("limits")
-    if limits and runtime.settings.logging:
-        _warn_of_typos(limits)
+    wrong: ConfigurationError | None = None
+    try:
+        runtime.configure(dict(changes))
+    except ConfigurationError as error:
+        wrong = unchained(error)
+    if wrong is not None:
+        del changes  # of a store's URL, nothing leaves with the error
+        try:
+            raise wrong
+        finally:
+            del wrong  # its traceback refers to this frame
+    if runtime.options_to_check:
+        from resilient_llm._runtime.unused_keys import warn_of_misspelt_keys
+
+        warn_of_misspelt_keys()
     if runtime.reported and not runtime.settings.listen:
         from resilient_llm._runtime.hearing import hearing
 
         hearing.stop()
-
-
-def _warn_of_typos(limits: Mapping[str, Limit | None]) -> None:
-    """Log one warning if there are chains and none has what some of these keys name."""
-    named = named_keys()
-    if not named:
-        return
-    known = named | {f"tag:{tag}" for tag in named_tags()} | {"*"}
-    given = merged_limits({}, limits)
-    unknown = sorted(given.keys() - known)
-    if not unknown:
-        return
-    import logging
-
-    near = sorted({each for key in unknown for each in check.near_names(key, known)})
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    logging.getLogger("resilient_llm").warning(
-        "limits of %s are of no target in a chain of this process%s", ", ".join(unknown), hint
-    )
 
 
 def settings() -> Settings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resilient_llm._runtime.classify import classify
 from resilient_llm._runtime.runtime import Runtime, runtime
@@ -12,8 +12,12 @@ from resilient_llm._values.built_in import class_name
 from resilient_llm.observers.logging import LoggingObserver
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from resilient_llm._core.call.spending import UsageReader
     from resilient_llm._core.stream.stream_state import ItemInspector
+    from resilient_llm._runtime.mirror import SharedState
+    from resilient_llm.stores import Store
 
 
 def wire(state: Runtime) -> None:
@@ -36,6 +40,20 @@ def _usage_reader() -> UsageReader:
     return usage.READER
 
 
+def _open_store(state: Any, options: Mapping[str, Any]) -> Store:
+    from resilient_llm.stores._opening import open_store
+
+    return open_store(state, options)
+
+
+def _share(state: Runtime, store: Store) -> SharedState:
+    from resilient_llm._runtime.mirror import SharedState
+
+    return SharedState(store, state.registry, state.dispatcher, state.settings)
+
+
+runtime.open_store = _open_store
+runtime.share = _share
 runtime.item_inspector = _item_inspector
 runtime.usage_reader = _usage_reader
 runtime.on_new_state = wire

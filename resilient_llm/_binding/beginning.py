@@ -328,9 +328,10 @@ class Beginning(Reporting):
         call.tag.began_at = first.entered_at
         if first.lacks:
             call.lacks = first.lacks
-        if self.estimates is not None:
+        demands = first.demands or self.estimates
+        if demands is not None:
             call.spend_key = first.spend_key
-            call.estimate_of = self.estimates.of_attempts(args, first.kwargs, first.tokens)
+            call.estimate_of = demands.of_attempts(args, first.kwargs, first.tokens)
         if self.is_stream:
             call.is_stream = True
         if first.hook is not None:

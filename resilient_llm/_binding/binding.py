@@ -18,24 +18,31 @@ from resilient_llm._binding.choosing import Pins
 from resilient_llm._binding.client_retries import notice_client_retries
 from resilient_llm._binding.demands import Demands
 from resilient_llm._binding.first_attempt import NoAnswer, PendingAnswer
+from resilient_llm._binding.inlined_limits import InlinedLimits, contexts, inlined_limits
 from resilient_llm._binding.invoking import called_injection, invoker_of
 from resilient_llm._binding.options_in_force import OptionsEffect, OptionsInForce
 from resilient_llm._binding.ordering import ChainOrder, Drawing, nothing_drawn, order_for
+from resilient_llm._binding.unhedged import tell_unhedged
 from resilient_llm._binding.usage import own_reader
 from resilient_llm._binding.wrapper_code import Code, Codes, Kind, generate
 from resilient_llm._binding.wrapper_code import variant as variant_of
+from resilient_llm._core.base64_text import SHORTEST
 from resilient_llm._core.call.call import Candidate
 from resilient_llm._core.call.call_deps import CallDeps
+from resilient_llm._core.call.spending import AttemptsInside
 from resilient_llm._core.circuit import window
 from resilient_llm._core.circuit.circuit import Circuit
 from resilient_llm._core.circuit.window import NEVER
+from resilient_llm._core.contents import BARE, size_of
 from resilient_llm._core.in_flight import FunctionInFlight
-from resilient_llm._core.limits.places import HELD, Place
+from resilient_llm._core.limits.around import holding
+from resilient_llm._core.limits.buckets import ROUNDING, TAKEN
+from resilient_llm._core.limits.places import HELD
 from resilient_llm._drive.results import is_awaitable
 from resilient_llm._runtime import call_ids
+from resilient_llm._runtime.answered_headers import hear_if_any
 from resilient_llm._runtime.classify import classify
 from resilient_llm._runtime.limits_of_target import limits_on
-from resilient_llm._runtime.response_headers import headers_in
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.spending import room_in, spending
 from resilient_llm._runtime.tracing import has_trace, open_traces
@@ -49,7 +56,6 @@ if TYPE_CHECKING:
     from resilient_llm._binding.ordering import KeyedOrder, UsersOrder
     from resilient_llm._core.call.spending import Spending
     from resilient_llm._core.in_flight import Counts
-    from resilient_llm._core.limits.held import Held
     from resilient_llm._values.policy import Options, Policy
     from resilient_llm._values.settings import Settings
     from resilient_llm._values.target import Target
@@ -58,19 +64,8 @@ if TYPE_CHECKING:
 class Unbound:
     """Stands in an unbound wrapper for a circuit: it never admits a call."""
 
-    slot = limited_slot = None
+    slot = None
     shut_until = NEVER
-
-
-def _hear(source: object, key: str, began_at: float, held: Held | None) -> None:
-    try:
-        if headers_in(source) is None:
-            return
-    except Exception:  # noqa: BLE001  # a property of a foreign class
-        return
-    from resilient_llm._runtime.hearing import hear_in  # loaded with the first
-
-    hear_in(source, key, began_at, held)
 
 
 def _unbound() -> Any:
@@ -80,6 +75,7 @@ def _unbound() -> Any:
 # Circuits are of one process. A wrapper that is sent to another one by value, as cloudpickle does
 # with functions of `__main__`, arrives there unbound. Circuits are pickled by nothing else.
 copyreg.pickle(Circuit, lambda _: (_unbound, ()))
+copyreg.pickle(InlinedLimits, lambda _: (_unbound, ()))
 
 
 class Binding:
@@ -114,6 +110,8 @@ class Binding:
         self.estimates: Demands | None = None
         """Estimates the tokens of each call, if budgets, limits of tokens or what a provider has
         reported of its own ask for that."""
+        self.inlined_limits: InlinedLimits | None = None
+        """What the wrapper reads to take by itself what its first target asks, if it can."""
         self.wrapper: dict[str, Any] = {}
         self.prefix = ""
         self.wrapper_function: weakref.ref[types.FunctionType] | None = None
@@ -160,6 +158,7 @@ class Binding:
         )
 
     def _bind(self) -> tuple[Candidate, ...]:
+        _warn_of_unused_keys()
         while True:
             # Everything is found out first, without the lock. It is used only if nothing was
             # exchanged meanwhile: another thread may have bound to a newer state.
@@ -197,7 +196,8 @@ class Binding:
                 counts=counts,
                 figures=figures,
                 spending=self._spending(effect, settings, by_key.values()),
-                hear=_hear if settings.listen else None,
+                hear=hear_if_any if settings.listen else None,
+                tell_unhedged=functools.partial(tell_unhedged, self.injection.called),
             )
             if effect.is_stream:
                 deps.item_inspector()  # its import must not count as waiting for a provider
@@ -225,16 +225,19 @@ class Binding:
                 if settings.budgets and deps.spending is not None
                 else None,
             )
+            inlined = None
+            if estimates is not None or candidates[0].limits is not None:
+                inlined = self._inlined_limits(effect, deps, order, candidates, estimates)
             wanted = self._wanted_events()
             if self.wrapper:  # generated here, without the lock
-                self._code(self._kind(effect, deps, order, candidates))
+                self._code(self._kind(effect, deps, order, inlined))
             with runtime.lock:
                 if epoch != runtime.epoch:
                     continue
                 self.in_force.use(options, settings, self.deps, runtime.time)
                 self._use(effect)
                 self.by_key, self.deps, self.order = by_key, deps, order
-                self.estimates = estimates
+                self.estimates, self.inlined_limits = estimates, inlined
                 self.plain_type = str  # the next answer of another class is looked at for headers
                 self._look_again_at(NEVER)
                 runtime.bind(self)
@@ -261,6 +264,10 @@ class Binding:
         is_booked = bool(settings.budgets) or runtime.dispatcher.listeners.is_named(
             event_names.SpendRecorded
         )
+        # The store that has shared limits is asked by the ledger.
+        is_booked = is_booked or any(
+            each.limits is not None and each.limits.is_shared for each in candidates
+        )
         if not is_booked and not any(
             each.limits is not None and each.limits.has_tokens for each in candidates
         ):
@@ -285,7 +292,8 @@ class Binding:
         """
         is_exported = runtime.dispatcher.ledger is not None
         return (
-            self._is_listened_to(event_names.AttemptSucceeded),
+            self._is_listened_to(event_names.AttemptSucceeded)
+            or (bool(runtime.settings.budgets) and self._is_listened_to(event_names.SpendRecorded)),
             is_exported
             or runtime.in_flight.is_used
             or self._is_listened_to(event_names.AttemptFailed)
@@ -307,13 +315,13 @@ class Binding:
             return
         if self.effect.is_inlined and runtime.dispatcher.hooks:
             return
-        kind = self._kind(self.effect, self.deps, self.order, candidates)
+        kind = self._kind(self.effect, self.deps, self.order, self.inlined_limits)
         self._use_code(kind)
         if not self.effect.is_inlined:
             return
         if self.asks_each(candidates):
-            if kind.limited:
-                self._publish_limited(candidates[0])
+            if kind.limited is not None:
+                self._publish_limited()
             return
         self._publish_inlined(candidates, tells_skips=tells_skips)
 
@@ -347,14 +355,12 @@ class Binding:
         self._put(second_target=second_target)
         self._put_circuits(self.variants[-1], candidates[0].circuit, second, others)
 
-    def _publish_limited(self, candidate: Candidate) -> None:
-        """Put what a wrapper reads that takes the places of its first target."""
-        assert candidate.limits is not None
-        self._put(places_of_target=candidate.limits.only_places, target=candidate.target)
+    def _publish_limited(self) -> None:
+        """Put what a wrapper reads that takes by itself what its first target asks."""
         self._put(clock=runtime.clock)
         if self.is_revived:
             self._put(**self._constants())
-        self._put_circuits(self.variants[-1], candidate.circuit, Unbound, ())
+        self._put_circuits(self.variants[-1], self.inlined_limits, Unbound, ())
 
     def _capable_of(self, candidates: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
         """Return those that can take every call of the function."""
@@ -415,7 +421,7 @@ class Binding:
         effect: OptionsEffect,
         deps: CallDeps | None,
         order: ChainOrder | KeyedOrder | UsersOrder | None,
-        candidates: tuple[Candidate, ...] = (),
+        inlined: InlinedLimits | None = None,
     ) -> Kind:
         """Return which code the wrapper is to have."""
         by_invoker = self.calls_by_invoker
@@ -426,7 +432,7 @@ class Binding:
         counts = deps.counts if deps is not None and window.LOCK_FREE else None
         return Kind(
             by_invoker,
-            limited=self._takes_places(effect, deps, order, candidates),
+            limited=None if inlined is None else inlined.kind,
             counting=counts is not None and counts.is_exported,
             in_flight=isinstance(counts, FunctionInFlight),
             measuring=order is not None and effect.needs_figures,
@@ -434,25 +440,26 @@ class Binding:
             order="" if order is None else "drawn",
         )
 
-    def _takes_places(
+    def _inlined_limits(
         self,
         effect: OptionsEffect,
-        deps: CallDeps | None,
+        deps: CallDeps,
         order: ChainOrder | KeyedOrder | UsersOrder | None,
         candidates: tuple[Candidate, ...],
-    ) -> bool:
-        """Return whether the wrapper takes places by itself: the only limit of its first target."""
-        return (
-            bool(candidates)
-            and candidates[0].limits is not None
-            and candidates[0].limits.only_places is not None
-            and order is None
-            and deps is not None
-            and deps.spending is None
-            and not deps.keeps_figures
-            and not effect.lacks
-            and window.LOCK_FREE
-            and not call_ids.switch.is_on
+        estimates: Demands | None,
+    ) -> InlinedLimits | None:
+        """Return what a wrapper reads to take by itself what its first target asks, if it can."""
+        if (
+            order is not None
+            or deps.keeps_figures
+            or effect.lacks
+            or not effect.is_inlined
+            or not window.LOCK_FREE
+            or call_ids.switch.is_on
+        ):
+            return None
+        return inlined_limits(
+            candidates[0], deps.spending, estimates, has_budgets=bool(deps.settings.budgets)
         )
 
     def pass_arguments_on(self) -> None:
@@ -529,7 +536,6 @@ class Binding:
             plain_type=NoAnswer,
             look_at=NEVER,
             target_counts=None,
-            places_of_target=None,
             codes=codes,
             **self._constants(),
         )
@@ -550,8 +556,18 @@ class Binding:
             "is_awaitable": is_awaitable,
             "bucket_of": bisect_left,
             "pending_answer": PendingAnswer,
-            "new_place": Place,
+            "unbound": Unbound,
+            "contexts": contexts,
+            "new_inside": AttemptsInside,
+            "rounding": ROUNDING,
+            "str": str,
+            "len": len,
+            "shortest": SHORTEST,
+            "bare": BARE,
+            "size_of": size_of,
+            "holding": holding,
             "HELD": HELD,
+            "TAKEN": TAKEN,
         }
 
     # Sent to another process.
@@ -572,3 +588,11 @@ class Binding:
             binding.wrapper_function = weakref.ref(wrapper)
             binding.is_revived = True
         return binding
+
+
+def _warn_of_unused_keys() -> None:
+    """Log which keys of new options no policy has."""
+    if runtime.options_to_check:
+        from resilient_llm._runtime.unused_keys import warn_of_unused_keys
+
+        warn_of_unused_keys()

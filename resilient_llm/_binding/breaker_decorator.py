@@ -21,6 +21,7 @@ from resilient_llm._drive.opening import SYNC, OpenStream, StartedStream
 from resilient_llm._drive.results import is_awaitable, kind_of, refuse_unawaited
 from resilient_llm._drive.sources import Sources
 from resilient_llm._drive.tasks import current_task
+from resilient_llm._runtime.answered_headers import hear_if_any
 from resilient_llm._runtime.classify import classify
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values import event_names
@@ -44,6 +45,9 @@ class Guard(Protocol):
     """A guard as `breaker` makes it."""
 
     def __enter__(self) -> Guard: ...
+    async def __aenter__(self) -> Guard: ...
+    @property
+    def enters_at_once(self) -> bool: ...
     def __exit__(
         self,
         error_type: type[BaseException] | None,
@@ -82,7 +86,7 @@ def guarded(guard: Guard, fn: Any) -> Any:
     if inspect.iscoroutinefunction(inner):
         return _guarded_coroutine(fn, fresh)
     if inspect.isasyncgenfunction(inner):
-        return _guarded_asyncgen(fn, lambda: fresh().__enter__())
+        return _guarded_asyncgen(fn, fresh)
     if inspect.isgeneratorfunction(inner):
         return _guarded_generator(fn, lambda: fresh().__enter__())
     return _guarded_function(fn, fresh)
@@ -107,9 +111,15 @@ def _is_routine(value: object) -> bool:
 def _guarded_coroutine(fn: Any, fresh: Callable[[], Guard]) -> Any:
     @functools.wraps(fn)
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        return await _awaited(fresh().__enter__(), fn(*args, **kwargs))
+        guard = fresh()
+        guard = guard.__enter__() if guard.enters_at_once else await guard.__aenter__()
+        return await _awaited(guard, fn(*args, **kwargs))
 
     return wrapper
+
+
+async def _entered(guard: Guard) -> Guard:
+    return guard.__enter__() if guard.enters_at_once else await guard.__aenter__()
 
 
 def _guarded_function(fn: Any, fresh: Callable[[], Guard]) -> Any:
@@ -341,6 +351,7 @@ class GuardedStream:
             self._failed(permit, error, now, cancelled=cancelled)
 
     def _failed(self, permit: Permit, error: BaseException, now: float, *, cancelled: bool) -> None:
+        hear_if_any(error, permit.circuit.key, permit.entered_at, permit.held)
         verdict = classify(error)
         if cancelled or verdict.kind is ErrorKind.CANCELLED:
             # The clock is not read for each item: the last content may have come just now.
@@ -399,10 +410,10 @@ def _guarded_generator(fn: Any, entered: Callable[[], Guard]) -> Any:
     return wrapper
 
 
-def _guarded_asyncgen(fn: Any, entered: Callable[[], Guard]) -> Any:
+def _guarded_asyncgen(fn: Any, fresh: Callable[[], Guard]) -> Any:
     @functools.wraps(fn)
     async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        guarded_stream = GuardedStream(entered())
+        guarded_stream = GuardedStream(await _entered(fresh()))
         last = second = third = None
         try:
             stream: AsyncGenerator[Any, Any] = fn(*args, **kwargs)

@@ -17,10 +17,11 @@ class CallArguments:
     """Knows the parameters of one function, as its callers see them.
 
     Attributes:
+        has_self: Whether the first argument is the object or class of a method.
         defaults: What a call has that the caller leaves out.
     """
 
-    __slots__ = ("_is_passed", "_names", "_positions", "defaults")
+    __slots__ = ("_is_passed", "_names", "_positions", "defaults", "has_self")
 
     def __init__(self, injection: Injection) -> None:
         self._is_passed = injection.is_passed
@@ -31,12 +32,18 @@ class CallArguments:
             if parameter.kind in (_P.POSITIONAL_ONLY, _P.POSITIONAL_OR_KEYWORD)
         ]
         """Of what is passed by position."""
+        self.has_self = self._names[:1] in (["self"], ["cls"])
         self._positions = {name: index for index, name in enumerate(self._names)}
         self.defaults = {
             parameter.name: parameter.default
             for parameter in visible
             if parameter.name not in injection.names and parameter.default is not _P.empty
         }
+
+    @property
+    def named_by_position(self) -> list[str]:
+        """Names of what is passed by position, without ``self`` and ``cls``."""
+        return self._names[1:] if self.has_self else self._names
 
     def own(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return positional arguments without the function, where that is passed first."""
@@ -60,7 +67,7 @@ class CallArguments:
     ) -> tuple[dict[str, Any], tuple[Any, ...]]:
         """Return the arguments by name, without ``self`` and ``cls``, and those without a name."""
         named = dict(zip(self._names, args, strict=False))
-        if self._names and self._names[0] in ("self", "cls"):
+        if self.has_self:
             named.pop(self._names[0], None)
         return {**self.defaults, **named, **kwargs}, self.nameless(args)
 

@@ -21,7 +21,6 @@ from resilient_llm._core.call.call_flow import call_flow
 from resilient_llm._core.call.ending import emit_call_failed
 from resilient_llm._core.call.judging import fault_of
 from resilient_llm._core.call.steps import NO_ANSWER
-from resilient_llm._core.limits.held import Held
 from resilient_llm._drive.cancellation import was_cancelled, was_cut_off
 from resilient_llm._drive.handover import adrive, drive
 from resilient_llm._drive.results import is_awaitable, kind_of, refuse_unawaited
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.call import Candidate
     from resilient_llm._core.circuit.window import Generation
     from resilient_llm._core.in_flight import CountsOfTarget
-    from resilient_llm._core.limits.places import Place
+    from resilient_llm._core.limits.held import Held
     from resilient_llm._drive.hedging_asyncio import AsyncioRace
 
 
@@ -59,6 +58,7 @@ class Caller(Resuming):
             "entry": self.entry,
             "on_failure": self.on_failure,
             "on_success": self.on_success,
+            "on_limited_success": self.on_limited_success,
             "resume": self.resume_async if self.injection.is_async else self.resume,
         }
 
@@ -293,7 +293,6 @@ class Caller(Resuming):
         first: FirstAttempt | None = None,
         number: int | None = None,
         counts: CountsOfTarget | None = None,
-        place: Place | None = None,
     ) -> Any:
         """Do what an answer needs besides being counted; return it, or what replaces it.
 
@@ -301,12 +300,7 @@ class Caller(Resuming):
         and the circuit, observers and traces are told. A `FirstAttempt` is made for a call of the
         wrapper only where one is needed, since most answers need none. ``called`` is the target, or
         what a strategy has drawn. ``number`` is that of the call, if calls carry their names.
-        ``place`` is held by the attempt, and goes with what is guarded further.
         """
-        if place is not None:
-            return self._on_limited_success(
-                generation, entered_at, ended_at, called, result, args, kwargs, place
-            )
         if first is None and _names.is_on:
             number = call_ids.taken(entered_at) if number is None else number
             if number is not None:
@@ -356,7 +350,7 @@ class Caller(Resuming):
             if entered is not None:
                 hooked.left(entered)
 
-    def _on_limited_success(
+    def on_limited_success(
         self,
         generation: Generation,
         entered_at: float,
@@ -365,21 +359,49 @@ class Caller(Resuming):
         result: Any,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        place: Place,
+        held: Held,
     ) -> Any:
-        """Do the same for an attempt that holds a place, until its stream or awaitable is over."""
-        first = None
+        """Do the same for an attempt that holds something, until its stream or awaitable is over.
+
+        If it spends, the call flow does it, which books what it has used. ``held`` is what it
+        holds of limits and budgets, and goes with what is guarded further.
+        """
         try:
-            if is_awaitable(result) or kind_of(result) is not None:
-                first = self._wrappers_attempt(generation, entered_at, called)
-                first.held = Held()
-                first.held.places.append(place)
+            return self._on_limited(
+                generation, entered_at, ended_at, called, result, args, kwargs, held
+            )
+        except BaseException:  # perhaps of an interrupt before something else has it
+            held.over()
+            raise
+
+    def _on_limited(
+        self,
+        generation: Generation,
+        entered_at: float,
+        ended_at: float,
+        called: Target | Candidate | Drawn,
+        result: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        held: Held,
+    ) -> Any:
+        if is_awaitable(result) or kind_of(result) is not None:
+            first = self._limited_attempt(generation, entered_at, called, args, kwargs, held)
             return self.on_success(
                 generation, entered_at, ended_at, called, result, args, kwargs, first
             )
+        if held.spend is not None:
+            if type(result) is not self.plain_type:
+                self._is_plain(result)
+            first = self._limited_attempt(generation, entered_at, called, args, kwargs, held)
+            pending = self._answered(first, result, ended_at)
+            if self.injection.is_async:
+                return PendingAnswer(lambda: self.resume_async(pending, args, kwargs))
+            return self.resume(pending, args, kwargs)
+        try:
+            return self.on_success(generation, entered_at, ended_at, called, result, args, kwargs)
         finally:
-            if first is None:
-                place.give_back()
+            held.over()
 
     def _guard(
         self,

@@ -11,7 +11,8 @@ from resilient_llm._values.built_in import is_raised_by
 if TYPE_CHECKING:
     from resilient_llm._values.target import Target
 
-_MOST_PROVIDERS: Final = 1000
+MOST_LINES: Final = 1000
+"""Of those that the log has once; what comes after these is not told."""
 _COUNT: Final = "x-stainless-retry-count"
 _RAW_COUNT: Final = _COUNT.encode()
 _ADVICE: Final = "its retries multiply with those of the chain; build the client with max_retries=0"
@@ -31,14 +32,12 @@ def warn_of_client_retries(target: Target) -> None:
 def notice_client_retries(provider: str, error: BaseException) -> None:
     """Log, once per provider, that the failed request was a retry by the SDK's client."""
     dispatcher = runtime.dispatcher
-    if (
-        provider in dispatcher.seen_retrying
-        or dispatcher.log_line is None
-        or not _sdk_retried(error)
-    ):
+    told = dispatcher.told_once
+    line = "client retries", provider
+    if line in told or dispatcher.log_line is None or not _sdk_retried(error):
         return
-    if len(dispatcher.seen_retrying) < _MOST_PROVIDERS:
-        dispatcher.seen_retrying.add(provider)
+    if len(told) < MOST_LINES:
+        told.add(line)
         dispatcher.log_line(f"the client of {provider} retried by itself: {_ADVICE}", warning=True)
 
 

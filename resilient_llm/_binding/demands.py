@@ -11,9 +11,16 @@ import sys
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from resilient_llm._binding.call_arguments import CallArguments, may_take, parameters_of
+from resilient_llm._core.base64_text import SHORTEST
 from resilient_llm._core.call.capabilities import NO_LACKS, Demand, lacks_of
-from resilient_llm._core.contents import estimate, held
-from resilient_llm._core.spending.estimates import BOUNDS, Estimate, longest_answer
+from resilient_llm._core.contents import (
+    CHARACTERS_PER_TOKEN,
+    are_contents,
+    estimate,
+    held,
+    plain_characters,
+)
+from resilient_llm._core.spending.estimates import BOUNDS, Estimate, longest_answer, unread_limit
 from resilient_llm._runtime.classify import classify
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values import checks as check
@@ -41,9 +48,11 @@ class Demands:
     """Finds out what each call of one function needs."""
 
     __slots__ = (
+        "_are_contents",
         "_arguments",
         "_constant",
         "_injection",
+        "_is_sized",
         "_names_a_bound",
         "_needs",
         "_tokens",
@@ -64,6 +73,14 @@ class Demands:
         parameters = parameters_of(injection)
         self._names_a_bound = any(parameter.name in BOUNDS for parameter in parameters)
         """Whether the function has a parameter that may limit its answer."""
+        self._are_contents = are_contents(self._arguments.named_by_position)
+        """Whether the estimate reads all positional arguments, but for ``self`` and ``cls``."""
+        self._is_sized = (
+            not self._names_a_bound
+            and not injection.is_passed
+            and are_contents([each.name for each in parameters])
+            and not any(each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD) for each in parameters)
+        )
         self._unread = self._missing_argument(parameters)
         """What the log is told with the first call; None if there is nothing to tell."""
         self._constant: tuple[Demand, Mapping[str, Lack]] | None = None
@@ -137,15 +154,53 @@ class Demands:
                 return estimated
             if known is None:
                 known = self._input_of(args, kwargs)
-            longest = target.max_output
+            longest, unread = target.max_output, None
             if may_bound or BOUNDS.intersection(target.params):
-                longest = longest_answer(
-                    lambda name: self._value(name, target, args, kwargs), target.max_output
-                )
-            estimated = found[target.key] = Estimate(known, longest)
+
+                def argument(name: str) -> Any:
+                    return self._value(name, target, args, kwargs)
+
+                longest = longest_answer(argument, target.max_output)
+                unread = unread_limit(argument) if longest is None else None
+            estimated = found[target.key] = Estimate(known, longest, unread)
             return estimated
 
         return estimate_of
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the input of each call is estimated from its arguments."""
+        return self._tokens is None and not self._injection.is_loop
+
+    @property
+    def is_sized(self) -> bool:
+        """Whether each call is estimated from the size of each argument, and nothing else."""
+        return self.is_read and self._is_sized
+
+    def estimate_on(
+        self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[int, int | None]:
+        """Return the same as `of_attempts` for one target, if `is_read`: input and output."""
+        if self._injection.is_passed:
+            args = self._arguments.own(args)
+        longest = target.max_output
+        if kwargs or self._names_a_bound or target.params:
+            longest = longest_answer(
+                lambda name: self._value(name, target, args, kwargs), target.max_output
+            )
+        if self._are_contents and not kwargs:
+            characters = 0
+            for value in args[1:] if self._arguments.has_self else args:
+                if type(value) is str and len(value) < SHORTEST and value[:1] != "d":
+                    characters += len(value)
+                elif type(value) is not float and value is not None:
+                    size = plain_characters(value)
+                    if size < 0:
+                        break
+                    characters += size
+            else:
+                return -(-characters // CHARACTERS_PER_TOKEN), longest
+        return estimate(*self._arguments.named(args, kwargs)), longest
 
     def _input_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
         """Return the estimate of a call's input in tokens: that of ``tokens``, or the default."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from resilient_llm._core.call.capabilities import NO_LACKS
 
@@ -17,8 +17,18 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.steps import Step
     from resilient_llm._core.circuit.window import Generation
     from resilient_llm._core.limits.held import Held
+    from resilient_llm._core.spending.estimates import Estimate
     from resilient_llm._runtime.call_ids import Entered
     from resilient_llm._values.policy import Options
+    from resilient_llm._values.target import Target
+
+
+class EstimatesAttempts(Protocol):
+    """Estimates the tokens of the attempts of one function; see `Demands`."""
+
+    def of_attempts(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], tokens: int | None, /
+    ) -> Callable[[Target], Estimate]: ...
 
 
 class FirstAttempt:
@@ -37,6 +47,7 @@ class FirstAttempt:
         limits: Seconds that the attempt may take, and whether that is the end of the whole
             deadline; None if the attempt is made without knowing its limit.
         options: Options of the call, which a later change of the defaults leaves alone.
+        demands: Estimates the tokens of further attempts; None if that is what the binding has.
         deps: What the call needs of the state of the process.
         entered: What ends the code that belongs to the call, if calls carry their names.
         outcome: Where a trace around the call expects the outcome, or None.
@@ -50,6 +61,7 @@ class FirstAttempt:
         "_candidates",
         "call_id",
         "candidate",
+        "demands",
         "deps",
         "entered",
         "entered_at",
@@ -84,6 +96,7 @@ class FirstAttempt:
         self.candidate = candidate
         self.kwargs = kwargs
         self.lacks = NO_LACKS
+        self.demands: EstimatesAttempts | None = None
         self.tokens: int | None = None
         self.spend_key: str | None = None
         self.generation: Generation | None = None

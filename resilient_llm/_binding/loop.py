@@ -294,9 +294,9 @@ class _Attempts:
         self._open = weakref.ref(attempt)
         return attempt
 
-    def waited(self) -> None:
+    def waited(self, *, is_cut_off: bool = False) -> None:
         assert self._steps is not None
-        self._step = self._steps.send(Reply(runtime.clock()))
+        self._step = self._steps.send(Reply(runtime.clock(), timed_out=is_cut_off))
 
     def is_over(self) -> bool:
         return (
@@ -327,8 +327,7 @@ class SyncAttempts(_Attempts):
             if isinstance(step, (Try, FirstAttempt)):
                 return self.attempt(step)
             if type(step) is Wait:
-                wait(step)
-                self.waited()
+                self.waited(is_cut_off=wait(step))
         self.finish()
         raise StopIteration
 

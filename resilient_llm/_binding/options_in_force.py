@@ -155,6 +155,12 @@ class OptionsInForce:
         self._clock: Clock | None = None
         """The clock that these moments are of."""
 
+    @property
+    def unusable(self) -> frozenset[str]:
+        """Process-wide defaults that do not hold for the function, whatever their value."""
+        holds = {"attempt_timeout": self._keeps_limits, "hedge": self._can_be_hedged}
+        return frozenset(name for name in holds if not holds[name])
+
     def under(self, defaults: Settings) -> Options:
         """Return the options that hold under these defaults; changes nothing.
 

@@ -12,6 +12,7 @@ import functools
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
+from resilient_llm._core.call.spending import SMALLEST
 from resilient_llm._core.circuit.circuit import changes
 from resilient_llm._core.circuit.permit import block_of
 from resilient_llm._values.errors import ConfigurationError
@@ -441,13 +442,17 @@ def groups_of(candidates: Sequence[Candidate]) -> list[tuple[Candidate, ...]]:
 
 
 def is_live(candidate: Any, now: float) -> bool:
-    """Return whether an attempt on a candidate may enter now; takes no lock if it is closed."""
+    """Return whether an attempt on a candidate may enter now; takes no lock if it is closed.
+
+    Whether limits of tokens have room depends on the call, which an order does not know: one that
+    has none for the smallest is not live.
+    """
     circuit, limits = candidate.circuit, candidate.limits
     if circuit.slot is None and not (
         now >= circuit.shut_until and (circuit.is_at_rest or block_of(circuit, now) is None)
     ):
         return False
-    return limits is None or limits.block(now) is None
+    return limits is None or limits.block(now, SMALLEST) is None
 
 
 def _live_within(

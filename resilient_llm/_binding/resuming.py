@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._binding.beginning import Beginning
 from resilient_llm._binding.continuing import goes_on, judge_raised, pending_call, sent
+from resilient_llm._binding.demands import Demands
 from resilient_llm._binding.first_attempt import FirstAttempt, PendingCall
 from resilient_llm._binding.reporting import new_id
 from resilient_llm._binding.second_attempt import SecondAttempt, needs_no_flow
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.steps import Step
     from resilient_llm._core.circuit.window import Generation
     from resilient_llm._core.in_flight import CountsOfTarget
+    from resilient_llm._core.limits.held import Held
     from resilient_llm._values.target import Target
     from resilient_llm._values.verdict import Verdict
 
@@ -53,11 +55,15 @@ class Resuming(Beginning):
         error: BaseException,
         number: int | None = None,
         counts: CountsOfTarget | None = None,
+        held: Held | None = None,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> SecondAttempt | PendingCall | None:
         """Find out how a call goes on after the wrapper's first attempt failed.
 
         ``called`` is the target, or what a strategy has drawn. ``number`` is that of the call, if
-        calls carry their names.
+        calls carry their names. ``held`` is what the attempt holds of limits and budgets, if it
+        spends; then the call flow books it, and estimates further attempts by the arguments.
 
         Returns:
             How the call goes on; None if the error is raised unchanged.
@@ -69,6 +75,14 @@ class Resuming(Beginning):
             if self.injection.is_async
             else was_cut_off(error)
         )
+        if held is not None:
+            assert kwargs is not None
+            try:
+                first = self._limited_attempt(generation, entered_at, called, args, kwargs, held)
+                return self._failed(first, error, cancelled=cancelled, args=args)
+            except BaseException:  # perhaps of an interrupt before the call flow has it
+                held.over()
+                raise
         is_simple = self.candidates is not None and self.effect.is_simple and not cancelled
         first = self._wrappers_attempt(generation, entered_at, called, number, counts)
         if is_simple and first.candidate is not first.candidates[-1]:
@@ -108,9 +122,10 @@ class Resuming(Beginning):
         timed_out: bool = False,
         cancelled: bool = False,
         verdict: Verdict | None = None,
+        args: tuple[Any, ...] = (),
     ) -> PendingCall | None:
         now = runtime.clock()
-        call, flow, _ = self._running(first)
+        call, flow, _ = self._running(first, args)
         reply = Reply(now, error=error, timed_out=timed_out, cancelled=cancelled, judged=verdict)
         return pending_call(call, flow, reply)
 
@@ -245,6 +260,36 @@ class Resuming(Beginning):
         flow = call_flow(call, first.entered_at, running)
         next(flow)
         return call, flow, running
+
+    def _limited_attempt(
+        self,
+        generation: Generation,
+        entered_at: float,
+        called: Target | Candidate | Drawn,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        held: Held,
+    ) -> FirstAttempt:
+        """Return what is known of a first attempt for which the wrapper has taken something."""
+        first = self._wrappers_attempt(generation, entered_at, called)
+        first.held = held
+        spend: Any = held.spend
+        if spend is not None:
+            first.kwargs = self.pins.without(kwargs)[0]
+            first.demands = Demands(first.options, self.injection, self.policy.chain)
+            first.tokens = spend.estimate.input
+            first.spend_key = spend.spend_key
+        return first
+
+    def _answered(self, first: FirstAttempt, answer: Any, now: float) -> PendingCall:
+        """Return how a call goes on after a plain answer of an attempt that spends."""
+        call, flow, _ = self._running(first)
+        try:
+            return PendingCall(call, flow, sent(call, flow, Reply(now, answer)))
+        except BaseException:
+            flow.close()
+            call.clear()
+            raise
 
     def _refused(self, first: FirstAttempt, now: float, verdict: Verdict) -> PendingCall:
         """Return how a call goes on after ``reject`` refused the answer."""

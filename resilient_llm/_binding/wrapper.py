@@ -129,7 +129,7 @@ def _wrapper(
         is_copy: Whether ``.using`` makes it.
     """
     caller = Caller(holder._policy, injection)
-    note_function(holder, injection.fn)
+    note_function(holder, injection.fn, caller.in_force.unusable)
     kind = Kind(caller.calls_by_invoker)
     if kind not in codes:
         codes[kind] = generate(injection, kind)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
+from resilient_llm._binding.limited_code import Limited, limited_template
+
 if TYPE_CHECKING:
     import types
     from collections.abc import Sequence
@@ -36,8 +38,8 @@ class Kind(NamedTuple):
     """Whether it keeps samples of its answers, if a strategy draws its targets."""
     carries_ids: bool = False
     """Whether its calls carry their names, for `call_id`."""
-    limited: bool = False
-    """Whether it takes and gives back the places of its first target, which nothing else limits."""
+    limited: Limited | None = None
+    """What it takes by itself of the limits and budgets of its first target, if it does."""
     order: Literal["", "drawn", "passed"] = ""
     """Empty if it calls the targets by priority; else whether it draws the first target of each
     call, or passes the arguments on as they are, for a function of the user that asks for them."""
@@ -170,71 +172,6 @@ The counts are read together with the circuit, without a call between, so that b
 state. Whatever the first target cannot take at once is left to the `Caller`, which counts skips.
 """
 
-_LIMITED_TEMPLATE: Final = """
-{define} {name}({parameters}):{pinned}
-    if {p}open_traces and {p}has_trace() is not None:
-        return {wait}{p}entry({args}, {kwargs})
-    {p}entered = {p}clock()
-    {p}to = {p}target
-    {p}places = {p}places_of_target
-    {p}generation = {p}circuit.limited_slot
-    if (
-        {p}generation is None
-        or {p}places.running >= {p}places.limit
-        or {p}places.waiting
-    ):
-        return {wait}{p}entry({args}, {kwargs})
-    {p}places.running += 1
-    try:
-        try:
-            {attempt}
-        except BaseException as {p}error:
-            {p}freed, {p}places = {p}places, None
-            {p}freed.running -= 1
-            if {p}freed.waiting:
-                {p}freed.fill()
-            {p}pending = {p}on_failure({p}generation, {p}entered, {p}to, {p}error)
-            if {p}pending is None:
-                raise
-        else:
-            {p}ended = {p}clock()
-            if (
-                {p}ended >= {p}generation.check_after
-                or {p}ended - {p}entered >= {p}generation.slow_above
-                or {p}type({p}result) is not {p}plain_type
-            ):
-                {p}took = {p}ended - {p}entered
-                if (
-                    {p}type({p}result) is not {p}plain_type
-                    or {p}ended >= {p}look_at
-                    or not {p}generation.answered({p}ended, {p}took, {p}took)
-                ):
-                    {p}place = {p}new_place({p}places)
-                    {p}place._state = {p}HELD
-                    {p}places = None
-                    {p}result = {p}on_success(
-                        {p}generation, {p}entered, {p}ended, {p}to, {p}result, {args}, {kwargs},
-                        None, None, None, {p}place
-                    )
-                    return {opened}
-            else:
-                {p}generation.n += 1
-            return {p}result
-    finally:
-        if {p}places is not None:
-            {p}places.running -= 1
-            if {p}places.waiting:
-                {p}places.fill()
-    return {wait}{p}resume({p}pending, {args}, {kwargs})
-"""
-"""The same if attempts in flight are limited.
-
-The place is counted where the wrapper begins the attempt, and handed on with a stream. Nothing is
-called between the look at the places and their count, and none between an attempt's end and the
-first line that frees its place, so neither a thread nor an interrupt comes between (see the theory
-of operation in _core/circuit/window.py). Where there is no room, the `Caller` finds out why.
-"""
-
 _COUNTED_BY_PRIORITY: Final = _COUNTING_TEMPLATE[
     _COUNTING_TEMPLATE.index("    {p}counts =") : _COUNTING_TEMPLATE.index("    {p}counts.begun")
 ]
@@ -288,9 +225,9 @@ def variant(kind: Kind) -> str:
         "flying_": kind.in_flight,
         "measured_": kind.measuring,
         "named_": kind.carries_ids,
-        "limited_": kind.limited,
     }
-    return "".join(word for word, is_meant in words.items() if is_meant)
+    limited = "" if kind.limited is None else kind.limited.variant
+    return "".join(word for word, is_meant in words.items() if is_meant) + limited
 
 
 def _with_in_flight(template: str, *, exported: bool) -> str:
@@ -397,8 +334,9 @@ def _template(injection: Injection, kind: Kind) -> str:
     template = _TEMPLATE
     if kind.counting or kind.in_flight:
         template = _COUNTING_TEMPLATE
-    if kind.limited:
-        template = _LIMITED_TEMPLATE
+    if kind.limited is not None:
+        names = [p.name for p in injection.visible if p.name not in injection.names]
+        template = limited_template(kind.limited, names[names[:1] in (["self"], ["cls"]) :])
     if kind.order == "drawn":
         template = template.replace(_BY_PRIORITY, _BY_DRAW)
         template = template.replace(_COUNTED_BY_PRIORITY, _BY_DRAW + _COUNTED_BY_DRAW)

@@ -9,9 +9,10 @@ measured after all else (`json_size`), so that it hides nothing, however large i
 
 from __future__ import annotations
 
+import sys
 from enum import Enum
 from types import FunctionType, MethodType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from resilient_llm._core.base64_text import SHORTEST, is_base64
 from resilient_llm._core.held import (
@@ -28,7 +29,7 @@ from resilient_llm._core.held import (
 from resilient_llm._core.json_size import size_of_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
 TOOLS: Final = "tools"
 VISION: Final = "vision"
@@ -42,6 +43,10 @@ TOKENS_PER_MEDIUM: Final = 800
 """Of an image, an audio or a document."""
 MOST: Final = 1_000_000
 """Fields and items that are looked at in one argument; of a longer list the rest counts alike."""
+BARE: Final = frozenset((bool, bytearray, bytes, complex, float, int, memoryview, type(None)))
+"""Classes of arguments without a text."""
+_FEW_MESSAGES: Final = 1_000
+"""Messages of a list that is read at once."""
 FEW: Final = 8
 """Items that must be read before the others are taken for alike."""
 DEEPEST: Final = 32
@@ -135,8 +140,12 @@ class Contents:
 
     def count_tokens(self) -> int:
         """Return the estimate of their size in tokens."""
-        characters = self.characters + size_of_all(self._json)
+        characters = self.count_characters()
         return -(-characters // CHARACTERS_PER_TOKEN) + self.media * TOKENS_PER_MEDIUM
+
+    def count_characters(self) -> int:
+        """Return the characters of texts, and of what is sent as JSON."""
+        return self.characters + size_of_all(self._json)
 
     def add_arguments(self, arguments: Mapping[str, Any], others: tuple[Any, ...]) -> None:
         """Read all arguments of a call, those that have a name and the others; never raises."""
@@ -372,6 +381,57 @@ def _need_of(mime: str) -> str:
     """Return what data of a media type needs."""
     kind = mime.partition("/")[0].lower()
     return VISION if kind in ("image", "video") else AUDIO if kind == "audio" else DOCUMENTS
+
+
+def plain_characters(value: object) -> int:
+    """Return how many characters of text an argument has; -1 if that takes a `Contents`.
+
+    For a text, and for a short list of messages that are a text and nothing else.
+    """
+    cls = type(value)
+    if cls is str:
+        return _plain_text(cast("str", value))
+    if is_bare(cls):
+        return 0
+    if cls is not list:
+        return -1
+    messages, characters = cast("list[object]", value), 0
+    if len(messages) > _FEW_MESSAGES:
+        return -1
+    for message in messages:
+        size = _plain_message(cast("dict[Any, Any]", message)) if type(message) is dict else -1
+        if size < 0:
+            return -1
+        characters += size
+    return characters
+
+
+def _plain_message(message: dict[Any, Any]) -> int:
+    if len(message) != 2:
+        return -1
+    for name in message:
+        if type(name) is not str:
+            return -1
+    text, role = message.get("content"), message.get("role")
+    if type(text) is not str or type(role) is not str or role in _TOOL_ROLES:
+        return -1
+    return _plain_text(text)
+
+
+def size_of(value: object) -> int:
+    """Return the same; a number far below 0 if that takes a `Contents`."""
+    size = plain_characters(value)
+    return size if size >= 0 else -sys.maxsize
+
+
+def _plain_text(text: str) -> int:
+    size = len(text)
+    return -1 if (size >= SHORTEST or text[:1] == "d") and is_base64(text) else size
+
+
+def are_contents(names: Sequence[str]) -> bool:
+    """Return whether arguments of all these names are read as contents."""
+    return not any(name in _OPTIONS or name in _DEFINITIONS or _is_label(name) for name in names)
 
 
 def estimate(arguments: Mapping[str, Any], others: tuple[Any, ...] = ()) -> int:

@@ -61,10 +61,11 @@ class Names:
         provider = key.partition("/")[0]
         with self._lock:
             for each in (provider, key):
-                if each not in known:
-                    if len(known) >= self.most:
-                        return OTHER
-                    known[each] = each
+                if each in known:
+                    continue
+                if len(known) >= self.most:
+                    return OTHER
+                known[each] = each
         return key
 
 

@@ -187,8 +187,10 @@ class TargetFigures:
         """Compute weights and mean anew from the samples, so that they refer to this moment."""
         self._make_room()
         with self._lock:
-            while now > self._until and not self._weighed(now + 0.0):
-                pass  # a sample came meanwhile
+            while True:
+                if now <= self._until or self._weighed(now + 0.0):
+                    break
+                # A sample came meanwhile.
 
     def _weighed(self, since: float) -> bool:
         count, at, seconds = self.count, self._at[:], self._seconds[:]

@@ -107,7 +107,12 @@ async def _advance(
 
 
 async def await_(step: Wait) -> None:
-    """Wait as the call flow asks: so many seconds, or in the line of a limit."""
+    """Wait as the call flow asks: so many seconds, in the line of a limit, or for an answer."""
+    if step.question is not None:
+        from resilient_llm._drive.asking import await_answer
+
+        await await_answer(step.question, step.seconds)
+        return
     if step.ticket is None:
         await runtime.time.asleep(step.seconds)
         return

@@ -77,7 +77,7 @@ class StreamSession(BaseStreamSession):
         self._proxy = weakref.ref(proxy)
         return proxy
 
-    async def items(self) -> AsyncGenerator[Any, None]:
+    async def items(self) -> AsyncGenerator[Any, None]:  # noqa: C901  # one loop, in its order
         """Give the items of the stream, and of those that replace it after an interruption.
 
         The consumer iterates this, so all that is done for each item is to count it and to keep
@@ -87,7 +87,9 @@ class StreamSession(BaseStreamSession):
         self._is_iterated = True
         try:
             started = await self.astarted()
-            while started is not None:
+            while True:
+                if started is None:
+                    break
                 stream_state = started.stream_state
                 rest, sent, last, second, third = None, stream_state.items_sent, None, None, None
                 try:
@@ -206,9 +208,9 @@ def _later_items(started: StartedStream) -> Any:
         own = _each(() if started.is_over else source)
     elif started.is_watched:
         own = _timed(started)
-    items, hook = source if own is None else own, started.opened.hook
-    if hook is not None:
-        items = AsyncReads(items, hook, own)
+    items = source if own is None else own
+    for scope in started.opened.scopes:
+        items = AsyncReads(items, scope, own)
     within = started.opened.within
     if within is None:
         return items
@@ -305,8 +307,9 @@ class Items:
         return self
 
     def __del__(self) -> None:
-        if self._session.has_begun and not self._session.is_entered:
-            self._session.dropped()
+        session = getattr(self, "_session", None)  # missing if an interrupt came before it was made
+        if session is not None and session.has_begun and not session.is_entered:
+            session.dropped()
 
 
 class BorrowedIterator:

@@ -29,6 +29,7 @@ from resilient_llm._drive.contexts import Within
 from resilient_llm._drive.opening import StartedStream
 from resilient_llm._drive.racers import Made, Racer, is_signal, made_by, rank
 from resilient_llm._drive.results import is_awaitable, is_open_answer, kind_of
+from resilient_llm._drive.tasks import waker
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.time_limit import cancellable
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.call import Call
     from resilient_llm._core.call.call_flow import CallFlow
     from resilient_llm._core.call.steps import Step
+    from resilient_llm._core.spending.asking import Asked
 
 
 class BaseRace(ABC):
@@ -60,6 +62,7 @@ class BaseRace(ABC):
         """
         self._start_call = start
         self._hedge_after = hedge_after
+        self._asked: Asked | None = None
         self.has_begun = False
         self.call: Call | None = None
         self.flow: CallFlow | None = None
@@ -148,6 +151,7 @@ class BaseRace(ABC):
         self._timer = self._call_after(seconds, lambda: self._inside(lambda: self._due(racer)))
 
     def _disarm(self) -> None:
+        self._asked = None
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
@@ -252,7 +256,7 @@ class BaseRace(ABC):
 
     def _due(self, racer: Racer) -> None:
         """Tell the call flow that an attempt is slow."""
-        self._timer = None
+        self._disarm()
         if not racer.is_running or self._is_decided:
             return
         if self.flow is None:
@@ -273,10 +277,27 @@ class BaseRace(ABC):
         if type(step) is Race:
             if step.trial is not None:
                 self._start(step.trial)
+            elif step.asked is not None:
+                self._ask(step.asked, step.beside)
         elif type(step) is Stop:
             self._stop()
         else:
             self._step = step
+
+    def _ask(self, asked: Asked, beside: Try | None) -> None:
+        """Tell the call flow once more of a slow attempt when the store has answered."""
+        racers, soon = (self.first, *self._hedges), waker()
+        racer = next(each for each in racers if each.trial is beside)
+
+        def look() -> None:
+            if self._asked is asked:  # the race is not over
+                self._asked = None
+                self._call_soon(lambda: self._due(racer))
+
+        self._arm(racer, asked.seconds)
+        self._asked, asked.wake = asked, lambda: soon(look)
+        if asked.answer is not None:  # it came before there was somebody to wake
+            soon(look)
 
     def _start(self, trial: Try) -> None:
         racer = Racer(trial)
@@ -377,7 +398,9 @@ class BaseRace(ABC):
         """Wait until the race is over and nothing of it runs; return as `race` does."""
         try:
             await self._until(lambda: self._is_decided or self._must_close_first)
-            while self._must_close_first:
+            while True:
+                if not self._must_close_first:
+                    break
                 await self._close(self.first)
                 await self._until(lambda: self._is_decided)
             await self._until(self._only_the_last_is_left)
@@ -427,7 +450,9 @@ class BaseRace(ABC):
     async def _until(self, is_true: Callable[[], bool]) -> None:
         """Wait until something is true; a cancellation is noted, and does not end that."""
         with ExitStack() as shields:
-            while not is_true():
+            while True:
+                if is_true():
+                    break
                 try:
                     await self._wait()
                 except GeneratorExit:
@@ -446,8 +471,9 @@ class BaseRace(ABC):
         with suppress(RuntimeError):  # its loop is closed, too
             self._stop()
             for racer in self._hedges:
-                if not racer.is_running:
-                    self._has_lost(racer)
+                if racer.is_running:
+                    continue
+                self._has_lost(racer)
 
     async def _taken_back(self, started: StartedStream) -> None:
         """Tell the call flow that the stream which has won was not handed over."""

@@ -85,6 +85,7 @@ class Host:
         self._source = opened.source
         self._stream = opened.stream
         self._manager = opened.value if opened.is_managed else None
+        self._permits = opened.permits
         self._requests: list[_Request] = []
         self._running: _Request | None = None
         self._cancels = 0
@@ -100,8 +101,12 @@ class Host:
 
     async def serve(self) -> None:
         """Do the steps that the reader asks for, until the stream is over."""
+        if self._permits is not None:
+            self._permits.enter()  # to the end of this task, in which nothing else runs
         try:
-            while not self._has_ended:
+            while True:
+                if self._has_ended:
+                    break
                 try:
                     request = await self._next()
                 except asyncio.CancelledError:
@@ -230,7 +235,9 @@ class Host:
         self._wake()
         try:
             with ExitStack() as shields:
-                while not request.is_done:
+                while True:
+                    if request.is_done:
+                        break
                     request.waiter = self._loop.create_future()
                     try:
                         await request.waiter
@@ -295,7 +302,9 @@ class HostedSource:
         await self.host.close()
 
     def __del__(self) -> None:
-        self.host.drop()
+        host = getattr(self, "host", None)  # missing if an interrupt came before it was made
+        if host is not None:
+            host.drop()
 
 
 class _HostedIO:
@@ -340,5 +349,5 @@ def host(opened: OpenStream) -> Host:
     source = HostedSource(hosting)
     if opened.held is opened.source:
         opened.held = source
-    opened.source, opened.io = source, _HostedIO(source)
+    opened.source, opened.io, opened.permits = source, _HostedIO(source), None
     return hosting

@@ -47,7 +47,7 @@ def wait_in_line(ticket: Ticket, seconds: float) -> None:
             pass
 
     ticket.wake = wake
-    if ticket.has_come:  # it came before there was somebody to wake
+    if ticket.has_come or ticket.is_void:  # it came before there was somebody to wake
         return
     if is_fake:
         _wait_on_fake_clock(turn, seconds)
@@ -73,7 +73,7 @@ async def await_in_line(ticket: Ticket, seconds: float) -> None:
 
     event, soon = anyio.Event(), waker()
     ticket.wake = lambda: soon(event.set)
-    if ticket.has_come:
+    if ticket.has_come or ticket.is_void:
         return
     with runtime.time.cancel_after(min(seconds, _LOOK_AGAIN)):
         await event.wait()

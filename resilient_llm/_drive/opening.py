@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 from resilient_llm._core.call.judging import heard
 from resilient_llm._core.call.spending import metered
 from resilient_llm._core.call.steps import Reply
-from resilient_llm._core.circuit.permit import pop_permit, push_permit
 from resilient_llm._core.stream.stream_state import StreamState
 from resilient_llm._core.stream.stream_timer import StreamTimer
 from resilient_llm._drive.cancellation import refuse_cut_off
+from resilient_llm._drive.reads import InsidePermit
 from resilient_llm._drive.results import holder_of, kind_of, special
 from resilient_llm._drive.sources import Sources, sources_of
 from resilient_llm._drive.tasks import run_to_end
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from resilient_llm._core.call.call import Call
-    from resilient_llm._core.call.hooks import AttemptHook
+    from resilient_llm._core.call.hooks import AttemptHook, Scope
     from resilient_llm._core.call.steps import Try
+    from resilient_llm._core.limits.held import Held
     from resilient_llm._drive.contexts import Within
     from resilient_llm._drive.results import ResultKind
 
@@ -176,7 +177,9 @@ class OpenStream:
         is_stream: False if the manager gave something else, which then is the answer.
         is_being_left: Whether the consumer leaves that manager now.
         hook: What is entered and left around each read of it, and around its end; or None.
+        permits: What guards inside its code must know while that runs; or None.
         within: The context in which it has begun, if that is not the consumer's; or None.
+        limited: What its attempt holds of limits; or None.
     """
 
     __slots__ = (
@@ -188,6 +191,8 @@ class OpenStream:
         "is_being_left",
         "is_managed",
         "is_stream",
+        "limited",
+        "permits",
         "source",
         "stream",
         "value",
@@ -205,6 +210,8 @@ class OpenStream:
         hook: AttemptHook | None = None,
     ) -> None:
         self.hook = hook
+        self.permits: InsidePermit | None = None
+        self.limited: Held | None = None
         self.within: Within | None = None
         self.io = io
         self.value = value
@@ -238,13 +245,27 @@ class OpenStream:
         """Whether the iterator may be code of the caller's around an SDK's stream."""
         return self.is_stream and self.holder is None
 
+    @property
+    def scopes(self) -> list[Scope]:
+        """What is entered and left around each read of it."""
+        return [each for each in (self.permits, self.hook) if each is not None]
+
     async def aleave(self, *error: Any) -> Any:
         """Close it as ``with`` does, once; return whether the error is to be swallowed."""
         if self._is_closed:
             return None
         self._is_closed = True
         leaving = self._leave(*error)
-        return await (leaving if self.within is None else self.within.run(leaving))
+        try:
+            return await (leaving if self.within is None else self.within.run(leaving))
+        finally:
+            if self.limited is not None and self.limited.keeps_places:
+                self.limited.free_places()
+
+    def keep_places(self) -> None:
+        """Let its attempt, which is about to end, keep its places until the stream is closed."""
+        if self.limited is not None and not self._is_closed:
+            self.limited.keeps_places = True
 
     async def _leave(self, *error: Any) -> Any:
         swallows = None
@@ -422,7 +443,8 @@ async def begin_with(
         BaseException: Whatever the stream raised; it is closed then.
     """
     scope = io.innermost_scope(leaves=step.leaves_scopes)
-    push_permit(step.permit)
+    permits = InsidePermit(step.permit) if step.permit.matters_inside else None
+    around = () if permits is None else permits.enter()
     try:
         is_managed = kind.is_manager
         stream = await io.enter(value) if is_managed else value
@@ -434,6 +456,8 @@ async def begin_with(
             is_managed=is_managed,
             hook=step.hook,
         )
+        opened.permits = permits
+        opened.limited = step.permit.held
         heard(call, step, stream)  # before its items, which may take their time
         started = StartedStream(opened, _stream_state(call, step))
         try:
@@ -449,7 +473,8 @@ async def begin_with(
             raise
         return started
     finally:
-        pop_permit(step.permit)
+        if permits is not None:
+            permits.leave(around)
 
 
 async def refuse_open_scope(

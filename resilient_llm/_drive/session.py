@@ -291,6 +291,8 @@ class BaseStreamSession(ABC):
             if started.opened.hook is not None:
                 started.opened.hook.read(last)
             reply = started.reply(runtime.clock(), error, last, cancelled=cancelled)
+            if started.stream_state.stopped_by_consumer:  # there is still a source to be closed
+                started.opened.keep_places()
             step = self._settled(reply)
             if type(step) is Reraise:
                 assert error is not None

@@ -77,12 +77,13 @@ class StreamSession(BaseStreamSession):
         run_to_end(self.astop())
 
     def __del__(self) -> None:
-        if not self.is_over:
-            self.is_entered = False
-            if self._is_iterated:
-                return  # its generator is collected with it, and knows its last items
-            with suppress(Exception):  # Python would only print it
-                self.stop()
+        if getattr(self, "is_over", True):  # missing if an interrupt came before it was made
+            return
+        self.is_entered = False
+        if self._is_iterated:
+            return  # its generator is collected with it, and knows its last items
+        with suppress(Exception):  # Python would only print it
+            self.stop()
 
     def present(self, stream: Any = None) -> Any:
         """Return what the consumer gets: the generator, or a proxy of the SDK's object.
@@ -111,7 +112,9 @@ class StreamSession(BaseStreamSession):
         self._is_iterated = True
         try:
             started = self.started()
-            while started is not None:
+            while True:
+                if started is None:
+                    break
                 stream_state = started.stream_state
                 sent, last, second, third = stream_state.items_sent, None, None, None
                 try:
@@ -193,9 +196,8 @@ def _later_items(started: StartedStream) -> Any:
     if started.is_over:
         return ()
     items = _timed(started) if started.is_watched else started.opened.source
-    hook = started.opened.hook
-    if hook is not None:
-        items = Reads(items, hook)
+    for scope in started.opened.scopes:
+        items = Reads(items, scope)
     within = started.opened.within
     if within is None:
         return items

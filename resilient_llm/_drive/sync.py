@@ -79,21 +79,36 @@ def advance(
             elif type(step) is Raise:
                 raise_from(step)
             elif type(step) is Wait:
-                wait(step)
+                is_cut_off = wait(step)
                 refuse_closed()
-                step = flow.send(Reply(runtime.clock()))
+                step = flow.send(Reply(runtime.clock(), timed_out=is_cut_off))
     finally:
         step = pending = started = value = None  # type: ignore[assignment]  # no frame keeps them
 
 
-def wait(step: Wait) -> None:
-    """Wait as the call flow asks: so many seconds, or in the line of a limit."""
-    if step.ticket is None:
-        runtime.time.sleep(step.seconds)
-        return
-    from resilient_llm._drive.lines import wait_in_line  # loaded with the first
+def wait(step: Wait) -> bool:
+    """Wait as the call flow asks: so many seconds, in the line of a limit, or for an answer.
 
-    wait_in_line(step.ticket, step.seconds)
+    Returns:
+        Whether the limit of a call around this one has ended the wait.
+    """
+    from resilient_llm._drive.limits_around import ends_around  # loaded with the first wait
+
+    end = ends_around()
+    seconds = step.seconds if end is None else min(step.seconds, end - runtime.clock())
+    if end is not None and seconds <= 0.0 < step.seconds:
+        return True
+    if step.question is not None:
+        from resilient_llm._drive.asking import wait_for_answer
+
+        wait_for_answer(step.question, seconds)
+    elif step.ticket is None:
+        runtime.time.sleep(seconds)
+    else:
+        from resilient_llm._drive.lines import wait_in_line
+
+        wait_in_line(step.ticket, seconds)
+    return end is not None and runtime.clock() >= end
 
 
 def _make_inside(

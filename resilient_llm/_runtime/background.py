@@ -133,6 +133,10 @@ class Background:
         if not self._is_over:
             self._start()
 
+    def await_exit(self) -> None:
+        """Have the exit of the process do what is left, also what begins only while it exits."""
+        _register_exit()
+
     def wake(self) -> None:
         """Have the thread work soon. Allowed anywhere; returns at once and raises nothing."""
         try:
@@ -310,6 +314,19 @@ def _ends_thread(error: BaseException) -> bool:
     return isinstance(error, (KeyboardInterrupt, SystemExit, killed))
 
 
+def raise_if_asked(error: BaseException) -> None:
+    """Raise what asks the thread that runs this to end: an interrupt, or the kill of a greenlet.
+
+    In a thread of ours, an interrupt is what foreign code raises itself.
+    """
+    is_interrupt = isinstance(error, (KeyboardInterrupt, SystemExit))
+    if is_interrupt and threading.current_thread() is threading.main_thread():
+        raise error
+    greenlet: Any = sys.modules.get("greenlet")
+    if greenlet is not None and isinstance(error, greenlet.GreenletExit):
+        raise error
+
+
 def _launch(
     background: Background, calls: queue.SimpleQueue[None], starts: dict[str, object]
 ) -> None:
@@ -388,6 +405,8 @@ _all: Final[dict[int, weakref.ref[Background]]] = {}
 
 _ends_at: Final[dict[str, float]] = {}
 """When the exit goes on without what is not done; empty before."""
+_exit_of: Final[dict[str, int]] = {}
+"""The process whose exit calls `_at_exit`; empty before it was registered in this one."""
 
 
 def _forgotten(number: int) -> Callable[[weakref.ref[Background]], None]:
@@ -405,13 +424,17 @@ def _existing() -> list[Background]:
 def _register_exit() -> None:
     """Have `_at_exit` called when this process exits, also if it is a child."""
     # Again in each process: multiprocessing forgets the functions that its parent registered, and
-    # has its own list for children that it forks.
+    # has its own list for children that it forks. But once in each: what is registered while the
+    # process exits is not called, and it may be another function of the exit that starts a thread.
+    if _exit_of.get("process") == os.getpid():
+        return
     atexit.unregister(_at_exit)
     atexit.register(_at_exit)
     util: Any = sys.modules.get("multiprocessing.util")
     process: Any = sys.modules.get("multiprocessing.process")
     if util is not None and process is not None and process.parent_process() is not None:
         util.Finalize(None, _at_exit, exitpriority=0)
+    _exit_of["process"] = os.getpid()  # last: after an interrupt before this line, it is done again
 
 
 def _at_exit() -> None:
@@ -442,6 +465,7 @@ def is_exiting() -> bool:
 
 def _after_fork() -> None:
     _ends_at.clear()
+    _exit_of.clear()
     for each in _existing():
         if not each.is_over:
             each.after_fork()
@@ -452,6 +476,7 @@ def _after_fork() -> None:
 
 
 def _register_exit_anew(_: object) -> None:
+    _exit_of.clear()
     _register_exit()
 
 

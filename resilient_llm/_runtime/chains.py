@@ -24,8 +24,10 @@ class Chained(Protocol):
 
 
 _policies: Final[weakref.WeakSet[Chained]] = weakref.WeakSet()
-_functions: Final[weakref.WeakKeyDictionary[Any, dict[str, None]]] = weakref.WeakKeyDictionary()
-"""``{policy: names of the functions that it decorates}``"""
+_functions: Final[weakref.WeakKeyDictionary[Any, dict[str, frozenset[str]]]] = (
+    weakref.WeakKeyDictionary()
+)
+"""``{policy: {name of a function that it decorates: defaults that cannot hold for it}}``"""
 
 
 def note_policy(policy: Chained) -> None:
@@ -33,26 +35,63 @@ def note_policy(policy: Chained) -> None:
     _policies.add(policy)
 
 
-def note_function(policy: object, fn: Any) -> None:
-    """Remember that a policy decorates a function, by its module and qualified name."""
+def note_function(policy: object, fn: Any, unusable: frozenset[str] = frozenset()) -> None:
+    """Remember that a policy decorates a function, by its module and qualified name.
+
+    Args:
+        policy: The public object of the policy.
+        fn: The function.
+        unusable: Process-wide defaults that do not hold for it.
+    """
     inner = getattr(fn, "func", fn)  # of a partial
     name = getattr(inner, "__qualname__", None) or type(inner).__qualname__
     module = getattr(inner, "__module__", None) or type(inner).__module__
-    _functions.setdefault(policy, {})[f"{module}.{name}"] = None
+    _functions.setdefault(policy, {})[f"{module}.{name}"] = unusable
+
+
+class LivingPolicy(NamedTuple):
+    """A policy that exists.
+
+    Attributes:
+        chain: Its targets, as declared.
+        named: The options that it names.
+        functions: ``{name of a function that it decorates: defaults that cannot hold for it}``
+    """
+
+    chain: tuple[Target, ...]
+    named: frozenset[str]
+    functions: Mapping[str, frozenset[str]]
+
+
+def _holders() -> list[Chained]:
+    while True:
+        try:
+            return list(_policies)
+        except RuntimeError:  # another thread or a signal handler made a policy meanwhile
+            continue
+
+
+def living_policies() -> list[LivingPolicy]:
+    """Return each policy, those of functions first, sorted by these."""
+    found = [
+        LivingPolicy(holder.chain, holder._policy.named, dict(_functions.get(holder, {})))
+        for holder in _holders()
+    ]
+    return sorted(found, key=lambda each: (not each.functions, sorted(each.functions)))
 
 
 def named_keys() -> set[str]:
     """Return the keys of all targets in chains, and of their providers."""
     keys: set[str] = set()
-    for policy in _policies.copy():
+    for policy in _holders():
         for target in policy.chain:
             keys |= {target.key, target.provider_key}
     return keys
 
 
-def named_tags() -> set[str]:
-    """Return the tags of all targets in chains."""
-    return {tag for policy in _policies.copy() for target in policy.chain for tag in target.tags}
+def named_targets() -> set[Target]:
+    """Return all targets in chains; two of one key that have other options are two."""
+    return {target for policy in _holders() for target in policy.chain}
 
 
 class LivingChain(NamedTuple):
@@ -77,7 +116,7 @@ def living_chains() -> list[LivingChain]:
     make a copy of a policy for every call.
     """
     found: dict[tuple[tuple[str, ...], tuple[str, ...]], LivingChain] = {}
-    for holder in _policies.copy():
+    for holder in _holders():
         policy = holder._policy
         targets, penalties = policy.in_priority, dict[str, int]()
         order = runtime.known_order_of(policy)

@@ -32,8 +32,7 @@ owner (see ``outbox.HOLDER``), and what waits is taken by the next thread that e
             them. What is left waits for the next thread that emits for this key. A call that has
             nothing to emit also delivers if a thread left something: see ``outbox.is_behind``.
             Facts of no call (a bench by hand, a guard, a change of health) belong to the thread
-            that made them. They count among the facts of others, but that thread does not leave
-            them because of the time.
+            that made them. They count among those of others, but are not left because of the time.
 *Turns*     A quick observer seems busy, too, when the interpreter switches threads inside it: with
             16 threads that do nothing but emit, it goes on 15 switches and thousands of facts
             later. So a thread that finds a queue half full, and another thread at work on it, lets
@@ -65,6 +64,7 @@ from resilient_llm._core.circuit.outbox import (
     CallTag,
     Fact,
     Inbox,
+    Outbox,
     Subscription,
 )
 from resilient_llm._core.circuit.state import FOREVER
@@ -76,7 +76,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from resilient_llm._core.call.hooks import Hook
-    from resilient_llm._core.circuit.outbox import Outbox
     from resilient_llm._core.counts import Ledger
     from resilient_llm._values import events as ev
 
@@ -187,8 +186,10 @@ class Dispatcher:
         self._log_subscription: Subscription | None = None
         self.ledger: Ledger | None = None
         """Where calls that begin now are counted; None while no exporter of metrics wants that."""
-        self.seen_retrying: set[str] = set()
-        """Providers whose clients were seen to retry by themselves."""
+        self.of_process = Outbox("")
+        """What happened to the process and to no key; its events have an empty target."""
+        self.told_once: set[tuple[str, ...]] = set()
+        """What the log had a line of that it has once: of what, and its names."""
 
     # Who listens.
 
@@ -211,10 +212,6 @@ class Dispatcher:
         if self._by_kind.get(kind) or (tag is not None and tag.observers):
             return True
         return self.log is not None and self.logs(kind)
-
-    def has_skip_listeners(self) -> bool:
-        """Return whether an observer listens to skipped targets."""
-        return self.has_listeners(event_names.TargetSkipped)
 
     # Events.
 
@@ -323,8 +320,7 @@ class Dispatcher:
         """Deliver what waits in an outbox, as far as the share of the call goes.
 
         Raises:
-            KeyboardInterrupt, SystemExit: If an observer raised it; after the other observers
-                were called.
+            KeyboardInterrupt, SystemExit: If an observer raised it, after the others were called.
         """
         share = _Share(tag)
         outbox.is_behind = False
@@ -332,8 +328,9 @@ class Dispatcher:
             self._route(outbox, share)
             while True:
                 for inbox in outbox.inboxes.values():
-                    if inbox.queue:
-                        self._hand_over(outbox, inbox, share)
+                    if not inbox.queue:
+                        continue
+                    self._hand_over(outbox, inbox, share)
                 if not self._route(outbox, share):
                     break
         except BaseException:
@@ -352,6 +349,7 @@ class Dispatcher:
             self.log_line(f"breaker {key}: {named}")
 
     def after_fork(self) -> None:
+        self.of_process = Outbox("")  # a thread of the parent may hold its locks
         self.listeners.after_fork()
 
     # Routing.
@@ -369,7 +367,7 @@ class Dispatcher:
                     break
                 _let_go_of_idle(outbox)
                 _remove_unused(outbox)
-                while pending:
+                for _ in range(len(pending)):
                     self._route_one(outbox, pending.pop(0))
                     has_routed = True
             except IndexError:  # `pending` was full, and another thread dropped the last fact
@@ -437,7 +435,9 @@ class Dispatcher:
                         inbox.turns += 1
                         share.give_way()
                     return
-                while queue:
+                while True:
+                    if not queue:
+                        break
                     fact = queue[0]
                     if not share.allows(fact):
                         outbox.is_behind = True
@@ -510,8 +510,8 @@ class Dispatcher:
                 Fact(
                     event_names.ObserverFailed,
                     0.0,
-                    line=f"{outbox.key}: {dropped} events were dropped: they came faster than "
-                    "they could be handed to an observer or a log handler",
+                    line=f"{outbox.key or 'process'}: {dropped} events were dropped: they came "
+                    "faster than they could be handed to an observer or a log handler",
                 )
             )
 

@@ -41,12 +41,14 @@ def switch_on() -> None:
     if not runtime.is_listening:
         runtime.is_listening = True
         runtime.unbind_all()  # each attempt has to be begun here
+        runtime.registry.settle_limits()
 
 
 def switch_off() -> None:
     """Undo `switch_on`; for tests."""
     runtime.is_listening = False
     runtime.unbind_all()
+    runtime.registry.settle_limits()
 
 
 def heard(headers: object, key: str | None = None) -> None:
@@ -127,13 +129,7 @@ class Hearing:
 
     def limits_of(self, key: str) -> HeardLimits | None:
         """Return what attempts on a target have to ask, or None as long as there is nothing."""
-        if not self.is_on:
-            return None
-        limits = HeardLimits(key, self.of)
-        if runtime.is_listening:
-            return limits
-        found = (runtime.reported.get(each) for each in limits.keys)
-        return limits if any(each is not None and each.has_figures for each in found) else None
+        return HeardLimits(key, self.of) if runtime.hears(key) else None
 
     def of(self, key: str) -> ReportedLimits:
         """Return what was reported of a key, from now on."""
@@ -142,7 +138,9 @@ class Hearing:
         if found is not None:
             return found
         with self._lock:
-            while len(keys) >= MOST_KEYS:
+            while True:
+                if len(keys) < MOST_KEYS:
+                    break
                 keys.pop(next(iter(keys)), None)
             return keys.setdefault(key, ReportedLimits())
 
@@ -188,10 +186,11 @@ class Hearing:
             by_key.setdefault(whose, []).append(figure)
         for whose, those in by_key.items():
             known = self.of(whose)
-            is_first = not known.has_figures
+            is_first, had_tokens = not known.has_figures, known.has_tokens
             before, after = known.hear(those, attempt.started(whose), now, attempt.began_at)
-            if is_first and not runtime.is_listening:
+            if (is_first and not runtime.is_listening) or (known.has_tokens and not had_tokens):
                 runtime.unbind_all()  # the attempts on it have something to ask from now on
+                runtime.registry.settle_limits()
             if before != after:
                 self.on_pause(whose, before, after)
 

@@ -34,6 +34,9 @@ _OTHERS: Final = {
 }
 """``{rate: what the package calls it}``"""
 
+_REQUESTS: Final = "requests_kcount"
+_PER_CALL: Final = frozenset((_REQUESTS,))
+
 
 class PublishedPrices:
     """What targets cost, according to ``genai-prices``. May be used from any thread."""
@@ -70,6 +73,11 @@ class PublishedPrices:
             known = self._rates[id(prices)] = (prices, rates_in(prices))
         return known[1]
 
+    @property
+    def is_missing(self) -> bool:
+        """Whether it was tried to import the package, and there is none."""
+        return self._package is False
+
     def _model(self, provider: str, name: str) -> Any:
         """Return a model of the package, or None."""
         package = self._package
@@ -101,24 +109,30 @@ def _imported() -> Any:
 def rates_in(prices: Any) -> Rates | None:
     """Return the rates of a ``ModelPrice`` of the package; None if tokens have no price there.
 
-    What a rate is finer than 1e-12 USD per token is rounded up. A tier holds for all tokens of a
-    call whose input is above its start, as in ``genai_prices.types.calc_unit_price``.
+    A model without any price is free, as in ``calc_price`` of the package; one that has other
+    prices alone, such as for hours of audio, has none for tokens. What a rate is finer than 1e-12
+    USD per token is rounded up. A tier holds for all tokens of a call whose input is above its
+    start, as in ``genai_prices.types.calc_unit_price``.
     """
     held: dict[str, Any] = prices.__dict__
     sent, received = held.get("input_mtok"), held.get("output_mtok")
-    if sent is None and received is None:
+    if sent is None and received is None and not _PER_CALL.issuperset(_given(held)):
         return None
     named: dict[str, Any] = {"input": sent, "output": received}
     named |= {rate: held.get(name) for rate, name in _OTHERS.items()}
     starts = sorted(
         {tier.start for price in named.values() for tier in getattr(price, "tiers", ())}
     )
-    per_call = _picos(held.get("requests_kcount"), _PICOS_PER_THOUSANDTH, 0) or 0
+    per_call = _picos(held.get(_REQUESTS), _PICOS_PER_THOUSANDTH, 0) or 0
     tiers = tuple((start, _rates_at(named, start + 1, per_call)) for start in starts)
     base = _rates_at(named, 0, per_call)
     return Rates(
         base.input, base.output, base.cached, base.cache_write, base.reasoning, per_call, tiers
     )
+
+
+def _given(held: dict[str, Any]) -> list[str]:
+    return [name for name, price in held.items() if price is not None]
 
 
 def _rates_at(named: dict[str, Any], tokens: int, per_call: int) -> Rates:

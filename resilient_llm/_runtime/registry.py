@@ -23,9 +23,10 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from resilient_llm._core.circuit.circuit import Circuit
+from resilient_llm._core.circuit.telling import Telling
 from resilient_llm._runtime.weak_circuits import WeakCircuits
 from resilient_llm._values.keys import parse_key, provider_key
-from resilient_llm._values.settings import MOST_KEYS, Settings
+from resilient_llm._values.settings import MOST_KEYS, BreakerSettings, Settings
 from resilient_llm._values.target import normal_key
 
 if TYPE_CHECKING:
@@ -51,11 +52,19 @@ class Registry:
         """
         self._lock = threading.RLock()
         self._settings = settings
+        self._usual: tuple[Settings, BreakerSettings] | None = None
+        """The settings of keys that have none of their own, and of which settings these are."""
         self._tagged: set[str] = set()
         """Keys to which a limit applies by a tag of their target."""
         self._clock = clock
         self._rng = rng
         self._dispatcher = dispatcher
+        self.hears: Callable[[str], bool] = lambda _: False
+        """Whether attempts on a key have to ask what its provider reports of its own limits."""
+        self.telling = Telling()
+        """Where all of them tell what other processes have to know."""
+        self.on_new: Callable[[], object] = lambda: None
+        """Called when a key comes into use."""
         self._suspended = False
         self._next_sweep = MOST_KEYS
         self._is_sweeping = False
@@ -84,8 +93,20 @@ class Registry:
         if circuit is not None:
             return circuit
         with self._lock:
-            settings = self._settings.for_key(key, self._options.get(key, {}))
+            settings = self._settings_for(key, self._options.get(key))
         return Circuit(key, settings, now=self._clock(), rng=self._rng, sink=_NOWHERE)
+
+    def settings_of(self, key: str) -> BreakerSettings:
+        """Return the settings that the circuit of a normalised key has, or would get."""
+        return self._settings_for(key, self._options.get(key))
+
+    def _settings_for(self, key: str, own: Mapping[str, Any] | None) -> BreakerSettings:
+        settings, usual = self._settings, self._usual
+        if own or key in settings.breakers:
+            return settings.for_key(key, own or {})
+        if usual is None or usual[0] is not settings:
+            usual = self._usual = settings, settings.for_key(key, {})
+        return usual[1]
 
     def circuits(self) -> list[Circuit]:
         """Return all existing circuits, sorted by key."""
@@ -157,7 +178,7 @@ class Registry:
         parent = self.circuit(provider_key(provider, account)) if model else None
         with self._lock:
             own = self._options.get(key, {})
-            settings = self._settings.for_key(key, own)
+            settings = self._settings_for(key, own)
         made = Circuit(
             key,
             settings,
@@ -166,6 +187,7 @@ class Registry:
             sink=self._dispatcher,
             provider=parent,
             looks=True,
+            telling=self.telling,
         )
         made.own = own
         with self._lock:
@@ -175,6 +197,7 @@ class Registry:
         # All of it may have changed since it was read above.
         self._settle(circuit)
         self._suspend(circuit)
+        self.on_new()
         return circuit
 
     def _suspend(self, circuit: Circuit) -> None:
@@ -214,9 +237,11 @@ class Registry:
         a variable has its own copy, and its circuit exists.
         """
         with self._lock:
-            gone = [key for key in list(self._options) if self._all.get(key) is None]
-            for key in gone[:-MOST_KEYS]:
+            for key in self._unused_options()[:-MOST_KEYS]:
                 self._options.pop(key, None)
+
+    def _unused_options(self) -> list[str]:
+        return [key for key in list(self._options) if self._all.get(key) is None]
 
     def _keep(self, circuit: Circuit) -> None:
         """Keep a dropped circuit again, which was still in use and is now benched."""
@@ -252,14 +277,23 @@ class Registry:
         changed, settings = False, None
         while True:
             with self._lock:
-                wanted = self._settings.for_key(circuit.key, circuit.own)
+                wanted = self._settings_for(circuit.key, circuit.own)
             if wanted == settings:
                 return changed
             settings = wanted
             changed = circuit.configure(settings, self._clock(), deliver=deliver) or changed
-            is_limited = circuit.key in self._tagged or self._settings.is_limited(circuit.key)
-            if is_limited is not circuit.is_limited:
-                circuit.limit(is_limited=is_limited)
+            self._settle_limit(circuit)
+
+    def settle_limits(self) -> None:
+        """Let the attempts on each key ask first, or no longer, as what is reported says now."""
+        for circuit in self.circuits():
+            self._settle_limit(circuit)
+
+    def _settle_limit(self, circuit: Circuit) -> None:
+        key = circuit.key
+        is_limited = key in self._tagged or self._settings.is_limited(key) or self.hears(key)
+        if is_limited is not circuit.is_limited:
+            circuit.limit(is_limited=is_limited)
 
 
 class _Nowhere:

@@ -15,6 +15,7 @@ import os
 import random
 import threading
 import weakref
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -28,14 +29,17 @@ from resilient_llm._runtime.dispatcher import Dispatcher
 from resilient_llm._runtime.limiting import LimitsInForce
 from resilient_llm._runtime.registry import Registry
 from resilient_llm._values.adaptive import Adaptive
+from resilient_llm._values.errors import ConfigurationError
+from resilient_llm._values.keys import shown
 from resilient_llm._values.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from resilient_llm._core.call.hooks import Hook
     from resilient_llm._core.call.spending import UsageReader
     from resilient_llm._core.limits.reported import ReportedLimits
+    from resilient_llm._core.spending.shared_ledger import SharedLedger
     from resilient_llm._core.stream.stream_state import ItemInspector
     from resilient_llm._values.policy import Family, Policy
 
@@ -50,11 +54,31 @@ is then the same, to the microsecond, when it was monotonic seconds in between."
 _EXACT: Final = 2.0**33
 """Unix seconds up to which that holds; moments after it are rounded to milliseconds."""
 
+SHARING: Final = frozenset(
+    {"state", "state_options", "state_timeout", "on_store_down", "state_name"}
+)
+"""Options of `configure` about what processes share."""
+_LONGEST_FORK: Final = 1.0
+"""Seconds that a fork waits for a thread that changes the settings."""
+_WITH_KEYS: Final = frozenset({"breakers", "budgets", "limits", "prices"})
+"""Options of `configure` that name targets."""
+
 
 class Bound(Protocol):
     """A decorated function whose wrapper reads circuits of the present state."""
 
     def unbind(self) -> None: ...
+
+
+class Shared(Protocol):
+    """What a state of the process shares with other processes; see `mirror.SharedState`."""
+
+    @property
+    def is_started(self) -> bool: ...
+    def start(self) -> None: ...
+    def begin(self) -> None: ...
+    def adjust(self, settings: Settings, /) -> None: ...
+    def end(self) -> None: ...
 
 
 class Attached(Protocol):
@@ -68,6 +92,8 @@ class Runtime:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
+        self._locked_by_forks: dict[int, Any] = {}
+        """``{thread that forks: the lock that it has taken for that}``."""
         self.rng = random.Random()
         self.is_listening = False
         """Whether somebody listens to a client, so that each attempt must be known in it."""
@@ -85,6 +111,11 @@ class Runtime:
         """Returns the inspector of stream items, imported on first use; set by the wiring."""
         self.usage_reader: Callable[[], UsageReader]
         """Returns what reads the usage of answers, imported on first use; set by the wiring."""
+        self.open_store: Callable[[Any, Mapping[str, Any]], Any]
+        """``(what the option state was given, its options) -> store``; nothing is connected."""
+        self.share: Callable[[Runtime, Any], Shared]
+        """``(state of the process, store) -> what shares it``; both are imported on first use, set
+        by the wiring."""
         self.on_exchange: list[Callable[[], None]] = []
         """Called when a part is exchanged; for code that caches parts on its hot path."""
         self.system_clock = SystemClock()
@@ -104,16 +135,28 @@ class Runtime:
         self.settings = Settings()
         self.dispatcher = Dispatcher(self.moment, lambda: self.clock(), self.steady_moment)
         self.registry = Registry(self.settings, lambda: self.clock(), self.rng, self.dispatcher)
+        self.registry.hears = self.hears
+        self.registry.on_new = self.begin_sharing
         self.circuits = self.registry.kept
         self.budgets = RetryBudgets()
-        self.limits = LimitsInForce()
+        self.limits = LimitsInForce(lambda: self.clock())
         self.reported: dict[str, ReportedLimits] = {}
         """``{key: what its provider's headers have reported}``; see `hearing`."""
-        self.ledger = LocalLedger()
+        self.ledger: LocalLedger | SharedLedger = LocalLedger()
         self.figures: weakref.WeakKeyDictionary[Family, PolicyFigures] = weakref.WeakKeyDictionary()
         """``{family of a policy: what its attempts took}``, for those that need it."""
         self.in_flight = KeysInFlight()
         """What runs on each key, while a policy chooses by it."""
+        self.options_to_check: frozenset[str] = frozenset()
+        """Options that were configured, and whose keys the next call looks at: `unused_keys`."""
+        self.entries_told: frozenset[str] = frozenset()
+        """Entries of these options of which the log has a warning."""
+        self.sharing: Any = None
+        """What shares this state with other processes (`mirror.SharedState`), or None."""
+        self.state_given: Any = None
+        """What the option ``state`` was given, as it was: a URL may have a password in it."""
+        self.asks_environment = False
+        """Whether a variable of the environment may still name a store."""
         self.attached: dict[Attached, None] = {}
         """What ends with this state. Entries come and go in one step each, without a lock."""
         self.on_new_state(self)
@@ -242,6 +285,13 @@ class Runtime:
             self.figures = weakref.WeakKeyDictionary()
             self.unbind_all()
 
+    def hears(self, key: str) -> bool:
+        """Return whether attempts on a key have to ask what its provider reports of its limits."""
+        if not self.settings.listen or not (self.is_listening or self.reported):
+            return False
+        found = (self.reported.get(each) for each in (key, key.partition("/")[0]))
+        return self.is_listening or any(each is not None and each.has_figures for each in found)
+
     def unbind_all(self) -> None:
         """Send the next call of every decorated function through its `Caller`.
 
@@ -253,7 +303,9 @@ class Runtime:
         with self.lock:
             self.epoch += 1
             self._stale, self._bound = {**self._stale, **self._bound}, {}
-            while self._stale:
+            while True:
+                if not self._stale:
+                    break
                 try:
                     for number in list(self._stale):
                         reference = self._stale.get(number)
@@ -271,11 +323,25 @@ class Runtime:
 
     def configure(self, changes: dict[str, Any]) -> None:
         """Change process-wide defaults, for calls that start afterwards."""
+        if self.asks_environment and "limits" in changes and "state" not in changes:
+            self._ask_environment()  # which may name the store of shared limits
         with self.lock:
             settings = self.settings.changed(changes)
-            registry = self.registry
+            registry, before = self.registry, self.sharing
+            given, store = self.state_given, None
+            if not SHARING.isdisjoint(changes):
+                given, store = self._store_of(settings, changes)
+                state = self.settings.state if given is not None else None
+                if store is not None:  # a URL may have a password in it
+                    state = store.url if isinstance(given, str) else store
+                settings = replace(settings, state=state)
+            self._check_shared_limits(settings, given, store)
+            if not SHARING.isdisjoint(changes):
+                self.asks_environment = self.asks_environment and "state" not in changes
             try:
                 self.settings = settings
+                self._use_store(settings, given, store)
+                self.options_to_check |= _WITH_KEYS & changes.keys()
                 self.limits.use(settings.limits)
                 if "budgets" in changes:
                     self.ledger.replace(settings.budgets, self.wall())
@@ -284,6 +350,89 @@ class Runtime:
             finally:
                 self.unbind_all()
         registry.settle()  # emits events, so without the lock
+        if before is not self.sharing and before is not None:
+            before.end()
+        if before is not self.sharing and self.sharing is not None:
+            self.sharing.begin()
+
+    def _check_shared_limits(self, settings: Settings, given: Any, store: Any) -> None:
+        """Refuse limits of all processes together if the store has none.
+
+        Raises:
+            ConfigurationError: If there is no store, or it has no limits.
+        """
+        shared = [key for key, limit in settings.limits.items() if limit.shared]
+        if not shared:
+            return
+        if store is None and given is not None:
+            store = self.sharing.store
+        if store is None or not store.has_limits:
+            has = "there is none" if store is None else f"{store.url} has no limits"
+            raise ConfigurationError(
+                f"limits[{shown(shared[0])}] has shared=True, which needs a store in Redis or "
+                f"Valkey that all processes share, and {has}: write "
+                "configure(state='redis://…'), or leave shared out and give each process its part "
+                "of the limit"
+            )
+
+    def _store_of(self, settings: Settings, changes: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Return what the option ``state`` is given from now on, and the store if that is new."""
+        given = changes.get("state", self.state_given)
+        is_same = given is self.state_given or (
+            isinstance(given, str) and given == self.state_given
+        )
+        if given is None or (
+            is_same
+            and self.sharing is not None
+            and (
+                not isinstance(given, str) or settings.state_options == self.settings.state_options
+            )
+        ):
+            return given, None
+        return given, self.open_store(given, settings.state_options)
+
+    def _use_store(self, settings: Settings, given: Any, store: Any) -> None:
+        """Share the state through another store, through none, or as before. Under the lock."""
+        self.state_given = given
+        if store is not None:
+            self.sharing = self.share(self, store)
+            self.ledger = self.sharing.ledger(self.ledger.to_local())
+            self.ledger.replace(settings.budgets, self.wall())
+        elif given is None:
+            self.sharing = None
+            self.ledger = self.ledger.to_local()
+        else:
+            self.sharing.adjust(settings)
+
+    def begin_sharing(self) -> Any:
+        """Return what shares this state, started in this process; None if it is not shared.
+
+        Called when a key or a function comes into use, and by what shows the store. If the
+        variable ``RESILIENT_LLM_STATE`` names no store that can be used, the log has an error.
+        """
+        if self.asks_environment:
+            self._ask_environment()
+        sharing = self.sharing
+        if sharing is not None and not sharing.is_started:
+            sharing.start()
+        return sharing
+
+    def _ask_environment(self) -> None:
+        url = os.environ.get("RESILIENT_LLM_STATE")
+        if not url:
+            return
+        with self.lock:
+            if not self.asks_environment:
+                return
+            self.asks_environment = False
+        try:
+            self.configure({"state": url})
+        except ConfigurationError as error:
+            import logging
+
+            logging.getLogger("resilient_llm").error(  # what it says is enough
+                "RESILIENT_LLM_STATE is not used, so nothing is shared: %s", str(error)
+            )
 
     def add_hook(self, hook: Hook) -> Callable[[], None]:
         """Enter and leave a hook around calls that start from now on, in the present state.
@@ -328,6 +477,11 @@ class Runtime:
                 self.limits,
                 self.ledger,
                 self.reported,
+                self.options_to_check,
+                self.entries_told,
+                self.sharing,
+                self.state_given,
+                self.asks_environment,
             )
             try:
                 self.registry.suspend(suspended=True)
@@ -336,7 +490,9 @@ class Runtime:
                 else:
                     self.settings, self.dispatcher, self.registry = saved[:3]
                     self.budgets, self.figures, self.in_flight = saved[3:6]
-                    self.attached, self.limits, self.ledger, self.reported = saved[6:]
+                    self.attached, self.limits, self.ledger, self.reported = saved[6:10]
+                    self.options_to_check, self.entries_told = saved[10:12]
+                    self.sharing, self.state_given, self.asks_environment = saved[12:]
                     self.circuits = self.registry.kept
                     self.registry.suspend(suspended=False)
                     self._notify_exchanged()
@@ -353,8 +509,21 @@ class Runtime:
                 pass
         self.attached.clear()
 
+    def before_fork(self) -> None:
+        """Wait until no other thread changes the settings, so that a child has a whole state."""
+        lock = self.lock
+        if lock.acquire(timeout=_LONGEST_FORK):
+            self._locked_by_forks[threading.get_ident()] = lock
+
+    def after_fork_in_parent(self) -> None:
+        """Let other threads change the settings again."""
+        lock = self._locked_by_forks.pop(threading.get_ident(), None)
+        if lock is not None:
+            lock.release()
+
     def after_fork(self) -> None:
         """Give the child process new locks and randomness, and none of the parent's leases."""
+        self._locked_by_forks = {}
         self.lock = threading.RLock()
         self.rng.seed()
         self.dispatcher.after_fork()
@@ -368,6 +537,11 @@ class Runtime:
 
 
 runtime = Runtime()
+runtime.asks_environment = True
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=runtime.after_fork)
+    os.register_at_fork(
+        before=runtime.before_fork,
+        after_in_parent=runtime.after_fork_in_parent,
+        after_in_child=runtime.after_fork,
+    )

@@ -9,6 +9,7 @@ from resilient_llm._core.call.spending import Spending, has_room
 from resilient_llm._core.spending.prices import rates_for
 from resilient_llm._runtime.published_prices import PublishedPrices
 from resilient_llm._runtime.runtime import runtime
+from resilient_llm._values.usage import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.spending import UsageReader
     from resilient_llm._core.spending.prices import Rates
     from resilient_llm._values.target import Target
-    from resilient_llm._values.usage import Usage
 
     OwnReader = Callable[[Any], Usage | None]
 
@@ -26,6 +26,17 @@ published: Final = PublishedPrices(lambda: runtime.wall())
 """Prices of the package ``genai-prices``, if it is installed."""
 
 
+_NOTHING: Final = Usage()
+
+
+def _told(found: Usage | None, characters: int) -> tuple[Usage | None, int]:
+    """Return a usage and the characters of a text; none if it says that the text cost nothing.
+
+    Some gateways write zeros where they do not count. What ``usage=`` of a policy gives is meant.
+    """
+    return (None if characters and found == _NOTHING else found), characters
+
+
 def spending(own: OwnReader | None, *, is_booked: bool = True) -> Spending:
     """Return how the calls of one function spend in the present state.
 
@@ -33,11 +44,17 @@ def spending(own: OwnReader | None, *, is_booked: bool = True) -> Spending:
         own: The policy's ``usage=``, which never raises, or None.
         is_booked: Whether the ledger books it, not limits of tokens alone.
     """
+    known: UsageReader | None = None
 
     def usage_of(answer: Any) -> tuple[Usage | None, int]:
-        reader = runtime.usage_reader()
+        nonlocal known
+        reader = known
+        if reader is None:
+            reader = known = runtime.usage_reader()
         found = reader.usage_of(answer) if own is None else own(answer)
-        return found, 0 if found is not None else reader.characters_in(answer)
+        if found is not None and (own is not None or found != _NOTHING):
+            return found, 0
+        return _told(found, reader.characters_in(answer))
 
     return Spending(
         runtime.ledger if is_booked else None,
@@ -45,6 +62,8 @@ def spending(own: OwnReader | None, *, is_booked: bool = True) -> Spending:
         usage_of=usage_of,
         meter=lambda: StreamMeter(runtime.usage_reader(), own),
         wall=runtime.wall,
+        counts_of=runtime.usage_reader().plain_counts,
+        has_own_reader=own is not None,
     )
 
 
@@ -78,9 +97,17 @@ class _RatesInForce:
             self._known[target] = rates
         return rates
 
+    def lasting(self, target: Target) -> tuple[bool, Rates | None]:
+        """Return whether the price of a target is known to last, and what it is if it does.
+
+        A published one may change at any time.
+        """
+        rates = self(target)
+        return target in self._known or (rates is None and published.is_missing), rates
+
 
 class StreamMeter:
-    """Reads what one stream used; the last item that says so counts."""
+    """Reads what one stream used, and how much of it came."""
 
     __slots__ = ("_characters", "_found", "_own", "_reader", "_usage")
 
@@ -97,9 +124,11 @@ class StreamMeter:
             self._usage.add(item)
         else:
             self._found = self._own(item) or self._found
-        self._characters += len(self._reader.text_of(item))
+        self._characters += self._reader.characters_of(item)
 
     @property
     def used(self) -> tuple[Usage | None, int]:
-        """What it used, or None; and the characters of its text."""
-        return (self._usage.usage if self._own is None else self._found), self._characters
+        """What it used, or None; and how many characters the model wrote."""
+        if self._own is not None:
+            return self._found, self._characters
+        return _told(self._usage.usage, self._characters)

@@ -6,7 +6,8 @@
     │   ├── BreakerOpenError    .target .retry_after .reason
     │   ├── NoCapableTargetError    .needs .tokens .missing
     │   ├── ToolLoopError       .tool .repeats
-    │   └── BudgetExceededError     .budget .key .cap .spent .reserved .resets_at
+    │   ├── BudgetExceededError     .budget .key .cap .spent .reserved .resets_at
+    │   └── StoreUnavailableError
     ├── ResponseRejectedError   `reject` refused the answer: .target .reason
     ├── DeadlineExceededError   also TimeoutError
     ├── StreamInterruptedError  .target .items_sent .text_so_far
@@ -21,6 +22,7 @@ a rule wrote as a reason is escaped in the message, and as it was written in ``.
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
+from math import ceil, inf
 from typing import Any, Self
 
 from resilient_llm._values.built_in import class_name
@@ -38,6 +40,7 @@ __all__ = [
     "NoCapableTargetError",
     "ResilientLLMError",
     "ResponseRejectedError",
+    "StoreUnavailableError",
     "StreamInterruptedError",
     "ToolLoopError",
 ]
@@ -154,7 +157,7 @@ class BudgetExceededError(CallRejectedError):
     """Budgets refused every target; nothing was sent.
 
     It tells of one budget. Each target has a budget that refuses it and resets last; of these it is
-    the one that resets first.
+    the one that resets first. As a member of a `ChainExhaustedError` it tells of its target alone.
 
     Attributes:
         budget: Name of the budget.
@@ -205,11 +208,28 @@ class BudgetExceededError(CallRejectedError):
     def __reduce__(self) -> tuple[Any, ...]:
         fields = ("budget", "key", "cap", "spent", "reserved", "resets_at")
         state = {name: getattr(self, name) for name in fields}
-        return _rebuilt, (type(self), (self.target, self.reason, self.retry_after), state)
+        args = type(self), (self.target, self.reason, self.retry_after), state
+        notes = list(getattr(self, "__notes__", ()))  # which say what to write for a price
+        return _rebuilt, args, {"__notes__": notes} if notes else None
 
 
 def _rebuilt(cls: Any, args: tuple[Any, ...], fields: dict[str, Any]) -> Any:
     return cls(*args, **fields)
+
+
+@exported
+class StoreUnavailableError(CallRejectedError):
+    """Nothing was sent: the store through which budgets and limits are shared gives no answer.
+
+    It is raised if budgets or shared limits cover every target, and this process may spend nothing
+    without the store, or has spent its share: see ``configure(on_store_down=…)``.
+    """
+
+    def _sentence(self) -> str:
+        return (
+            f"{self.target} was not called: the store that its budgets or limits are shared "
+            "through does not answer, and without it this process may spend nothing now"
+        )
 
 
 @exported
@@ -413,4 +433,15 @@ def _anonymous(error: BaseException) -> AttemptRecord:
 def _advice(retry_after: float | None) -> str:
     if retry_after is None:
         return ""
-    return f"; try again in {retry_after:.3g} s"
+    return f"; try again in {_readable(retry_after)}"
+
+
+def _readable(seconds: float) -> str:
+    """Return a wait in its two largest units, rounded up: ``"30 s"``, ``"31 h 5 min"``."""
+    if not 120 <= seconds < inf:
+        return f"{seconds:.3g} s"
+    hours, minutes = divmod(ceil(seconds / 60), 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+    days, hours = divmod(ceil(seconds / 3600), 24)
+    return f"{days} d {hours} h"

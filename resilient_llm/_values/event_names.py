@@ -30,6 +30,9 @@ EventName = Literal[
     "SpendRecorded",
     "BudgetWarning",
     "BudgetExceeded",
+    "StoreUnavailable",
+    "StoreAvailable",
+    "StoreLost",
 ]
 
 AttemptSucceeded: Final = "AttemptSucceeded"
@@ -53,3 +56,6 @@ ToolLoopDetected: Final = "ToolLoopDetected"
 SpendRecorded: Final = "SpendRecorded"
 BudgetWarning: Final = "BudgetWarning"
 BudgetExceeded: Final = "BudgetExceeded"
+StoreUnavailable: Final = "StoreUnavailable"
+StoreAvailable: Final = "StoreAvailable"
+StoreLost: Final = "StoreLost"

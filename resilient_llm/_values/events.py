@@ -133,6 +133,7 @@ class TargetBenched(Event):
         retry_after: Seconds that the provider asked to wait, or None.
         enforced: False in mode ``metrics_only``: it would have been benched.
         by: Who benched it by hand, if they said so; else empty.
+        source: ``"local"``, or the name of the process that benched it for all that share a store.
     """
 
     kind: ErrorKind | None
@@ -142,6 +143,7 @@ class TargetBenched(Event):
     retry_after: float | None
     enforced: bool = True
     by: str = ""
+    source: str = "local"
 
 
 @exported
@@ -152,10 +154,12 @@ class TargetUnbenched(Event):
     Attributes:
         reason: ``recovered``, ``expired``, ``manual``, ``reset`` or ``probe``.
         by: Who ended it by hand, if they said so; else empty.
+        source: ``"local"``, or the name of the process that ended it for all that share a store.
     """
 
     reason: str
     by: str = ""
+    source: str = "local"
 
 
 @exported
@@ -269,7 +273,7 @@ class ToolLoopDetected(Event):
 @exported
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpendRecorded(Event):
-    """An attempt was booked. Emitted while budgets are configured, or somebody observes it.
+    """An attempt was booked. Emitted while budgets are configured, or an observer names it.
 
     Attributes:
         usd: What it costs; None if its target has no price.
@@ -322,3 +326,46 @@ class BudgetExceeded(Event):
     spent: Decimal | int
     cap: Decimal | int
     resets_at: datetime
+
+
+@exported
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreUnavailable(Event):
+    """The store cannot be read or cannot be written; once per outage, in each process.
+
+    Attributes:
+        url: Where the store is, without a user and a password.
+        reason: ``unreachable``, ``timeout``, ``auth``, ``read_only``, ``full``, ``corrupt``,
+            ``newer_schema``, ``network_filesystem`` or ``error``.
+        type_name: Class of the error; empty if there was none.
+    """
+
+    url: str
+    reason: str
+    type_name: str
+
+
+@exported
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreAvailable(Event):
+    """The store can be read and written again.
+
+    Attributes:
+        url: Where the store is, without a user and a password.
+        seconds: How long it could not.
+    """
+
+    url: str
+    seconds: float
+
+
+@exported
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreLost(Event):
+    """The store has lost data; this process writes back what it knows.
+
+    Attributes:
+        url: Where the store is, without a user and a password.
+    """
+
+    url: str

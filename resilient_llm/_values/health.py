@@ -25,6 +25,7 @@ class BenchedModel:
         reason: Short word, or what the operator wrote.
         kind: What kind of error benched it; None for a manual bench.
         by: Who benched it by hand, if they said so; else empty.
+        source: ``"local"``, or the name of the process that benched it for all that share a store.
     """
 
     model: str
@@ -36,6 +37,7 @@ class BenchedModel:
     reason: str
     kind: ErrorKind | None
     by: str = ""
+    source: str = "local"
 
 
 @exported

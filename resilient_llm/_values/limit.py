@@ -18,7 +18,8 @@ Per = Literal["second", "minute", "hour", "day"]
 
 _SECONDS: Final = {"second": 1.0, "minute": 60.0, "hour": 3_600.0, "day": 86_400.0}
 _LONGEST: Final = 86_400.0
-_TAG: Final = "tag:"
+TAG: Final = "tag:"
+"""How the key of a limit begins that is for the targets with a tag."""
 OTHERS: Final = "*"
 """The key whose limit each provider key has that has no entry, each for itself."""
 
@@ -46,8 +47,10 @@ class Limit:
         max_concurrent: Attempts in flight, 1 or more, or None.
         max_queued: Attempts that may wait for a place when ``max_concurrent`` are in flight, 0 or
             more.
-        queue_timeout: Longest wait for a place in seconds, above 0; None until the deadline.
+        queue_timeout: Longest wait for a place in seconds, above 0; None until the deadline. Only
+            with ``max_queued``.
         shared: Whether ``requests`` and ``tokens`` are counted over all processes of the store.
+            `configure` refuses True without a store in Redis or Valkey.
 
     Raises:
         ConfigurationError: If there is no limit, a value is out of range, or an option is given
@@ -84,7 +87,7 @@ class Limit:
             ("per", "requests= or tokens=", rates),
             ("burst", "requests=", self.requests is not None),
             ("max_queued", "max_concurrent=", self.max_concurrent is not None),
-            ("queue_timeout", "max_concurrent=", self.max_concurrent is not None),
+            ("queue_timeout", "max_concurrent= and max_queued=", self.max_queued > 0),
             ("shared", "requests= or tokens=", rates),
         ):
             value = getattr(self, name)
@@ -152,10 +155,10 @@ def _limit_key(name: str) -> str:
     stripped = name.strip()
     if stripped == OTHERS:
         return OTHERS
-    if stripped.startswith(_TAG):
-        tag = stripped.removeprefix(_TAG).strip()
+    if stripped.startswith(TAG):
+        tag = stripped.removeprefix(TAG).strip()
         if tag:
-            return check_key(_TAG + tag)
+            return check_key(TAG + tag)
         raise ConfigurationError(f"limits[{shown(name)}] names no tag: write 'tag:eu'")
     try:
         return normal_key(name)
@@ -195,7 +198,7 @@ def applied_limits(
     if key != provider_key and key in limits:
         found.append(Applied(key, limits[key]))
     for tag in sorted(tags):
-        named = _TAG + tag.strip()
+        named = TAG + tag.strip()
         if named in limits:
             found.append(Applied(named, limits[named]))
     return tuple(found)

@@ -127,6 +127,8 @@ def price_of(name: str, value: Any) -> Price | None:
 def given_price(value: Any) -> "tuple[float, float] | Price | None":
     """Return ``price=`` as it was given: ``(input, output)``, a `Price`, or None.
 
+    A pair of `Decimal` is one of floats, or the `Price` of both where floats have too few digits.
+
     Raises:
         ConfigurationError: If it is something else.
     """
@@ -139,9 +141,18 @@ def given_price(value: Any) -> "tuple[float, float] | Price | None":
             "(input, output) in USD per million tokens, a Price, or None",
         )
     first, second = cast("list[Any]", value)
-    pair = check.number("price[0]", first, low=0.0), check.number("price[1]", second, low=0.0)
-    price_of("price", pair)
-    return pair
+    pair = _number("price[0]", first), _number("price[1]", second)
+    price = price_of("price", pair)
+    in_floats = float(pair[0]), float(pair[1])
+    is_same = all(
+        not isinstance(each, Decimal) or each == Decimal(float.__repr__(near))
+        for each, near in zip(pair, in_floats, strict=True)
+    )
+    return in_floats if is_same else price
+
+
+def _number(name: str, value: Any) -> float | Decimal:
+    return value if isinstance(value, Decimal) else check.number(name, value, low=0.0)
 
 
 # Budgets.
@@ -328,6 +339,8 @@ def _scope(of: Any) -> str:
     """Return what a budget is for, normalised as keys are."""
     if of in (ALL, EACH_KEY):
         return str(of)
+    if isinstance(of, str) and of.strip() == "*":  # what it is in limits and prices
+        raise ConfigurationError(f"of='*' is not allowed: write {ALL!r} for every target")
     if isinstance(of, str) and of.startswith(TAG):
         tag = of[len(TAG) :]
         if not tag or tag != tag.strip():

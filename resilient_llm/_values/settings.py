@@ -13,9 +13,15 @@ from resilient_llm._values.checks import unknown_names
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.exported import exported
 from resilient_llm._values.keys import parse_key, provider_key, shown
-from resilient_llm._values.limit import Limit, applied_limits, merged_limits
+from resilient_llm._values.limit import TAG, Limit, applied_limits, merged_limits
 from resilient_llm._values.money import Budget, Price, budgets_of, given_price
 from resilient_llm._values.policy import BUILT_IN, CHECKS, DEFAULTS, Defaults
+from resilient_llm._values.state_options import (
+    STATE_OPTIONS,
+    OnStoreDown,
+    merged_state_options,
+    state_name_of,
+)
 from resilient_llm._values.stream_policy import StreamPolicy  # noqa: F401  # pyright: ignore[reportUnusedImport]  # a type of `Defaults`
 from resilient_llm._values.target import Target, normal_key
 
@@ -167,6 +173,15 @@ class Settings(Defaults):
         limits: ``{target, provider, "tag:…" or "*": Limit}``, read-only.
         listen: Whether headers in which providers report their limits are read.
         logging: Whether the default observer logs to ``resilient_llm``.
+        state: Where benches and spending are shared between processes: None for this process alone,
+            a `Store`, or the URL of one, without a user and a password.
+        state_options: ``{"namespace": …, "poll": …, "on_corrupt": …}`` of a store that a URL names,
+            read-only.
+        state_timeout: Seconds that a caller waits for the store at most.
+        on_store_down: What budgets do while the store does not answer: ``"local"`` spends the share
+            of this process, ``"refuse"`` nothing.
+        state_name: What other processes see as the source of this one's changes; None for its host
+            and its number.
     """
 
     breakers: Mapping[str, Mapping[str, Any]] = field(
@@ -183,6 +198,13 @@ class Settings(Defaults):
     logging: bool = True
     budgets: tuple[Budget, ...] = ()
     limits: Mapping[str, Limit] = field(default_factory=lambda: MappingProxyType[str, Limit]({}))
+    state: Any = None
+    state_options: Mapping[str, Any] = field(
+        default_factory=lambda: MappingProxyType[str, Any](dict(STATE_OPTIONS))
+    )
+    state_timeout: float = 0.25
+    on_store_down: OnStoreDown = "local"
+    state_name: str | None = None
 
     def is_limited(self, key: str) -> bool:
         """Return whether a key, or its provider, has a limit."""
@@ -205,7 +227,7 @@ class Settings(Defaults):
         Raises:
             ConfigurationError: If a name is unknown or a value is out of range.
         """
-        unknown_names("configure()", changes, [field.name for field in fields(self)])
+        unknown_names("configure()", changes, [each.name for each in fields(self) if each.init])
         checked: dict[str, Any] = {}
         for name, value in changes.items():
             if name in DEFAULTS:
@@ -220,15 +242,19 @@ class Settings(Defaults):
                 checked[name] = merged_limits(self.limits, value)
             elif name == "prices":
                 checked[name] = self._merged_prices(value)
+            elif name == "state_options":
+                checked[name] = merged_state_options(self.state_options, value)
             else:
                 checked[name] = _PROCESS_CHECKS[name](name, value)
         return replace(self, **checked)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.init}
         values["prices"] = dict(self.prices)
         values["limits"] = dict(self.limits)
         values["breakers"] = {key: dict(options) for key, options in self.breakers.items()}
+        values["state_options"] = dict(self.state_options)
+        values["state"] = getattr(self.state, "url", self.state)  # a store belongs to its process
         return _rebuild, (values,)
 
     def __setstate__(self, state: Any) -> None:
@@ -248,7 +274,11 @@ class Settings(Defaults):
                 raise ConfigurationError(
                     f"prices[{shown(name)}]: {error}; or '*' for all keys"
                 ) from None
-            checked = given_price(pair)
+            _refuse_tag("prices", key)
+            try:
+                checked = given_price(pair)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"prices[{shown(name)}]: {error}") from None
             if checked is None:
                 merged.pop(key, None)
             else:
@@ -280,6 +310,7 @@ class Settings(Defaults):
                 raise ConfigurationError(
                     f"breakers[{shown(name)}]: {error}; or '*' for all keys"
                 ) from None
+            _refuse_tag("breakers", key)
             if options is None:
                 merged.pop(key, None)
                 continue
@@ -299,8 +330,18 @@ def _rebuild(values: dict[str, Any]) -> Settings:
         "breakers": MappingProxyType(breakers),
         "prices": prices,
         "limits": MappingProxyType(dict(values.get("limits", {}))),
+        "state_options": MappingProxyType(dict(values.get("state_options", STATE_OPTIONS))),
     }
     return Settings(**given)
+
+
+def _refuse_tag(name: str, key: str) -> None:
+    """Refuse a tag where there is nothing of tags, since it would be taken for a provider."""
+    if key.startswith(TAG):
+        raise ConfigurationError(
+            f"{name}[{shown(key)}] names a tag, which only limits and budgets have: write the "
+            "targets or providers that have it"
+        )
 
 
 def _memory_pressure_cooldown(name: str, value: Any) -> float:
@@ -319,4 +360,8 @@ _PROCESS_CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "memory_pressure_cooldown": _memory_pressure_cooldown,
     "listen": check.flag,
     "logging": check.flag,
+    "state": lambda _, value: value,  # what makes a store of it checks it
+    "state_timeout": lambda name, value: check.seconds_between(name, value, 0.001, 60.0),
+    "on_store_down": lambda name, value: check.choice(name, value, ("local", "refuse")),
+    "state_name": state_name_of,
 }

@@ -3,6 +3,7 @@
 import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from enum import Enum
 from typing import Any, ClassVar, Final, Self
 
@@ -96,7 +97,7 @@ class Target:
         stream: StreamPolicy | None = None,
         priority: int = 1,
         weight: float = 1.0,
-        price: tuple[float, float] | Price | None = None,
+        price: tuple[float | Decimal, float | Decimal] | Price | None = None,
         context_window: int | None = None,
         max_output: int | None = None,
         supports: str | Iterable[str] | None = None,

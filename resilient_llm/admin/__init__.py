@@ -7,7 +7,8 @@
     app = Starlette(routes=[Mount("/llm", admin.app(authorize=admin.token("…")))])
 
 The page shows what is benched, why, since when and until when, and benches and unbenches.
-It shows this process: another worker of the same server has its own benches and counts.
+It shows this process: another worker of the same server has its own counts, and its own benches
+unless they share a store.
 """
 
 from __future__ import annotations
@@ -57,9 +58,24 @@ def app(
         ConfigurationError: If ``authorize`` is None or cannot be called, or a host is no name.
         ImportError: If the extra ``admin`` is not installed.
     """
+    _check.flag("read_only", read_only)
+    return _made(authorize, hosts, read_only=read_only)
+
+
+def of_store(*, authorize: Authorize, hosts: Iterable[str]) -> ASGIApp:
+    """Return the same for a process that makes no calls: it shows the store that it shares."""
+    return _made(authorize, hosts, of_store=True)
+
+
+def _made(
+    authorize: Authorize,
+    hosts: Iterable[str] | None,
+    *,
+    read_only: bool = False,
+    of_store: bool = False,
+) -> ASGIApp:
     checked_authorize(authorize)
     names = checked_hosts(hosts)
-    _check.flag("read_only", read_only)
     try:
         from resilient_llm.admin import _app
     except ImportError as error:
@@ -67,7 +83,7 @@ def app(
             f'the admin page needs {error.name}: pip install "resilient-llm[admin]"',
             name=error.name,
         ) from error
-    return _app.Admin(authorize, names, read_only=read_only)
+    return _app.Admin(authorize, names, read_only=read_only, of_store=of_store)
 
 
 def token(secret: str) -> Authorize:

@@ -57,8 +57,15 @@ class Admin:
     """The admin page and its API; made by `resilient_llm.admin.app`."""
 
     def __init__(
-        self, authorize: Authorize, hosts: frozenset[str] | None, *, read_only: bool
+        self,
+        authorize: Authorize,
+        hosts: frozenset[str] | None,
+        *,
+        read_only: bool,
+        of_store: bool = False,
     ) -> None:
+        self._of_store = of_store
+        """Whether it shows a store alone, from a process that makes no calls."""
         self._authorize = authorize
         self._hosts = hosts
         self._read_only = read_only
@@ -76,6 +83,7 @@ class Admin:
             },
             "/api/chains": {"GET": self._get_chains},
             "/api/spend": {"GET": self._get_spend},
+            "/api/store": {"GET": self._get_store},
             "/api/events": {"GET": self._get_events},
             "/api/openapi.json": {"GET": self._get_openapi},
         }
@@ -201,7 +209,17 @@ class Admin:
 
     async def _get_spend(self, request: Request, by: str) -> Response:
         key = _reading.spend_key(_reading.query(request, "key").get("key", []))
-        return _json(await self._in_thread(_views.spend_list, key))
+        found = _views.store_spend_list if self._of_store else _views.spend_list
+        return _json(await self._in_thread(found, key))
+
+    async def _get_store(self, request: Request, by: str) -> Response:
+        _reading.query(request)
+        await self._in_thread(self._watch.catch_up)  # an outage is known by its event
+
+        def view() -> dict[str, Any]:
+            return _views.store_view(self._watch.outage, of_store=self._of_store)
+
+        return _json(await self._in_thread(view))
 
     async def _post_bench(self, request: Request, by: str) -> Response:
         _reading.query(request)

@@ -11,9 +11,11 @@ from resilient_llm._values.health import BenchedModel, State, TargetHealth
 from resilient_llm._values.keys import LONGEST_KEY
 from resilient_llm._values.kinds import ErrorKind
 from resilient_llm._values.money import LONGEST_NAME, UNITS, SpendReport
+from resilient_llm._values.sharing import UNAVAILABLE
+from resilient_llm._values.sharing_status import StoreStatus
 from resilient_llm.admin._moments import later_than
 from resilient_llm.admin._reading import LONGEST_REASON
-from resilient_llm.admin._views import MOST_KEYS
+from resilient_llm.admin._store import MOST_KEYS
 from resilient_llm.admin._watch import TYPES
 
 _BLANK: Final = r" \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
@@ -87,6 +89,11 @@ _BENCH: Final = {
     "reason": _TEXT,
     "kind": _MAYBE_KIND,
     "by": _TEXT,
+    "source": {
+        **_TEXT,
+        "description": "`local`, or the name of the process that benched it for all that share a "
+        "store.",
+    },
 }
 _HEALTH: Final = {
     "status": _STATUS,
@@ -114,11 +121,50 @@ _SPEND: Final = {
     "resets_at": _MOMENT,
     "spent": _NUMBER,
     "reserved": _NUMBER,
-    "cap": _NUMBER,
+    "cap": {
+        **_MAYBE_NUMBER,
+        "description": "null where only the store is known, as in `resilient-llm serve`: each "
+        "process enforces its own.",
+    },
     "calls": _COUNT,
     "estimated": _COUNT,
 }
+_STORE: Final = {
+    "url": {
+        "type": ["string", "null"],
+        "description": "Without a user and a password; null if nothing is shared.",
+    },
+    "connected": {**_FLAG, "description": "Whether it has answered within the last 10 s."},
+    "last_sync_at": _MAYBE_MOMENT,
+    "pending": {**_COUNT, "description": "Changes that it does not have yet."},
+    "peers": {
+        "type": "integer",
+        "minimum": 1,
+        "description": "Processes that were seen within 60 s, this one included.",
+    },
+    "rejected": {**_COUNT, "description": "Records that were not understood or not allowed."},
+    "dropped": {**_COUNT, "description": "Changes that were given up, since too many waited."},
+    "last_error": {"type": ["string", "null"], "description": "Class of the latest error."},
+}
 _SCHEMAS: Final = {
+    "Store": _object(
+        **{each.name: _STORE[each.name] for each in fields(StoreStatus)},
+        unavailable={
+            **_maybe(
+                _object(
+                    since=_MOMENT,
+                    reason={"type": "string", "enum": list(UNAVAILABLE)},
+                    type_name=_TEXT,
+                )
+            ),
+            "description": "Since when and why it cannot be used, also if it can only be read.",
+        },
+        scope={
+            "type": "string",
+            "enum": ["process", "store"],
+            "description": "`store` if this page shows a store alone, and no process.",
+        },
+    ),
     "SpendReport": _object(
         **{each.name: _SPEND[each.name] for each in fields(SpendReport)},
         unit={
@@ -199,7 +245,8 @@ def _problems(*statuses: int) -> dict[str, Any]:
 
 # OpenAPI 3.1 describes answers that end.
 _DESCRIPTION: Final = (
-    "Benches, health, chains, spending and events of one process.\n\n"
+    "Benches, health, chains, spending and events of one process; benches and spending of all "
+    "that share its store.\n\n"
     "`GET api/events` is a stream of server-sent events: `id:` is a number, `data:` an object, "
     f"`event:` one of {', '.join(each.__name__ for each in TYPES)}, or `dropped` with the number "
     "of events that came too fast for the reader. `Last-Event-ID` begins after that event, "
@@ -295,6 +342,11 @@ def _paths() -> dict[str, dict[str, Any]]:
                         "schema": _SPEND_KEY,
                     }
                 ],
+            )
+        },
+        "/api/store": {
+            "get": _get(
+                "store", "How the store is doing that processes share.", _reference("Store")
             )
         },
         "/api/openapi.json": {

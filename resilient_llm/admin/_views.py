@@ -1,4 +1,4 @@
-"""What the API shows of this process: health, targets, benches, chains and spending.
+"""What the API shows of this process: health, targets, benches, chains, spending and the store.
 
 As plain values.
 """
@@ -6,9 +6,10 @@ As plain values.
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from resilient_llm._api.benches import bench_model, health, list_benched, unbench_model
+from resilient_llm._api.sharing import store_status
 from resilient_llm._runtime.chains import living_chains
 from resilient_llm._runtime.probing import last_probes
 from resilient_llm._runtime.runtime import runtime
@@ -17,19 +18,17 @@ from resilient_llm._values.health import BenchedModel
 from resilient_llm._values.target import normal_key
 from resilient_llm.admin._plain import plain
 from resilient_llm.admin._problems import Problem
+from resilient_llm.admin._store import MOST_KEYS, spend_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from resilient_llm._runtime.probing import LastProbe
+    from resilient_llm._values.events import StoreUnavailable
     from resilient_llm._values.health import TargetHealth
     from resilient_llm._values.target import Target
     from resilient_llm.admin._reading import WantedBench
     from resilient_llm.admin._samples import Samples
-
-
-MOST_KEYS: Final = 100
-"""Keys of a budget that are shown, of those that count each key by itself."""
 
 
 def target_list(samples: Samples) -> list[dict[str, Any]]:
@@ -85,6 +84,35 @@ def spend_list(key: str | None) -> list[dict[str, Any]]:
     """
     rows = runtime.ledger.fullest(runtime.wall(), MOST_KEYS, key)
     return [{**plain(each.report), "unit": each.unit, "keys": each.keys} for each in rows]
+
+
+def store_spend_list(key: str | None) -> list[dict[str, Any]]:
+    """Return what each budget of the store has spent, for a process that has none; no caps."""
+    sharing: Any = runtime.begin_sharing()
+    return [] if sharing is None else spend_rows(sharing.balances(), runtime.wall(), key)
+
+
+def store_view(outage: StoreUnavailable | None, *, of_store: bool) -> dict[str, Any]:
+    """Return how the store is doing that processes share, and what the page shows.
+
+    Args:
+        outage: Since when and why it cannot be used; None if it can be.
+        of_store: Whether the page shows a store alone, and no process.
+    """
+    status = store_status()
+    if status.url is None:
+        outage = None
+    return {
+        **plain(status),
+        "unavailable": None
+        if outage is None
+        else {
+            "since": plain(outage.at),
+            "reason": outage.reason,
+            "type_name": outage.type_name,
+        },
+        "scope": "store" if of_store else "process",
+    }
 
 
 def bench(wanted: WantedBench, by: str) -> dict[str, Any]:
@@ -143,5 +171,6 @@ def _ended_bench(key: str, wanted: WantedBench, by: str) -> BenchedModel:
         "reason": wanted.reason,
         "kind": None,
         "by": by,
+        "source": "local",
     }
     return BenchedModel(**{each.name: values[each.name] for each in fields(BenchedModel)})

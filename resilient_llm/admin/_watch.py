@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from resilient_llm._core.circuit.outbox import Subscription
     from resilient_llm._runtime.listening import Listeners
-    from resilient_llm._values.events import Event
+    from resilient_llm._values.events import Event, StoreUnavailable
 
 MOST_WAITING: Final = 10_000
 _GATHER: Final = 0.02
@@ -44,6 +44,8 @@ class Watch:
     def __init__(self) -> None:
         self.feed = Feed()
         self.samples = Samples()
+        self.outage: StoreUnavailable | None = None
+        """Since when and why the store cannot be used; None if it can be."""
         self._waiting: deque[Event] = deque(maxlen=MOST_WAITING)
         self._dispatcher = runtime.dispatcher
         self._next_sample = 0.0
@@ -93,6 +95,10 @@ class Watch:
             event = self._waiting.popleft()
             if isinstance(event, events.AttemptFailed):
                 self.samples.failed(event.target)
+            elif isinstance(event, events.StoreUnavailable):
+                self.outage = event
+            elif isinstance(event, events.StoreAvailable):
+                self.outage = None
             self.feed.add(event)
             has_new = True
         if has_new:
@@ -106,6 +112,7 @@ class Watch:
         self._waiting = deque(maxlen=MOST_WAITING)
         self.feed.forget()
         self.samples = Samples()
+        self.outage = None
         self._next_sample = self._next_look = 0.0
 
 

@@ -32,6 +32,7 @@ _STEERING: Final = {
     "events": "what has happened; --follow: what is happening",
 }
 _HERE: Final = {
+    "serve": "the admin page of a store (--state URL), without a service",
     "doctor": "look at keys, hosts, clock, retries and timeouts of a function",
     "explain": "what an error means to a chain, and why",
     "journal": "print what a journal has on record; --follow: go on with what is written",
@@ -43,7 +44,11 @@ COMMANDS: Final = {**_STEERING, **_HERE}
 """``{name of the command: what it is for}``; its module is named like it, with underscores."""
 
 _GROUPS: Final = (
-    ("of a running service, through its admin page (--admin URL, --token TOKEN)", _STEERING),
+    (
+        "of a running service, through its admin page (--admin URL, --token TOKEN), or of all that "
+        "share a store (--state URL)",
+        _STEERING,
+    ),
     ("on this machine", _HERE),
 )
 

@@ -18,6 +18,7 @@ import urllib.request
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from resilient_llm import __version__
+from resilient_llm.cli import _store
 from resilient_llm.cli._exits import CommandError, UsageError
 from resilient_llm.cli._output import shown
 from resilient_llm.cli._shapes import as_object, as_objects
@@ -26,6 +27,8 @@ from resilient_llm.cli._within import within
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping, Sequence
+
+    from resilient_llm.cli._store import StoreAddress
 
 URL_VARIABLE: Final = "RESILIENT_LLM_ADMIN"
 TOKEN_VARIABLE: Final = "RESILIENT_LLM_TOKEN"
@@ -60,8 +63,8 @@ class UnavailableError(CommandError):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which service is meant."""
-    group = parser.add_argument_group("which service")
+    """Add the options that say which service, or which store, is meant."""
+    group = parser.add_argument_group("which service, or which store")
     group.add_argument(
         "--admin",
         metavar="URL",
@@ -72,6 +75,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"what it lets you in with; others on this machine see it in the list of processes, "
         f"so prefer the variable (default: {TOKEN_VARIABLE})",
     )
+    _store.add_arguments(group)
+
+
+def store_of(options: argparse.Namespace) -> StoreAddress | None:
+    """Return the store that is meant; None if it is a service, or neither is named.
+
+    Raises:
+        UsageError: If both are named by options, or an option is empty.
+    """
+    if options.state is not None:
+        for name in ("admin", "token"):
+            if getattr(options, name) is not None:
+                raise UsageError(f"--state and --{name} exclude each other: write one of them")
+    has_service = options.admin is not None or bool(os.environ.get(URL_VARIABLE, "").strip())
+    address = _store.address_of(options, has_service=has_service)
+    if address is not None and options.token is not None:
+        raise UsageError(f"--token goes with --admin URL, and {_store.URL_VARIABLE} is a store")
+    return address
 
 
 def client_of(options: argparse.Namespace) -> AdminClient:
@@ -87,9 +108,27 @@ def client_of(options: argparse.Namespace) -> AdminClient:
             raise UsageError(f"--{name} is empty: write a value, or leave --{name} out")
     url = options.admin or os.environ.get(URL_VARIABLE, "").strip()
     if not url:
-        raise UsageError(f"which service? write --admin URL, or set {URL_VARIABLE}")
+        raise UsageError(
+            f"which service? write --admin URL or --state URL, or set {URL_VARIABLE} or "
+            f"{_store.URL_VARIABLE}"
+        )
     token = options.token or os.environ.get(TOKEN_VARIABLE, "")
     return AdminClient(url, token.strip())
+
+
+def service_of(options: argparse.Namespace) -> AdminClient:
+    """Return the client for the service that is meant, for what no store has.
+
+    Raises:
+        CommandError: If a store is meant.
+        UsageError: See `client_of`.
+    """
+    if store_of(options) is not None:
+        raise CommandError(
+            "a store has no calls and no chains, each process has its own: write --admin URL to "
+            f"ask one of them, or set {URL_VARIABLE}"
+        )
+    return client_of(options)
 
 
 class AdminClient:

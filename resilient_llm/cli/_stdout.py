@@ -44,11 +44,12 @@ def outputs() -> Generator[None]:
         # Closed by whoever started the process: what is written to None goes elsewhere, a
         # warning to standard output, and the next file that is opened takes its number.
         for name in ("stdout", "stderr"):
-            if getattr(sys, name) is None:
-                from pathlib import Path  # rarely, and the start must stay light
+            if getattr(sys, name) is not None:
+                continue
+            from pathlib import Path  # rarely, and the start must stay light
 
-                nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # see below
-                setattr(sys, name, opened.enter_context(nowhere))
+            nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # see below
+            setattr(sys, name, opened.enter_context(nowhere))
         sys.stdout = _Output(sys.stdout)
         try:
             yield

@@ -8,9 +8,9 @@ import sys
 from datetime import datetime
 from typing import Any, Final
 
-from resilient_llm.cli import _remote, benches
+from resilient_llm.cli import _remote, _store, benches
 from resilient_llm.cli._exits import CommandError
-from resilient_llm.cli._keys import key, unknown_key
+from resilient_llm.cli._keys import key, normal, unknown_key
 from resilient_llm.cli._output import print_json, print_table
 from resilient_llm.cli._shapes import as_object
 
@@ -26,15 +26,18 @@ _LONGEST: Final = 10 * 365 * 86_400.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     parser.description = (
-        "Takes a provider or a model out of all chains of the service at once, until the time is "
-        "over or somebody unbenches it. No success and no probe ends it."
+        "Takes a provider or a model out of all chains of the service at once, or of all processes "
+        "that share a store, until the time is over or somebody unbenches it. No success and no "
+        "probe ends it."
     )
     parser.epilog = (
         "examples:\n"
         "  resilient-llm bench groq --for 2h --reason 'their status page says two hours'\n"
         "  resilient-llm bench openai/gpt-5-mini\n"
-        "  resilient-llm bench groq --until 2026-12-01T06:00:00Z\n\n"
-        "exit status: 0 benched; 1 refused, or the service cannot be asked; 2 wrong use"
+        "  resilient-llm bench groq --until 2026-12-01T06:00:00Z\n"
+        "  resilient-llm bench groq --state redis://cache:6379/0 --reason 'incident 7'\n\n"
+        "exit status: 0 benched; 1 refused, or the service or the store cannot be asked; 2 wrong "
+        "use"
     )
     parser.add_argument(
         "key",
@@ -55,7 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--reason", help="why, for whoever looks next; at most 200 characters")
     parser.add_argument(
-        "--by", help="who benches it; a service that knows whom it let in writes that instead"
+        "--by",
+        help="who benches it (default: the user of the system); a service that knows whom it let "
+        "in writes that instead",
     )
     parser.add_argument("--json", action="store_true", help="print what the API answers")
     _remote.add_arguments(parser)
@@ -63,6 +68,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Bench the key, and print the bench."""
+    address = _remote.store_of(options)
+    if address is not None:
+        _print(_in_store(address, options), options)
+        return 0
     client = _remote.client_of(options)
     body: dict[str, Any] = {"model": options.key}
     if options.seconds is not None:
@@ -77,14 +86,41 @@ def run(options: argparse.Namespace) -> int:
     bench = as_object(client.decoded(answer))
     if not bench:
         raise CommandError(f"{client.url} benched it, and answered something unknown")
-    if options.json:
-        print_json(bench)
-    else:
-        print_table(benches.HEADINGS, [benches.row_of(bench)])
+    _print(bench, options)
     if options.by is not None:
         print("--by has no effect here: the service writes whom it let in", file=sys.stderr)
     print_warning(unknown_key(client, options.key))
     return 0
+
+
+def _in_store(address: _store.StoreAddress, options: argparse.Namespace) -> dict[str, Any]:
+    """Bench the key for all who share the store, and return the bench when it was sent."""
+    from resilient_llm import bench_model
+
+    until = options.seconds
+    if options.until is not None:
+        until = datetime.fromisoformat(options.until)
+    by = _store.operator() if options.by is None else options.by
+    with _store.shared(address) as store:
+        store.read()
+        try:
+            bench_model(options.key, until, reason=options.reason or "", by=by)
+        except ValueError as error:
+            raise CommandError(f"it was not benched: {error}") from None
+        wanted = normal(options.key)
+        made = next((each for each in benches.rows_here() if each["model"] == wanted), None)
+        store.send()
+        source = store.source
+    if made is None:
+        raise CommandError("the bench was over before it could be sent")
+    return {**made, "source": source}  # not "local": whoever reads it is not this process
+
+
+def _print(bench: dict[str, Any], options: argparse.Namespace) -> None:
+    if options.json:
+        print_json(bench)
+    else:
+        print_table(benches.HEADINGS, [benches.row_of(bench)])
 
 
 def print_warning(text: str) -> None:

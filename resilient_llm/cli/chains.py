@@ -25,14 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "call tries them. A target that is not live is skipped; one with a penalty was moved back "
         "because it is slow (1) or fails often (2)."
     )
-    parser.epilog = "exit status: 0; 1 if the service cannot be asked; 2 wrong use"
+    parser.epilog = "exit status: 0; 1 if the service cannot be asked, as with a store; 2 wrong use"
     parser.add_argument("--json", action="store_true", help="print what the API answers")
     _remote.add_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the chains."""
-    chains = _remote.client_of(options).rows("api/chains")
+    chains = _remote.service_of(options).rows("api/chains")
     if options.json:
         print_json(chains)
     elif not chains:

@@ -9,17 +9,15 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from resilient_llm.cli import _remote
+from resilient_llm.cli import _remote, _store
 from resilient_llm.cli._exits import CommandError
 from resilient_llm.cli._output import is_terminal, moment, quoted, shown, spending_text
 from resilient_llm.cli._shapes import as_object
-from resilient_llm.cli._sse import MessageReader
+from resilient_llm.cli._sse import Message, MessageReader
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Generator, Iterator
-
-    from resilient_llm.cli._sse import Message
 
 _PATH: Final = "api/events"
 _SILENCE: Final = 45.0
@@ -27,9 +25,14 @@ _SILENCE: Final = 45.0
 _LONGEST_LINE: Final = 1024 * 1024
 _LONGEST_WAIT: Final = 10.0
 """Seconds of the longest wait before connecting again."""
+_LOOK_EVERY: Final = 5.0
+"""Seconds after which a store is looked at without a hint of it."""
+_MOST_KEPT: Final = 1_000
+"""Changes of the past that are printed, as many as a service keeps."""
 _OLDEST: Final = "0"
 """The id before that of every event."""
 _LEADING: Final = ("type", "at", "pid", "target", "call_id")
+_NO_NEWS: Final = {"source": "local"}
 _STYLES: Final = {
     "TargetBenched": "bold red",
     "CallFailed": "bold red",
@@ -41,6 +44,9 @@ _STYLES: Final = {
     "TargetUnbenched": "green",
     "BudgetExceeded": "bold red",
     "BudgetWarning": "yellow",
+    "StoreUnavailable": "bold red",
+    "StoreLost": "red",
+    "StoreAvailable": "green",
     "dropped": "magenta",
 }
 
@@ -49,14 +55,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.description = (
         "Prints what has happened: the last 1,000 events but successes and what they cost, a line "
-        "each, the oldest first. They hold no prompt, no answer and no key."
+        "each, the oldest first. They hold no prompt, no answer and no key. Of a store it prints "
+        "the benches that last and, for a day, the ends of others."
     )
     parser.epilog = (
         "examples:\n"
         "  resilient-llm events | tail\n"
         "  resilient-llm events --follow\n"
+        "  resilient-llm events --follow --state redis://cache:6379/0\n"
         "  resilient-llm events --json | jq -r 'select(.type == \"TargetBenched\").target'\n\n"
-        "exit status: 0; 1 if the service cannot be asked; 2 wrong use; 130 ended by Ctrl-C"
+        "exit status: 0; 1 if the service or the store cannot be asked; 2 wrong use; 130 ended by "
+        "Ctrl-C"
     )
     parser.add_argument(
         "-f",
@@ -70,15 +79,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the events that are kept, and with ``--follow`` those that come."""
-    client = _remote.client_of(options)
+    address = _remote.store_of(options)
+    if address is not None:
+        messages = _in_store(address, follow=options.follow)
+    else:
+        client = _remote.client_of(options)
+        messages = _following(client) if options.follow else _kept(client)
     write = _written_as_json if options.json else _Lines().write
-    messages = _following(client) if options.follow else _kept(client)
     # Closed when the output breaks, and not when the garbage collector finds it.
     with contextlib.closing(messages):
         for message in messages:
             write(message)
-            if options.follow:
-                sys.stdout.flush()
+            if not options.follow:
+                continue
+            sys.stdout.flush()
     return 0
 
 
@@ -93,8 +107,9 @@ def _kept(client: _remote.AdminClient) -> Generator[Message]:
             for message in _messages(stream, reader):
                 if message is not None:
                     yield message
-                if reader.has_pinged:
-                    return  # the service pings when it has sent what it has kept
+                if not reader.has_pinged:
+                    continue
+                return  # the service pings when it has sent what it has kept
     except _remote.UNREACHABLE as failure:
         raise client.unreachable(failure) from None
 
@@ -109,8 +124,9 @@ def _following(client: _remote.AdminClient) -> Generator[Message]:
                     print(f"connected to {client.url} again", file=sys.stderr)
                 failed, was_connected = 0, True
                 for message in _messages(stream, reader):
-                    if message is not None:
-                        yield message
+                    if message is None:
+                        continue
+                    yield message
             why = "the stream has ended"
         except _remote.UNREACHABLE as failure:
             if not was_connected:
@@ -125,6 +141,41 @@ def _following(client: _remote.AdminClient) -> Generator[Message]:
         failed += 1
         time.sleep(_wait(failed, reader.retry))
         reader = MessageReader(reader.last_id)  # what was begun is not completed elsewhere
+
+
+def _in_store(address: _store.StoreAddress, *, follow: bool) -> Generator[Message]:
+    """Yield the changes of benches that a store remembers, and then those that come."""
+    from resilient_llm.stores import StoreError
+
+    reader = _store.reader_of(address)
+    url, failed, was_connected = shown(reader.url), 0, False
+    path = _store.new_file(address)
+    with contextlib.closing(reader):
+        while True:
+            try:
+                lines = reader.look()
+                if failed:
+                    print(f"connected to {url} again", file=sys.stderr)
+                # The first time there may be more than a reader wants.
+                yield from map(_message_of, lines if was_connected else lines[-_MOST_KEPT:])
+                if not was_connected:
+                    _store.warn_of_new_file(path)
+                failed, was_connected = 0, True
+                if not follow:
+                    return
+                reader.wait(_LOOK_EVERY)
+            except StoreError as fault:
+                why = _store.why_not(url, fault.reason, fault.type_name)
+                if not was_connected:
+                    raise CommandError(why) from None
+                if not failed:
+                    print(f"lost the store: {why}; connecting again", file=sys.stderr)
+                failed += 1
+                time.sleep(_wait(failed, None))
+
+
+def _message_of(line: dict[str, Any]) -> Message:
+    return Message(line["type"], json.dumps(line), "")
 
 
 def _wait(failed: int, retry: float | None) -> float:
@@ -183,7 +234,7 @@ class _Lines:
         rest = " ".join(
             f"{quoted(name)}={spending_text(name, value) or _value(value)}"
             for name, value in fields.items()
-            if name not in _LEADING and value is not None and value != ""
+            if name not in _LEADING and value not in (None, "") and _NO_NEWS.get(name) != value
         )
         if self._console is None:
             print(f"{at:20} {kind:17} {target} {rest}".rstrip())

@@ -9,7 +9,7 @@ from resilient_llm.cli._exits import FAILED, CommandError
 from resilient_llm.cli._keys import key_of
 from resilient_llm.cli._output import Cell, print_json, print_table, print_word, shown, word
 from resilient_llm.cli._shapes import as_number, as_object, as_objects
-from resilient_llm.cli.benches import left_of
+from resilient_llm.cli.benches import left_of, source_of
 
 if TYPE_CHECKING:
     import argparse
@@ -28,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "'down' means that no chain has a target left that may be called."
     )
     parser.epilog = (
-        "exit status: 0 healthy or degraded; 1 down, or the service cannot be asked; 2 wrong use"
+        "exit status: 0 healthy or degraded; 1 down, or the service cannot be asked, as with a "
+        "store; 2 wrong use"
     )
     parser.add_argument("--json", action="store_true", help="print what the API answers")
     _remote.add_arguments(parser)
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the health; fail if the service is down."""
-    client = _remote.client_of(options)
+    client = _remote.service_of(options)
     found = client.value("api/health", also=(503,))
     health = as_object(found)
     if not isinstance(health.get("targets"), list):
@@ -90,4 +91,6 @@ def _why(bench: Mapping[str, Any], key: str) -> str:
     by = f" by {shown(bench['by'])}" if bench.get("by") else ""
     reason = shown(bench.get("reason"))
     why = f"by hand{by}: {reason}".rstrip(": ") if bench.get("manual") is True else reason
+    source = source_of(bench)
+    why += f", from {source}" if source else ""
     return why if bench.get("model") == key else f"{why} ({shown(bench.get('model'))})"

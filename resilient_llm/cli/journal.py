@@ -63,8 +63,10 @@ def run(options: argparse.Namespace) -> int:
             event = _parsed(line)
             if event is None:
                 journal.broken += 1
-            elif _is_wanted(event, since, options.target):
-                print(_as_json(event) if options.json else _as_text(event), flush=options.follow)
+                continue
+            if not _is_wanted(event, since, options.target):
+                continue
+            print(_as_json(event) if options.json else _as_text(event), flush=options.follow)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -117,7 +119,9 @@ class _Journal:
         """
         files = self._open()
         try:
-            while len(files) > 1:
+            while True:
+                if len(files) <= 1:
+                    break
                 with files.pop(0) as file:
                     yield from file
             if not follow:

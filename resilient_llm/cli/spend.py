@@ -6,7 +6,7 @@ import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from resilient_llm.cli import _remote
+from resilient_llm.cli import _remote, _store
 from resilient_llm.cli._output import (
     Cell,
     lasting,
@@ -35,14 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Prints what each budget has spent in its present period, and what attempts that run have "
         "reserved. A budget that counts each key has a row for each of the 100 keys that used "
-        "most; --key shows one."
+        "most; --key shows one. A store has no caps: each process enforces its own."
     )
     parser.epilog = (
         "examples:\n"
         "  resilient-llm spend\n"
         "  resilient-llm spend --key tenant-7\n"
         "  resilient-llm spend --json | jq '.[] | select(.spent >= 0.9 * .cap)'\n\n"
-        "exit status: 0, also if there is no budget; 1 if the service cannot be asked; 2 wrong use"
+        "exit status: 0, also if there is no budget; 1 if the service or the store cannot be "
+        "asked; 2 wrong use"
     )
     parser.add_argument(
         "--key", metavar="KEY", help="of budgets that count each key: the only one to show"
@@ -54,12 +55,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print what was spent."""
     query = None if options.key is None else {"key": options.key}
-    rows = _remote.client_of(options).rows("api/spend", query)
+    address = _remote.store_of(options)
+    if address is None:
+        rows = _remote.client_of(options).rows("api/spend", query)
+    else:
+        rows = _store.read_once(address, lambda reader: reader.spend(options.key))
     if options.json:
         print_json(rows)
         return 0
     if not rows:
-        print("the service has no budget that has spent anything", file=sys.stderr)
+        whose = "service" if address is None else "store"
+        print(f"the {whose} has no budget that has spent anything", file=sys.stderr)
         return 0
     print_table(_HEADINGS, [_row_of(each) for each in rows])
     for budget, keys, listed in _cut(rows):

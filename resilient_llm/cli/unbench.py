@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Any
 
-from resilient_llm.cli import _remote
+from resilient_llm.cli import _remote, _store, benches
 from resilient_llm.cli._exits import CommandError, UsageError
 from resilient_llm.cli._keys import key, normal, similar
 from resilient_llm.cli._output import print_json, shown
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     parser.description = (
-        "Ends the bench of a provider or a model. Calls use it at once, without a probe, and its "
-        "failures are forgotten."
+        "Ends the bench of a provider or a model, of a service or of all who share a store. Calls "
+        "use it at once, without a probe, and its failures are forgotten."
     )
     parser.epilog = (
         "examples:\n"
         "  resilient-llm unbench groq\n\n"
         "exit status: 0 it was benched and is not any more; 1 it was not benched, or the service "
-        "refused or cannot be asked; 2 wrong use"
+        "refused, or the service or the store cannot be asked; 2 wrong use"
     )
     parser.add_argument(
         "key", type=key, metavar="KEY", help="what resilient-llm benches shows as key"
+    )
+    parser.add_argument(
+        "--by",
+        help="who unbenches it (default: the user of the system); a service writes whom it let in",
     )
     parser.add_argument("--json", action="store_true", help="print the key as JSON")
     _remote.add_arguments(parser)
@@ -34,12 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """End the bench."""
-    client = _remote.client_of(options)
-    answer = client.send("DELETE", "api/benches", {"model": options.key})
-    if answer.status == 404 and answer.content_type == "application/problem+json":
-        raise CommandError(_not_benched(client, options.key))
-    if answer.status != 204:
-        raise client.refusal(answer)
+    address = _remote.store_of(options)
+    if address is None:
+        _in_service(options)
+    else:
+        _in_store(address, options)
     if options.json:
         print_json({"model": normal(options.key)})
     else:
@@ -47,13 +52,42 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _not_benched(client: _remote.AdminClient, key: str) -> str:
+def _in_service(options: argparse.Namespace) -> None:
+    client = _remote.client_of(options)
+    if options.by is not None:
+        print("--by has no effect here: the service writes whom it let in", file=sys.stderr)
+    answer = client.send("DELETE", "api/benches", {"model": options.key})
+    if answer.status == 404 and answer.content_type == "application/problem+json":
+        try:
+            benched = client.rows("api/benches")
+        except (CommandError, UsageError):
+            benched = []
+        raise CommandError(_not_benched(options.key, benched))
+    if answer.status != 204:
+        raise client.refusal(answer)
+
+
+def _in_store(address: _store.StoreAddress, options: argparse.Namespace) -> None:
+    """End the bench for all who share the store, and return when that was sent."""
+    from resilient_llm import unbench_model
+
+    by = _store.operator() if options.by is None else options.by
+    with _store.shared(address) as store:
+        store.read()
+        try:
+            was_benched = unbench_model(options.key, by=by)
+        except ValueError as error:
+            raise CommandError(f"it was not unbenched: {error}") from None
+        if not was_benched:
+            said = _not_benched(options.key, benches.rows_here())
+            raise CommandError(f"in {store.url} {said}")
+        store.send()
+
+
+def _not_benched(key: str, benches: Iterable[dict[str, Any]]) -> str:
     """Return what to say of a key that is not benched: often its provider is."""
     said = f"{shown(key)} is not benched"
-    try:
-        benched = [str(each.get("model")) for each in client.rows("api/benches")]
-    except (CommandError, UsageError):
-        return said
+    benched = [str(each.get("model")) for each in benches]
     provider = normal(key).partition("/")[0]
     if "/" in key and provider in benched:
         return f"{said}, but its provider is: resilient-llm unbench {shown(provider)}"

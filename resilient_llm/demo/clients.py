@@ -9,6 +9,8 @@ from anthropic import DefaultAsyncHttpxClient as AnthropicHttpClient
 from openai import AsyncOpenAI, OpenAIError
 from openai import DefaultAsyncHttpxClient as OpenAIHttpClient
 
+from resilient_llm import limits
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
@@ -28,7 +30,8 @@ class Clients:
     """A client for every provider; closed by ``async with``.
 
     Their own retries are off, since they would multiply with those of the chain, and the
-    environment's proxies are not for loopback.
+    environment's proxies are not for loopback. What providers report of their limits in headers
+    is listened to.
     """
 
     def __init__(self, servers: Mapping[str, Server]) -> None:
@@ -36,18 +39,22 @@ class Clients:
         self._anthropic: dict[str, AsyncAnthropic] = {}
         for provider, server in servers.items():
             if server.protocol == "anthropic":
-                self._anthropic[provider] = AsyncAnthropic(
-                    base_url=server.url,
-                    api_key=_NO_KEY,
-                    max_retries=0,
-                    http_client=AnthropicHttpClient(trust_env=False),
+                self._anthropic[provider] = limits.listen(
+                    AsyncAnthropic(
+                        base_url=server.url,
+                        api_key=_NO_KEY,
+                        max_retries=0,
+                        http_client=AnthropicHttpClient(trust_env=False),
+                    )
                 )
             else:
-                self._openai[provider] = AsyncOpenAI(
-                    base_url=server.url,
-                    api_key=_NO_KEY,
-                    max_retries=0,
-                    http_client=OpenAIHttpClient(trust_env=False),
+                self._openai[provider] = limits.listen(
+                    AsyncOpenAI(
+                        base_url=server.url,
+                        api_key=_NO_KEY,
+                        max_retries=0,
+                        http_client=OpenAIHttpClient(trust_env=False),
+                    )
                 )
 
     async def __aenter__(self) -> Self:

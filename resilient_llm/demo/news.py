@@ -35,7 +35,8 @@ class Line:
     Attributes:
         at: When, aware.
         word: What kind of thing: ``weather``, ``serving``, ``failed``, ``broke``,
-            ``moved on``, ``benched``, ``back``, ``budget``, ``spent`` or ``LOST``.
+            ``moved on``, ``sharing``, ``benched``, ``probed``, ``back``, ``budget``, ``spent``
+            or ``LOST``.
         key: Which target or provider.
         text: What there is to say.
     """
@@ -52,6 +53,22 @@ class Line:
 
 KEY_WIDTH = 22
 """Columns of the longest key."""
+
+STYLES = {
+    "weather": "cyan",
+    "serving": "bold green",
+    "failed": "yellow",
+    "broke": "yellow",
+    "moved on": "yellow",
+    "benched": "bold red",
+    "sharing": "bold green",
+    "probed": "green",
+    "back": "green",
+    "budget": "yellow",
+    "spent": "bold red",
+    "LOST": "bold white on red",
+}
+"""``{word of a line: how it is shown}``"""
 
 
 def clock(moment: datetime) -> str:
@@ -104,7 +121,11 @@ def of_event(event: Event) -> Line | None:
             return Line(event.at, "moved on", event.from_target, f"to {event.to_target}")
         case TargetBenched():
             why = (
-                event.trigger if event.retry_after is None else f"asked for {event.retry_after:g} s"
+                "until its reset"
+                if event.reason == "headers"
+                else event.trigger
+                if event.retry_after is None
+                else f"asked for {event.retry_after:g} s"
             )
             return Line(
                 event.at,

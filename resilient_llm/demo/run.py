@@ -151,7 +151,9 @@ class Demo:
         self._began = time.monotonic()
         tasks = [asyncio.create_task(each) for each in (self.weather.blow(self._began), *workers)]
         try:
-            while not all(task.done() for task in tasks):
+            while True:
+                if all(task.done() for task in tasks):
+                    break
                 view.draw(self)
                 await asyncio.wait(tasks, timeout=_DRAWN_EVERY)
             await asyncio.gather(*tasks)
@@ -168,6 +170,8 @@ class Demo:
         spent = _spent()
         self._set_budget(round(spent * _CUT_TO, 6), spent)
         await self._until(_RAISED_AT)
+        while not self.tally.spent_budgets and self.elapsed < self.seconds:  # noqa: ASYNC110
+            await asyncio.sleep(_SOON)
         self._set_budget(_PLENTY, _spent())
 
     def _set_budget(self, cap: Decimal, spent: Decimal) -> None:

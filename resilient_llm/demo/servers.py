@@ -15,6 +15,7 @@ import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -51,6 +52,8 @@ class Condition(StrEnum):
     """503, from Anthropic 529."""
     RATE_LIMITED = "rate limit"
     """429, with Retry-After if one was named."""
+    LIMIT_USED_UP = "limit used up"
+    """Answers, and says in the headers that no request is left until ``retry_after`` is over."""
     DEAD_KEY = "dead key"
     """401."""
     BAD_REQUEST = "bad request"
@@ -156,6 +159,7 @@ class Server:
         self._rng = rng or random.Random(0)
         self._condition = Condition.FAIR
         self._retry_after: float | None = None
+        self._resets_at = datetime.now(UTC)
         self._share = 1.0
         self._turned = threading.Event()
         self._held: socket.socket | None = None
@@ -195,11 +199,13 @@ class Server:
 
         Args:
             condition: How it is doing.
-            retry_after: Seconds to name in the header of an error, or None for no header.
+            retry_after: Seconds to name in the header of an error, or until the limit is reset
+                that is used up; None for no header.
             share: Share of the requests that this happens to; the others are answered.
         """
         before, self._turned = self._turned, threading.Event()
         self._condition, self._retry_after, self._share = condition, retry_after, share
+        self._resets_at = datetime.now(UTC) + timedelta(seconds=retry_after or 0.0)
         before.set()
         if condition is Condition.REFUSED and self._http is not None:
             self._hang_up()
@@ -225,8 +231,15 @@ class Server:
         if error is None or self._rng.random() >= self._share:
             if request.body.get("stream"):
                 return self._stream(str(request.body.get("model")), condition, turned)
-            return 200, {}, _reply(self.protocol, str(request.body.get("model")))
+            headers = self._reported() if condition is Condition.LIMIT_USED_UP else {}
+            return 200, headers, _reply(self.protocol, str(request.body.get("model")))
         return self._error(*error)
+
+    def _reported(self) -> dict[str, str]:
+        """Return the headers of an answer that took the last request, as Anthropic sends them."""
+        start = "anthropic-ratelimit-requests-"
+        reset = self._resets_at.isoformat(timespec="milliseconds")
+        return {f"{start}limit": "1", f"{start}remaining": "0", f"{start}reset": reset}
 
     def _stream(self, model: str, condition: Condition, turned: threading.Event) -> Iterator[bytes]:
         """Give the events of a stream, in the OpenAI protocol: the only one that is streamed."""

@@ -33,18 +33,6 @@ _ROWS_OF_SUMMARY: Final = 15
 """Rows that the last picture leaves free."""
 _FEWEST_LINES: Final = 4
 _MOST_LINES: Final = 30
-_STYLES: Final = {
-    "weather": "cyan",
-    "serving": "bold green",
-    "failed": "yellow",
-    "broke": "yellow",
-    "moved on": "yellow",
-    "benched": "bold red",
-    "back": "green",
-    "budget": "yellow",
-    "spent": "bold red",
-    "LOST": "bold white on red",
-}
 
 
 class Silence:
@@ -105,7 +93,7 @@ class LiveView:
         free = self._console.height - _ROWS_ABOVE - (_ROWS_OF_SUMMARY if last else 0)
         rows = min(_MOST_LINES, max(_FEWEST_LINES, free))
         for line in list(self._lines)[-rows:]:
-            style = _STYLES.get(line.word, "")
+            style = news.STYLES.get(line.word, "")
             table.add_row(
                 Text(news.clock(line.at), "dim"), Text(line.word, style), line.key, line.text
             )

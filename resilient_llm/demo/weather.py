@@ -57,6 +57,7 @@ FORECAST: Final = (
         "streams never start: keep-alives, and not one word",
     ),
     Spell("groq", 0.15, 0.45, Condition.REFUSED, "goes down: connections are refused"),
+    Spell("anthropic", 0.17, 0.27, Condition.LIMIT_USED_UP, "has no request left, its headers say"),
     Spell("anthropic", 0.28, 0.43, Condition.RATE_LIMITED, "limits the rate: 429 with Retry-After"),
     Spell(
         "groq",
@@ -135,7 +136,7 @@ class Weather:
         # Written down before it begins and after it has ended: what counts as fair was fair.
         self._turned(spell, spell.condition, spell.words)
         retry_after = None
-        if spell.condition is Condition.RATE_LIMITED:
+        if spell.condition in (Condition.RATE_LIMITED, Condition.LIMIT_USED_UP):
             retry_after = round((spell.ends - spell.begins) * self._seconds, 3)
         server = self._servers[spell.provider]
         await asyncio.to_thread(

@@ -8,6 +8,8 @@ exporter knows this module, and what it exports to.
 from __future__ import annotations
 
 import math
+import os
+import socket
 from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._runtime.background import (
@@ -40,6 +42,7 @@ __all__ = [
     "alarm",
     "installed",
     "is_time_faked",
+    "process_name",
     "reading",
     "remaining",
     "seconds_now",
@@ -236,6 +239,14 @@ class Exporter:
     def __repr__(self) -> str:
         over = ", uninstalled" if self._is_over else ""
         return f"<Exporter {self.name}{over}, {self.dropped} dropped>"
+
+
+def process_name() -> str:
+    """Return what names this process: the ``state_name`` of `configure`, or ``host:pid``.
+
+    Keep in sync with the name under which the process publishes to a store (``mirror.usual_name``).
+    """
+    return runtime.settings.state_name or f"{socket.gethostname()[:100]}:{os.getpid()}"
 
 
 def seconds_now() -> float:

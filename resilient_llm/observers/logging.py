@@ -1,9 +1,10 @@
 """The default observer: writes events to the logger ``resilient_llm``.
 
-Benches, budgets that run out, failed calls and tool loops are logged at WARNING, failovers,
-recoveries, changes of an order and interrupted streams at INFO, all others at DEBUG. The fields of
-the event are in ``extra``. No prompt is logged, since events contain none. What operators wrote is
-escaped in the line, and as they wrote it in ``extra``.
+Benches, budgets that run out, failed calls, tool loops and a store that cannot be used are logged
+at WARNING; failovers, recoveries, benches by other processes, changes of an order and interrupted
+streams at INFO; all others at DEBUG. The fields of the event are in ``extra``. No prompt is logged,
+since events contain none. What operators wrote is escaped in the line, and as they wrote it in
+``extra``.
 """
 
 from __future__ import annotations
@@ -27,11 +28,17 @@ _LEVELS: Final[dict[str, int]] = {
     "ObserverFailed": WARNING,
     "UnknownError": WARNING,
     "ToolLoopDetected": WARNING,
+    "StoreUnavailable": WARNING,
+    "StoreLost": WARNING,
+    "StoreAvailable": INFO,
     "TargetUnbenched": INFO,
     "FailedOver": INFO,
     "OrderChanged": INFO,
     "StreamInterrupted": INFO,
 }
+_COMMON: Final = ("at", "target", "call_id")
+_LEFT_OUT: Final = {"by": "", "source": "local", "type_name": ""}
+"""``{field: the value that tells nothing}``."""
 _MOST_CLASSES: Final = 1000
 _PLAIN: Final = (str, int, float, type(None))
 
@@ -67,16 +74,16 @@ class LoggingObserver:
         said = " ".join(
             f"{name}={_shown(value)}"
             for name, value in values.items()
-            if name not in ("at", "target", "call_id") and not (name == "by" and not value)
+            if name not in _COMMON and (name not in _LEFT_OUT or _LEFT_OUT[name] != value)
         )
-        _logger().log(
-            level_of(kind),
-            "%s %s %s",
-            kind,
-            event.target,
-            said,
-            extra={"event": kind, **values},
-        )
+        level = level_of(kind)
+        if kind == "TargetBenched" and values["source"] != "local":
+            level = INFO  # the process that benched it has the warning
+        extra = {"event": kind, **values}
+        if event.target:
+            _logger().log(level, "%s %s %s", kind, event.target, said, extra=extra)
+        else:
+            _logger().log(level, "%s %s", kind, said, extra=extra)
 
     def line(self, text: str, /, *, warning: bool = False) -> None:
         """Log a line that is not an event."""

@@ -7,6 +7,9 @@ the window of a target, each by single operations, and the thread of the webhook
             of ``every`` seconds. Of those inside it the last is kept, and their number. At its end
             that one goes and opens the next window, so a target costs one message in ``every``
             seconds, however often it changes. A window without events is closed.
+*Fleets*    Where processes share a store, each of them sends the bench that one of them began. An
+            alert is named by the process that began the bench, so all of them raise and resolve the
+            same one, and it is resolved as long as one of them lives.
 *Tries*     A message that was not taken waits for its next try, and all others wait behind it,
             since they go to the same place. After three tries it is dropped.
 """
@@ -16,10 +19,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import random
 import re
-import socket
 import time
 import uuid
 from collections import deque
@@ -31,6 +32,7 @@ from resilient_llm._values.errors import ConfigurationError
 from resilient_llm.observers._exporter import (
     Exporter,
     is_time_faked,
+    process_name,
     remaining,
     seconds_now,
     warn,
@@ -57,11 +59,17 @@ _BENCHES: Final[tuple[event_names.EventName, ...]] = (
     event_names.TargetBenched,
     event_names.TargetUnbenched,
 )
-_ONE_TYPE: Final[dict[str, str]] = {event_names.TargetUnbenched: event_names.TargetBenched}
-"""``{type: the type it counts as}``: the last message about a bench is its present state."""
+_ONE_TYPE: Final[dict[str, str]] = {
+    event_names.TargetUnbenched: event_names.TargetBenched,
+    event_names.StoreAvailable: event_names.StoreUnavailable,
+}
+"""``{type: the type it counts as}``: the last message about a bench, or about the store, is its
+present state."""
 _OPTIONS: Final = ("secret", "every", "timeout", "queue")
 _LONGEST_SUMMARY: Final = 1024
 _LONGEST_DEDUP_KEY: Final = 255
+_MOST_RAISED: Final = 10_000
+"""Alerts that are remembered; then the oldest is forgotten, and no longer resolved by its name."""
 _ROUTING_KEY: Final = re.compile(r"[!-~]+")
 """A line break at its end, as of a file, would have every alert refused."""
 
@@ -136,10 +144,7 @@ def pagerduty(
             "characters without blanks"
         )
 
-    def message(event: ev.Event, repeated: int, message_id: str) -> dict[str, Any] | None:
-        return _alert(routing_key, event, repeated, message_id)
-
-    return _install(url, _classes(_BENCHES), message, options)
+    return _install(url, _classes(_BENCHES), _Alerts(routing_key), options)
 
 
 def _classes(names: Iterable[event_names.EventName]) -> tuple[type[ev.Event], ...]:
@@ -177,17 +182,12 @@ def _install(
 # What is sent.
 
 
-def source() -> str:
-    """Return what names this process: ``host:pid``."""
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
 def _message(event: ev.Event, repeated: int, message_id: str) -> dict[str, Any]:
     return {
         "id": message_id,
         "type": type(event).__name__,
         "at": moment(event.at),
-        "source": source(),
+        "source": process_name(),
         "repeated": repeated,
         "data": {"target": event.target, "call_id": event.call_id, **fields_of(event)},
     }
@@ -200,9 +200,9 @@ def _summary(event: ev.Event, repeated: int) -> str:
     told = ", ".join(
         f"{name.replace('_', ' ')} {_shown(value)}"
         for name, value in fields.items()
-        if value not in (None, "") and name != "enforced"
+        if value not in (None, "") and name != "enforced" and (name, value) != ("source", "local")
     )
-    text = f"{type(event).__name__} {event.target}: {told}"
+    text = f"{type(event).__name__} {event.target}".rstrip() + f": {told}"
     if fields.get("enforced") is False:
         text += " (not enforced)"
     if repeated:
@@ -220,44 +220,65 @@ def _shown(value: Any) -> str:
 
 
 def _slack_message(event: ev.Event, repeated: int, message_id: str) -> dict[str, Any]:
-    text = f"{_summary(event, repeated)} [{source()}]"
+    text = f"{_summary(event, repeated)} [{process_name()}]"
     # What Slack documents: these three, and no other character.
     for character, escaped in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
         text = text.replace(character, escaped)
     return {"text": text}
 
 
-def _alert(
-    routing_key: str, event: ev.Event, repeated: int, message_id: str
-) -> dict[str, Any] | None:
-    is_bench = type(event).__name__ == event_names.TargetBenched
-    if is_bench and not getattr(event, "enforced", True):
-        return None
-    alert: dict[str, Any] = {
-        "routing_key": routing_key,
-        "event_action": "trigger" if is_bench else "resolve",
-        "dedup_key": _dedup_key(event.target),
-    }
-    if is_bench:
-        alert["payload"] = {
-            "summary": _summary(event, repeated)[:_LONGEST_SUMMARY],
-            "source": source(),
-            "severity": "error",
-            "timestamp": moment(event.at),
-            "component": event.target,
-            "class": type(event).__name__,
-            "custom_details": _message(event, repeated, message_id),
+class _Alerts:
+    """Writes the messages of PagerDuty; remembers the alerts that it has raised."""
+
+    def __init__(self, routing_key: str) -> None:
+        self._routing_key = routing_key
+        self._raised: dict[str, str] = {}
+        """``{key: name of the process that its alert is named by}``, until it is resolved."""
+
+    def __call__(self, event: ev.Event, repeated: int, message_id: str) -> dict[str, Any] | None:
+        is_bench = type(event).__name__ == event_names.TargetBenched
+        if is_bench and not getattr(event, "enforced", True):
+            return None
+        alert: dict[str, Any] = {
+            "routing_key": self._routing_key,
+            "event_action": "trigger" if is_bench else "resolve",
+            "dedup_key": _dedup_key(self._name(event, is_bench=is_bench), event.target),
         }
-    return alert
+        if is_bench:
+            alert["payload"] = {
+                "summary": _summary(event, repeated)[:_LONGEST_SUMMARY],
+                "source": process_name(),
+                "severity": "error",
+                "timestamp": moment(event.at),
+                "component": event.target,
+                "class": type(event).__name__,
+                "custom_details": _message(event, repeated, message_id),
+            }
+        return alert
+
+    def _name(self, event: ev.Event, *, is_bench: bool) -> str:
+        """Return the process that the alert of a key is named by.
+
+        An alert keeps its name until it is resolved, also if another process extends the bench:
+        what each process has raised it resolves.
+        """
+        if not is_bench:
+            return self._raised.pop(event.target, process_name())
+        publisher: str = getattr(event, "source", "local")
+        if len(self._raised) >= _MOST_RAISED and event.target not in self._raised:
+            del self._raised[next(iter(self._raised))]
+        return self._raised.setdefault(
+            event.target, process_name() if publisher == "local" else publisher
+        )
 
 
-def _dedup_key(key: str) -> str:
+def _dedup_key(name: str, key: str) -> str:
     """Return the name of the alert of a key, the same for its bench and for the end of that."""
-    whole = f"{source()}:{key}"
+    whole = f"{name}:{key}"
     if len(whole) <= _LONGEST_DEDUP_KEY:
         return whole
     digest = hashlib.sha256(key.encode("utf-8", "backslashreplace")).hexdigest()
-    return f"{source()[-(_LONGEST_DEDUP_KEY - len(digest) - 1) :]}:{digest}"
+    return f"{name[-(_LONGEST_DEDUP_KEY - len(digest) - 1) :]}:{digest}"
 
 
 # What waits.

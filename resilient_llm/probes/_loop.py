@@ -139,7 +139,9 @@ class Loop:
         """Tick until it is stopped; the body of the task."""
         drop_silently()
         try:
-            while not self._is_over:
+            while True:
+                if self._is_over:
+                    break
                 await self._step()
             clock = runtime.system_clock
             seconds = self._options.timeout

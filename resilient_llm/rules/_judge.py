@@ -339,11 +339,12 @@ def _waits(
     The most exact comes first: explanations name the first of two that are equal.
     """
     found: list[tuple[str, float | None]] = []
-    if headers:
-        found.append(("a retry-after header", hints.from_headers(headers, evidence.wall())))
+    named = hints.from_headers(headers, evidence.wall()) if headers else None
+    found.append(("a retry-after header", named))
     rates = evidence.rates if is_limited else None
     if rates:
-        found.append(("the ratelimit headers", hints.from_buckets(rates, evidence.wall())))
+        reset = hints.from_buckets(rates, evidence.wall(), is_named=named is not None)
+        found.append(("the ratelimit headers", reset))
     parts = evidence.parts
     if parts:
         found.append(("a field of the body", hints.from_parts(parts)))

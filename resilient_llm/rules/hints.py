@@ -25,6 +25,7 @@ _FIELDS: Final = (
     ("retryAfter", 1), ("retryAfterSeconds", 1), ("resets_in_seconds", 1), ("estimated_time", 1),
 )  # fmt: skip
 _HINTS: Final = frozenset(("retryDelay", *(name for name, _ in _FIELDS)))
+_REFILLED: Final = ("x-ratelimit-reset-requests", "x-ratelimit-reset-tokens")
 _LONGEST_VALUE: Final = 64
 _LARGEST: Final = 1e300  # a larger whole number may not fit a float
 # A number above this is a moment, not a duration: seconds since 1970 in the year 2001.
@@ -112,10 +113,16 @@ def from_headers(headers: Mapping[str, str], now: float) -> float | None:
     return None
 
 
-def from_buckets(headers: Mapping[str, str], now: float) -> float | None:
+def from_buckets(headers: Mapping[str, str], now: float, *, is_named: bool = False) -> float | None:
     """Return when the exhausted limits are reset; the longest wait, since all limits apply.
 
     For rate limits only: with any other error these headers are not about the error.
+
+    Args:
+        headers: ``{lower-cased name: value}``.
+        now: Seconds since 1970.
+        is_named: Whether the answer names its wait. Then the resets of buckets that are refilled
+            evenly do not count: they say when these are full, which is later than a call fits.
     """
     exhausted: list[float] = []
     unclear: list[float] = []
@@ -128,6 +135,8 @@ def from_buckets(headers: Mapping[str, str], now: float) -> float | None:
                 seconds(match[1]) if match and re.search(r"\b(?:r|remaining)=0\b", value) else None
             )
             remaining: str | None = "0"
+        elif is_named and _is_refilled(name, value):
+            continue
         elif "reset" in name and ("ratelimit" in name or "rate-limit" in name):
             hint = moment_or_seconds(value, now)
             remaining = headers.get(name.replace("reset", "remaining"))
@@ -141,6 +150,17 @@ def from_buckets(headers: Mapping[str, str], now: float) -> float | None:
             exhausted.append(hint)
     # Without remaining numbers, a single limit is the one that is exhausted.
     return max(exhausted) if exhausted else unclear[0] if len(unclear) == 1 else None
+
+
+def _is_refilled(name: str, value: str) -> bool:
+    """Return whether a header tells when a bucket is full; keep in sync with limits/dialects.py.
+
+    Of OpenAI and Groq, which write a duration with its unit (Azure and others write the seconds of
+    a window under the same names), and of Anthropic.
+    """
+    if name.startswith("anthropic-ratelimit-"):
+        return name.endswith("-reset")
+    return name in _REFILLED and value.strip()[-1:].isalpha() and _go(value.strip()) is not None
 
 
 def from_parts(parts: Iterable[Mapping[str, Any]]) -> float | None:

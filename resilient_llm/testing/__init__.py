@@ -3,8 +3,9 @@
 `fake_clock` moves time by hand, `isolated` gives a fresh state of the process,
 `capture_events` collects events, `scripted` and `ascripted` return or raise given outcomes
 in turn, `fake_stream` and `http_error` are outcomes as real clients have them. `simulate` runs a
-policy through an outage or any other `Weather`, in virtual time. The pytest plugin offers the
-fixtures ``resilient_llm`` and ``fake_clock``.
+policy through an outage or any other `Weather`, in virtual time. `MemoryStore` shares state
+between registries of one process, and `store_contract` checks a store of your own. The pytest
+plugin offers the fixtures ``resilient_llm`` and ``fake_clock``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from __future__ import annotations
 from resilient_llm._api import wiring as _wiring
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.exported import exported as _exported
+from resilient_llm.stores.memory import MemoryStore
 from resilient_llm.testing._clock import FakeClock, fake_clock
+from resilient_llm.testing._contract import store_contract
 from resilient_llm.testing._http_errors import FakeHTTPError, http_error
 from resilient_llm.testing._isolation import capture_events, isolated
 from resilient_llm.testing._report import Report
@@ -32,6 +35,7 @@ __all__ = [
     "FakeHTTPError",
     "FakeStream",
     "Fault",
+    "MemoryStore",
     "Report",
     "Scripted",
     "Weather",
@@ -43,6 +47,7 @@ __all__ = [
     "isolated",
     "scripted",
     "simulate",
+    "store_contract",
 ]
 
 
@@ -54,6 +59,7 @@ for _each in (
     FakeHTTPError,
     FakeStream,
     Fault,
+    MemoryStore,
     Report,
     Scripted,
     Weather,
@@ -68,5 +74,6 @@ for _each in (
     isolated,
     scripted,
     simulate,
+    store_contract,
 ):
     _each.__module__ = __name__

@@ -150,12 +150,17 @@ class FakeClock:
             raise ValueError(f"seconds={seconds} is not allowed: write a finite number, 0 or more")
         with self._lock:
             self._now += seconds
-            ended = [timer for timer in self._timers if timer.at <= self._now]
-            self._timers = [timer for timer in self._timers if timer.at > self._now]
+            ended = self._taken_locked()
         for timer in ended:
             timer.fire()
         for alarm in [alarm for alarm in self.alarms if alarm.at <= self._now]:
             alarm.fire()
+
+    def _taken_locked(self) -> list[_Timer]:
+        """Take out the timers that are due."""
+        ended = [timer for timer in self._timers if timer.at <= self._now]
+        self._timers = [timer for timer in self._timers if timer.at > self._now]
+        return ended
 
     def jump_wall(self, seconds: float) -> None:
         """Let the wall clock alone jump, forwards or backwards, as when it is set."""

@@ -43,6 +43,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+_NOTICES_SIGNALS: Final = 0.2
+"""Seconds between two looks of a caller that waits for a simulation."""
 _NOT_SERVED: Final = (ResilientLLMError, FakeHTTPError, TimeoutError)
 """What a call raises that is not served; but not if a function of the user's own raised it."""
 
@@ -227,7 +229,10 @@ class _Simulation:
         arrivals = random.Random(f"{self._seed} arrivals")
         loop, at = asyncio.get_running_loop(), 0.0
         async with asyncio.TaskGroup() as group:
-            while (at := at + arrivals.expovariate(self._rate)) < self._seconds:
+            while True:
+                at += arrivals.expovariate(self._rate)
+                if at >= self._seconds:
+                    break
                 await asyncio.sleep(at - loop.time())
                 if self._is_stopped or self._failure is not None:
                     break
@@ -332,7 +337,10 @@ def _in_a_free_thread(
     is_done = threading.Event()
     try:
         threading.Thread(target=do, name="resilient_llm-simulation", daemon=True).start()
-        is_done.wait()
+        # A signal that comes just before a wait begins is noticed when the wait ends.
+        while True:
+            if is_done.wait(_NOTICES_SIGNALS):
+                break
     except BaseException:
         stop()
         if is_begun.acquire(blocking=False):

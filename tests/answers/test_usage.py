@@ -15,9 +15,10 @@ from google.genai.types import GenerateContentResponse
 from openai.types import CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response, ResponseCompletedEvent
+from pydantic import BaseModel
 
 from resilient_llm._values.usage import Usage
-from resilient_llm.answers.usage import StreamUsage, characters_in, usage_of
+from resilient_llm.answers.usage import StreamUsage, characters_in, plain_counts, usage_of
 
 # https://platform.openai.com/docs/api-reference/chat/object
 OPENAI_CHAT: dict[str, Any] = {
@@ -523,6 +524,49 @@ def test_the_usage_of_a_stream_of_the_sdk() -> None:
     assert Usage(9, 12) == usage_after(openai)
     assert Usage(9, 12) == usage_after(groq)
     assert 328 == (usage_after([ResponseCompletedEvent.model_validate(event)]) or Usage()).input
+
+
+def test_plain_counts_are_those_of_the_usage() -> None:
+    """What is read in a few steps is what the readers say, and only if there is nothing else."""
+    plain = {"choices": [], "usage": TOLD}
+    more = {"choices": [], "usage": {**TOLD, "prompt_tokens_details": {"cached_tokens": 3}}}
+    answers = [answer for answer, _ in ANSWERS.values()]
+    answers += [plain, more, {"choices": [], "usage": {**TOLD, "total_tokens": 30}}]
+    answers += [as_object(each) for each in answers]
+    found = [(plain_counts(each), usage_of(each)) for each in answers]
+
+    assert (9, 12) == plain_counts(plain) == plain_counts(as_object(plain))
+    assert None is plain_counts(more)
+    assert all(told is None or Usage(*told) == usage for told, usage in found)
+
+
+@pytest.mark.parametrize("value", [-1, True, "9", 1.5, 10**10, None], ids=repr)
+@pytest.mark.parametrize("name", TOLD)
+def test_nonsense_is_no_plain_count(name: str, value: Any) -> None:
+    answer = {"choices": [], "usage": {**TOLD, name: value}}
+    told = plain_counts(answer)
+
+    assert told is None or Usage(*told) == usage_of(answer)
+    assert told is None or name == "total_tokens"
+
+
+@pytest.mark.parametrize("answer", ["text", None, 3, [], {}, {"usage": None}, {"usage": 3}])
+def test_most_answers_have_no_plain_count(answer: Any) -> None:
+    assert None is plain_counts(answer)
+
+
+def test_what_a_model_does_not_declare_is_not_passed_over() -> None:
+    """A part that is told besides the fields of a class of the SDK counts."""
+
+    class Counts(BaseModel, extra="allow"):
+        prompt_tokens: int
+        completion_tokens: int
+        total_tokens: int
+
+    answer = {"choices": [], "usage": Counts(**TOLD, cache_read_input_tokens=3)}
+
+    assert None is plain_counts(answer)
+    assert 3 == usage_of(answer).cached
 
 
 # Nonsense.

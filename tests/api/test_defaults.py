@@ -101,6 +101,11 @@ def test_configure_takes_every_option_but_those_of_one_function_or_policy() -> N
         "limits",
         "listen",
         "logging",
+        "state",
+        "state_options",
+        "state_timeout",
+        "on_store_down",
+        "state_name",
     }
     assert STRATEGIES == tuple(STRATEGIES_THERE_ARE)
 

@@ -77,6 +77,9 @@ EVENTS = [
     "SpendRecorded",
     "BudgetWarning",
     "BudgetExceeded",
+    "StoreUnavailable",
+    "StoreAvailable",
+    "StoreLost",
 ]
 FIELDS = {
     "AttemptSucceeded": {"number", "seconds"},
@@ -85,8 +88,8 @@ FIELDS = {
     "RetryScheduled": {"number", "delay", "source"},
     "RetryStopped": {"reason"},
     "TargetSkipped": {"reason"},
-    "TargetBenched": {"kind", "reason", "trigger", "until", "retry_after"},
-    "TargetUnbenched": {"reason"},
+    "TargetBenched": {"kind", "reason", "trigger", "until", "retry_after", "by", "source"},
+    "TargetUnbenched": {"reason", "by", "source"},
     "FailedOver": {"from_target", "to_target", "kind", "reason"},
     "CallFailed": {"attempts", "kind"},
     "HealthChanged": {"old", "new"},
@@ -100,6 +103,9 @@ FIELDS = {
     "SpendRecorded": {"usd", "usage", "estimated", "spend_key"},
     "BudgetWarning": {"budget", "key", "spent", "cap", "resets_at"},
     "BudgetExceeded": {"budget", "key", "spent", "cap", "resets_at"},
+    "StoreUnavailable": {"url", "reason", "type_name"},
+    "StoreAvailable": {"url", "seconds"},
+    "StoreLost": {"url"},
 }
 
 

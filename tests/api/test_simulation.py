@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import contextlib
 import itertools
@@ -592,13 +593,21 @@ def test_an_interrupt_leaves() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals a thread")
-def test_an_interrupt_of_a_loop_leaves() -> None:
-    """So it is where a loop runs around the simulation, which then has a thread of its own."""
+@pytest.mark.parametrize("ends_the_wait", [True, False])
+def test_an_interrupt_of_a_loop_leaves(ends_the_wait: bool) -> None:
+    """So it is where a loop runs around the simulation, which then has a thread of its own.
+
+    A signal that comes just before the caller begins to wait does not end the wait.
+    """
     before, main, turns = runtime.time, threading.get_ident(), itertools.count()
 
     def interrupting(targets: Any) -> Any:
         if next(turns) == 20:
-            signal.pthread_kill(main, signal.SIGINT)
+            _wait_until_blocked(main)
+            if ends_the_wait:
+                signal.pthread_kill(main, signal.SIGINT)
+            else:
+                _thread.interrupt_main()
         return targets
 
     async def inside() -> Report:
@@ -609,6 +618,15 @@ def test_an_interrupt_of_a_loop_leaves() -> None:
 
     assert before is runtime.time
     assert next(turns) < 300_000
+
+
+def _wait_until_blocked(thread: int) -> None:
+    """Wait until a thread has stayed at one instruction for a while."""
+    places: list[Any] = []
+    while len(places) < 5 or len(set(places[-5:])) > 1:
+        time.sleep(0.002)
+        frame = sys._current_frames()[thread]
+        places.append((frame.f_code, frame.f_lasti))
 
 
 @pytest.mark.parametrize("is_started", ["never", "just now", "long ago"])

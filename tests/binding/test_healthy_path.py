@@ -15,6 +15,8 @@ from resilient_llm import (
     Attempt,
     AttemptFailed,
     AttemptSucceeded,
+    Budget,
+    Limit,
     Target,
     TargetSkipped,
     Trace,
@@ -224,6 +226,23 @@ def test_a_healthy_call_takes_no_lock(locks_taken: LocksTaken) -> None:
 
     assert (0, 0) == (locks_taken(ask, 500), locks_taken(guarded, 500))
     assert locks_taken(failing, 1) > 0
+
+
+def test_a_healthy_call_with_limits_and_budgets_takes_no_lock(locks_taken: LocksTaken) -> None:
+    """It takes and settles all of them where neither a thread nor an interrupt comes between."""
+    configure(
+        limits={"groq": Limit(requests=10**9, tokens=10**9, max_concurrent=4)},
+        budgets=[Budget(usd=100), Budget(calls=10**9)],
+    )
+
+    @failover(chain=[Target("groq/llama", price=(1, 2), max_output=10)])
+    def ask(target: Target) -> str:
+        return target.key
+
+    for _ in range(5):
+        ask()
+
+    assert 0 == locks_taken(ask, 500)
 
 
 def test_a_benched_target_is_skipped_without_a_lock_and_tried_again_after_its_bench(

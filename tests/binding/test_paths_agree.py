@@ -10,11 +10,14 @@ import pytest
 
 from resilient_llm import (
     AttemptSucceeded,
+    Budget,
     CallFailed,
     Event,
     FailedOver,
     HealthChanged,
+    Limit,
     RetryScheduled,
+    SpendRecorded,
     StrategyCall,
     Target,
     TargetBenched,
@@ -27,6 +30,11 @@ from resilient_llm import (
     health,
     observe,
     reset,
+    reset_spend,
+    settings,
+    spend,
+    spend_key,
+    spend_total,
     strategies,
     unbench_model,
 )
@@ -62,6 +70,15 @@ ERRORS: tuple[Callable[[], BaseException], ...] = (
 )
 MEMORY = ("skip", "skip", "warn", "off")
 KEYS = ("a", "a/x", "b/x")
+WALL = 1_795_955_400.0
+"""Unix seconds at which scripts begin, so that periods end at the same moments."""
+PERIODS = ("hour", "day", "month")
+UNITS = ("usd", "tokens", "calls")
+CAPS = {
+    "usd": (0.0, 0.000_5, 0.01, 5.0, 5.0, 5.0),
+    "tokens": (0, 300, 5_000, 1_000_000, 1_000_000),
+    "calls": (0, 5, 50, 1_000, 1_000),
+}
 
 HEARD: tuple[tuple[type[Event], ...] | None, ...] = (
     None,
@@ -70,6 +87,7 @@ HEARD: tuple[tuple[type[Event], ...] | None, ...] = (
     (TargetBenched, TargetUnbenched, HealthChanged, CallFailed),
     (AttemptSucceeded,),
     (FailedOver, RetryScheduled),
+    (SpendRecorded,),
 )
 """Which events the process listens to: none, all, or some."""
 
@@ -116,6 +134,78 @@ def target_of(rng: random.Random, spec: str) -> Target:
     )
 
 
+def limits_of(rng: random.Random) -> dict[str, Limit]:
+    """Return a random limit of some keys."""
+    limits: dict[str, Limit] = {}
+    for key in ("*", "a", "a/x", "tag:eu"):
+        given: dict[str, Any] = {
+            name: rng.choice(values)
+            for name, values in (
+                ("requests", [3, 60]),
+                ("tokens", [200, 5_000]),
+                ("max_concurrent", [1, 4]),
+            )
+            if rng.random() < 0.5
+        }
+        if given and rng.random() < 0.4:
+            if "requests" in given or "tokens" in given:
+                given["per"] = rng.choice(["second", "minute"])
+            limits[key] = Limit(**given)
+    return limits
+
+
+def budgets_of(rng: random.Random) -> list[Budget]:
+    """Return random budgets, with names that differ."""
+    return [
+        Budget(
+            **{(unit := rng.choice(UNITS)): rng.choice(CAPS[unit])},
+            per=rng.choice(PERIODS),
+            of=rng.choice(["all", "all", "a", "a/x", "key", "tag:eu"]),
+            on_unbounded=rng.choice([None, 50, 50]),
+            name=f"budget {number}",
+        )
+        for number in range(rng.choice([0, 1, 1, 1, 2, 3]))
+    ]
+
+
+PROMPTS = (
+    "hello", "data:image/png;base64,AAAA", "dear reader", None, 1.5, "x" * 1_200,
+    [{"role": "user", "content": "a question of some length"}],
+    [{"role": "user", "content": "a"}, {"role": "tool", "content": "b", "tool_call_id": "1"}],
+    [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x"}}]}],
+    {"text": "a part"}, b"bytes",
+)  # fmt: skip
+
+
+def answer_of(sent: int, received: int, **more: Any) -> dict[str, Any]:
+    """Return an answer that tells its usage."""
+    usage = {"prompt_tokens": sent, "completion_tokens": received, "total_tokens": sent + received}
+    return {"choices": [{"message": {"content": "hello"}}], "usage": {**usage, **more}}
+
+
+SPENT = (
+    "x", "a text of a few words", "", "data:image/png;base64,AAAA", None, 3,
+    answer_of(20, 5), answer_of(0, 0), answer_of(20, 5, prompt_tokens_details={"cached_tokens": 3}),
+    {"usage": {"input_tokens": 9, "output_tokens": 4}}, {"text": "no usage"},
+)  # fmt: skip
+
+
+def books() -> Any:
+    """Return all that was spent and reserved, and what limits have left."""
+    limits = [
+        (
+            key,
+            state.places.running,
+            *(
+                None if each is None else round(each.level(runtime.clock()), 6)
+                for each in (state.requests, state.tokens)
+            ),
+        )
+        for key, state in sorted(runtime.limits._states.items())
+    ]
+    return [dataclasses.asdict(each) for each in spend()], spend_total(), limits
+
+
 def found(key: str) -> tuple[Any, ...]:
     """Return everything that health() tells of a key, except its latency."""
     each = health([key])[key]
@@ -138,7 +228,7 @@ def outcome_of(ask: Callable[[], Any]) -> Any:
 class Script:
     """A random policy, and what happens to its calls; the same seed gives the same script."""
 
-    def __init__(self, seed: int, clock: FakeClock, *, demands: bool) -> None:
+    def __init__(self, seed: int, clock: FakeClock, *, demands: bool, spends: bool) -> None:
         self.rng = random.Random(seed)
         self.clock = clock
         self.durations = self.rng.choice([SHORT, LONG])
@@ -160,8 +250,12 @@ class Script:
             )
         if demands:
             self.demand()
+        self.answers: Sequence[Any] = ["x", "x", "x", None, 3]
+        self.inner: Callable[[], Any] | None = None
+        if spends:
+            self.spend()
         self.told: list[tuple[Any, ...]] = []
-        heard = self.rng.choice(HEARD)
+        heard = None if spends and self.rng.random() < 0.7 else self.rng.choice(HEARD)
         if heard is not None:
             observe(self.tell, *heard)
         if self.rng.random() < 0.1:
@@ -184,6 +278,39 @@ class Script:
         needed: list[Any] = ["tools", ("tools", "vision"), lambda: self.rng.choice([None, "tools"])]
         self.options["needs"] = self.rng.choice([None, *needed])
         self.options["tokens"] = self.rng.choice([None, 10, lambda: self.rng.choice([4, 9, "x"])])
+
+    def spend(self) -> None:
+        """Limit the targets, and give them budgets and prices."""
+        rng = self.rng
+        given = [each if isinstance(each, Target) else Target(each) for each in self.targets]
+        self.targets = [
+            Target(
+                each.spec,
+                **{
+                    **each.options(),
+                    "price": rng.choice([None, (0.0, 0.0), (1.0, 2.0), (1.0, 2.0), (0.5, 0.0)]),
+                    "max_output": rng.choice([None, 30, 100]),
+                    "tags": rng.choice([(), ("eu",)]),
+                },
+            )
+            for each in given
+        ]
+        # Mostly as the wrapper can make its calls: healthy, in their order, and unobserved.
+        if rng.random() < 0.9:
+            self.options.pop("strategy", None)
+            self.options["reject"] = None
+        if rng.random() < 0.7:
+            self.bad_share, self.durations = 0.02, SHORT
+        configure(limits=limits_of(rng), budgets=budgets_of(rng), max_wait=20.0)
+        answers = rng.choices(SPENT, k=rng.choice([1, 1, 1, 4]))
+        self.answers = answers
+        if rng.random() < 0.3:
+
+            @failover([Target("c/inner", price=(1.0, 1.0), max_output=10)])
+            def inner(target: Target, prompt: str) -> Any:
+                return rng.choice(answers)
+
+            self.inner = lambda: inner("inside")
 
     def tell(self, event: Event) -> None:
         """Keep what an event says, but for its moment and the name of its call."""
@@ -213,12 +340,18 @@ class Script:
         assert (call.args, call.kwargs, len(call.call_id)) == ((), {}, 16)
         return self.order(targets)
 
-    def body(self, target: Target) -> Any:
+    def prompt(self) -> Any:
+        """Return the argument of a call."""
+        return self.rng.choice(PROMPTS)
+
+    def body(self, target: Target, prompt: Any = None) -> Any:
         self.clock.advance(self.rng.choice(self.durations))
         error, is_bad = self.rng.choice(ERRORS), self.rng.random() < self.bad_share
         if is_bad:
             raise error()
-        return self.rng.choice(["x", "x", "x", None, 3])
+        if self.inner is not None and self.rng.random() < 0.5:
+            outcome_of(self.inner)
+        return self.rng.choice(self.answers)
 
     def step(self, ask: Callable[[], Any]) -> Any:
         """Do one thing; return what came of it."""
@@ -226,9 +359,14 @@ class Script:
         do = self.rng.random()
         if do < 0.8:
             if do > 0.1:
+                if settings().budgets and self.rng.random() < 0.7:
+                    with spend_key(self.rng.choice("ab")):
+                        return outcome_of(ask)
                 return outcome_of(ask)
             with Trace() as trace:
-                return outcome_of(ask), [each[:4] for each in trace.attempts], trace.served_by
+                came_of_it = outcome_of(ask)
+            served_by = [each.served_by for each in trace.calls]  # of calls inside as well
+            return came_of_it, [each[:4] for each in trace.attempts], served_by
         if do < 0.9:
             return self.clock.advance(self.rng.choice([0.000_5, 0.01, 1.0, 5.0, 40.0, 400.0]))
         if do < 0.93:
@@ -236,7 +374,7 @@ class Script:
         if do < 0.97:
             return unbench_model(self.rng.choice(KEYS))
         if do < 0.975:
-            return reset()
+            return reset_spend() if settings().budgets and do > 0.973 else reset()
         if do < 0.98:
             return configure(
                 on_memory_pressure=self.rng.choice(MEMORY),
@@ -246,24 +384,28 @@ class Script:
         return breaker(self.rng.choice(["a", "a/x"])).record(error, 0.2)
 
 
-def play(seed: int, *, is_async: bool, demands: bool = False) -> list[Step]:
+def play(seed: int, *, is_async: bool, demands: bool = False, spends: bool = False) -> list[Step]:
     """Play a script; return what came of each step, with the state and the time after it."""
     with isolated(), fake_clock() as clock:
         runtime.rng.seed(seed)
         began_at = clock.monotonic()
-        script = Script(seed, clock, demands=demands)
+        clock.jump_wall(WALL - clock.wall())
+        script = Script(seed, clock, demands=demands, spends=spends)
         policy = failover(script.targets, **script.options)
         if is_async:
 
-            async def answer(target: Target) -> Any:
+            async def answer(target: Target, prompt: Any = None) -> Any:
                 return script.body(target)
 
-            guarded = policy(answer)
+            guarded: Any = policy(answer)
 
             def ask() -> Any:
+                if spends:
+                    return run_async(guarded, script.prompt(), backend="asyncio")
                 return run_async(guarded, backend="asyncio")
         else:
-            ask = policy(script.body)
+            guarded = policy(script.body)
+            ask = (lambda: guarded(script.prompt())) if spends else guarded
         keys = (*(target.key for target in policy.chain), *KEYS)
         steps: list[Step] = []
         for number in range(STEPS):
@@ -274,7 +416,7 @@ def play(seed: int, *, is_async: bool, demands: bool = False) -> list[Step]:
             steps.append(
                 (
                     came_of_it,
-                    {key: found(key) for key in keys},
+                    {**{key: found(key) for key in keys}, "": books()},
                     script.news(),
                     round(clock.monotonic() - began_at, 6),
                 )
@@ -302,18 +444,23 @@ begin = Caller.begin
 
 
 def differences(
-    seeds: range, monkeypatch: pytest.MonkeyPatch, *, is_async: bool, demands: bool = False
+    seeds: range,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    is_async: bool,
+    demands: bool = False,
+    spends: bool = False,
 ) -> list[tuple[int, int, Step, Step]]:
     """Return ``(seed, step, by the healthy path, by the call flow)`` of what differs first."""
     different: list[tuple[int, int, Step, Step]] = []
     for seed in seeds:
-        healthy = play(seed, is_async=is_async, demands=demands)
+        healthy = play(seed, is_async=is_async, demands=demands, spends=spends)
         with monkeypatch.context() as patch:
             patch.setattr(Caller, "begin", by_flow_only)
             patch.setattr(
                 Caller, "_publish", lambda self, _, is_watched, *__: self._watch(is_watched)
             )
-            by_flow = play(seed, is_async=is_async, demands=demands)
+            by_flow = play(seed, is_async=is_async, demands=demands, spends=spends)
         different += [
             (seed, number, one, other)
             for number, (one, other) in enumerate(zip(healthy, by_flow, strict=True))
@@ -360,6 +507,19 @@ def test_both_paths_skip_the_same_targets(
 ) -> None:
     """The same holds where some targets cannot take a call."""
     assert [] == differences(range(4000, 4015), monkeypatch, is_async=is_async, demands=True)
+
+
+@pytest.mark.usefixtures("without_jitter")
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("first", range(5000, 5060, 20))
+@pytest.mark.filterwarnings("ignore:attempts=")
+def test_both_paths_book_the_same(
+    first: int, is_async: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is spent, reserved, counted and left of limits is the same after every step."""
+    seeds = range(first, first + (5 if is_async else 20))
+
+    assert [] == differences(seeds, monkeypatch, is_async=is_async, spends=True)
 
 
 def test_long_answers_are_in_the_window_in_which_they_end(clock: FakeClock) -> None:

@@ -46,7 +46,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 @pytest.fixture(autouse=True)
 def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take away what the machine has set: no service, no token, no proxy."""
-    for name in ("ADMIN", "TOKEN"):
+    for name in ("ADMIN", "TOKEN", "STATE"):
         monkeypatch.delenv(f"RESILIENT_LLM_{name}", raising=False)
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)

@@ -33,7 +33,9 @@ def test_a_command_has_a_module_and_a_help(run: Run, name: str) -> None:
     assert out.startswith(f"usage: resilient-llm {name} ")
     assert max(map(len, out.splitlines())) <= 100
     if name in STEERING:
-        assert {"--admin", "--token", "--json"} <= set(re.findall(r"--\w+", out))
+        assert {"--admin", "--token", "--state", "--namespace", "--json"} <= set(
+            re.findall(r"--\w+", out)
+        )
         assert "exit status: 0" in out
 
 
@@ -53,7 +55,7 @@ def test_the_help_lists_all_commands(run: Run) -> None:
     [
         (["benchs"], "there is no command 'benchs': did you mean benches or bench?"),
         (["helth"], "did you mean health?"),
-        (["event"], "did you mean events?"),
+        (["event"], "did you mean events or serve?"),
         (["zzz"], "there is no command 'zzz': there are benches, bench, unbench"),
         (["benches", "--jsn"], "there is no option '--jsn': did you mean --json?"),
         (["bench", "groq", "--util", "x"], "did you mean --until?"),
@@ -63,8 +65,8 @@ def test_the_help_lists_all_commands(run: Run) -> None:
         (["--"], "a command is expected first"),
         (["benches", "one"], "too many arguments"),
         (["spned"], "there is no command 'spned': did you mean spend?"),
-        (["serve"], "there is no command 'serve'"),
-        (["benches", "--state", "redis://x"], "there is no option '--state'"),
+        (["serv"], "there is no command 'serv': did you mean serve?"),
+        (["benches", "--stat", "redis://x"], "there is no option '--stat': did you mean --state?"),
     ],
 )
 def test_what_is_misspelt(run: Run, arguments: list[str], said: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from resilient_llm import BudgetExceededError
 from resilient_llm.cli._doctor import hosts, providers
 from tests.cli.conftest import Output, Run
 from tests.support.server import HOST, HungUpError, LoopbackServer, Request, unused_port
@@ -687,6 +688,28 @@ def test_prices_limits_and_budgets(doctor: Doctor) -> None:
     assert "did you mean 'acme/m'" in rows["acm/m", "limits"][1]
     assert "did you mean 'acme'?" in rows["acne", "budgets"][1]
     assert "look at its name" in rows["tag:eu", "budgets"][1]
+    status, said = rows["*", "state"]
+    assert "ok" == status
+    assert "in memory, of this process only" in said
+
+
+def test_a_price_is_what_the_ledger_takes_for_one(doctor: Doctor) -> None:
+    """A model that `genai-prices` has, but without a price of tokens, is as good as unknown."""
+    pytest.importorskip("genai_prices")
+    source = """
+        from resilient_llm import Budget, configure
+        configure(budgets=[Budget(usd=5, on_unbounded=10)])
+        client = new()
+        @failover(["x-ai/grok-voice-latest", "openai/gpt-5-mini"])
+        def ask(target: Target, prompt: str) -> str:
+            return "…"
+    """
+    output = doctor(source, "--json")
+    with pytest.raises(BudgetExceededError):
+        sys.modules["looked_at"].ask.using(chain="x-ai/grok-voice-latest")("…")
+
+    assert ["error", "ok"] == statuses(output, "price")
+    assert "genai-prices has one" in found(output)["openai/gpt-5-mini", "price"][1]
 
 
 # What is looked at.

@@ -336,7 +336,7 @@ def test_no_service_is_wrong_use(run: Run) -> None:
     status, _, err = run("benches")
 
     assert 2 == status
-    assert "write --admin URL, or set RESILIENT_LLM_ADMIN" in err
+    assert "write --admin URL or --state URL, or set RESILIENT_LLM_ADMIN" in err
 
 
 def test_the_token_is_in_no_repr() -> None:

@@ -460,9 +460,26 @@ class SdkWithoutClient(httpx.Auth):
 )
 def test_what_cannot_be_listened_to(other: Any) -> None:
     """Other objects are refused, and the message says what may be written."""
-    with pytest.raises(ConfigurationError, match=r"write a client of httpx, .* listen\(OpenAI\(\)"):
+    with pytest.raises(ConfigurationError, match=r"write a client of httpx, .* listen\(client\)"):
         listen(other)
     assert not runtime.is_listening
+
+
+def test_the_refusal_does_not_show_the_object() -> None:
+    """It may hold a key; what is allowed is named."""
+
+    class Secret:
+        def __repr__(self) -> str:
+            return "sk-secret"
+
+        __str__ = __repr__
+
+    with pytest.raises(ConfigurationError) as raised:
+        listen(Secret())
+
+    message = str(raised.value)
+    assert "sk-secret" not in message
+    assert all(name in message for name in ("Secret", *PACKAGES))
 
 
 def test_parts_of_a_client_are_refused(server: RateServer) -> None:

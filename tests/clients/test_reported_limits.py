@@ -16,11 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import anthropic
+import groq
 import openai
 import pytest
 
 from resilient_llm import ChainExhaustedError, Target, can_call, failover, list_benched, rate_limits
-from resilient_llm._runtime import hearing
 from resilient_llm.limits import listen
 from resilient_llm.testing import FakeClock
 from tests.clients.test_listening import CHUNK, COMPLETION, EVENT, MESSAGE
@@ -28,14 +28,6 @@ from tests.core.test_rate_headers import ANSWERS
 from tests.support.server import LoopbackServer, Request
 
 MESSAGES: Any = [{"role": "user", "content": "Will it rain?"}]
-
-
-@pytest.fixture(autouse=True)
-def nobody_listens() -> Any:
-    """Nobody listens to a client before a test or after it."""
-    hearing.switch_off()
-    yield
-    hearing.switch_off()
 
 
 class Provider(LoopbackServer):
@@ -75,8 +67,8 @@ class Provider(LoopbackServer):
 
 def made(package: str, server: LoopbackServer, *, is_async: bool = False) -> Any:
     """Return a client of a package, which does not retry by itself."""
-    module: Any = {"openai": openai, "anthropic": anthropic}[package]
-    kind = {"openai": "OpenAI", "anthropic": "Anthropic"}[package]
+    module: Any = {"openai": openai, "anthropic": anthropic, "groq": groq}[package]
+    kind = {"openai": "OpenAI", "anthropic": "Anthropic", "groq": "Groq"}[package]
     prefix = "Async" if is_async else ""
     return getattr(module, prefix + kind)(
         base_url=f"http://127.0.0.1:{server.port}",
@@ -309,6 +301,53 @@ def test_a_burst_meets_one_refusal_a_window_at_most(clock: FakeClock) -> None:
 
     assert max(limiting.refused.values(), default=0) <= 1
     assert 60 == limiting.served
+
+
+@pytest.mark.parametrize("way", ["threads", "tasks"])
+@pytest.mark.parametrize("kind", ["refill", "window"])
+@pytest.mark.parametrize("package", ["openai", "groq", "anthropic"])
+def test_many_at_once_meet_one_refusal_a_window_at_most(
+    package: str, kind: str, way: str, clock: FakeClock
+) -> None:
+    """Answers come in any order, and each caller asks again and again."""
+    limiting = Limiting(clock, size=12, span=30.0, refills=kind == "refill")
+    chain = [{"refill": "openai/m", "window": "together/m"}[kind], "own/fallback"]
+
+    def in_threads(server: Provider) -> None:
+        client = listen(made(package, server))
+
+        @failover(chain=chain, attempts=1)
+        def ask(target: Target) -> Any:
+            return target.key if target.provider == "own" else create(client)
+
+        ask()
+        with client, ThreadPoolExecutor(8) as pool:
+            for _ in range(3):
+                for asked in [pool.submit(ask) for _ in range(24)]:
+                    asked.result()
+                clock.advance(10.0)
+
+    async def in_tasks(server: Provider) -> None:
+        client = listen(made(package, server, is_async=True))
+
+        @failover(chain=chain, attempts=1)
+        async def ask(target: Target) -> Any:
+            return target.key if target.provider == "own" else await create(client)
+
+        async with client:
+            await ask()
+            for _ in range(3):
+                await asyncio.gather(*(ask() for _ in range(24)))
+                clock.advance(10.0)
+
+    with Provider(limiting) as server:
+        if way == "threads":
+            in_threads(server)
+        else:
+            asyncio.run(in_tasks(server))
+
+    assert max(limiting.refused.values(), default=0) <= 1
+    assert limiting.served >= 12
 
 
 def test_asking_first_knows_what_a_client_has_heard(clock: FakeClock) -> None:

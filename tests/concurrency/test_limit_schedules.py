@@ -269,8 +269,8 @@ def _start_one(state: Any) -> None:
 def _newest_counts(state: Any) -> None:
     state.made.refusal(2.0)
     (known,) = state.made._figures.values()
-    assert (10.0, 1.0) == (known.figure.remaining, known.later)
-    assert 2 == len(state.made._running)
+    assert (10.0, 1.0) == (known.base.figure.remaining, known.base.later)
+    assert [state.late.number] == list(state.made._running)
 
 
 REPORTED_RACES = [

@@ -309,6 +309,18 @@ def test_a_clock_that_goes_back() -> None:
     assert not made.charge(1).take(8.0)
 
 
+@pytest.mark.parametrize("late", [0.5, 1.5, 5.0, 50.0])
+def test_a_moment_that_was_read_long_ago_gives_nothing(late: float) -> None:
+    """A thread that was not run after it had read the clock is no reason to refill the bucket."""
+    made = bucket(10, 10.0)
+    assert made.charge(10).take(1_100.0)
+
+    assert not made.charge(1).take(1_100.0 - late)
+
+    assert 0.0 == made.level(1_100.0)
+    assert not made.charge(1).take(1_100.0)
+
+
 def test_the_fake_clock_moves_it() -> None:
     """Moments of the fake clock are moments."""
     made = bucket(2, 86_400.0, 1)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from resilient_llm._core.spending.estimates import longest_answer
+from resilient_llm._core.spending.estimates import longest_answer, unread_limit
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,10 @@ from resilient_llm._core.spending.estimates import longest_answer
         ({"max_tokens": 100, "n": 0}, None, 100),
         ({"max_tokens": 100, "n": True}, None, 100),
         ({"max_tokens": 100, "n": "5"}, None, 100),
-        ({"max_tokens": 0}, 4096, 4096),
+        ({"max_tokens": 0}, 4096, 0),
+        ({"max_tokens": 0, "max_completion_tokens": 7}, None, 7),
+        ({"max_tokens": 0, "n": 3}, None, 0),
+        ({"config": {"max_output_tokens": 0}}, 9, 0),
         ({"max_tokens": -5}, None, None),
         ({"max_tokens": True}, None, None),
         ({"max_tokens": 10**30}, None, None),
@@ -40,3 +43,21 @@ def test_the_longest_answer(
 ) -> None:
     """Nonsense counts as absent, and without any limit the length is unknown."""
     assert longest == longest_answer(arguments.get, max_output)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({}, None),
+        ({"max_tokens": 0}, None),
+        ({"max_tokens": None}, None),
+        ({"max_tokens": "5"}, "max_tokens"),
+        ({"max_completion_tokens": True}, "max_completion_tokens"),
+        ({"config": {"max_output_tokens": 2.0}}, "max_output_tokens"),
+        ({"n": "5"}, None),
+    ],
+    ids=str,
+)
+def test_a_limit_that_cannot_be_read(arguments: dict[str, Any], name: str | None) -> None:
+    """Its name is known, for the error."""
+    assert name == unread_limit(arguments.get)

@@ -18,7 +18,7 @@ from resilient_llm._core.spending.estimates import Estimate
 from resilient_llm._core.spending.ledger import Refusal, Reservation, first_to_reset
 from resilient_llm._core.spending.local_ledger import LocalLedger
 from resilient_llm._core.spending.prices import FREE, rates_of
-from resilient_llm._values.money import Budget, Price
+from resilient_llm._values.money import Budget, Price, SpendReport
 from resilient_llm._values.usage import Usage
 from tests.support.budgets import EU, GPT, LLAMA, PRICE, START, Books
 from tests.support.interrupts import interrupted_at
@@ -878,3 +878,36 @@ def test_a_ledger_starts_without_budgets() -> None:
     empty = LocalLedger()
 
     assert ([], {}, []) == (empty.reports(START), empty.totals(), empty.take_notices())
+
+
+def test_reports_are_put_together_outside_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls wait only while the figures are copied, however many keys there are."""
+    shared = Books(Budget(tokens=100, of="key")).ledger
+    lock = _WatchedLock()
+    shared._lock = lock  # pyright: ignore[reportAttributeAccessIssue]
+    held: list[bool] = []
+
+    def report(**fields: Any) -> SpendReport:
+        held.append(lock.is_held)
+        return SpendReport(**fields)
+
+    monkeypatch.setattr(accounts, "SpendReport", report)
+    for key in ("a", "b"):
+        shared.reserve(Reservation(GPT, Estimate(1, 1), None, key), START)
+    rows = shared.reports(START) + [each.report for each in shared.fullest(START, 5)]
+
+    assert 4 == len(rows)
+    assert [False] * 4 == held
+
+
+class _WatchedLock:
+    """A lock that shows whether it is held."""
+
+    def __init__(self) -> None:
+        self.is_held = False
+
+    def __enter__(self) -> None:
+        self.is_held = True
+
+    def __exit__(self, *_: object) -> None:
+        self.is_held = False

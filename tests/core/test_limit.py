@@ -42,6 +42,7 @@ ONE, TWO, THREE = Limit(requests=1), Limit(requests=2), Limit(requests=3)
         ({"tokens": 1, "burst": 5}, "burst=5 .* write requests= as well"),
         ({"requests": 1, "max_queued": 5}, "max_queued=5 .* write max_concurrent= as well"),
         ({"requests": 1, "queue_timeout": 5}, "queue_timeout=5.0 .* write max_concurrent="),
+        ({"max_concurrent": 1, "queue_timeout": 5}, "queue_timeout=5.0 .* max_queued= as well"),
         ({"max_concurrent": 1, "shared": True}, "shared=True .* write requests= or tokens="),
     ],
 )
@@ -73,11 +74,6 @@ def test_the_defaults() -> None:
         limit.queue_timeout,
         limit.shared,
     )
-
-
-def test_a_queue_timeout_without_a_queue_is_allowed() -> None:
-    """The length of the queue may come from a configuration file, and be 0 there."""
-    assert 2.5 == Limit(max_concurrent=1, max_queued=0, queue_timeout=2.5).queue_timeout
 
 
 FULL = Limit(

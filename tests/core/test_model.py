@@ -972,7 +972,7 @@ def scripted_settings() -> settings:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(0 if EXAMPLES else 60)
+@pytest.mark.timeout(0 if EXAMPLES else 120)
 def test_the_healthy_path_does_what_the_call_flow_does() -> None:
     """The inlined first attempt gives the same answers, errors, events, benches and numbers."""
     inlined: Counter[str] = Counter()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilient_llm import ConfigurationError, Target
+from resilient_llm import ConfigurationError, Target, configure, settings
 from resilient_llm._core.spending.prices import FREE, Rates, rates_for, rates_of
 from resilient_llm._runtime import published_prices
 from resilient_llm._runtime.published_prices import PublishedPrices, rates_in
@@ -67,6 +67,39 @@ def test_a_price_that_is_too_fine_names_itself() -> None:
     """The message tells which entry is wrong."""
     with pytest.raises(ConfigurationError, match=r"prices\['groq'\]: input=1e-07"):
         rates_for(LLAMA, {"groq": (0.0000001, 1)})
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        (Decimal("0.1"), Decimal("0.2")),
+        (Decimal("0.10"), 0.2),
+        (Decimal(0), Decimal(3)),
+        (Decimal("123456789012.123457"), 1),
+    ],
+)
+def test_a_pair_takes_what_a_price_takes(pair: tuple[Any, Any]) -> None:
+    """Also decimals, as those of a price, and none of their digits is lost."""
+    configure(prices={"groq": pair})
+    expected = rates_of(Price(*pair))
+
+    assert expected == rates_for(Target("groq/a"), settings().prices)
+    assert expected == rates_for(Target("groq/a", price=pair), {})
+    assert settings().price_of(Target("groq/a")) == (float(pair[0]), float(pair[1]))
+
+
+def test_pairs_of_one_price_are_equal() -> None:
+    """However they are written: one spec with two prices is refused in a chain."""
+    decimals = Decimal("0.1"), Decimal("0.20")
+
+    assert Target("groq/a", price=(0.1, 0.2)) == Target("groq/a", price=decimals)
+
+
+@pytest.mark.parametrize("wrong", ["-1", "0.0000001", "1e13", "nan", "inf"])
+def test_a_decimal_that_is_no_price(wrong: str) -> None:
+    """The message says what to write."""
+    with pytest.raises(ConfigurationError, match=r"price: output=.* USD per million tokens"):
+        Target("groq/a", price=(1, Decimal(wrong)))
 
 
 def test_what_a_cache_costs_without_a_price() -> None:
@@ -143,6 +176,17 @@ def test_published_rates() -> None:
     assert Rates(180_001, 2_000_000, 180_001, 225_002, 2_000_000) == rates
     assert None is rates_in(model_price(audio_hours=Decimal(1)))
     assert Rates(20, 0, 20, 25, 0) == rates_in(model_price(input_mtok=Decimal("0.00002")))
+
+
+def test_published_models_without_a_price_are_free() -> None:
+    """0 is a price, and so is one for each request; hours of audio are none for tokens."""
+    nothing: dict[str, Any] = {"input_mtok": None, "output_mtok": None, "audio_hours": None}
+
+    assert FREE == rates_in(model_price(**nothing))
+    assert Rates(0, 0, 0, 0, 0, per_call=10**9) == rates_in(
+        model_price(**nothing, requests_kcount=Decimal(1))
+    )
+    assert None is rates_in(model_price(**{**nothing, "audio_hours": Decimal(1)}))
 
 
 def test_published_tiers() -> None:

@@ -21,6 +21,10 @@ from resilient_llm._core.limits.reported import (
 )
 
 
+def _near(seconds: float) -> Any:
+    return pytest.approx(seconds)
+
+
 def _figure(
     remaining: float,
     *,
@@ -62,8 +66,8 @@ def test_a_refill_grows_evenly() -> None:
 
     assert [20, 60, 99, 100] == [made.summary(at).tokens for at in (20.0, 40.0, 59.9, 60.0)]
     assert None is made.refusal(40.0, 40, 20)
-    assert Refusal("token_limit", pytest.approx(0.5)) == made.refusal(40.0, 41, 20)
-    assert Refusal("token_limit", pytest.approx(20.0)) == made.refusal(40.0, 500, 0)
+    assert Refusal("token_limit", _near(0.5)) == made.refusal(40.0, 41, 20)
+    assert Refusal("token_limit", _near(20.0)) == made.refusal(40.0, 500, 0)
     assert None is made.refusal(60.0, 500, 0)
 
 
@@ -164,7 +168,7 @@ def test_the_wait_includes_attempts_that_start_later() -> None:
     made.hear([_figure(40.0, counts="tokens", kind="refill")], made.start(), 0.0)
     _running = made.start(30)
 
-    assert Refusal("token_limit", pytest.approx(10.0)) == made.refusal(0.0, 20)
+    assert Refusal("token_limit", _near(10.0)) == made.refusal(0.0, 20)
 
 
 def test_tokens_of_attempts_that_start_later_count() -> None:
@@ -280,7 +284,7 @@ def test_threads() -> None:
         sys.setswitchinterval(switch)
 
     made.refusal(0.0)
-    assert ({}, [0.0, 0.0]) == (made._running, [each.later for each in made._figures.values()])
+    assert ({}, [0.0, 0.0]) == (made._running, [each.base.later for each in made._figures.values()])
 
 
 def test_a_provider_that_reports_is_not_overrun() -> None:

@@ -22,10 +22,11 @@ from resilient_llm import (
 )
 from resilient_llm._runtime.runtime import runtime
 from tests.support.schedules import PATIENCE
-from tests.support.ways import GROQ, OPENAI, on_both_loops
+from tests.support.ways import GROQ, OPENAI, elsewhere, on_both_loops
 
 TURNS = 15_000 * PATIENCE
-"""Calls of a test; with ``SCHEDULES=7`` a hundred thousand."""
+"""Calls of a test; with ``SCHEDULES=7`` a hundred thousand. Threads make as many every day, and a
+million with ``SCHEDULES=10``."""
 CALLERS = 30
 EXPECTED = (ResilientLLMError, ExceptionGroup, ConnectionError, TimeoutError, ValueError)
 
@@ -226,6 +227,56 @@ def test_threads_and_loops_at_once() -> None:  # noqa: C901  # each of them
     assert most.most <= 8
 
 
+def test_a_hundred_thousand_attempts_of_threads() -> None:
+    """With errors, streams that are dropped, guards, and waits in the queue that take too long."""
+    limit = Limit(max_concurrent=2, max_queued=2, queue_timeout=0.001)
+    configure(limits={"groq": limit, "openai": limit}, logging=False, retry_budget=None)
+    configure(breakers={"*": {"mode": "metrics_only"}})
+    most = Most()
+
+    @failover([GROQ, OPENAI], attempts=1)
+    def ask(target: Target, luck: int) -> str:
+        most.begin(target)
+        try:
+            if luck < 3:
+                raise ConnectionError
+            return "done"
+        finally:
+            most.end(target)
+
+    @failover([GROQ, OPENAI], stream=StreamPolicy(), attempts=1)
+    def words(target: Target) -> Any:
+        most.begin(target)
+        most.end(target)  # a stream that is dropped gives its place back before it is closed
+        yield "a"
+        yield "b"
+
+    def work(seed: int) -> None:
+        rng = random.Random(seed)
+        for _ in range(25_000 * PATIENCE):
+            luck = rng.randrange(100)
+            try:
+                if luck == 99:
+                    next(words())  # dropped
+                elif luck == 98:
+                    with breaker("groq"):
+                        pass
+                else:
+                    ask(luck)
+            except EXPECTED:
+                pass
+
+    threads = [threading.Thread(target=work, args=[seed]) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert [(0, 0), (0, 0)] == at_rest()
+    assert most.most <= 2
+    assert most.begun > 90_000 * PATIENCE
+
+
 def test_a_loop_that_ends_while_its_calls_wait() -> None:
     """Those that waited there are out of the queue, and the next is served."""
     configure(limits={"groq": Limit(max_concurrent=1, max_queued=5)})
@@ -241,7 +292,7 @@ def test_a_loop_that_ends_while_its_calls_wait() -> None:
         for task in tasks[1:]:
             task.cancel()
 
-    with breaker("groq"):
+    with elsewhere(breaker("groq")):
         asyncio.run(main())
         assert (1, 0) == (places_of("groq").running, places_of("groq").waiting)
 
@@ -262,7 +313,7 @@ def test_first_come_first_served_among_loops_and_threads(backend: str) -> None:
     async def aask(target: Target, name: str) -> None:
         order.append(name)
 
-    guard = breaker("groq")
+    guard = elsewhere(breaker("groq"))
     guard.__enter__()
     thread = threading.Thread(target=ask)
     thread.start()

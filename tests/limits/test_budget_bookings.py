@@ -16,13 +16,16 @@ import anyio
 import pytest
 
 from resilient_llm import (
+    AttemptSucceeded,
     Budget,
     Price,
     SpendRecorded,
     Target,
+    Trace,
     Usage,
     bench_model,
     configure,
+    events,
     failover,
     observe,
     spend,
@@ -568,6 +571,39 @@ def test_spend_is_told_without_budgets_to_who_asks_for_it() -> None:
 
     assert SpendRecorded not in before
     assert [Usage(7, 3)] == [each.usage for each in told]
+
+
+@pytest.mark.parametrize("has_budget", [True, False])
+@pytest.mark.parametrize("way", ["observe", "observers=", "events", "type"])
+def test_who_is_told_of_spending(way: str, has_budget: bool) -> None:
+    """With a budget whoever hears events; without one only who names the type."""
+    configure(budgets=[Budget(calls=99)] if has_budget else [])
+    heard: list[Any] = []
+    stop = {
+        "observe": lambda: observe(heard.append),
+        "type": lambda: observe(heard.append, SpendRecorded),
+    }.get(way, lambda: lambda: None)()
+
+    @policy(**({"observers": [heard.append]} if way == "observers=" else {}))
+    async def ask(target: Target) -> Any:
+        return answer()
+
+    async def main() -> None:
+        if way != "events":
+            await ask()
+            return
+        async with events() as stream:
+            await ask()
+            async for event in stream:
+                heard.append(event)
+                if isinstance(event, AttemptSucceeded):
+                    return
+
+    with Trace():  # which has no events, so it asks for none
+        asyncio.run(main())
+    stop()
+
+    assert (has_budget or way == "type") == (SpendRecorded in map(type, heard))
 
 
 def test_a_stream_that_is_dropped_waits_for_no_lock() -> None:

@@ -15,6 +15,8 @@ from tests.support.ways import run_async
 openai = pytest.importorskip("openai")
 anthropic = pytest.importorskip("anthropic")
 
+groq = pytest.importorskip("groq")
+
 PROVIDERS = ["openai", "anthropic"]
 WAYS = ["sync", "asyncio", "trio"]
 ANSWERS: dict[str, dict[str, Any]] = {
@@ -68,15 +70,15 @@ class Provider(LoopbackServer):
 def create(client: Any, provider: str, **options: Any) -> Any:
     messages = [{"role": "user", "content": "Hi"}]
     options = {"model": "any", "messages": messages, "max_tokens": 50, **options}
-    if provider == "openai":
-        return client.chat.completions.create(**options)
-    return client.messages.create(**options)
+    is_raw = options.pop("raw", False)
+    resource = client.messages if provider == "anthropic" else client.chat.completions
+    return (resource.with_raw_response if is_raw else resource).create(**options)
 
 
 def client_of(provider: str, port: int, way: str) -> Any:
     prefix = "" if way == "sync" else "Async"
-    package = {"openai": openai, "anthropic": anthropic}[provider]
-    name = {"openai": "OpenAI", "anthropic": "Anthropic"}[provider]
+    package = {"openai": openai, "anthropic": anthropic, "groq": groq}[provider]
+    name = {"openai": "OpenAI", "anthropic": "Anthropic", "groq": "Groq"}[provider]
     return getattr(package, prefix + name)(
         base_url=f"http://127.0.0.1:{port}/v1",
         api_key="not-a-key",
@@ -141,6 +143,61 @@ def test_an_answer_books_what_the_provider_tells(provider: str, way: str) -> Non
         call(provider, way, server.port)
 
     assert (13, 1, 0, 0) == booked()
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("provider", [*PROVIDERS, "groq"])
+def test_a_raw_response_books_what_its_body_tells(provider: str, way: str) -> None:
+    """The client has read the body, so it is there to be read once more."""
+    configure(budgets=[Budget(tokens=1000)])
+    body = ANSWERS.get(provider, ANSWERS["openai"])
+
+    with Provider(200, json.dumps(body).encode()) as server:
+        call(provider, way, server.port, raw=True)
+
+    assert (13, 1, 0, 0) == booked()
+
+
+def test_a_raw_response_without_a_usage_books_its_text() -> None:
+    """Nothing beside the answer counts as its text."""
+    configure(budgets=[Budget(tokens=1000)])
+    body = {**ANSWERS["openai"], "usage": None}
+
+    with Provider(200, json.dumps(body).encode()) as server:
+        call("openai", "sync", server.port, raw=True)
+
+    assert (22, 1, 1, 0) == booked()
+
+
+@pytest.mark.parametrize("body", [b"[5]", b"{", b"Hello", b"\xff"])
+def test_a_raw_response_of_something_else_books_what_was_reserved(body: bytes) -> None:
+    """Nothing is known of what it used."""
+    configure(budgets=[Budget(tokens=1000)])
+
+    with Provider(200, body) as server:
+        call("openai", "sync", server.port, raw=True)
+
+    assert (70, 1, 1, 0) == booked()
+
+
+def test_a_raw_stream_is_left_unread() -> None:
+    """Its body belongs to the caller, and only he reads the network."""
+    configure(budgets=[Budget(tokens=1000)])
+    kept: list[Any] = []
+
+    with Provider(200, b"data: [DONE]\n\n", "text/event-stream") as server:
+        client = client_of("openai", server.port, "sync")
+
+        @failover([Target("openai/any", max_output=50)], tokens=20, attempts=1)
+        def ask(target: Target) -> Any:
+            return create(client, "openai", raw=True, stream=True)
+
+        with client:
+            kept.append(ask())
+            assert not kept[0].http_response.is_stream_consumed
+            kept[0].http_response.close()
+
+    assert (70, 1, 1, 0) == booked()
 
 
 @pytest.mark.parametrize("status", [400, 401, 429, 500, 529])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import pickle
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -125,6 +127,30 @@ def test_a_benched_target_besides_makes_it_a_member_of_the_group() -> None:
     assert all(isinstance(each, CallRejectedError) for each in raised.value.exceptions)
 
 
+def test_as_a_member_it_says_all_that_it_says_alone() -> None:
+    """Which budget, of which key, how much and until when; also after a pickle."""
+    configure(budgets=[Budget(calls=2, of="key", per="day", name="two")])
+    policy = failover([GROQ, OPENAI], when_all_benched="raise")
+    with spend_key("a"):
+        for _ in range(2):
+            call_of(policy)
+        with pytest.raises(BudgetExceededError) as alone:
+            call_of(policy)
+        bench_model(OPENAI, 60)
+        with pytest.raises(ChainExhaustedError) as beside:
+            call_of(policy)
+
+    copies = [beside.value, pickle.loads(pickle.dumps(beside.value))]
+
+    for member in [each.exceptions[0] for each in copies]:
+        assert isinstance(member, BudgetExceededError)
+        assert ("two", "a", 2, 2, 0) == (
+            member.budget, member.key, member.cap, member.spent, member.reserved,
+        )  # fmt: skip
+        assert alone.value.resets_at == member.resets_at == spend()[0].resets_at
+        assert 0 < (member.retry_after or 0) <= 86_400
+
+
 def test_after_something_was_sent_it_is_a_member_of_the_group() -> None:
     """The error of the target that failed comes first."""
     used(ONE)
@@ -135,7 +161,7 @@ def test_after_something_was_sent_it_is_a_member_of_the_group() -> None:
     with pytest.raises(ChainExhaustedError) as raised:
         failover([OPENAI, GROQ]).call(ask)
 
-    assert [ProviderError, CallRejectedError] == [type(e) for e in raised.value.exceptions]
+    assert [ProviderError, BudgetExceededError] == [type(e) for e in raised.value.exceptions]
 
 
 def test_waiting_for_a_bench_goes_on_beside_a_refused_target(clock: Any) -> None:
@@ -232,6 +258,8 @@ def test_a_refusal_leaves_limits_alone() -> None:
 
 def test_the_error_is_of_the_budget_to_come_back_for(clock: Any) -> None:
     """Of each target the budget that resets last; of these the one that resets first."""
+    noon = datetime(2026, 11, 11, 12, tzinfo=UTC)  # the last day ends together with its month
+    clock.jump_wall(noon.timestamp() - clock.wall())
     used(
         Budget(calls=1, of=GROQ, per="hour", name="hour"),
         Budget(calls=1, of=GROQ, per="month", name="month"),
@@ -301,6 +329,27 @@ def test_no_price_is_a_refusal_with_a_note() -> None:
     assert "own/gpt" == call_of(failover([unpriced, priced]))
 
 
+@pytest.mark.parametrize("beside", ["benched", "spent", "failed"])
+def test_each_target_without_a_price_has_its_note(beside: str) -> None:
+    """On the error that leaves, whatever became of the rest of the chain; also after a pickle."""
+    configure(budgets=[Budget(usd=0, of="own"), Budget(usd=0, of="other")])
+    if beside == "benched":
+        bench_model(GROQ, 60)
+    last = Target("own/gpt", price=(1, 1), max_output=1) if beside == "spent" else Target(GROQ)
+
+    def ask(target: Target) -> str:
+        raise ProviderError(400)
+
+    with pytest.raises((BudgetExceededError, ChainExhaustedError)) as raised:
+        failover(["own/llama", "other/llama", last], when_all_benched="raise").call(ask)
+
+    for error in (raised.value, pickle.loads(pickle.dumps(raised.value))):
+        keys = [key for key in ("own/llama", "other/llama") if str(error.__notes__).count(key) == 2]
+        assert ["own/llama", "other/llama"] == keys
+        assert all("price=" in note for note in error.__notes__)
+        assert 2 == len(error.__notes__)
+
+
 def test_a_target_without_cost_is_never_refused_in_usd() -> None:
     """A cap of 0 USD lets it pass, as long as its answer and without a limit on that."""
     configure(budgets=[Budget(usd=0)])
@@ -357,6 +406,25 @@ def test_an_unbounded_hedge_does_not_start(backend: str) -> None:
 
     assert GROQ == run_async(ask, backend=backend)
     assert 0 == spend()[0].reserved
+
+
+def test_an_unbounded_hedge_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing else would tell why that function is never hedged; the line says what to write."""
+    configure(budgets=[Budget(tokens=1000, name="all")])
+
+    @failover([Target(GROQ, max_output=10), OPENAI], hedge=0.001)
+    async def ask(target: Target) -> str:
+        await anyio.sleep(0.02)
+        return target.key
+
+    with caplog.at_level(logging.WARNING, "resilient_llm"):
+        for _ in range(2):
+            asyncio.run(ask())
+            configure(max_wait=30.0)  # functions are bound to the new settings
+            assert GROQ == asyncio.run(ask.using(max_hedges=2)())
+
+    assert 1 == len(caplog.messages)
+    assert all(word in caplog.messages[0] for word in ("ask", OPENAI, "'all'", "on_unbounded"))
 
 
 def test_the_call_bounds_its_answer() -> None:

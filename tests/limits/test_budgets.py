@@ -167,6 +167,40 @@ def test_a_stream_books_what_its_last_chunk_says() -> None:
     assert (10, 0, 1) == (row.spent, row.reserved, row.estimated)
 
 
+def test_zeros_beside_an_answer_are_no_usage() -> None:
+    """Some gateways write zeros where they do not count; the answer is booked by estimate."""
+    configure(budgets=[Budget(tokens=10_000)])
+
+    @failover([Target(GROQ, max_output=100)])
+    def ask(target: Target, prompt: str) -> Any:
+        return answer(0, 0)
+
+    @failover([Target(GROQ, max_output=100)], stream=StreamPolicy())
+    def stream(target: Target, prompt: str) -> Any:
+        yield {"choices": [{"delta": {"content": "hello"}, "finish_reason": "stop"}]}
+        yield {"choices": [], "usage": {"prompt_tokens": 0, "completion_tokens": 0}}
+
+    ask("12345678")  # two tokens, and two of the five characters of the answer
+    list(stream("12345678"))
+
+    (row,) = spend()
+    assert (8, 0, 2) == (row.spent, row.reserved, row.estimated)
+
+
+def test_zeros_of_the_policys_own_usage_are_meant() -> None:
+    """As of an answer from a cache."""
+    configure(budgets=[Budget(tokens=10_000)])
+
+    @failover([Target(GROQ, max_output=100)], usage=lambda answer: Usage())
+    def ask(target: Target, prompt: str) -> Any:
+        return answer()
+
+    ask("12345678")
+
+    (row,) = spend()
+    assert (0, 0, 0) == (row.spent, row.reserved, row.estimated)
+
+
 def test_no_price_is_a_refusal_that_says_what_to_write() -> None:
     configure(budgets=[Budget(usd=1)])
 

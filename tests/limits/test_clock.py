@@ -11,7 +11,7 @@ import pytest
 from resilient_llm import ChainExhaustedError, Limit, Target, breaker, configure, failover
 from resilient_llm._drive import lines
 from resilient_llm._runtime.runtime import runtime
-from tests.support.ways import GROQ, on_both_loops
+from tests.support.ways import GROQ, elsewhere, on_both_loops
 
 
 def waiting() -> int:
@@ -69,7 +69,7 @@ def test_a_queue_waits_for_the_test_to_move_the_clock(clock: Any, backend: str) 
                 await anyio.wait_all_tasks_blocked()
         assert [began + 3.0] <= refused
 
-    guard = breaker("groq")
+    guard = elsewhere(breaker("groq"))
     guard.__enter__()
     anyio.run(main, backend=backend)
     guard.__exit__(None, None, None)
@@ -84,7 +84,7 @@ def test_a_queue_without_end_leaves_the_clock_alone(clock: Any, backend: str) ->
     began = clock.monotonic()
 
     async def main() -> None:
-        guard = breaker("groq")
+        guard = elsewhere(breaker("groq"))
         guard.__enter__()
         async with anyio.create_task_group() as group:
             group.start_soon(ask)
@@ -100,7 +100,7 @@ def test_a_thread_waits_for_another_one(clock: Any) -> None:
     """It is woken by the end of an attempt there, and moves no clock."""
     configure(limits={"groq": Limit(max_concurrent=1, max_queued=5, queue_timeout=60.0)})
     answers: list[str] = []
-    guard = breaker("groq")
+    guard = elsewhere(breaker("groq"))
     guard.__enter__()
     policy = failover([GROQ])
 
@@ -127,7 +127,10 @@ def test_a_thread_that_is_alone_moves_the_clock(
     def key_of(target: Target) -> str:
         return target.key
 
-    with breaker("groq"), pytest.raises(ChainExhaustedError, match="concurrency"):
+    with (
+        elsewhere(breaker("groq")),
+        pytest.raises(ChainExhaustedError, match="concurrency"),
+    ):
         failover([GROQ]).call(key_of)
 
     assert 30.0 == pytest.approx(sum(clock.sleeps))

@@ -276,3 +276,35 @@ def test_a_retry_after_the_queue_asks_for_a_place_of_its_own(clock: Any) -> None
 
     assert [(1, 0), (1, 0)] == seen
     assert (0, 0) == in_flight()
+
+
+@pytest.mark.parametrize("key", ["groq", "*"])
+def test_a_limit_that_is_set_again_counts_what_still_runs(key: str) -> None:
+    """As a changed one does; the places of what has ended meanwhile are free."""
+    configure(limits={key: Limit(max_concurrent=3)})
+    with breaker("groq"):
+        with breaker("groq"):
+            configure(limits={key: None})
+            configure(limits={"other": Limit(requests=5)})
+            with breaker("groq"), breaker("groq"), breaker("groq"):
+                pass
+        configure(limits={key: Limit(max_concurrent=1)})
+
+        assert (1, 0) == in_flight()
+        with pytest.raises(CallRejectedError, match="concurrency"):
+            breaker("groq").__enter__()
+
+    with breaker("groq"):
+        assert (1, 0) == in_flight()
+
+
+def test_a_limit_that_is_removed_for_good_keeps_nothing() -> None:
+    """Its places are forgotten with the next change after the last attempt."""
+    configure(limits={"groq": Limit(max_concurrent=1)})
+    with breaker("groq"):
+        configure(limits={"groq": None})
+    configure(limits={"other": Limit(requests=5)})
+    with breaker("other"):
+        pass
+
+    assert {} == runtime.limits._removed

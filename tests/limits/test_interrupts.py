@@ -1,4 +1,4 @@
-"""A KeyboardInterrupt at any moment of a call loses no place: none is in flight afterwards."""
+"""A KeyboardInterrupt at any moment of a call loses no place and no reservation."""
 
 from __future__ import annotations
 
@@ -11,11 +11,22 @@ from typing import Any
 
 import pytest
 
-from resilient_llm import Limit, StreamPolicy, Target, breaker, configure, failover
-from resilient_llm._binding import caller, resuming
-from resilient_llm._core.call import call, call_flow, ending, limiting, settling
+from resilient_llm import (
+    Budget,
+    Limit,
+    StreamPolicy,
+    Target,
+    breaker,
+    configure,
+    failover,
+    spend,
+    spend_key,
+)
+from resilient_llm._binding import caller, inlined_limits, resuming
+from resilient_llm._core.call import call, call_flow, ending, limiting, settling, spending
 from resilient_llm._core.circuit import permit
 from resilient_llm._core.limits import buckets, held, places
+from resilient_llm._core.spending import booking, ledger, local_ledger
 from resilient_llm._drive import lines, sync
 from resilient_llm._runtime.runtime import runtime
 from tests.support.interrupts import interrupted_at
@@ -141,4 +152,100 @@ def test_no_place_is_lost(clock: Any, limit: Limit, work: Callable[[], object]) 
         assert (0, 0) == in_flight(), f"after an interrupt in {where[0]}"
 
     permit.open_permits.set(())  # what an interrupt has left there
+    assert interrupted > 10
+
+
+PRICED = Target(GROQ, price=(1.0, 10.0), max_output=100)
+ANSWER = {
+    "choices": [{"message": {"content": "hello"}}],
+    "usage": {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14},
+}
+BOOKED = [
+    booking,
+    inlined_limits,
+    ledger,
+    local_ledger,
+    spending,
+]
+
+
+@failover([PRICED])
+def spends(target: Target, prompt: str) -> Any:
+    return ANSWER
+
+
+@failover([PRICED], attempts=1, when_all_benched="raise")
+def fails_and_spends(target: Target, prompt: str) -> Any:
+    raise ConnectionError
+
+
+@failover([PRICED])
+def gives_unread(target: Target, prompt: str) -> Any:
+    """Give what no reader of usages is quick with."""
+    return None
+
+
+@failover([PRICED])
+def streams_and_spends(target: Target, prompt: str) -> Any:
+    return (each for each in [prompt, prompt])
+
+
+@pytest.mark.parametrize("limit", [None, ALL], ids=["budgets", "limits as well"])
+@pytest.mark.parametrize(
+    "work",
+    [spends, fails_and_spends, gives_unread, lambda prompt: list(streams_and_spends(prompt))],
+    ids=["answer", "failure", "no usage", "stream"],
+)
+def test_no_reservation_is_lost(
+    clock: Any, work: Callable[[str], object], limit: Limit | None
+) -> None:
+    """Nothing stays reserved, and what was sent is booked at most once."""
+    wrappers = ModuleType(__name__)
+    for each in (spends, fails_and_spends, gives_unread, streams_and_spends):
+        setattr(wrappers, each.__name__, each)
+
+    where = [""]
+
+    def interrupt() -> None:
+        frame = sys._getframe(2)
+        where[0] = f"{frame.f_code.co_qualname}:{frame.f_lineno}"
+        raise KeyboardInterrupt
+
+    def points(code: CodeType, offset: int) -> bool:
+        return code.co_name != "__del__" and WHERE_CPYTHON_SWITCHES(code, offset)
+
+    configure(logging=False, breakers={"*": {"mode": "metrics_only"}})
+    configure(budgets=[Budget(usd=5), Budget(tokens=10**6, of="key"), Budget(calls=10**6)])
+    stride = max(1, 5 // PATIENCE)
+    step, interrupted, steps = 0, 0, [0]
+    while True:
+        configure(limits={"groq": limit})
+        with spend_key("a"):
+            for _ in range(2):
+                clock.advance(120.0)
+                with suppress(Exception):
+                    work("hello")  # binds, so that the wrappers have their code
+            clock.advance(120.0)
+            before = {each.budget: each.calls for each in spend()}
+            step += stride
+            try:
+                with interrupted_at(
+                    step, interrupt, *MODULES, *BOOKED, wrappers, points=points
+                ) as steps:
+                    work("hello")
+            except KeyboardInterrupt:
+                interrupted += 1
+            except Exception:  # noqa: S110  # of the call itself
+                pass
+        if steps[0] < step:
+            break
+        gc.collect()
+        rows = spend()
+        assert [0] * len(rows) == [each.reserved for each in rows], f"interrupted in {where[0]}"
+        assert all(each.calls - before[each.budget] <= 1 for each in rows), where[0]
+        if limit is not None:
+            assert (0, 0) == in_flight(), f"after an interrupt in {where[0]}"
+
+    permit.open_permits.set(())  # what an interrupt has left there
+    spending.inlined_around.set(None)
     assert interrupted > 10

@@ -72,6 +72,32 @@ def test_events_come_once_per_period_and_key(clock: Any) -> None:
     assert (5, told[0].resets_at) == (told[0].cap, told[1].resets_at)
 
 
+def test_a_cap_of_0_is_told_once_per_period_and_key(clock: Any) -> None:
+    """It leaves no call room from the first, so there is no warning before."""
+    configure(budgets=[Budget(calls=0, per="hour", of="key")])
+
+    with capture_events(BudgetWarning, BudgetExceeded) as told:
+        for seconds in (0, 3600):
+            clock.advance(seconds)
+            for key in ("a", "b", "a"):
+                with spend_key(key), pytest.raises(BudgetExceededError):
+                    ask()
+
+    assert [("BudgetExceeded", key, 0, 0) for key in ("a", "b", "a", "b")] == [
+        (type(each).__name__, each.key, each.spent, each.cap) for each in told
+    ]
+
+
+def test_a_call_above_the_cap_leaves_the_rest_room() -> None:
+    """Only what is spent is told of, and that is nothing."""
+    configure(budgets=[Budget(tokens=10)])
+
+    with capture_events(BudgetExceeded) as told, pytest.raises(BudgetExceededError):
+        failover([Target("groq/m", max_output=11)]).call(lambda *, target: "x")
+
+    assert [] == told
+
+
 def test_periods_follow_the_wall_clock_of_the_fake_clock(clock: Any) -> None:
     """A new hour starts from 0."""
     configure(budgets=[Budget(calls=1, per="hour")])
@@ -299,6 +325,31 @@ print("genai_prices" in sys.modules, spend()[0].calls)
     )
 
     assert "False 1" == done.stdout.strip()
+
+
+def test_published_prices_are_imported_at_first_need_and_never_downloaded() -> None:
+    """Also with a budget in USD, `can_call` and the doctor's question: no socket, no thread."""
+    pytest.importorskip("genai_prices")
+    script = """
+import sys, threading
+used = []
+sys.addaudithook(lambda name, args: used.append(name) if name.startswith("socket.") else None)
+from resilient_llm import *
+from resilient_llm import chains
+from resilient_llm.chains import _problems
+configure(budgets=[Budget(usd=3)])
+policy = failover([Target("openai/gpt-4o-mini", max_output=9), Target("own/x", max_output=9)])
+chains.check()
+print("genai_prices" in sys.modules)
+policy.call(lambda *, target: "x")
+print(*can_call(policy).reasons, *map(_problems.price_source, policy.chain))
+print("genai_prices" in sys.modules, used, threading.active_count())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+
+    assert ["False", "own/x genai-prices None", "True [] 1"] == done.stdout.splitlines()
 
 
 def test_published_prices_are_used_for_targets_without_one() -> None:

@@ -22,6 +22,11 @@ from resilient_llm import (
     HedgeStarted,
     OrderChanged,
     SpendRecorded,
+    StoreAvailable,
+    StoreLost,
+    StoreUnavailable,
+    TargetBenched,
+    TargetUnbenched,
     Usage,
 )
 from resilient_llm._runtime.runtime import runtime
@@ -60,17 +65,28 @@ SPECIAL: dict[str, Any] = {
     "spent": Decimal("50.25"),
     "cap": Decimal(50),
     "resets_at": datetime(2026, 12, 1, tzinfo=UTC),
+    "url": "redis://cache:6379/0",
 }
+OF_STORE = (StoreUnavailable, StoreAvailable, StoreLost)
 COMMON = {field.name for field in fields(Event)}
 
 
 def emit(kind: EventName) -> Event:
-    """Emit an event of this type for a target; return it."""
+    """Emit an event of this type for a target, or for none if it has none; return it."""
     names = {field.name for field in fields(getattr(resilient_llm, kind))} - COMMON
-    circuit = runtime.registry.circuit(GROQ)
+    values = {name: SPECIAL.get(name, name) for name in names}
+    circuit, dispatcher = runtime.registry.circuit(GROQ), runtime.dispatcher
     with capture_events() as seen:
-        circuit.emit(kind, runtime.clock(), **{name: SPECIAL.get(name, name) for name in names})
+        if issubclass(getattr(resilient_llm, kind), OF_STORE):
+            dispatcher.emit(dispatcher.of_process, kind, runtime.clock(), None, **values)
+        else:
+            circuit.emit(kind, runtime.clock(), **values)
     return seen[0]
+
+
+def target_of(event: Event) -> str:
+    """Return the target that an event of this type has to have."""
+    return "" if isinstance(event, OF_STORE) else GROQ
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -81,7 +97,8 @@ def test_the_log_has_it(kind: EventName, clock: FakeClock, caplog: Any) -> None:
     event = emit(kind)
 
     (record,) = [each for each in caplog.records if each.name == "resilient_llm"]
-    assert record.getMessage().startswith(f"{kind} {GROQ} ")
+    assert record.getMessage().startswith(f"{kind} {target_of(event)} ".replace("  ", " "))
+    assert "  " not in record.getMessage()
     for name in {field.name for field in fields(event)} - COMMON:
         assert f"{name}=" in record.getMessage() or not getattr(event, name)
         assert getattr(event, name) == getattr(record, name)
@@ -93,6 +110,8 @@ def test_the_log_has_it(kind: EventName, clock: FakeClock, caplog: Any) -> None:
     if isinstance(event, (BudgetWarning, BudgetExceeded)):
         assert "WARNING" == record.levelname
         assert " key=tenant-7 spent=50.25 cap=50 " in record.getMessage()
+    if isinstance(event, OF_STORE):
+        assert " url=redis://cache:6379/0" in record.getMessage()
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -105,7 +124,7 @@ def test_the_journal_has_it(kind: EventName, clock: FakeClock, tmp_path: Path) -
     assert exporter.flush()
     (line,) = (tmp_path / "journal").read_text().splitlines()
     found = json.loads(line)
-    assert (kind, GROQ) == (found["type"], found["target"])
+    assert (kind, target_of(event)) == (found["type"], found["target"])
     assert {"type", "pid", *(field.name for field in fields(event))} == set(found)
     if isinstance(event, OrderChanged):
         assert [OPENAI, MISTRAL, GROQ] == found["order"]
@@ -127,8 +146,8 @@ def test_a_webhook_has_it(kind: EventName, clock: FakeClock) -> None:
     message = json.loads(json.dumps(webhook._message(event, 0, "id")))
     sentence = webhook._summary(event, 0)
 
-    assert (kind, GROQ) == (message["type"], message["data"]["target"])
-    assert sentence.startswith(f"{kind} {GROQ}: ")
+    assert (kind, target_of(event)) == (message["type"], message["data"]["target"])
+    assert sentence.startswith(f"{kind} {target_of(event)}".rstrip() + ": ")
     assert "(" not in sentence  # no value is shown as Python writes it
     if isinstance(event, OrderChanged):
         assert f"order {OPENAI} > {MISTRAL} > {GROQ}" in sentence
@@ -139,6 +158,8 @@ def test_a_webhook_has_it(kind: EventName, clock: FakeClock) -> None:
         assert 300 == message["data"]["usage"]["output"]
     if isinstance(event, (BudgetWarning, BudgetExceeded)):
         assert all(each in sentence for each in ("key tenant-7", "spent 50.25", "cap 50"))
+    if isinstance(event, OF_STORE):
+        assert "url redis://cache:6379/0" in sentence
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -158,7 +179,7 @@ def test_the_feed_of_the_admin_page_and_the_command_have_it(
 
     (line,) = capsys.readouterr().out.splitlines()
     assert kind in line
-    assert GROQ in line
+    assert target_of(event) in line
     if isinstance(event, OrderChanged):
         assert line.endswith(f" order={OPENAI},{MISTRAL},{GROQ}")
     if isinstance(event, HedgeStarted):
@@ -167,6 +188,43 @@ def test_the_feed_of_the_admin_page_and_the_command_have_it(
         assert " usd=0.0000001 usage=input:1200,output:300,cached:1000 " in f"{line} "
     if isinstance(event, (BudgetWarning, BudgetExceeded)):
         assert " key=tenant-7 spent=50.25 cap=50 resets_at=2026-12-01T00:00:00Z" in line
+    if isinstance(event, OF_STORE):
+        assert " url=redis://cache:6379/0" in line
+
+
+@pytest.mark.parametrize("source", ["local", "web-2:17"])
+@pytest.mark.parametrize("kind", ["TargetBenched", "TargetUnbenched"])
+def test_the_source_of_a_bench_is_shown_where_it_tells_something(
+    kind: EventName, source: str, clock: FakeClock, caplog: Any, capsys: Any, tmp_path: Path
+) -> None:
+    """Data has it always; lines for people have it if another process did it, the log at INFO."""
+    caplog.set_level(logging.DEBUG, logger="resilient_llm")
+    exporter = jsonl.install(tmp_path / "journal")
+    with capture_events(TargetBenched, TargetUnbenched) as seen:
+        fields_of_kind = {field.name for field in fields(getattr(resilient_llm, kind))} - COMMON
+        values = {name: SPECIAL.get(name, name) for name in fields_of_kind} | {"source": source}
+        if kind == "TargetBenched":
+            values["retry_after"] = None
+        runtime.registry.circuit(GROQ).emit(kind, runtime.clock(), **values)
+    reader = MessageReader()
+    for line in _text(seen[0], 7).splitlines(keepends=True):
+        if (message := reader.feed(line)) is not None:
+            _Lines().write(message)
+
+    is_foreign = source != "local"
+    (record,) = [each for each in caplog.records if each.name == "resilient_llm"]
+    assert is_foreign == ("source=web-2:17" in record.getMessage())
+    assert is_foreign == ("source" in record.getMessage())
+    assert (" retry_after=" in record.getMessage()) == (kind == "TargetBenched")
+    assert source == record.__dict__["source"]
+    is_warned = kind == "TargetBenched" and not is_foreign
+    assert ("WARNING" if is_warned else "INFO") == record.levelname
+    assert exporter.flush()
+    assert source == json.loads((tmp_path / "journal").read_text())["source"]
+    assert source == webhook._message(seen[0], 0, "id")["data"]["source"]
+    assert is_foreign == ("source web-2:17" in webhook._summary(seen[0], 0))
+    assert is_foreign == ("source" in webhook._summary(seen[0], 0))
+    assert is_foreign == (" source=web-2:17" in capsys.readouterr().out)
 
 
 def test_every_type_has_an_example() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import hmac
 import json
+import math
 import os
 import pickle
 import re
@@ -33,15 +34,19 @@ from resilient_llm import (
     CallFailed,
     ChainExhaustedError,
     ConfigurationError,
+    StoreAvailable,
+    StoreUnavailable,
     Target,
     TargetBenched,
     TargetUnbenched,
+    ToolLoopDetected,
     bench_model,
     breaker,
     configure,
     failover,
     unbench_model,
 )
+from resilient_llm._runtime.runtime import runtime
 from resilient_llm.observers import webhook
 from resilient_llm.observers._http import Endpoint
 from resilient_llm.testing import FakeClock, fake_clock, http_error, isolated
@@ -917,6 +922,133 @@ def test_pagerduty_is_not_paged_for_what_is_not_enforced(clock: FakeClock, serve
     assert [False] == [each["data"]["enforced"] for each in server.messages]
 
 
+def benched(key: str, source: str) -> None:
+    """Emit that a process has benched a key."""
+    runtime.registry.circuit(key).emit(
+        "TargetBenched",
+        runtime.clock(),
+        kind=None,
+        reason="incident",
+        trigger="manual",
+        until=math.inf,
+        retry_after=None,
+        source=source,
+    )
+
+
+def unbenched(key: str, source: str) -> None:
+    """Emit that a process has unbenched a key."""
+    runtime.registry.circuit(key).emit(
+        "TargetUnbenched", runtime.clock(), reason="manual", source=source
+    )
+
+
+def test_an_alert_is_named_by_the_process_that_benched(clock: FakeClock, serve: Any) -> None:
+    """Processes that share a store raise one alert, and each resolves what it has raised.
+
+    It keeps its name while another process extends the bench, and the next one has another.
+    """
+    server = serve()
+    exporter = webhook.pagerduty("k", url=server.url, every=0)
+    benched("groq/llama", "web-1:7")
+    benched("groq/llama", "web-2:8")
+    unbenched("groq/llama", "web-3:9")
+    benched("groq/llama", "web-2:8")
+    unbenched("groq/llama", "local")
+    benched("groq/llama", "local")
+    unbenched("groq/llama", "web-1:7")
+    assert exporter.flush(PATIENCE)
+
+    source = f"{socket.gethostname()}:{os.getpid()}"
+    assert [
+        ("trigger", "web-1:7:groq/llama"),
+        ("trigger", "web-1:7:groq/llama"),
+        ("resolve", "web-1:7:groq/llama"),
+        ("trigger", "web-2:8:groq/llama"),
+        ("resolve", "web-2:8:groq/llama"),
+        ("trigger", f"{source}:groq/llama"),
+        ("resolve", f"{source}:groq/llama"),
+    ] == [(each["event_action"], each["dedup_key"]) for each in server.messages]
+    first = server.messages[0]["payload"]
+    assert "source web-1:7" in first["summary"]
+    assert (source, "web-1:7") == (first["source"], first["custom_details"]["data"]["source"])
+
+
+def test_a_process_is_named_as_others_see_it(clock: FakeClock, serve: Any) -> None:
+    """`state_name` is the source of messages, and names the alerts of what this process benched."""
+    configure(state_name="shop-web")
+    server = serve()
+    exporters = [
+        webhook.install(server.url, TargetBenched),
+        webhook.slack(server.url, TargetBenched),
+        webhook.pagerduty("k", url=server.url),
+    ]
+    bench("why")
+    assert all(each.flush(PATIENCE) for each in exporters)
+
+    slack, plain, alert = (
+        next(each for each in server.messages if name in each)
+        for name in ("text", "source", "dedup_key")
+    )
+    assert "shop-web" == plain["source"]
+    assert slack["text"].endswith("[shop-web]")
+    assert "shop-web:groq/llama" == alert["dedup_key"]
+    assert "shop-web" == alert["payload"]["source"]
+
+
+def test_alerts_that_are_remembered_are_bounded(
+    clock: FakeClock, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest is forgotten, and is resolved by the name of this process."""
+    monkeypatch.setattr(webhook, "_MOST_RAISED", 2)
+    server = serve()
+    exporter = webhook.pagerduty("k", url=server.url, every=0)
+    for key in ("a", "b", "b", "c"):
+        benched(key, "web-1:7")
+    for key in ("a", "b", "c"):
+        unbenched(key, "web-1:7")
+    assert exporter.flush(PATIENCE)
+
+    source = f"{socket.gethostname()}:{os.getpid()}"
+    assert [f"{source}:a", "web-1:7:b", "web-1:7:c"] == [
+        each["dedup_key"] for each in server.messages if each["event_action"] == "resolve"
+    ]
+
+
+def test_the_last_message_about_a_store_is_its_present_state(clock: FakeClock, serve: Any) -> None:
+    """Its outage and its end are one type for `every`, of no target, and sent if they are named."""
+    server = serve()
+    exporter = webhook.install(server.url, StoreUnavailable, StoreAvailable)
+    dispatcher = runtime.dispatcher
+    fault = {"url": "redis://cache", "reason": "timeout", "type_name": "TimeoutError"}
+    dispatcher.emit(dispatcher.of_process, "StoreUnavailable", runtime.clock(), None, **fault)
+    dispatcher.emit(
+        dispatcher.of_process,
+        "StoreAvailable",
+        runtime.clock(),
+        None,
+        url="redis://cache",
+        seconds=2.5,
+    )
+    dispatcher.emit(dispatcher.of_process, "StoreUnavailable", runtime.clock(), None, **fault)
+    dispatcher.emit(
+        dispatcher.of_process,
+        "StoreAvailable",
+        runtime.clock(),
+        None,
+        url="redis://cache",
+        seconds=3.5,
+    )
+    assert exporter.flush(PATIENCE)
+    clock.advance(61)
+    assert exporter.flush(PATIENCE)
+
+    first, last = server.messages
+    assert ("StoreUnavailable", 0) == (first["type"], first["repeated"])
+    assert {"target": "", "call_id": "", **fault} == first["data"]
+    assert ("StoreAvailable", 3, 3.5) == (last["type"], last["repeated"], last["data"]["seconds"])
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_forked_child_sends_its_own(serve: Any) -> None:
@@ -978,3 +1110,23 @@ def test_events_of_ends_have_types() -> None:
     defaults = webhook._classes(webhook._DEFAULTS)
 
     assert (TargetBenched, TargetUnbenched, CallFailed, BudgetWarning, BudgetExceeded) == defaults
+
+
+def test_an_agent_that_runs_away_is_told_of(serve: Any) -> None:
+    """Its type is named, since it is none of the defaults."""
+    server = serve()
+    exporter = webhook.install(server.url, ToolLoopDetected)
+
+    @failover("groq/llama", tool_loop="warn")
+    def step(target: Target, messages: list[Any]) -> str:
+        return "…"
+
+    function = {"name": "search", "arguments": "{}"}
+    step([{"role": "assistant", "tool_calls": [{"type": "function", "function": function}]}] * 3)
+
+    assert exporter.flush(PATIENCE)
+    (message,) = server.messages
+    assert ("ToolLoopDetected", "groq/llama") == (message["type"], message["data"]["target"])
+    assert ("search", 3, "warn") == tuple(
+        message["data"][name] for name in ("tool", "repeats", "action")
+    )

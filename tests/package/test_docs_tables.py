@@ -63,6 +63,7 @@ from resilient_llm._values.settings import (
     BreakerSettings,
     Settings,
 )
+from resilient_llm._values.sharing import UNAVAILABLE
 from resilient_llm._values.stream_policy import _DEFAULTS as STREAM_DEFAULTS
 from resilient_llm._values.stream_policy import NO_MARKER
 from resilient_llm._values.verdict import _DEFAULTS
@@ -225,6 +226,12 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
         [{}, {"idle_timeout": 1.0}, 3, "restart"],
     ),
     "name without `/` and `@`": (["tenant-7"], ["a/b", "a@b", "", 3]),
+    "URL, a `Store`": (
+        ["sqlite:///var/lib/app.db", "redis://cache:6379/0", testing.MemoryStore()],
+        ["mysql://host/db", "sqlite://app.db", "sqlite:///:memory:", "", 3, True],
+    ),
+    "seconds, 0.001 to 60": ([0.001, 60], [0, 60.1, math.nan, math.inf, True, "1"]),
+    "text of 1 to 200 printable characters": (["web-1", "x" * 200], ["", "x" * 201, "a\n", 3]),
 }
 
 
@@ -404,7 +411,9 @@ def test_the_words_of_a_closed_set_are_all_explained() -> None:
     assert closed_set(resilient_llm.RetryStopped, "reason") == stops
     ends = [words(row["word"])[0] for row in table(EVENTS, "`AttemptCancelled.reason`:")]
     assert closed_set(resilient_llm.AttemptCancelled, "reason") == ends
-    assert closed_set(resilient_llm.RetryScheduled, "source") == explained["source"]
+    assert closed_set(resilient_llm.RetryScheduled, "source") == explained["source"][:2]
+    faults = [words(row["word"])[0] for row in table(EVENTS, "`StoreUnavailable.reason`:")]
+    assert list(UNAVAILABLE) == faults
     assert closed_set(resilient_llm.HealthChanged, "new") == explained["old"]
 
 
@@ -489,6 +498,9 @@ def test_every_error_is_in_the_reference_with_its_attributes() -> None:
         "BreakerOpenError": rejected,
         "NoCapableTargetError": resilient_llm.NoCapableTargetError(["tools"], 3, {"groq/a": ()}),
         "ToolLoopError": resilient_llm.ToolLoopError("groq/a", "search", 3),
+        "StoreUnavailableError": resilient_llm.StoreUnavailableError(
+            "groq/llama", "store unavailable"
+        ),
         "BudgetExceededError": resilient_llm.BudgetExceededError("groq/llama", "budget all"),
         "ResponseRejectedError": resilient_llm.ResponseRejectedError("groq"),
         "DeadlineExceededError": resilient_llm.DeadlineExceededError(
@@ -727,7 +739,8 @@ def test_the_command_line_is_as_the_parser_has_it() -> None:
             for action in cli.parser_of(name)[0]._actions
             if action.option_strings
         }
-        assert options - {"--help", "--admin", "--token"} == shown, name
+        elsewhere = {"--help", "--admin", "--token", "--state", "--namespace"} - shown
+        assert options - elsewhere == shown, name
 
     demo, command = cli.parser_of("demo")
     options = {

@@ -28,7 +28,13 @@ disallow_untyped_calls = false
 disallow_incomplete_defs = false
 disallow_any_generics = false
 warn_return_any = false
+disallow_untyped_decorators = false
+[mypy-celery.*]
+ignore_missing_imports = true
 """
+
+# Packages that a page needs and that not every environment has.
+OPTIONAL = ["prometheus_client", "celery"]
 
 # A name that is bound in `except` is bound if the example does what its page says.
 PYRIGHT = '{"typeCheckingMode": "standard", "reportPossiblyUnboundVariable": false}'
@@ -41,11 +47,12 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "pages" / "__init__.py").touch()
     (tmp_path / "mypy.ini").write_text(MYPY, encoding="utf-8")
     (tmp_path / "pyrightconfig.json").write_text(PYRIGHT, encoding="utf-8")
+    absent = [each for each in OPTIONAL if importlib.util.find_spec(each) is None]
     for page in PAGES:
         code = script(page.read_text(encoding="utf-8"))
         if page == README:
             (tmp_path / "readme.py").write_text(f"# pyright: strict\n{code}", encoding="utf-8")
-        elif importlib.util.find_spec("prometheus_client") or "prometheus_client" not in code:
+        elif not any(f"from {each}" in code for each in absent):
             name = page.stem.replace("-", "_")
             (tmp_path / "pages" / f"page_{name}.py").write_text(code, encoding="utf-8")
     return tmp_path

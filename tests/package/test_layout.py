@@ -24,9 +24,9 @@ VARIANTS = {"rules", "strategies", "guards", "stores", "observers"}
 # What a user imports by name, and what is written with public names, as a third party would.
 ABOVE = {"answers", "testing", "pytest_plugin", "admin", "cli", "__main__", "demo", "probes"}
 ABOVE |= {"config", "chains", "integrations", "limits", "needs"}
-# `admin` shows what no public name gives: chains, and who may be called now. `probes` reports to
-# circuits what no public name does: that a key is well though no call has succeeded.
-WITH_PUBLIC_NAMES = {"cli", "__main__", "demo", "config", "chains"}
+# `admin` and `chains` show what no public name gives: chains, and who may be called now. `probes`
+# reports to circuits what no public name does: that a key is well though no call has succeeded.
+WITH_PUBLIC_NAMES = {"cli", "__main__", "demo", "config"}
 # Where pickles of an earlier release look for what has moved; gone with the next release.
 FORWARDS = {
     "_errors",
@@ -42,7 +42,8 @@ LONGEST_FILE = 600
 LONGER = {"_core/circuit/circuit.py"}
 # Which folders may know the list that a folder of variants gives, but none of the variants.
 KNOW_A_LIST = {
-    "_core": {"rules"},
+    "_core": {"rules", "stores"},
+    "_runtime": {"stores"},
     "_api": {"strategies"},
     "_binding": {"guards", "strategies"},
 }
@@ -75,12 +76,13 @@ PUBLIC_NAMES = """
     DeadlineExceededError ErrorKind Event EventStream Explanation FailedOver Failover
     HealthChanged HedgeStarted IsBenched Limit ListBenched NoCapableTargetError ObserverFailed
     OrderChanged Price RateLimitState ResilientLLMError ResponseRejectedError RetryScheduled
-    RetryStopped Settings SpendRecorded SpendReport StrategyCall StreamCommitted
+    RetryStopped Settings SpendRecorded SpendReport StoreAvailable StoreLost
+    StoreStatus StoreUnavailable StoreUnavailableError StrategyCall StreamCommitted
     StreamInterrupted StreamInterruptedError StreamPolicy Target TargetBenched TargetHealth
     TargetSkipped TargetUnbenched ToolLoop ToolLoopDetected ToolLoopError Trace TracedCall
     UnbenchModel UnknownError Usage Verdict __version__ bench_model breaker call_id can_call
     classify configure events failover health is_benched list_benched observe rate_limits reset
-    reset_spend settings spend spend_key spend_total unbench_model
+    reset_spend settings spend spend_key spend_total store_status unbench_model
 """.split()
 
 

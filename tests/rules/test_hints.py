@@ -128,6 +128,31 @@ def test_only_an_exhausted_bucket_says_when_to_come_back(
 
 
 @pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "1m0s"}, None),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "23h59m59s"}, None),
+        (
+            {
+                "anthropic-ratelimit-requests-remaining": "0",
+                "anthropic-ratelimit-requests-reset": rfc3339(60),
+            },
+            None,
+        ),
+        ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "60"}, 60.0),
+        ({"x-ratelimit-remaining": "0", "x-ratelimit-reset": "60"}, 60.0),
+        ({"ratelimit": '"default";r=0;t=30'}, 30.0),
+    ],
+)
+def test_a_named_wait_counts_more_than_when_a_bucket_is_full(
+    headers: dict[str, str], expected: float | None
+) -> None:
+    """A bucket that is refilled evenly has room before it is full; a window has not."""
+    assert expected == hints.from_buckets(headers, NOW, is_named=True)
+    assert hints.from_buckets(headers, NOW) is not None
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("Limit 3, Used 3, Requested 1. Please try again in 20s.", 20.0),

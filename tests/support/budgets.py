@@ -58,7 +58,7 @@ class Books:
     def spend(self, *args: Any, **options: Any) -> int | None:
         """Reserve, and settle with what was estimated."""
         reservation = self.reserve(*args, **options)
-        sent, received = reservation.estimate
+        sent, received, _ = reservation.estimate
         return self.ledger.settle(reservation, Booking(Usage(sent, received or 0)))
 
     def report(self, name: str | None = None, key: str | None = None) -> SpendReport:

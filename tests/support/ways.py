@@ -9,7 +9,9 @@ write a function that streams are in ``stream_forms``.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import Context
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -32,6 +34,23 @@ from resilient_llm import (
 GROQ = "groq/llama"
 OPENAI = "openai/gpt"
 MISTRAL = "mistral/large"
+
+
+def elsewhere(guard: Any) -> AbstractContextManager[None]:
+    """Return a manager that enters a guard in a context of its own.
+
+    What it holds is then held by another call, as calls in this context see it.
+    """
+
+    @contextmanager
+    def entered() -> Generator[None]:
+        Context().run(guard.__enter__)
+        try:
+            yield
+        finally:
+            Context().run(guard.__exit__, None, None, None)
+
+    return entered()
 
 
 # --- what providers raise ---------------------------------------------------------------------

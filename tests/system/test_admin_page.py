@@ -7,7 +7,9 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from resilient_llm import (
     Budget,
     BudgetExceededError,
     Target,
+    ToolLoopError,
     admin,
     bench_model,
     breaker,
@@ -28,7 +31,9 @@ from resilient_llm import (
 from resilient_llm.admin import _views
 from resilient_llm.testing import fake_clock, http_error
 from tests.support.asgi import HOST, TOKEN, mounted, served
+from tests.support.sharing import peer
 from tests.support.spending import asking
+from tests.support.valkey import Server
 from tests.system.browser import chromium, text_of, wait
 
 GROQ, OPENAI = "groq/llama-3.3-70b-versatile", "openai/gpt-5-mini"
@@ -527,6 +532,29 @@ def test_budgets_say_what_is_spent_and_until_when(serve: Any, browser: Any) -> N
     assert [] == _errors(browser)
 
 
+@pytest.mark.parametrize(
+    ("action", "said"),
+    [("warn", "3 equal calls of search in a row, and the call went on"),
+     ("raise", "3 equal calls of search in a row, so the call was refused")],
+)  # fmt: skip
+def test_a_tool_loop_is_listed(serve: Any, browser: Any, action: Any, said: str) -> None:
+    """An agent that runs away is among what the page lists by default, in a sentence."""
+    _open(browser, serve())
+    function = {"name": "search", "arguments": "{}"}
+    call = {"role": "assistant", "tool_calls": [{"type": "function", "function": function}]}
+
+    @failover([GROQ], tool_loop=action)
+    def step(target: Target, messages: list[Any]) -> str:
+        return target.key
+
+    with suppress(ToolLoopError):
+        step([call] * 3)
+
+    wait(lambda: said in text_of(browser, "#events-list"), "the event")
+    assert f"ToolLoopDetected\n{GROQ}" in text_of(browser, "#events-list")
+    assert [] == _errors(browser)
+
+
 def test_keys_that_are_not_shown_are_counted(
     serve: Any, browser: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -547,6 +575,54 @@ def test_keys_that_are_not_shown_are_counted(
             spending()
 
     wait(lambda: text_of(browser, "#spend-list").startswith("b in tenants"), "the fuller key")
+
+
+def test_what_processes_share_is_seen(serve: Any, browser: Any, tmp_path: Path) -> None:
+    """The page names the store and how many share it; a bench of another process has its source."""
+    url = f"sqlite://{tmp_path}/state.db"
+    configure(state=url, state_options={"poll": 0.1}, budgets=[Budget(calls=9, name="nine")])
+    asking()()
+    _open(browser, serve())
+    wait(lambda: f"Shared through {url} by 1 process." == text_of(browser, "#store"), "the store")
+    assert "of all processes that share the store." in text_of(browser, "#spend")
+    assert text_of(browser, "#spend-list").startswith("nine")
+    assert "this process" in text_of(browser, "#targets-title")
+
+    with peer(url, "web:7") as other:
+        other.bench("groq", 600, reason="bill", by="bob")
+        wait(lambda: ", from web:7" in text_of(browser, "#benched-list"), "the bench", seconds=3.0)
+        assert "by bob" in text_of(browser, "#benched-list")
+        _button(browser, "Unbench groq").click()
+        _button(browser, "Unbench now").click()
+        wait(lambda: not _benched(browser), "its end", seconds=3.0)
+        wait(lambda: other.state_of("groq") == "closed", "the same for the other", seconds=3.0)
+    assert [] == _errors(browser)
+
+
+def test_a_store_that_cannot_be_used_is_seen(serve: Any, browser: Any) -> None:
+    """Since when, why, and as of when the benches of others are; and when it is back."""
+    from axe_core_python.selenium import Axe
+
+    server = Server()
+    try:
+        configure(state=server.url)
+        _open(browser, serve())
+        wait(lambda: "Shared through" in text_of(browser, "#store"), "the store")
+        assert [] == _violations(Axe(), browser)
+
+        server.kill()
+        bench_model(GROQ, 600)
+        wait(lambda: "cannot be used since" in text_of(browser, "#store"), "the outage")
+        assert "Benches of other processes are as of " in text_of(browser, "#store")
+        assert "1 change of this process waits to be sent." in text_of(browser, "#store")
+        assert [] == _violations(Axe(), browser)
+
+        server.start()
+        wait(lambda: "Shared through" in text_of(browser, "#store"), "its end")
+        assert "waits to be sent" not in text_of(browser, "#store")
+        assert [] == _errors(browser)
+    finally:
+        server.close()
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -147,8 +147,12 @@ class Call:
     """What is entered and left around its attempts, if a hook is installed."""
     hedges = 0
     """Attempts that were started beside others."""
+    asked_hedge: tuple[Candidate, Permit] | None = None
+    """The attempt beside others about which the store is asked now."""
     running: Sequence[Candidate] = ()
     """The targets of the attempts that run side by side, if several do."""
+    is_cut_off = False
+    """Whether the limit of a call around this one has ended one of its waits."""
     has_failed = False
     """Whether `CallFailed` was emitted, or is held back."""
     held_failure: tuple[Candidate, float, ErrorKind | None] | None = None
@@ -187,6 +191,8 @@ class Call:
         """``{key: why its limits refused an attempt last}``"""
         self.refusals: dict[str, Refusal] = {}
         """``{key: why budgets refused an attempt last}``"""
+        self.without_store: set[str] = set()
+        """Keys that were refused last since the store gave no answer."""
         self.tickets: dict[str, Ticket] = {}
         """``{key: a ticket whose turn has come at a limit of that target}``"""
         self.untried: list[Candidate] = list(candidates)
@@ -243,7 +249,10 @@ class Call:
         last_resort: bool = False,
         ticket: Ticket | None = None,
     ) -> Permit | Block:
-        """Return the same, or why there is no permit, and record nothing."""
+        """Return the same, or why there is no permit, and record nothing.
+
+        The store may still have to be asked about the permit: see `asking`.
+        """
         estimate = self.estimate_on(candidate)
         admitted = admit_within(
             candidate.limits,
@@ -256,20 +265,18 @@ class Call:
         )
         if self.deps.spending is None or estimate is None or isinstance(admitted, Block):
             return admitted
-        spend = None
+        is_admitted = False
         try:
-            spend = spending.reserve(
-                self.deps.spending, candidate.target, estimate, self.spend_key, now
-            )
-            if isinstance(spend, Block):
+            held = admitted.held = admitted.held or Held()
+            target, key, limits = candidate.target, self.spend_key, candidate.limits
+            refusal = spending.reserve(self.deps.spending, target, estimate, key, now, held, limits)
+            if refusal is not None:
                 self.tell_budgets(candidate, now)
-                return spend
-            held = admitted.held or Held()
-            held.spend = spend
-            admitted.held = held
+                return refusal
+            is_admitted = True
             return admitted
         finally:
-            if spend is None or isinstance(spend, Block):
+            if not is_admitted:  # an interrupt takes nothing either
                 admitted.withdrawn()
 
     def estimate_on(self, candidate: Candidate) -> Estimate | None:
@@ -315,9 +322,14 @@ class Call:
         self.blocks.pop(key, None)
         self.limited.pop(key, None)
         self.refusals.pop(key, None)
+        self.without_store.discard(key)
+        if isinstance(block, spending.StoreBlock):
+            self.without_store.add(key)
+            self._skipped(candidate, spending.error_without_store(key), now)
+            return
         if isinstance(block, spending.BudgetBlock):
             self.refusals[key] = block.refusal
-            self._skipped(candidate, CallRejectedError(key, block.reason, retry_after), now)
+            self._skipped(candidate, spending.error_of(key, block.refusal), now)
             return
         if isinstance(block, LimitBlock):
             self.limited[key] = block
@@ -573,6 +585,7 @@ class Call:
                 f"every target said {escaped(reasons.pop())}: "
                 "look at the credentials, not at the providers"
             )
+        spending.note_unpriced(error, self.refusals)
         return error
 
     def _worthwhile_in(self, now: float) -> float | None:

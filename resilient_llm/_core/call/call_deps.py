@@ -37,6 +37,7 @@ class CallDeps:
         "rng",
         "settings",
         "spending",
+        "tell_unhedged",
     )
 
     def __init__(
@@ -55,7 +56,10 @@ class CallDeps:
         figures: PolicyFigures | None = None,
         spending: Spending | None = None,
         hear: Callable[[object, str, float, Held | None], None] | None = None,
+        tell_unhedged: Callable[[str, BaseException], None] | None = None,
     ) -> None:
+        self.tell_unhedged = tell_unhedged
+        """``(key of a target, why)``: tells operators that no hedge starts there."""
         self.hear = hear
         """``(error or answer, key of its target, when its attempt began, what that held)``: reads
         what headers in it report of the provider's limits; None if nothing is read."""

@@ -17,22 +17,26 @@ a frame that an error refers to.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
+from resilient_llm._core.call.asking import ask, may_have_to_ask
 from resilient_llm._core.call.ending import (
     dropped,
     emit_call_failed,
     gave_up,
     is_over,
+    out_of_time,
     succeeded,
-    too_late,
+    waited,
 )
 from resilient_llm._core.call.judging import broke, rejection_of, settled, verdict_of
 from resilient_llm._core.call.limiting import after_limits
-from resilient_llm._core.call.racing import hedge_beside, race
+from resilient_llm._core.call.racing import drop_asked, hedge_beside, race
 from resilient_llm._core.call.retrying import permit_after, retry_in
-from resilient_llm._core.call.steps import GO_ON, Reply, Step, Try, Wait
+from resilient_llm._core.call.spending import is_shared
+from resilient_llm._core.call.steps import GO_ON, Race, Reply, Step, Try, Wait
 from resilient_llm._core.call.stream_flow import deliver
 from resilient_llm._core.call.trying import attempt_on, hedge_after, limited
 from resilient_llm._core.circuit.permit import Permit, block_of
@@ -81,7 +85,7 @@ def call_flow(call: Call, now: float, running: Try | None = None) -> CallFlow:
         if over:
             return
         # A wait may take longer than it was to take.
-        yield too_late(call, now) if is_over(call, now) else gave_up(call, now)
+        yield out_of_time(call, now) if is_over(call, now) else gave_up(call, now)
     finally:
         if not call.ends_later:
             call.count_end()
@@ -128,6 +132,8 @@ def _each_target(call: Call, now: float, *, last_resort: bool = False) -> FlowPa
     call.makes_last_resorts = last_resort
     while call.untried:
         step = _next_target(call, now, last_resort=last_resort)
+        if isinstance(step, _Asking):
+            step, now = yield from _asked(call, step, now)
         if step is None:
             continue
         if type(step) is not Try:
@@ -139,7 +145,29 @@ def _each_target(call: Call, now: float, *, last_resort: bool = False) -> FlowPa
     return False, now
 
 
-def _next_target(call: Call, now: float, *, last_resort: bool) -> Step | None:
+class _Asking:
+    """An admitted attempt of which the store has to be asked."""
+
+    __slots__ = ("candidate", "limit", "permit")
+
+    def __init__(self, candidate: Candidate, permit: Permit, limit: float | None) -> None:
+        self.candidate = candidate
+        self.permit = permit
+        self.limit = limit
+
+
+def _asked(
+    call: Call, asking: _Asking, now: float
+) -> Generator[Step, Reply, tuple[Step | None, float]]:
+    """Return the attempt, how the call ends, or None to skip the target; and what time it is."""
+    candidate = asking.candidate
+    permit, now = yield from ask(call, candidate, asking.permit, now)
+    if permit is not None:
+        return _first_on(call, candidate, permit, asking.limit, now), now
+    return (out_of_time(call, now) if is_over(call, now) else None), now
+
+
+def _next_target(call: Call, now: float, *, last_resort: bool) -> Step | _Asking | None:
     """Return the first attempt on the next candidate, or how the call ends; None to skip it."""
     candidate = call.untried.pop(0)
     misfit = call.misfit(candidate)
@@ -150,7 +178,7 @@ def _next_target(call: Call, now: float, *, last_resort: bool) -> Step | None:
         call.pass_over(candidate, "max_attempts", now)
         return None
     if is_over(call, now):
-        return too_late(call, now)
+        return out_of_time(call, now)
     limit = call.limit_of(candidate)
     try:
         permit = call.enter(candidate, limit, now, last_resort=last_resort)
@@ -159,6 +187,15 @@ def _next_target(call: Call, now: float, *, last_resort: bool) -> Step | None:
         raise
     if permit is None:
         return None
+    if may_have_to_ask(permit):
+        return _Asking(candidate, permit, limit)
+    return _first_on(call, candidate, permit, limit, now)
+
+
+def _first_on(
+    call: Call, candidate: Candidate, permit: Permit, limit: float | None, now: float
+) -> Try:
+    """Return the first attempt on a candidate."""
     if call.last_failed is not None and call.is_heard(call.last_failed[0], event_names.FailedOver):
         _emit_failed_over(call, *call.last_failed, candidate, now)
     return attempt_on(call, candidate, permit, limit, number=1)
@@ -189,15 +226,15 @@ def _attempts(
         retries: Whether the target may be tried again.
     """
     answered: tuple[int, int] | None = None
-    reply: Reply | None = None
+    reply: Reply | tuple[bool, float] | None = None
     try:
         while True:
             reply = yield trial
             if reply.is_due:
-                hedge = hedge_beside(call, trial, call.attempts + 1, reply.now)
-                if hedge is not None:
-                    return (yield from race(call, trial, hedge))
-                reply = yield from _slow(trial)
+                reply = yield from _beside_others(call, trial, reply)
+                if not isinstance(reply, Reply):
+                    return reply
+            drop_asked(call)
             call.attempts += 1
             now = reply.now
             if reply.error is None:
@@ -234,12 +271,27 @@ def _attempts(
         raise
     finally:
         reply = None
-        dropped(call, trial)
+        try:
+            drop_asked(call)
+        finally:
+            dropped(call, trial)
 
 
-def _slow(trial: Try) -> Generator[Step, Reply, Reply]:
-    """Go on with a slow attempt that gets no other beside it; return what comes of it."""
-    reply = yield GO_ON
+def _beside_others(
+    call: Call, trial: Try, reply: Reply
+) -> Generator[Step, Reply, Reply | tuple[bool, float]]:
+    """Go on with a slow attempt; return what comes of it, or of its race with others."""
+    while reply.is_due:
+        hedge = hedge_beside(call, trial, call.attempts + 1, reply.now)
+        if type(hedge) is Try:
+            return (yield from race(call, trial, hedge))
+        reply = yield from _slow(trial, GO_ON if hedge is None else hedge)
+    return reply
+
+
+def _slow(trial: Try, step: Race) -> Generator[Step, Reply, Reply]:
+    """Go on with a slow attempt that has no other beside it; return what comes of it."""
+    reply = yield step
     while reply.is_pending:  # until its manager is entered
         reply = yield trial
     return reply
@@ -263,7 +315,11 @@ def _soonest(call: Call, now: float) -> FlowPart:
 
     benched = [candidate for candidate in call.candidates if candidate.target.key in call.blocks]
     call.untried = sorted(benched, key=recovers_at)
-    return (yield from _each_target(call, now, last_resort=True))
+    last_resorts = functools.partial(_each_target, last_resort=True)
+    over, now = yield from last_resorts(call, now)
+    if over or call.attempts or not any(each.target.key in call.limited for each in benched):
+        return over, now
+    return (yield from after_limits(call, now, last_resorts))
 
 
 def _demoted(call: Call, now: float) -> FlowPart:
@@ -290,7 +346,9 @@ def _wait_for_bench(call: Call, now: float) -> FlowPart:
         ):
             break
         reply = yield Wait(min(_LOOK_AGAIN, max(_SHORTEST, soonest - now)))
-        now = reply.now
+        now = waited(call, reply)
+        if is_over(call, now):
+            break
         if soonest > now and not _any_is_live(call, now):
             continue
         call.untried = list(call.candidates)
@@ -312,7 +370,10 @@ def _ends_at(call: Call, candidate: Candidate, now: float) -> float | None:
 
     None, too, for a target that budgets refuse: no call waits for them.
     """
-    if call.budget_block(candidate, now) is not None:
+    key = candidate.target.key
+    if key in call.without_store or call.budget_block(candidate, now) is not None:
         return None
+    if key in call.refusals and is_shared(call.deps.spending):
+        return None  # what is known here is older than that answer
     block = block_of(candidate.circuit, now) or call.limit_block(candidate, now)
     return now if block is None else block.until

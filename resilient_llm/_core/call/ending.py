@@ -8,13 +8,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from resilient_llm._core.call.settling import booked
-from resilient_llm._core.call.spending import never_waits
+from resilient_llm._core.call.spending import (
+    error_of,
+    error_without_store,
+    never_waits,
+    note_unpriced,
+)
 from resilient_llm._core.call.steps import RERAISE, Done, Raise
 from resilient_llm._core.spending.booking import Ending
-from resilient_llm._core.spending.ledger import UNPRICED, first_to_reset
+from resilient_llm._core.spending.ledger import first_to_reset
 from resilient_llm._values import event_names
 from resilient_llm._values.errors import (
-    BudgetExceededError,
     DeadlineExceededError,
     ResponseRejectedError,
     StreamDeadlineExceededError,
@@ -29,8 +33,28 @@ if TYPE_CHECKING:
 
 
 def is_over(call: Call, now: float) -> bool:
-    """Return whether the deadline of the call has passed."""
-    return call.deadline is not None and now >= call.deadline
+    """Return whether the call may neither wait nor make attempts any more.
+
+    Its own deadline has passed, or that of a call around it, inside which it waited.
+    """
+    return call.is_cut_off or (call.deadline is not None and now >= call.deadline)
+
+
+def waited(call: Call, reply: Reply) -> float:
+    """Take the reply about a wait; return what time it is."""
+    if reply.timed_out:
+        call.is_cut_off = True
+    return reply.now
+
+
+def out_of_time(call: Call, now: float) -> Raise:
+    """Return the end of a call that `is_over`.
+
+    The deadline of a call around it is not its own, so it ends as if the wait did not fit.
+    """
+    if call.deadline is None or now < call.deadline:
+        return gave_up(call, now)
+    return too_late(call, now)
 
 
 def succeeded(
@@ -237,8 +261,9 @@ def too_late(call: Call, now: float, stream: StreamState | None = None) -> Raise
 
 def gave_up(call: Call, now: float) -> Raise:
     """Return the end of a call that no target answered."""
-    if call.refusals and not call.attempts and len(call.refusals) == len(call.candidates):
-        return _over_budget(call, now)
+    refused = len(call.refusals) + len(call.without_store)
+    if refused == len(call.candidates) and not call.attempts:
+        return _without_store(call, now) if call.without_store else _over_budget(call, now)
     error = call.exhausted(now)
     candidate = call.last_failed[0] if call.last_failed is not None else call.candidates[-1]
     emit_call_failed(call, candidate, now, error.kind)
@@ -249,27 +274,20 @@ def gave_up(call: Call, now: float) -> Raise:
     return Raise(error, error.last_error)
 
 
+def _without_store(call: Call, now: float) -> Raise:
+    """Return the end of a call that was not sent, since the store gave no answer about a target."""
+    key = next(each.target.key for each in call.candidates if each.target.key in call.without_store)
+    emit_call_failed(call, call.candidates[-1], now, ErrorKind.REJECTED)
+    return Raise(error_without_store(key), None)
+
+
 def _over_budget(call: Call, now: float) -> Raise:
     """Return the end of a call whose every target a budget has refused."""
     chosen = first_to_reset(list(call.refusals.values()))
     key = next(key for key, refusal in call.refusals.items() if refusal is chosen)
     emit_call_failed(call, call.candidates[-1], now, ErrorKind.REJECTED)
-    error = BudgetExceededError(
-        key,
-        chosen.reason,
-        chosen.retry_after,
-        budget=chosen.budget,
-        key=chosen.key,
-        cap=chosen.cap,
-        spent=chosen.spent,
-        reserved=chosen.reserved,
-        resets_at=chosen.resets_at,
-    )
-    if chosen.reason == UNPRICED:
-        error.add_note(
-            f"write Target({key!r}, price=(input, output)) or "
-            f"configure(prices={{{key!r}: (input, output)}}), in USD per million tokens"
-        )
+    error = error_of(key, chosen)
+    note_unpriced(error, call.refusals)
     return Raise(error, None)
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from resilient_llm._core.call.ending import is_over
+from resilient_llm._core.call.ending import is_over, waited
 from resilient_llm._core.call.steps import Wait
 from resilient_llm._core.circuit.state import FOREVER
+from resilient_llm._core.limits.around import holds_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -84,6 +85,8 @@ def _soonest(
         block = call.limited[candidate.target.key]
         if block.ticket is None:
             continue
+        if block.places is not None and holds_all(block.places):  # they would never be freed
+            continue
         if block.until is None:
             end = deadline if block.longest is None else min(deadline, now + block.longest)
             found.append((now, candidate, block, end))
@@ -102,13 +105,15 @@ def _turn(
     others = [each for each in _uncalled(call) if each is not candidate]
     while True:
         seconds = ticket.wait(now)
-        if ticket.has_come or now >= end:
+        if ticket.has_come or ticket.is_void or now >= end:
             return now
         blocks = (call.block(each, now) for each in others)
         ends = [each.until - now for each in blocks if each is not None and each.until is not None]
         reply = yield Wait(
             min(seconds, end - now, max(_SHORTEST, min(ends, default=FOREVER))), ticket
         )
-        now = reply.now
+        now = waited(call, reply)
+        if is_over(call, now):
+            return now
         if not ticket.has_come and any(call.block(each, now) is None for each in others):
             return now

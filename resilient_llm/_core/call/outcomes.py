@@ -35,11 +35,15 @@ def outcome_of(record: AttemptRecord) -> str:
 def trim_traceback(error: BaseException) -> None:
     """Take the frames that lead from a driver to the caller's function out of a traceback."""
     with suppress(Exception):  # a foreign class
-        traceback = traceback_of(error)
-        while traceback is not None and is_ours(traceback.tb_frame):
-            traceback = traceback.tb_next
+        traceback = _foreign(traceback_of(error))
         if traceback is not None:  # else it was raised by this library
             error.__traceback__ = traceback
+
+
+def _foreign(traceback: types.TracebackType | None) -> types.TracebackType | None:
+    while traceback is not None and is_ours(traceback.tb_frame):
+        traceback = traceback.tb_next
+    return traceback
 
 
 def is_ours(frame: types.FrameType) -> bool:

@@ -41,7 +41,8 @@ from resilient_llm._core.call.judging import (
 )
 from resilient_llm._core.call.retrying import is_paid_for
 from resilient_llm._core.call.settling import booked
-from resilient_llm._core.call.steps import GO_ON, STOP, Race
+from resilient_llm._core.call.spending import answered, asked_of
+from resilient_llm._core.call.steps import GO_ON, STOP, Race, Try
 from resilient_llm._core.call.stream_flow import deliver
 from resilient_llm._core.call.trying import attempt_on
 from resilient_llm._core.circuit.permit import Permit
@@ -52,13 +53,16 @@ from resilient_llm._values.kinds import ErrorKind
 
 if TYPE_CHECKING:
     from resilient_llm._core.call.call import Call, Candidate
-    from resilient_llm._core.call.steps import FlowPart, Reply, Step, Try
+    from resilient_llm._core.call.steps import FlowPart, Reply, Step
     from resilient_llm._core.circuit.circuit import Circuit
     from resilient_llm._values.verdict import Verdict
 
 
-def hedge_beside(call: Call, slow: Try, begun: int, now: float) -> Try | None:
+def hedge_beside(call: Call, slow: Try, begun: int, now: float) -> Try | Race | None:
     """Return the attempt that starts beside one that is slow; None if none may.
+
+    If the store has to be asked about it, that is asked, and the step is returned that waits for
+    the answer while the others run. This is called again then.
 
     Args:
         call: The call.
@@ -73,10 +77,14 @@ def hedge_beside(call: Call, slow: Try, begun: int, now: float) -> Try | None:
         or is_over(call, now)
     ):
         return None
-    admitted = _next_live(call, now)
+    admitted = _answered(call, now) if call.asked_hedge is not None else _next_live(call, now)
     if admitted is None:
         return None
     candidate, permit = admitted
+    asked = asked_of(permit)
+    if asked is not None:
+        call.asked_hedge = candidate, permit
+        return Race(None, asked=asked, beside=slow)
     if not is_paid_for(call, slow.candidate, now):
         permit.withdrawn()
         return None
@@ -98,6 +106,32 @@ def hedge_beside(call: Call, slow: Try, begun: int, now: float) -> Try | None:
     return hedge
 
 
+def _answered(call: Call, now: float) -> tuple[Candidate, Permit] | None:
+    """Take the answer of the store about an attempt beside others; None if it may not start."""
+    assert call.asked_hedge is not None
+    candidate, permit = call.asked_hedge
+    is_kept = False
+    try:
+        block = answered(permit, candidate.target.key, now)
+        is_kept = block is None and candidate in call.untried
+    finally:
+        call.asked_hedge = None
+        if not is_kept:
+            permit.withdrawn()
+    call.tell_budgets(candidate, now)
+    if not is_kept:
+        return None
+    permit.entered_at = now
+    return candidate, permit
+
+
+def drop_asked(call: Call) -> None:
+    """Give back what the store is asked for an attempt beside others, which does not start."""
+    asked, call.asked_hedge = call.asked_hedge, None
+    if asked is not None:
+        asked[1].withdrawn()
+
+
 def _next_live(call: Call, now: float) -> tuple[Candidate, Permit] | None:
     """Return the next target whose circuits are closed, and its permit.
 
@@ -108,8 +142,12 @@ def _next_live(call: Call, now: float) -> tuple[Candidate, Permit] | None:
             continue
         try:
             permit = call.admitted(candidate, call.limit_of(candidate), now)
-        except ConfigurationError:
-            continue  # of a budget: it leaves the call if the target is tried after a failure
+        except ConfigurationError as error:
+            # Of a budget. It leaves the call if the target is tried after a failure; here it would
+            # end an attempt that runs well.
+            if call.deps.tell_unhedged is not None:
+                call.deps.tell_unhedged(candidate.target.key, error)
+            continue
         if not isinstance(permit, Permit):
             continue
         if not permit.leases:
@@ -133,7 +171,9 @@ def race(call: Call, slow: Try, hedge: Try) -> FlowPart:
     trial, reply, now = slow, None, 0.0
     step: Step = Race(hedge)
     try:
-        while running:
+        while True:
+            if not running:
+                break
             reply = yield step
             # Only an attempt that is alone again may not be named.
             trial, now, step = reply.trial or running[0], reply.now, GO_ON
@@ -142,12 +182,15 @@ def race(call: Call, slow: Try, hedge: Try) -> FlowPart:
                 another = (
                     hedge_beside(call, trial, call.attempts, now) if trial is running[-1] else None
                 )
-                if another is not None:
+                if type(another) is Race:
+                    step = another
+                elif type(another) is Try:
                     call.attempts += 1
                     running.append(another)
                     begun.append(another)
                     step = Race(another)
                 continue
+            drop_asked(call)
             running.remove(trial)
             if reply.is_pending:
                 call.won_since = trial.permit.entered_at
@@ -179,6 +222,7 @@ def race(call: Call, slow: Try, hedge: Try) -> FlowPart:
     finally:
         reply, call.running = None, ()
         try:
+            drop_asked(call)
             for each in begun:
                 dropped(call, each)
         finally:  # an observer may interrupt the call

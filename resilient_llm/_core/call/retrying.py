@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from resilient_llm._core.backoff import default_backoff
-from resilient_llm._core.call.ending import is_over
+from resilient_llm._core.call.asking import ask, may_have_to_ask
+from resilient_llm._core.call.ending import is_over, waited
 from resilient_llm._core.call.steps import Wait
 from resilient_llm._core.circuit.permit import block_of
 from resilient_llm._core.circuit.window import Generation
@@ -89,7 +90,7 @@ def permit_after(
     end = now + delay
     while True:
         reply = yield Wait(max(0.0, end - now))
-        now = reply.now
+        now = waited(call, reply)
         if is_over(call, now):
             return now
         block = call.block(candidate, now)
@@ -103,8 +104,12 @@ def permit_after(
             break
         end = block.until
     permit = call.enter(candidate, limit, now)
+    if permit is not None and may_have_to_ask(permit):
+        permit, now = yield from ask(call, candidate, permit, now)
     key = candidate.target.key
-    if permit is None and (key in call.limited or key in call.refusals):
+    if permit is None and any(
+        key in each for each in (call.limited, call.refusals, call.without_store)
+    ):
         call.emit(candidate, event_names.RetryStopped, now, reason="limit")
     return now if permit is None else permit
 

@@ -27,7 +27,7 @@ def booked(call: Call, candidate: Candidate, permit: Permit, now: float, ending:
         return
     booking, cost = made
     if permit.held is not None:
-        permit.held.settle(None if booking.as_reserved else booking.usage.tokens, now)
+        permit.held.settle(now)
     if spend.reservation is None:
         return
     if call.is_heard(candidate, event_names.SpendRecorded):

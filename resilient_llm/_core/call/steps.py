@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from resilient_llm._core.circuit.outbox import CallTag
     from resilient_llm._core.circuit.permit import Permit
     from resilient_llm._core.limits.held import Ticket
+    from resilient_llm._core.sharing.question import Question
+    from resilient_llm._core.spending.asking import Asked
     from resilient_llm._core.stream.stream_state import StreamState
     from resilient_llm._values.verdict import Verdict
 
@@ -74,13 +76,21 @@ class Try:
 class Race:
     """Go on with the attempts that run, and reply when one has ended or is slow.
 
-    Another one is started beside them first, if there is one.
+    Another one is started beside them first, if there is one. If the store has to be asked about
+    that first, the reply tells once more that the same attempt is slow, as soon as there is an
+    answer, or after as long as its caller waits.
     """
 
-    __slots__ = ("trial",)
+    __slots__ = ("asked", "beside", "trial")
 
-    def __init__(self, trial: Try | None) -> None:
+    def __init__(
+        self, trial: Try | None, *, asked: Asked | None = None, beside: Try | None = None
+    ) -> None:
         self.trial = trial
+        self.asked = asked
+        """What the store is asked about the next one, if it is."""
+        self.beside = beside
+        """The attempt that is slow then."""
 
 
 class Stop:
@@ -93,13 +103,19 @@ class Stop:
 
 
 class Wait:
-    """Wait this many seconds, or until the turn of a ticket has come; then reply with the time."""
+    """Wait this many seconds; then reply with the time.
 
-    __slots__ = ("seconds", "ticket")
+    Less if the turn of a ticket has come before, or a question is answered.
+    """
 
-    def __init__(self, seconds: float, ticket: Ticket | None = None) -> None:
+    __slots__ = ("question", "seconds", "ticket")
+
+    def __init__(
+        self, seconds: float, ticket: Ticket | None = None, question: Question | None = None
+    ) -> None:
         self.seconds = seconds
         self.ticket = ticket
+        self.question = question
 
 
 class Deliver:
@@ -177,7 +193,8 @@ class Reply:
         self.value = value
         self.error = error
         self.timed_out = timed_out
-        """Whether the driver itself cut the attempt off."""
+        """Whether the driver itself cut the attempt off, or the limit of a call around this one has
+        ended a wait."""
         self.cancelled = cancelled
         """Whether the attempt was cancelled from outside, and the client raised something else."""
         self.stream = stream

@@ -46,6 +46,7 @@ from resilient_llm._core.circuit.outbox import CallTag, EventSink, Fact, Outbox
 from resilient_llm._core.circuit.state import (
     AT_ONCE,
     FOREVER,
+    LOCAL,
     Admission,
     Bench,
     Block,
@@ -55,6 +56,7 @@ from resilient_llm._core.circuit.state import (
     OpenState,
     RateLimitPause,
 )
+from resilient_llm._core.circuit.telling import NOBODY, Telling
 from resilient_llm._core.circuit.window import NEVER, Generation, RollingAverage
 from resilient_llm._values import event_names
 from resilient_llm._values.kinds import ErrorKind, LastError
@@ -137,12 +139,14 @@ class Circuit:
         "own",
         "provider",
         "rng",
+        "seen",
         "serial",
         "settings",
         "shut_until",
         "sink",
         "slot",
         "suspended",
+        "telling",
         "touched_at",
     )
 
@@ -156,6 +160,7 @@ class Circuit:
         sink: EventSink,
         provider: Circuit | None = None,
         looks: bool = False,
+        telling: Telling = NOBODY,
     ) -> None:
         """Make the closed circuit of a key.
 
@@ -167,6 +172,7 @@ class Circuit:
             sink: What its events are handed to.
             provider: The circuit of its provider, if this is a target's.
             looks: Whether its first calls are looked at for nested guards.
+            telling: Where it tells other processes what happens to it.
         """
         self.key = key
         self.settings = settings
@@ -177,6 +183,9 @@ class Circuit:
         self.rng = rng
         self.sink = sink
         self.provider = provider
+        self.telling = telling
+        self.seen = 0
+        """The highest order of a change of another process that was applied here."""
         self.keep: Callable[[Circuit], None] | None = None
         """Asks the registry to hold this circuit again, since it is benched.
 
@@ -302,7 +311,7 @@ class Circuit:
                 and self._state.half is not None
                 and not self._state.has_lease(self._state.half, now, self.settings.probes)
             ):
-                block = Block(self.key, "probes taken", None)
+                block = self._probes_taken(self._state.half, now)
         self._after_unlock()
         return block
 
@@ -608,6 +617,31 @@ class Circuit:
         """Give a lease back without a verdict; waits for no lock, since finalisers call it."""
         if isinstance(admission, Lease):
             self._given_back.append((self, admission))
+            if admission.is_claimed:
+                self.telling.probe_over(self.key)
+
+    def taken_elsewhere(self, lease: Lease, until: float) -> None:
+        """Note until when another process probes, which has refused the place of this lease."""
+        with self._lock:
+            half = self._state.half
+            if half is not None and lease.state is half:
+                half.taken_until = until
+
+    def block_since(self, lease: Lease, now: float) -> Block | None:
+        """Return what has come to block callers since a lease of a probe was given, or None."""
+        with self._lock:
+            self._advance_locked(now)
+            block = None if lease.state is self._state.half else self._block_locked()
+        self._after_unlock()
+        return block
+
+    def has_claimed_probe(self, now: float) -> bool:
+        """Return whether a probe runs for which this process has asked for a place."""
+        with self._lock:
+            self._take_back_locked()
+            half = self._state.half
+            leases = () if half is None else half.leases
+            return any(each.is_claimed and now < each.ends_at for each in leases)
 
     def pause(
         self, admission: Admission, now: float, verdict: Verdict, tag: CallTag | None = None
@@ -694,6 +728,7 @@ class Circuit:
                 change = probing.change_when_well(self._state, began_at, answers=answers)
             if change is probing.Change.CLOSES:
                 self._close_locked(now)
+                self.telling.end(self, "automatic", "probe")
             elif change is probing.Change.HALF_OPENS:
                 self._state.half_open_early(now)
                 self._publish_locked()
@@ -755,11 +790,30 @@ class Circuit:
         """Bench by hand until a moment; infinity means until it is unbenched."""
         with self._lock:
             self._advance_locked(now)
-            self._state.manual = Bench(now, until, reason, None, manual=True, by=by)
+            self._state.manual = manual = Bench(now, until, reason, None, manual=True, by=by)
+            self.telling.bench(self, "manual", manual, now)
             self._note_bench_locked(now, None, reason, "manual", until, by=by)
             self._publish_locked()
             self._health_locked(now)
         self._after_unlock()
+
+    def tell_benches(self, now: float) -> None:
+        """Tell other processes what this one has benched, since they have just come to be known."""
+        with self._lock:
+            self._advance_locked(now)
+            manual, opened, pause = self._state.manual, self._state.opened, self._state.pause
+            if manual is not None and manual.source == LOCAL:
+                self.telling.bench(self, "manual", manual, now)
+            if opened is not None and opened.source == LOCAL:
+                self.telling.bench(self, "automatic", opened, now)
+            if pause is not None and pause.source == LOCAL and not pause.of_headers:
+                self.telling.bench(self, "pause", pause, now, named=pause.named)
+        self._after_unlock()
+
+    def wait_until_told(self) -> None:
+        """Wait until a change that another thread is making is told; see `Telling.changes`."""
+        with self._lock:
+            pass
 
     def unbench(self, now: float, by: str = "") -> bool:
         """End every bench of this key, close its circuit and forget its failures in a row.
@@ -774,6 +828,7 @@ class Circuit:
                 self._close_locked(now)
             self.consecutive = 0
             self.failed_probes = 0
+            self.telling.end(self, None, "manual", by)
             if was_benched:
                 self._note_locked(event_names.TargetUnbenched, now, reason="manual", by=by)
             self._publish_locked()
@@ -788,6 +843,7 @@ class Circuit:
             was_benched = self._state.opened is not None or self._state.pause is not None
             self._state.pause = None
             self._close_locked(now)
+            self.telling.reset(self)
             self.failed_probes = 0
             self.last_error = None
             self.last_latency = None
@@ -865,6 +921,7 @@ class Circuit:
         self.settings = settings
         if settings.mode in ("disabled", "metrics_only"):
             # Neither mode rejects a caller, so automatic benches end here.
+            self.telling.reset(self)
             self._state.pause = None
             if not self._state.core_is_closed:
                 self._close_locked(now)
@@ -1182,8 +1239,9 @@ class Circuit:
         until = now + length
         if self._state.opened is not None:
             until = max(until, self._state.opened.until)
-        self._state.opened = OpenState(now, until, reason, kind, first)
+        self._state.opened = opened = OpenState(now, until, reason, kind, first)
         self._state.half = None
+        self.telling.bench(self, "automatic", opened, now, trigger=why)
         self._note_bench_locked(now, kind, reason, why, until, verdict, tag)
         self._publish_locked()
 
@@ -1237,6 +1295,10 @@ class Circuit:
         self._state.pause = new
         # The rate limits of a burst name the same wait, each a moment later.
         if grows_by >= NOTICEABLE:
+            if not of_headers:  # each process reads those of its own answers
+                self.telling.bench(
+                    self, "pause", new, now, trigger=verdict.kind.value, named=new.named
+                )
             self._note_bench_locked(
                 now, verdict.kind, verdict.reason, verdict.kind.value, until, verdict, tag
             )
@@ -1285,11 +1347,15 @@ class Circuit:
         self, half: HalfOpenState, now: float, lease_seconds: float
     ) -> Admission | Block:
         if not self._state.has_lease(half, now, self.settings.probes):
-            return Block(self.key, "probes taken", None)
+            return self._probes_taken(half, now)
         self._latency_locked(now)
         lease = Lease(half, self._lease_until(now, lease_seconds, half.cooldown))
         half.leases = [*half.leases, lease]
         return lease
+
+    def _probes_taken(self, half: HalfOpenState, now: float) -> Block:
+        until = half.taken_until if now < half.taken_until else None
+        return Block(self.key, "probes taken", until)
 
     def _last_resort_locked(self, now: float, lease_seconds: float) -> Admission | Block:
         if self.settings.mode == "forced_open":
@@ -1311,6 +1377,7 @@ class Circuit:
         if isinstance(state, RateLimitPause):
             self._state.pause = None
             self.consecutive = 0
+            self.telling.end(self, "pause", "recovered")
             self._recovered_locked(now)
             return True
         if isinstance(state, OpenState):
@@ -1321,6 +1388,7 @@ class Circuit:
         state.successes += 1
         if state.successes >= self.settings.successes_to_close:
             self._close_locked(now)
+            self.telling.end(self, "automatic", "recovered")
             self._recovered_locked(now)
         self._publish_locked()
         return True
@@ -1433,6 +1501,8 @@ class Circuit:
         if keep is not None and not self._state.is_unblocked:
             self.keep = None
             keep(self)
+        if self.telling.changes:
+            self.telling.wake()
         if self.outbox.pending or self._to_deliver or cause is not None:
             self._deliver(tag, cause)
 

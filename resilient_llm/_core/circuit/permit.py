@@ -147,10 +147,7 @@ class Permit:
         return (
             self.nesting is not None
             or bool(self.leases)
-            or (
-                self.held is not None
-                and (self.held.spend is not None or self.held.heard is not None)
-            )
+            or (self.held is not None and self.held.matters_inside)
         )
 
     @property
@@ -332,8 +329,10 @@ class Permit:
 
     def withdrawn(self) -> None:
         """Give everything back for an attempt that was not made."""
+        if self.held is not None:
+            self.held.is_made = False  # before all calls: an interrupted one is not booked, either
         try:
-            if self.held is not None:  # first: what is given back is not booked any more
+            if self.held is not None:
                 self.held.give_back()
         finally:  # an interrupt leaves no lease taken
             self.abandoned()

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 FOREVER: Final = float("inf")
+LOCAL: Final = "local"
+"""The source of what this process does itself."""
 AT_ONCE: Final = (ErrorKind.AUTH_DEAD, ErrorKind.MEMORY_PRESSURE)
 """Kinds of which one error opens. A tuple: comparing is quicker than the hash of an enum."""
 
@@ -47,7 +49,7 @@ class Block:
 class Bench:
     """A bench: why and until when a key is skipped, as `list_benched` shows it."""
 
-    __slots__ = ("_last_resort", "by", "kind", "manual", "reason", "since", "until")
+    __slots__ = ("_last_resort", "by", "kind", "manual", "reason", "since", "source", "until")
     since: float
 
     def __init__(
@@ -59,6 +61,7 @@ class Bench:
         *,
         manual: bool,
         by: str = "",
+        source: str = LOCAL,
     ) -> None:
         self.since = since
         self.until = until
@@ -67,6 +70,8 @@ class Bench:
         self.manual = manual
         self.by = by
         """Who benched it by hand, if they said so; else empty."""
+        self.source = source
+        """Which process benched it, as others name it; `LOCAL` for this one."""
         self._last_resort: weakref.ref[Lease] | None = None
 
     @property
@@ -136,7 +141,7 @@ class RateLimitPause(Bench):
 class HalfOpenState:
     """Half-open: the cooldown is over, and probes decide whether the circuit closes."""
 
-    __slots__ = ("_leases", "cooldown", "is_announced", "since", "successes")
+    __slots__ = ("_leases", "cooldown", "is_announced", "since", "successes", "taken_until")
 
     def __init__(self, cooldown: float, since: float) -> None:
         self.cooldown = cooldown
@@ -145,6 +150,8 @@ class HalfOpenState:
         self.successes = 0
         self.is_announced = False
         """Whether an exporter was told that the bench before it has ended."""
+        self.taken_until = NEVER
+        """Until when another process probes, so that this one does not."""
 
     @property
     def leases(self) -> list[Lease]:
@@ -163,11 +170,13 @@ class Lease:
     as after an interrupt between its grant and the attempt.
     """
 
-    __slots__ = ("__weakref__", "ends_at", "state")
+    __slots__ = ("__weakref__", "ends_at", "is_claimed", "state")
 
     def __init__(self, state: HalfOpenState | OpenState | RateLimitPause, ends_at: float) -> None:
         self.state = state
         self.ends_at = ends_at
+        self.is_claimed = False
+        """Whether its place was asked for in the store that processes share."""
 
 
 class BorrowedLease:
@@ -261,7 +270,7 @@ class CircuitState:
     def has_lease(self, half: HalfOpenState, now: float, probes: int) -> bool:
         """Return whether a half-open state admits one more probe; ended leases do not count."""
         half.leases = held = [lease for lease in half.leases if now < lease.ends_at]
-        return len(held) < probes
+        return len(held) < probes and now >= half.taken_until
 
     def refuses_last_resort(self, key: str, now: float) -> Block | None:
         """Return what keeps a last resort from being made in spite of a bench, or None."""

@@ -43,13 +43,16 @@ if TYPE_CHECKING:
 
 _NEW: Final = 0
 _WAITING: Final = 1
-_TAKEN: Final = 2
+TAKEN: Final = 2
+"""The state of what is taken. What has taken it without a charge may put it into one."""
 _OVER: Final = 3
 
-_ROUNDING: Final = 1e-6
+ROUNDING: Final = 1e-6
 """Seconds before its time at which a call fits: a moment plus a wait is rounded. Not added up."""
-_EXCHANGED: Final = 1.0
-"""Seconds by which a clock goes back that was exchanged."""
+_EXCHANGED: Final = 60.0
+"""Seconds by which a clock goes back that was exchanged. Of a thread that the system did not run
+for some seconds between reading the clock and coming here, the next callers would be given what
+is refilled in that time once more."""
 
 
 class Charge:
@@ -77,13 +80,13 @@ class Charge:
         # No call and no jump backwards: see the theory of operation.
         missing = bucket._taken + self.amount - bucket.burst
         if (
-            (missing <= 0 or bucket._since + missing * bucket._interval <= now + _ROUNDING)
+            (missing <= 0 or bucket._since + missing * bucket._interval <= now + ROUNDING)
             and not bucket._queue
             and self._state == _NEW
         ):
             bucket._taken += self.amount
             self._period = bucket._period
-            self._state = _TAKEN
+            self._state = TAKEN
             return True
         return False
 
@@ -121,24 +124,32 @@ class Charge:
         return False
 
     def wait(self, now: float) -> float:
-        """Return the seconds to wait in the queue before asking again; 0 if the amount is taken."""
+        """Return the seconds to wait in the queue before asking again; 0 if the amount is taken.
+
+        Also 0 if it will never be: see `is_void`.
+        """
         bucket = self._bucket
         now += 0.0
-        if self._state == _WAITING:
+        if self._state == _WAITING and not bucket.is_closed:
             bucket.fill(now)
-        if self._state != _WAITING:
+        if self._state != _WAITING or bucket.is_closed:
             return 0.0
         ahead = 0
         for each in list(bucket._queue):
             ahead += each.amount
             if each is self:
                 break
-        return max(bucket._due(ahead, now) - now, _ROUNDING)
+        return max(bucket._due(ahead, now) - now, ROUNDING)
+
+    @property
+    def is_void(self) -> bool:
+        """Whether it waits in vain, since another bucket has taken the place of this one."""
+        return self._bucket.is_closed and self._state != TAKEN
 
     @property
     def is_taken(self) -> bool:
         """Whether the amount is taken."""
-        return self._state == _TAKEN
+        return self._state == TAKEN
 
     def give_back(self) -> None:
         """Give back what was taken, or leave the queue; never waits, and may be called again.
@@ -152,7 +163,7 @@ class Charge:
     def _end(self) -> None:
         bucket = self._bucket
         # No call until the removal, and no jump backwards.
-        if self._state == _TAKEN:
+        if self._state == TAKEN:
             self._state = _OVER
             if self._period == bucket._period:
                 bucket._taken -= self.amount
@@ -161,16 +172,18 @@ class Charge:
             bucket._queued -= self.amount
             bucket._queue.remove(self)
 
-    def settle(self, amount: int, now: float) -> None:
+    def settle(self, amount: int, now: float | None) -> None:
         """Replace the amount that was taken by what the call has used; once.
 
         Args:
             amount: Whole number, 0 or more. What exceeds the estimate is a debt, also if the
                 bucket does not hold it: later calls wait until it is refilled.
-            now: Monotonic seconds.
+            now: Monotonic seconds; None for the latest moment that the bucket has seen.
         """
-        now += 0.0
-        self._bucket._turn(now)
+        if self._state != TAKEN:
+            return
+        if now is not None:
+            self._bucket._turn(now + 0.0)
         self._book(amount)
         if self._bucket._queue:
             self._bucket.wake_first()
@@ -178,7 +191,7 @@ class Charge:
     def _book(self, amount: int) -> None:
         bucket = self._bucket
         # No call and no jump backwards.
-        if self._state == _TAKEN:
+        if self._state == TAKEN:
             self._state = _OVER
             if amount > self.amount or self._period == bucket._period:
                 bucket._taken += amount - self.amount
@@ -210,6 +223,7 @@ class Bucket:
         "_since",
         "_taken",
         "burst",
+        "is_closed",
     )
 
     def __init__(self, amount: int, per: float, burst: int | None = None) -> None:
@@ -224,6 +238,8 @@ class Bucket:
         self._seen = window.NEVER
         """The latest moment that was passed in."""
         self._queue: deque[Charge] = deque()
+        self.is_closed = False
+        """Whether another bucket has taken its place, which those in the queue have to ask."""
         self._queued = 0
         """Sum of the amounts in the queue."""
 
@@ -237,6 +253,11 @@ class Bucket:
         self._turn(now)
         held = self.burst - self._taken + (now - self._since) / self._interval
         return min(held, float(self.burst))
+
+    def is_full(self, now: float) -> bool:
+        """Return whether nothing of it is taken and nobody waits."""
+        self._turn(now + 0.0)
+        return not self._taken and not self._queue
 
     @property
     def waiting(self) -> int:
@@ -255,6 +276,12 @@ class Bucket:
             served = charge._tell() or served
         if served:
             self.wake_first()
+
+    def close(self) -> None:
+        """Send all that wait away, in order: another bucket has taken the place of this one."""
+        self.is_closed = True
+        for each in list(self._queue):
+            each._tell()
 
     def wake_first(self) -> None:
         """Wake the first of the queue, which may be served earlier than `Charge.wait` returned."""
@@ -291,11 +318,11 @@ class Bucket:
         if queue:
             charge = queue[0]
             missing = self._taken + charge.amount - self.burst
-            if missing <= 0 or self._since + missing * self._interval <= now + _ROUNDING:
+            if missing <= 0 or self._since + missing * self._interval <= now + ROUNDING:
                 self._taken += charge.amount
                 self._queued -= charge.amount
                 charge._period = self._period
-                charge._state = _TAKEN
+                charge._state = TAKEN
                 queue.popleft()
                 return charge
         return None

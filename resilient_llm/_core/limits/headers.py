@@ -53,6 +53,7 @@ class Figure(NamedTuple):
         kind: How it comes back.
         scope: Whether it is the target's or its provider's.
         dialect: Of the table.
+        rounding: Seconds by which the reset may come later, since it was written in whole seconds.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Figure(NamedTuple):
     kind: Kind
     scope: Scope
     dialect: str
+    rounding: float = 0.0
 
 
 def read_figures(headers: object, provider: str, *, now: float, wall: float) -> list[Figure]:
@@ -134,16 +136,19 @@ def _figure(
     if remaining is None:
         return None
     row, reset = _reset(found, rows, provider, wall)
+    at = None if reset is None else now + reset
+    rounding = _rounding(found.get(row.reset or "", ""), row.unit)
     limit = _number(re.split("[,;]", found.get(row.limit, ""), maxsplit=1)[0])
     return Figure(
         row.remaining,
         row.counts,
         remaining,
         limit,
-        None if reset is None else now + reset,
+        at,
         row.kind,
         row.scope,
         row.dialect,
+        rounding,
     )
 
 
@@ -184,6 +189,14 @@ def _wait(value: str, unit: str, wall: float) -> float | None:
     if unit == "seconds":
         return number
     return max(0.0, (number / 1000 if number >= _EPOCH_MS else number) - wall)
+
+
+def _rounding(value: str, unit: str) -> float:
+    """Return by how many seconds a reset may be too early, as it was written without a fraction."""
+    if unit == "duration" or not value or "." in value:
+        return 0.0
+    number = _number(value)
+    return 0.0 if number is not None and number >= _EPOCH_MS else 1.0
 
 
 def _duration(value: str) -> float | None:
@@ -243,6 +256,7 @@ def _of_ietf(
         "window",
         "provider",
         "ietf-structured",
+        1.0,
     )
 
 

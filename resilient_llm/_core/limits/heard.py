@@ -30,11 +30,20 @@ class HeardAttempt:
     __slots__ = ("_started", "began_at", "key", "provider", "provider_key")
 
     def __init__(
-        self, key: str, started: dict[str, Started], began_at: float | None = None
+        self,
+        key: str,
+        started: dict[str, Started],
+        began_at: float | None = None,
+        *,
+        of: HeardLimits | None = None,
     ) -> None:
+        """Take the key and the attempt by key; ``of`` knows the rest if it is given."""
         self.key = key
-        self.provider, account, _ = parse_key(key)
-        self.provider_key = provider_key(self.provider, account)
+        if of is None:
+            self.provider, account, _ = parse_key(key)
+            self.provider_key = provider_key(self.provider, account)
+        else:
+            self.provider, self.provider_key = of.provider, of.provider_key
         self.began_at = began_at
         self._started = started
 
@@ -51,14 +60,20 @@ class HeardAttempt:
 class HeardLimits:
     """What is reported of one target, and of its provider."""
 
-    __slots__ = ("_of", "key", "keys")
+    __slots__ = ("_of", "key", "keys", "provider", "provider_key")
 
     def __init__(self, key: str, of: Callable[[str], ReportedLimits]) -> None:
         """Take the key of a target, or of a provider, and what returns the figures of a key."""
-        provider, account, _ = parse_key(key)
+        self.provider, account, _ = parse_key(key)
+        self.provider_key = provider_key(self.provider, account)
         self.key = key
-        self.keys = tuple(dict.fromkeys((provider_key(provider, account), key)))
+        self.keys = tuple(dict.fromkeys((self.provider_key, key)))
         self._of = of
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether an attempt needs an estimate of its tokens."""
+        return any(self._of(key).has_tokens for key in self.keys)
 
     def refusal(
         self, now: float, input_tokens: int = 0, output_tokens: int = 0
@@ -87,7 +102,7 @@ class HeardLimits:
             output_tokens: Estimate; 0 if it is unknown.
         """
         started: dict[str, Started] = {}
-        attempt = HeardAttempt(self.key, started, now)
+        attempt = HeardAttempt(self.key, started, now, of=self)
         for key in self.keys:
             begun = self._of(key).begin(now, input_tokens, output_tokens)
             if not isinstance(begun, Started):

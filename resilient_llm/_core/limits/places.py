@@ -100,6 +100,15 @@ class Place:
         """Return whether it is a place of this limit."""
         return self._places is places
 
+    def holds_one_of(self, places: Places) -> bool:
+        """Return whether it is a place of this limit, and held."""
+        return self._places is places and self._state == HELD
+
+    @property
+    def has_queue(self) -> bool:
+        """Whether attempts wait for a place of its limit."""
+        return self._places.max_queued > 0
+
     @property
     def is_held(self) -> bool:
         """Whether the attempt has its place."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import math
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from resilient_llm._core.spending.periods import period_at
 from resilient_llm._values.amounts import DECIMALS, usd
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from datetime import tzinfo
     from decimal import Decimal
 
+    from resilient_llm._core.spending.periods import Period
     from resilient_llm._values.money import Budget, Unit
     from resilient_llm._values.money import Period as PeriodName
     from resilient_llm._values.target import Target
@@ -82,11 +83,6 @@ class Account:
             else math.inf
         )
 
-    @property
-    def is_unused(self) -> bool:
-        """Whether no attempt was ever booked or is in flight."""
-        return not (self.open or self.spent or self.calls or self.estimated)
-
 
 class Slot:
     """One budget and the accounts of its present period."""
@@ -126,6 +122,21 @@ class Slot:
             self.own = self.accounts[None] = Account(self, None)
         self.start = self.calendar.period.start
 
+    def renew(self) -> None:
+        """Replace the accounts by such that have the same spending and no reservations."""
+        accounts: dict[str | None, Account] = {}
+        for key, old in self.accounts.items():
+            if key is not None and not (
+                old.spent or old.calls or old.estimated or old.has_exceeded
+            ):
+                continue
+            new = accounts[key] = Account(self, key)
+            new.spent, new.calls, new.estimated = old.spent, old.calls, old.estimated
+            new.has_warned, new.has_exceeded = old.has_warned, old.has_exceeded
+            new.set_notice()
+        self.accounts = accounts
+        self.own = accounts.get(None)
+
     def account(self, key: str | None) -> Account:
         """Return the account of a key, which is opened with the first attempt."""
         return (
@@ -147,6 +158,23 @@ class Slot:
         )
 
 
+class Total:
+    """What was booked for one target, in 1e-12 USD."""
+
+    __slots__ = ("is_used", "usd")
+
+    def __init__(self) -> None:
+        self.usd = 0
+        self.is_used = False
+        """Whether something was booked; a wrapper that books only adds to the sum."""
+
+    def copy(self) -> Total:
+        """Return the same for a forked child."""
+        copied = Total()
+        copied.usd, copied.is_used = self.usd, self.is_used
+        return copied
+
+
 def covers(budget: Budget, target: Target) -> bool:
     """Return whether a target counts in a budget.
 
@@ -157,7 +185,7 @@ def covers(budget: Budget, target: Target) -> bool:
     if of in (ALL, EACH_KEY):
         return True
     if of.startswith(TAG):
-        return of[len(TAG) :] in target.tags
+        return of in {TAG + tag.strip() for tag in target.tags}  # as limits read them
     return of in (target.key, target.provider_key, target.provider)
 
 
@@ -186,19 +214,44 @@ def fullest_of(accounts: Iterable[Account], most: int, key: str | None) -> list[
     )
 
 
-def report_of(account: Account) -> SpendReport:
-    """Return what an account has, as users are shown it."""
-    slot = account.slot
-    period = slot.calendar.period
-    return SpendReport(
-        budget=slot.budget.name,
-        of=slot.budget.of,
-        key=account.key,
-        period_start=period.starts_at,
-        resets_at=period.ends_at,
-        spent=slot.amount(account.spent),
-        reserved=slot.amount(account.reserved),
-        cap=slot.budget.cap,
-        calls=account.calls,
-        estimated=account.estimated,
-    )
+class Snapshot(NamedTuple):
+    """What an account has at one moment; it is taken under the lock, and shown outside it."""
+
+    budget: Budget
+    period: Period
+    key: str | None
+    spent: int
+    reserved: int
+    calls: int
+    estimated: int
+
+    def report(self) -> SpendReport:
+        """Return it as users are shown it."""
+        is_money = self.budget.unit == "usd"
+        return SpendReport(
+            budget=self.budget.name,
+            of=self.budget.of,
+            key=self.key,
+            period_start=self.period.starts_at,
+            resets_at=self.period.ends_at,
+            spent=usd(self.spent) if is_money else self.spent,
+            reserved=usd(self.reserved) if is_money else self.reserved,
+            cap=self.budget.cap,
+            calls=self.calls,
+            estimated=self.estimated,
+        )
+
+
+Figures = tuple["Budget", "Period", "str | None", int, int, int, int]
+"""The fields of a `Snapshot`, which is made of them outside the lock."""
+
+
+def figures_of(budget: Budget, period: Period, accounts: Iterable[Account]) -> list[Figures]:
+    """Return what the accounts of a budget have now. Short, since all calls wait for it.
+
+    Of each in one run, so that an attempt that a wrapper books is in all of them or in none.
+    """
+    return [
+        (budget, period, each.key, each.spent, each.reserved, each.calls, each.estimated)
+        for each in list(accounts)
+    ]

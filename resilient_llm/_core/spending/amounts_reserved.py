@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from resilient_llm._values.errors import ConfigurationError
+from resilient_llm._values.usage import MOST_TOKENS
 
 if TYPE_CHECKING:
     from resilient_llm._core.spending.accounts import Slot
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 def estimate_in(slot: Slot, reservation: Reservation) -> int | None:
     """Return what an attempt reserves in a budget; None if that is in USD and it has no price."""
-    tokens, output = reservation.estimate
+    tokens, output, _ = reservation.estimate
     rates = reservation.rates
     if slot.unit == "calls":
         return 1
@@ -30,7 +31,7 @@ def unusual_estimate(slot: Slot, reservation: Reservation) -> int | None:
     Raises:
         ConfigurationError: If nothing limits its answer, and the budget does not say what to do.
     """
-    tokens, output = reservation.estimate
+    tokens, output, unread = reservation.estimate
     rates = reservation.rates
     if slot.unit == "usd":
         if rates is None:
@@ -39,6 +40,12 @@ def unusual_estimate(slot: Slot, reservation: Reservation) -> int | None:
             output = 0
     if output is None:
         output = slot.budget.on_unbounded
+    if output is None and unread is not None:
+        raise ConfigurationError(
+            f"{unread} of the call to {reservation.target.key} is not a number of tokens, so "
+            f"budget {slot.budget.name!r} cannot reserve for the answer: pass a whole number from "
+            f"0 to {MOST_TOKENS:,}"
+        )
     if output is None:
         raise ConfigurationError(
             f"nothing limits the answer of {reservation.target.key}, so budget "

@@ -2,7 +2,7 @@
 
     the attempt                            usd, tokens                              calls
     answered, even if rejected             its usage; without: the estimate of      1
-                                           its input and its text, else all that
+                                           its input and what came, else all that
                                            was reserved
     stream left or broken                  its usage, else the estimate of its      1
                                            input; output at least what came
@@ -10,10 +10,12 @@
     failed with an HTTP status             nothing                                  1
     unsent: not connected, refused inside  nothing                                  0
 
-Text counts as characters / 4, rounded up. All but the first and the last two rows are estimates,
+What came is all that the model wrote: text, reasoning, refusals, arguments of tools. It counts as
+characters / 4, rounded up. All but the first and the last two rows are estimates,
 and so is the first without a usage. Keep in sync with the table in the documentation of budgets.
 
-What an attempt inside this one has booked is not booked again: then only the call counts.
+What an attempt inside this one has booked is not booked again: then only the call counts. Which
+that is, `call.spending` says.
 """
 
 from __future__ import annotations
@@ -91,7 +93,7 @@ def booking_of(
         ending: How it ended.
         estimate: Of its tokens, made before it was sent.
         usage: What the provider told, or None. Not asked for an attempt that failed.
-        characters: Of the text that came, 0 if it is unknown.
+        characters: Of all that the model wrote, 0 if they are unknown.
         is_booked_inside: Whether an attempt inside this one has booked what was used.
     """
     if ending is Ending.UNSENT:

@@ -19,8 +19,8 @@ ANSWERS: Final = ("n", "candidate_count")
 """What it names the number of answers."""
 CONFIG: Final = "config"
 """Where google-genai takes both."""
-
-
+_NOT_GIVEN: Final = frozenset(("NotGiven", "Omit", "Unset"))
+"""Classes of what SDKs pass for an argument that is not given."""
 BOUNDS: Final = frozenset((*OUTPUT, *ANSWERS, CONFIG))
 """All names by which a call limits its answer."""
 
@@ -31,10 +31,13 @@ class Estimate(NamedTuple):
     Attributes:
         input: Tokens of the request.
         output: Most tokens of all of its answers, or None if nothing limits them.
+        unread: Name of an argument that should limit them and has a value that is no number of
+            tokens; None if there is no such argument.
     """
 
     input: int = 0
     output: int | None = None
+    unread: str | None = None
 
     @property
     def tokens(self) -> int:
@@ -48,17 +51,31 @@ def longest_answer(argument: Callable[[str], Any], max_output: int | None = None
     Args:
         argument: Returns what an attempt passes under a name, or None.
         max_output: What the target gives at most in one answer, or None if unknown. It counts
-            only if the call names no limit.
+            only if the call names no limit. A call may name 0, which only fills a cache.
     """
-    config = argument(CONFIG)
-    longest = max(_counts(argument, config, OUTPUT), default=max_output)
+    values = _values(argument, OUTPUT)
+    longest = max((each for _, each in values if _is_count(each)), default=max_output)
     if longest is None:
         return None
-    return min(longest * max(_counts(argument, config, ANSWERS), default=1), MOST_TOKENS)
+    answers = [each for _, each in _values(argument, ANSWERS) if _is_count(each) and each]
+    return min(longest * max(answers, default=1), MOST_TOKENS)
 
 
-def _counts(argument: Callable[[str], Any], config: object, names: tuple[str, ...]) -> list[int]:
-    found = [argument(name) for name in names]
+def unread_limit(argument: Callable[[str], Any]) -> str | None:
+    """Return the name of an argument that should limit the answer and is no number of tokens."""
+    for name, value in _values(argument, OUTPUT):
+        if value is not None and not _is_count(value) and type(value).__name__ not in _NOT_GIVEN:
+            return name
+    return None
+
+
+def _values(argument: Callable[[str], Any], names: tuple[str, ...]) -> list[tuple[str, Any]]:
+    found = [(name, argument(name)) for name in names]
+    config = argument(CONFIG)
     if config is not None:
-        found += [held(config, name) for name in names]
-    return [each for each in found if type(each) is int and 0 < each <= MOST_TOKENS]
+        found += [(name, held(config, name)) for name in names]
+    return found
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= MOST_TOKENS

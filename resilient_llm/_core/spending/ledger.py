@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from decimal import Decimal
     from typing import Literal, TypeAlias
 
+    from resilient_llm._core.limits.shared import SharedTake
     from resilient_llm._core.spending.accounts import Account
+    from resilient_llm._core.spending.asking import Asked, TooSoon, Unavailable
     from resilient_llm._core.spending.booking import Booking
+    from resilient_llm._core.spending.entries import Entries
     from resilient_llm._core.spending.estimates import Estimate
     from resilient_llm._core.spending.prices import Rates
     from resilient_llm._values.money import Budget, SpendReport, Unit
@@ -38,6 +41,7 @@ class Reservation:
     """
 
     __slots__ = (
+        "_asked",
         "_booking",
         "_count",
         "_is_counted",
@@ -67,11 +71,25 @@ class Reservation:
         """How many of them are added to their accounts."""
         self._booking: Booking | None = None
         self._is_counted = False
+        self._asked: Asked | None = None
+        """What it has asked of a store, if processes share the budgets."""
 
     def __del__(self) -> None:
         # Of an interrupt in the middle of a step. An attempt that was sent is always settled.
-        if self._count and self._queue is not None:
-            self._queue.append(self)
+        try:
+            queue, asked = self._queue, self._asked
+            is_left = self._count or (self._booking is not None and not self._is_counted)
+            if asked is not None and self._booking is None:
+                asked.give_back()
+        except AttributeError:  # an interrupt came before it was made
+            return
+        if queue is not None and is_left:
+            queue.append(self)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all of it is booked."""
+        return self._is_counted and not self._count
 
     def booked(self, booking: Booking) -> int | None:
         """Return what the attempt costs, in 1e-12 USD; None if it has no price.
@@ -160,15 +178,38 @@ class SpendRow(NamedTuple):
 
 
 class Ledger(Protocol):
-    """What the library asks of a ledger. Moments are seconds since 1970, of the wall clock."""
+    """What the library asks of a ledger. Moments are seconds since 1970, of the wall clock.
 
-    notices: list[Notice]
-    """What observers have not been told yet; see `take_notices`."""
+    One that asks a store gives back what it asks, `Asked`: its caller waits for the answer, and
+    then asks `answered` what it means.
+    """
+
+    @property
+    def notices(self) -> list[Notice]:
+        """What observers have not been told yet; see `take_notices`."""
+        ...
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether a store decides, which all processes ask."""
+        ...
+
+    @property
+    def entries(self) -> Entries | None:
+        """Takes from shared limits for guards; None where nothing is shared."""
+        ...
 
     @property
     def has_budgets(self) -> bool: ...
-    def reserve(self, reservation: Reservation, now: float, /) -> Refusal | None: ...
-    def refusal_of(self, reservation: Reservation, now: float, /) -> Refusal | None: ...
+    def reserve(
+        self, reservation: Reservation, now: float, takes: tuple[SharedTake, ...] = (), /
+    ) -> Refusal | Unavailable | TooSoon | Asked | None: ...
+    def answered(
+        self, reservation: Reservation, now: float, /
+    ) -> Refusal | Unavailable | TooSoon | None: ...
+    def refusal_of(
+        self, reservation: Reservation, now: float, /
+    ) -> Refusal | Unavailable | None: ...
     def settle(self, reservation: Reservation, booking: Booking, /) -> int | None: ...
     def settle_later(self, reservation: Reservation, booking: Booking, /) -> None: ...
     def take_notices(self) -> list[Notice]: ...

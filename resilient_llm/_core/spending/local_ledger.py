@@ -20,13 +20,21 @@ can refuse that one, but both together cannot pass a cap.
 
 A finaliser waits for no lock: `settle_later` queues its settlement for the next holder.
 
+A healthy call reserves and settles in its wrapper, without the lock (`_binding/limited_code`). The
+wrapper looks and adds in one run of statements without a call or a jump backwards, and each change
+of an account here is such a run as well. As long as estimates are added before they are compared,
+as here, or compared and added in one run, as there, no two of them pass a cap together. What the
+wrapper keeps exact without the lock are caps and sums; of several budgets that one attempt is
+booked in, a report may show the attempt in some only, for a moment.
+
 Time goes only forward. Each account belongs to the period of its calendar, which advances when a
 moment at or after its end is passed in, and never goes back: while a wall clock that was set back
 repeats an hour, that hour counts in the period that was in force. Budgets that are added meanwhile
 begin no earlier than the latest period that any budget has reached. The price: a clock that was
 a year ahead leaves monthly budgets in that month until it comes, or until they get a new name.
 
-Memory is that of the keys that were admitted in the present period; each period starts empty.
+Memory is that of the keys that were admitted in the present period, or of which observers were told
+that a cap of 0 refuses them; each period starts empty.
 """
 
 from __future__ import annotations
@@ -39,15 +47,25 @@ from resilient_llm._core.spending.accounts import (
     Account,
     Calendar,
     Slot,
+    Snapshot,
+    Total,
     covers,
+    figures_of,
     fullest_of,
     ratio_of,
-    report_of,
 )
 from resilient_llm._core.spending.amounts_reserved import estimate_in, is_free, unusual_estimate
 from resilient_llm._core.spending.booking import NOTHING
-from resilient_llm._core.spending.ledger import UNPRICED, Notice, Refusal, SpendRow
+from resilient_llm._core.spending.ledger import Notice, Refusal, SpendRow
 from resilient_llm._core.spending.periods import period_at
+from resilient_llm._core.spending.refusing import (
+    forget_unused,
+    forget_unused_locked,
+    give_back_locked,
+    refusal_locked,
+    refusal_of,
+    unpriced_locked,
+)
 from resilient_llm._values import checks as check
 from resilient_llm._values.amounts import usd
 from resilient_llm._values.errors import ConfigurationError
@@ -55,28 +73,21 @@ from resilient_llm._values.keys import shown
 from resilient_llm._values.money import UTC_NAME, zone_named
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from decimal import Decimal
     from typing import Literal
 
+    from resilient_llm._core.limits.shared import SharedTake
     from resilient_llm._core.spending.booking import Booking
     from resilient_llm._core.spending.ledger import Reservation
     from resilient_llm._values.money import Budget, SpendReport
+    from resilient_llm._values.sharing import Balance
     from resilient_llm._values.target import Target
 
 _MOST_TARGETS: Final = 10_000
 """Targets that have totals of their own, and of which it is remembered which budgets cover them."""
 _OTHERS: Final = "*"
 """Has the totals of all further targets."""
-
-
-class _Total:
-    """What was booked for one target, in 1e-12 USD."""
-
-    __slots__ = ("usd",)
-
-    def __init__(self) -> None:
-        self.usd = 0
 
 
 class LocalLedger:
@@ -106,19 +117,27 @@ class LocalLedger:
         """When the first of the periods in force ends."""
         self._scopes: dict[tuple[str, frozenset[str]], tuple[Slot, ...]] = {}
         """``{(key, tags) of a target: the budgets that cover it}``; replaced with the budgets."""
-        self._totals: dict[str, _Total] = {}
+        self._totals: dict[str, Total] = {}
         self.notices: list[Notice] = []
         if budgets:
             self.replace(budgets, now)
 
+    @property
+    def is_shared(self) -> bool:
+        """Nobody else decides."""
+        return False
+
     # Attempts.
 
-    def reserve(self, reservation: Reservation, now: float, /) -> Refusal | None:
+    def reserve(
+        self, reservation: Reservation, now: float, takes: tuple[SharedTake, ...] = (), /
+    ) -> Refusal | None:
         """Reserve what an attempt may use in all budgets that cover it, or in none.
 
         Args:
             reservation: A new one.
             now: When the attempt begins.
+            takes: None: limits are shared through a store, and this ledger has none.
 
         Returns:
             None if it is admitted; else why it is not.
@@ -138,9 +157,12 @@ class LocalLedger:
                 try:
                     return self._reserve_locked(reservation, now)
                 except BaseException:  # of a handler of signals, or about the reservation
-                    _give_back_locked(reservation)
-                    _forget_unused_locked(self._slots.values(), reservation.spend_key)
+                    give_back_locked(reservation)
+                    forget_unused_locked(self._slots.values(), reservation.spend_key)
                     raise
+
+    def answered(self, reservation: Reservation, now: float, /) -> None:
+        """Nothing is asked of anybody."""
 
     def refusal_of(self, reservation: Reservation, now: float, /) -> Refusal | None:
         """Return what `reserve` would return now; reserves and notes nothing."""
@@ -152,27 +174,13 @@ class LocalLedger:
                 self._settle_queued_locked()
             slots = self._scopes.get((target.key, target.tags)) or self._covering_locked(target)
             try:
-                amounts = [
-                    (slot, estimate_in(slot, reservation))
-                    for slot in slots
-                    if slot.own is not None or key is not None
-                ]
-                if any(amount is None for _, amount in amounts):
-                    return _unpriced_locked(slots, reservation)
-                refusing = [
-                    (account, amount or 0)
-                    for slot, amount in amounts
-                    if (account := slot.account(key)).spent + account.reserved + (amount or 0)
-                    > slot.cap
-                    and not is_free(slot, reservation)
-                ]
-                return _refusal(refusing, now) if refusing else None
+                return refusal_locked(slots, reservation, now)
             finally:
-                _forget_unused_locked(slots, key)
+                forget_unused_locked(slots, key)
 
     def _reserve_locked(self, reservation: Reservation, now: float) -> Refusal | None:
         target, key, rates = reservation.target, reservation.spend_key, reservation.rates
-        tokens, output = reservation.estimate
+        tokens, output, _ = reservation.estimate
         slots = self._scopes.get((target.key, target.tags))
         if slots is None:
             slots = self._covering_locked(target)
@@ -193,7 +201,7 @@ class LocalLedger:
             elif output is None or (rates is None and unit == "usd"):
                 amount = unusual_estimate(slot, reservation)
                 if amount is None:
-                    return _unpriced_locked(slots, reservation)
+                    return unpriced_locked(slots, reservation)
             elif unit == "usd" and rates is not None:
                 if in_usd < 0:
                     in_usd = rates.cost_of(tokens, output)
@@ -214,7 +222,7 @@ class LocalLedger:
     ) -> Refusal | None:
         """Take everything back, and return why; admit the attempt if there is room by now."""
         key = reservation.spend_key
-        _give_back_locked(reservation)
+        give_back_locked(reservation)
         refusing: list[tuple[Account, int]] = []
         for slot in slots:
             if key is None and slot.own is None:
@@ -222,17 +230,19 @@ class LocalLedger:
             account = slot.account(key)
             amount = estimate_in(slot, reservation)
             if amount is None:
-                return _unpriced_locked(slots, reservation)
+                return unpriced_locked(slots, reservation)
             if account.spent + account.reserved + amount > slot.cap and not is_free(
                 slot, reservation
             ):
                 refusing.append((account, amount))
-                if amount <= slot.cap < account.spent + amount:
+                # Of a call above the cap only the estimate is to blame, unless all is spent, as a
+                # cap of 0 is from the first.
+                if amount <= slot.cap < account.spent + amount or account.spent >= slot.cap:
                     self._note_locked(account, leaves_no_room=True)
         if not refusing:  # a signal handler has settled something meanwhile
             return self._reserve_locked(reservation, now)
-        refusal = _refusal(refusing, now)
-        _forget_unused_locked(slots, key)
+        refusal = refusal_of(refusing, now)
+        forget_unused_locked(slots, key)
         return refusal
 
     def settle(self, reservation: Reservation, booking: Booking, /) -> int | None:
@@ -255,9 +265,11 @@ class LocalLedger:
 
     def settle_later(self, reservation: Reservation, booking: Booking, /) -> None:
         """Leave a settlement to the next holder of the lock; for finalisers, waits for nothing."""
-        if reservation._booking is None and reservation._queue is not None:
-            reservation._booking = booking
-            reservation._queue.append(reservation)
+        queue = reservation._queue
+        if queue is not None and not reservation.is_settled:
+            if reservation._booking is None:
+                reservation._booking = booking
+            queue.append(reservation)  # also if an interrupt came in the middle of `settle`
 
     def _settle_queued_locked(self) -> None:
         for reservation in list(self._queue):
@@ -300,12 +312,17 @@ class LocalLedger:
             key = reservation.target.key
             total = self._totals.get(key) or self._open_total(key)
             total.usd += cost or 0
+            total.is_used = True
             reservation._is_counted = True
 
-    def _open_total(self, key: str) -> _Total:
+    def total_of(self, key: str) -> Total:
+        """Return what is booked for a target, for a wrapper; it is the same until a fork."""
+        return self._totals.get(key) or self._open_total(key)
+
+    def _open_total(self, key: str) -> Total:
         if len(self._totals) >= _MOST_TARGETS:
             key = _OTHERS
-        return self._totals.setdefault(key, _Total())
+        return self._totals.setdefault(key, Total())
 
     def _note_locked(self, account: Account, *, leaves_no_room: bool = False) -> None:
         """Note what observers should be told of an account of the present period."""
@@ -359,11 +376,72 @@ class LocalLedger:
                 calendar.period = period
                 self._latest = max(self._latest, period.start)
                 for slot in list(self._slots.values()):
-                    if slot.calendar is calendar and slot.start < period.start:
-                        slot.open()
+                    if slot.calendar is not calendar or slot.start >= period.start:
+                        continue
+                    slot.open()
                 # Last, so that what an interrupt leaves half done is done again.
                 calendar.end = period.end
             self._ends_at = min((each.end for each in self._calendars.values()), default=math.inf)
+
+    def covering(self, target: Target) -> tuple[Slot, ...]:
+        """Return the budgets that cover a target, for a wrapper: see `_binding/limited_code`."""
+        with self._lock:
+            return self._covering_locked(target)
+
+    entries = None
+    """Nothing is shared."""
+
+    # For a shared ledger, which decides elsewhere and shows its accounts here.
+
+    def to_local(self) -> LocalLedger:
+        """Return the ledger of this process alone: this one."""
+        return self
+
+    @property
+    def lock(self) -> threading.RLock:
+        """The lock of the ledger."""
+        return self._lock
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """All budgets."""
+        return tuple(self._slots.values())
+
+    def slots_of(self, target: Target) -> tuple[Slot, ...]:
+        """Return the budgets that cover a target. With the lock held."""
+        return self._scopes.get((target.key, target.tags)) or self._covering_locked(target)
+
+    def advance(self, now: float) -> bool:
+        """Begin the periods that a moment is in; return whether any has begun."""
+        ends_at = self._ends_at
+        if now >= ends_at:
+            self._advance(now)
+        return self._ends_at != ends_at
+
+    def show(self, slot: Slot, key: str | None, balance: Balance) -> None:
+        """Set what an account has in the present period. With the lock held."""
+        account = slot.account(key)
+        account.spent, account.reserved = balance.spent, balance.reserved
+        account.calls, account.estimated = balance.calls, balance.estimated
+        account.open = int(balance.reserved > 0)
+        if key is not None:
+            forget_unused(slot.accounts, key)
+
+    def note(self, slot: Slot, key: str | None, *, is_spent: bool = False) -> None:
+        """Note what observers should be told of an account. With the lock held.
+
+        Args:
+            slot: Its budget.
+            key: The key of a budget that counts by key.
+            is_spent: Whether spending may have passed a limit; else it leaves a call no room.
+        """
+        account = slot.account(key)
+        if not is_spent or account.spent >= account.notice_at:
+            self._note_locked(account, leaves_no_room=not is_spent)
+
+    def take_totals_of(self, other: LocalLedger) -> None:
+        """Go on with the totals of another ledger, whose attempts in flight count in them too."""
+        self._totals = other._totals
 
     def _covering_locked(self, target: Target) -> tuple[Slot, ...]:
         """Return the budgets that cover a target, and remember them."""
@@ -424,26 +502,32 @@ class LocalLedger:
             for slot in [self._slots[name]] if name is not None else list(self._slots.values()):
                 for key, account in list(slot.accounts.items()):
                     account.clear()
-                    if key is not None and account.is_unused:
-                        slot.accounts.pop(key, None)
-            if name is None:
-                self._totals = {}
+                    if key is None:
+                        continue
+                    forget_unused(slot.accounts, key)
+            for total in list(self._totals.values()) if name is None else ():
+                total.usd = 0
+                total.is_used = False
 
     # Reading.
 
     def reports(self, now: float, /) -> list[SpendReport]:
-        """Return what was spent in the present periods, sorted by budget and key."""
+        """Return what was spent in the present periods, sorted by budget and key.
+
+        It is of one moment. Calls wait only while the figures are copied.
+        """
         if now >= self._ends_at:
             self._advance(now)
         with self._lock:
             if self._queue:
                 self._settle_queued_locked()
-            rows = [
-                report_of(account)
+            taken = [
+                part
                 for slot in list(self._slots.values())
-                for account in list(slot.accounts.values())
+                for part in figures_of(slot.budget, slot.calendar.period, slot.accounts.values())
             ]
-        return sorted(rows, key=lambda row: (row.budget, row.key or ""))
+        rows = sorted(map(Snapshot._make, taken), key=lambda each: (each[0].name, each[2] or ""))
+        return [each.report() for each in rows]
 
     @property
     def has_budgets(self) -> bool:
@@ -467,12 +551,17 @@ class LocalLedger:
         """
         listed = self._listed(now)
         chosen = [
-            (slot, account, len(found))
-            for slot, found in sorted(listed, key=lambda each: each[0].budget.name)
+            (account, len(found))
+            for _, found in sorted(listed, key=lambda each: each[0].budget.name)
             for account in fullest_of(found, most, key)
         ]
         with self._lock:
-            return [SpendRow(report_of(account), slot.unit, keys) for slot, account, keys in chosen]
+            taken = [
+                (figures_of(each.slot.budget, each.slot.calendar.period, (each,)), keys)
+                for each, keys in chosen
+            ]
+        rows = [(Snapshot._make(part), keys) for (part,), keys in taken]
+        return [SpendRow(each.report(), each.budget.unit, keys) for each, keys in rows]
 
     def _listed(self, now: float) -> list[tuple[Slot, list[Account]]]:
         """Return every budget with its accounts of the present period."""
@@ -488,7 +577,8 @@ class LocalLedger:
         with self._lock:
             if self._queue:
                 self._settle_queued_locked()
-            return {key: usd(total.usd) for key, total in sorted(self._totals.items())}
+            found = [(key, total.usd, total.is_used) for key, total in self._totals.items()]
+        return {key: usd(amount) for key, amount, is_used in sorted(found) if is_used or amount}
 
     def after_fork(self) -> None:
         """Become the ledger of a child: it keeps what was spent, but no reservations.
@@ -499,78 +589,7 @@ class LocalLedger:
         self._lock = threading.RLock()
         self._queue = []
         self.notices = []
+        # Copies, since wrappers of the parent's attempts have the accounts themselves.
         for slot in list(self._slots.values()):
-            for key, account in list(slot.accounts.items()):
-                account.reserved = account.open = 0
-                if key is not None and account.is_unused:
-                    slot.accounts.pop(key, None)
-
-
-def _unpriced_locked(slots: tuple[Slot, ...], reservation: Reservation) -> Refusal:
-    """Return the refusal of a target without a price, by the budget that resets last."""
-    key = reservation.spend_key
-    _give_back_locked(reservation)
-    refusing = [
-        slot for slot in slots if slot.unit == "usd" and (slot.own is not None or key is not None)
-    ]
-    slot = max(refusing, key=lambda each: each.calendar.period.end)
-    refusal = _refused_by(slot.account(key), UNPRICED, None)
-    _forget_unused_locked(slots, key)
-    return refusal
-
-
-def _forget_unused_locked(slots: Iterable[Slot], key: str | None) -> None:
-    """Close the accounts of a key that were opened for an attempt that was refused."""
-    if key is None:
-        return
-    for slot in list(slots):
-        account = slot.accounts.get(key)
-        if account is not None and account.is_unused:
-            slot.accounts.pop(key, None)
-
-
-def _give_back_locked(reservation: Reservation) -> None:
-    """Take back what was added for an attempt, which then is not admitted."""
-    taken = reservation._taken
-    while reservation._count:
-        index = reservation._count - 1
-        account, amount = taken[index]
-        # No call and no jump in these, either.
-        account.reserved -= amount
-        account.open -= 1
-        reservation._count = index
-    reservation._taken = []
-    reservation._queue = None
-
-
-def _refusal(refusing: list[tuple[Account, int]], now: float) -> Refusal:
-    """Return the refusal of the account that resets last; of equals, of the one for longest."""
-
-    def never_fits(account: Account, amount: int) -> bool:
-        return amount > account.slot.cap
-
-    def is_spent(account: Account, amount: int) -> bool:
-        return account.spent + amount > account.slot.cap
-
-    account, amount = max(
-        refusing,
-        key=lambda each: (each[0].slot.calendar.period.end, never_fits(*each), is_spent(*each)),
-    )
-    waits = is_spent(account, amount) and not never_fits(account, amount)
-    return _refused_by(account, f"budget {account.slot.budget.name}", now if waits else None)
-
-
-def _refused_by(account: Account, reason: str, now: float | None) -> Refusal:
-    """Return a refusal; ``now`` is None if no moment is known at which to come back."""
-    slot = account.slot
-    period = slot.calendar.period
-    return Refusal(
-        reason=reason,
-        budget=slot.budget.name,
-        key=account.key,
-        cap=slot.budget.cap,
-        spent=slot.amount(account.spent),
-        reserved=slot.amount(account.reserved),
-        resets_at=period.ends_at,
-        retry_after=None if now is None else max(period.end - now, 0.0),
-    )
+            slot.renew()
+        self._totals = {key: total.copy() for key, total in self._totals.items()}

@@ -6,7 +6,8 @@
 const POLL = 2000, POLL_HIDDEN = 15000, SOON = 250, APART = 700, ANSWER = 10000, SILENT = 40000;
 const MOST_EVENTS = 1000, MOST_SHOWN = 200, MOST_ROWS = 500, POINTS = 60;
 const IMPORTANT = new Set(["TargetBenched", "TargetUnbenched", "CallFailed", "ToolLoopDetected",
-  "ObserverFailed", "BudgetWarning", "BudgetExceeded", "dropped"]);
+  "ObserverFailed", "BudgetWarning", "BudgetExceeded", "StoreUnavailable", "StoreAvailable",
+  "StoreLost", "dropped"]);
 const MEANING = {
   auth_dead: "Credentials, billing or the name of the model: a person must act.",
   rate_limited: "The provider asked for a pause.",
@@ -14,9 +15,21 @@ const MEANING = {
   memory_pressure: "The server ran out of memory.",
 };
 
+const STORE_FAULTS = {
+  unreachable: "it cannot be reached",
+  timeout: "it does not answer in time",
+  auth: "it refuses the user or the password",
+  read_only: "it can be read and not written",
+  full: "it is full",
+  corrupt: "its file is damaged",
+  newer_schema: "a newer release has written it",
+  network_filesystem: "it is on a network file system",
+  error: "it answers with an error",
+};
+
 const $ = (id) => document.getElementById(id);
 const state = {
-  token: "", canWrite: false, targets: [], chains: [], spend: [], events: [], lastEventId: "0",
+  token: "", canWrite: false, targets: [], chains: [], spend: [], store: null, events: [], lastEventId: "0",
   clockOffset: 0, answeredAt: 0, isAsking: false, timer: 0, isPaused: false, isStreaming: false,
   stream: 0,
 };
@@ -82,9 +95,11 @@ function why(bench) {
   return bench.manual ? "no reason given" : bench.kind || "benched";
 }
 
+const from = (one) => one.source && one.source !== "local" ? `, from ${shown(one.source)}` : "";
+
 function who(bench) {
-  if (!bench.manual) return bench.kind ? `automatic, ${bench.kind}` : "automatic";
-  return bench.by ? `by ${shown(bench.by)}` : "by hand";
+  if (!bench.manual) return (bench.kind ? `automatic, ${bench.kind}` : "automatic") + from(bench);
+  return (bench.by ? `by ${shown(bench.by)}` : "by hand") + from(bench);
 }
 
 function until(bench) {
@@ -210,12 +225,13 @@ async function refresh() {
   state.isStirred = false;
   let isRefused = false;
   try {
-    const [targets, chains, spend] = await Promise.all(
-      [call("api/targets"), call("api/chains"), call("api/spend")]);
+    const [targets, chains, spend, store] = await Promise.all(
+      [call("api/targets"), call("api/chains"), call("api/spend"), call("api/store")]);
     if (targets.length) state.clockOffset = Date.parse(targets[0].checked_at) - Date.now();
     state.targets = targets;
     state.chains = chains;
     state.spend = spend;
+    state.store = store;
     state.answeredAt = Date.now();
     state.failure = "";
     $("main").hidden = false;
@@ -370,8 +386,8 @@ function isNewer(event, first) {
 function eventRow(event) {
   const row = make("li", "event");
   row.event = event;
-  if (["TargetBenched", "CallFailed", "BudgetExceeded", "dropped"].includes(event.type)) row.classList.add("bad");
-  if (event.type === "TargetUnbenched") row.classList.add("good");
+  if (["TargetBenched", "CallFailed", "BudgetExceeded", "StoreUnavailable", "StoreLost", "dropped"].includes(event.type)) row.classList.add("bad");
+  if (["TargetUnbenched", "StoreAvailable"].includes(event.type)) row.classList.add("good");
   const time = make("time", "time", event.at ? clock(event.at) : "");
   if (event.at) { time.dateTime = event.at; time.title = event.at; }
   row.append(time, make("span", "type", event.type), make("span", "key", shown(event.target || "")),
@@ -384,8 +400,11 @@ function told(event) {
   if (event.type === "TargetBenched") {
     const by = event.kind ? event.kind : event.by ? `by ${shown(event.by)}` : "by hand";
     const what = event.enforced === false ? "would be benched: " : "";
-    return `${what}${shown(event.reason) || "no reason given"}, ${by}, ${until(event)}`;
+    return `${what}${shown(event.reason) || "no reason given"}, ${by}${from(event)}, ${until(event)}`;
   }
+  if (event.type === "StoreUnavailable") return `${shown(event.url)}: ${STORE_FAULTS[event.reason] || shown(event.reason)}`;
+  if (event.type === "StoreAvailable") return `${shown(event.url)}, after ${span(event.seconds)}`;
+  if (event.type === "StoreLost") return `${shown(event.url)} has lost data; each process writes back what it knows`;
   if (event.type === "HedgeStarted") return `after ${Number(event.delay).toFixed(3)} s, beside ${shown(event.beside)}`;
   if (event.type === "ToolLoopDetected") return `${event.repeats} equal calls of ${shown(event.tool)} in a row, ${event.action === "raise" ? "so the call was refused" : "and the call went on"}`;
   if (event.type === "OrderChanged" && Array.isArray(event.order)) return `the order is now ${event.order.map(shown).join(", ")}`;
@@ -396,6 +415,7 @@ function told(event) {
   const parts = [];
   for (const [name, value] of Object.entries(event)) {
     if (["type", "at", "pid", "target", "call_id"].includes(name) || value === null || value === "") continue;
+    if (name === "source" && value === "local") continue;
     const text = typeof value === "number" && !Number.isInteger(value) ? value.toFixed(3) : shown(value);
     parts.push(`${name} ${text}`);
   }
@@ -413,11 +433,43 @@ $("events-pause").addEventListener("click", () => {
 // ---- rendering
 
 function render() {
+  renderStore();
   renderSummary();
   renderBenched();
   renderChains();
   renderSpend();
   renderTargets();
+}
+
+// What processes share, and what is this process's alone.
+
+const showsStore = () => state.store.scope === "store";
+
+function renderStore() {
+  const store = state.store, element = $("store");
+  element.hidden = !store.url;
+  for (const id of ["chains", "targets"]) $(id).hidden = showsStore();
+  for (const each of document.querySelectorAll("[data-own]")) each.hidden = !store.url || showsStore();
+  put($("spend-scope"), store.url ? "of all processes that share the store." : "in memory, of this process only.");
+  if (!store.url) return;
+  const isBad = store.unavailable !== null || !store.connected;
+  flag(element, "data-state", isBad ? "bad" : "good");
+  put(element, [isBad ? faultOf(store) : `Shared through ${shown(store.url)} by ${plural(store.peers, "process", "processes")}.`,
+    store.pending ? `${plural(store.pending, "change")} of this process ${store.pending === 1 ? "waits" : "wait"} to be sent.` : "",
+    store.dropped ? `${plural(store.dropped, "change")} of this process ${store.dropped === 1 ? "was" : "were"} given up, since too many waited.` : "",
+    store.rejected ? `${plural(store.rejected, "record")} in it ${store.rejected === 1 ? "was" : "were"} not understood or not allowed.` : "",
+  ].filter(Boolean).join(" "));
+}
+
+function faultOf(store) {
+  const fault = store.unavailable;
+  const since = fault ? ` since ${clock(fault.since)}` : "";
+  const why = fault ? STORE_FAULTS[fault.reason] || shown(fault.reason) : shown(store.last_error || "it has not answered");
+  const stillRead = fault && store.connected && ["read_only", "full"].includes(fault.reason);
+  const effect = stillRead ? "Benches of other processes are seen, and none of this one is sent."
+    : store.last_sync_at ? `Benches of other processes are as of ${clock(store.last_sync_at)}.`
+    : "No bench of another process has been read.";
+  return `The store ${shown(store.url)} cannot be used${since}: ${why}. ${effect}`;
 }
 
 const isOwnBench = (target) => target.benched !== null && target.benched.model === target.key;
@@ -433,9 +485,10 @@ function renderSummary() {
   if (benched) parts.push(`${benched} benched`);
   if (down) parts.push(`${down} down`);
   if (degraded) parts.push(`${degraded} degraded`);
-  if (healthy || !parts.length) parts.push(`${healthy} healthy`);
+  if (!showsStore() && (healthy || !parts.length)) parts.push(`${healthy} healthy`);
   const status = benched || down || stuck.length ? "down" : degraded ? "degraded" : "healthy";
-  put($("summary"), state.targets.length ? parts.join(" · ") : "No target has been used yet");
+  const nothing = showsStore() ? "Nothing is benched" : "No target has been used yet";
+  put($("summary"), state.targets.length && parts.join(" · ") || nothing);
   flag($("summary"), "data-status", state.targets.length ? status : "");
   const title = benched ? `(${benched}) benched – LLM targets` : "LLM targets";
   if (document.title !== title) document.title = title;
@@ -688,7 +741,8 @@ function amount(value, unit) {
   return unit === "usd" ? `$${text}` : text;
 }
 
-const shareOf = (row) => row.cap ? row.spent / row.cap : 1;
+// Of a store alone nobody knows the caps.
+const shareOf = (row) => row.cap === null ? 0 : row.cap ? row.spent / row.cap : 1;
 
 function renderSpend() {
   $("spend").hidden = !state.spend.length;
@@ -733,15 +787,18 @@ function newSpendRow(each) {
 
 function updateSpendRow(row, each) {
   const share = shareOf(each);
-  put(row.spent, amount(each.spent, each.unit));
+  const unit = each.cap === null && each.unit !== "usd" ? ` ${each.unit}` : "";
+  put(row.spent, amount(each.spent, each.unit) + unit);
   put(row.reserved, amount(each.reserved, each.unit));
-  put(row.cap, each.unit === "usd" ? amount(each.cap, "usd") : `${amount(each.cap)} ${each.unit}`);
+  const isCapped = each.cap !== null;
+  put(row.cap, !isCapped ? "–" : each.unit === "usd" ? amount(each.cap, "usd") : `${amount(each.cap)} ${each.unit}`);
+  row.meter.hidden = !isCapped;
   row.meter.value = Math.min(share, 1);
-  put(row.percents, percent(share));
+  put(row.percents, isCapped ? percent(share) : "");
   const level = share >= 1 ? "bad" : share >= 0.8 ? "warn" : "";
   if (row.percents.className !== level) row.percents.className = level;
-  put(row.resets, clock(each.resets_at));
-  row.resets.title = each.resets_at;
+  put(row.resets, each.resets_at ? clock(each.resets_at) : "–");
+  row.resets.title = each.resets_at || "";
 }
 
 function percent(share) {

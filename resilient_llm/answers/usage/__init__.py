@@ -13,34 +13,43 @@ imported.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from resilient_llm._core.contents import Contents
-from resilient_llm.answers import _items, _sse
-from resilient_llm.answers._reading import LONGEST, extras, inside, items
+from resilient_llm._values.usage import MOST_TOKENS
+from resilient_llm.answers import _sse
+from resilient_llm.answers._reading import LONGEST, MOST_CHOICES, extras, inside
 from resilient_llm.answers.usage import (
+    _raw,
     anthropic,
     bedrock,
     cohere,
     google,
+    langchain,
     litellm,
     mistral,
     ollama,
     openai_chat,
     openai_responses,
 )
-from resilient_llm.answers.usage._counts import held
+from resilient_llm.answers.usage._counts import add_up, held, take_larger
+from resilient_llm.answers.usage._written import (
+    characters_in_candidates,
+    characters_in_choices,
+    characters_of,
+    size_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from resilient_llm._values.usage import Usage
 
-__all__ = ["READER", "StreamUsage", "characters_in", "usage_of"]
+__all__ = ["READER", "StreamUsage", "characters_in", "characters_of", "usage_of"]
 
 _READERS: Final[tuple[Callable[[Mapping[str, Any]], Usage | None], ...]] = (
     litellm.read,  # before the next, whose fields it has, too
     openai_chat.read,
+    langchain.read,  # before the next, whose fields it has, too
     openai_responses.read,  # before anthropic's, whose fields it has, too
     anthropic.read,
     google.read,
@@ -59,11 +68,15 @@ _IN_EVENTS: Final = (
     ("delta", cohere.usage_in_event),
     ("response", cohere.usage_in_event),
     ("data", mistral.usage_in_event),
+    ("interaction", google.usage_in_event),
 )
 """``(field, reader)``: where events have it that hold a part of an answer."""
-_TEXTS: Final = ("choices", "candidates", "output", "message", "content", "response", "text")
-"""Where answers have their text; the first that there is has all of it."""
+_TEXTS: Final = ("output", "message", "content", "response", "text")
+"""Where other answers have their text; the first that there is has all of it."""
+_BESIDE: Final = ("thinking", "reasoning_content", "refusal", "tool_calls")
+"""What messages and older answers have beside their text."""
 _NOTHING: Final[dict[str, Any]] = {}
+_attribute: Final[Callable[[Any, str], Any]] = object.__getattribute__
 _BARE: Final = frozenset((type(None), int, float, bool, complex))
 
 
@@ -72,53 +85,94 @@ def usage_of(answer: object) -> Usage | None:
     try:
         if type(answer) in _BARE:
             return None
-        return _read(_record_in(answer, inside(answer)))
+        fields = inside(answer)
+        if _raw.is_raw(fields):
+            fields = _raw.body_in(fields) or _NOTHING
+            answer = fields
+        return _read(_record_in(answer, fields))
     except Exception:  # noqa: BLE001  # a foreign object may raise anything, and must not fail a call
         return None
 
 
-def characters_in(answer: object) -> int:
-    """Return how many characters of text a whole answer has, 0 if it has none. Never raises.
+def plain_counts(answer: object) -> tuple[int, int] | None:
+    """Return the tokens of input and of output of a whole answer that tells nothing else.
 
-    For answers without a usage. Of several answers to one question all count, as they are billed.
+    For the answers of most chat completions; None for all others. Never raises.
     """
-    contents = Contents()
+    try:
+        # By a flag of type `Any`, since a cast would cost as much as half of this.
+        is_dict: Any = type(answer) is dict
+        fields: Any = answer if is_dict else _plain_fields(answer)
+        told: Any = fields["usage"]
+        is_dict = type(told) is dict
+        record: Any = told if is_dict else _plain_fields(told)
+        sent, received = record["prompt_tokens"], record["completion_tokens"]
+        total = record["total_tokens"]
+        if (
+            len(record) == 3  # or there are parts with a price of their own
+            and type(sent) is type(received) is type(total) is int
+            and sent >= 0
+            and received >= 0
+            and sent + received  # beside a text zeros may stand for no usage
+            and total <= sent + received <= MOST_TOKENS
+        ):
+            return sent, received
+    except Exception:  # noqa: BLE001, S110  # as above
+        pass
+    return None
+
+
+def _plain_fields(thing: object) -> Mapping[str, Any]:
+    """Return what an object holds; nothing if it may hold more than its attributes."""
+    if issubclass(type(thing), dict) or extras(thing):
+        return _NOTHING
+    return _attribute(thing, "__dict__")
+
+
+def characters_in(answer: object) -> int:
+    """Return how many characters the model has written in a whole answer. Never raises.
+
+    For answers without a usage: text, reasoning, refusals and arguments of tools. Of several
+    answers to one question all count, as they are billed.
+    """
     try:
         fields = _NOTHING if type(answer) in _BARE else inside(answer)
+        if _raw.is_raw(fields):
+            fields = _raw.body_in(fields)
+            if fields is None:
+                return 0
+            answer = fields
+        if fields.get("choices") is not None:
+            return characters_in_choices(fields["choices"])
+        if fields.get("candidates") is not None:
+            return characters_in_candidates(fields["candidates"])
         for name in _TEXTS:
             found = fields.get(name)
             if found is not None:
-                contents.add_conversation([_text_in(each) for each in items(found)] or found)
-                return contents.characters
+                # A list has them among its parts.
+                beside = () if type(found) is list else _BESIDE
+                return size_of(fields[name]) + sum(size_of(fields.get(each)) for each in beside)
+        return size_of(answer)
     except Exception:  # noqa: BLE001  # as above
         return 0
-    contents.add_conversation(answer)
-    return contents.characters
-
-
-def _text_in(answer: object) -> object:
-    """Return the message in one of several answers to one question; anything else as it is."""
-    fields = _NOTHING if type(answer) in _BARE else inside(answer)
-    for name in ("message", "content"):
-        found = fields.get(name)
-        if found is not None:
-            return found
-    return answer
 
 
 class StreamUsage:
-    """What the items of one stream say that they used, so far. The last one counts.
+    """What the items of one stream say that they used, so far.
 
-    Anthropic tells of the request first and of the answer at the end; these two are put together.
-    Used by one thread at a time, as a stream is.
+    What they say is of the stream so far, and no count becomes less: of each count the largest one
+    is taken. Anthropic tells of the request first and of the answer at the end; these two are put
+    together so. Chunks of LangChain tell of themselves and are added up. Used by one thread at a
+    time, as a stream is.
     """
 
-    __slots__ = ("_before", "_record")
+    __slots__ = ("_first", "_found")
 
     def __init__(self) -> None:
-        self._record: Mapping[str, Any] | None = None
-        self._before: Mapping[str, Any] | None = None
-        """The record before that one, which counts if that one cannot be read."""
+        self._first: Mapping[str, Any] | None = None
+        """The first record, as the item holds it."""
+        self._found: dict[str, Any] | None = None
+        """What it and others came to, once there are others."""
 
     def add(self, item: object) -> None:
         """Look at an item of the stream. Never raises."""
@@ -129,15 +183,24 @@ class StreamUsage:
                 return
             fields = _NOTHING if kind in _BARE else inside(item)
             if "chunk" in fields:
-                raw = held(fields["chunk"]).get("bytes")  # of Bedrock's InvokeModel
-                if type(raw) is bytes and len(raw) <= LONGEST:
-                    self.add(json.loads(raw))
+                self._add_chunk(fields["chunk"])
                 return
             record = _record_in(item, fields)
             if record is not None:
-                self._take(record)
+                is_part = langchain.HOLDER in fields and langchain.is_metadata(record)
+                self._take(record, is_part=is_part)
         except Exception:  # noqa: BLE001  # as above
             return
+
+    def _add_chunk(self, chunk: object) -> None:
+        """Look at the chunk in an event: of openai's helper, or Bedrock's raw one."""
+        fields = inside(chunk)
+        if "choices" in fields:  # openai's ``chat.completions.stream()``
+            self.add(chunk)
+            return
+        raw = fields.get("bytes")  # of Bedrock's InvokeModel
+        if type(raw) is bytes and len(raw) <= LONGEST:
+            self.add(json.loads(raw))
 
     def _add_lines(self, text: object) -> None:
         """Look at a text, which may be raw lines of a provider's stream."""
@@ -145,18 +208,19 @@ class StreamUsage:
             if each is not _sse.End:
                 self.add(each)
 
-    def _take(self, record: Mapping[str, Any]) -> None:
-        before = self._record
-        if before is not None and "output_tokens" in record and "input_tokens" in before:
-            given = {name: value for name, value in record.items() if value is not None}
-            record = {**before, **given}
-        self._before, self._record = before, record
+    def _take(self, record: Mapping[str, Any], *, is_part: bool) -> None:
+        if self._found is None:
+            if self._first is None:
+                self._first = record
+                return
+            self._found = dict(self._first)
+        (add_up if is_part else take_larger)(self._found, record)
 
     @property
     def usage(self) -> Usage | None:
         """What it came to; None if no item has told."""
         try:
-            return _read(self._record) or _read(self._before)
+            return _read(self._first if self._found is None else self._found)
         except Exception:  # noqa: BLE001  # as above
             return None
 
@@ -166,7 +230,8 @@ class _Reader:
 
     usage_of = staticmethod(usage_of)
     characters_in = staticmethod(characters_in)
-    text_of = staticmethod(_items.text_of)
+    plain_counts = staticmethod(plain_counts)
+    characters_of = staticmethod(characters_of)
     of_stream = StreamUsage
 
 
@@ -186,25 +251,44 @@ def _read(record: Mapping[str, Any] | None) -> Usage | None:
 def _record_in(item: object, fields: dict[str, Any]) -> Mapping[str, Any] | None:
     """Return what an answer or an item, which holds these fields, tells of its usage, or None."""
     if "choices" in fields:  # of nearly all items
-        found = fields.get("usage")
-        if found is None and type(item) is not dict:
-            more = extras(item)  # litellm's usage is there, and with openai's client Groq's
-            found = more.get("usage")
-            if found is None:
-                found = held(more.get(_GROQ)).get("usage")
-        if found is None and _GROQ in fields:
-            found = held(fields[_GROQ]).get("usage")
+        found = _usage_beside_choices(item, fields)
         return None if found is None else held(found)
     for name in _HOLDERS:
         if name in fields:
             record = held(fields[name])
             if record and (name != _META or cohere.is_meta(record)):
                 return record
-    if "eval_count" in fields or "prompt_eval_count" in fields:
-        return fields
+    record = ollama.record_in(fields)
+    if record:
+        return record
     for name, usage_in in _IN_EVENTS:
         if name in fields:
             record = held(usage_in(fields))
             if record:
                 return record
     return held(fields[bedrock.METRICS]) if bedrock.METRICS in fields else None
+
+
+def _usage_beside_choices(item: object, fields: dict[str, Any]) -> object:
+    found: object = fields.get("usage")
+    if found is None and type(item) is not dict:
+        more = extras(item)  # litellm's usage is there, and with openai's client Groq's
+        found = more.get("usage")
+        if found is None:
+            found = held(more.get(_GROQ)).get("usage")
+    if found is None and _GROQ in fields:
+        found = held(fields[_GROQ]).get("usage")
+    return _usage_in_choice(fields["choices"]) if found is None else found
+
+
+def _usage_in_choice(choices: object) -> object:
+    """Return the usage in the last chunk of Moonshot's streams, which is in a choice, or None."""
+    if type(choices) is not list:
+        return None
+    for choice in cast("list[Any]", choices)[:MOST_CHOICES]:
+        found = inside(choice).get("usage")
+        if found is None and type(choice) is not dict:
+            found = extras(choice).get("usage")
+        if found is not None:
+            return found
+    return None

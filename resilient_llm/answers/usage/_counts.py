@@ -6,26 +6,35 @@ or far too large counts as absent.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+import operator
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from resilient_llm._values.usage import MOST_TOKENS, Usage
+from resilient_llm._values.usage import MOST_TOKENS, usage_of_checked
 from resilient_llm.answers._reading import extras, inside
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+    from resilient_llm._values.usage import Usage
 
 _NOTHING: Final[dict[str, Any]] = {}
+_DEEPEST: Final = 2
+"""Records in records that are put together."""
 
 
 def count(record: Mapping[str, Any], *names: str) -> int | None:
     """Return the first of these counts that a record has, or None."""
     for name in names:
-        value: Any = record.get(name)
-        if type(value) is float and value.is_integer():
-            value = int(value)
-        if type(value) is int and 0 <= value <= MOST_TOKENS:
+        value = _count(record.get(name))
+        if value is not None:
             return value
     return None
+
+
+def _count(value: Any) -> int | None:
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and 0 <= value <= MOST_TOKENS else None
 
 
 def part(record: Mapping[str, Any], holder: str, *names: str) -> int:
@@ -70,6 +79,45 @@ def usage(
         sent += cached + cache_write
     if reasoning > received:
         received += reasoning
-    if max(sent, received) > MOST_TOKENS:
+    if sent > MOST_TOKENS or received > MOST_TOKENS:
         return None
-    return Usage(sent, received, cached, cache_write, reasoning)
+    return usage_of_checked(sent, received, cached, cache_write, reasoning)
+
+
+def take_larger(found: dict[str, Any], record: Mapping[str, Any]) -> None:
+    """Put a later record of a stream into what was found before: of each count the larger one.
+
+    Such counts are of the stream so far and never become less, but some servers write zeros in a
+    later record, or leave counts out.
+    """
+    _combine(found, record, max, _DEEPEST)
+
+
+def add_up(found: dict[str, Any], record: Mapping[str, Any]) -> None:
+    """Put a record whose counts are of one part of a stream into what the others came to."""
+    _combine(found, record, operator.add, _DEEPEST)
+
+
+def _combine(
+    found: dict[str, Any],
+    record: Mapping[str, Any],
+    combine: Callable[[int, int], int],
+    depth: int,
+) -> None:
+    """Combine counts one by one; a list replaces an earlier one, and nonsense replaces nothing."""
+    for name, value in record.items():
+        if value is None or type(value) in (str, bool):
+            continue
+        known = found.get(name)
+        if type(value) in (int, float):
+            one, other = _count(known), _count(value)
+            if one is not None and other is not None:
+                found[name] = combine(one, other)
+            elif known is None or other is not None:
+                found[name] = value
+        elif type(value) is list:
+            if value or known is None:
+                found[name] = cast("list[Any]", value)
+        elif depth and (inner := held(value)):
+            below = found[name] = dict(held(known))
+            _combine(below, inner, combine, depth - 1)

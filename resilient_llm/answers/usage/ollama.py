@@ -7,7 +7,7 @@ chunk of a stream has the counts.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm.answers.usage._counts import count, usage
 
@@ -17,8 +17,16 @@ if TYPE_CHECKING:
     from resilient_llm._values.usage import Usage
 
 
+_COUNTS: Final = ("prompt_eval_count", "eval_count")
+
+
+def record_in(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the counts of an answer or a chunk with these fields; empty if it has none."""
+    return {name: fields[name] for name in _COUNTS if fields.get(name) is not None}
+
+
 def read(record: Mapping[str, Any]) -> Usage | None:
-    """Read an answer or a chunk; None if it is of another protocol, or not the last one."""
+    """Read the counts of an answer or a chunk; None if there are none."""
     sent, received = count(record, "prompt_eval_count"), count(record, "eval_count")
     if sent is None and received is None:
         return None

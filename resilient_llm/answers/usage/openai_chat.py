@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from resilient_llm._values.usage import MOST_TOKENS, usage_of_checked
 from resilient_llm.answers.usage._counts import count, part, usage
 
 if TYPE_CHECKING:
@@ -28,6 +29,20 @@ if TYPE_CHECKING:
 
 def read(record: Mapping[str, Any]) -> Usage | None:
     """Read a ``usage``; None if it is of another protocol."""
+    told = record.get("prompt_tokens")
+    answered = record.get("completion_tokens")
+    if (
+        type(told) is int
+        and type(answered) is int
+        and 0 <= told <= MOST_TOKENS
+        and 0 <= answered <= MOST_TOKENS
+        and type(record.get("total_tokens")) is int
+        and record["total_tokens"] <= told + answered
+        and record.get("prompt_tokens_details") is None
+        and record.get("completion_tokens_details") is None
+        and "prompt_cache_hit_tokens" not in record
+    ):
+        return usage_of_checked(told, answered)  # most have nothing else
     sent = count(record, "prompt_tokens")
     if sent is None:
         return None

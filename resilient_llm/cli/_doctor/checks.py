@@ -9,8 +9,9 @@ from resilient_llm import settings
 from resilient_llm.cli._doctor.clients import Client, Sources, key_text_state
 from resilient_llm.cli._doctor.findings import Finding, Status
 from resilient_llm.cli._doctor.hosts import MOST_SKEW, ask_all
-from resilient_llm.cli._doctor.money import Prices, unused
+from resilient_llm.cli._doctor.money import price_of, unused, where_kept
 from resilient_llm.cli._doctor.providers import ALIASES, provider_at, provider_of, url_of
+from resilient_llm.cli._doctor.sharing import of_store
 from resilient_llm.cli._output import lasting
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def findings_of(policy: Failover, fn: Any) -> Iterator[Finding]:
     clients = {target.key: sources.client_for(target) for target in policy.chain}
     urls = {target.key: _url_of(target, clients[target.key], sources) for target in policy.chain}
     answers = ask_all({url for url in urls.values() if url})
-    limit, prices = _Limits(policy, fn), Prices()
+    limit = _Limits(policy, fn)
     for target in policy.chain:
         client, answer = clients[target.key], answers.get(urls[target.key])
         for check, (status, message) in (
@@ -43,9 +44,11 @@ def findings_of(policy: Failover, fn: Any) -> Iterator[Finding]:
             ("clock", _clock(answer)),
             ("retries", _retries(client, sources)),
             ("timeout", limit.of(target, client, sources)),
-            ("price", prices.of(target)),
+            ("price", price_of(target)),
         ):
             yield Finding(target.key, check, status, message)
+    yield from where_kept()
+    yield from of_store()
     yield from unused()
 
 

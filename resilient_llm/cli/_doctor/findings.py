@@ -11,9 +11,10 @@ class Finding(NamedTuple):
     """What one check found about one target.
 
     Attributes:
-        target: Key of the target; what a limit or a budget names that fits no target.
+        target: Key of the target; what a limit, a budget, a price or an option of a breaker
+            names that fits no target; ``*`` for what holds for all.
         check: ``key``, ``host``, ``clock``, ``retries``, ``timeout``, ``price``, ``limits``,
-            ``budgets`` or ``live``.
+            ``budgets``, ``prices``, ``breakers``, ``state`` or ``live``.
         status: ``skipped`` if the check cannot know.
         message: What was found and, unless it is fine, what to do. Holds no key.
     """

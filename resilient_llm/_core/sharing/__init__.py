@@ -1,0 +1,1 @@
+"""What processes share through a store: its records, and the mirror of the registry. Pure."""
