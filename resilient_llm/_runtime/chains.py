@@ -5,12 +5,14 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
+from resilient_llm._runtime.names import known_targets
 from resilient_llm._runtime.runtime import runtime
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from resilient_llm._values.policy import Policy
+    from resilient_llm._values.plan import Plan
+    from resilient_llm._values.policy import Declared
     from resilient_llm._values.target import Target
 
 
@@ -18,9 +20,7 @@ class Chained(Protocol):
     """The public object of a policy."""
 
     @property
-    def chain(self) -> tuple[Target, ...]: ...
-    @property
-    def _policy(self) -> Policy: ...
+    def _declared(self) -> Declared: ...
 
 
 _policies: Final[weakref.WeakSet[Chained]] = weakref.WeakSet()
@@ -53,12 +53,15 @@ class LivingPolicy(NamedTuple):
     """A policy that exists.
 
     Attributes:
-        chain: Its targets, as declared.
+        chain: Its targets, as declared: of routes all that they can choose, of names that are not
+            defined none.
+        plan: Its chain, as it was written.
         named: The options that it names.
         functions: ``{name of a function that it decorates: defaults that cannot hold for it}``
     """
 
     chain: tuple[Target, ...]
+    plan: Plan
     named: frozenset[str]
     functions: Mapping[str, frozenset[str]]
 
@@ -74,7 +77,12 @@ def _holders() -> list[Chained]:
 def living_policies() -> list[LivingPolicy]:
     """Return each policy, those of functions first, sorted by these."""
     found = [
-        LivingPolicy(holder.chain, holder._policy.named, dict(_functions.get(holder, {})))
+        LivingPolicy(
+            known_targets(holder._declared.plan),
+            holder._declared.plan,
+            holder._declared.named,
+            dict(_functions.get(holder, {})),
+        )
         for holder in _holders()
     ]
     return sorted(found, key=lambda each: (not each.functions, sorted(each.functions)))
@@ -84,14 +92,14 @@ def named_keys() -> set[str]:
     """Return the keys of all targets in chains, and of their providers."""
     keys: set[str] = set()
     for policy in _holders():
-        for target in policy.chain:
+        for target in known_targets(policy._declared.plan):
             keys |= {target.key, target.provider_key}
     return keys
 
 
 def named_targets() -> set[Target]:
     """Return all targets in chains; two of one key that have other options are two."""
-    return {target for policy in _holders() for target in policy.chain}
+    return {target for policy in _holders() for target in known_targets(policy._declared.plan)}
 
 
 class LivingChain(NamedTuple):
@@ -117,7 +125,7 @@ def living_chains() -> list[LivingChain]:
     """
     found: dict[tuple[tuple[str, ...], tuple[str, ...]], LivingChain] = {}
     for holder in _holders():
-        policy = holder._policy
+        policy = holder._declared.policy(known_targets(holder._declared.plan))
         targets, penalties = policy.in_priority, dict[str, int]()
         order = runtime.known_order_of(policy)
         if order is not None:
