@@ -6,7 +6,6 @@ from typing import Any
 from resilient_llm._values.exported import exported
 
 
-@exported
 @dataclass(frozen=True, slots=True)
 class RouteExplanation:
     """The chain that a route chooses for a call, and why it passed over the rules before that.
@@ -21,3 +20,6 @@ class RouteExplanation:
     rule: int | None
     chain: Any
     reasons: tuple[str, ...]
+
+
+exported(RouteExplanation, "resilient_llm.chains")
