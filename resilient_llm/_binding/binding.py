@@ -37,7 +37,7 @@ from resilient_llm._runtime.spending import room_in, spending
 from resilient_llm._values import event_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from resilient_llm._binding.expansions import Expansions
     from resilient_llm._binding.injection import Injection
@@ -100,6 +100,12 @@ class Binding(WrapperGlobals):
         """Whether ``reject``, an observer or the log wants to know of each answer."""
         self.look_at = NEVER
         """When the level of the log is looked at again, which changes without notice."""
+
+    def replace_model(self) -> None:
+        """Give each target its own model, in place of the one that the caller passed."""
+        for target in self.policy.chain:
+            invoke, rebound = self.invokers[target.key], self.injection.rebound
+            self.invokers[target.key] = _with_argument(invoke, rebound, {"model": target.model})
 
     # Binding.
 
@@ -428,6 +434,18 @@ class Binding(WrapperGlobals):
             strategy = runtime.settings.strategy
         if takes_call(self.policy.options, strategy):
             self._use_code(Kind(self.calls_by_invoker, order="passed"))
+
+
+def _with_argument(
+    invoke: Callable[..., Any], rebound: Callable[..., Any], changes: dict[str, Any]
+) -> Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]:
+    """Return an invoker that calls another one with other values for some arguments."""
+
+    def changed(step: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        args, kwargs = rebound(args, kwargs, changes)
+        return invoke(step, args, kwargs)
+
+    return changed
 
 
 def _warn_of_unused_keys() -> None:

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from resilient_llm._values.settings import Settings
 
 _AS_PASSED: Final = Kind(order="passed")
-Choices = "tuple[int | None, ...]"
-"""Which rule each route took that a call met, in order; None for no rule."""
+_WITH_MODEL: Final = "model"
+"""After the choices of a call whose own ``model=`` gives way to that of its target."""
 
 
 def unusable_options(target: Target, injection: Injection) -> dict[str, Any]:
@@ -71,14 +71,15 @@ class _Known:
 
     Attributes:
         in_force: The state.
-        under: ``{profile: {choices: the caller, or the next route to ask}}``.
+        under: ``{profile: {choices: the caller, or the next route to ask}}``. Choices are the
+            rule that each route took which a call met, in order; None for no rule.
     """
 
     __slots__ = ("in_force", "under")
 
     def __init__(self, in_force: InForce) -> None:
         self.in_force = in_force
-        self.under: dict[Any, dict[tuple[int | None, ...], Caller | Route]] = {}
+        self.under: dict[Any, dict[tuple[Any, ...], Caller | Route]] = {}
 
 
 class Expansions:
@@ -170,6 +171,10 @@ class Expansions:
             found = under.get(choices) or self._learn(known, profile, choices)
         if facts.uses_model:
             args, kwargs = facts.arguments_without_model()
+            if facts.replaces_model:
+                key = (*choices, _WITH_MODEL)
+                found = under.get(key) or self._with_model(known, profile, key, found)
+                assert isinstance(found, Caller)
         return found, args, kwargs
 
     # Callers.
@@ -217,6 +222,14 @@ class Expansions:
             policy = self.declared.policy(found)
             found = Caller(policy, self.injection, self, known.in_force, profile)
         return known.under[profile].setdefault(choices, found)
+
+    def _with_model(
+        self, known: _Known, profile: str | Process | None, key: tuple[Any, ...], found: Caller
+    ) -> Caller | Route:
+        """Return a caller of the same targets that gives each its model as an argument."""
+        caller = Caller(found.policy, self.injection, self, known.in_force, profile)
+        caller.replace_model()
+        return known.under[profile].setdefault(key, caller)
 
     def _expand(
         self, in_force: InForce, profile: str | Process | None, choices: tuple[int | None, ...]

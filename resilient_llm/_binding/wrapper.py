@@ -22,7 +22,7 @@ from resilient_llm._binding.method_copy import copy_of_method
 from resilient_llm._binding.options_in_force import unusable_defaults
 from resilient_llm._binding.tool_loops import check_tool_loop
 from resilient_llm._binding.wrapper_code import Codes, Kind, generate
-from resilient_llm._runtime.chains import note_function
+from resilient_llm._runtime.chains import Abilities, note_function
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.target import Target
 
@@ -142,8 +142,7 @@ def _wrapper(
         is_copy: Whether ``.using`` makes it.
     """
     declared, fn = holder._declared, injection.fn
-    unusable = unusable_defaults(injection, declared.plan.targets)
-    note_function(holder, fn, unusable)
+    note_function(holder, fn, _abilities(declared, injection))
     expansions = Expansions(declared, injection)
     caller = expansions.caller_now()
     kind = Kind(caller is not None and caller.calls_by_invoker)
@@ -174,6 +173,19 @@ def _wrapper(
 
         return StreamFunction(fn, wrapper, is_async=injection.gives_items == "async")
     return wrapper
+
+
+def _abilities(declared: Declared, injection: Injection) -> Abilities:
+    """Return which options a decorated function can use."""
+    accepts = None
+    if injection.first is None and "target" not in injection.names and not injection.var_keyword:
+        names = (each.name for each in injection.visible if injection.accepts(each.name))
+        accepts = frozenset(names)
+    return Abilities(
+        unusable_defaults(injection, declared.plan.targets),
+        keeps_limits(injection, (_ANY,), 1.0),
+        accepts,
+    )
 
 
 def _name(fn: Any) -> str:

@@ -31,7 +31,7 @@ from resilient_llm._runtime.tracing import has_trace, open_traces
 
 if TYPE_CHECKING:
     import types
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from resilient_llm._binding.expansions import Expansions
     from resilient_llm._binding.injection import Injection
@@ -62,7 +62,7 @@ class WrapperGlobals:
     variants = ("",)
     """Prefixes of the circuits that the wrapper's code reads, of all code it had; now the last."""
     candidates: Any
-    invokers: Mapping[str, Callable[..., Any]]
+    invokers: dict[str, Callable[..., Any]]
     """``{key: function that calls the target}``"""
 
     def __init__(self, policy: Policy, injection: Injection, expansions: Expansions) -> None:

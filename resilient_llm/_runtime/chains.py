@@ -24,10 +24,34 @@ class Chained(Protocol):
 
 
 _policies: Final[weakref.WeakSet[Chained]] = weakref.WeakSet()
-_functions: Final[weakref.WeakKeyDictionary[Any, dict[str, frozenset[str]]]] = (
+_functions: Final[weakref.WeakKeyDictionary[Any, dict[str, Abilities]]] = (
     weakref.WeakKeyDictionary()
 )
-"""``{policy: {name of a function that it decorates: defaults that cannot hold for it}}``"""
+"""``{policy: {name of a function that it decorates: what it can use}}``"""
+
+
+class Abilities(NamedTuple):
+    """Which options a decorated function can use. It does not refer to the function.
+
+    Attributes:
+        unusable: Process-wide defaults that do not hold for it.
+        keeps_limits: Whether it can keep the ``attempt_timeout`` of a target.
+        accepts: Keywords that it takes, of the ``params`` of a target; None if it takes all, or is
+            given the target.
+    """
+
+    unusable: frozenset[str]
+    keeps_limits: bool
+    accepts: frozenset[str] | None
+
+    def lost_options(self, target: Target) -> list[str]:
+        """Return the options of a target that calls of the function cannot use."""
+        if target.call is not None:
+            return []
+        lost = [] if self.keeps_limits or target.attempt_timeout is None else ["attempt_timeout"]
+        if self.accepts is not None:
+            lost += [f"params[{name!r}]" for name in sorted(target.params.keys() - self.accepts)]
+        return lost
 
 
 def note_policy(policy: Chained) -> None:
@@ -35,18 +59,12 @@ def note_policy(policy: Chained) -> None:
     _policies.add(policy)
 
 
-def note_function(policy: object, fn: Any, unusable: frozenset[str] = frozenset()) -> None:
-    """Remember that a policy decorates a function, by its module and qualified name.
-
-    Args:
-        policy: The public object of the policy.
-        fn: The function.
-        unusable: Process-wide defaults that do not hold for it.
-    """
+def note_function(policy: object, fn: Any, abilities: Abilities) -> None:
+    """Remember that a policy decorates a function, by its module and qualified name."""
     inner = getattr(fn, "func", fn)  # of a partial
     name = getattr(inner, "__qualname__", None) or type(inner).__qualname__
     module = getattr(inner, "__module__", None) or type(inner).__module__
-    _functions.setdefault(policy, {})[f"{module}.{name}"] = unusable
+    _functions.setdefault(policy, {})[f"{module}.{name}"] = abilities
 
 
 class LivingPolicy(NamedTuple):
@@ -57,13 +75,13 @@ class LivingPolicy(NamedTuple):
             defined none.
         plan: Its chain, as it was written.
         named: The options that it names.
-        functions: ``{name of a function that it decorates: defaults that cannot hold for it}``
+        functions: ``{name of a function that it decorates: which options that can use}``
     """
 
     chain: tuple[Target, ...]
     plan: Plan
     named: frozenset[str]
-    functions: Mapping[str, frozenset[str]]
+    functions: Mapping[str, Abilities]
 
 
 def _holders() -> list[Chained]:

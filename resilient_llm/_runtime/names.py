@@ -15,7 +15,7 @@ from resilient_llm._values import checks as check
 from resilient_llm._values.chain import checked_name, plan_of
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.names import Expansion, unknown
-from resilient_llm._values.plan import Plan, Profile, Route
+from resilient_llm._values.plan import Alias, Plan, Profile, Route
 from resilient_llm._values.policy import CHECKS, DEFAULTS
 
 if TYPE_CHECKING:
@@ -64,6 +64,26 @@ def known_targets(plan: Plan) -> tuple[Target, ...]:
     """Return the same of the process, without names that are not defined."""
     in_force = runtime.in_force
     return expanded(plan, in_force, in_force.profile, skips_unknown=True)
+
+
+def route_named(name: str) -> Route:
+    """Return the route that a name stands for here.
+
+    Raises:
+        ConfigurationError: If the name is not defined, or stands for a chain.
+    """
+    chains = runtime.in_force.chains_under(profile_here())
+    found = chains.get(checked_name(name))
+    if found is None:
+        raise unknown(name, chains)
+    while isinstance(found, Plan) and len(found.entries) == 1:  # a name or a route and nothing else
+        entry = found.entries[0]
+        if isinstance(entry, Route):
+            return entry
+        found = chains.get(entry.name) if isinstance(entry, Alias) else None
+    if isinstance(found, Route):
+        return found
+    raise ConfigurationError(f"'@{name}' stands for a chain, which no rule chooses: name a route")
 
 
 def names_of(what: str, given: Any) -> dict[str, Plan | Route]:

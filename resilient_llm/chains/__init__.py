@@ -19,6 +19,10 @@ from typing import TYPE_CHECKING, Any
 from resilient_llm._runtime import names as _names
 from resilient_llm._runtime.profiles import ProfileBlock, profile_here
 from resilient_llm._runtime.runtime import runtime as _runtime
+from resilient_llm._values.exported import exported as _exported
+from resilient_llm._values.plan import Route, Rule
+from resilient_llm._values.route_explanation import RouteExplanation
+from resilient_llm.chains._routes import route, rule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,15 +31,24 @@ if TYPE_CHECKING:
     from resilient_llm._values.target import Target
 
 __all__ = [
+    "Route",
+    "RouteExplanation",
+    "Rule",
     "check",
     "define",
     "define_profile",
+    "explain",
     "names",
     "profile",
     "profiles",
     "remove",
     "resolve",
+    "route",
+    "rule",
 ]
+
+for _each in (Route, Rule):
+    _exported(_each, __name__)
 
 
 def define(names: Mapping[str, Any]) -> None:
@@ -134,6 +147,25 @@ def profile(name: str | None) -> AbstractContextManager[None]:
         ConfigurationError: If no profile has the name.
     """
     return ProfileBlock(name)
+
+
+def explain(name: str, /, **arguments: Any) -> RouteExplanation:
+    """Return which chain a route chooses for a call with these arguments, and why.
+
+    Examples:
+        >>> explain("main", messages=[{"role": "user", "content": "Why is the sky blue?"}])
+        RouteExplanation(rule=None, chain='@fast', reasons=('has_image=True: no image was found',))
+
+    Args:
+        name: Name of the route, without ``@``.
+        **arguments: The arguments of the call, all by name.
+
+    Raises:
+        ConfigurationError: If the name is not defined, or stands for a chain.
+    """
+    from resilient_llm._binding.routing import CallFacts, explained  # loaded when somebody asks
+
+    return explained(_names.route_named(name), CallFacts.of_arguments(arguments))
 
 
 def check() -> list[str]:
