@@ -22,7 +22,7 @@ from resilient_llm._binding.ordering import ChainOrder, Drawing, order_for
 from resilient_llm._binding.unhedged import tell_unhedged
 from resilient_llm._binding.usage import own_reader
 from resilient_llm._binding.wrapper_code import Kind
-from resilient_llm._binding.wrapper_globals import Unbound, WrapperGlobals
+from resilient_llm._binding.wrapper_globals import AllCallers, Unbound, WrapperGlobals
 from resilient_llm._core.call.call import Candidate
 from resilient_llm._core.call.call_deps import CallDeps
 from resilient_llm._core.circuit import window
@@ -39,7 +39,6 @@ from resilient_llm._values import event_names
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from resilient_llm._binding.expansions import Expansions
     from resilient_llm._binding.injection import Injection
     from resilient_llm._binding.ordering import KeyedOrder, UsersOrder
     from resilient_llm._core.call.spending import Spending
@@ -57,7 +56,7 @@ class Binding(WrapperGlobals):
         self,
         policy: Policy,
         injection: Injection,
-        expansions: Expansions,
+        expansions: AllCallers,
         in_state: InForce,
         profile: str | Process | None,
     ) -> None:

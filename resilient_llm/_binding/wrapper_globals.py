@@ -9,7 +9,7 @@ from __future__ import annotations
 import copyreg
 import weakref
 from bisect import bisect_left
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from resilient_llm._binding.first_attempt import NoAnswer, PendingAnswer
 from resilient_llm._binding.inlined_limits import InlinedLimits, contexts
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     import types
     from collections.abc import Callable
 
-    from resilient_llm._binding.expansions import Expansions
     from resilient_llm._binding.injection import Injection
     from resilient_llm._values.policy import Policy
+    from resilient_llm._values.settings import Settings
     from resilient_llm._values.target import Target
 
 
@@ -56,6 +56,21 @@ copyreg.pickle(Circuit, lambda _: (_unbound, ()))
 copyreg.pickle(InlinedLimits, lambda _: (_unbound, ()))
 
 
+class AllCallers(Protocol):
+    """The callers of one function; see `Expansions`."""
+
+    usual: Any
+
+    @property
+    def enter(self) -> Callable[..., Any]: ...
+    def stream(self, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Any: ...
+    def chosen(
+        self, args: tuple[Any, ...] | None, kwargs: dict[str, Any], /
+    ) -> tuple[Any, Any, dict[str, Any]]: ...
+    def settings_for(self, caller: Any, /) -> Settings: ...
+    def next_number(self) -> int: ...
+
+
 class WrapperGlobals:
     """What a wrapper reads for one caller of its function."""
 
@@ -65,7 +80,7 @@ class WrapperGlobals:
     invokers: dict[str, Callable[..., Any]]
     """``{key: function that calls the target}``"""
 
-    def __init__(self, policy: Policy, injection: Injection, expansions: Expansions) -> None:
+    def __init__(self, policy: Policy, injection: Injection, expansions: AllCallers) -> None:
         self.policy = policy
         self.injection = injection
         self.expansions = expansions
@@ -238,7 +253,7 @@ class WrapperGlobals:
 class SentCaller:
     """Stands for a caller in a wrapper that was sent here by value, until its first call."""
 
-    def __init__(self, expansions: Expansions) -> None:
+    def __init__(self, expansions: AllCallers) -> None:
         self.expansions = expansions
 
     def enter(self, args: Any, kwargs: Any, drawn: Any = None) -> Any:

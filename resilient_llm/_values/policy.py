@@ -321,7 +321,7 @@ class Declared:
         named: Names of the options that it names, for which no process-wide default holds.
     """
 
-    __slots__ = ("_families", "_literal", "_order", "named", "options", "plan")
+    __slots__ = ("_families", "_given", "_literal", "_order", "named", "options", "plan")
 
     def __init__(
         self,
@@ -331,6 +331,7 @@ class Declared:
         like: Declared | None = None,
     ) -> None:
         self.plan = plan
+        self._given = dict(given)
         self.options = checked_options(given)
         self.named = frozenset(given)
         self._order = in_priority
@@ -339,6 +340,9 @@ class Declared:
             weakref.WeakValueDictionary() if like is None else like._families
         )
         self._literal = None if plan.is_late else self._policy(plan.targets)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Declared, (self.plan, self._given, self._order)
 
     def options_under(self, defaults: Defaults) -> Options:
         """Return the options with process-wide defaults for those that it does not name."""
