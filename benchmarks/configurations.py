@@ -239,6 +239,35 @@ def reading_arguments() -> Iterator[Function]:
 
 
 @contextlib.contextmanager
+def choosing_by_ten_rules() -> Iterator[Function]:
+    """Choose a chain for a prompt of 1,000 characters; no rule matches. Needs google-re2."""
+    from resilient_llm._binding.injection import injection_of
+    from resilient_llm._binding.routing import CallFacts
+    from resilient_llm._values.route import route_of, rule_of
+
+    conditions: list[dict[str, Any]] = [
+        {"model": "gpt-4*"},
+        {"model": "claude-*"},
+        {"min_tokens": 30_000},
+        {"min_tokens": 100_000},
+        {"has_image": True},
+        {"has_tools": True},
+        {"contains": "refund"},
+        {"contains": "Invoice"},
+        {"regex": r"\b(order|ticket)\s+#\d{5}\b"},
+        {"min_code_share": 0.5},
+    ]
+    route = route_of([rule_of(CHAIN, each) for each in conditions], CHAIN)
+    text = ("Why is the sky blue, and what is order 17? " * 24)[:1_000]
+
+    def ask(target: Target, prompt: str, temperature: float = 1.0) -> str:
+        return prompt
+
+    injection = injection_of(ask)
+    yield lambda prompt: CallFacts(injection, (text,), {}).choose(route)
+
+
+@contextlib.contextmanager
 def called_by_policy() -> Iterator[Function]:
     policy = failover(chain=CHAIN)
 
@@ -368,6 +397,7 @@ CONFIGURATIONS: Final[dict[str, tuple[Setup, float]]] = {
     "beside a policy that is least_busy": (beside_least_busy, 2.6),
     "needs= words, first target skipped": (with_needs, 2.0),
     "needs= and tokens= read the arguments": (reading_arguments, 120.0),
+    "ten rules of a route": (choosing_by_ten_rules, 200.0),
     "policy.call(fn)": (called_by_policy, 25.0),
     "for attempt in policy": (looped, 60.0),
     'tool_loop="warn", 50 messages': (looking_for_tool_loops, 300.0),

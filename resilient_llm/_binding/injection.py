@@ -47,6 +47,7 @@ class Injection:
         "is_passed",
         "names",
         "parameters",
+        "routed",
         "signature",
         "taken",
         "var_keyword",
@@ -88,6 +89,8 @@ class Injection:
         self.signature = signature
         self.visible = tuple(p for p in self.parameters if p.name not in hidden)
         """The parameters that callers see."""
+        self.routed: Any = None
+        """What reads the arguments of its calls for routes, once one does."""
 
     def _taken_name(self) -> str | None:
         """Return the name of the target's parameter, if ``**kwargs`` beside it may have it too."""
@@ -116,7 +119,7 @@ class Injection:
     def passed(self) -> Injection:
         """Return the same for a function that is passed as the first argument of each call."""
         passed = copy.copy(self)
-        passed.fn, passed.is_passed = _call_first, True
+        passed.fn, passed.is_passed, passed.routed = _call_first, True, None
         leading = _P("_fn", _P.POSITIONAL_ONLY)
         while any(p.name == leading.name for p in self.parameters):
             leading = leading.replace(name=f"_{leading.name}")

@@ -138,6 +138,11 @@ class Contents:
         self._json: list[tuple[object, Collection[int]]] = []
         """What is sent as JSON, each with the ids of what is around it."""
 
+    @property
+    def has_room(self) -> bool:
+        """Whether more could be read, so that nothing of the latest argument was left out."""
+        return self._left > 0
+
     def count_tokens(self) -> int:
         """Return the estimate of their size in tokens."""
         characters = self.count_characters()
@@ -444,6 +449,31 @@ def estimate(arguments: Mapping[str, Any], others: tuple[Any, ...] = ()) -> int:
         arguments: ``{name: value}``.
         others: Arguments without a name.
     """
+    characters = _plain_arguments(arguments, others)
+    if characters >= 0:
+        return -(-characters // CHARACTERS_PER_TOKEN)
     contents = Contents()
     contents.add_arguments(arguments, others)
     return contents.count_tokens()
+
+
+def _plain_arguments(arguments: Mapping[str, Any], others: tuple[Any, ...]) -> int:
+    """Return how many characters of text some arguments have; -1 if that takes a `Contents`."""
+    if type(arguments) is not dict:
+        return -1
+    characters = 0
+    for name, value in cast("dict[Any, Any]", arguments).items():
+        if type(name) is not str or name in _DEFINITIONS:
+            return -1
+        if type(value) is float or value is None or name in _OPTIONS or _is_label(name):
+            continue
+        size = plain_characters(value)
+        if size < 0:
+            return -1
+        characters += size
+    for value in others:
+        size = plain_characters(value)
+        if size < 0:
+            return -1
+        characters += size
+    return characters

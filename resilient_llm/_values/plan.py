@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from resilient_llm._values.conditions import tests_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from resilient_llm._values.conditions import Test
     from resilient_llm._values.target import Target
 
 
@@ -46,11 +49,20 @@ class Rule:
         chain: The chain, as it was written.
         plan: The same, parsed.
         conditions: ``{name of the condition: its checked value}``, read-only, one or more.
+        tests: What tests each condition, the cheap ones first; see `tests_of`.
     """
 
     chain: Any
     plan: Plan
     conditions: Mapping[str, Any]
+    tests: tuple[Test, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "conditions", MappingProxyType(dict(self.conditions)))
+        object.__setattr__(self, "tests", tests_of(self.conditions))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Rule, (self.chain, self.plan, dict(self.conditions))
 
     def __repr__(self) -> str:
         return f"<rule: {', '.join(self.conditions)}>"
