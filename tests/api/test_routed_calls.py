@@ -62,7 +62,8 @@ async def aplain(target: Target, prompt: str) -> str:
 
 
 async def _collected(stream: Any) -> str:
-    return await anext(stream)
+    found = [item async for item in stream]
+    return found[0]
 
 
 WAYS = {
