@@ -58,9 +58,12 @@ def bench_list() -> list[dict[str, Any]]:
 def chain_list() -> list[dict[str, Any]]:
     """Return the chains of living policies, each with its targets in the order they are tried."""
     benched = {each["model"]: each for each in bench_list()}
+    profile = runtime.in_force.profile
     return [
         {
             "functions": chain.functions,
+            "written": chain.written,
+            "profile": profile,
             "targets": [
                 {
                     "key": target.key,
@@ -74,6 +77,21 @@ def chain_list() -> list[dict[str, Any]]:
         }
         for chain in living_chains()
     ]
+
+
+def config_view() -> dict[str, Any]:
+    """Return the configuration file of this process, and why its last reload failed."""
+    in_force = runtime.in_force
+    file = in_force.file
+    return {
+        "source": None if file is None else file.source,
+        "loaded_at": None,
+        "chains": [] if file is None else sorted(file.names),
+        "profiles": [] if file is None else sorted(file.profiles),
+        "shadowed": [],
+        "profile": in_force.profile,
+        "problems": [],
+    }
 
 
 def spend_list(key: str | None) -> list[dict[str, Any]]:

@@ -7,7 +7,6 @@ a name stands for is found out in these texts too, so that it shows no more than
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from resilient_llm._runtime.names import route_in
@@ -17,6 +16,8 @@ from resilient_llm.config._reading import read
 from resilient_llm.config._tree import Items, Table, Written
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from resilient_llm._values.plan import FileLayer
 
 PROFILE_VARIABLE: Final = "RESILIENT_LLM_PROFILE"
@@ -235,4 +236,3 @@ def _reason(reason: str, rule: RuleOutline) -> str:
     if not isinstance(written, str) or "${" not in written:
         return reason
     return f"{name}={written}: {reason.rpartition(': ')[2]}"
-

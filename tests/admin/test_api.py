@@ -18,6 +18,7 @@ from resilient_llm import (
     admin,
     bench_model,
     breaker,
+    chains,
     configure,
     failover,
     health,
@@ -245,6 +246,50 @@ def test_chains_are_living_policies_in_their_present_order(
     assert (None, "closed") == tuple(chain["targets"][1][name] for name in ("benched", "state"))
 
 
+def test_a_chain_shows_how_it_was_written(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names stay names beside their targets, under the profile of the process."""
+    _forget_chains(monkeypatch)
+    fast = [GROQ, OPENAI]
+    chains.define({"fast": fast})
+    chains.define_profile("cheap", chains={"fast": GROQ})
+    route = chains.route(chains.rule(OPENAI, has_tools=True), otherwise="@fast")
+
+    @failover(["@fast", Target("anthropic/claude", priority=2), route])
+    def ask(target: Target) -> str:
+        return target.key
+
+    [before] = client.get("/api/chains").json
+    configure(profile="cheap")
+    [under_profile] = client.get("/api/chains").json
+
+    assert ["@fast", "anthropic/claude", "a route"] == before["written"]
+    assert before["written"] == under_profile["written"]
+    assert (None, "cheap") == (before["profile"], under_profile["profile"])
+    assert [*fast, "anthropic/claude"] == [each["key"] for each in before["targets"]]
+    assert [GROQ, OPENAI, "anthropic/claude"] == sorted(
+        (each["key"] for each in under_profile["targets"]), key=[*fast, "anthropic/claude"].index
+    )
+    del ask
+
+
+def test_config_without_a_file(client: Client) -> None:
+    """A process without a file has nothing of one, and its profile."""
+    chains.define_profile("cheap")
+    without = client.get("/api/config").json
+    configure(profile="cheap")
+
+    assert {
+        "source": None,
+        "loaded_at": None,
+        "chains": [],
+        "profiles": [],
+        "shadowed": [],
+        "profile": None,
+        "problems": [],
+    } == without
+    assert {**without, "profile": "cheap"} == client.get("/api/config").json
+
+
 def test_a_policy_that_is_gone_has_no_chain(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -383,6 +428,7 @@ def test_authorize_is_asked_for_every_path_of_the_api(serve: Any) -> None:
         ("GET", "/api/targets", "read"),
         ("GET", "/api/benches", "read"),
         ("GET", "/api/chains", "read"),
+        ("GET", "/api/config", "read"),
         ("GET", "/api/events", "read"),
         ("GET", "/api/openapi.json", "read"),
         ("GET", "/api/nothing", "read"),
@@ -671,6 +717,7 @@ WRONG_QUERIES = [
     ("GET", "/api/targets?x=1"),
     ("GET", "/api/benches?x"),
     ("GET", "/api/chains?x=1"),
+    ("GET", "/api/config?x=1"),
     ("GET", "/api/events?x=1"),
     ("POST", "/api/benches?model=groq"),
 ]

@@ -1,4 +1,4 @@
-"""The checks of ``resilient-llm doctor`` about a configuration file, and about names in policies."""
+"""The checks of ``resilient-llm doctor`` about a file, and about names in policies."""
 
 from __future__ import annotations
 
