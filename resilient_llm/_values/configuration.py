@@ -48,7 +48,7 @@ class InvalidConfigError(ConfigurationError):
     """A configuration has problems; nothing of it is used.
 
     Attributes:
-        problems: All of them, in the order of the sections, as a tuple of `ConfigProblem`.
+        problems: All of them, those of one section together, as a tuple of `ConfigProblem`.
     """
 
     def __init__(self, problems: Sequence[ConfigProblem]) -> None:

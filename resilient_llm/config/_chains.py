@@ -15,7 +15,13 @@ from resilient_llm._values.names import _referred
 from resilient_llm._values.plan import Alias, Plan, Profile, Route, Rule, Spec
 from resilient_llm._values.policy import BUILT_IN
 from resilient_llm._values.route import route_of, rule_of
-from resilient_llm.config._options import CONDITIONS, FAILOVER, MESSAGES
+from resilient_llm.config._options import (
+    CONDITIONS,
+    FAILOVER,
+    MESSAGES,
+    MOST_PATTERNS,
+    MOST_RULES,
+)
 from resilient_llm.config._reader import NOTHING, plain
 from resilient_llm.config._tree import Items, Table, Written, cut, described
 
@@ -57,7 +63,7 @@ class _Use(NamedTuple):
         profile: The profile whose chain it is, or None.
     """
 
-    entry: Spec | Alias
+    entry: Any
     path: Path
     written: str | None
     profile: str | None
@@ -78,6 +84,8 @@ class Chains:
         self._uses: list[_Use] = []
         self._parsed: dict[str, tuple[Any, ...]] = {}
         self._entries = 0
+        self._rule_count = 0
+        self._patterns = 0
         self._profile: str | None = None
         """The profile that is being read."""
         self.names: dict[str, Plan | Route] = {}
@@ -123,7 +131,7 @@ class Chains:
         for index, each in enumerate(node):
             place = (*path, index)
             if isinstance(each, (str, Written)):
-                entries = self._of_text(each, place, f"entry of the {what}")
+                entries = self._of_text(each, place, what)
             else:
                 self._problems.add(
                     place,
@@ -178,6 +186,8 @@ class Chains:
             )
             return
         meant = f"@{text.strip()}" if text.strip() in self._defined else None
+        if not text.strip() and isinstance(path[-1], int):
+            said = f"chain has a blank entry: {allowed}"
         if meant:
             said = f"{what} {shown(text)} names no model: did you mean {shown(meant)}?"
         self._problems.add(
@@ -250,6 +260,7 @@ class Chains:
         if "chain" not in table:
             self._problems.add(path, "rule has no chain: write the chain that it chooses")
         conditions = Table((name, each) for name, each in table.items() if name in CONDITIONS)
+        self._count(conditions)
         checked = self._reader.options(conditions, CONDITIONS, path, "rule")
         if not conditions and is_fine:
             self._problems.add(
@@ -261,8 +272,23 @@ class Chains:
         if plan is None or not checked or not is_fine:
             return None
         chain = plain(table["chain"]).value
-        built = self._reader.built(lambda: rule_of(chain, checked), path, table)
+        # What is left to go wrong is a pattern, or the package for it.
+        place = (*path, "regex") if "regex" in checked else path
+        node = table.get("regex", table)
+        built = self._reader.built(
+            lambda: rule_of(chain, checked), place, node, CONDITIONS["regex"].allowed
+        )
         return None if built is NOTHING else built
+
+    def _count(self, conditions: Table) -> None:
+        """Stop if rules would take too long, or their patterns too much memory."""
+        self._rule_count += 1
+        self._patterns += "regex" in conditions
+        if self._rule_count > MOST_RULES or self._patterns > MOST_PATTERNS:
+            most = f"{MOST_RULES:,} rules"
+            if self._patterns > MOST_PATTERNS:
+                most = f"{MOST_PATTERNS} conditions 'regex'"
+            raise self._problems.stop(f"routes have more than {most}, which is the most allowed")
 
     # Profiles.
 
@@ -285,16 +311,14 @@ class Chains:
         chains: dict[str, Plan | Route] = {}
         place = (*path, "chains")
         named = self._reader.table(table.get("chains", Table()), place, "chains")
-        for name, chain in (named or {}).items():
+        for name, chain in (Table() if named is None else named).items():
             plan = self.plan(chain, (*place, name), "chain")
             if self._is_name(name, (*place, name)) and plan is not None:
                 chains[name] = plan
         place = (*path, "settings")
         given = self._reader.table(table.get("settings", Table()), place, "settings")
         options = (
-            None
-            if given is None
-            else self._reader.options(given, FAILOVER, place, "settings of a profile")
+            None if given is None else self._reader.options(given, FAILOVER, place, "settings")
         )
         if not is_fine or named is None or options is None:
             return None
@@ -345,8 +369,12 @@ class Chains:
             providers: The providers that there are, lower-case.
             targets: Keys of ``[targets]`` as they are written.
         """
+        told: set[Path] = set()
         for use in self._uses:
             if isinstance(use.entry, Spec) and use.entry.target.provider not in providers:
+                if use.written is not None and use.path in told:
+                    continue  # one text with variables, whose entries are not shown
+                told.add(use.path)
                 self._refuse_provider(use.entry.target.provider, providers, use.path, use.written)
         for key in targets:
             provider = key.partition("/")[0].partition("@")[0].strip().lower()

@@ -24,6 +24,7 @@ LONGEST: Final = 256 * 1024
 VARIABLE: Final = r"[A-Za-z_][A-Za-z0-9_]*"
 """Name of a variable, as a pattern."""
 _REFERENCES: Final = re.compile(r"\$\$\{|\$\{[^{}]*\}|\$\{")
+_BEGIN: Final = re.compile(r"\$\{[A-Za-z0-9_]*")
 _NAMED: Final = re.compile(rf"\$\{{({VARIABLE})(?::-(.*))?\}}", re.DOTALL)
 _PLAIN: Final = (str, bool, int, float)
 
@@ -115,7 +116,7 @@ class Preparation:
                 continue
             named = _NAMED.fullmatch(found[0])
             if named is None:
-                self._refuse(text[found.start() :], path)
+                self._refuse(_BEGIN.match(text, found.start()), path)
                 return Written(text, None, is_one=False)
             value = self._environ.get(named[1])
             if named[2] is not None:
@@ -142,11 +143,11 @@ class Preparation:
                 "used, which is the most allowed"
             )
 
-    def _refuse(self, rest: str, path: Path) -> None:
+    def _refuse(self, begin: re.Match[str] | None, path: Path) -> None:
+        # What follows may be a default, or the rest of a URL with a password.
+        shown = "" if begin is None else cut(begin[0])
         allowed = "${NAME} or ${NAME:-default}, or $${ for the characters ${"
-        self._problems.add(
-            path, f"{cut(rest)!r} begins with no variable: write {allowed}", allowed=allowed
-        )
+        self._problems.add(path, f"{shown!r} begins no variable: write {allowed}", allowed=allowed)
 
 
 _MISSING: Final = Written("", None, is_one=False)

@@ -42,6 +42,7 @@ class Kind:
         build: Makes the value of a table from its checked options.
         required: Options that a table must have.
         is_open: Whether it is a table with any keys and values.
+        is_secret: Whether no message shows what is written, which may hold a password.
         types: Types of values that its check is asked about, if a table may stand instead.
     """
 
@@ -57,7 +58,8 @@ class Kind:
     build: Callable[[dict[str, Any]], Any] | None = None
     required: tuple[str, ...] = ()
     is_open: bool = False
-    types: tuple[type, ...] = (str, bool)
+    is_secret: bool = False
+    types: tuple[type, ...] = ()
 
 
 def allowed_by(check: Check, name: str) -> str:
@@ -109,7 +111,9 @@ def whole(
     """Return the kind of a whole number."""
     bounds = {"minimum": -sys.maxsize if low is None else low, "maximum": high}
     schema = _schema({"type": "integer", **bounds}, VARIABLE, null=null)
-    return Kind(check=check, doc=doc, schema=schema, is_number=True)
+    # The check says this itself only of a whole number that is too large.
+    allowed = "" if high == sys.maxsize else f"a whole number from {low} to {high}"
+    return Kind(check=check, doc=doc, schema=schema, allowed=allowed, is_number=True)
 
 
 def number(
@@ -131,13 +135,13 @@ def number(
 def flag(check: Check, doc: str, *, null: bool = False) -> Kind:
     """Return the kind of true and false."""
     schema = _schema({"type": "boolean"}, VARIABLE, null=null)
-    return Kind(check=check, doc=doc, schema=schema, is_boolean=True)
+    return Kind(check=check, doc=doc, schema=schema, is_boolean=True, types=(bool,))
 
 
 def choice(check: Check, doc: str, words: tuple[str, ...], *, null: bool = False) -> Kind:
     """Return the kind of one of several words."""
     schema = _schema({"enum": list(words)}, WITH_VARIABLE, null=null)
-    return Kind(check=check, doc=doc, schema=schema, words=words)
+    return Kind(check=check, doc=doc, schema=schema, words=words, types=(str,))
 
 
 def text(

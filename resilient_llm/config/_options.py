@@ -6,15 +6,15 @@ from functools import cache
 from typing import Any, Final
 
 from resilient_llm._values import checks as check
-from resilient_llm._values import settings, state_options
+from resilient_llm._values import conditions, settings, state_options
 from resilient_llm._values.adaptive import MOST_SAMPLES, Adaptive
 from resilient_llm._values.chain import checked_name
 from resilient_llm._values.errors import ConfigurationError
-from resilient_llm._values.limit import Limit
 from resilient_llm._values.keys import shown
+from resilient_llm._values.limit import Limit
 from resilient_llm._values.money import PERIODS, Budget, Price, given_price, zone_named
 from resilient_llm._values.policy import CHECKS, MOST_HEDGES, PERCENTILES, STRATEGIES
-from resilient_llm._values.route import rule_of, route_of
+from resilient_llm._values.route import route_of
 from resilient_llm._values.settings import MODES
 from resilient_llm._values.stream_policy import StreamPolicy
 from resilient_llm._values.target import Target
@@ -308,8 +308,17 @@ PRICE: Final[dict[str, Kind]] = with_allowed(
 PRICE_REQUIRED: Final = ("input", "output")
 
 
+_PRICE_ALLOWED: Final = (
+    "[input, output] in USD per million tokens, or a table with input, output, cached and "
+    "cache_write"
+)
+
+
 def _pair(name: str, value: Any) -> Any:
     """Return ``(input, output)`` of a list of two numbers."""
+    if isinstance(value, list) and len(value) != 2:  # pyright: ignore[reportUnknownArgumentType]  # users' input
+        given = len(value)  # pyright: ignore[reportUnknownArgumentType]
+        raise ConfigurationError(f"{name} of {given} values is not allowed: write {_PRICE_ALLOWED}")
     return given_price(value)
 
 
@@ -327,8 +336,7 @@ def _price_kind(doc: str, *, null: bool) -> Kind:
         PRICE,
         lambda options: Price(**options),
         doc,
-        allowed="[input, output] in USD per million tokens, or a table with input, output, cached "
-        "and cache_write",
+        allowed=_PRICE_ALLOWED,
         other=pair,
         null=null,
         required=PRICE_REQUIRED,
@@ -464,7 +472,13 @@ BUDGET: Final[dict[str, Kind]] = with_allowed(
         "on_unbounded": whole(
             _budget, "Tokens reserved for an answer without a bound", low=1, null=True
         ),
-        "name": text(_budget, "Unique name", null=True, longest=200),
+        "name": text(
+            _budget,
+            "Unique name",
+            null=True,
+            allowed="1 to 200 printable characters, or None",
+            longest=200,
+        ),
     }
 )
 
@@ -500,11 +514,12 @@ _URLS: Final = (
 
 STATE: Final[dict[str, Kind]] = with_allowed(
     {
-        "url": text(
-            _url,
-            "URL of the store that processes share",
-            null=True,
+        "url": Kind(
+            check=_url,
+            doc="URL of the store that processes share",
+            schema={"anyOf": [{"type": "string", "minLength": 1}, {"type": "null"}]},
             allowed=_URLS,
+            is_secret=True,
         ),
         "namespace": text(
             _state_option("namespace"),
@@ -547,29 +562,45 @@ STATE_NAMES: Final = {
 # Routes.
 
 
-def _condition(name: str, value: Any) -> Any:
-    return rule_of("a/b", {name: value}).conditions[name]
+MOST_RULES: Final = 1_000
+"""Rules of all routes of one file."""
+MOST_PATTERNS: Final = 50
+"""Conditions ``regex`` of one file; RE2 may take 2 MiB for each."""
+LONGEST_GLOB: Final = 512
+"""Characters of a condition ``model``, as many as a key may have."""
+
+_condition: Final = conditions._CHECKS  # the pattern of ``regex`` is checked with the rule
+
+
+def _glob(name: str, value: Any) -> Any:
+    if isinstance(value, str) and len(value) > LONGEST_GLOB:
+        raise ConfigurationError(
+            f"{name} of {len(value)} characters is not allowed: write a glob of at most "
+            f"{LONGEST_GLOB}"
+        )
+    return _condition["model"](name, value)
 
 
 CONDITIONS: Final[dict[str, Kind]] = with_allowed(
     {
         "model": text(
-            _condition, "Glob for the model= of a call", allowed="a glob such as 'gpt-*'"
+            _glob,
+            "Glob for the model= of a call",
+            allowed="a glob such as 'gpt-*'",
+            longest=LONGEST_GLOB,
         ),
-        "min_tokens": Kind(
-            check=_condition,
-            doc="Least tokens of the input",
-            schema={"anyOf": [{"type": "integer"}, VARIABLE]},
-            is_number=True,
-        ),
-        "has_image": flag(_condition, "Whether the messages have an image"),
-        "has_tools": flag(_condition, "Whether the call has tools"),
+        "min_tokens": whole(_condition["min_tokens"], "Least tokens of the input", low=0),
+        "has_image": flag(_condition["has_image"], "Whether the messages have an image"),
+        "has_tools": flag(_condition["has_tools"], "Whether the call has tools"),
         "min_code_share": number(
-            _condition, "Least share of code in the last message", above=0, high=1
+            _condition["min_code_share"],
+            "Least share of code in the last message",
+            above=0,
+            high=1,
         ),
-        "contains": text(_condition, "Text in the last message", allowed="a text"),
+        "contains": text(_condition["contains"], "Text in the last message", allowed="a text"),
         "regex": text(
-            _condition, "Pattern of RE2 for the last message", allowed="a pattern of RE2"
+            _condition["regex"], "Pattern of RE2 for the last message", allowed="a pattern of RE2"
         ),
     }
 )

@@ -144,7 +144,7 @@ def _check_depth_of_toml(text: str, problems: Problems) -> None:
             depth = max(0, depth - 1)
         elif kind == "end":
             dots = 0
-        if depth > DEEPEST or dots > DEEPEST:
+        if depth >= DEEPEST or dots >= DEEPEST:  # the file itself is one more
             raise too_deep(problems, text.count("\n", 0, token.start()) + 1)
 
 

@@ -25,6 +25,7 @@ _FLOAT: Final = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+\.?[0-9]*)(?:[eE][-+]?[0-9]{
 _LONGEST_FLOAT: Final = 400
 _LONGEST_QUOTED: Final = 200
 """Characters of the longest text that the message of a check may quote."""
+_NAME: Final = re.compile(r"\$\{(\w+)", re.ASCII)
 _BOOLEANS: Final = {"true": True, "false": False}
 
 
@@ -59,8 +60,9 @@ def plain(node: Any, kind: Kind | None = None) -> Plain:
     if isinstance(node, Written):
         return Plain(_converted(node, kind), True, node.value is None)
     if isinstance(node, Mapping):
-        parts = {key: plain(each) for key, each in node.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]  # of the tree
-        return Plain({key: each.value for key, each in parts.items()}, *_flags(parts.values()))  # pyright: ignore[reportUnknownVariableType]
+        table: Mapping[str, Any] = node  # pyright: ignore[reportUnknownVariableType]  # of the tree
+        parts = {key: plain(each) for key, each in table.items()}
+        return Plain({key: each.value for key, each in parts.items()}, *_flags(parts.values()))
     if isinstance(node, list):
         items = [plain(each, kind) for each in node]  # pyright: ignore[reportUnknownVariableType]
         return Plain([each.value for each in items], *_flags(items))
@@ -191,7 +193,7 @@ class Reader:
             except ConfigurationError as error:
                 refused = str(error)
         if found.is_hidden:
-            self._refuse(kind, path, _without_value(name, node))
+            self._refuse(kind, path, _without_value(name, node, kind))
         elif isinstance(node, str) and len(node) > _LONGEST_QUOTED:
             self._refuse(kind, path, f"{name} of {len(node)} characters is not allowed")
         elif refused:
@@ -200,21 +202,24 @@ class Reader:
             self._refuse(kind, path, f"{name}={described(found.value)} is not allowed")
         return NOTHING
 
-    def built(self, build: Callable[[], Any], path: Path, node: Any) -> Any:
+    def built(self, build: Callable[[], Any], path: Path, node: Any, allowed: str = "") -> Any:
         """Return what a function builds from checked options, or `NOTHING` with a problem.
 
         Args:
             build: The function.
             path: Place of the options.
             node: The options as they are written.
+            allowed: What may be written, if that is one value.
         """
         try:
             return build()
         except ConfigurationError as error:
-            if plain(node).is_hidden:
-                self.problems.add(
-                    path, f"{_variables(node)} and the other options here do not go together"
-                )
+            if isinstance(node, Written):
+                said = f"{cut(node.text)!r} has a value that is not allowed: write {allowed}"
+                self.problems.add(path, said, allowed=allowed)
+            elif plain(node).is_hidden:
+                said = f"{_variables(node)} and the other options here do not go together"
+                self.problems.add(path, said)
             else:
                 self.problems.add(path, str(error))
             return NOTHING
@@ -267,10 +272,13 @@ def _is_missing(node: Any) -> bool:
     return isinstance(node, Written) and node.value is None
 
 
-def _without_value(name: str, node: Any) -> str:
+def _without_value(name: str, node: Any, kind: Kind) -> str:
     """Return that a value with variables is not allowed, without what they stand for."""
+    if isinstance(node, Written) and kind.is_secret:
+        names = ", ".join(dict.fromkeys(_NAME.findall(node.text)[:3]))
+        return f"{name} has a value that is not allowed, made with the variable {names}"
     if isinstance(node, Written):
-        return f"{name}={cut(node.text)} has a value that is not allowed"
+        return f"{name}={cut(node.text)!r} has a value that is not allowed"
     return f"{name} has {_variables(node)} with a value that is not allowed"
 
 

@@ -79,7 +79,7 @@ def read(
 
 def _name_of(source: object) -> str:
     if isinstance(source, (str, os.PathLike)):
-        path: Any = os.fspath(source)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        path: Any = os.fspath(source)  # pyright: ignore[reportUnknownVariableType]
         if isinstance(path, str):
             return path
     return "mapping"

@@ -156,15 +156,15 @@ class Problems:
 
 
 def described(value: Any) -> str:
-    """Return what a value is, for messages, without what a variable stands for.
+    """Return what a value of the wrong type is, for messages; a text is not quoted.
 
-    >>> described(3), described({}), described("x" * 100)
-    ('3', 'a table', 'a text of 100 characters')
+    >>> described(3), described({}), described("groq")
+    ('3', 'a table', 'a text')
     """
     if isinstance(value, Written):
         return cut(value.text)
-    if isinstance(value, str):
-        return repr(value) if len(value) <= _LONGEST_KEY else f"a text of {len(value)} characters"
+    if isinstance(value, str):  # which may be a password in the wrong place
+        return "a text"
     if isinstance(value, Mapping):
         return "a table"
     if isinstance(value, (list, tuple)):
