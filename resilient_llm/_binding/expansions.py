@@ -98,12 +98,12 @@ class Expansions:
         """The caller whose code the wrapper has."""
         self._count = 0
         """How often the wrapper was given other code."""
+        self.enter = self._entry()
+        """The method that makes a call, given its arguments."""
 
     # Calls.
 
-    @property
-    def enter(self) -> Callable[..., Any]:
-        """The method that makes a call, given its arguments."""
+    def _entry(self) -> Callable[..., Any]:
         if self.injection.gives_items:
             return self.stream
         if not self.injection.is_async:
@@ -155,9 +155,9 @@ class Expansions:
         Raises:
             ConfigurationError: If a name in the chain is not defined.
         """
-        profile = profile_here()
-        if self.usual is not None and profile is PROCESS:
-            return self.usual, args, kwargs
+        profile, usual = profile_here(), self.usual
+        if usual is not None and profile is PROCESS:
+            return usual, args, kwargs
         known = self._present()
         found = self._root(known, profile)
         if isinstance(found, Caller):

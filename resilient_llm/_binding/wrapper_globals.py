@@ -60,9 +60,8 @@ class AllCallers(Protocol):
     """The callers of one function; see `Expansions`."""
 
     usual: Any
+    enter: Callable[..., Any]
 
-    @property
-    def enter(self) -> Callable[..., Any]: ...
     def stream(self, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Any: ...
     def chosen(
         self, args: tuple[Any, ...] | None, kwargs: dict[str, Any], /

@@ -358,8 +358,7 @@ def test_params_that_the_function_cannot_take_are_ignored_and_listed() -> None:
         return f"{model} {prompt}"
 
     assert "llama x" == ask()
-    (problem,) = chains.check()
-    assert "temperature" in problem
+    (problem,) = [each for each in chains.check() if "temperature" in each]
     assert "ask" in problem
     assert GROQ in problem
 
