@@ -41,6 +41,7 @@ def read(
     environ: Mapping[str, str] = os.environ,
     known_names: Iterable[str] = (),
     known_profiles: Iterable[str] = (),
+    path: str | None = None,
 ) -> FileLayer:
     """Read and check a configuration; nothing of the process changes.
 
@@ -50,6 +51,7 @@ def read(
         environ: ``{name of a variable: its value}``
         known_names: Names of chains and routes that code defined.
         known_profiles: Names of profiles that code defined.
+        path: Where the file of the source is, for a process that has changed its directory.
 
     Raises:
         InvalidConfigError: If there are problems; it has all of them.
@@ -59,7 +61,7 @@ def read(
     layer: FileLayer | None = None
     try:
         layer = _layer(
-            source,
+            source if path is None else path,
             name,
             problems,
             environ,
@@ -156,7 +158,7 @@ def _tree(source: Any, name: str, problems: Problems) -> Any:
             f"a source of type {type(source).__name__} is not allowed: write a path or a mapping"
         )
     kind = format_of(name, problems)
-    text = text_of(name, problems)
+    text = text_of(os.fspath(source), problems)  # pyright: ignore[reportUnknownArgumentType]  # a path
     tree = None if not text.strip() else _PARSERS[kind](text, problems)
     if tree is None or tree == {}:
         raise problems.stop("the file is empty: write at least one section")
