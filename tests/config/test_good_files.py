@@ -298,9 +298,7 @@ def test_a_provider_that_is_not_known() -> None:
         "targets": {"grok@eu/x": {"priority": 2}, "Groq/x": {}},
         "chains": {"a": ["groq/x", "grok/x"], "b": "openai/x, groq/y"},
         "profiles": {"p": {"chains": {"a": "grok/y"}}},
-        "routes": {
-            "r": {"otherwise": "grok/z", "rules": [{"chain": "grok/w", "has_tools": True}]}
-        },
+        "routes": {"r": {"otherwise": "grok/z", "rules": [{"chain": "grok/w", "has_tools": True}]}},
     }
 
     problems = validate(given, providers=["GROQ", "anthropic"])

@@ -48,7 +48,9 @@ def test_what_a_text_becomes(written: str, expected: str) -> None:
     assert expected == text(written)
 
 
-@pytest.mark.parametrize("written", ["${A", "${}", "${1}", "${A-x}", "${A:?x}", "${ A }", "${A${A}}"])
+@pytest.mark.parametrize(
+    "written", ["${A", "${}", "${1}", "${A-x}", "${A:?x}", "${ A }", "${A${A}}"]
+)
 def test_what_is_no_variable(written: str) -> None:
     """Other forms of a shell are a problem, and not taken for text."""
     with pytest.raises(InvalidConfigError, match=r"begins no variable: write \$\{NAME\}"):
