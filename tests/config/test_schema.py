@@ -19,7 +19,7 @@ from resilient_llm._values.conditions import RuleConditions
 from resilient_llm._values.policy import FailoverOptions
 from resilient_llm._values.settings import BreakerOptions
 from resilient_llm._values.stream_policy import StreamOptions
-from resilient_llm.config import _options, validate
+from resilient_llm.config import _default_options, _options, validate
 from resilient_llm.config._kinds import Kind
 from resilient_llm.config._schema import schema
 from resilient_llm.config._sections import SECTIONS
@@ -30,12 +30,12 @@ VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 GOOD = sorted((Path(__file__).parent / "good").iterdir())
 
 BASES: dict[str, tuple[Mapping[str, Kind], Any]] = {
-    "settings": (_options.SETTINGS, lambda options: {"settings": options}),
-    "stream": (_options.STREAM, lambda options: {"settings": {"stream": options}}),
-    "adaptive": (_options.ADAPTIVE, lambda options: {"settings": {"adaptive": options}}),
-    "tool_loop": (_options.TOOL_LOOP, lambda options: {"settings": {"tool_loop": options}}),
+    "settings": (_default_options.SETTINGS, lambda options: {"settings": options}),
+    "stream": (_default_options.STREAM, lambda options: {"settings": {"stream": options}}),
+    "adaptive": (_default_options.ADAPTIVE, lambda options: {"settings": {"adaptive": options}}),
+    "tool_loop": (_default_options.TOOL_LOOP, lambda options: {"settings": {"tool_loop": options}}),
     "profile": (
-        _options.FAILOVER,
+        _default_options.FAILOVER,
         lambda options: {"profiles": {"p": {"settings": options, "chains": {}}}},
     ),
     "breaker": (_options.BREAKER, lambda options: {"breakers": {"groq": options}}),
@@ -241,18 +241,20 @@ def test_the_file_has_the_options_of_code() -> None:
     code = {"backoff", "reject"}
 
     expected = set(get_type_hints(Changes)) - sections - of_store - code
-    assert expected | {"profile"} == set(_options.SETTINGS)
-    assert set(_options.FAILOVER) <= set(FailoverOptions.__annotations__)
+    assert expected | {"profile"} == set(_default_options.SETTINGS)
+    assert set(_default_options.FAILOVER) <= set(FailoverOptions.__annotations__)
     assert set(BreakerOptions.__annotations__) == set(_options.BREAKER)
-    assert set(StreamOptions.__annotations__) - {"commit"} == set(_options.STREAM)
+    assert set(StreamOptions.__annotations__) - {"commit"} == set(_default_options.STREAM)
     assert set(RuleConditions.__annotations__) - {"where"} == set(_options.CONDITIONS)
     target = set(_options.Target("a/b").options()) - {"call", "account"}
     assert target | {"unset"} == set(_options.TARGET)
     assert set(_options.Limit.__dataclass_fields__) == set(_options.LIMIT)
     assert set(_options.Budget.__dataclass_fields__) == set(_options.BUDGET)
     assert set(_options.Price.__dataclass_fields__) == set(_options.PRICE)
-    assert set(_options.Adaptive.__dataclass_fields__) == set(_options.ADAPTIVE)
-    assert set(_options.ToolLoop.__dataclass_fields__) - {"_"} == set(_options.TOOL_LOOP)
+    assert set(_default_options.Adaptive.__dataclass_fields__) == set(_default_options.ADAPTIVE)
+    assert set(_default_options.ToolLoop.__dataclass_fields__) - {"_"} == set(
+        _default_options.TOOL_LOOP
+    )
 
 
 # Whole files.
