@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import contextvars
 import logging
 import platform
 import threading
@@ -27,6 +28,7 @@ from resilient_llm import (
     Target,
     Trace,
     breaker,
+    chains,
     configure,
     failover,
     needs,
@@ -239,6 +241,38 @@ def reading_arguments() -> Iterator[Function]:
 
 
 @contextlib.contextmanager
+def with_a_name() -> Iterator[Function]:
+    """Call a chain by its name."""
+    chains.define({"fast": CHAIN})
+    yield _decorated(chain="@fast")
+
+
+@contextlib.contextmanager
+def with_a_route() -> Iterator[Function]:
+    """Call a chain that a rule might have chosen."""
+    chains.define({"main": chains.route(chains.rule(CHAIN, contains="refund"), otherwise=CHAIN)})
+    yield _decorated(chain="@main")
+
+
+@contextlib.contextmanager
+def with_a_profile_elsewhere() -> Iterator[Function]:
+    """Call while another context has a profile."""
+    chains.define_profile("cheap", settings={"attempts": 2})
+    with chains.profile("cheap"):
+        inside = contextvars.copy_context()
+    yield _decorated()
+    inside.run(lambda: None)
+
+
+@contextlib.contextmanager
+def inside_a_profile() -> Iterator[Function]:
+    """Call under a profile of the context."""
+    chains.define_profile("cheap", settings={"attempts": 2})
+    with chains.profile("cheap"):
+        yield _decorated()
+
+
+@contextlib.contextmanager
 def choosing_by_ten_rules() -> Iterator[Function]:
     """Choose a chain for a prompt of 1,000 characters; no rule matches. Needs google-re2."""
     from resilient_llm._binding.injection import injection_of
@@ -398,6 +432,10 @@ CONFIGURATIONS: Final[dict[str, tuple[Setup, float]]] = {
     "needs= words, first target skipped": (with_needs, 2.0),
     "needs= and tokens= read the arguments": (reading_arguments, 120.0),
     "ten rules of a route": (choosing_by_ten_rules, 200.0),
+    "a name for the chain": (with_a_name, 2.2),
+    "a profile block elsewhere": (with_a_profile_elsewhere, 2.2),
+    "inside a profile block": (inside_a_profile, 25.0),
+    "a route of one rule": (with_a_route, 60.0),
     "policy.call(fn)": (called_by_policy, 25.0),
     "for attempt in policy": (looped, 60.0),
     'tool_loop="warn", 50 messages': (looking_for_tool_loops, 300.0),

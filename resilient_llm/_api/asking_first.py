@@ -9,13 +9,14 @@ from resilient_llm._core.spending.estimates import Estimate
 from resilient_llm._core.spending.ledger import Reservation
 from resilient_llm._core.spending.prices import rates_for
 from resilient_llm._runtime.limits_of_target import limits_on
+from resilient_llm._runtime.names import targets_here
+from resilient_llm._runtime.profiles import settings_here
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.spending import present_key, published
 from resilient_llm._values import checks as check
 from resilient_llm._values.can_call import CanCall
-from resilient_llm._values.chain import targets_of
 from resilient_llm._values.money import spend_key_of
-from resilient_llm._values.policy import Policy
+from resilient_llm._values.policy import Declared
 from resilient_llm.strategies import by_priority
 
 if TYPE_CHECKING:
@@ -77,11 +78,12 @@ def can_call(chain: Any, *, tokens: int | None = None, spend_key: str | None = N
 def _in_order(chain: Any) -> Sequence[Target]:
     """Return the targets of a chain in the order in which a call tries them, as far as is known."""
     holder = getattr(chain, "policy", chain)
-    policy = getattr(holder, "_policy", None)
-    if not isinstance(policy, Policy):
-        return by_priority(targets_of(chain))
+    declared = getattr(holder, "_declared", None)
+    if not isinstance(declared, Declared):
+        return by_priority(targets_here(chain))
+    policy = declared.policy(targets_here(declared.plan))
     targets = policy.in_priority
-    if policy.in_force(runtime.settings).strategy == _BY_COST:
+    if policy.in_force(settings_here()).strategy == _BY_COST:
         targets = tuple(sorted(targets, key=_cost))
     order = runtime.known_order_of(policy)
     return targets if order is None else tuple(order.placed(targets, lambda target: target))

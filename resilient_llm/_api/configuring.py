@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, TypedDict, Unpack
 
+from resilient_llm._runtime.profiles import settings_here
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.adaptive import Adaptive
 from resilient_llm._values.errors import ConfigurationError
@@ -61,6 +62,7 @@ class Changes(TypedDict, total=False):
     state_timeout: float
     on_store_down: OnStoreDown
     state_name: str | None
+    profile: str | None
 
 
 def configure(**changes: Unpack[Changes]) -> None:
@@ -93,7 +95,9 @@ def configure(**changes: Unpack[Changes]) -> None:
             merged by name; ``state_timeout=0.25`` seconds that a caller waits for the store at
             most, 0.001 to 60; ``on_store_down="local"``, or ``"refuse"``, what budgets do while
             it does not answer; ``state_name``, what other processes see as the source. Nothing is
-            connected before the first call or question.
+            connected before the first call or question. ``profile``, the name of a profile of
+            `resilient_llm.chains` that holds for the process; None takes that back, and then the
+            one holds that a configuration file selects, if it does.
 
     Raises:
         ConfigurationError: If a name is unknown or a value is out of range; nothing is changed.
@@ -120,5 +124,5 @@ def configure(**changes: Unpack[Changes]) -> None:
 
 
 def settings() -> Settings:
-    """Return a frozen snapshot of the process-wide defaults."""
-    return runtime.settings
+    """Return a frozen snapshot of the process-wide defaults, under the profile that holds here."""
+    return settings_here()

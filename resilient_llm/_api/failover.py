@@ -19,17 +19,18 @@ from resilient_llm._binding.callers import Callers
 from resilient_llm._binding.client_retries import warn_of_client_retries
 from resilient_llm._binding.wrapper import guarded_function
 from resilient_llm._runtime.chains import note_policy
+from resilient_llm._runtime.names import targets_here
 from resilient_llm._runtime.runtime import runtime
-from resilient_llm._values.chain import targets_of
+from resilient_llm._values.chain import plan_of
 from resilient_llm._values.errors import ResilientLLMError
 from resilient_llm._values.exported import exported
 from resilient_llm._values.policy import (
     BUILT_IN,
     CHECKS,
+    Declared,
     FailoverOptions,
     Policy,
     PolicyOptions,
-    checked_options,
     warn_of_attempts,
 )
 from resilient_llm._values.target import Target
@@ -134,20 +135,14 @@ class Failover:
     with other options. Immutable; may be used by any number of threads and tasks at once.
     """
 
-    def __init__(self, chain: Any, given: Mapping[str, Any], like: Policy | None = None) -> None:
-        targets = targets_of(chain)
+    def __init__(self, chain: Any, given: Mapping[str, Any], like: Declared | None = None) -> None:
+        self._plan = plan_of(chain)
         self._given = dict(given)
-        self._policy = Policy(
-            targets,
-            by_priority(targets),
-            checked_options(given),
-            frozenset(given),
-            *([like.family] if like is not None and like.chain == targets else []),
-        )
-        self._callers = Callers(self._policy)
+        self._declared = Declared(self._plan, given, by_priority, like)
+        self._callers = Callers(self._declared)
         note_policy(self)
-        attempts = self._policy.in_force(runtime.settings).attempts
-        for target in targets:
+        attempts = self._declared.options_under(runtime.settings).attempts
+        for target in self._plan.targets:
             circuit = runtime.registry.find(target.key)
             breaker = (
                 runtime.settings.for_key(target.key, {}) if circuit is None else circuit.settings
@@ -158,8 +153,19 @@ class Failover:
 
     @property
     def chain(self) -> tuple[Target, ...]:
-        """Its targets, in declared order."""
-        return self._policy.chain
+        """Its targets, in declared order: those of calls that start here and now.
+
+        Of a route it has every target that the route can choose.
+
+        Raises:
+            ConfigurationError: If a name in the chain is not defined.
+        """
+        return targets_here(self._plan)
+
+    @property
+    def _policy(self) -> Policy:
+        """What calls that start here read."""
+        return self._declared.policy(self.chain)
 
     # As decorator.
 
@@ -214,7 +220,7 @@ class Failover:
             ConfigurationError: If a name is unknown or a value is out of range.
         """
         given: dict[str, Any] = {**self._given, **changes}
-        return Failover(given.pop("chain", self.chain), given, self._policy)
+        return Failover(given.pop("chain", self._plan), given, self._declared)
 
     # As loop.
 
@@ -229,17 +235,17 @@ class Failover:
         return AsyncAttempts(self._callers.loop(is_async=True))
 
     def __repr__(self) -> str:
-        return f"Failover({', '.join(target.key for target in self.chain)})"
+        return f"Failover({', '.join(self._plan.shown)})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Failover, (self.chain, self._given)
+        return Failover, (self._plan.written, self._given)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Pickles of earlier releases hold the attributes that the class had then.
         self.__init__(state["chain"], state["_given"])
 
 
-def failover(chain: Any, **options: Unpack[FailoverOptions]) -> Failover:
+def failover(chain: Any = "@default", **options: Unpack[FailoverOptions]) -> Failover:
     """Return a policy that calls the targets of a chain until one answers.
 
     Examples:
@@ -247,8 +253,9 @@ def failover(chain: Any, **options: Unpack[FailoverOptions]) -> Failover:
         ... async def ask(target: Target, prompt: str) -> str: ...
 
     Args:
-        chain: A spec, a comma-separated text, a Target, a module-level function, or a
-            sequence of these; flattened, order kept.
+        chain: A spec, ``"@name"`` of `resilient_llm.chains`, a comma-separated text of these, a
+            Target, a module-level function, a route, or a sequence of these; flattened, order
+            kept. Names and routes are looked up by each call, when it starts.
         attempts: Attempts per target, the first included, 1 or more.
         max_attempts: Attempts per call over all targets, or None.
         backoff: None for full jitter, uniform in ``[0, min(10, 0.2 * 2**(n-1))]`` seconds

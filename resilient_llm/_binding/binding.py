@@ -6,100 +6,75 @@ reads is put into the generated wrapper. The wrapper is unbound when that state 
 
 from __future__ import annotations
 
-import copyreg
 import functools
-import weakref
-from bisect import bisect_left
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from resilient_llm._binding.adapting import Adapting
 from resilient_llm._binding.asking import takes_call
 from resilient_llm._binding.choosing import Pins
 from resilient_llm._binding.client_retries import notice_client_retries
 from resilient_llm._binding.demands import Demands
-from resilient_llm._binding.first_attempt import NoAnswer, PendingAnswer
-from resilient_llm._binding.inlined_limits import InlinedLimits, contexts, inlined_limits
+from resilient_llm._binding.first_attempt import NoAnswer
+from resilient_llm._binding.inlined_limits import InlinedLimits, inlined_limits
 from resilient_llm._binding.invoking import called_injection, invoker_of
 from resilient_llm._binding.options_in_force import OptionsEffect, OptionsInForce
-from resilient_llm._binding.ordering import ChainOrder, Drawing, nothing_drawn, order_for
+from resilient_llm._binding.ordering import ChainOrder, Drawing, order_for
 from resilient_llm._binding.unhedged import tell_unhedged
 from resilient_llm._binding.usage import own_reader
-from resilient_llm._binding.wrapper_code import Code, Codes, Kind, generate
-from resilient_llm._binding.wrapper_code import variant as variant_of
-from resilient_llm._core.base64_text import SHORTEST
+from resilient_llm._binding.wrapper_code import Kind
+from resilient_llm._binding.wrapper_globals import AllCallers, Unbound, WrapperGlobals
 from resilient_llm._core.call.call import Candidate
 from resilient_llm._core.call.call_deps import CallDeps
-from resilient_llm._core.call.spending import AttemptsInside
 from resilient_llm._core.circuit import window
-from resilient_llm._core.circuit.circuit import Circuit
 from resilient_llm._core.circuit.window import NEVER
-from resilient_llm._core.contents import BARE, size_of
 from resilient_llm._core.in_flight import FunctionInFlight
-from resilient_llm._core.limits.around import holding
-from resilient_llm._core.limits.buckets import ROUNDING, TAKEN
-from resilient_llm._core.limits.places import HELD
-from resilient_llm._drive.results import is_awaitable
 from resilient_llm._runtime import call_ids
 from resilient_llm._runtime.answered_headers import hear_if_any
 from resilient_llm._runtime.classify import classify
 from resilient_llm._runtime.limits_of_target import limits_on
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.spending import room_in, spending
-from resilient_llm._runtime.tracing import has_trace, open_traces
 from resilient_llm._values import event_names
 
 if TYPE_CHECKING:
-    import types
     from collections.abc import Callable, Iterable
 
     from resilient_llm._binding.injection import Injection
     from resilient_llm._binding.ordering import KeyedOrder, UsersOrder
     from resilient_llm._core.call.spending import Spending
     from resilient_llm._core.in_flight import Counts
+    from resilient_llm._runtime.configuration import InForce, Process
     from resilient_llm._values.policy import Options, Policy
     from resilient_llm._values.settings import Settings
     from resilient_llm._values.target import Target
 
 
-class Unbound:
-    """Stands in an unbound wrapper for a circuit: it never admits a call."""
-
-    slot = None
-    shut_until = NEVER
-
-
-def _unbound() -> Any:
-    return Unbound
-
-
-# Circuits are of one process. A wrapper that is sent to another one by value, as cloudpickle does
-# with functions of `__main__`, arrives there unbound. Circuits are pickled by nothing else.
-copyreg.pickle(Circuit, lambda _: (_unbound, ()))
-copyreg.pickle(InlinedLimits, lambda _: (_unbound, ()))
-
-
-class Binding:
+class Binding(WrapperGlobals):
     """Binds one function under one policy to the present state of the process."""
 
-    def __init__(self, policy: Policy, injection: Injection) -> None:
-        self.policy = policy
-        self.injection = injection
+    def __init__(
+        self,
+        policy: Policy,
+        injection: Injection,
+        expansions: AllCallers,
+        in_state: InForce,
+        profile: str | Process | None,
+    ) -> None:
+        super().__init__(policy, injection, expansions)
+        self.in_state = in_state
+        """The state whose settings its calls have."""
+        self.profile = profile
         chain = policy.chain
         called = [called_injection(target, injection) for target in chain]
         self.invokers = {
             target.key: invoker_of(target, each, injection)
             for target, each in zip(chain, called, strict=True)
         }
-        """``{key: function that calls the target}``"""
         self.generators = {
             target.key: bool(each.gives_items) for target, each in zip(chain, called, strict=True)
         }
         self.pins = Pins(chain, injection.defaults_of_names)
         self.takes_attempt = any(each.attempt is not None for each in called)
-        self.calls_by_invoker = any(
-            target.call is not None or target.params or target.removed for target in chain
-        )
-        """Whether the wrapper calls its targets through ``invokers``."""
         self.in_force = OptionsInForce(policy, injection)
         self._use(self._effect_of(policy.options))
         self.candidates: tuple[Candidate, ...] | None = None
@@ -112,12 +87,6 @@ class Binding:
         reported of its own ask for that."""
         self.inlined_limits: InlinedLimits | None = None
         """What the wrapper reads to take by itself what its first target asks, if it can."""
-        self.wrapper: dict[str, Any] = {}
-        self.prefix = ""
-        self.wrapper_function: weakref.ref[types.FunctionType] | None = None
-        """The wrapper itself, if there is one."""
-        self.is_revived = False
-        """Whether the wrapper was unpickled, with copies of what was in its globals."""
         self.plain_type: type = str
         """The class of the last answer that was no stream and no awaitable."""
         self.quiet_type: type = NoAnswer
@@ -128,15 +97,16 @@ class Binding:
         """Whether an observer or the log wants to know of failed attempts, or of failovers."""
         self.is_asked = True
         """Whether ``reject``, an observer or the log wants to know of each answer."""
-        self.plain_type_name = ""
-        """What the wrapper calls ``quiet_type``."""
         self.look_at = NEVER
         """When the level of the log is looked at again, which changes without notice."""
 
-    # Binding.
+    def replace_model(self) -> None:
+        """Give each target its own model, in place of the one that the caller passed."""
+        for target in self.policy.chain:
+            invoke, rebound = self.invokers[target.key], self.injection.rebound
+            self.invokers[target.key] = _with_argument(invoke, rebound, {"model": target.model})
 
-    variants = ("",)
-    """Prefixes of the circuits that the wrapper's code reads, of all code it had; now the last."""
+    # Binding.
 
     def _use(self, effect: OptionsEffect) -> None:
         """Make calls with these options from now on."""
@@ -162,7 +132,7 @@ class Binding:
         while True:
             # Everything is found out first, without the lock. It is used only if nothing was
             # exchanged meanwhile: another thread may have bound to a newer state.
-            epoch, settings = runtime.epoch, runtime.settings
+            epoch, settings = runtime.epoch, self.expansions.settings_for(self)
             options, effect = self.in_force.under(settings), self.effect
             if options is not effect.options:
                 effect = self._effect_of(options)
@@ -229,7 +199,7 @@ class Binding:
             if estimates is not None or candidates[0].limits is not None:
                 inlined = self._inlined_limits(effect, deps, order, candidates, estimates)
             wanted = self._wanted_events()
-            if self.wrapper:  # generated here, without the lock
+            if self.wrapper and not self.is_retired:  # generated here, without the lock
                 self._code(self._kind(effect, deps, order, inlined))
             with runtime.lock:
                 if epoch != runtime.epoch:
@@ -311,8 +281,8 @@ class Binding:
         """Put into the wrapper what its healthy path reads. Called under the runtime's lock."""
         self._watch(is_watched)
         self.hears_failures = hears_failures
-        if not self.wrapper:
-            return
+        if not self.wrapper or self.is_retired or self.in_state is not runtime.in_force:
+            return  # a call that began before the last change binds it, and no later one may come
         if self.effect.is_inlined and runtime.dispatcher.hooks:
             return
         kind = self._kind(self.effect, self.deps, self.order, self.inlined_limits)
@@ -335,8 +305,6 @@ class Binding:
             self._put(target_counts=counts.target(candidates[0].target.key))
         if isinstance(order, ChainOrder):
             self._put(clock=runtime.clock)
-            if self.is_revived:
-                self._put(**self._constants())
             draw = order.draw_if_all_live if tells_skips else order.draw_at_once
             self._put_circuits(self.variants[-1], Unbound, Unbound, (), Drawing(draw))
             return
@@ -350,16 +318,12 @@ class Binding:
             others = tuple((candidate.circuit, candidate.target) for candidate in candidates[1:])
         second, second_target = others[0] if others else (Unbound, candidates[0].target)
         self._put(target=candidates[0].target, clock=runtime.clock)
-        if self.is_revived:
-            self._put(**self._constants())
         self._put(second_target=second_target)
         self._put_circuits(self.variants[-1], candidates[0].circuit, second, others)
 
     def _publish_limited(self) -> None:
         """Put what a wrapper reads that takes by itself what its first target asks."""
         self._put(clock=runtime.clock)
-        if self.is_revived:
-            self._put(**self._constants())
         self._put_circuits(self.variants[-1], self.inlined_limits, Unbound, ())
 
     def _capable_of(self, candidates: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
@@ -410,7 +374,7 @@ class Binding:
     def unbind(self) -> None:
         """Send the next call here; called with the runtime's lock held."""
         self.candidates = None
-        if self.wrapper:
+        if self.wrapper and not self.is_retired:
             for variant in self.variants:
                 self._put_circuits(variant, Unbound, Unbound, ())
             self._put(target_counts=None)
@@ -470,124 +434,17 @@ class Binding:
         if takes_call(self.policy.options, strategy):
             self._use_code(Kind(self.calls_by_invoker, order="passed"))
 
-    def _use_code(self, kind: Kind) -> None:
-        """Have the wrapper run another kind of code. Called under the lock."""
-        wrapper = None if self.wrapper_function is None else self.wrapper_function()
-        if wrapper is None:
-            return
-        code = self._code(kind)[0]
-        if wrapper.__code__ is code:
-            return
-        variant = variant_of(kind)
-        # Before the code: a thread may run it at once.
-        self._put(numbers=call_ids.call_numbers)
-        self._put_circuits(variant, Unbound, Unbound, ())
-        self.variants = (*(each for each in self.variants if each != variant), variant)
-        wrapper.__code__ = code
 
-    def _put_circuits(
-        self,
-        variant: str,
-        first: Any,
-        second: Any,
-        others: tuple[tuple[Any, Target], ...],
-        draw: Callable[[float], Any] = nothing_drawn,
-    ) -> None:
-        # The circuit last: once it is there, the wrapper reads the rest.
-        self._put(
-            **{
-                f"{variant}others": others,
-                f"{variant}second": second,
-                f"{variant}circuit": first,
-                f"{variant}draw": draw,
-            }
-        )
+def _with_argument(
+    invoke: Callable[..., Any], rebound: Callable[..., Any], changes: dict[str, Any]
+) -> Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]:
+    """Return an invoker that calls another one with other values for some arguments."""
 
-    def _code(self, kind: Kind) -> Code:
-        codes: Codes = self.wrapper.setdefault(f"{self.prefix}codes", {})
-        if kind not in codes:
-            codes[kind] = generate(self.injection, kind)
-        return codes[kind]
+    def changed(step: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        args, kwargs = rebound(args, kwargs, changes)
+        return invoke(step, args, kwargs)
 
-    def _put(self, **values: Any) -> None:
-        for name, value in values.items():
-            self.wrapper[self.prefix + name] = value
-
-    def wrap(self, prefix: str, codes: Codes) -> dict[str, Any]:
-        """Return the globals of a wrapper, unbound.
-
-        Args:
-            prefix: Of the names of the globals.
-            codes: The code that was generated for the function.
-        """
-        self._name(prefix)
-        self.wrapper = {
-            "__builtins__": __builtins__,
-            "__name__": getattr(self.injection.fn, "__module__", __name__),
-        }
-        self._put(
-            circuit=Unbound,
-            second=Unbound,
-            others=(),
-            draw=nothing_drawn,
-            target=self.policy.chain[0],
-            second_target=self.policy.chain[0],
-            clock=runtime.clock,
-            plain_type=NoAnswer,
-            look_at=NEVER,
-            target_counts=None,
-            codes=codes,
-            **self._constants(),
-        )
-        return self.wrapper
-
-    def _name(self, prefix: str) -> None:
-        self.prefix = prefix
-        self.plain_type_name = f"{prefix}plain_type"
-
-    def _constants(self) -> dict[str, Any]:
-        """Return what the wrapper reads and no binding changes."""
-        return {
-            "fn": self.injection.fn,
-            "invokers": self.invokers,
-            "open_traces": open_traces,
-            "has_trace": has_trace,
-            "type": type,
-            "is_awaitable": is_awaitable,
-            "bucket_of": bisect_left,
-            "pending_answer": PendingAnswer,
-            "unbound": Unbound,
-            "contexts": contexts,
-            "new_inside": AttemptsInside,
-            "rounding": ROUNDING,
-            "str": str,
-            "len": len,
-            "shortest": SHORTEST,
-            "bare": BARE,
-            "size_of": size_of,
-            "holding": holding,
-            "HELD": HELD,
-            "TAKEN": TAKEN,
-        }
-
-    # Sent to another process.
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        wrapper = None if self.wrapper_function is None else self.wrapper_function()
-        return self._revived, (self.policy, self.injection, wrapper, self.prefix)
-
-    @classmethod
-    def _revived(
-        cls, policy: Policy, injection: Injection, wrapper: types.FunctionType | None, prefix: str
-    ) -> Self:
-        """Return what an unpickled wrapper needs, of the process that it has come to."""
-        binding = cls(policy, injection)
-        if wrapper is not None:
-            binding._name(prefix)
-            binding.wrapper = wrapper.__globals__
-            binding.wrapper_function = weakref.ref(wrapper)
-            binding.is_revived = True
-        return binding
+    return changed
 
 
 def _warn_of_unused_keys() -> None:

@@ -27,8 +27,8 @@ from resilient_llm._drive.results import is_awaitable, kind_of, refuse_unawaited
 from resilient_llm._drive.session import Suspended
 from resilient_llm._drive.sync import trim
 from resilient_llm._runtime import call_ids
+from resilient_llm._runtime.profiles import open_blocks
 from resilient_llm._runtime.runtime import runtime
-from resilient_llm._runtime.spending import present_key
 from resilient_llm._values.errors import ConfigurationError, ResilientLLMError
 from resilient_llm._values.kinds import ErrorKind
 from resilient_llm._values.target import Target
@@ -66,33 +66,43 @@ class Caller(Resuming):
 
     @property
     def entry(self) -> Callable[..., Any]:
-        """The method that makes a call of this kind of function."""
+        """The method that a wrapper calls which has this caller's code."""
         if self.injection.gives_items:
-            return self.stream
-        return self.call_async if self.injection.is_async else self.call
+            return self.expansions.stream
+        return self.enter_async if self.injection.is_async else self.enter
 
-    def stream(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Return an iterator that makes one call when its first item is asked for."""
-        key = present_key.get()
+    def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any], drawn: Any = NOT_DRAWN) -> Any:
+        """Make one call of the wrapper, for which other targets may have come into force.
 
-        def start() -> Suspended:
-            first = self.begin(args, kwargs)
-            first.spend_key = key
-            try:
-                call = self.new_call(args, first)
-                flow = call_flow(call, runtime.clock())
-                return Suspended(call, flow, next(flow))
-            finally:  # the session goes on with the call
-                if first.entered is not None:
-                    call_ids.leave(first.entered)
+        ``drawn`` is what the wrapper has drawn for it, if it has.
+        """
+        caller = self.expansions.usual
+        if caller is None or open_blocks:
+            caller, args, kwargs = self.expansions.chosen(args, kwargs)
+        return caller.call(args, kwargs, drawn if caller is self else NOT_DRAWN)
 
-        if self.injection.gives_items == "sync":
-            from resilient_llm._drive import streams
+    def enter_async(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], drawn: Any = NOT_DRAWN
+    ) -> Any:
+        """Return a coroutine that does the same."""
+        caller = self.expansions.usual
+        if caller is None or open_blocks:
+            caller, args, kwargs = self.expansions.chosen(args, kwargs)
+        return caller.call_async(args, kwargs, drawn if caller is self else NOT_DRAWN)
 
-            return streams.StreamSession(start).present()
-        from resilient_llm._drive import astreams
-
-        return astreams.StreamSession(start).present()
+    def start_stream(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], spend_key: str | None
+    ) -> Suspended:
+        """Start the call of a generator function, whose first item was asked for."""
+        first = self.begin(args, kwargs)
+        first.spend_key = spend_key
+        try:
+            call = self.new_call(args, first)
+            flow = call_flow(call, runtime.clock())
+            return Suspended(call, flow, next(flow))
+        finally:  # the session goes on with the call
+            if first.entered is not None:
+                call_ids.leave(first.entered)
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], drawn: Any = NOT_DRAWN) -> Any:
         """Make one call; return an awaitable if the function does.

@@ -28,11 +28,17 @@ def called_injection(target: Target, injection: Injection) -> Injection:
     """Return the injection of a target's own ``call=``, else of the decorated function."""
     if target.call is not None:
         return injection_of(target.call, every_entry_calls=True)
-    if injection.first is None and "target" not in injection.names:
-        lost = sorted(name for name in target.params if not injection.accepts(name))
-        if lost:
-            raise ConfigurationError(
-                f"params of {target.key} would be lost: the function takes no {', '.join(lost)}; "
-                "give it such a parameter, **kwargs, or a Target"
-            )
+    lost = lost_params(target, injection)
+    if lost:
+        raise ConfigurationError(
+            f"params of {target.key} would be lost: the function takes no {', '.join(lost)}; "
+            "give it such a parameter, **kwargs, or a Target"
+        )
     return injection
+
+
+def lost_params(target: Target, injection: Injection) -> list[str]:
+    """Return the params of a target that a function neither takes nor sees, sorted."""
+    if target.call is not None or injection.first is not None or "target" in injection.names:
+        return []
+    return sorted(name for name in target.params if not injection.accepts(name))

@@ -105,7 +105,12 @@ class OptionsEffect:
             or options.strategy == "least_latency"
             or isinstance(options.hedge, str)
         )
-        self.is_hedged = options.hedge is not None and len(chain) > 1 and options.max_attempts != 1
+        self.is_hedged = (
+            options.hedge is not None
+            and len(chain) > 1
+            and options.max_attempts != 1
+            and can_be_hedged(injection, chain)  # a name may stand for a target that cannot
+        )
         self.is_simple = not (
             self.is_stream
             or takes_attempt
@@ -136,30 +141,36 @@ class OptionsEffect:
         return demands.is_constant and options.strategy == "priority" and options.adaptive is False
 
 
+def unusable_defaults(injection: Injection, chain: Sequence[Target]) -> frozenset[str]:
+    """Return the process-wide defaults that do not hold for a function, whatever their value.
+
+    ``failover`` refuses to name them there: attempts could not keep an ``attempt_timeout``, or
+    could not be stopped once a hedge has answered.
+    """
+    holds = {
+        "attempt_timeout": keeps_limits(injection, chain, 1.0),  # any number stands for it
+        "hedge": can_be_hedged(injection, chain),
+    }
+    return frozenset(name for name in holds if not holds[name])
+
+
 class OptionsInForce:
     """The options of new calls, and of calls that began before the last changes.
 
     Attributes:
         options: The options of calls that begin now.
+        unusable: Process-wide defaults that do not hold for the function, whatever their value.
     """
 
     def __init__(self, policy: Policy, injection: Injection) -> None:
         self.options: Options = policy.options
         self._policy = policy
-        self._keeps_limits = keeps_limits(injection, policy.chain, 1.0)
-        """Whether a default ``attempt_timeout`` holds for it; any number may stand for that."""
-        self._can_be_hedged = can_be_hedged(injection, policy.chain)
+        self.unusable = unusable_defaults(injection, policy.chain)
         self._injection = injection
         self._replaced: list[tuple[float, Options, CallDeps]] = []
         """``(until when, options, deps)`` of earlier bindings, oldest first."""
         self._clock: Clock | None = None
         """The clock that these moments are of."""
-
-    @property
-    def unusable(self) -> frozenset[str]:
-        """Process-wide defaults that do not hold for the function, whatever their value."""
-        holds = {"attempt_timeout": self._keeps_limits, "hedge": self._can_be_hedged}
-        return frozenset(name for name in holds if not holds[name])
 
     def under(self, defaults: Settings) -> Options:
         """Return the options that hold under these defaults; changes nothing.
@@ -167,13 +178,10 @@ class OptionsInForce:
         Options with equal values stay the same object, and with it what is known of their
         functions.
         """
-        present = self.options
-        options = self._policy.in_force(
-            defaults,
-            keeps_limits=self._keeps_limits,
-            can_be_hedged=self._can_be_hedged,
-            has_conversation=has_conversation(defaults.tool_loop, self._injection),
-        )
+        present, without = self.options, self.unusable
+        if not has_conversation(defaults.tool_loop, self._injection):
+            without |= {"tool_loop"}
+        options = self._policy.in_force(defaults, without)
         if all(getattr(options, name) is getattr(present, name) for name in DEFAULTS):
             return present
         return options

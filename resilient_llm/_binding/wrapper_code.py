@@ -262,19 +262,20 @@ def _with_call_id(template: str, end: str) -> str:
 
 
 def generate(
-    injection: Injection, kind: Kind = _PLAIN
+    injection: Injection, kind: Kind = _PLAIN, number: int = 0
 ) -> tuple[types.CodeType, str, tuple[Any, ...] | None, dict[str, Any]]:
     """Generate the wrapper of one function.
 
     Args:
         injection: How the function takes its target.
         kind: Which code it is to have.
+        number: Makes the names of its globals other ones than those of code that it had before.
 
     Returns:
         Its code, the prefix of the names it expects as globals, and its defaults.
     """
     names = {p.name for p in injection.parameters}
-    prefix = "_r_"
+    prefix = f"_r{number or ''}_"
     while any(name.startswith(prefix) for name in names):
         prefix = f"_{prefix}"
     outer = tuple(injection.outer.parameters.values())

@@ -25,23 +25,34 @@ from resilient_llm._core.in_flight import KeysInFlight
 from resilient_llm._core.retry_budget import RetryBudgets
 from resilient_llm._core.spending.local_ledger import LocalLedger
 from resilient_llm._runtime.clock import Clock, SystemClock
+from resilient_llm._runtime.configuration import (
+    Code,
+    InForce,
+    check_shared_limits,
+    merged_names,
+    merged_settings,
+    options_that_differ,
+    profile_name,
+    profile_of,
+)
 from resilient_llm._runtime.dispatcher import Dispatcher
 from resilient_llm._runtime.limiting import LimitsInForce
 from resilient_llm._runtime.registry import Registry
 from resilient_llm._values.adaptive import Adaptive
 from resilient_llm._values.errors import ConfigurationError
-from resilient_llm._values.keys import shown
-from resilient_llm._values.settings import Settings
+from resilient_llm._values.names import Names, unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from resilient_llm._core.call.hooks import Hook
     from resilient_llm._core.call.spending import UsageReader
     from resilient_llm._core.limits.reported import ReportedLimits
     from resilient_llm._core.spending.shared_ledger import SharedLedger
     from resilient_llm._core.stream.stream_state import ItemInspector
+    from resilient_llm._values.plan import FileLayer
     from resilient_llm._values.policy import Family, Policy
+    from resilient_llm._values.settings import Settings
 
 _from_timestamp = datetime.fromtimestamp  # every event asks, so it is looked up once
 
@@ -120,7 +131,7 @@ class Runtime:
         """Called when a part is exchanged; for code that caches parts on its hot path."""
         self.system_clock = SystemClock()
         self.use_clock(self.system_clock)
-        self.fresh()
+        self.fresh(Code())
 
     def use_clock(self, clock: Clock) -> None:
         """Replace the clock."""
@@ -130,9 +141,12 @@ class Runtime:
         self._wall_is_ahead = math.inf
         self._notify_exchanged()
 
-    def fresh(self) -> None:
-        """Start with an empty state and default settings."""
-        self.settings = Settings()
+    def fresh(self, code: Code) -> None:
+        """Start with an empty state, no file, and what code has set."""
+        names = Names(code.chains, code.profiles)
+        self.in_force = InForce(code, None, names, code.settings, code.profile)
+        """The settings and names of calls that start now; exchanged as a whole."""
+        self.settings = self.in_force.settings
         self.dispatcher = Dispatcher(self.moment, lambda: self.clock(), self.steady_moment)
         self.registry = Registry(self.settings, lambda: self.clock(), self.rng, self.dispatcher)
         self.registry.hears = self.hears
@@ -325,25 +339,64 @@ class Runtime:
         """Change process-wide defaults, for calls that start afterwards."""
         if self.asks_environment and "limits" in changes and "state" not in changes:
             self._ask_environment()  # which may name the store of shared limits
+        changes = dict(changes)
+        selects, profile = "profile" in changes, profile_name(changes.pop("profile", None))
+
+        def configured(before: InForce) -> tuple[Code, FileLayer | None]:
+            code = before.code.configured(changes)
+            return (replace(code, profile=profile) if selects else code), before.file
+
+        self.change(configured, changes.keys())
+
+    def change(
+        self,
+        change: Callable[[InForce], tuple[Code, FileLayer | None]],
+        options: Iterable[str] = (),
+    ) -> InForce:
+        """Exchange what code has set, or the file; return what was in force before.
+
+        Args:
+            change: Returns the new layers. It is called under the lock, and may raise.
+            options: Options of `configure` that the change names.
+
+        Raises:
+            ConfigurationError: If the change is not allowed; nothing is changed.
+        """
+        changed = set(options)
         with self.lock:
-            settings = self.settings.changed(changes)
+            was = self.in_force
+            code, file = change(was)
+            base = merged_settings(code, file)
+            if was.file is not file:
+                changed |= options_that_differ(was, code, file, base)
+            names = was.names
+            if (code.chains, code.profiles) != (was.code.chains, was.code.profiles) or (
+                file is not was.file
+            ):
+                names = merged_names(code, file)
+                names.check_loops()
+            profile = profile_of(code, file)
+            if profile is not None and profile not in names.profiles:
+                raise unknown(profile, names.profiles, "profile")
             registry, before = self.registry, self.sharing
             given, store = self.state_given, None
-            if not SHARING.isdisjoint(changes):
-                given, store = self._store_of(settings, changes)
-                state = self.settings.state if given is not None else None
-                if store is not None:  # a URL may have a password in it
-                    state = store.url if isinstance(given, str) else store
-                settings = replace(settings, state=state)
-            self._check_shared_limits(settings, given, store)
-            if not SHARING.isdisjoint(changes):
-                self.asks_environment = self.asks_environment and "state" not in changes
+            if not SHARING.isdisjoint(changed):
+                given, store = self._store_of(base, "state" in changed)
+            state = self.settings.state if given is not None else None
+            if store is not None:  # a URL may have a password in it
+                state = store.url if isinstance(given, str) else store
+            base = replace(base, state=state) if base.state is not state else base
+            in_force = InForce(code, file, names, base, profile)
+            settings = in_force.settings
+            check_shared_limits(settings, given, store, self.sharing)
+            if not SHARING.isdisjoint(changed):
+                self.asks_environment = self.asks_environment and "state" not in changed
             try:
-                self.settings = settings
+                self.in_force, self.settings = in_force, settings
                 self._use_store(settings, given, store)
-                self.options_to_check |= _WITH_KEYS & changes.keys()
+                self.options_to_check |= _WITH_KEYS & changed
                 self.limits.use(settings.limits)
-                if "budgets" in changes:
+                if "budgets" in changed:
                     self.ledger.replace(settings.budgets, self.wall())
                 registry.configure(settings)
                 self.on_new_state(self)
@@ -354,30 +407,16 @@ class Runtime:
             before.end()
         if before is not self.sharing and self.sharing is not None:
             self.sharing.begin()
+        return was
 
-    def _check_shared_limits(self, settings: Settings, given: Any, store: Any) -> None:
-        """Refuse limits of all processes together if the store has none.
+    def _store_of(self, settings: Settings, names_state: bool) -> tuple[Any, Any]:
+        """Return what the option ``state`` is given from now on, and the store if that is new.
 
-        Raises:
-            ConfigurationError: If there is no store, or it has no limits.
+        Args:
+            settings: The new settings, with ``state`` as it was given.
+            names_state: Whether the change names that option.
         """
-        shared = [key for key, limit in settings.limits.items() if limit.shared]
-        if not shared:
-            return
-        if store is None and given is not None:
-            store = self.sharing.store
-        if store is None or not store.has_limits:
-            has = "there is none" if store is None else f"{store.url} has no limits"
-            raise ConfigurationError(
-                f"limits[{shown(shared[0])}] has shared=True, which needs a store in Redis or "
-                f"Valkey that all processes share, and {has}: write "
-                "configure(state='redis://…'), or leave shared out and give each process its part "
-                "of the limit"
-            )
-
-    def _store_of(self, settings: Settings, changes: Mapping[str, Any]) -> tuple[Any, Any]:
-        """Return what the option ``state`` is given from now on, and the store if that is new."""
-        given = changes.get("state", self.state_given)
+        given = settings.state if names_state else self.state_given
         is_same = given is self.state_given or (
             isinstance(given, str) and given == self.state_given
         )
@@ -467,7 +506,7 @@ class Runtime:
     def _exchange(self, saved: tuple[Any, ...] | None) -> tuple[Any, ...]:
         with self.lock:
             before = (
-                self.settings,
+                self.in_force,
                 self.dispatcher,
                 self.registry,
                 self.budgets,
@@ -486,9 +525,11 @@ class Runtime:
             try:
                 self.registry.suspend(suspended=True)
                 if saved is None:
-                    self.fresh()
+                    code = self.in_force.code
+                    self.fresh(Code(chains=code.chains, profiles=code.profiles))
                 else:
-                    self.settings, self.dispatcher, self.registry = saved[:3]
+                    self.in_force, self.dispatcher, self.registry = saved[:3]
+                    self.settings = self.in_force.settings
                     self.budgets, self.figures, self.in_flight = saved[3:6]
                     self.attached, self.limits, self.ledger, self.reported = saved[6:10]
                     self.options_to_check, self.entries_told = saved[10:12]

@@ -1,8 +1,8 @@
-"""`Trace`, which collects the calls made inside a block.
+"""`Trace`, which collects the calls made inside a block, and marks that other blocks leave.
 
-Owns the context variable, and the set of the traces that are open anywhere in the process. A
-call looks at the set first: to look into an empty set takes a sixth of the time that the
-variable takes.
+Owns the context variable, and the set of the traces and marks that are open anywhere in the
+process. A call looks at the set first: to look into an empty set takes a sixth of the time that
+the variable takes.
 """
 
 from __future__ import annotations
@@ -17,9 +17,35 @@ from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.exported import exported
 from resilient_llm._values.kinds import AttemptRecord
 
-_open_trace: ContextVar[Trace | None] = ContextVar("resilient_llm_trace", default=None)
+_open_trace: ContextVar[Trace | Mark | None] = ContextVar("resilient_llm_trace", default=None)
 open_traces: Final[set[int]] = set()
-"""The ids of all open traces. Adding and discarding are atomic, also in a finaliser."""
+"""The ids of all open traces and marks. Adding and discarding are atomic, also in a finaliser."""
+
+
+class Mark:
+    """Has the calls of a context not made by their wrappers, which look for traces only.
+
+    It is in force in its context and the copies of that, as long as one of them exists.
+    """
+
+    _is_open = False  # as a trace
+
+    def __init__(self) -> None:
+        self._outer: Trace | Mark | None = None
+        open_traces.add(id(self))
+
+    def begin(self) -> None:
+        """Mark the calls that start from now on in this context."""
+        self._outer = _open_trace.get()
+        _open_trace.set(self)
+
+    def end(self) -> None:
+        """Mark no more calls in this context."""
+        if _open_trace.get() is self:
+            _open_trace.set(_without_closed(self._outer))
+
+    def __del__(self) -> None:
+        open_traces.discard(id(self))
 
 
 @exported
@@ -72,13 +98,13 @@ class Trace:
             )
         self.call_id = call_id
         self._calls: list[TracedCall] = []
-        self._outer: Trace | None = None
+        self._outer: Trace | Mark | None = None
         self._is_open = False
 
     def __enter__(self) -> Self:
         if self._is_open:
             raise RuntimeError("this trace is open already: make a new one")
-        self._outer = open_trace()
+        self._outer = _without_closed(_open_trace.get())
         self._is_open = True
         open_traces.add(id(self))
         _open_trace.set(self)
@@ -95,7 +121,7 @@ class Trace:
         # In another context than it was entered in, or before a trace inside it, this trace stays
         # in the variable or in the chain, and is passed over there.
         if _open_trace.get() is self:
-            _open_trace.set(open_trace())
+            _open_trace.set(_without_closed(self))
 
     def __del__(self) -> None:
         open_traces.discard(id(self))  # it was never left
@@ -130,8 +156,15 @@ def open_trace() -> Trace | None:
     return _open(_open_trace.get())
 
 
-def _open(trace: Trace | None) -> Trace | None:
-    while trace is not None and not trace._is_open:
+def _open(trace: Trace | Mark | None) -> Trace | None:
+    while trace is not None and not (trace._is_open and isinstance(trace, Trace)):
+        trace = trace._outer
+    return trace
+
+
+def _without_closed(trace: Trace | Mark | None) -> Trace | Mark | None:
+    """Return the innermost of these that is an open trace or a mark."""
+    while isinstance(trace, Trace) and not trace._is_open:
         trace = trace._outer
     return trace
 
@@ -154,7 +187,7 @@ def note_call(trace: Trace | None, call_id: str) -> Outcome:
     return outcome
 
 
-class _Getter(functools.partial["Trace | None"]):
+class _Getter(functools.partial["Trace | Mark | None"]):
     """The variable's ``get``, which alone cannot be pickled; wrappers refer to it."""
 
     def __reduce__(self) -> str:
@@ -162,4 +195,4 @@ class _Getter(functools.partial["Trace | None"]):
 
 
 has_trace = _Getter(_open_trace.get)
-"""Returns a trace, open or not, if there may be one around this code; for the healthy path."""
+"""Returns a trace or a mark, if there may be one around this code; for the healthy path."""

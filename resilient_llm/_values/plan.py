@@ -119,6 +119,26 @@ class Plan:
             if not isinstance(each, (Alias, Route))
         )
 
+    @property
+    def written(self) -> tuple[Any, ...]:
+        """The chain as `plan_of` takes it."""
+        return tuple(
+            each.target.key
+            if isinstance(each, Spec)
+            else f"@{each.name}"
+            if isinstance(each, Alias)
+            else each
+            for each in self.entries
+        )
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """What a message may show of each entry."""
+        return tuple(
+            each if isinstance(each, str) else "a route" if isinstance(each, Route) else each.key
+            for each in self.written
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Profile:

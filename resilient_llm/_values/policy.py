@@ -7,7 +7,8 @@ built-in one.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+import weakref
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from resilient_llm._values.events import Event
     from resilient_llm._values.kinds import ErrorKind
+    from resilient_llm._values.plan import Plan
     from resilient_llm._values.target import Target
     from resilient_llm._values.usage import Usage
     from resilient_llm._values.verdict import Verdict
@@ -288,36 +290,72 @@ class Policy:
     named: frozenset[str]
     family: Family = field(default_factory=Family)
 
-    def in_force(
-        self,
-        defaults: Defaults,
-        *,
-        keeps_limits: bool = True,
-        can_be_hedged: bool = True,
-        has_conversation: bool = True,
-    ) -> Options:
+    def in_force(self, defaults: Defaults, without: Collection[str] = ()) -> Options:
         """Return the options with process-wide defaults for those that the policy does not name.
 
         Args:
             defaults: The process-wide defaults.
-            keeps_limits: Whether attempts can keep an ``attempt_timeout``. No default holds for
-                one that could not, since ``failover`` refuses to name it there.
-            can_be_hedged: The same for ``hedge``: whether attempts can be stopped.
-            has_conversation: The same for ``tool_loop``: whether calls have the argument that it
-                reads.
+            without: Options whose default cannot hold, since ``failover`` would refuse them there.
         """
-        own, changes = self.options, dict[str, Any]()
-        for name in DEFAULTS:
-            value = getattr(defaults, name)
-            if name not in self.named and value is not getattr(own, name):
-                changes[name] = value
-        if not keeps_limits:
-            changes.pop("attempt_timeout", None)
-        if not can_be_hedged:
-            changes.pop("hedge", None)
-        if not has_conversation:
-            changes.pop("tool_loop", None)
-        return replace(own, **changes) if changes else own
+        return options_in_force(self.options, self.named, defaults, without)
+
+
+def options_in_force(
+    own: Options, named: Collection[str], defaults: Defaults, without: Collection[str] = ()
+) -> Options:
+    """Return options with process-wide defaults for those that are not named."""
+    changes = dict[str, Any]()
+    for name in DEFAULTS:
+        value = getattr(defaults, name)
+        if name not in named and name not in without and value is not getattr(own, name):
+            changes[name] = value
+    return replace(own, **changes) if changes else own
+
+
+class Declared:
+    """What a policy says, of which each expansion of its chain makes a `Policy`.
+
+    Attributes:
+        plan: Its chain, as it was written.
+        options: Its checked options, the built-in defaults for those that it does not name.
+        named: Names of the options that it names, for which no process-wide default holds.
+    """
+
+    __slots__ = ("_families", "_given", "_literal", "_order", "named", "options", "plan")
+
+    def __init__(
+        self,
+        plan: Plan,
+        given: Mapping[str, Any],
+        in_priority: Callable[[tuple[Target, ...]], tuple[Target, ...]],
+        like: Declared | None = None,
+    ) -> None:
+        self.plan = plan
+        self._given = dict(given)
+        self.options = checked_options(given)
+        self.named = frozenset(given)
+        self._order = in_priority
+        # Copies of a policy share what their calls found out.
+        self._families: weakref.WeakValueDictionary[tuple[Target, ...], Family] = (
+            weakref.WeakValueDictionary() if like is None else like._families
+        )
+        self._literal = None if plan.is_late else self._policy(plan.targets)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Declared, (self.plan, self._given, self._order)
+
+    def options_under(self, defaults: Defaults) -> Options:
+        """Return the options with process-wide defaults for those that it does not name."""
+        return options_in_force(self.options, self.named, defaults)
+
+    def policy(self, chain: tuple[Target, ...]) -> Policy:
+        """Return the policy of one expansion of the chain."""
+        literal = self._literal
+        return literal if literal is not None and chain == literal.chain else self._policy(chain)
+
+    def _policy(self, chain: tuple[Target, ...]) -> Policy:
+        family = self._families.setdefault(chain, Family())
+        return Policy(chain, self._order(chain), self.options, self.named, family)
 
 
 def warn_of_attempts(attempts: int, failures: int, key: str) -> None:

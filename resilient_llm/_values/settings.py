@@ -182,6 +182,7 @@ class Settings(Defaults):
             of this process, ``"refuse"`` nothing.
         state_name: What other processes see as the source of this one's changes; None for its host
             and its number.
+        profile: The profile that holds here, or None.
     """
 
     breakers: Mapping[str, Mapping[str, Any]] = field(
@@ -205,6 +206,7 @@ class Settings(Defaults):
     state_timeout: float = 0.25
     on_store_down: OnStoreDown = "local"
     state_name: str | None = None
+    profile: str | None = None
 
     def is_limited(self, key: str) -> bool:
         """Return whether a key, or its provider, has a limit."""

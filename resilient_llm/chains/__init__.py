@@ -1,14 +1,171 @@
-"""`check`: what does not fit together among the chains and the configuration of this process.
+"""Chains by name and by rule: names, profiles and routes that calls look up when they start.
 
-from resilient_llm import chains
+    from resilient_llm import chains, failover
 
-for problem in chains.check():
-    print(problem)
+    chains.define({"fast": "groq/llama-3.3-70b-versatile, openai/gpt-5-mini", "default": "@fast"})
+
+    @failover(chain=["@fast", "anthropic/claude-sonnet"], timeout=30.0)
+    async def ask(target: Target, prompt: str) -> str: ...
+
+``"@name"`` may stand wherever a chain takes a spec, and may be defined after the decorator.
+``failover()`` means ``failover(chain="@default")``. A `profile` replaces some chains and defaults
+for some calls or for the process, and a `route` chooses a chain by what the call is given.
 """
 
 from __future__ import annotations
 
-__all__ = ["check"]
+from typing import TYPE_CHECKING, Any
+
+from resilient_llm._runtime import names as _names
+from resilient_llm._runtime.profiles import ProfileBlock, profile_here
+from resilient_llm._runtime.runtime import runtime as _runtime
+from resilient_llm._values.exported import exported as _exported
+from resilient_llm._values.plan import Route, Rule
+from resilient_llm._values.route_explanation import RouteExplanation
+from resilient_llm.chains._routes import route, rule
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from contextlib import AbstractContextManager
+
+    from resilient_llm._values.target import Target
+
+__all__ = [
+    "Route",
+    "RouteExplanation",
+    "Rule",
+    "check",
+    "define",
+    "define_profile",
+    "explain",
+    "names",
+    "profile",
+    "profiles",
+    "remove",
+    "resolve",
+    "route",
+    "rule",
+]
+
+for _each in (Route, Rule):
+    _exported(_each, __name__)
+
+
+def define(names: Mapping[str, Any]) -> None:
+    """Define what names stand for, or replace that, for calls that start afterwards.
+
+    All names are defined, or none. What code defines hides what a configuration file defines
+    under the same name.
+
+    Examples:
+        >>> define({"fast": "groq/llama-3.3-70b-versatile", "default": "@fast"})
+
+    Args:
+        names: ``{name: a chain, as failover takes one, or a route}``. A name has 1 to 100 of the
+            characters ``A-Z a-z 0-9 . _ / -``, the first one a letter or a digit.
+
+    Raises:
+        ConfigurationError: If a name or a chain is not allowed, or if names refer to each other
+            in a circle, which the message shows.
+    """
+    _names.define(names)
+
+
+def remove(*names: str) -> None:
+    """Remove names that code has defined, all or none.
+
+    A name that the configuration file has as well stands for what the file says again.
+
+    Raises:
+        ConfigurationError: If code has not defined a name.
+    """
+    _names.remove(names)
+
+
+def names() -> list[str]:
+    """Return the names that are defined, sorted, those of the profile that holds here included."""
+    return sorted(_runtime.in_force.chains_under(profile_here()))
+
+
+def resolve(chain: Any) -> tuple[Target, ...]:
+    """Return the targets of a chain for a call that starts here, each key once, in order.
+
+    Of a route these are all targets that it can choose.
+
+    Examples:
+        >>> resolve("@fast, anthropic/claude-sonnet")
+        (Target('groq/llama-3.3-70b-versatile'), Target('anthropic/claude-sonnet'))
+
+    Raises:
+        ConfigurationError: If the chain is not allowed, or a name is not defined.
+    """
+    return _names.targets_here(chain)
+
+
+def define_profile(
+    name: str,
+    *,
+    chains: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> None:
+    """Define a profile, or replace it: other chains and defaults for some calls.
+
+    Examples:
+        >>> define_profile("cheap", chains={"fast": "groq/llama"}, settings={"attempts": 1})
+
+    Args:
+        name: Its name, with the characters that names of chains have.
+        chains: ``{name: what it stands for under the profile}``.
+        settings: ``{option of failover: default under the profile}``, of the options that
+            `configure` takes. What a policy names is stronger.
+
+    Raises:
+        ConfigurationError: If something is not allowed; nothing is changed.
+    """
+    _names.define_profile(name, chains, settings)
+
+
+def profiles() -> list[str]:
+    """Return the names of all profiles, sorted."""
+    return sorted(_runtime.in_force.names.profiles)
+
+
+def profile(name: str | None) -> AbstractContextManager[None]:
+    """Return a block; a profile holds for calls that start inside it.
+
+    It holds in this context and its copies, such as tasks that are started inside. An inner block
+    replaces the outer one. ``configure(profile=…)`` selects one for the process.
+
+    Examples:
+        >>> with profile("cheap"):
+        ...     reply = ask("Why is the sky blue?")
+
+    Args:
+        name: The profile; None for no profile, also where the process has one.
+
+    Raises:
+        ConfigurationError: If no profile has the name.
+    """
+    return ProfileBlock(name)
+
+
+def explain(name: str, /, **arguments: Any) -> RouteExplanation:
+    """Return which chain a route chooses for a call with these arguments, and why.
+
+    Examples:
+        >>> explain("main", messages=[{"role": "user", "content": "Why is the sky blue?"}])
+        RouteExplanation(rule=None, chain='@fast', reasons=('has_image=True: no image was found',))
+
+    Args:
+        name: Name of the route, without ``@``.
+        **arguments: The arguments of the call, all by name.
+
+    Raises:
+        ConfigurationError: If the name is not defined, or stands for a chain.
+    """
+    from resilient_llm._binding.routing import CallFacts, explained  # loaded when somebody asks
+
+    return explained(_names.route_named(name), CallFacts.of_arguments(arguments))
 
 
 def check() -> list[str]:

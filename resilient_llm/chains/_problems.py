@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from resilient_llm._core.spending.accounts import covers
 from resilient_llm._core.spending.prices import ANY, rates_for
 from resilient_llm._runtime.chains import living_policies
+from resilient_llm._runtime.profiles import profile_here
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.spending import published
 from resilient_llm._runtime.unused_keys import unused_keys
+from resilient_llm._values.names import unknown, unknown_in
 from resilient_llm._values.policy import BUILT_IN
 
 if TYPE_CHECKING:
@@ -32,7 +34,9 @@ def problems() -> list[str]:
     policies = living_policies()
     return [
         *(_said(each) for each in unused_keys()),
+        *_unknown_names(policies),
         *_two_sets_of_options(policies),
+        *_unusable_options(policies),
         *_unusable_defaults(policies),
     ]
 
@@ -78,6 +82,27 @@ def _two_sets_of_options(policies: list[LivingPolicy]) -> Iterator[str]:
                 )
 
 
+def _unknown_names(policies: list[LivingPolicy]) -> Iterator[str]:
+    chains = runtime.in_force.chains_under(profile_here())
+    for policy in policies:
+        for name in unknown_in(policy.plan, chains):
+            yield f"{_name(policy)}: {unknown(name, chains)}"
+
+
+def _unusable_options(policies: list[LivingPolicy]) -> Iterator[str]:
+    """Return what names and files say of targets and calls leave out."""
+    for policy in policies:
+        for function, abilities in policy.functions.items():
+            for target in policy.chain:
+                for option in abilities.lost_options(target):
+                    why = (
+                        _WHY_NOT["attempt_timeout"]
+                        if option == "attempt_timeout"
+                        else "the function takes no such argument, and no Target"
+                    )
+                    yield f"{option} of {target.key!r} does not hold for {function}: {why}"
+
+
 def _unusable_defaults(policies: list[LivingPolicy]) -> Iterator[str]:
     settings = runtime.settings
     for name, why_not in _WHY_NOT.items():
@@ -85,8 +110,8 @@ def _unusable_defaults(policies: list[LivingPolicy]) -> Iterator[str]:
         if value == getattr(BUILT_IN, name):
             continue
         for policy in policies:
-            for function, unusable in policy.functions.items():
-                if name in unusable and name not in policy.named:
+            for function, abilities in policy.functions.items():
+                if name in abilities.unusable and name not in policy.named:
                     yield f"configure({name}={value!r}) does not hold for {function}: {why_not}"
 
 

@@ -277,7 +277,7 @@ class _Simulation:
 @contextmanager
 def _state_of_its_own(clock: VirtualClock, seed: int) -> Generator[None, None, None]:
     """Have this thread, and no other one, use a fresh state with this clock and this randomness."""
-    settings = runtime.settings
+    in_force = runtime.in_force
     state = Runtime()
     state.item_inspector, state.on_new_state = runtime.item_inspector, runtime.on_new_state
     state.usage_reader = runtime.usage_reader
@@ -285,7 +285,7 @@ def _state_of_its_own(clock: VirtualClock, seed: int) -> Generator[None, None, N
     state.use_clock(clock)
     before = state.exchange()
     try:
-        state.settings = settings
+        state.in_force, state.settings = in_force, in_force.settings
         # Budgets are not played: their periods are of the wall clock, and simulated attempts have
         # no price. Nothing is booked in the ledger of the process.
         state.configure({"logging": False, "budgets": []})

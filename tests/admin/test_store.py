@@ -21,7 +21,7 @@ from resilient_llm.testing import MemoryStore, isolated
 from tests.admin.conftest import Serve
 from tests.support.asgi import TOKEN, Client
 
-PATIENCE = 10.0
+PATIENCE = 40.0
 NOW = 1_800_000_000
 
 

@@ -106,6 +106,7 @@ def test_configure_takes_every_option_but_those_of_one_function_or_policy() -> N
         "state_timeout",
         "on_store_down",
         "state_name",
+        "profile",
     }
     assert STRATEGIES == tuple(STRATEGIES_THERE_ARE)
 

@@ -13,7 +13,7 @@ from resilient_llm import cli
 from tests.support.server import HOST
 
 TOKEN = "a-token-of-the-tests"
-PATIENCE = 10.0
+PATIENCE = 40.0
 """Seconds of real time within which a server starts and ends."""
 
 

@@ -25,7 +25,7 @@ from tests.support.pages import ROOT, script
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(120)]
 
 HOW_TO = ROOT / "docs" / "how-to"
-PATIENCE = 20.0
+PATIENCE = 40.0
 GROQ, OPENAI = "groq/llama-3.3-70b-versatile", "openai/gpt-5-mini"
 
 

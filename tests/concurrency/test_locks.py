@@ -43,7 +43,7 @@ from resilient_llm._runtime import runtime as _runtime
 from resilient_llm._runtime.runtime import runtime
 from tests.support.circuits import DOWN, circuit, granted
 
-PATIENCE = 10.0
+PATIENCE = 40.0
 """Seconds after which threads that still wait are taken to wait for one another."""
 
 # The order of locks.

@@ -30,7 +30,7 @@ from resilient_llm._core.circuit import window
 from resilient_llm._core.limits.places import LockedPlaces, Place, Places, places
 from resilient_llm._drive.tasks import waker
 
-PATIENCE = 20.0
+PATIENCE = 40.0
 """Seconds of real time after which a test stops waiting."""
 
 

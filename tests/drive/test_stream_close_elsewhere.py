@@ -31,7 +31,7 @@ from tests.support.ways import GROQ, OPENAI
 
 ENDS_WITHIN = 3.0
 """Seconds within which a reader is at its end once its stream is closed."""
-PATIENCE = 10.0
+PATIENCE = 40.0
 
 HEADERS = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n"
 

@@ -13,7 +13,7 @@ from resilient_llm import ChainExhaustedError, Limit, Target, configure, failove
 from resilient_llm._runtime.runtime import runtime
 
 SPENT = Limit(requests=4, burst=1, per="day")
-PATIENCE = 20.0
+PATIENCE = 40.0
 
 
 def waiting() -> int:

@@ -33,7 +33,7 @@ from resilient_llm import (
 )
 from resilient_llm._binding.binding import Unbound
 from resilient_llm._runtime import hearing
-from resilient_llm.testing import FakeClock, capture_events, isolated
+from resilient_llm.testing import FakeClock, capture_events, fake_clock, isolated
 
 A, B = "openai/a", "groq/b"
 
@@ -513,14 +513,15 @@ def test_isolated_has_figures_of_its_own(clock: FakeClock) -> None:
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_starts_without_figures() -> None:
     """The attempts that count against them run in the parent."""
-    asking(A, says={A: [Answer(figures(5))]})()
+    with fake_clock():
+        asking(A, says={A: [Answer(figures(5))]})()
 
-    child = os.fork()
-    if not child:
-        os._exit(0 if rate_limits() == {} else 1)
+        child = os.fork()
+        if not child:
+            os._exit(0 if rate_limits() == {} else 1)
 
-    assert 0 == os.waitpid(child, 0)[1]
-    assert 5 == rate_limits()[A].requests_remaining
+        assert 0 == os.waitpid(child, 0)[1]
+        assert 5 == rate_limits()[A].requests_remaining
 
 
 def test_nonsense_in_headers_harms_no_call(clock: FakeClock) -> None:

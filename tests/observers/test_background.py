@@ -21,7 +21,7 @@ from resilient_llm.testing import fake_clock, isolated
 from tests.support.interrupts import interrupted_at
 from tests.support.schedules import WHERE_CPYTHON_SWITCHES
 
-PATIENCE = 20.0
+PATIENCE = 40.0
 """Seconds that a test waits for what comes at once."""
 ROOT = Path(__file__).parents[2]
 

@@ -14,7 +14,7 @@ from resilient_llm.observers import Exporter
 from resilient_llm.testing import FakeClock, capture_events, fake_clock, isolated
 from tests.support.ways import ProviderError
 
-PATIENCE = 10.0
+PATIENCE = 40.0
 """Real seconds after which a test gives up; nothing takes as long."""
 
 

@@ -37,7 +37,7 @@ from resilient_llm import (
 from resilient_llm.observers import Exporter, jsonl
 from resilient_llm.testing import FakeClock, capture_events, fake_clock, http_error, isolated
 
-PATIENCE = 20.0
+PATIENCE = 40.0
 ROOT = Path(__file__).parents[2]
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 

@@ -18,7 +18,7 @@ from resilient_llm.cli import main
 from resilient_llm.observers import jsonl
 from resilient_llm.testing import FakeClock
 
-PATIENCE = 20.0
+PATIENCE = 40.0
 ROOT = Path(__file__).parents[2]
 
 

@@ -51,7 +51,7 @@ from resilient_llm.observers import webhook
 from resilient_llm.observers._http import Endpoint
 from resilient_llm.testing import FakeClock, fake_clock, http_error, isolated
 
-PATIENCE = 20.0
+PATIENCE = 40.0
 ROOT = Path(__file__).parents[2]
 SECRET = "T0PSECRET"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"

@@ -150,11 +150,12 @@ def test_healthy_calls_are_made_by_the_wrapper_itself_again() -> None:
     plain, = values
     plain("a")
     from resilient_llm._runtime.tracing import open_traces
-    assert plain.__globals__["_r_circuit"].key == "groq/llama"
-    assert plain.__globals__["_r_open_traces"] is open_traces
+    read = {name.rpartition("_r")[2].partition("_")[2]: name for name in plain.__code__.co_names}
+    assert plain.__globals__[read["circuit"]].key == "groq/llama"
+    assert plain.__globals__[read["open_traces"]] is open_traces
     before = health()["groq/llama"].total
     def entry(*given): raise AssertionError
-    plain.__globals__["_r_entry"] = entry
+    plain.__globals__[read["entry"]] = entry
     print(plain("b"), health()["groq/llama"].total - before)
     '''
     with Trace():

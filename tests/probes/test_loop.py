@@ -33,7 +33,7 @@ from resilient_llm.testing import FakeClock, fake_clock, isolated
 from tests.support.guards import eager_threads
 from tests.support.ways import GROQ, ProviderError
 
-PATIENCE = 10.0
+PATIENCE = 40.0
 """Real seconds after which a test gives up; nothing takes as long."""
 
 

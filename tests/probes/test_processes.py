@@ -17,7 +17,7 @@ from resilient_llm.probes import HealthProbe
 from tests.support.ways import GROQ
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 10.0
+PATIENCE = 40.0
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 many_threads = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")

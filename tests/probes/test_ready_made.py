@@ -26,7 +26,7 @@ from resilient_llm import ConfigurationError, Target, breaker, failover, health,
 from resilient_llm.probes import HealthProbe, ProbeResult, call_probe, http_probe, ollama_probe
 from tests.support.ways import GROQ, ProviderError
 
-PATIENCE = 10.0
+PATIENCE = 40.0
 SECRET = "sk-secret-of-the-headers"
 
 

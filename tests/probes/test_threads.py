@@ -14,7 +14,7 @@ from resilient_llm import configure, health
 from resilient_llm.probes import HealthProbe, ProbeResult
 from resilient_llm.testing import FakeClock
 
-PATIENCE = 10.0
+PATIENCE = 40.0
 """Real seconds after which a test gives up; nothing takes as long."""
 
 

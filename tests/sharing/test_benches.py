@@ -156,8 +156,8 @@ def test_what_one_process_finds_out_holds_in_all(other: Peer) -> None:
     with capture_events() as events:
         other.fails(GROQ)
         eventually(lambda: state_of(GROQ) == "open")
+        event = eventually(lambda: next((e for e in events if type(e) is TargetBenched), None))
 
-    event = eventually(lambda: next((e for e in events if type(e) is TargetBenched), None))
     assert (ErrorKind.TRANSIENT, "server_error", "failures 5/5", "other:1") == (
         event.kind, event.reason, event.trigger, event.source,
     )  # fmt: skip

@@ -191,15 +191,17 @@ def test_without_an_answer_the_caller_probes_unclaimed(
     store.gate.set()
 
 
-def test_a_refusal_is_remembered_for_a_second(store: Claiming, other: Peer) -> None:
+def test_a_refusal_is_remembered_for_a_while(store: Claiming, other: Peer) -> None:
     """Callers do not ask the store again and again while another process probes."""
     permit = _takes_place(other, GROQ)
-    asked = len(store.claims)
+    asked, began = len(store.claims), time.monotonic()
 
     for _ in range(20):
         assert OPENAI == _function()
 
-    assert len([each for each in store.claims[asked:] if each[1] == GROQ]) == 1
+    intervals = (time.monotonic() - began) / 0.25
+    claims = [each for each in store.claims[asked:] if each[1] == GROQ]
+    assert 1 <= len(claims) <= 1 + intervals
     permit.abandoned()
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 HOST = "127.0.0.1"
-PATIENCE = 10.0
+PATIENCE = 40.0
 """Seconds of real time in which a server must start, and must end."""
 TOKEN = "correct-horse-battery"
 

@@ -9,7 +9,7 @@ from typing import Any
 from resilient_llm import ErrorKind, breaker, health, observe
 from tests.support.ways import GROQ, WITH, Shape, down, is_refusal, play
 
-PATIENCE = 10.0
+PATIENCE = 40.0
 """Seconds of real time after which a thread which waits for another gives up."""
 
 

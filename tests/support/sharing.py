@@ -18,7 +18,7 @@ from resilient_llm._values.kinds import ErrorKind
 from resilient_llm._values.verdict import Verdict
 from resilient_llm.stores import Store
 
-PATIENCE = 10.0
+PATIENCE = 40.0
 DOWN = Verdict(ErrorKind.TRANSIENT, "server_error")
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from resilient_llm._values.sharing import DataLostError, StoreError
 
-PATIENCE = 10.0
+PATIENCE = 40.0
 BUS = 10_000
 """What the port of a server in a cluster is below that of its bus."""
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-PATIENCE = 10.0
+PATIENCE = 40.0
 
 # Notes every task of the page that keeps it from answering for longer than 50 ms.
 _LONG_TASKS = """

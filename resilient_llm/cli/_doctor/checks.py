@@ -161,7 +161,7 @@ class _Limits:
         from resilient_llm.cli._doctor.functions import can_be_cut_off
 
         # There is no public way to the options of a policy.
-        options = policy._policy.in_force(settings())
+        options = policy._declared.options_under(settings())
         self._timeout = options.timeout
         self._attempt_timeout = options.attempt_timeout
         self._is_kept = fn is None or options.stream is not None or can_be_cut_off(fn)
