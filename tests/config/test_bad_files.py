@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.config import bad_files
+from tests.fuzz.fuzz_config import is_one_line
 
 FILES = bad_files.files()
 
@@ -47,7 +48,7 @@ def test_no_message_has_the_value_of_a_variable(file: Path) -> None:
 def test_a_message_is_one_line(file: Path) -> None:
     """Nothing that is written in a file breaks or forges a line."""
     for problem in bad_files.problems_of(file):
-        assert str(problem).isprintable()
+        assert is_one_line(str(problem))
 
 
 SYNTAX = [
