@@ -61,6 +61,8 @@ if TYPE_CHECKING:
         BudgetExceeded,
         BudgetWarning,
         CallFailed,
+        ConfigReloaded,
+        ConfigReloadFailed,
         Event,
         FailedOver,
         HealthChanged,
@@ -115,6 +117,8 @@ __all__ = [
     "CallRejectedError",
     "CanCall",
     "ChainExhaustedError",
+    "ConfigReloadFailed",
+    "ConfigReloaded",
     "ConfigurationError",
     "DeadlineExceededError",
     "ErrorKind",
@@ -216,6 +220,7 @@ _MODULES = {
     ),
     "_values.events": (
         "AttemptCancelled AttemptFailed AttemptSucceeded BudgetExceeded BudgetWarning CallFailed "
+        "ConfigReloadFailed ConfigReloaded "
         "Event FailedOver HealthChanged SpendRecorded StoreAvailable StoreLost StoreUnavailable "
         "HedgeStarted ObserverFailed OrderChanged RetryScheduled RetryStopped StreamCommitted "
         "StreamInterrupted TargetBenched TargetSkipped TargetUnbenched ToolLoopDetected "

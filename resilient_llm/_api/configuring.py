@@ -113,6 +113,14 @@ def configure(**changes: Unpack[Changes]) -> None:
             raise wrong
         finally:
             del wrong  # its traceback refers to this frame
+    heed_changes()
+
+
+def heed_changes() -> None:
+    """Do what is left to do after a change of the defaults: warn of misspelt keys, stop to listen.
+
+    Called without a lock.
+    """
     if runtime.options_to_check:
         from resilient_llm._runtime.unused_keys import warn_of_misspelt_keys
 

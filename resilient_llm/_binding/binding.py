@@ -281,8 +281,8 @@ class Binding(WrapperGlobals):
         """Put into the wrapper what its healthy path reads. Called under the runtime's lock."""
         self._watch(is_watched)
         self.hears_failures = hears_failures
-        if not self.wrapper or self.is_retired:
-            return
+        if not self.wrapper or self.is_retired or self.in_state is not runtime.in_force:
+            return  # a call that began before the last change binds it, and no later one may come
         if self.effect.is_inlined and runtime.dispatcher.hooks:
             return
         kind = self._kind(self.effect, self.deps, self.order, self.inlined_limits)

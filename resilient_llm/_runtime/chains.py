@@ -67,6 +67,15 @@ def note_function(policy: object, fn: Any, abilities: Abilities) -> None:
     _functions.setdefault(policy, {})[f"{module}.{name}"] = abilities
 
 
+def living_plans() -> list[tuple[str, Plan]]:
+    """Return the plan of each policy that has names or routes, and a function that it decorates."""
+    return [
+        (min(_functions.get(holder, {}), default="a policy of no function"), holder._declared.plan)
+        for holder in _holders()
+        if holder._declared.plan.is_late
+    ]
+
+
 class LivingPolicy(NamedTuple):
     """A policy that exists.
 

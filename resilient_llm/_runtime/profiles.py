@@ -29,15 +29,15 @@ class Block(Mark):
     def __init__(self, name: str | None) -> None:
         super().__init__()
         self.name = name
-        open_blocks.add(id(self))
+        open_blocks[id(self)] = name
 
     def __del__(self) -> None:
         super().__del__()
-        open_blocks.discard(id(self))
+        open_blocks.pop(id(self), None)
 
 
-open_blocks: Final[set[int]] = set()
-"""The ids of all blocks that a context refers to. Adding and discarding are atomic."""
+open_blocks: Final[dict[int, str | None]] = {}
+"""``{id of a block that a context refers to: its profile}``. Adding and removing are atomic."""
 _block: ContextVar[Block | None] = ContextVar("resilient_llm_profile", default=None)
 
 

@@ -356,7 +356,8 @@ class Runtime:
         """Exchange what code has set, or the file; return what was in force before.
 
         Args:
-            change: Returns the new layers. It is called under the lock, and may raise.
+            change: Returns the new layers, or those of before. It is called under the lock, and
+                may raise.
             options: Options of `configure` that the change names.
 
         Raises:
@@ -366,6 +367,8 @@ class Runtime:
         with self.lock:
             was = self.in_force
             code, file = change(was)
+            if code is was.code and file is was.file:
+                return was
             base = merged_settings(code, file)
             if was.file is not file:
                 changed |= options_that_differ(was, code, file, base)

@@ -44,6 +44,13 @@ class ConfigProblem:
 exported(ConfigProblem, _PACKAGE)
 
 
+def few(problems: Sequence[ConfigProblem]) -> list[str]:
+    """Return the first problems as texts, and how many there are more."""
+    found = [str(each) for each in problems[:_MOST_SHOWN]]
+    rest = len(problems) - len(found)
+    return [*found, f"and {rest:,} more, which .problems has"] if rest else found
+
+
 class InvalidConfigError(ConfigurationError):
     """A configuration has problems; nothing of it is used.
 
@@ -58,11 +65,8 @@ class InvalidConfigError(ConfigurationError):
     def _sentence(self) -> str:
         if len(self.problems) == 1:
             return str(self.problems[0])
-        lines = [str(each) for each in self.problems[:_MOST_SHOWN]]
-        rest = len(self.problems) - len(lines)
-        if rest:
-            lines.append(f"and {rest:,} more, which .problems has")
-        return "\n  ".join((f"the configuration has {len(self.problems):,} problems:", *lines))
+        first = f"the configuration has {len(self.problems):,} problems:"
+        return "\n  ".join((first, *few(self.problems)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.problems,)

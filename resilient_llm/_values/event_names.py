@@ -33,6 +33,8 @@ EventName = Literal[
     "StoreUnavailable",
     "StoreAvailable",
     "StoreLost",
+    "ConfigReloaded",
+    "ConfigReloadFailed",
 ]
 
 AttemptSucceeded: Final = "AttemptSucceeded"
@@ -59,3 +61,5 @@ BudgetExceeded: Final = "BudgetExceeded"
 StoreUnavailable: Final = "StoreUnavailable"
 StoreAvailable: Final = "StoreAvailable"
 StoreLost: Final = "StoreLost"
+ConfigReloaded: Final = "ConfigReloaded"
+ConfigReloadFailed: Final = "ConfigReloadFailed"

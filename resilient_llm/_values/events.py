@@ -9,6 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Literal
 
+from resilient_llm._values.configuration import ConfigProblem
 from resilient_llm._values.exported import exported
 from resilient_llm._values.kinds import ErrorKind
 from resilient_llm._values.usage import Usage
@@ -369,3 +370,31 @@ class StoreLost(Event):
     """
 
     url: str
+
+
+@exported
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigReloaded(Event):
+    """Another state of the configuration file is in force; never without a change.
+
+    Attributes:
+        source: The path of the file as it was given, or ``"mapping"``.
+        changed: What differs, such as ``("chains.fast", "settings.timeout")``, sorted.
+    """
+
+    source: str
+    changed: tuple[str, ...]
+
+
+@exported
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigReloadFailed(Event):
+    """The configuration file has problems, so what was in force stays in force.
+
+    Attributes:
+        source: The path of the file as it was given, or ``"mapping"``.
+        problems: All of them.
+    """
+
+    source: str
+    problems: tuple[ConfigProblem, ...]

@@ -171,6 +171,7 @@ class FileLayer:
         profile: The profile that the file selects for the process, or None.
         parts: ``{"chains.fast": what is written there}``, to tell two versions apart. It may hold
             what must not reach a log.
+        origin: What a reload reads again; set by what puts the file in force.
     """
 
     source: str
@@ -180,6 +181,7 @@ class FileLayer:
     profiles: Mapping[str, Profile]
     profile: str | None
     parts: Mapping[str, Any]
+    origin: Any = None
 
     def __repr__(self) -> str:
         return f"<configuration of {self.source!r}>"  # not what may come from the environment

@@ -25,6 +25,7 @@ from anyio.lowlevel import RunVar
 
 from resilient_llm._drive.tasks import waker
 from resilient_llm._runtime.runtime import runtime
+from resilient_llm._values.events import ConfigReloadFailed
 from resilient_llm.admin._plain import plain
 
 if TYPE_CHECKING:
@@ -191,6 +192,8 @@ def _text(event: Event, number: int) -> bytes:
 def _line(event: Event, kind: str) -> str:
     """Return an event as a line of the journal has it."""
     values: dict[str, Any] = plain(event)
+    if isinstance(event, ConfigReloadFailed):
+        values["problems"] = [str(each) for each in event.problems]
     line = {
         "type": kind,
         "at": values.pop("at"),

@@ -229,6 +229,7 @@ _SCHEMAS: Final = {
             **_list_of(_TEXT),
             "description": "Why the last reload failed; empty if it did not.",
         },
+        failed_at={**_MAYBE_MOMENT, "description": "When the last reload failed."},
     ),
     "Problem": _object(type=_TEXT, title=_TEXT, status={"type": "integer"}, detail=_TEXT),
 }

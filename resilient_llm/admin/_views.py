@@ -23,6 +23,7 @@ from resilient_llm.admin._store import MOST_KEYS, spend_rows
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from resilient_llm._runtime.configuration import InForce
     from resilient_llm._runtime.probing import LastProbe
     from resilient_llm._values.events import StoreUnavailable
     from resilient_llm._values.health import TargetHealth
@@ -82,16 +83,23 @@ def chain_list() -> list[dict[str, Any]]:
 def config_view() -> dict[str, Any]:
     """Return the configuration file of this process, and why its last reload failed."""
     in_force = runtime.in_force
-    file = in_force.file
+    config, problems, failed_at = _file_status(in_force)
+    if config is None:
+        config = {"source": None, "loaded_at": None, "chains": [], "profiles": [], "shadowed": []}
     return {
-        "source": None if file is None else file.source,
-        "loaded_at": None,
-        "chains": [] if file is None else sorted(file.names),
-        "profiles": [] if file is None else sorted(file.profiles),
-        "shadowed": [],
+        **plain(config),
         "profile": in_force.profile,
-        "problems": [],
+        "problems": [str(each) for each in problems],
+        "failed_at": plain(failed_at),
     }
+
+
+def _file_status(in_force: InForce) -> tuple[Any, tuple[Any, ...], Any]:
+    if in_force.file is None:  # what reads files is loaded by those who have one
+        return None, (), None
+    from resilient_llm.config._state import status
+
+    return status()
 
 
 def spend_list(key: str | None) -> list[dict[str, Any]]:

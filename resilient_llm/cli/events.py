@@ -47,6 +47,8 @@ _STYLES: Final = {
     "StoreUnavailable": "bold red",
     "StoreLost": "red",
     "StoreAvailable": "green",
+    "ConfigReloadFailed": "bold red",
+    "ConfigReloaded": "green",
     "dropped": "magenta",
 }
 

@@ -1,20 +1,45 @@
-"""Chains, profiles, routes and defaults from a file: `validate` finds what is wrong in one.
+"""Chains, profiles, routes and defaults from a file, which is loaded again while calls run.
 
-from resilient_llm import config
+    from resilient_llm import config
 
-for problem in config.validate("config.toml"):
-    print(problem)
+    config.load("config.toml")
+    with config.watch():
+        serve()
+
+`validate` finds what is wrong in a file, and changes nothing.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from resilient_llm._values.configuration import Config, ConfigProblem, InvalidConfigError
 
-__all__ = ["Config", "ConfigProblem", "InvalidConfigError", "validate"]
+if TYPE_CHECKING:
+    from resilient_llm.config._watching import Watch
+
+__all__ = [
+    "Config",
+    "ConfigProblem",
+    "InvalidConfigError",
+    "Watch",
+    "current",
+    "load",
+    "reload",
+    "reload_on_sighup",
+    "validate",
+    "watch",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Watch":  # with the thread, which few need
+        from resilient_llm.config._watching import Watch
+
+        return Watch
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def validate(
@@ -42,3 +67,135 @@ def validate(
     except InvalidConfigError as error:
         return list(error.problems)
     return []
+
+
+def load(
+    source: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    *,
+    providers: Iterable[str] | None = None,
+) -> Config:
+    """Load a configuration, for calls that start afterwards; it takes the place of another one.
+
+    All is checked first, and then exchanged in one step, so that a call sees one state. What code
+    sets with `configure`, ``chains.define`` and ``chains.define_profile`` hides what the
+    configuration says under the same name. Benches, counts and the spending of budgets that did
+    not change are kept.
+
+    The profile is that of ``configure(profile=…)``; else the one that the variable
+    ``RESILIENT_LLM_PROFILE`` names, unless it is empty; else ``profile`` in ``[settings]``.
+
+    Examples:
+        >>> loaded = load("config.toml", providers=["groq", "openai", "anthropic"])
+        >>> loaded.chains
+        ('default', 'fast')
+
+    Args:
+        source: Path of a file that ends in ``.toml``, ``.json``, ``.yaml`` or ``.yml``, of at most
+            256 KiB; or a mapping of what such a file holds, which `reload` reads again; None for
+            the path in the variable ``RESILIENT_LLM_CONFIG``. A path is that of the directory
+            which is the current one now, also if a reload happens in another one.
+        providers: Names of the providers that the application has clients for; a spec of another
+            provider is a problem, also in each reload. None for any.
+
+    Returns:
+        What was loaded, by name. It emits `ConfigReloaded` only if another configuration was
+        loaded before, and something differs.
+
+    Raises:
+        InvalidConfigError: If there are problems, also such as only the process can have: a name
+            or a profile that is in use and not defined any more, a changed section ``[state]``.
+            It has all of them, and nothing is changed.
+        ConfigurationError: If there is no source.
+    """
+    from resilient_llm.config import _loading  # loaded when somebody asks, as below
+
+    try:
+        return _loading.load(source, providers)
+    finally:
+        del source  # a mapping may hold what must not leave with an error
+
+
+def reload() -> Config:
+    """Load again what is loaded; nothing happens to calls if it has not changed.
+
+    A file is read, or the mapping that `load` was given. Reloads run one at a time, whoever starts
+    them: a second one waits for the first. It reads a file, so asynchronous code writes
+    ``await asyncio.to_thread(config.reload)``.
+
+    Returns:
+        What is loaded now, by name. If something differs, it emits `ConfigReloaded`.
+
+    Raises:
+        InvalidConfigError: If there are problems. It has all of them, nothing is changed, and it
+            emits `ConfigReloadFailed`.
+        ConfigurationError: If nothing was loaded.
+    """
+    from resilient_llm.config import _loading
+
+    return _loading.reload()
+
+
+def current() -> Config | None:
+    """Return what is loaded, by name; None if nothing is, as at the begin of an ``isolated()``.
+
+    ``loaded_at`` is when it was last read without problems, and ``shadowed`` what code hides now.
+    """
+    from resilient_llm.config import _state
+
+    return _state.current()
+
+
+def watch(*, interval: float = 0.5) -> Watch:
+    """Have the loaded file read again when it changes, until the watch is stopped.
+
+    A daemon thread looks at the path by real time, and also in forked children. It follows
+    symbolic links, and loads a file whose identity, size or time has changed and that has then
+    stayed the same for one interval: within 2 s with the default. A file that is replaced by
+    renaming another one is never seen half; one that is written in place is, if the writer pauses
+    longer than an interval. A failure, such as a file that stays away for an interval, leaves what
+    is in force as it is, emits `ConfigReloadFailed` and is logged once, until the problems are
+    others or gone.
+
+    Several watches share one thread, which looks at the shortest interval of them. A watch follows
+    `load`: it looks at what is loaded now. Inside an ``isolated()`` it rests, and one that was
+    made inside ends with that.
+
+    Examples:
+        >>> with watch():
+        ...     serve()
+
+    Args:
+        interval: Seconds between two looks, 0.01 to 3600.
+
+    Returns:
+        The watch, a context manager with a method ``stop()``.
+
+    Raises:
+        ConfigurationError: If nothing was loaded, or a mapping, or the interval is out of range.
+    """
+    from resilient_llm.config import _watching
+
+    return _watching.watch(interval)
+
+
+def reload_on_sighup() -> Callable[[], None]:
+    """Have what is loaded read again at each SIGHUP, in a thread.
+
+    The handler does no more than wake that thread and call the Python handler that was installed
+    before. Failures are told as `watch` tells them. Before the first `load`, a signal changes
+    nothing. ``asyncio``'s ``loop.add_signal_handler`` for SIGHUP replaces the handler if it is
+    called later, and works on if it was called before.
+
+    Examples:
+        >>> uninstall = reload_on_sighup()
+
+    Returns:
+        A function that has the signal handled as before, on the main thread. If another handler
+        was installed meanwhile, that one stays, and this one only calls the one before it.
+
+    Raises:
+        ConfigurationError: Off the main thread, or on a system without that signal.
+    """
+    from resilient_llm.config import _sighup
+
+    return _sighup.install().uninstall

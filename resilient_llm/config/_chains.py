@@ -15,9 +15,9 @@ from resilient_llm._values.names import _referred
 from resilient_llm._values.plan import Alias, Plan, Profile, Route, Rule, Spec
 from resilient_llm._values.policy import BUILT_IN
 from resilient_llm._values.route import route_of, rule_of
+from resilient_llm.config._default_options import FAILOVER
 from resilient_llm.config._options import (
     CONDITIONS,
-    FAILOVER,
     MESSAGES,
     MOST_PATTERNS,
     MOST_RULES,

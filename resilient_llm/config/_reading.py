@@ -42,6 +42,7 @@ def read(
     known_names: Iterable[str] = (),
     known_profiles: Iterable[str] = (),
     on_tree: Callable[[Table], object] | None = None,
+    path: str | None = None,
 ) -> FileLayer:
     """Read and check a configuration; nothing of the process changes.
 
@@ -53,6 +54,7 @@ def read(
         known_profiles: Names of profiles that code defined.
         on_tree: Is called with the tree before it is checked. A text with variables of the
             environment is still `Written` there.
+        path: Where the file of the source is, for a process that has changed its directory.
 
     Raises:
         InvalidConfigError: If there are problems; it has all of them.
@@ -62,7 +64,7 @@ def read(
     layer: FileLayer | None = None
     try:
         layer = _layer(
-            source,
+            source if path is None else path,
             name,
             problems,
             environ,
@@ -163,7 +165,7 @@ def _tree(source: Any, name: str, problems: Problems) -> Any:
             f"a source of type {type(source).__name__} is not allowed: write a path or a mapping"
         )
     kind = format_of(name, problems)
-    text = text_of(name, problems)
+    text = text_of(os.fspath(source), problems)  # pyright: ignore[reportUnknownArgumentType]  # a path
     tree = None if not text.strip() else _PARSERS[kind](text, problems)
     if tree is None or tree == {}:
         raise problems.stop("the file is empty: write at least one section")

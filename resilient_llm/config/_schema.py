@@ -9,17 +9,16 @@ from __future__ import annotations
 from typing import Any, Final
 
 from resilient_llm.config._chains import MOST_ENTRIES
+from resilient_llm.config._default_options import FAILOVER, SETTINGS
 from resilient_llm.config._environment import VARIABLE
 from resilient_llm.config._kinds import table_schema
 from resilient_llm.config._options import (
     BREAKER,
     BUDGET,
     CONDITIONS,
-    FAILOVER,
     LIMIT,
     MESSAGES,
     PRICE_OF_KEY,
-    SETTINGS,
     STATE,
     TARGET,
 )

@@ -11,13 +11,12 @@ from resilient_llm._values.limit import TAG, Limit, merged_limits
 from resilient_llm._values.money import Budget
 from resilient_llm._values.settings import Settings, checked_options
 from resilient_llm._values.target import Target, normal_key
+from resilient_llm.config._default_options import NOT_WRITTEN, SETTINGS
 from resilient_llm.config._options import (
     BREAKER,
     BUDGET,
     LIMIT,
-    NOT_WRITTEN,
     PRICE_OF_KEY,
-    SETTINGS,
     STATE,
     STATE_NAMES,
     TARGET,

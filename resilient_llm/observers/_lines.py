@@ -12,7 +12,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from resilient_llm._values.amounts import number_of
 from resilient_llm._values.usage import Usage
@@ -44,6 +44,8 @@ def plain(value: Any) -> Any:
         return number_of(value)
     if isinstance(value, Usage):
         return asdict(value)
+    if isinstance(value, tuple):  # of texts, or of problems of a configuration
+        return tuple(str(each) for each in cast("tuple[Any, ...]", value))
     return value
 
 

@@ -1,8 +1,9 @@
 """The default observer: writes events to the logger ``resilient_llm``.
 
-Benches, budgets that run out, failed calls, tool loops and a store that cannot be used are logged
-at WARNING; failovers, recoveries, benches by other processes, changes of an order and interrupted
-streams at INFO; all others at DEBUG. The fields of the event are in ``extra``. No prompt is logged,
+Benches, budgets that run out, failed calls, tool loops, a store that cannot be used and a
+configuration file with problems are logged at WARNING; failovers, recoveries, benches by other
+processes, changes of an order or of a configuration file and interrupted streams at INFO; all
+others at DEBUG. The fields of the event are in ``extra``. No prompt is logged,
 since events contain none. What operators wrote is escaped in the line, and as they wrote it in
 ``extra``.
 """
@@ -13,6 +14,7 @@ import sys
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from resilient_llm._values.configuration import ConfigProblem, few
 from resilient_llm._values.escaping import escaped
 from resilient_llm._values.usage import Usage, tokens_by_part
 
@@ -31,6 +33,8 @@ _LEVELS: Final[dict[str, int]] = {
     "StoreUnavailable": WARNING,
     "StoreLost": WARNING,
     "StoreAvailable": INFO,
+    "ConfigReloadFailed": WARNING,
+    "ConfigReloaded": INFO,
     "TargetUnbenched": INFO,
     "FailedOver": INFO,
     "OrderChanged": INFO,
@@ -93,8 +97,11 @@ class LoggingObserver:
 def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
-    if isinstance(value, tuple):  # keys, in an order
-        return ",".join(map(_shown, cast("tuple[Any, ...]", value)))
+    if isinstance(value, tuple):  # keys in an order, or problems
+        items = cast("tuple[Any, ...]", value)
+        if items and isinstance(items[0], ConfigProblem):
+            return escaped("; ".join(few(items)))
+        return ",".join(map(_shown, items))
     if isinstance(value, Decimal):
         return f"{value:f}"  # and not 1E-7
     if isinstance(value, Usage):

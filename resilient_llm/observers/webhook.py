@@ -62,9 +62,12 @@ _BENCHES: Final[tuple[event_names.EventName, ...]] = (
 _ONE_TYPE: Final[dict[str, str]] = {
     event_names.TargetUnbenched: event_names.TargetBenched,
     event_names.StoreAvailable: event_names.StoreUnavailable,
+    event_names.ConfigReloaded: event_names.ConfigReloadFailed,
 }
-"""``{type: the type it counts as}``: the last message about a bench, or about the store, is its
-present state."""
+"""``{type: the type it counts as}``: the last message about a bench, about the store or about the
+configuration file is its present state."""
+_BETWEEN: Final = {"order": " > ", "problems": "; "}
+"""``{field: what stands between its items in a sentence}``, else a comma."""
 _OPTIONS: Final = ("secret", "every", "timeout", "queue")
 _LONGEST_SUMMARY: Final = 1024
 _LONGEST_DEDUP_KEY: Final = 255
@@ -198,7 +201,7 @@ def _summary(event: ev.Event, repeated: int) -> str:
     fields = fields_of(event)
     fields |= fields.pop("usage", {})
     told = ", ".join(
-        f"{name.replace('_', ' ')} {_shown(value)}"
+        f"{name.replace('_', ' ')} {_shown(value, _BETWEEN.get(name, ', '))}"
         for name, value in fields.items()
         if value not in (None, "") and name != "enforced" and (name, value) != ("source", "local")
     )
@@ -210,10 +213,10 @@ def _summary(event: ev.Event, repeated: int) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Any, between: str) -> str:
     """Return the value of a field as text; keys in their order as ``first > second``."""
     if isinstance(value, tuple):
-        return " > ".join(map(str, value))  # pyright: ignore[reportUnknownArgumentType]  # of any field
+        return between.join(map(str, value))  # pyright: ignore[reportUnknownArgumentType]  # of any field
     if isinstance(value, float):
         return f"{value:.12f}".rstrip("0").rstrip(".")  # and not 1e-07
     return str(value)

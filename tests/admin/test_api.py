@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from resilient_llm import (
     bench_model,
     breaker,
     chains,
+    config,
     configure,
     failover,
     health,
@@ -286,8 +288,60 @@ def test_config_without_a_file(client: Client) -> None:
         "shadowed": [],
         "profile": None,
         "problems": [],
+        "failed_at": None,
     } == without
     assert {**without, "profile": "cheap"} == client.get("/api/config").json
+
+
+def test_config_with_a_file(client: Client, tmp_path: Path) -> None:
+    """The file is shown by name, and the problems of a reload that failed until one succeeds."""
+    path = tmp_path / "config.toml"
+    good = "[settings]\nprofile = 'cheap'\n[chains]\nfast = 'a/b'\nslow = 'c/d'\n[profiles.cheap]\n"
+    path.write_text(good)
+    chains.define({"slow": "e/f"})
+    loaded = config.load(path)
+
+    before = client.get("/api/config").json
+    path.write_text(good + "[chain]\n")
+    with pytest.raises(config.InvalidConfigError) as failed:
+        config.reload()
+    after = client.get("/api/config").json
+    path.write_text(good)
+    config.reload()
+    again = client.get("/api/config").json
+
+    assert {
+        "source": str(path),
+        "chains": ["fast", "slow"],
+        "profiles": ["cheap"],
+        "shadowed": ["chains.slow"],
+        "profile": "cheap",
+        "problems": [],
+        "failed_at": None,
+    } == {name: each for name, each in before.items() if name != "loaded_at"}
+    assert loaded.loaded_at == datetime.fromisoformat(before["loaded_at"])
+    assert [str(each) for each in failed.value.problems] == after["problems"]
+    assert 1 == len(after["problems"])
+    assert datetime.fromisoformat(after["failed_at"]) >= loaded.loaded_at
+    assert ([], None) == (again["problems"], again["failed_at"])
+
+
+def test_config_shows_no_value_of_the_environment(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A problem with a variable shows the variable, and names are all that is shown of a file."""
+    path = tmp_path / "config.toml"
+    monkeypatch.setenv("LLM_SECRET", "a-value-that-nobody-may-see")
+    path.write_text("[chains]\nfast = 'groq/${LLM_SECRET}'\n")
+    config.load(path)
+    path.write_text("[settings]\ntimeout = '${LLM_SECRET}'\n[chains]\nfast = 'a/b'\n")
+    with pytest.raises(config.InvalidConfigError):
+        config.reload()
+
+    answer = client.get("/api/config")
+
+    assert "${LLM_SECRET}" in answer.json["problems"][0]
+    assert "nobody-may-see" not in str(answer.json)
 
 
 def test_a_policy_that_is_gone_has_no_chain(

@@ -80,6 +80,8 @@ EVENTS = [
     "StoreUnavailable",
     "StoreAvailable",
     "StoreLost",
+    "ConfigReloaded",
+    "ConfigReloadFailed",
 ]
 FIELDS = {
     "AttemptSucceeded": {"number", "seconds"},
@@ -106,6 +108,8 @@ FIELDS = {
     "StoreUnavailable": {"url", "reason", "type_name"},
     "StoreAvailable": {"url", "seconds"},
     "StoreLost": {"url"},
+    "ConfigReloaded": {"source", "changed"},
+    "ConfigReloadFailed": {"source", "problems"},
 }
 
 

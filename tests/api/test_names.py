@@ -565,7 +565,7 @@ def test_after_the_last_block_nothing_is_left_of_it() -> None:
         with chains.profile("cheap"), Trace(), chains.profile(None):
             assert 2 == len(open_blocks)
     gc.collect()
-    assert (set(), set()) == (open_blocks, open_traces)
+    assert ({}, set()) == (open_blocks, open_traces)
 
 
 def test_a_block_is_entered_once() -> None:

@@ -7,7 +7,7 @@ const POLL = 2000, POLL_HIDDEN = 15000, SOON = 250, APART = 700, ANSWER = 10000,
 const MOST_EVENTS = 1000, MOST_SHOWN = 200, MOST_ROWS = 500, POINTS = 60;
 const IMPORTANT = new Set(["TargetBenched", "TargetUnbenched", "CallFailed", "ToolLoopDetected",
   "ObserverFailed", "BudgetWarning", "BudgetExceeded", "StoreUnavailable", "StoreAvailable",
-  "StoreLost", "dropped"]);
+  "StoreLost", "ConfigReloaded", "ConfigReloadFailed", "dropped"]);
 const MEANING = {
   auth_dead: "Credentials, billing or the name of the model: a person must act.",
   rate_limited: "The provider asked for a pause.",
@@ -387,8 +387,8 @@ function isNewer(event, first) {
 function eventRow(event) {
   const row = make("li", "event");
   row.event = event;
-  if (["TargetBenched", "CallFailed", "BudgetExceeded", "StoreUnavailable", "StoreLost", "dropped"].includes(event.type)) row.classList.add("bad");
-  if (["TargetUnbenched", "StoreAvailable"].includes(event.type)) row.classList.add("good");
+  if (["TargetBenched", "CallFailed", "BudgetExceeded", "StoreUnavailable", "StoreLost", "ConfigReloadFailed", "dropped"].includes(event.type)) row.classList.add("bad");
+  if (["TargetUnbenched", "StoreAvailable", "ConfigReloaded"].includes(event.type)) row.classList.add("good");
   const time = make("time", "time", event.at ? clock(event.at) : "");
   if (event.at) { time.dateTime = event.at; time.title = event.at; }
   row.append(time, make("span", "type", event.type), make("span", "key", shown(event.target || "")),
@@ -406,6 +406,8 @@ function told(event) {
   if (event.type === "StoreUnavailable") return `${shown(event.url)}: ${STORE_FAULTS[event.reason] || shown(event.reason)}`;
   if (event.type === "StoreAvailable") return `${shown(event.url)}, after ${span(event.seconds)}`;
   if (event.type === "StoreLost") return `${shown(event.url)} has lost data; each process writes back what it knows`;
+  if (event.type === "ConfigReloaded" && Array.isArray(event.changed)) return `${shown(event.source)}: ${event.changed.map(shown).join(", ")}`;
+  if (event.type === "ConfigReloadFailed" && Array.isArray(event.problems)) return event.problems.map(shown).join("; ");
   if (event.type === "HedgeStarted") return `after ${Number(event.delay).toFixed(3)} s, beside ${shown(event.beside)}`;
   if (event.type === "ToolLoopDetected") return `${event.repeats} equal calls of ${shown(event.tool)} in a row, ${event.action === "raise" ? "so the call was refused" : "and the call went on"}`;
   if (event.type === "OrderChanged" && Array.isArray(event.order)) return `the order is now ${event.order.map(shown).join(", ")}`;
