@@ -84,10 +84,10 @@ def config_view() -> dict[str, Any]:
     """Return the configuration file of this process, and why its last reload failed."""
     in_force = runtime.in_force
     config, problems, failed_at = _file_status(in_force)
-    if config is None:
-        config = {"source": None, "loaded_at": None, "chains": [], "profiles": [], "shadowed": []}
+    nothing = {"source": None, "loaded_at": None, "chains": (), "profiles": (), "shadowed": ()}
+    shown: dict[str, Any] = nothing if config is None else plain(config)
     return {
-        **plain(config),
+        **shown,
         "profile": in_force.profile,
         "problems": [str(each) for each in problems],
         "failed_at": plain(failed_at),

@@ -37,7 +37,7 @@ def value_text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, dict):
-        pairs = ", ".join(f"{name} = {value_text(each)}" for name, each in value.items())  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]  # of a file
+        pairs = ", ".join(f"{name} = {value_text(each)}" for name, each in value.items())  # pyright: ignore[reportUnknownVariableType]  # of a file
         return f"{{ {pairs} }}"
     if isinstance(value, list):
         return f"[{', '.join(map(value_text, value))}]"  # pyright: ignore[reportUnknownArgumentType]  # of a file
