@@ -311,6 +311,29 @@ def test_the_first_options_count_but_those_of_an_own_target_win() -> None:
     assert [None, None] == temperatures([GROQ, "@warm"])  # a text comes first here
 
 
+def test_check_lists_two_sets_of_options_in_one_chain() -> None:
+    cold, warm = (Target(GROQ, params={"temperature": each}) for each in (0.1, 0.9))
+    chains.define({"cold": cold, "warm": warm})
+    both, own = asking("@cold, @warm"), asking(["@cold", "@warm", Target(GROQ)])
+
+    (problem,) = [each for each in chains.check() if "two sets" in each]
+    assert GROQ in problem
+    assert "asking.<locals>.ask" in problem
+    assert GROQ == both() == own()
+
+
+def test_check_lists_unknown_names() -> None:
+    ask = asking("@fsat")
+    chains.define({"fast": GROQ})
+
+    (problem,) = [each for each in chains.check() if "@fsat" in each]
+    assert "did you mean '@fast'" in problem
+    assert "asking.<locals>.ask" in problem
+    chains.define({"fsat": "@fast"})
+    assert GROQ == ask()
+    assert [] == [each for each in chains.check() if "@fsat" in each]
+
+
 def test_names_in_a_policy_in_a_chain_stay_names() -> None:
     inner = failover(chain="@fast")
     outer = asking([inner, CLAUDE])
