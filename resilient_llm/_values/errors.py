@@ -2,6 +2,7 @@
 
     ResilientLLMError
     ├── ConfigurationError      also ValueError; raised where it is written
+    │   └── InvalidConfigError  .problems; of `resilient_llm.config`
     ├── CallRejectedError       nothing was sent
     │   ├── BreakerOpenError    .target .retry_after .reason
     │   ├── NoCapableTargetError    .needs .tokens .missing

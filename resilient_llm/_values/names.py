@@ -70,7 +70,8 @@ class Names:
         Raises:
             ConfigurationError: If there are any; it shows the first loop.
         """
-        for profile in (None, *sorted(self.profiles)):
+        with_chains = sorted(name for name, each in self.profiles.items() if each.chains)
+        for profile in (None, *with_chains):
             loop = loop_in(self.under(profile))
             if loop is not None:
                 under = "" if profile is None else f" under profile '{profile}'"
@@ -93,19 +94,20 @@ def loop_in(names: Mapping[str, Plan | Route]) -> list[str] | None:
     """Return names that refer to each other in a circle, the first one again at the end."""
     done: set[str] = set()
     for start in sorted(names):
-        path: list[str] = []
+        path: dict[str, None] = {}
         waiting: list[Iterator[str]] = []
         if start not in done:
-            path, waiting = [start], [iter(_referred(names[start]))]
+            path, waiting = {start: None}, [iter(_referred(names[start]))]
         while waiting:
             name = next(waiting[-1], None)
             if name is None:
-                done.add(path.pop())
+                done.add(path.popitem()[0])
                 waiting.pop()
             elif name in path:
-                return [*path[path.index(name) :], name]
+                named = list(path)
+                return [*named[named.index(name) :], name]
             elif name in names and name not in done:
-                path.append(name)
+                path[name] = None
                 waiting.append(iter(_referred(names[name])))
     return None
 

@@ -155,7 +155,7 @@ class Profile:
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType[str, Any]({}))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class FileLayer:
     """What one configuration file says, checked; immutable.
 
@@ -180,3 +180,6 @@ class FileLayer:
     profiles: Mapping[str, Profile]
     profile: str | None
     parts: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        return f"<configuration of {self.source!r}>"  # not what may come from the environment

@@ -26,7 +26,8 @@ ABOVE = {"answers", "testing", "pytest_plugin", "admin", "cli", "__main__", "dem
 ABOVE |= {"config", "chains", "integrations", "limits", "needs"}
 # `admin` and `chains` show what no public name gives: chains, and who may be called now. `probes`
 # reports to circuits what no public name does: that a key is well though no call has succeeded.
-WITH_PUBLIC_NAMES = {"cli", "__main__", "demo", "config"}
+# `config` checks with the checks of `configure` and `failover`, which have no public names.
+WITH_PUBLIC_NAMES = {"cli", "__main__", "demo"}
 # Where pickles of an earlier release look for what has moved; gone with the next release.
 FORWARDS = {
     "_errors",
