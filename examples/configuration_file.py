@@ -15,6 +15,7 @@ from resilient_llm import (
     Target,
     chains,
     config,
+    configure,
     failover,
     observe,
 )
