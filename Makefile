@@ -14,7 +14,7 @@
 #   make corpus      every recorded error through every real client; make corpus SET=oldest, litellm, instructor
 #   make apps        exceptions of web frameworks, task queues and agents, raised by the real ones
 #   make tracer      calls and streams of a client that a tracer has patched; make tracer TRACER=ddtrace
-#   make fuzz        a minute of nonsense for the classifier; make fuzz ARGS=-max_total_time=600
+#   make fuzz        a minute of nonsense each for the classifier and the configuration; make fuzz ARGS=-max_total_time=600
 #   make soak        a minute of everything at once; make soak ARGS="--seconds 600 --seed 2"
 #   make soak-store  half a minute for each store, while processes are killed and the store fails
 #   make mutants     the core broken in 2,400 ways, and whether the tests notice (half an hour)
@@ -136,6 +136,7 @@ $(VENV)-tracer-$(TRACER)/.ready: $(VENV)/pyvenv.cfg pyproject.toml Makefile
 
 fuzz: $(VENV)-fuzz/.ready
 	$(VENV)-fuzz/bin/python tests/fuzz/fuzz_classify.py $(or $(ARGS),-max_total_time=60)
+	$(VENV)-fuzz/bin/python tests/fuzz/fuzz_config.py $(or $(ARGS),-max_total_time=60)
 
 $(VENV)-fuzz/.ready: $(VENV)/pyvenv.cfg pyproject.toml
 	$(BIN)/python -m venv $(VENV)-fuzz

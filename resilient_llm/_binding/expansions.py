@@ -314,17 +314,16 @@ class Expansions:
     def _give_wrapper(self, caller: Caller | None) -> None:
         """Give the wrapper the code of another caller, or of none. Called under the lock."""
         wrapper = None if self._wrapper is None else self._wrapper()
-        owner, self._owner = self._owner, caller
-        if wrapper is None:
-            return
-        if owner is not None:
-            owner.retire()
-        if caller is not None:
-            caller.adopt(wrapper)
-            return
-        code, needed = self.front()
-        wrapper.__globals__.update(needed)
-        wrapper.__code__ = code
+        if wrapper is not None:
+            if self._owner is not None:
+                self._owner.retire()
+            if caller is not None:
+                caller.adopt(wrapper)
+            else:
+                code, needed = self.front()
+                wrapper.__globals__.update(needed)
+                wrapper.__code__ = code
+        self._owner = caller  # last: after an interrupt before this line, it is given once more
 
     def next_number(self) -> int:
         """Return a number for globals of the wrapper that no other code of it has."""

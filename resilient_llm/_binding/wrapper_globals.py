@@ -97,6 +97,8 @@ class WrapperGlobals:
         """What the wrapper calls the class of answers that it need not look at."""
         self.is_retired = False
         """Whether the wrapper had this caller's code, and has that of another one now."""
+        self._number = 0
+        """That of the code in the names of its globals."""
         self._prepared: Codes = {}
         """Code that the wrapper has not got yet."""
 
@@ -144,7 +146,7 @@ class WrapperGlobals:
     def _code(self, kind: Kind) -> Code:
         codes: Codes = self.wrapper.setdefault(f"{self.prefix}codes", {})
         if kind not in codes:
-            codes[kind] = generate(self.injection, kind)
+            codes[kind] = generate(self.injection, kind, self._number)
         return codes[kind]
 
     def _put(self, **values: Any) -> None:
@@ -186,8 +188,8 @@ class WrapperGlobals:
     def prepare_code(self) -> None:
         """Generate the code of a wrapper that had the code of another caller."""
         if not self._prepared:
-            kind = Kind(self.calls_by_invoker)
-            self._prepared = {kind: generate(self.injection, kind, self.expansions.next_number())}
+            kind, self._number = Kind(self.calls_by_invoker), self.expansions.next_number()
+            self._prepared = {kind: generate(self.injection, kind, self._number)}
 
     def adopt(self, wrapper: types.FunctionType) -> None:
         """Give a wrapper the prepared code. Called under the runtime's lock."""
@@ -209,7 +211,7 @@ class WrapperGlobals:
         """
         self.unbind()
         self.is_retired = True
-        codes: Codes = self.wrapper.pop(f"{self.prefix}codes", {})
+        codes: Codes = self.wrapper.pop(f"{self.prefix}codes", {})  # none after an interrupt
         let_go = GlobalsOfCode(self.wrapper, self.prefix, len(codes))
         for code, _, _, _ in codes.values():
             weakref.finalize(code, let_go.one_less).atexit = False

@@ -86,6 +86,13 @@ def route_named(name: str) -> Route:
     raise ConfigurationError(f"'@{name}' stands for a chain, which no rule chooses: name a route")
 
 
+def with_two_sets_of_options(plan: Plan) -> list[str]:
+    """Return the keys of a plan to which names give more than one set of options, sorted."""
+    in_force = runtime.in_force
+    chains = in_force.chains_under(in_force.profile)
+    return Expansion(chains, in_force.names.target, skips_unknown=True).with_two_sets(plan)
+
+
 def names_of(what: str, given: Any) -> dict[str, Plan | Route]:
     """Return ``{name: what it stands for}``, checked.
 

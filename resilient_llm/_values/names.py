@@ -187,6 +187,21 @@ class Expansion:
             found.setdefault(target.key, own.get(target.key, target))
         return tuple(found.values())
 
+    def with_two_sets(self, plan: Plan) -> list[str]:
+        """Return the keys to which names give more than one set of options, sorted.
+
+        Those of which the plan itself has a `Target` are left out, since that is meant to win.
+        """
+        self._seen.clear()
+        own = {each.key for each in plan.entries if isinstance(each, Target)}
+        first: dict[str, Target] = {}
+        found = {
+            target.key
+            for target in self._each(plan)
+            if target.key not in own and first.setdefault(target.key, target) != target
+        }
+        return sorted(found)
+
     def _each(self, plan: Plan) -> Iterator[Target]:
         # Loops were refused when the names were defined.
         for entry in plan.entries:

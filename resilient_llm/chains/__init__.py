@@ -175,6 +175,9 @@ def check() -> list[str]:
     in a test or at the start of a service: a policy counts as long as something refers to it, and
     a key is a problem until a policy has it.
 
+    - A name in a chain that is not defined.
+    - Names in one chain that give one target two sets of options, of which the first counts.
+    - An option of a target, from a name or a file, that a function cannot use and calls leave out.
     - A key in ``limits``, ``prices`` or ``breakers`` of `configure`, or the ``of`` of a budget,
       that no policy has: it has no effect. Near names are shown. For ``limits`` and ``breakers``
       a guard such as ``breaker("search")`` counts, too.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from resilient_llm._core.spending.accounts import covers
 from resilient_llm._core.spending.prices import ANY, rates_for
 from resilient_llm._runtime.chains import living_policies
+from resilient_llm._runtime.names import with_two_sets_of_options
 from resilient_llm._runtime.profiles import profile_here
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.spending import published
@@ -35,6 +36,7 @@ def problems() -> list[str]:
     return [
         *(_said(each) for each in unused_keys()),
         *_unknown_names(policies),
+        *_two_sets_in_one_chain(policies),
         *_two_sets_of_options(policies),
         *_unusable_options(policies),
         *_unusable_defaults(policies),
@@ -62,6 +64,15 @@ def _said(unused: UnusedKey) -> str:
     hint = f"did you mean {near}?" if near else "look at its name"
     of = "" if repr(unused.key) in unused.entry else f" of {unused.key!r}"
     return f"{unused.entry}{of} is of no target of a policy: {hint}"
+
+
+def _two_sets_in_one_chain(policies: list[LivingPolicy]) -> Iterator[str]:
+    for policy in policies:
+        for key in with_two_sets_of_options(policy.plan):
+            yield (
+                f"{_name(policy)}: names in its chain give {key!r} two sets of options, and those "
+                "of the first one count: write the options once"
+            )
 
 
 def _two_sets_of_options(policies: list[LivingPolicy]) -> Iterator[str]:

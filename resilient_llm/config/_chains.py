@@ -13,9 +13,8 @@ from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.keys import shown
 from resilient_llm._values.names import _referred
 from resilient_llm._values.plan import Alias, Plan, Profile, Route, Rule, Spec
-from resilient_llm._values.policy import BUILT_IN
 from resilient_llm._values.route import route_of, rule_of
-from resilient_llm.config._default_options import FAILOVER
+from resilient_llm.config._default_options import PROFILE as PROFILE_OPTIONS
 from resilient_llm.config._options import (
     CONDITIONS,
     MESSAGES,
@@ -318,15 +317,13 @@ class Chains:
         place = (*path, "settings")
         given = self._reader.table(table.get("settings", Table()), place, "settings")
         options = (
-            None if given is None else self._reader.options(given, FAILOVER, place, "settings")
+            None
+            if given is None
+            else self._reader.options(given, PROFILE_OPTIONS, place, "settings")
         )
         if not is_fine or named is None or options is None:
             return None
-        settings = {
-            name: getattr(BUILT_IN, name) if value is None else value
-            for name, value in options.items()
-        }
-        return Profile(MappingProxyType(chains), MappingProxyType(settings))
+        return Profile(MappingProxyType(chains), MappingProxyType(options))
 
     # Checks across all of them.
 

@@ -8,6 +8,7 @@ from resilient_llm._values import checks as check
 from resilient_llm._values import settings
 from resilient_llm._values.adaptive import MOST_SAMPLES, Adaptive
 from resilient_llm._values.chain import checked_name
+from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.policy import CHECKS, MOST_HEDGES, PERCENTILES, STRATEGIES
 from resilient_llm._values.stream_policy import StreamPolicy
 from resilient_llm._values.tool_loop import ACTIONS, ToolLoop
@@ -24,6 +25,7 @@ from resilient_llm.config._kinds import (
     text,
     whole,
     with_allowed,
+    without_null,
 )
 
 _NEXT_OR_RAISE: Final = ("next", "raise")
@@ -203,6 +205,19 @@ FAILOVER: Final[dict[str, Kind]] = with_allowed(
 )
 """Options of ``failover`` that can be written in a file."""
 
+
+def _takes_none(name: str) -> bool:
+    try:
+        CHECKS[name](name, None)
+    except ConfigurationError:
+        return False
+    return True
+
+
+PROFILE: Final[dict[str, Kind]] = {
+    name: kind if _takes_none(name) else without_null(kind) for name, kind in FAILOVER.items()
+}
+"""The same for a profile: null is a value there, and takes nothing back."""
 NOT_WRITTEN: Final = {"backoff": "a wait or a function", "reject": "a function"}
 """``{option of configure that is code: what it is}``"""
 

@@ -100,6 +100,18 @@ def or_none(check: Check) -> Check:
     return lambda name, value: None if value is None else check(name, value)
 
 
+def without_null(kind: Kind) -> Kind:
+    """Return a kind that does not let None pass."""
+
+    def own(name: str, value: Any) -> Any:
+        if value is None:
+            raise check.refuse(name, value, kind.allowed)
+        return kind.check(name, value)
+
+    forms = [each for each in kind.schema["anyOf"] if each != {"type": "null"}]
+    return replace(kind, check=own, schema={"anyOf": forms})
+
+
 def _schema(schema: dict[str, Any], *also: dict[str, Any], null: bool) -> dict[str, Any]:
     forms = [schema, *also, *([{"type": "null"}] if null else [])]
     return forms[0] if len(forms) == 1 else {"anyOf": forms}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from resilient_llm.config._chains import MOST_ENTRIES
-from resilient_llm.config._default_options import FAILOVER, SETTINGS
+from resilient_llm.config._default_options import PROFILE, SETTINGS
 from resilient_llm.config._environment import VARIABLE
 from resilient_llm.config._kinds import table_schema
 from resilient_llm.config._options import (
@@ -117,7 +117,7 @@ def _profile() -> dict[str, Any]:
             "chains": _named("Chains that it replaces", _CHAIN),
             "settings": {
                 "description": "Options of `failover` that it replaces",
-                **table_schema(FAILOVER),
+                **table_schema(PROFILE),
             },
         },
         "additionalProperties": False,

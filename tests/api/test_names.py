@@ -13,15 +13,21 @@ from typing import Any
 import pytest
 
 from resilient_llm import (
+    Budget,
+    ChainExhaustedError,
     ConfigurationError,
+    Limit,
     Target,
     Trace,
     breaker,
+    call_id,
     can_call,
     chains,
     configure,
     failover,
+    observe,
     settings,
+    strategies,
 )
 from resilient_llm.testing import isolated
 
@@ -303,6 +309,29 @@ def test_the_first_options_count_but_those_of_an_own_target_win() -> None:
     assert [0.9, None] == temperatures("@warm, @cold")
     assert [0.5, None] == temperatures(["@warm", "@cold", own])
     assert [None, None] == temperatures([GROQ, "@warm"])  # a text comes first here
+
+
+def test_check_lists_two_sets_of_options_in_one_chain() -> None:
+    cold, warm = (Target(GROQ, params={"temperature": each}) for each in (0.1, 0.9))
+    chains.define({"cold": cold, "warm": warm})
+    both, own = asking("@cold, @warm"), asking(["@cold", "@warm", Target(GROQ)])
+
+    (problem,) = [each for each in chains.check() if "two sets" in each]
+    assert GROQ in problem
+    assert "asking.<locals>.ask" in problem
+    assert GROQ == both() == own()
+
+
+def test_check_lists_unknown_names() -> None:
+    ask = asking("@fsat")
+    chains.define({"fast": GROQ})
+
+    (problem,) = [each for each in chains.check() if "@fsat" in each]
+    assert "did you mean '@fast'" in problem
+    assert "asking.<locals>.ask" in problem
+    chains.define({"fsat": "@fast"})
+    assert GROQ == ask()
+    assert [] == [each for each in chains.check() if "@fsat" in each]
 
 
 def test_names_in_a_policy_in_a_chain_stay_names() -> None:
@@ -674,3 +703,71 @@ def test_a_coroutine_of_earlier_code_ends_with_its_own_chain() -> None:
         return [await first]
 
     assert [OPENAI] == asyncio.run(main())
+
+
+# --- whatever code the wrapper has ------------------------------------------------------------------
+
+
+KINDS: dict[str, Any] = {
+    "plain": dict,
+    "observed": lambda: observe(lambda _: None) and {},
+    "call_id": lambda: call_id() or {},
+    "places": lambda: configure(limits={"*": Limit(max_concurrent=9)}) or {},
+    "tokens": lambda: configure(limits={"*": Limit(tokens=10**9)}) or {},
+    "budget": lambda: configure(budgets=[Budget(calls=10**9)]) or {},
+    "round_robin": lambda: {"strategy": "round_robin"},
+    "least_busy": lambda: {"strategy": "least_busy"},
+    "least_latency": lambda: {"strategy": "least_latency"},
+    "adaptive": lambda: {"adaptive": True},
+    "sticky": lambda: {"strategy": strategies.sticky(lambda prompt: prompt)},
+    "reject": lambda: {"reject": lambda answer: not answer},
+    "timeout": lambda: {"timeout": 60.0},
+    "needs": lambda: {"needs": ("tools",)},
+    "exported": lambda: _exported() or {},
+}
+
+
+def _exported() -> None:
+    from prometheus_client import CollectorRegistry
+
+    from resilient_llm.observers import prometheus
+
+    prometheus.install(CollectorRegistry())
+
+
+@pytest.mark.filterwarnings("ignore:timeout=")
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_calls_follow_whatever_code_the_wrapper_has(kind: str, *, is_async: bool) -> None:
+    """Healthy calls, failed ones and failovers, with the names of the chain of their start."""
+    options = {"attempts": 1, **KINDS[kind]()}
+    chains.define({"fast": f"{GROQ}, {OPENAI}"})
+    fails: set[str] = set()
+
+    def answer(target: Target, prompt: str) -> str:
+        if target.key in fails:
+            raise ConnectionError
+        return target.key
+
+    async def aanswer(target: Target, prompt: str) -> str:
+        return answer(target, prompt)
+
+    decorated = failover(chain="@fast", **options)(aanswer if is_async else answer)
+    ask = (lambda: asyncio.run(decorated("hi"))) if is_async else (lambda: decorated("hi"))
+
+    for number in range(4):
+        first, second = f"a{number}/m", f"b{number}/m"
+        if number != 2:  # once the same chain stays
+            chains.define({"fast": f"{first}, {second}"})
+        else:
+            first, second = "a1/m", "b1/m"
+            chains.define({"other": GROQ})
+        fails = set()
+        assert {first, second} >= {ask() for _ in range(4)}
+        fails = {first}
+        assert {second} == {ask() for _ in range(2)}
+        fails = {second}
+        assert {first} == {ask() for _ in range(2)}
+        fails = {first, second}
+        with pytest.raises(ChainExhaustedError):
+            ask()

@@ -164,7 +164,7 @@ def test_the_options_of_a_target() -> None:
 
 
 def test_the_profiles_and_routes_of_a_file() -> None:
-    """Their options are checked values, and null takes one of a profile back."""
+    """Their options are checked values."""
     layer = read(GOOD / "everything.toml", environ={})
 
     cheap = layer.profiles["cheap"]
@@ -192,8 +192,15 @@ def test_the_profiles_and_routes_of_a_file() -> None:
         "regex": r"\bTODO\b",
     } == dict(rule.conditions)
     assert () == other.rules
-    null = read({"profiles": {"a": {"settings": {"timeout": None, "attempts": None}}}})
-    assert {"timeout": None, "attempts": 3} == dict(null.profiles["a"].settings)
+
+
+def test_a_null_in_a_profile_is_a_value() -> None:
+    """It is what `define_profile` takes: no deadline, say; and it takes nothing back."""
+    layer = read({"profiles": {"a": {"settings": {"timeout": None, "stream": None}}}})
+
+    assert {"timeout": None, "stream": None} == dict(layer.profiles["a"].settings)
+    (problem,) = validate({"profiles": {"a": {"settings": {"attempts": None}}}})
+    assert "attempts=None is not allowed: write a whole number, 1 or more" == problem.message
 
 
 def test_the_parts_tell_two_versions_apart() -> None:

@@ -35,7 +35,7 @@ BASES: dict[str, tuple[Mapping[str, Kind], Any]] = {
     "adaptive": (_default_options.ADAPTIVE, lambda options: {"settings": {"adaptive": options}}),
     "tool_loop": (_default_options.TOOL_LOOP, lambda options: {"settings": {"tool_loop": options}}),
     "profile": (
-        _default_options.FAILOVER,
+        _default_options.PROFILE,
         lambda options: {"profiles": {"p": {"settings": options, "chains": {}}}},
     ),
     "breaker": (_options.BREAKER, lambda options: {"breakers": {"groq": options}}),

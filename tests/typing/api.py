@@ -45,6 +45,7 @@ from resilient_llm import (
     breaker,
     call_id,
     can_call,
+    chains,
     classify,
     configure,
     events,
@@ -583,3 +584,45 @@ assert_type(spend_total(), dict[str, Decimal])
 with spend_key("tenant-7"):
     reset_spend()
 failover(chain=CHAIN, usage=lambda answer: Usage(input=12, output=3))
+
+
+# Chains by name and by rule.
+
+
+@failover()
+async def by_default(target: Target, prompt: str) -> str:
+    return prompt
+
+
+async def awaits_by_default() -> None:
+    assert_type(await by_default("hi"), str)
+
+
+def is_long(prompt: str) -> bool:
+    return len(prompt) > 3
+
+
+chains.define({"fast": "groq/llama", "smart": [Target("openai/gpt-5-mini"), "@fast"]})
+chains.define(
+    {
+        "main": chains.route(
+            chains.rule("@fast", model="gpt-*", min_tokens=30_000),
+            chains.rule(["@smart"], has_image=True, where=is_long),
+            otherwise="@fast",
+            messages="prompt",
+            tokens=len,
+        )
+    }
+)
+chains.rule("@fast", min_token=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # a wrong name
+chains.rule("@fast", has_image="yes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+chains.define_profile("cheap", chains={"fast": "groq/llama"}, settings={"attempts": 1})
+with chains.profile("cheap"):
+    assert_type(chains.resolve("@fast"), tuple[Target, ...])
+assert_type(chains.names(), list[str])
+assert_type(chains.profiles(), list[str])
+assert_type(chains.explain("main", prompt="hi"), chains.RouteExplanation)
+assert_type(chains.explain("main", prompt="hi").rule, int | None)
+chains.remove("fast", "smart")
+configure(profile="cheap")
+assert_type(settings().profile, str | None)
