@@ -88,11 +88,10 @@ def _find_removed_names(was: InForce, names: Names, problems: Problems) -> None:
                 if name in was.file.names
                 else ("profiles", str(profile), "chains", name)
             )
-            who = _listed(used_by[name])
             problems.add(
                 path,
-                f"the name '@{name}' is not defined any more, and {who} uses it: keep it, or "
-                "define it in code first",
+                f"the name '@{name}' is not defined any more, and it is used by "
+                f"{_listed(used_by[name])}: keep it, or define it in code first",
             )
 
 

@@ -12,6 +12,7 @@ removes a name while a file that refers to it is read.
 
 from __future__ import annotations
 
+import gc
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
@@ -48,6 +49,10 @@ class _OvertakenError(Exception):
     """What was read is older than what is in force: it has to be read again."""
 
 
+class _InUseError(InvalidConfigError):
+    """The process cannot use what the file says, as far as is known."""
+
+
 class NotWantedError(Exception):
     """A load in the background is not wanted any more, or the file is just being written."""
 
@@ -71,6 +76,7 @@ class Load:
         self._state = state
         self._given = origin
         self._is_wanted = is_wanted
+        self._has_collected = False
 
     def run(self, *, tells_again: bool = True) -> Config:
         """Load, and have observers told when no lock is held.
@@ -106,8 +112,13 @@ class Load:
             except _OvertakenError:
                 continue
             except InvalidConfigError as error:
-                problems = error.problems
-            break
+                problems, is_in_use = error.problems, isinstance(error, _InUseError)
+            if not is_in_use or self._has_collected:
+                break
+            # A function that refers to itself is found to be gone by the collector only, and an
+            # operator who has removed it from the code does not expect that it keeps a name.
+            self._has_collected = True
+            gc.collect()
         self._version(origin)  # half a file is no failure
         if self._given is None:
             self._note_failure(origin, version, problems, tells_again=tells_again)
@@ -136,7 +147,7 @@ class Load:
             self._check(was, before, count)
             problems = problems_in_process(was, layer)
             if problems:
-                raise InvalidConfigError(problems)
+                raise _InUseError(problems)
             if was.file is not None:
                 changed = changes(was.file, layer)
                 if not changed and self._given is None:

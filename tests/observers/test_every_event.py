@@ -17,6 +17,8 @@ import resilient_llm
 from resilient_llm import (
     BudgetExceeded,
     BudgetWarning,
+    ConfigReloaded,
+    ConfigReloadFailed,
     ErrorKind,
     Event,
     HedgeStarted,
@@ -35,6 +37,7 @@ from resilient_llm._values.event_names import EventName
 from resilient_llm.admin._feed import _text
 from resilient_llm.cli._sse import MessageReader
 from resilient_llm.cli.events import _Lines
+from resilient_llm.config import ConfigProblem
 from resilient_llm.observers import jsonl, webhook
 from resilient_llm.testing import FakeClock, capture_events
 from tests.support.ways import GROQ, MISTRAL, OPENAI
@@ -66,8 +69,16 @@ SPECIAL: dict[str, Any] = {
     "cap": Decimal(50),
     "resets_at": datetime(2026, 12, 1, tzinfo=UTC),
     "url": "redis://cache:6379/0",
+    "changed": ("chains.fast", "settings.timeout"),
+    "problems": (
+        ConfigProblem("llm.toml: chains.fast[1]", "one thing is wrong"),
+        ConfigProblem("llm.toml: settings", "another one is\nwrong, too"),
+    ),
 }
 OF_STORE = (StoreUnavailable, StoreAvailable, StoreLost)
+OF_CONFIG = (ConfigReloaded, ConfigReloadFailed)
+OF_PROCESS = (*OF_STORE, *OF_CONFIG)
+PROBLEM = "llm.toml: chains.fast[1]: one thing is wrong"
 COMMON = {field.name for field in fields(Event)}
 
 
@@ -77,7 +88,7 @@ def emit(kind: EventName) -> Event:
     values = {name: SPECIAL.get(name, name) for name in names}
     circuit, dispatcher = runtime.registry.circuit(GROQ), runtime.dispatcher
     with capture_events() as seen:
-        if issubclass(getattr(resilient_llm, kind), OF_STORE):
+        if issubclass(getattr(resilient_llm, kind), OF_PROCESS):
             dispatcher.emit(dispatcher.of_process, kind, runtime.clock(), None, **values)
         else:
             circuit.emit(kind, runtime.clock(), **values)
@@ -86,7 +97,7 @@ def emit(kind: EventName) -> Event:
 
 def target_of(event: Event) -> str:
     """Return the target that an event of this type has to have."""
-    return "" if isinstance(event, OF_STORE) else GROQ
+    return "" if isinstance(event, OF_PROCESS) else GROQ
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -112,6 +123,13 @@ def test_the_log_has_it(kind: EventName, clock: FakeClock, caplog: Any) -> None:
         assert " key=tenant-7 spent=50.25 cap=50 " in record.getMessage()
     if isinstance(event, OF_STORE):
         assert " url=redis://cache:6379/0" in record.getMessage()
+    if isinstance(event, ConfigReloaded):
+        assert "INFO" == record.levelname
+        assert " changed=chains.fast,settings.timeout" in record.getMessage()
+    if isinstance(event, ConfigReloadFailed):
+        assert "WARNING" == record.levelname
+        second = "llm.toml: settings: another one is\\nwrong, too"
+        assert f" problems={PROBLEM}; {second}" in record.getMessage()
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -136,6 +154,10 @@ def test_the_journal_has_it(kind: EventName, clock: FakeClock, tmp_path: Path) -
     if isinstance(event, (BudgetWarning, BudgetExceeded)):
         told = (found["key"], found["spent"], found["cap"], found["resets_at"])
         assert ("tenant-7", 50.25, 50, "2026-12-01T00:00:00.000000Z") == told
+    if isinstance(event, ConfigReloaded):
+        assert ["chains.fast", "settings.timeout"] == found["changed"]
+    if isinstance(event, ConfigReloadFailed):
+        assert [PROBLEM, "llm.toml: settings: another one is\nwrong, too"] == found["problems"]
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -160,6 +182,11 @@ def test_a_webhook_has_it(kind: EventName, clock: FakeClock) -> None:
         assert all(each in sentence for each in ("key tenant-7", "spent 50.25", "cap 50"))
     if isinstance(event, OF_STORE):
         assert "url redis://cache:6379/0" in sentence
+    if isinstance(event, ConfigReloaded):
+        assert sentence.endswith("changed chains.fast, settings.timeout")
+    if isinstance(event, ConfigReloadFailed):
+        assert f"problems {PROBLEM}; llm.toml: settings: another one" in sentence
+        assert PROBLEM == message["data"]["problems"][0]
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -190,6 +217,10 @@ def test_the_feed_of_the_admin_page_and_the_command_have_it(
         assert " key=tenant-7 spent=50.25 cap=50 resets_at=2026-12-01T00:00:00Z" in line
     if isinstance(event, OF_STORE):
         assert " url=redis://cache:6379/0" in line
+    if isinstance(event, ConfigReloaded):
+        assert " changed=chains.fast,settings.timeout" in line
+    if isinstance(event, ConfigReloadFailed):
+        assert PROBLEM in line
 
 
 @pytest.mark.parametrize("source", ["local", "web-2:17"])
