@@ -331,7 +331,7 @@ def test_check_lists_unknown_names() -> None:
     assert "asking.<locals>.ask" in problem
     chains.define({"fsat": "@fast"})
     assert GROQ == ask()
-    assert [] == [each for each in chains.check() if "@fsat" in each]
+    assert [] == [each for each in chains.check() if "'@fsat' is not defined" in each]
 
 
 def test_names_in_a_policy_in_a_chain_stay_names() -> None:
