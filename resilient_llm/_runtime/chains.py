@@ -134,12 +134,14 @@ class LivingChain(NamedTuple):
 
     Attributes:
         functions: Names of the functions that the policy decorates; none for that of a loop.
+        written: The entries of its chain as they were written, such as ``"@fast"``.
         targets: Its targets in the order in which the next call tries them, as far as `priority`
             and ``adaptive=`` decide that.
         penalties: ``{key: places by which ``adaptive=`` moves the target back}``, of those moved.
     """
 
     functions: list[str]
+    written: tuple[str, ...]
     targets: tuple[Target, ...]
     penalties: Mapping[str, int]
 
@@ -160,6 +162,7 @@ def living_chains() -> list[LivingChain]:
             penalties = dict(order.penalties)
         names = tuple(sorted(_functions.get(holder, ())))
         keys = tuple(target.key for target in targets)
-        found.setdefault((names, keys), LivingChain(list(names), targets, penalties))
+        written = holder._declared.plan.shown
+        found.setdefault((names, keys), LivingChain(list(names), written, targets, penalties))
     ordered = sorted(found.items(), key=lambda each: (not each[0][0], each[0]))
     return [chain for _, chain in ordered]

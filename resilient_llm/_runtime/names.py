@@ -72,7 +72,19 @@ def route_named(name: str) -> Route:
     Raises:
         ConfigurationError: If the name is not defined, or stands for a chain.
     """
-    chains = runtime.in_force.chains_under(profile_here())
+    return route_in(runtime.in_force.chains_under(profile_here()), name)
+
+
+def route_in(chains: Mapping[str, Plan | Route], name: str) -> Route:
+    """Return the route that a name stands for.
+
+    Args:
+        chains: ``{name: what it stands for}``
+        name: The name, without ``@``.
+
+    Raises:
+        ConfigurationError: If the name is not defined, or stands for a chain.
+    """
     found = chains.get(checked_name(name))
     if found is None:
         raise unknown(name, chains)

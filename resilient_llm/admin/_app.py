@@ -82,6 +82,7 @@ class Admin:
                 "DELETE": self._delete_bench,
             },
             "/api/chains": {"GET": self._get_chains},
+            "/api/config": {"GET": self._get_config},
             "/api/spend": {"GET": self._get_spend},
             "/api/store": {"GET": self._get_store},
             "/api/events": {"GET": self._get_events},
@@ -206,6 +207,10 @@ class Admin:
     async def _get_chains(self, request: Request, by: str) -> Response:
         _reading.query(request)
         return _json(await self._in_thread(_views.chain_list))
+
+    async def _get_config(self, request: Request, by: str) -> Response:
+        _reading.query(request)
+        return _json(await self._in_thread(_views.config_view))
 
     async def _get_spend(self, request: Request, by: str) -> Response:
         key = _reading.spend_key(_reading.query(request, "key").get("key", []))

@@ -51,6 +51,7 @@ _NUMBER: Final = {"type": "number", "minimum": 0}
 _MAYBE_NUMBER: Final = {"type": ["number", "null"], "minimum": 0}
 _COUNT: Final = {"type": "integer", "minimum": 0}
 _TEXT: Final = {"type": "string"}
+_MAYBE_TEXT: Final = {"type": ["string", "null"]}
 _FLAG: Final = {"type": "boolean"}
 _KIND: Final = {"type": "string", "enum": [each.value for each in ErrorKind]}
 _MAYBE_KIND: Final = {"type": ["string", "null"], "enum": [*_KIND["enum"], None]}
@@ -191,6 +192,15 @@ _SCHEMAS: Final = {
     ),
     "Chain": _object(
         functions=_list_of(_TEXT),
+        written={
+            **_list_of(_TEXT),
+            "description": "The entries of the chain as they were written, names such as `@fast` "
+            "included.",
+        },
+        profile={
+            **_MAYBE_TEXT,
+            "description": "The profile of the process, under which the names were looked up.",
+        },
         targets=_list_of(
             _object(
                 key=_TEXT,
@@ -200,6 +210,26 @@ _SCHEMAS: Final = {
                 benched=_maybe(_reference("BenchedModel")),
             )
         ),
+    ),
+    "Config": _object(
+        source={
+            **_MAYBE_TEXT,
+            "description": "The path of the file as it was given, or `mapping`; null if none is "
+            "loaded.",
+        },
+        loaded_at=_MAYBE_MOMENT,
+        chains={**_list_of(_TEXT), "description": "Names of its chains and routes."},
+        profiles={**_list_of(_TEXT), "description": "Names of its profiles."},
+        shadowed={
+            **_list_of(_TEXT),
+            "description": "What it says without effect, since code says something else.",
+        },
+        profile={**_MAYBE_TEXT, "description": "The profile of the process."},
+        problems={
+            **_list_of(_TEXT),
+            "description": "Why the last reload failed; empty if it did not.",
+        },
+        failed_at={**_MAYBE_MOMENT, "description": "When the last reload failed."},
     ),
     "Problem": _object(type=_TEXT, title=_TEXT, status={"type": "integer"}, detail=_TEXT),
 }
@@ -326,6 +356,13 @@ def _paths() -> dict[str, dict[str, Any]]:
                 "chains",
                 "The chains of living policies, targets in the order they are tried.",
                 _list_of(_reference("Chain")),
+            )
+        },
+        "/api/config": {
+            "get": _get(
+                "config",
+                "The configuration file of this process, and whether its last reload failed.",
+                _reference("Config"),
             )
         },
         "/api/spend": {

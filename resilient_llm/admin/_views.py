@@ -23,6 +23,7 @@ from resilient_llm.admin._store import MOST_KEYS, spend_rows
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from resilient_llm._runtime.configuration import InForce
     from resilient_llm._runtime.probing import LastProbe
     from resilient_llm._values.events import StoreUnavailable
     from resilient_llm._values.health import TargetHealth
@@ -58,9 +59,12 @@ def bench_list() -> list[dict[str, Any]]:
 def chain_list() -> list[dict[str, Any]]:
     """Return the chains of living policies, each with its targets in the order they are tried."""
     benched = {each["model"]: each for each in bench_list()}
+    profile = runtime.in_force.profile
     return [
         {
             "functions": chain.functions,
+            "written": chain.written,
+            "profile": profile,
             "targets": [
                 {
                     "key": target.key,
@@ -74,6 +78,28 @@ def chain_list() -> list[dict[str, Any]]:
         }
         for chain in living_chains()
     ]
+
+
+def config_view() -> dict[str, Any]:
+    """Return the configuration file of this process, and why its last reload failed."""
+    in_force = runtime.in_force
+    config, problems, failed_at = _file_status(in_force)
+    nothing = {"source": None, "loaded_at": None, "chains": (), "profiles": (), "shadowed": ()}
+    shown: dict[str, Any] = nothing if config is None else plain(config)
+    return {
+        **shown,
+        "profile": in_force.profile,
+        "problems": [str(each) for each in problems],
+        "failed_at": plain(failed_at),
+    }
+
+
+def _file_status(in_force: InForce) -> tuple[Any, tuple[Any, ...], Any]:
+    if in_force.file is None:  # what reads files is loaded by those who have one
+        return None, (), None
+    from resilient_llm.config._state import status
+
+    return status()
 
 
 def spend_list(key: str | None) -> list[dict[str, Any]]:

@@ -36,11 +36,21 @@ def problems() -> list[str]:
     return [
         *(_said(each) for each in unused_keys()),
         *_unknown_names(policies),
-        *_two_sets_in_one_chain(policies),
-        *_two_sets_of_options(policies),
-        *_unusable_options(policies),
-        *_unusable_defaults(policies),
+        *_without_effect(policies),
     ]
+
+
+def policy_problems() -> tuple[list[str], list[str]]:
+    """Return the same without keys that nothing has: what calls raise, and what has no effect."""
+    policies = living_policies()
+    return list(_unknown_names(policies)), list(_without_effect(policies))
+
+
+def _without_effect(policies: list[LivingPolicy]) -> Iterator[str]:
+    yield from _two_sets_in_one_chain(policies)
+    yield from _two_sets_of_options(policies)
+    yield from _unusable_options(policies)
+    yield from _unusable_defaults(policies)
 
 
 def price_source(target: Target) -> Literal["own", "genai-prices", "*"] | None:

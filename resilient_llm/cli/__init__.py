@@ -33,7 +33,10 @@ _STEERING: Final = {
 }
 _HERE: Final = {
     "serve": "the admin page of a store (--state URL), without a service",
-    "doctor": "look at keys, hosts, clock, retries and timeouts of a function",
+    "check": "what a configuration file has, or all that is wrong in it",
+    "route": "which chain a route of a file chooses for some messages, and why",
+    "config-schema": "print the JSON schema of a configuration file",
+    "doctor": "look at keys, hosts, clock, retries and timeouts of a function or a file",
     "explain": "what an error means to a chain, and why",
     "journal": "print what a journal has on record; --follow: go on with what is written",
     "demo": "real clients, bad weather, a budget that runs out, nothing lost; offline",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Mapping, Sequence
 
-_HEADINGS: Final = ("chain", "", "target", "state", "live", "back in")
+_HEADINGS: Final = ("chain", "written", "profile", "", "target", "state", "live", "back in")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Prints the chains of the service, each with its targets in the order in which the next "
         "call tries them. A target that is not live is skipped; one with a penalty was moved back "
-        "because it is slow (1) or fails often (2)."
+        "because it is slow (1) or fails often (2). A chain with names of others is shown as it "
+        "was written, too, with the profile of the process."
     )
     parser.epilog = "exit status: 0; 1 if the service cannot be asked, as with a store; 2 wrong use"
     parser.add_argument("--json", action="store_true", help="print what the API answers")
@@ -56,9 +57,14 @@ def _print(chains: Sequence[Mapping[str, Any]]) -> None:
 
 def _rows_of(chain: Mapping[str, Any]) -> Iterator[Sequence[str | Cell]]:
     name = ", ".join(map(shown, as_list(chain.get("functions")))) or "(a policy)"
+    entries = as_list(chain.get("written"))  # an older service gives none
+    has_names = any(not isinstance(each, str) or each[:1] == "@" for each in entries)
+    has_names = has_names or "a route" in entries
+    written = ", ".join(map(shown, entries)) if has_names else ""
+    profile = shown(chain.get("profile")) if has_names else ""
     for number, target in enumerate(as_objects(chain.get("targets")), 1):
         # Its name in every row, so that what grep finds tells which chain it is of.
-        yield name, f"{number}.", *_cells_of(target)
+        yield name, written, profile, f"{number}.", *_cells_of(target)
 
 
 def _cells_of(target: Mapping[str, Any]) -> Sequence[str | Cell]:

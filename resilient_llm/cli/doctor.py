@@ -9,7 +9,11 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from resilient_llm import Failover
+from resilient_llm import ConfigurationError, Failover
+from resilient_llm.cli._doctor.files import findings_of as findings_of_file
+from resilient_llm.cli._doctor.files import is_file, policy_of_all, problems_of
+from resilient_llm.cli._doctor.files import load as load_file
+from resilient_llm.cli._doctor.files import of_policies as names_in_policies
 from resilient_llm.cli._exits import FAILED, UsageError
 from resilient_llm.cli._loading import load
 from resilient_llm.cli._output import Cell, print_json, print_table, shown, word
@@ -26,19 +30,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Imports a function under @failover, or a policy, and looks at each of its targets: is "
         "the key set, does the host answer, is the clock right, does the client retry by itself, "
         "is there a timeout, and a price where a budget needs one. Names limits and budgets that "
-        "hold for no chain. Sends no prompt and no key, unless --live is written. Prints no "
-        "key."
+        "hold for no chain, and names of chains that are not defined. A configuration file is "
+        "checked and loaded first; alone, it stands for all targets of its chains. Sends no prompt "
+        "and no key, unless --live is written. Prints no key."
     )
     parser.epilog = (
         "examples:\n"
         "  resilient-llm doctor shop.llm:ask\n"
-        "  resilient-llm doctor shop.llm:ask --live --args '[\"Say OK.\", 20]'\n\n"
+        "  resilient-llm doctor shop.llm:ask --live --args '[\"Say OK.\", 20]'\n"
+        "  resilient-llm doctor shop.llm:ask config.toml\n"
+        "  resilient-llm doctor config.toml\n\n"
         "exit status: 0; 1 if a check ended in an error; 2 wrong use"
     )
     parser.add_argument(
         "name",
-        metavar="MODULE:NAME",
-        help="the function or the policy; the present directory is on the import path",
+        metavar="MODULE:NAME|FILE",
+        help=(
+            "the function or the policy, the present directory is on the import path; or a "
+            "configuration file"
+        ),
+    )
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        nargs="?",
+        help="with MODULE:NAME: a configuration file, which the service loads",
     )
     parser.add_argument(
         "--live", action="store_true", help="also call the function once for each target"
@@ -60,12 +76,19 @@ def run(options: argparse.Namespace) -> int:
     """Print what is found; fail if one of it is an error."""
     if options.args is not None and not options.live:
         raise UsageError("--args goes with --live")
-    if ":" not in options.name:
-        raise UsageError(f"{options.name!r} is not allowed: write MODULE:NAME, as in shop.llm:ask")
+    name, file = options.name, options.file
+    if file is None and is_file(name):
+        name, file = None, name
+    if name is None and options.live:
+        raise UsageError(f"{file!r} is a file, which --live cannot call: name a function")
+    if name is not None and ":" not in name:
+        raise UsageError(
+            f"{name!r} is not allowed: write MODULE:NAME, as in shop.llm:ask, or a file that "
+            "ends in .toml, .json, .yaml or .yml"
+        )
     # What the module prints is not what this command says.
     with contextlib.redirect_stdout(sys.stderr):
-        found = load(options.name)
-        findings = _findings(options.name, found, options.args, is_live=options.live)
+        findings = _findings(name, file, options.args, is_live=options.live)
     if options.json:
         print_json([each._asdict() for each in findings])
     else:
@@ -85,24 +108,54 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _findings(
+    name: str | None, file: str | None, arguments: list[Any] | None, *, is_live: bool
+) -> list[Finding]:
+    wrong = [] if file is None else problems_of(file)
+    try:
+        found = None if name is None else load(name)
+    except UsageError:
+        if not wrong:
+            raise
+        return findings_of_file(wrong)  # which the module has met as well
+    of_file = [] if file is None else load_file(file)
+    if any(each.status == "error" for each in of_file):
+        return of_file
+    if name is None:
+        policy = policy_of_all()
+        return of_file if policy is None else [*of_file, *_of_policy(policy, None)]
+    return [*of_file, *_of_function(name, found, arguments, is_live=is_live)]
+
+
+def _of_function(
     name: str, found: Any, arguments: list[Any] | None, *, is_live: bool
 ) -> list[Finding]:
-    from resilient_llm.cli._doctor.checks import findings_of
-
     if isinstance(found, Failover):
         if is_live:
             raise UsageError(f"{name!r} is a policy, which --live cannot call: name a function")
-        return list(findings_of(found, None))
+        return _of_policy(found, None)
     policy = getattr(found, "policy", None)
     if not isinstance(policy, Failover):
         raise UsageError(f"{name!r} is neither a function under @failover nor a policy")
-    findings = list(findings_of(policy, inspect.unwrap(found)))
-    if is_live:
-        from resilient_llm.cli._doctor.live import call_each
+    findings = _of_policy(policy, inspect.unwrap(found))
+    if not is_live or any(each.check == "chains" and each.status == "error" for each in findings):
+        return findings  # its calls raise
+    from resilient_llm.cli._doctor.live import call_each
 
-        findings += call_each(found, _ARGUMENTS if arguments is None else arguments)
+    findings += call_each(found, _ARGUMENTS if arguments is None else arguments)
     order = {target.key: number for number, target in enumerate(policy.chain)}
     return sorted(findings, key=lambda each: order.get(each.target, len(order)))
+
+
+def _of_policy(policy: Failover, fn: Any) -> list[Finding]:
+    """Return what is found about the targets of a policy, and about all policies."""
+    from resilient_llm.cli._doctor.checks import findings_of
+
+    of_policies = list(names_in_policies())
+    try:
+        targets = policy.chain
+    except ConfigurationError:  # a name that is not defined, which is told above
+        targets = ()
+    return [*(findings_of(policy, fn) if targets else ()), *of_policies]
 
 
 def _arguments(text: str) -> list[Any]:

@@ -41,6 +41,7 @@ def read(
     environ: Mapping[str, str] = os.environ,
     known_names: Iterable[str] = (),
     known_profiles: Iterable[str] = (),
+    on_tree: Callable[[Table], object] | None = None,
     path: str | None = None,
 ) -> FileLayer:
     """Read and check a configuration; nothing of the process changes.
@@ -51,6 +52,8 @@ def read(
         environ: ``{name of a variable: its value}``
         known_names: Names of chains and routes that code defined.
         known_profiles: Names of profiles that code defined.
+        on_tree: Is called with the tree before it is checked. A text with variables of the
+            environment is still `Written` there.
         path: Where the file of the source is, for a process that has changed its directory.
 
     Raises:
@@ -68,6 +71,7 @@ def read(
             _providers(providers),
             frozenset(known_names),
             frozenset(known_profiles),
+            on_tree,
         )
     except UnreadableError:
         pass
@@ -102,10 +106,13 @@ def _layer(
     providers: frozenset[str] | None,
     known_names: frozenset[str],
     known_profiles: frozenset[str],
+    on_tree: Callable[[Table], object] | None,
 ) -> FileLayer:
     raw = _tree(source, name, problems)
     tree = Preparation(problems, environ).tree(raw)
     problems.root = raw
+    if on_tree is not None:
+        on_tree(tree)
     reader = Reader(problems)
     _check_sections(reader, tree)
     parts = {each: _part(reader, tree, each) for each in SECTIONS}

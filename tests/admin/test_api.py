@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ from resilient_llm import (
     admin,
     bench_model,
     breaker,
+    chains,
+    config,
     configure,
     failover,
     health,
@@ -245,6 +248,102 @@ def test_chains_are_living_policies_in_their_present_order(
     assert (None, "closed") == tuple(chain["targets"][1][name] for name in ("benched", "state"))
 
 
+def test_a_chain_shows_how_it_was_written(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names stay names beside their targets, under the profile of the process."""
+    _forget_chains(monkeypatch)
+    fast = [GROQ, OPENAI]
+    chains.define({"fast": fast})
+    chains.define_profile("cheap", chains={"fast": GROQ})
+    route = chains.route(chains.rule(OPENAI, has_tools=True), otherwise="@fast")
+
+    @failover(["@fast", Target("anthropic/claude", priority=2), route])
+    def ask(target: Target) -> str:
+        return target.key
+
+    [before] = client.get("/api/chains").json
+    configure(profile="cheap")
+    [under_profile] = client.get("/api/chains").json
+
+    assert ["@fast", "anthropic/claude", "a route"] == before["written"]
+    assert before["written"] == under_profile["written"]
+    assert (None, "cheap") == (before["profile"], under_profile["profile"])
+    assert [*fast, "anthropic/claude"] == [each["key"] for each in before["targets"]]
+    assert [GROQ, OPENAI, "anthropic/claude"] == sorted(
+        (each["key"] for each in under_profile["targets"]), key=[*fast, "anthropic/claude"].index
+    )
+    del ask
+
+
+def test_config_without_a_file(client: Client) -> None:
+    """A process without a file has nothing of one, and its profile."""
+    chains.define_profile("cheap")
+    without = client.get("/api/config").json
+    configure(profile="cheap")
+
+    assert {
+        "source": None,
+        "loaded_at": None,
+        "chains": [],
+        "profiles": [],
+        "shadowed": [],
+        "profile": None,
+        "problems": [],
+        "failed_at": None,
+    } == without
+    assert {**without, "profile": "cheap"} == client.get("/api/config").json
+
+
+def test_config_with_a_file(client: Client, tmp_path: Path) -> None:
+    """The file is shown by name, and the problems of a reload that failed until one succeeds."""
+    path = tmp_path / "config.toml"
+    good = "[settings]\nprofile = 'cheap'\n[chains]\nfast = 'a/b'\nslow = 'c/d'\n[profiles.cheap]\n"
+    path.write_text(good)
+    chains.define({"slow": "e/f"})
+    loaded = config.load(path)
+
+    before = client.get("/api/config").json
+    path.write_text(good + "[chain]\n")
+    with pytest.raises(config.InvalidConfigError) as failed:
+        config.reload()
+    after = client.get("/api/config").json
+    path.write_text(good)
+    config.reload()
+    again = client.get("/api/config").json
+
+    assert {
+        "source": str(path),
+        "chains": ["fast", "slow"],
+        "profiles": ["cheap"],
+        "shadowed": ["chains.slow"],
+        "profile": "cheap",
+        "problems": [],
+        "failed_at": None,
+    } == {name: each for name, each in before.items() if name != "loaded_at"}
+    assert loaded.loaded_at == datetime.fromisoformat(before["loaded_at"])
+    assert [str(each) for each in failed.value.problems] == after["problems"]
+    assert 1 == len(after["problems"])
+    assert datetime.fromisoformat(after["failed_at"]) >= loaded.loaded_at
+    assert ([], None) == (again["problems"], again["failed_at"])
+
+
+def test_config_shows_no_value_of_the_environment(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A problem with a variable shows the variable, and names are all that is shown of a file."""
+    path = tmp_path / "config.toml"
+    monkeypatch.setenv("LLM_SECRET", "a-value-that-nobody-may-see")
+    path.write_text("[chains]\nfast = 'groq/${LLM_SECRET}'\n")
+    config.load(path)
+    path.write_text("[settings]\ntimeout = '${LLM_SECRET}'\n[chains]\nfast = 'a/b'\n")
+    with pytest.raises(config.InvalidConfigError):
+        config.reload()
+
+    answer = client.get("/api/config")
+
+    assert "${LLM_SECRET}" in answer.json["problems"][0]
+    assert "nobody-may-see" not in str(answer.json)
+
+
 def test_a_policy_that_is_gone_has_no_chain(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -383,6 +482,7 @@ def test_authorize_is_asked_for_every_path_of_the_api(serve: Any) -> None:
         ("GET", "/api/targets", "read"),
         ("GET", "/api/benches", "read"),
         ("GET", "/api/chains", "read"),
+        ("GET", "/api/config", "read"),
         ("GET", "/api/events", "read"),
         ("GET", "/api/openapi.json", "read"),
         ("GET", "/api/nothing", "read"),
@@ -671,6 +771,7 @@ WRONG_QUERIES = [
     ("GET", "/api/targets?x=1"),
     ("GET", "/api/benches?x"),
     ("GET", "/api/chains?x=1"),
+    ("GET", "/api/config?x=1"),
     ("GET", "/api/events?x=1"),
     ("POST", "/api/benches?model=groq"),
 ]

@@ -26,6 +26,7 @@ PATHS = {
     "/api/targets": {"get"},
     "/api/benches": {"get", "post", "delete"},
     "/api/chains": {"get"},
+    "/api/config": {"get"},
     "/api/spend": {"get"},
     "/api/store": {"get"},
     "/api/openapi.json": {"get"},

@@ -12,7 +12,17 @@ import pytest
 from resilient_llm import admin, bench_model, list_benched
 from tests.support.asgi import HOST, PATIENCE, TOKEN, Client
 
-PATHS = ["health", "targets", "benches", "chains", "events", "openapi.json", "nothing", ""]
+PATHS = [
+    "health",
+    "targets",
+    "benches",
+    "chains",
+    "config",
+    "events",
+    "openapi.json",
+    "nothing",
+    "",
+]
 WRONG = [
     "",
     "Bearer",

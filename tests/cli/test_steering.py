@@ -21,12 +21,14 @@ from resilient_llm import (
     Target,
     bench_model,
     breaker,
+    configure,
     failover,
     health,
     is_benched,
     list_benched,
     unbench_model,
 )
+from resilient_llm import chains as chains_by_name
 from resilient_llm._runtime import chains
 from resilient_llm.probes import HealthProbe
 from tests.cli.conftest import PATIENCE, TOKEN, Run
@@ -339,6 +341,26 @@ def test_chains_are_in_their_present_order(service: str, run: Run) -> None:
     assert all("ask" in row[0] for row in rows)
     assert CHAIN == [each["key"] for each in json.loads(as_json.out)[0]["targets"]]
     del keep
+
+
+def test_a_chain_with_names_is_shown_as_it_was_written(service: str, run: Run) -> None:
+    """A chain with names has a column for them, and for the profile of the process."""
+    chains_by_name.define({"fast": CHAIN})
+    chains_by_name.define_profile("cheap", chains={"fast": "groq/llama"})
+    configure(profile="cheap")
+
+    @failover(["@fast", "anthropic/claude"])
+    def ask(target: Target) -> str:
+        return target.key
+
+    status, out, _ = run("chains")
+
+    heading, first, second = out.splitlines()
+    assert 0 == status
+    assert ["CHAIN", "WRITTEN", "PROFILE", "TARGET"] == cells(heading)[:4]
+    assert ["@fast, anthropic/claude", "cheap", "1.", "groq/llama"] == cells(first)[1:5]
+    assert ["@fast, anthropic/claude", "cheap", "2.", "anthropic/claude"] == cells(second)[1:5]
+    del ask
 
 
 def test_a_service_without_chains(service: str, run: Run) -> None:

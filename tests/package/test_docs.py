@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.pages import BLOCK, COMMENT, PAGES, README, ROOT, run, script
+from tests.support.pages import BLOCK, COMMENT, PAGES, README, ROOT, files, run, script
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
@@ -37,8 +37,11 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:
     # The name shows in a traceback, with the page's own line numbers.
     copy = tmp_path / page.name
     copy.write_text(script(text), encoding="utf-8")
+    shown = files(text)
+    for name, content in shown.items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
 
-    done = run(copy)
+    done = run(copy, tmp_path if shown else None)
 
     assert 0 == done.returncode, done.stdout + done.stderr
 

@@ -150,7 +150,7 @@ def test_the_reference_has_every_option_with_its_default(what: str) -> None:
 
 
 def _build_failover(name: str, given: Any) -> None:
-    failover(["groq/llama"], **{"attempts": 1, name: given})
+    failover(**{"chain": ["groq/llama"], "attempts": 1, name: given})
 
 
 def _build_target(name: str, given: Any) -> None:
@@ -220,6 +220,8 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     "whole number, 0 or more, function": ([0, 5, len], [-1, 1.5, True, "1"]),
     "sequence of words": ([[], ("a", "b")], ["ab", [1], 3]),
     "mapping": ([{}], [[1], "a", 3]),
+    "a chain": (["groq/llama", "@fast", ["@fast", "groq/llama"]], ["groq/", "@", [], 3]),
+    "name of a profile": ([], [3, "no-such-profile"]),
     "anything": ([None, 0, "\n\n", {}], []),
     "`StreamPolicy`": (
         [StreamPolicy(), StreamPolicy(idle_timeout=1.0)],

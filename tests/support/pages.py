@@ -19,6 +19,7 @@ BLOCK = re.compile(
     r"^(?P<indent> *)```python\n(?P<code>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL
 )
 COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+FILE = re.compile(r'^```\w+ title="(?P<name>[^"]+)"\n(?P<text>.*?)^```$', re.MULTILINE | re.DOTALL)
 
 # Runs a file by its path, without the network and without a key that happens to be there.
 RUNNER = """
@@ -49,13 +50,26 @@ def script(page: str) -> str:
     return "\n".join(lines)
 
 
+def files(page: str) -> dict[str, str]:
+    """Return ``{name: content}`` of the blocks of a page that are shown as files."""
+    return {each["name"]: each["text"] for each in FILE.finditer(page)}
+
+
 def python_path() -> str:
     """Return the ``PYTHONPATH`` of a process that is to import the package of this checkout."""
     return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
 
-def run(path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a file in a process of its own, with warnings as errors and no network but loopback."""
+def run(
+    path: Path, folder: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a file in a process of its own, with warnings as errors and no network but loopback.
+
+    Args:
+        path: The file.
+        folder: The working directory; None for that of this process.
+        **environment: Variables of the environment.
+    """
     inherited = {
         name: value
         for name, value in os.environ.items()
@@ -69,6 +83,7 @@ def run(path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
             "PYTHONIOENCODING": "utf-8",
             **environment,
         },
+        cwd=folder,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

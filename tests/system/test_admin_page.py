@@ -22,6 +22,8 @@ from resilient_llm import (
     admin,
     bench_model,
     breaker,
+    chains,
+    config,
     configure,
     failover,
     list_benched,
@@ -178,6 +180,65 @@ def test_a_change_is_seen_within_two_seconds(serve: Any, browser: Any) -> None:
     script = "return [...document.querySelectorAll('td[data-name=calls]')].map(e => e.innerText)"
     # A healthy call emits no event, so this is the time between two questions, and some for them.
     wait(lambda: "7" in browser.execute_script(script), "the calls", seconds=3.0)
+
+
+def test_the_file_and_the_names_of_chains_are_shown(
+    serve: Any, browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chain is shown as it was written; the file with its profile, and why a reload failed."""
+    monkeypatch.setenv("LLM_MODEL", "nobody-may-see-this")
+    path = tmp_path / "<b>config.toml"
+    good = "[settings]\nprofile = 'cheap'\n[chains]\nfast = 'groq/llama'\nslow = 'x/y'\n"
+    good += "[profiles.cheap]\nchains = { fast = 'groq/llama, openai/gpt' }\n"
+    path.write_text(good)
+    chains.define({"slow": "a/b"})
+    config.load(path)
+
+    @failover(["@fast", "anthropic/claude"])
+    def named(target: Target) -> str:
+        return target.key
+
+    _open(browser, serve())
+
+    def chain() -> str:
+        items = browser.execute_script(
+            "return [...document.querySelectorAll('.chain')].map(e => e.innerText)"
+        )
+        return next(each for each in items if ".named" in each)
+
+    wait(lambda: "written as @fast, anthropic/claude" in chain(), "the names")
+    assert all(key in chain() for key in ("groq/llama", "openai/gpt", "anthropic/claude"))
+    said = text_of(browser, "#config")
+    assert f"Configured by {path}, loaded " in said
+    assert "; profile cheap; code hides chains.slow" in said
+    assert "written as" not in browser.execute_script(
+        "return [...document.querySelectorAll('.chain')].find(e => e.innerText.includes('.ask'))"
+        ".innerText"
+    )
+    assert "" == text_of(browser, "#config-failed")
+
+    path.write_text(f"{good}[limits.groq]\nrequests = '${{LLM_MODEL}}'\n")
+    with pytest.raises(config.InvalidConfigError):
+        config.reload()
+
+    failed = wait(lambda: text_of(browser, "#config-failed"), "the failure")
+    assert "The last reload failed, and what was loaded before holds: " in failed
+    assert "limits.groq.requests" in failed
+    assert "nobody-may-see-this" not in browser.page_source
+
+    path.write_text(good)
+    config.reload()
+    wait(lambda: not text_of(browser, "#config-failed"), "the end of the failure")
+    assert [] == _errors(browser)
+    del named
+
+
+def test_a_process_without_a_file_shows_none(serve: Any, browser: Any) -> None:
+    """Neither a line about a file nor one about its failure is there."""
+    _open(browser, serve())
+    wait(lambda: "ask" in text_of(browser, "#chains-list"), "the chains")
+
+    assert ("", "") == (text_of(browser, "#config"), text_of(browser, "#config-failed"))
 
 
 def test_chains_say_who_is_called_first(serve: Any, browser: Any) -> None:

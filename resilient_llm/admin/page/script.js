@@ -29,7 +29,7 @@ const STORE_FAULTS = {
 
 const $ = (id) => document.getElementById(id);
 const state = {
-  token: "", canWrite: false, targets: [], chains: [], spend: [], store: null, events: [], lastEventId: "0",
+  token: "", canWrite: false, targets: [], chains: [], config: null, spend: [], store: null, events: [], lastEventId: "0",
   clockOffset: 0, answeredAt: 0, isAsking: false, timer: 0, isPaused: false, isStreaming: false,
   stream: 0,
 };
@@ -225,11 +225,12 @@ async function refresh() {
   state.isStirred = false;
   let isRefused = false;
   try {
-    const [targets, chains, spend, store] = await Promise.all(
-      [call("api/targets"), call("api/chains"), call("api/spend"), call("api/store")]);
+    const [targets, chains, config, spend, store] = await Promise.all(
+      [call("api/targets"), call("api/chains"), call("api/config"), call("api/spend"), call("api/store")]);
     if (targets.length) state.clockOffset = Date.parse(targets[0].checked_at) - Date.now();
     state.targets = targets;
     state.chains = chains;
+    state.config = config;
     state.spend = spend;
     state.store = store;
     state.answeredAt = Date.now();
@@ -438,6 +439,7 @@ function render() {
   renderStore();
   renderSummary();
   renderBenched();
+  renderConfig();
   renderChains();
   renderSpend();
   renderTargets();
@@ -618,6 +620,18 @@ function renderChains() {
   inOrder($("chains-list"), stuckFirst.map(chainItem));
 }
 
+function renderConfig() {
+  const { source, loaded_at, shadowed, profile, problems } = state.config, said = [];
+  if (source !== null) said.push(`Configured by ${shown(source)}${loaded_at ? `, loaded ${clock(loaded_at)}` : ""}`);
+  if (profile !== null) said.push(`profile ${shown(profile)}`);
+  if (shadowed.length) said.push(`code hides ${shadowed.map(shown).join(", ")}`);
+  $("config").hidden = !said.length;
+  put($("config"), said.join("; "));
+  $("config-failed").hidden = !problems.length;
+  put($("config-failed"), problems.length
+    ? `The last reload failed, and what was loaded before holds: ${problems.map(shown).join("; ")}` : "");
+}
+
 function chainItem(chain) {
   const item = make("li", "chain"), names = make("div", "names");
   names.textContent = chain.functions.length ? chain.functions.map(shown).join(", ") : "(loop)";
@@ -638,7 +652,11 @@ function chainItem(chain) {
     if (target.penalty) step.append(make("small", "", "moved back"));
     steps.append(step);
   });
-  item.append(names, steps);
+  item.append(names);
+  if (chain.written.some((each) => each.startsWith("@") || each === "a route")) {
+    item.append(make("div", "written", `written as ${chain.written.map(shown).join(", ")}`));
+  }
+  item.append(steps);
   if (first < 0) {
     item.classList.add("none-live");
     item.append(make("p", "alarm", "No target of this chain may be called."));

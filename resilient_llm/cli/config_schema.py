@@ -1,0 +1,28 @@
+"""``resilient-llm config-schema``: the JSON schema of a configuration file, for editors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from resilient_llm.cli._output import print_json
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.description = (
+        "Prints the JSON schema of a configuration file, draft 2020-12, by which an editor "
+        "completes and checks one. What the schema cannot say, such as which names are defined, "
+        "'resilient-llm check' finds."
+    )
+    parser.epilog = "example:\n  resilient-llm config-schema > resilient_llm.schema.json"
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the schema."""
+    from resilient_llm.config._schema import schema
+
+    print_json(schema())
+    return 0
