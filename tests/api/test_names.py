@@ -326,12 +326,12 @@ def test_check_lists_unknown_names() -> None:
     ask = asking("@fsat")
     chains.define({"fast": GROQ})
 
-    (problem,) = [each for each in chains.check() if "@fsat" in each]
+    (problem,) = [each for each in chains.check() if "'@fsat' is not defined" in each]
     assert "did you mean '@fast'" in problem
     assert "asking.<locals>.ask" in problem
     chains.define({"fsat": "@fast"})
     assert GROQ == ask()
-    assert [] == [each for each in chains.check() if "'@fsat' is not defined" in each]
+    assert [] == [each for each in chains.check() if "@fsat" in each and "asking" in each]
 
 
 def test_names_in_a_policy_in_a_chain_stay_names() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from resilient_llm import ConfigurationError, Target, Trace, chains, failover
+from resilient_llm._runtime import chains as living
 from resilient_llm.chains import route, rule
 
 pytestmark = pytest.mark.usefixtures("resilient_llm")
@@ -16,6 +18,14 @@ pytestmark = pytest.mark.usefixtures("resilient_llm")
 FAST, LONG, VISION, TOOLS, CLAUDE = (
     "groq/llama", "google/long", "openai/vision", "openai/tools", "anthropic/claude-sonnet",
 )  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def left() -> Iterator[None]:
+    """After these tests their policies are none that ``chains.check`` and others look at."""
+    yield
+    for function in (ask, aask, items, aitems, Client.ask):
+        living._policies.discard(function.policy)
 
 
 @pytest.fixture(autouse=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import socket
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
 
 from resilient_llm import cli
+from resilient_llm._runtime import chains as living
 from tests.support.server import HOST
 
 TOKEN = "a-token-of-the-tests"
@@ -97,3 +99,9 @@ def service(_fresh_state: None, monkeypatch: pytest.MonkeyPatch, authorize: Any)
             server.should_exit = True
             thread.join(PATIENCE)
             assert not thread.is_alive()
+
+
+@pytest.fixture(autouse=True)
+def no_policies_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands look at the policies of their process; these tests run in that of all tests."""
+    monkeypatch.setattr(living, "_policies", weakref.WeakSet())
