@@ -97,7 +97,9 @@ class Expansions:
         self._owner: Caller | None = None
         """The caller whose code the wrapper has."""
         self._count = 0
-        """How often the wrapper was given other code."""
+        """The highest number that code of the wrapper had."""
+        self.free_numbers: list[int] = []
+        """Lower ones whose code is gone; finalisers append to it."""
         self.enter = self._entry()
         """The method that makes a call, given its arguments."""
 
@@ -328,6 +330,8 @@ class Expansions:
     def next_number(self) -> int:
         """Return a number for globals of the wrapper that no other code of it has."""
         with runtime.lock:
+            if self.free_numbers:
+                return self.free_numbers.pop()
             self._count += 1
             return self._count
 

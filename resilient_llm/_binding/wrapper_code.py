@@ -312,7 +312,8 @@ def generate(
     )
     namespace: dict[str, Any] = {}
     exec(compile(source, f"<failover wrapper of {_named(injection.fn)}>", "exec"), namespace)  # noqa: S102  # as dataclasses do
-    return namespace["wrapper"].__code__, prefix, tuple(defaults) or None, keyword_defaults
+    # Taken out, for a function and its globals refer to each other.
+    return namespace.pop("wrapper").__code__, prefix, tuple(defaults) or None, keyword_defaults
 
 
 def _left_to_caller(injection: Injection) -> list[str]:

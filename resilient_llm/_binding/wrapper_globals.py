@@ -67,6 +67,9 @@ class AllCallers(Protocol):
         self, args: tuple[Any, ...] | None, kwargs: dict[str, Any], /
     ) -> tuple[Any, Any, dict[str, Any]]: ...
     def settings_for(self, caller: Any, /) -> Settings: ...
+
+    free_numbers: list[int]
+
     def next_number(self) -> int: ...
 
 
@@ -99,8 +102,11 @@ class WrapperGlobals:
         """Whether the wrapper had this caller's code, and has that of another one now."""
         self._number = 0
         """That of the code in the names of its globals."""
-        self._prepared: Codes = {}
-        """Code that the wrapper has not got yet."""
+        self._own_codes: CodesOfNumber | None = None
+        """The code of that number; None of the first, which copies of the function share."""
+        self._prepared: tuple[int, CodesOfNumber, Codes] | None = None
+        """Code that the wrapper has not got yet, with its number. Exchanged in one step: two
+        threads may prepare some."""
 
     def unbind(self) -> None:
         """Send the next call to the caller; called with the runtime's lock held."""
@@ -146,7 +152,9 @@ class WrapperGlobals:
     def _code(self, kind: Kind) -> Code:
         codes: Codes = self.wrapper.setdefault(f"{self.prefix}codes", {})
         if kind not in codes:
-            codes[kind] = generate(self.injection, kind, self._number)
+            codes[kind] = code = generate(self.injection, kind, self._number)
+            if self._own_codes is not None:
+                self._own_codes.add(code[0])
         return codes[kind]
 
     def _put(self, **values: Any) -> None:
@@ -187,14 +195,18 @@ class WrapperGlobals:
 
     def prepare_code(self) -> None:
         """Generate the code of a wrapper that had the code of another caller."""
-        if not self._prepared:
-            kind, self._number = Kind(self.calls_by_invoker), self.expansions.next_number()
-            self._prepared = {kind: generate(self.injection, kind, self._number)}
+        if self._prepared is None:
+            kind, number = Kind(self.calls_by_invoker), self.expansions.next_number()
+            own = CodesOfNumber(number, self.expansions.free_numbers)
+            code = generate(self.injection, kind, number)
+            own.add(code[0])
+            self._prepared = number, own, {kind: code}
 
     def adopt(self, wrapper: types.FunctionType) -> None:
         """Give a wrapper the prepared code. Called under the runtime's lock."""
         self.prepare_code()
-        codes, self._prepared = self._prepared, {}
+        assert self._prepared is not None
+        (self._number, self._own_codes, codes), self._prepared = self._prepared, None
         ((code, prefix, _, _),) = codes.values()
         self._name(prefix)
         self.wrapper, self.wrapper_function = wrapper.__globals__, weakref.ref(wrapper)
@@ -211,10 +223,14 @@ class WrapperGlobals:
         """
         self.unbind()
         self.is_retired = True
+        own = self._own_codes or CodesOfNumber(0, [])
+        own.names, own.prefix = self.wrapper, self.prefix
         codes: Codes = self.wrapper.pop(f"{self.prefix}codes", {})  # none after an interrupt
-        let_go = GlobalsOfCode(self.wrapper, self.prefix, len(codes))
-        for code, _, _, _ in codes.values():
-            weakref.finalize(code, let_go.one_less).atexit = False
+        if self._own_codes is None:
+            for code, _, _, _ in codes.values():
+                own.add(code)
+        # What a call that is still under way finds out must not come to others of the number.
+        self.wrapper = {}
 
     def _name(self, prefix: str) -> None:
         self.prefix = prefix
@@ -270,18 +286,40 @@ class SentCaller:
     on_success = on_limited_success = resume = resume_async = on_failure
 
 
-class GlobalsOfCode:
-    """Removes the globals of a caller's code from its wrapper when no call runs it any more."""
+class CodesOfNumber:
+    """Removes what code of one number reads when no call runs it any more, and frees the number.
 
-    def __init__(self, names: dict[str, Any], prefix: str, codes: int) -> None:
-        self._names = names
-        self._prefix = prefix
-        self._codes = codes
+    A number is used again because the names of what code reads are never freed on some versions
+    of Python (they are *interned*), and a service may get other chains for years.
 
-    def one_less(self) -> None:
-        """Note that one code object is gone; called by finalisers."""
-        self._codes -= 1
-        if self._codes == 0:
-            for name in list(self._names):
-                if name.startswith(self._prefix):
-                    self._names.pop(name, None)
+    Attributes:
+        names: The globals of the wrapper, once that has other code. Not before: they refer to the
+            code, which would then never go.
+        prefix: Of the names in these.
+    """
+
+    def __init__(self, number: int, free_numbers: list[int]) -> None:
+        self.names: dict[str, Any] = {}
+        self.prefix = ""
+        self._number = number
+        self._free_numbers = free_numbers
+        self._left = 0
+
+    def add(self, code: types.CodeType) -> None:
+        """Count one more."""
+        self._left += 1
+        weakref.finalize(code, self._one_less).atexit = False
+
+    def _one_less(self) -> None:
+        """Note that one of them is gone; called by finalisers."""
+        self._left -= 1
+        if self._left:
+            return
+        # Once: code that is generated later is dropped, and others have the number by then.
+        names, self.names = self.names, {}
+        number, self._number = self._number, 0
+        for name in list(names):
+            if name.startswith(self.prefix):
+                names.pop(name, None)
+        if number:
+            self._free_numbers.append(number)

@@ -771,3 +771,37 @@ def test_calls_follow_whatever_code_the_wrapper_has(kind: str, *, is_async: bool
         fails = {first, second}
         with pytest.raises(ChainExhaustedError):
             ask()
+
+
+def test_the_names_in_generated_code_are_used_again() -> None:
+    """On some versions of Python they are never freed, and chains may change for years."""
+    ask = asking("@fast")
+    prefixes: set[str] = set()
+    for number in range(20):
+        chains.define({"fast": f"groq/{number}"})
+        assert f"groq/{number}" == ask()
+        prefixes |= {name.split("_")[1] for name in ask.__code__.co_names if name.startswith("_r")}
+
+    assert len(prefixes) <= 3
+
+
+def test_the_names_of_code_that_runs_are_not_used_again() -> None:
+    """Calls that are under way read what they began with, however often the chain changes."""
+
+    @failover(chain="@fast")
+    async def ask(target: Target, gate: asyncio.Event | None = None) -> str:
+        if gate is not None:
+            await gate.wait()
+        return target.key
+
+    async def main() -> list[str]:
+        gate, calls = asyncio.Event(), list[asyncio.Task[str]]()
+        for number in range(10):
+            chains.define({"fast": f"groq/{number}"})
+            await ask()
+            calls += [asyncio.create_task(ask(gate)) for _ in range(2)]
+            await asyncio.sleep(0)
+        gate.set()
+        return [await call for call in calls]
+
+    assert [f"groq/{number // 2}" for number in range(20)] == asyncio.run(main())

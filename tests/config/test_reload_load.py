@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import sys
 import threading
 import time
@@ -257,7 +256,7 @@ def measured() -> tuple[int, int]:
     for _ in range(3):
         gc.collect()
     has_files = sys.platform == "linux"
-    return sys.getallocatedblocks(), len(os.listdir("/proc/self/fd")) if has_files else 0
+    return sys.getallocatedblocks(), len([*Path("/proc/self/fd").iterdir()]) if has_files else 0
 
 
 @pytest.mark.timeout(300)

@@ -362,7 +362,7 @@ def test_calls_of_an_event_loop_see_the_changes(path: Path, library: Any) -> Non
 @pytest.mark.parametrize("interval", [0, -1, 0.001, 3601, True, "0.5", None, float("nan")])
 def test_an_interval_that_is_not_allowed(path: Path, interval: Any) -> None:
     """The message says what is."""
-    with pytest.raises(ConfigurationError, match="interval=.*from 0.01 to 3600"):
+    with pytest.raises(ConfigurationError, match=r"interval=.*from 0\.01 to 3600"):
         config.watch(interval=interval)
     assert [] == threads()
 

@@ -47,6 +47,7 @@ from resilient_llm._drive import asking as _asking
 from resilient_llm._runtime import mirror as _mirror
 from resilient_llm._runtime import registry as _registry
 from resilient_llm._runtime import runtime as _runtime
+from resilient_llm.config import _state as _file_state
 
 S = TypeVar("S")
 
@@ -236,6 +237,7 @@ class NoLock:
 _OWNERS = {
     "bucket": _buckets,
     "circuit": _circuit,
+    "configuration file": _file_state,
     "places": _places,
     "ledger": _ledger,
     "registry": _registry,
