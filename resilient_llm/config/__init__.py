@@ -57,8 +57,9 @@ def validate(
     Args:
         source: Path of a file that ends in ``.toml``, ``.json``, ``.yaml`` or ``.yml``, of at most
             256 KiB; or a mapping of what such a file holds.
-        providers: Names of the providers that the application has clients for; a spec of another
-            provider is a problem. None for any.
+        providers: Names of the providers that the application has clients for; a spec or a key of
+            another provider is a problem. A key of ``[breakers]`` without a slash may be the
+            name of a guard, and is none. None for any.
     """
     from resilient_llm.config._reading import read  # loaded when somebody asks
 
@@ -94,8 +95,9 @@ def load(
             256 KiB; or a mapping of what such a file holds, which `reload` reads again; None for
             the path in the variable ``RESILIENT_LLM_CONFIG``. A path is that of the directory
             which is the current one now, also if a reload happens in another one.
-        providers: Names of the providers that the application has clients for; a spec of another
-            provider is a problem, also in each reload. None for any.
+        providers: Names of the providers that the application has clients for; a spec or a key of
+            another provider is a problem, also in each reload, as `validate` finds it. None for
+            any.
 
     Returns:
         What was loaded, by name. It emits `ConfigReloaded` only if another configuration was

@@ -27,6 +27,7 @@ from resilient_llm.config._tree import Items, Table, Written, cut, described
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from resilient_llm.config._provider_keys import WrittenKey
     from resilient_llm.config._reader import Reader
     from resilient_llm.config._tree import Path
 
@@ -359,12 +360,12 @@ class Chains:
                 suggestion=None if near is None else f"@{near}",
             )
 
-    def check_providers(self, providers: frozenset[str], targets: Iterable[str]) -> None:
-        """Find specs of other providers, in chains and in the keys of ``[targets]``.
+    def check_providers(self, providers: frozenset[str], keys: Iterable[WrittenKey]) -> None:
+        """Find specs of other providers in chains, and keys of other providers elsewhere.
 
         Args:
             providers: The providers that there are, lower-case.
-            targets: Keys of ``[targets]`` as they are written.
+            keys: The keys that belong to providers and targets.
         """
         told: set[Path] = set()
         for use in self._uses:
@@ -373,10 +374,9 @@ class Chains:
                     continue  # one text with variables, whose entries are not shown
                 told.add(use.path)
                 self._refuse_provider(use.entry.target.provider, providers, use.path, use.written)
-        for key in targets:
-            provider = key.partition("/")[0].partition("@")[0].strip().lower()
-            if provider not in providers:
-                self._refuse_provider(provider, providers, ("targets", key), None)
+        for key in keys:
+            if key.provider not in providers:
+                self._refuse_provider(key.provider, providers, key.path, key.written)
 
     def _refuse_provider(
         self, provider: str, providers: frozenset[str], path: Path, written: str | None

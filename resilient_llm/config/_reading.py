@@ -12,6 +12,7 @@ from resilient_llm._values.plan import FileLayer
 from resilient_llm.config._chains import Chains
 from resilient_llm.config._environment import Preparation
 from resilient_llm.config._parsing import json_tree, toml_tree
+from resilient_llm.config._provider_keys import provider_keys
 from resilient_llm.config._reader import Reader, plain
 from resilient_llm.config._sections import SCHEMA_KEY, SECTIONS, Sections
 from resilient_llm.config._source import format_of, text_of
@@ -139,7 +140,7 @@ def _layer(
     }
     chains.check_names(defined | known_names, in_profiles)
     if providers is not None:
-        chains.check_providers(providers, parts["targets"])
+        chains.check_providers(providers, provider_keys(parts))
     _check_profile(sections, problems, {*parts["profiles"], *known_profiles}, tree)
     chains.check_loops()
     for each in ("settings", "state", "chains", "profiles", "routes"):

@@ -326,6 +326,69 @@ def test_a_provider_that_is_not_known() -> None:
     assert [] == validate(given)
 
 
+OF_OTHERS: list[tuple[dict[str, Any], str]] = [
+    ({"limits": {"gorq": {"requests": 1}}}, "limits.gorq"),
+    ({"limits": {" Gorq@eu/a ": {"requests": 1}}}, 'limits." Gorq@eu/a "'),
+    ({"limits": {"gorq@eu": {"requests": 1}}}, 'limits."gorq@eu"'),
+    ({"limits": {"all": {"requests": 1}}}, "limits.all"),
+    ({"prices": {"gorq/a": [1, 1]}}, 'prices."gorq/a"'),
+    ({"prices": {"gorq": {"input": 1, "output": 1}}}, "prices.gorq"),
+    ({"prices": {"key": [1, 1]}}, "prices.key"),
+    ({"budgets": [{"usd": 1, "of": "groq"}, {"usd": 1, "of": "gorq"}]}, "budgets[1].of"),
+    ({"budgets": [{"usd": 1, "of": "gorq@eu/a"}]}, "budgets[0].of"),
+    ({"breakers": {"gorq/a": {"failures": 1}}}, 'breakers."gorq/a"'),
+    ({"breakers": {"gorq@eu/a": {"failures": 1}}}, 'breakers."gorq@eu/a"'),
+]
+
+
+@pytest.mark.parametrize(("given", "place"), OF_OTHERS, ids=lambda each: str(each)[:40])
+def test_a_key_of_a_provider_that_is_not_known(given: dict[str, Any], place: str) -> None:
+    """A key that no client serves has no effect, so it is a problem."""
+    (problem,) = validate(given, providers=["groq"])
+
+    assert f"mapping: {place}" == problem.where
+    assert "is not known: known are groq" in problem.message
+    assert [] == validate(given)
+
+
+def test_keys_that_belong_to_no_provider() -> None:
+    """They are fine whatever providers there are; ``search`` may be the name of a guard."""
+    given = {
+        "breakers": {"*": {"failures": 3}, "search": {"failures": 2}, "groq/a": {"failures": 2}},
+        "limits": {"*": {"requests": 1}, "tag: eu/west": {"requests": 2}, "Groq": {"requests": 3}},
+        "prices": {"*": [1, 2], "groq@eu/a": [1, 2]},
+        "budgets": [
+            {"calls": 1, "of": "all"},
+            {"calls": 1, "of": "key"},
+            {"calls": 1, "of": "tag:eu"},
+            {"calls": 1, "of": "groq@eu"},
+            {"calls": 2, "name": "without of"},
+        ],
+    }
+
+    assert [] == validate(given, providers=["groq"])
+
+
+def test_a_budget_whose_provider_is_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message shows the variable, and not what it stands for."""
+    monkeypatch.setenv("WHOSE", "gorq")
+    given = {"budgets": [{"usd": 1, "of": "${WHOSE}/a"}]}
+
+    (problem,) = validate(given, providers=["groq"])
+
+    assert "'${WHOSE}/a' has a provider that is not known: known are groq" == problem.message
+
+
+def test_a_key_that_is_not_allowed_is_one_problem() -> None:
+    """It is not said as well that its provider is not known."""
+    given = {"limits": {"/a": {"requests": 1}}, "budgets": [{"usd": 1, "of": "gorq/"}]}
+
+    problems = validate(given, providers=["groq"])
+
+    assert 2 == len(problems)
+    assert all("has an empty half" in each.message for each in problems)
+
+
 @pytest.mark.parametrize("name", [*FORMATS, "everything.toml"])
 def test_validate_finds_nothing_in_a_good_file(name: str) -> None:
     """The list of problems is empty."""
