@@ -176,6 +176,8 @@ def words(name: str, value: Any) -> frozenset[str]:
 LONGEST_WORD: Final = 40
 """Characters of the longest word that events may show."""
 _MOST_WORDS: Final = 100
+_SEPARATORS: Final = ",;|"
+"""Characters by which people separate words in a text; no word has one."""
 
 
 def words_or_word(name: str, value: Any) -> frozenset[str]:
@@ -199,6 +201,12 @@ def words_or_word(name: str, value: Any) -> frozenset[str]:
             raise ConfigurationError(
                 f"{name} holds a text of {len(word)} characters that is no word: write words "
                 f"without blanks, of at most {LONGEST_WORD} characters, such as 'tools'"
+            )
+        if any(each in word for each in _SEPARATORS):
+            # As one word it would match nothing, and the target would be skipped in silence.
+            raise ConfigurationError(
+                f"{name} holds a text with several words in it, which is not allowed: write a "
+                "list of words, such as ['tools', 'vision']"
             )
     return frozenset(found)
 

@@ -59,8 +59,8 @@ class Target:
             for ``least_cost`` and budgets; or None.
         context_window: Tokens that the model takes, or None if unknown.
         max_output: Tokens that the model gives, or None if unknown.
-        supports: Words for what the model can do, such as ``tools``; None if that is unknown,
-            which fits every call.
+        supports: Words for what the model can do, such as ``["tools", "vision"]``; None if that is
+            unknown, which fits every call.
         tags: Free names, for matching.
     """
 

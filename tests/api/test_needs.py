@@ -447,6 +447,23 @@ def test_what_is_no_word_is_refused(given: Any) -> None:
     assert not isinstance(given, str) or not given or given not in str(at_call.value)
 
 
+@pytest.mark.parametrize(
+    "given", ["tools,vision", ["tools", "vision,audio"], "tools;vision", "tools|vision", ","]
+)
+def test_several_words_in_one_text_are_refused(given: Any) -> None:
+    """As one word they would match nothing; the message shows a list, and not the text."""
+    said = r"several words in it, which is not allowed: write a list .*\['tools', 'vision'\]"
+
+    with pytest.raises(ConfigurationError, match=f"^needs .*{said}"):
+        failover(GROQ, needs=given)
+    with pytest.raises(ConfigurationError, match=f"^supports .*{said}"):
+        Target(GROQ, supports=given)
+    with pytest.raises(ConfigurationError, match=f"^needs .*{said}") as at_call:
+        ask_with(TEXT_ONLY, needs=lambda prompt: given)("Hi")
+
+    assert "audio" not in str(at_call.value)
+
+
 def test_words_without_end_are_refused() -> None:
     """A generator that never ends does not hang the call."""
 
