@@ -22,6 +22,7 @@ from resilient_llm.config._options import (
     MOST_RULES,
 )
 from resilient_llm.config._reader import NOTHING, plain
+from resilient_llm.config._syntax_hints import QUOTED_KEY
 from resilient_llm.config._tree import Items, Table, Written, cut, described
 
 if TYPE_CHECKING:
@@ -110,9 +111,9 @@ class Chains:
         elif isinstance(node, Items):
             entries = self._of_list(node, path, what)
         else:
-            self._problems.add(
-                path, f"{what} is {described(node)}: write {CHAIN_ALLOWED}", allowed=CHAIN_ALLOWED
-            )
+            hint = f"; {QUOTED_KEY}" if isinstance(node, Table) and self._problems.is_toml else ""
+            said = f"{what} is {described(node)}: write {CHAIN_ALLOWED}{hint}"
+            self._problems.add(path, said, allowed=CHAIN_ALLOWED)
             return None
         return None if entries is None else Plan(tuple(dict.fromkeys(entries)))
 

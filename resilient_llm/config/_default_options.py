@@ -251,7 +251,8 @@ def checked_profile(name: str, value: Any) -> str | None:
     """Return the name of a profile, or None."""
     if value is not None and not isinstance(value, str):
         raise check.refuse(name, value, "the name of a profile")
-    return None if value is None else checked_name(value)
+    # A variable that is read from a file often ends in a line break.
+    return None if value is None else checked_name(value.strip())
 
 
 SETTINGS: Final[dict[str, Kind]] = {

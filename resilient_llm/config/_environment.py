@@ -16,6 +16,8 @@ from resilient_llm.config._tree import Items, Table, Written, cut
 if TYPE_CHECKING:
     from resilient_llm.config._tree import Path, Problems
 
+PROFILE_VARIABLE: Final = "RESILIENT_LLM_PROFILE"
+"""The variable that selects a profile of the process."""
 MOST_VALUES: Final = 50_000
 """Values of one configuration; with aliases there may be more than a file has room for."""
 LONGEST: Final = 256 * 1024
@@ -25,8 +27,18 @@ VARIABLE: Final = r"[A-Za-z_][A-Za-z0-9_]*"
 """Name of a variable, as a pattern."""
 _REFERENCES: Final = re.compile(r"\$\$\{|\$\{[^{}]*\}|\$\{")
 _BEGIN: Final = re.compile(r"\$\{[A-Za-z0-9_]*")
+_BRACE_IN_DEFAULT: Final = re.compile(rf"\$\{{{VARIABLE}:-[^{{}}]*\{{")
 _NAMED: Final = re.compile(rf"\$\{{({VARIABLE})(?::-(.*))?\}}", re.DOTALL)
 _PLAIN: Final = (str, bool, int, float)
+
+
+def selected_profile(environ: Mapping[str, str]) -> str | None:
+    """Return the profile that the environment selects, without blanks around; None if it is none.
+
+    Args:
+        environ: ``{name of a variable: its value}``
+    """
+    return environ.get(PROFILE_VARIABLE, "").strip() or None
 
 
 class Preparation:
@@ -116,7 +128,7 @@ class Preparation:
                 continue
             named = _NAMED.fullmatch(found[0])
             if named is None:
-                self._refuse(_BEGIN.match(text, found.start()), path)
+                self._refuse(text, found.start(), path)
                 return Written(text, None, is_one=False)
             value = self._environ.get(named[1])
             if named[2] is not None:
@@ -143,11 +155,19 @@ class Preparation:
                 "used, which is the most allowed"
             )
 
-    def _refuse(self, begin: re.Match[str] | None, path: Path) -> None:
+    def _refuse(self, text: str, at: int, path: Path) -> None:
         # What follows may be a default, or the rest of a URL with a password.
+        begin = _BEGIN.match(text, at)
         shown = "" if begin is None else cut(begin[0])
         allowed = "${NAME} or ${NAME:-default}, or $${ for the characters ${"
-        self._problems.add(path, f"{shown!r} begins no variable: write {allowed}", allowed=allowed)
+        brace = _BRACE_IN_DEFAULT.match(text, at)
+        if brace is None:
+            said = f"{shown!r} begins no variable: write {allowed}"
+        else:
+            what = "another variable" if brace[0].endswith("${") else "a brace"
+            allowed = "${NAME} or ${NAME:-default}, whose default is text without braces"
+            said = f"the default of '{shown}:-' cannot hold {what}: write {allowed}"
+        self._problems.add(path, said, allowed=allowed)
 
 
 _MISSING: Final = Written("", None, is_one=False)

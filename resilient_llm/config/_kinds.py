@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from resilient_llm._values import checks as check
 from resilient_llm._values.errors import ConfigurationError
+from resilient_llm.config._wording import allowed_in_a_file, may_be_left_out
 
 Check = Callable[[str, Any], Any]
 
@@ -32,7 +33,8 @@ class Kind:
         check: Returns the checked value, or raises ConfigurationError.
         doc: What it is, as one phrase.
         schema: JSON schema of its plain form.
-        allowed: What may be written, as a phrase.
+        allowed: What may be written in a file, as a phrase.
+        may_be_left_out: Whether messages say as well that it can be left out.
         words: The words that it may be, if it is one of several words.
         near: Gives words among which a near one is looked for, if a text is refused that is not in
             ``words``; None for ``words`` alone.
@@ -50,6 +52,7 @@ class Kind:
     doc: str
     schema: dict[str, Any]
     allowed: str = ""
+    may_be_left_out: bool = False
     words: tuple[str, ...] = ()
     near: Callable[[], Iterable[str]] | None = None
     is_number: bool = False
@@ -72,11 +75,16 @@ def allowed_by(check: Check, name: str) -> str:
 
 
 def with_allowed(kinds: dict[str, Kind]) -> dict[str, Kind]:
-    """Return kinds of options with what their checks say may be written."""
-    return {
-        name: replace(kind, allowed=kind.allowed or allowed_by(kind.check, name))
-        for name, kind in kinds.items()
-    }
+    """Return kinds of options with what their checks say may be written, in words of a file."""
+    found: dict[str, Kind] = {}
+    for name, kind in kinds.items():
+        allowed = kind.allowed or allowed_by(kind.check, name)
+        found[name] = replace(
+            kind,
+            allowed=allowed_in_a_file(allowed),
+            may_be_left_out=may_be_left_out(allowed),
+        )
+    return found
 
 
 def option_of(cls: Callable[..., Any], **others: Any) -> Check:

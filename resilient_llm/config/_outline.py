@@ -7,11 +7,12 @@ a name stands for is found out in these texts too, so that it shows no more than
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resilient_llm._runtime.names import route_in
 from resilient_llm._values.chain import plan_of
 from resilient_llm._values.names import Names, unknown
+from resilient_llm.config._environment import PROFILE_VARIABLE, selected_profile
 from resilient_llm.config._reading import read
 from resilient_llm.config._tree import Items, Table, Written
 
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from resilient_llm._values.plan import FileLayer
-
-PROFILE_VARIABLE: Final = "RESILIENT_LLM_PROFILE"
-"""The variable that selects a profile of the process."""
 
 
 class RuleOutline(NamedTuple):
@@ -138,7 +136,7 @@ class Outline:
         Raises:
             ConfigurationError: If the variable names one that the file does not have.
         """
-        name = environ.get(PROFILE_VARIABLE) or self._layer.profile
+        name = selected_profile(environ) or self._layer.profile
         if name is not None and name not in self.profiles:
             raise unknown(f"${{{PROFILE_VARIABLE}}}", self.profiles, "profile")
         return name

@@ -11,6 +11,7 @@ import re
 import tomllib
 from typing import TYPE_CHECKING, Any, Final
 
+from resilient_llm.config._syntax_hints import LONGEST_HINTED, json_hint, toml_hint
 from resilient_llm.config._tree import Table
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ _JSON_TOKENS: Final = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-_TOML_PLACE: Final = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
+_TOML_PLACE: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _REWORDED: Final = (
     (re.compile(r"Cannot overwrite a value"), "a key is written twice"),
     (re.compile(r"Duplicate inline table key .*"), "a key is written twice"),
@@ -76,7 +77,8 @@ def json_tree(text: str, problems: Problems) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_table, parse_int=_whole)
     except json.JSONDecodeError as error:
-        message = error.msg[:1].lower() + error.msg[1:]
+        hint = json_hint(error.msg, text[error.pos : error.pos + LONGEST_HINTED])
+        message = error.msg[:1].lower() + error.msg[1:] + hint
         raise problems.stop(f"the file is not JSON: {message}", error.lineno) from None
     except _TooLongError:
         raise problems.stop(_TOO_LONG, _line_of_digits(text)) from None
@@ -120,7 +122,10 @@ def _of_toml(said: str, text: str) -> tuple[str, int]:
     for pattern, meaning in _REWORDED:
         if pattern.fullmatch(message):
             return meaning, line
-    return message[:1].lower() + message[1:], line
+    hint = ""
+    if place and place[1]:
+        hint = toml_hint(message, text.split("\n")[line - 1][int(place[2]) - 1 :])
+    return message[:1].lower() + message[1:] + hint, line
 
 
 def too_deep(problems: Problems, line: int | None = None) -> Exception:

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from resilient_llm._values.checks import _OTHER_NAMES
 from resilient_llm._values.errors import ConfigurationError
+from resilient_llm.config._syntax_hints import QUOTED_KEY
 from resilient_llm.config._tree import Items, Table, Written, cut, described, key_shown
+from resilient_llm.config._wording import LEFT_OUT, said_of_a_file
 
 if TYPE_CHECKING:
     from resilient_llm.config._kinds import Kind
@@ -145,13 +147,19 @@ class Reader:
             other = _OTHER_NAMES.get(name, "")
             near = other if other in known else self.problems.near(name, known)
             hint = f"did you mean {near}? " if near else ""
+            also = "" if near else self._hint_at_quotes(node[name], path)
             self.problems.add(
                 (*path, name),
-                f"{what} has no option {key_shown(name)}: {hint}allowed are {allowed}",
+                f"{what} has no option {key_shown(name)}: {hint}allowed are {allowed}{also}",
                 allowed=allowed,
                 suggestion=near,
             )
         return is_fine
+
+    def _hint_at_quotes(self, node: Any, path: Path) -> str:
+        """Return a hint if an unknown option may be the second half of a key without quotes."""
+        is_half = len(path) == 2 and isinstance(path[1], str) and isinstance(node, (Table, Items))
+        return f"; {QUOTED_KEY}" if is_half and self.problems.is_toml else ""
 
     def options(
         self,
@@ -221,7 +229,7 @@ class Reader:
                 said = f"{_variables(node)} and the other options here do not go together"
                 self.problems.add(path, said)
             else:
-                self.problems.add(path, str(error))
+                self.problems.add(path, said_of_a_file(str(error)))
             return NOTHING
 
     def _built(self, kind: Kind, name: str, node: Table, path: Path) -> Any:
@@ -245,10 +253,13 @@ class Reader:
 
     def _refuse(self, kind: Kind, path: Path, what: str) -> None:
         tail = f": write {kind.allowed}" if kind.allowed else ""
+        if tail and kind.may_be_left_out:
+            tail += LEFT_OUT
         self.problems.add(path, f"{what}{tail}", allowed=kind.allowed or None)
 
     def _told(self, kind: Kind, path: Path, said: str, node: Any) -> None:
         """Add what a check said, with a near word if there is one and it does not name it."""
+        said = said_of_a_file(said)
         near = None
         if isinstance(node, str) and self.problems.is_detailed:
             near = self.problems.near(node, kind.near() if kind.near else kind.words)

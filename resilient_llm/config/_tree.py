@@ -108,6 +108,11 @@ class Problems:
         self._compared = 0
 
     @property
+    def is_toml(self) -> bool:
+        """Whether the source is a file in TOML, where a dot in a key makes a table in a table."""
+        return self.source.lower().endswith(".toml")
+
+    @property
     def is_detailed(self) -> bool:
         """Whether there are so few problems that each may cost a search for near names."""
         return len(self.found) < _MOST_IN_DETAIL

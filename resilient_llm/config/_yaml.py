@@ -14,6 +14,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm.config._parsing import DEEPEST, LONGEST_NUMBER, too_deep
+from resilient_llm.config._syntax_hints import yaml_hint
 from resilient_llm.config._tree import Items, Table, cut
 
 if TYPE_CHECKING:
@@ -55,6 +56,9 @@ def yaml_tree(text: str, problems: Problems) -> Any:
         mark = error.problem_mark or error.context_mark
         said = "; ".join(each for each in (error.context, error.problem) if each)
         line = None if mark is None else mark.line + 1
+        if mark is not None and error.problem:
+            at: int = mark.index
+            said += yaml_hint(error.problem, text[at : at + 1], text[max(0, at - 1) : at])
         raise problems.stop(f"the file is not YAML: {said}", line) from None
     except yaml.reader.ReaderError as error:
         place = error.position if isinstance(error.position, int) else 0

@@ -213,6 +213,10 @@ def test_a_rule_with_a_regex_pickles() -> None:
         ("*", 7, False),
         ("*", "", False),
         ("gpt-4", "gpt-4\n", False),
+        ("claude-opus-4-8[1m]", "claude-opus-4-8[1m]", False),
+        ("claude-opus-4-8[[]1m]", "claude-opus-4-8[1m]", True),
+        ("claude-*[[]1m]", "claude-opus-4-8[1m]", True),
+        ("claude-*[[]1m]", "claude-opus-4-8", False),
     ],
 )
 def test_model(glob: str, model: Any, expected: bool) -> None:

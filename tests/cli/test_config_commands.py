@@ -398,6 +398,8 @@ def test_the_profile_of_the_process(
     of_file = run(*arguments).out
     monkeypatch.setenv("RESILIENT_LLM_PROFILE", "other")
     of_variable = run(*arguments).out
+    monkeypatch.setenv("RESILIENT_LLM_PROFILE", "other\n")
+    assert of_variable == run(*arguments).out
     monkeypatch.setenv("RESILIENT_LLM_PROFILE", SECRET)
     unknown = run(*arguments)
 

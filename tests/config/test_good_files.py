@@ -200,7 +200,7 @@ def test_a_null_in_a_profile_is_a_value() -> None:
 
     assert {"timeout": None, "stream": None} == dict(layer.profiles["a"].settings)
     (problem,) = validate({"profiles": {"a": {"settings": {"attempts": None}}}})
-    assert "attempts=None is not allowed: write a whole number, 1 or more" == problem.message
+    assert "attempts=null is not allowed: write a whole number, 1 or more" == problem.message
 
 
 def test_the_parts_tell_two_versions_apart() -> None:

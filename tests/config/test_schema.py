@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -125,6 +126,20 @@ def test_each_option_has_a_description() -> None:
 def test_each_option_tells_what_is_allowed(base: str, name: str) -> None:
     """So that a message that must not show the value can say it."""
     assert BASES[base][0][name].allowed
+
+
+@pytest.mark.parametrize(("base", "name"), OPTIONS)
+def test_messages_have_the_words_of_a_file(base: str, name: str) -> None:
+    """TOML has no None, and writes true and false; what may be None in code can be left out."""
+    kinds, file_of = BASES[base]
+    problems = [problem for value in VALUES for problem in validate(file_of({name: value}))]
+
+    assert problems
+    for problem in problems:
+        said = f"{problem.message} {problem.allowed}".replace("NoneType", "")
+        said = re.sub("'[^']*'", "", said).removesuffix(" None")  # no .allowed
+        assert not re.search(r"\b(None|True|False|sequence|mapping)\b", said), problem
+        assert "leave" not in (problem.allowed or "")
 
 
 @pytest.mark.parametrize(("base", "name"), OPTIONS)

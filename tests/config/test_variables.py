@@ -10,6 +10,7 @@ import pytest
 
 from resilient_llm import StreamPolicy
 from resilient_llm.config import InvalidConfigError
+from resilient_llm.config._environment import selected_profile
 from resilient_llm.config._reading import read
 
 ENVIRON = {"A": "groq", "EMPTY": "", "REFERS": "${A}", "N": "3", "F": "2.5", "T": "true"}
@@ -55,6 +56,52 @@ def test_what_is_no_variable(written: str) -> None:
     """Other forms of a shell are a problem, and not taken for text."""
     with pytest.raises(InvalidConfigError, match=r"begins no variable: write \$\{NAME\}"):
         text(written)
+
+
+@pytest.mark.parametrize(
+    ("written", "what"),
+    [
+        ("${A:-${B}}", "another variable"),
+        ("${A:-x/y, ${B:-z}}", "another variable"),
+        ("x${A:-{y}}", "a brace"),
+        ('${A:-{"a": 1}}', "a brace"),
+    ],
+)
+def test_a_default_with_braces(written: str, what: str) -> None:
+    """It is said of the default, whose text is not shown."""
+    with pytest.raises(InvalidConfigError) as caught:
+        text(written)
+
+    (problem,) = caught.value.problems
+    assert (
+        f"the default of '${{A:-' cannot hold {what}: write ${{NAME}} or ${{NAME:-default}}, "
+        "whose default is text without braces" == problem.message
+    )
+
+
+@pytest.mark.parametrize("value", ["cheap", "cheap\n", " \tcheap "])
+def test_blanks_around_the_name_of_a_profile(value: str) -> None:
+    """A variable that is read from a file often ends in a line break."""
+    given = {"settings": {"profile": "${P}"}, "profiles": {"cheap": {}}}
+
+    assert "cheap" == read(given, environ={"P": value}).profile
+    assert "cheap" == selected_profile({"RESILIENT_LLM_PROFILE": value})
+
+
+@pytest.mark.parametrize("environ", [{}, {"RESILIENT_LLM_PROFILE": " "}])
+def test_no_profile_is_selected(environ: dict[str, str]) -> None:
+    """Blanks alone are no name, as an empty variable is none."""
+    assert None is selected_profile(environ)
+
+
+@pytest.mark.parametrize(("written", "value"), [("${F}", "false"), ("${N}", "0.2")])
+def test_a_variable_in_params_is_text(written: str, value: str) -> None:
+    """No type is expected there, so nothing is guessed."""
+    given = {"targets": {"a/b": {"params": {"x": written, "y": [{"z": written}]}}}}
+
+    params = read(given, environ={"F": "false", "N": "0.2"}).targets["a/b"]["params"]
+
+    assert {"x": value, "y": [{"z": value}]} == params
 
 
 def test_keys_are_left_alone() -> None:

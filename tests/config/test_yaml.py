@@ -114,3 +114,50 @@ def test_a_quoted_merge_key_is_a_key(tmp_path: Path) -> None:
     path.write_text('targets: {a/b: {params: {"<<": 1}}}')
 
     assert {"<<": 1} == read(path).targets["a/b"]["params"]
+
+
+QUOTED_IN_BRACES = "; a text with ${…} needs quotes where it stands in {…} or […]"
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("chains:\n  default: @fast\n", "; a text that begins with @ needs quotes"),
+        ("chains:\n  default: [groq/a, @fast]\n", "; a text that begins with @ needs quotes"),
+        ("chains:\n  default:\n  - @fast\n", "; a text that begins with @ needs quotes"),
+        ("chains:\n  default: `fast`\n", "; a text that begins with ` needs quotes"),
+        ("chains:\n  default: %fast\n", "; a text that begins with % needs quotes"),
+        ("chains: {default: ${M:-x}}\n", QUOTED_IN_BRACES),
+        ("chains:\n  default: [groq/a, ${M}]\n", QUOTED_IN_BRACES),
+        ("chains:\n  default: [groq/a,\n ${M}/x]\n", QUOTED_IN_BRACES),
+        ("chains: {default: $${M}}\n", QUOTED_IN_BRACES),
+        ("chains: {default: {a}b}\n", ""),
+        ("chains: {default: ['${M}', x}\n", ""),
+        ("chains: [a\n", ""),
+    ],
+)
+@pytest.mark.parametrize("parser", ["C", "Python"])
+def test_a_hint_at_quotes(
+    parser: str, text: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts that people write without quotes, and only those, with either parser."""
+    import yaml
+
+    if parser == "Python":
+        monkeypatch.delattr(yaml, "CSafeLoader", raising=False)
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+
+    (problem,) = validate(path)
+
+    assert problem.message.startswith("the file is not YAML: ")
+    assert hint == "".join(problem.message.partition("; a text")[1:])
+
+
+@pytest.mark.parametrize("text", ["chains:\n  a: ${M:-x/y}\n", "chains: {a: '${M:-x/y}'}\n"])
+def test_a_variable_where_it_needs_no_quotes(text: str, tmp_path: Path) -> None:
+    """Without braces around, and in quotes."""
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+
+    assert ["a"] == list(read(path, environ={}).names)

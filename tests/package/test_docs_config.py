@@ -76,15 +76,8 @@ def rows(text: str, begin: str) -> list[list[str]]:
 
 
 def in_a_file(allowed: str) -> str:
-    """Return what a check allows in the words of a file, which has neither None nor True."""
-    for in_code, written in (
-        (", or None", ""),
-        (" or None", ""),
-        ("True or False", "`true` or `false`"),
-        ("a sequence of words", "a list of words"),
-    ):
-        allowed = allowed.replace(in_code, written)
-    return allowed
+    """Return what an option may be as the page shows it."""
+    return allowed.replace("true or false", "`true` or `false`")
 
 
 @pytest.mark.parametrize("what", TABLES)
