@@ -805,3 +805,70 @@ def test_the_names_of_code_that_runs_are_not_used_again() -> None:
         return [await call for call in calls]
 
     assert [f"groq/{number // 2}" for number in range(20)] == asyncio.run(main())
+
+
+# --- blocks that are left in another order, or elsewhere ---------------------------------------------
+
+
+def test_blocks_of_generators_that_are_read_in_turn_end_with_them() -> None:
+    from resilient_llm._runtime.tracing import has_trace
+
+    chains.define({"fast": GROQ})
+    for name, target in (("a", OPENAI), ("b", MISTRAL), ("c", CLAUDE)):
+        chains.define_profile(name, chains={"fast": target})
+    ask = asking()
+
+    def items(name: str | None) -> Any:
+        with chains.profile(name):
+            yield ask()
+
+    first, second, third = items("a"), items("b"), items("c")
+    found = [next(first), next(second), next(third)]
+    assert [OPENAI, MISTRAL, CLAUDE] == found
+    second.close()
+    assert CLAUDE == ask()
+    first.close()
+    assert CLAUDE == ask()
+    third.close()
+
+    assert GROQ == ask()
+    assert has_trace() is None
+
+
+def test_a_trace_between_blocks_that_are_left_in_another_order() -> None:
+    chains.define({"fast": GROQ})
+    chains.define_profile("cheap", chains={"fast": OPENAI})
+    ask, outer, trace, inner = asking(), chains.profile("cheap"), Trace(), chains.profile(None)
+    outer.__enter__()
+    trace.__enter__()
+    inner.__enter__()
+    assert GROQ == ask()
+    outer.__exit__(None, None, None)
+    inner.__exit__(None, None, None)
+    assert GROQ == ask()
+    trace.__exit__(None, None, None)
+    assert GROQ == ask()
+    assert 2 == len(trace.calls)
+
+
+def test_an_asynchronous_generator_that_is_left_early_takes_its_profile_with_it() -> None:
+    """asyncio closes it in a context of its own."""
+    chains.define({"fast": GROQ})
+    chains.define_profile("cheap", chains={"fast": OPENAI})
+    ask = asking()
+
+    async def answers() -> Any:
+        with chains.profile("cheap"):
+            for _ in range(3):
+                yield ask()
+
+    async def main() -> list[str]:
+        async for answer in answers():
+            found = [answer]
+            break
+        for _ in range(10):
+            gc.collect()
+            await asyncio.sleep(0)
+        return [*found, ask(), settings().profile or ""]
+
+    assert [OPENAI, GROQ, ""] == asyncio.run(main())

@@ -10,6 +10,7 @@ import socket
 import sys
 import textwrap
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from resilient_llm import BudgetExceededError
+from resilient_llm._runtime import chains
 from resilient_llm.cli._doctor import hosts, providers
 from tests.cli.conftest import Output, Run
 from tests.support.server import HOST, HungUpError, LoopbackServer, Request, unused_port
@@ -123,6 +125,7 @@ def doctor(
 ) -> Iterator[Doctor]:
     """Write a module, and run the doctor on the ``ask`` in it."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(chains, "_policies", weakref.WeakSet())  # of other tests
     monkeypatch.setattr(sys, "path", list(sys.path))
     for known in providers.PROVIDERS.values():
         for name in (*known.keys, known.url_variable):

@@ -14,7 +14,7 @@ import pytest
 
 from resilient_llm import config
 from resilient_llm._runtime import chains
-from resilient_llm.cli._doctor import providers
+from resilient_llm.cli._doctor import clients, providers
 from resilient_llm.testing import isolated
 from tests.cli.conftest import Output, Run
 
@@ -44,6 +44,7 @@ def doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> Iterato
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    assert clients.PROVIDERS  # it is loaded, so that it does not keep what is set here
     monkeypatch.setattr(providers, "PROVIDERS", {})  # nothing is reached over the network
     monkeypatch.setattr(chains, "_policies", weakref.WeakSet())  # of other tests
     for name in ("CONFIG", "PROFILE"):

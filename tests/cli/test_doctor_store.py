@@ -7,6 +7,7 @@ import re
 import sqlite3
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from resilient_llm._runtime import chains
 from resilient_llm.testing import isolated
 from tests.cli.conftest import Run
 from tests.support.valkey import Server, free_port
@@ -35,6 +37,7 @@ Look = Callable[..., dict[str, tuple[str, str]]]
 def look(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Look at a function whose module configures something; return ``{check: (status, said)}``."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(chains, "_policies", weakref.WeakSet())  # of other tests
 
     def start(configured: str = "", status: int | None = None) -> dict[str, tuple[str, str]]:
         monkeypatch.delitem(sys.modules, "shared_app", raising=False)
