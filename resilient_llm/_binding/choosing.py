@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from resilient_llm._runtime.profiles import profile_here
-from resilient_llm._runtime.runtime import runtime
+from resilient_llm._values.chain import is_name
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.keys import parse_key
 from resilient_llm._values.target import Target
@@ -25,12 +24,10 @@ def find_target(chain: tuple[Target, ...], name: str, wanted: Any) -> Target:
     """
     listed = ", ".join(target.key for target in chain)
     if isinstance(wanted, str) and wanted.startswith("@"):
-        # Only a name that is defined is shown: nothing else that a caller passes may be.
-        known = runtime.in_force.chains_under(profile_here())
-        shown = wanted if wanted[1:] in known else "@name"
+        shown = wanted if is_name(wanted[1:]) else "@name"  # what is none may be anything
         raise ValueError(
             f"{name}= takes one target, and a name stands for a chain: write "
-            f".using(chain={shown!r}); this chain has {listed}"
+            f'.using(chain="{shown}"); this chain has {listed}'
         )
     if isinstance(wanted, Target):
         found = [target for target in chain if target.key == wanted.key]

@@ -96,6 +96,8 @@ class Expansions:
         """Code of a wrapper that leaves every call to `enter`, and the prefix of its globals."""
         self._owner: Caller | None = None
         """The caller whose code the wrapper has."""
+        self._is_giving = False
+        """Whether the wrapper is just given other code, on this thread."""
         self._count = 0
         """The highest number that code of the wrapper had."""
         self.free_numbers: list[int] = []
@@ -187,18 +189,21 @@ class Expansions:
         if known is not None and known.in_force is runtime.in_force:
             return known
         with runtime.lock:
-            before, in_force = self._known, runtime.in_force
-            if before is not None and before.in_force is in_force:
-                return before
-            known = _Known(in_force)
-            # Callers of before that all calls have, and whose targets are the same, go on.
-            for profile, under in () if before is None else before.under.items():
-                caller = under.get(())
-                if isinstance(caller, Caller) and caller.policy.chain == self._chain(profile):
-                    caller.in_state = in_force
-                    known.under[profile] = {(): caller}
+            before, known = self._known, _Known(runtime.in_force)
+            if before is not None:
+                if before.in_force is known.in_force:
+                    return before
+                self._take_over(before, known)
             self._known = known
         return known
+
+    def _take_over(self, before: _Known, known: _Known) -> None:
+        """Have callers that all calls had go on, if their targets are the same. Under the lock."""
+        for profile, under in list(before.under.items()):
+            caller = under.get(())
+            if isinstance(caller, Caller) and caller.policy.chain == self._chain(profile):
+                caller.in_state = known.in_force
+                known.under[profile] = {(): caller}
 
     def _chain(self, profile: str | Process | None) -> tuple[Target, ...] | None:
         """Return the targets of all calls in the present state; None if there are none."""
@@ -282,13 +287,19 @@ class Expansions:
         if self._wrapper is not None and caller is not self._owner and caller is not None:
             caller.prepare_code()  # compiled without the lock
         with runtime.lock:
-            if known.in_force is not runtime.in_force:
+            # A signal handler may define names, and call the function, in the midst of this.
+            if self._is_giving or known.in_force is not runtime.in_force:
                 return
-            if caller is not self._owner:
-                self._give_wrapper(caller)
-            if caller is not None:
+            try:
+                self._is_giving = True
+                if caller is not self._owner:
+                    self._give_wrapper(caller)
+            finally:
+                self._is_giving = False
+            runtime.bind(self)
+            # Nothing is called between the question and the store, so that no handler is, either.
+            if caller is not None and known.in_force is runtime.in_force:
                 self.usual = caller
-                runtime.bind(self)
 
     # The wrapper.
 

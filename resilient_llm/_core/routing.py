@@ -96,8 +96,11 @@ class Conversation:
 
     def lacks(self, word: str) -> bool:
         """Return whether the call is known not to need something."""
-        if self.has(word):
-            return False
+        return not self.has(word) and self.is_readable
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether all of it can be read."""
         if self._is_readable is None:
             self._is_readable = is_readable(self._value)
         return self._is_readable
@@ -144,8 +147,10 @@ def _model(call: Call, _: Conversation, __: Route, match: Callable[[str], object
     return model is not None and match(model) is not None
 
 
-def _min_tokens(call: Call, _: Conversation, route: Route, least: int) -> bool:
+def _min_tokens(call: Call, conversation: Conversation, route: Route, least: int) -> bool:
     tokens = call.tokens(route.tokens)
+    if not tokens and route.tokens is None and not conversation.is_readable:
+        return False  # nothing is known of it, not even that it is empty
     return tokens is not None and tokens >= least
 
 

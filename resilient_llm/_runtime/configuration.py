@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.keys import shown
-from resilient_llm._values.names import Names
+from resilient_llm._values.names import Names, unknown
 from resilient_llm._values.policy import DEFAULTS
 from resilient_llm._values.settings import Settings
 
@@ -145,6 +145,22 @@ def check_shared_limits(settings: Settings, given: Any, store: Any, sharing: Any
 def profile_of(code: Code, file: FileLayer | None) -> str | None:
     """Return the profile of the process; what code has selected hides what the file selects."""
     return code.profile if code.profile is not None or file is None else file.profile
+
+
+def names_and_profile(was: InForce, code: Code, file: FileLayer | None) -> tuple[Names, str | None]:
+    """Return what names stand for under new layers, and the profile of the process.
+
+    Raises:
+        ConfigurationError: If names form a loop, or no profile has the name.
+    """
+    names = was.names
+    if file is not was.file or (code.chains, code.profiles) != (was.code.chains, was.code.profiles):
+        names = merged_names(code, file)
+        names.check_loops()
+    profile = profile_of(code, file)
+    if profile is not None and profile not in names.profiles:
+        raise unknown(profile, names.profiles, "profile")
+    return names, profile
 
 
 class InForce:

@@ -138,7 +138,7 @@ def remove(names: tuple[str, ...]) -> None:
     """Remove names that code has defined, all or none."""
 
     def without(code: Code) -> Code:
-        for name in names:
+        for name in map(checked_name, names):
             if name in code.chains:
                 continue
             file = runtime.in_force.file

@@ -29,18 +29,17 @@ from resilient_llm._runtime.configuration import (
     Code,
     InForce,
     check_shared_limits,
-    merged_names,
     merged_settings,
+    names_and_profile,
     options_that_differ,
     profile_name,
-    profile_of,
 )
 from resilient_llm._runtime.dispatcher import Dispatcher
 from resilient_llm._runtime.limiting import LimitsInForce
 from resilient_llm._runtime.registry import Registry
 from resilient_llm._values.adaptive import Adaptive
 from resilient_llm._values.errors import ConfigurationError
-from resilient_llm._values.names import Names, unknown
+from resilient_llm._values.names import Names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -356,53 +355,47 @@ class Runtime:
         """Exchange what code has set, or the file; return what was in force before.
 
         Args:
-            change: Returns the new layers, or those of before. It is called under the lock, and
-                may raise.
+            change: Returns the new layers, or those of before. It is called under the lock, may
+                raise, and is called again if a signal handler changes something meanwhile.
             options: Options of `configure` that the change names.
 
         Raises:
             ConfigurationError: If the change is not allowed; nothing is changed.
         """
-        changed = set(options)
         with self.lock:
-            was = self.in_force
-            code, file = change(was)
-            if code is was.code and file is was.file:
-                return was
-            base = merged_settings(code, file)
-            if was.file is not file:
-                changed |= options_that_differ(was, code, file, base)
-            names = was.names
-            if (code.chains, code.profiles) != (was.code.chains, was.code.profiles) or (
-                file is not was.file
-            ):
-                names = merged_names(code, file)
-                names.check_loops()
-            profile = profile_of(code, file)
-            if profile is not None and profile not in names.profiles:
-                raise unknown(profile, names.profiles, "profile")
-            registry, before = self.registry, self.sharing
-            given, store = self.state_given, None
-            if not SHARING.isdisjoint(changed):
-                given, store = self._store_of(base, "state" in changed)
-            state = self.settings.state if given is not None else None
-            if store is not None:  # a URL may have a password in it
-                state = store.url if isinstance(given, str) else store
-            base = replace(base, state=state) if base.state is not state else base
-            in_force = InForce(code, file, names, base, profile)
-            settings = in_force.settings
-            check_shared_limits(settings, given, store, self.sharing)
-            if not SHARING.isdisjoint(changed):
-                self.asks_environment = self.asks_environment and "state" not in changed
+            while True:
+                was, changed = self.in_force, set(options)
+                code, file = change(was)
+                if code is was.code and file is was.file:
+                    return was
+                base = merged_settings(code, file)
+                if was.file is not file:
+                    changed |= options_that_differ(was, code, file, base)
+                names, profile = names_and_profile(was, code, file)
+                registry, before = self.registry, self.sharing
+                given, store = self.state_given, None
+                if not SHARING.isdisjoint(changed):
+                    given, store = self._store_of(base, "state" in changed)
+                state = self.settings.state if given is not None else None
+                if store is not None:  # a URL may have a password in it
+                    state = store.url if isinstance(given, str) else store
+                base = replace(base, state=state) if base.state is not state else base
+                in_force = InForce(code, file, names, base, profile)
+                settings = in_force.settings
+                check_shared_limits(settings, given, store, self.sharing)
+                # A signal handler on this thread may have changed it meanwhile. From here on there
+                # is no call until it is exchanged, so none comes between.
+                if self.in_force is was:
+                    self.in_force, self.settings = in_force, settings
+                    break
             try:
-                self.in_force, self.settings = in_force, settings
-                self._use_store(settings, given, store)
+                if not SHARING.isdisjoint(changed):
+                    self.asks_environment = self.asks_environment and "state" not in changed
+                    self._use_store(settings, given, store)
+                elif self.sharing is not None:
+                    self.sharing.adjust(settings)
                 self.options_to_check |= _WITH_KEYS & changed
-                self.limits.use(settings.limits)
-                if "budgets" in changed:
-                    self.ledger.replace(settings.budgets, self.wall())
-                registry.configure(settings)
-                self.on_new_state(self)
+                self._apply(registry, budgets="budgets" in changed)
             finally:
                 self.unbind_all()
         registry.settle()  # emits events, so without the lock
@@ -411,6 +404,21 @@ class Runtime:
         if before is not self.sharing and self.sharing is not None:
             self.sharing.begin()
         return was
+
+    def _apply(self, registry: Registry, *, budgets: bool) -> None:
+        """Have the parts follow the settings in force, also if a signal handler changes these.
+
+        Called under the lock.
+        """
+        while True:
+            settings = self.settings
+            self.limits.use(settings.limits)
+            if budgets:
+                self.ledger.replace(settings.budgets, self.wall())
+            registry.configure(settings)
+            self.on_new_state(self)
+            if settings is self.settings:
+                return
 
     def _store_of(self, settings: Settings, names_state: bool) -> tuple[Any, Any]:
         """Return what the option ``state`` is given from now on, and the store if that is new.

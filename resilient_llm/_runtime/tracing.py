@@ -32,6 +32,8 @@ class Mark:
 
     def __init__(self) -> None:
         self._outer: Trace | Mark | None = None
+        self.is_over = False
+        """Whether it was left in another context than it was entered in, and is over in all."""
         open_traces.add(id(self))
 
     def begin(self) -> None:
@@ -41,8 +43,16 @@ class Mark:
 
     def end(self) -> None:
         """Mark no more calls in this context."""
-        if _open_trace.get() is self:
+        inner = _open_trace.get()
+        if inner is self:
             _open_trace.set(_without_closed(self._outer))
+            return
+        while inner is not None and inner._outer is not self:
+            inner = inner._outer
+        if inner is None:
+            self.is_over = True
+        else:
+            inner._outer = self._outer
 
     def __del__(self) -> None:
         open_traces.discard(id(self))
@@ -163,8 +173,8 @@ def _open(trace: Trace | Mark | None) -> Trace | None:
 
 
 def _without_closed(trace: Trace | Mark | None) -> Trace | Mark | None:
-    """Return the innermost of these that is an open trace or a mark."""
-    while isinstance(trace, Trace) and not trace._is_open:
+    """Return the innermost of these that is an open trace, or a mark that is not over."""
+    while trace is not None and (not trace._is_open if isinstance(trace, Trace) else trace.is_over):
         trace = trace._outer
     return trace
 

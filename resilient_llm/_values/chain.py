@@ -25,6 +25,11 @@ _DEEPEST: Final = 50
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
 
 
+def is_name(text: str) -> bool:
+    """Return whether a text may be the name of a chain, without ``@``."""
+    return _NAME.fullmatch(text) is not None
+
+
 def checked_name(name: object) -> str:
     """Return a name of a chain, without ``@``.
 
@@ -33,6 +38,8 @@ def checked_name(name: object) -> str:
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         said = shown(name) if isinstance(name, str) else f"of type {type(name).__name__}"
+        if isinstance(name, str) and _NAME.fullmatch(name[1:]) and name[0] == "@":
+            raise ConfigurationError(f"name {said} is not allowed: write {name[1:]!r}, without '@'")
         raise ConfigurationError(
             f"name {said} is not allowed: write 1 to 100 of the characters A-Z a-z 0-9 . _ / -, "
             "a letter or digit first, without '@'"

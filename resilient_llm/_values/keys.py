@@ -56,6 +56,11 @@ def parse_key(spec: object) -> tuple[str, str, str]:
     provider, account, model = provider.strip().lower(), account.strip(), model.strip()
     if not head and not slash:
         raise ConfigurationError("a key is blank: write 'provider' or 'provider/model'")
+    if spec.strip().startswith("@"):
+        raise ConfigurationError(
+            f"{shown(spec)} is a name, which stands for a chain, and only chains may have one: "
+            "write 'provider' or 'provider/model'"
+        )
     if not provider or (slash and not model) or (at and not account):
         raise ConfigurationError(
             f"{shown(spec)} has an empty half: "

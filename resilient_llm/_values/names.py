@@ -12,10 +12,12 @@ from resilient_llm._values.plan import Alias, Plan, Profile, Route, Spec
 from resilient_llm._values.target import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 DEFAULT: Final = "default"
 """The name that ``failover()`` stands for."""
+_LONGEST_LOOP: Final = 10
+"""Names of a loop that a message shows, at most."""
 _MOST_SHOWN: Final = 20
 """Known names that a message lists."""
 _NOTHING: Final = MappingProxyType[str, Any]({})
@@ -75,9 +77,7 @@ class Names:
             loop = loop_in(self.under(profile))
             if loop is not None:
                 under = "" if profile is None else f" under profile '{profile}'"
-                raise ConfigurationError(
-                    f"names form a loop{under}: {' → '.join(f'@{each}' for each in loop)}"
-                )
+                raise ConfigurationError(f"names form a loop{under}: {shown_loop(loop)}")
 
     def target(self, spec: Spec) -> Target:
         """Return the target of a spec, with the options that a file has for it."""
@@ -88,6 +88,15 @@ class Names:
 def with_options(target: Target, options: Mapping[str, Any]) -> Target:
     """Return a target without options with those that a file has for it."""
     return Target(target.spec, account=target.account, **options)
+
+
+def shown_loop(loop: Sequence[str]) -> str:
+    """Return a loop as messages show it, a long one without its middle."""
+    names = [f"@{each}" for each in loop]
+    if len(names) > _LONGEST_LOOP:
+        left = len(names) - _LONGEST_LOOP + 1
+        names[_LONGEST_LOOP - 2 : -1] = [f"({left} more)"]
+    return " → ".join(names)
 
 
 def loop_in(names: Mapping[str, Plan | Route]) -> list[str] | None:
@@ -203,46 +212,31 @@ class Expansion:
         return sorted(found)
 
     def _each(self, plan: Plan) -> Iterator[Target]:
-        # Loops were refused when the names were defined.
-        for entry in plan.entries:
-            if isinstance(entry, Target):
+        # Without recursion, since names may refer to each other in a long line. Loops were refused
+        # when they were defined.
+        waiting: list[Iterator[Target | Spec | Alias | Route]] = [iter(plan.entries)]
+        while waiting:
+            entry = next(waiting[-1], None)
+            if entry is None:
+                waiting.pop()
+            elif isinstance(entry, Target):
                 yield entry
             elif isinstance(entry, Spec):
                 yield self._target_of(entry)
             elif isinstance(entry, Route):
-                yield from self._routed(entry)
+                waiting.append(iter(self._chosen(entry)))
             elif entry.name not in self._seen:
                 self._seen.add(entry.name)
                 named = self._names.get(entry.name)
-                if named is None:
-                    if not self._skips_unknown:
-                        raise unknown(entry.name, self._names)
-                elif isinstance(named, Route):
-                    yield from self._routed(named)
-                else:
-                    yield from self._each(named)
+                if named is not None:
+                    found = self._chosen(named) if isinstance(named, Route) else named.entries
+                    waiting.append(iter(found))
+                elif not self._skips_unknown:
+                    raise unknown(entry.name, self._names)
 
-    def _routed(self, route: Route) -> Iterator[Target]:
+    def _chosen(self, route: Route) -> Sequence[Target | Spec | Alias | Route]:
+        """Return the entries of the chain that a route takes, or of all that it can take."""
         if self._choose is not None:
-            yield from self._each(self._choose(route))
-            return
-        for rule in route.rules:
-            yield from self._each(rule.plan)
-        yield from self._each(route.otherwise_plan)
-
-
-def has_routes(plan: Plan, names: Mapping[str, Plan | Route]) -> bool:
-    """Return whether a route chooses among the targets of a plan."""
-    seen: set[str] = set()
-    waiting: list[Plan | Route | Target | Spec | Alias] = [*plan.entries]
-    while waiting:
-        each = waiting.pop()
-        if isinstance(each, Route):
-            return True
-        if isinstance(each, Plan):
-            waiting += each.entries
-        elif isinstance(each, Alias) and each.name not in seen:
-            seen.add(each.name)
-            if each.name in names:
-                waiting.append(names[each.name])
-    return False
+            return self._choose(route).entries
+        plans = [*(rule.plan for rule in route.rules), route.otherwise_plan]
+        return [entry for plan in plans for entry in plan.entries]

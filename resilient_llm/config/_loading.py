@@ -148,6 +148,7 @@ class Load:
             problems = problems_in_process(was, layer)
             if problems:
                 raise _InUseError(problems)
+            in_force = layer
             if was.file is not None:
                 changed = changes(was.file, layer)
                 if not changed and self._given is None:
