@@ -136,6 +136,12 @@ def profile(name: str | None) -> AbstractContextManager[None]:
     It holds in this context and its copies, such as tasks that are started inside. An inner block
     replaces the outer one. ``configure(profile=…)`` selects one for the process.
 
+    A framework may run parts of a request in copies of a context: a block in a ``def`` dependency
+    of FastAPI has no effect on the endpoint, and one in an ``async def`` dependency has. A block
+    around a ``yield`` is in force in the code that reads the generator, too, between two items,
+    and ends when the generator is closed: use `contextlib.closing` or `contextlib.aclosing`, or
+    put the block around the code that reads.
+
     Examples:
         >>> with profile("cheap"):
         ...     reply = ask("Why is the sky blue?")

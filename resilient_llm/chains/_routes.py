@@ -32,7 +32,8 @@ def rule(chain: Any, **conditions: Unpack[RuleConditions]) -> Rule:
 
             - ``model``: A glob as in `fnmatch.fnmatchcase` that matches the call's ``model=``.
               If the rule is chosen, that does not pin the call: each target's own model
-              replaces it.
+              replaces it. A ``[`` is written ``[[]``: ``"claude-opus-4-8[[]1m]"`` matches
+              ``claude-opus-4-8[1m]``.
             - ``min_tokens``: The estimate of the call's input is at least this, a whole number of
               tokens, 0 or more. The route's ``tokens`` estimates it, else
               `needs.estimate_tokens`.

@@ -83,7 +83,7 @@ def load(
     not change are kept.
 
     The profile is that of ``configure(profile=…)``; else the one that the variable
-    ``RESILIENT_LLM_PROFILE`` names, unless it is empty; else ``profile`` in ``[settings]``.
+    ``RESILIENT_LLM_PROFILE`` names, unless it is blank; else ``profile`` in ``[settings]``.
 
     Examples:
         >>> loaded = load("config.toml", providers=["groq", "openai", "anthropic"])
@@ -154,9 +154,10 @@ def watch(*, interval: float = 0.5) -> Watch:
     symbolic links, and loads a file whose identity, size or time has changed and that has then
     stayed the same for one interval: within 2 s with the default. A file that is replaced by
     renaming another one is never seen half; one that is written in place is, if the writer pauses
-    longer than an interval. A failure, such as a file that stays away for an interval, leaves what
-    is in force as it is, emits `ConfigReloadFailed` and is logged once, until the problems are
-    others or gone.
+    longer than an interval. A single file that a container mounts, as with ``subPath`` on
+    Kubernetes, is never replaced there: mount its directory. A failure, such as a file that stays
+    away for an interval, leaves what is in force as it is, emits `ConfigReloadFailed` and is logged
+    once, until the problems are others or gone.
 
     Several watches share one thread, which looks at the shortest interval of them. A watch follows
     `load`: it looks at what is loaded now. Inside an ``isolated()`` it rests, and one that was
@@ -186,7 +187,8 @@ def reload_on_sighup() -> Callable[[], None]:
     The handler does no more than wake that thread and call the Python handler that was installed
     before. Failures are told as `watch` tells them. Before the first `load`, a signal changes
     nothing. ``asyncio``'s ``loop.add_signal_handler`` for SIGHUP replaces the handler if it is
-    called later, and works on if it was called before.
+    called later, and works on if it was called before. Workers of gunicorn reset SIGHUP after a
+    fork, so install it in ``post_worker_init``, or use `watch`.
 
     Examples:
         >>> uninstall = reload_on_sighup()

@@ -131,7 +131,7 @@ def test_each_option_tells_what_is_allowed(base: str, name: str) -> None:
 @pytest.mark.parametrize(("base", "name"), OPTIONS)
 def test_messages_have_the_words_of_a_file(base: str, name: str) -> None:
     """TOML has no None, and writes true and false; what may be None in code can be left out."""
-    kinds, file_of = BASES[base]
+    _, file_of = BASES[base]
     problems = [problem for value in VALUES for problem in validate(file_of({name: value}))]
 
     assert problems

@@ -127,6 +127,14 @@ def test_the_limits_are_those_of_the_code() -> None:
 
 WRONG = {
     "the file is empty": "",
+    "the file is not TOML: invalid value; TOML writes true and false in small letters": (
+        "[settings]\nreraise = True\n"
+    ),
+    "chain is a table": "[chains]\ngpt-4.1 = 'openai/gpt-4.1'\n",
+    "supports holds a text with several words in it": (
+        "[targets.'groq/x']\nsupports = 'tools,vision'\n"
+    ),
+    "the default of '${BEST:-' cannot hold another variable": "[chains]\na = '${BEST:-${NAME}}'\n",
     "there is no section 'chain': did you mean chains?": "[chain]\n",
     "settings has no option 'timeot': did you mean timeout?": "[settings]\ntimeot = 1\n",
     "chain entry 'groq': 'groq' names no model": "[chains]\na = 'groq'\n",
