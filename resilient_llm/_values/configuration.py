@@ -22,7 +22,9 @@ class ConfigProblem:
 
     Attributes:
         where: The place, such as ``config.toml: chains.fast[1]``, or ``mapping: settings.timeout``;
-            the source alone if the problem is of the whole file.
+            the source alone if the problem is of the whole file. ``config.toml:
+            RESILIENT_LLM_PROFILE`` is not in the file: that variable selects a profile that is not
+            defined.
         message: What is wrong, and what is allowed, as a sentence.
         allowed: What is allowed, if that is one phrase, else None.
         suggestion: The known name that is most like the one that is written, or None.

@@ -13,7 +13,7 @@ from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.keys import shown
 from resilient_llm._values.names import _referred
 from resilient_llm._values.plan import Alias, Plan, Profile, Route, Rule, Spec
-from resilient_llm._values.route import route_of, rule_of
+from resilient_llm._values.route import route_of
 from resilient_llm.config._default_options import PROFILE as PROFILE_OPTIONS
 from resilient_llm.config._options import (
     CONDITIONS,
@@ -21,8 +21,8 @@ from resilient_llm.config._options import (
     MOST_PATTERNS,
     MOST_RULES,
 )
-from resilient_llm.config._reader import NOTHING, plain
-from resilient_llm.config._tree import Items, Table, Written, cut, described
+from resilient_llm.config._reader import NOTHING
+from resilient_llm.config._tree import Items, Table, Written, as_written, cut, described
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -238,8 +238,10 @@ class Chains:
         otherwise = self.plan(table["otherwise"], (*path, "otherwise"), "otherwise")
         if not is_fine or messages is NOTHING or rules is None or otherwise is None:
             return None
-        chain = plain(table["otherwise"]).value
-        built = self._reader.built(lambda: route_of(rules, chain, messages, None), path, table)
+        written = as_written(table["otherwise"])
+        built = self._reader.built(
+            lambda: route_of(rules, written, messages, plan=otherwise), path, table
+        )
         return None if built is NOTHING else built
 
     def _rules(self, node: Any, path: Path) -> list[Rule] | None:
@@ -270,12 +272,12 @@ class Chains:
         plan = self.plan(table["chain"], (*path, "chain"), "chain")
         if plan is None or not checked or not is_fine:
             return None
-        chain = plain(table["chain"]).value
+        chain, written = as_written(table["chain"]), _with_variables(conditions)
         # What is left to go wrong is a pattern, or the package for it.
         place = (*path, "regex") if "regex" in checked else path
         node = table.get("regex", table)
         built = self._reader.built(
-            lambda: rule_of(chain, checked), place, node, CONDITIONS["regex"].allowed
+            lambda: Rule(chain, plan, checked, written), place, node, CONDITIONS["regex"].allowed
         )
         return None if built is NOTHING else built
 
@@ -420,6 +422,11 @@ class Chains:
                 "the chains of all profiles together refer to too many names: "
                 f"{_MOST_STEPS:,} are looked up at most, each as often as a profile refers to it",
             )
+
+
+def _with_variables(table: Table) -> dict[str, str]:
+    """Return the texts of a table with variables of the environment in them, as written."""
+    return {name: each.text for name, each in table.items() if isinstance(each, Written)}
 
 
 class _Over:

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from resilient_llm.config._state import FileState, Source, Version
 
 PATH_VARIABLE: Final = "RESILIENT_LLM_CONFIG"
-PROFILE_VARIABLE: Final = "RESILIENT_LLM_PROFILE"
 
 
 class _OvertakenError(Exception):
@@ -251,22 +250,9 @@ def _read(origin: Origin, in_force: InForce) -> FileLayer:
         providers=origin.providers,
         known_names=code.chains,
         known_profiles=code.profiles,
+        has_profile=code.profile is not None,
         path=origin.path,
     )
-    selected = os.environ.get(PROFILE_VARIABLE)
-    if not selected:
-        return replace(layer, origin=origin)
-    known = layer.profiles.keys() | code.profiles.keys()
-    if selected in known:
-        return replace(layer, origin=origin, profile=selected)
-    if code.profile is None:
-        problems = Problems(layer.source)
-        there_is = f"there is {', '.join(sorted(known)[:20])}" if known else "none is defined"
-        problems.add(
-            ("settings", "profile"),
-            f"${{{PROFILE_VARIABLE}}} selects a profile that is not defined: {there_is}",
-        )
-        raise InvalidConfigError(problems.found)
     return replace(layer, origin=origin)
 
 

@@ -19,6 +19,7 @@ from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.configuration import Config, ConfigProblem
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm.config._in_use import shadowed
+from resilient_llm.config._reading import checked_providers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -45,9 +46,7 @@ class Origin:
 
     def __init__(self, source: Source, providers: Iterable[str] | None) -> None:
         self.source = source
-        self.providers = (
-            providers if providers is None or isinstance(providers, str) else tuple(providers)
-        )
+        self.providers = checked_providers(providers)
         self.name = "mapping"
         self.path: str | None = None
         if isinstance(source, (str, os.PathLike)):

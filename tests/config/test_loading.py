@@ -285,10 +285,78 @@ def test_a_profile_of_the_environment_that_does_not_exist_is_a_problem(
 
     ((where, message),) = problems_of(PROFILES)
 
-    assert "mapping: settings.profile" == where
-    assert "${RESILIENT_LLM_PROFILE}" in message
-    assert "best, cheap" in message
+    (problem,) = config.validate(PROFILES)
+    assert "mapping: RESILIENT_LLM_PROFILE" == where
+    assert "${RESILIENT_LLM_PROFILE} selects a profile that is not defined" in message
+    assert (where, message, "best, cheap") == (problem.where, problem.message, problem.allowed)
+    assert problem.suggestion is None
     assert "secret" not in message
+
+
+def test_a_profile_of_the_environment_is_a_problem_beside_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All problems are found at once, and without any profile it is said that there is none."""
+    monkeypatch.setenv("RESILIENT_LLM_PROFILE", "unknown")
+
+    found = problems_of({"chains": {"fast": "@slow"}})
+
+    assert ["mapping: chains.fast", "mapping: RESILIENT_LLM_PROFILE"] == [each[0] for each in found]
+    assert found[1][1].endswith("not defined: none is defined")
+
+
+def test_a_check_finds_what_code_has_defined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a load accepts in this process has no problem: names, profiles, a selected profile."""
+    source = {"chains": {"fast": "@mine"}, "settings": {"profile": "own"}}
+    without = [each.where for each in config.validate(source)]
+    chains.define({"mine": GROQ})
+    chains.define_profile("own", chains={"mine": OPENAI})
+    monkeypatch.setenv("RESILIENT_LLM_PROFILE", "own")
+    in_code = config.validate(source)
+    monkeypatch.setenv("RESILIENT_LLM_PROFILE", "unknown")
+    configure(profile="own")
+
+    assert ["mapping: chains.fast", "mapping: settings.profile"] == without
+    assert [] == in_code == config.validate(source)
+    assert ("fast",) == config.load(source).chains
+
+
+@pytest.mark.parametrize(
+    ("providers", "said"),
+    [
+        (5, "providers of type int is not allowed"),
+        (b"groq", "providers of type bytes is not allowed"),
+        ({"groq": 1}, "providers of type dict is not allowed"),
+        ([3], "providers has an entry of type int"),
+        (["groq", None], "providers has an entry of type NoneType"),
+        (["groq/llama"], "providers: 'groq/llama' is the name of no provider"),
+        (["groq@me"], "providers: 'groq@me' is the name of no provider"),
+        (["@fast"], "providers: '@fast' is the name of no provider"),
+        ([""], "providers: '' is blank"),
+        ("groq,,openai", "providers: '' is blank"),
+    ],
+)
+def test_providers_that_are_none_are_refused(providers: Any, said: str) -> None:
+    """By everything that takes them, with what is allowed."""
+    for function in (config.load, config.validate):
+        with pytest.raises(ConfigurationError) as caught:
+            function(FAST, providers=providers)
+        assert not isinstance(caught.value, InvalidConfigError)
+        assert str(caught.value) == (
+            f"{said}: write a list of names of providers, such as ['groq', 'openai'], or None "
+            "for any"
+        )
+    assert config.current() is None
+
+
+@pytest.mark.parametrize("providers", ["Groq, openai", [" groq "], iter(["GROQ"]), {"groq"}])
+def test_providers_may_be_any_iterable_of_names(providers: Any) -> None:
+    """Case and blanks do not count; a reload has them, too, if they came from an iterator."""
+    config.load(FAST, providers=providers)
+
+    config.reload()
+
+    assert ("fast",) == config.current().chains  # type: ignore[union-attr]  # it is loaded
 
 
 def test_another_profile_of_the_environment_is_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
