@@ -1067,3 +1067,173 @@ def test_loading_imports_no_sdk_and_no_event_loop(path: Path) -> None:
     )
 
     assert "[]" == done.stdout.strip()
+
+
+# --- lines of the log ---------------------------------------------------------------------------
+
+
+def lines_of(caplog: Any) -> list[tuple[str, str]]:
+    """Return the lines of the log that are no event, with their level."""
+    return [
+        (each.levelname, each.getMessage())
+        for each in caplog.records
+        if each.name == "resilient_llm" and not hasattr(each, "event")
+    ]
+
+
+def test_a_file_that_is_again_as_it_was_has_a_line_in_the_log(path: Path, caplog: Any) -> None:
+    """No event tells that the problems are gone, since nothing changed."""
+    caplog.set_level(logging.INFO, "resilient_llm")
+    good = path.read_text()
+    config.load(path)
+    config.reload()
+    write(path, "[chain]\n")
+    with pytest.raises(InvalidConfigError):
+        config.reload()
+    before = lines_of(caplog)
+    write(path, good)
+
+    with capture_events(ConfigReloaded, ConfigReloadFailed) as events:
+        config.reload()
+        config.reload()
+
+    assert [] == before == list(events)
+    assert [("INFO", f"{path} can be read again; nothing changed")] == lines_of(caplog)
+
+
+def test_a_repaired_file_that_differs_has_an_event_and_no_line(path: Path, caplog: Any) -> None:
+    """The event is in the log already."""
+    caplog.set_level(logging.INFO, "resilient_llm")
+    config.load(path)
+    write(path, "[chain]\n")
+    with pytest.raises(InvalidConfigError):
+        config.reload()
+    write(path, f'[chains]\nfast = "{OPENAI}"\n')
+
+    config.reload()
+
+    assert [] == lines_of(caplog)
+
+
+HIDDEN: dict[str, Any] = {
+    "settings": {"timeout": 9.0, "attempts": 2, "profile": "cheap"},
+    "breakers": {"groq": {"cooldown": 20.0, "failures": 3}},
+    "chains": {"fast": GROQ, "slow": GROQ, "free": GROQ, "gone": GROQ},
+    "profiles": {"cheap": {"chains": {"fast": OPENAI}, "settings": {"attempts": 1}}, "b": {}},
+}
+
+
+def changed_of(source: dict[str, Any], caplog: Any) -> tuple[list[tuple[str, str]], Any]:
+    """Change much of a mapping and load it again; return the lines of the log, and the event."""
+    config.load(source)
+    source["settings"] = {"timeout": 8.0, "attempts": 4, "profile": "cheap"}
+    source["breakers"] = {"groq": {"cooldown": 10.0, "failures": 4}}
+    source["chains"] = {"fast": CLAUDE, "slow": CLAUDE, "free": CLAUDE}
+    with capture_events(ConfigReloaded) as events:
+        config.reload()
+    (event,) = events
+    return lines_of(caplog), event.changed
+
+
+def test_a_change_that_code_or_the_profile_hides_is_a_warning(caplog: Any) -> None:
+    """One line names what has no effect and why; the event has all that differs in the file."""
+    caplog.set_level(logging.INFO, "resilient_llm")
+    chains.define({"slow": OPENAI, "gone": OPENAI})
+    configure(timeout=7.0, breakers={"groq": {"cooldown": 5.0}})
+    caplog.clear()
+
+    lines, changed = changed_of(dict(HIDDEN), caplog)
+
+    assert [
+        (
+            "WARNING",
+            "mapping was loaded: "
+            "breakers.groq.cooldown has no effect, since code sets it; "
+            "chains.fast has no effect, since the profile 'cheap' has it; "
+            "chains.gone has no effect, since code defines it; "
+            "chains.slow has no effect, since code defines it; "
+            "settings.attempts has no effect, since the profile 'cheap' has it; "
+            "settings.timeout has no effect, since code sets it",
+        )
+    ] == lines
+    assert (
+        "breakers.groq",
+        "chains.fast",
+        "chains.free",
+        "chains.gone",
+        "chains.slow",
+        "settings.attempts",
+        "settings.timeout",
+    ) == changed
+
+
+def test_a_change_that_nothing_hides_is_no_warning(caplog: Any) -> None:
+    """Without a profile and without code, all of the file holds."""
+    caplog.set_level(logging.INFO, "resilient_llm")
+    source = {**HIDDEN, "settings": {"timeout": 9.0}}
+    config.load(source)
+    source["settings"] = {"timeout": 8.0}
+
+    config.reload()
+
+    assert [] == lines_of(caplog)
+
+
+@pytest.mark.parametrize(
+    ("code", "variable", "why"),
+    [
+        ("b", None, "code sets it"),
+        (None, "cheap", "RESILIENT_LLM_PROFILE selects a profile"),
+    ],
+)
+def test_another_profile_in_the_file_may_have_no_effect(
+    code: str | None,
+    variable: str | None,
+    why: str,
+    caplog: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Code and the environment are asked before the file."""
+    caplog.set_level(logging.INFO, "resilient_llm")
+    if variable is not None:
+        monkeypatch.setenv("RESILIENT_LLM_PROFILE", variable)
+    source = dict(HIDDEN)
+    config.load(source)
+    configure(profile=code)
+    caplog.clear()
+    source["settings"] = {**HIDDEN["settings"], "profile": "b"}
+
+    config.reload()
+
+    said = f"mapping was loaded: settings.profile has no effect, since {why}"
+    assert [("WARNING", said)] == lines_of(caplog)
+
+
+def test_lines_are_written_without_the_lock_of_loads(path: Path) -> None:
+    """A handler of the log may load again."""
+    held: list[bool] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "can be read again" in record.getMessage():
+                thread = threading.Thread(target=lambda: held.append(bool(config.reload())))
+                thread.start()
+                thread.join(10)
+
+    good = path.read_text()
+    config.load(path)
+    write(path, "[chain]\n")
+    with pytest.raises(InvalidConfigError):
+        config.reload()
+    write(path, good)
+    handler, logger = Handler(), logging.getLogger("resilient_llm")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        config.reload()
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+    assert [True] == held
