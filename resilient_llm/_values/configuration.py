@@ -29,7 +29,7 @@ class ConfigProblem:
         allowed: What is allowed, if that is one phrase, else None.
         suggestion: The known name that is most like the one that is written, or None.
         line: Line in the file, from 1. Every syntax error of TOML and JSON has one, and every
-            problem of YAML that has a place; else None.
+            problem of YAML that has a place, except a key that is written twice; else None.
     """
 
     where: str
