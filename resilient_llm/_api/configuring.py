@@ -74,7 +74,8 @@ def configure(**changes: Unpack[Changes]) -> None:
 
     Args:
         **changes: The options of `failover` except ``chain``, ``classify``, ``observers``,
-            ``needs`` and ``tokens``, for policies that do not name them; None takes one back.
+            ``needs``, ``tokens`` and ``usage``, for policies that do not name them; None takes
+            one back.
             ``breakers``, ``{"*" or key: {option: value}}``, merged by name; None instead of
             the options takes back what was configured for that key.
             ``retry_budget=0.2``, retries as a share of first attempts, None for no limit;

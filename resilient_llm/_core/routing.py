@@ -124,7 +124,10 @@ def reasons_before(route: Route, call: Call, end: int | None) -> list[str]:
     found: list[str] = []
     for rule in route.rules[:end]:
         name = _first_failing(rule, call, conversation, route)
-        found.append(_REASONS[name](call, conversation, route, rule.conditions[name]))
+        reason = _REASONS[name](call, conversation, route, rule.conditions[name])
+        if name in rule.written:
+            reason = f"{name}={rule.written[name]}: {reason.rpartition(': ')[2]}"
+        found.append(reason)
     return found
 
 

@@ -22,12 +22,14 @@ class ConfigProblem:
 
     Attributes:
         where: The place, such as ``config.toml: chains.fast[1]``, or ``mapping: settings.timeout``;
-            the source alone if the problem is of the whole file.
+            the source alone if the problem is of the whole file. ``config.toml:
+            RESILIENT_LLM_PROFILE`` is not in the file: that variable selects a profile that is not
+            defined.
         message: What is wrong, and what is allowed, as a sentence.
         allowed: What is allowed, if that is one phrase, else None.
         suggestion: The known name that is most like the one that is written, or None.
         line: Line in the file, from 1. Every syntax error of TOML and JSON has one, and every
-            problem of YAML that has a place; else None.
+            problem of YAML that has a place, except a key that is written twice; else None.
     """
 
     where: str

@@ -90,7 +90,7 @@ def with_options(target: Target, options: Mapping[str, Any]) -> Target:
     return Target(target.spec, account=target.account, **options)
 
 
-def shown_loop(loop: Sequence[str]) -> str:
+def shown_loop(loop: Iterable[str]) -> str:
     """Return a loop as messages show it, a long one without its middle."""
     names = [f"@{each}" for each in loop]
     if len(names) > _LONGEST_LOOP:

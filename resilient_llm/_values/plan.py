@@ -46,23 +46,27 @@ class Rule:
     """A chain, and the conditions under which a call takes it; made by ``chains.rule``.
 
     Attributes:
-        chain: The chain, as it was written.
+        chain: The chain, as it was written: in a file with ``${NAME}`` and not its value.
         plan: The same, parsed.
         conditions: ``{name of the condition: its checked value}``, read-only, one or more.
+        written: ``{name of the condition: the text in a file}`` for those with a variable of the
+            environment, whose values nothing shows; read-only.
         tests: What tests each condition, the cheap ones first; see `tests_of`.
     """
 
     chain: Any
     plan: Plan
     conditions: Mapping[str, Any]
+    written: Mapping[str, str] = field(default_factory=lambda: MappingProxyType[str, str]({}))
     tests: tuple[Test, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "conditions", MappingProxyType(dict(self.conditions)))
+        object.__setattr__(self, "written", MappingProxyType(dict(self.written)))
         object.__setattr__(self, "tests", tests_of(self.conditions))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Rule, (self.chain, self.plan, dict(self.conditions))
+        return Rule, (self.chain, self.plan, dict(self.conditions), dict(self.written))
 
     def __repr__(self) -> str:
         return f"<rule: {', '.join(self.conditions)}>"
@@ -74,7 +78,7 @@ class Route:
 
     Attributes:
         rules: The rules, in order; the first that matches chooses.
-        otherwise: The chain if none matches, as it was written.
+        otherwise: The chain if none matches, as it was written: in a file with ``${NAME}``.
         otherwise_plan: The same, parsed.
         messages: Name of the argument with the messages; None to look for one.
         tokens: Estimates the input of a call in tokens; None for `estimate_tokens`.

@@ -14,6 +14,8 @@ from resilient_llm._values.plan import Route, Rule
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from resilient_llm._values.plan import Plan
+
 
 def rule_of(chain: Any, conditions: Mapping[str, Any]) -> Rule:
     """Return the rule that takes a chain under some conditions.
@@ -31,7 +33,14 @@ def rule_of(chain: Any, conditions: Mapping[str, Any]) -> Rule:
     return Rule(chain, plan_of(chain), checked)
 
 
-def route_of(rules: Any, otherwise: Any, messages: Any = None, tokens: Any = None) -> Route:
+def route_of(
+    rules: Any,
+    otherwise: Any,
+    messages: Any = None,
+    tokens: Any = None,
+    *,
+    plan: Plan | None = None,
+) -> Route:
     """Return the route that some rules make.
 
     Args:
@@ -39,6 +48,7 @@ def route_of(rules: Any, otherwise: Any, messages: Any = None, tokens: Any = Non
         otherwise: The chain if no rule matches.
         messages: Name of the argument with the messages; None to look for one.
         tokens: A function that estimates the input of a call; None for `estimate_tokens`.
+        plan: What ``otherwise`` stands for, if that has variables of the environment.
 
     Raises:
         ConfigurationError: If one of these is not allowed.
@@ -65,7 +75,8 @@ def route_of(rules: Any, otherwise: Any, messages: Any = None, tokens: Any = Non
     if tokens is not None:
         check.function("tokens", tokens)
     otherwise = _kept(otherwise)
-    return Route(tuple(found), otherwise, plan_of(otherwise), messages, tokens)
+    plan = plan_of(otherwise) if plan is None else plan
+    return Route(tuple(found), otherwise, plan, messages, tokens)
 
 
 def _kept(chain: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from resilient_llm import ConfigurationError
 from resilient_llm.cli._config import chain_text, print_problems, value_text
 from resilient_llm.cli._exits import UsageError
 from resilient_llm.cli._output import print_json, shown
@@ -22,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Checks a configuration file and prints its chains, routes and profiles as they are "
         "written, or all of its problems, a line each. It loads nothing, calls no provider and "
         "connects to no store. Of a variable of the environment it prints the name, and never "
-        "the value."
+        "the value. The profile that the variable RESILIENT_LLM_PROFILE selects must be one of "
+        "the file."
     )
     parser.epilog = (
         "examples:\n"
@@ -47,8 +49,12 @@ def run(options: argparse.Namespace) -> int:
     """Print what the file has, or its problems."""
     from resilient_llm.config import InvalidConfigError
     from resilient_llm.config._outline import outline
+    from resilient_llm.config._reading import checked_providers
 
-    providers = _providers(options.providers)
+    try:
+        providers = checked_providers(options.providers)
+    except ConfigurationError as error:
+        raise UsageError(f"--{_said(error)}") from None
     try:
         found = outline(options.file, providers=providers)
     except InvalidConfigError as error:
@@ -64,13 +70,9 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _providers(given: str | None) -> list[str] | None:
-    if given is None:
-        return None
-    names = [each.strip() for each in given.split(",")]
-    if not all(names):
-        raise UsageError("--providers has an empty name: write --providers groq,openai")
-    return names
+def _said(error: ConfigurationError) -> str:
+    """Return what is wrong, and what is allowed in the words of the command line."""
+    return f"{shown(error).partition(': write ')[0]}: write --providers groq,openai"
 
 
 def _object(found: Outline) -> dict[str, Any]:

@@ -47,7 +47,9 @@ def validate(
 ) -> list[ConfigProblem]:
     """Return all problems of a configuration; an empty list if it has none.
 
-    It changes nothing, calls no provider and connects to no store.
+    It changes nothing, calls no provider and connects to no store. Names and profiles that code
+    has defined in this process count as defined, as they do for `load`, and the profile that the
+    variable ``RESILIENT_LLM_PROFILE`` selects must be defined, too, unless code has selected one.
 
     Examples:
         >>> for problem in validate({"chains": {"fast": "groq"}}):
@@ -60,11 +62,22 @@ def validate(
         providers: Names of the providers that the application has clients for; a spec or a key of
             another provider is a problem. A key of ``[breakers]`` without a slash may be the
             name of a guard, and is none. None for any.
+
+    Raises:
+        ConfigurationError: If ``providers`` is no list of names of providers.
     """
+    from resilient_llm._runtime.runtime import runtime
     from resilient_llm.config._reading import read  # loaded when somebody asks
 
+    code = runtime.in_force.code
     try:
-        read(source, providers=providers)
+        read(
+            source,
+            providers=providers,
+            known_names=code.chains,
+            known_profiles=code.profiles,
+            has_profile=code.profile is not None,
+        )
     except InvalidConfigError as error:
         return list(error.problems)
     return []
@@ -107,7 +120,8 @@ def load(
         InvalidConfigError: If there are problems, also such as only the process can have: a name
             or a profile that is in use and not defined any more, a changed section ``[state]``.
             It has all of them, and nothing is changed.
-        ConfigurationError: If there is no source.
+        ConfigurationError: If there is no source, or ``providers`` is no list of names of
+            providers.
     """
     from resilient_llm.config import _loading  # loaded when somebody asks, as below
 

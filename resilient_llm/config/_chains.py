@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from resilient_llm._values.chain import ALLOWED, checked_name, plan_of
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.keys import shown
-from resilient_llm._values.names import _referred
+from resilient_llm._values.names import _referred, shown_loop
 from resilient_llm._values.plan import Alias, Plan, Profile, Route, Rule, Spec
-from resilient_llm._values.route import route_of, rule_of
+from resilient_llm._values.route import route_of
 from resilient_llm.config._default_options import PROFILE as PROFILE_OPTIONS
 from resilient_llm.config._options import (
     CONDITIONS,
@@ -21,9 +21,9 @@ from resilient_llm.config._options import (
     MOST_PATTERNS,
     MOST_RULES,
 )
-from resilient_llm.config._reader import NOTHING, plain
+from resilient_llm.config._reader import NOTHING
 from resilient_llm.config._syntax_hints import QUOTED_KEY
-from resilient_llm.config._tree import Items, Table, Written, cut, described
+from resilient_llm.config._tree import Items, Table, Written, as_written, cut, described
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -39,8 +39,6 @@ CHAIN_ALLOWED: Final = (
 )
 _MOST_SHOWN: Final = 20
 """Known names that a message lists."""
-_LONGEST_LOOP: Final = 10
-"""Names of a loop that a message shows."""
 _MOST_LOOPS: Final = 20
 _MOST_STEPS: Final = 200_000
 """Names that are looked up to find the loops of all profiles."""
@@ -240,8 +238,10 @@ class Chains:
         otherwise = self.plan(table["otherwise"], (*path, "otherwise"), "otherwise")
         if not is_fine or messages is NOTHING or rules is None or otherwise is None:
             return None
-        chain = plain(table["otherwise"]).value
-        built = self._reader.built(lambda: route_of(rules, chain, messages, None), path, table)
+        written = as_written(table["otherwise"])
+        built = self._reader.built(
+            lambda: route_of(rules, written, messages, plan=otherwise), path, table
+        )
         return None if built is NOTHING else built
 
     def _rules(self, node: Any, path: Path) -> list[Rule] | None:
@@ -272,12 +272,12 @@ class Chains:
         plan = self.plan(table["chain"], (*path, "chain"), "chain")
         if plan is None or not checked or not is_fine:
             return None
-        chain = plain(table["chain"]).value
+        chain, written = as_written(table["chain"]), _with_variables(conditions)
         # What is left to go wrong is a pattern, or the package for it.
         place = (*path, "regex") if "regex" in checked else path
         node = table.get("regex", table)
         built = self._reader.built(
-            lambda: rule_of(chain, checked), place, node, CONDITIONS["regex"].allowed
+            lambda: Rule(chain, plan, checked, written), place, node, CONDITIONS["regex"].allowed
         )
         return None if built is NOTHING else built
 
@@ -401,7 +401,9 @@ class Chains:
         refers = {name: _referred(each) for name, each in self.names.items()}
         steps = _Steps(10 * MOST_ENTRIES)
         for loop in loops_in(refers, refers, steps):
-            self._problems.add(self.places[loop[0]], f"names form a loop: {_shown(loop)}")
+            self._problems.add(
+                self.places[loop[0]], f"names form a loop: {shown_loop(cut(each) for each in loop)}"
+            )
         steps = _Steps(_MOST_STEPS)
         for profile, each in self.profiles.items():
             own = {name: _referred(plan) for name, plan in each.chains.items()}
@@ -413,7 +415,7 @@ class Chains:
                     turned = [*loop[index:-1], *loop[:index], first]
                     self._problems.add(
                         ("profiles", profile, "chains", first),
-                        f"names form a loop under profile {shown(profile)}: {_shown(turned)}",
+                        f"names form a loop under profile {shown(profile)}: {shown_loop(cut(each) for each in turned)}",
                     )
         if steps.left < 0:
             self._problems.add(
@@ -421,6 +423,11 @@ class Chains:
                 "the chains of all profiles together refer to too many names: "
                 f"{_MOST_STEPS:,} are looked up at most, each as often as a profile refers to it",
             )
+
+
+def _with_variables(table: Table) -> dict[str, str]:
+    """Return the texts of a table with variables of the environment in them, as written."""
+    return {name: each.text for name, each in table.items() if isinstance(each, Written)}
 
 
 class _Over:
@@ -474,12 +481,3 @@ def loops_in(
                 path[name] = len(path)
                 waiting.append(iter(further))
     return found
-
-
-def _shown(loop: list[str]) -> str:
-    """Return a loop as messages show it, a long one without its middle."""
-    names = [f"@{cut(each)}" for each in loop]
-    if len(names) > _LONGEST_LOOP:
-        left = len(names) - _LONGEST_LOOP + 1
-        names[_LONGEST_LOOP - 2 : -1] = [f"({left} more)"]
-    return " → ".join(names)

@@ -8,10 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._runtime.chains import living_plans
-from resilient_llm._runtime.configuration import merged_names
+from resilient_llm._runtime.configuration import merged_names, profile_of
 from resilient_llm._runtime.profiles import open_blocks
 from resilient_llm._runtime.runtime import runtime
-from resilient_llm._values.names import loop_in, unknown_in
+from resilient_llm._values.keys import shown
+from resilient_llm._values.names import loop_in, shown_loop, unknown_in
+from resilient_llm.config._environment import PROFILE_VARIABLE
 from resilient_llm.config._options import STATE_NAMES
 from resilient_llm.config._tree import Problems
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from resilient_llm._runtime.configuration import Code, InForce
     from resilient_llm._values.configuration import ConfigProblem
     from resilient_llm._values.names import Names
-    from resilient_llm._values.plan import FileLayer, Plan, Route
+    from resilient_llm._values.plan import FileLayer, Plan, Profile, Route
 
 _MOST_USERS: Final = 3
 """Users of a name that a message lists."""
@@ -29,6 +31,8 @@ STORE_OF_LIMITS: Final = (
     "a store in Redis or Valkey that all processes share: write one into the section state, or "
     "give each process its part of the limit"
 )
+_PROFILE: Final = "settings.profile"
+_NAMED: Final = ("chains", "routes", "profiles")
 _KEYED: Final = ("limits", "prices")
 """Options of `configure` that have one value for each key."""
 
@@ -60,8 +64,8 @@ def _find_loops(names: Names, layer: FileLayer, problems: Problems) -> None:
         here = next((each for each in loop if each in layer.names), None)
         path = () if here is None else (_section_of(layer, here), here)
         under = "" if profile is None else f" under profile '{profile}'"
-        shown = " → ".join(f"@{each}" for each in loop)
-        problems.add(path, f"names of the file and of code form a loop{under}: {shown}")
+        said = f"names of the file and of code form a loop{under}: {shown_loop(loop)}"
+        problems.add(path, said)
         return
 
 
@@ -172,7 +176,7 @@ def changes(was: FileLayer, layer: FileLayer) -> tuple[str, ...]:
         or (part in was.parts) is not (part in layer.parts)
     }
     if was.profile != layer.profile:  # a variable of the environment may have selected it
-        found.add("settings.profile")
+        found.add(_PROFILE)
     return tuple(sorted(found))
 
 
@@ -190,7 +194,57 @@ def _is_same(first: Any, second: Any) -> bool:
     return bool(first == second)
 
 
-# What code hides.
+# What code and profiles hide.
+
+
+def without_effect(
+    code: Code, was: FileLayer, layer: FileLayer, changed: tuple[str, ...]
+) -> list[str]:
+    """Return why some of what a reload has changed has no effect in this process, sorted.
+
+    Args:
+        code: What code has set.
+        was: The file as it was in force.
+        layer: The file as it is now.
+        changed: What differs, as `changes` returns it.
+    """
+    selected = profile_of(code, layer)
+    profile = (
+        None if selected is None else code.profiles.get(selected, layer.profiles.get(selected))
+    )
+    hidden = {*_hidden(code, was), *_hidden(code, layer)}
+    found: list[str] = []
+    for part in changed:
+        section, _, name = part.partition(".")
+        if profile is not None and _is_in(profile, section, name):
+            found.append(f"{part} has no effect, since the profile {shown(selected)} has it")
+        elif part in hidden or (part == _PROFILE and code.profile is not None):
+            verb = "defines" if section in _NAMED else "sets"
+            found.append(f"{part} has no effect, since code {verb} it")
+        elif part == _PROFILE and was.profile == layer.profile:
+            found.append(f"{part} has no effect, since {PROFILE_VARIABLE} selects a profile")
+        elif section == "breakers":
+            options = _different(was.parts.get(part), layer.parts.get(part))
+            found += [
+                f"{part}.{option} has no effect, since code sets it"
+                for option in options
+                if f"{part}.{option}" in hidden
+            ]
+    return found
+
+
+def _is_in(profile: Profile, section: str, name: str) -> bool:
+    """Return whether a profile replaces this entry of a file."""
+    if section in ("chains", "routes"):
+        return name in profile.chains
+    return section == "settings" and name in profile.settings
+
+
+def _different(first: Any, second: Any) -> list[str]:
+    """Return the options of two tables that differ, sorted; None stands for an empty one."""
+    before, after = first or {}, second or {}
+    names: set[str] = {*before, *after}
+    return sorted(name for name in names if not _is_same(before.get(name), after.get(name)))
 
 
 def shadowed(code: Code, file: FileLayer) -> tuple[str, ...]:
@@ -209,8 +263,8 @@ def _hidden(code: Code, file: FileLayer) -> Iterator[str]:
             yield f"state.{options[name]}"
         else:
             yield f"settings.{name}"
-    if code.profile is not None and "settings.profile" in file.parts:
-        yield "settings.profile"
+    if code.profile is not None and _PROFILE in file.parts:
+        yield _PROFILE
     for name in file.names.keys() & code.chains.keys():
         yield f"{_section_of(file, name)}.{name}"
     for name in file.profiles.keys() & code.profiles.keys():

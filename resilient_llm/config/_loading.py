@@ -23,7 +23,13 @@ from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values import event_names
 from resilient_llm._values.configuration import Config, ConfigProblem, InvalidConfigError
 from resilient_llm._values.errors import ConfigurationError
-from resilient_llm.config._in_use import STORE_OF_LIMITS, changes, problems_in_process
+from resilient_llm._values.escaping import escaped
+from resilient_llm.config._in_use import (
+    STORE_OF_LIMITS,
+    changes,
+    problems_in_process,
+    without_effect,
+)
 from resilient_llm.config._reading import read
 from resilient_llm.config._state import (
     Failure,
@@ -42,7 +48,8 @@ if TYPE_CHECKING:
     from resilient_llm.config._state import FileState, Source, Version
 
 PATH_VARIABLE: Final = "RESILIENT_LLM_CONFIG"
-PROFILE_VARIABLE: Final = "RESILIENT_LLM_PROFILE"
+_MOST_HIDDEN: Final = 20
+"""Entries without effect that a line of the log lists."""
 
 
 class _OvertakenError(Exception):
@@ -77,6 +84,8 @@ class Load:
         self._given = origin
         self._is_wanted = is_wanted
         self._has_collected = False
+        self._hidden: list[str] = []
+        """Why some of what this load has changed has no effect."""
 
     def run(self, *, tells_again: bool = True) -> Config:
         """Load, and have observers told when no lock is held.
@@ -100,6 +109,7 @@ class Load:
         finally:
             if not state.depth:  # else the load that this one has interrupted does it
                 state.dispatcher.deliver(state.dispatcher.of_process)
+                state.write_lines()
         heed_changes()
         return config
 
@@ -151,6 +161,7 @@ class Load:
             in_force = layer
             if was.file is not None:
                 changed = changes(was.file, layer)
+                self._hidden = without_effect(was.code, was.file, layer, changed)
                 if not changed and self._given is None:
                     in_force = was.file
             return was.code, in_force
@@ -189,9 +200,17 @@ class Load:
         state, at = self._state, runtime.moment(runtime.clock())
         state.count += 1
         state.version, state.loaded_at = version, at
+        had_failed, source = state.failure is not None, escaped(layer.source)
         state.failure, state.told = None, frozenset()
         if changed:
             self._tell(event_names.ConfigReloaded, {"source": layer.source, "changed": changed})
+        elif had_failed:  # no event tells that the problems are gone
+            state.lines.append((f"{source} can be read again; nothing changed", False))
+        if self._hidden:
+            more = len(self._hidden) - _MOST_HIDDEN
+            listed = escaped("; ".join(self._hidden[:_MOST_HIDDEN]))
+            rest = f"; and {more} more" if more > 0 else ""
+            state.lines.append((f"{source} was loaded: {listed}{rest}", True))
         return config_of(layer, code, at)
 
     def _note_failure(
@@ -251,22 +270,9 @@ def _read(origin: Origin, in_force: InForce) -> FileLayer:
         providers=origin.providers,
         known_names=code.chains,
         known_profiles=code.profiles,
+        has_profile=code.profile is not None,
         path=origin.path,
     )
-    selected = os.environ.get(PROFILE_VARIABLE)
-    if not selected:
-        return replace(layer, origin=origin)
-    known = layer.profiles.keys() | code.profiles.keys()
-    if selected in known:
-        return replace(layer, origin=origin, profile=selected)
-    if code.profile is None:
-        problems = Problems(layer.source)
-        there_is = f"there is {', '.join(sorted(known)[:20])}" if known else "none is defined"
-        problems.add(
-            ("settings", "profile"),
-            f"${{{PROFILE_VARIABLE}}} selects a profile that is not defined: {there_is}",
-        )
-        raise InvalidConfigError(problems.found)
     return replace(layer, origin=origin)
 
 

@@ -6,20 +6,19 @@ a name stands for is found out in these texts too, so that it shows no more than
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resilient_llm._runtime.names import route_in
 from resilient_llm._values.chain import plan_of
-from resilient_llm._values.names import Names, unknown
-from resilient_llm.config._environment import PROFILE_VARIABLE, selected_profile
+from resilient_llm._values.names import Names
 from resilient_llm.config._reading import read
-from resilient_llm.config._tree import Items, Table, Written
+from resilient_llm.config._tree import as_written
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from resilient_llm._values.plan import FileLayer
+    from resilient_llm.config._tree import Table
 
 
 class RuleOutline(NamedTuple):
@@ -94,7 +93,7 @@ class Outline:
         self.chains: dict[str, Any] = _sorted(tree.get("chains"))
         self.routes = {name: _route(each) for name, each in _sorted(tree.get("routes")).items()}
         self.profiles = {
-            name: ProfileOutline(_sorted(each.get("chains")), _as_written(each.get("settings", {})))
+            name: ProfileOutline(_sorted(each.get("chains")), as_written(each.get("settings", {})))
             for name, each in sorted(tree.get("profiles", {}).items())
         }
 
@@ -130,16 +129,10 @@ class Outline:
         route = self.routes[name]
         return [*(rule.chain for rule in route.rules), route.otherwise]
 
-    def profile_of_process(self, environ: Mapping[str, str] = os.environ) -> str | None:
-        """Return the profile that a process which loads the file has, unless code selects one.
-
-        Raises:
-            ConfigurationError: If the variable names one that the file does not have.
-        """
-        name = selected_profile(environ) or self._layer.profile
-        if name is not None and name not in self.profiles:
-            raise unknown(f"${{{PROFILE_VARIABLE}}}", self.profiles, "profile")
-        return name
+    @property
+    def profile_of_process(self) -> str | None:
+        """The profile that a process which loads the file has, unless code selects one."""
+        return self._layer.profile
 
     def choose(self, name: str, messages: Any, model: str | None) -> Choice:
         """Return which chain a route of the file chooses for a call.
@@ -154,7 +147,7 @@ class Outline:
         """
         from resilient_llm._binding.routing import CallFacts, explained
 
-        layer, profile = self._layer, self.profile_of_process()
+        layer, profile = self._layer, self.profile_of_process
         chains = Names(layer.names, layer.profiles).under(profile)
         route = route_in(chains, name.removeprefix("@"))
         arguments = {route.messages or "messages": messages}
@@ -162,17 +155,12 @@ class Outline:
             arguments["model"] = model
         found = explained(route, CallFacts.of_arguments(arguments))
         own = next(each for each, value in layer.names.items() if value is route)
-        written = self.routes[own]
-        chain = written.otherwise if found.rule is None else written.rules[found.rule].chain
         return Choice(
             own,
             found.rule,
-            chain,
-            self.targets(chain, profile),
-            tuple(
-                _reason(reason, rule)
-                for reason, rule in zip(found.reasons, written.rules, strict=False)
-            ),
+            found.chain,
+            self.targets(found.chain, profile),
+            found.reasons,
             profile,
         )
 
@@ -182,6 +170,7 @@ def outline(source: str, *, providers: Iterable[str] | None = None) -> Outline:
 
     Raises:
         InvalidConfigError: If the file has problems.
+        ConfigurationError: If the providers are not allowed.
     """
     trees: list[Table] = []
     layer = read(source, providers=providers, on_tree=trees.append)
@@ -201,7 +190,7 @@ def _parts(text: str) -> list[str]:
 
 
 def _sorted(table: Any) -> dict[str, Any]:
-    return dict(sorted(_as_written({} if table is None else table).items()))
+    return dict(sorted(as_written({} if table is None else table).items()))
 
 
 def _route(node: Mapping[str, Any]) -> RouteOutline:
@@ -214,23 +203,3 @@ def _route(node: Mapping[str, Any]) -> RouteOutline:
         ),
         node["otherwise"],
     )
-
-
-def _as_written(node: Any) -> Any:
-    """Return a part of a tree as plain values, texts with variables as they are written."""
-    if isinstance(node, Written):
-        return node.text
-    if isinstance(node, Table):
-        return {name: _as_written(each) for name, each in node.items()}
-    if isinstance(node, Items):
-        return [_as_written(each) for each in node]
-    return node
-
-
-def _reason(reason: str, rule: RuleOutline) -> str:
-    """Return a reason with the variable of a condition instead of its value."""
-    name = reason.partition(":")[0].partition("=")[0]
-    written = rule.conditions.get(name)
-    if not isinstance(written, str) or "${" not in written:
-        return reason
-    return f"{name}={written}: {reason.rpartition(': ')[2]}"

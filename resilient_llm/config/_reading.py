@@ -5,12 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from resilient_llm._values.configuration import InvalidConfigError
+from resilient_llm._values.errors import ConfigurationError
+from resilient_llm._values.keys import parse_key, shown
 from resilient_llm._values.plan import FileLayer
 from resilient_llm.config._chains import Chains
-from resilient_llm.config._environment import Preparation
+from resilient_llm.config._environment import (
+    PROFILE_VARIABLE,
+    Preparation,
+    selected_profile,
+)
 from resilient_llm.config._parsing import json_tree, toml_tree
 from resilient_llm.config._provider_keys import provider_keys
 from resilient_llm.config._reader import Reader, plain
@@ -21,6 +27,7 @@ from resilient_llm.config._tree import (
     Problems,
     Table,
     UnreadableError,
+    cut,
     described,
     key_shown,
 )
@@ -34,6 +41,28 @@ _PARSERS: Final[dict[str, Callable[[str, Problems], Any]]] = {
     "yaml": yaml_tree,
 }
 
+_MOST_SHOWN: Final = 20
+"""Known profiles that a message lists."""
+_PROVIDERS_ALLOWED: Final = (
+    "write a list of names of providers, such as ['groq', 'openai'], or None for any"
+)
+
+
+class _Known(NamedTuple):
+    """What code has defined, and the providers that there are.
+
+    Attributes:
+        names: Names of chains and routes.
+        profiles: Names of profiles.
+        has_profile: Whether code has selected the profile of the process.
+        providers: Names of providers, lower-case; None for any.
+    """
+
+    names: frozenset[str]
+    profiles: frozenset[str]
+    has_profile: bool
+    providers: frozenset[str] | None
+
 
 def read(
     source: Source,
@@ -42,6 +71,7 @@ def read(
     environ: Mapping[str, str] = os.environ,
     known_names: Iterable[str] = (),
     known_profiles: Iterable[str] = (),
+    has_profile: bool = False,
     on_tree: Callable[[Table], object] | None = None,
     path: str | None = None,
 ) -> FileLayer:
@@ -53,13 +83,23 @@ def read(
         environ: ``{name of a variable: its value}``
         known_names: Names of chains and routes that code defined.
         known_profiles: Names of profiles that code defined.
+        has_profile: Whether code has selected the profile of the process, so that one which the
+            environment selects need not exist.
         on_tree: Is called with the tree before it is checked. A text with variables of the
             environment is still `Written` there.
         path: Where the file of the source is, for a process that has changed its directory.
 
     Raises:
         InvalidConfigError: If there are problems; it has all of them.
+        ConfigurationError: If the providers are not allowed.
     """
+    listed = checked_providers(providers)
+    known = _Known(
+        frozenset(known_names),
+        frozenset(known_profiles),
+        has_profile,
+        None if listed is None else frozenset(listed),
+    )
     name = _name_of(source)
     problems = Problems(name)
     layer: FileLayer | None = None
@@ -69,9 +109,7 @@ def read(
             name,
             problems,
             environ,
-            _providers(providers),
-            frozenset(known_names),
-            frozenset(known_profiles),
+            known,
             on_tree,
         )
     except UnreadableError:
@@ -92,11 +130,40 @@ def _name_of(source: object) -> str:
     return "mapping"
 
 
-def _providers(given: Iterable[str] | None) -> frozenset[str] | None:
+def checked_providers(given: Any) -> tuple[str, ...] | None:
+    """Return the names of providers of an application, lower-case; None for any.
+
+    Args:
+        given: An iterable of names, a comma-separated text of names, or None.
+
+    Raises:
+        ConfigurationError: If it is something else, or has an entry that names no provider.
+    """
     if given is None:
         return None
-    names = given.split(",") if isinstance(given, str) else given
-    return frozenset(each.strip().lower() for each in names)
+    kind: type[Any] = type(given)  # pyright: ignore[reportUnknownVariableType]  # users' input
+    if issubclass(kind, (bytes, bytearray, Mapping)) or not issubclass(kind, Iterable):
+        raise ConfigurationError(
+            f"providers of type {kind.__name__} is not allowed: {_PROVIDERS_ALLOWED}"
+        )
+    names: Any = given.split(",") if issubclass(kind, str) else given
+    return tuple(_provider(each) for each in names)
+
+
+def _provider(given: Any) -> str:
+    if not isinstance(given, str):
+        raise ConfigurationError(
+            f"providers has an entry of type {type(given).__name__}: {_PROVIDERS_ALLOWED}"
+        )
+    try:
+        provider, account, model = parse_key(given)
+    except ConfigurationError:
+        provider, account, model = "", "", ""
+    if not provider or account or model:
+        name = given.strip()
+        said = "is the name of no provider" if name else "is blank"
+        raise ConfigurationError(f"providers: {shown(name)} {said}: {_PROVIDERS_ALLOWED}")
+    return provider
 
 
 def _layer(
@@ -104,9 +171,7 @@ def _layer(
     name: str,
     problems: Problems,
     environ: Mapping[str, str],
-    providers: frozenset[str] | None,
-    known_names: frozenset[str],
-    known_profiles: frozenset[str],
+    known: _Known,
     on_tree: Callable[[Table], object] | None,
 ) -> FileLayer:
     raw = _tree(source, name, problems)
@@ -138,10 +203,12 @@ def _layer(
         for profile, each in parts["profiles"].items()
         if isinstance(each, Table) and isinstance(each.get("chains"), Table)
     }
-    chains.check_names(defined | known_names, in_profiles)
-    if providers is not None:
-        chains.check_providers(providers, provider_keys(parts))
-    _check_profile(sections, problems, {*parts["profiles"], *known_profiles}, tree)
+    chains.check_names(defined | known.names, in_profiles)
+    if known.providers is not None:
+        chains.check_providers(known.providers, provider_keys(parts))
+    profiles = sorted({*parts["profiles"], *known.profiles})
+    _check_profile(sections, problems, profiles, tree)
+    selected = _selected_profile(environ, problems, profiles, known)
     chains.check_loops()
     for each in ("settings", "state", "chains", "profiles", "routes"):
         for key, value in parts[each].items():
@@ -152,7 +219,7 @@ def _layer(
         targets=sections.targets,
         names=MappingProxyType(chains.names),
         profiles=MappingProxyType(chains.profiles),
-        profile=sections.profile,
+        profile=sections.profile if selected is None else selected,
         parts=MappingProxyType(sections.parts),
     )
 
@@ -200,20 +267,45 @@ def _part(reader: Reader, tree: Table, name: str) -> Any:
     return empty if found is None else found
 
 
-def _check_profile(
-    sections: Sections, problems: Problems, known: Iterable[str], tree: Table
-) -> None:
-    """Find that the profile of the process is not defined."""
-    profile, names = sections.profile, sorted(known)
+def _check_profile(sections: Sections, problems: Problems, names: list[str], tree: Table) -> None:
+    """Find that the profile that the file selects is not defined."""
+    profile = sections.profile
     if profile is None or profile in names:
         return
-    path = ("settings", "profile")
-    there_is = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-    there_is = f"there is {there_is}" if names else "none is defined"
+    path, allowed = ("settings", "profile"), _listed(names)
+    there_is = _there_is(allowed)
     written = tree["settings"]["profile"]
     if not isinstance(written, str):
-        problems.add(path, f"profile {described(written)!r} is not defined: {there_is}")
+        said = f"profile {described(written)!r} is not defined: {there_is}"
+        problems.add(path, said, allowed=allowed)
         return
     near = problems.near(profile, names)
     hint = f"; did you mean {near!r}?" if near else ""
-    problems.add(path, f"profile {profile!r} is not defined: {there_is}{hint}", suggestion=near)
+    said = f"profile {profile!r} is not defined: {there_is}{hint}"
+    problems.add(path, said, allowed=allowed, suggestion=near)
+
+
+def _selected_profile(
+    environ: Mapping[str, str], problems: Problems, names: list[str], known: _Known
+) -> str | None:
+    """Return the profile that the environment selects; None if it does not, or with a problem."""
+    selected = selected_profile(environ)
+    if selected is None or selected in names:
+        return selected
+    if not known.has_profile:
+        allowed = _listed(names)
+        said = f"${{{PROFILE_VARIABLE}}} selects a profile that is not defined: "
+        problems.add((PROFILE_VARIABLE,), said + _there_is(allowed), allowed=allowed)
+    return None
+
+
+def _listed(names: list[str]) -> str | None:
+    """Return the first names as messages show them; None if there are none."""
+    if not names:
+        return None
+    more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
+    return ", ".join(map(cut, names[:_MOST_SHOWN])) + more
+
+
+def _there_is(allowed: str | None) -> str:
+    return "none is defined" if allowed is None else f"there is {allowed}"

@@ -13,12 +13,14 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.configuration import Config, ConfigProblem
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm.config._in_use import shadowed
+from resilient_llm.config._reading import checked_providers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -45,9 +47,7 @@ class Origin:
 
     def __init__(self, source: Source, providers: Iterable[str] | None) -> None:
         self.source = source
-        self.providers = (
-            providers if providers is None or isinstance(providers, str) else tuple(providers)
-        )
+        self.providers = checked_providers(providers)
         self.name = "mapping"
         self.path: str | None = None
         if isinstance(source, (str, os.PathLike)):
@@ -110,6 +110,8 @@ class FileState:
         self.failure: Failure | None = None
         self.told: frozenset[ConfigProblem] = frozenset()
         """The problems that the log has; empty after a reload without any."""
+        self.lines: deque[tuple[str, bool]] = deque()
+        """Lines for the log, and whether each is a warning; they are written without the lock."""
         self.version: Version | None = None
         """The version of the file that was read last, also if it has problems."""
         self.loaded_at: datetime | None = None
@@ -137,6 +139,16 @@ class FileState:
                 "no configuration is loaded: call resilient_llm.config.load() first"
             )
         return file.origin
+
+    def write_lines(self) -> None:
+        """Write the lines that wait, without a lock."""
+        while self.lines:
+            try:
+                text, is_warning = self.lines.popleft()
+            except IndexError:  # another thread writes them
+                return
+            if self.dispatcher.log_line is not None:
+                self.dispatcher.log_line(text, warning=is_warning)
 
     def end(self) -> None:
         """End what watches the file; called when its state of the process ends."""

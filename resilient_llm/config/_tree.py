@@ -76,6 +76,17 @@ class Written:
         return f"<{self.text}>"
 
 
+def as_written(node: Any) -> Any:
+    """Return a part of a tree as plain values, texts with variables as they are written."""
+    if isinstance(node, Written):
+        return node.text
+    if isinstance(node, Table):
+        return {name: as_written(each) for name, each in node.items()}
+    if isinstance(node, Items):
+        return [as_written(each) for each in node]
+    return node
+
+
 class UnreadableError(Exception):
     """Nothing more can be found out about a configuration; the problems tell why."""
 

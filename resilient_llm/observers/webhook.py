@@ -64,8 +64,9 @@ _ONE_TYPE: Final[dict[str, str]] = {
     event_names.StoreAvailable: event_names.StoreUnavailable,
     event_names.ConfigReloaded: event_names.ConfigReloadFailed,
 }
-"""``{type: the type it counts as}``: the last message about a bench, about the store or about the
-configuration file is its present state."""
+"""``{type: the type it counts as}``: the last message about a bench or about the store is its
+present state. That about the configuration file may not be: an edit that brings back what is in
+force after a failure has no event."""
 _BETWEEN: Final = {"order": " > ", "problems": "; "}
 """``{field: what stands between its items in a sentence}``, else a comma."""
 _OPTIONS: Final = ("secret", "every", "timeout", "queue")

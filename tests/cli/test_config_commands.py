@@ -185,7 +185,41 @@ def test_an_empty_provider_is_wrong_use(run: Run, given: str) -> None:
     status, out, err = run("check", "config.toml", "--providers", given)
 
     assert (2, "") == (status, out)
-    assert "--providers has an empty name" in err
+    assert "--providers: '' is blank: write --providers groq,openai" in err
+
+
+def test_check_with_what_is_no_provider(run: Run) -> None:
+    """A target instead of a provider is wrong use, too."""
+    status, out, err = run("check", "config.toml", "--providers", "groq,openai/gpt-5")
+
+    assert (2, "") == (status, out)
+    assert (
+        "--providers: 'openai/gpt-5' is the name of no provider: write --providers groq,openai"
+    ) in err
+
+
+@pytest.mark.parametrize("command", ["check", "route"])
+def test_a_profile_of_the_environment_that_the_file_does_not_have(
+    command: str, run: Run, messages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a problem of the file in this environment, as it is for a load: exit 1."""
+    monkeypatch.setenv("RESILIENT_LLM_PROFILE", SECRET)
+    more = ("main", "--messages", str(messages)) if command == "route" else ()
+
+    status, out, err = run(command, "config.toml", *more)
+    (problem,) = json.loads(run(command, "config.toml", *more, "--json").out)["problems"]
+
+    assert 1 == status
+    assert (
+        "config.toml: RESILIENT_LLM_PROFILE: ${RESILIENT_LLM_PROFILE} selects a profile that is "
+        "not defined: there is cheap\n"
+    ) == out
+    assert SECRET not in out + err
+    assert ("config.toml: RESILIENT_LLM_PROFILE", "cheap", None) == (
+        problem["where"],
+        problem["allowed"],
+        problem["line"],
+    )
 
 
 def test_check_needs_a_file(run: Run) -> None:
@@ -400,16 +434,11 @@ def test_the_profile_of_the_process(
     of_variable = run(*arguments).out
     monkeypatch.setenv("RESILIENT_LLM_PROFILE", "other\n")
     assert of_variable == run(*arguments).out
-    monkeypatch.setenv("RESILIENT_LLM_PROFILE", SECRET)
-    unknown = run(*arguments)
 
     assert "profile    cheap" in of_file
     assert "targets    groq/llama-3.3-70b-versatile\n" in of_file
     assert "profile    other" in of_variable
     assert "openai/gpt-5-mini" in of_variable
-    assert 2 == unknown.status
-    assert "profile '${RESILIENT_LLM_PROFILE}' is not defined: there is cheap, other" in unknown.err
-    assert SECRET not in unknown.err
 
 
 @pytest.mark.parametrize(

@@ -285,10 +285,78 @@ def test_a_profile_of_the_environment_that_does_not_exist_is_a_problem(
 
     ((where, message),) = problems_of(PROFILES)
 
-    assert "mapping: settings.profile" == where
-    assert "${RESILIENT_LLM_PROFILE}" in message
-    assert "best, cheap" in message
+    (problem,) = config.validate(PROFILES)
+    assert "mapping: RESILIENT_LLM_PROFILE" == where
+    assert "${RESILIENT_LLM_PROFILE} selects a profile that is not defined" in message
+    assert (where, message, "best, cheap") == (problem.where, problem.message, problem.allowed)
+    assert problem.suggestion is None
     assert "secret" not in message
+
+
+def test_a_profile_of_the_environment_is_a_problem_beside_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All problems are found at once, and without any profile it is said that there is none."""
+    monkeypatch.setenv("RESILIENT_LLM_PROFILE", "unknown")
+
+    found = problems_of({"chains": {"fast": "@slow"}})
+
+    assert ["mapping: chains.fast", "mapping: RESILIENT_LLM_PROFILE"] == [each[0] for each in found]
+    assert found[1][1].endswith("not defined: none is defined")
+
+
+def test_a_check_finds_what_code_has_defined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a load accepts in this process has no problem: names, profiles, a selected profile."""
+    source = {"chains": {"fast": "@mine"}, "settings": {"profile": "own"}}
+    without = [each.where for each in config.validate(source)]
+    chains.define({"mine": GROQ})
+    chains.define_profile("own", chains={"mine": OPENAI})
+    monkeypatch.setenv("RESILIENT_LLM_PROFILE", "own")
+    in_code = config.validate(source)
+    monkeypatch.setenv("RESILIENT_LLM_PROFILE", "unknown")
+    configure(profile="own")
+
+    assert ["mapping: chains.fast", "mapping: settings.profile"] == without
+    assert [] == in_code == config.validate(source)
+    assert ("fast",) == config.load(source).chains
+
+
+@pytest.mark.parametrize(
+    ("providers", "said"),
+    [
+        (5, "providers of type int is not allowed"),
+        (b"groq", "providers of type bytes is not allowed"),
+        ({"groq": 1}, "providers of type dict is not allowed"),
+        ([3], "providers has an entry of type int"),
+        (["groq", None], "providers has an entry of type NoneType"),
+        (["groq/llama"], "providers: 'groq/llama' is the name of no provider"),
+        (["groq@me"], "providers: 'groq@me' is the name of no provider"),
+        (["@fast"], "providers: '@fast' is the name of no provider"),
+        ([""], "providers: '' is blank"),
+        ("groq,,openai", "providers: '' is blank"),
+    ],
+)
+def test_providers_that_are_none_are_refused(providers: Any, said: str) -> None:
+    """By everything that takes them, with what is allowed."""
+    for function in (config.load, config.validate):
+        with pytest.raises(ConfigurationError) as caught:
+            function(FAST, providers=providers)
+        assert not isinstance(caught.value, InvalidConfigError)
+        assert str(caught.value) == (
+            f"{said}: write a list of names of providers, such as ['groq', 'openai'], or None "
+            "for any"
+        )
+    assert config.current() is None
+
+
+@pytest.mark.parametrize("providers", ["Groq, openai", [" groq "], iter(["GROQ"]), {"groq"}])
+def test_providers_may_be_any_iterable_of_names(providers: Any) -> None:
+    """Case and blanks do not count; a reload has them, too, if they came from an iterator."""
+    config.load(FAST, providers=providers)
+
+    config.reload()
+
+    assert ("fast",) == config.current().chains  # type: ignore[union-attr]  # it is loaded
 
 
 def test_another_profile_of_the_environment_is_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -999,3 +1067,173 @@ def test_loading_imports_no_sdk_and_no_event_loop(path: Path) -> None:
     )
 
     assert "[]" == done.stdout.strip()
+
+
+# --- lines of the log ---------------------------------------------------------------------------
+
+
+def lines_of(caplog: Any) -> list[tuple[str, str]]:
+    """Return the lines of the log that are no event, with their level."""
+    return [
+        (each.levelname, each.getMessage())
+        for each in caplog.records
+        if each.name == "resilient_llm" and not hasattr(each, "event")
+    ]
+
+
+def test_a_file_that_is_again_as_it_was_has_a_line_in_the_log(path: Path, caplog: Any) -> None:
+    """No event tells that the problems are gone, since nothing changed."""
+    caplog.set_level(logging.INFO, "resilient_llm")
+    good = path.read_text()
+    config.load(path)
+    config.reload()
+    write(path, "[chain]\n")
+    with pytest.raises(InvalidConfigError):
+        config.reload()
+    before = lines_of(caplog)
+    write(path, good)
+
+    with capture_events(ConfigReloaded, ConfigReloadFailed) as events:
+        config.reload()
+        config.reload()
+
+    assert [] == before == list(events)
+    assert [("INFO", f"{path} can be read again; nothing changed")] == lines_of(caplog)
+
+
+def test_a_repaired_file_that_differs_has_an_event_and_no_line(path: Path, caplog: Any) -> None:
+    """The event is in the log already."""
+    caplog.set_level(logging.INFO, "resilient_llm")
+    config.load(path)
+    write(path, "[chain]\n")
+    with pytest.raises(InvalidConfigError):
+        config.reload()
+    write(path, f'[chains]\nfast = "{OPENAI}"\n')
+
+    config.reload()
+
+    assert [] == lines_of(caplog)
+
+
+HIDDEN: dict[str, Any] = {
+    "settings": {"timeout": 9.0, "attempts": 2, "profile": "cheap"},
+    "breakers": {"groq": {"cooldown": 20.0, "failures": 3}},
+    "chains": {"fast": GROQ, "slow": GROQ, "free": GROQ, "gone": GROQ},
+    "profiles": {"cheap": {"chains": {"fast": OPENAI}, "settings": {"attempts": 1}}, "b": {}},
+}
+
+
+def changed_of(source: dict[str, Any], caplog: Any) -> tuple[list[tuple[str, str]], Any]:
+    """Change much of a mapping and load it again; return the lines of the log, and the event."""
+    config.load(source)
+    source["settings"] = {"timeout": 8.0, "attempts": 4, "profile": "cheap"}
+    source["breakers"] = {"groq": {"cooldown": 10.0, "failures": 4}}
+    source["chains"] = {"fast": CLAUDE, "slow": CLAUDE, "free": CLAUDE}
+    with capture_events(ConfigReloaded) as events:
+        config.reload()
+    (event,) = events
+    return lines_of(caplog), event.changed
+
+
+def test_a_change_that_code_or_the_profile_hides_is_a_warning(caplog: Any) -> None:
+    """One line names what has no effect and why; the event has all that differs in the file."""
+    caplog.set_level(logging.INFO, "resilient_llm")
+    chains.define({"slow": OPENAI, "gone": OPENAI})
+    configure(timeout=7.0, breakers={"groq": {"cooldown": 5.0}})
+    caplog.clear()
+
+    lines, changed = changed_of(dict(HIDDEN), caplog)
+
+    assert [
+        (
+            "WARNING",
+            "mapping was loaded: "
+            "breakers.groq.cooldown has no effect, since code sets it; "
+            "chains.fast has no effect, since the profile 'cheap' has it; "
+            "chains.gone has no effect, since code defines it; "
+            "chains.slow has no effect, since code defines it; "
+            "settings.attempts has no effect, since the profile 'cheap' has it; "
+            "settings.timeout has no effect, since code sets it",
+        )
+    ] == lines
+    assert (
+        "breakers.groq",
+        "chains.fast",
+        "chains.free",
+        "chains.gone",
+        "chains.slow",
+        "settings.attempts",
+        "settings.timeout",
+    ) == changed
+
+
+def test_a_change_that_nothing_hides_is_no_warning(caplog: Any) -> None:
+    """Without a profile and without code, all of the file holds."""
+    caplog.set_level(logging.INFO, "resilient_llm")
+    source = {**HIDDEN, "settings": {"timeout": 9.0}}
+    config.load(source)
+    source["settings"] = {"timeout": 8.0}
+
+    config.reload()
+
+    assert [] == lines_of(caplog)
+
+
+@pytest.mark.parametrize(
+    ("code", "variable", "why"),
+    [
+        ("b", None, "code sets it"),
+        (None, "cheap", "RESILIENT_LLM_PROFILE selects a profile"),
+    ],
+)
+def test_another_profile_in_the_file_may_have_no_effect(
+    code: str | None,
+    variable: str | None,
+    why: str,
+    caplog: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Code and the environment are asked before the file."""
+    caplog.set_level(logging.INFO, "resilient_llm")
+    if variable is not None:
+        monkeypatch.setenv("RESILIENT_LLM_PROFILE", variable)
+    source = dict(HIDDEN)
+    config.load(source)
+    configure(profile=code)
+    caplog.clear()
+    source["settings"] = {**HIDDEN["settings"], "profile": "b"}
+
+    config.reload()
+
+    said = f"mapping was loaded: settings.profile has no effect, since {why}"
+    assert [("WARNING", said)] == lines_of(caplog)
+
+
+def test_lines_are_written_without_the_lock_of_loads(path: Path) -> None:
+    """A handler of the log may load again."""
+    held: list[bool] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "can be read again" in record.getMessage():
+                thread = threading.Thread(target=lambda: held.append(bool(config.reload())))
+                thread.start()
+                thread.join(10)
+
+    good = path.read_text()
+    config.load(path)
+    write(path, "[chain]\n")
+    with pytest.raises(InvalidConfigError):
+        config.reload()
+    write(path, good)
+    handler, logger = Handler(), logging.getLogger("resilient_llm")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        config.reload()
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+    assert [True] == held

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pickle
+import re
 import traceback
 from typing import Any
 
 import pytest
 
-from resilient_llm import StreamPolicy
+from resilient_llm import StreamPolicy, chains, config
 from resilient_llm.config import InvalidConfigError
 from resilient_llm.config._environment import selected_profile
 from resilient_llm.config._reading import read
@@ -276,3 +277,53 @@ def test_names_of_variables_are_in_messages() -> None:
     """What is written is shown instead of the value."""
     with pytest.raises(InvalidConfigError, match=r"timeout='\$\{S\}' has a value"):
         read({"settings": {"timeout": "${S}"}}, environ={"S": SECRET})
+
+
+def test_a_route_of_a_file_explains_itself_with_names_of_variables(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Chain and reasons are what is written; what calls do is what the variables say."""
+    for name, value in (("SEC", "sk-live-1234"), ("GLOB", "sk-glob-*"), ("LEAST", "7141")):
+        monkeypatch.setenv(name, value)
+    config.load(
+        {
+            "routes": {
+                "main": {
+                    "otherwise": "groq/${SEC}",
+                    "rules": [
+                        {"chain": "a/b", "model": "${GLOB}"},
+                        {"chain": "a/b", "min_tokens": "${LEAST}"},
+                        {"chain": ["groq/${SEC}", "c/d"], "contains": "Hi"},
+                    ],
+                }
+            }
+        }
+    )
+
+    otherwise = chains.explain("main", prompt="Why?", model="gpt")
+    listed = chains.explain("main", prompt="Hi")
+
+    assert (None, "groq/${SEC}") == (otherwise.rule, otherwise.chain)
+    assert (2, ["groq/${SEC}", "c/d"]) == (listed.rule, listed.chain)
+    assert "model=${GLOB}: the call names another model" == otherwise.reasons[0]
+    assert re.fullmatch(r"min_tokens=\$\{LEAST\}: the estimate is \d", otherwise.reasons[1])
+    for each in (otherwise, listed):
+        assert not any(value in str(each) for value in ("sk-live", "sk-glob", "7141"))
+    assert "groq/sk-live-1234" in [each.key for each in chains.resolve("@main")]
+
+
+def test_a_rule_of_a_file_is_pickled_with_what_is_written() -> None:
+    """A copy shows no value of a variable either."""
+    layer = read(
+        {"routes": {"main": {"otherwise": "a/b", "rules": [{"chain": "a/${A}", "model": "${A}"}]}}},
+        environ=ENVIRON,
+    )
+    route: Any = pickle.loads(pickle.dumps(layer.names["main"]))
+
+    (rule,) = route.rules
+    assert ("a/${A}", {"model": "groq"}, {"model": "${A}"}) == (
+        rule.chain,
+        dict(rule.conditions),
+        dict(rule.written),
+    )
+    assert ("a/groq",) == rule.plan.written

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,6 +124,22 @@ def test_the_limits_are_those_of_the_code() -> None:
         _options.LONGEST_GLOB,
         _environment.LONGEST // 1024,
     ] == numbers
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ({"settings": {"timeout": None, "attempts": None}}, 0),
+        ({"breakers": {"groq": None}}, 1),
+        ({"breakers": {"groq": {"cooldown": None}}}, 1),
+        ({"limits": {"groq": None}}, 1),
+        ({"prices": {"groq": None}}, 1),
+    ],
+)
+def test_where_null_is_allowed(source: dict[str, Any], count: int) -> None:
+    """It takes options of settings back, and nothing that has a key."""
+    assert "cannot be `null`" in REFERENCE.read_text(encoding="utf-8")
+    assert count == len(config.validate(source))
 
 
 WRONG = {
