@@ -192,7 +192,9 @@ FAILOVER: Final[dict[str, Kind]] = with_allowed(
             "on_unknown", "What an unknown error means", ("next", "raise", "transient")
         ),
         "on_down": _failover_words(
-            "on_down", "Whether benched targets are tried once all live ones have failed", ("skip", "demote")
+            "on_down",
+            "Whether benched targets are tried once all live ones have failed",
+            ("skip", "demote"),
         ),
         "when_all_benched": _failover_words(
             "when_all_benched", "What happens if all are benched", ("soonest", "wait", "raise")
