@@ -402,7 +402,7 @@ class Chains:
         steps = _Steps(10 * MOST_ENTRIES)
         for loop in loops_in(refers, refers, steps):
             self._problems.add(
-                self.places[loop[0]], f"names form a loop: {shown_loop(cut(each) for each in loop)}"
+                self.places[loop[0]], f"names form a loop: {shown_loop(map(cut, loop))}"
             )
         steps = _Steps(_MOST_STEPS)
         for profile, each in self.profiles.items():
@@ -413,9 +413,9 @@ class Chains:
                 if first is not None:
                     index = loop.index(first)
                     turned = [*loop[index:-1], *loop[:index], first]
+                    said = f"under profile {shown(profile)}: {shown_loop(map(cut, turned))}"
                     self._problems.add(
-                        ("profiles", profile, "chains", first),
-                        f"names form a loop under profile {shown(profile)}: {shown_loop(cut(each) for each in turned)}",
+                        ("profiles", profile, "chains", first), f"names form a loop {said}"
                     )
         if steps.left < 0:
             self._problems.add(

@@ -242,8 +242,9 @@ def _is_in(profile: Profile, section: str, name: str) -> bool:
 
 def _different(first: Any, second: Any) -> list[str]:
     """Return the options of two tables that differ, sorted; None stands for an empty one."""
-    before, after = first or {}, second or {}
-    names: set[str] = {*before, *after}
+    before: dict[str, Any] = first or {}
+    after: dict[str, Any] = second or {}
+    names = {*before, *after}
     return sorted(name for name in names if not _is_same(before.get(name), after.get(name)))
 
 
