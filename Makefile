@@ -10,7 +10,7 @@
 #   make lint        formatter, linter, type checkers
 #   make docs        the documentation, in site/
 #   make coverage    the tests of the core but the slow ones, and which of its branches they do not reach
-#   make test-rest   what make coverage does not run, but the slow ones
+#   make test-most   the tests but the slow ones
 #   make corpus      every recorded error through every real client; make corpus SET=oldest, litellm, instructor
 #   make apps        exceptions of web frameworks, task queues and agents, raised by the real ones
 #   make tracer      calls and streams of a client that a tracer has patched; make tracer TRACER=ddtrace
@@ -48,8 +48,8 @@ CORE_TESTS := tests/core tests/api tests/drive tests/rules tests/binding tests/o
     tests/strategies tests/needs tests/guards tests/probes tests/limits tests/sharing
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-rest system-tests pictures lint lint-style lint-types docs
-.PHONY: coverage coverage-run coverage-report corpus apps tracer fuzz soak soak-store mutants clean
+.PHONY: demo test test-most system-tests pictures lint lint-style lint-types docs
+.PHONY: coverage corpus apps tracer fuzz soak soak-store mutants clean
 .PHONY: simulate bench bench-table bench-whole bench-strategies bench-stores bench-freshness bench-observers bench-groups bench-configurations bench-spans bench-instructions
 
 demo: $(READY)-demo
@@ -81,17 +81,12 @@ lint-types: $(READY)-lint
 docs: $(READY)-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
-coverage: coverage-run
-	@$(MAKE) --no-print-directory coverage-report
-
-coverage-run: $(READY)-test
+coverage: $(READY)-test
 	$(BIN)/coverage run --source=resilient_llm/_core -m pytest -m "not slow" $(CORE_TESTS) $(ARGS)
-
-coverage-report: $(READY)-test
 	$(BIN)/coverage report --fail-under=97
 
-test-rest: $(READY)-test
-	$(BIN)/python -m pytest -m "not slow" $(addprefix --ignore=,$(CORE_TESTS)) $(ARGS)
+test-most: $(READY)-test
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 # Clients that cannot be installed beside each other have environments of their own.
 SET ?= all
