@@ -163,9 +163,16 @@ class InSqlite:
             again.replace(self._path)
 
     def after_kill(self) -> str:
-        if not self._path.exists():
-            return "ok"
-        return self._check(self._path)
+        found = "ok"
+        for _ in range(5):
+            if not self._path.exists():
+                return "ok"
+            found = self._check(self._path)
+            # It cannot be read while another file takes its place; a damaged one stays damaged.
+            if "OperationalError" not in found:
+                break
+            time.sleep(0.2)
+        return found
 
     def heal(self) -> None:
         """Nothing: whatever was done is over."""
