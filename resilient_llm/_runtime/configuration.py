@@ -36,8 +36,6 @@ class Process:
 PROCESS: Final = Process()
 """Instead of the name of a profile: the one of the process, if it has one."""
 
-ProfileName = "str | Process | None"
-
 
 @dataclass(frozen=True, slots=True)
 class Code:

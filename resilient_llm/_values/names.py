@@ -14,8 +14,6 @@ from resilient_llm._values.target import Target
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-DEFAULT: Final = "default"
-"""The name that ``failover()`` stands for."""
 _LONGEST_LOOP: Final = 10
 """Names of a loop that a message shows, at most."""
 _MOST_SHOWN: Final = 20

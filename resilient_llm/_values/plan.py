@@ -94,11 +94,6 @@ class Route:
         return f"<route of {len(self.rules)} rules>"
 
 
-Entry = "Target | Spec | Alias | Route"
-Named = "Plan | Route"
-"""What a name stands for."""
-
-
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A chain as it was written, parsed and flattened.
