@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -24,7 +25,9 @@ def interrupted_at(
 ) -> Iterator[list[int]]:
     """Run a handler, which may raise, before one opcode of some modules; give a count of the steps.
 
-    Callbacks of weak references are left out, since what they raise goes nowhere.
+    Callbacks of weak references are left out, since what they raise goes nowhere. The collector
+    rests meanwhile: what it finalises has nothing to do with the code that is interrupted, and an
+    interrupt in there would be an unraisable error.
 
     Args:
         step: The opcode, from 1.
@@ -42,8 +45,14 @@ def interrupted_at(
                 handler()
 
     codes = {code for module in modules for code in _codes_of(module)}
-    with _monitored(codes, before) if _HAS_MONITORING else _traced(codes, before):
-        yield steps
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        with _monitored(codes, before) if _HAS_MONITORING else _traced(codes, before):
+            yield steps
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _codes_of(module: ModuleType) -> Iterator[CodeType]:
