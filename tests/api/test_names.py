@@ -7,6 +7,7 @@ import contextvars
 import copy
 import gc
 import pickle
+import random
 import signal
 import threading
 from typing import Any
@@ -31,7 +32,10 @@ from resilient_llm import (
     settings,
     strategies,
 )
+from resilient_llm._binding import binding, expansions, wrapper_globals
+from resilient_llm._runtime.runtime import runtime
 from resilient_llm.testing import isolated
+from tests.support.interrupts import interrupted_at
 
 pytestmark = pytest.mark.usefixtures("resilient_llm")
 
@@ -948,3 +952,107 @@ def test_a_signal_handler_may_define_and_call_at_any_time() -> None:
         signal.signal(signal.SIGALRM, before)
     chains.define({"fast": CLAUDE})
     assert [CLAUDE] * 3 == [ask() for _ in range(3)]
+
+
+def test_every_way_to_call_has_the_profile_of_its_context() -> None:
+    """Also if the way was gone before, without a profile."""
+    chains.define({"fast": GROQ})
+    chains.define_profile("cheap", chains={"fast": OPENAI})
+    policy = failover(chain="@fast")
+
+    def plain(target: Target) -> str:
+        return target.key
+
+    async def aplain(target: Target) -> str:
+        return target.key
+
+    @policy
+    def items(target: Target) -> Any:
+        yield target.key
+
+    def looped() -> str:
+        for attempt in policy:
+            with attempt as target:
+                return target.key
+        raise AssertionError
+
+    def all_ways() -> set[str]:
+        return {
+            policy.call(plain),
+            asyncio.run(policy.call(aplain)),
+            policy(plain)(),
+            next(items()),
+            looped(),
+        }
+
+    for _ in range(2):
+        assert {GROQ} == all_ways()
+        with chains.profile("cheap"):
+            assert {OPENAI} == all_ways()
+
+
+def test_what_was_drawn_of_the_chain_of_before_is_not_called() -> None:
+    """A name is defined while the wrapper draws, and what it draws is benched."""
+
+    class Defining(random.Random):
+        is_armed = False
+
+        def random(self) -> float:
+            if self.is_armed:
+                self.is_armed = False
+                chains.define({"fast": f"{CLAUDE}, {MISTRAL}"})
+                bench_model("groq")
+                bench_model("openai")
+            return super().random()
+
+    runtime.rng = rng = Defining()
+    chains.define({"fast": f"{GROQ}, {OPENAI}"})
+    ask = asking(strategy="random")
+    assert {GROQ, OPENAI} >= {ask() for _ in range(5)}
+    rng.is_armed = True
+
+    assert ask() in (CLAUDE, MISTRAL)
+    assert not rng.is_armed
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_a_handler_may_define_and_call_before_any_opcode(*, is_async: bool) -> None:
+    """While the wrapper is given other code, or reads what it was given."""
+
+    @failover(chain="@fast")
+    def ask(target: Target) -> str:
+        return target.key
+
+    @failover(chain="@fast")
+    async def aask(target: Target) -> str:
+        return target.key
+
+    def call() -> str:
+        return asyncio.run(aask()) if is_async else ask()
+
+    def call_at_once() -> str:
+        if not is_async:
+            return ask()
+        try:
+            aask().send(None)
+        except StopIteration as stopped:
+            return stopped.value
+        raise AssertionError
+
+    def handler() -> None:
+        chains.define({"fast": "s/x"})
+        configure(limits={"*": Limit(max_concurrent=9)})  # other code is wanted, too
+        assert "s/x" == call_at_once()
+
+    for step in range(1, 100_000, 7):
+        chains.define({"fast": f"m{step % 5}/x"})
+        configure(limits={"*": None})
+        with interrupted_at(step, handler, expansions, binding, wrapper_globals) as steps:
+            assert call_at_once() in ("s/x", f"m{step % 5}/x")
+        assert {"s/x" if steps[0] >= step else f"m{step % 5}/x"} == {call_at_once() for _ in "ab"}
+        if steps[0] < step:
+            break
+    chains.define({"fast": CLAUDE})
+    assert [CLAUDE] * 3 == [call() for _ in range(3)]
+    gc.collect()
+    assert 150 > len((aask if is_async else ask).__globals__)
