@@ -13,6 +13,8 @@
 #   make test-most   the tests but the slow ones
 #   make corpus      every recorded error through every real client; make corpus SET=oldest, litellm, instructor
 #   make apps        exceptions of web frameworks, task queues and agents, raised by the real ones
+#   make integrations  each integration with the library it is for; make integrations SET=langchain,
+#                    SET=langchain-oldest
 #   make tracer      calls and streams of a client that a tracer has patched; make tracer TRACER=ddtrace
 #   make fuzz        a minute of nonsense each for the classifier and the configuration; make fuzz ARGS=-max_total_time=600
 #   make soak        a minute of everything at once; make soak ARGS="--seconds 600 --seed 2"
@@ -49,7 +51,7 @@ CORE_TESTS := tests/core tests/api tests/drive tests/rules tests/binding tests/o
 
 .DELETE_ON_ERROR:
 .PHONY: demo test test-most system-tests pictures lint lint-style lint-types docs
-.PHONY: coverage corpus apps tracer fuzz soak soak-store mutants clean
+.PHONY: coverage corpus apps integrations tracer fuzz soak soak-store mutants clean
 .PHONY: simulate bench bench-table bench-whole bench-strategies bench-stores bench-freshness bench-observers bench-groups bench-configurations bench-spans bench-instructions
 
 demo: $(READY)-demo
@@ -108,6 +110,30 @@ apps: $(VENV)-apps/.ready
 $(VENV)-apps/.ready: $(VENV)/pyvenv.cfg pyproject.toml tests/clients/requirements-apps.txt
 	$(BIN)/python -m venv $(VENV)-apps
 	$(VENV)-apps/bin/python -m pip install --quiet --editable .[test] --requirement tests/clients/requirements-apps.txt
+	@touch $@
+
+# The libraries of the integrations cannot be installed beside each other, nor their newest and
+# oldest releases. What is tested with which is in resilient_llm/integrations/_supported.py.
+INTEGRATION := $(firstword $(subst -, ,$(SET)))
+AGE := $(if $(findstring -oldest,$(SET)),oldest,newest)
+PLACE := $(VENV)-integration-$(INTEGRATION)-$(AGE)
+ALL_INTEGRATIONS := wrap httpx langchain pydantic_ai litellm starlette
+
+ifeq ($(SET),all)
+integrations:
+	for set in $(ALL_INTEGRATIONS); do $(MAKE) --no-print-directory integrations SET=$$set || exit 1; done
+else
+integrations: $(PLACE)/.ready
+	RESILIENT_LLM_INTEGRATION=$(INTEGRATION) $(PLACE)/bin/python -m pytest tests/integrations/$(INTEGRATION) $(ARGS)
+endif
+
+$(PLACE)/.ready: $(VENV)/pyvenv.cfg pyproject.toml resilient_llm/integrations/_supported.py \
+    $(wildcard tests/integrations/$(INTEGRATION)/requirements*.txt)
+	$(BIN)/python -m venv $(PLACE)
+	$(BIN)/python resilient_llm/integrations/_supported.py $(INTEGRATION) $(AGE) >$(PLACE)/supported.txt
+	$(PLACE)/bin/python -m pip install --quiet --editable . --requirement $(PLACE)/supported.txt \
+	    --requirement tests/integrations/requirements.txt \
+	    $(foreach file,$(wildcard tests/integrations/$(INTEGRATION)/requirements.txt tests/integrations/$(INTEGRATION)/requirements-$(AGE).txt),--requirement $(file))
 	@touch $@
 
 # Each tracer patches the same client, so each has an environment of its own.
@@ -194,7 +220,7 @@ $(BENCH_READY): $(VENV)/pyvenv.cfg pyproject.toml benchmarks/requirements-peers.
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-corpus-* $(VENV)-apps $(VENV)-tracer-* $(VENV)-fuzz $(BENCH) build dist site mutants .coverage .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(VENV)-corpus-* $(VENV)-apps $(VENV)-integration-* $(VENV)-tracer-* $(VENV)-fuzz $(BENCH) build dist site mutants .coverage .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks
 
 # A stamp per set of extras, so that what is there is not asked for again. The type checkers
 # want to see everything that the package and its tests import.
