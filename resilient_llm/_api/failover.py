@@ -238,7 +238,8 @@ class Failover:
         return f"Failover({', '.join(self._plan.shown)})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Failover, (self._plan.written, self._given)
+        chain = self._plan.written if self._plan.leading is None else self._plan
+        return Failover, (chain, self._given)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Pickles of earlier releases hold the attributes that the class had then.

@@ -192,7 +192,7 @@ class Expansion:
         found: dict[str, Target] = {}
         for target in self._each(plan):
             found.setdefault(target.key, own.get(target.key, target))
-        return tuple(found.values())
+        return plan.ordered(tuple(found.values()))
 
     def with_two_sets(self, plan: Plan) -> list[str]:
         """Return the keys to which names give more than one set of options, sorted.

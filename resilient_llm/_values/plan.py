@@ -11,12 +11,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from resilient_llm._values.conditions import tests_of
+from resilient_llm._values.target import Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from resilient_llm._values.conditions import Test
-    from resilient_llm._values.target import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +100,11 @@ class Plan:
 
     Attributes:
         entries: Targets with options, specs, names and routes, in order.
+        leading: A model whose targets are tried before all others, or None.
     """
 
     entries: tuple[Target | Spec | Alias | Route, ...]
+    leading: str | None = None
 
     @property
     def is_late(self) -> bool:
@@ -112,10 +114,21 @@ class Plan:
     @property
     def targets(self) -> tuple[Target, ...]:
         """The targets that are written in it, without those of names and routes."""
+        return self.ordered(
+            tuple(
+                each.target if isinstance(each, Spec) else each
+                for each in self.entries
+                if not isinstance(each, (Alias, Route))
+            )
+        )
+
+    def ordered(self, targets: tuple[Target, ...]) -> tuple[Target, ...]:
+        """Return targets of this plan with a lower ``priority`` for those of its leading model."""
+        if self.leading is None or not targets:
+            return targets
+        first = min(target.priority for target in targets) - 1
         return tuple(
-            each.target if isinstance(each, Spec) else each
-            for each in self.entries
-            if not isinstance(each, (Alias, Route))
+            _with_priority(each, first) if each.model == self.leading else each for each in targets
         )
 
     @property
@@ -137,6 +150,11 @@ class Plan:
             each if isinstance(each, str) else "a route" if isinstance(each, Route) else each.key
             for each in self.written
         )
+
+
+def _with_priority(target: Target, priority: int) -> Target:
+    options: dict[str, Any] = {**target.options(), "priority": priority}
+    return Target(target.spec, **options)
 
 
 @dataclass(frozen=True, slots=True)

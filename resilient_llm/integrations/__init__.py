@@ -14,6 +14,21 @@ To add one: a module here, its versions in ``_supported.py``, and a folder in te
 whose tests use the real library against a server on loopback.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from resilient_llm.integrations._supported import SUPPORTED, Versions
 
-__all__ = ["SUPPORTED", "Versions"]
+if TYPE_CHECKING:
+    from resilient_llm.integrations._wrapping import policy_of, wrap
+
+__all__ = ["SUPPORTED", "Versions", "policy_of", "wrap"]
+
+
+def __getattr__(name: str) -> Any:
+    # On first use: an application with another integration does not load this one.
+    if name not in ("policy_of", "wrap"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from resilient_llm.integrations import _wrapping
+
+    value = globals()[name] = getattr(_wrapping, name)
+    return value

@@ -76,7 +76,7 @@ SCENARIOS: dict[str, Scenario] = {
         refusal("openai", 400, "invalid_request_error", "Unsupported value."),
     ),
     "refusal": Scenario(_FILTERED, answers=False),
-    "timeout": Scenario(Silence(), options={"timeout": 0.8, "attempts": 1}),
+    "timeout": Scenario(Silence(), options={"timeout": 2.0, "attempts": 1}),
     "healthy stream": Scenario("healthy", streams=True),
     "stream cut before content": Scenario("cut-before", streams=True, options={"attempts": 1}),
     "stream cut after content": Scenario("cut-midway", streams=True, answers=False),
