@@ -202,7 +202,11 @@ def text_of_item(item: Any) -> str:
 
 
 async def close(client: Any) -> None:
-    """Close a client, in either way that it has."""
+    """Close a client, in each way that it has."""
+    if isinstance(client, mistralai.Mistral):
+        async with client:
+            client.__exit__(None, None, None)
+        return
     for holder, name in ((client, "close"), (getattr(client, "aio", None), "aclose")):
         if hasattr(holder, name):
             closing = getattr(holder, name)()
