@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from tests.support.chat_providers import GROQ, KEYS, Providers, provider_of
-from tests.support.pages import README, run, script
+from tests.support.pages import README, ROOT, run, script
 
 pytest.importorskip("openai")
 pytest.importorskip("starlette")
@@ -50,3 +51,17 @@ def test_the_top_screens_have_no_link_that_is_dead_elsewhere() -> None:
     assert streams
     assert "## When not to use it" in top
     assert [] == re.findall(r"(?<!!)\[[^]]*\]\([^)]*\)", top)
+
+
+def test_the_package_index_shows_field_terms_and_no_dead_address() -> None:
+    """The description has the words that people search for, and no URL is named yet."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+    assert [] == [
+        term
+        for term in ("failover", "fallback", "retries", "circuit breakers", "LLM")
+        if term not in project["description"]
+    ]
+    assert len(project["keywords"]) == len(set(project["keywords"]))
+    assert {"circuit-breaker", "retry", "fallback", "llm"} <= set(project["keywords"])
+    assert "urls" not in project
