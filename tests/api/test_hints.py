@@ -334,3 +334,17 @@ def test_an_error_that_fails_over_has_no_such_note() -> None:
         ask()
 
     assert not any("bug" in note for note in getattr(caught.value, "__notes__", ()))
+
+
+def test_control_flow_of_a_framework_is_not_called_a_bug() -> None:
+    """An answer of a web framework that is raised, such as a 404, has no note."""
+    exceptions = pytest.importorskip("starlette.exceptions")
+
+    @failover("groq/llama, openai/gpt-5-mini")
+    def ask(target: Target) -> str:
+        raise exceptions.HTTPException(404)
+
+    with pytest.raises(exceptions.HTTPException) as caught:
+        ask()
+
+    assert not hasattr(caught.value, "__notes__")

@@ -245,7 +245,8 @@ def _caller_bug(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> Step:
     book_failure(call, trial, reply, verdict)
     unjudged(call, trial, reply.now)
     keep_failure(call, trial, reply, verdict)
-    if verdict.kind is ErrorKind.CALLER_BUG and reply.error is not None:
+    is_bug = verdict.kind is ErrorKind.CALLER_BUG and verdict.reason != "control_flow"
+    if is_bug and reply.error is not None:
         note_bug(reply.error, trial.candidate.target)
     emit_call_failed(call, trial.candidate, reply.now, verdict.kind)
     return leaves(trial, reply.error)
