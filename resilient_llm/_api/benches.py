@@ -207,14 +207,11 @@ def _end(until: Any, now: float) -> float:
         if end <= now:
             raise ConfigurationError(f"until has passed already: {allowed}")
         return end
-    if isinstance(until, timedelta):
-        until = until.total_seconds()
+    duration = until.total_seconds() if isinstance(until, timedelta) else until
     try:
-        return now + check.seconds("until", until, zero=True)
+        return now + check.seconds("until", duration, zero=True)
     except ConfigurationError:
-        raise ConfigurationError(
-            f"until is no moment and no duration of 0 or more: {allowed}"
-        ) from None
+        raise check.refuse("until", until, allowed.removeprefix("write ")) from None
 
 
 ListBenched = list_benched

@@ -13,6 +13,7 @@ from resilient_llm._binding.annotations import (
     innermost,
     signature_of,
 )
+from resilient_llm._binding.target_advice import how_to_take_target
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.target import Attempt, Target
 
@@ -23,11 +24,6 @@ if TYPE_CHECKING:
     from resilient_llm._core.call.steps import Try
 
 NAMES: Final = ("target", "model", "provider")
-HOW_TO: Final = (
-    "write one of: `def {name}(target: Target, …)` with the first parameter annotated Target; "
-    "`def {name}(…, *, target=None)` (or model, or provider) as keyword-only parameter; "
-    "or give every entry of the chain its own call="
-)
 _P = inspect.Parameter
 
 
@@ -297,7 +293,7 @@ def injection_of(fn: Any, *, every_entry_calls: bool = False) -> Injection:
         signature = inspect.Signature([_P("args", _P.VAR_POSITIONAL), _P("kwargs", _P.VAR_KEYWORD)])
     injection = Injection(fn, signature)
     if not injection.takes_target and not every_entry_calls:
-        raise ConfigurationError(f"{name} is given no target: {HOW_TO.format(name=name)}")
+        raise ConfigurationError(f"{name} is given no target: {how_to_take_target(fn, signature)}")
     return injection
 
 
@@ -349,7 +345,7 @@ def _first_target(fn: Any, parameters: Sequence[inspect.Parameter]) -> int | Non
         name = getattr(fn, "__name__", type(fn).__name__)
         raise ConfigurationError(
             f"the first parameter of {name} is named target and has no annotation: "
-            f"{HOW_TO.format(name=name)}"
+            f"{how_to_take_target(fn, inspect.Signature(parameters))}"
         )
     return None
 

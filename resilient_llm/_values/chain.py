@@ -110,7 +110,8 @@ def _flat(chain: Any, depth: int = 0) -> Iterator[Target | Spec | Alias | Route]
                 raise ConfigurationError(f"chain has a blank entry: {ALLOWED}")
             yield from _flat(entry, depth + 1)
     else:
-        raise ConfigurationError(f"chain entry {_shown(chain)} is not allowed: {ALLOWED}")  # pyright: ignore[reportUnknownArgumentType]  # users' input
+        advice = _ADVICE_ON_OBJECTS if _may_be_client(chain) else ""  # pyright: ignore[reportUnknownArgumentType]  # users' input
+        raise ConfigurationError(f"chain entry {_shown(chain)} is not allowed: {ALLOWED}{advice}")  # pyright: ignore[reportUnknownArgumentType]  # users' input
 
 
 def _of_text(text: str) -> Spec | Alias:
@@ -127,6 +128,18 @@ def _refuse_pair(chain: Any) -> None:
             raise ConfigurationError(
                 f"chain entry {first!r} names no model: did you mean '{first}/{second}'?"
             )
+
+
+_ADVICE_ON_OBJECTS: Final = (
+    "; a chain has the names of models, and the decorated function chooses the client, "
+    "for example by clients[target.provider]; a function for one entry is "
+    "Target('provider/model', call=…)"
+)
+
+
+def _may_be_client(entry: object) -> bool:
+    """Return whether an entry is an object of a library, or holds such objects by name."""
+    return isinstance(entry, Mapping) or type(entry).__module__ != "builtins"
 
 
 def _shown(entry: object) -> str:

@@ -268,7 +268,9 @@ def unknown_names(what: str, names: Iterable[str], allowed: Iterable[str]) -> No
     for name in names:
         if name not in known:
             meant = _OTHER_NAMES.get(name, "")
-            near = [meant] if meant in known else near_names(name, known)
+            # A chain is no option, but the one argument beside the options of `failover()`.
+            is_argument = meant == "chain" and what == "failover()"
+            near = [meant] if is_argument or meant in known else near_names(name, known)
             hint = f"did you mean {' or '.join(near)}? " if near else ""
             raise ConfigurationError(
                 f"{what} has no option {name!r}: {hint}allowed are {', '.join(known)}"
@@ -280,8 +282,18 @@ _OTHER_NAMES: Final = {
     "num_retries": "attempts",
     "max_retries": "attempts",
     "tries": "attempts",
+    "max_tries": "attempts",
     "stop": "attempts",
     "wait": "backoff",
+    "delay": "backoff",
+    "fallback": "chain",
+    "fallbacks": "chain",
+    "models": "chain",
+    "targets": "chain",
+    "callbacks": "observers",
+    "retry_if": "classify",
+    "reject_if": "reject",
+    "validate": "reject",
     "deadline": "timeout",
     "request_timeout": "attempt_timeout",
     "cooldown_time": "cooldown",

@@ -2,76 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import socket
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from tests.support.pages import README, run, script
-from tests.support.server import LoopbackServer, Request
+from tests.support.chat_providers import GROQ, KEYS, Providers, provider_of
+from tests.support.pages import README, ROOT, run, script
 
 pytest.importorskip("openai")
 pytest.importorskip("starlette")
-
-KEYS = {"groq": "gsk-of-groq", "openai": "sk-of-openai"}
-GROQ = "https://api.groq.com/openai/v1"
-
-
-class Providers(LoopbackServer):
-    """Groq and OpenAI on one port, told apart by the path; connections are kept alive.
-
-    Args:
-        down: Providers that answer 503.
-    """
-
-    def __init__(self, *down: str) -> None:
-        super().__init__()
-        self.down = down
-
-    def url(self, provider: str) -> str:
-        return f"http://127.0.0.1:{self.port}/{provider}/v1"
-
-    def answer(self, connection: socket.socket, request: Request) -> None:
-        """Answer a chat completion: whole, or as a stream."""
-        if provider_of(request) in self.down:
-            error = {"error": {"message": "try later", "type": "server_error"}}
-            connection.sendall(_response("503 Down", "application/json", json.dumps(error)))
-        elif request.body.get("stream"):
-            events = [f"data: {json.dumps(chunk)}\n\n" for chunk in _chunks(request.model)]
-            connection.sendall(
-                _response("200 OK", "text/event-stream", "".join(events) + "data: [DONE]\n\n")
-            )
-        else:
-            message = {"role": "assistant", "content": f"{request.model} answers"}
-            choice = {"index": 0, "message": message, "finish_reason": "stop"}
-            whole = {**_base(request.model), "object": "chat.completion", "choices": [choice]}
-            connection.sendall(_response("200 OK", "application/json", json.dumps(whole)))
-
-
-def provider_of(request: Request) -> str:
-    return request.path.split("/")[1]
-
-
-def _base(model: str) -> dict[str, object]:
-    return {"id": "1", "created": 0, "model": model}
-
-
-def _chunks(model: str) -> list[dict[str, object]]:
-    """Return a stream as Azure sends it with ``include_usage``: the ends have no choices."""
-    deltas = [{"role": "assistant", "content": ""}, {"content": f"{model} streams"}, {}]
-    choices = [
-        [{"index": 0, "delta": delta, "finish_reason": None if delta else "stop"}]
-        for delta in deltas
-    ]
-    base = {**_base(model), "object": "chat.completion.chunk"}
-    return [{**base, "choices": each} for each in ([], *choices, [])]
-
-
-def _response(status: str, content_type: str, body: str) -> bytes:
-    content = body.encode()
-    head = f"content-type: {content_type}\r\ncontent-length: {len(content)}"
-    return f"HTTP/1.1 {status}\r\n{head}\r\n\r\n".encode() + content
 
 
 @pytest.mark.parametrize(
@@ -101,3 +42,26 @@ def test_the_code_runs_as_one_script(down: tuple[str, ...], answering: str, tmp_
     assert {(provider, f"Bearer {key}") for provider, key in KEYS.items()} == {
         (provider_of(request), request.headers["authorization"]) for request in server.requests
     }
+
+
+def test_the_top_screens_have_no_link_that_is_dead_elsewhere() -> None:
+    """What a package index shows first, up to the streams, links to no file of the repository."""
+    top, streams, _ = README.read_text(encoding="utf-8").partition("\n## Streams")
+
+    assert streams
+    assert "## When not to use it" in top
+    assert [] == re.findall(r"(?<!!)\[[^]]*\]\([^)]*\)", top)
+
+
+def test_the_package_index_shows_field_terms_and_no_dead_address() -> None:
+    """The description has the words that people search for, and no URL is named yet."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+    assert [] == [
+        term
+        for term in ("failover", "fallback", "retries", "circuit breakers", "LLM")
+        if term not in project["description"]
+    ]
+    assert len(project["keywords"]) == len(set(project["keywords"]))
+    assert {"circuit-breaker", "retry", "fallback", "llm"} <= set(project["keywords"])
+    assert "urls" not in project

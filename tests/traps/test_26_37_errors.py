@@ -1183,17 +1183,18 @@ every_bug = pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
 def test_trap_34_a_bug_around_the_client_leaves_at_once(
     bug: Any, world: World, clock: FakeClock
 ) -> None:
-    """As it is, after one try, to nobody's harm; the other target is not asked."""
+    """As it is but for a note, after one try, to nobody's harm; the other target is not asked."""
     error, says, requests = BUGS[bug]
     world.sick.says(overloaded(world.first) if says == "overloaded" else says)
 
     with capture_events(AttemptFailed) as failures, pytest.raises(error) as caught:
         world.ask(about=bug)
 
-    assert (error, None, False) == (
+    note = f"raised while calling {world.target}: {error.__name__} is treated as a bug in the "
+    assert (error, None, [note + "program, so no other target is tried"]) == (
         type(caught.value),
         caught.value.__cause__,
-        hasattr(caught.value, "__notes__"),
+        caught.value.__notes__,
     )
     assert ["caller_bug"] == [event.kind.value for event in failures]
     assert ((requests, 0), [], {}) == (world.sent, clock.sleeps, benches())

@@ -18,6 +18,7 @@ from resilient_llm._core.call.ending import (
     too_late,
     unjudged,
 )
+from resilient_llm._core.call.outcomes import note_bug
 from resilient_llm._core.call.settling import booked
 from resilient_llm._core.call.spending import looked_at, never_waits, rejected_as
 from resilient_llm._core.call.steps import NO_ANSWER
@@ -244,6 +245,9 @@ def _caller_bug(call: Call, trial: Try, reply: Reply, verdict: Verdict) -> Step:
     book_failure(call, trial, reply, verdict)
     unjudged(call, trial, reply.now)
     keep_failure(call, trial, reply, verdict)
+    is_bug = verdict.kind is ErrorKind.CALLER_BUG and verdict.reason != "control_flow"
+    if is_bug and reply.error is not None:
+        note_bug(reply.error, trial.candidate.target)
     emit_call_failed(call, trial.candidate, reply.now, verdict.kind)
     return leaves(trial, reply.error)
 

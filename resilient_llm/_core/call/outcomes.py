@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from resilient_llm._values.built_in import is_raised_by, traceback_of
+from resilient_llm._values.built_in import class_name, is_raised_by, traceback_of
 from resilient_llm._values.errors import BreakerOpenError
 from resilient_llm._values.escaping import escaped
 from resilient_llm._values.kinds import ErrorKind
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import types
 
     from resilient_llm._values.kinds import AttemptRecord
+    from resilient_llm._values.target import Target
 
 
 def note_of(record: AttemptRecord) -> str:
@@ -50,6 +51,24 @@ def is_ours(frame: types.FrameType) -> bool:
     """Return whether a frame executes code of this library."""
     name = frame.f_globals.get("__name__", "")
     return isinstance(name, str) and name.partition(".")[0] == __name__.partition(".")[0]
+
+
+def note_bug(error: BaseException, target: Target) -> None:
+    """Add a note to an error of the caller's code: which target was called, and why it ended."""
+    note = (
+        f"raised while calling {target.key}: {class_name(type(error))} is treated as a bug in the "
+        "program, so no other target is tried"
+    )
+    names = ("provider", "provider_key", "model", "key", "spec")  # no other key is shown
+    if type(error) is KeyError and len(error.args) == 1:
+        found = [name for name in names if _equal_texts(error.args[0], getattr(target, name))]
+        if found:
+            note += f"; the key that was not found is the {found[0]} of this target"
+    add_note(error, note)
+
+
+def _equal_texts(one: object, other: str) -> bool:
+    return type(one) is str and one == other
 
 
 def add_note(error: BaseException, note: str) -> None:
