@@ -165,8 +165,9 @@ class Ours(Subject):
         "equal": {"failures": 1, "cooldown": COOLDOWN},
     }
 
-    def make(self) -> Call:
-        from resilient_llm import Target, breaker, failover, reset
+    def begin(self) -> list[str]:
+        """Return the chain, with the breakers of the case in force and nothing remembered."""
+        from resilient_llm import breaker, reset
 
         reset()
         policy = self.case.policy
@@ -177,6 +178,13 @@ class Ours(Subject):
         self.guards = (
             [breaker(key, **self.breakers[policy]) for key in keys] if self.breakers[policy] else []
         )
+        return chain
+
+    def make(self) -> Call:
+        from resilient_llm import Target, failover
+
+        chain = self.begin()
+        policy = self.case.policy
         clients = Clients(self.first_url, self.second_url, self.mode)
         completions = {
             f"first-{policy}": clients.first.chat.completions,
@@ -206,6 +214,35 @@ class Ours(Subject):
         from resilient_llm import reset
 
         reset()
+
+
+class Wrapped(Ours):
+    """The same two clients as one, by `resilient_llm.integrations.wrap`."""
+
+    name = "resilient_llm wrap"
+
+    def make(self) -> Call:
+        from resilient_llm.integrations import wrap
+
+        chain = self.begin()
+        policy = self.case.policy
+        clients = Clients(self.first_url, self.second_url, self.mode)
+        options: Any = {} if policy == "default" else {"attempts": 1}
+        client: Any = wrap(
+            {f"first-{policy}": clients.first, f"second-{policy}": clients.second},
+            chain=chain,
+            **options,
+        )
+
+        def call(prompt: str) -> str:
+            reply = client.chat.completions.create(model="auto", messages=messages(prompt))
+            return reply.choices[0].message.content
+
+        async def call_async(prompt: str) -> str:
+            reply = await client.chat.completions.create(model="auto", messages=messages(prompt))
+            return reply.choices[0].message.content
+
+        return call if self.mode == "sync" else call_async
 
 
 # The protocol.
@@ -351,14 +388,16 @@ def serve(subjects: Sequence[type[Subject]], packages: Sequence[str]) -> None:
     """Answer requests until standard input ends.
 
     Args:
-        subjects: What this environment has beside `ByHand` and `Ours`.
+        subjects: What this environment has beside `ByHand`, `Ours` and `Wrapped`.
         packages: Distributions whose versions matter, beside those of every environment.
     """
     places = Places(int(sys.argv[1]), int(sys.argv[2]))
     # What libraries print is not part of the protocol.
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    worker = Worker([ByHand, Ours, *subjects], ["openai", "resilient-llm", *packages], places)
+    worker = Worker(
+        [ByHand, Ours, Wrapped, *subjects], ["openai", "resilient-llm", *packages], places
+    )
     for line in sys.stdin:
         request = json.loads(line)
         match request.pop("do"):

@@ -16,6 +16,9 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 # Packages that a page needs and that not every environment has.
 OPTIONAL = ["openai", "anthropic", "prometheus_client", "starlette", "celery", "redis"]
 
+# Tests of their own run these, with a server for the real clients.
+WITH_A_SERVER = {README, ROOT / "docs" / "tutorial.md", ROOT / "docs/how-to/wrap-a-client.md"}
+
 # Clients that would send the key of another provider to their base_url.
 CLIENTS = re.compile(r"^(Async)?(Azure)?(OpenAI|Anthropic|Groq|Mistral)$")
 
@@ -23,8 +26,7 @@ CLIENTS = re.compile(r"^(Async)?(Azure)?(OpenAI|Anthropic|Groq|Mistral)$")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "page",
-    # Tests of their own run these two, with a server for the real clients.
-    [page for page in PAGES if page not in (README, ROOT / "docs" / "tutorial.md")],
+    [page for page in PAGES if page not in WITH_A_SERVER],
     ids=lambda page: str(page.relative_to(ROOT)),
 )
 def test_the_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:
