@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
-from resilient_llm._api.failover import Failover
+from resilient_llm import Failover  # not where it is: this way, its variants are known
 from resilient_llm._runtime.names import known_targets
 from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.keys import shown
