@@ -264,7 +264,7 @@ class Fleet:
         for _ in range(_ROUNDS):
             self._round()
         failed = sum(self._counts.failures[each.name] for each in others)
-        text = f"{SECOND} answers; failed attempts of the others: {failed}"
+        text = f"{SECOND} answers; failures of the others: {failed}."
         self._log("answers", SECOND, text)
         time.sleep(max(0.0, (until - datetime.now(UTC)).total_seconds()) + _MARGIN)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from resilient_llm.demo.fleet import FleetSummary
     from resilient_llm.demo.log_lines import Line
 
-_GOOD: Final = "bold black on green"
+_GOOD: Final = "bold white on #1a7f37"
 _BAD: Final = "bold black on yellow"
 
 
@@ -69,8 +69,9 @@ def summary_lines(summary: FleetSummary) -> list[Text]:
         Text(f"Answered by: {answered or 'none'}"),
         Text(
             f"Not defaults: state=sqlite, poll={worker.POLL:g}, failures={worker.FAILURES}, "
-            f"cooldown={worker.COOLDOWN:g}, timeout={worker.DEADLINE:g}, logging=False"
+            f"cooldown={worker.COOLDOWN:g}, timeout={worker.DEADLINE:g},"
         ),
+        Text("  logging=False"),
         Text("Shown: one outage, one bench and one probe for all processes of a service."),
         Text("Read next: docs/how-to/share-benches.md"),
     ]

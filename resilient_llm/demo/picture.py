@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _TAKEN_AT: Final = 0.4
 """Share of the demo. By then all but one target of the chain fail."""
-_LOG_LINES: Final = 10
+_LOG_LINES: Final = 8
 
 
 class Photographer:
@@ -37,7 +37,7 @@ class Photographer:
             self._is_taken = True
             self._console.print(Text("$ resilient-llm demo", "bold cyan"), Text(), sep="\n")
             self._console.print(view.header(demo), Text(), view.targets(demo, WIDTH), sep="\n")
-            self._console.print(Text(), view.log(demo, _LOG_LINES), Text(), sep="\n")
+            self._console.print(Text(), view.log(demo, _LOG_LINES), sep="\n")
 
     def svg(self, summary: Summary) -> str:
         """Return the picture, with the summary below."""

@@ -68,7 +68,7 @@ def options_lines(seconds: float) -> list[str]:
     first_item = next(each.stream.first_item_timeout for each in STREAMING if each.stream)
     return [
         f"Not defaults: failures={FAILURES}, cooldown={cooldown(seconds):g}, "
-        f"max_cooldown={max_cooldown(seconds):g}, timeout={DEADLINE:g}, logging=False,",
+        f"max_cooldown={max_cooldown(seconds):g}, timeout={DEADLINE:g}, a budget,",
         f'  StreamPolicy(on_interrupt="{RESTARTS.on_interrupt}"), '
-        f"first_item_timeout={first_item:g} (one target), a budget",
+        f"first_item_timeout={first_item:g}, logging=False",
     ]

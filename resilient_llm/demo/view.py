@@ -37,7 +37,7 @@ _MOST_LINES: Final = 16
 _WIDE: Final = 110
 """Columns from which the reason of a bench has a place in the table."""
 _KEY_WIDTH: Final = 24
-_GOOD: Final = "bold black on green"
+_GOOD: Final = "bold white on #1a7f37"
 _BAD: Final = "bold black on yellow"
 _BENCHED: Final = "bold red"
 """Red is for what is benched, and for nothing else."""
@@ -134,13 +134,13 @@ def header(demo: Demo) -> RenderableType:
 def comparison(ways: Mapping[str, WayCounts], default_max_retries: int) -> RenderableType:
     """Return how the three ways did with the same calls."""
     table = Table.grid(padding=(0, 2))
-    table.add_column(width=37)
-    for width in (14, 8, 12):
+    table.add_column(width=38)
+    for width in (16, 6, 12):
         table.add_column(width=width, justify="right")
     table.add_row(
         *(
             Text(title, "dim")
-            for title in ("same calls; openai client: groq only", "lost", "share", "slowest call")
+            for title in ("same calls; openai client: groq only", "", "share", "slowest call")
         )
     )
     for way, name in _names(default_max_retries).items():
@@ -150,7 +150,7 @@ def comparison(ways: Mapping[str, WayCounts], default_max_retries: int) -> Rende
             style = _BAD if counts.failed else _GOOD
         table.add_row(
             Text(name, "bold" if style else ""),
-            Text(f" lost {counts.failed} of {counts.calls} " if style else _of(counts), style),
+            Text(_lost(counts), style),
             Text(_share(counts), style),
             f"{counts.slowest:.1f} s",
         )
@@ -160,19 +160,19 @@ def comparison(ways: Mapping[str, WayCounts], default_max_retries: int) -> Rende
 def _names(default_max_retries: int) -> dict[str, str]:
     return {
         FAILOVER: "@failover",
-        DEFAULT_RETRIES: f"openai client, {default_max_retries} retries (default)",
-        NO_RETRIES: "openai client, no retries",
+        DEFAULT_RETRIES: f"openai client, max_retries={default_max_retries} (default)",
+        NO_RETRIES: "openai client, max_retries=0",
     }
 
 
-def _of(counts: WayCounts) -> str:
-    return f"{counts.failed} of {counts.calls}"
+def _lost(counts: WayCounts) -> str:
+    return f"lost {counts.failed} of {counts.calls}"
 
 
 def _share(counts: WayCounts) -> str:
     # One decimal below 10 %, so that a few failed calls are never shown as none.
     percent = 100 * counts.failed / max(1, counts.calls)
-    return f"{percent:.1f} %" if 0 < percent < 10 else f"{percent:.0f} %"
+    return f"{percent:.1f} %" if 0 < percent < 9.95 else f"{percent:.0f} %"
 
 
 def _streams(demo: Demo) -> RenderableType:
@@ -272,11 +272,11 @@ def summary_lines(summary: Summary) -> list[Text]:
     lines = [Text(f"{_calls(summary)}, each sent in three ways at the same moment:")]
     for way, name in _names(summary.default_max_retries).items():
         counts = summary.ways[way]
-        text = f"{counts.failed:>5} lost {_share(counts):>6}   slowest call {counts.slowest:.1f} s"
+        text = f"{_lost(counts):>16} {_share(counts):>6}  slowest {counts.slowest:>4.1f} s "
         style = ""
         if way == FAILOVER:
             style = _BAD if counts.failed else _GOOD
-        lines.append(Text.assemble(f"  {name:<36}", (text, style)))
+        lines.append(Text.assemble(f"{name:<38} ", (text, style)))
     lines += [
         Text(
             f"The openai clients call {CHAIN[0].provider} only. "
@@ -285,12 +285,10 @@ def summary_lines(summary: Summary) -> list[Text]:
         Text.assemble(
             f"{summary.streams_read} streams: ",
             (f"{broken} broken", _BAD if broken else _GOOD),
-            f", {summary.streams_restarted} restarted after partial output.",
+            f", {summary.streams_restarted} restarted after partial output; "
+            f"failovers {summary.events.get('FailedOver', 0)}.",
         ),
-        Text(
-            f"Answered by: {_counted(summary.served_by) or 'none'}; "
-            f"failovers {summary.events.get('FailedOver', 0)}."
-        ),
+        Text(f"Answered by: {_counted(summary.served_by) or 'none'}."),
         *(Text(line) for line in scenario.options_lines(summary.seconds)),
         Text("Shown: revoked key, refused connections, 503, 429, spent budget, cut streams."),
         Text("Read next: docs/tutorial.md; in a terminal: resilient-llm explain 429"),
