@@ -57,8 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--token",
-        help="the token of the page, at least 16 characters; other users of this machine see it in "
-        f"the list of processes, so prefer the variable (default: {TOKEN_VARIABLE}, else a new one)",
+        help="the token of the page, at least 16 characters; other users of this machine see it "
+        "in the list of processes, so prefer the variable "
+        f"(default: {TOKEN_VARIABLE}, else a new one)",
     )
 
 

@@ -39,6 +39,14 @@ _WIDE: Final = 110
 _KEY_WIDTH: Final = 24
 _GOOD: Final = "bold white on #1a7f37"
 _BAD: Final = "bold black on yellow"
+_FAULTS: Final = {
+    "invalid_credentials": "revoked key",
+    "network": "cut connections",
+    "overloaded": "503",
+    "rate_limit": "429",
+    "timeout": "silent streams",
+}
+"""``{reason of failed attempts: the fault behind it}``"""
 _BENCHED: Final = "bold red"
 """Red is for what is benched, and for nothing else."""
 
@@ -290,10 +298,16 @@ def summary_lines(summary: Summary) -> list[Text]:
         ),
         Text(f"Answered by: {_counted(summary.served_by) or 'none'}."),
         *(Text(line) for line in scenario.options_lines(summary.seconds)),
-        Text("Shown: revoked key, refused connections, 503, 429, spent budget, cut streams."),
+        Text(f"Shown: {', '.join(_shown(summary)) or 'nothing yet'}."),
         Text("Read next: docs/tutorial.md; in a terminal: resilient-llm explain 429"),
     ]
     return lines
+
+
+def _shown(summary: Summary) -> list[str]:
+    """Return which faults the calls of this run really met."""
+    met = [name for reason, name in _FAULTS.items() if summary.failures.get(reason)]
+    return [*met, "spent budget"] if summary.events.get("BudgetExceeded") else met
 
 
 def _calls(summary: Summary) -> str:

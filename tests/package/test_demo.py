@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -637,6 +638,8 @@ def _busy_demo() -> run.Demo:
         demo.faults.changes.append(
             FaultChange(0.0, fault.provider, fault.condition, fault.sentence)
         )
+    longest = max(Condition, key=lambda each: len(each.value))
+    demo.faults.changes.append(FaultChange(0.0, "cerebras", longest, ""))
     for target in (*scenario.CHAIN, *scenario.STREAMING):
         answered = counters.served_by if target in scenario.CHAIN else counters.streamed_by
         answered[target.key] = counters.failed_at[target.key] = 9999
@@ -731,7 +734,8 @@ def test_shares_are_printed_and_never_rounded_to_nothing() -> None:
 
 def test_the_summary_has_at_most_12_lines_of_80_columns() -> None:
     """It compares, names what is not a default, and ends in what was shown and what to read next."""
-    summary = _busy_demo().summary()
+    reasons = ("invalid_credentials", "network", "overloaded", "rate_limit", "timeout")
+    summary = replace(_busy_demo().summary(), failures=dict.fromkeys(reasons, 9))
 
     lines = [line.plain for line in summary_lines(summary)]
 
@@ -743,7 +747,9 @@ def test_the_summary_has_at_most_12_lines_of_80_columns() -> None:
         strict=True,
     ):
         assert re.fullmatch(rf"{re.escape(name)} +lost 999 of 9999 +10 %  slowest 10\.0 s ", line)
-    assert lines[-2].startswith("Shown: ")
+    assert lines[-2].startswith("Shown: revoked key, ")
+    assert lines[-2].endswith("silent streams, spent budget.")
+    assert "Shown: nothing yet." == summary_lines(EMPTY)[-2].plain
     assert lines[-1].startswith("Read next: ")
     page = re.findall(r"docs/\S+\.md", lines[-1])
     assert page
