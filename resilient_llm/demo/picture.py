@@ -1,6 +1,6 @@
 """The picture of the demo as SVG: the middle of the outage, and the summary.
 
-The SVG refers to no other host: whoever opens a page with the picture loads nothing else.
+The SVG refers to no other host: a page with the picture loads nothing else for it.
 """
 
 from __future__ import annotations
