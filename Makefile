@@ -1,12 +1,12 @@
 # Every target does its own set-up: a virtual environment in $(VENV), filled with the extras
 # that the target needs. Nothing but Python 3.11 or newer and make has to be there.
 #
-#   make demo        an outage of fake providers, offline, about 20 seconds; make demo
-#                    ARGS="--workers 4" for processes that share a store
+#   make demo        an outage of seven fake providers, offline, about 25 seconds once installed;
+#                    make demo ARGS="--workers 4" for processes that share a store
 #   make test        the test suite, on all cores; make test ARGS="-k breaker", ARGS="-m 'not slow'"
 #   make system-tests  the admin page in Debian's chromium, rules in its prometheus, stores on its
 #                      redis-server; fails if a part of the system is missing
-#   make pictures    the screenshots in docs/img, anew
+#   make pictures    the screenshots in docs/img, and the picture of the demo
 #   make lint        formatter, linter, type checkers
 #   make docs        the documentation, in site/
 #   make coverage    the tests of the core but the slow ones, and which of its branches they do not reach
@@ -69,6 +69,7 @@ system-tests: $(READY)-system
 
 pictures: $(READY)-system
 	for script in docs/img/*.py; do PYTHONPATH=. $(BIN)/python $$script || exit 1; done
+	$(BIN)/resilient-llm demo --svg docs/img/demo.svg
 
 lint: lint-style lint-types
 

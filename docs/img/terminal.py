@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import pty
-import re
 import shlex
 import socket
 import subprocess
@@ -28,6 +27,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from resilient_llm import Target, admin, configure, failover
+from resilient_llm.demo.picture import svg_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,10 +112,7 @@ def main() -> None:
         for command in COMMANDS:
             console.print(Text(f"$ {command}", style="bold cyan"))
             console.print(Text.from_ansi(shown_by(command, url)))
-    drawn = console.export_svg(title="resilient-llm")
-    # The fonts of the reader's machine, and none that a page would have to load from elsewhere.
-    drawn = re.sub(r"\s*@font-face \{.*?\}", "", drawn, flags=re.DOTALL)
-    file.write_text(drawn.replace("Fira Code", "ui-monospace"), encoding="utf-8")
+    file.write_text(svg_of(console, title="resilient-llm"), encoding="utf-8")
 
 
 if __name__ == "__main__":

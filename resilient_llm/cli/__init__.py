@@ -23,23 +23,23 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS", "FAILED", "INTERRUPTED", "USAGE", "main", "parser_of"]
 
 _STEERING: Final = {
-    "benches": "what is benched, why, and for how long",
-    "bench": "take a provider or a model out",
-    "unbench": "put it back",
-    "health": "how each provider and model is doing",
-    "chains": "which targets each chain tries, in their present order",
-    "spend": "what each budget has spent, and when it resets",
-    "events": "what has happened; --follow: what is happening",
+    "benches": "list what is benched, why, and for how long",
+    "bench": "bench a provider or a model, so that calls skip it",
+    "unbench": "end the bench of a provider or a model",
+    "health": "show the health of each provider and model",
+    "chains": "list the targets of each chain, in their present order",
+    "spend": "show what each budget has spent, and when it resets",
+    "events": "print past events; --follow: also new events",
 }
 _HERE: Final = {
-    "serve": "the admin page of a store (--state URL), without a service",
-    "check": "what a configuration file has, or all that is wrong in it",
-    "route": "which chain a route of a file chooses for some messages, and why",
+    "serve": "serve the admin page of a store (--state URL), without a service",
+    "check": "print the content of a configuration file, or all of its problems",
+    "route": "show which chain a route of a file chooses for some messages, and why",
     "config-schema": "print the JSON schema of a configuration file",
-    "doctor": "look at keys, hosts, clock, retries and timeouts of a function or a file",
-    "explain": "what an error means to a chain, and why",
-    "journal": "print what a journal has on record; --follow: go on with what is written",
-    "demo": "real clients, bad weather, a budget that runs out, nothing lost; offline",
+    "doctor": "check keys, hosts, clock, retries and timeouts of a function or a file",
+    "explain": "explain what a chain does with an error, and why",
+    "journal": "print the events of a journal; --follow: also new events",
+    "demo": "show an outage of fake providers with real clients; offline, about 20 s",
     "prometheus-rules": "print alert rules for Prometheus",
     "grafana-dashboard": "print a dashboard for Grafana",
 }
@@ -48,11 +48,11 @@ COMMANDS: Final = {**_STEERING, **_HERE}
 
 _GROUPS: Final = (
     (
-        "of a running service, through its admin page (--admin URL, --token TOKEN), or of all that "
-        "share a store (--state URL)",
+        "for a running service, through its admin page (--admin URL, --token TOKEN), or for all "
+        "processes that share a store (--state URL)",
         _STEERING,
     ),
-    ("on this machine", _HERE),
+    ("for this machine", _HERE),
 )
 
 
@@ -181,7 +181,7 @@ def _without_command(arguments: Sequence[str]) -> int:
     top.add_argument("--version", action="version", version=f"resilient-llm {__version__}")
     if not arguments:
         top.print_help(sys.stderr)
-        top.exit(USAGE, f"\nresilient-llm: error: a command is expected: {', '.join(COMMANDS)}\n")
+        top.exit(USAGE, "\nresilient-llm: error: a command is expected\n")
     name = arguments[0]
     if not name.startswith("-"):
         top.error(f"there is no command {name!r}{_meant(name, COMMANDS)}")

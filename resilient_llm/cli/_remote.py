@@ -68,12 +68,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--admin",
         metavar="URL",
-        help=f"where its admin page is mounted, such as https://shop/llm (default: {URL_VARIABLE})",
+        help=f"the URL of the admin page, such as https://shop/llm (default: {URL_VARIABLE})",
     )
     group.add_argument(
         "--token",
-        help=f"what it lets you in with; others on this machine see it in the list of processes, "
-        f"so prefer the variable (default: {TOKEN_VARIABLE})",
+        help=f"the token of the admin page; other users of this machine see it in the list of "
+        f"processes, so prefer the variable (default: {TOKEN_VARIABLE})",
     )
     _store.add_arguments(group)
 

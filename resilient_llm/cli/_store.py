@@ -68,13 +68,13 @@ def add_arguments(parser: Any) -> None:
         "--state",
         metavar="URL",
         help="the store that processes share, such as redis://host:6379/0 or "
-        "sqlite:///var/lib/app.db; others on this machine see a password in it, so prefer the "
+        "sqlite:///var/lib/app.db; other users of this machine see a password in it, so prefer the "
         f"variable (default: {URL_VARIABLE})",
     )
     parser.add_argument(
         "--namespace",
         metavar="NAME",
-        help=f"the namespace in it, as in state_options (default: {NAMESPACE})",
+        help=f"the namespace in the store, as in state_options (default: {NAMESPACE})",
     )
 
 

@@ -26,9 +26,9 @@ _LONGEST: Final = 10 * 365 * 86_400.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     parser.description = (
-        "Takes a provider or a model out of all chains of the service at once, or of all processes "
-        "that share a store, until the time is over or somebody unbenches it. No success and no "
-        "probe ends it."
+        "Benches a provider or a model in all chains of the service, or in all processes that "
+        "share a store. Calls skip it until the time is over or until it is unbenched. No success "
+        "and no probe ends this bench."
     )
     parser.epilog = (
         "examples:\n"
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "key",
         type=key,
         metavar="KEY",
-        help="a provider (groq), which stands for all of its models, or a model (groq/llama-3.3)",
+        help="a provider such as groq, with all of its models, or a model such as groq/llama-3.3",
     )
     end = parser.add_mutually_exclusive_group()
     end.add_argument(
@@ -51,16 +51,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="seconds",
         type=duration,
         metavar="TIME",
-        help="how long: 1h30m, 2d, 45s, or a number of seconds (default: until unbenched)",
+        help="how long it lasts: 1h30m, 2d, 45s, or a number of seconds (default: until unbenched)",
     )
     end.add_argument(
-        "--until", type=_moment, metavar="RFC3339", help="until when, such as 2026-12-01T06:00:00Z"
+        "--until",
+        type=_moment,
+        metavar="RFC3339",
+        help="when it ends, such as 2026-12-01T06:00:00Z",
     )
-    parser.add_argument("--reason", help="why, for whoever looks next; at most 200 characters")
+    parser.add_argument(
+        "--reason", help="why it is benched, at most 200 characters; shown with the bench"
+    )
     parser.add_argument(
         "--by",
-        help="who benches it (default: the user of the system); a service that knows whom it let "
-        "in writes that instead",
+        help="who benches it (default: the user of the system); a service that identifies its "
+        "users records that user instead",
     )
     parser.add_argument("--json", action="store_true", help="print what the API answers")
     _remote.add_arguments(parser)

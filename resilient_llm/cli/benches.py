@@ -22,9 +22,9 @@ LOCAL: Final = "local"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.description = (
-        "Prints what is benched, soonest back first. A key without a slash is a provider, and its "
-        "bench holds for all of its models. Of a store it prints what is benched for all who share "
-        "it; a dead key is a matter of each process."
+        "Lists what is benched; the bench that ends first comes first. A key without a slash is a "
+        "provider, and its bench holds for all of its models. With a store, the command lists the "
+        "benches that all processes share; benches for a revoked API key are not shared."
     )
     parser.epilog = (
         "exit status: 0, also if nothing is benched; 1 if the service or the store cannot be "

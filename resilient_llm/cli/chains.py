@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Prints the chains of the service, each with its targets in the order in which the next "
         "call tries them. A target that is not live is skipped; one with a penalty was moved back "
-        "because it is slow (1) or fails often (2). A chain with names of others is shown as it "
-        "was written, too, with the profile of the process."
+        "because it is slow (1) or fails often (2). A chain that names other chains is also "
+        "shown as it was written, with the profile of the process."
     )
     parser.epilog = "exit status: 0; 1 if the service cannot be asked, as with a store; 2 wrong use"
     parser.add_argument("--json", action="store_true", help="print what the API answers")

@@ -21,9 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     parser.description = (
         "Checks a configuration file and prints its chains, routes and profiles as they are "
-        "written, or all of its problems, a line each. It loads nothing, calls no provider and "
-        "connects to no store. Of a variable of the environment it prints the name, and never "
-        "the value. The profile that the variable RESILIENT_LLM_PROFILE selects must be one of "
+        "written, or all of its problems, one per line. It loads nothing, calls no provider and "
+        "connects to no store. It prints the names of environment variables and never their "
+        "values. The profile that the variable RESILIENT_LLM_PROFILE selects must be one of "
         "the file."
     )
     parser.epilog = (

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.description = (
-        "Prints the JSON schema of a configuration file, draft 2020-12, by which an editor "
-        "completes and checks one. What the schema cannot say, such as which names are defined, "
-        "'resilient-llm check' finds."
+        "Prints the JSON schema of a configuration file, draft 2020-12, with which an editor "
+        "completes and checks the file. The schema cannot express everything, for example which "
+        "names are defined: 'resilient-llm check' checks that as well."
     )
     parser.epilog = "example:\n  resilient-llm config-schema > resilient_llm.schema.json"
 

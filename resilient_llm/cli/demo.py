@@ -1,24 +1,29 @@
-"""``resilient-llm demo``: real clients against small servers on loopback."""
+"""``resilient-llm demo``: real clients against small servers on loopback.
+
+The first line is printed before anything that takes long to import: the SDKs need seconds.
+"""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import importlib.util
 import json
 import math
 import os
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from resilient_llm.cli._exits import INTERRUPTED, USAGE
+from resilient_llm import demo as demo_package
+from resilient_llm.cli._exits import INTERRUPTED, USAGE, CommandError, UsageError
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from rich.console import Console
 
+    from resilient_llm.demo.picture import Photographer
     from resilient_llm.demo.run import Demo, View
 
 _EXTRA: Final = ("rich", "openai", "anthropic")
@@ -34,29 +39,41 @@ _MOST_WORKERS: Final = 16
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.description = (
-        "Starts small servers on loopback that speak the OpenAI and the Anthropic protocol, "
-        "gives them bad weather, and calls them through the real client packages with "
-        "@failover. Needs no network and no keys. Exits with 1 if a call was lost that could "
-        "have been served. With --workers several processes share a store instead."
+        "Starts fake providers on this machine, lets them fail in turn, and calls them with the "
+        "real openai and anthropic clients, guarded by @failover. Every call is also sent by the "
+        "openai client without @failover, once with its default retries and once without "
+        "retries, and the demo compares the three. It needs no network and no API keys. The exit "
+        "status is 1 if a call failed that a provider could have answered. With --workers the "
+        "demo shows several processes that share benches."
     )
     parser.add_argument(
         "--seconds",
         type=_seconds,
         default=20.0,
         metavar="N",
-        help="how long it lasts (default: 20); not with --workers",
+        help="how long the demo lasts (default: 20); not used with --workers",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="seed of latencies, pauses and coin flips"
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="seed of the random latencies, pauses and failures (default: 0)",
     )
     parser.add_argument(
         "--workers",
         type=_workers,
         metavar="N",
-        help="show an outage and a bench by hand that N processes share, about 10 seconds",
+        help="show how N processes share benches during an outage; takes about 10 seconds",
     )
     parser.add_argument(
-        "--json", action="store_true", help="print nothing but the summary, as JSON"
+        "--json", action="store_true", help="print only the summary, as JSON, at the end"
+    )
+    parser.add_argument(
+        "--svg",
+        type=Path,
+        metavar="FILE",
+        help="also write a picture of the outage and the summary to FILE; not with --workers",
     )
 
 
@@ -92,27 +109,39 @@ def run(options: argparse.Namespace) -> int:
         )
         return USAGE
     if options.workers is not None:
+        if options.svg is not None:
+            raise UsageError("--svg is not allowed with --workers")
         return _show_fleet(options.workers, options.seed, as_json=options.json)
-    return _show(options.seconds, options.seed, as_json=options.json)
+    if options.svg is not None and not options.svg.absolute().parent.is_dir():
+        raise UsageError(f"--svg {str(options.svg)!r}: there is no such folder")
+    return _show(options.seconds, options.seed, as_json=options.json, svg=options.svg)
 
 
-def _show(seconds: float, seed: int, *, as_json: bool) -> int:
-    from resilient_llm.demo import view
+def _show(seconds: float, seed: int, *, as_json: bool, svg: Path | None) -> int:
+    if not as_json:
+        number = len(demo_package.PROVIDERS)
+        _print_first(f"Starting {number} fake providers on this machine: offline, no API keys.")
+    from resilient_llm.demo import picture, view
     from resilient_llm.demo.run import Demo
 
     demo = Demo(seconds, seed)
     is_live = _is_live()
     console = _console(is_live=is_live)
-    interrupted = _run_to_end(demo, _view(console, as_json=as_json, is_live=is_live))
+    photographer = None if svg is None else picture.Photographer()
+    interrupted = _run_to_end(demo, _view(console, as_json=as_json, is_live=is_live), photographer)
     summary = demo.summary()
     if as_json:
         print(json.dumps(summary.as_dict(), indent=2))
     else:
         view.print_summary(console, summary)
+    if svg is not None and photographer is not None and not interrupted:
+        _write(svg, photographer.svg(summary))
     return INTERRUPTED if interrupted else summary.exit_status
 
 
 def _show_fleet(workers: int, seed: int, *, as_json: bool) -> int:
+    if not as_json:
+        _print_first(f"Starting {workers} workers and 2 fake providers: offline, no API keys.")
     from resilient_llm.demo import fleet_view
     from resilient_llm.demo.fleet import Fleet
 
@@ -152,11 +181,28 @@ def _view(console: Console, *, as_json: bool, is_live: bool) -> AbstractContextM
     return view.LiveView(console) if is_live else nullcontext(view.PlainLines())
 
 
-def _run_to_end(demo: Demo, view_context: AbstractContextManager[View]) -> bool:
+def _run_to_end(
+    demo: Demo, view_context: AbstractContextManager[View], photographer: Photographer | None
+) -> bool:
     """Run the demo to its end; return whether Ctrl-C ended it early."""
+    import asyncio  # after the first line
+
     try:
         with view_context as view:
-            asyncio.run(demo.run(view))
+            views = [view] if photographer is None else [view, photographer]
+            asyncio.run(demo.run(*views))
     except KeyboardInterrupt:
         return True
     return False
+
+
+def _print_first(line: str) -> None:
+    """Print what starts, before the imports that take seconds."""
+    print(line, flush=True)
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as failure:
+        raise CommandError(f"{str(file)!r} cannot be written: {failure.strerror}") from None

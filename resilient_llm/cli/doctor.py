@@ -27,12 +27,12 @@ _ARGUMENTS: Final = ["Say OK."]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     parser.description = (
-        "Imports a function under @failover, or a policy, and looks at each of its targets: is "
+        "Imports a function under @failover, or a policy, and checks each of its targets: is "
         "the key set, does the host answer, is the clock right, does the client retry by itself, "
-        "is there a timeout, and a price where a budget needs one. Names limits and budgets that "
-        "hold for no chain, and names of chains that are not defined. A configuration file is "
-        "checked and loaded first; alone, it stands for all targets of its chains. Sends no prompt "
-        "and no key, unless --live is written. Prints no key."
+        "is there a timeout, and is there a price where a budget needs one? It also reports limits "
+        "and budgets that apply to no chain, and names of chains that are not defined. A "
+        "configuration file is checked and loaded first. If only a file is given, all targets of "
+        "its chains are checked. Without --live no prompt and no key is sent. No key is printed."
     )
     parser.epilog = (
         "examples:\n"

@@ -56,9 +56,9 @@ _STYLES: Final = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.description = (
-        "Prints what has happened: the last 1,000 events but successes and what they cost, a line "
-        "each, the oldest first. They hold no prompt, no answer and no key. Of a store it prints "
-        "the benches that last and, for a day, the ends of others."
+        "Prints the last 1,000 events, one per line, the oldest first, without successes and their "
+        "costs. Events hold no prompt, no answer and no key. With a store, the command prints the "
+        "benches that last and the benches that ended within a day."
     )
     parser.epilog = (
         "examples:\n"
@@ -73,9 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-f",
         "--follow",
         action="store_true",
-        help="go on with what happens; a connection that is lost is made again",
+        help="also print new events; a lost connection is opened again",
     )
-    parser.add_argument("--json", action="store_true", help="print a JSON object a line")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     _remote.add_arguments(parser)
 
 

@@ -38,9 +38,9 @@ class _Response(Exception):  # noqa: N818  # it takes the place of what a client
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     parser.description = (
-        "Prints the verdict on an HTTP response or on what a function raises: its kind, what "
-        "happens next, which rule decided and by which field. Prints no prompt, no key and no "
-        "text of the provider."
+        "Prints how a chain classifies an HTTP response or the error that a function raises: the "
+        "kind of the error, what happens next, which rule decided, and by which field. It prints "
+        "no prompt, no key and no text of the provider."
     )
     parser.add_argument(
         "what",
@@ -56,12 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="'NAME: VALUE'",
-        help="a header of a status; repeatable",
+        help="a header of the response, with a status; repeatable",
     )
     parser.add_argument(
         "--body",
         metavar="FILE",
-        help="the body of a status: a file, '-' for standard input, or JSON that begins with '{'",
+        help="the body of the response, with a status: a file, '-' for standard input, or JSON "
+        "that begins with '{'",
     )
     parser.add_argument("--json", action="store_true", help="print it as JSON")
 

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.description = (
         "Prints the status of the service, and of every provider and model that it has called. "
-        "'down' means that no chain has a target left that may be called."
+        "'down' means that no target of any chain may be called."
     )
     parser.epilog = (
         "exit status: 0 healthy or degraded; 1 down, or the service cannot be asked, as with a "

@@ -37,20 +37,22 @@ _FIRST: Final = ("type", "at", "pid", "target", "call_id")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command, and describe it."""
     parser.description = (
-        "Prints the journal that resilient_llm.observers.jsonl writes, the rotated files too, "
-        "oldest first. Lines that are broken are skipped and counted on stderr."
+        "Prints the journal that resilient_llm.observers.jsonl writes, with its rotated files, the "
+        "oldest event first. Broken lines are skipped; their number is printed on stderr."
     )
     parser.add_argument("path", metavar="PATH", help="the file that was given to jsonl.install")
     parser.add_argument(
         "--since",
         type=_duration,
         metavar="DURATION",
-        help="only what happened in the last while: 90s, 15m, 1h30m, 2d",
+        help="only events of the last 90s, 15m, 1h30m or 2d",
     )
     parser.add_argument(
         "--target", type=key, metavar="KEY", help="only events of this provider or model"
     )
-    parser.add_argument("--follow", action="store_true", help="go on with what is written next")
+    parser.add_argument(
+        "--follow", action="store_true", help="also print events that are written from now on"
+    )
     parser.add_argument("--json", action="store_true", help="print lines of JSON")
 
 

@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     parser.description = (
         "Prints the chain that a route of a configuration file chooses for a call with these "
-        "messages, and why it passed over the rules before. It loads nothing and calls no "
-        "provider. It prints nothing of the messages. The profile is that of the process: the "
+        "messages, and why it skipped the rules before. It loads nothing and calls no "
+        "provider. It never prints the messages. The profile is that of the process: the "
         "variable RESILIENT_LLM_PROFILE, else the profile in the settings of the file."
     )
     parser.epilog = (

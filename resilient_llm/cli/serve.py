@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Serves the admin page of a store: what is benched for all processes that share it, what "
         "their budgets have spent, and what happens, with buttons to bench and to unbench. "
-        "Without a token it makes one, and prints the address to open."
+        "Without --token the command creates a token. It prints the address to open."
     )
     parser.epilog = (
         "examples:\n"
@@ -47,18 +47,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _store.add_arguments(parser)
     parser.add_argument(
-        "--port", type=_port, default=8080, help="where it listens; 0 for any (default: 8080)"
+        "--port", type=_port, default=8080, help="the port; 0 for any free port (default: 8080)"
     )
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="name or address at which it listens; another one than this machine's own needs a "
-        "token (default: 127.0.0.1)",
+        help="the name or address to listen on; any other than that of this machine needs a token "
+        "(default: 127.0.0.1)",
     )
     parser.add_argument(
         "--token",
-        help="what lets in, at least 16 characters; others on this machine see it in the list of "
-        f"processes, so prefer the variable (default: {TOKEN_VARIABLE}, else a new one)",
+        help="the token of the page, at least 16 characters; other users of this machine see it "
+        "in the list of processes, so prefer the variable "
+        f"(default: {TOKEN_VARIABLE}, else a new one)",
     )
 
 

@@ -33,9 +33,9 @@ _NEARLY: Final = 0.8
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.description = (
-        "Prints what each budget has spent in its present period, and what attempts that run have "
-        "reserved. A budget that counts each key has a row for each of the 100 keys that used "
-        "most; --key shows one. A store has no caps: each process enforces its own."
+        "Prints what each budget has spent in its present period, and what running attempts have "
+        "reserved. A budget that counts each key has one row for each of the 100 keys that spent "
+        "most; --key shows one of them. A store holds no caps: each process enforces its own."
     )
     parser.epilog = (
         "examples:\n"
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "asked; 2 wrong use"
     )
     parser.add_argument(
-        "--key", metavar="KEY", help="of budgets that count each key: the only one to show"
+        "--key", metavar="KEY", help="show only this key of the budgets that count each key"
     )
     parser.add_argument("--json", action="store_true", help="print what the API answers")
     _remote.add_arguments(parser)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     parser.description = (
-        "Ends the bench of a provider or a model, of a service or of all who share a store. Calls "
-        "use it at once, without a probe, and its failures are forgotten."
+        "Ends the bench of a provider or a model, in a service or in all processes that share a "
+        "store. Calls use it at once, without a probe, and its failures are forgotten."
     )
     parser.epilog = (
         "examples:\n"
@@ -28,11 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "refused, or the service or the store cannot be asked; 2 wrong use"
     )
     parser.add_argument(
-        "key", type=key, metavar="KEY", help="what resilient-llm benches shows as key"
+        "key", type=key, metavar="KEY", help="the key, as 'resilient-llm benches' shows it"
     )
     parser.add_argument(
         "--by",
-        help="who unbenches it (default: the user of the system); a service writes whom it let in",
+        help="who unbenches it (default: the user of the system); a service that "
+        "identifies its users records that user instead",
     )
     parser.add_argument("--json", action="store_true", help="print the key as JSON")
     _remote.add_arguments(parser)

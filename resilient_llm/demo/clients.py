@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from anthropic import AnthropicError, AsyncAnthropic
 from anthropic import DefaultAsyncHttpxClient as AnthropicHttpClient
@@ -26,12 +26,29 @@ CLIENT_ERRORS: Final = (OpenAIError, AnthropicError)
 _NO_KEY: Final = "not-a-key"
 
 
-class Clients:
-    """A client for every provider; closed by ``async with``.
+def openai_client(server: Server, **options: Any) -> AsyncOpenAI:
+    """Return a client for one server; the proxies of the environment are not for loopback."""
+    return AsyncOpenAI(
+        base_url=server.url,
+        api_key=_NO_KEY,
+        http_client=OpenAIHttpClient(trust_env=False),
+        **options,
+    )
 
-    Their own retries are off, since they would multiply with those of the chain, and the
-    environment's proxies are not for loopback. What providers report of their limits in headers
-    is listened to.
+
+async def ask_openai(client: AsyncOpenAI, model: str, prompt: str) -> str:
+    """Ask one model with a client, without a chain."""
+    reply = await client.chat.completions.create(
+        model=model, messages=[{"role": "user", "content": prompt}]
+    )
+    return reply.choices[0].message.content or ""
+
+
+class Clients:
+    """A client for every provider of the chains; closed by ``async with``.
+
+    The clients' own retries are off, since they would multiply with those of the chain. The
+    limits that providers report in headers are recorded (`resilient_llm.limits`).
     """
 
     def __init__(self, servers: Mapping[str, Server]) -> None:
@@ -48,14 +65,7 @@ class Clients:
                     )
                 )
             else:
-                self._openai[provider] = limits.listen(
-                    AsyncOpenAI(
-                        base_url=server.url,
-                        api_key=_NO_KEY,
-                        max_retries=0,
-                        http_client=OpenAIHttpClient(trust_env=False),
-                    )
-                )
+                self._openai[provider] = limits.listen(openai_client(server, max_retries=0))
 
     async def __aenter__(self) -> Self:
         return self
@@ -70,19 +80,16 @@ class Clients:
             await client.close()
 
     async def ask(self, target: Target, prompt: str) -> str:
-        """Ask one model, with nothing around it."""
+        """Ask one model, without a chain."""
         if target.provider in self._anthropic:
             message = await self._anthropic[target.provider].messages.create(
                 model=target.model, max_tokens=100, messages=[{"role": "user", "content": prompt}]
             )
             return "".join(block.text for block in message.content if block.type == "text")
-        reply = await self._openai[target.provider].chat.completions.create(
-            model=target.model, messages=[{"role": "user", "content": prompt}]
-        )
-        return reply.choices[0].message.content or ""
+        return await ask_openai(self._openai[target.provider], target.model, prompt)
 
     async def stream(self, target: Target, prompt: str) -> AsyncStream[ChatCompletionChunk]:
-        """Ask one model for a stream, with nothing around it."""
+        """Ask one model for a stream, without a chain."""
         return await self._openai[target.provider].chat.completions.create(
             model=target.model, messages=[{"role": "user", "content": prompt}], stream=True
         )

@@ -1,7 +1,7 @@
-"""The demo of several processes: one store, one outage that one of them finds, one bench for all.
+"""The demo of several processes: one store, an outage that one of them meets, one bench for all.
 
-Each worker is a fresh Python process, so that this runs where there is no fork. This process is
-the operator, starts the providers, decides who calls when, and shares the store as well.
+Each worker is a fresh Python process, so that the demo runs where there is no fork. This process
+is the operator: it starts the providers, tells each worker when to call, and shares the store.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import threading
 import time
 from collections import Counter
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm import bench_model, configure, store_status, unbench_model
-from resilient_llm.demo import news, worker
-from resilient_llm.demo.news import Line
+from resilient_llm.demo import log_lines, worker
+from resilient_llm.demo.log_lines import Line
 from resilient_llm.demo.servers import Condition, Server
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 FIRST, SECOND = worker.CHAIN
 OPERATOR: Final = "operator"
 PATIENCE: Final = 20.0
-"""Seconds in which something has to come that needs a tenth of it; longer is a failure."""
+"""Seconds until a missing report is a failure; a tenth of them is enough."""
 _PROVIDERS: Final = {FIRST.partition("/")[0]: (0.25, 0.35), SECOND.partition("/")[0]: (0.01, 0.03)}
 """``{provider: shortest and longest time of an answer}``; the first is slow enough for others to
 call while it is probed."""
@@ -42,7 +42,7 @@ _MARGIN: Final = 0.05
 
 
 class MissingError(Exception):
-    """Something did not come in time, or a worker has ended."""
+    """A report did not arrive in time, or a worker has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +53,14 @@ class FleetSummary:
         workers: Processes that made calls.
         seconds: How long it took.
         interrupted: Whether it was ended early.
-        missing: What did not come in time; empty if all came.
-        calls_made: Calls that ended, with an answer or without.
-        calls_served: Calls that got one.
+        missing: What did not arrive in time; empty if everything did.
+        calls_made: Calls that ended, with an answer or an error.
+        calls_served: Calls that were answered.
         found_by: The worker that met the outage; empty before.
-        failures: ``{worker: attempts of it that failed}``.
-        benched_within: ``{worker: seconds from the bench of the one that met the outage until this
-            one skipped the target as well}``.
-        probes: Requests that the provider got after the outage until it was trusted again.
+        failures: ``{worker: its failed attempts}``.
+        benched_within: ``{worker: seconds from the bench of the worker that met the outage until
+            this worker skipped the target as well}``.
+        probes: Requests that the provider received after the outage until all used it again.
         operator_benched_within: ``{worker: seconds from the operator's bench until it held}``.
         served_by: ``{target: calls it answered}``.
     """
@@ -80,7 +80,7 @@ class FleetSummary:
 
     @property
     def exit_status(self) -> int:
-        """0 if no call was lost, and one worker met the outage, and one probe ended it; else 1."""
+        """0 if no call failed, one worker met the outage, and one probe ended the bench; else 1."""
         is_good = (
             self.calls_served == self.calls_made
             and set(self.failures) <= {self.found_by}
@@ -95,13 +95,13 @@ class FleetSummary:
 
 
 class Process:
-    """A worker, and what it has told that nobody has asked for yet."""
+    """A worker, and the reports of it that were not read yet."""
 
     def __init__(self, name: str, store: str, ports: str) -> None:
         self.name = name
-        self.told: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self.reports: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.kept: list[dict[str, Any]] = []
-        """What was read from there before its turn, oldest first."""
+        """Reports that were read before they were asked for, oldest first."""
         self._running = subprocess.Popen(
             [sys.executable, "-m", "resilient_llm.demo.worker", name, store, ports],
             stdin=subprocess.PIPE,
@@ -115,11 +115,11 @@ class Process:
     def _read(self) -> None:
         assert self._running.stdout is not None
         for line in self._running.stdout:
-            self.told.put(json.loads(line))
-        self.told.put({"what": "ended"})
+            self.reports.put(json.loads(line))
+        self.reports.put({"what": "ended"})
 
     def ask(self) -> None:
-        """Have it make one call."""
+        """Make the worker call once."""
         assert self._running.stdin is not None
         try:
             self._running.stdin.write("ask\n")
@@ -128,7 +128,7 @@ class Process:
             raise MissingError(f"{self.name} has ended") from None
 
     def close(self) -> None:
-        """End it: by the end of its input, else at once."""
+        """End the worker: by the end of its input, else by a kill."""
         stdin, stdout = self._running.stdin, self._running.stdout
         assert stdin is not None
         assert stdout is not None
@@ -162,8 +162,8 @@ class Fleet:
 
     Args:
         workers: How many processes, 2 or more.
-        seed: Of the latencies.
-        show: Is given each line.
+        seed: Seed of the latencies.
+        show: Receives each line.
     """
 
     def __init__(self, workers: int, seed: int, show: Callable[[Line], object]) -> None:
@@ -177,6 +177,8 @@ class Fleet:
         self._workers: list[Process] = []
         self._counts = _Counts()
         self._missing = ""
+        self._failed: Line | None = None
+        """Failed attempts that are not shown yet, since there may be more of them."""
         self._began = time.monotonic()
         self._took = 0.0
 
@@ -199,13 +201,13 @@ class Fleet:
         )
 
     def run(self) -> None:
-        """Run to the end, or until something does not come; leave nothing running."""
+        """Run to the end, or until a report is missing; leave nothing running."""
         try:
             with ExitStack() as stack:
                 directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="demo-"))
                 path = (Path(directory).resolve() / "state.db").as_posix().lstrip("/")
                 store = f"sqlite:///{path}"
-                # Before the directory goes, since the store is a file in it.
+                # Before the directory is removed, since the store is a file in it.
                 stack.callback(configure, state=None)
                 for server in self._servers.values():
                     stack.enter_context(server)
@@ -217,9 +219,10 @@ class Fleet:
         except MissingError as error:
             self._missing = str(error)
         finally:
+            self._show_failed()
             self._took = time.monotonic() - self._began
 
-    # What happens, in its order.
+    # The steps of the demo, in their order.
 
     def _start(self, stack: ExitStack, store: str) -> None:
         ports = json.dumps({name: server.port for name, server in self._servers.items()})
@@ -233,76 +236,82 @@ class Fleet:
         for each in self._workers:
             if not self._next(each, "ready")["connected"]:
                 raise MissingError(f"{each.name} has not read the store")
-        self._say("sharing", store_status().url or "", f"one store, {self._number} workers")
+        self._log(
+            "sharing",
+            store_status().url or "",
+            f"{self._number} workers share one store, an SQLite file.",
+        )
         self._round()
-        self._say("serving", FIRST, "answers all of them")
+        self._log("answers", FIRST, f"{FIRST} answers every call.")
 
     def _outage(self) -> None:
-        """One worker calls first, and the others when its bench has come to them."""
-        self._servers[_DOWN].turn(Condition.REFUSED)
-        self._say("weather", _DOWN, "goes down: connections are refused")
+        """One worker calls first, and the others when they have received its bench."""
+        self._servers[_DOWN].switch(Condition.REFUSED)
+        self._log("fault", _DOWN, f"{_DOWN} is down: it refuses connections.")
         finder, *others = self._workers
         finder.ask()
         benched = self._next(finder, "benched")
         self._counts.found_by = finder.name
         until = datetime.fromisoformat(benched["until"])
-        when = news.until(until, _at(benched))
-        self._say("benched", benched["key"], f"{finder.name}: {when} {benched['text']}", benched)
+        seconds = log_lines.seconds_until(until, _at(benched))
+        text = f"{finder.name} skips {benched['key']} for {seconds} s: {benched['text']}"
+        self._log("benched", benched["key"], text, benched)
         self._answer(finder)
         for each in others:
-            told = self._next(each, "benched")
-            self._counts.benched_within[each.name] = _seconds(benched, told)
-            self._follows(each, told, benched)
+            report = self._next(each, "benched")
+            self._counts.benched_within[each.name] = _seconds(benched, report)
+            self._log_follower(each, report, benched)
         for _ in range(_ROUNDS):
             self._round()
         failed = sum(self._counts.failures[each.name] for each in others)
-        self._say(
-            "serving", SECOND, f"answers all of them; attempts of others that failed: {failed}"
-        )
+        text = f"{SECOND} answers; failures of the others: {failed}."
+        self._log("answers", SECOND, text)
         time.sleep(max(0.0, (until - datetime.now(UTC)).total_seconds()) + _MARGIN)
 
     def _recovery(self) -> None:
-        """All workers call at once when the bench is over, and one of them may probe."""
+        """All workers call at once when the bench is over, and one of them probes."""
         server = self._servers[_DOWN]
-        server.turn(Condition.FAIR)
-        self._say("weather", _DOWN, "is well again, and the bench is over: all call at once")
+        server.switch(Condition.OK)
+        self._log("fault", _DOWN, f"{_DOWN} works again. The bench is over: all workers call.")
         server.requests.clear()
         probing = [name for name, served_by in self._round().items() if served_by == FIRST]
         self._counts.probes = len(server.requests)
-        self._say("probed", _DOWN, f"{' '.join(probing) or 'nobody'}; the others asked {SECOND}")
+        probes = " ".join(probing) or "no worker"
+        self._log("probed", _DOWN, f"{probes} probes {_DOWN}; the others call {SECOND}.")
         for each in self._workers:
-            told = self._next(each, "back")
-            whose = "" if told["source"] == "local" else f", by {told['source']}"
-            self._say("back", told["key"], f"{each.name}: {told['text']}{whose}", told)
+            report = self._next(each, "restored")
+            text = f"{each.name} uses {report['key']} again: {report['text']}{_source(report)}"
+            self._log("restored", report["key"], text, report)
         if set(self._round().values()) != {FIRST}:
-            raise MissingError(f"{FIRST} was not trusted again by all")
-        self._say("serving", FIRST, "answers all of them")
+            raise MissingError(f"{FIRST} is not used again by all workers")
+        self._log("answers", FIRST, f"{FIRST} answers every call.")
 
     def _operator(self) -> None:
-        """Somebody benches it once, in one process, and ends that."""
+        """The operator benches the provider once, in one process, and unbenches it."""
         began = datetime.now(UTC).isoformat()
         bench_model(_DOWN, 3600.0, reason="maintenance", by=OPERATOR)
-        self._say("benched", _DOWN, f"{OPERATOR}: once, by hand, maintenance")
+        self._log("benched", _DOWN, f"The {OPERATOR} benches {_DOWN} once, by hand: maintenance.")
         for each in self._workers:
-            told = self._next(each, "benched")
-            self._counts.operator_within[each.name] = _seconds({"at": began}, told)
-            self._follows(each, told, {"at": began})
+            report = self._next(each, "benched")
+            self._counts.operator_within[each.name] = _seconds({"at": began}, report)
+            self._log_follower(each, report, {"at": began})
         self._round()
         unbench_model(_DOWN, by=OPERATOR)
-        self._say("back", _DOWN, f"{OPERATOR}: once, by hand")
+        self._log("restored", _DOWN, f"The {OPERATOR} unbenches {_DOWN} once, by hand.")
         for each in self._workers:
-            self._next(each, "back")
+            self._next(each, "restored")
         self._round()
-        self._say("serving", FIRST, "answers all of them")
+        self._log("answers", FIRST, f"{FIRST} answers every call.")
 
-    # Its parts.
+    # Helpers of the steps.
 
-    def _follows(self, each: Process, told: dict[str, Any], first: dict[str, Any]) -> None:
-        later = f"{_seconds(first, told):.2f} s later"
-        self._say("benched", told["key"], f"{each.name}: by {told['source']}, {later}", told)
+    def _log_follower(self, each: Process, report: dict[str, Any], first: dict[str, Any]) -> None:
+        later = f"{_seconds(first, report):.2f} s later"
+        text = f"{each.name} skips {report['key']} too, {later}{_source(report)}"
+        self._log("benched", report["key"], text, report)
 
     def _round(self) -> dict[str, str | None]:
-        """Have all workers call at once; return ``{worker: the target that answered it}``."""
+        """Make all workers call at once; return ``{worker: the target that answered it}``."""
         for each in self._workers:
             each.ask()
         return {each.name: self._answer(each) for each in self._workers}
@@ -311,15 +320,15 @@ class Fleet:
         served_by = self._next(each, "answered")["served_by"]
         self._counts.made += 1
         if served_by is None:
-            self._say("LOST", FIRST, f"{each.name}: a call")
+            self._log("LOST", FIRST, f"A call of {each.name} failed on every target.")
         else:
             self._counts.served_by[served_by] += 1
         return served_by
 
     def _next(self, each: Process, what: str) -> dict[str, Any]:
-        """Return the next of its kind that a worker tells; failures on the way are counted.
+        """Return the next report of this kind; failed attempts before it are counted.
 
-        What else comes before it is kept: an answer and the end of a bench come in any order.
+        Other reports are kept: an answer and the end of a bench arrive in any order.
         """
         for kept in each.kept:
             if kept["what"] == what:
@@ -328,27 +337,47 @@ class Fleet:
         until = time.monotonic() + PATIENCE
         while True:
             try:
-                told = each.told.get(timeout=max(0.0, until - time.monotonic()))
+                report = each.reports.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
-                raise MissingError(f"{each.name}: {what} has not come") from None
-            if told["what"] == what:
-                return told
-            if told["what"] == "ended":
+                raise MissingError(f"{each.name}: no report {what!r}") from None
+            if report["what"] == what:
+                return report
+            if report["what"] == "ended":
                 raise MissingError(f"{each.name} has ended")
-            if told["what"] == "failed":
+            if report["what"] == "failed":
                 self._counts.failures[each.name] += 1
-                self._say("failed", told["key"], f"{each.name}: {told['text']}", told)
+                self._fold_failed(each, report)
             else:
-                each.kept.append(told)
+                each.kept.append(report)
 
-    def _say(self, word: str, key: str, text: str, told: dict[str, Any] | None = None) -> None:
-        self._show(Line(_at(told) if told else datetime.now(UTC), word, key, text))
+    def _fold_failed(self, each: Process, report: dict[str, Any]) -> None:
+        text = f"{each.name}: {report['key']} failed: {report['text']}"
+        before = self._failed
+        if before is not None and before.text == text:
+            self._failed = replace(before, count=before.count + 1)
+        else:
+            self._show_failed()
+            self._failed = Line(_at(report), "failed", report["key"], text)
+
+    def _show_failed(self) -> None:
+        if self._failed is not None:
+            self._show(self._failed)
+            self._failed = None
+
+    def _log(self, word: str, key: str, text: str, report: dict[str, Any] | None = None) -> None:
+        self._show_failed()
+        self._show(Line(_at(report) if report else datetime.now(UTC), word, key, text))
 
 
-def _at(told: dict[str, Any]) -> datetime:
-    return datetime.fromisoformat(told["at"])
+def _source(report: dict[str, Any]) -> str:
+    """Return which process a change of a bench comes from, unless it is the worker itself."""
+    return "" if report["source"] == "local" else f" (from {report['source']})"
+
+
+def _at(report: dict[str, Any]) -> datetime:
+    return datetime.fromisoformat(report["at"])
 
 
 def _seconds(first: dict[str, Any], later: dict[str, Any]) -> float:
-    """Return how much later something was; 0 if the wall clock was set back meanwhile."""
+    """Return the seconds between two reports; 0 if the wall clock was set back meanwhile."""
     return round(max(0.0, (_at(later) - _at(first)).total_seconds()), 3)

@@ -1,15 +1,15 @@
-"""What is printed of several processes: a line for each thing that happens, and the summary.
+"""The output of the demo of several processes: a line for each thing that happens, and the summary.
 
-Needs no client package, as the workers need none.
+Needs no client package, since the workers need none. Every line fits 80 columns.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rich.text import Text
 
-from resilient_llm.demo import news
+from resilient_llm.demo import log_lines, worker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,43 +17,68 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from resilient_llm.demo.fleet import FleetSummary
-    from resilient_llm.demo.news import Line
+    from resilient_llm.demo.log_lines import Line
+
+_GOOD: Final = "bold white on #1a7f37"
+_BAD: Final = "bold black on yellow"
 
 
 def print_line(console: Console, line: Line) -> None:
     """Print one thing that has happened."""
-    console.print(Text(line.plain(), news.STYLES.get(line.word, "")), soft_wrap=True)
+    console.print(Text(line.plain(), log_lines.STYLES.get(line.word, "")), soft_wrap=True)
 
 
 def print_fleet(console: Console, summary: FleetSummary) -> None:
-    """Print how it went; plain text if the console is no terminal."""
+    """Print how it went; plain text if the console is not a terminal."""
+    console.print()
+    for line in summary_lines(summary):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def summary_lines(summary: FleetSummary) -> list[Text]:
+    """Return how it went: at most 12 lines of at most 80 characters."""
     lost = summary.calls_made - summary.calls_served
     met = len(summary.failures)
-    console.print()
-    if summary.interrupted:
-        console.print("Ended early. Until then:", style="bold")
-    if summary.missing:
-        console.print(f"Ended early, {summary.missing}. Until then:", style="bold red")
-    for number, text, is_good in (
-        (summary.calls_made, f"calls made, by {summary.workers} processes", True),
-        (lost, "calls lost", not lost),
-        (met, "processes that met the outage with a call of their own", met <= 1),
-        (
-            summary.probes,
-            "requests to the provider after the outage, until all trusted it",
-            summary.probes <= 1,
+    lines: list[Text] = []
+    if summary.interrupted or summary.missing:
+        why = f": {summary.missing}" if summary.missing else ""
+        lines.append(Text(f"Ended early{why}. Until then:", "bold"))
+    lines += [
+        Text.assemble(
+            f"{summary.calls_made} calls by {summary.workers} workers: ",
+            (f" lost {lost} ", _BAD if lost else _GOOD),
         ),
-    ):
-        style = "bold green" if is_good else "bold red"
-        console.print(f"{number:6}  {text}", style=style, highlight=False)
-    served = ", ".join(f"{target} {count}" for target, count in summary.served_by.items())
-    for title, listed in (
-        (f"Benched after {summary.found_by or 'one'} had found it", _times(summary.benched_within)),
-        ("Benched after the operator had done it once", _times(summary.operator_benched_within)),
-        ("Served by", served),
-    ):
-        console.print(f"{title}: {listed or 'none'}", highlight=False, soft_wrap=True)
+        Text(
+            f"Workers that met the outage with a call of their own: {met}",
+            _BAD if met > 1 else "",
+        ),
+        Text(
+            f"Requests to the provider until all workers used it again: {summary.probes}",
+            _BAD if summary.probes > 1 else "",
+        ),
+    ]
+    answered = ", ".join(f"{target} {count}" for target, count in summary.served_by.items())
+    lines += [
+        Text(
+            f"Bench of {summary.found_by or 'one worker'} in force for the others: "
+            f"{_slowest(summary.benched_within)}"
+        ),
+        Text(
+            f"Bench of the operator in force for all: {_slowest(summary.operator_benched_within)}"
+        ),
+        Text(f"Answered by: {answered or 'none'}"),
+        Text(
+            f"Not defaults: state=sqlite, poll={worker.POLL:g}, failures={worker.FAILURES}, "
+            f"cooldown={worker.COOLDOWN:g}, timeout={worker.DEADLINE:g},"
+        ),
+        Text("  logging=False"),
+        Text("Shown: one outage, one bench and one probe for all processes of a service."),
+        Text("Read next: docs/how-to/share-benches.md"),
+    ]
+    return lines
 
 
-def _times(within: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {seconds:.2f} s" for name, seconds in within.items())
+def _slowest(within: Mapping[str, float]) -> str:
+    if not within:
+        return "not measured"
+    return f"after {max(within.values()):.2f} s at the latest"

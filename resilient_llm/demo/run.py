@@ -1,4 +1,4 @@
-"""One run of the demo: starts servers, weather and workers, and refreshes the view."""
+"""One run of the demo: starts servers, faults and workers, and refreshes the view."""
 
 from __future__ import annotations
 
@@ -9,67 +9,46 @@ from contextlib import AsyncExitStack, suppress
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
-from resilient_llm import (
-    Budget,
-    ResilientLLMError,
-    StreamPolicy,
-    Target,
-    configure,
-    failover,
-    observe,
-    spend,
+from resilient_llm import Budget, ResilientLLMError, Target, configure, failover, observe, spend
+from resilient_llm.demo.clients import CLIENT_ERRORS, Clients, ask_openai, openai_client
+from resilient_llm.demo.counters import DEFAULT_RETRIES, NO_RETRIES, Counters
+from resilient_llm.demo.faults import FaultInjector
+from resilient_llm.demo.scenario import (
+    BUDGET,
+    CHAIN,
+    DEADLINE,
+    FAILURES,
+    PROMPTS,
+    READERS,
+    RESTARTED,
+    RESTARTS,
+    STREAMING,
+    WORKERS,
+    cooldown,
+    max_cooldown,
 )
-from resilient_llm.demo.clients import CLIENT_ERRORS, Clients
 from resilient_llm.demo.servers import WORDS, Server
-from resilient_llm.demo.tally import Tally
-from resilient_llm.demo.weather import Weather
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
-    from openai import AsyncStream
+    from openai import AsyncOpenAI, AsyncStream
     from openai.types.chat import ChatCompletionChunk
 
-    from resilient_llm.demo.tally import Summary
-
-CHAIN: Final = (
-    # USD per million tokens. Where a budget is in force, the longest answer is reserved.
-    Target("groq/llama-3.3-70b", price=(0.59, 0.79), max_output=10),
-    Target("anthropic/claude-haiku", price=(1, 5)),
-    Target("openai/gpt-5-mini", price=(0.25, 2)),
-    Target("mistral/mistral-small", price=(0.1, 0.3)),
-)
-BUDGET: Final = "groq this month"
-STREAMING: Final = (
-    Target("deepseek/deepseek-chat"),
-    Target("together/llama-4-scout", stream=StreamPolicy(first_item_timeout=0.4)),
-    Target("cerebras/gpt-oss-120b"),
-)
-RESTARTED: Final = object()
-"""The item that a reader gets when a stream is restarted."""
-RESTARTS: Final = StreamPolicy(on_interrupt="restart", restart_marker=RESTARTED)
-PROMPTS: Final = (
-    "Will it rain in Bergen tomorrow?",
-    "What is a squall line?",
-    "Name three kinds of cloud.",
-)
+    from resilient_llm.demo.counters import Summary
 
 _PROVIDERS: Final = tuple(target.provider for target in CHAIN)
-_WORKERS: Final = 4
-_READERS: Final = 2
 _LATENCY: Final = (0.03, 0.09)
 _THINKING: Final = (0.05, 0.15)
 _DRAWN_EVERY: Final = 0.1
-_DEADLINE: Final = 10.0
 
-# Shares of the whole demo, so that every recovery is seen however long it lasts.
-_COOLDOWN: Final = 0.06
-_MAX_COOLDOWN: Final = 0.2
-# Before the bad weather at that provider, so that its calls are what the budget keeps back.
+# Shares of the whole demo. Before the fault of that provider, so that its calls are what the
+# budget keeps back.
 _CUT_AT: Final = 0.04
 _RAISED_AT: Final = 0.14
 _CUT_TO: Final = Decimal("1.05")
-"""What it is cut to, of what was spent by then: it runs out soon after, however fast calls are."""
+"""The new cap, as a multiple of what was spent by then: it is spent soon after, however fast
+calls are."""
 _PLENTY: Final = Decimal(1)
 _SOON: Final = 0.01
 
@@ -88,15 +67,15 @@ class Demo:
 
     Attributes:
         seconds: How long it lasts.
-        tally: What is counted.
-        weather: How the providers are doing.
-        has_ended: Whether it came to its end.
+        counters: What is counted, and the log.
+        faults: Which provider fails.
+        has_ended: Whether it ran to its end.
         elapsed: Seconds since it began.
     """
 
     def __init__(self, seconds: float, seed: int) -> None:
         self.seconds = seconds
-        self.tally = Tally({target.key for target in STREAMING})
+        self.counters = Counters({target.key for target in STREAMING})
         self._rng = random.Random(seed)
         self._servers = {
             target.provider: Server(
@@ -106,7 +85,7 @@ class Demo:
             )
             for target in (*CHAIN, *STREAMING)
         }
-        self.weather = Weather(self._servers, seconds, self.tally.weather_turned)
+        self.faults = FaultInjector(self._servers, seconds, self.counters.fault_changed)
         self._began = 0.0
         self.has_ended = False
 
@@ -116,16 +95,16 @@ class Demo:
 
     def summary(self) -> Summary:
         """Return how it went, or how far it got if it was ended early."""
-        return self.tally.summary(self.seconds, interrupted=not self.has_ended)
+        return self.counters.summary(self.seconds, interrupted=not self.has_ended)
 
-    async def run(self, view: View) -> None:
+    async def run(self, *views: View) -> None:
         """Run to the end; when cancelled, end early and leave nothing running."""
         configure(
             breakers={
                 "*": {
-                    "failures": 3,
-                    "cooldown": _COOLDOWN * self.seconds,
-                    "max_cooldown": _MAX_COOLDOWN * self.seconds,
+                    "failures": FAILURES,
+                    "cooldown": cooldown(self.seconds),
+                    "max_cooldown": max_cooldown(self.seconds),
                 }
             },
             budgets=[_budget(_PLENTY)],
@@ -134,27 +113,41 @@ class Demo:
         async with AsyncExitStack() as stack:
             for server in self._servers.values():
                 stack.enter_context(server)
-            guarded = await stack.enter_async_context(Clients(self._servers))
-            plain = await stack.enter_async_context(Clients(self._servers))
-            await _warm_up(guarded, plain)
-            stack.callback(observe(self.tally.see))
-            ask = failover(CHAIN, timeout=_DEADLINE)(_asking(guarded))
-            stream = failover(STREAMING, timeout=_DEADLINE, stream=RESTARTS)(streaming(guarded))
-            tasks = [self._work(ask, _asking(plain)) for _ in range(_WORKERS)]
-            tasks += [self._read_on(stream) for _ in range(_READERS)]
-            tasks.append(self._move_budget())
-            await self._drive(tasks, view)
-        self.has_ended = True
-        view.draw(self)
+            clients = await stack.enter_async_context(Clients(self._servers))
+            first = self._servers[CHAIN[0].provider]
+            plain = {
+                DEFAULT_RETRIES: await stack.enter_async_context(openai_client(first)),
+                NO_RETRIES: await stack.enter_async_context(openai_client(first, max_retries=0)),
+            }
+            self.counters.default_max_retries = plain[DEFAULT_RETRIES].max_retries
+            await _warm_up(clients, plain.values())
+            stack.callback(observe(self.counters.on_event))
 
-    async def _drive(self, workers: Iterable[Coroutine[Any, Any, None]], view: View) -> None:
+            @failover(CHAIN, timeout=DEADLINE)
+            async def ask(target: Target, prompt: str) -> str:
+                return await clients.ask(target, prompt)
+
+            stream = failover(STREAMING, timeout=DEADLINE, stream=RESTARTS)(streaming(clients))
+            tasks = [self._work(ask, plain) for _ in range(WORKERS)]
+            tasks += [self._read_streams(stream) for _ in range(READERS)]
+            tasks.append(self._change_budget())
+            await self._drive(tasks, views)
+        self.has_ended = True
+        self.counters.log.end_phase()
+        self._draw(views)
+
+    def _draw(self, views: Iterable[View]) -> None:
+        for view in views:
+            view.draw(self)
+
+    async def _drive(
+        self, workers: Iterable[Coroutine[Any, Any, None]], views: Iterable[View]
+    ) -> None:
         self._began = time.monotonic()
-        tasks = [asyncio.create_task(each) for each in (self.weather.blow(self._began), *workers)]
+        tasks = [asyncio.create_task(each) for each in (self.faults.run(self._began), *workers)]
         try:
-            while True:
-                if all(task.done() for task in tasks):
-                    break
-                view.draw(self)
+            while not all(task.done() for task in tasks):
+                self._draw(views)
                 await asyncio.wait(tasks, timeout=_DRAWN_EVERY)
             await asyncio.gather(*tasks)
         finally:
@@ -162,53 +155,58 @@ class Demo:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _move_budget(self) -> None:
-        """Leave the first provider next to no money for a while, as whoever pays for it might."""
+    async def _change_budget(self) -> None:
+        """Leave the first provider almost no money for a while, as its owner might."""
         await self._until(_CUT_AT)
-        while not _spent() and self.elapsed < self.seconds:  # noqa: ASYNC110  # nobody sets an event
+        while not _spent() and self.elapsed < self.seconds:  # noqa: ASYNC110  # no event is set
             await asyncio.sleep(_SOON)
         spent = _spent()
         self._set_budget(round(spent * _CUT_TO, 6), spent)
         await self._until(_RAISED_AT)
-        while not self.tally.spent_budgets and self.elapsed < self.seconds:  # noqa: ASYNC110
+        while not self.counters.spent_budgets and self.elapsed < self.seconds:  # noqa: ASYNC110
             await asyncio.sleep(_SOON)
         self._set_budget(_PLENTY, _spent())
 
     def _set_budget(self, cap: Decimal, spent: Decimal) -> None:
         configure(budgets=[_budget(cap)])
-        self.tally.budget_changed(CHAIN[0].provider, spent, cap)
+        self.counters.budget_changed(CHAIN[0].provider, spent, cap)
 
     async def _until(self, share: float) -> None:
         """Wait until this share of the demo is over."""
         await asyncio.sleep(max(0.0, self._began + share * self.seconds - time.monotonic()))
 
     async def _work(
-        self,
-        ask: Callable[[str], Awaitable[str]],
-        ask_plain: Callable[[Target, str], Awaitable[str]],
+        self, ask: Callable[[str], Awaitable[str]], plain: dict[str, AsyncOpenAI]
     ) -> None:
-        """Call over and over, each call with a twin of a plain client beside it."""
-        while self.elapsed < self.seconds:
-            prompt = self._rng.choice(PROMPTS)
-            began = time.monotonic()
-            plain = asyncio.create_task(_is_served(ask_plain(CHAIN[0], prompt)))
-            try:
-                served = await _is_served(ask(prompt))
-                ended = time.monotonic()
-                plain_served = await plain
-            finally:
-                plain.cancel()
-            self.tally.call_ended(
-                served=served,
-                servable=self.weather.could_serve(_PROVIDERS, began, ended),
-                plain_served=plain_served,
-            )
-            await asyncio.sleep(self._rng.uniform(*_THINKING))
+        """Call until the end; each call is sent by the plain clients at the same moment.
 
-    async def _read_on(
+        The worker waits for ``@failover`` alone: if it waited for a client that retries for
+        seconds, there would be fewer calls during an outage, and the comparison would be wrong.
+        """
+        async with asyncio.TaskGroup() as plain_calls:
+            while self.elapsed < self.seconds:
+                prompt = self._rng.choice(PROMPTS)
+                for way, client in plain.items():
+                    plain_calls.create_task(self._call_plain(way, client, prompt))
+                began = time.monotonic()
+                answered = await _is_answered(ask(prompt))
+                ended = time.monotonic()
+                self.counters.call_ended(
+                    answered=answered,
+                    could_be_answered=self.faults.could_answer(_PROVIDERS, began, ended),
+                    seconds=ended - began,
+                )
+                await asyncio.sleep(self._rng.uniform(*_THINKING))
+
+    async def _call_plain(self, way: str, client: AsyncOpenAI, prompt: str) -> None:
+        began = time.monotonic()
+        answered = await _is_answered(ask_openai(client, CHAIN[0].model, prompt))
+        self.counters.plain_call_ended(way, answered=answered, seconds=time.monotonic() - began)
+
+    async def _read_streams(
         self, ask: Callable[[str], Awaitable[AsyncStream[ChatCompletionChunk]]]
     ) -> None:
-        """Read stream after stream."""
+        """Read one stream after the other."""
         while self.elapsed < self.seconds:
             reader = Reader()
             try:
@@ -217,7 +215,7 @@ class Demo:
                         reader.take(item)
             except (ResilientLLMError, *CLIENT_ERRORS):
                 reader.is_lost = True
-            self.tally.stream_ended(
+            self.counters.stream_ended(
                 whole=reader.has_all, restarted=reader.restarts > 0, lost=reader.is_lost
             )
             await asyncio.sleep(self._rng.uniform(*_THINKING))
@@ -233,7 +231,7 @@ def _spent() -> Decimal:
 
 
 class Reader:
-    """Reads one stream as a page that shows it would.
+    """Reads one stream as a page that displays it would.
 
     Attributes:
         restarts: How often it was restarted.
@@ -248,7 +246,7 @@ class Reader:
 
     @property
     def has_all(self) -> bool:
-        """Whether every word came once and only once, and all of one model."""
+        """Whether every word arrived exactly once, and all from one model."""
         return not self.is_lost and self._text.split() == WORDS and len(self._models) == 1
 
     def take(self, item: ChatCompletionChunk | object) -> None:
@@ -274,26 +272,20 @@ def streaming(
     return stream
 
 
-def _asking(clients: Clients) -> Callable[[Target, str], Awaitable[str]]:
-    async def ask(target: Target, prompt: str) -> str:
-        return await clients.ask(target, prompt)
-
-    return ask
-
-
-async def _warm_up(*all_clients: Clients) -> None:
+async def _warm_up(clients: Clients, plain: Iterable[AsyncOpenAI]) -> None:
     """Make each client's first request, which takes far longer than all later ones."""
-    for clients in all_clients:
-        for target in CHAIN:
-            await clients.ask(target, PROMPTS[0])
-        for target in STREAMING:
-            async with await clients.stream(target, PROMPTS[0]) as stream:
-                async for _ in stream:
-                    pass
+    for target in CHAIN:
+        await clients.ask(target, PROMPTS[0])
+    for client in plain:
+        await ask_openai(client, CHAIN[0].model, PROMPTS[0])
+    for target in STREAMING:
+        async with await clients.stream(target, PROMPTS[0]) as stream:
+            async for _ in stream:
+                pass
 
 
-async def _is_served(call: Awaitable[str]) -> bool:
-    """Wait for a call and return whether it gave an answer."""
+async def _is_answered(call: Awaitable[str]) -> bool:
+    """Wait for a call and return whether it was answered."""
     with suppress(ResilientLLMError, *CLIENT_ERRORS):
         return bool(await call)
     return False

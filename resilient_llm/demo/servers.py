@@ -1,7 +1,7 @@
 """The providers of the demo: local HTTP servers for the OpenAI and Anthropic protocols.
 
 Answers and error bodies have the shape of the real ones, so that the real client packages
-raise their real errors. Knows nothing of the library. Owns its threads and sockets: after
+raise their real errors. Imports nothing of the library. Owns its threads and sockets: after
 `Server.stop` there are none.
 """
 
@@ -29,8 +29,8 @@ Protocol = Literal["openai", "anthropic"]
 Answer = tuple[int, dict[str, str], dict[str, Any]]
 """Status, headers and body."""
 
-WORDS: Final = "Rain before seven, fine by eleven, says who has seen many mornings.".split()
-"""What every model streams, a word an event."""
+WORDS: Final = "Every reader receives each word of this short answer exactly once.".split()
+"""What every model streams, one word per event."""
 
 _POLL: Final = 0.02
 """Seconds in which a server notices that it is to stop."""
@@ -43,9 +43,9 @@ _BREAKS_AFTER: Final = 5
 
 
 class Condition(StrEnum):
-    """How a provider is doing."""
+    """How a provider behaves."""
 
-    FAIR = "fair"
+    OK = "ok"
     REFUSED = "refused"
     """Connections are refused, open ones are cut."""
     OVERLOADED = "overloaded"
@@ -53,13 +53,13 @@ class Condition(StrEnum):
     RATE_LIMITED = "rate limit"
     """429, with Retry-After if one was named."""
     LIMIT_USED_UP = "limit used up"
-    """Answers, and says in the headers that no request is left until ``retry_after`` is over."""
+    """Answers, and reports in the headers that no request is left until ``retry_after`` is over."""
     DEAD_KEY = "dead key"
     """401."""
     BAD_REQUEST = "bad request"
     """400."""
     SILENT = "silent"
-    """Takes the request and does not answer while this lasts."""
+    """Accepts the request and does not answer while this lasts."""
     STALLED = "stalled"
     """Streams begin with signs of life, and nothing else comes while this lasts."""
     BREAKS_OFF = "breaks off"
@@ -130,7 +130,7 @@ class Server:
     """One provider on a free port of loopback.
 
     Started and stopped by ``with``. Any number of threads may send requests; one at a time
-    may `turn` it.
+    may `switch` it.
 
     Attributes:
         protocol: What it speaks.
@@ -145,7 +145,7 @@ class Server:
         latency: tuple[float, float] = (0.0, 0.0),
         rng: random.Random | None = None,
     ) -> None:
-        """Prepare a server that is not there yet.
+        """Prepare a server that is not started yet.
 
         Args:
             protocol: What it speaks.
@@ -157,11 +157,11 @@ class Server:
         self.requests: deque[Request] = deque(maxlen=1000)
         self._latency = latency
         self._rng = rng or random.Random(0)
-        self._condition = Condition.FAIR
+        self._condition = Condition.OK
         self._retry_after: float | None = None
         self._resets_at = datetime.now(UTC)
         self._share = 1.0
-        self._turned = threading.Event()
+        self._switched = threading.Event()
         self._held: socket.socket | None = None
         self._http: _Http | None = None
         self._thread: threading.Thread | None = None
@@ -192,18 +192,18 @@ class Server:
             self._held.close()
             self._held = None
 
-    def turn(
+    def switch(
         self, condition: Condition, *, retry_after: float | None = None, share: float = 1.0
     ) -> None:
-        """Change how the provider is doing, from the next request on.
+        """Change how the provider behaves, from the next request on.
 
         Args:
-            condition: How it is doing.
+            condition: How it behaves.
             retry_after: Seconds to name in the header of an error, or until the limit is reset
                 that is used up; None for no header.
             share: Share of the requests that this happens to; the others are answered.
         """
-        before, self._turned = self._turned, threading.Event()
+        before, self._switched = self._switched, threading.Event()
         self._condition, self._retry_after, self._share = condition, retry_after, share
         self._resets_at = datetime.now(UTC) + timedelta(seconds=retry_after or 0.0)
         before.set()
@@ -214,15 +214,15 @@ class Server:
             self._listen()
 
     def answer(self, request: Request) -> Answer | Iterator[bytes] | None:
-        """Return what this provider says to a request now; None to hang up without a word.
+        """Return the answer to a request now; None to close the connection without one.
 
         Returns:
             An answer; or the pieces of a stream, which is cut off where a piece is empty.
         """
-        condition, turned = self._condition, self._turned
+        condition, switched = self._condition, self._switched
         self.requests.append(request)
         if condition is Condition.SILENT:
-            turned.wait()
+            switched.wait()
             return None
         time.sleep(self._rng.uniform(*self._latency))
         if request.path != _PATHS[self.protocol]:
@@ -230,7 +230,7 @@ class Server:
         error = _ERRORS[self.protocol].get(condition)
         if error is None or self._rng.random() >= self._share:
             if request.body.get("stream"):
-                return self._stream(str(request.body.get("model")), condition, turned)
+                return self._stream(str(request.body.get("model")), condition, switched)
             headers = self._reported() if condition is Condition.LIMIT_USED_UP else {}
             return 200, headers, _reply(self.protocol, str(request.body.get("model")))
         return self._error(*error)
@@ -241,11 +241,13 @@ class Server:
         reset = self._resets_at.isoformat(timespec="milliseconds")
         return {f"{start}limit": "1", f"{start}remaining": "0", f"{start}reset": reset}
 
-    def _stream(self, model: str, condition: Condition, turned: threading.Event) -> Iterator[bytes]:
+    def _stream(
+        self, model: str, condition: Condition, switched: threading.Event
+    ) -> Iterator[bytes]:
         """Give the events of a stream, in the OpenAI protocol: the only one that is streamed."""
         yield _event(model, {"role": "assistant", "content": ""})
         if condition is Condition.STALLED:
-            while not turned.wait(_KEEP_ALIVE):
+            while not switched.wait(_KEEP_ALIVE):
                 # Both reset what a client's own timeout counts, and neither is content.
                 yield b": keep-alive\n\n" + _event(model, {"content": ""})
             yield b""
@@ -296,7 +298,7 @@ class Server:
         self._thread.start()
 
     def _hang_up(self) -> None:
-        self._turned.set()
+        self._switched.set()
         if self._http is None or self._thread is None:
             return
         self._http.shutdown()
@@ -337,7 +339,7 @@ class _Http(ThreadingHTTPServer):
                     connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: a client that hangs up, or is cut off, is part of the weather."""
+        """Print nothing: a client that disconnects or is cut off is part of the demo."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -383,7 +385,7 @@ class _Handler(BaseHTTPRequestHandler):
         super().finish()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the name that http.server uses
-        """Say nothing: the view shows what happens."""
+        """Print nothing: the view shows what happens."""
 
 
 def _event(model: str, delta: dict[str, str], finish_reason: str | None = None) -> bytes:
@@ -400,7 +402,7 @@ def _event(model: str, delta: dict[str, str], finish_reason: str | None = None) 
 
 
 def _reply(protocol: Protocol, model: str) -> dict[str, Any]:
-    text = "It depends on the weather."
+    text = "It depends."
     if protocol == "anthropic":
         return {
             "id": "msg_demo",

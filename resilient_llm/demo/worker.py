@@ -2,10 +2,10 @@
 
     python -m resilient_llm.demo.worker NAME STORE PORTS
 
-It reads one word a line from its input, which is what to do, and writes one JSON object a line to
-its output, which is what has happened. It ends when its input is closed, so it never outlives the
-process that started it. Its client is the standard library's, since several processes that import
-an SDK at once take longer for that than for all the rest.
+The process reads commands from its input, one word per line, and writes what has happened to its
+output, one JSON object per line. It ends when its input is closed, so it never outlives the process
+that started it. It calls with the standard library, since several processes that import an SDK at
+once take longer for the import than for the rest of the demo.
 """
 
 from __future__ import annotations
@@ -37,11 +37,12 @@ if TYPE_CHECKING:
     from resilient_llm import Event
 
 CHAIN: Final = ("groq/llama-3.3-70b", "mistral/mistral-small")
+FAILURES: Final = 3
 COOLDOWN: Final = 2.0
 POLL: Final = 0.2
 CONNECT_WITHIN: Final = 10.0
-_DEADLINE: Final = 8.0
-_PROMPT: Final = "Will it rain in Bergen tomorrow?"
+DEADLINE: Final = 8.0
+_PROMPT: Final = "Why is the sky blue?"
 
 
 def settings(store: str, name: str) -> dict[str, Any]:
@@ -49,13 +50,13 @@ def settings(store: str, name: str) -> dict[str, Any]:
 
     Args:
         store: URL of the store.
-        name: What the others see as the source of a bench.
+        name: The source that other processes report for a bench of this one.
     """
     return {
         "state": store,
         "state_options": {"poll": POLL},
         "state_name": name,
-        "breakers": {"*": {"failures": 3, "cooldown": COOLDOWN}},
+        "breakers": {"*": {"failures": FAILURES, "cooldown": COOLDOWN}},
         "logging": False,  # the events are shown
     }
 
@@ -69,9 +70,9 @@ class Worker:
 
     def __init__(self, ports: Mapping[str, int]) -> None:
         self._ports = ports
-        self._ask: Callable[[str], str] = failover(CHAIN, timeout=_DEADLINE)(self._send)
+        self._ask: Callable[[str], str] = failover(CHAIN, timeout=DEADLINE)(self._send)
         self._lock = threading.Lock()
-        """Held while a line is written: events come from the thread of the store as well."""
+        """Held while a line is written: the thread of the store emits events as well."""
 
     def _send(self, target: Target, prompt: str, *, attempt: Attempt | None = None) -> str:
         left = None if attempt is None else attempt.remaining
@@ -85,44 +86,46 @@ class Worker:
             connection.close()
         return str(reply["choices"][0]["message"]["content"])
 
-    def say(self, what: str, **more: Any) -> None:
-        """Tell the process that has started this one."""
+    def report(self, what: str, **more: Any) -> None:
+        """Write one line for the process that has started this one."""
         line = json.dumps({"what": what, **more})
         with self._lock:
             print(line, flush=True)
 
-    def see(self, event: Event) -> None:
-        """Tell of an event: an observer."""
+    def on_event(self, event: Event) -> None:
+        """Report an event: an observer."""
         at = event.at.isoformat()
         match event:
             case AttemptFailed():
-                self.say("failed", at=at, key=event.target, text=event.reason)
+                self.report("failed", at=at, key=event.target, text=event.reason)
             case TargetBenched():
                 until = event.until and event.until.isoformat()
                 why = event.trigger if event.source == "local" else event.reason
-                self.say(
+                self.report(
                     "benched", at=at, key=event.target, source=event.source, until=until, text=why
                 )
             case TargetUnbenched():
-                self.say("back", at=at, key=event.target, source=event.source, text=event.reason)
+                self.report(
+                    "restored", at=at, key=event.target, source=event.source, text=event.reason
+                )
             case _:
                 pass
 
     def ask(self) -> None:
-        """Make one call, and tell which target answered it; None if it was lost."""
+        """Make one call, and report which target answered it; None if it failed."""
         with Trace() as trace:
             try:
                 self._ask(_PROMPT)
                 served_by = trace.served_by
             except ResilientLLMError:
                 served_by = None
-        self.say("answered", served_by=served_by)
+        self.report("answered", served_by=served_by)
 
     def run(self) -> None:
-        """Do what is asked for until nobody can ask any more."""
-        observe(self.see, AttemptFailed, TargetBenched, TargetUnbenched)
+        """Execute the commands until the input ends."""
+        observe(self.on_event, AttemptFailed, TargetBenched, TargetUnbenched)
         connected = store_status(wait=CONNECT_WITHIN).connected
-        self.say("ready", connected=connected)
+        self.report("ready", connected=connected)
         for line in sys.stdin:
             if line.strip() == "ask":
                 self.ask()
@@ -130,7 +133,7 @@ class Worker:
 
 def main() -> None:
     """Run one worker."""
-    # Ctrl-C reaches every process of a terminal; this one ends when its input does.
+    # Ctrl-C is sent to every process of a terminal; this one ends when its input does.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     name, store, ports = sys.argv[1:]
     configure(**settings(store, name))

@@ -158,7 +158,7 @@ def test_the_first_target_answers(world: World) -> None:
 
 def test_overload_is_retried_then_moves_on(world: World) -> None:
     """A 503 or 529 is tried three times, benches the target alone, and the other provider answers."""
-    world.sick.turn(Condition.OVERLOADED)
+    world.sick.switch(Condition.OVERLOADED)
 
     with capture_events(AttemptFailed) as failures:
         answered = world.call()
@@ -173,7 +173,7 @@ def test_overload_is_retried_then_moves_on(world: World) -> None:
 
 def test_a_refused_connection_is_the_providers(world: World) -> None:
     """A server that is not there is charged to the provider, and the other one answers."""
-    world.sick.turn(Condition.REFUSED)
+    world.sick.switch(Condition.REFUSED)
 
     answered = world.call()
 
@@ -186,9 +186,9 @@ def test_a_refused_connection_is_the_providers(world: World) -> None:
 @pytest.mark.slow
 def test_it_is_used_again_when_it_is_back(world: World, clock: FakeClock) -> None:
     """After an outage and its cooldown the first target serves again."""
-    world.sick.turn(Condition.REFUSED)
+    world.sick.switch(Condition.REFUSED)
     world.call()
-    world.sick.turn(Condition.FAIR)
+    world.sick.switch(Condition.OK)
 
     during = world.call()
     clock.advance(60)
@@ -200,7 +200,7 @@ def test_it_is_used_again_when_it_is_back(world: World, clock: FakeClock) -> Non
 
 def test_a_dead_key_benches_the_provider_at_once(world: World) -> None:
     """One 401 is enough: the provider is benched for the longest cooldown."""
-    world.sick.turn(Condition.DEAD_KEY)
+    world.sick.switch(Condition.DEAD_KEY)
 
     answered = world.call()
 
@@ -219,10 +219,10 @@ def test_a_dead_key_benches_the_provider_at_once(world: World) -> None:
 @pytest.mark.slow
 def test_a_rate_limit_benches_for_what_the_provider_asked(world: World, clock: FakeClock) -> None:
     """A 429 is not retried: the target sits out its Retry-After and is used again after it."""
-    world.sick.turn(Condition.RATE_LIMITED, retry_after=42)
+    world.sick.switch(Condition.RATE_LIMITED, retry_after=42)
     first = world.call()
     (bench,) = list_benched()
-    world.sick.turn(Condition.FAIR)
+    world.sick.switch(Condition.OK)
 
     clock.advance(41)
     before_the_end = world.call()
@@ -244,7 +244,7 @@ def test_a_rate_limit_benches_for_what_the_provider_asked(world: World, clock: F
 
 def test_a_bad_request_goes_to_the_next(world: World) -> None:
     """A 400 may be fine elsewhere: the other target is asked, and nobody's health suffers."""
-    world.sick.turn(Condition.BAD_REQUEST)
+    world.sick.switch(Condition.BAD_REQUEST)
 
     assert MODELS[world.second] == world.call()
     assert 1 == len(world.sick.requests)
@@ -254,7 +254,7 @@ def test_a_bad_request_goes_to_the_next(world: World) -> None:
 
 def test_a_bad_request_is_raised_if_asked_for(world: World) -> None:
     """With ``on_request_error="raise"`` the client's own error leaves as it is."""
-    world.sick.turn(Condition.BAD_REQUEST)
+    world.sick.switch(Condition.BAD_REQUEST)
 
     with pytest.raises(PACKAGES[world.first].BadRequestError) as raised:
         world.call(on_request_error="raise")
@@ -265,8 +265,8 @@ def test_a_bad_request_is_raised_if_asked_for(world: World) -> None:
 
 def test_nobody_answers(world: World) -> None:
     """When both fail, the group holds each client's own error in the order of the chain."""
-    world.sick.turn(Condition.DEAD_KEY)
-    world.servers[world.second].turn(Condition.OVERLOADED)
+    world.sick.switch(Condition.DEAD_KEY)
+    world.servers[world.second].switch(Condition.OVERLOADED)
 
     with pytest.raises(ChainExhaustedError) as raised:
         world.call()
@@ -278,7 +278,7 @@ def test_nobody_answers(world: World) -> None:
 
 def test_a_clients_own_method_is_a_targets_call(world: World) -> None:
     """``create`` of a client is called with the target's model and params, and fails over like any function."""
-    world.sick.turn(Condition.OVERLOADED)
+    world.sick.switch(Condition.OVERLOADED)
 
     def use(clients: dict[str, Any]) -> Any:
         chain = [
@@ -346,7 +346,7 @@ def test_a_clients_own_retries_are_noticed_once(
 ) -> None:
     """Errors of requests that the client had retried by itself are told of in one line for each provider."""
     # The client obeys this, and would wait for half a second otherwise.
-    world.sick.turn(Condition.OVERLOADED, retry_after=0.01)
+    world.sick.switch(Condition.OVERLOADED, retry_after=0.01)
 
     with caplog.at_level(logging.WARNING, logger="resilient_llm"):
         world.call(max_retries=1, attempts=1)
@@ -359,7 +359,7 @@ def test_a_clients_own_retries_are_noticed_once(
 
 def test_a_breaker_around_a_client_opens(world: World) -> None:
     """Overloads are counted by ``with breaker``, which then sends nothing more."""
-    world.sick.turn(Condition.OVERLOADED)
+    world.sick.switch(Condition.OVERLOADED)
     key = TARGETS[world.first]
     overloaded = PACKAGES[world.first].InternalServerError
 
@@ -388,10 +388,10 @@ def test_a_breaker_around_a_client_opens(world: World) -> None:
 @pytest.mark.parametrize("way", ["asyncio", "trio"], indirect=True)
 def test_a_cancelled_probe_leaves_its_place(world: World, clock: FakeClock) -> None:
     """Cancelled while the one probe is on its way, the place is free again and the next call takes it."""
-    world.sick.turn(Condition.DEAD_KEY)
+    world.sick.switch(Condition.DEAD_KEY)
     world.call()
     clock.advance(331)
-    world.sick.turn(Condition.SILENT)
+    world.sick.switch(Condition.SILENT)
     world.sick.requests.clear()
 
     async def use(clients: dict[str, Any]) -> str:
@@ -405,7 +405,7 @@ def test_a_cancelled_probe_leaves_its_place(world: World, clock: FakeClock) -> N
                 await anyio.sleep(0.001)
             state_in_flight = breaker(world.first).state
             tasks.cancel_scope.cancel()
-        world.sick.turn(Condition.FAIR)
+        world.sick.switch(Condition.OK)
         assert "half_open" == state_in_flight
         assert "half_open" == breaker(world.first).state
         return await ask("Will it rain?")

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from resilient_llm import cli
-from resilient_llm.demo import fleet, worker
+from resilient_llm.demo import fleet, fleet_view, worker
 from resilient_llm.demo.fleet import Fleet, FleetSummary
-from resilient_llm.demo.news import Line
+from resilient_llm.demo.log_lines import Line
 
 rich_console = pytest.importorskip("rich.console")
 
@@ -101,16 +101,22 @@ def test_a_run_tells_its_story_and_leaves_nothing() -> None:
 
     assert (0, True) == (demo.summary().exit_status, demo.has_ended)
     assert [
-        "sharing", "serving", "weather", "failed", "failed", "failed", "benched", "benched",
-        "serving", "weather", "probed", "back", "back", "serving", "benched", "benched", "benched",
-        "back", "serving",
+        "sharing", "answers", "fault", "failed", "benched", "benched", "answers", "fault",
+        "probed", "restored", "restored", "answers", "benched", "benched", "benched",
+        "restored", "answers",
     ] == [each.word for each in lines]  # fmt: skip
     told = "\n".join(each.plain() for each in lines)
-    assert re.search(r"benched +groq +worker-1: until \S+ \(\d s\) failures 3/3", told)
-    assert re.search(r"benched +groq +worker-2: by worker-1, \d\.\d\d s later", told)
-    assert re.search(r"probed +groq +worker-\d; the others asked mistral", told)
-    assert 1 == len(re.findall(r"back +groq +worker-\d: recovered$", told, re.MULTILINE))
-    assert re.search(r"benched +groq +worker-2: by operator, \d\.\d\d s later", told)
+    assert 80 >= max(len(each.plain()) for each in lines)
+    assert re.search(
+        r"failed +worker-1: groq/llama-3.3-70b failed: network x3$", told, re.MULTILINE
+    )
+    assert re.search(r"benched +worker-1 skips groq for \d s: failures 3/3", told)
+    assert re.search(r"benched +worker-2 skips groq too, \d\.\d\d s later \(from worker-1\)", told)
+    assert re.search(r"probed +worker-\d probes groq; the others call mistral", told)
+    assert 1 == len(
+        re.findall(r"restored +worker-\d uses groq again: recovered$", told, re.MULTILINE)
+    )
+    assert re.search(r"benched +worker-2 skips groq too, \d\.\d\d s later \(from operator\)", told)
     assert worker._PROMPT not in told
     assert all(each._running.returncode == 0 for each in demo._workers)
     assert set() == set(threading.enumerate()) - before
@@ -122,7 +128,7 @@ def test_a_worker_that_dies_ends_the_demo() -> None:
     """It says which one, and exits with 1 instead of waiting."""
 
     def kill(line: Line) -> None:
-        if line.word == "weather":
+        if line.word == "fault":
             demo._workers[1]._running.kill()
 
     demo = Fleet(2, 0, kill)
@@ -155,7 +161,7 @@ def test_ctrl_c_ends_it_with_what_was_counted() -> None:
     """Interrupted, it ends its workers, prints the summary so far and exits as a shell expects."""
     process = _start("-m", "resilient_llm", "demo", "--workers", "2")
     assert process.stdout is not None
-    first = process.stdout.readline()
+    first = process.stdout.readline() + process.stdout.readline()
 
     process.send_signal(signal.SIGINT)
     status, out, errors = _ended(process)
@@ -163,6 +169,7 @@ def test_ctrl_c_ends_it_with_what_was_counted() -> None:
     assert "sharing" in first
     assert (cli.INTERRUPTED, "") == (status, errors)
     assert "Ended early. Until then:" in out
+    assert first.startswith("Starting 2 workers and 2 fake providers: offline, no API keys.\n")
 
 
 @pytest.mark.slow
@@ -206,3 +213,31 @@ def test_a_number_of_workers_is_checked(number: str, capsys: pytest.CaptureFixtu
 def test_the_exit_status_is_about_what_is_shown(change: dict[str, Any], status: int) -> None:
     """A run in which the processes did not act as one is a failure of the demo."""
     assert status == dataclasses.replace(GOOD, **change).exit_status
+
+
+@pytest.mark.parametrize("number", [2, 16])
+def test_the_summary_has_at_most_12_lines_of_80_columns(number: int) -> None:
+    """Also with the most workers, and it names what is not a default and what to read next."""
+    names = [f"worker-{each}" for each in range(1, number + 1)]
+    summary = dataclasses.replace(
+        GOOD,
+        workers=number,
+        calls_made=999,
+        interrupted=True,
+        benched_within=dict.fromkeys(names, 10.123),
+        operator_benched_within=dict.fromkeys(names, 10.123),
+        served_by={fleet.FIRST: 999, fleet.SECOND: 999},
+    )
+
+    lines = [line.plain for line in fleet_view.summary_lines(summary)]
+
+    assert len(lines) < 12  # an empty line is above them
+    assert [] == [line for line in lines if len(line) > 80]
+    text = "\n".join(lines)
+    options = worker.settings("sqlite:///x", "worker-1")
+    assert f"failures={options['breakers']['*']['failures']}" in text
+    assert f"cooldown={options['breakers']['*']['cooldown']:g}" in text
+    assert f"poll={options['state_options']['poll']:g}" in text
+    assert f"logging={options['logging']}" in text
+    page = re.findall(r"docs/\S+\.md", lines[-1])
+    assert [True] == [(ROOT / each).exists() for each in page]
