@@ -30,7 +30,7 @@ from resilient_llm import Target, admin, configure, failover
 from resilient_llm.demo.picture import svg_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 WIDTH = 110
 TOKEN = "token-of-the-picture"
@@ -59,7 +59,7 @@ ask = failover(["groq/llama-3.3-70b-versatile", "mistral/mistral-small", "openai
 
 
 @contextmanager
-def service() -> Iterator[str]:
+def service() -> Generator[str]:
     """Run the admin page of this process on a free port, and return where it is."""
     app = Starlette(routes=[Mount("/llm", admin.app(authorize=admin.token(TOKEN)))])
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
