@@ -31,11 +31,11 @@ from resilient_llm.rules import (
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "errors.md"
 CORPUS = Path(__file__).parent / "corpus"
 
-HEAD = """# What an error means
+HEAD = """# Error classification by SDK
 
 Which verdict `classify` gives to the errors of the SDKs and servers that people use: by which code, sentence, status or class, with the recorded cases.
 This page is generated from the rules and the recorded cases, and a test fails when it is older than they are.
-What follows from a kind is in [Kinds of errors](kinds.md); how to add a rule in [Teach it an error](../how-to/classify-errors.md).
+What follows from a kind is in [Error kinds](kinds.md); how to add a rule in [Custom error classification](../how-to/classify-errors.md).
 
 For one error, run:
 

@@ -794,7 +794,7 @@ def test_every_page_is_in_the_navigation() -> None:
         .partition("\n\n")[0]
     )
 
-    named = set(re.findall(r": (\S+\.md)$", navigation, re.MULTILINE))
+    named = set(re.findall(r"[:-] (\S+\.md)$", navigation, re.MULTILINE))
     assert {str(page.relative_to(DOCS).as_posix()) for page in DOCS.rglob("*.md")} == named
 
 
