@@ -35,11 +35,17 @@ def bench_model(
 ) -> None:
     """Bench a target, or with a key without a slash every target of a provider.
 
-    A manual bench ends only by `unbench_model` or its own end. Benching again replaces it.
-    A key that no chain names is logged as a warning if one of a chain is spelled like it.
+    A manual bench ends at its given end or by `unbench_model`, not by a successful call. A second
+    bench of the same key replaces the first. If no chain has the key and a similar one exists, the
+    log has a warning.
+
+    Examples:
+        >>> bench_model("groq", timedelta(hours=2), reason="status page: outage", by="ann")
+        >>> is_benched("groq/llama-3.3-70b")
+        True
 
     Args:
-        spec: ``"provider/model"`` or ``"provider"``; need not be known yet.
+        spec: ``"provider/model"`` or ``"provider"``; it need not be in use yet.
         until: An aware datetime, a timedelta, seconds, or None for until unbenched.
         reason: A note for those who list benches, at most 200 characters. Control characters are
             kept, and escaped in the log and in messages.

@@ -21,7 +21,7 @@ from resilient_llm._binding.wrapper import guarded_function
 from resilient_llm._runtime.chains import note_policy
 from resilient_llm._runtime.names import targets_here
 from resilient_llm._runtime.runtime import runtime
-from resilient_llm._values.chain import plan_of
+from resilient_llm._values.chain import Chain, plan_of
 from resilient_llm._values.errors import ResilientLLMError
 from resilient_llm._values.exported import exported
 from resilient_llm._values.policy import (
@@ -135,7 +135,9 @@ class Failover:
     with other options. Immutable; may be used by any number of threads and tasks at once.
     """
 
-    def __init__(self, chain: Any, given: Mapping[str, Any], like: Declared | None = None) -> None:
+    def __init__(
+        self, chain: Chain, given: Mapping[str, Any], like: Declared | None = None
+    ) -> None:
         self._plan = plan_of(chain)
         self._given = dict(given)
         self._declared = Declared(self._plan, given, by_priority, like)
@@ -245,7 +247,7 @@ class Failover:
         self.__init__(state["chain"], state["_given"])
 
 
-def failover(chain: Any = "@default", **options: Unpack[FailoverOptions]) -> Failover:
+def failover(chain: Chain = "@default", **options: Unpack[FailoverOptions]) -> Failover:
     """Return a policy that calls the targets of a chain until one answers.
 
     Examples:

@@ -60,6 +60,8 @@ class InvalidConfigError(ConfigurationError):
         problems: All of them, those of one section together, as a tuple of `ConfigProblem`.
     """
 
+    problems: tuple[ConfigProblem, ...]
+
     def __init__(self, problems: Sequence[ConfigProblem]) -> None:
         self.problems = tuple(problems)
         super().__init__(self._sentence())

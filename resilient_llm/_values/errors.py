@@ -67,6 +67,10 @@ class CallRejectedError(ResilientLLMError):
         retry_after: Seconds until another try is worthwhile, or None if unknown.
     """
 
+    target: str
+    reason: str
+    retry_after: float | None
+
     def __init__(self, target: str, reason: str, retry_after: float | None = None) -> None:
         self.target = target
         self.reason = reason
@@ -98,6 +102,10 @@ class NoCapableTargetError(CallRejectedError):
         missing: ``{key: words that the target lacks}``, sorted; ``("context_window",)`` for a
             target whose context window is too small.
     """
+
+    needs: tuple[str, ...]
+    tokens: int | None
+    missing: dict[str, tuple[str, ...]]
 
     def __init__(
         self,
@@ -137,6 +145,9 @@ class ToolLoopError(CallRejectedError):
         repeats: Length of the row of equal calls.
     """
 
+    tool: str
+    repeats: int
+
     def __init__(self, target: str, tool: str, repeats: int) -> None:
         self.tool = tool
         self.repeats = repeats
@@ -170,6 +181,13 @@ class BudgetExceededError(CallRejectedError):
         retry_after: Seconds until then; None if only reservations are in the way, if the call is
             above the cap, or if the target has no price.
     """
+
+    budget: str
+    key: str | None
+    cap: Decimal | int
+    spent: Decimal | int
+    reserved: Decimal | int
+    resets_at: datetime | None
 
     def __init__(
         self,
@@ -243,6 +261,10 @@ class ResponseRejectedError(ResilientLLMError):
         kind: The kind that ``reject`` gave; ``bad_response`` unless it said otherwise.
     """
 
+    target: str
+    reason: str
+    kind: str
+
     def __init__(self, target: str, reason: str = "rejected", kind: str = "bad_response") -> None:
         self.target = target
         self.reason = reason
@@ -265,6 +287,9 @@ class DeadlineExceededError(ResilientLLMError, TimeoutError):
         attempts: What was tried, oldest first.
     """
 
+    timeout: float
+    attempts: tuple[AttemptRecord, ...]
+
     def __init__(self, timeout: float, attempts: Sequence[AttemptRecord] = ()) -> None:
         self.timeout = timeout
         self.attempts = tuple(attempts)
@@ -284,6 +309,10 @@ class StreamInterruptedError(ResilientLLMError):
         text_so_far: End of the answer's text that had reached the caller, as much of it as
             ``StreamPolicy(keep_text=…)`` keeps; None without. Never in a message or a pickle.
     """
+
+    target: str
+    items_sent: int
+    text_so_far: str | None
 
     def __init__(self, target: str, items_sent: int, *, text_so_far: str | None = None) -> None:
         self.target = target

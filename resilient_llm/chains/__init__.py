@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from contextlib import AbstractContextManager
 
+    from resilient_llm._values.chain import Chain
     from resilient_llm._values.target import Target
 
 __all__ = [
@@ -51,7 +52,7 @@ for _each in (Route, Rule):
     _exported(_each, __name__)
 
 
-def define(names: Mapping[str, Any]) -> None:
+def define(names: Mapping[str, Chain]) -> None:
     """Define what names stand for, or replace that, for calls that start afterwards.
 
     All names are defined, or none. What code defines hides what a configuration file defines
@@ -87,7 +88,7 @@ def names() -> list[str]:
     return sorted(_runtime.in_force.chains_under(profile_here()))
 
 
-def resolve(chain: Any) -> tuple[Target, ...]:
+def resolve(chain: Chain) -> tuple[Target, ...]:
     """Return the targets of a chain for a call that starts here, each key once, in order.
 
     Of a route these are all targets that it can choose.
@@ -105,7 +106,7 @@ def resolve(chain: Any) -> tuple[Target, ...]:
 def define_profile(
     name: str,
     *,
-    chains: Mapping[str, Any] | None = None,
+    chains: Mapping[str, Chain] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Define a profile, or replace it: other chains and defaults for some calls.

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -20,10 +17,6 @@ import resilient_llm
 from resilient_llm import ErrorKind, testing
 from resilient_llm._values import errors, events, kinds
 from tests.support.pages import BLOCK, PAGES, README, ROOT
-
-pytest.importorskip("mkdocs")
-pytest.importorskip("material")
-pytest.importorskip("mkdocstrings")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -125,23 +118,6 @@ def _read(path: Path) -> Page:
     page = Page()
     page.feed(path.read_text(encoding="utf-8"))
     return page
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the site; return the directory in which it is."""
-    place = tmp_path_factory.mktemp("site")
-    done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(place)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"},
-        capture_output=True,
-        text=True,
-        timeout=170,
-        check=False,
-    )
-    assert 0 == done.returncode, done.stdout + done.stderr
-    return place
 
 
 @pytest.fixture(scope="module")
