@@ -640,7 +640,9 @@ def test_every_status_means_what_the_reference_says() -> None:
     for status, verdict in BY_STATUS.items():
         row = said.get(status, rest[status // 100])
         charged = (
-            verdict.scope if verdict.harms_health or verdict.kind == "rate_limited" else "nobody"
+            verdict.scope
+            if verdict.harms_health or verdict.kind == "rate_limited"
+            else "no circuit"
         )
         expected = (verdict.kind.value, verdict.reason, charged)
         assert expected == (words(row["kind"])[0], words(row["reason"])[0], row["charged to"]), (

@@ -603,7 +603,6 @@ def is_long(prompt: str) -> bool:
     return len(prompt) > 3
 
 
-
 def first_of(chain: Chain) -> Failover:
     return failover(chain)
 
