@@ -108,7 +108,7 @@ WHY = {
     "hf-429-tgi-overloaded": "the server's own class means that it is overloaded",
     "ollama-stream-eof": "the stream broke; the status of -1 is none",
     "xai-grpc-cancelled-by-server": "the caller did not cancel: the server did",
-    "grpcio-resource-exhausted-retry-after": "a plain key in the metadata is a wait, too",
+    "grpcio-resource-exhausted-retry-after": "a plain key in the metadata is a wait as well",
     "httpx-pool-timeout": "the caller's own pool was full: no circuit counts it, the next target may have a separate pool",
     "requests-404": "a page in place of an answer, but the status is all that is sure",
     "urllib3-retries-503": "urllib3 keeps the status in its words only",
