@@ -54,7 +54,7 @@ def bench_model(
     Raises:
         ValueError: If the moment is naive or past, the duration negative or not finite, or
             ``reason`` or ``by`` too long.
-        ConfigurationError: If ``spec`` is no key; a ValueError, too.
+        ConfigurationError: If ``spec`` is not a key; it is also a ValueError.
     """
     key = normal_key(spec)
     check.note("reason", reason)
@@ -93,7 +93,7 @@ def unbench_model(spec: str | Target, *, by: str = "") -> bool:
         Whether that key was benched. A bench of its provider is another key.
 
     Raises:
-        ConfigurationError: If ``spec`` is no key, or ``by`` too long; a ValueError, too.
+        ConfigurationError: If ``spec`` is not a key, or ``by`` too long; it is also a ValueError.
     """
     check.note("by", by)
     circuit = runtime.registry.find(spec)
@@ -106,7 +106,7 @@ def is_benched(spec: str | Target) -> bool:
     """Return whether a key or its provider is benched now.
 
     Raises:
-        ConfigurationError: If ``spec`` is no key.
+        ConfigurationError: If ``spec`` is not a key.
     """
     key = normal_key(spec)
     runtime.begin_sharing()
@@ -126,7 +126,7 @@ def health(expected: Iterable[str | Target] = ()) -> dict[str, TargetHealth]:
         expected: Keys to show even if they have not been used yet.
 
     Raises:
-        ConfigurationError: If one of them is no key, or all are one bare text.
+        ConfigurationError: If one of them is not a key, or all are one bare text.
     """
     if isinstance(expected, str):
         raise ConfigurationError(

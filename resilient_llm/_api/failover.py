@@ -266,7 +266,7 @@ def failover(chain: Chain = "@default", **options: Unpack[FailoverOptions]) -> F
         attempt_timeout: Seconds for one attempt, of a stream until its first content.
             Asynchronous attempts are cancelled, streams cut off; other synchronous functions
             must take a parameter annotated `Attempt` and apply its ``remaining``.
-        cooldown: Seconds of the first bench of targets whose circuit has no setting of its own.
+        cooldown: Seconds of the first bench of targets whose circuit has no setting itself.
         strategy: In which order targets are tried: ``"priority"``, ``"round_robin"``,
             ``"random"``, ``"weighted"``, ``"least_cost"``, ``strategies.sticky(key)``, or a
             function from the targets, and the `StrategyCall` if it takes that, to targets in
@@ -281,7 +281,7 @@ def failover(chain: Chain = "@default", **options: Unpack[FailoverOptions]) -> F
             the call's arguments to words or None.
         tokens: Estimate of a call's input in tokens, or a function from the call's arguments to
             it; targets with a context window that is too small are skipped. Budgets and token
-            limits reserve it, too.
+            limits reserve it as well.
         tool_loop: Whether a call is looked at whose conversation repeats one tool call, as that of
             an agent that runs away: ``"off"``, ``"warn"`` for `ToolLoopDetected`, ``"raise"`` for
             `ToolLoopError` as well, or `ToolLoop` with other numbers.
@@ -293,7 +293,7 @@ def failover(chain: Chain = "@default", **options: Unpack[FailoverOptions]) -> F
         classify: Asked about an error before every rule.
         on_request_error: Whether an error of this request's own tries the next target.
         on_content_policy: The same for a refusal on grounds of content.
-        on_unknown: The same for errors that no rule knows; ``"transient"`` retries them.
+        on_unknown: The same for errors that no rule recognises; ``"transient"`` retries them.
         on_down: Whether benched targets are skipped, or tried once all others have failed:
             ``"skip"`` or ``"demote"``.
         when_all_benched: Whether to try the benched targets once, to wait, or to raise.
@@ -302,7 +302,7 @@ def failover(chain: Chain = "@default", **options: Unpack[FailoverOptions]) -> F
         observers: Functions that are called with this policy's events.
 
     Raises:
-        ConfigurationError: If a value is not allowed; the message says what is allowed.
+        ConfigurationError: If a value is not allowed; the message lists what is allowed.
     """
     return Failover(chain, options)
 

@@ -88,7 +88,7 @@ class Config:
         loaded_at: When it was loaded, in UTC.
         chains: Names of its chains and routes, sorted.
         profiles: Names of its profiles, sorted.
-        shadowed: What it says without effect, since code says something else, such as
+        shadowed: Its entries without effect, since code defines something else, such as
             ``"chains.fast"`` and ``"settings.timeout"``, sorted.
     """
 

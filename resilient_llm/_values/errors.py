@@ -54,7 +54,7 @@ class ResilientLLMError(Exception):
 
 @exported
 class ConfigurationError(ResilientLLMError, ValueError):
-    """A setting, chain or signature is wrong; the message says what is allowed."""
+    """A setting, chain or signature is wrong; the message lists what is allowed."""
 
 
 @exported
@@ -63,7 +63,7 @@ class CallRejectedError(ResilientLLMError):
 
     Attributes:
         target: Key of the target or provider that was asked for.
-        reason: Short word that says why.
+        reason: Short word for the reason.
         retry_after: Seconds until another try is worthwhile, or None if unknown.
     """
 
@@ -168,8 +168,8 @@ class ToolLoopError(CallRejectedError):
 class BudgetExceededError(CallRejectedError):
     """Budgets refused every target; nothing was sent.
 
-    It tells of one budget. Each target has a budget that refuses it and resets last; of these it is
-    the one that resets first. As a member of a `ChainExhaustedError` it tells of its target alone.
+    It is about one budget. Each target has a budget that refuses it and resets last; of these it is
+    the one that resets first. As a member of a `ChainExhaustedError` it is about its target alone.
 
     Attributes:
         budget: Name of the budget.
@@ -258,7 +258,7 @@ class ResponseRejectedError(ResilientLLMError):
     Attributes:
         target: Key of the target that gave the answer.
         reason: The word that ``reject`` gave, else ``"rejected"``.
-        kind: The kind that ``reject`` gave; ``bad_response`` unless it said otherwise.
+        kind: The kind that ``reject`` returned, else ``bad_response``.
     """
 
     target: str
@@ -365,7 +365,7 @@ class ChainExhaustedError(ResilientLLMError, ExceptionGroup[Exception]):
     """No target of the chain gave an answer.
 
     One member per target, in the order they were tried: its last error, or the
-    CallRejectedError that says why it was skipped, each with a note.
+    CallRejectedError with the reason why it was skipped, each with a note.
 
     Attributes:
         attempts: What was tried and skipped, oldest first.

@@ -57,7 +57,7 @@ def rule(chain: Chain, **conditions: Unpack[RuleConditions]) -> Rule:
 
     Raises:
         ConfigurationError: If the chain is none, there is no condition, a condition is not known
-            or its value not allowed, ``regex`` is no pattern of RE2, or google-re2 is not
+            or its value not allowed, ``regex`` is not a pattern of RE2, or google-re2 is not
             installed.
     """
     return rule_of(chain, conditions)

@@ -15,7 +15,7 @@ class Attribute(NamedTuple):
         name: Its name.
         on: The spans that may have it.
         type: Type of its value. Moments are RFC 3339 text.
-        meaning: What it says, and when it is there.
+        meaning: What it means, and when it is there.
     """
 
     name: str

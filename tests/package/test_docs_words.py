@@ -6,11 +6,26 @@ stop a reader who has English as a second language.
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 
+import resilient_llm
+from resilient_llm import (
+    admin,
+    answers,
+    chains,
+    config,
+    limits,
+    needs,
+    probes,
+    stores,
+    strategies,
+    testing,
+)
+from resilient_llm.observers import jsonl, otel, prometheus, webhook
 from tests.support.pages import PAGES, ROOT
 
 PERSONS = (
@@ -28,6 +43,7 @@ WORDS = re.compile(rf", too\b|\b(?:(?:{PERSONS}|{OLD})\b|{ELLIPSIS})(?:\s*\w+)?"
 
 # Prose in which one of these words is right: {page: how the place begins}.
 ALLOWED: dict[str, set[str]] = {
+    "how-to/migrate.md": {", too"},
     "reference/glossary.md": {"is no attempt", "anybody calls", "of your own for", ", too"},
 }
 
@@ -63,3 +79,52 @@ def test_the_words_are_found() -> None:
     )
     assert [] == found_in("It is no longer benched.\n\n```python\nsaid = 1  # nobody\n```\n")
     assert 50 < len(CHECKED)
+
+
+MODULES = [
+    resilient_llm,
+    admin,
+    answers,
+    chains,
+    config,
+    limits,
+    needs,
+    probes,
+    stores,
+    strategies,
+    testing,
+    prometheus,
+    jsonl,
+    otel,
+    webhook,
+]
+
+
+def _docstrings() -> dict[str, str]:
+    """Return ``{public name: its docstring}``, methods of classes included."""
+    found: dict[str, str] = {}
+    for module in MODULES:
+        found[module.__name__] = module.__doc__ or ""
+        for name in getattr(module, "__all__", ["install"]):
+            thing = getattr(module, name)
+            if not callable(thing):
+                continue
+            found[f"{module.__name__}.{name}"] = inspect.getdoc(thing) or ""
+            members = vars(thing).items() if inspect.isclass(thing) else ()
+            for member, value in members:
+                if not member.startswith("_") and (inspect.isroutine(value) or _is_property(value)):
+                    found[f"{module.__name__}.{name}.{member}"] = inspect.getdoc(value) or ""
+    return found
+
+
+def _is_property(value: object) -> bool:
+    return isinstance(value, property)
+
+
+DOCSTRINGS = _docstrings()
+
+
+@pytest.mark.parametrize("name", DOCSTRINGS)
+def test_a_docstring_is_written_in_plain_words(name: str) -> None:
+    """The same holds for what the API page and an editor show of a public name."""
+    assert [] == found_in(DOCSTRINGS[name].replace("``", "`"))
