@@ -307,7 +307,7 @@ def stamina() -> Peer:
         remarks={
             **dict.fromkeys(("block", "async_block"), "a loop instead"),
             **dict.fromkeys(
-                ("stream", "async_stream"), "begins anew whenever it breaks: items come twice"
+                ("stream", "async_stream"), "starts again whenever it breaks: items come twice"
             ),
         },
     )
@@ -506,7 +506,7 @@ def hyx() -> Peer:
         async_retry=retry(on=Unavailable, attempts=ATTEMPTS - 1, backoff=0.0),
         async_timed=timed,
         remarks={
-            "async_timed": "`async with` by hand: its decorator wants a running loop",
+            "async_timed": "`async with` by hand: its decorator needs a running loop",
             **dict.fromkeys(("sync", "block", "loop", "retry", "fallback", "skip", "timed"), only),
             "async_retry": "its retry alone",
             "stream": only,
@@ -612,7 +612,7 @@ def nopanic() -> Peer:
         remarks={
             "fallback": own,
             "skip": own,
-            "timed": "runs the function in a thread of its own",
+            "timed": "runs the function in a separate thread",
             "window": "300 s",
         },
     )
@@ -638,7 +638,7 @@ def nopanic_retry() -> Peer:
         stream=guard,
         async_stream=guard,
         remarks=dict.fromkeys(
-            ("stream", "async_stream"), "made anew until the first item; what breaks later raises"
+            ("stream", "async_stream"), "made again until the first item; what breaks later raises"
         ),
     )
 
@@ -696,7 +696,7 @@ def interlock() -> Peer:
         remarks={
             "fallback": own,
             "skip": own,
-            "timed": "runs the function in a thread of its own",
+            "timed": "runs the function in a separate thread",
             "window": "of so many calls",
             **dict.fromkeys(("stream", "async_stream"), UNSEEN),
         },

@@ -494,7 +494,7 @@ def items(effort: Effort, found: Mapping[str, Library]) -> Iterator[Table]:
     table = Table(
         "An item of a stream",
         "After the first content, in multiples of the same source given on by an empty generator, `for item in source: "
-        "yield item`. Where nothing else is said, it is `@failover` with default settings.",
+        "yield item`. If not noted otherwise, it is `@failover` with default settings.",
         ["work", "baseline", "ratio", "quartiles", "limit", "per item"],
     )
     whole = Table(
@@ -643,7 +643,7 @@ def _called(functions: list[Function]) -> list[Function]:
 def _long_chain(effort: Effort, many: int) -> Table:
     """Ours alone: what else may grow with the number of targets."""
     table = Table(
-        "Targets of ours",
+        "Our targets",
         "In multiples of an empty closure, and of an empty context manager out of a dict of as many, in turn.",
         ["work", "one", "many", "growth"],
     )

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from resilient_llm._runtime.tracing import Trace, TracedCall
     from resilient_llm._values.adaptive import Adaptive
     from resilient_llm._values.can_call import CanCall
+    from resilient_llm._values.chain import Chain
     from resilient_llm._values.errors import (
         BreakerOpenError,
         BudgetExceededError,
@@ -116,6 +117,7 @@ __all__ = [
     "CallFailed",
     "CallRejectedError",
     "CanCall",
+    "Chain",
     "ChainExhaustedError",
     "ConfigReloadFailed",
     "ConfigReloaded",
@@ -212,6 +214,7 @@ _MODULES = {
     "_runtime.tracing": "Trace TracedCall",
     "_values.adaptive": "Adaptive",
     "_values.can_call": "CanCall",
+    "_values.chain": "Chain",
     "_values.errors": (
         "BreakerOpenError BudgetExceededError CallRejectedError ChainExhaustedError "
         "ConfigurationError "

@@ -54,7 +54,7 @@ def listen(client: C, *, key: str | None = None) -> C:
 
     An answer belongs to the attempt in whose function the request is sent. An event hook of the
     HTTP client reads its headers and leaves its body alone, so streams are not held up. Copies of
-    a client that share its HTTP client, such as those of ``with_options``, are listened to, too.
+    a client that share its HTTP client, such as those of ``with_options``, are listened to as well.
     The hook is gone when ``event_hooks`` of the HTTP client is set. Thread-safe.
 
     Examples:

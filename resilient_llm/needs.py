@@ -57,7 +57,7 @@ def estimate_tokens() -> EstimateTokens:
 
     The estimate is the characters of all contents divided by 4, rounded up, plus 800 for each
     image, audio and document. Contents are texts, arguments and results of tools, and schemas;
-    roles, types and ids are none, and bytes and base64 are no text: a `data:` URL and a text of
+    roles, types and ids are none, and bytes and base64 are not text: a `data:` URL and a text of
     at least 1,000 characters that is nothing but base64 count as an attachment, 800.
 
     Texts count whole, whatever their size. Of the JSON of a call 200,000 values are read; a call

@@ -31,11 +31,11 @@ from resilient_llm.rules import (
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "errors.md"
 CORPUS = Path(__file__).parent / "corpus"
 
-HEAD = """# What an error means
+HEAD = """# Error classification by SDK
 
 Which verdict `classify` gives to the errors of the SDKs and servers that people use: by which code, sentence, status or class, with the recorded cases.
 This page is generated from the rules and the recorded cases, and a test fails when it is older than they are.
-What follows from a kind is in [Kinds of errors](kinds.md); how to add a rule in [Teach it an error](../how-to/classify-errors.md).
+What follows from a kind is in [Error kinds](kinds.md); how to add a rule in [Custom error classification](../how-to/classify-errors.md).
 
 For one error, run:
 
@@ -75,57 +75,57 @@ These cases could have another verdict; this is the one they have, and why.
 WHY = {
     "openai-400-max-tokens-per-request": "a batch that is too large for one request fits no context window either, but may be cut",
     "openai-400-verify-to-stream": "only streaming is refused: another target may stream, and this one may answer whole",
-    "openai-500-should-not-retry": "the server says that it is useless to try again; the failure still counts",
-    "openai-429-engine-overloaded": "nobody went too fast: the provider is full",
-    "openai-403-cloudflare-challenge": "a page for people stays there until somebody acts",
-    "openai-407-proxy-auth": "a proxy wants a login, so nothing reaches this provider",
+    "openai-500-should-not-retry": "the server reports that a retry is useless; the failure still counts",
+    "openai-429-engine-overloaded": "the provider is full; the rate of the caller is not the cause",
+    "openai-403-cloudflare-challenge": "a page for browsers stays there until an operator acts",
+    "openai-407-proxy-auth": "a proxy requires a login, so nothing reaches this provider",
     "openai-404-wrong-base-url": "no such route: a setting of this target, for every request alike",
     "openai-400-plain-http-to-https": "the address is wrong, whatever the request is",
     "openai-fault-self-signed": "no wait makes a certificate valid, and no key is wrong",
     "azure-429-high-demand": "the provider is full; the rate of the caller is not the cause",
     "azure-400-operation-not-supported": "a deployment that cannot chat never will",
-    "openrouter-402-can-only-afford": "what is left pays for hardly anything: somebody has to pay",
+    "openrouter-402-can-only-afford": "what is left pays for hardly anything: the account needs credit",
     "openrouter-503-no-provider": "another moment may find a provider",
-    "vllm-400-images": "a model without eyes: another target may have some",
+    "vllm-400-images": "a model without vision: another target may have it",
     "anthropic-403-request-not-allowed": "this sentence stands for a country or a network that is not served",
     "anthropic-400-max-tokens": "a limit of this model's; the prompt is not too long",
-    "anthropic-no-key": "a missing key is a dead key, though a `TypeError` says so",
+    "anthropic-no-key": "a missing key is a dead key, although the client raises a `TypeError`",
     "anthropic-long-nonstreaming": "the SDK refuses this request, not the target",
     "gemini-429-per-day": "the wait that is named passes long before the day does",
-    "gemini-no-key": "a missing key is a dead key, though a `ValueError` says so",
+    "gemini-no-key": "a missing key is a dead key, although the client raises a `ValueError`",
     "groq-413-tpm-too-large": "no wait makes one request smaller",
     "groq-498-flex": "the tier is full",
     "groq-400-json-failed": "the model failed at this request; another may do better",
     "mistral-429-tier-capacity": "the tier is full",
-    "mistral-200-error-body": "the body says that the server failed, so that is believed",
-    "cohere-429-trial-month": "nothing passes until the month ends or somebody pays",
-    "cohere-499": "nobody here has cancelled: the server gave up",
+    "mistral-200-error-body": "the body reports that the server failed",
+    "cohere-429-trial-month": "nothing passes until the month ends or the account is paid",
+    "cohere-499": "the caller did not cancel: the server gave up",
     "bedrock-throttling-tokens-day": "the quota of a day does not come back while one waits",
     "bedrock-validation-max-length": "an older sentence for a prompt that is too long",
     "bedrock-bad-params": "nothing was sent: the arguments are wrong",
     "azinf-github-413-tokens": "the tier's own limit of a prompt",
-    "hf-503-bloom-trap": "a model's name is no lack of memory; the estimate is the wait",
-    "hf-429-tgi-overloaded": "the server's own class says that it is overloaded",
+    "hf-503-bloom-trap": "a model's name is not a lack of memory; the estimate is the wait",
+    "hf-429-tgi-overloaded": "the server's own class means that it is overloaded",
     "ollama-stream-eof": "the stream broke; the status of -1 is none",
-    "xai-grpc-cancelled-by-server": "what a server cancels is no cancellation of ours",
-    "grpcio-resource-exhausted-retry-after": "a plain key in the metadata is a wait, too",
-    "httpx-pool-timeout": "the caller's own pool was full: nobody is charged, the next target may have a pool of its own",
+    "xai-grpc-cancelled-by-server": "the caller did not cancel: the server did",
+    "grpcio-resource-exhausted-retry-after": "a plain key in the metadata is a wait as well",
+    "httpx-pool-timeout": "the caller's own pool was full: no circuit counts it, the next target may have a separate pool",
     "requests-404": "a page in place of an answer, but the status is all that is sure",
     "urllib3-retries-503": "urllib3 keeps the status in its words only",
     "urllib3-retries-429": "urllib3 keeps the status in its words only",
-    "ws-1011-quota": "the reason that was sent says more than the close code",
-    "ws-1008-policy": "the reason that was sent says more than the close code",
+    "ws-1011-quota": "the reason that was sent is more precise than the close code",
+    "ws-1008-policy": "the reason that was sent is more precise than the close code",
     "ws-1001-going-away": "a session that ends while one waits for data has failed",
     "pydai-200-error-body": "the status inside is lost on the way; an answer that cannot be read is left",
-    "lc-200-error-402": "the code that langchain passes on is believed",
-    "instructor-schema-mismatch": "the model answered: another may fit, and this one is well",
+    "lc-200-error-402": "the code that langchain passes on decides",
+    "instructor-schema-mismatch": "the model answered: another may fit, and this target works",
     "instructor-incomplete": "the limit of tokens ended the answer",
     "litellm-gemini-429": "the wait stands in the quoted body",
-    "litellm-groq-413": "the code of the provider is believed, not the class that was made of it",
+    "litellm-groq-413": "the code of the provider decides, not the class that was made of it",
     "litellm-no-such-provider": "a target that is written wrong is wrong for every request",
     "python-bug-JSONDecodeError": "the traceback distinguishes a broken body from an answer that the caller could not read",
     "python-llamacpp-python-context": "known by its first words",
-    "python-bare-exception-429-text": "words alone, of no known class, are anybody's",
+    "python-bare-exception-429-text": "words of an unknown class may have any source",
 }
 
 

@@ -15,6 +15,7 @@ from resilient_llm._runtime.runtime import runtime
 from resilient_llm._runtime.spending import present_key, published
 from resilient_llm._values import checks as check
 from resilient_llm._values.can_call import CanCall
+from resilient_llm._values.chain import Chain
 from resilient_llm._values.money import spend_key_of
 from resilient_llm._values.policy import Declared
 from resilient_llm.strategies import by_priority
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 _BY_COST = "least_cost"
 
 
-def can_call(chain: Any, *, tokens: int | None = None, spend_key: str | None = None) -> CanCall:
+def can_call(chain: Chain, *, tokens: int | None = None, spend_key: str | None = None) -> CanCall:
     """Return whether a call would be sent now, to which target first, and why not to the others.
 
     It asks what a call would ask, in the same order: manual benches, breakers and rate-limit

@@ -35,11 +35,17 @@ def bench_model(
 ) -> None:
     """Bench a target, or with a key without a slash every target of a provider.
 
-    A manual bench ends only by `unbench_model` or its own end. Benching again replaces it.
-    A key that no chain names is logged as a warning if one of a chain is spelled like it.
+    A manual bench ends at its given end or by `unbench_model`, not by a successful call. A second
+    bench of the same key replaces the first. If no chain has the key and a similar one exists, the
+    log has a warning.
+
+    Examples:
+        >>> bench_model("groq", timedelta(hours=2), reason="status page: outage", by="ann")
+        >>> is_benched("groq/llama-3.3-70b")
+        True
 
     Args:
-        spec: ``"provider/model"`` or ``"provider"``; need not be known yet.
+        spec: ``"provider/model"`` or ``"provider"``; it need not be in use yet.
         until: An aware datetime, a timedelta, seconds, or None for until unbenched.
         reason: A note for those who list benches, at most 200 characters. Control characters are
             kept, and escaped in the log and in messages.
@@ -48,7 +54,7 @@ def bench_model(
     Raises:
         ValueError: If the moment is naive or past, the duration negative or not finite, or
             ``reason`` or ``by`` too long.
-        ConfigurationError: If ``spec`` is no key; a ValueError, too.
+        ConfigurationError: If ``spec`` is not a key; it is also a ValueError.
     """
     key = normal_key(spec)
     check.note("reason", reason)
@@ -87,7 +93,7 @@ def unbench_model(spec: str | Target, *, by: str = "") -> bool:
         Whether that key was benched. A bench of its provider is another key.
 
     Raises:
-        ConfigurationError: If ``spec`` is no key, or ``by`` too long; a ValueError, too.
+        ConfigurationError: If ``spec`` is not a key, or ``by`` too long; it is also a ValueError.
     """
     check.note("by", by)
     circuit = runtime.registry.find(spec)
@@ -100,7 +106,7 @@ def is_benched(spec: str | Target) -> bool:
     """Return whether a key or its provider is benched now.
 
     Raises:
-        ConfigurationError: If ``spec`` is no key.
+        ConfigurationError: If ``spec`` is not a key.
     """
     key = normal_key(spec)
     runtime.begin_sharing()
@@ -120,7 +126,7 @@ def health(expected: Iterable[str | Target] = ()) -> dict[str, TargetHealth]:
         expected: Keys to show even if they have not been used yet.
 
     Raises:
-        ConfigurationError: If one of them is no key, or all are one bare text.
+        ConfigurationError: If one of them is not a key, or all are one bare text.
     """
     if isinstance(expected, str):
         raise ConfigurationError(

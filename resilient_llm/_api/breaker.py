@@ -455,18 +455,34 @@ def _report(
 def breaker(name: str, **options: Unpack[BreakerOptions]) -> Breaker:
     """Return a guard on the process-wide circuit of a name, the one that chains use.
 
+    An option that is named changes the setting of the circuit for all that use it; the other
+    settings stay.
+
     Examples:
         >>> async with breaker("groq"):
         ...     reply = await client.chat.completions.create(...)
 
+        >>> @breaker("search", failures=3, cooldown=10)
+        ... def search(query: str) -> list[str]: ...
+
     Args:
         name: ``"provider"`` or ``"provider/model"``; ``"provider@account/…"`` for one account.
-        **options: Named ones change the circuit's setting, the others stay: ``failures=5``
-            in a row; ``error_rate=0.5`` with ``min_calls=10`` over ``window=300.0`` seconds;
-            ``slow_call=None`` seconds with ``slow_rate=0.8``; ``cooldown=30.0`` and
-            ``max_cooldown=300.0`` seconds; ``probes=1`` at once while half-open;
-            ``successes_to_close=1``; ``probe_lease=None`` seconds; ``mode="enforce"``,
-            ``"metrics_only"``, ``"disabled"`` or ``"forced_open"``.
+        failures: Failures in a row that open the circuit, 1 or more.
+        error_rate: Share of failures in the window that opens it, above 0 and at most 1.
+        min_calls: Calls in the window that a share needs to count, 1 or more.
+        window: Seconds of the sliding window.
+        slow_call: Seconds from which a call counts as slow, or None.
+        slow_rate: Share of slow calls in the window that opens the circuit.
+        cooldown: Seconds of the first bench.
+        max_cooldown: Seconds of the longest bench; a failed probe doubles the next one.
+        probes: Calls at once while the circuit is half-open.
+        successes_to_close: Successful probes in a row that close it.
+        probe_lease: Seconds after which another call gets the place of a probe that has not
+            ended; None for the longest of attempt timeout, cooldown and ten average successes.
+        bad_rate: Share of answers of kind ``bad_response`` in the window that opens the circuit,
+            or None. With it such an answer also fails a probe.
+        mode: ``"enforce"``; ``"metrics_only"`` counts and rejects nothing; ``"disabled"`` does
+            neither; ``"forced_open"`` rejects every call.
 
     Raises:
         ConfigurationError: If the name is not a key, or an option is unknown or out of range.

@@ -66,39 +66,61 @@ class Changes(TypedDict, total=False):
 
 
 def configure(**changes: Unpack[Changes]) -> None:
-    """Change process-wide defaults, for calls that start afterwards, of all decorated functions.
+    """Change process-wide defaults for calls that start afterwards.
+
+    They apply to every policy that does not name the option itself.
 
     Examples:
         >>> configure(attempts=2, timeout=30.0)   # for policies that do not name them
         >>> configure(attempts=None)              # built-in again
 
     Args:
-        **changes: The options of `failover` except ``chain``, ``classify``, ``observers``,
-            ``needs``, ``tokens`` and ``usage``, for policies that do not name them; None takes
-            one back.
-            ``breakers``, ``{"*" or key: {option: value}}``, merged by name; None instead of
-            the options takes back what was configured for that key.
-            ``retry_budget=0.2``, retries as a share of first attempts, None for no limit;
-            ``max_wait=60.0`` seconds; ``on_memory_pressure="skip"``, what a server that is out of
-            memory means: a failure and a bench of ``memory_pressure_cooldown=120.0`` seconds, 10
-            to 3600, which does not grow; ``"warn"`` only tells, ``"off"`` takes the error for
-            ``transient``; ``prices``, ``{target, provider or "*": (input, output)}`` in
-            USD per million tokens, or a `Price` each, merged by key, None takes one back;
-            ``limits``, ``{target, provider, "tag:…" or "*": Limit(…)}``, merged by key, None takes
-            one back;
-            ``budgets``, a list of `Budget`, which replaces the one before, and whose spending is
-            kept in the memory of this process; ``listen=True``, whether headers in which providers
-            report their limits are read; ``logging=True``;
-            ``state=None``, through which store benches and spending are shared between processes:
-            a URL (``sqlite:///path``, ``redis://host:port/0``, ``rediss``, ``unix``, ``valkey``,
-            ``valkeys``) or a `Store` such as ``RedisStore(client)``; ``state_options``,
-            ``{"namespace": "resilient_llm", "poll": 1.0, "on_corrupt": "replace"}`` of a URL,
-            merged by name; ``state_timeout=0.25`` seconds that a caller waits for the store at
-            most, 0.001 to 60; ``on_store_down="local"``, or ``"refuse"``, what budgets do while
-            it does not answer; ``state_name``, what other processes see as the source. Nothing is
-            connected before the first call or question. ``profile``, the name of a profile of
-            `resilient_llm.chains` that holds for the process; None takes that back, and then the
-            one holds that a configuration file selects, if it does.
+        attempts: As in `failover`, like all options before ``breakers``; None takes one back.
+        max_attempts: As in `failover`.
+        backoff: As in `failover`.
+        timeout: As in `failover`.
+        attempt_timeout: As in `failover`.
+        cooldown: As in `failover`.
+        strategy: As in `failover`.
+        adaptive: As in `failover`.
+        hedge: As in `failover`.
+        max_hedges: As in `failover`.
+        tool_loop: As in `failover`.
+        reject: As in `failover`.
+        on_request_error: As in `failover`.
+        on_content_policy: As in `failover`.
+        on_unknown: As in `failover`.
+        on_down: As in `failover`.
+        when_all_benched: As in `failover`.
+        reraise: As in `failover`.
+        stream: As in `failover`.
+        breakers: ``{key or "*": {option: value}}``, merged by name, with the options of `breaker`;
+            None instead of the options takes back what was configured for that key.
+        retry_budget: Retries as a share of first attempts, or None for no limit.
+        max_wait: Seconds that a call waits at most for a target to come back.
+        on_memory_pressure: What an error of a server that is out of memory means: ``"skip"``
+            counts a failure and benches the target, ``"warn"`` emits an event only, ``"off"``
+            treats the error as ``transient``.
+        memory_pressure_cooldown: Seconds of the bench under ``"skip"``, 10 to 3600.
+        prices: ``{target, provider or "*": (input, output)}`` in USD per million tokens, or a
+            `Price` each, merged by key; None takes one back.
+        budgets: A list of `Budget`, which replaces the list before. With ``state`` their spending
+            is kept in the store, else in the memory of this process.
+        limits: ``{target, provider, "tag:…" or "*": Limit(…)}``, merged by key; None takes one
+            back.
+        listen: Whether headers in which providers report their limits are read.
+        logging: Whether events are written to the logger ``resilient_llm``.
+        state: Store through which processes share benches and spending: a URL
+            (``sqlite:///path``, ``redis://host:port/0``, ``rediss``, ``unix``, ``valkey``,
+            ``valkeys``), a `Store` such as ``RedisStore(client)``, or None. Nothing is connected
+            before the first call or question.
+        state_options: ``{"namespace": …, "poll": …, "on_corrupt": …}`` of a URL, merged by name.
+        state_timeout: Seconds that a caller waits for the store at most, 0.001 to 60.
+        on_store_down: What budgets do while the store does not answer: ``"local"`` spends the
+            share of this process, ``"refuse"`` spends nothing.
+        state_name: What other processes see as the source of changes; None for host and process.
+        profile: Name of the profile of `resilient_llm.chains` for the process; None takes it back,
+            and then the profile applies that a configuration file selects.
 
     Raises:
         ConfigurationError: If a name is unknown or a value is out of range; nothing is changed.

@@ -21,7 +21,7 @@ from resilient_llm._binding.wrapper import guarded_function
 from resilient_llm._runtime.chains import note_policy
 from resilient_llm._runtime.names import targets_here
 from resilient_llm._runtime.runtime import runtime
-from resilient_llm._values.chain import plan_of
+from resilient_llm._values.chain import Chain, plan_of
 from resilient_llm._values.errors import ResilientLLMError
 from resilient_llm._values.exported import exported
 from resilient_llm._values.policy import (
@@ -130,12 +130,20 @@ class GuardedByName(Protocol[P, R_co]):
 class Failover:
     """A policy: a chain of targets and what to do when one of them fails.
 
-    Made by `failover`. It is a decorator, it calls any function (``policy.call``), it can be
-    looped over (``async for attempt in policy``), and ``policy.using(**changes)`` is a copy
-    with other options. Immutable; may be used by any number of threads and tasks at once.
+    A policy is made by `failover`. It is a decorator; ``policy.call`` calls any function;
+    ``async for attempt in policy`` runs the body of a loop as attempts; and
+    ``policy.using(**changes)`` is a copy with other options. It is immutable, and any number of
+    threads and tasks may use it at once.
+
+    Examples:
+        >>> policy = failover(chain=["groq/llama-3.3-70b", "openai/gpt-5-mini"], attempts=2)
+        >>> policy.call(lambda *, model: client.complete(model, "Hello"))
+        'Hello!'
     """
 
-    def __init__(self, chain: Any, given: Mapping[str, Any], like: Declared | None = None) -> None:
+    def __init__(
+        self, chain: Chain, given: Mapping[str, Any], like: Declared | None = None
+    ) -> None:
         self._plan = plan_of(chain)
         self._given = dict(given)
         self._declared = Declared(self._plan, given, by_priority, like)
@@ -153,9 +161,9 @@ class Failover:
 
     @property
     def chain(self) -> tuple[Target, ...]:
-        """Its targets, in declared order: those of calls that start here and now.
+        """The targets of a call that would start here and now, in declared order.
 
-        Of a route it has every target that the route can choose.
+        For a route these are all targets that the route can choose.
 
         Raises:
             ConfigurationError: If a name in the chain is not defined.
@@ -200,7 +208,14 @@ class Failover:
     @overload
     def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     def call(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Call a function under this policy; an awaitable if the function gives one.
+        """Call a function under this policy, and return its result.
+
+        If the function is asynchronous, the result is an awaitable.
+
+        Args:
+            fn: The function; its target is filled in as by the decorator.
+            *args: Its positional arguments.
+            **kwargs: Its keyword arguments.
 
         Raises:
             ConfigurationError: If it cannot be guarded, or is given no target.
@@ -214,7 +229,10 @@ class Failover:
             raise
 
     def using(self, **changes: Unpack[PolicyOptions]) -> Failover:
-        """Return a copy with other options, among them ``chain``.
+        """Return a copy with other options.
+
+        Args:
+            **changes: Options of `failover`, ``chain`` included; the others stay.
 
         Raises:
             ConfigurationError: If a name is unknown or a value is out of range.
@@ -246,7 +264,7 @@ class Failover:
         self.__init__(state["chain"], state["_given"])
 
 
-def failover(chain: Any = "@default", **options: Unpack[FailoverOptions]) -> Failover:
+def failover(chain: Chain = "@default", **options: Unpack[FailoverOptions]) -> Failover:
     """Return a policy that calls the targets of a chain until one answers.
 
     Examples:
@@ -254,54 +272,57 @@ def failover(chain: Any = "@default", **options: Unpack[FailoverOptions]) -> Fai
         ... async def ask(target: Target, prompt: str) -> str: ...
 
     Args:
-        chain: A spec, ``"@name"`` of `resilient_llm.chains`, a comma-separated text of these, a
-            Target, a module-level function, a route, or a sequence of these; flattened, order
-            kept. Names and routes are looked up by each call, when it starts.
+        chain: The targets, as a `Chain`: for example ``"provider/model"``, a `Target`, ``"@name"``
+            of `resilient_llm.chains`, or a list of these. It is flattened, and the order is kept.
+            Each call looks up names and routes when it starts.
         attempts: Attempts per target, the first included, 1 or more.
-        max_attempts: Attempts per call over all targets, or None.
-        backoff: None for full jitter, uniform in ``[0, min(10, 0.2 * 2**(n-1))]`` seconds
-            after the n-th attempt; a tenacity wait; or a function from n to seconds.
-        timeout: Seconds for the whole call: attempts, waits, targets, and all of a stream.
-        attempt_timeout: Seconds for one attempt, of a stream until its first content.
-            Asynchronous attempts are cancelled, streams cut off; other synchronous functions
-            must take a parameter annotated `Attempt` and apply its ``remaining``.
-        cooldown: Seconds of the first bench of targets whose circuit has no setting of its own.
-        strategy: In which order targets are tried: ``"priority"``, ``"round_robin"``,
-            ``"random"``, ``"weighted"``, ``"least_cost"``, ``strategies.sticky(key)``, or a
-            function from the targets, and the `StrategyCall` if it takes that, to targets in
-            order.
-        adaptive: Whether targets that became slow or faulty stand behind others; True, False or
-            `Adaptive` with other limits.
-        hedge: Seconds, or a percentile such as ``"p95"`` of what the target took, after which an
-            attempt that has not answered gets a second one beside it; None for never. Only for
-            asynchronous functions. All attempts may be billed.
+        max_attempts: Attempts per call over all targets, or None for no limit.
+        backoff: Wait before a retry: None for full jitter, uniform in
+            ``[0, min(10, 0.2 * 2**(n-1))]`` seconds after the n-th attempt; a tenacity wait; or a
+            function from n to seconds.
+        timeout: Seconds for the whole call: attempts, waits, all targets, and all of a stream.
+        attempt_timeout: Seconds for one attempt; for a stream, until its first content.
+            Asynchronous attempts are cancelled and streams are cut off; other synchronous
+            functions must take a parameter annotated `Attempt` and apply its ``remaining``.
+        cooldown: Seconds of the first bench, for targets whose circuit does not set it.
+        strategy: How targets are ordered: ``"priority"``, ``"round_robin"``, ``"random"``,
+            ``"weighted"``, ``"least_cost"``, ``"least_latency"``, ``"least_busy"``,
+            ``strategies.sticky(key)``, or a function that takes the targets, and optionally the
+            `StrategyCall`, and returns targets in order.
+        adaptive: Whether targets that became slow or faulty move behind the others: True, False,
+            or `Adaptive` with other limits.
+        hedge: Seconds, or a percentile such as ``"p95"`` of the target's latency, after which a
+            second attempt starts beside one that has not answered; None for never. Only
+            asynchronous functions can be hedged. All attempts may be billed.
         max_hedges: Hedges per call, 1 to 10.
-        needs: Words for what a call needs of a model, such as ``tools``, or a function from
+        needs: Words for what a call needs of a model, such as ``"tools"``, or a function from
             the call's arguments to words or None.
         tokens: Estimate of a call's input in tokens, or a function from the call's arguments to
-            it; targets with a context window that is too small are skipped. Budgets and token
-            limits reserve it, too.
-        tool_loop: Whether a call is looked at whose conversation repeats one tool call, as that of
-            an agent that runs away: ``"off"``, ``"warn"`` for `ToolLoopDetected`, ``"raise"`` for
+            it. Targets with a smaller context window are skipped, and budgets and token limits
+            reserve the estimate.
+        tool_loop: What happens when the conversation of a call repeats one tool call: ``"off"``
+            for no check, ``"warn"`` for the event `ToolLoopDetected`, ``"raise"`` for
             `ToolLoopError` as well, or `ToolLoop` with other numbers.
-        usage: What an answer or an item of a stream used, as a `Usage`, or None if it does not
-            say; of a stream the last one counts. By default the formats of `Usage` are read.
-        reject: Looks at an answer, of a stream at its first item with content; None or
-            False for a good one, else True, a word, cut at 40 characters, an `ErrorKind`
-            or a `Verdict`.
-        classify: Asked about an error before every rule.
-        on_request_error: Whether an error of this request's own tries the next target.
-        on_content_policy: The same for a refusal on grounds of content.
-        on_unknown: The same for errors that no rule knows; ``"transient"`` retries them.
-        on_down: Whether benched targets are skipped, or tried once all others have failed:
-            ``"skip"`` or ``"demote"``.
-        when_all_benched: Whether to try the benched targets once, to wait, or to raise.
-        reraise: Whether the last target's own error leaves instead of ChainExhaustedError.
-        stream: How streams are guarded; None for the defaults of `StreamPolicy`.
-        observers: Functions that are called with this policy's events.
+        usage: Function from an answer, or an item of a stream, to its `Usage`, or to None if it
+            does not have one; for a stream the last one counts. By default the formats of the
+            SDKs are read.
+        reject: Function that validates each answer, or the first item with content of a stream.
+            It returns None or False for a good one, else True, a word of up to 40 characters, an
+            `ErrorKind` or a `Verdict`.
+        classify: Function that classifies an error before every rule, or returns None.
+        on_request_error: Whether a request error tries the next target, ``"next"``, or is raised.
+        on_content_policy: The same for a content-policy refusal.
+        on_unknown: The same for an error that no rule recognises; ``"transient"`` retries it.
+        on_down: Whether benched targets are skipped, ``"skip"``, or tried after all others have
+            failed, ``"demote"``.
+        when_all_benched: What a call does when every target is benched: ``"soonest"`` tries each
+            of them once, ``"wait"`` waits for the soonest, ``"raise"`` raises.
+        reraise: Whether the last target's own error is raised instead of `ChainExhaustedError`.
+        stream: Options of guarded streams; None for the defaults of `StreamPolicy`.
+        observers: Functions that are called with the events of this policy.
 
     Raises:
-        ConfigurationError: If a value is not allowed; the message says what is allowed.
+        ConfigurationError: If a value is not allowed; the message lists what is allowed.
     """
     return Failover(chain, options)
 

@@ -30,15 +30,23 @@ def observe(
 @overload
 def observe(callback: Callable[[Any], object], /, *types: type[Event]) -> Callable[[], None]: ...
 def observe(callback: Callable[[Any], object], /, *types: type[Event]) -> Callable[[], None]:
-    """Call a function with every event of these types, or of all types if none is named.
+    """Call a function with every event of the given types, or of all types if none is given.
 
-    It runs after the fact, outside every lock, in order for each key, on a thread that emits
-    events of that key. While it is busy with one of them, the later ones wait for it, at most
-    1,000 for each key; neither calls nor other observers do. An observer that raises is logged
-    once and does not affect the call; only KeyboardInterrupt and SystemExit leave it.
+    The function runs after the event, outside of every lock, on a thread that emits events, and
+    in order for each key. While it runs, later events of the key wait for it, at most 1,000 of
+    them; calls and other observers do not wait. An observer that raises is logged once and does
+    not affect the call; only KeyboardInterrupt and SystemExit are raised to the caller.
 
-    Where a module is loaded again, its function replaces the one that it registered before;
-    ending the subscription of that one then does nothing. Closures, lambdas and methods stay.
+    If a module is loaded again, its function replaces the one that it registered before, and to
+    end that older subscription does nothing. Closures, lambdas and methods are not replaced.
+
+    Examples:
+        >>> stop = observe(lambda event: alert(event.target, event.reason), TargetBenched)
+        >>> stop()  # no more events
+
+    Args:
+        callback: A plain function, not async, that takes one event.
+        *types: Types of events.
 
     Returns:
         A function that ends the subscription.
@@ -81,6 +89,8 @@ class EventStream:
         dropped: How many of the oldest events gave way to newer ones because the consumers
             were too slow.
     """
+
+    dropped: int
 
     def __init__(self, types: tuple[type[Event], ...], buffer: int) -> None:
         self.dropped = 0

@@ -49,7 +49,7 @@ def spend_key(key: str) -> AbstractContextManager[None]:
     """Have calls that begin inside the block spend on the account of a key, such as a tenant.
 
     For budgets with ``of="key"``. The innermost block counts; tasks and threads that are started
-    there with the context have the key, too. Python gives a generator the context of its consumer:
+    there with the context also have the key. Python gives a generator the context of its consumer:
     while a generator stands at a ``yield`` inside the block, calls of its consumer have the key.
 
         with spend_key("tenant-7"):

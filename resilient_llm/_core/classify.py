@@ -189,13 +189,26 @@ class Classifier:
         return judge
 
     def rule(self, function: F) -> F:
-        """Register a rule ``error -> Verdict | ErrorKind | kind's name | None``; also a decorator.
+        """Register a function that classifies errors of your own clients; usable as a decorator.
 
-        Rules are asked before the built-in ones, the newest first, so that an application may
-        overrule the rules of a library that it uses. They are not asked about cancellations,
-        which no rule may turn into failures. A rule that raises, or builds a verdict with a
-        value that is not allowed, is skipped and reported once. A function of a module replaces
-        the one of the same name that the module registered before it was loaded again.
+        Such rules run before the built-in ones, the newest first, so that an application can
+        override the rules of a library. They do not run for cancellations. A rule that raises, or
+        that builds a verdict with a wrong value, is skipped and logged once. If a module is loaded
+        again, its function replaces the one that it registered before under the same name.
+
+        Examples:
+            >>> @classify.rule
+            ... def gateway(error: BaseException) -> Verdict | None:
+            ...     if isinstance(error, GatewayError) and error.code == "quota":
+            ...         return Verdict(ErrorKind.RATE_LIMITED, "quota", retry_after=60.0)
+            ...     return None
+
+        Args:
+            function: Takes an error and returns a `Verdict`, an `ErrorKind`, the name of a kind,
+                or None if it does not recognise the error.
+
+        Returns:
+            The function itself.
 
         Raises:
             ConfigurationError: If it is not callable.

@@ -60,7 +60,7 @@ class Mark:
 
 @exported
 class TracedCall:
-    """One call made inside a trace.
+    """One call that was made inside a `Trace`.
 
     Attributes:
         call_id: Its name, the same in its events.
@@ -94,11 +94,24 @@ class TracedCall:
 
 @exported
 class Trace:
-    """Collects the calls made inside it, across tasks and threads started there with the context.
+    """Collects the calls that are made inside its ``with`` block.
 
-    ``with Trace() as trace:`` around code; afterwards ``trace.calls`` and, for exactly one
-    call, ``trace.served_by``. ``Trace(call_id="…")`` names the calls made inside. Traces may
-    be nested; each collects its own and those of the inner ones.
+    Calls of tasks and threads that are started in the block with its context are collected as
+    well. Traces may be nested: each one also has the calls of the inner ones.
+
+    Examples:
+        >>> with Trace() as trace:
+        ...     ask("Hello")
+        >>> trace.served_by
+        'openai/gpt-5-mini'
+        >>> [(record.target, record.reason) for record in trace.attempts]
+        [('groq/llama-3.3-70b', 'overloaded'), ('openai/gpt-5-mini', '')]
+
+    Args:
+        call_id: Name of the calls that are made inside; None makes a name for each call.
+
+    Raises:
+        ConfigurationError: If ``call_id`` is not a text or is empty.
     """
 
     def __init__(self, *, call_id: str | None = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm._values.errors import ConfigurationError
@@ -14,6 +14,12 @@ from resilient_llm._values.target import Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+Link = str | Target | Route | Callable[..., Any]
+"""One entry of a chain; a policy is one as well, since it can be called."""
+
+Chain = Link | Iterable[Link | Iterable[Link]]
+"""What ``chain=`` takes: an entry, or entries in order, also in groups."""
 
 ALLOWED = (
     "write 'provider/model', '@name', a comma-separated text of these, a Target, "

@@ -60,6 +60,8 @@ class InvalidConfigError(ConfigurationError):
         problems: All of them, those of one section together, as a tuple of `ConfigProblem`.
     """
 
+    problems: tuple[ConfigProblem, ...]
+
     def __init__(self, problems: Sequence[ConfigProblem]) -> None:
         self.problems = tuple(problems)
         super().__init__(self._sentence())
@@ -86,7 +88,7 @@ class Config:
         loaded_at: When it was loaded, in UTC.
         chains: Names of its chains and routes, sorted.
         profiles: Names of its profiles, sorted.
-        shadowed: What it says without effect, since code says something else, such as
+        shadowed: Its entries without effect, since code defines something else, such as
             ``"chains.fast"`` and ``"settings.timeout"``, sorted.
     """
 

@@ -54,7 +54,7 @@ class ResilientLLMError(Exception):
 
 @exported
 class ConfigurationError(ResilientLLMError, ValueError):
-    """A setting, chain or signature is wrong; the message says what is allowed."""
+    """A setting, chain or signature is wrong; the message lists what is allowed."""
 
 
 @exported
@@ -63,9 +63,13 @@ class CallRejectedError(ResilientLLMError):
 
     Attributes:
         target: Key of the target or provider that was asked for.
-        reason: Short word that says why.
+        reason: Short word for the reason.
         retry_after: Seconds until another try is worthwhile, or None if unknown.
     """
+
+    target: str
+    reason: str
+    retry_after: float | None
 
     def __init__(self, target: str, reason: str, retry_after: float | None = None) -> None:
         self.target = target
@@ -98,6 +102,10 @@ class NoCapableTargetError(CallRejectedError):
         missing: ``{key: words that the target lacks}``, sorted; ``("context_window",)`` for a
             target whose context window is too small.
     """
+
+    needs: tuple[str, ...]
+    tokens: int | None
+    missing: dict[str, tuple[str, ...]]
 
     def __init__(
         self,
@@ -137,6 +145,9 @@ class ToolLoopError(CallRejectedError):
         repeats: Length of the row of equal calls.
     """
 
+    tool: str
+    repeats: int
+
     def __init__(self, target: str, tool: str, repeats: int) -> None:
         self.tool = tool
         self.repeats = repeats
@@ -157,8 +168,8 @@ class ToolLoopError(CallRejectedError):
 class BudgetExceededError(CallRejectedError):
     """Budgets refused every target; nothing was sent.
 
-    It tells of one budget. Each target has a budget that refuses it and resets last; of these it is
-    the one that resets first. As a member of a `ChainExhaustedError` it tells of its target alone.
+    It is about one budget. Each target has a budget that refuses it and resets last; of these it is
+    the one that resets first. As a member of a `ChainExhaustedError` it is about its target alone.
 
     Attributes:
         budget: Name of the budget.
@@ -170,6 +181,13 @@ class BudgetExceededError(CallRejectedError):
         retry_after: Seconds until then; None if only reservations are in the way, if the call is
             above the cap, or if the target has no price.
     """
+
+    budget: str
+    key: str | None
+    cap: Decimal | int
+    spent: Decimal | int
+    reserved: Decimal | int
+    resets_at: datetime | None
 
     def __init__(
         self,
@@ -240,8 +258,12 @@ class ResponseRejectedError(ResilientLLMError):
     Attributes:
         target: Key of the target that gave the answer.
         reason: The word that ``reject`` gave, else ``"rejected"``.
-        kind: The kind that ``reject`` gave; ``bad_response`` unless it said otherwise.
+        kind: The kind that ``reject`` returned, else ``bad_response``.
     """
+
+    target: str
+    reason: str
+    kind: str
 
     def __init__(self, target: str, reason: str = "rejected", kind: str = "bad_response") -> None:
         self.target = target
@@ -265,6 +287,9 @@ class DeadlineExceededError(ResilientLLMError, TimeoutError):
         attempts: What was tried, oldest first.
     """
 
+    timeout: float
+    attempts: tuple[AttemptRecord, ...]
+
     def __init__(self, timeout: float, attempts: Sequence[AttemptRecord] = ()) -> None:
         self.timeout = timeout
         self.attempts = tuple(attempts)
@@ -284,6 +309,10 @@ class StreamInterruptedError(ResilientLLMError):
         text_so_far: End of the answer's text that had reached the caller, as much of it as
             ``StreamPolicy(keep_text=…)`` keeps; None without. Never in a message or a pickle.
     """
+
+    target: str
+    items_sent: int
+    text_so_far: str | None
 
     def __init__(self, target: str, items_sent: int, *, text_so_far: str | None = None) -> None:
         self.target = target
@@ -336,7 +365,7 @@ class ChainExhaustedError(ResilientLLMError, ExceptionGroup[Exception]):
     """No target of the chain gave an answer.
 
     One member per target, in the order they were tried: its last error, or the
-    CallRejectedError that says why it was skipped, each with a note.
+    CallRejectedError with the reason why it was skipped, each with a note.
 
     Attributes:
         attempts: What was tried and skipped, oldest first.

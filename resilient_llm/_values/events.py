@@ -133,7 +133,7 @@ class TargetBenched(Event):
         until: When the bench ends, aware UTC; None until unbenched.
         retry_after: Seconds that the provider asked to wait, or None.
         enforced: False in mode ``metrics_only``: it would have been benched.
-        by: Who benched it by hand, if they said so; else empty.
+        by: Who benched it by hand, if that was given; else empty.
         source: ``"local"``, or the name of the process that benched it for all that share a store.
     """
 
@@ -154,7 +154,7 @@ class TargetUnbenched(Event):
 
     Attributes:
         reason: ``recovered``, ``expired``, ``manual``, ``reset`` or ``probe``.
-        by: Who ended it by hand, if they said so; else empty.
+        by: Who ended it by hand, if that was given; else empty.
         source: ``"local"``, or the name of the process that ended it for all that share a store.
     """
 
@@ -213,7 +213,7 @@ class StreamInterrupted(Event):
 @exported
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnknownError(Event):
-    """No rule knows this class of error."""
+    """No rule recognises this class of error."""
 
     type_name: str
     status: int | None
@@ -363,7 +363,7 @@ class StoreAvailable(Event):
 @exported
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreLost(Event):
-    """The store has lost data; this process writes back what it knows.
+    """The store has lost data; this process writes back its state.
 
     Attributes:
         url: Where the store is, without a user and a password.

@@ -24,7 +24,7 @@ class BenchedModel:
         manual: Whether an operator benched it.
         reason: Short word, or what the operator wrote.
         kind: What kind of error benched it; None for a manual bench.
-        by: Who benched it by hand, if they said so; else empty.
+        by: Who benched it by hand, if that was given; else empty.
         source: ``"local"``, or the name of the process that benched it for all that share a store.
     """
 

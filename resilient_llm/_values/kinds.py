@@ -54,7 +54,7 @@ class LastError(NamedTuple):
 
 @exported
 class AttemptRecord(NamedTuple):
-    """One attempt or skip, without anything the provider or the caller said.
+    """One attempt or skip, without any text of the provider or the caller.
 
     Attributes:
         target: Key of the target.

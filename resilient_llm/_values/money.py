@@ -58,7 +58,7 @@ class Price:
         cache_write: Tokens that were written to a cache; None for 1.25 times the price of input.
 
     Raises:
-        ConfigurationError: If a price is no number from 0 to 1e12 with at most six decimals.
+        ConfigurationError: If a price is not a number from 0 to 1e12 with at most six decimals.
     """
 
     input: Decimal

@@ -24,6 +24,7 @@ from resilient_llm._values.tool_loop import Action, ToolLoop, checked_tool_loop
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from resilient_llm._values.chain import Chain
     from resilient_llm._values.events import Event
     from resilient_llm._values.kinds import ErrorKind
     from resilient_llm._values.plan import Plan
@@ -70,7 +71,7 @@ class FailoverOptions(TypedDict, total=False):
 class PolicyOptions(FailoverOptions, total=False):
     """Keywords of ``using``."""
 
-    chain: Any
+    chain: Chain
 
 
 # A base class, so that a default, its type and its name are written once for both.

@@ -163,7 +163,7 @@ class Settings(Defaults):
             last 10 s, with a floor of 10; None for no limit.
         max_wait: Longest wait in seconds for a target to come back within a call.
         on_memory_pressure: What happens when a server is out of memory: ``"skip"`` counts a
-            failure and benches, ``"warn"`` only tells, ``"off"`` takes it for ``transient``.
+            failure and benches, ``"warn"`` only emits, ``"off"`` takes it for ``transient``.
         memory_pressure_cooldown: How long ``"skip"`` benches in seconds, 10 to 3600; it does not
             grow.
         prices: ``{target, provider or "*": (input, output)}`` in USD per million tokens,

@@ -68,7 +68,7 @@ def namespace_of(value: Any) -> str:
 
 
 class StoreError(Exception):
-    """A store cannot do what was asked; nothing of it was done, as far as the store knows.
+    """A store cannot do what was asked; nothing of it was done, as far as the store can see.
 
     Attributes:
         reason: One of `UNAVAILABLE`.
@@ -87,7 +87,7 @@ class StoreError(Exception):
 class DataLostError(Exception):
     """Data is gone that the session had seen, or it has not looked yet; nothing was done.
 
-    The session reads everything with `Store.changes`, writes back what it knows with
+    The session reads everything with `Store.changes`, writes back its state with
     `Store.publish`, and then asks again.
     """
 
@@ -233,7 +233,7 @@ class Claimed(NamedTuple):
 
     Attributes:
         is_held: Whether the session has it now.
-        ends_in: Seconds until the lease of whoever has it ends; 0 if nobody has it.
+        ends_in: Seconds until its present lease ends; 0 if it is free.
     """
 
     is_held: bool

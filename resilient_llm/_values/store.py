@@ -29,7 +29,7 @@ class Readable(Protocol):
 
 
 class Store(Protocol):
-    """What the library asks of a store; `resilient_llm.stores` says what each rule means.
+    """What the library asks of a store; `resilient_llm.stores` explains each rule.
 
     Attributes:
         url: Where the data is, for people: without a user and a password.
@@ -81,8 +81,8 @@ class Store(Protocol):
     def wait(self, since: int, seconds: float, wake: Readable | None = None) -> bool:
         """Wait until a bench or an end was published after a revision.
 
-        Spending wakes nobody. This is a hint only: the answer may be True for nothing, and what it
-        misses is found by the next look.
+        Spending does not wake a waiter. This is a hint only: the answer may be True for nothing,
+        and what it misses is found by the next look.
 
         Args:
             since: `Changes.revision` of the latest look.
@@ -93,7 +93,8 @@ class Store(Protocol):
             Whether to look. False if the time is over, ``wake`` can be read, or `close` was called.
 
         Raises:
-            StoreError: If it cannot be used now; at once, so whoever asks again waits by itself.
+            StoreError: If it cannot be used now; at once, so a caller that asks again waits by
+                itself.
         """
         ...
 

@@ -59,10 +59,10 @@ _DEFAULTS: Final[dict[str, Any]] = {
 
 @exported
 class StreamPolicy:
-    """How streams are guarded; for ``failover(stream=…)`` and ``Target(stream=…)``.
+    """Options of guarded streams, for ``failover(stream=…)`` and ``Target(stream=…)``.
 
-    Immutable. An option that a target's own policy names replaces the same option of the
-    chain's policy; the other options stay.
+    A policy is immutable. An option that the policy of a target names replaces the same option of
+    the chain's policy; the other options stay.
 
     Examples:
         >>> @failover(chain=["groq/llama-3.3-70b", "openai/gpt-5-mini"],
@@ -70,23 +70,25 @@ class StreamPolicy:
         ... def ask(target: Target, prompt: str) -> Stream[ChatCompletionChunk]: ...
 
     Args:
-        **options: ``commit=None``: item of yours -> whether it is content; None for the
-            shapes of the SDKs, where an item of an unknown type is content.
-            ``on_interrupt="raise"``: what follows an error after content; ``"restart"``
-            goes on with the next target from its beginning, a function is given the
-            `StreamInterruptedError` and returns keyword arguments for the next target,
-            or None to raise.
-            ``restart_marker``: item given to the consumer before a restart; none by default.
-            ``keep_text=None``: bytes of the answer's text, its end, that an interruption
-            keeps as ``.text_so_far``.
-            ``first_item_timeout=None``: seconds from the start of an attempt to its first
-            content. ``idle_timeout=None``: seconds of waiting for the next content.
-            ``min_rate=None``: least items with content per second of waiting, over
-            ``rate_window=10.0`` seconds. ``timeout=None``: seconds of waiting for the whole
-            stream of one target. What the consumer does between two items counts for none.
-            ``on_empty="next"`` or ``"accept"`` a stream without content.
-            ``on_truncated="raise"`` or ``"accept"`` a stream that ends without its
-            protocol's terminator or finish reason.
+        commit: Function from an item to whether it is content; it is not async. None reads the
+            items of the SDKs; an item of an unknown type counts as content.
+        on_interrupt: What follows an error after the first content: ``"raise"`` raises it as the
+            cause of `StreamInterruptedError`; ``"restart"`` starts again with the next target. A
+            function is called with the `StreamInterruptedError` and returns keyword arguments
+            for the next target, or None to raise.
+        restart_marker: Item that the consumer gets before a restart; by default there is none.
+        keep_text: Bytes of the answer's text, counted from its end, that an interruption keeps as
+            ``.text_so_far``; None keeps nothing.
+        first_item_timeout: Seconds from the start of an attempt to its first content, or None.
+        idle_timeout: Seconds of waiting for the next content, or None.
+        min_rate: Smallest number of items with content per second of waiting, or None.
+        rate_window: Seconds over which ``min_rate`` is measured.
+        timeout: Seconds of waiting for the whole stream of one target, or None. The time that the
+            consumer takes between two items does not count here or above.
+        on_empty: What a stream without content means: ``"next"`` tries the next target,
+            ``"accept"`` takes it for an answer.
+        on_truncated: What a stream without the terminator of its protocol or a finish reason
+            means: ``"raise"`` treats it as interrupted, ``"accept"`` as complete.
 
     Raises:
         ConfigurationError: If an option is unknown or out of range.
@@ -130,6 +132,9 @@ class StreamPolicy:
 
     def using(self, **changes: Unpack[StreamOptions]) -> "StreamPolicy":
         """Return a copy with other options.
+
+        Args:
+            **changes: Options as above; those that are not named keep their values.
 
         Raises:
             ConfigurationError: If an option is unknown or out of range.

@@ -39,16 +39,24 @@ def normal_key(spec: object) -> str:
 class Target:
     """Where a call can be sent: a provider and a model, with options.
 
-    ``Target("groq/llama-3.3-70b")`` is frozen and hashable; the same model has one key
-    however it was written.
+    A target is frozen and hashable. The same model has one key, however its spec is written.
+
+    Examples:
+        >>> target = Target("groq/llama-3.3-70b", attempt_timeout=20, params={"temperature": 0})
+        >>> target.provider, target.model
+        ('groq', 'llama-3.3-70b')
+
+        >>> Target("openai/gpt-5-mini", account="tenant-7", params={"seed": Target.UNSET}).key
+        'openai@tenant-7/gpt-5-mini'
 
     Attributes:
         spec: ``"provider/model"``, normalised.
-        key: The spec with its account, ``"groq@tenant-7/llama"``; names its circuit.
+        key: The spec with its account, ``"groq@tenant-7/llama"``: the name of its circuit.
         provider: The part before the first slash, lower-cased, without account.
-        model: All the rest; further slashes are kept.
+        provider_key: The provider with its account, ``"groq@tenant-7"``: the name of its circuit.
+        model: The part after the first slash; it may have further slashes.
         call: Callable used for this target instead of the decorated function, or None.
-        account: Name of a tenant or region with health of its own, or None.
+        account: Name of a tenant or region whose health is separate, or None.
         params: ``{keyword: value}`` merged over the keyword arguments of a call.
         removed: Keywords that ``Target.UNSET`` takes out of a call.
         attempt_timeout: Seconds for one attempt, of a stream until its first content, or None.
@@ -246,7 +254,12 @@ _PLAIN: Final[dict[str, Any]] = {
 @exported
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """The attempt that a function is run for, passed to a parameter annotated `Attempt`.
+    """Details of the current attempt, passed to a parameter that is annotated `Attempt`.
+
+    Examples:
+        >>> @failover(chain=["groq/llama-3.3-70b", "openai/gpt-5-mini"], attempt_timeout=20)
+        ... def ask(target: Target, attempt: Attempt, prompt: str) -> str:
+        ...     return send(target.model, prompt, timeout=attempt.remaining)
 
     Attributes:
         target: Where this attempt goes.

@@ -15,7 +15,7 @@ MOST_TOKENS: Final = 1_000_000_000
 @exported
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """How many tokens a call used, as the provider told.
+    """How many tokens a call used, as the provider reported.
 
     Examples:
         >>> Usage(input=1200, output=300, cached=1000)
@@ -29,7 +29,7 @@ class Usage:
         reasoning: Of the output, tokens of reasoning.
 
     Raises:
-        ConfigurationError: If a number is no whole number from 0 to 1,000,000,000, or if a part
+        ConfigurationError: If a number is not a whole number from 0 to 1,000,000,000, or if a part
             is larger than the whole.
     """
 

@@ -55,7 +55,7 @@ def app(
         read_only: Whether to refuse every write.
 
     Raises:
-        ConfigurationError: If ``authorize`` is None or cannot be called, or a host is no name.
+        ConfigurationError: If ``authorize`` is None or cannot be called, or a host is not a name.
         ImportError: If the extra ``admin`` is not installed.
     """
     _check.flag("read_only", read_only)

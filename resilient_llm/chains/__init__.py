@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from contextlib import AbstractContextManager
 
+    from resilient_llm._values.chain import Chain
     from resilient_llm._values.target import Target
 
 __all__ = [
@@ -51,7 +52,7 @@ for _each in (Route, Rule):
     _exported(_each, __name__)
 
 
-def define(names: Mapping[str, Any]) -> None:
+def define(names: Mapping[str, Chain]) -> None:
     """Define what names stand for, or replace that, for calls that start afterwards.
 
     All names are defined, or none. What code defines hides what a configuration file defines
@@ -74,7 +75,7 @@ def define(names: Mapping[str, Any]) -> None:
 def remove(*names: str) -> None:
     """Remove names that code has defined, all or none.
 
-    A name that the configuration file has as well stands for what the file says again.
+    A name that the configuration file has as well stands for what the file defines again.
 
     Raises:
         ConfigurationError: If code has not defined a name.
@@ -87,7 +88,7 @@ def names() -> list[str]:
     return sorted(_runtime.in_force.chains_under(profile_here()))
 
 
-def resolve(chain: Any) -> tuple[Target, ...]:
+def resolve(chain: Chain) -> tuple[Target, ...]:
     """Return the targets of a chain for a call that starts here, each key once, in order.
 
     Of a route these are all targets that it can choose.
@@ -105,7 +106,7 @@ def resolve(chain: Any) -> tuple[Target, ...]:
 def define_profile(
     name: str,
     *,
-    chains: Mapping[str, Any] | None = None,
+    chains: Mapping[str, Chain] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Define a profile, or replace it: other chains and defaults for some calls.
@@ -138,7 +139,7 @@ def profile(name: str | None) -> AbstractContextManager[None]:
 
     A framework may run parts of a request in copies of a context: a block in a ``def`` dependency
     of FastAPI has no effect on the endpoint, and one in an ``async def`` dependency has. A block
-    around a ``yield`` is in force in the code that reads the generator, too, between two items,
+    around a ``yield`` is also in force in the code that reads the generator, between two items,
     and ends when the generator is closed: use `contextlib.closing` or `contextlib.aclosing`, or
     put the block around the code that reads.
 
@@ -186,7 +187,7 @@ def check() -> list[str]:
     - An option of a target, from a name or a file, that a function cannot use and calls leave out.
     - A key in ``limits``, ``prices`` or ``breakers`` of `configure`, or the ``of`` of a budget,
       that no policy has: it has no effect. Near names are shown. For ``limits`` and ``breakers``
-      a guard such as ``breaker("search")`` counts, too.
+      a guard such as ``breaker("search")`` also counts.
     - One target with two prices, sets of tags, sizes or abilities in two policies: a budget or a
       limit then holds for the calls of one function and not for those of the other. Other
       options, such as ``params``, may differ.

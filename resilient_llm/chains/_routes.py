@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Unpack
 
+from resilient_llm._values.chain import Chain
 from resilient_llm._values.conditions import RuleConditions
 from resilient_llm._values.plan import Route, Rule
 from resilient_llm._values.route import route_of, rule_of
 
 
-def rule(chain: Any, **conditions: Unpack[RuleConditions]) -> Rule:
+def rule(chain: Chain, **conditions: Unpack[RuleConditions]) -> Rule:
     """Return a rule of a route: a chain, and the conditions under which calls take it.
 
     At least one condition is needed, and all of them must hold. What cannot be read matches
@@ -56,7 +57,7 @@ def rule(chain: Any, **conditions: Unpack[RuleConditions]) -> Rule:
 
     Raises:
         ConfigurationError: If the chain is none, there is no condition, a condition is not known
-            or its value not allowed, ``regex`` is no pattern of RE2, or google-re2 is not
+            or its value not allowed, ``regex`` is not a pattern of RE2, or google-re2 is not
             installed.
     """
     return rule_of(chain, conditions)
@@ -64,7 +65,7 @@ def rule(chain: Any, **conditions: Unpack[RuleConditions]) -> Rule:
 
 def route(
     *rules: Rule,
-    otherwise: Any,
+    otherwise: Chain,
     messages: str | None = None,
     tokens: Callable[..., Any] | None = None,
 ) -> Route:

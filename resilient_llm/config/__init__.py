@@ -49,7 +49,7 @@ def validate(
 
     It changes nothing, calls no provider and connects to no store. Names and profiles that code
     has defined in this process count as defined, as they do for `load`, and the profile that the
-    variable ``RESILIENT_LLM_PROFILE`` selects must be defined, too, unless code has selected one.
+    variable ``RESILIENT_LLM_PROFILE`` selects must also be defined, unless code has selected one.
 
     Examples:
         >>> for problem in validate({"chains": {"fast": "groq"}}):
@@ -64,7 +64,7 @@ def validate(
             name of a guard, and is none. None for any.
 
     Raises:
-        ConfigurationError: If ``providers`` is no list of names of providers.
+        ConfigurationError: If ``providers`` is not a list of names of providers.
     """
     from resilient_llm._runtime.runtime import runtime
     from resilient_llm.config._reading import read  # loaded when somebody asks
@@ -92,7 +92,7 @@ def load(
 
     All is checked first, and then exchanged in one step, so that a call sees one state. What code
     sets with `configure`, ``chains.define`` and ``chains.define_profile`` hides what the
-    configuration says under the same name. Benches, counts and the spending of budgets that did
+    configuration defines under the same name. Benches, counts and the spending of budgets that did
     not change are kept.
 
     The profile is that of ``configure(profile=…)``; else the one that the variable
@@ -120,7 +120,7 @@ def load(
         InvalidConfigError: If there are problems, also such as only the process can have: a name
             or a profile that is in use and not defined any more, a changed section ``[state]``.
             It has all of them, and nothing is changed.
-        ConfigurationError: If there is no source, or ``providers`` is no list of names of
+        ConfigurationError: If there is no source, or ``providers`` is not a list of names of
             providers.
     """
     from resilient_llm.config import _loading  # loaded when somebody asks, as below
@@ -134,7 +134,7 @@ def load(
 def reload() -> Config:
     """Load again what is loaded; nothing happens to calls if it has not changed.
 
-    A file is read, or the mapping that `load` was given. Reloads run one at a time, whoever starts
+    A file is read, or the mapping that `load` was given. Reloads run one at a time, whatever starts
     them: a second one waits for the first. It reads a file, so asynchronous code writes
     ``await asyncio.to_thread(config.reload)``.
 
@@ -199,7 +199,7 @@ def reload_on_sighup() -> Callable[[], None]:
     """Have what is loaded read again at each SIGHUP, in a thread.
 
     The handler does no more than wake that thread and call the Python handler that was installed
-    before. Failures are told as `watch` tells them. Before the first `load`, a signal changes
+    before. Failures are reported as by `watch`. Before the first `load`, a signal changes
     nothing. ``asyncio``'s ``loop.add_signal_handler`` for SIGHUP replaces the handler if it is
     called later, and works on if it was called before. Workers of gunicorn reset SIGHUP after a
     fork, so install it in ``post_worker_init``, or use `watch`.

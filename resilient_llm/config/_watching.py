@@ -150,6 +150,8 @@ class Watch:
         interval: Seconds between two looks at the file.
     """
 
+    interval: float
+
     def __init__(self, interval: float) -> None:
         self.interval = interval
         state = file_state()

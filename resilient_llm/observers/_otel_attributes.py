@@ -15,7 +15,7 @@ class Attribute(NamedTuple):
         name: Its name.
         on: The spans that may have it.
         type: Type of its value. Moments are RFC 3339 text.
-        meaning: What it says, and when it is there.
+        meaning: What it means, and when it is there.
     """
 
     name: str
@@ -51,8 +51,8 @@ ATTRIBUTES: Final = (
     Attribute(PROVIDER, "attempt", "text", "provider of the target, as OpenTelemetry names it"),
     Attribute(MODEL, "attempt", "text", "model of the target"),
     Attribute(FIRST_CHUNK, "attempt", "float", "of a stream: seconds to its first content"),
-    Attribute(INPUT_TOKENS, "attempt", "int", "tokens of the request, if the answer tells them"),
-    Attribute(OUTPUT_TOKENS, "attempt", "int", "tokens of the answer, if it tells them"),
+    Attribute(INPUT_TOKENS, "attempt", "int", "tokens of the request, if the answer reports them"),
+    Attribute(OUTPUT_TOKENS, "attempt", "int", "tokens of the answer, if it reports them"),
     Attribute(ERROR_TYPE, "attempt", "text", "of a failure: HTTP status, else class of the error"),
     Attribute(TARGET, "attempt", "text", "key of the target, with its account"),
     Attribute(ATTEMPT, "attempt", "int", "number of the attempt on this target, from 1"),

@@ -1,4 +1,4 @@
-"""Webhooks: events that somebody has to act on, posted by a thread; also for Slack and PagerDuty.
+"""Webhooks: events that need an action, posted by a thread; also for Slack and PagerDuty.
 
 Owns which messages wait. No lock is held: the threads of calls append to the queue and count into
 the window of a target, each by single operations, and the thread of the webhook takes from both.

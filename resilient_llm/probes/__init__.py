@@ -1,4 +1,4 @@
-"""Health probes: checks in the background of providers and targets that nobody may be calling.
+"""Health probes: checks in the background of providers and targets, also without calls.
 
     async with HealthProbe({"groq": http_probe("https://…/models"), "ollama": ollama_probe()}):
         ...

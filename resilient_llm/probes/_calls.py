@@ -27,7 +27,7 @@ def call_probe(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Callable
         fn: A function that no ``@failover`` and no ``@breaker`` guards: such a guard would refuse
             the probe when it is needed.
         *args: What it is called with.
-        **kwargs: What it is called with, too.
+        **kwargs: Keyword arguments of the call.
 
     Raises:
         ConfigurationError: If it cannot be called, is guarded, or is a generator function.

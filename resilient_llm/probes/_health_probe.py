@@ -29,7 +29,7 @@ class HealthProbe:
     """Probes providers and targets in the background, all side by side.
 
     A key whose calls have just succeeded is skipped. What a result changes depends on the circuit
-    of its key: see the how-to "Probe what nobody calls".
+    of its key: see the how-to "Background health checks".
 
     Examples:
         >>> async with HealthProbe({"ollama": ollama_probe()}):

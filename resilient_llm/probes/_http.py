@@ -179,7 +179,7 @@ def http_probe(
         headers: ``{name: value}`` of the request.
         expect: The lowest and the highest status of a key that is well. Of others, 401, 402 and
             403 are dead keys, 429 is a rate limit, and 408 and 5xx are not well. The rest, such as
-            404 or a redirect, says nothing about the key: the probe is broken.
+            404 or a redirect, is not about the key: the probe is broken.
 
     Raises:
         ConfigurationError: If a value is not allowed. The message repeats neither URL nor headers.
@@ -194,7 +194,7 @@ def ollama_probe(url: str = "http://127.0.0.1:11434") -> Callable[[], Any]:
         url: Where the server is, without a path; ``http://127.0.0.1:11434`` is its default.
 
     Raises:
-        ConfigurationError: If it is no http or https URL; the message does not repeat it.
+        ConfigurationError: If it is not an http or https URL; the message does not repeat it.
     """
     checked, _ = checked_url(url)
     if urlsplit(checked).query:

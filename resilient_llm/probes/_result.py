@@ -21,8 +21,8 @@ class ProbeResult:
             probe is broken.
         kind: Kind of what is wrong; None if it is well, not known, or skipped.
         reason: A short word for what is wrong, for example ``timeout``; ``probe`` if the probe
-            returned False or raised an error that no rule knows; ``broken`` if it returned or
-            raised what says nothing about the key. If the key was skipped: ``traffic`` if a call
+            returned False or raised an error that no rule recognises; ``broken`` if it returned or
+            raised an error that is not about the key. If the key was skipped: ``traffic`` if a call
             has just succeeded, ``running`` if an earlier probe of it has not ended, ``threads``
             if no thread was free, ``late`` if the event loop was blocked. Empty if it is well.
         seconds: How long the probe took, or has been running; 0 if the key was skipped.

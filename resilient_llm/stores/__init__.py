@@ -1,7 +1,7 @@
 """Stores share state between processes, one file each; `Store` is what the library asks of one.
 
 The registry of a process decides and a store mirrors it, so a store has no opinion about circuits.
-It keeps four things, and everything that it is told it does as a whole or not at all:
+It keeps four things, and it does each request as a whole or not at all:
 
 - benches and their ends, in order for each key;
 - places of probes, one for each key;
@@ -17,10 +17,10 @@ checked from outside. A store that can run Python in one transaction gets all ru
 **Threads and processes.** One thread of the process calls all methods. `Store.close` alone may be
 called from others, and ends a `Store.wait`. Connections open with the first step and again after
 `close`. A forked child neither uses nor closes those of its parent. One object may serve several
-sessions: a stamp says which one asks.
+sessions: a stamp names the one that asks.
 
-**Time.** ``timeout`` bounds a step, connecting included; a little more is no fault. What lasts is
-measured by the store's own clock, which is told as ``now``. Only durations are exchanged, so no
+**Time.** ``timeout`` bounds a step, connecting included; a little more is not a fault. What lasts
+is measured by the store's own clock, which is given as ``now``. Only durations are exchanged, so no
 clock of a process matters. A store's clock may be set back: then nothing ends earlier than it
 would have, and no period of a budget reopens.
 
@@ -30,7 +30,7 @@ A store that can be read and not written goes on answering `Store.changes`.
 
 **Stamps.** A step that changes something carries a `Stamp`; the store looks at it first:
 
-1. ``epoch`` is not that of the data, or the data is older than what the stamp says the session has
+1. ``epoch`` is not that of the data, or the data is older than what the session has by its stamp
    seen (its ``revision`` is above that of the store, or its ``answered`` is above the number that
    the store remembers of the session): `DataLostError`. In the latter case the store begins a new
    epoch first, so that all other sessions learn of it.
@@ -40,10 +40,10 @@ A store that can be read and not written goes on answering `Store.changes`.
    nothing and answers as well as it can; `publish` answers ``"known"`` with the order, or
    ``"ended"``; `reserve` answers ``"admitted"`` for what it has.
 4. Otherwise the store does the step and remembers the number, at least for 24 h, and longer if its
-   clock has jumped ahead or nobody was there.
+   clock has jumped ahead or no process was there.
 
 So a session that got no answer either sends the same step again, before any other, or gives it up
-for ever. It must send a `settle` again, and may give up the rest.
+without end. It must send a `settle` again, and may give up the rest.
 
 **Epochs.** The data has a random name, which changes when the store has lost something that a
 session may have seen: a flush, an evicted or deleted key, an old backup, a replica that lagged,
@@ -68,7 +68,7 @@ to the order for a new change. `Store.changes` reads by revision.
 - An end removes benches of an order up to ``through``, and those named in ``ids``, and no others.
   It is remembered for 24 h: the latest of each key and layer, with the highest ``through`` and the
   ids of all of them, and every id that it named or removed.
-- A bench that is over is not told any more.
+- A bench that is over is not reported any more.
 
 **Rules for probes.** A place belongs to the session that claimed it until the session gives it back
 or its lease ends. Only the session that has it can renew it or give it back.

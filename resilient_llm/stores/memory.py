@@ -151,7 +151,7 @@ class MemoryStore:
                 each.wake()
 
     def before_fork(self) -> None:
-        """Nothing: the child has a copy of its own, and its own lock."""
+        """Nothing: the child has its own copy, and its own lock."""
 
     def after_fork_in_parent(self) -> None:
         """Nothing either."""

@@ -77,12 +77,12 @@ class Adjustment(Protocol):
 
 
 class OrderInputs:
-    """What the process knows that a strategy may need; the same for all calls of one binding.
+    """What a strategy may need of the process; the same for all calls of one binding.
 
     Attributes:
         rng: Source of randomness.
         is_live: Whether an attempt on a candidate may enter now. Exact, and takes a lock for one
-            whose circuit has no slot; see `is_blocked` for what can be told without.
+            whose circuit has no slot; see `is_blocked` for what can be found without.
         changes: What is compared by who keeps which candidates are live.
         is_degraded: Whether the status of a candidate whose ``known_status`` is degraded still is.
         price_of: USD per million tokens, input and output, of a target; None if unknown.
@@ -162,7 +162,7 @@ NOT_DRAWN: Final[Any] = NoCandidate("NOT_DRAWN")
 class Order:
     """The order of one priority group, made once for each binding of a function.
 
-    All methods may be called from any thread, and none may take a lock of its own: a healthy call
+    All methods may be called from any thread, and none may take a lock itself: a healthy call
     takes none.
     """
 

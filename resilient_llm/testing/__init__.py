@@ -4,7 +4,7 @@
 `capture_events` collects events, `scripted` and `ascripted` return or raise given outcomes
 in turn, `fake_stream` and `http_error` are outcomes as real clients have them. `simulate` runs a
 policy through an outage or any other `Weather`, in virtual time. `MemoryStore` shares state
-between registries of one process, and `store_contract` checks a store of your own. The pytest
+between registries of one process, and `store_contract` checks your own store. The pytest
 plugin offers the fixtures ``resilient_llm`` and ``fake_clock``.
 """
 

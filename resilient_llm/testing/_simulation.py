@@ -78,7 +78,7 @@ def simulate(
     """Run a policy against simulated providers, and return what its callers would have met.
 
     The policy runs in the real asynchronous code, on a clock that jumps from one event to the
-    next: ten minutes take a second or less. It has a state of its own, so no bench, count or
+    next: ten minutes take a second or less. It has a separate state, so no bench, count or
     observer goes in or out; what `configure` set holds. Other threads go on as always, in real
     time and in the state of the process. Each call is given its number as its only argument, for
     functions such as ``needs`` and strategies. Nothing is sent: functions of targets,

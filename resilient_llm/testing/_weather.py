@@ -53,7 +53,7 @@ class Fault:
         end: The same for its end, above ``start``.
         share: Share of the attempts that it hits, in (0, 1].
         factor: How many times slower a slow target is, 1 or more.
-        retry_after: Seconds that a rate limit tells to wait; None if it does not tell.
+        retry_after: Seconds that a rate limit asks to wait; None if it does not ask.
         period: Seconds of a flapping target from one failure to the next.
 
     Raises:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
+from urllib.parse import unquote
 
 import pytest
 
@@ -20,16 +18,23 @@ from resilient_llm import ErrorKind, testing
 from resilient_llm._values import errors, events, kinds
 from tests.support.pages import BLOCK, PAGES, README, ROOT
 
-pytest.importorskip("mkdocs")
-pytest.importorskip("material")
-pytest.importorskip("mkdocstrings")
-
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 DOCS = ROOT / "docs"
 SOURCES = [page for page in PAGES if page != README]
 SEPARATOR = re.compile(r"^\|(?: *:?-+:? *\|)+$", re.MULTILINE)
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+
+CONSOLE = re.compile(r"^```console\n(?P<lines>.*?)^```$", re.MULTILINE | re.DOTALL)
+
+# Addresses in the scripts of the theme that a page of this site does not ask.
+UNUSED = {
+    "https://api.github.com": "the number of stars, only with a repo_url",
+    "https://bit.ly": "a hint in a warning of the search",
+    "https://clipboardjs.com": "a comment",
+    "http://lunrjs.com": "a comment",
+    "http://tartarus.org": "a comment",
+}
 
 # What a browser loads by itself when it shows a page.
 LOADED = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src"}
@@ -45,6 +50,9 @@ class Page(HTMLParser):
         rows: The number of rows with data cells, for each table.
         classes: Every class of every element.
         loaded: Every address that a browser loads with the page.
+        links: Every address that a reader can follow.
+        names: Every place in the page that a link can lead to.
+        copied: What the copy button takes of each block of code.
     """
 
     text: str = ""
@@ -52,10 +60,14 @@ class Page(HTMLParser):
     rows: list[int] = field(default_factory=list)
     classes: set[str] = field(default_factory=set)
     loaded: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
+    copied: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__init__()
         self._in_paragraph = self._has_cells = False
+        self._open_spans: list[bool] | None = None
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Note what begins here."""
@@ -64,6 +76,15 @@ class Page(HTMLParser):
         is_page = tag == "link" and given.get("rel") not in ("stylesheet", "preload", "icon")
         if tag in LOADED and not is_page and (address := given.get(LOADED[tag])):
             self.loaded.append(address)
+        if tag == "a" and (address := given.get("href")):
+            self.links.append(address)
+        self.names.update(filter(None, (given.get("id"), given.get("name"))))
+        if tag == "pre":
+            self._open_spans = []
+            self.copied.append("")
+        elif tag == "span" and self._open_spans is not None:
+            # The style sheet takes these out while a block is copied.
+            self._open_spans.append(given.get("class") in ("gp", "go"))
         if tag == "p":
             self._in_paragraph = True
             self.paragraphs.append("")
@@ -79,10 +100,16 @@ class Page(HTMLParser):
         """Note what ends here."""
         if tag == "p":
             self._in_paragraph = False
+        elif tag == "pre":
+            self._open_spans = None
+        elif tag == "span" and self._open_spans:
+            self._open_spans.pop()
 
     def handle_data(self, data: str) -> None:
         """Keep the text."""
         self.text += data
+        if self._open_spans is not None and not any(self._open_spans):
+            self.copied[-1] += data
         if self._in_paragraph:
             self.paragraphs[-1] += data
 
@@ -94,19 +121,8 @@ def _read(path: Path) -> Page:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Page]:
-    """Build the site; return ``{path of a page below docs/, without suffix: the built page}``."""
-    place = tmp_path_factory.mktemp("site")
-    done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(place)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"},
-        capture_output=True,
-        text=True,
-        timeout=170,
-        check=False,
-    )
-    assert 0 == done.returncode, done.stdout + done.stderr
+def site(place: Path) -> dict[str, Page]:
+    """Return ``{path of a page below docs/, without suffix: the built page}``."""
     built = {}
     for source in SOURCES:
         name = source.relative_to(DOCS).with_suffix("").as_posix()
@@ -202,6 +218,71 @@ def test_a_page_loads_nothing_from_another_host(site: dict[str, Page]) -> None:
         if (far := [each for each in page.loaded if re.match(r"(https?:)?//", each)])
     }
     assert [] == [name for name, page in site.items() if "mermaid" in page.classes]
+
+
+def test_no_style_and_no_script_names_another_host(place: Path) -> None:
+    """What the styles and scripts load is on this site; the address of a diagram script is gone."""
+    styles = "".join(each.read_text(encoding="utf-8") for each in place.rglob("*.css"))
+    own = [each for each in place.rglob("*.js") if "lunr" not in each.parts]  # word lists
+    scripts = "".join(each.read_text(encoding="utf-8") for each in own)
+
+    assert [] == re.findall(r"(?:@import|url\()\s*[\"']?(?:https?:)?//[^)\"']*", styles)
+    named = set(re.findall(r"https?://[\w.-]+\.\w+", scripts))
+    assert set() == named - UNUSED.keys()
+    assert "https://api.github.com" in named  # the search above finds addresses
+    pages = [each.read_text(encoding="utf-8") for each in place.rglob("*.html")]
+    assert not any('data-md-component="source"' in page for page in pages)
+
+
+def test_no_internal_link_is_dead(place: Path) -> None:
+    """Each link to a page, a file or a heading of this site leads to one that exists."""
+    pages = {each: _read(each) for each in place.rglob("*.html") if each.name != "404.html"}
+    dead = []
+    for source, page in pages.items():
+        for link in page.links:
+            if re.match(r"[a-z]+:", link):
+                continue
+            path, _, name = unquote(link).partition("#")
+            aim = (source.parent / path).resolve() if path else source
+            aim = aim / "index.html" if aim.is_dir() else aim
+            known = aim.exists() and (not name or aim not in pages or name in pages[aim].names)
+            if not known:
+                dead.append((str(source.relative_to(place)), link))
+
+    assert 1000 < sum(len(page.links) for page in pages.values())
+    assert [] == dead
+
+
+def test_a_session_is_copied_without_prompts_and_output(place: Path, site: dict[str, Page]) -> None:
+    """The copy button takes the commands of a terminal session, and nothing beside them."""
+    style = (place / "extra" / "site.css").read_text(encoding="utf-8")
+    seen = 0
+    for source in SOURCES:
+        name = source.relative_to(DOCS).with_suffix("").as_posix()
+        copied = {_words(each) for each in site[name].copied}
+        for block in CONSOLE.finditer(source.read_text(encoding="utf-8")):
+            commands = re.findall(r"^\$ ((?:.*\\\n)*.*)$", block["lines"], re.MULTILINE)
+            assert commands, (name, block["lines"])
+            assert _words("\n".join(commands)) in copied, (name, commands)
+            seen += 1
+
+    assert 20 < seen
+    assert re.search(
+        r"\[data-md-copying\] \.gp,\s*\.md-typeset \[data-md-copying\] \.go \{\s*display: none",
+        style,
+    )
+
+
+def test_names_in_tables_do_not_break(place: Path, site: dict[str, Page]) -> None:
+    """Each page has the style sheet that keeps the name of an option in one piece."""
+    style = (place / "extra" / "site.css").read_text(encoding="utf-8")
+
+    assert re.search(r"td code,[^}]*\{[^}]*white-space: nowrap", style)
+    assert [] == [
+        name
+        for name, page in site.items()
+        if not any(each.endswith("extra/site.css") for each in page.loaded)
+    ]
 
 
 def test_every_public_name_is_described_somewhere(site: dict[str, Page]) -> None:

@@ -73,7 +73,7 @@ FREE_TO_IMPORT = {"demo", "pytest_plugin"}
 PUBLIC_NAMES = """
     Adaptive Attempt AttemptCancelled AttemptFailed AttemptRecord AttemptSucceeded BenchModel
     BenchedModel Breaker BreakerOpenError Budget BudgetExceeded BudgetExceededError
-    BudgetWarning CallFailed CallRejectedError CanCall ChainExhaustedError ConfigReloadFailed
+    BudgetWarning CallFailed CallRejectedError CanCall Chain ChainExhaustedError ConfigReloadFailed
     ConfigReloaded ConfigurationError
     DeadlineExceededError ErrorKind Event EventStream Explanation FailedOver Failover
     HealthChanged HedgeStarted IsBenched Limit ListBenched NoCapableTargetError ObserverFailed

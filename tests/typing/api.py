@@ -21,6 +21,7 @@ from resilient_llm import (
     BreakerOpenError,
     Budget,
     CanCall,
+    Chain,
     ChainExhaustedError,
     ErrorKind,
     Event,
@@ -602,6 +603,16 @@ def is_long(prompt: str) -> bool:
     return len(prompt) > 3
 
 
+def first_of(chain: Chain) -> Failover:
+    return failover(chain)
+
+
+NESTED: list[list[str] | str | Target] = [CHAIN, "@fast", Target("openai/gpt-5-mini")]
+for chain in (CHAIN, tuple(CHAIN), NESTED, "groq/llama", Target("groq/llama"), failover(CHAIN)):
+    first_of(chain)
+first_of(ask)  # its own function answers for the target
+first_of(target for target in failover(CHAIN).chain)
+first_of(chains.route(chains.rule("@fast", has_image=True), otherwise=NESTED))
 chains.define({"fast": "groq/llama", "smart": [Target("openai/gpt-5-mini"), "@fast"]})
 chains.define(
     {

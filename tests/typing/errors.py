@@ -8,7 +8,7 @@ hides nothing: an error that a checker no longer finds fails the check.
 
 from __future__ import annotations
 
-from resilient_llm import StreamPolicy, Target, ToolLoop, bench_model, breaker, failover
+from resilient_llm import StreamPolicy, Target, ToolLoop, bench_model, breaker, can_call, failover
 
 
 @failover("groq/llama")
@@ -90,3 +90,9 @@ bench_model("groq", until="tomorrow")  # type: ignore[arg-type]  # pyright: igno
 StreamPolicy(on_interrupt="retry")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 StreamPolicy(idle="30")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 failover("groq/llama", stream=30.0)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+# A chain.
+failover(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+failover(["groq/llama", 3])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+can_call(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+ask.using(chain=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -582,7 +582,7 @@ class Call:
         reasons = {record.reason for record in records}
         if kind is ErrorKind.AUTH_DEAD and len(reasons) == 1:
             error.add_note(
-                f"every target said {escaped(reasons.pop())}: "
+                f"every target failed with {escaped(reasons.pop())}: "
                 "look at the credentials, not at the providers"
             )
         spending.note_unpriced(error, self.refusals)

@@ -69,7 +69,7 @@ class Bench:
         self.kind = kind
         self.manual = manual
         self.by = by
-        """Who benched it by hand, if they said so; else empty."""
+        """Who benched it by hand, if that was given; else empty."""
         self.source = source
         """Which process benched it, as others name it; `LOCAL` for this one."""
         self._last_resort: weakref.ref[Lease] | None = None

@@ -67,7 +67,7 @@ class SharedBench(NamedTuple):
         age: Seconds since it began.
         kind: What kind of error benched it; None for a manual bench.
         reason: Short word, or what the operator wrote.
-        by: Who benched it by hand, if they said so; else empty.
+        by: Who benched it by hand, if that was given; else empty.
         source: Name of the process that published it.
         trigger: What opened the circuit, with its numbers.
         failures: Consecutive failures at that moment.

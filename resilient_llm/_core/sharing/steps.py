@@ -56,7 +56,7 @@ class LocalBench(NamedTuple):
         ends_in: Seconds from then; None until it is ended.
         kind: What kind of error did it; None for a manual bench.
         reason: Short word, or what the operator wrote.
-        by: Who benched it by hand, if they said so; else empty.
+        by: Who benched it by hand, if that was given; else empty.
         trigger: What opened the circuit, with its numbers.
         failures: Consecutive failures at that moment.
         named: Whether the provider itself named the wait.
@@ -249,7 +249,7 @@ class ApplyEnd(NamedTuple):
         layer: Which bench of it.
         order: See `LocalBench.seen`.
         reason: As in `TargetUnbenched`.
-        by: Who ended it by hand, if they said so; else empty.
+        by: Who ended it by hand, if that was given; else empty.
         source: Name of the process that did.
         left: Seconds from now for which a newer bench of the layer still lasts, so that the
             present one lasts no longer than that. 0.0 if its cooldown is over: then the circuit

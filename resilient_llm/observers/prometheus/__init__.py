@@ -62,7 +62,7 @@ def install(
         registry: A registry of prometheus_client; None for its default one.
         namespace: What the names of the metrics begin with.
         buckets: Upper bounds of the histograms in seconds, ascending.
-        max_targets: Keys, targets and providers together, that have time series of their own.
+        max_targets: Keys, targets and providers together, that have separate time series.
             Those that are seen after them count as target ``other``.
 
     Returns:
