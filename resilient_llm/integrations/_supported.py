@@ -31,11 +31,11 @@ class Versions:
 SUPPORTED: Final[Mapping[str, Mapping[str, Versions]]] = MappingProxyType(
     {
         "wrap": {
-            "openai": Versions("1.60.0", "3.57.0"),
-            "anthropic": Versions("0.45.0", "2.14.0"),
-            "groq": Versions("0.18.0", "1.7.0"),
-            "google-genai": Versions("1.0.0", "3.6.1"),
-            "mistralai": Versions("1.5.0", "3.7.0"),
+            "openai": Versions("2.0.0", "3.57.0"),
+            "anthropic": Versions("0.75.0", "2.14.0"),
+            "groq": Versions("0.31.1", "1.7.0"),
+            "google-genai": Versions("1.50.0", "3.6.1"),
+            "mistralai": Versions("1.9.11", "3.7.0"),
         },
         "httpx": {"httpx": Versions("0.27.0", "0.28.1"), "httpx2": Versions("2.0.0", "2.16.2")},
         "langchain": {"langchain-core": Versions("1.0.0", "1.8.4")},

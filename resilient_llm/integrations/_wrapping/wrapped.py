@@ -70,7 +70,13 @@ class WrappedClients:
         """``{(path of a method, its selection): the method under the policy of that}``"""
 
     def _without_retries(self, key: str, client: Any, *, is_quiet: bool) -> Any:
-        quiet, retries = self.protocol.without_retries(client)
+        try:
+            quiet, retries = self.protocol.without_retries(client)
+        except TypeError as error:  # AnthropicFoundry of anthropic 0.75 is one
+            raise ConfigurationError(
+                f"the client of {key} retries by itself and cannot be copied: "
+                "build it with max_retries=0"
+            ) from error
         log_line = runtime.dispatcher.log_line
         if retries and log_line is not None and not is_quiet:
             log_line(

@@ -388,6 +388,19 @@ def test_a_client_with_retries_is_copied(world: World, caplog: pytest.LogCapture
     assert clients["one"].max_retries == 5
 
 
+def test_a_client_that_cannot_be_copied_is_refused(world: World) -> None:
+    """A client that retries and whose class cannot copy itself needs max_retries=0 from its owner."""
+
+    class Uncopied(openai.OpenAI):
+        def with_options(self, **options: Any) -> Any:
+            raise TypeError("no such option")
+
+    client = Uncopied(base_url=world.one.root, api_key="k", max_retries=1)
+    with pytest.raises(ConfigurationError, match="client of one .* build it with max_retries=0"):
+        wrap({"one": client}, chain="one/m")
+    client.close()
+
+
 def test_the_rest_is_the_first_clients(world: World) -> None:
     """What is not guarded goes to the first client as it was given, with its retries."""
     clients = {"one": world.client(world.one, max_retries=5), "two": world.client(world.two)}
