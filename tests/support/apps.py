@@ -181,19 +181,20 @@ def result_of(code: str, place: Path, server: Providers) -> Any:
 
 def started(place: Path, *command: str, **environment: str) -> subprocess.Popen[bytes]:
     """Start a module of Python that serves an application in ``place``; its output goes to ``log``."""
-    return subprocess.Popen(
-        [sys.executable, "-m", *command],
-        cwd=place,
-        env={
-            **os.environ,
-            **environment,
-            "PYTHONPATH": os.pathsep.join((python_path(), str(place))),
-            "PYTHONUNBUFFERED": "1",
-        },
-        stdin=subprocess.DEVNULL,
-        stdout=(place / "log").open("wb"),
-        stderr=subprocess.STDOUT,
-    )
+    with (place / "log").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=place,
+            env={
+                **os.environ,
+                **environment,
+                "PYTHONPATH": os.pathsep.join((python_path(), str(place))),
+                "PYTHONUNBUFFERED": "1",
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
