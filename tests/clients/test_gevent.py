@@ -254,7 +254,7 @@ show(left=len(left), answered=len(answers), last=last, benched=is_benched(GROQ))
 
 
 def test_each_greenlet_has_a_context_of_its_own(server: Providers, tmp_path: Path) -> None:
-    """A trace sees the calls of the greenlets that were spawned inside it, and no others."""
+    """A trace sees the calls of the greenlets that are started with its context, and no others."""
     server.moods["groq"] = "limited"
 
     result = _run(
@@ -269,7 +269,8 @@ def traced():
     with Trace() as trace:
         opened.set()
         called.wait()
-        gevent.joinall([gevent.spawn(app.ask, "mine") for _ in range(3)])
+        gevent.joinall([app.spawn(app.ask, "mine") for _ in range(3)])
+        gevent.spawn(app.ask, "without the context").join()
     return len(trace.calls)
 
 
