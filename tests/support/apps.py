@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from tests.support.pages import ROOT, python_path, run, script
-from tests.support.providers import Reply, begun_stream, limited, overloaded
+from tests.support.providers import Reply, begun_stream, limited, overloaded, refusal
 from tests.support.server import HungUpError, LoopbackServer, Request
 
 GROQ, OPENAI = "groq/llama-3.3-70b-versatile", "openai/gpt-5-mini"
@@ -44,8 +44,8 @@ class Providers(LoopbackServer):
     """Groq and OpenAI on one port, told apart by the path.
 
     Attributes:
-        moods: ``{provider or key: mood}``: ``"well"``, ``"down"``, ``"limited"``, ``"silent"`` until
-            the client hangs up, ``"held"`` until the test releases it, ``"endless"`` and ``"stalls"``
+        moods: ``{provider or key: mood}``: ``"well"``, ``"down"``, ``"limited"``, ``"refused"``
+            (a dead key), ``"silent"`` until the client hangs up, ``"held"`` until the test releases it, ``"endless"`` and ``"stalls"``
             for streams. Those without one are well.
         on_request: Called when a request has come, before it is answered.
     """
@@ -101,6 +101,8 @@ class Providers(LoopbackServer):
     def _reply(self, mood: str, request: Request) -> Reply:
         if mood == "down":
             return overloaded("openai", 503)
+        if mood == "refused":
+            return refusal("openai", 401, "invalid_request_error", "No.", code="invalid_api_key")
         if mood == "limited":
             return limited("openai", retry_after=self.retry_after)
         if request.body.get("stream"):
