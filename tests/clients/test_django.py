@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import pytest
 
@@ -25,7 +24,7 @@ needs("django", "openai", "gunicorn", "uvicorn")
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(120)]
 
-FORM = "application/x-www-form-urlencoded"
+JSON = "application/json"
 
 # Adds a view that shows the state of the serving process.
 SITE = """
@@ -72,10 +71,10 @@ def shown(response):
 
 
 answers = {
-    "sync": shown(client.post("/chat", {"prompt": "Hi"})),
-    "async view": shown(client.post("/achat", {"prompt": "Hi"})),
-    "async view again": shown(client.post("/achat", {"prompt": "Hi"})),
-    "async": shown(asyncio.run(aclient.post("/achat", {"prompt": "Hi"}))),
+    "sync": shown(client.post("/chat", {"prompt": "Hi"}, content_type="application/json")),
+    "async view": shown(client.post("/achat", {"prompt": "Hi"}, content_type="application/json")),
+    "async view again": shown(client.post("/achat", {"prompt": "Hi"}, content_type="application/json")),
+    "async": shown(asyncio.run(aclient.post("/achat", {"prompt": "Hi"}, content_type="application/json"))),
 }
 """
 
@@ -200,7 +199,7 @@ def _wait_until_it_serves(port: int, place: Path) -> None:
 def _post(port: int, path: str, prompt: str) -> tuple[int, str | None, str]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     with contextlib.closing(connection):
-        connection.request("POST", path, urlencode({"prompt": prompt}), {"Content-Type": FORM})
+        connection.request("POST", path, json.dumps({"prompt": prompt}), {"Content-Type": JSON})
         response = connection.getresponse()
         return response.status, response.headers.get("Retry-After"), response.read().decode()
 
@@ -232,9 +231,9 @@ def test_a_stream_is_sent_while_it_is_written(site: int, server: Providers) -> N
 
 def _visitor(port: int, path: str) -> socket.socket:
     """Return the connection of a visitor who has sent a prompt and may hang up."""
-    body = urlencode({"prompt": "Hi"})
+    body = json.dumps({"prompt": "Hi"})
     visitor = socket.create_connection(("127.0.0.1", port), 20)
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {FORM}\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {JSON}\r\n"
     visitor.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
     return visitor
 

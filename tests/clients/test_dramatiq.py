@@ -46,7 +46,9 @@ def server() -> Iterator[Providers]:
 
 
 @pytest.fixture
-def page(server: Providers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def page(
+    server: Providers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ModuleType]:
     """The module of the actor, with a broker of its own."""
     write_page("dramatiq", server, tmp_path, "dramatiq_page")
     for name, value in server.environment.items():
@@ -143,9 +145,10 @@ def test_the_broker_is_given_nothing_of_a_providers_error(
     configure(max_wait=0.5)
     server.moods.update(groq="limited", openai="limited")
     stored: list[str] = []
-    page.broker.enqueue = lambda message, *, delay=None: stored.append(
-        message.options.get("traceback", "")
-    ) or (page.broker.queues[message.queue_name].put(message.encode()) if not delay else None)
+    page.broker.enqueue = lambda message, *, delay=None: (
+        stored.append(message.options.get("traceback", ""))
+        or (page.broker.queues[message.queue_name].put(message.encode()) if not delay else None)
+    )
 
     work(page.summarise, "the prompt of a user")
 

@@ -49,7 +49,9 @@ def server() -> Iterator[Providers]:
 
 
 @pytest.fixture
-def page(server: Providers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def page(
+    server: Providers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ModuleType]:
     """The application of the page as a module."""
     write_page("flask", server, tmp_path, "flask_page")
     for name, value in server.environment.items():

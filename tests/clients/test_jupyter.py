@@ -121,9 +121,7 @@ def test_a_cell_that_is_run_again_multiplies_nothing(notebook: Notebook, server:
     server.moods["groq"] = "limited"
     lines = notebook.run("await ask('Hi')").splitlines()  # a bench is logged as well, on stderr
 
-    assert [1, 1] == [
-        lines.count(line) for line in (f"{GROQ} -> {OPENAI}", f"'{OPENAI}: Hi'")
-    ]
+    assert [1, 1] == [lines.count(line) for line in (f"{GROQ} -> {OPENAI}", f"'{OPENAI}: Hi'")]
 
 
 def test_what_is_known_outlives_the_cell_that_is_run_again(

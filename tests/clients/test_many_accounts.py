@@ -36,7 +36,9 @@ def server() -> Iterator[Providers]:
 
 
 @pytest.fixture
-def page(server: Providers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def page(
+    server: Providers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ModuleType]:
     """The code of the page as a module."""
     write_page("many-accounts", server, tmp_path, "accounts_page")
     for name, value in server.environment.items():
@@ -122,9 +124,7 @@ def test_a_budget_of_a_provider_counts_its_accounts(page: ModuleType, server: Pr
     assert [THEIRS, THEIRS, OURS] == [page.answer(f"tenant-{n}", "Hi") for n in (7, 8, 7)]
 
 
-def test_idle_tenants_are_let_go_of(
-    page: ModuleType, server: Providers
-) -> None:
+def test_idle_tenants_are_let_go_of(page: ModuleType, server: Providers) -> None:
     """The copies of the policy are bounded, and the bench of a tenant outlives its copy."""
     server.moods[SEVEN] = "refused"
     page.answer("tenant-7", "Hi")

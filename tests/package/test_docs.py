@@ -15,6 +15,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 # Packages that a page needs and that not every environment has.
 OPTIONAL = ["openai", "anthropic", "prometheus_client", "starlette", "celery", "redis"]
+OPTIONAL += ["django", "flask", "dramatiq", "gevent"]  # test_django.py and so on use these pages
 
 # Clients that would send the key of another provider to their base_url.
 CLIENTS = re.compile(r"^(Async)?(Azure)?(OpenAI|Anthropic|Groq|Mistral)$")
