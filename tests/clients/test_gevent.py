@@ -223,11 +223,12 @@ show(words=words, ended=type(greenlet.value).__name__)
 def test_many_greenlets_that_are_killed_leave_no_lock_behind(
     server: Providers, tmp_path: Path
 ) -> None:
-    """Half of two hundred calls are killed wherever they are, and the next call works at once."""
+    """Half of sixty calls are killed wherever they are, and the next call works at once."""
     result = _run(
         """
 import random
 
+configure(breakers={"*": {"slow_call": 600.0}})  # or a killed call may count as one that hung
 rng = random.Random(7)
 answers, ended = [], 0
 
@@ -236,8 +237,8 @@ def call(n):
     answers.append(ask.using(chain=[GROQ])(str(n)))
 
 
-greenlets = [gevent.spawn(call, n) for n in range(200)]
-for greenlet in rng.sample(greenlets, 100):
+greenlets = [gevent.spawn(call, n) for n in range(60)]
+for greenlet in rng.sample(greenlets, 30):
     gevent.sleep(0)
     greenlet.kill(block=False)
 gevent.joinall(greenlets, timeout=30)
@@ -252,7 +253,7 @@ show(left=len(left), answered=len(answers), last=last, benched=is_benched(GROQ))
 
     assert (0, f"{GROQ}: last", False) == (result["left"], result["last"], result["benched"])
     assert ([], 0) == (result["failed"], result["errors"])
-    assert 100 <= result["answered"] <= 200
+    assert 30 <= result["answered"] <= 60
 
 
 def test_each_greenlet_has_a_context_of_its_own(server: Providers, tmp_path: Path) -> None:

@@ -156,6 +156,20 @@ def ask_plainly(target: Target, prompt: str) -> str:
 """
 
 
+# A signal does not wake the loop of the kernel from its wait on every Python, with any awaitable.
+HEARTBEAT = """
+import asyncio
+
+
+async def beat():
+    while True:
+        await asyncio.sleep(0.05)
+
+
+heart = asyncio.ensure_future(beat())
+"""
+
+
 @pytest.mark.parametrize("call", ["await ask('Hi')", "ask_plainly('Hi')"])
 def test_an_interrupt_of_the_kernel_is_a_cancellation(
     call: str, notebook: Notebook, server: Providers
@@ -163,6 +177,7 @@ def test_an_interrupt_of_the_kernel_is_a_cancellation(
     """The cell ends, no other target is called, no health is harmed, and the next cell works."""
     for cell in (*notebook.page[:3], PLAIN):
         notebook.run(cell)
+    notebook.run(HEARTBEAT)
     kernel = notebook.values("__import__('os').getpid()")
     server.moods["groq"] = "silent"
     server.on_request = lambda _: os.kill(kernel, signal.SIGINT)
