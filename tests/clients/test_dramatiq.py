@@ -179,9 +179,9 @@ def _is_a_cancellation(events: list[Any], server: Providers) -> None:
 
 def test_a_time_limit_is_a_cancellation(page: ModuleType, work: Any, server: Providers) -> None:
     """It passes through a call of the SDK: no other target is called and no health is harmed."""
-    _release_after(server, lambda: _limits_are_over(page))
+    _end_limits_and_release(page, server)
 
-    events, error = _interrupted(page, work, server, time_limit=30)
+    events, error = _interrupted(page, work, server)
 
     assert isinstance(error, TimeLimitExceeded)
     _is_a_cancellation(events, server)
@@ -215,9 +215,9 @@ def test_a_probe_that_a_time_limit_ends_gives_its_place_back(
         guard.record(ConnectionError(), 0.1)
         clock.advance(20)
         assert "half_open" == guard.state
-        _release_after(server, lambda: _limits_are_over(page))
+        _end_limits_and_release(page, server)
 
-        _, error = _interrupted(page, work, server, time_limit=30)
+        _, error = _interrupted(page, work, server)
 
         assert isinstance(error, TimeLimitExceeded)
         assert "half_open" == guard.state
@@ -233,28 +233,37 @@ def test_a_time_limit_ends_the_wait_between_two_attempts(page: ModuleType, work:
     @failover(chain=[GROQ], attempts=3, backoff=lambda _: 0.3)
     def call(target: Target) -> None:
         asked.append(target.key)
+        _limits_end(page)
         raise ConnectionError
 
-    error = work(page.dramatiq.actor(call, actor_name="waits", max_retries=0, time_limit=100))
+    error = work(page.dramatiq.actor(call, actor_name="waits", max_retries=0))
 
     assert isinstance(error, TimeLimitExceeded)
     assert [GROQ] == asked
 
 
-def _limits_are_over(page: ModuleType) -> bool:
-    """Return whether the exception of the time limit is on its way to the worker's thread."""
+def _limits_end(page: ModuleType) -> Callable[[], bool]:
+    """End the time limits of all actors that run; return what says that their threads were told."""
     (limits,) = [each for each in page.broker.middleware if isinstance(each, TimeLimit)]
-    deadlines = dict(limits.manager.deadlines)
-    return bool(deadlines) and all(value is None for value in deadlines.values())
+    with limits.manager.mu:
+        running = [thread for thread, until in limits.manager.deadlines.items() if until]
+        for thread in running:
+            limits.manager.deadlines[thread] = (
+                1e-9  # moments are counted from the start of the machine
+            )
+    return lambda: all(limits.manager.deadlines[thread] is None for thread in running)
 
 
-def _release_after(server: Providers, condition: Callable[[], bool]) -> None:
-    """Let the server answer what it holds once a condition is met."""
+def _end_limits_and_release(page: ModuleType, server: Providers) -> None:
+    """End the time limit once the request is there, and answer once the thread was told."""
 
     def watch(_: Any) -> None:
+        server.on_request = lambda _: None
+        told = _limits_end(page)
+
         def wait() -> None:
             pause = threading.Event()
-            while not condition():
+            while not told():
                 pause.wait(0.01)
             server.release()
 
