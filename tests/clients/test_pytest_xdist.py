@@ -17,6 +17,8 @@ needs("xdist")
 
 pytestmark = pytest.mark.timeout(120)
 
+XDIST, OURS = "xdist.plugin", "resilient_llm.pytest_plugin"
+
 # Tests of one worker follow each other; each writes what it found, and meets the others half-way.
 INNER = """
 import json, pathlib, time
@@ -57,10 +59,22 @@ def test_after_the_fixture(worker_id):
 """
 
 
-def _pytest(place: Path, *options: str) -> str:
+def _pytest(place: Path, *options: str, plugins: tuple[str, ...] = (XDIST, OURS)) -> str:
+    loaded = [f"-p{plugin}" for plugin in plugins]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", *options, str(place)],
-        env={"PYTHONPATH": python_path(), "PATH": "/usr/bin:/bin"},
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "-v",
+            *loaded,
+            *options,
+            str(place),
+        ],
+        # Other plugins of this environment take seconds to load, in each worker.
+        env={"PYTHONPATH": python_path(), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         cwd=place,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -96,7 +110,7 @@ def test_the_plugin_is_needed_for_the_page(place: Path) -> None:
     (place / "test_page.py").write_text(script(page_text("pytest-xdist")), "utf-8")
 
     with pytest.raises(AssertionError, match="fixture 'resilient_llm' not found"):
-        _pytest(place, "-n", "2", "-p", "no:resilient_llm")
+        _pytest(place, "-n", "2", plugins=(XDIST,))
 
 
 def test_the_state_belongs_to_a_worker_and_the_fixture_gives_a_fresh_one(place: Path) -> None:
