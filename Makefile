@@ -12,7 +12,8 @@
 #   make coverage    the tests of the core but the slow ones, and which of its branches they do not reach
 #   make test-most   the tests but the slow ones
 #   make corpus      every recorded error through every real client; make corpus SET=oldest, litellm, instructor
-#   make apps        exceptions of web frameworks, task queues and agents, raised by the real ones
+#   make apps        exceptions of web frameworks, task queues and agents, raised by the real ones,
+#                    and how-to pages for frameworks
 #   make integrations  each integration with the library it is for; make integrations SET=langchain,
 #                    SET=langchain-oldest
 #   make tracer      calls and streams of a client that a tracer has patched; make tracer TRACER=ddtrace
@@ -104,9 +105,16 @@ $(CORPUS)/.ready: $(VENV)/pyvenv.cfg pyproject.toml $(CORPUS_FILE)
 	$(CORPUS)/bin/python -m pip install --quiet --editable . --requirement $(CORPUS_FILE)
 	@touch $@
 
+# How-to pages for frameworks, and the tests that use their code. A package that is missing there
+# is a failure and no reason to skip.
+APP_PAGES := celery django dramatiq flask gevent jupyter many-accounts pytest-xdist
+APP_TESTS := tests/rules/test_frameworks.py $(addprefix tests/clients/test_, frameworks.py \
+    celery_worker.py shared_workers.py django.py dramatiq.py flask.py gevent.py jupyter.py \
+    many_accounts.py pytest_xdist.py)
+
 apps: $(VENV)-apps/.ready
-	$(VENV)-apps/bin/python -m pytest tests/rules/test_frameworks.py tests/clients/test_frameworks.py \
-	    tests/clients/test_celery_worker.py tests/clients/test_shared_workers.py $(ARGS)
+	RESILIENT_LLM_APPS=1 $(VENV)-apps/bin/python -m pytest $(APP_TESTS) \
+	    $(APP_PAGES:%='tests/package/test_docs.py::test_the_code_of_a_page_runs[docs/how-to/%.md]') $(ARGS)
 
 $(VENV)-apps/.ready: $(VENV)/pyvenv.cfg pyproject.toml tests/clients/requirements-apps.txt
 	$(BIN)/python -m venv $(VENV)-apps

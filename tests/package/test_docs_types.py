@@ -29,12 +29,17 @@ disallow_incomplete_defs = false
 disallow_any_generics = false
 warn_return_any = false
 disallow_untyped_decorators = false
+disallow_subclassing_any = false
 [mypy-celery.*]
+ignore_missing_imports = true
+[mypy-django.*]
+ignore_missing_imports = true
+[mypy-gevent.*]
 ignore_missing_imports = true
 """
 
 # Packages that a page needs and that not every environment has.
-OPTIONAL = ["prometheus_client", "celery"]
+OPTIONAL = ["prometheus_client", "celery", "django", "flask", "dramatiq", "gevent"]
 
 # A name that is bound in `except` is bound if the example does what its page says.
 PYRIGHT = '{"typeCheckingMode": "standard", "reportPossiblyUnboundVariable": false}'

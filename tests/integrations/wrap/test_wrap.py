@@ -396,7 +396,7 @@ def test_a_client_that_cannot_be_copied_is_refused(world: World) -> None:
             raise TypeError("no such option")
 
     client = Uncopied(base_url=world.one.root, api_key="k", max_retries=1)
-    with pytest.raises(ConfigurationError, match="client of one .* build it with max_retries=0"):
+    with pytest.raises(ConfigurationError, match=r"client of one .* build it with max_retries=0"):
         wrap({"one": client}, chain="one/m")
     client.close()
 
