@@ -25,6 +25,7 @@ from resilient_llm import (
     classify,
 )
 from resilient_llm._api.breaker import report_outcome
+from resilient_llm._core.circuit.answers import CHARGED
 from resilient_llm._drive.cancellation import was_cancelled
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.settings import checked_options
@@ -122,11 +123,11 @@ class Requests:
     def answered(self, guard: Breaker, request: Any, response: Any, *, is_async: bool) -> Any:
         """Return a response whose end is reported; the guard is left without a report."""
         library, status = self._library, response.status_code
-        answer = Answer(guard.taken(), library)
+        answer = Answer(guard.taken(), library, response.extensions)
         is_refusal = status >= _SERVER_ERROR or status == _TOO_MANY_REQUESTS
         if response.is_closed or response.is_stream_consumed:  # a body that was read already
             if is_refusal:
-                answer.failed(_status_error(library, request, response), status)
+                answer.failed(_status_error(library, request, response))
             else:
                 answer.ended()
             return response
@@ -158,11 +159,20 @@ class Answer:
     Threads and tasks may share it. If it is collected unreported, the permit is given back.
     """
 
-    __slots__ = ("_entered_at", "_first_at", "_last_at", "_library", "_permits", "refusal")
+    __slots__ = (
+        "_entered_at",
+        "_extensions",
+        "_first_at",
+        "_last_at",
+        "_library",
+        "_permits",
+        "refusal",
+    )
 
-    def __init__(self, permit: Permit, library: Library) -> None:
+    def __init__(self, permit: Permit, library: Library, extensions: dict[str, Any]) -> None:
         self._permits = [permit]  # taking the only member of a list is atomic
         self._library = library
+        self._extensions = extensions
         self._entered_at = permit.entered_at
         self._first_at: float | None = None
         self._last_at = permit.entered_at
@@ -182,7 +192,7 @@ class Answer:
     def ended(self) -> None:
         """Report an answer whose body was read, or closed by its reader."""
         if self.refusal is not None:
-            self.failed(self._refusal_error(), self.refusal.status)
+            self.failed(self._refusal_error())
             return
         permit = self._take()
         if permit is None:
@@ -192,16 +202,17 @@ class Answer:
         response_time = None if self._first_at is None else self._first_at - self._entered_at
         permit.succeeded(now, now - self._entered_at, response_time)
 
-    def failed(self, error: Exception, status: int) -> None:
+    def failed(self, error: Exception) -> None:
         """Report an answer whose status means a failure."""
         permit = self._take()
         if permit is not None:
-            permit.failed(error, runtime.clock(), _verdict(error, status))
+            permit.failed(error, runtime.clock(), _verdict(self._library, error))
+            self._extensions[CHARGED] = error  # a guard around the client does not charge it again
 
     def broken(self, error: BaseException) -> None:
         """Report an answer whose body could not be read to its end."""
         if self.refusal is not None:  # what is known already weighs more
-            self.failed(self._refusal_error(), self.refusal.status)
+            self.failed(self._refusal_error())
             return
         permit = self._take()
         if permit is None:
@@ -296,19 +307,23 @@ class AsyncBody:
         await self._stream.aclose()
 
 
-def _verdict(error: Exception, status: int) -> Verdict:
-    """Return what a refusal of this status means for its host.
+def _verdict(library: Library, error: Any) -> Verdict:
+    """Return what a refusal means for its host.
 
     Its body may name a dead key or a wrong request, which says nothing about the host: then the
-    status alone counts.
+    headers alone count, and at last the status.
     """
     verdict = classify(error)
     if verdict.kind in _FAILURES:
         return verdict
+    response = error.response
+    status: int = response.status_code
+    bare = library.response(status, headers=_uncoded(response.headers))
+    verdict = classify(_status_error(library, error.request, bare))
+    if verdict.kind in _FAILURES:
+        return verdict
     if status == _TOO_MANY_REQUESTS:
-        return Verdict(
-            ErrorKind.RATE_LIMITED, "rate_limit", retry_after=verdict.retry_after, status=status
-        )
+        return Verdict(ErrorKind.RATE_LIMITED, "rate_limit", status=status)
     return Verdict(ErrorKind.TRANSIENT, "server_error", status=status)
 
 
