@@ -155,7 +155,7 @@ def test_a_stream_that_is_cut_is_a_failure_of_its_host(path: str) -> None:
     with StreamServer() as server:
         server.waits_for_client = False
         client = client_of("openai", server.url("openai", path), is_async=False, failures=1)
-        with pytest.raises(Exception) as caught:  # noqa: B017, PT011  # of whatever class
+        with pytest.raises(Exception) as caught:  # of whatever class
             for _ in ask("openai", client, stream=True):
                 continue
         client.close()
