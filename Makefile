@@ -16,6 +16,8 @@
 #                    and how-to pages for frameworks
 #   make integrations  each integration with the library it is for; make integrations SET=langchain,
 #                    SET=langchain-oldest
+#   make real-model  two servers of llama.cpp with a small model: answers, streams, a killed server, one
+#                    without memory; builds llama.cpp, which takes ten minutes and a C++ compiler
 #   make tracer      calls and streams of a client that a tracer has patched; make tracer TRACER=ddtrace
 #   make fuzz        a minute of nonsense each for the classifier and the configuration; make fuzz ARGS=-max_total_time=600
 #   make soak        a minute of everything at once; make soak ARGS="--seconds 600 --seed 2"
@@ -52,7 +54,7 @@ CORE_TESTS := tests/core tests/api tests/drive tests/rules tests/binding tests/o
 
 .DELETE_ON_ERROR:
 .PHONY: demo test test-most system-tests pictures lint lint-style lint-types docs
-.PHONY: coverage corpus apps integrations tracer fuzz soak soak-store mutants clean
+.PHONY: coverage corpus apps integrations real-model tracer fuzz soak soak-store mutants clean
 .PHONY: simulate bench bench-table bench-whole bench-strategies bench-stores bench-freshness bench-observers bench-groups bench-configurations bench-spans bench-instructions
 
 demo: $(READY)-demo
@@ -145,6 +147,22 @@ $(PLACE)/.ready: $(VENV)/pyvenv.cfg pyproject.toml resilient_llm/integrations/_s
 	    $(foreach file,$(wildcard tests/integrations/$(INTEGRATION)/requirements.txt tests/integrations/$(INTEGRATION)/requirements-$(AGE).txt),--requirement $(file))
 	@touch $@
 
+# Not in CI: llama.cpp is compiled. Without the instructions of this processor alone, since those of
+# a virtual machine may be announced and not allowed (AMX, for example).
+REAL := $(VENV)-real-model
+
+real-model: $(REAL)/.ready
+	PYTHONPATH=. $(REAL)/bin/python tests/real_model/run.py $(ARGS)
+
+$(REAL)/.ready: $(VENV)/pyvenv.cfg pyproject.toml tests/real_model/requirements.txt
+	@command -v c++ >/dev/null || { echo "This needs a C++ compiler. On Debian: apt install g++." >&2; exit 1; }
+	$(BIN)/python -m venv $(REAL)
+	CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX2=$(AVX2) -DGGML_FMA=$(AVX2) -DGGML_F16C=$(AVX2)" \
+	    $(REAL)/bin/python -m pip install --quiet --editable . --requirement tests/real_model/requirements.txt
+	@touch $@
+
+AVX2 := $(if $(findstring avx2,$(shell cat /proc/cpuinfo 2>/dev/null)),ON,OFF)
+
 # Each tracer patches the same client, so each has an environment of its own.
 TRACER ?= openinference
 tracer-openinference := openinference-instrumentation-openai
@@ -229,7 +247,7 @@ $(BENCH_READY): $(VENV)/pyvenv.cfg pyproject.toml benchmarks/requirements-peers.
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-corpus-* $(VENV)-apps $(VENV)-integration-* $(VENV)-tracer-* $(VENV)-fuzz $(BENCH) build dist site mutants .coverage .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(VENV)-corpus-* $(VENV)-apps $(VENV)-integration-* $(REAL) $(VENV)-tracer-* $(VENV)-fuzz $(BENCH) build dist site mutants .coverage .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks
 
 # A stamp per set of extras, so that what is there is not asked for again. The type checkers
 # want to see everything that the package and its tests import.

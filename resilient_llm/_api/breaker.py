@@ -147,7 +147,7 @@ class Breaker:
             # Blocks that are far apart end here. The guard is free before anything is called.
             self._generation = _EMPTY
             if not generation.answered(now, now - entered_at, now - entered_at):
-                _report(permit_of_inlined(self._circuit, generation, entered_at), None, now)
+                report_outcome(permit_of_inlined(self._circuit, generation, entered_at), None, now)
             return
         self._leave(error)
 
@@ -220,7 +220,7 @@ class Breaker:
             return
         permit.entered_at = now - took
         permit.give_back_newer()
-        _report(permit, error, now)
+        report_outcome(permit, error, now)
 
     def __call__(self, fn: F, /) -> F:
         """Guard a function, method, generator or callable object; its signature is kept.
@@ -351,7 +351,7 @@ class Breaker:
     def _leave(self, error: BaseException | None) -> None:
         permit = self.taken()
         cancelled = error is not None and was_cancelled(error, since=permit.entered_at)
-        _report(permit, error, runtime.clock(), cancelled=cancelled)
+        report_outcome(permit, error, runtime.clock(), cancelled=cancelled)
 
     def _take(self) -> Permit:
         """Return the permit of the entry that is being left."""
@@ -423,7 +423,7 @@ def _owner() -> object:
     return threading.get_ident(), current_task()
 
 
-def _report(
+def report_outcome(
     permit: Permit, error: BaseException | None, now: float, *, cancelled: bool = False
 ) -> None:
     """Report the outcome of a block.

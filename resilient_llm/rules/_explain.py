@@ -52,6 +52,8 @@ def _place(rule: Rule, evidence: Evidence) -> str:
         module = tables[0].__name__ if tables else codes.__name__
     elif rule in (_judge.by_framework, _judge.beneath_client):
         module = frameworks.__name__
+    elif rule is _judge.beneath_refusal:
+        pass  # it is in this file, and has no table
     elif module == _judge.__name__ and kind == "words":
         module = sentences.__name__
     elif module == _judge.__name__:
@@ -88,6 +90,7 @@ _OTHERS: Final = {
     "class beneath": "beneath it is {}",
     "class of a framework": "{} is control flow of a framework, which no provider sent",
     "framework beneath": "beneath it is {}, control flow of a framework",
+    "refusal beneath": "beneath it is {}, which a guard of this library raised",
     "schema": "the answer did not fit what the caller asked for: {}",
     "raised in a client": "a client could not decode what it was sent: {}",
     "field": "{}",

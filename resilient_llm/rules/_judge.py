@@ -11,8 +11,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 
 from resilient_llm._values.built_in import cause_of
+from resilient_llm._values.errors import CallRejectedError, ResilientLLMError
 from resilient_llm._values.kinds import ErrorKind
 from resilient_llm._values.settings import LONGEST_TO_RETRY
+from resilient_llm._values.verdict import Verdict
 from resilient_llm.rules import (
     anthropic,
     bedrock,
@@ -42,7 +44,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import ModuleType
 
-    from resilient_llm._values.verdict import Verdict
     from resilient_llm.rules._class_info import ErrorClass
 
 
@@ -96,10 +97,30 @@ def beneath_client(evidence: Evidence) -> Verdict | None:
     return None
 
 
+def beneath_refusal(evidence: Evidence) -> Verdict | None:
+    """Return the verdict on an error of this library that a client's error was raised from.
+
+    A guard below an SDK, such as the one of `integrations.httpx`, refuses a request. The SDK
+    raises a connection error from whatever interrupts a request, but nothing was sent here.
+    """
+    inner = cause_of(evidence.error)
+    for _ in range(_MOST_CAUSES):
+        if inner is None:
+            return None
+        if issubclass(type(inner), ResilientLLMError):
+            evidence.matched_by = ("refusal beneath", class_of[type(inner)].names[0])
+            wait = inner.retry_after if isinstance(inner, CallRejectedError) else None
+            return Verdict(ErrorKind.REJECTED, retry_after=hints.seconds(wait))
+        inner = cause_of(inner)
+    return None
+
+
 _MOST_CAUSES: Final = 12  # also guards against a ring
 _STAGES: Final[tuple[Rule, ...]] = (
     # control flow that a client has wrapped
     beneath_client,
+    # a guard below a client
+    beneath_refusal,
     # a key that cannot be sent
     credentials.by_header,
     http.by_retries,
@@ -173,6 +194,9 @@ def _is_of_provider(error_class: ErrorClass, missing: Missing) -> bool:
 # Without these a rule recognises nothing, and need not be asked.
 _NEEDS: Final[dict[Rule, Callable[[ErrorClass, Missing], bool]]] = {
     beneath_client: lambda error_class, _: error_class.is_client,
+    beneath_refusal: lambda error_class, missing: (
+        error_class.is_client and missing.status and missing.parts
+    ),
     credentials.by_header: lambda error_class, missing: (
         (error_class.is_client and missing.status and missing.parts)
         or error_class.names[0] == credentials.IN_PYTHON
@@ -215,6 +239,7 @@ _HINTS: Final = (
 # The kinds for which a wait may be named. Bare names: an attribute of an enum takes longer.
 _TRANSIENT: Final = ErrorKind.TRANSIENT
 _RATE_LIMITED: Final = ErrorKind.RATE_LIMITED
+_REJECTED: Final = ErrorKind.REJECTED
 
 
 def judge(error: BaseException, wall: Callable[[], float]) -> Verdict | None:
@@ -301,6 +326,8 @@ def _with_status_and_hint(
     if status is None and evidence.error_class.is_client and evidence.error.__cause__ is not None:
         status = _status_of_cause(evidence)
     kind = verdict.kind
+    if kind is _REJECTED:
+        return verdict  # with the wait of the guard
     if kind is not _TRANSIENT and kind is not _RATE_LIMITED:
         return stamped(verdict, status, None)
     is_limited = kind is _RATE_LIMITED

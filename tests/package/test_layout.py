@@ -65,6 +65,8 @@ LOADED_WHEN_USED = {
     "admin/_feed.py",
     "admin/_openapi.py",
     "admin/_watch.py",
+    "integrations/httpx.py",
+    "integrations/httpx2.py",
     "observers/_otel_spans.py",
 }
 # Loaded only by somebody who has the extra, or pytest itself.

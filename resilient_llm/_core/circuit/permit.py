@@ -33,6 +33,7 @@ import itertools
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from resilient_llm._core.circuit.answers import charged_answer
 from resilient_llm._core.circuit.nesting import OWN_KEY, PROVIDER, Nesting
 from resilient_llm._core.circuit.state import Block, BorrowedLease, Lease
 from resilient_llm._core.circuit.window import Generation
@@ -509,6 +510,7 @@ def is_new(error: BaseException) -> bool:
     return not (
         _PASSAGES in attributes_of(error)
         or cause_of(error) is not None
+        or charged_answer(error) is not None
         or issubclass(type(error), BaseExceptionGroup)
     )
 
@@ -568,9 +570,8 @@ def _take_inner(
                 # The guards of its own context may be still to be left.
                 passages.append(passage._replace(stands=False))
                 return passage, False
-        cause = cause_of(seen)
-        if cause is not None:
-            waiting.append(cause)
+        beneath = cause_of(seen), charged_answer(seen)
+        waiting += [each for each in beneath if each is not None]
         if issubclass(type(seen), BaseExceptionGroup):
             waiting += cast("BaseExceptionGroup[BaseException]", seen).exceptions
     return None, True
