@@ -115,6 +115,8 @@ class FailoverChatModel(BaseChatModel):
         """
         targets = named_models(models)
         own = {name: options.pop(name) for name in list(options) if name in type(self).model_fields}
+        # LangChain's standard tests give every chat model a key. Each model has one of its own.
+        options.pop("api_key", None)
         given = _policy_options({**own.pop("options", {}), **options})
         # Before pydantic, which would put a ConfigurationError into an error of its own.
         policy = _policy(list(targets), **given)
@@ -460,4 +462,6 @@ def failover(
         ConfigurationError: If models or options are not allowed: none, no chat model, equal
             names, a list with a model whose provider is not certain, an unknown option.
     """
+    if "api_key" in options:
+        raise ConfigurationError("api_key is not allowed: give each model the key of its provider")
     return FailoverChatModel(models, **options)

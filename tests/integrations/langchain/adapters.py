@@ -11,6 +11,7 @@ from tests.integrations.scenarios import LLAMA, MINI, Stage
 
 if TYPE_CHECKING:
     from resilient_llm.integrations.langchain import FailoverChatModel
+    from tests.integrations.langchain.model_server import ModelServer
 
 PROMPT = "Why is the sky blue?"
 
@@ -44,3 +45,27 @@ async def aby_adapter(here: Stage) -> str:
     if here.scenario.streams:
         return "".join([chunk.text async for chunk in llm.astream(PROMPT)])
     return str((await llm.ainvoke(PROMPT)).text)
+
+
+class Providers:
+    """Two providers, and models of them.
+
+    Attributes:
+        groq: The first one.
+        openai: The second one.
+    """
+
+    def __init__(self, groq: ModelServer, openai: ModelServer) -> None:
+        self.groq = groq
+        self.openai = openai
+
+    def models(self, **fields: Any) -> dict[str, ChatOpenAI]:
+        """Return a model of each."""
+        return {
+            LLAMA: chat_openai(self.groq.url, "llama-3.3-70b", **fields),
+            MINI: chat_openai(self.openai.url, **fields),
+        }
+
+    def adapter(self, **options: Any) -> FailoverChatModel:
+        """Return the adapter over both, with one attempt on each."""
+        return langchain.failover(self.models(), **{"attempts": 1, **options})
