@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 class StructuredOutput(Runnable[LanguageModelInput, Any]):
     """Gives structured output of the first model that is able to.
 
-    An answer that cannot be parsed is an error of its attempt, so that the next model is called.
+    An answer that cannot be parsed is an error of its attempt, so that the next model is called,
+    unless the policy has ``on_request_error="raise"``.
 
     Args:
         policy: Of the calls.

@@ -100,6 +100,8 @@ class FailoverChatModel(BaseChatModel):
     _unshared: dict[str, dict[str, Any]] = PrivateAttr(default_factory=dict[str, dict[str, Any]])
     """``{key of a target: parameters of all models for which its model has no field}``"""
     _run: Run | None = PrivateAttr(default=None)
+    _open: list[Any] = PrivateAttr(default_factory=list[Any])
+    """The guarded streams of a copy for one call: LangChain leaves them behind when it stops."""
 
     def __init__(
         self,
@@ -264,7 +266,13 @@ class FailoverChatModel(BaseChatModel):
         """Return a copy whose streams are children of a run."""
         within = copy.copy(self)
         within._run = run
+        within._open = []
         return within
+
+    async def _aclose(self) -> None:
+        """Close what LangChain's own ``astream`` leaves to the garbage collector."""
+        for stream in self._open:
+            await stream.aclose()
 
     def _request(self, run_manager: Any) -> Request:
         run = Run.of_manager(run_manager)
@@ -300,9 +308,12 @@ class FailoverChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         within = self._within(Run.of_manager(run_manager))
-        return await super(FailoverChatModel, within)._agenerate_with_cache(
-            messages, stop=stop, run_manager=run_manager, **kwargs
-        )
+        try:
+            return await super(FailoverChatModel, within)._agenerate_with_cache(
+                messages, stop=stop, run_manager=run_manager, **kwargs
+            )
+        finally:
+            await within._aclose()
 
     def stream(
         self,
@@ -331,9 +342,12 @@ class FailoverChatModel(BaseChatModel):
         config, run = begun(config, is_async=True)
         within = self._within(run)
         stream: Any = super(FailoverChatModel, within).astream(input, config, stop=stop, **kwargs)
-        async with aclosing(stream):
-            async for chunk in stream:
-                yield chunk
+        try:
+            async with aclosing(stream):
+                async for chunk in stream:
+                    yield chunk
+        finally:
+            await within._aclose()
 
     def _generate(
         self,
@@ -387,6 +401,7 @@ class FailoverChatModel(BaseChatModel):
         stream: Any = await self._policy.call(
             attempts.astream, messages, request=self._request(run_manager), **kwargs
         )
+        self._open.append(stream)
         async with aclosing(stream):
             async for item in stream:
                 yield _generation(item)
@@ -403,6 +418,8 @@ def _written(target: Target, models: object) -> str | Target:
 
 def _policy_options(options: dict[str, Any]) -> dict[str, Any]:
     """Return the options of the policy; LangChain's ``max_retries`` is ``attempts`` less one."""
+    if "chain" in options:
+        raise ConfigurationError("chain is not allowed: the chain is made of models")
     if "max_retries" not in options:
         return options
     options = dict(options)
