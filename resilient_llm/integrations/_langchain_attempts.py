@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, cast
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.runnables import RunnableBinding
 
-from resilient_llm import Attempt
 from resilient_llm.integrations._langchain_models import timeout_of
 from resilient_llm.integrations._langchain_runs import Run, child_config, own_handlers
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
     from langchain_core.language_models import BaseChatModel
 
-    from resilient_llm import Target
+    from resilient_llm import Attempt, Target
 
 
 class BoundTools(list[Any]):
@@ -86,14 +85,13 @@ class Request:
         if not isinstance(tools, BoundTools):
             return self.models[key], kwargs
         del kwargs["tools"]
-        runnable = tools.runnables[key]
-        # The binding's own stream is left behind when it is closed, and closes nothing itself.
-        while isinstance(runnable, RunnableBinding):
-            binding: Any = cast("Any", runnable)
-            if binding.config or binding.config_factories:
+        runnable: Any = tools.runnables[key]
+        # Closing the stream of a binding does not close that of the model.
+        while issubclass(type(runnable), RunnableBinding):
+            if runnable.config or runnable.config_factories:
                 break
-            kwargs = {**binding.kwargs, **kwargs}
-            runnable = binding.bound
+            kwargs = {**runnable.kwargs, **kwargs}
+            runnable = runnable.bound
         return runnable, kwargs
 
     def timed(self, attempt: Attempt, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -234,7 +232,7 @@ async def ainvoke_structured(
 
 
 def _noted(request: Request, given: Any) -> Any:
-    if type(given) is not dict or "raw" not in given:
+    if not issubclass(type(given), dict) or "raw" not in given:
         return given  # of a model that has no ``include_raw``
     answer = cast("dict[str, Any]", given)
     error: BaseException | None = answer.get("parsing_error")

@@ -9,7 +9,7 @@ import logging
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from langchain_core.language_models import BaseChatModel
 
@@ -49,9 +49,10 @@ def named_models(models: object) -> dict[Target, BaseChatModel]:
             used twice or not certain.
     """
     if isinstance(models, Mapping):
-        pairs = [(_target(name), _checked(model)) for name, model in models.items()]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]  # users' input
+        given = cast("Mapping[Any, Any]", models)
+        pairs = [(_target(name), _checked(model)) for name, model in given.items()]
     elif isinstance(models, Sequence) and not isinstance(models, (str, bytes)):
-        pairs = [(_target_of(model), model) for model in map(_checked, models)]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]  # users' input
+        pairs = [(_target_of(model), model) for model in map(_checked, models)]  # pyright: ignore[reportUnknownArgumentType]  # users' input
     else:
         shown = "a FailoverChatModel takes several" if isinstance(models, BaseChatModel) else ""
         raise ConfigurationError(
@@ -157,7 +158,7 @@ def prepared(model: BaseChatModel, target: Target, parameters: Mapping[str, Any]
         return model
     copy = model.model_copy(update=update)
     for name in _LAZY_CLIENTS:
-        copy.__dict__.pop(name, None)
+        vars(copy).pop(name, None)
     return copy
 
 
@@ -187,7 +188,7 @@ def _without_retries(model: BaseChatModel) -> dict[str, Any] | None:
 
 def _quiet_client(held: Any) -> Any:
     """Return a client or a resource of a client, without retries; None if it is something else."""
-    client = held if hasattr(held, "with_options") else getattr(held, "_client", None)
+    client: Any = held if hasattr(held, "with_options") else getattr(held, "_client", None)
     if not hasattr(client, "with_options") or type(getattr(client, "max_retries", None)) is not int:
         return None
     quiet = client.with_options(max_retries=0)
@@ -200,7 +201,7 @@ def streams_by_itself(model: BaseChatModel) -> bool:
     if getattr(model, "streaming", None) is True:
         return True
     callbacks: Any = model.callbacks
-    handlers = getattr(callbacks, "handlers", callbacks) or []
+    handlers: list[Any] = getattr(callbacks, "handlers", callbacks) or []
     return any(is_streaming(each) for each in handlers)
 
 

@@ -75,9 +75,10 @@ class Run:
         kind = AsyncCallbackManager if is_async else CallbackManager
         manager = kind(handlers=[], parent_run_id=self.run_id)
         quiet = AsyncQuiet if is_async else Quiet
-        manager.set_handlers(
-            [each if _is_plain_tracer(each) else quiet(each) for each in self.handlers]
-        )
+        handlers: list[Any] = [
+            each if _is_plain_tracer(each) else quiet(each) for each in self.handlers
+        ]
+        manager.set_handlers(handlers)
         manager.add_tags(self.tags)
         manager.add_metadata(self.metadata)
         return manager
@@ -132,10 +133,10 @@ class Quiet:
     def __repr__(self) -> str:
         return f"Quiet({type(self._handler).__name__})"
 
-    def on_llm_new_token(self, *args: object, **kwargs: object) -> None:
+    def on_llm_new_token(self, *args: object, **kwargs: object) -> Any:
         """Do nothing."""
 
-    def on_stream_event(self, *args: object, **kwargs: object) -> None:
+    def on_stream_event(self, *args: object, **kwargs: object) -> Any:
         """Do nothing."""
 
 

@@ -61,7 +61,7 @@ class StructuredOutput(Runnable[LanguageModelInput, Any]):
         return self._policy
 
     @property
-    def OutputType(self) -> Any:
+    def OutputType(self) -> Any:  # noqa: N802  # LangChain's name
         """What the runnable of the first model gives."""
         return next(iter((self._raw if self._includes_raw else self._plain).values())).OutputType
 
@@ -76,7 +76,10 @@ class StructuredOutput(Runnable[LanguageModelInput, Any]):
         return given if self._includes_raw else given["parsed"]
 
     def invoke(
-        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        **kwargs: Any,  # noqa: A002  # LangChain's name
     ) -> Any:
         """Return structured output."""
 
@@ -88,7 +91,10 @@ class StructuredOutput(Runnable[LanguageModelInput, Any]):
         return self._call_with_config(call, input, config)
 
     async def ainvoke(
-        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        **kwargs: Any,  # noqa: A002  # LangChain's name
     ) -> Any:
         """Return structured output."""
 
@@ -102,7 +108,10 @@ class StructuredOutput(Runnable[LanguageModelInput, Any]):
         return await self._acall_with_config(call, input, config)
 
     def stream(
-        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        **kwargs: Any,  # noqa: A002  # LangChain's name
     ) -> Iterator[Any]:
         """Give structured output while it is written, each value more complete than the last."""
         runnables = self._raw if self._includes_raw else self._plain
@@ -117,7 +126,10 @@ class StructuredOutput(Runnable[LanguageModelInput, Any]):
         yield from self._transform_stream_with_config(iter([input]), items, config)
 
     async def astream(
-        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        **kwargs: Any,  # noqa: A002  # LangChain's name
     ) -> AsyncIterator[Any]:
         """Give structured output while it is written, each value more complete than the last."""
         runnables = self._raw if self._includes_raw else self._plain

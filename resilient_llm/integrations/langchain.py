@@ -128,14 +128,9 @@ class FailoverChatModel(BaseChatModel):
         self._policy = policy
         shared = {"temperature": self.temperature, "max_tokens": self.max_tokens}
         shared = {name: value for name, value in shared.items() if value is not None}
-        self._called = {
-            each.key: prepared(model, each, shared) for each, model in targets.items()
-        }
+        self._called = {each.key: prepared(model, each, shared) for each, model in targets.items()}
         self._unshared = {
-            each: {
-                name: value for name, value in shared.items() if name not in type(model).model_fields
-            }
-            for each, model in self._called.items()
+            each: _without_fields(shared, model) for each, model in self._called.items()
         }
 
     @property
@@ -160,7 +155,9 @@ class FailoverChatModel(BaseChatModel):
             **self._parameters(),
         }
 
-    def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
+    def _get_invocation_params(
+        self, stop: list[str] | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
         tools = kwargs.get("tools")
         if isinstance(tools, BoundTools):
             kwargs = {**tools.options, **kwargs}
@@ -233,9 +230,7 @@ class FailoverChatModel(BaseChatModel):
             **kwargs: More arguments of the models' ``bind_tools``.
         """
         options = kwargs if tool_choice is None else {"tool_choice": tool_choice, **kwargs}
-        runnables = {
-            key: model.bind_tools(tools, **options) for key, model in self._called.items()
-        }
+        runnables = {key: model.bind_tools(tools, **options) for key, model in self._called.items()}
         return self.bind(tools=BoundTools([_shown(each) for each in tools], runnables, options))
 
     def with_structured_output(
@@ -245,8 +240,9 @@ class FailoverChatModel(BaseChatModel):
 
         Args:
             schema: Of the output: a class of pydantic or a ``TypedDict``, or a JSON schema.
-            include_raw: Whether the output is ``{"raw": message, "parsed": …, "parsing_error": …}``.
-                Otherwise an answer that cannot be parsed tries the next model.
+            include_raw: Whether the output is ``{"raw": message, "parsed": value,
+                "parsing_error": error or None}``. Otherwise an answer that cannot be parsed tries
+                the next model, unless ``on_request_error`` is ``"raise"``.
             **kwargs: More arguments of the models' ``with_structured_output``.
         """
         raw, plain = (
@@ -256,9 +252,7 @@ class FailoverChatModel(BaseChatModel):
             }
             for includes_raw in (True, False)
         )
-        return StructuredOutput(
-            self._policy, self._called, raw, plain, includes_raw=include_raw
-        )
+        return StructuredOutput(self._policy, self._called, raw, plain, includes_raw=include_raw)
 
     # Calls. LangChain gives the run to `_generate` and keeps it from `_stream`.
 
@@ -317,7 +311,7 @@ class FailoverChatModel(BaseChatModel):
 
     def stream(
         self,
-        input: LanguageModelInput,
+        input: LanguageModelInput,  # noqa: A002  # LangChain's name
         config: RunnableConfig | None = None,
         *,
         stop: list[str] | None = None,
@@ -332,7 +326,7 @@ class FailoverChatModel(BaseChatModel):
 
     async def astream(
         self,
-        input: LanguageModelInput,
+        input: LanguageModelInput,  # noqa: A002  # LangChain's name
         config: RunnableConfig | None = None,
         *,
         stop: list[str] | None = None,
@@ -407,8 +401,18 @@ class FailoverChatModel(BaseChatModel):
                 yield _generation(item)
 
 
-_LS_PARAMS = {"model": "ls_model_name", "temperature": "ls_temperature", "max_tokens": "ls_max_tokens"}
+_LS_PARAMS = {
+    "model": "ls_model_name",
+    "temperature": "ls_temperature",
+    "max_tokens": "ls_max_tokens",
+}
 """``{parameter of a call: its name for tracers}``"""
+
+
+def _without_fields(parameters: dict[str, Any], model: BaseChatModel) -> dict[str, Any]:
+    """Return the parameters for which a model has no field."""
+    fields = type(model).model_fields
+    return {name: value for name, value in parameters.items() if name not in fields}
 
 
 def _written(target: Target, models: object) -> str | Target:

@@ -180,7 +180,7 @@ def test_model_pins_a_call(providers: Providers, name: str) -> None:
 
 def test_a_model_that_is_not_in_the_chain_is_an_error(providers: Providers) -> None:
     """``model=`` with another name lists the targets."""
-    with pytest.raises(ValueError, match="llama-3.3-70b"):
+    with pytest.raises(ValueError, match=r"llama-3\.3-70b"):
         providers.adapter().invoke(PROMPT, model="nonsense")
 
 
@@ -335,9 +335,7 @@ def test_a_model_that_retries_is_copied(
     providers.groq.status = providers.openai.status = 503
     fields: list[dict[str, Any]] = [{"max_retries": 2}, {"max_retries": None}]
     for number, each in enumerate(fields):
-        model = ChatOpenAI(
-            model="llama", base_url=providers.groq.url, api_key="not-a-key", **each
-        )
+        model = ChatOpenAI(model="llama", base_url=providers.groq.url, api_key="not-a-key", **each)
         caplog.clear()
         caplog.set_level(logging.INFO, "resilient_llm")
         llm = langchain.failover({f"groq/{number}": model}, attempts=1)

@@ -11,6 +11,7 @@ import pytest
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from pydantic import Field
 
 from resilient_llm import (
     AttemptCancelled,
@@ -41,7 +42,7 @@ class Slow(BaseChatModel):
     """
 
     fails: bool = False
-    begun: list[int] = [0]
+    begun: list[int] = Field(default_factory=lambda: [0])
 
     @property
     def _llm_type(self) -> str:
@@ -78,8 +79,6 @@ async def _astream(llm: Any) -> None:
     async with aclosing(llm.astream(PROMPT)) as stream:
         async for _ in stream:
             await asyncio.sleep(0)
-
-
 
 
 def _adapter(*, first_fails: bool) -> SimpleNamespace:
