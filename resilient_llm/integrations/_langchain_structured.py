@@ -77,9 +77,9 @@ class StructuredOutput(Runnable[LanguageModelInput, Any]):
 
     def invoke(
         self,
-        input: LanguageModelInput,
+        input: LanguageModelInput,  # noqa: A002  # LangChain's name
         config: RunnableConfig | None = None,
-        **kwargs: Any,  # noqa: A002  # LangChain's name
+        **kwargs: Any,
     ) -> Any:
         """Return structured output."""
 
@@ -92,9 +92,9 @@ class StructuredOutput(Runnable[LanguageModelInput, Any]):
 
     async def ainvoke(
         self,
-        input: LanguageModelInput,
+        input: LanguageModelInput,  # noqa: A002  # LangChain's name
         config: RunnableConfig | None = None,
-        **kwargs: Any,  # noqa: A002  # LangChain's name
+        **kwargs: Any,
     ) -> Any:
         """Return structured output."""
 
@@ -109,9 +109,9 @@ class StructuredOutput(Runnable[LanguageModelInput, Any]):
 
     def stream(
         self,
-        input: LanguageModelInput,
+        input: LanguageModelInput,  # noqa: A002  # LangChain's name
         config: RunnableConfig | None = None,
-        **kwargs: Any,  # noqa: A002  # LangChain's name
+        **kwargs: Any,
     ) -> Iterator[Any]:
         """Give structured output while it is written, each value more complete than the last."""
         runnables = self._raw if self._includes_raw else self._plain
@@ -127,9 +127,9 @@ class StructuredOutput(Runnable[LanguageModelInput, Any]):
 
     async def astream(
         self,
-        input: LanguageModelInput,
+        input: LanguageModelInput,  # noqa: A002  # LangChain's name
         config: RunnableConfig | None = None,
-        **kwargs: Any,  # noqa: A002  # LangChain's name
+        **kwargs: Any,
     ) -> AsyncIterator[Any]:
         """Give structured output while it is written, each value more complete than the last."""
         runnables = self._raw if self._includes_raw else self._plain

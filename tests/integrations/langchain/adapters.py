@@ -28,7 +28,10 @@ def adapter_of(here: Stage, **options: Any) -> FailoverChatModel:
         LLAMA: chat_openai(here.urls["groq"], "llama-3.3-70b"),
         MINI: chat_openai(here.urls["openai"]),
     }
-    return langchain.failover(models, **{**here.options, **options})
+    known = here.options
+    if "timeout" in known:
+        known["timeout"] *= 4  # the first request of a model makes a client, on a slow machine late
+    return langchain.failover(models, **{**known, **options})
 
 
 def by_adapter(here: Stage) -> str:

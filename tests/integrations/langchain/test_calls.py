@@ -7,6 +7,7 @@ import copy
 import logging
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -326,6 +327,25 @@ def test_names_of_a_list_are_those_for_tracers(monkeypatch: pytest.MonkeyPatch) 
     llm = langchain.failover(models)
 
     assert [each.key for each in llm.policy.chain] == ["openai/a", "openai/b"]
+
+
+def test_models_at_their_providers_addresses_need_no_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An address that the package itself fills in is no base URL of the model's own."""
+    groq = pytest.importorskip("langchain_groq")
+    for name in ("OPENAI_BASE_URL", "OPENAI_API_BASE", "GROQ_API_BASE", "GROQ_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    fields: dict[str, Any] = {"api_key": "not-a-key", "max_retries": 0}
+    models = [groq.ChatGroq(model="llama", **fields), ChatOpenAI(model="mini", **fields)]
+    if find_spec("langchain_anthropic") is not None:
+        from langchain_anthropic import ChatAnthropic
+
+        models.append(ChatAnthropic(model="claude", **fields))
+
+    keys = [each.key for each in langchain.failover(models).policy.chain]
+
+    assert keys == ["groq/llama", "openai/mini", "anthropic/claude"][: len(models)]
 
 
 def test_a_model_that_retries_is_copied(
