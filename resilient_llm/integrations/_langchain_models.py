@@ -1,6 +1,6 @@
 """The models of a `FailoverChatModel`: how they are named, and how they are prepared.
 
-A model that retries by itself is replaced by a copy that does not. Nobody's own model is changed.
+A model that retries by itself is replaced by a copy that does not. The user's model is not changed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def named_models(models: object) -> dict[Target, BaseChatModel]:
             they report to tracers.
 
     Raises:
-        ConfigurationError: If there are none, if one is no chat model, or if a name is missing,
+        ConfigurationError: If there are none, if one is not a chat model, or if a name is missing,
             used twice or not certain.
     """
     if isinstance(models, Mapping):
@@ -84,7 +84,7 @@ def _checked(model: object) -> BaseChatModel:
         return model
     # What is bound to tools or other arguments is a runnable, and no longer a chat model.
     raise ConfigurationError(
-        f"models holds a {type(model).__name__}, which is no chat model of LangChain: give the "
+        f"models holds a {type(model).__name__}, which is not a chat model of LangChain: give the "
         "models themselves, and bind tools and arguments to what failover() returns"
     )
 

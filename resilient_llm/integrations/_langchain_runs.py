@@ -2,7 +2,7 @@
 
 Handlers get the start, the end and the error of each attempt. They do not get its tokens: those of
 an attempt that fails before its first content must not be shown, and those of the one that serves
-are told by the run of the whole call. So a handler that prints tokens prints each once.
+come from the run of the whole call. So a handler that prints tokens prints each once.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def child_config(run: Run | None, attempt: Attempt, *, is_async: bool) -> Runnab
 
 
 class Quiet:
-    """A handler that is not told tokens. It is no streaming handler, whatever the other one is."""
+    """A handler that gets no tokens, and does not make a model stream."""
 
     __slots__ = ("_handler",)
 
@@ -125,7 +125,7 @@ class Quiet:
         self._handler = handler
 
     def __getattr__(self, name: str) -> Any:
-        # LangChain takes what has these two for a handler that wants the model to stream.
+        # A handler with these two methods makes LangChain's models stream.
         if name.startswith("tap_output"):
             raise AttributeError(name)
         return getattr(self._handler, name)

@@ -92,7 +92,7 @@ class FailoverChatModel(BaseChatModel):
     stop: list[str] | None = None
     """Words at which an answer ends, of calls that give none."""
     streaming: bool | None = None
-    """Whether ``invoke`` streams; None if a model or a handler asks for it."""
+    """Whether ``invoke`` streams; None: if a model or a handler makes it stream."""
 
     _policy: Failover = PrivateAttr()
     _called: dict[str, BaseChatModel] = PrivateAttr(default_factory=dict[str, BaseChatModel])
@@ -117,10 +117,10 @@ class FailoverChatModel(BaseChatModel):
         """
         targets = named_models(models)
         own = {name: options.pop(name) for name in list(options) if name in type(self).model_fields}
-        # LangChain's standard tests give every chat model a key. Each model has one of its own.
+        # LangChain's standard tests give every chat model a key. Each model here has its own.
         options.pop("api_key", None)
         given = _policy_options({**own.pop("options", {}), **options})
-        # Before pydantic, which would put a ConfigurationError into an error of its own.
+        # Before pydantic, which would put a ConfigurationError into an error of pydantic.
         policy = _policy(list(targets), **given)
         _check_marker(given.get("stream"))
         named = {_written(each, models): model for each, model in targets.items()}
@@ -138,7 +138,7 @@ class FailoverChatModel(BaseChatModel):
         """The policy of its calls."""
         return self._policy
 
-    # What LangChain asks about a model.
+    # What LangChain reads of a model.
 
     @property
     def _llm_type(self) -> str:
@@ -146,7 +146,7 @@ class FailoverChatModel(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        """What tells it from other models, for caches and tracers: its models and their params."""
+        """What differs between two adapters, for caches and tracers: the models with params."""
         return {
             "models": {
                 key: {"_type": model._llm_type, **model._identifying_params}
@@ -164,7 +164,7 @@ class FailoverChatModel(BaseChatModel):
         return super()._get_invocation_params(stop=stop, **kwargs)
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
-        """Return what tracers are told. The runs of the attempts have those of their models."""
+        """Return the parameters for tracers. A run of an attempt has those of its model."""
         params = {**self._parameters(), **kwargs}
         ls_params: dict[str, Any] = {
             "ls_provider": "resilient_llm",
@@ -429,7 +429,7 @@ def _policy_options(options: dict[str, Any]) -> dict[str, Any]:
     options = dict(options)
     retries = options.pop("max_retries")
     if "attempts" in options:
-        raise ConfigurationError("attempts and max_retries say the same: write attempts only")
+        raise ConfigurationError("attempts and max_retries mean the same: write attempts only")
     if type(retries) is not int or retries < 0:
         shown = retries if type(retries) in (int, float, bool) else type(retries).__name__
         raise ConfigurationError(f"max_retries={shown}: expected a whole number of at least 0")
@@ -437,7 +437,7 @@ def _policy_options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_marker(stream: Any) -> None:
-    """Refuse a ``restart_marker`` that is no item of LangChain's streams."""
+    """Refuse a ``restart_marker`` that is not an item of LangChain's streams."""
     marker = getattr(stream, "restart_marker", None)
     if "restart_marker" in getattr(stream, "_given", {}) and not isinstance(marker, AIMessageChunk):
         raise ConfigurationError(
@@ -480,7 +480,7 @@ def failover(
             chat model, such as ``cache``, ``callbacks``, ``tags``, ``metadata``, ``rate_limiter``.
 
     Raises:
-        ConfigurationError: If models or options are not allowed: none, no chat model, equal
+        ConfigurationError: If models or options are not allowed: none, not a chat model, equal
             names, a list with a model whose provider is not certain, an unknown option.
     """
     if "api_key" in options:

@@ -38,9 +38,9 @@ WRONG_MODELS: dict[str, tuple[Any, str]] = {
     "a model alone": (ONE, "models of type FakeListChatModel"),
     "a text": ("groq/llama", "models of type str"),
     "None": (None, "models of type NoneType"),
-    "no model": ({"fake/a": "llama"}, "holds a str, which is no chat model"),
-    "no model in a list": ([object()], "holds a object, which is no chat model"),
-    "a bound model": ({"fake/a": ONE.bind(stop=["x"])}, "no chat model"),
+    "no model": ({"fake/a": "llama"}, "holds a str, which is not a chat model"),
+    "no model in a list": ([object()], "holds a object, which is not a chat model"),
+    "a bound model": ({"fake/a": ONE.bind(stop=["x"])}, "not a chat model"),
     "a name without a model": ({"fake": ONE}, "names no model"),
     "a name that is no text": ({3: ONE}, "a name of type int"),
     "a target with a call": ({Target("fake/a", call=print): ONE}, "has a call="),
@@ -58,7 +58,7 @@ WRONG_MODELS: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("name", WRONG_MODELS)
 @pytest.mark.parametrize("make", [langchain.failover, FailoverChatModel])
 def test_models_that_are_refused(name: str, make: Any) -> None:
-    """What is no chain of chat models is refused, and a list that is not certain names a mapping."""
+    """Models that make no chain are refused, and a list that is not certain names a mapping."""
     models, message = WRONG_MODELS[name]
 
     with pytest.raises(ConfigurationError, match=message) as caught:
@@ -73,7 +73,7 @@ WRONG_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown": ({"attempst": 2}, "attempst.*attempts"),
     "chain": ({"chain": ["fake/a"]}, "chain is made of models"),
     "out of range": ({"attempts": 0}, "attempts=0"),
-    "attempts and max_retries": ({"attempts": 2, "max_retries": 1}, "say the same"),
+    "attempts and max_retries": ({"attempts": 2, "max_retries": 1}, "mean the same"),
     "negative retries": ({"max_retries": -1}, "max_retries=-1"),
     "retries that are no number": ({"max_retries": "many"}, "max_retries=str"),
     "a marker that is no chunk": (

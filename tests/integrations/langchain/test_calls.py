@@ -23,6 +23,7 @@ from langchain_core.runnables import ConfigurableField
 from langchain_openai import ChatOpenAI
 
 from resilient_llm import (
+    AttemptCancelled,
     Budget,
     ChainExhaustedError,
     ErrorKind,
@@ -65,7 +66,7 @@ def test_the_message_is_that_of_the_model_that_serves(providers: Providers) -> N
 
 
 def test_chunks_are_those_of_the_model_that_serves(providers: Providers) -> None:
-    """The sum of a stream has the same, and says where it ends."""
+    """The sum of a stream has the same, and marks its last chunk."""
     llm = langchain.failover(providers.models(stream_usage=True))
     full: Any = None
     for chunk in llm.stream(PROMPT):
@@ -235,7 +236,7 @@ def test_the_global_cache(providers: Providers) -> None:
 
 
 def test_a_rate_limiter_counts_a_call_once(providers: Providers) -> None:
-    """The adapter's ``rate_limiter`` is asked once for a call with two attempts."""
+    """The adapter's ``rate_limiter`` counts once a call with two attempts."""
     asked: list[bool] = []
 
     class Limiter(InMemoryRateLimiter):
@@ -309,10 +310,21 @@ def test_parameters_of_a_target(providers: Providers) -> None:
 
 
 def test_hedges(providers: Providers) -> None:
-    """A hedge beside a slow model is a run of its own, and its answer is given."""
-    llm = langchain.failover(providers.models(), hedge=5.0)
+    """The answer of a hedge beside a model that hangs is given, and the other attempt is lost."""
+    lost: list[Any] = []
 
-    assert asyncio.run(llm.ainvoke(PROMPT)).text == GROQ
+    class Hanging(FakeListChatModel):
+        async def _agenerate(self, *args: Any, **kwargs: Any) -> Any:
+            await asyncio.Event().wait()
+
+    llm = langchain.failover(
+        {LLAMA: Hanging(responses=[]), MINI: providers.models()[MINI]},
+        hedge=0.01,
+        observers=[lambda event: lost.append(event) if type(event) is AttemptCancelled else None],
+    )
+
+    assert asyncio.run(llm.ainvoke(PROMPT)).text == OPENAI
+    assert [(each.target, each.reason) for each in lost] == [(LLAMA, "lost")]
 
 
 # A list of models, and models as they are.
@@ -384,6 +396,7 @@ def test_groq_and_anthropic_are_copied_without_retries(providers: Providers) -> 
 
     anthropic = pytest.importorskip("langchain_anthropic")
     claude = anthropic.ChatAnthropic(model="claude", base_url=root, api_key="not-a-key")
+    assert claude._client.max_retries == 2  # made now, and not of the copy's fields
     with pytest.raises(ChainExhaustedError):
         langchain.failover({"anthropic/claude": claude}, attempts=1).invoke(PROMPT)
     assert len(providers.groq.requests) == 2
@@ -458,7 +471,7 @@ def test_streaming_may_be_disabled(providers: Providers) -> None:
 
 
 def test_tokens_are_counted_by_the_first_model() -> None:
-    """``get_num_tokens`` asks the first model, or the adapter's own function."""
+    """``get_num_tokens`` counts as the first model does, or by the adapter's own function."""
 
     class Counting(FakeListChatModel):
         def get_token_ids(self, text: str) -> list[int]:
@@ -504,7 +517,7 @@ def test_fields_may_be_configured(providers: Providers) -> None:
 
 
 def test_it_is_not_serialised_and_shows_no_secrets(providers: Providers) -> None:
-    """``dumpd`` says that it cannot be loaded, and neither that nor the repr has keys."""
+    """``dumpd`` marks it as not loadable, and neither that nor the repr has keys."""
     llm = langchain.failover(
         {LLAMA: chat_openai(providers.groq.url, api_key="secret-of-mine")},
         reject=lambda message: None,

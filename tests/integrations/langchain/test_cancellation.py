@@ -133,6 +133,7 @@ def test_a_stream_that_is_left_ends_its_request(providers: Providers) -> None:
             if chunk.text:
                 break
         await stream.aclose()
+        assert health()[LLAMA].total == 1  # at once, and not when garbage is collected
 
     asyncio.run(main())
     for chunk in (stream := providers.adapter().stream(PROMPT)):

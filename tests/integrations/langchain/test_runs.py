@@ -1,4 +1,4 @@
-"""Attempts as child runs, and what callback handlers are told."""
+"""Attempts as child runs, and what callback handlers get."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_an_error_after_content_is_an_interruption(providers: Providers, way: st
 @pytest.mark.parametrize("way", ["invoke", "ainvoke"])
 @pytest.mark.parametrize("where", ["streaming=True", "callbacks=", "adapter"])
 def test_models_that_stream_by_themselves(providers: Providers, way: str, where: str) -> None:
-    """The same holds if the model streams in ``invoke``, whoever asked for it."""
+    """The same holds if the model streams in ``invoke``, whatever makes it stream."""
     providers.groq.cuts = True
     own, plain = Streaming(), Recorder()
     fields: dict[str, Any] = {
@@ -199,7 +199,7 @@ def test_models_that_stream_by_themselves(providers: Providers, way: str, where:
 
 @pytest.mark.parametrize("way", ["invoke", "ainvoke"])
 def test_without_a_streaming_handler_invoke_does_not_stream(providers: Providers, way: str) -> None:
-    """A call that nobody watches asks for a whole answer."""
+    """A call without such a handler requests a whole answer."""
     WAYS[way](providers.adapter(), {"callbacks": [Recorder()]})
 
     assert not providers.groq.requests[0].body.get("stream")
