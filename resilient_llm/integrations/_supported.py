@@ -38,7 +38,7 @@ SUPPORTED: Final[Mapping[str, Mapping[str, Versions]]] = MappingProxyType(
             "mistralai": Versions("1.9.11", "3.7.0"),
         },
         "httpx": {"httpx": Versions("0.27.0", "0.28.1"), "httpx2": Versions("2.0.0", "2.16.2")},
-        "langchain": {"langchain-core": Versions("1.0.0", "1.8.4")},
+        "langchain": {"langchain-core": Versions("1.0.0", "1.8.3")},
         "pydantic_ai": {"pydantic-ai-slim": Versions("1.0.0", "2.68.0")},
         "litellm": {"litellm": Versions("1.75.0", "1.110.2")},
         "starlette": {"starlette": Versions("0.40.0", "1.10.0")},

@@ -68,6 +68,11 @@ LOADED_WHEN_USED = {
     "integrations/httpx.py",
     "integrations/httpx2.py",
     "observers/_otel_spans.py",
+    "integrations/langchain.py",
+    "integrations/_langchain_attempts.py",
+    "integrations/_langchain_models.py",
+    "integrations/_langchain_runs.py",
+    "integrations/_langchain_structured.py",
 }
 # Loaded only by somebody who has the extra, or pytest itself.
 FREE_TO_IMPORT = {"demo", "pytest_plugin"}
