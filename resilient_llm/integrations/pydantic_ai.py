@@ -13,8 +13,8 @@ merges settings, prepares tools and messages, and applies deadlines as the insta
 from __future__ import annotations
 
 import warnings
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -119,8 +119,12 @@ class FailoverModel(FallbackModel):
         return self._policy
 
     # `FallbackModel` is a dataclass, which compares its models alone and has no hash.
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
 
     def __repr__(self) -> str:
         return f"FailoverModel({', '.join(self._one_by_key)})"
@@ -181,7 +185,7 @@ class FailoverModel(FallbackModel):
         model_settings: ModelSettings | None,
         model_request_parameters: ModelRequestParameters,
         run_context: RunContext[Any] | None = None,
-    ) -> AsyncIterator[StreamedResponse]:
+    ) -> AsyncGenerator[StreamedResponse, None]:
         """Ask for a stream, which has its first content when it is handed over.
 
         Raises:
@@ -190,32 +194,37 @@ class FailoverModel(FallbackModel):
         """
         given = (messages, model_settings, model_request_parameters, run_context)
         started_by = self._started_by(messages)
-        replaces = False
-        pinned = {} if started_by is None else {"target": started_by}
-        try:
-            manager, events = await self._opened(given, pinned)
-        except ChainExhaustedError:
-            if started_by is None:
-                raise
-            replaces = True
-        if replaces:
+        opened = await self._opened(given, started_by)
+        if opened is None:
             given = (await self._given_up(messages), *given[1:])
-            manager, events = await self._opened(given, {})
-        async with _Left(manager):
+            opened = await self._opened(given)
+        assert opened is not None
+        manager, events = opened
+        async with AsyncExitStack() as stack:
+            stack.push_async_exit(manager)
             response: StreamedResponse = events.response
-            if replaces:
+            if given[0] is not messages:
                 _note_replacement(response)
-            response._event_iterator = _without_end(events)  # pyright: ignore[reportPrivateUsage]  # as pydantic-ai's own FallbackModel replaces it
+            response._event_iterator = _WithoutEnd(events)  # as pydantic-ai's own FallbackModel
             yield response
 
     async def _opened(
-        self, given: tuple[Any, ...], pinned: Mapping[str, Target]
-    ) -> tuple[Any, Any]:
-        """Return the guarded manager of a stream, and what it gave when it was entered."""
+        self, given: tuple[Any, ...], started_by: Target | None = None
+    ) -> tuple[Any, Any] | None:
+        """Return the guarded manager of a stream, and what it gave when it was entered.
+
+        None if the target that has begun the answer cannot go on with it.
+        """
+        pinned = {} if started_by is None else {"target": started_by}
         token = _serving.set(told := [])
         try:
-            manager: Any = await self._open(_Handover(), *given, **pinned)
+            manager: Any = await self._open(handover := _Handover(), *given, **pinned)
             events = await manager.__aenter__()
+            handover.is_over = True
+        except ChainExhaustedError:
+            if started_by is None:
+                raise
+            return None
         finally:
             _serving.reset(token)
         self._tell_span(told)
@@ -290,7 +299,7 @@ class _OneModel(FallbackModel):
             return settings
         return merge_model_settings(settings, cast("ModelSettings", params))
 
-    def _set_span_attributes(self, *served: Any) -> None:
+    def _set_span_attributes(self, *served: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]  # old releases give it less
         # The span of an attempt may be the current one here, so the outer model does it.
         _serving.get().append(served)
 
@@ -407,24 +416,19 @@ def _is_put_into_start(first: list[Any], event: Any) -> bool:
     return False
 
 
-class _Left:
-    """Leaves a manager that was entered elsewhere."""
+class _WithoutEnd:
+    """The events of a guarded stream, without the response that follows them."""
 
-    def __init__(self, manager: Any) -> None:
-        self._manager = manager
+    def __init__(self, events: Any) -> None:
+        self._next: Any = events.__anext__
 
-    async def __aenter__(self) -> None:
-        return None
+    def __aiter__(self) -> _WithoutEnd:
+        return self
 
-    async def __aexit__(self, *error: Any) -> Any:
-        return await self._manager.__aexit__(*error)
-
-
-async def _without_end(events: Any) -> AsyncIterator[Any]:
-    """Give the events of a guarded stream without the response that follows them."""
-    async for event in events:
-        if type(event) is not ModelResponse:
-            yield event
+    async def __anext__(self) -> Any:
+        event = await self._next()
+        # Nothing comes after the response but the end.
+        return await self._next() if type(event) is ModelResponse else event
 
 
 def _never(error: Exception) -> bool:
@@ -488,10 +492,8 @@ def _model(given: Any) -> Model:
     """Return a model, which pydantic-ai may have to make of a text."""
     from pydantic_ai.models import Model, infer_model
 
-    if isinstance(given, Model):
-        return given
-    if isinstance(given, str):
-        return infer_model(given)
+    if isinstance(given, (Model, str)):
+        return infer_model(cast("Model | str", given))
     raise ConfigurationError(
         f"a model of type {type(given).__name__} is not allowed: write a Model of pydantic-ai, "
         "a text such as 'openai:gpt-5-mini', or one mapping {spec: model}"
