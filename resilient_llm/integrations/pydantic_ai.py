@@ -157,7 +157,7 @@ class FailoverModel(FallbackModel):
     async def _answer(self, given: tuple[Any, ...], **pinned: Target) -> ModelResponse:
         token = _serving.set(told := [])
         try:
-            response = await self._ask(*given, **pinned)
+            response = await self._ask(*given, **_max_tokens(given), **pinned)
         finally:
             _serving.reset(token)
         self._tell_span(told)
@@ -218,7 +218,9 @@ class FailoverModel(FallbackModel):
         pinned = {} if started_by is None else {"target": started_by}
         token = _serving.set(told := [])
         try:
-            manager: Any = await self._open(handover := _Handover(), *given, **pinned)
+            manager: Any = await self._open(
+                handover := _Handover(), *given, **_max_tokens(given), **pinned
+            )
             events = await manager.__aenter__()
             handover.is_over = True
         except ChainExhaustedError:
@@ -429,6 +431,13 @@ class _WithoutEnd:
         event = await self._next()
         # Nothing comes after the response but the end.
         return await self._next() if type(event) is ModelResponse else event
+
+
+def _max_tokens(given: tuple[Any, ...]) -> dict[str, Any]:
+    """Return the limit of the answer as a keyword, by which budgets know it."""
+    settings: ModelSettings | None = given[1]
+    most = None if settings is None else settings.get("max_tokens")
+    return {} if most is None else {"max_tokens": most}
 
 
 def _never(error: Exception) -> bool:

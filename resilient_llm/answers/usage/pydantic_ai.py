@@ -2,7 +2,8 @@
 
 ``UsageBase`` of pydantic-ai 1.0 to 2.68: ``input_tokens`` have the tokens that were read from a
 cache and those that were written to it, and ``output_tokens`` have the reasoning. Older releases
-have the reasoning in ``details`` alone, under the name of the provider.
+have the reasoning in ``details`` alone, under the name of the provider. Newer ones keep only the
+counts that were told, beside ``details``.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ if TYPE_CHECKING:
 
     from resilient_llm._values.usage import Usage
 
-_ITS_OWN: Final = ("cache_read_tokens", "cache_write_tokens", "input_audio_tokens")
-"""Fields that no other protocol has all of."""
+_ITS_OWN: Final = ("cache_read_tokens", "cache_write_tokens", "details")
+"""Fields that no other protocol has beside ``input_tokens``."""
 
 
 def read(record: Mapping[str, Any]) -> Usage | None:
     """Read a ``usage``; None if it is of another protocol."""
-    if not all(name in record for name in _ITS_OWN):
+    if not any(name in record for name in _ITS_OWN) or "prompt_tokens" in record:
         return None
     sent, received = count(record, "input_tokens"), count(record, "output_tokens")
     if not sent and not received:

@@ -21,9 +21,11 @@ from pydantic_ai.messages import ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.models.instrumented import InstrumentationSettings, InstrumentedModel
+from pydantic_ai.profiles import JsonSchemaTransformer, ModelProfile
 from pydantic_ai.settings import ModelSettings
 
 from resilient_llm import ChainExhaustedError, ErrorKind, Verdict
+from resilient_llm.observers import otel
 from tests.integrations.pydantic_ai.models import IS_OLD, chain_of, failing, saying, texts_of
 from tests.support.pages import ROOT
 
@@ -224,44 +226,30 @@ def test_each_model_prepares_its_output_schema() -> None:
 
     seen: list[str] = []
 
-    class Marked:
-        def __init__(self, mark: str) -> None:
-            self.mark = mark
+    class First(JsonSchemaTransformer):
+        def transform(self, schema: dict[str, Any]) -> dict[str, Any]:
+            return {**schema, "title": "first"}
 
-        def __call__(self, schema: Any, *, strict: Any = None) -> Any:
-            seen.append(self.mark)
-            return self
+    class Second(JsonSchemaTransformer):
+        def transform(self, schema: dict[str, Any]) -> dict[str, Any]:
+            return {**schema, "title": "second"}
 
-        def walk(self) -> dict[str, Any]:
-            return {"type": "object", "title": self.mark, "properties": {}}
-
-        is_strict_compatible = True
-
-    def schema_of(messages: Any, info: Any) -> ModelResponse:
+    def answer(messages: Any, info: Any) -> ModelResponse:
         tool = info.output_tools[0]
         seen.append(tool.parameters_json_schema["title"])
-        if tool.parameters_json_schema["title"] == "first":
+        if seen == ["first"]:
             raise ModelHTTPError(503, "m")
         return ModelResponse(parts=[ToolCallPart(tool.name, {"name": "Paris"})])
 
     models = [
-        FunctionModel(schema_of, profile=_profile(json_schema_transformer=Marked(mark)))
-        for mark in ("first", "second")
+        FunctionModel(answer, profile=ModelProfile(json_schema_transformer=each))
+        for each in (First, Second)
     ]
 
     result = run(chain_of(*models, attempts=1), output_type=City)
 
     assert result.output == City(name="Paris")
-    assert [mark for place, mark in enumerate(seen) if mark not in seen[:place]] == [
-        "first",
-        "second",
-    ]
-
-
-def _profile(**values: Any) -> Any:
-    from pydantic_ai.profiles import ModelProfile
-
-    return ModelProfile(**values)
+    assert seen == ["first", "second"]
 
 
 def _spans_of(model: Any, *, streams: bool = False) -> list[Any]:
@@ -297,10 +285,11 @@ def test_spans_name_the_model_that_served(streams: bool) -> None:
 
 def test_spans_name_it_beside_spans_of_attempts() -> None:
     """The same holds where each attempt has a span of its own, which is the current one in it."""
-    from resilient_llm.observers.otel import OpenTelemetry
-
-    with OpenTelemetry(tracer_provider=TracerProvider()):
+    uninstall = otel.install(TracerProvider())
+    try:
         (span,) = _spans_of(chain_of(failing(), saying("two", model_name="m2"), attempts=1))
+    finally:
+        uninstall()
 
     assert span.attributes["gen_ai.request.model"] == "m2"
 

@@ -69,7 +69,6 @@ def test_texts_are_names_of_pydantic_ai(monkeypatch: pytest.MonkeyPatch) -> None
         (lambda: [None], "type NoneType"),
         (lambda: [TestModel(), {"groq/a": TestModel()}], "type dict"),
         (lambda: [{Target("groq/a", call=print): TestModel()}], "has call="),
-        (lambda: [TestModel(), TestModel(model_name="other"), TestModel()], "test/test"),
     ],
 )
 def test_what_is_no_chain_is_refused(models: Any, said: str) -> None:
