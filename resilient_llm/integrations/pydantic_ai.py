@@ -435,7 +435,7 @@ class _WithoutEnd:
 
 def _max_tokens(given: tuple[Any, ...]) -> dict[str, Any]:
     """Return the limit of the answer as a keyword, by which budgets know it."""
-    settings: ModelSettings | None = given[1]
+    settings: dict[str, Any] | None = given[1]
     most = None if settings is None else settings.get("max_tokens")
     return {} if most is None else {"max_tokens": most}
 
