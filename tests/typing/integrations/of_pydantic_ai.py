@@ -1,9 +1,11 @@
 """What type checkers make of a `FailoverModel`. Checked by pyright and mypy, never run.
 
+Not named after its library, which mypy would take it for.
+
 A line that must be refused is marked for both; the mark is an error itself if nothing is wrong.
 """
 
-# pyright: strict, enableTypeIgnoreComments=false
+# pyright: strict
 
 from __future__ import annotations
 
