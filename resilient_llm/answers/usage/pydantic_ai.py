@@ -26,8 +26,6 @@ def read(record: Mapping[str, Any]) -> Usage | None:
     if not any(name in record for name in _ITS_OWN) or "prompt_tokens" in record:
         return None
     sent, received = count(record, "input_tokens"), count(record, "output_tokens")
-    if not sent and not received:
-        return None  # zeros stand for a usage that the provider did not tell
     return usage(
         sent,
         received,
