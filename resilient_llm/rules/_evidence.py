@@ -315,7 +315,17 @@ class Evidence:
         response: Any = attributes.get("response")
         if isinstance(response, dict):
             return item(item(cast("Any", response), "ResponseMetadata"), "HTTPHeaders")
-        return None if response is None else attribute(response, "headers")
+        return self._headers_of_cause() if response is None else attribute(response, "headers")
+
+    def _headers_of_cause(self) -> Any:
+        """Return the headers of the SDK's error, of which pydantic-ai keeps the body alone."""
+        names, cause = self.error_class.names, self.error.__cause__
+        if cause is None or "pydantic_ai.ModelHTTPError" not in names:
+            return None
+        cause_class = class_of[type(cause)]
+        if "pydantic_ai.ModelHTTPError" in cause_class.names:
+            return None
+        return Evidence(cause, cause_class, self.wall)._headers()
 
     @property
     def is_grpc(self) -> bool:

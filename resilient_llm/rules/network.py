@@ -110,7 +110,7 @@ _SIMPLE: Final[dict[str, Verdict]] = {
     **_same(
         BROKEN,
         """APIConnectionError ConnectionError EndpointConnectionError ServiceRequestError
-        ServiceResponseError HTTPClientError""",
+        ServiceResponseError HTTPClientError ModelConnectionError""",
     ),
     **_same(BROKEN, "IncompleteReadError IncompleteRead NoResponseError"),
     **_same(REFUSED, "SSLError ProxyConnectionError"),

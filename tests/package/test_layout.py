@@ -67,6 +67,7 @@ LOADED_WHEN_USED = {
     "admin/_watch.py",
     "integrations/httpx.py",
     "integrations/httpx2.py",
+    "integrations/pydantic_ai.py",
     "observers/_otel_spans.py",
     "integrations/langchain.py",
     "integrations/_langchain_attempts.py",

@@ -20,12 +20,13 @@ from resilient_llm.answers.formats import (
     cohere,
     completions,
     embeddings,
-    frameworks,
     google,
     huggingface,
+    langchain,
     ollama,
     openai_chat,
     openai_responses,
+    pydantic_ai,
 )
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 # In the order in which they are asked: the first that recognises an answer or an item reads it.
 FORMATS: Final[tuple[Format, ...]] = (
+    pydantic_ai.FORMAT,  # before others, whose fields its messages have, too
     openai_chat.FORMAT,
     google.FORMAT,
     openai_responses.FORMAT,
@@ -43,7 +45,7 @@ FORMATS: Final[tuple[Format, ...]] = (
     ollama.FORMAT,
     openai_chat.MESSAGE,  # after anthropic's messages, which have the same role and content
     cohere.FORMAT,
-    frameworks.FORMAT,
+    langchain.FORMAT,
     huggingface.FORMAT,
     embeddings.FORMAT,
 )

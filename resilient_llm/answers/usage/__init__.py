@@ -30,6 +30,7 @@ from resilient_llm.answers.usage import (
     ollama,
     openai_chat,
     openai_responses,
+    pydantic_ai,
 )
 from resilient_llm.answers.usage._counts import add_up, held, take_larger
 from resilient_llm.answers.usage._written import (
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["READER", "StreamUsage", "characters_in", "characters_of", "usage_of"]
 
 _READERS: Final[tuple[Callable[[Mapping[str, Any]], Usage | None], ...]] = (
+    pydantic_ai.read,  # before others, whose fields it has, too
     litellm.read,  # before the next, whose fields it has, too
     openai_chat.read,
     langchain.read,  # before the next, whose fields it has, too
