@@ -19,11 +19,22 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import anyio
 import anyio.to_thread
 
+from resilient_llm._drive.results import is_awaitable, kind_of
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 _PATIENCE: Final = 5.0
 """Seconds after which nobody waits any longer for a stream that was stopped."""
+
+_FORMS: Final = (
+    ("__aiter__", "async items"),
+    ("__aenter__", "async manager"),
+    ("__await__", "awaitable"),
+    ("__iter__", "items"),
+    ("__enter__", "manager"),
+)
+"""``(special method, how a stream is read whose class has it)``; the first that fits."""
 
 _LINE_END: Final = re.compile("\r\n|\n|\r")
 _END: Final = object()
@@ -46,7 +57,7 @@ class Reading:
         Raises:
             TypeError: If it is none.
         """
-        if not _is_stream(stream):
+        if not _form(stream):
             hint = "; call the function" if callable(stream) else ""
             raise TypeError(f"stream of type {type(stream).__name__}: expected {_EXPECTED}{hint}")
         self.error: BaseException | None = None
@@ -64,10 +75,11 @@ class Reading:
     async def discard(self) -> None:
         """Close a stream that is not started."""
         stream, self._stream = self._stream, None
-        if _has(stream, "__aiter__"):
+        form = _form(stream)
+        if form == "async items":
             await _aclose(stream)
-        elif _has(stream, "__iter__") or not _has(stream, "__aenter__", "__enter__"):
-            await _close_beside(stream)  # a coroutine as well, or else Python warns about it
+        elif form in ("items", "awaitable"):  # Python warns about a coroutine that is left open
+            await _close_beside(stream)
 
     def start(self) -> None:
         """Start to read."""
@@ -168,23 +180,26 @@ class Reading:
         """Return the items; what has to be closed is closed by the stack."""
         stream: Any = self._stream
         self._stream = None
-        if _has(stream, "__await__") and not _has(stream, "__aenter__", "__aiter__"):
+        if _form(stream) == "awaitable":
             stream = await stream
-            if not _is_stream(stream):
+            if _form(stream) in ("", "awaitable"):
                 raise TypeError(
                     f"stream: awaited, it gave a {type(stream).__name__}; expected {_EXPECTED}"
                 )
-        if _has(stream, "__aenter__"):
-            stream = await stack.enter_async_context(stream)
-        elif _has(stream, "__enter__") and not _has(stream, "__aiter__"):
-            manager = self._synchronous = stream
-            stream = await _in_thread(manager.__enter__)
-            stack.push_async_exit(_leaving(manager))
-        if _has(stream, "__aiter__"):
+        form = _form(stream)
+        if form.endswith("manager"):
+            if form == "async manager":
+                stream = await stack.enter_async_context(stream)
+            else:
+                manager = self._synchronous = stream
+                stream = await _in_thread(manager.__enter__)
+                stack.push_async_exit(_leaving(manager))
+            form = _form(stream)
+            if form not in ("items", "async items"):
+                raise TypeError(f"the context manager gave a {type(stream).__name__}: no stream")
+        if form == "async items":
             stack.push_async_callback(_aclose, stream)
             return aiter(stream)
-        if not _has(stream, "__iter__"):
-            raise TypeError(f"the context manager gave a {type(stream).__name__}, and no stream")
         self._synchronous = stream
         stack.push_async_callback(_close_beside, stream)
         iterator = await _in_thread(iter, stream)
@@ -209,25 +224,30 @@ class _ThreadedItems:
         return item
 
 
-def _is_stream(value: Any) -> bool:
+def _form(value: object) -> str:
+    """Return how a stream is read, or an empty text if it is none.
+
+    What can be iterated is not entered, even if it can be: closing it does the same. A proxy has
+    all special methods, and so is looked into first.
+    """
     if isinstance(value, (str, bytes, bytearray, dict)):
-        return False
-    return any(
-        _has(value, name)
-        for name in ("__aiter__", "__iter__", "__aenter__", "__enter__", "__await__")
-    )
-
-
-def _has(value: object, *names: str) -> bool:
-    cls = type(value)
-    return any(getattr(cls, name, None) is not None for name in names)
+        return ""
+    kind = kind_of(value)
+    if kind is not None:
+        if kind.async_items or kind.items:
+            return "async items" if kind.async_items else "items"
+        return "async manager" if kind.async_manager else "manager"
+    for name, form in _FORMS:
+        if getattr(type(value), name, None) is not None:
+            return form
+    return ""
 
 
 async def _aclose(stream: Any) -> None:
     closing = getattr(stream, "aclose", None) or getattr(stream, "close", None)
     if closing is not None:
         closed = closing()
-        if _has(closed, "__await__"):
+        if is_awaitable(closed):
             await closed
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any
 
 from tests.support.asgi import HOST, PATIENCE
@@ -81,3 +81,14 @@ def answer(port: int, path: str = "/", *, body: Any = None) -> tuple[int, dict[s
     with asked(port, path, body=body) as conversation:
         conversation.read_head()
         return conversation.status, conversation.headers, conversation.body()
+
+
+def closes(client: Any) -> Callable[[Any], AbstractAsyncContextManager[None]]:
+    """Return the lifespan of an application that closes an asynchronous SDK client at its end."""
+
+    @asynccontextmanager
+    async def lifespan(app: Any) -> AsyncIterator[None]:
+        yield
+        await client.close()
+
+    return lifespan

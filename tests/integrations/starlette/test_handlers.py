@@ -41,7 +41,7 @@ from resilient_llm import (
     failover,
 )
 from resilient_llm.integrations.starlette import add_exception_handlers
-from tests.integrations.starlette.client import answer
+from tests.integrations.starlette.client import answer, closes
 from tests.support.asgi import served
 from tests.support.providers import Provider, overloaded
 
@@ -270,10 +270,10 @@ def test_routers_have_the_handlers_and_mounted_applications_their_own() -> None:
 def test_a_subclass_has_the_status_of_its_base() -> None:
     """Classes of the application's own are answered as those that they inherit from."""
 
-    class Mine(BreakerOpenError):
+    class MineError(BreakerOpenError):
         pass
 
-    response = client_of(app_of(lambda: Mine(MINI, "benched", 2.5))).get("/")
+    response = client_of(app_of(lambda: MineError(MINI, "benched", 2.5))).get("/")
 
     assert (503, "3") == (response.status_code, response.headers["retry-after"])
 
@@ -459,7 +459,7 @@ def test_a_real_outage() -> None:
                 model=target.model, messages=[{"role": "user", "content": prompt}]
             )
 
-        app = FastAPI()
+        app = FastAPI(lifespan=closes(client))
         add_exception_handlers(app)
 
         @app.post("/chat")
