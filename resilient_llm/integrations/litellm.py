@@ -15,7 +15,6 @@ Owns the decorated functions of the chains that were called last.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal, cast, overload
 
@@ -24,7 +23,7 @@ import litellm as _litellm
 from resilient_llm import Attempt, ConfigurationError, Failover, Target, failover
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Mapping, Sequence
 
     from litellm import CustomStreamWrapper, ModelResponse
 
@@ -41,7 +40,7 @@ _REFUSED: Final[Mapping[str, str]] = {
     "retry_policy": "retries are those of the policy: write failover(attempts=…)",
     "retry_strategy": "waits are those of the policy: write failover(backoff=…)",
     "fallbacks": "fallbacks are the targets of the chain: write them in model=[…]",
-    "context_window_fallback_dict": "write Target(…, context_window=…) for the targets of the chain",
+    "context_window_fallback_dict": "write targets with context_window=… in the chain",
     "model_list": "deployments are targets of the chain: write Target(…, account=…, params=…)",
 }
 """Arguments of LiteLLM that would call another model, or the same again: ``{name: instead}``."""
@@ -185,7 +184,10 @@ def _limited(timeout: Any, remaining: float) -> Any:
         return timeout
     parts = timeout.as_dict()
     return httpx.Timeout(
-        **{name: remaining if part is None else min(part, remaining) for name, part in parts.items()}
+        **{
+            name: remaining if part is None else min(part, remaining)
+            for name, part in parts.items()
+        }
     )
 
 
