@@ -15,6 +15,7 @@ Owns the decorated functions of the chains that were called last.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal, cast, overload
 
@@ -172,6 +173,18 @@ def _once(target: Target, kwargs: dict[str, Any]) -> dict[str, Any]:
 _NO_RETRIES: Final = _litellm.RetryPolicy()
 
 
+def _rounded(seconds: float) -> float:
+    """Return a time rounded down to two digits.
+
+    LiteLLM keeps a client, with its connections, for each timeout that it has seen: with the exact
+    time that is left, each call would build another one.
+    """
+    if seconds <= 0:
+        return seconds
+    step: float = 10.0 ** (math.floor(math.log10(seconds)) - 1)
+    return round(math.floor(seconds / step) * step, 9)
+
+
 def _limited(timeout: Any, remaining: float) -> Any:
     """Return the caller's timeout, as far as the attempt has time for it."""
     if timeout is None:
@@ -243,7 +256,7 @@ def _with_chain(policy: Failover, chain: Any) -> Failover:
 def _complete(target: Target, attempt: Attempt, messages: Any, **kwargs: Any) -> Any:
     once = _once(target, kwargs)
     if attempt.remaining is not None:
-        once["timeout"] = _limited(kwargs.get("timeout"), attempt.remaining)
+        once["timeout"] = _limited(kwargs.get("timeout"), _rounded(attempt.remaining))
     return _litellm.completion(messages=messages, **once)
 
 

@@ -14,7 +14,7 @@ from tests.support.pages import BLOCK, COMMENT, PAGES, README, ROOT, files, run,
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 # Packages that a page needs and that not every environment has.
-OPTIONAL = ["openai", "anthropic", "prometheus_client", "starlette", "celery", "redis"]
+OPTIONAL = ["openai", "anthropic", "prometheus_client", "starlette", "celery", "redis", "litellm"]
 
 # Clients that would send the key of another provider to their base_url.
 CLIENTS = re.compile(r"^(Async)?(Azure)?(OpenAI|Anthropic|Groq|Mistral)$")

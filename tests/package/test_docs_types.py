@@ -34,7 +34,7 @@ ignore_missing_imports = true
 """
 
 # Packages that a page needs and that not every environment has.
-OPTIONAL = ["prometheus_client", "celery"]
+OPTIONAL = ["prometheus_client", "celery", "litellm"]
 
 # A name that is bound in `except` is bound if the example does what its page says.
 PYRIGHT = '{"typeCheckingMode": "standard", "reportPossiblyUnboundVariable": false}'

@@ -265,6 +265,7 @@ def test_global_retries_are_off_for_streams(is_async: bool) -> None:
     """The same for a call that asks for a stream."""
     bare.num_retries = 3
     with StreamServer() as server:
+        server.waits_for_client = False
         chain = [
             Target(spec, params={"api_base": server.url("openai", way), "api_key": "not-a-key"})
             for spec, way in ((LLAMA, "http-500"), (MINI, "healthy"))
@@ -327,13 +328,14 @@ def test_arguments_that_turn_off_what_is_off(two: Two, is_async: bool) -> None:
 def test_a_stream(is_async: bool) -> None:
     """A stream is LiteLLM's own object, which is guarded until its end."""
     with StreamServer() as server:
+        server.waits_for_client = False
         url = server.url("openai", "healthy")
-        chain = Target(LLAMA, params={"api_base": url, "api_key": "not-a-key"})
+        chain = Target(MINI, params={"api_base": url, "api_key": "not-a-key"})
 
         chunks = call(is_async, chain, MESSAGES, stream=True)
 
     assert "".join(words(5)) == "".join(text_of_chunk(chunk) for chunk in chunks)
-    assert 1 == health()[LLAMA].total
+    assert 1 == health()[MINI].total
 
 
 # --- time ------------------------------------------------------------------------------------------------
@@ -372,6 +374,31 @@ def test_sync_attempts_get_the_remaining_time(
     assert shown == (pytest.approx(read, abs=0.5), pytest.approx(connect, abs=0.5))
 
 
+@pytest.mark.parametrize(
+    ("exact", "rounded"),
+    [(22.4999, 22.0), (22.01, 22.0), (0.5999, 0.59), (123.4, 120.0), (1.0, 1.0), (0.0, 0.0)],
+)
+def test_the_remaining_time_is_rounded_down(exact: float, rounded: float) -> None:
+    """Equal calls give LiteLLM equal timeouts, for each of which it keeps a client."""
+    assert rounded == litellm._rounded(exact)
+
+
+def test_calls_with_a_limit_share_a_client(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit does not make LiteLLM build a client for each call."""
+    seen: set[float] = set()
+    real = bare.completion
+
+    def completion(*args: Any, **kwargs: Any) -> Any:
+        seen.add(kwargs["timeout"])
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(bare, "completion", completion)
+    for _ in range(3):
+        litellm.completion(two.chain[1], MESSAGES, policy=failover(timeout=30.0))
+
+    assert {29.0} == seen
+
+
 def test_without_a_limit_the_timeout_is_the_callers(two: Two) -> None:
     """Without a limit nothing is passed, and a text of the caller's stays what it is."""
     assert "text" == litellm._limited("text", 5.0)
@@ -401,52 +428,67 @@ def test_mock_response(is_async: bool) -> None:
     assert health()["openai"].benched is not None or health()[MINI].benched is not None
 
 
-@FORMS
-def test_callbacks_see_each_attempt(two: Two, is_async: bool) -> None:
+def test_callbacks_see_each_attempt(two: Two) -> None:
     """A callback of LiteLLM is called for the failed attempt and for the good one."""
     from litellm.integrations.custom_logger import CustomLogger
 
-    seen: list[str] = []
+    seen: set[str] = set()
     both = threading.Event()
 
     class Sees(CustomLogger):
         def _note(self, how: str, kwargs: Any) -> None:
-            seen.append(f"{how} {kwargs['model']}")
+            seen.add(f"{how} {kwargs['model']}")
             if len(seen) == 2:
                 both.set()
 
-        def log_success_event(self, kwargs: Any, *more: Any) -> None:
-            if not is_async:
-                self._note("good", kwargs)
-
-        def log_failure_event(self, kwargs: Any, *more: Any) -> None:
-            if not is_async:
-                self._note("bad", kwargs)
-
-        async def async_log_success_event(self, kwargs: Any, *more: Any) -> None:
+        def log_success_event(
+            self, kwargs: Any, response_obj: Any, start_time: Any, end_time: Any
+        ) -> None:
             self._note("good", kwargs)
 
-        async def async_log_failure_event(self, kwargs: Any, *more: Any) -> None:
+        def log_failure_event(
+            self, kwargs: Any, response_obj: Any, start_time: Any, end_time: Any
+        ) -> None:
             self._note("bad", kwargs)
 
     bare.callbacks = [Sees()]
     two.first.says(overloaded("openai", 503))
 
-    async def main() -> None:
-        await litellm.acompletion(two.chain, MESSAGES, policy=failover(attempts=1))
-        await asyncio.to_thread(both.wait, 20.0)
-
-    if is_async:
-        asyncio.run(main())
-    else:
-        litellm.completion(two.chain, MESSAGES, policy=failover(attempts=1))
+    litellm.completion(two.chain, MESSAGES, policy=failover(attempts=1))
 
     assert both.wait(20.0)
-    assert ["bad llama-3.3-70b", "good gpt-5-mini"] == seen
+    assert {"bad llama-3.3-70b", "good gpt-5-mini"} == seen
+
+
+def test_async_callbacks_see_the_answer(two: Two) -> None:
+    """A callback of LiteLLM is awaited for an answer of `acompletion`."""
+    from litellm.integrations.custom_logger import CustomLogger
+
+    seen: list[str] = []
+
+    async def main() -> None:
+        is_called = asyncio.Event()
+
+        class Sees(CustomLogger):
+            async def async_log_success_event(
+                self, kwargs: Any, response_obj: Any, start_time: Any, end_time: Any
+            ) -> None:
+                seen.append(kwargs["model"])
+                is_called.set()
+
+        bare.callbacks = [Sees()]
+        await litellm.acompletion(two.chain[1], MESSAGES)
+        await asyncio.wait_for(is_called.wait(), 20.0)
+
+    asyncio.run(main())
+
+    assert ["gpt-5-mini"] == seen
 
 
 def test_litellms_cache(two: Two) -> None:
     """An answer from LiteLLM's cache is an answer of the target."""
+    pytest.importorskip("fastapi")
+    pytest.importorskip("orjson")
     bare.cache = bare.Cache()
 
     for _ in range(2):
