@@ -174,7 +174,7 @@ _NO_RETRIES: Final = _litellm.RetryPolicy()
 
 
 def _rounded(seconds: float) -> float:
-    """Return a time rounded down to two digits.
+    """Return a time rounded down to two digits, and to less than it is: 29 for 30 and for 29.9.
 
     LiteLLM keeps a client, with its connections, for each timeout that it has seen: with the exact
     time that is left, each call would build another one.
@@ -182,7 +182,7 @@ def _rounded(seconds: float) -> float:
     if seconds <= 0:
         return seconds
     step: float = 10.0 ** (math.floor(math.log10(seconds)) - 1)
-    return round(math.floor(seconds / step) * step, 9)
+    return round((math.ceil(seconds / step) - 1) * step, 9)
 
 
 def _limited(timeout: Any, remaining: float) -> Any:

