@@ -152,7 +152,7 @@ def _check(kwargs: Mapping[str, Any]) -> None:
         if kwargs[name]:
             shown = f"={kwargs[name]!r}" if type(kwargs[name]) is int else ""
             raise ConfigurationError(f"{name}{shown}: LiteLLM's own is off; {_REFUSED[name]}")
-    if _litellm.model_fallbacks:  # which no argument turns off
+    if cast("Any", _litellm).model_fallbacks:  # which no argument turns off
         raise ConfigurationError(
             "litellm.model_fallbacks is set, and LiteLLM would call those models inside each "
             "attempt: set it to None, and write them as targets of the chain"

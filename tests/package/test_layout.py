@@ -65,6 +65,9 @@ LOADED_WHEN_USED = {
     "admin/_feed.py",
     "admin/_openapi.py",
     "admin/_watch.py",
+    "integrations/_reading.py",
+    "integrations/litellm.py",
+    "integrations/starlette.py",
     "observers/_otel_spans.py",
 }
 # Loaded only by somebody who has the extra, or pytest itself.

@@ -25,6 +25,7 @@ litellm.telemetry = False
 _NOT_OURS = (
     "ignore:Item.* on TypedDict class:UserWarning",
     "ignore:Use 'content=:DeprecationWarning",  # of httpx, about how old releases of LiteLLM call it
+    "ignore:Accessing the 'model_fields' attribute:DeprecationWarning",
     "ignore:Pydantic serializer warnings:UserWarning",
 )
 

@@ -460,31 +460,6 @@ def test_callbacks_see_each_attempt(two: Two) -> None:
     assert {"bad llama-3.3-70b", "good gpt-5-mini"} == seen
 
 
-def test_async_callbacks_see_the_answer(two: Two) -> None:
-    """A callback of LiteLLM is awaited for an answer of `acompletion`."""
-    from litellm.integrations.custom_logger import CustomLogger
-
-    seen: list[str] = []
-
-    async def main() -> None:
-        is_called = asyncio.Event()
-
-        class Sees(CustomLogger):
-            async def async_log_success_event(
-                self, kwargs: Any, response_obj: Any, start_time: Any, end_time: Any
-            ) -> None:
-                seen.append(kwargs["model"])
-                is_called.set()
-
-        bare.callbacks = [Sees()]
-        await litellm.acompletion(two.chain[1], MESSAGES)
-        await asyncio.wait_for(is_called.wait(), 20.0)
-
-    asyncio.run(main())
-
-    assert {"gpt-5-mini"} == {*seen}
-
-
 def test_a_callable_of_a_target_is_called_instead(two: Two) -> None:
     """A target with `call=` is called itself, with the arguments of the call."""
 
