@@ -26,7 +26,8 @@ from resilient_llm import Attempt, ConfigurationError, Failover, Target, failove
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
-    from litellm import CustomStreamWrapper, ModelResponse
+    from litellm.litellm_core_utils.streaming_handler import CustomStreamWrapper
+    from litellm.types.utils import ModelResponse
 
 __all__ = ["acompletion", "completion"]
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import assert_type
 
-from litellm import CustomStreamWrapper, ModelResponse
+from litellm.litellm_core_utils.streaming_handler import CustomStreamWrapper
+from litellm.types.utils import ModelResponse
 
 from resilient_llm import Target, failover
 from resilient_llm.integrations import litellm
