@@ -26,8 +26,7 @@ from resilient_llm import Attempt, ConfigurationError, Failover, Target, failove
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
-    from litellm.litellm_core_utils.streaming_handler import CustomStreamWrapper
-    from litellm.types.utils import ModelResponse
+    from litellm import CustomStreamWrapper, ModelResponse
 
 __all__ = ["acompletion", "completion"]
 

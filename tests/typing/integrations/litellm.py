@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from typing import assert_type
 
-from litellm.litellm_core_utils.streaming_handler import CustomStreamWrapper
-from litellm.types.utils import ModelResponse
+from litellm import CustomStreamWrapper, ModelResponse  # type: ignore[attr-defined]  # not in its __all__
 
 from resilient_llm import Target, failover
 from resilient_llm.integrations import litellm
