@@ -15,7 +15,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 # Packages that a page needs and that not every environment has.
 OPTIONAL = ["openai", "anthropic", "prometheus_client", "starlette", "celery", "redis"]
-OPTIONAL += ["django", "flask", "dramatiq", "gevent", "langchain_groq"]  # tested in other ones
+OPTIONAL += ["django", "flask", "dramatiq", "gevent", "langchain_groq", "litellm"]  # elsewhere
 
 # Tests of their own run these, with a server for the real clients.
 WITH_A_SERVER = {README, ROOT / "docs" / "tutorial.md", ROOT / "docs/how-to/wrap-a-client.md"}

@@ -40,7 +40,7 @@ ignore_missing_imports = true
 
 # Packages that a page needs and that not every environment has.
 OPTIONAL = ["prometheus_client", "celery", "django", "flask", "dramatiq", "gevent"]
-OPTIONAL += ["langchain_groq"]
+OPTIONAL += ["langchain_groq", "litellm"]
 
 # A name that is bound in `except` is bound if the example does what its page says.
 PYRIGHT = '{"typeCheckingMode": "standard", "reportPossiblyUnboundVariable": false}'

@@ -153,6 +153,7 @@ def answer(
             "created": 1,
             "model": model,
             "choices": [choice],
+            "service_tier": "default",  # without which LiteLLM cannot read an answer of Groq's
         },
     )
 
