@@ -15,10 +15,15 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 # Packages that a page needs and that not every environment has.
 OPTIONAL = ["openai", "anthropic", "prometheus_client", "starlette", "celery", "redis"]
-OPTIONAL += ["django", "flask", "dramatiq", "gevent", "langchain_groq", "litellm"]  # elsewhere
+OPTIONAL += ["django", "flask", "dramatiq", "gevent"]  # tested elsewhere
 
 # Tests of their own run these, with a server for the real clients.
-WITH_A_SERVER = {README, ROOT / "docs" / "tutorial.md", ROOT / "docs/how-to/wrap-a-client.md"}
+_OF_INTEGRATIONS = "wrap-a-client http-clients langchain langgraph litellm pydantic-ai"
+WITH_A_SERVER = {
+    README,
+    ROOT / "docs" / "tutorial.md",
+    *(ROOT / "docs" / "how-to" / f"{name}.md" for name in _OF_INTEGRATIONS.split()),
+}
 
 # Clients that would send the key of another provider to their base_url.
 CLIENTS = re.compile(r"^(Async)?(Azure)?(OpenAI|Anthropic|Groq|Mistral)$")
