@@ -160,19 +160,28 @@ def print_word(value: object) -> None:
 def _draw(headings: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
     from rich.console import Console
 
-    Console().print(table_of(headings, rows))
+    console = Console()
+    console.print(table_of(headings, rows, console.width))
 
 
-def table_of(headings: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Any:
-    """Return rich's table of these cells."""
+def table_of(headings: Sequence[str], rows: Sequence[Sequence[Cell]], width: int = 80) -> Any:
+    """Return rich's table of these cells.
+
+    Args:
+        headings: One per column; the first column has the keys.
+        rows: The cells.
+        width: Characters of a line of the terminal.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False, header_style="bold")
-    for heading in headings:
-        # Folded and never cut: a key is there to be copied.
-        table.add_column(heading, overflow="fold")
+    for number, heading in enumerate(headings):
+        # A key is there to be copied: it stays in one line if there is room, and is never cut.
+        longest = max((len(row[number].text) for row in rows), default=0)
+        is_whole = number == 0 and longest <= width // 2
+        table.add_column(heading, overflow="fold", no_wrap=is_whole)
     for row in rows:
         table.add_row(*(Text(cell.text, style=cell.style) for cell in row))
     return table

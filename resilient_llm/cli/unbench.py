@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm.cli import _remote, _store, benches
 from resilient_llm.cli._exits import CommandError, UsageError
@@ -13,6 +13,9 @@ from resilient_llm.cli._output import print_json, shown
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
+
+_MOST_SHOWN: Final = 3
+"""Benched models that a message lists."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,12 +89,19 @@ def _in_store(address: _store.StoreAddress, options: argparse.Namespace) -> None
 
 
 def _not_benched(key: str, benches: Iterable[dict[str, Any]]) -> str:
-    """Return what to say of a key that is not benched: often its provider is."""
+    """Return what to say of a key that is not benched: often its provider is, or its models."""
     said = f"{shown(key)} is not benched"
     benched = [str(each.get("model")) for each in benches]
     provider = normal(key).partition("/")[0]
     if "/" in key and provider in benched:
         return f"{said}, but its provider is: resilient-llm unbench {shown(provider)}"
+    models = [each for each in benched if each.startswith(f"{normal(key)}/")]
+    if models:
+        more = f" and {len(models) - _MOST_SHOWN} more" if len(models) > _MOST_SHOWN else ""
+        listed = ", ".join(map(shown, models[:_MOST_SHOWN]))
+        if len(models) == 1:
+            return f"{said}, but its model is: resilient-llm unbench {listed}"
+        return f"{said}, but models of it are: {listed}{more}"
     if near := similar(key, benched):
         return f"{said}: did you mean {' or '.join(map(shown, near))}?"
     return said

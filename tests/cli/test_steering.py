@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import pty
@@ -30,6 +31,7 @@ from resilient_llm import (
 )
 from resilient_llm import chains as chains_by_name
 from resilient_llm._runtime import chains
+from resilient_llm.cli._output import Cell, table_of
 from resilient_llm.probes import HealthProbe
 from tests.cli.conftest import PATIENCE, TOKEN, Run
 
@@ -266,6 +268,19 @@ def test_unbench_what_is_not_benched(service: str, run: Run) -> None:
     assert "did you mean groq?" in misspelt.err
     assert "mistral is not benched\n" in other.err
     assert is_benched("groq")
+
+
+def test_unbench_a_provider_whose_models_are_benched(service: str, run: Run) -> None:
+    """Exit 1, and the keys that are benched: an outage often benches the models alone."""
+    bench_model("groq/llama-3.3-70b")
+    one = run("unbench", "groq")
+    for number in range(4):
+        bench_model(f"groq/model-{number}")
+    many = run("unbench", "groq")
+
+    assert (one.status, many.status) == (1, 1)
+    assert "its model is: resilient-llm unbench groq/llama-3.3-70b\n" in one.err
+    assert "models of it are: groq/llama-3.3-70b, groq/model-0, groq/model-1 and 2 more" in many.err
 
 
 # Health and chains.
@@ -683,3 +698,19 @@ def test_no_reason_looks_like_further_fields(service: str, run: Run) -> None:
     assert ' "groq/x trigger=failures" ' in out
     assert r'reason="ends with \\"' in out
     assert r'reason="a\\nb"' in out
+
+
+@pytest.mark.parametrize(
+    ("key", "is_whole"), [("groq/llama-3.3-70b-versatile", True), ("x" * 70, False)]
+)
+def test_a_key_stays_in_one_line_of_a_terminal(key: str, is_whole: bool) -> None:
+    """A key that takes up to half of a line is not folded, and a longer one is folded, not cut."""
+    console = pytest.importorskip("rich.console")
+    cells = [Cell(key), *(Cell("some words that take room " * 2) for _ in range(4))]
+    screen = console.Console(width=80, record=True, file=io.StringIO())
+
+    screen.print(table_of(["key", "a", "b", "c", "d"], [cells], 80))
+
+    text = screen.export_text()
+    assert (key in text) is is_whole
+    assert "…" not in text
