@@ -304,7 +304,8 @@ class Beginning(Reporting):
                 following = [each for each in candidates if each is not first.candidate]
             else:
                 following = first.following()
-            if following and all(each.circuit.slot is None for each in following):
+            now = first.entered_at
+            if following and not any(_is_surely_live(each, now) for each in following):
                 return False
             first.limits = share_of(timeout, limit, is_last=not following)
             first.limit = first.limits[0]
@@ -349,3 +350,14 @@ class Beginning(Reporting):
         call = self.new_call((), first)
         broke(call, candidates[0], None, error)
         call.clear()
+
+
+def _is_surely_live(candidate: Candidate, now: float) -> bool:
+    """Return whether nothing blocks a candidate, as far as that is known without a lock.
+
+    A circuit that no call has used yet has no slot, and is at rest.
+    """
+    circuit = candidate.circuit
+    return circuit.slot is not None or (
+        candidate.limits is None and now >= circuit.shut_until and circuit.is_at_rest
+    )
