@@ -13,8 +13,8 @@
 #   make test-most   the tests but the slow ones
 #   make corpus      every recorded error through every real client; make corpus SET=oldest, litellm, instructor
 #   make apps        exceptions of web frameworks, task queues and agents, raised by the real ones
-#   make integrations  each integration with the library it is for; make integrations SET=langchain,
-#                    SET=langchain-oldest
+#   make integrations  each integration with the library it is for, and each framework over a wrapped
+#                    client; make integrations SET=langchain, SET=langchain-oldest, SET=instructor
 #   make tracer      calls and streams of a client that a tracer has patched; make tracer TRACER=ddtrace
 #   make fuzz        a minute of nonsense each for the classifier and the configuration; make fuzz ARGS=-max_total_time=600
 #   make soak        a minute of everything at once; make soak ARGS="--seconds 600 --seed 2"
@@ -118,7 +118,9 @@ $(VENV)-apps/.ready: $(VENV)/pyvenv.cfg pyproject.toml tests/clients/requirement
 INTEGRATION := $(firstword $(subst -, ,$(SET)))
 AGE := $(if $(findstring -oldest,$(SET)),oldest,newest)
 PLACE := $(VENV)-integration-$(INTEGRATION)-$(AGE)
-ALL_INTEGRATIONS := wrap httpx langchain pydantic_ai litellm starlette
+# Frameworks over a wrapped client have no table: their versions are in their requirements.txt.
+FRAMEWORKS := instructor openai_agents llama_index langchain_wrapped semantic_kernel haystack dspy
+ALL_INTEGRATIONS := wrap httpx langchain pydantic_ai litellm starlette $(FRAMEWORKS)
 
 ifeq ($(SET),all)
 integrations:
@@ -131,7 +133,7 @@ endif
 $(PLACE)/.ready: $(VENV)/pyvenv.cfg pyproject.toml resilient_llm/integrations/_supported.py \
     $(wildcard tests/integrations/$(INTEGRATION)/requirements*.txt)
 	$(BIN)/python -m venv $(PLACE)
-	$(BIN)/python resilient_llm/integrations/_supported.py $(INTEGRATION) $(AGE) >$(PLACE)/supported.txt
+	$(if $(filter $(INTEGRATION),$(FRAMEWORKS)),:,$(BIN)/python resilient_llm/integrations/_supported.py $(INTEGRATION) $(AGE)) >$(PLACE)/supported.txt
 	$(PLACE)/bin/python -m pip install --quiet --editable . --requirement $(PLACE)/supported.txt \
 	    --requirement tests/integrations/requirements.txt \
 	    $(foreach file,$(wildcard tests/integrations/$(INTEGRATION)/requirements.txt tests/integrations/$(INTEGRATION)/requirements-$(AGE).txt),--requirement $(file))

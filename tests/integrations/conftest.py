@@ -13,6 +13,13 @@ NEEDS = {
     "starlette": "starlette",
     "httpx": "httpx2",
     "wrap": "openai",
+    "instructor": "instructor",
+    "openai_agents": "agents",
+    "llama_index": "llama_index.llms.openai",
+    "langchain_wrapped": "langchain_openai",
+    "semantic_kernel": "semantic_kernel",
+    "haystack": "haystack",
+    "dspy": "dspy",
 }
 """``{folder: the module without which its tests cannot run}``"""
 
@@ -22,4 +29,11 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     needed = NEEDS.get(collection_path.name)
     if needed is None or os.environ.get("RESILIENT_LLM_INTEGRATION") == collection_path.name:
         return None
-    return True if find_spec(needed) is None else None
+    return None if _is_there(needed) else True
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # a package above it
+        return False

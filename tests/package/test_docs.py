@@ -9,7 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.pages import BLOCK, COMMENT, PAGES, README, ROOT, files, run, script
+from tests.support.pages import (
+    BLOCK,
+    COMMENT,
+    FRAMEWORK_PAGES,
+    PAGES,
+    README,
+    ROOT,
+    files,
+    run,
+    script,
+)
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
@@ -18,6 +28,7 @@ OPTIONAL = ["openai", "anthropic", "prometheus_client", "starlette", "celery", "
 
 # Tests of their own run these, with a server for the real clients.
 WITH_A_SERVER = {README, ROOT / "docs" / "tutorial.md", ROOT / "docs/how-to/wrap-a-client.md"}
+WITH_A_SERVER |= FRAMEWORK_PAGES
 
 # Clients that would send the key of another provider to their base_url.
 CLIENTS = re.compile(r"^(Async)?(Azure)?(OpenAI|Anthropic|Groq|Mistral)$")
