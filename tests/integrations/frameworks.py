@@ -155,6 +155,23 @@ def _response(status: str, content_type: str, body: str) -> bytes:
     return f"HTTP/1.1 {status}\r\n{head}\r\n\r\n".encode() + content
 
 
+def client_for(server: TwoProviders, kind: str = "OpenAI", **options: Any) -> Any:
+    """Return a wrapped client of both providers, with one attempt on each.
+
+    Args:
+        server: Answers for both.
+        kind: ``OpenAI`` or ``AsyncOpenAI``.
+        **options: Those of `wrap`.
+    """
+    import openai
+
+    clients = {
+        name: getattr(openai, kind)(base_url=server.url(name), api_key="not-a-key")
+        for name in ("groq", "openai")
+    }
+    return wrap(clients, chain=[f"groq/{LLAMA}", f"openai/{MINI}"], **{"attempts": 1, **options})
+
+
 # --- pages -------------------------------------------------------------------------------------
 
 

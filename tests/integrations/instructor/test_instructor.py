@@ -12,7 +12,6 @@ import pytest
 from pydantic import BaseModel
 
 from resilient_llm import ChainExhaustedError, StreamInterruptedError
-from resilient_llm.integrations import wrap
 from resilient_llm.testing import isolated
 from tests.integrations.frameworks import (
     LLAMA,
@@ -21,6 +20,7 @@ from tests.integrations.frameworks import (
     TwoProviders,
     ameets_scenario,
     awrapped,
+    client_for,
     meets_scenario,
     page_names_versions,
     the_page_runs,
@@ -49,15 +49,6 @@ ASK: Any = {"model": "auto", "response_model": City, "messages": MESSAGES}
 def server() -> Iterator[TwoProviders]:
     with isolated(), TwoProviders() as made:
         yield made
-
-
-def client(server: TwoProviders, kind: str = "OpenAI", **options: Any) -> Any:
-    """Return a wrapped client of both providers."""
-    make = getattr(openai, kind)
-    clients = {
-        name: make(base_url=server.url(name), api_key="not-a-key") for name in ("groq", "openai")
-    }
-    return wrap(clients, chain=[f"groq/{LLAMA}", f"openai/{MINI}"], attempts=1, **options)
 
 
 # --- the page ----------------------------------------------------------------------------------
@@ -117,7 +108,7 @@ def test_async_instructor_does_what_the_decorator_does(name: str) -> None:
 def test_the_second_provider_gives_the_object(server: TwoProviders, mode: str) -> None:
     """Structured output comes from the second provider if the first one is down, in each mode."""
     server.down.add("groq")
-    with client(server) as made:
+    with client_for(server) as made:
         structured = instructor.from_openai(made, mode=getattr(instructor.Mode, mode))
         city, completion = structured.create_with_completion(**ASK, max_retries=0)
     assert (city.model_dump(), completion.model) == (PARIS, MINI)
@@ -128,7 +119,7 @@ def test_the_second_provider_gives_the_object_to_async_code(server: TwoProviders
     """The same holds for asynchronous code."""
 
     async def main() -> Any:
-        async with client(server, "AsyncOpenAI") as made:
+        async with client_for(server, "AsyncOpenAI") as made:
             return await instructor.from_openai(made).create(**ASK, max_retries=0)
 
     server.down.add("groq")
@@ -138,7 +129,7 @@ def test_the_second_provider_gives_the_object_to_async_code(server: TwoProviders
 
 def test_the_chain_starts_at_the_named_model(server: TwoProviders) -> None:
     """The model of a call is tried first, and the rest of the chain follows."""
-    with client(server) as made:
+    with client_for(server) as made:
         structured = instructor.from_openai(made)
         assert structured.create(**{**ASK, "model": MINI}).model_dump() == PARIS
         server.down.add("openai")
@@ -149,7 +140,7 @@ def test_the_chain_starts_at_the_named_model(server: TwoProviders) -> None:
 def test_streams_of_parts_come_from_the_second_provider(server: TwoProviders) -> None:
     """Partial objects and iterables fall over as well."""
     server.down.add("groq")
-    with client(server) as made:
+    with client_for(server) as made:
         structured = instructor.from_openai(made)
         parts = list(structured.create_partial(**ASK, max_retries=0))
         assert parts[-1].model_dump() == PARIS
@@ -163,7 +154,7 @@ def test_async_streams_of_parts_come_from_the_second_provider(server: TwoProvide
     """The same holds for asynchronous code."""
 
     async def main() -> Any:
-        async with client(server, "AsyncOpenAI") as made:
+        async with client_for(server, "AsyncOpenAI") as made:
             structured = instructor.from_openai(made)
             return [part async for part in structured.create_partial(**ASK, max_retries=0)]
 
@@ -180,7 +171,7 @@ def test_an_outage_is_the_error_of_instructor(server: TwoProviders, retries: int
     """An outage is an InstructorRetryException with the SDK's error, and is not repeated."""
     server.down |= {"groq", "openai"}
     with (
-        client(server) as made,
+        client_for(server) as made,
         pytest.raises(InstructorRetryException) as caught,
     ):
         instructor.from_openai(made).create(**ASK, max_retries=retries)
@@ -192,7 +183,7 @@ def test_an_outage_without_reraise_has_the_error_of_the_chain(server: TwoProvide
     """With reraise=False the cause is a ChainExhaustedError."""
     server.down |= {"groq", "openai"}
     with (
-        client(server, reraise=False) as made,
+        client_for(server, reraise=False) as made,
         pytest.raises(InstructorRetryException) as caught,
     ):
         instructor.from_openai(made).create(**ASK, max_retries=0)
