@@ -38,7 +38,8 @@ class TwoProviders(LoopbackServer):
     """Groq and OpenAI on one port, which differ in the path.
 
     The text of an answer is ``"<model> answers"``. A request with tools gets a call of the first
-    one, until it has the result of a tool. One with a JSON schema gets an object of that schema.
+    one, until it has the result of a tool. One with a JSON schema gets an object of that schema. One
+    that asks for a field of DSPy gets that field.
 
     Args:
         *down: Providers that answer 503.
@@ -119,6 +120,10 @@ def _message(body: dict[str, Any]) -> dict[str, Any]:
     schema = (body.get("response_format") or {}).get("json_schema", {}).get("schema")
     if schema is not None:
         return {**plain, "content": json.dumps(_example(schema, schema))}
+    field = _DSPY_FIELD.search(str(body["messages"][-1]["content"]))
+    if field is not None:
+        text = f"[[ ## {field[1]} ## ]]\n{plain['content']}\n\n[[ ## completed ## ]]"
+        return {**plain, "content": text}
     tools = body.get("tools") or []
     if not tools or body["messages"][-1]["role"] == "tool":
         return plain
@@ -129,6 +134,7 @@ def _message(body: dict[str, Any]) -> dict[str, Any]:
     return {**plain, "content": None, "tool_calls": called}
 
 
+_DSPY_FIELD = re.compile(r"starting with the field `\[\[ ## (\w+) ## \]\]`")
 _SIMPLE = {"string": "Paris", "integer": 7, "number": 7.5, "boolean": True}
 
 
