@@ -36,6 +36,7 @@ with warnings.catch_warnings():
     from haystack import Pipeline, component
     from haystack.components.agents import Agent
     from haystack.components.generators.chat import OpenAIChatGenerator
+    from haystack.core.errors import PipelineRuntimeError
     from haystack.dataclasses import ChatMessage
     from haystack.tools import tool
 
@@ -211,3 +212,14 @@ def test_an_outage_is_the_error_of_the_sdk_or_of_the_chain(
     with client_for(server, **options) as client, pytest.raises(kind):
         generator_of(client).run(QUESTION)
     assert server.models == [LLAMA, MINI]
+
+
+def test_an_outage_in_a_pipeline_is_its_error(server: TwoProviders) -> None:
+    """A pipeline raises its own error, with the SDK's as the cause."""
+    server.down |= {"groq", "openai"}
+    with client_for(server) as client:
+        pipeline = Pipeline()
+        pipeline.add_component("llm", generator_of(client))
+        with pytest.raises(PipelineRuntimeError) as caught:
+            pipeline.run({"llm": {"messages": QUESTION}})
+    assert isinstance(caught.value.__cause__, openai.InternalServerError)
