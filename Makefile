@@ -14,8 +14,8 @@
 #   make corpus      every recorded error through every real client; make corpus SET=oldest, litellm, instructor
 #   make apps        exceptions of web frameworks, task queues and agents, raised by the real ones,
 #                    and how-to pages for frameworks
-#   make integrations  each integration with the library it is for; make integrations SET=langchain,
-#                    SET=langchain-oldest
+#   make integrations  each integration with the library it is for, and each framework over a wrapped
+#                    client; make integrations SET=langchain, SET=langchain-oldest, SET=instructor
 #   make real-model  two servers of llama.cpp with a small model: answers, streams, a killed server, one
 #                    without memory; builds llama.cpp, which takes ten minutes and a C++ compiler
 #   make tracer      calls and streams of a client that a tracer has patched; make tracer TRACER=ddtrace
@@ -128,7 +128,9 @@ $(VENV)-apps/.ready: $(VENV)/pyvenv.cfg pyproject.toml tests/clients/requirement
 INTEGRATION := $(firstword $(subst -, ,$(SET)))
 AGE := $(if $(findstring -oldest,$(SET)),oldest,newest)
 PLACE := $(VENV)-integration-$(INTEGRATION)-$(AGE)
-ALL_INTEGRATIONS := wrap httpx langchain pydantic_ai litellm starlette
+# Frameworks over a wrapped client have no table: their versions are in their requirements.txt.
+FRAMEWORKS := instructor openai_agents llama_index langchain_wrapped semantic_kernel haystack dspy
+ALL_INTEGRATIONS := wrap httpx langchain pydantic_ai litellm starlette $(FRAMEWORKS)
 
 ifeq ($(SET),all)
 integrations:
@@ -141,7 +143,7 @@ endif
 $(PLACE)/.ready: $(VENV)/pyvenv.cfg pyproject.toml resilient_llm/integrations/_supported.py \
     $(wildcard tests/integrations/$(INTEGRATION)/requirements*.txt)
 	$(BIN)/python -m venv $(PLACE)
-	$(BIN)/python resilient_llm/integrations/_supported.py $(INTEGRATION) $(AGE) >$(PLACE)/supported.txt
+	$(if $(filter $(INTEGRATION),$(FRAMEWORKS)),:,$(BIN)/python resilient_llm/integrations/_supported.py $(INTEGRATION) $(AGE)) >$(PLACE)/supported.txt
 	$(PLACE)/bin/python -m pip install --quiet --editable . --requirement $(PLACE)/supported.txt \
 	    --requirement tests/integrations/requirements.txt \
 	    $(foreach file,$(wildcard tests/integrations/$(INTEGRATION)/requirements.txt tests/integrations/$(INTEGRATION)/requirements-$(AGE).txt),--requirement $(file))

@@ -9,7 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.pages import BLOCK, COMMENT, PAGES, README, ROOT, files, run, script
+from tests.support.pages import (
+    BLOCK,
+    COMMENT,
+    FRAMEWORK_PAGES,
+    PAGES,
+    README,
+    ROOT,
+    files,
+    run,
+    script,
+)
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
@@ -24,6 +34,7 @@ WITH_A_SERVER = {
     ROOT / "docs" / "tutorial.md",
     *(ROOT / "docs" / "how-to" / f"{name}.md" for name in _OF_INTEGRATIONS.split()),
 }
+WITH_A_SERVER |= FRAMEWORK_PAGES
 
 # Clients that would send the key of another provider to their base_url.
 CLIENTS = re.compile(r"^(Async)?(Azure)?(OpenAI|Anthropic|Groq|Mistral)$")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.pages import PAGES, README, ROOT, python_path, script
+from tests.support.pages import FRAMEWORK_PAGES, PAGES, README, ROOT, python_path, script
 
 pytest.importorskip("openai")
 pytest.importorskip("anthropic")
@@ -58,7 +58,7 @@ def place(tmp_path: Path) -> Path:
         code = script(page.read_text(encoding="utf-8"))
         if page == README:
             (tmp_path / "readme.py").write_text(f"# pyright: strict\n{code}", encoding="utf-8")
-        elif not any(f"from {each}" in code for each in absent):
+        elif page not in FRAMEWORK_PAGES and not any(f"from {each}" in code for each in absent):
             name = page.stem.replace("-", "_")
             (tmp_path / "pages" / f"page_{name}.py").write_text(code, encoding="utf-8")
     return tmp_path

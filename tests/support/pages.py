@@ -15,6 +15,20 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 
+FRAMEWORK_PAGES = {
+    ROOT / "docs" / "how-to" / f"{name}.md"
+    for name in (
+        "instructor",
+        "openai-agents",
+        "llama-index",
+        "langchain-wrapped",
+        "semantic-kernel",
+        "haystack",
+        "dspy",
+    )
+}
+"""Pages whose code is run by the tests of the framework, in an environment of its own."""
+
 BLOCK = re.compile(
     r"^(?P<indent> *)```python\n(?P<code>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL
 )
@@ -61,13 +75,14 @@ def python_path() -> str:
 
 
 def run(
-    path: Path, folder: Path | None = None, **environment: str
+    path: Path, folder: Path | None = None, *, warnings: str = "error", **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a file in a process of its own, with warnings as errors and no network but loopback.
 
     Args:
         path: The file.
         folder: The working directory; None for that of this process.
+        warnings: What is done with them, as for ``python -W``.
         **environment: Variables of the environment.
     """
     inherited = {
@@ -76,7 +91,7 @@ def run(
         if not name.endswith(("_API_KEY", "_BASE_URL", "_proxy", "_PROXY"))
     }
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", RUNNER, str(path)],
+        [sys.executable, "-W", warnings, "-c", RUNNER, str(path)],
         env={
             **inherited,
             "PYTHONPATH": python_path(),

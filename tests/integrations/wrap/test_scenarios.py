@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from resilient_llm.integrations import wrap
+from tests.integrations.frameworks import awrapped, wrapped
 from tests.integrations.scenarios import (
-    CHAIN,
     MESSAGES,
     SCENARIOS,
     Stage,
     aby_decorator,
     aplay,
     by_decorator,
-    client_of,
     play,
     text_of_chunk,
 )
@@ -30,22 +27,6 @@ EXCEPTIONS = {
     ("streaming", "stream cut after content"): "the guard ends at the headers",
 }
 """``{(way to call, scenario): why its events are not those of the decorator}``"""
-
-
-@contextmanager
-def wrapped(here: Stage) -> Generator[Any]:
-    """Give a wrapped sync client for a stage."""
-    clients = {name: client_of(here, name) for name in here.urls}
-    with wrap(clients, chain=CHAIN, **here.options) as client:
-        yield client
-
-
-@asynccontextmanager
-async def awrapped(here: Stage) -> AsyncGenerator[Any]:
-    """Give a wrapped async client for a stage."""
-    clients = {name: client_of(here, name, "AsyncOpenAI") for name in here.urls}
-    async with wrap(clients, chain=CHAIN, **here.options) as client:
-        yield client
 
 
 # --- ways to call ------------------------------------------------------------------------------
