@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from resilient_llm._api.failover import Failover
-    from resilient_llm.integrations._wrapping.wrapped import Path, WrappedClients
+    from resilient_llm.integrations._wrapping.attempts import Path
+    from resilient_llm.integrations._wrapping.wrapped import WrappedClients
 
 _STATE = "_resilient_llm"
 

@@ -75,6 +75,24 @@ class Protocol:
         """Return whether a method returns a context manager that makes the request."""
         return False
 
+    def gives_stream(self, method: str, arguments: Arguments) -> bool:
+        """Return whether a call asks for a stream."""
+        return "stream" in method or bool(arguments.get("stream"))
+
+    def patched(self, client: Any) -> str | None:
+        """Return a guarded method that was replaced on a client itself, not on its class."""
+        for path, methods in self.paths.items():
+            holder: Any = client
+            for name in path.split("."):
+                # Only what is there already: nothing is made by looking for it.
+                holder = getattr(holder, "__dict__", {}).get(name)
+            found = next(
+                (each for each in methods if each in getattr(holder, "__dict__", {})), None
+            )
+            if found is not None:
+                return f"{path}.{found}"
+        return None
+
     def without_retries(self, client: Any) -> tuple[Any, int]:
         """Return a client that does not retry, and how often the given one does."""
         return client, 0

@@ -6,20 +6,21 @@ kept for later calls, as many as `MOST_POLICIES`.
 
 from __future__ import annotations
 
-import inspect
-import threading
+from contextlib import suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from resilient_llm._runtime.profiles import open_blocks
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.chain import plan_of
-from resilient_llm._values.errors import CallRejectedError, ConfigurationError
+from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.plan import Plan
 from resilient_llm._values.sticky import Sticky
 from resilient_llm._values.strategy_call import StrategyCall, takes_call
-from resilient_llm._values.target import Attempt, Target  # noqa: TC001  # read from signatures
+from resilient_llm._values.stream_policy import StreamPolicy
+from resilient_llm.integrations._wrapping.attempts import Attempts, Path, at, split
 from resilient_llm.integrations._wrapping.protocols import VIEWS, is_given
-from resilient_llm.integrations._wrapping.raw_responses import KeepingRaw, Unwrapping, is_raw
+from resilient_llm.integrations._wrapping.raw_responses import KeepingRaw, is_raw
 from resilient_llm.integrations._wrapping.selection import (
     CHAIN,
     OMITTED,
@@ -32,12 +33,29 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from resilient_llm._api.failover import Failover
+    from resilient_llm._values.target import Target
     from resilient_llm.integrations._wrapping.protocols import Protocol
 
 MOST_POLICIES: Final = 256
 """Guarded methods with a policy of their own that are kept."""
+_MOST_NAMED: Final = 4
+"""Keys of clients in the name of a guarded method."""
 
-Path = tuple[str, ...]
+
+class _Shape(NamedTuple):
+    """What the calls have in common that one guarded method makes.
+
+    Attributes:
+        path: Names of the attributes that lead to the method, with those of views.
+        selection: What its ``model=`` stands for.
+        is_limited: Whether its attempts are told how long they may take.
+        is_stream: Whether it asks for a stream.
+    """
+
+    path: Path
+    selection: Selection
+    is_limited: bool = True
+    is_stream: bool = False
 
 
 class WrappedClients:
@@ -65,9 +83,11 @@ class WrappedClients:
             for key, client in clients.items()
         }
         self._keys = list(self._clients)
-        self._lock = threading.Lock()
-        self._guards: dict[tuple[Path, Any], Callable[..., Any]] = {}
-        """``{(path of a method, its selection): the method under the policy of that}``"""
+        self._attempts = Attempts(protocol, self._clients)
+        self._guards: dict[_Shape, Callable[..., Any]] = {}
+        """``{shape of a call: its method under the policy of that}``"""
+        self._limits: tuple[Any, bool] | None = None
+        """``(state of the process, whether a limit may hold for an attempt in it)``"""
 
     def _without_retries(self, key: str, client: Any, *, is_quiet: bool) -> Any:
         try:
@@ -82,6 +102,13 @@ class WrappedClients:
             log_line(
                 f"the client of {key} is used as a copy with max_retries=0: its {retries} retries "
                 "would multiply with those of the chain"
+            )
+        patched = self.protocol.patched(client) if retries and not is_quiet else None
+        if patched is not None and log_line is not None:
+            log_line(
+                f"{patched} of the client of {key} was replaced on that object, and its copy does "
+                "not have that: build the client with max_retries=0, so that no copy is needed",
+                warning=True,
             )
         return quiet
 
@@ -99,7 +126,7 @@ class WrappedClients:
         if self.protocol.is_async is None:
             return
         path, methods = next(iter(self.protocol.paths.items()))
-        self._guard((*path.split("."), methods[0]), CHAIN)
+        self._guard(_Shape((*path.split("."), methods[0]), CHAIN))
 
     def original_at(self, path: Path) -> Any:
         """Return a resource of the first client that has it.
@@ -110,7 +137,7 @@ class WrappedClients:
         failed: AttributeError | None = None
         for client in self.originals.values():
             try:
-                return _at(client, path)
+                return at(client, path)
             except AttributeError as error:
                 failed = failed or error
         assert failed is not None
@@ -154,11 +181,11 @@ class WrappedClients:
         view = next((name for name in path if name in VIEWS), None)
         if view == "with_streaming_response":
             return self._streaming(path)
-        awaited = self.protocol.is_awaited(*_split(path))
+        awaited = self.protocol.is_awaited(*split(path))
         raw = self._araw(path) if awaited else self._raw(path)
         if view is not None:
             return raw
-        is_embedding = self.protocol.is_embedding(*_split(path))
+        is_embedding = self.protocol.is_embedding(*split(path))
         has_views = self.protocol.has_views
 
         def call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -169,7 +196,7 @@ class WrappedClients:
         return call
 
     def _raw(self, path: Path) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
-        is_embedding = self.protocol.is_embedding(*_split(path))
+        is_embedding = self.protocol.is_embedding(*split(path))
 
         def call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             guarded = self._guarded(path, kwargs, is_embedding=is_embedding)
@@ -180,7 +207,7 @@ class WrappedClients:
         return call
 
     def _araw(self, path: Path) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
-        is_embedding = self.protocol.is_embedding(*_split(path))
+        is_embedding = self.protocol.is_embedding(*split(path))
 
         async def call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             guarded = self._guarded(path, kwargs, is_embedding=is_embedding)
@@ -194,8 +221,8 @@ class WrappedClients:
         """Return the same for answers whose body is read by the caller: guarded to the headers."""
         package = type(self.first).__module__.partition(".")[0]
         responses: Any = import_module(f"{package}._response")
-        is_embedding = self.protocol.is_embedding(*_split(path))
-        awaited = self.protocol.is_awaited(*_split(path))
+        is_embedding = self.protocol.is_embedding(*split(path))
+        awaited = self.protocol.is_awaited(*split(path))
 
         def call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             guarded = self._guarded(path, kwargs, is_embedding=is_embedding)
@@ -227,16 +254,47 @@ class WrappedClients:
                 "a header of this call holds a credential, which every provider of the chain would "
                 "be sent: give it to the client of one provider, or name one target in model="
             )
-        return self._guards.get((path, selection)) or self._guard(path, selection)
+        is_limited = not self._attempts.is_told(path) or self._has_limits(selection)
+        is_stream = self.protocol.gives_stream(path[-1], kwargs)
+        shape = _Shape(path, selection, is_limited, is_stream)
+        return self._guards.get(shape) or self._guard(shape)
 
-    def _guard(self, path: Path, selection: Selection) -> Callable[..., Any]:
-        """Return a method under a policy, and keep it."""
-        policy = self._policy_for(selection)
-        guard: Any = policy(self._attempt(path))
-        with self._lock:
-            if len(self._guards) >= MOST_POLICIES:
-                del self._guards[next(iter(self._guards))]
-            return self._guards.setdefault((path, selection), guard)
+    def _has_limits(self, selection: Selection) -> bool:
+        """Return whether a limit may hold for the attempts of a call that starts now.
+
+        An attempt that is told of its limit takes longer to begin.
+        """
+        if open_blocks or selection.kind in ("alias", "only"):
+            return True
+        known, state = self._limits, runtime.in_force
+        if known is None or known[0] is not state:
+            policy = self.policy
+            options = policy._declared.options_under(state.settings)
+            has_any = (
+                policy._declared.plan.is_late
+                or options.timeout is not None
+                or options.attempt_timeout is not None
+                or any(target.attempt_timeout is not None for target in policy.chain)
+            )
+            known = self._limits = state, has_any
+        return known[1]
+
+    def _guard(self, shape: _Shape) -> Callable[..., Any]:
+        """Return a method under the policy of a call, and keep it."""
+        policy = self._policy_for(shape.selection)
+        if not shape.is_stream and policy._declared.options.stream is not None:
+            # The call says that it wants a whole answer, so limits of streams do not concern it.
+            policy = policy.using(stream=StreamPolicy())
+        attempt = self._attempts.function(shape.path, is_told=shape.is_limited)
+        # What metrics call it: two wrapped clients of one SDK are told apart.
+        attempt.__module__ = f"wrap[{shortened(self._keys)}]"
+        guard: Any = policy(attempt)
+        # Without a lock, which a child of another thread's fork would never get.
+        guards = self._guards
+        while len(guards) >= MOST_POLICIES:
+            with suppress(KeyError, RuntimeError, StopIteration):  # another thread was faster
+                del guards[next(iter(guards))]
+        return guards.setdefault(shape, guard)
 
     def _policy_for(self, selection: Selection) -> Failover:
         policy = self.policy
@@ -252,90 +310,11 @@ class WrappedClients:
             changes["strategy"] = _leading(selection.value, strategy)
         return policy.using(**changes)
 
-    # Attempts.
 
-    def _attempt(self, path: Path) -> Callable[..., Any]:
-        """Return the function that calls a method of the client of one target."""
-        if not self.protocol.is_awaited(*_split(path)):
-            attempt = self._sync_attempt(path)
-        elif self.protocol.gives_manager(*_split(path)):
-            attempt = self._manager_attempt(path)
-        else:
-            attempt = self._async_attempt(path)
-        attempt.__module__ = self.protocol.name
-        attempt.__name__ = path[-1]
-        attempt.__qualname__ = ".".join(path)
-        return attempt
-
-    def _sync_attempt(self, path: Path) -> Callable[..., Any]:
-        is_streaming = "with_streaming_response" in path
-
-        def attempt(_target: Target, /, *args: Any, _attempt: Attempt, **kwargs: Any) -> Any:
-            with Unwrapping() as raw:
-                method, arguments = self._prepared(path, _target, kwargs, _attempt.remaining)
-                answer = method(*args, **arguments)
-                if is_streaming:
-                    return answer.__enter__()  # the caller's block closes what this gives
-                return raw.keep(answer.parse(), answer) if raw.is_raw else answer
-
-        return attempt
-
-    def _manager_attempt(self, path: Path) -> Callable[..., Any]:
-        def attempt(_target: Target, /, *args: Any, **kwargs: Any) -> Any:
-            method, arguments = self._prepared(path, _target, kwargs, None)
-            return method(*args, **arguments)
-
-        return attempt
-
-    def _async_attempt(self, path: Path) -> Callable[..., Any]:
-        is_streaming = "with_streaming_response" in path
-
-        async def attempt(_target: Target, /, *args: Any, **kwargs: Any) -> Any:
-            with Unwrapping() as raw:
-                method, arguments = self._prepared(path, _target, kwargs, None)
-                if is_streaming:
-                    return await method(*args, **arguments).__aenter__()
-                answer = await method(*args, **arguments)
-                if not raw.is_raw:
-                    return answer
-                held: Any = answer.parse()
-                if inspect.isawaitable(held):
-                    held = await held
-                return raw.keep(held, answer)
-
-        return attempt
-
-    def _prepared(
-        self, path: Path, target: Target, kwargs: dict[str, Any], remaining: float | None
-    ) -> tuple[Callable[..., Any], dict[str, Any]]:
-        """Return the method of a target's client, and the arguments of one attempt.
-
-        Raises:
-            CallRejectedError: If the target has no client, or its client no such method.
-        """
-        client = self._clients.get(target.provider_key)
-        if client is None:
-            raise CallRejectedError(target.key, "no_client")
-        try:
-            method = _at(client, path)
-        except AttributeError:
-            raise CallRejectedError(target.key, "no_such_method") from None
-        arguments = self.protocol.prepare({**kwargs, "model": target.model})
-        if remaining is not None:
-            arguments = self.protocol.limited(client, arguments, remaining)
-        return method, arguments
-
-
-def _at(holder: Any, path: Path) -> Any:
-    for name in path:
-        holder = getattr(holder, name)
-    return holder
-
-
-def _split(path: Path) -> tuple[str, str]:
-    """Return the path of a resource, and the name of its method, without views."""
-    names = [name for name in path if name not in VIEWS]
-    return ".".join(names[:-1]), names[-1]
+def shortened(keys: Sequence[str]) -> str:
+    """Return keys of clients for the name of a method, the first of many."""
+    more = f",+{len(keys) - _MOST_NAMED}" if len(keys) > _MOST_NAMED else ""
+    return ",".join(keys[:_MOST_NAMED]) + more
 
 
 def _leading(model: str, strategy: Callable[..., Any]) -> Callable[..., Any]:

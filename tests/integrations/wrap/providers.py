@@ -26,6 +26,8 @@ class AnyProvider(StreamServer):
         self.waits_for_client = False
         self._failures: list[int] = []
         self.is_silent = False
+        self.holds = False
+        """Whether answers wait until the test releases them."""
 
     @property
     def root(self) -> str:
@@ -45,6 +47,10 @@ class AnyProvider(StreamServer):
         if self.is_silent:
             connection.recv(1)  # until the client hangs up
             raise HungUpError
+        if self.holds:
+            Answer(self, connection, dialect(Request("/chat/completions", {}, b"{}"))).stall(
+                alive=False
+            )
         with self._changed:
             status = self._failures.pop(0) if self._failures else None
         if status is not None:

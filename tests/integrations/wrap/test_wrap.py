@@ -21,11 +21,14 @@ from resilient_llm import (
     ConfigurationError,
     FailedOver,
     Failover,
+    StreamPolicy,
     Target,
     Trace,
     bench_model,
     chains,
+    configure,
 )
+from resilient_llm._runtime.chains import living_policies
 from resilient_llm.integrations import policy_of, wrap
 from resilient_llm.testing import capture_events
 from tests.integrations.wrap.providers import TEXT, AnyProvider
@@ -386,6 +389,57 @@ def test_a_client_with_retries_is_copied(world: World, caplog: pytest.LogCapture
     assert ask(client).model == "model-2"
     assert len(world.one.requests) == 1
     assert clients["one"].max_retries == 5
+
+
+def test_a_patch_that_a_copy_loses_is_told(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """A tracer that patched the object itself is not in the copy: one WARNING names the method."""
+    traced = world.client(world.one, max_retries=2)
+    traced.chat.completions.create = traced.chat.completions.create
+    plain = world.client(world.two, max_retries=2)
+    with caplog.at_level(logging.WARNING, logger="resilient_llm"):
+        client = wrap({"one": traced, "two": plain}, chain=CHAIN)
+    (record,) = caplog.records
+    assert "chat.completions.create of the client of one was replaced" in record.getMessage()
+    assert ask(client).model == "model-1"
+
+
+def test_limits_of_streams_leave_whole_answers_alone(world: World) -> None:
+    """A limit for the first content holds for calls that ask for a stream, and for no others."""
+    client = world.wrap(stream=StreamPolicy(first_item_timeout=0.2))
+    gate = threading.Timer(0.6, world.one.release)
+    world.one.holds = True
+    gate.start()
+    assert ask(client).model == "model-1"
+    gate.join()
+    world.one.is_released = False
+    with ask(client, stream=True) as chunks:
+        assert next(iter(chunks)).model == "model-2"
+    world.one.release()
+
+
+def test_wrapped_clients_have_names_of_their_providers(world: World) -> None:
+    """Metrics tell two wrapped clients of one SDK apart, and name few of many keys."""
+    clients = {f"p{number}": world.client(world.one) for number in range(6)}
+    first = wrap({"p0": clients["p0"]}, chain="p0/a")
+    many = wrap(clients, chain="p1/b")
+    ask(first)
+    ask(many)
+    named = {name for each in living_policies() for name in each.functions}
+    assert {"wrap[p0].chat.completions.create", "wrap[p0,p1,p2,p3,+2].chat.completions.create"} <= (
+        named
+    )
+
+
+def test_a_limit_that_is_configured_later_holds(world: World) -> None:
+    """A deadline set for the process ends a sync attempt of a client that was wrapped before."""
+    client = world.wrap()
+    assert ask(client).model == "model-1"
+    world.one.is_silent = True
+    configure(timeout=2.0)
+    assert ask(client).model == "model-2"
+    world.one.is_silent = False
+    configure(timeout=None)
+    assert ask(client).model == "model-1"
 
 
 def test_a_client_that_cannot_be_copied_is_refused(world: World) -> None:
