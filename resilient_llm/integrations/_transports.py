@@ -348,6 +348,12 @@ def _checked_key(key: Any) -> Callable[[Any], Any]:
             f"key={key!r} is not a function: write one that takes the request and returns a key or "
             'None, such as key=lambda request: "search-api"'
         )
+    called: Any = key if inspect.isroutine(key) else type(key).__call__
+    if inspect.iscoroutinefunction(called):
+        raise ConfigurationError(
+            "key is asynchronous: write a function that is not, since it is asked in both kinds "
+            "of clients"
+        )
     return key
 
 

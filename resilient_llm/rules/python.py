@@ -42,6 +42,8 @@ _DECODING: Final = frozenset(
     pydantic_core.ValidationError pydantic.ValidationError msgspec.DecodeError
     ujson.JSONDecodeError""".split()
 )
+# How clients that validate a request name its classes: mistralai, and google-genai.
+_REQUESTS: Final = ("Request", "Config", "Parameters")
 # Their frames are between the code that asked for the decoding and the place where it failed.
 _DECODERS: Final = frozenset(
     """json simplejson orjson ujson jiter msgspec pydantic pydantic_core codecs encodings typing
@@ -114,10 +116,19 @@ def _of_validation(evidence: Evidence) -> Verdict | None:
     """Return what a client's ``ValidationError`` means if it is not about a broken body."""
     cls, maker = _validated(evidence.error)
     if cls is None or package_of(cls) in CLIENTS:
+        if _is_of_a_request(evidence.error):
+            evidence.matched_by = ("request", evidence.error_class.names[0])
+            return CALLER_BUG
         # A client validates its own settings when it is made.
         return key_in_words(evidence) or (CALLER_BUG if maker not in (None, *CLIENTS) else None)
     evidence.matched_by = ("schema", evidence.error_class.names[0])
     return DOES_NOT_FIT
+
+
+def _is_of_a_request(error: BaseException) -> bool:
+    """Return whether a client validated what its caller passed: nothing was sent then."""
+    title: object = getattr(error, "title", None)
+    return isinstance(title, str) and title.endswith(_REQUESTS)
 
 
 def _validated(error: BaseException) -> tuple[type | None, str | None]:

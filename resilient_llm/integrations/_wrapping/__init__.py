@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
 
 from resilient_llm import Failover  # not where it is: this way, its variants are known
 from resilient_llm._runtime.names import known_targets
 from resilient_llm._values.errors import ConfigurationError
-from resilient_llm._values.keys import shown
+from resilient_llm._values.keys import parse_key, shown
 from resilient_llm.integrations._wrapping.nodes import Node, policy_behind
 from resilient_llm.integrations._wrapping.protocols import Protocol, protocol_of
 from resilient_llm.integrations._wrapping.wrapped import WrappedClients
@@ -106,10 +106,9 @@ def _check_clients(clients: Any) -> Protocol:
         kind = "no client" if isinstance(clients, Mapping) else type(clients).__name__
         raise ConfigurationError(f"clients is {kind}: {_ALLOWED}")
     found: dict[str, Protocol] = {}
-    for key, client in clients.items():  # pyright: ignore[reportUnknownVariableType]  # users' input
-        if not isinstance(key, str) or not key.strip() or "/" in key:
-            said = shown(key) if isinstance(key, str) else f"of type {type(key).__name__}"  # pyright: ignore[reportUnknownArgumentType]  # users' input
-            raise ConfigurationError(f"client key {said} is not the key of a provider: {_ALLOWED}")
+    given = cast("Mapping[Any, Any]", clients)
+    for key, client in given.items():
+        _check_key(key)
         found[key] = protocol_of(key, client)
     first_key, first = next(iter(found.items()))
     for key, each in found.items():
@@ -124,6 +123,18 @@ def _check_clients(clients: Any) -> Protocol:
                 "is asynchronous: wrap clients of one kind"
             )
     return first
+
+
+def _check_key(key: object) -> None:
+    """Refuse what cannot be the key of a provider, with or without an account."""
+    try:
+        _, _, model = parse_key(key)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"a client key is not the key of a provider: {error}") from None
+    if model:
+        raise ConfigurationError(
+            f"client key {shown(key)} names a model, and not only a provider: {_ALLOWED}"
+        )
 
 
 def _check_targets(targets: Iterable[Target], clients: Mapping[str, Any]) -> None:

@@ -87,7 +87,8 @@ class Attempts:
             return raw.keep(answer.parse(), answer) if raw.is_raw else answer
 
     def _manager(self, path: Path) -> Callable[..., Any]:
-        def attempt(_target: Target, /, *args: Any, **kwargs: Any) -> Any:
+        # Its limit is kept by whoever enters the manager: it is taken, and not passed on.
+        def attempt(_target: Target, /, *args: Any, _attempt: Attempt, **kwargs: Any) -> Any:
             method, arguments = self._prepared(path, _target, kwargs, None)
             return method(*args, **arguments)
 

@@ -6,14 +6,13 @@ One class per protocol; nothing here imports an SDK before a client of it is wra
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from resilient_llm._values.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     Arguments = dict[str, Any]
 
 VIEWS: Final = ("with_raw_response", "with_streaming_response")
@@ -97,6 +96,14 @@ class Protocol:
         """Return a client that does not retry, and how often the given one does."""
         return client, 0
 
+    def checked(self, method: str, arguments: Arguments) -> Arguments:
+        """Return the arguments of a call, of which no attempt is made yet.
+
+        Raises:
+            ValueError: If the SDK would refuse them before it sends anything.
+        """
+        return arguments
+
     def prepare(self, arguments: Arguments) -> Arguments:
         """Return the arguments of an attempt with the SDK's own retries off."""
         return arguments
@@ -111,11 +118,12 @@ class Protocol:
 
     def has_credential(self, arguments: Arguments) -> bool:
         """Return whether a call has a credential in its headers."""
-        headers = self.headers(arguments)
-        return isinstance(headers, Mapping) and any(
-            isinstance(name, str) and name.lower() in _CREDENTIALS
-            for name in headers  # pyright: ignore[reportUnknownVariableType]  # users' input
-        )
+        headers: Any = self.headers(arguments)
+        if not isinstance(headers, Iterable):
+            return False
+        pairs = cast("Iterable[Any]", headers)
+        names = list(pairs) if isinstance(headers, Mapping) else [each[0] for each in pairs if each]
+        return any(_text(name).lower() in _CREDENTIALS for name in names)
 
 
 class _Stainless(Protocol):
@@ -182,6 +190,15 @@ class GoogleProtocol(Protocol):
 
     def headers(self, arguments: Arguments) -> Any:
         return _field(_field(arguments.get("config"), "http_options"), "headers")
+
+    def checked(self, method: str, arguments: Arguments) -> Arguments:
+        """Return the arguments with a model for a mapping, whose keys have two spellings."""
+        config = arguments.get("config")
+        if not isinstance(config, Mapping):
+            return arguments
+        types: Any = import_module("google.genai.types")
+        name = "EmbedContentConfig" if method == "embed_content" else "GenerateContentConfig"
+        return {**arguments, "config": getattr(types, name).model_validate(config)}
 
     def prepare(self, arguments: Arguments) -> Arguments:
         return _with_http_options(arguments, {"retry_options": {"attempts": 1}})
@@ -270,6 +287,11 @@ def _classes_of(client: Any) -> Iterable[type]:
     seen = client.__class__  # what a proxy says that it is
     if seen is not type(client):
         yield from seen.__mro__
+
+
+def _text(name: Any) -> str:
+    """Return the name of a header."""
+    return name.decode("latin-1") if isinstance(name, bytes) else str(name)
 
 
 def _shortened(given: Any, seconds: float) -> Any:

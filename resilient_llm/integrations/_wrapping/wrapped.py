@@ -241,6 +241,8 @@ class WrappedClients:
             ValueError: If the model is none that can be called, or if a credential would reach
                 more than one provider.
         """
+        if "config" in kwargs:
+            kwargs.update(self.protocol.checked(path[-1], kwargs))
         model = kwargs.pop("model", OMITTED)
         if model is not OMITTED and not is_given(model):
             model = OMITTED
@@ -285,6 +287,8 @@ class WrappedClients:
         if not shape.is_stream and policy._declared.options.stream is not None:
             # The call says that it wants a whole answer, so limits of streams do not concern it.
             policy = policy.using(stream=StreamPolicy())
+        if self.protocol.gives_manager(*split(shape.path)):
+            policy = policy.using(hedge=None)  # two managers cannot race: neither has begun
         attempt = self._attempts.function(shape.path, is_told=shape.is_limited)
         # What metrics call it: two wrapped clients of one SDK are told apart.
         attempt.__module__ = f"wrap[{shortened(self._keys)}]"

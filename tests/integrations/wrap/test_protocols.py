@@ -316,7 +316,9 @@ def header_of(kind: str, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", ["openai", "anthropic", "mistral", "google"])
-@pytest.mark.parametrize("name", ["Authorization", "api-key", "X-Api-Key", "x-goog-api-key"])
+@pytest.mark.parametrize(
+    "name", ["Authorization", "api-key", "X-Api-Key", "x-goog-api-key", "AUTHORIZATION"]
+)
 def test_a_credential_reaches_one_provider_only(kind: str, name: str) -> None:
     """A credential in the headers of a call is refused, unless the call is pinned to a target."""
     path, given = CALLS[kind][0]
@@ -365,3 +367,58 @@ def test_a_dead_key_benches_the_provider(clock: FakeClock) -> None:
     (benched,) = list_benched()
     assert (benched.model, benched.kind) == ("one", ErrorKind.AUTH_DEAD)
     assert policy_of(client).chain[0].key == "one/model-1"
+
+
+@pytest.mark.parametrize("kind", ["openai async", "anthropic async"])
+@pytest.mark.parametrize("options", [{"attempt_timeout": 5.0}, {"hedge": 0.5}])
+def test_async_managers_take_all_options(kind: str, options: dict[str, Any]) -> None:
+    """An asynchronous `stream` works under a limit of attempts, and is not hedged."""
+    path, given = next(each for each in CALLS[kind.split()[0]] if each[0].endswith(".stream"))
+
+    async def main() -> str:
+        make = CLIENTS[kind]
+        clients = {"one": make(one.root), "two": make(two.root)}
+        client = wrap(clients, chain=CHAIN, attempts=1, **options)
+        try:
+            return await text_of(at(client, path)(model="auto", **given))
+        finally:
+            await close(client)
+
+    with AnyProvider() as one, AnyProvider() as two:
+        one.fails(503)
+        assert asyncio.run(main()) == TEXT
+        assert (len(one.requests), len(two.requests)) == (1, 1)
+
+
+def test_a_config_of_google_may_have_either_spelling() -> None:
+    """A mapping with the names of the API works as with the SDK, and its header is seen."""
+    with AnyProvider() as one:
+        client = wrap({"one": _google(one.root)}, chain="one/model-1", timeout=5.0)
+        config: Any = {"httpOptions": {"headers": {"x-mine": "1"}}, "maxOutputTokens": 7}
+        answer = client.models.generate_content(model="auto", contents="Hi", config=config)
+        assert answer.text == TEXT
+        assert one.requests[0].headers["x-mine"] == "1"
+        assert one.requests[0].body["generationConfig"] == {"maxOutputTokens": 7}
+        asyncio.run(close(client))
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        ("google", {"contents": "Hi", "config": {"temprature": 1}}),
+        ("mistral", {"messages": MESSAGES, "temperature": "hot"}),
+    ],
+)
+def test_wrong_arguments_are_the_callers(kind: str, given: dict[str, Any]) -> None:
+    """What the SDK refuses before it sends anything is raised at once, and harms no health."""
+    path, _ = CALLS[kind][0]
+    with AnyProvider() as one, AnyProvider() as two:
+        make = CLIENTS[kind]
+        client = wrap({"one": make(one.root), "two": make(two.root)}, chain=CHAIN)
+        for _ in range(6):
+            with pytest.raises(ValueError, match="temp"):
+                at(client, path)(model="auto", **given)
+        assert not one.requests + two.requests
+        assert not list_benched()
+        assert at(client, path)(model="auto", **CALLS[kind][0][1])
+        asyncio.run(close(client))

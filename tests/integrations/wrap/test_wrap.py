@@ -617,7 +617,9 @@ BAD: dict[str, tuple[Callable[[], Any], Any, str]] = {
     "unknown class": (lambda: {"one": object()}, CHAIN, "'one' is of type object"),
     "the class": (lambda: {"one": openai.OpenAI}, CHAIN, "pass the object, not its class"),
     "a blank key": (lambda: {" ": _make("OpenAI")()}, CHAIN, "not the key of a provider"),
-    "a model as key": (lambda: {"one/m": _make("OpenAI")()}, CHAIN, "not the key of a provider"),
+    "a key of no text": (lambda: {7: _make("OpenAI")()}, CHAIN, "not the key of a provider"),
+    "a key with a line": (lambda: {"a\nb": _make("OpenAI")()}, CHAIN, "control characters"),
+    "a model as key": (lambda: {"one/m": _make("OpenAI")()}, CHAIN, "names a model"),
     "sync with async": (
         lambda: {"one": _make("OpenAI")(), "two": _make("AsyncOpenAI")()},
         CHAIN,
@@ -659,6 +661,16 @@ def test_options_are_checked_at_once(options: dict[str, Any]) -> None:
     """An unknown option, a value out of range and a hedge of sync clients are refused."""
     with pytest.raises(ConfigurationError, match=next(iter(options))):
         wrap({"one": openai.OpenAI(api_key="k", max_retries=0)}, chain="one/m", **options)
+
+
+@pytest.mark.parametrize(
+    "headers", [{b"Authorization": b"secret"}, [("X-API-Key", "secret")], {"API-KEY": "secret"}]
+)
+def test_a_credential_is_seen_in_each_form(world: World, headers: Any) -> None:
+    """Names of headers may be bytes, and headers pairs."""
+    with pytest.raises(ValueError, match="credential"):
+        ask(world.wrap(), extra_headers=headers)
+    assert world.asked() == []
 
 
 def test_policy_of_takes_wrapped_clients_only() -> None:
