@@ -14,6 +14,7 @@ To add one: a module here, its versions in ``_supported.py``, and a folder in te
 whose tests use the real library against a server on loopback.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from resilient_llm.integrations._supported import SUPPORTED, Versions
@@ -24,11 +25,20 @@ if TYPE_CHECKING:
 __all__ = ["SUPPORTED", "Versions", "policy_of", "wrap"]
 
 
+_MODULES = frozenset(SUPPORTED) - {"wrap"} | {"httpx2"}
+
+
 def __getattr__(name: str) -> Any:
-    # On first use: an application with another integration does not load this one.
+    # On first use: an application with one integration does not load the others.
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
     if name not in ("policy_of", "wrap"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from resilient_llm.integrations import _wrapping
 
     value = globals()[name] = getattr(_wrapping, name)
     return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})

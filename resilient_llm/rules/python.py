@@ -44,6 +44,8 @@ _DECODING: Final = frozenset(
 )
 # How clients that validate a request name its classes: mistralai, and google-genai.
 _REQUESTS: Final = ("Request", "Config", "Parameters")
+_MAKES_REQUESTS: Final = "get_pydantic_model"
+"""The function with which mistralai reads an argument; what it gives an error has no name."""
 # Their frames are between the code that asked for the decoding and the place where it failed.
 _DECODERS: Final = frozenset(
     """json simplejson orjson ujson jiter msgspec pydantic pydantic_core codecs encodings typing
@@ -128,7 +130,14 @@ def _of_validation(evidence: Evidence) -> Verdict | None:
 def _is_of_a_request(error: BaseException) -> bool:
     """Return whether a client validated what its caller passed: nothing was sent then."""
     title: object = getattr(error, "title", None)
-    return isinstance(title, str) and title.endswith(_REQUESTS)
+    if isinstance(title, str) and title.endswith(_REQUESTS):
+        return True
+    step = error.__traceback__
+    while step is not None:
+        if step.tb_frame.f_code.co_name == _MAKES_REQUESTS:
+            return True
+        step = step.tb_next
+    return False
 
 
 def _validated(error: BaseException) -> tuple[type | None, str | None]:

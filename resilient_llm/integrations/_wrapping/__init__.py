@@ -18,10 +18,10 @@ from resilient_llm._values.errors import ConfigurationError
 from resilient_llm._values.keys import parse_key, shown
 from resilient_llm.integrations._wrapping.nodes import Node, policy_behind
 from resilient_llm.integrations._wrapping.protocols import Protocol, protocol_of
-from resilient_llm.integrations._wrapping.wrapped import WrappedClients
+from resilient_llm.integrations._wrapping.wrapped import WrappedClients, refuse_calls
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from resilient_llm._values.policy import FailoverOptions
     from resilient_llm._values.target import Target
@@ -137,13 +137,9 @@ def _check_key(key: object) -> None:
         )
 
 
-def _check_targets(targets: Iterable[Target], clients: Mapping[str, Any]) -> None:
+def _check_targets(targets: Sequence[Target], clients: Mapping[str, Any]) -> None:
+    refuse_calls(targets)
     for target in targets:
-        if target.call is not None:
-            raise ConfigurationError(
-                f"target {target.key!r} has a call= of its own, which a wrapped client would not "
-                "use: leave it out"
-            )
         if target.provider_key not in clients:
             raise ConfigurationError(
                 f"target {target.key!r} has no client: add one under {target.provider_key!r}; "

@@ -127,7 +127,8 @@ class Attempts:
             method = at(client, path)
         except AttributeError:
             raise CallRejectedError(target.key, "no_such_method") from None
-        arguments = self.protocol.prepare({**kwargs, "model": target.model})
+        # A model among the arguments is one that the target's `params` name.
+        arguments = self.protocol.prepare({"model": target.model, **kwargs})
         if remaining is not None:
             arguments = self.protocol.limited(client, arguments, remaining)
         return method, arguments

@@ -56,7 +56,7 @@ class Node:
     def __repr__(self) -> str:
         wrapped, path, original = self._resilient_llm
         place = f" at {'.'.join(path)}" if path else ""
-        return f"<wrapped {type(original).__name__}{place} of {', '.join(wrapped.originals)}>"
+        return f"<wrapped {original.__class__.__name__}{place} of {', '.join(wrapped.originals)}>"
 
     def __copy__(self) -> Self:
         copied = object.__new__(type(self))

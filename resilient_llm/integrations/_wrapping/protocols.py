@@ -122,7 +122,11 @@ class Protocol:
         if not isinstance(headers, Iterable):
             return False
         pairs = cast("Iterable[Any]", headers)
-        names = list(pairs) if isinstance(headers, Mapping) else [each[0] for each in pairs if each]
+        if isinstance(headers, Mapping):
+            given = cast("Mapping[Any, Any]", headers)
+            names = [name for name in pairs if is_given(given[name])]
+        else:
+            names = [each[0] for each in pairs if each]
         return any(_text(name).lower() in _CREDENTIALS for name in names)
 
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from resilient_llm._runtime.names import targets_here
 from resilient_llm._runtime.profiles import open_blocks
 from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.chain import plan_of
@@ -163,10 +164,10 @@ class WrappedClients:
             )
         policy = self.policy
         if "max_retries" in changes:
-            policy = policy.using(attempts=_attempts(changes.pop("max_retries")))
+            policy = policy.using(attempts=_attempts(changes["max_retries"]))
         clients = {
             key: client.with_options(**changes) if changes else client
-            for key, client in self._clients.items()
+            for key, client in self.originals.items()
         }
         return WrappedClients(self.protocol, clients, policy, is_quiet=True)
 
@@ -251,6 +252,7 @@ class WrappedClients:
         else:
             choose = select_embedding if is_embedding else select
             selection = choose(model, self.policy.chain, self._keys)
+        self._check(path, selection)
         if not selection.is_pinned and self.protocol.has_credential(kwargs):
             raise ValueError(
                 "a header of this call holds a credential, which every provider of the chain would "
@@ -260,6 +262,26 @@ class WrappedClients:
         is_stream = self.protocol.gives_stream(path[-1], kwargs)
         shape = _Shape(path, selection, is_limited, is_stream)
         return self._guards.get(shape) or self._guard(shape)
+
+    def _check(self, path: Path, selection: Selection) -> None:
+        """Refuse a call for what only the call can tell.
+
+        Raises:
+            ConfigurationError: If a name stands for a target with a ``call=``.
+            ValueError: If a name stands for targets without a client.
+            AttributeError: If the client that a call is pinned to lacks the method.
+        """
+        if selection.is_pinned:
+            at(self._clients[selection.value[0].provider_key], path)
+        elif selection.kind == "alias" or self.policy._declared.plan.is_late:
+            chain = selection.value if selection.kind == "alias" else self.policy
+            targets = targets_here(chain)
+            refuse_calls(targets)
+            if not any(target.provider_key in self._clients for target in targets):
+                raise ValueError(
+                    f"none of the targets of {selection.value or 'the chain'} has a client: there "
+                    f"is {', '.join(map(repr, self._keys))}"
+                )
 
     def _has_limits(self, selection: Selection) -> bool:
         """Return whether a limit may hold for the attempts of a call that starts now.
@@ -313,6 +335,20 @@ class WrappedClients:
         if callable(strategy) and not isinstance(strategy, Sticky):
             changes["strategy"] = _leading(selection.value, strategy)
         return policy.using(**changes)
+
+
+def refuse_calls(targets: Iterable[Target]) -> None:
+    """Refuse targets that would be called instead of a client.
+
+    Raises:
+        ConfigurationError: If there is one.
+    """
+    for target in targets:
+        if target.call is not None:
+            raise ConfigurationError(
+                f"target {target.key!r} has a call= of its own, which a wrapped client would not "
+                "use: leave it out"
+            )
 
 
 def shortened(keys: Sequence[str]) -> str:

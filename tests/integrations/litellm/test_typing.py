@@ -11,6 +11,7 @@ import pytest
 from tests.support.pages import ROOT
 
 APPLICATION = "tests/typing/integrations/litellm.py"
+MODULE = "resilient_llm/integrations/litellm.py"
 
 
 @pytest.mark.slow
@@ -22,7 +23,7 @@ def test_the_application_keeps_its_types(checker: str) -> None:
     more = ["--pythonpath", sys.executable] if checker == "pyright" else []
 
     done = subprocess.run(
-        [sys.executable, "-m", checker, *more, APPLICATION],
+        [sys.executable, "-m", checker, *more, APPLICATION, *([MODULE] if more else [])],
         cwd=ROOT,
         capture_output=True,
         text=True,

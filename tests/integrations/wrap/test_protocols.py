@@ -407,6 +407,7 @@ def test_a_config_of_google_may_have_either_spelling() -> None:
     [
         ("google", {"contents": "Hi", "config": {"temprature": 1}}),
         ("mistral", {"messages": MESSAGES, "temperature": "hot"}),
+        ("mistral", {"messages": [{"role": "temp", "content": "x"}]}),
     ],
 )
 def test_wrong_arguments_are_the_callers(kind: str, given: dict[str, Any]) -> None:

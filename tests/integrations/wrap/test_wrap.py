@@ -530,6 +530,58 @@ def test_with_options_refuses_the_rest(world: World, given: dict[str, Any]) -> N
     assert "secret" not in str(raised.value)
 
 
+def test_a_copy_leaves_the_retries_of_the_rest(world: World) -> None:
+    """What is not guarded retries as in a copy of the first client itself."""
+    one = world.client(world.one, max_retries=1)
+    client = wrap({"one": one}, chain="one/m", attempts=1)
+    assert client.with_options(timeout=3.0).max_retries == 1
+    changed = client.with_options(max_retries=2)
+    assert changed.max_retries == 2
+    world.one.fails(503)
+    assert ask(changed, model="auto").model == "m"
+    assert len(world.one.requests) == 2
+
+
+def test_a_name_may_not_stand_for_a_call(world: World) -> None:
+    """A target with a call= would be called instead of a client: it is refused in a name as well."""
+    chains.define({"own": [Target("one/x", call=ask)], "main": "one/m"})
+    client = world.wrap(chain="@main")
+    with pytest.raises(ConfigurationError, match="call= of its own"):
+        ask(client, model="@own")
+    chains.define({"main": [Target("one/x", call=ask)]})
+    with pytest.raises(ConfigurationError, match="call= of its own"):
+        ask(client)
+    assert world.asked() == []
+
+
+def test_a_name_without_any_client_is_refused(world: World) -> None:
+    """A name of targets of which none has a client is a ValueError that lists the clients."""
+    chains.define({"far": "three/x, four/y"})
+    with pytest.raises(ValueError, match=r"@far has a client: there is 'one', 'two'"):
+        ask(world.wrap(), model="@far")
+
+
+def test_a_pinned_client_that_lacks_a_method_says_so(world: World) -> None:
+    """A call that is pinned to a client without the method is an AttributeError, as by itself."""
+    one = groq.Groq(base_url=world.one.root, api_key="not-a-key", max_retries=0)
+    client = wrap({"one": one, "two": world.client(world.two)}, chain=CHAIN)
+    with pytest.raises(AttributeError, match="responses"):
+        client.responses.create(model="one/model-1", input="Hi")
+    one.close()
+
+
+def test_params_may_name_the_model(world: World) -> None:
+    """The params of a target win over the rest, also for the model that is sent."""
+    chain = [Target("one/gpt-5", params={"model": "deployment-7"})]
+    assert ask(world.wrap(chain=chain), model="auto").model == "deployment-7"
+
+
+def test_a_header_that_is_left_out_is_no_credential(world: World) -> None:
+    """The SDK's word for a header that is not sent passes."""
+    ask(world.wrap(), extra_headers={"Authorization": openai.Omit()})
+    assert len(world.one.requests) == 1
+
+
 def test_copies_and_pickles(world: World) -> None:
     """A copy is a client of the same policy; what cannot be copied says so."""
     client = world.wrap()
