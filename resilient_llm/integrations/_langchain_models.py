@@ -188,6 +188,8 @@ def _without_retries(model: BaseChatModel) -> dict[str, Any] | None:
 
 def _quiet_client(held: Any) -> Any:
     """Return a client or a resource of a client, without retries; None if it is something else."""
+    if type(held).__module__.startswith("resilient_llm."):
+        return None  # a wrapped client, whose own retries are off
     client: Any = held if hasattr(held, "with_options") else getattr(held, "_client", None)
     if not hasattr(client, "with_options") or type(getattr(client, "max_retries", None)) is not int:
         return None

@@ -91,6 +91,7 @@ _OTHERS: Final = {
     "class of a framework": "{} is control flow of a framework, which no provider sent",
     "framework beneath": "beneath it is {}, control flow of a framework",
     "refusal beneath": "beneath it is {}, which a guard of this library raised",
+    "full pool beneath": "beneath it is {}: no connection of the client was free",
     "schema": "the answer did not fit what the caller asked for: {}",
     "raised in a client": "a client could not decode what it was sent: {}",
     "field": "{}",

@@ -98,7 +98,7 @@ def beneath_client(evidence: Evidence) -> Verdict | None:
 
 
 def beneath_refusal(evidence: Evidence) -> Verdict | None:
-    """Return the verdict on an error of this library that a client's error was raised from.
+    """Return the verdict on what kept a client from sending, if its error was raised from that.
 
     A guard below an SDK, such as the one of `integrations.httpx`, refuses a request. The SDK
     raises a connection error from whatever interrupts a request, but nothing was sent here.
@@ -111,6 +111,11 @@ def beneath_refusal(evidence: Evidence) -> Verdict | None:
             evidence.matched_by = ("refusal beneath", class_of[type(inner)].names[0])
             wait = inner.retry_after if isinstance(inner, CallRejectedError) else None
             return Verdict(ErrorKind.REJECTED, retry_after=hints.seconds(wait))
+        names = class_of[type(inner)].names
+        if any(name in network.FULL_POOLS for name in names):
+            # The SDK calls it a timeout, but no connection was free and nothing was sent.
+            evidence.matched_by = ("full pool beneath", names[0])
+            return network.POOL_FULL
         inner = cause_of(inner)
     return None
 

@@ -31,6 +31,7 @@ TIMEOUT: Final = transient("timeout")
 BAD_CERTIFICATE: Final = transient("network", scope="provider", retryable=False)
 # The caller's pool was full: no target's health is harmed, and another may have a connection.
 POOL_FULL: Final = transient("timeout", retryable=False, harms_health=False)
+FULL_POOLS: Final = ("httpx.PoolTimeout", "httpcore.PoolTimeout", "urllib3.EmptyPoolError")
 # A loop of redirects is a wrong address.
 ELSEWHERE: Final = dead("endpoint_not_found", scope="target")
 
@@ -78,7 +79,7 @@ CLASSES: Final[dict[str, Verdict]] = {
         requests.Timeout requests.ConnectTimeout urllib3.TimeoutError aiohttp.ServerTimeoutError
         trio.TooSlowError subprocess.TimeoutExpired""",
     ),
-    **_same(POOL_FULL, "httpx.PoolTimeout httpcore.PoolTimeout urllib3.EmptyPoolError"),
+    **_same(POOL_FULL, " ".join(FULL_POOLS)),
     **_same(
         BAD_BODY,
         """httpx.DecodingError requests.ContentDecodingError requests.JSONDecodeError

@@ -42,6 +42,7 @@ from tests.support.errors import (
     openai_error,
     raised,
 )
+from tests.support.providers import Provider, Reply
 from tests.support.server import unused_port
 
 
@@ -461,3 +462,31 @@ def test_a_timeout_whose_cause_is_a_cancellation_is_a_timeout(classify: Classifi
 
     assert isinstance(error.__cause__, asyncio.CancelledError)
     assert (classify(error).kind, classify(error).reason) == ("transient", "timeout")
+
+
+@pytest.mark.parametrize("package", ["openai", "anthropic", "groq"])
+def test_a_full_pool_below_a_client_is_not_its_targets(
+    classify: Callable[..., Verdict], package: str
+) -> None:
+    """No connection was free and nothing was sent: the SDK's timeout counts against no target."""
+    sdk = pytest.importorskip(package)
+    library = httpx if package == "groq" else httpx2
+    name = {"openai": "OpenAI", "anthropic": "Anthropic", "groq": "Groq"}[package]
+    limits, patience = library.Limits(max_connections=1), library.Timeout(5.0, pool=0.05)
+    with Provider("openai") as provider:
+        provider.says(Reply(200, b"x" * 100))
+        pool = library.Client(limits=limits, timeout=patience)
+        client = getattr(sdk, name)(
+            base_url=provider.url,
+            api_key="k",
+            max_retries=0,
+            http_client=pool,
+            timeout=patience,
+        )
+        with pool.stream("GET", provider.url), pytest.raises(sdk.APITimeoutError) as raised:
+            client.models.list()
+        client.close()
+    verdict = classify(raised.value)
+
+    assert (verdict.kind, verdict.reason) == (ErrorKind.TRANSIENT, "timeout")
+    assert (verdict.harms_health, verdict.retryable) == (False, False)
