@@ -89,7 +89,7 @@ def test_promtool_accepts_the_rules(tmp_path: Path, namespace: str) -> None:
     """The rules are valid, whatever the namespace."""
     (tmp_path / "rules.yml").write_text(prometheus.rules(namespace))
 
-    assert "SUCCESS: 5 rules found" in promtool(tmp_path, "check", "rules", "rules.yml")
+    assert "SUCCESS: 6 rules found" in promtool(tmp_path, "check", "rules", "rules.yml")
 
 
 def test_a_target_that_is_benched_most_of_the_time_alerts(tmp_path: Path) -> None:
@@ -162,6 +162,58 @@ def test_many_failovers_alert(tmp_path: Path) -> None:
             case({calls: "0x60", moved: "0x60"}, silent("LLMFailovers", "50m")),
         ],
     )
+
+
+def test_failing_calls_alert(tmp_path: Path) -> None:
+    """More than 5 % for two minutes alerts, once for all functions; a smaller share does not."""
+    ok, failed = (
+        f'{NS}_calls_total{{job="api",function="app.%s",outcome="{outcome}"}}'
+        for outcome in ("ok", "failed")
+    )
+    evaluated(
+        tmp_path,
+        [
+            case(
+                {ok % "ask": "0+94x60", failed % "ask": "0+4x60", failed % "sum": "0+2x20 40x40"},
+                silent("LLMCallsFail", "2m"),
+                fires("LLMCallsFail", "5m", "critical", job="api"),
+                silent("LLMCallsFail", "40m"),
+            ),
+            case({ok % "ask": "0+96x60", failed % "ask": "0+4x60"}, silent("LLMCallsFail", "50m")),
+            case({ok % "ask": "0+100x60"}, silent("LLMCallsFail", "50m")),
+            case({ok % "ask": "0x60", failed % "ask": "0x60"}, silent("LLMCallsFail", "50m")),
+            case(
+                {ok % "ask": "0+90x9 810x40", failed % "ask": "0x8 90x41"},
+                silent("LLMCallsFail", "8m"),
+                fires("LLMCallsFail", "11m", "critical", job="api"),
+                silent("LLMCallsFail", "20m"),
+            ),
+        ],
+    )
+
+
+def test_the_own_rule_of_the_page_alerts(tmp_path: Path) -> None:
+    """The page's rule for a provider alerts within two minutes, and not for a model."""
+    page = Path(__file__).parents[2] / "docs/how-to/alerts.md"
+    rule = page.read_text(encoding="utf-8").split("## A faster alert for a provider")[1]
+    (expr,) = re.findall(r"^  expr: (.*)$", rule, re.MULTILINE)
+    series = {
+        f'{NS}_benched{{job="api",target="a",kind="transient"}}': "0x4 1x20",
+        f'{NS}_benched{{job="api",target="a",kind="manual"}}': "0x30",
+        f'{NS}_benched{{job="api",target="b/y",kind="transient"}}': "1x30",
+    }
+    checks: list[dict[str, Any]] = [
+        {"expr": expr, "eval_time": "270s", "exp_samples": []},
+        {
+            "expr": expr,
+            "eval_time": "7m",
+            "exp_samples": [{"labels": '{job="api", target="a"}', "value": 1}],
+        },
+    ]
+    test = {**case(series), "promql_expr_test": checks}
+    (tmp_path / "tests.yml").write_text(json.dumps({"rule_files": [], "tests": [test]}))
+
+    promtool(tmp_path, "test", "rules", "tests.yml")
 
 
 def test_a_dead_key_alerts_at_once(tmp_path: Path) -> None:

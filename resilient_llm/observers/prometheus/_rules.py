@@ -34,6 +34,20 @@ groups:
             Every target of {{ $labels.function }} is benched, so its calls fail. Look at what is
             benched and why; a target that works again can be unbenched by hand.
 
+      - alert: LLMCallsFail
+        expr: >-
+          sum by (job) (rate(NAMESPACE_calls_total{outcome="failed"}[5m]))
+          > 0.05 * sum by (job) (rate(NAMESPACE_calls_total[5m]))
+        for: 2m
+        labels:
+          severity: critical
+        annotations:
+          summary: "More than a twentieth of the LLM calls of {{ $labels.job }} fail"
+          description: >-
+            Calls end with an error although targets may be live, for example because `timeout=`
+            is too short for the fallback, or because the requests are wrong. The `kind` of
+            CallFailed in the log shows which.
+
       - alert: LLMFailovers
         expr: >-
           sum by (job) (rate(NAMESPACE_failovers_total[5m]))
