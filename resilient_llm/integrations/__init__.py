@@ -2,8 +2,10 @@
 
     from resilient_llm.integrations import wrap
 
-    client = wrap({"groq": AsyncOpenAI(base_url=…), "openai": AsyncOpenAI()},
-                  chain=["groq/llama-3.3-70b-versatile", "openai/gpt-5-mini"])
+    client = wrap(
+        {"groq": AsyncOpenAI(base_url=…, max_retries=0), "openai": AsyncOpenAI(max_retries=0)},
+        chain=["groq/llama-3.3-70b-versatile", "openai/gpt-5-mini"],
+    )
 
 One module per library, named after it, which is imported by name and needs that library:
 ``resilient_llm.integrations.langchain`` needs LangChain. `wrap` needs the SDKs of the clients that

@@ -41,7 +41,10 @@ def wrap(clients: Mapping[str, C], *, chain: Any, **options: Unpack[FailoverOpti
 
     Examples:
         >>> client = wrap(
-        ...     {"groq": OpenAI(base_url="https://…", api_key="…"), "openai": OpenAI()},
+        ...     {
+        ...         "groq": OpenAI(base_url="https://…", api_key="…", max_retries=0),
+        ...         "openai": OpenAI(max_retries=0),
+        ...     },
         ...     chain=["groq/llama-3.3-70b-versatile", "openai/gpt-5-mini"],
         ...     timeout=30.0,
         ... )
