@@ -21,6 +21,7 @@ from resilient_llm import (
     list_benched,
 )
 from tests.support.apps import Providers, needs, write_page
+from tests.support.server import unused_port
 
 needs("openai")
 
@@ -70,6 +71,18 @@ def test_a_dead_key_harms_no_other_tenant(page: ModuleType, server: Providers) -
     assert page.key_is_refused("tenant-7")
     assert not page.key_is_refused("tenant-8")
     assert 0 == health()["openai@tenant-8"].errors
+
+
+def test_an_outage_is_not_a_dead_key(page: ModuleType, server: Providers) -> None:
+    """An account that is benched because its provider is unreachable keeps its key."""
+    page.CLIENTS["openai"] = page.CLIENTS["openai"].with_options(
+        base_url=f"http://127.0.0.1:{unused_port()}/v1"
+    )
+
+    assert OURS == page.answer("tenant-7", "Hi")
+
+    assert is_benched("openai@tenant-7")
+    assert not page.key_is_refused("tenant-7")
 
 
 def test_a_new_key_is_used_at_once(page: ModuleType, server: Providers) -> None:

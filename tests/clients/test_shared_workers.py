@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from resilient_llm import bench_model, configure, list_benched, store_status, unbench_model
-from tests.support.apps import Providers, needs, write_page
+from tests.support.apps import Providers, needs, result_of, write_page
 from tests.support.pages import ROOT, script
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(120)]
@@ -220,6 +220,28 @@ def test_a_task_comes_back_when_the_chain_says_so(worker: Any, providers: Provid
     assert f"{GROQ}: a text" == worker.tasks.summarise.delay("a text").get(timeout=60)
 
     assert ["groq", "openai", "openai", "openai", "groq"] == providers.asked
+
+
+HUNG = """
+import json, tasks
+
+tasks.ask = tasks.ask.using(timeout=0.3)
+tasks.summarise.max_retries = 1
+result = tasks.summarise.apply(args=["Hi"])
+print(json.dumps([result.state, type(result.result).__name__]))
+"""
+
+
+def test_a_task_is_retried_after_a_deadline(providers: Providers, tmp_path: Path) -> None:
+    """It fails with the error of the call when its retries are used up, not at once."""
+    needs("celery", "openai")
+    write_page("celery", providers, tmp_path, "tasks")
+    providers.moods.update(groq="silent", openai="silent")
+
+    outcome = result_of(HUNG, tmp_path, providers)
+
+    assert ["FAILURE", "DeadlineExceededError"] == outcome
+    assert providers.asked.count("groq") == 2
 
 
 def test_a_soft_time_limit_ends_a_call_of_a_client(worker: Any, providers: Providers) -> None:

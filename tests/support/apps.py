@@ -28,6 +28,7 @@ RETRY_AFTER = 7
 """Seconds that a rate limit asks for."""
 
 _GROQ_URL = "https://api.groq.com/openai/v1"
+_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
 _END = b"data: [DONE]\n\n"
 
 
@@ -45,8 +46,9 @@ class Providers(LoopbackServer):
 
     Attributes:
         moods: ``{provider or key: mood}``: ``"well"``, ``"down"``, ``"limited"``, ``"refused"``
-            (a dead key), ``"silent"`` until the client hangs up, ``"held"`` until the test releases it, ``"endless"`` and ``"stalls"``
-            for streams. Those without one are well.
+            (a dead key), ``"spent"`` (an error in a 200), ``"silent"`` until the client hangs up,
+            ``"held"`` until the test releases it; for streams ``"endless"``, ``"stalls"``, ``"cut"``
+            after one word, ``"empty"``. Those without one are well.
         on_request: Called when a request has come, before it is answered.
     """
 
@@ -94,6 +96,10 @@ class Providers(LoopbackServer):
             raise HungUpError
         if mood in ("endless", "stalls"):
             self._stream(connection, request, endless=mood == "endless")
+        if mood in ("cut", "empty"):
+            word = begun_stream("openai", "w0 ", model=request.model)
+            connection.sendall(_HEAD + (word if mood == "cut" else _END))
+            raise HungUpError
         if mood == "held":
             self.wait(lambda: self._released or self.is_over)
         connection.sendall(self._reply(mood, request).on_the_wire())
@@ -101,6 +107,8 @@ class Providers(LoopbackServer):
     def _reply(self, mood: str, request: Request) -> Reply:
         if mood == "down":
             return overloaded("openai", 503)
+        if mood == "spent":
+            return Reply(200, {"error": {"code": 402, "message": "Insufficient credits"}})
         if mood == "refused":
             return refusal("openai", 401, "invalid_request_error", "No.", code="invalid_api_key")
         if mood == "limited":
@@ -113,9 +121,8 @@ class Providers(LoopbackServer):
         return _answer(request.model, f"{_provider(request)}/{request.model}: {prompt}")
 
     def _stream(self, connection: socket.socket, request: Request, *, endless: bool) -> None:
-        head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
         word = begun_stream("openai", "word ", model=request.model)
-        connection.sendall(head.encode() + word)
+        connection.sendall(_HEAD + word)
         while endless and not self.is_over:
             connection.sendall(word * 100)
         connection.recv(1)  # until the client hangs up

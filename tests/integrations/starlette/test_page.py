@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.apps import GROQ, OPENAI, Providers, end, started, write_page
-from tests.support.providers import begun_stream
-from tests.support.server import HungUpError, Request, unused_port
+from tests.support.server import unused_port
 
 pytest.importorskip("fastapi")
 pytest.importorskip("openai")
@@ -36,26 +35,14 @@ async def reraised() -> str:
 """
 
 
-class Cutting(Providers):
-    """Providers of which one may end a stream after its first word, without a finish reason."""
-
-    def answer(self, connection: socket.socket, request: Request) -> None:
-        if "cut" != self.moods.get(request.path.split("/")[1]):
-            super().answer(connection, request)
-            return
-        head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
-        connection.sendall(head + begun_stream("openai", "w0 ", model=request.model))
-        raise HungUpError
-
-
 @pytest.fixture
-def server() -> Iterator[Cutting]:
-    with Cutting() as providers:
+def server() -> Iterator[Providers]:
+    with Providers() as providers:
         yield providers
 
 
 @pytest.fixture
-def site(server: Cutting, tmp_path: Path) -> Iterator[int]:
+def site(server: Providers, tmp_path: Path) -> Iterator[int]:
     """The port of the application."""
     write_page("fastapi", server, tmp_path)
     (tmp_path / "site_of_test.py").write_text(SITE, "utf-8")
@@ -89,7 +76,7 @@ def _asked(port: int, path: str, *, method: str = "POST") -> tuple[int, str | No
         return response.status, response.headers.get("Retry-After"), response.read().decode()
 
 
-def test_an_answer_and_a_stream_fall_back(site: int, server: Cutting) -> None:
+def test_an_answer_and_a_stream_fall_back(site: int, server: Providers) -> None:
     """With Groq limited, both endpoints answer from OpenAI, and Groq is asked once."""
     assert {"answer": f"{GROQ}: Hi"} == json.loads(_asked(site, "/chat")[2])
     server.moods["groq"] = "limited"
@@ -102,7 +89,7 @@ def test_an_answer_and_a_stream_fall_back(site: int, server: Cutting) -> None:
     assert ["groq", "groq", "openai", "openai"] == server.asked
 
 
-def test_an_outage_is_a_503_and_when_to_come_back(site: int, server: Cutting) -> None:
+def test_an_outage_is_a_503_and_when_to_come_back(site: int, server: Providers) -> None:
     """Both endpoints send `Retry-After`, also the stream, whose headers were not sent yet."""
     server.moods.update(groq="limited", openai="limited")
 
@@ -112,7 +99,7 @@ def test_an_outage_is_a_503_and_when_to_come_back(site: int, server: Cutting) ->
     assert ["groq", "openai"] == server.asked
 
 
-def test_an_outage_without_named_times_is_a_503_as_well(site: int, server: Cutting) -> None:
+def test_an_outage_without_named_times_is_a_503_as_well(site: int, server: Providers) -> None:
     """Providers that answer 503 are benched by one call, and the cooldown is the wait."""
     server.moods.update(groq="down", openai="down")
 
@@ -123,21 +110,21 @@ def test_an_outage_without_named_times_is_a_503_as_well(site: int, server: Cutti
     assert 20 < int(wait) < 60
 
 
-def test_a_stream_that_is_cut_ends_in_an_error(site: int, server: Cutting) -> None:
+def test_a_stream_that_is_cut_ends_in_an_error(site: int, server: Providers) -> None:
     """The texts that were sent are followed by one event that the browser can tell from an end."""
     server.moods["groq"] = "cut"
 
     assert (200, None, f"data: w0 \n\n{BROKEN}") == _asked(site, "/stream")
 
 
-def test_the_error_of_an_sdk_is_a_500(site: int, server: Cutting) -> None:
+def test_the_error_of_an_sdk_is_a_500(site: int, server: Providers) -> None:
     """With `reraise=True` the outage has no status and no time to come back."""
     server.moods.update(groq="limited", openai="limited")
 
     assert (500, None) == _asked(site, "/reraised")[:2]
 
 
-def test_the_pages_for_operators_are_mounted(site: int, server: Cutting) -> None:
+def test_the_pages_for_operators_are_mounted(site: int, server: Providers) -> None:
     """The scrape counts the calls, and the API of the admin page asks for its token."""
     _asked(site, "/chat")
 
