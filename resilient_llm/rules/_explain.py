@@ -93,6 +93,8 @@ _OTHERS: Final = {
     "refusal beneath": "beneath it is {}, which a guard of this library raised",
     "schema": "the answer did not fit what the caller asked for: {}",
     "raised in a client": "a client could not decode what it was sent: {}",
+    "raised while reading": "a client could not read the answer: {}",
+    "error object": "a client gave the provider's error as the text of: {}",
     "field": "{}",
     "close code": "the close code {}",
     "": "its class",
