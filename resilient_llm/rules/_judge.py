@@ -139,6 +139,7 @@ _STAGES: Final[tuple[Rule, ...]] = (
     # the class
     *_of_providers("by_class"),
     network.by_class,
+    answers.by_frames,
     python.by_class,
     names.by_name,
     # the status of a success, which the client could not read
@@ -212,6 +213,7 @@ _NEEDS: Final[dict[Rule, Callable[[ErrorClass, Missing], bool]]] = {
     openai.by_message: lambda error_class, _: openai.cause_named(error_class) is not None,
     openrouter.by_message: lambda _, missing: not missing.parts,
     zhipu.by_message: lambda _, missing: not missing.parts,
+    answers.by_frames: lambda error_class, _: error_class.names[0] in answers.READING,
     sentences.by_message: _is_of_provider,
     codes.sure_category: lambda _, missing: not missing.codes,
     http.by_status: lambda _, missing: not missing.status or not missing.parts,

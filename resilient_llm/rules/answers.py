@@ -15,7 +15,7 @@ from resilient_llm.rules import codes, hints
 from resilient_llm.rules._class_info import CLIENTS
 from resilient_llm.rules._foreign import called
 from resilient_llm.rules._verdicts import BAD_BODY, UNKNOWN_CODE, stamped
-from resilient_llm.rules.python import DECODERS, package_of_frame
+from resilient_llm.rules.python import DECODERS, package_of_frame, raised_in_client
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -43,12 +43,20 @@ _OF_MODELS: Final = "langchain_core.language_models"
 """LangChain takes the first message of an answer here; there is no other index."""
 
 
+def by_frames(evidence: Evidence) -> Verdict | None:
+    """Return either verdict on such an error to which a client has added its response."""
+    if evidence.error_class.names[0] == "builtins.ValueError" and raised_in_client(evidence.error):
+        found = of_error_object(evidence)
+        if found is not None:
+            return found
+    return of_unreadable(evidence)
+
+
 def of_error_object(evidence: Evidence) -> Verdict | None:
     """Return the verdict on the provider's error object in a client's text."""
     text = evidence.text
     if not text:  # the object itself was given
-        words = called(evidence.error.__str__)
-        text = words[:_LONGEST_TEXT].lower() if isinstance(words, str) else ""
+        text = _words(evidence).lower()
     is_object = _OBJECT.match(text)
     found = is_object or _PREFIX.match(text)
     if found is None:
@@ -98,6 +106,11 @@ def _reads(frame: FrameType, evidence: Evidence) -> bool:
     return _holds(frame, code.co_argcount + code.co_kwonlyargcount, evidence)
 
 
+def _words(evidence: Evidence) -> str:
+    words = called(evidence.error.__str__)
+    return words[:_LONGEST_TEXT] if isinstance(words, str) else ""
+
+
 def _holds(frame: FrameType, most: int, evidence: Evidence) -> bool:
     """Return whether one of a frame's first variables holds an answer; parameters come first.
 
@@ -111,4 +124,4 @@ def _holds(frame: FrameType, most: int, evidence: Evidence) -> bool:
     values = frame.f_locals
     if any(values.get(name) is not None for name in names):
         return True
-    return "nonetype" in evidence.text and any(name in values for name in names)
+    return "NoneType" in _words(evidence) and any(name in values for name in names)

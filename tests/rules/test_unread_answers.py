@@ -327,6 +327,34 @@ def test_langchain_reads_an_answer_without_a_message(
     assert ("transient", "invalid_response") == (found.kind, found.reason)
 
 
+@pytest.mark.parametrize("include_raw", [False, True])
+@pytest.mark.parametrize("name", [name for name in ANSWERS if name != "empty choices"])
+def test_langchain_parses_an_answer_without_a_message(
+    chat_openai: Callable[..., Any], name: str, include_raw: bool
+) -> None:
+    """So with structured output, where LangChain adds the response to the error of openai."""
+    model = chat_openai(*ANSWERS[name]).with_structured_output(Weather, include_raw=include_raw)
+
+    found = verdict_on(lambda: model.invoke("Hi"))
+
+    assert ("transient", "invalid_response") == (found.kind, found.reason)
+
+
+def test_an_error_with_a_response() -> None:
+    """A client may add the response to an error; one of the caller's own code stays a bug."""
+
+    def own() -> None:
+        error: Any = TypeError("mine")
+        error.response = httpx2.Response(200)
+        raise error
+
+    source = "def read(response):\n    error = TypeError()\n    error.response = response\n    raise error\n"
+    theirs = client_code("langchain_openai", source)["read"]
+
+    assert "caller_bug" == verdict_on(own).kind
+    assert "invalid_response" == verdict_on(lambda: theirs(httpx2.Response(200))).reason
+
+
 @pytest.mark.parametrize("answer", ["", "data: [DONE]\n\n", "data: {}\n\ndata: [DONE]\n\n"])
 def test_langchain_streams_structured_output_without_content(
     chat_openai: Callable[..., Any], answer: str
