@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+# Names of annotations are imported at run time, too: LangChain resolves those of a runnable's
+# methods.
+from collections.abc import AsyncIterator, Iterator, Mapping  # noqa: TC003  # see above
 from contextlib import aclosing, closing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from langchain_core.language_models import LanguageModelInput
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnableConfig
 
+from resilient_llm import Failover  # noqa: TC001
 from resilient_llm.integrations._langchain_attempts import (
     Request,
     ainvoke_structured,
@@ -16,13 +20,6 @@ from resilient_llm.integrations._langchain_attempts import (
     stream_structured,
 )
 from resilient_llm.integrations._langchain_runs import Run
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
-
-    from langchain_core.runnables import RunnableConfig
-
-    from resilient_llm import Failover
 
 
 class StructuredOutput(Runnable[LanguageModelInput, Any]):

@@ -63,7 +63,7 @@ class Reading:
         self.error: BaseException | None = None
         self.is_stopped = False
         self._stream: Any = stream
-        self._event: str | None = None
+        self._event: bytes | None = None
         self._is_given = anyio.Event()
         self._is_taken = anyio.Event()
         self._has_ended = anyio.Event()
@@ -98,7 +98,7 @@ class Reading:
             task.add_done_callback(self._end)  # it may be cancelled before it begins
             self._cancel = task.cancel
 
-    async def next(self) -> str | None:
+    async def next(self) -> bytes | None:
         """Return the next event, or None at the end."""
         await self._is_given.wait()
         if self._has_ended.is_set() or self.is_stopped:
@@ -293,13 +293,24 @@ def _nothing() -> None:
 # --- events ------------------------------------------------------------------------------------
 
 
-def _event_of(item: Any) -> str:
+def _event_of(item: Any) -> bytes:
     """Return an item as one event.
 
     Only these three end a line of an event; `str.splitlines` knows others.
+
+    Raises:
+        TypeError: If an event cannot express the item.
     """
     text = item if isinstance(item, str) else _json(item)
-    return "".join(f"data: {line}\n" for line in _LINE_END.split(text)) + "\n"
+    event = "".join(f"data: {line}\n" for line in _LINE_END.split(text)) + "\n"
+    try:
+        return event.encode()
+    except UnicodeEncodeError:  # some servers split an emoji; the error would hold the item
+        pass
+    raise TypeError(
+        f"an item of a stream of type {type(item).__name__} holds a lone surrogate, which UTF-8 "
+        "cannot express: expected whole characters"
+    )
 
 
 def _json(item: Any) -> str:

@@ -19,18 +19,27 @@ Whether an error moves on, waits or benches is decided by the policy alone.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from contextlib import aclosing, closing
-from typing import TYPE_CHECKING, Any
 
+# Names of annotations are imported at run time, too: LangChain resolves those of a model's methods,
+# for example in ``with_fallbacks([...]).bind_tools(...)``.
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing
+from typing import Any, Literal, Unpack
+
+from langchain_core.caches import BaseCache  # noqa: TC002  # see above
+from langchain_core.callbacks import Callbacks  # noqa: TC002
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
-from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.rate_limiters import BaseRateLimiter  # noqa: TC002
+from langchain_core.runnables import Runnable, RunnableConfig  # noqa: TC002
+from langchain_core.tools import BaseTool  # noqa: TC002
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field, PrivateAttr
 
 from resilient_llm import ConfigurationError, Failover, Target
 from resilient_llm import failover as _policy
+from resilient_llm._values.policy import FailoverOptions
 from resilient_llm.integrations import _langchain_attempts as attempts
 from resilient_llm.integrations._langchain_attempts import BoundTools, Request
 from resilient_llm.integrations._langchain_models import (
@@ -42,37 +51,25 @@ from resilient_llm.integrations._langchain_models import (
 from resilient_llm.integrations._langchain_runs import Run, begun
 from resilient_llm.integrations._langchain_structured import StructuredOutput
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
-    from typing import Literal, Unpack
 
-    from langchain_core.caches import BaseCache
-    from langchain_core.callbacks import Callbacks
-    from langchain_core.messages import BaseMessage
-    from langchain_core.rate_limiters import BaseRateLimiter
-    from langchain_core.runnables import Runnable, RunnableConfig
-    from langchain_core.tools import BaseTool
+class ChatModelOptions(FailoverOptions, total=False):
+    """Keywords of `failover`: options of the policy, and fields of LangChain's chat models."""
 
-    from resilient_llm._values.policy import FailoverOptions
-
-    class ChatModelOptions(FailoverOptions, total=False):
-        """Keywords of `failover`: options of the policy, and fields of LangChain's chat models."""
-
-        temperature: float | None
-        max_tokens: int | None
-        stop: Sequence[str] | None
-        max_retries: int
-        streaming: bool | None
-        disable_streaming: bool | Literal["tool_calling"]
-        cache: BaseCache | bool | None
-        callbacks: Callbacks
-        tags: list[str] | None
-        metadata: dict[str, Any] | None
-        name: str | None
-        verbose: bool
-        rate_limiter: BaseRateLimiter | None
-        output_version: str | None
-        custom_get_token_ids: Callable[[str], list[int]] | None
+    temperature: float | None
+    max_tokens: int | None
+    stop: Sequence[str] | None
+    max_retries: int
+    streaming: bool | None
+    disable_streaming: bool | Literal["tool_calling"]
+    cache: BaseCache | bool | None
+    callbacks: Callbacks
+    tags: list[str] | None
+    metadata: dict[str, Any] | None
+    name: str | None
+    verbose: bool
+    rate_limiter: BaseRateLimiter | None
+    output_version: str | None
+    custom_get_token_ids: Callable[[str], list[int]] | None
 
 
 __all__ = ["FailoverChatModel", "failover"]

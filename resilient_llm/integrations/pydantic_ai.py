@@ -17,11 +17,25 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, Unpack, cast
 from urllib.parse import urlsplit
 
-from pydantic_ai.messages import ModelResponse, PartDeltaEvent, PartStartEvent
-from pydantic_ai.models import fallback
+# Names of annotations are imported at run time, too: frameworks resolve those of a class's methods.
+from pydantic_ai import RunContext  # noqa: TC002  # see above
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelResponse,
+    ModelResponseStreamEvent,
+    PartDeltaEvent,
+    PartStartEvent,
+)
+from pydantic_ai.models import (
+    KnownModelName,
+    Model,
+    ModelRequestParameters,
+    StreamedResponse,
+    fallback,
+)
 from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.settings import ModelSettings, merge_model_settings
 
@@ -33,16 +47,8 @@ from resilient_llm import (
     Target,
     failover,
 )
+from resilient_llm._values.policy import FailoverOptions  # noqa: TC001  # see above
 from resilient_llm.answers._items import inspect_item
-
-if TYPE_CHECKING:
-    from typing import Unpack
-
-    from pydantic_ai import RunContext
-    from pydantic_ai.messages import ModelMessage, ModelResponseStreamEvent
-    from pydantic_ai.models import KnownModelName, Model, ModelRequestParameters, StreamedResponse
-
-    from resilient_llm._values.policy import FailoverOptions
 
 __all__ = ["FailoverModel"]
 

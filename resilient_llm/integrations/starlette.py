@@ -199,19 +199,20 @@ async def stream_response(request: Request, stream: Streamed) -> StreamingRespon
             JSON.
 
     Raises:
-        TypeError: If it is no stream, or if the first item is neither a text nor fit for JSON.
+        TypeError: If it is no stream, or if the first item is neither a text that UTF-8 can express
+            nor fit for JSON.
     """
     reading = Reading(stream)
     try:
         await _read_body(request)
     except ClientDisconnect:
         await reading.discard()
-        return _gone()
+        return _Gone()
     except BaseException:
         await reading.discard()
         raise
     reading.start()
-    first: str | None = None
+    first: bytes | None = None
     try:
         async with anyio.create_task_group() as group:
             group.start_soon(_stop_when_gone, request.receive, reading)
@@ -221,7 +222,7 @@ async def stream_response(request: Request, stream: Streamed) -> StreamingRespon
         await _stop(reading)
         raise
     if reading.is_stopped:
-        return _gone()
+        return _Gone()
     if first is None and reading.error is not None:
         raise reading.take_error()
     return _EventStream(reading, first)
@@ -249,8 +250,21 @@ async def _stop(reading: Reading) -> None:
         await reading.stop()
 
 
-def _gone() -> StreamingResponse:
-    return StreamingResponse(iter(()), _GONE)
+class _Gone(StreamingResponse):
+    """Ends a request whose client has gone, for middlewares that wait for a status."""
+
+    def __init__(self) -> None:
+        super().__init__((), _GONE)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Its class would stop at the disconnect before its body. A middleware that holds the start
+        # back until there is a body, as the one for gzip does, would send neither.
+        try:
+            await self.stream_response(send)
+        except OSError:  # how newer servers tell that the client is gone
+            pass
+        if self.background is not None:
+            await self.background()
 
 
 class _EventStream(StreamingResponse):
@@ -258,7 +272,7 @@ class _EventStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, reading: Reading, first: str | None) -> None:
+    def __init__(self, reading: Reading, first: bytes | None) -> None:
         super().__init__(
             _events(reading, first),
             headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
@@ -295,7 +309,7 @@ class _EventStream(StreamingResponse):
             self._failure = error
 
 
-async def _events(reading: Reading, first: str | None) -> AsyncGenerator[str]:
+async def _events(reading: Reading, first: bytes | None) -> AsyncGenerator[bytes]:
     event = first
     while event is not None:
         yield event
@@ -304,4 +318,4 @@ async def _events(reading: Reading, first: str | None) -> AsyncGenerator[str]:
         problem = _problem_of(reading.error)
         if problem is not None:
             reading.take_error()
-        yield f"event: error\ndata: {(problem or _Problem(500)).body}\n\n"
+        yield f"event: error\ndata: {(problem or _Problem(500)).body}\n\n".encode()

@@ -94,6 +94,8 @@ _OTHERS: Final = {
     "full pool beneath": "beneath it is {}: no connection of the client was free",
     "schema": "the answer did not fit what the caller asked for: {}",
     "raised in a client": "a client could not decode what it was sent: {}",
+    "raised while reading": "a client could not read the answer: {}",
+    "error object": "a client gave the provider's error as the text of: {}",
     "field": "{}",
     "close code": "the close code {}",
     "": "its class",

@@ -16,6 +16,7 @@ from resilient_llm._values.kinds import ErrorKind
 from resilient_llm._values.settings import LONGEST_TO_RETRY
 from resilient_llm._values.verdict import Verdict
 from resilient_llm.rules import (
+    answers,
     anthropic,
     bedrock,
     codes,
@@ -143,6 +144,7 @@ _STAGES: Final[tuple[Rule, ...]] = (
     # the class
     *_of_providers("by_class"),
     network.by_class,
+    answers.by_frames,
     python.by_class,
     names.by_name,
     # the status of a success, which the client could not read
@@ -216,6 +218,7 @@ _NEEDS: Final[dict[Rule, Callable[[ErrorClass, Missing], bool]]] = {
     openai.by_message: lambda error_class, _: openai.cause_named(error_class) is not None,
     openrouter.by_message: lambda _, missing: not missing.parts,
     zhipu.by_message: lambda _, missing: not missing.parts,
+    answers.by_frames: lambda error_class, _: error_class.names[0] in answers.READING,
     sentences.by_message: _is_of_provider,
     codes.sure_category: lambda _, missing: not missing.codes,
     http.by_status: lambda _, missing: not missing.status or not missing.parts,
@@ -301,21 +304,28 @@ def of_python(evidence: Evidence) -> Verdict | None:
     verdict = python.by_class(evidence)
     if verdict is not CALLER_BUG:
         return verdict
-    if evidence.error_class.names[0] not in _RAISED_BY_CLIENTS:
-        return verdict
-    return (
-        sentences.by_message_of_python(evidence)
-        or credentials.by_header(evidence)
-        or _of_a_client(evidence)
-        or verdict
-    )
+    name = evidence.error_class.names[0]
+    found: Verdict | None = None
+    if name in _RAISED_BY_CLIENTS:
+        found = (
+            sentences.by_message_of_python(evidence)
+            or credentials.by_header(evidence)
+            or _of_a_client(evidence)
+        )
+    if found is None and name in answers.READING:
+        found = answers.of_unreadable(evidence)
+    return found or verdict
 
 
 def _of_a_client(evidence: Evidence) -> Verdict | None:
     """Return what a plain error of Python means that a client raised of a key, or of an answer."""
     if not python.raised_in_client(evidence.error):
         return None
-    return sentences.key_in_words(evidence) or parsers.of_partial_json(evidence)
+    return (
+        sentences.key_in_words(evidence)
+        or parsers.of_partial_json(evidence)
+        or answers.of_error_object(evidence)
+    )
 
 
 # Clients raise these before they send anything, and say in the message what is wrong.

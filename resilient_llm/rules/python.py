@@ -47,7 +47,7 @@ _REQUESTS: Final = ("Request", "Config", "Parameters")
 _MAKES_REQUESTS: Final = "get_pydantic_model"
 """The function with which mistralai reads an argument; what it gives an error has no name."""
 # Their frames are between the code that asked for the decoding and the place where it failed.
-_DECODERS: Final = frozenset(
+DECODERS: Final = frozenset(
     """json simplejson orjson ujson jiter msgspec pydantic pydantic_core codecs encodings typing
     functools contextlib asyncio concurrent threading anyio trio""".split()
 )
@@ -192,7 +192,7 @@ def raised_in_client(error: BaseException) -> bool:
     step = error.__traceback__
     while step is not None:
         package = package_of_frame(step)
-        if package and package not in _DECODERS:
+        if package and package not in DECODERS:
             inner = package
             filename = step.tb_frame.f_code.co_filename
             if not outer and package not in ("resilient_llm", "contextvars"):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_type_hints
 
 import pytest
 from langchain.agents import create_agent
@@ -24,6 +25,8 @@ from resilient_llm import (
     list_benched,
 )
 from resilient_llm.integrations import langchain
+from resilient_llm.integrations._langchain_structured import StructuredOutput
+from resilient_llm.integrations.langchain import FailoverChatModel
 from tests.integrations.langchain.adapters import PROMPT
 from tests.integrations.scenarios import LLAMA, MINI
 
@@ -339,3 +342,40 @@ def test_needs_and_tokens_read_what_is_sent(providers: Providers) -> None:
 
     assert not providers.groq.requests
     assert json.loads(providers.openai.requests[0].content)["tools"]
+
+
+# --- what LangChain introspects ------------------------------------------------------------------
+
+
+def own_methods(cls: type) -> dict[str, Any]:
+    """Return the functions that a class of ours defines, also below properties."""
+    found = {
+        name: value.fget if isinstance(value, property) else value
+        for name, value in vars(cls).items()
+    }
+    return {
+        name: each
+        for name, each in found.items()
+        if inspect.isfunction(each) and each.__module__ == cls.__module__  # not those of pydantic
+    }
+
+
+@pytest.mark.parametrize("cls", [FailoverChatModel, StructuredOutput])
+def test_every_annotation_can_be_resolved(cls: type) -> None:
+    """LangChain resolves the annotations of a model's methods."""
+    methods = own_methods(cls)
+
+    assert {"stream", "astream", "policy"} < methods.keys()
+    for method in (*methods.values(), langchain.failover):
+        get_type_hints(method)
+
+
+def test_the_adapter_with_fallbacks_of_langchain(providers: Providers) -> None:
+    """Tools and a schema are bound to the adapter inside of LangChain's own fallbacks."""
+    llm = providers.adapter().with_fallbacks([providers.models()[MINI]])
+
+    called = llm.bind_tools([add]).invoke("What is 2 plus 2?")
+    parsed = llm.with_structured_output(City).invoke("What is 2 plus 2?")
+
+    assert ["add"] == [call["name"] for call in called.tool_calls]
+    assert isinstance(parsed, City)

@@ -7,8 +7,9 @@ docs/how-to/pydantic-ai.md does.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -25,6 +26,8 @@ from pydantic_ai.profiles import JsonSchemaTransformer, ModelProfile
 from pydantic_ai.settings import ModelSettings
 
 from resilient_llm import ChainExhaustedError, ErrorKind, Verdict
+from resilient_llm.integrations import pydantic_ai
+from resilient_llm.integrations.pydantic_ai import FailoverModel
 from resilient_llm.observers import otel
 from tests.integrations.pydantic_ai.models import IS_OLD, chain_of, failing, saying, texts_of
 from tests.support.pages import ROOT
@@ -391,3 +394,17 @@ def test_what_differs_is_in_the_page() -> None:
     page = (ROOT / "docs/how-to/pydantic-ai.md").read_text()
 
     assert [each for pair in DIFFERS.items() for each in pair if each not in page] == []
+
+
+def test_every_annotation_can_be_resolved() -> None:
+    """Frameworks resolve the annotations of a model's methods."""
+    methods = {
+        name: value.fget if isinstance(value, property) else value
+        for cls in (FailoverModel, pydantic_ai._OneModel)
+        for name, value in vars(cls).items()
+        if inspect.isfunction(value) or isinstance(value, property)
+    }
+
+    assert {"request", "request_stream", "policy", "__init__"} < methods.keys()
+    for method in methods.values():
+        get_type_hints(getattr(method, "__wrapped__", method))

@@ -8,6 +8,7 @@ import dataclasses
 import datetime
 import gc
 import json
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -22,6 +23,7 @@ from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
@@ -168,6 +170,28 @@ def test_an_item_that_json_cannot_express(
     assert ["data: fine", ERROR % ("Internal Server Error", 500)] == events
     assert "expected a text, or what JSON can express" in str(seen[0])
     assert "object at" not in str(seen[0])
+
+
+LONE = "\ud83d"
+"""Half of an emoji, as servers send it that split one over two pieces of JSON."""
+
+
+@pytest.mark.parametrize("item", [LONE, f"word {LONE}", {"text": LONE}, [LONE]])
+@pytest.mark.parametrize("with_pydantic", [True, False])
+def test_a_lone_surrogate(monkeypatch: pytest.MonkeyPatch, item: Any, with_pydantic: bool) -> None:
+    """It becomes the error event, or as the first item an error before the headers."""
+    if not with_pydantic:
+        monkeypatch.setitem(sys.modules, "pydantic_core", None)
+
+    assert ["data: ok", ERROR % ("Internal Server Error", 500)] == events_of(
+        lambda: given("ok", item, "never")
+    )
+    with (
+        served(app_of(streaming(lambda: given(item)))) as port,
+        asked(port) as conversation,
+    ):
+        conversation.read_head()
+        assert 500 == conversation.status
 
 
 def test_headers() -> None:
@@ -572,6 +596,32 @@ def test_hanging_up_cancels_the_wait(sent: int, middleware: Any) -> None:
         assert course.was_cancelled.wait(PATIENCE)
         assert course.is_closed.wait(PATIENCE)
         assert course.ran_background.wait(PATIENCE)
+
+
+def test_hanging_up_before_the_first_item_inside_middlewares() -> None:
+    """A middleware that holds the start back until a body comes gives a status to the outer one."""
+    course = Course()
+    seen: list[Any] = []
+    is_seen = threading.Event()
+
+    class Sees(BaseHTTPMiddleware):
+        async def dispatch(self, request: Request, call_next: Any) -> Any:
+            try:
+                response = await call_next(request)
+                seen.append(response.status_code)
+            except Exception as error:
+                seen.append(error)
+                raise
+            finally:
+                is_seen.set()
+            return response
+
+    with served(app_of(streaming(course.slow), Sees, GZipMiddleware)) as port:
+        with asked(port):
+            assert course.waits.wait(PATIENCE)
+        assert is_seen.wait(PATIENCE)
+
+    assert [499] == seen
 
 
 @MIDDLEWARES
