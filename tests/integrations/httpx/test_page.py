@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import json
 import socket
 from collections.abc import Callable
@@ -49,8 +51,6 @@ def _to_loopback(way: Way, send: Callable[..., Any], port: int) -> Callable[...,
     return lambda self, request: send(self, near(request))
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # the page leaves its clients open
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_page_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The visible blocks of the page run in order and print what the text says."""
     openai, anthropic = pytest.importorskip("openai"), pytest.importorskip("anthropic")
@@ -68,7 +68,12 @@ def test_the_page_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
             method = "handle_async_request" if way.is_async else "handle_request"
             monkeypatch.setattr(cls, method, _to_loopback(way, getattr(cls, method), internet.port))
         code = compile(script(PAGE.read_text("utf-8")), str(PAGE), "exec")
-        exec(code, {"__name__": "__main__"})  # noqa: S102  # the page
+        names: dict[str, Any] = {"__name__": "__main__"}
+        exec(code, names)  # noqa: S102  # the page
+        for each in list(names.values()):
+            closing = each.close() if hasattr(type(each), "close") else None
+            if inspect.iscoroutine(closing):
+                asyncio.run(closing)
 
     expected = [
         "200", "200", "200", "It scatters.", "It scatters.",
