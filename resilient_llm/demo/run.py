@@ -146,7 +146,9 @@ class Demo:
         self._began = time.monotonic()
         tasks = [asyncio.create_task(each) for each in (self.faults.run(self._began), *workers)]
         try:
-            while not all(task.done() for task in tasks):
+            while True:
+                if all(task.done() for task in tasks):
+                    break
                 self._draw(views)
                 await asyncio.wait(tasks, timeout=_DRAWN_EVERY)
             await asyncio.gather(*tasks)
@@ -184,7 +186,9 @@ class Demo:
         seconds, there would be fewer calls during an outage, and the comparison would be wrong.
         """
         async with asyncio.TaskGroup() as plain_calls:
-            while self.elapsed < self.seconds:
+            while True:
+                if self.elapsed >= self.seconds:
+                    break
                 prompt = self._rng.choice(PROMPTS)
                 for way, client in plain.items():
                     plain_calls.create_task(self._call_plain(way, client, prompt))

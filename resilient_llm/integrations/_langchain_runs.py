@@ -178,11 +178,16 @@ def own_handlers() -> Generator[None]:
     """
     hidden: list[tuple[Any, Any]] = []
     try:
-        for var, *_ in getattr(tracer_context, "_configure_hooks", ()):
-            handler = var.get()
-            if handler is not None and not _is_plain_tracer(handler):
-                hidden.append((var, var.set(None)))
+        _hide_handlers(hidden)
         yield
     finally:
         for var, token in hidden:
             var.reset(token)
+
+
+def _hide_handlers(hidden: list[tuple[Any, Any]]) -> None:
+    """Empty the variables that hold handlers, and note how to fill them again."""
+    for var, *_ in getattr(tracer_context, "_configure_hooks", ()):
+        handler = var.get()
+        if handler is not None and not _is_plain_tracer(handler):
+            hidden.append((var, var.set(None)))

@@ -117,14 +117,16 @@ def test_a_key_that_is_none_is_an_error(way: Way, host: Host, junk: Any, word: s
 
 
 def test_a_key_function_that_is_a_coroutine_function_is_an_error(way: Way, host: Host) -> None:
-    """The message of the error names what to write, and no coroutine is left un-awaited."""
+    """It is refused where it is written, and one that hides what it is with the first request."""
 
     async def key(_: Any) -> str:
         return "mine"
 
     async def case(http: Http) -> None:
+        with pytest.raises(ConfigurationError, match="write a function that is not"):
+            http.client(key=key)
         with pytest.raises(ConfigurationError, match="a function that is not async"):
-            await http.get(http.client(key=key), host.url())
+            await http.get(http.client(key=lambda request: key(request)), host.url())
 
     way.run(case)
 
