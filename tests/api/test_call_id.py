@@ -168,7 +168,7 @@ def test_in_asynchronous_functions(backend: str) -> None:
         @failover(CHAIN, attempts=1)
         async def ask(target: Target, attempt: Attempt) -> str:
             before = call_id()
-            await anyio.sleep(0.001)
+            await anyio.lowlevel.checkpoint()
             in_task: list[Any] = []
 
             async def child() -> None:
@@ -185,7 +185,7 @@ def test_in_asynchronous_functions(backend: str) -> None:
 
         @failover(CHAIN)
         async def plain(target: Target) -> str | None:
-            await anyio.sleep(0.001)
+            await anyio.lowlevel.checkpoint()
             return call_id()
 
         answers: list[Any] = []

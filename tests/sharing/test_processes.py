@@ -59,6 +59,7 @@ class Worker:
             stderr=subprocess.PIPE,
             text=True,
         )
+        _started.append(self)
 
     def line(self) -> str:
         """Return the next line that it says."""
@@ -77,6 +78,22 @@ class Worker:
         assert self.process.returncode == 0, error
         assert "Traceback" not in error, error
         return out
+
+    def close(self) -> None:
+        """End it if it still runs, and close its pipes."""
+        with self.process:
+            self.process.kill()
+
+
+_started: list[Worker] = []
+
+
+@pytest.fixture(autouse=True)
+def no_worker_is_left() -> Iterator[None]:
+    """A test that fails leaves nothing to the next one."""
+    yield
+    while _started:
+        _started.pop().close()
 
 
 def test_a_bench_outlives_its_process(url: str) -> None:
