@@ -76,7 +76,8 @@ class StoreError(Exception):
     """
 
     def __init__(self, reason: Reason, type_name: str = "") -> None:
-        super().__init__(f"the store cannot be used: {reason}")
+        why = f"{reason} ({type_name})" if reason == "error" and type_name else reason
+        super().__init__(f"the store cannot be used: {why}")
         self.reason: Reason = reason
         self.type_name = type_name
 

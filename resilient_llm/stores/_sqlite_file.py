@@ -6,7 +6,6 @@ file, it loses all locks that it has on it.
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from contextlib import contextmanager
@@ -14,12 +13,12 @@ from typing import TYPE_CHECKING, Final
 
 from resilient_llm._values.escaping import escaped
 from resilient_llm._values.sharing import StoreError
+from resilient_llm.stores._sqlite_errors import refusal
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Generator
 
-    from resilient_llm._values.sharing import Reason
 
 MOUNTS: str = "/proc/self/mountinfo"
 """Where Linux tells what is mounted."""
@@ -45,24 +44,8 @@ BESIDE: Final = (LOG, "-shm")
 
 _PAUSE: Final = 0.005
 """Seconds between two looks at a lock that another process has."""
-_REASONS: Final[dict[int, Reason]] = {
-    errno.EACCES: "auth",
-    errno.EPERM: "auth",
-    errno.EROFS: "read_only",
-    errno.ENOSPC: "full",
-    errno.EDQUOT: "full",
-    errno.EFBIG: "full",
-    errno.ENOENT: "unreachable",
-    errno.ENOTDIR: "unreachable",
-    errno.EISDIR: "unreachable",
-}
 _NO_CHECKPOINT_ON_CLOSE: Final = 1006
 """SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, for which the module has a name since Python 3.12."""
-
-
-def refusal(error: OSError) -> StoreError:
-    """Return what an error of the system means for the store."""
-    return StoreError(_REASONS.get(error.errno or 0, "error"), type(error).__name__)
 
 
 def identity(path: str) -> tuple[int, int] | None:
@@ -90,7 +73,14 @@ def is_empty(path: str) -> bool:
 
 
 def make(path: str) -> None:
-    """Make an empty file that only its owner can read, if there is none."""
+    """Make an empty file that only its owner can read, if there is none.
+
+    Called with the lock that one process has alone. What lies beside an empty file belongs to
+    another one, which has gone. SQLite would remove that log and go on with the memory of its
+    users, which tells of pages that the new log does not have.
+    """
+    if is_empty(path) and any(beside(path)):
+        _rename(path, BESIDE)
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
     try:
         os.close(os.open(path, flags, 0o600))

@@ -9,6 +9,8 @@ rest it is enough that the file stays whole (``NORMAL``).
 *Another file.*  Before each step, and after each that has written, the store looks whether the path
     still leads to the file that it has open. If not, it opens the new one, whose epoch is another.
     An old copy of the same file is found by the stamps.
+*A new file* is empty, and one process alone makes it, after it has renamed what lies beside it:
+    that belongs to the one which has gone, and other processes may still have it open.
 *Another log.*  A log that somebody removes, with the file left there, goes on for those who have it
     open, and a new one begins for those who open the file then: two groups that share nothing, of
     which each may write over the pages of the other. SQLite removes it as well, for who comes last,
@@ -42,6 +44,7 @@ from urllib.parse import quote
 from resilient_llm._values import checks as check
 from resilient_llm._values.sharing import DataLostError, StoreError, namespace_of
 from resilient_llm.stores import _forks, _sqlite_file
+from resilient_llm.stores._sqlite_errors import refusal
 from resilient_llm.stores._sqlite_tables import APPLICATION, SCHEMA, VERSION, SqliteTables
 from resilient_llm.stores._steps import Forgetting, Steps
 from resilient_llm.stores._waiting import Waiter
@@ -57,7 +60,6 @@ if TYPE_CHECKING:
         Claimed,
         End,
         Published,
-        Reason,
         Reserve,
         Reserved,
         Settle,
@@ -75,22 +77,6 @@ _LARGEST_CHECK: Final = 8 * 2**20
 """Bytes of the largest file for which that is done: it takes less than 0.1 s."""
 _LARGEST_LOG: Final = 16 * 2**20
 """Bytes to which the log shrinks after it was written into the file."""
-
-# Codes of SQLite; those above 255 say more than their last byte. The module has names for them
-# only where it was built with an SQLite that knows them.
-_FULL_CODES: Final = {778, 4874}
-"""SQLITE_IOERR_WRITE, of a quota or a limit of the size of files, and SQLITE_IOERR_SHMSIZE."""
-_REASONS: Final[dict[int, Reason]] = {
-    3: "auth",
-    5: "timeout",
-    6: "timeout",
-    8: "read_only",
-    11: "corrupt",
-    13: "full",
-    14: "unreachable",
-    23: "auth",
-    26: "corrupt",
-}
 
 
 class SqliteStore:
@@ -364,10 +350,11 @@ class SqliteStore:
             return run(connection)
         except (StoreError, DataLostError):
             raise
-        except sqlite3.Error as error:
-            raise _refusal(error) from None
-        except OSError as error:
-            raise _sqlite_file.refusal(error) from None
+        except (sqlite3.Error, OSError) as error:
+            found = refusal(error)
+            if found.reason == "error" and self._is_gone():  # what SQLite says of that depends
+                found = StoreError("unreachable", found.type_name)
+            raise found from None
         except Exception as error:  # noqa: BLE001  # whatever the file may hold
             raise StoreError("error", type(error).__name__) from None
 
@@ -401,16 +388,36 @@ class SqliteStore:
         self._real = os.path.realpath(self._path)
         if _sqlite_file.is_on_network(self._real):
             raise StoreError("network_filesystem")
+        connection = self._made(until)
+        while connection is None:
+            if time.monotonic() >= until:
+                raise StoreError("timeout")
+            connection = self._made(until)
+        self._durability = ""
+        self._process = os.getpid()
+        self._connection = connection
+        self._torn = None
+        self._opened += 1
+        return connection
+
+    def _made(self, until: float) -> sqlite3.Connection | None:
+        """Open the file, and make it if there is none; None if the one that was there is gone."""
         left = max(0.0, until - time.monotonic())
         # A new file is made by one process alone, and set aside by one alone.
         is_new = _sqlite_file.is_empty(self._real)
         with _sqlite_file.locked(self._real, left, alone=is_new):
-            _sqlite_file.make(self._real)
+            if is_new:
+                _sqlite_file.make(self._real)
+            elif _sqlite_file.is_empty(self._real):
+                return None
             self._file = _sqlite_file.identity(self._real)
             try:
-                connection = self._open("mode=rw", until)
+                return self._open("mode=rw", until)
             except sqlite3.Error as error:
-                if _refusal(error).reason not in ("read_only", "unreachable"):
+                if self._is_gone():
+                    self._give_up_half()
+                    return None
+                if refusal(error).reason not in ("read_only", "unreachable"):
                     raise
                 self._give_up_half()
                 if not os.access(self._real, os.R_OK):
@@ -420,12 +427,7 @@ class SqliteStore:
                 # Nobody writes the file, and this process may make nothing beside it.
                 connection = self._open("mode=ro&immutable=1", until)
                 self._is_frozen = True
-        self._durability = ""
-        self._process = os.getpid()
-        self._connection = connection
-        self._torn = None
-        self._opened += 1
-        return connection
+                return connection
 
     def _move(self, until: float) -> None:
         """Leave a file that another one has replaced."""
@@ -436,6 +438,10 @@ class SqliteStore:
         self._disconnect()
         self._check_at = 0.0
         self._moves += 1
+
+    def _is_gone(self) -> bool:
+        """Return whether the file that was opened is no longer at its path."""
+        return self._file is not None and _sqlite_file.identity(self._path) != self._file
 
     def _has_other_log(self) -> bool:
         """Return whether the file has another log than the connection, or is empty."""
@@ -588,10 +594,3 @@ def _roll_back(connection: sqlite3.Connection) -> None:
             connection.execute("ROLLBACK")
     except sqlite3.Error:  # SQLite has done it
         pass
-
-
-def _refusal(error: sqlite3.Error) -> StoreError:
-    """Return what an error of SQLite means."""
-    code = getattr(error, "sqlite_errorcode", 0)
-    reason = "full" if code in _FULL_CODES else _REASONS.get(code & 0xFF, "error")
-    return StoreError(reason, getattr(error, "sqlite_errorname", "") or type(error).__name__)

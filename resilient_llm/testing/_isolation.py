@@ -64,10 +64,30 @@ def capture_events() -> AbstractContextManager[list[Event]]: ...
 def capture_events(*types: type[E]) -> AbstractContextManager[list[E]]: ...
 @contextmanager
 def capture_events(*types: type[Any]) -> Generator[list[Any], None, None]:
-    """Collect the events of these types, of all if none is named, in order, into a list."""
+    """Collect the events of these types, of all if none is named, in order, into a list.
+
+    Where many threads emit at once, some events wait until the next one that has the same target;
+    what waits when the block ends is in the list then.
+    """
     captured: list[Any] = []
     stop = observe(captured.append, *types)
     try:
         yield captured
     finally:
-        stop()
+        try:
+            _deliver_what_waits()
+        finally:
+            stop()
+
+
+def _deliver_what_waits() -> None:
+    """Deliver what no thread has taken: each hands over only so many events of others."""
+    dispatcher = runtime.dispatcher
+    keys = (circuit.outbox for circuit in runtime.registry.circuits())
+    for outbox in (dispatcher.of_process, *keys):
+        left = len(outbox)
+        while left:
+            dispatcher.deliver(outbox)
+            before, left = left, len(outbox)
+            if left >= before:  # another thread is inside an observer
+                break

@@ -37,7 +37,9 @@ from resilient_llm import (
     unbench_model,
 )
 from resilient_llm._api import observing
+from resilient_llm._core.circuit.outbox import Fact
 from resilient_llm._drive.tasks import waker
+from resilient_llm._runtime.runtime import runtime
 from resilient_llm.testing import capture_events
 from tests.support.guards import PATIENCE, fail, half_open, is_refused, seen, state, succeed, trip
 from tests.support.ways import (
@@ -576,6 +578,19 @@ def test_capture_events_collects_what_happens_inside(clock):
     assert [GROQ] == [
         name_of(event.target) for event in captured if isinstance(event, TargetBenched)
     ]
+
+
+def test_what_waits_when_captured_events_end_is_among_them(clock):
+    """However much it is: a thread that emits hands over a share of what others have left."""
+    bench_model(GROQ)
+    outbox = runtime.registry.circuit(GROQ).outbox
+    with testing.capture_events(TargetUnbenched) as captured:
+        for _ in range(100):
+            outbox.add(Fact("TargetUnbenched", runtime.clock(), fields={"reason": "manual"}))
+        assert [] == captured
+
+    assert 100 == len(captured)
+    assert not outbox
 
 
 def test_events_and_logs_hold_neither_prompts_nor_texts_of_providers(clock, caplog):

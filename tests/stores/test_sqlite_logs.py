@@ -307,3 +307,78 @@ def test_a_file_that_cannot_be_opened_at_once_is_kept(
     session.look()
 
     assert fresh == _sqlite_file.identity(os.fspath(path))
+
+
+@pytest.mark.parametrize("size", ["none", "empty"])
+def test_a_new_file_takes_nothing_of_one_that_others_still_use(
+    path: Path, tmp_path: Path, other: Callable[[], Other], size: str
+) -> None:
+    """Who makes it never had that open: its log goes, and so does the memory that tells of it."""
+    used = other()
+    used("look")
+    for number in range(20):
+        used(f"publish groq/{number}")
+    log = beside(path, "-wal").stat().st_ino
+    path.rename(tmp_path / "moved.db")
+    if size == "empty":
+        path.touch(0o600)
+
+    made = opened(path)
+    made.publish(bench("openai"))
+
+    assert log != beside(path, "-wal").stat().st_ino
+    assert "openai" == other()("look")
+    assert "lost" == used("publish mistral")
+    used("publish mistral")
+    assert "mistral openai" == used("look") == other()("look")
+
+
+def test_a_file_that_goes_while_it_is_opened_is_made_anew(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What SQLite says of it, which depends on the moment, is no error of the store."""
+    names = iter(["one.db", "two.db"])
+    prepare = SqliteStore._prepare
+
+    def gone(self: SqliteStore, connection: sqlite3.Connection, *, may_write: bool) -> None:
+        for name in names:
+            path.rename(tmp_path / name)
+            raise sqlite3.OperationalError("disk I/O error")
+        prepare(self, connection, may_write=may_write)
+
+    monkeypatch.setattr(SqliteStore, "_prepare", gone)
+    session = Session(SqliteStore(path))
+    assert [] == session.look()
+    assert (tmp_path / "one.db").exists()
+    assert (tmp_path / "two.db").exists()
+
+
+def test_a_file_that_goes_in_the_midst_of_a_step_is_out_of_reach(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next step opens the one that is at the path then."""
+    session = Session(SqliteStore(path))
+    session.look()
+
+    def gone(*_: object) -> None:
+        path.rename(tmp_path / "moved.db")
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SqliteStore, "_check", gone)
+        with pytest.raises(StoreError) as caught:
+            session.look()
+    assert ("unreachable", "OperationalError") == (caught.value.reason, caught.value.type_name)
+    assert [] == session.look()
+
+
+def test_an_error_that_has_no_reason_of_its_own_says_its_name(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise sqlite3.OperationalError("nobody knows")
+
+    session = opened(path)
+    monkeypatch.setattr(SqliteStore, "_check", fails)
+    with pytest.raises(StoreError, match=r"^the store cannot be used: error \(OperationalError\)$"):
+        session.look()
