@@ -339,6 +339,39 @@ def test_a_bench_after_an_own_unbench_is_not_superseded_by_it() -> None:
     assert ["last", "last"] == [each.benches[KEY, "manual"][0] for each in (a, b)]
 
 
+@pytest.mark.parametrize("way", ["refused", "found out", "refused, no answer", "found out late"])
+def test_an_unbench_outlives_a_bench_after_it_that_loses(way: str) -> None:
+    """That stands for the unbench only if the store takes it: others still have the first bench."""
+    clock, _, (a, b) = fleet(2)
+    a.bench(KEY, 900.0, "manual", "first")
+    a.run()
+    b.road.fault = "no answer"
+    b.bench(KEY, 900.0, "manual", "of b")
+    b.step()
+    b.end(KEY)
+    a.end(KEY)
+    a.bench(KEY, 900.0, "manual", "second")
+    if way == "found out late":  # it may have been sent
+        a.road.fault = "timeout"
+        a.step()
+    b.road.fault = None
+    clock.now += 1.1
+    b.run()
+    assert (
+        0 == b.road.published[-1].through
+    )  # an end that comes after the first bench, and leaves it
+
+    if way.startswith("found out"):
+        clock.now += 5.1
+    if way == "refused, no answer":
+        a.road.fault = "no answer"
+    a.run()
+    a.road.fault = None
+    settle(clock, [a, b], rounds=2)
+
+    assert [{}, {}] == [each.blocked() for each in (a, b)]
+
+
 def test_an_unbench_does_not_name_what_came_after_it() -> None:
     """The registry has unbenched before the bench of another process was handed to it."""
     clock, _, (a, b) = fleet(2)

@@ -2,6 +2,9 @@
 
 A bench of another process is a bench of its layer, as if it had happened here, but that it counts
 no failure. The mirror has decided what holds; here it is done under the circuit's lock.
+
+The mirror may not know yet what the circuit has done last. Then what it says is left: when it
+learns that, it says again what still holds, or the circuit's own change is what holds.
 """
 
 from __future__ import annotations
@@ -19,8 +22,8 @@ if TYPE_CHECKING:
     from resilient_llm._core.sharing.steps import ApplyBench, ApplyEnd
 
 
-def apply_bench(circuit: Circuit, now: float, effect: ApplyBench) -> None:
-    """Bench a circuit as another process has.
+def apply_bench(circuit: Circuit, now: float, effect: ApplyBench) -> bool:
+    """Bench a circuit as another process has; return whether that was done, and not left.
 
     Args:
         circuit: The circuit of the key.
@@ -30,6 +33,8 @@ def apply_bench(circuit: Circuit, now: float, effect: ApplyBench) -> None:
     bench = effect.bench
     until = FOREVER if effect.ends_in is None else now + effect.ends_in
     with circuit._lock:
+        if bench.layer == "manual" and circuit.telling.awaits(circuit, "manual", None, ends=True):
+            return False
         circuit._advance_locked(now)
         circuit.seen = max(circuit.seen, effect.order)
         if bench.layer == "manual":
@@ -48,6 +53,7 @@ def apply_bench(circuit: Circuit, now: float, effect: ApplyBench) -> None:
         circuit._publish_locked()
         circuit._health_locked(now)
     circuit._after_unlock()
+    return True
 
 
 def _note_locked(
@@ -112,8 +118,8 @@ def _pause_locked(circuit: Circuit, now: float, bench: SharedBench, until: float
     return grows_by >= NOTICEABLE
 
 
-def apply_end(circuit: Circuit, now: float, end: ApplyEnd) -> None:
-    """End what another process has ended.
+def apply_end(circuit: Circuit, now: float, end: ApplyEnd) -> bool:
+    """End what another process has ended; return whether that was done, and not left.
 
     Args:
         circuit: The circuit of the key.
@@ -121,6 +127,8 @@ def apply_end(circuit: Circuit, now: float, end: ApplyEnd) -> None:
         end: What the mirror says of the end.
     """
     with circuit._lock:
+        if circuit.telling.awaits(circuit, end.layer):
+            return False
         circuit._advance_locked(now)
         circuit.seen = max(circuit.seen, end.order)
         has_ended = {"manual": _end_manual, "pause": _end_pause, "automatic": _end_automatic}[
@@ -137,6 +145,7 @@ def apply_end(circuit: Circuit, now: float, end: ApplyEnd) -> None:
         circuit._publish_locked()
         circuit._health_locked(now)
     circuit._after_unlock()
+    return True
 
 
 def _end_manual(circuit: Circuit, now: float, end: ApplyEnd) -> bool:

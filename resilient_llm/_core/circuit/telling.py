@@ -122,6 +122,28 @@ class Telling:
 
             changes.append(LocalReset(circuit.key, self.clock()))
 
+    def awaits(self, circuit: Teller, *layers: Layer | None, ends: bool = False) -> bool:
+        """Return whether the thread has yet to take a change that the circuit has told.
+
+        Called by that thread under the circuit's lock. What it found out about a layer before it
+        takes that change is older than the change, and must not undo it.
+
+        Args:
+            circuit: Which one.
+            layers: Of benches, or with ``ends`` of benches and ends; None names all three.
+            ends: Whether an end counts as well.
+        """
+        changes = self.changes
+        if not changes:
+            return False
+        from resilient_llm._core.sharing.steps import LocalBench, LocalEnd
+
+        kinds = (LocalBench, LocalEnd) if ends else LocalBench
+        return any(
+            isinstance(each, kinds) and each.key == circuit.key and each.layer in layers
+            for each in list(changes)
+        )
+
     # What callers tell, without a lock; a probe may end in a finaliser.
 
     def want(self, key: str, lease: float, ticket: object) -> None:

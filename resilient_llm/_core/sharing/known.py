@@ -137,7 +137,8 @@ class Slot:
     def _shown(self, now: float) -> Entry | None:
         """Return the entry that the registry shows: the newest by hand, or the one ending last."""
         lasting = [each for each in self.entries.values() if each.lasts(now)]
-        if self.layer == MANUAL:
+        if self.layer == MANUAL:  # the newest comes last, and waits for its order
+            lasting.reverse()
             return max(lasting, key=lambda each: each.order or math.inf, default=None)
         return max(lasting, key=lambda each: each.local_until, default=None)
 
@@ -197,7 +198,8 @@ class Slot:
 
         Returns:
             What others have to learn, if anything, and what the registry does: an older bench
-            ends as well that was handed over after the registry had ended the others.
+            ends as well that was handed over after the registry had ended the others, and one by
+            hand that it had not seen is in force again.
         """
         ended = [
             each
@@ -208,7 +210,7 @@ class Slot:
             self._remove(each, told.at)
         named = [each for each in ended if each.is_sent and each.is_shared]
         if not named:
-            return None, []
+            return None, self._unseen(told.at)
         before = self._until(told.at)
         self.ended_at = told.at
         through = max(each.order for each in named)
@@ -219,8 +221,16 @@ class Slot:
         older = [each for each in self.entries.values() if 0 < each.order <= through]
         for each in older:
             self._remove(each, told.at)
-        effects = self._after_end(older, record, before, told.at)
+        effects = self._unseen(told.at) or self._after_end(older, record, before, told.at)
         return Ending(through, ids, record), effects
+
+    def _unseen(self, now: float) -> list[Effect]:
+        """Return what benches the key by hand again, if an unbench here had not seen that bench.
+
+        The registry has not taken it while the unbench waited: see `foreign.apply_bench`.
+        """
+        shown = self._shown(now) if self.layer == MANUAL else None
+        return [] if shown is None else [self._showing(shown, now)]
 
     def reset_here(self) -> None:
         """Forget the benches in this process; others keep them, and copies bind nobody here."""
@@ -315,8 +325,7 @@ class Slot:
                     self._remove(each, now)
             self.entries[entry.bench.id] = entry
         if self._shown(now) is entry:
-            left = None if entry.until == math.inf else entry.until - now
-            return [ApplyBench(entry.bench, left)]
+            return [self._showing(entry, now)]
         bench = entry.bench
         end = SharedEnd(
             self.key, self.layer, bench.order, 0, (), 0.0, "manual", bench.by, bench.source
@@ -364,8 +373,7 @@ class Slot:
             return []
         shown = self._shown(now)
         if self.layer == MANUAL and shown is not None:
-            left = None if shown.until == math.inf else shown.until - now
-            return [ApplyBench(shown.bench._replace(order=shown.order), left)]
+            return [self._showing(shown, now)]
         left = None
         if shown is not None:
             if shown.local_until >= before:
@@ -374,6 +382,12 @@ class Slot:
         elif self.layer == "automatic" and any(each.is_bound for each in self.entries.values()):
             left = 0.0
         return [ApplyEnd(self.key, self.layer, end.order, end.reason, end.by, end.source, left)]
+
+    @staticmethod
+    def _showing(entry: Entry, now: float) -> Effect:
+        """Return what makes the registry show a manual bench."""
+        left = None if entry.until == math.inf else entry.until - now
+        return ApplyBench(entry.bench._replace(order=entry.order), left)
 
     # Memory.
 

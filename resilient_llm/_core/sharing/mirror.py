@@ -110,8 +110,7 @@ class Mirror:
         self._new_id = new_id
         self._rules = rules
         self._slots: dict[tuple[str, Layer], Slot] = {}
-        self._outgoing = Outgoing()
-        self._balances = Balances()
+        self._outgoing, self._balances = Outgoing(), Balances()
         self._rejected = 0
         self._alone: dict[str, float] = {}
         """``{key: until when its automatic benches bind this process only}``"""
@@ -262,7 +261,7 @@ class Mirror:
     def take_effects(self) -> list[Effect]:
         """Return what the registry and the observers are to be told, once.
 
-        When all of it was applied, ``applied`` is called.
+        When all of it was applied, ``applied`` is called; not if something was left.
         """
         effects, self._effects = self._effects, []
         for each in effects:
@@ -458,7 +457,9 @@ class Mirror:
         self, sending: Sending, item: BenchOut, outcome: str, order: int, now: float
     ) -> None:
         slot, entry = item.slot, item.entry
-        if outcome in ("ended", "superseded"):
+        # A step that is sent again hears of a bench by hand without an order: it is not there.
+        if outcome in ("ended", "superseded") or (not order and slot.layer == MANUAL):
+            self._outgoing.not_stored(item)
             self._refuse(slot, entry, now)
             return
         # It is there, or was: of an answer that was lost the order is at least this.

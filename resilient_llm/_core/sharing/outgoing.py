@@ -14,6 +14,8 @@ from resilient_llm._core.sharing.records import bench_body, end_body
 from resilient_llm._values.sharing import LONGEST_BODY, MANUAL, MOST_IDS, Bench, End
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from resilient_llm._core.sharing.records import SharedBench
 
 MOST_WAITING: Final = 10_000
@@ -37,6 +39,9 @@ class BenchOut:
     def __init__(self, slot: Slot, entry: Entry) -> None:
         self.slot = slot
         self.entry = entry
+        self.needless: EndOut | None = None
+        """An end for which this bench stands, as it replaces what that would end; it is published
+        if this bench is not."""
 
 
 class Copy(NamedTuple):
@@ -68,26 +73,34 @@ class Sending(NamedTuple):
 class _Waiting:
     """What waits for one key and layer; of a manual change only the newest."""
 
-    __slots__ = ("bench", "end", "needless")
+    __slots__ = ("bench", "end")
 
     def __init__(self) -> None:
         self.end: EndOut | None = None
         self.bench: BenchOut | None = None
-        self.needless: EndOut | None = None
-        """An end that the manual bench stands for, which replaces what this would end."""
 
-    def add_end(self, end: EndOut) -> None:
-        """Add an end to those that wait."""
+    @property
+    def known_end(self) -> EndOut | None:
+        """The end that waits, or the one for which the bench stands."""
+        return self.end or (None if self.bench is None else self.bench.needless)
+
+    def put_bench(self, bench: BenchOut) -> None:
+        """Put a bench in place of the one that waits; by hand, it stands for what waits to end."""
+        end = self.known_end
+        self.bench, self.end = bench, end
+        if end is not None:
+            self.put_end(end)
+
+    def put_end(self, end: EndOut) -> None:
+        """Put an end in place of the one that waits."""
         if self.bench is not None and self.bench.slot.layer == MANUAL:
-            self.needless = end
+            self.bench.needless, self.end = end, None
         else:
             self.end = end
 
     def drop_bench(self) -> None:
         """Forget the bench; what it stood for is needed again."""
-        self.bench = None
-        if self.needless is not None:
-            self.end, self.needless = self.needless, None
+        self.end, self.bench = self.known_end, None
 
 
 class Outgoing:
@@ -121,9 +134,7 @@ class Outgoing:
         """Have a bench published."""
         waiting = self._place(slot)
         if waiting is not None:
-            waiting.bench = BenchOut(slot, entry)
-            if slot.layer == MANUAL and waiting.end is not None:
-                waiting.end, waiting.needless = None, waiting.end
+            waiting.put_bench(BenchOut(slot, entry))
 
     def end(self, slot: Slot, ending: Ending | None, at: float) -> None:
         """Have an end published, if there is one, and no bench that waits for it."""
@@ -182,7 +193,7 @@ class Outgoing:
         """Take what waits, at most `AT_ONCE` of it, as the step of this number."""
         items: list[Item] = []
         while not items and (self._copies or self._waiting):
-            items = [each for each in self._taken() if _written(each, now) is not None]
+            items = self._lasting(self._taken(), now)
         self.sending = Sending(number, order, tuple(items)) if items else None
         return self.sending
 
@@ -199,13 +210,37 @@ class Outgoing:
         sending = self.sending
         if sending is None:
             return ()
-        written = [(each, _written(each, now)) for each in sending.items]
-        items = tuple(item for item, change in written if change is not None)
+        items = tuple(self._lasting(sending.items, now))
         self.sending = sending._replace(items=items)
         for each in items:
             if isinstance(each, BenchOut):
                 each.entry.is_sent = True
-        return tuple(change for _, change in written if change is not None)
+        written = (_written(each, now) for each in items)
+        return tuple(each for each in written if each is not None)
+
+    def _lasting(self, items: Iterable[Item], now: float) -> list[Item]:
+        """Return what is not over; what a bench that is over stood for waits for the next step."""
+        found: list[Item] = []
+        for each in items:
+            if _written(each, now) is not None:
+                found.append(each)
+            elif isinstance(each, BenchOut):
+                self.not_stored(each)
+        return found
+
+    def not_stored(self, bench: BenchOut) -> None:
+        """Have the end published for which a bench stood: that is over, or the store refuses it."""
+        if bench.needless is not None:
+            self._end_again(bench.needless)
+            bench.needless = None
+
+    def _end_again(self, end: EndOut) -> None:
+        """Let an end wait again, behind what has come meanwhile."""
+        place = self._place(end.slot)
+        if place is not None:
+            later = place.known_end
+            ending = end.ending if later is None else _joined(end, later.ending)
+            place.put_end(EndOut(end.slot, ending, end.at if later is None else later.at))
 
     def answered(self) -> Sending | None:
         """Return the present step, which was done; there is none now."""
@@ -233,12 +268,9 @@ class Outgoing:
                 each.entry.is_sent = each.entry.order > 0
                 if not each.entry.is_over and not newer:
                     self.bench(each.slot, each.entry)
+                self.not_stored(each)
             else:
-                place = self._place(each.slot)
-                if place is not None:
-                    later = place.end or place.needless
-                    ending = each.ending if later is None else _joined(each, later.ending)
-                    place.add_end(EndOut(each.slot, ending, each.at if later is None else later.at))
+                self._end_again(each)
 
     def drop_all(self) -> None:
         """Forget everything, as a child process does: its parent publishes it."""
