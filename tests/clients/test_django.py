@@ -57,12 +57,6 @@ application, asgi_application = app.application, app.asgi_application
 """
 
 
-@pytest.fixture
-def server() -> Iterator[Providers]:
-    with Providers() as providers:
-        yield providers
-
-
 # --- the test clients --------------------------------------------------------------------------
 
 ASKED = """

@@ -38,12 +38,6 @@ PATIENCE = 20_000
 
 
 @pytest.fixture
-def server() -> Iterator[Providers]:
-    with Providers() as providers:
-        yield providers
-
-
-@pytest.fixture
 def page(server: Providers, tmp_path: Path) -> Iterator[ModuleType]:
     """The module of the actor, with a broker of its own."""
     with page_module("dramatiq", server, tmp_path) as module:

@@ -41,12 +41,6 @@ FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
 @pytest.fixture
-def server() -> Iterator[Providers]:
-    with Providers() as providers:
-        yield providers
-
-
-@pytest.fixture
 def page(server: Providers, tmp_path: Path) -> Iterator[ModuleType]:
     """The application of the page as a module."""
     with page_module("flask", server, tmp_path) as module:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -64,12 +63,6 @@ def ask(target: Target, prompt: str, *, attempt: app.Attempt) -> str:
         timeout=attempt.remaining,
     ).choices[0].message.content
 """
-
-
-@pytest.fixture
-def server() -> Iterator[Providers]:
-    with Providers() as providers:
-        yield providers
 
 
 def _run(code: str, place: Path, server: Providers) -> Any:

@@ -29,12 +29,6 @@ THEIRS = "openai/gpt-5-mini: Hi"
 
 
 @pytest.fixture
-def server() -> Iterator[Providers]:
-    with Providers() as providers:
-        yield providers
-
-
-@pytest.fixture
 def page(server: Providers, tmp_path: Path) -> Iterator[ModuleType]:
     """The code of the page as a module."""
     with page_module("many-accounts", server, tmp_path) as module:
