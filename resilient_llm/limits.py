@@ -62,9 +62,9 @@ def listen(client: C, *, key: str | None = None) -> C:
 
     Args:
         client: A client of httpx, httpx2, openai, anthropic, groq or mistralai, synchronous or
-            asynchronous. To listen twice is to listen once; the last ``key`` counts.
-        key: A target or a provider key, whose answers those are that are got outside of attempts;
-            None if such answers report nothing.
+            asynchronous. A second call for the same client only replaces its ``key``.
+        key: The target or provider key that answers outside of attempts belong to; None if such
+            answers report nothing.
 
     Raises:
         ConfigurationError: If it is another object, or the key is not one.

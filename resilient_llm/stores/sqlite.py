@@ -392,6 +392,7 @@ class SqliteStore:
         while connection is None:
             if time.monotonic() >= until:
                 raise StoreError("timeout")
+            self._real = os.path.realpath(self._path)  # a link may lead elsewhere now
             connection = self._made(until)
         self._durability = ""
         self._process = os.getpid()

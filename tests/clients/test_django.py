@@ -10,14 +10,23 @@ import contextlib
 import http.client
 import json
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.apps import GROQ, OPENAI, Providers, end, needs, result_of, started, write_page
+from tests.support.apps import (
+    GROQ,
+    OPENAI,
+    Providers,
+    end,
+    needs,
+    result_of,
+    started,
+    wait_until_it_serves,
+    write_page,
+)
 from tests.support.server import unused_port
 
 needs("django", "openai", "gunicorn", "uvicorn")
@@ -46,12 +55,6 @@ async def state(request):
 app.urlpatterns.append(path("state", state))
 application, asgi_application = app.application, app.asgi_application
 """
-
-
-@pytest.fixture
-def server() -> Iterator[Providers]:
-    with Providers() as providers:
-        yield providers
 
 
 # --- the test clients --------------------------------------------------------------------------
@@ -180,20 +183,10 @@ def site(request: Any, server: Providers, tmp_path: Path) -> Iterator[int]:
         command = ["uvicorn", "--port", str(port), "site_of_test:asgi_application"]
     process = started(tmp_path, *command, **server.environment)
     try:
-        _wait_until_it_serves(port, tmp_path)
+        wait_until_it_serves(port, tmp_path)
         yield port
     finally:
         end(process)
-
-
-def _wait_until_it_serves(port: int, place: Path) -> None:
-    until = time.monotonic() + 40
-    while True:
-        with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        assert time.monotonic() < until, (place / "log").read_text("utf-8")
-        time.sleep(0.05)
 
 
 def _post(port: int, path: str, prompt: str) -> tuple[int, str | None, str]:

@@ -5,8 +5,6 @@ The worker delivers messages as in production; the broker keeps them in queues o
 
 from __future__ import annotations
 
-import importlib
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +24,7 @@ from resilient_llm import (
     list_benched,
 )
 from resilient_llm.testing import capture_events, fake_clock
-from tests.support.apps import GROQ, OPENAI, Providers, needs, write_page
+from tests.support.apps import GROQ, OPENAI, Providers, needs, page_module
 
 needs("dramatiq", "openai")
 
@@ -40,26 +38,11 @@ PATIENCE = 20_000
 
 
 @pytest.fixture
-def server() -> Iterator[Providers]:
-    with Providers() as providers:
-        yield providers
-
-
-@pytest.fixture
-def page(
-    server: Providers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[ModuleType]:
+def page(server: Providers, tmp_path: Path) -> Iterator[ModuleType]:
     """The module of the actor, with a broker of its own."""
-    write_page("dramatiq", server, tmp_path, "dramatiq_page")
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    module = importlib.import_module("dramatiq_page")
-    yield module
-    module.broker.close()
-    for client in module.CLIENTS.values():
-        client.close()
-    del sys.modules["dramatiq_page"]
+    with page_module("dramatiq", server, tmp_path) as module:
+        yield module
+        module.broker.close()
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import importlib
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +31,7 @@ from resilient_llm import (
     settings,
 )
 from resilient_llm.testing import capture_events
-from tests.support.apps import GROQ, OPENAI, Providers, needs, write_page
+from tests.support.apps import GROQ, OPENAI, Providers, needs, page_module
 
 needs("flask", "openai")
 
@@ -43,25 +41,10 @@ FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
 @pytest.fixture
-def server() -> Iterator[Providers]:
-    with Providers() as providers:
-        yield providers
-
-
-@pytest.fixture
-def page(
-    server: Providers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[ModuleType]:
+def page(server: Providers, tmp_path: Path) -> Iterator[ModuleType]:
     """The application of the page as a module."""
-    write_page("flask", server, tmp_path, "flask_page")
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    module = importlib.import_module("flask_page")
-    yield module
-    for client in module.CLIENTS.values():
-        client.close()
-    del sys.modules["flask_page"]
+    with page_module("flask", server, tmp_path) as module:
+        yield module
 
 
 @pytest.fixture

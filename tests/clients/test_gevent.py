@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import http.client
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -17,6 +20,7 @@ from tests.support.apps import (
     page_code,
     result_of,
     started,
+    wait_until_it_serves,
     write_page,
 )
 from tests.support.server import unused_port
@@ -61,12 +65,6 @@ def ask(target: Target, prompt: str, *, attempt: app.Attempt) -> str:
 """
 
 
-@pytest.fixture
-def server() -> Iterator[Providers]:
-    with Providers() as providers:
-        yield providers
-
-
 def _run(code: str, place: Path, server: Providers) -> Any:
     page = page_code("gevent", server).replace("gevent.Timeout(5.0)", "gevent.Timeout(0.5)")
     (place / "app.py").write_text(page, "utf-8")
@@ -107,7 +105,6 @@ def waits(target: Target) -> None:
 
 
 def other():
-    gevent.sleep(0.05)
     order.append("other")
 
 
@@ -311,11 +308,6 @@ def test_a_worker_of_gunicorn_on_gevent_answers_many_at_once(
     server: Providers, tmp_path: Path
 ) -> None:
     """Twenty visitors wait for held answers in one process, as greenlets, and all are answered."""
-    import http.client
-    import time
-    from concurrent.futures import ThreadPoolExecutor
-    from urllib.parse import urlencode
-
     server.moods["groq"] = "held"
     server.on_request = lambda _: server.release() if len(server.requests) >= 20 else None
     write_page("gevent", server, tmp_path)
@@ -325,20 +317,14 @@ def test_a_worker_of_gunicorn_on_gevent_answers_many_at_once(
     process = started(tmp_path, "gunicorn", *options, **server.environment)
 
     def visit(number: int) -> str:
-        until = time.monotonic() + 30
-        while True:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-            try:
-                headers = {"Content-Type": "application/x-www-form-urlencoded"}
-                connection.request("POST", "/chat", urlencode({"prompt": number}), headers)
-                return connection.getresponse().read().decode()
-            except ConnectionRefusedError:
-                assert time.monotonic() < until, (tmp_path / "log").read_text("utf-8")
-                time.sleep(0.05)
-            finally:
-                connection.close()
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        with closing(connection):
+            headers = {"Content-Type": "application/x-www-form-urlencoded"}
+            connection.request("POST", "/chat", urlencode({"prompt": number}), headers)
+            return connection.getresponse().read().decode()
 
     try:
+        wait_until_it_serves(port, tmp_path)
         with ThreadPoolExecutor(20) as visitors:
             answers = list(visitors.map(visit, range(20)))
     finally:

@@ -71,12 +71,6 @@ class Notebook:
 
 
 @pytest.fixture
-def server() -> Iterator[Providers]:
-    with Providers() as providers:
-        yield providers
-
-
-@pytest.fixture
 def notebook(
     server: Providers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Notebook]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +18,7 @@ from resilient_llm import (
     is_benched,
     list_benched,
 )
-from tests.support.apps import Providers, needs, write_page
+from tests.support.apps import Providers, needs, page_module
 from tests.support.server import unused_port
 
 needs("openai")
@@ -31,25 +29,10 @@ THEIRS = "openai/gpt-5-mini: Hi"
 
 
 @pytest.fixture
-def server() -> Iterator[Providers]:
-    with Providers() as providers:
-        yield providers
-
-
-@pytest.fixture
-def page(
-    server: Providers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[ModuleType]:
+def page(server: Providers, tmp_path: Path) -> Iterator[ModuleType]:
     """The code of the page as a module."""
-    write_page("many-accounts", server, tmp_path, "accounts_page")
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    module = importlib.import_module("accounts_page")
-    yield module
-    for client in module.CLIENTS.values():
-        client.close()
-    del sys.modules["accounts_page"]
+    with page_module("many-accounts", server, tmp_path) as module:
+        yield module
 
 
 def test_each_tenant_is_called_with_its_key(page: ModuleType, server: Providers) -> None:

@@ -15,10 +15,13 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from resilient_llm.integrations import wrap
 from tests.integrations.scenarios import (
     CHAIN,
     SCENARIOS,
+    Outcome,
     Stage,
     aby_decorator,
     aplay,
@@ -32,6 +35,17 @@ from tests.support.server import LoopbackServer, Request
 
 LLAMA, MINI = "llama-3.3-70b-versatile", "gpt-5-mini"
 """The models of the pages, the first of the chain first."""
+
+
+class City(BaseModel):
+    """A city."""
+
+    name: str
+    population: int
+
+
+PARIS = City(name="Paris", population=7)
+"""What `TwoProviders` answers to a request with the schema of a city."""
 
 
 class TwoProviders(LoopbackServer):
@@ -255,21 +269,17 @@ async def awrapped(here: Stage) -> AsyncGenerator[Any]:
 SCENARIO_NAMES = list(SCENARIOS)
 
 
-def meets_scenario(name: str, call: Callable[[Stage], str]) -> BaseException | None:
-    """Check that a call emits the events of the decorator in a scenario; return its error."""
-    expected = play(name, by_decorator)
-    outcome = play(name, call)
-    assert outcome.events == expected.events, outcome.error
-    assert outcome.requests == expected.requests
-    assert outcome.text == expected.text, outcome.error
-    return outcome.error
+def meets_scenario(name: str, call: Callable[[Stage], str]) -> None:
+    """Check that a call emits the events of the decorator in a scenario."""
+    _are_equal(play(name, by_decorator), play(name, call))
 
 
-def ameets_scenario(name: str, call: Callable[[Stage], Awaitable[str]]) -> BaseException | None:
+def ameets_scenario(name: str, call: Callable[[Stage], Awaitable[str]]) -> None:
     """Do the same for an asynchronous call."""
-    expected = aplay(name, aby_decorator)
-    outcome = aplay(name, call)
+    _are_equal(aplay(name, aby_decorator), aplay(name, call))
+
+
+def _are_equal(expected: Outcome, outcome: Outcome) -> None:
     assert outcome.events == expected.events, outcome.error
     assert outcome.requests == expected.requests
     assert outcome.text == expected.text, outcome.error
-    return outcome.error

@@ -6,6 +6,7 @@ loopback, and `environment` gives the client of OpenAI its address by the enviro
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -13,8 +14,10 @@ import socket
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -173,6 +176,30 @@ def write_page(name: str, server: Providers, place: Path, module: str = "app") -
     (place / f"{module}.py").write_text(page_code(name, server), "utf-8")
 
 
+@contextlib.contextmanager
+def page_module(name: str, server: Providers, place: Path) -> Iterator[ModuleType]:
+    """Import the code of a page, with a server as its providers, and close its clients at the end.
+
+    Args:
+        name: The page, without its ending.
+        server: Answers for both providers.
+        place: Where the module is written.
+    """
+    module = f"{name.replace('-', '_')}_page"
+    write_page(name, server, place, module)
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, value in server.environment.items():
+            patch.setenv(variable, value)
+        patch.syspath_prepend(str(place))
+        page = importlib.import_module(module)
+        try:
+            yield page
+        finally:
+            for client in page.CLIENTS.values():
+                client.close()
+            del sys.modules[module]
+
+
 def result_of(code: str, place: Path, server: Providers) -> Any:
     """Run code in a process of its own, with modules of ``place``; return what it printed last.
 
@@ -204,6 +231,17 @@ def started(place: Path, *command: str, **environment: str) -> subprocess.Popen[
             stdout=log,
             stderr=subprocess.STDOUT,
         )
+
+
+def wait_until_it_serves(port: int, place: Path) -> None:
+    """Wait until something that was started in a place accepts connections."""
+    until = time.monotonic() + 60
+    while True:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        assert time.monotonic() < until, (place / "log").read_text("utf-8")
+        time.sleep(0.05)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

@@ -75,7 +75,12 @@ def python_path() -> str:
 
 
 def run(
-    path: Path, folder: Path | None = None, *, warnings: str = "error", **environment: str
+    path: Path,
+    folder: Path | None = None,
+    *,
+    warnings: str = "error",
+    timeout: float = 50.0,
+    **environment: str,
 ) -> subprocess.CompletedProcess[str]:
     """Run a file in a process of its own, with warnings as errors and no network but loopback.
 
@@ -83,6 +88,7 @@ def run(
         path: The file.
         folder: The working directory; None for that of this process.
         warnings: What is done with them, as for ``python -W``.
+        timeout: Seconds that it may take.
         **environment: Variables of the environment.
     """
     inherited = {
@@ -102,6 +108,6 @@ def run(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=timeout,
         check=False,
     )

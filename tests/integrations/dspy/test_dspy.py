@@ -93,6 +93,12 @@ def lm_of(urls: dict[str, str], chain: list[str], **options: Any) -> Any:
     )
 
 
+@pytest.fixture(autouse=True)
+def no_loop() -> None:
+    """Let there be no event loop outside of a run: LiteLLM would make one and never close it."""
+    asyncio.set_event_loop(None)
+
+
 @pytest.fixture
 def server() -> Iterator[TwoProviders]:
     with isolated(), TwoProviders() as made:

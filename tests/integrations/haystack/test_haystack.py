@@ -10,14 +10,15 @@ from typing import Annotated, Any
 
 import openai
 import pytest
-from pydantic import BaseModel
 
 from resilient_llm import ChainExhaustedError
 from resilient_llm.testing import isolated
 from tests.integrations.frameworks import (
     LLAMA,
     MINI,
+    PARIS,
     SCENARIO_NAMES,
+    City,
     TwoProviders,
     ameets_scenario,
     awrapped,
@@ -43,13 +44,6 @@ with warnings.catch_warnings():
 pytestmark = pytest.mark.filterwarnings("default")
 
 QUESTION = [ChatMessage.from_user("Why is the sky blue?")]
-
-
-class City(BaseModel):
-    """A city."""
-
-    name: str
-    population: int
 
 
 @tool
@@ -195,7 +189,7 @@ def test_structured_output_comes_from_the_second_provider(
         with client_for(server) as client:
             result = generator_of(client).run(QUESTION, generation_kwargs=shaped)
     city = City.model_validate_json(result["replies"][0].text)
-    assert city == City(name="Paris", population=7)
+    assert city == PARIS
     assert server.models == [LLAMA, MINI]
 
 

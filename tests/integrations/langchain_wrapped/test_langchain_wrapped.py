@@ -9,14 +9,15 @@ from typing import Any
 
 import openai
 import pytest
-from pydantic import BaseModel
 
 from resilient_llm import ChainExhaustedError
 from resilient_llm.testing import isolated
 from tests.integrations.frameworks import (
     LLAMA,
     MINI,
+    PARIS,
     SCENARIO_NAMES,
+    City,
     TwoProviders,
     ameets_scenario,
     awrapped,
@@ -34,16 +35,6 @@ tool = pytest.importorskip("langchain_core.tools").tool
 pytestmark = pytest.mark.filterwarnings("default")
 
 QUESTION = "Why is the sky blue?"
-
-
-class City(BaseModel):
-    """A city."""
-
-    name: str
-    population: int
-
-
-PARIS = City(name="Paris", population=7)
 
 
 @tool

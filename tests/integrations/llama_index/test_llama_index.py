@@ -10,14 +10,15 @@ from typing import Any
 
 import openai
 import pytest
-from pydantic import BaseModel
 
 from resilient_llm import ChainExhaustedError
 from resilient_llm.testing import isolated
 from tests.integrations.frameworks import (
     LLAMA,
     MINI,
+    PARIS,
     SCENARIO_NAMES,
+    City,
     TwoProviders,
     ameets_scenario,
     awrapped,
@@ -41,16 +42,6 @@ with warnings.catch_warnings():
 pytestmark = pytest.mark.filterwarnings("default")
 
 QUESTION = [ChatMessage(role="user", content="Why is the sky blue?")]
-
-
-class City(BaseModel):
-    """A city."""
-
-    name: str
-    population: int
-
-
-PARIS = City(name="Paris", population=7)
 
 
 @pytest.fixture

@@ -9,14 +9,15 @@ from typing import Any
 
 import openai
 import pytest
-from pydantic import BaseModel
 
 from resilient_llm import ChainExhaustedError
 from resilient_llm.testing import isolated
 from tests.integrations.frameworks import (
     LLAMA,
     MINI,
+    PARIS,
     SCENARIO_NAMES,
+    City,
     TwoProviders,
     ameets_scenario,
     awrapped,
@@ -29,13 +30,6 @@ from tests.integrations.scenarios import Stage
 agents = pytest.importorskip("agents")
 
 pytestmark = pytest.mark.filterwarnings("default")
-
-
-class City(BaseModel):
-    """A city."""
-
-    name: str
-    population: int
 
 
 @pytest.fixture
@@ -127,7 +121,7 @@ def test_structured_output_comes_from_the_second_provider(server: TwoProviders) 
         agent = agents.Agent(name="Assistant", model=model, output_type=City)
         return (await agents.Runner.run(agent, "Which city?")).final_output
 
-    assert run(server, use) == City(name="Paris", population=7)
+    assert run(server, use) == PARIS
     assert server.models == [LLAMA, MINI]
 
 

@@ -10,14 +10,15 @@ from typing import Any
 
 import openai
 import pytest
-from pydantic import BaseModel
 
 from resilient_llm import ChainExhaustedError
 from resilient_llm.testing import isolated
 from tests.integrations.frameworks import (
     LLAMA,
     MINI,
+    PARIS,
     SCENARIO_NAMES,
+    City,
     TwoProviders,
     ameets_scenario,
     awrapped,
@@ -41,13 +42,6 @@ with warnings.catch_warnings():
     from semantic_kernel.functions import kernel_function
 
 pytestmark = pytest.mark.filterwarnings("default")
-
-
-class City(BaseModel):
-    """A city."""
-
-    name: str
-    population: int
 
 
 class Weather:
@@ -148,7 +142,7 @@ def test_structured_output_comes_from_the_second_provider(server: TwoProviders) 
     """A response format is kept by the second provider."""
     server.down.add("groq")
     text = run(server, lambda service: asks(service, response_format=City))
-    assert City.model_validate_json(text) == City(name="Paris", population=7)
+    assert City.model_validate_json(text) == PARIS
     assert server.models == [LLAMA, MINI]
 
 

@@ -5,14 +5,20 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.apps import GROQ, OPENAI, Providers, end, started, write_page
+from tests.support.apps import (
+    GROQ,
+    OPENAI,
+    Providers,
+    end,
+    started,
+    wait_until_it_serves,
+    write_page,
+)
 from tests.support.server import unused_port
 
 pytest.importorskip("fastapi")
@@ -50,20 +56,10 @@ def site(server: Providers, tmp_path: Path) -> Iterator[int]:
     command = ["uvicorn", "--port", str(port), "--ws", "none", "site_of_test:app"]
     process = started(tmp_path, *command, **server.environment)
     try:
-        _wait_until_it_serves(port, tmp_path)
+        wait_until_it_serves(port, tmp_path)
         yield port
     finally:
         end(process)
-
-
-def _wait_until_it_serves(port: int, place: Path) -> None:
-    until = time.monotonic() + 60
-    while True:
-        with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        assert time.monotonic() < until, (place / "log").read_text("utf-8")
-        time.sleep(0.05)
 
 
 def _asked(port: int, path: str, *, method: str = "POST") -> tuple[int, str | None, str]:

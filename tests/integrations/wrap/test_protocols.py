@@ -32,12 +32,6 @@ CHAIN = ["one/model-1", "two/model-2"]
 KEY = "not-a-key"
 
 
-class Word(BaseModel):
-    """What `parse` is asked for; the answers of the server are no such thing."""
-
-    word: str
-
-
 # --- clients -----------------------------------------------------------------------------------
 
 
@@ -67,7 +61,6 @@ def _mistral(root: str) -> Any:
     return Mistral(api_key=KEY, server_url=root)
 
 
-_AWS = {"aws_access_key": "a", "aws_secret_key": "b", "aws_region": "eu", "api_key": None}
 CLIENTS: dict[str, Callable[[str], Any]] = {
     "openai": _openai("OpenAI"),
     "openai async": _openai("AsyncOpenAI"),
