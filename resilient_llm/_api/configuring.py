@@ -140,7 +140,7 @@ def configure(**changes: Unpack[Changes]) -> None:
 
 
 def heed_changes() -> None:
-    """Do what is left to do after a change of the defaults: warn of misspelt keys, stop to listen.
+    """Do what is left to do after a change of the defaults: warn of misspelt keys, stop listening.
 
     Called without a lock.
     """

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from resilient_llm._binding.injection import Injection
     from resilient_llm._binding.ordering import KeyedOrder, UsersOrder
     from resilient_llm._core.call.spending import Spending
+    from resilient_llm._core.figures import PolicyFigures
     from resilient_llm._core.in_flight import Counts
     from resilient_llm._runtime.configuration import InForce, Process
     from resilient_llm._values.policy import Options, Policy
@@ -141,34 +142,8 @@ class Binding(WrapperGlobals):
                 means = options.strategy == "least_latency"
                 figures = runtime.begin_figures(self.policy, means=means)
             counts = self._counts(options)
-            by_key = {
-                target.key: Candidate(
-                    target,
-                    runtime.registry.circuit(target.key),
-                    self.invokers[target.key],
-                    is_generator=self.generators[target.key],
-                    keep=None if figures is None else figures.keep_of(target.key),
-                    counts=None if counts is None else counts.target(target.key),
-                    limits=limits_on(target.key, target.provider_key, target.tags),
-                )
-                for target in self.policy.chain
-            }
-            deps = CallDeps(
-                classify=functools.partial(classify.under, settings.on_memory_pressure),
-                notice=notice_client_retries,
-                fails_first=runtime.dispatcher.fails_first,
-                backoff=effect.backoff,
-                budgets=runtime.budgets,
-                settings=settings,
-                rng=runtime.rng,
-                item_inspector=runtime.item_inspector,
-                clock=runtime.clock,
-                counts=counts,
-                figures=figures,
-                spending=self._spending(effect, settings, by_key.values()),
-                hear=hear_if_any if settings.listen else None,
-                tell_unhedged=functools.partial(tell_unhedged, self.injection.called),
-            )
+            by_key = self._candidates(figures, counts)
+            deps = self._deps(effect, settings, by_key.values(), figures, counts)
             if effect.is_stream:
                 deps.item_inspector()  # its import must not count as waiting for a provider
             candidates = tuple(by_key[target.key] for target in self.policy.in_priority)
@@ -178,23 +153,7 @@ class Binding(WrapperGlobals):
             estimates = None
             if any(deps.needs_estimate(each.limits) for each in candidates):
                 estimates = effect.demands or Demands(options, self.injection, self.policy.chain)
-            adaptive = runtime.order_of(self.policy, options.adaptive)
-            order = order_for(
-                options,
-                candidates,
-                settings=settings,
-                rng=runtime.rng,
-                clock=runtime.clock,
-                step_of=lambda name: runtime.figures_of(self.policy).step_of(name),
-                figures=figures,
-                in_flight=counts.of if isinstance(counts, FunctionInFlight) else None,
-                adjustment=None
-                if adaptive is None
-                else Adapting(adaptive, candidates, options, counts),
-                has_room=room_in(deps.spending)
-                if settings.budgets and deps.spending is not None
-                else None,
-            )
+            order = self._order(options, candidates, deps)
             inlined = None
             if estimates is not None or candidates[0].limits is not None:
                 inlined = self._inlined_limits(effect, deps, order, candidates, estimates)
@@ -218,6 +177,72 @@ class Binding(WrapperGlobals):
                     return candidates
                 # A signal handler exchanged the state in the midst of that, and perhaps bound.
                 self.unbind()
+
+    def _candidates(
+        self, figures: PolicyFigures | None, counts: Counts | None
+    ) -> dict[str, Candidate]:
+        """Return ``{key: candidate}`` of all targets, in declared order."""
+        return {
+            target.key: Candidate(
+                target,
+                runtime.registry.circuit(target.key),
+                self.invokers[target.key],
+                is_generator=self.generators[target.key],
+                keep=None if figures is None else figures.keep_of(target.key),
+                counts=None if counts is None else counts.target(target.key),
+                limits=limits_on(target.key, target.provider_key, target.tags),
+            )
+            for target in self.policy.chain
+        }
+
+    def _deps(
+        self,
+        effect: OptionsEffect,
+        settings: Settings,
+        candidates: Iterable[Candidate],
+        figures: PolicyFigures | None,
+        counts: Counts | None,
+    ) -> CallDeps:
+        """Return what call flows need of the present state."""
+        return CallDeps(
+            classify=functools.partial(classify.under, settings.on_memory_pressure),
+            notice=notice_client_retries,
+            fails_first=runtime.dispatcher.fails_first,
+            backoff=effect.backoff,
+            budgets=runtime.budgets,
+            settings=settings,
+            rng=runtime.rng,
+            item_inspector=runtime.item_inspector,
+            clock=runtime.clock,
+            counts=counts,
+            figures=figures,
+            spending=self._spending(effect, settings, candidates),
+            hear=hear_if_any if settings.listen else None,
+            tell_unhedged=functools.partial(tell_unhedged, self.injection.called),
+        )
+
+    def _order(
+        self, options: Options, candidates: tuple[Candidate, ...], deps: CallDeps
+    ) -> ChainOrder | KeyedOrder | UsersOrder | None:
+        """Return how each call orders its targets; None if by priority."""
+        counts = deps.counts
+        adaptive = runtime.order_of(self.policy, options.adaptive)
+        return order_for(
+            options,
+            candidates,
+            settings=deps.settings,
+            rng=runtime.rng,
+            clock=runtime.clock,
+            step_of=lambda name: runtime.figures_of(self.policy).step_of(name),
+            figures=deps.figures,
+            in_flight=counts.of if isinstance(counts, FunctionInFlight) else None,
+            adjustment=None
+            if adaptive is None
+            else Adapting(adaptive, candidates, options, counts),
+            has_room=room_in(deps.spending)
+            if deps.settings.budgets and deps.spending is not None
+            else None,
+        )
 
     def asks_each(self, candidates: tuple[Candidate, ...]) -> bool:
         """Return whether each attempt has to ask limits or budgets."""

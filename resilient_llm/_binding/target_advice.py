@@ -1,4 +1,4 @@
-"""Tells how a function that takes no target can take one, by its own signature with the change.
+"""The advice for a function that takes no target: its own signature, with a target in it.
 
 Only names of parameters are shown: a default may be a key or a prompt.
 """
@@ -26,8 +26,7 @@ def how_to_take_target(fn: Any, signature: inspect.Signature) -> str:
     leading: list[str] = []
     if rest and rest[0].name in ("self", "cls"):
         leading = [rest.pop(0).name]
-    if rest and rest[0].name == "target":
-        del rest[0]
+    rest = [each for each in rest if each.name != "target"]
     keyword = "async def" if inspect.iscoroutinefunction(fn) else "def"
     if name == "<lambda>":
         wanted = _header("def", "ask", [*leading, "target: Target", *_names(rest)])
@@ -67,6 +66,6 @@ def _with_keyword(parameters: list[inspect.Parameter]) -> list[str]:
     """Return the parameters with a keyword-only ``target`` after those that are positional."""
     target = _P("target", _P.KEYWORD_ONLY, default=None)
     kinds = (_P.KEYWORD_ONLY, _P.VAR_KEYWORD)
-    before = [each for each in parameters if each.kind not in kinds and each.name != "target"]
-    after = [each for each in parameters if each.kind in kinds and each.name != "target"]
+    before = [each for each in parameters if each.kind not in kinds]
+    after = [each for each in parameters if each.kind in kinds]
     return [shown.replace("target=…", "target=None") for shown in _names([*before, target, *after])]

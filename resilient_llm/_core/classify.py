@@ -16,15 +16,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from resilient_llm._core.memory_pressure import as_configured
 from resilient_llm._values.built_in import cause_of, context_of, is_raised_by, traceback_of
 from resilient_llm._values.class_cache import ClassCache
-from resilient_llm._values.errors import (
-    CallRejectedError,
-    ChainExhaustedError,
-    ConfigurationError,
-    ResilientLLMError,
-    ResponseRejectedError,
-)
+from resilient_llm._values.errors import ConfigurationError, ResilientLLMError
 from resilient_llm._values.explanation import Explanation
 from resilient_llm._values.kinds import ErrorKind
+from resilient_llm._values.own_errors import verdict_on_own
 from resilient_llm._values.reloading import replaces
 from resilient_llm._values.verdict import Verdict
 
@@ -43,8 +38,6 @@ _CANCELLED: Final = Verdict(ErrorKind.CANCELLED)
 _TIME_IS_UP: Final = Verdict(ErrorKind.CANCELLED, "time_limit")
 _UNKNOWN: Final = Verdict(ErrorKind.UNKNOWN)
 _BUG: Final = Verdict(ErrorKind.CALLER_BUG)
-_REJECTED: Final = Verdict(ErrorKind.REJECTED)
-_BAD_RESPONSE: Final = Verdict(ErrorKind.BAD_RESPONSE)
 _MEMORY_PRESSURE: Final = ErrorKind.MEMORY_PRESSURE
 
 _KINDS: Final[dict[str, ErrorKind]] = {kind.value: kind for kind in ErrorKind}
@@ -275,7 +268,9 @@ class Classifier:
             if verdict is not None:
                 return verdict
         if sort >= _OURS:
-            return _of_ours(error) if sort == _OURS else None
+            if sort == _OURS:
+                return verdict_on_own(cast("ResilientLLMError", error))
+            return None
         try:
             judge = self._judge or self._built_in()
             verdict = judge(error, self._wall)
@@ -459,26 +454,6 @@ def _only_wraps(error: BaseException, verdict: Verdict | None) -> bool:
     return (
         error.__cause__ is not None and verdict is not None and verdict.kind is ErrorKind.CALLER_BUG
     )
-
-
-def _of_ours(error: BaseException) -> Verdict:
-    # Users may raise these too, with fields that no verdict takes.
-    if isinstance(error, ResponseRejectedError):
-        try:
-            return Verdict(ErrorKind(error.kind), error.reason)
-        except ValueError:
-            return _BAD_RESPONSE
-    if isinstance(error, ConfigurationError):
-        return _BUG  # no guard raises it: the configuration is wrong
-    if (
-        isinstance(error, (CallRejectedError, ChainExhaustedError))
-        and error.retry_after is not None
-    ):
-        try:
-            return Verdict(ErrorKind.REJECTED, retry_after=error.retry_after)
-        except ConfigurationError:
-            return _REJECTED
-    return _REJECTED
 
 
 def _members(group: BaseException, most: int) -> tuple[BaseException, ...]:

@@ -268,7 +268,7 @@ def unknown_names(what: str, names: Iterable[str], allowed: Iterable[str]) -> No
     for name in names:
         if name not in known:
             meant = _OTHER_NAMES.get(name, "")
-            # A chain is no option, but the one argument beside the options of `failover()`.
+            # A chain is not an option: it is the one argument beside the options of `failover()`.
             is_argument = meant == "chain" and what == "failover()"
             near = [meant] if is_argument or meant in known else near_names(name, known)
             hint = f"did you mean {' or '.join(near)}? " if near else ""

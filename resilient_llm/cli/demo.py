@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from resilient_llm.demo.picture import Photographer
+    from resilient_llm.demo.picture import OutagePicture
     from resilient_llm.demo.run import Demo, View
 
 _EXTRA: Final = ("rich", "openai", "anthropic")
@@ -127,15 +127,17 @@ def _show(seconds: float, seed: int, *, as_json: bool, svg: Path | None) -> int:
     demo = Demo(seconds, seed)
     is_live = _is_live()
     console = _console(is_live=is_live)
-    photographer = None if svg is None else picture.Photographer()
-    interrupted = _run_to_end(demo, _view(console, as_json=as_json, is_live=is_live), photographer)
+    outage_picture = None if svg is None else picture.OutagePicture()
+    interrupted = _run_to_end(
+        demo, _view(console, as_json=as_json, is_live=is_live), outage_picture
+    )
     summary = demo.summary()
     if as_json:
         print(json.dumps(summary.as_dict(), indent=2))
     else:
         view.print_summary(console, summary)
-    if svg is not None and photographer is not None and not interrupted:
-        _write(svg, photographer.svg(summary))
+    if svg is not None and outage_picture is not None and not interrupted:
+        _write(svg, outage_picture.svg(summary))
     return INTERRUPTED if interrupted else summary.exit_status
 
 
@@ -182,14 +184,14 @@ def _view(console: Console, *, as_json: bool, is_live: bool) -> AbstractContextM
 
 
 def _run_to_end(
-    demo: Demo, view_context: AbstractContextManager[View], photographer: Photographer | None
+    demo: Demo, view_context: AbstractContextManager[View], outage_picture: OutagePicture | None
 ) -> bool:
     """Run the demo to its end; return whether Ctrl-C ended it early."""
     import asyncio  # after the first line
 
     try:
         with view_context as view:
-            views = [view] if photographer is None else [view, photographer]
+            views = [view] if outage_picture is None else [view, outage_picture]
             asyncio.run(demo.run(*views))
     except KeyboardInterrupt:
         return True

@@ -5,11 +5,12 @@ Needs no client package, since the workers need none. Every line fits 80 columns
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from resilient_llm.demo import log_lines, worker
+from resilient_llm.demo.log_lines import BAD, GOOD
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 
     from resilient_llm.demo.fleet import FleetSummary
     from resilient_llm.demo.log_lines import Line
-
-_GOOD: Final = "bold white on #1a7f37"
-_BAD: Final = "bold black on yellow"
 
 
 def print_line(console: Console, line: Line) -> None:
@@ -46,15 +44,15 @@ def summary_lines(summary: FleetSummary) -> list[Text]:
     lines += [
         Text.assemble(
             f"{summary.calls_made} calls by {summary.workers} workers: ",
-            (f" lost {lost} ", _BAD if lost else _GOOD),
+            (f" lost {lost} ", BAD if lost else GOOD),
         ),
         Text(
-            f"Workers that met the outage with a call of their own: {met}",
-            _BAD if met > 1 else "",
+            f"Workers with failed attempts during the outage: {met}",
+            BAD if met > 1 else "",
         ),
         Text(
             f"Requests to the provider until all workers used it again: {summary.probes}",
-            _BAD if summary.probes > 1 else "",
+            BAD if summary.probes > 1 else "",
         ),
     ]
     answered = ", ".join(f"{target} {count}" for target, count in summary.served_by.items())

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 WIDTH: Final = 80
 """Columns that every line fits."""
 
+GOOD: Final = "bold white on #1a7f37"
+BAD: Final = "bold black on yellow"
+"""Styles of a number that is as it has to be, or is not: of lost calls, for example."""
+
 STYLES: Final = {
     "fault": "cyan",
     "answers": "green",
@@ -40,7 +44,7 @@ STYLES: Final = {
     "probed": "green",
     "restored": "green",
     "budget": "yellow",
-    "LOST": "bold black on yellow",
+    "LOST": BAD,
 }
 """``{word of a line: its style}``; red is for benched only."""
 
@@ -168,8 +172,8 @@ def of_event(event: Event) -> Line | None:
             text = f"{event.target} is used again: {event.reason}"
             return Line(event.at, "restored", event.target, text, folds_as=event.reason)
         case BudgetExceeded():
-            spent = f"{dollars(event.spent)} of {dollars(event.cap)}"
-            text = f"{event.budget}: {spent} is spent: skipped."
+            provider = event.target.partition("/")[0]
+            text = f"{provider} is skipped: too little of its {dollars(event.cap)} is left."
             return Line(event.at, "budget", event.target, text)
         case CallFailed():
             text = f"A call failed on every target, after {event.attempts} attempts."

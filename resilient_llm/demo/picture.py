@@ -24,7 +24,7 @@ _TAKEN_AT: Final = 0.4
 _LOG_LINES: Final = 8
 
 
-class Photographer:
+class OutagePicture:
     """A view that shows nothing and keeps one picture of the outage."""
 
     def __init__(self) -> None:

@@ -150,7 +150,7 @@ class Server:
         Args:
             protocol: What it speaks.
             latency: Shortest and longest time of an answer, in seconds.
-            rng: Source of latencies and coin flips.
+            rng: Source of the random latencies and failures.
         """
         self.protocol: Protocol = protocol
         self.port = 0

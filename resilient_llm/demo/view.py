@@ -16,6 +16,7 @@ from rich.text import Text
 from resilient_llm import health
 from resilient_llm.demo import log_lines, scenario
 from resilient_llm.demo.counters import DEFAULT_RETRIES, FAILOVER, NO_RETRIES
+from resilient_llm.demo.log_lines import BAD, GOOD
 from resilient_llm.demo.scenario import CHAIN, STREAMING
 
 if TYPE_CHECKING:
@@ -29,16 +30,12 @@ if TYPE_CHECKING:
     from resilient_llm.demo.counters import Summary, WayCounts
     from resilient_llm.demo.run import Demo
 
-LONGEST_SUMMARY: Final = 12
-"""Lines that the summary has at most."""
 _ROWS_WITHOUT_LOG: Final = 18
 _FEWEST_LINES: Final = 5
 _MOST_LINES: Final = 16
 _WIDE: Final = 110
 """Columns from which the reason of a bench has a place in the table."""
 _KEY_WIDTH: Final = 24
-_GOOD: Final = "bold white on #1a7f37"
-_BAD: Final = "bold black on yellow"
 _FAULTS: Final = {
     "invalid_credentials": "revoked key",
     "network": "cut connections",
@@ -155,7 +152,7 @@ def comparison(ways: Mapping[str, WayCounts], default_max_retries: int) -> Rende
         counts = ways[way]
         style = ""
         if way == FAILOVER:
-            style = _BAD if counts.failed else _GOOD
+            style = BAD if counts.failed else GOOD
         table.add_row(
             Text(name, "bold" if style else ""),
             Text(_lost(counts), style),
@@ -188,7 +185,7 @@ def _streams(demo: Demo) -> RenderableType:
     broken = counters.streams_read - counters.streams_whole
     return Text.assemble(
         f"streams {counters.streams_read}  ",
-        (f" broken {broken} ", _BAD if broken else _GOOD),
+        (f" broken {broken} ", BAD if broken else GOOD),
         f"  restarted after partial output {counters.streams_restarted}",
         f"  failovers {counters.events['FailedOver']}",
         no_wrap=True,
@@ -283,7 +280,7 @@ def summary_lines(summary: Summary) -> list[Text]:
         text = f"{_lost(counts):>16} {_share(counts):>6}  slowest {counts.slowest:>4.1f} s "
         style = ""
         if way == FAILOVER:
-            style = _BAD if counts.failed else _GOOD
+            style = BAD if counts.failed else GOOD
         lines.append(Text.assemble(f"{name:<38} ", (text, style)))
     lines += [
         Text(
@@ -292,7 +289,7 @@ def summary_lines(summary: Summary) -> list[Text]:
         ),
         Text.assemble(
             f"{summary.streams_read} streams: ",
-            (f"{broken} broken", _BAD if broken else _GOOD),
+            (f"{broken} broken", BAD if broken else GOOD),
             f", {summary.streams_restarted} restarted after partial output; "
             f"failovers {summary.events.get('FailedOver', 0)}.",
         ),

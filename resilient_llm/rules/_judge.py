@@ -11,10 +11,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 
 from resilient_llm._values.built_in import cause_of
-from resilient_llm._values.errors import CallRejectedError, ResilientLLMError
+from resilient_llm._values.errors import ResilientLLMError
 from resilient_llm._values.kinds import ErrorKind
+from resilient_llm._values.own_errors import verdict_on_own
 from resilient_llm._values.settings import LONGEST_TO_RETRY
-from resilient_llm._values.verdict import Verdict
 from resilient_llm.rules import (
     answers,
     anthropic,
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import ModuleType
 
+    from resilient_llm._values.verdict import Verdict
     from resilient_llm.rules._class_info import ErrorClass
 
 
@@ -101,8 +102,8 @@ def beneath_client(evidence: Evidence) -> Verdict | None:
 def beneath_refusal(evidence: Evidence) -> Verdict | None:
     """Return the verdict on what kept a client from sending, if its error was raised from that.
 
-    A guard below an SDK, such as the one of `integrations.httpx`, refuses a request. The SDK
-    raises a connection error from whatever interrupts a request, but nothing was sent here.
+    A guard below an SDK, such as the one of `integrations.httpx`, rejects a request, or no
+    connection is free. The SDK raises a connection error from that as from a network error.
     """
     inner = cause_of(evidence.error)
     for _ in range(_MOST_CAUSES):
@@ -110,8 +111,7 @@ def beneath_refusal(evidence: Evidence) -> Verdict | None:
             return None
         if issubclass(type(inner), ResilientLLMError):
             evidence.matched_by = ("refusal beneath", class_of[type(inner)].names[0])
-            wait = inner.retry_after if isinstance(inner, CallRejectedError) else None
-            return Verdict(ErrorKind.REJECTED, retry_after=hints.seconds(wait))
+            return verdict_on_own(cast("ResilientLLMError", inner))
         names = class_of[type(inner)].names
         if any(name in network.FULL_POOLS for name in names):
             # The SDK calls it a timeout, but no connection was free and nothing was sent.

@@ -61,10 +61,11 @@ def of_error_object(evidence: Evidence) -> Verdict | None:
     found = is_object or _PREFIX.match(text)
     if found is None:
         return None
-    evidence.codes = (found[1],)
+    before, evidence.codes = evidence.codes, (found[1],)
     verdict = codes.cause(evidence) or codes.category(evidence)
     if verdict is None:
         if is_object is None:
+            evidence.codes = before  # the word was not a code, and other rules read the codes
             return None
         evidence.matched_by = ("error object", evidence.error_class.names[0])
         verdict = UNKNOWN_CODE

@@ -42,8 +42,8 @@ A store that can be read and not written goes on answering `Store.changes`.
 4. Otherwise the store does the step and remembers the number, at least for 24 h, and longer if its
    clock has jumped ahead or no process was there.
 
-So a session that got no answer either sends the same step again, before any other, or gives it up
-without end. It must send a `settle` again, and may give up the rest.
+So a session that got no answer either sends the same step again, before any other, or never again.
+It must send a `settle` again, and may give up the rest.
 
 **Epochs.** The data has a random name, which changes when the store has lost something that a
 session may have seen: a flush, an evicted or deleted key, an old backup, a replica that lagged,

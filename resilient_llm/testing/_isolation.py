@@ -81,10 +81,10 @@ def capture_events(*types: type[Any]) -> Generator[list[Any], None, None]:
 
 
 def _deliver_what_waits() -> None:
-    """Deliver what no thread has taken: each hands over only so many events of others."""
+    """Deliver what waits: a call hands over a limited number of the events of other calls."""
     dispatcher = runtime.dispatcher
-    keys = (circuit.outbox for circuit in runtime.registry.circuits())
-    for outbox in (dispatcher.of_process, *keys):
+    of_keys = (circuit.outbox for circuit in runtime.registry.circuits())
+    for outbox in (dispatcher.of_process, *of_keys):
         left = len(outbox)
         while left:
             dispatcher.deliver(outbox)

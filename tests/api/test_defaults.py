@@ -1,6 +1,5 @@
 """Process-wide defaults of the options of `failover`: which value holds, for whom, and since when."""
 
-import asyncio
 import math
 import threading
 from collections.abc import Callable
@@ -33,6 +32,7 @@ from resilient_llm._values.policy import BUILT_IN, CHECKS, DEFAULTS, STRATEGIES,
 from resilient_llm.strategies import BUILT_IN as STRATEGIES_THERE_ARE
 from tests.api.test_options import WRONG
 from tests.support.guards import trip
+from tests.support.hedges import Stage, played, settle, slow
 from tests.support.ways import (
     DRIVERS,
     GROQ,
@@ -371,20 +371,19 @@ def _adaptive_default(clock: Any) -> None:
 
 
 def _hedged(clock: Any, **options: Any) -> list[str]:
-    """Return the targets of a call in which every attempt but the last that may run is slow."""
-    asked: list[str] = []
-
-    async def ask(*, target: Target) -> str:
-        asked.append(target.key)
-        clock.advance(2.0)
-        await asyncio.sleep(0.01)
-        return target.key
+    """Return the targets of a call of which every attempt is slow."""
+    stage, chain = Stage(), [GROQ, OPENAI, MISTRAL]
 
     async def main() -> None:
-        await failover(chain=[GROQ, OPENAI, MISTRAL], **options).call(ask)
+        async with played(lambda: failover(chain=chain, **options).call(stage.provide)):
+            for _ in chain:
+                await settle()
+                slow(clock)
+            await settle()
+            stage.says(GROQ, "yes")
 
-    asyncio.run(main())
-    return asked
+    run_async(main)
+    return stage.asked
 
 
 def _hedge_default(clock: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -12,18 +13,22 @@ import pytest
 from resilient_llm import ConfigurationError, Target, configure, failover
 from resilient_llm._core.call.trying import delay_of
 from resilient_llm._core.figures import PolicyFigures
-from tests.support.hedges import Stage, played, settle
+from tests.support.hedges import Stage, played, settle, slow
 from tests.support.ways import GROQ, MISTRAL, OPENAI, on_both_loops, run_async
 
 CHAIN = [GROQ, OPENAI]
 
 
+PROVIDERS: ContextVar[Stage] = ContextVar("PROVIDERS")
+"""What the functions below ask."""
+
+
 async def coroutine_function(target: Target) -> str:
-    return target.key
+    return await PROVIDERS.get().provide(target)
 
 
 async def stream_function(target: Target) -> AsyncIterator[str]:
-    yield target.key
+    yield await PROVIDERS.get().provide(target)
 
 
 @functools.wraps(coroutine_function)
@@ -40,17 +45,17 @@ def gives_coroutine(target: Target) -> Coroutine[Any, Any, str]:
 
 
 def named_awaitable(target: Target) -> asyncio.Future[str]:
-    raise NotImplementedError
+    return asyncio.ensure_future(coroutine_function(target))
 
 
 class Callables:
     """Objects and methods."""
 
     async def __call__(self, target: Target) -> str:
-        return target.key
+        return await coroutine_function(target)
 
     async def method(self, target: Target) -> str:
-        return target.key
+        return await coroutine_function(target)
 
 
 ASYNCHRONOUS: dict[str, Callable[..., Any]] = {
@@ -93,9 +98,27 @@ SYNCHRONOUS: dict[str, Callable[..., Any]] = {
 
 
 @pytest.mark.parametrize("fn", ASYNCHRONOUS.values(), ids=ASYNCHRONOUS)
-def test_asynchronous_functions_take_a_hedge(fn: Any) -> None:
-    """Also below decorators and partials, or by their annotation."""
-    failover(chain=CHAIN, hedge=2.0)(fn)
+def test_asynchronous_functions_take_a_hedge(fn: Any, clock: Any) -> None:
+    """Also below decorators and partials, or by their annotation: the slow attempt is cancelled."""
+    guarded = failover(chain=CHAIN, hedge=2.0)(fn)
+    stage = Stage()
+
+    async def call() -> list[str]:
+        answer = guarded()
+        return [item async for item in answer] if fn is stream_function else [await answer]
+
+    async def main() -> list[str]:
+        PROVIDERS.set(stage)
+        async with played(call) as play:
+            await stage.begins(GROQ)
+            slow(clock)
+            await stage.begins(OPENAI)
+            stage.says(OPENAI, "from the hedge")
+            return await play.ends()
+
+    assert ["from the hedge"] == run_async(main)
+    assert [GROQ, OPENAI] == stage.asked
+    assert [GROQ] == stage.cancelled
 
 
 @pytest.mark.parametrize("fn", SYNCHRONOUS.values(), ids=SYNCHRONOUS)

@@ -191,6 +191,10 @@ def has_no_annotation(target, prompt=SECRET):  # type: ignore[no-untyped-def]
     return prompt
 
 
+def takes_target_second(prompt: str, target: str, size: int = 3) -> str:
+    return prompt
+
+
 class Asker:
     def ask(self, prompt: str, /) -> str:
         return prompt
@@ -213,6 +217,11 @@ class Asker:
             has_no_annotation,
             "def has_no_annotation(target: Target, prompt=…)",
             "def has_no_annotation(prompt=…, *, target=None)",
+        ),
+        (
+            takes_target_second,
+            "def takes_target_second(target: Target, prompt, size=…)",
+            "def takes_target_second(prompt, size=…, *, target=None)",
         ),
         (
             Asker.ask,

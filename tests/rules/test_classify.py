@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 
@@ -65,6 +66,27 @@ def test_our_own_errors_are_rejections(
 ) -> None:
     """What an inner guard refused is counted inside; a refused answer is what ``reject`` said."""
     assert classify(error) == expected
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BreakerOpenError("groq/x", "open", 12.0),
+        ChainExhaustedError("all", [ValueError()], retry_after=4.0),
+        DeadlineExceededError(3.0),
+        ResponseRejectedError("groq/x", "empty"),
+        ConfigurationError("a budget has no price"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_our_own_error_means_the_same_below_a_client(
+    classify: Classifier, error: Exception
+) -> None:
+    """A client makes a connection error of what a guard in its transport raises."""
+    connection_error = openai.APIConnectionError(request=httpx2.Request("GET", "http://x"))
+    connection_error.__cause__ = error
+
+    assert classify(connection_error) == classify(error)
 
 
 @pytest.mark.parametrize(
