@@ -249,7 +249,15 @@ class FailoverChatModel(BaseChatModel):
             }
             for includes_raw in (True, False)
         )
-        return StructuredOutput(self._policy, self._called, raw, plain, includes_raw=include_raw)
+        stop = {"stop": self.stop} if self.stop else {}
+        return StructuredOutput(
+            self._policy,
+            self._called,
+            raw,
+            plain,
+            includes_raw=include_raw,
+            arguments={key: {**stop, **unshared} for key, unshared in self._unshared.items()},
+        )
 
     # Calls. LangChain gives the run to `_generate` and keeps it from `_stream`.
 
