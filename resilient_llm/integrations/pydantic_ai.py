@@ -12,7 +12,6 @@ merges settings, prepares tools and messages, and applies deadlines as the insta
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from contextvars import ContextVar
@@ -50,6 +49,7 @@ from resilient_llm import (
 )
 from resilient_llm._values.policy import FailoverOptions  # noqa: TC001  # see above
 from resilient_llm.answers._items import inspect_item
+from resilient_llm.integrations._warning import warn_at_declaration
 
 __all__ = ["FailoverModel"]
 
@@ -563,7 +563,5 @@ def _switches_retries_off(target: Target, model: Model) -> bool:
     if _HAS_RETRIES_SETTING:
         return "max_retries" not in cast("Any", getattr(model, "unsupported_settings", ()))
     if isinstance(retries, int):
-        warnings.warn(
-            f"the client of {target.key} has max_retries={retries}: {_ADVICE}", stacklevel=5
-        )
+        warn_at_declaration(f"the client of {target.key} has max_retries={retries}: {_ADVICE}")
     return False

@@ -414,14 +414,17 @@ def test_a_model_without_retries_is_used_itself(providers: Providers) -> None:
     assert providers.groq.requests[0].model == "another"
 
 
-def test_retries_that_cannot_be_turned_off_are_warned_about() -> None:
+@pytest.mark.parametrize("make", [langchain.failover, FailoverChatModel])
+def test_retries_that_cannot_be_turned_off_are_warned_about(make: Any) -> None:
     """A model of an unknown class that retries gives a warning where it is declared."""
 
     class Stubborn(FakeListChatModel):
         max_retries: int = 3
 
-    with pytest.warns(UserWarning, match="fake/a has max_retries=3"):
-        langchain.failover({"fake/a": Stubborn(responses=["x"])})
+    with pytest.warns(UserWarning, match="fake/a has max_retries=3") as warned:
+        make({"fake/a": Stubborn(responses=["x"])})
+
+    assert warned[0].filename == __file__
 
 
 def test_the_time_that_is_left_is_the_timeout_of_a_sync_call(providers: Providers) -> None:
