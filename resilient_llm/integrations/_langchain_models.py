@@ -5,6 +5,7 @@ A model that retries by itself is replaced by a copy that does not. The user's m
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -223,6 +224,18 @@ def timeout_of(model: BaseChatModel, given: object, remaining: float | None) -> 
 def _packages(model: BaseChatModel) -> set[str]:
     """Return the names of the packages that the classes of a model are from."""
     return {cls.__module__.partition(".")[0] for cls in type(model).__mro__}
+
+
+def identifying_params(model: BaseChatModel, target: Target) -> dict[str, Any]:
+    """Return by what caches and tracers know a model that is called for a target.
+
+    The target's own parameters may hold keys, so they are shown as a hash.
+    """
+    params: dict[str, Any] = {"_type": model._llm_type, **model._identifying_params}
+    if target.params or target.removed:
+        given = repr((sorted(target.params.items()), sorted(target.removed)))
+        params["target_params"] = hashlib.sha256(given.encode()).hexdigest()
+    return params
 
 
 def common_profile(models: Sequence[BaseChatModel]) -> dict[str, Any] | None:
