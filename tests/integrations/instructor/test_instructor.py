@@ -60,7 +60,7 @@ def test_the_code_of_the_page_runs(down: tuple[str, ...], tmp_path: Path) -> Non
     the_page_runs("instructor", tmp_path, *down)
 
 
-def test_the_page_names_the_page_names_versions() -> None:
+def test_the_page_names_the_tested_versions() -> None:
     """The page names the versions that this folder installs."""
     page_names_versions("instructor", Path(__file__).parent)
 
