@@ -130,11 +130,14 @@ def _passing_on(runnable: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, A
     A sequence passes them to its first step. With ``include_raw`` that is a `RunnableParallel`,
     which loses them in ``invoke`` and refuses them in ``stream`` (langchain-core 1.0 to 1.8).
     """
-    first: Any = runnable.first if isinstance(runnable, RunnableSequence) else None
-    if not kwargs or not isinstance(first, RunnableParallel):
+    is_sequence = issubclass(type(runnable), RunnableSequence)
+    first: Any = runnable.first if is_sequence else None
+    if not kwargs or not issubclass(type(first), RunnableParallel):
         return runnable, kwargs
     steps: dict[str, Any] = {name: step.bind(**kwargs) for name, step in first.steps__.items()}
-    return RunnableSequence(RunnableParallel(steps), *runnable.steps[1:], name=runnable.name), {}
+    parallel: Any = RunnableParallel(steps)
+    sequence = RunnableSequence[Any, Any](parallel, *runnable.steps[1:], name=runnable.name)
+    return sequence, {}
 
 
 def invoke(

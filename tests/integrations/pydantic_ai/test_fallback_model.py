@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+from collections.abc import AsyncIterator
 from typing import Any, get_type_hints
 
 import pytest
@@ -366,7 +367,7 @@ def test_a_continued_stream_that_fails_starts_again(reraise: bool) -> None:
     """The same holds if the rest of the answer is asked for as a stream."""
     called: list[str] = []
 
-    async def stream(messages: Any, info: Any) -> Any:
+    async def stream(messages: Any, info: Any) -> AsyncIterator[str]:
         called.append("stream of m1")
         raise ModelHTTPError(503, "m1")
         yield ""
